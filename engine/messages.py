@@ -1,0 +1,187 @@
+"""The engine's border: every message that crosses the socket between a daemon and its engine process.
+
+Frames are a 4-byte big-endian length and one MessagePack array, whose first element is the message's name. Imports no torch, so that the
+daemon can. Token ids are ints in [0, vocab_size); an adapter is the 32-byte digest of its manifest; times are in milliseconds.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAX_FRAME_BYTES = 4 << 20
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """What all messages share: an immutable, tagged array."""
+
+
+class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How to choose tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 restrict nothing; `seed` is 32 bytes."""
+
+    seed: bytes
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+# --- daemon to engine ---
+
+
+class Submit(Message, frozen=True, array_like=True):
+    """Start one request. `request_id` is the daemon's and unique among running requests; `adapter` None is the bare base.
+
+    At most `credit` tokens are produced until a `Grant` raises it (pay as it streams); at most `max_tokens` in all.
+    Generation ends after any id of `stop_ids` (the id is included) or at `max_tokens`.
+    """
+
+    request_id: int
+    prompt_ids: list[int]
+    adapter: bytes | None
+    sampling: Sampling
+    max_tokens: int
+    credit: int
+    stop_ids: list[int]
+
+
+class Grant(Message, frozen=True, array_like=True):
+    """Raise a request's total credit to `credit` tokens (never lowers it). Unknown requests are ignored: they may just have ended."""
+
+    request_id: int
+    credit: int
+
+
+class Cancel(Message, frozen=True, array_like=True):
+    """Stop a request and free what it holds. Answered by `Finished(reason="cancelled")`, unless it ended before."""
+
+    request_id: int
+
+
+class HoldAdapter(Message, frozen=True, array_like=True):
+    """Make an adapter servable from verified files on disk. Answered by `AdapterHeld` or `AdapterRefused`."""
+
+    adapter: bytes
+    config_path: str
+    weights_path: str
+
+
+class ReleaseAdapter(Message, frozen=True, array_like=True):
+    """Forget an adapter once no request uses it. Not answered."""
+
+    adapter: bytes
+
+
+class Replay(Message, frozen=True, array_like=True):
+    """Score an answer with one prefill: how far each answered token was from winning. Answered by `Replayed` or `Failed`."""
+
+    request_id: int
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    adapter: bytes | None
+    sampling: Sampling
+
+
+class GetStats(Message, frozen=True, array_like=True):
+    """Ask for `Stats`."""
+
+
+ToEngine = Submit | Grant | Cancel | HoldAdapter | ReleaseAdapter | Replay | GetStats
+
+
+# --- engine to daemon ---
+
+
+class Ready(Message, frozen=True, array_like=True):
+    """First message of an engine: the base is loaded. `base` is the sha-256 of the weights file; `threads` CPU threads."""
+
+    base: bytes
+    dtype: str
+    vocab_size: int
+    max_context_tokens: int
+    kv_pages: int
+    page_tokens: int
+    threads: int
+    load_ms: float
+
+
+class Tokens(Message, frozen=True, array_like=True):
+    """The next tokens of a request, in order. `step` is the engine's step number."""
+
+    request_id: int
+    token_ids: list[int]
+    step: int
+
+
+class Finished(Message, frozen=True, array_like=True):
+    """A request ended well. `reason`: "stop" (a stop id), "length" (max_tokens or context full), "cancelled".
+
+    `queue_ms` waited for a place, `load_ms` waited for its adapter, `prefill_ms` spent in steps that processed its prompt,
+    `decode_ms` from first to last token. `neighbours`: the most distinct adapters (the bare base counts as one) that sat in one step with it.
+    """
+
+    request_id: int
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    queue_ms: float
+    load_ms: float
+    prefill_ms: float
+    decode_ms: float
+    neighbours: int
+
+
+class Failed(Message, frozen=True, array_like=True):
+    """A request ended badly. `code`: "bad_request" | "unknown_adapter" | "busy" | "internal"; `message` says what to mend."""
+
+    request_id: int
+    code: str
+    message: str
+
+
+class AdapterHeld(Message, frozen=True, array_like=True):
+    """The adapter's tensors were checked and packed; `rank` is the largest among its modules."""
+
+    adapter: bytes
+    size_bytes: int
+    rank: int
+    load_ms: float
+
+
+class AdapterRefused(Message, frozen=True, array_like=True):
+    """The adapter cannot be served; `message` names the tensor or field and the mend."""
+
+    adapter: bytes
+    message: str
+
+
+class Replayed(Message, frozen=True, array_like=True):
+    """Per answered token: by how much its perturbed score missed the winner's (0.0 = it won), in logits."""
+
+    request_id: int
+    margins: list[float]
+
+
+class StepRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Who sat together in one step. `adapters` distinct, in batch order, None for the bare base."""
+
+    step: int
+    adapters: list[bytes | None]
+    prefill_tokens: int
+    decode_tokens: int
+    step_ms: float
+
+
+class Stats(Message, frozen=True, array_like=True):
+    """A snapshot; `steps` are the most recent ones, oldest first, at most 256."""
+
+    running: int
+    waiting: int
+    kv_pages_free: int
+    kv_pages: int
+    adapters_held: list[bytes]
+    adapters_ready: list[bytes]
+    tokens_generated: int
+    max_adapters_in_one_step: int
+    steps: list[StepRecord]
+
+
+FromEngine = Ready | Tokens | Finished | Failed | AdapterHeld | AdapterRefused | Replayed | Stats

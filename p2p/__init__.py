@@ -1,0 +1,1 @@
+"""Moves bytes between peers: identity, streams, DHT, gossip, blocks. Does not know what an adapter or a receipt is."""
