@@ -1,0 +1,189 @@
+"""What the faces (HTTP, command line, test network) may ask of a daemon, and what they get back. Decides nothing; moves no bytes.
+
+Everything here is immutable and made of plain values, so that a face can be tested against a twin of `Daemon` and the daemon without a face.
+Identities are text at this border: a CID ("bafkrei…"), a peer id ("16Uiu2…"), an address ("0x…"); amounts are integers in the fee token's smallest unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class ChatMessage:
+    """One turn: `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """One question. `prompt` is raw text or chat turns (the base's template is applied to turns).
+
+    `model` is "base", "name", "peerid/name" or a CID. `node` names the peer that must answer; None lets the router choose.
+    `seed` makes the client's half of the seed reproducible; None draws it at random.
+    """
+
+    model: str
+    prompt: str | tuple[ChatMessage, ...]
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """A node took the request. `cid` is None for the bare base. `timings_ms` holds what is known so far ("lookup", "connect", …)."""
+
+    served_by: str
+    model: str
+    cid: str | None
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """More of the answer, in order. `text` may be empty while a character is incomplete."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The answer is complete. `receipt` is the hex sha-256 of the receipt's body, None when nothing was paid (one's own engine).
+
+    `reason` is "stop" | "length" | "cancelled". `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill, first_token, total.
+    `neighbours`: most distinct adapters that shared one engine step with this request.
+    """
+
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    amount: int
+    receipt: str | None
+    timings_ms: Mapping[str, float]
+    neighbours: int
+
+
+CompletionEvent = Started | Delta | Ended
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """One adapter that this daemon knows. `state`: "held" (bytes here), "ready" (in the engine), "known" (heard of on the network)."""
+
+    name: str
+    cid: str
+    creator: str
+    state: str
+    size_bytes: int
+    licence: str
+    providers: int = 0
+
+
+@dataclass(frozen=True)
+class PeerInfo:
+    """One connected peer."""
+
+    peer_id: str
+    address: str
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReceiptInfo:
+    """One receipt in this daemon's ledger. `state`: "queued" | "gossiped" | "promised" | "included" | "final"; `role`: "node" or "client"."""
+
+    digest: str
+    state: str
+    role: str
+    adapter: str
+    channel: str
+    sequence: int
+    tokens: int
+    amount: int
+    counterparty: str
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class EarningsInfo:
+    """What an address has been credited (posted cumulative payout), has claimed, and holds on chain."""
+
+    address: str
+    credited: int
+    claimed: int
+    balance: int
+
+
+@dataclass(frozen=True)
+class PullReport:
+    """How an adapter came here. `blocks_by_peer` counts verified blocks; `rejected` names (peer, cid, reason) of each bad one."""
+
+    name: str
+    cid: str
+    size_bytes: int
+    lookup_ms: float
+    fetch_ms: float
+    verify_ms: float
+    load_ms: float
+    blocks_by_peer: Mapping[str, int]
+    rejected: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class StatusInfo:
+    """A snapshot of the daemon. `engine` is the engine's own figures as plain values (None when this node has none)."""
+
+    peer_id: str
+    address: str
+    role: str
+    network: str
+    base: str
+    addresses: tuple[str, ...]
+    num_peers: int
+    uptime_s: float
+    engine: Mapping[str, object] | None
+    settlement: Mapping[str, object] | None
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+
+class Daemon(Protocol):
+    """A running node. Every coroutine raises `node.errors.NodeError` (or a child) with a message that names the mend."""
+
+    def complete(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
+        """Answer one request; leaving the block early cancels it everywhere."""
+
+    async def status(self) -> StatusInfo:
+        """Describe this node now."""
+
+    async def adapters(self) -> list[AdapterInfo]:
+        """Every adapter held here or heard of."""
+
+    def peers(self) -> list[PeerInfo]:
+        """Who is connected."""
+
+    async def pull(self, model: str) -> PullReport:
+        """Fetch, verify, load and advertise an adapter."""
+
+    async def push(self, folder: Path) -> AdapterInfo:
+        """Publish a PEFT folder (adapter_config.json, adapter_model.safetensors, lorikeet.toml with name, licence, source, contributors)."""
+
+    async def receipts(self) -> list[ReceiptInfo]:
+        """This daemon's receipts, newest first."""
+
+    async def receipt(self, digest: str) -> bytes:
+        """The signed receipt with that body digest (hex)."""
+
+    async def earnings(self) -> list[EarningsInfo]:
+        """What this node's owner (and, at an aggregator, everybody) has earned."""
