@@ -1,0 +1,195 @@
+"""The infer protocol's messages, and how each side reads the other's bytes. Normative text: docs/protocols/infer.md. Decides nothing about money.
+
+One MessagePack array a frame, its first element the message's name. Digests and seeds are 32 bytes, addresses 20, signatures 65.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, TypeVar
+
+import msgspec
+
+PROTOCOL = "/lorikeet/infer/1"
+VERSION = 1
+MAX_PROMPT_TOKENS = 32_768
+MAX_TOKENS = 8_192
+MAX_STOP_IDS = 16
+MAX_TIMINGS = 16
+MAX_BODY_BYTES = 8_192
+PAY_TOKENS = 32  # how far ahead a client pays, and so the most that either side can lose
+
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Address = Annotated[bytes, msgspec.Meta(min_length=20, max_length=20)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
+Salt = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+Amount = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Text = Annotated[str, msgspec.Meta(max_length=1000)]
+Word = Annotated[str, msgspec.Meta(max_length=32)]
+Timings = Annotated[list[tuple[Word, float]], msgspec.Meta(max_length=MAX_TIMINGS)]
+
+
+class WireError(Exception):
+    """A frame is not one of the messages expected here."""
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """What all messages share: an immutable, tagged array."""
+
+
+class ChannelTerms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The x402 channel that pays: its configuration's fields, in the contract's order."""
+
+    payer: Address
+    payer_authorizer: Address
+    receiver: Address
+    receiver_authorizer: Address
+    token: Address
+    withdraw_delay: Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
+    salt: Digest
+
+
+# --- client to node ---
+
+
+class Ask(Message, frozen=True, array_like=True):
+    """What is asked. `adapter` is 32 zero bytes for the bare base; `channel` None asks for an unpaid answer."""
+
+    version: int
+    base: Digest
+    adapter: Digest
+    prompt_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_PROMPT_TOKENS)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=100.0)]
+    top_k: Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+    top_p: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+    stop_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOP_IDS)]
+    seed_commitment: Digest
+    client: Address
+    channel: ChannelTerms | None
+
+
+class Begin(Message, frozen=True, array_like=True):
+    """Accept the offer: open the seed, and pay for the prompt and the first tokens. `salt` blinds the receipt's commitments."""
+
+    client_seed: Digest
+    salt: Salt
+    payment: Pay | None
+
+
+class Pay(Message, frozen=True, array_like=True):
+    """Raise what this request may spend to `limit` (its own cost so far and to come); `amount` is the channel's new cumulative voucher."""
+
+    limit: Amount
+    amount: Amount
+    signature: Signature
+
+
+class Stop(Message, frozen=True, array_like=True):
+    """End the answer now; what was generated is still settled."""
+
+
+class Settle(Message, frozen=True, array_like=True):
+    """The client's signature under the receipt that was just shown (`Done` or `Pending`)."""
+
+    signature: Signature
+
+
+# --- node to client ---
+
+
+class Refusal(Message, frozen=True, array_like=True):
+    """No, and why. `code`: one word listed in the protocol's page."""
+
+    code: Word
+    message: Text
+
+
+class Pending(Message, frozen=True, array_like=True):
+    """The channel's last receipt lacks the client's signature: settle it first."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
+    node_signature: Signature
+
+
+class Offer(Message, frozen=True, array_like=True):
+    """The node's half of the seed and its terms. Prices per token; `shares` is who gets how many basis points; `paid` False asks nothing."""
+
+    node_seed: Digest
+    paid: bool
+    prompt_price: Amount
+    completion_price: Amount
+    owner: Address
+    shares: Annotated[list[tuple[Address, int, int]], msgspec.Meta(max_length=64)]
+    dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
+    started_at: Amount
+    timings: Timings
+
+
+class Output(Message, frozen=True, array_like=True):
+    """The next tokens of the answer, in order."""
+
+    token_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_TOKENS)]
+
+
+class Done(Message, frozen=True, array_like=True):
+    """The answer ended. `body` and `node_signature` are the receipt (empty and None when nothing is paid)."""
+
+    reason: Word
+    neighbours: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
+    timings: Timings
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
+    node_signature: Signature | None
+
+
+class Settled(Message, frozen=True, array_like=True):
+    """The receipt with both signatures is in the node's outbox."""
+
+
+FromClient = Ask | Begin | Pay | Stop | Settle
+FromNode = Refusal | Pending | Offer | Output | Done | Settled
+
+_M = TypeVar("_M", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    """Give the only byte form of a message."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode_from_client(frame: bytes) -> FromClient:
+    """Parse what a client sent; WireError when it is no message of ours."""
+    return _decode(frame, _CLIENT)
+
+
+def decode_from_node(frame: bytes) -> FromNode:
+    """Parse what a node sent; WireError when it is no message of ours."""
+    return _decode(frame, _NODE)
+
+
+def expect(message: Message, kind: type[_M]) -> _M:
+    """Narrow a message to the one that must come now."""
+    if not isinstance(message, kind):
+        raise WireError(f"expected {kind.__name__}, got {type(message).__name__}")
+    return message
+
+
+def seed_of(ask: Ask, node_seed: bytes, client_seed: bytes) -> bytes:
+    """The sampling seed that neither side can choose alone."""
+    return hashlib.sha256(b"lorikeet seed" + client_seed + node_seed + hashlib.sha256(encode(ask)).digest()).digest()
+
+
+_T = TypeVar("_T")
+_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
+_NODE: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
+
+
+def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
+    try:
+        message = decoder.decode(frame)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+        raise WireError(str(error)) from error
+    if msgspec.msgpack.encode(message) != frame:
+        raise WireError("the frame is not in canonical form")
+    return message
