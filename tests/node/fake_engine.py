@@ -1,0 +1,85 @@
+"""A stand-in for `python -m engine serve` that speaks the same border: answers 7, 8, 9, … under credit, dies or stalls when told to.
+
+A prompt that starts with 666 kills the process after two tokens; 777 answers one token a second. Adapters whose weights path ends in "bad" are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+
+import msgspec
+
+from engine import messages as m
+
+
+def main() -> None:
+    link = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+    decoder = msgspec.msgpack.Decoder(m.ToEngine)
+    running: dict[int, tuple[m.Submit, int, int]] = {}
+    held: list[bytes] = []
+
+    def send(message: m.Message) -> None:
+        frame = msgspec.msgpack.encode(message)
+        link.sendall(len(frame).to_bytes(4, "big") + frame)
+
+    def receive(block: bool) -> object | None:
+        link.setblocking(block)
+        try:
+            head = link.recv(4)
+        except BlockingIOError:
+            return None
+        if not head:
+            sys.exit(0)
+        link.setblocking(True)
+        return decoder.decode(link.recv(int.from_bytes(head, "big"), socket.MSG_WAITALL))
+
+    def handle(command: object) -> None:
+        match command:
+            case m.Submit():
+                if command.adapter is not None and command.adapter not in held:
+                    send(m.Failed(command.request_id, "unknown_adapter", "hold it first"))
+                else:
+                    running[command.request_id] = (command, 0, command.credit)
+            case m.Grant() if command.request_id in running:
+                submit, made, credit = running[command.request_id]
+                running[command.request_id] = (submit, made, max(credit, command.credit))
+            case m.Cancel() if command.request_id in running:
+                finish(running.pop(command.request_id), "cancelled")
+            case m.HoldAdapter():
+                if command.weights_path.endswith("bad"):
+                    send(m.AdapterRefused(command.adapter, "tensor 'x.weight' is unknown"))
+                else:
+                    held.append(command.adapter)
+                    send(m.AdapterHeld(command.adapter, 10, 4, 1.0))
+            case m.GetStats():
+                send(m.Stats(len(running), 0, 1, 1, held, held, 0, 0, []))
+            case m.Replay():
+                send(m.Replayed(command.request_id, [0.0] * len(command.answer_ids)))
+
+    def finish(state: tuple[m.Submit, int, int], reason: str) -> None:
+        submit, made, _ = state
+        send(m.Finished(submit.request_id, reason, len(submit.prompt_ids), made, 1.0, 0.0, 1.0, 1.0, 1))
+
+    send(m.Ready(bytes(32), "float32", 100, 1000, 1, 16, 1, 1.0))
+    while True:
+        can_move = any(made < credit for _, made, credit in running.values())
+        while (command := receive(block=not can_move)) is not None:
+            handle(command)
+            can_move = any(made < credit for _, made, credit in running.values())
+        for request_id, (submit, made, credit) in list(running.items()):
+            if submit.prompt_ids[0] == 666 and made == 2:
+                os._exit(1)
+            if submit.prompt_ids[0] == 777:
+                time.sleep(0.05)
+            if made < credit:
+                send(m.Tokens(request_id, [7 + made], 1))
+                running[request_id] = (submit, made + 1, credit)
+            if made + 1 == submit.max_tokens:
+                finish(running.pop(request_id), "length")
+
+
+if __name__ == "__main__":
+    main()
