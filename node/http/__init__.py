@@ -1,0 +1,1 @@
+"""The daemon's HTTP face on loopback: OpenAI's routes for any client, `/lorikeet/v1` for the command line."""

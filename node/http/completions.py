@@ -1,0 +1,167 @@
+"""OpenAI's routes over a daemon: one answer per request, streamed or whole. A client that leaves cancels its answer."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import msgspec
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ..api import CompletionEvent, Daemon, Delta, Ended, Started
+from ..errors import NodeError
+from .answers import Answer
+from .openai import Asked, BadField, parse
+from .problems import Problem, json_response, problem_of, problem_response
+
+Endpoint = Callable[[Request], Awaitable["Response | AnswerResponse"]]
+
+
+def routes(daemon: Daemon) -> list[Route]:
+    """The routes that an OpenAI client uses, and the health check."""
+
+    async def health(_: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def models(_: Request) -> Response:
+        return json_response({"object": "list", "data": await list_models(daemon)})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        found = [one for one in await list_models(daemon) if one["id"] == name]
+        return json_response(found[0]) if found else problem_response(Problem(404, "model_not_found", f"no model {name!r} is known here", "model"))
+
+    return [
+        Route("/healthz", health),
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/v1/chat/completions", answering(daemon, chat=True), methods=["POST"]),
+        Route("/v1/completions", answering(daemon, chat=False), methods=["POST"]),
+    ]
+
+
+async def list_models(daemon: Daemon) -> list[dict[str, object]]:
+    """The bare base, then every adapter held here or heard of."""
+    listed: list[dict[str, object]] = [{"id": "base", "object": "model", "created": 0, "owned_by": "lorikeet"}]
+    for one in await daemon.adapters():
+        listed.append({"id": one.name, "object": "model", "created": 0, "owned_by": one.creator, "lorikeet": msgspec.to_builtins(one)})
+    return listed
+
+
+def answering(daemon: Daemon, *, chat: bool) -> Endpoint:
+    """An endpoint that reads a body and answers it."""
+
+    async def endpoint(request: Request) -> Response | AnswerResponse:
+        try:
+            asked = parse(await request.body(), chat=chat)
+        except BadField as error:
+            return problem_response(Problem(400, "bad_request", str(error), error.field))
+        prefix = "chatcmpl-" if chat else "cmpl-"
+        return AnswerResponse(daemon, asked, Answer(asked, prefix + secrets.token_hex(12), int(time.time())))
+
+    return endpoint
+
+
+@dataclass(frozen=True)
+class AnswerResponse:
+    """One answer on its way; an ASGI response whose status waits for the first word of the daemon."""
+
+    daemon: Daemon
+    asked: Asked
+    answer: Answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, unless the client leaves first."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
+            await self._answer(scope, receive, send)
+            nursery.cancel_scope.cancel()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = EventStream(send)
+        try:
+            async with self.daemon.complete(self.asked.request) as events:
+                if self.asked.stream:
+                    await self._stream(events, stream)
+                    return
+                response = json_response(await self._collect(events))
+        except NodeError as error:
+            problem = problem_of(error)
+            if stream.begun:
+                await stream.fail(problem)
+                return
+            response = problem_response(problem)
+        await response(scope, receive, send)
+
+    async def _stream(self, events: AsyncIterator[CompletionEvent], stream: EventStream) -> None:
+        started: Started | None = None
+        async for event in events:
+            if isinstance(event, Started):
+                started = event
+                await stream.send(*self.answer.opening(event))
+            elif isinstance(event, Delta):
+                if event.text:
+                    await stream.send(self.answer.more(event.text))
+            else:
+                assert started is not None, "an answer ended before it started"
+                await stream.send(*self.answer.closing(started, event))
+        await stream.end()
+
+    async def _collect(self, events: AsyncIterator[CompletionEvent]) -> dict[str, object]:
+        started: Started | None = None
+        ended: Ended | None = None
+        texts: list[str] = []
+        async for event in events:
+            if isinstance(event, Started):
+                started = event
+            elif isinstance(event, Delta):
+                texts.append(event.text)
+            else:
+                ended = event
+        assert started is not None, "an answer ended before it started"
+        assert ended is not None, "an answer stopped without an end"
+        return self.answer.whole("".join(texts), started, ended)
+
+
+async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    """Cancel as soon as the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+class EventStream:
+    """Server-sent events on one response; the headers leave with the first event."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.begun = False
+
+    async def send(self, *chunks: object) -> None:
+        """Send one event per chunk."""
+        await self._begin()
+        data = b"".join(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks)
+        if data:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        """Say that all was sent."""
+        await self._begin()
+        await self._send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+    async def fail(self, problem: Problem) -> None:
+        """Say that the rest will not come; the status has left already."""
+        data = b"data: " + msgspec.json.encode(problem.as_json()) + b"\n\n"
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def _begin(self) -> None:
+        if not self.begun:
+            self.begun = True
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -1,0 +1,81 @@
+"""The `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of `node.api`'s values."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..api import Daemon
+from ..errors import NodeError
+from .problems import Problem, json_response, problem_of, problem_response
+
+PREFIX = "/lorikeet/v1"
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class PullBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST pull."""
+
+    model: str
+
+
+class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST push. `folder` is an absolute path on this machine."""
+
+    folder: str
+
+
+def routes(daemon: Daemon) -> list[Route]:
+    """One route per question, each a line of `Daemon`."""
+
+    async def status(_: Request) -> Response:
+        return json_response(await daemon.status())
+
+    async def adapters(_: Request) -> Response:
+        return json_response(await daemon.adapters())
+
+    async def peers(_: Request) -> Response:
+        return json_response(daemon.peers())
+
+    async def receipts(_: Request) -> Response:
+        return json_response(await daemon.receipts())
+
+    async def receipt(request: Request) -> Response:
+        return Response(await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack")
+
+    async def earnings(_: Request) -> Response:
+        return json_response(await daemon.earnings())
+
+    async def pull(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=PullBody)
+        return json_response(await daemon.pull(body.model))
+
+    async def push(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=PushBody)
+        return json_response(await daemon.push(Path(body.folder)))
+
+    asks = {"status": status, "adapters": adapters, "peers": peers, "receipts": receipts, "receipts/{digest}": receipt, "earnings": earnings}
+    tells = {"pull": pull, "push": push}
+    return [
+        *(Route(f"{PREFIX}/{path}", reporting(endpoint)) for path, endpoint in asks.items()),
+        *(Route(f"{PREFIX}/{path}", reporting(endpoint), methods=["POST"]) for path, endpoint in tells.items()),
+    ]
+
+
+def reporting(endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose errors become problems with a status."""
+
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except NodeError as error:
+            return problem_response(problem_of(error))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return problem_response(Problem(400, "bad_request", f"the body is not what this route takes: {error}", "body"))
+
+    return wrapped

@@ -1,0 +1,102 @@
+"""Who may speak to the daemon over HTTP, and how much: loopback's own clients, bounded bodies. Knows no route."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import trio
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .problems import Problem, problem_response
+
+MAX_BODY_BYTES = 1 << 20
+BODY_DEADLINE_S = 30.0
+MAX_DRAIN_S = 2.0  # how long a refused body may keep coming before the connection is closed
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+TOO_LARGE = Problem(413, "request_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes", "body")
+
+
+class LoopbackGuard:
+    """Lets only loopback's own clients in, and only bounded bodies.
+
+    A page from elsewhere can make a browser knock here: by a name that it rebinds to 127.0.0.1 (then `Host` is that name) or by a plain
+    cross-origin post (then `Origin` is that page). Both are refused, and no CORS header is ever sent.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; websockets are not served at all."""
+        if scope["type"] != "http":
+            return
+        problem = refusal_of(Request(scope))
+        body: bytes | Problem = b""
+        if problem is None:
+            body = await read_body(receive)
+            problem = body if isinstance(body, Problem) else None
+        else:
+            await drain(receive)
+        if problem is not None:
+            await problem_response(problem)(scope, receive, send)
+        elif isinstance(body, bytes):
+            await self._app(scope, once(body, receive), send)
+
+
+async def read_body(receive: Receive) -> bytes | Problem:
+    """A whole small body, before anything looks at it."""
+    body, more = b"", True
+    with trio.move_on_after(BODY_DEADLINE_S):
+        while more:
+            part, more = await receive_part(receive)
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                await drain(receive)
+                return TOO_LARGE
+        return body
+    return Problem(408, "request_timeout", f"the body did not arrive within {BODY_DEADLINE_S:.0f} s", "body")
+
+
+async def receive_part(receive: Receive) -> tuple[bytes, bool]:
+    """The body's next part, and whether more comes (a client that left sends no more)."""
+    message = await receive()
+    return message.get("body", b""), message["type"] == "http.request" and message.get("more_body", False)
+
+
+def once(body: bytes, receive: Receive) -> Receive:
+    """`receive` that gives the body as one message, then whatever comes."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+async def drain(receive: Receive) -> None:
+    """Let a refused body come to its end, so that its sender gets to read why."""
+    with trio.move_on_after(MAX_DRAIN_S):
+        more = True
+        while more:
+            _, more = await receive_part(receive)
+
+
+def refusal_of(request: Request) -> Problem | None:
+    """Why a request's headers are refused."""
+    host = request.headers.get("host", "")
+    if hostname_of(f"//{host}") not in LOOPBACK_HOSTS:
+        return Problem(403, "forbidden", f"the Host header {host!r} is not loopback; use http://127.0.0.1", "host")
+    origin = request.headers.get("origin")
+    if origin is not None and hostname_of(origin) not in LOOPBACK_HOSTS:
+        return Problem(403, "forbidden", f"a page from {origin!r} may not use this daemon", "origin")
+    length = request.headers.get("content-length", "0")
+    return None if length.isdecimal() and int(length) <= MAX_BODY_BYTES else TOO_LARGE
+
+
+def hostname_of(url: str) -> str | None:
+    """The host part, None when there is none."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

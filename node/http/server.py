@@ -1,0 +1,86 @@
+"""Serves the routes on a loopback socket, as one task of the daemon's program. Knows who may speak to it, not what is said."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from ..api import Daemon
+from . import completions, control
+from .guard import MAX_BODY_BYTES, LoopbackGuard
+from .problems import Problem, problem_response
+
+MAX_HEADER_BYTES = 16 << 10
+BACKLOG_CONNECTIONS = 100
+KEEP_ALIVE_S = 75.0
+
+logger = logging.getLogger(__name__)
+
+
+def make_app(daemon: Daemon) -> ASGIApp:
+    """Every route of one daemon behind the guard."""
+    routes = [*completions.routes(daemon), *control.routes(daemon)]
+    return LoopbackGuard(Starlette(routes=routes, exception_handlers={HTTPException: no_such_route}))
+
+
+async def no_such_route(request: Request, error: Exception) -> Response:
+    """A wrong path or method, in the shape of every other error."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return problem_response(Problem(status, "no_such_route", f"{request.method} {request.url.path} is not served here", None))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound, listening socket; port 0 lets the kernel choose. Raises `OSError`, e.g. when another daemon has the port."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG_CONNECTIONS)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where a client reaches that socket."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
+    """Serve until cancelled. Takes the socket over and closes it."""
+    # Hypercorn's own worker would let one connection's failure end all others; its connection class alone does not.
+    config, context = hypercorn_config(), WorkerContext(None)
+    app = wrap_app(make_app(daemon), MAX_BODY_BYTES, "asgi")  # type: ignore[arg-type]  # starlette and hypercorn type ASGI differently
+
+    async def serve_connection(stream: trio.SocketStream) -> None:
+        try:
+            await TCPServer(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+        except Exception:
+            logger.exception("a connection was closed after an error of ours")
+
+    await trio.serve_listeners(serve_connection, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])
+
+
+def hypercorn_config() -> HypercornConfig:
+    """HTTP/1.1 with bounded headers; it keeps no log of its own."""
+    config = HypercornConfig()
+    config.h11_max_incomplete_size = MAX_HEADER_BYTES
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.errorlog = logger
+    config.include_server_header = False
+    return config

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import httpx
+import openai
+import pytest
+import trio
+
+from node import errors
+from node.api import ChatMessage
+from node.http.guard import MAX_BODY_BYTES
+from node.http.openai import BadField, parse
+from tests.node.twin import PEER, RECEIPT, WORDS, Twin, serve_twin
+
+T = TypeVar("T")
+USER = [{"role": "user", "content": "May I?"}]
+
+
+async def ask(url: str, question: Callable[[openai.OpenAI], T]) -> T:
+    """Run the official client, which is synchronous, in a thread."""
+
+    def run() -> T:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=10) as client:
+            return question(client)
+
+    return await trio.to_thread.run_sync(run)
+
+
+async def test_the_official_client_reads_a_whole_chat_answer() -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url:
+        answer = await ask(
+            url, lambda client: client.chat.completions.create(model="law", messages=USER, seed=5, temperature=0.5, stop="\n", max_tokens=40)
+        )
+    assert answer.choices[0].message.content == "".join(WORDS)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == 7 + len(WORDS)
+    facts = answer.model_extra["lorikeet"]
+    assert (facts["served_by"], facts["receipt"], facts["neighbours"]) == (PEER, RECEIPT.digest, 2)
+    assert facts["timings"] == {"lookup": 1.5, "first_token": 20.0, "total": 40.0}
+    request = twin.asked[0]
+    assert (request.prompt, request.seed, request.temperature, request.stop, request.max_tokens) == (
+        (ChatMessage("user", "May I?"),),
+        5,
+        0.5,
+        ("\n",),
+        40,
+    )
+
+
+async def test_the_official_client_reads_a_streamed_chat_answer_with_usage() -> None:
+    async with serve_twin(Twin()) as url:
+
+        def question(client: openai.OpenAI) -> list[Any]:
+            stream = client.chat.completions.create(model="law", messages=USER, stream=True, stream_options={"include_usage": True})
+            return list(stream)
+
+        chunks = await ask(url, question)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "".join(WORDS)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == len(WORDS)
+    assert chunks[-1].model_extra["lorikeet"]["receipt"] == RECEIPT.digest
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_the_official_client_reads_text_completions_both_ways() -> None:
+    async with serve_twin(Twin()) as url:
+        whole = await ask(url, lambda client: client.completions.create(model="base", prompt="Once", max_tokens=3))
+        chunks = await ask(url, lambda client: list(client.completions.create(model="base", prompt="Once", max_tokens=3, stream=True)))
+    assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("The court finds", "length")
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "The court finds"
+    assert chunks[-1].model_extra["lorikeet"]["cid"] is None
+
+
+async def test_a_request_may_name_the_node_that_must_answer() -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url:
+        await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, extra_body={"lorikeet": {"node": "16Uiu2HAmOther"}}))
+    assert twin.asked[0].node == "16Uiu2HAmOther"
+
+
+async def test_models_lists_the_base_and_the_adapters() -> None:
+    async with serve_twin(Twin()) as url:
+        listed = await ask(url, lambda client: [model.id for model in client.models.list()])
+        assert (await ask(url, lambda client: client.models.retrieve("law"))).owned_by == "16Uiu2HAmCreator"
+        with pytest.raises(openai.NotFoundError):
+            await ask(url, lambda client: client.models.retrieve("nobody"))
+    assert listed == ["base", "law"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (errors.NoChannel("no channel"), 402, "no_channel"),
+        (errors.PaymentRequired("pay first"), 402, "payment_required"),
+        (errors.EngineBusy("no room"), 503, "busy"),
+        (errors.EngineLost("it died"), 503, "engine_lost"),
+        (errors.NoProvider("nobody"), 503, "no_provider"),
+        (errors.NodeVanished("gone"), 502, "node_failed"),
+        (errors.NodeRefused("16Uiu2HAmOther", "busy", "later"), 503, "busy"),
+        (errors.BadRequest("too long"), 400, "bad_request"),
+    ],
+)
+async def test_each_error_of_the_daemon_has_its_status(error: errors.NodeError, status: int, code: str) -> None:
+    async with serve_twin(Twin(error=error)) as url:
+        for stream in (False, True):
+            with pytest.raises(openai.APIStatusError) as caught:
+                await ask(url, lambda client, stream=stream: client.chat.completions.create(model="law", messages=USER, stream=stream))
+            assert (caught.value.status_code, caught.value.code) == (status, code)
+            assert str(error) in caught.value.message
+
+
+async def test_an_unknown_model_is_404_and_names_what_is_close() -> None:
+    async with serve_twin(Twin()) as url:
+        with pytest.raises(openai.NotFoundError, match="did you mean law") as caught:
+            await ask(url, lambda client: client.chat.completions.create(model="lwa", messages=USER))
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+async def test_an_engine_that_dies_in_mid_stream_is_an_error_event() -> None:
+    words: list[str] = []
+    async with serve_twin(Twin(error=errors.EngineLost("the engine died"), error_after=3)) as url:
+
+        def question(client: openai.OpenAI) -> None:
+            words.extend(chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(model="law", messages=USER, stream=True))
+
+        with pytest.raises(openai.APIError, match="the engine died"):
+            await ask(url, question)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
+    twin = Twin(word_delay_s=5.0)
+    body = {"model": "law", "messages": USER, "stream": stream}
+    async with serve_twin(twin) as url, httpx.AsyncClient(trust_env=False) as client:
+        with trio.move_on_after(0.3), contextlib.suppress(httpx.HTTPError):
+            await client.post(f"{url}/v1/chat/completions", json=body)
+        with trio.fail_after(2):
+            await twin.cancelled.wait()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"n": 2}, "n"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"min_p": 0.1}, "min_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "many"}, "max_tokens"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"stop": [""]}, "stop"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"model": None}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"lorikeet": {"nod": "x"}}, "lorikeet"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+async def test_what_would_change_the_answer_is_refused_by_name(change: dict[str, Any], field: str) -> None:
+    async with serve_twin(Twin()) as url, httpx.AsyncClient(trust_env=False) as client:
+        response = await client.post(f"{url}/v1/chat/completions", json={"model": "law", "messages": USER} | change)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == field
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_what_does_not_change_the_answer_is_taken() -> None:
+    neutral = b'{"model":"law","prompt":["x"],"n":1,"user":"me","logit_bias":null,"presence_penalty":0,"echo":false,"metadata":{"a":"b"}}'
+    assert parse(neutral, chat=False).request.prompt == "x"
+    with pytest.raises(BadField, match="not JSON"):
+        parse(b'{"model":', chat=False)
+
+
+async def test_only_loopback_pages_and_bounded_bodies_come_in() -> None:
+    async with serve_twin(Twin()) as url, httpx.AsyncClient(trust_env=False) as client:
+        rebound = await client.get(f"{url}/v1/models", headers={"host": "evil.example"})
+        foreign = await client.post(f"{url}/lorikeet/v1/pull", json={"model": "law"}, headers={"origin": "https://evil.example"})
+        large = await client.post(f"{url}/v1/completions", content=b"x" * (MAX_BODY_BYTES + 1))
+
+        async def endless() -> Any:
+            for _ in range(20):
+                yield b"x" * (MAX_BODY_BYTES // 10)
+
+        unsized = await client.post(f"{url}/v1/completions", content=endless())
+        fine = await client.get(f"{url}/healthz", headers={"host": "localhost"})
+    assert [one.status_code for one in (rebound, foreign, large, unsized, fine)] == [403, 403, 413, 413, 200]
+    assert not any("access-control-allow-origin" in one.headers for one in (rebound, foreign, fine))
+
+
+async def test_control_routes_speak_the_borders_values() -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url, httpx.AsyncClient(base_url=f"{url}/lorikeet/v1", trust_env=False) as client:
+        assert (await client.get("/status")).json()["peer_id"] == PEER
+        assert (await client.get("/adapters")).json()[0]["name"] == "law"
+        assert (await client.get("/peers")).json()[0]["roles"] == ["volunteer"]
+        assert (await client.get("/receipts")).json()[0]["digest"] == RECEIPT.digest
+        assert (await client.get(f"/receipts/{RECEIPT.digest}")).content == b"\x93signed"
+        assert (await client.get("/earnings")).json()[0]["credited"] == 620
+        assert (await client.post("/pull", json={"model": "law"})).json()["blocks_by_peer"] == {"16Uiu2HAmOther": 8}
+        assert (await client.post("/push", json={"folder": "/tmp/x"})).json()["cid"] == "bafkreilaw"
+        assert (await client.post("/pull", json={"modle": "law"})).status_code == 400
+        assert (await client.post("/pull", json={"model": "nobody"})).status_code == 404
+        wrong = await client.get("/nothing")
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (404, "no_such_route")
+    assert str(twin.pushed[0]) == "/tmp/x"

@@ -1,0 +1,112 @@
+"""An in-memory daemon for the tests of the faces: answers by rote, remembers what it was asked, fails on demand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from node.api import (
+    AdapterInfo,
+    CompletionEvent,
+    CompletionRequest,
+    Delta,
+    EarningsInfo,
+    Ended,
+    PeerInfo,
+    PullReport,
+    ReceiptInfo,
+    Started,
+    StatusInfo,
+)
+from node.errors import NodeError, UnknownModel
+from node.http.server import listen, serve_http, url_of
+
+PEER = "16Uiu2HAmTwin"
+LAW = AdapterInfo("law", "bafkreilaw", "16Uiu2HAmCreator", "held", 1_800_000, "CC0-1.0", 2)
+RECEIPT = ReceiptInfo("ab" * 32, "promised", "client", "law", "cd" * 32, 1, 12, 620, "0x" + "11" * 20, 3)
+WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
+
+
+@dataclass
+class Twin:
+    """`Daemon`, in memory. `error` is raised before the answer, or after `error_after` words."""
+
+    error: NodeError | None = None
+    error_after: int = 0
+    word_delay_s: float = 0.0
+    asked: list[CompletionRequest] = field(default_factory=list)
+    pushed: list[Path] = field(default_factory=list)
+    cancelled: trio.Event = field(default_factory=trio.Event)
+
+    @asynccontextmanager
+    async def complete(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
+        self.asked.append(request)
+        self._known(request.model)
+        if self.error is not None and not self.error_after:
+            raise self.error
+        try:
+            yield self._events(request)
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+
+    async def _events(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
+        yield Started(PEER, request.model, None if request.model == "base" else LAW.cid, {"lookup": 1.5})
+        words = WORDS[: request.max_tokens]
+        for index, word in enumerate(words):
+            if self.error is not None and index == self.error_after:
+                raise self.error
+            await trio.sleep(self.word_delay_s)
+            yield Delta(word, (index,))
+        reason = "length" if request.max_tokens < len(WORDS) else "stop"
+        yield Ended(reason, 7, len(words), 10 * 7 + 50 * len(words), RECEIPT.digest, {"first_token": 20.0, "total": 40.0}, 2)
+
+    async def status(self) -> StatusInfo:
+        return StatusInfo(
+            PEER, "0x" + "22" * 20, "gateway", "test", "b179", ("/ip4/127.0.0.1/tcp/1/p2p/" + PEER,), 1, 2.5, None, None, {"answers": 1}
+        )
+
+    async def adapters(self) -> list[AdapterInfo]:
+        return [LAW]
+
+    def peers(self) -> list[PeerInfo]:
+        return [PeerInfo("16Uiu2HAmOther", "/ip4/127.0.0.1/tcp/2", ("volunteer",))]
+
+    async def pull(self, model: str) -> PullReport:
+        self._known(model)
+        return PullReport(
+            model, LAW.cid, LAW.size_bytes, 3.0, 20.0, 1.0, 8.0, {"16Uiu2HAmOther": 8}, (("16Uiu2HAmLiar", "bafkreiblock", "wrong bytes"),)
+        )
+
+    async def push(self, folder: Path) -> AdapterInfo:
+        self.pushed.append(folder)
+        return LAW
+
+    async def receipts(self) -> list[ReceiptInfo]:
+        return [RECEIPT]
+
+    async def receipt(self, digest: str) -> bytes:
+        if digest != RECEIPT.digest:
+            raise NodeError(f"no receipt {digest}")
+        return b"\x93signed"
+
+    async def earnings(self) -> list[EarningsInfo]:
+        return [EarningsInfo("0x" + "22" * 20, 620, 300, 1_000)]
+
+    def _known(self, model: str) -> None:
+        if model not in ("law", "base"):
+            raise UnknownModel(model, ["law"])
+
+
+@asynccontextmanager
+async def serve_twin(twin: Twin) -> AsyncIterator[str]:
+    """The twin behind the real HTTP server; yields its URL."""
+    sock = listen("127.0.0.1", 0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_http, twin, sock)
+        yield url_of(sock)
+        nursery.cancel_scope.cancel()
