@@ -1,0 +1,334 @@
+"""A node's place in the network: `async with open_host(identity, config) as host`. The only file that builds a libp2p host.
+
+TCP, Noise and Yamux only; identify, ping, Kademlia and gossipsub on top; every mend is in hardening.py. Knows bytes and peers, not their meaning.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from .hardening import HardenedHost, HardenedSwarm, HardenedYamux, StreamGuard, dht_protocol, run_service  # isort: skip  # mends first
+from libp2p.abc import INetConn, INetStream
+from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.host.exceptions import StreamFailure
+from libp2p.kad_dht.kad_dht import KadDHT
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore, PeerStoreError
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from .addresses import advertised, parse_address, split_peer
+from .dht import Dht, new_kademlia
+from .errors import HostFailed, InvalidInput, P2pError, PeerTimeout, PeerUnreachable, ProtocolRefused
+from .gossip import Gossip
+from .hardened_gossip import HardenedPubsub, new_router
+from .identity import Identity, public_key_of
+from .peers import PeerAddress
+from .streams import FrameStream
+
+MAX_CONNECTIONS = 300
+STREAMS_PER_PEER = 16  # of one protocol, inbound
+BOOTSTRAP_TIMEOUT_S = 3.0
+BOOTSTRAP_RETRY_S = 5.0
+SHUTDOWN_TIMEOUT_S = 1.0
+ADDRESS_TTL_S = 3600
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Where to listen, whom to meet first, and the network's name (prefix of its DHT protocol and topics).
+
+    `announce` replaces the addresses that peers are told; `psk` (32 bytes) keeps everybody without it out.
+    """
+
+    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
+    bootstrap: tuple[str, ...] = ()
+    network: str = "lorikeet-devnet"
+    dht_server: bool = True
+    psk: bytes | None = None
+    mdns: bool = False
+    announce: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConnectedPeer:
+    """A peer with an open connection. `protocols` is empty until it has identified itself."""
+
+    peer_id: str
+    address: str
+    protocols: tuple[str, ...]
+
+
+StreamHandler = Callable[[FrameStream], Awaitable[None]]
+
+
+class Host:
+    """The open host. Made by `open_host`; every method that waits has a deadline."""
+
+    def __init__(self, library: HardenedHost, swarm: HardenedSwarm, dht: Dht, gossip: Gossip) -> None:
+        self.peer_id = str(library.get_id())
+        self.dht = dht
+        self.gossip = gossip
+        self._library = library
+        self._swarm = swarm
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where peers can reach this host, each ending in /p2p/PEERID."""
+        return tuple(str(address) for address in self._library.get_addrs())
+
+    def peers(self) -> list[ConnectedPeer]:
+        """Who is connected now."""
+        return [self._describe(peer, connections) for peer, connections in self._swarm.get_connections_map().items() if connections]
+
+    def _describe(self, peer: ID, connections: Sequence[INetConn]) -> ConnectedPeer:
+        addresses = connections[0].get_transport_addresses()
+        return ConnectedPeer(str(peer), str(addresses[0]) if addresses else "", _protocols(self._library, peer))
+
+    def is_connected(self, peer_id: str) -> bool:
+        """Whether a connection to this peer is open."""
+        return any(not connection.is_closed for connection in self._swarm.get_connections(_library_id(peer_id)))
+
+    async def connect(self, address: str, deadline_s: float) -> str:
+        """Connect to a full address (…/p2p/PEERID) and say who is there. Raises InvalidAddress, PeerUnreachable, PeerTimeout."""
+        peer_id, _ = split_peer(address)
+        await self.connect_to(PeerAddress(peer_id, (address,)), deadline_s)
+        return peer_id
+
+    async def connect_to(self, peer: PeerAddress, deadline_s: float) -> None:
+        """Have a connection to this peer, by any of its addresses, whatever failed before. Raises PeerUnreachable, PeerTimeout."""
+        peer_id = _library_id(peer.peer_id)
+        if peer.peer_id == self.peer_id:
+            raise PeerUnreachable("that is this node itself")
+        if self.is_connected(peer.peer_id):
+            return
+        self._remember(peer_id, peer)
+        try:
+            with trio.fail_after(deadline_s):
+                await self._swarm.dial_peer(peer_id)
+        except trio.TooSlowError:
+            raise PeerTimeout(
+                f"{peer.peer_id} did not answer within {deadline_s:.1f} s at {', '.join(peer.addresses) or 'any known address'}"
+            ) from None
+        except BaseLibp2pError as error:
+            raise PeerUnreachable(f"{peer.peer_id} is not reachable: {error}") from error
+
+    def _remember(self, peer_id: ID, peer: PeerAddress) -> None:
+        """Put these addresses before those known, and try all of them again."""
+        addresses = [parse_address(address, peer.peer_id) for address in peer.addresses]
+        store = self._library.peerstore
+        if addresses:
+            known = store.addrs(peer_id) if store.has_peer(peer_id) and peer_id in store.peers_with_addrs() else []
+            store.clear_addrs(peer_id)
+            store.add_addrs(peer_id, [*addresses, *(address for address in known if address not in addresses)], ADDRESS_TTL_S)
+        self._swarm.forget_failures(peer_id)
+
+    async def disconnect(self, peer_id: str) -> None:
+        """Close every connection to this peer."""
+        await self._swarm.close_peer(_library_id(peer_id))
+
+    def serve(self, protocol: str, handler: StreamHandler, *, streams_per_peer: int = STREAMS_PER_PEER) -> None:
+        """Run `handler` for each inbound stream of a protocol. When it returns the stream is closed; when it raises, reset."""
+
+        async def handle(stream: INetStream) -> None:
+            framed = FrameStream(stream, str(stream.muxed_conn.peer_id))
+            try:
+                await handler(framed)
+                await framed.close()
+            except P2pError as error:
+                logger.debug("%s with %s ended: %s", protocol, framed.remote, error)
+            except Exception:
+                logger.exception("the handler of %s failed; the stream of %s is reset", protocol, framed.remote)
+            finally:
+                await framed.end()
+
+        self._library.set_stream_handler(TProtocol(protocol), StreamGuard(handle, streams_per_peer))
+
+    def stop_serving(self, protocol: str) -> None:
+        """Refuse new streams of a protocol."""
+        self._library.remove_stream_handler(TProtocol(protocol))
+
+    @asynccontextmanager
+    async def open_stream(self, peer_id: str, protocol: str, deadline_s: float) -> AsyncIterator[FrameStream]:
+        """A new stream, to a connected peer or one whose address is known. Raises PeerUnreachable, ProtocolRefused, PeerTimeout.
+
+        A block that ends without an exception closes our side, so that all it sent arrives. One that is left by an exception
+        or a cancellation resets the stream, so that the peer notices at once.
+        """
+        framed = FrameStream(await self._negotiate(_library_id(peer_id), protocol, deadline_s), peer_id)
+        try:
+            yield framed
+            await framed.close()
+        finally:
+            await framed.end()
+
+    async def _negotiate(self, peer_id: ID, protocol: str, deadline_s: float) -> INetStream:
+        try:
+            with trio.fail_after(deadline_s):
+                return await self._library.new_stream(peer_id, [TProtocol(protocol)])
+        except trio.TooSlowError:
+            raise PeerTimeout(f"{peer_id} did not open a stream of {protocol} within {deadline_s:.1f} s") from None
+        except StreamFailure as error:
+            raise ProtocolRefused(f"{peer_id} does not speak {protocol}, or has enough streams of ours") from error
+        except (BaseLibp2pError, OSError) as error:
+            raise PeerUnreachable(f"no stream of {protocol} to {peer_id}: {error}") from error
+
+    async def close_connections(self) -> None:
+        """Say goodbye to everybody at once, within a second."""
+        with trio.move_on_after(SHUTDOWN_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for connection in self._swarm.get_connections():
+                    nursery.start_soon(connection.close)
+
+
+@asynccontextmanager
+async def open_host(identity: Identity, config: NetworkConfig) -> AsyncIterator[Host]:
+    """Listen, meet the bootstrap peers, and run everything until the block ends. Leaving takes about a second. Raises HostFailed."""
+    is_over = trio.Event()
+    try:
+        async with trio.open_nursery() as nursery:
+            host: Host = await nursery.start(_run_host, identity, config, is_over)
+            try:
+                yield host
+            finally:
+                is_over.set()
+    except BaseExceptionGroup as group:
+        raise _sole_error(group) from None
+
+
+def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error inside nested groups of one, so that callers can catch it by its name."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Event, task_status: trio.TaskStatus[Host]) -> None:
+    library, swarm = _build(identity, config)
+    gossip = Gossip(config.network)
+    router = new_router()
+    pubsub = HardenedPubsub(library, router, gossip.judge, gossip.deliver)
+    gossip.attach(pubsub)
+    kademlia = new_kademlia(library, is_server=config.dht_server)
+    host = Host(library, swarm, Dht(kademlia, identity.peer_id), gossip)
+    async with AsyncExitStack() as stack:
+        stack.callback(pubsub.seen_messages.stop)
+        await stack.enter_async_context(run_service(swarm))
+        if config.listen and not await swarm.listen(*(Multiaddr(address) for address in config.listen)):
+            raise HostFailed(f"cannot listen on {', '.join(config.listen)}; is the port taken?")
+        stack.push_async_callback(_shut_down, host, library)
+        if library.mDNS is not None:
+            library.mDNS.start()
+        await stack.enter_async_context(run_service(pubsub))
+        await stack.enter_async_context(run_service(router))
+        await pubsub.wait_until_ready()
+        await _meet(host, config.bootstrap)
+        await stack.enter_async_context(run_service(kademlia))  # after meeting somebody: its first round would reach nobody and count as done
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.dht.keep_providing)
+            nursery.start_soon(_keep_in_touch, host, partial(_note_servers, library, kademlia, dht_protocol(config.network)), config.bootstrap)
+            task_status.started(host)
+            await is_over.wait()
+            nursery.cancel_scope.cancel()
+
+
+def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, HardenedSwarm]:
+    keys = create_new_key_pair(identity.secret)
+    peer_id = ID.from_pubkey(keys.public_key)
+    store = PeerStore()
+    store.add_key_pair(peer_id, keys)
+    noise = NoiseTransport(keys, noise_privkey=create_noise_key_pair().private_key)
+    upgrader = TransportUpgrader({TProtocol(NOISE_PROTOCOL): noise}, {TProtocol(YAMUX_PROTOCOL): HardenedYamux})
+    connections = ConnectionConfig(
+        min_connections=0, low_watermark=0, high_watermark=MAX_CONNECTIONS, max_connections=MAX_CONNECTIONS, max_connections_per_peer=3
+    )
+    swarm = HardenedSwarm(
+        peer_id, store, upgrader, [TCP()], RetryConfig(max_retries=0), connections, psk=config.psk.hex() if config.psk is not None else None
+    )
+    announce = [parse_address(address, identity.peer_id) for address in config.announce]
+    library = HardenedHost(
+        swarm,
+        network_name=config.network,
+        enable_mDNS=config.mdns,
+        addrs_factory=lambda listening: announce or advertised(listening),
+        disable_identify_address_discovery=True,  # a peer's word about our address is not ours to spread
+    )
+    return library, swarm
+
+
+def _library_id(peer_id: str) -> ID:
+    public_key_of(peer_id)
+    return ID.from_base58(peer_id)
+
+
+async def _shut_down(host: Host, library: HardenedHost) -> None:
+    """Cancel what the library left running outside any nursery, then close all connections together."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * SHUTDOWN_TIMEOUT_S):
+        host._swarm._closing = True
+        for scope in list(library._identify_tasks):
+            scope.cancel()
+        await library._shutdown_background_services()
+        await host.close_connections()
+        for listener in list(host._swarm.listeners.values()):
+            await listener.close()
+
+
+async def _meet(host: Host, addresses: Sequence[str]) -> None:
+    """Try all bootstrap peers at once for a few seconds; who does not answer is tried again later."""
+
+    async def meet(address: str) -> None:
+        try:
+            await host.connect(address, BOOTSTRAP_TIMEOUT_S)
+        except InvalidInput:
+            raise
+        except P2pError as error:
+            logger.warning("bootstrap peer %s: %s", address, error)
+
+    for address in addresses:
+        split_peer(address)
+    async with trio.open_nursery() as nursery:
+        for address in addresses:
+            nursery.start_soon(meet, address)
+
+
+async def _keep_in_touch(host: Host, note_dht_servers: Callable[[], Awaitable[None]], bootstrap: Sequence[str]) -> None:
+    """Keep the bootstrap peers connected while nobody else is, and the DHT's table fed with the servers among the connected."""
+    while True:
+        await trio.sleep(BOOTSTRAP_RETRY_S)
+        await note_dht_servers()
+        if not host.peers():
+            await _meet(host, bootstrap)
+
+
+def _protocols(library: HardenedHost, peer: ID) -> tuple[str, ...]:
+    try:
+        return tuple(library.peerstore.get_protocols(peer))
+    except PeerStoreError:
+        return ()  # it has not identified itself yet
+
+
+async def _note_servers(library: HardenedHost, kademlia: KadDHT, protocol: str) -> None:
+    """Put connected DHT servers into the routing table."""
+    for peer in library.get_connected_peers():
+        if protocol in _protocols(library, peer):
+            await kademlia.add_peer(peer, skip_server_mode_check=True)
+
+
+__all__ = ["ConnectedPeer", "Host", "NetworkConfig", "PeerAddress", "StreamHandler", "open_host"]

@@ -1,0 +1,115 @@
+"""Who a node is: one secp256k1 key, whose public half is its peer id and, hashed, its Ethereum address.
+
+A peer id is the identity multihash of the public key, so `public_key_of(peer_id)` needs no lookup. Knows no network.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import base58
+import coincurve
+
+from .errors import InvalidIdentity, InvalidPeerId
+
+SECRET_BYTES = 32
+PUBLIC_KEY_BYTES = 33
+_PEER_ID_HEADER = bytes((0x00, 37, 0x08, 0x02, 0x12, PUBLIC_KEY_BYTES))  # identity multihash of protobuf(Secp256k1, key)
+_MAX_PEER_ID_CHARS = 64
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A node's key. `secret` is 32 bytes and never printed."""
+
+    secret: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != SECRET_BYTES:
+            raise InvalidIdentity(f"a secret is {SECRET_BYTES} bytes, not {len(self.secret)}")
+        try:
+            coincurve.PrivateKey(self.secret)
+        except ValueError as error:
+            raise InvalidIdentity("the secret is not a valid secp256k1 scalar; generate a new key") from error
+
+    @classmethod
+    def generate(cls) -> Identity:
+        """A fresh random key."""
+        return cls(coincurve.PrivateKey().secret)
+
+    @classmethod
+    def from_secret(cls, secret: bytes) -> Identity:
+        """The key with this secret."""
+        return cls(bytes(secret))
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Identity:
+        """The key in this file, made (mode 0600) if there is none. The file holds the secret as one line of hex."""
+        try:
+            text = path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return cls._create(path)
+        except UnicodeDecodeError as error:
+            raise InvalidIdentity(f"{path} is not a key file: it is not text") from error
+        try:
+            return cls(bytes.fromhex(text.strip()))
+        except ValueError as error:
+            raise InvalidIdentity(f"{path} is not a key file: {error}; restore it from a backup or remove it to get a new identity") from error
+
+    @classmethod
+    def _create(cls, path: Path) -> Identity:
+        identity = cls.generate()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                file.write(identity.secret.hex() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # fails if somebody else made it meanwhile
+        except FileExistsError:
+            return cls.load_or_create(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return identity
+
+    @cached_property
+    def public_key(self) -> bytes:
+        """33 bytes, compressed."""
+        return coincurve.PrivateKey(self.secret).public_key.format(compressed=True)
+
+    @cached_property
+    def peer_id(self) -> str:
+        """The text that names this node in the network ("16Uiu2HA…")."""
+        return peer_id_of(self.public_key)
+
+
+def peer_id_of(public_key: bytes) -> str:
+    """The peer id of a compressed secp256k1 public key."""
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise InvalidPeerId(f"a compressed public key is {PUBLIC_KEY_BYTES} bytes, not {len(public_key)}")
+    return base58.b58encode(_PEER_ID_HEADER + public_key).decode()
+
+
+def public_key_of(peer_id: str) -> bytes:
+    """The compressed public key inside a peer id. Raises InvalidPeerId for anything but a valid secp256k1 key."""
+    if len(peer_id) > _MAX_PEER_ID_CHARS:
+        raise InvalidPeerId(f"{peer_id[:20]!r}… is too long for a peer id")
+    try:
+        raw = base58.b58decode(peer_id)
+    except ValueError as error:
+        raise InvalidPeerId(f"{peer_id!r} is not base58") from error
+    public_key = raw[len(_PEER_ID_HEADER) :]
+    if not raw.startswith(_PEER_ID_HEADER) or len(public_key) != PUBLIC_KEY_BYTES:
+        raise InvalidPeerId(f"{peer_id!r} does not hold a secp256k1 key")
+    try:
+        coincurve.PublicKey(public_key)
+    except ValueError as error:
+        raise InvalidPeerId(f"the key in {peer_id!r} is not a point of the curve") from error
+    if base58.b58encode(raw).decode() != peer_id:
+        raise InvalidPeerId(f"{peer_id!r} is not the canonical form of a peer id")
+    return public_key

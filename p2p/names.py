@@ -1,0 +1,136 @@
+"""Signed names: "this creator's `law` is now that manifest". Pure codec and validator; the DHT carries the bytes (docs/protocols/names.md).
+
+A record is one canonical msgpack array [1, public key, name, sequence, target, signature]; whoever holds it can check it alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import coincurve
+import msgpack
+
+from .cid import Cid
+from .errors import InvalidInput, InvalidNameRecord
+from .identity import PUBLIC_KEY_BYTES, Identity, peer_id_of, public_key_of
+
+NAMESPACE = "lorikeet"
+VERSION = 1
+MAX_RECORD_BYTES = 512
+MAX_SEQUENCE = (1 << 64) - 1
+SIGNATURE_BYTES = 65
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_DOMAIN = b"lorikeet name record\n"
+_HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
+
+
+@dataclass(frozen=True)
+class NameRecord:
+    """What an owner says about one name. Made by `sign_name` or `decode_name`, so its signature holds."""
+
+    owner: str  # peer id
+    name: str
+    sequence: int
+    target: Cid
+    signature: bytes
+
+    @property
+    def key(self) -> str:
+        """Where the DHT keeps it."""
+        return name_key(self.owner, self.name)
+
+
+def check_name(name: str) -> str:
+    """The name itself if it may be one: 1 to 64 of a-z 0-9 . _ - that begin with a letter or digit."""
+    if not _NAME.fullmatch(name):
+        raise InvalidNameRecord(f"{name[:80]!r} is no name: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit")
+    return name
+
+
+def name_key(owner: str, name: str) -> str:
+    """The DHT key of a name."""
+    return f"/{NAMESPACE}/{owner}/{check_name(name)}"
+
+
+def sign_name(identity: Identity, name: str, sequence: int, target: Cid) -> NameRecord:
+    """Say that `name` is `target` from `sequence` on."""
+    if not 0 <= sequence <= MAX_SEQUENCE:
+        raise InvalidNameRecord(f"sequence {sequence} is outside 0 … 2^64-1")
+    digest = _digest(_body(identity.public_key, check_name(name), sequence, target))
+    signature = coincurve.PrivateKey(identity.secret).sign_recoverable(digest, hasher=None)
+    return NameRecord(identity.peer_id, name, sequence, target, signature)
+
+
+def encode_name(record: NameRecord) -> bytes:
+    """The record's canonical bytes."""
+    return _pack([*_body(public_key_of(record.owner), record.name, record.sequence, record.target), record.signature])
+
+
+def decode_name(data: bytes) -> NameRecord:
+    """Check size, form and signature; raises InvalidNameRecord."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise InvalidNameRecord(f"{len(data)} bytes are over the limit of {MAX_RECORD_BYTES}")
+    try:
+        fields = msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=6, max_map_len=0, max_ext_len=0)
+    except Exception as error:  # msgpack raises many kinds for garbage
+        raise InvalidNameRecord(f"not msgpack: {error}") from error
+    record = _from_fields(fields)
+    if encode_name(record) != data:
+        raise InvalidNameRecord("not the canonical bytes of the record")
+    return record
+
+
+def _from_fields(fields: object) -> NameRecord:
+    match fields:
+        case [1, bytes(public_key), str(name), int(sequence), bytes(target), bytes(signature)]:
+            pass
+        case _:
+            raise InvalidNameRecord("expected [1, public key, name, sequence, target, signature]")
+    if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES or not 0 <= sequence <= MAX_SEQUENCE:
+        raise InvalidNameRecord("a key, sequence or signature has the wrong size")
+    try:
+        cid = Cid(target)
+    except InvalidInput as error:
+        raise InvalidNameRecord(str(error)) from error
+    _check_signature(_digest(_body(public_key, check_name(name), sequence, cid)), signature, public_key)
+    return NameRecord(peer_id_of(public_key), name, sequence, cid, signature)
+
+
+def validate_name(key: str, value: bytes) -> NameRecord:
+    """The record in `value` if it belongs under `key`; raises InvalidNameRecord."""
+    record = decode_name(value)
+    if record.key != key:
+        raise InvalidNameRecord(f"a record for {record.key} stands under {key[:200]}")
+    return record
+
+
+def newest(records: Sequence[NameRecord]) -> int:
+    """Index of the record that wins: highest sequence, then highest bytes, so that all nodes choose alike."""
+    return max(range(len(records)), key=lambda index: (records[index].sequence, encode_name(records[index])))
+
+
+def _check_signature(digest: bytes, signature: bytes, public_key: bytes) -> None:
+    if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
+        raise InvalidNameRecord("the signature has a high s")
+    try:
+        signer = coincurve.PublicKey.from_signature_and_message(signature, digest, hasher=None)
+    except Exception as error:  # coincurve raises ValueError and bare Exception for bad signatures
+        raise InvalidNameRecord("the signature is malformed") from error
+    if signer.format(compressed=True) != public_key:
+        raise InvalidNameRecord("the signature is not the owner's")
+
+
+def _body(public_key: bytes, name: str, sequence: int, target: Cid) -> list[object]:
+    return [VERSION, public_key, name, sequence, target.digest]
+
+
+def _digest(body: list[object]) -> bytes:
+    return sha256(_DOMAIN + _pack(body)).digest()
+
+
+def _pack(value: list[object]) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed

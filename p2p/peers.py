@@ -1,0 +1,91 @@
+"""What this node remembers about peers: where they are and whom not to ask. Pure: time comes in, no network, bounded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+MAX_BANS = 10_000
+MAX_BOOK_PEERS = 1_000
+MAX_ADDRESSES_PER_PEER = 8
+
+
+@dataclass(frozen=True)
+class PeerAddress:
+    """A peer and where it may be reached, best address first. Addresses may or may not end in /p2p/PEERID."""
+
+    peer_id: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ban:
+    """Why a peer is not asked, and until when (on the caller's clock, seconds)."""
+
+    until: float
+    reason: str
+
+
+class BanList:
+    """Peers not to ask for a while. The longest ban of a peer wins; the ban that ends first is forgotten first when full."""
+
+    def __init__(self, max_bans: int = MAX_BANS) -> None:
+        self._bans: dict[str, Ban] = {}
+        self._max_bans = max_bans
+
+    def ban(self, peer_id: str, reason: str, now: float, duration_s: float) -> None:
+        """Do not ask this peer for `duration_s` seconds."""
+        known = self._bans.get(peer_id)
+        if known is None or known.until < now + duration_s:
+            self._bans[peer_id] = Ban(now + duration_s, reason)
+        if len(self._bans) > self._max_bans:
+            self._forget(now)
+
+    def find(self, peer_id: str, now: float) -> Ban | None:
+        """The ban that holds for this peer now, if any."""
+        ban = self._bans.get(peer_id)
+        if ban is not None and ban.until <= now:
+            del self._bans[peer_id]
+            return None
+        return ban
+
+    def lift(self, peer_id: str) -> None:
+        """Forget a ban."""
+        self._bans.pop(peer_id, None)
+
+    def __len__(self) -> int:
+        return len(self._bans)
+
+    def _forget(self, now: float) -> None:
+        self._bans = {peer: ban for peer, ban in self._bans.items() if ban.until > now}
+        while len(self._bans) > self._max_bans:
+            del self._bans[min(self._bans, key=lambda peer: self._bans[peer].until)]
+
+
+class PeerBook:
+    """Addresses of peers, the least recently noted peer forgotten first when full."""
+
+    def __init__(self, max_peers: int = MAX_BOOK_PEERS, max_addresses: int = MAX_ADDRESSES_PER_PEER) -> None:
+        self._book: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._max_peers = max_peers
+        self._max_addresses = max_addresses
+
+    def note(self, peer: PeerAddress) -> None:
+        """Remember where a peer is: new addresses go first, old ones stay behind them within the limit."""
+        known = self._book.pop(peer.peer_id, ())
+        merged = tuple(dict.fromkeys((*peer.addresses, *known)))
+        self._book[peer.peer_id] = merged[: self._max_addresses]
+        if len(self._book) > self._max_peers:
+            self._book.popitem(last=False)
+
+    def find(self, peer_id: str) -> PeerAddress | None:
+        """Where this peer was last seen."""
+        addresses = self._book.get(peer_id)
+        return None if addresses is None else PeerAddress(peer_id, addresses)
+
+    def forget(self, peer_id: str) -> None:
+        """Drop a peer."""
+        self._book.pop(peer_id, None)
+
+    def __len__(self) -> int:
+        return len(self._book)

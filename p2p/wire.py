@@ -1,0 +1,51 @@
+"""Frames: a 4-byte big-endian length, then that many bytes. Sans-IO: bytes in, frames out; a length is judged before its bytes are kept."""
+
+from __future__ import annotations
+
+from .errors import FrameTooLarge
+
+MAX_FRAME_BYTES = 1 << 20
+HEADER_BYTES = 4
+
+
+def encode_frame(payload: bytes | memoryview, limit_bytes: int = MAX_FRAME_BYTES) -> bytes:
+    """One frame ready to write."""
+    if len(payload) > limit_bytes:
+        raise FrameTooLarge(f"a frame of {len(payload)} bytes is over the limit of {limit_bytes}; split it")
+    return b"".join((len(payload).to_bytes(HEADER_BYTES, "big"), payload))
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frames. Holds at most one frame and what was fed beyond it.
+
+    - `feed` what arrives, in pieces of any size; then call `next_frame` until it says None.
+    - A length over the limit raises FrameTooLarge at once and for ever: the stream cannot be resynchronised.
+    """
+
+    def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes off the wire."""
+        self._buffer += data
+
+    def next_frame(self) -> bytes | None:
+        """The next whole frame, or None until more bytes are fed."""
+        if len(self._buffer) < HEADER_BYTES:
+            return None
+        length = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
+        if length > self._limit_bytes:
+            raise FrameTooLarge(f"the peer announced a frame of {length} bytes; the limit is {self._limit_bytes}")
+        end = HEADER_BYTES + length
+        if len(self._buffer) < end:
+            return None
+        with memoryview(self._buffer) as view:
+            frame = bytes(view[HEADER_BYTES:end])
+        del self._buffer[:end]
+        return frame
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the stream may end here without cutting a frame."""
+        return not self._buffer
