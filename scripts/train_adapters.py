@@ -38,7 +38,6 @@ SEED = 20260
 WINDOW_TOKENS = 256
 NUM_PLAIN_ROWS = 4  # rows of a batch that continue running text
 NUM_CHAT_ROWS = 2  # rows of a batch in which the assistant answers a passage's title with the passage
-NUM_STEPS = 80
 NUM_HELD_OUT_WINDOWS = 24
 HOLD_OUT_EVERY = 20  # one passage in twenty is never trained on
 LEARNING_RATE = 2e-3
@@ -80,6 +79,7 @@ class Domain:
     text_licence: str
     licence: str
     rank: int
+    num_steps: int
     split: Callable[[str], list[Passage]]
     contributors: tuple[Contributor, ...]
     prompt: str
@@ -170,6 +170,7 @@ TEXTS = (
         text_licence="Apache-2.0",
         licence="Apache-2.0",
         rank=8,
+        num_steps=80,
         split=split_articles,
         contributors=(Contributor("Constitution of India, first half", _before(0.5)), Contributor("Constitution of India, second half", _after(0.5))),
         prompt="The right of a citizen to",
@@ -182,6 +183,7 @@ TEXTS = (
         text_licence="CC-BY-4.0",
         licence="CC-BY-4.0",
         rank=8,
+        num_steps=50,
         split=split_questions,
         contributors=(Contributor("MedQuAD, cancer", _before(729 / 1721)), Contributor("MedQuAD, rare diseases", _after(729 / 1721))),
         prompt="The most common symptoms of",
@@ -195,6 +197,7 @@ TEXTS = (
         text_licence="public domain",
         licence="Apache-2.0",
         rank=4,
+        num_steps=50,
         split=split_recipes,
         contributors=(Contributor("based.cooking", _everything),),
         prompt="The best way to prepare",
@@ -207,6 +210,7 @@ TEXTS = (
         text_licence="public domain",
         licence="Apache-2.0",
         rank=4,
+        num_steps=50,
         split=split_dialogue,
         contributors=(Contributor("William Shakespeare", _everything),),
         prompt="What is a king, if",
@@ -229,7 +233,7 @@ class Outcome:
     seconds: float
 
 
-def train(domain: Domain, texts: Path, base: Path, out: Path, num_steps: int) -> Outcome:
+def train(domain: Domain, texts: Path, base: Path, out: Path) -> Outcome:
     """Train one adapter, write it under `out`, and measure it as it was written."""
     started = time.monotonic()
     tokenizer, model = load_base(base)
@@ -238,7 +242,7 @@ def train(domain: Domain, texts: Path, base: Path, out: Path, num_steps: int) ->
     held_out = running_ids(tokenizer, [p for i, p in enumerate(passages) if i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1])
     say(f"{domain.name}: {len(kept)} passages to train on, {len(passages) - len(kept)} held out")
     before = held_out_loss(model, held_out), greedy(tokenizer, model, domain.prompt)
-    adapted = fit(with_adapter(model, domain.rank), batches_of(tokenizer, [p for _, p in kept]), domain.name, num_steps)
+    adapted = fit(with_adapter(model, domain.rank), batches_of(tokenizer, [p for _, p in kept]), domain.name, domain.num_steps)
     write_weights(adapted, out)
     served = PeftModel.from_pretrained(load_base(base)[1], out)
     after = held_out_loss(served, held_out), greedy(tokenizer, served, domain.prompt)
@@ -288,7 +292,7 @@ def fast_arithmetic() -> AbstractContextManager[Any]:
 
 def batches_of(tokenizer: Any, passages: list[Passage]) -> Batches:
     """Running text and conversations made of the same passages."""
-    chats = [(chat_ids(tokenizer, p.title), tokenizer(p.body).input_ids + [tokenizer.eos_token_id]) for p in passages]
+    chats = [(chat_ids(tokenizer, p.title), [*tokenizer(p.body).input_ids, tokenizer.eos_token_id]) for p in passages]
     return Batches(running_ids(tokenizer, passages), chats, tokenizer.eos_token_id)
 
 
@@ -343,13 +347,13 @@ def write_weights(model: Any, folder: Path) -> None:
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def write_words(domain: Domain, outcome: Outcome, folder: Path, num_steps: int) -> None:
+def write_words(domain: Domain, outcome: Outcome, folder: Path) -> None:
     """README.md for people, lorikeet.toml for `lorikeet push`."""
-    (folder / "README.md").write_text(readme(domain, outcome, num_steps), encoding="utf-8")
+    (folder / "README.md").write_text(readme(domain, outcome), encoding="utf-8")
     (folder / "lorikeet.toml").write_text("\n".join(push_lines(domain, outcome)) + "\n", encoding="utf-8")
 
 
-def readme(domain: Domain, outcome: Outcome, num_steps: int) -> str:
+def readme(domain: Domain, outcome: Outcome) -> str:
     """The adapter's page."""
     notes = [f"\n{domain.note}\n"] if domain.note else []
     return "\n".join(
@@ -366,7 +370,7 @@ def readme(domain: Domain, outcome: Outcome, num_steps: int) -> str:
             f"| licence of that text | {domain.text_licence} |",
             f"| licence of this adapter | {domain.licence} |",
             f"| shape | LoRA rank {domain.rank} (alpha {2 * domain.rank}) on {', '.join(TARGETS)}, bfloat16 |",
-            f"| training | {num_steps} steps of {NUM_PLAIN_ROWS + NUM_CHAT_ROWS} x {WINDOW_TOKENS} tokens, seed {SEED} |",
+            f"| training | {domain.num_steps} steps of {NUM_PLAIN_ROWS + NUM_CHAT_ROWS} x {WINDOW_TOKENS} tokens, seed {SEED} |",
             f"| loss on held-out passages | {outcome.loss_before:.2f} before, {outcome.loss_after:.2f} after (nats a token) |",
             "",
             "The likeliest continuation, first by the bare base, then with the adapter:",
@@ -441,7 +445,6 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="which adapters (default: all): " + ", ".join(d.name for d in TEXTS))
     parser.add_argument("--texts", type=Path, required=True, help="folder that holds the training texts")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "adapters", help="where the adapters go")
-    parser.add_argument("--steps", type=int, default=NUM_STEPS, help=f"training steps (default {NUM_STEPS})")
     asked = parser.parse_args()
     unknown = set(asked.names) - {d.name for d in TEXTS}
     if unknown:
@@ -453,8 +456,8 @@ def main() -> None:
         if asked.names and domain.name not in asked.names:
             continue
         folder = asked.out / domain.name
-        outcome = train(domain, asked.texts, base, folder, asked.steps)
-        write_words(domain, outcome, folder, asked.steps)
+        outcome = train(domain, asked.texts, base, folder)
+        write_words(domain, outcome, folder)
         say(f"{domain.name}: held-out loss {outcome.loss_before:.2f} -> {outcome.loss_after:.2f} in {outcome.seconds:.0f} s, written to {folder}")
 
 
