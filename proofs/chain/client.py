@@ -1,0 +1,211 @@
+"""What Lorikeet asks of a chain, as plain calls: channels, headers, payouts, balances.
+
+Every call that changes the chain waits until it is in a block and returns its receipt; one that the contract refuses
+raises ContractReverted with the name of the contract's error, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from eth_abi import encode  # type: ignore[attr-defined]
+from eth_utils.crypto import keccak
+
+from .compiled import load_contract
+from .deploy import COLLECTOR, Deployment
+from .errors import WrongChain
+from .rpc import Rpc
+from .structs import (
+    ChannelConfig,
+    ChannelState,
+    DepositAuthorization,
+    EpochHeader,
+    PostedHeader,
+    SettlementState,
+    Sibling,
+    VoucherClaim,
+    claim_values,
+    config_values,
+    header_values,
+    read_posted,
+)
+from .wallet import CONFIRM_DEADLINE_S, TransactionReceipt, Wallet, as_hex
+
+DEPOSIT_VALID_S = 3600
+MAX_CLAIMS_PER_TRANSACTION = 100
+LOG_PAGE_BLOCKS = 5_000
+RECEIVE_TYPE = keccak(
+    text="ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
+)
+
+
+def open_client(url: str, settlement: bytes, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> ChainClient:
+    """A client for the network whose settlement contract is here; channels and token are read from it."""
+    rpc = Rpc(url)
+    contract = load_contract("Settlement")
+    chain_id = int(rpc.call("eth_chainId"), 16)
+
+    def read(function: str) -> bytes:
+        answer = bytes.fromhex(rpc.call("eth_call", {"to": as_hex(settlement), "data": as_hex(contract.encode(function))}, "latest")[2:])
+        if not answer:
+            raise WrongChain(f"there is no settlement contract at {as_hex(settlement)} on chain {chain_id} ({url}); check chain_rpc and settlement")
+        return bytes.fromhex(contract.decode(function, answer)[0][2:])
+
+    deployment = Deployment(chain_id, read("channels"), COLLECTOR, read("token"), settlement)
+    return ChainClient(rpc, deployment, secret, deadline_s)
+
+
+class ChainClient:
+    """One key's view of one network's contracts. Safe to share between threads."""
+
+    def __init__(self, rpc: Rpc, deployment: Deployment, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> None:
+        self.rpc = rpc
+        self.deployment = deployment
+        self.wallet = Wallet(rpc, secret, deployment.chain_id)
+        self._deadline_s = deadline_s
+
+    @property
+    def address(self) -> bytes:
+        """Who signs and pays the gas."""
+        return self.wallet.address
+
+    # ── channels: the payer ──
+
+    def sign_deposit(self, config: ChannelConfig, amount: int) -> DepositAuthorization:
+        """Our signature for a deposit into this channel, for ourselves or anybody else to relay within an hour."""
+        valid_before, salt = int(time.time()) + DEPOSIT_VALID_S, secrets.randbits(256)
+        nonce = keccak(encode(("bytes32", "uint256"), (self.channel_id(config), salt)))
+        values = (RECEIVE_TYPE, self.address, self.deployment.collector, amount, 0, valid_before, nonce)
+        struct = keccak(encode(("bytes32", "address", "address", "uint256", "uint256", "uint256", "bytes32"), values))
+        domain = self._read("DevDollar", config.token, "DOMAIN_SEPARATOR")[0]
+        return DepositAuthorization(amount, 0, valid_before, salt, self.wallet.sign_digest(keccak(b"\x19\x01" + domain + struct)))
+
+    def relay_deposit(self, config: ChannelConfig, authorization: DepositAuthorization) -> TransactionReceipt:
+        """Put a signed deposit into its channel; we pay the gas, the payer the money."""
+        window = (authorization.valid_after, authorization.valid_before)
+        data = encode(("uint256", "uint256", "uint256", "bytes"), (*window, authorization.salt, authorization.signature))
+        return self._send("Channels", "deposit", config_values(config), authorization.amount, self.deployment.collector, data)
+
+    def deposit(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
+        """Put our own money into our channel; the first deposit opens it."""
+        return self.relay_deposit(config, self.sign_deposit(config, amount))
+
+    def initiate_withdraw(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
+        """Ask for unclaimed money back; it comes after the channel's withdraw delay, by `finalize_withdraw`."""
+        return self._send("Channels", "initiateWithdraw", config_values(config), amount)
+
+    def finalize_withdraw(self, config: ChannelConfig) -> TransactionReceipt:
+        """Take what `initiate_withdraw` asked for, as far as it was not claimed since."""
+        return self._send("Channels", "finalizeWithdraw", config_values(config))
+
+    # ── channels: the receiver, and anybody ──
+
+    def claim_vouchers(self, claims: Sequence[VoucherClaim]) -> list[TransactionReceipt]:
+        """Book vouchers to their receivers, up to 100 in a transaction. We are receiver or receiver authorizer of all."""
+        pages = [claims[start : start + MAX_CLAIMS_PER_TRANSACTION] for start in range(0, len(claims), MAX_CLAIMS_PER_TRANSACTION)]
+        return [self._send("Channels", "claim", [claim_values(claim) for claim in page]) for page in pages]
+
+    def settle(self) -> TransactionReceipt:
+        """Send the settlement contract what was claimed for it. Posting a header does this too."""
+        return self._send("Channels", "settle", self.deployment.settlement, self.deployment.token)
+
+    def refund(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
+        """Give unclaimed money back to the payer at once. We are receiver or receiver authorizer."""
+        return self._send("Channels", "refund", config_values(config), amount)
+
+    def channel_id(self, config: ChannelConfig) -> bytes:
+        """The channel's id as the contract computes it."""
+        return bytes(self._read("Channels", self.deployment.channels, "getChannelId", config_values(config))[0])
+
+    def read_channel(self, channel_id: bytes) -> ChannelState:
+        """A channel's state now; all zeros when nobody ever deposited."""
+        channel, pending, nonce = (
+            self._read("Channels", self.deployment.channels, function, channel_id)
+            for function in ("channels", "pendingWithdrawals", "refundNonce")
+        )
+        return ChannelState(*channel, *pending, *nonce)
+
+    # ── settlement ──
+
+    def post_header(self, header: EpochHeader) -> TransactionReceipt:
+        """Append a header; we are the aggregator. The daemon uses Poster, which survives being killed."""
+        return self._send("Settlement", "post", header_values(header))
+
+    def encode_post(self, header: EpochHeader) -> tuple[bytes, bytes]:
+        """The contract and the call data of a post, for who signs and sends by himself."""
+        return self.deployment.settlement, load_contract("Settlement").encode("post", header_values(header))
+
+    def claim_payout(self, header: EpochHeader, account: bytes, amount: int, proof: Sequence[Sibling]) -> TransactionReceipt:
+        """Have `account` paid what it was awarded up to this header and not paid yet. Anybody may send this."""
+        return self._send("Settlement", "claim", header_values(header), account, amount, list(proof))
+
+    def read_settlement(self) -> SettlementState:
+        """The end of the header chain."""
+        epoch, num_receipts, total, paid = (
+            self._read_settlement(function)[0] for function in ("lastEpoch", "numReceipts", "payoutTotal", "totalPaid")
+        )
+        return SettlementState(epoch, self.find_header_hash(epoch) or bytes(32), num_receipts, total, paid)
+
+    def find_header_hash(self, epoch: int) -> bytes | None:
+        """The hash of a posted header."""
+        found = bytes(self._read_settlement("headerHashes", epoch)[0])
+        return found if any(found) else None
+
+    def find_header(self, epoch: int) -> PostedHeader | None:
+        """A posted header, from its event."""
+        return next(self.headers(from_epoch=epoch, to_epoch=epoch), None)
+
+    def headers(self, from_epoch: int = 1, to_epoch: int | None = None, from_block: int = 0) -> Iterator[PostedHeader]:
+        """Posted headers in their order; name a block to spare the node the search before it."""
+        posted = load_contract("Settlement").find("event", "Posted").hash
+        last = int(self.rpc.call("eth_blockNumber"), 16)
+        for start in range(from_block, last + 1, LOG_PAGE_BLOCKS):
+            page = {"fromBlock": hex(start), "toBlock": hex(min(start + LOG_PAGE_BLOCKS - 1, last))}
+            logs = self.rpc.call("eth_getLogs", {**page, "address": as_hex(self.deployment.settlement), "topics": [as_hex(posted)]})
+            for header in map(read_posted, logs):
+                if header.epoch >= from_epoch and (to_epoch is None or header.epoch <= to_epoch):
+                    yield header
+
+    def paid_to(self, account: bytes) -> int:
+        """What `account` was paid so far."""
+        return int(self._read_settlement("claimed", account)[0])
+
+    def aggregator(self) -> bytes:
+        """Who may post headers."""
+        return bytes.fromhex(self._read_settlement("aggregator")[0][2:])
+
+    # ── money ──
+
+    def token_balance(self, account: bytes) -> int:
+        """Fee tokens of an account, in their smallest unit."""
+        return int(self._read("DevDollar", self.deployment.token, "balanceOf", account)[0])
+
+    def gas_balance(self, account: bytes) -> int:
+        """What an account has for gas, in wei."""
+        return int(self.rpc.call("eth_getBalance", as_hex(account), "latest"), 16)
+
+    def mint(self, account: bytes, amount: int) -> TransactionReceipt:
+        """Pretend dollars from the faucet, on development chains."""
+        return self._send("DevDollar", "mint", account, amount)
+
+    # ── inside ──
+
+    def _address_of(self, contract: str) -> bytes:
+        return {"Channels": self.deployment.channels, "Settlement": self.deployment.settlement, "DevDollar": self.deployment.token}[contract]
+
+    def _send(self, contract: str, function: str, *values: object) -> TransactionReceipt:
+        return self.wallet.send(self._address_of(contract), load_contract(contract).encode(function, *values), self._deadline_s)
+
+    def _read(self, contract: str, address: bytes, function: str, *values: object) -> tuple[Any, ...]:
+        abi = load_contract(contract)
+        call = {"to": as_hex(address), "data": as_hex(abi.encode(function, *values))}
+        answer = bytes.fromhex(self.rpc.call("eth_call", call, "latest")[2:])
+        if not answer:
+            raise WrongChain(f"there is no {contract} at {as_hex(address)}; check the addresses and the RPC")
+        return abi.decode(function, answer)
+
+    def _read_settlement(self, function: str, *values: object) -> tuple[Any, ...]:
+        return self._read("Settlement", self.deployment.settlement, function, *values)

@@ -1,0 +1,100 @@
+"""The compiled contracts, as committed under artifacts/: how to speak to them and how to read their errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from eth_abi import decode, encode  # type: ignore[attr-defined]
+from eth_abi.exceptions import DecodingError
+from eth_utils.abi import collapse_if_tuple
+from eth_utils.crypto import keccak
+
+from .errors import ContractReverted
+
+ARTIFACTS = Path(__file__).parent / "artifacts"
+CONTRACTS = ("Channels", "DevDollar", "Erc3009Collector", "Multicall3", "Settlement")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A function, event or error of a contract: its name, its values' types, and the hash that stands for it."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def hash(self) -> bytes:
+        """Keccak of the canonical form: an event's topic; the first four bytes select a function or an error."""
+        return bytes(keccak(text=f"{self.name}({','.join(self.inputs)})"))
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One artifact."""
+
+    name: str
+    abi: list[dict[str, Any]]
+    bytecode: bytes
+    runtime_bytecode: bytes
+    sentences: dict[str, str]
+
+    def encode(self, function: str, *values: object) -> bytes:
+        """The call data."""
+        signature = self.find("function", function)
+        return signature.hash[:4] + encode(signature.inputs, values)
+
+    def decode(self, function: str, data: bytes) -> tuple[Any, ...]:
+        """What a function returned. Addresses come as lower-case text."""
+        return tuple(decode(self.find("function", function).outputs, data))
+
+    def find(self, kind: str, name: str) -> Signature:
+        """The signature with this name; names are unique in our contracts."""
+        return next(signature for signature in self.signatures(kind) if signature.name == name)
+
+    def signatures(self, kind: str) -> Iterator[Signature]:
+        """All functions, events or errors."""
+        for entry in self.abi:
+            if entry["type"] == kind:
+                yield Signature(entry["name"], types_of(entry["inputs"]), types_of(entry.get("outputs", [])))
+
+
+def types_of(entries: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Canonical ABI types of a list of parameters."""
+    return tuple(collapse_if_tuple(entry) for entry in entries)
+
+
+@cache
+def load_contract(name: str) -> Contract:
+    """The artifact of one contract."""
+    artifact = json.loads((ARTIFACTS / f"{name}.json").read_text())
+    code = (bytes.fromhex(artifact[key][2:]) for key in ("bytecode", "runtime_bytecode"))
+    return Contract(name, artifact["abi"], *code, artifact["errors"])
+
+
+@cache
+def load_errors() -> dict[bytes, tuple[Signature, str]]:
+    """Every custom error of our contracts by its selector, with the sentence that explains it."""
+    standard = (Signature("Error", ("string",), ()), Signature("Panic", ("uint256",), ()))
+    found = {signature.hash[:4]: (signature, "") for signature in standard}
+    for contract in map(load_contract, CONTRACTS):
+        for signature in contract.signatures("error"):
+            found.setdefault(signature.hash[:4], (signature, contract.sentences.get(signature.name, "")))
+    return found
+
+
+def decode_revert(data: bytes) -> ContractReverted:
+    """What a contract said when it reverted; an error that we do not know is named by its selector."""
+    signature, sentence = load_errors().get(data[:4], (None, ""))
+    if signature is None:
+        return ContractReverted(f"0x{data[:4].hex()}", (data[4:],), "", data)
+    try:
+        values = tuple(decode(signature.inputs, data[4:]))
+    except DecodingError:
+        values = (data[4:],)
+    return ContractReverted(signature.name, values, sentence, data)

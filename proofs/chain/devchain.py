@@ -1,0 +1,185 @@
+"""A chain on this machine with everything deployed: `python -m proofs.chain.devchain --port 0`.
+
+py-evm in this process behind JSON-RPC on loopback, or anvil where its binary is given. Prints one line of JSON when it
+serves; ends on SIGTERM or SIGINT, and when the pipe on its standard input is closed, which is when its parent dies.
+For development: the keys are known to everybody, the dollars are free, and nothing outlives the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from eth_account import Account
+
+from .anvil import run_anvil
+from .client import ChainClient
+from .deploy import Deployment, deploy_for_development, placed_code
+from .evm import MemoryChain
+from .rpc import Rpc
+from .serve import serve_rpc
+from .wallet import Wallet
+
+CHAIN_ID = 31337
+FUND_WEI = 10**21
+FUND_DOLLARS = 1_000_000 * 10**6
+NUM_FUNDED_KEYS = 10
+START_DEADLINE_S = 60
+STOP_DEADLINE_S = 5
+
+
+@dataclass(frozen=True)
+class DevChain:
+    """What the line on standard output says. Addresses and keys are 0x text; `funded` maps addresses to secrets."""
+
+    rpc: str
+    chain_id: int
+    channels: str
+    collector: str
+    token: str
+    settlement: str
+    aggregator: str
+    aggregator_key: str | None
+    funded: dict[str, str]
+
+    @property
+    def deployment(self) -> Deployment:
+        """The addresses as bytes."""
+        names = (self.channels, self.collector, self.token, self.settlement)
+        return Deployment(self.chain_id, *(bytes.fromhex(name[2:]) for name in names))
+
+    def secrets(self) -> list[bytes]:
+        """Secrets of accounts that have gas and dollars."""
+        return [bytes.fromhex(secret[2:]) for secret in self.funded.values()]
+
+    def client(self, secret: bytes) -> ChainClient:
+        """A client for one key."""
+        return ChainClient(Rpc(self.rpc), self.deployment, secret)
+
+
+def known_secret(name: str) -> bytes:
+    """A key that is the same on every development chain."""
+    return hashlib.sha256(b"lorikeet devchain " + name.encode()).digest()
+
+
+def address_of(secret: bytes) -> bytes:
+    """The address of a key."""
+    return bytes.fromhex(Account.from_key(secret).address[2:])
+
+
+@contextmanager
+def open_chain(aggregator: bytes | None = None, fund: Sequence[bytes] = (), anvil: str | None = None) -> Iterator[DevChain]:
+    """A chain in its own process while the context lasts. `anvil`: path of the binary, "auto" to use the one on PATH."""
+    command = [sys.executable, "-m", "proofs.chain.devchain", "--port", "0"]
+    command += ["--aggregator", "0x" + aggregator.hex()] if aggregator else []
+    command += [word for address in fund for word in ("--fund", "0x" + address.hex())]
+    binary = shutil.which("anvil") if anvil == "auto" else anvil
+    command += ["--anvil", binary] if binary else []
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin and process.stdout
+    killer = threading.Timer(START_DEADLINE_S, process.kill)
+    killer.start()
+    try:
+        line = process.stdout.readline()
+        killer.cancel()
+        if not line:
+            raise RuntimeError("the development chain ended before it served; its standard error says why")
+        yield DevChain(**json.loads(line))
+    finally:
+        killer.cancel()
+        process.stdin.close()
+        process.terminate()
+        try:
+            process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop."""
+    options = read_options(arguments)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    stop_when_parent_closes(stop)
+    aggregator = bytes.fromhex(options.aggregator.removeprefix("0x")) if options.aggregator else address_of(known_secret("aggregator"))
+    secrets = [known_secret(f"account {number}") for number in range(NUM_FUNDED_KEYS)]
+    funded = [address_of(known_secret("deployer")), aggregator, *map(address_of, secrets)]
+    funded += [bytes.fromhex(address.removeprefix("0x")) for address in options.fund]
+    with run_node(options, funded) as url:
+        deployment = deploy(url, aggregator, funded)
+        key = None if options.aggregator else known_secret("aggregator")
+        print(json.dumps(asdict(describe(url, deployment, aggregator, key, secrets))), flush=True)
+        stop.wait()
+    return 0
+
+
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m proofs.chain.devchain", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--port", type=int, default=0, help="port on loopback; 0 takes any that is free")
+    parser.add_argument("--aggregator", metavar="0x…", help="who may post headers; a well-known key when left out")
+    parser.add_argument("--fund", metavar="0x…", action="append", default=[], help="an address that gets gas and dollars; may be repeated")
+    parser.add_argument("--anvil", metavar="PATH", help="run this anvil instead of py-evm")
+    return parser.parse_args(arguments)
+
+
+@contextmanager
+def run_node(options: argparse.Namespace, funded: Sequence[bytes]) -> Iterator[str]:
+    """A node with x402's contracts in place and gas for everybody; its URL."""
+    balances = dict.fromkeys(funded, FUND_WEI)
+    if options.anvil:
+        with run_anvil(options.anvil, options.port, CHAIN_ID, balances) as url:
+            yield url
+    else:
+        with serve_rpc(MemoryChain(CHAIN_ID, placed_code(), balances), options.port) as url:
+            yield url
+
+
+def deploy(url: str, aggregator: bytes, funded: Sequence[bytes]) -> Deployment:
+    """Token and settlement, and dollars for everybody."""
+    rpc = Rpc(url)
+    deployer = known_secret("deployer")
+    deployment = deploy_for_development(Wallet(rpc, deployer, CHAIN_ID), CHAIN_ID, aggregator)
+    client = ChainClient(rpc, deployment, deployer)
+    for address in funded:
+        client.mint(address, FUND_DOLLARS)
+    rpc.close()
+    return deployment
+
+
+def describe(url: str, deployment: Deployment, aggregator: bytes, key: bytes | None, secrets: Sequence[bytes]) -> DevChain:
+    """The line on standard output."""
+    names = (deployment.channels, deployment.collector, deployment.token, deployment.settlement, aggregator)
+    accounts = {"0x" + address_of(secret).hex(): "0x" + secret.hex() for secret in secrets}
+    return DevChain(url, deployment.chain_id, *("0x" + name.hex() for name in names), "0x" + key.hex() if key else None, accounts)
+
+
+def stop_when_parent_closes(stop: threading.Event) -> None:
+    """Stop at the end of standard input, where that is a pipe."""
+    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+        return
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

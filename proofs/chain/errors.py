@@ -1,0 +1,52 @@
+"""What can go wrong between us and a chain.
+
+    ChainError
+    ├── ChainUnreachable      nobody answers at the RPC address, or not in time
+    ├── WrongChain            somebody answers, but it is not the chain or the contract that we were told
+    ├── RpcRefused            the node refuses the request (its code and words are kept)
+    │   └── ContractReverted  the contract refuses; `error` is the name of its custom error, `args` its values
+    ├── TransactionFailed     a transaction was mined and failed, without telling why
+    └── TransactionStuck      a transaction was sent and not mined before the deadline
+"""
+
+from __future__ import annotations
+
+
+class ChainError(Exception):
+    """Something between us and the chain went wrong."""
+
+
+class ChainUnreachable(ChainError):
+    """Nobody answers at the RPC address, or not in time; try again, or name another RPC."""
+
+
+class WrongChain(ChainError):
+    """What answers is not the chain or the contract that we were told; check the configuration."""
+
+
+class RpcRefused(ChainError):
+    """The node refuses a request."""
+
+    def __init__(self, code: int, message: str, data: bytes = b"") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class ContractReverted(RpcRefused):
+    """A contract refuses a call. `error` names its custom error ("NotAggregator"), `values` are the error's arguments."""
+
+    def __init__(self, error: str, values: tuple[object, ...], sentence: str, data: bytes) -> None:
+        shown = ", ".join(f"0x{value.hex()}" if isinstance(value, bytes) else str(value) for value in values)
+        super().__init__(3, f"{error}({shown}): {sentence}" if sentence else f"{error}({shown})", data)
+        self.error = error
+        self.values = values
+
+
+class TransactionFailed(ChainError):
+    """A transaction was mined and failed."""
+
+
+class TransactionStuck(ChainError):
+    """A transaction was sent and not mined before the deadline; it may still be mined later."""

@@ -1,0 +1,170 @@
+"""A key that sends transactions. Decides nonces, fees and gas; does not know what the calls mean."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from eth_account import Account
+
+from .errors import ContractReverted, RpcRefused, TransactionFailed, TransactionStuck
+from .rpc import Rpc
+
+CONFIRM_DEADLINE_S = 60.0
+FIRST_POLL_S = 0.02
+SLOWEST_POLL_S = 1.0
+GAS_MARGIN_PERCENT = 20
+FALLBACK_TIP_WEI = 10**9
+NONCE_RETRIES = 3
+ALREADY_KNOWN = ("already known", "already imported", "alreadyknown", "known transaction")
+NONCE_TAKEN = ("nonce too low", "nonce mismatch", "nonce is too low")
+
+
+@dataclass(frozen=True)
+class Fees:
+    """What a transaction offers for each unit of gas (EIP-1559)."""
+
+    max_fee_wei: int
+    tip_wei: int
+
+    def bumped(self, percent: int) -> Fees:
+        """Higher by so much, rounded up: what a replacement must offer."""
+        return Fees(-(-self.max_fee_wei * (100 + percent) // 100), -(-self.tip_wei * (100 + percent) // 100))
+
+
+@dataclass(frozen=True)
+class SignedTransaction:
+    """A transaction that only has to be sent. Its hash is known before anybody has seen it."""
+
+    raw: bytes
+    hash: bytes
+    nonce: int
+    fees: Fees
+
+
+@dataclass(frozen=True)
+class TransactionReceipt:
+    """A transaction that is in a block and did what it should."""
+
+    hash: bytes
+    block: int
+    gas_used: int
+    contract: bytes
+    logs: tuple[dict[str, Any], ...]
+
+
+class NonceTaken(RpcRefused):
+    """Another transaction of this key took the nonce."""
+
+
+class Wallet:
+    """One key on one chain. Threads may share it: a nonce is taken and its transaction sent under one lock."""
+
+    def __init__(self, rpc: Rpc, secret: bytes, chain_id: int) -> None:
+        self._rpc = rpc
+        self._account = Account.from_key(secret)
+        self._chain_id = chain_id
+        self._lock = threading.Lock()
+        self.address = bytes.fromhex(self._account.address[2:])
+
+    def send(self, to: bytes, data: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> TransactionReceipt:
+        """Send a call and wait until it is in a block. ContractReverted when it would fail: then nothing is sent."""
+        gas = self.estimate_gas(to, data)
+        for attempt in range(NONCE_RETRIES):
+            try:
+                with self._lock:
+                    signed = self.sign(to, data, gas, self.next_nonce(), self.suggest_fees())
+                    self.broadcast(signed.raw)
+            except NonceTaken:
+                if attempt == NONCE_RETRIES - 1:
+                    raise
+            else:
+                break
+        return self.wait([signed.hash], deadline_s)
+
+    def estimate_gas(self, to: bytes, data: bytes) -> int:
+        """Gas for this call, with a margin."""
+        estimate = int(self._rpc.call("eth_estimateGas", self._call(to, data)), 16)
+        return estimate * (100 + GAS_MARGIN_PERCENT) // 100
+
+    def next_nonce(self) -> int:
+        """The nonce after everything that the node has from this key."""
+        return int(self._rpc.call("eth_getTransactionCount", as_hex(self.address), "pending"), 16)
+
+    def suggest_fees(self) -> Fees:
+        """Enough for several full blocks in a row."""
+        try:
+            tip = int(self._rpc.call("eth_maxPriorityFeePerGas"), 16)
+        except RpcRefused:
+            tip = FALLBACK_TIP_WEI
+        base = int(self._rpc.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
+        return Fees(2 * base + tip, tip)
+
+    def sign(self, to: bytes, data: bytes, gas: int, nonce: int, fees: Fees) -> SignedTransaction:
+        """A signed transaction; sends nothing. No `to` creates a contract."""
+        fields = {
+            "chainId": self._chain_id,
+            "nonce": nonce,
+            "gas": gas,
+            "maxFeePerGas": fees.max_fee_wei,
+            "maxPriorityFeePerGas": fees.tip_wei,
+            "value": 0,
+            "data": data,
+            "type": 2,
+        }
+        if to:
+            fields["to"] = to
+        signed = self._account.sign_transaction(fields)
+        return SignedTransaction(bytes(signed.raw_transaction), bytes(signed.hash), nonce, fees)
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """A 65-byte signature (r, s, v) of a digest."""
+        return bytes(self._account.unsafe_sign_hash(digest).signature)
+
+    def broadcast(self, raw: bytes) -> None:
+        """Hand a signed transaction to the node; that it has it already is as good."""
+        try:
+            self._rpc.call("eth_sendRawTransaction", as_hex(raw))
+        except ContractReverted:
+            raise
+        except RpcRefused as error:
+            words = error.message.lower()
+            if any(known in words for known in ALREADY_KNOWN):
+                return
+            if any(taken in words for taken in NONCE_TAKEN):
+                raise NonceTaken(error.code, error.message) from error
+            raise
+
+    def wait(self, hashes: Iterable[bytes], deadline_s: float) -> TransactionReceipt:
+        """The receipt of whichever of these is mined first. TransactionFailed or ContractReverted, TransactionStuck."""
+        hashes = tuple(hashes)
+        until, pause = time.monotonic() + deadline_s, FIRST_POLL_S
+        while True:
+            for each in hashes:
+                if (receipt := self.find_receipt(each)) is not None:
+                    return receipt
+            if time.monotonic() > until:
+                raise TransactionStuck(f"transaction {as_hex(hashes[-1])} is not mined after {deadline_s:.0f} s; it may be later")
+            time.sleep(pause)
+            pause = min(pause * 2, SLOWEST_POLL_S)
+
+    def find_receipt(self, transaction_hash: bytes) -> TransactionReceipt | None:
+        """A mined transaction's receipt; raises when the transaction failed."""
+        answer = self._rpc.call("eth_getTransactionReceipt", as_hex(transaction_hash))
+        if answer is None or answer.get("blockNumber") is None:
+            return None
+        if int(answer["status"], 16) != 1:
+            raise TransactionFailed(f"transaction {as_hex(transaction_hash)} failed in block {int(answer['blockNumber'], 16)}")
+        contract = bytes.fromhex((answer.get("contractAddress") or "0x")[2:])
+        return TransactionReceipt(transaction_hash, int(answer["blockNumber"], 16), int(answer["gasUsed"], 16), contract, tuple(answer["logs"]))
+
+    def _call(self, to: bytes, data: bytes) -> dict[str, str]:
+        return {"from": as_hex(self.address), "data": as_hex(data)} | ({"to": as_hex(to)} if to else {})
+
+
+def as_hex(data: bytes) -> str:
+    """Bytes as 0x text."""
+    return "0x" + data.hex()
