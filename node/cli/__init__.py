@@ -1,0 +1,1 @@
+"""The `lorikeet` command: a face over the daemon's HTTP routes, and the start of a daemon itself."""

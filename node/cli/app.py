@@ -1,0 +1,63 @@
+"""The command's tree: which verbs there are, and how their errors end the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from ..errors import NodeError
+from . import ask, daemon, look, testnet
+from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
+from .show import err
+
+HELP = """Serve many LoRA adapters from one base model, peer to peer, with a signed receipt for every answer.
+
+A first evening:  [cyan]lorikeet testnet up[/cyan]  starts a whole network on this machine and says what to try.
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+NODE, ASK, MONEY = "A node", "Adapters and answers", "Money"
+app.command("init", rich_help_panel=NODE)(daemon.init)
+app.command("up", rich_help_panel=NODE)(daemon.up)
+app.command("status", rich_help_panel=NODE)(look.status)
+app.command("peers", rich_help_panel=NODE)(look.peers)
+app.command("ps", rich_help_panel=NODE)(look.ps)
+app.add_typer(testnet.app, name="testnet", rich_help_panel=NODE)
+app.command("run", rich_help_panel=ASK)(ask.run)
+app.command("pull", rich_help_panel=ASK)(ask.pull)
+app.command("push", rich_help_panel=ASK)(ask.push)
+app.command("list", rich_help_panel=ASK)(look.list_adapters)
+app.command("receipts", rich_help_panel=MONEY)(look.receipts)
+app.command("earnings", rich_help_panel=MONEY)(look.earnings)
+
+
+def main() -> None:
+    """Run one command; the process ends with its exit code."""
+    try:
+        app(prog_name="lorikeet")
+    except CliError as error:
+        fail(str(error), error.exit_code)
+    except NodeError as error:
+        fail(str(error), EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read us has gone, e.g. `lorikeet list | head -1`; keep the interpreter from complaining again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_ERROR)
+
+
+def fail(message: str, exit_code: int) -> None:
+    """Say what went wrong and end."""
+    err.print(f"[bold red]error:[/bold red] {message}" if err.is_terminal else f"error: {message}", markup=err.is_terminal)
+    sys.exit(exit_code)

@@ -1,0 +1,186 @@
+"""The commands that make the daemon work: run, pull, push."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from ..api import AdapterInfo, PullReport
+from .client import EXIT_INTERRUPTED, EXIT_USAGE, CliError, DaemonClient, open_client
+from .options import Home, Json
+from .show import brief, err, money, out, show_facts, show_json, size
+
+
+@dataclass
+class Told:
+    """What an answer has told so far."""
+
+    text: str = ""
+    chunks: int = 0
+    reason: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
+    begun_at: float = field(default_factory=time.monotonic)
+
+    def take(self, chunk: Mapping[str, Any]) -> str:
+        """Learn from one chunk; gives back its text."""
+        self.facts |= chunk.get("lorikeet") or {}
+        self.usage |= chunk.get("usage") or {}
+        texts = []
+        for choice in chunk["choices"]:
+            self.reason = choice["finish_reason"] or self.reason
+            texts.append(choice.get("text") or choice.get("delta", {}).get("content") or "")
+        self.text += "".join(texts)
+        return "".join(texts)
+
+    def as_json(self) -> dict[str, Any]:
+        """The whole answer as data."""
+        return {"text": self.text, "finish_reason": self.reason, "usage": self.usage, **self.facts}
+
+    def as_line(self) -> str:
+        """The facts that a person wants after an answer."""
+        timings = self.facts.get("timings", {})
+        tokens = self.usage.get("completion_tokens", 0)
+        decode_s = (timings.get("total", 0.0) - timings.get("first_token", 0.0)) / 1000
+        parts = [
+            f"{self.facts.get('adapter', '?')} served by {brief(self.facts.get('served_by'))}",
+            f"{tokens} tokens" + (f" at {(tokens - 1) / decode_s:.0f}/s" if tokens > 1 and decode_s > 0 else ""),
+            f"first after {timings['first_token']:.0f} ms" if "first_token" in timings else "",
+            f"paid {money(self.facts.get('amount', 0))}, receipt {self.facts['receipt'][:12]}…" if self.facts.get("receipt") else "unpaid",
+        ]
+        return " · ".join(part for part in parts if part)
+
+
+def run(
+    home: Home,
+    model: Annotated[str, typer.Argument(help="base, NAME, PEER/NAME or a CID.")],
+    prompt: Annotated[str | None, typer.Argument(help="The question; read from stdin when absent or '-'.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message before the question.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to answer with.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Sample from this share of the likelihood.")] = 1.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many tokens; 0 is all.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="The client's half of the seed.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    node: Annotated[str | None, typer.Option(help="The peer that must answer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a model; the answer streams to stdout, one line of facts to stderr."""
+    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    body |= {"seed": seed, "stop": stop or None, "stream": True, "stream_options": {"include_usage": True}, "lorikeet": {"node": node}}
+    question = read_prompt(prompt)
+    if raw:
+        path, body = "/v1/completions", body | {"prompt": question}
+    else:
+        turns = [{"role": "system", "content": system}] if system else []
+        path, body = "/v1/chat/completions", body | {"messages": [*turns, {"role": "user", "content": question}]}
+    told = Told()
+    with open_client(home) as client, cancelling_on_interrupt(told):
+        stream_answer(client, path, body, told, quiet=as_json)
+    if as_json:
+        show_json(told.as_json())
+    else:
+        say(told.as_line())
+
+
+def stream_answer(client: DaemonClient, path: str, body: object, told: Told, *, quiet: bool) -> None:
+    """Write the text as it comes."""
+    with client.stream(path, body) as chunks:
+        for chunk in chunks:
+            text = told.take(chunk)
+            if not quiet:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+    if not quiet:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+@contextmanager
+def cancelling_on_interrupt(told: Told) -> Iterator[None]:
+    """Ctrl-C hangs up, and hanging up cancels; says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stdout.write("\n" if told.text else "")
+        say(f"cancelled after {len(told.text)} characters")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The argument, or all of stdin."""
+    if prompt is not None and prompt != "-":
+        return prompt
+    if sys.stdin.isatty():
+        say("Type the question, then Ctrl-D:")
+    text = sys.stdin.read().strip()
+    if not text:
+        raise CliError('nothing was asked. Give the question as an argument: lorikeet run law "May I …?"', EXIT_USAGE)
+    return text
+
+
+def say(line: str) -> None:
+    """One dim line beside the output."""
+    err.print(f"[dim]{escape(line)}[/dim]" if err.is_terminal else line, markup=err.is_terminal)
+
+
+def pull(home: Home, model: Annotated[str, typer.Argument(help="NAME, PEER/NAME or a CID.")], as_json: Json = False) -> None:
+    """Fetch, verify, load and advertise an adapter."""
+    with open_client(home) as client, progress(f"pulling {model}"):
+        report = client.post("pull", {"model": model}, PullReport)
+    if as_json:
+        return show_json(report)
+    seconds = report.fetch_ms / 1000
+    rate = f" at {report.size_bytes / 1e6 / seconds:.0f} MB/s" if seconds > 0 else ""
+    return show_facts(
+        [
+            ("adapter", f"{report.name}  {report.cid}"),
+            ("size", size(report.size_bytes) + rate),
+            (
+                "times",
+                f"lookup {report.lookup_ms:.0f} ms, fetch {report.fetch_ms:.0f} ms, verify {report.verify_ms:.0f} ms, load {report.load_ms:.0f} ms",
+            ),
+            ("blocks from", ", ".join(f"{count} x {brief(peer)}" for peer, count in report.blocks_by_peer.items()) or "already here"),
+            *(("rejected", f"{brief(cid)} from {peer}: {reason}") for peer, cid, reason in report.rejected),
+        ]
+    )
+
+
+def push(
+    home: Home,
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True, help="A PEFT folder with a lorikeet.toml.")],
+    as_json: Json = False,
+) -> None:
+    """Publish an adapter: sign its manifest, store its blocks, advertise it."""
+    with open_client(home) as client, progress(f"publishing {folder.name}"):
+        info = client.post("push", {"folder": str(folder)}, AdapterInfo)
+    if as_json:
+        return show_json(info)
+    return show_facts(
+        [
+            ("adapter", info.name),
+            ("cid", info.cid),
+            ("creator", info.creator),
+            ("size", size(info.size_bytes)),
+            ("try", f"lorikeet run {info.name} …"),
+        ]
+    )
+
+
+@contextmanager
+def progress(what: str) -> Iterator[None]:
+    """A spinner on a terminal, nothing in a pipe."""
+    if not out.is_terminal:
+        yield
+        return
+    with err.status(what):
+        yield

@@ -1,0 +1,152 @@
+"""The command line's view of a running daemon: finds it, asks it, and turns what goes wrong into an exit code. Prints nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from ..config import load_config
+
+RUNNING_FILE = "daemon.json"
+CONNECT_S = 5.0
+QUICK_ANSWER_S = 30.0
+LONG_ANSWER_S = 600.0
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_NO_DAEMON = 3
+EXIT_INTERRUPTED = 130
+
+Value = TypeVar("Value")
+
+
+class CliError(Exception):
+    """Ends the command with `exit_code`; the message is what the person reads."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What a daemon writes to <home>/daemon.json while it serves: where, and which process."""
+
+    pid: int
+    http: str
+    p2p: list[str]
+    peer_id: str
+
+
+def read_running(home: Path) -> Running | None:
+    """Where the daemon of that home serves, None when none says so."""
+    try:
+        return msgspec.json.decode((home / RUNNING_FILE).read_bytes(), type=Running)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def find_url(home: Path) -> str:
+    """The daemon's HTTP address: what it wrote down, else what its configuration says."""
+    running = read_running(home)
+    if running is not None:
+        return running.http
+    config = load_config(home)
+    return f"http://{config.http_host}:{config.http_port}"
+
+
+class DaemonClient:
+    """Asks one daemon over HTTP. Every method raises `CliError`."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._http = httpx.Client(base_url=find_url(home), trust_env=False, timeout=httpx.Timeout(QUICK_ANSWER_S, connect=CONNECT_S))
+
+    def get(self, path: str, kind: type[Value]) -> Value:
+        """One `/lorikeet/v1` value."""
+        return decode(self._send("GET", path).content, kind)
+
+    def get_bytes(self, path: str) -> bytes:
+        """One `/lorikeet/v1` object as it is."""
+        return self._send("GET", path).content
+
+    def post(self, path: str, body: object, kind: type[Value]) -> Value:
+        """Tell a `/lorikeet/v1` route to do something that may take minutes."""
+        return decode(self._send("POST", path, body, LONG_ANSWER_S).content, kind)
+
+    @contextmanager
+    def stream(self, path: str, body: object) -> Iterator[Iterator[dict[str, Any]]]:
+        """The chunks of a streamed answer; leaving the block early hangs up, which cancels the answer."""
+        timeout = httpx.Timeout(LONG_ANSWER_S, connect=CONNECT_S)
+        with self._translated(), self._http.stream("POST", path, json=body, timeout=timeout) as response:
+            if response.status_code != httpx.codes.OK:
+                response.read()
+                raise error_of(response)
+            yield events_of(response)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def _send(self, method: str, path: str, body: object = None, timeout_s: float = QUICK_ANSWER_S) -> httpx.Response:
+        with self._translated():
+            timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
+            response = self._http.request(method, f"/lorikeet/v1/{path}", json=body, timeout=timeout)
+        if response.status_code != httpx.codes.OK:
+            raise error_of(response)
+        return response
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.ConnectError:
+            message = f"no daemon is running for {self._home}. Start it with: lorikeet up --home {self._home}"
+            raise CliError(message, EXIT_NO_DAEMON) from None
+        except httpx.TimeoutException:
+            raise CliError("the daemon did not answer in time; see its log with: tail " + str(self._home / "log")) from None
+        except httpx.TransportError as error:
+            raise CliError(f"the daemon hung up in mid-answer ({error or type(error).__name__})") from None
+
+
+@contextmanager
+def open_client(home: Path) -> Iterator[DaemonClient]:
+    """A client for the length of one command."""
+    client = DaemonClient(home)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def decode(data: bytes, kind: type[Value]) -> Value:
+    """A value of the border; a daemon of another version may say something else."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise CliError(f"the daemon answered in another form than this command knows ({error}); are both the same version?") from None
+
+
+def error_of(response: httpx.Response) -> CliError:
+    """What the daemon said went wrong."""
+    try:
+        return CliError(str(response.json()["error"]["message"]))
+    except (ValueError, KeyError, TypeError):
+        return CliError(f"the daemon answered {response.status_code}; is something else listening on its port?")
+
+
+def events_of(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The server-sent events of a response, decoded."""
+    for line in response.iter_lines():
+        data = line.removeprefix("data: ")
+        if data == line or data == "[DONE]":
+            continue
+        chunk = json.loads(data)
+        if "error" in chunk:
+            raise CliError(str(chunk["error"]["message"]))
+        yield chunk

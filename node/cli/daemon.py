@@ -1,0 +1,66 @@
+"""The commands that make and start a daemon: init, up."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import trio
+import typer
+
+from ..config import CONFIG_FILE, ENV_PREFIX, Config, dump_config, load_config
+from .client import EXIT_USAGE, CliError
+from .options import Home, Json
+from .show import show_facts, show_json
+
+
+def init(
+    home: Home,
+    role: Annotated[str, typer.Option(help="volunteer, gateway, bootstrap or aggregator.")] = "volunteer",
+    bootstrap: Annotated[list[str] | None, typer.Option(help="A peer to start from (multiaddr); may be repeated.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a node's folder: its key and its lorikeet.toml."""
+    from p2p.identity import Identity
+    from proofs.signing import address_of
+
+    stated = {"role": role, "bootstrap": ",".join(bootstrap or [])} | dict(parse_setting(text) for text in settings or [])
+    path = home / CONFIG_FILE
+    if path.exists():
+        raise CliError(f"{path} exists already; edit it, or choose another --home")
+    config = load_config(home, {ENV_PREFIX + name.upper(): value for name, value in stated.items()})
+    home.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_config(config))
+    identity = Identity.load_or_create(config.key_path)
+    facts = {"home": str(home), "peer": identity.peer_id, "address": "0x" + address_of(identity.public_key).hex(), "config": str(path)}
+    if as_json:
+        return show_json(facts)
+    return show_facts([*facts.items(), ("next", f"lorikeet up --home {home}")])
+
+
+def parse_setting(text: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, sign, value = text.partition("=")
+    if not sign or name not in {field.name for field in dataclasses.fields(Config)} - {"home"}:
+        raise CliError(f"--set {text}: say NAME=VALUE with a NAME of lorikeet.toml", EXIT_USAGE)
+    return name, value
+
+
+def up(home: Home) -> None:
+    """Run the daemon here until Ctrl-C or SIGTERM."""
+    from . import serving  # the network stack takes a second to import, and only this command needs it
+
+    home.mkdir(parents=True, exist_ok=True)
+    with serving.hold_home(home):
+        try:
+            trio.run(serving.serve, load_config(home))
+        except BaseExceptionGroup as group:
+            raise only_error(group) from group
+
+
+def only_error(error: BaseException) -> BaseException:
+    """What a nursery wrapped, when it is one error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

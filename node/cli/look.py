@@ -1,0 +1,113 @@
+"""The commands that only look: status, peers, ps, list, receipts, earnings."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ..api import AdapterInfo, EarningsInfo, PeerInfo, ReceiptInfo, StatusInfo
+from .client import open_client
+from .options import Home, Json
+from .show import money, on_terminal, show_facts, show_json, show_table, size
+
+
+def status(home: Home, as_json: Json = False) -> None:
+    """Show who this node is and how it does."""
+    with open_client(home) as client:
+        info = client.get("status", StatusInfo)
+    if as_json:
+        return show_json(info)
+    facts: list[tuple[str, object]] = [
+        ("peer", info.peer_id),
+        ("address", info.address),
+        ("role", info.role),
+        ("network", info.network),
+        ("base", info.base),
+        ("listens on", " ".join(info.addresses)),
+        ("peers", info.num_peers),
+        ("up for", f"{info.uptime_s:.0f} s"),
+        *((name, value) for name, value in sorted(info.counters.items())),
+        *((f"settlement {name}", value) for name, value in (info.settlement or {}).items()),
+    ]
+    return show_facts(facts)
+
+
+def peers(home: Home, as_json: Json = False) -> None:
+    """List the connected peers."""
+    with open_client(home) as client:
+        listed = client.get("peers", list[PeerInfo])
+    if as_json:
+        return show_json(listed)
+    rows = [(one.peer_id, one.address, " ".join(one.roles)) for one in listed]
+    return show_table(("Peer", "Address", "Roles"), rows, empty="no peers yet")
+
+
+def list_adapters(home: Home, as_json: Json = False) -> None:
+    """List the adapters held here or heard of."""
+    with open_client(home) as client:
+        listed = client.get("adapters", list[AdapterInfo])
+    if as_json:
+        return show_json(listed)
+    rows = [(one.name, one.state, size(one.size_bytes), one.providers, one.licence, on_terminal(one.cid), on_terminal(one.creator)) for one in listed]
+    return show_table(("Name", "State", "Size", "Providers", "Licence", "CID", "Creator"), rows, empty="no adapters yet: lorikeet pull NAME")
+
+
+def ps(home: Home, as_json: Json = False) -> None:
+    """Show what the engine is doing."""
+    with open_client(home) as client:
+        engine = client.get("status", StatusInfo).engine
+    if as_json:
+        return show_json(engine)
+    if engine is None:
+        return show_facts([("engine", "none: this node asks others (role in lorikeet.toml)")])
+    return show_facts([(name, brief_value(value)) for name, value in engine.items() if name != "steps"])
+
+
+def brief_value(value: object) -> object:
+    """A list by its members, anything else as it is."""
+    return " ".join(str(one) for one in value) or "-" if isinstance(value, list) else value
+
+
+def receipts(
+    home: Home,
+    digest: Annotated[str | None, typer.Argument(help="Write this signed receipt's bytes to stdout.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the receipts in this node's ledger, or write one out."""
+    with open_client(home) as client:
+        if digest is not None:
+            data = client.get_bytes(f"receipts/{digest}")
+            if as_json:
+                return show_json({"digest": digest, "receipt": data.hex()})
+            sys.stdout.buffer.write(data if not sys.stdout.isatty() else data.hex().encode() + b"\n")
+            return None
+        listed = client.get("receipts", list[ReceiptInfo])
+    if as_json:
+        return show_json(listed)
+    rows: list[tuple[Any, ...]] = [
+        (
+            on_terminal(one.digest),
+            one.state,
+            one.role,
+            on_terminal(one.adapter),
+            one.tokens,
+            money(one.amount),
+            on_terminal(one.counterparty),
+            one.sequence,
+            "-" if one.epoch is None else one.epoch,
+        )
+        for one in listed
+    ]
+    return show_table(("Receipt", "State", "As", "Adapter", "Tokens", "Amount", "With", "Sequence", "Epoch"), rows, empty="no receipts yet")
+
+
+def earnings(home: Home, as_json: Json = False) -> None:
+    """Show what was earned, claimed and held on the chain."""
+    with open_client(home) as client:
+        listed = client.get("earnings", list[EarningsInfo])
+    if as_json:
+        return show_json(listed)
+    rows = [(one.address, money(one.credited), money(one.claimed), money(one.balance)) for one in listed]
+    return show_table(("Address", "Credited", "Claimed", "Balance"), rows, empty="nothing earned yet")

@@ -1,0 +1,81 @@
+"""A daemon's process: home taken, HTTP face opened, one ready line, then until a signal. Knows nothing of what is served."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+
+from ..app import open_daemon
+from ..config import CONFIG_FILE, Config
+from ..http.server import listen, serve_http, url_of
+from .client import RUNNING_FILE, CliError, Running
+
+MAX_SHUTDOWN_S = 4.5
+
+
+@contextmanager
+def hold_home(home: Path) -> Iterator[None]:
+    """One daemon per home: the kernel drops the lock with the process, however it ends."""
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CliError(f"another daemon serves {home}; `lorikeet status --home {home}` asks it") from None
+        yield
+
+
+async def serve(config: Config) -> None:
+    """One daemon and its HTTP face, until SIGINT or SIGTERM."""
+    try:
+        sock = listen(config.http_host, config.http_port)
+    except OSError as error:
+        mend = f"set http_port in {config.home / CONFIG_FILE}"
+        raise CliError(f"cannot listen on {config.http_host}:{config.http_port} ({error.strerror}); {mend}") from None
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
+            await serve_until_cancelled(config, sock)
+
+
+async def serve_until_cancelled(config: Config, sock: socket.socket) -> None:
+    """The daemon, reachable over HTTP."""
+    async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
+        nursery.start_soon(serve_http, daemon, sock)
+        status = await daemon.status()
+        running = Running(pid=os.getpid(), http=url_of(sock), p2p=list(status.addresses), peer_id=status.peer_id)
+        with announced(running, config.home):
+            await trio.sleep_forever()
+
+
+async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    """End the program well at the first signal, and in any case within `MAX_SHUTDOWN_S`."""
+    async for _ in signals:
+        # A thread, because a loop that hangs can't end itself. It goes with the process when that ends in time.
+        timer = threading.Timer(MAX_SHUTDOWN_S, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+        scope.cancel()
+        return
+
+
+@contextmanager
+def announced(running: Running, home: Path) -> Iterator[None]:
+    """While it serves, <home>/daemon.json and one line on stdout say where."""
+    path = home / RUNNING_FILE
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(running))
+    fresh.replace(path)
+    print(f"ready http={running.http} p2p={running.p2p[0] if running.p2p else '-'}", flush=True)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

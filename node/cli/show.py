@@ -1,0 +1,69 @@
+"""How values look to a person (tables, colours) and to a pipe (tab-separated lines, JSON). Asks nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+TOKEN_DECIMALS = 6  # of the fee token
+TAIL_CHARS = 8
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show_json(value: object) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table on a terminal; in a pipe one line per row, nothing shortened."""
+    listed = [[str(cell) for cell in row] for row in rows]
+    if not out.is_terminal:
+        for row in [[column.lower().replace(" ", "_") for column in columns], *listed]:
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    if not listed:
+        out.print(f"[dim]{empty}[/dim]")
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, style="cyan" if index == 0 else None, overflow="fold")
+    for row in listed:
+        table.add_row(*row)
+    out.print(table)
+
+
+def show_facts(facts: Sequence[tuple[str, object]]) -> None:
+    """Name and value, one pair a line."""
+    width = max(len(name) for name, _ in facts)
+    for name, value in facts:
+        if out.is_terminal:
+            out.print(f"[bold]{name:<{width}}[/bold]  {value}")
+        else:
+            sys.stdout.write(f"{name}\t{value}\n")
+
+
+def money(amount: int) -> str:
+    """An amount in whole fee tokens."""
+    return f"{amount / 10**TOKEN_DECIMALS:.{TOKEN_DECIMALS}f}"
+
+
+def size(num_bytes: int) -> str:
+    """A size as people say it."""
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 100_000 else f"{num_bytes / 1e3:.1f} kB"
+
+
+def brief(text: str | None) -> str:
+    """The telling end of a long identity."""
+    return "-" if not text else text if len(text) <= TAIL_CHARS + 2 else "…" + text[-TAIL_CHARS:]
+
+
+def on_terminal(text: str | None) -> str:
+    """An identity: shortened on a terminal, whole in a pipe."""
+    return brief(text) if out.is_terminal else (text or "")
