@@ -37,7 +37,7 @@ from .errors import HostFailed, InvalidInput, P2pError, PeerTimeout, PeerUnreach
 from .gossip import Gossip
 from .hardened_gossip import HardenedPubsub, new_router
 from .identity import Identity, public_key_of
-from .peers import PeerAddress
+from .peers import BanList, PeerAddress
 from .streams import FrameStream
 
 MAX_CONNECTIONS = 300
@@ -85,6 +85,7 @@ class Host:
         self.peer_id = str(library.get_id())
         self.dht = dht
         self.gossip = gossip
+        self.bans = BanList()  # by trio.current_time()
         self._library = library
         self._swarm = swarm
 

@@ -9,9 +9,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Literal
 
 import coincurve
-import msgpack
+import msgspec
 
 from .cid import Cid
 from .errors import InvalidInput, InvalidNameRecord
@@ -74,29 +75,34 @@ def decode_name(data: bytes) -> NameRecord:
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidNameRecord(f"{len(data)} bytes are over the limit of {MAX_RECORD_BYTES}")
     try:
-        fields = msgpack.unpackb(data, raw=False, strict_map_key=True, max_array_len=6, max_map_len=0, max_ext_len=0)
-    except Exception as error:  # msgpack raises many kinds for garbage
-        raise InvalidNameRecord(f"not msgpack: {error}") from error
+        fields = msgspec.msgpack.decode(data, type=_Fields)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidNameRecord(f"not [1, public key, name, sequence, target, signature]: {error}") from error
     record = _from_fields(fields)
     if encode_name(record) != data:
         raise InvalidNameRecord("not the canonical bytes of the record")
     return record
 
 
-def _from_fields(fields: object) -> NameRecord:
-    match fields:
-        case [1, bytes(public_key), str(name), int(sequence), bytes(target), bytes(signature)]:
-            pass
-        case _:
-            raise InvalidNameRecord("expected [1, public key, name, sequence, target, signature]")
-    if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES or not 0 <= sequence <= MAX_SEQUENCE:
+class _Fields(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    version: Literal[1]
+    public_key: bytes
+    name: str
+    sequence: int
+    target: bytes
+    signature: bytes
+
+
+def _from_fields(fields: _Fields) -> NameRecord:
+    if len(fields.public_key) != PUBLIC_KEY_BYTES or len(fields.signature) != SIGNATURE_BYTES or not 0 <= fields.sequence <= MAX_SEQUENCE:
         raise InvalidNameRecord("a key, sequence or signature has the wrong size")
     try:
-        cid = Cid(target)
+        target = Cid(fields.target)
     except InvalidInput as error:
         raise InvalidNameRecord(str(error)) from error
-    _check_signature(_digest(_body(public_key, check_name(name), sequence, cid)), signature, public_key)
-    return NameRecord(peer_id_of(public_key), name, sequence, cid, signature)
+    body = _body(fields.public_key, check_name(fields.name), fields.sequence, target)
+    _check_signature(_digest(body), fields.signature, fields.public_key)
+    return NameRecord(peer_id_of(fields.public_key), fields.name, fields.sequence, target, fields.signature)
 
 
 def validate_name(key: str, value: bytes) -> NameRecord:
@@ -132,5 +138,4 @@ def _digest(body: list[object]) -> bytes:
 
 
 def _pack(value: list[object]) -> bytes:
-    packed: bytes = msgpack.packb(value, use_bin_type=True)
-    return packed
+    return msgspec.msgpack.encode(value)

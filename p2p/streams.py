@@ -54,10 +54,10 @@ class FrameStream:
             await self.reset()  # a frame is cut: nothing after it could be understood
             raise
 
-    async def receive(self, deadline_s: float) -> bytes:
-        """Read one frame. Raises StreamClosed, PeerTimeout, FrameTooLarge."""
+    async def receive(self, deadline_s: float, *, limit_bytes: int | None = None) -> bytes:
+        """Read one frame of at most `limit_bytes` (the stream's own limit if not given). Raises StreamClosed, PeerTimeout, FrameTooLarge."""
         with trio.move_on_after(deadline_s):
-            while (frame := self._decoder.next_frame()) is None:
+            while (frame := self._decoder.next_frame(limit_bytes)) is None:
                 await self._read()
             return frame
         raise PeerTimeout(f"{self.remote} sent no frame for {deadline_s:.1f} s")

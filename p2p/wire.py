@@ -30,13 +30,14 @@ class FrameDecoder:
         """Take bytes off the wire."""
         self._buffer += data
 
-    def next_frame(self) -> bytes | None:
-        """The next whole frame, or None until more bytes are fed."""
+    def next_frame(self, limit_bytes: int | None = None) -> bytes | None:
+        """The next whole frame, or None until more bytes are fed. `limit_bytes` can only lower the decoder's limit."""
         if len(self._buffer) < HEADER_BYTES:
             return None
         length = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
-        if length > self._limit_bytes:
-            raise FrameTooLarge(f"the peer announced a frame of {length} bytes; the limit is {self._limit_bytes}")
+        limit = self._limit_bytes if limit_bytes is None else min(limit_bytes, self._limit_bytes)
+        if length > limit:
+            raise FrameTooLarge(f"the peer announced a frame of {length} bytes; the limit is {limit}")
         end = HEADER_BYTES + length
         if len(self._buffer) < end:
             return None

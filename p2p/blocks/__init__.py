@@ -1,0 +1,21 @@
+"""Blocks by hash: keep them (store), give them (server), get them from several peers at once (exchange decides, client acts)."""
+
+from .client import BlockEvent, FetchReport, fetch_block, fetch_blocks
+from .exchange import BlockRef, Rejection
+from .limits import BLOCK_BYTES, MAX_BLOCK_BYTES, PROTOCOL
+from .server import serve_blocks
+from .store import BlockStore
+
+__all__ = [
+    "BLOCK_BYTES",
+    "MAX_BLOCK_BYTES",
+    "PROTOCOL",
+    "BlockEvent",
+    "BlockRef",
+    "BlockStore",
+    "FetchReport",
+    "Rejection",
+    "fetch_block",
+    "fetch_blocks",
+    "serve_blocks",
+]

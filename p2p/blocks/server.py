@@ -1,0 +1,43 @@
+"""Gives blocks to whoever asks. Bounded: so many blocks a request, so many streams a peer, so long for each answer to be taken."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..cid import Cid
+from ..errors import PeerTimeout, StreamClosed
+from ..host import Host
+from ..streams import FrameStream
+from .limits import ABSENT, MAX_BLOCK_BYTES, MAX_REQUEST_BYTES, PROTOCOL, decode_request
+
+STREAMS_PER_PEER = 4
+IDLE_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 30.0
+
+
+class BlockSource(Protocol):
+    """What a server reads from: a BlockStore, or anything that finds bytes by CID."""
+
+    def get(self, cid: Cid) -> bytes | None:
+        """The block, or None if it is not here."""
+
+
+def serve_blocks(host: Host, store: BlockSource) -> None:
+    """Answer block requests from `store` for as long as the host is open."""
+
+    async def handle(stream: FrameStream) -> None:
+        await serve_stream(stream, store)
+
+    host.serve(PROTOCOL, handle, streams_per_peer=STREAMS_PER_PEER)
+
+
+async def serve_stream(stream: FrameStream, store: BlockSource) -> None:
+    """Answer each request in order, each block as one frame, an empty frame for what is not here. Ends with the peer."""
+    while True:
+        try:
+            request = await stream.receive(IDLE_TIMEOUT_S, limit_bytes=MAX_REQUEST_BYTES)
+        except (StreamClosed, PeerTimeout):
+            return
+        for cid in decode_request(request):
+            block = store.get(cid)
+            await stream.send(ABSENT if block is None or len(block) > MAX_BLOCK_BYTES else block, ANSWER_TIMEOUT_S)
