@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .deploy import place_code
 from .rpc import Rpc
@@ -64,7 +64,5 @@ def drain(lines: Iterator[str]) -> None:
 
 def die_with_parent() -> None:
     """Runs in the child before it becomes anvil. Does nothing where there is no prctl."""
-    try:
+    with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
-        pass

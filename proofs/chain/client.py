@@ -31,31 +31,40 @@ from .structs import (
     config_values,
     header_values,
     read_posted,
+    unhex,
 )
 from .wallet import CONFIRM_DEADLINE_S, TransactionReceipt, Wallet, as_hex
 
 DEPOSIT_VALID_S = 3600
 MAX_CLAIMS_PER_TRANSACTION = 100
 LOG_PAGE_BLOCKS = 5_000
-RECEIVE_TYPE = keccak(
-    text="ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)"
-)
+RECEIVE_TYPE = keccak(text="ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)")
 
 
 def open_client(url: str, settlement: bytes, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> ChainClient:
     """A client for the network whose settlement contract is here; channels and token are read from it."""
     rpc = Rpc(url)
-    contract = load_contract("Settlement")
-    chain_id = int(rpc.call("eth_chainId"), 16)
+    try:
+        return ChainClient(rpc, find_deployment(rpc, settlement), secret, deadline_s)
+    except BaseException:
+        rpc.close()
+        raise
 
-    def read(function: str) -> bytes:
-        answer = bytes.fromhex(rpc.call("eth_call", {"to": as_hex(settlement), "data": as_hex(contract.encode(function))}, "latest")[2:])
-        if not answer:
-            raise WrongChain(f"there is no settlement contract at {as_hex(settlement)} on chain {chain_id} ({url}); check chain_rpc and settlement")
-        return bytes.fromhex(contract.decode(function, answer)[0][2:])
 
-    deployment = Deployment(chain_id, read("channels"), COLLECTOR, read("token"), settlement)
-    return ChainClient(rpc, deployment, secret, deadline_s)
+def find_deployment(rpc: Rpc, settlement: bytes) -> Deployment:
+    """The network's addresses, as its settlement contract names them. WrongChain when there is none."""
+    channels, token = (read_contract(rpc, "Settlement", settlement, name)[0] for name in ("channels", "token"))
+    return Deployment(int(rpc.call("eth_chainId"), 16), unhex(channels), COLLECTOR, unhex(token), settlement)
+
+
+def read_contract(rpc: Rpc, contract: str, address: bytes, function: str, *values: object) -> tuple[Any, ...]:
+    """What a view function returns."""
+    abi = load_contract(contract)
+    call = {"to": as_hex(address), "data": as_hex(abi.encode(function, *values))}
+    answer = unhex(rpc.call("eth_call", call, "latest"))
+    if not answer:
+        raise WrongChain(f"there is no {contract} contract at {as_hex(address)} on the chain at {rpc.url}; check the addresses and the RPC")
+    return abi.decode(function, answer)
 
 
 class ChainClient:
@@ -71,6 +80,10 @@ class ChainClient:
     def address(self) -> bytes:
         """Who signs and pays the gas."""
         return self.wallet.address
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.rpc.close()
 
     # ── channels: the payer ──
 
@@ -123,8 +136,7 @@ class ChainClient:
     def read_channel(self, channel_id: bytes) -> ChannelState:
         """A channel's state now; all zeros when nobody ever deposited."""
         channel, pending, nonce = (
-            self._read("Channels", self.deployment.channels, function, channel_id)
-            for function in ("channels", "pendingWithdrawals", "refundNonce")
+            self._read("Channels", self.deployment.channels, function, channel_id) for function in ("channels", "pendingWithdrawals", "refundNonce")
         )
         return ChannelState(*channel, *pending, *nonce)
 
@@ -175,7 +187,7 @@ class ChainClient:
 
     def aggregator(self) -> bytes:
         """Who may post headers."""
-        return bytes.fromhex(self._read_settlement("aggregator")[0][2:])
+        return unhex(self._read_settlement("aggregator")[0])
 
     # ── money ──
 
@@ -200,12 +212,7 @@ class ChainClient:
         return self.wallet.send(self._address_of(contract), load_contract(contract).encode(function, *values), self._deadline_s)
 
     def _read(self, contract: str, address: bytes, function: str, *values: object) -> tuple[Any, ...]:
-        abi = load_contract(contract)
-        call = {"to": as_hex(address), "data": as_hex(abi.encode(function, *values))}
-        answer = bytes.fromhex(self.rpc.call("eth_call", call, "latest")[2:])
-        if not answer:
-            raise WrongChain(f"there is no {contract} at {as_hex(address)}; check the addresses and the RPC")
-        return abi.decode(function, answer)
+        return read_contract(self.rpc, contract, address, function, *values)
 
     def _read_settlement(self, function: str, *values: object) -> tuple[Any, ...]:
         return self._read("Settlement", self.deployment.settlement, function, *values)

@@ -73,8 +73,8 @@ def types_of(entries: list[dict[str, Any]]) -> tuple[str, ...]:
 def load_contract(name: str) -> Contract:
     """The artifact of one contract."""
     artifact = json.loads((ARTIFACTS / f"{name}.json").read_text())
-    code = (bytes.fromhex(artifact[key][2:]) for key in ("bytecode", "runtime_bytecode"))
-    return Contract(name, artifact["abi"], *code, artifact["errors"])
+    code, runtime_code = (bytes.fromhex(artifact[key][2:]) for key in ("bytecode", "runtime_bytecode"))
+    return Contract(name, artifact["abi"], code, runtime_code, artifact["errors"])
 
 
 @cache

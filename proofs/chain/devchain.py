@@ -29,7 +29,7 @@ from .deploy import Deployment, deploy_for_development, placed_code
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
-from .wallet import Wallet
+from .wallet import Wallet, as_hex
 
 CHAIN_ID = 31337
 FUND_WEI = 10**21
@@ -82,12 +82,13 @@ def address_of(secret: bytes) -> bytes:
 def open_chain(aggregator: bytes | None = None, fund: Sequence[bytes] = (), anvil: str | None = None) -> Iterator[DevChain]:
     """A chain in its own process while the context lasts. `anvil`: path of the binary, "auto" to use the one on PATH."""
     command = [sys.executable, "-m", "proofs.chain.devchain", "--port", "0"]
-    command += ["--aggregator", "0x" + aggregator.hex()] if aggregator else []
-    command += [word for address in fund for word in ("--fund", "0x" + address.hex())]
+    command += ["--aggregator", as_hex(aggregator)] if aggregator else []
+    command += [word for address in fund for word in ("--fund", as_hex(address))]
     binary = shutil.which("anvil") if anvil == "auto" else anvil
     command += ["--anvil", binary] if binary else []
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin and process.stdout
+    assert process.stdin
+    assert process.stdout
     killer = threading.Timer(START_DEADLINE_S, process.kill)
     killer.start()
     try:
@@ -163,9 +164,17 @@ def deploy(url: str, aggregator: bytes, funded: Sequence[bytes]) -> Deployment:
 
 def describe(url: str, deployment: Deployment, aggregator: bytes, key: bytes | None, secrets: Sequence[bytes]) -> DevChain:
     """The line on standard output."""
-    names = (deployment.channels, deployment.collector, deployment.token, deployment.settlement, aggregator)
-    accounts = {"0x" + address_of(secret).hex(): "0x" + secret.hex() for secret in secrets}
-    return DevChain(url, deployment.chain_id, *("0x" + name.hex() for name in names), "0x" + key.hex() if key else None, accounts)
+    return DevChain(
+        rpc=url,
+        chain_id=deployment.chain_id,
+        channels=as_hex(deployment.channels),
+        collector=as_hex(deployment.collector),
+        token=as_hex(deployment.token),
+        settlement=as_hex(deployment.settlement),
+        aggregator=as_hex(aggregator),
+        aggregator_key=as_hex(key) if key else None,
+        funded={as_hex(address_of(secret)): as_hex(secret) for secret in secrets},
+    )
 
 
 def stop_when_parent_closes(stop: threading.Event) -> None:

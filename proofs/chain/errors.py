@@ -1,12 +1,15 @@
 """What can go wrong between us and a chain.
 
-    ChainError
-    ├── ChainUnreachable      nobody answers at the RPC address, or not in time
-    ├── WrongChain            somebody answers, but it is not the chain or the contract that we were told
-    ├── RpcRefused            the node refuses the request (its code and words are kept)
-    │   └── ContractReverted  the contract refuses; `error` is the name of its custom error, `args` its values
-    ├── TransactionFailed     a transaction was mined and failed, without telling why
-    └── TransactionStuck      a transaction was sent and not mined before the deadline
+ChainError
+├── ChainUnreachable      nobody answers at the RPC address, or not in time
+├── WrongChain            somebody answers, but it is not the chain or the contract that we were told
+├── RpcRefused            the node refuses the request (its code and words are kept)
+│   ├── NonceTaken        another transaction of this key took the nonce
+│   ├── Underpriced       the transaction offers too little for its gas
+│   └── ContractReverted  the contract refuses; `error` is the name of its custom error, `values` its values
+├── TransactionFailed     a transaction was mined and failed, without telling why
+├── TransactionStuck      a transaction was sent and not mined before the deadline
+└── HeaderConflict        the chain has another header for an epoch than we do
 """
 
 from __future__ import annotations
@@ -34,6 +37,14 @@ class RpcRefused(ChainError):
         self.data = data
 
 
+class NonceTaken(RpcRefused):
+    """Another transaction of this key took the nonce."""
+
+
+class Underpriced(RpcRefused):
+    """The transaction offers too little: less than the base fee, or not enough more than the one it replaces."""
+
+
 class ContractReverted(RpcRefused):
     """A contract refuses a call. `error` names its custom error ("NotAggregator"), `values` are the error's arguments."""
 
@@ -50,3 +61,7 @@ class TransactionFailed(ChainError):
 
 class TransactionStuck(ChainError):
     """A transaction was sent and not mined before the deadline; it may still be mined later."""
+
+
+class HeaderConflict(ChainError):
+    """The chain has another header for this epoch: two aggregators, or a ledger that was restored from a backup."""

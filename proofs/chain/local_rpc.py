@@ -42,8 +42,8 @@ class LocalRpc:
             "eth_getBlockByNumber": lambda number, _full=False: self._block(self._height(number)),
             "eth_getLogs": self._logs,
             "evm_setAutomine": lambda on: setattr(chain, "automine", bool(on)),
-            "evm_mine": lambda *_: chain.mine() or "0x0",
-            "evm_increaseTime": lambda seconds: chain.increase_time(as_int(seconds)) or hex(as_int(seconds)),
+            "evm_mine": lambda *_: chain.mine(),
+            "evm_increaseTime": lambda seconds: chain.increase_time(as_int(seconds)),
         }
 
     def answer(self, request: Json) -> Json:
@@ -86,7 +86,7 @@ class LocalRpc:
             "timestamp": hex(header.timestamp),
             "gasLimit": hex(header.gas_limit),
             "gasUsed": hex(header.gas_used),
-            "baseFeePerGas": hex(header.base_fee_per_gas),
+            "baseFeePerGas": hex(header.base_fee_per_gas or 0),
             "stateRoot": as_hex(header.state_root),
             "transactionsRoot": as_hex(header.transaction_root),
             "receiptsRoot": as_hex(header.receipt_root),
@@ -98,7 +98,7 @@ class LocalRpc:
         headers = [block.header for block in self._chain.blocks[-max(1, min(as_int(count), 1024)) :]]
         return {
             "oldestBlock": hex(headers[0].block_number),
-            "baseFeePerGas": [hex(header.base_fee_per_gas) for header in headers] + [hex(self._chain.base_fee())],
+            "baseFeePerGas": [hex(header.base_fee_per_gas or 0) for header in headers] + [hex(self._chain.base_fee())],
             "gasUsedRatio": [header.gas_used / header.gas_limit for header in headers],
             "reward": [[hex(PRIORITY_FEE_WEI) for _ in percentiles or ()] for _ in headers],
         }
@@ -125,7 +125,8 @@ class LocalRpc:
         if mined is None:
             return None
         transaction, receipt, header = mined.transaction, mined.receipt, mined.header
-        tip = min(transaction.max_priority_fee_per_gas, transaction.max_fee_per_gas - header.base_fee_per_gas)
+        base_fee = header.base_fee_per_gas or 0
+        tip = min(transaction.max_priority_fee_per_gas, transaction.max_fee_per_gas - base_fee)
         return {
             **place(mined),
             "transactionHash": as_hex(transaction.hash),
@@ -135,7 +136,7 @@ class LocalRpc:
             "status": "0x1" if receipt.state_root == b"\x01" else "0x0",
             "gasUsed": hex(mined.gas_used),
             "cumulativeGasUsed": hex(receipt.gas_used),
-            "effectiveGasPrice": hex(header.base_fee_per_gas + tip),
+            "effectiveGasPrice": hex(base_fee + tip),
             "logs": [render_log(mined, i) for i in range(len(receipt.logs))],
             "logsBloom": as_hex(receipt.bloom.to_bytes(256, "big")),
             "type": "0x2",

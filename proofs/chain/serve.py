@@ -25,7 +25,7 @@ def serve_rpc(chain: MemoryChain, port: int = 0) -> Iterator[str]:
         timeout = IDLE_DEADLINE_S
         disable_nagle_algorithm = True  # headers and body are two writes: Nagle would hold the second for 40 ms
 
-        def do_POST(self) -> None:  # noqa: N802 - http.server's name
+        def do_POST(self) -> None:
             length = self.headers.get("content-length", "")
             if not length.isdigit() or int(length) > MAX_REQUEST_BYTES:
                 self.close_connection = True

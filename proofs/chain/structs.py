@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eth_abi import decode  # type: ignore[attr-defined]
+from eth_utils.crypto import keccak
 
 from .compiled import load_contract
 
@@ -135,6 +136,26 @@ def header_values(header: EpochHeader) -> tuple[object, ...]:
 def read_posted(log: dict[str, Any]) -> PostedHeader:
     """The header in a Posted event."""
     signature = load_contract("Settlement").find("event", "Posted")
-    (values,) = decode(signature.inputs[2:], bytes.fromhex(log["data"][2:]))
-    transaction, block = bytes.fromhex(log["transactionHash"][2:]), int(log["blockNumber"], 16)
-    return PostedHeader(*values, hash=bytes.fromhex(log["topics"][2][2:]), transaction=transaction, block=block)
+    ((epoch, previous, receipts_root, num_receipts, payout_root, payout_total, batch),) = decode(signature.inputs[2:], unhex(log["data"]))
+    return PostedHeader(
+        epoch=epoch,
+        previous=previous,
+        receipts_root=receipts_root,
+        num_receipts=num_receipts,
+        payout_root=payout_root,
+        payout_total=payout_total,
+        batch=batch,
+        hash=unhex(log["topics"][2]),
+        transaction=unhex(log["transactionHash"]),
+        block=int(log["blockNumber"], 16),
+    )
+
+
+def header_hash(header: EpochHeader) -> bytes:
+    """The header's hash as the contract computes it: keccak of its seven words."""
+    return bytes(keccak(load_contract("Settlement").encode("headerHash", header_values(header))[4:]))
+
+
+def unhex(text: str) -> bytes:
+    """Bytes from 0x text."""
+    return bytes.fromhex(text[2:])

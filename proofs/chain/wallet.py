@@ -10,7 +10,7 @@ from typing import Any
 
 from eth_account import Account
 
-from .errors import ContractReverted, RpcRefused, TransactionFailed, TransactionStuck
+from .errors import ContractReverted, NonceTaken, RpcRefused, TransactionFailed, TransactionStuck, Underpriced
 from .rpc import Rpc
 
 CONFIRM_DEADLINE_S = 60.0
@@ -20,6 +20,7 @@ GAS_MARGIN_PERCENT = 20
 FALLBACK_TIP_WEI = 10**9
 NONCE_RETRIES = 3
 ALREADY_KNOWN = ("already known", "already imported", "alreadyknown", "known transaction")
+UNDERPRICED = ("underpriced", "less than block base fee", "fee too low", "feetoolow")
 NONCE_TAKEN = ("nonce too low", "nonce mismatch", "nonce is too low")
 
 
@@ -56,10 +57,6 @@ class TransactionReceipt:
     logs: tuple[dict[str, Any], ...]
 
 
-class NonceTaken(RpcRefused):
-    """Another transaction of this key took the nonce."""
-
-
 class Wallet:
     """One key on one chain. Threads may share it: a nonce is taken and its transaction sent under one lock."""
 
@@ -93,6 +90,10 @@ class Wallet:
     def next_nonce(self) -> int:
         """The nonce after everything that the node has from this key."""
         return int(self._rpc.call("eth_getTransactionCount", as_hex(self.address), "pending"), 16)
+
+    def mined_nonce(self) -> int:
+        """The nonce after everything of this key that is in a block."""
+        return int(self._rpc.call("eth_getTransactionCount", as_hex(self.address), "latest"), 16)
 
     def suggest_fees(self) -> Fees:
         """Enough for several full blocks in a row."""
@@ -136,6 +137,8 @@ class Wallet:
                 return
             if any(taken in words for taken in NONCE_TAKEN):
                 raise NonceTaken(error.code, error.message) from error
+            if any(low in words for low in UNDERPRICED):
+                raise Underpriced(error.code, error.message) from error
             raise
 
     def wait(self, hashes: Iterable[bytes], deadline_s: float) -> TransactionReceipt:

@@ -1,0 +1,186 @@
+"""Posts headers so that each is on the chain exactly once, whatever happens to this process.
+
+    journal: signed transaction  →  send  →  wait  →  journal: confirmed
+
+The signed transaction is stored before anybody sees it. So a restart knows every transaction that may be under way,
+sends the same bytes again, and takes the receipt of whichever is mined. All attempts for an epoch share a nonce while
+it is free, and the contract takes each epoch once: two of them can't both succeed.
+
+Knows one key and one contract; not what a header means.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .client import ChainClient
+from .errors import HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
+from .structs import EpochHeader, header_hash
+from .wallet import Fees
+
+POST_DEADLINE_S = 300.0
+FIRST_POLL_S = 0.02
+SLOWEST_POLL_S = 2.0
+
+
+@dataclass(frozen=True)
+class PostAttempt:
+    """A signed transaction that posts a header, sent or about to be."""
+
+    nonce: int
+    raw: bytes
+    hash: bytes
+    max_fee_wei: int
+    tip_wei: int
+
+
+class PostJournal(Protocol):
+    """Remembers attempts on a disk. What a method wrote is durable when it returns."""
+
+    def attempts(self, epoch: int) -> Sequence[PostAttempt]:
+        """All attempts for this epoch, oldest first."""
+
+    def add_attempt(self, epoch: int, attempt: PostAttempt) -> None:
+        """Store one more."""
+
+    def confirm(self, epoch: int, transaction: bytes, block: int) -> None:
+        """The header is on the chain, brought by this transaction. Saying it twice changes nothing."""
+
+
+@dataclass(frozen=True)
+class Posted:
+    """Where a header is on the chain. `gas_used` is None when a transaction that we do not know brought it."""
+
+    epoch: int
+    transaction: bytes
+    block: int
+    gas_used: int | None
+
+
+@dataclass(frozen=True)
+class PostPolicy:
+    """How patient to be, and how much to offer."""
+
+    confirmations: int = 1  # blocks, its own included
+    bump_after_s: float = 30.0
+    bump_percent: int = 13  # nodes want 10 or 12.5 more to replace a transaction
+    fee_limit_wei: int = 500 * 10**9  # per gas; above it we wait and do not bump
+    max_attempts: int = 20  # per epoch
+
+
+class Poster:
+    """Posts one header at a time; one poster per key."""
+
+    def __init__(
+        self,
+        client: ChainClient,
+        journal: PostJournal,
+        policy: PostPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._wallet = client.wallet
+        self._journal = journal
+        self._policy = policy or PostPolicy()
+        self._clock = clock
+        self._sleep = sleep
+        self._sent: dict[bytes, float] = {}  # when this process first sent an attempt
+
+    def post(self, header: EpochHeader, deadline_s: float = POST_DEADLINE_S) -> Posted:
+        """Bring this header onto the chain, or find that it is there. Call it again after any failure.
+
+        ContractReverted when the contract refuses it, HeaderConflict, TransactionStuck after the deadline,
+        ChainUnreachable.
+        """
+        until, pause = self._clock() + deadline_s, FIRST_POLL_S
+        while True:
+            posted = self.find(header)
+            if posted is not None and self._is_deep(posted):
+                self._journal.confirm(header.epoch, posted.transaction, posted.block)
+                return posted
+            if self._clock() >= until:
+                raise TransactionStuck(f"the header of epoch {header.epoch} is not posted after {deadline_s:.0f} s; post it again")
+            if posted is None:
+                self._push(header)
+            self._sleep(pause)
+            pause = min(2 * pause, SLOWEST_POLL_S)
+
+    def find(self, header: EpochHeader) -> Posted | None:
+        """Where this header is on the chain, however deep; None when it is not. HeaderConflict."""
+        found = self._client.find_header_hash(header.epoch)
+        if found is None:
+            return None
+        if found != header_hash(header):
+            raise HeaderConflict(f"the chain has another header for epoch {header.epoch}; compare the ledger with the chain before going on")
+        return self._find_own(header.epoch) or self._find_foreign(header.epoch)
+
+    # ── inside ──
+
+    def _is_deep(self, posted: Posted) -> bool:
+        head = int(self._client.rpc.call("eth_blockNumber"), 16)
+        return head - posted.block + 1 >= self._policy.confirmations
+
+    def _find_own(self, epoch: int) -> Posted | None:
+        for attempt in self._journal.attempts(epoch):
+            try:
+                receipt = self._wallet.find_receipt(attempt.hash)
+            except TransactionFailed:
+                continue
+            if receipt is not None:
+                return Posted(epoch, receipt.hash, receipt.block, receipt.gas_used)
+        return None
+
+    def _find_foreign(self, epoch: int) -> Posted | None:
+        posted = self._client.find_header(epoch)
+        return None if posted is None else Posted(epoch, posted.transaction, posted.block, None)
+
+    def _push(self, header: EpochHeader) -> None:
+        """Have an attempt under way: the last one if it can still be mined, a dearer one if it waits too long."""
+        attempt = self._find_usable(header.epoch)
+        if attempt is None:
+            attempt = self._sign(header, self._wallet.next_nonce(), self._wallet.suggest_fees())
+        elif self._clock() - self._sent.get(attempt.hash, self._clock()) >= self._policy.bump_after_s:
+            attempt = self._bump(header, attempt)
+        if attempt.hash not in self._sent:
+            self._send(attempt)
+
+    def _find_usable(self, epoch: int) -> PostAttempt | None:
+        """The newest attempt, unless its nonce is used up, or out of reach behind one that was dropped."""
+        attempts = self._journal.attempts(epoch)
+        if not attempts:
+            return None
+        usable = self._wallet.mined_nonce() <= attempts[-1].nonce <= self._wallet.next_nonce()
+        return attempts[-1] if usable else None
+
+    def _sign(self, header: EpochHeader, nonce: int, fees: Fees) -> PostAttempt:
+        if len(self._journal.attempts(header.epoch)) >= self._policy.max_attempts:
+            raise TransactionStuck(f"the header of epoch {header.epoch} is not posted after {self._policy.max_attempts} attempts; look at the chain")
+        contract, data = self._client.encode_post(header)
+        signed = self._wallet.sign(contract, data, self._wallet.estimate_gas(contract, data), nonce, fees)
+        attempt = PostAttempt(nonce, signed.raw, signed.hash, fees.max_fee_wei, fees.tip_wei)
+        self._journal.add_attempt(header.epoch, attempt)
+        return attempt
+
+    def _bump(self, header: EpochHeader, attempt: PostAttempt) -> PostAttempt:
+        """The same header and nonce for more money; the old attempt again when that would be too much."""
+        bumped = Fees(attempt.max_fee_wei, attempt.tip_wei).bumped(self._policy.bump_percent)
+        asked = self._wallet.suggest_fees()
+        fees = Fees(max(bumped.max_fee_wei, asked.max_fee_wei), max(bumped.tip_wei, asked.tip_wei))
+        if fees.max_fee_wei > self._policy.fee_limit_wei:
+            del self._sent[attempt.hash]
+            return attempt
+        return self._sign(header, attempt.nonce, fees)
+
+    def _send(self, attempt: PostAttempt) -> None:
+        try:
+            self._wallet.broadcast(attempt.raw)
+        except NonceTaken:
+            return  # mined meanwhile, or another transaction took the nonce: the next look at the chain tells
+        except Underpriced:
+            self._sent[attempt.hash] = self._clock() - self._policy.bump_after_s  # bump at once
+            return
+        self._sent[attempt.hash] = self._clock()
