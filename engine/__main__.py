@@ -1,0 +1,66 @@
+"""`python -m engine serve` runs an engine on an inherited socket; `python -m engine info` prints what would be chosen and why."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from queue import SimpleQueue
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="speak frames over an inherited socket")
+    serve.add_argument("--fd", type=int, required=True)
+    serve.add_argument("--base", type=Path, required=True)
+    info = commands.add_parser("info", help="what is chosen on this machine, and why")
+    info.add_argument("--base", type=Path)
+    for command in (serve, info):
+        command.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+        command.add_argument("--threads", type=int, default=0)
+        command.add_argument("--kv-tokens", type=int, default=16384)
+        command.add_argument("--max-adapters", type=int, default=64)
+    chosen = parser.parse_args(arguments)
+    # Before torch is imported: threads of a small team must sleep, not spin, on a machine shared with the daemon.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return _serve(chosen) if chosen.command == "serve" else _info(chosen)
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    from .build import build_engine
+    from .config import EngineConfig
+    from .errors import ModelError
+    from .server import Inbound, Server
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon; its end closes our socket
+    connection = socket.socket(fileno=chosen.fd)
+    inbox: SimpleQueue[Inbound] = SimpleQueue()
+    config = EngineConfig(chosen.base, chosen.dtype, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
+    try:
+        built = build_engine(config, inbox.put)
+    except ModelError as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 1
+    print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.linear_kernel} linears, {built.ready.threads} threads, "
+          f"loaded in {built.ready.load_ms:.0f} ms", file=sys.stderr, flush=True)  # fmt: skip
+    return Server(connection, inbox).serve(built.engine, built.ready)
+
+
+def _info(chosen: argparse.Namespace) -> int:
+    from .info import describe
+
+    for line in describe(chosen.base, chosen.dtype, chosen.threads, chosen.kv_tokens):
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the reader may sit in recv and the loader in a parse: nothing here needs a slow goodbye

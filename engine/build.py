@@ -1,0 +1,74 @@
+"""Builds an engine from its configuration: the only place that constructs the parts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .config import Choice, EngineConfig, choose_dtype, cpu_features
+from .engine import Engine, Limits
+from .kv.cache import KvCache
+from .kv.pages import PagePool
+from .lora.adapter import load_adapter
+from .lora.adapters import AdapterLoader, Adapters, LoadDone
+from .lora.bank import SlotBank
+from .lora.host_cache import HostCache
+from .lora.layout import PackedAdapter
+from .lora.slots import SlotTable
+from .messages import Ready
+from .model.decoder import Decoder
+from .model.weights import open_weights
+from .runner import Runner
+from .scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class Built:
+    """A ready engine, its greeting, and what was chosen and why."""
+
+    engine: Engine
+    ready: Ready
+    loader: AdapterLoader
+    dtype: Choice
+    linear_kernel: str
+
+
+def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> Built:
+    """Load the base and make an engine. `on_load` is called on the loader's thread. Raises ModelError."""
+    started = time.perf_counter()
+    threads = config.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    choice = choose_dtype(config.dtype, cpu_features())
+    weights = open_weights(config.base_path)
+    base = weights.config
+    num_pages = max(1, config.kv_tokens // config.page_tokens)
+    context = min(base.context, num_pages * config.page_tokens)
+    with torch.inference_mode():
+        decoder = Decoder(weights, choice.dtype, context)
+        cache = KvCache(base, num_pages, config.page_tokens, choice.dtype)
+
+    def load(config_path: Path, weights_path: Path) -> PackedAdapter:
+        with torch.inference_mode():
+            return load_adapter(config_path, weights_path, base, choice.dtype)
+
+    loader = AdapterLoader(load, on_load)
+    pages, slots, bank = PagePool(num_pages), SlotTable(config.max_adapters), SlotBank()
+    adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
+    scheduler = Scheduler(pages, config.page_tokens, config.step_tokens, config.max_running, adapters)
+    engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages)
+    ready = Ready(
+        base=weights.base_id,
+        dtype=str(choice.dtype).removeprefix("torch."),
+        vocab_size=base.vocab_size,
+        max_context_tokens=context,
+        kv_pages=num_pages,
+        page_tokens=config.page_tokens,
+        threads=threads,
+        load_ms=(time.perf_counter() - started) * 1e3,
+    )
+    return Built(engine, ready, loader, choice, decoder.kernel)

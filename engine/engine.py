@@ -1,0 +1,284 @@
+"""One engine: requests in, steps, messages out. Synchronous and single-threaded; server.py gives it a socket and a clock.
+
+    step():  schedule → run → settle
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import EngineConfig
+from .errors import BadRequest, Busy, EngineError, UnknownAdapter
+from .kv.pages import PagePool
+from .lora.adapters import Adapters, LoadDone
+from .messages import (
+    Cancel,
+    Failed,
+    Finished,
+    FromEngine,
+    GetStats,
+    Grant,
+    HoldAdapter,
+    ReleaseAdapter,
+    Replay,
+    Replayed,
+    Stats,
+    StepRecord,
+    Submit,
+    ToEngine,
+    Tokens,
+)  # fmt: skip
+from .runner import ChunkResult, Runner
+from .sampler import check_sampling
+from .scheduler import Schedule, Scheduler
+from .sequence import Sequence
+
+MAX_STEP_RECORDS = 256
+MAX_STOP_IDS = 64
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may be: ids below `vocab_size`, prompt and answer together at most `context_tokens`."""
+
+    vocab_size: int
+    context_tokens: int
+    max_waiting: int
+    waiting_deadline_s: float
+    parked_deadline_s: float
+
+    @classmethod
+    def of(cls, config: EngineConfig, vocab_size: int, context_tokens: int) -> Limits:
+        """The limits of a configuration over a base."""
+        return cls(vocab_size, context_tokens, config.max_waiting, config.waiting_deadline_s, config.parked_deadline_s)
+
+
+class Engine:
+    """Feed it with `handle`, call `step` while it returns True, send what `take_messages` gives."""
+
+    def __init__(
+        self, limits: Limits, scheduler: Scheduler, runner: Runner, adapters: Adapters, pages: PagePool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits, self._scheduler, self._runner, self._adapters, self._pages = limits, scheduler, runner, adapters, pages
+        self._clock = clock
+        self._sequences: dict[int, Sequence] = {}
+        self._outbox: list[FromEngine] = []
+        self._records: deque[StepRecord] = deque(maxlen=MAX_STEP_RECORDS)
+        self._arrivals = self._steps = self._tokens_generated = self._most_adapters = 0
+
+    def step(self) -> bool:
+        """One forward pass, if anything can run. False: nothing changes until a message, a load or a deadline."""
+        started = self._clock()
+        self._expire(started)
+        schedule = self._scheduler.schedule(started)
+        if not schedule.chunks:
+            return False
+        results = self._runner.run(schedule)
+        self._settle(schedule, results, started)
+        return True
+
+    def handle(self, message: ToEngine) -> None:
+        """Take one message from the daemon. Errors of a request become its `Failed`."""
+        match message:
+            case Submit() | Replay():
+                self._accept(message)
+            case Grant(request_id, credit):
+                self._grant(request_id, credit)
+            case Cancel(request_id):
+                self._cancel(request_id)
+            case HoldAdapter(adapter, config_path, weights_path):
+                held = self._adapters.hold(adapter, Path(config_path), Path(weights_path))
+                self._outbox += [held] if held else []
+            case ReleaseAdapter(adapter):
+                self._adapters.release(adapter)
+            case GetStats():
+                self._outbox.append(self._stats())
+
+    def receive(self, done: LoadDone) -> None:
+        """Take a finished adapter load; requests that wait for a refused one fail."""
+        answer = self._adapters.receive(done)
+        self._outbox += [answer] if answer else []
+        for sequence in list(self._scheduler.waiting):
+            if sequence.adapter == done.job.adapter:
+                try:
+                    self._adapters.check_known(sequence.adapter)
+                except UnknownAdapter as error:
+                    self._fail(sequence, "unknown_adapter", str(error))
+
+    def take_messages(self) -> list[FromEngine]:
+        """What the daemon should hear, in order; empties the outbox."""
+        messages, self._outbox = self._outbox, []
+        return messages
+
+    def fail_all(self, message: str) -> None:
+        """Our own bug in a step: every running request fails, waiting ones stay. The server calls this once per crash."""
+        for sequence in list(self._scheduler.running):
+            self._fail(sequence, "internal", message)
+
+    def check(self) -> None:
+        """All invariants of the stateful cores."""
+        self._scheduler.check()
+        self._adapters.slots.check()
+        assert {id(s) for s in self._sequences.values()} == {id(s) for s in self._scheduler.running + self._scheduler.waiting}
+
+    # --- requests ---
+
+    def _accept(self, message: Submit | Replay) -> None:
+        try:
+            self._check(message)
+            sequence = self._sequence_of(message)
+            self._sequences[sequence.request_id] = sequence
+            self._scheduler.add(sequence)
+        except EngineError as error:
+            codes = {BadRequest: "bad_request", UnknownAdapter: "unknown_adapter", Busy: "busy"}
+            self._outbox.append(Failed(message.request_id, codes.get(type(error), "internal"), str(error)))
+
+    def _check(self, message: Submit | Replay) -> None:
+        limits = self._limits
+        answer = message.answer_ids if isinstance(message, Replay) else []
+        if message.request_id in self._sequences:
+            raise BadRequest(f"request {message.request_id} is already running; use another id")
+        if len(self._scheduler.waiting) >= limits.max_waiting:
+            raise Busy(f"{limits.max_waiting} requests are waiting already; retry later or ask another node")
+        if not message.prompt_ids or (isinstance(message, Replay) and not answer):
+            raise BadRequest("prompt_ids is empty" if not message.prompt_ids else "answer_ids is empty")
+        if len(message.prompt_ids) + max(1, len(answer)) > limits.context_tokens:
+            raise BadRequest(f"{len(message.prompt_ids) + len(answer)} tokens do not fit a context of {limits.context_tokens}; shorten the prompt")
+        if not all(0 <= token < limits.vocab_size for token in (*message.prompt_ids, *answer)):
+            raise BadRequest(f"a token id is not in [0, {limits.vocab_size})")
+        if isinstance(message, Submit) and (message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS):
+            raise BadRequest(f"max_tokens is {message.max_tokens} (1 or more), stop_ids are {len(message.stop_ids)} (at most {MAX_STOP_IDS})")
+        check_sampling(message.sampling)
+        if message.adapter is not None:
+            self._adapters.check_known(message.adapter)
+
+    def _sequence_of(self, message: Submit | Replay) -> Sequence:
+        self._arrivals += 1
+        replay = isinstance(message, Replay)
+        return Sequence(
+            request_id=message.request_id,
+            arrival=self._arrivals,
+            tokens=message.prompt_ids + (message.answer_ids if isinstance(message, Replay) else []),
+            num_prompt=len(message.prompt_ids),
+            adapter=message.adapter,
+            sampling=message.sampling,
+            max_tokens=message.max_tokens if isinstance(message, Submit) else 0,
+            credit=message.credit if isinstance(message, Submit) else 0,
+            stop_ids=frozenset(message.stop_ids if isinstance(message, Submit) else ()),
+            arrived_s=self._clock(),
+            replay=replay,
+        )
+
+    def _grant(self, request_id: int, credit: int) -> None:
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            sequence.credit = max(sequence.credit, credit)
+            sequence.parked_s = None if sequence.has_credit else sequence.parked_s
+
+    def _cancel(self, request_id: int) -> None:
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._finish(sequence, "cancelled")
+
+    def _expire(self, now_s: float) -> None:
+        for sequence in list(self._sequences.values()):
+            if not sequence.has_credit:
+                sequence.parked_s = sequence.parked_s or now_s
+                if now_s - sequence.parked_s > self._limits.parked_deadline_s:
+                    self._finish(sequence, "cancelled")
+            elif sequence.started_s is None and now_s - sequence.arrived_s > self._limits.waiting_deadline_s:
+                self._fail(sequence, "busy", f"waited {self._limits.waiting_deadline_s:.0f} s for a place; retry later or ask another node")
+
+    # --- after a step ---
+
+    def _settle(self, schedule: Schedule, results: list[ChunkResult], started_s: float) -> None:
+        self._steps += 1
+        ended_s = self._clock()
+        record = _record(self._steps, results, (ended_s - started_s) * 1e3)
+        self._records.append(record)
+        self._most_adapters = max(self._most_adapters, sum(1 for adapter in record.adapters if adapter is not None))
+        for result in results:
+            self._advance(result, record, ended_s)
+
+    def _advance(self, result: ChunkResult, record: StepRecord, now_s: float) -> None:
+        chunk, sequence = result.chunk, result.chunk.sequence
+        sequence.computed = chunk.start + chunk.count
+        sequence.neighbours = max(sequence.neighbours, len(record.adapters))
+        if sequence.first_token_s is None:
+            sequence.prefill_ms += record.step_ms
+        if result.failed:
+            self._fail(sequence, "internal", "the logits are not finite; the adapter's weights overflow this dtype")
+        elif sequence.replay:
+            sequence.margins += result.margins
+            if sequence.computed == sequence.num_wanted:
+                self._end(sequence)
+                self._outbox.append(Replayed(sequence.request_id, sequence.margins))
+        elif result.token is not None:
+            self._append(sequence, result.token, now_s)
+
+    def _append(self, sequence: Sequence, token: int, now_s: float) -> None:
+        sequence.tokens.append(token)
+        sequence.first_token_s = sequence.first_token_s or now_s
+        sequence.last_token_s = now_s
+        self._tokens_generated += 1
+        self._outbox.append(Tokens(sequence.request_id, [token], self._steps))
+        if token in sequence.stop_ids:
+            self._finish(sequence, "stop")
+        elif sequence.num_generated >= sequence.max_tokens or len(sequence.tokens) >= self._limits.context_tokens:
+            self._finish(sequence, "length")
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        self._end(sequence)
+        if sequence.replay:
+            self._outbox.append(Failed(sequence.request_id, "internal", "the replay was cancelled"))
+        else:
+            self._outbox.append(_finished(sequence, reason, self._clock()))
+
+    def _fail(self, sequence: Sequence, code: str, message: str) -> None:
+        self._end(sequence)
+        self._outbox.append(Failed(sequence.request_id, code, message))
+
+    def _end(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        del self._sequences[sequence.request_id]
+
+    def _stats(self) -> Stats:
+        return Stats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            kv_pages_free=self._pages.num_free,
+            kv_pages=self._pages.num_pages,
+            adapters_held=self._adapters.slots.held(),
+            adapters_ready=self._adapters.slots.ready(),
+            tokens_generated=self._tokens_generated,
+            max_adapters_in_one_step=self._most_adapters,
+            steps=list(self._records),
+        )
+
+
+def _record(step: int, results: list[ChunkResult], step_ms: float) -> StepRecord:
+    adapters = list(dict.fromkeys(result.chunk.sequence.adapter for result in results))
+    decode = sum(1 for result in results if result.chunk.sequence.is_decoding)
+    return StepRecord(step, adapters, sum(r.chunk.count for r in results if not r.chunk.sequence.is_decoding), decode, step_ms)
+
+
+def _finished(sequence: Sequence, reason: str, now_s: float) -> Finished:
+    """Times are told apart as: waiting for a place, waiting for the adapter, prompt, decoding."""
+    started = sequence.started_s or now_s
+    loading_s = (sequence.ready_s or started) - (sequence.pinned_s or started) if sequence.adapter is not None else 0.0
+    decode_s = (sequence.last_token_s or 0.0) - (sequence.first_token_s or 0.0)
+    return Finished(
+        request_id=sequence.request_id,
+        reason=reason,
+        prompt_tokens=sequence.num_prompt,
+        completion_tokens=sequence.num_generated,
+        queue_ms=max(0.0, started - sequence.arrived_s - max(0.0, loading_s)) * 1e3,
+        load_ms=max(0.0, loading_s) * 1e3,
+        prefill_ms=sequence.prefill_ms,
+        decode_ms=decode_s * 1e3,
+        neighbours=sequence.neighbours,
+    )

@@ -1,0 +1,42 @@
+"""Everything that can go wrong in the engine, drawn once.
+
+    EngineError
+    ├── BadRequest        the daemon asked for something that cannot be (names the field)
+    ├── UnknownAdapter    nobody held it first (HoldAdapter)
+    ├── Busy              a bound is reached; retry later
+    ├── AdapterError      the adapter's bytes cannot be served (names the tensor or field)
+    ├── ModelError        the base's files cannot be served
+    └── BorderError       a frame from the daemon cannot be read: the connection is lost
+
+A broken invariant of our own is an AssertionError.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all errors of this package; the message names the thing and the mend."""
+
+
+class BadRequest(EngineError):
+    """The request can never run as it is."""
+
+
+class UnknownAdapter(EngineError):
+    """No such adapter is held."""
+
+
+class Busy(EngineError):
+    """A bound is reached for now."""
+
+
+class AdapterError(EngineError):
+    """An adapter's files cannot be served."""
+
+
+class ModelError(EngineError):
+    """A base model's files cannot be served."""
+
+
+class BorderError(EngineError):
+    """The daemon sent bytes that are no message."""

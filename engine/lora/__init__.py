@@ -1,0 +1,1 @@
+"""Adapters: untrusted bytes to tensors, where they sit, and how they change a batch."""

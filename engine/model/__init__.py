@@ -1,0 +1,1 @@
+"""The base model: its configuration, its weights from disk, and one decoder for the whole Llama family."""

@@ -1,0 +1,76 @@
+"""Paged attention: each query row over its own sequence's pages, in tiles of fixed size, so that its bits depend on its sequence alone.
+
+The pool of one layer is [2 * kv_heads, pages, page_tokens, head_dim]: keys first, then values. Page 0 is always zero and fills the last tile.
+
+    tile 0              tile 1              tile 2 (partly masked)
+    [0 ........ 127]    [128 ...... 255]    [256 .. p | masked ]
+    scores per tile  →  one softmax over all tiles  →  values per tile  →  summed pairwise, (0+1)+(2+3)
+
+A masked tail adds exact zeros, and the pairwise sum does not change when zero tiles are appended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .layers import bmm
+
+TILE_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class AttentionGroup:
+    """Sequences of one shape: `num_sequences` by `num_queries` rows over `num_tiles` tiles each.
+
+    rows: [num_sequences * num_queries] int64, indices into the batch, sequence by sequence.
+    pages: [num_sequences * num_tiles * TILE_TOKENS / page_tokens] int64.
+    mask: [num_sequences, num_queries, 1, num_tiles * TILE_TOKENS] float32, 0 where the query may look, -inf elsewhere.
+    """
+
+    rows: torch.Tensor
+    num_sequences: int
+    num_queries: int
+    num_tiles: int
+    pages: torch.Tensor
+    mask: torch.Tensor
+    in_order: bool = False
+    """Whether `rows` are simply all rows of the batch, 0, 1, 2 …"""
+
+
+def attend(query: torch.Tensor, pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
+    """`query [rows of the group, heads, head_dim]` over `pool` (one layer) → [rows of the group, heads * head_dim]."""
+    kv_heads, head_dim = pool.shape[0] // 2, pool.shape[-1]
+    sequences, queries, tiles = group.num_sequences, group.num_queries, group.num_tiles
+    keys, values = pool.index_select(1, group.pages).view(2, kv_heads * sequences * tiles, TILE_TOKENS, head_dim)
+    # [kv_heads, sequences, tiles, queries * heads per kv head, …]
+    q = query.view(sequences, queries, kv_heads, -1, head_dim).permute(2, 0, 1, 3, 4)
+    q = q.reshape(kv_heads, sequences, 1, -1, head_dim).expand(-1, -1, tiles, -1, -1).reshape(kv_heads * sequences * tiles, -1, head_dim)
+    scores = bmm(q, keys.transpose(1, 2)).view(kv_heads, sequences, tiles, queries, -1, TILE_TOKENS)
+    scores = scores.permute(0, 1, 3, 4, 2, 5).reshape(kv_heads, sequences, queries, -1, tiles * TILE_TOKENS)
+    weights = torch.softmax(torch.add(group.mask, scores, alpha=head_dim**-0.5), -1).to(query.dtype)
+    weights = weights.view(kv_heads, sequences, -1, tiles, TILE_TOKENS).transpose(2, 3).reshape(kv_heads * sequences * tiles, -1, TILE_TOKENS)
+    parts = bmm(weights, values).view(kv_heads, sequences, tiles, queries, -1, head_dim)
+    return sum_pairwise(parts).permute(1, 2, 0, 3, 4).reshape(sequences * queries, -1)
+
+
+def sum_pairwise(parts: torch.Tensor) -> torch.Tensor:
+    """Sum over dimension 2 as a binary tree in float32; appended zeros change no bit. Keeps the dtype."""
+    if parts.shape[2] == 1:
+        return parts[:, :, 0]
+    total = parts.float()
+    while total.shape[2] > 1:
+        odd = total[:, :, -1:] if total.shape[2] % 2 else total[:, :, :0]
+        total = torch.cat((total[:, :, 0:-1:2] + total[:, :, 1::2], odd), 2)
+    return total[:, :, 0].to(parts.dtype)
+
+
+def attend_plainly(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, first_position: int) -> torch.Tensor:
+    """The eight-line reference: one sequence, `query [n, heads, d]`, `keys` and `values` [tokens, kv_heads, d], causal from `first_position`."""
+    group = query.shape[1] // keys.shape[1]
+    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+    scores = torch.einsum("qhd,khd->hqk", query, keys) * query.shape[-1] ** -0.5
+    positions = torch.arange(first_position, first_position + query.shape[0])
+    scores = scores.masked_fill(torch.arange(keys.shape[0])[None, None] > positions[None, :, None], float("-inf"))
+    return torch.einsum("hqk,khd->qhd", torch.softmax(scores, -1), values).flatten(1)

@@ -1,0 +1,61 @@
+"""The engine's mutable state of one request. Owned by the engine's thread; knows no tensors.
+
+    tokens:   [ prompt … | generated … ]
+               ^ computed: keys and values of tokens[:computed] are in pages
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .messages import Sampling
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One request while it lives. `arrival` orders requests; times are in seconds of the engine's clock."""
+
+    request_id: int
+    arrival: int
+    tokens: list[int]
+    num_prompt: int
+    adapter: bytes | None
+    sampling: Sampling
+    max_tokens: int
+    credit: int
+    stop_ids: frozenset[int]
+    arrived_s: float
+    replay: bool = False
+    computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    pinned: bool = False
+    prompt_done: bool = False
+    parked_s: float | None = None
+    pinned_s: float | None = None
+    ready_s: float | None = None
+    started_s: float | None = None
+    first_token_s: float | None = None
+    last_token_s: float | None = None
+    prefill_ms: float = 0.0
+    neighbours: int = 0
+    margins: list[float] = field(default_factory=list)
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens produced so far."""
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def num_wanted(self) -> int:
+        """How many tokens must be computed before the next result: all of them, but a replay's last one predicts nothing."""
+        return len(self.tokens) - 1 if self.replay else len(self.tokens)
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether it may produce one more token."""
+        return self.replay or self.num_generated < self.credit
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether only its newest token is missing from the pages."""
+        return not self.replay and self.computed == len(self.tokens) - 1 and self.num_generated > 0
