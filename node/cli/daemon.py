@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-import trio
 import typer
 
 from ..config import CONFIG_FILE, ENV_PREFIX, Config, dump_config, load_config
@@ -53,14 +52,4 @@ def up(home: Home) -> None:
 
     home.mkdir(parents=True, exist_ok=True)
     with serving.hold_home(home):
-        try:
-            trio.run(serving.serve, load_config(home))
-        except BaseExceptionGroup as group:
-            raise only_error(group) from group
-
-
-def only_error(error: BaseException) -> BaseException:
-    """What a nursery wrapped, when it is one error."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        serving.run(load_config(home))

@@ -16,6 +16,7 @@ import trio
 
 from ..app import open_daemon
 from ..config import CONFIG_FILE, Config
+from ..errors import NodeError
 from ..http.server import listen, serve_http, url_of
 from .client import RUNNING_FILE, CliError, Running
 
@@ -31,6 +32,19 @@ def hold_home(home: Path) -> Iterator[None]:
         except BlockingIOError:
             raise CliError(f"another daemon serves {home}; `lorikeet status --home {home}` asks it") from None
         yield
+
+
+def run(config: Config) -> None:
+    """Serve until a signal; what a nursery wrapped comes out as the one error that it is."""
+    try:
+        trio.run(serve, config)
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, NodeError | CliError):
+            raise error from None
+        raise
 
 
 async def serve(config: Config) -> None:

@@ -1,0 +1,153 @@
+"""Asks a node of the test network over its HTTP face, concurrently. Knows the routes, not the network."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from ..api import AdapterInfo, EarningsInfo, PullReport, ReceiptInfo, StatusInfo
+
+CONNECT_S = 5.0
+ANSWER_S = 120.0
+Value = TypeVar("Value")
+
+
+class AskFailed(Exception):
+    """A node said no, or nothing; `code` is the error's code where it has one."""
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Answer:
+    """An answer as it comes; `clock_s` of the first and last text are kept to measure the pace that a client sees."""
+
+    model: str
+    prompt: str
+    text: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, int] = field(default_factory=dict)
+    asked_s: float = field(default_factory=time.monotonic)
+    text_s: list[float] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were answered."""
+        return self.usage.get("completion_tokens", 0)
+
+    @property
+    def longest_silence_s(self) -> float:
+        """The longest wait between two pieces of text."""
+        return max((later - earlier for earlier, later in zip(self.text_s, self.text_s[1:], strict=False)), default=0.0)
+
+    @property
+    def tokens_s(self) -> float:
+        """The pace after the first token."""
+        spent = self.text_s[-1] - self.text_s[0] if len(self.text_s) > 1 else 0.0
+        return (self.tokens - 1) / spent if spent > 0 else 0.0
+
+
+class NodeClient:
+    """One node's HTTP face; raises `AskFailed`."""
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S))
+
+    async def __aenter__(self) -> NodeClient:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._http.__aexit__(kind, error, trace)
+
+    async def status(self) -> StatusInfo:
+        """Who it is and how it does."""
+        return await self._get("status", StatusInfo)
+
+    async def adapters(self) -> list[AdapterInfo]:
+        """What it holds or has heard of."""
+        return await self._get("adapters", list[AdapterInfo])
+
+    async def receipts(self) -> list[ReceiptInfo]:
+        """Its ledger."""
+        return await self._get("receipts", list[ReceiptInfo])
+
+    async def receipt(self, digest: str) -> bytes:
+        """A signed receipt's bytes."""
+        return (await self._send("GET", f"/lorikeet/v1/receipts/{digest}")).content
+
+    async def earnings(self) -> list[EarningsInfo]:
+        """Who earned what."""
+        return await self._get("earnings", list[EarningsInfo])
+
+    async def pull(self, model: str) -> PullReport:
+        """Have it fetch an adapter."""
+        response = await self._send("POST", "/lorikeet/v1/pull", {"model": model})
+        return msgspec.json.decode(response.content, type=PullReport)
+
+    async def push(self, folder: Path) -> AdapterInfo:
+        """Have it publish a folder (an absolute path)."""
+        response = await self._send("POST", "/lorikeet/v1/push", {"folder": str(folder)})
+        return msgspec.json.decode(response.content, type=AdapterInfo)
+
+    async def ask(self, answer: Answer, on_text: Callable[[str], None] = lambda text: None, **options: Any) -> Answer:
+        """Stream one chat answer into `answer`."""
+        body = {"model": answer.model, "messages": [{"role": "user", "content": answer.prompt}], "stream": True, **options}
+        body["stream_options"] = {"include_usage": True}
+        answer.asked_s = time.monotonic()
+        async for chunk in self._stream("/v1/chat/completions", body):
+            answer.facts |= chunk.get("lorikeet") or {}
+            answer.usage |= chunk.get("usage") or {}
+            for choice in chunk["choices"]:
+                text = choice["delta"].get("content")
+                if text:
+                    answer.text += text
+                    answer.text_s.append(time.monotonic())
+                    on_text(text)
+        return answer
+
+    async def _get(self, path: str, kind: type[Value]) -> Value:
+        return msgspec.json.decode((await self._send("GET", f"/lorikeet/v1/{path}")).content, type=kind)
+
+    async def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
+        try:
+            response = await self._http.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise AskFailed(f"{self._http.base_url}{path}: {error!r}") from error
+        if response.status_code != httpx.codes.OK:
+            raise failure_of(response)
+        return response
+
+    async def _stream(self, path: str, body: object) -> AsyncIterator[dict[str, Any]]:
+        try:
+            async with self._http.stream("POST", path, json=body) as response:
+                if response.status_code != httpx.codes.OK:
+                    await response.aread()
+                    raise failure_of(response)
+                async for line in response.aiter_lines():
+                    if line.startswith("data: {"):
+                        chunk = json.loads(line[6:])
+                        if "error" in chunk:
+                            raise AskFailed(chunk["error"]["message"], chunk["error"]["code"])
+                        yield chunk
+        except httpx.TransportError as error:
+            raise AskFailed(f"{self._http.base_url}{path}: {error!r}") from error
+
+
+def failure_of(response: httpx.Response) -> AskFailed:
+    """What a node said went wrong."""
+    try:
+        error = response.json()["error"]
+        return AskFailed(error["message"], error["code"])
+    except (ValueError, KeyError, TypeError):
+        return AskFailed(f"status {response.status_code}")

@@ -1,0 +1,151 @@
+"""Brings a planned network up, in parallel and with visible progress, and takes it down. Asks the nodes nothing but to be ready."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import trio
+
+from proofs.chain.devchain import DevChain
+
+from ..cli.client import CliError, Running, read_running
+from .plan import BOOTSTRAP, GATEWAY, Member, Plan, write_config
+from .processes import Child, Launcher, find_marked, stop, wait_for_line
+
+CHAIN_DEADLINE_S = 60.0
+NODE_DEADLINE_S = 90.0
+NETWORK_FILE = "network.json"
+Progress = Callable[[str, str], None]  # (name, what it is now)
+
+
+class Written(msgspec.Struct, frozen=True):
+    """<home>/network.json: how to find a network that runs."""
+
+    mark: str
+    rpc: str
+    settlement: str
+    nodes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One running node."""
+
+    member: Member
+    running: Running
+    child: Child
+
+    @property
+    def url(self) -> str:
+        """Its HTTP address."""
+        return self.running.http
+
+    @property
+    def peer_id(self) -> str:
+        """Who it is on the network."""
+        return self.running.peer_id
+
+
+@dataclass
+class Network:
+    """A running network."""
+
+    plan: Plan
+    launcher: Launcher
+    progress: Progress
+    children: list[Child] = field(default_factory=list)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    chain: DevChain | None = None
+
+    @property
+    def client(self) -> Node:
+        """The gateway that asks and pays."""
+        return self.nodes[GATEWAY]
+
+    async def start(self) -> None:
+        """Chain and bootstrap node first, side by side; then everybody else at once."""
+        bootstrap = self.plan.member(BOOTSTRAP)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._start_chain)
+            nursery.start_soon(self.start_node, bootstrap, NO_CHAIN, ())
+        assert self.chain is not None
+        start_from = self.nodes[BOOTSTRAP].running.p2p[:1]
+        async with trio.open_nursery() as nursery:
+            for member in self.plan.members:
+                if member is not bootstrap:
+                    nursery.start_soon(self.start_node, member, self.chain, start_from)
+        self._write()
+
+    async def start_node(self, member: Member, chain: DevChain, bootstrap: Sequence[str]) -> None:
+        """One node, until it serves."""
+        write_config(self.plan.config_of(member, chain, bootstrap))
+        self.progress(member.name, "starting")
+        child = self.launcher.start(member.name, [sys.executable, "-m", "node", "up", "--home", str(member.home)], member.home / "out.log")
+        self.children.append(child)
+        await wait_for_line(child, "ready ", NODE_DEADLINE_S)
+        running = read_running(member.home)
+        assert running is not None, "a ready daemon has written where it serves"
+        self.nodes[member.name] = Node(member, running, child)
+        self.progress(member.name, f"ready at {running.http}")
+
+    async def _start_chain(self) -> None:
+        command = [sys.executable, "-m", "proofs.chain.devchain", "--aggregator", "0x" + self.plan.member("aggregator").address.hex()]
+        for member in self.plan.members:
+            command += ["--fund", "0x" + member.address.hex()]
+        self.progress("chain", "starting")
+        child = self.launcher.start("chain", command, self.plan.home / "chain" / "out.log")
+        self.children.append(child)
+        self.chain = DevChain(**json.loads(await wait_for_line(child, "{", CHAIN_DEADLINE_S)))
+        self.progress("chain", f"ready at {self.chain.rpc}")
+
+    def _write(self) -> None:
+        assert self.chain is not None
+        nodes = {name: str(node.member.home) for name, node in self.nodes.items()}
+        written = Written(self.launcher.mark, self.chain.rpc, self.chain.settlement, nodes)
+        (self.plan.home / NETWORK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written)))
+
+    async def stop(self) -> int:
+        """End every process; how many were still there afterwards (none, if all is well)."""
+        await stop(self.children)
+        (self.plan.home / NETWORK_FILE).unlink(missing_ok=True)
+        return len(find_marked(self.launcher.mark))
+
+
+NO_CHAIN = DevChain("", 0, "", "", "", "", "", None, {})
+
+
+@asynccontextmanager
+async def open_network(plan: Plan, progress: Progress, *, keep: bool = False) -> AsyncIterator[Network]:
+    """A network for the length of the block. `keep`: it stays when the block ends well."""
+    refuse_second(plan.home)
+    network = Network(plan, Launcher(secrets.token_hex(8), outlive=keep), progress)
+    try:
+        await network.start()
+        yield network
+    except BaseException:
+        await network.stop()
+        raise
+    if not keep:
+        await network.stop()
+
+
+def read_written(home: Path) -> Written | None:
+    """The network of that home, None when there is none."""
+    try:
+        return msgspec.json.decode((home / NETWORK_FILE).read_bytes(), type=Written)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def refuse_second(home: Path) -> None:
+    """One network per home."""
+    written = read_written(home)
+    if written is not None and find_marked(written.mark):
+        raise CliError(f"a network runs in {home} already; end it with: lorikeet testnet down --home {home}")

@@ -1,0 +1,106 @@
+"""Who is in a test network and how each is configured. Pure, except that keys are made in each home. Starts nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2p.identity import Identity
+from proofs.chain.devchain import DevChain, known_secret
+from proofs.signing import address_of
+
+from ..config import CONFIG_FILE, Config, Role, dump_config
+
+LISTEN = ("/ip4/127.0.0.1/tcp/0",)
+NETWORK = "lorikeet-testnet"
+BOOTSTRAP, AGGREGATOR, GATEWAY = "bootstrap", "aggregator", "client"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One node to be: its home, its key."""
+
+    name: str
+    role: Role
+    home: Path
+    identity: Identity
+
+    @property
+    def address(self) -> bytes:
+        """Its operator's address (20 bytes)."""
+        return address_of(self.identity.public_key)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network to be. `publishers` are peer ids whose names everybody knows; `epoch_s` is how often receipts are sealed."""
+
+    home: Path
+    members: tuple[Member, ...]
+    publishers: tuple[str, ...] = ()
+    epoch_s: float = 5.0
+    engine_threads: int = 1
+
+    @property
+    def volunteers(self) -> list[Member]:
+        """Those that serve."""
+        return [member for member in self.members if member.role == "volunteer"]
+
+    def member(self, name: str) -> Member:
+        """One by its name."""
+        return next(member for member in self.members if member.name == name)
+
+    def config_of(self, member: Member, chain: DevChain, bootstrap: Sequence[str]) -> Config:
+        """A member's whole configuration."""
+        paid = member.role != "bootstrap"
+        return Config(
+            home=member.home,
+            role=member.role,
+            listen=LISTEN,
+            bootstrap=tuple(bootstrap),
+            network=NETWORK,
+            http_port=0,
+            publishers=self.publishers or tuple(one.identity.peer_id for one in self.volunteers),
+            aggregator=self.member(AGGREGATOR).identity.peer_id,
+            chain_rpc=chain.rpc if paid else "",
+            settlement=chain.settlement if paid else "",
+            channels=chain.channels if paid else "",
+            token=chain.token if paid else "",
+            owner="0x" + owner_of(member.name).hex() if member.role == "volunteer" else "",
+            engine_threads=self.engine_threads,
+            epoch_s=self.epoch_s,
+            claim_interval_s=self.epoch_s,
+        )
+
+
+def plan_network(home: Path, num_volunteers: int, publishers: Sequence[str] = (), epoch_s: float = 5.0) -> Plan:
+    """A bootstrap node, an aggregator, volunteers a, b, c …, and a client; makes their homes and keys."""
+    names: list[tuple[str, Role]] = [(BOOTSTRAP, "bootstrap"), (AGGREGATOR, "aggregator"), (GATEWAY, "gateway")]
+    names += [(f"volunteer-{letter}", "volunteer") for letter in letters(num_volunteers)]
+    members = tuple(make_member(home / name, name, role) for name, role in names)
+    threads = max(1, (os.cpu_count() or 1) // max(1, num_volunteers))
+    return Plan(home, members, tuple(publishers), epoch_s, threads)
+
+
+def letters(count: int) -> Iterator[str]:
+    """a, b, c … z, then a1, b1 …"""
+    for index in range(count):
+        yield chr(ord("a") + index % 26) + (str(index // 26) if index >= 26 else "")
+
+
+def make_member(home: Path, name: str, role: Role) -> Member:
+    """A member with its key on disk."""
+    home.mkdir(parents=True, exist_ok=True)
+    return Member(name, role, home, Identity.load_or_create(Config(home=home).key_path))
+
+
+def owner_of(name: str) -> bytes:
+    """The cold address that a test network's volunteer is paid at; its key is known to everybody, like all keys here."""
+    return address_of(Identity.from_secret(known_secret(f"owner of {name}")).public_key)
+
+
+def write_config(config: Config) -> None:
+    """Put a configuration where its daemon reads it."""
+    (config.home / CONFIG_FILE).write_text(dump_config(config))

@@ -1,0 +1,59 @@
+"""`lorikeet testnet up`: a network that stands until somebody ends it. Decides what a person is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+from rich.console import Console
+from rich.markup import escape
+
+from .asking import NodeClient
+from .network import Network, open_network
+from .plan import GATEWAY, plan_network
+
+
+async def stand(home: Path, num_volunteers: int, folders: Sequence[Path], *, keep: bool) -> None:
+    """Bring it up, publish, say what to try; then wait to be cancelled, unless it is to be kept."""
+    console = Console(highlight=False, soft_wrap=True)
+    plan = plan_network(home, num_volunteers)
+    async with open_network(plan, lambda name, state: console.print(f"[bold]{name:<12}[/bold] {state}"), keep=keep) as network:
+        names = await publish(network, folders, console)
+        console.print(advice(network, names), markup=console.is_terminal)
+        if not keep:
+            console.print("Ctrl-C ends it.", style="dim")
+            await trio.sleep_forever()
+    console.print(f"It stays up; end it with: lorikeet testnet down --home {home}")
+
+
+def find_folders(adapters: Path) -> list[Path]:
+    """Every adapter folder in there, as absolute paths."""
+    return sorted(path.parent for path in adapters.resolve().glob("*/adapter_config.json"))
+
+
+async def publish(network: Network, folders: Sequence[Path], console: Console) -> list[str]:
+    """Push adapter folders at the first volunteer; their names."""
+    names: list[str] = []
+    async with NodeClient(network.nodes[network.plan.volunteers[0].name].url) as client:
+        for folder in folders:
+            info = await client.push(folder)
+            console.print(f"[bold]{info.name:<12}[/bold] published as {info.cid}")
+            names.append(info.name)
+    return names
+
+
+def advice(network: Network, names: list[str]) -> str:
+    """What to try, ready to be copied."""
+    name = names[0] if names else "base"
+    home = network.plan.home / GATEWAY
+    url = network.client.url
+    body = escape(json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]}))
+    return f"""
+The network is up. Try:
+  lorikeet run {name} "Tell me about parrots." --home {home}
+  lorikeet status --home {home}
+  curl {url}/v1/chat/completions -d '{body}'
+  python -c 'import openai; print(openai.OpenAI(base_url="{url}/v1", api_key="-").models.list())'
+"""
