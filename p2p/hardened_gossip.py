@@ -36,7 +36,7 @@ PUBLISH_SCORE = -40.0  # a peer below this is not listened to
 
 logger = logging.getLogger(__name__)
 
-pubsub_module.RpcQueue = partial(RpcQueue, max_size=OUTBOUND_QUEUE_RPCS)  # type: ignore[misc,assignment]  # the default of 32 loses bursts
+setattr(pubsub_module, "RpcQueue", partial(RpcQueue, max_size=OUTBOUND_QUEUE_RPCS))  # noqa: B010  # the default of 32 loses bursts
 
 
 class Verdict(enum.Enum):

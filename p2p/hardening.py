@@ -144,7 +144,7 @@ class HardenedYamux(Yamux):
         self.stream_buffers = _BoundedBuffers()
 
 
-muxer_module.Yamux = HardenedYamux  # type: ignore[misc,attr-defined]  # the upgrader makes its connections by this name
+muxer_module.Yamux = HardenedYamux  # type: ignore[attr-defined]  # the upgrader makes its connections by this name
 
 
 class StreamGuard:
@@ -156,6 +156,7 @@ class StreamGuard:
         self._num_open: Counter[ID] = Counter()
 
     async def __call__(self, stream: INetStream) -> None:
+        """Handle one inbound stream; raises nothing."""
         peer_id = stream.muxed_conn.peer_id
         if self._num_open[peer_id] >= self._limit:
             await stream.reset()

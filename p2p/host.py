@@ -30,6 +30,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
+from trio_typing import TaskStatus
 
 from .addresses import advertised, parse_address, split_peer
 from .dht import Dht, new_kademlia
@@ -221,7 +222,7 @@ def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Event, task_status: trio.TaskStatus[Host]) -> None:
+async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Event, task_status: TaskStatus[Host]) -> None:
     library, swarm = _build(identity, config)
     gossip = Gossip(config.network)
     router = new_router()

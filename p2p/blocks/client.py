@@ -131,6 +131,7 @@ class _Fetch:
             return
         usable = self._usable(providers)
         self.hopeful = {provider.peer_id for provider in usable}
+        self.reasons |= dict.fromkeys(self.hopeful, "has none of them")
         async with trio.open_nursery() as nursery:
             for provider in usable:
                 nursery.start_soon(self._use, provider)

@@ -191,9 +191,10 @@ class Exchange:
         for cid, holders in self._holders.items():
             assert (cid in unasked) == (not holders), f"{cid} is lost or both asked and unasked"
             assert len(holders) <= 2, f"{cid} is asked more than twice"
-            for holder in holders:
-                assert sum(debt.cid == cid for debt in self._peers[holder].owed) == 1
-        for peer in self._peers.values():
+        for peer_id, peer in self._peers.items():
+            owed = {debt.cid for debt in peer.owed}
+            assert len(owed) == len(peer.owed), f"{peer_id} is asked twice for one block"
+            assert all((peer_id in holders) == (cid in owed) for cid, holders in self._holders.items())
             assert peer.owed_bytes == sum(self._sizes[debt.cid] for debt in peer.owed)
             assert MIN_WINDOW_BYTES <= peer.window_bytes <= MAX_WINDOW_BYTES
 

@@ -1,0 +1,84 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.errors import FrameTooLarge
+from p2p.gossip import RateLimit
+from p2p.peers import BanList, PeerAddress, PeerBook
+from p2p.wire import FrameDecoder, encode_frame
+
+
+@given(st.lists(st.binary(max_size=300), max_size=20), st.data())
+def test_frames_survive_any_cutting_of_the_stream(frames, data):
+    stream = b"".join(encode_frame(frame) for frame in frames)
+    decoder, received, position = FrameDecoder(), [], 0
+    while position < len(stream):
+        step = data.draw(st.integers(1, 500))
+        decoder.feed(stream[position : position + step])
+        position += step
+        while (frame := decoder.next_frame()) is not None:
+            received.append(frame)
+    assert received == frames
+    assert decoder.is_empty
+
+
+def test_an_announced_length_is_judged_before_its_bytes_come():
+    decoder = FrameDecoder(limit_bytes=1000)
+    decoder.feed((1001).to_bytes(4, "big"))
+    for _ in range(2):
+        with pytest.raises(FrameTooLarge, match="1001"):
+            decoder.next_frame()
+
+
+def test_a_reader_can_lower_the_limit_for_one_frame_but_not_raise_it():
+    decoder = FrameDecoder(limit_bytes=1000)
+    decoder.feed(encode_frame(b"x" * 100) + (5000).to_bytes(4, "big"))
+    with pytest.raises(FrameTooLarge):
+        decoder.next_frame(limit_bytes=99)
+    assert decoder.next_frame(limit_bytes=100) == b"x" * 100
+    with pytest.raises(FrameTooLarge):
+        decoder.next_frame(limit_bytes=10_000)
+
+
+def test_a_frame_over_the_limit_is_not_sent():
+    with pytest.raises(FrameTooLarge):
+        encode_frame(b"x" * 11, limit_bytes=10)
+
+
+def test_a_ban_ends_by_itself_and_the_longest_one_wins():
+    bans = BanList()
+    bans.ban("p", "lied", now=0, duration_s=10)
+    bans.ban("p", "stalled", now=0, duration_s=5)
+    assert bans.find("p", now=9).reason == "lied"
+    assert bans.find("p", now=10) is None
+    assert len(bans) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 100)), max_size=100))
+def test_the_ban_list_stays_bounded(bans_made):
+    bans = BanList(max_bans=10)
+    for peer, duration_s in bans_made:
+        bans.ban(str(peer), "x", now=0, duration_s=duration_s)
+        assert len(bans) <= 10
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(0, 30), max_size=5)), max_size=60))
+def test_the_peer_book_stays_bounded_and_puts_new_addresses_first(notes):
+    book = PeerBook(max_peers=10, max_addresses=3)
+    for peer, addresses in notes:
+        noted = PeerAddress(str(peer), tuple(dict.fromkeys(str(address) for address in addresses)))
+        book.note(noted)
+        assert len(book) <= 10
+        found = book.find(str(peer)).addresses
+        assert len(found) <= 3
+        assert found[: len(noted.addresses)] == noted.addresses[:3]
+
+
+@given(st.lists(st.floats(0, 0.3), min_size=1, max_size=300))
+def test_a_rate_limit_lets_through_no_more_than_burst_and_rate(gaps):
+    limit, now, allowed = RateLimit(per_second=10, burst=5), 0.0, 0
+    for gap in gaps:
+        now += gap
+        allowed += limit.allow(("peer", "topic"), now)
+    assert allowed <= 5 + 10 * now + 1
+    assert limit.allow(("another peer", "topic"), now)
