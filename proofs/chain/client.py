@@ -12,24 +12,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eth_abi import encode  # type: ignore[attr-defined]
-from eth_utils.crypto import keccak
 
+from ..digest import Network, keccak, struct_hash, typed_digest, word
+from ..epoch import EpochHeader
+from ..sumtree import PayoutProof
+from ..voucher import ChannelConfig, channel_id
 from .compiled import load_contract
 from .deploy import COLLECTOR, Deployment
 from .errors import WrongChain
 from .rpc import Rpc
 from .structs import (
-    ChannelConfig,
     ChannelState,
     DepositAuthorization,
-    EpochHeader,
     PostedHeader,
     SettlementState,
-    Sibling,
     VoucherClaim,
     claim_values,
     config_values,
     header_values,
+    proof_values,
     read_posted,
     unhex,
 )
@@ -38,7 +39,7 @@ from .wallet import CONFIRM_DEADLINE_S, TransactionReceipt, Wallet, as_hex
 DEPOSIT_VALID_S = 3600
 MAX_CLAIMS_PER_TRANSACTION = 100
 LOG_PAGE_BLOCKS = 5_000
-RECEIVE_TYPE = keccak(text="ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)")
+RECEIVE_TYPE = keccak(b"ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)")
 
 
 def open_client(url: str, settlement: bytes, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> ChainClient:
@@ -85,16 +86,21 @@ class ChainClient:
         """Give the connections back."""
         self.rpc.close()
 
+    @property
+    def network(self) -> Network:
+        """What signatures of this network are bound to."""
+        there = self.deployment
+        return Network(there.chain_id, there.settlement, there.token, there.channels)
+
     # ── channels: the payer ──
 
     def sign_deposit(self, config: ChannelConfig, amount: int) -> DepositAuthorization:
         """Our signature for a deposit into this channel, for ourselves or anybody else to relay within an hour."""
         valid_before, salt = int(time.time()) + DEPOSIT_VALID_S, secrets.randbits(256)
-        nonce = keccak(encode(("bytes32", "uint256"), (self.channel_id(config), salt)))
-        values = (RECEIVE_TYPE, self.address, self.deployment.collector, amount, 0, valid_before, nonce)
-        struct = keccak(encode(("bytes32", "address", "address", "uint256", "uint256", "uint256", "bytes32"), values))
+        nonce = keccak(self.channel_id(config) + word(salt))
+        struct = struct_hash(RECEIVE_TYPE, self.address, self.deployment.collector, amount, 0, valid_before, nonce)
         domain = self._read("DevDollar", config.token, "DOMAIN_SEPARATOR")[0]
-        return DepositAuthorization(amount, 0, valid_before, salt, self.wallet.sign_digest(keccak(b"\x19\x01" + domain + struct)))
+        return DepositAuthorization(amount, 0, valid_before, salt, self.wallet.signer.sign_digest(typed_digest(domain, struct)))
 
     def relay_deposit(self, config: ChannelConfig, authorization: DepositAuthorization) -> TransactionReceipt:
         """Put a signed deposit into its channel; we pay the gas, the payer the money."""
@@ -130,8 +136,8 @@ class ChainClient:
         return self._send("Channels", "refund", config_values(config), amount)
 
     def channel_id(self, config: ChannelConfig) -> bytes:
-        """The channel's id as the contract computes it."""
-        return bytes(self._read("Channels", self.deployment.channels, "getChannelId", config_values(config))[0])
+        """The channel's id on this network."""
+        return channel_id(config, self.network)
 
     def read_channel(self, channel_id: bytes) -> ChannelState:
         """A channel's state now; all zeros when nobody ever deposited."""
@@ -150,9 +156,9 @@ class ChainClient:
         """The contract and the call data of a post, for who signs and sends by himself."""
         return self.deployment.settlement, load_contract("Settlement").encode("post", header_values(header))
 
-    def claim_payout(self, header: EpochHeader, account: bytes, amount: int, proof: Sequence[Sibling]) -> TransactionReceipt:
-        """Have `account` paid what it was awarded up to this header and not paid yet. Anybody may send this."""
-        return self._send("Settlement", "claim", header_values(header), account, amount, list(proof))
+    def claim_payout(self, header: EpochHeader, proof: PayoutProof) -> TransactionReceipt:
+        """Have the proof's account paid what it was awarded up to this header and not paid yet. Anybody may send this."""
+        return self._send("Settlement", "claim", header_values(header), *proof_values(proof))
 
     def read_settlement(self) -> SettlementState:
         """The end of the header chain."""
@@ -172,14 +178,14 @@ class ChainClient:
 
     def headers(self, from_epoch: int = 1, to_epoch: int | None = None, from_block: int = 0) -> Iterator[PostedHeader]:
         """Posted headers in their order; name a block to spare the node the search before it."""
-        posted = load_contract("Settlement").find("event", "Posted").hash
+        topic = load_contract("Settlement").find("event", "Posted").hash
         last = int(self.rpc.call("eth_blockNumber"), 16)
         for start in range(from_block, last + 1, LOG_PAGE_BLOCKS):
             page = {"fromBlock": hex(start), "toBlock": hex(min(start + LOG_PAGE_BLOCKS - 1, last))}
-            logs = self.rpc.call("eth_getLogs", {**page, "address": as_hex(self.deployment.settlement), "topics": [as_hex(posted)]})
-            for header in map(read_posted, logs):
-                if header.epoch >= from_epoch and (to_epoch is None or header.epoch <= to_epoch):
-                    yield header
+            logs = self.rpc.call("eth_getLogs", {**page, "address": as_hex(self.deployment.settlement), "topics": [as_hex(topic)]})
+            for posted in map(read_posted, logs):
+                if posted.header.epoch >= from_epoch and (to_epoch is None or posted.header.epoch <= to_epoch):
+                    yield posted
 
     def paid_to(self, account: bytes) -> int:
         """What `account` was paid so far."""

@@ -21,8 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from eth_account import Account
-
+from ..signing import Signer
 from .anvil import run_anvil
 from .client import ChainClient
 from .deploy import Deployment, deploy_for_development, placed_code
@@ -73,11 +72,6 @@ def known_secret(name: str) -> bytes:
     return hashlib.sha256(b"lorikeet devchain " + name.encode()).digest()
 
 
-def address_of(secret: bytes) -> bytes:
-    """The address of a key."""
-    return bytes.fromhex(Account.from_key(secret).address[2:])
-
-
 @contextmanager
 def open_chain(aggregator: bytes | None = None, fund: Sequence[bytes] = (), anvil: str | None = None) -> Iterator[DevChain]:
     """A chain in its own process while the context lasts. `anvil`: path of the binary, "auto" to use the one on PATH."""
@@ -116,9 +110,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     stop_when_parent_closes(stop)
-    aggregator = bytes.fromhex(options.aggregator.removeprefix("0x")) if options.aggregator else address_of(known_secret("aggregator"))
+    aggregator = bytes.fromhex(options.aggregator.removeprefix("0x")) if options.aggregator else Signer(known_secret("aggregator")).address
     secrets = [known_secret(f"account {number}") for number in range(NUM_FUNDED_KEYS)]
-    funded = [address_of(known_secret("deployer")), aggregator, *map(address_of, secrets)]
+    funded = [Signer(known_secret("deployer")).address, aggregator, *(Signer(secret).address for secret in secrets)]
     funded += [bytes.fromhex(address.removeprefix("0x")) for address in options.fund]
     with run_node(options, funded) as url:
         deployment = deploy(url, aggregator, funded)
@@ -173,7 +167,7 @@ def describe(url: str, deployment: Deployment, aggregator: bytes, key: bytes | N
         settlement=as_hex(deployment.settlement),
         aggregator=as_hex(aggregator),
         aggregator_key=as_hex(key) if key else None,
-        funded={as_hex(address_of(secret)): as_hex(secret) for secret in secrets},
+        funded={as_hex(Signer(secret).address): as_hex(secret) for secret in secrets},
     )
 
 

@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..epoch import EpochHeader
 from .client import ChainClient
 from .errors import HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
-from .structs import EpochHeader, header_hash
 from .wallet import Fees
 
 POST_DEADLINE_S = 300.0
@@ -114,7 +114,7 @@ class Poster:
         found = self._client.find_header_hash(header.epoch)
         if found is None:
             return None
-        if found != header_hash(header):
+        if found != header.hash:
             raise HeaderConflict(f"the chain has another header for epoch {header.epoch}; compare the ledger with the chain before going on")
         return self._find_own(header.epoch) or self._find_foreign(header.epoch)
 

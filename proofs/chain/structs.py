@@ -3,50 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from eth_abi import decode  # type: ignore[attr-defined]
-from eth_utils.crypto import keccak
 
+from ..epoch import EpochHeader
+from ..sumtree import PayoutProof
+from ..voucher import ChannelConfig, Voucher
 from .compiled import load_contract
-
-
-class ChannelConfig(Protocol):
-    """What a channel is; proofs.voucher has the class. Addresses are 20 bytes."""
-
-    @property
-    def payer(self) -> bytes: ...
-    @property
-    def payer_authorizer(self) -> bytes: ...
-    @property
-    def receiver(self) -> bytes: ...
-    @property
-    def receiver_authorizer(self) -> bytes: ...
-    @property
-    def token(self) -> bytes: ...
-    @property
-    def withdraw_delay(self) -> int: ...
-    @property
-    def salt(self) -> bytes: ...
-
-
-class EpochHeader(Protocol):
-    """One epoch as it is posted; proofs.epoch has the class."""
-
-    @property
-    def epoch(self) -> int: ...
-    @property
-    def previous(self) -> bytes: ...
-    @property
-    def receipts_root(self) -> bytes: ...
-    @property
-    def num_receipts(self) -> int: ...
-    @property
-    def payout_root(self) -> bytes: ...
-    @property
-    def payout_total(self) -> int: ...
-    @property
-    def batch(self) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -54,8 +18,7 @@ class VoucherClaim:
     """A voucher, and how much of it is taken: `total_claimed`, cumulative like the voucher's own amount."""
 
     config: ChannelConfig
-    max_claimable_amount: int
-    signature: bytes
+    voucher: Voucher
     total_claimed: int
 
 
@@ -90,14 +53,7 @@ class ChannelState:
 class PostedHeader:
     """A header as the chain has it, and the transaction that brought it."""
 
-    epoch: int
-    previous: bytes
-    receipts_root: bytes
-    num_receipts: int
-    payout_root: bytes
-    payout_total: int
-    batch: bytes
-    hash: bytes
+    header: EpochHeader
     transaction: bytes
     block: int
 
@@ -113,9 +69,6 @@ class SettlementState:
     total_paid: int
 
 
-Sibling = tuple[int, bytes, bool]  # sum, hash, whether it stands on the left; from the leaf up
-
-
 def config_values(config: ChannelConfig) -> tuple[object, ...]:
     """A config in the contract's order."""
     parties = (config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer)
@@ -124,36 +77,26 @@ def config_values(config: ChannelConfig) -> tuple[object, ...]:
 
 def claim_values(claim: VoucherClaim) -> tuple[object, ...]:
     """A claim in the contract's order."""
-    return ((config_values(claim.config), claim.max_claimable_amount), claim.signature, claim.total_claimed)
+    return ((config_values(claim.config), claim.voucher.max_claimable_amount), claim.voucher.signature, claim.total_claimed)
 
 
 def header_values(header: EpochHeader) -> tuple[object, ...]:
     """A header in the contract's order."""
-    totals = (header.payout_root, header.payout_total, header.batch)
+    totals = (header.payout_root, header.payout_total, header.batch_digest)
     return (header.epoch, header.previous, header.receipts_root, header.num_receipts, *totals)
+
+
+def proof_values(proof: PayoutProof) -> tuple[object, ...]:
+    """A payout proof in the contract's order: account, amount, siblings."""
+    return (proof.account, proof.amount, [(other.sum, other.hash, other.is_left) for other in proof.siblings])
 
 
 def read_posted(log: dict[str, Any]) -> PostedHeader:
     """The header in a Posted event."""
     signature = load_contract("Settlement").find("event", "Posted")
-    ((epoch, previous, receipts_root, num_receipts, payout_root, payout_total, batch),) = decode(signature.inputs[2:], unhex(log["data"]))
-    return PostedHeader(
-        epoch=epoch,
-        previous=previous,
-        receipts_root=receipts_root,
-        num_receipts=num_receipts,
-        payout_root=payout_root,
-        payout_total=payout_total,
-        batch=batch,
-        hash=unhex(log["topics"][2]),
-        transaction=unhex(log["transactionHash"]),
-        block=int(log["blockNumber"], 16),
-    )
-
-
-def header_hash(header: EpochHeader) -> bytes:
-    """The header's hash as the contract computes it: keccak of its seven words."""
-    return bytes(keccak(load_contract("Settlement").encode("headerHash", header_values(header))[4:]))
+    ((epoch, previous, receipts_root, num_receipts, payout_root, payout_total, batch_digest),) = decode(signature.inputs[2:], unhex(log["data"]))
+    header = EpochHeader(epoch, previous, receipts_root, num_receipts, payout_root, payout_total, batch_digest)
+    return PostedHeader(header, unhex(log["transactionHash"]), int(log["blockNumber"], 16))
 
 
 def unhex(text: str) -> bytes:

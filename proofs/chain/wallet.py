@@ -10,6 +10,7 @@ from typing import Any
 
 from eth_account import Account
 
+from ..signing import Signer
 from .errors import ContractReverted, NonceTaken, RpcRefused, TransactionFailed, TransactionStuck, Underpriced
 from .rpc import Rpc
 
@@ -65,7 +66,8 @@ class Wallet:
         self._account = Account.from_key(secret)
         self._chain_id = chain_id
         self._lock = threading.Lock()
-        self.address = bytes.fromhex(self._account.address[2:])
+        self.signer = Signer(secret)
+        self.address = self.signer.address
 
     def send(self, to: bytes, data: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> TransactionReceipt:
         """Send a call and wait until it is in a block. ContractReverted when it would fail: then nothing is sent."""
@@ -120,10 +122,6 @@ class Wallet:
             fields["to"] = to
         signed = self._account.sign_transaction(fields)
         return SignedTransaction(bytes(signed.raw_transaction), bytes(signed.hash), nonce, fees)
-
-    def sign_digest(self, digest: bytes) -> bytes:
-        """A 65-byte signature (r, s, v) of a digest."""
-        return bytes(self._account.unsafe_sign_hash(digest).signature)
 
     def broadcast(self, raw: bytes) -> None:
         """Hand a signed transaction to the node; that it has it already is as good."""

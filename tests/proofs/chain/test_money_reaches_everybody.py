@@ -6,8 +6,8 @@ import pytest
 
 from proofs.chain.client import open_client
 from proofs.chain.errors import ChainUnreachable, ContractReverted, WrongChain
-from proofs.chain.structs import header_hash
-from tests.proofs.chain.world import World, address, proof_for, secret
+from proofs.sumtree import PayoutTree
+from tests.proofs.chain.world import World, address, secret
 
 
 def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: World):
@@ -32,10 +32,11 @@ def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: Wor
     assert payer.token_balance(served.deployment.settlement) == 900
     found = payer.find_header(header.epoch)
     assert found is not None
-    assert (found.hash, found.payout_total, found.transaction) == (header_hash(header), 900, posted.hash)
+    assert (found.header, found.transaction) == (header, posted.hash)
+    assert payer.find_header_hash(header.epoch) == header.hash
     assert list(payer.headers()) == [found]
 
-    gas = [payer.claim_payout(header, account, amount, proof_for(payouts, account)).gas_used for account, amount in payouts.items()]
+    gas = [payer.claim_payout(header, PayoutTree(payouts).prove(account)).gas_used for account in payouts]
     assert {account: payer.token_balance(account) for account in payouts} == payouts
     assert payer.token_balance(served.deployment.settlement) == 0
     assert payer.read_settlement().total_paid == 900
@@ -50,15 +51,16 @@ def test_a_payout_comes_once_and_later_only_the_difference(served: World):
     served.earn(100)
     first = served.next_header({account: 40, **rest})
     aggregator.post_header(first)
-    anybody.claim_payout(first, account, 40, proof_for({account: 40, **rest}, account))
+    proof = PayoutTree({account: 40, **rest}).prove(account)
+    anybody.claim_payout(first, proof)
     with pytest.raises(ContractReverted) as refused:
-        anybody.claim_payout(first, account, 40, proof_for({account: 40, **rest}, account))
+        anybody.claim_payout(first, proof)
     assert refused.value.error == "NothingToClaim"
     assert "already paid" in str(refused.value)
 
     second = served.next_header({account: 100, **rest})
     aggregator.post_header(second)
-    anybody.claim_payout(second, account, 100, proof_for({account: 100, **rest}, account))
+    anybody.claim_payout(second, PayoutTree({account: 100, **rest}).prove(account))
     assert (anybody.token_balance(account), anybody.paid_to(account)) == (100, 100)
 
 
