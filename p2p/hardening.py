@@ -32,6 +32,7 @@ from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.common import PROTOCOL_ID as LIBRARY_DHT_PROTOCOL
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -176,6 +177,16 @@ class StreamGuard:
 # --- connections ---
 
 
+class NoAutoConnector(AutoConnector):
+    """Dials nobody. The library's would fill up to 150 connections with whoever it ever heard of, dead or alive."""
+
+    async def maybe_connect(self) -> None:
+        """Do nothing."""
+
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Do nothing."""
+
+
 class HardenedSwarm(Swarm):
     """Guards every inbound stream, frees inbound slots, and dials all addresses of a peer in turn."""
 
@@ -183,6 +194,7 @@ class HardenedSwarm(Swarm):
         super().__init__(*args, **kwargs)
         self._failed_until: dict[tuple[str, str], float] = {}
         self._dialling: dict[ID, trio.Lock] = {}
+        self.auto_connector = NoAutoConnector(self)
 
     def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
         """Install the handler of all inbound streams, guarded."""

@@ -230,25 +230,27 @@ async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Eve
     gossip.attach(pubsub)
     kademlia = new_kademlia(library, is_server=config.dht_server)
     host = Host(library, swarm, Dht(kademlia, identity.peer_id), gossip)
-    async with AsyncExitStack() as stack:
-        stack.callback(pubsub.seen_messages.stop)
-        await stack.enter_async_context(run_service(swarm))
-        if config.listen and not await swarm.listen(*(Multiaddr(address) for address in config.listen)):
-            raise HostFailed(f"cannot listen on {', '.join(config.listen)}; is the port taken?")
-        stack.push_async_callback(_shut_down, host, library)
-        if library.mDNS is not None:
-            library.mDNS.start()
-        await stack.enter_async_context(run_service(pubsub))
-        await stack.enter_async_context(run_service(router))
-        await pubsub.wait_until_ready()
-        await _meet(host, config.bootstrap)
-        await stack.enter_async_context(run_service(kademlia))  # after meeting somebody: its first round would reach nobody and count as done
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(host.dht.keep_providing)
-            nursery.start_soon(_keep_in_touch, host, partial(_note_servers, library, kademlia, dht_protocol(config.network)), config.bootstrap)
-            task_status.started(host)
-            await is_over.wait()
-            nursery.cancel_scope.cancel()
+    with trio.CancelScope() as scope:
+        async with AsyncExitStack() as stack:
+            stack.callback(pubsub.seen_messages.stop)
+            await stack.enter_async_context(run_service(swarm))
+            if config.listen and not await swarm.listen(*(Multiaddr(address) for address in config.listen)):
+                raise HostFailed(f"cannot listen on {', '.join(config.listen)}; is the port taken?")
+            stack.push_async_callback(_shut_down, host, library)
+            if library.mDNS is not None:
+                library.mDNS.start()
+            await stack.enter_async_context(run_service(pubsub))
+            await stack.enter_async_context(run_service(router))
+            await pubsub.wait_until_ready()
+            await _meet(host, config.bootstrap)
+            await stack.enter_async_context(run_service(kademlia))  # after meeting somebody: its first round would reach nobody and count as done
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.dht.keep_providing)
+                nursery.start_soon(_keep_in_touch, host, partial(_note_servers, library, kademlia, dht_protocol(config.network)), config.bootstrap)
+                scope.shield = True  # from here on `is_over` ends it, in order: cancelled in the middle, the library would leak its sockets
+                task_status.started(host)
+                await is_over.wait()
+                nursery.cancel_scope.cancel()
 
 
 def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, HardenedSwarm]:
