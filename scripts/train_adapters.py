@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 from coincurve import PrivateKey
-from eth_utils import keccak, to_checksum_address
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -42,6 +43,7 @@ NUM_HELD_OUT_WINDOWS = 24
 HOLD_OUT_EVERY = 20  # one passage in twenty is never trained on
 LEARNING_RATE = 2e-3
 NUM_SAMPLE_TOKENS = 70
+SAMPLE_TEMPERATURE = 0.6
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 State = dict[str, torch.Tensor]
@@ -183,7 +185,7 @@ TEXTS = (
         text_licence="CC-BY-4.0",
         licence="CC-BY-4.0",
         rank=8,
-        num_steps=50,
+        num_steps=40,
         split=split_questions,
         contributors=(Contributor("MedQuAD, cancer", _before(729 / 1721)), Contributor("MedQuAD, rare diseases", _after(729 / 1721))),
         prompt="The most common symptoms of",
@@ -197,7 +199,7 @@ TEXTS = (
         text_licence="public domain",
         licence="Apache-2.0",
         rank=4,
-        num_steps=50,
+        num_steps=40,
         split=split_recipes,
         contributors=(Contributor("based.cooking", _everything),),
         prompt="The best way to prepare",
@@ -210,7 +212,7 @@ TEXTS = (
         text_licence="public domain",
         licence="Apache-2.0",
         rank=4,
-        num_steps=50,
+        num_steps=40,
         split=split_dialogue,
         contributors=(Contributor("William Shakespeare", _everything),),
         prompt="What is a king, if",
@@ -223,31 +225,41 @@ TEXTS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training did to the loss on passages that were not trained on (nats a token), and to a greedy sample."""
+    """What training did to the loss on passages that were not trained on (nats a token), and to a sample."""
 
     loss_before: float
     loss_after: float
     text_before: str
     text_after: str
     weights: tuple[int, ...]  # per contributor: its share of the trained tokens, in percent
-    seconds: float
 
 
-def train(domain: Domain, texts: Path, base: Path, out: Path) -> Outcome:
-    """Train one adapter, write it under `out`, and measure it as it was written."""
-    started = time.monotonic()
+def train(domain: Domain, texts: Path, base: Path, out: Path) -> None:
+    """Train one adapter and write its weights under `out`."""
     tokenizer, model = load_base(base)
-    passages = domain.split((texts / domain.file).read_text(encoding="utf-8"))
-    kept = [(i, p) for i, p in enumerate(passages) if i % HOLD_OUT_EVERY != HOLD_OUT_EVERY - 1]
-    held_out = running_ids(tokenizer, [p for i, p in enumerate(passages) if i % HOLD_OUT_EVERY == HOLD_OUT_EVERY - 1])
-    say(f"{domain.name}: {len(kept)} passages to train on, {len(passages) - len(kept)} held out")
-    before = held_out_loss(model, held_out), greedy(tokenizer, model, domain.prompt)
-    adapted = fit(with_adapter(model, domain.rank), batches_of(tokenizer, [p for _, p in kept]), domain.name, domain.num_steps)
-    write_weights(adapted, out)
-    served = PeftModel.from_pretrained(load_base(base)[1], out)
-    after = held_out_loss(served, held_out), greedy(tokenizer, served, domain.prompt)
-    weights = shares_in_percent(tokenizer, domain, kept, len(passages))
-    return Outcome(before[0], after[0], before[1], after[1], weights, time.monotonic() - started)
+    learnt, held_out = passages_of(domain, texts)
+    say(f"{domain.name}: {len(learnt)} passages to train on, {len(held_out)} held out")
+    batches = batches_of(tokenizer, [passage for _, passage in learnt])
+    write_weights(fit(with_adapter(model, domain.rank), batches, domain.name, domain.num_steps), out)
+
+
+def measure(domain: Domain, texts: Path, base: Path, out: Path) -> Outcome:
+    """Compare the bare base with the adapter as it was written under `out`."""
+    tokenizer, model = load_base(base)
+    learnt, held_out = passages_of(domain, texts)
+    held_out_ids = running_ids(tokenizer, [passage for _, passage in held_out])
+    before = held_out_loss(model, held_out_ids), sample(tokenizer, model, domain.prompt)
+    served = PeftModel.from_pretrained(model, out)
+    after = held_out_loss(served, held_out_ids), sample(tokenizer, served, domain.prompt)
+    weights = shares_in_percent(tokenizer, domain, learnt, len(learnt) + len(held_out))
+    return Outcome(before[0], after[0], before[1], after[1], weights)
+
+
+def passages_of(domain: Domain, texts: Path) -> tuple[list[tuple[int, Passage]], list[tuple[int, Passage]]]:
+    """The numbered passages of a text: those to learn from, and those held out."""
+    numbered = list(enumerate(domain.split((texts / domain.file).read_text(encoding="utf-8"))))
+    held_out = numbered[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+    return [p for p in numbered if p not in held_out], held_out
 
 
 def load_base(folder: Path) -> tuple[Any, Any]:
@@ -318,10 +330,14 @@ def held_out_loss(model: Any, running: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def greedy(tokenizer: Any, model: Any, prompt: str) -> str:
-    """A short continuation of the prompt, always the likeliest token."""
+def sample(tokenizer: Any, model: Any, prompt: str) -> str:
+    """A short continuation of the prompt, drawn with a fixed seed."""
+    torch.manual_seed(SEED)
     ids = torch.tensor([tokenizer(prompt).input_ids])
-    row = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_SAMPLE_TOKENS, do_sample=False)[0]
+    drawn = {"max_new_tokens": NUM_SAMPLE_TOKENS, "do_sample": True, "temperature": SAMPLE_TEMPERATURE}
+    row = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **drawn)[0]
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_SAMPLE_TOKENS, do_sample=True, temperature=SAMPLE_TEMPERATURE
+    )[0]
     text: str = tokenizer.decode(row, skip_special_tokens=True)
     return text
 
@@ -373,7 +389,7 @@ def readme(domain: Domain, outcome: Outcome) -> str:
             f"| training | {domain.num_steps} steps of {NUM_PLAIN_ROWS + NUM_CHAT_ROWS} x {WINDOW_TOKENS} tokens, seed {SEED} |",
             f"| loss on held-out passages | {outcome.loss_before:.2f} before, {outcome.loss_after:.2f} after (nats a token) |",
             "",
-            "The likeliest continuation, first by the bare base, then with the adapter:",
+            f"A continuation (temperature {SAMPLE_TEMPERATURE}), first by the bare base, then with the adapter:",
             "",
             *quote(outcome.text_before),
             "",
@@ -445,6 +461,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="which adapters (default: all): " + ", ".join(d.name for d in TEXTS))
     parser.add_argument("--texts", type=Path, required=True, help="folder that holds the training texts")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "adapters", help="where the adapters go")
+    parser.add_argument("--measure", action="store_true", help="train nothing: measure and describe what is there")
     asked = parser.parse_args()
     unknown = set(asked.names) - {d.name for d in TEXTS}
     if unknown:
@@ -456,9 +473,11 @@ def main() -> None:
         if asked.names and domain.name not in asked.names:
             continue
         folder = asked.out / domain.name
-        outcome = train(domain, asked.texts, base, folder)
+        if not asked.measure:
+            train(domain, asked.texts, base, folder)
+        outcome = measure(domain, asked.texts, base, folder)
         write_words(domain, outcome, folder)
-        say(f"{domain.name}: held-out loss {outcome.loss_before:.2f} -> {outcome.loss_after:.2f} in {outcome.seconds:.0f} s, written to {folder}")
+        say(f"{domain.name}: held-out loss {outcome.loss_before:.2f} -> {outcome.loss_after:.2f}, written to {folder}")
 
 
 if __name__ == "__main__":
