@@ -47,6 +47,8 @@ class Config:
     max_adapters: int = 64
     prompt_price: int = 10
     completion_price: int = 50
+    max_prompt_price: int = 100
+    max_completion_price: int = 500
     channel_deposit: int = 1_000_000
     epoch_s: float = 30.0
     claim_interval_s: float = 60.0

@@ -20,6 +20,7 @@ from subprocess import DEVNULL
 
 import msgspec
 import trio
+
 from engine import messages as m
 
 from .errors import AdapterError, EngineBusy, EngineFailed, EngineLost
@@ -279,7 +280,12 @@ class EngineHost:
         log = self._stderr.open("ab") if self._stderr else None
         try:
             return await trio.lowlevel.open_process(
-                self._settings.arguments(theirs.fileno()), stdin=DEVNULL, stdout=log or DEVNULL, stderr=log, pass_fds=[theirs.fileno()], env=_environment()
+                self._settings.arguments(theirs.fileno()),
+                stdin=DEVNULL,
+                stdout=log or DEVNULL,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                env=_environment(self._settings.threads),
             )
         finally:
             if log:
@@ -403,9 +409,9 @@ async def _write_commands(stream: trio.SocketStream, commands: trio.MemoryReceiv
         await stream.send_all(len(frame).to_bytes(4, "big") + frame)
 
 
-def _environment() -> dict[str, str]:
-    """The daemon's environment; threads of the engine's arithmetic stay where they are put."""
-    return {"OMP_PROC_BIND": "true", **os.environ}
+def _environment(threads: int) -> dict[str, str]:
+    """The daemon's environment. An engine that has the whole machine pins its threads; several on one machine would pin theirs to the same core."""
+    return ({"OMP_PROC_BIND": "true"} if threads == 0 else {}) | os.environ
 
 
 def to_plain_stats(ready: m.Ready | None, stats: m.Stats | None, restarts: int) -> dict[str, object]:

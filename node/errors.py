@@ -109,3 +109,22 @@ class PaymentRequired(PaymentError):
 
 class NoChannel(PaymentError):
     """There is no usable channel between this client and that node."""
+
+
+_CODES: tuple[tuple[type[NodeError], str], ...] = (
+    (UnknownModel, "unknown_adapter"),
+    (BadRequest, "bad_request"),
+    (WrongBase, "wrong_base"),
+    (AdapterError, "adapter_refused"),
+    (EngineLost, "engine_lost"),
+    (EngineBusy, "busy"),
+    (EngineError, "engine_failed"),
+    (NoProvider, "no_provider"),
+    (PaymentRequired, "payment_required"),
+    (NoChannel, "no_channel"),
+)
+
+
+def code_of(error: NodeError) -> str:
+    """The one word that tells a client what kind of no this is (docs/protocols/infer.md)."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")

@@ -9,6 +9,7 @@ import hashlib
 from typing import Annotated, TypeVar
 
 import msgspec
+from proofs.voucher import ChannelConfig
 
 PROTOCOL = "/lorikeet/infer/1"
 VERSION = 1
@@ -24,7 +25,7 @@ Address = Annotated[bytes, msgspec.Meta(min_length=20, max_length=20)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
 Salt = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
-Amount = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Word = Annotated[str, msgspec.Meta(max_length=32)]
 Timings = Annotated[list[tuple[Word, float]], msgspec.Meta(max_length=MAX_TIMINGS)]
@@ -38,23 +39,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
     """What all messages share: an immutable, tagged array."""
 
 
-class ChannelTerms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The x402 channel that pays: its configuration's fields, in the contract's order."""
-
-    payer: Address
-    payer_authorizer: Address
-    receiver: Address
-    receiver_authorizer: Address
-    token: Address
-    withdraw_delay: Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
-    salt: Digest
-
-
 # --- client to node ---
 
 
 class Ask(Message, frozen=True, array_like=True):
-    """What is asked. `adapter` is 32 zero bytes for the bare base; `channel` None asks for an unpaid answer."""
+    """What is asked. `adapter` is 32 zero bytes for the bare base; `channel` (x402's fields) pays; None asks for an unpaid answer."""
 
     version: int
     base: Digest
@@ -67,7 +56,7 @@ class Ask(Message, frozen=True, array_like=True):
     stop_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOP_IDS)]
     seed_commitment: Digest
     client: Address
-    channel: ChannelTerms | None
+    channel: ChannelConfig | None
 
 
 class Begin(Message, frozen=True, array_like=True):
@@ -150,7 +139,7 @@ class Settled(Message, frozen=True, array_like=True):
 FromClient = Ask | Begin | Pay | Stop | Settle
 FromNode = Refusal | Pending | Offer | Output | Done | Settled
 
-_M = TypeVar("_M", bound=Message)
+M = TypeVar("M", bound=Message)
 
 
 def encode(message: Message) -> bytes:
@@ -168,7 +157,7 @@ def decode_from_node(frame: bytes) -> FromNode:
     return _decode(frame, _NODE)
 
 
-def expect(message: Message, kind: type[_M]) -> _M:
+def expect(message: Message, kind: type[M]) -> M:
     """Narrow a message to the one that must come now."""
     if not isinstance(message, kind):
         raise WireError(f"expected {kind.__name__}, got {type(message).__name__}")

@@ -1,0 +1,83 @@
+"""An answer on its way to whoever asked: a bounded queue of events, and the writer that turns tokens into text. Decides only where text is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from .api import CompletionEvent, CompletionRequest, Delta
+from .errors import NodeError
+from .tokenizer import Detokenizer, StopFinder
+
+EVENTS_BESIDE_TOKENS = 8
+
+
+class Answer:
+    """Iterate it for the events of one request. The task that fills it runs elsewhere; its NodeError is raised here."""
+
+    def __init__(self, max_tokens: int) -> None:
+        self._scope = trio.CancelScope()
+        self._error: NodeError | None = None
+        self._send, self._receive = trio.open_memory_channel[CompletionEvent](max(max_tokens, 0) + EVENTS_BESIDE_TOKENS)
+
+    async def run(self, work: Callable[[CompletionRequest, Answer], Awaitable[None]], request: CompletionRequest) -> None:
+        """Do the work until it ends, fails or is cancelled."""
+        with self._send, self._scope:
+            try:
+                await work(request, self)
+            except NodeError as error:
+                self._error = error
+
+    def cancel(self) -> None:
+        """Nobody listens any more."""
+        self._scope.cancel()
+
+    def put(self, event: CompletionEvent) -> None:
+        """Queue an event; there is room for one a token, so it never waits for a slow listener."""
+        self._send.send_nowait(event)
+
+    def __aiter__(self) -> Answer:
+        """Iterate over the events."""
+        return self
+
+    async def __anext__(self) -> CompletionEvent:
+        """The next event; after the last one the work's error, if any."""
+        try:
+            return await self._receive.receive()
+        except trio.EndOfChannel:
+            error, self._error = self._error, None
+            if error is not None:
+                raise error from None
+            raise StopAsyncIteration from None
+
+
+class Writer:
+    """Turns one answer's tokens into text events, and cuts them at the first stop text."""
+
+    def __init__(self, answer: Answer, detokenizer: Detokenizer, stops: tuple[str, ...]) -> None:
+        self._answer, self._detokenizer, self._finder = answer, detokenizer, StopFinder(stops)
+        self.num_tokens = 0
+        self.stopped = False
+
+    def write(self, event: CompletionEvent) -> None:
+        """Pass an event on."""
+        self._answer.put(event)
+
+    def put(self, token_ids: Sequence[int]) -> bool:
+        """More tokens; True when the answer should end here because a stop text came."""
+        self.num_tokens += len(token_ids)
+        if self.stopped:
+            return False
+        text, self.stopped = self._finder.feed(self._detokenizer.feed(token_ids))
+        self.write(Delta(text, tuple(token_ids)))
+        return self.stopped
+
+    def flush(self) -> None:
+        """Give out what was held back for a stop text or an incomplete character."""
+        if self.stopped:
+            return
+        text, stopped = self._finder.feed(self._detokenizer.flush())
+        rest = text if stopped else text + self._finder.held
+        if rest:
+            self.write(Delta(rest, ()))

@@ -1,0 +1,98 @@
+"""Builds a daemon from its configuration and runs its tasks. The only place that constructs; every task is in its nursery."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from p2p.blocks.server import serve_blocks
+from p2p.blocks.store import BlockStore
+from p2p.host import Host, NetworkConfig, open_host
+from p2p.identity import Identity
+from proofs.signing import Signer
+
+from . import messages as wire
+from .adapters import Adapters, run_announcements
+from .bases import load_base
+from .config import Config
+from .daemon import NodeDaemon
+from .engine_host import EngineHost, EngineSettings
+from .errors import ConfigError, EngineLost
+from .inbound import Inbound
+from .metering import Price
+from .money import Money, open_money
+from .remote import Caller
+from .router import Router
+from .service import Service
+from .telemetry import Telemetry
+
+INFER_STREAMS_PER_PEER = 64
+
+
+@asynccontextmanager
+async def open_daemon(config: Config, *, engine_command: tuple[str, ...] | None = None) -> AsyncIterator[NodeDaemon]:
+    """A whole daemon, in the role that the configuration names; it stops, cleanly and within 5 s, when the block ends."""
+    config.home.mkdir(parents=True, exist_ok=True)
+    telemetry = Telemetry(config.home / "log")
+    identity = Identity.load_or_create(config.key_path)
+    network = NetworkConfig(listen=config.listen, bootstrap=config.bootstrap, network=config.network)
+    try:
+        async with open_host(identity, network) as host, open_money(config, identity, host, telemetry) as money, trio.open_nursery() as nursery:
+            daemon = await _build(config, identity, host, money, telemetry, nursery, engine_command)
+            telemetry.log(f"daemon: {config.role} {identity.peer_id} at {', '.join(host.addresses)}")
+            yield daemon
+            nursery.cancel_scope.cancel()
+    finally:
+        telemetry.log("daemon: stopped")
+        telemetry.close()
+
+
+async def _build(
+    config: Config, identity: Identity, host: Host, money: Money, telemetry: Telemetry, nursery: trio.Nursery, engine_command: tuple[str, ...] | None
+) -> NodeDaemon:
+    """Construct the parts of this role and start their tasks."""
+    store = BlockStore(config.home / "blocks")
+    serve_blocks(host, store)
+    own = Signer(identity.secret).address
+    owner = bytes.fromhex(config.owner.removeprefix("0x")) or own
+    engine: EngineHost | None = None
+    adapters: Adapters | None = None
+    service: Service | None = None
+    if config.role in ("volunteer", "gateway"):
+        base = await trio.to_thread.run_sync(load_base, config.weights_path())
+        engine = _new_engine(config, telemetry, engine_command) if config.has_engine else None
+        adapters = Adapters(config.home, host, store, engine, identity, config.publishers, base.identity, base.tokenizer.name, telemetry)
+        caller = Caller(host, money.purse, Price(config.max_prompt_price, config.max_completion_price), own)
+        service = Service(host, base.tokenizer, adapters, Router(host.peer_id, config.has_engine), engine, caller, telemetry)
+        if engine is not None:
+            inbound = Inbound(engine, adapters, money.till, Price(config.prompt_price, config.completion_price), owner, telemetry)
+            nursery.start_soon(engine.run)
+            nursery.start_soon(_come_up, engine, base.identity.base, adapters, telemetry)
+            host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)
+        nursery.start_soon(adapters.run_republish, config.republish_interval_s)
+    await nursery.start(run_announcements, host, adapters, telemetry)
+    await money.run_in(nursery, store)
+    return NodeDaemon(config, own, host, telemetry, engine, adapters, service, money, nursery)
+
+
+def _new_engine(config: Config, telemetry: Telemetry, command: tuple[str, ...] | None) -> EngineHost:
+    settings = EngineSettings(config.weights_path(), config.engine_dtype, config.engine_threads, config.kv_tokens, config.max_adapters)
+    if command is not None:
+        settings = dataclasses.replace(settings, command=command)
+    return EngineHost(settings, telemetry.log, stderr=config.home / "engine.log")
+
+
+async def _come_up(engine: EngineHost, base: bytes, adapters: Adapters, telemetry: Telemetry) -> None:
+    """Once the engine is ready: serve what was held before, then tell the network."""
+    while True:
+        try:
+            ready = await engine.wait_up()
+            break
+        except EngineLost as error:
+            telemetry.log(f"daemon: {error}")
+    if ready.base != base:
+        raise ConfigError(f"the engine loaded base {ready.base.hex()[:16]}…, the configuration names {base.hex()[:16]}…; check base_path")
+    await adapters.restore()
+    await adapters.offer_base()

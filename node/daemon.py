@@ -1,0 +1,108 @@
+"""The daemon as its faces see it: every call of node/api.py, handed to the part that does it. Decides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import trio
+from p2p.host import Host
+
+from .adapters import Adapters
+from .api import AdapterInfo, CompletionEvent, CompletionRequest, EarningsInfo, PeerInfo, PullReport, ReceiptInfo, StatusInfo
+from .config import Config
+from .engine_host import EngineHost, to_plain_stats
+from .errors import BadRequest, EngineError, NodeError
+from .money import Money
+from .service import Service
+from .telemetry import Telemetry
+
+
+class NodeDaemon:
+    """A running node, as node/api.py promises it. `adapters` and `service` are None where the role has none."""
+
+    def __init__(
+        self,
+        config: Config,
+        address: bytes,
+        host: Host,
+        telemetry: Telemetry,
+        engine: EngineHost | None,
+        adapters: Adapters | None,
+        service: Service | None,
+        money: Money | None,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.config, self.host, self.telemetry, self.engine, self.money = config, host, telemetry, engine, money
+        self._address, self._adapters, self._service, self._nursery = address, adapters, service, nursery
+        self._started = time.monotonic()
+
+    def complete(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
+        """Answer one request; leaving the block early cancels it everywhere."""
+        if self._service is None:
+            raise BadRequest(f"this daemon is a {self.config.role} and answers nothing; ask a volunteer or a gateway")
+        return self._service.complete(request, self._nursery)
+
+    async def status(self) -> StatusInfo:
+        """Describe this node now."""
+        adapters = self._adapters
+        return StatusInfo(
+            peer_id=self.host.peer_id,
+            address="0x" + self._address.hex(),
+            role=self.config.role,
+            network=self.config.network,
+            base=f"{adapters.base_name} {adapters.base.hex()}" if adapters else "",
+            addresses=self.host.addresses,
+            num_peers=len(self.host.peers()),
+            uptime_s=time.monotonic() - self._started,
+            engine=await self._engine_figures(),
+            settlement=self.money.describe() if self.money else None,
+            counters=self.telemetry.counters,
+        )
+
+    async def _engine_figures(self) -> dict[str, object] | None:
+        if self.engine is None:
+            return None
+        try:
+            stats = await self.engine.stats() if self.engine.is_up else None
+        except EngineError:
+            stats = None
+        return to_plain_stats(self.engine.ready, stats, self.engine.restarts)
+
+    async def adapters(self) -> list[AdapterInfo]:
+        """Every adapter held here or heard of."""
+        return self._adapters.listing() if self._adapters else []
+
+    def peers(self) -> list[PeerInfo]:
+        """Who is connected."""
+        return [PeerInfo(peer.peer_id, peer.address, tuple(peer.protocols)) for peer in self.host.peers()]
+
+    async def pull(self, model: str) -> PullReport:
+        """Fetch, verify, load and advertise an adapter."""
+        return await self._need_adapters().pull(model)
+
+    async def push(self, folder: Path) -> AdapterInfo:
+        """Publish a PEFT folder."""
+        return await self._need_adapters().publish(folder)
+
+    async def receipts(self) -> list[ReceiptInfo]:
+        """This daemon's receipts, newest first."""
+        return self.money.receipts() if self.money else []
+
+    async def receipt(self, digest: str) -> bytes:
+        """The signed receipt with that body digest (hex)."""
+        found = self.money.receipt(digest) if self.money else None
+        if found is None:
+            raise NodeError(f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is")
+        return found
+
+    async def earnings(self) -> list[EarningsInfo]:
+        """What this node's owner (and, at an aggregator, everybody) has earned."""
+        return await self.money.earnings() if self.money else []
+
+    def _need_adapters(self) -> Adapters:
+        if self._adapters is None:
+            raise BadRequest(f"this daemon is a {self.config.role} and holds no adapters; use a volunteer or a gateway")
+        return self._adapters

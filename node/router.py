@@ -1,0 +1,46 @@
+"""Who should answer: this node's engine, or which peer. Decides purely; asks and dials nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from p2p.peers import PeerAddress
+
+BENCH_S = 30.0  # a node that failed us is asked last for this long
+MAX_BENCHED = 1024
+
+
+@dataclass(frozen=True)
+class There:
+    """Peers to try, best first."""
+
+    peers: tuple[PeerAddress, ...]
+
+
+@dataclass
+class Router:
+    """Ranks nodes. Remembers only which peers failed lately; `now_s` is any clock that does not go back."""
+
+    own_peer_id: str
+    has_engine: bool
+    _benched: dict[str, float] = field(default_factory=dict)
+
+    def serves_here(self, named_node: str | None) -> bool:
+        """Whether this node's own engine should answer: it has one and nobody else was named."""
+        return self.has_engine and named_node in (None, self.own_peer_id)
+
+    def rank(self, candidates: Iterable[PeerAddress], connected: Collection[str], now_s: float) -> There:
+        """Order providers: those that did not fail lately first, then those already connected, else as found."""
+        unique = {peer.peer_id: peer for peer in candidates if peer.peer_id != self.own_peer_id}
+        order = sorted(unique.values(), key=lambda peer: (self._is_benched(peer.peer_id, now_s), peer.peer_id not in connected))
+        return There(tuple(order))
+
+    def failed(self, peer_id: str, now_s: float) -> None:
+        """A peer vanished, cheated or refused: ask it last for a while."""
+        if len(self._benched) >= MAX_BENCHED:
+            self._benched.pop(next(iter(self._benched)))
+        self._benched[peer_id] = now_s + BENCH_S
+
+    def _is_benched(self, peer_id: str, now_s: float) -> bool:
+        return self._benched.get(peer_id, 0.0) > now_s

@@ -1,0 +1,214 @@
+"""The node's side of a channel: takes vouchers, drafts receipts, keeps them until the client signed. Asks the chain what a channel holds.
+
+A voucher reserves nothing on chain, so a channel is read again at least every RECHECK_S and nothing new is accepted while a withdrawal is under way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import trio
+from p2p.errors import InvalidInput
+from p2p.identity import public_key_of
+from proofs.digest import Network
+from proofs.errors import ProofError
+from proofs.receipt import SignedReceipt, VerifiedReceipt, digest_of, encode_body, decode_body, sign_receipt, verify_receipt
+from proofs.signing import Signer, address_of
+from proofs.voucher import ChannelConfig, Voucher, channel_id, check_channel, verify_voucher
+
+from . import messages as wire
+from .channel_book import ChannelBook, ChannelRow, Draft
+from .errors import BadRequest, NoChannel, PaymentRequired
+from .metering import Account, Deal, Position
+
+RECHECK_S = 45.0
+CHAIN_DEADLINE_S = 20.0
+MIN_WITHDRAW_DELAY_S = 900
+MAX_TABS = 4096
+
+
+class ChannelOnChain(Protocol):
+    """What the till reads of a channel (proofs.chain's ChannelState)."""
+
+    @property
+    def balance(self) -> int:
+        """All that was ever deposited and not paid back."""
+
+    @property
+    def withdraw_requested_at(self) -> int:
+        """When a withdrawal was asked for, 0 when none is under way."""
+
+
+ReadChannel = Callable[[bytes], ChannelOnChain]
+OnReceipt = Callable[[VerifiedReceipt, ChannelRow], None]
+
+
+class Till:
+    """All channels that pay this node. `on_receipt` gets every receipt that has both signatures, with the channel it was paid in."""
+
+    def __init__(
+        self, signer: Signer, network: Network, book: ChannelBook, read_channel: ReadChannel, on_receipt: OnReceipt
+    ) -> None:
+        self._signer, self._network, self._book, self._read, self._on_receipt = signer, network, book, read_channel, on_receipt
+        self._tabs: dict[bytes, Tab] = {}
+        self.operator = signer.address
+
+    async def open(self, peer_id: str, client: bytes, config: ChannelConfig) -> Tab:
+        """The tab of the channel that shall pay; NoChannel or BadRequest says why it cannot."""
+        if client != address_of_peer(peer_id):
+            raise BadRequest("the client's address is not the one of the key that opened this stream")
+        try:
+            check_channel(config, self.operator, client, self._network)
+        except ProofError as error:
+            raise NoChannel(str(error)) from error
+        if config.voucher_signer != client:
+            raise NoChannel("the channel's vouchers are signed by another key than the client's")
+        if config.withdraw_delay < MIN_WITHDRAW_DELAY_S:
+            raise NoChannel(f"the channel's withdraw delay of {config.withdraw_delay} s is below {MIN_WITHDRAW_DELAY_S} s")
+        tab = self._tab(channel_id(config, self._network), config)
+        await tab.recheck()
+        return tab
+
+    def _tab(self, channel: bytes, config: ChannelConfig) -> Tab:
+        if channel not in self._tabs:
+            if len(self._tabs) >= MAX_TABS:
+                self._forget_idle()
+            row = self._book.find(channel) or ChannelRow(channel, self.operator, config)
+            self._tabs[channel] = Tab(row, self._signer, self._network, self._book, self._read, self._on_receipt)
+        return self._tabs[channel]
+
+    def _forget_idle(self) -> None:
+        for channel, tab in list(self._tabs.items()):
+            if not tab.is_busy:
+                del self._tabs[channel]
+
+
+class Tab:
+    """One channel. Requests on it run at the same time; receipts are drafted one after another, under `lock`."""
+
+    def __init__(
+        self,
+        row: ChannelRow,
+        signer: Signer,
+        network: Network,
+        book: ChannelBook,
+        read: ReadChannel,
+        on_receipt: OnReceipt,
+    ) -> None:
+        self._row, self._signer, self._network, self._book, self._read, self._on_receipt = row, signer, network, book, read, on_receipt
+        self.lock = trio.Lock()
+        self.channel_id = row.channel_id
+        self._keys = itertools.count(1)
+        self._account = Account(row.cumulative, row.voucher, row.voucher)
+        self._drafts: list[tuple[int, Draft]] = []
+        for draft in row.drafts:
+            key = self.new_key()
+            self._account.reserve(key, draft.amount)
+            self._drafts.append((key, draft))
+        self._open: set[int] = set()
+        self._read_at = float("-inf")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests run on it."""
+        return bool(self._open)
+
+    @property
+    def pending(self) -> Draft | None:
+        """The oldest receipt that lacks the client's signature."""
+        return self._drafts[0][1] if self._drafts else None
+
+    def new_key(self) -> int:
+        """A name for one more request."""
+        return next(self._keys)
+
+    async def recheck(self) -> None:
+        """Read the channel's deposit from the chain unless that was done just now; NoChannel when it cannot pay any more."""
+        if trio.current_time() - self._read_at < RECHECK_S:
+            return
+        with trio.move_on_after(CHAIN_DEADLINE_S) as waited:
+            state = await trio.to_thread.run_sync(self._read, self.channel_id, abandon_on_cancel=True)
+        if waited.cancelled_caught:
+            raise NoChannel("the chain did not answer, so the channel's deposit is unknown; ask again")
+        if state.withdraw_requested_at:
+            raise NoChannel("a withdrawal of this channel is under way; open another one")
+        if state.balance <= self._account.settled:
+            raise NoChannel(f"the channel holds {state.balance}, of which {self._account.settled} is spent; deposit more")
+        self._account.deposit = max(state.balance, self._account.voucher)
+        self._read_at = trio.current_time()
+
+    async def take(self, key: int, pay: wire.Pay) -> None:
+        """Take a voucher and let request `key` spend up to its limit; PaymentRequired when it does not cover that."""
+        await self.recheck()
+        if pay.amount > self._account.voucher:
+            voucher = Voucher(self.channel_id, pay.amount, pay.signature)
+            try:
+                verify_voucher(voucher, self._row.config, self._network)
+            except ProofError as error:
+                raise PaymentRequired(f"the voucher is not valid: {error}") from error
+            self._account.raise_voucher(pay.amount)
+            self._write(voucher=pay.amount, voucher_signature=pay.signature)
+        self._account.reserve(key, pay.limit)
+        self._open.add(key)
+
+    def draft(self, key: int, deal: Deal, answer_ids: Sequence[int]) -> Draft:
+        """Write the next receipt of the channel, signed by this node, and keep it until the client signs too. The caller holds the lock."""
+        receipt = deal.receipt(self._network, self._next_position(), answer_ids)
+        draft = Draft(encode_body(receipt), sign_receipt(self._signer, receipt, self._network), receipt.amount)
+        self._account.shrink(key, receipt.amount)
+        self._drafts.append((key, draft))
+        self._open.discard(key)
+        self._write(drafts=tuple(kept for _, kept in self._drafts))
+        return draft
+
+    def settle(self, client_signature: bytes) -> None:
+        """The client signed the oldest draft: it is a receipt now, and safe on disk; BadRequest when the signature is not the client's."""
+        key, draft = self._drafts[0]
+        signed = SignedReceipt(draft.body, draft.node_signature, client_signature)
+        try:
+            verified = verify_receipt(signed, self._network)
+        except ProofError as error:
+            raise BadRequest(f"the receipt's signature is not valid: {error}") from error
+        self._on_receipt(verified, self._row)
+        self._drafts.pop(0)
+        self._account.settle(key, draft.amount)
+        self._write(
+            sequence=verified.receipt.sequence,
+            previous=verified.digest,
+            cumulative=verified.receipt.cumulative,
+            drafts=tuple(kept for _, kept in self._drafts),
+        )
+        self._account.check()
+
+    def owes(self, key: int) -> bool:
+        """Whether request `key` still has money reserved that no receipt speaks about."""
+        return key in self._open
+
+    def release(self, key: int) -> None:
+        """Request `key` costs nothing."""
+        if key in self._open:
+            self._open.discard(key)
+            self._account.release(key)
+
+    def _next_position(self) -> Position:
+        if not self._drafts:
+            return self._row.position
+        last = self._drafts[-1][1].body
+        receipt = decode_body(last)
+        return Position(receipt.sequence + 1, digest_of(last), receipt.cumulative)
+
+    def _write(self, **changes: object) -> None:
+        self._row = msgspec.structs.replace(self._row, **changes)
+        self._book.save(self._row)
+
+
+def address_of_peer(peer_id: str) -> bytes:
+    """The address of the key that a peer id holds."""
+    try:
+        return address_of(public_key_of(peer_id))
+    except (InvalidInput, ProofError) as error:
+        raise BadRequest(f"{peer_id!r} is not a peer id: {error}") from error
