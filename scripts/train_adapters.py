@@ -336,8 +336,6 @@ def sample(tokenizer: Any, model: Any, prompt: str) -> str:
     ids = torch.tensor([tokenizer(prompt).input_ids])
     drawn = {"max_new_tokens": NUM_SAMPLE_TOKENS, "do_sample": True, "temperature": SAMPLE_TEMPERATURE}
     row = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **drawn)[0]
-        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_SAMPLE_TOKENS, do_sample=True, temperature=SAMPLE_TEMPERATURE
-    )[0]
     text: str = tokenizer.decode(row, skip_special_tokens=True)
     return text
 
