@@ -1,0 +1,68 @@
+"""What can be wrong with a proof.
+
+    ProofError
+    ├── BadSignature     no key made this signature, or not in the only form that we accept
+    ├── ReceiptError     a receipt breaks an invariant; `invariant` names it
+    ├── VoucherError     a voucher or its channel does not pay for what it should; `invariant` names it
+    ├── ManifestError    an adapter's manifest is not acceptable; `field` names what is wrong
+    ├── BatchError       a published batch is not what its aggregator claims; `invariant` names it
+    └── LedgerError      the ledger cannot do what is asked
+        ├── LedgerConflict   somebody else already wrote something different there
+        └── UnknownEntry     there is no such entry
+
+Whose fault: the first five the sender's of the bytes, the last ours or that of a second process on the same file.
+"""
+
+from __future__ import annotations
+
+
+class ProofError(Exception):
+    """Something that should prove something does not."""
+
+
+class BadSignature(ProofError):
+    """No key made this signature, or it is not in the one accepted form (65 bytes, low s, v 27 or 28)."""
+
+
+class ReceiptError(ProofError):
+    """A receipt, or the envelope it came in, breaks an invariant."""
+
+    def __init__(self, invariant: str, message: str) -> None:
+        super().__init__(f"{invariant}: {message}")
+        self.invariant = invariant
+
+
+class VoucherError(ProofError):
+    """A voucher or its channel does not pay for what it should."""
+
+    def __init__(self, invariant: str, message: str) -> None:
+        super().__init__(f"{invariant}: {message}")
+        self.invariant = invariant
+
+
+class ManifestError(ProofError):
+    """An adapter's manifest is not acceptable."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"manifest {field}: {message}")
+        self.field = field
+
+
+class BatchError(ProofError):
+    """A published batch is not what its aggregator claims."""
+
+    def __init__(self, invariant: str, message: str) -> None:
+        super().__init__(f"{invariant}: {message}")
+        self.invariant = invariant
+
+
+class LedgerError(ProofError):
+    """The ledger cannot do what is asked."""
+
+
+class LedgerConflict(LedgerError):
+    """Something different is already written there; a second process on the same file is the usual reason."""
+
+
+class UnknownEntry(LedgerError):
+    """There is no such entry in the ledger."""

@@ -1,0 +1,140 @@
+"""An adapter's manifest: what it is, who made it, from whose data, and the hash of every byte. Normative text: docs/protocols/manifest.md.
+
+Its sha-256 is the adapter's identity everywhere. Signed by the creator over its own bytes, with the signature as last element.
+Decides what a well-formed manifest is; not whether its base is ours or its blocks can be had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated
+
+import msgspec
+
+from .codec import Address, Amount, Digest, NotCanonical, PublicKey, Record, Signature, decode, encode
+from .errors import BadSignature, ManifestError
+from .signing import Signer, address_of, recover
+
+VERSION = 1
+MAX_MANIFEST_BYTES = 64 << 10
+MAX_CONTRIBUTORS = 48  # a receipt has at most 64 shares, two of them the node's and the creator's
+MAX_FILES = 8
+MAX_BLOCKS = 1_200
+MAX_BLOCK_BYTES = 1 << 20
+
+_DOMAIN = b"lorikeet manifest 1\0"
+
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+Block = tuple[Digest, Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCK_BYTES)]]
+
+
+class Contributor(Record, frozen=True):
+    """Somebody whose data the adapter learnt from. Weights are relative to one another."""
+
+    address: Address
+    name: Text
+    source: Text
+    licence: Text
+    weight: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+
+
+class File(Record, frozen=True):
+    """One file and the blocks that it is cut into, in order: (sha-256, size in bytes) each."""
+
+    name: Word
+    size: Annotated[int, msgspec.Meta(ge=1, lt=1 << 40)]
+    blocks: Annotated[list[Block], msgspec.Meta(min_length=1, max_length=MAX_BLOCKS)]
+
+
+class Manifest(Record, frozen=True, dict=True):
+    """What a creator signs. `creator` is a compressed public key; `created_at` in Unix seconds."""
+
+    version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
+    name: Word
+    adapter_version: Word
+    base: Digest
+    tokenizer_hash: Digest
+    template_hash: Digest
+    licence: Text
+    source: Text
+    creator: PublicKey
+    created_at: Amount
+    contributors: Annotated[list[Contributor], msgspec.Meta(max_length=MAX_CONTRIBUTORS)]
+    files: Annotated[list[File], msgspec.Meta(min_length=1, max_length=MAX_FILES)]
+    signature: Signature
+
+    @cached_property
+    def creator_address(self) -> bytes:
+        """Where the creator is paid."""
+        return address_of(self.creator)
+
+
+def build_manifest(
+    signer: Signer,
+    *,
+    name: str,
+    adapter_version: str,
+    base: bytes,
+    tokenizer_hash: bytes,
+    template_hash: bytes,
+    licence: str,
+    source: str,
+    created_at: int,
+    contributors: Sequence[Contributor],
+    files: Sequence[File],
+) -> bytes:
+    """Write and sign a manifest; ManifestError when nobody would accept it."""
+    about = (name, adapter_version, base, tokenizer_hash, template_hash, licence, source)
+    draft = Manifest(VERSION, *about, signer.public_key, created_at, list(contributors), list(files), bytes(65))
+    data = encode(msgspec.structs.replace(draft, signature=signer.sign_digest(_digest(draft))))
+    parse_manifest(data)
+    return data
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Read a manifest from bytes nobody vouched for: bounded, canonical, consistent, signed by its creator. ManifestError."""
+    try:
+        manifest = decode(data, _DECODER, MAX_MANIFEST_BYTES)
+    except NotCanonical as error:
+        raise ManifestError(error.rule, str(error)) from error
+    if manifest.version != VERSION:
+        raise ManifestError("version", f"{manifest.version} is unknown; this node reads version {VERSION}")
+    _check_files(manifest.files)
+    _check_signature(manifest)
+    return manifest
+
+
+def _check_files(files: Sequence[File]) -> None:
+    names = [file.name for file in files]
+    if len(set(names)) != len(names):
+        raise ManifestError("files", "two files have the same name")
+    for file in files:
+        if "/" in file.name or "\\" in file.name or "\0" in file.name or file.name in (".", ".."):
+            raise ManifestError("files", f"{file.name!r} is no plain file name")
+        total = sum(size for _, size in file.blocks)
+        if total != file.size:
+            raise ManifestError("files", f"the blocks of {file.name} have {total} bytes together, not {file.size}")
+
+
+def _check_signature(manifest: Manifest) -> None:
+    try:
+        signer = recover(_digest(manifest), manifest.signature)
+        creator = manifest.creator_address
+    except BadSignature as error:
+        raise ManifestError("signature", str(error)) from error
+    if signer != creator:
+        raise ManifestError("signature", f"made by {signer.hex()}, not by the creator {creator.hex()}")
+
+
+def _digest(manifest: Manifest) -> bytes:
+    """What is signed: the manifest as an array without its last element, behind a prefix that nothing else begins with."""
+    unsigned = [getattr(manifest, field) for field in Manifest.__struct_fields__[:-1]]
+    return hashlib.sha256(_DOMAIN + encode(unsigned)).digest()
+
+
+_DECODER = msgspec.msgpack.Decoder(Manifest)
+
+__all__ = ["Contributor", "File", "Manifest", "ManifestError", "build_manifest", "parse_manifest"]

@@ -1,0 +1,179 @@
+"""The log of receipts: an append-only Merkle tree (RFC 9162, section 2.1) over bytes. Knows no receipt.
+
+    leaf = sha256(0x00 || data)      node = sha256(0x01 || left || right)      empty log = sha256("")
+
+A log of n leaves splits at the largest power of two below n, so its full subtrees never change: `Frontier` keeps just those on the right
+edge, enough to append and to give the root; `Log` keeps all of them, enough to prove anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .sumtree import split
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """Hash one entry."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash two subtrees into one."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """The full subtrees of a log, largest first: one per set bit of its size."""
+
+    size: int = 0
+    peaks: tuple[bytes, ...] = ()
+
+    def append(self, leaves: Iterable[bytes]) -> Frontier:
+        """Give the frontier after more leaf hashes."""
+        size, peaks = self.size, list(self.peaks)
+        for new in leaves:
+            peaks.append(new)
+            for _ in range(trailing_ones(size)):
+                right = peaks.pop()
+                peaks[-1] = node_hash(peaks[-1], right)
+            size += 1
+        return Frontier(size, tuple(peaks))
+
+    @property
+    def root(self) -> bytes:
+        """The log's root."""
+        if not self.peaks:
+            return EMPTY_ROOT
+        root = self.peaks[-1]
+        for peak in self.peaks[-2::-1]:
+            root = node_hash(peak, root)
+        return root
+
+
+class Log:
+    """A whole log: proves that an entry is in it, and that an older log is its beginning. 64 bytes of memory per entry."""
+
+    def __init__(self, leaves: Iterable[bytes] = ()) -> None:
+        self._levels: list[list[bytes]] = [[]]  # _levels[h][i] = the full subtree over leaves [i << h, (i + 1) << h)
+        self.append(leaves)
+
+    @property
+    def size(self) -> int:
+        """How many entries there are."""
+        return len(self._levels[0])
+
+    def append(self, leaves: Iterable[bytes]) -> None:
+        """Add leaf hashes at the end."""
+        for new in leaves:
+            node = new
+            for height in range(trailing_ones(self.size) + 1):
+                if height == len(self._levels):
+                    self._levels.append([])
+                level = self._levels[height]
+                level.append(node)
+                if len(level) % 2 == 0:
+                    node = node_hash(level[-2], level[-1])
+
+    def root(self, size: int | None = None) -> bytes:
+        """Give the root of the whole log, or of its first `size` entries."""
+        size = self.size if size is None else size
+        return self._node(0, size) if size else EMPTY_ROOT
+
+    def prove_inclusion(self, index: int, size: int | None = None) -> list[bytes]:
+        """Give the path from an entry to the root of the first `size` entries, leaf first."""
+        size = self.size if size is None else size
+        if not 0 <= index < size <= self.size:
+            raise IndexError(f"no entry {index} in a log of {size}")
+        low, high, path = 0, size, list[bytes]()
+        while high - low > 1:
+            middle = low + split(high - low)
+            if index < middle:
+                path.append(self._node(middle, high))
+                high = middle
+            else:
+                path.append(self._node(low, middle))
+                low = middle
+        return path[::-1]
+
+    def prove_consistency(self, old: int, size: int | None = None) -> list[bytes]:
+        """Prove that the first `old` entries are the beginning of the first `size` (RFC 9162, 2.1.4.1)."""
+        size = self.size if size is None else size
+        if not 0 <= old <= size <= self.size:
+            raise IndexError(f"no log of {old} inside a log of {size}")
+        if old in (0, size):
+            return []
+        low, high, path = 0, size, list[bytes]()
+        while old < high:
+            middle = low + split(high - low)
+            if old <= middle:
+                path.append(self._node(middle, high))
+                high = middle
+            else:
+                path.append(self._node(low, middle))
+                low = middle
+        if low:
+            path.append(self._node(low, high))
+        return path[::-1]
+
+    def _node(self, low: int, high: int) -> bytes:
+        """The subtree over [low, high), where `low` is a multiple of the power of two that covers it."""
+        width = high - low
+        height = width.bit_length() - 1
+        if width == 1 << height:
+            return self._levels[height][low >> height]
+        middle = low + split(width)
+        return node_hash(self._node(low, middle), self._node(middle, high))
+
+
+def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
+    """Say whether `leaf` (a leaf hash) is entry `index` of the log of `size` entries with this root (RFC 9162, 2.1.3.2)."""
+    if not 0 <= index < size:
+        return False
+    first, last, node = index, size - 1, leaf
+    for other in path:
+        if last == 0:
+            return False
+        if first & 1 or first == last:
+            node = node_hash(other, node)
+            while not first & 1 and first:
+                first, last = first >> 1, last >> 1
+        else:
+            node = node_hash(node, other)
+        first, last = first >> 1, last >> 1
+    return last == 0 and node == root
+
+
+def verify_consistency(old: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]) -> bool:
+    """Say whether the log of `old` entries is the beginning of the log of `size` entries (RFC 9162, 2.1.4.2)."""
+    if not 0 <= old <= size:
+        return False
+    if old in (0, size):
+        return not path and (old_root == EMPTY_ROOT if old == 0 else old_root == root)
+    steps = list(path) if old & (old - 1) else [old_root, *path]
+    if not steps:
+        return False
+    ones = trailing_ones(old - 1)
+    first, last = (old - 1) >> ones, (size - 1) >> ones
+    old_node = node = steps[0]
+    for other in steps[1:]:
+        if last == 0:
+            return False
+        if first & 1 or first == last:
+            old_node, node = node_hash(other, old_node), node_hash(other, node)
+            while not first & 1 and first:
+                first, last = first >> 1, last >> 1
+        else:
+            node = node_hash(node, other)
+        first, last = first >> 1, last >> 1
+    return last == 0 and old_node == old_root and node == root
+
+
+def trailing_ones(value: int) -> int:
+    """Count the ones at the low end of a number's binary form."""
+    return (~value & (value + 1)).bit_length() - 1

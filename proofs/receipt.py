@@ -1,0 +1,174 @@
+"""The receipt of one answer: what node and client both sign. Normative text: docs/protocols/receipt.md.
+
+    bytes  → decode_receipt → SignedReceipt      has the right form, nothing more
+           → verify_receipt → VerifiedReceipt    keeps every invariant that it can prove by itself
+
+What it cannot prove alone (is the channel funded, is this its next receipt) is for envelope.py and aggregator.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated
+
+import msgspec
+
+from .attribution.shares import MAX_SHARES, Share, find_fault
+from .codec import Address, Amount, Count, Digest, NotCanonical, Record, Signature, decode, encode
+from .digest import Network, keccak, struct_hash, typed_digest
+from .errors import BadSignature, ReceiptError
+from .signing import Signer, recover
+
+VERSION = 1
+FIRST_PREVIOUS = bytes(32)  # what a channel's first receipt names as previous
+BARE_BASE = bytes(32)  # the adapter of an answer without one
+MAX_BODY_BYTES = 2_560
+MAX_RECEIPT_BYTES = MAX_BODY_BYTES + 160
+
+_RECEIPT_TYPE = keccak(b"Receipt(bytes32 channelId,uint64 sequence,uint128 cumulative,bytes32 body)")
+
+
+class Receipt(Record, frozen=True):
+    """The body. Prices per token; amounts in the fee token's smallest unit; `started_at` in Unix seconds."""
+
+    version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
+    chain_id: Amount
+    settlement: Address
+    channel_id: Digest
+    sequence: Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+    previous: Digest  # sha-256 of the channel's previous body
+    operator: Address
+    client: Address
+    base: Digest
+    adapter: Digest
+    prompt_commitment: Digest
+    answer_commitment: Digest
+    prompt_tokens: Count
+    completion_tokens: Count
+    prompt_price: Count
+    completion_price: Count
+    amount: Amount
+    cumulative: Amount  # of the channel, this receipt included
+    seed: Digest
+    dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
+    started_at: Amount
+    shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MAX_SHARES)]
+
+
+class SignedReceipt(Record, frozen=True):
+    """A body's bytes and two signatures, none of them checked."""
+
+    body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
+    node_signature: Signature
+    client_signature: Signature
+
+
+@dataclass(frozen=True)
+class VerifiedReceipt:
+    """A receipt that keeps every invariant. Only `verify_receipt` makes one."""
+
+    receipt: Receipt
+    signed: SignedReceipt
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The signed receipt's bytes: what is gossiped, logged and published."""
+        return encode(self.signed)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """What the channel's next receipt names as previous."""
+        return digest_of(self.signed.body)
+
+
+def encode_body(receipt: Receipt) -> bytes:
+    """Give the bytes of a body."""
+    return encode(receipt)
+
+
+def digest_of(body: bytes) -> bytes:
+    """Give the sha-256 of a body's bytes: its name in the chain of its channel."""
+    return hashlib.sha256(body).digest()
+
+
+def commit(salt: bytes, token_ids: Sequence[int]) -> bytes:
+    """Commit to token ids without showing them: sha-256 of a 16-byte salt and their canonical MessagePack."""
+    return hashlib.sha256(salt + encode(list(token_ids))).digest()
+
+
+def receipt_digest(receipt: Receipt, network: Network) -> bytes:
+    """Give the 32 bytes that both sides sign (EIP-712)."""
+    return _digest(receipt, encode_body(receipt), network)
+
+
+def sign_receipt(signer: Signer, receipt: Receipt, network: Network) -> bytes:
+    """Sign as node or as client."""
+    return signer.sign_digest(receipt_digest(receipt, network))
+
+
+def decode_body(body: bytes) -> Receipt:
+    """Read a body from bytes nobody vouched for; ReceiptError."""
+    try:
+        return decode(body, _BODY, MAX_BODY_BYTES)
+    except NotCanonical as error:
+        raise ReceiptError(error.rule, str(error)) from error
+
+
+def decode_receipt(data: bytes) -> SignedReceipt:
+    """Read a signed receipt from bytes nobody vouched for; ReceiptError. Its body is not read yet."""
+    try:
+        return decode(data, _SIGNED, MAX_RECEIPT_BYTES)
+    except NotCanonical as error:
+        raise ReceiptError(error.rule, str(error)) from error
+
+
+def verify_receipt(signed: SignedReceipt, network: Network) -> VerifiedReceipt:
+    """Check everything that a receipt proves by itself, cheapest first; ReceiptError names the first invariant that does not hold."""
+    receipt = decode_body(signed.body)
+    check_terms(receipt, network)
+    digest = _digest(receipt, signed.body, network)
+    check_signature("node signature", digest, signed.node_signature, receipt.operator)
+    check_signature("client signature", digest, signed.client_signature, receipt.client)
+    return VerifiedReceipt(receipt, signed)
+
+
+def check_terms(receipt: Receipt, network: Network) -> None:
+    """Check what needs no signature, so that both sides can before they sign; ReceiptError."""
+    if receipt.version != VERSION:
+        raise ReceiptError("version", f"{receipt.version}; this network speaks {VERSION}")
+    if (receipt.chain_id, receipt.settlement) != (network.chain_id, network.settlement):
+        raise ReceiptError("network", f"made for chain {receipt.chain_id} and settlement {receipt.settlement.hex()}")
+    price = receipt.prompt_tokens * receipt.prompt_price + receipt.completion_tokens * receipt.completion_price
+    if receipt.amount != price:
+        raise ReceiptError("amount", f"{receipt.amount}; its tokens at its prices cost {price}")
+    if receipt.amount == 0:
+        raise ReceiptError("amount", "0; a receipt is for something that was paid")
+    if (receipt.sequence == 1) != (receipt.previous == FIRST_PREVIOUS):
+        raise ReceiptError("previous", "zeros belong to the first receipt of a channel, and only to it")
+    if receipt.cumulative < receipt.amount or (receipt.sequence == 1 and receipt.cumulative != receipt.amount):
+        raise ReceiptError("cumulative", f"{receipt.cumulative} does not fit amount {receipt.amount} at sequence {receipt.sequence}")
+    fault = find_fault(receipt.shares)
+    if fault:
+        raise ReceiptError("shares", fault)
+
+
+def check_signature(invariant: str, digest: bytes, signature: bytes, address: bytes) -> None:
+    """Raise ReceiptError unless `address` signed `digest`."""
+    try:
+        signer = recover(digest, signature)
+    except BadSignature as error:
+        raise ReceiptError(invariant, str(error)) from error
+    if signer != address:
+        raise ReceiptError(invariant, f"not made by {address.hex()}")
+
+
+def _digest(receipt: Receipt, body: bytes, network: Network) -> bytes:
+    fields = struct_hash(_RECEIPT_TYPE, receipt.channel_id, receipt.sequence, receipt.cumulative, digest_of(body))
+    return typed_digest(network.receipts_domain, fields)
+
+
+_BODY = msgspec.msgpack.Decoder(Receipt)
+_SIGNED = msgspec.msgpack.Decoder(SignedReceipt)

@@ -1,0 +1,161 @@
+"""Writes the golden vectors. The tests compare them with independent implementations (eth_account, eth_abi, x402, a naive tree)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from proofs.attribution.shares import Share
+from proofs.codec import encode
+from proofs.digest import Network
+from proofs.epoch import NO_HEADER, EpochHeader
+from proofs.merkle import Log, leaf_hash
+from proofs.receipt import Receipt, SignedReceipt, commit, digest_of, encode_body, receipt_digest, sign_receipt
+from proofs.signing import Signer
+from proofs.sumtree import PayoutTree, leaf
+from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher, voucher_digest
+
+FOLDER = Path(__file__).parent
+
+NETWORK = Network(31_337, bytes.fromhex("5e" * 20), bytes.fromhex("70" * 20))
+NODE = Signer(hashlib.sha256(b"golden node").digest())
+CLIENT = Signer(hashlib.sha256(b"golden client").digest())
+CONFIG = ChannelConfig(
+    payer=CLIENT.address,
+    payer_authorizer=CLIENT.address,
+    receiver=NETWORK.settlement,
+    receiver_authorizer=NODE.address,
+    token=NETWORK.token,
+    withdraw_delay=86_400,
+    salt=operator_salt(NODE.address, bytes(range(12))),
+)
+AMOUNT = 2_570
+
+
+def account(number: int) -> bytes:
+    """A made-up address."""
+    return hashlib.sha256(b"account %d" % number).digest()[:20]
+
+
+def receipt() -> Receipt:
+    """The receipt that all vectors speak about."""
+    return Receipt(
+        version=1,
+        chain_id=NETWORK.chain_id,
+        settlement=NETWORK.settlement,
+        channel_id=channel_id(CONFIG, NETWORK),
+        sequence=1,
+        previous=bytes(32),
+        operator=NODE.address,
+        client=CLIENT.address,
+        base=hashlib.sha256(b"base").digest(),
+        adapter=hashlib.sha256(b"adapter").digest(),
+        prompt_commitment=commit(bytes(16), [1, 2, 49_151]),
+        answer_commitment=commit(bytes(range(16)), [7, 8, 9]),
+        prompt_tokens=7,
+        completion_tokens=50,
+        prompt_price=10,
+        completion_price=50,
+        amount=AMOUNT,
+        cumulative=AMOUNT,
+        seed=hashlib.sha256(b"seed").digest(),
+        dtype=b"bfloat16",
+        started_at=1_795_000_000,
+        shares=tuple(
+            sorted((Share(account(1), 0, 6_000), Share(account(2), 1, 2_500), Share(account(3), 2, 1_500)), key=lambda share: share.address)
+        ),
+    )
+
+
+def sumtree() -> list[dict[str, Any]]:
+    """Payout trees; from two accounts on, one amount is near the limit of 128 bits."""
+    trees = []
+    for size in (0, 1, 2, 3, 4, 5, 6, 7, 8, 13, 33):
+        payouts = {account(i): 1_000_003 * (i + 1) for i in range(size)}
+        if size >= 2:
+            payouts[account(1)] = (1 << 127) + 1
+        tree = PayoutTree(payouts)
+        trees.append(
+            {
+                "root": {"sum": str(tree.root.sum), "hash": tree.root.hash.hex()},
+                "accounts": [_payout(tree, *entry) for entry in sorted(payouts.items())],
+            }
+        )
+    return trees
+
+
+def _payout(tree: PayoutTree, who: bytes, amount: int) -> dict[str, Any]:
+    siblings = [{"sum": str(other.sum), "hash": other.hash.hex(), "is_left": other.is_left} for other in tree.prove(who).siblings]
+    return {"account": who.hex(), "amount": str(amount), "leaf": leaf(who, amount).hash.hex(), "siblings": siblings}
+
+
+def headers() -> list[dict[str, Any]]:
+    """A chain of three headers; the last has the largest values that fit."""
+    found, previous = [], NO_HEADER
+    for epoch, receipts, total in ((1, 3, 7_710), (2, 1_003, 1 << 70), ((1 << 64) - 1, (1 << 64) - 1, (1 << 128) - 1)):
+        digests = [hashlib.sha256(b"%s %d" % (name, epoch)).digest() for name in (b"receipts", b"payouts", b"batch")]
+        header = EpochHeader(epoch, previous, digests[0], receipts, digests[1], total, digests[2])
+        previous = header.hash
+        found.append(
+            {**{name: value.hex() if isinstance(value, bytes) else str(value) for name, value in vars(header).items()}, "hash": header.hash.hex()}
+        )
+    return found
+
+
+def digests() -> dict[str, Any]:
+    """Everything EIP-712."""
+    channel = channel_id(CONFIG, NETWORK)
+    return {
+        "chain_id": NETWORK.chain_id,
+        "settlement": NETWORK.settlement.hex(),
+        "token": NETWORK.token.hex(),
+        "channels": NETWORK.channels.hex(),
+        "node_secret": hashlib.sha256(b"golden node").hexdigest(),
+        "client_secret": hashlib.sha256(b"golden client").hexdigest(),
+        "receipts_domain": NETWORK.receipts_domain.hex(),
+        "channels_domain": NETWORK.channels_domain.hex(),
+        "config": {name: value.hex() if isinstance(value, bytes) else value for name, value in _fields(CONFIG).items()},
+        "channel_id": channel.hex(),
+        "voucher_amount": AMOUNT,
+        "voucher_digest": voucher_digest(channel, AMOUNT, NETWORK).hex(),
+        "voucher_signature": sign_voucher(CLIENT, channel, AMOUNT, NETWORK).signature.hex(),
+        "receipt_body_sha256": digest_of(encode_body(receipt())).hex(),
+        "receipt_digest": receipt_digest(receipt(), NETWORK).hex(),
+    }
+
+
+def signed_receipt() -> dict[str, Any]:
+    """The receipt's bytes."""
+    body = encode_body(receipt())
+    signatures = sign_receipt(NODE, receipt(), NETWORK), sign_receipt(CLIENT, receipt(), NETWORK)
+    signed = encode(SignedReceipt(body, *signatures))
+    return {
+        "body": body.hex(),
+        "node_signature": signatures[0].hex(),
+        "client_signature": signatures[1].hex(),
+        "signed": signed.hex(),
+        "leaf": leaf_hash(signed).hex(),
+    }
+
+
+def merkle() -> list[dict[str, Any]]:
+    """Logs of one-byte entries."""
+    log, found = Log(leaf_hash(bytes([i])) for i in range(16)), []
+    for size in (0, 1, 2, 3, 5, 7, 8, 13, 16):
+        inclusion = [[node.hex() for node in log.prove_inclusion(index, size)] for index in range(size)]
+        consistency = [[node.hex() for node in log.prove_consistency(old, size)] for old in range(size + 1)]
+        found.append({"size": size, "root": log.root(size).hex(), "inclusion": inclusion, "consistency": consistency})
+    return found
+
+
+def _fields(config: ChannelConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in config.__struct_fields__}
+
+
+VECTORS = {"sumtree": sumtree, "header": headers, "digests": digests, "receipt": signed_receipt, "merkle": merkle}
+
+if __name__ == "__main__":
+    for name, make in VECTORS.items():
+        (FOLDER / f"{name}.json").write_text(json.dumps(make(), indent=1) + "\n")
