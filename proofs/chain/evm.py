@@ -115,8 +115,8 @@ class MemoryChain:
         return any(transaction.hash == transaction_hash for transaction in self._pool.values())
 
     def increase_time(self, seconds: int) -> None:
-        """Move the clock of all later blocks ahead."""
-        self._ahead_s += seconds
+        """Move the clock of all later blocks ahead of the newest one."""
+        self._ahead_s = max(self._ahead_s, self.head.timestamp - int(self.clock())) + seconds
 
     # ── questions ──
 
@@ -182,9 +182,13 @@ class MemoryChain:
         if len(self._pool) >= POOL_TRANSACTIONS:
             raise Rejected("txpool is full")
 
-    def _mine(self, transactions: list[SignedTransactionAPI]) -> None:
+    def _read_clock(self) -> None:
+        """The next block is of now, and later than the one before it."""
         timestamp = max(self.head.timestamp + 1, int(self.clock()) + self._ahead_s)
         self._chain.header = self._chain.header.copy(timestamp=timestamp)
+
+    def _mine(self, transactions: list[SignedTransactionAPI]) -> None:
+        self._read_clock()
         done: list[Outcome] = []
         gas_before = 0
         for transaction in transactions:
@@ -202,6 +206,7 @@ class MemoryChain:
         self.mined.update((bytes(mined.transaction.hash), mined) for mined in self.blocks[-1].transactions)
 
     def _try(self, call: Call) -> tuple[ComputationAPI, int]:
+        self._read_clock()
         vm = self._chain.get_vm()
         snapshot = vm.state.snapshot()
         vm.state.set_balance(call.sender, CALLER_WEI)

@@ -55,9 +55,9 @@ class World:
     def client(self, name: str) -> ChainClient:
         return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=20)
 
-    def config(self, payer: str = "payer", operator: str = "operator", **changes) -> ChannelConfig:
+    def config(self, by: str = "payer", to: str = "operator", **changes) -> ChannelConfig:
         token, receiver = self.deployment.token, self.deployment.settlement
-        config = ChannelConfig(address(payer), address(payer), receiver, address(operator), token, 900, bytes(32))
+        config = ChannelConfig(address(by), address(by), receiver, address(to), token, 900, bytes(32))
         return msgspec.structs.replace(config, **changes)
 
     def voucher(self, config: ChannelConfig, amount: int, signer: str = "payer", total: int | None = None) -> VoucherClaim:

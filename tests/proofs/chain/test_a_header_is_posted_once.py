@@ -1,0 +1,154 @@
+"""The poster: killed anywhere, sent twice, stuck, overtaken. Each header is on the chain once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from proofs.chain.errors import ContractReverted, HeaderConflict, TransactionStuck
+from proofs.chain.poster import Poster, PostPolicy
+from proofs.epoch import EpochHeader
+from tests.proofs.chain.post_once import DEATHS, SqliteJournal
+from tests.proofs.chain.world import World, memory_world
+
+
+def run(served: World, journal: Path, where: str, header: EpochHeader) -> int:
+    """A real process; its exit status."""
+    fields = {name: value.hex() if isinstance(value, bytes) else value for name, value in asdict(header).items()}
+    arguments = [served.rpc.url, served.deployment.settlement.hex(), str(journal), where, json.dumps(fields)]
+    return subprocess.run([sys.executable, "-m", "tests.proofs.chain.post_once", *arguments], check=False, timeout=60).returncode
+
+
+def posted_epochs(world: World) -> list[int]:
+    return [posted.header.epoch for posted in world.client("anybody").headers()]
+
+
+def test_a_process_killed_anywhere_on_its_way_posts_once(served: World, tmp_path: Path):
+    journal = tmp_path / "journal.sqlite"
+    sent_before = served.client("aggregator").wallet.mined_nonce()
+    for where in DEATHS:
+        header = served.next_header({})
+        if where != "never":
+            assert run(served, journal, where, header) == -signal.SIGKILL, where
+        assert run(served, journal, "never", header) == 0, where
+        assert posted_epochs(served)[-1] == header.epoch
+    assert posted_epochs(served) == [1, 2, 3, 4, 5]
+    assert SqliteJournal(journal).confirmed() == [1, 2, 3, 4, 5]
+    assert served.client("aggregator").wallet.mined_nonce() - sent_before == 5, "one transaction for each header"
+
+
+def poster_for(world: World, tmp_path: Path, **policy) -> Poster:
+    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    return Poster(world.client("aggregator"), journal, PostPolicy(**policy))
+
+
+def test_posting_again_finds_what_is_there(world: World, tmp_path: Path):
+    poster, header = poster_for(world, tmp_path), world.next_header({})
+    first = poster.post(header)
+    assert poster.post(header) == first
+    assert poster_for(world, tmp_path).post(header) == first
+    assert posted_epochs(world) == [1]
+
+
+def test_a_lost_journal_does_not_post_twice(world: World, tmp_path: Path):
+    header = world.next_header({})
+    first = poster_for(world, tmp_path).post(header)
+    (tmp_path / "journal.sqlite").unlink()
+    again = poster_for(world, tmp_path).post(header)
+    assert (again.transaction, again.gas_used) == (first.transaction, None)
+
+
+def test_a_stuck_transaction_is_replaced_by_a_dearer_one_with_its_nonce(tmp_path: Path):
+    world, chain = memory_world()
+    header, chain.automine = world.next_header({}), False
+    poster = poster_for(world, tmp_path, bump_after_s=0.05)
+
+    with pytest.raises(TransactionStuck, match="post it again"):
+        poster.post(header, deadline_s=0.4)
+    attempts = poster._journal.attempts(1)
+    assert len(attempts) >= 2
+    assert len({attempt.nonce for attempt in attempts}) == 1
+    assert all(later.max_fee_wei > 1.12 * earlier.max_fee_wei for earlier, later in zip(attempts, attempts[1:], strict=False))
+
+    chain.mine()
+    assert poster_for(world, tmp_path).post(header).transaction == attempts[-1].hash
+    assert posted_epochs(world) == [1]
+
+
+def test_an_earlier_attempt_that_is_mined_counts(tmp_path: Path):
+    world, chain = memory_world()
+    header, chain.automine = world.next_header({}), False
+    poster = poster_for(world, tmp_path, bump_after_s=0.05)
+    with pytest.raises(TransactionStuck):
+        poster.post(header, deadline_s=0.3)
+    first = poster._journal.attempts(1)[0]
+    chain._pool.clear()  # the network forgot the dearer ones
+    world.client("aggregator").wallet.broadcast(first.raw)
+    chain.mine()
+    assert poster.post(header).transaction == first.hash
+
+
+def test_a_transaction_that_the_network_forgot_is_sent_again(tmp_path: Path):
+    world, chain = memory_world()
+    header, chain.automine = world.next_header({}), False
+    with pytest.raises(TransactionStuck):
+        poster_for(world, tmp_path).post(header, deadline_s=0.1)
+    chain._pool.clear()
+    chain.automine = True
+    poster = poster_for(world, tmp_path)
+    assert poster.post(header).transaction == poster._journal.attempts(1)[0].hash
+
+
+def test_a_nonce_that_another_transaction_took_is_replaced(tmp_path: Path):
+    world, chain = memory_world()
+    header, chain.automine = world.next_header({}), False
+    with pytest.raises(TransactionStuck):
+        poster_for(world, tmp_path).post(header, deadline_s=0.1)
+    chain._pool.clear()
+    chain.automine = True
+    world.client("aggregator").mint(bytes(19) + b"\1", 1)
+    poster_for(world, tmp_path).post(header)
+    assert posted_epochs(world) == [1]
+
+
+def test_no_more_is_offered_than_the_limit(tmp_path: Path):
+    world, chain = memory_world()
+    header, chain.automine = world.next_header({}), False
+    poster = poster_for(world, tmp_path, bump_after_s=0.02, fee_limit_wei=1)
+    with pytest.raises(TransactionStuck):
+        poster.post(header, deadline_s=0.3)
+    assert len(poster._journal.attempts(1)) == 1
+
+
+def test_it_waits_for_as_many_blocks_as_it_was_told(tmp_path: Path):
+    world, chain = memory_world()
+    header = world.next_header({})
+    poster = poster_for(world, tmp_path, confirmations=3)
+    with pytest.raises(TransactionStuck):
+        poster.post(header, deadline_s=0.1)
+    assert poster._journal.confirmed() == []
+    chain.mine()
+    chain.mine()
+    assert poster.post(header).epoch == 1
+    assert poster._journal.confirmed() == [1]
+
+
+def test_a_header_that_the_contract_refuses_is_never_sent(world: World, tmp_path: Path):
+    poster = poster_for(world, tmp_path)
+    with pytest.raises(ContractReverted, match="PayoutExceedsReceived"):
+        poster.post(world.next_header({}, payout_total=1))
+    assert poster._journal.attempts(1) == []
+
+
+def test_another_header_for_the_same_epoch_is_a_conflict_with_a_name(world: World, tmp_path: Path):
+    header = world.next_header({})
+    poster = poster_for(world, tmp_path)
+    poster.post(header)
+    with pytest.raises(HeaderConflict, match="another header for epoch 1"):
+        poster.post(replace(header, batch_digest=b"\3" * 32))
