@@ -93,3 +93,11 @@ class FetchFailed(P2pError):
 
 class HostFailed(P2pError):
     """The libp2p host cannot start."""
+
+
+def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error inside nested groups of one, so that callers can catch it by its name; otherwise the group that branches."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -34,7 +34,7 @@ from trio_typing import TaskStatus
 
 from .addresses import advertised, parse_address, split_peer
 from .dht import Dht, new_kademlia
-from .errors import HostFailed, InvalidInput, P2pError, PeerTimeout, PeerUnreachable, ProtocolRefused
+from .errors import HostFailed, InvalidInput, P2pError, PeerTimeout, PeerUnreachable, ProtocolRefused, sole_error
 from .gossip import Gossip
 from .hardened_gossip import HardenedPubsub, new_router
 from .identity import Identity, public_key_of
@@ -211,15 +211,7 @@ async def open_host(identity: Identity, config: NetworkConfig) -> AsyncIterator[
             finally:
                 is_over.set()
     except BaseExceptionGroup as group:
-        raise _sole_error(group) from None
-
-
-def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error inside nested groups of one, so that callers can catch it by its name."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+        raise sole_error(group) from None
 
 
 async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Event, task_status: TaskStatus[Host]) -> None:

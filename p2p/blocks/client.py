@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
 
 from ..cid import Cid
-from ..errors import FetchFailed, FrameTooLarge, P2pError
+from ..errors import FetchFailed, FrameTooLarge, P2pError, sole_error
 from ..host import Host
 from ..peers import PeerAddress
 from ..streams import FrameStream
@@ -74,7 +75,10 @@ async def fetch_blocks(
     fetch = _Fetch(host, store, missing, on_event or (lambda event: None))
     started = time.perf_counter()
     with trio.move_on_after(deadline_s) as scope:
-        await fetch.run(providers)
+        try:
+            await fetch.run(providers)
+        except BaseExceptionGroup as group:  # our own fault: a full disk, a failing on_event
+            raise sole_error(group) from None
     if not fetch.exchange.is_done:
         raise fetch.failure("the deadline passed" if scope.cancelled_caught else "no provider can bring them")
     return FetchReport(
@@ -195,7 +199,7 @@ class _Fetch:
                             answer = await stream.receive(_NEVER_S, limit_bytes=MAX_BLOCK_BYTES)
                             self._act(self.exchange.answer(peer_id, answer, trio.current_time()))
                 except BaseExceptionGroup as group:
-                    raise _first_p2p_error(group) from group
+                    raise sole_error(group) from None
             await stream.reset()
 
     def _act(self, actions: Sequence[Action]) -> None:
@@ -232,16 +236,7 @@ class _Fetch:
 
 
 async def _send_requests(stream: FrameStream, requests: trio.MemoryReceiveChannel[Ask]) -> None:
-    async for ask in requests:
-        await stream.send(encode_request(ask.cids), SEND_TIMEOUT_S)
-
-
-def _first_p2p_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a provider's tasks: ours if there is one, else the group itself."""
-    ours, others = group.split(P2pError)
-    if others is not None or ours is None:
-        return group
-    error: BaseException = ours
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    """Send what the plan asks. A failure ends the stream, which the receiving side reports."""
+    with suppress(P2pError):
+        async for ask in requests:
+            await stream.send(encode_request(ask.cids), SEND_TIMEOUT_S)
