@@ -143,7 +143,10 @@ class PullReport:
 
 @dataclass(frozen=True)
 class StatusInfo:
-    """A snapshot of the daemon. `engine` is the engine's own figures as plain values (None when this node has none)."""
+    """A snapshot of the daemon. `engine` is the engine's own figures as plain values (None when this node has none).
+
+    `rejections`: the last untrue things that peers sent, oldest first: (what, peer id, reason).
+    """
 
     peer_id: str
     address: str
@@ -156,6 +159,7 @@ class StatusInfo:
     engine: Mapping[str, object] | None
     settlement: Mapping[str, object] | None
     counters: Mapping[str, int] = field(default_factory=dict)
+    rejections: tuple[tuple[str, str, str], ...] = ()
 
 
 class Daemon(Protocol):

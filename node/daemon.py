@@ -60,6 +60,7 @@ class NodeDaemon:
             engine=await self._engine_figures(),
             settlement=self.money.describe() if self.money else None,
             counters=self.telemetry.counters,
+            rejections=tuple((one.what, one.peer_id, one.reason) for one in self.telemetry.rejections),
         )
 
     async def _engine_figures(self) -> dict[str, object] | None:
