@@ -27,7 +27,8 @@ from p2p.identity import Identity, peer_id_of, public_key_of
 from p2p.names import check_name, sign_name
 from p2p.peers import PeerAddress
 from proofs.attribution.shares import SharePolicy
-from proofs.manifest import Manifest, ManifestError, parse_manifest
+from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_manifest
+from trio_typing import TaskStatus
 
 from .api import AdapterInfo, PullReport
 from .engine_host import AdapterFiles, EngineHost
@@ -38,7 +39,6 @@ from .telemetry import Telemetry
 
 TOPIC = "adapters"
 BASE_NAMES = ("base", "")
-MAX_MANIFEST_BYTES = 64 * 1024
 MAX_ADAPTER_BYTES = 2 << 30
 MAX_KNOWN = 4096
 NAME_CACHE_S = 20.0
@@ -358,7 +358,7 @@ class Adapters:
 
 
 async def run_announcements(
-    host: Host, adapters: Adapters | None, telemetry: Telemetry, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    host: Host, adapters: Adapters | None, telemetry: Telemetry, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """Forward announcements whose creator signed them, and learn from them, until cancelled. Also for daemons that hold no adapters."""
 

@@ -259,15 +259,14 @@ class Visit:
 
     async def _settle_pending(self, tab: Tab) -> None:
         """The channel's receipts form a chain, so the last one is signed before the next is drafted. The caller holds the tab's lock."""
-        if tab.pending is not None:
+        while tab.pending is not None:
             await self._send(wire.Pending(tab.pending.body, tab.pending.node_signature))
             await self._receive_settle(tab)
 
     async def _receive_settle(self, tab: Tab) -> None:
-        with trio.fail_after(SETTLE_DEADLINE_S):
-            while not isinstance(message := await self._receive(SETTLE_DEADLINE_S), wire.Settle):
-                if not isinstance(message, wire.Pay | wire.Stop):  # these may have crossed our Done
-                    raise wire.WireError(f"expected Settle, got {type(message).__name__}")
+        while not isinstance(message := await self._receive(SETTLE_DEADLINE_S), wire.Settle):
+            if not isinstance(message, wire.Pay | wire.Stop):  # these may have crossed our Done
+                raise wire.WireError(f"expected Settle, got {type(message).__name__}")
         tab.settle(message.signature)
 
     async def _leave(self, deal: Deal) -> None:
@@ -277,7 +276,7 @@ class Visit:
         with trio.CancelScope(shield=True):
             if self._tab.owes(self._key) and self._sent:
                 async with self._tab.lock:
-                    self._tab.draft_later(self._key, deal, self._sent)
+                    self._tab.draft(self._key, deal, self._sent)
             else:
                 self._tab.release(self._key)
 

@@ -101,8 +101,8 @@ def _describe(folder: Path) -> dict[str, Any]:
 def _contributor(entry: dict[str, Any]) -> Contributor:
     try:
         address = bytes.fromhex(str(entry["address"]).removeprefix("0x"))
-        texts = (str(entry.get(key, "")) for key in ("name", "source", "licence"))
-        return Contributor(address, *texts, int(entry.get("weight", 1)))
+        name, source, licence = (str(entry.get(key, "")) for key in ("name", "source", "licence"))
+        return Contributor(address, name, source, licence, int(entry.get("weight", 1)))
     except (KeyError, ValueError, TypeError) as error:
         raise AdapterError(f"a contributor needs an address (0x…) and a whole weight: {error}") from error
 

@@ -34,6 +34,7 @@ from . import messages as wire
 from .channel_book import ChannelBook, ChannelRow
 from .errors import NoChannel, NodeCheated
 from .metering import Account, Deal, find_difference
+from .threads import in_thread
 from .till import ChannelOnChain, address_of_peer
 
 WITHDRAW_DELAY_S = 24 * 3600
@@ -90,8 +91,7 @@ class Purse:
 
     async def _in_thread(self, call: Callable[..., T], *values: object) -> T:
         try:
-            with trio.fail_after(CHAIN_DEADLINE_S):
-                return await trio.to_thread.run_sync(call, *values, abandon_on_cancel=True)
+            return await in_thread(call, *values, deadline_s=CHAIN_DEADLINE_S)
         except trio.TooSlowError:
             raise NoChannel(f"the chain did not answer within {CHAIN_DEADLINE_S:.0f} s; check chain_rpc") from None
         except ChainError as error:

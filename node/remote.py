@@ -22,7 +22,8 @@ from . import messages as wire
 from .errors import NodeCheated, NodeRefused, NodeVanished, PaymentRequired, RemoteError
 from .messages import PAY_TOKENS
 from .metering import Deal, Price, ShareRow
-from .purse import Pocket, Purse, address_of_peer
+from .purse import Pocket, Purse
+from .till import address_of_peer
 
 CONNECT_DEADLINE_S = 8.0
 OFFER_DEADLINE_S = 120.0  # the node may have to fetch the adapter first
@@ -144,7 +145,7 @@ class Call:
 
     async def settle_early(self, deal: Deal) -> None:
         """Stop and settle what came, within STOP_DEADLINE_S; never raises a node's fault: whoever calls is already leaving."""
-        with trio.move_on_after(STOP_DEADLINE_S, shield=True):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_DEADLINE_S):
             try:
                 await self._send(wire.Stop())
                 while not isinstance(message := await self._receive(STOP_DEADLINE_S), wire.Done):

@@ -6,7 +6,6 @@ A voucher reserves nothing on chain, so a channel is read again at least every R
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,6 +13,7 @@ import msgspec
 import trio
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
+from proofs.chain.errors import ChainError
 from proofs.digest import Network
 from proofs.errors import ProofError
 from proofs.receipt import SignedReceipt, VerifiedReceipt, digest_of, encode_body, decode_body, sign_receipt, verify_receipt
@@ -24,6 +24,7 @@ from . import messages as wire
 from .channel_book import ChannelBook, ChannelRow, Draft
 from .errors import BadRequest, NoChannel, PaymentRequired
 from .metering import Account, Deal, Position
+from .threads import in_thread
 
 RECHECK_S = 45.0
 CHAIN_DEADLINE_S = 20.0
@@ -130,10 +131,10 @@ class Tab:
         """Read the channel's deposit from the chain unless that was done just now; NoChannel when it cannot pay any more."""
         if trio.current_time() - self._read_at < RECHECK_S:
             return
-        with trio.move_on_after(CHAIN_DEADLINE_S) as waited:
-            state = await trio.to_thread.run_sync(self._read, self.channel_id, abandon_on_cancel=True)
-        if waited.cancelled_caught:
-            raise NoChannel("the chain did not answer, so the channel's deposit is unknown; ask again")
+        try:
+            state = await in_thread(self._read, self.channel_id, deadline_s=CHAIN_DEADLINE_S)
+        except (trio.TooSlowError, ChainError) as error:
+            raise NoChannel(f"the chain did not say what the channel holds ({error}); ask again") from error
         if state.withdraw_requested_at:
             raise NoChannel("a withdrawal of this channel is under way; open another one")
         if state.balance <= self._account.settled:
