@@ -82,9 +82,10 @@ class Gossip:
         return self._pubsub
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Send to everybody who subscribes to this topic."""
+        """Send to everybody who subscribes to this topic. Waits up to a second while a peer takes in what was sent before."""
         if len(data) > MAX_MESSAGE_BYTES:
             raise MessageTooLarge(f"{len(data)} bytes on {topic!r} are over the gossip limit of {MAX_MESSAGE_BYTES}; publish a CID instead")
+        await self._library.make_room()
         await self._library.publish(self._prefix + topic, data)
 
     async def subscribe(self, topic: str, validate: Validate) -> trio.MemoryReceiveChannel[GossipMessage]:

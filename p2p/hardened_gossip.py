@@ -31,6 +31,7 @@ MAX_RPC_BYTES = 512 << 10
 MAX_JUDGING = 256  # messages judged at once
 JUDGE_TIMEOUT_S = 5.0
 OUTBOUND_QUEUE_RPCS = 256
+MAKE_ROOM_TIMEOUT_S = 1.0
 HEARTBEAT_S = 1
 PUBLISH_SCORE = -40.0  # a peer below this is not listened to
 
@@ -99,6 +100,12 @@ class HardenedPubsub(Pubsub):
         self._judge = judge
         self._deliver = deliver
         self._num_judging = 0
+
+    async def make_room(self) -> None:
+        """Wait (not long) until the queues to all peers are half empty, so that a burst of our own is not dropped."""
+        with trio.move_on_after(MAKE_ROOM_TIMEOUT_S):
+            while any(len(queue) > OUTBOUND_QUEUE_RPCS // 2 for queue in self.peer_queues.values()):
+                await trio.sleep(0.005)  # noqa: ASYNC110  # the library has no event for it
 
     async def stream_handler(self, stream: INetStream) -> None:
         """Read one peer's messages; whatever it sends, only its stream ends."""

@@ -1,0 +1,141 @@
+"""A small real network: one bootstrap host, two providers, a bystander, and a client that knows only the bootstrap address."""
+
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+
+from p2p.blocks import BlockRef, BlockStore, fetch_block, fetch_blocks, serve_blocks
+from p2p.cid import Cid
+from p2p.errors import MessageTooLarge, StaleName
+from p2p.gossip import Verdict
+from p2p.host import NetworkConfig, open_host
+from p2p.identity import Identity
+from p2p.names import sign_name
+
+from .helpers import eventually, open_hosts
+from .test_block_fetch import fill
+
+
+async def test_a_client_that_knows_one_address_gets_from_a_name_to_verified_blocks(tmp_path):
+    creator = Identity.generate()
+    async with AsyncExitStack() as stack:
+
+        async def join(identity, **config):
+            return await stack.enter_async_context(open_host(identity, NetworkConfig(**config)))
+
+        bootstrap = await join(Identity.generate())
+        meet = {"bootstrap": (bootstrap.addresses[0],)}
+        first, second, bystander = [await join(identity, **meet) for identity in (creator, Identity.generate(), Identity.generate())]
+        source = BlockStore(tmp_path / "source")
+        refs = fill(source, 8)
+        manifest = source.put(b"".join(ref.cid.digest + ref.size_bytes.to_bytes(4, "big") for ref in refs))
+        for host in (first, second):
+            serve_blocks(host, source)
+            assert await host.dht.provide(manifest)
+        assert await first.dht.put_name(sign_name(creator, "law", 1, Cid.of(b"an older manifest"))) >= 1
+        await first.dht.put_name(sign_name(creator, "law", 2, manifest))
+        with pytest.raises(StaleName, match="sequence 2"):
+            await first.dht.put_name(sign_name(creator, "law", 1, manifest))
+
+        client = await join(Identity.generate(), dht_server=False, **meet)
+        record = await client.dht.find_name(creator.peer_id, "law")
+        assert (record.target, record.sequence) == (manifest, 2)
+        assert await client.dht.find_name(creator.peer_id, "medicine") is None
+        providers = await client.dht.find_providers(record.target)
+        assert {provider.peer_id for provider in providers} == {first.peer_id, second.peer_id}
+        assert all(provider.addresses for provider in providers)
+        sink = BlockStore(tmp_path / "sink")
+        parsed = await fetch_block(client, sink, record.target, 64 << 10, providers, 10)
+        wanted = [BlockRef(Cid(parsed[i : i + 32]), int.from_bytes(parsed[i + 32 : i + 36], "big")) for i in range(0, len(parsed), 36)]
+        await fetch_blocks(client, sink, wanted, providers, 20)
+        assert sink.list() == source.list()
+
+        serve_blocks(client, sink)
+        await client.dht.provide(manifest)
+        await eventually(lambda: bystander.peers() != [])
+        found = await bystander.dht.find_providers(manifest)
+        assert {provider.peer_id for provider in found} == {first.peer_id, second.peer_id, client.peer_id}
+        assert await bystander.dht.find_providers(Cid.of(b"nobody has this")) == []
+
+
+async def test_an_accepted_message_reaches_all_and_a_rejected_one_is_not_forwarded():
+    verdicts = {b"good": Verdict.ACCEPT, b"bad": Verdict.REJECT, b"odd": Verdict.IGNORE}
+    async with AsyncExitStack() as stack:
+        hub, *others = await stack.enter_async_context(open_line(5))
+        seen = {host.peer_id: [] for host in (hub, *others)}
+
+        def judge_for(host, accept_all):
+            async def judge(data, from_peer):
+                seen[host.peer_id].append(data)
+                return Verdict.ACCEPT if accept_all else verdicts[data]
+
+            return judge
+
+        # Everybody but the two in the middle would accept anything: only the middle keeps the bad message from the far end.
+        hosts = [hub, *others]
+        channels = [await host.gossip.subscribe("receipts", judge_for(host, index == 0)) for index, host in enumerate(hosts)]
+        for index, host in enumerate(hosts):
+            await eventually(lambda host=host, n=(1 if index in (0, 4) else 2): len(host.gossip.peers_on("receipts")) == n)
+        await trio.sleep(1.2)  # one heartbeat: the mesh grafts
+        for data in (b"bad", b"odd", b"good"):
+            await hub.gossip.publish("receipts", data)
+        with trio.fail_after(5):
+            for channel in channels[1:]:
+                message = await channel.receive()
+                assert (message.data, message.from_peer) == (b"good", hub.peer_id)
+        assert sorted(seen[hosts[1].peer_id]) == [b"bad", b"good", b"odd"]
+        assert all(seen[host.peer_id] == [b"good"] for host in hosts[2:])
+        assert hosts[1].gossip.score(hub.peer_id, "receipts") < 0
+        assert hosts[2].gossip.score(hosts[1].peer_id, "receipts") >= 0
+        with pytest.raises(MessageTooLarge):
+            await hub.gossip.publish("receipts", b"x" * 70_000)
+
+
+def open_line(count):
+    """Hosts in a row, each connected only to its neighbours."""
+    from contextlib import asynccontextmanager
+
+    @asynccontextmanager
+    async def line():
+        async with open_hosts(count) as hosts:
+            for left, right in zip(hosts, hosts[1:], strict=False):
+                await left.connect(right.addresses[0], 5)
+            yield hosts
+
+    return line()
+
+
+async def test_a_burst_of_messages_arrives_whole():
+    async with open_line(2) as (a, b):
+        channels = [await host.gossip.subscribe("t", lambda data, from_peer: Verdict.ACCEPT) for host in (a, b)]
+        await eventually(lambda: a.gossip.peers_on("t") != () and b.gossip.peers_on("t") != ())
+        await trio.sleep(1.2)
+        for index in range(150):
+            await a.gossip.publish("t", index.to_bytes(2, "big"))
+        with trio.fail_after(5):
+            received = {(await channels[1].receive()).data for _ in range(150)}
+        assert len(received) == 150
+
+
+async def test_what_is_provided_before_anybody_is_there_is_said_again_later(monkeypatch):
+    monkeypatch.setattr("p2p.dht.PROVIDE_RETRY_S", 0.1)
+    async with open_hosts(2) as (a, b):
+        cid = Cid.of(b"early")
+        assert not await a.dht.provide(cid)
+        await b.connect(a.addresses[0], 5)
+        with trio.fail_after(5):
+            while not await b.dht.find_providers(cid):  # noqa: ASYNC110
+                await trio.sleep(0.1)
+
+
+async def test_networks_of_different_names_or_keys_do_not_mix():
+    async with open_hosts(1) as (a,), open_hosts(1, network="another", bootstrap=a.addresses) as (b,):
+        cid = Cid.of(b"only in the first")
+        await a.dht.provide(cid)
+        assert not await b.dht.provide(cid)
+        assert await b.dht.find_providers(cid) == []
+    async with open_hosts(1, psk=b"k" * 32) as (a,), open_hosts(1, psk=b"k" * 32, bootstrap=a.addresses) as (b,):
+        assert b.is_connected(a.peer_id)
+        async with open_hosts(1, bootstrap=a.addresses) as (stranger,):
+            assert stranger.peers() == []
