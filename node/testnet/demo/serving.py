@@ -13,10 +13,12 @@ import trio
 from p2p.cid import Cid
 
 from ...cli.show import money, size
-from ..asking import Answer
+from ..asking import Answer, NodeClient
+from ..network import Network, Node
 from . import cast
-from .record import Step, require
+from .record import ClaimFailed, Step, require
 from .scene import Scene, folders_of
+from .stage import Stage
 
 PEERS_DEADLINE_S = 20.0
 ADVERTISED_DEADLINE_S = 20.0
@@ -25,30 +27,31 @@ MIN_PIECES_BESIDE = 3
 TIMING_PARTS = ("lookup", "connect", "fetch", "verify", "load", "queue", "prefill", "first_token")
 
 
-async def show_network(scene: Scene, step: Step) -> None:
+async def show_network(network: Network, stage: Stage, step: Step) -> None:
     """Every process is another, and everybody found somebody although all knew the bootstrap node only."""
-    children = scene.network.children
+    children = network.children
     pids = {child.process.pid for child in children if child.is_running}
-    require(len(pids) == len(children) == len(scene.network.plan.members) + 1, "every node and the chain run, each as its own process")
+    require(len(pids) == len(children) == len(network.plan.members) + 1, "every node and the chain run, each as its own process")
     rows = []
-    for name, node in scene.network.nodes.items():
-        num_peers = await wait_for_peers(scene, name)
+    for name, node in network.nodes.items():
+        num_peers = await wait_for_peers(node)
         rows.append((name, node.member.role, str(node.child.process.pid), str(num_peers), f"…{node.peer_id[-8:]}", node.url))
-    scene.stage.table(("node", "role", "pid", "peers", "peer id", "http"), rows)
-    scene.stage.say(f"chain at {scene.record.chain['rpc']}, settlement contract {scene.record.chain['settlement']}")
+    stage.table(("node", "role", "pid", "peers", "peer id", "http"), rows)
+    assert network.chain is not None
+    stage.say(f"chain at {network.chain.rpc}, settlement contract {network.chain.settlement}")
     step.facts["processes"] = len(pids)
 
 
-async def wait_for_peers(scene: Scene, name: str) -> int:
+async def wait_for_peers(node: Node) -> int:
     """How many peers a node has, as soon as there is one."""
-    with trio.move_on_after(PEERS_DEADLINE_S):
-        while True:
-            status = await scene.nodes[name].status()
-            if status.num_peers:
-                return status.num_peers
-            await trio.sleep(0.2)
-    require(False, f"{name} is connected to a peer")
-    return 0
+    async with NodeClient(node.url) as client:
+        with trio.move_on_after(PEERS_DEADLINE_S):
+            while True:
+                num_peers = (await client.status()).num_peers
+                if num_peers:
+                    return num_peers
+                await trio.sleep(0.2)
+    raise ClaimFailed(f"{node.member.name} found no peer within {PEERS_DEADLINE_S:.0f} s")
 
 
 async def show_base(scene: Scene, step: Step) -> None:
@@ -178,7 +181,7 @@ async def check_advertised(scene: Scene) -> None:
                 scene.stage.say(f"the DHT now names {len(providers)} providers of {cast.COLD}: " + ", ".join(sorted(map(scene.name_of, providers))))
                 return
             await trio.sleep(0.3)
-    require(False, f"{cast.C} is advertised as a provider")
+    raise ClaimFailed(f"{cast.C} was not advertised as a provider within {ADVERTISED_DEADLINE_S:.0f} s")
 
 
 def show_breakdown(scene: Scene, step: Step, cold: Answer) -> None:
