@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eth.abc import BlockHeaderAPI, ComputationAPI, ReceiptAPI, SignedTransactionAPI
+from eth.exceptions import PyEVMError
 from eth.vm.spoof import SpoofTransaction
 from eth_tester.backends.pyevm.main import setup_tester_chain
 from eth_utils.exceptions import ValidationError
+from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 
 BLOCK_GAS_LIMIT = 30_000_000
 POOL_TRANSACTIONS = 1_000
@@ -94,7 +96,7 @@ class MemoryChain:
 
     def send(self, raw: bytes) -> bytes:
         """Take a signed transaction; its hash. With automining it is in a block when this returns."""
-        transaction = self._chain.get_vm().get_transaction_builder().decode(raw)
+        transaction = self._decode(raw)
         if transaction.hash in self.mined or transaction in self._pool.values():
             raise Rejected("already known")
         self._check(transaction)
@@ -181,6 +183,17 @@ class MemoryChain:
             raise Rejected("replacement transaction underpriced")
         if len(self._pool) >= POOL_TRANSACTIONS:
             raise Rejected("txpool is full")
+
+    def _decode(self, raw: bytes) -> SignedTransactionAPI:
+        try:
+            transaction: SignedTransactionAPI = self._chain.get_vm().get_transaction_builder().decode(raw)
+            transaction.check_signature_validity()
+            transaction.validate()
+        except (RLPException, PyEVMError, ValidationError, ValueError) as error:
+            raise Rejected(f"no valid transaction: {error}") from error
+        if transaction.chain_id != self.chain_id:
+            raise Rejected(f"invalid chain id {transaction.chain_id}; this is chain {self.chain_id}")
+        return transaction
 
     def _read_clock(self) -> None:
         """The next block is of now, and later than the one before it."""

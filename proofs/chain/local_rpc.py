@@ -65,7 +65,7 @@ class LocalRpc:
             return error_response(number, 3, "execution reverted", as_hex(error.data))
         except Rejected as error:
             return error_response(number, -32000, str(error))
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             return error_response(number, -32602, f"invalid parameters: {error}")
 
     # ── answers that need more than one line ──

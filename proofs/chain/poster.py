@@ -19,7 +19,7 @@ from typing import Protocol
 from ..epoch import EpochHeader
 from .client import ChainClient
 from .errors import HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
-from .wallet import Fees
+from .transaction import Fees
 
 POST_DEADLINE_S = 300.0
 FIRST_POLL_S = 0.02

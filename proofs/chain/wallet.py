@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from eth_account import Account
-
 from ..signing import Signer
 from .errors import ContractReverted, NonceTaken, RpcRefused, TransactionFailed, TransactionStuck, Underpriced
 from .rpc import Rpc
+from .transaction import Fees, SignedTransaction, sign_transaction
 
 CONFIRM_DEADLINE_S = 60.0
 FIRST_POLL_S = 0.02
@@ -23,28 +22,6 @@ NONCE_RETRIES = 3
 ALREADY_KNOWN = ("already known", "already imported", "alreadyknown", "known transaction")
 UNDERPRICED = ("underpriced", "less than block base fee", "fee too low", "feetoolow")
 NONCE_TAKEN = ("nonce too low", "nonce mismatch", "nonce is too low")
-
-
-@dataclass(frozen=True)
-class Fees:
-    """What a transaction offers for each unit of gas (EIP-1559)."""
-
-    max_fee_wei: int
-    tip_wei: int
-
-    def bumped(self, percent: int) -> Fees:
-        """Higher by so much, rounded up: what a replacement must offer."""
-        return Fees(-(-self.max_fee_wei * (100 + percent) // 100), -(-self.tip_wei * (100 + percent) // 100))
-
-
-@dataclass(frozen=True)
-class SignedTransaction:
-    """A transaction that only has to be sent. Its hash is known before anybody has seen it."""
-
-    raw: bytes
-    hash: bytes
-    nonce: int
-    fees: Fees
 
 
 @dataclass(frozen=True)
@@ -63,7 +40,6 @@ class Wallet:
 
     def __init__(self, rpc: Rpc, secret: bytes, chain_id: int) -> None:
         self._rpc = rpc
-        self._account = Account.from_key(secret)
         self._chain_id = chain_id
         self._lock = threading.Lock()
         self.signer = Signer(secret)
@@ -108,20 +84,7 @@ class Wallet:
 
     def sign(self, to: bytes, data: bytes, gas: int, nonce: int, fees: Fees) -> SignedTransaction:
         """A signed transaction; sends nothing. No `to` creates a contract."""
-        fields = {
-            "chainId": self._chain_id,
-            "nonce": nonce,
-            "gas": gas,
-            "maxFeePerGas": fees.max_fee_wei,
-            "maxPriorityFeePerGas": fees.tip_wei,
-            "value": 0,
-            "data": data,
-            "type": 2,
-        }
-        if to:
-            fields["to"] = to
-        signed = self._account.sign_transaction(fields)
-        return SignedTransaction(bytes(signed.raw_transaction), bytes(signed.hash), nonce, fees)
+        return sign_transaction(self.signer, self._chain_id, nonce, fees, gas, to, data)
 
     def broadcast(self, raw: bytes) -> None:
         """Hand a signed transaction to the node; that it has it already is as good."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,14 @@ def posted_epochs(world: World) -> list[int]:
 
 def test_a_process_killed_anywhere_on_its_way_posts_once(served: World, tmp_path: Path):
     journal = tmp_path / "journal.sqlite"
-    sent_before = served.client("aggregator").wallet.mined_nonce()
+    aggregator = served.client("aggregator")
     for where in DEATHS:
         header = served.next_header({})
-        if where != "never":
-            assert run(served, journal, where, header) == -signal.SIGKILL, where
-        assert run(served, journal, "never", header) == 0, where
+        assert run(served, journal, where, header) == -signal.SIGKILL, where
+        Poster(aggregator, SqliteJournal(journal)).post(header)
         assert posted_epochs(served)[-1] == header.epoch
-    assert posted_epochs(served) == [1, 2, 3, 4, 5]
-    assert SqliteJournal(journal).confirmed() == [1, 2, 3, 4, 5]
-    assert served.client("aggregator").wallet.mined_nonce() - sent_before == 5, "one transaction for each header"
+    assert posted_epochs(served) == SqliteJournal(journal).confirmed() == [1, 2, 3, 4]
+    assert aggregator.wallet.mined_nonce() == 4, "one transaction for each header"
 
 
 def poster_for(world: World, tmp_path: Path, **policy) -> Poster:
@@ -74,7 +73,7 @@ def test_a_stuck_transaction_is_replaced_by_a_dearer_one_with_its_nonce(tmp_path
     attempts = poster._journal.attempts(1)
     assert len(attempts) >= 2
     assert len({attempt.nonce for attempt in attempts}) == 1
-    assert all(later.max_fee_wei > 1.12 * earlier.max_fee_wei for earlier, later in zip(attempts, attempts[1:], strict=False))
+    assert all(later.max_fee_wei > 1.12 * earlier.max_fee_wei for earlier, later in pairwise(attempts))
 
     chain.mine()
     assert poster_for(world, tmp_path).post(header).transaction == attempts[-1].hash
