@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from multiaddr import Multiaddr
 
-from .errors import InvalidAddress
+from .errors import HostFailed, InvalidAddress
 from .identity import public_key_of
 
 MAX_ADDRESS_CHARS = 512
@@ -43,6 +43,20 @@ def advertised(listening: Sequence[Multiaddr]) -> list[Multiaddr]:
             replaced = text.replace("/ip4/0.0.0.0/", concrete, 1) if concrete else text
             result.setdefault(replaced, Multiaddr(replaced))
     return list(result.values())
+
+
+def check_free(address: str) -> None:
+    """Raise HostFailed if somebody listens here already. The library shares ports (SO_REUSEPORT): two nodes would each get half the peers."""
+    parts = address.split("/")
+    if len(parts) < 5 or parts[1] not in ("ip4", "ip6") or parts[3] != "tcp" or not parts[4].isdigit():
+        raise HostFailed(f"cannot listen on {address}; expected for example /ip4/0.0.0.0/tcp/4101")
+    family = socket.AF_INET if parts[1] == "ip4" else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((parts[2], int(parts[4])))
+    except (OSError, OverflowError) as error:
+        raise HostFailed(f"cannot listen on {address}: {error}; is another node running, or is it another machine's address?") from error
 
 
 def _own_ips() -> tuple[str, ...]:

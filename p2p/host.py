@@ -32,7 +32,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 from trio_typing import TaskStatus
 
-from .addresses import advertised, parse_address, split_peer
+from .addresses import advertised, check_free, parse_address, split_peer
 from .dht import Dht, new_kademlia
 from .errors import HostFailed, InvalidInput, P2pError, PeerTimeout, PeerUnreachable, ProtocolRefused, sole_error
 from .gossip import Gossip
@@ -215,6 +215,8 @@ async def open_host(identity: Identity, config: NetworkConfig) -> AsyncIterator[
 
 
 async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Event, task_status: TaskStatus[Host]) -> None:
+    for address in config.listen:
+        check_free(address)
     library, swarm = _build(identity, config)
     gossip = Gossip(config.network)
     router = new_router()
