@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from .digest import keccak, word
 
@@ -22,7 +22,22 @@ class EpochHeader:
     batch_digest: bytes  # sha-256 of the published batch, and so its CID
 
     @property
+    def encoded(self) -> bytes:
+        """The ABI encoding: seven words in the order above."""
+        return b"".join(word(getattr(self, name)) for name in _FIELDS)
+
+    @property
     def hash(self) -> bytes:
-        """keccak256 of the ABI encoding: seven words in the order above."""
-        fields = (self.epoch, self.previous, self.receipts_root, self.num_receipts, self.payout_root, self.payout_total, self.batch_digest)
-        return keccak(b"".join([word(field) for field in fields]))
+        """keccak256 of the ABI encoding: what the contract stores, and the next header names."""
+        return keccak(self.encoded)
+
+
+def decode_header(encoded: bytes) -> EpochHeader:
+    """Read a header back from its own encoding."""
+    assert len(encoded) == 32 * len(_FIELDS), "a header has seven words"
+    words = [encoded[start : start + 32] for start in range(0, len(encoded), 32)]
+    epoch, num_receipts, payout_total = (int.from_bytes(words[place], "big") for place in (0, 3, 5))
+    return EpochHeader(epoch, words[1], words[2], num_receipts, words[4], payout_total, words[6])
+
+
+_FIELDS = tuple(field.name for field in fields(EpochHeader))

@@ -1,0 +1,53 @@
+"""All epochs so far, recomputed from their batches: what a mirror keeps, and where claims and explanations get their proofs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .batch import EpochState, decode_batch, recompute
+from .digest import Network
+from .merkle import Log, leaf_hash, verify_inclusion
+from .sumtree import PayoutProof
+
+
+@dataclass(frozen=True)
+class InclusionProof:
+    """That an entry is number `index` in the log of `size` entries."""
+
+    index: int
+    size: int
+    path: tuple[bytes, ...]
+
+    def verify(self, entry: bytes, receipts_root: bytes) -> bool:
+        """Say whether these bytes (a signed receipt) are in the log with this root."""
+        return verify_inclusion(leaf_hash(entry), self.index, self.size, self.path, receipts_root)
+
+
+class History:
+    """A chain of epochs. Append batches in order; proofs are for the last epoch's header."""
+
+    def __init__(self, network: Network) -> None:
+        self.state = EpochState(network)
+        self.log = Log()
+        self._index: dict[bytes, int] = {}  # leaf hash → place in the log
+
+    def append(self, batch: bytes) -> EpochState:
+        """Recompute one more epoch; BatchError, and nothing changed, when it does not hold."""
+        return self.extend(batch, recompute(batch, self.state))
+
+    def extend(self, batch: bytes, state: EpochState) -> EpochState:
+        """Take an epoch that the caller has recomputed already."""
+        leaves = [leaf_hash(entry) for entry in decode_batch(batch).receipts]
+        self._index.update(zip(leaves, range(self.log.size, self.log.size + len(leaves)), strict=True))
+        self.log.append(leaves)
+        self.state = state
+        return state
+
+    def prove_receipt(self, entry: bytes) -> InclusionProof:
+        """Prove that a signed receipt is in the log; KeyError when it is not."""
+        index = self._index[leaf_hash(entry)]
+        return InclusionProof(index, self.log.size, tuple(self.log.prove_inclusion(index)))
+
+    def prove_payout(self, account: bytes) -> PayoutProof:
+        """Prove what an account was awarded in all; KeyError when nothing was."""
+        return self.state.payout_tree.prove(account)

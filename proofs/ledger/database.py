@@ -1,0 +1,121 @@
+"""One SQLite file: its schema, and transactions that are on the disk when they end. Knows tables, not what they mean.
+
+Several threads may share a Ledger, several processes a file: writers queue, each transaction begins by taking the write lock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import LedgerConflict, LedgerError
+
+SCHEMA_VERSION = 1
+BUSY_DEADLINE_MS = 10_000
+
+_SCHEMA = """
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL UNIQUE,        -- sha-256 of the receipt's body
+    receipt BLOB NOT NULL,              -- signed
+    envelope BLOB,                      -- what is sent; NULL: the other side sends it
+    state INTEGER NOT NULL,
+    promise BLOB,
+    epoch INTEGER
+);
+CREATE INDEX outbox_state ON outbox (state, id);
+CREATE TABLE accepted (
+    id INTEGER PRIMARY KEY,
+    channel BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    envelope BLOB NOT NULL,
+    epoch INTEGER,                      -- NULL: not sealed yet
+    UNIQUE (channel, sequence)
+);
+CREATE INDEX accepted_unsealed ON accepted (id) WHERE epoch IS NULL;
+CREATE TABLE epoch (
+    epoch INTEGER PRIMARY KEY,
+    header BLOB NOT NULL,               -- its ABI encoding
+    batch BLOB NOT NULL
+);
+CREATE TABLE evidence (
+    channel BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    first BLOB NOT NULL,
+    second BLOB NOT NULL,
+    PRIMARY KEY (channel, sequence)
+);
+CREATE TABLE post_attempt (
+    id INTEGER PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    nonce INTEGER NOT NULL,
+    raw BLOB NOT NULL,
+    hash BLOB NOT NULL UNIQUE,
+    max_fee_wei TEXT NOT NULL,
+    tip_wei TEXT NOT NULL
+);
+CREATE INDEX post_attempt_epoch ON post_attempt (epoch, id);
+CREATE TABLE posted (
+    epoch INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL,
+    block INTEGER NOT NULL
+);
+"""
+
+
+class Ledger:
+    """An open file. Everything else in this package is a view of it."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        with self.transaction():
+            self._create()
+
+    def _create(self) -> None:
+        """Bring the file to our schema. Other programs' tables in the same file are left alone."""
+        self._db.execute("CREATE TABLE IF NOT EXISTS ledger_schema (version INTEGER NOT NULL)")
+        found = [version for (version,) in self._db.execute("SELECT version FROM ledger_schema")]
+        if not found:
+            for statement in _SCHEMA.split(";\n"):
+                self._db.execute(statement)
+            self._db.execute("INSERT INTO ledger_schema VALUES (?)", (SCHEMA_VERSION,))
+        elif found != [SCHEMA_VERSION]:
+            raise LedgerError(f"the ledger has schema {found[0]}; this program reads {SCHEMA_VERSION}: use the version that wrote it")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All writes inside happen or none; LedgerConflict when one contradicts what is there."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException as error:
+                self._db.execute("ROLLBACK")
+                if isinstance(error, sqlite3.IntegrityError):
+                    raise LedgerConflict(f"somebody else wrote something different there ({error}); is a second process at work?") from error
+                raise
+            self._db.execute("COMMIT")
+
+    def write(self, statement: str, *values: object) -> int:
+        """Run one statement, inside a transaction; gives how many rows it changed."""
+        with self._lock:
+            assert self._db.in_transaction, "write inside a transaction"
+            return self._db.execute(statement, values).rowcount
+
+    def read(self, query: str, *values: object) -> list[Sequence[Any]]:
+        """All rows of a query."""
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()

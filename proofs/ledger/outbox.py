@@ -1,0 +1,105 @@
+"""A daemon's own receipts and how far each has come. A receipt moves forward only, and stays until it is final and longer.
+
+queued → gossiped → promised → included → final
+         sent once  aggregator  in a sealed  its header is
+                    signed for  epoch        deep in the chain
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+import msgspec
+
+from ..codec import encode
+from ..errors import UnknownEntry
+from ..promise import Promise
+from ..receipt import SignedReceipt, decode_receipt, digest_of
+from .database import Ledger
+
+
+class OutboxState(IntEnum):
+    """How far a receipt has come."""
+
+    QUEUED = 0
+    GOSSIPED = 1
+    PROMISED = 2
+    INCLUDED = 3
+    FINAL = 4
+
+
+@dataclass(frozen=True)
+class OutboxEntry:
+    """One receipt. `digest` is the sha-256 of its body; `envelope` is None on the client's side, where there is nothing to send."""
+
+    digest: bytes
+    signed: SignedReceipt
+    envelope: bytes | None
+    state: OutboxState
+    promise: Promise | None
+    epoch: int | None
+
+
+class Outbox:
+    """All receipts of this daemon, as node and as client."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def add(self, signed: SignedReceipt, envelope: bytes | None) -> bytes:
+        """Keep a receipt that has both signatures; gives its digest. Adding it again changes nothing."""
+        digest = digest_of(signed.body)
+        with self._ledger.transaction():
+            statement = "INSERT INTO outbox (digest, receipt, envelope, state) VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING"
+            self._ledger.write(statement, digest, encode(signed), envelope, OutboxState.QUEUED)
+        return digest
+
+    def advance(self, digest: bytes, state: OutboxState) -> bool:
+        """Move a receipt forward; False when it is that far already. UnknownEntry."""
+        return self._move(digest, "state = ?", state, state)
+
+    def keep_promise(self, digest: bytes, promise: Promise) -> bool:
+        """Keep the aggregator's promise and move to promised; False when the receipt is that far already. UnknownEntry."""
+        return self._move(digest, "promise = ?, state = ?", OutboxState.PROMISED, encode(promise), OutboxState.PROMISED)
+
+    def mark_included(self, digests: Iterable[bytes], epoch: int) -> int:
+        """Move those of these receipts that are ours to included; gives how many moved."""
+        with self._ledger.transaction():
+            statement = "UPDATE outbox SET state = ?, epoch = ? WHERE digest = ? AND state < ?"
+            return sum(self._ledger.write(statement, OutboxState.INCLUDED, epoch, digest, OutboxState.INCLUDED) for digest in digests)
+
+    def mark_final(self, epoch: int) -> int:
+        """Everything included up to this epoch is final; gives how many moved."""
+        with self._ledger.transaction():
+            statement = "UPDATE outbox SET state = ? WHERE state = ? AND epoch <= ?"
+            return self._ledger.write(statement, OutboxState.FINAL, OutboxState.INCLUDED, epoch)
+
+    def unpromised(self, limit: int) -> list[OutboxEntry]:
+        """What is to be sent, or sent again, oldest first."""
+        return self._entries("WHERE state < ? AND envelope IS NOT NULL ORDER BY id LIMIT ?", OutboxState.PROMISED, limit)
+
+    def newest(self, limit: int) -> list[OutboxEntry]:
+        """The latest receipts, newest first."""
+        return self._entries("ORDER BY id DESC LIMIT ?", limit)
+
+    def find(self, digest: bytes) -> OutboxEntry | None:
+        """One receipt."""
+        return next(iter(self._entries("WHERE digest = ?", digest)), None)
+
+    def _move(self, digest: bytes, change: str, limit: OutboxState, *values: object) -> bool:
+        with self._ledger.transaction():
+            moved = self._ledger.write(f"UPDATE outbox SET {change} WHERE digest = ? AND state < ?", *values, digest, limit)
+            if not moved and not self._ledger.read("SELECT 1 FROM outbox WHERE digest = ?", digest):
+                raise UnknownEntry(f"no receipt {digest.hex()} in the outbox")
+        return bool(moved)
+
+    def _entries(self, where: str, *values: object) -> list[OutboxEntry]:
+        rows = self._ledger.read(f"SELECT digest, receipt, envelope, state, promise, epoch FROM outbox {where}", *values)
+        return [
+            OutboxEntry(
+                digest, decode_receipt(receipt), envelope, OutboxState(state), promise and msgspec.msgpack.decode(promise, type=Promise), epoch
+            )
+            for digest, receipt, envelope, state, promise, epoch in rows
+        ]

@@ -1,0 +1,53 @@
+"""The journal of transactions that post headers: each is written here before anybody sees it. Talks to no chain; chain/poster.py does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .database import Ledger
+
+
+@dataclass(frozen=True)
+class PostAttempt:
+    """A signed transaction that posts a header, sent or about to be."""
+
+    nonce: int
+    raw: bytes
+    hash: bytes
+    max_fee_wei: int
+    tip_wei: int
+
+
+class PostJournal:
+    """The attempts for each epoch, and which one brought its header onto the chain."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def attempts(self, epoch: int) -> list[PostAttempt]:
+        """All attempts for this epoch, oldest first."""
+        rows = self._ledger.read("SELECT nonce, raw, hash, max_fee_wei, tip_wei FROM post_attempt WHERE epoch = ? ORDER BY id", epoch)
+        return [PostAttempt(nonce, raw, digest, int(fee), int(tip)) for nonce, raw, digest, fee, tip in rows]
+
+    def add_attempt(self, epoch: int, attempt: PostAttempt) -> None:
+        """Store one more. LedgerConflict when this transaction is there already."""
+        statement = "INSERT INTO post_attempt (epoch, nonce, raw, hash, max_fee_wei, tip_wei) VALUES (?, ?, ?, ?, ?, ?)"
+        with self._ledger.transaction():
+            self._ledger.write(statement, epoch, attempt.nonce, attempt.raw, attempt.hash, str(attempt.max_fee_wei), str(attempt.tip_wei))
+
+    def confirm(self, epoch: int, transaction: bytes, block: int) -> None:
+        """The header is on the chain, brought by this transaction. The last word counts: a reorganisation may move it."""
+        with self._ledger.transaction():
+            self._ledger.write(
+                "INSERT INTO posted VALUES (?, ?, ?) ON CONFLICT (epoch) DO UPDATE SET hash = excluded.hash, block = excluded.block",
+                epoch, transaction, block,
+            )  # fmt: skip
+
+    def find_posted(self, epoch: int) -> tuple[bytes, int] | None:
+        """Which transaction brought this epoch's header, and in which block."""
+        rows = self._ledger.read("SELECT hash, block FROM posted WHERE epoch = ?", epoch)
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def last_posted(self) -> int:
+        """The last epoch whose header is on the chain; 0 when there is none."""
+        return int(self._ledger.read("SELECT coalesce(max(epoch), 0) FROM posted")[0][0])
