@@ -5,7 +5,8 @@ A fused linear (q, k and v together) gets the ranks of its parts side by side; e
     shrink  [in, r_q + r_k + r_v]          expand  [ B_q  0    0  ]   rows: r_q, r_k, r_v
                                                    [ 0    B_k  0  ]   columns: out_q, out_k, out_v
                                                    [ 0    0    B_v]
-Adapters with the same ranks everywhere share a layout, and only those are ever stacked: nothing is padded to a largest rank.
+Adapters with the same ranks everywhere share a layout, and only those are ever stacked: nothing is padded to a largest rank. A site's
+rank is rounded up to RANK_STEP with zeros: in float32 an odd width makes a row's bits depend on its place among the rows (measured).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from ..model.config import ModelConfig
 
 ALIGN_ELEMENTS = 32
+RANK_STEP = 4
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def make_layout(config: ModelConfig, ranks: dict[tuple[int, str], int]) -> Layou
     for layer in range(config.layers):
         for kind in range(4):
             members = [part for part in parts_of(config) if part.kind == kind]
-            rank = sum(ranks.get((layer, part.name), 0) for part in members)
+            rank = -(-sum(ranks.get((layer, part.name), 0) for part in members) // RANK_STEP) * RANK_STEP
             width_in, width_out = members[0].width_in, sum(part.width_out for part in members)
             expand_at = at + _aligned(width_in * rank)
             sites.append(Site(width_in, width_out, rank, at, expand_at))

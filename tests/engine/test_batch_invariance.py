@@ -1,0 +1,76 @@
+"""A request's bits do not depend on who sits beside it, nor on how its prompt was cut into chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from .worlds import ALL_LINEAR, Bench, make_base, some_tokens, write_adapter
+
+EVERYWHERE = tuple(f"self_attn.{name}" if name in ALL_LINEAR[:4] else f"mlp.{name}" for name in ALL_LINEAR)
+ADAPTERS: list[bytes | None] = [None, b"r4", b"other r4", b"r7", b"qv"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("invariance")
+    make_base(folder / "base")
+    write_adapter(folder / "r4", 1, rank=4, modules=EVERYWHERE)
+    write_adapter(folder / "other r4", 2, rank=4, modules=EVERYWHERE)
+    write_adapter(folder / "r7", 3, rank=7, modules=EVERYWHERE)
+    write_adapter(folder / "qv", 4, rank=5, modules=("self_attn.q_proj", "self_attn.v_proj"))
+    return folder
+
+
+def open_bench(folder: Path, dtype: torch.dtype) -> Bench:
+    bench = Bench(folder / "base", dtype)
+    for name in ADAPTERS[1:]:
+        assert name is not None
+        bench.load(name, folder / name.decode())
+    return bench
+
+
+rows = st.tuples(st.sampled_from(ADAPTERS), st.integers(2, 150), st.integers(1, 60), st.integers(0, 10**6))
+"""(adapter, length, tokens in the second step, seed)"""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@settings(max_examples=10, phases=[Phase.explicit, Phase.generate], deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=st.lists(rows, min_size=2, max_size=9))
+def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(folder: Path, dtype: torch.dtype, batch: list[tuple[bytes | None, int, int, int]]) -> None:
+    bench = open_bench(folder, dtype)
+    together = [bench.sequence(some_tokens(length, seed), adapter) for adapter, length, _, seed in batch]
+    cuts = [max(1, length - tail) for _, length, tail, _ in batch]
+    first = bench.forward(*((s, 0, cut) for s, cut in zip(together, cuts, strict=True)))
+    second = bench.forward(*((s, cut, len(s.tokens)) for s, cut in zip(together, cuts, strict=True)))
+    for sequence, (adapter, _, _, _) in zip(together[:3], batch, strict=False):
+        mixed = torch.cat([first[id(sequence)], second[id(sequence)]])
+        whole = bench.sequence(sequence.tokens, adapter)
+        alone = bench.forward((whole, 0, len(whole.tokens)))[id(whole)]
+        assert torch.equal(mixed, alone)
+        stepped = bench.sequence(sequence.tokens, adapter)
+        steps = [bench.forward((stepped, i, i + 1))[id(stepped)] for i in range(min(12, len(stepped.tokens)))]
+        assert torch.equal(torch.cat(steps), alone[: len(steps)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, dtype: torch.dtype) -> None:
+    bench = open_bench(folder, dtype)
+    tokens = some_tokens(700, 5)
+    whole, cut, other = bench.sequence(tokens, b"r7"), bench.sequence(tokens, b"r7"), bench.sequence(some_tokens(300, 6), b"r4")
+    alone = bench.forward((whole, 0, 700))[id(whole)]
+    parts = [bench.forward((cut, 0, 250), (other, 0, 200)), bench.forward((cut, 250, 699)), bench.forward((cut, 699, 700), (other, 200, 201))]
+    assert torch.equal(torch.cat([part[id(cut)] for part in parts]), alone)
+
+
+def test_a_page_left_dirty_by_an_overflowing_adapter_harms_nobody(folder: Path) -> None:
+    bench = open_bench(folder, torch.float32)
+    clean = bench.sequence(some_tokens(20, 1))
+    expected = bench.forward((clean, 0, 20))[id(clean)]
+    bench.cache.pool[:, :, 1:] = float("nan")
+    again = bench.sequence(some_tokens(20, 1))
+    assert torch.equal(bench.forward((again, 0, 20))[id(again)], expected)
