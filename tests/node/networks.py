@@ -1,0 +1,114 @@
+"""Whole daemons over loopback TCP for tests: real libp2p, real engines on a tiny base, a real chain when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from node.api import CompletionRequest, Delta, Ended, Started
+from node.app import open_daemon
+from node.config import Config
+from node.daemon import NodeDaemon
+from p2p.identity import Identity
+from proofs.chain.devchain import DevChain, open_chain
+from proofs.signing import Signer
+
+from .tiny import make_base
+
+
+@dataclass
+class Answered:
+    """What a request brought."""
+
+    started: Started
+    text: str
+    token_ids: list[int]
+    ended: Ended
+
+
+@dataclass
+class Lab:
+    """A folder with a base and the homes of daemons, and perhaps a chain."""
+
+    folder: Path
+    chain: DevChain | None = None
+    bootstrap: tuple[str, ...] = ()
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    def identity(self, name: str) -> Identity:
+        return Identity.load_or_create(self.folder / name / "key")
+
+    def address(self, name: str) -> bytes:
+        return Signer(self.identity(name).secret).address
+
+    def config(self, name: str, **changes: Any) -> Config:
+        values: dict[str, Any] = {
+            "home": self.folder / name,
+            "listen": ("/ip4/127.0.0.1/tcp/0",),
+            "bootstrap": self.bootstrap,
+            "base_path": str(self.folder / "base"),
+            "engine_dtype": "float32",
+            "engine_threads": 1,
+            "epoch_s": 1.0,
+            "claim_interval_s": 1.0,
+        }
+        if self.chain is not None:
+            values |= {"chain_rpc": self.chain.rpc, "settlement": self.chain.settlement, "channels": self.chain.channels, "token": self.chain.token}
+        return Config(**(values | changes))
+
+    @asynccontextmanager
+    async def daemon(self, name: str, **changes: Any) -> AsyncIterator[NodeDaemon]:
+        """One running daemon; the first becomes everybody's bootstrap."""
+        async with open_daemon(self.config(name, **changes)) as daemon:
+            self.bootstrap = self.bootstrap or daemon.host.addresses
+            if daemon.engine is not None:
+                await daemon.engine.wait_up(60)
+            yield daemon
+
+
+@contextmanager
+def open_lab(folder: Path, *, chain_for: tuple[str, ...] = (), aggregator: str = "aggregator") -> Iterator[Lab]:
+    """A lab; with names in `chain_for`, on a development chain that funds their addresses."""
+    make_base(folder / "base")
+    lab = Lab(folder)
+    if not chain_for:
+        yield lab
+        return
+    with open_chain(aggregator=lab.address(aggregator), fund=[lab.address(name) for name in chain_for]) as chain:
+        lab.chain = chain
+        yield lab
+
+
+async def ask(daemon: NodeDaemon, prompt: str = "hello", *, model: str = "base", max_tokens: int = 8, **settings: Any) -> Answered:
+    """One whole answer."""
+    request = CompletionRequest(model, prompt, max_tokens=max_tokens, **settings)
+    started, text, token_ids, ended = None, "", list[int](), None
+    with trio.fail_after(30):
+        async with daemon.complete(request) as events:
+            async for event in events:
+                match event:
+                    case Started():
+                        started = event
+                    case Delta():
+                        text += event.text
+                        token_ids += event.token_ids
+                    case Ended():
+                        ended = event
+    assert started is not None
+    assert ended is not None
+    return Answered(started, text, token_ids, ended)
+
+
+async def until(condition: Any, deadline_s: float = 15.0) -> None:
+    """Wait until something is so; its truth may come from an async function."""
+    with trio.fail_after(deadline_s):
+        while True:
+            answer = condition()
+            if answer if not hasattr(answer, "__await__") else await answer:
+                return
+            await trio.sleep(0.05)
