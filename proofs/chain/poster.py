@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..epoch import EpochHeader
+from ..ledger import PostAttempt as PostAttempt
 from .client import ChainClient
 from .errors import HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
 from .transaction import Fees
@@ -24,17 +25,6 @@ from .transaction import Fees
 POST_DEADLINE_S = 300.0
 FIRST_POLL_S = 0.02
 SLOWEST_POLL_S = 2.0
-
-
-@dataclass(frozen=True)
-class PostAttempt:
-    """A signed transaction that posts a header, sent or about to be."""
-
-    nonce: int
-    raw: bytes
-    hash: bytes
-    max_fee_wei: int
-    tip_wei: int
 
 
 class PostJournal(Protocol):
