@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ["bash", "sh", "env", "cat", "tail", "grep", "awk", "wc", "sleep", "find", "dirname", "basename", "mkdir", "rm", "chmod", "sha256sum", "flock"]
+TOOLS = ["bash", "sh", "cat", "tail", "grep", "awk", "wc", "sleep", "find", "dirname", "basename", "mkdir", "chmod", "sha256sum", "flock"]
 
 OLD_PYTHON = "#!/bin/sh\nexit 1\n"
 PYTHON_WITHOUT_VENV = """#!/bin/sh
