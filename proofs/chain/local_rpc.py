@@ -117,7 +117,7 @@ class LocalRpc:
             "gas": hex(transaction.gas),
             "input": as_hex(transaction.data),
             "value": hex(transaction.value),
-            "type": "0x2",
+            "type": hex(transaction.type_id or 0),
         }
 
     def _receipt(self, transaction_hash: str) -> Json:
@@ -139,7 +139,7 @@ class LocalRpc:
             "effectiveGasPrice": hex(base_fee + tip),
             "logs": [render_log(mined, i) for i in range(len(receipt.logs))],
             "logsBloom": as_hex(receipt.bloom.to_bytes(256, "big")),
-            "type": "0x2",
+            "type": hex(transaction.type_id or 0),
         }
 
     def _logs(self, query: Json) -> Json:

@@ -40,7 +40,7 @@ class SignedTransaction:
 
 def sign_transaction(signer: Signer, chain_id: int, nonce: int, fees: Fees, gas: int, to: bytes, data: bytes) -> SignedTransaction:
     """A signed call that carries no ether. An empty `to` creates a contract."""
-    fields = [chain_id, nonce, fees.tip_wei, fees.max_fee_wei, gas, to, 0, data, []]
+    fields: list[Rlp] = [chain_id, nonce, fees.tip_wei, fees.max_fee_wei, gas, to, 0, data, []]
     signature = signer.sign_digest(keccak(FEE_MARKET + encode_rlp(fields)))
     r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:64]))
     raw = FEE_MARKET + encode_rlp([*fields, signature[64] - 27, r, s])

@@ -1,0 +1,140 @@
+"""Random operations of everybody, honest or not. After each, the books balance; each kind of operation did succeed often."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from proofs.chain.errors import ContractReverted
+from proofs.chain.structs import VoucherClaim
+from proofs.epoch import EpochHeader
+from proofs.signing import Signer
+from proofs.sumtree import PayoutTree
+from proofs.voucher import ChannelConfig, Voucher, voucher_digest
+from tests.proofs.chain.world import World, address, memory_world, secret
+
+PAYERS = ("payer", "other")
+ACCOUNTS = tuple(address(f"account {number}") for number in range(4))
+NUM_OPERATIONS = 220
+
+
+class Chaos:
+    """Does one random thing at a time, and knows what was signed and posted so far."""
+
+    def __init__(self, world: World, dice: random.Random) -> None:
+        self.world = world
+        self.dice = dice
+        self.channels: dict[tuple[str, int], ChannelConfig] = {}
+        self.posted: list[tuple[EpochHeader, PayoutTree, dict[bytes, int]]] = []
+        self.awards = dict.fromkeys(ACCOUNTS, 0)
+        self.succeeded: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+
+    def step(self) -> None:
+        name = self.dice.choice(
+            ("deposit", "claim", "claim", "settle", "post", "post", "payout", "payout", "withdraw", "finalize", "refund", "donate")
+        )
+        try:
+            getattr(self, name)()
+        except ContractReverted as error:
+            self.refused[error.error] += 1
+        else:
+            self.succeeded[name] += 1
+
+    def channel(self) -> tuple[str, ChannelConfig]:
+        payer, number = self.dice.choice(PAYERS), self.dice.randrange(2)
+        return payer, self.world.config(payer, salt=number.to_bytes(32, "big"))
+
+    def deposit(self) -> None:
+        payer, config = self.channel()
+        self.world.client(payer).deposit(config, self.dice.randrange(1, 1_000))
+
+    def claim(self) -> None:
+        payer, config = self.channel()
+        amount = self.dice.randrange(1, 3_000)
+        total = amount + self.dice.choice((0, 0, 0, -1, 1))
+        self.world.client("operator").claim_vouchers([self.world.voucher(config, amount, payer, total)])
+
+    def settle(self) -> None:
+        self.world.client("anybody").settle()
+
+    def post(self) -> None:
+        """Awards a little more, or far too much, or moves an award from one account to another."""
+        awards = dict(self.awards)
+        account = self.dice.choice(ACCOUNTS)
+        awards[account] += self.dice.choice((0, 10, 200, 10**6))
+        if self.dice.random() < 0.2:
+            moved = awards[ACCOUNTS[0]]
+            awards[ACCOUNTS[0]], awards[ACCOUNTS[1]] = 0, awards[ACCOUNTS[1]] + moved
+        header, tree = self.world.next_header(awards), PayoutTree(awards)
+        self.world.client("aggregator").post_header(header)
+        self.awards = awards
+        self.posted.append((header, tree, awards))
+
+    def payout(self) -> None:
+        if not self.posted:
+            return self.settle()
+        header, tree, awards = self.dice.choice(self.posted)
+        owed = [account for account, amount in awards.items() if amount]
+        if owed:
+            self.world.client("anybody").claim_payout(header, tree.prove(self.dice.choice(owed)))
+        return None
+
+    def withdraw(self) -> None:
+        payer, config = self.channel()
+        self.world.client(payer).initiate_withdraw(config, self.dice.randrange(1, 500))
+
+    def finalize(self) -> None:
+        payer, config = self.channel()
+        self.world.rpc.call("evm_increaseTime", self.dice.choice((1, 901)))
+        self.world.client(payer).finalize_withdraw(config)
+
+    def refund(self) -> None:
+        self.world.client("operator").refund(self.channel()[1], self.dice.randrange(1, 300))
+
+    def donate(self) -> None:
+        self.world.client("anybody").mint(self.world.deployment.settlement, self.dice.randrange(1, 50))
+
+    def check(self) -> None:
+        """The two contracts hold what they must, whoever did what."""
+        client = self.world.client("anybody")
+        state, there = client.read_settlement(), self.world.deployment
+        balance = client.token_balance(there.settlement)
+        assert state.total_paid <= state.payout_total <= balance + state.total_paid
+        assert state.total_paid == sum(client.paid_to(account) for account in ACCOUNTS)
+        assert all(client.paid_to(account) == client.token_balance(account) for account in ACCOUNTS)
+
+        configs = [self.world.config(payer, salt=number.to_bytes(32, "big")) for payer in PAYERS for number in range(2)]
+        states = [client.read_channel(client.channel_id(config)) for config in configs]
+        assert all(0 <= one.total_claimed <= one.balance for one in states)
+        claimed, settled = client._read("Channels", there.channels, "receivers", there.settlement, there.token)
+        assert claimed == sum(one.total_claimed for one in states)
+        assert client.token_balance(there.channels) == sum(one.unclaimed for one in states) + claimed - settled
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_happens_nobody_is_paid_what_was_not_received(seed: int):
+    chaos = Chaos(memory_world()[0], random.Random(seed))
+    for _ in range(NUM_OPERATIONS):
+        chaos.step()
+        chaos.check()
+    print(f"seed {seed}: succeeded {dict(chaos.succeeded)}, refused {dict(chaos.refused)}")
+    names = {"deposit", "claim", "settle", "post", "payout", "withdraw", "finalize", "refund", "donate"}
+    assert all(chaos.succeeded[name] >= 3 for name in names), chaos.succeeded
+    assert chaos.refused["PayoutExceedsReceived"] >= 3
+    assert chaos.refused["NothingToClaim"] >= 3
+
+
+def test_a_voucher_of_one_chain_is_worth_nothing_on_another():
+    here, elsewhere = memory_world()[0], memory_world()[0]
+    config = here.config()
+    here.client("payer").deposit(config, 100)
+    from dataclasses import replace
+
+    network = replace(elsewhere.client("payer").network, chain_id=1337)
+    foreign = here.voucher(config, 50).voucher
+    signature = Signer(secret("payer")).sign_digest(voucher_digest(foreign.channel_id, 50, network))
+    with pytest.raises(ContractReverted, match="BadVoucherSignature"):
+        here.client("operator").claim_vouchers([VoucherClaim(config, Voucher(foreign.channel_id, 50, signature), 50)])
