@@ -101,11 +101,28 @@ class HardenedPubsub(Pubsub):
         self._deliver = deliver
         self._num_judging = 0
 
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        """Register a peer, then say our topics again: one subscribed while the first greeting was under way would never be told."""
+        await super()._handle_new_peer(peer_id)
+        self._greet(peer_id)
+
+    def _greet(self, peer_id: ID) -> None:
+        queue = self.peer_queues.get(peer_id)
+        if queue is not None and self.topic_ids:
+            queue.push(self.get_hello_packet())
+
+    def heal(self) -> None:
+        """Open the streams that failed to open, and say our topics again to everybody. Cheap; repeated by the host."""
+        for peer_id in self.host.get_connected_peers():
+            if peer_id not in self.peers:
+                self._schedule_peer_stream_retry(peer_id)
+            self._greet(peer_id)
+
     async def make_room(self) -> None:
         """Wait (not long) until the queues to all peers are half empty, so that a burst of our own is not dropped."""
         with trio.move_on_after(MAKE_ROOM_TIMEOUT_S):
-            while any(len(queue) > OUTBOUND_QUEUE_RPCS // 2 for queue in self.peer_queues.values()):
-                await trio.sleep(0.005)  # noqa: ASYNC110  # the library has no event for it
+            while any(len(queue) > OUTBOUND_QUEUE_RPCS // 2 for queue in self.peer_queues.values()):  # noqa: ASYNC110  # it has no event
+                await trio.sleep(0.005)
 
     async def stream_handler(self, stream: INetStream) -> None:
         """Read one peer's messages; whatever it sends, only its stream ends."""

@@ -44,7 +44,7 @@ from .streams import FrameStream
 MAX_CONNECTIONS = 300
 STREAMS_PER_PEER = 16  # of one protocol, inbound
 BOOTSTRAP_TIMEOUT_S = 3.0
-BOOTSTRAP_RETRY_S = 5.0
+KEEP_IN_TOUCH_S = 3.0
 SHUTDOWN_TIMEOUT_S = 1.0
 ADDRESS_TTL_S = 3600
 
@@ -240,7 +240,9 @@ async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Eve
             await stack.enter_async_context(run_service(kademlia))  # after meeting somebody: its first round would reach nobody and count as done
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(host.dht.keep_providing)
-                nursery.start_soon(_keep_in_touch, host, partial(_note_servers, library, kademlia, dht_protocol(config.network)), config.bootstrap)
+                nursery.start_soon(
+                    _keep_in_touch, host, pubsub, partial(_note_servers, library, kademlia, dht_protocol(config.network)), config.bootstrap
+                )
                 scope.shield = True  # from here on `is_over` ends it, in order: cancelled in the middle, the library would leak its sockets
                 task_status.started(host)
                 await is_over.wait()
@@ -306,11 +308,12 @@ async def _meet(host: Host, addresses: Sequence[str]) -> None:
             nursery.start_soon(meet, address)
 
 
-async def _keep_in_touch(host: Host, note_dht_servers: Callable[[], Awaitable[None]], bootstrap: Sequence[str]) -> None:
-    """Keep the bootstrap peers connected while nobody else is, and the DHT's table fed with the servers among the connected."""
+async def _keep_in_touch(host: Host, pubsub: HardenedPubsub, note_dht_servers: Callable[[], Awaitable[None]], bootstrap: Sequence[str]) -> None:
+    """Meet the bootstrap peers again while nobody is connected, heal gossip, and feed the DHT's table with the servers among the connected."""
     while True:
-        await trio.sleep(BOOTSTRAP_RETRY_S)
+        await trio.sleep(KEEP_IN_TOUCH_S)
         await note_dht_servers()
+        pubsub.heal()
         if not host.peers():
             await _meet(host, bootstrap)
 

@@ -240,6 +240,20 @@ async def test_a_node_can_provide_many_cids_in_a_moment():
         assert sum(bool(stored.get_providers(b"\x12\x20" + cid.digest)) for cid in cids) == 30
 
 
+async def test_a_topic_subscribed_at_the_moment_of_meeting_is_known_to_the_other_side():
+    async with open_hosts(2) as (a, b):
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connect, b, a)
+                for index in range(3):
+                    await trio.sleep(0.004)
+                    topic = f"t{len(a.gossip._subscriptions)}-{index}"
+                    await a.gossip.subscribe(topic, lambda data, from_peer: Verdict.ACCEPT)
+            await eventually(lambda: len(b.gossip._pubsub.peer_topics) == len(a.gossip._subscriptions), 2)
+            await b.disconnect(a.peer_id)
+            await eventually(lambda: not a.is_connected(b.peer_id))
+
+
 def test_a_stream_buffer_is_bounded():
     buffer = hardening.BoundedBuffer()
     buffer.extend(bytes(hardening.MAX_STREAM_BUFFER_BYTES))

@@ -1,6 +1,7 @@
 """A small real network: one bootstrap host, two providers, a bystander, and a client that knows only the bootstrap address."""
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
@@ -92,18 +93,13 @@ async def test_an_accepted_message_reaches_all_and_a_rejected_one_is_not_forward
             await hub.gossip.publish("receipts", b"x" * 70_000)
 
 
-def open_line(count):
+@asynccontextmanager
+async def open_line(count):
     """Hosts in a row, each connected only to its neighbours."""
-    from contextlib import asynccontextmanager
-
-    @asynccontextmanager
-    async def line():
-        async with open_hosts(count) as hosts:
-            for left, right in zip(hosts, hosts[1:], strict=False):
-                await left.connect(right.addresses[0], 5)
-            yield hosts
-
-    return line()
+    async with open_hosts(count) as hosts:
+        for left, right in pairwise(hosts):
+            await left.connect(right.addresses[0], 5)
+        yield hosts
 
 
 async def test_a_burst_of_messages_arrives_whole():
