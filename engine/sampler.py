@@ -18,6 +18,7 @@ from .noise import GUMBEL_LIMIT, SEED_BYTES, derive_key, gumbel, noise_words
 
 FIRST_LOOK = 64
 MAX_TEMPERATURE = 100.0
+EXCLUDED_MARGIN = 1e-6
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -66,7 +67,7 @@ def miss_margin(logits: NDArray[np.float32], token: int, sampling: Sampling, pos
     best = float(_scores(logits, ids, sampling, position).max())
     own = float(_scores(logits, np.array([token]), sampling, position)[0])
     excluded = _is_restricted(sampling) and token not in ids
-    distance = max(0.0, float(logits[ids].min()) - float(logits[token])) if excluded else 0.0
+    distance = max(EXCLUDED_MARGIN, float(logits[ids].min()) - float(logits[token])) if excluded else 0.0
     return max(0.0, best - own) * sampling.temperature + distance
 
 

@@ -1,0 +1,129 @@
+"""A stranger's adapter is served whole or refused by the name of what is wrong."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from engine.errors import AdapterError
+from engine.lora.adapter import MAX_HEADER_BYTES, load_adapter
+from engine.model.config import ModelConfig
+
+from .worlds import SHAPE, VOCAB, write_adapter
+
+BASE = ModelConfig(VOCAB, 72, 112, SHAPE["num_hidden_layers"], 6, 2, 16, 1024, 1e-5, 10000.0)
+STEM = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    return load_adapter(folder / "adapter_config.json", folder / "adapter_model.safetensors", BASE, dtype)
+
+
+def edit(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
+    """Replace or remove tensors."""
+    path = folder / "adapter_model.safetensors"
+    tensors = {**load_file(path), **change}
+    save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"base_model.model.lm_head.lora_A.weight": torch.ones(4, 72)}, "lm_head"),
+        ({"base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight": torch.ones(4, 72)}, r"layers\.3"),
+        ({"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(96)}, "magnitude"),
+        ({"base_model.model.model.layers.0.self_attn.q_proj.bias": torch.ones(96)}, "q_proj.bias"),
+        ({STEM + "A.weight": torch.ones(4, 576)}, r"lora_A.*made for another base"),
+        ({STEM + "B.weight": torch.ones(96, 5)}, r"lora_B.*made for another base"),
+        ({STEM + "B.weight": None}, "lacks its other half"),
+        ({STEM + "A.weight": torch.full((4, 72), float("nan"))}, "not finite"),
+        ({STEM + "A.weight": torch.ones(4, 72, dtype=torch.float64)}, "F64"),
+        ({"model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 72)}, "declared twice"),
+    ],
+)
+def test_a_tensor_that_cannot_be_applied_is_named(tmp_path: Path, change: dict[str, torch.Tensor | None], words: str) -> None:
+    write_adapter(tmp_path, 1)
+    edit(tmp_path, change)
+    with pytest.raises(AdapterError, match=words):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"peft_type": "IA3"}, "peft_type"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"some_future_field": {"x": 1}}, "some_future_field"),
+        ({"r": 0}, "r is 0"),
+        ({"r": 1e999}, "r is"),
+        ({"lora_alpha": "many"}, "lora_alpha"),
+        ({"alpha_pattern": {"(a+)+$": 1}}, "no regular expressions"),
+        ({"rank_pattern": {"q_proj": 100000}}, "rank"),
+    ],
+)
+def test_a_field_that_we_do_not_serve_is_named(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+    write_adapter(tmp_path, 1, **{"lora_alpha": 8, **fields})
+    if "r" in fields:
+        config = json.loads((tmp_path / "adapter_config.json").read_text())
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **fields}))
+    with pytest.raises(AdapterError, match=words):
+        load(tmp_path)
+
+
+def test_a_hostile_header_is_refused_before_anything_is_allocated(tmp_path: Path) -> None:
+    write_adapter(tmp_path, 1)
+    path = tmp_path / "adapter_model.safetensors"
+    whole = path.read_bytes()
+    huge = json.dumps({STEM + "A.weight": {"dtype": "F32", "shape": [1 << 40, 1 << 20], "data_offsets": [0, 1 << 62]}}).encode()
+    for data, words in (
+        (whole[:-7], "truncated"),
+        (whole[:100], "truncated"),
+        (b"", "truncated"),
+        (struct.pack("<Q", MAX_HEADER_BYTES + 1) + whole[8:], "truncated"),
+        (struct.pack("<Q", len(huge)) + huge, "declares"),
+        (struct.pack("<Q", 40000) + b"[" * 40000, "unreadable header"),
+        (b"\x80\x04cos\nsystem\n(S'true'\ntR.", "truncated"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(AdapterError, match=words):
+            load(tmp_path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(at=st.integers(0, 2200), byte=st.integers(0, 255), keep=st.integers(0, 60000))
+def test_no_damage_ends_in_anything_but_a_refusal(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int, keep: int) -> None:
+    folder = tmp_path_factory.getbasetemp() / "damaged"
+    if not folder.exists():
+        write_adapter(folder, 1)
+        (folder / "whole").write_bytes((folder / "adapter_model.safetensors").read_bytes())
+    data = bytearray((folder / "whole").read_bytes())
+    data[at] = byte
+    (folder / "adapter_model.safetensors").write_bytes(data[: keep + 4000] if keep % 2 else data)
+    try:
+        load(folder)
+    except AdapterError as error:
+        assert len(str(error)) < 2000
+
+
+def test_a_half_precision_adapter_is_served_like_its_wide_twin(tmp_path: Path) -> None:
+    write_adapter(tmp_path, 1)
+    path = tmp_path / "adapter_model.safetensors"
+    half = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
+    save_file(half, path)
+    narrow = load(tmp_path).blob
+    save_file({name: tensor.float() for name, tensor in half.items()}, path)
+    assert torch.equal(load(tmp_path).blob, narrow)
