@@ -1,6 +1,7 @@
 """A hostile peer for the demo, built on the same p2p package as the honest ones: `python -m node.testnet.attacker …`.
 
-It gossips a receipt whose amount it raised, and offers an adapter whose blocks it corrupts by one bit. Prints a line when each is done.
+It offers an adapter whose blocks it corrupts by one bit, and gossips a receipt that it overheard, with a raised amount.
+Prints a line when each is done.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from pathlib import Path
 import msgspec
 import trio
 
-from p2p.blocks.client import BlockRef, fetch_block, fetch_blocks
+from p2p.blocks.client import fetch_block, fetch_blocks
+from p2p.blocks.exchange import BlockRef
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.gossip import Verdict
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
-from proofs.manifest import Manifest, parse_manifest
+from proofs.envelope import decode_envelope
+from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, parse_manifest
 from proofs.receipt import decode_body, decode_receipt, encode_body
 
-from ..adapters import MAX_MANIFEST_BYTES
 from ..settlement import TOPIC
 
 CONNECT_S = 10.0
 FETCH_S = 60.0
-MESH_S = 2.5  # two gossip heartbeats, until somebody forwards us
-GOSSIP_TIMES = 3
+MESH_S = 2.5  # some gossip heartbeats, until others forward to us
 STOLEN = 1_000_000
 
 
@@ -46,8 +47,9 @@ class CorruptStore:
 
 
 def tamper(data: bytes) -> bytes:
-    """A signed receipt whose operator gets more: the form is right and the arithmetic too, only nobody signed it."""
-    signed = decode_receipt(data)
+    """An envelope whose receipt gives its operator more: the form is right and the arithmetic too, only nobody signed it."""
+    envelope = decode_envelope(data)
+    signed = decode_receipt(envelope.receipt)
     receipt = decode_body(signed.body)
     extra = -(-STOLEN // receipt.completion_price)
     raised = msgspec.structs.replace(
@@ -56,32 +58,30 @@ def tamper(data: bytes) -> bytes:
         amount=receipt.amount + extra * receipt.completion_price,
         cumulative=receipt.cumulative + extra * receipt.completion_price,
     )
-    return msgspec.msgpack.encode(msgspec.structs.replace(signed, body=encode_body(raised)))
+    lie = msgspec.structs.replace(signed, body=encode_body(raised))
+    return msgspec.msgpack.encode(msgspec.structs.replace(envelope, receipt=msgspec.msgpack.encode(lie)))
 
 
-async def attack(bootstrap: Sequence[str], network: str, folder: Path, receipt: bytes, adapter: Cid) -> None:
-    """Join, gossip, advertise; then serve until killed."""
+async def attack(bootstrap: Sequence[str], network: str, folder: Path, adapter: Cid) -> None:
+    """Join, advertise, overhear, lie; then serve until killed."""
     store = BlockStore(folder)
     async with open_host(Identity.generate(), NetworkConfig(bootstrap=tuple(bootstrap), network=network)) as host:
         say(f"attacker {host.peer_id}")
         for address in bootstrap:
             await host.connect(address, CONNECT_S)
+        overheard = await host.gossip.subscribe(TOPIC, lambda data, peer: Verdict.ACCEPT)
         manifest = await copy_manifest(host, store, adapter)
         await copy_blocks(host, store, adapter, manifest)
         serve_blocks(host, CorruptStore(store, adapter))
         await host.dht.provide(adapter)
         say(f"advertising {adapter}")
-        await gossip(host, tamper(receipt))
-        say("gossiped")
-        await trio.sleep_forever()
-
-
-async def gossip(host: Host, data: bytes) -> None:
-    """Publish the lie, more than once."""
-    await host.gossip.subscribe(TOPIC, lambda data, peer: Verdict.ACCEPT)
-    for _ in range(GOSSIP_TIMES):
         await trio.sleep(MESH_S)
-        await host.gossip.publish(TOPIC, data)
+        say("listening")
+        async for message in overheard:
+            await host.gossip.publish(TOPIC, tamper(message.data))
+            say("gossiped")
+            break
+        await trio.sleep_forever()
 
 
 async def copy_manifest(host: Host, store: BlockStore, adapter: Cid) -> Manifest:
@@ -107,10 +107,9 @@ def main() -> int:
     parser.add_argument("--bootstrap", action="append", required=True)
     parser.add_argument("--network", required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--receipt", type=Path, required=True)
     parser.add_argument("--adapter", type=Cid.parse, required=True)
     options = parser.parse_args()
-    trio.run(attack, options.bootstrap, options.network, options.folder, options.receipt.read_bytes(), options.adapter)
+    trio.run(attack, options.bootstrap, options.network, options.folder, options.adapter)
     return 0
 
 

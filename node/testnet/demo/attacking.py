@@ -6,6 +6,7 @@ import sys
 
 import trio
 
+from ..asking import Answer
 from ..plan import BOOTSTRAP, NETWORK
 from ..processes import Child, stop, wait_for_line
 from . import cast
@@ -19,13 +20,14 @@ BAIT = "law"  # held by others too, so that the victim gets it all the same
 
 async def show_attacks(scene: Scene, step: Step) -> None:
     """Start the attacker, look who caught it, end it."""
-    require(scene.record.answers, "there is a receipt to tamper with")
-    attacker = await start_attacker(scene)
+    attacker = start_attacker(scene)
     try:
         peer_id = (await wait_for_line(attacker, "attacker ", ATTACKER_READY_S)).split()[1]
         scene.stage.say(f"the attacker is …{peer_id[-8:]}, process {attacker.process.pid}")
         await wait_for_line(attacker, "advertising ", ATTACKER_READY_S)
         await show_corrupted_block(scene, step, peer_id)
+        await wait_for_line(attacker, "listening", ATTACKER_READY_S)
+        await scene.client.ask(Answer("base", cast.OVERHEARD_PROMPT), max_tokens=8)
         await wait_for_line(attacker, "gossiped", ATTACKER_READY_S)
         await show_tampered_receipt(scene, step, peer_id)
     finally:
@@ -33,14 +35,12 @@ async def show_attacks(scene: Scene, step: Step) -> None:
     step.facts["attacker"] = peer_id
 
 
-async def start_attacker(scene: Scene) -> Child:
-    """Another process of the network, with a true receipt to lie about."""
+def start_attacker(scene: Scene) -> Child:
+    """Another process of the network."""
     folder = scene.network.plan.home / "attacker"
     folder.mkdir(exist_ok=True)
-    receipt = folder / "receipt"
-    receipt.write_bytes(await scene.client.receipt(scene.record.answers[0]["receipt"]))
     bootstrap = [address for name in (BOOTSTRAP, "aggregator") for address in scene.network.nodes[name].running.p2p[:1]]
-    command = [sys.executable, "-m", "node.testnet.attacker", "--network", NETWORK, "--folder", str(folder / "blocks"), "--receipt", str(receipt)]
+    command = [sys.executable, "-m", "node.testnet.attacker", "--network", NETWORK, "--folder", str(folder / "blocks")]
     command += ["--adapter", scene.published[BAIT].cid, *(word for address in bootstrap for word in ("--bootstrap", address))]
     child = scene.network.launcher.start("attacker", command, folder / "out.log")
     scene.network.children.append(child)

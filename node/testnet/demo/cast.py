@@ -24,6 +24,7 @@ TOGETHER: Mapping[str, str] = {
     "recipes": "How do I bake bread?",
     "verse": "Speak to me of the moon.",
 }
+OVERHEARD_PROMPT = "Say hello."
 ANSWER_TOKENS = 40
 LONG_TOKENS = 160
 SEED = 2026  # the client's half; the node's half is its own, so the demo's texts still differ from run to run

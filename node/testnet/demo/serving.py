@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import trio
 
 from p2p.cid import Cid
 
+from ...api import StatusInfo
 from ...cli.show import money, size
 from ..asking import Answer, NodeClient
 from ..network import Network, Node
@@ -21,6 +23,7 @@ from .scene import Scene, folders_of
 from .stage import Stage
 
 PEERS_DEADLINE_S = 20.0
+ENGINE_DEADLINE_S = 60.0
 ADVERTISED_DEADLINE_S = 20.0
 MAX_SILENCE_S = 1.5  # of an answer that runs while an adapter is fetched and loaded beside it
 MIN_PIECES_BESIDE = 3
@@ -58,13 +61,23 @@ async def show_base(scene: Scene, step: Step) -> None:
     """One base, loaded once by each engine."""
     rows = []
     for member in scene.network.plan.volunteers:
-        status = await scene.nodes[member.name].status()
+        status = await wait_for_engine(scene, member.name)
         engine: Mapping[str, Any] = status.engine or {}
         require(status.base.endswith(cast.BASE_SHA256), f"{member.name} serves the base {cast.BASE_SHA256[:12]}…")
-        require(engine.get("up"), f"the engine of {member.name} is up")
         rows.append((member.name, status.base.split(" ")[0], str(engine["dtype"]), str(engine["threads"]), f"{engine['load_ms'] / 1000:.1f} s"))
     scene.stage.table(("engine of", "base", "dtype", "threads", "loaded in"), rows)
     step.facts["base"] = cast.BASE_SHA256
+
+
+async def wait_for_engine(scene: Scene, name: str) -> StatusInfo:
+    """A volunteer's status, as soon as its engine has loaded the base."""
+    with trio.move_on_after(ENGINE_DEADLINE_S):
+        while True:
+            status = await scene.nodes[name].status()
+            if status.engine is not None and status.engine["up"]:
+                return status
+            await trio.sleep(0.2)
+    raise ClaimFailed(f"the engine of {name} did not load the base within {ENGINE_DEADLINE_S:.0f} s")
 
 
 async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
@@ -92,7 +105,8 @@ async def show_side_by_side(scene: Scene, step: Step) -> None:
     with scene.stage.side_by_side(cast.SIDE_BY_SIDE) as add:
         async with trio.open_nursery() as nursery:
             for index, answer in enumerate(answers):
-                nursery.start_soon(ask_into, scene, answer, lambda text, index=index: add(index, text))
+                # Greedy, so that what differs between the texts is the adapters' doing.
+                nursery.start_soon(partial(ask_into, scene, answer, partial(add, index), temperature=0.0))
     for answer in answers:
         scene.note(answer)
         scene.stage.say(facts_of(scene, answer), dim=True)

@@ -61,7 +61,6 @@ async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep
         if keep and all(step.ok for step in record.steps):
             await perform(scene, NUM_STEPS, LAST_KEPT, show_staying)
             return
-        await network.stop()
         await perform(scene, NUM_STEPS, LAST, show_nothing_left)
 
 
@@ -112,6 +111,7 @@ async def show_staying(scene: Scene, step: Step) -> None:
 
 async def show_nothing_left(scene: Scene, step: Step) -> None:
     """No process carries the network's mark, nobody listens where they listened."""
+    await scene.network.stop()
     left = find_marked(scene.network.launcher.mark)
     scene.record.figure("processes_left", len(left))
     require(not left, f"no process is left (found {left})")
