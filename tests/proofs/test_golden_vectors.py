@@ -1,0 +1,105 @@
+"""The golden vectors are what our code computes, and what other people's code computes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import msgpack
+import pytest
+from eth_abi import encode as abi_encode
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_utils import keccak
+from x402.mechanisms.evm.batch_settlement import compute_channel_id
+from x402.mechanisms.evm.batch_settlement.constants import CHANNEL_CONFIG_TYPES, VOUCHER_TYPES
+from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as X402Config
+from x402.mechanisms.evm.batch_settlement.utils import channel_config_to_signing_message, get_batch_settlement_eip712_domain
+
+from tests.golden.generate import FOLDER, VECTORS
+
+
+def load(name: str) -> Any:
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def digest_of(domain: dict[str, Any], types: dict[str, Any], message: dict[str, Any]) -> bytes:
+    signable = encode_typed_data(domain_data=domain, message_types=types, message_data=message)
+    return keccak(b"\x19" + signable.version + signable.header + signable.body)
+
+
+def x402_config(vector: dict[str, Any]) -> X402Config:
+    config = vector["config"]
+    parties = ["0x" + config[name] for name in ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token")]
+    return X402Config(*parties, config["withdraw_delay"], "0x" + config["salt"])
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_our_code_computes_the_vectors(name: str) -> None:
+    assert VECTORS[name]() == load(name)
+
+
+def test_channel_id_is_the_one_of_x402() -> None:
+    vector = load("digests")
+    config = x402_config(vector)
+    assert compute_channel_id(config, vector["chain_id"]) == "0x" + vector["channel_id"]
+    domain = get_batch_settlement_eip712_domain(vector["chain_id"])
+    assert digest_of(domain, CHANNEL_CONFIG_TYPES, channel_config_to_signing_message(config)).hex() == vector["channel_id"]
+
+
+def test_voucher_is_signed_as_the_x402_types_and_eth_account_sign_it() -> None:
+    vector = load("digests")
+    domain = get_batch_settlement_eip712_domain(vector["chain_id"])
+    message = {"channelId": bytes.fromhex(vector["channel_id"]), "maxClaimableAmount": vector["voucher_amount"]}
+    assert digest_of(domain, VOUCHER_TYPES, message).hex() == vector["voucher_digest"]
+    signature = Account.sign_typed_data(bytes.fromhex(vector["client_secret"]), domain, VOUCHER_TYPES, message).signature
+    assert bytes(signature).hex() == vector["voucher_signature"]
+
+
+def test_receipt_is_signed_as_eth_account_signs_it() -> None:
+    vector, receipt = load("digests"), load("receipt")
+    domain = {"name": "Lorikeet", "version": "1", "chainId": vector["chain_id"], "verifyingContract": "0x" + vector["settlement"]}
+    fields = {"channelId": "bytes32", "sequence": "uint64", "cumulative": "uint128", "body": "bytes32"}
+    types = {"Receipt": [{"name": name, "type": kind} for name, kind in fields.items()]}
+    body = msgpack.unpackb(bytes.fromhex(receipt["body"]))
+    message = {"channelId": body[3], "sequence": body[4], "cumulative": body[17], "body": hashlib.sha256(bytes.fromhex(receipt["body"])).digest()}
+    assert digest_of(domain, types, message).hex() == vector["receipt_digest"]
+    for side in ("node", "client"):
+        signature = Account.sign_typed_data(bytes.fromhex(vector[f"{side}_secret"]), domain, types, message).signature
+        assert bytes(signature).hex() == receipt[f"{side}_signature"]
+
+
+def test_receipt_bytes_are_those_of_another_messagepack() -> None:
+    vector = load("receipt")
+    for name in ("body", "signed"):
+        data = bytes.fromhex(vector[name])
+        assert msgpack.packb(msgpack.unpackb(data)) == data
+    assert msgpack.unpackb(bytes.fromhex(vector["signed"]))[0].hex() == vector["body"]
+
+
+def test_header_hash_is_that_of_the_abi_encoding() -> None:
+    for vector in load("header"):
+        hashes = {name: bytes.fromhex(vector[name]) for name in ("previous", "receipts_root", "payout_root", "batch_digest")}
+        epoch, num_receipts, total = (int(vector[name]) for name in ("epoch", "num_receipts", "payout_total"))
+        values = (epoch, hashes["previous"], hashes["receipts_root"], num_receipts, hashes["payout_root"], total, hashes["batch_digest"])
+        types = ("uint64", "bytes32", "bytes32", "uint64", "bytes32", "uint128", "bytes32")
+        assert keccak(abi_encode(types, values)).hex() == vector["hash"]
+
+
+def test_payout_roots_are_those_of_a_tree_written_down_naively() -> None:
+    def root(leaves: list[tuple[bytes, int]]) -> tuple[int, bytes]:
+        if len(leaves) == 1:
+            return leaves[0][1], keccak(b"\0" + leaves[0][0] + leaves[0][1].to_bytes(16, "big"))
+        half = max(1 << bit for bit in range(10) if 1 << bit < len(leaves))
+        (left, left_hash), (right, right_hash) = root(leaves[:half]), root(leaves[half:])
+        return left + right, keccak(b"\1" + left.to_bytes(16, "big") + left_hash + right.to_bytes(16, "big") + right_hash)
+
+    for vector in load("sumtree")[1:]:
+        total, digest = root([(bytes.fromhex(entry["account"]), int(entry["amount"])) for entry in vector["accounts"]])
+        assert (str(total), digest.hex()) == (vector["root"]["sum"], vector["root"]["hash"])
+
+
+def test_log_vectors_include_the_roots_that_rfc_9162_implementations_publish() -> None:
+    assert load("merkle")[0]["root"] == hashlib.sha256(b"").hexdigest()
+    assert load("merkle")[1]["root"] == hashlib.sha256(b"\0\0").hexdigest()
