@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+from functools import partial
 
 import coincurve
 import pytest
@@ -17,7 +18,7 @@ from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID
 from libp2p.utils.varint import encode_uvarint
 
 from p2p import hardened_gossip, hardening
-from p2p.errors import HostFailed, PeerUnreachable
+from p2p.errors import HostFailed, PeerTimeout, PeerUnreachable
 from p2p.gossip import Verdict
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
@@ -215,6 +216,20 @@ async def test_a_corrected_address_works_at_once_after_a_stale_one_failed():
         await eventually(lambda: not b.is_connected(a.peer_id))
         with trio.fail_after(2):
             await b.connect_to(PeerAddress(a.peer_id), 5)  # what was learned is kept
+
+
+async def test_a_dial_that_is_given_up_in_its_handshake_leaves_no_socket():
+    async with open_hosts(1) as (b,), trio.open_nursery() as nursery:
+
+        async def silent(stream):
+            await trio.sleep_forever()
+
+        (listener,) = await nursery.start(partial(trio.serve_tcp, silent, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(PeerTimeout):
+            await b.connect(f"/ip4/127.0.0.1/tcp/{port}/p2p/{Identity.generate().peer_id}", 0.3)
+        nursery.cancel_scope.cancel()
+    gc.collect()  # an unclosed socket would warn, and warnings are errors
 
 
 async def test_a_host_dials_nobody_by_itself():
