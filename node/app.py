@@ -55,6 +55,7 @@ async def _build(
     """Construct the parts of this role and start their tasks."""
     store = BlockStore(config.home / "blocks")
     serve_blocks(host, store)
+    money.build(store)
     own = Signer(identity.secret).address
     owner = bytes.fromhex(config.owner.removeprefix("0x")) or own
     engine: EngineHost | None = None
@@ -67,13 +68,14 @@ async def _build(
         caller = Caller(host, money.purse, Price(config.max_prompt_price, config.max_completion_price), own)
         service = Service(host, base.tokenizer, adapters, Router(host.peer_id, config.has_engine), engine, caller, telemetry)
         if engine is not None:
-            inbound = Inbound(engine, adapters, money.till, Price(config.prompt_price, config.completion_price), owner, telemetry)
+            price = Price(config.prompt_price, config.completion_price)
+            inbound = Inbound(engine, adapters, money.till, price, owner, telemetry, unpaid_deadline_s=config.unpaid_deadline_s)
             nursery.start_soon(engine.run)
             nursery.start_soon(_come_up, engine, base.identity.base, adapters, telemetry)
             host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)
         nursery.start_soon(adapters.run_republish, config.republish_interval_s)
     await nursery.start(run_announcements, host, adapters, telemetry)
-    await money.run_in(nursery, store)
+    await money.run_in(nursery)
     return NodeDaemon(config, own, host, telemetry, engine, adapters, service, money, nursery)
 
 

@@ -53,6 +53,7 @@ class Config:
     epoch_s: float = 30.0
     claim_interval_s: float = 60.0
     republish_interval_s: float = 60.0
+    unpaid_deadline_s: float = 10.0
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
