@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,11 +69,12 @@ CREATE TABLE posted (
 
 
 class Ledger:
-    """An open file. Everything else in this package is a view of it."""
+    """An open file; it closes with `close`, or when nobody holds it any more. Everything else in this package is a view of it."""
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._close = weakref.finalize(self, self._db.close)
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
@@ -118,4 +120,4 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
-            self._db.close()
+            self._close()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proofs.channel import ChannelTip
+from proofs.envelope import MAX_ENVELOPE_BYTES, open_envelope, seal_envelope
+from proofs.errors import ProofError, ReceiptError, VoucherError
+from proofs.promise import Evidence, make_promise, verify_evidence, verify_promise
+from proofs.voucher import ChannelConfig, channel_id, sign_voucher
+from tests.proofs.scene import NETWORK, chain, config, encoded, envelope, receipt, replace_network, sign, signer
+from tests.proofs.test_receipts import mutate
+
+TIP = ChannelTip(config())
+GOOD = envelope(receipt(TIP), TIP.config)
+
+
+def with_channel(channel: ChannelConfig, client: str = "client", node: str = "node") -> bytes:
+    """A receipt signed by these two, for this channel, with a voucher that its payer signed."""
+    body = receipt(ChannelTip(channel), parties=(client, node))
+    voucher = sign_voucher(signer("client"), body.channel_id, body.cumulative, NETWORK)
+    return seal_envelope(sign(body, client, node), voucher, channel)
+
+
+def test_good_envelope_opens_and_keeps_its_bytes() -> None:
+    opened = open_envelope(GOOD, NETWORK)
+    assert opened.encoded == GOOD
+    assert opened.receipt.receipt == receipt(TIP)
+    assert len(GOOD) < 1_024
+
+
+def test_voucher_may_allow_more_but_not_less_than_the_receipts_cost() -> None:
+    open_envelope(envelope(receipt(TIP), TIP.config, spare=1_000), NETWORK)
+    with pytest.raises(VoucherError, match="voucher amount"):
+        open_envelope(envelope(receipt(TIP), TIP.config, spare=-1), NETWORK)
+
+
+def test_voucher_signed_by_the_node_itself_is_refused() -> None:
+    body = receipt(TIP)
+    voucher = sign_voucher(signer("node"), body.channel_id, body.cumulative, NETWORK)
+    with pytest.raises(VoucherError, match="voucher signature"):
+        open_envelope(seal_envelope(sign(body), voucher, TIP.config), NETWORK)
+
+
+def test_channel_of_somebody_else_cannot_be_billed() -> None:
+    """Mallory signs as node and as client, and names the client's channel: its salt names another operator, its payer another client."""
+    with pytest.raises(VoucherError, match="operator"):
+        open_envelope(with_channel(config(), client="mallory", node="mallory"), NETWORK)
+    with pytest.raises(VoucherError, match="client"):
+        open_envelope(with_channel(config(), client="mallory"), NETWORK)
+
+
+def test_receipt_cannot_come_with_the_config_of_another_channel() -> None:
+    body, other = receipt(TIP), config(nonce=1)
+    voucher = sign_voucher(signer("client"), channel_id(other, NETWORK), body.cumulative, NETWORK)
+    with pytest.raises(VoucherError, match="channel"):
+        open_envelope(seal_envelope(sign(body), voucher, other), NETWORK)
+
+
+@pytest.mark.parametrize("changes", [{"settlement": bytes(20)}, {"token": bytes(20)}, {"chain_id": 1}, {"channels": bytes(20)}])
+def test_envelope_is_worth_nothing_on_another_network(changes: dict[str, object]) -> None:
+    with pytest.raises(ProofError):
+        open_envelope(GOOD, replace_network(**changes))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=300)
+def test_mutated_envelope_is_never_accepted(seed: int) -> None:
+    data = mutate(GOOD, random.Random(seed))
+    if data != GOOD:
+        with pytest.raises(ProofError):
+            open_envelope(data, NETWORK)
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_are_no_envelope(data: bytes) -> None:
+    with pytest.raises(ReceiptError):
+        open_envelope(data, NETWORK)
+
+
+def test_size_is_checked_before_anything_is_parsed() -> None:
+    with pytest.raises(ReceiptError, match="size"):
+        open_envelope(bytes(MAX_ENVELOPE_BYTES + 1), NETWORK)
+
+
+def test_promise_holds_for_one_entry_of_one_aggregator_on_one_network() -> None:
+    first, second = (taken.receipt.encoded for taken in chain(2))
+    promise = make_promise(signer("aggregator"), first, NETWORK)
+    aggregator = signer("aggregator").address
+    assert verify_promise(promise, first, aggregator, NETWORK)
+    assert not verify_promise(promise, second, aggregator, NETWORK)
+    assert not verify_promise(promise, first, signer("node").address, NETWORK)
+    assert not verify_promise(promise, first, aggregator, replace_network(chain_id=1))
+
+
+def test_evidence_needs_two_bodies_for_one_place() -> None:
+    one, other, same = (encoded(sign(receipt(TIP, seed=bytes([number]) * 32))) for number in (1, 2, 1))
+    assert verify_evidence(Evidence(one, other), NETWORK) == (channel_id(TIP.config, NETWORK), 1)
+    with pytest.raises(ReceiptError, match="same body"):
+        verify_evidence(Evidence(one, same), NETWORK)
+    with pytest.raises(ReceiptError, match="different places"):
+        verify_evidence(Evidence(one, chain(2)[1].receipt.encoded), NETWORK)
