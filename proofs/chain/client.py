@@ -175,18 +175,11 @@ class ChainClient:
 
     def find_header(self, epoch: int) -> PostedHeader | None:
         """A posted header, from its event."""
-        return next(self.headers(from_epoch=epoch, to_epoch=epoch), None)
+        return next(self._search(epoch), None)
 
-    def headers(self, from_epoch: int = 1, to_epoch: int | None = None, from_block: int = 0) -> Iterator[PostedHeader]:
-        """Posted headers in their order; name a block to spare the node the search before it."""
-        topic = load_contract("Settlement").find("event", "Posted").hash
-        last = int(self.rpc.call("eth_blockNumber"), 16)
-        for start in range(from_block, last + 1, LOG_PAGE_BLOCKS):
-            page = {"fromBlock": hex(start), "toBlock": hex(min(start + LOG_PAGE_BLOCKS - 1, last))}
-            logs = self.rpc.call("eth_getLogs", {**page, "address": as_hex(self.deployment.settlement), "topics": [as_hex(topic)]})
-            for posted in map(read_posted, logs):
-                if posted.header.epoch >= from_epoch and (to_epoch is None or posted.header.epoch <= to_epoch):
-                    yield posted
+    def headers(self, from_epoch: int = 1) -> Iterator[PostedHeader]:
+        """Posted headers in their order."""
+        return (posted for posted in self._search(None) if posted.header.epoch >= from_epoch)
 
     def paid_to(self, account: bytes) -> int:
         """What `account` was paid so far."""
@@ -211,6 +204,14 @@ class ChainClient:
         return self._send("DevDollar", "mint", account, amount)
 
     # ── inside ──
+
+    def _search(self, epoch: int | None) -> Iterator[PostedHeader]:
+        topics = [as_hex(load_contract("Settlement").find("event", "Posted").hash), None if epoch is None else as_hex(word(epoch))]
+        query = {"address": as_hex(self.deployment.settlement), "topics": topics}
+        last = int(self.rpc.call("eth_blockNumber"), 16)
+        for start in range(self.deployment.first_block, last + 1, LOG_PAGE_BLOCKS):
+            page = {"fromBlock": hex(start), "toBlock": hex(min(start + LOG_PAGE_BLOCKS - 1, last))}
+            yield from map(read_posted, self.rpc.call("eth_getLogs", {**page, **query}))
 
     def _address_of(self, contract: str) -> bytes:
         return {"Channels": self.deployment.channels, "Settlement": self.deployment.settlement, "DevDollar": self.deployment.token}[contract]

@@ -27,6 +27,7 @@ class Deployment:
     collector: bytes
     token: bytes
     settlement: bytes
+    first_block: int = 0  # no header was posted before this one
 
 
 def placed_code() -> dict[bytes, bytes]:

@@ -28,6 +28,7 @@ from .deploy import Deployment, deploy_for_development, placed_code
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
+from .structs import unhex
 from .wallet import Wallet, as_hex
 
 CHAIN_ID = 31337
@@ -55,8 +56,8 @@ class DevChain:
     @property
     def deployment(self) -> Deployment:
         """The addresses as bytes."""
-        names = (self.channels, self.collector, self.token, self.settlement)
-        return Deployment(self.chain_id, *(bytes.fromhex(name[2:]) for name in names))
+        channels, collector, token, settlement = map(unhex, (self.channels, self.collector, self.token, self.settlement))
+        return Deployment(self.chain_id, channels, collector, token, settlement)
 
     def secrets(self) -> list[bytes]:
         """Secrets of accounts that have gas and dollars."""
@@ -173,7 +174,8 @@ def describe(url: str, deployment: Deployment, aggregator: bytes, key: bytes | N
 
 def stop_when_parent_closes(stop: threading.Event) -> None:
     """Stop at the end of standard input, where that is a pipe."""
-    if not stat.S_ISFIFO(os.fstat(0).st_mode):
+    mode = os.fstat(0).st_mode
+    if not stat.S_ISFIFO(mode) and not stat.S_ISSOCK(mode):
         return
 
     def watch() -> None:

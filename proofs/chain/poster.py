@@ -12,32 +12,18 @@ Knows one key and one contract; not what a header means.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..epoch import EpochHeader
-from ..ledger import PostAttempt as PostAttempt
+from ..ledger import PostAttempt, PostJournal
 from .client import ChainClient
-from .errors import HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
+from .errors import ContractReverted, HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
 from .transaction import Fees
 
 POST_DEADLINE_S = 300.0
 FIRST_POLL_S = 0.02
 SLOWEST_POLL_S = 2.0
-
-
-class PostJournal(Protocol):
-    """Remembers attempts on a disk. What a method wrote is durable when it returns."""
-
-    def attempts(self, epoch: int) -> Sequence[PostAttempt]:
-        """All attempts for this epoch, oldest first."""
-
-    def add_attempt(self, epoch: int, attempt: PostAttempt) -> None:
-        """Store one more."""
-
-    def confirm(self, epoch: int, transaction: bytes, block: int) -> None:
-        """The header is on the chain, brought by this transaction. Saying it twice changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +81,7 @@ class Poster:
             if self._clock() >= until:
                 raise TransactionStuck(f"the header of epoch {header.epoch} is not posted after {deadline_s:.0f} s; post it again")
             if posted is None:
-                self._push(header)
+                self._push_or_find(header)
             self._sleep(pause)
             pause = min(2 * pause, SLOWEST_POLL_S)
 
@@ -127,6 +113,13 @@ class Poster:
     def _find_foreign(self, epoch: int) -> Posted | None:
         posted = self._client.find_header(epoch)
         return None if posted is None else Posted(epoch, posted.transaction, posted.block, None)
+
+    def _push_or_find(self, header: EpochHeader) -> None:
+        try:
+            self._push(header)
+        except ContractReverted:  # an attempt that is mined between our look and this makes the next one invalid
+            if self.find(header) is None:
+                raise
 
     def _push(self, header: EpochHeader) -> None:
         """Have an attempt under way: the last one if it can still be mined, a dearer one if it waits too long."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..signing import Signer
-from .errors import ContractReverted, NonceTaken, RpcRefused, TransactionFailed, TransactionStuck, Underpriced
+from .errors import ChainUnreachable, ContractReverted, NonceTaken, RpcRefused, TransactionFailed, TransactionStuck, Underpriced
 from .rpc import Rpc
 from .transaction import Fees, SignedTransaction, sign_transaction
 
@@ -47,22 +47,17 @@ class Wallet:
 
     def send(self, to: bytes, data: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> TransactionReceipt:
         """Send a call and wait until it is in a block. ContractReverted when it would fail: then nothing is sent."""
-        gas = self.estimate_gas(to, data)
-        for attempt in range(NONCE_RETRIES):
-            try:
-                with self._lock:
-                    signed = self.sign(to, data, gas, self.next_nonce(), self.suggest_fees())
-                    self.broadcast(signed.raw)
-            except NonceTaken:
-                if attempt == NONCE_RETRIES - 1:
-                    raise
-            else:
-                break
-        return self.wait([signed.hash], deadline_s)
+        signed = self._send(to, data, self.estimate_gas(to, data), NONCE_RETRIES)
+        try:
+            return self.wait(signed.hash, deadline_s)
+        except TransactionFailed:
+            self.estimate_gas(to, data)  # says by name why it would fail now, which is most likely why it did
+            raise
 
     def estimate_gas(self, to: bytes, data: bytes) -> int:
         """Gas for this call, with a margin."""
-        estimate = int(self._rpc.call("eth_estimateGas", self._call(to, data)), 16)
+        # "latest" said aloud: some nodes would estimate on top of what waits in their pool, our own transaction included
+        estimate = int(self._rpc.call("eth_estimateGas", self._call(to, data), "latest"), 16)
         return estimate * (100 + GAS_MARGIN_PERCENT) // 100
 
     def next_nonce(self) -> int:
@@ -102,18 +97,15 @@ class Wallet:
                 raise Underpriced(error.code, error.message) from error
             raise
 
-    def wait(self, hashes: Iterable[bytes], deadline_s: float) -> TransactionReceipt:
-        """The receipt of whichever of these is mined first. TransactionFailed or ContractReverted, TransactionStuck."""
-        hashes = tuple(hashes)
+    def wait(self, transaction_hash: bytes, deadline_s: float) -> TransactionReceipt:
+        """The receipt, as soon as there is one. TransactionFailed, TransactionStuck."""
         until, pause = time.monotonic() + deadline_s, FIRST_POLL_S
-        while True:
-            for each in hashes:
-                if (receipt := self.find_receipt(each)) is not None:
-                    return receipt
+        while (receipt := self.find_receipt(transaction_hash)) is None:
             if time.monotonic() > until:
-                raise TransactionStuck(f"transaction {as_hex(hashes[-1])} is not mined after {deadline_s:.0f} s; it may be later")
+                raise TransactionStuck(f"transaction {as_hex(transaction_hash)} is not mined after {deadline_s:.0f} s; it may be later")
             time.sleep(pause)
             pause = min(pause * 2, SLOWEST_POLL_S)
+        return receipt
 
     def find_receipt(self, transaction_hash: bytes) -> TransactionReceipt | None:
         """A mined transaction's receipt; raises when the transaction failed."""
@@ -124,6 +116,18 @@ class Wallet:
             raise TransactionFailed(f"transaction {as_hex(transaction_hash)} failed in block {int(answer['blockNumber'], 16)}")
         contract = bytes.fromhex((answer.get("contractAddress") or "0x")[2:])
         return TransactionReceipt(transaction_hash, int(answer["blockNumber"], 16), int(answer["gasUsed"], 16), contract, tuple(answer["logs"]))
+
+    def _send(self, to: bytes, data: bytes, gas: int, retries: int) -> SignedTransaction:
+        try:
+            with self._lock:
+                signed = self.sign(to, data, gas, self.next_nonce(), self.suggest_fees())
+                with suppress(ChainUnreachable):  # it may have arrived all the same: the wait tells
+                    self.broadcast(signed.raw)
+                return signed
+        except NonceTaken:  # another process with this key was faster
+            if not retries:
+                raise
+        return self._send(to, data, gas, retries - 1)
 
     def _call(self, to: bytes, data: bytes) -> dict[str, str]:
         return {"from": as_hex(self.address), "data": as_hex(data)} | ({"to": as_hex(to)} if to else {})

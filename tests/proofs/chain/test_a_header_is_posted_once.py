@@ -15,7 +15,8 @@ import pytest
 from proofs.chain.errors import ContractReverted, HeaderConflict, TransactionStuck
 from proofs.chain.poster import Poster, PostPolicy
 from proofs.epoch import EpochHeader
-from tests.proofs.chain.post_once import DEATHS, SqliteJournal
+from proofs.ledger import Ledger, PostJournal
+from tests.proofs.chain.post_once import DEATHS
 from tests.proofs.chain.world import World, memory_world
 
 
@@ -36,14 +37,16 @@ def test_a_process_killed_anywhere_on_its_way_posts_once(served: World, tmp_path
     for where in DEATHS:
         header = served.next_header({})
         assert run(served, journal, where, header) == -signal.SIGKILL, where
-        Poster(aggregator, SqliteJournal(journal)).post(header)
-        assert posted_epochs(served)[-1] == header.epoch
-    assert posted_epochs(served) == SqliteJournal(journal).confirmed() == [1, 2, 3, 4]
+        ledger = Ledger(journal)
+        Poster(aggregator, PostJournal(ledger)).post(header)
+        assert posted_epochs(served)[-1] == PostJournal(ledger).last_posted() == header.epoch
+        ledger.close()
+    assert posted_epochs(served) == [1, 2, 3, 4]
     assert aggregator.wallet.mined_nonce() == 4, "one transaction for each header"
 
 
 def poster_for(world: World, tmp_path: Path, **policy) -> Poster:
-    journal = SqliteJournal(tmp_path / "journal.sqlite")
+    journal = PostJournal(Ledger(tmp_path / "journal.sqlite"))
     return Poster(world.client("aggregator"), journal, PostPolicy(**policy))
 
 
@@ -78,6 +81,20 @@ def test_a_stuck_transaction_is_replaced_by_a_dearer_one_with_its_nonce(tmp_path
     chain.mine()
     assert poster_for(world, tmp_path).post(header).transaction == attempts[-1].hash
     assert posted_epochs(world) == [1]
+
+
+def test_over_any_node_a_dearer_transaction_takes_the_stuck_ones_place(served: World, tmp_path: Path):
+    header, poster = served.next_header({}), poster_for(served, tmp_path, bump_after_s=0.05)
+    served.rpc.call("evm_setAutomine", False)
+    try:
+        with pytest.raises(TransactionStuck):
+            poster.post(header, deadline_s=0.5)
+        served.rpc.call("evm_mine")
+    finally:
+        served.rpc.call("evm_setAutomine", True)
+    attempts = poster._journal.attempts(header.epoch)
+    assert len(attempts) >= 2
+    assert poster.post(header).transaction == attempts[-1].hash
 
 
 def test_an_earlier_attempt_that_is_mined_counts(tmp_path: Path):
@@ -131,11 +148,11 @@ def test_it_waits_for_as_many_blocks_as_it_was_told(tmp_path: Path):
     poster = poster_for(world, tmp_path, confirmations=3)
     with pytest.raises(TransactionStuck):
         poster.post(header, deadline_s=0.1)
-    assert poster._journal.confirmed() == []
+    assert poster._journal.last_posted() == 0
     chain.mine()
     chain.mine()
     assert poster.post(header).epoch == 1
-    assert poster._journal.confirmed() == [1]
+    assert poster._journal.last_posted() == 1
 
 
 def test_a_header_that_the_contract_refuses_is_never_sent(world: World, tmp_path: Path):
