@@ -1,1 +1,14 @@
-"""Receipts, vouchers, logs and payouts. Pure, except `chain/` (reaches a chain) and `ledger.py` (reaches a disk)."""
+"""Receipts, vouchers, logs and payouts. Pure, except `chain/` (reaches a chain) and `ledger/` (reaches a disk).
+
+To read it in the order in which a fee travels:
+
+    signing digest codec errors     keys, EIP-712, the one byte form of things
+    voucher                         who pays whom, and how much at most
+    receipt attribution/shares      what node and client sign; how a fee is divided
+    manifest                        who made an adapter, and from whose data
+    envelope                        receipt + voucher + channel: what any peer can check
+    channel waiting aggregator      which receipt comes next; accepting; sealing an epoch
+    merkle sumtree epoch batch      the log, the payout tree, the header, the published batch
+    history promise                 recomputing all of it; proofs for people, evidence against them
+    ledger/ chain/                  remembering; money
+"""

@@ -89,7 +89,10 @@ def build_manifest(
     """Write and sign a manifest; ManifestError when nobody would accept it."""
     about = (name, adapter_version, base, tokenizer_hash, template_hash, licence, source)
     draft = Manifest(VERSION, *about, signer.public_key, created_at, list(contributors), list(files), bytes(65))
-    data = encode(msgspec.structs.replace(draft, signature=signer.sign_digest(_digest(draft))))
+    try:
+        data = encode(msgspec.structs.replace(draft, signature=signer.sign_digest(_digest(draft))))
+    except (TypeError, OverflowError, UnicodeError) as error:
+        raise ManifestError("schema", str(error)) from error
     parse_manifest(data)
     return data
 

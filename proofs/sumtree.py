@@ -10,6 +10,7 @@ below n, as in RFC 9162. Amounts are unsigned 128-bit big-endian. The empty tree
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ class PayoutTree:
         """Prove what an account is owed; KeyError when it is owed nothing."""
         if not self._amounts.get(account):
             raise KeyError(f"account {account.hex()} is owed nothing")
-        return PayoutProof(account, self._amounts[account], tuple(self._path(self._accounts.index(account))))
+        return PayoutProof(account, self._amounts[account], tuple(self._path(bisect_left(self._accounts, account))))
 
     def _path(self, index: int) -> list[Sibling]:
         path: list[Sibling] = []
@@ -82,12 +83,16 @@ class PayoutTree:
         while high - low > 1:
             middle = low + split(high - low)
             if index < middle:
-                path.append(_sibling(self._node(middle, high), is_left=False))
+                path.append(self._sibling(middle, high, is_left=False))
                 high = middle
             else:
-                path.append(_sibling(self._node(low, middle), is_left=True))
+                path.append(self._sibling(low, middle, is_left=True))
                 low = middle
         return path[::-1]
+
+    def _sibling(self, low: int, high: int, *, is_left: bool) -> Sibling:
+        node = self._node(low, high)
+        return Sibling(node.sum, node.hash, is_left)
 
     def _node(self, low: int, high: int) -> SumNode:
         """The subtree over the leaves [low, high)."""
@@ -131,10 +136,6 @@ def verify_payout(proof: PayoutProof, root: SumNode) -> bool:
 def split(size: int) -> int:
     """Give the largest power of two below `size` (at least 2): where a tree over so many leaves divides."""
     return 1 << ((size - 1).bit_length() - 1)
-
-
-def _sibling(node: SumNode, *, is_left: bool) -> Sibling:
-    return Sibling(node.sum, node.hash, is_left)
 
 
 def _bytes16(amount: int) -> bytes:

@@ -115,3 +115,9 @@ def test_random_bytes_are_no_manifest(data: bytes) -> None:
 def test_size_is_checked_before_anything_is_parsed() -> None:
     with pytest.raises(ManifestError, match="size"):
         parse_manifest(bytes(MAX_MANIFEST_BYTES + 1))
+
+
+@pytest.mark.parametrize("changes", [{"name": "\ud800"}, {"created_at": 1 << 80}, {"base": "text"}, {"created_at": -1}])
+def test_what_cannot_be_written_is_a_manifest_error_too(changes: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError, match="schema"):
+        build(**changes)
