@@ -1,7 +1,7 @@
 """Every adapter this daemon holds or has heard of: publish one, find one by a text, make one servable. Knows no requests and no money.
 
-    publish:  folder → manifest signed by the creator + blocks in the store → provider record, signed name, announcement
-    hold:     CID → manifest → base checked → blocks from all providers → files → engine → provider record
+publish:  folder → manifest signed by the creator + blocks in the store → provider record, signed name, announcement
+hold:     CID → manifest → base checked → blocks from all providers → files → engine → provider record
 """
 
 from __future__ import annotations
@@ -282,13 +282,18 @@ class Adapters:
 
     # --- publishing ---
 
-    async def publish(self, folder: Path) -> AdapterInfo:
-        """Sign and offer a PEFT folder; it is servable here, too, when this node has an engine for its base."""
-        package = await trio.to_thread.run_sync(load_package, folder, self._identity.secret, self._base)
+    async def publish(self, folder: Path, creator: Identity | None = None) -> AdapterInfo:
+        """Sign and offer a PEFT folder; it is servable here, too, when this node has an engine for its base.
+
+        A name under another key than this node's own is not renewed by it: that key is not kept. Its creator publishes again in time.
+        """
+        creator = creator or self._identity
+        package = await trio.to_thread.run_sync(load_package, folder, creator.secret, self._base)
         cid = await trio.to_thread.run_sync(self._store_package, package)
         await self.hold(cid)
-        self._own_names[package.manifest.name] = cid
-        await self._publish_name(package.manifest.name, cid)
+        if creator.peer_id == self._identity.peer_id:
+            self._own_names[package.manifest.name] = cid
+        await self._publish_name(creator, package.manifest.name, cid)
         await self._announce(cid)
         self._telemetry.log(f"adapters: published {package.manifest.name} as {cid}")
         return _describe(cid, package.manifest, self._state(cid))
@@ -298,10 +303,10 @@ class Adapters:
             self._store.put(block)
         return self._store.put(package.manifest_bytes)
 
-    async def _publish_name(self, name: str, cid: Cid) -> None:
+    async def _publish_name(self, creator: Identity, name: str, cid: Cid) -> None:
         """Say on the network that the name is this adapter; the time is the sequence, so that later wins."""
         try:
-            await self._host.dht.put_name(sign_name(self._identity, name, int(time.time()), cid))
+            await self._host.dht.put_name(sign_name(creator, name, int(time.time()), cid))
         except P2pError as error:
             self._telemetry.log(f"adapters: the name {name} was not published now: {error}; it is tried again")
 
@@ -325,7 +330,7 @@ class Adapters:
             for cid in list(self._held):
                 await self._provide(cid)
             for name, cid in list(self._own_names.items()):
-                await self._publish_name(name, cid)
+                await self._publish_name(self._identity, name, cid)
                 await self._announce(cid)
 
     # --- starting and listening ---
@@ -340,7 +345,7 @@ class Adapters:
                 continue
             if peer_id_of(pulled.manifest.creator) == self._identity.peer_id:
                 self._own_names[pulled.manifest.name] = pulled.cid
-                await self._publish_name(pulled.manifest.name, pulled.cid)
+                await self._publish_name(self._identity, pulled.manifest.name, pulled.cid)
 
     async def offer_base(self) -> None:
         """Say that this node computes on the base."""

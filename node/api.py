@@ -180,8 +180,11 @@ class Daemon(Protocol):
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
 
-    async def push(self, folder: Path) -> AdapterInfo:
-        """Publish a PEFT folder (adapter_config.json, adapter_model.safetensors, lorikeet.toml with name, licence, source, contributors)."""
+    async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
+        """Publish a PEFT folder (adapter_config.json, adapter_model.safetensors, lorikeet.toml with name, licence, source, contributors).
+
+        `key` is the creator's key file, made when there is none; None is this node's own key.
+        """
 
     async def receipts(self) -> list[ReceiptInfo]:
         """This daemon's receipts, newest first."""

@@ -8,7 +8,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import trio
+from p2p.errors import InvalidIdentity
 from p2p.host import Host
+from p2p.identity import Identity
 
 from .adapters import Adapters
 from .api import AdapterInfo, CompletionEvent, CompletionRequest, EarningsInfo, PeerInfo, PullReport, ReceiptInfo, StatusInfo
@@ -84,9 +86,13 @@ class NodeDaemon:
         """Fetch, verify, load and advertise an adapter."""
         return await self._need_adapters().pull(model)
 
-    async def push(self, folder: Path) -> AdapterInfo:
-        """Publish a PEFT folder."""
-        return await self._need_adapters().publish(folder)
+    async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
+        """Publish a PEFT folder, as the creator whose key is in that file (this node itself when there is none)."""
+        try:
+            creator = await trio.to_thread.run_sync(Identity.load_or_create, key) if key is not None else None
+        except (InvalidIdentity, OSError) as error:
+            raise BadRequest(f"the creator's key {key}: {error}") from error
+        return await self._need_adapters().publish(folder, creator)
 
     async def receipts(self) -> list[ReceiptInfo]:
         """This daemon's receipts, newest first."""

@@ -158,11 +158,14 @@ def pull(home: Home, model: Annotated[str, typer.Argument(help="NAME, PEER/NAME 
 def push(
     home: Home,
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True, help="A PEFT folder with a lorikeet.toml.")],
+    key: Annotated[
+        Path | None, typer.Option(dir_okay=False, resolve_path=True, help="The creator's key file, made if absent; else the node's own.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Publish an adapter: sign its manifest, store its blocks, advertise it."""
     with open_client(home) as client, progress(f"publishing {folder.name}"):
-        info = client.post("push", {"folder": str(folder)}, AdapterInfo)
+        info = client.post("push", {"folder": str(folder), "key": None if key is None else str(key)}, AdapterInfo)
     if as_json:
         return show_json(info)
     return show_facts(

@@ -25,9 +25,10 @@ class PullBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST push. `folder` is an absolute path on this machine."""
+    """POST push. `folder` and the creator's `key` are absolute paths on this machine."""
 
     folder: str
+    key: str | None = None
 
 
 def routes(daemon: Daemon) -> list[Route]:
@@ -57,7 +58,7 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def push(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PushBody)
-        return json_response(await daemon.push(Path(body.folder)))
+        return json_response(await daemon.push(Path(body.folder), None if body.key is None else Path(body.key)))
 
     asks = {"status": status, "adapters": adapters, "peers": peers, "receipts": receipts, "receipts/{digest}": receipt, "earnings": earnings}
     tells = {"pull": pull, "push": push}

@@ -95,9 +95,9 @@ class NodeClient:
         response = await self._send("POST", "/lorikeet/v1/pull", {"model": model})
         return msgspec.json.decode(response.content, type=PullReport)
 
-    async def push(self, folder: Path) -> AdapterInfo:
-        """Have it publish a folder (an absolute path)."""
-        response = await self._send("POST", "/lorikeet/v1/push", {"folder": str(folder)})
+    async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
+        """Have it publish a folder (an absolute path, like the creator's key)."""
+        response = await self._send("POST", "/lorikeet/v1/push", {"folder": str(folder), "key": None if key is None else str(key)})
         return msgspec.json.decode(response.content, type=AdapterInfo)
 
     async def ask(self, answer: Answer, on_text: Callable[[str], None] = lambda text: None, **options: Any) -> Answer:

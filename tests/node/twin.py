@@ -82,7 +82,7 @@ class Twin:
             model, LAW.cid, LAW.size_bytes, 3.0, 20.0, 1.0, 8.0, {"16Uiu2HAmOther": 8}, (("16Uiu2HAmLiar", "bafkreiblock", "wrong bytes"),)
         )
 
-    async def push(self, folder: Path) -> AdapterInfo:
+    async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
         self.pushed.append(folder)
         return LAW
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
+
+from p2p.identity import Identity
 
 A, B, C = "volunteer-a", "volunteer-b", "volunteer-c"
 ADAPTERS = ("law", "medicine", "recipes", "verse")
@@ -29,6 +32,11 @@ ANSWER_TOKENS = 40
 LONG_TOKENS = 160
 SEED = 2026  # the client's half; the node's half is its own, so the demo's texts still differ from run to run
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": SEED}
+
+
+def creator_of(name: str) -> Identity:
+    """Who made an adapter: a development key that anybody can derive, like the contributors' in each lorikeet.toml."""
+    return Identity.from_secret(sha256(f"lorikeet demo creator {name}".encode()).digest())
 
 
 def adapters_folder() -> Path:

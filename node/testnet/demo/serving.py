@@ -85,7 +85,8 @@ async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
     folders = folders_of(root, cast.ADAPTERS)
     for holder, names in cast.PUSHED.items():
         for name in names:
-            scene.published[name] = await scene.nodes[holder].push(folders[name])
+            scene.published[name] = await scene.nodes[holder].push(folders[name], write_key(scene.network.plan.home / "creators", name))
+            require(scene.published[name].creator == cast.creator_of(name).peer_id, f"{name} is signed by its creator's key")
     report = await scene.nodes[cast.B].pull(cast.PULLED_BY_B)
     require(report.cid == scene.published[cast.PULLED_BY_B].cid, f"{cast.B} found the adapter that {cast.A} published")
     require(set(report.blocks_by_peer) == {scene.peer_id(cast.A)}, f"its blocks came from {cast.A}")
@@ -96,6 +97,14 @@ async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
     empty = [info for info in await scene.nodes[cast.C].adapters() if info.state != "known"]
     require(not empty, f"{cast.C} holds none")
     step.facts["adapters"] = {name: info.cid for name, info in scene.published.items()}
+
+
+def write_key(folder: Path, name: str) -> Path:
+    """The creator's key, where the node that publishes can read it."""
+    path = folder / f"{name}.key"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path.write_text(cast.creator_of(name).secret.hex() + "\n")
+    return path.resolve()
 
 
 async def show_side_by_side(scene: Scene, step: Step) -> None:
@@ -202,6 +211,8 @@ def show_breakdown(scene: Scene, step: Step, cold: Answer) -> None:
     """Where the time to the first token went."""
     timings = cold.facts["timings"]
     parts = {part: round(timings[part], 1) for part in TIMING_PARTS if part in timings}
+    told = sum(value for part, value in parts.items() if part not in ("verify", "first_token"))  # verifying is part of the fetch
+    parts["other"] = round(max(0.0, timings["first_token"] - told), 1)
     for part in ("lookup", "fetch", "verify", "load", "prefill", "first_token"):
         require(part in parts, f"the time of {part} is known")
     scene.stage.table(("from the request to the first token", "ms"), [(part, f"{value:.1f}") for part, value in parts.items()])

@@ -16,7 +16,7 @@ from ..plan import plan_network
 from ..processes import find_marked
 from ..standing import advice
 from .attacking import show_attacks
-from .cast import ADAPTERS
+from .cast import ADAPTERS, creator_of
 from .paying import show_payouts
 from .record import Record, Step, require
 from .scene import Scene, open_scene
@@ -66,7 +66,7 @@ async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep
 
 async def begin(stack: AsyncExitStack, home: Path, stage: Stage, record: Record, *, keep: bool) -> Network | None:
     """Start the network; None when it did not come up."""
-    plan = plan_network(home, NUM_VOLUNTEERS, epoch_s=EPOCH_S)
+    plan = plan_network(home, NUM_VOLUNTEERS, [creator_of(name).peer_id for name in ADAPTERS], EPOCH_S)
     with stepping(stage, record, 1, FIRST) as step:
         network = await stack.enter_async_context(open_network(plan, partial(progress, stage), keep=keep))
         assert network.chain is not None
