@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -40,7 +39,6 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools.anyio_service.trio_manager import TrioManager
-from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
 MAX_WINDOW_BYTES = 4 << 20  # receive window of one stream
@@ -179,26 +177,6 @@ class StreamGuard:
 # --- connections ---
 
 
-_dialled: ContextVar[list[IRawConnection] | None] = ContextVar("_dialled", default=None)
-
-
-class TrackedTCP(TCP):
-    """TCP that notes what a dial has opened, so that a dial that is cancelled in its handshake leaves no socket behind."""
-
-    async def dial(self, maddr: Multiaddr) -> IRawConnection:
-        """Open a connection."""
-        connection = await super().dial(maddr)
-        opened = _dialled.get()
-        if opened is not None:
-            opened.append(connection)
-        return connection
-
-
-def _close_now(connections: list[Any]) -> None:
-    for connection in connections:
-        connection.stream.stream.socket.close()
-
-
 class NoAutoConnector(AutoConnector):
     """Dials nobody. The library's would fill up to 150 connections with whoever it ever heard of, dead or alive."""
 
@@ -253,20 +231,11 @@ class HardenedSwarm(Swarm):
         for address in addresses:
             try:
                 with trio.fail_after(DIAL_ADDRESS_TIMEOUT_S):
-                    return await self._dial_address(address, peer_id)
+                    return await self._dial_addr_single_attempt(address, peer_id)
             except (SwarmException, trio.TooSlowError) as error:
                 logger.debug("dialling %s at %s: %r", peer_id, address, error)
                 self._note_failure(peer_id, address)
         raise SwarmException(f"none of {len(addresses)} addresses of {peer_id} answered")
-
-    async def _dial_address(self, address: Multiaddr, peer_id: ID) -> INetConn:
-        opened: list[IRawConnection] = []
-        _dialled.set(opened)
-        try:
-            return await self._dial_addr_single_attempt(address, peer_id)
-        except BaseException:
-            _close_now(opened)
-            raise
 
     def _dialable(self, peer_id: ID) -> list[Multiaddr]:
         if peer_id == self.self_id:

@@ -13,7 +13,7 @@ from functools import partial
 
 import trio
 
-from .hardening import HardenedHost, HardenedSwarm, HardenedYamux, StreamGuard, TrackedTCP, dht_protocol, run_service  # isort: skip  # mends first
+from .hardening import HardenedHost, HardenedSwarm, HardenedYamux, StreamGuard, dht_protocol, run_service  # isort: skip  # mends first
 from libp2p.abc import INetConn, INetStream
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
@@ -27,6 +27,7 @@ from libp2p.peer.peerstore import PeerStore, PeerStoreError
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
+from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 from trio_typing import TaskStatus
@@ -259,7 +260,7 @@ def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, Har
         min_connections=0, low_watermark=0, high_watermark=MAX_CONNECTIONS, max_connections=MAX_CONNECTIONS, max_connections_per_peer=3
     )
     swarm = HardenedSwarm(
-        peer_id, store, upgrader, [TrackedTCP()], RetryConfig(max_retries=0), connections, psk=config.psk.hex() if config.psk is not None else None
+        peer_id, store, upgrader, [TCP()], RetryConfig(max_retries=0), connections, psk=config.psk.hex() if config.psk is not None else None
     )
     announce = [parse_address(address, identity.peer_id) for address in config.announce]
     library = HardenedHost(
