@@ -135,13 +135,15 @@ class Adapters:
         adapter = done.job.adapter
         if isinstance(done.outcome, AdapterError):
             self._arriving.discard(adapter)
+            self._releasing.discard(adapter)
             self._refusals[adapter] = done.outcome
             if len(self._refusals) > 1024:
                 del self._refusals[next(iter(self._refusals))]
             return AdapterRefused(adapter, str(done.outcome))
         self._keep(adapter, done.outcome, done.load_ms)
+        if self.slots.state(adapter) is State.LOADING:  # whichever job brings the bytes: an adapter is its content
+            self._place(adapter, self.slots.generation(adapter), done.outcome)
         if done.job.generation is not None:
-            self._place(adapter, done.job.generation, done.outcome)
             return None
         self._arriving.discard(adapter)
         self._forget_if_idle(adapter)

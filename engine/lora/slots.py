@@ -83,6 +83,10 @@ class SlotTable:
         assert entry.slot is not None
         return entry.slot
 
+    def generation(self, adapter: bytes) -> int:
+        """Which placement of the adapter is current."""
+        return self._entries[adapter].generation
+
     def pins(self, adapter: bytes) -> int:
         """How many uses hold the adapter."""
         return self._entries[adapter].pins

@@ -223,3 +223,23 @@ def test_an_adapter_that_overflows_fails_alone(lab: Lab, folder: Path) -> None:
     end = lab.end(1)
     assert isinstance(end, Failed)
     assert "finite" in end.message
+
+
+def test_an_adapter_whose_files_vanish_is_refused_and_comes_back_when_held_again(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    lab = Lab(folder / "base", max_adapters=1, host_cache_bytes=1)
+    shutil.copytree(folder / "law", tmp_path / "law")
+    lab.hold(LAW, tmp_path / "law")
+    lab.hold(VERSE, folder / "verse")
+    shutil.rmtree(tmp_path / "law")
+    lab.engine.handle(submit(1, some_tokens(9, 1), LAW))
+    assert not lab.step()
+    lab.engine.receive(lab.done.get(timeout=20))
+    lab.collect()
+    end = lab.end(1)
+    assert isinstance(end, Failed)
+    assert end.code == "unknown_adapter"
+    assert isinstance(lab.hold(LAW, folder / "law"), AdapterHeld)
+    assert len(lab.run(submit(2, some_tokens(9, 1), LAW))[2]) == 8
+    lab.close()

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-
 from .worlds import Bench, make_adapter, make_base, smollm2, some_tokens
 
 TOLERANCE = 1e-4
@@ -49,10 +48,11 @@ def test_one_mixed_batch_gives_the_logits_of_peft_for_every_row(tmp_path: Path) 
     settings: dict[bytes, dict[str, Any]] = {
         b"four": {"r": 4},
         b"nine": {"r": 9, "lora_alpha": 5, "use_rslora": True},
-        b"patterns": {"r": 3, "rank_pattern": {"q_proj": 7, "layers.1.mlp.up_proj": 2}, "alpha_pattern": {"v_proj": 30, "^model.layers.2.mlp.down_proj": 3}},
+        b"patterns": {"r": 3, "rank_pattern": {"q_proj": 7, "layers.1.mlp.up_proj": 2},
+                      "alpha_pattern": {"v_proj": 30, "^model.layers.2.mlp.down_proj": 3}},
         b"attention": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
         b"one layer": {"r": 2, "layers_to_transform": [1]},
-    }
+    }  # fmt: skip
     bench = Bench(tmp_path / "base")
     models: dict[bytes | None, Any] = {None: transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)}
     for seed, (name, fields) in enumerate(settings.items()):

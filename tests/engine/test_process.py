@@ -15,7 +15,19 @@ import msgspec
 import pytest
 
 from engine.messages import (
-    AdapterHeld, AdapterRefused, Cancel, Failed, Finished, FromEngine, GetStats, Grant, Ready, ReleaseAdapter, Stats, Tokens, ToEngine,
+    AdapterHeld,
+    AdapterRefused,
+    Cancel,
+    Failed,
+    Finished,
+    FromEngine,
+    GetStats,
+    Grant,
+    Ready,
+    ReleaseAdapter,
+    Stats,
+    ToEngine,
+    Tokens,
 )  # fmt: skip
 
 from .worlds import hold, make_base, submit, write_adapter

@@ -57,7 +57,8 @@ def test_the_choices_match_their_golden_vectors() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    seed=st.binary(min_size=32, max_size=32), position=st.integers(1, 10**6), vocab=st.sampled_from([1, 7, 300, 5000]), spread=st.sampled_from([0.0, 0.5, 3.0, 40.0]),
+    seed=st.binary(min_size=32, max_size=32), position=st.integers(1, 10**6),
+    vocab=st.sampled_from([1, 7, 300, 5000]), spread=st.sampled_from([0.0, 0.5, 3.0, 40.0]),
     temperature=st.sampled_from([0.01, 0.7, 1.0, 5.0]), top_k=st.sampled_from([0, 1, 5, 6000]), top_p=st.sampled_from([1e-9, 0.3, 0.95, 1.0]),
 )  # fmt: skip
 def test_the_bounded_search_finds_what_the_full_sum_finds(

@@ -51,7 +51,7 @@ class SlotsMachine(RuleBasedStateMachine):
     def pin(self, adapter: bytes) -> None:
         if not self.table.holds(adapter):
             return
-        pinned_slots = {a for a in self.pins}
+        pinned_slots = set(self.pins)
         placement = self.table.pin(adapter)
         if isinstance(placement, NoFreeSlot):
             assert len(pinned_slots) == 3
