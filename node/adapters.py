@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+from trio_typing import TaskStatus
+
 from p2p.blocks.client import fetch_block, fetch_blocks
 from p2p.blocks.exchange import BlockRef
 from p2p.blocks.store import BlockStore
@@ -28,11 +30,10 @@ from p2p.names import check_name, sign_name
 from p2p.peers import PeerAddress
 from proofs.attribution.shares import SharePolicy
 from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_manifest
-from trio_typing import TaskStatus
 
 from .api import AdapterInfo, PullReport
 from .engine_host import AdapterFiles, EngineHost
-from .errors import AdapterError, NoProvider, UnknownModel, WrongBase
+from .errors import AdapterError, EngineError, NoProvider, UnknownModel, WrongBase
 from .metering import ShareRow, expected_shares
 from .packaging import BaseIdentity, Package, load_package
 from .telemetry import Telemetry
@@ -118,7 +119,7 @@ class Adapters:
 
     def listing(self) -> list[AdapterInfo]:
         """Everything held or heard of."""
-        states = {cid: "known" for cid in self._known} | {cid: self._state(cid) for cid in self._held}
+        states = dict.fromkeys(self._known, "known") | {cid: self._state(cid) for cid in self._held}
         return [_describe(cid, self._held.get(cid) or self._known[cid], state) for cid, state in states.items()]
 
     def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
@@ -340,7 +341,7 @@ class Adapters:
         for folder in sorted(self._folder.glob("bafkrei*")) if self._folder.exists() else []:
             try:
                 pulled = await self.hold(Cid.parse(folder.name))
-            except (AdapterError, NoProvider, ManifestError, InvalidInput) as error:
+            except (AdapterError, EngineError, NoProvider, ManifestError, InvalidInput) as error:
                 self._telemetry.log(f"adapters: {folder.name} is not served: {error}")
                 continue
             if peer_id_of(pulled.manifest.creator) == self._identity.peer_id:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 import trio
+
 from p2p.blocks.store import BlockStore
-from p2p.cid import Cid
 from p2p.errors import P2pError
 from p2p.host import Host
 from p2p.streams import FrameStream
@@ -41,7 +41,9 @@ IDLE_DEADLINE_S = 60.0
 class AggregatorRole:
     """One network's aggregator. `receive` may be called from many streams; the lock gives the state one owner at a time."""
 
-    def __init__(self, host: Host, store: BlockStore, chain: ChainClient, network: Network, signer: Signer, ledger: Ledger, telemetry: Telemetry) -> None:
+    def __init__(
+        self, host: Host, store: BlockStore, chain: ChainClient, network: Network, signer: Signer, ledger: Ledger, telemetry: Telemetry
+    ) -> None:
         self._host, self._store, self._chain, self._network, self._telemetry = host, store, chain, network, telemetry
         self._address = signer.address
         self._ledger = AggregatorLedger(ledger)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
+
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
 from p2p.host import Host, NetworkConfig, open_host
@@ -44,9 +45,19 @@ async def open_daemon(config: Config, *, engine_command: tuple[str, ...] | None 
             telemetry.log(f"daemon: {config.role} {identity.peer_id} at {', '.join(host.addresses)}")
             yield daemon
             nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise _sole_error(group) from None
     finally:
         telemetry.log("daemon: stopped")
         telemetry.close()
+
+
+def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error inside nested groups of one, so that callers can catch it by its name."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _build(

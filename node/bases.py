@@ -10,6 +10,7 @@ from .errors import ConfigError
 from .packaging import BaseIdentity
 from .tokenizer import BaseTokenizer, load_tokenizer
 
+
 @dataclass(frozen=True)
 class Base:
     """One base model: who it is, and how text becomes its token ids."""

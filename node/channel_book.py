@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+
 from proofs.voucher import ChannelConfig
 
 from .metering import Position

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import trio
+
 from p2p.errors import InvalidIdentity
 from p2p.host import Host
 from p2p.identity import Identity

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 import trio
+
 from engine import messages as m
 from p2p.cid import Cid
 from p2p.errors import P2pError
@@ -189,10 +190,10 @@ class Visit:
         adapter = None if ask.adapter == BASE_ADAPTER else ask.adapter
         sampling = m.Sampling(deal.seed, ask.temperature, ask.top_k, ask.top_p)
         finished: list[m.Finished] = []
-        async with self._engine.generate(ask.prompt_ids, adapter, sampling, ask.max_tokens, self._credit(deal), ask.stop_ids) as run:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, deal, run, nursery.cancel_scope)
-                nursery.start_soon(self._pump, deal, run, finished, nursery.cancel_scope)
+        started = self._engine.generate(ask.prompt_ids, adapter, sampling, ask.max_tokens, self._credit(deal), ask.stop_ids)
+        async with started as run, trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, deal, run, nursery.cancel_scope)
+            nursery.start_soon(self._pump, deal, run, finished, nursery.cancel_scope)
         if not finished:
             raise self._failure or AssertionError("an answer ended for no reason")
         return finished[0]

@@ -9,6 +9,7 @@ import hashlib
 from typing import Annotated, TypeVar
 
 import msgspec
+
 from proofs.voucher import ChannelConfig
 
 PROTOCOL = "/lorikeet/infer/1"

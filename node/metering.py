@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+
 from proofs.attribution.shares import Share, SharePolicy, shares_for
 from proofs.digest import Network
 from proofs.manifest import Manifest

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import trio
+
 from p2p.blocks.client import fetch_block
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid

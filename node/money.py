@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
+
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.host import Host

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 import trio
+
 from proofs.chain.errors import ChainError
 from proofs.digest import Network
 from proofs.errors import ProofError

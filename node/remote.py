@@ -9,10 +9,11 @@ import hashlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
+
 from p2p.errors import P2pError, PeerTimeout, StreamClosed
 from p2p.host import Host
 from p2p.peers import PeerAddress
@@ -133,10 +134,8 @@ class Call:
         digest, amount, signature = self.pocket.cosign(self.key, deal, self.answer, done.body, done.node_signature)
         self.settled = True
         await self._send(wire.Settle(signature))
-        try:
+        with suppress(NodeVanished):  # it has our signature or will show the receipt again; ours is kept either way
             self._expect(await self._receive(SETTLE_DEADLINE_S), wire.Settled)
-        except NodeVanished:
-            pass  # it has our signature or will show the receipt again; ours is kept either way
         return Outcome(done.reason, self.answer, amount, digest, timings, done.neighbours, deal)
 
     async def stop_soon(self) -> None:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
+
 from engine import messages as m
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
@@ -62,7 +63,14 @@ class Service:
     """Answers requests of this daemon's own faces, here or on the network. `engine` None asks the network only."""
 
     def __init__(
-        self, host: Host, tokenizer: BaseTokenizer, adapters: Adapters, router: Router, engine: EngineHost | None, caller: Caller, telemetry: Telemetry
+        self,
+        host: Host,
+        tokenizer: BaseTokenizer,
+        adapters: Adapters,
+        router: Router,
+        engine: EngineHost | None,
+        caller: Caller,
+        telemetry: Telemetry,
     ) -> None:
         self._host, self._tokenizer, self._adapters, self._router = host, tokenizer, adapters, router
         self._engine, self._caller, self._telemetry = engine, caller, telemetry

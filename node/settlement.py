@@ -14,6 +14,8 @@ from typing import Annotated
 
 import msgspec
 import trio
+from trio_typing import TaskStatus
+
 from p2p.errors import P2pError
 from p2p.gossip import Verdict
 from p2p.host import Host
@@ -29,7 +31,6 @@ from proofs.promise import Promise, verify_promise
 from proofs.receipt import VerifiedReceipt
 from proofs.sumtree import PayoutProof
 from proofs.voucher import Voucher
-from trio_typing import TaskStatus
 
 from .channel_book import ChannelBook, ChannelRow
 from .messages import Word
@@ -122,7 +123,8 @@ class Settlement:
         except (P2pError, msgspec.MsgspecError) as error:
             self._telemetry.log(f"settlement: the aggregator did not take {len(entries)} receipts now: {error}; they are sent again")
             return False
-        return all([self._keep(entry, *outcome) for entry, outcome in zip(entries, taken.outcomes, strict=False)])
+        kept = [self._keep(entry, *outcome) for entry, outcome in zip(entries, taken.outcomes, strict=False)]
+        return len(kept) == len(entries) and all(kept)
 
     def _keep(self, entry: OutboxEntry, word: str, promise: Promise | None, reason: str) -> bool:
         signed = msgspec.msgpack.encode(entry.signed)
@@ -194,7 +196,11 @@ OnEnvelope = Callable[[VerifiedEnvelope, str], Awaitable[None]]
 
 
 async def run_gossip(
-    host: Host, network: Network | None, on_envelope: OnEnvelope | None, telemetry: Telemetry, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    host: Host,
+    network: Network | None,
+    on_envelope: OnEnvelope | None,
+    telemetry: Telemetry,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Forward receipts that hold and no others, until cancelled. Without a chain nothing can be checked, so nothing is forwarded."""
 

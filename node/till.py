@@ -11,12 +11,13 @@ from typing import Protocol
 
 import msgspec
 import trio
+
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
 from proofs.chain.errors import ChainError
 from proofs.digest import Network
 from proofs.errors import ProofError
-from proofs.receipt import SignedReceipt, VerifiedReceipt, digest_of, encode_body, decode_body, sign_receipt, verify_receipt
+from proofs.receipt import SignedReceipt, VerifiedReceipt, decode_body, digest_of, encode_body, sign_receipt, verify_receipt
 from proofs.signing import Signer, address_of
 from proofs.voucher import ChannelConfig, Voucher, channel_id, check_channel, verify_voucher
 

@@ -6,25 +6,40 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from node.api import CompletionRequest, Delta, Ended
+from node.api import CompletionRequest, Delta
 from node.config import CONFIG_FILE, dump_config
 from node.daemon import NodeDaemon
 from node.errors import EngineLost, NodeCheated, NodeRefused, NodeVanished
 from node.purse import Pocket
 from node.remote import Call
+from node.till import Tab
+from p2p.cid import Cid
 
 from .networks import Lab, ask, open_lab, until
 
 
-class Crash(Exception):
-    """The client's process ends."""
+@pytest.fixture(scope="module")
+def paid_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One chain for all tests of this file; each takes daemons of its own names."""
+    names = tuple(f"{role} {number}" for role in ("volunteer", "gateway") for number in range(4))
+    with open_lab(tmp_path_factory.mktemp("lab"), chain_for=names) as lab:
+        yield lab
+
+
+@asynccontextmanager
+async def paid_pair(lab: Lab, number: int, **changes: Any) -> AsyncIterator[tuple[NodeDaemon, NodeDaemon]]:
+    """A volunteer and a gateway that know only each other."""
+    lab.bootstrap = ()
+    async with lab.daemon(f"volunteer {number}", **changes) as volunteer, lab.daemon(f"gateway {number}", role="gateway") as gateway:
+        yield volunteer, gateway
 
 
 async def ask_until(daemon: NodeDaemon, do: Callable[[], Any], *, max_tokens: int = 900, **settings: Any) -> None:
@@ -38,92 +53,86 @@ async def ask_until(daemon: NodeDaemon, do: Callable[[], Any], *, max_tokens: in
                     do()
 
 
-async def test_a_client_that_vanishes_signs_when_it_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
-        async with lab.daemon("volunteer") as volunteer, lab.daemon("gateway", role="gateway") as gateway:
-            real = Call.next_tokens
+async def test_a_client_that_vanishes_signs_when_it_comes_back(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with paid_pair(paid_lab, 0) as (volunteer, gateway):
+        real = Call.next_tokens
 
-            async def crash(self: Call, deal: Any) -> Any:
-                tokens = await real(self, deal)
-                if len(self.answer) > 3:
-                    raise NodeVanished("our own crash")
-                return tokens
+        async def crash(self: Call, deal: Any) -> Any:
+            tokens = await real(self, deal)
+            if len(self.answer) > 3:
+                raise NodeVanished("our own crash")
+            return tokens
 
-            with monkeypatch.context() as patch:
-                patch.setattr(Call, "next_tokens", crash)
-                with pytest.raises(NodeVanished):
-                    await ask(gateway, max_tokens=200)
-            await until(lambda: volunteer.telemetry.counters.get("clients_vanished"))
-            assert await volunteer.receipts() == []
-            answered = await ask(gateway, max_tokens=5)
-            broken, whole = sorted(await volunteer.receipts(), key=lambda row: row.sequence)
-            assert 3 < broken.tokens - 5 <= 36
-            assert whole.digest == answered.ended.receipt
-            assert {row.digest for row in await gateway.receipts()} == {broken.digest, whole.digest}
+        with monkeypatch.context() as patch:
+            patch.setattr(Call, "next_tokens", crash)
+            with pytest.raises(NodeVanished):
+                await ask(gateway, max_tokens=200)
+        await until(lambda: volunteer.telemetry.counters.get("clients_vanished"))
+        assert await volunteer.receipts() == []
+        answered = await ask(gateway, max_tokens=5)
+        broken, whole = sorted(await volunteer.receipts(), key=lambda row: row.sequence)
+        assert 3 < broken.tokens - 5 <= 36
+        assert whole.digest == answered.ended.receipt
+        assert {row.digest for row in await gateway.receipts()} == {broken.digest, whole.digest}
 
 
-async def test_a_client_that_leaves_politely_pays_for_what_it_got(tmp_path: Path) -> None:
-    with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
-        async with lab.daemon("volunteer") as volunteer, lab.daemon("gateway", role="gateway") as gateway:
-            async with gateway.complete(CompletionRequest("base", "hello", max_tokens=900)) as events:
-                async for event in events:
-                    if isinstance(event, Delta):
-                        break
-            await until(volunteer.receipts)
-            (row,) = await volunteer.receipts()
-            assert row.tokens < 900
-            stopped = await ask(gateway, max_tokens=50, stop=(answer_part(await ask(gateway, max_tokens=50)),))
-            assert stopped.ended.reason == "stop"
-            assert stopped.ended.completion_tokens < 50
+async def test_a_client_that_leaves_politely_pays_for_what_it_got(paid_lab: Lab) -> None:
+    async with paid_pair(paid_lab, 1) as (volunteer, gateway):
+        async with gateway.complete(CompletionRequest("base", "hello", max_tokens=900)) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    break
+        await until(volunteer.receipts)
+        (row,) = await volunteer.receipts()
+        assert row.tokens < 900
+        stopped = await ask(gateway, max_tokens=50, stop=(answer_part(await ask(gateway, max_tokens=50)),))
+        assert stopped.ended.reason == "stop"
+        assert stopped.ended.completion_tokens < 50
 
 
 def answer_part(answered: Any) -> str:
     return str(answered.text[4:6])
 
 
-async def test_a_node_stops_when_it_is_not_paid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
-        async with lab.daemon("volunteer", unpaid_deadline_s=0.5) as volunteer, lab.daemon("gateway", role="gateway") as gateway:
-            await ask(gateway, max_tokens=2)
+async def test_a_node_stops_when_it_is_not_paid(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with paid_pair(paid_lab, 2, unpaid_deadline_s=0.5) as (volunteer, gateway):
+        await ask(gateway, max_tokens=2)
 
-            def pay_less(self: Pocket, key: int, limit: int) -> Any:
-                pay = real_pay(self, key, limit - 1)
-                return type(pay)(limit, pay.amount, pay.signature)
+        def pay_less(self: Pocket, key: int, limit: int) -> Any:
+            pay = real_pay(self, key, limit - 1)
+            return type(pay)(limit, pay.amount, pay.signature)
 
-            real_pay = Pocket.pay
-            with monkeypatch.context() as patch:
-                patch.setattr(Pocket, "pay", pay_less)
-                with pytest.raises(NodeRefused, match="does not cover") as refused:
-                    await ask(gateway, max_tokens=100)
-                assert refused.value.code == "payment_required"
+        real_pay = Pocket.pay
+        with monkeypatch.context() as patch:
+            patch.setattr(Pocket, "pay", pay_less)
+            with pytest.raises(NodeRefused, match="does not cover") as refused:
+                await ask(gateway, max_tokens=100)
+            assert refused.value.code == "payment_required"
 
-            async def pay_nothing(self: Call, deal: Any) -> None:
-                """Keep the money."""
+        async def pay_nothing(self: Call, deal: Any) -> None:
+            """Keep the money."""
 
-            with monkeypatch.context() as patch:
-                patch.setattr(Call, "_pay_ahead", pay_nothing)
-                with pytest.raises(NodeRefused, match="no voucher came"):
-                    await ask(gateway, max_tokens=100)
-            await ask(gateway, max_tokens=2)
-            tokens = [row.tokens - 5 for row in sorted(await volunteer.receipts(), key=lambda row: row.sequence)]
-            assert tokens == [2, 32, 2]
+        with monkeypatch.context() as patch:
+            patch.setattr(Call, "_pay_ahead", pay_nothing)
+            with pytest.raises(NodeRefused, match="no voucher came"):
+                await ask(gateway, max_tokens=100)
+        await ask(gateway, max_tokens=2)
+        tokens = [row.tokens - 5 for row in sorted(await volunteer.receipts(), key=lambda row: row.sequence)]
+        assert tokens == [2, 32, 2]
 
 
-async def test_a_client_signs_nothing_that_it_did_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from node.till import Tab
+async def test_a_client_signs_nothing_that_it_did_not_count(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with paid_pair(paid_lab, 3) as (_, gateway):
+        real_draft = Tab.draft
 
-    with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
-        async with lab.daemon("volunteer"), lab.daemon("gateway", role="gateway") as gateway:
-            real_draft = Tab.draft
+        def draft_other(self: Tab, key: int, deal: Any, answer_ids: list[int]) -> Any:
+            return real_draft(self, key, deal, [*answer_ids[:-1], 7])
 
-            def draft_more(self: Tab, key: int, deal: Any, answer_ids: list[int]) -> Any:
-                return real_draft(self, key, deal, [*answer_ids, 7])
-
-            with monkeypatch.context() as patch:
-                patch.setattr(Tab, "draft", draft_more)
-                with pytest.raises(NodeCheated, match="answer_commitment"):
-                    await ask(gateway, max_tokens=3)
-            assert gateway.telemetry.counters["answers_rejected"] == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(Tab, "draft", draft_other)
+            with pytest.raises(NodeCheated, match="answer_commitment"):
+                await ask(gateway, max_tokens=3)
+        assert gateway.telemetry.counters["answers_rejected"] == 1
 
 
 async def test_an_engine_killed_in_mid_answer_costs_that_answer_only(tmp_path: Path) -> None:
@@ -158,8 +167,6 @@ async def test_a_node_killed_in_mid_answer_is_named(tmp_path: Path) -> None:
 
 
 async def serves(daemon: NodeDaemon, peer_id: str) -> bool:
-    from p2p.cid import Cid
-
     base = bytes.fromhex((await daemon.status()).base.split()[-1])
     return peer_id in {peer.peer_id for peer in await daemon.host.dht.find_providers(Cid(base))}
 

@@ -17,7 +17,9 @@ SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 def make_base(folder: Path, seed: int = 0) -> Path:
     """A Hugging Face folder."""
     folder.mkdir(parents=True)
-    tokenizer = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate([*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, merges=[]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={token: at for at, token in enumerate([*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())])}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(SPECIALS)
@@ -46,7 +48,10 @@ def make_base(folder: Path, seed: int = 0) -> Path:
     for layer in range(LAYERS):
         shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in _linears().items()}
     tensors = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
-    norms = ["model.norm.weight", *(f"model.layers.{at}.{name}.weight" for at in range(LAYERS) for name in ("input_layernorm", "post_attention_layernorm"))]
+    norms = [
+        "model.norm.weight",
+        *(f"model.layers.{at}.{name}.weight" for at in range(LAYERS) for name in ("input_layernorm", "post_attention_layernorm")),
+    ]
     tensors |= {name: np.ones(HIDDEN, np.float32) for name in norms}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
@@ -56,7 +61,14 @@ def make_adapter(folder: Path, name: str, seed: int, *, rank: int = 4, extra: st
     """A PEFT folder with a lorikeet.toml; `extra` adds a tensor under that name, `padding_rank` makes it bigger."""
     folder.mkdir(parents=True)
     rank = padding_rank or rank
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 8 * rank, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", "bias": "none"}
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 8 * rank,
+        "target_modules": ["q_proj", "v_proj"],
+        "task_type": "CAUSAL_LM",
+        "bias": "none",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     random = np.random.default_rng(seed)
     tensors = {}
