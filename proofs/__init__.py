@@ -7,7 +7,8 @@ To read it in the order in which a fee travels:
     receipt attribution/shares      what node and client sign; how a fee is divided
     manifest                        who made an adapter, and from whose data
     envelope                        receipt + voucher + channel: what any peer can check
-    channel waiting aggregator      which receipt comes next; accepting; sealing an epoch
+    channel waiting outcomes        which receipt comes next, which wait, what becomes of each
+    aggregator                      accepting receipts, sealing an epoch
     merkle sumtree epoch batch      the log, the payout tree, the header, the published batch
     history promise                 recomputing all of it; proofs for people, evidence against them
     ledger/ chain/                  remembering; money

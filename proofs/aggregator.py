@@ -23,6 +23,7 @@ from .envelope import VerifiedEnvelope, open_envelope
 from .epoch import EpochHeader
 from .errors import ReceiptError, VoucherError
 from .history import History
+from .outcomes import Accepted, Duplicate, Equivocation, Outcome, Rejected, Waiting
 from .promise import Evidence, Promise, make_promise
 from .receipt import decode_receipt
 from .signing import Signer
@@ -44,46 +45,6 @@ class ChannelView(Protocol):
     @property
     def total_claimed(self) -> int:
         """How much of the balance vouchers have claimed so far."""
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """Taken, and with it those that waited for it. One promise each, in the channel's order."""
-
-    promises: tuple[Promise, ...]
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """Good, but receipts `first_missing` to `last_missing` of its channel are not here yet."""
-
-    first_missing: int
-    last_missing: int
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """Here already; the promise again."""
-
-    promise: Promise
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """Not taken. `invariant` names what does not hold."""
-
-    invariant: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Equivocation:
-    """Another body for a place that is taken. Not counted; the evidence is kept."""
-
-    evidence: Evidence
-
-
-Outcome = Accepted | Waiting | Duplicate | Rejected | Equivocation
 
 
 @dataclass(frozen=True)
@@ -284,3 +245,18 @@ class Aggregator:
 def _batch_bytes(envelope: VerifiedEnvelope) -> int:
     """At most what one receipt adds to a batch: itself, its channel, and one payout for each share."""
     return len(envelope.receipt.encoded) + 3 + 192 + 32 * len(envelope.receipt.receipt.shares)
+
+
+__all__ = [
+    "Accepted",
+    "Aggregator",
+    "AggregatorStore",
+    "ChannelView",
+    "ClaimDue",
+    "Duplicate",
+    "Equivocation",
+    "Outcome",
+    "Rejected",
+    "SealedEpoch",
+    "Waiting",
+]

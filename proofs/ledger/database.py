@@ -25,10 +25,11 @@ CREATE TABLE outbox (
     receipt BLOB NOT NULL,              -- signed
     envelope BLOB,                      -- what is sent; NULL: the other side sends it
     state INTEGER NOT NULL,
+    tries INTEGER NOT NULL DEFAULT 0,   -- how often it was handed out for sending
     promise BLOB,
     epoch INTEGER
 );
-CREATE INDEX outbox_state ON outbox (state, id);
+CREATE INDEX outbox_state ON outbox (state, tries, id);
 CREATE TABLE accepted (
     id INTEGER PRIMARY KEY,
     channel BLOB NOT NULL,

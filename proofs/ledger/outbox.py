@@ -77,8 +77,16 @@ class Outbox:
             return self._ledger.write(statement, OutboxState.FINAL, OutboxState.INCLUDED, epoch)
 
     def unpromised(self, limit: int) -> list[OutboxEntry]:
-        """What is to be sent, or sent again, oldest first."""
-        return self._entries("WHERE state < ? AND envelope IS NOT NULL ORDER BY id LIMIT ?", OutboxState.PROMISED, limit)
+        """Hand out what is to be sent, or sent again: what was handed out least often first, then the oldest.
+
+        So a receipt that nobody takes cannot hold up those behind it.
+        """
+        with self._ledger.transaction():
+            where = "WHERE state < ? AND envelope IS NOT NULL ORDER BY tries, id LIMIT ?"
+            entries = self._entries(where, OutboxState.PROMISED, limit)
+            for entry in entries:
+                self._ledger.write("UPDATE outbox SET tries = tries + 1 WHERE digest = ?", entry.digest)
+        return entries
 
     def newest(self, limit: int) -> list[OutboxEntry]:
         """The latest receipts, newest first."""

@@ -53,6 +53,12 @@ def test_adding_again_does_not_send_a_receipt_back_to_the_queue() -> None:
     assert [entry.digest for entry in outbox.newest(2)] == digests[:0:-1]
 
 
+def test_receipt_that_nobody_takes_does_not_hold_up_the_others() -> None:
+    outbox, digests = filled(Ledger(":memory:"))
+    handed_out = [[entry.digest for entry in outbox.unpromised(2)] for _ in range(3)]
+    assert handed_out == [digests[:2], [digests[2], digests[0]], [digests[1], digests[2]]]
+
+
 def test_clients_copy_is_listed_and_never_sent() -> None:
     outbox = Outbox(Ledger(":memory:"))
     digest = outbox.add(RECEIPTS[0].receipt.signed, None)

@@ -1,0 +1,47 @@
+"""What can become of a receipt that an aggregator is given. Five values, one of them each time; deciding is aggregator.py's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .promise import Evidence, Promise
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Taken, and with it those that waited for it. One promise each, in the channel's order."""
+
+    promises: tuple[Promise, ...]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Good, but receipts `first_missing` to `last_missing` of its channel are not here yet."""
+
+    first_missing: int
+    last_missing: int
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Here already; the promise again."""
+
+    promise: Promise
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Not taken. `invariant` names what does not hold."""
+
+    invariant: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Equivocation:
+    """Another body for a place that is taken. Not counted; the evidence is kept."""
+
+    evidence: Evidence
+
+
+Outcome = Accepted | Waiting | Duplicate | Rejected | Equivocation
