@@ -1,13 +1,10 @@
-"""What this node remembers about peers: where they are and whom not to ask. Pure: time comes in, no network, bounded."""
+"""Where a peer is, and whom not to ask for a while. Pure: time comes in, no network, bounded."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 MAX_BANS = 10_000
-MAX_BOOK_PEERS = 1_000
-MAX_ADDRESSES_PER_PEER = 8
 
 
 @dataclass(frozen=True)
@@ -60,32 +57,3 @@ class BanList:
         self._bans = {peer: ban for peer, ban in self._bans.items() if ban.until > now}
         while len(self._bans) > self._max_bans:
             del self._bans[min(self._bans, key=lambda peer: self._bans[peer].until)]
-
-
-class PeerBook:
-    """Addresses of peers, the least recently noted peer forgotten first when full."""
-
-    def __init__(self, max_peers: int = MAX_BOOK_PEERS, max_addresses: int = MAX_ADDRESSES_PER_PEER) -> None:
-        self._book: OrderedDict[str, tuple[str, ...]] = OrderedDict()
-        self._max_peers = max_peers
-        self._max_addresses = max_addresses
-
-    def note(self, peer: PeerAddress) -> None:
-        """Remember where a peer is: new addresses go first, old ones stay behind them within the limit."""
-        known = self._book.pop(peer.peer_id, ())
-        merged = tuple(dict.fromkeys((*peer.addresses, *known)))
-        self._book[peer.peer_id] = merged[: self._max_addresses]
-        if len(self._book) > self._max_peers:
-            self._book.popitem(last=False)
-
-    def find(self, peer_id: str) -> PeerAddress | None:
-        """Where this peer was last seen."""
-        addresses = self._book.get(peer_id)
-        return None if addresses is None else PeerAddress(peer_id, addresses)
-
-    def forget(self, peer_id: str) -> None:
-        """Drop a peer."""
-        self._book.pop(peer_id, None)
-
-    def __len__(self) -> int:
-        return len(self._book)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from p2p.errors import FrameTooLarge
 from p2p.gossip import RateLimit
-from p2p.peers import BanList, PeerAddress, PeerBook
+from p2p.peers import BanList
 from p2p.wire import FrameDecoder, encode_frame
 
 
@@ -60,18 +60,6 @@ def test_the_ban_list_stays_bounded(bans_made):
     for peer, duration_s in bans_made:
         bans.ban(str(peer), "x", now=0, duration_s=duration_s)
         assert len(bans) <= 10
-
-
-@given(st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(0, 30), max_size=5)), max_size=60))
-def test_the_peer_book_stays_bounded_and_puts_new_addresses_first(notes):
-    book = PeerBook(max_peers=10, max_addresses=3)
-    for peer, addresses in notes:
-        noted = PeerAddress(str(peer), tuple(dict.fromkeys(str(address) for address in addresses)))
-        book.note(noted)
-        assert len(book) <= 10
-        found = book.find(str(peer)).addresses
-        assert len(found) <= 3
-        assert found[: len(noted.addresses)] == noted.addresses[:3]
 
 
 @given(st.lists(st.floats(0, 0.3), min_size=1, max_size=300))
