@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from .api import AdapterInfo, CompletionEvent, CompletionRequest, EarningsInfo, 
 from .config import Config
 from .engine_host import EngineHost, to_plain_stats
 from .errors import BadRequest, EngineError, NodeError
+from .messages import PROTOCOL as INFER_PROTOCOL
 from .money import Money
 from .service import Service
+from .settlement import PROTOCOL as RECEIPTS_PROTOCOL
 from .telemetry import Telemetry
 
 
@@ -81,7 +83,7 @@ class NodeDaemon:
 
     def peers(self) -> list[PeerInfo]:
         """Who is connected."""
-        return [PeerInfo(peer.peer_id, peer.address, tuple(peer.protocols)) for peer in self.host.peers()]
+        return [PeerInfo(peer.peer_id, peer.address, _roles(peer.protocols)) for peer in self.host.peers()]
 
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
@@ -114,3 +116,9 @@ class NodeDaemon:
         if self._adapters is None:
             raise BadRequest(f"this daemon is a {self.config.role} and holds no adapters; use a volunteer or a gateway")
         return self._adapters
+
+
+def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
+    """What a peer does, as far as the protocols it serves tell."""
+    known = {INFER_PROTOCOL: "volunteer", RECEIPTS_PROTOCOL: "aggregator"}
+    return tuple(known[protocol] for protocol in protocols if protocol in known)
