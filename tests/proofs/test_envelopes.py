@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proofs.channel import ChannelTip
 from proofs.envelope import MAX_ENVELOPE_BYTES, open_envelope, seal_envelope
 from proofs.errors import ProofError, ReceiptError, VoucherError
-from proofs.promise import Evidence, make_promise, verify_evidence, verify_promise
+from proofs.promise import Evidence, Promise, make_promise, verify_evidence, verify_promise
 from proofs.voucher import ChannelConfig, channel_id, sign_voucher
 from tests.proofs.scene import NETWORK, chain, config, encoded, envelope, receipt, replace_network, sign, signer
 from tests.proofs.test_receipts import mutate
@@ -94,6 +94,7 @@ def test_promise_holds_for_one_entry_of_one_aggregator_on_one_network() -> None:
     assert not verify_promise(promise, second, aggregator, NETWORK)
     assert not verify_promise(promise, first, signer("node").address, NETWORK)
     assert not verify_promise(promise, first, aggregator, replace_network(chain_id=1))
+    assert not verify_promise(Promise(promise.leaf, bytes(65)), first, aggregator, NETWORK)
 
 
 def test_evidence_needs_two_bodies_for_one_place() -> None:

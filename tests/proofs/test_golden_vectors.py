@@ -17,7 +17,8 @@ from x402.mechanisms.evm.batch_settlement.constants import CHANNEL_CONFIG_TYPES,
 from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as X402Config
 from x402.mechanisms.evm.batch_settlement.utils import channel_config_to_signing_message, get_batch_settlement_eip712_domain
 
-from tests.golden.generate import FOLDER, VECTORS
+from proofs.promise import Promise, make_promise
+from tests.golden.generate import FOLDER, NETWORK, NODE, VECTORS
 
 
 def load(name: str) -> Any:
@@ -68,6 +69,14 @@ def test_receipt_is_signed_as_eth_account_signs_it() -> None:
     for side in ("node", "client"):
         signature = Account.sign_typed_data(bytes.fromhex(vector[f"{side}_secret"]), domain, types, message).signature
         assert bytes(signature).hex() == receipt[f"{side}_signature"]
+
+
+def test_promise_is_signed_as_eth_account_signs_it() -> None:
+    vector, leaf = load("digests"), bytes.fromhex(load("receipt")["leaf"])
+    domain = {"name": "Lorikeet", "version": "1", "chainId": vector["chain_id"], "verifyingContract": "0x" + vector["settlement"]}
+    types = {"Promise": [{"name": "receipt", "type": "bytes32"}]}
+    signature = bytes(Account.sign_typed_data(bytes.fromhex(vector["node_secret"]), domain, types, {"receipt": leaf}).signature)
+    assert make_promise(NODE, bytes.fromhex(load("receipt")["signed"]), NETWORK) == Promise(leaf, signature)
 
 
 def test_receipt_bytes_are_those_of_another_messagepack() -> None:

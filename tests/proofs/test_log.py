@@ -106,3 +106,10 @@ def test_leaf_is_no_node() -> None:
 def test_what_is_not_there_has_no_proof(index: int, size: int) -> None:
     with pytest.raises(IndexError):
         LOG.prove_inclusion(index, size)
+    with pytest.raises(IndexError):
+        LOG.prove_consistency(index, index - 1)
+
+
+def test_empty_path_connects_no_two_different_logs() -> None:
+    assert not verify_consistency(3, LOG.root(3), 5, LOG.root(5), [])
+    assert not verify_consistency(4, LOG.root(4), 5, LOG.root(5), [])

@@ -46,6 +46,7 @@ def test_voucher_is_worth_nothing_with_another_amount_channel_or_network() -> No
     elsewhere = replace_network(chain_id=1)
     for voucher, network in (
         (Voucher(channel, 101, good.signature), NETWORK),
+        (Voucher(channel, 100, bytes(65)), NETWORK),
         (Voucher(channel_id(config(nonce=1), NETWORK), 100, good.signature), NETWORK),
         (good, elsewhere),
         (Voucher(channel_id(config(), elsewhere), 100, good.signature), elsewhere),
