@@ -56,7 +56,7 @@ ANN, BOB = bytes([1]) * 20, bytes([2]) * 20
 
 
 def test_aggregator_that_hashes_only_the_total_could_lie_and_here_it_cannot() -> None:
-    """IACR eprint 2018/1139: the root says 100, the leaves are owed 190, and both users are content."""
+    """IACR eprint 2018/1139: the root says 100, the leaves are owed 180, and both users are content."""
 
     def lying_parent(left: SumNode, right: SumNode) -> SumNode:
         total = max(left.sum, right.sum) + 10  # whatever the aggregator likes to say
