@@ -32,6 +32,7 @@ async def show_attacks(scene: Scene, step: Step) -> None:
         await show_tampered_receipt(scene, step, peer_id)
     finally:
         await stop([attacker])
+        scene.network.children.remove(attacker)
     step.facts["attacker"] = peer_id
 
 

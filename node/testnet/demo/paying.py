@@ -18,7 +18,7 @@ from proofs.chain.errors import ContractReverted
 from proofs.sumtree import verify_payout
 
 from ...cli.show import money
-from ..plan import AGGREGATOR
+from ..plan import AGGREGATOR, owner_of
 from .audit import Audit, Earned, audit_chain, find_claim, on_chain, totals
 from .record import ClaimFailed, Step, require
 from .scene import Scene
@@ -34,6 +34,7 @@ class Paid:
     tx: bytes
     gas: int
     moved: int
+    num_siblings: int
 
 
 async def show_payouts(scene: Scene, step: Step) -> None:
@@ -143,17 +144,26 @@ def claim(chain: ChainClient, audit: Audit, account: bytes, had: int) -> Paid:
                 raise
     tx = find_claim(chain, account)
     assert tx is not None, "whoever was paid was paid by a transaction"
-    return Paid(account, tx, gas_of(chain, tx), chain.token_balance(account) - had)
+    return Paid(account, tx, gas_of(chain, tx), chain.token_balance(account) - had, len(proof.siblings))
 
 
 def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) -> None:
-    """Who earned what, for which answers, by which transaction."""
+    """Who earned what, for which answers, by which transaction, under which proof."""
+    names, short = names_of(scene), scene.stage.short
     rows = []
     for row in earned:
         tx = "0x" + paid[row.address].tx.hex()
         served = Counter(scene.adapter_of(receipt.adapter.hex() if any(receipt.adapter) else "base") for receipt in row.receipts)
-        rows.append(
-            (row.role, "0x" + row.address.hex(), money(row.amount), " ".join(f"{name}:{count}" for name, count in sorted(served.items())), tx)
-        )
+        answers = " ".join(f"{name}:{count}" for name, count in sorted(served.items()))
+        proof = f"holds, {paid[row.address].num_siblings} hashes"
+        rows.append((row.role, names.get(row.address, "?"), short("0x" + row.address.hex()), money(row.amount), answers, proof, short(tx)))
         scene.record.payouts.append({"address": "0x" + row.address.hex(), "role": row.role, "amount": row.amount, "tx": tx})
-    scene.stage.table(("role", "address", "earned", "answers by", "paid in"), rows)
+    scene.stage.table(("role", "who", "address", "earned", "answers by", "proof", "paid in"), rows)
+
+
+def names_of(scene: Scene) -> dict[bytes, str]:
+    """Whose the addresses are."""
+    names = {owner_of(member.name): f"owner of {member.name}" for member in scene.network.plan.volunteers}
+    for name, manifest in scene.manifests.items():
+        names |= {manifest.creator_address: f"maker of {name}"} | {one.address: one.name for one in manifest.contributors}
+    return names

@@ -7,9 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from p2p.cid import Cid
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from proofs.chain.client import ChainClient
+from proofs.manifest import Manifest
 
 from ...api import AdapterInfo
 from ..asking import Answer, NodeClient
@@ -32,6 +34,7 @@ class Scene:
     watcher: Host  # a peer of our own, to look into the DHT and to fetch what is published, trusting no node's word
     chain: ChainClient
     published: dict[str, AdapterInfo] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
 
     @property
     def client(self) -> NodeClient:
@@ -70,8 +73,6 @@ class Scene:
 
 def digest_of(cid: str) -> str:
     """The digest in a CID, as hex."""
-    from p2p.cid import Cid
-
     return Cid.parse(cid).digest.hex()
 
 

@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from rich.markup import escape
 
+from p2p.blocks.client import fetch_block
+from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
+from proofs.manifest import MAX_MANIFEST_BYTES, parse_manifest
 
 from ...api import StatusInfo
 from ...cli.show import money, size
@@ -24,6 +28,7 @@ from .stage import Stage
 
 PEERS_DEADLINE_S = 20.0
 ENGINE_DEADLINE_S = 60.0
+MANIFEST_DEADLINE_S = 15.0
 ADVERTISED_DEADLINE_S = 20.0
 MAX_SILENCE_S = 1.5  # of an answer that runs while an adapter is fetched and loaded beside it
 MIN_PIECES_BESIDE = 3
@@ -87,6 +92,7 @@ async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
         for name in names:
             scene.published[name] = await scene.nodes[holder].push(folders[name], write_key(scene.network.plan.home / "creators", name))
             require(scene.published[name].creator == cast.creator_of(name).peer_id, f"{name} is signed by its creator's key")
+    await read_manifests(scene)
     report = await scene.nodes[cast.B].pull(cast.PULLED_BY_B)
     require(report.cid == scene.published[cast.PULLED_BY_B].cid, f"{cast.B} found the adapter that {cast.A} published")
     require(set(report.blocks_by_peer) == {scene.peer_id(cast.A)}, f"its blocks came from {cast.A}")
@@ -94,6 +100,8 @@ async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
     held[cast.PULLED_BY_B].append(cast.B)
     rows = [(name, size(info.size_bytes), info.licence, " ".join(held[name]), info.cid) for name, info in scene.published.items()]
     scene.stage.table(("adapter", "size", "licence", "held by", "cid"), rows)
+    for name, manifest in scene.manifests.items():
+        scene.stage.say(f"{name} learnt from " + ", ".join(f"{escape(one.name)} ({one.weight})" for one in manifest.contributors), dim=True)
     empty = [info for info in await scene.nodes[cast.C].adapters() if info.state != "known"]
     require(not empty, f"{cast.C} holds none")
     step.facts["adapters"] = {name: info.cid for name, info in scene.published.items()}
@@ -105,6 +113,16 @@ def write_key(folder: Path, name: str) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     path.write_text(cast.creator_of(name).secret.hex() + "\n")
     return path.resolve()
+
+
+async def read_manifests(scene: Scene) -> None:
+    """What the creators signed, fetched like any peer would."""
+    store = BlockStore(scene.network.plan.home / "watcher")
+    for name, info in scene.published.items():
+        providers = await scene.watcher.dht.find_providers(Cid.parse(info.cid))
+        data = await fetch_block(scene.watcher, store, Cid.parse(info.cid), MAX_MANIFEST_BYTES, providers, MANIFEST_DEADLINE_S)
+        scene.manifests[name] = parse_manifest(data)
+        require(scene.manifests[name].contributors, f"the manifest of {name} names whose data it learnt from")
 
 
 async def show_side_by_side(scene: Scene, step: Step) -> None:

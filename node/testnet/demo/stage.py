@@ -43,6 +43,10 @@ class Stage:
         reason = f"  [red]{escape(error)}[/red]" if error else ""
         self._console.print(f"  {mark} {seconds:.1f} s{reason}\n")
 
+    def short(self, identity: str) -> str:
+        """A long identity: shortened on a terminal, whole in a pipe."""
+        return f"{identity[:8]}…{identity[-6:]}" if self.is_terminal else identity
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; in a pipe one line per row, cells whole and apart by two spaces."""
         if not self.is_terminal:

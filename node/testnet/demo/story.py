@@ -60,6 +60,8 @@ async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep
                 await perform(scene, number, name, act)
         if keep and all(step.ok for step in record.steps):
             await perform(scene, NUM_STEPS, LAST_KEPT, show_staying)
+            if not record.ok:
+                await network.stop()
             return
         await perform(scene, NUM_STEPS, LAST, show_nothing_left)
 
