@@ -15,12 +15,16 @@ import trio
 
 from proofs.chain.devchain import DevChain
 
+from ..api import StatusInfo
 from ..cli.client import CliError, Running, read_running
+from .asking import NodeClient
 from .plan import BOOTSTRAP, GATEWAY, Member, Plan, write_config
-from .processes import Child, Launcher, find_marked, stop, wait_for_line
+from .processes import Child, Launcher, ProcessDied, find_marked, stop, wait_for_line
 
 CHAIN_DEADLINE_S = 60.0
 NODE_DEADLINE_S = 90.0
+ENGINE_DEADLINE_S = 90.0
+POLL_S = 0.2
 NETWORK_FILE = "network.json"
 Progress = Callable[[str, str], None]  # (name, what it is now)
 
@@ -94,6 +98,24 @@ class Network:
         assert running is not None, "a ready daemon has written where it serves"
         self.nodes[member.name] = Node(member, running, child)
         self.progress(member.name, f"ready at {running.http}")
+
+    async def wait_for_engines(self) -> None:
+        """Until every volunteer has loaded the base."""
+        async with trio.open_nursery() as nursery:
+            for member in self.plan.volunteers:
+                nursery.start_soon(self.wait_for_engine, self.nodes[member.name])
+
+    async def wait_for_engine(self, node: Node) -> StatusInfo:
+        """A volunteer's status, as soon as its engine serves."""
+        self.progress(node.member.name, "loads the base")
+        async with NodeClient(node.url) as client:
+            with trio.move_on_after(ENGINE_DEADLINE_S):
+                while True:
+                    status = await client.status()
+                    if status.engine is not None and status.engine["up"]:
+                        return status
+                    await trio.sleep(POLL_S)
+        raise ProcessDied(f"the engine of {node.member.name} was not up within {ENGINE_DEADLINE_S:.0f} s. The last lines:\n{node.child.tail()}")
 
     async def _start_chain(self) -> None:
         command = [sys.executable, "-m", "proofs.chain.devchain", "--aggregator", "0x" + self.plan.member("aggregator").address.hex()]

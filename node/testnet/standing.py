@@ -20,6 +20,7 @@ async def stand(home: Path, num_volunteers: int, folders: Sequence[Path], *, kee
     console = Console(highlight=False, soft_wrap=True)
     plan = plan_network(home, num_volunteers)
     async with open_network(plan, lambda name, state: console.print(f"[bold]{name:<12}[/bold] {state}"), keep=keep) as network:
+        await network.wait_for_engines()
         names = await publish(network, folders, console)
         console.print(advice(network, names), markup=console.is_terminal)
         if not keep:

@@ -34,6 +34,8 @@ def main() -> int:
             options.json.write_text(json.dumps(record.as_json(), indent=2, ensure_ascii=False) + "\n")
     if not ended:
         stage.say("interrupted; everything was ended")
+        if options.home is None:
+            shutil.rmtree(home, ignore_errors=True)
         return EXIT_INTERRUPTED
     return conclude(stage, record, home, keep=options.keep, own_home=options.home is None)
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
 FIGURES = (
     "lookup_ms",
     "fetch_mb_s",
@@ -78,7 +80,7 @@ class Record:
             yield step
             step.ok = True
         except BaseException as error:
-            step.error = describe(error)
+            step.error = "interrupted" if isinstance(error, trio.Cancelled) else describe(error)
             raise
         finally:
             step.seconds = time.monotonic() - begun_s

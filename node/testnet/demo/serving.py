@@ -17,7 +17,6 @@ from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from proofs.manifest import MAX_MANIFEST_BYTES, parse_manifest
 
-from ...api import StatusInfo
 from ...cli.show import money, size
 from ..asking import Answer, NodeClient
 from ..network import Network, Node
@@ -27,7 +26,6 @@ from .scene import Scene, folders_of
 from .stage import Stage
 
 PEERS_DEADLINE_S = 20.0
-ENGINE_DEADLINE_S = 60.0
 MANIFEST_DEADLINE_S = 15.0
 ADVERTISED_DEADLINE_S = 20.0
 MAX_SILENCE_S = 1.5  # of an answer that runs while an adapter is fetched and loaded beside it
@@ -66,23 +64,12 @@ async def show_base(scene: Scene, step: Step) -> None:
     """One base, loaded once by each engine."""
     rows = []
     for member in scene.network.plan.volunteers:
-        status = await wait_for_engine(scene, member.name)
+        status = await scene.network.wait_for_engine(scene.network.nodes[member.name])
         engine: Mapping[str, Any] = status.engine or {}
         require(status.base.endswith(cast.BASE_SHA256), f"{member.name} serves the base {cast.BASE_SHA256[:12]}…")
         rows.append((member.name, status.base.split(" ")[0], str(engine["dtype"]), str(engine["threads"]), f"{engine['load_ms'] / 1000:.1f} s"))
     scene.stage.table(("engine of", "base", "dtype", "threads", "loaded in"), rows)
     step.facts["base"] = cast.BASE_SHA256
-
-
-async def wait_for_engine(scene: Scene, name: str) -> StatusInfo:
-    """A volunteer's status, as soon as its engine has loaded the base."""
-    with trio.move_on_after(ENGINE_DEADLINE_S):
-        while True:
-            status = await scene.nodes[name].status()
-            if status.engine is not None and status.engine["up"]:
-                return status
-            await trio.sleep(0.2)
-    raise ClaimFailed(f"the engine of {name} did not load the base within {ENGINE_DEADLINE_S:.0f} s")
 
 
 async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
