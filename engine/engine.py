@@ -1,6 +1,6 @@
 """One engine: requests in, steps, messages out. Synchronous and single-threaded; server.py gives it a socket and a clock.
 
-    step():  schedule → run → settle
+step():  schedule → run → settle
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The engine's mutable state of one request. Owned by the engine's thread; knows no tensors.
 
-    tokens:   [ prompt … | generated … ]
-               ^ computed: keys and values of tokens[:computed] are in pages
+tokens:   [ prompt … | generated … ]
+           ^ computed: keys and values of tokens[:computed] are in pages
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The engine's process: frames in on one thread, steps on this one, frames out on a third. Ends when the socket closes.
 
-    reader ──▶ inbox ──▶ loop: handle, step ──▶ outbox ──▶ writer
-    loader ──▶   ┘                  (no work: sleep on the inbox)
+reader ──▶ inbox ──▶ loop: handle, step ──▶ outbox ──▶ writer
+loader ──▶   ┘                  (no work: sleep on the inbox)
 """
 
 from __future__ import annotations

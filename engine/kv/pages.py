@@ -1,6 +1,6 @@
 """Which pages are free and which are taken. Decides; moves no bytes.
 
-    page 0: never handed out, always zero          pages 1 .. num_pages: free or taken, never both
+page 0: never handed out, always zero          pages 1 .. num_pages: free or taken, never both
 """
 
 from __future__ import annotations

@@ -210,9 +210,7 @@ def _expected_shape(rank: int, part: Part, half: str) -> tuple[int, int]:
     return (rank, part.width_in) if half == "A" else (part.width_out, rank)
 
 
-def _read_pairs(
-    path: Path, modules: Modules, config: AdapterConfig, dtype: torch.dtype
-) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
+def _read_pairs(path: Path, modules: Modules, config: AdapterConfig, dtype: torch.dtype) -> dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]:
     pairs = {}
     with safe_open(path, framework="pt") as file:
         for (layer, part), halves in modules.items():

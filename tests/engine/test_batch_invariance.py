@@ -41,9 +41,7 @@ rows = st.tuples(st.sampled_from(ADAPTERS), st.integers(2, 150), st.integers(1, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(max_examples=10, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.lists(rows, min_size=2, max_size=9))
-def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(
-    folder: Path, dtype: torch.dtype, batch: list[tuple[bytes | None, int, int, int]]
-) -> None:
+def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(folder: Path, dtype: torch.dtype, batch: list[tuple[bytes | None, int, int, int]]) -> None:
     bench = open_bench(folder, dtype)
     together = [bench.sequence(some_tokens(length, seed), adapter) for adapter, length, _, seed in batch]
     cuts = [max(1, length - tail) for _, length, tail, _ in batch]

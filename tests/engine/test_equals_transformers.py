@@ -80,4 +80,3 @@ def test_the_gguf_base_gives_the_logits_of_transformers() -> None:
     sequence = bench.sequence(tokens)
     logits = torch.cat([bench.forward((sequence, 0, 20))[id(sequence)], bench.forward((sequence, 20, 24))[id(sequence)]])
     assert (logits - expect(model, tokens)).abs().max() < TOLERANCE
-
