@@ -53,7 +53,18 @@ STATUS_OF: tuple[tuple[type[NodeError], int, str, str | None], ...] = (
     (errors.ConfigError, 500, "misconfigured", None),
 )
 
-STATUS_OF_REFUSAL: Mapping[str, int] = {"busy": 503, "payment": 402, "unpaid": 402, "bad_request": 400, "unknown_adapter": 404}
+# What a remote node's refusal means here; its words are listed in docs/protocols/infer.md.
+STATUS_OF_REFUSAL: Mapping[str, int] = {
+    "bad_request": 400,
+    "adapter_refused": 400,
+    "wrong_base": 400,
+    "unknown_adapter": 404,
+    "payment_required": 402,
+    "no_channel": 402,
+    "busy": 503,
+    "engine_lost": 503,
+    "no_provider": 503,
+}
 
 
 def problem_of(error: NodeError) -> Problem:

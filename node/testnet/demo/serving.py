@@ -216,8 +216,9 @@ def show_breakdown(scene: Scene, step: Step, cold: Answer) -> None:
     """Where the time to the first token went."""
     timings = cold.facts["timings"]
     parts = {part: round(timings[part], 1) for part in TIMING_PARTS if part in timings}
+    require("first_token" in parts, "the time to the first token is known")
     told = sum(value for part, value in parts.items() if part not in ("verify", "first_token"))  # verifying is part of the fetch
-    parts["other"] = round(max(0.0, timings["first_token"] - told), 1)
+    parts |= {"other": round(max(0.0, timings["first_token"] - told), 1), "first_token": parts.pop("first_token")}
     for part in ("lookup", "fetch", "verify", "load", "prefill", "first_token"):
         require(part in parts, f"the time of {part} is known")
     scene.stage.table(("from the request to the first token", "ms"), [(part, f"{value:.1f}") for part, value in parts.items()])
