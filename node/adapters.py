@@ -57,9 +57,14 @@ class Pulled:
 
     cid: Cid
     manifest: Manifest
+    providers: Sequence[PeerAddress] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
     blocks_by_peer: dict[str, int] = field(default_factory=dict)
     rejected: tuple[tuple[str, str, str], ...] = ()
+
+    def add(self, part: str, ms: float) -> None:
+        """Count time towards a part."""
+        self.timings_ms[part] = self.timings_ms.get(part, 0.0) + ms
 
 
 class Adapters:
@@ -212,7 +217,7 @@ class Adapters:
                 self._locks.pop(cid, None)
 
     async def _hold(self, cid: Cid) -> Pulled:
-        pulled = Pulled(cid, await self._local_manifest(cid) or await self._lookup_manifest(cid))
+        pulled = await self._start_pull(cid)
         self._check_base(pulled.manifest)
         await self._fetch_blocks(pulled)
         files = await trio.to_thread.run_sync(self._assemble, cid, pulled.manifest)
@@ -220,16 +225,20 @@ class Adapters:
             await self._engine.wait_up()
             pulled.timings_ms["load"] = (await self._engine.hold(files)).load_ms
         self._held[cid] = pulled.manifest
-        await self._provide(cid)
+        self._host.dht.provide_soon(cid)
         self._telemetry.count("adapters_pulled")
         return pulled
 
-    async def _local_manifest(self, cid: Cid) -> Manifest | None:
+    async def _start_pull(self, cid: Cid) -> Pulled:
+        """The manifest, from the store or from a provider; who provides is asked once, for the blocks as well."""
         data = self._store.get(cid)
-        return None if data is None else parse_manifest(data)
-
-    async def _lookup_manifest(self, cid: Cid) -> Manifest:
-        return await self._fetch_manifest(cid, await self.providers(cid))
+        if data is not None:
+            return Pulled(cid, parse_manifest(data))
+        started = time.perf_counter()
+        providers = await self.providers(cid)
+        found = time.perf_counter()
+        manifest = await self._fetch_manifest(cid, providers)
+        return Pulled(cid, manifest, providers, {"lookup": (found - started) * 1000, "fetch": _since_ms(found)})
 
     async def _fetch_manifest(self, cid: Cid, providers: Sequence[PeerAddress]) -> Manifest:
         if not providers:
@@ -254,14 +263,16 @@ class Adapters:
         missing = [ref for ref in wanted if not self._store.has(ref.cid)]
         if not missing:
             return
-        started = time.perf_counter()
-        providers = await self.providers(pulled.cid)
-        pulled.timings_ms["lookup"] = _since_ms(started)
+        if not pulled.providers:
+            started = time.perf_counter()
+            pulled.providers = await self.providers(pulled.cid)
+            pulled.add("lookup", _since_ms(started))
         try:
-            report = await fetch_blocks(self._host, self._store, missing, providers, FETCH_DEADLINE_S)
+            report = await fetch_blocks(self._host, self._store, missing, pulled.providers, FETCH_DEADLINE_S)
         except FetchFailed as error:
             raise NoProvider(f"adapter {pulled.manifest.name!r} could not be fetched: {error}") from error
-        pulled.timings_ms |= {"fetch": report.seconds * 1000, "verify": report.verify_s * 1000}
+        pulled.add("fetch", report.seconds * 1000)
+        pulled.add("verify", report.verify_s * 1000)
         pulled.blocks_by_peer = dict(report.blocks_by_peer)
         for peer, count in report.blocks_by_peer.items():
             self._telemetry.count(f"blocks_fetched:{peer}", count)
@@ -292,6 +303,7 @@ class Adapters:
         package = await trio.to_thread.run_sync(load_package, folder, creator.secret, self._base)
         cid = await trio.to_thread.run_sync(self._store_package, package)
         await self.hold(cid)
+        await self._provide(cid)  # before its name: whoever finds the name finds a provider
         if creator.peer_id == self._identity.peer_id:
             self._own_names[package.manifest.name] = cid
         await self._publish_name(creator, package.manifest.name, cid)

@@ -52,7 +52,7 @@ def new_kademlia(host: HardenedHost, *, is_server: bool) -> KadDHT:
 class Dht:
     """Provider records and names of one network.
 
-    - `provide` is remembered: what reached nobody is said again until it does, and everything is said again each hour.
+    - What is provided is remembered: what reached nobody is said again until it does, and everything is said again each hour.
     - `find_…` ask the network, never a cache; what they return may still be dead, so connect before believing it.
     """
 
@@ -60,12 +60,18 @@ class Dht:
         self._kademlia = kademlia
         self._peer_id = peer_id
         self._provided: dict[Cid, bool] = {}  # what we have, and whether anybody was told
+        self._woken = trio.Event()
 
     async def provide(self, cid: Cid) -> bool:
         """Say that this node has the bytes of `cid`. False if nobody could be told yet; it will be said again."""
         told: bool = await self._kademlia.provide(str(cid))
         self._provided[cid] = told
         return told
+
+    def provide_soon(self, cid: Cid) -> None:
+        """Have `keep_providing` say it, at once, while the caller goes on."""
+        self._provided.setdefault(cid, False)
+        self._woken.set()
 
     def stop_providing(self, cid: Cid) -> None:
         """Stop saying so. Records that others keep expire by themselves."""
@@ -78,7 +84,9 @@ class Dht:
         """Repeat what nobody heard soon, everything each hour. Runs until cancelled."""
         next_full = trio.current_time() + REPROVIDE_INTERVAL_S
         while True:
-            await trio.sleep(PROVIDE_RETRY_S)
+            with trio.move_on_after(PROVIDE_RETRY_S):
+                await self._woken.wait()
+            self._woken = trio.Event()
             is_due = trio.current_time() >= next_full
             for cid in [cid for cid, told in self._provided.items() if is_due or not told]:
                 await self.provide(cid)
