@@ -270,8 +270,8 @@ class EngineHost:
         self._process = process
         try:
             await self._converse(stream)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, msgspec.MsgspecError, ValueError) as error:
-            self._log(f"engine: {type(error).__name__}: {error}")
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, msgspec.MsgspecError, ValueError) as faults:
+            self._log("engine: " + "; ".join(f"{type(fault).__name__}: {fault}" for fault in faults.exceptions))
         finally:
             self._lose()
             await self._end(process, stream)

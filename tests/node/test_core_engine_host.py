@@ -85,6 +85,22 @@ async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters
         await host.wait_up(5)
 
 
+async def test_an_engine_killed_while_commands_are_written_is_replaced(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as host, host.generate([777], None, SAMPLING, 900, 900, []) as run:
+        assert host.pid is not None
+        os.kill(host.pid, signal.SIGSTOP)
+        for credit in range(4000):  # far more than the socket takes: the writer stands in the middle of one
+            run.grant(credit)
+            await trio.lowlevel.checkpoint()
+        os.kill(host.pid, signal.SIGKILL)
+        with pytest.raises(EngineLost):
+            async for _ in run:
+                run.grant(900)
+        await host.wait_up(5)
+        assert host.restarts == 1
+        assert await answer(host, [1]) == [7, 8, 9, 10, 11]
+
+
 async def test_refusals_are_named(tmp_path: Path) -> None:
     async with running_host(tmp_path) as host:
         with pytest.raises(AdapterError, match=r"x\.weight"):
