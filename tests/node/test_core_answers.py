@@ -55,7 +55,11 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
                 rows = [*await volunteer.receipts(), *await gateway.receipts()]
                 return len(rows) == 6 and all(row.state == "final" for row in rows)
 
+            async def all_counted() -> bool:
+                return bool(await aggregator.earnings())
+
             await until(all_final, 30)
+            await until(all_counted, 30)
             expected = dict.fromkeys((owner, lab.address("creator"), contributor), 0)
             for amount in (amounts[0], amounts[2]):
                 parts = [amount * bps for bps in (6000, 2500, 1500)]

@@ -52,7 +52,6 @@ def test_the_record_has_the_keys_that_are_promised() -> None:
     assert tuple(told["figures"]) == FIGURES
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "demo.json"
