@@ -1,7 +1,8 @@
 """What the faces (HTTP, command line, test network) may ask of a daemon, and what they get back. Decides nothing; moves no bytes.
 
 Everything here is immutable and made of plain values, so that a face can be tested against a twin of `Daemon` and the daemon without a face.
-Identities are text at this border: a CID ("bafkrei…"), a peer id ("16Uiu2…"), an address ("0x…"); amounts are integers in the fee token's smallest unit.
+Identities are text at this border: a CID ("bafkrei…"), a peer id ("16Uiu2…"), an address ("0x…").
+Amounts are integers in the fee token's smallest unit.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Delta:
 class Ended:
     """The answer is complete. `receipt` is the hex sha-256 of the receipt's body, None when nothing was paid (one's own engine).
 
-    `reason` is "stop" | "length" | "cancelled". `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill, first_token, total.
+    `reason` is "stop" | "length" | "cancelled".
+    `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill, first_token, total.
     `neighbours`: most distinct adapters that shared one engine step with this request.
     """
 

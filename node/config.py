@@ -50,6 +50,7 @@ class Config:
     max_prompt_price: int = 100
     max_completion_price: int = 500
     channel_deposit: int = 1_000_000
+    max_channel_deposit: int = 10_000_000
     epoch_s: float = 30.0
     claim_interval_s: float = 60.0
     republish_interval_s: float = 60.0
@@ -62,6 +63,8 @@ class Config:
             raise ConfigError("chain_rpc is set, so settlement, channels and token must be set too (addresses of the contracts)")
         if self.prompt_price < 0 or self.completion_price < 0:
             raise ConfigError("prices must not be negative")
+        if not 0 < self.channel_deposit <= self.max_channel_deposit:
+            raise ConfigError(f"channel_deposit is {self.channel_deposit}; use 1 to max_channel_deposit ({self.max_channel_deposit})")
 
     @property
     def has_engine(self) -> bool:

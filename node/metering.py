@@ -67,6 +67,15 @@ class Account:
         """The least voucher that covers what is settled and reserved."""
         return self.settled + self.reserved
 
+    @property
+    def free(self) -> int:
+        """What is deposited and neither spent nor reserved."""
+        return self.deposit - self.needed
+
+    def missing(self, key: int, limit: int) -> int:
+        """By how much the deposit is too small for request `key` to spend up to `limit`; 0 when it is not."""
+        return max(0, self.needed - self._reserved.get(key, 0) + limit - self.deposit)
+
     def raise_voucher(self, amount: int) -> None:
         """A voucher for `amount` was given; an older, smaller one arriving late changes nothing."""
         if amount > self.deposit:

@@ -31,6 +31,7 @@ from .settlement import PROTOCOL, Settlement, run_gossip
 from .telemetry import Telemetry
 from .threads import in_thread
 from .till import Till
+from .vault import Vault
 
 CHAIN_DEADLINE_S = 20.0
 LAST_CLAIM_DEADLINE_S = 2.0
@@ -92,10 +93,11 @@ class Money:
             self._signer.address,
             self.accounts,
         )
-        self.till = Till(self._signer, network, self._books.channels, chain.read_channel, self.settlement.earned)
-        self.purse = Purse(
-            self._signer, network, self._books.channels, chain.deposit, chain.read_channel, config.channel_deposit, self.settlement.paid
+        self.till = Till(
+            self._signer, network, self._books.channels, chain.read_channel, self.settlement.earned, on_withdrawal=self.settlement.claim_soon
         )
+        vault = Vault(chain.deposit, chain.read_channel, config.channel_deposit, config.max_channel_deposit)
+        self.purse = Purse(self._signer, network, self._books.channels, vault, self.settlement.paid)
         if config.role == "aggregator":
             if self._connection.aggregator != self._signer.address:
                 raise ConfigError(f"the settlement contract takes headers from 0x{self._connection.aggregator.hex()}, not from this daemon's key")

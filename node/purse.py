@@ -1,6 +1,6 @@
 """The client's side of its channels: opens one for each node it pays, signs vouchers, and signs a receipt only when it would have written the same.
 
-Deposits once per node; what a vanished node may still claim stays reserved until that node answers again.
+Deposits in steps as a channel is used up; what a vanished node may still claim stays reserved until that node answers again.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import msgspec
 import trio
 
-from proofs.chain.errors import ChainError
 from proofs.digest import Network
 from proofs.errors import ProofError
 from proofs.receipt import (
@@ -35,51 +33,44 @@ from . import messages as wire
 from .channel_book import ChannelBook, ChannelRow
 from .errors import NoChannel, NodeCheated
 from .metering import Account, Deal, find_difference
-from .threads import in_thread
-from .till import ChannelOnChain, address_of_peer
+from .till import address_of_peer
+from .vault import Vault
 
 WITHDRAW_DELAY_S = 24 * 3600
-CHAIN_DEADLINE_S = 60.0
-T = TypeVar("T")
-
-Deposit = Callable[[ChannelConfig, int], object]
-ReadChannel = Callable[[bytes], ChannelOnChain]
 
 
 class Purse:
-    """All channels that this daemon pays from. `deposit` and `read_channel` speak to the chain and block; they run in a thread."""
+    """All channels that this daemon pays from."""
 
-    def __init__(
-        self,
-        signer: Signer,
-        network: Network,
-        book: ChannelBook,
-        deposit: Deposit,
-        read_channel: ReadChannel,
-        deposit_amount: int,
-        on_receipt: Callable[[VerifiedReceipt], None],
-    ) -> None:
-        self._signer, self._network, self._book = signer, network, book
-        self._deposit, self._read, self._amount, self._on_receipt = deposit, read_channel, deposit_amount, on_receipt
+    def __init__(self, signer: Signer, network: Network, book: ChannelBook, vault: Vault, on_receipt: Callable[[VerifiedReceipt], None]) -> None:
+        self._signer, self._network, self._book, self._vault, self._on_receipt = signer, network, book, vault, on_receipt
         self._pockets: dict[bytes, Pocket] = {}
         self._locks: dict[bytes, trio.Lock] = {}
 
     async def pocket(self, peer_id: str) -> Pocket:
-        """The channel that pays this node; opened, with a deposit, when there is none yet. NoChannel says why it cannot."""
+        """The channel that pays this node; opened when there is none yet, filled when it is nearly used up. NoChannel says why it cannot."""
         operator = address_of_peer(peer_id)
         async with self._locks.setdefault(operator, trio.Lock()):
             if operator not in self._pockets:
                 self._pockets[operator] = await self._load(operator) or await self._open(operator)
-            return self._pockets[operator]
+            pocket = self._pockets[operator]
+            await pocket.fill_if_low()
+            return pocket
+
+    def forget(self, peer_id: str) -> None:
+        """This node does not take our channel any more: ask the chain about it before it is used again."""
+        operator = address_of_peer(peer_id)
+        if operator in self._pockets and not self._pockets[operator].is_busy:
+            del self._pockets[operator]
 
     async def _load(self, operator: bytes) -> Pocket | None:
         row = self._book.find_by_operator(operator)
         if row is None:
             return None
-        state = await self._in_thread(self._read, row.channel_id)
+        state = await self._vault.read(row.channel_id)
         if state.withdraw_requested_at or not state.balance:
             return None
-        return Pocket(row, state.balance, self._signer, self._network, self._book, self._on_receipt)
+        return self._pocket(row, state.balance)
 
     async def _open(self, operator: bytes) -> Pocket:
         own = self._signer.address
@@ -87,25 +78,27 @@ class Purse:
         config = ChannelConfig(own, own, self._network.settlement, operator, self._network.token, WITHDRAW_DELAY_S, salt)
         row = ChannelRow(channel_id(config, self._network), operator, config)
         self._book.save(row)
-        await self._in_thread(self._deposit, config, self._amount)
-        return Pocket(row, self._amount, self._signer, self._network, self._book, self._on_receipt)
+        return self._pocket(row, await self._vault.fill(config, 0))
 
-    async def _in_thread(self, call: Callable[..., T], *values: object) -> T:
-        try:
-            return await in_thread(call, *values, deadline_s=CHAIN_DEADLINE_S)
-        except trio.TooSlowError:
-            raise NoChannel(f"the chain did not answer within {CHAIN_DEADLINE_S:.0f} s; check chain_rpc") from None
-        except ChainError as error:
-            raise NoChannel(f"no channel could be opened: {error}") from error
+    def _pocket(self, row: ChannelRow, deposit: int) -> Pocket:
+        return Pocket(row, deposit, self._signer, self._network, self._book, self._vault, self._on_receipt)
 
 
 class Pocket:
     """One channel as its payer sees it. Requests on it run at the same time; receipts are signed one after another."""
 
     def __init__(
-        self, row: ChannelRow, deposit: int, signer: Signer, network: Network, book: ChannelBook, on_receipt: Callable[[VerifiedReceipt], None]
+        self,
+        row: ChannelRow,
+        deposit: int,
+        signer: Signer,
+        network: Network,
+        book: ChannelBook,
+        vault: Vault,
+        on_receipt: Callable[[VerifiedReceipt], None],
     ) -> None:
-        self._row, self._signer, self._network, self._book, self._on_receipt = row, signer, network, book, on_receipt
+        self._row, self._signer, self._network, self._book, self._vault, self._on_receipt = row, signer, network, book, vault, on_receipt
+        self._filling = trio.Lock()
         self._account = Account(row.cumulative, row.voucher, max(deposit, row.voucher))
         self._keys = itertools.count(1)
         self._lost: set[int] = set()
@@ -113,13 +106,35 @@ class Pocket:
         self.channel_id = row.channel_id
         self.terms = row.config
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests run on it."""
+        return bool(self._open)
+
     def new_key(self) -> int:
         """A name for one more request."""
         return next(self._keys)
 
-    def pay(self, key: int, limit: int) -> wire.Pay:
-        """A voucher that lets request `key` spend up to `limit` beside everything else; PaymentRequired when the deposit is too small."""
+    async def fill_if_low(self) -> None:
+        """Deposit another step when little is left, before a request needs it."""
+        async with self._filling:
+            if not self._vault.is_low(self._account.free):
+                return
+            try:
+                await self._fill(0)
+            except NoChannel:
+                if not self._account.free:
+                    raise
+
+    async def pay(self, key: int, limit: int) -> wire.Pay:
+        """A voucher that lets request `key` spend up to `limit` beside everything else, after a deposit if it takes one.
+
+        PaymentRequired when more would lie in the channel than the operator allows.
+        """
         self._open.add(key)
+        async with self._filling:
+            if self._account.missing(key, limit):
+                await self._fill(self._account.missing(key, limit))
         amount = self._account.want(key, limit)
         if amount > self._row.voucher:
             voucher = sign_voucher(self._signer, self.channel_id, amount, self._network)
@@ -159,6 +174,11 @@ class Pocket:
         if key in self._open:
             self._open.discard(key)
             self._lost.add(key)
+
+    async def _fill(self, missing: int) -> None:
+        """Raise the deposit by at least `missing`. The caller holds the lock, so that two requests do not deposit for the same need."""
+        unspent = self._account.deposit - self._account.settled
+        self._account.deposit += await self._vault.fill(self._row.config, unspent, missing)
 
     def _read_receipt(self, operator: bytes, body: bytes, node_signature: bytes) -> Receipt:
         try:

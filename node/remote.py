@@ -108,7 +108,7 @@ class Call:
         self._check_offer(offer)
         if not offer.paid:
             self.pocket = None
-        begin = wire.Begin(question.client_seed, secrets.token_bytes(16), self._payment(offer, 0))
+        begin = wire.Begin(question.client_seed, secrets.token_bytes(16), await self._payment(offer, 0))
         await self._send(begin)
         return Deal.close(ask, offer, begin, self.operator, self.pocket.channel_id if self.pocket else bytes(32))
 
@@ -189,16 +189,16 @@ class Call:
         """One voucher for each PAY_TOKENS / 2 tokens that came; never more than PAY_TOKENS ahead."""
         if self.paid_tokens - len(self.answer) > PAY_TOKENS // 2 or self.paid_tokens >= self.question.max_tokens:
             return
-        payment = self._payment(deal.offer, len(self.answer))
+        payment = await self._payment(deal.offer, len(self.answer))
         if payment is not None:
             await self._send(payment)
 
-    def _payment(self, offer: wire.Offer, seen: int) -> wire.Pay | None:
+    async def _payment(self, offer: wire.Offer, seen: int) -> wire.Pay | None:
         if self.pocket is None:
             return None
         self.paid_tokens = min(seen + PAY_TOKENS, self.question.max_tokens)
         limit = Price(offer.prompt_price, offer.completion_price).cost(len(self.question.prompt_ids), self.paid_tokens)
-        return self.pocket.pay(self.key, limit)
+        return await self.pocket.pay(self.key, limit)
 
     # --- the stream ---
 
@@ -249,6 +249,11 @@ class Caller:
             async with self._open_stream(peer) as stream:
                 call = Call(stream, question, pocket, self._most, address_of_peer(peer.peer_id), self._client, key)
                 yield call
+        except NodeRefused as refusal:
+            if self._purse and pocket and refusal.code == "no_channel":
+                pocket.leave(key)
+                self._purse.forget(peer.peer_id)
+            raise
         finally:
             if pocket is not None:
                 pocket.leave(key)

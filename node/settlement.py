@@ -78,6 +78,7 @@ class Settlement:
         self._aggregator, self._aggregator_address = aggregator, aggregator_address
         self._operator, self._accounts = operator, tuple(dict.fromkeys(accounts))
         self._wake = trio.Event()
+        self._claim_now = trio.Event()
 
     # --- receipts in ---
 
@@ -138,11 +139,17 @@ class Settlement:
     # --- money in ---
 
     async def run_claims(self, interval_s: float) -> None:
-        """Claim vouchers and payouts every interval, until cancelled."""
+        """Claim vouchers and payouts every interval, and at once after `claim_soon`, until cancelled."""
         while True:
-            await trio.sleep(interval_s)
+            with trio.move_on_after(interval_s):
+                await self._claim_now.wait()
+            self._claim_now = trio.Event()
             await self.claim_vouchers()
             await self.claim_payouts()
+
+    def claim_soon(self) -> None:
+        """A client wants its money back: claim what is ours before the withdrawal's delay ends."""
+        self._claim_now.set()
 
     async def claim_vouchers(self) -> None:
         """Book what clients' receipts cost so far to the settlement contract, so that they can be sealed."""

@@ -1,13 +1,13 @@
 """The node's side of a channel: takes vouchers, drafts receipts, keeps them until the client signed. Asks the chain what a channel holds.
 
-A voucher reserves nothing on chain, so a channel is read again at least every RECHECK_S and nothing new is accepted while a withdrawal is under way.
+A voucher reserves nothing on chain, so a channel is read again at least every RECHECK_S, and when a voucher exceeds the deposit that is known.
+Nothing new is accepted while a withdrawal is under way, and what is owed is claimed at once.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import msgspec
 import trio
@@ -26,36 +26,38 @@ from .channel_book import ChannelBook, ChannelRow, Draft
 from .errors import BadRequest, NoChannel, PaymentRequired
 from .metering import Account, Deal, Position
 from .threads import in_thread
+from .vault import ReadChannel
 
 RECHECK_S = 45.0
+REREAD_S = 1.0  # the chain is not asked about one channel more often than this
+DEPOSIT_DEADLINE_S = 5.0  # how long a deposit may take to be seen here after the client saw it
 CHAIN_DEADLINE_S = 20.0
 MIN_WITHDRAW_DELAY_S = 900
 MAX_TABS = 4096
 
 
-class ChannelOnChain(Protocol):
-    """What the till reads of a channel (proofs.chain's ChannelState)."""
-
-    @property
-    def balance(self) -> int:
-        """All that was ever deposited and not paid back."""
-
-    @property
-    def withdraw_requested_at(self) -> int:
-        """When a withdrawal was asked for, 0 when none is under way."""
-
-
-ReadChannel = Callable[[bytes], ChannelOnChain]
 OnReceipt = Callable[[VerifiedReceipt, ChannelRow], None]
 
 
 class Till:
-    """All channels that pay this node. `on_receipt` gets every receipt that has both signatures, with the channel it was paid in."""
+    """All channels that pay this node.
+
+    `on_receipt` gets every receipt that has both signatures, with the channel it was paid in;
+    `on_withdrawal` hears that a client wants its money back.
+    """
 
     def __init__(
-        self, signer: Signer, network: Network, book: ChannelBook, read_channel: ReadChannel, on_receipt: OnReceipt
+        self,
+        signer: Signer,
+        network: Network,
+        book: ChannelBook,
+        read_channel: ReadChannel,
+        on_receipt: OnReceipt,
+        *,
+        on_withdrawal: Callable[[], None],
     ) -> None:
         self._signer, self._network, self._book, self._read, self._on_receipt = signer, network, book, read_channel, on_receipt
+        self._on_withdrawal = on_withdrawal
         self._tabs: dict[bytes, Tab] = {}
         self.operator = signer.address
 
@@ -80,7 +82,7 @@ class Till:
             if len(self._tabs) >= MAX_TABS:
                 self._forget_idle()
             row = self._book.find(channel) or ChannelRow(channel, self.operator, config)
-            self._tabs[channel] = Tab(row, self._signer, self._network, self._book, self._read, self._on_receipt)
+            self._tabs[channel] = Tab(row, self._signer, self._network, self._book, self._read, self._on_receipt, self._on_withdrawal)
         return self._tabs[channel]
 
     def _forget_idle(self) -> None:
@@ -100,9 +102,12 @@ class Tab:
         book: ChannelBook,
         read: ReadChannel,
         on_receipt: OnReceipt,
+        on_withdrawal: Callable[[], None],
     ) -> None:
         self._row, self._signer, self._network, self._book, self._read, self._on_receipt = row, signer, network, book, read, on_receipt
+        self._on_withdrawal = on_withdrawal
         self.lock = trio.Lock()
+        self._reading = trio.Lock()
         self.channel_id = row.channel_id
         self._keys = itertools.count(1)
         self._account = Account(row.cumulative, row.voucher, row.voucher)
@@ -113,6 +118,8 @@ class Tab:
             self._drafts.append((key, draft))
         self._open: set[int] = set()
         self._read_at = float("-inf")
+        self._refusal: str | None = None
+        self._is_withdrawn = False
 
     @property
     def is_busy(self) -> bool:
@@ -129,19 +136,42 @@ class Tab:
         return next(self._keys)
 
     async def recheck(self) -> None:
-        """Read the channel's deposit from the chain unless that was done just now; NoChannel when it cannot pay any more."""
-        if trio.current_time() - self._read_at < RECHECK_S:
-            return
+        """Read the channel from the chain unless that was done just now; NoChannel when it cannot pay any more."""
+        async with self._reading:
+            if trio.current_time() - self._read_at >= (REREAD_S if self._refusal else RECHECK_S):
+                await self._read_channel()
+        self._check_channel()
+
+    def _check_channel(self) -> None:
+        if self._refusal:
+            raise NoChannel(self._refusal)
+
+    async def _await_deposit(self, amount: int) -> None:
+        """The client vouched for more than the deposit that is known: it may have deposited more just now."""
+        with trio.move_on_after(DEPOSIT_DEADLINE_S):
+            while amount > self._account.deposit:
+                async with self._reading:
+                    await trio.sleep_until(self._read_at + REREAD_S)
+                    if amount > self._account.deposit:
+                        await self._read_channel()
+        self._check_channel()
+
+    async def _read_channel(self) -> None:
+        """Ask the chain what the channel holds. The caller holds `_reading`."""
         try:
             state = await in_thread(self._read, self.channel_id, deadline_s=CHAIN_DEADLINE_S)
         except (trio.TooSlowError, ChainError) as error:
             raise NoChannel(f"the chain did not say what the channel holds ({error}); ask again") from error
-        if state.withdraw_requested_at:
-            raise NoChannel("a withdrawal of this channel is under way; open another one")
-        if state.balance <= self._account.settled:
-            raise NoChannel(f"the channel holds {state.balance}, of which {self._account.settled} is spent; deposit more")
-        self._account.deposit = max(state.balance, self._account.voucher)
         self._read_at = trio.current_time()
+        self._account.deposit = max(state.balance, self._account.voucher)
+        if state.withdraw_requested_at and not self._is_withdrawn:
+            self._on_withdrawal()
+        self._is_withdrawn = bool(state.withdraw_requested_at)
+        self._refusal = None
+        if self._is_withdrawn:
+            self._refusal = "a withdrawal of this channel is under way; open another one"
+        elif state.balance <= self._account.settled:
+            self._refusal = f"the channel holds {state.balance}, of which {self._account.settled} is spent; deposit more"
 
     async def take(self, key: int, pay: wire.Pay) -> None:
         """Take a voucher and let request `key` spend up to its limit; PaymentRequired when it does not cover that."""
@@ -152,10 +182,16 @@ class Tab:
                 verify_voucher(voucher, self._row.config, self._network)
             except ProofError as error:
                 raise PaymentRequired(f"the voucher is not valid: {error}") from error
-            self._account.raise_voucher(pay.amount)
-            self._write(voucher=pay.amount, voucher_signature=pay.signature)
+            await self._await_deposit(pay.amount)
+            self._raise_voucher(pay)
         self._account.reserve(key, pay.limit)
         self._open.add(key)
+
+    def _raise_voucher(self, pay: wire.Pay) -> None:
+        before = self._account.voucher
+        self._account.raise_voucher(pay.amount)
+        if self._account.voucher > before:
+            self._write(voucher=pay.amount, voucher_signature=pay.signature)
 
     def draft(self, key: int, deal: Deal, answer_ids: Sequence[int]) -> Draft:
         """Write the next receipt of the channel, signed by this node, and keep it until the client signs too. The caller holds the lock."""

@@ -1,6 +1,6 @@
 """A stand-in for `python -m engine serve` that speaks the same border: answers 7, 8, 9, … under credit, dies or stalls when told to.
 
-A prompt that starts with 666 kills the process after two tokens; 777 answers one token a second. Adapters whose weights path ends in "bad" are refused.
+A prompt that starts with 666 kills the process after two tokens; 777 answers slowly. Adapters whose weights path ends in "bad" are refused.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ from engine import messages as m
 from node.engine_host import AdapterFiles, EngineHost, EngineSettings
 from node.errors import AdapterError, EngineFailed, EngineLost
 
+from .networks import until
+
 SAMPLING = m.Sampling(bytes(32))
 
 
@@ -63,9 +65,11 @@ async def test_leaving_early_frees_the_engine(tmp_path: Path) -> None:
         async with host.generate([777], None, SAMPLING, 900, 900, []) as run:
             async for _ in run:
                 break
-        with trio.fail_after(5):
-            while (await host.stats()).running:
-                await trio.sleep(0.01)
+
+        async def is_idle() -> bool:
+            return (await host.stats()).running == 0
+
+        await until(is_idle, 5)
 
 
 async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters(tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ async def test_a_node_stops_when_it_is_not_paid(paid_lab: Lab, monkeypatch: pyte
     async with paid_pair(paid_lab, 2, unpaid_deadline_s=0.5) as (volunteer, gateway):
         await ask(gateway, max_tokens=2)
 
-        def pay_less(self: Pocket, key: int, limit: int) -> Any:
-            pay = real_pay(self, key, limit - 1)
+        async def pay_less(self: Pocket, key: int, limit: int) -> Any:
+            pay = await real_pay(self, key, limit - 1)
             return type(pay)(limit, pay.amount, pay.signature)
 
         real_pay = Pocket.pay
