@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 from rich.console import Console
-from rich.markup import escape
 
 from .asking import NodeClient
 from .network import Network, open_network
@@ -22,11 +23,11 @@ async def stand(home: Path, num_volunteers: int, folders: Sequence[Path], *, kee
     async with open_network(plan, lambda name, state: console.print(f"[bold]{name:<12}[/bold] {state}"), keep=keep) as network:
         await network.wait_for_engines()
         names = await publish(network, folders, console)
-        console.print(advice(network, names), markup=console.is_terminal)
+        console.print(advice(network, names), markup=False)
         if not keep:
             console.print("Ctrl-C ends it.", style="dim")
             await trio.sleep_forever()
-    console.print(f"It stays up; end it with: lorikeet testnet down --home {home}")
+    console.print("It stays up.")
 
 
 def find_folders(adapters: Path) -> list[Path]:
@@ -48,13 +49,22 @@ async def publish(network: Network, folders: Sequence[Path], console: Console) -
 def advice(network: Network, names: list[str]) -> str:
     """What to try, ready to be copied."""
     name = names[0] if names else "base"
-    home = network.plan.home / GATEWAY
-    url = network.client.url
-    body = escape(json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]}))
+    command, home, url = own_command(), network.plan.home / GATEWAY, network.client.url
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]})
     return f"""
 The network is up. Try:
-  lorikeet run {name} "Tell me about parrots." --home {home}
-  lorikeet status --home {home}
+  {command} run {name} "Tell me about parrots." --home {home}
+  {command} status --home {home}
   curl {url}/v1/chat/completions -d '{body}'
-  python -c 'import openai; print(openai.OpenAI(base_url="{url}/v1", api_key="-").models.list())'
+  python -c 'import openai; print(openai.OpenAI(base_url="{url}/v1", api_key="-").models.list())'   # pip install openai
+End it with:
+  {command} testnet down --home {network.plan.home}
 """
+
+
+def own_command() -> str:
+    """How this very installation's `lorikeet` is called from here."""
+    command = Path(sys.executable).with_name("lorikeet")
+    if shutil.which("lorikeet") == str(command):
+        return "lorikeet"
+    return str(command.relative_to(Path.cwd())) if command.is_relative_to(Path.cwd()) else str(command)

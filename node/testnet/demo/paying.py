@@ -76,7 +76,7 @@ def show_headers(scene: Scene, audit: Audit) -> None:
             str(posted.header.num_receipts),
             f"…{str(Cid(posted.header.batch_digest))[-12:]}",
             f"{cost:,}",
-            "0x" + posted.transaction.hex(),
+            scene.stage.short("0x" + posted.transaction.hex()),
         )
         for posted, cost in zip(audit.posted, gas, strict=True)
     ]
@@ -155,10 +155,10 @@ def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) 
         tx = "0x" + paid[row.address].tx.hex()
         served = Counter(scene.adapter_of(receipt.adapter.hex() if any(receipt.adapter) else "base") for receipt in row.receipts)
         answers = " ".join(f"{name}:{count}" for name, count in sorted(served.items()))
-        proof = f"holds, {paid[row.address].num_siblings} hashes"
+        proof = f"{paid[row.address].num_siblings} hashes"
         rows.append((row.role, names.get(row.address, "?"), short("0x" + row.address.hex()), money(row.amount), answers, proof, short(tx)))
         scene.record.payouts.append({"address": "0x" + row.address.hex(), "role": row.role, "amount": row.amount, "tx": tx})
-    scene.stage.table(("role", "who", "address", "earned", "answers by", "proof", "paid in"), rows)
+    scene.stage.table(("role", "who", "address", "earned", "answers by", "proved by", "paid in"), rows)
 
 
 def names_of(scene: Scene) -> dict[bytes, str]:

@@ -85,7 +85,7 @@ async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
     require(set(report.blocks_by_peer) == {scene.peer_id(cast.A)}, f"its blocks came from {cast.A}")
     held = {name: [holder for holder, names in cast.PUSHED.items() if name in names] for name in cast.ADAPTERS}
     held[cast.PULLED_BY_B].append(cast.B)
-    rows = [(name, size(info.size_bytes), info.licence, " ".join(held[name]), info.cid) for name, info in scene.published.items()]
+    rows = [(name, size(info.size_bytes), info.licence, " ".join(held[name]), scene.stage.short(info.cid)) for name, info in scene.published.items()]
     scene.stage.table(("adapter", "size", "licence", "held by", "cid"), rows)
     for name, manifest in scene.manifests.items():
         scene.stage.say(f"{name} learnt from " + ", ".join(f"{escape(one.name)} ({one.weight})" for one in manifest.contributors), dim=True)

@@ -11,6 +11,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 
@@ -35,7 +36,12 @@ class Stage:
 
     def say(self, text: str, *, dim: bool = False) -> None:
         """One line; markup is understood."""
-        self._console.print(f"  [dim]{text}[/dim]" if dim else f"  {text}")
+        line = f"[dim]{text}[/dim]" if dim else text
+        self._console.print(Padding(line, (0, 0, 0, 2)) if self.is_terminal else f"  {line}")
+
+    def give(self, text: str) -> None:
+        """Lines to be copied: as they are, however long."""
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def end(self, *, ok: bool, seconds: float, error: str = "") -> None:
         """How the step went."""
@@ -45,7 +51,7 @@ class Stage:
 
     def short(self, identity: str) -> str:
         """A long identity: shortened on a terminal, whole in a pipe."""
-        return f"{identity[:8]}…{identity[-6:]}" if self.is_terminal else identity
+        return f"{identity[:7]}…{identity[-4:]}" if self.is_terminal else identity
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; in a pipe one line per row, cells whole and apart by two spaces."""
@@ -57,7 +63,8 @@ class Stage:
             return
         table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, style="cyan" if index == 0 else None, overflow="fold")
+            is_one_word = not any(" " in row[index] for row in rows)
+            table.add_column(column, style="cyan" if index == 0 else None, no_wrap=is_one_word)
         for row in rows:
             table.add_row(*map(escape, row))
         self._console.print(table)

@@ -107,8 +107,7 @@ async def show_staying(scene: Scene, step: Step) -> None:
     running = [child for child in scene.network.children if child.is_running]
     require(len(running) == len(scene.network.children), "every process runs")
     scene.record.figure("processes_left", len(find_marked(scene.network.launcher.mark)))
-    scene.stage.say(advice(scene.network, list(ADAPTERS)))
-    scene.stage.say(f"end it with: lorikeet testnet down --home {scene.network.plan.home}")
+    scene.stage.give(advice(scene.network, list(ADAPTERS)))
 
 
 async def show_nothing_left(scene: Scene, step: Step) -> None:
