@@ -24,7 +24,8 @@ from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.errors import LedgerError, ProofError
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
-from proofs.promise import Promise
+from proofs.promise import Evidence, Promise
+from proofs.receipt import decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
 
 from .settlement import DELIVER_DEADLINE_S, Deliver, Taken
@@ -36,6 +37,7 @@ POST_DEADLINE_S = 300.0
 VIEW_S = 45.0  # how long a channel's state is believed
 MAX_VIEWS = 65_536
 IDLE_DEADLINE_S = 60.0
+MAX_SHOWN_EVIDENCE = 20
 
 
 class AggregatorRole:
@@ -185,7 +187,26 @@ class AggregatorRole:
     def describe(self) -> dict[str, object]:
         """Where it stands, for people and JSON."""
         state = self._core.history.state
-        return {"epoch": state.epoch, "posted": self._journal.last_posted(), "receipts": state.log.size, "payout_total": sum(state.payouts.values())}
+        return {
+            "epoch": state.epoch,
+            "posted": self._journal.last_posted(),
+            "receipts": state.log.size,
+            "payout_total": sum(state.payouts.values()),
+            "equivocations": [_describe_evidence(evidence) for evidence in self._ledger.evidence()[:MAX_SHOWN_EVIDENCE]],
+        }
+
+
+def _describe_evidence(evidence: Evidence) -> dict[str, object]:
+    """Who signed two receipts for one place; both signed bodies are in the ledger."""
+    first, second = (decode_receipt(data) for data in (evidence.first, evidence.second))
+    receipt = decode_body(first.body)
+    return {
+        "channel": receipt.channel_id.hex(),
+        "sequence": receipt.sequence,
+        "operator": "0x" + receipt.operator.hex(),
+        "client": "0x" + receipt.client.hex(),
+        "receipts": [digest_of(first.body).hex(), digest_of(second.body).hex()],
+    }
 
 
 def _answer(envelope: VerifiedEnvelope, outcome: Outcome) -> tuple[str, Promise | None, str]:

@@ -1,0 +1,100 @@
+"""A peer that is no daemon and has a node's and a client's key: it opens a channel to itself and signs whatever receipts a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import trio
+
+from node.settlement import PROTOCOL, Deliver, Taken
+from p2p.host import Host, NetworkConfig, open_host
+from p2p.identity import Identity
+from proofs.chain.client import ChainClient, open_client
+from proofs.chain.structs import VoucherClaim
+from proofs.channel import ChannelTip
+from proofs.digest import Network
+from proofs.envelope import seal_envelope
+from proofs.receipt import SignedReceipt, encode_body, sign_receipt, verify_receipt
+from proofs.signing import Signer
+from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher
+from tests.proofs import scene
+
+from .networks import Lab
+
+DEPOSIT = 1_000_000
+DEADLINE_S = 10.0
+NETWORK = "lorikeet-devnet"
+
+
+@dataclass
+class Outsider:
+    """Its channel stands at `tip`."""
+
+    host: Host
+    client: Signer
+    node: Signer
+    chain: ChainClient  # the client's
+    node_chain: ChainClient
+    config: ChannelConfig
+    tip: ChannelTip = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tip = ChannelTip(self.config)
+
+    @property
+    def network(self) -> Network:
+        return self.chain.network
+
+    def envelope(self, *, spare: int = 0, **changes: Any) -> bytes:
+        """The channel's next receipt; the tip stays where it is."""
+        return self._seal(self._sign(**changes), spare)
+
+    def advance(self, **changes: Any) -> bytes:
+        """The channel's next receipt; the tip moves on."""
+        signed = self._sign(**changes)
+        self.tip = self.tip.follow(verify_receipt(signed, self.network), self.network)
+        return self._seal(signed, 0)
+
+    def claim(self) -> None:
+        """Claim on chain what the channel's receipts cost."""
+        voucher = sign_voucher(self.client, channel_id(self.config, self.network), self.tip.cumulative, self.network)
+        self.node_chain.claim_vouchers([VoucherClaim(self.config, voucher, self.tip.cumulative)])
+
+    async def deliver(self, peer_id: str, *envelopes: bytes) -> list[str]:
+        """Hand envelopes to the aggregator; what it says to each."""
+        async with self.host.open_stream(peer_id, PROTOCOL, DEADLINE_S) as stream:
+            await stream.send(msgspec.msgpack.encode(Deliver(list(envelopes))), DEADLINE_S)
+            taken = msgspec.msgpack.decode(await stream.receive(DEADLINE_S), type=Taken)
+        return [word for word, _, _ in taken.outcomes]
+
+    def _sign(self, **changes: Any) -> SignedReceipt:
+        body = scene.receipt(self.tip, network=self.network, operator=self.node.address, client=self.client.address, **changes)
+        return SignedReceipt(encode_body(body), *(sign_receipt(who, body, self.network) for who in (self.node, self.client)))
+
+    def _seal(self, signed: SignedReceipt, spare: int) -> bytes:
+        receipt = verify_receipt(signed, self.network).receipt
+        return seal_envelope(signed, sign_voucher(self.client, receipt.channel_id, receipt.cumulative + spare, self.network), self.config)
+
+
+@asynccontextmanager
+async def open_outsider(lab: Lab) -> AsyncIterator[Outsider]:
+    """An outsider on the lab's chain; the lab funds its two keys, "outsider node" and "outsider client"."""
+    assert lab.chain is not None
+    settlement = bytes.fromhex(lab.chain.settlement.removeprefix("0x"))
+    secrets = [lab.identity(name).secret for name in ("outsider node", "outsider client")]
+    node, client = map(Signer, secrets)
+    node_chain, chain = (open_client(lab.chain.rpc, settlement, secret) for secret in secrets)
+    network = chain.network
+    salt = operator_salt(node.address, bytes(12))
+    config = ChannelConfig(client.address, client.address, network.settlement, node.address, network.token, 86_400, salt)
+    await trio.to_thread.run_sync(chain.deposit, config, DEPOSIT)
+    try:
+        async with open_host(Identity.generate(), NetworkConfig(listen=("/ip4/127.0.0.1/tcp/0",), bootstrap=(), network=NETWORK)) as host:
+            yield Outsider(host, client, node, chain, node_chain, config)
+    finally:
+        chain.close()
+        node_chain.close()
