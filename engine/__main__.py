@@ -26,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--kv-tokens", type=int, default=16384)
         command.add_argument("--max-adapters", type=int, default=64)
     chosen = parser.parse_args(arguments)
-    # Before torch is imported: threads of a small team must sleep, not spin, on a machine shared with the daemon.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have one core only.
+    chosen.threads = chosen.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
     return _serve(chosen) if chosen.command == "serve" else _info(chosen)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,8 +40,7 @@ class Built:
 def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> Built:
     """Load the base and make an engine. `on_load` is called on the loader's thread. Raises ModelError."""
     started = time.perf_counter()
-    threads = config.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(config.threads)
     choice = choose_dtype(config.dtype, cpu_features())
     weights = open_weights(config.base_path)
     base = weights.config
@@ -68,7 +66,7 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
         max_context_tokens=context,
         kv_pages=num_pages,
         page_tokens=config.page_tokens,
-        threads=threads,
+        threads=config.threads,
         load_ms=(time.perf_counter() - started) * 1e3,
     )
     return Built(engine, ready, loader, choice, decoder.kernel)

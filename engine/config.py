@@ -14,7 +14,7 @@ class EngineConfig:
 
     base_path: Path
     dtype: str = "auto"
-    threads: int = 0
+    threads: int = 1
     kv_tokens: int = 16384
     max_adapters: int = 64
     page_tokens: int = 16

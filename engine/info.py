@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def describe(base: Path | None, dtype: str, threads: int, kv_tokens: int) -> Ite
     choice = choose_dtype(dtype, cpu_features())
     kernel = choose_linear_kernel(choice.dtype)
     why = "prepacked weights, a third faster in bfloat16" if kernel == "onednn" else "oneDNN's prepacked products serve bfloat16 only"
-    yield f"torch      {torch.__version__}, {threads or len(os.sched_getaffinity(0))} threads"
+    yield f"torch      {torch.__version__}, {threads} threads"
     yield f"dtype      {str(choice.dtype).removeprefix('torch.')}: {choice.reason}"
     yield f"linears    {kernel}: {why}"
     yield f"row floor  {ROW_FLOOR[choice.dtype]}: fewer rows are padded, so that a row's bits do not depend on its neighbours"
