@@ -22,6 +22,38 @@ CONFIG_FILE = "lorikeet.toml"
 ENV_PREFIX = "LORIKEET_"
 
 
+WHAT_IT_SETS: Mapping[str, str] = {
+    "role": "volunteer (computes), gateway (asks others and pays), bootstrap (introduces peers) or aggregator (settles)",
+    "listen": "where peers reach this node, as multiaddresses",
+    "bootstrap": "peers to start from, as full multiaddresses (/ip4/…/tcp/…/p2p/…)",
+    "network": "the network's name; nodes of different networks do not meet",
+    "http_host": "where the HTTP API listens; loopback, since it asks for no password",
+    "http_port": "its port; 0 takes any free one",
+    "publishers": "peer ids of creators whose adapters may be called by their bare name, first one first",
+    "aggregator": "peer id of the node that settles receipts",
+    "chain_rpc": "an Ethereum node; empty means that nothing is paid",
+    "settlement": "address of the settlement contract",
+    "channels": "address of the payment channels' contract",
+    "token": "address of the fee token",
+    "owner": "address that is paid for this node's work; empty: the node's own key, which should not hold money for long",
+    "base_path": "the base model, a GGUF file or a Hugging Face folder; empty: the one that came with the installation",
+    "engine_dtype": "auto, float32 or bfloat16",
+    "engine_threads": "threads of the engine; 0: one for each core. Several engines on one machine want a number",
+    "kv_tokens": "tokens of all running requests together that fit into the engine's memory",
+    "max_adapters": "adapters ready in the engine at once; the others wait on the disk",
+    "prompt_price": "what a token of prompt costs here, in millionths of a dollar",
+    "completion_price": "what a token of answer costs here",
+    "max_prompt_price": "what this node pays another for a token of prompt, at most",
+    "max_completion_price": "what this node pays another for a token of answer, at most",
+    "channel_deposit": "what is put into a channel at a time when this node pays another",
+    "max_channel_deposit": "what is ever put into one channel, at most",
+    "epoch_s": "seconds between an aggregator's posts",
+    "claim_interval_s": "seconds between claims of vouchers and payouts",
+    "republish_interval_s": "seconds between telling the network again what is held here",
+    "unpaid_deadline_s": "seconds that an answer waits for the next payment before it is cancelled",
+}
+
+
 @dataclass(frozen=True)
 class Config:
     """One daemon's settings. `chain_rpc` empty means that there is no chain and nothing is paid. Amounts in the fee token's smallest unit."""
@@ -107,10 +139,13 @@ def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Write the settings that differ from the defaults as TOML that `load_config` reads back."""
-    return "".join(
-        f"{name} = {_toml(getattr(config, name))}\n" for name, field in _fields().items() if getattr(config, name) != field.default
-    )
+    """Write every setting with what it does, as TOML that `load_config` reads back; those at their default are commented out."""
+    lines = []
+    for name, field in _fields().items():
+        value = getattr(config, name)
+        mark = "# " if value == field.default else ""
+        lines.append(f"# {WHAT_IT_SETS[name]}\n{mark}{name} = {_toml(value)}\n")
+    return "\n".join(lines)
 
 
 def bundled_weights() -> Path:
