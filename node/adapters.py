@@ -36,6 +36,7 @@ from .engine_host import AdapterFiles, EngineHost
 from .errors import AdapterError, EngineError, NoProvider, UnknownModel, WrongBase
 from .metering import ShareRow, expected_shares
 from .packaging import BaseIdentity, Package, load_package
+from .popularity import Popularity
 from .telemetry import Telemetry
 
 TOPIC = "adapters"
@@ -93,6 +94,7 @@ class Adapters:
         self._known: OrderedDict[Cid, Manifest] = OrderedDict()
         self._names: dict[tuple[str, str], tuple[Cid, float]] = {}
         self._locks: dict[Cid, trio.Lock] = {}
+        self._popularity = Popularity(self.providers)
 
     # --- finding ---
 
@@ -122,10 +124,14 @@ class Adapters:
         """Peers that say they serve this adapter (or base)."""
         return await self._host.dht.find_providers(cid, limit=MAX_PROVIDERS, deadline_s=PROVIDERS_DEADLINE_S)
 
-    def listing(self) -> list[AdapterInfo]:
-        """Everything held or heard of."""
-        states = dict.fromkeys(self._known, "known") | {cid: self._state(cid) for cid in self._held}
-        return [_describe(cid, self._held.get(cid) or self._known[cid], state) for cid, state in states.items()]
+    async def listing(self) -> list[AdapterInfo]:
+        """Everything held or heard of, with how many peers provide it."""
+        manifests = {**self._known, **self._held}
+        others = await self._popularity.count(list(manifests))
+        return [
+            _describe(cid, manifest, self._state(cid) if cid in self._held else "known", others[cid] + (cid in self._held))
+            for cid, manifest in manifests.items()
+        ]
 
     def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
         """Who shares a fee that `owner`'s node earns with this adapter; None is the bare base."""
@@ -309,7 +315,7 @@ class Adapters:
         await self._publish_name(creator, package.manifest.name, cid)
         await self._announce(cid)
         self._telemetry.log(f"adapters: published {package.manifest.name} as {cid}")
-        return _describe(cid, package.manifest, self._state(cid))
+        return _describe(cid, package.manifest, self._state(cid), 1)
 
     def _store_package(self, package: Package) -> Cid:
         for block in package.blocks():
@@ -396,8 +402,8 @@ async def run_announcements(
             adapters.hear(message.data)
 
 
-def _describe(cid: Cid, manifest: Manifest, state: str) -> AdapterInfo:
-    return AdapterInfo(manifest.name, str(cid), peer_id_of(manifest.creator), state, _size_bytes(manifest), manifest.licence)
+def _describe(cid: Cid, manifest: Manifest, state: str, num_providers: int) -> AdapterInfo:
+    return AdapterInfo(manifest.name, str(cid), peer_id_of(manifest.creator), state, _size_bytes(manifest), manifest.licence, num_providers)
 
 
 def _size_bytes(manifest: Manifest) -> int:

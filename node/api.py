@@ -82,7 +82,10 @@ CompletionEvent = Started | Delta | Ended
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """One adapter that this daemon knows. `state`: "held" (bytes here), "ready" (in the engine), "known" (heard of on the network)."""
+    """One adapter that this daemon knows. `state`: "held" (bytes here), "ready" (in the engine), "known" (heard of on the network).
+
+    `providers`: how many peers say that they hold it, this one among them; at most 8 others are counted, 0 when nobody answered in time.
+    """
 
     name: str
     cid: str

@@ -79,7 +79,7 @@ class NodeDaemon:
 
     async def adapters(self) -> list[AdapterInfo]:
         """Every adapter held here or heard of."""
-        return self._adapters.listing() if self._adapters else []
+        return await self._adapters.listing() if self._adapters else []
 
     def peers(self) -> list[PeerInfo]:
         """Who is connected."""

@@ -40,8 +40,8 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
                     await ask(gateway, model="lax")
                 with trio.fail_after(10), pytest.raises(UnknownModel):
                     await ask(gateway, model="no such name!")
-            again = {info.name: info.state for info in await empty.adapters()}
-            assert again == {"law": "ready", "verse": "ready"}
+            again = {info.name: (info.state, info.providers) for info in await empty.adapters()}
+            assert again == {"law": ("ready", 2), "verse": ("ready", 2)}
         async with lab.daemon("empty") as empty:
             await until(lambda: empty.engine is not None and len(empty.telemetry.counters) > 0)
             assert (await ask(empty, model=law.cid)).token_ids == fetched.token_ids  # its publisher is gone; the blocks are here
