@@ -9,19 +9,18 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eth_abi import encode  # type: ignore[attr-defined]
+from eth_utils.address import to_checksum_address
 
 from ..digest import Network, keccak, struct_hash, typed_digest, word
 from ..epoch import EpochHeader
 from ..sumtree import PayoutProof
 from ..voucher import ChannelConfig, channel_id
-from .compiled import load_contract
 from .deploy import COLLECTOR, Deployment
-from .errors import WrongChain
-from .rpc import Rpc
 from .structs import (
+    CONFIRM_DEADLINE_S,
     ChannelState,
     DepositAuthorization,
     PostedHeader,
@@ -34,7 +33,10 @@ from .structs import (
     read_posted,
     unhex,
 )
-from .wallet import CONFIRM_DEADLINE_S, TransactionReceipt, Wallet, as_hex
+
+if TYPE_CHECKING:
+    from .rpc import Rpc
+    from .wallet import TransactionReceipt
 
 DEPOSIT_VALID_S = 3600
 MAX_CLAIMS_PER_TRANSACTION = 100
@@ -44,6 +46,8 @@ RECEIVE_TYPE = keccak(b"ReceiveWithAuthorization(address from,address to,uint256
 
 def open_client(url: str, settlement: bytes, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> ChainClient:
     """A client for the network whose settlement contract is here; channels and token are read from it."""
+    from .rpc import Rpc  # brings web3: a daemon without a chain must not wait for it
+
     rpc = Rpc(url)
     try:
         return ChainClient(rpc, find_deployment(rpc, settlement), secret, deadline_s)
@@ -54,24 +58,16 @@ def open_client(url: str, settlement: bytes, secret: bytes, deadline_s: float = 
 
 def find_deployment(rpc: Rpc, settlement: bytes) -> Deployment:
     """The network's addresses, as its settlement contract names them. WrongChain when there is none."""
-    channels, token = (read_contract(rpc, "Settlement", settlement, name)[0] for name in ("channels", "token"))
-    return Deployment(int(rpc.call("eth_chainId"), 16), unhex(channels), COLLECTOR, unhex(token), settlement)
-
-
-def read_contract(rpc: Rpc, contract: str, address: bytes, function: str, *values: object) -> tuple[Any, ...]:
-    """What a view function returns."""
-    abi = load_contract(contract)
-    call = {"to": as_hex(address), "data": as_hex(abi.encode(function, *values))}
-    answer = unhex(rpc.call("eth_call", call, "latest"))
-    if not answer:
-        raise WrongChain(f"there is no {contract} contract at {as_hex(address)} on the chain at {rpc.url}; check the addresses and the RPC")
-    return abi.decode(function, answer)
+    channels, token = (rpc.read("Settlement", settlement, name)[0] for name in ("channels", "token"))
+    return Deployment(rpc.web3.eth.chain_id, unhex(channels), COLLECTOR, unhex(token), settlement)
 
 
 class ChainClient:
     """One key's view of one network's contracts. Safe to share between threads."""
 
     def __init__(self, rpc: Rpc, deployment: Deployment, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> None:
+        from .wallet import Wallet  # brings web3
+
         self.rpc = rpc
         self.deployment = deployment
         self.wallet = Wallet(rpc, secret, deployment.chain_id)
@@ -96,7 +92,7 @@ class ChainClient:
 
     def sign_deposit(self, config: ChannelConfig, amount: int) -> DepositAuthorization:
         """Our signature for a deposit into this channel, for ourselves or anybody else to relay within an hour."""
-        chain_time = int(self.rpc.call("eth_getBlockByNumber", "latest", False)["timestamp"], 16)  # a busy development chain runs ahead
+        chain_time = self.rpc.web3.eth.get_block("latest")["timestamp"]  # a busy development chain runs ahead
         valid_before, salt = max(chain_time, int(time.time())) + DEPOSIT_VALID_S, secrets.randbits(256)
         nonce = keccak(self.channel_id(config) + word(salt))
         struct = struct_hash(RECEIVE_TYPE, self.address, self.deployment.collector, amount, 0, valid_before, nonce)
@@ -155,7 +151,7 @@ class ChainClient:
 
     def encode_post(self, header: EpochHeader) -> tuple[bytes, bytes]:
         """The contract and the call data of a post, for who signs and sends by himself."""
-        return self.deployment.settlement, load_contract("Settlement").encode("post", header_values(header))
+        return self.deployment.settlement, self._encode("Settlement", "post", header_values(header))
 
     def claim_payout(self, header: EpochHeader, proof: PayoutProof) -> TransactionReceipt:
         """Have the proof's account paid what it was awarded up to this header and not paid yet. Anybody may send this."""
@@ -197,7 +193,7 @@ class ChainClient:
 
     def gas_balance(self, account: bytes) -> int:
         """What an account has for gas, in wei."""
-        return int(self.rpc.call("eth_getBalance", as_hex(account), "latest"), 16)
+        return self.rpc.web3.eth.get_balance(to_checksum_address(account))
 
     def mint(self, account: bytes, amount: int) -> TransactionReceipt:
         """Pretend dollars from the faucet, on development chains."""
@@ -206,21 +202,24 @@ class ChainClient:
     # ── inside ──
 
     def _search(self, epoch: int | None) -> Iterator[PostedHeader]:
-        topics = [as_hex(load_contract("Settlement").find("event", "Posted").hash), None if epoch is None else as_hex(word(epoch))]
-        query = {"address": as_hex(self.deployment.settlement), "topics": topics}
-        last = int(self.rpc.call("eth_blockNumber"), 16)
+        posted = self.rpc.contract("Settlement", self.deployment.settlement).events.Posted
+        wanted = {} if epoch is None else {"epoch": epoch}
+        last = self.rpc.web3.eth.block_number
         for start in range(self.deployment.first_block, last + 1, LOG_PAGE_BLOCKS):
-            page = {"fromBlock": hex(start), "toBlock": hex(min(start + LOG_PAGE_BLOCKS - 1, last))}
-            yield from map(read_posted, self.rpc.call("eth_getLogs", {**page, **query}))
+            end = min(start + LOG_PAGE_BLOCKS - 1, last)
+            yield from map(read_posted, posted.get_logs(wanted, from_block=start, to_block=end))
 
     def _address_of(self, contract: str) -> bytes:
         return {"Channels": self.deployment.channels, "Settlement": self.deployment.settlement, "DevDollar": self.deployment.token}[contract]
 
     def _send(self, contract: str, function: str, *values: object) -> TransactionReceipt:
-        return self.wallet.send(self._address_of(contract), load_contract(contract).encode(function, *values), self._deadline_s)
+        return self.wallet.send(self._address_of(contract), self._encode(contract, function, *values), self._deadline_s)
+
+    def _encode(self, contract: str, function: str, *values: object) -> bytes:
+        return unhex(self.rpc.contract(contract, self._address_of(contract)).encode_abi(function, values))
 
     def _read(self, contract: str, address: bytes, function: str, *values: object) -> tuple[Any, ...]:
-        return read_contract(self.rpc, contract, address, function, *values)
+        return self.rpc.read(contract, address, function, *values)
 
     def _read_settlement(self, function: str, *values: object) -> tuple[Any, ...]:
         return self._read("Settlement", self.deployment.settlement, function, *values)

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eth_abi import decode, encode  # type: ignore[attr-defined]
+from eth_abi import decode  # type: ignore[attr-defined]
 from eth_abi.exceptions import DecodingError
-from eth_utils.abi import collapse_if_tuple
+from eth_utils.abi import get_abi_input_types
 from eth_utils.crypto import keccak
 
 from .errors import ContractReverted
@@ -26,7 +26,6 @@ class Signature:
 
     name: str
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
     @property
     def hash(self) -> bytes:
@@ -39,19 +38,10 @@ class Contract:
     """One artifact."""
 
     name: str
-    abi: list[dict[str, Any]]
+    abi: list[Any]
     bytecode: bytes
     runtime_bytecode: bytes
     sentences: dict[str, str]
-
-    def encode(self, function: str, *values: object) -> bytes:
-        """The call data."""
-        signature = self.find("function", function)
-        return signature.hash[:4] + encode(signature.inputs, values)
-
-    def decode(self, function: str, data: bytes) -> tuple[Any, ...]:
-        """What a function returned. Addresses come as lower-case text."""
-        return tuple(decode(self.find("function", function).outputs, data))
 
     def find(self, kind: str, name: str) -> Signature:
         """The signature with this name; names are unique in our contracts."""
@@ -61,12 +51,7 @@ class Contract:
         """All functions, events or errors."""
         for entry in self.abi:
             if entry["type"] == kind:
-                yield Signature(entry["name"], types_of(entry["inputs"]), types_of(entry.get("outputs", [])))
-
-
-def types_of(entries: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Canonical ABI types of a list of parameters."""
-    return tuple(collapse_if_tuple(entry) for entry in entries)
+                yield Signature(entry["name"], tuple(get_abi_input_types(entry)))
 
 
 @cache
@@ -80,7 +65,7 @@ def load_contract(name: str) -> Contract:
 @cache
 def load_errors() -> dict[bytes, tuple[Signature, str]]:
     """Every custom error of our contracts by its selector, with the sentence that explains it."""
-    standard = (Signature("Error", ("string",), ()), Signature("Panic", ("uint256",), ()))
+    standard = (Signature("Error", ("string",)), Signature("Panic", ("uint256",)))
     found = {signature.hash[:4]: (signature, "") for signature in standard}
     for contract in map(load_contract, CONTRACTS):
         for signature in contract.signatures("error"):

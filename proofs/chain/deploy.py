@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from eth_abi import encode  # type: ignore[attr-defined]
 
 from .compiled import load_contract
-from .rpc import Rpc
-from .wallet import Wallet
+from .structs import as_hex
+
+if TYPE_CHECKING:
+    from .rpc import Rpc
+    from .wallet import Wallet
 
 # x402 signs for these addresses on every chain. Where the real contracts are not deployed, as on a chain that
 # just started, ours are placed there.
@@ -38,7 +42,7 @@ def placed_code() -> dict[bytes, bytes]:
 def place_code(rpc: Rpc) -> None:
     """Put the code where it belongs on a running anvil."""
     for address, code in placed_code().items():
-        rpc.call("anvil_setCode", "0x" + address.hex(), "0x" + code.hex())
+        rpc.call("anvil_setCode", as_hex(address), as_hex(code))
 
 
 def deploy_token(wallet: Wallet) -> bytes:

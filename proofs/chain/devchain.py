@@ -28,8 +28,8 @@ from .deploy import Deployment, deploy_for_development, placed_code
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
-from .structs import unhex
-from .wallet import Wallet, as_hex
+from .structs import as_hex, unhex
+from .wallet import Wallet
 
 CHAIN_ID = 31337
 FUND_WEI = 10**21

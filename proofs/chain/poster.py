@@ -19,7 +19,7 @@ from ..epoch import EpochHeader
 from ..ledger import PostAttempt, PostJournal
 from .client import ChainClient
 from .errors import ContractReverted, HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
-from .transaction import Fees
+from .structs import Fees
 
 POST_DEADLINE_S = 300.0
 FIRST_POLL_S = 0.02
@@ -97,7 +97,7 @@ class Poster:
     # ── inside ──
 
     def _is_deep(self, posted: Posted) -> bool:
-        head = int(self._client.rpc.call("eth_blockNumber"), 16)
+        head = self._client.rpc.web3.eth.block_number
         return head - posted.block + 1 >= self._policy.confirmations
 
     def _find_own(self, epoch: int) -> Posted | None:
@@ -144,7 +144,7 @@ class Poster:
             raise TransactionStuck(f"the header of epoch {header.epoch} is not posted after {self._policy.max_attempts} attempts; look at the chain")
         contract, data = self._client.encode_post(header)
         signed = self._wallet.sign(contract, data, self._wallet.estimate_gas(contract, data), nonce, fees)
-        attempt = PostAttempt(nonce, signed.raw, signed.hash, fees.max_fee_wei, fees.tip_wei)
+        attempt = PostAttempt(nonce, bytes(signed.raw_transaction), bytes(signed.hash), fees.max_fee_wei, fees.tip_wei)
         self._journal.add_attempt(header.epoch, attempt)
         return attempt
 

@@ -1,16 +1,30 @@
-"""The structs that cross into the contracts, in the contracts' order. Knows no node and no key."""
+"""What crosses between us and a chain, as values: fees, and the contracts' structs in the contracts' order. Knows no node and no key."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from eth_abi import decode  # type: ignore[attr-defined]
+from typing import TYPE_CHECKING
 
 from ..epoch import EpochHeader
 from ..sumtree import PayoutProof
 from ..voucher import ChannelConfig, Voucher
-from .compiled import load_contract
+
+if TYPE_CHECKING:
+    from web3.types import EventData
+
+CONFIRM_DEADLINE_S = 60.0  # for a transaction to come into a block
+
+
+@dataclass(frozen=True)
+class Fees:
+    """What a transaction offers for each unit of gas: at most, and of that to whoever makes the block."""
+
+    max_fee_wei: int
+    tip_wei: int
+
+    def bumped(self, percent: int) -> Fees:
+        """Higher by so much, rounded up: what a replacement must offer."""
+        return Fees(-(-self.max_fee_wei * (100 + percent) // 100), -(-self.tip_wei * (100 + percent) // 100))
 
 
 @dataclass(frozen=True)
@@ -91,12 +105,14 @@ def proof_values(proof: PayoutProof) -> tuple[object, ...]:
     return (proof.account, proof.amount, [(other.sum, other.hash, other.is_left) for other in proof.siblings])
 
 
-def read_posted(log: dict[str, Any]) -> PostedHeader:
+def read_posted(event: EventData) -> PostedHeader:
     """The header in a Posted event."""
-    signature = load_contract("Settlement").find("event", "Posted")
-    ((epoch, previous, receipts_root, num_receipts, payout_root, payout_total, batch_digest),) = decode(signature.inputs[2:], unhex(log["data"]))
-    header = EpochHeader(epoch, previous, receipts_root, num_receipts, payout_root, payout_total, batch_digest)
-    return PostedHeader(header, unhex(log["transactionHash"]), int(log["blockNumber"], 16))
+    return PostedHeader(EpochHeader(*event["args"]["header"].values()), bytes(event["transactionHash"]), event["blockNumber"])
+
+
+def as_hex(data: bytes) -> str:
+    """Bytes as 0x text."""
+    return "0x" + bytes(data).hex()
 
 
 def unhex(text: str) -> bytes:

@@ -7,17 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from proofs.chain.compiled import load_contract
 from proofs.chain.errors import ContractReverted
-from proofs.chain.structs import VoucherClaim, claim_values, config_values
-from proofs.chain.wallet import as_hex
+from proofs.chain.structs import VoucherClaim, as_hex, claim_values, config_values
 from proofs.signing import Signer
 from tests.proofs.chain.world import World, address, secret
 
 
 def refused(world: World, sender: str, contract: str, to: bytes, function: str, *values: object) -> str:
     """The name of the error that this call ends with."""
-    call = {"from": as_hex(address(sender)), "to": as_hex(to), "data": as_hex(load_contract(contract).encode(function, *values))}
+    call = {"from": as_hex(address(sender)), "to": as_hex(to), "data": world.rpc.contract(contract, to).encode_abi(function, values)}
     with pytest.raises(ContractReverted) as reverted:
         world.rpc.call("eth_call", call, "latest")
     return reverted.value.error
@@ -84,7 +82,7 @@ def test_a_collector_that_brings_nothing_opens_no_channel(world: World):
 
 def test_a_collector_cannot_call_back_into_the_channels(world: World):
     world.earn(50)  # so that there would be something to settle
-    settle = load_contract("Channels").encode("settle", world.deployment.settlement, world.deployment.token)
+    settle = world.client("payer")._encode("Channels", "settle", world.deployment.settlement, world.deployment.token)
     # copy the call data behind this code to memory; call back; pass on what came of it
     code = bytes.fromhex("6044601f60003960006000604460006000335af1503d600060003e3d6000fd") + settle
     values = (config_values(world.config()), 5, place(world, code), b"")
@@ -191,8 +189,8 @@ def test_the_dollar_has_its_faucet_on_development_chains_only():
     from proofs.chain.devchain import FUND_WEI
     from proofs.chain.evm import MemoryChain
     from proofs.chain.wallet import Wallet
-    from tests.proofs.chain.world import MemoryRpc
+    from tests.proofs.chain.world import memory_rpc
 
-    rpc = MemoryRpc(MemoryChain(1, {}, {address("deployer"): FUND_WEI}))
+    rpc = memory_rpc(MemoryChain(1, {}, {address("deployer"): FUND_WEI}))
     with pytest.raises(ContractReverted, match="NotADevelopmentChain"):
         deploy_token(Wallet(rpc, secret("deployer"), 1))

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from proofs.chain.compiled import load_contract
 from proofs.chain.deploy import CHANNELS, placed_code
 from proofs.chain.evm import MemoryChain
 from proofs.chain.structs import config_values, header_values
 from proofs.epoch import EpochHeader
 from proofs.voucher import ChannelConfig
-from tests.proofs.chain.world import MemoryRpc, World
+from tests.proofs.chain.world import World, memory_rpc
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -43,12 +42,11 @@ def test_headers(world: World):
 
 def test_channel_ids_and_voucher_digests():
     golden = load("digests.json")
-    channels, rpc = load_contract("Channels"), MemoryRpc(MemoryChain(golden["chain_id"], placed_code(), {}))
+    rpc = memory_rpc(MemoryChain(golden["chain_id"], placed_code(), {}))
     assert golden["channels"] == CHANNELS.hex()
 
     def read(function: str, *values: object) -> str:
-        answer = rpc.call("eth_call", {"to": "0x" + CHANNELS.hex(), "data": "0x" + channels.encode(function, *values).hex()}, "latest")
-        return channels.decode(function, bytes.fromhex(answer[2:]))[0].hex()
+        return rpc.read("Channels", CHANNELS, function, *values)[0].hex()
 
     config = ChannelConfig(**{name: value if isinstance(value, int) else bytes.fromhex(value) for name, value in golden["config"].items()})
     assert read("getChannelId", config_values(config)) == golden["channel_id"]

@@ -1,30 +1,30 @@
-"""Transactions that we write by hand are those that the general libraries write."""
+"""What a wallet signs and offers."""
 
 from __future__ import annotations
 
-import rlp
 from eth_account import Account
+from eth_account.typed_transactions import TypedTransaction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofs.chain.transaction import Fees, encode_rlp, sign_transaction
-from proofs.signing import Signer
+from proofs.chain.rpc import Rpc
+from proofs.chain.structs import Fees
+from proofs.chain.wallet import Wallet
+from proofs.digest import keccak
 
-ITEMS = st.recursive(st.binary(max_size=70), lambda inner: st.lists(inner, max_size=5), max_leaves=12)
-SECRET = b"\x07" * 32
-
-
-@given(ITEMS)
-def test_rlp_is_that_of_the_library(item):
-    assert encode_rlp(item) == rlp.encode(item)
+WALLET = Wallet(Rpc("nowhere"), b"\x07" * 32, 31337)
 
 
 @given(st.integers(0, 2**64), st.integers(0, 2**60), st.integers(21_000, 30_000_000), st.sampled_from([b"", b"\x11" * 20]), st.binary(max_size=300))
-def test_a_signed_transaction_is_that_of_the_library(nonce: int, fee: int, gas: int, to: bytes, data: bytes):
-    ours = sign_transaction(Signer(SECRET), 31337, nonce, Fees(fee + 5, fee), gas, to, data)
-    fields = {"chainId": 31337, "nonce": nonce, "maxFeePerGas": fee + 5, "maxPriorityFeePerGas": fee, "gas": gas, "value": 0, "data": data, "type": 2}
-    theirs = Account.sign_transaction(fields | ({"to": to} if to else {}), SECRET)
-    assert (ours.raw, ours.hash) == (bytes(theirs.raw_transaction), bytes(theirs.hash))
+def test_a_wallet_signs_what_it_was_told_and_nothing_more(nonce: int, fee: int, gas: int, to: bytes, data: bytes):
+    signed = WALLET.sign(to, data, gas, nonce, Fees(fee + 5, fee))
+    assert signed.hash == keccak(signed.raw_transaction)
+    assert bytes.fromhex(Account.recover_transaction(signed.raw_transaction)[2:]) == WALLET.address
+    told = {"chainId": 31337, "nonce": nonce, "maxFeePerGas": fee + 5, "maxPriorityFeePerGas": fee, "gas": gas, "value": 0, "to": to, "data": data}
+    read = TypedTransaction.from_bytes(signed.raw_transaction).as_dict()
+    assert read["type"] == 2
+    assert read["accessList"] == ()
+    assert {name: read[name] for name in told} == told
 
 
 @given(st.integers(1, 2**64), st.integers(1, 50))

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import msgspec
+from web3.providers import BaseProvider
 
 from proofs.chain.client import ChainClient
 from proofs.chain.deploy import Deployment, deploy_for_development, placed_code
 from proofs.chain.devchain import CHAIN_ID, FUND_DOLLARS, FUND_WEI
 from proofs.chain.evm import MemoryChain
 from proofs.chain.local_rpc import LocalRpc
-from proofs.chain.rpc import Rpc, read_error
+from proofs.chain.rpc import Rpc
 from proofs.chain.structs import VoucherClaim
 from proofs.chain.wallet import Wallet
 from proofs.digest import keccak
@@ -31,18 +32,19 @@ def address(name: str) -> bytes:
     return Signer(secret(name)).address
 
 
-class MemoryRpc(Rpc):
+class MemoryProvider(BaseProvider):
     """The same answers without HTTP between us."""
 
     def __init__(self, chain: MemoryChain) -> None:
-        super().__init__("memory")
+        super().__init__()
         self._local = LocalRpc(chain)
 
-    def call(self, method, *params):
-        answer = self._local.answer({"id": 1, "method": method, "params": params})
-        if "error" in answer:
-            raise read_error(answer["error"])
-        return answer["result"]
+    def make_request(self, method, params):
+        return self._local.answer({"id": 1, "method": method, "params": params})
+
+
+def memory_rpc(chain: MemoryChain) -> Rpc:
+    return Rpc("memory", provider=MemoryProvider(chain))
 
 
 class World:
@@ -85,7 +87,7 @@ def memory_world(names: tuple[str, ...] = NAMES) -> tuple[World, MemoryChain]:
     """A fresh chain in this process."""
     balances = dict.fromkeys([address("deployer"), *map(address, names)], FUND_WEI)
     chain = MemoryChain(CHAIN_ID, placed_code(), balances)
-    rpc = MemoryRpc(chain)
+    rpc = memory_rpc(chain)
     world = World(rpc, deploy_for_development(Wallet(rpc, secret("deployer"), CHAIN_ID), CHAIN_ID, address("aggregator")))
     for name in names:
         world.client("deployer").mint(address(name), FUND_DOLLARS)
