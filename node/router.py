@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from p2p.cid import Cid
 from p2p.peers import PeerAddress
 
 BENCH_S = 30.0  # a node that failed us is asked last for this long
 MAX_BENCHED = 1024
+REMEMBER_S = 15.0  # who provides something is asked of the network again after this long
+MAX_REMEMBERED = 1024
 
 
 @dataclass(frozen=True)
@@ -20,15 +23,27 @@ class There:
 
 @dataclass
 class Router:
-    """Ranks nodes. Remembers only which peers failed lately; `now_s` is any clock that does not go back."""
+    """Ranks nodes. Remembers, for a short while, who provides what and which peers failed; `now_s` is any clock that does not go back."""
 
     own_peer_id: str
     has_engine: bool
     _benched: dict[str, float] = field(default_factory=dict)
+    _providers: dict[Cid, tuple[tuple[PeerAddress, ...], float]] = field(default_factory=dict)
 
     def serves_here(self, named_node: str | None) -> bool:
         """Whether this node's own engine should answer: it has one and nobody else was named."""
         return self.has_engine and named_node in (None, self.own_peer_id)
+
+    def recall(self, cid: Cid, now_s: float) -> tuple[PeerAddress, ...]:
+        """Who was found to provide this lately; empty when that is forgotten, or when all of them failed since."""
+        peers, until = self._providers.get(cid, ((), 0.0))
+        return peers if until > now_s and not all(self._is_benched(peer.peer_id, now_s) for peer in peers) else ()
+
+    def remember(self, cid: Cid, peers: Iterable[PeerAddress], now_s: float) -> None:
+        """These provide it now."""
+        if len(self._providers) >= MAX_REMEMBERED:
+            self._providers.pop(next(iter(self._providers)))
+        self._providers[cid] = (tuple(peers), now_s + REMEMBER_S)
 
     def rank(self, candidates: Iterable[PeerAddress], connected: Collection[str], now_s: float) -> There:
         """Order providers: those that did not fail lately first, then those already connected, else as found."""

@@ -142,15 +142,25 @@ class Service:
 
     async def _places(self, job: Job) -> tuple[PeerAddress, ...]:
         """Who may answer: the named node, else providers of the adapter, else those of the base (they can fetch the adapter)."""
-        began, named = time.perf_counter(), job.request.node
-        providers = await self._adapters.providers(job.cid or Cid(self._adapters.base))
+        named, connected = job.request.node, {peer.peer_id for peer in self._host.peers()}
+        if named in connected:
+            return (PeerAddress(named),)
+        began, base = time.perf_counter(), Cid(self._adapters.base)
+        providers = await self._providers(job.cid or base)
         if job.cid is not None and (not providers or named):
-            providers = [*providers, *await self._adapters.providers(Cid(self._adapters.base))]
+            providers = (*providers, *await self._providers(base))
         job.note("lookup", began)
         if named:
             return (next((peer for peer in providers if peer.peer_id == named), PeerAddress(named)),)
-        connected = {peer.peer_id for peer in self._host.peers()}
         return self._router.rank(providers, connected, time.monotonic()).peers
+
+    async def _providers(self, cid: Cid) -> tuple[PeerAddress, ...]:
+        known = self._router.recall(cid, time.monotonic())
+        if known:
+            return known
+        found = await self._adapters.providers(cid)
+        self._router.remember(cid, found, time.monotonic())
+        return tuple(found)
 
     async def _ask(self, peer: PeerAddress, job: Job, writer: Writer) -> None:
         """One node's whole answer."""
