@@ -1,7 +1,7 @@
 """The aggregator's role: hears receipts, promises, seals epochs, publishes batches, posts headers. The deciding is in proofs.aggregator.
 
-    gossip and streams → envelope checked → channel read on chain → promise
-    every epoch: claimed totals read → sealed → batch in the block store → header posted, once
+gossip and streams → envelope checked → channel read on chain → promise
+every epoch: claimed totals read → sealed → batch in the block store → header posted, once
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -14,9 +15,10 @@ EVENTS_BESIDE_TOKENS = 8
 
 
 class Answer:
-    """Iterate it for the events of one request. The task that fills it runs elsewhere; its NodeError is raised here."""
+    """Iterate it for the events of one request. The task that fills it runs elsewhere; its error is raised here, as a NodeError."""
 
-    def __init__(self, max_tokens: int) -> None:
+    def __init__(self, max_tokens: int, log: Callable[[str], None]) -> None:
+        self._log = log
         self._scope = trio.CancelScope()
         self._error: NodeError | None = None
         self._send, self._receive = trio.open_memory_channel[CompletionEvent](max(max_tokens, 0) + EVENTS_BESIDE_TOKENS)
@@ -28,6 +30,9 @@ class Answer:
                 await work(request, self)
             except NodeError as error:
                 self._error = error
+            except Exception as error:  # our own bug, or a full disk: it costs this answer, never the daemon
+                self._log(f"answer: {''.join(traceback.format_exception(error))}")
+                self._error = NodeError(f"this daemon failed while it answered: {error!r}; its log has the whole story")
 
     def cancel(self) -> None:
         """Nobody listens any more."""

@@ -1,6 +1,6 @@
 """The node's side of the infer protocol: a stranger asks, this node's engine answers as far as it is paid. Knows no HTTP and no text.
 
-    Ask → hold the adapter → settle what is pending → Offer → Begin → tokens as credit allows → Done with the receipt → Settle → Settled
+Ask → hold the adapter → settle what is pending → Offer → Begin → tokens as credit allows → Done with the receipt → Settle → Settled
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ class Visit:
         if ready is None or not self._engine.is_up:
             raise EngineBusy("the engine is starting; ask again in some seconds")
         if len(ask.prompt_ids) + ask.max_tokens > ready.max_context_tokens:
-            raise BadRequest(
-                f"prompt and answer of {len(ask.prompt_ids)} + {ask.max_tokens} tokens exceed the context of {ready.max_context_tokens}"
-            )
+            raise BadRequest(f"prompt and answer of {len(ask.prompt_ids)} + {ask.max_tokens} tokens exceed the context of {ready.max_context_tokens}")
         if any(token >= ready.vocab_size for token in ask.prompt_ids):
             raise BadRequest("a prompt token is outside the vocabulary")
 

@@ -1,6 +1,6 @@
 """A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's word is taken for what was sealed.
 
-    header on the chain → batch from whoever has it → recomputed → is it this header? → our receipts are included, then final
+header on the chain → batch from whoever has it → recomputed → is it this header? → our receipts are included, then final
 """
 
 from __future__ import annotations

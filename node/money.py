@@ -218,6 +218,4 @@ def _open_connection(rpc: str, settlement: bytes, secret: bytes) -> Connection:
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:
-    return [
-        EarningsInfo("0x" + account.hex(), amount, chain.paid_to(account), chain.token_balance(account)) for account, amount in credited.items()
-    ]
+    return [EarningsInfo("0x" + account.hex(), amount, chain.paid_to(account), chain.token_balance(account)) for account, amount in credited.items()]

@@ -1,6 +1,6 @@
 """The client's side of one infer stream: ask a node, pay it ahead in small steps, check everything it signs. Knows no text and no HTTP.
 
-    Ask → sign what is pending → check the offer → Begin → tokens in, vouchers out → Done: write the same receipt, compare, sign → Settled
+Ask → sign what is pending → check the offer → Begin → tokens in, vouchers out → Done: write the same receipt, compare, sign → Settled
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class Service:
     @asynccontextmanager
     async def complete(self, request: CompletionRequest, nursery: trio.Nursery) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
         """Answer one request in `nursery`; leaving the block early cancels it everywhere."""
-        answer = Answer(request.max_tokens)
+        answer = Answer(request.max_tokens, self._telemetry.log)
         nursery.start_soon(answer.run, self._answer, request)
         try:
             yield answer
