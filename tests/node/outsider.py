@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import trio
+from libp2p.network.exceptions import SwarmException
 
 from node.settlement import PROTOCOL, Deliver, Taken
 from p2p.host import Host, NetworkConfig, open_host
@@ -93,8 +94,21 @@ async def open_outsider(lab: Lab) -> AsyncIterator[Outsider]:
     config = ChannelConfig(client.address, client.address, network.settlement, node.address, network.token, 86_400, salt)
     await trio.to_thread.run_sync(chain.deposit, config, DEPOSIT)
     try:
-        async with open_host(Identity.generate(), NetworkConfig(listen=("/ip4/127.0.0.1/tcp/0",), bootstrap=(), network=NETWORK)) as host:
+        unlisted = NetworkConfig(listen=("/ip4/127.0.0.1/tcp/0",), network=NETWORK, dht_server=False)  # in nobody's table, so nobody dials it
+        async with open_host(Identity.generate(), unlisted) as host:
             yield Outsider(host, client, node, chain, node_chain, config)
     finally:
         chain.close()
         node_chain.close()
+
+
+def meet_nobody_new(host: Host) -> None:
+    """From now on a host keeps to those it is connected to: what it hears of others, it hears through them."""
+    swarm: Any = host._swarm
+
+    async def dial(peer_id: object) -> list[object]:
+        if known := swarm._live_connections(peer_id):
+            return list(known)
+        raise SwarmException("this host meets nobody new")
+
+    swarm.dial_peer = dial

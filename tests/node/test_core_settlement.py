@@ -15,7 +15,7 @@ from proofs.ledger import AggregatorLedger, Ledger, Outbox
 from proofs.promise import verify_evidence
 
 from .networks import ask, open_lab, until
-from .outsider import open_outsider
+from .outsider import meet_nobody_new, open_outsider
 
 
 async def test_lies_are_named_and_receipts_wait_for_an_aggregator_that_is_away(tmp_path: Path) -> None:
@@ -58,7 +58,9 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
             lab.daemon("watcher", role="bootstrap", **everybody) as watcher,
             open_outsider(lab) as outsider,
         ):
+            meet_nobody_new(watcher.host)
             await outsider.host.connect(aggregator.host.addresses[0], 10)
+            meet_nobody_new(outsider.host)
             await until(lambda: aggregator.host.peer_id in outsider.host.gossip.peers_on(TOPIC))
             await until(lambda: watcher.host.peer_id in aggregator.host.gossip.peers_on(TOPIC))
 
