@@ -1,1 +1,1 @@
-"""Measurements of the engine; each writes its figures with the machine's name to benchmarks/results/."""
+"""Measurements of the engine against others."""

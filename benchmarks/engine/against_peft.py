@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+
+from benchmarks import write_result
 
 EXPECTATION = {
     "written": "before the first run",
@@ -121,9 +121,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for both sides")
     chosen = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with tempfile.TemporaryDirectory() as folder:
         from engine.config import choose_dtype, cpu_features
 
@@ -136,20 +135,11 @@ def main() -> None:
             name: compare(lambda p=p, a=a: ours.run(p, a, chosen.tokens), lambda p=p, a=a: run_peft(peft_model, p, a, chosen.tokens), chosen.repeats)
             for name, (p, a) in cases.items()
         }
-    result = {"machine": machine(), "dtype": ours.built.ready.dtype, "threads": ours.built.ready.threads, "load_average": os.getloadavg(),
-              "load_ms": round(ours.built.ready.load_ms), "tokens": chosen.tokens, "expectation": EXPECTATION, "figures": figures}  # fmt: skip
-    path = Path(__file__).parents[1] / "results" / f"{machine()}-engine-against-peft.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    ready = ours.built.ready
+    setting = {"dtype": ready.dtype, "threads": ready.threads, "load_ms": round(ready.load_ms), "tokens": chosen.tokens}
+    write_result("engine-against-peft", {**setting, "expectation": EXPECTATION, "figures": figures})
     for name, figure in figures.items():
         print(f"{name:22} ours {figure['tokens_s']['ours']:7} tokens/s, peft {figure['tokens_s']['peft']:7}, ratio {figure['ratio']}")
-
-
-def machine() -> str:
-    """The processor's name and the number of cores, fit for a file name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{'-'.join(model.lower().replace('(r)', '').split())}-{os.cpu_count()}cpu"
 
 
 if __name__ == "__main__":

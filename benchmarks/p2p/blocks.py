@@ -1,4 +1,4 @@
-"""Verified blocks per second between two processes on loopback: `python benchmarks/p2p/blocks.py [--mb 200] [--out FILE]`.
+"""Verified blocks per second between two processes on loopback: `python -m benchmarks.p2p.blocks [--mb 200]`.
 
 The parent fetches, hashes and writes to disk; a child process provides. Prints and writes one JSON object; figures of one machine and hour only.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import trio
 
+from benchmarks import write_result
 from p2p.blocks import BLOCK_BYTES, BlockRef, BlockStore, FetchReport, fetch_blocks, serve_blocks
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
@@ -42,7 +42,7 @@ async def fetch(addresses: list[str], refs: list[BlockRef], folder: Path) -> Fet
 
 def start_provider(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """A child and its address."""
-    command = [sys.executable, __file__, "--provide", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.p2p.blocks", "--provide", str(folder)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     return child, child.stdout.readline().strip()
@@ -73,25 +73,14 @@ def main() -> None:
     """Measure one and two providers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mb", type=int, default=200)
-    parser.add_argument("--out", type=Path)
     parser.add_argument("--provide", metavar="STORE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.provide:
         trio.run(provide, arguments.provide)
         return
-    machine = {"name": platform.node(), "cpu": _cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()}
-    result = {"benchmark": "p2p/blocks", "machine": machine, "runs": [measure(arguments.mb, count) for count in (1, 1, 2)]}
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+    runs = [measure(arguments.mb, count) for count in (1, 1, 2)]
+    print(json.dumps(runs, indent=1))
+    write_result("p2p-blocks", {"runs": runs})
 
 
 if __name__ == "__main__":

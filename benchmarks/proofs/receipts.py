@@ -1,16 +1,14 @@
 """How long it takes to check a receipt, an envelope and a batch, and how many bytes they have. One process, one core.
 
-python -m benchmarks.proofs.receipts            prints a table and writes benchmarks/results/proofs-receipts.json
+python -m benchmarks.proofs.receipts            prints a table and writes it to benchmarks/results/
 """
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from benchmarks import write_result
 from proofs.aggregator import Aggregator
 from proofs.batch import EpochState, recompute
 from proofs.digest import keccak
@@ -21,7 +19,6 @@ from proofs.signing import recover
 from proofs.sumtree import PayoutTree
 from tests.proofs.scene import NETWORK, View, chain, signer
 
-RESULT = Path(__file__).parents[1] / "results" / "proofs-receipts.json"
 NUM_RECEIPTS = 1_000
 
 
@@ -72,7 +69,7 @@ def main() -> None:
     figures = measure()
     for name, value in figures.items():
         print(f"{name:36} {value:>12,}")
-    RESULT.write_text(json.dumps({"python": platform.python_version(), "machine": platform.machine(), **figures}, indent=1) + "\n")
+    write_result("proofs-receipts", figures)
 
 
 if __name__ == "__main__":

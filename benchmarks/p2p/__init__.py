@@ -1,0 +1,1 @@
+"""Measurements of moving bytes between peers."""

@@ -1,0 +1,1 @@
+"""Measurements of receipts: bytes and microseconds."""
