@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from ..errors import LedgerConflict, LedgerError
 
 SCHEMA_VERSION = 1
 BUSY_DEADLINE_MS = 10_000
+WAL_RETRY_S = 0.01
 
 _SCHEMA = """
 CREATE TABLE outbox (
@@ -77,10 +79,22 @@ class Ledger:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._close = weakref.finalize(self, self._db.close)
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         self._db.execute("PRAGMA synchronous = FULL")
         with self.transaction():
             self._create()
+
+    def _write_ahead(self) -> None:
+        """Switch the file to WAL. SQLite refuses at once while another process does the same, whatever the busy timeout; so ask again."""
+        until = time.monotonic() + BUSY_DEADLINE_MS / 1000
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if time.monotonic() > until:
+                    raise LedgerError(f"another process holds the ledger for more than {BUSY_DEADLINE_MS / 1000:.0f} s: {error}; end it") from error
+                time.sleep(WAL_RETRY_S)
 
     def _create(self) -> None:
         """Bring the file to our schema. Other programs' tables in the same file are left alone."""
