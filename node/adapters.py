@@ -137,10 +137,6 @@ class Adapters:
         """Who shares a fee that `owner`'s node earns with this adapter; None is the bare base."""
         return expected_shares(self._policy, owner, manifest)
 
-    def is_held(self, cid: Cid) -> bool:
-        """Whether its bytes are here and the engine has it."""
-        return cid in self._held
-
     def _owners_of(self, model: str) -> tuple[Sequence[str], str]:
         owner, _, name = model.rpartition("/")
         try:

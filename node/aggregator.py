@@ -54,7 +54,6 @@ class AggregatorRole:
         self._core = Aggregator(network, signer, self._ledger)
         self._views: dict[bytes, tuple[ChannelState, float]] = {}
         self._lock = trio.Lock()
-        self._seal_now = trio.Event()
 
     # --- receipts ---
 
@@ -124,10 +123,6 @@ class AggregatorRole:
 
     # --- epochs ---
 
-    def seal_soon(self) -> None:
-        """End the epoch now rather than at its time."""
-        self._seal_now.set()
-
     async def run(self, epoch_s: float) -> None:
         """Publish and post what a restart left undone, then seal each epoch, until cancelled."""
         for epoch in range(1, self._ledger.last_epoch() + 1):
@@ -136,9 +131,7 @@ class AggregatorRole:
             await self._publish(sealed)
         while True:
             await self._post_all()
-            with trio.move_on_after(epoch_s):
-                await self._seal_now.wait()
-            self._seal_now = trio.Event()
+            await trio.sleep(epoch_s)
             await self._seal()
 
     async def _seal(self) -> None:

@@ -19,7 +19,7 @@ from proofs.manifest import Manifest
 from proofs.receipt import VERSION, Receipt, commit
 
 from .errors import PaymentRequired
-from .messages import PAY_TOKENS, Ask, Begin, Offer, seed_of
+from .messages import Ask, Begin, Offer, seed_of
 
 BASE_ADAPTER = bytes(32)
 ShareRow = tuple[bytes, int, int]  # address, role, basis points
@@ -42,10 +42,6 @@ class Price:
         if left < 0:
             return -1
         return min(left // self.completion, max_tokens) if self.completion else max_tokens
-
-    def next_limit(self, prompt_tokens: int, seen_tokens: int, max_tokens: int) -> int:
-        """What a client allows next: everything it has seen and one step of PAY_TOKENS ahead."""
-        return self.cost(prompt_tokens, min(seen_tokens + PAY_TOKENS, max_tokens))
 
 
 @dataclass

@@ -30,7 +30,6 @@ from .router import Router
 from .telemetry import Telemetry
 from .tokenizer import BaseTokenizer
 
-FIRST_TOKEN_DEADLINE_S = 120.0
 TRY_ELSEWHERE = ("busy", "engine_lost", "engine_failed", "no_provider", "internal", "wrong_base")
 
 

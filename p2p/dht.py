@@ -73,13 +73,6 @@ class Dht:
         self._provided.setdefault(cid, False)
         self._woken.set()
 
-    def stop_providing(self, cid: Cid) -> None:
-        """Stop saying so. Records that others keep expire by themselves."""
-        self._provided.pop(cid, None)
-        key = _multihash(cid)
-        self._kademlia.provider_store.providing_keys.discard(key)
-        self._kademlia.provider_store.providers.get(key, {}).pop(self._peer_id, None)
-
     async def keep_providing(self) -> None:
         """Repeat what nobody heard soon, everything each hour. Runs until cancelled."""
         next_full = trio.current_time() + REPROVIDE_INTERVAL_S

@@ -162,10 +162,6 @@ class Host:
 
         self._library.set_stream_handler(TProtocol(protocol), StreamGuard(handle, streams_per_peer))
 
-    def stop_serving(self, protocol: str) -> None:
-        """Refuse new streams of a protocol."""
-        self._library.remove_stream_handler(TProtocol(protocol))
-
     @asynccontextmanager
     async def open_stream(self, peer_id: str, protocol: str, deadline_s: float) -> AsyncIterator[FrameStream]:
         """A new stream, to a connected peer or one whose address is known. Raises PeerUnreachable, ProtocolRefused, PeerTimeout.

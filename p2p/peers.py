@@ -46,10 +46,6 @@ class BanList:
             return None
         return ban
 
-    def lift(self, peer_id: str) -> None:
-        """Forget a ban."""
-        self._bans.pop(peer_id, None)
-
     def __len__(self) -> int:
         return len(self._bans)
 

@@ -12,7 +12,6 @@ from .digest import keccak
 from .errors import BadSignature
 
 SIGNATURE_BYTES = 65
-ADDRESS_BYTES = 20
 HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0  # of secp256k1's group
 
 

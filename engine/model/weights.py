@@ -17,7 +17,6 @@ from .config import ModelConfig, from_gguf, from_huggingface
 from .gguf_file import GgufFile, huggingface_names, unpermute
 
 MAX_CONFIG_BYTES = 1 << 20
-HASH_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,6 @@ class Answer:
         return self.usage.get("completion_tokens", 0)
 
     @property
-    def longest_silence_s(self) -> float:
-        """The longest wait between two pieces of text."""
-        return max((later - earlier for earlier, later in zip(self.text_s, self.text_s[1:], strict=False)), default=0.0)
-
-    @property
     def tokens_s(self) -> float:
         """The pace after the first token."""
         spent = self.text_s[-1] - self.text_s[0] if len(self.text_s) > 1 else 0.0
