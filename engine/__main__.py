@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     info = commands.add_parser("info", help="what is chosen on this machine, and why")
     info.add_argument("--base", type=Path)
     for command in (serve, info):
-        command.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto")
+        command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
+        command.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
         command.add_argument("--threads", type=int, default=0)
         command.add_argument("--kv-tokens", type=int, default=16384)
         command.add_argument("--max-adapters", type=int, default=64)
@@ -40,13 +41,13 @@ def _serve(chosen: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon; its end closes our socket
     connection = socket.socket(fileno=chosen.fd)
     inbox: SimpleQueue[Inbound] = SimpleQueue()
-    config = EngineConfig(chosen.base, chosen.dtype, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
+    config = EngineConfig(chosen.base, chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
     try:
         built = build_engine(config, inbox.put)
     except ModelError as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1
-    print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.linear_kernel} linears, {built.ready.threads} threads, "
+    print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels, {built.ready.threads} threads, "
           f"loaded in {built.ready.load_ms:.0f} ms", file=sys.stderr, flush=True)  # fmt: skip
     return Server(connection, inbox).serve(built.engine, built.ready)
 

@@ -34,7 +34,7 @@ class Built:
     ready: Ready
     loader: AdapterLoader
     dtype: Choice
-    linear_kernel: str
+    kernels: str
 
 
 def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> Built:
@@ -47,8 +47,8 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
     num_pages = max(1, config.kv_tokens // config.page_tokens)
     context = min(base.context, num_pages * config.page_tokens)
     with torch.inference_mode():
-        decoder = Decoder(weights, choice.dtype, context)
-        cache = KvCache(base, num_pages, config.page_tokens, choice.dtype)
+        decoder = Decoder(weights, choice.dtype, context, config.kernels, config.threads, choice.weights_int8)
+        cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens)
 
     def load(config_path: Path, weights_path: Path) -> PackedAdapter:
         with torch.inference_mode():
@@ -61,7 +61,7 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
     engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages)
     ready = Ready(
         base=weights.base_id,
-        dtype=str(choice.dtype).removeprefix("torch."),
+        dtype=choice.name,
         vocab_size=base.vocab_size,
         max_context_tokens=context,
         kv_pages=num_pages,
@@ -69,4 +69,4 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
         threads=config.threads,
         load_ms=(time.perf_counter() - started) * 1e3,
     )
-    return Built(engine, ready, loader, choice, decoder.kernel)
+    return Built(engine, ready, loader, choice, decoder.name)

@@ -14,6 +14,7 @@ class EngineConfig:
 
     base_path: Path
     dtype: str = "auto"
+    kernels: str = "auto"
     threads: int = 1
     kv_tokens: int = 16384
     max_adapters: int = 64
@@ -28,10 +29,16 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Choice:
-    """A dtype and the reason for it, for `python -m engine info`."""
+    """What a model is computed in, and why: `dtype` of activations, keys and values; `weights_int8` when linears are int8 with a scale per row."""
 
     dtype: torch.dtype
     reason: str
+    weights_int8: bool = False
+
+    @property
+    def name(self) -> str:
+        """As an operator writes it and a receipt carries it: "float32", "bfloat16" or "int8"."""
+        return "int8" if self.weights_int8 else str(self.dtype).removeprefix("torch.")
 
 
 def cpu_features() -> frozenset[str]:
@@ -47,7 +54,7 @@ def cpu_features() -> frozenset[str]:
 def choose_dtype(name: str, features: frozenset[str]) -> Choice:
     """`auto` is bfloat16 where the CPU multiplies it in hardware, float32 elsewhere (emulated bfloat16 is several times slower)."""
     if name != "auto":
-        return Choice({"float32": torch.float32, "bfloat16": torch.bfloat16}[name], "asked for")
+        return Choice(torch.float32 if name == "float32" else torch.bfloat16, "asked for", weights_int8=name == "int8")
     fast = sorted(features & {"avx512_bf16", "amx_bf16"})
     if fast:
         return Choice(torch.bfloat16, f"this CPU has {' and '.join(fast)}")

@@ -31,12 +31,16 @@ class AdapterGate(Protocol):
 
 @dataclass(frozen=True)
 class Chunk:
-    """`count` tokens of one sequence to compute, from position `start`; `wanted` of them, the last ones, want logits."""
+    """`count` tokens of one sequence to compute, from position `start`; `wanted` of them, the last ones, want logits.
+
+    draft: guessed ids that follow the sequence's own; the last len(draft) of `count`.
+    """
 
     sequence: Sequence
     start: int
     count: int
     wanted: int
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,16 @@
-"""The keys' and values' memory. Moves bytes; decides nothing (kv/pages.py does)."""
+"""The keys' and values' memory. Moves bytes; decides nothing (kv/pages.py does), and knows no layout inside a page (the executor does)."""
 
 from __future__ import annotations
 
 import torch
 
-from ..model.config import ModelConfig
-
 
 class KvCache:
-    """`pool`: [layers, 2 * kv_heads, 1 + num_pages, page_tokens, head_dim]; page 0 stays zero."""
+    """`pool`: [layers, 2 * kv_heads, 1 + pages, numbers of a page], as the executor made it; page 0 stays zero."""
 
-    def __init__(self, config: ModelConfig, num_pages: int, page_tokens: int, dtype: torch.dtype) -> None:
-        # empty, not zeros: the operating system hands out memory page by page as sequences touch it.
-        self.pool = torch.empty(config.layers, 2 * config.kv_heads, 1 + num_pages, page_tokens, config.head_dim, dtype=dtype)
-        self.page_tokens = page_tokens
+    def __init__(self, pool: torch.Tensor, page_tokens: int) -> None:
+        # Made empty, not zeroed: the operating system hands out memory page by page as sequences touch it.
+        self.pool, self.page_tokens = pool, page_tokens
         self.clean([0])
 
     def clean(self, pages: list[int]) -> None:

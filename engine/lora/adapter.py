@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import AdapterError
 from ..model.config import ModelConfig
-from .layout import PackedAdapter, Part, pack, parts_of
+from .layout import PackedAdapter, Part, PartWeights, pack, parts_of
 
 MAX_CONFIG_BYTES = 256 << 10
 MAX_WEIGHTS_BYTES = 4 << 30
@@ -74,7 +74,8 @@ def load_adapter(config_path: Path, weights_path: Path, base: ModelConfig, dtype
         config = parse_config(_read_bounded(config_path, MAX_CONFIG_BYTES))
         header = read_header(weights_path)
         modules = match_tensors(header, config, base)
-        return pack(base, _read_pairs(weights_path, modules, config, dtype), dtype)
+        pairs = _read_pairs(weights_path, modules, config, dtype)
+        return pack(base, {key: PartWeights(a, b) for key, (a, b) in pairs.items()}, dtype)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{weights_path.name} cannot be read: {error}") from error
 

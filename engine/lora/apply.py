@@ -1,6 +1,7 @@
 """How adapters change a linear's output: rows come sorted by adapter, equal shapes go together, bare rows are never touched.
 
-The reference (and today the only kernel): for each group of segments with one layout and one length, two batched products.
+The torch twin of what engine/executor does inside its products: for each group of segments with one layout and one length, two batched
+products. `y = gain * (W @ x) + base_bias + shift + expand @ (shrink @ x)`
 """
 
 from __future__ import annotations
@@ -9,41 +10,54 @@ from dataclasses import dataclass
 
 import torch
 
-from ..model.layers import ROW_FLOOR, bmm
+from ..model.layers import bmm_floor, pad_rows
+
+
+@dataclass(frozen=True)
+class SiteWeights:
+    """A site's dense weights of n adapters: shrink [n, in, rank], expand [n, rank, out] in the model's dtype; gain, shift [n, 1, out] float32."""
+
+    shrink: torch.Tensor | None
+    expand: torch.Tensor | None
+    gain: torch.Tensor | None
+    shift: torch.Tensor | None
 
 
 @dataclass(frozen=True)
 class LoraGroup:
-    """`num_segments` adapters of one layout with `num_rows` consecutive rows each, from row `first`.
-
-    shrink[site]: [num_segments, in, rank] or None; expand[site]: [num_segments, rank, out]; the scale is folded into expand.
-    """
+    """`num_segments` adapters of one layout with `num_rows` consecutive rows each, from row `first`; `sites` by site number."""
 
     first: int
     num_segments: int
     num_rows: int
-    shrink: list[torch.Tensor | None]
-    expand: list[torch.Tensor | None]
+    sites: list[SiteWeights]
+
+    def rows(self, x: torch.Tensor) -> torch.Tensor:
+        """The group's rows of `x [rows, width]` as [num_segments, num_rows, width], a view."""
+        return x[self.first : self.first + self.num_segments * self.num_rows].view(self.num_segments, self.num_rows, -1)
+
+
+def apply_gain(out: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
+    """Multiply the base's product in place, before its bias is added."""
+    for group in groups:
+        gain = group.sites[site].gain
+        if gain is not None:
+            group.rows(out).mul_(gain)
 
 
 def apply_lora(out: torch.Tensor, x: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
-    """`out[rows] += x[rows] @ shrink @ expand` in place, for every group that has weights at this site."""
+    """`out[rows] += shift + x[rows] @ shrink @ expand` in place, for every group that has weights at this site."""
     for group in groups:
-        shrink, expand = group.shrink[site], group.expand[site]
-        if shrink is not None and expand is not None:
-            _apply_group(out, x, group, shrink, expand)
+        weights = group.sites[site]
+        if weights.shift is not None:
+            group.rows(out).add_(weights.shift)
+        if weights.shrink is not None and weights.expand is not None:
+            _apply_pair(group.rows(out), group.rows(x), weights.shrink, weights.expand)
 
 
-def _apply_group(out: torch.Tensor, x: torch.Tensor, group: LoraGroup, shrink: torch.Tensor, expand: torch.Tensor) -> None:
-    end = group.first + group.num_segments * group.num_rows
-    rows_in = x[group.first : end].view(group.num_segments, group.num_rows, -1)
-    rows_out = out[group.first : end].view(group.num_segments, group.num_rows, -1)
-    if ROW_FLOOR[x.dtype] == 1:
-        rows_out.baddbmm_(torch.bmm(rows_in, shrink), expand)
+def _apply_pair(out: torch.Tensor, x: torch.Tensor, shrink: torch.Tensor, expand: torch.Tensor) -> None:
+    rows, floor = x.shape[1], max(bmm_floor(shrink), bmm_floor(expand))
+    if rows >= floor:
+        out.baddbmm_(torch.bmm(x, shrink), expand)
     else:
-        rows_out.add_(bmm(bmm(rows_in, shrink), expand))
-
-
-def apply_plainly(out: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-    """The reference in PEFT's terms: `out + scale * x @ a.T @ b.T` with a [rank, in], b [out, rank]."""
-    return out + scale * (x @ a.T @ b.T)
+        out.copy_(pad_rows(out, floor).baddbmm_(torch.bmm(pad_rows(x, floor), shrink), expand)[:, :rows])

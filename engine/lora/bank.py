@@ -1,28 +1,43 @@
-"""The slots' memory on the device, and what a batch needs of it: adapters of one layout stacked side by side.
+"""The slots' memory on the device, and what a batch needs of it: for the executor a table of addresses, for the torch twin dense stacks.
 
-On a CPU the device is host memory, so a slot refers to the packed blob without a copy; a stack of several is copied once and kept
-while the same adapters go on sitting together, which in decoding is hundreds of steps.
+On a CPU the device is host memory, so a slot refers to the packed blob without a copy. The twin's stack of several adapters of one
+layout is copied once and kept while the same adapters go on sitting together, which in decoding is hundreds of steps.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from .layout import Layout, PackedAdapter, site_views
+from .apply import SiteWeights
+from .layout import PARTS, SITES, Layout, PackedAdapter, Placed, dense_expand, lane_width, shrink_view, vector_view
 
 MAX_STACKS = 8
 
-Views = tuple[list[torch.Tensor | None], list[torch.Tensor | None]]
+
+@dataclass(frozen=True)
+class Table:
+    """An adapter as the executor reads it.
+
+    entries: [parts, 5] int64: rank, then the addresses of shrink, expand, gain and shift (0: none).
+    shrunk_words: the most 32-bit words that shrinking one row for one site gives.
+    """
+
+    entries: NDArray[np.int64]
+    shrunk_words: int
 
 
 class SlotBank:
-    """`load` fills a slot, `stack` gives views over several slots."""
+    """`load` fills a slot, `packed` and `table` give it as it lies, `stack` gives dense weights over several slots."""
 
     def __init__(self) -> None:
         self._slots: dict[int, tuple[int, PackedAdapter]] = {}
-        self._stacks: OrderedDict[tuple[tuple[int, int], ...], Views] = OrderedDict()
+        self._tables: dict[int, Table] = {}
+        self._stacks: OrderedDict[tuple[tuple[int, int], ...], list[SiteWeights]] = OrderedDict()
         self._layouts: dict[int, tuple[Layout, int]] = {}
         self._next_number = 0
 
@@ -30,6 +45,7 @@ class SlotBank:
         """Put an adapter into a slot, over what was there."""
         self.clear(slot)
         self._slots[slot] = generation, packed
+        self._tables[slot] = address_table(packed)
         numbers = dict(self._layouts.values())
         if packed.layout not in numbers:
             self._next_number += 1
@@ -38,6 +54,7 @@ class SlotBank:
     def clear(self, slot: int) -> None:
         """Empty a slot and forget the stacks it was part of."""
         self._slots.pop(slot, None)
+        self._tables.pop(slot, None)
         self._layouts.pop(slot, None)
         for key in [key for key in self._stacks if any(member == slot for member, _ in key)]:
             del self._stacks[key]
@@ -46,19 +63,73 @@ class SlotBank:
         """A small number equal for slots of equal layout, to sort by."""
         return self._layouts[slot][1]
 
-    def stack(self, slots: tuple[int, ...]) -> Views:
-        """Per site the shrinks and expands of `slots`, which share one layout."""
+    def packed(self, slot: int) -> PackedAdapter:
+        """The adapter in a slot."""
+        return self._slots[slot][1]
+
+    def table(self, slot: int) -> Table:
+        """Where the slot's weights lie; valid until the slot is cleared or loaded again."""
+        return self._tables[slot]
+
+    def stack(self, slots: tuple[int, ...]) -> list[SiteWeights]:
+        """Per site the dense weights of `slots`, which share one layout."""
         key = tuple((slot, self._slots[slot][0]) for slot in slots)
-        views = self._stacks.get(key)
-        if views is None:
-            views = self._build(slots)
-            self._stacks[key] = views
+        sites = self._stacks.get(key)
+        if sites is None:
+            sites = _dense_sites([self._slots[slot][1] for slot in slots])
+            self._stacks[key] = sites
             if len(self._stacks) > MAX_STACKS:
                 self._stacks.popitem(last=False)
         self._stacks.move_to_end(key)
-        return views
+        return sites
 
-    def _build(self, slots: tuple[int, ...]) -> Views:
-        members = [self._slots[slot][1] for slot in slots]
-        blobs = members[0].blob.unsqueeze(0) if len(members) == 1 else torch.stack([member.blob for member in members])
-        return site_views(members[0].layout, blobs)
+
+def address_table(packed: PackedAdapter) -> Table:
+    """The adapter's parts as the executor reads them; valid as long as its blob lives."""
+    first, layout = packed.blob.data_ptr(), packed.layout
+    rows = []
+    for placed in layout.parts:
+        gain, shift = (0 if at is None else first + at for at in (placed.gain_at, placed.shift_at))
+        rows.append((placed.rank, first + placed.shrink_at, first + placed.expand_at, gain, shift))
+    lane = lane_width(layout.dtype)
+    words = [0] * SITES
+    most = 0
+    for index, placed in enumerate(layout.parts):
+        words = [0] * SITES if index % PARTS == 0 else words
+        words[placed.part.kind] += -(-placed.rank // lane)
+        most = max(most, *words)
+    return Table(np.array(rows, np.int64), most)
+
+
+def _dense_sites(members: list[PackedAdapter]) -> list[SiteWeights]:
+    layout = members[0].layout
+    blobs = torch.stack([member.blob for member in members])
+    layers = [layout.parts[first : first + PARTS] for first in range(0, len(layout.parts), PARTS)]
+    return [_dense_site(layout, [placed for placed in parts if placed.part.kind == kind], blobs) for parts in layers for kind in range(SITES)]
+
+
+def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> SiteWeights:
+    """A's of a site side by side, B's block-diagonally; vectors side by side, with 1 and 0 where a part has none."""
+    num, width = len(blobs), sum(placed.part.width_out for placed in parts)
+    rank = sum(placed.rank for placed in parts)
+    shrink = expand = gain = shift = None
+    if rank:
+        # Rounded up to 4: in float32 an odd width makes a row's bits depend on its place among the rows (measured).
+        shrink = torch.zeros(num, parts[0].part.width_in, -(-rank // 4) * 4, dtype=layout.dtype)
+        expand = torch.zeros(num, shrink.shape[2], width, dtype=layout.dtype)
+    if any(placed.gain_at is not None for placed in parts):
+        gain = torch.ones(num, 1, width)
+    if any(placed.shift_at is not None for placed in parts):
+        shift = torch.zeros(num, 1, width)
+    row = column = 0
+    for placed in parts:
+        columns = slice(column, column + placed.part.width_out)
+        if placed.rank and shrink is not None and expand is not None:
+            shrink[:, :, row : row + placed.rank] = shrink_view(layout, placed, blobs).transpose(1, 2)
+            expand[:, row : row + placed.rank, columns] = dense_expand(layout, placed, blobs)
+        if placed.gain_at is not None and gain is not None:
+            gain[:, 0, columns] = vector_view(placed.gain_at, placed, blobs)
+        if placed.shift_at is not None and shift is not None:
+            shift[:, 0, columns] = vector_view(placed.shift_at, placed, blobs)
+        row, column = row + placed.rank, columns.stop
+    return SiteWeights(shrink, expand, gain, shift)

@@ -1,30 +1,40 @@
-"""How an adapter lies in memory: one contiguous blob, each fused linear's shrink [in, rank] and expand [rank, out] at fixed offsets.
+"""How an adapter lies in memory: one contiguous blob, everything that the executor reads at fixed, aligned offsets.
 
-A fused linear (q, k and v together) gets the ranks of its parts side by side; expand is block-diagonal, so one product serves all parts:
+Per adapted linear of a layer (a *part*), in the model's dtype unless it says otherwise; V is how many numbers share 32 bits:
 
-    shrink  [in, r_q + r_k + r_v]          expand  [ B_q  0    0  ]   rows: r_q, r_k, r_v
-                                                   [ 0    B_k  0  ]   columns: out_q, out_k, out_v
-                                                   [ 0    0    B_v]
-Adapters with the same ranks everywhere share a layout, and only those are ever stacked: nothing is padded to a largest rank. A site's
-rank is rounded up to RANK_STEP with zeros: in float32 an odd width makes a row's bits depend on its place among the rows (measured).
+    shrink  [rank, width_in]                                A, rows padded to ROW_STEP columns
+    expand  [width_out / 16, rank / V, 16, V]               B by blocks of 16 columns, its scale folded in
+    gain    [width_out] float32, only where it is given     multiplies the base's product
+    shift   [width_out] float32, only where it is given     is added to the output
+
+Nothing is padded to a largest rank and nothing is stored for a part that the adapter leaves alone. Adapters with the same shape
+everywhere share a layout; the torch twin stacks those.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..model.config import ModelConfig
 
-ALIGN_ELEMENTS = 32
-RANK_STEP = 4
+if TYPE_CHECKING:
+    from .ends import Ends
+
+ALIGN_BYTES = 64
+BLOCK_COLUMNS = 16
+ROW_STEP = 32
+PARTS = 7
+"""Adaptable linears of a layer."""
+SITES = 4
+"""Fused linears of a layer: q, k and v; out; gate and up; down. A *site* is `layer * SITES + kind`."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One adaptable linear of a layer: PEFT's name for it, its width in and out, the site (0 to 3) it is fused into."""
+    """One adaptable linear of a layer: PEFT's name for it, its width in and out, the kind of site (0 to 3) it is fused into."""
 
     name: str
     width_in: int
@@ -47,83 +57,150 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
 
 
 @dataclass(frozen=True)
-class Site:
-    """One fused linear's place in the blob; offsets count elements. `rank` 0 means the adapter leaves it alone."""
+class PartWeights:
+    """What an adapter changes in one linear, float32: `y = gain * (W @ x) + base_bias + shift + b @ (a @ x)`.
 
-    width_in: int
-    width_out: int
+    a: [rank, in]; b: [out, rank] with the scale (and for DoRA the gain) multiplied in; gain, shift: [out].
+    """
+
+    a: torch.Tensor | None = None
+    b: torch.Tensor | None = None
+    gain: torch.Tensor | None = None
+    shift: torch.Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        """Rows of `a`; 0 without one."""
+        return 0 if self.a is None else len(self.a)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where one part lies: byte offsets into the blob; `gain_at` and `shift_at` are None where there is none. `rank` 0: no pair."""
+
+    part: Part
     rank: int
     shrink_at: int
     expand_at: int
+    gain_at: int | None
+    shift_at: int | None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """All sites of an adapter, layer by layer, and the blob's length. Equal layouts can be stacked."""
+    """All parts of an adapter, seven a layer in the order of `parts_of`, and the blob's length. Equal layouts can be stacked."""
 
-    sites: tuple[Site, ...]
-    num_elements: int
+    parts: tuple[Placed, ...]
+    size_bytes: int
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
 class PackedAdapter:
-    """A checked adapter in its final form. `blob` is [layout.num_elements] in the model's dtype."""
+    """A checked adapter in its final form. `blob` is [layout.size_bytes] uint8; `ends` is what it changes outside the layers."""
 
     layout: Layout
     blob: torch.Tensor
     rank: int
+    ends: Ends | None = None
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the blob."""
-        return self.blob.numel() * self.blob.element_size()
+        """Bytes it occupies in memory."""
+        return self.blob.numel() + (self.ends.size_bytes if self.ends else 0)
 
 
-def make_layout(config: ModelConfig, ranks: dict[tuple[int, str], int]) -> Layout:
-    """Place every site. `ranks` maps (layer, part name) to its rank; absent is 0."""
-    sites, at = [], 0
+def pack(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype, ends: Ends | None = None) -> PackedAdapter:
+    """Write checked weights, by (layer, part name), into one blob."""
+    layout = make_layout(config, parts, dtype)
+    # 64 bytes more than needed, so that the blob can begin on a cache line wherever the allocator puts it.
+    room = torch.zeros(layout.size_bytes + ALIGN_BYTES, dtype=torch.uint8)
+    blob = room[-room.data_ptr() % ALIGN_BYTES :][: layout.size_bytes]
+    for (layer, name), weights in parts.items():
+        placed = next(p for p in layout.parts[layer * PARTS : (layer + 1) * PARTS] if p.part.name == name)
+        if weights.a is not None and weights.b is not None:
+            shrink_view(layout, placed, blob[None])[0].copy_(weights.a)
+            _write_expand(expand_view(layout, placed, blob[None])[0], weights.b)
+        for at, vector, fill in ((placed.gain_at, weights.gain, 1.0), (placed.shift_at, weights.shift, 0.0)):
+            if at is not None and vector is not None:
+                padded = blob[at : at + _blocks(placed.part) * BLOCK_COLUMNS * 4].view(torch.float32)
+                padded.fill_(fill)[: len(vector)] = vector
+    return PackedAdapter(layout, blob, max((weights.rank for weights in parts.values()), default=0), ends)
+
+
+def make_layout(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype) -> Layout:
+    """Place every part of every layer."""
+    placed, at = [], 0
     for layer in range(config.layers):
-        for kind in range(4):
-            members = [part for part in parts_of(config) if part.kind == kind]
-            rank = -(-sum(ranks.get((layer, part.name), 0) for part in members) // RANK_STEP) * RANK_STEP
-            width_in, width_out = members[0].width_in, sum(part.width_out for part in members)
-            expand_at = at + _aligned(width_in * rank)
-            sites.append(Site(width_in, width_out, rank, at, expand_at))
-            at = expand_at + _aligned(rank * width_out)
-    return Layout(tuple(sites), at)
+        for part in parts_of(config):
+            place = _place(part, parts.get((layer, part.name), PartWeights()), dtype, at)
+            placed.append(place[0])
+            at = place[1]
+    return Layout(tuple(placed), at, dtype)
 
 
-def pack(config: ModelConfig, pairs: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype) -> PackedAdapter:
-    """Write scaled pairs (A [rank, in], B [out, rank], float32, the scale already in B) into one blob."""
-    layout = make_layout(config, {key: a.shape[0] for key, (a, _) in pairs.items()})
-    blob = torch.zeros(layout.num_elements, dtype=dtype)
-    shrinks, expands = site_views(layout, blob.unsqueeze(0))
-    for kind in range(4):
-        members = [part for part in parts_of(config) if part.kind == kind]
-        columns = list(accumulate((part.width_out for part in members), initial=0))
-        for layer in range(config.layers):
-            shrink, expand = shrinks[layer * 4 + kind], expands[layer * 4 + kind]
-            row = 0
-            for part, column in zip(members, columns, strict=False):
-                if shrink is None or expand is None or (layer, part.name) not in pairs:
-                    continue
-                a, b = pairs[layer, part.name]
-                shrink[0, :, row : row + len(a)] = a.T
-                expand[0, row : row + len(a), column : column + part.width_out] = b.T
-                row += len(a)
-    return PackedAdapter(layout, blob, max((len(a) for a, _ in pairs.values()), default=0))
+def _place(part: Part, weights: PartWeights, dtype: torch.dtype, at: int) -> tuple[Placed, int]:
+    lane = lane_width(dtype)
+    shrink_bytes = weights.rank * _padded_in(part) * dtype.itemsize
+    expand_bytes = _blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
+    vector_bytes = _blocks(part) * BLOCK_COLUMNS * 4
+    shrink_at, at = at, at + _aligned(shrink_bytes)
+    expand_at, at = at, at + _aligned(expand_bytes)
+    gain_at, at = (at, at + _aligned(vector_bytes)) if weights.gain is not None else (None, at)
+    shift_at, at = (at, at + _aligned(vector_bytes)) if weights.shift is not None else (None, at)
+    return Placed(part, weights.rank, shrink_at, expand_at, gain_at, shift_at), at
 
 
-def site_views(layout: Layout, blobs: torch.Tensor) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
-    """Views of stacked blobs [segments, num_elements]: per site the shrink [segments, in, rank] and expand [segments, rank, out]."""
-    num, stride = blobs.shape[0], blobs.stride(0)
+def lane_width(dtype: torch.dtype) -> int:
+    """V: how many numbers of `dtype` share 32 bits."""
+    return 4 // dtype.itemsize
 
-    def view(at: int, rows: int, columns: int) -> torch.Tensor | None:
-        return blobs.as_strided((num, rows, columns), (stride, columns, 1), blobs.storage_offset() + at) if rows and columns else None
 
-    shrinks = [view(site.shrink_at, site.width_in, site.rank) for site in layout.sites]
-    return shrinks, [view(site.expand_at, site.rank, site.width_out) for site in layout.sites]
+def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
+    """A of stacked blobs [n, size_bytes] → [n, rank, width_in]."""
+    width = _padded_in(placed.part)
+    end = placed.shrink_at + placed.rank * width * layout.dtype.itemsize
+    return blobs[:, placed.shrink_at : end].view(layout.dtype).view(len(blobs), placed.rank, width)[:, :, : placed.part.width_in]
+
+
+def expand_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
+    """B of stacked blobs [n, size_bytes] → [n, blocks, ceil(rank / V), 16, V]."""
+    lane = lane_width(layout.dtype)
+    shape = (len(blobs), _blocks(placed.part), -(-placed.rank // lane), BLOCK_COLUMNS, lane)
+    end = placed.expand_at + shape[1] * shape[2] * BLOCK_COLUMNS * 4
+    return blobs[:, placed.expand_at : end].view(layout.dtype).view(shape)
+
+
+def dense_expand(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
+    """B of stacked blobs as [n, rank, width_out]; copies."""
+    blocks = expand_view(layout, placed, blobs)
+    dense = blocks.permute(0, 2, 4, 1, 3).reshape(len(blobs), -1, blocks.shape[1] * BLOCK_COLUMNS)
+    return dense[:, : placed.rank, : placed.part.width_out]
+
+
+def vector_view(at: int, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
+    """Gain or shift of stacked blobs → [n, width_out] float32."""
+    return blobs[:, at : at + placed.part.width_out * 4].view(torch.float32)
+
+
+def _write_expand(blocks: torch.Tensor, b: torch.Tensor) -> None:
+    """Scatter b [out, rank] into [blocks, ceil(rank / V), 16, V], which is zero where it is padded."""
+    num_blocks, num_lanes, columns, lane = blocks.shape
+    out, rank = b.shape
+    if out == num_blocks * columns and rank == num_lanes * lane:
+        blocks.copy_(b.view(num_blocks, columns, num_lanes, lane).transpose(1, 2))
+        return
+    padded = torch.nn.functional.pad(b, (0, num_lanes * lane - rank, 0, num_blocks * columns - out))
+    blocks.copy_(padded.view(num_blocks, columns, num_lanes, lane).transpose(1, 2))
+
+
+def _padded_in(part: Part) -> int:
+    return -(-part.width_in // ROW_STEP) * ROW_STEP
+
+
+def _blocks(part: Part) -> int:
+    return -(-part.width_out // BLOCK_COLUMNS)
 
 
 def _aligned(count: int) -> int:
-    return -(-count // ALIGN_ELEMENTS) * ALIGN_ELEMENTS
+    return -(-count // ALIGN_BYTES) * ALIGN_BYTES

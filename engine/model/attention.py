@@ -11,10 +11,13 @@ A masked tail adds exact zeros, and the pairwise sum does not change when zero t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
+from ..kv.pages import ZERO_PAGE
 from .layers import bmm
 
 TILE_TOKENS = 128
@@ -37,6 +40,48 @@ class AttentionGroup:
     mask: torch.Tensor
     in_order: bool = False
     """Whether `rows` are simply all rows of the batch, 0, 1, 2 …"""
+
+
+class Rows(Protocol):
+    """Consecutive rows of one sequence, as executor/step.py describes them."""
+
+    @property
+    def first(self) -> int:
+        """The first row."""
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+
+    @property
+    def start(self) -> int:
+        """The first row's position."""
+
+    @property
+    def pages(self) -> Sequence[int]:
+        """Where the sequence's keys and values lie."""
+
+
+def group_runs(runs: Sequence[Rows], num_rows: int, page_tokens: int) -> list[AttentionGroup]:
+    """Put runs of equal length and tile count together; order inside a group is row order."""
+    shapes: dict[tuple[int, int], list[Rows]] = {}
+    for run in runs:
+        shapes.setdefault((run.count, -(-(run.start + run.count) // TILE_TOKENS)), []).append(run)
+    return [_group(count, tiles, members, num_rows, page_tokens) for (count, tiles), members in shapes.items()]
+
+
+def _group(count: int, tiles: int, members: list[Rows], num_rows: int, page_tokens: int) -> AttentionGroup:
+    rows = [row for run in members for row in range(run.first, run.first + count)]
+    per_sequence = tiles * TILE_TOKENS // page_tokens
+    pages = [page for run in members for page in _filled(run.pages, per_sequence)]
+    last_seen = torch.tensor([run.start for run in members])[:, None] + torch.arange(count)[None]
+    hidden = torch.arange(tiles * TILE_TOKENS)[None, None] > last_seen[:, :, None]
+    mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, :, None]
+    return AttentionGroup(torch.tensor(rows), len(members), count, tiles, torch.tensor(pages), mask, in_order=len(rows) == num_rows)
+
+
+def _filled(pages: Sequence[int], count: int) -> list[int]:
+    return [*pages[:count], *[ZERO_PAGE] * (count - len(pages))]
 
 
 def attend(query: torch.Tensor, pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:

@@ -27,7 +27,10 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. Counts are heads, layers, tokens; `qkv_bias` and `qk_norm` say which extra tensors exist."""
+    """The shape of a decoder. Counts are heads, layers, tokens; the biases and `qk_norm` say which extra tensors exist.
+
+    unrotated: layers whose queries and keys carry no rotary embedding (SmolLM3's NoPE).
+    """
 
     vocab_size: int
     hidden: int
@@ -41,8 +44,11 @@ class ModelConfig:
     rope_base: float
     rope_scaling: RopeScaling | None = None
     qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
     qk_norm: bool = False
     tied_head: bool = False
+    unrotated: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         sizes = (self.vocab_size, self.hidden, self.intermediate, self.layers, self.heads, self.kv_heads, self.head_dim, self.context)

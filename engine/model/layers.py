@@ -1,32 +1,60 @@
 """The decoder's small operations, each a plain torch function whose every output row depends on its own input row alone, bit for bit.
 
 That promise ("batch-invariant") is what makes a request's tokens independent of its neighbours. Measured: bfloat16 products have it for any
-number of rows; float32 products have it from ROW_FLOOR rows on, so fewer are padded. tests/engine/test_batch_invariance.py holds it.
+number of rows from two on, float32 ones from 16 on, so fewer are padded (ROW_FLOOR). oneDNN's AMX kernels never have it, so they are left
+out: that costs prompts a factor of four where no compiler is (the native executor uses AMX and keeps the promise).
+tests/engine/test_batch_invariance.py holds it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
-ROW_FLOOR = {torch.float32: 16, torch.bfloat16: 1}
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")  # read by oneDNN at its first product
+
+ROW_FLOOR = {torch.float32: 16, torch.bfloat16: 2}
 """Fewest rows in a matrix product, per dtype, from which on a row's bits no longer depend on how many there are."""
+
+SMALL_PRODUCT = 16 * 16 * 16
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
-def make_linear(weight: torch.Tensor, bias: torch.Tensor | None, kernel: str) -> Linear:
-    """`x [rows, in] → x @ weight.T + bias`. The one place where a linear's kernel is chosen: "onednn" (prepacked) or "torch"."""
+def make_linear(weight: torch.Tensor, kernel: str) -> Linear:
+    """`x [rows, in] → x @ weight.T`. The one place where a linear's kernel is chosen: "onednn" (prepacked), "int8" (of a float32 weight), "torch"."""
     if kernel == "torch":
-        return lambda x: functional.linear(x, weight, bias)
+        return lambda x: functional.linear(x, weight)
+    if kernel == "int8":
+        return make_int8_linear(weight)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
     call = torch.ops.mkldnn._linear_pointwise
 
     def linear(x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = call(x, packed, bias, "none", [], "")
+        out: torch.Tensor = call(x, packed, None, "none", [], "")
         return out
+
+    return linear
+
+
+def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`x [rows, n]` float32 → int8 [rows, n] and its scales [rows, 1]: x ≈ whole * scale, halves away from zero."""
+    most = x.abs().amax(-1, keepdim=True)
+    scaled = x * torch.where(most > 0, 127.0 / most, torch.zeros_like(most))
+    return (scaled + torch.where(scaled < 0, -0.5, 0.5)).trunc().to(torch.int8), most / 127.0
+
+
+def make_int8_linear(weight: torch.Tensor) -> Linear:
+    """Weights in int8 with one scale per output row; each row of x is quantised by its own largest value, the sum is exact."""
+    whole, scale = quantise_rows(weight)
+    transposed, scale = whole.t().contiguous(), scale.squeeze(1)
+
+    def linear(x: torch.Tensor) -> torch.Tensor:
+        rows, row_scale = quantise_rows(x.float())
+        return (torch._int_mm(rows, transposed).float() * (scale * row_scale)).to(x.dtype)
 
     return linear
 
@@ -36,7 +64,7 @@ def choose_linear_kernel(dtype: torch.dtype) -> str:
     if dtype != torch.bfloat16 or not torch._C._has_mkldnn:
         return "torch"
     try:
-        make_linear(torch.zeros(16, 16, dtype=dtype), None, "onednn")(torch.zeros(1, 16, dtype=dtype))
+        make_linear(torch.zeros(16, 16, dtype=dtype), "onednn")(torch.zeros(1, 16, dtype=dtype))
     except (RuntimeError, AttributeError):
         return "torch"
     return "onednn"
@@ -49,9 +77,13 @@ def pad_rows(x: torch.Tensor, floor: int) -> torch.Tensor:
 
 
 def bmm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`a [n, rows, k] @ b [n, k, m]` with at least ROW_FLOOR rows inside, so that a row's bits do not depend on the others."""
-    rows = a.shape[1]
-    return torch.bmm(pad_rows(a, ROW_FLOOR[a.dtype]), b)[:, :rows]
+    """`a [n, rows, k] @ b [n, k, m]`, padded inside so that a row's bits do not depend on the others."""
+    return torch.bmm(pad_rows(a, bmm_floor(b)), b)[:, : a.shape[1]]
+
+
+def bmm_floor(b: torch.Tensor) -> int:
+    """Fewest rows against `b [n, k, m]`: torch leaves bfloat16 products of SMALL_PRODUCT and fewer multiplications to another kernel."""
+    return max(ROW_FLOOR[b.dtype], SMALL_PRODUCT // (b.shape[1] * b.shape[2]) + 1)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -154,12 +154,12 @@ class Lab:
 class Bench:
     """A decoder and its memory without a scheduler: tests choose the batches."""
 
-    def __init__(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32, kernels: str = "torch", threads: int = 1, weights_int8: bool = False) -> None:
         weights = open_weights(path)
         self.config = weights.config
         self.dtype = dtype
-        self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024))
-        self.cache = KvCache(weights.config, 2048, 16, dtype)
+        self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024), kernels, threads, weights_int8)
+        self.cache = KvCache(self.decoder.make_pool(2049, 16), 16)
         self.bank = SlotBank()
         self.slots: dict[bytes, int] = {}
         self._next_page = 1
@@ -181,7 +181,7 @@ class Bench:
         chunks = [Chunk(sequence, start, end - start, end - start) for sequence, start, end in parts]
         with torch.inference_mode():
             batch = build_batch(chunks, self.slots.__getitem__, self.bank, 16)
-            logits = self.decoder.forward(batch.input, self.cache.pool)
+            logits = self.decoder.forward(batch.input, self.cache.pool).clone()
         return dict(zip((id(c.sequence) for c in batch.chunks), logits.split([c.count for c in batch.chunks]), strict=True))
 
 

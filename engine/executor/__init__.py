@@ -1,0 +1,1 @@
+"""Executors: who runs a step's program. C++ where a compiler was there, torch everywhere."""

@@ -1,0 +1,812 @@
+// Runs one step of a decoder on a CPU: a short program of operations over shared buffers, by all threads in one parallel region.
+// Decides nothing: the program, the rows and every address come from engine/executor/native.py, where each layout is described.
+//
+//   word   32 bits: one float, or two bfloat16, or four int8; V numbers. All weights lie so that 16 words make one vector:
+//          linear [panel][in / V][32 columns][V]      expand [block of 16 columns][rank / V][16][V]
+//          K page [head_dim / V][16 tokens][V]        V page [16 / V][head_dim][V]
+//   madd   accumulators += words * one word: the one operation behind products, adapters and attention.
+//
+// Every row's result depends on that row alone, bit for bit: sums run in one fixed order whatever the number of rows or threads.
+// Built several times, once per instruction set (build.py); this file asks only for what the compiler was told the processor has.
+
+#include <immintrin.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <linux/futex.h>
+#include <vector>
+
+namespace {
+
+typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Words __attribute__((vector_size(64)));
+typedef float LooseFloats __attribute__((vector_size(64), aligned(4)));
+typedef int32_t LooseWords __attribute__((vector_size(64), aligned(4)));
+
+struct Bf16 { uint16_t bits; };
+
+#if defined(__AVX512F__)
+constexpr int MAX_TILE_ROWS = 12;
+#else
+constexpr int MAX_TILE_ROWS = 3;  // 16 registers of half a vector each
+#endif
+constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, MAX_HEAD_DIM = 256;
+constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
+
+inline Floats load(const void* at) { return *static_cast<const LooseFloats*>(at); }
+inline Words load_words(const void* at) { return *static_cast<const LooseWords*>(at); }
+inline void store(void* at, Floats value) { *static_cast<LooseFloats*>(at) = value; }
+inline Floats spread(float value) { return value - Floats{}; }
+inline Words spread(int32_t value) { return value - Words{}; }
+
+inline float total(Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float half[8], quarter[4];
+    for (int i = 0; i < 8; ++i) half[i] = x[i] + x[i + 8];
+    for (int i = 0; i < 4; ++i) quarter[i] = half[i] + half[i + 4];
+    return (quarter[0] + quarter[2]) + (quarter[1] + quarter[3]);
+#endif
+}
+
+inline float largest(Floats x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)x);
+#else
+    float most = x[0];
+    for (int i = 1; i < LANES; ++i) most = std::max(most, x[i]);
+    return most;
+#endif
+}
+
+// --- numbers of one word ---
+
+template <class T> constexpr int V = 4 / sizeof(T);
+
+inline Floats madd(Floats sum, Words w, Words x, float) { return sum + (Floats)w * (Floats)x; }
+
+inline Floats madd(Floats sum, Words w, Words x, Bf16) {
+#if defined(__AVX512BF16__)
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)w, (__m512bh)x);
+#else
+    sum += (Floats)(w << 16) * (Floats)(x << 16);
+    return sum + (Floats)(w & spread(int32_t(0xffff0000))) * (Floats)(x & spread(int32_t(0xffff0000)));
+#endif
+}
+
+inline Words madd(Words sum, Words w, Words x) {  // four unsigned x times four signed w
+#if defined(__AVX512VNNI__)
+    return (Words)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+#else
+    for (int shift = 0; shift < 32; shift += 8) sum += ((w << (24 - shift)) >> 24) * ((x >> shift) & 255);
+    return sum;
+#endif
+}
+
+inline uint16_t round_bf16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t((bits >> 16) | 64);
+    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline void put(float* at, Floats x) { store(at, x); }
+inline void put(Bf16* at, Floats x) {
+#if defined(__AVX512BF16__)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+    for (int i = 0; i < LANES; ++i) at[i].bits = round_bf16(x[i]);
+#endif
+}
+inline void put_one(float* at, float x) { *at = x; }
+inline void put_one(Bf16* at, float x) { at->bits = round_bf16(x); }
+
+inline Floats get(const float* at) { return load(at); }
+inline Floats get(const Bf16* at) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at))), 16);
+#else
+    Words wide;
+    for (int i = 0; i < LANES; ++i) wide[i] = int32_t(uint32_t(at[i].bits) << 16);
+    return (Floats)wide;
+#endif
+}
+
+// e^x to about 2 ulp: 2^n * 2^f with |f| <= 1/2, f by a polynomial (Cephes' expf).
+inline Floats exponential(Floats x) {
+    x = x > 88.0f ? spread(88.0f) : x;
+    x = x < -87.0f ? spread(-87.0f) : x;
+    Floats scaled = x * 1.44269504088896341f;
+    Words n = __builtin_convertvector(scaled + (scaled < 0 ? spread(-0.5f) : spread(0.5f)), Words);
+    Floats whole = __builtin_convertvector(n, Floats);
+    Floats f = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    Floats p = spread(1.9875691500e-4f);
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * f * f + f + 1.0f;
+    return p * (Floats)((n + 127) << 23);
+}
+
+// --- what Python describes (native.py holds the same structures) ---
+
+enum Kind : int32_t { EMBED, NORM, LINEAR, NORM_HEADS, ROTATE, STORE, ATTEND, PICK };
+enum Ending : int32_t { WRITE, ADD, SWIGLU };
+enum Place : int32_t { HIDDEN, NORMED, QKV, MIXED, GATED, PICKED, FINAL, LOGITS, NUM_PLACES };
+
+struct Block { int32_t part, index, column, present; };  // 16 columns of a linear: whose, which of that part's, where they go
+
+struct Operation {
+    int32_t kind, layer, source, target, ending, width_in, num_panels, pad;
+    float eps;
+    int32_t quantised;
+    const void* weight;
+    const float* second;      // NORM_HEADS: the keys' weight; LINEAR: bias by packed column, or null
+    const float* scale;       // int8: per packed column
+    const int32_t* offset;    // int8: 128 * sum of the column
+    const Block* blocks;
+};
+
+struct Shape {
+    int32_t dtype, threads, hidden, heads, kv_heads, head_dim, query_column, key_column, value_column, pad;
+    int64_t widths[NUM_PLACES];  // columns of each place, padded to 32
+    const float* cosine;         // [context][head_dim / 2]
+    const float* sine;
+};
+
+struct Entry { int64_t rank; const char* shrink; const char* expand; const float* gain; const float* shift; };
+struct Segment { const Entry* table; int64_t first, count; };
+struct Chunk { const int32_t* pages; int64_t row, count, start; };
+
+struct Step {
+    int64_t rows, num_segments, num_chunks, num_picked, layer_stride, half_stride, shrunk_words;
+    const int64_t* tokens;
+    const int64_t* positions;
+    const int64_t* cells;
+    const Entry* const* tables;  // per row; null: the bare base
+    const Segment* segments;     // of adapters only
+    const Chunk* chunks;
+    const int64_t* picked;
+    char* pool;
+    const float* embedded;       // [rows][hidden], or null: look up
+    float* logits;               // [num_picked][widths[LOGITS]]
+    char* final;                 // null, or [num_picked][hidden] numbers of the dtype
+};
+
+// --- threads: all run every operation; waits spin, then yield, and between steps sleep ---
+
+struct Barrier {
+    std::atomic<int> arrived{0}, round{0};
+    void wait(int threads) {
+        if (threads == 1) return;
+        int seen = round.load(std::memory_order_relaxed);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
+            arrived.store(0, std::memory_order_relaxed);
+            round.store(seen + 1, std::memory_order_release);
+            return;
+        }
+        for (int spins = 0; round.load(std::memory_order_acquire) == seen; ++spins) {
+            if (spins < SPINS_BEFORE_YIELD) _mm_pause();
+            else sched_yield();
+        }
+    }
+};
+
+struct Buffer {
+    char* data = nullptr;
+    size_t stride = 0, size = 0;
+    ~Buffer() { std::free(data); }
+    void reserve(size_t rows, size_t row_bytes, size_t guard) {
+        // One cache line more than the row: rows 4096 bytes apart would all fall into the same cache set.
+        size_t next = (row_bytes + 63) / 64 * 64 + guard, needed = std::max<size_t>(64, next * rows);
+        if (next == stride && needed <= size) return;
+        std::free(data);
+        stride = next;
+        size = needed;
+        data = static_cast<char*>(std::aligned_alloc(64, size));
+        if (!data) { size = 0; throw std::bad_alloc(); }
+        std::memset(data, 0, size);
+    }
+};
+
+struct Executor {
+    Shape shape;
+    std::vector<Operation> program;
+    Buffer places[NUM_PLACES], quantised, shrunk;
+    std::vector<float> row_scales;
+    std::vector<int64_t> attend_units;
+    Step step{};
+    Barrier barrier;
+    std::vector<std::atomic<int64_t>> counters;
+    std::vector<pthread_t> workers;
+    std::atomic<int> epoch{0};
+    std::atomic<bool> ending{false};
+
+    explicit Executor(const Shape& s, const Operation* operations, int count)
+        : shape(s), program(operations, operations + count), counters(count) {}
+
+    template <class T> size_t number_bytes(int place) const {
+        bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
+        return wide ? 4 : sizeof(T);
+    }
+
+    template <class T> T* row(int place, int64_t index) { return reinterpret_cast<T*>(places[place].data + places[place].stride * index); }
+
+    template <class T> void reserve() {
+        int64_t rows = std::max(step.rows, step.num_picked);
+        rows = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS;
+        int64_t widest = 0;
+        for (int place = 0; place < LOGITS; ++place) {
+            places[place].reserve(rows, shape.widths[place] * number_bytes<T>(place), 64);
+            widest = std::max(widest, shape.widths[place]);
+        }
+        quantised.reserve(rows, widest, 64);
+        shrunk.reserve(rows, std::max<int64_t>(1, step.shrunk_words) * 4, 0);
+        if (int64_t(row_scales.size()) < rows) row_scales.resize(rows);
+        attend_units.assign(1, 0);
+        for (int64_t c = 0; c < step.num_chunks; ++c)
+            attend_units.push_back(attend_units.back() + (step.chunks[c].count + LANES - 1) / LANES * shape.kv_heads);
+    }
+
+    // --- operations ---
+
+    template <class T> void embed(const Operation& op, int64_t r) {
+        float* out = row<float>(HIDDEN, r);
+        if (step.embedded) {
+            std::memcpy(out, step.embedded + r * shape.hidden, shape.hidden * 4);
+            return;
+        }
+        const T* in = static_cast<const T*>(op.weight) + step.tokens[r] * shape.hidden;
+        int i = 0;
+        for (; i + LANES <= shape.hidden; i += LANES) store(out + i, get(in + i));
+        for (; i < shape.hidden; ++i) {
+            if constexpr (sizeof(T) == 4) out[i] = in[i];
+            else { uint32_t bits = uint32_t(in[i].bits) << 16; std::memcpy(out + i, &bits, 4); }
+        }
+    }
+
+    template <class T> void norm(const Operation& op, int64_t r) {
+        const float* in = row<float>(op.source, r);
+        T* out = row<T>(op.target, r);
+        norm_one(in, static_cast<const float*>(op.weight), op.width_in, op.eps, out);
+    }
+
+    // Rows are padded with zeros to whole vectors, and so are the weights of the norm.
+    template <class T> static void norm_one(const float* in, const float* weight, int width, float eps, T* out) {
+        Floats squares[2] = {};
+        int i = 0;
+        for (; i + 2 * LANES <= width; i += 2 * LANES)
+            for (int h = 0; h < 2; ++h) squares[h] += load(in + i + h * LANES) * load(in + i + h * LANES);
+        float sum = total(squares[0] + squares[1]);
+        for (int j = i; j < width; ++j) sum += in[j] * in[j];
+        float factor = 1.0f / std::sqrt(sum / float(width) + eps);
+        for (i = 0; i + LANES <= width; i += LANES) put(out + i, load(in + i) * factor * load(weight + i));
+        for (; i < width; ++i) put_one(out + i, in[i] * factor * weight[i]);
+    }
+
+    void norm_heads(const Operation& op, int64_t r) {
+        float* in = row<float>(QKV, r);
+        for (int h = 0; h < shape.heads; ++h) {
+            float* head = in + shape.query_column + h * shape.head_dim;
+            norm_one(head, static_cast<const float*>(op.weight), shape.head_dim, op.eps, head);
+        }
+        for (int h = 0; h < shape.kv_heads; ++h) {
+            float* head = in + shape.key_column + h * shape.head_dim;
+            norm_one(head, op.second, shape.head_dim, op.eps, head);
+        }
+    }
+
+    void rotate(int64_t r) {
+        int half = shape.head_dim / 2;
+        const float* cosine = shape.cosine + step.positions[r] * half;
+        const float* sine = shape.sine + step.positions[r] * half;
+        for (int h = 0; h < shape.heads + shape.kv_heads; ++h) {
+            float* first = row<float>(QKV, r) + (h < shape.heads ? shape.query_column + h * shape.head_dim
+                                                               : shape.key_column + (h - shape.heads) * shape.head_dim);
+            float* second = first + half;
+            int i = 0;
+            for (; i + LANES <= half; i += LANES) {
+                Floats a = load(first + i), b = load(second + i), c = load(cosine + i), s = load(sine + i);
+                store(first + i, a * c - b * s);
+                store(second + i, b * c + a * s);
+            }
+            for (; i < half; ++i) {
+                float a = first[i], b = second[i];
+                first[i] = a * cosine[i] - b * sine[i];
+                second[i] = b * cosine[i] + a * sine[i];
+            }
+        }
+    }
+
+    template <class T> T* page_of(int layer, int half, int head, int64_t page) const {
+        return reinterpret_cast<T*>(step.pool) + layer * step.layer_stride + (int64_t(half) * shape.kv_heads + head) * step.half_stride +
+               page * PAGE * shape.head_dim;
+    }
+
+    template <class T> void store_kv(const Operation& op, int64_t r) {
+        int64_t page = step.cells[r] / PAGE, at = step.cells[r] % PAGE;
+        int d = shape.head_dim;
+        for (int h = 0; h < shape.kv_heads; ++h) {
+            const float* key = row<float>(QKV, r) + shape.key_column + h * d;
+            const float* value = row<float>(QKV, r) + shape.value_column + h * d;
+            T* keys = page_of<T>(op.layer, 0, h, page);
+            T* values = page_of<T>(op.layer, 1, h, page) + at / V<T> * d * V<T> + at % V<T>;
+            for (int i = 0; i < d; ++i) {
+                put_one(keys + (i / V<T> * PAGE + at) * V<T> + i % V<T>, key[i]);
+                put_one(values + i * V<T>, value[i]);
+            }
+        }
+    }
+
+    // --- attention: one query position and up to four heads that share a key head, over 64 tokens at a time with a running softmax ---
+
+    template <class T> void attend(const Operation& op, std::atomic<int64_t>& next) {
+        for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < attend_units.back();) {
+            int64_t c = std::upper_bound(attend_units.begin(), attend_units.end(), unit) - attend_units.begin() - 1;
+            const Chunk& chunk = step.chunks[c];
+            int64_t inside = unit - attend_units[c], first = inside / shape.kv_heads * LANES;
+            int kv_head = int(inside % shape.kv_heads), group = shape.heads / shape.kv_heads;
+            for (int64_t q = first; q < std::min(first + LANES, chunk.count); ++q)
+                for (int g = 0; g < group; g += 4) attend_heads<T>(op.layer, chunk, q, kv_head, kv_head * group + g, std::min(4, group - g));
+        }
+    }
+
+    template <class T> void attend_heads(int layer, const Chunk& chunk, int64_t q, int kv_head, int head, int count) {
+        switch (count) {
+            case 1: return attend_group<T, 1>(layer, chunk, q, kv_head, head);
+            case 2: return attend_group<T, 2>(layer, chunk, q, kv_head, head);
+            case 3: return attend_group<T, 3>(layer, chunk, q, kv_head, head);
+            default: return attend_group<T, 4>(layer, chunk, q, kv_head, head);
+        }
+    }
+
+    template <class T, int G> void attend_group(int layer, const Chunk& chunk, int64_t q, int kv_head, int head) {
+        constexpr int TOKENS = PAGES_AT_ONCE * PAGE;
+        int d = shape.head_dim, words = d / V<T>;
+        alignas(64) T query[G][MAX_HEAD_DIM];
+        alignas(64) T weights[G][TOKENS];
+        alignas(64) float sums[G][MAX_HEAD_DIM];
+        float most[G], mass[G];
+        for (int g = 0; g < G; ++g) {
+            const float* in = row<float>(QKV, chunk.row + q) + shape.query_column + (head + g) * d;
+            for (int i = 0; i < d; ++i) put_one(query[g] + i, in[i]);
+            std::memset(sums[g], 0, d * 4);
+            most[g] = -INFINITY;
+            mass[g] = 0;
+        }
+        float scale = 1.0f / std::sqrt(float(d));
+        const int64_t last = chunk.start + q;
+        for (int64_t base = 0; base <= last; base += TOKENS) {
+            int pages = int(std::min<int64_t>(PAGES_AT_ONCE, (last - base) / PAGE + 1));
+            const int32_t* table = chunk.pages + base / PAGE;
+            Floats scores[G][PAGES_AT_ONCE];
+            for (int p = 0; p < pages; ++p) score_page<T, G>(page_of<T>(layer, 0, kv_head, table[p]), query, words, scores, p);
+            Floats correction[G];
+            for (int g = 0; g < G; ++g) {
+                Floats top = spread(-INFINITY), sum = {};
+                for (int p = 0; p < pages; ++p) {
+                    Floats s = scores[g][p] * scale;
+                    scores[g][p] = s;
+                    top = seen(base + p * PAGE, last) ? (s > top ? s : top) : top;
+                }
+                float now = std::max(most[g], largest(top));
+                for (int p = 0; p < pages; ++p) {
+                    Floats e = exponential(scores[g][p] - now);
+                    e = seen(base + p * PAGE, last) ? e : Floats{};
+                    sum += e;
+                    put(weights[g] + p * PAGE, e);
+                }
+                float shrinkage = base == 0 ? 0.0f : exponential(spread(most[g] - now))[0];
+                correction[g] = spread(shrinkage);
+                mass[g] = mass[g] * shrinkage + total(sum);
+                most[g] = now;
+            }
+            for (int i = 0; i < d; i += LANES) {
+                Floats out[G];
+                for (int g = 0; g < G; ++g) out[g] = load(sums[g] + i) * correction[g];
+                for (int p = 0; p < pages; ++p) {
+                    const int32_t* values = reinterpret_cast<const int32_t*>(page_of<T>(layer, 1, kv_head, table[p])) + i;
+                    for (int t = 0; t < PAGE / V<T>; ++t) {
+                        Words v = load_words(values + t * d);
+                        for (int g = 0; g < G; ++g) out[g] = madd(out[g], v, spread(word(weights[g], p * PAGE / V<T> + t)), T{});
+                    }
+                }
+                for (int g = 0; g < G; ++g) store(sums[g] + i, out[g]);
+            }
+        }
+        for (int g = 0; g < G; ++g) {
+            T* out = row<T>(MIXED, chunk.row + q) + (head + g) * d;
+            float share = 1.0f / mass[g];
+            for (int i = 0; i < d; i += LANES) put(out + i, load(sums[g] + i) * share);
+        }
+    }
+
+    template <class T, int G>
+    static void score_page(const T* keys, const T (&query)[G][MAX_HEAD_DIM], int words, Floats (&scores)[G][PAGES_AT_ONCE], int p) {
+        Floats sum[G] = {};
+        const int32_t* in = reinterpret_cast<const int32_t*>(keys);
+        for (int w = 0; w < words; ++w) {
+            Words k = load_words(in + w * PAGE);
+            for (int g = 0; g < G; ++g) sum[g] = madd(sum[g], k, spread(word(query[g], w)), T{});
+        }
+        for (int g = 0; g < G; ++g) scores[g][p] = sum[g];
+    }
+
+    template <class T> static int32_t word(const T* numbers, int index) {
+        int32_t bits;
+        std::memcpy(&bits, reinterpret_cast<const char*>(numbers) + index * 4, 4);
+        return bits;
+    }
+
+    static Words seen(int64_t first, int64_t last) {
+        const Words lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        return lane <= int32_t(std::min<int64_t>(last - first, PAGE));
+    }
+
+    // --- linears ---
+
+    int64_t rows_of(int place) const { return place == FINAL || place == PICKED ? step.num_picked : step.rows; }
+
+    // Activations to unsigned bytes around 128, one scale per row.
+    template <class T> void quantise(const Operation& op, int64_t r) {
+        const T* in = row<T>(op.source, r);
+        uint8_t* out = reinterpret_cast<uint8_t*>(quantised.data + quantised.stride * r);
+        int width = (op.width_in + LANES - 1) / LANES * LANES, padded = (op.width_in + 63) / 64 * 64;
+        Floats most = {};
+        for (int i = 0; i < width; i += LANES) {
+            Floats x = get(in + i);
+            x = x < 0 ? -x : x;
+            most = x > most ? x : most;
+        }
+        float top = largest(most), inverse = top > 0 ? 127.0f / top : 0.0f;
+        row_scales[r] = std::isfinite(top) ? top / 127.0f : NAN;
+        for (int i = 0; i < width; i += LANES) {
+            Floats x = get(in + i) * inverse;
+            Words q = __builtin_convertvector(x + (x < 0 ? spread(-0.5f) : spread(0.5f)), Words) + 128;
+#if defined(__AVX512F__)
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtepi32_epi8((__m512i)q));
+#else
+            for (int l = 0; l < LANES; ++l) out[i + l] = uint8_t(q[l]);
+#endif
+        }
+        std::memset(out + width, 128, padded - width);
+    }
+
+    // The adapters' first half: shrunk[row][lanes of each part] = A x, for the parts of this linear.
+    template <class T> void shrink(const Operation& op, int tid) {
+        int64_t unit = 0;
+        int first_part = op.blocks[0].part, last_part = first_part;
+        for (int b = 0; b < 2 * op.num_panels; ++b)
+            if (op.blocks[b].present) last_part = std::max(last_part, op.blocks[b].part);
+        for (int64_t s = 0; s < step.num_segments; ++s) {
+            const Segment& segment = step.segments[s];
+            const Entry* entries = segment.table + int64_t(op.layer) * PARTS;
+            int64_t lane = 0;
+            for (int part = first_part; part <= last_part; ++part) {
+                const Entry& entry = entries[part];
+                for (int64_t r = 0; r < segment.count; r += LANES)
+                    for (int64_t k = 0; k < entry.rank; k += 4)
+                        if (unit++ % shape.threads == tid)
+                            shrink_rows<T>(op, entry, segment.first + r, std::min<int64_t>(LANES, segment.count - r), k, lane);
+                lane += (entry.rank + V<T> - 1) / V<T>;
+            }
+        }
+    }
+
+    template <class T> void shrink_rows(const Operation& op, const Entry& entry, int64_t row_first, int64_t rows, int64_t k, int64_t lane) {
+        int words = (op.width_in + 31) / 32 * 32 / V<T>;
+        const int32_t* a[4];
+        int64_t ranks = std::min<int64_t>(4, entry.rank - k);
+        for (int64_t i = 0; i < 4; ++i) a[i] = reinterpret_cast<const int32_t*>(entry.shrink) + (k + std::min(i, ranks - 1)) * words;
+        for (int64_t r = 0; r < rows; ++r) {
+            const int32_t* x = reinterpret_cast<const int32_t*>(places[op.source].data + places[op.source].stride * (row_first + r));
+            Floats sum[4] = {};
+            for (int w = 0; w < words; w += LANES) {
+                Words xs = load_words(x + w);
+                for (int i = 0; i < 4; ++i) sum[i] = madd(sum[i], load_words(a[i] + w), xs, T{});
+            }
+            T* out = reinterpret_cast<T*>(shrunk.data + shrunk.stride * (row_first + r) + lane * 4) + k;
+            for (int64_t i = 0; i < ranks; ++i) put_one(out + i, total(sum[i]));
+            if (k + ranks == entry.rank && entry.rank % V<T>) put_one(out + ranks, 0.0f);  // the odd one out shares a word
+        }
+    }
+
+    template <class T> void linear(const Operation& op, std::atomic<int64_t>& next) {
+        int64_t rows = rows_of(op.source);
+        alignas(64) float tile[BLOCK_ROWS][PANEL];
+        for (int64_t panel; (panel = next.fetch_add(1, std::memory_order_relaxed)) < op.num_panels;) {
+            for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
+                int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
+                if (op.quantised) multiply_int8(op, panel, r, count, tile);
+                else multiply<T>(op, panel, r, count, tile);
+                for (int i = 0; i < count; ++i) finish<T>(op, panel, r + i, load(tile[i]), load(tile[i] + LANES));
+            }
+        }
+    }
+
+    template <class T> void multiply(const Operation& op, int64_t panel, int64_t r, int rows, float (&tile)[BLOCK_ROWS][PANEL]) {
+        const char* x = places[op.source].data + places[op.source].stride * r;
+        size_t stride = places[op.source].stride;
+        constexpr int step_words = sizeof(T) == 2 ? 16 : 1;
+        int words = (op.width_in + V<T> * step_words - 1) / (V<T> * step_words) * step_words;
+        const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
+#if defined(__AMX_BF16__)
+        if constexpr (sizeof(T) == 2) {
+            tiles_bf16(x, stride, rows, w, words / 16, tile);
+            return;
+        }
+#endif
+        multiply_rows<T, MAX_TILE_ROWS>(x, stride, rows, w, words, tile[0]);
+    }
+
+    template <class T, int R> static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out) {
+        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
+            Floats sum[R][2] = {};
+            for (int k = 0; k < words; ++k) {
+                Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
+                for (int i = 0; i < R; ++i) {
+                    Words number = spread(word(x + stride * i, k));
+                    sum[i][0] = madd(sum[i][0], left, number, T{});
+                    sum[i][1] = madd(sum[i][1], right, number, T{});
+                }
+            }
+            for (int i = 0; i < R; ++i) {
+                store(out + i * PANEL, sum[i][0]);
+                store(out + i * PANEL + LANES, sum[i][1]);
+            }
+        }
+        if constexpr (R > 1) {
+            if (rows > 0) multiply_rows<T, (R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1)>(x, stride, rows, w, words, out);
+        }
+    }
+
+    void multiply_int8(const Operation& op, int64_t panel, int64_t r, int rows, float (&tile)[BLOCK_ROWS][PANEL]) {
+        const char* x = quantised.data + quantised.stride * r;
+        int words = (op.width_in + 63) / 64 * 16;
+        const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
+        alignas(64) int32_t sums[BLOCK_ROWS][PANEL];
+#if defined(__AMX_INT8__)
+        tiles_int8(x, quantised.stride, rows, w, words / 16, sums);
+#else
+        multiply_int8_rows<MAX_TILE_ROWS>(x, quantised.stride, rows, w, words, sums[0]);
+#endif
+        for (int i = 0; i < rows; ++i)
+            for (int h = 0; h < 2; ++h) {
+                int64_t column = panel * PANEL + h * LANES;
+                Words exact = load_words(sums[i] + h * LANES) - load_words(op.offset + column);
+                store(tile[i] + h * LANES, __builtin_convertvector(exact, Floats) * (load(op.scale + column) * row_scales[r + i]));
+            }
+    }
+
+    template <int R> static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out) {
+        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
+            Words sum[R][2] = {};
+            for (int k = 0; k < words; ++k) {
+                Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
+                for (int i = 0; i < R; ++i) {
+                    Words number = spread(word(x + stride * i, k));
+                    sum[i][0] = madd(sum[i][0], left, number);
+                    sum[i][1] = madd(sum[i][1], right, number);
+                }
+            }
+            for (int i = 0; i < R; ++i)
+                for (int h = 0; h < 2; ++h) *reinterpret_cast<LooseWords*>(out + i * PANEL + h * LANES) = sum[i][h];
+        }
+        if constexpr (R > 1) {
+            if (rows > 0) multiply_int8_rows<(R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1)>(x, stride, rows, w, words, out);
+        }
+    }
+
+#if defined(__AMX_BF16__)
+    // 32 rows by 32 columns in eight tile registers; always whole tiles, so that a row's bits do not depend on how many rows there are.
+#define LORIKEET_TILES(PRODUCT)                                                                       \
+    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);                                       \
+    for (int k = 0; k < steps; ++k, w += 16 * PANEL, x += 64) {                                       \
+        _tile_loadd(6, w, PANEL * 4);                                                                 \
+        _tile_loadd(7, w + LANES, PANEL * 4);                                                         \
+        _tile_loadd(4, x, stride);                                                                    \
+        PRODUCT(0, 4, 6); PRODUCT(1, 4, 7);                                                           \
+        if (rows > 16) {                                                                              \
+            _tile_loadd(5, x + 16 * stride, stride);                                                  \
+            PRODUCT(2, 5, 6); PRODUCT(3, 5, 7);                                                       \
+        }                                                                                             \
+    }                                                                                                 \
+    _tile_stored(0, out[0], PANEL * 4); _tile_stored(1, out[0] + LANES, PANEL * 4);                   \
+    if (rows > 16) { _tile_stored(2, out[16], PANEL * 4); _tile_stored(3, out[16] + LANES, PANEL * 4); }
+
+    static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, float (&out)[BLOCK_ROWS][PANEL]) {
+        LORIKEET_TILES(_tile_dpbf16ps)
+    }
+    static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, int32_t (&out)[BLOCK_ROWS][PANEL]) {
+        LORIKEET_TILES(_tile_dpbusd)
+    }
+#undef LORIKEET_TILES
+#endif
+
+    // The base's product of one row and 32 columns → gain, bias, shift, the adapter's second half, and where it goes.
+    template <class T> void finish(const Operation& op, int64_t panel, int64_t r, Floats left, Floats right) {
+        const Block* blocks = op.blocks + 2 * panel;
+        const Entry* table = step.num_segments && op.layer >= 0 ? step.tables[r] : nullptr;
+        if (table) {
+            left = adapt<T>(op, table, panel * 2, r, left);
+            if (blocks[1].present) right = adapt<T>(op, table, panel * 2 + 1, r, right);
+        } else if (op.second) {
+            left += load(op.second + panel * PANEL);
+            right += load(op.second + panel * PANEL + LANES);
+        }
+        if (op.ending == SWIGLU) {
+            put(row<T>(op.target, r) + blocks[0].column, left / (1.0f + exponential(-left)) * right);
+            return;
+        }
+        float* out = op.target == LOGITS ? step.logits + r * shape.widths[LOGITS] : row<float>(op.target, r);
+        if (op.ending == ADD) {
+            left += load(out + blocks[0].column);
+            if (blocks[1].present) right += load(out + blocks[1].column);
+        }
+        store(out + blocks[0].column, left);
+        if (blocks[1].present) store(out + blocks[1].column, right);
+    }
+
+    template <class T> Floats adapt(const Operation& op, const Entry* table, int64_t number, int64_t r, Floats sum) {
+        const Block& block = op.blocks[number];
+        const Entry* entries = table + int64_t(op.layer) * PARTS;
+        const Entry& entry = entries[block.part];
+        if (entry.gain) sum *= load(entry.gain + block.index * LANES);
+        if (op.second) sum += load(op.second + number * LANES);
+        if (entry.shift) sum += load(entry.shift + block.index * LANES);
+        int64_t lanes = (entry.rank + V<T> - 1) / V<T>, skipped = 0;
+        for (int part = op.blocks[0].part; part < block.part; ++part) skipped += (entries[part].rank + V<T> - 1) / V<T>;
+        const char* numbers = shrunk.data + shrunk.stride * r + skipped * 4;
+        const int32_t* expand = reinterpret_cast<const int32_t*>(entry.expand) + block.index * lanes * LANES;
+        for (int64_t k = 0; k < lanes; ++k) sum = madd(sum, load_words(expand + k * LANES), spread(word(numbers, int(k))), T{});
+        return sum;
+    }
+
+    void pick(int64_t r) { std::memcpy(row<float>(PICKED, r), row<float>(HIDDEN, step.picked[r]), shape.hidden * 4); }
+
+    // --- the step ---
+
+    static bool by_rows(int kind) { return kind != LINEAR && kind != ATTEND; }
+
+    template <class T> void run_program(int tid) {
+#if defined(__AMX_BF16__)
+        configure_tiles();
+#endif
+        for (size_t i = 0; i < program.size(); ++i) {
+            const Operation& op = program[i];
+            if (by_rows(op.kind)) {
+                bool few = op.kind == PICK || op.source == PICKED;
+                for (int64_t r = tid, rows = few ? step.num_picked : step.rows; r < rows; r += shape.threads) run_row<T>(op, r);
+                // The same thread has the same rows in the next operation, unless that picks others or splits by columns.
+                if (i + 1 < program.size() && by_rows(program[i + 1].kind) && program[i + 1].kind != PICK) continue;
+            } else if (op.kind == ATTEND) {
+                attend<T>(op, counters[i]);
+            } else {
+                run_linear<T>(op, counters[i], tid);
+            }
+            barrier.wait(shape.threads);
+        }
+#if defined(__AMX_BF16__)
+        _tile_release();
+#endif
+    }
+
+    template <class T> void run_row(const Operation& op, int64_t r) {
+        switch (op.kind) {
+            case EMBED: return embed<T>(op, r);
+            case NORM: return norm<T>(op, r);
+            case NORM_HEADS: return norm_heads(op, r);
+            case ROTATE: return rotate(r);
+            case STORE: return store_kv<T>(op, r);
+            default: return pick(r);
+        }
+    }
+
+    template <class T> void run_linear(const Operation& op, std::atomic<int64_t>& next, int tid) {
+        bool adapted = step.num_segments && op.layer >= 0;
+        if (op.quantised)
+            for (int64_t r = tid, rows = rows_of(op.source); r < rows; r += shape.threads) quantise<T>(op, r);
+        if (adapted) shrink<T>(op, tid);
+        if (op.quantised || adapted) barrier.wait(shape.threads);
+        linear<T>(op, next);
+    }
+
+    void run_thread(int tid) {
+        if (shape.dtype == 0) run_program<float>(tid);
+        else run_program<Bf16>(tid);
+    }
+
+    int run(const Step& next) {
+        step = next;
+        try {
+            if (shape.dtype == 0) reserve<float>();
+            else reserve<Bf16>();
+        } catch (const std::bad_alloc&) {
+            return 1;
+        }
+        for (auto& counter : counters) counter.store(0, std::memory_order_relaxed);
+        if (shape.threads > 1) {
+            epoch.fetch_add(1, std::memory_order_release);
+            syscall(SYS_futex, reinterpret_cast<int*>(&epoch), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+        }
+        run_thread(0);
+        if (step.final) {
+            size_t bytes = shape.hidden * (shape.dtype == 0 ? 4 : 2);
+            for (int64_t r = 0; r < step.num_picked; ++r) std::memcpy(step.final + r * bytes, places[FINAL].data + places[FINAL].stride * r, bytes);
+        }
+        return 0;
+    }
+
+    void work(int tid) {
+        for (int seen = 0;;) {
+            for (int spins = 0; epoch.load(std::memory_order_acquire) == seen; ++spins) {
+                if (spins < SPINS_BEFORE_SLEEP) _mm_pause();
+                else syscall(SYS_futex, reinterpret_cast<int*>(&epoch), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+            }
+            ++seen;
+            if (ending.load(std::memory_order_acquire)) return;
+            run_thread(tid);
+        }
+    }
+
+#if defined(__AMX_BF16__)
+    static void configure_tiles() {
+        struct alignas(64) { uint8_t palette = 1, start = 0, reserved[14] = {}; uint16_t bytes[16] = {}; uint8_t rows[16] = {}; } config;
+        for (int i = 0; i < 8; ++i) { config.bytes[i] = 64; config.rows[i] = 16; }
+        _tile_loadconfig(&config);
+    }
+#endif
+};
+
+struct Start { Executor* executor; int tid; };
+
+void* begin(void* argument) {
+    Start start = *static_cast<Start*>(argument);
+    delete static_cast<Start*>(argument);
+    start.executor->work(start.tid);
+    return nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Null when the kernel does not grant this process the tile registers.
+void* lorikeet_create(const Shape* shape, const Operation* operations, int count) {
+#if defined(__AMX_BF16__)
+    constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18;
+    if (syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) != 0) return nullptr;
+#endif
+    Executor* executor = new Executor(*shape, operations, count);
+    for (int tid = 1; tid < shape->threads; ++tid) {
+        pthread_t thread;
+        if (pthread_create(&thread, nullptr, begin, new Start{executor, tid}) != 0) std::abort();
+        executor->workers.push_back(thread);
+    }
+    return executor;
+}
+
+// 0, or 1 when there is no memory for this many rows.
+int lorikeet_run(void* executor, const Step* step) { return static_cast<Executor*>(executor)->run(*step); }
+
+void lorikeet_destroy(void* handle) {
+    Executor* executor = static_cast<Executor*>(handle);
+    executor->ending.store(true, std::memory_order_release);
+    executor->epoch.fetch_add(1, std::memory_order_release);
+    syscall(SYS_futex, reinterpret_cast<int*>(&executor->epoch), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+    for (pthread_t worker : executor->workers) pthread_join(worker, nullptr);
+    delete executor;
+}
+}

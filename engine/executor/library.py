@@ -1,0 +1,120 @@
+"""Builds the native executor with whatever C++ compiler is there, once per instruction set, and keeps it in the user's cache.
+
+The instruction set is chosen from what the processor has at run time, never from what the builder had; the file's name is the digest of
+source, flags and compiler, so an edited source or another compiler gets another file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("executor.cpp")
+COMMON_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
+COMPILE_DEADLINE_S = 300
+
+
+class NotNative(Exception):
+    """Why the native executor is not to be had here."""
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """What the compiler may use, and the processor flags (as Linux names them) that must be there for it."""
+
+    name: str
+    needs: frozenset[str]
+    flags: tuple[str, ...]
+
+
+_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
+_BF16 = (*_AVX512, "avx512_bf16", "avx512_vnni")
+_AMX = (*_BF16, "amx_tile", "amx_bf16", "amx_int8")
+
+
+def _instruction_set(name: str, needs: tuple[str, ...]) -> InstructionSet:
+    spelled = {"avx512_bf16": "avx512bf16", "avx512_vnni": "avx512vnni"}
+    flags = tuple(f"-m{spelled.get(flag, flag).replace('_', '-')}" for flag in needs)
+    return InstructionSet(name, frozenset(needs), flags)
+
+
+INSTRUCTION_SETS = (
+    _instruction_set("amx", _AMX),
+    _instruction_set("avx512_bf16", _BF16),
+    _instruction_set("avx512", _AVX512),
+    _instruction_set("avx2", ("avx2", "fma")),
+)
+"""Best first."""
+
+
+def usable_sets(features: frozenset[str]) -> list[InstructionSet]:
+    """Those that a processor with these features runs, best first."""
+    return [each for each in INSTRUCTION_SETS if each.needs <= features]
+
+
+def find_compiler() -> tuple[str, ...] | None:
+    """The command of a C++ compiler: $CXX, g++, clang++, or the one that the PyPI package ziglang brings."""
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and shutil.which(name):
+            return (name,)
+    if importlib.util.find_spec("ziglang") is not None:
+        return (sys.executable, "-m", "ziglang", "c++", "-target", f"x86_64-linux-gnu.{_glibc()}")
+    return None
+
+
+def open_library(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """Load the executor for an instruction set, building it first if need be. Raises NotNative."""
+    path = library_path(chosen, extra_flags)
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NotNative(f"{path} cannot be loaded: {error}") from error
+    library.lorikeet_create.restype = ctypes.c_void_p
+    library.lorikeet_create.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    library.lorikeet_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.lorikeet_destroy.argtypes = [ctypes.c_void_p]
+    return library
+
+
+def library_path(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> Path:
+    """Where the built executor lies; builds it if it is not there. Raises NotNative."""
+    compiler = find_compiler()
+    if compiler is None:
+        raise NotNative("there is no C++ compiler; install g++ or clang++, or the Python package ziglang")
+    flags = (*COMMON_FLAGS, *chosen.flags, *extra_flags)
+    digest = hashlib.sha256("\0".join((*compiler, *flags)).encode() + b"\0" + SOURCE.read_bytes()).hexdigest()[:16]
+    path = cache_folder() / f"executor-{chosen.name}-{digest}.so"
+    if not path.is_file():
+        _build(path, compiler, flags)
+    return path
+
+
+def cache_folder() -> Path:
+    """Where built executors are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorikeet"
+
+
+def _build(path: Path, compiler: tuple[str, ...], flags: tuple[str, ...]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            fresh = Path(folder) / path.name
+            done = subprocess.run([*compiler, *flags, str(SOURCE), "-o", str(fresh)], capture_output=True, text=True, timeout=COMPILE_DEADLINE_S)
+            if done.returncode != 0:
+                raise NotNative(f"{compiler[0]} failed: {done.stderr.strip()[-400:]}")
+            fresh.replace(path)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotNative(f"{compiler[0]} failed: {error}") from error
+
+
+def _glibc() -> str:
+    version = os.confstr("CS_GNU_LIBC_VERSION") or "glibc 2.28"
+    return version.split()[-1]

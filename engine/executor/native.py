@@ -1,0 +1,275 @@
+"""Runs a step in one call of the C++ executor: lays weights out for it, hands it the program once and addresses every step.
+
+    linear   [panels of 32 columns][in / V][32][V]; columns come in blocks of 16, each of one part; gate and up blocks alternate so that
+             SwiGLU is folded into the product; V numbers share 32 bits (float32 1, bfloat16 2, int8 4)
+    pages    keys [head_dim / V][16 tokens][V], values [16 / V][head_dim][V]
+
+The structures here are those of executor.cpp, field by field.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..config import cpu_features
+from ..lora.layout import BLOCK_COLUMNS, lane_width, parts_of
+from ..model.config import ModelConfig
+from ..model.layers import quantise_rows
+from ..model.program import Ending, Kind, Operation, Place, make_program
+from ..model.weights import Weights
+from .library import NotNative, open_library, usable_sets
+from .step import StepInput, StepOutput
+
+PANEL_COLUMNS = 32
+PAGE_TOKENS = 16
+MAX_HEAD_DIM = 256
+INT8_OFFSET = 128
+
+i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+
+
+class _Operation(ctypes.Structure):
+    _fields_ = (
+        *((name, i32) for name in ("kind", "layer", "source", "target", "ending", "width_in", "num_panels", "pad")),
+        ("eps", ctypes.c_float),
+        ("quantised", i32),
+        *((name, pointer) for name in ("weight", "second", "scale", "offset", "blocks")),
+    )
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *((name, i32) for name in ("dtype", "threads", "hidden", "heads", "kv_heads", "head_dim", "query", "key", "value", "pad")),
+        ("widths", i64 * len(Place)),
+        ("cosine", pointer),
+        ("sine", pointer),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        *((name, i64) for name in ("rows", "num_segments", "num_runs", "num_wanted", "layer_stride", "half_stride", "shrunk_words")),
+        *(
+            (name, pointer)
+            for name in ("tokens", "positions", "cells", "tables", "segments", "runs", "wanted", "pool", "embedded", "logits", "final")
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a linear's output columns lie once packed.
+
+    rows: [packed columns] int64, the row of the weight matrix each column comes from; -1 is padding.
+    blocks: [packed blocks, 4] int32: part (0 to 6), number inside the part, target column, whether it exists.
+    width: columns of the target buffer.
+    """
+
+    rows: torch.Tensor
+    blocks: NDArray[np.int32]
+    width: int
+
+
+class NativeExecutor:
+    """The C++ executor over one model. Raises NotNative where it cannot be had or does not fit the model."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, threads: int) -> None:
+        config = weights.config
+        if config.head_dim % BLOCK_COLUMNS or config.head_dim > MAX_HEAD_DIM:
+            raise NotNative(f"head_dim {config.head_dim} is not a multiple of {BLOCK_COLUMNS} up to {MAX_HEAD_DIM}")
+        self._config, self._dtype, self._int8 = config, dtype, weights_int8
+        self._lane = lane_width(dtype)
+        self._keep: list[object] = []
+        self._logits = torch.empty(0, 0)
+        self._final = torch.empty(0, config.hidden, dtype=dtype)
+        self._embedding = weights.read("model.embed_tokens.weight").to(dtype).contiguous()
+        program = make_program(config)
+        operations = (_Operation * len(program))(*(self._describe(operation, weights) for operation in program))
+        self._shape = self._describe_shape(context, threads)
+        self._library, self._handle, name = _create(self._shape, operations)
+        self.name = f"native {name}{' int8' if weights_int8 else ''}"
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.lorikeet_destroy(self._handle)
+
+    def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
+        """See Executor."""
+        assert page_tokens == PAGE_TOKENS, f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
+        return torch.empty(self._config.layers, 2 * self._config.kv_heads, num_pages, page_tokens * self._config.head_dim, dtype=self._dtype)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See Executor."""
+        return self._embedding[tokens].float()
+
+    def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
+        """See Executor."""
+        wanted = len(step.logit_rows)
+        if len(self._logits) < wanted:
+            self._logits = torch.empty(wanted, self._shape.widths[Place.LOGITS])
+            self._final = torch.empty(wanted, self._config.hidden, dtype=self._dtype)
+        pages = np.fromiter((page for run in step.runs for page in run.pages), np.int32)
+        runs = _runs_table(step, pages)
+        tables, segments, shrunk_words = self._adapter_tables(step)
+        described = _Step(
+            len(step.tokens), len(step.segments), len(step.runs), wanted, pool.stride(0), pool.stride(1), shrunk_words,
+            *(array.ctypes.data for array in (step.tokens, step.positions, step.cells, tables, segments, runs, step.logit_rows)),
+            pool.data_ptr(), None if embedded is None else embedded.data_ptr(), self._logits.data_ptr(), self._final.data_ptr(),
+        )  # fmt: skip
+        if self._library.lorikeet_run(self._handle, ctypes.byref(described)) != 0:
+            raise MemoryError(f"no memory for a step of {len(step.tokens)} rows")
+        return StepOutput(self._logits[:wanted, : self._config.vocab_size], self._final[:wanted])
+
+    def _adapter_tables(self, step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Per row the address of its adapter's table (0: none); per segment (address, first, count); the most words that shrinking one row gives."""
+        tables = np.zeros(len(step.tokens), np.int64)
+        segments = np.empty((len(step.segments), 3), np.int64)
+        words = 0
+        for index, segment in enumerate(step.segments):
+            table = step.bank.table(segment.slot)
+            address = table.entries.ctypes.data
+            tables[segment.first : segment.first + segment.count] = address
+            segments[index] = address, segment.first, segment.count
+            words = max(words, table.shrunk_words)
+        return tables, segments, words
+
+    # --- laying out, once ---
+
+    def _describe_shape(self, context: int, threads: int) -> _Shape:
+        config = self._config
+        query, key = (_up(count * config.head_dim, BLOCK_COLUMNS) for count in (config.heads, config.kv_heads))
+        angles = torch.arange(context).float()[:, None] * config.inverse_frequencies()[None, :]
+        cosine, sine = self._kept(angles.cos()), self._kept(angles.sin())
+        widths = {
+            **dict.fromkeys((Place.HIDDEN, Place.NORMED, Place.PICKED, Place.FINAL), config.hidden),
+            Place.QKV: query + 2 * key,
+            Place.MIXED: config.heads * config.head_dim,
+            Place.GATED: config.intermediate,
+            Place.LOGITS: config.vocab_size,
+        }
+        padded = (i64 * len(Place))(*(_up(widths[place], 64) for place in Place))
+        return _Shape(self._dtype.itemsize == 2, threads, config.hidden, config.heads, config.kv_heads, config.head_dim,
+                      0, query, query + key, 0, padded, cosine, sine)  # fmt: skip
+
+    def _describe(self, operation: Operation, weights: Weights) -> _Operation:
+        layer = -1 if operation.layer is None else operation.layer
+        described = _Operation(operation.kind, layer, operation.source, operation.target, operation.ending)
+        described.eps = self._config.norm_eps
+        match operation.kind:
+            case Kind.LINEAR:
+                self._describe_linear(operation, weights, described)
+            case Kind.EMBED:
+                described.weight = self._embedding.data_ptr()
+            case Kind.NORM | Kind.NORM_HEADS:
+                described.width_in = self._config.hidden
+                norms = [self._kept(weights.read(f"{name}.weight").float()) for name in operation.weights]
+                described.weight, described.second = norms[0], norms[-1]
+        return described
+
+    def _describe_linear(self, operation: Operation, weights: Weights, described: _Operation) -> None:
+        columns = _columns(self._config, operation)
+        weight = torch.cat([weights.read(f"{name}.weight") for name in operation.weights])
+        described.width_in = weight.shape[1]
+        described.num_panels = len(columns.rows) // PANEL_COLUMNS
+        described.blocks = self._kept(columns.blocks)
+        if self._int8:
+            whole, scale = quantise_rows(weight.float())
+            described.quantised = 1
+            described.weight = self._kept(pack_linear(whole, columns, 4, 16))
+            described.scale = self._kept(_by_column(scale.squeeze(1), columns))
+            described.offset = self._kept(_by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns))
+        else:
+            described.weight = self._kept(pack_linear(weight.to(self._dtype), columns, self._lane, 16 if self._lane == 2 else 1))
+        if operation.biased:
+            bias = torch.cat([weights.read(f"{name}.bias") for name in operation.weights])
+            described.second = self._kept(_by_column(bias.to(self._dtype).float(), columns))
+
+    def _kept(self, data: torch.Tensor | NDArray[np.int32]) -> int:
+        """The address of `data`, which lives as long as this executor."""
+        if isinstance(data, torch.Tensor):
+            data = data.contiguous()
+        self._keep.append(data)
+        return data.data_ptr() if isinstance(data, torch.Tensor) else data.ctypes.data
+
+
+def _create(shape: _Shape, operations: ctypes.Array[_Operation]) -> tuple[ctypes.CDLL, int, str]:
+    """The best instruction set that works here. Raises NotNative."""
+    reason = NotNative("this processor has none of amx, avx512, avx2")
+    for chosen in usable_sets(cpu_features()):
+        library = open_library(chosen)
+        handle = library.lorikeet_create(ctypes.byref(shape), operations, len(operations))
+        if handle:
+            return library, handle, chosen.name
+        reason = NotNative(f"the kernel does not grant {chosen.name} to this process")
+    raise reason
+
+
+def _columns(config: ModelConfig, operation: Operation) -> Columns:
+    if operation.site is None:
+        widths, first = [config.vocab_size], 0
+    else:
+        parts = parts_of(config)
+        first = next(index for index, part in enumerate(parts) if part.kind == operation.site)
+        widths = [part.width_out for part in parts if part.kind == operation.site]
+    blocks = list(_blocks(widths, operation.ending is Ending.SWIGLU))
+    rows = torch.full((len(blocks) * BLOCK_COLUMNS,), -1)
+    table = np.zeros((len(blocks), 4), np.int32)
+    starts = np.cumsum([0, *widths])
+    targets = np.cumsum([0, *(_up(width, BLOCK_COLUMNS) for width in widths)])
+    for place, block in enumerate(blocks):
+        if block is None:
+            table[place, 0] = table[place - 1, 0]
+            continue
+        part, index = block
+        count = min(BLOCK_COLUMNS, widths[part] - index * BLOCK_COLUMNS)
+        begin = int(starts[part]) + index * BLOCK_COLUMNS
+        rows[place * BLOCK_COLUMNS : place * BLOCK_COLUMNS + count] = torch.arange(begin, begin + count)
+        target = index * BLOCK_COLUMNS if operation.ending is Ending.SWIGLU else int(targets[part]) + index * BLOCK_COLUMNS
+        table[place] = first + part, index, target, 1
+    return Columns(rows, table, int(targets[-1]))
+
+
+def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | None]:
+    """(part, block of that part) in packed order, in pairs; None fills the last panel."""
+    counts = [_up(width, BLOCK_COLUMNS) // BLOCK_COLUMNS for width in widths]
+    if alternate:
+        yield from ((part, index) for index in range(counts[0]) for part in range(2))
+        return
+    yield from ((part, index) for part, count in enumerate(counts) for index in range(count))
+    if sum(counts) % 2:
+        yield None
+
+
+def pack_linear(weight: torch.Tensor, columns: Columns, lane: int, steps: int) -> torch.Tensor:
+    """`weight [out, in]` → [panels, words, 32, lane], words = in / lane rounded up to `steps`; padding is zero."""
+    width = _up(weight.shape[1], lane * steps)
+    packed = torch.zeros(len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype)
+    gathered = weight.new_zeros(PANEL_COLUMNS, width)
+    for panel, rows in enumerate(columns.rows.view(-1, PANEL_COLUMNS)):
+        there = rows >= 0
+        gathered.zero_()
+        gathered[there, : weight.shape[1]] = weight[rows[there]]
+        packed[panel] = gathered.view(PANEL_COLUMNS, -1, lane).transpose(0, 1)
+    return packed
+
+
+def _by_column(values: torch.Tensor, columns: Columns) -> torch.Tensor:
+    """`values [out]` in packed order, 0 where a column is padding."""
+    return torch.where(columns.rows >= 0, values[columns.rows.clamp(min=0)], torch.zeros((), dtype=values.dtype))
+
+
+def _runs_table(step: StepInput, pages: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Per run: the address of its pages, its first row, how many rows, the first position."""
+    table = np.array([(len(run.pages), run.first, run.count, run.start) for run in step.runs], np.int64)
+    table[:, 0] = pages.ctypes.data + 4 * (np.cumsum(table[:, 0]) - table[:, 0])
+    return table
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple

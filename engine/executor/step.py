@@ -1,0 +1,75 @@
+"""What an executor is given and promises, whoever it is. Knows no scheduling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..lora.bank import SlotBank
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on, whose keys and values lie in `pages`."""
+
+    first: int
+    count: int
+    start: int
+    pages: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive rows of one adapter, that in `slot`."""
+
+    slot: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """One step's rows, sorted so that each adapter's are together.
+
+    tokens, positions, cells: [rows] int64 (a cell is where in the pool the row's key and value go: page * page_tokens + offset).
+    logit_rows: [wanted] int64, rows whose next-token logits are wanted, in the order they are returned.
+    runs cover all rows in order; segments only those that have an adapter, in order.
+    """
+
+    tokens: Ints
+    positions: Ints
+    cells: Ints
+    logit_rows: Ints
+    runs: list[Run]
+    segments: list[Segment]
+    bank: SlotBank
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input. Both valid until the next step."""
+
+    logits: torch.Tensor
+    final: torch.Tensor
+
+
+class Executor(Protocol):
+    """Runs steps on one device. `name` says which and how, for people."""
+
+    name: str
+
+    def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
+        """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim]; inside a page the layout is the executor's own."""
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The base's embeddings of `tokens [n]`, [n, hidden] float32."""
+
+    def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
+        """One step; writes keys and values into `pool`. `embedded [rows, hidden]` float32 replaces the look-up where it is given."""
