@@ -39,7 +39,8 @@ constexpr int MAX_TILE_ROWS = 12;
 #else
 constexpr int MAX_TILE_ROWS = 3;  // 16 registers of half a vector each
 #endif
-constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, MAX_HEAD_DIM = 256;
+constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4;
+constexpr size_t LINES_A_ROW = 16;
 constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
 
 inline Floats load(const void* at) { return *static_cast<const LooseFloats*>(at); }
@@ -67,6 +68,11 @@ inline float largest(Floats x) {
     for (int i = 1; i < LANES; ++i) most = std::max(most, x[i]);
     return most;
 #endif
+}
+
+// Lines into the second-level cache: the processor's own prefetcher reaches only so far ahead of tile loads.
+template <int LINES> inline void prefetch(const void* at) {
+    for (int i = 0; i < LINES; ++i) _mm_prefetch(static_cast<const char*>(at) + i * 64, _MM_HINT_T1);
 }
 
 // --- numbers of one word ---
@@ -167,6 +173,7 @@ struct Shape {
 };
 
 struct Entry { int64_t rank; const char* shrink; const char* expand; const float* gain; const float* shift; };
+struct Change { const int32_t* expand; const int32_t* numbers; const float* gain; const float* shift; int64_t lanes; };
 struct Segment { const Entry* table; int64_t first, count; };
 struct Chunk { const int32_t* pages; int64_t row, count, start; };
 
@@ -227,6 +234,7 @@ struct Executor {
     Buffer places[NUM_PLACES], quantised, shrunk;
     std::vector<float> row_scales;
     std::vector<int64_t> attend_units;
+    std::vector<std::vector<Change>> changes;  // by thread
     Step step{};
     Barrier barrier;
     std::vector<std::atomic<int64_t>> counters;
@@ -235,7 +243,7 @@ struct Executor {
     std::atomic<bool> ending{false};
 
     explicit Executor(const Shape& s, const Operation* operations, int count)
-        : shape(s), program(operations, operations + count), counters(count) {}
+        : shape(s), program(operations, operations + count), changes(s.threads), counters(count) {}
 
     template <class T> size_t number_bytes(int place) const {
         bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
@@ -353,7 +361,9 @@ struct Executor {
     // --- attention: one query position and up to four heads that share a key head, over 64 tokens at a time with a running softmax ---
 
     template <class T> void attend(const Operation& op, std::atomic<int64_t>& next) {
-        for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < attend_units.back();) {
+        for (int64_t unit = next.fetch_add(1, std::memory_order_relaxed), after; unit < attend_units.back(); unit = after) {
+            after = next.fetch_add(1, std::memory_order_relaxed);  // claimed ahead, so that its first keys come in meanwhile
+            if (after < attend_units.back()) prefetch_unit<T>(op.layer, after);
             int64_t c = std::upper_bound(attend_units.begin(), attend_units.end(), unit) - attend_units.begin() - 1;
             const Chunk& chunk = step.chunks[c];
             int64_t inside = unit - attend_units[c], first = inside / shape.kv_heads * LANES;
@@ -361,6 +371,13 @@ struct Executor {
             for (int64_t q = first; q < std::min(first + LANES, chunk.count); ++q)
                 for (int g = 0; g < group; g += 4) attend_heads<T>(op.layer, chunk, q, kv_head, kv_head * group + g, std::min(4, group - g));
         }
+    }
+
+    template <class T> void prefetch_unit(int layer, int64_t unit) {
+        int64_t c = std::upper_bound(attend_units.begin(), attend_units.end(), unit) - attend_units.begin() - 1;
+        const Chunk& chunk = step.chunks[c];
+        for (int64_t p = 0; p < std::min<int64_t>(PAGES_AT_ONCE, chunk.start / PAGE + 1); ++p)
+            prefetch_page<T>(layer, 0, int((unit - attend_units[c]) % shape.kv_heads), chunk.pages[p]);
     }
 
     template <class T> void attend_heads(int layer, const Chunk& chunk, int64_t q, int kv_head, int head, int count) {
@@ -381,7 +398,7 @@ struct Executor {
         float most[G], mass[G];
         for (int g = 0; g < G; ++g) {
             const float* in = row<float>(QKV, chunk.row + q) + shape.query_column + (head + g) * d;
-            for (int i = 0; i < d; ++i) put_one(query[g] + i, in[i]);
+            for (int i = 0; i < d; i += LANES) put(query[g] + i, load(in + i));
             std::memset(sums[g], 0, d * 4);
             most[g] = -INFINITY;
             mass[g] = 0;
@@ -392,6 +409,7 @@ struct Executor {
             int pages = int(std::min<int64_t>(PAGES_AT_ONCE, (last - base) / PAGE + 1));
             const int32_t* table = chunk.pages + base / PAGE;
             Floats scores[G][PAGES_AT_ONCE];
+            for (int p = 0; p < pages; ++p) prefetch_page<T>(layer, 1, kv_head, table[p]);
             for (int p = 0; p < pages; ++p) score_page<T, G>(page_of<T>(layer, 0, kv_head, table[p]), query, words, scores, p);
             Floats correction[G];
             for (int g = 0; g < G; ++g) {
@@ -413,6 +431,9 @@ struct Executor {
                 mass[g] = mass[g] * shrinkage + total(sum);
                 most[g] = now;
             }
+            if (base + TOKENS <= last)
+                for (int p = 0; p < int(std::min<int64_t>(PAGES_AT_ONCE, (last - base - TOKENS) / PAGE + 1)); ++p)
+                    prefetch_page<T>(layer, 0, kv_head, table[PAGES_AT_ONCE + p]);
             for (int i = 0; i < d; i += LANES) {
                 Floats out[G];
                 for (int g = 0; g < G; ++g) out[g] = load(sums[g] + i) * correction[g];
@@ -431,6 +452,11 @@ struct Executor {
             float share = 1.0f / mass[g];
             for (int i = 0; i < d; i += LANES) put(out + i, load(sums[g] + i) * share);
         }
+    }
+
+    template <class T> void prefetch_page(int layer, int half, int kv_head, int64_t page) const {
+        const char* at = reinterpret_cast<const char*>(page_of<T>(layer, half, kv_head, page));
+        for (size_t i = 0; i < PAGE * shape.head_dim * sizeof(T); i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
     }
 
     template <class T, int G>
@@ -486,7 +512,7 @@ struct Executor {
 
     // The adapters' first half: shrunk[row][lanes of each part] = A x, for the parts of this linear.
     template <class T> void shrink(const Operation& op, int tid) {
-        int64_t unit = 0;
+        int64_t unit = 0, width = step.num_segments > 2 * shape.threads ? 16 : 4;  // ranks by one thread, one after the other in memory
         int first_part = op.blocks[0].part, last_part = first_part;
         for (int b = 0; b < 2 * op.num_panels; ++b)
             if (op.blocks[b].present) last_part = std::max(last_part, op.blocks[b].part);
@@ -497,9 +523,10 @@ struct Executor {
             for (int part = first_part; part <= last_part; ++part) {
                 const Entry& entry = entries[part];
                 for (int64_t r = 0; r < segment.count; r += LANES)
-                    for (int64_t k = 0; k < entry.rank; k += 4)
+                    for (int64_t k = 0; k < entry.rank; k += width)
                         if (unit++ % shape.threads == tid)
-                            shrink_rows<T>(op, entry, segment.first + r, std::min<int64_t>(LANES, segment.count - r), k, lane);
+                            for (int64_t i = k; i < std::min(k + width, entry.rank); i += 4)
+                                shrink_rows<T>(op, entry, segment.first + r, std::min<int64_t>(LANES, segment.count - r), i, lane);
                 lane += (entry.rank + V<T> - 1) / V<T>;
             }
         }
@@ -515,6 +542,8 @@ struct Executor {
             Floats sum[4] = {};
             for (int w = 0; w < words; w += LANES) {
                 Words xs = load_words(x + w);
+                if (r == 0)
+                    for (int i = 0; i < 4; ++i) _mm_prefetch(reinterpret_cast<const char*>(a[i] + w) + 4 * words * 4, _MM_HINT_T1);
                 for (int i = 0; i < 4; ++i) sum[i] = madd(sum[i], load_words(a[i] + w), xs, T{});
             }
             T* out = reinterpret_cast<T*>(shrunk.data + shrunk.stride * (row_first + r) + lane * 4) + k;
@@ -523,15 +552,59 @@ struct Executor {
         }
     }
 
-    template <class T> void linear(const Operation& op, std::atomic<int64_t>& next) {
+    template <class T> void linear(const Operation& op, std::atomic<int64_t>& next, int tid) {
         int64_t rows = rows_of(op.source);
+        const Change* changes = step.num_segments && op.layer >= 0 ? find_changes<T>(op, rows, tid) : nullptr;
         alignas(64) float tile[BLOCK_ROWS][PANEL];
-        for (int64_t panel; (panel = next.fetch_add(1, std::memory_order_relaxed)) < op.num_panels;) {
+        size_t panel_bytes = size_t(op.width_in) * PANEL * (op.quantised ? 1 : sizeof(T));
+        // One panel is claimed ahead: while a panel's rows are finished no weight is read, so its successor's come into the cache then.
+        for (int64_t panel = next.fetch_add(1, std::memory_order_relaxed), after; panel < op.num_panels; panel = after) {
+            after = next.fetch_add(1, std::memory_order_relaxed);
+            const char* coming = static_cast<const char*>(op.weight) + after * panel_bytes;
+            size_t share = after < op.num_panels ? std::min<size_t>(panel_bytes / 64, LINES_A_ROW * rows) : 0, asked = 0;
             for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
                 int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
+                if (changes) prefetch_expand(op, panel, changes + r * SITE_PARTS, count);
                 if (op.quantised) multiply_int8(op, panel, r, count, tile);
                 else multiply<T>(op, panel, r, count, tile);
-                for (int i = 0; i < count; ++i) finish<T>(op, panel, r + i, load(tile[i]), load(tile[i] + LANES));
+                for (int i = 0; i < count; ++i) {
+                    for (size_t until = std::min(share, asked + LINES_A_ROW); asked < until; ++asked) _mm_prefetch(coming + asked * 64, _MM_HINT_T1);
+                    finish<T>(op, panel, r + i, changes ? changes + (r + i) * SITE_PARTS : nullptr, load(tile[i]), load(tile[i] + LANES));
+                }
+            }
+        }
+    }
+
+    // What each row's adapter does to each part of this linear, looked up once for all panels.
+    template <class T> const Change* find_changes(const Operation& op, int64_t rows, int tid) {
+        std::vector<Change>& found = changes[tid];
+        if (int64_t(found.size()) < rows * SITE_PARTS) found.resize(rows * SITE_PARTS);
+        for (int64_t r = 0; r < rows; ++r) {
+            const Entry* table = step.tables[r];
+            const int32_t* numbers = reinterpret_cast<const int32_t*>(shrunk.data + shrunk.stride * r);
+            for (int p = 0; p < SITE_PARTS && op.blocks[0].part + p < PARTS; ++p) {
+                Change& change = found[r * SITE_PARTS + p];
+                if (!table) { change = Change{}; continue; }
+                const Entry& entry = table[int64_t(op.layer) * PARTS + op.blocks[0].part + p];
+                int64_t lanes = (entry.rank + V<T> - 1) / V<T>;
+                change = {reinterpret_cast<const int32_t*>(entry.expand), numbers, entry.gain, entry.shift, lanes};
+                numbers += lanes;
+            }
+        }
+        return found.data();
+    }
+
+    // Each row may have an adapter of its own, somewhere else in memory: ask for its part of the panel before the base's product.
+    static void prefetch_expand(const Operation& op, int64_t panel, const Change* of_rows, int count) {
+        for (int h = 0; h < 2; ++h) {
+            const Block& block = op.blocks[2 * panel + h];
+            const int32_t* seen = nullptr;
+            for (int i = 0; i < count; ++i) {
+                const Change& change = of_rows[i * SITE_PARTS + block.part - op.blocks[0].part];
+                if (change.expand == seen) continue;
+                seen = change.expand;
+                const int32_t* at = seen + block.index * change.lanes * LANES;
+                for (int64_t k = 0; k < std::min<int64_t>(change.lanes, LANES); ++k) _mm_prefetch(reinterpret_cast<const char*>(at + k * LANES), _MM_HINT_T1);
             }
         }
     }
@@ -614,6 +687,7 @@ struct Executor {
 #define LORIKEET_TILES(PRODUCT)                                                                       \
     _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);                                       \
     for (int k = 0; k < steps; ++k, w += 16 * PANEL, x += 64) {                                       \
+        prefetch<32>(w + PREFETCH_STEPS * 16 * PANEL);                                                \
         _tile_loadd(6, w, PANEL * 4);                                                                 \
         _tile_loadd(7, w + LANES, PANEL * 4);                                                         \
         _tile_loadd(4, x, stride);                                                                    \
@@ -636,12 +710,11 @@ struct Executor {
 #endif
 
     // The base's product of one row and 32 columns → gain, bias, shift, the adapter's second half, and where it goes.
-    template <class T> void finish(const Operation& op, int64_t panel, int64_t r, Floats left, Floats right) {
+    template <class T> void finish(const Operation& op, int64_t panel, int64_t r, const Change* of_row, Floats left, Floats right) {
         const Block* blocks = op.blocks + 2 * panel;
-        const Entry* table = step.num_segments && op.layer >= 0 ? step.tables[r] : nullptr;
-        if (table) {
-            left = adapt<T>(op, table, panel * 2, r, left);
-            if (blocks[1].present) right = adapt<T>(op, table, panel * 2 + 1, r, right);
+        if (of_row) {
+            left = adapt<T>(op, of_row, 2 * panel, left);
+            right = adapt<T>(op, of_row, 2 * panel + 1, right);
         } else if (op.second) {
             left += load(op.second + panel * PANEL);
             right += load(op.second + panel * PANEL + LANES);
@@ -659,18 +732,15 @@ struct Executor {
         if (blocks[1].present) store(out + blocks[1].column, right);
     }
 
-    template <class T> Floats adapt(const Operation& op, const Entry* table, int64_t number, int64_t r, Floats sum) {
+    template <class T> static Floats adapt(const Operation& op, const Change* of_row, int64_t number, Floats sum) {
         const Block& block = op.blocks[number];
-        const Entry* entries = table + int64_t(op.layer) * PARTS;
-        const Entry& entry = entries[block.part];
-        if (entry.gain) sum *= load(entry.gain + block.index * LANES);
+        const Change& change = of_row[block.part - op.blocks[0].part];
+        if (!block.present) return sum;
+        if (change.gain) sum *= load(change.gain + block.index * LANES);
         if (op.second) sum += load(op.second + number * LANES);
-        if (entry.shift) sum += load(entry.shift + block.index * LANES);
-        int64_t lanes = (entry.rank + V<T> - 1) / V<T>, skipped = 0;
-        for (int part = op.blocks[0].part; part < block.part; ++part) skipped += (entries[part].rank + V<T> - 1) / V<T>;
-        const char* numbers = shrunk.data + shrunk.stride * r + skipped * 4;
-        const int32_t* expand = reinterpret_cast<const int32_t*>(entry.expand) + block.index * lanes * LANES;
-        for (int64_t k = 0; k < lanes; ++k) sum = madd(sum, load_words(expand + k * LANES), spread(word(numbers, int(k))), T{});
+        if (change.shift) sum += load(change.shift + block.index * LANES);
+        const int32_t* expand = change.expand + block.index * change.lanes * LANES;
+        for (int64_t k = 0; k < change.lanes; ++k) sum = madd(sum, load_words(expand + k * LANES), spread(change.numbers[k]), T{});
         return sum;
     }
 
@@ -720,7 +790,7 @@ struct Executor {
             for (int64_t r = tid, rows = rows_of(op.source); r < rows; r += shape.threads) quantise<T>(op, r);
         if (adapted) shrink<T>(op, tid);
         if (op.quantised || adapted) barrier.wait(shape.threads);
-        linear<T>(op, next);
+        linear<T>(op, next, tid);
     }
 
     void run_thread(int tid) {
