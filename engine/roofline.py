@@ -1,0 +1,75 @@
+"""What this machine can do at most: bytes read and numbers multiplied in a second, measured in about a second. Knows no model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+WORKING_SET_BYTES = 256 << 20
+"""What is read for the bandwidth: the size of a small model, so that a cache that would hold the model helps the limit as it helps the model."""
+
+GEMM_ROWS, GEMM_WIDTH = 1024, 2048
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """`read_bytes_s` bytes read a second; `operations_s` multiplications and additions a second by dtype name ("float32", "bfloat16", "int8")."""
+
+    threads: int
+    read_bytes_s: float
+    operations_s: dict[str, float]
+
+    def seconds(self, dtype: str, read_bytes: float, operations: float) -> float:
+        """The least time for work that reads so many bytes and does so many operations."""
+        return max(read_bytes / self.read_bytes_s, operations / self.operations_s[dtype])
+
+    def bound(self, dtype: str, read_bytes: float, operations: float) -> str:
+        """Which of the two holds that work back: "memory" or "compute"."""
+        return "memory" if read_bytes / self.read_bytes_s >= operations / self.operations_s[dtype] else "compute"
+
+
+def measure_roofline(threads: int) -> Roofline:
+    """Measure with torch's own kernels on `threads` threads, the best of several runs: a lower bound of the true limit."""
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        return Roofline(threads, _read_rate(), {"float32": _float32_rate(), "bfloat16": _bfloat16_rate(), "int8": _int8_rate()})
+
+
+def _best_seconds(work: Callable[[], object], budget_s: float = 0.15) -> float:
+    """The shortest of the runs that fit the budget, at least three, after one to warm up."""
+    work()
+    best, runs, began = float("inf"), 0, time.perf_counter()
+    while runs < 3 or time.perf_counter() - began < budget_s:
+        started = time.perf_counter()
+        work()
+        best, runs = min(best, time.perf_counter() - started), runs + 1
+    return best
+
+
+def _read_rate() -> float:
+    """A matrix-vector product and a sum, both of which touch each byte once; the faster counts."""
+    matrix = torch.ones(WORKING_SET_BYTES // 4 // 4096, 4096)
+    vector = torch.ones(4096)
+    return WORKING_SET_BYTES / min(_best_seconds(lambda: torch.mv(matrix, vector)), _best_seconds(matrix.sum))
+
+
+def _gemm_operations() -> float:
+    return 2.0 * GEMM_ROWS * GEMM_WIDTH * GEMM_WIDTH
+
+
+def _float32_rate() -> float:
+    left, right = torch.ones(GEMM_ROWS, GEMM_WIDTH), torch.ones(GEMM_WIDTH, GEMM_WIDTH)
+    return _gemm_operations() / _best_seconds(lambda: torch.mm(left, right))
+
+
+def _bfloat16_rate() -> float:
+    left, right = torch.ones(GEMM_ROWS, GEMM_WIDTH).bfloat16(), torch.ones(GEMM_WIDTH, GEMM_WIDTH).bfloat16()
+    return _gemm_operations() / _best_seconds(lambda: torch.nn.functional.linear(left, right))
+
+
+def _int8_rate() -> float:
+    left, right = torch.ones(GEMM_ROWS, GEMM_WIDTH, dtype=torch.int8), torch.ones(GEMM_WIDTH, GEMM_WIDTH, dtype=torch.int8)
+    return _gemm_operations() / _best_seconds(lambda: torch._int_mm(left, right.t()))
