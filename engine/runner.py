@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from .batch import build_batch
+from .executor.step import StepOutput
 from .kv.cache import KvCache
 from .lora.bank import SlotBank
 from .lora.slots import SlotTable
@@ -37,17 +38,16 @@ class Runner:
         if schedule.fresh_pages:
             self._cache.clean(schedule.fresh_pages)
         batch = build_batch(schedule.chunks, self._slots.slot, self._bank, self._cache.page_tokens)
-        logits = self._decoder.forward(batch.input, self._cache.pool)
-        return self._read(batch.chunks, logits)
+        return self._read(batch.chunks, self._decoder.run(batch.input, self._cache.pool))
 
-    def _read(self, chunks: list[Chunk], logits: torch.Tensor) -> list[ChunkResult]:
-        finite = logits.sum(-1, dtype=torch.float32).isfinite().tolist()  # one infinity or NaN spoils the sum
+    def _read(self, chunks: list[Chunk], output: StepOutput) -> list[ChunkResult]:
+        logits, finite = output.logits, output.finite.tolist()
         places: dict[int, int] = {}
         row = 0
         for index, chunk in enumerate(chunks):
             places[index] = row
             row += chunk.wanted
-        tokens = self._sample(chunks, logits, places, finite)
+        tokens = self._sample(chunks, output, places, finite)
         results = []
         for index, chunk in enumerate(chunks):
             rows = range(places[index], places[index] + chunk.wanted)
@@ -59,13 +59,14 @@ class Runner:
                 results.append(ChunkResult(chunk, token=tokens.get(index)))
         return results
 
-    def _sample(self, chunks: list[Chunk], logits: torch.Tensor, places: dict[int, int], finite: list[bool]) -> dict[int, int]:
+    def _sample(self, chunks: list[Chunk], output: StepOutput, places: dict[int, int], finite: list[bool]) -> dict[int, int]:
         chosen = [i for i, c in enumerate(chunks) if c.wanted and not c.sequence.replay and finite[places[i]]]
         if not chosen:
             return {}
-        rows = logits[[places[i] for i in chosen]] if len(chosen) < len(logits) else logits
+        rows = [places[i] for i in chosen]
         sequences = [chunks[i].sequence for i in chosen]
-        tokens = choose_tokens(rows, [s.sampling for s in sequences], [len(s.tokens) for s in sequences])
+        best = output.best[rows].tolist()
+        tokens = choose_tokens(output.logits, rows, best, [s.sampling for s in sequences], [len(s.tokens) for s in sequences])
         return dict(zip(chosen, tokens, strict=True))
 
 

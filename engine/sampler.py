@@ -36,14 +36,10 @@ def check_sampling(sampling: Sampling) -> None:
         raise BadRequest(f"top_p is {sampling.top_p}; it must be above 0 and at most 1 (off)")
 
 
-def choose_tokens(logits: torch.Tensor, samplings: list[Sampling], positions: list[int]) -> list[int]:
-    """One token id per row of `logits` [rows, vocab] (any float dtype); `positions` are the new tokens' places in their sequences."""
-    wide = logits.float()
-    winners: list[int] = wide.argmax(-1).tolist()
-    for row, sampling in enumerate(samplings):
-        if sampling.temperature > 0:
-            winners[row] = choose_token(wide[row].numpy(), sampling, positions[row])
-    return winners
+def choose_tokens(logits: torch.Tensor, rows: list[int], best: list[int], samplings: list[Sampling], positions: list[int]) -> list[int]:
+    """One token id for each of `rows` of `logits` [n, vocab] float32, whose highest ids are `best`; `positions`: the new tokens' places."""
+    chosen = zip(rows, best, samplings, positions, strict=True)
+    return [top if s.temperature == 0 else choose_token(logits[row].numpy(), s, position) for row, top, s, position in chosen]
 
 
 def choose_token(logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:

@@ -166,13 +166,14 @@ struct Operation {
 };
 
 struct Shape {
-    int32_t dtype, threads, hidden, heads, kv_heads, head_dim, query_column, key_column, value_column, pad;
+    int32_t dtype, threads, hidden, heads, kv_heads, head_dim, query_column, key_column, value_column, vocab;
     int64_t widths[NUM_PLACES];  // columns of each place, padded to 32
     const float* cosine;         // [context][head_dim / 2]
     const float* sine;
 };
 
 struct Entry { int64_t rank; const char* shrink; const char* expand; const float* gain; const float* shift; };
+struct Leaders { Floats highest; Words where; Floats sum; };  // of one row, lane by lane, as far as one thread has seen its logits
 struct Change { const int32_t* expand; const int32_t* numbers; const float* gain; const float* shift; int64_t lanes; };
 struct Segment { const Entry* table; int64_t first, count; };
 struct Chunk { const int32_t* pages; int64_t row, count, start; };
@@ -189,7 +190,9 @@ struct Step {
     char* pool;
     const float* embedded;       // [rows][hidden], or null: look up
     float* logits;               // [num_picked][widths[LOGITS]]
-    char* final;                 // null, or [num_picked][hidden] numbers of the dtype
+    char* final;                 // [num_picked][hidden] numbers of the dtype
+    int64_t* best;               // [num_picked]: the lowest id of the highest logit
+    uint8_t* finite;             // [num_picked]: whether every logit is
 };
 
 // --- threads: all run every operation; waits spin, then yield, and between steps sleep ---
@@ -235,6 +238,7 @@ struct Executor {
     std::vector<float> row_scales;
     std::vector<int64_t> attend_units;
     std::vector<std::vector<Change>> changes;  // by thread
+    std::vector<std::vector<Leaders>> leaders;  // by thread
     Step step{};
     Barrier barrier;
     std::vector<std::atomic<int64_t>> counters;
@@ -243,7 +247,7 @@ struct Executor {
     std::atomic<bool> ending{false};
 
     explicit Executor(const Shape& s, const Operation* operations, int count)
-        : shape(s), program(operations, operations + count), changes(s.threads), counters(count) {}
+        : shape(s), program(operations, operations + count), changes(s.threads), leaders(s.threads), counters(count) {}
 
     template <class T> size_t number_bytes(int place) const {
         bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
@@ -262,6 +266,7 @@ struct Executor {
         }
         quantised.reserve(rows, widest, 64);
         shrunk.reserve(rows, std::max<int64_t>(1, step.shrunk_words) * 4, 0);
+        for (auto& seen : leaders) seen.assign(step.num_picked, {spread(-INFINITY), Words{}, Floats{}});
         if (int64_t(row_scales.size()) < rows) row_scales.resize(rows);
         attend_units.assign(1, 0);
         for (int64_t c = 0; c < step.num_chunks; ++c)
@@ -570,6 +575,7 @@ struct Executor {
                 for (int i = 0; i < count; ++i) {
                     for (size_t until = std::min(share, asked + LINES_A_ROW); asked < until; ++asked) _mm_prefetch(coming + asked * 64, _MM_HINT_T1);
                     finish<T>(op, panel, r + i, changes ? changes + (r + i) * SITE_PARTS : nullptr, load(tile[i]), load(tile[i] + LANES));
+                    if (op.target == LOGITS) follow(leaders[tid][r + i], panel * PANEL, tile[i]);
                 }
             }
         }
@@ -732,6 +738,35 @@ struct Executor {
         if (blocks[1].present) store(out + blocks[1].column, right);
     }
 
+    void follow(Leaders& row, int64_t first, const float* logits) const {
+        const Words lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        for (int h = 0; h < 2; ++h) {
+            Words id = lane + int32_t(first + h * LANES);
+            Floats x = load(logits + h * LANES);
+            row.sum += x * 0.0f;
+            x = id < shape.vocab ? x : spread(-INFINITY);
+            Words more = x > row.highest;
+            row.highest = more ? x : row.highest;
+            row.where = more ? id : row.where;
+        }
+    }
+
+    void name_leaders() const {
+        for (int64_t r = 0; r < step.num_picked; ++r) {
+            float highest = -INFINITY, sum = 0;
+            int64_t best = 0;
+            for (const auto& seen : leaders)
+                for (int l = 0; l < LANES; ++l) {
+                    float x = seen[r].highest[l];
+                    int64_t id = seen[r].where[l];
+                    if (x > highest || (x == highest && id < best)) { highest = x; best = id; }
+                    sum += seen[r].sum[l];
+                }
+            step.best[r] = best;
+            step.finite[r] = std::isfinite(sum);
+        }
+    }
+
     template <class T> static Floats adapt(const Operation& op, const Change* of_row, int64_t number, Floats sum) {
         const Block& block = op.blocks[number];
         const Change& change = of_row[block.part - op.blocks[0].part];
@@ -812,10 +847,9 @@ struct Executor {
             syscall(SYS_futex, reinterpret_cast<int*>(&epoch), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
         }
         run_thread(0);
-        if (step.final) {
-            size_t bytes = shape.hidden * (shape.dtype == 0 ? 4 : 2);
-            for (int64_t r = 0; r < step.num_picked; ++r) std::memcpy(step.final + r * bytes, places[FINAL].data + places[FINAL].stride * r, bytes);
-        }
+        size_t bytes = shape.hidden * (shape.dtype == 0 ? 4 : 2);
+        for (int64_t r = 0; r < step.num_picked; ++r) std::memcpy(step.final + r * bytes, places[FINAL].data + places[FINAL].stride * r, bytes);
+        name_leaders();
         return 0;
     }
 

@@ -45,7 +45,7 @@ class _Operation(ctypes.Structure):
 
 class _Shape(ctypes.Structure):
     _fields_ = (
-        *((name, i32) for name in ("dtype", "threads", "hidden", "heads", "kv_heads", "head_dim", "query", "key", "value", "pad")),
+        *((name, i32) for name in ("dtype", "threads", "hidden", "heads", "kv_heads", "head_dim", "query", "key", "value", "vocab")),
         ("widths", i64 * len(Place)),
         ("cosine", pointer),
         ("sine", pointer),
@@ -57,7 +57,7 @@ class _Step(ctypes.Structure):
         *((name, i64) for name in ("rows", "num_segments", "num_runs", "num_wanted", "layer_stride", "half_stride", "shrunk_words")),
         *(
             (name, pointer)
-            for name in ("tokens", "positions", "cells", "tables", "segments", "runs", "wanted", "pool", "embedded", "logits", "final")
+            for name in ("tokens", "positions", "cells", "tables", "segments", "runs", "wanted", "pool", "embedded", "logits", "final", "best", "finite")
         ),
     )
 
@@ -114,17 +114,18 @@ class NativeExecutor:
         if len(self._logits) < wanted:
             self._logits = torch.empty(wanted, self._shape.widths[Place.LOGITS])
             self._final = torch.empty(wanted, self._config.hidden, dtype=self._dtype)
+        best, finite = np.empty(wanted, np.int64), np.empty(wanted, np.bool_)
         pages = np.fromiter((page for run in step.runs for page in run.pages), np.int32)
         runs = _runs_table(step, pages)
         tables, segments, shrunk_words = self._adapter_tables(step)
         described = _Step(
             len(step.tokens), len(step.segments), len(step.runs), wanted, pool.stride(0), pool.stride(1), shrunk_words,
             *(array.ctypes.data for array in (step.tokens, step.positions, step.cells, tables, segments, runs, step.logit_rows)),
-            pool.data_ptr(), None if embedded is None else embedded.data_ptr(), self._logits.data_ptr(), self._final.data_ptr(),
+            pool.data_ptr(), None if embedded is None else embedded.data_ptr(), self._logits.data_ptr(), self._final.data_ptr(), best.ctypes.data, finite.ctypes.data,
         )  # fmt: skip
         if self._library.lorikeet_run(self._handle, ctypes.byref(described)) != 0:
             raise MemoryError(f"no memory for a step of {len(step.tokens)} rows")
-        return StepOutput(self._logits[:wanted, : self._config.vocab_size], self._final[:wanted])
+        return StepOutput(self._logits[:wanted, : self._config.vocab_size], self._final[:wanted], best, finite)
 
     def _adapter_tables(self, step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """Per row the address of its adapter's table (0: none); per segment (address, first, count); the most words that shrinking one row gives."""
@@ -155,7 +156,7 @@ class NativeExecutor:
         }
         padded = (i64 * len(Place))(*(_up(widths[place], 64) for place in Place))
         return _Shape(self._dtype.itemsize == 2, threads, config.hidden, config.heads, config.kv_heads, config.head_dim,
-                      0, query, query + key, 0, padded, cosine, sine)  # fmt: skip
+                      0, query, query + key, config.vocab_size, padded, cosine, sine)  # fmt: skip
 
     def _describe(self, operation: Operation, weights: Weights) -> _Operation:
         layer = -1 if operation.layer is None else operation.layer

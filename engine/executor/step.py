@@ -54,10 +54,16 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input. Both valid until the next step."""
+    """What a step gives for the wanted rows; the tensors are valid until the next step.
+
+    logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input.
+    best: [wanted] int64, the lowest id of the highest logit. finite: [wanted] bool, whether every logit is.
+    """
 
     logits: torch.Tensor
     final: torch.Tensor
+    best: Ints
+    finite: NDArray[np.bool_]
 
 
 class Executor(Protocol):
@@ -73,3 +79,8 @@ class Executor(Protocol):
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """One step; writes keys and values into `pool`. `embedded [rows, hidden]` float32 replaces the look-up where it is given."""
+
+
+def find_best(logits: torch.Tensor) -> tuple[Ints, NDArray[np.bool_]]:
+    """`best` and `finite` of StepOutput for `logits [rows, vocab]` float32."""
+    return logits.argmax(-1).numpy(), (logits * 0.0).sum(-1).isfinite().numpy()

@@ -15,7 +15,7 @@ from ..model.attention import AttentionGroup, attend, group_runs
 from ..model.layers import ROW_FLOOR, Linear, choose_linear_kernel, make_linear, pad_rows, rms_norm, rope_table, rotate, swiglu
 from ..model.program import Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
-from .step import Segment, StepInput, StepOutput
+from .step import Segment, StepInput, StepOutput, find_best
 
 
 class TorchExecutor:
@@ -49,7 +49,8 @@ class TorchExecutor:
         for number, operation in enumerate(self._program):
             places[operation.target] = self._run(number, operation, places, pass_, embedded)
         wanted = len(step.logit_rows)
-        return StepOutput(places[Place.LOGITS][:wanted].float(), places[Place.FINAL][:wanted])
+        logits = places[Place.LOGITS][:wanted].float()
+        return StepOutput(logits, places[Place.FINAL][:wanted], *find_best(logits))
 
     def _load(self, number: int, operation: Operation, weights: Weights, kernel: str) -> None:
         if operation.kind is Kind.LINEAR:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 
 from ..executor.choose import make_executor
-from ..executor.step import StepInput
+from ..executor.step import StepInput, StepOutput, find_best
 from .weights import Weights
 
 
 class Decoder:
-    """`forward` is the only thing it does. `name` tells which executor runs it."""
+    """`run` is what it does; `forward` is the logits of it. `name` tells which executor runs it."""
 
     def __init__(
         self, weights: Weights, dtype: torch.dtype, context: int, kernels: str = "auto", threads: int = 1, weights_int8: bool = False
@@ -29,9 +29,13 @@ class Decoder:
 
     def forward(self, step: StepInput, pool: torch.Tensor) -> torch.Tensor:
         """Logits [len(logit_rows), vocab] float32, valid until the next call; writes keys and values into `pool`."""
+        return self.run(step, pool).logits
+
+    def run(self, step: StepInput, pool: torch.Tensor) -> StepOutput:
+        """One step with everything that it gives."""
         output = self._executor.run(step, pool, self._embed(step))
-        self._change_logits(step, output.logits, output.final)
-        return output.logits
+        self._change_logits(step, output)
+        return output
 
     def _embed(self, step: StepInput) -> torch.Tensor | None:
         """The rows' embeddings when some adapter changes its own; None otherwise."""
@@ -45,12 +49,14 @@ class Decoder:
             embedded[rows] = ends.embed(embedded[rows], tokens[rows])
         return embedded
 
-    def _change_logits(self, step: StepInput, logits: torch.Tensor, final: torch.Tensor) -> None:
+    def _change_logits(self, step: StepInput, output: StepOutput) -> None:
         for segment in step.segments:
             ends = step.bank.packed(segment.slot).ends
             if ends is None or not ends.changes_logits:
                 continue
             chosen = (step.logit_rows >= segment.first) & (step.logit_rows < segment.first + segment.count)
-            places = torch.from_numpy(chosen.nonzero()[0])
+            places = chosen.nonzero()[0]
             if len(places):
-                logits[places] = ends.logits(logits[places], final[places])
+                changed = ends.logits(output.logits[places], output.final[places])
+                output.logits[places] = changed
+                output.best[places], output.finite[places] = find_best(changed)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.batch import build_batch
+from engine.batch import Batch, build_batch
 from engine.build import Built, build_engine
 from engine.config import EngineConfig
 from engine.kv.cache import KvCache
@@ -176,11 +176,15 @@ class Bench:
         self.cache.clean(pages)
         return Sequence(len(pages), 1, tokens, len(tokens), adapter, greedy(), 1, 1, frozenset(), 0.0, pages=pages)
 
-    def forward(self, *parts: tuple[Sequence, int, int]) -> dict[int, torch.Tensor]:
-        """Run tokens[start:end] of each sequence in one batch; all logits, by id(sequence)."""
+    def batch(self, *parts: tuple[Sequence, int, int]) -> Batch:
+        """tokens[start:end] of each sequence in one batch, all logits wanted."""
         chunks = [Chunk(sequence, start, end - start, end - start) for sequence, start, end in parts]
+        return build_batch(chunks, self.slots.__getitem__, self.bank, 16)
+
+    def forward(self, *parts: tuple[Sequence, int, int]) -> dict[int, torch.Tensor]:
+        """Run a batch; all logits, by id(sequence)."""
         with torch.inference_mode():
-            batch = build_batch(chunks, self.slots.__getitem__, self.bank, 16)
+            batch = self.batch(*parts)
             logits = self.decoder.forward(batch.input, self.cache.pool).clone()
         return dict(zip((id(c.sequence) for c in batch.chunks), logits.split([c.count for c in batch.chunks]), strict=True))
 
