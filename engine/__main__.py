@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,13 +21,17 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument("--base", type=Path, required=True)
     info = commands.add_parser("info", help="what is chosen on this machine, and why")
     info.add_argument("--base", type=Path)
+    commands.add_parser("bench", help="compare with other engines; what follows goes to benchmarks.engine.compare", add_help=False)
     for command in (serve, info):
         command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
         command.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
         command.add_argument("--threads", type=int, default=0)
         command.add_argument("--kv-tokens", type=int, default=16384)
         command.add_argument("--max-adapters", type=int, default=64)
-    chosen = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["bench"]:
+        return _bench(given[1:])
+    chosen = parser.parse_args(given)
     # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have one core only.
     chosen.threads = chosen.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
     return _serve(chosen) if chosen.command == "serve" else _info(chosen)
@@ -52,11 +57,20 @@ def _serve(chosen: argparse.Namespace) -> int:
     return Server(connection, inbox).serve(built.engine, built.ready)
 
 
+def _bench(arguments: list[str]) -> int:
+    """Run the comparison of the checkout this package lies in, as a process of its own: the engine imports no benchmark."""
+    checkout = Path(__file__).parent.parent
+    if not (checkout / "benchmarks" / "engine" / "compare.py").exists():
+        print("engine: the benchmarks are not installed with the package; run this from a checkout", file=sys.stderr)
+        return 1
+    return subprocess.run([sys.executable, "-m", "benchmarks.engine.compare", *arguments], cwd=checkout).returncode
+
+
 def _info(chosen: argparse.Namespace) -> int:
     from .info import describe
 
-    for line in describe(chosen.base, chosen.dtype, chosen.threads, chosen.kv_tokens):
-        print(line)
+    for line in describe(chosen.base, chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens):
+        print(line, flush=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What this engine chooses on this machine, and why, in words."""
+"""What this engine chooses on this machine, and why, in words; and what the machine can do at most."""
 
 from __future__ import annotations
 
@@ -8,22 +8,57 @@ from pathlib import Path
 import torch
 
 from .config import choose_dtype, cpu_features
+from .executor.library import NotNative, find_compiler, library_path, usable_sets
 from .model.layers import ROW_FLOOR, choose_linear_kernel
-from .model.weights import open_weights
+from .model.weights import Weights, open_weights
+from .roofline import Roofline, measure_roofline
 
 
-def describe(base: Path | None, dtype: str, threads: int, kv_tokens: int) -> Iterator[str]:
-    """One line per choice."""
+def describe(base: Path | None, dtype: str, kernels: str, threads: int, kv_tokens: int) -> Iterator[str]:
+    """One line per choice, and the measured limits (a second or two; longer when the executor is built first)."""
     choice = choose_dtype(dtype, cpu_features())
-    kernel = choose_linear_kernel(choice.dtype)
-    why = "prepacked weights, a third faster in bfloat16" if kernel == "onednn" else "oneDNN's prepacked products serve bfloat16 only"
     yield f"torch      {torch.__version__}, {threads} threads"
-    yield f"dtype      {str(choice.dtype).removeprefix('torch.')}: {choice.reason}"
-    yield f"linears    {kernel}: {why}"
-    yield f"row floor  {ROW_FLOOR[choice.dtype]}: fewer rows are padded, so that a row's bits do not depend on its neighbours"
+    yield f"dtype      {choice.name}: {choice.reason}"
+    yield f"kernels    {describe_kernels(kernels)}"
+    yield f"twins      linears {choose_linear_kernel(choice.dtype)}; fewer than {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
+    roofline = measure_roofline(threads)
+    rates = ", ".join(f"{name} {rate / 1e9:.0f} GOP/s" for name, rate in roofline.operations_s.items())
+    yield f"roofline   reads {roofline.read_bytes_s / 1e9:.1f} GB/s; multiplies {rates}"
     if base is not None:
         weights = open_weights(base)
         config = weights.config
         page = 2 * config.kv_heads * config.head_dim * config.layers * choice.dtype.itemsize
         yield f"base       {weights.base_id.hex()}: {config}"
         yield f"kv cache   {kv_tokens} tokens, {kv_tokens * page >> 20} MiB when full"
+        yield f"limit      {describe_limit(weights, choice.name, roofline)}"
+
+
+def describe_kernels(asked: str) -> str:
+    """Native with its instruction set and compiler, or torch; and why."""
+    if asked == "torch":
+        return "torch: asked for"
+    sets = usable_sets(cpu_features())
+    if not sets:
+        return "torch: this processor has none of the instruction sets that the native executor is written for"
+    try:
+        path = library_path(sets[0])
+    except NotNative as reason:
+        return f"torch: {reason}"
+    compiler = " ".join(find_compiler() or ())
+    return f"native {sets[0].name}: the best that this processor has; built by {compiler} as {path.name}"
+
+
+def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:
+    """Tokens a second that the machine allows for one request and for 32, without adapters and with an empty context."""
+    numbers = linear_numbers(weights)
+    read = numbers * {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    parts = (f"{batch / roofline.seconds(dtype, read, 2.0 * batch * numbers):.0f} tokens/s at batch {batch} "
+             f"({roofline.bound(dtype, read, 2.0 * batch * numbers)})" for batch in (1, 32))  # fmt: skip
+    return "; ".join(parts)
+
+
+def linear_numbers(weights: Weights) -> int:
+    """How many numbers the linears of a step hold, the head among them."""
+    config = weights.config
+    attention = 2 * config.hidden * config.head_dim * (config.heads + config.kv_heads)
+    return config.layers * (attention + 3 * config.hidden * config.intermediate) + config.hidden * config.vocab_size

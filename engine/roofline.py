@@ -26,6 +26,11 @@ class Roofline:
         """The least time for work that reads so many bytes and does so many operations."""
         return max(read_bytes / self.read_bytes_s, operations / self.operations_s[dtype])
 
+    def best(self, other: Roofline) -> Roofline:
+        """The higher of both for each figure: what a busy neighbour took in one measurement, another may show."""
+        rates = {name: max(rate, other.operations_s[name]) for name, rate in self.operations_s.items()}
+        return Roofline(self.threads, max(self.read_bytes_s, other.read_bytes_s), rates)
+
     def bound(self, dtype: str, read_bytes: float, operations: float) -> str:
         """Which of the two holds that work back: "memory" or "compute"."""
         return "memory" if read_bytes / self.read_bytes_s >= operations / self.operations_s[dtype] else "compute"

@@ -102,8 +102,9 @@ def make_gguf(base: Path, path: Path, kind: str) -> None:
     writer.add_vocab_size(VOCAB)
     writer.add_tokenizer_model("no_vocab")
     names = {"model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm", "self_attn.q_proj": "attn_q",
-             "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-             "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
+             "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+             "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
     for name, tensor in tensors.items():
         stem = name.removesuffix(".weight")
         layer, part = stem.removeprefix("model.layers.").split(".", 1) if stem.startswith("model.layers.") else ("", stem)

@@ -46,7 +46,12 @@ def start(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         subprocess.run([sys.executable, __file__, "convert", options["base"], str(folder), options["dtype"]], check=True)
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.cache_size, scheduler.max_num_seqs, scheduler.max_num_batched_tokens, scheduler.enable_prefix_caching = 1, 32, 512, False
-    settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": options["threads"], "ENABLE_CPU_PINNING": True, **options.get("settings", {})}
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "INFERENCE_NUM_THREADS": options["threads"],
+        "ENABLE_CPU_PINNING": True,
+        **options.get("settings", {}),
+    }
     pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", settings, {})
 
     def run(prompts: list[list[int]], adapters: list[Any], tokens: int) -> list[list[int]]:

@@ -10,7 +10,9 @@ from lines import Run, serve
 
 def start(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """Build the engine; prefix caching is off, since no side may answer from another round."""
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, options["cores"])) if len(options["cores"]) > 1 else str(options["cores"][0]))
+    os.environ.setdefault(
+        "VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, options["cores"])) if len(options["cores"]) > 1 else str(options["cores"][0])
+    )
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

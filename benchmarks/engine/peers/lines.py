@@ -6,6 +6,7 @@ ignored. The answer is {"seconds": s, "answers": [[id]], "rss_bytes": r}. Whatev
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
@@ -37,6 +38,7 @@ def rss_bytes() -> int:
 
 def serve(start: Callable[[dict[str, Any]], tuple[Run, dict[str, Any]]]) -> None:
     """Start from the options in argv[1], say that it is ready, answer until stdin ends."""
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: a stopped driver would outlive a killed comparison
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run, facts = start(json.loads(sys.argv[1]))
