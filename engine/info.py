@@ -20,7 +20,7 @@ def describe(base: Path | None, dtype: str, kernels: str, threads: int, kv_token
     yield f"torch      {torch.__version__}, {threads} threads"
     yield f"dtype      {choice.name}: {choice.reason}"
     yield f"kernels    {describe_kernels(kernels)}"
-    yield f"twins      linears {choose_linear_kernel(choice.dtype)}; fewer than {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
+    yield f"twins      linears {choose_linear_kernel(choice.dtype)}; under {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
     roofline = measure_roofline(threads)
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GOP/s" for name, rate in roofline.operations_s.items())
     yield f"roofline   reads {roofline.read_bytes_s / 1e9:.1f} GB/s; multiplies {rates}"
