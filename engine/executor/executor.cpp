@@ -39,7 +39,7 @@ constexpr int MAX_TILE_ROWS = 12;
 #else
 constexpr int MAX_TILE_ROWS = 3;  // 16 registers of half a vector each
 #endif
-constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4;
+constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
 constexpr size_t LINES_A_ROW = 16;
 constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
 
@@ -444,10 +444,12 @@ struct Executor {
                 for (int g = 0; g < G; ++g) out[g] = load(sums[g] + i) * correction[g];
                 for (int p = 0; p < pages; ++p) {
                     const int32_t* values = reinterpret_cast<const int32_t*>(page_of<T>(layer, 1, kv_head, table[p])) + i;
+                    Floats part[G] = {};
                     for (int t = 0; t < PAGE / V<T>; ++t) {
                         Words v = load_words(values + t * d);
-                        for (int g = 0; g < G; ++g) out[g] = madd(out[g], v, spread(word(weights[g], p * PAGE / V<T> + t)), T{});
+                        for (int g = 0; g < G; ++g) part[g] = madd(part[g], v, spread(word(weights[g], p * PAGE / V<T> + t)), T{});
                     }
+                    for (int g = 0; g < G; ++g) out[g] += part[g];
                 }
                 for (int g = 0; g < G; ++g) store(sums[g] + i, out[g]);
             }
@@ -632,18 +634,22 @@ struct Executor {
 
     template <class T, int R> static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out) {
         for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
-            Floats sum[R][2] = {};
-            for (int k = 0; k < words; ++k) {
-                Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
-                for (int i = 0; i < R; ++i) {
-                    Words number = spread(word(x + stride * i, k));
-                    sum[i][0] = madd(sum[i][0], left, number, T{});
-                    sum[i][1] = madd(sum[i][1], right, number, T{});
+            // Sums of sums: one long chain of float32 additions would lose digits.
+            for (int from = 0; from < words; from += CHAIN_WORDS) {
+                Floats sum[R][2] = {};
+                for (int k = from; k < std::min(words, from + CHAIN_WORDS); ++k) {
+                    Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
+                    for (int i = 0; i < R; ++i) {
+                        Words number = spread(word(x + stride * i, k));
+                        sum[i][0] = madd(sum[i][0], left, number, T{});
+                        sum[i][1] = madd(sum[i][1], right, number, T{});
+                    }
                 }
-            }
-            for (int i = 0; i < R; ++i) {
-                store(out + i * PANEL, sum[i][0]);
-                store(out + i * PANEL + LANES, sum[i][1]);
+                for (int i = 0; i < R; ++i)
+                    for (int h = 0; h < 2; ++h) {
+                        float* at = out + i * PANEL + h * LANES;
+                        store(at, from ? load(at) + sum[i][h] : sum[i][h]);
+                    }
             }
         }
         if constexpr (R > 1) {

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from .worlds import ALL_LINEAR, Bench, make_base, some_tokens, write_adapter
+from .worlds import ALL_LINEAR, BOTH, Bench, make_base, some_tokens, write_adapter
 
 EVERYWHERE = tuple(f"self_attn.{name}" if name in ALL_LINEAR[:4] else f"mlp.{name}" for name in ALL_LINEAR)
 ADAPTERS: list[bytes | None] = [None, b"r4", b"other r4", b"r7", b"qv"]
@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def open_bench(folder: Path, dtype: torch.dtype) -> Bench:
-    bench = Bench(folder / "base", dtype)
+def open_bench(folder: Path, dtype: torch.dtype, kernels: str) -> Bench:
+    bench = Bench(folder / "base", dtype, kernels)
     for name in ADAPTERS[1:]:
         assert name is not None
         bench.load(name, folder / name.decode())
@@ -38,11 +38,14 @@ rows = st.tuples(st.sampled_from(ADAPTERS), st.integers(2, 150), st.integers(1, 
 """(adapter, length, tokens in the second step, seed)"""
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(max_examples=10, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.lists(rows, min_size=2, max_size=9))
-def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(folder: Path, dtype: torch.dtype, batch: list[tuple[bytes | None, int, int, int]]) -> None:
-    bench = open_bench(folder, dtype)
+def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(
+    folder: Path, kernels: str, dtype: torch.dtype, batch: list[tuple[bytes | None, int, int, int]]
+) -> None:
+    bench = open_bench(folder, dtype, kernels)
     together = [bench.sequence(some_tokens(length, seed), adapter) for adapter, length, _, seed in batch]
     cuts = [max(1, length - tail) for _, length, tail, _ in batch]
     first = bench.forward(*((s, 0, cut) for s, cut in zip(together, cuts, strict=True)))
@@ -57,9 +60,10 @@ def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(folder: Path, dtype: 
         assert torch.equal(torch.cat(steps), alone[: len(steps)])
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, dtype: torch.dtype) -> None:
-    bench = open_bench(folder, dtype)
+def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, kernels: str, dtype: torch.dtype) -> None:
+    bench = open_bench(folder, dtype, kernels)
     tokens = some_tokens(700, 5)
     whole, cut, other = bench.sequence(tokens, b"r7"), bench.sequence(tokens, b"r7"), bench.sequence(some_tokens(300, 6), b"r4")
     alone = bench.forward((whole, 0, 700))[id(whole)]
@@ -67,8 +71,9 @@ def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, dtype: t
     assert torch.equal(torch.cat([part[id(cut)] for part in parts]), alone)
 
 
-def test_a_page_left_dirty_by_an_overflowing_adapter_harms_nobody(folder: Path) -> None:
-    bench = open_bench(folder, torch.float32)
+@BOTH
+def test_a_page_left_dirty_by_an_overflowing_adapter_harms_nobody(folder: Path, kernels: str) -> None:
+    bench = open_bench(folder, torch.float32, kernels)
     clean = bench.sequence(some_tokens(20, 1))
     expected = bench.forward((clean, 0, 20))[id(clean)]
     bench.cache.pool[:, :, 1:] = float("nan")

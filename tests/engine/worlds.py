@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from engine.batch import Batch, build_batch
 from engine.build import Built, build_engine
-from engine.config import EngineConfig
+from engine.config import EngineConfig, cpu_features
+from engine.executor.library import find_compiler, usable_sets
 from engine.kv.cache import KvCache
 from engine.lora.adapter import load_adapter
 from engine.lora.adapters import LoadDone
@@ -25,14 +26,16 @@ from engine.model.weights import open_weights
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
 
+BOTH = pytest.mark.parametrize("kernels", ["native", "torch"] if find_compiler() and usable_sets(cpu_features()) else ["torch"])
+"""Tests that the native executor and its torch twins must both pass."""
 VOCAB = 320
 SHAPE = {"vocab_size": VOCAB, "hidden_size": 72, "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 6,
          "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5}  # fmt: skip
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def make_base(folder: Path, kind: str = "llama", **changes: Any) -> Any:
-    """Write a random model as a Hugging Face folder; returns the transformers model in float32."""
+def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes: Any) -> Any:
+    """Write a random model, weights of standard deviation `spread`, as a Hugging Face folder; returns the transformers model in float32."""
     import transformers
 
     classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
@@ -42,7 +45,7 @@ def make_base(folder: Path, kind: str = "llama", **changes: Any) -> Any:
     model = getattr(transformers, classes[kind] + "ForCausalLM")(config).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else 0.3 * torch.randn_like(parameter))
+            parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else spread * torch.randn_like(parameter))
     model.save_pretrained(folder)
     return model
 
