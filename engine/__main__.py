@@ -38,11 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
+    cores = os.sched_getaffinity(0)
     from .build import build_engine
     from .config import EngineConfig
     from .errors import ModelError
     from .server import Inbound, Server
 
+    os.sched_setaffinity(0, cores)  # importing torch under OMP_PROC_BIND pinned this thread, and the executor's threads would inherit its one core
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon; its end closes our socket
     connection = socket.socket(fileno=chosen.fd)
     inbox: SimpleQueue[Inbound] = SimpleQueue()

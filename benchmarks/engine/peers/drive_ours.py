@@ -49,10 +49,12 @@ def submits(prompts: list[list[int]], adapters: list[Any], tokens: int) -> dict[
 
 def start_in_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """The engine stepped by hand: no socket, no other thread."""
+    cores = os.sched_getaffinity(0)
     from engine.build import build_engine
     from engine.config import EngineConfig
     from engine.messages import AdapterHeld, Tokens
 
+    os.sched_setaffinity(0, cores)  # as engine/__main__.py does: importing torch under OMP_PROC_BIND pinned this thread
     done: SimpleQueue[Any] = SimpleQueue()
     config = EngineConfig(Path(options["base"]), dtype=options["dtype"], kernels=options["kernels"], threads=options["threads"], kv_tokens=16384)
     built = build_engine(config, done.put)
