@@ -66,8 +66,8 @@ SIDES = [
 CASES = {
     "distinct": ["ours+lora", "ours+lora in process", "ours+lora torch twins", "vllm+lora", "peft"],
     "base bf16": ["ours", "vllm", "openvino", "llama.cpp"],
+    "idle": ["ours+lora", "ours", "vllm+lora"],
     "base int8": ["ours int8", "openvino int8", "llama.cpp q8_0"],
-    "idle": ["ours+lora", "vllm+lora"],
     "prefill": ["ours", "vllm", "openvino"],
     "prefill distinct": ["ours+lora", "vllm+lora"],
 }
@@ -130,7 +130,7 @@ class Comparison:
         return statistics.median(values) if values else None
 
     def ratio(self, case: str, batch: int, ours: str, theirs: str, theirs_case: str | None = None) -> float | None:
-        """The median over the rounds of our rate over theirs, each round's two figures taken one after the other."""
+        """The median over the rounds of our rate over theirs, round by round; within a case the two are taken one after the other."""
         mine, other = self.rates.get((case, batch, ours), []), self.rates.get((theirs_case or case, batch, theirs), [])
         pairs = [a / b for a, b in zip(mine, other, strict=False)]
         return statistics.median(pairs) if pairs else None
@@ -204,7 +204,7 @@ def ratios_table(taken: Comparison, roofline: Roofline) -> str:
             found = [ratio for rival in rivals if (ratio := taken.ratio(case, batch, ours, rival)) is not None]
             values.append(verdict(min(found) if found else None, goal))
         rows.append([f"{case}: {ours} / {peer if peer != 'best' else 'best peer'}", *values])
-    idle = [taken.ratio("idle", batch, "ours+lora", "ours", "base bf16") for batch in BATCHES]
+    idle = [taken.ratio("idle", batch, "ours+lora", "ours") for batch in BATCHES]
     rows.append(["LoRA on but unused / base only", *(verdict(each, 0.99) for each in idle)])
     ratios, ideals = [], []
     for batch in BATCHES:

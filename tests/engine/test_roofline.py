@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from engine.roofline import Roofline, measure_roofline
-from tests.engine.worlds import make_base
+
+from .worlds import make_base
 
 LIMITS = Roofline(2, 10e9, {"float32": 100e9, "bfloat16": 1000e9, "int8": 2000e9})
 
