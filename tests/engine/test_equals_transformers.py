@@ -44,7 +44,7 @@ def test_every_family_gives_the_logits_of_transformers(tmp_path: Path, kernels: 
 
 @BOTH
 def test_one_mixed_batch_gives_the_logits_of_peft_for_every_row(tmp_path: Path, kernels: str) -> None:
-    make_base(tmp_path / "base")
+    make_base(tmp_path / "base", spread=0.2)
     import transformers
 
     settings: dict[bytes, dict[str, Any]] = {
