@@ -13,6 +13,7 @@ from .config import Choice, EngineConfig, choose_dtype, cpu_features
 from .engine import Engine, Limits
 from .kv.cache import KvCache
 from .kv.pages import PagePool
+from .kv.prefix import PrefixCache
 from .lora.adapter import load_adapter
 from .lora.adapters import AdapterLoader, Adapters, LoadDone
 from .lora.bank import SlotBank
@@ -23,7 +24,7 @@ from .messages import Ready
 from .model.decoder import Decoder
 from .model.weights import open_weights
 from .runner import Runner
-from .scheduler import Scheduler
+from .scheduler import Budget, Scheduler
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
             return load_adapter(config_path, weights_path, base, choice.dtype)
 
     loader = AdapterLoader(load, on_load)
-    pages, slots, bank = PagePool(num_pages), SlotTable(config.max_adapters), SlotBank()
+    pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
-    scheduler = Scheduler(pages, config.page_tokens, config.step_tokens, config.max_running, adapters)
+    scheduler = Scheduler(Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s), pages, adapters)
     engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages)
     ready = Ready(
         base=weights.base_id,

@@ -25,6 +25,7 @@ class EngineConfig:
     host_cache_bytes: int = 2 << 30
     waiting_deadline_s: float = 120.0
     parked_deadline_s: float = 120.0
+    age_bound_s: float = 5.0
 
 
 @dataclass(frozen=True)

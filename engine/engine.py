@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .config import EngineConfig
 from .errors import BadRequest, Busy, EngineError, UnknownAdapter
-from .kv.pages import PagePool
+from .kv.prefix import PrefixCache
 from .lora.adapters import Adapters, LoadDone
 from .messages import (
     Cancel,
@@ -39,6 +39,7 @@ from .sequence import Sequence
 
 MAX_STEP_RECORDS = 256
 MAX_STOP_IDS = 64
+MAX_PRIORITY = 100
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,13 @@ class Engine:
     """Feed it with `handle`, call `step` while it returns True, send what `take_messages` gives."""
 
     def __init__(
-        self, limits: Limits, scheduler: Scheduler, runner: Runner, adapters: Adapters, pages: PagePool, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: Limits,
+        scheduler: Scheduler,
+        runner: Runner,
+        adapters: Adapters,
+        pages: PrefixCache,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits, self._scheduler, self._runner, self._adapters, self._pages = limits, scheduler, runner, adapters, pages
         self._clock = clock
@@ -122,7 +129,7 @@ class Engine:
     def check(self) -> None:
         """All invariants of the stateful cores."""
         self._scheduler.check()
-        self._adapters.slots.check()
+        self._adapters.check()
         assert {id(s) for s in self._sequences.values()} == {id(s) for s in self._scheduler.running + self._scheduler.waiting}
 
     # --- requests ---
@@ -132,6 +139,8 @@ class Engine:
             self._check(message)
             sequence = self._sequence_of(message)
             self._sequences[sequence.request_id] = sequence
+            if sequence.adapter is not None:
+                self._adapters.use(sequence.adapter)
             self._scheduler.add(sequence)
         except EngineError as error:
             codes = {BadRequest: "bad_request", UnknownAdapter: "unknown_adapter", Busy: "busy"}
@@ -152,6 +161,8 @@ class Engine:
             raise BadRequest(f"a token id is not in [0, {limits.vocab_size})")
         if isinstance(message, Submit) and (message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS):
             raise BadRequest(f"max_tokens is {message.max_tokens} (1 or more), stop_ids are {len(message.stop_ids)} (at most {MAX_STOP_IDS})")
+        if isinstance(message, Submit) and (abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0):
+            raise BadRequest(f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is {message.deadline_ms} (0 or more)")
         check_sampling(message.sampling)
         if message.adapter is not None:
             self._adapters.check_known(message.adapter)
@@ -171,6 +182,8 @@ class Engine:
             stop_ids=frozenset(message.stop_ids if isinstance(message, Submit) else ()),
             arrived_s=self._clock(),
             replay=replay,
+            priority=message.priority if isinstance(message, Submit) else 0,
+            deadline_s=self._clock() + message.deadline_ms / 1e3 if isinstance(message, Submit) and message.deadline_ms else None,
         )
 
     def _grant(self, request_id: int, credit: int) -> None:
@@ -186,7 +199,9 @@ class Engine:
 
     def _expire(self, now_s: float) -> None:
         for sequence in list(self._sequences.values()):
-            if not sequence.has_credit:
+            if sequence.deadline_s is not None and now_s > sequence.deadline_s:
+                self._fail(sequence, "deadline", f"not finished within {sequence.deadline_s - sequence.arrived_s:.1f} s")
+            elif not sequence.has_credit:
                 sequence.parked_s = sequence.parked_s or now_s
                 if now_s - sequence.parked_s > self._limits.parked_deadline_s:
                     self._finish(sequence, "cancelled")
@@ -210,6 +225,8 @@ class Engine:
         sequence.neighbours = max(sequence.neighbours, len(record.adapters))
         if sequence.first_token_s is None:
             sequence.prefill_ms += record.step_ms
+        if not result.failed:
+            self._scheduler.publish(sequence)
         if result.failed:
             self._fail(sequence, "internal", "the logits are not finite; the adapter's weights overflow this dtype")
         elif sequence.replay:
@@ -245,13 +262,15 @@ class Engine:
     def _end(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         del self._sequences[sequence.request_id]
+        if sequence.adapter is not None:
+            self._adapters.leave(sequence.adapter)
 
     def _stats(self) -> Stats:
         return Stats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
-            kv_pages_free=self._pages.num_free,
-            kv_pages=self._pages.num_pages,
+            kv_pages_free=self._pages.num_available,
+            kv_pages=self._pages.pool.num_pages,
             adapters_held=self._adapters.slots.held(),
             adapters_ready=self._adapters.slots.ready(),
             tokens_generated=self._tokens_generated,
@@ -269,7 +288,7 @@ def _record(step: int, results: list[ChunkResult], step_ms: float) -> StepRecord
 def _finished(sequence: Sequence, reason: str, now_s: float) -> Finished:
     """Times are told apart as: waiting for a place, waiting for the adapter, prompt, decoding."""
     started = sequence.started_s or now_s
-    loading_s = (sequence.ready_s or started) - (sequence.pinned_s or started) if sequence.adapter is not None else 0.0
+    loading_s = (sequence.ready_s or started) - (sequence.asked_s or started) if sequence.adapter is not None else 0.0
     decode_s = (sequence.last_token_s or 0.0) - (sequence.first_token_s or 0.0)
     return Finished(
         request_id=sequence.request_id,
@@ -281,4 +300,5 @@ def _finished(sequence: Sequence, reason: str, now_s: float) -> Finished:
         prefill_ms=sequence.prefill_ms,
         decode_ms=decode_s * 1e3,
         neighbours=sequence.neighbours,
+        cached_tokens=sequence.cached_tokens,
     )

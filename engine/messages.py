@@ -32,6 +32,7 @@ class Submit(Message, frozen=True, array_like=True):
 
     At most `credit` tokens are produced until a `Grant` raises it (pay as it streams); at most `max_tokens` in all.
     Generation ends after any id of `stop_ids` (the id is included) or at `max_tokens`.
+    `priority`: higher goes first for places and prompt tokens; `deadline_ms` after arrival it fails instead of going on (0: never).
     """
 
     request_id: int
@@ -41,6 +42,8 @@ class Submit(Message, frozen=True, array_like=True):
     max_tokens: int
     credit: int
     stop_ids: list[int]
+    priority: int = 0
+    deadline_ms: int = 0
 
 
 class Grant(Message, frozen=True, array_like=True):
@@ -116,6 +119,7 @@ class Finished(Message, frozen=True, array_like=True):
 
     `queue_ms` waited for a place, `load_ms` waited for its adapter, `prefill_ms` spent in steps that processed its prompt,
     `decode_ms` from first to last token. `neighbours`: the most distinct adapters (the bare base counts as one) that sat in one step with it.
+    `cached_tokens` of the prompt were taken from the prefix cache.
     """
 
     request_id: int
@@ -127,10 +131,11 @@ class Finished(Message, frozen=True, array_like=True):
     prefill_ms: float
     decode_ms: float
     neighbours: int
+    cached_tokens: int = 0
 
 
 class Failed(Message, frozen=True, array_like=True):
-    """A request ended badly. `code`: "bad_request" | "unknown_adapter" | "busy" | "internal"; `message` says what to mend."""
+    """A request ended badly. `code`: "bad_request" | "unknown_adapter" | "busy" | "deadline" | "internal"; `message` says what to mend."""
 
     request_id: int
     code: str

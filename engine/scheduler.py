@@ -1,10 +1,15 @@
 """Who runs in the next step. Decides; computes nothing, moves no bytes.
 
-    waiting ──admit (adapter ready, pages)──▶ running ──▶ ended
-       ▲                                        │
-       └──────────────── preempt ───────────────┘   pages given back; tokens kept, so that it resumes exactly
+    waiting ──admit (adapter's bytes here, pages)──▶ running ──▶ ended
+       ▲                                               │
+       └──────────────────── preempt ──────────────────┘   pages given back; tokens kept, so that it resumes exactly
 
+A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more adapters than slots the seats go round:
+who has had one for SEAT_STEPS steps gives way to the adapter that has been without for longest, so nobody waits for another's last token.
 A running sequence without credit is parked: it keeps its pages, costs no step, and is the first to be preempted.
+
+Order, for places and for prompt tokens alike: who has waited longer than the age bound; then priority; then the adapter that has had
+the fewest tokens so far (a flood for one adapter delays that adapter, not the others); then arrival.
 """
 
 from __future__ import annotations
@@ -12,18 +17,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from .kv.pages import PagePool
+from .kv.prefix import PrefixCache, first_key, next_key
 from .sequence import Sequence
+
+SEAT_STEPS = 4
+MAX_SERVED = 4096
+"""Adapters whose share of tokens is remembered."""
 
 
 class AdapterGate(Protocol):
     """What the scheduler must know of adapters."""
 
+    def prepare(self, adapter: bytes) -> bool:
+        """Whether its bytes are in memory; if not, they are sent for."""
+
+    def digest(self, adapter: bytes) -> bytes:
+        """Of the content of a prepared adapter."""
+
     def try_pin(self, adapter: bytes) -> bool:
-        """Pin, if a slot can be had."""
+        """Give a prepared adapter a slot, if one can be had."""
 
     def unpin(self, adapter: bytes) -> None:
-        """End a use."""
+        """Its slot may go to another."""
 
     def is_ready(self, adapter: bytes) -> bool:
         """Whether its bytes are in the slot."""
@@ -51,86 +66,195 @@ class Schedule:
     fresh_pages: list[int]
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a step may hold: rows, sequences, tokens a page; and how long one may be passed over."""
+
+    step_tokens: int
+    max_running: int
+    page_tokens: int
+    age_bound_s: float
+
+
 class Scheduler:
     """Continuous batching with chunked prefill: first every decoding sequence, then prompts, up to `step_tokens` rows."""
 
-    def __init__(self, pages: PagePool, page_tokens: int, step_tokens: int, max_running: int, adapters: AdapterGate) -> None:
-        self._pages, self._page_tokens = pages, page_tokens
-        self._step_tokens, self._max_running = step_tokens, max_running
-        self._adapters = adapters
+    def __init__(self, budget: Budget, pages: PrefixCache, adapters: AdapterGate) -> None:
+        self._budget, self._pages, self._adapters = budget, pages, adapters
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
+        self._step = 0
+        self._seats: dict[bytes, int] = {}
+        self._last_seated: dict[bytes, int] = {}
+        self._served: dict[bytes | None, float] = {}
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence behind all earlier ones."""
+        """Queue a new sequence; its adapter is sent for at once."""
         self.waiting.append(sequence)
+        if sequence.adapter is not None:
+            self._adapters.prepare(sequence.adapter)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, ended or cancelled; its pages are free at once."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
         self._give_back(sequence)
+        self._leave_seats({s.adapter for s in self.running})
 
     def schedule(self, now_s: float) -> Schedule:
         """Choose the next step's chunks; preempts when pages run out."""
+        self._step += 1
+        self._admit(now_s)
+        able = [sequence for sequence in self.running if sequence.has_credit]
+        self._take_seats(able)
         chosen: list[Chunk] = []
         fresh: list[int] = []
-        budget = self._step_tokens
-        self._admit(now_s)
-        by_urgency = sorted(self.running, key=lambda s: (not s.is_decoding, s.arrival))
-        for sequence in by_urgency:
-            if budget > 0 and sequence.has_credit and sequence in self.running:
-                count = min(budget, sequence.num_wanted - sequence.computed)
-                if self._reserve(sequence, sequence.computed + count, fresh):
-                    chosen.append(_chunk(sequence, count))
-                    budget -= count
-        return Schedule([c for c in chosen if c.sequence in self.running], fresh)
+        budget = self._budget.step_tokens
+        for sequence in self._in_order(able, now_s):
+            if budget <= 0:
+                break
+            if not self._is_seated(sequence) or sequence not in self.running:
+                continue
+            chunk = self._chunk(sequence, budget)
+            if self._reserve(sequence, chunk.start + chunk.count, fresh):
+                chosen.append(chunk)
+                budget -= chunk.count
+                self._count(sequence.adapter, chunk.count)
+        return Schedule([chunk for chunk in chosen if chunk.sequence in self.running], fresh)
+
+    def publish(self, sequence: Sequence) -> None:
+        """Let others share the pages that `sequence` has filled."""
+        full = sequence.computed // self._budget.page_tokens
+        for index in range(sequence.num_published, full):
+            if index == len(sequence.page_keys):
+                sequence.page_keys.append(self._key(sequence, index))
+            self._pages.publish(sequence.page_keys[index], sequence.pages[index])
+        sequence.num_published = max(sequence.num_published, full)
 
     def check(self) -> None:
-        """Pages belong to running sequences only, each to one, and cover what is computed."""
-        self._pages.check()
-        owned = [page for sequence in self.running for page in sequence.pages]
-        assert len(owned) == len(set(owned)), "a page has two owners"
-        assert len(owned) + self._pages.num_free == self._pages.num_pages, "a page is lost"
+        """Pages belong to running sequences only and cover what is computed; seats are of adapters that run."""
+        self._pages.check([sequence.pages for sequence in self.running])
         for sequence in self.running:
-            assert sequence.computed <= len(sequence.pages) * self._page_tokens, "computed beyond its pages"
-            assert sequence.adapter is None or sequence.pinned, "running without its adapter"
+            assert sequence.computed <= len(sequence.pages) * self._budget.page_tokens, "computed beyond its pages"
         assert all(not s.pages and s.computed == 0 for s in self.waiting), "a waiting sequence owns pages"
+        assert set(self._seats) <= {s.adapter for s in self.running}, "a seat is held for nobody"
+
+    # --- places ---
 
     def _admit(self, now_s: float) -> None:
-        spare = self._pages.num_free
-        for sequence in sorted(self.waiting, key=lambda s: s.arrival):
-            if len(self.running) >= self._max_running:
+        if not self.waiting:
+            return
+        for sequence in self._by_claim(self.waiting, now_s):
+            if len(self.running) >= self._budget.max_running:
                 return
-            if not sequence.has_credit or not self._adapter_ready(sequence, now_s):
+            if not sequence.has_credit or not self._is_prepared(sequence, now_s):
                 continue
-            needed = self._pages_for(len(sequence.tokens) + 1)
-            if needed > spare and not self._can_take_from_parked(needed - spare):
+            shared = self._pages.match(self._shareable_keys(sequence))
+            needed = self._pages_for(len(sequence.tokens) + 1) - len(shared)
+            if needed > self._pages.num_available and not self._can_take_from_parked(needed - self._pages.num_available):
+                self._pages.release(shared)
                 return  # later ones wait as well: a long prompt must not starve behind short ones
-            spare -= min(needed, spare)
+            sequence.pages, sequence.computed = shared, len(shared) * self._budget.page_tokens
+            sequence.num_published = len(shared)
+            sequence.cached_tokens = sequence.cached_tokens or sequence.computed
             self.waiting.remove(sequence)
             self.running.append(sequence)
             sequence.started_s = sequence.started_s or now_s
 
-    def _adapter_ready(self, sequence: Sequence, now_s: float) -> bool:
+    def _is_prepared(self, sequence: Sequence, now_s: float) -> bool:
         if sequence.adapter is None:
             return True
-        if not sequence.pinned:
-            sequence.pinned = self._adapters.try_pin(sequence.adapter)
-            sequence.pinned_s = sequence.pinned_s or (now_s if sequence.pinned else None)
-        ready = sequence.pinned and self._adapters.is_ready(sequence.adapter)
-        sequence.ready_s = sequence.ready_s or (now_s if ready else None)
-        return ready
+        sequence.asked_s = sequence.asked_s or now_s
+        prepared = self._adapters.prepare(sequence.adapter)
+        sequence.ready_s = sequence.ready_s or (now_s if prepared else None)
+        return prepared
+
+    def _shareable_keys(self, sequence: Sequence) -> list[bytes]:
+        count = sequence.num_shareable // self._budget.page_tokens
+        sequence.page_keys = []
+        for index in range(count):
+            sequence.page_keys.append(self._key(sequence, index))
+        return sequence.page_keys[:count]
+
+    def _key(self, sequence: Sequence, index: int) -> bytes:
+        if index == 0:
+            before = first_key(None if sequence.adapter is None else self._adapters.digest(sequence.adapter))
+        else:
+            before = sequence.page_keys[index - 1]
+        size = self._budget.page_tokens
+        return next_key(before, sequence.tokens[index * size : (index + 1) * size])
+
+    # --- order ---
+
+    def _by_claim(self, sequences: list[Sequence], now_s: float) -> list[Sequence]:
+        bound = now_s - self._budget.age_bound_s
+
+        def claim(sequence: Sequence) -> tuple[bool, int, float, int]:
+            old = sequence.first_token_s is None and sequence.arrived_s < bound
+            return not old, 0 if old else -sequence.priority, 0.0 if old else self._served.get(sequence.adapter, 0.0), sequence.arrival
+
+        return sorted(sequences, key=claim)
+
+    def _in_order(self, able: list[Sequence], now_s: float) -> list[Sequence]:
+        decoding: list[Sequence] = []
+        prompts: list[Sequence] = []
+        for sequence in able:
+            (decoding if sequence.is_decoding else prompts).append(sequence)
+        decoding.sort(key=lambda sequence: sequence.arrival)
+        return decoding + (self._by_claim(prompts, now_s) if prompts else prompts)
+
+    def _count(self, adapter: bytes | None, tokens: int) -> None:
+        """Add to an adapter's share; one that comes back does not bring credit from when it was away."""
+        if adapter not in self._served:
+            if len(self._served) >= MAX_SERVED:
+                self._served = {s.adapter: self._served.get(s.adapter, 0.0) for s in self.running}
+            self._served[adapter] = min((self._served[s.adapter] for s in self.running if s.adapter in self._served), default=0.0)
+        self._served[adapter] += tokens
+
+    # --- seats ---
+
+    def _is_seated(self, sequence: Sequence) -> bool:
+        return sequence.adapter is None or (sequence.adapter in self._seats and self._adapters.is_ready(sequence.adapter))
+
+    def _take_seats(self, able: list[Sequence]) -> None:
+        wanted = {sequence.adapter for sequence in able if sequence.adapter is not None}
+        self._leave_seats({*wanted})
+        standing = sorted(wanted - self._seats.keys(), key=lambda adapter: self._last_seated.get(adapter, 0))
+        for adapter in standing:
+            if not self._adapters.prepare(adapter):
+                continue
+            if not self._adapters.try_pin(adapter):
+                longest = min(self._seats, key=self._seats.__getitem__, default=None)
+                if longest is None or self._step - self._seats[longest] < SEAT_STEPS:
+                    return
+                self._leave(longest)
+                if not self._adapters.try_pin(adapter):
+                    return
+            self._seats[adapter] = self._step
+
+    def _leave_seats(self, wanted: set[bytes | None]) -> None:
+        for adapter in [adapter for adapter in self._seats if adapter not in wanted]:
+            self._leave(adapter)
+
+    def _leave(self, adapter: bytes) -> None:
+        del self._seats[adapter]
+        self._last_seated.pop(adapter, None)
+        self._last_seated[adapter] = self._step
+        if len(self._last_seated) > MAX_SERVED:
+            del self._last_seated[next(iter(self._last_seated))]
+        self._adapters.unpin(adapter)
+
+    # --- pages ---
 
     def _can_take_from_parked(self, missing: int) -> bool:
         return missing <= sum(len(s.pages) for s in self.running if not s.has_credit)
 
     def _pages_for(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._page_tokens)
+        return -(-num_tokens // self._budget.page_tokens)
 
     def _reserve(self, sequence: Sequence, num_tokens: int, fresh: list[int]) -> bool:
         """Give the sequence pages for `num_tokens`, preempting others; False when it had to give way itself."""
         missing = self._pages_for(num_tokens) - len(sequence.pages)
-        while missing > 0 and not self._pages.can_allocate(missing):
+        while missing > 0 and missing > self._pages.num_available:
             victim = self._victim()
             self._preempt(victim)
             if victim is sequence:
@@ -142,8 +266,12 @@ class Scheduler:
         return True
 
     def _victim(self) -> Sequence:
-        """Parked before active, then the latest arrival: the oldest active sequence always gets on."""
-        return max((s for s in self.running if s.pages or s.has_credit), key=lambda s: (not s.has_credit and bool(s.pages), s.arrival))
+        """Parked before active, then the lowest priority, then the latest arrival: the oldest active sequence always gets on."""
+
+        def weight(sequence: Sequence) -> tuple[bool, int, int]:
+            return not sequence.has_credit and bool(sequence.pages), -sequence.priority, sequence.arrival
+
+        return max((s for s in self.running if s.pages or s.has_credit), key=weight)
 
     def _preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to wait; it will compute its tokens again and go on."""
@@ -152,14 +280,12 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def _give_back(self, sequence: Sequence) -> None:
-        self._pages.free(sequence.pages)
-        sequence.pages, sequence.computed = [], 0
-        if sequence.pinned and sequence.adapter is not None:
-            self._adapters.unpin(sequence.adapter)
-            sequence.pinned = False
+        self._pages.release(sequence.pages)
+        sequence.pages, sequence.page_keys, sequence.computed, sequence.num_published = [], [], 0, 0
 
-
-def _chunk(sequence: Sequence, count: int) -> Chunk:
-    end = sequence.computed + count
-    answered = max(0, min(count, end - (sequence.num_prompt - 1)))
-    return Chunk(sequence, sequence.computed, count, answered if sequence.replay else int(end == len(sequence.tokens)))
+    def _chunk(self, sequence: Sequence, budget: int) -> Chunk:
+        count = min(budget, sequence.num_wanted - sequence.computed)
+        end = sequence.computed + count
+        if sequence.replay:
+            return Chunk(sequence, sequence.computed, count, max(0, min(count, end - (sequence.num_prompt - 1))))
+        return Chunk(sequence, sequence.computed, count, int(end == len(sequence.tokens)))

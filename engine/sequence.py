@@ -26,12 +26,15 @@ class Sequence:
     stop_ids: frozenset[int]
     arrived_s: float
     replay: bool = False
+    priority: int = 0
+    deadline_s: float | None = None
     computed: int = 0
     pages: list[int] = field(default_factory=list)
-    pinned: bool = False
-    prompt_done: bool = False
+    page_keys: list[bytes] = field(default_factory=list)
+    num_published: int = 0
+    cached_tokens: int = 0
     parked_s: float | None = None
-    pinned_s: float | None = None
+    asked_s: float | None = None
     ready_s: float | None = None
     started_s: float | None = None
     first_token_s: float | None = None
@@ -49,6 +52,11 @@ class Sequence:
     def num_wanted(self) -> int:
         """How many tokens must be computed before the next result: all of them, but a replay's last one predicts nothing."""
         return len(self.tokens) - 1 if self.replay else len(self.tokens)
+
+    @property
+    def num_shareable(self) -> int:
+        """How many of its first tokens may come from somebody else's pages: the ones before the first result that it needs."""
+        return self.num_prompt - 1 if self.replay else len(self.tokens) - 1
 
     @property
     def has_credit(self) -> bool:

@@ -18,24 +18,26 @@ from .slots import NoFreeSlot, SlotTable, State
 
 Load = Callable[[Path, Path], PackedAdapter]
 
+MAX_REFUSALS = 1024
+
 
 @dataclass(frozen=True)
 class LoadJob:
-    """Files to parse; `generation` of the slot they are for, or None when they are only to be held."""
+    """Files to parse."""
 
     adapter: bytes
     config_path: Path
     weights_path: Path
-    generation: int | None
 
 
 @dataclass(frozen=True)
 class LoadDone:
-    """What became of a job."""
+    """What became of a job; `digest` is that of the packed content."""
 
     job: LoadJob
     outcome: PackedAdapter | AdapterError
     load_ms: float
+    digest: bytes = b""
 
 
 class AdapterLoader:
@@ -59,7 +61,8 @@ class AdapterLoader:
         while (job := self._jobs.get()) is not None:
             started = time.perf_counter()
             outcome = self._attempt(job)
-            self._done(LoadDone(job, outcome, (time.perf_counter() - started) * 1e3))
+            digest = outcome.digest() if isinstance(outcome, PackedAdapter) else b""
+            self._done(LoadDone(job, outcome, (time.perf_counter() - started) * 1e3, digest))
 
     def _attempt(self, job: LoadJob) -> PackedAdapter | AdapterError:
         try:
@@ -71,27 +74,32 @@ class AdapterLoader:
 
 
 class Adapters:
-    """Hold, pin, unpin, release. `receive` takes finished loads and says what to tell the daemon."""
+    """Hold, use, pin, release. `receive` takes finished loads and says what to tell the daemon.
+
+    A load goes to host memory first, on the loader's thread, one after the other in the order in which they were asked for; only then is
+    a slot taken, so a slow disk keeps nobody's slot busy.
+    """
 
     def __init__(self, slots: SlotTable, bank: SlotBank, host: HostCache, submit: Callable[[LoadJob], None]) -> None:
         self.slots, self.bank = slots, bank
         self._host, self._submit = host, submit
         self._paths: dict[bytes, tuple[Path, Path]] = {}
-        self._arriving: set[bytes] = set()
+        self._digests: dict[bytes, bytes] = {}
+        self._uses: dict[bytes, int] = {}
+        self._jobs: dict[bytes, LoadJob] = {}
+        self._announced: set[bytes] = set()
         self._refusals: dict[bytes, AdapterError] = {}
         self._releasing: set[bytes] = set()
 
     def hold(self, adapter: bytes, config_path: Path, weights_path: Path) -> AdapterHeld | None:
-        """Start to make an adapter servable; the answer comes at once if it is already."""
+        """Start to make an adapter servable; the answer comes at once if it is already. Other files than before are read anew."""
         self._releasing.discard(adapter)
         self._refusals.pop(adapter, None)
         packed = self._host.find(adapter)
-        if packed is not None and self.slots.holds(adapter):
+        if packed is not None and adapter not in self._jobs and self._paths.get(adapter) == (config_path, weights_path):
             return AdapterHeld(adapter, packed.size_bytes, packed.rank, 0.0)
-        if adapter not in self._arriving:
-            self._arriving.add(adapter)
-            self._paths[adapter] = config_path, weights_path
-            self._submit(LoadJob(adapter, config_path, weights_path, None))
+        self._announced.add(adapter)
+        self._send_for(LoadJob(adapter, config_path, weights_path))
         return None
 
     def release(self, adapter: bytes) -> None:
@@ -103,26 +111,48 @@ class Adapters:
         """Raise UnknownAdapter unless the adapter is held or on its way."""
         if adapter in self._refusals:
             raise UnknownAdapter(f"adapter {adapter.hex()} was refused: {self._refusals[adapter]}")
-        if adapter in self._releasing or not (adapter in self._arriving or self.slots.holds(adapter)):
+        if adapter in self._releasing or not (adapter in self._jobs or self.slots.holds(adapter)):
             raise UnknownAdapter(f"adapter {adapter.hex()} is not held; send HoldAdapter first")
 
+    def use(self, adapter: bytes) -> None:
+        """A request came that needs the adapter; it is not forgotten before `leave`."""
+        self._uses[adapter] = self._uses.get(adapter, 0) + 1
+
+    def leave(self, adapter: bytes) -> None:
+        """A request that needed the adapter ended."""
+        self._uses[adapter] -= 1
+        if self._uses[adapter] == 0:
+            del self._uses[adapter]
+            self._forget_if_idle(adapter)
+
+    def prepare(self, adapter: bytes) -> bool:
+        """Whether its bytes are in memory; if not, they are sent for."""
+        if self.slots.holds(adapter) and (self.slots.state(adapter) in (State.LOADING, State.READY) or self._host.find(adapter) is not None):
+            return True
+        if adapter in self._paths:
+            self._send_for(LoadJob(adapter, *self._paths[adapter]))
+        return False
+
+    def digest(self, adapter: bytes) -> bytes:
+        """Of the content of a prepared adapter: other weights under the same name have another."""
+        return self._digests[adapter]
+
     def try_pin(self, adapter: bytes) -> bool:
-        """Pin the adapter if it is held and a slot can be had; its bytes may still be loading (`is_ready`)."""
-        if not self.slots.holds(adapter):
-            return False
+        """Pin a prepared adapter into a slot, if one can be had."""
         placement = self.slots.pin(adapter)
         if isinstance(placement, NoFreeSlot):
             return False
         if placement is not None:
             packed = self._host.find(adapter)
-            if packed is not None:
-                self._place(adapter, placement.generation, packed)
-            else:
-                self._submit(LoadJob(adapter, *self._paths[adapter], placement.generation))
+            assert packed is not None, "pinned before it was prepared"
+            self._host.touch(adapter)
+            if placement.evicted is not None and self._host.find(placement.evicted) is None:
+                self.slots.drop_from_host(placement.evicted)
+            self._place(adapter, placement.generation, packed)
         return True
 
     def unpin(self, adapter: bytes) -> None:
-        """End a use."""
+        """End a pin."""
         self.slots.unpin(adapter)
         self._forget_if_idle(adapter)
 
@@ -133,36 +163,63 @@ class Adapters:
     def receive(self, done: LoadDone) -> AdapterHeld | AdapterRefused | None:
         """Take a finished load. A refused adapter is remembered until it is held again, so that its requests learn why."""
         adapter = done.job.adapter
+        if self._jobs.get(adapter) != done.job:
+            return None  # held again from other files while these were read
+        del self._jobs[adapter]
+        announced = adapter in self._announced
+        self._announced.discard(adapter)
         if isinstance(done.outcome, AdapterError):
-            self._arriving.discard(adapter)
-            self._releasing.discard(adapter)
-            self._refusals[adapter] = done.outcome
-            if len(self._refusals) > 1024:
-                del self._refusals[next(iter(self._refusals))]
-            return AdapterRefused(adapter, str(done.outcome))
-        self._keep(adapter, done.outcome, done.load_ms)
-        if self.slots.state(adapter) is State.LOADING:  # whichever job brings the bytes: an adapter is its content
-            self._place(adapter, self.slots.generation(adapter), done.outcome)
-        if done.job.generation is not None:
-            return None
-        self._arriving.discard(adapter)
+            return self._refuse(adapter, done.outcome)
+        if adapter in self._uses and self._digests.get(adapter) not in (None, done.digest):
+            return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
+        self._paths[adapter] = done.job.config_path, done.job.weights_path
+        self._keep(adapter, done.outcome, done.digest, done.load_ms)
         self._forget_if_idle(adapter)
-        return AdapterHeld(adapter, done.outcome.size_bytes, done.outcome.rank, done.load_ms)
+        return AdapterHeld(adapter, done.outcome.size_bytes, done.outcome.rank, done.load_ms) if announced else None
 
-    def _keep(self, adapter: bytes, packed: PackedAdapter, load_ms: float) -> None:
-        for dropped in self._host.put(adapter, packed):
+    def check(self) -> None:
+        """The slots, the host cache and the uses agree."""
+        self.slots.check()
+        self._host.check()
+        assert all(count > 0 for count in self._uses.values()), "a use was ended twice"
+        assert all(self.slots.holds(adapter) or adapter in self._jobs or adapter in self._refusals for adapter in self._uses), (
+            "a used adapter is unknown"
+        )
+
+    def _send_for(self, job: LoadJob) -> None:
+        if self._jobs.get(job.adapter) != job:
+            self._jobs[job.adapter] = job
+            self._submit(job)
+
+    def _refuse(self, adapter: bytes, error: AdapterError) -> AdapterRefused:
+        self._refusals[adapter] = error
+        if len(self._refusals) > MAX_REFUSALS:
+            del self._refusals[next(iter(self._refusals))]
+        self._releasing.add(adapter)
+        self._forget_if_idle(adapter)
+        return AdapterRefused(adapter, str(error))
+
+    def _keep(self, adapter: bytes, packed: PackedAdapter, digest: bytes, load_ms: float) -> None:
+        changed = self._digests.get(adapter) not in (None, digest)
+        self._digests[adapter] = digest
+        for dropped in self._host.put(adapter, packed, load_ms):
             self.slots.drop_from_host(dropped)
         self.slots.hold(adapter, in_host=True, reload_cost=load_ms / max(1, packed.size_bytes))
+        if changed and self.slots.state(adapter) in (State.LOADING, State.READY):
+            self.bank.load(self.slots.slot(adapter), self.slots.generation(adapter), packed)
 
     def _place(self, adapter: bytes, generation: int, packed: PackedAdapter) -> None:
         if self.slots.loaded(adapter, generation):
             self.bank.load(self.slots.slot(adapter), generation, packed)
 
     def _forget_if_idle(self, adapter: bytes) -> None:
-        if adapter in self._releasing and adapter not in self._arriving and self.slots.can_forget(adapter):
+        if adapter not in self._releasing or adapter in self._jobs or adapter in self._uses:
+            return
+        self._releasing.discard(adapter)
+        self._paths.pop(adapter, None)
+        self._digests.pop(adapter, None)
+        self._host.remove(adapter)
+        if self.slots.can_forget(adapter):
             slot = self.slots.forget(adapter)
             if slot is not None:
                 self.bank.clear(slot)
-            self._host.remove(adapter)
-            self._paths.pop(adapter, None)
-            self._releasing.discard(adapter)

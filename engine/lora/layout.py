@@ -13,6 +13,7 @@ everywhere share a layout; the torch twin stacks those.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,12 @@ class PackedAdapter:
     blob: torch.Tensor
     rank: int
     ends: Ends | None = None
+
+    def digest(self) -> bytes:
+        """Of its content and shape: equal for equal answers on one base."""
+        shape = repr([(p.rank, p.gain_at, p.shift_at) for p in self.layout.parts]).encode()
+        ends = self.ends.digest() if self.ends else b""
+        return hashlib.sha256(shape + ends + hashlib.sha256(memoryview(self.blob.numpy())).digest()).digest()
 
     @property
     def size_bytes(self) -> int:

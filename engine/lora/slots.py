@@ -47,7 +47,8 @@ class _Entry:
     slot: int | None = None
     generation: int = 0
     pins: int = 0
-    frequency: float = 0.0
+    uses: int = 0
+    value: float = 0.0
     last_pin: int = 0
 
 
@@ -60,6 +61,7 @@ class SlotTable:
     _owners: dict[int, bytes] = field(default_factory=dict)
     _pin_count: int = 0
     _generation: int = 0
+    _clock: float = 0.0
 
     def hold(self, adapter: bytes, in_host: bool, reload_cost: float = 1.0) -> None:
         """Know an adapter. `reload_cost` is its reload time over its size: the dearer, the longer it stays."""
@@ -111,7 +113,8 @@ class SlotTable:
         entry.pins += 1
         self._pin_count += 1
         entry.last_pin = self._pin_count
-        entry.frequency += 1.0
+        entry.uses += 1
+        entry.value = self._clock + entry.uses * entry.reload_cost
         return placement
 
     def unpin(self, adapter: bytes) -> None:
@@ -160,7 +163,7 @@ class SlotTable:
     def _find_slot(self) -> int | None:
         if len(self._owners) < self.num_slots:
             return next(slot for slot in range(self.num_slots) if slot not in self._owners)
-        idle = [(entry.frequency * entry.reload_cost, entry.last_pin, slot) for slot, entry in self._idle_owners()]
+        idle = [(entry.value, entry.last_pin, slot) for slot, entry in self._idle_owners()]
         return min(idle)[2] if idle else None
 
     def _idle_owners(self) -> list[tuple[int, _Entry]]:
@@ -178,5 +181,4 @@ class SlotTable:
     def _evict(self, adapter: bytes) -> None:
         entry = self._entries[adapter]
         entry.slot, entry.state = None, State.HOST
-        for other in self._entries.values():  # age, so that yesterday's favourite leaves at last
-            other.frequency *= 0.9
+        self._clock = max(self._clock, entry.value)  # values rise with it, so that yesterday's favourite leaves at last

@@ -63,18 +63,18 @@ def test_requests_with_different_adapters_sit_in_one_step(lab: Lab) -> None:
 
 
 def test_a_sequence_out_of_credit_waits_with_its_pages_until_granted(lab: Lab) -> None:
-    free = lab.built.engine._pages.num_free
+    free = lab.built.engine._pages.num_available
     lab.engine.handle(submit(1, some_tokens(9, 1), LAW, tokens=12, credit=5))
     lab.drain()
     assert len(lab.tokens(1)) == 5
-    assert lab.engine._pages.num_free < free
+    assert lab.engine._pages.num_available < free
     lab.engine.handle(Grant(1, 3))
     assert not lab.step(), "a lower grant takes nothing back and gives nothing"
     lab.engine.handle(Grant(1, 12))
     lab.drain()
     got = lab.tokens(1)
     assert got == lab.run(submit(2, some_tokens(9, 1), LAW, tokens=12))[2]
-    assert lab.engine._pages.num_free == free
+    assert lab.engine._pages.num_available == free
 
 
 def test_a_parked_sequence_gives_way_and_resumes_exactly(folder: Path) -> None:
@@ -93,12 +93,12 @@ def test_a_parked_sequence_gives_way_and_resumes_exactly(folder: Path) -> None:
 
 
 def test_cancelling_frees_the_pages_at_once(lab: Lab) -> None:
-    free = lab.engine._pages.num_free
+    free = lab.engine._pages.num_available
     lab.engine.handle(submit(1, some_tokens(100, 1), LAW, tokens=500))
     for _ in range(4):
         lab.step()
     lab.engine.handle(Cancel(1))
-    assert lab.engine._pages.num_free == free
+    assert lab.engine._pages.num_available == free
     lab.collect()
     end = lab.end(1)
     assert isinstance(end, Finished)
