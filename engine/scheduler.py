@@ -119,6 +119,7 @@ class Scheduler:
                 chosen.append(chunk)
                 budget -= chunk.count
                 self._count(sequence.adapter, chunk.count)
+        self._leave_seats({sequence.adapter for sequence in self.running})  # of those that were preempted
         return Schedule([chunk for chunk in chosen if chunk.sequence in self.running], fresh)
 
     def publish(self, sequence: Sequence) -> None:

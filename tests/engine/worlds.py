@@ -67,13 +67,13 @@ def make_adapter(model: Any, folder: Path, seed: int, **settings: Any) -> Any:
     return wrapped
 
 
-def write_adapter(folder: Path, seed: int, rank: int = 4, modules: tuple[str, ...] = ("self_attn.q_proj", "mlp.down_proj"), **config: Any) -> Path:
+def write_adapter(folder: Path, seed: int, rank: int = 4, modules: tuple[str, ...] = ("self_attn.q_proj", "mlp.down_proj"), layers: int = SHAPE["num_hidden_layers"], **config: Any) -> Path:
     """Write an adapter for SHAPE by hand, faster than PEFT and free to be wrong."""
     generator = torch.Generator().manual_seed(seed)
     widths = {"self_attn.q_proj": (72, 96), "self_attn.k_proj": (72, 32), "self_attn.v_proj": (72, 32), "self_attn.o_proj": (96, 72),
               "mlp.gate_proj": (72, 112), "mlp.up_proj": (72, 112), "mlp.down_proj": (112, 72)}  # fmt: skip
     tensors = {}
-    for layer in range(SHAPE["num_hidden_layers"]):
+    for layer in range(layers):
         for module in modules:
             width_in, width_out = widths[module]
             stem = f"base_model.model.model.layers.{layer}.{module}"
