@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="speak frames over an inherited socket")
     serve.add_argument("--fd", type=int, required=True)
     serve.add_argument("--base", type=Path, required=True)
+    commands.add_parser("build", help="build the native executor ahead of its first use, and say whether it could be")
     info = commands.add_parser("info", help="what is chosen on this machine, and why")
     info.add_argument("--base", type=Path)
     commands.add_parser("bench", help="compare with other engines; what follows goes to benchmarks.engine.compare", add_help=False)
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given[:1] == ["bench"]:
         return _bench(given[1:])
     chosen = parser.parse_args(given)
+    if chosen.command == "build":
+        return _build()
     # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have one core only.
     chosen.threads = chosen.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
     return _serve(chosen) if chosen.command == "serve" else _info(chosen)
@@ -57,6 +60,13 @@ def _serve(chosen: argparse.Namespace) -> int:
     print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels, {built.ready.threads} threads, "
           f"loaded in {built.ready.load_ms:.0f} ms", file=sys.stderr, flush=True)  # fmt: skip
     return Server(connection, inbox).serve(built.engine, built.ready)
+
+
+def _build() -> int:
+    from .info import describe_kernels
+
+    print(f"kernels: {describe_kernels('auto')}")
+    return 0
 
 
 def _bench(arguments: list[str]) -> int:
