@@ -53,7 +53,7 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
 
     def load(config_path: Path, weights_path: Path) -> PackedAdapter:
         with torch.inference_mode():
-            return load_adapter(config_path, weights_path, base, choice.dtype)
+            return load_adapter(config_path, weights_path, weights, choice.dtype)
 
     loader = AdapterLoader(load, on_load)
     pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()

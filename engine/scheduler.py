@@ -5,7 +5,8 @@
        └──────────────────── preempt ──────────────────┘   pages given back; tokens kept, so that it resumes exactly
 
 A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more adapters than slots the seats go round:
-who has had one for SEAT_STEPS steps gives way to the adapter that has been without for longest, so nobody waits for another's last token.
+who has had one for SEAT_STEPS steps gives way to the adapter that has been without for longest, so nobody waits for another's last token;
+for a first token anybody who has had its own gives way at once.
 A running sequence without credit is parked: it keeps its pages, costs no step, and is the first to be preempted.
 
 Order, for places and for prompt tokens alike: who has waited longer than the age bound; then priority; then the adapter that has had
@@ -219,18 +220,22 @@ class Scheduler:
     def _take_seats(self, able: list[Sequence]) -> None:
         wanted = {sequence.adapter for sequence in able if sequence.adapter is not None}
         self._leave_seats({*wanted})
-        standing = sorted(wanted - self._seats.keys(), key=lambda adapter: self._last_seated.get(adapter, 0))
-        for adapter in standing:
-            if not self._adapters.prepare(adapter):
-                continue
-            if not self._adapters.try_pin(adapter):
-                longest = min(self._seats, key=self._seats.__getitem__, default=None)
-                if longest is None or self._step - self._seats[longest] < SEAT_STEPS:
-                    return
-                self._leave(longest)
-                if not self._adapters.try_pin(adapter):
-                    return
-            self._seats[adapter] = self._step
+        standing = wanted - self._seats.keys()
+        if not standing:
+            return
+        new = {sequence.adapter for sequence in able if sequence.first_token_s is None}
+        for adapter in sorted(standing, key=lambda adapter: (adapter not in new, self._last_seated.get(adapter, 0))):
+            if self._adapters.prepare(adapter) and (self._adapters.try_pin(adapter) or self._take_over(adapter, new)):
+                self._seats[adapter] = self._step
+
+    def _take_over(self, adapter: bytes, new: set[bytes | None]) -> bool:
+        """Seat `adapter` in the place of the one that has sat longest; for a first token, of any that has had its own and sat for a step."""
+        least = 1 if adapter in new else SEAT_STEPS
+        giving = [(since, seated) for seated, since in self._seats.items() if self._step - since >= least and not (least == 1 and seated in new)]
+        if not giving:
+            return False
+        self._leave(min(giving)[1])
+        return self._adapters.try_pin(adapter)
 
     def _leave_seats(self, wanted: set[bytes | None]) -> None:
         for adapter in [adapter for adapter in self._seats if adapter not in wanted]:

@@ -356,10 +356,12 @@ struct Executor {
             const float* value = row<float>(QKV, r) + shape.value_column + h * d;
             T* keys = page_of<T>(op.layer, 0, h, page);
             T* values = page_of<T>(op.layer, 1, h, page) + at / V<T> * d * V<T> + at % V<T>;
-            for (int i = 0; i < d; ++i) {
-                put_one(keys + (i / V<T> * PAGE + at) * V<T> + i % V<T>, key[i]);
-                put_one(values + i * V<T>, value[i]);
-            }
+            alignas(64) T narrow[MAX_HEAD_DIM];
+            int32_t* words = reinterpret_cast<int32_t*>(keys) + at;
+            for (int i = 0; i < d; i += LANES) put(narrow + i, load(key + i));
+            for (int w = 0; w < d / V<T>; ++w) words[w * PAGE] = word(narrow, w);
+            for (int i = 0; i < d; i += LANES) put(narrow + i, load(value + i));
+            for (int i = 0; i < d; ++i) values[i * V<T>] = narrow[i];
         }
     }
 
@@ -574,11 +576,10 @@ struct Executor {
                 if (changes) prefetch_expand(op, panel, changes + r * SITE_PARTS, count);
                 if (op.quantised) multiply_int8(op, panel, r, count, tile);
                 else multiply<T>(op, panel, r, count, tile);
-                for (int i = 0; i < count; ++i) {
-                    for (size_t until = std::min(share, asked + LINES_A_ROW); asked < until; ++asked) _mm_prefetch(coming + asked * 64, _MM_HINT_T1);
-                    finish<T>(op, panel, r + i, changes ? changes + (r + i) * SITE_PARTS : nullptr, load(tile[i]), load(tile[i] + LANES));
-                    if (op.target == LOGITS) follow(leaders[tid][r + i], panel * PANEL, tile[i]);
-                }
+                for (size_t until = std::min(share, asked + LINES_A_ROW * count); asked < until; ++asked) _mm_prefetch(coming + asked * 64, _MM_HINT_T1);
+                finish<T>(op, panel, r, count, changes ? changes + r * SITE_PARTS : nullptr, tile);
+                if (op.target == LOGITS)
+                    for (int i = 0; i < count; ++i) follow(leaders[tid][r + i], panel * PANEL, tile[i]);
             }
         }
     }
@@ -721,27 +722,38 @@ struct Executor {
 #undef LORIKEET_TILES
 #endif
 
-    // The base's product of one row and 32 columns → gain, bias, shift, the adapter's second half, and where it goes.
-    template <class T> void finish(const Operation& op, int64_t panel, int64_t r, const Change* of_row, Floats left, Floats right) {
+    // The base's product of some rows and 32 columns → gain, bias, shift, the adapters' second half, and where it goes.
+    template <class T> void finish(const Operation& op, int64_t panel, int64_t first, int rows, const Change* of_rows, float (&tile)[BLOCK_ROWS][PANEL]) {
         const Block* blocks = op.blocks + 2 * panel;
-        if (of_row) {
-            left = adapt<T>(op, of_row, 2 * panel, left);
-            right = adapt<T>(op, of_row, 2 * panel + 1, right);
+        if (of_rows) {
+            for (int i = 0; i < rows; ++i)
+                for (int h = 0; h < 2; ++h) store(tile[i] + h * LANES, adapt<T>(op, of_rows + i * SITE_PARTS, 2 * panel + h, load(tile[i] + h * LANES)));
         } else if (op.second) {
-            left += load(op.second + panel * PANEL);
-            right += load(op.second + panel * PANEL + LANES);
+            Floats left = load(op.second + panel * PANEL), right = load(op.second + panel * PANEL + LANES);
+            for (int i = 0; i < rows; ++i) {
+                store(tile[i], load(tile[i]) + left);
+                store(tile[i] + LANES, load(tile[i] + LANES) + right);
+            }
         }
         if (op.ending == SWIGLU) {
-            put(row<T>(op.target, r) + blocks[0].column, left / (1.0f + exponential(-left)) * right);
+            T* out = row<T>(op.target, first) + blocks[0].column;
+            size_t stride = places[op.target].stride / sizeof(T);
+            for (int i = 0; i < rows; ++i, out += stride) {
+                Floats gate = load(tile[i]);
+                put(out, gate / (1.0f + exponential(-gate)) * load(tile[i] + LANES));
+            }
             return;
         }
-        float* out = op.target == LOGITS ? step.logits + r * shape.widths[LOGITS] : row<float>(op.target, r);
-        if (op.ending == ADD) {
-            left += load(out + blocks[0].column);
-            if (blocks[1].present) right += load(out + blocks[1].column);
+        float* out = op.target == LOGITS ? step.logits + first * shape.widths[LOGITS] : row<float>(op.target, first);
+        size_t stride = op.target == LOGITS ? shape.widths[LOGITS] : places[op.target].stride / sizeof(float);
+        for (int h = 0; h < 2; ++h) {
+            if (!blocks[h].present) continue;
+            float* at = out + blocks[h].column;
+            if (op.ending == ADD)
+                for (int i = 0; i < rows; ++i, at += stride) store(at, load(at) + load(tile[i] + h * LANES));
+            else
+                for (int i = 0; i < rows; ++i, at += stride) store(at, load(tile[i] + h * LANES));
         }
-        store(out + blocks[0].column, left);
-        if (blocks[1].present) store(out + blocks[1].column, right);
     }
 
     void follow(Leaders& row, int64_t first, const float* logits) const {

@@ -57,7 +57,21 @@ class _Step(ctypes.Structure):
         *((name, i64) for name in ("rows", "num_segments", "num_runs", "num_wanted", "layer_stride", "half_stride", "shrunk_words")),
         *(
             (name, pointer)
-            for name in ("tokens", "positions", "cells", "tables", "segments", "runs", "wanted", "pool", "embedded", "logits", "final", "best", "finite")
+            for name in (
+                "tokens",
+                "positions",
+                "cells",
+                "tables",
+                "segments",
+                "runs",
+                "wanted",
+                "pool",
+                "embedded",
+                "logits",
+                "final",
+                "best",
+                "finite",
+            )
         ),
     )
 
@@ -118,11 +132,13 @@ class NativeExecutor:
         pages = np.fromiter((page for run in step.runs for page in run.pages), np.int32)
         runs = _runs_table(step, pages)
         tables, segments, shrunk_words = self._adapter_tables(step)
+        arrays = (step.tokens, step.positions, step.cells, tables, segments, runs, step.logit_rows)
         described = _Step(
-            len(step.tokens), len(step.segments), len(step.runs), wanted, pool.stride(0), pool.stride(1), shrunk_words,
-            *(array.ctypes.data for array in (step.tokens, step.positions, step.cells, tables, segments, runs, step.logit_rows)),
-            pool.data_ptr(), None if embedded is None else embedded.data_ptr(), self._logits.data_ptr(), self._final.data_ptr(), best.ctypes.data, finite.ctypes.data,
-        )  # fmt: skip
+            *(len(step.tokens), len(step.segments), len(step.runs), wanted, pool.stride(0), pool.stride(1), shrunk_words),
+            *(array.ctypes.data for array in arrays),
+            *(pool.data_ptr(), None if embedded is None else embedded.data_ptr(), self._logits.data_ptr(), self._final.data_ptr()),
+            *(best.ctypes.data, finite.ctypes.data),
+        )
         if self._library.lorikeet_run(self._handle, ctypes.byref(described)) != 0:
             raise MemoryError(f"no memory for a step of {len(step.tokens)} rows")
         return StepOutput(self._logits[:wanted, : self._config.vocab_size], self._final[:wanted], best, finite)

@@ -67,7 +67,14 @@ def make_adapter(model: Any, folder: Path, seed: int, **settings: Any) -> Any:
     return wrapped
 
 
-def write_adapter(folder: Path, seed: int, rank: int = 4, modules: tuple[str, ...] = ("self_attn.q_proj", "mlp.down_proj"), layers: int = SHAPE["num_hidden_layers"], **config: Any) -> Path:
+def write_adapter(
+    folder: Path,
+    seed: int,
+    rank: int = 4,
+    modules: tuple[str, ...] = ("self_attn.q_proj", "mlp.down_proj"),
+    layers: int = SHAPE["num_hidden_layers"],
+    **config: Any,
+) -> Path:
     """Write an adapter for SHAPE by hand, faster than PEFT and free to be wrong."""
     generator = torch.Generator().manual_seed(seed)
     widths = {"self_attn.q_proj": (72, 96), "self_attn.k_proj": (72, 32), "self_attn.v_proj": (72, 32), "self_attn.o_proj": (96, 72),
@@ -159,7 +166,7 @@ class Bench:
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32, kernels: str = "torch", threads: int = 1, weights_int8: bool = False) -> None:
         weights = open_weights(path)
-        self.config = weights.config
+        self.config, self.weights = weights.config, weights
         self.dtype = dtype
         self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024), kernels, threads, weights_int8)
         self.cache = KvCache(self.decoder.make_pool(2049, 16), 16)
@@ -168,7 +175,7 @@ class Bench:
         self._next_page = 1
 
     def load(self, name: bytes, folder: Path) -> None:
-        packed = load_adapter(folder / "adapter_config.json", folder / "adapter_model.safetensors", self.config, self.dtype)
+        packed = load_adapter(folder / "adapter_config.json", folder / "adapter_model.safetensors", self.weights, self.dtype)
         self.slots[name] = len(self.slots)
         self.bank.load(self.slots[name], 1, packed)
 

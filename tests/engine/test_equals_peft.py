@@ -1,0 +1,127 @@
+"""Each feature of PEFT's LoRA gives PEFT's own logits, on both executors, or is refused with an error that names the field."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.errors import AdapterError
+
+from .worlds import ALL_LINEAR, BOTH, Bench, make_base, some_tokens
+
+TOLERANCE = 1e-4
+
+SERVED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rank 128": {"r": 128},
+    "rslora": {"use_rslora": True, "r": 5},
+    "patterns": {"rank_pattern": {"q_proj": 7}, "alpha_pattern": {"v_proj": 30}},
+    "all-linear": {"target_modules": "all-linear"},
+    "regex": {"target_modules": r".*\.(q_proj|down_proj)"},
+    "some layers": {"layers_to_transform": [0, 2], "layers_pattern": "layers"},
+    "dora": {"use_dora": True},
+    "dora and rslora on attention": {"use_dora": True, "use_rslora": True, "target_modules": ["q_proj", "v_proj", "o_proj"]},
+    "lora_bias": {"lora_bias": True},
+    "embedding": {"target_modules": [*ALL_LINEAR, "embed_tokens"]},
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "embedding and head alone": {"target_modules": ["embed_tokens", "lm_head"], "rank_pattern": {"lm_head": 9}},
+}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "bias all": ({"bias": "all"}, "bias"),
+    "bias lora_only": ({"bias": "lora_only"}, "bias"),
+    "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+    "olora": ({"init_lora_weights": "olora"}, "init_lora_weights"),
+    "modules_to_save": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "trainable tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+    "layer replication": ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
+}
+
+
+def randomised(model: Any, folder: Path, seed: int, **settings: Any) -> Any:
+    """A saved adapter none of whose numbers is trivial; returns the PEFT model."""
+    import peft
+
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ALL_LINEAR, "task_type": "CAUSAL_LM", **settings})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wrapped = peft.get_peft_model(model, config)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in wrapped.named_parameters():
+                if "magnitude" in name:
+                    parameter.mul_(1 + 0.2 * torch.randn_like(parameter))
+                elif "lora_" in name:
+                    parameter.copy_(0.1 * torch.randn_like(parameter))
+        wrapped.save_pretrained(folder)
+    return wrapped.eval()
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("feature", SERVED)
+@BOTH
+def test_a_served_feature_gives_the_logits_of_peft(tmp_path: Path, kernels: str, feature: str, tied: bool) -> None:
+    model = make_base(tmp_path / "base", spread=0.2, tie_word_embeddings=tied)
+    bench = Bench(tmp_path / "base", kernels=kernels)
+    tokens = some_tokens(40, 3)
+    with torch.no_grad():
+        bare = model(torch.tensor([tokens])).logits[0]
+        wrapped = randomised(model, tmp_path / "adapter", 5, **SERVED[feature])
+        expected = wrapped(torch.tensor([tokens])).logits[0]
+    bench.load(b"a", tmp_path / "adapter")
+    adapted, plain = bench.sequence(tokens, b"a"), bench.sequence(tokens)
+    logits = bench.forward((adapted, 0, 40), (plain, 0, 40))
+    assert (logits[id(adapted)] - expected).abs().max() < TOLERANCE
+    assert (logits[id(plain)] - bare).abs().max() < TOLERANCE
+    assert (expected - bare).abs().max() > 0.05, "an adapter that changes nothing proves nothing"
+
+
+@pytest.mark.parametrize("feature", ["plain", "dora", "lora_bias"])
+@BOTH
+def test_a_base_with_biases_keeps_them_under_an_adapter(tmp_path: Path, kernels: str, feature: str) -> None:
+    model = make_base(tmp_path / "base", "qwen2", spread=0.2)
+    bench = Bench(tmp_path / "base", kernels=kernels)
+    tokens = some_tokens(30, 4)
+    with torch.no_grad():
+        expected = randomised(model, tmp_path / "adapter", 6, **SERVED[feature])(torch.tensor([tokens])).logits[0]
+    bench.load(b"a", tmp_path / "adapter")
+    sequence = bench.sequence(tokens, b"a")
+    assert (bench.forward((sequence, 0, 30))[id(sequence)] - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("feature", REFUSED)
+def test_what_is_not_served_is_refused_by_name(tmp_path: Path, feature: str) -> None:
+    settings, field = REFUSED[feature]
+    model = make_base(tmp_path / "base")
+    bench = Bench(tmp_path / "base")
+    randomised(model, tmp_path / "adapter", 5, **settings)
+    with pytest.raises(AdapterError, match=field):
+        bench.load(b"a", tmp_path / "adapter")
+
+
+def test_every_field_of_peft_s_configuration_is_served_harmless_or_refused(tmp_path: Path) -> None:
+    import peft
+
+    make_base(tmp_path / "base")
+    model = make_base(tmp_path / "base")
+    bench = Bench(tmp_path / "base")
+    randomised(model, tmp_path / "adapter", 5)
+    path = tmp_path / "adapter" / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    from engine.lora.adapter import HARMLESS
+
+    for field in set(peft.LoraConfig.__dataclass_fields__) - HARMLESS - {"bias", "modules_to_save"}:
+        path.write_text(json.dumps({**saved, field: "surprising"}))
+        with pytest.raises(AdapterError, match=field):
+            bench.load(b"a", tmp_path / "adapter")
+    path.write_text(json.dumps({**saved, "use_dora": True}))
+    with pytest.raises(AdapterError, match="lora_magnitude_vector"):
+        bench.load(b"a", tmp_path / "adapter")
+    path.write_text(json.dumps({**saved, "lora_bias": True}))
+    with pytest.raises(AdapterError, match=r"lora_B\.bias"):
+        bench.load(b"a", tmp_path / "adapter")
