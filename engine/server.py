@@ -21,7 +21,7 @@ from .lora.adapters import LoadDone
 from .messages import MAX_FRAME_BYTES, FromEngine, ToEngine
 
 IDLE_WAKE_S = 1.0
-MAX_OUTBOX_FRAMES = 65536
+MAX_OUTBOX_STEPS = 16384
 MAX_CRASHES_IN_A_ROW = 3
 
 Inbound = ToEngine | LoadDone | BorderError | None
@@ -57,10 +57,10 @@ def _read_exactly(connection: socket.socket, count: int) -> bytes | None:
     return bytes(data)
 
 
-def write_frame(connection: socket.socket, message: FromEngine) -> None:
-    """Send one message."""
-    body = msgspec.msgpack.encode(message)
-    connection.sendall(struct.pack(">I", len(body)) + body)
+def write_frames(connection: socket.socket, messages: list[FromEngine]) -> None:
+    """Send messages in one go, a frame each: one system call a step, not one a token."""
+    bodies = [msgspec.msgpack.encode(message) for message in messages]
+    connection.sendall(b"".join(part for body in bodies for part in (struct.pack(">I", len(body)), body)))
 
 
 class Server:
@@ -68,18 +68,18 @@ class Server:
 
     def __init__(self, connection: socket.socket, inbox: SimpleQueue[Inbound]) -> None:
         self._connection, self._inbox = connection, inbox
-        self._outbox: Queue[FromEngine | None] = Queue(MAX_OUTBOX_FRAMES)
+        self._outbox: Queue[list[FromEngine]] = Queue(MAX_OUTBOX_STEPS)
         self._crashes = 0
 
     def serve(self, engine: Engine, greeting: FromEngine) -> int:
         """Run until the socket closes (0), the daemon breaks the border (2) or stops reading (3), or steps keep crashing (4)."""
-        self._outbox.put(greeting)
+        self._outbox.put([greeting])
         for target, name in ((self._read, "reader"), (self._write, "writer")):
             threading.Thread(target=target, name=name, daemon=True).start()
         try:
             return self._loop(engine)
         except Full:
-            _log(f"the daemon left {MAX_OUTBOX_FRAMES} messages unread; giving up")
+            _log(f"the daemon left the messages of {MAX_OUTBOX_STEPS} steps unread; giving up")
             return 3
 
     def _loop(self, engine: Engine) -> int:
@@ -95,8 +95,9 @@ class Server:
             worked = self._step(engine)
             if self._crashes >= MAX_CRASHES_IN_A_ROW:
                 return 4
-            for message in engine.take_messages():
-                self._outbox.put_nowait(message)
+            messages = engine.take_messages()
+            if messages:
+                self._outbox.put_nowait(messages)
 
     def _take(self, engine: Engine, item: ToEngine | LoadDone) -> None:
         if isinstance(item, LoadDone):
@@ -139,8 +140,8 @@ class Server:
 
     def _write(self) -> None:
         try:
-            while (message := self._outbox.get()) is not None:
-                write_frame(self._connection, message)
+            while True:
+                write_frames(self._connection, self._outbox.get())
         except OSError:
             self._inbox.put(None)
 
