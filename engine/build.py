@@ -11,6 +11,7 @@ import torch
 
 from .config import Choice, EngineConfig, choose_dtype, cpu_features
 from .engine import Engine, Limits
+from .executor.library import cache_folder
 from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
@@ -20,6 +21,7 @@ from .lora.bank import SlotBank
 from .lora.host_cache import HostCache
 from .lora.layout import PackedAdapter
 from .lora.slots import SlotTable
+from .lora.spill import Spill
 from .messages import Ready
 from .model.decoder import Decoder
 from .model.weights import open_weights
@@ -55,7 +57,7 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
         with torch.inference_mode():
             return load_adapter(config_path, weights_path, weights, choice.dtype)
 
-    loader = AdapterLoader(load, on_load)
+    loader = AdapterLoader(Spill(load, cache_folder(), config.spill_bytes).load, on_load)
     pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
     scheduler = Scheduler(Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s), pages, adapters)

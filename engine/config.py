@@ -23,6 +23,7 @@ class EngineConfig:
     max_running: int = 64
     max_waiting: int = 256
     host_cache_bytes: int = 2 << 30
+    spill_bytes: int = 8 << 30
     waiting_deadline_s: float = 120.0
     parked_deadline_s: float = 120.0
     age_bound_s: float = 5.0
