@@ -82,12 +82,10 @@ class Columns:
 
     rows: [packed columns] int64, the row of the weight matrix each column comes from; -1 is padding.
     blocks: [packed blocks, 4] int32: part (0 to 6), number inside the part, target column, whether it exists.
-    width: columns of the target buffer.
     """
 
     rows: torch.Tensor
     blocks: NDArray[np.int32]
-    width: int
 
 
 class NativeExecutor:
@@ -249,7 +247,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
         rows[place * BLOCK_COLUMNS : place * BLOCK_COLUMNS + count] = torch.arange(begin, begin + count)
         target = index * BLOCK_COLUMNS if operation.ending is Ending.SWIGLU else int(targets[part]) + index * BLOCK_COLUMNS
         table[place] = first + part, index, target, 1
-    return Columns(rows, table, int(targets[-1]))
+    return Columns(rows, table)
 
 
 def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | None]:

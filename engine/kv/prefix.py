@@ -18,8 +18,6 @@ from collections.abc import Sequence
 
 from .pages import PagePool
 
-KEY_BYTES = 32
-
 
 def first_key(adapter_digest: bytes | None) -> bytes:
     """Where a chain begins: with the content of the adapter, or with the bare base."""
@@ -45,11 +43,6 @@ class PrefixCache:
     def num_available(self) -> int:
         """Pages that can be allocated now, idle cached ones among them."""
         return self.pool.num_free + len(self._idle)
-
-    @property
-    def num_cached(self) -> int:
-        """Pages that a new sequence might share."""
-        return len(self._pages)
 
     def allocate(self, count: int) -> list[int]:
         """Take `count` private pages; forgets the longest idle ones for it. The caller asked `num_available` first."""

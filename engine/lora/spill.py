@@ -33,8 +33,7 @@ class Spill:
 
     def __init__(self, load: Callable[[Path, Path], PackedAdapter], folder: Path, budget_bytes: int) -> None:
         self._load, self._budget_bytes = load, budget_bytes
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file, name = tempfile.mkstemp(dir=folder)
+        self._file, name = _open(folder)
         os.unlink(name)
         weakref.finalize(self, os.close, self._file)
         self._places: dict[Signature, _Place] = {}
@@ -69,6 +68,14 @@ class Spill:
             return  # a full disk costs speed, not the adapter
         self._places[signature] = _Place(self._end, packed.layout, packed.rank)
         self._end += packed.layout.size_bytes
+
+
+def _open(folder: Path) -> tuple[int, str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(dir=folder)
+    except OSError:  # a read-only home: the system's place for such files will do
+        return tempfile.mkstemp()
 
 
 def _signature(path: Path) -> tuple[str, int, int, int]:

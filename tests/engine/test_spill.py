@@ -84,3 +84,10 @@ def test_nothing_is_left_on_disk(tmp_path: Path, loader: Counting) -> None:
     spill = Spill(loader, folder, 1 << 20)
     spill.load(*files(tmp_path / "0"))
     assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_does_not_keep_the_engine_from_starting(tmp_path: Path, loader: Counting) -> None:
+    (tmp_path / "file").touch()
+    spill = Spill(loader, tmp_path / "file" / "below", 1 << 20)
+    assert [spill.load(*files(tmp_path / "0")).rank for _ in range(2)] == [4, 4]
+    assert loader.count == 1
