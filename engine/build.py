@@ -60,7 +60,8 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
     loader = AdapterLoader(Spill(load, cache_folder(), config.spill_bytes).load, on_load)
     pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
-    scheduler = Scheduler(Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s), pages, adapters)
+    budget = Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s, config.draft_tokens)
+    scheduler = Scheduler(budget, pages, adapters)
     engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages)
     ready = Ready(
         base=weights.base_id,

@@ -27,6 +27,7 @@ class EngineConfig:
     waiting_deadline_s: float = 120.0
     parked_deadline_s: float = 120.0
     age_bound_s: float = 5.0
+    draft_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from .config import EngineConfig
 from .errors import BadRequest, Busy, EngineError, UnknownAdapter
+from .grammar import Grammars
 from .kv.prefix import PrefixCache
 from .lora.adapters import Adapters, LoadDone
 from .messages import (
@@ -31,9 +32,10 @@ from .messages import (
     Submit,
     ToEngine,
     Tokens,
+    Vocabulary,
 )  # fmt: skip
 from .runner import ChunkResult, Runner
-from .sampler import check_sampling
+from .sampler import MAX_LOGPROBS, Chooser, check_sampling
 from .scheduler import Schedule, Scheduler
 from .sequence import Sequence
 
@@ -72,10 +74,11 @@ class Engine:
     ) -> None:
         self._limits, self._scheduler, self._runner, self._adapters, self._pages = limits, scheduler, runner, adapters, pages
         self._clock = clock
+        self._grammars = Grammars(limits.vocab_size)
         self._sequences: dict[int, Sequence] = {}
         self._outbox: list[FromEngine] = []
         self._records: deque[StepRecord] = deque(maxlen=MAX_STEP_RECORDS)
-        self._arrivals = self._steps = self._tokens_generated = self._most_adapters = 0
+        self._arrivals = self._steps = self._tokens_generated = self._most_adapters = self._tokens_drafted = self._tokens_accepted = 0
 
     def step(self) -> bool:
         """One forward pass, if anything can run. False: nothing changes until a message, a load or a deadline."""
@@ -102,6 +105,8 @@ class Engine:
                 self._outbox += [held] if held else []
             case ReleaseAdapter(adapter):
                 self._adapters.release(adapter)
+            case Vocabulary():
+                self._grammars.learn(message)
             case GetStats():
                 self._outbox.append(self._stats())
 
@@ -143,8 +148,7 @@ class Engine:
                 self._adapters.use(sequence.adapter)
             self._scheduler.add(sequence)
         except EngineError as error:
-            codes = {BadRequest: "bad_request", UnknownAdapter: "unknown_adapter", Busy: "busy"}
-            self._outbox.append(Failed(message.request_id, codes.get(type(error), "internal"), str(error)))
+            self._outbox.append(Failed(message.request_id, _code_of(error), str(error)))
 
     def _check(self, message: Submit | Replay) -> None:
         limits = self._limits
@@ -163,27 +167,32 @@ class Engine:
             raise BadRequest(f"max_tokens is {message.max_tokens} (1 or more), stop_ids are {len(message.stop_ids)} (at most {MAX_STOP_IDS})")
         if isinstance(message, Submit) and (abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0):
             raise BadRequest(f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is {message.deadline_ms} (0 or more)")
-        check_sampling(message.sampling)
+        if isinstance(message, Submit) and message.logprobs is not None and not 0 <= message.logprobs <= MAX_LOGPROBS:
+            raise BadRequest(f"logprobs is {message.logprobs}; it must be from 0 to {MAX_LOGPROBS}")
+        check_sampling(message.sampling, limits.vocab_size)
         if message.adapter is not None:
             self._adapters.check_known(message.adapter)
 
     def _sequence_of(self, message: Submit | Replay) -> Sequence:
         self._arrivals += 1
         replay = isinstance(message, Replay)
+        grammar = message.sampling.grammar
+        max_tokens = message.max_tokens if isinstance(message, Submit) else 0
         return Sequence(
             request_id=message.request_id,
             arrival=self._arrivals,
             tokens=message.prompt_ids + (message.answer_ids if isinstance(message, Replay) else []),
             num_prompt=len(message.prompt_ids),
             adapter=message.adapter,
-            sampling=message.sampling,
-            max_tokens=message.max_tokens if isinstance(message, Submit) else 0,
+            chooser=Chooser(message.sampling, message.prompt_ids, None if grammar is None else self._grammars.compile(grammar)),
+            max_length=min(len(message.prompt_ids) + max_tokens, self._limits.context_tokens),
             credit=message.credit if isinstance(message, Submit) else 0,
             stop_ids=frozenset(message.stop_ids if isinstance(message, Submit) else ()),
             arrived_s=self._clock(),
             replay=replay,
             priority=message.priority if isinstance(message, Submit) else 0,
             deadline_s=self._clock() + message.deadline_ms / 1e3 if isinstance(message, Submit) and message.deadline_ms else None,
+            num_logprobs=message.logprobs if isinstance(message, Submit) else None,
         )
 
     def _grant(self, request_id: int, credit: int) -> None:
@@ -221,31 +230,40 @@ class Engine:
 
     def _advance(self, result: ChunkResult, record: StepRecord, now_s: float) -> None:
         chunk, sequence = result.chunk, result.chunk.sequence
-        sequence.computed = chunk.start + chunk.count
+        right = max(0, len(result.tokens) - 1)  # of the draft; the rest of it will be written over
+        sequence.computed = chunk.start + chunk.count - len(chunk.draft) + right
+        self._tokens_drafted += len(chunk.draft)
+        self._tokens_accepted += right
         sequence.neighbours = max(sequence.neighbours, len(record.adapters))
         if sequence.first_token_s is None:
             sequence.prefill_ms += record.step_ms
-        if not result.failed:
+        if result.error is not None:
+            self._fail(sequence, _code_of(result.error), str(result.error))
+            return
+        if sequence.replay:
             self._scheduler.publish(sequence)
-        if result.failed:
-            self._fail(sequence, "internal", "the logits are not finite; the adapter's weights overflow this dtype")
-        elif sequence.replay:
-            sequence.margins += result.margins
-            if sequence.computed == sequence.num_wanted:
-                self._end(sequence)
-                self._outbox.append(Replayed(sequence.request_id, sequence.margins))
-        elif result.token is not None:
-            self._append(sequence, result.token, now_s)
+            self._score(sequence, result.margins)
+        else:
+            self._append(sequence, result, now_s)
 
-    def _append(self, sequence: Sequence, token: int, now_s: float) -> None:
-        sequence.tokens.append(token)
+    def _score(self, sequence: Sequence, margins: list[float]) -> None:
+        sequence.margins += margins
+        if sequence.computed == sequence.num_wanted:
+            self._end(sequence)
+            self._outbox.append(Replayed(sequence.request_id, sequence.margins))
+
+    def _append(self, sequence: Sequence, result: ChunkResult, now_s: float) -> None:
+        sequence.tokens += result.tokens
+        self._scheduler.publish(sequence)
+        if not result.tokens:
+            return
         sequence.first_token_s = sequence.first_token_s or now_s
         sequence.last_token_s = now_s
-        self._tokens_generated += 1
-        self._outbox.append(Tokens(sequence.request_id, [token], self._steps))
-        if token in sequence.stop_ids:
+        self._tokens_generated += len(result.tokens)
+        self._outbox.append(Tokens(sequence.request_id, result.tokens, self._steps, result.logprobs))
+        if sequence.ends_with(result.tokens[-1]):
             self._finish(sequence, "stop")
-        elif sequence.num_generated >= sequence.max_tokens or len(sequence.tokens) >= self._limits.context_tokens:
+        elif len(sequence.tokens) >= sequence.max_length:
             self._finish(sequence, "length")
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
@@ -276,7 +294,14 @@ class Engine:
             tokens_generated=self._tokens_generated,
             max_adapters_in_one_step=self._most_adapters,
             steps=list(self._records),
+            tokens_drafted=self._tokens_drafted,
+            tokens_accepted=self._tokens_accepted,
         )
+
+
+def _code_of(error: EngineError) -> str:
+    codes = {BadRequest: "bad_request", UnknownAdapter: "unknown_adapter", Busy: "busy"}
+    return codes.get(type(error), "internal")
 
 
 def _record(step: int, results: list[ChunkResult], step_ms: float) -> StepRecord:

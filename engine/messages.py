@@ -15,13 +15,30 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
     """What all messages share: an immutable, tagged array."""
 
 
+class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What every answer must match. `kind`: "json_schema" | "regex"; `text` is the schema (JSON) or the expression (Rust's syntax)."""
+
+    kind: str
+    text: str
+
+
 class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How to choose tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 restrict nothing; `seed` is 32 bytes."""
+    """How to choose tokens; the order in which these apply is docs/protocols/sampling.md's. `seed` is 32 bytes; `temperature` 0 is greedy.
+
+    The others do nothing at their defaults. `logit_bias` adds to the logits of some ids, ascending; penalties other than `repetition_penalty`
+    count only tokens of the answer.
+    """
 
     seed: bytes
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: list[tuple[int, float]] = []
+    grammar: Grammar | None = None
 
 
 # --- daemon to engine ---
@@ -33,6 +50,7 @@ class Submit(Message, frozen=True, array_like=True):
     At most `credit` tokens are produced until a `Grant` raises it (pay as it streams); at most `max_tokens` in all.
     Generation ends after any id of `stop_ids` (the id is included) or at `max_tokens`.
     `priority`: higher goes first for places and prompt tokens; `deadline_ms` after arrival it fails instead of going on (0: never).
+    `logprobs`: how many of the likeliest ids to report beside each token (None: no log-probabilities at all).
     """
 
     request_id: int
@@ -44,6 +62,7 @@ class Submit(Message, frozen=True, array_like=True):
     stop_ids: list[int]
     priority: int = 0
     deadline_ms: int = 0
+    logprobs: int | None = None
 
 
 class Grant(Message, frozen=True, array_like=True):
@@ -83,11 +102,18 @@ class Replay(Message, frozen=True, array_like=True):
     sampling: Sampling
 
 
+class Vocabulary(Message, frozen=True, array_like=True):
+    """Where to read what token ids spell, which grammars need: a tokenizer.json; `stop_ids` end an answer. Not answered."""
+
+    tokenizer_path: str
+    stop_ids: list[int]
+
+
 class GetStats(Message, frozen=True, array_like=True):
     """Ask for `Stats`."""
 
 
-ToEngine = Submit | Grant | Cancel | HoldAdapter | ReleaseAdapter | Replay | GetStats
+ToEngine = Submit | Grant | Cancel | HoldAdapter | ReleaseAdapter | Replay | Vocabulary | GetStats
 
 
 # --- engine to daemon ---
@@ -106,16 +132,24 @@ class Ready(Message, frozen=True, array_like=True):
     load_ms: float
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Natural logarithms of the model's own probabilities, before anything in `Sampling`: the token's, and the likeliest ids' from the top."""
+
+    logprob: float
+    top: list[tuple[int, float]]
+
+
 class Tokens(Message, frozen=True, array_like=True):
-    """The next tokens of a request, in order. `step` is the engine's step number."""
+    """The next tokens of a request, in order. `step` is the engine's step number; `logprobs` is empty unless asked for."""
 
     request_id: int
     token_ids: list[int]
     step: int
+    logprobs: list[TokenLogprobs] = []
 
 
 class Finished(Message, frozen=True, array_like=True):
-    """A request ended well. `reason`: "stop" (a stop id), "length" (max_tokens or context full), "cancelled".
+    """A request ended well. `reason`: "stop" (a stop id, or the grammar is fulfilled), "length" (max_tokens or context full), "cancelled".
 
     `queue_ms` waited for a place, `load_ms` waited for its adapter, `prefill_ms` spent in steps that processed its prompt,
     `decode_ms` from first to last token. `neighbours`: the most distinct adapters (the bare base counts as one) that sat in one step with it.
@@ -176,7 +210,7 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class Stats(Message, frozen=True, array_like=True):
-    """A snapshot; `steps` are the most recent ones, oldest first, at most 256."""
+    """A snapshot; `steps` are the most recent ones, oldest first, at most 256. Of `tokens_drafted` by speculation, `tokens_accepted` were right."""
 
     running: int
     waiting: int
@@ -187,6 +221,8 @@ class Stats(Message, frozen=True, array_like=True):
     tokens_generated: int
     max_adapters_in_one_step: int
     steps: list[StepRecord]
+    tokens_drafted: int = 0
+    tokens_accepted: int = 0
 
 
 FromEngine = Ready | Tokens | Finished | Failed | AdapterHeld | AdapterRefused | Replayed | Stats

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .batch import build_batch
+from .errors import AdapterError, BadRequest, EngineError
+from .executor.draw import MAX_MARGIN, Draw
 from .executor.step import StepOutput
 from .kv.cache import KvCache
 from .lora.bank import SlotBank
 from .lora.slots import SlotTable
+from .messages import TokenLogprobs
 from .model.decoder import Decoder
-from .sampler import choose_tokens, miss_margin
+from .sampler import report_logprobs
 from .scheduler import Chunk, Schedule
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChunkResult:
-    """What a chunk gave: the next token, or a replay's margins, or `failed` when its logits are not finite; else nothing."""
+    """What a chunk gave: the next tokens (more than one when a draft was right), or a replay's margins, or the error that ends its request."""
 
     chunk: Chunk
-    token: int | None = None
-    margins: tuple[float, ...] = ()
-    failed: bool = False
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+    error: EngineError | None = None
 
 
 class Runner:
@@ -38,40 +44,86 @@ class Runner:
         if schedule.fresh_pages:
             self._cache.clean(schedule.fresh_pages)
         batch = build_batch(schedule.chunks, self._slots.slot, self._bank, self._cache.page_tokens)
-        return self._read(batch.chunks, self._decoder.run(batch.input, self._cache.pool))
-
-    def _read(self, chunks: list[Chunk], output: StepOutput) -> list[ChunkResult]:
-        logits, finite = output.logits, output.finite.tolist()
-        places: dict[int, int] = {}
-        row = 0
-        for index, chunk in enumerate(chunks):
-            places[index] = row
-            row += chunk.wanted
-        tokens = self._sample(chunks, output, places, finite)
-        results = []
-        for index, chunk in enumerate(chunks):
-            rows = range(places[index], places[index] + chunk.wanted)
-            if not all(finite[r] for r in rows):
-                results.append(ChunkResult(chunk, failed=True))
-            elif chunk.sequence.replay:
-                results.append(ChunkResult(chunk, margins=_margins(chunk, logits[rows.start : rows.stop])))
-            else:
-                results.append(ChunkResult(chunk, token=tokens.get(index)))
-        return results
-
-    def _sample(self, chunks: list[Chunk], output: StepOutput, places: dict[int, int], finite: list[bool]) -> dict[int, int]:
-        chosen = [i for i, c in enumerate(chunks) if c.wanted and not c.sequence.replay and finite[places[i]]]
-        if not chosen:
-            return {}
-        rows = [places[i] for i in chosen]
-        sequences = [chunks[i].sequence for i in chosen]
-        best = output.best[rows].tolist()
-        tokens = choose_tokens(output.logits, rows, best, [s.sampling for s in sequences], [len(s.tokens) for s in sequences])
-        return dict(zip(chosen, tokens, strict=True))
+        output = self._decoder.run(batch.input, self._cache.pool)
+        return _Reading(self._decoder, batch.chunks, output).read()
 
 
-def _margins(chunk: Chunk, logits: torch.Tensor) -> tuple[float, ...]:
-    sequence = chunk.sequence
-    first = chunk.start + chunk.count - chunk.wanted + 1
-    wide = logits.float().numpy()
-    return tuple(miss_margin(wide[i], sequence.tokens[first + i], sequence.sampling, first + i) for i in range(chunk.wanted))
+class _Reading:
+    """Turns one step's logits into results."""
+
+    def __init__(self, decoder: Decoder, chunks: list[Chunk], output: StepOutput) -> None:
+        self._decoder, self._output = decoder, output
+        self._logits: NDArray[np.float32] = output.logits.numpy()
+        self._results = [ChunkResult(chunk) for chunk in chunks]
+        self._firsts = np.cumsum([0, *(chunk.wanted for chunk in chunks)]).tolist()
+
+    def read(self) -> list[ChunkResult]:
+        finite = self._output.finite
+        for result, first in zip(self._results, self._firsts, strict=False):
+            if not finite[first : first + result.chunk.wanted].all():
+                result.error = AdapterError("the logits are not finite; the adapter's weights overflow this dtype")
+        self._score([i for i, r in enumerate(self._results) if r.chunk.sequence.replay and r.error is None])
+        wave = [i for i, r in enumerate(self._results) if r.chunk.wanted and not r.chunk.sequence.replay and r.error is None]
+        while wave:
+            self._choose(wave)
+            wave = [index for index in wave if self._goes_on(self._results[index])]
+        return self._results
+
+    # --- tokens: the first of each sequence together; then, where a draft was right, the next ones ---
+
+    def _choose(self, wave: list[int]) -> None:
+        draws: list[Draw] = []
+        drawing: list[ChunkResult] = []
+        for index in wave:
+            result = self._results[index]
+            sequence, row = result.chunk.sequence, self._firsts[index] + len(result.tokens)
+            if sequence.chooser.takes_best:
+                self._take(result, row, int(self._output.best[row]))
+                continue
+            try:
+                draws.append(sequence.chooser.draw(self._logits[row], row, len(sequence.tokens) + len(result.tokens)))
+                drawing.append(result)
+            except BadRequest as error:
+                result.error = error
+        for result, draw, drawn in zip(drawing, draws, self._decoder.draw(self._output, draws), strict=True):
+            self._take(result, draw.row, drawn.winner)
+
+    def _take(self, result: ChunkResult, row: int, token: int) -> None:
+        sequence = result.chunk.sequence
+        if sequence.num_logprobs is not None:
+            result.logprobs.append(report_logprobs(self._logits[row], token, sequence.num_logprobs))
+        result.tokens.append(token)
+        sequence.chooser.accept(token)
+
+    @staticmethod
+    def _goes_on(result: ChunkResult) -> bool:
+        """Whether the row after the newest token was computed for that very token, and the answer does not end with it."""
+        chunk, given = result.chunk, len(result.tokens)
+        right = given <= len(chunk.draft) and given > 0 and chunk.draft[given - 1] == result.tokens[-1]
+        return right and result.error is None and not chunk.sequence.ends_with(result.tokens[-1])
+
+    # --- margins ---
+
+    def _score(self, replays: list[int]) -> None:
+        """Each answered token of each replay, in order: what may follow depends on what came before."""
+        for index in replays:
+            result = self._results[index]
+            chunk, chooser = result.chunk, result.chunk.sequence.chooser
+            first_row, first_place = self._firsts[index], chunk.start + chunk.count - chunk.wanted + 1
+            together = 1 if chooser.remembers else max(1, chunk.wanted)
+            try:
+                for at in range(0, chunk.wanted, together):
+                    self._score_some(result, first_row + at, first_place + at, together)
+            except BadRequest as error:
+                result.error = error
+
+    def _score_some(self, result: ChunkResult, row: int, position: int, count: int) -> None:
+        sequence = result.chunk.sequence
+        tokens = sequence.tokens[position : position + count]
+        if sequence.chooser.is_over:
+            result.margins += [MAX_MARGIN] * count
+            return
+        draws = [sequence.chooser.draw(self._logits[row + i], row + i, position + i, token) for i, token in enumerate(tokens)]
+        result.margins += [drawn.margin for drawn in self._decoder.draw(self._output, draws)]
+        for token in tokens:
+            sequence.chooser.accept(token)

@@ -1,123 +1,157 @@
-"""Which token follows: Gumbel-max over deterministic noise, so that anyone can replay the choice (docs/protocols/sampling.md).
+"""What a request asked of its choices, checked, and what one answer's choices depend on beside the logits. executor/draw.py makes the choice.
 
-    score(id) = logit(id) / temperature + noise(seed, position, id)      the highest wins, ties go to the lowest id
-
-Noise is only computed for ids that can still win: none exceeds GUMBEL_LIMIT, so an id further than that below the best score found
-so far is out. This is a bound, not a truncation; `tests/engine/test_sampling.py` compares it with the full sum.
+logits → bias → repetition, presence, frequency → grammar → draw → token → (counts, grammar) for the next
 """
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .errors import BadRequest
-from .messages import Sampling
-from .noise import GUMBEL_LIMIT, SEED_BYTES, derive_key, gumbel, noise_words
+from .executor.draw import Draw
+from .grammar import Matcher
+from .messages import Sampling, TokenLogprobs
+from .noise import SEED_BYTES, derive_key
 
-FIRST_LOOK = 64
 MAX_TEMPERATURE = 100.0
-EXCLUDED_MARGIN = 1e-6
+MAX_PENALTY = 100.0
+MAX_BIAS = 100.0
+MAX_BIASES = 1024
+MAX_LOGPROBS = 20
 
 Floats = NDArray[np.float64]
-Ids = NDArray[np.int64]
 
 
-def check_sampling(sampling: Sampling) -> None:
-    """Raise BadRequest naming the first field that makes no sense."""
+def check_sampling(sampling: Sampling, vocab_size: int) -> None:
+    """Raise BadRequest naming the first field that makes no sense; the grammar is checked by compiling it."""
     if len(sampling.seed) != SEED_BYTES:
         raise BadRequest(f"seed has {len(sampling.seed)} bytes; it must have {SEED_BYTES}")
-    if not 0.0 <= sampling.temperature <= MAX_TEMPERATURE:
-        raise BadRequest(f"temperature is {sampling.temperature}; it must be from 0 to {MAX_TEMPERATURE}")
+    _check_range("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)
     if sampling.top_k < 0:
         raise BadRequest(f"top_k is {sampling.top_k}; it must be 0 (off) or more")
     if not 0.0 < sampling.top_p <= 1.0:
         raise BadRequest(f"top_p is {sampling.top_p}; it must be above 0 and at most 1 (off)")
+    _check_range("min_p", sampling.min_p, 0.0, 1.0)
+    if not 0.0 < sampling.repetition_penalty <= MAX_PENALTY:
+        raise BadRequest(f"repetition_penalty is {sampling.repetition_penalty}; it must be above 0 and at most {MAX_PENALTY} (1: off)")
+    _check_range("presence_penalty", sampling.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+    _check_range("frequency_penalty", sampling.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+    _check_bias(sampling.logit_bias, vocab_size)
 
 
-def choose_tokens(logits: torch.Tensor, rows: list[int], best: list[int], samplings: list[Sampling], positions: list[int]) -> list[int]:
-    """One token id for each of `rows` of `logits` [n, vocab] float32, whose highest ids are `best`; `positions`: the new tokens' places."""
-    chosen = zip(rows, best, samplings, positions, strict=True)
-    return [top if s.temperature == 0 else choose_token(logits[row].numpy(), s, position) for row, top, s, position in chosen]
+def _check_range(name: str, value: float, lowest: float, highest: float) -> None:
+    if not lowest <= value <= highest:  # NaN is not
+        raise BadRequest(f"{name} is {value}; it must be from {lowest:g} to {highest:g}")
 
 
-def choose_token(logits: NDArray[np.float32], sampling: Sampling, position: int) -> int:
-    """The winner of one row of finite logits, at a temperature above 0."""
-    ids = _allowed(logits, sampling)
-    if ids is None:
-        ids = _contenders(logits, sampling, position)
-    return int(ids[np.argmax(_scores(logits, ids, sampling, position))])
+def _check_bias(biases: list[tuple[int, float]], vocab_size: int) -> None:
+    if len(biases) > MAX_BIASES:
+        raise BadRequest(f"logit_bias names {len(biases)} ids; the limit is {MAX_BIASES}")
+    for token, bias in biases:
+        if not 0 <= token < vocab_size:
+            raise BadRequest(f"logit_bias names id {token}; ids lie in [0, {vocab_size})")
+        _check_range(f"logit_bias of id {token}", bias, -MAX_BIAS, MAX_BIAS)
+    if not all(one < other for (one, _), (other, _) in pairwise(biases)):
+        raise BadRequest("logit_bias must name each id once, in ascending order")
 
 
-def miss_margin(logits: NDArray[np.float32], token: int, sampling: Sampling, position: int) -> float:
-    """By how many logits `token` missed the win (0 = it won); infinite logits aside, always finite and never negative.
+class Chooser:
+    """Makes the draws of one answer, token after token. `matcher` None: any text."""
 
-    An id that top-k or top-p excludes misses by the noise's gap plus its distance to the last allowed logit.
-    """
-    if sampling.temperature == 0:
-        return float(logits.max()) - float(logits[token])
-    ids = _allowed(logits, sampling)
-    if ids is None:
-        ids = _contenders(logits, sampling, position)
-    best = float(_scores(logits, ids, sampling, position).max())
-    own = float(_scores(logits, np.array([token]), sampling, position)[0])
-    excluded = _is_restricted(sampling) and token not in ids
-    distance = max(EXCLUDED_MARGIN, float(logits[ids].min()) - float(logits[token])) if excluded else 0.0
-    return max(0.0, best - own) * sampling.temperature + distance
+    def __init__(self, sampling: Sampling, prompt_ids: list[int], matcher: Matcher | None = None) -> None:
+        self._sampling, self._matcher = sampling, matcher
+        self._key = derive_key(sampling.seed)
+        self._changes = _Changes(sampling, prompt_ids)
 
+    @property
+    def takes_best(self) -> bool:
+        """Whether the highest logit simply wins."""
+        return self._sampling.temperature == 0 and self._matcher is None and not self._changes.any
 
-def _is_restricted(sampling: Sampling) -> bool:
-    return sampling.top_k > 0 or sampling.top_p < 1.0
+    @property
+    def remembers(self) -> bool:
+        """Whether what was chosen before changes what is chosen next."""
+        return self._matcher is not None or self._changes.counts_answer
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the grammar lets nothing follow."""
+        return self._matcher is not None and self._matcher.is_over
 
-def _scores(logits: NDArray[np.float32], ids: Ids, sampling: Sampling, position: int) -> Floats:
-    noise = gumbel(noise_words(derive_key(sampling.seed), position, ids))
-    scores: Floats = logits[ids].astype(np.float64) / sampling.temperature + noise
-    return scores
+    def draw(self, logits: NDArray[np.float32], row: int, position: int, token: int | None = None) -> Draw:
+        """The draw of the next token from `logits [vocab]`, which are that row of the step's. Raises BadRequest (see Matcher)."""
+        sampling = self._sampling
+        return Draw(
+            row=row,
+            position=position,
+            temperature=sampling.temperature,
+            key=self._key,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            changed=self._changes.ids,
+            values=self._changes.values(logits),
+            allowed=None if self._matcher is None else self._matcher.allowed(),
+            token=token,
+        )
 
-
-def _contenders(logits: NDArray[np.float32], sampling: Sampling, position: int) -> Ids:
-    """Ids, ascending, that can still win once the best of the FIRST_LOOK highest logits is known."""
-    first = np.argpartition(logits, -min(FIRST_LOOK, len(logits)))[-FIRST_LOOK:]
-    best = float(_scores(logits, first, sampling, position).max())
-    threshold = (best - GUMBEL_LIMIT) * sampling.temperature
-    slack = 1e-6 * max(1.0, abs(threshold))
-    return np.flatnonzero(logits >= np.float32(threshold - slack))
-
-
-def _allowed(logits: NDArray[np.float32], sampling: Sampling) -> Ids | None:
-    """Ids that top-k, then top-p leave, ascending; None when neither restricts."""
-    if not _is_restricted(sampling):
-        return None
-    ranked = _ranked(logits, sampling.top_k or len(logits), sampling)
-    return np.sort(ranked)
-
-
-def _ranked(logits: NDArray[np.float32], top_k: int, sampling: Sampling) -> Ids:
-    """The kept ids from the highest logit down, ties by lowest id. Looks at few first, at more only when top-p needs them."""
-    scaled = logits.astype(np.float64) / sampling.temperature
-    weights = np.exp(scaled - scaled.max())
-    look = min(top_k, len(logits)) if sampling.top_p >= 1.0 else min(top_k, 256, len(logits))
-    while True:
-        kept = _highest(logits, look)
-        cumulative = np.cumsum(weights[kept])
-        total = weights.sum() if top_k >= len(logits) else weights[_highest(logits, top_k)].sum()
-        enough = cumulative >= sampling.top_p * total
-        if sampling.top_p >= 1.0:
-            return kept
-        if enough.any() or look == min(top_k, len(logits)):
-            return kept[: int(enough.argmax()) + 1] if enough.any() else kept
-        look = min(look * 8, top_k, len(logits))
+    def accept(self, token: int) -> None:
+        """Go on: `token` was chosen."""
+        self._changes.count(token)
+        if self._matcher is not None:
+            self._matcher.accept(token)
 
 
-def _highest(logits: NDArray[np.float32], count: int) -> Ids:
-    """The `count` ids of highest logit, ordered by (logit descending, id ascending)."""
-    if count >= len(logits):
-        candidates = np.arange(len(logits))
-    else:
-        boundary = np.partition(logits, -count)[-count]
-        candidates = np.flatnonzero(logits >= boundary)
-    order = np.argsort(-logits[candidates], kind="stable")
-    ordered: Ids = candidates[order][:count]
-    return ordered
+class _Changes:
+    """The ids whose logits are changed, ascending, and by what."""
+
+    def __init__(self, sampling: Sampling, prompt_ids: list[int]) -> None:
+        self._sampling = sampling
+        self._repeats = sampling.repetition_penalty != 1.0
+        self.counts_answer = self._repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+        biases = dict(sampling.logit_bias)
+        prompt = set(prompt_ids) if self._repeats else set()
+        self.ids = np.array(sorted(biases.keys() | prompt), np.int32)
+        self._bias = np.array([biases.get(int(token), 0.0) for token in self.ids], np.float64)
+        self._seen = np.array([int(token) in prompt for token in self.ids], np.bool_)
+        self._counts = np.zeros(len(self.ids), np.float64)
+
+    @property
+    def any(self) -> bool:
+        return self.counts_answer or len(self.ids) > 0
+
+    def values(self, logits: NDArray[np.float32]) -> Floats:
+        """The changed logits of `ids`, in binary64."""
+        sampling = self._sampling
+        values: Floats = logits[self.ids].astype(np.float64) + self._bias
+        if self._repeats:
+            factor = sampling.repetition_penalty
+            values = np.where(self._seen, np.where(values > 0, values / factor, values * factor), values)
+        if self.counts_answer:
+            values = (values - sampling.presence_penalty * (self._counts > 0)) - sampling.frequency_penalty * self._counts
+        return values
+
+    def count(self, token: int) -> None:
+        if not self.counts_answer:
+            return
+        at = int(np.searchsorted(self.ids, token))
+        if at == len(self.ids) or self.ids[at] != token:
+            self.ids = np.insert(self.ids, at, token)
+            self._bias = np.insert(self._bias, at, 0.0)
+            self._seen = np.insert(self._seen, at, False)
+            self._counts = np.insert(self._counts, at, 0.0)
+        self._counts[at] += 1
+        self._seen[at] = True
+
+
+def report_logprobs(logits: NDArray[np.float32], token: int, num_top: int) -> TokenLogprobs:
+    """Log-probabilities of the model itself for one row of finite `logits [vocab]`."""
+    highest = float(logits.max())
+    total = highest + math.log(float(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
+    top = np.argpartition(-logits, num_top)[:num_top] if num_top < len(logits) else np.arange(len(logits))
+    ranked = sorted(((int(token), float(logits[token])) for token in top), key=lambda each: (-each[1], each[0]))
+    return TokenLogprobs(float(logits[token]) - total, [(token, logit - total) for token, logit in ranked])

@@ -22,6 +22,8 @@ from .kv.prefix import PrefixCache, first_key, next_key
 from .sequence import Sequence
 
 SEAT_STEPS = 4
+DRAFT_ROWS = 16
+"""Rows of a step that drafts may add up to, with the rows they follow: as many cost little more than one (a step of few rows reads weights)."""
 MAX_SERVED = 4096
 """Adapters whose share of tokens is remembered."""
 
@@ -69,12 +71,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a step may hold: rows, sequences, tokens a page; and how long one may be passed over."""
+    """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how far one may be guessed ahead (0: not at all)."""
 
     step_tokens: int
     max_running: int
     page_tokens: int
     age_bound_s: float
+    draft_tokens: int = 0
 
 
 class Scheduler:
@@ -110,12 +113,13 @@ class Scheduler:
         chosen: list[Chunk] = []
         fresh: list[int] = []
         budget = self._budget.step_tokens
+        draft_tokens = min(self._budget.draft_tokens, DRAFT_ROWS // max(1, len(able)) - 1)
         for sequence in self._in_order(able, now_s):
             if budget <= 0:
                 break
             if not self._is_seated(sequence) or sequence not in self.running:
                 continue
-            chunk = self._chunk(sequence, budget)
+            chunk = self._chunk(sequence, budget, draft_tokens)
             if self._reserve(sequence, chunk.start + chunk.count, fresh):
                 chosen.append(chunk)
                 budget -= chunk.count
@@ -289,9 +293,18 @@ class Scheduler:
         self._pages.release(sequence.pages)
         sequence.pages, sequence.page_keys, sequence.computed, sequence.num_published = [], [], 0, 0
 
-    def _chunk(self, sequence: Sequence, budget: int) -> Chunk:
+    def _chunk(self, sequence: Sequence, budget: int, draft_tokens: int) -> Chunk:
+        if sequence.is_decoding and draft_tokens > 0:
+            draft = self._draft(sequence, min(draft_tokens, budget - 1))
+            return Chunk(sequence, sequence.computed, 1 + len(draft), 1 + len(draft), tuple(draft))
         count = min(budget, sequence.num_wanted - sequence.computed)
         end = sequence.computed + count
         if sequence.replay:
             return Chunk(sequence, sequence.computed, count, max(0, min(count, end - (sequence.num_prompt - 1))))
         return Chunk(sequence, sequence.computed, count, int(end == len(sequence.tokens)))
+
+    def _draft(self, sequence: Sequence, count: int) -> list[int]:
+        """Guesses for which there is room, in the answer and in pages: nobody gives way for a guess."""
+        cells = (len(sequence.pages) + self._pages.num_available) * self._budget.page_tokens
+        count = min(count, sequence.room - 1, cells - len(sequence.tokens))
+        return sequence.proposer.propose(sequence.tokens, count) if count > 0 else []

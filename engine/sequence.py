@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .messages import Sampling
+from .sampler import Chooser
+from .speculation import Proposer
 
 
 @dataclass(eq=False)
 class Sequence:
-    """One request while it lives. `arrival` orders requests; times are in seconds of the engine's clock."""
+    """One request while it lives. `arrival` orders requests; times are in seconds of the engine's clock; at `max_length` tokens it ends."""
 
     request_id: int
     arrival: int
     tokens: list[int]
     num_prompt: int
     adapter: bytes | None
-    sampling: Sampling
-    max_tokens: int
+    chooser: Chooser
+    max_length: int
     credit: int
     stop_ids: frozenset[int]
     arrived_s: float
@@ -42,6 +43,8 @@ class Sequence:
     prefill_ms: float = 0.0
     neighbours: int = 0
     margins: list[float] = field(default_factory=list)
+    num_logprobs: int | None = None
+    proposer: Proposer = field(default_factory=Proposer)
 
     @property
     def num_generated(self) -> int:
@@ -62,6 +65,15 @@ class Sequence:
     def has_credit(self) -> bool:
         """Whether it may produce one more token."""
         return self.replay or self.num_generated < self.credit
+
+    @property
+    def room(self) -> int:
+        """How many more tokens it may produce as far as its credit and its length allow."""
+        return min(self.credit - self.num_generated, self.max_length - len(self.tokens))
+
+    def ends_with(self, token: int) -> bool:
+        """Whether the answer is complete once `token`, which its chooser has accepted, was produced."""
+        return token in self.stop_ids or self.chooser.is_over
 
     @property
     def is_decoding(self) -> bool:

@@ -25,6 +25,8 @@
 #include <linux/futex.h>
 #include <vector>
 
+#include "draw.hpp"
+
 namespace {
 
 typedef float Floats __attribute__((vector_size(64)));
@@ -195,6 +197,8 @@ struct Step {
     uint8_t* finite;             // [num_picked]: whether every logit is
 };
 
+struct Draws { Draw* first; int64_t count; const float* logits; int64_t stride; };
+
 // --- threads: all run every operation; waits spin, then yield, and between steps sleep ---
 
 struct Barrier {
@@ -239,7 +243,9 @@ struct Executor {
     std::vector<int64_t> attend_units;
     std::vector<std::vector<Change>> changes;  // by thread
     std::vector<std::vector<Leaders>> leaders;  // by thread
+    std::vector<Drawer> drawers;                // by thread
     Step step{};
+    Draws draws{};
     Barrier barrier;
     std::vector<std::atomic<int64_t>> counters;
     std::vector<pthread_t> workers;
@@ -247,7 +253,7 @@ struct Executor {
     std::atomic<bool> ending{false};
 
     explicit Executor(const Shape& s, const Operation* operations, int count)
-        : shape(s), program(operations, operations + count), changes(s.threads), leaders(s.threads), counters(count) {}
+        : shape(s), program(operations, operations + count), changes(s.threads), leaders(s.threads), drawers(s.threads), counters(count + 1) {}
 
     template <class T> size_t number_bytes(int place) const {
         bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
@@ -847,8 +853,40 @@ struct Executor {
     }
 
     void run_thread(int tid) {
-        if (shape.dtype == 0) run_program<float>(tid);
+        if (draws.count) draw_all(tid);
+        else if (shape.dtype == 0) run_program<float>(tid);
         else run_program<Bf16>(tid);
+    }
+
+    void draw_all(int tid) {
+        for (int64_t i; (i = counters.back().fetch_add(1, std::memory_order_relaxed)) < draws.count;)
+            drawers[tid].draw(draws.logits + draws.first[i].row * draws.stride, shape.vocab, draws.first[i]);
+        barrier.wait(shape.threads);
+    }
+
+    int draw(const Draws& next) {
+        try {
+            if (next.count == 1) {
+                drawers[0].draw(next.logits + next.first->row * next.stride, shape.vocab, *next.first);
+                return 0;
+            }
+            for (auto& drawer : drawers) drawer.reserve(shape.vocab);
+        } catch (const std::bad_alloc&) {
+            return 1;
+        }
+        draws = next;
+        in_parallel();
+        draws.count = 0;
+        return 0;
+    }
+
+    void in_parallel() {
+        for (auto& counter : counters) counter.store(0, std::memory_order_relaxed);
+        if (shape.threads > 1) {
+            epoch.fetch_add(1, std::memory_order_release);
+            syscall(SYS_futex, reinterpret_cast<int*>(&epoch), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+        }
+        run_thread(0);
     }
 
     int run(const Step& next) {
@@ -859,12 +897,7 @@ struct Executor {
         } catch (const std::bad_alloc&) {
             return 1;
         }
-        for (auto& counter : counters) counter.store(0, std::memory_order_relaxed);
-        if (shape.threads > 1) {
-            epoch.fetch_add(1, std::memory_order_release);
-            syscall(SYS_futex, reinterpret_cast<int*>(&epoch), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
-        }
-        run_thread(0);
+        in_parallel();
         size_t bytes = shape.hidden * (shape.dtype == 0 ? 4 : 2);
         for (int64_t r = 0; r < step.num_picked; ++r) std::memcpy(step.final + r * bytes, places[FINAL].data + places[FINAL].stride * r, bytes);
         name_leaders();
@@ -922,6 +955,11 @@ void* lorikeet_create(const Shape* shape, const Operation* operations, int count
 
 // 0, or 1 when there is no memory for this many rows.
 int lorikeet_run(void* executor, const Step* step) { return static_cast<Executor*>(executor)->run(*step); }
+
+// Fills in each draw's winner and margin. 0, or 1 when there is no memory.
+int lorikeet_draw(void* executor, Draw* draws, int64_t count, const float* logits, int64_t stride) {
+    return static_cast<Executor*>(executor)->draw({draws, count, logits, stride});
+}
 
 void lorikeet_destroy(void* handle) {
     Executor* executor = static_cast<Executor*>(handle);

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("executor.cpp")
+INCLUDED = Path(__file__).with_name("draw.hpp")
 COMMON_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
 COMPILE_DEADLINE_S = 300
 
@@ -80,6 +81,7 @@ def open_library(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> c
     library.lorikeet_create.restype = ctypes.c_void_p
     library.lorikeet_create.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     library.lorikeet_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.lorikeet_draw.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
     library.lorikeet_destroy.argtypes = [ctypes.c_void_p]
     return library
 
@@ -90,7 +92,7 @@ def library_path(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> P
     if compiler is None:
         raise NotNative("there is no C++ compiler; install g++ or clang++, or the Python package ziglang")
     flags = (*COMMON_FLAGS, *chosen.flags, *extra_flags)
-    digest = hashlib.sha256("\0".join((*compiler, *flags)).encode() + b"\0" + SOURCE.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256("\0".join((*compiler, *flags)).encode() + b"\0" + SOURCE.read_bytes() + INCLUDED.read_bytes()).hexdigest()[:16]
     path = cache_folder() / f"executor-{chosen.name}-{digest}.so"
     if not path.is_file():
         _build(path, compiler, flags)

@@ -4,7 +4,7 @@
              SwiGLU is folded into the product; V numbers share 32 bits (float32 1, bfloat16 2, int8 4)
     pages    keys [head_dim / V][16 tokens][V], values [16 / V][head_dim][V]
 
-The structures here are those of executor.cpp, field by field.
+The structures here are those of executor.cpp and draw.hpp, field by field.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..model.config import ModelConfig
 from ..model.layers import quantise_rows
 from ..model.program import Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
+from .draw import Draw, Drawn
 from .library import NotNative, open_library, usable_sets
 from .step import StepInput, StepOutput
 
@@ -31,7 +32,7 @@ PAGE_TOKENS = 16
 MAX_HEAD_DIM = 256
 INT8_OFFSET = 128
 
-i32, i64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_void_p
+i32, i64, f64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 
 class _Operation(ctypes.Structure):
@@ -73,6 +74,18 @@ class _Step(ctypes.Structure):
                 "finite",
             )
         ),
+    )
+
+
+class _Draw(ctypes.Structure):
+    _fields_ = (
+        *((name, i64) for name in ("row", "position", "num_changed", "token", "top_k")),
+        *((name, f64) for name in ("temperature", "top_p", "min_p")),
+        *((name, pointer) for name in ("changed", "values", "allowed")),
+        ("key", ctypes.c_uint32 * 2),
+        ("nonce", ctypes.c_uint32 * 2),
+        ("winner", i64),
+        ("margin", f64),
     )
 
 
@@ -140,6 +153,13 @@ class NativeExecutor:
         if self._library.lorikeet_run(self._handle, ctypes.byref(described)) != 0:
             raise MemoryError(f"no memory for a step of {len(step.tokens)} rows")
         return StepOutput(self._logits[:wanted, : self._config.vocab_size], self._final[:wanted], best, finite)
+
+    def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
+        """See Executor."""
+        described = (_Draw * len(draws))(*(_describe_draw(draw) for draw in draws))
+        if self._library.lorikeet_draw(self._handle, described, len(draws), logits.data_ptr(), logits.stride(0)) != 0:
+            raise MemoryError(f"no memory to choose {len(draws)} tokens")
+        return [Drawn(each.winner, each.margin) for each in described]
 
     def _adapter_tables(self, step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
         """Per row the address of its adapter's table (0: none); per segment (address, first, count); the most words that shrinking one row gives."""
@@ -223,6 +243,16 @@ def _create(shape: _Shape, operations: ctypes.Array[_Operation]) -> tuple[ctypes
             return library, handle, chosen.name
         reason = NotNative(f"the kernel does not grant {chosen.name} to this process")
     raise reason
+
+
+def _describe_draw(draw: Draw) -> _Draw:
+    """The caller keeps `draw`, and so its arrays, until the call is over."""
+    return _Draw(
+        *(draw.row, draw.position, len(draw.changed), -1 if draw.token is None else draw.token, draw.top_k),
+        *(draw.temperature, draw.top_p, draw.min_p),
+        *(draw.changed.ctypes.data, draw.values.ctypes.data, None if draw.allowed is None else draw.allowed.ctypes.data),
+        *(draw.key.key, draw.key.nonce),
+    )
 
 
 def _columns(config: ModelConfig, operation: Operation) -> Columns:

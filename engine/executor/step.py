@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..lora.bank import SlotBank
+from .draw import Draw, Drawn
 
 Ints = NDArray[np.int64]
 
@@ -79,6 +80,9 @@ class Executor(Protocol):
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """One step; writes keys and values into `pool`. `embedded [rows, hidden]` float32 replaces the look-up where it is given."""
+
+    def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
+        """Choose from finite rows of a step's `logits [wanted, vocab]` float32."""
 
 
 def find_best(logits: torch.Tensor) -> tuple[Ints, NDArray[np.bool_]]:

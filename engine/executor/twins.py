@@ -15,6 +15,7 @@ from ..model.attention import AttentionGroup, attend, group_runs
 from ..model.layers import ROW_FLOOR, Linear, choose_linear_kernel, make_linear, pad_rows, rms_norm, rope_table, rotate, swiglu
 from ..model.program import Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
+from .draw import Draw, Drawn, draw_one
 from .step import Segment, StepInput, StepOutput, find_best
 
 
@@ -40,6 +41,11 @@ class TorchExecutor:
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Executor."""
         return self._tensors["model.embed_tokens"][tokens].float()
+
+    def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
+        """See Executor."""
+        rows = logits.numpy()
+        return [draw_one(rows[draw.row], draw) for draw in draws]
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from ..executor.choose import make_executor
+from ..executor.draw import Draw, Drawn
 from ..executor.step import StepInput, StepOutput, find_best
 from .weights import Weights
 
@@ -36,6 +37,10 @@ class Decoder:
         output = self._executor.run(step, pool, self._embed(step))
         self._change_logits(step, output)
         return output
+
+    def draw(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
+        """Choose tokens from rows of a step's finite logits."""
+        return self._executor.draw(output.logits, draws) if draws else []
 
     def _embed(self, step: StepInput) -> torch.Tensor | None:
         """The rows' embeddings when some adapter changes its own; None otherwise."""

@@ -23,6 +23,7 @@ from engine.lora.bank import SlotBank
 from engine.messages import Failed, Finished, FromEngine, HoldAdapter, Replayed, Sampling, Submit, Tokens
 from engine.model.decoder import Decoder
 from engine.model.weights import open_weights
+from engine.sampler import Chooser
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
 
@@ -184,7 +185,7 @@ class Bench:
         pages = list(range(self._next_page, self._next_page + needed))
         self._next_page += needed
         self.cache.clean(pages)
-        return Sequence(len(pages), 1, tokens, len(tokens), adapter, greedy(), 1, 1, frozenset(), 0.0, pages=pages)
+        return Sequence(len(pages), 1, tokens, len(tokens), adapter, Chooser(greedy(), tokens), 1024, 1, frozenset(), 0.0, pages=pages)
 
     def batch(self, *parts: tuple[Sequence, int, int]) -> Batch:
         """tokens[start:end] of each sequence in one batch, all logits wanted."""
