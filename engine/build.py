@@ -12,6 +12,7 @@ import torch
 from .config import Choice, EngineConfig, choose_dtype, cpu_features
 from .engine import Engine, Limits
 from .executor.library import cache_folder
+from .grammar import GrammarDone, Grammars
 from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
@@ -36,12 +37,18 @@ class Built:
     engine: Engine
     ready: Ready
     loader: AdapterLoader
+    grammars: Grammars
     dtype: Choice
     kernels: str
 
+    def close(self) -> None:
+        """End the engine's threads."""
+        self.loader.close()
+        self.grammars.close()
 
-def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> Built:
-    """Load the base and make an engine. `on_load` is called on the loader's thread. Raises ModelError."""
+
+def build_engine(config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone], None]) -> Built:
+    """Load the base and make an engine. `on_done` is called on the threads that load adapters and compile grammars. Raises ModelError."""
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
     choice = choose_dtype(config.dtype, cpu_features())
@@ -57,12 +64,13 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
         with torch.inference_mode():
             return load_adapter(config_path, weights_path, weights, choice.dtype)
 
-    loader = AdapterLoader(Spill(load, cache_folder(), config.spill_bytes).load, on_load)
+    loader = AdapterLoader(Spill(load, cache_folder(), config.spill_bytes).load, on_done)
     pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
     budget = Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s, config.draft_tokens)
     scheduler = Scheduler(budget, pages, adapters)
-    engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages)
+    grammars = Grammars(base.vocab_size, on_done)
+    engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages, grammars)
     ready = Ready(
         base=weights.base_id,
         dtype=choice.name,
@@ -73,4 +81,4 @@ def build_engine(config: EngineConfig, on_load: Callable[[LoadDone], None]) -> B
         threads=config.threads,
         load_ms=(time.perf_counter() - started) * 1e3,
     )
-    return Built(engine, ready, loader, choice, decoder.name)
+    return Built(engine, ready, loader, grammars, choice, decoder.name)

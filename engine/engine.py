@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from .config import EngineConfig
 from .errors import BadRequest, Busy, EngineError, UnknownAdapter
-from .grammar import Grammars
+from .grammar import GrammarDone, GrammarJob, Grammars, Matcher, check_grammar
 from .kv.prefix import PrefixCache
 from .lora.adapters import Adapters, LoadDone
 from .messages import (
@@ -70,11 +72,13 @@ class Engine:
         runner: Runner,
         adapters: Adapters,
         pages: PrefixCache,
+        grammars: Grammars,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits, self._scheduler, self._runner, self._adapters, self._pages = limits, scheduler, runner, adapters, pages
         self._clock = clock
-        self._grammars = Grammars(limits.vocab_size)
+        self._grammars = grammars
+        self._compiling: dict[int, Submit | Replay] = {}
         self._sequences: dict[int, Sequence] = {}
         self._outbox: list[FromEngine] = []
         self._records: deque[StepRecord] = deque(maxlen=MAX_STEP_RECORDS)
@@ -106,12 +110,29 @@ class Engine:
             case ReleaseAdapter(adapter):
                 self._adapters.release(adapter)
             case Vocabulary():
-                self._grammars.learn(message)
+                self._grammars.submit(message)
             case GetStats():
                 self._outbox.append(self._stats())
 
-    def receive(self, done: LoadDone) -> None:
-        """Take a finished adapter load; requests that wait for a refused one fail."""
+    def receive(self, done: LoadDone | GrammarDone) -> None:
+        """Take what another thread has finished."""
+        if isinstance(done, LoadDone):
+            self._receive_adapter(done)
+        else:
+            self._receive_grammar(done)
+
+    def _receive_grammar(self, done: GrammarDone) -> None:
+        """The request that waited for it is queued, unless it was cancelled meanwhile."""
+        message = self._compiling.pop(done.job.request_id, None)
+        if message is None:
+            return
+        if isinstance(done.outcome, Matcher):
+            self._enqueue(message, done.outcome)
+        else:
+            self._refuse(message, done.outcome)
+
+    def _receive_adapter(self, done: LoadDone) -> None:
+        """Requests that wait for a refused one fail."""
         answer = self._adapters.receive(done)
         self._outbox += [answer] if answer else []
         for sequence in list(self._scheduler.waiting):
@@ -120,6 +141,11 @@ class Engine:
                     self._adapters.check_known(sequence.adapter)
                 except UnknownAdapter as error:
                     self._fail(sequence, "unknown_adapter", str(error))
+
+    @property
+    def num_compiling(self) -> int:
+        """Requests whose grammar is being compiled."""
+        return len(self._compiling)
 
     def take_messages(self) -> list[FromEngine]:
         """What the daemon should hear, in order; empties the outbox."""
@@ -142,20 +168,37 @@ class Engine:
     def _accept(self, message: Submit | Replay) -> None:
         try:
             self._check(message)
-            sequence = self._sequence_of(message)
-            self._sequences[sequence.request_id] = sequence
-            if sequence.adapter is not None:
-                self._adapters.use(sequence.adapter)
-            self._scheduler.add(sequence)
         except EngineError as error:
-            self._outbox.append(Failed(message.request_id, _code_of(error), str(error)))
+            self._refuse(message, error)
+            return
+        grammar = message.sampling.grammar
+        if grammar is None:
+            self._enqueue(message, None)
+        else:
+            self._compiling[message.request_id] = message
+            self._grammars.submit(GrammarJob(message.request_id, grammar))
+
+    def _enqueue(self, message: Submit | Replay, matcher: Matcher | None) -> None:
+        try:
+            if message.adapter is not None:
+                self._adapters.check_known(message.adapter)
+                self._adapters.use(message.adapter)
+        except EngineError as error:
+            self._refuse(message, error)
+            return
+        sequence = self._sequence_of(message, matcher)
+        self._sequences[sequence.request_id] = sequence
+        self._scheduler.add(sequence)
+
+    def _refuse(self, message: Submit | Replay, error: EngineError) -> None:
+        self._outbox.append(Failed(message.request_id, _code_of(error), str(error)))
 
     def _check(self, message: Submit | Replay) -> None:
         limits = self._limits
         answer = message.answer_ids if isinstance(message, Replay) else []
-        if message.request_id in self._sequences:
+        if message.request_id in self._sequences or message.request_id in self._compiling:
             raise BadRequest(f"request {message.request_id} is already running; use another id")
-        if len(self._scheduler.waiting) >= limits.max_waiting:
+        if len(self._scheduler.waiting) + len(self._compiling) >= limits.max_waiting:
             raise Busy(f"{limits.max_waiting} requests are waiting already; retry later or ask another node")
         if not message.prompt_ids or (isinstance(message, Replay) and not answer):
             raise BadRequest("prompt_ids is empty" if not message.prompt_ids else "answer_ids is empty")
@@ -170,13 +213,14 @@ class Engine:
         if isinstance(message, Submit) and message.logprobs is not None and not 0 <= message.logprobs <= MAX_LOGPROBS:
             raise BadRequest(f"logprobs is {message.logprobs}; it must be from 0 to {MAX_LOGPROBS}")
         check_sampling(message.sampling, limits.vocab_size)
+        if message.sampling.grammar is not None:
+            check_grammar(message.sampling.grammar)
         if message.adapter is not None:
             self._adapters.check_known(message.adapter)
 
-    def _sequence_of(self, message: Submit | Replay) -> Sequence:
+    def _sequence_of(self, message: Submit | Replay, matcher: Matcher | None) -> Sequence:
         self._arrivals += 1
         replay = isinstance(message, Replay)
-        grammar = message.sampling.grammar
         max_tokens = message.max_tokens if isinstance(message, Submit) else 0
         return Sequence(
             request_id=message.request_id,
@@ -184,7 +228,7 @@ class Engine:
             tokens=message.prompt_ids + (message.answer_ids if isinstance(message, Replay) else []),
             num_prompt=len(message.prompt_ids),
             adapter=message.adapter,
-            chooser=Chooser(message.sampling, message.prompt_ids, None if grammar is None else self._grammars.compile(grammar)),
+            chooser=Chooser(message.sampling, message.prompt_ids, matcher),
             max_length=min(len(message.prompt_ids) + max_tokens, self._limits.context_tokens),
             credit=message.credit if isinstance(message, Submit) else 0,
             stop_ids=frozenset(message.stop_ids if isinstance(message, Submit) else ()),
@@ -200,8 +244,14 @@ class Engine:
         if sequence is not None:
             sequence.credit = max(sequence.credit, credit)
             sequence.parked_s = None if sequence.has_credit else sequence.parked_s
+        compiling = self._compiling.get(request_id)
+        if isinstance(compiling, Submit):
+            self._compiling[request_id] = msgspec.structs.replace(compiling, credit=max(compiling.credit, credit))
 
     def _cancel(self, request_id: int) -> None:
+        compiling = self._compiling.pop(request_id, None)
+        if isinstance(compiling, Submit):
+            self._outbox.append(Finished(request_id, "cancelled", len(compiling.prompt_ids), 0, 0.0, 0.0, 0.0, 0.0, 0))
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self._finish(sequence, "cancelled")

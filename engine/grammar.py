@@ -1,8 +1,16 @@
-"""Which tokens may follow so that an answer matches a JSON schema or an expression. llguidance decides; this bounds it and names its errors."""
+"""Which tokens may follow so that an answer matches a JSON schema or an expression. llguidance decides; this bounds it and names its errors.
+
+request with a grammar ──▶ Grammars' thread: checked in another process, compiled ──▶ GrammarDone ──▶ engine: the request is queued
+"""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 import llguidance
 import llguidance.numpy
@@ -10,23 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import BadRequest
+from .grammar_check import LIMITS, Checker
 from .messages import Grammar, Vocabulary
 
 MAX_GRAMMAR_BYTES = 32 << 10
 MAX_TOKENIZER_BYTES = 64 << 20
-LIMITS = llguidance.LLParserLimits(
-    max_items_in_row=1000,
-    initial_lexer_fuel=1_000_000,
-    step_lexer_fuel=100_000,
-    step_max_items=20_000,
-    max_lexer_states=20_000,
-    max_grammar_size=100_000,
-)
-"""A grammar is a stranger's program: about 20 ms to begin with and 8 ms a token, then it is refused as too complex."""
+MASK_DEADLINE_S = 0.25
+"""Longer for one token, and the request fails: others wait meanwhile."""
 
 
 class Matcher:
-    """Follows one answer through its grammar. Both methods raise BadRequest when the grammar turns out too complex."""
+    """Follows one answer through its grammar."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
@@ -38,10 +40,13 @@ class Matcher:
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> NDArray[np.int32]:
-        """One bit for each id that may follow, packed, lowest first; valid until the next call."""
+        """One bit for each id that may follow, packed, lowest first; valid until the next call. Raises BadRequest when that is too complex."""
+        started = time.perf_counter()
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
         if self._matcher.is_error():
             raise BadRequest(f"the grammar cannot be followed further: {_first_line(self._matcher)}; simplify it")
+        if time.perf_counter() - started > MASK_DEADLINE_S:
+            raise BadRequest(f"the grammar is too complex: one token took longer than {MASK_DEADLINE_S} s; simplify it")
         allowed: NDArray[np.int32] = self._bits[0]
         return allowed
 
@@ -50,49 +55,98 @@ class Matcher:
         self._matcher.consume_token(token)
 
 
-class Grammars:
-    """Compiles grammars for one vocabulary, once the daemon has told where it is described."""
+@dataclass(frozen=True)
+class GrammarJob:
+    """A request's grammar."""
 
-    def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
+    request_id: int
+    grammar: Grammar
+
+
+@dataclass(frozen=True)
+class GrammarDone:
+    """What became of a job."""
+
+    job: GrammarJob
+    outcome: Matcher | BadRequest
+
+
+class Grammars:
+    """One thread that compiles for one vocabulary; `done` is called on that thread. The daemon says where the vocabulary is described."""
+
+    def __init__(self, vocab_size: int, done: Callable[[GrammarDone], None]) -> None:
+        self._vocab_size, self._done = vocab_size, done
+        self._jobs: SimpleQueue[GrammarJob | Vocabulary | None] = SimpleQueue()
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._reason = "this engine was not told what its tokens spell; send a Vocabulary first"
+        self._checker = Checker()
+        self._thread = threading.Thread(target=self._run, name="grammar-compiler", daemon=True)
+        self._thread.start()
 
-    def learn(self, vocabulary: Vocabulary) -> None:
-        """Read the tokenizer; where that fails, `compile` says why."""
+    def submit(self, job: GrammarJob | Vocabulary) -> None:
+        """Queue a job, or the vocabulary of those that follow."""
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """End after what is queued."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            if isinstance(job, Vocabulary):
+                self._learn(job)
+            else:
+                self._done(GrammarDone(job, self._attempt(job.grammar)))
+        self._checker.close()
+
+    def _learn(self, vocabulary: Vocabulary) -> None:
         try:
             described = _read(Path(vocabulary.tokenizer_path))
             self._tokenizer = llguidance.LLTokenizer(described, n_vocab=self._vocab_size, eos_token=vocabulary.stop_ids)
         except (OSError, ValueError) as error:
             self._reason = f"the base's tokenizer cannot be used for grammars: {error}"
 
-    def compile(self, grammar: Grammar) -> Matcher:
-        """A matcher at its start. Raises BadRequest naming what is wrong with the grammar."""
+    def _attempt(self, grammar: Grammar) -> Matcher | BadRequest:
+        try:
+            return self._compile(grammar)
+        except BadRequest as error:
+            return error
+        except Exception as error:  # a stranger's grammar found a bug: this request is lost, not the engine
+            return BadRequest(f"grammar could not be prepared ({type(error).__name__}: {error})")
+
+    def _compile(self, grammar: Grammar) -> Matcher:
         if self._tokenizer is None:
             raise BadRequest(f"grammar: {self._reason}")
-        if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
-            raise BadRequest(f"grammar has {len(grammar.text.encode())} bytes; the limit is {MAX_GRAMMAR_BYTES}")
-        matcher = llguidance.LLMatcher(self._tokenizer, _source(grammar), log_level=0, limits=LIMITS)
+        source = _source(grammar)
+        self._checker.check(source)
+        matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            raise BadRequest(f"grammar: the {grammar.kind} is refused: {_first_line(matcher)}")
+            raise BadRequest(f"grammar is refused: {_first_line(matcher)}")
         return Matcher(matcher, self._vocab_size)
+
+
+def check_grammar(grammar: Grammar) -> None:
+    """Raise BadRequest for what needs no compiling to refuse."""
+    if grammar.kind not in ("json_schema", "regex"):
+        raise BadRequest(f"grammar has kind {grammar.kind!r}; it must be json_schema or regex")
+    if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
+        raise BadRequest(f"grammar has {len(grammar.text.encode())} bytes; the limit is {MAX_GRAMMAR_BYTES}")
+
+
+def _source(grammar: Grammar) -> str:
+    if grammar.kind == "regex":
+        return llguidance.LLMatcher.grammar_from_regex(grammar.text)
+    try:
+        return llguidance.LLMatcher.grammar_from_json_schema(grammar.text)
+    except ValueError as error:
+        raise BadRequest(f"grammar: the json_schema is no JSON: {error}") from error
 
 
 def _read(path: Path) -> str:
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
         raise ValueError(f"{path} is larger than {MAX_TOKENIZER_BYTES} bytes")
     return path.read_text()
-
-
-def _source(grammar: Grammar) -> str:
-    if grammar.kind == "regex":
-        return llguidance.LLMatcher.grammar_from_regex(grammar.text)
-    if grammar.kind == "json_schema":
-        try:
-            return llguidance.LLMatcher.grammar_from_json_schema(grammar.text)
-        except ValueError as error:
-            raise BadRequest(f"grammar: the json_schema is no JSON: {error}") from error
-    raise BadRequest(f"grammar has kind {grammar.kind!r}; it must be json_schema or regex")
 
 
 def _first_line(matcher: llguidance.LLMatcher) -> str:

@@ -1,7 +1,7 @@
 """The engine's process: frames in on one thread, steps on this one, frames out on a third. Ends when the socket closes.
 
 reader ──▶ inbox ──▶ loop: handle, step ──▶ outbox ──▶ writer
-loader ──▶   ┘                  (no work: sleep on the inbox)
+loader, grammars ──▶ ┘          (no work: sleep on the inbox)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import msgspec
 
 from .engine import Engine
 from .errors import BorderError
+from .grammar import GrammarDone
 from .lora.adapters import LoadDone
 from .messages import MAX_FRAME_BYTES, FromEngine, ToEngine
 
@@ -24,7 +25,7 @@ IDLE_WAKE_S = 1.0
 MAX_OUTBOX_STEPS = 16384
 MAX_CRASHES_IN_A_ROW = 3
 
-Inbound = ToEngine | LoadDone | BorderError | None
+Inbound = ToEngine | LoadDone | GrammarDone | BorderError | None
 """None: the socket closed."""
 
 
@@ -99,8 +100,8 @@ class Server:
             if messages:
                 self._outbox.put_nowait(messages)
 
-    def _take(self, engine: Engine, item: ToEngine | LoadDone) -> None:
-        if isinstance(item, LoadDone):
+    def _take(self, engine: Engine, item: ToEngine | LoadDone | GrammarDone) -> None:
+        if isinstance(item, LoadDone | GrammarDone):
             engine.receive(item)
         else:
             engine.handle(item)

@@ -29,6 +29,7 @@ from benchmarks import write_result
 from benchmarks.engine.world import make_adapter, make_base, make_prompts
 from engine.build import build_engine
 from engine.config import EngineConfig
+from engine.grammar import GrammarDone
 from engine.lora.adapters import LoadDone
 from engine.messages import AdapterHeld, Failed, Finished, HoldAdapter, Sampling, Submit, Tokens
 
@@ -56,7 +57,7 @@ class Bench:
     """One engine in this process, with adapters known by number."""
 
     def __init__(self, folder: Path, threads: int, slots: int, host_bytes: int) -> None:
-        self._done: SimpleQueue[LoadDone] = SimpleQueue()
+        self._done: SimpleQueue[LoadDone | GrammarDone] = SimpleQueue()
         config = EngineConfig(folder / "hf", dtype="bfloat16", threads=threads, max_adapters=slots, host_cache_bytes=host_bytes, kv_tokens=8192)
         self._built = build_engine(config, self._done.put)
         self.engine, self.size_bytes = self._built.engine, 0

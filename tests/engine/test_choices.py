@@ -12,7 +12,7 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
-from engine.messages import Failed, Grammar, Replay, Replayed, Sampling, Submit, Tokens, Vocabulary
+from engine.messages import Cancel, Failed, Grammar, Replay, Replayed, Sampling, Submit, Tokens, Vocabulary
 
 from .worlds import BOTH, Lab, make_base, some_tokens, submit, write_adapter
 
@@ -159,13 +159,16 @@ def test_an_answer_matches_its_expression(base: Path) -> None:
     ("grammar", "words"),
     [
         (Grammar("regex", "(a|"), "regex"),
-        (Grammar("json_schema", '{"type": 5}'), "json_schema"),
-        (Grammar("json_schema", "{"), "json_schema"),
+        (Grammar("json_schema", '{"type": 5}'), "refused"),
+        (Grammar("json_schema", "{"), "refused"),
         (Grammar("sql", "select"), "kind"),
         (Grammar("regex", "a" * 40_000), "limit"),
-        (Grammar("json_schema", json.dumps({"$ref": "https://example.org/schema.json"})), "json_schema"),
+        (Grammar("json_schema", json.dumps({"$ref": "https://example.org/schema.json"})), "refused"),
         (Grammar("regex", "(" * 2000 + "a" + ")" * 2000), "regex"),
-        (Grammar("regex", "(a|b)*a(a|b){40}c"), "too complex"),
+        (
+            Grammar("json_schema", json.dumps({"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{size}}}"} for size in range(20, 40)]})),
+            "too complex",
+        ),
     ],
 )
 def test_a_grammar_that_cannot_be_followed_is_refused_by_name_and_the_engine_goes_on(base: Path, grammar: Grammar, words: str) -> None:
@@ -176,6 +179,21 @@ def test_a_grammar_that_cannot_be_followed_is_refused_by_name_and_the_engine_goe
     assert failed.code == "bad_request"
     assert words in failed.message
     assert len(lab.tokens(2)) == 8
+    lab.close()
+
+
+def test_others_go_on_while_a_hostile_grammar_is_tried_and_its_request_can_be_cancelled(base: Path) -> None:
+    lab = lab_of(base)
+    hostile = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{size}}}"} for size in range(20, 40)]}
+    lab.engine.handle(submit(1, [1, 2, 3], sampling=Sampling(SEED, grammar=Grammar("json_schema", json.dumps(hostile)))))
+    lab.engine.handle(submit(2, [1, 2, 3]))
+    while lab.step():
+        pass
+    assert len(lab.tokens(2)) == 8
+    assert lab.engine.num_compiling == 1
+    lab.engine.handle(Cancel(1))
+    lab.drain()
+    assert lab.end(1).reason == "cancelled"  # type: ignore[union-attr]
     lab.close()
 
 

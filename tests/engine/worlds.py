@@ -16,6 +16,7 @@ from engine.batch import Batch, build_batch
 from engine.build import Built, build_engine
 from engine.config import EngineConfig, cpu_features
 from engine.executor.library import find_compiler, usable_sets
+from engine.grammar import GrammarDone
 from engine.kv.cache import KvCache
 from engine.lora.adapter import load_adapter
 from engine.lora.adapters import LoadDone
@@ -116,13 +117,13 @@ class Lab:
     def __init__(self, base: Path, dtype: str = "float32", **settings: Any) -> None:
         from queue import SimpleQueue
 
-        self.done: SimpleQueue[LoadDone] = SimpleQueue()
+        self.done: SimpleQueue[LoadDone | GrammarDone] = SimpleQueue()
         self.built: Built = build_engine(EngineConfig(base, dtype=dtype, threads=1, **{"kv_tokens": 2048, **settings}), self.done.put)
         self.engine = self.built.engine
         self.messages: list[FromEngine] = []
 
     def close(self) -> None:
-        self.built.loader.close()
+        self.built.close()
 
     def hold(self, adapter: bytes, folder: Path) -> FromEngine:
         """Hold an adapter and wait for the verdict."""
@@ -151,8 +152,14 @@ class Lab:
         return {request.request_id: self.tokens(request.request_id) for request in requests}
 
     def drain(self) -> None:
-        while self.step():
+        while self.step() or self._await_grammar():
             pass
+
+    def _await_grammar(self) -> bool:
+        if not self.engine.num_compiling:
+            return False
+        self.engine.receive(self.done.get(timeout=20))
+        return True
 
     def tokens(self, request_id: int) -> list[int]:
         return [token for m in self.messages if isinstance(m, Tokens) and m.request_id == request_id for token in m.token_ids]
