@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--threads", type=int, default=0)
         command.add_argument("--kv-tokens", type=int, default=16384)
         command.add_argument("--max-adapters", type=int, default=64)
+    serve.add_argument("--draft-tokens", type=int, default=0, help="how far to guess ahead from an answer's own text; leaves it unchanged")
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["bench"]:
         return _bench(given[1:])
@@ -55,7 +56,9 @@ def _serve(chosen: argparse.Namespace) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon; its end closes our socket
     connection = socket.socket(fileno=chosen.fd)
     inbox: SimpleQueue[Inbound] = SimpleQueue()
-    config = EngineConfig(chosen.base, chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
+    config = EngineConfig(
+        chosen.base, chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters, draft_tokens=chosen.draft_tokens
+    )
     try:
         built = build_engine(config, inbox.put)
     except ModelError as error:

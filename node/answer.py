@@ -7,9 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
-from .api import CompletionEvent, CompletionRequest, Delta
+from engine import messages as m
+
+from . import messages as wire
+from .api import CompletionEvent, CompletionRequest, Delta, LikelyToken, TokenLogprobs
 from .errors import NodeError
-from .tokenizer import Detokenizer, StopFinder
+from .tokenizer import BaseTokenizer, StopFinder
+
+Reported = m.TokenLogprobs | wire.TokenLogprobs
+"""By our own engine, or by another node."""
 
 EVENTS_BESIDE_TOKENS = 8
 
@@ -60,8 +66,9 @@ class Answer:
 class Writer:
     """Turns one answer's tokens into text events, and cuts them at the first stop text."""
 
-    def __init__(self, answer: Answer, detokenizer: Detokenizer, stops: tuple[str, ...]) -> None:
-        self._answer, self._detokenizer, self._finder = answer, detokenizer, StopFinder(stops)
+    def __init__(self, answer: Answer, tokenizer: BaseTokenizer, stops: tuple[str, ...]) -> None:
+        self._answer, self._tokenizer = answer, tokenizer
+        self._detokenizer, self._finder = tokenizer.detokenizer(), StopFinder(stops)
         self.num_tokens = 0
         self.stopped = False
 
@@ -69,14 +76,21 @@ class Writer:
         """Pass an event on."""
         self._answer.put(event)
 
-    def put(self, token_ids: Sequence[int]) -> bool:
+    def put(self, token_ids: Sequence[int], logprobs: Sequence[Reported] = ()) -> bool:
         """More tokens; True when the answer should end here because a stop text came."""
         self.num_tokens += len(token_ids)
         if self.stopped:
             return False
         text, self.stopped = self._finder.feed(self._detokenizer.feed(token_ids))
-        self.write(Delta(text, tuple(token_ids)))
+        self.write(Delta(text, tuple(token_ids), tuple(self._spell(*each) for each in zip(token_ids, logprobs, strict=False))))
         return self.stopped
+
+    def _spell(self, token: int, reported: Reported) -> TokenLogprobs:
+        return TokenLogprobs(self._likely(token, reported.logprob), tuple(self._likely(*each) for each in reported.top))
+
+    def _likely(self, token: int, logprob: float) -> LikelyToken:
+        data = self._tokenizer.spell(token)
+        return LikelyToken(data.decode(errors="replace"), data, logprob)
 
     def flush(self) -> None:
         """Give out what was held back for a stop text or an incomplete character."""

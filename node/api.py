@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,18 @@ class ChatMessage:
 
 
 @dataclass(frozen=True)
+class Grammar:
+    """What an answer must match: a JSON schema as text, or an expression in Rust's syntax."""
+
+    kind: Literal["json_schema", "regex"]
+    text: str
+
+
+@dataclass(frozen=True)
 class CompletionRequest:
     """One question. `prompt` is raw text or chat turns (the base's template is applied to turns).
 
+    How each of the numbers changes the choice of tokens: docs/protocols/sampling.md. `logprobs` is how many likely tokens to report beside each.
     `model` is "base", "name", "peerid/name" or a CID. `node` names the peer that must answer; None lets the router choose.
     `seed` makes the client's half of the seed reproducible; None draws it at random.
     """
@@ -36,6 +45,13 @@ class CompletionRequest:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    grammar: Grammar | None = None
+    logprobs: int | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
     node: str | None = None
@@ -52,11 +68,29 @@ class Started:
 
 
 @dataclass(frozen=True)
+class LikelyToken:
+    """A token and the natural logarithm of the model's own probability for it. `data` is what it spells; `text` as far as that is UTF-8."""
+
+    text: str
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """A token of the answer, and the likeliest ones in its place, highest first."""
+
+    token: LikelyToken
+    top: tuple[LikelyToken, ...]
+
+
+@dataclass(frozen=True)
 class Delta:
-    """More of the answer, in order. `text` may be empty while a character is incomplete."""
+    """More of the answer, in order. `text` may be empty while a character is incomplete; `logprobs` is empty unless asked for."""
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from engine.messages import Vocabulary
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
 from p2p.host import Host, NetworkConfig, open_host
@@ -28,6 +29,7 @@ from .remote import Caller
 from .router import Router
 from .service import Service
 from .telemetry import Telemetry
+from .tokenizer import BaseTokenizer
 
 INFER_STREAMS_PER_PEER = 64
 
@@ -74,7 +76,7 @@ async def _build(
     service: Service | None = None
     if config.role in ("volunteer", "gateway"):
         base = await trio.to_thread.run_sync(load_base, config.weights_path())
-        engine = _new_engine(config, telemetry, engine_command) if config.has_engine else None
+        engine = _new_engine(config, telemetry, base.tokenizer, engine_command) if config.has_engine else None
         adapters = Adapters(config.home, host, store, engine, identity, config.publishers, base.identity, base.tokenizer.name, telemetry)
         caller = Caller(host, money.purse, Price(config.max_prompt_price, config.max_completion_price), own)
         service = Service(host, base.tokenizer, adapters, Router(host.peer_id, config.has_engine), engine, caller, telemetry)
@@ -90,8 +92,18 @@ async def _build(
     return NodeDaemon(config, own, host, telemetry, engine, adapters, service, money, nursery)
 
 
-def _new_engine(config: Config, telemetry: Telemetry, command: tuple[str, ...] | None) -> EngineHost:
-    settings = EngineSettings(config.weights_path(), config.engine_dtype, config.engine_threads, config.kv_tokens, config.max_adapters)
+def _new_engine(config: Config, telemetry: Telemetry, tokenizer: BaseTokenizer, command: tuple[str, ...] | None) -> EngineHost:
+    described = config.home / "tokenizer.json"
+    tokenizer.save(described)
+    settings = EngineSettings(
+        config.weights_path(),
+        config.engine_dtype,
+        config.engine_threads,
+        config.kv_tokens,
+        config.max_adapters,
+        config.engine_draft_tokens,
+        Vocabulary(str(described.resolve()), list(tokenizer.stop_ids)),
+    )
     if command is not None:
         settings = dataclasses.replace(settings, command=command)
     return EngineHost(settings, telemetry.log, stderr=config.home / "engine.log")

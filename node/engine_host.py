@@ -37,20 +37,28 @@ END_DEADLINE_S = 2.0
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How to start the engine; `command` is its program, without the options below."""
+    """How to start the engine; `command` is its program, without the options below. `vocabulary` is told to each process first."""
 
     base: Path
     dtype: str = "auto"
     threads: int = 0
     kv_tokens: int = 16384
     max_adapters: int = 64
+    draft_tokens: int = 0
+    vocabulary: m.Vocabulary | None = None
     command: tuple[str, ...] = (sys.executable, "-m", "engine", "serve")
 
     def arguments(self, fd: int) -> list[str]:
         """The whole command line for an engine that speaks on socket `fd`."""
-        options = {"--fd": fd, "--base": self.base, "--dtype": self.dtype, "--kv-tokens": self.kv_tokens, "--max-adapters": self.max_adapters}
-        if self.threads:
-            options["--threads"] = self.threads
+        options: dict[str, object] = {
+            "--fd": fd,
+            "--base": self.base,
+            "--dtype": self.dtype,
+            "--kv-tokens": self.kv_tokens,
+            "--max-adapters": self.max_adapters,
+        }
+        options |= {"--draft-tokens": self.draft_tokens} if self.draft_tokens else {}
+        options |= {"--threads": self.threads} if self.threads else {}
         return [*self.command, *(str(part) for option in options.items() for part in option)]
 
 
@@ -157,13 +165,21 @@ class EngineHost:
 
     @asynccontextmanager
     async def generate(
-        self, prompt_ids: Sequence[int], adapter: bytes | None, sampling: m.Sampling, max_tokens: int, credit: int, stop_ids: Sequence[int]
+        self,
+        prompt_ids: Sequence[int],
+        adapter: bytes | None,
+        sampling: m.Sampling,
+        max_tokens: int,
+        credit: int,
+        stop_ids: Sequence[int],
+        logprobs: int | None = None,
     ) -> AsyncIterator[EngineRun]:
         """Run one request; leaving the block before its end cancels it."""
         run = EngineRun(self, next(self._ids), max_tokens + 2)
         self._runs[run.request_id] = run
         try:
-            submit = m.Submit(run.request_id, list(prompt_ids), adapter, sampling, max_tokens, min(credit, max_tokens), list(stop_ids))
+            credit = min(credit, max_tokens)
+            submit = m.Submit(run.request_id, list(prompt_ids), adapter, sampling, max_tokens, credit, list(stop_ids), logprobs=logprobs)
             if not self._serving or not self.tell(submit):
                 raise EngineLost("the engine is starting again; ask again in some seconds")
             yield run
@@ -313,6 +329,8 @@ class EngineHost:
     async def _come_up(self) -> None:
         """Hold again what was held before a restart, then let waiters in."""
         assert self.ready is not None
+        if self._settings.vocabulary is not None:
+            self.tell(self._settings.vocabulary)
         for files in list(self._held.values()):
             try:
                 await self._hold(files)

@@ -22,6 +22,7 @@ from .adapters import Adapters
 from .engine_host import EngineHost, EngineRun
 from .errors import BadRequest, EngineBusy, EngineError, NodeError, PaymentRequired, WrongBase, code_of
 from .metering import BASE_ADAPTER, Deal, Price, ShareRow
+from .sampling import sampling_of
 from .telemetry import Telemetry
 from .till import Tab, Till
 
@@ -186,9 +187,9 @@ class Visit:
         """Run the engine and listen to the client at the same time, until either ends the answer."""
         ask = deal.ask
         adapter = None if ask.adapter == BASE_ADAPTER else ask.adapter
-        sampling = m.Sampling(deal.seed, ask.temperature, ask.top_k, ask.top_p)
+        sampling = sampling_of(ask.terms, deal.seed)
         finished: list[m.Finished] = []
-        started = self._engine.generate(ask.prompt_ids, adapter, sampling, ask.max_tokens, self._credit(deal), ask.stop_ids)
+        started = self._engine.generate(ask.prompt_ids, adapter, sampling, ask.max_tokens, self._credit(deal), ask.stop_ids, ask.logprobs)
         async with started as run, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, deal, run, nursery.cancel_scope)
             nursery.start_soon(self._pump, deal, run, finished, nursery.cancel_scope)
@@ -204,7 +205,8 @@ class Visit:
                 if isinstance(event, m.Finished):
                     finished.append(event)
                 else:
-                    await self._send(wire.Output(event.token_ids))
+                    logprobs = [wire.TokenLogprobs(each.logprob, each.top) for each in event.logprobs]
+                    await self._send(wire.Output(event.token_ids, logprobs))
                     self._sent += event.token_ids
         except (NodeError, P2pError) as error:
             self._failure = error

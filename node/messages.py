@@ -6,18 +6,24 @@ One MessagePack array a frame, its first element the message's name. Digests and
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from proofs.voucher import ChannelConfig
 
-PROTOCOL = "/lorikeet/infer/1"
-VERSION = 1
+PROTOCOL = "/lorikeet/infer/2"
+VERSION = 2
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_STOP_IDS = 16
 MAX_TIMINGS = 16
+MAX_TEMPERATURE = 100.0
+MAX_PENALTY = 100.0
+MAX_BIAS = 100.0
+MAX_BIASES = 1024
+MAX_GRAMMAR_CHARS = 32 << 10
+MAX_LOGPROBS = 20
 MAX_BODY_BYTES = 8_192
 PAY_TOKENS = 32  # how far ahead a client pays, and so the most that either side can lose
 
@@ -40,20 +46,43 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
     """What all messages share: an immutable, tagged array."""
 
 
+class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What the answer must match; `text` is a JSON schema or an expression in Rust's syntax."""
+
+    kind: Literal["json_schema", "regex"]
+    text: Annotated[str, msgspec.Meta(max_length=MAX_GRAMMAR_CHARS)]
+
+
+class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How tokens are to be chosen (docs/protocols/sampling.md); `logit_bias` has each id once, ascending."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=MAX_TEMPERATURE)]
+    top_k: Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+    top_p: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+    min_p: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0.0, le=MAX_PENALTY)]
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+    logit_bias: Annotated[list[tuple[TokenId, Annotated[float, msgspec.Meta(ge=-MAX_BIAS, le=MAX_BIAS)]]], msgspec.Meta(max_length=MAX_BIASES)]
+    grammar: Grammar | None
+
+
 # --- client to node ---
 
 
 class Ask(Message, frozen=True, array_like=True):
-    """What is asked. `adapter` is 32 zero bytes for the bare base; `channel` (x402's fields) pays; None asks for an unpaid answer."""
+    """What is asked. `adapter` is 32 zero bytes for the bare base; `channel` (x402's fields) pays; None asks for an unpaid answer.
+
+    `logprobs`: how many of the likeliest ids to report beside each token; None reports nothing.
+    """
 
     version: int
     base: Digest
     adapter: Digest
     prompt_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_PROMPT_TOKENS)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
-    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=100.0)]
-    top_k: Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
-    top_p: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+    terms: Terms
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None
     stop_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOP_IDS)]
     seed_commitment: Digest
     client: Address
@@ -117,10 +146,18 @@ class Offer(Message, frozen=True, array_like=True):
     timings: Timings
 
 
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One token's log-probability, and the likeliest ids with theirs, highest first."""
+
+    logprob: float
+    top: Annotated[list[tuple[TokenId, float]], msgspec.Meta(max_length=MAX_LOGPROBS)]
+
+
 class Output(Message, frozen=True, array_like=True):
-    """The next tokens of the answer, in order."""
+    """The next tokens of the answer, in order; `logprobs`, one for each, where they were asked for, else empty."""
 
     token_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_TOKENS)]
+    logprobs: Annotated[list[TokenLogprobs], msgspec.Meta(max_length=MAX_TOKENS)]
 
 
 class Done(Message, frozen=True, array_like=True):

@@ -44,9 +44,8 @@ class Question:
     adapter: bytes
     prompt_ids: tuple[int, ...]
     max_tokens: int
-    temperature: float
-    top_k: int
-    top_p: float
+    terms: wire.Terms
+    logprobs: int | None
     stop_ids: tuple[int, ...]
     client_seed: bytes
     shares: Callable[[bytes], list[ShareRow]]
@@ -95,9 +94,8 @@ class Call:
             question.adapter,
             list(question.prompt_ids),
             question.max_tokens,
-            question.temperature,
-            question.top_k,
-            question.top_p,
+            question.terms,
+            question.logprobs,
             list(question.stop_ids),
             hashlib.sha256(question.client_seed).digest(),
             self.client,
@@ -112,7 +110,7 @@ class Call:
         await self._send(begin)
         return Deal.close(ask, offer, begin, self.operator, self.pocket.channel_id if self.pocket else bytes(32))
 
-    async def next_tokens(self, deal: Deal) -> list[int] | wire.Done:
+    async def next_tokens(self, deal: Deal) -> wire.Output | wire.Done:
         """The next tokens of the answer, or its end. Pays ahead as the answer grows."""
         message = await self._receive(TOKEN_DEADLINE_S)
         if isinstance(message, wire.Done):
@@ -121,8 +119,10 @@ class Call:
         self.answer += output.token_ids
         if len(self.answer) > self.question.max_tokens:
             raise NodeCheated(f"node {self.peer[-8:]} sent more than the {self.question.max_tokens} tokens that were asked for")
+        if len(output.logprobs) != (len(output.token_ids) if self.question.logprobs is not None else 0):
+            raise NodeCheated(f"node {self.peer[-8:]} sent {len(output.logprobs)} log-probabilities with {len(output.token_ids)} tokens")
         await self._pay_ahead(deal)
-        return output.token_ids
+        return output
 
     async def finish(self, deal: Deal, done: wire.Done) -> Outcome:
         """Check and sign the receipt, and wait until the node has it."""

@@ -23,10 +23,11 @@ from .answer import Answer, Writer
 from .api import CompletionEvent, CompletionRequest, Ended, Started
 from .engine_host import EngineHost
 from .errors import BadRequest, NodeCheated, NodeError, NodeRefused, NodeVanished, NoEngine, NoProvider, PaymentError, RemoteError
-from .messages import MAX_TOKENS, Done
+from .messages import Done
 from .metering import BASE_ADAPTER
 from .remote import Caller, Question
 from .router import Router
+from .sampling import check_request, sampling_of, terms_of
 from .telemetry import Telemetry
 from .tokenizer import BaseTokenizer
 
@@ -86,11 +87,12 @@ class Service:
 
     async def _answer(self, request: CompletionRequest, answer: Answer) -> None:
         """Text → ids → which adapter → who serves it → tokens → text → how it ended."""
-        _check(request)
+        check_request(request)
+        _check_node(request.node)
         started = time.perf_counter()
         job = Job(request, self._tokenizer.encode_prompt(request.prompt), await self._adapters.resolve(request.model), started)
         job.note("lookup", started)
-        writer = Writer(answer, self._tokenizer.detokenizer(), request.stop)
+        writer = Writer(answer, self._tokenizer, request.stop)
         if self._router.serves_here(request.node):
             await self._answer_here(job, writer)
         else:
@@ -107,17 +109,17 @@ class Service:
         if job.cid is not None:
             job.merge((await self._adapters.hold(job.cid)).timings_ms)
         writer.write(Started(self._host.peer_id, request.model, str(job.cid) if job.cid else None, dict(job.timings_ms)))
-        sampling = m.Sampling(_client_seed(request.seed), request.temperature, request.top_k, request.top_p)
+        sampling = sampling_of(terms_of(request), _client_seed(request.seed))
         adapter = job.cid.digest if job.cid else None
         limits = (request.max_tokens, request.max_tokens)
-        async with engine.generate(job.prompt_ids, adapter, sampling, *limits, self._tokenizer.stop_ids) as run:
+        async with engine.generate(job.prompt_ids, adapter, sampling, *limits, self._tokenizer.stop_ids, request.logprobs) as run:
             async for event in run:
                 if isinstance(event, m.Finished):
                     job.merge({"queue": event.queue_ms, "load": event.load_ms, "prefill": event.prefill_ms, "decode": event.decode_ms})
                     self._end(job, writer, event.reason, 0, None, event.neighbours)
                     return
                 self._note_first(job)
-                if writer.put(event.token_ids):
+                if writer.put(event.token_ids, event.logprobs):
                     run.cancel()
 
     # --- by another node: a receipt for every answer ---
@@ -171,7 +173,7 @@ class Service:
             try:
                 while not isinstance(message := await call.next_tokens(deal), Done):
                     self._note_first(job)
-                    if writer.put(message):
+                    if writer.put(message.token_ids, message.logprobs):
                         await call.stop_soon()
             except trio.Cancelled:
                 await call.settle_early(deal)
@@ -188,9 +190,8 @@ class Service:
             adapter=job.adapter,
             prompt_ids=tuple(job.prompt_ids),
             max_tokens=request.max_tokens,
-            temperature=request.temperature,
-            top_k=request.top_k,
-            top_p=request.top_p,
+            terms=terms_of(request),
+            logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
             client_seed=_client_seed(request.seed),
             shares=lambda owner: self._adapters.shares(owner, manifest),
@@ -219,18 +220,12 @@ class Service:
         )
 
 
-def _check(request: CompletionRequest) -> None:
-    if not 1 <= request.max_tokens <= MAX_TOKENS:
-        raise BadRequest(f"max_tokens is {request.max_tokens}; it must lie between 1 and {MAX_TOKENS}")
-    if not 0.0 <= request.temperature <= 100.0 or not 0.0 < request.top_p <= 1.0 or request.top_k < 0:
-        raise BadRequest("temperature must lie in [0, 100], top_p in (0, 1], and top_k must not be negative")
-    if any(not stop for stop in request.stop):
-        raise BadRequest("a stop text must not be empty")
-    if request.node is not None:
+def _check_node(node: str | None) -> None:
+    if node is not None:
         try:
-            public_key_of(request.node)
+            public_key_of(node)
         except InvalidInput as error:
-            raise BadRequest(f"node {request.node!r} is not a peer id: {error}") from error
+            raise BadRequest(f"node {node!r} is not a peer id: {error}") from error
 
 
 def _may_try_elsewhere(error: NodeError) -> bool:

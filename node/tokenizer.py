@@ -31,6 +31,16 @@ STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 INCOMPLETE = "\ufffd"
 
 
+def _byte_letters() -> dict[str, int]:
+    """Letter → byte of byte-level vocabularies: printable ones of Latin-1 stand for themselves, the others are the letters from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
+
+
 class BaseTokenizer:
     """The vocabulary and template of one base. `tokenizer_hash` and `template_hash` are what a manifest names."""
 
@@ -67,6 +77,20 @@ class BaseTokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Give the text of ids, without control tokens."""
         return self._vocabulary.decode(list(token_ids), skip_special_tokens=True)
+
+    def spell(self, token_id: int) -> bytes:
+        """The bytes that one id stands for, which need not be whole characters; a control token is spelled by its name."""
+        text = self._vocabulary.decode([token_id], skip_special_tokens=False)
+        if INCOMPLETE not in text:
+            return text.encode()
+        letters = self._vocabulary.id_to_token(token_id) or ""
+        return bytes(_BYTES[letter] for letter in letters) if all(letter in _BYTES for letter in letters) else letters.encode()
+
+    def save(self, path: Path) -> None:
+        """Write the vocabulary as a tokenizer.json, whatever the base's own files look like."""
+        whole = path.with_suffix(".partial")
+        whole.write_text(self._vocabulary.to_str())
+        whole.replace(path)
 
     def detokenizer(self) -> Detokenizer:
         """A fresh stream decoder for one answer."""

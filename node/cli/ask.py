@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -69,6 +70,10 @@ def run(
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Sample from this share of the likelihood.")] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from this many tokens; 0 is all.")] = 0,
+    min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Leave out tokens less likely than this share of the likeliest.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1, what was said already becomes less likely.")] = 1.0,
+    schema: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON schema that the answer must match.")] = None,
+    regex: Annotated[str | None, typer.Option(help="An expression that the answer must match.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The client's half of the seed.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     node: Annotated[str | None, typer.Option(help="The peer that must answer.")] = None,
@@ -76,7 +81,14 @@ def run(
 ) -> None:
     """Ask a model; the answer streams to stdout, one line of facts to stderr."""
     body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    body |= {"seed": seed, "stop": stop or None, "stream": True, "stream_options": {"include_usage": True}, "lorikeet": {"node": node}}
+    body |= {
+        "seed": seed,
+        "stop": stop or None,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "lorikeet": {"node": node, "regex": regex},
+    }
+    body |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "response_format": read_schema(schema) if schema else None}
     question = read_prompt(prompt)
     if raw:
         path, body = "/v1/completions", body | {"prompt": question}
@@ -114,6 +126,15 @@ def cancelling_on_interrupt(told: Told) -> Iterator[None]:
         sys.stdout.write("\n" if told.text else "")
         say(f"cancelled after {len(told.text)} characters")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """A schema's file as a request's `response_format`."""
+    try:
+        schema = json.loads(path.read_text())
+    except ValueError as error:
+        raise CliError(f"{path} is no JSON: {error}", EXIT_USAGE) from error
+    return {"type": "json_schema", "json_schema": {"name": path.stem, "schema": schema}}
 
 
 def read_prompt(prompt: str | None) -> str:

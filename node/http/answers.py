@@ -1,54 +1,115 @@
-"""How an answer is shaped for an OpenAI client, whole or in chunks, with our facts beside it. Pure."""
+"""How answers are shaped for an OpenAI client, whole or in chunks, with our facts beside them. Pure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..api import Ended, Started
+from ..api import Delta, Ended, LikelyToken, Started, TokenLogprobs
 from .openai import Asked
+
+
+@dataclass
+class Choice:
+    """One of the answers to a request, as far as it has come; `spelled` counts the characters of tokens whose log-probabilities were shown."""
+
+    number: int
+    started: Started | None = None
+    ended: Ended | None = None
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    spelled: int = 0
+
+    def take(self, delta: Delta) -> None:
+        """More of it."""
+        self.texts.append(delta.text)
+        self.logprobs += delta.logprobs
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Shapes one answer. `answer_id` and `created` (unix seconds) are the same in each of its chunks."""
+    """Shapes the answers to one request. `answer_id` and `created` (unix seconds) are the same in each of their chunks."""
 
     asked: Asked
     answer_id: str
     created: int
 
-    def opening(self, started: Started) -> list[dict[str, Any]]:
-        """What a stream says before the first token."""
+    def opening(self, choice: Choice) -> list[dict[str, Any]]:
+        """What a stream says before an answer's first token."""
+        started = _begun(choice)
         facts = {"served_by": started.served_by, "adapter": started.model, "cid": started.cid, "timings": dict(started.timings_ms)}
         delta = {"role": "assistant", "content": ""}
-        return [self._chunk(delta, "", None) | {"lorikeet": facts}] if self.asked.chat else []
+        return [self._chunk(choice, delta, "", None) | {"lorikeet": facts}] if self.asked.chat else []
 
-    def more(self, text: str) -> dict[str, Any]:
-        """One chunk of text."""
-        return self._chunk({"content": text}, text, None)
+    def more(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
+        """The chunk of some text; none while there is nothing to say."""
+        if not delta.text and not delta.logprobs:
+            return []
+        return [self._chunk(choice, {"content": delta.text}, delta.text, None, self._logprobs(choice, delta.logprobs))]
 
-    def closing(self, started: Started, ended: Ended) -> list[dict[str, Any]]:
-        """The last chunks: why it ended, with our facts; then the token counts if they were asked for."""
-        facts = {"lorikeet": facts_of(started, ended)}
-        last = self._chunk({}, "", finish_reason(ended)) | facts
+    def closing(self, choice: Choice) -> list[dict[str, Any]]:
+        """An answer's last chunk: why it ended, with our facts."""
+        ended = _complete(choice)
+        return [self._chunk(choice, {}, "", finish_reason(ended)) | {"lorikeet": facts_of(_begun(choice), ended)}]
+
+    def usage(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
+        """A stream's very last chunk, if it was asked for."""
         if not self.asked.include_usage:
-            return [last]
-        return [last, self._head(chunk=True) | {"choices": [], "usage": usage_of(ended)} | facts]
+            return []
+        facts = {"lorikeet": facts_of(_begun(choices[0]), _complete(choices[0]))} if len(choices) == 1 else {}
+        return [self._head(chunk=True) | {"choices": [], "usage": usage_of(choices)} | facts]
 
-    def whole(self, text: str, started: Started, ended: Ended) -> dict[str, Any]:
-        """The answer as one object."""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason(ended), "logprobs": None}
-        choice |= {"message": {"role": "assistant", "content": text, "refusal": None}} if self.asked.chat else {"text": text}
-        return self._head(chunk=False) | {"choices": [choice], "usage": usage_of(ended), "lorikeet": facts_of(started, ended)}
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """All answers as one object; the facts of several stand each beside its answer."""
+        shaped = [self._whole(choice) for choice in choices]
+        facts = [facts_of(_begun(choice), _complete(choice)) for choice in choices]
+        if len(choices) == 1:
+            return self._head(chunk=False) | {"choices": shaped, "usage": usage_of(choices), "lorikeet": facts[0]}
+        shaped = [one | {"lorikeet": fact} for one, fact in zip(shaped, facts, strict=True)]
+        return self._head(chunk=False) | {"choices": shaped, "usage": usage_of(choices)}
 
-    def _chunk(self, delta: dict[str, Any], text: str, reason: str | None) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-        choice |= {"delta": delta} if self.asked.chat else {"text": text}
-        return self._head(chunk=True) | {"choices": [choice]}
+    def _whole(self, choice: Choice) -> dict[str, Any]:
+        text = "".join(choice.texts)
+        shaped: dict[str, Any] = {"index": choice.number, "finish_reason": finish_reason(_complete(choice))}
+        shaped["logprobs"] = self._logprobs(choice, choice.logprobs)
+        return shaped | ({"message": {"role": "assistant", "content": text, "refusal": None}} if self.asked.chat else {"text": text})
+
+    def _chunk(self, choice: Choice, delta: dict[str, Any], text: str, reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
+        shaped: dict[str, Any] = {"index": choice.number, "finish_reason": reason, "logprobs": logprobs}
+        shaped |= {"delta": delta} if self.asked.chat else {"text": text}
+        return self._head(chunk=True) | {"choices": [shaped]}
 
     def _head(self, *, chunk: bool) -> dict[str, Any]:
         name = ("chat.completion.chunk" if chunk else "chat.completion") if self.asked.chat else "text_completion"
-        return {"id": self.answer_id, "object": name, "created": self.created, "model": self.asked.request.model}
+        return {"id": self.answer_id, "object": name, "created": self.created, "model": self.asked.requests[0].model}
+
+    def _logprobs(self, choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
+        if self.asked.requests[0].logprobs is None:
+            return None
+        return _chat_logprobs(reported) if self.asked.chat else _text_logprobs(choice, reported)
+
+
+def _chat_logprobs(reported: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    content = [_likely(each.token) | {"top_logprobs": [_likely(one) for one in each.top]} for each in reported]
+    return {"content": content, "refusal": None}
+
+
+def _likely(token: LikelyToken) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
+
+
+def _text_logprobs(choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[str, Any]:
+    offsets = []
+    for each in reported:
+        offsets.append(choice.spelled)
+        choice.spelled += len(each.token.text)
+    return {
+        "tokens": [each.token.text for each in reported],
+        "token_logprobs": [each.token.logprob for each in reported],
+        "top_logprobs": [{one.text: one.logprob for one in each.top} for each in reported],
+        "text_offset": offsets,
+    }
 
 
 def facts_of(started: Started, ended: Ended) -> dict[str, Any]:
@@ -64,12 +125,22 @@ def facts_of(started: Started, ended: Ended) -> dict[str, Any]:
     }
 
 
-def usage_of(ended: Ended) -> dict[str, int]:
-    """OpenAI's token counts."""
-    total = ended.prompt_tokens + ended.completion_tokens
-    return {"prompt_tokens": ended.prompt_tokens, "completion_tokens": ended.completion_tokens, "total_tokens": total}
+def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
+    """OpenAI's token counts: the prompt once, the answers together."""
+    prompt, completion = _complete(choices[0]).prompt_tokens, sum(_complete(choice).completion_tokens for choice in choices)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def finish_reason(ended: Ended) -> str:
     """OpenAI's word for why an answer ended."""
     return "length" if ended.reason == "length" else "stop"
+
+
+def _begun(choice: Choice) -> Started:
+    assert choice.started is not None, "an answer went on before it started"
+    return choice.started
+
+
+def _complete(choice: Choice) -> Ended:
+    assert choice.ended is not None, "an answer stopped without an end"
+    return choice.ended

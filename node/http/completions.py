@@ -1,11 +1,12 @@
-"""OpenAI's routes over a daemon: one answer per request, streamed or whole. A client that leaves cancels its answer."""
+"""OpenAI's routes over a daemon: answers streamed or whole. A client that leaves cancels its answers."""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import trio
@@ -14,9 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import CompletionEvent, Daemon, Delta, Ended, Started
+from ..api import CompletionEvent, Daemon, Delta, Started
 from ..errors import NodeError
-from .answers import Answer
+from .answers import Answer, Choice
 from .openai import Asked, BadField, parse
 from .problems import Problem, json_response, problem_of, problem_response
 
@@ -70,7 +71,7 @@ def answering(daemon: Daemon, *, chat: bool) -> Endpoint:
 
 @dataclass(frozen=True)
 class AnswerResponse:
-    """One answer on its way; an ASGI response whose status waits for the first word of the daemon."""
+    """The answers to one request on their way; an ASGI response whose status waits for the first word of the daemon."""
 
     daemon: Daemon
     asked: Asked
@@ -85,48 +86,47 @@ class AnswerResponse:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = EventStream(send)
+        choices = [Choice(number) for number in range(len(self.asked.requests))]
+        problem = await self._fill(choices, stream)
+        if problem is not None and stream.begun:
+            await stream.fail(problem)
+        elif problem is not None:
+            await problem_response(problem)(scope, receive, send)
+        elif self.asked.stream:
+            await stream.send(*self.answer.usage(choices))
+            await stream.end()
+        else:
+            await json_response(self.answer.whole(choices))(scope, receive, send)
+
+    async def _fill(self, choices: list[Choice], stream: EventStream) -> Problem | None:
+        """Have all answers made side by side; the first that fails ends the others."""
+        problems: list[Problem] = []
+        async with trio.open_nursery() as nursery:
+            for choice in choices:
+                nursery.start_soon(self._make, choice, stream, problems, nursery.cancel_scope)
+        return problems[0] if problems else None
+
+    async def _make(self, choice: Choice, stream: EventStream, problems: list[Problem], scope: trio.CancelScope) -> None:
         try:
-            async with self.daemon.complete(self.asked.request) as events:
-                if self.asked.stream:
-                    await self._stream(events, stream)
-                    return
-                response = json_response(await self._collect(events))
+            async with self.daemon.complete(self.asked.requests[choice.number]) as events:
+                async for event in events:
+                    chunks = self._take(choice, event)
+                    if self.asked.stream and chunks:
+                        await stream.send(*chunks)
         except NodeError as error:
-            problem = problem_of(error)
-            if stream.begun:
-                await stream.fail(problem)
-                return
-            response = problem_response(problem)
-        await response(scope, receive, send)
+            problems.append(problem_of(error))
+            scope.cancel()
 
-    async def _stream(self, events: AsyncIterator[CompletionEvent], stream: EventStream) -> None:
-        started: Started | None = None
-        async for event in events:
-            if isinstance(event, Started):
-                started = event
-                await stream.send(*self.answer.opening(event))
-            elif isinstance(event, Delta):
-                if event.text:
-                    await stream.send(self.answer.more(event.text))
-            else:
-                assert started is not None, "an answer ended before it started"
-                await stream.send(*self.answer.closing(started, event))
-        await stream.end()
-
-    async def _collect(self, events: AsyncIterator[CompletionEvent]) -> dict[str, object]:
-        started: Started | None = None
-        ended: Ended | None = None
-        texts: list[str] = []
-        async for event in events:
-            if isinstance(event, Started):
-                started = event
-            elif isinstance(event, Delta):
-                texts.append(event.text)
-            else:
-                ended = event
-        assert started is not None, "an answer ended before it started"
-        assert ended is not None, "an answer stopped without an end"
-        return self.answer.whole("".join(texts), started, ended)
+    def _take(self, choice: Choice, event: CompletionEvent) -> list[dict[str, Any]]:
+        """One event of one answer; gives what a stream says of it."""
+        if isinstance(event, Started):
+            choice.started = event
+            return self.answer.opening(choice)
+        if isinstance(event, Delta):
+            choice.take(event)
+            return self.answer.more(choice, event) if self.asked.stream else []
+        choice.ended = event
+        return self.answer.closing(choice)
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
@@ -141,14 +141,16 @@ class EventStream:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._turn = trio.Lock()
         self.begun = False
 
     async def send(self, *chunks: object) -> None:
-        """Send one event per chunk."""
-        await self._begin()
-        data = b"".join(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks)
-        if data:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        """Send one event per chunk; several tasks may, each in its turn."""
+        async with self._turn:
+            await self._begin()
+            data = b"".join(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks)
+            if data:
+                await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
         """Say that all was sent."""

@@ -5,17 +5,20 @@ A parameter that we do not know and that might change the answer is refused by n
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from ..api import ChatMessage, CompletionRequest
+from ..api import ChatMessage, CompletionRequest, Grammar
+from ..messages import MAX_BIASES, MAX_LOGPROBS
 
 Kind = TypeVar("Kind")
 
+MAX_ANSWERS = 16
 MAX_STOP_STRINGS = 4
 MAX_ANSWER_TOKENS = 8192
 MAX_MESSAGES = 1024
@@ -29,20 +32,14 @@ IGNORED = frozenset(
 
 # Would change the answer, but not with these values. `null` is neutral everywhere.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
-    "logprobs": (False,),
-    "presence_penalty": (0, 0.0),
-    "frequency_penalty": (0, 0.0),
-    "logit_bias": ({},),
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "modalities": (["text"],),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
 }
 
@@ -62,9 +59,23 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`lorikeet` in a request: `node` is the peer id that must answer."""
+    """`lorikeet` in a request: `node` is the peer id that must answer; the answer must match `regex`."""
 
     node: str | None = None
+    regex: str | None = None
+
+
+class NamedSchema(msgspec.Struct, frozen=True):
+    """`response_format.json_schema`; its name and description are for the model's eyes elsewhere, and every schema is followed strictly."""
+
+    schema: dict[str, Any] = {}
+
+
+class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +88,13 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     top_k: Annotated[int, Meta(ge=0, le=1 << 20)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=MAX_STOP_STRINGS)] | None = None
     seed: int | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_BIASES)] | None = None
+    response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     lorikeet: Extension | None = None
@@ -101,19 +119,22 @@ class ChatBody(Body, frozen=True, kw_only=True):
 
     messages: Annotated[list[Turn], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_ANSWER_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
 class TextBody(Body, frozen=True, kw_only=True):
     """POST /v1/completions."""
 
     prompt: str | Annotated[list[str], Meta(min_length=1, max_length=1)]
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The question, and how its answer is to be sent."""
+    """The question, once for each answer that is wanted (they differ in their seeds), and how the answers are to be sent."""
 
-    request: CompletionRequest
+    requests: tuple[CompletionRequest, ...]
     chat: bool
     stream: bool
     include_usage: bool
@@ -131,7 +152,8 @@ def parse(data: bytes, *, chat: bool) -> Asked:
     if body.stream_options is not None and not stream:
         raise BadField("stream_options", "stream_options is only allowed together with stream: true")
     usage = body.stream_options is not None and body.stream_options.include_usage
-    return Asked(as_request(body), chat, stream, usage)
+    request = as_request(body)
+    return Asked(tuple(replace(request, seed=seed_of(request.seed, number)) for number in range(body.n or 1)), chat, stream, usage)
 
 
 def read_object(data: bytes) -> dict[str, Any]:
@@ -197,10 +219,60 @@ def as_request(body: ChatBody | TextBody) -> CompletionRequest:
         temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
         top_k=body.top_k or 0,
         top_p=1.0 if body.top_p is None else body.top_p,
+        min_p=body.min_p or 0.0,
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=as_biases(body.logit_bias or {}),
+        grammar=as_grammar(body),
+        logprobs=as_logprobs(body),
         stop=as_stop(body.stop),
         seed=None if body.seed is None else body.seed % (1 << 63),
         node=None if body.lorikeet is None else body.lorikeet.node,
     )
+
+
+def seed_of(seed: int | None, number: int) -> int | None:
+    """The seed of one of several answers; the first has the request's own, and none is reproducible without one."""
+    if seed is None or number == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(b"answer %d of seed %d" % (number, seed)).digest()[:7])
+
+
+def as_biases(biases: Mapping[str, float]) -> dict[int, float]:
+    """Token ids are JSON's object keys, so they come as text."""
+    for key in biases:
+        if not key.isdecimal():
+            raise BadField("logit_bias", f"logit_bias names {key!r}; its keys are token ids")
+    return {int(key): value for key, value in biases.items()}
+
+
+def as_grammar(body: ChatBody | TextBody) -> Grammar | None:
+    """What the answer must match, said in one of two ways."""
+    wanted = body.response_format
+    regex = None if body.lorikeet is None else body.lorikeet.regex
+    if regex is not None:
+        if wanted is not None and wanted.type != "text":
+            raise BadField("lorikeet.regex", "lorikeet.regex and response_format both say what the answer must match; give one of them")
+        return Grammar("regex", regex)
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return Grammar("json_schema", '{"type":"object"}')
+    if wanted.json_schema is None:
+        raise BadField("response_format.json_schema", "response_format has type json_schema but no json_schema; give one with a schema in it")
+    return Grammar("json_schema", msgspec.json.encode(wanted.json_schema.schema).decode())
+
+
+def as_logprobs(body: ChatBody | TextBody) -> int | None:
+    """How many likely tokens to report beside each one; None for nothing at all."""
+    if isinstance(body, TextBody):
+        return body.logprobs
+    if not body.logprobs:
+        if body.top_logprobs:
+            raise BadField("top_logprobs", "top_logprobs needs logprobs: true")
+        return None
+    return body.top_logprobs or 0
 
 
 def as_text(prompt: str | list[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from node.api import CompletionRequest, Delta, Ended, Started
+from node.api import CompletionRequest, Delta, Ended, Started, TokenLogprobs
 from node.app import open_daemon
 from node.config import Config
 from node.daemon import NodeDaemon
@@ -29,6 +29,7 @@ class Answered:
     text: str
     token_ids: list[int]
     ended: Ended
+    logprobs: list[TokenLogprobs]
 
 
 @dataclass
@@ -87,7 +88,7 @@ def open_lab(folder: Path, *, chain_for: tuple[str, ...] = (), aggregator: str =
 async def ask(daemon: NodeDaemon, prompt: str = "hello", *, model: str = "base", max_tokens: int = 8, **settings: Any) -> Answered:
     """One whole answer."""
     request = CompletionRequest(model, prompt, max_tokens=max_tokens, **settings)
-    started, text, token_ids, ended = None, "", list[int](), None
+    started, text, token_ids, ended, logprobs = None, "", list[int](), None, list[TokenLogprobs]()
     with trio.fail_after(30):
         async with daemon.complete(request) as events:
             async for event in events:
@@ -97,11 +98,12 @@ async def ask(daemon: NodeDaemon, prompt: str = "hello", *, model: str = "base",
                     case Delta():
                         text += event.text
                         token_ids += event.token_ids
+                        logprobs += event.logprobs
                     case Ended():
                         ended = event
     assert started is not None
     assert ended is not None
-    return Answered(started, text, token_ids, ended)
+    return Answered(started, text, token_ids, ended, logprobs)
 
 
 async def until(condition: Any, deadline_s: float = 15.0) -> None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
 import trio
+
+from node.api import Grammar
+from node.errors import NodeError
 
 from .networks import ask, open_lab, until
 from .tiny import make_adapter
@@ -33,6 +39,24 @@ async def test_a_gateway_pays_a_volunteer_and_both_hold_the_same_receipt(tmp_pat
             assert {row.sequence for row in ours} == {1, 2, 3, 4}
             assert {row.role for row in ours} == {"client"}
             assert await gateway.receipt(ours[0].digest) == await volunteer.receipt(ours[0].digest)
+
+
+async def test_what_shapes_an_answer_crosses_the_network_and_a_node_answers_within_it(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with lab.daemon("volunteer"), lab.daemon("gateway", role="gateway") as gateway:
+            digits = await ask(gateway, max_tokens=40, temperature=1.0, seed=3, grammar=Grammar("regex", "[0-9]{4}-[0-9]{2}"), logprobs=2)
+            assert re.fullmatch("[0-9]{4}-[0-9]{2}", digits.text)
+            assert digits.ended.reason == "stop"
+            assert "".join(each.token.text for each in digits.logprobs) == digits.text
+            assert all(len(each.top) == 2 and each.top[0].logprob >= each.top[1].logprob for each in digits.logprobs)
+            schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+            shaped = await ask(gateway, max_tokens=60, temperature=1.0, seed=4, grammar=Grammar("json_schema", json.dumps(schema)))
+            assert set(json.loads(shaped.text)) == {"ok"}
+            banned = dict.fromkeys(digits.token_ids, -100.0)
+            other = await ask(gateway, max_tokens=12, temperature=1.0, seed=3, logit_bias=banned, presence_penalty=2.0, min_p=0.001)
+            assert not set(other.token_ids) & set(banned)
+            with pytest.raises(NodeError, match="grammar is refused"):
+                await ask(gateway, grammar=Grammar("regex", "(a|"))
 
 
 async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from node import errors
-from node.api import ChatMessage
+from node.api import ChatMessage, Grammar
 from node.http.guard import MAX_BODY_BYTES
 from node.http.openai import BadField, parse
 from tests.node.twin import PEER, RECEIPT, WORDS, Twin, serve_twin
@@ -75,6 +76,68 @@ async def test_the_official_client_reads_text_completions_both_ways() -> None:
     assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("The court finds", "length")
     assert "".join(chunk.choices[0].text for chunk in chunks) == "The court finds"
     assert chunks[-1].model_extra["lorikeet"]["cid"] is None
+
+
+async def test_the_official_client_asks_for_several_answers_both_ways() -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url:
+        whole = await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, n=3, seed=5))
+        chunks = await ask(
+            url,
+            lambda client: list(client.chat.completions.create(model="law", messages=USER, n=2, stream=True, stream_options={"include_usage": True})),
+        )
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert {choice.message.content for choice in whole.choices} == {"".join(WORDS)}
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (7, 3 * len(WORDS))
+    assert all(choice.model_extra["lorikeet"]["receipt"] == RECEIPT.digest for choice in whole.choices)
+    seeds = [request.seed for request in twin.asked[:3]]
+    assert sorted(seeds)[0] == 5
+    assert len(set(seeds)) == 3
+    for number in range(2):
+        parts = [one.delta.content or "" for chunk in chunks for one in chunk.choices if one.index == number]
+        assert "".join(parts) == "".join(WORDS)
+    assert chunks[-1].usage.completion_tokens == 2 * len(WORDS)
+
+
+async def test_the_official_client_reads_log_probabilities_of_both_kinds() -> None:
+    async with serve_twin(Twin()) as url:
+        chat = await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, logprobs=True, top_logprobs=2, max_tokens=3))
+        streamed = await ask(
+            url,
+            lambda client: list(client.chat.completions.create(model="law", messages=USER, logprobs=True, max_tokens=3, stream=True)),
+        )
+        text = await ask(url, lambda client: client.completions.create(model="law", prompt="Once", logprobs=1, max_tokens=3))
+    content = chat.choices[0].logprobs.content
+    assert [each.token for each in content] == list(WORDS[:3])
+    assert bytes(content[1].bytes) == WORDS[1].encode()
+    assert [len(each.top_logprobs) for each in content] == [2, 2, 2]
+    assert [each.token for chunk in streamed for each in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else [])] == list(WORDS[:3])
+    assert text.choices[0].logprobs.tokens == list(WORDS[:3])
+    assert text.choices[0].logprobs.text_offset == [0, 3, 9]
+    assert text.choices[0].logprobs.token_logprobs == [-0.5] * 3
+
+
+async def test_everything_that_shapes_an_answer_reaches_the_daemon() -> None:
+    twin = Twin()
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "A", "schema": schema, "strict": True}}
+    extra = {"min_p": 0.1, "repetition_penalty": 1.2, "top_k": 7}
+    async with serve_twin(twin) as url:
+        await ask(
+            url,
+            lambda client: client.chat.completions.create(
+                model="law", messages=USER, presence_penalty=0.5, frequency_penalty=-0.5, logit_bias={"9": 3, "2": -100},
+                response_format=wanted, extra_body=extra,
+            ),
+        )  # fmt: skip
+        await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, response_format={"type": "json_object"}))
+        await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, extra_body={"lorikeet": {"regex": "a+"}}))
+    first, second, third = twin.asked
+    assert (first.min_p, first.repetition_penalty, first.top_k, first.presence_penalty, first.frequency_penalty) == (0.1, 1.2, 7, 0.5, -0.5)
+    assert dict(first.logit_bias) == {9: 3.0, 2: -100.0}
+    assert json.loads(first.grammar.text) == schema
+    assert second.grammar == Grammar("json_schema", '{"type":"object"}')
+    assert third.grammar == Grammar("regex", "a+")
 
 
 async def test_a_request_may_name_the_node_that_must_answer() -> None:
@@ -147,12 +210,19 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"n": 2}, "n"),
+        ({"n": 17}, "n"),
+        ({"best_of": 2}, "best_of"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"min_p": 0.1}, "min_p"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"the": 1}}, "logit_bias"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_object"}, "lorikeet": {"regex": "a"}}, "lorikeet.regex"),
+        ({"min_p": 1.1}, "min_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"temperature": 3}, "temperature"),
@@ -178,7 +248,7 @@ async def test_what_would_change_the_answer_is_refused_by_name(change: dict[str,
 
 def test_what_does_not_change_the_answer_is_taken() -> None:
     neutral = b'{"model":"law","prompt":["x"],"n":1,"user":"me","logit_bias":null,"presence_penalty":0,"echo":false,"metadata":{"a":"b"}}'
-    assert parse(neutral, chat=False).request.prompt == "x"
+    assert parse(neutral, chat=False).requests[0].prompt == "x"
     with pytest.raises(BadField, match="not JSON"):
         parse(b'{"model":', chat=False)
 

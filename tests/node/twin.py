@@ -16,11 +16,13 @@ from node.api import (
     Delta,
     EarningsInfo,
     Ended,
+    LikelyToken,
     PeerInfo,
     PullReport,
     ReceiptInfo,
     Started,
     StatusInfo,
+    TokenLogprobs,
 )
 from node.errors import NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
@@ -61,9 +63,14 @@ class Twin:
             if self.error is not None and index == self.error_after:
                 raise self.error
             await trio.sleep(self.word_delay_s)
-            yield Delta(word, (index,))
+            yield Delta(word, (index,), self._logprobs(word, request.logprobs))
         reason = "length" if request.max_tokens < len(WORDS) else "stop"
         yield Ended(reason, 7, len(words), 10 * 7 + 50 * len(words), RECEIPT.digest, {"first_token": 20.0, "total": 40.0}, 2)
+
+    @staticmethod
+    def _logprobs(word: str, count: int | None) -> tuple[TokenLogprobs, ...]:
+        token = LikelyToken(word, word.encode(), -0.5)
+        return () if count is None else (TokenLogprobs(token, (token,) * count),)
 
     async def status(self) -> StatusInfo:
         return StatusInfo(
