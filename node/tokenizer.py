@@ -18,7 +18,7 @@ import jinja2
 import jinja2.sandbox
 import msgspec
 import tokenizers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from .api import ChatMessage
 from .errors import BadRequest, ConfigError
@@ -62,7 +62,8 @@ class BaseTokenizer:
             raise BadRequest("the prompt is empty")
         if len(text) > MAX_PROMPT_CHARS:
             raise BadRequest(f"the prompt has {len(text)} characters; the limit is {MAX_PROMPT_CHARS}")
-        return list(self._vocabulary.encode(text, add_special_tokens=False).ids)
+        # A template writes its own first token; plain text gets what the tokenizer puts before every text.
+        return list(self._vocabulary.encode(text, add_special_tokens=isinstance(prompt, str)).ids)
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """Lay chat turns out as the base was trained to read them, ending where the assistant speaks."""
@@ -180,7 +181,21 @@ def _special_text(value: Any) -> str:
 
 # --- a GGUF file ---
 
+
+def _split_by(pattern: str) -> Callable[[], Any]:
+    def build() -> Any:
+        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+    return build
+
+
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
 _PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "llama-bpe": _split_by(_WORDS + r"\p{N}{1,3}" + _REST),
+    "qwen2": _split_by(_WORDS + r"\p{N}" + _REST),
     "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
     "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
 }
@@ -191,14 +206,22 @@ def _from_gguf(metadata: dict[str, Any], path: Path) -> BaseTokenizer:
     kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS or not tokens or merges is None:
         raise ConfigError(f"{path}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not known; use a Hugging Face folder with tokenizer.json")
+    if any(not isinstance(at, int) or not 0 <= at < len(tokens) for name, at in metadata.items() if name.endswith("_token_id")):
+        raise ConfigError(f"{path}: a special token's id lies outside the vocabulary of {len(tokens)}")
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    vocabulary = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(tokens)}, merges=pairs))
+    whole_words = pre == "llama-bpe"  # Llama 3 takes a word that is a token as it is, whatever the merges would make of it
+    vocabulary = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(tokens)}, merges=pairs, ignore_merges=whole_words))
     vocabulary.pre_tokenizer = _PRE_TOKENIZERS[pre]()
+    if pre == "qwen2":
+        vocabulary.normalizer = normalizers.NFC()
     vocabulary.decoder = decoders.ByteLevel()
     kinds = metadata.get("tokenizer.ggml.token_type", [])
     for token, token_kind in zip(tokens, kinds, strict=False):
         if token_kind in (CONTROL_TOKEN, USER_TOKEN):
             vocabulary.add_special_tokens([AddedToken(token, special=token_kind == CONTROL_TOKEN, normalized=False)])
+    first = metadata.get("tokenizer.ggml.bos_token_id")
+    if metadata.get("tokenizer.ggml.add_bos_token") and first is not None:
+        vocabulary.post_processor = processors.TemplateProcessing(single=f"{tokens[first]} $A", special_tokens=[(tokens[first], first)])
     identity = hashlib.sha256(msgspec.msgpack.encode([kind, pre, tokens, merges, list(kinds)])).digest()
     specials = {f"{name}_token": tokens[metadata[key]] for name in ("bos", "eos") if (key := f"tokenizer.ggml.{name}_token_id") in metadata}
     stop_ids = [metadata[key] for name in ("eos", "eot") if (key := f"tokenizer.ggml.{name}_token_id") in metadata]

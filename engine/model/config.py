@@ -11,18 +11,27 @@ import torch
 
 from ..errors import ModelError
 
-ARCHITECTURES = {"llama", "mistral", "qwen2", "qwen3"}
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3", "smollm3")
 MAX_CONTEXT_TOKENS = 1 << 17
+MAX_SIZE = 1 << 20
+MAX_LAYERS = 1 << 10
+SMOLLM3_ROTATION_GAP = 4
+"""Every so many layers, SmolLM3 leaves one unrotated; a GGUF file does not say it."""
 
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama-3's frequency smoothing (`factor`, `low`, `high`, `original` context), or linear when `low` is None."""
+    """Llama-3's frequency smoothing (`factor`, `low`, `high`, `original` context), or linear when `low` is None.
+
+    divisors: [head_dim / 2], by which each frequency is divided instead, where a file says it so (GGUF's rope_freqs).
+    """
 
     factor: float
     low: float | None = None
     high: float = 0.0
     original: int = 0
+    divisors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class ModelConfig:
 
 
 def _scale(plain: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
+    if scaling.divisors:
+        return plain / torch.tensor(scaling.divisors)
     if scaling.low is None:
         return plain / scaling.factor
     wavelengths = 2 * math.pi / plain
@@ -76,82 +87,159 @@ def _scale(plain: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
     return (1 - smooth) * plain / scaling.factor + smooth * plain
 
 
+class _Fields:
+    """Somebody else's settings: each is checked for its kind and range when it is taken. `where` names them in errors."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
+        self._raw, self._where = raw, where
+
+    def whole(self, name: str, default: int | None = None, highest: int = MAX_SIZE) -> int:
+        """A number from 1 to `highest`."""
+        value = self._given(name, default)
+        if type(value) is not int or not 1 <= value <= highest:
+            raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be a whole number from 1 to {highest}")
+        return value
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A positive, finite number."""
+        value = self._given(name, default)
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be a positive number")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        """Whether something holds; not unless it is said."""
+        value = self._given(name, False)
+        if type(value) is not bool:
+            raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be true or false")
+        return value
+
+    def inner(self, name: str) -> dict[str, Any]:
+        """Settings inside the settings; none unless they are said."""
+        value = self._given(name, {})
+        if not isinstance(value, dict):
+            raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be an object")
+        return dict(value)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._raw.get(name)
+
+    def _given(self, name: str, default: Any) -> Any:
+        value = self._raw.get(name)
+        if value is None and default is None:
+            raise ModelError(f"{self._where} lacks {name}")
+        return default if value is None else value
+
+
 def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
     """Read a `config.json`. Raises ModelError naming what we do not serve."""
+    fields = _Fields(raw, "config.json")
     kind = raw.get("model_type")
     if kind not in ARCHITECTURES:
-        raise ModelError(f"model_type {kind!r} is not served; we serve {sorted(ARCHITECTURES)}")
+        raise ModelError(f"config.json: model_type {str(kind)[:40]!r} is not served; we serve {', '.join(ARCHITECTURES)}")
     _refuse_unserved(raw)
-    rope = dict(raw.get("rope_parameters") or {})
-    rope.update(raw.get("rope_scaling") or {})
-    try:
-        return ModelConfig(
-            vocab_size=raw["vocab_size"],
-            hidden=raw["hidden_size"],
-            intermediate=raw["intermediate_size"],
-            layers=raw["num_hidden_layers"],
-            heads=raw["num_attention_heads"],
-            kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
-            context=min(raw.get("max_position_embeddings", 2048), MAX_CONTEXT_TOKENS),
-            norm_eps=raw.get("rms_norm_eps", 1e-6),
-            rope_base=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
-            rope_scaling=_rope_scaling(rope),
-            qkv_bias=kind == "qwen2" or bool(raw.get("attention_bias", False)),
-            qk_norm=kind == "qwen3",
-            tied_head=bool(raw.get("tie_word_embeddings", False)),
-        )
-    except KeyError as missing:
-        raise ModelError(f"config.json lacks {missing}") from missing
+    rope = _Fields(fields.inner("rope_parameters") | fields.inner("rope_scaling"), "config.json: rope_parameters")
+    biased = fields.flag("attention_bias") and kind != "mistral"
+    layers, hidden, heads = fields.whole("num_hidden_layers", highest=MAX_LAYERS), fields.whole("hidden_size"), fields.whole("num_attention_heads")
+    return ModelConfig(
+        vocab_size=fields.whole("vocab_size", highest=1 << 24),
+        hidden=hidden,
+        intermediate=fields.whole("intermediate_size"),
+        layers=layers,
+        heads=heads,
+        kv_heads=fields.whole("num_key_value_heads", heads),
+        head_dim=fields.whole("head_dim", max(1, hidden // heads)),
+        context=min(fields.whole("max_position_embeddings", 2048, 1 << 30), _window(fields), MAX_CONTEXT_TOKENS),
+        norm_eps=fields.real("rms_norm_eps", 1e-6),
+        rope_base=rope.real("rope_theta", fields.real("rope_theta", 10000.0)),
+        rope_scaling=_rope_scaling(rope),
+        qkv_bias=biased or kind == "qwen2",
+        out_bias=biased and kind != "qwen2",
+        mlp_bias=fields.flag("mlp_bias"),
+        qk_norm=kind == "qwen3",
+        tied_head=fields.flag("tie_word_embeddings"),
+        unrotated=_unrotated(fields, layers) if kind == "smollm3" else frozenset(),
+    )
 
 
 def _refuse_unserved(raw: Mapping[str, Any]) -> None:
-    if raw.get("hidden_act", "silu") != "silu":
-        raise ModelError(f"hidden_act {raw['hidden_act']!r} is not served; only silu")
-    if raw.get("mlp_bias"):
-        raise ModelError("mlp_bias is not served")
-    if raw.get("attention_bias") and raw.get("model_type") == "llama":
-        raise ModelError("attention_bias on the output projection is not served")
-    window = raw.get("sliding_window")
-    if window and raw.get("use_sliding_window", True) and window < raw.get("max_position_embeddings", 2048):
-        raise ModelError(f"sliding_window {window} is not served")
+    neutral = {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1, 1.0), "pretraining_tp": (1,), "is_causal": (True,)}
+    for name, values in neutral.items():
+        if raw.get(name) is not None and raw[name] not in values:
+            raise ModelError(f"config.json: {name} {str(raw[name])[:40]!r} is not served; only {values[0]!r} is")
+    if raw.get("quantization_config"):
+        raise ModelError("config.json: quantization_config is not served; use the unquantised folder, or a GGUF file")
 
 
-def _rope_scaling(rope: Mapping[str, Any]) -> RopeScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+def _window(fields: _Fields) -> int:
+    """How far a token looks back. Within one window, sliding attention is plain attention, so longer contexts are what we do not serve."""
+    if fields["sliding_window"] is None or fields["use_sliding_window"] is False:
+        return MAX_CONTEXT_TOKENS
+    return fields.whole("sliding_window", highest=1 << 30)
+
+
+def _unrotated(fields: _Fields, layers: int) -> frozenset[int]:
+    """SmolLM3 says for each layer whether it rotates (1) or not (0)."""
+    rotates = fields["no_rope_layers"]
+    if rotates is None:
+        gap = fields.whole("no_rope_layer_interval", SMOLLM3_ROTATION_GAP)
+        return frozenset(range(gap - 1, layers, gap))
+    if not isinstance(rotates, list) or len(rotates) != layers or not all(each in (0, 1) for each in rotates):
+        raise ModelError(f"config.json: no_rope_layers must hold a 0 or a 1 for each of the {layers} layers")
+    return frozenset(layer for layer, each in enumerate(rotates) if not each)
+
+
+def _rope_scaling(rope: _Fields) -> RopeScaling | None:
+    kind = rope["rope_type"] or rope["type"] or "default"
     if kind == "default":
         return None
     if kind == "linear":
-        return RopeScaling(float(rope["factor"]))
+        return RopeScaling(rope.real("factor"))
     if kind == "llama3":
-        low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-        return RopeScaling(float(rope["factor"]), low, high, int(rope["original_max_position_embeddings"]))
-    raise ModelError(f"rope scaling {kind!r} is not served; we serve default, linear and llama3")
+        low, high = rope.real("low_freq_factor"), rope.real("high_freq_factor")
+        if low >= high:
+            raise ModelError(f"config.json: low_freq_factor {low:g} must be less than high_freq_factor {high:g}")
+        return RopeScaling(rope.real("factor"), low, high, rope.whole("original_max_position_embeddings", highest=1 << 30))
+    raise ModelError(f"config.json: rope scaling {str(kind)[:40]!r} is not served; we serve default, linear and llama3")
 
 
-def from_gguf(fields: Mapping[str, Any], tensor_names: frozenset[str]) -> ModelConfig:
-    """Read GGUF metadata. `tensor_names` tells what metadata does not: a tied head, biases, norms of q and k."""
-    kind = fields.get("general.architecture")
-    if kind not in ARCHITECTURES:
-        raise ModelError(f"general.architecture {kind!r} is not served; we serve {sorted(ARCHITECTURES)}")
-    if "rope_freqs.weight" in tensor_names or fields.get(f"{kind}.rope.scaling.type") not in (None, "none"):
-        raise ModelError("scaled rope in a GGUF file is not served; use the Hugging Face folder")
-    try:
-        heads, hidden = fields[f"{kind}.attention.head_count"], fields[f"{kind}.embedding_length"]
-        return ModelConfig(
-            vocab_size=fields.get(f"{kind}.vocab_size") or fields["tokenizer.ggml.tokens"],
-            hidden=hidden,
-            intermediate=fields[f"{kind}.feed_forward_length"],
-            layers=fields[f"{kind}.block_count"],
-            heads=heads,
-            kv_heads=fields.get(f"{kind}.attention.head_count_kv", heads),
-            head_dim=fields.get(f"{kind}.attention.key_length", hidden // heads),
-            context=min(fields[f"{kind}.context_length"], MAX_CONTEXT_TOKENS),
-            norm_eps=fields[f"{kind}.attention.layer_norm_rms_epsilon"],
-            rope_base=fields.get(f"{kind}.rope.freq_base", 10000.0),
-            qkv_bias="blk.0.attn_q.bias" in tensor_names,
-            qk_norm="blk.0.attn_q_norm.weight" in tensor_names,
-            tied_head="output.weight" not in tensor_names,
-        )
-    except KeyError as missing:
-        raise ModelError(f"the GGUF file lacks the field {missing}") from missing
+def from_gguf(raw: Mapping[str, Any], tensor_names: frozenset[str], rope_divisors: tuple[float, ...] = ()) -> ModelConfig:
+    """Read GGUF metadata. `tensor_names` tells what metadata does not: a tied head, biases, norms of q and k; `rope_divisors` are rope_freqs."""
+    kind = raw.get("general.architecture")
+    if kind not in GGUF_ARCHITECTURES:
+        raise ModelError(f"general.architecture {str(kind)[:40]!r} is not served; we serve {', '.join(GGUF_ARCHITECTURES)}")
+    fields = _Fields({name.removeprefix(f"{kind}."): value for name, value in raw.items()}, "the GGUF file")
+    heads, hidden, layers = fields.whole("attention.head_count"), fields.whole("embedding_length"), fields.whole("block_count", highest=MAX_LAYERS)
+    head_dim = fields.whole("attention.key_length", max(1, hidden // heads))
+    if fields.whole("attention.value_length", head_dim) != head_dim or fields.whole("rope.dimension_count", head_dim) != head_dim:
+        raise ModelError("the GGUF file has heads whose keys, values and rotated numbers differ in width, which is not served")
+    return ModelConfig(
+        vocab_size=fields.whole("vocab_size", raw.get("tokenizer.ggml.tokens"), 1 << 24),
+        hidden=hidden,
+        intermediate=fields.whole("feed_forward_length"),
+        layers=layers,
+        heads=heads,
+        kv_heads=fields.whole("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        context=min(fields.whole("context_length", highest=1 << 30), MAX_CONTEXT_TOKENS),
+        norm_eps=fields.real("attention.layer_norm_rms_epsilon"),
+        rope_base=fields.real("rope.freq_base", 10000.0),
+        rope_scaling=_gguf_rope_scaling(fields, rope_divisors, head_dim),
+        qkv_bias="blk.0.attn_q.bias" in tensor_names,
+        out_bias="blk.0.attn_output.bias" in tensor_names,
+        mlp_bias="blk.0.ffn_down.bias" in tensor_names,
+        qk_norm="blk.0.attn_q_norm.weight" in tensor_names,
+        tied_head="output.weight" not in tensor_names,
+        unrotated=frozenset(range(SMOLLM3_ROTATION_GAP - 1, layers, SMOLLM3_ROTATION_GAP)) if kind == "smollm3" else frozenset(),
+    )
+
+
+def _gguf_rope_scaling(fields: _Fields, divisors: tuple[float, ...], head_dim: int) -> RopeScaling | None:
+    kind = fields["rope.scaling.type"] or "none"
+    if kind not in ("none", "linear"):
+        raise ModelError(f"the GGUF file: rope.scaling.type {str(kind)[:40]!r} is not served; we serve none and linear, and rope_freqs")
+    if divisors:
+        if len(divisors) != head_dim // 2 or not all(0 < each < math.inf for each in divisors):
+            raise ModelError(f"the GGUF file: rope_freqs must hold {head_dim // 2} positive numbers")
+        return RopeScaling(1.0, divisors=divisors)
+    return RopeScaling(fields.real("rope.scaling.factor")) if kind == "linear" else None

@@ -6,6 +6,7 @@ Arrays are not kept (the tokenizer's are large and not ours); their length is.
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ from ..errors import ModelError
 MAX_FIELDS = 4096
 MAX_TENSORS = 100_000
 MAX_ARRAY_ITEMS = 4_000_000
+MAX_ALIGNMENT = 1 << 16
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, ARRAY = 8, 9
-SERVED = {"F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0"}
+SERVED = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+ROPE_FREQS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ class GgufFile:
     """An open GGUF file: `fields`, `tensors`, and `read` for one tensor as float32."""
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.fields: dict[str, Any] = {}
         self.tensors: dict[str, TensorInfo] = {}
         try:
+            with path.open("rb") as file:
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             self._parse()
-        except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, struct.error, IndexError, KeyError, OverflowError, ValueError) as error:
             raise ModelError(f"{path.name} is not a whole GGUF file: {error}") from error
 
     def read(self, name: str) -> torch.Tensor:
@@ -81,16 +84,18 @@ class GgufFile:
         self._place(infos, at)
 
     def _place(self, infos: list[tuple[str, tuple[int, ...], int, int]], at: int) -> None:
-        align = int(self.fields.get("general.alignment", 32))
+        align = self.fields.get("general.alignment", 32)
+        if type(align) is not int or not 1 <= align <= MAX_ALIGNMENT:
+            raise ValueError(f"general.alignment {align}")
         start = -(-at // align) * align
         for name, shape, kind, offset in infos:
             quant = GGMLQuantizationType(kind)
             if quant.name not in SERVED:
-                raise ModelError(f"tensor {name} is {quant.name}; we read {sorted(SERVED)}")
+                raise ModelError(f"tensor {name[:200]} is {quant.name}; we read {', '.join(SERVED)}")
             block, block_bytes = GGML_QUANT_SIZES[quant]
-            size_bytes = int(np.prod(shape, dtype=np.int64)) // block * block_bytes
-            if shape[-1] % block or start + offset + size_bytes > len(self._data):
-                raise ValueError(f"tensor {name} leaves the file")
+            size_bytes = math.prod(shape) // block * block_bytes
+            if min(shape) < 1 or shape[-1] % block or start + offset + size_bytes > len(self._data):
+                raise ValueError(f"tensor {name[:200]} of shape {list(shape)} leaves the file")
             self.tensors[name] = TensorInfo(name, shape, quant, start + offset, size_bytes)
 
     def _string(self, at: int) -> tuple[str, int]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
 from .config import ModelConfig, from_gguf, from_huggingface
-from .gguf_file import GgufFile, huggingface_names, unpermute
+from .gguf_file import ROPE_FREQS, GgufFile, huggingface_names, unpermute
+from .tensors import check_tensors
 
 MAX_CONFIG_BYTES = 1 << 20
+SERVED_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,19 @@ class Weights:
 
 
 def open_weights(path: Path) -> Weights:
-    """Open a GGUF file or a Hugging Face folder. Raises ModelError."""
+    """Open a GGUF file or a Hugging Face folder; every tensor that will be read has been found with its right shape. Raises ModelError."""
     if path.is_dir():
         return _open_folder(path)
     if path.is_file():
         return _open_gguf(path)
     raise ModelError(f"no base at {path}; give a GGUF file or a Hugging Face folder")
+
+
+def _check_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A NaN in a base would make every answer fail; better now, by name."""
+    if not math.isfinite(float(tensor.sum(dtype=torch.float64))):
+        raise ModelError(f"tensor {name} of the base holds numbers that are not finite")
+    return tensor
 
 
 def hash_files(paths: list[Path]) -> bytes:
@@ -54,12 +64,14 @@ def _hash_file(path: Path) -> bytes:
 
 def _open_gguf(path: Path) -> Weights:
     file = GgufFile(path)
-    config = from_gguf(file.fields, frozenset(file.tensors))
+    divisors = tuple(file.read(ROPE_FREQS).flatten().tolist()) if ROPE_FREQS in file.tensors else ()
+    config = from_gguf(file.fields, frozenset(file.tensors), divisors)
     names = dict(huggingface_names(config.layers))
-    permuted = file.fields["general.architecture"] == "llama"
+    check_tensors(config, {name: file.tensors[theirs].shape for name, theirs in names.items() if theirs in file.tensors})
+    permuted = file.fields["general.architecture"] in ("llama", "smollm3")
 
     def read(name: str) -> torch.Tensor:
-        tensor = file.read(names[name])
+        tensor = _check_finite(name, file.read(names[name]))
         heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
         return unpermute(tensor, heads) if permuted and heads else tensor
 
@@ -70,17 +82,36 @@ def _open_folder(path: Path) -> Weights:
     config_path = path / "config.json"
     if not config_path.is_file() or config_path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelError(f"{path} has no config.json of at most {MAX_CONFIG_BYTES} bytes")
-    config = from_huggingface(json.loads(config_path.read_text()))
+    config = from_huggingface(_read_json(config_path))
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{path} has no *.safetensors file; other formats are not read")
-    handles: list[Any] = [safe_open(file, framework="pt") for file in files]
-    owner = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118 (a handle is no mapping)
+    owner = {name: handle for handle in map(_open_safetensors, files) for name in handle.keys()}  # noqa: SIM118 (a handle is no mapping)
+    slices = {name: handle.get_slice(name) for name, handle in owner.items()}
+    check_tensors(config, {name: tuple(part.get_shape()) for name, part in slices.items()})
+    for name, part in slices.items():
+        if part.get_dtype() not in SERVED_DTYPES:
+            raise ModelError(f"tensor {name[:200]} is {part.get_dtype()}; we read {', '.join(SERVED_DTYPES)}")
 
     def read(name: str) -> torch.Tensor:
-        if name not in owner:
-            raise ModelError(f"{path} lacks the tensor {name}")
-        tensor: torch.Tensor = owner[name].get_tensor(name)
-        return tensor
+        return _check_finite(name, owner[name].get_tensor(name))
 
     return Weights(hash_files(files), config, read)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name} is no JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path.name} must hold one JSON object")
+    return raw
+
+
+def _open_safetensors(path: Path) -> Any:
+    """The header is checked against the file's size before anything is allocated (by the safetensors library)."""
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path.name} is truncated or no safetensors file: {error}") from error

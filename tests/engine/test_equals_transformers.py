@@ -27,9 +27,14 @@ def expect(model: Any, tokens: list[int]) -> torch.Tensor:
         ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                                        "original_max_position_embeddings": 32}}),
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}}),
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
         ("mistral", {}),
+        ("mistral", {"sliding_window": 512}),
         ("qwen2", {}),
         ("qwen3", {}),
+        ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
+        ("smollm3", {"num_hidden_layers": 5}),
+        ("smollm3", {"num_hidden_layers": 4, "no_rope_layers": [0, 1, 0, 1], "tie_word_embeddings": True}),
     ],
 )  # fmt: skip
 @BOTH

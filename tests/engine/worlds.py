@@ -40,8 +40,8 @@ def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes:
     """Write a random model, weights of standard deviation `spread`, as a Hugging Face folder; returns the transformers model in float32."""
     import transformers
 
-    classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
-    extra = {"sliding_window": None} if kind == "mistral" else {}
+    classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3"}
+    extra = {"mistral": {"sliding_window": None}, "smollm3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}}.get(kind, {})
     config = getattr(transformers, classes[kind] + "Config")(**{**SHAPE, **extra, **changes})
     torch.manual_seed(7)
     model = getattr(transformers, classes[kind] + "ForCausalLM")(config).float().eval()

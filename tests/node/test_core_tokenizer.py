@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from pathlib import Path
 
+import gguf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 from node.api import ChatMessage
 from node.config import bundled_weights
@@ -92,3 +95,54 @@ def test_an_empty_prompt_is_refused(tokenizer: BaseTokenizer) -> None:
 @functools.cache
 def _shared() -> BaseTokenizer:
     return load_tokenizer(bundled_weights())
+
+
+def write_vocabulary(path: Path, pre: str, **fields: int | bool) -> None:
+    """A GGUF file that is only a vocabulary: bytes, some merges, and one control token."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("1", "2"), ("12", "3"), ("l", "l"), ("Ġ", "t")]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    tokens = [*letters, *(one + other for one, other in merges), "<s>", "hello"]
+    writer.add_token_list(tokens)
+    writer.add_token_types([*[1] * (len(tokens) - 2), 3, 1])
+    writer.add_token_merges([f"{one} {other}" for one, other in merges])
+    writer.add_bos_token_id(int(fields.get("bos", len(tokens) - 2)))
+    writer.add_eos_token_id(len(tokens) - 2)
+    writer.add_add_bos_token(bool(fields.get("add_bos", False)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def pieces(tokenizer: BaseTokenizer, text: str) -> list[bytes]:
+    return [tokenizer.spell(token) for token in tokenizer.encode_prompt(text)]
+
+
+def test_each_family_cuts_words_and_digits_as_it_was_trained(tmp_path: Path) -> None:
+    cut = {}
+    for pre in ("llama-bpe", "qwen2", "smollm", "gpt-2"):
+        write_vocabulary(tmp_path / pre, pre)
+        cut[pre] = pieces(load_tokenizer(tmp_path / pre), "hello 1234")
+    assert cut["llama-bpe"] == [b"hello", b" ", b"123", b"4"]
+    assert cut["qwen2"] == [b"h", b"e", b"ll", b"o", b" ", b"1", b"2", b"3", b"4"]
+    assert cut["smollm"] == [b"h", b"e", b"ll", b"o", b" ", b"1", b"2", b"3", b"4"]
+    assert cut["gpt-2"] == [b"h", b"e", b"ll", b"o", b" ", b"123", b"4"]
+
+
+def test_plain_text_gets_its_first_token_and_a_chat_only_the_template_s(tmp_path: Path) -> None:
+    write_vocabulary(tmp_path / "base", "llama-bpe", add_bos=True)
+    assert pieces(load_tokenizer(tmp_path / "base"), "ll") == [b"<s>", b"ll"]
+
+
+def test_every_token_of_the_real_base_spells_what_its_text_says(tokenizer: BaseTokenizer) -> None:
+    for text in TEXTS:
+        assert b"".join(pieces(tokenizer, text)).decode() == text
+
+
+@pytest.mark.parametrize(("pre", "fields", "word"), [("unheard-of", {}, "unheard-of"), ("qwen2", {"bos": 100_000}, "outside the vocabulary")])
+def test_a_vocabulary_that_we_cannot_follow_is_refused(tmp_path: Path, pre: str, fields: dict[str, int], word: str) -> None:
+    write_vocabulary(tmp_path / "base", pre, **fields)
+    with pytest.raises(ConfigError, match=word):
+        load_tokenizer(tmp_path / "base")

@@ -1,0 +1,52 @@
+"""Which tensors a base of some shape has, and whether a file's are those. Pure: names and shapes, no bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ..errors import ModelError
+from .config import ModelConfig
+
+Shape = tuple[int, ...]
+
+
+def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
+    """Every tensor by its Hugging Face name, and its shape."""
+    hidden, mlp, head = config.hidden, config.intermediate, config.head_dim
+    yield "model.embed_tokens.weight", (config.vocab_size, hidden)
+    yield "model.norm.weight", (hidden,)
+    if not config.tied_head:
+        yield "lm_head.weight", (config.vocab_size, hidden)
+    query, key = config.heads * head, config.kv_heads * head
+    linears = (
+        ("self_attn.q_proj", query, hidden, config.qkv_bias),
+        ("self_attn.k_proj", key, hidden, config.qkv_bias),
+        ("self_attn.v_proj", key, hidden, config.qkv_bias),
+        ("self_attn.o_proj", hidden, query, config.out_bias),
+        ("mlp.gate_proj", mlp, hidden, config.mlp_bias),
+        ("mlp.up_proj", mlp, hidden, config.mlp_bias),
+        ("mlp.down_proj", hidden, mlp, config.mlp_bias),
+    )
+    norms = [("input_layernorm", hidden), ("post_attention_layernorm", hidden)]
+    norms += [("self_attn.q_norm", head), ("self_attn.k_norm", head)] if config.qk_norm else []
+    for layer in range(config.layers):
+        stem = f"model.layers.{layer}."
+        for name, width_out, width_in, biased in linears:
+            yield f"{stem}{name}.weight", (width_out, width_in)
+            if biased:
+                yield f"{stem}{name}.bias", (width_out,)
+        for name, width in norms:
+            yield f"{stem}{name}.weight", (width,)
+
+
+def check_tensors(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
+    """Raise ModelError naming the first tensor that is missing, misshapen, or would be left out."""
+    expected = dict(expected_tensors(config))
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise ModelError(f"the base lacks the tensor {name}, which its configuration calls for")
+        if shapes[name] != shape:
+            raise ModelError(f"tensor {name} has shape {list(shapes[name])}; the base's configuration makes it {list(shape)}")
+    for name in shapes:
+        if name.startswith("model.layers.") and name not in expected and not name.endswith("rotary_emb.inv_freq"):
+            raise ModelError(f"tensor {name[:200]} is not one that the base's configuration calls for; serving it would leave it out")

@@ -1,0 +1,286 @@
+"""Base models as strangers bring them: every GGUF number format, sharded folders, and files that lie."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from engine.errors import ModelError
+from engine.model.config import ModelConfig, from_huggingface
+from engine.model.gguf_file import SERVED, GgufFile, huggingface_names
+from engine.model.tensors import expected_tensors
+from engine.model.weights import open_weights
+
+from .worlds import Bench, make_base, some_tokens
+
+SHAPE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3"}
+
+
+def permute(weight: np.ndarray, heads: int) -> np.ndarray:
+    """What llama.cpp's converter does to the rows of q and k."""
+    rows = weight.shape[0]
+    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write_gguf(folder: Path, path: Path, kind: str, quant: str = "F32", **fields: Any) -> dict[str, torch.Tensor]:
+    """The model of a Hugging Face folder as a GGUF file, matrices in `quant`; returns the weights that its bytes stand for."""
+    config = open_weights(folder).config
+    tensors = load_file(folder / "model.safetensors")
+    names = {ours: theirs for ours, theirs in huggingface_names(config.layers) if ours in tensors}
+    writer = gguf.GGUFWriter(path, kind)
+    writer.add_block_count(config.layers)
+    writer.add_context_length(config.context)
+    writer.add_embedding_length(config.hidden)
+    writer.add_feed_forward_length(config.intermediate)
+    writer.add_head_count(config.heads)
+    writer.add_head_count_kv(config.kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_freq_base(config.rope_base)
+    writer.add_vocab_size(config.vocab_size)
+    for name, value in fields.items():
+        writer.add_tensor(name, value) if isinstance(value, np.ndarray) else writer.add_float32(name, value)
+    meant = {}
+    for ours, theirs in names.items():
+        weight = tensors[ours].float().numpy()
+        heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(ours.split(".")[-2]) if kind in ("llama", "smollm3") else None
+        stored = permute(weight, heads) if heads else weight
+        wanted = gguf.GGMLQuantizationType[quant if stored.ndim > 1 else "F32"]
+        packed = (
+            random_blocks(stored.shape, wanted)
+            if wanted.name.endswith("_K") or wanted.name.startswith("IQ")
+            else gguf.quants.quantize(stored, wanted)
+        )
+        writer.add_tensor(theirs, packed, raw_dtype=wanted)
+        plain = gguf.quants.dequantize(packed, wanted).reshape(stored.shape).astype(np.float32)
+        meant[ours] = torch.from_numpy(plain.copy() if not heads else unpermuted(plain, heads))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return meant
+
+
+def unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    rows = weight.shape[0]
+    return weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape).copy()
+
+
+def random_blocks(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> np.ndarray:
+    """Blocks of a format that only llama.cpp writes: random bytes whose float16 scales are small."""
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(shape[0] + shape[-1])
+    data = rng.integers(0, 256, (int(np.prod(shape)) // block, size), dtype=np.uint8)
+    places = {"Q2_K": (size - 4, size - 2), "Q3_K": (size - 2,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (size - 2,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
+    for at in places[kind.name]:
+        data[:, at : at + 2] = rng.uniform(1e-4, 4e-4, (len(data), 1)).astype(np.float16).view(np.uint8)
+    return data.reshape(*shape[:-1], -1)
+
+
+def expect(model: Any, meant: dict[str, torch.Tensor], tokens: list[int]) -> torch.Tensor:
+    model.load_state_dict(meant, strict=False)
+    with torch.no_grad():
+        logits: torch.Tensor = model(torch.tensor([tokens])).logits[0]
+    return logits
+
+
+def logits_of(path: Path, tokens: list[int]) -> torch.Tensor:
+    bench = Bench(path)
+    sequence = bench.sequence(tokens)
+    return bench.forward((sequence, 0, len(tokens)))[id(sequence)]
+
+
+@pytest.mark.parametrize("quant", SERVED)
+def test_every_number_format_of_a_gguf_file_gives_the_logits_of_its_dequantised_weights(tmp_path: Path, quant: str) -> None:
+    model = make_base(tmp_path / "base", spread=0.05, **SHAPE)
+    meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", "llama", quant)
+    tokens = some_tokens(20, 3)
+    assert (logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_is_read_from_a_gguf_file(tmp_path: Path, kind: str) -> None:
+    changes = {"num_hidden_layers": 5} if kind == "smollm3" else {}
+    model = make_base(tmp_path / "base", kind, spread=0.05, **{**SHAPE, **changes})
+    meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", FAMILIES[kind])
+    tokens = some_tokens(40, 3)
+    assert (logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)).abs().max() < 1e-4
+
+
+def test_llama_3_s_frequencies_are_read_from_a_gguf_file(tmp_path: Path) -> None:
+    rope = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32}  # fmt: skip
+    model = make_base(tmp_path / "base", spread=0.05, **SHAPE, rope_parameters=rope)
+    scaled = open_weights(tmp_path / "base").config.inverse_frequencies()
+    plain = 1.0 / (500.0 ** (torch.arange(0, 64, 2).float() / 64))
+    divisors = {"rope_freqs.weight": (plain / scaled).numpy()}
+    meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", "llama", **divisors)
+    tokens = some_tokens(200, 3)
+    assert (logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)).abs().max() < 1e-4
+
+
+def test_a_folder_in_shards_is_one_base(tmp_path: Path) -> None:
+    model = make_base(tmp_path / "whole", spread=0.2)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    tokens = some_tokens(20, 3)
+    assert torch.equal(logits_of(tmp_path / "whole", tokens), logits_of(tmp_path / "shards", tokens))
+
+
+def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+    make_base(tmp_path, "mistral", sliding_window=64)
+    assert open_weights(tmp_path).config.context == 64
+
+
+# --- files that lie ---
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"model_type": "gpt2"}, "model_type"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
+        ({"hidden_size": "72"}, "hidden_size"),
+        ({"hidden_size": 1 << 40}, "hidden_size"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers"),
+        ({"num_hidden_layers": 4}, "model.layers.3"),
+        ({"num_hidden_layers": 2}, "model.layers.2"),
+        ({"intermediate_size": 96}, "mlp.gate_proj"),
+        ({"vocab_size": 319}, "embed_tokens"),
+        ({"attention_bias": True}, "q_proj.bias"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
+        ({"rope_parameters": [1]}, "rope_parameters"),
+        ({"sliding_window": -1}, "sliding_window"),
+    ],
+)
+def test_a_configuration_that_is_not_served_or_contradicts_the_tensors_is_refused_by_name(tmp_path: Path, change: dict[str, Any], word: str) -> None:
+    make_base(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=word):
+        open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"model_type": "llama"}', "\udce9"])
+def test_a_config_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
+    make_base(tmp_path)
+    (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ModelError, match=r"config\.json"):
+        open_weights(tmp_path)
+
+
+def test_broken_safetensors_files_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    file = tmp_path / "model.safetensors"
+    whole = file.read_bytes()
+    header = b'{"x":{"dtype":"F32","shape":[50000,50000],"data_offsets":[0,10000000000]}}'
+    for broken in (whole[:-9], whole[:50], b"", struct.pack("<Q", 1 << 60) + whole[8:], struct.pack("<Q", len(header)) + header):
+        file.write_bytes(broken)
+        with pytest.raises(ModelError, match=r"model\.safetensors"):
+            open_weights(tmp_path)
+    file.unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelError, match="safetensors"):
+        open_weights(tmp_path)
+
+
+def test_weights_that_are_not_finite_or_of_another_format_are_refused_by_name(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    for value in (float("nan"), float("inf")):
+        spoilt = tensors["model.layers.1.mlp.up_proj.weight"].clone()
+        spoilt[3, 4] = value
+        save_file(tensors | {"model.layers.1.mlp.up_proj.weight": spoilt}, file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj"):
+            Bench(tmp_path)
+    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].to(torch.float8_e4m3fn)}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="F8_E4M3"):
+        open_weights(tmp_path)
+
+
+def test_a_gguf_file_that_lacks_a_tensor_or_has_a_foreign_format_is_refused_by_name(tmp_path: Path) -> None:
+    make_base(tmp_path / "base", **SHAPE)
+    path = tmp_path / "base.gguf"
+    write_gguf(tmp_path / "base", path, "llama")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj"):
+        open_weights(path)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match="leaves the file"):
+        open_weights(path)
+
+
+@pytest.fixture(scope="module")
+def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("fuzz")
+    make_base(folder / "base", num_hidden_layers=1)
+    write_gguf(folder / "base", folder / "base.gguf", "llama")
+    return (folder / "base.gguf").read_bytes()
+
+
+@settings(max_examples=150, deadline=None)
+@given(changes=st.lists(st.tuples(st.integers(0, 2600), st.integers(0, 255)), min_size=1, max_size=4), cut=st.none() | st.integers(0, 3000))
+def test_only_a_model_error_comes_out_of_a_spoilt_gguf_header(
+    small_gguf: bytes, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], cut: int | None
+) -> None:
+    data = bytearray(small_gguf[:cut])
+    for at, value in changes:
+        if at < len(data):
+            data[at] = value
+    path = tmp_path_factory.getbasetemp() / "spoilt.gguf"
+    path.write_bytes(data)
+    with contextlib.suppress(ModelError):
+        open_weights(path)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=4
+)
+KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+        "rms_norm_eps", "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "sliding_window", "tie_word_embeddings",
+        "no_rope_layers", "attention_bias", "mlp_bias", "hidden_act")  # fmt: skip
+
+
+@given(kind=st.sampled_from(["llama", "qwen2", "smollm3"]), changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
+def test_only_a_model_error_comes_out_of_a_spoilt_configuration(kind: str, changes: dict[str, Any]) -> None:
+    sound = {
+        "vocab_size": 320,
+        "hidden_size": 72,
+        "intermediate_size": 112,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+    }
+    try:
+        config = from_huggingface({"model_type": kind, **sound, **changes})
+    except ModelError:
+        return
+    assert isinstance(config, ModelConfig)
+    assert all(min(shape) > 0 for _, shape in expected_tensors(config))
+
+
+def test_a_gguf_file_s_tensors_lie_inside_it(small_gguf: bytes, tmp_path: Path) -> None:
+    (tmp_path / "base.gguf").write_bytes(small_gguf)
+    for info in GgufFile(tmp_path / "base.gguf").tensors.values():
+        assert info.offset + info.size_bytes <= len(small_gguf)
