@@ -1,4 +1,4 @@
-"""`python -m engine serve` runs an engine on an inherited socket; `python -m engine info` prints what would be chosen and why."""
+"""The engine's commands: `serve` on an inherited socket, `info` what would be chosen and why, `logits` into a file, `build`, `bench`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,17 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("build", help="build the native executor ahead of its first use, and say whether it could be")
     info = commands.add_parser("info", help="what is chosen on this machine, and why")
     info.add_argument("--base", type=Path)
+    logits = commands.add_parser("logits", help="write the logits of given token ids to a file, to compare them with anything")
+    logits.add_argument("--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file")
+    logits.add_argument("--adapter", type=Path, help="a PEFT folder")
+    logits.add_argument("--input-ids", type=Path, required=True, help="safetensors with input_ids, whole numbers [batch, length]")
+    logits.add_argument("--out", type=Path, required=True, help="safetensors to write: logits, float32 [batch, length, vocab]")
     commands.add_parser("bench", help="compare with other engines; what follows goes to benchmarks.engine.compare", add_help=False)
-    for command in (serve, info):
+    for command in (serve, info, logits):
         command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
         command.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
         command.add_argument("--threads", type=int, default=0)
+    for command in (serve, info):
         command.add_argument("--kv-tokens", type=int, default=16384)
         command.add_argument("--max-adapters", type=int, default=64)
     serve.add_argument("--draft-tokens", type=int, default=0, help="how far to guess ahead from an answer's own text; leaves it unchanged")
@@ -41,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _build()
     # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have one core only.
     chosen.threads = chosen.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
-    return _serve(chosen) if chosen.command == "serve" else _info(chosen)
+    return {"serve": _serve, "info": _info, "logits": _logits}[chosen.command](chosen)
 
 
 def _serve(chosen: argparse.Namespace) -> int:
@@ -67,6 +73,21 @@ def _serve(chosen: argparse.Namespace) -> int:
     print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels, {built.ready.threads} threads, "
           f"loaded in {built.ready.load_ms:.0f} ms", file=sys.stderr, flush=True)  # fmt: skip
     return Server(connection, inbox).serve(built.engine, built.ready)
+
+
+def _logits(chosen: argparse.Namespace) -> int:
+    from .config import EngineConfig
+    from .errors import EngineError
+    from .logits import Job, write_logits
+
+    config = EngineConfig(chosen.base, chosen.dtype, chosen.kernels, chosen.threads)
+    try:
+        shape = write_logits(Job(config, chosen.adapter, chosen.input_ids, chosen.out))
+    except EngineError as error:
+        print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
+        return 1
+    print(f"{chosen.out}: logits {list(shape)}")
+    return 0
 
 
 def _build() -> int:

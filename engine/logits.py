@@ -1,0 +1,116 @@
+"""`python -m engine logits`: what the engine computes for given token ids, in a file, so that it can be compared with anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .batch import build_batch
+from .config import EngineConfig, choose_dtype, cpu_features
+from .errors import BadRequest
+from .kv.cache import KvCache
+from .lora.adapter import load_adapter
+from .lora.bank import SlotBank
+from .messages import Sampling
+from .model.decoder import Decoder
+from .model.weights import open_weights
+from .noise import SEED_BYTES
+from .sampler import Chooser
+from .scheduler import Chunk
+from .sequence import Sequence
+
+ADAPTER = b"\1" * 32
+MAX_IDS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compute: `adapter` is a PEFT folder or None; `ids_path` holds `input_ids` [batch, length], `out_path` gets `logits`."""
+
+    config: EngineConfig
+    adapter: Path | None
+    ids_path: Path
+    out_path: Path
+
+
+def write_logits(job: Job) -> tuple[int, ...]:
+    """Compute and write `logits` [batch, length, vocab] float32; gives their shape. Raises EngineError with one line that names the field.
+
+    The path is the serving one: chunks of `step_tokens` rows over paged keys and values, the adapter in a slot.
+    """
+    ids = read_ids(job.ids_path)
+    if not job.out_path.absolute().parent.is_dir():
+        raise BadRequest(f"--out: there is no folder {job.out_path.absolute().parent}; make it first")
+    with torch.inference_mode():
+        logits = _run(job, ids)
+    whole = job.out_path.with_name(job.out_path.name + ".partial")
+    save_file({"logits": logits}, whole)
+    whole.replace(job.out_path)
+    return tuple(logits.shape)
+
+
+def read_ids(path: Path) -> torch.Tensor:
+    """`input_ids` [batch, length] int64 from a safetensors file. Raises BadRequest."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if "input_ids" not in file.keys():  # noqa: SIM118 (a handle is no mapping)
+                raise BadRequest(f"--input-ids: {path.name} holds no tensor input_ids")
+            ids: torch.Tensor = file.get_tensor("input_ids")
+    except (OSError, SafetensorError) as error:
+        raise BadRequest(f"--input-ids: {path} cannot be read as safetensors: {error}") from error
+    if ids.is_floating_point() or ids.dtype == torch.bool or ids.dim() != 2 or not 1 <= ids.numel() <= MAX_IDS:
+        raise BadRequest(
+            f"--input-ids: input_ids is {ids.dtype} of shape {list(ids.shape)}; it must be whole numbers [batch, length], at most {MAX_IDS}"
+        )
+    return ids.to(torch.int64)
+
+
+def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
+    config = job.config
+    choice = choose_dtype(config.dtype, cpu_features())
+    torch.set_num_threads(config.threads)
+    weights = open_weights(config.base_path)
+    base, length = weights.config, ids.shape[1]
+    if length > base.context:
+        raise BadRequest(f"--input-ids: input_ids has rows of {length} tokens; the base's context is {base.context}")
+    if int(ids.min()) < 0 or int(ids.max()) >= base.vocab_size:
+        raise BadRequest(f"--input-ids: input_ids lie in [{int(ids.min())}, {int(ids.max())}]; the base's vocabulary is [0, {base.vocab_size})")
+    bank = SlotBank()
+    if job.adapter is not None:
+        packed = load_adapter(job.adapter / "adapter_config.json", job.adapter / "adapter_model.safetensors", weights, choice.dtype)
+        bank.load(0, 1, packed)
+    decoder = Decoder(weights, choice.dtype, length, config.kernels, config.threads, choice.weights_int8)
+    num_pages = -(-length // config.page_tokens)
+    cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens)
+    pages = list(range(1, 1 + num_pages))
+    forward = _Forward(decoder, cache, bank, config.step_tokens)
+    rows = []
+    for tokens in ids.tolist():
+        cache.clean(pages)
+        rows.append(forward(tokens, None if job.adapter is None else ADAPTER, pages))
+    return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class _Forward:
+    decoder: Decoder
+    cache: KvCache
+    bank: SlotBank
+    step_tokens: int
+
+    def __call__(self, tokens: list[int], adapter: bytes | None, pages: list[int]) -> torch.Tensor:
+        """All logits [length, vocab] of one row, chunk by chunk."""
+        chooser = Chooser(Sampling(bytes(SEED_BYTES)), tokens)
+        sequence = Sequence(1, 1, tokens, len(tokens), adapter, chooser, len(tokens), 0, frozenset(), 0.0, pages=pages)
+        slot_of: Callable[[bytes], int] = {ADAPTER: 0}.__getitem__
+        parts = []
+        for start in range(0, len(tokens), self.step_tokens):
+            count = min(self.step_tokens, len(tokens) - start)
+            batch = build_batch([Chunk(sequence, start, count, count)], slot_of, self.bank, self.cache.page_tokens)
+            parts.append(self.decoder.forward(batch.input, self.cache.pool).clone())
+        return torch.cat(parts)
