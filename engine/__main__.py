@@ -30,6 +30,16 @@ def main(arguments: list[str] | None = None) -> int:
     logits.add_argument("--adapter", type=Path, help="a PEFT folder")
     logits.add_argument("--input-ids", type=Path, required=True, help="safetensors with input_ids, whole numbers [batch, length]")
     logits.add_argument("--out", type=Path, required=True, help="safetensors to write: logits, float32 [batch, length, vocab]")
+    calibrate = commands.add_parser("calibrate", help="how far honest answers of an adapter miss in a replay, and which dishonest ones that tells")
+    calibrate.add_argument("--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file")
+    calibrate.add_argument("--adapter", type=Path, required=True, help="a PEFT folder; verification.json is written into it, or to --out")
+    calibrate.add_argument("--other", type=Path, help="another PEFT folder, for the comparison")
+    calibrate.add_argument("--kinds", default="auto", help="what honest nodes run, as FORMAT/KERNELS,… (auto: float32 and bfloat16, both kernels)")
+    calibrate.add_argument("--answers", type=int, default=24, help="answers of each kind")
+    calibrate.add_argument("--tokens", type=int, default=96, help="tokens of each answer")
+    calibrate.add_argument("--one-in", type=int, default=10_000, help="of so many honest answers at most one may be called suspicious")
+    calibrate.add_argument("--threads", type=int, default=0)
+    calibrate.add_argument("--out", type=Path)
     commands.add_parser("bench", help="compare with other engines; what follows goes to benchmarks.engine.compare", add_help=False)
     for command in (serve, info, logits):
         command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
@@ -47,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _build()
     # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have one core only.
     chosen.threads = chosen.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
-    return {"serve": _serve, "info": _info, "logits": _logits}[chosen.command](chosen)
+    return {"serve": _serve, "info": _info, "logits": _logits, "calibrate": _calibrate}[chosen.command](chosen)
 
 
 def _serve(chosen: argparse.Namespace) -> int:
@@ -87,6 +97,32 @@ def _logits(chosen: argparse.Namespace) -> int:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     print(f"{chosen.out}: logits {list(shape)}")
+    return 0
+
+
+def _calibrate(chosen: argparse.Namespace) -> int:
+    import msgspec
+
+    from .calibrate import Plan, run
+    from .config import EngineConfig
+    from .errors import EngineError
+
+    named = "float32/native,bfloat16/native,float32/torch,bfloat16/torch" if chosen.kinds == "auto" else chosen.kinds
+    kinds = tuple((dtype, kernels or "auto") for dtype, _, kernels in (kind.partition("/") for kind in named.split(",")))
+    config = EngineConfig(chosen.base, threads=chosen.threads)
+    plan = Plan(config, chosen.adapter, chosen.other, kinds, chosen.answers, chosen.tokens, chosen.one_in)
+    try:
+        report = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
+    except EngineError as error:
+        print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
+        return 1
+    print(f"{'answers':28} suspicious     mean score")
+    for name, suspicious, count, score in report.rows:
+        print(f"{name:28} {suspicious:4} of {count:4}  {score:10.4f}")
+    print(f"an answer of fewer than {report.shortest} tokens gets no verdict")
+    out = chosen.out or chosen.adapter / "verification.json"
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(report.thresholds)) + b"\n")
+    print(f"{out}: {report.thresholds}")
     return 0
 
 

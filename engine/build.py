@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import torch
 
 from .config import Choice, EngineConfig, choose_dtype, cpu_features
@@ -25,7 +26,7 @@ from .lora.slots import SlotTable
 from .lora.spill import Spill
 from .messages import Ready
 from .model.decoder import Decoder
-from .model.weights import open_weights
+from .model.weights import Weights, open_weights
 from .runner import Runner
 from .scheduler import Budget, Scheduler
 
@@ -50,9 +51,15 @@ class Built:
 def build_engine(config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone], None]) -> Built:
     """Load the base and make an engine. `on_done` is called on the threads that load adapters and compile grammars. Raises ModelError."""
     started = time.perf_counter()
+    built = assemble(open_weights(config.base_path), config, on_done)
+    return replace(built, ready=msgspec.structs.replace(built.ready, load_ms=(time.perf_counter() - started) * 1e3))
+
+
+def assemble(weights: Weights, config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone], None]) -> Built:
+    """An engine over weights that are open already. Raises ModelError."""
+    started = time.perf_counter()
     torch.set_num_threads(config.threads)
     choice = choose_dtype(config.dtype, cpu_features())
-    weights = open_weights(config.base_path)
     base = weights.config
     num_pages = max(1, config.kv_tokens // config.page_tokens)
     context = min(base.context, num_pages * config.page_tokens)

@@ -35,7 +35,7 @@ from .api import AdapterInfo, PullReport
 from .engine_host import AdapterFiles, EngineHost
 from .errors import AdapterError, EngineError, NoProvider, UnknownModel, WrongBase
 from .metering import ShareRow, expected_shares
-from .packaging import BaseIdentity, Package, load_package
+from .packaging import CONFIG_FILE, VERIFICATION_FILE, WEIGHTS_FILE, BaseIdentity, Package, load_package
 from .popularity import Popularity
 from .telemetry import Telemetry
 
@@ -49,7 +49,8 @@ PROVIDERS_DEADLINE_S = 4.0
 MANIFEST_DEADLINE_S = 15.0
 FETCH_DEADLINE_S = 300.0
 MAX_PROVIDERS = 8
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, VERIFICATION_FILE)
+"""The last is optional."""
 
 
 @dataclass
@@ -407,9 +408,9 @@ def _size_bytes(manifest: Manifest) -> int:
 
 
 def _safe_name(name: str) -> str:
-    """Only the two known files may be written; a manifest cannot choose a path."""
+    """Only the known files may be written; a manifest cannot choose a path."""
     if name not in ADAPTER_FILES:
-        raise AdapterError(f"the manifest names a file {name!r}; an adapter has {' and '.join(ADAPTER_FILES)}")
+        raise AdapterError(f"the manifest names a file {name!r}; an adapter has {', '.join(ADAPTER_FILES)}")
     return name
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from engine.verdict import Thresholds
 from p2p.blocks.limits import BLOCK_BYTES
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
@@ -20,6 +23,9 @@ from proofs.signing import Signer
 from .errors import AdapterError
 
 CONFIG_FILE, WEIGHTS_FILE, DESCRIPTION_FILE = "adapter_config.json", "adapter_model.safetensors", "lorikeet.toml"
+VERIFICATION_FILE = "verification.json"
+"""Of `python -m engine calibrate`: how far honest answers miss when they are replayed. A package may lack it."""
+MAX_VERIFICATION_BYTES = 4096
 MAX_CONFIG_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 2 << 30
 
@@ -39,7 +45,7 @@ class Package:
 
     manifest_bytes: bytes
     manifest: Manifest
-    paths: tuple[Path, Path]
+    paths: tuple[Path, ...]
 
     def blocks(self) -> Iterator[bytes]:
         """Every block of every file, in order."""
@@ -49,13 +55,16 @@ class Package:
 
 def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
     """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml; AdapterError names what is missing."""
-    paths = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+    paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     for path, limit in zip(paths, (MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES), strict=True):
         if not path.is_file():
             raise AdapterError(f"{path} is missing; a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}")
         if path.stat().st_size > limit:
             raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {limit}")
     _check_config(paths[0])
+    if (folder / VERIFICATION_FILE).is_file():
+        read_thresholds(folder / VERIFICATION_FILE)
+        paths = (*paths, folder / VERIFICATION_FILE)
     about = _describe(folder)
     try:
         data = build_manifest(
@@ -83,6 +92,16 @@ def _check_config(path: Path) -> None:
         raise AdapterError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{path} describes no LoRA adapter (peft_type)")
+
+
+def read_thresholds(path: Path) -> Thresholds:
+    """What honest answers of an adapter look like; AdapterError when the file says nothing sensible."""
+    if path.stat().st_size > MAX_VERIFICATION_BYTES:
+        raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_VERIFICATION_BYTES}")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Thresholds)
+    except msgspec.DecodeError as error:
+        raise AdapterError(f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate") from error
 
 
 def _describe(folder: Path) -> dict[str, Any]:

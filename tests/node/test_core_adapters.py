@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from node.errors import AdapterError, NodeRefused, UnknownModel, WrongBase
+from node.packaging import read_thresholds
 from p2p.cid import Cid
 
 from .networks import ask, open_lab, until
@@ -19,7 +20,9 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
         creator_id = lab.identity("creator").peer_id
         async with lab.daemon("creator") as creator, lab.daemon("empty", publishers=(creator_id,)) as empty:
             law = await creator.push(make_adapter(tmp_path / "law", "law", 1, padding_rank=1024))
-            verse = await creator.push(make_adapter(tmp_path / "verse", "verse", 2))
+            calibrated = make_adapter(tmp_path / "verse", "verse", 2)
+            (calibrated / "verification.json").write_text('{"cap": 100000, "mean": 314, "variance": 29, "one_in": 10000}')
+            verse = await creator.push(calibrated)
             assert law.creator == creator_id
             assert law.size_bytes > 3 * 256 * 1024
             async with lab.daemon("gateway", role="gateway", publishers=(creator_id,)) as gateway:
@@ -35,7 +38,9 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
                 assert {peer.peer_id for peer in providers} == {creator_id, empty.host.peer_id}
 
                 report = await empty.pull("verse")
-                assert sum(report.blocks_by_peer.values()) == 2
+                assert sum(report.blocks_by_peer.values()) == 3
+                [thresholds] = lab.config("empty").home.rglob("verification.json")
+                assert read_thresholds(thresholds).mean == 314
                 with trio.fail_after(10), pytest.raises(UnknownModel, match="did you mean law"):
                     await ask(gateway, model="lax")
                 with trio.fail_after(10), pytest.raises(UnknownModel):
@@ -45,6 +50,13 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
         async with lab.daemon("empty") as empty:
             await until(lambda: empty.engine is not None and len(empty.telemetry.counters) > 0)
             assert (await ask(empty, model=law.cid)).token_ids == fetched.token_ids  # its publisher is gone; the blocks are here
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"cap": -1, "mean": 0, "variance": 0, "one_in": 2}', " " * 5000])
+def test_senseless_thresholds_are_refused_before_an_adapter_is_signed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "verification.json").write_text(text)
+    with pytest.raises(AdapterError, match=r"verification\.json"):
+        read_thresholds(tmp_path / "verification.json")
 
 
 async def test_an_adapter_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Verdicts on replayed answers: honest ones pass as often as was promised, cheats are told from them, and the command that calibrates works."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.verdict import MILLION, Thresholds, calibrate, judge, limit_of
+
+from .worlds import make_adapter, make_base
+
+SOUND = Thresholds(cap=100_000, mean=300, variance=30, one_in=10_000)
+MARGINS = st.lists(st.floats(0, 1000), max_size=200)
+
+
+def honest(rng: random.Random, count: int) -> list[float]:
+    """Kernel noise: a token in fifty misses, mostly by little."""
+    return [rng.expovariate(40) if rng.random() < 0.02 else 0.0 for _ in range(count)]
+
+
+def test_honest_answers_pass_and_dishonest_ones_do_not() -> None:
+    rng = random.Random(5)
+    thresholds = calibrate([honest(rng, 96) for _ in range(100)], 0.1, 10_000)
+    alarms = sum(judge(honest(rng, rng.randint(10, 300)), thresholds).outcome == "suspicious" for _ in range(5000))
+    assert alarms <= 3
+    cheating = [rng.expovariate(1) if rng.random() < 0.4 else 0.0 for _ in range(64)]
+    assert judge(cheating, thresholds).outcome == "suspicious"
+
+
+@given(margins=MARGINS)
+def test_no_misses_are_never_suspicious_and_a_few_tokens_get_no_verdict(margins: list[float]) -> None:
+    assert judge([0.0] * len(margins), SOUND).outcome in ("honest", "too short")
+    verdict = judge(margins[:3], SOUND)
+    assert verdict.outcome == "too short"
+    assert verdict.limit >= SOUND.cap / MILLION
+
+
+@given(margins=MARGINS, worse=st.integers(0, 199))
+def test_a_larger_miss_never_makes_an_answer_better(margins: list[float], worse: int) -> None:
+    if worse >= len(margins):
+        return
+    spoilt = [*margins[:worse], margins[worse] + 1.0, *margins[worse + 1 :]]
+    assert judge(spoilt, SOUND).score >= judge(margins, SOUND).score - 1e-12
+
+
+@given(count=st.integers(1, 5000))
+def test_longer_answers_are_judged_more_sharply(count: int) -> None:
+    assert limit_of(count + 1, SOUND) < limit_of(count, SOUND)
+    assert limit_of(count, SOUND) > SOUND.mean / MILLION
+
+
+@given(answers=st.lists(st.lists(st.floats(0, 50), min_size=2, max_size=40), min_size=1, max_size=10), cap=st.sampled_from([0.05, 1.0, 2.0]))
+def test_thresholds_bound_what_they_were_made_from_and_survive_the_file(answers: list[list[float]], cap: float) -> None:
+    thresholds = calibrate(answers, cap, 1000)
+    clipped = [min(each, cap) for answer in answers for each in answer]
+    assert thresholds.mean / MILLION >= sum(clipped) / len(clipped) - 1e-9
+    assert msgspec.json.decode(msgspec.json.encode(thresholds), type=Thresholds) == thresholds
+
+
+def test_the_command_writes_thresholds_and_says_what_they_catch(tmp_path: Path) -> None:
+    model = make_base(tmp_path / "base", spread=0.2)
+    make_adapter(model, tmp_path / "adapter", 1)
+    folder = tmp_path / "adapter" / "a1"
+    command = [sys.executable, "-m", "engine", "calibrate", "--base", str(tmp_path / "base"), "--adapter", str(folder), "--threads", "1",
+               "--answers", "6", "--tokens", "48", "--kinds", "float32/auto,bfloat16/auto"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    rows = {line[:28].strip(): line[28:].split() for line in done.stdout.splitlines() if " of " in line}
+    assert rows["honest"][0] == "0"
+    assert rows["made without the adapter"][0] == rows["made without the adapter"][2] == "6"
+    assert rows["made with other dice"][0] == rows["made with other dice"][2]
+    thresholds = msgspec.json.decode((folder / "verification.json").read_bytes(), type=Thresholds)
+    assert thresholds.one_in == 10_000
+
+
+@pytest.mark.parametrize("change", [{"cap": 0}, {"mean": -1}, {"one_in": 1}, {"variance": "much"}, {"extra": 1}])
+def test_a_file_of_senseless_thresholds_is_not_read(change: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps(msgspec.to_builtins(SOUND) | change).encode(), type=Thresholds)
