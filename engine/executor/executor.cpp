@@ -42,6 +42,7 @@ constexpr int MAX_TILE_ROWS = 12;
 constexpr int MAX_TILE_ROWS = 3;  // 16 registers of half a vector each
 #endif
 constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
+constexpr int TALL_STEPS = 8;  // 24 KiB of weights
 constexpr size_t LINES_A_ROW = 16;
 constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
 
@@ -244,6 +245,7 @@ struct Executor {
     std::vector<std::vector<Change>> changes;  // by thread
     std::vector<std::vector<Leaders>> leaders;  // by thread
     std::vector<Drawer> drawers;                // by thread
+    std::vector<Buffer> tall;                   // by thread
     Step step{};
     Draws draws{};
     Barrier barrier;
@@ -253,7 +255,7 @@ struct Executor {
     std::atomic<bool> ending{false};
 
     explicit Executor(const Shape& s, const Operation* operations, int count)
-        : shape(s), program(operations, operations + count), changes(s.threads), leaders(s.threads), drawers(s.threads), counters(count + 1) {}
+        : shape(s), program(operations, operations + count), changes(s.threads), leaders(s.threads), drawers(s.threads), tall(s.threads), counters(count + 1) {}
 
     template <class T> size_t number_bytes(int place) const {
         bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
@@ -381,6 +383,13 @@ struct Executor {
             const Chunk& chunk = step.chunks[c];
             int64_t inside = unit - attend_units[c], first = inside / shape.kv_heads * LANES;
             int kv_head = int(inside % shape.kv_heads), group = shape.heads / shape.kv_heads;
+#if defined(__AMX_BF16__)
+            if (sizeof(T) == 2 && shape.head_dim % 32 == 0) {
+                int64_t rows = std::min<int64_t>(LANES, chunk.count - first) * group;
+                for (int64_t r = 0; r < rows; r += LANES) attend_tile(op.layer, chunk, first, kv_head, r, int(std::min<int64_t>(LANES, rows - r)));
+                continue;
+            }
+#endif
             for (int64_t q = first; q < std::min(first + LANES, chunk.count); ++q)
                 for (int g = 0; g < group; g += 4) attend_heads<T>(op.layer, chunk, q, kv_head, kv_head * group + g, std::min(4, group - g));
         }
@@ -468,6 +477,90 @@ struct Executor {
             for (int i = 0; i < d; i += LANES) put(out + i, load(sums[g] + i) * share);
         }
     }
+
+#if defined(__AMX_BF16__)
+    // The same by tile registers, for up to 16 rows: row i is query first + (from + i) / group of head (from + i) % group. What a row cannot see
+    // yet weighs nothing, and adding nothing changes no bit, so a row's result does not depend on the others of its tile.
+    void attend_tile(int layer, const Chunk& chunk, int64_t first, int kv_head, int64_t from, int rows) {
+        constexpr int TOKENS = PAGES_AT_ONCE * PAGE;
+        const int d = shape.head_dim, group = shape.heads / shape.kv_heads;
+        const float scale = 1.0f / std::sqrt(float(d));
+        alignas(64) Bf16 query[LANES][MAX_HEAD_DIM], weights[LANES][TOKENS];
+        alignas(64) float scores[LANES][TOKENS], sums[LANES][MAX_HEAD_DIM];
+        float most[LANES], mass[LANES];
+        int64_t last[LANES];
+        for (int i = 0; i < rows; ++i) {
+            int64_t q = first + (from + i) / group;
+            const float* in = row<float>(QKV, chunk.row + q) + shape.query_column + (kv_head * group + (from + i) % group) * d;
+            for (int c = 0; c < d; c += LANES) put(query[i] + c, load(in + c));
+            last[i] = chunk.start + q;
+            most[i] = -INFINITY;
+            mass[i] = 0;
+        }
+        for (int i = rows; i < LANES; ++i) {
+            std::memset(query[i], 0, d * 2);
+            std::memset(weights[i], 0, TOKENS * 2);
+        }
+        const int64_t end = last[rows - 1];
+        for (int64_t base = 0; base <= end; base += TOKENS) {
+            int pages = int(std::min<int64_t>(PAGES_AT_ONCE, (end - base) / PAGE + 1));
+            const int32_t* table = chunk.pages + base / PAGE;
+            for (int p = 0; p < pages; ++p) prefetch_page<Bf16>(layer, 1, kv_head, table[p]);
+            for (int p = 0; p < pages; ++p) {
+                const Bf16* keys = page_of<Bf16>(layer, 0, kv_head, table[p]);
+                _tile_zero(0);
+                for (int c = 0; c < d; c += 32) {
+                    _tile_loadd(4, query[0] + c, MAX_HEAD_DIM * 2);
+                    _tile_loadd(5, keys + c * PAGE, PAGE * 4);
+                    _tile_dpbf16ps(0, 4, 5);
+                }
+                _tile_stored(0, scores[0] + p * PAGE, TOKENS * 4);
+            }
+            for (int i = 0; i < rows; ++i) {
+                Floats s[PAGES_AT_ONCE], top = spread(-INFINITY), sum = {};
+                for (int p = 0; p < pages; ++p) {
+                    s[p] = load(scores[i] + p * PAGE) * scale;
+                    top = seen(base + p * PAGE, last[i]) ? (s[p] > top ? s[p] : top) : top;
+                }
+                float now = std::max(most[i], largest(top));
+                for (int p = 0; p < pages; ++p) {
+                    Floats e = exponential(s[p] - now);
+                    e = seen(base + p * PAGE, last[i]) ? e : Floats{};
+                    sum += e;
+                    put(weights[i] + p * PAGE, e);
+                }
+                float shrinkage = base == 0 ? 0.0f : exponential(spread(most[i] - now))[0];
+                mass[i] = mass[i] * shrinkage + total(sum);
+                if (base != 0 && now != most[i])
+                    for (int c = 0; c < d; c += LANES) store(sums[i] + c, load(sums[i] + c) * shrinkage);
+                most[i] = now;
+            }
+            if (base + TOKENS <= end)
+                for (int p = 0; p < int(std::min<int64_t>(PAGES_AT_ONCE, (end - base - TOKENS) / PAGE + 1)); ++p)
+                    prefetch_page<Bf16>(layer, 0, kv_head, table[PAGES_AT_ONCE + p]);
+            for (int c = 0; c < d; c += 2 * LANES) {
+                float* out = sums[0] + c;
+                if (base == 0) { _tile_zero(0); _tile_zero(1); }
+                else { _tile_loadd(0, out, MAX_HEAD_DIM * 4); _tile_loadd(1, out + LANES, MAX_HEAD_DIM * 4); }
+                for (int p = 0; p < pages; ++p) {
+                    const int32_t* values = reinterpret_cast<const int32_t*>(page_of<Bf16>(layer, 1, kv_head, table[p])) + c;
+                    _tile_loadd(6, weights[0] + p * PAGE, TOKENS * 2);
+                    _tile_loadd(7, values, d * 4);
+                    _tile_loadd(3, values + LANES, d * 4);
+                    _tile_dpbf16ps(0, 6, 7);
+                    _tile_dpbf16ps(1, 6, 3);
+                }
+                _tile_stored(0, out, MAX_HEAD_DIM * 4);
+                _tile_stored(1, out + LANES, MAX_HEAD_DIM * 4);
+            }
+        }
+        for (int i = 0; i < rows; ++i) {
+            Bf16* out = row<Bf16>(MIXED, chunk.row + first + (from + i) / group) + (kv_head * group + (from + i) % group) * d;
+            float share = 1.0f / mass[i];
+            for (int c = 0; c < d; c += LANES) put(out + c, load(sums[i] + c) * share);
+        }
+    }
+#endif
 
     template <class T> void prefetch_page(int layer, int half, int kv_head, int64_t page) const {
         const char* at = reinterpret_cast<const char*>(page_of<T>(layer, half, kv_head, page));
@@ -674,6 +767,10 @@ struct Executor {
 #else
         multiply_int8_rows<MAX_TILE_ROWS>(x, quantised.stride, rows, w, words, sums[0]);
 #endif
+        scale_int8(op, panel, r, rows, sums, tile);
+    }
+
+    void scale_int8(const Operation& op, int64_t panel, int64_t r, int rows, const int32_t (&sums)[BLOCK_ROWS][PANEL], float (&tile)[BLOCK_ROWS][PANEL]) {
         for (int i = 0; i < rows; ++i)
             for (int h = 0; h < 2; ++h) {
                 int64_t column = panel * PANEL + h * LANES;
@@ -703,10 +800,16 @@ struct Executor {
 
 #if defined(__AMX_BF16__)
     // 32 rows by 32 columns in eight tile registers; always whole tiles, so that a row's bits do not depend on how many rows there are.
+    // FRESH: start from zero, else from `out`; AHEAD: the weights come from far, so ask for them in time.
 #define LORIKEET_TILES(PRODUCT)                                                                       \
-    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);                                       \
+    if (FRESH) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }                        \
+    else {                                                                                            \
+        _tile_loadd(0, out[0], PANEL * 4); _tile_loadd(1, out[0] + LANES, PANEL * 4);                 \
+        if (rows > 16) { _tile_loadd(2, out[16], PANEL * 4); _tile_loadd(3, out[16] + LANES, PANEL * 4); } \
+    }                                                                                                 \
     for (int k = 0; k < steps; ++k, w += 16 * PANEL, x += 64) {                                       \
-        prefetch<32>(w + PREFETCH_STEPS * 16 * PANEL);                                                \
+        if (AHEAD) prefetch<32>(w + PREFETCH_STEPS * 16 * PANEL);                                     \
+        else for (int i = 0; i < 32; ++i) _mm_prefetch(x + i * stride + 128, _MM_HINT_T0);            \
         _tile_loadd(6, w, PANEL * 4);                                                                 \
         _tile_loadd(7, w + LANES, PANEL * 4);                                                         \
         _tile_loadd(4, x, stride);                                                                    \
@@ -719,13 +822,61 @@ struct Executor {
     _tile_stored(0, out[0], PANEL * 4); _tile_stored(1, out[0] + LANES, PANEL * 4);                   \
     if (rows > 16) { _tile_stored(2, out[16], PANEL * 4); _tile_stored(3, out[16] + LANES, PANEL * 4); }
 
+    template <bool FRESH = true, bool AHEAD = true>
     static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, float (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbf16ps)
     }
+    template <bool FRESH = true, bool AHEAD = true>
     static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, int32_t (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbusd)
     }
 #undef LORIKEET_TILES
+
+    // More rows than one block: a stretch of the panel's weights stays in the first-level cache while all rows pass over it. Sums wait in memory
+    // between stretches, exact to the bit, so a row's result is that of `linear`.
+    template <class T> void linear_tall(const Operation& op, std::atomic<int64_t>& next, int tid) {
+        int64_t rows = rows_of(op.source);
+        const Change* changes = step.num_segments && op.layer >= 0 ? find_changes<T>(op, rows, tid) : nullptr;
+        const Buffer& in = op.quantised ? quantised : places[op.source];
+        int steps = op.quantised ? (op.width_in + 63) / 64 : (op.width_in + 31) / 32;
+        tall[tid].reserve((rows + BLOCK_ROWS - 1) / BLOCK_ROWS, sizeof(float) * BLOCK_ROWS * PANEL, 0);
+        alignas(64) float tile[BLOCK_ROWS][PANEL];
+        for (int64_t panel; (panel = next.fetch_add(1, std::memory_order_relaxed)) < op.num_panels;) {
+            const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * steps * 16 * PANEL;
+            for (int from = 0; from < steps; from += TALL_STEPS)
+                for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
+                    int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
+                    add_stretch(op.quantised, in.data + in.stride * r + from * 64, in.stride, count, w + from * 16 * PANEL,
+                                std::min(TALL_STEPS, steps - from), from == 0, r == 0, tall[tid].data + tall[tid].stride * (r / BLOCK_ROWS));
+                }
+            for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
+                int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
+                if (changes) prefetch_expand(op, panel, changes + r * SITE_PARTS, count);
+                const char* sums = tall[tid].data + tall[tid].stride * (r / BLOCK_ROWS);
+                if (op.quantised) scale_int8(op, panel, r, count, *reinterpret_cast<const int32_t(*)[BLOCK_ROWS][PANEL]>(sums), tile);
+                else std::memcpy(tile, sums, sizeof(float) * PANEL * count);
+                finish<T>(op, panel, r, count, changes ? changes + r * SITE_PARTS : nullptr, tile);
+                if (op.target == LOGITS)
+                    for (int i = 0; i < count; ++i) follow(leaders[tid][r + i], panel * PANEL, tile[i]);
+            }
+        }
+    }
+
+    static void add_stretch(bool int8, const char* x, size_t stride, int rows, const int32_t* w, int steps, bool fresh, bool ahead, void* sums) {
+        auto& real = *static_cast<float(*)[BLOCK_ROWS][PANEL]>(sums);
+        auto& whole = *static_cast<int32_t(*)[BLOCK_ROWS][PANEL]>(sums);
+        if (int8) {
+            if (fresh && ahead) tiles_int8<true, true>(x, stride, rows, w, steps, whole);
+            else if (fresh) tiles_int8<true, false>(x, stride, rows, w, steps, whole);
+            else if (ahead) tiles_int8<false, true>(x, stride, rows, w, steps, whole);
+            else tiles_int8<false, false>(x, stride, rows, w, steps, whole);
+        } else {
+            if (fresh && ahead) tiles_bf16<true, true>(x, stride, rows, w, steps, real);
+            else if (fresh) tiles_bf16<true, false>(x, stride, rows, w, steps, real);
+            else if (ahead) tiles_bf16<false, true>(x, stride, rows, w, steps, real);
+            else tiles_bf16<false, false>(x, stride, rows, w, steps, real);
+        }
+    }
 #endif
 
     // The base's product of some rows and 32 columns → gain, bias, shift, the adapters' second half, and where it goes.
@@ -811,7 +962,7 @@ struct Executor {
 
     template <class T> void run_program(int tid) {
 #if defined(__AMX_BF16__)
-        configure_tiles();
+        configure_tiles(32);
 #endif
         for (size_t i = 0; i < program.size(); ++i) {
             const Operation& op = program[i];
@@ -821,7 +972,13 @@ struct Executor {
                 // The same thread has the same rows in the next operation, unless that picks others or splits by columns.
                 if (i + 1 < program.size() && by_rows(program[i + 1].kind) && program[i + 1].kind != PICK) continue;
             } else if (op.kind == ATTEND) {
+#if defined(__AMX_BF16__)
+                configure_tiles(PAGE);
                 attend<T>(op, counters[i]);
+                configure_tiles(32);
+#else
+                attend<T>(op, counters[i]);
+#endif
             } else {
                 run_linear<T>(op, counters[i], tid);
             }
@@ -849,6 +1006,9 @@ struct Executor {
             for (int64_t r = tid, rows = rows_of(op.source); r < rows; r += shape.threads) quantise<T>(op, r);
         if (adapted) shrink<T>(op, tid);
         if (op.quantised || adapted) barrier.wait(shape.threads);
+#if defined(__AMX_BF16__)
+        if (rows_of(op.source) > BLOCK_ROWS && (op.quantised || sizeof(T) == 2)) return linear_tall<T>(op, next, tid);
+#endif
         linear<T>(op, next, tid);
     }
 
@@ -917,9 +1077,12 @@ struct Executor {
     }
 
 #if defined(__AMX_BF16__)
-    static void configure_tiles() {
+    // 16 rows of 16 words; for products over a page of tokens, a tile of weights (6) is that much narrower and its values (3, 7) that much shorter.
+    static void configure_tiles(int tokens) {
         struct alignas(64) { uint8_t palette = 1, start = 0, reserved[14] = {}; uint16_t bytes[16] = {}; uint8_t rows[16] = {}; } config;
         for (int i = 0; i < 8; ++i) { config.bytes[i] = 64; config.rows[i] = 16; }
+        config.bytes[6] = uint16_t(2 * tokens);
+        config.rows[3] = config.rows[7] = uint8_t(tokens / 2);
         _tile_loadconfig(&config);
     }
 #endif
