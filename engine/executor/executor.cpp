@@ -725,7 +725,7 @@ struct Executor {
         const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
 #if defined(__AMX_BF16__)
         if constexpr (sizeof(T) == 2) {
-            tiles_bf16(x, stride, rows, w, words / 16, tile);
+            tiles_bf16(x, stride, rows, w, words / 16, tile, tile);
             return;
         }
 #endif
@@ -763,7 +763,7 @@ struct Executor {
         const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
         alignas(64) int32_t sums[BLOCK_ROWS][PANEL];
 #if defined(__AMX_INT8__)
-        tiles_int8(x, quantised.stride, rows, w, words / 16, sums);
+        tiles_int8(x, quantised.stride, rows, w, words / 16, sums, sums);
 #else
         multiply_int8_rows<MAX_TILE_ROWS>(x, quantised.stride, rows, w, words, sums[0]);
 #endif
@@ -800,12 +800,12 @@ struct Executor {
 
 #if defined(__AMX_BF16__)
     // 32 rows by 32 columns in eight tile registers; always whole tiles, so that a row's bits do not depend on how many rows there are.
-    // FRESH: start from zero, else from `out`; AHEAD: the weights come from far, so ask for them in time.
+    // FRESH: start from zero, else from `in`; AHEAD: the weights come from far, so ask for them in time.
 #define LORIKEET_TILES(PRODUCT)                                                                       \
     if (FRESH) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }                        \
     else {                                                                                            \
-        _tile_loadd(0, out[0], PANEL * 4); _tile_loadd(1, out[0] + LANES, PANEL * 4);                 \
-        if (rows > 16) { _tile_loadd(2, out[16], PANEL * 4); _tile_loadd(3, out[16] + LANES, PANEL * 4); } \
+        _tile_loadd(0, in[0], PANEL * 4); _tile_loadd(1, in[0] + LANES, PANEL * 4);                   \
+        if (rows > 16) { _tile_loadd(2, in[16], PANEL * 4); _tile_loadd(3, in[16] + LANES, PANEL * 4); } \
     }                                                                                                 \
     for (int k = 0; k < steps; ++k, w += 16 * PANEL, x += 64) {                                       \
         if (AHEAD) prefetch<32>(w + PREFETCH_STEPS * 16 * PANEL);                                     \
@@ -823,11 +823,13 @@ struct Executor {
     if (rows > 16) { _tile_stored(2, out[16], PANEL * 4); _tile_stored(3, out[16] + LANES, PANEL * 4); }
 
     template <bool FRESH = true, bool AHEAD = true>
-    static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, float (&out)[BLOCK_ROWS][PANEL]) {
+    static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, const float (&in)[BLOCK_ROWS][PANEL],
+                           float (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbf16ps)
     }
     template <bool FRESH = true, bool AHEAD = true>
-    static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, int32_t (&out)[BLOCK_ROWS][PANEL]) {
+    static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, const int32_t (&in)[BLOCK_ROWS][PANEL],
+                           int32_t (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbusd)
     }
 #undef LORIKEET_TILES
@@ -841,42 +843,43 @@ struct Executor {
         int steps = op.quantised ? (op.width_in + 63) / 64 : (op.width_in + 31) / 32;
         tall[tid].reserve((rows + BLOCK_ROWS - 1) / BLOCK_ROWS, sizeof(float) * BLOCK_ROWS * PANEL, 0);
         alignas(64) float tile[BLOCK_ROWS][PANEL];
+        alignas(64) int32_t whole[BLOCK_ROWS][PANEL];
         for (int64_t panel; (panel = next.fetch_add(1, std::memory_order_relaxed)) < op.num_panels;) {
             const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * steps * 16 * PANEL;
             for (int from = 0; from < steps; from += TALL_STEPS)
                 for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
                     int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
-                    add_stretch(op.quantised, in.data + in.stride * r + from * 64, in.stride, count, w + from * 16 * PANEL,
-                                std::min(TALL_STEPS, steps - from), from == 0, r == 0, tall[tid].data + tall[tid].stride * (r / BLOCK_ROWS));
+                    const char* x = in.data + in.stride * r + from * 64;
+                    void* sums = tall[tid].data + tall[tid].stride * (r / BLOCK_ROWS);
+                    bool is_last = from + TALL_STEPS >= steps;
+                    int taken = is_last ? steps - from : TALL_STEPS;
+                    if (op.quantised) {
+                        auto& so_far = *static_cast<int32_t(*)[BLOCK_ROWS][PANEL]>(sums);
+                        add_int8(x, in.stride, count, w + from * 16 * PANEL, taken, from == 0, r == 0, so_far, is_last ? whole : so_far);
+                    } else {
+                        auto& so_far = *static_cast<float(*)[BLOCK_ROWS][PANEL]>(sums);
+                        add_bf16(x, in.stride, count, w + from * 16 * PANEL, taken, from == 0, r == 0, so_far, is_last ? tile : so_far);
+                    }
+                    if (!is_last) continue;
+                    if (op.quantised) scale_int8(op, panel, r, count, whole, tile);
+                    finish<T>(op, panel, r, count, changes ? changes + r * SITE_PARTS : nullptr, tile);
+                    if (op.target == LOGITS)
+                        for (int i = 0; i < count; ++i) follow(leaders[tid][r + i], panel * PANEL, tile[i]);
                 }
-            for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
-                int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
-                if (changes) prefetch_expand(op, panel, changes + r * SITE_PARTS, count);
-                const char* sums = tall[tid].data + tall[tid].stride * (r / BLOCK_ROWS);
-                if (op.quantised) scale_int8(op, panel, r, count, *reinterpret_cast<const int32_t(*)[BLOCK_ROWS][PANEL]>(sums), tile);
-                else std::memcpy(tile, sums, sizeof(float) * PANEL * count);
-                finish<T>(op, panel, r, count, changes ? changes + r * SITE_PARTS : nullptr, tile);
-                if (op.target == LOGITS)
-                    for (int i = 0; i < count; ++i) follow(leaders[tid][r + i], panel * PANEL, tile[i]);
-            }
         }
     }
 
-    static void add_stretch(bool int8, const char* x, size_t stride, int rows, const int32_t* w, int steps, bool fresh, bool ahead, void* sums) {
-        auto& real = *static_cast<float(*)[BLOCK_ROWS][PANEL]>(sums);
-        auto& whole = *static_cast<int32_t(*)[BLOCK_ROWS][PANEL]>(sums);
-        if (int8) {
-            if (fresh && ahead) tiles_int8<true, true>(x, stride, rows, w, steps, whole);
-            else if (fresh) tiles_int8<true, false>(x, stride, rows, w, steps, whole);
-            else if (ahead) tiles_int8<false, true>(x, stride, rows, w, steps, whole);
-            else tiles_int8<false, false>(x, stride, rows, w, steps, whole);
-        } else {
-            if (fresh && ahead) tiles_bf16<true, true>(x, stride, rows, w, steps, real);
-            else if (fresh) tiles_bf16<true, false>(x, stride, rows, w, steps, real);
-            else if (ahead) tiles_bf16<false, true>(x, stride, rows, w, steps, real);
-            else tiles_bf16<false, false>(x, stride, rows, w, steps, real);
-        }
+#define LORIKEET_ADD(NAME, TILES, NUMBER)                                                                                              \
+    static void NAME(const char* x, size_t stride, int rows, const int32_t* w, int steps, bool fresh, bool ahead,                      \
+                     const NUMBER (&in)[BLOCK_ROWS][PANEL], NUMBER (&out)[BLOCK_ROWS][PANEL]) {                                        \
+        if (fresh && ahead) TILES<true, true>(x, stride, rows, w, steps, in, out);                                                     \
+        else if (fresh) TILES<true, false>(x, stride, rows, w, steps, in, out);                                                        \
+        else if (ahead) TILES<false, true>(x, stride, rows, w, steps, in, out);                                                        \
+        else TILES<false, false>(x, stride, rows, w, steps, in, out);                                                                  \
     }
+    LORIKEET_ADD(add_bf16, tiles_bf16, float)
+    LORIKEET_ADD(add_int8, tiles_int8, int32_t)
+#undef LORIKEET_ADD
 #endif
 
     // The base's product of some rows and 32 columns → gain, bias, shift, the adapters' second half, and where it goes.
