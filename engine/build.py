@@ -74,7 +74,7 @@ def assemble(weights: Weights, config: EngineConfig, on_done: Callable[[LoadDone
     loader = AdapterLoader(Spill(load, cache_folder(), config.spill_bytes).load, on_done)
     pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
-    budget = Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s, config.draft_tokens)
+    budget = Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s, config.draft_tokens, config.prompt_step_tokens)
     scheduler = Scheduler(budget, pages, adapters)
     grammars = Grammars(base.vocab_size, on_done)
     engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages, grammars)

@@ -20,6 +20,7 @@ class EngineConfig:
     max_adapters: int = 64
     page_tokens: int = 16
     step_tokens: int = 128
+    prompt_step_tokens: int = 512
     max_running: int = 64
     max_waiting: int = 256
     host_cache_bytes: int = 2 << 30

@@ -71,13 +71,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how far one may be guessed ahead (0: not at all)."""
+    """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how far one may be guessed ahead (0: not at all).
+
+    A step in which nobody decodes may hold `prompt_step_tokens` rows, if they are more: nobody waits for its end with a half-spoken answer.
+    """
 
     step_tokens: int
     max_running: int
     page_tokens: int
     age_bound_s: float
     draft_tokens: int = 0
+    prompt_step_tokens: int = 0
 
 
 class Scheduler:
@@ -112,7 +116,7 @@ class Scheduler:
         self._take_seats(able)
         chosen: list[Chunk] = []
         fresh: list[int] = []
-        budget = self._budget.step_tokens
+        budget = self._step_tokens(able)
         draft_tokens = min(self._budget.draft_tokens, DRAFT_ROWS // max(1, len(able)) - 1)
         for sequence in self._in_order(able, now_s):
             if budget <= 0:
@@ -199,6 +203,10 @@ class Scheduler:
             return not old, 0 if old else -sequence.priority, 0.0 if old else self._served.get(sequence.adapter, 0.0), sequence.arrival
 
         return sorted(sequences, key=claim)
+
+    def _step_tokens(self, able: list[Sequence]) -> int:
+        decoding = any(sequence.is_decoding for sequence in able)
+        return self._budget.step_tokens if decoding else max(self._budget.step_tokens, self._budget.prompt_step_tokens)
 
     def _in_order(self, able: list[Sequence], now_s: float) -> list[Sequence]:
         decoding: list[Sequence] = []

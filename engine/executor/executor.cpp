@@ -41,6 +41,11 @@ constexpr int MAX_TILE_ROWS = 12;
 #else
 constexpr int MAX_TILE_ROWS = 3;  // 16 registers of half a vector each
 #endif
+#if defined(__AMX_BF16__)
+constexpr bool HAS_TILES = true;
+#else
+constexpr bool HAS_TILES = false;
+#endif
 constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
 constexpr int TALL_STEPS = 8;  // 24 KiB of weights
 constexpr size_t LINES_A_ROW = 16;
@@ -665,22 +670,34 @@ struct Executor {
         const Change* changes = step.num_segments && op.layer >= 0 ? find_changes<T>(op, rows, tid) : nullptr;
         alignas(64) float tile[BLOCK_ROWS][PANEL];
         size_t panel_bytes = size_t(op.width_in) * PANEL * (op.quantised ? 1 : sizeof(T));
-        // One panel is claimed ahead: while a panel's rows are finished no weight is read, so its successor's come into the cache then.
+        // One panel is claimed ahead (after the last, the next linear's first), so that its weights come into the cache in time. With few rows they are
+        // asked for while this panel's rows are finished, since till then its own keep memory busy; with more, all along.
+        const bool few = !HAS_TILES || rows <= LANES;
         for (int64_t panel = next.fetch_add(1, std::memory_order_relaxed), after; panel < op.num_panels; panel = after) {
             after = next.fetch_add(1, std::memory_order_relaxed);
-            const char* coming = static_cast<const char*>(op.weight) + after * panel_bytes;
-            size_t share = after < op.num_panels ? std::min<size_t>(panel_bytes / 64, LINES_A_ROW * rows) : 0, asked = 0;
+            const char* coming = after < op.num_panels ? static_cast<const char*>(op.weight) + after * panel_bytes : first_of_next(op, tid);
+            const char* here = static_cast<const char*>(op.weight) + panel * panel_bytes;
+            const int32_t* ahead = reinterpret_cast<const int32_t*>(few ? here + PREFETCH_STEPS * 16 * PANEL * 4 : coming);
+            size_t share = few ? std::min<size_t>(panel_bytes / 64, LINES_A_ROW * rows) : 0, asked = 0;
             for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
                 int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
                 if (changes) prefetch_expand(op, panel, changes + r * SITE_PARTS, count);
-                if (op.quantised) multiply_int8(op, panel, r, count, tile);
-                else multiply<T>(op, panel, r, count, tile);
+                if (op.quantised) multiply_int8(op, panel, r, count, ahead, tile);
+                else multiply<T>(op, panel, r, count, ahead, tile);
                 for (size_t until = std::min(share, asked + LINES_A_ROW * count); asked < until; ++asked) _mm_prefetch(coming + asked * 64, _MM_HINT_T1);
                 finish<T>(op, panel, r, count, changes ? changes + r * SITE_PARTS : nullptr, tile);
                 if (op.target == LOGITS)
                     for (int i = 0; i < count; ++i) follow(leaders[tid][r + i], panel * PANEL, tile[i]);
             }
         }
+    }
+
+    // Where this thread will probably begin in the linear that follows (the first again, after the last).
+    const char* first_of_next(const Operation& op, int tid) const {
+        size_t at = &op - program.data();
+        do at = (at + 1) % program.size(); while (program[at].kind != LINEAR);
+        const Operation& next = program[at];
+        return static_cast<const char*>(next.weight) + tid * size_t(next.width_in) * PANEL * (next.quantised ? 1 : shape.dtype == 0 ? 4 : 2);
     }
 
     // What each row's adapter does to each part of this linear, looked up once for all panels.
@@ -717,7 +734,7 @@ struct Executor {
         }
     }
 
-    template <class T> void multiply(const Operation& op, int64_t panel, int64_t r, int rows, float (&tile)[BLOCK_ROWS][PANEL]) {
+    template <class T> void multiply(const Operation& op, int64_t panel, int64_t r, int rows, const int32_t* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
         const char* x = places[op.source].data + places[op.source].stride * r;
         size_t stride = places[op.source].stride;
         constexpr int step_words = sizeof(T) == 2 ? 16 : 1;
@@ -725,7 +742,7 @@ struct Executor {
         const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
 #if defined(__AMX_BF16__)
         if constexpr (sizeof(T) == 2) {
-            tiles_bf16(x, stride, rows, w, words / 16, tile, tile);
+            tiles_bf16(x, stride, rows, w, words / 16, ahead, tile, tile);
             return;
         }
 #endif
@@ -757,13 +774,13 @@ struct Executor {
         }
     }
 
-    void multiply_int8(const Operation& op, int64_t panel, int64_t r, int rows, float (&tile)[BLOCK_ROWS][PANEL]) {
+    void multiply_int8(const Operation& op, int64_t panel, int64_t r, int rows, const int32_t* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
         const char* x = quantised.data + quantised.stride * r;
         int words = (op.width_in + 63) / 64 * 16;
         const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
         alignas(64) int32_t sums[BLOCK_ROWS][PANEL];
 #if defined(__AMX_INT8__)
-        tiles_int8(x, quantised.stride, rows, w, words / 16, sums, sums);
+        tiles_int8(x, quantised.stride, rows, w, words / 16, ahead, sums, sums);
 #else
         multiply_int8_rows<MAX_TILE_ROWS>(x, quantised.stride, rows, w, words, sums[0]);
 #endif
@@ -808,7 +825,7 @@ struct Executor {
         if (rows > 16) { _tile_loadd(2, in[16], PANEL * 4); _tile_loadd(3, in[16] + LANES, PANEL * 4); } \
     }                                                                                                 \
     for (int k = 0; k < steps; ++k, w += 16 * PANEL, x += 64) {                                       \
-        if (AHEAD) prefetch<32>(w + PREFETCH_STEPS * 16 * PANEL);                                     \
+        if (AHEAD) prefetch<32>(ahead + k * 16 * PANEL);                                              \
         else for (int i = 0; i < 32; ++i) _mm_prefetch(x + i * stride + 128, _MM_HINT_T0);            \
         _tile_loadd(6, w, PANEL * 4);                                                                 \
         _tile_loadd(7, w + LANES, PANEL * 4);                                                         \
@@ -823,13 +840,13 @@ struct Executor {
     if (rows > 16) { _tile_stored(2, out[16], PANEL * 4); _tile_stored(3, out[16] + LANES, PANEL * 4); }
 
     template <bool FRESH = true, bool AHEAD = true>
-    static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, const float (&in)[BLOCK_ROWS][PANEL],
-                           float (&out)[BLOCK_ROWS][PANEL]) {
+    static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, const int32_t* ahead,
+                           const float (&in)[BLOCK_ROWS][PANEL], float (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbf16ps)
     }
     template <bool FRESH = true, bool AHEAD = true>
-    static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, const int32_t (&in)[BLOCK_ROWS][PANEL],
-                           int32_t (&out)[BLOCK_ROWS][PANEL]) {
+    static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, const int32_t* ahead,
+                           const int32_t (&in)[BLOCK_ROWS][PANEL], int32_t (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbusd)
     }
 #undef LORIKEET_TILES
@@ -872,10 +889,10 @@ struct Executor {
 #define LORIKEET_ADD(NAME, TILES, NUMBER)                                                                                              \
     static void NAME(const char* x, size_t stride, int rows, const int32_t* w, int steps, bool fresh, bool ahead,                      \
                      const NUMBER (&in)[BLOCK_ROWS][PANEL], NUMBER (&out)[BLOCK_ROWS][PANEL]) {                                        \
-        if (fresh && ahead) TILES<true, true>(x, stride, rows, w, steps, in, out);                                                     \
-        else if (fresh) TILES<true, false>(x, stride, rows, w, steps, in, out);                                                        \
-        else if (ahead) TILES<false, true>(x, stride, rows, w, steps, in, out);                                                        \
-        else TILES<false, false>(x, stride, rows, w, steps, in, out);                                                                  \
+        if (fresh && ahead) TILES<true, true>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                     \
+        else if (fresh) TILES<true, false>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                        \
+        else if (ahead) TILES<false, true>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                        \
+        else TILES<false, false>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                                  \
     }
     LORIKEET_ADD(add_bf16, tiles_bf16, float)
     LORIKEET_ADD(add_int8, tiles_int8, int32_t)

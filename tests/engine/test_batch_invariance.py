@@ -9,6 +9,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from engine.model.layers import ROW_FLOOR, choose_linear_kernel, make_linear, swiglu
+
 from .worlds import ALL_LINEAR, BOTH, Bench, make_base, some_tokens, write_adapter
 
 EVERYWHERE = tuple(f"self_attn.{name}" if name in ALL_LINEAR[:4] else f"mlp.{name}" for name in ALL_LINEAR)
@@ -26,8 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def open_bench(folder: Path, dtype: torch.dtype, kernels: str) -> Bench:
-    bench = Bench(folder / "base", dtype, kernels)
+def open_bench(folder: Path, dtype: str, kernels: str) -> Bench:
+    bench = Bench(folder / "base", torch.float32 if dtype == "float32" else torch.bfloat16, kernels, weights_int8=dtype == "int8")
     for name in ADAPTERS[1:]:
         assert name is not None
         bench.load(name, folder / name.decode())
@@ -39,11 +41,11 @@ rows = st.tuples(st.sampled_from(ADAPTERS), st.integers(2, 150), st.integers(1, 
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
 @settings(max_examples=10, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.lists(rows, min_size=2, max_size=9))
 def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(
-    folder: Path, kernels: str, dtype: torch.dtype, batch: list[tuple[bytes | None, int, int, int]]
+    folder: Path, kernels: str, dtype: str, batch: list[tuple[bytes | None, int, int, int]]
 ) -> None:
     bench = open_bench(folder, dtype, kernels)
     together = [bench.sequence(some_tokens(length, seed), adapter) for adapter, length, _, seed in batch]
@@ -61,8 +63,8 @@ def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(
 
 
 @BOTH
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, kernels: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, kernels: str, dtype: str) -> None:
     bench = open_bench(folder, dtype, kernels)
     tokens = some_tokens(700, 5)
     whole, cut, other = bench.sequence(tokens, b"r7"), bench.sequence(tokens, b"r7"), bench.sequence(some_tokens(300, 6), b"r4")
@@ -73,9 +75,38 @@ def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, kernels:
 
 @BOTH
 def test_a_page_left_dirty_by_an_overflowing_adapter_harms_nobody(folder: Path, kernels: str) -> None:
-    bench = open_bench(folder, torch.float32, kernels)
+    bench = open_bench(folder, "float32", kernels)
     clean = bench.sequence(some_tokens(20, 1))
     expected = bench.forward((clean, 0, 20))[id(clean)]
     bench.cache.pool[:, :, 1:] = float("nan")
     again = bench.sequence(some_tokens(20, 1))
     assert torch.equal(bench.forward((again, 0, 20))[id(again)], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [(768, 2048), (2048, 768), (112, 72)])
+def test_a_row_s_product_has_the_same_bits_among_any_number_of_rows_and_on_two_threads(dtype: torch.dtype, width: tuple[int, int]) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        linear = make_linear(torch.randn(width[1], width[0]).to(dtype), choose_linear_kernel(dtype))
+        x = torch.randn(300, width[0]).to(dtype)
+        whole, floor = linear(x), ROW_FLOOR[dtype]
+        for count in (floor, floor + 1, 33, 64, 100, 257):
+            assert torch.equal(linear(x[7 : 7 + count]), whole[7 : 7 + count])
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [100, 112, 2048, 40_000])
+def test_a_row_s_gate_has_the_same_bits_among_any_number_of_rows_and_on_two_threads(dtype: torch.dtype, width: int) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        x = (4 * torch.randn(301, 2 * width)).to(dtype)
+        whole = swiglu(x)
+        for first, count in ((0, 1), (3, 2), (8, 17), (100, 64), (1, 300)):
+            assert torch.equal(swiglu(x[first : first + count]), whole[first : first + count])
+    finally:
+        torch.set_num_threads(threads)

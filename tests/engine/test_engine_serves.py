@@ -41,7 +41,7 @@ def test_tokens_are_the_same_alone_together_and_after_preemption(lab: Lab, folde
     alone = {r.request_id: lab.run(r)[r.request_id] for r in requests}
     lab.messages.clear()
     assert lab.run(*requests) == alone
-    cramped = Lab(folder / "base", kv_tokens=320, step_tokens=37)
+    cramped = Lab(folder / "base", kv_tokens=320, step_tokens=37, prompt_step_tokens=37)
     cramped.hold(LAW, folder / "law")
     cramped.hold(VERSE, folder / "verse")
     assert cramped.run(*requests) == alone

@@ -122,7 +122,7 @@ def test_what_does_not_fit_runs_in_torch_and_says_why(tmp_path: Path) -> None:
 def test_without_a_compiler_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_base(tmp_path / "base")
     monkeypatch.setattr(library, "find_compiler", lambda: None)
-    assert Decoder(open_weights(tmp_path / "base"), torch.float32, 64, "auto").name == "torch torch"
+    assert Decoder(open_weights(tmp_path / "base"), torch.float32, 64, "auto").name.startswith("torch ")
 
 
 def test_a_broken_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_more_adapters_than_slots_take_turns_without_waiting_for_each_other_s_en
 
 
 def test_a_flood_for_one_adapter_delays_that_adapter_only(folder: Path) -> None:
-    lab = open_lab(folder, max_running=4, step_tokens=32)
+    lab = open_lab(folder, max_running=4, step_tokens=32, prompt_step_tokens=32)
     for index in range(12):
         lab.engine.handle(submit(index, some_tokens(30, index), ADAPTERS[0], tokens=4))
     lab.step()

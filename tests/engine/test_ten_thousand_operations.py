@@ -63,7 +63,16 @@ class Driver:
         self.random = random.Random(seed)
         self.folder = folder
         self.oracle = Oracle(folder)
-        self.lab = Lab(folder / "base", kv_tokens=256, max_adapters=3, max_running=6, max_waiting=5, step_tokens=24, host_cache_bytes=40_000)
+        self.lab = Lab(
+            folder / "base",
+            kv_tokens=256,
+            max_adapters=3,
+            max_running=6,
+            max_waiting=5,
+            step_tokens=24,
+            prompt_step_tokens=24,
+            host_cache_bytes=40_000,
+        )
         self.held: dict[int, int] = {}
         self.offered: dict[int, int | None] = {}
         self.live: dict[int, tuple[int | None, int, int, float]] = {}
