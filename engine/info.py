@@ -11,7 +11,7 @@ from .config import choose_dtype, cpu_features
 from .executor.library import NotNative, find_compiler, library_path, usable_sets
 from .model.layers import ROW_FLOOR, choose_linear_kernel
 from .model.weights import Weights, open_weights
-from .roofline import Roofline, measure_roofline
+from .roofline import Roofline, measure_apart
 
 
 def describe(base: Path | None, dtype: str, kernels: str, threads: int, kv_tokens: int) -> Iterator[str]:
@@ -21,7 +21,7 @@ def describe(base: Path | None, dtype: str, kernels: str, threads: int, kv_token
     yield f"dtype      {choice.name}: {choice.reason}"
     yield f"kernels    {describe_kernels(kernels)}"
     yield f"twins      linears {choose_linear_kernel(choice.dtype)}; under {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
-    roofline = measure_roofline(threads)
+    roofline = measure_apart(threads)
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GOP/s" for name, rate in roofline.operations_s.items())
     yield f"roofline   reads {roofline.read_bytes_s / 1e9:.1f} GB/s; multiplies {rates}"
     if base is not None:
