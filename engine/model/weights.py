@@ -19,6 +19,8 @@ from .gguf_file import ROPE_FREQS, GgufFile, huggingface_names, unpermute
 from .tensors import check_tensors
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_BRACKETS = 2000
+"""Deep nesting can overflow the parser's stack where a process has raised Python's recursion limit."""
 SERVED_DTYPES = ("F32", "F16", "BF16")
 
 
@@ -100,8 +102,11 @@ def _open_folder(path: Path) -> Weights:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    if data.count(b"[") + data.count(b"{") > MAX_CONFIG_BRACKETS:
+        raise ModelError(f"{path.name} holds more than {MAX_CONFIG_BRACKETS} lists and objects")
     try:
-        raw = json.loads(path.read_bytes())
+        raw = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} is no JSON: {error}") from error
     if not isinstance(raw, dict):
