@@ -134,7 +134,7 @@ class Server:
             while (frame := read_frame(self._connection)) is not None:
                 self._inbox.put(decoder.decode(frame))
             self._inbox.put(None)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             self._inbox.put(BorderError(f"a frame is no message: {error}"))
         except BorderError as error:
             self._inbox.put(error)

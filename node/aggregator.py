@@ -61,7 +61,7 @@ class AggregatorRole:
         """Take receipts that a node delivers itself."""
         try:
             deliver = msgspec.msgpack.decode(await stream.receive(IDLE_DEADLINE_S), type=Deliver)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeError) as error:
             self._telemetry.reject("message", stream.remote, str(error))
             return
         outcomes = [await self._take(data, stream.remote) for data in deliver.envelopes]

@@ -215,7 +215,7 @@ _NODE: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
 def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
     try:
         message = decoder.decode(frame)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise WireError(str(error)) from error
     if msgspec.msgpack.encode(message) != frame:
         raise WireError("the frame is not in canonical form")

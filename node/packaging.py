@@ -100,7 +100,7 @@ def read_thresholds(path: Path) -> Thresholds:
         raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_VERIFICATION_BYTES}")
     try:
         return msgspec.json.decode(path.read_bytes(), type=Thresholds)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise AdapterError(f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate") from error
 
 

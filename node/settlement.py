@@ -121,7 +121,7 @@ class Settlement:
                 deliver = Deliver([entry.envelope for entry in entries if entry.envelope is not None])
                 await stream.send(msgspec.msgpack.encode(deliver), DELIVER_DEADLINE_S)
                 taken = msgspec.msgpack.decode(await stream.receive(DELIVER_DEADLINE_S), type=Taken)
-        except (P2pError, msgspec.MsgspecError) as error:
+        except (P2pError, msgspec.MsgspecError, UnicodeError) as error:
             self._telemetry.log(f"settlement: the aggregator did not take {len(entries)} receipts now: {error}; they are sent again")
             return False
         kept = [self._keep(entry, *outcome) for entry, outcome in zip(entries, taken.outcomes, strict=False)]

@@ -20,6 +20,7 @@ ROW_FLOOR = {torch.float32: 16, torch.bfloat16: 2}
 """Fewest rows in a matrix product, per dtype, from which on a row's bits no longer depend on how many there are."""
 
 SMALL_PRODUCT = 16 * 16 * 16
+CHAIN_NUMBERS = 512
 ONE_THREAD_NUMBERS = 32768
 """Up to so many, torch leaves an elementwise operation to one thread."""
 
@@ -32,11 +33,26 @@ def make_linear(weight: torch.Tensor, kernel: str) -> Linear:
         return lambda x: functional.linear(x, weight)
     if kernel == "int8":
         return make_int8_linear(weight)
+    if weight.dtype == torch.float32 and weight.shape[1] > CHAIN_NUMBERS:
+        return _sum_of_chains([make_linear(part.contiguous(), kernel) for part in torch.split(weight, CHAIN_NUMBERS, dim=1)])
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
     call = torch.ops.mkldnn._linear_pointwise
 
     def linear(x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = call(x, packed, None, "none", [], "")
+        return out
+
+    return linear
+
+
+def _sum_of_chains(parts: list[Linear]) -> Linear:
+    """oneDNN adds a whole row up in one chain; float32 loses digits in long ones."""
+
+    def linear(x: torch.Tensor) -> torch.Tensor:
+        pieces = torch.split(x, CHAIN_NUMBERS, dim=1)
+        out = parts[0](pieces[0].contiguous())
+        for part, piece in zip(parts[1:], pieces[1:], strict=True):
+            out += part(piece.contiguous())
         return out
 
     return linear

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -262,6 +262,7 @@ KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "
         "no_rope_layers", "attention_bias", "mlp_bias", "hidden_act")  # fmt: skip
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(["llama", "qwen2", "smollm3"]), changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
 def test_only_a_model_error_comes_out_of_a_spoilt_configuration(kind: str, changes: dict[str, Any]) -> None:
     sound = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
@@ -92,6 +92,7 @@ def test_credit_is_the_inverse_of_cost(price: Price, prompt: int, tokens: int) -
 
 
 @given(data=st.binary(max_size=200))
+@example(data=b"\x91\xa5\x00\x00\x00\x00\x80")  # a name that is no UTF-8
 def test_garbage_is_no_message(data: bytes) -> None:
     for decode in (wire.decode_from_client, wire.decode_from_node):
         try:
