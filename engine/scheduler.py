@@ -63,7 +63,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One step's work: chunks, and pages that must be cleaned before it."""
+    """One step's work: chunks, and pages that must be cleaned before it, since the step writes only their beginning."""
 
     chunks: list[Chunk]
     fresh_pages: list[int]
@@ -280,7 +280,8 @@ class Scheduler:
         if missing > 0:
             pages = self._pages.allocate(missing)
             sequence.pages += pages
-            fresh += pages
+            if num_tokens % self._budget.page_tokens:
+                fresh.append(pages[-1])  # the others are written whole in this step, before anybody reads them
         return True
 
     def _victim(self) -> Sequence:

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import AdapterError
 from engine.lora.adapter import MAX_HEADER_BYTES, load_adapter
+from engine.messages import Failed
 from engine.model.config import ModelConfig
 from engine.model.weights import Weights
 
-from .worlds import SHAPE, VOCAB, write_adapter
+from .worlds import BOTH, SHAPE, VOCAB, Lab, make_base, some_tokens, submit, write_adapter
 
 BASE = ModelConfig(VOCAB, 72, 112, SHAPE["num_hidden_layers"], 6, 2, 16, 1024, 1e-5, 10000.0)
 STEM = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
@@ -130,3 +131,22 @@ def test_a_half_precision_adapter_is_served_like_its_wide_twin(tmp_path: Path) -
     narrow = load(tmp_path).blob
     save_file({name: tensor.float() for name, tensor in half.items()}, path)
     assert torch.equal(load(tmp_path).blob, narrow)
+
+
+@BOTH
+def test_what_an_overflowing_adapter_left_in_the_pages_reaches_nobody(tmp_path: Path, kernels: str) -> None:
+    make_base(tmp_path / "base")
+    folder = write_adapter(tmp_path / "hot", 1, modules=("self_attn.v_proj", "self_attn.k_proj", "mlp.down_proj"))
+    tensors = {name: tensor * 1e25 for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    requests = [submit(number, some_tokens(length, number), tokens=20) for number, length in enumerate((3, 16, 17, 40), 10)]
+    clean = Lab(tmp_path / "base", kernels=kernels, kv_tokens=256)
+    expected = [clean.run(request)[request.request_id] for request in requests]
+    spoilt = Lab(tmp_path / "base", kernels=kernels, kv_tokens=256)
+    spoilt.hold(b"h" * 32, folder)
+    for number, request in enumerate(requests):
+        spoilt.run(submit(100 + number, some_tokens(250, number), adapter=b"h" * 32))
+        assert isinstance(spoilt.end(100 + number), Failed)
+        assert spoilt.run(request)[request.request_id] == expected[number]
+    clean.close()
+    spoilt.close()

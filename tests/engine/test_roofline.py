@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,19 @@ def test_the_limits_are_measured_for_every_dtype():
     assert set(measured.operations_s) == {"float32", "bfloat16", "int8"}
     assert measured.read_bytes_s > 1e8
     assert min(measured.operations_s.values()) > 1e8
+
+
+def test_info_says_what_was_chosen_and_why_and_what_the_machine_can_do_at_most(tmp_path):
+    make_base(tmp_path)
+    command = [sys.executable, "-m", "engine", "info", "--base", str(tmp_path), "--threads", "1", "--kernels", "torch", "--dtype", "float32"]
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "SSE41"}  # what holds the engine back must not hold the measurement back
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(None, 1) for line in done.stdout.splitlines())
+    assert lines["kernels"] == "torch: asked for"
+    assert lines["dtype"] == "float32: asked for"
+    assert all(name in lines["roofline"] for name in ("GB/s", "float32", "bfloat16", "int8"))
+    assert "tokens/s at batch 32" in lines["limit"]
 
 
 def test_a_process_whose_torch_was_told_to_pin_threads_still_gives_the_executor_all_cores(tmp_path):
