@@ -23,7 +23,7 @@ import trio
 
 from engine import messages as m
 
-from .errors import AdapterError, EngineBusy, EngineFailed, EngineLost
+from .errors import AdapterError, BadRequest, EngineBusy, EngineFailed, EngineLost, NodeError
 
 READY_DEADLINE_S = 120.0
 HOLD_DEADLINE_S = 60.0
@@ -94,7 +94,7 @@ class EngineRun:
         return self
 
     async def __anext__(self) -> m.Tokens | m.Finished:
-        """The next message; raises EngineLost, EngineBusy or EngineFailed when the request failed."""
+        """The next message; raises EngineLost, EngineBusy, EngineFailed or BadRequest when the request failed."""
         if self._over:
             raise StopAsyncIteration
         event = await self._receive.receive()
@@ -347,7 +347,7 @@ class EngineHost:
             case m.Tokens() | m.Finished():
                 self._to_run(message.request_id, message)
             case m.Failed():
-                error = EngineBusy(message.message) if message.code == "busy" else EngineFailed(f"{message.code}: {message.message}")
+                error = _error_of(message)
                 self._to_run(message.request_id, error)
                 if message.request_id in self._replays:
                     self._replays[message.request_id].put(error)
@@ -453,3 +453,14 @@ def _plain_step(record: m.StepRecord) -> dict[str, object]:
         "decode_tokens": record.decode_tokens,
         "step_ms": record.step_ms if math.isfinite(record.step_ms) else 0.0,
     }
+
+
+def _error_of(failed: m.Failed) -> NodeError:
+    """Whose fault it is: a bad request is bad at any node."""
+    match failed.code:
+        case "busy":
+            return EngineBusy(failed.message)
+        case "bad_request":
+            return BadRequest(failed.message)
+        case _:
+            return EngineFailed(f"{failed.code}: {failed.message}")

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from node.api import Grammar
-from node.errors import NodeError
+from node.errors import NodeRefused
 
 from .networks import ask, open_lab, until
 from .tiny import make_adapter
@@ -55,8 +55,9 @@ async def test_what_shapes_an_answer_crosses_the_network_and_a_node_answers_with
             banned = dict.fromkeys(digits.token_ids, -100.0)
             other = await ask(gateway, max_tokens=12, temperature=1.0, seed=3, logit_bias=banned, presence_penalty=2.0, min_p=0.001)
             assert not set(other.token_ids) & set(banned)
-            with pytest.raises(NodeError, match="grammar is refused"):
+            with pytest.raises(NodeRefused, match="grammar is refused") as refused:
                 await ask(gateway, grammar=Grammar("regex", "(a|"))
+            assert refused.value.code == "bad_request"  # no other node could follow it either
 
 
 async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> None:
