@@ -77,4 +77,5 @@ def calibrate(honest: Sequence[Sequence[float]], cap: float, one_in: int) -> Thr
 
 
 def _mean(margins: Sequence[float], cap: float) -> float:
-    return sum(min(margin, cap) for margin in margins) / max(1, len(margins))
+    """What is no margin at all (negative, not a number) counts as the largest."""
+    return sum(margin if 0.0 <= margin <= cap else cap for margin in margins) / max(1, len(margins))

@@ -107,8 +107,8 @@ def test_tokens_stream_adapters_come_and_go_and_strangers_are_refused(daemon: Da
     assert [type(m) for m in verdicts] == [AdapterHeld, AdapterRefused, AdapterRefused]
     assert "made for another base" in verdicts[1].message
     assert "nowhere" in verdicts[2].message or "No such file" in verdicts[2].message
-    daemon.send(submit(2, [5, 6, 7], LAW, tokens=30))
     daemon.send(submit(3, [5, 6, 7], b"f" * 32))
+    daemon.send(submit(2, [5, 6, 7], LAW, tokens=30))
     daemon.send(Grant(1, 60))
     messages = daemon.receive_until(Finished)
     failed = next(m for m in messages if isinstance(m, Failed))

@@ -43,6 +43,11 @@ def test_no_misses_are_never_suspicious_and_a_few_tokens_get_no_verdict(margins:
     assert verdict.limit >= SOUND.cap / MILLION
 
 
+@pytest.mark.parametrize("nonsense", [float("nan"), -1.0, float("inf")])
+def test_numbers_that_are_no_margins_are_suspicious(nonsense: float) -> None:
+    assert judge([nonsense] * 100, SOUND).outcome == "suspicious"
+
+
 @given(margins=MARGINS, worse=st.integers(0, 199))
 def test_a_larger_miss_never_makes_an_answer_better(margins: list[float], worse: int) -> None:
     if worse >= len(margins):
