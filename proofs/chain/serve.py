@@ -12,6 +12,7 @@ from .evm import MemoryChain
 from .local_rpc import LocalRpc, error_response
 
 MAX_REQUEST_BYTES = 1024 * 1024
+MAX_DISCARD_BYTES = 16 * MAX_REQUEST_BYTES
 IDLE_DEADLINE_S = 60.0
 
 
@@ -30,6 +31,7 @@ def serve_rpc(chain: MemoryChain, port: int = 0) -> Iterator[str]:
             if not length.isdigit() or int(length) > MAX_REQUEST_BYTES:
                 self.close_connection = True
                 self._answer(413, error_response(None, -32600, f"a request has at most {MAX_REQUEST_BYTES} bytes and says how many"))
+                self._discard(int(length) if length.isdigit() else 0)
                 return
             try:
                 request = json.loads(self.rfile.read(int(length)))
@@ -45,8 +47,16 @@ def serve_rpc(chain: MemoryChain, port: int = 0) -> Iterator[str]:
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
+            if self.close_connection:
+                self.send_header("connection", "close")  # or a client takes it for open, and its next request gets no answer
             self.end_headers()
             self.wfile.write(body)
+
+        def _discard(self, num_bytes: int) -> None:
+            """Read what is refused: a socket closed over unread bytes is reset, and the answer may be lost with it."""
+            left = min(num_bytes, MAX_DISCARD_BYTES)
+            while left and (piece := self.rfile.read1(min(left, 64 * 1024))):
+                left -= len(piece)
 
         def log_message(self, *_: object) -> None:
             """Say nothing: standard error belongs to real trouble."""
