@@ -83,6 +83,16 @@ template <int LINES> inline void prefetch(const void* at) {
     for (int i = 0; i < LINES; ++i) _mm_prefetch(static_cast<const char*>(at) + i * 64, _MM_HINT_T1);
 }
 
+// Addresses of R rows from few registers: every third row's, and how far two more lie behind it, which one instruction adds up.
+template <int R> struct Rows {
+    const char* thirds[(R + 2) / 3];
+    size_t stride;
+    Rows(const char* x, size_t s) : stride(s) {
+        for (int g = 0; g < (R + 2) / 3; ++g) thirds[g] = x + s * 3 * g;
+    }
+    const char* operator[](int i) const { return thirds[i / 3] + stride * (i % 3); }
+};
+
 // --- numbers of one word ---
 
 template <class T> constexpr int V = 4 / sizeof(T);
@@ -751,13 +761,17 @@ struct Executor {
 
     template <class T, int R> static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out) {
         for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
+            Rows<R> row(x, stride);
             // Sums of sums: one long chain of float32 additions would lose digits.
             for (int from = 0; from < words; from += CHAIN_WORDS) {
                 Floats sum[R][2] = {};
-                for (int k = from; k < std::min(words, from + CHAIN_WORDS); ++k) {
+                const int end = std::min(words, from + CHAIN_WORDS);
+#pragma GCC unroll 4
+                for (int k = from; k < end; ++k) {
                     Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
+#pragma GCC unroll 12
                     for (int i = 0; i < R; ++i) {
-                        Words number = spread(word(x + stride * i, k));
+                        Words number = spread(word(row[i], k));
                         sum[i][0] = madd(sum[i][0], left, number, T{});
                         sum[i][1] = madd(sum[i][1], right, number, T{});
                     }
@@ -798,11 +812,14 @@ struct Executor {
 
     template <int R> static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out) {
         for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
+            Rows<R> row(x, stride);
             Words sum[R][2] = {};
+#pragma GCC unroll 4
             for (int k = 0; k < words; ++k) {
                 Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
+#pragma GCC unroll 12
                 for (int i = 0; i < R; ++i) {
-                    Words number = spread(word(x + stride * i, k));
+                    Words number = spread(word(row[i], k));
                     sum[i][0] = madd(sum[i][0], left, number);
                     sum[i][1] = madd(sum[i][1], right, number);
                 }
