@@ -48,6 +48,7 @@ constexpr bool HAS_TILES = false;
 #endif
 constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
 constexpr int TALL_STEPS = 8;  // 24 KiB of weights
+constexpr int AHEAD_WORDS = 1024;  // 4 KiB
 constexpr size_t LINES_A_ROW = 16;
 constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
 
@@ -756,10 +757,12 @@ struct Executor {
             return;
         }
 #endif
-        multiply_rows<T, MAX_TILE_ROWS>(x, stride, rows, w, words, tile[0]);
+        if (r == 0) multiply_rows<T, MAX_TILE_ROWS, true>(x, stride, rows, w, words, tile[0]);
+        else multiply_rows<T, MAX_TILE_ROWS, false>(x, stride, rows, w, words, tile[0]);
     }
 
-    template <class T, int R> static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out) {
+    // AHEAD: the weights come from far, so ask for them in time.
+    template <class T, int R, bool AHEAD> static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out) {
         for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
             Rows<R> row(x, stride);
             // Sums of sums: one long chain of float32 additions would lose digits.
@@ -768,6 +771,7 @@ struct Executor {
                 const int end = std::min(words, from + CHAIN_WORDS);
 #pragma GCC unroll 4
                 for (int k = from; k < end; ++k) {
+                    if (AHEAD) prefetch<2>(w + k * PANEL + AHEAD_WORDS);
                     Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                     for (int i = 0; i < R; ++i) {
@@ -784,7 +788,7 @@ struct Executor {
             }
         }
         if constexpr (R > 1) {
-            if (rows > 0) multiply_rows<T, (R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1)>(x, stride, rows, w, words, out);
+            if (rows > 0) multiply_rows<T, (R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), AHEAD>(x, stride, rows, w, words, out);
         }
     }
 
@@ -796,7 +800,8 @@ struct Executor {
 #if defined(__AMX_INT8__)
         tiles_int8(x, quantised.stride, rows, w, words / 16, ahead, sums, sums);
 #else
-        multiply_int8_rows<MAX_TILE_ROWS>(x, quantised.stride, rows, w, words, sums[0]);
+        if (r == 0) multiply_int8_rows<MAX_TILE_ROWS, true>(x, quantised.stride, rows, w, words, sums[0]);
+        else multiply_int8_rows<MAX_TILE_ROWS, false>(x, quantised.stride, rows, w, words, sums[0]);
 #endif
         scale_int8(op, panel, r, rows, sums, tile);
     }
@@ -810,12 +815,13 @@ struct Executor {
             }
     }
 
-    template <int R> static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out) {
+    template <int R, bool AHEAD> static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out) {
         for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
             Rows<R> row(x, stride);
             Words sum[R][2] = {};
 #pragma GCC unroll 4
             for (int k = 0; k < words; ++k) {
+                if (AHEAD) prefetch<2>(w + k * PANEL + AHEAD_WORDS);
                 Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                 for (int i = 0; i < R; ++i) {
@@ -828,7 +834,7 @@ struct Executor {
                 for (int h = 0; h < 2; ++h) *reinterpret_cast<LooseWords*>(out + i * PANEL + h * LANES) = sum[i][h];
         }
         if constexpr (R > 1) {
-            if (rows > 0) multiply_int8_rows<(R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1)>(x, stride, rows, w, words, out);
+            if (rows > 0) multiply_int8_rows<(R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), AHEAD>(x, stride, rows, w, words, out);
         }
     }
 
