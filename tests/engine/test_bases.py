@@ -80,13 +80,18 @@ def unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
 
 
 def random_blocks(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> np.ndarray:
-    """Blocks of a format that only llama.cpp writes: random bytes whose float16 scales are small."""
+    """Blocks of a format that only llama.cpp writes: random bytes whose float16 scales are small.
+
+    Two formats multiply theirs by another scale of up to 127: without a smaller one weights would spread so far that transformers itself
+    is 9e-5 from float64.
+    """
     block, size = gguf.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(shape[0] + shape[-1])
     data = rng.integers(0, 256, (int(np.prod(shape)) // block, size), dtype=np.uint8)
     places = {"Q2_K": (size - 4, size - 2), "Q3_K": (size - 2,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (size - 2,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
+    most = 5e-5 if kind.name in ("Q6_K", "IQ4_XS") else 4e-4
     for at in places[kind.name]:
-        data[:, at : at + 2] = rng.uniform(1e-4, 4e-4, (len(data), 1)).astype(np.float16).view(np.uint8)
+        data[:, at : at + 2] = rng.uniform(most / 4, most, (len(data), 1)).astype(np.float16).view(np.uint8)
     return data.reshape(*shape[:-1], -1)
 
 
