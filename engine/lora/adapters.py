@@ -13,10 +13,10 @@ from ..errors import AdapterError, UnknownAdapter
 from ..messages import AdapterHeld, AdapterRefused
 from .bank import SlotBank
 from .host_cache import HostCache
-from .layout import PackedAdapter
+from .layout import Loaded, PackedAdapter
 from .slots import NoFreeSlot, SlotTable, State
 
-Load = Callable[[Path, Path], PackedAdapter]
+Load = Callable[[Path, Path], Loaded]
 
 MAX_REFUSALS = 1024
 
@@ -32,12 +32,11 @@ class LoadJob:
 
 @dataclass(frozen=True)
 class LoadDone:
-    """What became of a job; `digest` is that of the packed content."""
+    """What became of a job."""
 
     job: LoadJob
-    outcome: PackedAdapter | AdapterError
+    outcome: Loaded | AdapterError
     load_ms: float
-    digest: bytes = b""
 
 
 class AdapterLoader:
@@ -61,10 +60,9 @@ class AdapterLoader:
         while (job := self._jobs.get()) is not None:
             started = time.perf_counter()
             outcome = self._attempt(job)
-            digest = outcome.digest() if isinstance(outcome, PackedAdapter) else b""
-            self._done(LoadDone(job, outcome, (time.perf_counter() - started) * 1e3, digest))
+            self._done(LoadDone(job, outcome, (time.perf_counter() - started) * 1e3))
 
-    def _attempt(self, job: LoadJob) -> PackedAdapter | AdapterError:
+    def _attempt(self, job: LoadJob) -> Loaded | AdapterError:
         try:
             return self._load(job.config_path, job.weights_path)
         except AdapterError as error:
@@ -170,12 +168,13 @@ class Adapters:
         self._announced.discard(adapter)
         if isinstance(done.outcome, AdapterError):
             return self._refuse(adapter, done.outcome)
-        if adapter in self._uses and self._digests.get(adapter) not in (None, done.digest):
+        if adapter in self._uses and self._digests.get(adapter) not in (None, done.outcome.digest):
             return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
         self._paths[adapter] = done.job.config_path, done.job.weights_path
-        self._keep(adapter, done.outcome, done.digest, done.load_ms)
+        packed = done.outcome.packed
+        self._keep(adapter, done.outcome, done.load_ms)
         self._forget_if_idle(adapter)
-        return AdapterHeld(adapter, done.outcome.size_bytes, done.outcome.rank, done.load_ms) if announced else None
+        return AdapterHeld(adapter, packed.size_bytes, packed.rank, done.load_ms) if announced else None
 
     def check(self) -> None:
         """The slots, the host cache and the uses agree."""
@@ -199,7 +198,8 @@ class Adapters:
         self._forget_if_idle(adapter)
         return AdapterRefused(adapter, str(error))
 
-    def _keep(self, adapter: bytes, packed: PackedAdapter, digest: bytes, load_ms: float) -> None:
+    def _keep(self, adapter: bytes, loaded: Loaded, load_ms: float) -> None:
+        packed, digest = loaded.packed, loaded.digest
         changed = self._digests.get(adapter) not in (None, digest)
         self._digests[adapter] = digest
         for dropped in self._host.put(adapter, packed, load_ms):

@@ -117,6 +117,14 @@ class PackedAdapter:
         return self.blob.numel() + (self.ends.size_bytes if self.ends else 0)
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A packed adapter with its digest, which costs as much as reading it and so is taken once."""
+
+    packed: PackedAdapter
+    digest: bytes
+
+
 def pack(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype, ends: Ends | None = None) -> PackedAdapter:
     """Write checked weights, by (layer, part name), into one blob."""
     layout = make_layout(config, parts, dtype)

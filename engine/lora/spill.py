@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .layout import ALIGN_BYTES, Layout, PackedAdapter
+from .layout import ALIGN_BYTES, Layout, Loaded, PackedAdapter
 
 Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -26,6 +26,7 @@ class _Place:
     offset: int
     layout: Layout
     rank: int
+    digest: bytes
 
 
 class Spill:
@@ -39,16 +40,17 @@ class Spill:
         self._places: dict[Signature, _Place] = {}
         self._end = 0
 
-    def load(self, config_path: Path, weights_path: Path) -> PackedAdapter:
+    def load(self, config_path: Path, weights_path: Path) -> Loaded:
         """The packed adapter of these files; raises what the loader raises."""
         signature = (_signature(config_path), _signature(weights_path))
         place = self._places.get(signature)
         if place is not None:
-            return PackedAdapter(place.layout, self._read(place), place.rank)
+            return Loaded(PackedAdapter(place.layout, self._read(place), place.rank), place.digest)
         packed = self._load(config_path, weights_path)
+        loaded = Loaded(packed, packed.digest())
         if packed.ends is None and packed.layout.size_bytes <= self._budget_bytes:
-            self._write(signature, packed)
-        return packed
+            self._write(signature, loaded)
+        return loaded
 
     def _read(self, place: _Place) -> torch.Tensor:
         room = np.empty(place.layout.size_bytes + ALIGN_BYTES, np.uint8)
@@ -58,7 +60,8 @@ class Spill:
             raise OSError(f"the spill file gave {count} bytes of {len(blob)}")
         return torch.from_numpy(blob)
 
-    def _write(self, signature: Signature, packed: PackedAdapter) -> None:
+    def _write(self, signature: Signature, loaded: Loaded) -> None:
+        packed = loaded.packed
         if self._end + packed.layout.size_bytes > self._budget_bytes:
             self._places.clear()  # full: begin again rather than keep books of holes
             self._end = 0
@@ -66,7 +69,7 @@ class Spill:
             os.pwrite(self._file, packed.blob.numpy().data, self._end)
         except OSError:
             return  # a full disk costs speed, not the adapter
-        self._places[signature] = _Place(self._end, packed.layout, packed.rank)
+        self._places[signature] = _Place(self._end, packed.layout, packed.rank, loaded.digest)
         self._end += packed.layout.size_bytes
 
 

@@ -45,8 +45,9 @@ def test_a_second_load_reads_what_the_first_packed(tmp_path: Path, loader: Count
     again = [spill.load(*files(tmp_path / str(index))) for index in range(3)]
     assert loader.count == 3
     for a, b in zip(first, again, strict=True):
-        assert (a.layout, a.rank, a.digest()) == (b.layout, b.rank, b.digest())
-        assert b.blob.data_ptr() % 64 == 0
+        assert (a.packed.layout, a.packed.rank, a.digest) == (b.packed.layout, b.packed.rank, b.digest)
+        assert a.packed.digest() == b.packed.digest() == b.digest
+        assert b.packed.blob.data_ptr() % 64 == 0
 
 
 def test_changed_files_are_parsed_anew(tmp_path: Path, loader: Counting) -> None:
@@ -56,7 +57,7 @@ def test_changed_files_are_parsed_anew(tmp_path: Path, loader: Counting) -> None
     os.utime(files(tmp_path / "0")[1], ns=(1, 1))
     after = spill.load(*files(tmp_path / "0"))
     assert loader.count == 2
-    assert before.digest() != after.digest()
+    assert before.digest != after.digest
 
 
 def test_a_full_spill_begins_again_and_a_tiny_one_keeps_nothing(tmp_path: Path, loader: Counting) -> None:
@@ -64,10 +65,10 @@ def test_a_full_spill_begins_again_and_a_tiny_one_keeps_nothing(tmp_path: Path, 
     spill = Spill(loader, tmp_path, 2 * size)
     expected = [loader(*files(tmp_path / str(index))).digest() for index in range(3)]
     for turn in range(6):
-        assert spill.load(*files(tmp_path / str(turn % 3))).digest() == expected[turn % 3]
+        assert spill.load(*files(tmp_path / str(turn % 3))).packed.digest() == expected[turn % 3]
     none = Spill(loader, tmp_path, 1)
     before = loader.count
-    assert [none.load(*files(tmp_path / "0")).digest() for _ in range(2)] == expected[:1] * 2
+    assert [none.load(*files(tmp_path / "0")).digest for _ in range(2)] == expected[:1] * 2
     assert loader.count == before + 2
 
 
@@ -89,5 +90,5 @@ def test_nothing_is_left_on_disk(tmp_path: Path, loader: Counting) -> None:
 def test_a_folder_that_cannot_be_made_does_not_keep_the_engine_from_starting(tmp_path: Path, loader: Counting) -> None:
     (tmp_path / "file").touch()
     spill = Spill(loader, tmp_path / "file" / "below", 1 << 20)
-    assert [spill.load(*files(tmp_path / "0")).rank for _ in range(2)] == [4, 4]
+    assert [spill.load(*files(tmp_path / "0")).packed.rank for _ in range(2)] == [4, 4]
     assert loader.count == 1
