@@ -63,8 +63,16 @@ class GgufFile:
         rows = raw.reshape(*info.shape[:-1], -1)
         if info.kind.name in ("F32", "F16"):
             rows = rows.view(np.float32 if info.kind.name == "F32" else np.float16)
-            return torch.from_numpy(rows.astype(np.float32))
-        return torch.from_numpy(np.ascontiguousarray(quants.dequantize(rows, info.kind), dtype=np.float32)).reshape(info.shape)
+            plain = rows.astype(np.float32)
+        else:
+            plain = np.ascontiguousarray(quants.dequantize(rows, info.kind), dtype=np.float32)
+        self._let_go(info)
+        return torch.from_numpy(plain).reshape(info.shape)
+
+    def _let_go(self, info: TensorInfo) -> None:
+        """Its bytes need not stay in this process's memory beside what was made of them; they are read again if need be."""
+        first = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
+        self._data.madvise(mmap.MADV_DONTNEED, first, info.offset + info.size_bytes - first)
 
     def _parse(self) -> None:
         if self._data[:4] != b"GGUF":

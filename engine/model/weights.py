@@ -88,17 +88,46 @@ def _open_folder(path: Path) -> Weights:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{path} has no *.safetensors file; other formats are not read")
-    owner = {name: handle for handle in map(_open_safetensors, files) for name in handle.keys()}  # noqa: SIM118 (a handle is no mapping)
-    slices = {name: handle.get_slice(name) for name, handle in owner.items()}
-    check_tensors(config, {name: tuple(part.get_shape()) for name, part in slices.items()})
-    for name, part in slices.items():
-        if part.get_dtype() not in SERVED_DTYPES:
-            raise ModelError(f"tensor {name[:200]} is {part.get_dtype()}; we read {', '.join(SERVED_DTYPES)}")
+    owner: dict[str, _Shard] = {}
+    shapes = {}
+    for shard in map(_Shard.of, files):
+        with _open_safetensors(shard.path) as handle:
+            for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+                part = handle.get_slice(name)
+                if part.get_dtype() not in SERVED_DTYPES:
+                    raise ModelError(f"tensor {name[:200]} is {part.get_dtype()}; we read {', '.join(SERVED_DTYPES)}")
+                owner[name], shapes[name] = shard, tuple(part.get_shape())
+    check_tensors(config, shapes)
+    return Weights(hash_files(files), config, lambda name: _check_finite(name, owner[name].read(name)))
 
-    def read(name: str) -> torch.Tensor:
-        return _check_finite(name, owner[name].get_tensor(name))
 
-    return Weights(hash_files(files), config, read)
+@dataclass(frozen=True)
+class _Shard:
+    """One safetensors file, mapped only while a tensor of it lives: what was laid out for an executor would be in memory twice.
+
+    identity: (inode, size, time of change), for adapters that are read with the base's own weights must meet those that run.
+    """
+
+    path: Path
+    identity: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> _Shard:
+        """The file as it is now."""
+        found = path.stat()
+        return cls(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor as stored. Raises ModelError when the file is another one by now."""
+        try:
+            changed = _Shard.of(self.path) != self
+        except OSError as error:
+            raise ModelError(f"{self.path.name} of the base cannot be read any more: {error}") from error
+        if changed:
+            raise ModelError(f"{self.path.name} of the base has changed since it was loaded; restart the engine")
+        with _open_safetensors(self.path) as handle:
+            tensor: torch.Tensor = handle.get_tensor(name)
+        return tensor
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -145,6 +145,47 @@ def test_a_folder_in_shards_is_one_base(tmp_path: Path) -> None:
     assert torch.equal(logits_of(tmp_path / "whole", tokens), logits_of(tmp_path / "shards", tokens))
 
 
+def resident_bytes_of(path: Path) -> int:
+    """How much of a mapped file is in this process's memory."""
+    found, mine = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        word = line.split()[0]
+        if not word.endswith(":"):
+            mine = line.endswith(str(path))
+        elif mine and word == "Rss:":
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_a_base_is_in_memory_once(tmp_path: Path, kind: str) -> None:
+    make_base(tmp_path / "base", spread=0.05, **{**SHAPE, "intermediate_size": 4096})
+    path = file = tmp_path / "base.gguf"
+    if kind == "folder":
+        path, file = tmp_path / "base", tmp_path / "base" / "model.safetensors"
+    else:
+        write_gguf(tmp_path / "base", path, "llama", "F16")
+    weights = open_weights(path)
+    sums = [weights.read(f"model.layers.{layer}.mlp.{part}_proj.weight").sum() for layer in range(2) for part in ("gate", "up", "down")]
+    assert all(map(torch.isfinite, sums))
+    assert resident_bytes_of(file) < file.stat().st_size // 4
+
+
+def test_a_base_that_changes_under_a_running_engine_is_not_read_on(tmp_path: Path) -> None:
+    make_base(tmp_path, spread=0.05)
+    weights = open_weights(tmp_path)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    before = weights.read(name)
+    other = {**load_file(tmp_path / "model.safetensors"), name: before + 1}
+    save_file(other, tmp_path / "other")
+    (tmp_path / "other").replace(tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors of the base has changed .* restart the engine"):
+        weights.read(name)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be read any more"):
+        weights.read(name)
+
+
 def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
     make_base(tmp_path, "mistral", sliding_window=64)
     assert open_weights(tmp_path).config.context == 64
