@@ -48,7 +48,6 @@ constexpr bool HAS_TILES = false;
 #endif
 constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
 constexpr int TALL_STEPS = 8;  // 24 KiB of weights
-constexpr int AHEAD_WORDS = 1024;  // 4 KiB
 constexpr size_t LINES_A_ROW = 16;
 constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
 
@@ -681,14 +680,15 @@ struct Executor {
         const Change* changes = step.num_segments && op.layer >= 0 ? find_changes<T>(op, rows, tid) : nullptr;
         alignas(64) float tile[BLOCK_ROWS][PANEL];
         size_t panel_bytes = size_t(op.width_in) * PANEL * (op.quantised ? 1 : sizeof(T));
-        // One panel is claimed ahead (after the last, the next linear's first), so that its weights come into the cache in time. With few rows they are
-        // asked for while this panel's rows are finished, since till then its own keep memory busy; with more, all along.
-        const bool few = !HAS_TILES || rows <= LANES;
+        // One panel is claimed ahead (after the last, the next linear's first), so that its weights come into the cache in time. Without tile registers
+        // they are asked for evenly while this panel is multiplied; with them, few rows ask for them while they are finished, since till then their own
+        // panel keeps memory busy, and more rows all along.
+        const bool few = HAS_TILES && rows <= LANES;
         for (int64_t panel = next.fetch_add(1, std::memory_order_relaxed), after; panel < op.num_panels; panel = after) {
             after = next.fetch_add(1, std::memory_order_relaxed);
             const char* coming = after < op.num_panels ? static_cast<const char*>(op.weight) + after * panel_bytes : first_of_next(op, tid);
             const char* here = static_cast<const char*>(op.weight) + panel * panel_bytes;
-            const int32_t* ahead = reinterpret_cast<const int32_t*>(few ? here + PREFETCH_STEPS * 16 * PANEL * 4 : coming);
+            const char* ahead = few ? here + PREFETCH_STEPS * 16 * PANEL * 4 : coming;
             size_t share = few ? std::min<size_t>(panel_bytes / 64, LINES_A_ROW * rows) : 0, asked = 0;
             for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
                 int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
@@ -745,7 +745,7 @@ struct Executor {
         }
     }
 
-    template <class T> void multiply(const Operation& op, int64_t panel, int64_t r, int rows, const int32_t* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
+    template <class T> void multiply(const Operation& op, int64_t panel, int64_t r, int rows, const char* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
         const char* x = places[op.source].data + places[op.source].stride * r;
         size_t stride = places[op.source].stride;
         constexpr int step_words = sizeof(T) == 2 ? 16 : 1;
@@ -757,13 +757,17 @@ struct Executor {
             return;
         }
 #endif
-        if (r == 0) multiply_rows<T, MAX_TILE_ROWS, true>(x, stride, rows, w, words, tile[0]);
-        else multiply_rows<T, MAX_TILE_ROWS, false>(x, stride, rows, w, words, tile[0]);
+        if (r > 0) multiply_rows<T, MAX_TILE_ROWS, 0>(x, stride, rows, w, words, tile[0], ahead);
+        else if (rows > MAX_TILE_ROWS) multiply_rows<T, MAX_TILE_ROWS, 1>(x, stride, rows, w, words, tile[0], ahead);
+        else multiply_rows<T, MAX_TILE_ROWS, 2>(x, stride, rows, w, words, tile[0], ahead);
     }
 
-    // AHEAD: the weights come from far, so ask for them in time.
-    template <class T, int R, bool AHEAD> static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out) {
-        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
+    // LINES: how many lines of the panel `ahead` are asked for with each word. Two: every pass asks for all of it; one: the first pass for one half, the
+    // others for the other. What is asked for again is there already and costs next to nothing.
+    template <class T, int R, int LINES>
+    static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out, const char* ahead, bool is_first = true) {
+        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, is_first = false) {
+            const char* asked = ahead + (LINES == 1 && !is_first ? size_t(words) * 64 : 0);
             Rows<R> row(x, stride);
             // Sums of sums: one long chain of float32 additions would lose digits.
             for (int from = 0; from < words; from += CHAIN_WORDS) {
@@ -771,7 +775,7 @@ struct Executor {
                 const int end = std::min(words, from + CHAIN_WORDS);
 #pragma GCC unroll 4
                 for (int k = from; k < end; ++k) {
-                    if (AHEAD) prefetch<2>(w + k * PANEL + AHEAD_WORDS);
+                    prefetch<LINES>(asked + size_t(k) * 64 * LINES);
                     Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                     for (int i = 0; i < R; ++i) {
@@ -788,11 +792,11 @@ struct Executor {
             }
         }
         if constexpr (R > 1) {
-            if (rows > 0) multiply_rows<T, (R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), AHEAD>(x, stride, rows, w, words, out);
+            if (rows > 0) multiply_rows<T, (R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), LINES>(x, stride, rows, w, words, out, ahead, is_first);
         }
     }
 
-    void multiply_int8(const Operation& op, int64_t panel, int64_t r, int rows, const int32_t* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
+    void multiply_int8(const Operation& op, int64_t panel, int64_t r, int rows, const char* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
         const char* x = quantised.data + quantised.stride * r;
         int words = (op.width_in + 63) / 64 * 16;
         const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
@@ -800,8 +804,9 @@ struct Executor {
 #if defined(__AMX_INT8__)
         tiles_int8(x, quantised.stride, rows, w, words / 16, ahead, sums, sums);
 #else
-        if (r == 0) multiply_int8_rows<MAX_TILE_ROWS, true>(x, quantised.stride, rows, w, words, sums[0]);
-        else multiply_int8_rows<MAX_TILE_ROWS, false>(x, quantised.stride, rows, w, words, sums[0]);
+        if (r > 0) multiply_int8_rows<MAX_TILE_ROWS, 0>(x, quantised.stride, rows, w, words, sums[0], ahead);
+        else if (rows > MAX_TILE_ROWS) multiply_int8_rows<MAX_TILE_ROWS, 1>(x, quantised.stride, rows, w, words, sums[0], ahead);
+        else multiply_int8_rows<MAX_TILE_ROWS, 2>(x, quantised.stride, rows, w, words, sums[0], ahead);
 #endif
         scale_int8(op, panel, r, rows, sums, tile);
     }
@@ -815,13 +820,15 @@ struct Executor {
             }
     }
 
-    template <int R, bool AHEAD> static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out) {
-        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R) {
+    template <int R, int LINES>
+    static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out, const char* ahead, bool is_first = true) {
+        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, is_first = false) {
+            const char* asked = ahead + (LINES == 1 && !is_first ? size_t(words) * 64 : 0);
             Rows<R> row(x, stride);
             Words sum[R][2] = {};
 #pragma GCC unroll 4
             for (int k = 0; k < words; ++k) {
-                if (AHEAD) prefetch<2>(w + k * PANEL + AHEAD_WORDS);
+                prefetch<LINES>(asked + size_t(k) * 64 * LINES);
                 Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                 for (int i = 0; i < R; ++i) {
@@ -834,7 +841,7 @@ struct Executor {
                 for (int h = 0; h < 2; ++h) *reinterpret_cast<LooseWords*>(out + i * PANEL + h * LANES) = sum[i][h];
         }
         if constexpr (R > 1) {
-            if (rows > 0) multiply_int8_rows<(R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), AHEAD>(x, stride, rows, w, words, out);
+            if (rows > 0) multiply_int8_rows<(R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), LINES>(x, stride, rows, w, words, out, ahead, is_first);
         }
     }
 
@@ -848,7 +855,7 @@ struct Executor {
         if (rows > 16) { _tile_loadd(2, in[16], PANEL * 4); _tile_loadd(3, in[16] + LANES, PANEL * 4); } \
     }                                                                                                 \
     for (int k = 0; k < steps; ++k, w += 16 * PANEL, x += 64) {                                       \
-        if (AHEAD) prefetch<32>(ahead + k * 16 * PANEL);                                              \
+        if (AHEAD) prefetch<32>(ahead + k * 16 * PANEL * 4);                                              \
         else for (int i = 0; i < 32; ++i) _mm_prefetch(x + i * stride + 128, _MM_HINT_T0);            \
         _tile_loadd(6, w, PANEL * 4);                                                                 \
         _tile_loadd(7, w + LANES, PANEL * 4);                                                         \
@@ -863,12 +870,12 @@ struct Executor {
     if (rows > 16) { _tile_stored(2, out[16], PANEL * 4); _tile_stored(3, out[16] + LANES, PANEL * 4); }
 
     template <bool FRESH = true, bool AHEAD = true>
-    static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, const int32_t* ahead,
+    static void tiles_bf16(const char* x, size_t stride, int rows, const int32_t* w, int steps, const char* ahead,
                            const float (&in)[BLOCK_ROWS][PANEL], float (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbf16ps)
     }
     template <bool FRESH = true, bool AHEAD = true>
-    static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, const int32_t* ahead,
+    static void tiles_int8(const char* x, size_t stride, int rows, const int32_t* w, int steps, const char* ahead,
                            const int32_t (&in)[BLOCK_ROWS][PANEL], int32_t (&out)[BLOCK_ROWS][PANEL]) {
         LORIKEET_TILES(_tile_dpbusd)
     }
@@ -909,13 +916,14 @@ struct Executor {
         }
     }
 
-#define LORIKEET_ADD(NAME, TILES, NUMBER)                                                                                              \
-    static void NAME(const char* x, size_t stride, int rows, const int32_t* w, int steps, bool fresh, bool ahead,                      \
-                     const NUMBER (&in)[BLOCK_ROWS][PANEL], NUMBER (&out)[BLOCK_ROWS][PANEL]) {                                        \
-        if (fresh && ahead) TILES<true, true>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                     \
-        else if (fresh) TILES<true, false>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                        \
-        else if (ahead) TILES<false, true>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                        \
-        else TILES<false, false>(x, stride, rows, w, steps, w + steps * 16 * PANEL, in, out);                                                                  \
+#define LORIKEET_ADD(NAME, TILES, NUMBER)                                                                          \
+    static void NAME(const char* x, size_t stride, int rows, const int32_t* w, int steps, bool fresh, bool ahead,  \
+                     const NUMBER (&in)[BLOCK_ROWS][PANEL], NUMBER (&out)[BLOCK_ROWS][PANEL]) {                    \
+        const char* after = reinterpret_cast<const char*>(w + steps * 16 * PANEL);                                 \
+        if (fresh && ahead) TILES<true, true>(x, stride, rows, w, steps, after, in, out);                          \
+        else if (fresh) TILES<true, false>(x, stride, rows, w, steps, after, in, out);                             \
+        else if (ahead) TILES<false, true>(x, stride, rows, w, steps, after, in, out);                             \
+        else TILES<false, false>(x, stride, rows, w, steps, after, in, out);                                       \
     }
     LORIKEET_ADD(add_bf16, tiles_bf16, float)
     LORIKEET_ADD(add_int8, tiles_int8, int32_t)
