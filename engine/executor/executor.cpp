@@ -37,16 +37,16 @@ typedef int32_t LooseWords __attribute__((vector_size(64), aligned(4)));
 struct Bf16 { uint16_t bits; };
 
 #if defined(__AVX512F__)
-constexpr int MAX_TILE_ROWS = 12;
+constexpr int MAX_TILE_ROWS = 12, PAGES_SCORED = 4;
 #else
-constexpr int MAX_TILE_ROWS = 3;  // 16 registers of half a vector each
+constexpr int MAX_TILE_ROWS = 3, PAGES_SCORED = 1;  // 16 registers of half a vector each
 #endif
 #if defined(__AMX_BF16__)
 constexpr bool HAS_TILES = true;
 #else
 constexpr bool HAS_TILES = false;
 #endif
-constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
+constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PAGES_AHEAD = 8, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
 constexpr int TALL_STEPS = 8;  // 24 KiB of weights
 constexpr size_t LINES_A_ROW = 16;
 constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
@@ -390,43 +390,59 @@ struct Executor {
 
     // --- attention: one query position and up to four heads that share a key head, over 64 tokens at a time with a running softmax ---
 
+    // The keys and values that a thread will need next: pages of one sequence and head, asked for half a page at a time while it does something else.
+    struct Coming { const int32_t* pages; int layer, kv_head, halves, asked; };
+
     template <class T> void attend(const Operation& op, std::atomic<int64_t>& next) {
-        for (int64_t unit = next.fetch_add(1, std::memory_order_relaxed), after; unit < attend_units.back(); unit = after) {
-            after = next.fetch_add(1, std::memory_order_relaxed);  // claimed ahead, so that its first keys come in meanwhile
-            if (after < attend_units.back()) prefetch_unit<T>(op.layer, after);
-            int64_t c = std::upper_bound(attend_units.begin(), attend_units.end(), unit) - attend_units.begin() - 1;
+        bool is_first = true;
+        for (int64_t unit = next.fetch_add(1, std::memory_order_relaxed), after; unit < attend_units.back(); unit = after, is_first = false) {
+            after = next.fetch_add(1, std::memory_order_relaxed);  // claimed ahead, so that its first pages come in meanwhile
+            Coming coming = of_unit(op.layer, after);
+            int64_t c = chunk_of(unit);
             const Chunk& chunk = step.chunks[c];
             int64_t inside = unit - attend_units[c], first = inside / shape.kv_heads * LANES;
             int kv_head = int(inside % shape.kv_heads), group = shape.heads / shape.kv_heads;
 #if defined(__AMX_BF16__)
             if (sizeof(T) == 2 && shape.head_dim % 32 == 0) {
+                for (int p = 0; p < std::min(PAGES_AT_ONCE, coming.halves / 2); ++p) prefetch_page<T>(op.layer, 0, coming.kv_head, coming.pages[p]);
                 int64_t rows = std::min<int64_t>(LANES, chunk.count - first) * group;
                 for (int64_t r = 0; r < rows; r += LANES) attend_tile(op.layer, chunk, first, kv_head, r, int(std::min<int64_t>(LANES, rows - r)));
                 continue;
             }
 #endif
+            if (is_first)
+                for (Coming own = of_unit(op.layer, unit); own.asked < own.halves;) ask<T>(own);
             for (int64_t q = first; q < std::min(first + LANES, chunk.count); ++q)
-                for (int g = 0; g < group; g += 4) attend_heads<T>(op.layer, chunk, q, kv_head, kv_head * group + g, std::min(4, group - g));
+                for (int g = 0; g < group; g += 4) attend_heads<T>(op.layer, chunk, q, kv_head, kv_head * group + g, std::min(4, group - g), coming);
         }
     }
 
-    template <class T> void prefetch_unit(int layer, int64_t unit) {
-        int64_t c = std::upper_bound(attend_units.begin(), attend_units.end(), unit) - attend_units.begin() - 1;
-        const Chunk& chunk = step.chunks[c];
-        for (int64_t p = 0; p < std::min<int64_t>(PAGES_AT_ONCE, chunk.start / PAGE + 1); ++p)
-            prefetch_page<T>(layer, 0, int((unit - attend_units[c]) % shape.kv_heads), chunk.pages[p]);
+    int64_t chunk_of(int64_t unit) const { return std::upper_bound(attend_units.begin(), attend_units.end(), unit) - attend_units.begin() - 1; }
+
+    Coming of_unit(int layer, int64_t unit) const {
+        if (unit >= attend_units.back()) return {nullptr, layer, 0, 0, 0};
+        int64_t c = chunk_of(unit);
+        int pages = int(std::min<int64_t>(PAGES_AHEAD, step.chunks[c].start / PAGE + 1));
+        return {step.chunks[c].pages, layer, int((unit - attend_units[c]) % shape.kv_heads), 2 * pages, 0};
     }
 
-    template <class T> void attend_heads(int layer, const Chunk& chunk, int64_t q, int kv_head, int head, int count) {
+    template <class T> void ask(Coming& coming) const {
+        if (coming.asked == coming.halves) return;
+        const char* at = reinterpret_cast<const char*>(page_of<T>(coming.layer, coming.asked % 2, coming.kv_head, coming.pages[coming.asked / 2]));
+        for (size_t i = 0; i < PAGE * shape.head_dim * sizeof(T); i += 64) _mm_prefetch(at + i, _MM_HINT_T1);
+        ++coming.asked;
+    }
+
+    template <class T> void attend_heads(int layer, const Chunk& chunk, int64_t q, int kv_head, int head, int count, Coming& coming) {
         switch (count) {
-            case 1: return attend_group<T, 1>(layer, chunk, q, kv_head, head);
-            case 2: return attend_group<T, 2>(layer, chunk, q, kv_head, head);
-            case 3: return attend_group<T, 3>(layer, chunk, q, kv_head, head);
-            default: return attend_group<T, 4>(layer, chunk, q, kv_head, head);
+            case 1: return attend_group<T, 1>(layer, chunk, q, kv_head, head, coming);
+            case 2: return attend_group<T, 2>(layer, chunk, q, kv_head, head, coming);
+            case 3: return attend_group<T, 3>(layer, chunk, q, kv_head, head, coming);
+            default: return attend_group<T, 4>(layer, chunk, q, kv_head, head, coming);
         }
     }
 
-    template <class T, int G> void attend_group(int layer, const Chunk& chunk, int64_t q, int kv_head, int head) {
+    template <class T, int G> void attend_group(int layer, const Chunk& chunk, int64_t q, int kv_head, int head, Coming& coming) {
         constexpr int TOKENS = PAGES_AT_ONCE * PAGE;
         int d = shape.head_dim, words = d / V<T>;
         alignas(64) T query[G][MAX_HEAD_DIM];
@@ -446,8 +462,9 @@ struct Executor {
             int pages = int(std::min<int64_t>(PAGES_AT_ONCE, (last - base) / PAGE + 1));
             const int32_t* table = chunk.pages + base / PAGE;
             Floats scores[G][PAGES_AT_ONCE];
-            for (int p = 0; p < pages; ++p) prefetch_page<T>(layer, 1, kv_head, table[p]);
-            for (int p = 0; p < pages; ++p) score_page<T, G>(page_of<T>(layer, 0, kv_head, table[p]), query, words, scores, p);
+            if (base >= PAGES_AHEAD * PAGE)
+                for (int p = 0; p < pages; ++p) prefetch_page<T>(layer, 1, kv_head, table[p]);
+            for (int p = 0; p < pages; p += PAGES_SCORED) score<T, G>(layer, kv_head, table + p, std::min(PAGES_SCORED, pages - p), query, words, scores, p, coming);
             Floats correction[G];
             for (int g = 0; g < G; ++g) {
                 Floats top = spread(-INFINITY), sum = {};
@@ -468,10 +485,11 @@ struct Executor {
                 mass[g] = mass[g] * shrinkage + total(sum);
                 most[g] = now;
             }
-            if (base + TOKENS <= last)
+            if (base + TOKENS <= last && base + TOKENS >= PAGES_AHEAD * PAGE)
                 for (int p = 0; p < int(std::min<int64_t>(PAGES_AT_ONCE, (last - base - TOKENS) / PAGE + 1)); ++p)
                     prefetch_page<T>(layer, 0, kv_head, table[PAGES_AT_ONCE + p]);
             for (int i = 0; i < d; i += LANES) {
+                ask<T>(coming);
                 Floats out[G];
                 for (int g = 0; g < G; ++g) out[g] = load(sums[g] + i) * correction[g];
                 for (int p = 0; p < pages; ++p) {
@@ -583,14 +601,33 @@ struct Executor {
     }
 
     template <class T, int G>
-    static void score_page(const T* keys, const T (&query)[G][MAX_HEAD_DIM], int words, Floats (&scores)[G][PAGES_AT_ONCE], int p) {
-        Floats sum[G] = {};
-        const int32_t* in = reinterpret_cast<const int32_t*>(keys);
-        for (int w = 0; w < words; ++w) {
-            Words k = load_words(in + w * PAGE);
-            for (int g = 0; g < G; ++g) sum[g] = madd(sum[g], k, spread(word(query[g], w)), T{});
+    void score(int layer, int kv_head, const int32_t* table, int pages, const T (&query)[G][MAX_HEAD_DIM], int words, Floats (&scores)[G][PAGES_AT_ONCE], int p,
+               Coming& coming) const {
+        for (int i = 0; i < pages; ++i) ask<T>(coming);
+        switch (pages) {
+            case 1: return score_pages<T, G, 1>(layer, kv_head, table, query, words, scores, p);
+            case 2: return score_pages<T, G, 2>(layer, kv_head, table, query, words, scores, p);
+            case 3: return score_pages<T, G, 3>(layer, kv_head, table, query, words, scores, p);
+            default: return score_pages<T, G, 4>(layer, kv_head, table, query, words, scores, p);
         }
-        for (int g = 0; g < G; ++g) scores[g][p] = sum[g];
+    }
+
+    // Several pages at once: one product waits for the one before it in the same sum, so it takes many sums to keep the processor busy.
+    template <class T, int G, int P>
+    void score_pages(int layer, int kv_head, const int32_t* table, const T (&query)[G][MAX_HEAD_DIM], int words, Floats (&scores)[G][PAGES_AT_ONCE], int p) const {
+        const int32_t* keys[P];
+        for (int i = 0; i < P; ++i) keys[i] = reinterpret_cast<const int32_t*>(page_of<T>(layer, 0, kv_head, table[i]));
+        Floats sum[P][G] = {};
+        for (int w = 0; w < words; ++w) {
+            Words k[P];
+            for (int i = 0; i < P; ++i) k[i] = load_words(keys[i] + w * PAGE);
+            for (int g = 0; g < G; ++g) {
+                Words number = spread(word(query[g], w));
+                for (int i = 0; i < P; ++i) sum[i][g] = madd(sum[i][g], k[i], number, T{});
+            }
+        }
+        for (int i = 0; i < P; ++i)
+            for (int g = 0; g < G; ++g) scores[g][p + i] = sum[i][g];
     }
 
     template <class T> static int32_t word(const T* numbers, int index) {
