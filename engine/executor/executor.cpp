@@ -37,14 +37,14 @@ typedef int32_t LooseWords __attribute__((vector_size(64), aligned(4)));
 struct Bf16 { uint16_t bits; };
 
 #if defined(__AVX512F__)
-constexpr int MAX_TILE_ROWS = 12, PAGES_SCORED = 4;
+constexpr int MAX_TILE_ROWS = 12, PAGES_SCORED = 2;
 #else
 constexpr int MAX_TILE_ROWS = 3, PAGES_SCORED = 1;  // 16 registers of half a vector each
 #endif
 #if defined(__AMX_BF16__)
-constexpr bool HAS_TILES = true;
+constexpr bool HAS_TILES = true, LISTS_LINES = false;
 #else
-constexpr bool HAS_TILES = false;
+constexpr bool HAS_TILES = false, LISTS_LINES = MAX_TILE_ROWS == 12;
 #endif
 constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PAGES_AHEAD = 8, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
 constexpr int TALL_STEPS = 8;  // 24 KiB of weights
@@ -81,6 +81,11 @@ inline float largest(Floats x) {
 // Lines into the second-level cache: the processor's own prefetcher reaches only so far ahead of tile loads.
 template <int LINES> inline void prefetch(const void* at) {
     for (int i = 0; i < LINES; ++i) _mm_prefetch(static_cast<const char*>(at) + i * 64, _MM_HINT_T1);
+}
+
+inline void ask_twice(const char* at, size_t onward) {
+    _mm_prefetch(at, _MM_HINT_T1);
+    _mm_prefetch(at + onward, _MM_HINT_T1);
 }
 
 // Addresses of R rows from few registers: every third row's, and how far two more lie behind it, which one instruction adds up.
@@ -194,6 +199,14 @@ struct Entry { int64_t rank; const char* shrink; const char* expand; const float
 struct Leaders { Floats highest; Words where; Floats sum; };  // of one row, lane by lane, as far as one thread has seen its logits
 struct Change { const int32_t* expand; const int32_t* numbers; const float* gain; const float* shift; int64_t lanes; };
 struct Segment { const Entry* table; int64_t first, count; };
+
+// What is asked for while rows are multiplied, 12 at a time: of the panel `ahead`, two lines with each word in the only pass, or one in each of the first
+// two; with the words of the third pass, the `listed` lines.
+struct Asking {
+    const char* ahead;
+    int lines, count = 0;
+    const char* listed[2 * BLOCK_ROWS * LANES];
+};
 struct Chunk { const int32_t* pages; int64_t row, count, start; };
 
 struct Step {
@@ -464,7 +477,13 @@ struct Executor {
             Floats scores[G][PAGES_AT_ONCE];
             if (base >= PAGES_AHEAD * PAGE)
                 for (int p = 0; p < pages; ++p) prefetch_page<T>(layer, 1, kv_head, table[p]);
-            for (int p = 0; p < pages; p += PAGES_SCORED) score<T, G>(layer, kv_head, table + p, std::min(PAGES_SCORED, pages - p), query, words, scores, p, coming);
+            for (int p = 0; p < pages;) {
+                ask<T>(coming);
+                const bool several = pages - p >= PAGES_SCORED;
+                if (several) score_pages<T, G, PAGES_SCORED>(layer, kv_head, table + p, query, words, scores, p);
+                else score_pages<T, G, 1>(layer, kv_head, table + p, query, words, scores, p);
+                p += several ? PAGES_SCORED : 1;
+            }
             Floats correction[G];
             for (int g = 0; g < G; ++g) {
                 Floats top = spread(-INFINITY), sum = {};
@@ -489,6 +508,7 @@ struct Executor {
                 for (int p = 0; p < int(std::min<int64_t>(PAGES_AT_ONCE, (last - base - TOKENS) / PAGE + 1)); ++p)
                     prefetch_page<T>(layer, 0, kv_head, table[PAGES_AT_ONCE + p]);
             for (int i = 0; i < d; i += LANES) {
+                ask<T>(coming);
                 ask<T>(coming);
                 Floats out[G];
                 for (int g = 0; g < G; ++g) out[g] = load(sums[g] + i) * correction[g];
@@ -600,19 +620,7 @@ struct Executor {
         for (size_t i = 0; i < PAGE * shape.head_dim * sizeof(T); i += 64) _mm_prefetch(at + i, _MM_HINT_T0);
     }
 
-    template <class T, int G>
-    void score(int layer, int kv_head, const int32_t* table, int pages, const T (&query)[G][MAX_HEAD_DIM], int words, Floats (&scores)[G][PAGES_AT_ONCE], int p,
-               Coming& coming) const {
-        for (int i = 0; i < pages; ++i) ask<T>(coming);
-        switch (pages) {
-            case 1: return score_pages<T, G, 1>(layer, kv_head, table, query, words, scores, p);
-            case 2: return score_pages<T, G, 2>(layer, kv_head, table, query, words, scores, p);
-            case 3: return score_pages<T, G, 3>(layer, kv_head, table, query, words, scores, p);
-            default: return score_pages<T, G, 4>(layer, kv_head, table, query, words, scores, p);
-        }
-    }
-
-    // Several pages at once: one product waits for the one before it in the same sum, so it takes many sums to keep the processor busy.
+    // Two pages at once: one product waits for the one before it in the same sum, so it takes six sums or so to keep the processor busy.
     template <class T, int G, int P>
     void score_pages(int layer, int kv_head, const int32_t* table, const T (&query)[G][MAX_HEAD_DIM], int words, Floats (&scores)[G][PAGES_AT_ONCE], int p) const {
         const int32_t* keys[P];
@@ -721,6 +729,7 @@ struct Executor {
         // they are asked for evenly while this panel is multiplied; with them, few rows ask for them while they are finished, since till then their own
         // panel keeps memory busy, and more rows all along.
         const bool few = HAS_TILES && rows <= LANES;
+        bool was_listed = false;
         for (int64_t panel = next.fetch_add(1, std::memory_order_relaxed), after; panel < op.num_panels; panel = after) {
             after = next.fetch_add(1, std::memory_order_relaxed);
             const char* coming = after < op.num_panels ? static_cast<const char*>(op.weight) + after * panel_bytes : first_of_next(op, tid);
@@ -729,9 +738,19 @@ struct Executor {
             size_t share = few ? std::min<size_t>(panel_bytes / 64, LINES_A_ROW * rows) : 0, asked = 0;
             for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
                 int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
-                if (changes) prefetch_expand(op, panel, changes + r * SITE_PARTS, count);
-                if (op.quantised) multiply_int8(op, panel, r, count, ahead, tile);
-                else multiply<T>(op, panel, r, count, ahead, tile);
+                Asking asking;
+                asking.ahead = ahead;
+                asking.lines = r > 0 ? 0 : rows > MAX_TILE_ROWS ? 1 : 2;
+                if (changes && !(r == 0 && was_listed)) list_expand(op, panel, changes + r * SITE_PARTS, count, asking);
+                for (int i = 0; i < asking.count; ++i) _mm_prefetch(asking.listed[i], _MM_HINT_T1);
+                asking.count = 0;
+                if (r == 0) {
+                    was_listed = changes && LISTS_LINES && count > 2 * MAX_TILE_ROWS && after < op.num_panels;
+                    if (was_listed) list_expand(op, after, changes, count, asking);
+                }
+                if (op.quantised) multiply_int8(op, panel, r, count, asking, tile);
+                else multiply<T>(op, panel, r, count, asking, tile);
+                for (int i = int(panel_bytes / (PANEL * 4)); i < asking.count; ++i) _mm_prefetch(asking.listed[i], _MM_HINT_T1);  // more lines than words
                 for (size_t until = std::min(share, asked + LINES_A_ROW * count); asked < until; ++asked) _mm_prefetch(coming + asked * 64, _MM_HINT_T1);
                 finish<T>(op, panel, r, count, changes ? changes + r * SITE_PARTS : nullptr, tile);
                 if (op.target == LOGITS)
@@ -767,8 +786,8 @@ struct Executor {
         return found.data();
     }
 
-    // Each row may have an adapter of its own, somewhere else in memory: ask for its part of the panel before the base's product.
-    static void prefetch_expand(const Operation& op, int64_t panel, const Change* of_rows, int count) {
+    // Each row may have an adapter of its own, somewhere else in memory: the lines of its part of the panel.
+    static void list_expand(const Operation& op, int64_t panel, const Change* of_rows, int count, Asking& asking) {
         for (int h = 0; h < 2; ++h) {
             const Block& block = op.blocks[2 * panel + h];
             const int32_t* seen = nullptr;
@@ -777,12 +796,12 @@ struct Executor {
                 if (change.expand == seen) continue;
                 seen = change.expand;
                 const int32_t* at = seen + block.index * change.lanes * LANES;
-                for (int64_t k = 0; k < std::min<int64_t>(change.lanes, LANES); ++k) _mm_prefetch(reinterpret_cast<const char*>(at + k * LANES), _MM_HINT_T1);
+                for (int64_t k = 0; k < std::min<int64_t>(change.lanes, LANES); ++k) asking.listed[asking.count++] = reinterpret_cast<const char*>(at + k * LANES);
             }
         }
     }
 
-    template <class T> void multiply(const Operation& op, int64_t panel, int64_t r, int rows, const char* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
+    template <class T> void multiply(const Operation& op, int64_t panel, int64_t r, int rows, const Asking& asking, float (&tile)[BLOCK_ROWS][PANEL]) {
         const char* x = places[op.source].data + places[op.source].stride * r;
         size_t stride = places[op.source].stride;
         constexpr int step_words = sizeof(T) == 2 ? 16 : 1;
@@ -790,21 +809,25 @@ struct Executor {
         const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
 #if defined(__AMX_BF16__)
         if constexpr (sizeof(T) == 2) {
-            tiles_bf16(x, stride, rows, w, words / 16, ahead, tile, tile);
+            tiles_bf16(x, stride, rows, w, words / 16, asking.ahead, tile, tile);
             return;
         }
 #endif
-        if (r > 0) multiply_rows<T, MAX_TILE_ROWS, 0>(x, stride, rows, w, words, tile[0], ahead);
-        else if (rows > MAX_TILE_ROWS) multiply_rows<T, MAX_TILE_ROWS, 1>(x, stride, rows, w, words, tile[0], ahead);
-        else multiply_rows<T, MAX_TILE_ROWS, 2>(x, stride, rows, w, words, tile[0], ahead);
+        multiply_rows<T, MAX_TILE_ROWS>(x, stride, rows, w, words, tile[0], asking);
     }
 
-    // LINES: how many lines of the panel `ahead` are asked for with each word. Two: every pass asks for all of it; one: the first pass for one half, the
-    // others for the other. What is asked for again is there already and costs next to nothing.
-    template <class T, int R, int LINES>
-    static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out, const char* ahead, bool is_first = true) {
-        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, is_first = false) {
-            const char* asked = ahead + (LINES == 1 && !is_first ? size_t(words) * 64 : 0);
+    // Where in memory, and how many bytes further with each word, a pass of words begins to ask. Half a step further it asks once more: what is asked
+    // for again is there already and costs next to nothing.
+    static std::pair<const char*, size_t> asked_in(int pass, const Asking& asking, int words, const char* x) {
+        if (asking.lines == 2) return {asking.ahead, 128};
+        if (asking.lines == 1 && pass < 2) return {asking.ahead + pass * size_t(words) * 64, 64};
+        return {x, 0};
+    }
+
+    template <class T, int R, bool LISTED = false>
+    static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out, const Asking& asking, int pass = 0) {
+        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, ++pass) {
+            const auto [asked, onward] = asked_in(pass, asking, words, x);
             Rows<R> row(x, stride);
             // Sums of sums: one long chain of float32 additions would lose digits.
             for (int from = 0; from < words; from += CHAIN_WORDS) {
@@ -812,7 +835,8 @@ struct Executor {
                 const int end = std::min(words, from + CHAIN_WORDS);
 #pragma GCC unroll 4
                 for (int k = from; k < end; ++k) {
-                    prefetch<LINES>(asked + size_t(k) * 64 * LINES);
+                    if (LISTED) _mm_prefetch(asking.listed[std::min(k, asking.count - 1)], _MM_HINT_T1);
+                    else ask_twice(asked + k * onward, onward / 2);
                     Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                     for (int i = 0; i < R; ++i) {
@@ -829,21 +853,22 @@ struct Executor {
             }
         }
         if constexpr (R > 1) {
-            if (rows > 0) multiply_rows<T, (R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), LINES>(x, stride, rows, w, words, out, ahead, is_first);
+            constexpr int FEWER = R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1;
+            if (rows == 0) return;
+            if (LISTED || (pass > 1 && asking.count > 0)) multiply_rows<T, FEWER, true>(x, stride, rows, w, words, out, asking, pass);
+            else multiply_rows<T, FEWER>(x, stride, rows, w, words, out, asking, pass);
         }
     }
 
-    void multiply_int8(const Operation& op, int64_t panel, int64_t r, int rows, const char* ahead, float (&tile)[BLOCK_ROWS][PANEL]) {
+    void multiply_int8(const Operation& op, int64_t panel, int64_t r, int rows, const Asking& asking, float (&tile)[BLOCK_ROWS][PANEL]) {
         const char* x = quantised.data + quantised.stride * r;
         int words = (op.width_in + 63) / 64 * 16;
         const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;
         alignas(64) int32_t sums[BLOCK_ROWS][PANEL];
 #if defined(__AMX_INT8__)
-        tiles_int8(x, quantised.stride, rows, w, words / 16, ahead, sums, sums);
+        tiles_int8(x, quantised.stride, rows, w, words / 16, asking.ahead, sums, sums);
 #else
-        if (r > 0) multiply_int8_rows<MAX_TILE_ROWS, 0>(x, quantised.stride, rows, w, words, sums[0], ahead);
-        else if (rows > MAX_TILE_ROWS) multiply_int8_rows<MAX_TILE_ROWS, 1>(x, quantised.stride, rows, w, words, sums[0], ahead);
-        else multiply_int8_rows<MAX_TILE_ROWS, 2>(x, quantised.stride, rows, w, words, sums[0], ahead);
+        multiply_int8_rows<MAX_TILE_ROWS>(x, quantised.stride, rows, w, words, sums[0], asking);
 #endif
         scale_int8(op, panel, r, rows, sums, tile);
     }
@@ -857,15 +882,16 @@ struct Executor {
             }
     }
 
-    template <int R, int LINES>
-    static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out, const char* ahead, bool is_first = true) {
-        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, is_first = false) {
-            const char* asked = ahead + (LINES == 1 && !is_first ? size_t(words) * 64 : 0);
+    template <int R, bool LISTED = false>
+    static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out, const Asking& asking, int pass = 0) {
+        for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, ++pass) {
+            const auto [asked, onward] = asked_in(pass, asking, words, x);
             Rows<R> row(x, stride);
             Words sum[R][2] = {};
 #pragma GCC unroll 4
             for (int k = 0; k < words; ++k) {
-                prefetch<LINES>(asked + size_t(k) * 64 * LINES);
+                if (LISTED) _mm_prefetch(asking.listed[std::min(k, asking.count - 1)], _MM_HINT_T1);
+                else ask_twice(asked + k * onward, onward / 2);
                 Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                 for (int i = 0; i < R; ++i) {
@@ -878,7 +904,10 @@ struct Executor {
                 for (int h = 0; h < 2; ++h) *reinterpret_cast<LooseWords*>(out + i * PANEL + h * LANES) = sum[i][h];
         }
         if constexpr (R > 1) {
-            if (rows > 0) multiply_int8_rows<(R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1), LINES>(x, stride, rows, w, words, out, ahead, is_first);
+            constexpr int FEWER = R > 8 ? 8 : R > 4 ? 4 : R > 2 ? 2 : 1;
+            if (rows == 0) return;
+            if (LISTED || (pass > 1 && asking.count > 0)) multiply_int8_rows<FEWER, true>(x, stride, rows, w, words, out, asking, pass);
+            else multiply_int8_rows<FEWER>(x, stride, rows, w, words, out, asking, pass);
         }
     }
 
