@@ -18,7 +18,7 @@ from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
 from .lora.adapter import load_adapter
-from .lora.adapters import AdapterLoader, Adapters, LoadDone
+from .lora.adapters import AdapterLoader, Adapters, Load, LoadDone
 from .lora.bank import SlotBank
 from .lora.host_cache import HostCache
 from .lora.layout import PackedAdapter
@@ -55,8 +55,8 @@ def build_engine(config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone
     return replace(built, ready=msgspec.structs.replace(built.ready, load_ms=(time.perf_counter() - started) * 1e3))
 
 
-def assemble(weights: Weights, config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone], None]) -> Built:
-    """An engine over weights that are open already. Raises ModelError."""
+def assemble(weights: Weights, config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone], None], load: Load | None = None) -> Built:
+    """An engine over weights that are open already; `load` reads adapters where they are no files (a benchmark's). Raises ModelError."""
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
     choice = choose_dtype(config.dtype, cpu_features())
@@ -67,11 +67,11 @@ def assemble(weights: Weights, config: EngineConfig, on_done: Callable[[LoadDone
         decoder = Decoder(weights, choice.dtype, context, config.kernels, config.threads, choice.weights_int8)
         cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens)
 
-    def load(config_path: Path, weights_path: Path) -> PackedAdapter:
+    def parse(config_path: Path, weights_path: Path) -> PackedAdapter:
         with torch.inference_mode():
             return load_adapter(config_path, weights_path, weights, choice.dtype)
 
-    loader = AdapterLoader(Spill(load, cache_folder(), config.spill_bytes).load, on_done)
+    loader = AdapterLoader(load or Spill(parse, cache_folder(), config.spill_bytes).load, on_done)
     pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
     budget = Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s, config.draft_tokens, config.prompt_step_tokens)
