@@ -21,9 +21,13 @@ SHAPES = {
     "llama-3.2-3b": ModelConfig(128256, 3072, 8192, 28, 24, 8, 128, 8192, 1e-5, 500000.0, tied_head=True),
     "llama-3.2-1b": ModelConfig(128256, 2048, 8192, 16, 32, 8, 64, 8192, 1e-5, 500000.0, tied_head=True),
     "smollm2-135m": ModelConfig(49152, 576, 1536, 30, 9, 3, 64, 8192, 1e-5, 100000.0, tied_head=True),
+    "small": ModelConfig(4096, 512, 1408, 4, 8, 2, 64, 2048, 1e-5, 10000.0),
     "tiny": ModelConfig(512, 64, 160, 2, 4, 2, 16, 512, 1e-5, 10000.0),
 }
-"""Largest first. Random weights have these shapes; nothing is downloaded."""
+"""Random weights have these shapes; nothing is downloaded."""
+
+BASES = ("llama-3.1-8b", "llama-3.2-3b", "llama-3.2-1b", "smollm2-135m")
+"""What is looked through for the largest that fits."""
 
 MARGIN = 0.92
 """The share of free memory that a plan may use: the rest is the executor's scratch and what an allocator rounds up."""
@@ -236,7 +240,7 @@ def plan(shape: str, itemsize: int, free_bytes: int, host_bytes: int) -> Scale:
     """
     if shape == "tiny":
         return Scale("tiny", itemsize, (1, 2, 8), 64, 4, 24, 32, 8, 4, (2, 128), 8, 2, 0.6, room_bytes=4 << 20)
-    for name in SHAPES if shape == "auto" else (shape,):
+    for name in BASES if shape == "auto" else (shape,):
         config = SHAPES[name]
         room = MARGIN * free_bytes - WORKSPACE_BYTES - base_bytes(config, itemsize)
         if room >= _decode_bytes(config, itemsize, 16):

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.engine.gpu_model import SHAPES
-from engine.lora.layout import ALIGN_BYTES, Layout, Loaded, PackedAdapter, PartWeights, make_layout, parts_of
+from engine.lora.layout import ALIGN_BYTES, Layout, Loaded, PackedAdapter, Part, PartWeights, make_layout, pack, parts_of
 from engine.model.config import ModelConfig
 from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
@@ -81,6 +81,31 @@ class Adapters:
         """In the place of the engine's loader of files: the number is the file's name, see `path`."""
         number = int(weights_path.name)
         return Loaded(self.packed(number), hashlib.sha256(b"random adapter %d" % number).digest())
+
+
+class MixedAdapters:
+    """Small adapters of all kinds, the same in every number format: another rank for each, some with a gain and a shift."""
+
+    RANKS = (8, 16, 3, 40)
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self._config, self._dtype = config, dtype
+
+    def load(self, config_path: Path, weights_path: Path) -> Loaded:
+        """In the place of the engine's loader of files, as `Adapters.load`."""
+        number = int(weights_path.name)
+        draw = torch.Generator().manual_seed(1000 + number)
+        rank = self.RANKS[number % len(self.RANKS)]
+        parts = {(layer, part.name): self._part(part, rank, number, draw) for layer in range(self._config.layers) for part in parts_of(self._config)}
+        packed = pack(self._config, parts, self._dtype)
+        return Loaded(packed, packed.digest())
+
+    def _part(self, part: Part, rank: int, number: int, draw: torch.Generator) -> PartWeights:
+        a = torch.randn(rank, part.width_in, generator=draw) * part.width_in**-0.5
+        b = torch.randn(part.width_out, rank, generator=draw) * 0.3 * rank**-0.5
+        if number % 2 == 0:
+            return PartWeights(a, b)
+        return PartWeights(a, b, 1.0 + 0.1 * torch.randn(part.width_out, generator=draw), 0.1 * torch.randn(part.width_out, generator=draw))
 
 
 def path(number: int) -> str:
