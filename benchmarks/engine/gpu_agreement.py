@@ -1,6 +1,7 @@
 """Whether the device says what the CPU says: answers made here are replayed there, and the other way round, over one random base.
 
-    float32   every answered token must win the other side's replay, or miss by rounding only
+    float32   the same request must get the same tokens with the same probabilities, up to the order in which sums are taken, and every token
+              must win the other side's replay, or miss by rounding only
     the format that serves   the limits are calibrated on this very CPU, from answers made in float32 and replayed in that format and the other
               way round, all of them honest; then answers of the device must be called honest by the CPU, and answers of the CPU by the device
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHAPE = "small"
-FLOAT32_MARGIN = 2e-3
-"""Logits that a token may miss by in float32: ten times what differently ordered sums of this base differ by."""
+FLOAT32_TOLERANCE = 1e-4
+"""By how much log-probabilities, and margins in logits, may differ in float32, over sums of a few hundred terms in another order."""
 CAP, ONE_IN = 1.0, 1000
 TEMPERATURES = (0.0, 0.7, 1.0)
 NUM_ADAPTERS = 3
@@ -44,6 +45,7 @@ class Answer:
     adapter: int | None
     sampling: Sampling
     tokens: list[int]
+    logprobs: list[float]
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,23 @@ class Side:
 
 
 def agreement(kernels: str, dtype: torch.dtype, tell: Tell, num_answers: int = 24) -> None:
-    """Make, replay, judge; tells the figures `agree-float32` (the largest margin) and `agree-served` (answers called suspicious)."""
+    """Make, replay, judge; tells the figures `agree-float32` (the largest difference) and `agree-served` (answers called suspicious)."""
     rows, precise = Rows(tell), torch.float32
     base = {side: _make(side, num_answers) for side in (Side(kernels, precise), Side("torch", precise))}
 
     def exact() -> Figure:
         ours, theirs = base
         margins = _replay(theirs, base[ours]) + _replay(ours, base[theirs])
-        largest = max(max(each) for each in margins)
-        alike = sum(a.tokens == b.tokens for a, b in zip(base[ours], base[theirs], strict=True))
-        detail = {"sides": [str(ours), str(theirs)], "alike": alike, "answers": num_answers, "p999": quantile(sorted(sum(margins, [])), 0.999)}
-        if largest > FLOAT32_MARGIN:
-            raise RowFailed(f"a token misses the other side's replay by {largest:.3g} logits, {FLOAT32_MARGIN} are allowed: {detail}")
-        return Figure("agree-float32", largest, detail)
+        pairs = list(zip(base[ours], base[theirs], strict=True))
+        alike = [_alike(one, other) for one, other in pairs]
+        differences = [abs(x - y) for (one, other), count in zip(pairs, alike, strict=True)
+                       for x, y in zip(one.logprobs[:count], other.logprobs[:count], strict=True)]  # fmt: skip
+        margin, difference = max(max(each) for each in margins), max(differences)
+        detail = {"sides": [str(ours), str(theirs)], "whole_answers_alike": alike.count(ANSWER_TOKENS), "answers": num_answers, "margin_max": margin,
+                  "logprob_difference_max": difference, "logprob_difference_median": quantile(differences, 0.5)}  # fmt: skip
+        if max(margin, difference) > FLOAT32_TOLERANCE:
+            raise RowFailed(f"both sides differ by more than {FLOAT32_TOLERANCE}: {detail}")
+        return Figure("agree-float32", difference, detail)
 
     def served() -> Figure:
         ours, near, far = Side(kernels, dtype), Side("torch", dtype), Side("torch", precise)
@@ -92,7 +98,7 @@ def agreement(kernels: str, dtype: torch.dtype, tell: Tell, num_answers: int = 2
 
 def _false(ours: Side, near: Side, made: Sequence[Answer], honest: object) -> dict[str, int]:
     """How many answers of the device are called suspicious when they are replayed with another adapter: the check must be able to fail."""
-    swapped = [Answer(each.prompt, 0 if each.adapter is None else each.adapter + 1, each.sampling, each.tokens) for each in made]
+    swapped = [replace(each, adapter=0 if each.adapter is None else each.adapter + 1) for each in made]
     verdicts = [judge(each, honest).outcome for each in _replay(near, swapped)]  # type: ignore[arg-type]
     return {"replayed with another adapter": verdicts.count("suspicious"), "of": len(verdicts)}
 
@@ -118,7 +124,14 @@ def _make(side: Side, count: int) -> list[Answer]:
     samplings = [Sampling(bytes([n]) * 32, TEMPERATURES[n // (NUM_ADAPTERS + 1) % len(TEMPERATURES)]) for n in range(count)]
     with _open(side) as driver:
         answers = driver.answer(list(zip(prompts, adapters, samplings, strict=True)), ANSWER_TOKENS)
-    return [Answer(*each) for each in zip(prompts, adapters, samplings, answers, strict=True)]
+    return [
+        Answer(prompt, adapter, sampling, *answer) for prompt, adapter, sampling, answer in zip(prompts, adapters, samplings, answers, strict=True)
+    ]
+
+
+def _alike(one: Answer, other: Answer) -> int:
+    """How many tokens both begin with; behind the first that differs nothing can be compared."""
+    return next((place for place, (x, y) in enumerate(zip(one.tokens, other.tokens, strict=True)) if x != y), len(one.tokens))
 
 
 def _replay(side: Side, answers: Sequence[Answer]) -> list[list[float]]:

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.engine.gpu_model import Expectation
 from benchmarks.engine.report import plot, table
 
-REACHED, MISSED, OPEN = "reached", "missed", "–"
+REACHED, MISSED, OPEN = "reached", "missed", "-"
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ class Board:
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as it is kept."""
-        rows = [{**asdict(each), "verdict": self.verdict(each), **self.figures.get(each.row, {"measured": None, "error": self.troubles.get(each.row)})}
-                for each in self.expectations]  # fmt: skip
+        rows = [{**asdict(each), "verdict": self.verdict(each), **self._figure(each.row)} for each in self.expectations]
         expected = {each.row for each in self.expectations}
         return {
             "benchmark": f"gpu-{self.name}",
@@ -132,10 +131,14 @@ class Board:
             written.append(path)
         return written
 
+    def _figure(self, row: str) -> dict[str, Any]:
+        return self.figures.get(row, {"measured": None, "error": self.troubles.get(row)})
+
     def _setting(self) -> str:
         machine, limits, scale = self.machine, self.limits, self.scale
-        lines = [f"torch {machine.get('torch')}, Triton {machine.get('triton', 'none')}, CUDA {machine.get('cuda', 'none')}, Python {machine.get('python')}; "
-                 f"{machine.get('free_bytes', 0) / 1e9:.0f} GB of device memory free, {machine.get('host_bytes', 0) / 1e9:.0f} GB of host memory available."]  # fmt: skip
+        versions = ", ".join(f"{what} {machine[what.lower()]}" for what in ("torch", "Triton", "CUDA", "Python") if machine.get(what.lower()))
+        lines = [f"{versions}; {machine.get('free_bytes', 0) / 1e9:.1f} GB of device memory free, "
+                 f"{machine.get('host_bytes', 0) / 1e9:.0f} GB of host memory available."]  # fmt: skip
         if scale:
             lines.append(f"Random weights of {scale['shape']} shape, {machine.get('dtype')}, context {scale['context']}, "
                          f"adapters of rank {scale['rank']} on all linears; executor: {self.facts.get('kernels', 'unknown')}.")  # fmt: skip
@@ -150,11 +153,11 @@ class Board:
 
     def _row(self, each: Expectation) -> tuple[str, ...]:
         figure = self.figures.get(each.row)
-        goal = "–" if each.goal is None else f"{'≥' if each.at_least else '≤'} {amount(each.goal, each.unit)}"
+        goal = "-" if each.goal is None else f"{'≥' if each.at_least else '≤'} {amount(each.goal, each.unit)}"
         limit = f"{amount(each.limit, each.unit)} ({each.why})"
         if figure is None:
-            return each.title, limit, goal, "no figure", "–", "failed" if each.row in self.troubles else OPEN
-        share = f"{figure['measured'] / each.limit:.1%}" if each.at_least and each.limit else "–"
+            return each.title, limit, goal, "no figure", "-", "failed" if each.row in self.troubles else OPEN
+        share = f"{figure['measured'] / each.limit:.1%}" if each.at_least and each.limit else "-"
         return each.title, limit, goal, amount(figure["measured"], each.unit), share, self.verdict(each)
 
     def _sentence(self, row: str, measured: float) -> str:

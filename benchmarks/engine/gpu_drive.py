@@ -87,10 +87,18 @@ class Driver:
         self.built: Built = assemble(weights, EngineConfig(Path("random"), **settings), self._done.put, load)
         self.engine, self.vocab_size = self.built.engine, weights.config.vocab_size
         self._next_id, self._seed = 0, 0
+        self._open: set[int] = set()
 
     def close(self) -> None:
         """End the engine's threads."""
         self.built.close()
+
+    def quiet(self) -> None:
+        """End whatever a figure that failed has left behind."""
+        for request in self._open:
+            self.engine.handle(Cancel(request))
+        self._open.clear()
+        self.engine.take_messages()
 
     def hold(self, numbers: Iterable[int]) -> None:
         """Register adapters; returns when all are in host memory."""
@@ -109,10 +117,11 @@ class Driver:
 
     # --- lockstep ---
 
-    def open_batch(self, adapters: Sequence[int | None], prompt_tokens: int, max_tokens: int) -> Batch:
+    def open_batch(self, adapters: Sequence[int | None], prompt_tokens: int, max_tokens: int, temperature: float = 0.0) -> Batch:
         """Compute the prompts of one sequence for each of `adapters`; each has produced its first token and waits to be granted more."""
-        requests = tuple(self._submit(prompt, number, max_tokens, 1) for prompt, number in zip(self._prompts(len(adapters), prompt_tokens), adapters,
-                                                                                               strict=True))  # fmt: skip
+        prompts = self._prompts(len(adapters), prompt_tokens)
+        requests = tuple(self._submit(prompt, number, max_tokens, 1, Sampling(place.to_bytes(32, "big"), temperature))
+                         for place, (prompt, number) in enumerate(zip(prompts, adapters, strict=True)))  # fmt: skip
         waiting = set(requests)
         while waiting:
             waiting -= {message.request_id for message in self.pump() if isinstance(message, Tokens)}
@@ -138,7 +147,7 @@ class Driver:
         """Give back what the sequences hold."""
         for request in batch.requests:
             self.engine.handle(Cancel(request))
-        self.engine.take_messages()
+        self._messages()
 
     # --- whole requests ---
 
@@ -160,14 +169,16 @@ class Driver:
         """Serve requests that come at their own times, (seconds from now, adapter), ascending."""
         return self._run(_Open(list(arrivals)), prompt_tokens, answer)
 
-    def answer(self, asked: Sequence[Asked], tokens: int) -> list[list[int]]:
-        """What the engine answers to each, all at once, `tokens` tokens each."""
-        requests = [self._submit(prompt, number, tokens, tokens, sampling) for prompt, number, sampling in asked]
-        answers: dict[int, list[int]] = {request: [] for request in requests}
-        while any(len(answer) < tokens for answer in answers.values()):
+    def answer(self, asked: Sequence[Asked], tokens: int) -> list[tuple[list[int], list[float]]]:
+        """What the engine answers to each, all at once, `tokens` tokens each; and the natural logarithm of each token's probability."""
+        answers: dict[int, tuple[list[int], list[float]]] = {}
+        for prompt, number, sampling in asked:
+            answers[self._submit(prompt, number, tokens, tokens, sampling, logprobs=0)] = [], []
+        while any(len(ids) < tokens for ids, _ in answers.values()):
             for message in self.pump():
                 if isinstance(message, Tokens):
-                    answers[message.request_id] += message.token_ids
+                    answers[message.request_id][0].extend(message.token_ids)
+                    answers[message.request_id][1].extend(each.logprob for each in message.logprobs)
         return list(answers.values())
 
     def replay(self, answered: Sequence[tuple[Asked, list[int]]]) -> list[list[float]]:
@@ -221,10 +232,13 @@ class Driver:
                     case Finished(request_id):
                         del born[request_id]
 
-    def _submit(self, prompt: list[int], adapter: int | None, max_tokens: int, credit: int, sampling: Sampling = GREEDY) -> int:
+    def _submit(
+        self, prompt: list[int], adapter: int | None, max_tokens: int, credit: int, sampling: Sampling = GREEDY, logprobs: int | None = None
+    ) -> int:
         self._next_id += 1
+        self._open.add(self._next_id)
         name = None if adapter is None else name_of(adapter)
-        self.engine.handle(Submit(self._next_id, prompt, name, sampling, max_tokens, credit, []))
+        self.engine.handle(Submit(self._next_id, prompt, name, sampling, max_tokens, credit, [], logprobs=logprobs))
         return self._next_id
 
     def _prompts(self, count: int, length: int) -> list[list[int]]:
@@ -240,6 +254,8 @@ class Driver:
     def _messages(self) -> list[FromEngine]:
         messages = self.engine.take_messages()
         for message in messages:
+            if isinstance(message, Finished | Failed):
+                self._open.discard(message.request_id)
             if isinstance(message, Failed):
                 raise RowFailed(f"a request failed ({message.code}): {message.message}")
             if isinstance(message, AdapterRefused):
@@ -298,7 +314,7 @@ def name_of(number: int) -> bytes:
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on the device, or, where that is this machine itself, a little that tests may use."""
     if device.type != "cuda":
-        return 256 << 20
+        return 8 << 20
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
     return int(torch.cuda.mem_get_info()[0])

@@ -205,6 +205,7 @@ def expectations(limits: Limits, scale: Scale, free_bytes: int) -> list[Expectat
         Expectation("zipf", f"Zipf-1.0 over {scale.zipf_adapters} adapters, batch {batch}", "of base only",
                     lora_share(limits, scale, batch, distinct), 0.80, True, f"about {distinct} of them meet in a batch"),
         Expectation("unused", f"LoRA on but unused, batch {batch}", "of base only", 1.0, 0.99, True, "the same work"),
+        Expectation("sampled", f"base only at temperature 0.8, batch {batch}", "of base only", 1.0, None, True, "the same work"),
         Expectation("paging-throughput", f"{scale.paged_adapters} adapters on host, {scale.paged_slots} on the device, arrivals at 80 %: throughput",
                     "times", 1.0, 0.95, True, "all resident"),
         Expectation("paging-gap-p99", "the same: 99th percentile between two tokens", "times", 1.0, 1.10, False, "all resident"),
@@ -217,7 +218,7 @@ def expectations(limits: Limits, scale: Scale, free_bytes: int) -> list[Expectat
     ]  # fmt: skip
     sequences, tokens = scale.prefill
     rate = sequences * tokens / prefill_seconds(limits, scale)
-    rows.append(Expectation("prefill", f"prompts, {sequences} × {tokens} tokens", "tokens/s", rate, 0.6 * rate, True, "GEMM rate"))
+    rows.append(Expectation("prefill", f"prompts, {sequences} x {tokens} tokens", "tokens/s", rate, 0.6 * rate, True, "GEMM rate"))
     rows.append(Expectation("prefill-distinct", "the same, an adapter each", "tokens/s", rate, None, True, "GEMM rate, adapters free"))
     room = room_for_adapters(free_bytes, scale, resident_kv_tokens(scale))
     rows.append(Expectation("resident", "adapters resident beside the base, all served in one run", "adapters", room, 0.95 * room, True,

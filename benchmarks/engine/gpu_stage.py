@@ -56,7 +56,7 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
     """The stage `name`, in this process."""
     import torch
 
-    from benchmarks.engine import gpu_agreement, gpu_rows
+    from benchmarks.engine import gpu_agreement, gpu_decode, gpu_limits, gpu_paging, gpu_rows
     from benchmarks.engine.gpu_model import plan
 
     if name == "look":
@@ -68,20 +68,21 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
         return
     scale = plan(options["shape"], dtype.itemsize, options["free_bytes"], options["host_bytes"])
     world = gpu_rows.World(options["kernels"], dtype, scale, options["free_bytes"])
-    stages = {each.__name__: each for each in (gpu_rows.limits, gpu_rows.decode, gpu_rows.paging, gpu_rows.seats, gpu_rows.resident, gpu_rows.profile)}
-    stages[name](world, gpu_rows.Rows(tell))
+    stages = (gpu_limits.limits, gpu_decode.decode, gpu_decode.profile, gpu_paging.paging, gpu_paging.seats, gpu_paging.resident)
+    {stage.__name__: stage for stage in stages}[name](world, gpu_rows.Rows(tell))
 
 
 def look(kernels: str) -> dict[str, Any]:
     """The machine in a few words and numbers, as it is before anything is measured."""
     import torch
 
+    from benchmarks import machine_name
     from benchmarks.engine.gpu_drive import free_bytes
     from engine.config import choose_dtype, cpu_features
 
     cuda = kernels == "cuda"
     found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else machine_name(),
         "free_bytes": free_bytes(torch.device("cuda" if cuda else "cpu")),
         "host_bytes": _host_bytes(),
         "cpus": len(os.sched_getaffinity(0)),
