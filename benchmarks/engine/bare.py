@@ -27,8 +27,9 @@ def missing(names: tuple[str, ...]) -> list[str]:
 def stand_in() -> list[str]:
     """Put a stand-in in the place of each that is missing; says which."""
     absent = missing(STOOD_IN)
+    makers = {"msgspec": _msgspec, "llguidance": _llguidance, "gguf": lambda: (_Absent("gguf"),)}
     for name in absent:
-        for module in _msgspec() if name == "msgspec" else (_Absent(name), _Absent(f"{name}.numpy")):
+        for module in makers[name]():
             sys.modules[module.__name__] = module
     return absent
 
@@ -69,6 +70,13 @@ def _msgspec() -> tuple[ModuleType, ...]:
     structs.replace = dataclasses.replace  # type: ignore[attr-defined]
     package.structs = structs  # type: ignore[attr-defined]
     return package, structs, _Absent("msgspec.msgpack"), _Absent("msgspec.json")
+
+
+def _llguidance() -> tuple[ModuleType, ...]:
+    """Enough of llguidance to be imported and to have its limits named."""
+    package, arrays = _Absent("llguidance"), _Absent("llguidance.numpy")
+    package.LLParserLimits, package.numpy = dict, arrays  # type: ignore[attr-defined]
+    return package, arrays
 
 
 class _Meta:

@@ -92,8 +92,9 @@ class Run:
 
 
 def _forward(source: IO[str], lines: SimpleQueue[str | None]) -> None:
-    for line in source:
-        lines.put(line)
+    with source:
+        for line in source:
+            lines.put(line)
     lines.put(None)
 
 
