@@ -69,8 +69,11 @@ class World:
 
     @contextmanager
     def open(self, adapters: Adapters | None, slots: int, kv_tokens: int, **settings: Any) -> Iterator[Driver]:
-        """An engine of this world, and its memory back afterwards."""
-        given = {"prompt_step_tokens": 8192, "step_tokens": max(512, self.scale.largest_batch), "max_running": max(64, self.scale.largest_batch)}
+        """An engine of this world, in the memory that the one before has left."""
+        gc.collect()
+        free_bytes(self.device)
+        wide = 8192 if self.free_bytes > 40 << 30 else 2048
+        given = {"prompt_step_tokens": wide, "step_tokens": max(512, self.scale.largest_batch), "max_running": max(64, self.scale.largest_batch)}
         started = time.perf_counter()
         driver = Driver(
             random_weights(self.scale.shape, self.dtype, self.device), adapters and adapters.load, dtype=str(self.dtype).removeprefix("torch."),
@@ -82,9 +85,6 @@ class World:
             yield driver
         finally:
             driver.close()
-            del driver
-            gc.collect()
-            free_bytes(self.device)
 
     opened_s: list[float] = field(default_factory=list, compare=False)
 
