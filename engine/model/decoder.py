@@ -44,10 +44,10 @@ class Decoder:
 
     def _embed(self, step: StepInput) -> torch.Tensor | None:
         """The rows' embeddings when some adapter changes its own; None otherwise."""
-        changed = [(s, ends) for s in step.segments if (ends := step.bank.packed(s.slot).ends) is not None and ends.changes_embedding]
+        changed = [(s, ends) for s in step.segments if (ends := step.bank.ends(s.slot)) is not None and ends.changes_embedding]
         if not changed:
             return None
-        tokens = torch.from_numpy(step.tokens)
+        tokens = torch.from_numpy(step.tokens).to(self._executor.where)
         embedded = self._executor.embed(tokens)
         for segment, ends in changed:
             rows = slice(segment.first, segment.first + segment.count)
@@ -56,12 +56,13 @@ class Decoder:
 
     def _change_logits(self, step: StepInput, output: StepOutput) -> None:
         for segment in step.segments:
-            ends = step.bank.packed(segment.slot).ends
+            ends = step.bank.ends(segment.slot)
             if ends is None or not ends.changes_logits:
                 continue
             chosen = (step.logit_rows >= segment.first) & (step.logit_rows < segment.first + segment.count)
             places = chosen.nonzero()[0]
             if len(places):
-                changed = ends.logits(output.logits[places], output.final[places])
-                output.logits[places] = changed
+                rows = torch.from_numpy(places).to(self._executor.where)
+                changed = ends.logits(output.logits[rows], output.final[rows])
+                output.logits[rows] = changed
                 output.best[places], output.finite[places] = find_best(changed)
