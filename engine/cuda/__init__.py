@@ -1,1 +1,1 @@
-"""The engine on an NVIDIA card: kernels, steps as graphs, adapters that come on their own stream. Only executor/choose.py opens it."""
+"""The engine on an NVIDIA GPU: Triton kernels and what surrounds them. Imported only where such a device is there, and by tests."""
