@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from .config import EngineConfig
-from .errors import BadRequest, Busy, EngineError, UnknownAdapter
+from .errors import BadRequest, Busy, DeviceLost, EngineError, UnknownAdapter
 from .grammar import GrammarDone, GrammarJob, Grammars, Matcher, check_grammar
 from .kv.prefix import PrefixCache
 from .lora.adapters import Adapters, CopyDone, LoadDone
@@ -114,8 +114,8 @@ class Engine:
             case GetStats():
                 self._outbox.append(self._stats())
 
-    def receive(self, done: LoadDone | CopyDone | GrammarDone) -> None:
-        """Take what another thread has finished."""
+    def receive(self, done: LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
+        """Take what another thread has finished. A lost device is raised: nothing here can go on without it."""
         match done:
             case LoadDone():
                 self._receive_adapter(done)
@@ -123,6 +123,8 @@ class Engine:
                 self._adapters.copied(done)
             case GrammarDone():
                 self._receive_grammar(done)
+            case DeviceLost():
+                raise done
 
     def _receive_grammar(self, done: GrammarDone) -> None:
         """The request that waited for it is queued, unless it was cancelled meanwhile."""
@@ -161,7 +163,7 @@ class Engine:
         return messages
 
     def fail_all(self, message: str, code: str = "internal") -> None:
-        """A step failed, by our own bug or for want of memory: every running request fails, waiting ones stay. The server calls this once per crash."""
+        """A step failed, by our own bug or for want of memory: every running request fails, waiting ones stay. The server calls it."""
         for sequence in list(self._scheduler.running):
             self._fail(sequence, code, message)
 

@@ -41,6 +41,8 @@ class Device(Protocol):
 
     name: str
     where: torch.device
+    capability: tuple[int, int]
+    """NVIDIA's generation of it, as 9.0."""
 
     def memory(self) -> Memory:
         """How much there is."""
@@ -86,8 +88,10 @@ class CudaDevice:
 
     def __init__(self) -> None:
         self.where = torch.device("cuda", torch.cuda.current_device())
-        self.name = torch.cuda.get_device_name(self.where)
-        self._copies = torch.cuda.Stream(self.where)
+        self.name, self.capability = torch.cuda.get_device_name(self.where), torch.cuda.get_device_capability(self.where)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of products stay float32 until they are whole
+        self._cuda: Any = torch.cuda  # parts of it are without types
+        self._copies = self._cuda.Stream(self.where)
         self._graphs: Any = None
 
     def memory(self) -> Memory:
@@ -101,7 +105,7 @@ class CudaDevice:
 
     def pin(self, blob: torch.Tensor) -> Work | None:
         """See Device. The blob's pages must be its own: the driver refuses to pin a page twice."""
-        runtime: Any = torch.cuda.cudart()
+        runtime = self._cuda.cudart()
         address, size = blob.data_ptr(), -(-blob.numel() // PAGE_BYTES) * PAGE_BYTES
         if address % PAGE_BYTES or int(runtime.cudaHostRegister(address, size, 0)) != 0:
             return None
@@ -121,13 +125,13 @@ class CudaDevice:
 
     def mark(self) -> Event:
         """See Device."""
-        event = torch.cuda.Event()
+        event = self._cuda.Event()
         event.record()
         return _CudaEvent(event)
 
     def copy(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Event:
         """See Device."""
-        event = torch.cuda.Event(blocking=True)  # who waits for a copy sleeps; who waits for a step spins
+        event = self._cuda.Event(blocking=True)  # who waits for a copy sleeps; who waits for a step spins
         with torch.cuda.stream(self._copies):
             for source, target in pairs:
                 target.copy_(source, non_blocking=True)
@@ -148,7 +152,7 @@ class CudaDevice:
 
 @dataclass(frozen=True)
 class _CudaEvent:
-    event: torch.cuda.Event
+    event: Any
 
     def wait(self) -> None:
         self.event.synchronize()
@@ -158,7 +162,7 @@ class HostDevice:
     """This machine's memory as a device, with as many bytes as `memory_bytes` says."""
 
     def __init__(self, memory_bytes: int = 1 << 30) -> None:
-        self.where, self.name = torch.device("cpu"), "host memory"
+        self.where, self.name, self.capability = torch.device("cpu"), "host memory", (0, 0)
         self._memory_bytes = memory_bytes
 
     def memory(self) -> Memory:

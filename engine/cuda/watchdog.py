@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+STEP_DEADLINE_S = 120.0
+"""Far longer than any step, compiling its kernels included."""
 HANGS = 6
 """Exit code of a process whose device hangs."""
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..config import cpu_features
-from ..lora.bank import SlotBank
+from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width, parts_of
 from ..model.config import ModelConfig
 from ..model.layers import quantise_rows
@@ -129,6 +129,13 @@ class NativeExecutor:
         """See Executor."""
         assert page_tokens == PAGE_TOKENS, f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
         return torch.empty(self._config.layers, 2 * self._config.kv_heads, num_pages, page_tokens * self._config.head_dim, dtype=self._dtype)
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """See Executor."""
+        return ""
+
+    def close(self) -> None:
+        """See Executor."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Executor."""

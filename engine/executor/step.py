@@ -69,10 +69,8 @@ class StepOutput:
 
     def row(self, index: int) -> NDArray[np.float32]:
         """The logits [vocab] of one wanted row: a view, or a copy where they lie on a device."""
-        if self.logits.is_cpu:
-            return self._on_host[index]
-        copied: NDArray[np.float32] = self.logits[index].cpu().numpy()
-        return copied
+        row: NDArray[np.float32] = self._on_host[index] if self.logits.is_cpu else self.logits[index].cpu().numpy()
+        return row
 
     def pick(self, rows: list[int], ids: list[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """The logits of some `ids` of each of `rows`; from a device in one copy for all."""
@@ -83,7 +81,7 @@ class StepOutput:
         if not len(flat):
             return [np.empty(0, np.float32) for _ in rows]
         chosen: NDArray[np.float32] = self.logits.reshape(-1)[torch.from_numpy(flat).to(self.logits.device)].cpu().numpy()
-        return list(np.split(chosen, np.cumsum(lengths[:-1])))
+        return [chosen[end - length : end] for length, end in zip(lengths, np.cumsum(lengths), strict=True)]
 
     @cached_property
     def _on_host(self) -> NDArray[np.float32]:
@@ -99,6 +97,12 @@ class Executor(Protocol):
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim]; inside a page the layout is the executor's own."""
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """Do once what the first steps over `pool` and `bank` would have to wait for; says what that was, "" if nothing."""
+
+    def close(self) -> None:
+        """End what runs beside it."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """The base's embeddings of `tokens [n]`, [n, hidden] float32."""

@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 
 from ..lora.apply import LoraGroup, apply_gain, apply_lora
-from ..lora.bank import SlotBank
+from ..lora.bank import Bank, SlotBank
 from ..lora.layout import SITES
 from ..model.attention import AttentionGroup, attend, group_runs
 from ..model.layers import ROW_FLOOR, Linear, choose_linear_kernel, make_linear, pad_rows, rms_norm, rope_table, rotate, swiglu
@@ -38,6 +38,13 @@ class TorchExecutor:
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """See Executor."""
         return torch.empty(self._config.layers, 2 * self._config.kv_heads, num_pages, page_tokens * self._config.head_dim, dtype=self._dtype)
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """See Executor."""
+        return ""
+
+    def close(self) -> None:
+        """See Executor."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Executor."""

@@ -1,6 +1,6 @@
 """The adapters of one engine: files, host memory and slots held together. Runs on the engine's thread; parsing and copying run on others.
 
-    files ──loader's thread──▶ host memory ──pin: a slot──▶ the bank: there at once, or announced by CopyDone when the copy is over
+files ──loader's thread──▶ host memory ──pin: a slot──▶ the bank: there at once, or announced by CopyDone when the copy is over
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ class Adapters:
             return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
         packed = done.outcome.packed
         if not self.slots.can_ever_hold(size_bytes := self.bank.size_of(packed)):
-            return self._refuse(adapter, AdapterError(f"the adapter takes {size_bytes} bytes of the device, which keeps {self.slots.room_bytes} for all"))
+            reason = f"the adapter takes {size_bytes} bytes of the device, which keeps {self.slots.room_bytes} for all of them"
+            return self._refuse(adapter, AdapterError(reason))
         self._paths[adapter] = done.job.config_path, done.job.weights_path
         self._keep(adapter, done.outcome, done.load_ms)
         self._forget_if_idle(adapter)

@@ -70,7 +70,7 @@ class SlotTable:
     _clock: float = 0.0
 
     def hold(self, adapter: bytes, in_host: bool, reload_cost: float = 1.0, size_bytes: int = 0) -> None:
-        """Know an adapter. `reload_cost` is its reload time over its size: the dearer, the longer it stays; `size_bytes` is what it takes of an arena."""
+        """Know an adapter. `reload_cost` is its reload time over its size: the dearer, the longer it stays; `size_bytes` are those in an arena."""
         entry = self._entries.setdefault(adapter, _Entry(State.DISK))
         entry.reload_cost = reload_cost
         if entry.slot is None:
