@@ -103,8 +103,9 @@ def rotate_and_store(
     query_norm, key_norm, eps = (any_weight, any_weight, 0.0) if norms is None else (norms.query, norms.key, norms.eps)
     _rotate_and_store[(len(qkv), triton.cdiv(all_heads, HEADS_PER_BLOCK))](
         qkv, cos if rotates else any_weight, sin if rotates else any_weight, positions, cells, pool_layer, query_norm, key_norm,
-        qkv.stride(0), pool_layer.stride(0), eps, heads=heads, kv_heads=kv_heads, half=head_dim // 2,
-        half_block=triton.next_power_of_2(head_dim // 2), heads_block=HEADS_PER_BLOCK, rotates=rotates, norms=norms is not None, num_warps=2, num_stages=1,
+        qkv.stride(0), pool_layer.stride(0), eps,
+        heads=heads, kv_heads=kv_heads, half=head_dim // 2, half_block=triton.next_power_of_2(head_dim // 2), heads_block=HEADS_PER_BLOCK,
+        rotates=rotates, norms=norms is not None, num_warps=2, num_stages=1,
     )  # fmt: skip
 
 

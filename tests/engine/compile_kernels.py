@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -120,7 +121,7 @@ def measure(compiled: Any, name: str, shape: str, arch: int) -> Compiled:
 
 def calls(dtype: torch.dtype, head_dim: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every public function at the shapes of an 8B model (head_dim 128) or a 1B one (64)."""
-    from engine.cuda import attention, elementwise, lora, sampling, tables
+    from engine.cuda import attention, elementwise, lora
 
     rows, heads, kv_heads = 48, 32, 8
     hidden, mlp, vocab, context = heads * head_dim, 14336, 128256, 256
@@ -139,8 +140,24 @@ def calls(dtype: torch.dtype, head_dim: int) -> Iterator[tuple[str, Callable[[],
     norms = elementwise.HeadNorms(empty(head_dim, kind=torch.float32), empty(head_dim, kind=torch.float32), 1e-6)
     for each in (None, norms):
         for cos in (None, table):
-            yield "rotate_and_store", lambda n=each, c=cos: elementwise.rotate_and_store(qkv, c, c, ints(rows), ints(rows), pool, heads, kv_heads, n)  # type: ignore[misc]
+            yield "rotate_and_store", partial(elementwise.rotate_and_store, qkv, cos, cos, ints(rows), ints(rows), pool, heads, kv_heads, each)
     yield "swiglu", lambda: elementwise.swiglu(empty(rows, 2 * mlp), empty(rows, mlp))
+    table_of_pages, mixed = ints(4096), empty(rows, heads * head_dim)
+    for count in (1, rows, 512):
+        scratch = empty(attention.decode_scratch_numbers(count, heads, kv_heads, head_dim), kind=torch.float32)
+        queries = qkv[:, : heads * head_dim]
+        yield f"attend_decode, {count} runs", partial(attention.attend_decode, queries, pool, ints(4, count), table_of_pages, mixed, scratch, 16)
+    yield "attend_prefill", partial(attention.attend_prefill, queries, pool, ints(4, 8), table_of_pages, ints(2, 40), mixed, 16)
+    entries, q, kv = torch.zeros(64, 32 * 7, 5, dtype=torch.int64), heads * head_dim, kv_heads * head_dim
+    for width_in, widths, biased in ((hidden, (q, kv, kv), True), (q, (hidden,), False), (hidden, (mlp, mlp), False), (mlp, (hidden,), False)):
+        for count in (1, rows):
+            scratch = empty(lora.scratch_numbers(count, 64, width_in, len(widths)), kind=torch.float32)
+            bias = empty(sum(widths)) if biased else None
+            x, out = empty(count, width_in), empty(count, sum(widths))
+            yield (
+                f"apply_site of {len(widths)} parts, {count} rows",
+                partial(lora.apply_site, x, out, ints(3, count), entries, 7, widths, bias, scratch, 64),
+            )
 
 
 def main() -> None:
