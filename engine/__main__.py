@@ -43,11 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("bench", help="compare with other engines; what follows goes to benchmarks.engine.compare", add_help=False)
     for command in (serve, info, logits):
         command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
-        command.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
+        command.add_argument("--kernels", choices=("auto", "cuda", "native", "torch"), default="auto")
         command.add_argument("--threads", type=int, default=0)
     for command in (serve, info):
-        command.add_argument("--kv-tokens", type=int, default=16384)
-        command.add_argument("--max-adapters", type=int, default=64)
+        command.add_argument("--kv-tokens", type=int, default=0, help="tokens of all running requests together (0: what suits the machine)")
+        command.add_argument("--max-adapters", type=int, default=0, help="adapters ready at once (0: what suits the machine)")
     serve.add_argument("--draft-tokens", type=int, default=0, help="how far to guess ahead from an answer's own text; leaves it unchanged")
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["bench"]:
@@ -81,7 +81,7 @@ def _serve(chosen: argparse.Namespace) -> int:
         print(f"engine: {error}", file=sys.stderr)
         return 1
     print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels, {built.ready.threads} threads, "
-          f"loaded in {built.ready.load_ms:.0f} ms", file=sys.stderr, flush=True)  # fmt: skip
+          f"loaded in {built.ready.load_ms:.0f} ms", *(f"\nengine: {note}" for note in built.notes), sep="", file=sys.stderr, flush=True)  # fmt: skip
     return Server(connection, inbox).serve(built.engine, built.ready)
 
 
@@ -143,9 +143,11 @@ def _bench(arguments: list[str]) -> int:
 
 
 def _info(chosen: argparse.Namespace) -> int:
+    from .config import EngineConfig
     from .info import describe
 
-    for line in describe(chosen.base, chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens):
+    config = EngineConfig(chosen.base or Path(), chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
+    for line in describe(chosen.base, config):
         print(line, flush=True)
     return 0
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .executor.step import Run, Segment, StepInput
-from .lora.bank import SlotBank
+from .lora.bank import Bank
 from .scheduler import Chunk
 
 
@@ -20,7 +20,7 @@ class Batch:
     input: StepInput
 
 
-def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: SlotBank, page_tokens: int) -> Batch:
+def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank, page_tokens: int) -> Batch:
     """Lay out one step's rows."""
     members = _by_slot(chunks, slot_of, bank)
     ordered = [chunk for _, group in members for chunk in group]
@@ -45,7 +45,7 @@ Members = list[tuple[int | None, list[Chunk]]]
 """Slot (None: the bare base) → its chunks."""
 
 
-def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: SlotBank) -> Members:
+def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank) -> Members:
     by_slot: dict[int | None, list[Chunk]] = {}
     for chunk in chunks:
         adapter = chunk.sequence.adapter

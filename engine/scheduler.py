@@ -6,7 +6,7 @@
 
 A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more adapters than slots the seats go round:
 who has had one for SEAT_STEPS steps gives way to the adapter that has been without for longest, so nobody waits for another's last token;
-for a first token anybody who has had its own gives way at once.
+for a first token anybody who has had its own gives way at once. Where bytes need time to arrive in a slot, a seat's time begins when they have.
 A running sequence without credit is parked: it keeps its pages, costs no step, and is the first to be preempted.
 
 Order, for places and for prompt tokens alike: who has waited longer than the age bound; then priority; then the adapter that has had
@@ -93,6 +93,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._step = 0
         self._seats: dict[bytes, int] = {}
+        self._arriving: set[bytes] = set()
         self._last_seated: dict[bytes, int] = {}
         self._served: dict[bytes | None, float] = {}
 
@@ -147,6 +148,7 @@ class Scheduler:
             assert sequence.computed <= len(sequence.pages) * self._budget.page_tokens, "computed beyond its pages"
         assert all(not s.pages and s.computed == 0 for s in self.waiting), "a waiting sequence owns pages"
         assert set(self._seats) <= {s.adapter for s in self.running}, "a seat is held for nobody"
+        assert self._arriving <= set(self._seats), "one arrives without a seat"
 
     # --- places ---
 
@@ -232,6 +234,7 @@ class Scheduler:
     def _take_seats(self, able: list[Sequence]) -> None:
         wanted = {sequence.adapter for sequence in able if sequence.adapter is not None}
         self._leave_seats({*wanted})
+        self._settle_arrived()
         standing = wanted - self._seats.keys()
         if not standing:
             return
@@ -239,11 +242,19 @@ class Scheduler:
         for adapter in sorted(standing, key=lambda adapter: (adapter not in new, self._last_seated.get(adapter, 0))):
             if self._adapters.prepare(adapter) and (self._adapters.try_pin(adapter) or self._take_over(adapter, new)):
                 self._seats[adapter] = self._step
+                if not self._adapters.is_ready(adapter):
+                    self._arriving.add(adapter)
+
+    def _settle_arrived(self) -> None:
+        for adapter in [adapter for adapter in self._arriving if self._adapters.is_ready(adapter)]:
+            self._arriving.remove(adapter)
+            self._seats[adapter] = self._step
 
     def _take_over(self, adapter: bytes, new: set[bytes | None]) -> bool:
         """Seat `adapter` in the place of the one that has sat longest; for a first token, of any that has had its own and sat for a step."""
         least = 1 if adapter in new else SEAT_STEPS
-        giving = [(since, seated) for seated, since in self._seats.items() if self._step - since >= least and not (least == 1 and seated in new)]
+        sat = [(since, seated) for seated, since in self._seats.items() if self._step - since >= least and seated not in self._arriving]
+        giving = [(since, seated) for since, seated in sat if not (least == 1 and seated in new)]
         if not giving:
             return False
         self._leave(min(giving)[1])
@@ -255,6 +266,7 @@ class Scheduler:
 
     def _leave(self, adapter: bytes) -> None:
         del self._seats[adapter]
+        self._arriving.discard(adapter)
         self._last_seated.pop(adapter, None)
         self._last_seated[adapter] = self._step
         if len(self._last_seated) > MAX_SERVED:

@@ -15,4 +15,4 @@ class KvCache:
 
     def clean(self, pages: list[int]) -> None:
         """Zero pages before a new owner uses them: a masked weight is 0, but 0 * NaN left by somebody else would be NaN."""
-        self.pool.index_fill_(2, torch.tensor(pages), 0)
+        self.pool.index_fill_(2, torch.tensor(pages, device=self.pool.device), 0)

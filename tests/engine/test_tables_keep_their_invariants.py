@@ -135,7 +135,7 @@ class SlotsMachine(RuleBasedStateMachine):
             return
         self.pins.append(adapter)
         if placement is not None:
-            assert placement.evicted not in pinned_slots
+            assert pinned_slots.isdisjoint(placement.evicted)
             self.loading.append(placement)
 
     @precondition(lambda self: self.pins)

@@ -1,0 +1,179 @@
+"""Compiles every kernel of engine/cuda ahead of time, with the arguments that its public function gives it, and prints what came out as JSON.
+
+A program of its own, because Triton's interpreter (tests/engine/conftest.py) can only be on or off in a whole process. Needs no GPU:
+the wheel of Triton brings the assembler.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64", torch.int32: "i32", torch.int64: "i64"}
+ALIGNED = 16
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments of one launch."""
+
+    kernel: JITFunction
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the assembler says of one kernel."""
+
+    name: str
+    shape: str
+    arch: int
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+def record(modules: list[ModuleType], call: Callable[[], object]) -> list[Launch]:
+    """What `call` launches, without running any of it."""
+    launches: list[Launch] = []
+    originals = [(module, name, value) for module in modules for name, value in vars(module).items() if isinstance(value, JITFunction)]
+    for module, name, kernel in originals:
+        setattr(module, name, _Recorder(kernel, launches))
+    try:
+        call()
+    finally:
+        for module, name, kernel in originals:
+            setattr(module, name, kernel)
+    return launches
+
+
+class _Recorder:
+    def __init__(self, kernel: JITFunction, launches: list[Launch]) -> None:
+        self._kernel, self._launches = kernel, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*values: Any, **named: Any) -> None:
+            names = self._kernel.arg_names
+            options = {name: value for name, value in named.items() if name not in names}
+            arguments = dict(zip(names, values, strict=False)) | {name: value for name, value in named.items() if name in names}
+            self._launches.append(Launch(self._kernel, arguments, options))
+
+        return launch
+
+
+def compile_launch(launch: Launch, arch: int) -> Any:
+    """Triton's compiled kernel for compute capability `arch` (90: 9.0), specialised as Triton's own launcher would."""
+    kernel = launch.kernel
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(kernel.params):
+        value = launch.arguments[parameter.name]
+        signature[parameter.name] = kind = _kind(value, parameter.is_constexpr, parameter.do_not_specialize)
+        if kind == "constexpr":
+            constants[parameter.name] = value
+        elif not parameter.do_not_specialize and _is_aligned(value):
+            attributes[(index,)] = [["tt.divisibility", ALIGNED]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
+
+
+def _kind(value: Any, is_constant: bool, plain: bool) -> str:
+    if is_constant or value is None or (isinstance(value, int) and value == 1 and not plain):
+        return "constexpr"
+    if isinstance(value, torch.Tensor):
+        return "*" + TYPES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def _is_aligned(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr() % ALIGNED == 0
+    return isinstance(value, int) and value % ALIGNED == 0
+
+
+def measure(compiled: Any, name: str, shape: str, arch: int) -> Compiled:
+    """Registers and spills out of the machine code itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    numbers = {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", usage)}
+    return Compiled(name, shape, arch, numbers["REG"], numbers["STACK"] + numbers["LOCAL"], compiled.metadata.shared)
+
+
+def calls(dtype: torch.dtype, head_dim: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Every public function at the shapes of an 8B model (head_dim 128) or a 1B one (64)."""
+    from engine.cuda import attention, elementwise, lora
+
+    rows, heads, kv_heads = 48, 32, 8
+    hidden, mlp, vocab, context = heads * head_dim, 14336, 128256, 256
+
+    def empty(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=kind)
+
+    def ints(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.int32)
+
+    stream, weight, normed = empty(rows, hidden, kind=torch.float32), empty(hidden, kind=torch.float32), empty(rows, hidden)
+    yield "rms_norm", lambda: elementwise.rms_norm(stream, weight, 1e-5, normed)
+    yield "add_rms_norm", lambda: elementwise.add_rms_norm(stream, normed, weight, 1e-5, normed)
+    qkv, table = empty(rows, (heads + 2 * kv_heads) * head_dim), empty(context, head_dim // 2, kind=torch.float32)
+    pool = empty(2 * kv_heads, 64, 16 * head_dim)
+    norms = elementwise.HeadNorms(empty(head_dim, kind=torch.float32), empty(head_dim, kind=torch.float32), 1e-6)
+    for each in (None, norms):
+        for cos in (None, table):
+            yield "rotate_and_store", partial(elementwise.rotate_and_store, qkv, cos, cos, ints(rows), ints(rows), pool, heads, kv_heads, each)
+    yield "swiglu", lambda: elementwise.swiglu(empty(rows, 2 * mlp), empty(rows, mlp))
+    table_of_pages, mixed = ints(4096), empty(rows, heads * head_dim)
+    for count in (1, rows, 512):
+        scratch = empty(attention.decode_scratch_numbers(count, heads, kv_heads, head_dim), kind=torch.float32)
+        queries = qkv[:, : heads * head_dim]
+        yield f"attend_decode, {count} runs", partial(attention.attend_decode, queries, pool, ints(4, count), table_of_pages, mixed, scratch, 16)
+    yield "attend_prefill", partial(attention.attend_prefill, queries, pool, ints(4, 8), table_of_pages, ints(2, 40), mixed, 16)
+    entries, q, kv = torch.zeros(64, 32 * 7, 5, dtype=torch.int64), heads * head_dim, kv_heads * head_dim
+    for width_in, widths, biased in ((hidden, (q, kv, kv), True), (q, (hidden,), False), (hidden, (mlp, mlp), False), (mlp, (hidden,), False)):
+        for count in (1, rows):
+            scratch = empty(lora.scratch_numbers(count, 64, width_in, len(widths)), kind=torch.float32)
+            bias = empty(sum(widths)) if biased else None
+            x, out = empty(count, width_in), empty(count, sum(widths))
+            yield (
+                f"apply_site of {len(widths)} parts, {count} rows",
+                partial(lora.apply_site, x, out, ints(3, count), entries, 7, widths, bias, scratch, 64),
+            )
+
+
+def main() -> None:
+    """`compile_kernels.py ARCH…`: compile for these."""
+    from engine.cuda import attention, elementwise, lora, sampling
+
+    modules: list[ModuleType] = [attention, elementwise, lora, sampling]
+    found: list[Compiled] = []
+    for dtype, head_dim in ((torch.bfloat16, 128), (torch.bfloat16, 64)):
+        for name, call in calls(dtype, head_dim):
+            for launch in record(modules, call):
+                for arch in map(int, sys.argv[1:]):
+                    shape = f"{TYPES[dtype]} head_dim {head_dim}"
+                    found.append(measure(compile_launch(launch, arch), f"{name}: {launch.kernel.__name__}", shape, arch))
+    json.dump([asdict(each) for each in found], sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()
