@@ -86,7 +86,7 @@ def assemble(
     context = min(base.context, num_pages * config.page_tokens)
     with torch.inference_mode():
         decoder = Decoder(weights, choice.dtype, context, config.kernels, config.threads, choice.weights_int8, accelerator)
-        cache = _make_cache(decoder, num_pages, config.page_tokens)
+        cache = _make_cache(decoder, num_pages, config.page_tokens, accelerator is not None)
 
     def parse(config_path: Path, weights_path: Path) -> PackedAdapter:
         with torch.inference_mode():
@@ -123,9 +123,9 @@ def describe_split(split: Split, page_tokens: int) -> str:
     return f"room for keys and values of {tokens} tokens, {adapters}: {split.reason}"
 
 
-def _make_cache(decoder: Decoder, num_pages: int, page_tokens: int) -> KvCache:
+def _make_cache(decoder: Decoder, num_pages: int, page_tokens: int, masked: bool) -> KvCache:
     try:
-        return KvCache(decoder.make_pool(1 + num_pages, page_tokens), page_tokens)
+        return KvCache(decoder.make_pool(1 + num_pages, page_tokens), page_tokens, masked)
     except OutOfDeviceMemory as error:
         raise ModelError(f"no memory for keys and values of {num_pages * page_tokens} tokens: {error}; choose fewer --kv-tokens") from error
 

@@ -95,7 +95,7 @@ def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
         if not bank.load(0, 1, packed) and isinstance(lost := arrived.get(), DeviceLost):
             raise lost
     decoder = Decoder(weights, choice.dtype, length, config.kernels, config.threads, choice.weights_int8, accelerator)
-    cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens)
+    cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens, accelerator is not None)
     pages = list(range(1, 1 + num_pages))
     forward = _Forward(decoder, cache, bank, config.step_tokens)
     rows = []

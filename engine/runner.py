@@ -57,7 +57,7 @@ class _Reading:
 
     def read(self) -> list[ChunkResult]:
         finite = self._output.finite
-        for result, first in zip(self._results, self._firsts, strict=False):
+        for result, first in zip(self._results if not finite.all() else (), self._firsts, strict=False):
             if not finite[first : first + result.chunk.wanted].all():
                 result.error = AdapterError("the logits are not finite; the adapter's weights overflow this dtype")
         self._score([i for i, r in enumerate(self._results) if r.chunk.sequence.replay and r.error is None])

@@ -37,7 +37,7 @@ from .kernels import TRITON, Kernels
 from .lora import scratch_numbers
 from .memory import check_fits, demand_of, shortage
 from .sampling import best_scratch_numbers
-from .tables import NO_CELL, Room, Tables, decode_room, fill, measure, queries_per_tile, split
+from .tables import NO_CELL, KnownPages, Room, Tables, decode_room, fill, measure, queries_per_tile, split
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 PAGE_TOKENS = 16
@@ -129,6 +129,7 @@ class CudaExecutor:
         self._captured_for = 0, 0
         self._host_table: torch.Tensor = device.pinned(PAGE_BYTES).view(torch.int32)
         self._host_result: torch.Tensor = device.pinned(PAGE_BYTES).view(torch.int64)
+        self._known_pages = KnownPages()
         self._scratches: dict[int, torch.Tensor] = {}
         demand, free_bytes = demand_of(config, dtype.itemsize, PAGE_TOKENS, work_bytes(config, dtype, context, MAX_ROWS)), device.memory().free_bytes
         check_fits(demand, free_bytes, device.name)
@@ -219,7 +220,7 @@ class CudaExecutor:
     def _upload(self, step: StepInput, room: Room, table: torch.Tensor) -> None:
         if room.words > len(self._host_table):
             self._host_table = self._device.pinned(2 * 4 * room.words).view(torch.int32)
-        fill(split(self._host_table.numpy()[: room.words], room), step, PAGE_TOKENS, self._queries)
+        fill(split(self._host_table.numpy()[: room.words], room), step, PAGE_TOKENS, self._queries, self._known_pages)
         table[: room.words].copy_(self._host_table[: room.words], non_blocking=True)
 
     def _launch(self, step: _Pass) -> None:

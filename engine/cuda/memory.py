@@ -17,6 +17,7 @@ goes to adapters until none is missing. Absolute speeds matter little: only that
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..errors import ModelError
 from ..lora.layout import BLOCK_COLUMNS, ROW_STEP, parts_of
@@ -114,17 +115,16 @@ def divide(demand: Demand, free_bytes: int, total_bytes: int, load: Load, num_pa
     else:
         kv = _best_kv(demand, rest, request, load, num_slots or MAX_SLOTS)
         why = f"{min(load.max_running, kv // request, (rest - kv) // demand.adapter_bytes)} requests of {load.request_tokens} tokens at once"
-    slot_bytes = 0 if num_slots is None else num_slots * demand.slot_bytes
-    room = rest - kv - slot_bytes
+    room = rest - kv
+    if num_slots is None:
+        per_slot = demand.adapter_bytes * SMALL_RANK // TYPICAL_RANK + demand.slot_bytes
+        num_slots = max(1, min(MAX_SLOTS, room // per_slot))
+    room -= num_slots * demand.slot_bytes
     if kv < 2 * demand.page_bytes or room < demand.adapter_bytes:
         raise ModelError(
             f"beside the base and a step {max(0, rest)} bytes of the device are free; a page of keys and values takes {demand.page_bytes}, "
             f"an adapter of rank {TYPICAL_RANK} {demand.adapter_bytes}: choose a smaller base, or fewer --kv-tokens"
         )
-    if num_slots is None:
-        per_slot = demand.adapter_bytes * SMALL_RANK // TYPICAL_RANK + demand.slot_bytes
-        num_slots = max(1, min(MAX_SLOTS, room // per_slot))
-        room -= num_slots * demand.slot_bytes
     return Split(kv // demand.page_bytes - 1, room, num_slots, why)
 
 
@@ -139,6 +139,7 @@ def earned(demand: Demand, kv_bytes: int, adapters_bytes: int, request_bytes: in
     return running / (step_s + missing * demand.adapter_bytes / load.copy_bytes_s / load.answer_tokens)
 
 
+@lru_cache(1 << 14)
 def harmonic(count: int) -> float:
     """1 + 1/2 + … + 1/count."""
     return sum(1 / k for k in range(1, count + 1))

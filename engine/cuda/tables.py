@@ -14,7 +14,6 @@ device's buffer. What is smaller than its room is padded so that kernels leave a
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Generic, TypeVar
@@ -85,7 +84,7 @@ def decode_room(rows: int, pages: int) -> Room:
 
 def measure(step: StepInput, page_tokens: int, queries: int) -> Room:
     """Exactly what `step` needs. `queries`: of queries_per_tile."""
-    tiles = sum(-(-count // TILE_ROWS) for _, _, count in _stretches(step.segments, len(step.tokens)))
+    tiles = int((-(-_stretches(step.segments, len(step.tokens))[2] // TILE_ROWS)).sum())
     query_tiles = sum(-(-run.count // queries) for run in step.runs if run.count > 1)
     pages = sum(_num_pages(run, page_tokens) for run in step.runs)
     return Room(len(step.tokens), tiles, len(step.runs), query_tiles, len(step.logit_rows), pages)
@@ -107,7 +106,29 @@ def split(buffer: A, room: Room) -> Tables[A]:
     return Tables(*views)
 
 
-def fill(tables: Tables[Words], step: StepInput, page_tokens: int, queries: int) -> None:
+class KnownPages:
+    """Page lists as arrays, made once: a sequence's list only grows, so that one of the same length is the same. Keeps those of the last step."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Sequence[int], Words]] = {}
+
+    def of(self, runs: Sequence[Run], page_tokens: int) -> list[Words]:
+        """Per run the pages that its last row sees."""
+        known: dict[int, tuple[Sequence[int], Words]] = {}
+        found = []
+        for run in runs:
+            pages = run.pages
+            entry = self._known.get(id(pages))
+            if entry is None or entry[0] is not pages or len(entry[1]) != len(pages):
+                entry = pages, np.array(pages, np.int32)
+            known[id(pages)] = entry
+            needed = -(-(run.start + run.count) // page_tokens)
+            found.append(entry[1] if len(pages) == needed else entry[1][:needed])
+        self._known = known
+        return found
+
+
+def fill(tables: Tables[Words], step: StepInput, page_tokens: int, queries: int, known: KnownPages | None = None) -> None:
     """Write a step into tables whose room holds it, padding included."""
     rows = len(step.tokens)
     for table, values, padding in (
@@ -119,52 +140,45 @@ def fill(tables: Tables[Words], step: StepInput, page_tokens: int, queries: int)
         table[: len(values)] = values
         table[len(values) :] = padding
     _fill_tiles(tables.tiles, step.segments, rows)
-    _fill_runs(tables, step.runs, page_tokens)
+    _fill_runs(tables, step.runs, (known or KnownPages()).of(step.runs, page_tokens))
     _fill_query_tiles(tables.query_tiles, step.runs, queries)
 
 
 def _fill_tiles(tiles: Words, segments: Sequence[Segment], rows: int) -> None:
-    at = 0
-    for slot, first, count in _stretches(segments, rows):
-        num = -(-count // TILE_ROWS)
-        firsts = np.arange(num) * TILE_ROWS
-        tiles[0, at : at + num] = slot
-        tiles[1, at : at + num] = first + firsts
-        tiles[2, at : at + num] = np.minimum(count - firsts, TILE_ROWS)
-        at += num
+    slots, firsts, counts = _stretches(segments, rows)
+    num = -(-counts // TILE_ROWS)
+    which = np.repeat(np.arange(len(num)), num)
+    inside = (np.arange(len(which)) - np.repeat(np.cumsum(num) - num, num)) * TILE_ROWS
+    at = len(which)
+    tiles[0, :at] = slots[which]
+    tiles[1, :at] = firsts[which] + inside
+    tiles[2, :at] = np.minimum(counts[which] - inside, TILE_ROWS)
     tiles[0, at:] = BARE
     tiles[1:, at:] = 0
 
 
-def _stretches(segments: Sequence[Segment], rows: int) -> list[tuple[int, int, int]]:
-    """(slot, first, count) of all rows in order: the segments and the bare rows between them."""
-    stretches, at = [], 0
-    for segment in segments:
-        if segment.first > at:
-            stretches.append((BARE, at, segment.first - at))
-        stretches.append((segment.slot, segment.first, segment.count))
-        at = segment.first + segment.count
-    if rows > at:
-        stretches.append((BARE, at, rows - at))
-    return stretches
+def _stretches(segments: Sequence[Segment], rows: int) -> NDArray[np.int64]:
+    """[3, n]: slot, first, count of all rows in order: the segments and the bare rows between them."""
+    given = np.array([(segment.slot, segment.first, segment.count) for segment in segments], np.int64).reshape(-1, 3).T
+    stretches = np.full((3, 2 * len(segments) + 1), BARE, np.int64)
+    stretches[:, 1::2] = given
+    stretches[1, 0::2] = np.concatenate(([0], given[1] + given[2]))
+    stretches[2, 0::2] = np.concatenate((given[1], [rows])) - stretches[1, 0::2]
+    return stretches[:, stretches[2] > 0]
 
 
-def _fill_runs(tables: Tables[Words], runs: Sequence[Run], page_tokens: int) -> None:
-    # A step has thousands of pages; reading whole lists costs some 16 ns a page, a generator three times that.
-    pages = array("i")
-    starts = []
-    for run in runs:
-        starts.append(len(pages))
-        needed = _num_pages(run, page_tokens)
-        pages.extend(run.pages if len(run.pages) == needed else run.pages[:needed])
+def _fill_runs(tables: Tables[Words], runs: Sequence[Run], pages: list[Words]) -> None:
     count = len(runs)
+    lengths = np.array([len(some) for some in pages], np.int64)
     tables.runs[0, :count] = [run.first for run in runs]
     tables.runs[1, :count] = [run.count for run in runs]
     tables.runs[2, :count] = [run.start for run in runs]
-    tables.runs[3, :count] = starts
+    tables.runs[3, :count] = np.cumsum(lengths) - lengths
     tables.runs[:, count:] = 0
-    tables.pages[: len(pages)] = pages
-    tables.pages[len(pages) :] = 0
+    at = int(lengths.sum())
+    if pages:
+        np.concatenate(pages, out=tables.pages[:at])
+    tables.pages[at:] = 0
 
 
 def _fill_query_tiles(query_tiles: Words, runs: Sequence[Run], queries: int) -> None:

@@ -19,7 +19,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on, whose keys and values lie in `pages`."""
+    """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on, whose keys and values lie in `pages`.
+
+    A list of pages only ever grows at its end: an executor may remember what it held.
+    """
 
     first: int
     count: int

@@ -108,6 +108,14 @@ def test_a_step_names_the_lowest_id_of_the_highest_logit_and_what_is_not_finite(
     assert [part.tolist() for part in picked] == [logits[3, [1, 9]].tolist(), []]
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_what_lies_in_cells_that_nobody_wrote_changes_nothing(place: str) -> None:
+    """Pages are not cleaned on a device: a NaN that somebody left must not be read."""
+    bench, twin = open_bench("llama", place), open_bench("llama", None)
+    bench.cache.pool.fill_(float("nan"))
+    assert_near(run_mixed(bench, MIXED[:3]), run_mixed(twin, MIXED[:3]))
+
+
 def test_buckets_and_ranks_round_up() -> None:
     assert [bucket_of(rows) for rows in (1, 3, 9, 256, 257)] == [1, 4, 16, 256, None]
     assert [rank_of(rank) for rank in (0, 1, 16, 17, 300)] == [0, 16, 16, 32, 512]

@@ -187,7 +187,7 @@ class Bench:
         self.config, self.weights = weights.config, weights
         self.dtype = dtype
         self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024), kernels, threads, weights_int8, accelerator)
-        self.cache = KvCache(self.decoder.make_pool(2049 if accelerator is None else 129, 16), 16)
+        self.cache = KvCache(self.decoder.make_pool(2049 if accelerator is None else 129, 16), 16, accelerator is not None)
         self.copied: SimpleQueue[Any] = SimpleQueue()
         self.bank: Any = SlotBank()
         if accelerator is not None:
