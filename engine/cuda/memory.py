@@ -130,11 +130,12 @@ def divide(demand: Demand, free_bytes: int, total_bytes: int, load: Load, num_pa
 
 def earned(demand: Demand, kv_bytes: int, adapters_bytes: int, request_bytes: int, load: Load, num_slots: int = MAX_SLOTS) -> float:
     """Tokens a second of a split, by the model above; at most `num_slots` adapters are resident."""
-    running = min(load.max_running, kv_bytes / request_bytes, adapters_bytes / demand.adapter_bytes, num_slots)
+    each_bytes = demand.adapter_bytes + demand.slot_bytes
+    running = min(load.max_running, kv_bytes / request_bytes, adapters_bytes / each_bytes, num_slots)
     if running <= 0:
         return 0.0
     step_s = (demand.base_bytes + running * request_bytes) / load.read_bytes_s
-    resident = min(load.known_adapters, num_slots, adapters_bytes // demand.adapter_bytes)
+    resident = min(load.known_adapters, num_slots, adapters_bytes // each_bytes)
     missing = 1 - harmonic(resident) / harmonic(load.known_adapters)
     return running / (step_s + missing * demand.adapter_bytes / load.copy_bytes_s / load.answer_tokens)
 
@@ -146,8 +147,10 @@ def harmonic(count: int) -> float:
 
 
 def _best_kv(demand: Demand, rest: int, request: int, load: Load, num_slots: int) -> int:
-    tried = [(earned(demand, kv, rest - kv, request, load, num_slots), kv) for kv in (rest * k // CANDIDATES for k in range(1, CANDIDATES))]
-    return max(tried)[1] if rest > 0 else 0
+    """0 when nothing leaves two pages and an adapter."""
+    candidates = [rest * k // CANDIDATES for k in range(1, CANDIDATES)]
+    kept = [kv for kv in candidates if kv >= 2 * demand.page_bytes and rest - kv >= demand.adapter_bytes + demand.slot_bytes]
+    return max(((earned(demand, kv, rest - kv, request, load, num_slots), kv) for kv in kept), default=(0.0, 0))[1]
 
 
 def _up(count: int, multiple: int) -> int:
