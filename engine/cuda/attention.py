@@ -84,7 +84,7 @@ def _shape(head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
 
 def _scale(head_dim: int) -> float:
     """What turns products into exponents of two."""
-    return head_dim**-0.5 * math.log2(math.e)
+    return math.log2(math.e) / math.sqrt(head_dim)
 
 
 @triton.jit

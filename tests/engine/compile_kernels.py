@@ -12,17 +12,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
+
+from engine.executor.draw import Draw
+from engine.noise import NoiseKey
 
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64", torch.int32: "i32", torch.int64: "i64"}
 ALIGNED = 16
@@ -121,7 +125,7 @@ def measure(compiled: Any, name: str, shape: str, arch: int) -> Compiled:
 
 def calls(dtype: torch.dtype, head_dim: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Every public function at the shapes of an 8B model (head_dim 128) or a 1B one (64)."""
-    from engine.cuda import attention, elementwise, lora
+    from engine.cuda import attention, elementwise, lora, sampling
 
     rows, heads, kv_heads = 48, 32, 8
     hidden, mlp, vocab, context = heads * head_dim, 14336, 128256, 256
@@ -158,6 +162,13 @@ def calls(dtype: torch.dtype, head_dim: int) -> Iterator[tuple[str, Callable[[],
                 f"apply_site of {len(widths)} parts, {count} rows",
                 partial(lora.apply_site, x, out, ints(3, count), entries, 7, widths, bias, scratch, 64),
             )
+
+    logits, chosen = empty(rows, vocab, kind=torch.float32), torch.zeros(2, rows, dtype=torch.int64)
+    keys = torch.empty(sampling.best_scratch_numbers(rows, vocab), dtype=torch.int64)
+    yield "best_and_finite", partial(sampling.best_and_finite, logits, chosen[0], chosen[1], keys)
+    plain = Draw(0, 7, 0.7, NoiseKey((1, 2), (3, 4)), token=5)
+    for name, each in (("plain", plain), ("changed", replace(plain, changed=np.zeros(1, np.int32), values=np.zeros(1)))):
+        yield f"draw, {name}", partial(sampling._draw_together, logits, [each])
 
 
 def main() -> None:
