@@ -107,10 +107,8 @@ class Gpu:
             self.board.expect(gpu_model.expectations(limits, self._scale, self.board.machine["free_bytes"]))
 
     def _tests(self) -> None:
-        """Every test file that says it needs a GPU, or is about the kernels, by pytest with a configuration of its own: ours asks for plugins."""
-        files = sorted(
-            str(path) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text() or path.name.startswith("test_cuda")
-        )
+        """Every test file about the device or its kernels, by pytest with a configuration of its own: the repository's asks for plugins."""
+        files = sorted(str(path) for path in (ROOT / "tests" / "engine").glob("test_*.py") if _is_about_the_device(path))
         if not files or importlib.util.find_spec("pytest") is None:
             self._leave_out("tests", "no test is marked gpu" if not files else "pytest is not installed; the stage `agreement` ran without it")
             return
@@ -119,13 +117,15 @@ class Gpu:
         self._stage("tests", command)
 
     def _memcheck(self) -> None:
-        """Agreement on the device alone, a few answers, under compute-sanitizer; without torch's caching, which would hide a wrong address."""
+        """A small base under compute-sanitizer, where it is installed and can watch this device."""
         tool = shutil.which("compute-sanitizer") or _beside_cuda()
         if tool is None or self._asked.kernels != "cuda":
             self._leave_out("memcheck", "compute-sanitizer is not installed" if tool is None else "there is no GPU to check")
             return
-        command = (tool, "--tool", "memcheck", "--error-exitcode", "9", "--require-cuda-init", "no", *self._command("sanitize"))
-        self._stage("memcheck", command)
+        command = (tool, "--tool", "memcheck", "--error-exitcode", "9", *self._command("memcheck"))
+        self._stage("memcheck", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        if "not supported" in self.board.outcomes[-1].error:
+            self._leave_out("memcheck", f"compute-sanitizer cannot watch this device: {self.board.outcomes.pop().error}")
 
     def _leave_out(self, stage: str, why: str) -> None:
         self.board.facts.setdefault("left_out", {})[stage] = why
@@ -134,9 +134,9 @@ class Gpu:
     def _command(self, stage: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "benchmarks.engine.gpu_stage", stage, json.dumps(self._options))
 
-    def _stage(self, name: str, command: tuple[str, ...]) -> None:
+    def _stage(self, name: str, command: tuple[str, ...], **environment: str) -> None:
         print(f"gpu: {name} … ({self._run.left_s:.0f} s left)", flush=True)
-        outcome = self._run.stage(Stage(name, BUDGETS_S[name], command), self._take)
+        outcome = self._run.stage(Stage(name, BUDGETS_S[name], command, tuple(environment.items())), self._take)
         self.board.outcomes.append(outcome)
         print(f"gpu: {name}: {outcome.status} after {outcome.seconds:.0f} s" + (f": {outcome.error}" if outcome.error else ""), flush=True)
 
@@ -164,6 +164,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="what the machine computes best in by default")
     parser.add_argument("--stages", nargs="+", default=list(BUDGETS_S), choices=list(BUDGETS_S), metavar="STAGE", help=", ".join(BUDGETS_S))
     return parser.parse_args()
+
+
+def _is_about_the_device(path: Path) -> bool:
+    text = path.read_text()
+    return path.stem != "test_gpu_bench" and ("mark.gpu" in text or "engine.cuda" in text)
 
 
 def _cannot_run(kernels: str) -> str | None:
