@@ -37,6 +37,7 @@ BUDGETS_S = {"look": 40.0, "agreement": 50.0, "tests": 90.0, "limits": 25.0, "de
              "profile": 40.0, "memcheck": 60.0}  # fmt: skip
 """In the order in which they run: what is left over at the end is taken from the last ones."""
 SPARE_S = 10.0
+MAX_LOG_CHARACTERS = 200_000
 
 
 def main() -> None:
@@ -137,6 +138,9 @@ class Gpu:
     def _stage(self, name: str, command: tuple[str, ...], **environment: str) -> None:
         print(f"gpu: {name} … ({self._run.left_s:.0f} s left)", flush=True)
         outcome = self._run.stage(Stage(name, BUDGETS_S[name], command, tuple(environment.items())), self._take)
+        if self._asked.log is not None:
+            with self._asked.log.open("a") as kept:
+                kept.write(f"==== {name}: {outcome.status}\n{self._run.log_of(name)[-MAX_LOG_CHARACTERS:]}\n")
         self.board.outcomes.append(outcome)
         print(f"gpu: {name}: {outcome.status} after {outcome.seconds:.0f} s" + (f": {outcome.error}" if outcome.error else ""), flush=True)
 
@@ -159,6 +163,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="of the result files gpu-NAME.json, .md, .svg; the device's by default")
     parser.add_argument("--minutes", type=float, default=9.0, help="after so many, everything is over")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--log", type=Path, help="file to append what the stages print beside their figures, tracebacks among it")
     parser.add_argument("--kernels", default="cuda", choices=("cuda", "native", "torch"), help="the executor that is measured")
     parser.add_argument("--shape", default="auto", choices=("auto", *gpu_model.SHAPES), help="of the random base; auto: the largest that fits")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="what the machine computes best in by default")

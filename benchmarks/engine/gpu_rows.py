@@ -114,6 +114,7 @@ class Rows:
         try:
             figure = measure()
         except Exception as error:  # whatever went wrong, the rows after this one are still worth something
+            traceback.print_exc()
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._tell(Trouble(row, f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"))
             self.after_failure()
