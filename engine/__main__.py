@@ -64,7 +64,7 @@ def _serve(chosen: argparse.Namespace) -> int:
     cores = os.sched_getaffinity(0)
     from .build import build_engine
     from .config import EngineConfig
-    from .errors import ModelError
+    from .errors import DeviceLost, ModelError
     from .server import Inbound, Server
 
     os.sched_setaffinity(0, cores)  # importing torch under OMP_PROC_BIND pinned this thread, and the executor's threads would inherit its one core
@@ -77,7 +77,7 @@ def _serve(chosen: argparse.Namespace) -> int:
     )
     try:
         built = build_engine(config, inbox.put)
-    except ModelError as error:
+    except (ModelError, DeviceLost) as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1
     print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels, {built.ready.threads} threads, "

@@ -20,13 +20,14 @@ from .executor import MAX_HEAD_DIM, PAGE_TOKENS, CudaExecutor, work_bytes
 from .kernels import TRITON, Kernels
 from .memory import Demand, Split, check_fits, demand_of, divide
 from .memory import Load as ExpectedLoad
+from .watchdog import STEP_DEADLINE_S
 
 
 class Accelerator:
-    """One device with the kernels that run on it."""
+    """One device with the kernels that run on it; a step that takes longer than `step_deadline_s` ends the process."""
 
-    def __init__(self, device: Device, kernels: Kernels = TRITON) -> None:
-        self.device, self._kernels = device, kernels
+    def __init__(self, device: Device, kernels: Kernels = TRITON, step_deadline_s: float = STEP_DEADLINE_S) -> None:
+        self.device, self._kernels, self._step_deadline_s = device, kernels, step_deadline_s
 
     def why_not(self, config: ModelConfig, dtype: str) -> str | None:
         """Why a model cannot run here in a number format; None when it can, memory aside."""
@@ -45,7 +46,7 @@ class Accelerator:
 
     def make_executor(self, weights: Weights, dtype: torch.dtype, context: int) -> CudaExecutor:
         """Load the base. Raises ModelError."""
-        return CudaExecutor(weights, dtype, context, self.device, self._kernels)
+        return CudaExecutor(weights, dtype, context, self.device, self._kernels, self._step_deadline_s)
 
     def make_bank(self, base: ModelConfig, split: Split, done: Callable[[CopyDone | DeviceLost], None]) -> DeviceBank:
         """Room for adapters; `done` is called on the thread that copies. Raises ModelError."""

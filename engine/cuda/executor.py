@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -132,10 +133,14 @@ class CudaExecutor:
         demand, free_bytes = demand_of(config, dtype.itemsize, PAGE_TOKENS, work_bytes(config, dtype, context, MAX_ROWS)), device.memory().free_bytes
         check_fits(demand, free_bytes, device.name)
         try:
-            with self._faults():
-                self._prepare(weights, context)
-        except OutOfDeviceMemory as error:
-            raise ModelError(f"{shortage(demand, free_bytes, device.name)}: {error}") from error
+            self._prepare(weights, context)
+        except Exception as error:
+            fault = fault_of(error)
+            if isinstance(fault, OutOfDeviceMemory):
+                raise ModelError(f"{shortage(demand, free_bytes, device.name)}: {fault}") from error
+            if fault is None:
+                raise
+            raise fault from error
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """See Executor."""
@@ -189,7 +194,7 @@ class CudaExecutor:
             self._captured_for = pool.data_ptr(), bank.entries.data_ptr()
         num_pages = sum(-(-(run.start + run.count) // PAGE_TOKENS) for run in step.runs)
         self._upload(step, decode_room(key.rows, num_pages), self._table)
-        self._graphs.run(key, lambda: self._launch(self._graph_pass(key, pool, bank)))
+        self._graphs.run(key, lambda: partial(self._launch, self._graph_pass(key, pool, bank)))
         return replace(self._end, final=self._space.normed)
 
     def _graph_pass(self, key: Key, pool: torch.Tensor, bank: DeviceBank) -> _Pass:

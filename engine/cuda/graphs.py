@@ -57,12 +57,13 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def run(self, key: Key, work: Work) -> None:
-        """Do the work, which must be the same launches over the same addresses each time that the key comes."""
+    def run(self, key: Key, make: Callable[[], Work]) -> None:
+        """Do the work of a key: launches that are the same, over the same addresses, whenever it comes. `make` gives it where there is no graph."""
         graph = self._graphs.get(key)
         if graph is not None:
             graph()
             return
+        work = make()
         work()
         if key not in self._refused:
             self._capture(key, work)

@@ -78,7 +78,7 @@ class Arena:
         window: list[tuple[Region, float, int]] = []
         begin = 0  # of the bytes that are free once the window's regions have left
         ends = [region.offset for region in self._regions[1:]] + [self.size_bytes]
-        for region, end in zip(self._regions, ends, strict=True):
+        for region, end in zip(self._regions, ends, strict=False):  # without regions there are no victims
             value = worth(region.owner)
             if value is None:
                 window, begin = [], region.end

@@ -20,11 +20,12 @@ from engine.cuda.memory import Split
 from engine.executor.library import find_compiler, usable_sets
 from engine.kv.cache import KvCache
 from engine.lora.adapter import load_adapter
+from engine.lora.adapters import Load
 from engine.lora.bank import SlotBank
 from engine.lora.layout import PackedAdapter
 from engine.messages import Failed, Finished, FromEngine, HoldAdapter, Replayed, Sampling, Submit, Tokens
 from engine.model.decoder import Decoder
-from engine.model.weights import open_weights
+from engine.model.weights import Weights, open_weights
 from engine.sampler import Chooser
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
@@ -115,10 +116,11 @@ def submit(request_id: int, prompt: list[int], adapter: bytes | None = None, tok
 class Lab:
     """An engine in this process: loads are taken in when they finish, messages are collected."""
 
-    def __init__(self, base: Path, dtype: str = "float32", accelerator: Any = None, **settings: Any) -> None:
+    def __init__(self, base: Path | Weights, dtype: str = "float32", accelerator: Any = None, load: Load | None = None, **settings: Any) -> None:
         self.done: SimpleQueue[Done] = SimpleQueue()
-        config = EngineConfig(base, dtype=dtype, threads=1, **{"kv_tokens": 2048, **settings})
-        self.built: Built = assemble(open_weights(base), config, self.done.put, accelerator)
+        path, weights = (Path("memory"), base) if isinstance(base, Weights) else (base, open_weights(base))
+        config = EngineConfig(path, dtype=dtype, threads=1, **{"kv_tokens": 2048, **settings})
+        self.built: Built = assemble(weights, config, self.done.put, accelerator, load)
         self.engine = self.built.engine
         self.messages: list[FromEngine] = []
 
@@ -174,14 +176,14 @@ class Bench:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Weights,
         dtype: torch.dtype = torch.float32,
         kernels: str = "torch",
         threads: int = 1,
         weights_int8: bool = False,
         accelerator: Any = None,
     ) -> None:
-        weights = open_weights(path)
+        weights = path if isinstance(path, Weights) else open_weights(path)
         self.config, self.weights = weights.config, weights
         self.dtype = dtype
         self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024), kernels, threads, weights_int8, accelerator)
