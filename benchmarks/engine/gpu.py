@@ -2,7 +2,8 @@
 
     look        the machine: device, free memory, versions; the largest base that fits is chosen by it
     agreement   answers of the device replayed on the CPU and the other way round (gpu_agreement.py)
-    tests       the tests marked `gpu` and those of the kernels, on the device, where pytest is installed
+    kernels     each kernel against its plain torch reference on the device, where pytest is installed
+    tests       the other tests that run on a device, one of them after the other, since each engine takes all memory
     limits      copy bandwidth, GEMM rate, host-to-device rate; from these the roofline of every row (gpu_model.py) is written down
     decode, paging, resident, seats, profile     the rows (gpu_rows.py)
     memcheck    compute-sanitizer over small shapes, where it is installed
@@ -33,10 +34,25 @@ from benchmarks.engine.gpu_run import Run, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-BUDGETS_S = {"look": 40.0, "agreement": 50.0, "tests": 90.0, "limits": 25.0, "decode": 140.0, "paging": 80.0, "resident": 60.0, "seats": 40.0,
-             "profile": 40.0, "memcheck": 60.0}  # fmt: skip
+BUDGETS_S = {
+    "look": 40.0,
+    "agreement": 50.0,
+    "kernels": 80.0,
+    "tests": 60.0,
+    "limits": 25.0,
+    "decode": 140.0,
+    "paging": 80.0,
+    "resident": 60.0,
+    "seats": 40.0,
+    "profile": 40.0,
+    "memcheck": 60.0,
+}
 """In the order in which they run: what is left over at the end is taken from the last ones."""
 SPARE_S = 10.0
+KERNEL_TESTS = ROOT / "tests" / "engine" / "test_gpu_kernels.py"
+OTHER_TESTS = {KERNEL_TESTS, KERNEL_TESTS.with_name("test_gpu_bench.py")}
+"""What the stage `tests` does not run: they had a stage of their own, or need no device."""
+PYTEST_SETTINGS = Path(__file__).with_name("gpu_pytest.ini")
 MAX_LOG_CHARACTERS = 200_000
 
 
@@ -72,8 +88,10 @@ class Gpu:
         self._plan()
         for name in [name for name in BUDGETS_S if name != "look" and name in self._asked.stages]:
             match name:
+                case "kernels":
+                    self._tests(name, [KERNEL_TESTS], *(("-n", "8") if _has("xdist") else ()))
                 case "tests":
-                    self._tests()
+                    self._tests(name, sorted({*KERNEL_TESTS.parent.glob("test_gpu_*.py")} - OTHER_TESTS), "-k", "not references")
                 case "memcheck":
                     self._memcheck()
                 case "limits":
@@ -107,15 +125,16 @@ class Gpu:
             limits = gpu_model.Limits(**self.board.limits)
             self.board.expect(gpu_model.expectations(limits, self._scale, self.board.machine["free_bytes"]))
 
-    def _tests(self) -> None:
-        """Every test file about the device or its kernels, by pytest with a configuration of its own: the repository's asks for plugins."""
-        files = sorted(str(path) for path in (ROOT / "tests" / "engine").glob("test_*.py") if _is_about_the_device(path))
-        if not files or importlib.util.find_spec("pytest") is None:
-            self._leave_out("tests", "no test is marked gpu" if not files else "pytest is not installed; the stage `agreement` ran without it")
+    def _tests(self, name: str, files: list[Path], *more: str) -> None:
+        """Test files by pytest on the device, with a configuration of its own: the repository's asks for plugins."""
+        if self._asked.kernels != "cuda":
+            self._leave_out(name, "there is no GPU; scripts/test runs them without one")
             return
-        configuration = str(ROOT / "benchmarks" / "engine" / "gpu_pytest.ini")
-        command = (sys.executable, "-m", "pytest", "-p", "benchmarks.engine.bare", "-c", configuration, "--rootdir", str(ROOT), "-q", *files)
-        self._stage("tests", command)
+        if not _has("pytest"):
+            self._leave_out(name, "pytest is not installed")
+            return
+        settings = ("-p", "benchmarks.engine.bare", "-c", str(PYTEST_SETTINGS), "--rootdir", str(ROOT), "-q")
+        self._stage(name, (sys.executable, "-m", "pytest", *settings, *more, *map(str, files)))
 
     def _memcheck(self) -> None:
         """A small base under compute-sanitizer, where it is installed and can watch this device."""
@@ -171,9 +190,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _is_about_the_device(path: Path) -> bool:
-    text = path.read_text()
-    return path.stem != "test_gpu_bench" and ("mark.gpu" in text or "engine.cuda" in text)
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _cannot_run(kernels: str) -> str | None:
