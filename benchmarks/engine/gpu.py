@@ -2,7 +2,8 @@
 
     look        the machine: device, free memory, versions; the largest base that fits is chosen by it
     agreement   answers of the device replayed on the CPU and the other way round (gpu_agreement.py)
-    tests       the tests marked `gpu` and those of the kernels, on the device, where pytest is installed
+    kernels     each kernel against its plain torch reference on the device, where pytest is installed
+    tests       the other tests that run on a device, one of them after the other, since each engine takes all memory
     limits      copy bandwidth, GEMM rate, host-to-device rate; from these the roofline of every row (gpu_model.py) is written down
     decode, paging, resident, seats, profile     the rows (gpu_rows.py)
     memcheck    compute-sanitizer over small shapes, where it is installed
@@ -33,10 +34,26 @@ from benchmarks.engine.gpu_run import Run, Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-BUDGETS_S = {"look": 40.0, "agreement": 50.0, "tests": 90.0, "limits": 25.0, "decode": 140.0, "paging": 80.0, "resident": 60.0, "seats": 40.0,
-             "profile": 40.0, "memcheck": 60.0}  # fmt: skip
+BUDGETS_S = {
+    "look": 40.0,
+    "agreement": 50.0,
+    "kernels": 80.0,
+    "tests": 60.0,
+    "limits": 25.0,
+    "decode": 140.0,
+    "paging": 80.0,
+    "resident": 60.0,
+    "seats": 40.0,
+    "profile": 40.0,
+    "memcheck": 60.0,
+}
 """In the order in which they run: what is left over at the end is taken from the last ones."""
 SPARE_S = 10.0
+KERNEL_TESTS = ROOT / "tests" / "engine" / "test_gpu_kernels.py"
+OTHER_TESTS = {KERNEL_TESTS, KERNEL_TESTS.with_name("test_gpu_bench.py")}
+"""What the stage `tests` does not run: they had a stage of their own, or need no device."""
+PYTEST_SETTINGS = Path(__file__).with_name("gpu_pytest.ini")
+MAX_LOG_CHARACTERS = 200_000
 
 
 def main() -> None:
@@ -71,8 +88,10 @@ class Gpu:
         self._plan()
         for name in [name for name in BUDGETS_S if name != "look" and name in self._asked.stages]:
             match name:
+                case "kernels":
+                    self._tests(name, [KERNEL_TESTS], *(("-n", "8") if _has("xdist") else ()))
                 case "tests":
-                    self._tests()
+                    self._tests(name, sorted({*KERNEL_TESTS.parent.glob("test_gpu_*.py")} - OTHER_TESTS), "-k", "not references")
                 case "memcheck":
                     self._memcheck()
                 case "limits":
@@ -106,26 +125,27 @@ class Gpu:
             limits = gpu_model.Limits(**self.board.limits)
             self.board.expect(gpu_model.expectations(limits, self._scale, self.board.machine["free_bytes"]))
 
-    def _tests(self) -> None:
-        """Every test file that says it needs a GPU, or is about the kernels, by pytest with a configuration of its own: ours asks for plugins."""
-        files = sorted(
-            str(path) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text() or path.name.startswith("test_cuda")
-        )
-        if not files or importlib.util.find_spec("pytest") is None:
-            self._leave_out("tests", "no test is marked gpu" if not files else "pytest is not installed; the stage `agreement` ran without it")
+    def _tests(self, name: str, files: list[Path], *more: str) -> None:
+        """Test files by pytest on the device, with a configuration of its own: the repository's asks for plugins."""
+        if self._asked.kernels != "cuda":
+            self._leave_out(name, "there is no GPU; scripts/test runs them without one")
             return
-        configuration = str(ROOT / "benchmarks" / "engine" / "gpu_pytest.ini")
-        command = (sys.executable, "-m", "pytest", "-p", "benchmarks.engine.bare", "-c", configuration, "--rootdir", str(ROOT), "-q", *files)
-        self._stage("tests", command)
+        if not _has("pytest"):
+            self._leave_out(name, "pytest is not installed")
+            return
+        settings = ("-p", "benchmarks.engine.bare", "-c", str(PYTEST_SETTINGS), "--rootdir", str(ROOT), "-q")
+        self._stage(name, (sys.executable, "-m", "pytest", *settings, *more, *map(str, files)))
 
     def _memcheck(self) -> None:
-        """Agreement on the device alone, a few answers, under compute-sanitizer; without torch's caching, which would hide a wrong address."""
+        """A small base under compute-sanitizer, where it is installed and can watch this device."""
         tool = shutil.which("compute-sanitizer") or _beside_cuda()
         if tool is None or self._asked.kernels != "cuda":
             self._leave_out("memcheck", "compute-sanitizer is not installed" if tool is None else "there is no GPU to check")
             return
-        command = (tool, "--tool", "memcheck", "--error-exitcode", "9", "--require-cuda-init", "no", *self._command("sanitize"))
-        self._stage("memcheck", command)
+        command = (tool, "--tool", "memcheck", "--error-exitcode", "9", *self._command("memcheck"))
+        self._stage("memcheck", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        if "not supported" in self.board.outcomes[-1].error:
+            self._leave_out("memcheck", f"compute-sanitizer cannot watch this device: {self.board.outcomes.pop().error}")
 
     def _leave_out(self, stage: str, why: str) -> None:
         self.board.facts.setdefault("left_out", {})[stage] = why
@@ -134,9 +154,12 @@ class Gpu:
     def _command(self, stage: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "benchmarks.engine.gpu_stage", stage, json.dumps(self._options))
 
-    def _stage(self, name: str, command: tuple[str, ...]) -> None:
+    def _stage(self, name: str, command: tuple[str, ...], **environment: str) -> None:
         print(f"gpu: {name} … ({self._run.left_s:.0f} s left)", flush=True)
-        outcome = self._run.stage(Stage(name, BUDGETS_S[name], command), self._take)
+        outcome = self._run.stage(Stage(name, BUDGETS_S[name], command, tuple(environment.items())), self._take)
+        if self._asked.log is not None:
+            with self._asked.log.open("a") as kept:
+                kept.write(f"==== {name}: {outcome.status}\n{self._run.log_of(name)[-MAX_LOG_CHARACTERS:]}\n")
         self.board.outcomes.append(outcome)
         print(f"gpu: {name}: {outcome.status} after {outcome.seconds:.0f} s" + (f": {outcome.error}" if outcome.error else ""), flush=True)
 
@@ -159,11 +182,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", help="of the result files gpu-NAME.json, .md, .svg; the device's by default")
     parser.add_argument("--minutes", type=float, default=9.0, help="after so many, everything is over")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result files")
+    parser.add_argument("--log", type=Path, help="file to append what the stages print beside their figures, tracebacks among it")
     parser.add_argument("--kernels", default="cuda", choices=("cuda", "native", "torch"), help="the executor that is measured")
     parser.add_argument("--shape", default="auto", choices=("auto", *gpu_model.SHAPES), help="of the random base; auto: the largest that fits")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="what the machine computes best in by default")
     parser.add_argument("--stages", nargs="+", default=list(BUDGETS_S), choices=list(BUDGETS_S), metavar="STAGE", help=", ".join(BUDGETS_S))
     return parser.parse_args()
+
+
+def _has(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _cannot_run(kernels: str) -> str | None:

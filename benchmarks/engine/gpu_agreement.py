@@ -10,8 +10,8 @@ Answers are greedy and at two temperatures, bare and with adapters. The CPU side
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,10 @@ from benchmarks.engine.gpu_model import SHAPES, quantile
 from benchmarks.engine.gpu_rows import Fact, Figure, Rows, Tell
 from benchmarks.engine.gpu_world import MixedAdapters, make_prompts, random_weights
 from engine.messages import Sampling
-from engine.verdict import calibrate, judge
+from engine.verdict import Thresholds, calibrate, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from engine.cuda.accelerator import Accelerator
 
 SHAPE = "small"
 FLOAT32_TOLERANCE = 1e-4
@@ -50,90 +50,98 @@ class Answer:
 
 @dataclass(frozen=True)
 class Side:
-    """Who computes: an executor in a number format."""
+    """Who computes: an executor in a number format, on the device that is given or found."""
 
     kernels: str
     dtype: torch.dtype
+    accelerator: Accelerator | None = None
 
     def __str__(self) -> str:
         return f"{self.kernels} {str(self.dtype).removeprefix('torch.')}"
 
 
-def agreement(kernels: str, dtype: torch.dtype, tell: Tell, num_answers: int = 24) -> None:
+class Party:
+    """One side with its engine, over the same weights and adapters as every other; `close` when it is no longer asked."""
+
+    def __init__(self, side: Side, num_answers: int) -> None:
+        self.side = side
+        host = torch.device("cpu")  # where all sides' weights are made: a device draws other numbers from the same seed
+        adapters = MixedAdapters(SHAPES[SHAPE], side.dtype)
+        dtype = str(side.dtype).removeprefix("torch.")
+        self._driver = Driver(random_weights(SHAPE, torch.float32, host), adapters.load, side.accelerator, dtype=dtype, kernels=side.kernels,
+                              threads=torch.get_num_threads(), kv_tokens=8192, max_adapters=NUM_ADAPTERS + 1)  # fmt: skip
+        self._driver.hold(range(NUM_ADAPTERS + 1))
+        self.made = self._make(num_answers)
+
+    def replay(self, answers: Sequence[Answer]) -> list[list[float]]:
+        """By how much each token of each answer misses here."""
+        return self._driver.replay([((each.prompt, each.adapter, each.sampling), each.tokens) for each in answers])
+
+    def close(self) -> None:
+        """Give back its memory."""
+        self._driver.close()
+        del self._driver
+        gc.collect()
+
+    def _make(self, count: int) -> list[Answer]:
+        prompts = make_prompts(count, PROMPT_TOKENS, SHAPES[SHAPE].vocab_size, 5)
+        asked = []
+        for n, prompt in enumerate(prompts):
+            number, temperature = n % (NUM_ADAPTERS + 1), TEMPERATURES[n // (NUM_ADAPTERS + 1) % len(TEMPERATURES)]
+            asked.append((prompt, number - 1 if number else None, Sampling(bytes([n]) * 32, temperature)))
+        return [Answer(*each, *answer) for each, answer in zip(asked, self._driver.answer(asked, ANSWER_TOKENS), strict=True)]
+
+
+def agreement(kernels: str, dtype: torch.dtype, tell: Tell, num_answers: int = 24, accelerator: Accelerator | None = None) -> None:
     """Make, replay, judge; tells the figures `agree-float32` (the largest difference) and `agree-served` (answers called suspicious)."""
-    rows, precise = Rows(tell), torch.float32
-    base = {side: _make(side, num_answers) for side in (Side(kernels, precise), Side("torch", precise))}
-
-    def exact() -> Figure:
-        ours, theirs = base
-        margins = _replay(theirs, base[ours]) + _replay(ours, base[theirs])
-        pairs = list(zip(base[ours], base[theirs], strict=True))
-        alike = [_alike(one, other) for one, other in pairs]
-        differences = [abs(x - y) for (one, other), count in zip(pairs, alike, strict=True)
-                       for x, y in zip(one.logprobs[:count], other.logprobs[:count], strict=True)]  # fmt: skip
-        margin, difference = max(max(each) for each in margins), max(differences)
-        detail = {"sides": [str(ours), str(theirs)], "whole_answers_alike": alike.count(ANSWER_TOKENS), "answers": num_answers, "margin_max": margin,
-                  "logprob_difference_max": difference, "logprob_difference_median": quantile(differences, 0.5)}  # fmt: skip
-        if max(margin, difference) > FLOAT32_TOLERANCE:
-            raise RowFailed(f"both sides differ by more than {FLOAT32_TOLERANCE}: {detail}")
-        return Figure("agree-float32", difference, detail)
-
-    def served() -> Figure:
-        ours, near, far = Side(kernels, dtype), Side("torch", dtype), Side("torch", precise)
-        made = {side: base[side] if side in base else _make(side, num_answers) for side in (ours, near, far)}
-        honest = calibrate(_replay(near, made[far]) + _replay(far, made[near]), CAP, ONE_IN)
-        seen: dict[str, int] = {}
-        for maker, judge_side in ((ours, near), (ours, far), (near, ours), (far, ours)):
-            verdicts = [judge(each, honest).outcome for each in _replay(judge_side, made[maker])]
-            seen[f"made by {maker}, replayed by {judge_side}"] = verdicts.count("suspicious")
-        if any(seen.values()):
-            raise RowFailed(f"honest answers were called suspicious, of {num_answers} each: {seen}")
-        detail = {"suspicious": seen, "mean_limit": honest.mean / 1e6, "false": _false(ours, near, made[ours], honest)}
-        return Figure("agree-served", 0.0, detail)
-
-    rows.attempt("agree-float32", exact)
-    rows.attempt("agree-served", served)
-    tell(Fact("agreement_base", {"shape": SHAPE, "config": str(SHAPES[SHAPE])}))
+    rows, far, near = Rows(tell), Party(Side("torch", torch.float32), num_answers), Party(Side("torch", dtype), num_answers)
+    tell(Fact("agreement_base", str(SHAPES[SHAPE])))
+    for name, measure, number_format in (("agree-float32", _exact, torch.float32), ("agree-served", _served, dtype)):
+        side = Side(kernels, number_format, accelerator)
+        rows.attempt(name, lambda measure=measure, side=side: measure(side, far, near, num_answers))  # type: ignore[misc]
+    far.close()
+    near.close()
 
 
-def _false(ours: Side, near: Side, made: Sequence[Answer], honest: object) -> dict[str, int]:
-    """How many answers of the device are called suspicious when they are replayed with another adapter: the check must be able to fail."""
-    swapped = [replace(each, adapter=0 if each.adapter is None else each.adapter + 1) for each in made]
-    verdicts = [judge(each, honest).outcome for each in _replay(near, swapped)]  # type: ignore[arg-type]
-    return {"replayed with another adapter": verdicts.count("suspicious"), "of": len(verdicts)}
+def _exact(side: Side, far: Party, near: Party, num_answers: int) -> Figure:
+    """Tokens, probabilities and margins in float32."""
+    ours = Party(side, num_answers)
+    margins = ours.replay(far.made) + far.replay(ours.made)
+    ours.close()
+    pairs = list(zip(ours.made, far.made, strict=True))
+    alike = [_alike(one, other) for one, other in pairs]
+    differences = [abs(x - y) for (one, other), count in zip(pairs, alike, strict=True)
+                   for x, y in zip(one.logprobs[:count], other.logprobs[:count], strict=True)]  # fmt: skip
+    margin, difference = max(max(each) for each in margins), max(differences)
+    detail = {"sides": [str(side), str(far.side)], "whole_answers_alike": alike.count(ANSWER_TOKENS), "answers": num_answers, "margin_max": margin,
+              "logprob_difference_max": difference, "logprob_difference_median": quantile(differences, 0.5)}  # fmt: skip
+    if max(margin, difference) > FLOAT32_TOLERANCE:
+        raise RowFailed(f"both sides differ by more than {FLOAT32_TOLERANCE}: {detail}")
+    return Figure("agree-float32", difference, detail)
 
 
-@contextmanager
-def _open(side: Side) -> Iterator[Driver]:
-    """An engine of that side over the same weights and adapters: made on the CPU, for a device draws other numbers from the same seed."""
-    host = torch.device("cpu")
-    weights = random_weights(SHAPE, torch.float32, host)
-    adapters = MixedAdapters(SHAPES[SHAPE], side.dtype)
-    driver = Driver(weights, adapters.load, dtype=str(side.dtype).removeprefix("torch."), kernels=side.kernels, threads=torch.get_num_threads(),
-                    kv_tokens=8192, max_adapters=NUM_ADAPTERS + 1)  # fmt: skip
-    try:
-        driver.hold(range(NUM_ADAPTERS + 1))
-        yield driver
-    finally:
-        driver.close()
+def _served(side: Side, far: Party, near: Party, num_answers: int) -> Figure:
+    """Verdicts on answers in the format that serves, by limits that honest answers of the CPU alone have given."""
+    honest = calibrate(near.replay(far.made) + far.replay(near.made), CAP, ONE_IN)
+    ours = Party(side, num_answers)
+    replays = {
+        (str(judging.side), str(maker.side)): judging.replay(maker.made) for judging, maker in ((ours, near), (ours, far), (near, ours), (far, ours))
+    }
+    swapped = near.replay([replace(each, adapter=0 if each.adapter is None else each.adapter + 1) for each in ours.made])
+    ours.close()
+    seen = {f"made by {maker}, replayed by {judging}": _suspicious(margins, honest) for (judging, maker), margins in replays.items()}
+    if any(seen.values()):
+        raise RowFailed(f"honest answers were called suspicious, of {num_answers} each: {seen}")
+    false = _suspicious(swapped, honest)
+    if false == 0:
+        raise RowFailed("answers replayed with another adapter were all called honest: this check cannot fail")
+    return Figure("agree-served", 0.0, {"suspicious": seen, "mean_limit": honest.mean / 1e6, "with_another_adapter": [false, num_answers]})
 
 
-def _make(side: Side, count: int) -> list[Answer]:
-    prompts = make_prompts(count, PROMPT_TOKENS, SHAPES[SHAPE].vocab_size, 5)
-    adapters = [None if n % (NUM_ADAPTERS + 1) == 0 else n % (NUM_ADAPTERS + 1) - 1 for n in range(count)]
-    samplings = [Sampling(bytes([n]) * 32, TEMPERATURES[n // (NUM_ADAPTERS + 1) % len(TEMPERATURES)]) for n in range(count)]
-    with _open(side) as driver:
-        answers = driver.answer(list(zip(prompts, adapters, samplings, strict=True)), ANSWER_TOKENS)
-    return [
-        Answer(prompt, adapter, sampling, *answer) for prompt, adapter, sampling, answer in zip(prompts, adapters, samplings, answers, strict=True)
-    ]
+def _suspicious(margins: Sequence[Sequence[float]], honest: Thresholds) -> int:
+    return sum(judge(each, honest).outcome == "suspicious" for each in margins)
 
 
 def _alike(one: Answer, other: Answer) -> int:
     """How many tokens both begin with; behind the first that differs nothing can be compared."""
     return next((place for place, (x, y) in enumerate(zip(one.tokens, other.tokens, strict=True)) if x != y), len(one.tokens))
-
-
-def _replay(side: Side, answers: Sequence[Answer]) -> list[list[float]]:
-    with _open(side) as driver:
-        return driver.replay([((each.prompt, each.adapter, each.sampling), each.tokens) for each in answers])

@@ -130,7 +130,7 @@ def _prompts(driver: Driver, scale: Scale, adapters: list[int | None] | list[int
 def profile(world: World, rows: Rows) -> None:
     """One decode step under torch's profiler, bare and with an adapter for each row: where its time goes."""
     scale, batch = world.scale, world.scale.zipf_batch
-    with world.open(world.adapters(batch), batch, 2 * batch * scale.reserved_tokens) as driver:
+    with world.open(world.adapters(batch), batch, batch * scale.reserved_tokens) as driver:
         driver.hold(range(batch))
         for name, chosen in (("bare", [None] * batch), ("distinct", list(range(batch)))):
             opened = _open(driver, scale, chosen)
@@ -144,12 +144,17 @@ def _profile_step(driver: Driver, batch: Batch, device: torch.device, plain_s: f
     kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if on_device else [])]
     with torch.profiler.profile(activities=kinds) as seen:
         driver.decode(batch, 1)
-    averages = seen.key_averages()
+    averages = [each for each in seen.key_averages() if not on_device or _ran_on_device(each)]
     times = [(_device_us(each) if on_device else each.self_cpu_time_total, each.count, each.key) for each in averages]
     total_us = sum(us for us, _, _ in times)
     lines = [{"us": round(us, 1), "share": round(us / total_us, 4) if total_us else 0.0, "calls": count, "name": key[:120]}
              for us, count, key in sorted(times, reverse=True)[:30] if us > 0]  # fmt: skip
     return {"step_ms_without_profiler": round(1e3 * plain_s, 4), "device_ms": round(total_us / 1e3, 4), "lines": lines}
+
+
+def _ran_on_device(event: Any) -> bool:
+    """Whether it is a kernel or a copy: what launched one carries its time as well, and would count it twice."""
+    return event.device_type == torch.autograd.DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
 
 
 def _device_us(event: Any) -> float:

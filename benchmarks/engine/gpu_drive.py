@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -40,6 +40,9 @@ from engine.messages import (
     Tokens,
 )  # fmt: skip
 from engine.model.weights import Weights
+
+if TYPE_CHECKING:
+    from engine.cuda.accelerator import Accelerator
 
 WAIT_S = 60.0
 """Nothing of a load or a copy takes longer; then the row fails instead of waiting for ever."""
@@ -80,11 +83,11 @@ class Times:
 
 
 class Driver:
-    """One engine over given weights; `load` gives its adapters, each by the number that is its file's name."""
+    """One engine over given weights, on the device that is given or found; `load` gives its adapters, each by the number that is its file's name."""
 
-    def __init__(self, weights: Weights, load: Load | None, **settings: Any) -> None:
+    def __init__(self, weights: Weights, load: Load | None, accelerator: Accelerator | None = None, **settings: Any) -> None:
         self._done: SimpleQueue[Any] = SimpleQueue()
-        self.built: Built = assemble(weights, EngineConfig(Path("random"), **settings), self._done.put, load)
+        self.built: Built = assemble(weights, EngineConfig(Path("random"), **settings), self._done.put, accelerator, load)
         self.engine, self.vocab_size = self.built.engine, weights.config.vocab_size
         self._next_id, self._seed = 0, 0
         self._open: set[int] = set()

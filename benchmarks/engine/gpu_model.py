@@ -240,7 +240,7 @@ def plan(shape: str, itemsize: int, free_bytes: int, host_bytes: int) -> Scale:
     Raises ValueError when not even the smallest base fits.
     """
     if shape == "tiny":
-        return Scale("tiny", itemsize, (1, 2, 8), 64, 4, 24, 32, 8, 4, (2, 128), 8, 2, 0.6, room_bytes=4 << 20)
+        return Scale("tiny", itemsize, (1, 2, 8), 64, 4, 24, 32, 8, 4, (2, 128), 8, 2, 0.4, room_bytes=4 << 20)
     for name in BASES if shape == "auto" else (shape,):
         config = SHAPES[name]
         room = MARGIN * free_bytes - WORKSPACE_BYTES - base_bytes(config, itemsize)

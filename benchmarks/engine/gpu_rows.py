@@ -12,13 +12,16 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from benchmarks.engine.gpu_drive import Driver, free_bytes
 from benchmarks.engine.gpu_model import Scale
 from benchmarks.engine.gpu_world import Adapters, random_weights
+
+if TYPE_CHECKING:
+    from engine.cuda.accelerator import Accelerator
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,22 @@ Tell = Callable[[Figure | Trouble | Fact], None]
 
 @dataclass(frozen=True)
 class World:
-    """What is measured: an executor (`kernels`) on a device, in a number format, at a scale. `free_bytes` of the device when it was empty."""
+    """What is measured: an executor (`kernels`) on a device, in a number format, at a scale.
+
+    free_bytes: of the device when it was empty. accelerator: the device, where it is not the one that the engine finds by itself.
+    """
 
     kernels: str
     dtype: torch.dtype
     scale: Scale
     free_bytes: int
+    accelerator: Accelerator | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the executor computes."""
+        if self.accelerator is not None:
+            return self.accelerator.device.where
         return torch.device("cuda" if self.kernels == "cuda" else "cpu")
 
     def adapters(self, count: int, room_bytes: int = 1 << 30) -> Adapters:
@@ -73,13 +82,17 @@ class World:
         gc.collect()
         free_bytes(self.device)
         wide = 8192 if self.free_bytes > 40 << 30 else 2048
-        given = {"prompt_step_tokens": wide, "step_tokens": max(512, self.scale.largest_batch), "max_running": max(64, self.scale.largest_batch)}
+        given: dict[str, Any] = {
+            "prompt_step_tokens": wide,
+            "step_tokens": max(512, self.scale.largest_batch),
+            "max_running": max(64, self.scale.largest_batch),
+        }
         started = time.perf_counter()
-        driver = Driver(
-            random_weights(self.scale.shape, self.dtype, self.device), adapters and adapters.load, dtype=str(self.dtype).removeprefix("torch."),
-            kernels=self.kernels, threads=len(os.sched_getaffinity(0)), kv_tokens=kv_tokens, max_adapters=slots, max_waiting=8192,
-            host_cache_bytes=1 << 44, waiting_deadline_s=600.0, parked_deadline_s=600.0, **{**given, **settings},
-        )  # fmt: skip
+        given |= {"dtype": str(self.dtype).removeprefix("torch."), "kernels": self.kernels, "threads": len(os.sched_getaffinity(0))}
+        given |= {"kv_tokens": kv_tokens, "max_adapters": slots, "max_waiting": 8192, "host_cache_bytes": 1 << 44}
+        given |= {"waiting_deadline_s": 600.0, "parked_deadline_s": 600.0, **settings}
+        weights = random_weights(self.scale.shape, self.dtype, self.device)
+        driver = Driver(weights, adapters and adapters.load, self.accelerator, **given)
         self.opened_s.append(round(time.perf_counter() - started, 2))
         try:
             yield driver
@@ -101,6 +114,7 @@ class Rows:
         try:
             figure = measure()
         except Exception as error:  # whatever went wrong, the rows after this one are still worth something
+            traceback.print_exc()
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._tell(Trouble(row, f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"))
             self.after_failure()

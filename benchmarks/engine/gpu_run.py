@@ -70,6 +70,11 @@ class Run:
             return Outcome(stage.name, "failed", seconds, f"ended with {_status(status)}. {tail(log_path)}")
         return Outcome(stage.name, "ok", seconds, _last_line(log_path))
 
+    def log_of(self, name: str) -> str:
+        """What a stage printed that was no figure; empty when it was not begun."""
+        path = self._logs / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
     def _listen(self, child: subprocess.Popen[str], until: float, take: Callable[[Mapping[str, Any]], None], log: IO[str]) -> bool:
         """Take lines until the process closes its output (True) or the time is over (False); what is no JSON goes to the log."""
         lines: SimpleQueue[str | None] = SimpleQueue()

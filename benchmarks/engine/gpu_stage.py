@@ -17,9 +17,6 @@ from typing import Any
 
 from benchmarks.engine import bare
 
-PLAIN = ("agreement", "look")
-"""Stages that need no scale."""
-
 
 def main() -> None:
     """Run the stage that is named."""
@@ -65,6 +62,11 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
     dtype = getattr(torch, options["dtype"])
     if name == "agreement":
         gpu_agreement.agreement(options["kernels"], dtype, tell, options.get("answers", 24))
+        return
+    if name == "memcheck":
+        from benchmarks.engine.gpu_memcheck import memcheck
+
+        memcheck(dtype, tell)
         return
     scale = plan(options["shape"], dtype.itemsize, options["free_bytes"], options["host_bytes"])
     world = gpu_rows.World(options["kernels"], dtype, scale, options["free_bytes"])

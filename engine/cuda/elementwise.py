@@ -191,7 +191,9 @@ def _swiglu(gate_up, out, source_stride, out_stride, width, block: tl.constexpr)
     inside = columns < width
     gate = tl.load(gate_up + row * source_stride + columns, inside, 0.0).to(tl.float32)
     up = tl.load(gate_up + row * source_stride + width + columns, inside, 0.0).to(tl.float32)
-    tl.store(out + row * out_stride + columns, (gate / (1.0 + tl.exp(-gate)) * up).to(out.dtype.element_ty), inside)
+    small = tl.exp(-tl.abs(gate))  # of the other sign it would overflow
+    gated = gate * tl.where(gate >= 0, 1.0, small) / (1.0 + small)
+    tl.store(out + row * out_stride + columns, (gated * up).to(out.dtype.element_ty), inside)
 
 
 def swiglu_reference(gate_up: torch.Tensor, out: torch.Tensor) -> None:

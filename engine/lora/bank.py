@@ -52,6 +52,14 @@ class Bank(Protocol):
         """What the slot's adapter changes outside the layers, where the executor's tensors are."""
 
 
+@dataclass
+class _Number:
+    """What stands for a layout while so many slots have it."""
+
+    value: int
+    slots: int = 0
+
+
 class SlotBank:
     """`load` fills a slot, `table` gives it as it lies, `stack` gives dense weights over several slots."""
 
@@ -59,7 +67,8 @@ class SlotBank:
         self._slots: dict[int, tuple[int, PackedAdapter]] = {}
         self._tables: dict[int, Table] = {}
         self._stacks: OrderedDict[tuple[tuple[int, int], ...], list[SiteWeights]] = OrderedDict()
-        self._layouts: dict[int, tuple[Layout, int]] = {}
+        self._layouts: dict[int, tuple[Layout, _Number]] = {}
+        self._numbers: dict[Layout, _Number] = {}
         self._next_number = 0
 
     def size_of(self, packed: PackedAdapter) -> int:
@@ -71,23 +80,29 @@ class SlotBank:
         self.clear(slot)
         self._slots[slot] = generation, packed
         self._tables[slot] = address_table(packed)
-        numbers = dict(self._layouts.values())
-        if packed.layout not in numbers:
+        number = self._numbers.get(packed.layout)
+        if number is None:
             self._next_number += 1
-        self._layouts[slot] = packed.layout, numbers.get(packed.layout, self._next_number)
+            number = self._numbers[packed.layout] = _Number(self._next_number)
+        number.slots += 1
+        self._layouts[slot] = packed.layout, number
         return True
 
     def clear(self, slot: int) -> None:
         """Empty a slot and forget the stacks it was part of."""
         self._slots.pop(slot, None)
         self._tables.pop(slot, None)
-        self._layouts.pop(slot, None)
+        layout, number = self._layouts.pop(slot, (None, None))
+        if layout is not None and number is not None:
+            number.slots -= 1
+            if number.slots == 0:
+                del self._numbers[layout]
         for key in [key for key in self._stacks if any(member == slot for member, _ in key)]:
             del self._stacks[key]
 
     def layout_number(self, slot: int) -> int:
         """A small number equal for slots of equal layout, to sort by."""
-        return self._layouts[slot][1]
+        return self._layouts[slot][1].value
 
     def ends(self, slot: int) -> Ends | None:
         """See Bank."""

@@ -25,6 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from engine.cuda import attention, elementwise, lora, sampling
 from engine.executor.draw import Draw
 from engine.noise import NoiseKey
 
@@ -123,47 +124,37 @@ def measure(compiled: Any, name: str, shape: str, arch: int) -> Compiled:
     return Compiled(name, shape, arch, numbers["REG"], numbers["STACK"] + numbers["LOCAL"], compiled.metadata.shared)
 
 
-def calls(dtype: torch.dtype, head_dim: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Every public function at the shapes of an 8B model (head_dim 128) or a 1B one (64)."""
-    from engine.cuda import attention, elementwise, lora, sampling
+Call = tuple[str, Callable[[], object]]
 
-    rows, heads, kv_heads = 48, 32, 8
-    hidden, mlp, vocab, context = heads * head_dim, 14336, 128256, 256
 
-    def empty(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=kind)
+def attention_calls(dtype: torch.dtype, head_dim: int) -> Iterator[Call]:
+    """What depends on the heads' width, with 32 heads over 8."""
+    heads, kv_heads, rows, page_tokens = 32, 8, 48, 16
+    qkv, table = _empty(rows, (heads + 2 * kv_heads) * head_dim, dtype=dtype), _empty(256, head_dim // 2)
+    pool, queries, mixed = _empty(2 * kv_heads, 64, page_tokens * head_dim, dtype=dtype), qkv[:, : heads * head_dim], torch.empty_like(qkv)
+    norms = elementwise.HeadNorms(_empty(head_dim), _empty(head_dim), 1e-6)
+    for each, angles in ((None, table), (norms, None)):
+        yield "rotate_and_store", partial(elementwise.rotate_and_store, qkv, angles, angles, _ints(rows), _ints(rows), pool, heads, kv_heads, each)
+    for runs in (1, rows, 512):
+        scratch = _empty(attention.decode_scratch_numbers(runs, heads, kv_heads, head_dim))
+        yield f"attend_decode, {runs} runs", partial(attention.attend_decode, queries, pool, _ints(4, runs), _ints(9), mixed, scratch, page_tokens)
+    yield "attend_prefill", partial(attention.attend_prefill, queries, pool, _ints(4, 8), _ints(9), _ints(2, 40), mixed, page_tokens)
 
-    def ints(*shape: int) -> torch.Tensor:
-        return torch.zeros(shape, dtype=torch.int32)
 
-    stream, weight, normed = empty(rows, hidden, kind=torch.float32), empty(hidden, kind=torch.float32), empty(rows, hidden)
-    yield "rms_norm", lambda: elementwise.rms_norm(stream, weight, 1e-5, normed)
-    yield "add_rms_norm", lambda: elementwise.add_rms_norm(stream, normed, weight, 1e-5, normed)
-    qkv, table = empty(rows, (heads + 2 * kv_heads) * head_dim), empty(context, head_dim // 2, kind=torch.float32)
-    pool = empty(2 * kv_heads, 64, 16 * head_dim)
-    norms = elementwise.HeadNorms(empty(head_dim, kind=torch.float32), empty(head_dim, kind=torch.float32), 1e-6)
-    for each in (None, norms):
-        for cos in (None, table):
-            yield "rotate_and_store", partial(elementwise.rotate_and_store, qkv, cos, cos, ints(rows), ints(rows), pool, heads, kv_heads, each)
-    yield "swiglu", lambda: elementwise.swiglu(empty(rows, 2 * mlp), empty(rows, mlp))
-    table_of_pages, mixed = ints(4096), empty(rows, heads * head_dim)
-    for count in (1, rows, 512):
-        scratch = empty(attention.decode_scratch_numbers(count, heads, kv_heads, head_dim), kind=torch.float32)
-        queries = qkv[:, : heads * head_dim]
-        yield f"attend_decode, {count} runs", partial(attention.attend_decode, queries, pool, ints(4, count), table_of_pages, mixed, scratch, 16)
-    yield "attend_prefill", partial(attention.attend_prefill, queries, pool, ints(4, 8), table_of_pages, ints(2, 40), mixed, 16)
-    entries, q, kv = torch.zeros(64, 32 * 7, 5, dtype=torch.int64), heads * head_dim, kv_heads * head_dim
-    for width_in, widths, biased in ((hidden, (q, kv, kv), True), (q, (hidden,), False), (hidden, (mlp, mlp), False), (mlp, (hidden,), False)):
-        for count in (1, rows):
-            scratch = empty(lora.scratch_numbers(count, 64, width_in, len(widths)), kind=torch.float32)
-            bias = empty(sum(widths)) if biased else None
-            x, out = empty(count, width_in), empty(count, sum(widths))
-            yield (
-                f"apply_site of {len(widths)} parts, {count} rows",
-                partial(lora.apply_site, x, out, ints(3, count), entries, 7, widths, bias, scratch, 64),
-            )
-
-    logits, chosen = empty(rows, vocab, kind=torch.float32), torch.zeros(2, rows, dtype=torch.int64)
+def other_calls(dtype: torch.dtype) -> Iterator[Call]:
+    """Everything else, at the shapes of an 8B model."""
+    rows, hidden, kv, mlp, vocab = 48, 4096, 1024, 14336, 128256
+    stream, weight, normed = _empty(rows, hidden), _empty(hidden), _empty(rows, hidden, dtype=dtype)
+    yield "rms_norm", partial(elementwise.rms_norm, stream, weight, 1e-5, normed)
+    yield "add_rms_norm", partial(elementwise.add_rms_norm, stream, normed, weight, 1e-5, normed)
+    yield "swiglu", partial(elementwise.swiglu, _empty(rows, 2 * mlp, dtype=dtype), _empty(rows, mlp, dtype=dtype))
+    entries = torch.zeros(64, 32 * 7, 5, dtype=torch.int64)
+    for count, width_in, widths in ((rows, hidden, (hidden, kv, kv)), (1, hidden, (hidden,)), (rows, hidden, (mlp, mlp)), (rows, mlp, (hidden,))):
+        scratch = _empty(lora.scratch_numbers(count, 64, width_in, len(widths)))
+        x, out = _empty(count, width_in, dtype=dtype), _empty(count, sum(widths), dtype=dtype)
+        bias = _empty(sum(widths), dtype=dtype) if len(widths) == 3 else None
+        yield f"apply_site, {len(widths)} parts", partial(lora.apply_site, x, out, _ints(3, count), entries, 7, widths, bias, scratch, 64)
+    logits, chosen = _empty(rows, vocab), torch.zeros(2, rows, dtype=torch.int64)
     keys = torch.empty(sampling.best_scratch_numbers(rows, vocab), dtype=torch.int64)
     yield "best_and_finite", partial(sampling.best_and_finite, logits, chosen[0], chosen[1], keys)
     plain = Draw(0, 7, 0.7, NoiseKey((1, 2), (3, 4)), token=5)
@@ -171,19 +162,26 @@ def calls(dtype: torch.dtype, head_dim: int) -> Iterator[tuple[str, Callable[[],
         yield f"draw, {name}", partial(sampling._draw_together, logits, [each])
 
 
-def main() -> None:
-    """`compile_kernels.py ARCH…`: compile for these."""
-    from engine.cuda import attention, elementwise, lora, sampling
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
 
+
+def _ints(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.int32)
+
+
+def main() -> None:
+    """`compile_kernels.py ARCH…`: compile everything for these."""
     modules: list[ModuleType] = [attention, elementwise, lora, sampling]
     found: list[Compiled] = []
-    for dtype, head_dim in ((torch.bfloat16, 128), (torch.bfloat16, 64)):
-        for name, call in calls(dtype, head_dim):
+    shapes = {f"head_dim {head_dim}": attention_calls(torch.bfloat16, head_dim) for head_dim in (64, 128)} | {"8B": other_calls(torch.bfloat16)}
+    for shape, calls in shapes.items():
+        for name, call in calls:
             for launch in record(modules, call):
                 for arch in map(int, sys.argv[1:]):
-                    shape = f"{TYPES[dtype]} head_dim {head_dim}"
                     found.append(measure(compile_launch(launch, arch), f"{name}: {launch.kernel.__name__}", shape, arch))
-    json.dump([asdict(each) for each in found], sys.stdout, indent=1)
+    kernels = {f"{module.__name__}.{name}" for module in modules for name, value in vars(module).items() if isinstance(value, JITFunction)}
+    json.dump({"kernels": sorted(kernels), "compiled": [asdict(each) for each in found]}, sys.stdout, indent=1)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.engine import gpu_model, gpu_stage
+from benchmarks.engine import gpu_decode, gpu_model, gpu_paging, gpu_stage
 from benchmarks.engine.gpu_board import MISSED, OPEN, REACHED, Board, Outcome
 from benchmarks.engine.gpu_model import SHAPES, Limits
-from benchmarks.engine.gpu_rows import Fact, Figure, Trouble
+from benchmarks.engine.gpu_rows import Fact, Figure, Rows, Trouble, World
 from benchmarks.engine.gpu_run import Run, Stage
 from benchmarks.engine.gpu_world import Adapters, all_linear_layout, random_weights
+from engine.config import EngineConfig
+from engine.cuda.accelerator import Accelerator
+from engine.cuda.device import HostDevice
+from engine.cuda.kernels import REFERENCES
 from engine.lora.layout import dense_expand, shrink_view
 from engine.model.tensors import expected_tensors
 
@@ -108,6 +112,17 @@ def test_a_plan_never_asks_for_more_memory_than_there_is(free_bytes: int, host_b
     assert used <= free_bytes
     assert kv_tokens >= scale.largest_batch * scale.reserved_tokens
     assert scale.room_bytes & (scale.room_bytes - 1) == 0, "torch rounds pinned memory up to a power of two"
+
+
+@pytest.mark.parametrize("free_gb", [149, 84, 47, 24, 15.5, 8, 5.5])
+def test_the_engine_divides_a_card_so_that_a_plan_has_the_adapters_it_asks_for(free_gb: float) -> None:
+    free_bytes = int(free_gb * GB)
+    scale, device = scale_of(free_bytes=free_bytes), Accelerator(HostDevice(free_bytes), REFERENCES)
+    size = gpu_model.adapter_bytes(scale.config, scale.rank, 2)
+    paging_tokens = 2 * scale.paged_slots * (2 * scale.context // 8 + 32)
+    for slots, kv_tokens in ((scale.largest_batch, gpu_model.kv_tokens_for(scale, free_bytes)), (scale.paged_slots, paging_tokens)):
+        config = EngineConfig(Path(), kv_tokens=kv_tokens, max_adapters=slots, prompt_step_tokens=8192 if free_gb > 43 else 2048, max_running=256)
+        assert device.divide(scale.config, torch.bfloat16, config).adapter_bytes >= slots * size
 
 
 def test_a_card_without_room_for_any_base_is_told_so() -> None:
@@ -242,9 +257,22 @@ def test_every_row_is_measured_over_a_tiny_base() -> None:
         gpu_stage.run(name, options, lambda found: board.take(gpu_stage.line_of(found)))
     assert board.troubles == {}
     assert {each.row for each in board.expectations} <= set(board.figures)
-    assert board.figures["agree-served"]["false"] == {"replayed with another adapter": 4, "of": 4}
+    assert board.figures["agree-served"]["with_another_adapter"] == [4, 4]
     assert board.figures["resident"]["measured"] >= 0.9 * next(each.limit for each in board.expectations if each.row == "resident")
     assert board.facts["profile-distinct"]["lines"]
+
+
+def test_rows_are_measured_on_a_device_whose_copies_end_later() -> None:
+    board = Board("host", machine={"device": "host memory"})
+    scale = gpu_model.plan("tiny", 4, 8 << 20, GB)
+    world = World("cuda", torch.float32, scale, 8 << 20, Accelerator(HostDevice(64 << 20), REFERENCES))
+    for measure in (gpu_decode.decode, gpu_paging.paging, gpu_paging.seats):
+        measure(world, Rows(lambda found: board.take(gpu_stage.line_of(found))))
+    assert board.troubles == {}
+    assert {"base-1", "distinct-8", "zipf", "unused", "prefill-distinct", "cold", "paging-throughput", "paging-gap-p99", "seats"} <= set(
+        board.figures
+    )
+    assert board.facts["kernels"] == "cuda, host memory"
 
 
 BLOCKED = """
