@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class EngineConfig:
     prompt_step_tokens: int = 0
     max_running: int = 0
     max_waiting: int = 256
-    host_cache_bytes: int = 2 << 30
+    host_cache_bytes: int = 0
     spill_bytes: int = 8 << 30
     waiting_deadline_s: float = 120.0
     parked_deadline_s: float = 120.0
@@ -34,14 +35,18 @@ class EngineConfig:
     draft_tokens: int = 0
 
 
-ON_PROCESSOR = {"kv_tokens": 16384, "max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64}
+ON_PROCESSOR = {"kv_tokens": 16384, "max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64, "host_cache_bytes": 2 << 30}
 ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256}
 """What is 0 in a configuration becomes this. Room for keys and values and for adapters on a device is divided by cuda/memory.py."""
+HOST_CACHE_SHARE = 4
+"""Beside a device, one part in so many of the host's memory is for packed adapters: they are larger there, as the bases are."""
 
 
 def settled(config: EngineConfig, on_device: bool) -> EngineConfig:
     """The configuration with what it leaves open filled in for the machine."""
-    open_ones: dict[str, Any] = {name: value for name, value in (ON_DEVICE if on_device else ON_PROCESSOR).items() if getattr(config, name) == 0}
+    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    suited = {**ON_DEVICE, "host_cache_bytes": host_bytes // HOST_CACHE_SHARE} if on_device else ON_PROCESSOR
+    open_ones: dict[str, Any] = {name: value for name, value in suited.items() if getattr(config, name) == 0}
     return replace(config, **open_ones)
 
 

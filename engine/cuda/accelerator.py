@@ -66,7 +66,7 @@ class Accelerator:
             loaded = load(config_path, weights_path)
             undo = self.device.pin(loaded.packed.blob)
             if undo is not None:
-                weakref.finalize(loaded.packed, undo)
+                weakref.finalize(loaded.packed, undo).atexit = False
             return loaded
 
         return load_pinned

@@ -113,6 +113,7 @@ class Copier:
         """End after the jobs that are queued."""
         self._jobs.put(None)
 
+    @torch.inference_mode()  # the room may be a tensor of that mode, which refuses to be written in another
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             started = time.perf_counter()

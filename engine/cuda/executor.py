@@ -162,10 +162,9 @@ class CudaExecutor:
         prompt = StepInput(zeros, zeros, zeros + NO_CELL, zeros[:1], [run], [], bank)
         with self._faults():
             for rank in (0, WARM_RANK):
-                self._run_plainly(prompt, pool, None, rank)
+                self._read(self._run_plainly(prompt, pool, None, rank), 1)
                 for rows in (bucket for bucket in BUCKETS if bucket <= WARM_ROWS):
-                    self._run_graph(Key(rows, rank), StepInput(none, none, none, none, [], [], bank), pool)
-            self._device.mark().wait()
+                    self._read(self._run_graph(Key(rows, rank), StepInput(none, none, none, none, [], [], bank), pool), 0)
         return f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s, {time.perf_counter() - started:.1f} s with kernels"
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:

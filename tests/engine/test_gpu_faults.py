@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from engine.build import assemble
-from engine.config import EngineConfig
+from engine.config import EngineConfig, choose_dtype, settled
 from engine.cuda import executor
 from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import Device, Event, HostDevice, Work, fault_of
@@ -27,6 +27,8 @@ from engine.cuda.kernels import REFERENCES, Kernels
 from engine.cuda.memory import Split
 from engine.cuda.watchdog import HANGS, Watchdog
 from engine.errors import DeviceLost, ModelError, OutOfDeviceMemory
+from engine.executor import choose
+from engine.executor.choose import find_accelerator
 from engine.lora.adapters import CopyDone
 from engine.messages import Cancel, Failed, Finished, FromEngine, Ready, Submit
 from engine.server import Server, read_frame, write_frames
@@ -191,6 +193,47 @@ def test_random_operations_with_late_copies_in_little_room_give_the_right_answer
     assert arena is not None
     assert room_bytes // 2 < arena.taken_bytes <= room_bytes
     lab.close()
+
+
+# --- what is chosen ---
+
+
+def test_without_a_device_the_processor_serves_unless_a_device_is_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [find_accelerator(kernels) for kernels in ("auto", "native", "torch")] == [None] * 3
+    with pytest.raises(ModelError, match=r"kernels is cuda, but .* CUDA"):
+        find_accelerator("cuda")
+    with pytest.raises(ModelError, match="one of auto, cuda, native, torch"):
+        find_accelerator("metal")
+
+
+def test_what_a_device_cannot_run_goes_to_the_processor_and_says_why_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "_open_device", lambda: Accelerator(HostDevice(), REFERENCES))
+    odd = replace(LLAMA, head_dim=12)
+    assert isinstance(find_accelerator("auto", LLAMA, "auto"), Accelerator)
+    assert find_accelerator("auto", odd) is find_accelerator("auto", LLAMA, "int8") is None
+    with pytest.raises(ModelError, match="head_dim 12"):
+        find_accelerator("cuda", odd)
+    with pytest.raises(ModelError, match="int8"):
+        find_accelerator("cuda", LLAMA, "int8")
+
+
+@pytest.mark.parametrize(
+    ("capability", "name", "words"), [((9, 0), "bfloat16", "9.0 multiplies it"), ((7, 5), "float32", "7.5 multiplies no bfloat16")]
+)
+def test_a_device_computes_in_bfloat16_where_it_has_it(capability: tuple[int, int], name: str, words: str) -> None:
+    choice = choose_dtype("auto", frozenset(), capability)
+    assert choice.name == name
+    assert words in choice.reason
+    assert choose_dtype("float32", frozenset(), capability).reason == "asked for"
+
+
+def test_what_an_operator_leaves_open_suits_the_machine() -> None:
+    processor, device = (settled(EngineConfig(Path(), max_running=7), on_device) for on_device in (False, True))
+    assert (processor.kv_tokens, processor.max_adapters, processor.host_cache_bytes) == (16384, 64, 2 << 30)
+    assert (device.kv_tokens, device.max_adapters) == (0, 0), "divided when the base is known"
+    assert processor.max_running == device.max_running == 7
+    assert device.prompt_step_tokens > processor.prompt_step_tokens
 
 
 # --- memory that runs out ---
