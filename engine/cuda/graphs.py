@@ -1,7 +1,7 @@
 """Steps of few rows as graphs: hundreds of launches become one. One graph per number of rows and largest rank; adapters are no part of it.
 
-A graph is captured the first time that its key comes, after that very step has run launch by launch; what cannot be captured for want of
-memory goes on running launch by launch.
+A graph is captured the first time that its key comes, after that very step has run launch by launch; what cannot be captured, as for want
+of memory, goes on running launch by launch.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import OutOfDeviceMemory
 from .device import Device, Work, fault_of
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -76,11 +75,9 @@ class Graphs:
         started = time.perf_counter()
         try:
             self._graphs[key] = self._device.capture(work)
-        except Exception as error:
-            fault = fault_of(error)
-            if not isinstance(fault, OutOfDeviceMemory):
-                raise
+        except Exception as error:  # the same work has just run; whatever keeps it from being recorded, it can go on as it did
             self._refused.add(key)
             self._device.release()
-            self._log(f"no memory for a graph of {key.rows} rows (rank {key.rank}); such steps run launch by launch from now on")
+            reason = fault_of(error) or f"{type(error).__name__}: {error}"
+            self._log(f"a graph of {key.rows} rows (rank {key.rank}) cannot be captured; such steps run launch by launch from now on: {reason}")
         self.capture_s += time.perf_counter() - started

@@ -284,7 +284,7 @@ class Connection:
         self._socket.settimeout(DEADLINE_S)
         self.status: int | None = None
         server = Server(theirs, lab.done)  # type: ignore[arg-type]
-        self._thread = threading.Thread(target=lambda: setattr(self, "status", server.serve(lab.engine, lab.built.ready)))
+        self._thread = threading.Thread(target=lambda: setattr(self, "status", server.serve(lab.engine, lab.built.ready)), daemon=True)
         self._thread.start()
         assert isinstance(self.receive(), Ready)
 
@@ -397,7 +397,7 @@ HANGING = """
 import socket, sys, threading
 from queue import SimpleQueue
 from engine.cuda.device import HostDevice
-from tests.engine.test_gpu_faults import serve_hanging
+from tests.engine.test_device_faults import serve_hanging
 sys.exit(serve_hanging(int(sys.argv[1])))
 """
 
@@ -428,13 +428,16 @@ def test_a_step_that_hangs_ends_the_process_with_a_clear_word() -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     theirs.close()
-    assert read_frame(ours) is not None
-    write_frames(ours, [ask(1)])  # type: ignore[list-item]
-    _, said = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == HANGS
-    assert "engine: a step has not ended in 1 s: the device hangs" in said
-    assert read_frame(ours) is None
-    ours.close()
+    try:
+        assert read_frame(ours) is not None
+        write_frames(ours, [ask(1)])  # type: ignore[list-item]
+        _, said = process.communicate(timeout=DEADLINE_S)
+        assert process.returncode == HANGS
+        assert "engine: a step has not ended in 1 s: the device hangs" in said
+        assert read_frame(ours) is None
+    finally:
+        process.kill()
+        ours.close()
 
 
 def size_of(number: int) -> int:
