@@ -17,9 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.config import EngineConfig
 from engine.cuda.accelerator import Accelerator
-from engine.cuda.device import CudaDevice, HostDevice
-from engine.cuda.kernels import REFERENCES, TRITON
+from engine.cuda.device import CudaDevice, Device, HostDevice
+from engine.cuda.kernels import REFERENCES, TRITON, Kernels
+from engine.cuda.memory import Split
 from engine.lora.ends import Ends
 from engine.lora.layout import Loaded, PackedAdapter, PartWeights, pack, parts_of
 from engine.model.config import ModelConfig
@@ -27,6 +29,7 @@ from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
 
 CARD = pytest.param("card", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here")])
+NEEDS_INTERPRETER = pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a card, Triton compiles for it")
 PLACES = ["references", CARD]
 """Where whole models run: the interpreter takes seconds for a step, so it gets tests of its own."""
 
@@ -42,11 +45,22 @@ MODELS = {
 """One of each family; `wide`: nothing is a multiple of 32, and an odd number of blocks."""
 
 
+class Narrow(Accelerator):
+    """Keeps `room_bytes` for adapters, whatever it has: several engines of a test fit beside one another."""
+
+    def __init__(self, device: Device, kernels: Kernels = TRITON, room_bytes: int = 64 << 20) -> None:
+        super().__init__(device, kernels)
+        self._room_bytes = room_bytes
+
+    def divide(self, base: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> Split:
+        return replace(super().divide(base, dtype, config), adapter_bytes=self._room_bytes)
+
+
 def accelerator(place: str) -> Accelerator:
     """A device with the kernels that run there."""
     if place == "card":
-        return Accelerator(CudaDevice())
-    return Accelerator(HostDevice(), TRITON if place == "interpreter" else REFERENCES)
+        return Narrow(CudaDevice())
+    return Narrow(HostDevice(), TRITON if place == "interpreter" else REFERENCES)
 
 
 def random_weights(config: ModelConfig, spread: float = 0.3) -> Weights:

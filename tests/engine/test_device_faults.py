@@ -24,7 +24,6 @@ from engine.cuda import executor
 from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import Device, Event, HostDevice, Work, fault_of
 from engine.cuda.kernels import REFERENCES, Kernels
-from engine.cuda.memory import Split
 from engine.cuda.watchdog import HANGS, Watchdog
 from engine.errors import DeviceLost, ModelError, OutOfDeviceMemory
 from engine.executor import choose
@@ -33,7 +32,7 @@ from engine.lora.adapters import CopyDone
 from engine.messages import Cancel, Failed, Finished, FromEngine, Ready, Submit
 from engine.server import Server, read_frame, write_frames
 
-from .gpu_worlds import LLAMA, RandomAdapters, random_weights
+from .gpu_worlds import LLAMA, Narrow, RandomAdapters, random_weights
 from .worlds import Lab, some_tokens, submit
 
 DEADLINE_S = 30.0
@@ -61,20 +60,9 @@ class _LateCopy:
             target.copy_(source)
 
 
-class Narrow(Accelerator):
-    """Keeps `room_bytes` for adapters, whatever it has."""
-
-    room_bytes = 0
-
-    def divide(self, *arguments: Any) -> Split:
-        return replace(super().divide(*arguments), adapter_bytes=self.room_bytes)
-
-
-def open_lab(device: Device | None, kernels: Kernels = REFERENCES, adapters: int = 6, room_bytes: int | None = None, **settings: Any) -> Lab:
+def open_lab(device: Device | None, kernels: Kernels = REFERENCES, adapters: int = 6, room_bytes: int = 64 << 20, **settings: Any) -> Lab:
     """`device` None: the processor, which says what is right."""
-    accelerator = None if device is None else Accelerator(device, kernels) if room_bytes is None else Narrow(device, kernels)
-    if isinstance(accelerator, Narrow):
-        accelerator.room_bytes = room_bytes or 0
+    accelerator = None if device is None else Narrow(device, kernels, room_bytes)
     lab = Lab(random_weights(LLAMA), accelerator=accelerator, load=RandomAdapters(LLAMA), **settings)
     for number in range(adapters):
         lab.hold(bytes([number]) * 32, Path(str(number)))

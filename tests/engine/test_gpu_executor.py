@@ -13,7 +13,7 @@ from engine.cuda import tables
 from engine.cuda.graphs import BUCKETS, Key, bucket_of, rank_of
 from engine.messages import Replay, Replayed, Sampling
 
-from .gpu_worlds import LLAMA, MODELS, PLACES, RandomAdapters, accelerator, random_adapter, random_weights
+from .gpu_worlds import LLAMA, MODELS, NEEDS_INTERPRETER, PLACES, RandomAdapters, accelerator, random_adapter, random_weights
 from .worlds import Bench, Lab, some_tokens, submit
 
 TOLERANCE = 1e-4
@@ -57,6 +57,7 @@ def test_logits_equal_the_twins_with_all_kinds_of_adapters_in_prompts_and_decodi
     assert_near(run_mixed(open_bench(model, place), MIXED), run_mixed(open_bench(model, None), MIXED))
 
 
+@NEEDS_INTERPRETER
 @pytest.mark.parametrize("model", ["qwen3", "biased"])
 def test_the_kernels_themselves_make_those_logits(model: str) -> None:
     few = ((3, b"all"), (18, None), (1, b"ends"))
