@@ -144,11 +144,16 @@ def _bench(arguments: list[str]) -> int:
 
 def _info(chosen: argparse.Namespace) -> int:
     from .config import EngineConfig
+    from .errors import ModelError
     from .info import describe
 
     config = EngineConfig(chosen.base or Path(), chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
-    for line in describe(chosen.base, config):
-        print(line, flush=True)
+    try:
+        for line in describe(chosen.base, config):
+            print(line, flush=True)
+    except ModelError as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -74,9 +74,10 @@ def fault_of(error: BaseException) -> OutOfDeviceMemory | DeviceLost | None:
     text = str(error)
     if isinstance(error.__context__, torch.OutOfMemoryError):
         return fault_of(error.__context__)  # what a broken capture says when it is ended is only what follows from it
-    if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in text or "[CUDA]: out of memory" in text:
+    of_cuda = isinstance(error, RuntimeError) and any(word in text for word in ("CUDA", "CUBLAS_STATUS"))
+    if isinstance(error, torch.OutOfMemoryError) or (of_cuda and ("out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text)):
         return OutOfDeviceMemory(f"the device has no memory left ({_first_line(text)}); retry with less at a time, or ask another node")
-    if isinstance(error, RuntimeError) and any(word in text for word in ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS")):
+    if of_cuda and any(word in text for word in ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS")):
         return DeviceLost(f"the device is lost: {_first_line(text)}")
     return None
 

@@ -210,7 +210,7 @@ class CudaExecutor:
         table = self._empty(room.words, dtype=torch.int32)
         self._upload(step, room, table)
         space, end = self._plain_space(rows), self._plain_ending(wanted)
-        runs = sum(1 for run in step.runs if run.count == 1)
+        runs = len(step.runs)
         scratch = self._attention_scratch if runs <= MAX_ROWS else self._make_attention_scratch(runs)
         lora = self._lora(rows, rank, _device_bank(step))
         self._launch(_Pass(split(table, room), pool, space, end.cut(wanted), scratch, lora, embedded))

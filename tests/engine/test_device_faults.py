@@ -28,12 +28,13 @@ from engine.cuda.watchdog import HANGS, Watchdog
 from engine.errors import DeviceLost, ModelError, OutOfDeviceMemory
 from engine.executor import choose
 from engine.executor.choose import find_accelerator
+from engine.info import describe
 from engine.lora.adapters import CopyDone
 from engine.messages import Cancel, Failed, Finished, FromEngine, Ready, Submit
 from engine.server import Server, read_frame, write_frames
 
 from .gpu_worlds import LLAMA, Narrow, RandomAdapters, random_weights
-from .worlds import Lab, some_tokens, submit
+from .worlds import Lab, make_base, some_tokens, submit
 
 DEADLINE_S = 30.0
 FIRST, SECOND = b"\1" * 32, b"\2" * 32
@@ -216,6 +217,16 @@ def test_a_device_computes_in_bfloat16_where_it_has_it(capability: tuple[int, in
     assert choose_dtype("float32", frozenset(), capability).reason == "asked for"
 
 
+def test_info_shows_the_device_and_how_its_memory_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_base(tmp_path)
+    monkeypatch.setattr("engine.info.find_accelerator", lambda *_: Accelerator(HostDevice(), REFERENCES))
+    lines = dict(line.split(maxsplit=1) for line in describe(tmp_path, EngineConfig(tmp_path, kv_tokens=4096)))
+    assert lines["device"] == "host memory: 1024 of 1024 MiB free"
+    assert lines["dtype"].startswith("float32: a device of capability 0.0")
+    assert lines["memory"].startswith("room for keys and values of 4096 tokens, ")
+    assert "MiB for adapters in" in lines["memory"]
+
+
 def test_what_an_operator_leaves_open_suits_the_machine() -> None:
     processor, device = (settled(EngineConfig(Path(), max_running=7), on_device) for on_device in (False, True))
     assert (processor.kv_tokens, processor.max_adapters, processor.host_cache_bytes) == (16384, 64, 2 << 30)
@@ -358,6 +369,8 @@ def test_our_own_bugs_are_no_faults_of_the_device() -> None:
     assert fault_of(ValueError("CUDA error")) is None
     assert fault_of(RuntimeError("shapes do not match")) is None
     assert isinstance(fault_of(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")), OutOfDeviceMemory)
+    assert isinstance(fault_of(RuntimeError("CUDA error: out of memory")), OutOfDeviceMemory)
+    assert isinstance(fault_of(RuntimeError("Triton Error [CUDA]: out of memory")), OutOfDeviceMemory)
     assert isinstance(fault_of(RuntimeError("Triton Error [CUDA]: device-side assert triggered")), DeviceLost)
     while_capturing = RuntimeError("CUDA error: operation failed due to a previous error during capture")
     while_capturing.__context__ = torch.OutOfMemoryError("CUDA out of memory.")
