@@ -97,7 +97,10 @@ def assemble(
     slots, bank, end_bank = _make_slots(config, weights, accelerator, split, on_done)
     pages = PrefixCache(PagePool(num_pages))
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
-    budget = Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s, config.draft_tokens, config.prompt_step_tokens)
+    budget = Budget(
+        *(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s),
+        *(config.draft_tokens, config.prompt_step_tokens, config.seat_steps),
+    )
     scheduler = Scheduler(budget, pages, adapters)
     grammars = Grammars(base.vocab_size, on_done)
     engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages, grammars)

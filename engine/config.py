@@ -33,11 +33,14 @@ class EngineConfig:
     parked_deadline_s: float = 120.0
     age_bound_s: float = 5.0
     draft_tokens: int = 0
+    seat_steps: int = 0
 
 
-ON_PROCESSOR = {"kv_tokens": 16384, "max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64, "host_cache_bytes": 2 << 30}
-ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256}
-"""What is 0 in a configuration becomes this. Room for keys and values and for adapters on a device is divided by cuda/memory.py."""
+ON_PROCESSOR = {"kv_tokens": 16384, "max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64, "seat_steps": 4,
+                "host_cache_bytes": 2 << 30}  # fmt: skip
+ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256, "seat_steps": 32}
+"""What is 0 in a configuration becomes this. Room for keys and values and for adapters on a device is divided by cuda/memory.py; a seat lasts
+longer there, since another adapter in it costs a copy, of about as long as a step."""
 HOST_CACHE_SHARE = 4
 """Beside a device, one part in so many of the host's memory is for packed adapters: they are larger there, as the bases are."""
 

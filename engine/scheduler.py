@@ -5,7 +5,7 @@
        └──────────────────── preempt ──────────────────┘   pages given back; tokens kept, so that it resumes exactly
 
 A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more adapters than slots the seats go round:
-who has had one for SEAT_STEPS steps gives way to the adapter that has been without for longest, so nobody waits for another's last token;
+who has had one for `seat_steps` steps gives way to the adapter that has been without for longest, so nobody waits for another's last token;
 for a first token anybody who has had its own gives way at once. Where bytes need time to arrive in a slot, a seat's time begins when they have.
 A running sequence without credit is parked: it keeps its pages, costs no step, and is the first to be preempted.
 
@@ -22,6 +22,7 @@ from .kv.prefix import PrefixCache, first_key, next_key
 from .sequence import Sequence
 
 SEAT_STEPS = 4
+"""How long a seat lasts where it costs nothing to change it."""
 DRAFT_ROWS = 16
 """Rows of a step that drafts may add up to, with the rows they follow: as many cost little more than one (a step of few rows reads weights)."""
 MAX_SERVED = 4096
@@ -74,6 +75,7 @@ class Budget:
     """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how far one may be guessed ahead (0: not at all).
 
     A step in which nobody decodes may hold `prompt_step_tokens` rows, if they are more: nobody waits for its end with a half-spoken answer.
+    An adapter that others wait for keeps its seat for `seat_steps`.
     """
 
     step_tokens: int
@@ -82,6 +84,7 @@ class Budget:
     age_bound_s: float
     draft_tokens: int = 0
     prompt_step_tokens: int = 0
+    seat_steps: int = SEAT_STEPS
 
 
 class Scheduler:
@@ -252,7 +255,7 @@ class Scheduler:
 
     def _take_over(self, adapter: bytes, new: set[bytes | None]) -> bool:
         """Seat `adapter` in the place of the one that has sat longest; for a first token, of any that has had its own and sat for a step."""
-        least = 1 if adapter in new else SEAT_STEPS
+        least = 1 if adapter in new else self._budget.seat_steps
         sat = [(since, seated) for seated, since in self._seats.items() if self._step - since >= least and seated not in self._arriving]
         giving = [(since, seated) for since, seated in sat if not (least == 1 and seated in new)]
         if not giving:

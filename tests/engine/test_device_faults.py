@@ -137,7 +137,7 @@ def test_a_copy_that_ends_after_its_slot_was_given_away_makes_nobody_ready() -> 
 
 def test_more_adapters_than_slots_take_turns_though_each_copy_takes_longer_than_a_seat_lasts(right: dict[bytes | None, list[int]]) -> None:
     """A seat's time begins when the bytes are there; otherwise an adapter that comes slowly would be sent away before it ever ran."""
-    lab = open_lab(LateDevice(lambda: None), max_adapters=2)
+    lab = open_lab(LateDevice(lambda: None), max_adapters=2, seat_steps=4)
     requests = [ask(number, bytes([number]) * 32) for number in range(6)]
     for request in [*requests, ask(6, None, 200)]:
         lab.engine.handle(request)
