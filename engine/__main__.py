@@ -127,8 +127,12 @@ def _calibrate(chosen: argparse.Namespace) -> int:
 
 
 def _build() -> int:
+    from .executor.choose import find_accelerator
     from .info import describe_kernels
 
+    accelerator = find_accelerator("auto")
+    if accelerator is not None:
+        print(f"device: {accelerator.device.name}, taken before the processor")
     print(f"kernels: {describe_kernels('auto')}")
     return 0
 

@@ -21,7 +21,7 @@ from ..lora.adapters import CopyDone
 from ..lora.arena import rounded
 from ..lora.bank import address_table
 from ..lora.ends import Ends
-from ..lora.layout import PackedAdapter
+from ..lora.layout import PackedAdapter, Placed
 from .device import Device, fault_of
 
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
@@ -72,7 +72,7 @@ class DeviceBank:
         address = place(packed.blob).data_ptr()
         ends = None if packed.ends is None else Ends(*(None if each is None else place(each) for each in packed.ends.tensors()))
         pairs.append((torch.from_numpy(address_table(packed, address).entries), self.entries[slot]))
-        self._slots[slot] = _Resident(max((placed.rank for placed in packed.layout.parts), default=0), ends)
+        self._slots[slot] = _Resident(max((_rank(placed) for placed in packed.layout.parts), default=0), ends)
         self._copier.submit(_Job(generation, pairs, packed))
         return False
 
@@ -95,6 +95,11 @@ class DeviceBank:
     def close(self) -> None:
         """End after the copies that were begun."""
         self._copier.close()
+
+
+def _rank(placed: Placed) -> int:
+    """At least 1 where there is anything to do."""
+    return max(placed.rank, int(placed.gain_at is not None or placed.shift_at is not None))
 
 
 class Copier:

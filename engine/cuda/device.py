@@ -15,6 +15,9 @@ import torch
 from ..errors import DeviceLost, OutOfDeviceMemory
 
 PAGE_BYTES = 4096
+COPY_BYTES = 4 << 20
+"""An adapter is copied in pieces of so many bytes: the engine that copies to the device takes one after the other, and between two of them
+comes the step whose tables wait for it."""
 Work = Callable[[], None]
 
 
@@ -137,7 +140,9 @@ class CudaDevice:
         event = self._cuda.Event(blocking=True)  # who waits for a copy sleeps; who waits for a step spins
         with torch.cuda.stream(self._copies):
             for source, target in pairs:
-                target.copy_(source, non_blocking=True)
+                numbers = COPY_BYTES // source.element_size()
+                for piece, place in zip(torch.split(source.flatten(), numbers), torch.split(target.flatten(), numbers), strict=True):
+                    place.copy_(piece, non_blocking=True)
             event.record(self._copies)
         return _CudaEvent(event)
 
