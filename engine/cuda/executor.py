@@ -93,7 +93,10 @@ class _Lora:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One step on the device. `embedded` replaces the look-up where it is given; `lora` is None in a step without adapters."""
+    """One step on the device. `embedded` replaces the look-up where it is given; `lora` is None in a step without adapters.
+
+    singles: whether some run is one row, for the kernel of decoding.
+    """
 
     tables: Tables[torch.Tensor]
     pool: torch.Tensor
@@ -102,6 +105,7 @@ class _Pass:
     attention_scratch: torch.Tensor
     lora: _Lora | None
     embedded: torch.Tensor | None = None
+    singles: bool = True
 
 
 Launch = Callable[[_Pass], None]
@@ -213,7 +217,8 @@ class CudaExecutor:
         runs = len(step.runs)
         scratch = self._attention_scratch if runs <= MAX_ROWS else self._make_attention_scratch(runs)
         lora = self._lora(rows, rank, _device_bank(step))
-        self._launch(_Pass(split(table, room), pool, space, end.cut(wanted), scratch, lora, embedded))
+        singles = any(run.count == 1 for run in step.runs)
+        self._launch(_Pass(split(table, room), pool, space, end.cut(wanted), scratch, lora, embedded, singles))
         return end
 
     def _upload(self, step: StepInput, room: Room, table: torch.Tensor) -> None:
@@ -286,13 +291,13 @@ class CudaExecutor:
     def _plain_space(self, rows: int) -> _Space:
         if rows > len(self._wide.hidden):
             self._wide = self._space  # so that the old one is gone before the new one comes
-            self._wide = self._make_space(rows)
+            self._wide = self._make_space(-(-rows // MAX_ROWS) * MAX_ROWS)
         return self._wide.cut(rows)
 
     def _plain_ending(self, wanted: int) -> _Ending:
         if wanted > len(self._long.logits):
             self._long = self._end
-            self._long = self._make_ending(wanted)
+            self._long = self._make_ending(-(-wanted // MAX_ROWS) * MAX_ROWS)
         return self._long
 
     def _lora(self, rows: int, rank: int, bank: DeviceBank) -> _Lora | None:
@@ -424,7 +429,8 @@ class CudaExecutor:
 
         def launch(step: _Pass) -> None:
             tables, pool, query, mixed = step.tables, step.pool[layer], step.space.qkv[:, :width], step.space.mixed
-            self._kernels.attend_decode(query, pool, tables.runs, tables.pages, mixed, step.attention_scratch, PAGE_TOKENS)
+            if step.singles:
+                self._kernels.attend_decode(query, pool, tables.runs, tables.pages, mixed, step.attention_scratch, PAGE_TOKENS)
             if tables.query_tiles.shape[1]:
                 self._kernels.attend_prefill(query, pool, tables.runs, tables.pages, tables.query_tiles, mixed, PAGE_TOKENS)
 
