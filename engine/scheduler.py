@@ -97,6 +97,7 @@ class Scheduler:
         self._step = 0
         self._seats: dict[bytes, int] = {}
         self._arriving: set[bytes] = set()
+        self._preempted: set[Sequence] = set()
         self._last_seated: dict[bytes, int] = {}
         self._served: dict[bytes | None, float] = {}
 
@@ -115,6 +116,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> Schedule:
         """Choose the next step's chunks; preempts when pages run out."""
         self._step += 1
+        self._preempted.clear()
         self._admit(now_s)
         able = [sequence for sequence in self.running if sequence.has_credit]
         self._take_seats(able)
@@ -125,7 +127,7 @@ class Scheduler:
         for sequence in self._in_order(able, now_s):
             if budget <= 0:
                 break
-            if not self._is_seated(sequence) or sequence not in self.running:
+            if not self._is_seated(sequence) or sequence in self._preempted:
                 continue
             chunk = self._chunk(sequence, budget, draft_tokens)
             if self._reserve(sequence, chunk.start + chunk.count, fresh):
@@ -133,7 +135,7 @@ class Scheduler:
                 budget -= chunk.count
                 self._count(sequence.adapter, chunk.count)
         self._leave_seats({sequence.adapter for sequence in self.running})  # of those that were preempted
-        return Schedule([chunk for chunk in chosen if chunk.sequence in self.running], fresh)
+        return Schedule([chunk for chunk in chosen if chunk.sequence not in self._preempted], fresh)
 
     def publish(self, sequence: Sequence) -> None:
         """Let others share the pages that `sequence` has filled."""
@@ -310,6 +312,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to wait; it will compute its tokens again and go on."""
         self.running.remove(sequence)
+        self._preempted.add(sequence)
         self._give_back(sequence)
         self.waiting.append(sequence)
 
