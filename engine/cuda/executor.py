@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..errors import ModelError, OutOfDeviceMemory
+from ..errors import EngineError, ModelError, OutOfDeviceMemory
 from ..executor.draw import Draw, Drawn
 from ..executor.step import Run, StepInput, StepOutput
 from ..kv.pages import ZERO_PAGE
@@ -159,7 +159,18 @@ class CudaExecutor:
         return self._embedding[tokens].float()
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """See Executor. Runs steps of nothing but padding, which compiles the kernels, and captures the common graphs."""
+        """See Executor. Runs steps of nothing but padding, which compiles the kernels, and captures the common graphs. Raises ModelError."""
+        try:
+            return self._warm_up(pool, bank)
+        except OutOfDeviceMemory as error:
+            raise ModelError(f"no memory is left for a step: {error}; choose fewer --kv-tokens") from error
+        except EngineError:
+            raise
+        except Exception as error:  # Triton's many: a card with too little shared memory, an instruction that it lacks
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ModelError(f"the kernels do not run on {self._device.name} ({reason}); --kernels native keeps to the processor") from error
+
+    def _warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
         started = time.perf_counter()
         none, zeros = np.empty(0, np.int64), np.zeros(WARM_PROMPT_ROWS, np.int64)
         run = Run(0, WARM_PROMPT_ROWS, 0, [ZERO_PAGE] * (WARM_PROMPT_ROWS // PAGE_TOKENS))

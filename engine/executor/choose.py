@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..cuda.accelerator import Accelerator
 
 KERNELS = ("auto", "cuda", "native", "torch")
+LEAST_CAPABILITY = (7, 0)
 
 
 def find_accelerator(kernels: str, config: ModelConfig | None = None, dtype: str = "auto") -> Accelerator | None:
@@ -42,7 +43,11 @@ def _open_device() -> Accelerator | str:
         from ..cuda.device import CudaDevice
     except ImportError as error:
         return f"Triton cannot be imported: {error}"
-    return Accelerator(CudaDevice())
+    device = CudaDevice()
+    if device.capability < LEAST_CAPABILITY:
+        has, needs = (".".join(map(str, each)) for each in (device.capability, LEAST_CAPABILITY))
+        return f"{device.name} has compute capability {has}, and Triton compiles for {needs} and newer"
+    return Accelerator(device)
 
 
 def make_executor(

@@ -196,6 +196,16 @@ def test_without_a_device_the_processor_serves_unless_a_device_is_insisted_on(mo
         find_accelerator("metal")
 
 
+def test_a_card_that_is_too_old_for_the_kernels_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = HostDevice()
+    old.name, old.capability = "an old card", (6, 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("engine.cuda.device.CudaDevice", lambda: old)
+    assert find_accelerator("auto") is None
+    with pytest.raises(ModelError, match=r"an old card has compute capability 6.1, and Triton compiles for 7.0"):
+        find_accelerator("cuda")
+
+
 def test_what_a_device_cannot_run_goes_to_the_processor_and_says_why_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "_open_device", lambda: Accelerator(HostDevice(), REFERENCES))
     odd = replace(LLAMA, head_dim=12)
@@ -250,6 +260,14 @@ def test_memory_that_runs_out_while_the_base_is_loaded_is_the_same_error(monkeyp
     monkeypatch.setattr(executor.CudaExecutor, "_fuse", run_out)
     with pytest.raises(ModelError, match=r"the base needs .* Tried to allocate 32"):
         open_lab(HostDevice(), adapters=0)
+
+
+def test_kernels_that_do_not_run_on_a_device_are_no_riddle() -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("out of resource: shared memory, Required: 180224, Hardware limit: 101376")
+
+    with pytest.raises(ModelError, match=r"do not run on host memory \(ValueError: out of resource.*--kernels native"):
+        open_lab(HostDevice(), replace(REFERENCES, attend_prefill=refuse), adapters=0)
 
 
 def test_an_adapter_larger_than_all_the_room_is_refused_by_name() -> None:
