@@ -354,13 +354,15 @@ def test_the_choices_match_their_golden_vectors() -> None:
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.binary(min_size=32, max_size=32), vocab=st.sampled_from([1, 7, 300, 3000]), spread=st.sampled_from([0.0, 0.5, 3.0, 40.0]),
-       draws=st.lists(DRAWS, min_size=1, max_size=5))  # fmt: skip
-def test_winners_and_margins_are_the_plain_form_s(seed: bytes, vocab: int, spread: float, draws: list[dict[str, Any]]) -> None:
+@given(few=st.sampled_from([2, 20, 1024]), seed=st.binary(min_size=32, max_size=32), vocab=st.sampled_from([1, 7, 300, 3000]),
+       spread=st.sampled_from([0.0, 0.5, 3.0, 40.0]), draws=st.lists(DRAWS, min_size=1, max_size=5))  # fmt: skip
+def test_winners_and_margins_are_the_plain_form_s(few: int, seed: bytes, vocab: int, spread: float, draws: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(seed[0])
     logits = np.round(rng.normal(0, spread, (len(draws), vocab)), 1).astype(np.float32)
     made = [make_draw(rng, row, vocab, seed, token=int(rng.integers(vocab)), **fields) for row, fields in enumerate(draws)]
-    given, expected = draw_there(logits, *made), [draw_one(logits[draw.row], draw) for draw in made]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "FEW_RANKED", few)
+        given, expected = draw_there(logits, *made), [draw_one(logits[draw.row], draw) for draw in made]
     assert [drawn.winner for drawn in given] == [drawn.winner for drawn in expected]
     assert [drawn.margin for drawn in given] == pytest.approx([drawn.margin for drawn in expected], abs=1e-9)
 
