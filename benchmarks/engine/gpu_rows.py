@@ -5,7 +5,6 @@ Figure   a measured number      Trouble   a row without one, and why      Fact  
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 import traceback
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.engine.gpu_drive import Driver, free_bytes
+from benchmarks.engine.gpu_drive import Driver, release
 from benchmarks.engine.gpu_model import Scale
 from benchmarks.engine.gpu_world import Adapters, random_weights
 
@@ -84,8 +83,7 @@ class World:
     @contextmanager
     def open(self, adapters: Adapters | None, slots: int, kv_tokens: int, **settings: Any) -> Iterator[Driver]:
         """An engine of this world, in the memory that the one before has left."""
-        gc.collect()
-        free_bytes(self.device)
+        release()
         wide = 8192 if self.free_bytes > 40 << 30 else 2048
         given: dict[str, Any] = {
             "prompt_step_tokens": wide,
