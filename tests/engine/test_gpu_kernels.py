@@ -35,6 +35,8 @@ TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """The most by which numbers of about one may differ; twice a rounding in the short types, for what is rounded in between."""
 DTYPES = [torch.float32, torch.float16, torch.bfloat16] if HAS_GPU else [torch.float32, torch.float16]  # the interpreter has no true bfloat16
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+REPEATS = HAS_GPU
+"""Whether everything is run twice for the same bits; the slow interpreter does so for the smaller cases."""
 PAGE_TOKENS = 16
 EPS = 1e-5
 
@@ -174,13 +176,13 @@ def check_site(site: int, bank: Bank, segments: list[Segment], rows: int, dtype:
     scratch = torch.full((lora.scratch_numbers(rows, MAX_RANK, width_in, len(widths)),), float("nan"), device=DEVICE)
     x_there, tiles_there = there(x, tiles)
     given, again = there(out, out)
-    for target in (given, again):
+    for target in (given, again) if REPEATS or rows < 8 else (given,):
         bias_there = None if bias is None else bias.to(DEVICE)
         lora.apply_site(x_there, target, tiles_there, bank.device, PARTS + first, widths, bias_there, scratch, MAX_RANK)
     expected = out.clone()
     lora.apply_site_reference(x, expected, tiles, bank.host, PARTS + first, widths, bias, scratch, MAX_RANK)
     assert_near(given, expected)
-    assert torch.equal(given, again)
+    assert torch.equal(given, again) or not (REPEATS or rows < 8)
     if not biased:
         bare = torch.ones(rows, dtype=torch.bool)
         for segment in segments:
@@ -303,7 +305,8 @@ def test_every_row_sees_its_own_context(dtype: torch.dtype, heads: int, kv_heads
     q = random(44, (heads + 2 * kv_heads) * head_dim, dtype=dtype)[:, : heads * head_dim]
     given = attend(context, q, heads, head_dim)
     assert_near(given, attend_plainly(context, q, heads, head_dim))
-    assert torch.equal(given, attend(context, q, heads, head_dim))
+    if REPEATS or head_dim == 16:
+        assert torch.equal(given, attend(context, q, heads, head_dim))
 
 
 @pytest.mark.parametrize("most", [1, 3, 64])
@@ -314,7 +317,8 @@ def test_long_contexts_are_cut_and_merged_in_order(most: int, monkeypatch: pytes
     q = random(3, 64)
     given = attend(context, q, 4, 16)
     assert_near(given, attend_plainly(context, q, 4, 16))
-    assert torch.equal(given, attend(context, q, 4, 16))
+    if REPEATS or most == 3:
+        assert torch.equal(given, attend(context, q, 4, 16))
 
 
 def test_a_decoded_row_is_what_prefill_gives_and_padding_runs_write_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
