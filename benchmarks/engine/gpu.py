@@ -50,7 +50,7 @@ BUDGETS_S = {
 """In the order in which they run: what is left over at the end is taken from the last ones."""
 SPARE_S = 10.0
 KERNEL_TESTS = ROOT / "tests" / "engine" / "test_gpu_kernels.py"
-OTHER_TESTS = {KERNEL_TESTS, *(KERNEL_TESTS.with_name(f"test_gpu_{what}.py") for what in ("bench", "faults"))}
+OTHER_TESTS = {KERNEL_TESTS, KERNEL_TESTS.with_name("test_gpu_bench.py")}
 """What the stage `tests` does not run: they had a stage of their own, or need no device."""
 PYTEST_SETTINGS = Path(__file__).with_name("gpu_pytest.ini")
 MAX_LOG_CHARACTERS = 200_000
