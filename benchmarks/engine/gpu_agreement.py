@@ -10,14 +10,13 @@ Answers are greedy and at two temperatures, bare and with adapters. The CPU side
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.engine.gpu_drive import Driver, RowFailed
+from benchmarks.engine.gpu_drive import Driver, RowFailed, release
 from benchmarks.engine.gpu_model import SHAPES, quantile
 from benchmarks.engine.gpu_rows import Fact, Figure, Rows, Tell
 from benchmarks.engine.gpu_world import MixedAdapters, make_prompts, random_weights
@@ -81,7 +80,7 @@ class Party:
         """Give back its memory."""
         self._driver.close()
         del self._driver
-        gc.collect()
+        release()
 
     def _make(self, count: int) -> list[Answer]:
         prompts = make_prompts(count, PROMPT_TOKENS, SHAPES[SHAPE].vocab_size, 5)

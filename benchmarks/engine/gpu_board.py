@@ -147,6 +147,7 @@ class Board:
                          f"{limits['gemm_operations_s'] / 1e12:.1f} TFLOP/s, from the host {limits['host_to_device_bytes_s'] / 1e9:.1f} GB/s. "
                          f"The column \"limit\" follows from these; it was written at {self.expected_at}, before any row was measured.")  # fmt: skip
         lines += [f"Left out: {each}." for each in scale.get("left_out", ())]
+        lines += [f"Left out: {stage}: {why}." for stage, why in self.facts.get("left_out", {}).items()]
         if "stood_in" in self.facts:
             lines.append(f"Not installed there, and replaced by stand-ins that the measurement does without: {', '.join(self.facts['stood_in'])}.")
         return "\n\n".join(lines)

@@ -8,6 +8,7 @@ What a step costs is measured around the engine's own `step`, so the scheduler, 
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -312,6 +313,13 @@ class _Open:
 def name_of(number: int) -> bytes:
     """The 32 bytes that an adapter is known by."""
     return number.to_bytes(32, "big")
+
+
+def release() -> None:
+    """Give back what engines that have ended still hold."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def free_bytes(device: torch.device) -> int:

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 
@@ -100,7 +101,7 @@ class _Streams:
 
     def _for_a_while(self, fold: Callable[[int], int], share: float = 0.5) -> Times:
         until = time.perf_counter() + self._scale.stream_s * share
-        chosen = (fold(number) for number in self._numbers if time.perf_counter() < until)
+        chosen = map(fold, takewhile(lambda _: time.perf_counter() < until, self._numbers))
         return self._driver.serve(chosen, self._prompt_tokens, self.answer, self._scale.paged_slots)
 
     def _arrivals(self, rate_s: float, seed: int, resident: bool) -> Times:

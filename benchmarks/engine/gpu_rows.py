@@ -5,7 +5,6 @@ Figure   a measured number      Trouble   a row without one, and why      Fact  
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 import traceback
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.engine.gpu_drive import Driver, free_bytes
+from benchmarks.engine.gpu_drive import Driver, release
 from benchmarks.engine.gpu_model import Scale
 from benchmarks.engine.gpu_world import Adapters, random_weights
 
@@ -72,6 +71,11 @@ class World:
             return self.accelerator.device.where
         return torch.device("cuda" if self.kernels == "cuda" else "cpu")
 
+    @property
+    def threads(self) -> int:
+        """Of the processor: all where it computes, one where a device does or there is next to nothing to compute."""
+        return len(os.sched_getaffinity(0)) if self.device.type == "cpu" and self.scale.shape != "tiny" else 1
+
     def adapters(self, count: int, room_bytes: int = 1 << 30) -> Adapters:
         """So many of the scale's rank, in at most about `room_bytes` of host memory."""
         return Adapters(self.scale.config, self.scale.rank, self.dtype, count, min(room_bytes, self.scale.room_bytes), self.device)
@@ -79,8 +83,7 @@ class World:
     @contextmanager
     def open(self, adapters: Adapters | None, slots: int, kv_tokens: int, **settings: Any) -> Iterator[Driver]:
         """An engine of this world, in the memory that the one before has left."""
-        gc.collect()
-        free_bytes(self.device)
+        release()
         wide = 8192 if self.free_bytes > 40 << 30 else 2048
         given: dict[str, Any] = {
             "prompt_step_tokens": wide,
@@ -88,7 +91,7 @@ class World:
             "max_running": max(64, self.scale.largest_batch),
         }
         started = time.perf_counter()
-        given |= {"dtype": str(self.dtype).removeprefix("torch."), "kernels": self.kernels, "threads": len(os.sched_getaffinity(0))}
+        given |= {"dtype": str(self.dtype).removeprefix("torch."), "kernels": self.kernels, "threads": self.threads}
         given |= {"kv_tokens": kv_tokens, "max_adapters": slots, "max_waiting": 8192, "host_cache_bytes": 1 << 44}
         given |= {"waiting_deadline_s": 600.0, "parked_deadline_s": 600.0, **settings}
         weights = random_weights(self.scale.shape, self.dtype, self.device)

@@ -125,6 +125,7 @@ def _decode(
     run, kv_head, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first, count = tl.load(runs + run), tl.load(runs + num_runs + run)
     start, at = tl.load(runs + 2 * num_runs + run), tl.load(runs + 3 * num_runs + run)
+    tl.debug_barrier()  # keeps the four reads together; the compiler would put some behind the branch, one wait after the other
     length = start + 1
     span = _span(length, splits, split_tokens)
     if (count != 1) | (piece * span >= length):

@@ -17,12 +17,12 @@ from .tables import TILE_ROWS
 
 SPLIT_COLUMNS = 1024
 """How much of a row of x one block of the shrink kernel takes; partial sums of a row are added in order of the columns."""
-STEP_COLUMNS = 128
+STEP_COLUMNS = 256
 """How much of it a product of several rows takes at once."""
 RANK_BLOCK = 16
-EXPAND_COLUMNS = 512
+EXPAND_COLUMNS = 256
 """Columns of out that one block of the expand kernel writes: with RANK_BLOCK, 16 KB of bfloat16 weights, 128 bytes a thread."""
-FEW_COLUMNS = 128
+FEW_COLUMNS = 64
 """How many of them a product of several rows takes at once."""
 MAX_PARTS = 3
 
@@ -76,7 +76,7 @@ def apply_site(
         padded[0], padded[1], padded[2], chunks[0], sum(chunks[:2]),
         dtype=dtype, has_bias=bias is not None, splits=splits, splits_block=triton.next_power_of_2(splits), tile_rows=TILE_ROWS,
         one_rank=RANK_BLOCK, many_rank=RANK_BLOCK * lane, columns=EXPAND_COLUMNS, few_columns=FEW_COLUMNS, block=BLOCK_COLUMNS, lane=lane,
-        num_warps=4, num_stages=1,
+        num_warps=2, num_stages=1,
     )  # fmt: skip
 
 
@@ -93,10 +93,12 @@ def _shrink_rows(
     """scratch [parts, splits, rows, max_rank]: a tile's rows times one part's A, over `split` columns of x."""
     tile, part, piece = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     slot, first, count = tl.load(tiles + tile), tl.load(tiles + num_tiles + tile), tl.load(tiles + 2 * num_tiles + tile)
+    tl.debug_barrier()  # keeps the three reads together; the compiler would put some behind the branch, one wait after the other
     if (slot < 0) | (count == 0):
         return
     entry = entries + slot.to(tl.int64) * slot_stride + (first_part + part) * 5
     rank, address = tl.load(entry).to(tl.int32), tl.load(entry + 1)
+    tl.debug_barrier()
     if rank == 0:
         return
     weights = tl.multiple_of(address.to(tl.pointer_type(dtype)), 64)
@@ -151,6 +153,7 @@ def _expand_rows(
     """A tile's rows of some columns of one part: sum the pieces of scratch in order, multiply by B, add to out with everything else."""
     tile, chunk = tl.program_id(0), tl.program_id(1)
     slot, first, count = tl.load(tiles + tile), tl.load(tiles + num_tiles + tile), tl.load(tiles + 2 * num_tiles + tile)
+    tl.debug_barrier()
     if count == 0:
         return
     part = (chunk >= chunk1).to(tl.int32) + (chunk >= chunk2).to(tl.int32)
@@ -223,16 +226,20 @@ def _expand_one(
     """One row's `columns`; each thread has 8 reads of 16 bytes under way at rank 16 and more."""
     step: tl.constexpr = rank_block // lane
     flat = first_column + tl.arange(0, columns)
-    factor, addend = _affine(gain, bias, shift, flat, flat < width, has_bias)
-    total = addend + factor * tl.load(target + flat, flat < width, 0.0).to(tl.float32)
+    base = tl.load(target + flat, flat < width, 0.0)  # only looked at after the loop, so that nothing waits for it
+    total = tl.zeros((columns,), tl.float32)
     piece, line = tl.arange(0, splits_block)[:, None], tl.arange(0, step)[None, :]
     for low in range(0, rank, rank_block):
         words = _load_expand(weights, low, lanes, flat, width, step, block, lane)
-        for index in tl.static_range(lane):
-            ranks = low + line * lane + index
-            shrunk = tl.sum(tl.load(pieces + piece * piece_stride + ranks, (piece < splits) & (ranks < rank), 0.0), 0)
-            total += tl.sum(_number(words, index, dtype).to(tl.float32) * shrunk[:, None], 0)
-    tl.store(target + flat, total.to(target.dtype.element_ty), flat < width)
+        tl.debug_barrier()  # without it the assembler waits for the shrunk row before it has asked for all weights
+        ranks = low + line * lane
+        shrunk = tl.load(pieces + piece * piece_stride + ranks, (piece < splits) & (ranks < rank), 0.0)
+        if lane == 2:
+            odd = tl.load(pieces + piece * piece_stride + ranks + 1, (piece < splits) & (ranks + 1 < rank), 0.0)
+            total += tl.sum(_number(words, 1, dtype).to(tl.float32) * tl.sum(odd, 0)[:, None], 0)
+        total += tl.sum(_number(words, 0, dtype).to(tl.float32) * tl.sum(shrunk, 0)[:, None], 0)
+    factor, addend = _affine(gain, bias, shift, flat, flat < width, has_bias)
+    tl.store(target + flat, (base.to(tl.float32) * factor + addend + total).to(target.dtype.element_ty), flat < width)
 
 
 @triton.jit
@@ -244,9 +251,8 @@ def _expand_many(
     """The same for up to `tile_rows` rows and fewer columns, with tensor cores."""
     step: tl.constexpr = rank_block // lane
     line, flat = tl.arange(0, tile_rows)[:, None], first_column + tl.arange(0, columns)
-    factor, addend = _affine(gain, bias, shift, flat, flat < width, has_bias)
     places, inside = target + line.to(tl.int64) * out_stride + flat[None, :], (line < count) & (flat < width)[None, :]
-    total = tl.load(places, inside, 0.0).to(tl.float32) * factor[None, :] + addend[None, :]
+    base, total = tl.load(places, inside, 0.0), tl.zeros((tile_rows, columns), tl.float32)
     for low in range(0, rank, rank_block):
         words = _load_expand(weights, low, lanes, flat, width, step, block, lane)
         for index in tl.static_range(lane):
@@ -255,7 +261,8 @@ def _expand_many(
             for piece in range(splits):
                 shrunk += tl.load(pieces + piece * piece_stride + line * max_rank + ranks, (line < count) & (ranks < rank), 0.0)
             total = tl.dot(shrunk.to(dtype), _number(words, index, dtype), total, input_precision="ieee")
-    tl.store(places, total.to(target.dtype.element_ty), inside)
+    factor, addend = _affine(gain, bias, shift, flat, flat < width, has_bias)
+    tl.store(places, (base.to(tl.float32) * factor[None, :] + addend[None, :] + total).to(target.dtype.element_ty), inside)
 
 
 def apply_site_reference(

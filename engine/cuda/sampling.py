@@ -6,7 +6,7 @@ float64 in the few blocks whose estimate comes close enough to the highest to wi
     score = logit / temperature + noise      float32: off by less than ESTIMATE_SLACK + RELATIVE_SLACK * |score|
 
 Which ids may win is said by a boundary (logit, id): higher logits may, and equal ones up to that id. Rows that ask for top-k or top-p are
-sorted by torch to find theirs. Rows whose logits are changed or forbidden are first copied in float64.
+ranked by torch to find theirs. Rows whose logits are changed or forbidden are first copied in float64.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ DRAW_IDS = 1024
 """Ids that one block of a draw looks at."""
 MAX_COPIED_ROWS = 64
 """So many rows are copied or sorted at once: at 128,256 ids and 8 bytes, 66 MB each time."""
+FEW_RANKED = 1024
+"""So many of a row's ids are ranked where top-k or top-p is asked; a boundary further down costs sorting the whole rows."""
 ESTIMATE_SLACK, RELATIVE_SLACK = 1e-3, 1e-6
 """Several times what float32 can be off; what it costs is a few more blocks looked at twice."""
 LEAST_TEMPERATURE = 1e-20
@@ -177,26 +179,47 @@ def _changed_rows(rows: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
 
 
 def _find_boundaries(rows: torch.Tensor, draws: Sequence[Draw]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last kept (logit float64, id), each [draws], of `rows [draws, vocab]`, as draw._count_kept counts."""
+    """The last kept (logit float64, id), each [draws], of `rows [draws, vocab]`, as draw._count_kept counts.
+
+    Looks at the FEW_RANKED highest of each row first; only where a boundary may lie further down are all rows sorted.
+    """
     device, vocab = rows.device, rows.shape[1]
 
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64, device=device)[:, None]
 
-    temperature, top_p = column([each.temperature for each in draws]), column([each.top_p for each in draws])
-    floor = column([each.temperature * float(np.log(each.min_p)) if each.min_p > 0 else -float("inf") for each in draws])
+    highest, temperature = rows.amax(1, keepdim=True).double(), column([each.temperature for each in draws])
+    floor = highest + column([each.temperature * float(np.log(each.min_p)) if each.min_p > 0 else -float("inf") for each in draws])
     if all(each.top_k == 0 and each.top_p == 1.0 for each in draws):
-        return (rows.amax(1).double() + floor[:, 0]), torch.full((len(draws),), vocab, device=device)
-    ranked, order = rows.sort(dim=1, descending=True, stable=True)
-    ranked = ranked.double()
-    place = torch.arange(vocab, device=device)
+        return floor[:, 0], torch.full((len(draws),), vocab, device=device)
+    top_p = column([each.top_p for each in draws])
     top_k = torch.tensor([[each.top_k or vocab] for each in draws], device=device)
-    count = torch.minimum((ranked > -float("inf")).sum(1, keepdim=True), top_k)
-    sums = torch.where(place < count, torch.exp((ranked - ranked[:, :1]) / temperature), 0.0).cumsum(1)
-    by_weight = torch.where(top_p < 1.0, (sums < top_p * sums[:, -1:]).sum(1, keepdim=True) + 1, vocab)
-    by_floor = (ranked >= ranked[:, :1] + floor).sum(1, keepdim=True)
-    last = torch.minimum(torch.minimum(count, by_weight), by_floor).clamp_(min=1) - 1
-    return ranked.gather(1, last)[:, 0], order.gather(1, last)[:, 0]
+    eligible = torch.minimum((rows > -float("inf")).sum(1, keepdim=True), top_k)
+    everything = torch.exp((rows.double() - highest) / temperature).sum(1, keepdim=True)
+    for width in dict.fromkeys((min(FEW_RANKED, vocab), vocab)):
+        ranked, order = _rank(rows, width)
+        weights = torch.where(torch.arange(width, device=device) < eligible, torch.exp((ranked - highest) / temperature), 0.0)
+        sums = weights.cumsum(1)
+        # Where top-k leaves all that are there, the sum over all of them; else it ends among the ranked ones, or further down.
+        total = torch.where(eligible <= width, sums[:, -1:], everything)
+        by_weight = torch.where(top_p < 1.0, (sums < top_p * total).sum(1, keepdim=True) + 1, vocab)
+        count = torch.minimum(torch.minimum(eligible, by_weight), (ranked >= floor).sum(1, keepdim=True).clamp_(min=1))
+        last = count.clamp_(min=1, max=width) - 1
+        boundary = ranked.gather(1, last)
+        if width == vocab or bool(((boundary > ranked[:, -1:]) & ((top_k >= vocab) | (eligible <= width))).all()):
+            break
+    return boundary[:, 0], order.gather(1, last)[:, 0]
+
+
+def _rank(rows: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `width` highest of each row in float64 and their ids, equal ones by id; of those equal to the lowest, any."""
+    if width == rows.shape[1]:
+        ranked, order = rows.sort(dim=1, descending=True, stable=True)
+        return ranked.double(), order
+    values, ids = rows.topk(width, dim=1)
+    ids, by_id = ids.sort(dim=1)
+    ranked, by_value = values.gather(1, by_id).sort(dim=1, descending=True, stable=True)
+    return ranked.double(), ids.gather(1, by_value)
 
 
 @triton.jit

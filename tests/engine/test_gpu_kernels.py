@@ -35,6 +35,8 @@ TOLERANCES = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """The most by which numbers of about one may differ; twice a rounding in the short types, for what is rounded in between."""
 DTYPES = [torch.float32, torch.float16, torch.bfloat16] if HAS_GPU else [torch.float32, torch.float16]  # the interpreter has no true bfloat16
 EACH_DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+REPEATS = HAS_GPU
+"""Whether everything is run twice for the same bits; the slow interpreter does so for the smaller cases."""
 PAGE_TOKENS = 16
 EPS = 1e-5
 
@@ -109,8 +111,10 @@ def test_swiglu_agrees_even_where_the_exponential_overflows(dtype: torch.dtype, 
 
 # --- adapters ---
 
-SHAPE: Any = SimpleNamespace(hidden=72, heads=3, head_dim=48, kv_heads=1, intermediate=1100, layers=2)
-"""Wide enough for two pieces of x (down) and three blocks of columns (gate, up); no width but q's is a multiple of a block."""
+SMALLER = {} if HAS_GPU else {"SPLIT_COLUMNS": 128, "STEP_COLUMNS": 64, "EXPAND_COLUMNS": 64, "FEW_COLUMNS": 32}
+"""The interpreter is slow, so pieces are smaller there."""
+SHAPE: Any = SimpleNamespace(hidden=72, heads=3, head_dim=48, kv_heads=1, intermediate=1100 if HAS_GPU else 150, layers=2)
+"""Wide enough for two pieces of x (down) and three blocks of columns or more (gate, up); no width but q's is a multiple of a block."""
 SITES_OF_SHAPE = [(first, [part.width_out for part in parts], parts[0].width_in)
                   for kind in range(4)
                   for parts in [[part for part in parts_of(SHAPE) if part.kind == kind]]
@@ -157,6 +161,12 @@ def make_tiles(segments: list[Segment], rows: int, num_tiles: int) -> torch.Tens
     return torch.from_numpy(tiles)
 
 
+@pytest.fixture(autouse=True)
+def _smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SMALLER.items():
+        monkeypatch.setattr(lora, name, value)
+
+
 def check_site(site: int, bank: Bank, segments: list[Segment], rows: int, dtype: torch.dtype, biased: bool) -> None:
     """The kernel agrees with its reference, twice with the same bits, and leaves bare rows without a bias alone."""
     first, widths, width_in = SITES_OF_SHAPE[site]
@@ -166,13 +176,13 @@ def check_site(site: int, bank: Bank, segments: list[Segment], rows: int, dtype:
     scratch = torch.full((lora.scratch_numbers(rows, MAX_RANK, width_in, len(widths)),), float("nan"), device=DEVICE)
     x_there, tiles_there = there(x, tiles)
     given, again = there(out, out)
-    for target in (given, again):
+    for target in (given, again) if REPEATS or rows < 8 else (given,):
         bias_there = None if bias is None else bias.to(DEVICE)
         lora.apply_site(x_there, target, tiles_there, bank.device, PARTS + first, widths, bias_there, scratch, MAX_RANK)
     expected = out.clone()
     lora.apply_site_reference(x, expected, tiles, bank.host, PARTS + first, widths, bias, scratch, MAX_RANK)
     assert_near(given, expected)
-    assert torch.equal(given, again)
+    assert torch.equal(given, again) or not (REPEATS or rows < 8)
     if not biased:
         bare = torch.ones(rows, dtype=torch.bool)
         for segment in segments:
@@ -199,7 +209,7 @@ def test_rows_get_what_their_adapters_add(site: int, workload: str, dtype: torch
     check_site(site, make_bank(RANKS, dtype), segments, rows, dtype, biased=site % 2 == 0)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(ranks=st.lists(st.integers(1, 40), min_size=1, max_size=3), counts=st.lists(st.integers(1, 20), min_size=1, max_size=3), gap=st.integers(0, 2),
        biased=st.booleans())  # fmt: skip
 def test_any_ranks_and_any_segments(ranks: list[int], counts: list[int], gap: int, biased: bool) -> None:
@@ -295,7 +305,8 @@ def test_every_row_sees_its_own_context(dtype: torch.dtype, heads: int, kv_heads
     q = random(44, (heads + 2 * kv_heads) * head_dim, dtype=dtype)[:, : heads * head_dim]
     given = attend(context, q, heads, head_dim)
     assert_near(given, attend_plainly(context, q, heads, head_dim))
-    assert torch.equal(given, attend(context, q, heads, head_dim))
+    if REPEATS or head_dim == 16:
+        assert torch.equal(given, attend(context, q, heads, head_dim))
 
 
 @pytest.mark.parametrize("most", [1, 3, 64])
@@ -306,7 +317,8 @@ def test_long_contexts_are_cut_and_merged_in_order(most: int, monkeypatch: pytes
     q = random(3, 64)
     given = attend(context, q, 4, 16)
     assert_near(given, attend_plainly(context, q, 4, 16))
-    assert torch.equal(given, attend(context, q, 4, 16))
+    if REPEATS or most == 3:
+        assert torch.equal(given, attend(context, q, 4, 16))
 
 
 def test_a_decoded_row_is_what_prefill_gives_and_padding_runs_write_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,14 +365,16 @@ def test_the_choices_match_their_golden_vectors() -> None:
     assert [drawn.winner for drawn in draw_there(LOGITS[None], *draws)] == [vector["token"] for vector in VECTORS["choices"]]
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(seed=st.binary(min_size=32, max_size=32), vocab=st.sampled_from([1, 7, 300, 3000]), spread=st.sampled_from([0.0, 0.5, 3.0, 40.0]),
-       draws=st.lists(DRAWS, min_size=1, max_size=5))  # fmt: skip
-def test_winners_and_margins_are_the_plain_form_s(seed: bytes, vocab: int, spread: float, draws: list[dict[str, Any]]) -> None:
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(few=st.sampled_from([2, 20, 1024]), seed=st.binary(min_size=32, max_size=32), vocab=st.sampled_from([1, 7, 300, 3000]),
+       spread=st.sampled_from([0.0, 0.5, 3.0, 40.0]), draws=st.lists(DRAWS, min_size=1, max_size=5))  # fmt: skip
+def test_winners_and_margins_are_the_plain_form_s(few: int, seed: bytes, vocab: int, spread: float, draws: list[dict[str, Any]]) -> None:
     rng = np.random.default_rng(seed[0])
     logits = np.round(rng.normal(0, spread, (len(draws), vocab)), 1).astype(np.float32)
     made = [make_draw(rng, row, vocab, seed, token=int(rng.integers(vocab)), **fields) for row, fields in enumerate(draws)]
-    given, expected = draw_there(logits, *made), [draw_one(logits[draw.row], draw) for draw in made]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "FEW_RANKED", few)
+        given, expected = draw_there(logits, *made), [draw_one(logits[draw.row], draw) for draw in made]
     assert [drawn.winner for drawn in given] == [drawn.winner for drawn in expected]
     assert [drawn.margin for drawn in given] == pytest.approx([drawn.margin for drawn in expected], abs=1e-9)
 
@@ -388,7 +402,7 @@ def test_temperatures_below_what_float32_holds_and_more_rows_than_are_copied_at_
 # --- tables ---
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shapes=st.lists(st.tuples(st.integers(1, 70), st.integers(0, 100)), min_size=1, max_size=6), slots=st.lists(st.integers(0, 3), max_size=6),
        queries=st.sampled_from([1, 16, 128]), spare=st.integers(0, 5))  # fmt: skip
 def test_tables_say_what_the_step_says(shapes: list[tuple[int, int]], slots: list[int], queries: int, spare: int) -> None:
