@@ -213,8 +213,10 @@ def _load_expand(weights, low, lanes, flat, width, step: tl.constexpr, block: tl
 def _number(words, index: tl.constexpr, dtype: tl.constexpr):
     """The `index`-th number of each 32-bit word."""
     if dtype == tl.float32:
-        return words.to(tl.float32, bitcast=True)
-    return (words >> (16 * index)).to(tl.int16).to(dtype, bitcast=True)
+        number = words.to(tl.float32, bitcast=True)
+    else:
+        number = (words >> (16 * index)).to(tl.int16).to(dtype, bitcast=True)
+    return number
 
 
 @triton.jit
