@@ -21,7 +21,7 @@ STEP_COLUMNS = 256
 """How much of it a product of several rows takes at once."""
 RANK_BLOCK = 16
 EXPAND_COLUMNS = 256
-"""Columns of out that one block of the expand kernel writes: with RANK_BLOCK, 16 KB of bfloat16 weights, 128 bytes a thread."""
+"""Columns of out that one block of the expand kernel writes: with RANK_BLOCK, 8 KB of bfloat16 weights, 128 bytes a thread."""
 FEW_COLUMNS = 64
 """How many of them a product of several rows takes at once."""
 MAX_PARTS = 3
@@ -212,9 +212,11 @@ def _load_expand(weights, low, lanes, flat, width, step: tl.constexpr, block: tl
 @triton.jit
 def _number(words, index: tl.constexpr, dtype: tl.constexpr):
     """The `index`-th number of each 32-bit word."""
-    if dtype == tl.float32:
-        return words.to(tl.float32, bitcast=True)
-    return (words >> (16 * index)).to(tl.int16).to(dtype, bitcast=True)
+    if dtype == tl.float32:  # noqa: SIM108 - Triton compiles both arms of an expression
+        number = words.to(tl.float32, bitcast=True)
+    else:
+        number = (words >> (16 * index)).to(tl.int16).to(dtype, bitcast=True)
+    return number
 
 
 @triton.jit

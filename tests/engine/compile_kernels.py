@@ -175,6 +175,7 @@ def main() -> None:
     modules: list[ModuleType] = [attention, elementwise, lora, sampling]
     found: list[Compiled] = []
     shapes = {f"head_dim {head_dim}": attention_calls(torch.bfloat16, head_dim) for head_dim in (64, 128)} | {"8B": other_calls(torch.bfloat16)}
+    shapes["8B float32"] = (each for each in other_calls(torch.float32) if each[0].startswith("apply_site, 3"))
     for shape, calls in shapes.items():
         for name, call in calls:
             for launch in record(modules, call):
