@@ -179,6 +179,27 @@ def test_answers_made_on_one_executor_are_replayed_by_the_other_with_no_miss(pla
 
 
 @pytest.mark.parametrize("place", PLACES)
+def test_a_dishonest_answer_misses_by_as_much_on_either(place: str) -> None:
+    """Made with one adapter, replayed as another's: the margins are large, and the same."""
+    device, processor = open_lab(place), open_lab(None)
+    margins = []
+    for number, sampling in enumerate(KINDS):
+        request = submit(number, some_tokens(9, number), bytes([1]) * 32, tokens=12, sampling=sampling)
+        answer = processor.run(request)[number]
+        for lab in (device, processor):
+            lab.engine.handle(Replay(100 + number, request.prompt_ids, answer, bytes([2]) * 32, sampling))
+            lab.drain()
+            replayed = lab.end(100 + number)
+            assert isinstance(replayed, Replayed)
+            margins.append(replayed.margins)
+    assert max(map(max, margins)) > 1.0
+    for ours, theirs in zip(margins[::2], margins[1::2], strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-3)
+    device.close()
+    processor.close()
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_log_probabilities_and_guesses_ahead_work_where_logits_stay_on_the_device(place: str) -> None:
     device, processor = open_lab(place, draft_tokens=4), open_lab(None, draft_tokens=4)
     request = submit(1, [7, 8, 9] * 8, bytes([2]) * 32, tokens=30, logprobs=3)
