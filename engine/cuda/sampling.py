@@ -90,19 +90,17 @@ def best_and_finite_reference(logits: torch.Tensor, best: torch.Tensor, finite: 
 def draw(logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
     """Choose from finite rows of `logits [wanted, vocab]` float32. Waits for the device; not for graphs.
 
-    64 plain rows of 128,256 ids: 33 MB and 0.8 G integer instructions for the noise, some 30 µs; copying a row in float64 adds 1.5 MB,
-    sorting it perhaps 50 µs. Unmeasured.
+    64 plain rows of 128,256 ids: 33 MB and 0.8 G integer instructions for the noise, some 30 µs; copying a row in float64 adds 1.5 MB.
+    What ranking costs (a handful of torch operations over the rows that ask), and all of it, is unmeasured.
     """
-    on_host = [index for index, each in enumerate(draws) if 0 < each.temperature < LEAST_TEMPERATURE]
-    changed = [index for index, each in enumerate(draws) if index not in on_host and (len(each.changed) or each.allowed is not None)]
-    limited = [index for index, each in enumerate(draws) if _is_limited(each) and index not in on_host and index not in changed]
-    apart = {*on_host, *changed, *limited}
-    plain = [index for index in range(len(draws)) if index not in apart]
-    parts = [plain] if plain else []
-    for group in (changed, limited):
+    groups: dict[str, list[int]] = {"plain": [], "limited": [], "changed": [], "on host": []}
+    for index, each in enumerate(draws):
+        groups[_group(each)].append(index)
+    parts = [groups["plain"]] if groups["plain"] else []
+    for group in (groups["changed"], groups["limited"]):
         parts += [group[at : at + MAX_COPIED_ROWS] for at in range(0, len(group), MAX_COPIED_ROWS)]
     results = [_draw_together(logits, [draws[index] for index in part]) for part in parts]
-    drawn: dict[int, Drawn] = {index: draw_one(logits[draws[index].row].cpu().numpy(), draws[index]) for index in on_host}
+    drawn: dict[int, Drawn] = {index: draw_one(logits[draws[index].row].cpu().numpy(), draws[index]) for index in groups["on host"]}
     if results:
         numbers = torch.cat(results).cpu().tolist()
         drawn |= {index: Drawn(int(winner), margin) for index, (winner, margin) in zip([i for part in parts for i in part], numbers, strict=True)}
@@ -113,6 +111,15 @@ def draw_reference(logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
     """See draw."""
     rows = logits.cpu().numpy()
     return [draw_one(rows[each.row], each) for each in draws]
+
+
+def _group(each: Draw) -> str:
+    """Which draws are made together: by what is done to their rows first."""
+    if 0 < each.temperature < LEAST_TEMPERATURE:
+        return "on host"
+    if len(each.changed) or each.allowed is not None:
+        return "changed"
+    return "limited" if _is_limited(each) else "plain"
 
 
 def _is_limited(each: Draw) -> bool:
