@@ -43,11 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("bench", help="compare with other engines; what follows goes to benchmarks.engine.compare", add_help=False)
     for command in (serve, info, logits):
         command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
-        command.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
+        command.add_argument("--kernels", choices=("auto", "cuda", "native", "torch"), default="auto")
         command.add_argument("--threads", type=int, default=0)
     for command in (serve, info):
-        command.add_argument("--kv-tokens", type=int, default=16384)
-        command.add_argument("--max-adapters", type=int, default=64)
+        command.add_argument("--kv-tokens", type=int, default=0, help="tokens of all running requests together (0: what suits the machine)")
+        command.add_argument("--max-adapters", type=int, default=0, help="adapters ready at once (0: what suits the machine)")
     serve.add_argument("--draft-tokens", type=int, default=0, help="how far to guess ahead from an answer's own text; leaves it unchanged")
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["bench"]:
@@ -64,7 +64,7 @@ def _serve(chosen: argparse.Namespace) -> int:
     cores = os.sched_getaffinity(0)
     from .build import build_engine
     from .config import EngineConfig
-    from .errors import ModelError
+    from .errors import DeviceLost, ModelError
     from .server import Inbound, Server
 
     os.sched_setaffinity(0, cores)  # importing torch under OMP_PROC_BIND pinned this thread, and the executor's threads would inherit its one core
@@ -77,11 +77,11 @@ def _serve(chosen: argparse.Namespace) -> int:
     )
     try:
         built = build_engine(config, inbox.put)
-    except ModelError as error:
+    except (ModelError, DeviceLost) as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1
     print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels, {built.ready.threads} threads, "
-          f"loaded in {built.ready.load_ms:.0f} ms", file=sys.stderr, flush=True)  # fmt: skip
+          f"loaded in {built.ready.load_ms:.0f} ms", *(f"\nengine: {note}" for note in built.notes), sep="", file=sys.stderr, flush=True)  # fmt: skip
     return Server(connection, inbox).serve(built.engine, built.ready)
 
 
@@ -127,8 +127,12 @@ def _calibrate(chosen: argparse.Namespace) -> int:
 
 
 def _build() -> int:
+    from .executor.choose import find_accelerator
     from .info import describe_kernels
 
+    accelerator = find_accelerator("auto")
+    if accelerator is not None:
+        print(f"device: {accelerator.device.name}, taken before the processor")
     print(f"kernels: {describe_kernels('auto')}")
     return 0
 
@@ -143,10 +147,17 @@ def _bench(arguments: list[str]) -> int:
 
 
 def _info(chosen: argparse.Namespace) -> int:
+    from .config import EngineConfig
+    from .errors import ModelError
     from .info import describe
 
-    for line in describe(chosen.base, chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens):
-        print(line, flush=True)
+    config = EngineConfig(chosen.base or Path(), chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
+    try:
+        for line in describe(chosen.base, config):
+            print(line, flush=True)
+    except ModelError as error:
+        print(f"engine: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .executor.step import Run, Segment, StepInput
-from .lora.bank import SlotBank
+from .lora.bank import Bank
 from .scheduler import Chunk
 
 
@@ -20,7 +20,7 @@ class Batch:
     input: StepInput
 
 
-def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: SlotBank, page_tokens: int) -> Batch:
+def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank, page_tokens: int) -> Batch:
     """Lay out one step's rows."""
     members = _by_slot(chunks, slot_of, bank)
     ordered = [chunk for _, group in members for chunk in group]
@@ -30,13 +30,21 @@ def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Slot
     logit_rows: list[int] = []
     runs: list[Run] = []
     for chunk in ordered:
-        first, end = len(tokens), chunk.start + chunk.count
-        pages = chunk.sequence.pages
-        runs.append(Run(first, chunk.count, chunk.start, pages))
+        first, start, count, sequence = len(tokens), chunk.start, chunk.count, chunk.sequence
+        pages = sequence.pages
+        runs.append(Run(first, count, start, pages))
+        if count == 1:  # a step of many sequences is mostly these
+            tokens.append(sequence.tokens[start])
+            positions.append(start)
+            cells.append(pages[start // page_tokens] * page_tokens + start % page_tokens)
+            if chunk.wanted:
+                logit_rows.append(first)
+            continue
+        end = start + count
         tokens += _ids(chunk)
-        positions += range(chunk.start, end)
-        cells += [pages[position // page_tokens] * page_tokens + position % page_tokens for position in range(chunk.start, end)]
-        logit_rows += range(first + chunk.count - chunk.wanted, first + chunk.count)
+        positions += range(start, end)
+        cells += [pages[position // page_tokens] * page_tokens + position % page_tokens for position in range(start, end)]
+        logit_rows += range(first + count - chunk.wanted, first + count)
     rows = (np.array(tokens, np.int64), np.array(positions, np.int64), np.array(cells, np.int64), np.array(logit_rows, np.int64))
     return Batch(ordered, StepInput(*rows, runs, _segments(members), bank))
 
@@ -45,7 +53,7 @@ Members = list[tuple[int | None, list[Chunk]]]
 """Slot (None: the bare base) → its chunks."""
 
 
-def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: SlotBank) -> Members:
+def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank) -> Members:
     by_slot: dict[int | None, list[Chunk]] = {}
     for chunk in chunks:
         adapter = chunk.sequence.adapter
@@ -53,7 +61,7 @@ def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: SlotBan
 
     def order(member: tuple[int | None, list[Chunk]]) -> tuple[bool, int, int, int]:
         slot, group = member
-        return slot is not None, 0 if slot is None else bank.layout_number(slot), sum(chunk.count for chunk in group), slot or 0
+        return slot is not None, 0 if slot is None else bank.layout_number(slot), _num_rows(group), slot or 0
 
     return sorted(by_slot.items(), key=order)
 
@@ -61,11 +69,15 @@ def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: SlotBan
 def _segments(members: Members) -> list[Segment]:
     segments, first = [], 0
     for slot, group in members:
-        count = sum(chunk.count for chunk in group)
+        count = _num_rows(group)
         if slot is not None:
             segments.append(Segment(slot, first, count))
         first += count
     return segments
+
+
+def _num_rows(group: list[Chunk]) -> int:
+    return group[0].count if len(group) == 1 else sum([chunk.count for chunk in group])
 
 
 def _ids(chunk: Chunk) -> list[int]:

@@ -6,20 +6,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import torch
 
-from .config import Choice, EngineConfig, choose_dtype, cpu_features
+from .config import Choice, EngineConfig, choose_dtype, cpu_features, settled
 from .engine import Engine, Limits
+from .errors import DeviceLost, ModelError, OutOfDeviceMemory
+from .executor.choose import find_accelerator
 from .executor.library import cache_folder
 from .grammar import GrammarDone, Grammars
 from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
 from .lora.adapter import load_adapter
-from .lora.adapters import AdapterLoader, Adapters, LoadDone
-from .lora.bank import SlotBank
+from .lora.adapters import AdapterLoader, Adapters, CopyDone, Load, LoadDone
+from .lora.arena import Arena
+from .lora.bank import Bank, SlotBank
 from .lora.host_cache import HostCache
 from .lora.layout import PackedAdapter
 from .lora.slots import SlotTable
@@ -29,6 +33,13 @@ from .model.decoder import Decoder
 from .model.weights import Weights, open_weights
 from .runner import Runner
 from .scheduler import Budget, Scheduler
+
+if TYPE_CHECKING:
+    from .cuda.accelerator import Accelerator
+    from .cuda.memory import Split
+
+Done = LoadDone | CopyDone | GrammarDone | DeviceLost
+"""What other threads tell the engine's."""
 
 
 @dataclass(frozen=True)
@@ -41,43 +52,60 @@ class Built:
     grammars: Grammars
     dtype: Choice
     kernels: str
+    ends: tuple[Callable[[], None], ...]
+    notes: tuple[str, ...] = ()
 
     def close(self) -> None:
         """End the engine's threads."""
-        self.loader.close()
-        self.grammars.close()
+        for end in self.ends:
+            end()
 
 
-def build_engine(config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone], None]) -> Built:
-    """Load the base and make an engine. `on_done` is called on the threads that load adapters and compile grammars. Raises ModelError."""
+def build_engine(config: EngineConfig, on_done: Callable[[Done], None]) -> Built:
+    """Load the base and make an engine. `on_done` is called on the threads that load and copy adapters and compile grammars. Raises ModelError."""
     started = time.perf_counter()
     built = assemble(open_weights(config.base_path), config, on_done)
     return replace(built, ready=msgspec.structs.replace(built.ready, load_ms=(time.perf_counter() - started) * 1e3))
 
 
-def assemble(weights: Weights, config: EngineConfig, on_done: Callable[[LoadDone | GrammarDone], None]) -> Built:
-    """An engine over weights that are open already. Raises ModelError."""
+def assemble(
+    weights: Weights, config: EngineConfig, on_done: Callable[[Done], None], accelerator: Accelerator | None = None, load: Load | None = None
+) -> Built:
+    """An engine over weights that are open already, on the device that is given or found. Raises ModelError.
+
+    `load` gives adapters where they are no files (a benchmark's); on a device they had better be pinned.
+    """
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
-    choice = choose_dtype(config.dtype, cpu_features())
     base = weights.config
-    num_pages = max(1, config.kv_tokens // config.page_tokens)
+    accelerator = accelerator or find_accelerator(config.kernels, base, config.dtype)
+    config = settled(config, accelerator is not None)
+    choice = choose_dtype(config.dtype, cpu_features(), None if accelerator is None else accelerator.device.capability)
+    split = None if accelerator is None else accelerator.divide(base, choice.dtype, config)
+    num_pages = max(1, config.kv_tokens // config.page_tokens) if split is None else split.num_pages
     context = min(base.context, num_pages * config.page_tokens)
     with torch.inference_mode():
-        decoder = Decoder(weights, choice.dtype, context, config.kernels, config.threads, choice.weights_int8)
-        cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens)
+        decoder = Decoder(weights, choice.dtype, context, config.kernels, config.threads, choice.weights_int8, accelerator)
+        cache = _make_cache(decoder, num_pages, config.page_tokens, accelerator is not None)
 
-    def load(config_path: Path, weights_path: Path) -> PackedAdapter:
+    def parse(config_path: Path, weights_path: Path) -> PackedAdapter:
         with torch.inference_mode():
             return load_adapter(config_path, weights_path, weights, choice.dtype)
 
-    loader = AdapterLoader(Spill(load, cache_folder(), config.spill_bytes).load, on_done)
-    pages, slots, bank = PrefixCache(PagePool(num_pages)), SlotTable(config.max_adapters), SlotBank()
+    spilled = Spill(parse, cache_folder(), config.spill_bytes).load
+    loader = AdapterLoader(load or (spilled if accelerator is None else accelerator.pinning(spilled)), on_done)
+    slots, bank, end_bank = _make_slots(config, weights, accelerator, split, on_done)
+    pages = PrefixCache(PagePool(num_pages))
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
-    budget = Budget(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s, config.draft_tokens, config.prompt_step_tokens)
+    budget = Budget(
+        *(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s),
+        *(config.draft_tokens, config.prompt_step_tokens, config.seat_steps),
+    )
     scheduler = Scheduler(budget, pages, adapters)
     grammars = Grammars(base.vocab_size, on_done)
     engine = Engine(Limits.of(config, base.vocab_size, context), scheduler, Runner(decoder, cache, slots, bank), adapters, pages, grammars)
+    with torch.inference_mode():
+        warmed = decoder.warm_up(cache.pool, bank)
     ready = Ready(
         base=weights.base_id,
         dtype=choice.name,
@@ -88,4 +116,28 @@ def assemble(weights: Weights, config: EngineConfig, on_done: Callable[[LoadDone
         threads=config.threads,
         load_ms=(time.perf_counter() - started) * 1e3,
     )
-    return Built(engine, ready, loader, grammars, choice, decoder.name)
+    notes = () if split is None else (describe_split(split, config.page_tokens), warmed)
+    return Built(engine, ready, loader, grammars, choice, decoder.name, (loader.close, grammars.close, end_bank, decoder.close), notes)
+
+
+def describe_split(split: Split, page_tokens: int) -> str:
+    """How a device's memory is divided, in words."""
+    tokens, adapters = split.num_pages * page_tokens, f"{split.adapter_bytes >> 20} MiB for adapters in {split.num_slots} slots"
+    return f"room for keys and values of {tokens} tokens, {adapters}: {split.reason}"
+
+
+def _make_cache(decoder: Decoder, num_pages: int, page_tokens: int, masked: bool) -> KvCache:
+    try:
+        return KvCache(decoder.make_pool(1 + num_pages, page_tokens), page_tokens, masked)
+    except OutOfDeviceMemory as error:
+        raise ModelError(f"no memory for keys and values of {num_pages * page_tokens} tokens: {error}; choose fewer --kv-tokens") from error
+
+
+def _make_slots(
+    config: EngineConfig, weights: Weights, accelerator: Accelerator | None, split: Split | None, on_done: Callable[[Done], None]
+) -> tuple[SlotTable, Bank, Callable[[], None]]:
+    """Slots, their memory, and what ends the threads of it."""
+    if accelerator is None or split is None:
+        return SlotTable(config.max_adapters), SlotBank(), lambda: None
+    bank = accelerator.make_bank(weights.config, split, on_done)
+    return SlotTable(split.num_slots, Arena(split.adapter_bytes)), bank, bank.close

@@ -16,12 +16,10 @@ from queue import SimpleQueue
 import msgspec
 import torch
 
-from .build import assemble
+from .build import Done, assemble
 from .config import EngineConfig
 from .engine import Engine
 from .errors import BadRequest
-from .grammar import GrammarDone
-from .lora.adapters import LoadDone
 from .messages import AdapterRefused, Failed, FromEngine, HoldAdapter, Replay, Replayed, Sampling, Submit, ToEngine, Tokens
 from .model.weights import Weights, open_weights
 from .verdict import Thresholds, calibrate, judge
@@ -124,7 +122,7 @@ def rounded(weights: Weights) -> Weights:
 def open_player(weights: Weights, plan: Plan, kind: tuple[str, str]) -> Iterator[Player]:
     """An engine of that kind with the plan's adapters held."""
     dtype, kernels = kind
-    done: SimpleQueue[LoadDone | GrammarDone] = SimpleQueue()
+    done: SimpleQueue[Done] = SimpleQueue()
     built = assemble(weights, replace(plan.config, dtype=dtype, kernels=kernels), done.put)
     try:
         player = Player(built.engine, done, weights.config.vocab_size)
@@ -139,7 +137,7 @@ def open_player(weights: Weights, plan: Plan, kind: tuple[str, str]) -> Iterator
 class Player:
     """Drives one engine in this process."""
 
-    def __init__(self, engine: Engine, done: SimpleQueue[LoadDone | GrammarDone], vocab_size: int) -> None:
+    def __init__(self, engine: Engine, done: SimpleQueue[Done], vocab_size: int) -> None:
         self._engine, self._done, self._vocab_size = engine, done, vocab_size
 
     def hold(self, name: bytes, folder: Path) -> None:
@@ -182,13 +180,20 @@ class Player:
     def _run(self, requests: Sequence[ToEngine]) -> list[FromEngine]:
         for request in requests:
             self._engine.handle(request)
-        while self._engine.step():
+        while self._engine.step() or self._await_copy():
             pass
         replies = self._engine.take_messages()
         for message in replies:
             if isinstance(message, Failed):
                 raise BadRequest(message.message)
         return replies
+
+    def _await_copy(self) -> bool:
+        """Whether an adapter was on its way into a slot; it is there now."""
+        if not self._engine.num_copying:
+            return False
+        self._engine.receive(self._done.get(timeout=LOAD_DEADLINE_S))
+        return True
 
 
 def _seed(purpose: str, number: int) -> bytes:

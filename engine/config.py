@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+
+BFLOAT16_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an operator may choose; every count is a bound with its unit in the name."""
+    """What an operator may choose; every count is a bound with its unit in the name. Those that are 0 here depend on the machine: see `settled`."""
 
     base_path: Path
     dtype: str = "auto"
     kernels: str = "auto"
     threads: int = 1
-    kv_tokens: int = 16384
-    max_adapters: int = 64
+    kv_tokens: int = 0
+    max_adapters: int = 0
     page_tokens: int = 16
-    step_tokens: int = 128
-    prompt_step_tokens: int = 512
-    max_running: int = 64
+    step_tokens: int = 0
+    prompt_step_tokens: int = 0
+    max_running: int = 0
     max_waiting: int = 256
-    host_cache_bytes: int = 2 << 30
+    host_cache_bytes: int = 0
     spill_bytes: int = 8 << 30
     waiting_deadline_s: float = 120.0
     parked_deadline_s: float = 120.0
     age_bound_s: float = 5.0
     draft_tokens: int = 0
+    seat_steps: int = 0
+
+
+ON_PROCESSOR = {"kv_tokens": 16384, "max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64, "seat_steps": 4,
+                "host_cache_bytes": 2 << 30}  # fmt: skip
+ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256, "seat_steps": 32}
+"""What is 0 in a configuration becomes this. Room for keys and values and for adapters on a device is divided by cuda/memory.py; a seat lasts
+longer there, since another adapter in it costs a copy, of about as long as a step."""
+HOST_CACHE_SHARE = 4
+"""Beside a device, one part in so many of the host's memory is for packed adapters: they are larger there, as the bases are."""
+
+
+def settled(config: EngineConfig, on_device: bool) -> EngineConfig:
+    """The configuration with what it leaves open filled in for the machine."""
+    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    suited = {**ON_DEVICE, "host_cache_bytes": host_bytes // HOST_CACHE_SHARE} if on_device else ON_PROCESSOR
+    open_ones: dict[str, Any] = {name: value for name, value in suited.items() if getattr(config, name) == 0}
+    return replace(config, **open_ones)
 
 
 @dataclass(frozen=True)
@@ -55,10 +77,16 @@ def cpu_features() -> frozenset[str]:
     return frozenset(flags.partition(":")[2].split())
 
 
-def choose_dtype(name: str, features: frozenset[str]) -> Choice:
-    """`auto` is bfloat16 where the CPU multiplies it in hardware, float32 elsewhere (emulated bfloat16 is several times slower)."""
+def choose_dtype(name: str, features: frozenset[str], capability: tuple[int, int] | None = None) -> Choice:
+    """`auto` is bfloat16 where the CPU, or the device of that `capability`, multiplies it in hardware, and float32 elsewhere.
+
+    Emulated bfloat16 is several times slower; float16 overflows in models that were trained in bfloat16.
+    """
     if name != "auto":
         return Choice(torch.float32 if name == "float32" else torch.bfloat16, "asked for", weights_int8=name == "int8")
+    if capability is not None:
+        has, version = capability >= BFLOAT16_CAPABILITY, ".".join(map(str, capability))
+        return Choice(torch.bfloat16 if has else torch.float32, f"a device of capability {version} multiplies {'it' if has else 'no bfloat16'}")
     fast = sorted(features & {"avx512_bf16", "amx_bf16"})
     if fast:
         return Choice(torch.bfloat16, f"this CPU has {' and '.join(fast)}")

@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 
 from .config import EngineConfig
-from .errors import BadRequest, Busy, EngineError, UnknownAdapter
+from .errors import BadRequest, Busy, DeviceLost, EngineError, UnknownAdapter
 from .grammar import GrammarDone, GrammarJob, Grammars, Matcher, check_grammar
 from .kv.prefix import PrefixCache
-from .lora.adapters import Adapters, LoadDone
+from .lora.adapters import Adapters, CopyDone, LoadDone
 from .messages import (
     Cancel,
     Failed,
@@ -114,12 +114,17 @@ class Engine:
             case GetStats():
                 self._outbox.append(self._stats())
 
-    def receive(self, done: LoadDone | GrammarDone) -> None:
-        """Take what another thread has finished."""
-        if isinstance(done, LoadDone):
-            self._receive_adapter(done)
-        else:
-            self._receive_grammar(done)
+    def receive(self, done: LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
+        """Take what another thread has finished. A lost device is raised: nothing here can go on without it."""
+        match done:
+            case LoadDone():
+                self._receive_adapter(done)
+            case CopyDone():
+                self._adapters.copied(done)
+            case GrammarDone():
+                self._receive_grammar(done)
+            case DeviceLost():
+                raise done
 
     def _receive_grammar(self, done: GrammarDone) -> None:
         """The request that waited for it is queued, unless it was cancelled meanwhile."""
@@ -147,15 +152,20 @@ class Engine:
         """Requests whose grammar is being compiled."""
         return len(self._compiling)
 
+    @property
+    def num_copying(self) -> int:
+        """Adapters on their way into a slot."""
+        return self._adapters.num_copying
+
     def take_messages(self) -> list[FromEngine]:
         """What the daemon should hear, in order; empties the outbox."""
         messages, self._outbox = self._outbox, []
         return messages
 
-    def fail_all(self, message: str) -> None:
-        """Our own bug in a step: every running request fails, waiting ones stay. The server calls this once per crash."""
+    def fail_all(self, message: str, code: str = "internal") -> None:
+        """A step failed, by our own bug or for want of memory: every running request fails, waiting ones stay. The server calls it."""
         for sequence in list(self._scheduler.running):
-            self._fail(sequence, "internal", message)
+            self._fail(sequence, code, message)
 
     def check(self) -> None:
         """All invariants of the stateful cores."""

@@ -7,29 +7,40 @@ from pathlib import Path
 
 import torch
 
-from .config import choose_dtype, cpu_features
+from .build import describe_split
+from .config import EngineConfig, choose_dtype, cpu_features, settled
+from .executor.choose import find_accelerator
 from .executor.library import NotNative, find_compiler, library_path, usable_sets
 from .model.layers import ROW_FLOOR, choose_linear_kernel
 from .model.weights import Weights, open_weights
 from .roofline import Roofline, measure_apart
 
 
-def describe(base: Path | None, dtype: str, kernels: str, threads: int, kv_tokens: int) -> Iterator[str]:
-    """One line per choice, and the measured limits (a second or two; longer when the executor is built first)."""
-    choice = choose_dtype(dtype, cpu_features())
-    yield f"torch      {torch.__version__}, {threads} threads"
+def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
+    """One line per choice, and the measured limits (a second or two; longer when the executor is built first). Raises ModelError."""
+    weights = None if base is None else open_weights(base)
+    accelerator = find_accelerator(asked.kernels, None if weights is None else weights.config, asked.dtype)
+    config = settled(asked, accelerator is not None)
+    choice = choose_dtype(config.dtype, cpu_features(), None if accelerator is None else accelerator.device.capability)
+    yield f"torch      {torch.__version__}, {config.threads} threads"
     yield f"dtype      {choice.name}: {choice.reason}"
-    yield f"kernels    {describe_kernels(kernels)}"
+    if accelerator is not None:
+        memory = accelerator.device.memory()
+        yield f"device     {accelerator.device.name}: {memory.free_bytes >> 20} of {memory.total_bytes >> 20} MiB free"
+        if weights is not None:
+            yield f"base       {weights.base_id.hex()}: {weights.config}"
+            yield f"memory     {describe_split(accelerator.divide(weights.config, choice.dtype, config), config.page_tokens)}"
+        return
+    yield f"kernels    {describe_kernels(config.kernels)}"
     yield f"twins      linears {choose_linear_kernel(choice.dtype)}; under {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
-    roofline = measure_apart(threads)
+    roofline = measure_apart(config.threads)
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GOP/s" for name, rate in roofline.operations_s.items())
     yield f"roofline   reads {roofline.read_bytes_s / 1e9:.1f} GB/s; multiplies {rates}"
-    if base is not None:
-        weights = open_weights(base)
-        config = weights.config
-        page = 2 * config.kv_heads * config.head_dim * config.layers * choice.dtype.itemsize
-        yield f"base       {weights.base_id.hex()}: {config}"
-        yield f"kv cache   {kv_tokens} tokens, {kv_tokens * page >> 20} MiB when full"
+    if weights is not None:
+        shape = weights.config
+        token = 2 * shape.kv_heads * shape.head_dim * shape.layers * choice.dtype.itemsize
+        yield f"base       {weights.base_id.hex()}: {shape}"
+        yield f"kv cache   {config.kv_tokens} tokens, {config.kv_tokens * token >> 20} MiB when full"
         yield f"limit      {describe_limit(weights, choice.name, roofline)}"
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .batch import build_batch
-from .config import EngineConfig, choose_dtype, cpu_features
-from .errors import BadRequest
+from .config import EngineConfig, choose_dtype, cpu_features, settled
+from .errors import BadRequest, DeviceLost
+from .executor.choose import find_accelerator
 from .kv.cache import KvCache
 from .lora.adapter import load_adapter
-from .lora.bank import SlotBank
+from .lora.adapters import CopyDone
+from .lora.bank import Bank, SlotBank
 from .messages import Sampling
 from .model.decoder import Decoder
 from .model.weights import open_weights
@@ -71,22 +74,28 @@ def read_ids(path: Path) -> torch.Tensor:
 
 
 def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
-    config = job.config
-    choice = choose_dtype(config.dtype, cpu_features())
-    torch.set_num_threads(config.threads)
-    weights = open_weights(config.base_path)
+    weights = open_weights(job.config.base_path)
     base, length = weights.config, ids.shape[1]
+    accelerator = find_accelerator(job.config.kernels, base, job.config.dtype)
+    config = settled(job.config, accelerator is not None)
+    choice = choose_dtype(config.dtype, cpu_features(), None if accelerator is None else accelerator.device.capability)
+    torch.set_num_threads(config.threads)
     if length > base.context:
         raise BadRequest(f"--input-ids: input_ids has rows of {length} tokens; the base's context is {base.context}")
     if int(ids.min()) < 0 or int(ids.max()) >= base.vocab_size:
         raise BadRequest(f"--input-ids: input_ids lie in [{int(ids.min())}, {int(ids.max())}]; the base's vocabulary is [0, {base.vocab_size})")
-    bank = SlotBank()
+    num_pages = -(-length // config.page_tokens)
+    arrived: SimpleQueue[CopyDone | DeviceLost] = SimpleQueue()
+    bank: Bank = SlotBank()
+    if accelerator is not None:
+        asked = replace(config, kv_tokens=(1 + num_pages) * config.page_tokens, max_adapters=1)
+        bank = accelerator.make_bank(base, accelerator.divide(base, choice.dtype, asked), arrived.put)
     if job.adapter is not None:
         packed = load_adapter(job.adapter / "adapter_config.json", job.adapter / "adapter_model.safetensors", weights, choice.dtype)
-        bank.load(0, 1, packed)
-    decoder = Decoder(weights, choice.dtype, length, config.kernels, config.threads, choice.weights_int8)
-    num_pages = -(-length // config.page_tokens)
-    cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens)
+        if not bank.load(0, 1, packed) and isinstance(lost := arrived.get(), DeviceLost):
+            raise lost
+    decoder = Decoder(weights, choice.dtype, length, config.kernels, config.threads, choice.weights_int8, accelerator)
+    cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens, accelerator is not None)
     pages = list(range(1, 1 + num_pages))
     forward = _Forward(decoder, cache, bank, config.step_tokens)
     rows = []
@@ -100,7 +109,7 @@ def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
 class _Forward:
     decoder: Decoder
     cache: KvCache
-    bank: SlotBank
+    bank: Bank
     step_tokens: int
 
     def __call__(self, tokens: list[int], adapter: bytes | None, pages: list[int]) -> torch.Tensor:
@@ -112,5 +121,5 @@ class _Forward:
         for start in range(0, len(tokens), self.step_tokens):
             count = min(self.step_tokens, len(tokens) - start)
             batch = build_batch([Chunk(sequence, start, count, count)], slot_of, self.bank, self.cache.page_tokens)
-            parts.append(self.decoder.forward(batch.input, self.cache.pool).clone())
+            parts.append(self.decoder.forward(batch.input, self.cache.pool).cpu().clone())
         return torch.cat(parts)

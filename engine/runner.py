@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .batch import build_batch
 from .errors import AdapterError, BadRequest, EngineError
 from .executor.draw import MAX_MARGIN, Draw
 from .executor.step import StepOutput
 from .kv.cache import KvCache
-from .lora.bank import SlotBank
+from .lora.bank import Bank
 from .lora.slots import SlotTable
 from .messages import TokenLogprobs
 from .model.decoder import Decoder
@@ -35,7 +34,7 @@ class ChunkResult:
 class Runner:
     """The device side of an engine."""
 
-    def __init__(self, decoder: Decoder, cache: KvCache, slots: SlotTable, bank: SlotBank) -> None:
+    def __init__(self, decoder: Decoder, cache: KvCache, slots: SlotTable, bank: Bank) -> None:
         self._decoder, self._cache, self._slots, self._bank = decoder, cache, slots, bank
 
     @torch.inference_mode()
@@ -53,13 +52,12 @@ class _Reading:
 
     def __init__(self, decoder: Decoder, chunks: list[Chunk], output: StepOutput) -> None:
         self._decoder, self._output = decoder, output
-        self._logits: NDArray[np.float32] = output.logits.numpy()
         self._results = [ChunkResult(chunk) for chunk in chunks]
         self._firsts = np.cumsum([0, *(chunk.wanted for chunk in chunks)]).tolist()
 
     def read(self) -> list[ChunkResult]:
         finite = self._output.finite
-        for result, first in zip(self._results, self._firsts, strict=False):
+        for result, first in zip(self._results if not finite.all() else (), self._firsts, strict=False):
             if not finite[first : first + result.chunk.wanted].all():
                 result.error = AdapterError("the logits are not finite; the adapter's weights overflow this dtype")
         self._score([i for i, r in enumerate(self._results) if r.chunk.sequence.replay and r.error is None])
@@ -72,16 +70,25 @@ class _Reading:
     # --- tokens: the first of each sequence together; then, where a draft was right, the next ones ---
 
     def _choose(self, wave: list[int]) -> None:
-        draws: list[Draw] = []
-        drawing: list[ChunkResult] = []
+        drawing: list[tuple[ChunkResult, int]] = []
         for index in wave:
             result = self._results[index]
-            sequence, row = result.chunk.sequence, self._firsts[index] + len(result.tokens)
-            if sequence.chooser.takes_best:
+            row = self._firsts[index] + len(result.tokens)
+            if result.chunk.sequence.chooser.takes_best:
                 self._take(result, row, int(self._output.best[row]))
-                continue
+            else:
+                drawing.append((result, row))
+        if drawing:
+            self._draw(drawing)
+
+    def _draw(self, asked: list[tuple[ChunkResult, int]]) -> None:
+        draws: list[Draw] = []
+        drawing: list[ChunkResult] = []
+        given = self._output.pick([row for _, row in asked], [result.chunk.sequence.chooser.changed_ids for result, _ in asked])
+        for (result, row), logits in zip(asked, given, strict=True):
+            sequence = result.chunk.sequence
             try:
-                draws.append(sequence.chooser.draw(self._logits[row], row, len(sequence.tokens) + len(result.tokens)))
+                draws.append(sequence.chooser.draw(logits, row, len(sequence.tokens) + len(result.tokens)))
                 drawing.append(result)
             except BadRequest as error:
                 result.error = error
@@ -91,7 +98,7 @@ class _Reading:
     def _take(self, result: ChunkResult, row: int, token: int) -> None:
         sequence = result.chunk.sequence
         if sequence.num_logprobs is not None:
-            result.logprobs.append(report_logprobs(self._logits[row], token, sequence.num_logprobs))
+            result.logprobs.append(report_logprobs(self._output.row(row), token, sequence.num_logprobs))
         result.tokens.append(token)
         sequence.chooser.accept(token)
 
@@ -123,7 +130,8 @@ class _Reading:
         if sequence.chooser.is_over:
             result.margins += [MAX_MARGIN] * count
             return
-        draws = [sequence.chooser.draw(self._logits[row + i], row + i, position + i, token) for i, token in enumerate(tokens)]
+        given = self._output.pick([row + i for i in range(count)], [sequence.chooser.changed_ids] * count)
+        draws = [sequence.chooser.draw(given[i], row + i, position + i, token) for i, token in enumerate(tokens)]
         result.margins += [drawn.margin for drawn in self._decoder.draw(self._output, draws)]
         for token in tokens:
             sequence.chooser.accept(token)

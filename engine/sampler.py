@@ -82,8 +82,13 @@ class Chooser:
         """Whether the grammar lets nothing follow."""
         return self._matcher is not None and self._matcher.is_over
 
+    @property
+    def changed_ids(self) -> NDArray[np.int32]:
+        """Ascending, the ids whose logits something here changes: `draw` must be given them."""
+        return self._changes.ids
+
     def draw(self, logits: NDArray[np.float32], row: int, position: int, token: int | None = None) -> Draw:
-        """The draw of the next token from `logits [vocab]`, which are that row of the step's. Raises BadRequest (see Matcher)."""
+        """The draw of the next token from that row of the step's, whose `logits` of the `changed_ids` are given. Raises BadRequest (see Matcher)."""
         sampling = self._sampling
         return Draw(
             row=row,
@@ -125,9 +130,9 @@ class _Changes:
         return self.counts_answer or len(self.ids) > 0
 
     def values(self, logits: NDArray[np.float32]) -> Floats:
-        """The changed logits of `ids`, in binary64."""
+        """What becomes of `ids`' own `logits`, in binary64."""
         sampling = self._sampling
-        values: Floats = logits[self.ids].astype(np.float64) + self._bias
+        values: Floats = logits.astype(np.float64) + self._bias
         if self._repeats:
             factor = sampling.repetition_penalty
             values = np.where(self._seen, np.where(values > 0, values / factor, values * factor), values)

@@ -5,8 +5,8 @@
        └──────────────────── preempt ──────────────────┘   pages given back; tokens kept, so that it resumes exactly
 
 A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more adapters than slots the seats go round:
-who has had one for SEAT_STEPS steps gives way to the adapter that has been without for longest, so nobody waits for another's last token;
-for a first token anybody who has had its own gives way at once.
+who has had one for `seat_steps` steps gives way to the adapter that has been without for longest, so nobody waits for another's last token;
+for a first token anybody who has had its own gives way at once. Where bytes need time to arrive in a slot, a seat's time begins when they have.
 A running sequence without credit is parked: it keeps its pages, costs no step, and is the first to be preempted.
 
 Order, for places and for prompt tokens alike: who has waited longer than the age bound; then priority; then the adapter that has had
@@ -22,6 +22,7 @@ from .kv.prefix import PrefixCache, first_key, next_key
 from .sequence import Sequence
 
 SEAT_STEPS = 4
+"""How long a seat lasts where it costs nothing to change it."""
 DRAFT_ROWS = 16
 """Rows of a step that drafts may add up to, with the rows they follow: as many cost little more than one (a step of few rows reads weights)."""
 MAX_SERVED = 4096
@@ -74,6 +75,7 @@ class Budget:
     """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how far one may be guessed ahead (0: not at all).
 
     A step in which nobody decodes may hold `prompt_step_tokens` rows, if they are more: nobody waits for its end with a half-spoken answer.
+    An adapter that others wait for keeps its seat for `seat_steps`.
     """
 
     step_tokens: int
@@ -82,6 +84,7 @@ class Budget:
     age_bound_s: float
     draft_tokens: int = 0
     prompt_step_tokens: int = 0
+    seat_steps: int = SEAT_STEPS
 
 
 class Scheduler:
@@ -93,6 +96,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._step = 0
         self._seats: dict[bytes, int] = {}
+        self._arriving: set[bytes] = set()
+        self._preempted: set[Sequence] = set()
         self._last_seated: dict[bytes, int] = {}
         self._served: dict[bytes | None, float] = {}
 
@@ -111,6 +116,7 @@ class Scheduler:
     def schedule(self, now_s: float) -> Schedule:
         """Choose the next step's chunks; preempts when pages run out."""
         self._step += 1
+        self._preempted.clear()
         self._admit(now_s)
         able = [sequence for sequence in self.running if sequence.has_credit]
         self._take_seats(able)
@@ -121,7 +127,7 @@ class Scheduler:
         for sequence in self._in_order(able, now_s):
             if budget <= 0:
                 break
-            if not self._is_seated(sequence) or sequence not in self.running:
+            if not self._is_seated(sequence) or sequence in self._preempted:
                 continue
             chunk = self._chunk(sequence, budget, draft_tokens)
             if self._reserve(sequence, chunk.start + chunk.count, fresh):
@@ -129,7 +135,7 @@ class Scheduler:
                 budget -= chunk.count
                 self._count(sequence.adapter, chunk.count)
         self._leave_seats({sequence.adapter for sequence in self.running})  # of those that were preempted
-        return Schedule([chunk for chunk in chosen if chunk.sequence in self.running], fresh)
+        return Schedule([chunk for chunk in chosen if chunk.sequence not in self._preempted], fresh)
 
     def publish(self, sequence: Sequence) -> None:
         """Let others share the pages that `sequence` has filled."""
@@ -147,6 +153,7 @@ class Scheduler:
             assert sequence.computed <= len(sequence.pages) * self._budget.page_tokens, "computed beyond its pages"
         assert all(not s.pages and s.computed == 0 for s in self.waiting), "a waiting sequence owns pages"
         assert set(self._seats) <= {s.adapter for s in self.running}, "a seat is held for nobody"
+        assert self._arriving <= set(self._seats), "one arrives without a seat"
 
     # --- places ---
 
@@ -232,6 +239,7 @@ class Scheduler:
     def _take_seats(self, able: list[Sequence]) -> None:
         wanted = {sequence.adapter for sequence in able if sequence.adapter is not None}
         self._leave_seats({*wanted})
+        self._settle_arrived()
         standing = wanted - self._seats.keys()
         if not standing:
             return
@@ -239,11 +247,19 @@ class Scheduler:
         for adapter in sorted(standing, key=lambda adapter: (adapter not in new, self._last_seated.get(adapter, 0))):
             if self._adapters.prepare(adapter) and (self._adapters.try_pin(adapter) or self._take_over(adapter, new)):
                 self._seats[adapter] = self._step
+                if not self._adapters.is_ready(adapter):
+                    self._arriving.add(adapter)
+
+    def _settle_arrived(self) -> None:
+        for adapter in [adapter for adapter in self._arriving if self._adapters.is_ready(adapter)]:
+            self._arriving.remove(adapter)
+            self._seats[adapter] = self._step
 
     def _take_over(self, adapter: bytes, new: set[bytes | None]) -> bool:
         """Seat `adapter` in the place of the one that has sat longest; for a first token, of any that has had its own and sat for a step."""
-        least = 1 if adapter in new else SEAT_STEPS
-        giving = [(since, seated) for seated, since in self._seats.items() if self._step - since >= least and not (least == 1 and seated in new)]
+        least = 1 if adapter in new else self._budget.seat_steps
+        sat = [(since, seated) for seated, since in self._seats.items() if self._step - since >= least and seated not in self._arriving]
+        giving = [(since, seated) for since, seated in sat if not (least == 1 and seated in new)]
         if not giving:
             return False
         self._leave(min(giving)[1])
@@ -255,6 +271,7 @@ class Scheduler:
 
     def _leave(self, adapter: bytes) -> None:
         del self._seats[adapter]
+        self._arriving.discard(adapter)
         self._last_seated.pop(adapter, None)
         self._last_seated[adapter] = self._step
         if len(self._last_seated) > MAX_SERVED:
@@ -295,6 +312,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to wait; it will compute its tokens again and go on."""
         self.running.remove(sequence)
+        self._preempted.add(sequence)
         self._give_back(sequence)
         self.waiting.append(sequence)
 

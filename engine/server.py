@@ -1,7 +1,7 @@
 """The engine's process: frames in on one thread, steps on this one, frames out on a third. Ends when the socket closes.
 
 reader ──▶ inbox ──▶ loop: handle, step ──▶ outbox ──▶ writer
-loader, grammars ──▶ ┘          (no work: sleep on the inbox)
+loader, copier, grammars ──▶ ┘  (no work: sleep on the inbox)
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from queue import Empty, Full, Queue, SimpleQueue
 import msgspec
 
 from .engine import Engine
-from .errors import BorderError
+from .errors import BorderError, DeviceLost, OutOfDeviceMemory
 from .grammar import GrammarDone
-from .lora.adapters import LoadDone
+from .lora.adapters import CopyDone, LoadDone
 from .messages import MAX_FRAME_BYTES, FromEngine, ToEngine
 
 IDLE_WAKE_S = 1.0
 MAX_OUTBOX_STEPS = 16384
 MAX_CRASHES_IN_A_ROW = 3
 
-Inbound = ToEngine | LoadDone | GrammarDone | BorderError | None
+Inbound = ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost | BorderError | None
 """None: the socket closed."""
 
 
@@ -73,7 +73,10 @@ class Server:
         self._crashes = 0
 
     def serve(self, engine: Engine, greeting: FromEngine) -> int:
-        """Run until the socket closes (0), the daemon breaks the border (2) or stops reading (3), or steps keep crashing (4)."""
+        """Run until the socket closes (0), the daemon breaks the border (2) or stops reading (3), steps keep crashing (4), or the device is lost (5).
+
+        A device that hangs ends the process from cuda/watchdog.py (6).
+        """
         self._outbox.put([greeting])
         for target, name in ((self._read, "reader"), (self._write, "writer")):
             threading.Thread(target=target, name=name, daemon=True).start()
@@ -82,6 +85,9 @@ class Server:
         except Full:
             _log(f"the daemon left the messages of {MAX_OUTBOX_STEPS} steps unread; giving up")
             return 3
+        except DeviceLost as error:
+            _log(f"{error}; this process ends, so that another can start")
+            return 5
 
     def _loop(self, engine: Engine) -> int:
         worked = False
@@ -100,16 +106,22 @@ class Server:
             if messages:
                 self._outbox.put_nowait(messages)
 
-    def _take(self, engine: Engine, item: ToEngine | LoadDone | GrammarDone) -> None:
-        if isinstance(item, LoadDone | GrammarDone):
+    def _take(self, engine: Engine, item: ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
+        if isinstance(item, LoadDone | CopyDone | GrammarDone | DeviceLost):
             engine.receive(item)
         else:
             engine.handle(item)
 
     def _step(self, engine: Engine) -> bool:
-        """One step; a bug of ours costs the running requests an error, not the process."""
+        """One step; a bug of ours, or a step too large for the device's memory, costs the running requests an error, not the process."""
         try:
             worked = engine.step()
+        except DeviceLost:
+            raise
+        except OutOfDeviceMemory as error:
+            _log(str(error))
+            engine.fail_all(str(error), "busy")
+            return True
         except Exception as error:
             traceback.print_exc()
             self._crashes += 1

@@ -40,8 +40,8 @@ WHAT_IT_SETS: Mapping[str, str] = {
     "engine_dtype": "auto, float32, bfloat16 or int8",
     "engine_threads": "threads of the engine; 0: one for each core. Several engines on one machine want a number",
     "engine_draft_tokens": "guesses of the engine ahead of each answer, taken from its own text; 4 speeds up repetitive answers when few ask",
-    "kv_tokens": "tokens of all running requests together that fit into the engine's memory",
-    "max_adapters": "adapters ready in the engine at once; the others wait on the disk",
+    "kv_tokens": "tokens of all running requests together that fit into the engine's memory; 0: what suits the machine",
+    "max_adapters": "adapters ready in the engine at once, the others wait on the disk; 0: what suits the machine",
     "prompt_price": "what a token of prompt costs here, in millionths of a dollar",
     "completion_price": "what a token of answer costs here",
     "max_prompt_price": "what this node pays another for a token of prompt, at most",
@@ -77,8 +77,8 @@ class Config:
     engine_dtype: str = "auto"
     engine_threads: int = 0
     engine_draft_tokens: int = 0
-    kv_tokens: int = 16384
-    max_adapters: int = 64
+    kv_tokens: int = 0
+    max_adapters: int = 0
     prompt_price: int = 10
     completion_price: int = 50
     max_prompt_price: int = 100

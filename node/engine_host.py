@@ -42,8 +42,8 @@ class EngineSettings:
     base: Path
     dtype: str = "auto"
     threads: int = 0
-    kv_tokens: int = 16384
-    max_adapters: int = 64
+    kv_tokens: int = 0
+    max_adapters: int = 0
     draft_tokens: int = 0
     vocabulary: m.Vocabulary | None = None
     command: tuple[str, ...] = (sys.executable, "-m", "engine", "serve")
@@ -54,9 +54,9 @@ class EngineSettings:
             "--fd": fd,
             "--base": self.base,
             "--dtype": self.dtype,
-            "--kv-tokens": self.kv_tokens,
-            "--max-adapters": self.max_adapters,
         }
+        options |= {"--kv-tokens": self.kv_tokens} if self.kv_tokens else {}
+        options |= {"--max-adapters": self.max_adapters} if self.max_adapters else {}
         options |= {"--draft-tokens": self.draft_tokens} if self.draft_tokens else {}
         options |= {"--threads": self.threads} if self.threads else {}
         return [*self.command, *(str(part) for option in options.items() for part in option)]

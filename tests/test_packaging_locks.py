@@ -63,7 +63,7 @@ def test_no_lock_holds_an_address(lock: str) -> None:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_nothing_in_a_lock_brings_cuda_or_a_second_engine(lock: str) -> None:
     unwanted = [name for name in pins(lock) if re.match(r"(torch|nvidia|cuda|triton|llama-cpp|llm$)", name)]
-    assert unwanted == []
+    assert unwanted == (["triton"] if lock == "develop" else [])  # without CUDA: tests run the GPU kernels in its interpreter
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -1,23 +1,67 @@
-"""Which executor runs a model here: the one place where that choice is made."""
+"""Which executor runs a model here, and on what: the one place where that choice is made."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import ModelError
+from ..model.config import ModelConfig
 from ..model.weights import Weights
 from .library import NotNative
 from .native import NativeExecutor
 from .step import Executor
 from .twins import TorchExecutor
 
-KERNELS = ("auto", "native", "torch")
+if TYPE_CHECKING:
+    from ..cuda.accelerator import Accelerator
+
+KERNELS = ("auto", "cuda", "native", "torch")
+LEAST_CAPABILITY = (7, 0)
 
 
-def make_executor(weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, kernels: str, threads: int) -> Executor:
-    """`auto`: the native executor, or torch where it cannot be built or does not fit the model. `native` raises ModelError then."""
+def find_accelerator(kernels: str, config: ModelConfig | None = None, dtype: str = "auto") -> Accelerator | None:
+    """The device that `kernels` run a model on in a number format; None: the processor. `cuda` raises ModelError where that is all there is."""
     if kernels not in KERNELS:
         raise ModelError(f"kernels is {kernels!r}; it must be one of {', '.join(KERNELS)}")
+    if kernels not in ("auto", "cuda"):
+        return None
+    found = _open_device()
+    reason = found if isinstance(found, str) else config and found.why_not(config, dtype)
+    if kernels == "cuda" and reason:
+        raise ModelError(f"kernels is cuda, but {reason}")
+    return None if reason or isinstance(found, str) else found
+
+
+def _open_device() -> Accelerator | str:
+    """The device, or why there is none."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device" if torch.version.cuda else "this build of torch knows no CUDA"
+    try:
+        from ..cuda.accelerator import Accelerator
+        from ..cuda.device import CudaDevice
+    except ImportError as error:
+        return f"Triton cannot be imported: {error}"
+    device = CudaDevice()
+    if device.capability < LEAST_CAPABILITY:
+        has, needs = (".".join(map(str, each)) for each in (device.capability, LEAST_CAPABILITY))
+        return f"{device.name} has compute capability {has}, and Triton compiles for {needs} and newer"
+    return Accelerator(device)
+
+
+def make_executor(
+    weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, kernels: str, threads: int, accelerator: Accelerator | None = None
+) -> Executor:
+    """On an accelerator if one is given. Else `auto`: the native executor, or torch where it cannot be built or does not fit the model.
+
+    `native` raises ModelError then.
+    """
+    if accelerator is not None:
+        return accelerator.make_executor(weights, dtype, context)
+    if kernels not in KERNELS:
+        raise ModelError(f"kernels is {kernels!r}; it must be one of {', '.join(KERNELS)}")
+    assert kernels != "cuda", "find_accelerator comes first"
     if kernels != "torch":
         try:
             return NativeExecutor(weights, dtype, weights_int8, context, threads)

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..config import cpu_features
+from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width, parts_of
 from ..model.config import ModelConfig
 from ..model.layers import quantise_rows
@@ -108,7 +109,7 @@ class NativeExecutor:
         config = weights.config
         if config.head_dim % BLOCK_COLUMNS or config.head_dim > MAX_HEAD_DIM:
             raise NotNative(f"head_dim {config.head_dim} is not a multiple of {BLOCK_COLUMNS} up to {MAX_HEAD_DIM}")
-        self._config, self._dtype, self._int8 = config, dtype, weights_int8
+        self._config, self._dtype, self._int8, self.where = config, dtype, weights_int8, torch.device("cpu")
         self._lane = lane_width(dtype)
         self._keep: list[object] = []
         self._logits = torch.empty(0, 0)
@@ -128,6 +129,13 @@ class NativeExecutor:
         """See Executor."""
         assert page_tokens == PAGE_TOKENS, f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
         return torch.empty(self._config.layers, 2 * self._config.kv_heads, num_pages, page_tokens * self._config.head_dim, dtype=self._dtype)
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """See Executor."""
+        return ""
+
+    def close(self) -> None:
+        """See Executor."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Executor."""
@@ -165,9 +173,10 @@ class NativeExecutor:
         """Per row the address of its adapter's table (0: none); per segment (address, first, count); the most words that shrinking one row gives."""
         tables = np.zeros(len(step.tokens), np.int64)
         segments = np.empty((len(step.segments), 3), np.int64)
-        words = 0
+        words, bank = 0, step.bank
+        assert isinstance(bank, SlotBank)
         for index, segment in enumerate(step.segments):
-            table = step.bank.table(segment.slot)
+            table = bank.table(segment.slot)
             address = table.entries.ctypes.data
             tables[segment.first : segment.first + segment.count] = address
             segments[index] = address, segment.first, segment.count

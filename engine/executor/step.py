@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..lora.bank import SlotBank
+from ..lora.bank import Bank
 from .draw import Draw, Drawn
 
 Ints = NDArray[np.int64]
@@ -18,7 +19,10 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on, whose keys and values lie in `pages`."""
+    """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on, whose keys and values lie in `pages`.
+
+    A list of pages only ever grows at its end: an executor may remember what it held.
+    """
 
     first: int
     count: int
@@ -50,12 +54,12 @@ class StepInput:
     logit_rows: Ints
     runs: list[Run]
     segments: list[Segment]
-    bank: SlotBank
+    bank: Bank
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step gives for the wanted rows; the tensors are valid until the next step.
+    """What a step gives for the wanted rows; the tensors are valid until the next step, and stay where the executor has them.
 
     logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input.
     best: [wanted] int64, the lowest id of the highest logit. finite: [wanted] bool, whether every logit is.
@@ -66,14 +70,42 @@ class StepOutput:
     best: Ints
     finite: NDArray[np.bool_]
 
+    def row(self, index: int) -> NDArray[np.float32]:
+        """The logits [vocab] of one wanted row: a view, or a copy where they lie on a device."""
+        row: NDArray[np.float32] = self._on_host[index] if self.logits.is_cpu else self.logits[index].cpu().numpy()
+        return row
+
+    def pick(self, rows: list[int], ids: list[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
+        """The logits of some `ids` of each of `rows`; from a device in one copy for all."""
+        if self.logits.is_cpu:
+            return [self._on_host[row][some] for row, some in zip(rows, ids, strict=True)]
+        lengths = [len(some) for some in ids]
+        flat = np.concatenate([row * self.logits.shape[1] + some.astype(np.int64) for row, some in zip(rows, ids, strict=True)])
+        if not len(flat):
+            return [np.empty(0, np.float32) for _ in rows]
+        chosen: NDArray[np.float32] = self.logits.reshape(-1)[torch.from_numpy(flat).to(self.logits.device)].cpu().numpy()
+        return [chosen[end - length : end] for length, end in zip(lengths, np.cumsum(lengths), strict=True)]
+
+    @cached_property
+    def _on_host(self) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.logits.numpy()
+        return logits
+
 
 class Executor(Protocol):
-    """Runs steps on one device. `name` says which and how, for people."""
+    """Runs steps on one device, `where` its tensors are. `name` says which and how, for people."""
 
     name: str
+    where: torch.device
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim]; inside a page the layout is the executor's own."""
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """Do once what the first steps over `pool` and `bank` would have to wait for; says what that was, "" if nothing."""
+
+    def close(self) -> None:
+        """End what runs beside it."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """The base's embeddings of `tokens [n]`, [n, hidden] float32."""
@@ -87,4 +119,4 @@ class Executor(Protocol):
 
 def find_best(logits: torch.Tensor) -> tuple[Ints, NDArray[np.bool_]]:
     """`best` and `finite` of StepOutput for `logits [rows, vocab]` float32."""
-    return logits.argmax(-1).numpy(), (logits * 0.0).sum(-1).isfinite().numpy()
+    return logits.argmax(-1).cpu().numpy(), (logits * 0.0).sum(-1).isfinite().cpu().numpy()

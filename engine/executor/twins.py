@@ -10,6 +10,7 @@ from itertools import groupby
 import torch
 
 from ..lora.apply import LoraGroup, apply_gain, apply_lora
+from ..lora.bank import Bank, SlotBank
 from ..lora.layout import SITES
 from ..model.attention import AttentionGroup, attend, group_runs
 from ..model.layers import ROW_FLOOR, Linear, choose_linear_kernel, make_linear, pad_rows, rms_norm, rope_table, rotate, swiglu
@@ -23,7 +24,7 @@ class TorchExecutor:
     """The torch twins of all operations. `weights_int8`: linears inside the layers and the head in int8, one scale per output row."""
 
     def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int) -> None:
-        self._config, self._dtype = weights.config, dtype
+        self._config, self._dtype, self.where = weights.config, dtype, torch.device("cpu")
         kernel = "int8" if weights_int8 else choose_linear_kernel(dtype)
         self.name = f"torch {kernel}"
         self._program = make_program(weights.config)
@@ -37,6 +38,13 @@ class TorchExecutor:
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """See Executor."""
         return torch.empty(self._config.layers, 2 * self._config.kv_heads, num_pages, page_tokens * self._config.head_dim, dtype=self._dtype)
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """See Executor."""
+        return ""
+
+    def close(self) -> None:
+        """See Executor."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Executor."""
@@ -146,12 +154,14 @@ class _Pass:
 
 def _lora_groups(step: StepInput) -> list[LoraGroup]:
     """Neighbouring segments of one layout and one length go together."""
+    bank = step.bank
+    assert isinstance(bank, SlotBank)
 
     def shape(segment: Segment) -> tuple[int, int]:
-        return step.bank.layout_number(segment.slot), segment.count
+        return bank.layout_number(segment.slot), segment.count
 
     groups = []
     for (_, count), members in groupby(step.segments, key=shape):
         segments = list(members)
-        groups.append(LoraGroup(segments[0].first, len(segments), count, step.bank.stack(tuple(segment.slot for segment in segments))))
+        groups.append(LoraGroup(segments[0].first, len(segments), count, bank.stack(tuple(segment.slot for segment in segments))))
     return groups

@@ -6,13 +6,17 @@ import torch
 
 
 class KvCache:
-    """`pool`: [layers, 2 * kv_heads, 1 + pages, numbers of a page], as the executor made it; page 0 stays zero."""
+    """`pool`: [layers, 2 * kv_heads, 1 + pages, numbers of a page], as the executor made it; page 0 stays zero.
 
-    def __init__(self, pool: torch.Tensor, page_tokens: int) -> None:
+    masked: the executor reads no cell that its sequence has not written, so nothing needs to be cleaned.
+    """
+
+    def __init__(self, pool: torch.Tensor, page_tokens: int, masked: bool = False) -> None:
         # Made empty, not zeroed: the operating system hands out memory page by page as sequences touch it.
-        self.pool, self.page_tokens = pool, page_tokens
+        self.pool, self.page_tokens, self._masked = pool, page_tokens, masked
         self.clean([0])
 
     def clean(self, pages: list[int]) -> None:
         """Zero pages before a new owner uses them: a masked weight is 0, but 0 * NaN left by somebody else would be NaN."""
-        self.pool.index_fill_(2, torch.tensor(pages), 0)
+        if not self._masked:
+            self.pool.index_fill_(2, torch.tensor(pages), 0)

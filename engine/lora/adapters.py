@@ -1,4 +1,7 @@
-"""The adapters of one engine: files, host memory and slots held together. Runs on the engine's thread; only parsing runs on another."""
+"""The adapters of one engine: files, host memory and slots held together. Runs on the engine's thread; parsing and copying run on others.
+
+files ──loader's thread──▶ host memory ──pin: a slot──▶ the bank: there at once, or announced by CopyDone when the copy is over
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from queue import SimpleQueue
 
 from ..errors import AdapterError, UnknownAdapter
 from ..messages import AdapterHeld, AdapterRefused
-from .bank import SlotBank
+from .bank import Bank
 from .host_cache import HostCache
 from .layout import Loaded, PackedAdapter
-from .slots import NoFreeSlot, SlotTable, State
+from .slots import NoFreeSlot, Placement, SlotTable, State
 
 Load = Callable[[Path, Path], Loaded]
 
@@ -37,6 +40,14 @@ class LoadDone:
     job: LoadJob
     outcome: Loaded | AdapterError
     load_ms: float
+
+
+@dataclass(frozen=True)
+class CopyDone:
+    """The bytes of a placement are in their slot, unless another has taken it meanwhile."""
+
+    generation: int
+    copy_ms: float
 
 
 class AdapterLoader:
@@ -78,7 +89,7 @@ class Adapters:
     a slot taken, so a slow disk keeps nobody's slot busy.
     """
 
-    def __init__(self, slots: SlotTable, bank: SlotBank, host: HostCache, submit: Callable[[LoadJob], None]) -> None:
+    def __init__(self, slots: SlotTable, bank: Bank, host: HostCache, submit: Callable[[LoadJob], None]) -> None:
         self.slots, self.bank = slots, bank
         self._host, self._submit = host, submit
         self._paths: dict[bytes, tuple[Path, Path]] = {}
@@ -88,6 +99,12 @@ class Adapters:
         self._announced: set[bytes] = set()
         self._refusals: dict[bytes, AdapterError] = {}
         self._releasing: set[bytes] = set()
+        self._copying: dict[int, bytes] = {}
+
+    @property
+    def num_copying(self) -> int:
+        """Copies whose end was not announced yet."""
+        return len(self._copying)
 
     def hold(self, adapter: bytes, config_path: Path, weights_path: Path) -> AdapterHeld | None:
         """Start to make an adapter servable; the answer comes at once if it is already. Other files than before are read anew."""
@@ -144,9 +161,10 @@ class Adapters:
             packed = self._host.find(adapter)
             assert packed is not None, "pinned before it was prepared"
             self._host.touch(adapter)
-            if placement.evicted is not None and self._host.find(placement.evicted) is None:
-                self.slots.drop_from_host(placement.evicted)
-            self._place(adapter, placement.generation, packed)
+            for evicted in placement.evicted:
+                if self._host.find(evicted) is None:
+                    self.slots.drop_from_host(evicted)
+            self._place(placement, packed)
         return True
 
     def unpin(self, adapter: bytes) -> None:
@@ -170,11 +188,18 @@ class Adapters:
             return self._refuse(adapter, done.outcome)
         if adapter in self._uses and self._digests.get(adapter) not in (None, done.outcome.digest):
             return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
-        self._paths[adapter] = done.job.config_path, done.job.weights_path
         packed = done.outcome.packed
+        if not self.slots.can_ever_hold(size_bytes := self.bank.size_of(packed)):
+            reason = f"the adapter takes {size_bytes} bytes of the device, which keeps {self.slots.room_bytes} for all of them"
+            return self._refuse(adapter, AdapterError(reason))
+        self._paths[adapter] = done.job.config_path, done.job.weights_path
         self._keep(adapter, done.outcome, done.load_ms)
         self._forget_if_idle(adapter)
         return AdapterHeld(adapter, packed.size_bytes, packed.rank, done.load_ms) if announced else None
+
+    def copied(self, done: CopyDone) -> None:
+        """Take a finished copy; one whose adapter has left its slot meanwhile changes nothing."""
+        self.slots.loaded(self._copying.pop(done.generation), done.generation)
 
     def check(self) -> None:
         """The slots, the host cache and the uses agree."""
@@ -204,13 +229,19 @@ class Adapters:
         self._digests[adapter] = digest
         for dropped in self._host.put(adapter, packed, load_ms):
             self.slots.drop_from_host(dropped)
-        self.slots.hold(adapter, in_host=True, reload_cost=load_ms / max(1, packed.size_bytes))
-        if changed and self.slots.state(adapter) in (State.LOADING, State.READY):
-            self.bank.load(self.slots.slot(adapter), self.slots.generation(adapter), packed)
+        if changed and self.slots.holds(adapter):
+            self._leave_slot(self.slots.evict(adapter))  # what lies there is other weights; nobody uses them (see receive)
+        self.slots.hold(adapter, True, load_ms / max(1, packed.size_bytes), self.bank.size_of(packed))
 
-    def _place(self, adapter: bytes, generation: int, packed: PackedAdapter) -> None:
-        if self.slots.loaded(adapter, generation):
-            self.bank.load(self.slots.slot(adapter), generation, packed)
+    def _place(self, placement: Placement, packed: PackedAdapter) -> None:
+        if self.bank.load(placement.slot, placement.generation, packed, placement.offset):
+            self.slots.loaded(placement.adapter, placement.generation)
+        else:
+            self._copying[placement.generation] = placement.adapter
+
+    def _leave_slot(self, slot: int | None) -> None:
+        if slot is not None:
+            self.bank.clear(slot)
 
     def _forget_if_idle(self, adapter: bytes) -> None:
         if adapter not in self._releasing or adapter in self._jobs or adapter in self._uses:
@@ -220,6 +251,4 @@ class Adapters:
         self._digests.pop(adapter, None)
         self._host.remove(adapter)
         if self.slots.can_forget(adapter):
-            slot = self.slots.forget(adapter)
-            if slot is not None:
-                self.bank.clear(slot)
+            self._leave_slot(self.slots.forget(adapter))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .apply import SiteWeights
+from .ends import Ends
 from .layout import PARTS, SITES, Layout, PackedAdapter, Placed, dense_expand, lane_width, shrink_view, vector_view
 
 MAX_STACKS = 8
@@ -31,41 +33,80 @@ class Table:
     shrunk_words: int
 
 
+class Bank(Protocol):
+    """What is asked of the slots' memory wherever it lies; each executor asks its own bank for more."""
+
+    def size_of(self, packed: PackedAdapter) -> int:
+        """Bytes that the adapter takes of the arena; 0 where there is none."""
+
+    def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
+        """Put an adapter into a slot, over what was there. False: it is on its way, and its generation will be announced when it is there."""
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+
+    def layout_number(self, slot: int) -> int:
+        """A small number by which rows of slots are sorted."""
+
+    def ends(self, slot: int) -> Ends | None:
+        """What the slot's adapter changes outside the layers, where the executor's tensors are."""
+
+
+@dataclass
+class _Number:
+    """What stands for a layout while so many slots have it."""
+
+    value: int
+    slots: int = 0
+
+
 class SlotBank:
-    """`load` fills a slot, `packed` and `table` give it as it lies, `stack` gives dense weights over several slots."""
+    """`load` fills a slot, `table` gives it as it lies, `stack` gives dense weights over several slots."""
 
     def __init__(self) -> None:
         self._slots: dict[int, tuple[int, PackedAdapter]] = {}
         self._tables: dict[int, Table] = {}
         self._stacks: OrderedDict[tuple[tuple[int, int], ...], list[SiteWeights]] = OrderedDict()
-        self._layouts: dict[int, tuple[Layout, int]] = {}
+        self._layouts: dict[int, tuple[Layout, _Number]] = {}
+        self._numbers: dict[Layout, _Number] = {}
         self._next_number = 0
 
-    def load(self, slot: int, generation: int, packed: PackedAdapter) -> None:
-        """Put an adapter into a slot, over what was there."""
+    def size_of(self, packed: PackedAdapter) -> int:
+        """See Bank."""
+        return 0
+
+    def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
+        """See Bank. A reference is there at once."""
         self.clear(slot)
         self._slots[slot] = generation, packed
         self._tables[slot] = address_table(packed)
-        numbers = dict(self._layouts.values())
-        if packed.layout not in numbers:
+        number = self._numbers.get(packed.layout)
+        if number is None:
             self._next_number += 1
-        self._layouts[slot] = packed.layout, numbers.get(packed.layout, self._next_number)
+            number = self._numbers[packed.layout] = _Number(self._next_number)
+        number.slots += 1
+        self._layouts[slot] = packed.layout, number
+        return True
 
     def clear(self, slot: int) -> None:
         """Empty a slot and forget the stacks it was part of."""
         self._slots.pop(slot, None)
         self._tables.pop(slot, None)
-        self._layouts.pop(slot, None)
+        layout, number = self._layouts.pop(slot, (None, None))
+        if layout is not None and number is not None:
+            number.slots -= 1
+            if number.slots == 0:
+                del self._numbers[layout]
         for key in [key for key in self._stacks if any(member == slot for member, _ in key)]:
             del self._stacks[key]
 
     def layout_number(self, slot: int) -> int:
         """A small number equal for slots of equal layout, to sort by."""
-        return self._layouts[slot][1]
+        return self._layouts[slot][1].value
 
-    def packed(self, slot: int) -> PackedAdapter:
-        """The adapter in a slot."""
-        return self._slots[slot][1]
+    def ends(self, slot: int) -> Ends | None:
+        """See Bank."""
+        return self._slots[slot][1].ends
 
     def table(self, slot: int) -> Table:
         """Where the slot's weights lie; valid until the slot is cleared or loaded again."""
@@ -84,9 +125,9 @@ class SlotBank:
         return sites
 
 
-def address_table(packed: PackedAdapter) -> Table:
-    """The adapter's parts as the executor reads them; valid as long as its blob lives."""
-    first, layout = packed.blob.data_ptr(), packed.layout
+def address_table(packed: PackedAdapter, address: int | None = None) -> Table:
+    """The adapter's parts as the executor reads them, where its blob lies or at another `address`; valid as long as they lie there."""
+    first, layout = packed.blob.data_ptr() if address is None else address, packed.layout
     rows = []
     for placed in layout.parts:
         gain, shift = (0 if at is None else first + at for at in (placed.gain_at, placed.shift_at))

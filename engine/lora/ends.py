@@ -54,5 +54,9 @@ class Ends:
         parts = [hashlib.sha256(tensor.contiguous().numpy().data).digest() for tensor in self._tensors()]
         return hashlib.sha256(bytes([self.changes_embedding, self.changes_logits]) + b"".join(parts)).digest()
 
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
+        """All four, in the order of the fields."""
+        return self.embedding_a, self.embedding_b, self.head_a, self.head_b
+
     def _tensors(self) -> list[torch.Tensor]:
-        return [tensor for tensor in (self.embedding_a, self.embedding_b, self.head_a, self.head_b) if tensor is not None]
+        return [tensor for tensor in self.tensors() if tensor is not None]

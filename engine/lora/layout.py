@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .ends import Ends
 
 ALIGN_BYTES = 64
+PAGE_BYTES = 4096
+"""A blob in host memory has its pages for itself, so that a device's driver can pin them where they are."""
 BLOCK_COLUMNS = 16
 ROW_STEP = 32
 PARTS = 7
@@ -128,9 +130,8 @@ class Loaded:
 def pack(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype, ends: Ends | None = None) -> PackedAdapter:
     """Write checked weights, by (layer, part name), into one blob."""
     layout = make_layout(config, parts, dtype)
-    # 64 bytes more than needed, so that the blob can begin on a cache line wherever the allocator puts it.
-    room = torch.zeros(layout.size_bytes + ALIGN_BYTES, dtype=torch.uint8)
-    blob = room[-room.data_ptr() % ALIGN_BYTES :][: layout.size_bytes]
+    room = torch.zeros(layout.size_bytes + 2 * PAGE_BYTES, dtype=torch.uint8)  # zeros cost nothing here until they are written over
+    blob = room[-room.data_ptr() % PAGE_BYTES :][: layout.size_bytes]
     for (layer, name), weights in parts.items():
         placed = next(p for p in layout.parts[layer * PARTS : (layer + 1) * PARTS] if p.part.name == name)
         if weights.a is not None and weights.b is not None:

@@ -5,13 +5,16 @@
       └───dropped────┘   (a pin takes a DISK adapter to LOADING as well)
 
 A slot is owned by at most one adapter. Pinned adapters stay; an adapter with pins is LOADING or READY. Each placement has a generation,
-so that a load that ends late, after its slot was given away, is recognised.
+so that a load that ends late, after its slot was given away, is recognised. Where the bytes of slots are counted too, on a device, an
+adapter in a slot has its region of an arena, and as many idle ones leave as it takes to make room.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+
+from .arena import Arena, rounded
 
 
 class State(Enum):
@@ -25,17 +28,18 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Placement:
-    """Bytes to move: put `adapter` into `slot`; `evicted` sat there before."""
+    """Bytes to move: put `adapter` into `slot`, at byte `offset` of the arena if there is one; `evicted` left for it."""
 
     adapter: bytes
     slot: int
     generation: int
-    evicted: bytes | None
+    evicted: tuple[bytes, ...] = ()
+    offset: int = 0
 
 
 @dataclass(frozen=True)
 class NoFreeSlot:
-    """All slots are pinned; retry when a request ends."""
+    """All slots, or all bytes of theirs, are pinned; retry when a request ends."""
 
     num_slots: int
 
@@ -44,6 +48,7 @@ class NoFreeSlot:
 class _Entry:
     state: State
     reload_cost: float = 1.0
+    size_bytes: int = 0
     slot: int | None = None
     generation: int = 0
     pins: int = 0
@@ -57,18 +62,30 @@ class SlotTable:
     """Adapters and slots. Pin before use, unpin after; `pin` says what to load."""
 
     num_slots: int
+    arena: Arena | None = None
     _entries: dict[bytes, _Entry] = field(default_factory=dict)
     _owners: dict[int, bytes] = field(default_factory=dict)
     _pin_count: int = 0
     _generation: int = 0
     _clock: float = 0.0
 
-    def hold(self, adapter: bytes, in_host: bool, reload_cost: float = 1.0) -> None:
-        """Know an adapter. `reload_cost` is its reload time over its size: the dearer, the longer it stays."""
+    def hold(self, adapter: bytes, in_host: bool, reload_cost: float = 1.0, size_bytes: int = 0) -> None:
+        """Know an adapter. `reload_cost` is its reload time over its size: the dearer, the longer it stays; `size_bytes` are those in an arena."""
         entry = self._entries.setdefault(adapter, _Entry(State.DISK))
         entry.reload_cost = reload_cost
+        if entry.slot is None:
+            entry.size_bytes = size_bytes
         if entry.state in (State.DISK, State.HOST):
             entry.state = State.HOST if in_host else State.DISK
+
+    @property
+    def room_bytes(self) -> int | None:
+        """Bytes for all slots together, where they are counted."""
+        return None if self.arena is None else self.arena.size_bytes
+
+    def can_ever_hold(self, size_bytes: int) -> bool:
+        """Whether an adapter of that size fits once everybody else has left."""
+        return self.arena is None or rounded(size_bytes) <= self.arena.size_bytes
 
     def holds(self, adapter: bytes) -> bool:
         """Whether `hold` was called and `forget` was not."""
@@ -106,10 +123,10 @@ class SlotTable:
         entry = self._entries[adapter]
         placement: Placement | None = None
         if entry.slot is None:
-            found = self._find_slot()
-            if found is None:
+            leaving = self._find_room(entry.size_bytes)
+            if leaving is None:
                 return NoFreeSlot(self.num_slots)
-            placement = self._place(adapter, entry, found)
+            placement = self._place(adapter, entry, leaving)
         entry.pins += 1
         self._pin_count += 1
         entry.last_pin = self._pin_count
@@ -145,9 +162,17 @@ class SlotTable:
         """Stop knowing an unpinned adapter; its slot, if it had one, is free again and returned."""
         assert self.can_forget(adapter), "forget needs an unpinned adapter"
         entry = self._entries.pop(adapter)
-        if entry.slot is not None:
-            del self._owners[entry.slot]
+        self._leave(adapter, entry)
         return entry.slot
+
+    def evict(self, adapter: bytes) -> int | None:
+        """Take an unpinned adapter out of its slot, which is returned, if it has one."""
+        entry = self._entries[adapter]
+        assert entry.pins == 0, "evict needs an unpinned adapter"
+        slot = entry.slot
+        if slot is not None:
+            self._evict(adapter)
+        return slot
 
     def check(self) -> None:
         """The drawing above holds."""
@@ -159,26 +184,49 @@ class SlotTable:
             assert entry.slot is None or self._owners[entry.slot] == adapter, "two adapters in one slot"
             assert entry.pins >= 0
             assert entry.pins == 0 or entry.slot is not None, "a pinned adapter has no slot"
+        if self.arena is not None:
+            self.arena.check()
+            assert self.arena.owners == set(self._owners.values()), "an adapter lies where it has no slot"
 
-    def _find_slot(self) -> int | None:
-        if len(self._owners) < self.num_slots:
-            return next(slot for slot in range(self.num_slots) if slot not in self._owners)
-        idle = [(entry.value, entry.last_pin, slot) for slot, entry in self._idle_owners()]
-        return min(idle)[2] if idle else None
+    def _find_room(self, size_bytes: int) -> tuple[bytes, ...] | None:
+        """Who must leave so that one more of that size fits: nobody, or those that are worth least. None: it cannot fit now."""
+        victims: list[bytes] = []
+        if self.arena is not None and self.arena.find_hole(size_bytes) is None:
+            found = self.arena.find_victims(size_bytes, self._worth)
+            if found is None:
+                return None
+            victims = found
+        if not victims and len(self._owners) >= self.num_slots:
+            idle = [(worth, slot) for slot, owner in self._owners.items() if (worth := self._worth(owner)) is not None]
+            if not idle:
+                return None
+            victims = [self._owners[min(idle)[1]]]
+        return tuple(victims)
 
-    def _idle_owners(self) -> list[tuple[int, _Entry]]:
-        return [(slot, self._entries[owner]) for slot, owner in self._owners.items() if self._entries[owner].pins == 0]
+    def _worth(self, adapter: bytes) -> tuple[float, int] | None:
+        """Of an idle adapter: its value, and among equals how recently it was used. None: it is pinned."""
+        entry = self._entries[adapter]
+        return None if entry.pins else (entry.value, entry.last_pin)
 
-    def _place(self, adapter: bytes, entry: _Entry, slot: int) -> Placement:
-        evicted = self._owners.get(slot)
-        if evicted is not None:
+    def _place(self, adapter: bytes, entry: _Entry, leaving: tuple[bytes, ...]) -> Placement:
+        slot = self._entries[leaving[0]].slot if leaving else next(slot for slot in range(self.num_slots) if slot not in self._owners)
+        assert slot is not None, "who leaves has no slot"
+        for evicted in leaving:
             self._evict(evicted)
         self._generation += 1
         entry.slot, entry.generation, entry.state = slot, self._generation, State.LOADING
         self._owners[slot] = adapter
-        return Placement(adapter, slot, self._generation, evicted)
+        offset = 0 if self.arena is None else self.arena.put(adapter, entry.size_bytes)
+        return Placement(adapter, slot, self._generation, leaving, offset)
 
     def _evict(self, adapter: bytes) -> None:
         entry = self._entries[adapter]
+        self._leave(adapter, entry)
         entry.slot, entry.state = None, State.HOST
         self._clock = max(self._clock, entry.value)  # values rise with it, so that yesterday's favourite leaves at last
+
+    def _leave(self, adapter: bytes, entry: _Entry) -> None:
+        if entry.slot is not None:
+            del self._owners[entry.slot]
+            if self.arena is not None:
+                self.arena.remove(adapter)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .layout import ALIGN_BYTES, Layout, Loaded, PackedAdapter
+from .layout import PAGE_BYTES, Layout, Loaded, PackedAdapter
 
 Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -53,8 +53,8 @@ class Spill:
         return loaded
 
     def _read(self, place: _Place) -> torch.Tensor:
-        room = np.empty(place.layout.size_bytes + ALIGN_BYTES, np.uint8)
-        blob = room[-room.ctypes.data % ALIGN_BYTES :][: place.layout.size_bytes]
+        room = np.empty(place.layout.size_bytes + 2 * PAGE_BYTES, np.uint8)
+        blob = room[-room.ctypes.data % PAGE_BYTES :][: place.layout.size_bytes]
         count = os.preadv(self._file, [blob.data], place.offset)
         if count != len(blob):
             raise OSError(f"the spill file gave {count} bytes of {len(blob)}")

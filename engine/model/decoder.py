@@ -6,27 +6,48 @@ the layers is the executor's.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from ..executor.choose import make_executor
 from ..executor.draw import Draw, Drawn
 from ..executor.step import StepInput, StepOutput, find_best
+from ..lora.bank import Bank
 from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..cuda.accelerator import Accelerator
 
 
 class Decoder:
     """`run` is what it does; `forward` is the logits of it. `name` tells which executor runs it."""
 
     def __init__(
-        self, weights: Weights, dtype: torch.dtype, context: int, kernels: str = "auto", threads: int = 1, weights_int8: bool = False
+        self,
+        weights: Weights,
+        dtype: torch.dtype,
+        context: int,
+        kernels: str = "auto",
+        threads: int = 1,
+        weights_int8: bool = False,
+        accelerator: Accelerator | None = None,
     ) -> None:
         self.config = weights.config
-        self._executor = make_executor(weights, dtype, weights_int8, context, kernels, threads)
+        self._executor = make_executor(weights, dtype, weights_int8, context, kernels, threads, accelerator)
         self.name = self._executor.name
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim], not yet written."""
         return self._executor.make_pool(num_pages, page_tokens)
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """Do once what the first steps over `pool` and `bank` would have to wait for; says what that was, if anything."""
+        return self._executor.warm_up(pool, bank)
+
+    def close(self) -> None:
+        """End the executor's threads."""
+        self._executor.close()
 
     def forward(self, step: StepInput, pool: torch.Tensor) -> torch.Tensor:
         """Logits [len(logit_rows), vocab] float32, valid until the next call; writes keys and values into `pool`."""
@@ -44,10 +65,10 @@ class Decoder:
 
     def _embed(self, step: StepInput) -> torch.Tensor | None:
         """The rows' embeddings when some adapter changes its own; None otherwise."""
-        changed = [(s, ends) for s in step.segments if (ends := step.bank.packed(s.slot).ends) is not None and ends.changes_embedding]
+        changed = [(s, ends) for s in step.segments if (ends := step.bank.ends(s.slot)) is not None and ends.changes_embedding]
         if not changed:
             return None
-        tokens = torch.from_numpy(step.tokens)
+        tokens = torch.from_numpy(step.tokens).to(self._executor.where)
         embedded = self._executor.embed(tokens)
         for segment, ends in changed:
             rows = slice(segment.first, segment.first + segment.count)
@@ -56,12 +77,13 @@ class Decoder:
 
     def _change_logits(self, step: StepInput, output: StepOutput) -> None:
         for segment in step.segments:
-            ends = step.bank.packed(segment.slot).ends
+            ends = step.bank.ends(segment.slot)
             if ends is None or not ends.changes_logits:
                 continue
             chosen = (step.logit_rows >= segment.first) & (step.logit_rows < segment.first + segment.count)
             places = chosen.nonzero()[0]
             if len(places):
-                changed = ends.logits(output.logits[places], output.final[places])
-                output.logits[places] = changed
+                rows = torch.from_numpy(places).to(self._executor.where)
+                changed = ends.logits(output.logits[rows], output.final[rows])
+                output.logits[rows] = changed
                 output.best[places], output.finite[places] = find_best(changed)

@@ -52,12 +52,11 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return folder
 
 
-def run_mixed(base: Path, dtype: torch.dtype, kernels: str, int8: bool, threads: int = 1) -> list[torch.Tensor]:
+def run_mixed(base: Path, dtype: torch.dtype, kernels: str, int8: bool, threads: int = 1, accelerator: object = None) -> list[torch.Tensor]:
     """Logits of five sequences in one batch, two adapters and the bare base, then of one decode step each."""
-    bench = Bench(base, dtype, kernels, threads, int8)
+    bench = Bench(base, dtype, kernels, threads, int8, accelerator)
     for name, rank, everything in ((b"all", 5, True), (b"some", 16, False)):
-        bench.slots[name] = len(bench.slots)
-        bench.bank.load(bench.slots[name], 1, adapted(bench.config, rank, rank, dtype, everything))  # type: ignore[arg-type]
+        bench.put(name, adapted(bench.config, rank, rank, dtype, everything))  # type: ignore[arg-type]
     lengths = ((5, None), (40, b"all"), (131, b"some"), (1, b"all"), (70, None))
     sequences = [bench.sequence(some_tokens(length + 1, length), adapter) for length, adapter in lengths]
     first = bench.forward(*((s, 0, len(s.tokens) - 1) for s in sequences))

@@ -12,7 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from .worlds import BOTH, make_adapter, make_base
+from engine.config import EngineConfig
+from engine.cuda.accelerator import Accelerator
+from engine.cuda.device import HostDevice
+from engine.cuda.kernels import REFERENCES
+from engine.logits import Job, write_logits
+
+from .worlds import BOTH, make_adapter, make_base, write_adapter
 
 
 def run(base: Path, ids: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -94,3 +100,17 @@ def test_what_is_refused_is_said_in_one_line_that_names_it(world: Path, change: 
     assert done.stderr.count("\n") == 1
     assert word in done.stderr
     assert not (world / "out").exists()
+
+
+def test_logits_from_a_device_are_those_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_base(tmp_path / "base")
+    write_adapter(tmp_path / "adapter", 3)
+    write_ids(tmp_path / "ids", 2, 40)
+    written = []
+    for accelerator in (None, Accelerator(HostDevice(), REFERENCES)):
+        monkeypatch.setattr("engine.logits.find_accelerator", lambda *_, found=accelerator: found)
+        config = EngineConfig(tmp_path / "base", "float32", "torch", 1)
+        write_logits(Job(config, tmp_path / "adapter", tmp_path / "ids", tmp_path / "out"))
+        written.append(load_file(tmp_path / "out")["logits"])
+    assert written[0].shape == (2, 40, 320)
+    assert torch.allclose(*written, atol=1e-3)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine.kv.pages import ZERO_PAGE, PagePool
 from engine.kv.prefix import PrefixCache, first_key, next_key
+from engine.lora.bank import SlotBank
 from engine.lora.host_cache import HostCache
 from engine.lora.layout import Layout, PackedAdapter
 from engine.lora.slots import NoFreeSlot, Placement, SlotTable, State
@@ -135,7 +136,7 @@ class SlotsMachine(RuleBasedStateMachine):
             return
         self.pins.append(adapter)
         if placement is not None:
-            assert placement.evicted not in pinned_slots
+            assert pinned_slots.isdisjoint(placement.evicted)
             self.loading.append(placement)
 
     @precondition(lambda self: self.pins)
@@ -177,3 +178,17 @@ TestHost = HostMachine.TestCase
 TestHost.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestSlots = SlotsMachine.TestCase
 TestSlots.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+def test_slots_of_one_layout_share_a_number_until_the_last_has_left() -> None:
+    bank = SlotBank()
+    one, other = (PackedAdapter(Layout((), size, torch.float32), torch.zeros(size, dtype=torch.uint8), 1) for size in (64, 128))
+    for slot, packed in enumerate((one, other, one)):
+        bank.load(slot, slot, packed)
+    assert bank.layout_number(0) == bank.layout_number(2) != bank.layout_number(1)
+    before = bank.layout_number(0)
+    bank.clear(0)
+    bank.load(2, 3, other)
+    assert bank.layout_number(2) == bank.layout_number(1)
+    bank.load(0, 4, one)
+    assert bank.layout_number(0) not in (before, bank.layout_number(1)), "nobody had that layout any more"

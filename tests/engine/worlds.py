@@ -6,6 +6,7 @@ import importlib.util
 import json
 import warnings
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -13,17 +14,18 @@ import torch
 from safetensors.torch import save_file
 
 from engine.batch import Batch, build_batch
-from engine.build import Built, build_engine
+from engine.build import Built, Done, assemble
 from engine.config import EngineConfig, cpu_features
+from engine.cuda.memory import Split
 from engine.executor.library import find_compiler, usable_sets
-from engine.grammar import GrammarDone
 from engine.kv.cache import KvCache
 from engine.lora.adapter import load_adapter
-from engine.lora.adapters import LoadDone
+from engine.lora.adapters import Load
 from engine.lora.bank import SlotBank
+from engine.lora.layout import PackedAdapter
 from engine.messages import Failed, Finished, FromEngine, HoldAdapter, Replayed, Sampling, Submit, Tokens
 from engine.model.decoder import Decoder
-from engine.model.weights import open_weights
+from engine.model.weights import Weights, open_weights
 from engine.sampler import Chooser
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
@@ -114,11 +116,11 @@ def submit(request_id: int, prompt: list[int], adapter: bytes | None = None, tok
 class Lab:
     """An engine in this process: loads are taken in when they finish, messages are collected."""
 
-    def __init__(self, base: Path, dtype: str = "float32", **settings: Any) -> None:
-        from queue import SimpleQueue
-
-        self.done: SimpleQueue[LoadDone | GrammarDone] = SimpleQueue()
-        self.built: Built = build_engine(EngineConfig(base, dtype=dtype, threads=1, **{"kv_tokens": 2048, **settings}), self.done.put)
+    def __init__(self, base: Path | Weights, dtype: str = "float32", accelerator: Any = None, load: Load | None = None, **settings: Any) -> None:
+        self.done: SimpleQueue[Done] = SimpleQueue()
+        path, weights = (Path("memory"), base) if isinstance(base, Weights) else (base, open_weights(base))
+        config = EngineConfig(path, dtype=dtype, threads=1, **{"kv_tokens": 2048, **settings})
+        self.built: Built = assemble(weights, config, self.done.put, accelerator, load)
         self.engine = self.built.engine
         self.messages: list[FromEngine] = []
 
@@ -152,11 +154,11 @@ class Lab:
         return {request.request_id: self.tokens(request.request_id) for request in requests}
 
     def drain(self) -> None:
-        while self.step() or self._await_grammar():
+        while self.step() or self._await_others():
             pass
 
-    def _await_grammar(self) -> bool:
-        if not self.engine.num_compiling:
+    def _await_others(self) -> bool:
+        if not self.engine.num_compiling and not self.engine.num_copying:
             return False
         self.engine.receive(self.done.get(timeout=20))
         return True
@@ -172,20 +174,37 @@ class Lab:
 class Bench:
     """A decoder and its memory without a scheduler: tests choose the batches."""
 
-    def __init__(self, path: Path, dtype: torch.dtype = torch.float32, kernels: str = "torch", threads: int = 1, weights_int8: bool = False) -> None:
-        weights = open_weights(path)
+    def __init__(
+        self,
+        path: Path | Weights,
+        dtype: torch.dtype = torch.float32,
+        kernels: str = "torch",
+        threads: int = 1,
+        weights_int8: bool = False,
+        accelerator: Any = None,
+    ) -> None:
+        weights = path if isinstance(path, Weights) else open_weights(path)
         self.config, self.weights = weights.config, weights
         self.dtype = dtype
-        self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024), kernels, threads, weights_int8)
-        self.cache = KvCache(self.decoder.make_pool(2049, 16), 16)
-        self.bank = SlotBank()
+        self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024), kernels, threads, weights_int8, accelerator)
+        self.cache = KvCache(self.decoder.make_pool(2049 if accelerator is None else 129, 16), 16, accelerator is not None)
+        self.copied: SimpleQueue[Any] = SimpleQueue()
+        self.bank: Any = SlotBank()
+        if accelerator is not None:
+            self.bank = accelerator.make_bank(weights.config, Split(128, 1 << 22, 16, ""), self.copied.put)
+        self._room = 0
         self.slots: dict[bytes, int] = {}
         self._next_page = 1
 
     def load(self, name: bytes, folder: Path) -> None:
-        packed = load_adapter(folder / "adapter_config.json", folder / "adapter_model.safetensors", self.weights, self.dtype)
+        self.put(name, load_adapter(folder / "adapter_config.json", folder / "adapter_model.safetensors", self.weights, self.dtype))
+
+    def put(self, name: bytes, packed: PackedAdapter) -> None:
+        """Into the next slot, and wait for it."""
         self.slots[name] = len(self.slots)
-        self.bank.load(self.slots[name], 1, packed)
+        if not self.bank.load(self.slots[name], 1, packed, self._room):
+            self._room += self.bank.size_of(packed)
+            assert self.copied.get(timeout=20).generation == 1
 
     def sequence(self, tokens: list[int], adapter: bytes | None = None) -> Sequence:
         needed = -(-len(tokens) // 16) + 1
@@ -203,7 +222,7 @@ class Bench:
         """Run a batch; all logits, by id(sequence)."""
         with torch.inference_mode():
             batch = self.batch(*parts)
-            logits = self.decoder.forward(batch.input, self.cache.pool).clone()
+            logits = self.decoder.forward(batch.input, self.cache.pool).cpu().clone()
         return dict(zip((id(c.sequence) for c in batch.chunks), logits.split([c.count for c in batch.chunks]), strict=True))
 
 

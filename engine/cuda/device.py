@@ -1,0 +1,214 @@
+"""What the engine asks of a device beyond tensors: memory, pinning, copies beside the computing, graphs, events. The seam for tests.
+
+CudaDevice is torch.cuda. HostDevice is this machine's memory under the same contract: a stream is immediate and a graph runs its work
+again, so that everything above the seam runs, and can be made to fail, without a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import DeviceLost, OutOfDeviceMemory
+
+PAGE_BYTES = 4096
+COPY_BYTES = 4 << 20
+"""An adapter is copied in pieces of so many bytes: the engine that copies to the device takes one after the other, and between two of them
+comes the step whose tables wait for it."""
+Work = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the device's memory: what is free now for this process, and all of it."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+class Event(Protocol):
+    """A point in a stream of work."""
+
+    def wait(self) -> None:
+        """Sleep until the device has reached it."""
+
+
+class Device(Protocol):
+    """One device. Computing is one stream, copies of adapters another; nothing here waits for the whole device.
+
+    Errors come as OutOfDeviceMemory, after which the device goes on, or DeviceLost, after which this process cannot.
+    """
+
+    name: str
+    where: torch.device
+    capability: tuple[int, int]
+    """NVIDIA's generation of it, as 9.0."""
+
+    def memory(self) -> Memory:
+        """How much there is."""
+
+    def pinned(self, size_bytes: int) -> torch.Tensor:
+        """Zeroed host memory [size_bytes] uint8 that the device copies from and to without the processor's help."""
+
+    def pin(self, blob: torch.Tensor) -> Work | None:
+        """Make memory that is there already such memory; gives what undoes it, or None where it cannot be."""
+
+    def capture(self, work: Work) -> Work:
+        """Record work that has run before; gives what runs it again in one launch, over the same addresses."""
+
+    def mark(self) -> Event:
+        """After everything that was computed so far."""
+
+    def copy(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Event:
+        """Begin to copy each host tensor into its device tensor, beside the computing and in the order of calls; the caller keeps both."""
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        """`x [rows, in] @ weight[out, in].T` into `out [rows, out]` float32, added up in float32."""
+
+    def release(self) -> None:
+        """Give memory back that only a cache holds."""
+
+
+def fault_of(error: BaseException) -> OutOfDeviceMemory | DeviceLost | None:
+    """What an error of torch, cuBLAS or Triton means for this process; None when it is no fault of the device."""
+    text = str(error)
+    if isinstance(error.__context__, torch.OutOfMemoryError):
+        return fault_of(error.__context__)  # what a broken capture says when it is ended is only what follows from it
+    of_cuda = isinstance(error, RuntimeError) and any(word in text for word in ("CUDA", "CUBLAS_STATUS"))
+    if isinstance(error, torch.OutOfMemoryError) or (of_cuda and ("out of memory" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text)):
+        return OutOfDeviceMemory(f"the device has no memory left ({_first_line(text)}); retry with less at a time, or ask another node")
+    if of_cuda and any(word in text for word in ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS")):
+        return DeviceLost(f"the device is lost: {_first_line(text)}")
+    return None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:200] or "without a word"
+
+
+class CudaDevice:
+    """The current CUDA device."""
+
+    def __init__(self) -> None:
+        self.where = torch.device("cuda", torch.cuda.current_device())
+        self.name, self.capability = torch.cuda.get_device_name(self.where), torch.cuda.get_device_capability(self.where)
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of products stay float32 until they are whole
+        self._cuda: Any = torch.cuda  # parts of it are without types
+        self._copies = self._cuda.Stream(self.where)
+        self._graphs: Any = None
+
+    def memory(self) -> Memory:
+        """See Device. What torch keeps in reserve for this process counts as free."""
+        free, total = torch.cuda.mem_get_info(self.where)
+        return Memory(free + torch.cuda.memory_reserved(self.where) - torch.cuda.memory_allocated(self.where), total)
+
+    def pinned(self, size_bytes: int) -> torch.Tensor:
+        """See Device."""
+        return torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
+
+    def pin(self, blob: torch.Tensor) -> Work | None:
+        """See Device. The blob's pages must be its own: the driver refuses to pin a page twice."""
+        runtime = self._cuda.cudart()
+        address, size = blob.data_ptr(), -(-blob.numel() // PAGE_BYTES) * PAGE_BYTES
+        if address % PAGE_BYTES or int(runtime.cudaHostRegister(address, size, 0)) != 0:
+            return None
+
+        def undo() -> None:
+            runtime.cudaHostUnregister(address)
+
+        return undo
+
+    def capture(self, work: Work) -> Work:
+        """See Device. All graphs share one pool of memory: no two of them run at once."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._graphs, capture_error_mode="thread_local"):
+            work()
+        self._graphs = self._graphs or graph.pool()
+        return graph.replay
+
+    def mark(self) -> Event:
+        """See Device."""
+        event = self._cuda.Event()
+        event.record()
+        return _CudaEvent(event)
+
+    def copy(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Event:
+        """See Device."""
+        event = self._cuda.Event(blocking=True)  # who waits for a copy sleeps; who waits for a step spins
+        with torch.cuda.stream(self._copies):
+            for source, target in pairs:
+                numbers = COPY_BYTES // source.element_size()
+                for piece, place in zip(torch.split(source.flatten(), numbers), torch.split(target.flatten(), numbers), strict=True):
+                    place.copy_(piece, non_blocking=True)
+            event.record(self._copies)
+        return _CudaEvent(event)
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        """See Device."""
+        if x.dtype == torch.float32:
+            torch.mm(x, weight.t(), out=out)
+        else:
+            torch.ops.aten.mm.dtype_out(x, weight.t(), torch.float32, out=out)
+
+    def release(self) -> None:
+        """See Device."""
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class _CudaEvent:
+    event: Any
+
+    def wait(self) -> None:
+        self.event.synchronize()
+
+
+class HostDevice:
+    """This machine's memory as a device, with as many bytes as `memory_bytes` says."""
+
+    def __init__(self, memory_bytes: int = 1 << 30) -> None:
+        self.where, self.name, self.capability = torch.device("cpu"), "host memory", (0, 0)
+        self._memory_bytes = memory_bytes
+
+    def memory(self) -> Memory:
+        """See Device."""
+        return Memory(self._memory_bytes, self._memory_bytes)
+
+    def pinned(self, size_bytes: int) -> torch.Tensor:
+        """See Device."""
+        return torch.zeros(size_bytes, dtype=torch.uint8)
+
+    def pin(self, blob: torch.Tensor) -> Work | None:
+        """See Device."""
+        return None
+
+    def capture(self, work: Work) -> Work:
+        """See Device."""
+        return work
+
+    def mark(self) -> Event:
+        """See Device."""
+        return _Past()
+
+    def copy(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Event:
+        """See Device."""
+        for source, target in pairs:
+            target.copy_(source)
+        return _Past()
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
+        """See Device."""
+        torch.mm(x.float(), weight.float().t(), out=out)
+
+    def release(self) -> None:
+        """See Device."""
+
+
+class _Past:
+    """What has happened already."""
+
+    def wait(self) -> None:
+        pass

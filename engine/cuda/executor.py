@@ -1,0 +1,489 @@
+"""Runs a step on a device: its tables go there in one copy, its launches follow, and what the host must know comes back in one copy.
+
+    StepInput ──tables.fill──▶ pinned buffer ──▶ device ──▶ launches of all operations ──▶ (best, finite) ──▶ pinned buffer ──▶ wait
+
+The launches are those of model/program.py, with what belongs together fused: an addition to hidden with the norm that follows, head norms
+with rotation and storing. A step in which every run is one row whose logits are wanted is padded to a bucket and runs as a graph
+(graphs.py); any other runs launch by launch. Adapters are found through the bank's table of addresses, so a step with adapters is the
+same launches whichever they are. Logits stay on the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from ..errors import EngineError, ModelError, OutOfDeviceMemory
+from ..executor.draw import Draw, Drawn
+from ..executor.step import Run, StepInput, StepOutput
+from ..kv.pages import ZERO_PAGE
+from ..lora.bank import Bank
+from ..lora.layout import PARTS, Part, parts_of
+from ..model.config import ModelConfig
+from ..model.program import DOWN, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place, make_program
+from ..model.weights import Weights
+from .attention import decode_scratch_numbers
+from .bank import DeviceBank
+from .device import PAGE_BYTES, Device, fault_of
+from .elementwise import HeadNorms
+from .graphs import BUCKETS, MAX_ROWS, RANKS, Graphs, Key, bucket_of, log_line, rank_of
+from .kernels import TRITON, Kernels
+from .lora import scratch_numbers
+from .memory import check_fits, demand_of, shortage
+from .sampling import best_scratch_numbers
+from .tables import NO_CELL, KnownPages, Room, Tables, decode_room, fill, measure, queries_per_tile, split
+from .watchdog import STEP_DEADLINE_S, Watchdog
+
+PAGE_TOKENS = 16
+MAX_HEAD_DIM = 256
+WARM_ROWS = 64
+"""Up to so many rows graphs are captured before the first request; larger buckets when they first come."""
+WARM_RANK = RANKS[0]
+WARM_PROMPT_ROWS = 64
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The tensors between operations, one row each: places as in model/program.py, and `delta`, what is still to be added to hidden.
+
+    hidden is float32; gate_up holds both halves of what SwiGLU folds into gated.
+    """
+
+    hidden: torch.Tensor
+    delta: torch.Tensor
+    normed: torch.Tensor
+    qkv: torch.Tensor
+    mixed: torch.Tensor
+    gate_up: torch.Tensor
+    gated: torch.Tensor
+
+    def cut(self, rows: int) -> _Space:
+        """The first rows of all."""
+        return _Space(*(getattr(self, each.name)[:rows] for each in fields(self)))
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """What a step gives for its wanted rows: final [wanted, hidden], logits [wanted, vocab] float32, result [2, wanted] int64 (best, finite)."""
+
+    final: torch.Tensor
+    logits: torch.Tensor
+    result: torch.Tensor
+    scratch: torch.Tensor
+
+    def cut(self, wanted: int) -> _Ending:
+        """The first rows of all."""
+        return _Ending(self.final[:wanted], self.logits[:wanted], self.result[:, :wanted], self.scratch)
+
+
+@dataclass(frozen=True)
+class _Lora:
+    """What the launches of a step with adapters read beside its tiles; no adapter has a larger rank."""
+
+    rank: int
+    entries: torch.Tensor
+    scratch: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One step on the device. `embedded` replaces the look-up where it is given; `lora` is None in a step without adapters.
+
+    singles: whether some run is one row, for the kernel of decoding.
+    """
+
+    tables: Tables[torch.Tensor]
+    pool: torch.Tensor
+    space: _Space
+    end: _Ending
+    attention_scratch: torch.Tensor
+    lora: _Lora | None
+    embedded: torch.Tensor | None = None
+    singles: bool = True
+
+
+Launch = Callable[[_Pass], None]
+
+
+class CudaExecutor:
+    """The Executor of an NVIDIA GPU. Raises ModelError where the model does not fit the memory."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        dtype: torch.dtype,
+        context: int,
+        device: Device,
+        kernels: Kernels = TRITON,
+        step_deadline_s: float = STEP_DEADLINE_S,
+        log: Callable[[str], None] = log_line,
+    ) -> None:
+        config = weights.config
+        self._config, self._dtype, self._device, self._kernels = config, dtype, device, kernels
+        self.where, self.name = device.where, f"cuda, {device.name}"
+        self._parts, self._queries = parts_of(config), queries_per_tile(config.heads, config.kv_heads)
+        self._context_pages = -(-context // PAGE_TOKENS)
+        self._graphs, self._watchdog = Graphs(device, log), Watchdog(step_deadline_s)
+        self._captured_for = 0, 0
+        self._host_table: torch.Tensor = device.pinned(PAGE_BYTES).view(torch.int32)
+        self._host_result: torch.Tensor = device.pinned(PAGE_BYTES).view(torch.int64)
+        self._known_pages = KnownPages()
+        self._scratches: dict[int, torch.Tensor] = {}
+        demand, free_bytes = demand_of(config, dtype.itemsize, PAGE_TOKENS, work_bytes(config, dtype, context, MAX_ROWS)), device.memory().free_bytes
+        check_fits(demand, free_bytes, device.name)
+        try:
+            self._prepare(weights, context)
+        except Exception as error:
+            fault = fault_of(error)
+            if isinstance(fault, OutOfDeviceMemory):
+                raise ModelError(f"{shortage(demand, free_bytes, device.name)}: {fault}") from error
+            if fault is None:
+                raise
+            raise fault from error
+
+    def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
+        """See Executor."""
+        assert page_tokens == PAGE_TOKENS, f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
+        config = self._config
+        with self._faults():
+            return self._empty(config.layers, 2 * config.kv_heads, num_pages, page_tokens * config.head_dim)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See Executor."""
+        return self._embedding[tokens].float()
+
+    def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        """See Executor. Runs steps of nothing but padding, which compiles the kernels, and captures the common graphs. Raises ModelError."""
+        try:
+            return self._warm_up(pool, bank)
+        except OutOfDeviceMemory as error:
+            raise ModelError(f"no memory is left for a step: {error}; choose fewer --kv-tokens") from error
+        except EngineError:
+            raise
+        except Exception as error:  # Triton's many: a card with too little shared memory, an instruction that it lacks
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ModelError(f"the kernels do not run on {self._device.name} ({reason}); --kernels native keeps to the processor") from error
+
+    def _warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
+        started = time.perf_counter()
+        none, zeros = np.empty(0, np.int64), np.zeros(WARM_PROMPT_ROWS, np.int64)
+        run = Run(0, WARM_PROMPT_ROWS, 0, [ZERO_PAGE] * (WARM_PROMPT_ROWS // PAGE_TOKENS))
+        prompt = StepInput(zeros, zeros, zeros + NO_CELL, zeros[:1], [run], [], bank)
+        with self._faults():
+            for rank in (0, WARM_RANK):
+                self._read(self._run_plainly(prompt, pool, None, rank), 1)
+                for rows in (bucket for bucket in BUCKETS if bucket <= WARM_ROWS):
+                    self._read(self._run_graph(Key(rows, rank), StepInput(none, none, none, none, [], [], bank), pool), 0)
+        return f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s, {time.perf_counter() - started:.1f} s with kernels"
+
+    def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
+        """See Executor."""
+        with self._watchdog.over("a step"), self._faults():
+            rank = rank_of(max((_device_bank(step).rank(segment.slot) for segment in step.segments), default=0))
+            rows = None if embedded is not None or not _decodes_only(step) else bucket_of(len(step.tokens))
+            end = self._run_plainly(step, pool, embedded, rank) if rows is None else self._run_graph(Key(rows, rank), step, pool)
+            return self._read(end, len(step.logit_rows))
+
+    def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
+        """See Executor."""
+        with self._watchdog.over("a draw"), self._faults():
+            return self._kernels.draw(logits, draws)
+
+    def close(self) -> None:
+        """End the watchdog's thread."""
+        self._watchdog.close()
+
+    # --- a step ---
+
+    def _run_graph(self, key: Key, step: StepInput, pool: torch.Tensor) -> _Ending:
+        """A step of at most `key.rows` runs of one row each; all that it reads and writes lies where it always lies."""
+        bank = _device_bank(step)
+        if self._captured_for != (pool.data_ptr(), bank.entries.data_ptr()):
+            self._graphs.forget()
+            self._captured_for = pool.data_ptr(), bank.entries.data_ptr()
+        num_pages = sum(-(-(run.start + run.count) // PAGE_TOKENS) for run in step.runs)
+        self._upload(step, decode_room(key.rows, num_pages), self._table)
+        self._graphs.run(key, lambda: partial(self._launch, self._graph_pass(key, pool, bank)))
+        return replace(self._end, final=self._space.normed)
+
+    def _graph_pass(self, key: Key, pool: torch.Tensor, bank: DeviceBank) -> _Pass:
+        room = decode_room(key.rows, key.rows * self._context_pages)  # pages come last, so that fewer leave every table where it is
+        space = self._space.cut(key.rows)
+        end = replace(self._end.cut(key.rows), final=space.normed)
+        return _Pass(split(self._table[: room.words], room), pool, space, end, self._attention_scratch, self._lora(key.rows, key.rank, bank))
+
+    def _run_plainly(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None, rank: int) -> _Ending:
+        """A step of any shape, launch by launch."""
+        rows, wanted = len(step.tokens), len(step.logit_rows)
+        room = measure(step, PAGE_TOKENS, self._queries)
+        table = self._empty(room.words, dtype=torch.int32)
+        self._upload(step, room, table)
+        space, end = self._plain_space(rows), self._plain_ending(wanted)
+        runs = len(step.runs)
+        scratch = self._attention_scratch if runs <= MAX_ROWS else self._make_attention_scratch(runs)
+        lora = self._lora(rows, rank, _device_bank(step))
+        singles = any(run.count == 1 for run in step.runs)
+        self._launch(_Pass(split(table, room), pool, space, end.cut(wanted), scratch, lora, embedded, singles))
+        return end
+
+    def _upload(self, step: StepInput, room: Room, table: torch.Tensor) -> None:
+        if room.words > len(self._host_table):
+            self._host_table = self._device.pinned(2 * 4 * room.words).view(torch.int32)
+        fill(split(self._host_table.numpy()[: room.words], room), step, PAGE_TOKENS, self._queries, self._known_pages)
+        table[: room.words].copy_(self._host_table[: room.words], non_blocking=True)
+
+    def _launch(self, step: _Pass) -> None:
+        for launch in self._launches:
+            launch(step)
+
+    def _read(self, end: _Ending, wanted: int) -> StepOutput:
+        numbers = end.result.numel()  # whole, since a part of each line would be two copies
+        if numbers > len(self._host_result):
+            self._host_result = self._device.pinned(8 * numbers).view(torch.int64)
+        host = self._host_result[:numbers].view(2, -1)
+        host.copy_(end.result, non_blocking=True)
+        self._device.mark().wait()
+        best, finite = host.numpy()[:, :wanted].copy()
+        return StepOutput(end.logits[:wanted], end.final[:wanted], best, finite != 0)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Give errors of the device their names, and what only a cache holds back to it."""
+        try:
+            yield
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            if isinstance(fault, OutOfDeviceMemory):
+                self._wide, self._long = self._space, self._end
+                self._device.release()
+            raise fault from error
+
+    # --- memory ---
+
+    def _prepare(self, weights: Weights, context: int) -> None:
+        self._embedding = self._read_weights(weights, ("model.embed_tokens",))
+        angles = torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
+        self._cos, self._sin = angles.cos().to(self.where), angles.sin().to(self.where)
+        self._launches = list(self._fuse(make_program(self._config), weights))
+        self._space, self._end = self._make_space(MAX_ROWS), self._make_ending(MAX_ROWS)
+        self._wide, self._long = self._space, self._end
+        self._attention_scratch = self._make_attention_scratch(MAX_ROWS)
+        words = decode_room(MAX_ROWS, MAX_ROWS * self._context_pages).words
+        self._table = self._empty(words, dtype=torch.int32)
+        self._device.release()
+
+    def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype or self._dtype, device=self.where)
+
+    def _make_space(self, rows: int) -> _Space:
+        return _Space(*(self._empty(rows, width, dtype=dtype) for width, dtype in space_columns(self._config, self._dtype)))
+
+    def _make_ending(self, wanted: int) -> _Ending:
+        vocab = self._config.vocab_size
+        return _Ending(
+            self._empty(wanted, self._config.hidden),
+            self._empty(wanted, vocab, dtype=torch.float32),
+            self._empty(2, wanted, dtype=torch.int64),
+            self._empty(best_scratch_numbers(wanted, vocab), dtype=torch.int64),
+        )
+
+    def _make_attention_scratch(self, runs: int) -> torch.Tensor:
+        config = self._config
+        return self._empty(decode_scratch_numbers(runs, config.heads, config.kv_heads, config.head_dim), dtype=torch.float32)
+
+    def _plain_space(self, rows: int) -> _Space:
+        if rows > len(self._wide.hidden):
+            self._wide = self._space  # so that the old one is gone before the new one comes
+            self._wide = self._make_space(-(-rows // MAX_ROWS) * MAX_ROWS)
+        return self._wide.cut(rows)
+
+    def _plain_ending(self, wanted: int) -> _Ending:
+        if wanted > len(self._long.logits):
+            self._long = self._end
+            self._long = self._make_ending(-(-wanted // MAX_ROWS) * MAX_ROWS)
+        return self._long
+
+    def _lora(self, rows: int, rank: int, bank: DeviceBank) -> _Lora | None:
+        if rank == 0:
+            return None
+        if rows > MAX_ROWS:
+            return _Lora(rank, bank.entries, self._make_lora_scratch(rows, rank))
+        if rank not in self._scratches:
+            self._scratches[rank] = self._make_lora_scratch(MAX_ROWS, rank)
+        return _Lora(rank, bank.entries, self._scratches[rank])
+
+    def _make_lora_scratch(self, rows: int, rank: int) -> torch.Tensor:
+        return self._empty(lora_scratch_numbers(self._config, rows, rank), dtype=torch.float32)
+
+    # --- the launches of the program ---
+
+    def _read_weights(self, weights: Weights, names: tuple[str, ...], ending: str = "weight", dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Tensors on the device, one under the other."""
+        parts = [weights.read(f"{name}.{ending}").to(self.where).to(dtype or self._dtype) for name in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _fuse(self, program: list[Operation], weights: Weights) -> Iterator[Launch]:
+        """The program's operations as launches; three kinds wait for the operation that they are fused with."""
+        added, rotated = False, False
+        norms: HeadNorms | None = None
+        for operation in program:
+            match operation.kind:
+                case Kind.EMBED:
+                    yield self._embed
+                case Kind.NORM:
+                    yield self._norm(operation, weights, added)
+                case Kind.LINEAR:
+                    yield self._linear(operation, weights)
+                    added = added or operation.ending is Ending.ADD
+                case Kind.NORM_HEADS:
+                    query, key = (self._read_weights(weights, (name,), dtype=torch.float32) for name in operation.weights)
+                    norms = HeadNorms(query, key, self._config.norm_eps)
+                case Kind.ROTATE:
+                    rotated = True
+                case Kind.STORE:
+                    yield self._store(operation, norms, rotated)
+                    norms, rotated = None, False
+                case Kind.ATTEND:
+                    yield self._attend(operation)
+                case Kind.PICK:
+                    pass  # after the norm that follows it, which adds to hidden first
+
+    def _embed(self, step: _Pass) -> None:
+        space = step.space
+        if step.embedded is not None:
+            space.hidden.copy_(step.embedded)
+        else:
+            torch.index_select(self._embedding, 0, step.tables.tokens, out=space.normed)
+            space.hidden.copy_(space.normed)
+
+    def _norm(self, operation: Operation, weights: Weights, added: bool) -> Launch:
+        weight, eps = self._read_weights(weights, operation.weights, dtype=torch.float32), self._config.norm_eps
+        picks = operation.target is Place.FINAL
+
+        def launch(step: _Pass) -> None:
+            space = step.space
+            if added:
+                self._kernels.add_rms_norm(space.hidden, space.delta, weight, eps, space.normed)
+            else:
+                self._kernels.rms_norm(space.hidden, weight, eps, space.normed)
+            if picks and step.end.final is not space.normed:
+                torch.index_select(space.normed, 0, step.tables.logit_rows, out=step.end.final)
+
+        return launch
+
+    def _linear(self, operation: Operation, weights: Weights) -> Launch:
+        if operation.site is None:
+            return self._head(operation, weights)
+        weight = self._read_weights(weights, operation.weights).t()
+        bias = self._read_weights(weights, operation.weights, "bias") if operation.biased else None
+        apply = self._adapters(operation.site, operation.layer or 0, bias)
+        into, out_of = SOURCES[operation.site]
+        folds = operation.ending is Ending.SWIGLU
+
+        def launch(step: _Pass) -> None:
+            x, out = getattr(step.space, into), getattr(step.space, out_of)
+            if bias is None or step.lora is not None:
+                torch.mm(x, weight, out=out)
+            else:
+                torch.addmm(bias, x, weight, out=out)
+            if step.lora is not None:
+                apply(step, step.lora, x, out)
+            if folds:
+                self._kernels.swiglu(out, step.space.gated)
+
+        return launch
+
+    def _adapters(self, site: int, layer: int, bias: torch.Tensor | None) -> Callable[[_Pass, _Lora, torch.Tensor, torch.Tensor], None]:
+        """What adapters add to a linear, its bias among it: an adapter's gain comes before it."""
+        members = [index for index, part in enumerate(self._parts) if part.kind == site]
+        first, widths = layer * PARTS + members[0], [self._parts[index].width_out for index in members]
+
+        def apply(step: _Pass, lora: _Lora, x: torch.Tensor, out: torch.Tensor) -> None:
+            self._kernels.apply_site(x, out, step.tables.tiles, lora.entries, first, widths, bias, lora.scratch, lora.rank)
+
+        return apply
+
+    def _head(self, operation: Operation, weights: Weights) -> Launch:
+        tied = operation.weights == ("model.embed_tokens",)
+        weight = self._embedding if tied else self._read_weights(weights, operation.weights)
+
+        def launch(step: _Pass) -> None:
+            end = step.end
+            if len(end.logits):
+                self._device.product(end.final, weight, end.logits)
+                self._kernels.best_and_finite(end.logits, end.result[0], end.result[1], end.scratch)
+
+        return launch
+
+    def _store(self, operation: Operation, norms: HeadNorms | None, rotated: bool) -> Launch:
+        layer, config = operation.layer or 0, self._config
+        cos, sin = (self._cos, self._sin) if rotated else (None, None)
+
+        def launch(step: _Pass) -> None:
+            tables = step.tables
+            self._kernels.rotate_and_store(
+                step.space.qkv, cos, sin, tables.positions, tables.cells, step.pool[layer], config.heads, config.kv_heads, norms
+            )
+
+        return launch
+
+    def _attend(self, operation: Operation) -> Launch:
+        layer, width = operation.layer or 0, self._config.heads * self._config.head_dim
+
+        def launch(step: _Pass) -> None:
+            tables, pool, query, mixed = step.tables, step.pool[layer], step.space.qkv[:, :width], step.space.mixed
+            if step.singles:
+                self._kernels.attend_decode(query, pool, tables.runs, tables.pages, mixed, step.attention_scratch, PAGE_TOKENS)
+            if tables.query_tiles.shape[1]:
+                self._kernels.attend_prefill(query, pool, tables.runs, tables.pages, tables.query_tiles, mixed, PAGE_TOKENS)
+
+        return launch
+
+
+SOURCES = {QKV: ("normed", "qkv"), OUT: ("mixed", "delta"), GATE_UP: ("normed", "gate_up"), DOWN: ("gated", "delta")}
+"""Which of a space's tensors a linear reads and writes, by its site."""
+
+
+def space_columns(config: ModelConfig, dtype: torch.dtype) -> tuple[tuple[int, torch.dtype], ...]:
+    """Width and dtype of each tensor of a _Space, in order."""
+    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    widths = config.hidden, config.hidden, query + 2 * key, query, 2 * config.intermediate, config.intermediate
+    return (config.hidden, torch.float32), *((width, dtype) for width in widths)
+
+
+def lora_scratch_numbers(config: ModelConfig, rows: int, rank: int) -> int:
+    """What the largest site needs."""
+    sites: dict[int, list[Part]] = {}
+    for part in parts_of(config):
+        sites.setdefault(part.kind, []).append(part)
+    return max(scratch_numbers(rows, rank, parts[0].width_in, len(parts)) for parts in sites.values())
+
+
+def work_bytes(config: ModelConfig, dtype: torch.dtype, context: int, step_rows: int) -> int:
+    """What steps of up to `step_rows` rows take beside the base: the graphs' own space, and a wider one where steps may be wider."""
+    per_row = sum(width * each.itemsize for width, each in space_columns(config, dtype))
+    per_wanted = config.vocab_size * 4 + config.hidden * dtype.itemsize
+    rows = MAX_ROWS + (step_rows if step_rows > MAX_ROWS else 0)
+    scratch = 4 * decode_scratch_numbers(MAX_ROWS, config.heads, config.kv_heads, config.head_dim)
+    scratch += 4 * lora_scratch_numbers(config, rows, RANKS[2])
+    tables = 4 * MAX_ROWS * -(-context // PAGE_TOKENS) + 4 * context * config.head_dim
+    return rows * (per_row + per_wanted) + scratch + tables
+
+
+def _decodes_only(step: StepInput) -> bool:
+    """Whether every run is one row and the logits of all rows are wanted."""
+    return len(step.runs) == len(step.tokens) == len(step.logit_rows)
+
+
+def _device_bank(step: StepInput) -> DeviceBank:
+    bank = step.bank
+    assert isinstance(bank, DeviceBank), "a device's executor reads a device's bank"
+    return bank

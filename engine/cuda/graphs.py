@@ -1,0 +1,83 @@
+"""Steps of few rows as graphs: hundreds of launches become one. One graph per number of rows and largest rank; adapters are no part of it.
+
+A graph is captured the first time that its key comes, after that very step has run launch by launch; what cannot be captured, as for want
+of memory, goes on running launch by launch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .device import Device, Work, fault_of
+
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+"""Rows that graphs exist for; a step is padded to the next."""
+MAX_ROWS = BUCKETS[-1]
+RANKS = (16, 32, 64, 128, 256, 512)
+"""Largest ranks that graphs with adapters exist for."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which graph: `rows` of its bucket, and the largest `rank` that an adapter of its rows may have (0: the graph knows no adapters)."""
+
+    rows: int
+    rank: int
+
+
+def log_line(text: str) -> None:
+    """One line for the operator."""
+    print(f"engine: {text}", file=sys.stderr, flush=True)
+
+
+def bucket_of(rows: int) -> int | None:
+    """The fewest rows of a graph that holds so many; None when none does."""
+    return next((bucket for bucket in BUCKETS if bucket >= rows), None)
+
+
+def rank_of(rank: int) -> int:
+    """The rank that scratch is laid out for when the largest in a step is `rank`; 0 stays 0."""
+    return 0 if rank == 0 else next((each for each in RANKS if each >= rank), rank)
+
+
+class Graphs:
+    """`run` does a key's work, as a graph where there is one."""
+
+    def __init__(self, device: Device, log: Callable[[str], None] = log_line) -> None:
+        self._device, self._log = device, log
+        self._graphs: dict[Key, Work] = {}
+        self._refused: set[Key] = set()
+        self.capture_s = 0.0
+        """Seconds spent capturing so far."""
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    def run(self, key: Key, make: Callable[[], Work]) -> None:
+        """Do the work of a key: launches that are the same, over the same addresses, whenever it comes. `make` gives it where there is no graph."""
+        graph = self._graphs.get(key)
+        if graph is not None:
+            graph()
+            return
+        work = make()
+        work()
+        if key not in self._refused:
+            self._capture(key, work)
+
+    def forget(self) -> None:
+        """Forget all graphs: their addresses are no longer right."""
+        self._graphs.clear()
+
+    def _capture(self, key: Key, work: Work) -> None:
+        started = time.perf_counter()
+        try:
+            self._graphs[key] = self._device.capture(work)
+        except Exception as error:  # the same work has just run; whatever keeps it from being recorded, it can go on as it did
+            self._refused.add(key)
+            self._device.release()
+            reason = fault_of(error) or f"{type(error).__name__}: {error}"
+            self._log(f"a graph of {key.rows} rows (rank {key.rank}) cannot be captured; such steps run launch by launch from now on: {reason}")
+        self.capture_s += time.perf_counter() - started

@@ -1,0 +1,38 @@
+"""The operations of a step on a device as one value, so that an executor can be given the kernels or the references that they are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import ModuleType
+
+import torch
+
+from ..executor.draw import Draw, Drawn
+from . import attention, elementwise, lora, sampling
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Each as the function of that name in elementwise.py, lora.py, attention.py and sampling.py says."""
+
+    rms_norm: Callable[..., None]
+    add_rms_norm: Callable[..., None]
+    rotate_and_store: Callable[..., None]
+    swiglu: Callable[..., None]
+    apply_site: Callable[..., None]
+    attend_decode: Callable[..., None]
+    attend_prefill: Callable[..., None]
+    best_and_finite: Callable[..., None]
+    draw: Callable[[torch.Tensor, list[Draw]], list[Drawn]]
+
+
+_MODULES: tuple[ModuleType, ...] = (elementwise, lora, attention, sampling)
+
+
+def _gather(ending: str) -> Kernels:
+    return Kernels(*(next(getattr(m, each.name + ending) for m in _MODULES if hasattr(m, each.name)) for each in fields(Kernels)))
+
+
+TRITON = _gather("")
+REFERENCES = _gather("_reference")

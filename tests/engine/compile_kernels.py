@@ -1,0 +1,189 @@
+"""Compiles every kernel of engine/cuda ahead of time, with the arguments that its public function gives it, and prints what came out as JSON.
+
+A program of its own, because Triton's interpreter (tests/engine/conftest.py) can only be on or off in a whole process. Needs no GPU:
+the wheel of Triton brings the assembler.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from engine.cuda import attention, elementwise, lora, sampling
+from engine.executor.draw import Draw
+from engine.noise import NoiseKey
+
+TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64", torch.int32: "i32", torch.int64: "i64"}
+ALIGNED = 16
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel with the arguments of one launch."""
+
+    kernel: JITFunction
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the assembler says of one kernel."""
+
+    name: str
+    shape: str
+    arch: int
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+
+def record(modules: list[ModuleType], call: Callable[[], object]) -> list[Launch]:
+    """What `call` launches, without running any of it."""
+    launches: list[Launch] = []
+    originals = [(module, name, value) for module in modules for name, value in vars(module).items() if isinstance(value, JITFunction)]
+    for module, name, kernel in originals:
+        setattr(module, name, _Recorder(kernel, launches))
+    try:
+        call()
+    finally:
+        for module, name, kernel in originals:
+            setattr(module, name, kernel)
+    return launches
+
+
+class _Recorder:
+    def __init__(self, kernel: JITFunction, launches: list[Launch]) -> None:
+        self._kernel, self._launches = kernel, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*values: Any, **named: Any) -> None:
+            names = self._kernel.arg_names
+            options = {name: value for name, value in named.items() if name not in names}
+            arguments = dict(zip(names, values, strict=False)) | {name: value for name, value in named.items() if name in names}
+            self._launches.append(Launch(self._kernel, arguments, options))
+
+        return launch
+
+
+def compile_launch(launch: Launch, arch: int) -> Any:
+    """Triton's compiled kernel for compute capability `arch` (90: 9.0), specialised as Triton's own launcher would."""
+    kernel = launch.kernel
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(kernel.params):
+        value = launch.arguments[parameter.name]
+        signature[parameter.name] = kind = _kind(value, parameter.is_constexpr, parameter.do_not_specialize)
+        if kind == "constexpr":
+            constants[parameter.name] = value
+        elif not parameter.do_not_specialize and _is_aligned(value):
+            attributes[(index,)] = [["tt.divisibility", ALIGNED]]
+    source = ASTSource(kernel, signature, constants, attributes)
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=launch.options)
+
+
+def _kind(value: Any, is_constant: bool, plain: bool) -> str:
+    if is_constant or value is None or (isinstance(value, int) and value == 1 and not plain):
+        return "constexpr"
+    if isinstance(value, torch.Tensor):
+        return "*" + TYPES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if -(2**31) <= value < 2**31 else "i64"
+
+
+def _is_aligned(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr() % ALIGNED == 0
+    return isinstance(value, int) and value % ALIGNED == 0
+
+
+def measure(compiled: Any, name: str, shape: str, arch: int) -> Compiled:
+    """Registers and spills out of the machine code itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernel.cubin"
+        cubin.write_bytes(compiled.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
+    numbers = {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", usage)}
+    return Compiled(name, shape, arch, numbers["REG"], numbers["STACK"] + numbers["LOCAL"], compiled.metadata.shared)
+
+
+Call = tuple[str, Callable[[], object]]
+
+
+def attention_calls(dtype: torch.dtype, head_dim: int) -> Iterator[Call]:
+    """What depends on the heads' width, with 32 heads over 8."""
+    heads, kv_heads, rows, page_tokens = 32, 8, 48, 16
+    qkv, table = _empty(rows, (heads + 2 * kv_heads) * head_dim, dtype=dtype), _empty(256, head_dim // 2)
+    pool, queries, mixed = _empty(2 * kv_heads, 64, page_tokens * head_dim, dtype=dtype), qkv[:, : heads * head_dim], torch.empty_like(qkv)
+    norms = elementwise.HeadNorms(_empty(head_dim), _empty(head_dim), 1e-6)
+    for each, angles in ((None, table), (norms, None)):
+        yield "rotate_and_store", partial(elementwise.rotate_and_store, qkv, angles, angles, _ints(rows), _ints(rows), pool, heads, kv_heads, each)
+    for runs in (1, rows, 512):
+        scratch = _empty(attention.decode_scratch_numbers(runs, heads, kv_heads, head_dim))
+        yield f"attend_decode, {runs} runs", partial(attention.attend_decode, queries, pool, _ints(4, runs), _ints(9), mixed, scratch, page_tokens)
+    yield "attend_prefill", partial(attention.attend_prefill, queries, pool, _ints(4, 8), _ints(9), _ints(2, 40), mixed, page_tokens)
+
+
+def other_calls(dtype: torch.dtype) -> Iterator[Call]:
+    """Everything else, at the shapes of an 8B model."""
+    rows, hidden, kv, mlp, vocab = 48, 4096, 1024, 14336, 128256
+    stream, weight, normed = _empty(rows, hidden), _empty(hidden), _empty(rows, hidden, dtype=dtype)
+    yield "rms_norm", partial(elementwise.rms_norm, stream, weight, 1e-5, normed)
+    yield "add_rms_norm", partial(elementwise.add_rms_norm, stream, normed, weight, 1e-5, normed)
+    yield "swiglu", partial(elementwise.swiglu, _empty(rows, 2 * mlp, dtype=dtype), _empty(rows, mlp, dtype=dtype))
+    entries = torch.zeros(64, 32 * 7, 5, dtype=torch.int64)
+    for count, width_in, widths in ((rows, hidden, (hidden, kv, kv)), (1, hidden, (hidden,)), (rows, hidden, (mlp, mlp)), (rows, mlp, (hidden,))):
+        scratch = _empty(lora.scratch_numbers(count, 64, width_in, len(widths)))
+        x, out = _empty(count, width_in, dtype=dtype), _empty(count, sum(widths), dtype=dtype)
+        bias = _empty(sum(widths), dtype=dtype) if len(widths) == 3 else None
+        yield f"apply_site, {len(widths)} parts", partial(lora.apply_site, x, out, _ints(3, count), entries, 7, widths, bias, scratch, 64)
+    logits, chosen = _empty(rows, vocab), torch.zeros(2, rows, dtype=torch.int64)
+    keys = torch.empty(sampling.best_scratch_numbers(rows, vocab), dtype=torch.int64)
+    yield "best_and_finite", partial(sampling.best_and_finite, logits, chosen[0], chosen[1], keys)
+    plain = Draw(0, 7, 0.7, NoiseKey((1, 2), (3, 4)), token=5)
+    for name, each in (("plain", plain), ("changed", replace(plain, changed=np.zeros(1, np.int32), values=np.zeros(1)))):
+        yield f"draw, {name}", partial(sampling._draw_together, logits, [each])
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
+
+
+def _ints(*shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.int32)
+
+
+def main() -> None:
+    """`compile_kernels.py ARCH…`: compile everything for these."""
+    modules: list[ModuleType] = [attention, elementwise, lora, sampling]
+    found: list[Compiled] = []
+    shapes = {f"head_dim {head_dim}": attention_calls(torch.bfloat16, head_dim) for head_dim in (64, 128)} | {"8B": other_calls(torch.bfloat16)}
+    shapes["8B float32"] = (each for each in other_calls(torch.float32) if each[0].startswith("apply_site, 3"))
+    for shape, calls in shapes.items():
+        for name, call in calls:
+            for launch in record(modules, call):
+                for arch in map(int, sys.argv[1:]):
+                    found.append(measure(compile_launch(launch, arch), f"{name}: {launch.kernel.__name__}", shape, arch))
+    kernels = {f"{module.__name__}.{name}" for module in modules for name, value in vars(module).items() if isinstance(value, JITFunction)}
+    json.dump({"kernels": sorted(kernels), "compiled": [asdict(each) for each in found]}, sys.stdout, indent=1)
+
+
+if __name__ == "__main__":
+    main()
