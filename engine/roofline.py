@@ -45,6 +45,7 @@ class Roofline:
 def measure_apart(threads: int) -> Roofline:
     """As `measure_roofline`, in a process where torch may use whatever the processor has: here the engine's promises hold some of it back."""
     environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    environment["THP_MEM_ALLOC_ENABLE"] = "1"  # huge pages, as the native executor has for its weights
     folder = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", __name__, str(threads)]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=APART_DEADLINE_S, check=True)

@@ -26,6 +26,7 @@ from ..model.program import Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
 from .draw import Draw, Drawn
 from .library import NotNative, open_library, usable_sets
+from .pages import HugePages
 from .step import StepInput, StepOutput
 
 PANEL_COLUMNS = 32
@@ -112,6 +113,7 @@ class NativeExecutor:
         self._config, self._dtype, self._int8, self.where = config, dtype, weights_int8, torch.device("cpu")
         self._lane = lane_width(dtype)
         self._keep: list[object] = []
+        self._pages = HugePages()
         self._logits = torch.empty(0, 0)
         self._final = torch.empty(0, config.hidden, dtype=dtype)
         self._embedding = weights.read("model.embed_tokens.weight").to(dtype).contiguous()
@@ -225,11 +227,11 @@ class NativeExecutor:
         if self._int8:
             whole, scale = quantise_rows(weight.float())
             described.quantised = 1
-            described.weight = self._kept(pack_linear(whole, columns, 4, 16))
+            described.weight = self._kept(pack_linear(whole, columns, 4, 16, self._pages))
             described.scale = self._kept(_by_column(scale.squeeze(1), columns))
             described.offset = self._kept(_by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns))
         else:
-            described.weight = self._kept(pack_linear(weight.to(self._dtype), columns, self._lane, 16 if self._lane == 2 else 1))
+            described.weight = self._kept(pack_linear(weight.to(self._dtype), columns, self._lane, 16 if self._lane == 2 else 1, self._pages))
         if operation.biased:
             bias = torch.cat([weights.read(f"{name}.bias") for name in operation.weights])
             described.second = self._kept(_by_column(bias.to(self._dtype).float(), columns))
@@ -300,10 +302,10 @@ def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | No
         yield None
 
 
-def pack_linear(weight: torch.Tensor, columns: Columns, lane: int, steps: int) -> torch.Tensor:
+def pack_linear(weight: torch.Tensor, columns: Columns, lane: int, steps: int, pages: HugePages) -> torch.Tensor:
     """`weight [out, in]` → [panels, words, 32, lane], words = in / lane rounded up to `steps`; padding is zero."""
     width = _up(weight.shape[1], lane * steps)
-    packed = torch.zeros(len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype)
+    packed = pages.zeros(len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype)
     gathered = weight.new_zeros(PANEL_COLUMNS, width)
     for panel, rows in enumerate(columns.rows.view(-1, PANEL_COLUMNS)):
         there = rows >= 0

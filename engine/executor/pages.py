@@ -1,0 +1,39 @@
+"""Memory for weights in huge pages, where the system has some: a step reads all of it, and with small pages looks up an address every 4 KiB."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from contextlib import suppress
+
+import torch
+
+HUGE_PAGE_BYTES = 2 << 20
+REGION_BYTES = 64 << 20
+ALIGN_BYTES = 64
+
+
+class HugePages:
+    """Gives out zeroed tensors that lie one after the other in regions of huge pages. A region lives as long as one of its tensors."""
+
+    def __init__(self) -> None:
+        self._region = torch.empty(0, dtype=torch.uint8)
+        self._taken = 0
+
+    def zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """A zeroed tensor, aligned to ALIGN_BYTES. Memory is only taken from the system as it is written to."""
+        size = math.prod(shape) * dtype.itemsize
+        if self._taken + size > len(self._region):
+            self._region, self._taken = _map_region(max(size, REGION_BYTES)), 0
+        piece = self._region[self._taken : self._taken + size]
+        self._taken = -(-(self._taken + size) // ALIGN_BYTES) * ALIGN_BYTES
+        return piece.view(dtype).view(shape)
+
+
+def _map_region(size_bytes: int) -> torch.Tensor:
+    whole = -(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    memory = mmap.mmap(-1, whole + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # without huge pages it is ordinary memory
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    region = torch.frombuffer(memory, dtype=torch.uint8)
+    return region[-region.data_ptr() % HUGE_PAGE_BYTES :][:whole]
