@@ -86,6 +86,7 @@ def assemble(
     context = min(base.context, num_pages * config.page_tokens)
     with torch.inference_mode():
         decoder = Decoder(weights, choice.dtype, context, config.kernels, config.threads, choice.weights_int8, accelerator)
+        torch.set_num_threads(config.threads if decoder.wants_torch_threads else 1)
         cache = _make_cache(decoder, num_pages, config.page_tokens, accelerator is not None)
 
     def parse(config_path: Path, weights_path: Path) -> PackedAdapter:

@@ -114,6 +114,8 @@ Launch = Callable[[_Pass], None]
 class CudaExecutor:
     """The Executor of an NVIDIA GPU. Raises ModelError where the model does not fit the memory."""
 
+    wants_torch_threads = False
+
     def __init__(
         self,
         weights: Weights,

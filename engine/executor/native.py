@@ -106,6 +106,8 @@ class Columns:
 class NativeExecutor:
     """The C++ executor over one model. Raises NotNative where it cannot be had or does not fit the model."""
 
+    wants_torch_threads = False
+
     def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, threads: int) -> None:
         config = weights.config
         if config.head_dim % BLOCK_COLUMNS or config.head_dim > MAX_HEAD_DIM:

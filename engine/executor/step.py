@@ -97,6 +97,8 @@ class Executor(Protocol):
 
     name: str
     where: torch.device
+    wants_torch_threads: bool
+    """Whether its steps are torch's own operations. If not, torch's idle threads would only spin beside the executor's."""
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim]; inside a page the layout is the executor's own."""

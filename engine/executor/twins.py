@@ -23,6 +23,8 @@ from .step import Segment, StepInput, StepOutput, find_best
 class TorchExecutor:
     """The torch twins of all operations. `weights_int8`: linears inside the layers and the head in int8, one scale per output row."""
 
+    wants_torch_threads = True
+
     def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int) -> None:
         self._config, self._dtype, self.where = weights.config, dtype, torch.device("cpu")
         kernel = "int8" if weights_int8 else choose_linear_kernel(dtype)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Decoder:
-    """`run` is what it does; `forward` is the logits of it. `name` tells which executor runs it."""
+    """`run` is what it does; `forward` is the logits of it. `name` tells which executor runs it, `wants_torch_threads` see Executor."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Decoder:
     ) -> None:
         self.config = weights.config
         self._executor = make_executor(weights, dtype, weights_int8, context, kernels, threads, accelerator)
-        self.name = self._executor.name
+        self.name, self.wants_torch_threads = self._executor.name, self._executor.wants_torch_threads
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim], not yet written."""
