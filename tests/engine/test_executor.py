@@ -139,7 +139,7 @@ import sys, torch
 from pathlib import Path
 from engine.executor import library, native
 real = native.open_library
-native.open_library = lambda chosen: real(chosen, ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+native.open_library = lambda chosen: real(chosen, ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 from tests.engine.test_executor import DTYPES, run_mixed
 for dtype, int8 in DTYPES.values():
     run_mixed(Path(sys.argv[1]), dtype, "native", int8, 2)
