@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
-from .config import Choice, EngineConfig, choose_dtype, cpu_features, settled
+from .config import Choice, EngineConfig
 from .engine import Engine, Limits
 from .errors import DeviceLost, ModelError, OutOfDeviceMemory
-from .executor.choose import find_accelerator
+from .executor.choose import choose_machine
 from .executor.library import cache_folder
 from .grammar import GrammarDone, Grammars
 from .kv.cache import KvCache
@@ -78,9 +78,8 @@ def assemble(
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
     base = weights.config
-    accelerator = accelerator or find_accelerator(config.kernels, base, config.dtype)
-    config = settled(config, accelerator is not None)
-    choice = choose_dtype(config.dtype, cpu_features(), None if accelerator is None else accelerator.device.capability)
+    chosen = choose_machine(config, base, accelerator)
+    accelerator, config, choice = chosen.accelerator, chosen.config, chosen.dtype
     split = None if accelerator is None else accelerator.divide(base, choice.dtype, config)
     num_pages = max(1, config.kv_tokens // config.page_tokens) if split is None else split.num_pages
     context = min(base.context, num_pages * config.page_tokens)

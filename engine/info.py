@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from .build import describe_split
-from .config import EngineConfig, choose_dtype, cpu_features, settled
-from .executor.choose import find_accelerator
+from .config import EngineConfig, cpu_features
+from .executor.choose import choose_machine
 from .executor.library import NotNative, find_compiler, library_path, usable_sets
 from .model.layers import ROW_FLOOR, choose_linear_kernel
 from .model.weights import Weights, open_weights
@@ -19,9 +19,8 @@ from .roofline import Roofline, measure_apart
 def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
     """One line per choice, and the measured limits (a second or two; longer when the executor is built first). Raises ModelError."""
     weights = None if base is None else open_weights(base)
-    accelerator = find_accelerator(asked.kernels, None if weights is None else weights.config, asked.dtype)
-    config = settled(asked, accelerator is not None)
-    choice = choose_dtype(config.dtype, cpu_features(), None if accelerator is None else accelerator.device.capability)
+    chosen = choose_machine(asked, None if weights is None else weights.config)
+    accelerator, config, choice = chosen.accelerator, chosen.config, chosen.dtype
     yield f"torch      {torch.__version__}, {config.threads} threads"
     yield f"dtype      {choice.name}: {choice.reason}"
     if accelerator is not None:

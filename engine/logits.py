@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .batch import build_batch
-from .config import EngineConfig, choose_dtype, cpu_features, settled
+from .config import EngineConfig
 from .errors import BadRequest, DeviceLost
-from .executor.choose import find_accelerator
+from .executor.choose import choose_machine
 from .kv.cache import KvCache
 from .lora.adapter import load_adapter
 from .lora.adapters import CopyDone
@@ -76,9 +76,8 @@ def read_ids(path: Path) -> torch.Tensor:
 def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
     weights = open_weights(job.config.base_path)
     base, length = weights.config, ids.shape[1]
-    accelerator = find_accelerator(job.config.kernels, base, job.config.dtype)
-    config = settled(job.config, accelerator is not None)
-    choice = choose_dtype(config.dtype, cpu_features(), None if accelerator is None else accelerator.device.capability)
+    chosen = choose_machine(job.config, base)
+    accelerator, config, choice = chosen.accelerator, chosen.config, chosen.dtype
     torch.set_num_threads(config.threads)
     if length > base.context:
         raise BadRequest(f"--input-ids: input_ids has rows of {length} tokens; the base's context is {base.context}")

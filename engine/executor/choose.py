@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..config import Choice, EngineConfig, choose_dtype, cpu_features, settled
 from ..errors import ModelError
 from ..model.config import ModelConfig
 from ..model.weights import Weights
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
 
 KERNELS = ("auto", "cuda", "native", "torch")
 LEAST_CAPABILITY = (7, 0)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a configuration comes to on this machine: on which device if any, settled, and in which number format."""
+
+    accelerator: Accelerator | None
+    config: EngineConfig
+    dtype: Choice
+
+
+def choose_machine(asked: EngineConfig, base: ModelConfig | None, accelerator: Accelerator | None = None) -> Chosen:
+    """For a base if there is one, on the device that is given or found. Raises ModelError."""
+    accelerator = accelerator or find_accelerator(asked.kernels, base, asked.dtype)
+    capability = None if accelerator is None else accelerator.device.capability
+    return Chosen(accelerator, settled(asked, accelerator is not None), choose_dtype(asked.dtype, cpu_features(), capability))
 
 
 def find_accelerator(kernels: str, config: ModelConfig | None = None, dtype: str = "auto") -> Accelerator | None:

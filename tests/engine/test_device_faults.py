@@ -102,7 +102,8 @@ def test_others_go_on_while_an_adapter_is_copied_and_its_request_runs_when_it_is
     lab.close()
 
 
-def test_an_adapter_evicted_while_its_copy_is_under_way_does_no_harm(right: dict[bytes | None, list[int]]) -> None:
+def _open_with_one_evicted_early() -> tuple[Lab, threading.Event]:
+    """One slot, given to FIRST and then to SECOND before a byte of either has come; copies end when the event is set."""
     gate = threading.Event()
     lab = open_lab(LateDevice(lambda: _wait(gate)), max_adapters=1)
     lab.engine.handle(ask(1, FIRST))
@@ -110,6 +111,11 @@ def test_an_adapter_evicted_while_its_copy_is_under_way_does_no_harm(right: dict
     lab.engine.handle(Cancel(1))
     lab.engine.handle(ask(2, SECOND))
     lab.step()
+    return lab, gate
+
+
+def test_an_adapter_evicted_while_its_copy_is_under_way_does_no_harm(right: dict[bytes | None, list[int]]) -> None:
+    lab, gate = _open_with_one_evicted_early()
     assert lab.engine.num_copying == 2
     gate.set()
     lab.drain()
@@ -120,13 +126,7 @@ def test_an_adapter_evicted_while_its_copy_is_under_way_does_no_harm(right: dict
 
 
 def test_a_copy_that_ends_after_its_slot_was_given_away_makes_nobody_ready() -> None:
-    gate = threading.Event()
-    lab = open_lab(LateDevice(lambda: _wait(gate)), max_adapters=1)
-    lab.engine.handle(ask(1, FIRST))
-    lab.step()
-    lab.engine.handle(Cancel(1))
-    lab.engine.handle(ask(2, SECOND))
-    lab.step()
+    lab, gate = _open_with_one_evicted_early()
     adapters = lab.engine._adapters
     adapters.copied(CopyDone(adapters.slots.generation(FIRST), 1.0))
     assert not adapters.is_ready(FIRST)
@@ -229,7 +229,7 @@ def test_a_device_computes_in_bfloat16_where_it_has_it(capability: tuple[int, in
 
 def test_info_shows_the_device_and_how_its_memory_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_base(tmp_path)
-    monkeypatch.setattr("engine.info.find_accelerator", lambda *_: Accelerator(HostDevice(), REFERENCES))
+    monkeypatch.setattr(choose, "_open_device", lambda: Accelerator(HostDevice(), REFERENCES))
     lines = dict(line.split(maxsplit=1) for line in describe(tmp_path, EngineConfig(tmp_path, kv_tokens=4096)))
     assert lines["device"] == "host memory: 1024 of 1024 MiB free"
     assert lines["dtype"].startswith("float32: a device of capability 0.0")
