@@ -23,14 +23,13 @@ import numpy as np
 import torch
 
 from benchmarks.engine.gpu_model import SHAPES
-from engine.lora.layout import ALIGN_BYTES, Layout, Loaded, PackedAdapter, Part, PartWeights, make_layout, pack, parts_of
+from engine.lora.layout import ALIGN_BYTES, PAGE_BYTES, Layout, Loaded, PackedAdapter, Part, PartWeights, make_layout, pack, parts_of
 from engine.model.config import ModelConfig
 from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
 
 ADAPTER_SPREAD = 0.02
 """The standard deviation of an adapter's numbers: what it adds to a linear is then a tenth of what the base gives."""
-PAGE_BYTES = 4096
 PIECE_BYTES = 256 << 20
 
 

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import DeviceLost, OutOfDeviceMemory
+from ..lora.layout import PAGE_BYTES
 
-PAGE_BYTES = 4096
 COPY_BYTES = 4 << 20
 """An adapter is copied in pieces of so many bytes: the engine that copies to the device takes one after the other, and between two of them
 comes the step whose tables wait for it."""

@@ -24,13 +24,13 @@ from ..executor.draw import Draw, Drawn
 from ..executor.step import Run, StepInput, StepOutput
 from ..kv.pages import ZERO_PAGE
 from ..lora.bank import Bank
-from ..lora.layout import PARTS, Part, parts_of
+from ..lora.layout import PAGE_BYTES, PARTS, Part, parts_of
 from ..model.config import ModelConfig
 from ..model.program import DOWN, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
 from .attention import decode_scratch_numbers
 from .bank import DeviceBank
-from .device import PAGE_BYTES, Device, fault_of
+from .device import Device, fault_of
 from .elementwise import HeadNorms
 from .graphs import BUCKETS, MAX_ROWS, RANKS, Graphs, Key, bucket_of, log_line, rank_of
 from .kernels import TRITON, Kernels

@@ -6,6 +6,7 @@ Rows come sorted by adapter in tiles of at most TILE_ROWS (tables.py). Weights l
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 
 import torch
@@ -306,8 +307,5 @@ def _expand(address: int, rank: int, width: int, dtype: torch.dtype) -> torch.Te
 
 def _numbers(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """What lies at `address` in host memory."""
-    count = 1
-    for size in shape:
-        count *= size
-    memory = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(address)
+    memory = (ctypes.c_uint8 * (math.prod(shape) * dtype.itemsize)).from_address(address)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -16,11 +16,12 @@ goes to adapters until none is missing. Absolute speeds matter little: only that
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import ModelError
-from ..lora.layout import BLOCK_COLUMNS, ROW_STEP, parts_of
+from ..lora.layout import BLOCK_COLUMNS, num_blocks, padded_in, parts_of
 from ..model.config import ModelConfig
 from ..model.tensors import expected_tensors
 
@@ -77,19 +78,14 @@ def base_bytes(config: ModelConfig, itemsize: int) -> int:
     """Of all weights."""
     total = 0
     for _, shape in expected_tensors(config):
-        numbers = 1
-        for size in shape:
-            numbers *= size
-        total += numbers * (itemsize if len(shape) == 2 else 4)
+        total += math.prod(shape) * (itemsize if len(shape) == 2 else 4)
     return total
 
 
 def adapter_bytes(config: ModelConfig, rank: int, itemsize: int) -> int:
     """Of an adapter of that rank on all linears, as lora/layout.py lays it out, within a few cache lines."""
-    numbers = 0
-    for part in parts_of(config):
-        numbers += rank * (_up(part.width_in, ROW_STEP) + _up(part.width_out, BLOCK_COLUMNS))
-    return config.layers * numbers * itemsize
+    numbers = sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
+    return config.layers * rank * numbers * itemsize
 
 
 def check_fits(demand: Demand, free_bytes: int, what: str) -> None:
@@ -151,7 +147,3 @@ def _best_kv(demand: Demand, rest: int, request: int, load: Load, num_slots: int
     candidates = [rest * k // CANDIDATES for k in range(1, CANDIDATES)]
     kept = [kv for kv in candidates if kv >= 2 * demand.page_bytes and rest - kv >= demand.adapter_bytes + demand.slot_bytes]
     return max(((earned(demand, kv, rest - kv, request, load, num_slots), kv) for kv in kept), default=(0.0, 0))[1]
-
-
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 ALIGN_BYTES = 64
 PAGE_BYTES = 4096
 """A blob in host memory has its pages for itself, so that a device's driver can pin them where they are."""
+ROOM_BYTES = 2 * PAGE_BYTES
+"""How much more than a blob is allocated for that."""
 BLOCK_COLUMNS = 16
 ROW_STEP = 32
 PARTS = 7
@@ -130,8 +132,7 @@ class Loaded:
 def pack(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype, ends: Ends | None = None) -> PackedAdapter:
     """Write checked weights, by (layer, part name), into one blob."""
     layout = make_layout(config, parts, dtype)
-    room = torch.zeros(layout.size_bytes + 2 * PAGE_BYTES, dtype=torch.uint8)  # zeros cost nothing here until they are written over
-    blob = room[-room.data_ptr() % PAGE_BYTES :][: layout.size_bytes]
+    blob = on_own_pages(torch.zeros(layout.size_bytes + ROOM_BYTES, dtype=torch.uint8))  # zeros cost nothing here until they are written over
     for (layer, name), weights in parts.items():
         placed = next(p for p in layout.parts[layer * PARTS : (layer + 1) * PARTS] if p.part.name == name)
         if weights.a is not None and weights.b is not None:
@@ -139,9 +140,14 @@ def pack(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: 
             _write_expand(expand_view(layout, placed, blob[None])[0], weights.b)
         for at, vector, fill in ((placed.gain_at, weights.gain, 1.0), (placed.shift_at, weights.shift, 0.0)):
             if at is not None and vector is not None:
-                padded = blob[at : at + _blocks(placed.part) * BLOCK_COLUMNS * 4].view(torch.float32)
+                padded = blob[at : at + num_blocks(placed.part) * BLOCK_COLUMNS * 4].view(torch.float32)
                 padded.fill_(fill)[: len(vector)] = vector
     return PackedAdapter(layout, blob, max((weights.rank for weights in parts.values()), default=0), ends)
+
+
+def on_own_pages(room: torch.Tensor) -> torch.Tensor:
+    """The part of `room [n + ROOM_BYTES]` uint8 that begins on a page and shares none, [n]."""
+    return room[-room.data_ptr() % PAGE_BYTES :][: len(room) - ROOM_BYTES]
 
 
 def make_layout(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype) -> Layout:
@@ -157,9 +163,9 @@ def make_layout(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], 
 
 def _place(part: Part, weights: PartWeights, dtype: torch.dtype, at: int) -> tuple[Placed, int]:
     lane = lane_width(dtype)
-    shrink_bytes = weights.rank * _padded_in(part) * dtype.itemsize
-    expand_bytes = _blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
-    vector_bytes = _blocks(part) * BLOCK_COLUMNS * 4
+    shrink_bytes = weights.rank * padded_in(part) * dtype.itemsize
+    expand_bytes = num_blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
+    vector_bytes = num_blocks(part) * BLOCK_COLUMNS * 4
     shrink_at, at = at, at + _aligned(shrink_bytes)
     expand_at, at = at, at + _aligned(expand_bytes)
     gain_at, at = (at, at + _aligned(vector_bytes)) if weights.gain is not None else (None, at)
@@ -174,7 +180,7 @@ def lane_width(dtype: torch.dtype) -> int:
 
 def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
     """A of stacked blobs [n, size_bytes] → [n, rank, width_in]."""
-    width = _padded_in(placed.part)
+    width = padded_in(placed.part)
     end = placed.shrink_at + placed.rank * width * layout.dtype.itemsize
     return blobs[:, placed.shrink_at : end].view(layout.dtype).view(len(blobs), placed.rank, width)[:, :, : placed.part.width_in]
 
@@ -182,7 +188,7 @@ def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Te
 def expand_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
     """B of stacked blobs [n, size_bytes] → [n, blocks, ceil(rank / V), 16, V]."""
     lane = lane_width(layout.dtype)
-    shape = (len(blobs), _blocks(placed.part), -(-placed.rank // lane), BLOCK_COLUMNS, lane)
+    shape = (len(blobs), num_blocks(placed.part), -(-placed.rank // lane), BLOCK_COLUMNS, lane)
     end = placed.expand_at + shape[1] * shape[2] * BLOCK_COLUMNS * 4
     return blobs[:, placed.expand_at : end].view(layout.dtype).view(shape)
 
@@ -210,11 +216,13 @@ def _write_expand(blocks: torch.Tensor, b: torch.Tensor) -> None:
     blocks.copy_(padded.view(num_blocks, columns, num_lanes, lane).transpose(1, 2))
 
 
-def _padded_in(part: Part) -> int:
+def padded_in(part: Part) -> int:
+    """Columns of a row of shrink."""
     return -(-part.width_in // ROW_STEP) * ROW_STEP
 
 
-def _blocks(part: Part) -> int:
+def num_blocks(part: Part) -> int:
+    """Blocks of expand."""
     return -(-part.width_out // BLOCK_COLUMNS)
 
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from .layout import PAGE_BYTES, Layout, Loaded, PackedAdapter
+from ..model.weights import Identity, identify
+from .layout import ROOM_BYTES, Layout, Loaded, PackedAdapter, on_own_pages
 
-Signature = tuple[tuple[str, int, int, int], ...]
+Signature = tuple[tuple[Path, Identity], ...]
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,11 @@ class Spill:
         return loaded
 
     def _read(self, place: _Place) -> torch.Tensor:
-        room = np.empty(place.layout.size_bytes + 2 * PAGE_BYTES, np.uint8)
-        blob = room[-room.ctypes.data % PAGE_BYTES :][: place.layout.size_bytes]
-        count = os.preadv(self._file, [blob.data], place.offset)
+        blob = on_own_pages(torch.empty(place.layout.size_bytes + ROOM_BYTES, dtype=torch.uint8))
+        count = os.preadv(self._file, [blob.numpy().data], place.offset)
         if count != len(blob):
             raise OSError(f"the spill file gave {count} bytes of {len(blob)}")
-        return torch.from_numpy(blob)
+        return blob
 
     def _write(self, signature: Signature, loaded: Loaded) -> None:
         packed = loaded.packed
@@ -81,6 +80,5 @@ def _open(folder: Path) -> tuple[int, str]:
         return tempfile.mkstemp()
 
 
-def _signature(path: Path) -> tuple[str, int, int, int]:
-    found = path.stat()
-    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
+def _signature(path: Path) -> tuple[Path, Identity]:
+    return path, identify(path)

@@ -101,21 +101,30 @@ def _open_folder(path: Path) -> Weights:
     return Weights(hash_files(files), config, lambda name: _check_finite(name, owner[name].read(name)))
 
 
+Identity = tuple[int, int, int]
+"""Inode, size and time of change of a file."""
+
+
+def identify(path: Path) -> Identity:
+    """Of the file as it is now; another file, or another content, has another."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class _Shard:
     """One safetensors file, mapped only while a tensor of it lives: what was laid out for an executor would be in memory twice.
 
-    identity: (inode, size, time of change), for adapters that are read with the base's own weights must meet those that run.
+    identity: see `identify`, for adapters that are read with the base's own weights must meet those that run.
     """
 
     path: Path
-    identity: tuple[int, int, int]
+    identity: Identity
 
     @classmethod
     def of(cls, path: Path) -> _Shard:
         """The file as it is now."""
-        found = path.stat()
-        return cls(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+        return cls(path, identify(path))
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor as stored. Raises ModelError when the file is another one by now."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.cuda.device import COPY_BYTES, PAGE_BYTES, CudaDevice, Device, HostDevice
-from engine.lora.layout import pack
+from engine.cuda.device import COPY_BYTES, CudaDevice, Device, HostDevice
+from engine.lora.layout import PAGE_BYTES, pack
 
 from .gpu_worlds import CARD, LLAMA, random_adapter
 
