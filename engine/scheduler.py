@@ -21,8 +21,6 @@ from typing import Protocol
 from .kv.prefix import PrefixCache, first_key, next_key
 from .sequence import Sequence
 
-SEAT_STEPS = 4
-"""How long a seat lasts where it costs nothing to change it."""
 DRAFT_ROWS = 16
 """Rows of a step that drafts may add up to, with the rows they follow: as many cost little more than one (a step of few rows reads weights)."""
 MAX_SERVED = 4096
@@ -82,9 +80,9 @@ class Budget:
     max_running: int
     page_tokens: int
     age_bound_s: float
-    draft_tokens: int = 0
-    prompt_step_tokens: int = 0
-    seat_steps: int = SEAT_STEPS
+    draft_tokens: int
+    prompt_step_tokens: int
+    seat_steps: int
 
 
 class Scheduler:
