@@ -12,7 +12,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.engine import gpu_world
+from benchmarks.engine.times import Times
 from engine.build import Built, assemble
 from engine.config import EngineConfig
 from engine.lora.adapters import Load
@@ -65,22 +66,6 @@ class Batch:
 
     requests: tuple[int, ...]
     given: list[int]
-
-
-@dataclass
-class Times:
-    """What a stream took, in seconds; `gaps` lie between a request's tokens."""
-
-    first_tokens: list[float] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
-    tokens: int = 0
-    requests: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_s(self) -> float:
-        """Throughput."""
-        return self.tokens / self.seconds
 
 
 class Driver:

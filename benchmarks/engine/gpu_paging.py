@@ -10,10 +10,11 @@ from itertools import takewhile
 
 import numpy as np
 
-from benchmarks.engine.gpu_drive import Driver, RowFailed, Times, free_bytes, name_of
+from benchmarks.engine.gpu_drive import Driver, RowFailed, free_bytes, name_of
 from benchmarks.engine.gpu_model import Scale, quantile, resident_kv_tokens, room_for_adapters
 from benchmarks.engine.gpu_rows import Figure, Rows, World
 from benchmarks.engine.gpu_world import zipf
+from benchmarks.engine.times import Times
 
 WARM_STEPS = 4
 WARM_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)

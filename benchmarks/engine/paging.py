@@ -19,7 +19,6 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,6 +26,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 
 from benchmarks import write_result
+from benchmarks.engine.times import Times
 from benchmarks.engine.world import make_adapter, make_base, make_prompts
 from engine.build import build_engine
 from engine.config import EngineConfig
@@ -38,21 +38,6 @@ RESIDENT = 64
 CONCURRENT = 16
 PROMPT_TOKENS, ANSWER_TOKENS = 32, 32
 SPREAD_TOKENS = 16
-
-
-@dataclass
-class Times:
-    """What one stream took. Times in seconds; `gaps` between a request's tokens."""
-
-    first_tokens: list[float] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
-    tokens: int = 0
-    seconds: float = 0.0
-
-    @property
-    def tokens_s(self) -> float:
-        """Throughput."""
-        return self.tokens / self.seconds
 
 
 class Bench:

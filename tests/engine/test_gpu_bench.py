@@ -174,7 +174,7 @@ def test_a_stage_that_fails_keeps_what_it_had_told_and_says_why(tmp_path: Path) 
 
 
 def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> None:
-    code = 'import os, time\nprint(\'{"fact": "pid", "value": %d}\' % (os.fork() or os.getpid()), flush=True)\ntime.sleep(600)'
+    code = 'import os, time\nos.write(1, b\'{"fact": "pid", "value": %d}\\n\' % (os.fork() or os.getpid()))\ntime.sleep(600)'
     told: list[Any] = []
     run = Run(60.0, tmp_path, clock=lambda: 100.0 if len(told) == 2 else 0.0)  # its time is over once both processes are there
     outcome = run.stage(stage("slow", code), told.append)
