@@ -83,11 +83,6 @@ template <int LINES> inline void prefetch(const void* at) {
     for (int i = 0; i < LINES; ++i) _mm_prefetch(static_cast<const char*>(at) + i * 64, _MM_HINT_T1);
 }
 
-inline void ask_twice(const char* at, size_t onward) {
-    _mm_prefetch(at, _MM_HINT_T1);
-    _mm_prefetch(at + onward, _MM_HINT_T1);
-}
-
 // Addresses of R rows from few registers: every third row's, and how far two more lie behind it, which one instruction adds up.
 template <int R> struct Rows {
     const char* thirds[(R + 2) / 3];
@@ -201,11 +196,36 @@ struct Change { const int32_t* expand; const int32_t* numbers; const float* gain
 struct Segment { const Entry* table; int64_t first, count; };
 
 // What is asked for while rows are multiplied, 12 at a time: of the panel `ahead`, two lines with each word in the only pass, or one in each of the first
-// two; with the words of the third pass, the `listed` lines.
+// two, and something `else` in each of these; with the words of the third pass, the `listed` lines.
 struct Asking {
     const char* ahead;
     int lines, count = 0;
+    const char* other[2];
     const char* listed[2 * BLOCK_ROWS * LANES];
+};
+
+// What one thread's shrinking reads in the linear that comes next, [from, to) each, and how far it was asked for.
+struct Shrinks {
+    struct Piece { const char *from, *to; };
+    std::vector<Piece> pieces;
+    size_t bytes = 0, asked = 0, piece = 0;
+    void add(const char* from, size_t count) {
+        if (count && !pieces.empty() && pieces.back().to == from) pieces.back().to += count;
+        else if (count) pieces.push_back({from, from + count});
+        bytes += count;
+    }
+    void clear() { pieces.clear(); bytes = asked = piece = 0; }
+    // The next of it, one line a word; null when that has its turn later.
+    const char* take(size_t until, size_t words) {
+        if (piece == pieces.size() || asked >= until) return nullptr;
+        Piece& next = pieces[piece];
+        const char* from = next.from;
+        size_t count = std::min<size_t>(next.to - from, words * 64);
+        next.from += count;
+        asked += count;
+        if (next.from == next.to) ++piece;
+        return from;
+    }
 };
 struct Chunk { const int32_t* pages; int64_t row, count, start; };
 
@@ -270,7 +290,9 @@ struct Executor {
     Buffer places[NUM_PLACES], quantised, shrunk;
     std::vector<float> row_scales;
     std::vector<int64_t> attend_units;
-    std::vector<std::vector<Change>> changes;  // by thread
+    std::vector<std::vector<Change>> changes;   // by thread
+    std::vector<Shrinks> shrinks;               // by thread
+    std::vector<std::vector<int64_t>> loads;    // by thread: what share_out gave to each
     std::vector<std::vector<Leaders>> leaders;  // by thread
     std::vector<Drawer> drawers;                // by thread
     std::vector<Buffer> tall;                   // by thread
@@ -283,7 +305,7 @@ struct Executor {
     std::atomic<bool> ending{false};
 
     explicit Executor(const Shape& s, const Operation* operations, int count)
-        : shape(s), program(operations, operations + count), changes(s.threads), leaders(s.threads), drawers(s.threads), tall(s.threads), counters(count + 1) {}
+        : shape(s), program(operations, operations + count), changes(s.threads), shrinks(s.threads), loads(s.threads), leaders(s.threads), drawers(s.threads), tall(s.threads), counters(count + 1) {}
 
     template <class T> size_t number_bytes(int place) const {
         bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
@@ -680,24 +702,74 @@ struct Executor {
 
     // The adapters' first half: shrunk[row][lanes of each part] = A x, for the parts of this linear.
     template <class T> void shrink(const Operation& op, int tid) {
-        int64_t unit = 0, width = step.num_segments > 2 * shape.threads ? 16 : 4;  // ranks by one thread, one after the other in memory
-        int first_part = op.blocks[0].part, last_part = first_part;
-        for (int b = 0; b < 2 * op.num_panels; ++b)
-            if (op.blocks[b].present) last_part = std::max(last_part, op.blocks[b].part);
+        const auto [first_part, last_part] = parts_of(op);
+        if (shares_out()) {
+            share_out(op, tid, [&](const Segment& segment, int64_t row_first, int64_t rows) {
+                int64_t lane = 0;
+                for (int part = first_part; part <= last_part; ++part) {
+                    const Entry& entry = segment.table[int64_t(op.layer) * PARTS + part];
+                    for (int64_t k = 0; k < entry.rank; k += 4) shrink_rows<T>(op, entry, row_first, rows, k, lane);
+                    lane += (entry.rank + V<T> - 1) / V<T>;
+                }
+            });
+            return;
+        }
+        int64_t unit = 0;
         for (int64_t s = 0; s < step.num_segments; ++s) {
             const Segment& segment = step.segments[s];
-            const Entry* entries = segment.table + int64_t(op.layer) * PARTS;
             int64_t lane = 0;
             for (int part = first_part; part <= last_part; ++part) {
-                const Entry& entry = entries[part];
+                const Entry& entry = segment.table[int64_t(op.layer) * PARTS + part];
                 for (int64_t r = 0; r < segment.count; r += LANES)
-                    for (int64_t k = 0; k < entry.rank; k += width)
-                        if (unit++ % shape.threads == tid)
-                            for (int64_t i = k; i < std::min(k + width, entry.rank); i += 4)
-                                shrink_rows<T>(op, entry, segment.first + r, std::min<int64_t>(LANES, segment.count - r), i, lane);
+                    for (int64_t k = 0; k < entry.rank; k += 4)
+                        if (unit++ % shape.threads == tid) shrink_rows<T>(op, entry, segment.first + r, std::min<int64_t>(LANES, segment.count - r), k, lane);
                 lane += (entry.rank + V<T> - 1) / V<T>;
             }
         }
+    }
+
+    // Few adapters: the threads share each one's ranks. Many: each thread has its own, one stretch of memory after the other.
+    bool shares_out() const { return step.num_segments > 2 * shape.threads; }
+
+    // Calls take(segment, first row, rows) for what is this thread's to shrink: what comes next goes to whoever has the least so far. All threads find the same.
+    template <class F> void share_out(const Operation& op, int tid, F take) {
+        const auto [first_part, last_part] = parts_of(op);
+        std::vector<int64_t>& load = loads[tid];
+        load.assign(shape.threads, 0);
+        for (int64_t s = 0; s < step.num_segments; ++s) {
+            const Segment& segment = step.segments[s];
+            int64_t ranks = 0;
+            for (int part = first_part; part <= last_part; ++part) ranks += segment.table[int64_t(op.layer) * PARTS + part].rank;
+            for (int64_t r = 0; r < segment.count; r += LANES) {
+                int64_t rows = std::min<int64_t>(LANES, segment.count - r);
+                auto least = std::min_element(load.begin(), load.end());
+                *least += ranks * rows;
+                if (least - load.begin() == tid) take(segment, segment.first + r, rows);
+            }
+        }
+    }
+
+    // First and last of the parts of a layer that are fused in this linear.
+    static std::pair<int, int> parts_of(const Operation& op) {
+        int last = op.blocks[0].part;
+        for (int b = 0; b < 2 * op.num_panels; ++b)
+            if (op.blocks[b].present) last = std::max(last, op.blocks[b].part);
+        return {op.blocks[0].part, last};
+    }
+
+    // What this thread will read first in the linear after `op`.
+    template <class T> void list_shrinks(const Operation& op, int tid) {
+        shrinks[tid].clear();
+        const Operation& next = linear_after(op);
+        if (next.layer < 0 || &next < &op || !shares_out()) return;
+        const auto [first_part, last_part] = parts_of(next);
+        const size_t rank_bytes = size_t(next.width_in + 31) / 32 * 32 * sizeof(T);
+        share_out(next, tid, [&](const Segment& segment, int64_t, int64_t) {
+            for (int part = first_part; part <= last_part; ++part) {
+                const Entry& entry = segment.table[int64_t(next.layer) * PARTS + part];
+                shrinks[tid].add(entry.shrink, entry.rank * rank_bytes);
+            }
+        });
     }
 
     template <class T> void shrink_rows(const Operation& op, const Entry& entry, int64_t row_first, int64_t rows, int64_t k, int64_t lane) {
@@ -730,6 +802,9 @@ struct Executor {
         // panel keeps memory busy, and more rows all along.
         const bool few = HAS_TILES && rows <= LANES;
         bool was_listed = false;
+        Shrinks& soon = shrinks[tid];
+        const bool looks_ahead = LISTS_LINES && changes && rows > MAX_TILE_ROWS;
+        if (looks_ahead) list_shrinks<T>(op, tid);
         for (int64_t panel = next.fetch_add(1, std::memory_order_relaxed), after; panel < op.num_panels; panel = after) {
             after = next.fetch_add(1, std::memory_order_relaxed);
             const char* coming = after < op.num_panels ? static_cast<const char*>(op.weight) + after * panel_bytes : first_of_next(op, tid);
@@ -748,6 +823,8 @@ struct Executor {
                     was_listed = changes && LISTS_LINES && count > 2 * MAX_TILE_ROWS && after < op.num_panels;
                     if (was_listed) list_expand(op, after, changes, count, asking);
                 }
+                for (auto& other : asking.other)
+                    other = looks_ahead && r == 0 ? soon.take(soon.bytes * (panel + 1) / op.num_panels, panel_bytes / (PANEL * 4)) : nullptr;
                 if (op.quantised) multiply_int8(op, panel, r, count, asking, tile);
                 else multiply<T>(op, panel, r, count, asking, tile);
                 for (int i = int(panel_bytes / (PANEL * 4)); i < asking.count; ++i) _mm_prefetch(asking.listed[i], _MM_HINT_T1);  // more lines than words
@@ -761,10 +838,14 @@ struct Executor {
 
     // Where this thread will probably begin in the linear that follows (the first again, after the last).
     const char* first_of_next(const Operation& op, int tid) const {
+        const Operation& next = linear_after(op);
+        return static_cast<const char*>(next.weight) + tid * size_t(next.width_in) * PANEL * (next.quantised ? 1 : shape.dtype == 0 ? 4 : 2);
+    }
+
+    const Operation& linear_after(const Operation& op) const {
         size_t at = &op - program.data();
         do at = (at + 1) % program.size(); while (program[at].kind != LINEAR);
-        const Operation& next = program[at];
-        return static_cast<const char*>(next.weight) + tid * size_t(next.width_in) * PANEL * (next.quantised ? 1 : shape.dtype == 0 ? 4 : 2);
+        return program[at];
     }
 
     // What each row's adapter does to each part of this linear, looked up once for all panels.
@@ -816,18 +897,25 @@ struct Executor {
         multiply_rows<T, MAX_TILE_ROWS>(x, stride, rows, w, words, tile[0], asking);
     }
 
-    // Where in memory, and how many bytes further with each word, a pass of words begins to ask. Half a step further it asks once more: what is asked
-    // for again is there already and costs next to nothing.
-    static std::pair<const char*, size_t> asked_in(int pass, const Asking& asking, int words, const char* x) {
-        if (asking.lines == 2) return {asking.ahead, 128};
-        if (asking.lines == 1 && pass < 2) return {asking.ahead + pass * size_t(words) * 64, 64};
-        return {x, 0};
+    // What a pass asks for with each word: where it begins, how many bytes further with each word, and how far off it asks once more. What is asked for
+    // again is there already and costs next to nothing.
+    struct Asked { const char* at; size_t onward; ptrdiff_t apart; };
+    static Asked asked_in(int pass, const Asking& asking, int words, const char* x) {
+        if (asking.lines == 2) return {asking.ahead, 128, 64};
+        if (asking.lines == 0 || pass > 1) return {x, 0, 0};
+        const char *at = asking.ahead + pass * size_t(words) * 64, *other = asking.other[pass];
+        return {at, 64, other ? other - at : 0};
+    }
+
+    static void ask_twice(const char* at, ptrdiff_t apart) {
+        _mm_prefetch(at, _MM_HINT_T1);
+        _mm_prefetch(at + apart, _MM_HINT_T1);
     }
 
     template <class T, int R, bool LISTED = false>
     static void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, float* out, const Asking& asking, int pass = 0) {
         for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, ++pass) {
-            const auto [asked, onward] = asked_in(pass, asking, words, x);
+            const auto [asked, onward, apart] = asked_in(pass, asking, words, x);
             Rows<R> row(x, stride);
             // Sums of sums: one long chain of float32 additions would lose digits.
             for (int from = 0; from < words; from += CHAIN_WORDS) {
@@ -836,7 +924,7 @@ struct Executor {
 #pragma GCC unroll 4
                 for (int k = from; k < end; ++k) {
                     if (LISTED) _mm_prefetch(asking.listed[std::min(k, asking.count - 1)], _MM_HINT_T1);
-                    else ask_twice(asked + k * onward, onward / 2);
+                    else ask_twice(asked + k * onward, apart);
                     Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                     for (int i = 0; i < R; ++i) {
@@ -885,13 +973,13 @@ struct Executor {
     template <int R, bool LISTED = false>
     static void multiply_int8_rows(const char* x, size_t stride, int rows, const int32_t* w, int words, int32_t* out, const Asking& asking, int pass = 0) {
         for (; rows >= R; rows -= R, x += stride * R, out += PANEL * R, ++pass) {
-            const auto [asked, onward] = asked_in(pass, asking, words, x);
+            const auto [asked, onward, apart] = asked_in(pass, asking, words, x);
             Rows<R> row(x, stride);
             Words sum[R][2] = {};
 #pragma GCC unroll 4
             for (int k = 0; k < words; ++k) {
                 if (LISTED) _mm_prefetch(asking.listed[std::min(k, asking.count - 1)], _MM_HINT_T1);
-                else ask_twice(asked + k * onward, onward / 2);
+                else ask_twice(asked + k * onward, apart);
                 Words left = load_words(w + k * PANEL), right = load_words(w + k * PANEL + LANES);
 #pragma GCC unroll 12
                 for (int i = 0; i < R; ++i) {

@@ -7,6 +7,7 @@ Per adapted linear of a layer (a *part*), in the model's dtype unless it says ot
     gain    [width_out] float32, only where it is given     multiplies the base's product
     shift   [width_out] float32, only where it is given     is added to the output
 
+The parts that are fused into one linear lie together: first the shrink of each, which one pass over an input reads, then the rest.
 Nothing is padded to a largest rank and nothing is stored for a part that the adapter leaves alone. Adapters with the same shape
 everywhere share a layout; the torch twin stacks those.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -152,21 +154,25 @@ def on_own_pages(room: torch.Tensor) -> torch.Tensor:
 
 def make_layout(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype) -> Layout:
     """Place every part of every layer."""
-    placed, at = [], 0
+    placed: list[Placed] = []
+    at = 0
     for layer in range(config.layers):
-        for part in parts_of(config):
-            place = _place(part, parts.get((layer, part.name), PartWeights()), dtype, at)
-            placed.append(place[0])
-            at = place[1]
+        for _, site in groupby(parts_of(config), key=lambda part: part.kind):
+            fused = [(part, parts.get((layer, part.name), PartWeights())) for part in site]
+            shrinks = [weights.rank * padded_in(part) * dtype.itemsize for part, weights in fused]
+            starts = list(accumulate(map(_aligned, shrinks), initial=at))
+            at = starts.pop()
+            for (part, weights), shrink_at in zip(fused, starts, strict=True):
+                place, at = _place(part, weights, dtype, shrink_at, at)
+                placed.append(place)
     return Layout(tuple(placed), at, dtype)
 
 
-def _place(part: Part, weights: PartWeights, dtype: torch.dtype, at: int) -> tuple[Placed, int]:
+def _place(part: Part, weights: PartWeights, dtype: torch.dtype, shrink_at: int, at: int) -> tuple[Placed, int]:
+    """What follows the shrinks of a site, from `at` on, and where it ends."""
     lane = lane_width(dtype)
-    shrink_bytes = weights.rank * padded_in(part) * dtype.itemsize
     expand_bytes = num_blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
     vector_bytes = num_blocks(part) * BLOCK_COLUMNS * 4
-    shrink_at, at = at, at + _aligned(shrink_bytes)
     expand_at, at = at, at + _aligned(expand_bytes)
     gain_at, at = (at, at + _aligned(vector_bytes)) if weights.gain is not None else (None, at)
     shift_at, at = (at, at + _aligned(vector_bytes)) if weights.shift is not None else (None, at)
