@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from queue import SimpleQueue
 
+LACKS_COMPILER = 3
+"""Exit status of `build`; scripts/setup knows it."""
 SWITCH_INTERVAL_S = 0.0005
 """Python's lock goes from the loader's thread to the step's after half a millisecond, not after five: a step is six."""
 
@@ -22,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="speak frames over an inherited socket")
     serve.add_argument("--fd", type=int, required=True)
     serve.add_argument("--base", type=Path, required=True)
-    commands.add_parser("build", help="build the native executor ahead of its first use, and say whether it could be")
+    commands.add_parser("build", help=f"build the native executor ahead of its first use; exit status {LACKS_COMPILER}: only a compiler is missing")
     info = commands.add_parser("info", help="what is chosen on this machine, and why")
     info.add_argument("--base", type=Path)
     logits = commands.add_parser("logits", help="write the logits of given token ids to a file, to compare them with anything")
@@ -127,14 +129,16 @@ def _calibrate(chosen: argparse.Namespace) -> int:
 
 
 def _build() -> int:
+    from .config import cpu_features
     from .executor.choose import find_accelerator
+    from .executor.library import lacks_compiler
     from .info import describe_kernels
 
     accelerator = find_accelerator("auto")
     if accelerator is not None:
         print(f"device: {accelerator.device.name}, taken before the processor")
     print(f"kernels: {describe_kernels('auto')}")
-    return 0
+    return LACKS_COMPILER if accelerator is None and lacks_compiler(cpu_features()) else 0
 
 
 def _bench(arguments: list[str]) -> int:

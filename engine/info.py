@@ -54,8 +54,9 @@ def describe_kernels(asked: str) -> str:
         path = library_path(sets[0])
     except NotNative as reason:
         return f"torch: {reason}"
-    compiler = " ".join(find_compiler() or ())
-    return f"native {sets[0].name}: the best that this processor has; built by {compiler} as {path.name}"
+    compiler = find_compiler()
+    built = "built earlier, no compiler is here now:" if compiler is None else f"built by {' '.join(compiler)} as"
+    return f"native {sets[0].name}: the best that this processor has; {built} {path.name}"
 
 
 def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:

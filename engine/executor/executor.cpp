@@ -702,7 +702,7 @@ struct Executor {
 
     // The adapters' first half: shrunk[row][lanes of each part] = A x, for the parts of this linear.
     template <class T> void shrink(const Operation& op, int tid) {
-        const auto [first_part, last_part] = parts_of(op);
+        const int first_part = op.blocks[0].part, last_part = last_part_of(op);
         if (shares_out()) {
             share_out(op, tid, [&](const Segment& segment, int64_t row_first, int64_t rows) {
                 int64_t lane = 0;
@@ -733,7 +733,7 @@ struct Executor {
 
     // Calls take(segment, first row, rows) for what is this thread's to shrink: what comes next goes to whoever has the least so far. All threads find the same.
     template <class F> void share_out(const Operation& op, int tid, F take) {
-        const auto [first_part, last_part] = parts_of(op);
+        const int first_part = op.blocks[0].part, last_part = last_part_of(op);
         std::vector<int64_t>& load = loads[tid];
         load.assign(shape.threads, 0);
         for (int64_t s = 0; s < step.num_segments; ++s) {
@@ -749,12 +749,12 @@ struct Executor {
         }
     }
 
-    // First and last of the parts of a layer that are fused in this linear.
-    static std::pair<int, int> parts_of(const Operation& op) {
+    // Of the parts of a layer that are fused in this linear, side by side from its first block's on.
+    static int last_part_of(const Operation& op) {
         int last = op.blocks[0].part;
         for (int b = 0; b < 2 * op.num_panels; ++b)
             if (op.blocks[b].present) last = std::max(last, op.blocks[b].part);
-        return {op.blocks[0].part, last};
+        return last;
     }
 
     // What this thread will read first in the linear after `op`.
@@ -762,7 +762,7 @@ struct Executor {
         shrinks[tid].clear();
         const Operation& next = linear_after(op);
         if (next.layer < 0 || &next < &op || !shares_out()) return;
-        const auto [first_part, last_part] = parts_of(next);
+        const int first_part = next.blocks[0].part, last_part = last_part_of(next);
         const size_t rank_bytes = size_t(next.width_in + 31) / 32 * 32 * sizeof(T);
         share_out(next, tid, [&](const Segment& segment, int64_t, int64_t) {
             for (int part = first_part; part <= last_part; ++part) {

@@ -1,7 +1,8 @@
 """Builds the native executor with whatever C++ compiler is there, once per instruction set, and keeps it in the user's cache.
 
-The instruction set is chosen from what the processor has at run time, never from what the builder had; the file's name is the digest of
-source, flags and compiler, so an edited source or another compiler gets another file.
+The instruction set is chosen from what the processor has at run time, never from what the builder had; the file's name has a digest of
+source and flags and one of the compiler, so an edited source or another compiler gets another file. Where no compiler is (any more), what one
+built of the same source serves.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ COMPILE_DEADLINE_S = 300
 
 class NotNative(Exception):
     """Why the native executor is not to be had here."""
+
+
+class NoCompiler(NotNative):
+    """Nothing is built, and nothing is there to build it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,19 @@ def usable_sets(features: frozenset[str]) -> list[InstructionSet]:
     return [each for each in INSTRUCTION_SETS if each.needs <= features]
 
 
+def lacks_compiler(features: frozenset[str]) -> bool:
+    """Whether a compiler is all that is missing on a processor with these features. Builds the executor if it can."""
+    sets = usable_sets(features)
+    try:
+        if sets:
+            library_path(sets[0])
+    except NoCompiler:
+        return True
+    except NotNative:
+        pass
+    return False
+
+
 def find_compiler() -> tuple[str, ...] | None:
     """The command of a C++ compiler: $CXX, g++, clang++, or the one that the PyPI package ziglang brings."""
     for name in (os.environ.get("CXX"), "g++", "clang++"):
@@ -89,14 +107,21 @@ def open_library(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> c
 def library_path(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> Path:
     """Where the built executor lies; builds it if it is not there. Raises NotNative."""
     compiler = find_compiler()
-    if compiler is None:
-        raise NotNative("there is no C++ compiler; install g++ or clang++, or the Python package ziglang")
     flags = (*COMMON_FLAGS, *chosen.flags, *extra_flags)
-    digest = hashlib.sha256("\0".join((*compiler, *flags)).encode() + b"\0" + SOURCE.read_bytes() + INCLUDED.read_bytes()).hexdigest()[:16]
-    path = cache_folder() / f"executor-{chosen.name}-{digest}.so"
+    stem = f"executor-{chosen.name}-{_digest(*flags, SOURCE.read_text(), INCLUDED.read_text())}"
+    if compiler is None:
+        built = sorted(cache_folder().glob(f"{stem}-*.so"))
+        if not built:
+            raise NoCompiler("there is no C++ compiler; install g++ or clang++, or run scripts/setup again, which borrows one")
+        return built[0]
+    path = cache_folder() / f"{stem}-{_digest(*compiler)}.so"
     if not path.is_file():
         _build(path, compiler, flags)
     return path
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
 
 
 def cache_folder() -> Path:

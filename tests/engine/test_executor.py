@@ -121,7 +121,22 @@ def test_what_does_not_fit_runs_in_torch_and_says_why(tmp_path: Path) -> None:
 def test_without_a_compiler_torch_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_base(tmp_path / "base")
     monkeypatch.setattr(library, "find_compiler", lambda: None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert Decoder(open_weights(tmp_path / "base"), torch.float32, 64, "auto").name.startswith("torch ")
+    assert library.lacks_compiler(cpu_features())
+
+
+def test_what_was_built_serves_when_the_compiler_is_gone_but_not_of_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = library.usable_sets(cpu_features())[0]
+    built = library.library_path(chosen)
+    monkeypatch.setattr(library, "find_compiler", lambda: None)
+    assert library.library_path(chosen).name.rpartition("-")[0] == built.name.rpartition("-")[0]
+    assert not library.lacks_compiler(cpu_features())
+    edited = tmp_path / "executor.cpp"
+    edited.write_text(library.SOURCE.read_text() + "// edited\n")
+    monkeypatch.setattr(library, "SOURCE", edited)
+    with pytest.raises(library.NoCompiler, match="scripts/setup"):
+        library.library_path(chosen)
 
 
 def test_a_broken_compiler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
