@@ -20,7 +20,7 @@ from engine.model.weights import open_weights
 
 from .worlds import Bench, make_base, some_tokens
 
-pytestmark = pytest.mark.skipif(not library.usable_sets(cpu_features()) or library.find_compiler() is None, reason="no compiler, or an old processor")
+pytestmark = pytest.mark.skipif(not library.usable_sets(cpu_features()) or library.lacks_compiler(cpu_features()), reason="no compiler, or an old processor")
 
 DTYPES = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "int8": (torch.bfloat16, True)}
 """name → (dtype, int8 weights)"""
@@ -164,7 +164,8 @@ print("clean")
 
 def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(base: Path) -> None:
     compiler = library.find_compiler()
-    assert compiler is not None
+    if compiler is None:
+        pytest.skip("no compiler")
     found = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
     if not Path(found).is_absolute():
         pytest.skip(f"{compiler[0]} brings no address sanitizer")

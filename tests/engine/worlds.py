@@ -17,7 +17,7 @@ from engine.batch import Batch, build_batch
 from engine.build import Built, Done, assemble
 from engine.config import EngineConfig, cpu_features
 from engine.cuda.memory import Split
-from engine.executor.library import find_compiler, usable_sets
+from engine.executor.library import lacks_compiler, usable_sets
 from engine.kv.cache import KvCache
 from engine.lora.adapter import load_adapter
 from engine.lora.adapters import Load
@@ -30,7 +30,7 @@ from engine.sampler import Chooser
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
 
-BOTH = pytest.mark.parametrize("kernels", ["native", "torch"] if find_compiler() and usable_sets(cpu_features()) else ["torch"])
+BOTH = pytest.mark.parametrize("kernels", ["native", "torch"] if usable_sets(cpu_features()) and not lacks_compiler(cpu_features()) else ["torch"])
 """Tests that the native executor and its torch twins must both pass."""
 VOCAB = 320
 SHAPE = {"vocab_size": VOCAB, "hidden_size": 72, "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 6,
