@@ -19,54 +19,26 @@ from safetensors import SafetensorError, safe_open
 from ..errors import AdapterError
 from ..model.config import ModelConfig
 from ..model.weights import Weights
-from .ends import Ends
+from .adapter_config import MAX_RANK, AdapterConfig, parse_config
+from .ends import Ends, head_of
 from .layout import PackedAdapter, Part, PartWeights, pack, parts_of
 
 MAX_CONFIG_BYTES = 256 << 10
 MAX_WEIGHTS_BYTES = 4 << 30
 MAX_HEADER_BYTES = 16 << 20
-MAX_RANK = 1024
-MAX_PATTERNS = 4096
 SERVED_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 PREFIX = r"(?:base_model\.model\.)?"
 TENSOR_NAME = re.compile(
-    PREFIX + r"model\.layers\.(\d{1,4})\.([a-z_.]+)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector(?:\.weight)?)"
+    PREFIX + r"model\.layers\.(\d{1,4})\.([a-z_.]+?)\."
+    r"(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector(?:\.weight)?|(?:base_layer\.)?bias)"
 )
-END_NAME = re.compile(PREFIX + r"(?:model\.(embed_tokens)\.(lora_embedding_A|lora_embedding_B)|(lm_head)\.(lora_A|lora_B)\.weight)")
-BASE_COPY = re.compile(PREFIX + r"(model\.embed_tokens|lm_head)(?:\.base_layer)?\.weight")
-"""PEFT saves the base's own matrix beside an adapter of the embedding or the head; it must be the base's."""
-PATTERN_KEY = re.compile(r"\^?[A-Za-z0-9_.]{1,200}")
-
-# Fields that change no number when an adapter is served, or that the tensors themselves already say.
-HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform",
-    "lora_dropout", "peft_type", "peft_version", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "revision", "runtime_config",
-    "target_modules", "task_type", "use_rslora", "bias", "init_lora_weights", "loftq_config", "eva_config", "ensure_weight_tying",
-    "qalora_group_size", "megatron_core", "fan_in_fan_out", "use_dora", "lora_bias",
-}  # fmt: skip
-MUTATES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """The part of adapter_config.json that changes numbers."""
-
-    rank: int
-    alpha: float
-    rslora: bool
-    dora: bool
-    lora_bias: bool
-    rank_pattern: dict[str, int]
-    alpha_pattern: dict[str, float]
-
-    def scale(self, module: str, rank: int) -> float:
-        """What B is multiplied by in `module` (its name from `model.layers` on)."""
-        alpha = float(_by_pattern(self.alpha_pattern, module, self.alpha))
-        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
-
-    def rank_of(self, module: str) -> int:
-        """The rank that `module` declares."""
-        return int(_by_pattern(self.rank_pattern, module, self.rank))
+END_NAME = re.compile(
+    PREFIX + r"(?:model\.(embed_tokens)|(lm_head))\."
+    r"(lora_embedding_A|lora_embedding_B|lora_A\.weight|lora_B\.weight|token_adapter\.trainable_tokens_delta|(?:base_layer\.)?weight)"
+)
+HALVES = {"token_adapter.trainable_tokens_delta": "tokens", "base_layer.weight": "weight", "base_layer.bias": "bias"}
+"""What some tensors are called here; all others by the end of their name, without ".weight"."""
+EMBEDDING_PAIR, HEAD_PAIR = {"lora_embedding_A", "lora_embedding_B"}, {"lora_A", "lora_B"}
 
 
 @dataclass(frozen=True)
@@ -86,32 +58,12 @@ def load_adapter(config_path: Path, weights_path: Path, base: Weights, dtype: to
         modules = match_tensors(header, config, base.config)
         with safe_open(weights_path, framework="pt") as file:
             reader = _Reader(file, dtype)
-            _check_base_copies(header, reader, base)
             parts = {key: _read_part(key, tensors, reader, config, base) for key, tensors in modules.parts.items()}
-            ends = _read_ends(modules.ends, reader, config)
+            ends = _read_ends(modules.ends, reader, config, base)
         assert reader.num_read == len(header), "a declared tensor was not applied"
         return pack(base.config, parts, dtype, ends)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{weights_path.name} cannot be read: {error}") from error
-
-
-def parse_config(data: bytes) -> AdapterConfig:
-    """Check adapter_config.json field by field."""
-    try:
-        raw = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"adapter_config.json is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise AdapterError("adapter_config.json is not a JSON object")
-    _refuse_unserved(raw)
-    rank, alpha = _number(raw, "r", 8), _number(raw, "lora_alpha", 8)
-    if rank != int(rank) or not 1 <= rank <= MAX_RANK:
-        raise AdapterError(f"r is {rank}; it must be a whole number from 1 to {MAX_RANK}")
-    ranks = {key: int(value) for key, value in _patterns(raw, "rank_pattern").items()}
-    rslora, dora, lora_bias = (bool(raw.get(field, False)) for field in ("use_rslora", "use_dora", "lora_bias"))
-    if dora and lora_bias:
-        raise AdapterError("lora_bias together with use_dora is not served; PEFT does not train it either")
-    return AdapterConfig(int(rank), alpha, rslora, dora, lora_bias, ranks, _patterns(raw, "alpha_pattern"))
 
 
 def _read_bounded(path: Path, limit_bytes: int) -> bytes:
@@ -120,49 +72,6 @@ def _read_bounded(path: Path, limit_bytes: int) -> bytes:
     if len(data) > limit_bytes:
         raise AdapterError(f"{path.name} is larger than {limit_bytes} bytes")
     return data
-
-
-def _refuse_unserved(raw: dict[str, Any]) -> None:
-    if raw.get("peft_type") != "LORA":
-        raise AdapterError(f"peft_type is {raw.get('peft_type')!r}; only LORA is served")
-    if raw.get("bias", "none") != "none":
-        raise AdapterError(f"bias is {raw['bias']!r}; train with bias='none'")
-    if raw.get("fan_in_fan_out"):
-        raise AdapterError("fan_in_fan_out is not served for this base's linears")
-    init = raw.get("init_lora_weights", True)
-    if isinstance(init, str) and init.lower().startswith(MUTATES_BASE):
-        raise AdapterError(f"init_lora_weights={init!r} changed the base's weights; convert the adapter to plain LoRA first")
-    for field, value in raw.items():
-        if field not in HARMLESS and value not in (None, False, [], {}, "", 0):
-            raise AdapterError(f"the field {field} is {str(value)[:80]!r}, which is not served; train without it")
-
-
-def _number(raw: dict[str, Any], field: str, default: float) -> float:
-    value = raw.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterError(f"{field} is {str(value)[:40]!r}, not a finite number")
-    return value
-
-
-def _patterns(raw: dict[str, Any], field: str) -> dict[str, float]:
-    patterns = raw.get(field) or {}
-    if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
-        raise AdapterError(f"{field} must map at most {MAX_PATTERNS} module names to numbers")
-    for key in patterns:
-        if not PATTERN_KEY.fullmatch(key):
-            raise AdapterError(f"{field} has the key {key[:80]!r}; only plain module names are served, no regular expressions")
-    return {key: _number(patterns, key, 0) for key in patterns}
-
-
-def _by_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule: the first key that equals the name or its tail after a dot; `^` ties it to the start. A dot matches itself only."""
-    for key, value in patterns.items():
-        if key.startswith("^"):
-            if module == key[1:]:
-                return value
-        elif module == key or module.endswith("." + key):
-            return value
-    return default
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
@@ -214,24 +123,35 @@ def match_tensors(header: dict[str, TensorHeader], config: AdapterConfig, base: 
     parts = {part.name: part for part in parts_of(base)}
     modules = Modules({}, {})
     for name, tensor in header.items():
-        if BASE_COPY.fullmatch(name):
-            _expect(name, tensor, (base.vocab_size, base.hidden))
-        elif (end := END_NAME.fullmatch(name)) is not None:
-            module, half = end[1] or end[3], end[2] or end[4]
+        if (end := END_NAME.fullmatch(name)) is not None:
+            module, half = end[1] or end[2], HALVES.get(end[3], end[3].removesuffix(".weight"))
+            if (half in EMBEDDING_PAIR and module == "lm_head") or (half in HEAD_PAIR and module == "embed_tokens"):
+                raise AdapterError(f"tensor {name} belongs to no kind of adapter for {module}")
+            if half == "tokens" and module not in config.tokens:
+                raise AdapterError(f"tensor {name} has no place: trainable_token_indices does not name {module}")
             _expect(name, tensor, _end_shape(config, module, half, base))
             _place(modules.ends.setdefault(module, {}), half, name)
         else:
             found = TENSOR_NAME.fullmatch(name)
             if found is None or found[2] not in parts or int(found[1]) >= base.layers:
                 raise AdapterError(f"tensor {name[:200]} has no place in this base ({base.layers} layers; q, k, v, o, gate, up, down projections)")
-            layer, part, half = int(found[1]), parts[found[2]], found[3].removesuffix(".weight")
+            layer, part, half = int(found[1]), parts[found[2]], HALVES.get(found[3], found[3].removesuffix(".weight"))
+            if half == "bias" and not (config.bias != "none" and has_bias(base, part)):
+                why = f"bias is {config.bias!r}" if has_bias(base, part) else "this base has no bias there"
+                raise AdapterError(f"tensor {name} has no place: {why}")
             _expect(name, tensor, _part_shape(config, layer, part, half))
             _place(modules.parts.setdefault((layer, part.name), {}), half, name)
     if not modules.parts and not modules.ends:
         raise AdapterError("the adapter declares no tensor")
-    for tensors in (*modules.parts.values(), *modules.ends.values()):
-        _check_whole(tensors, config, is_end=tensors in modules.ends.values())
+    for tensors in modules.parts.values():
+        _check_part(tensors, config)
+    _check_ends(modules.ends, config, base)
     return modules
+
+
+def has_bias(base: ModelConfig, part: Part) -> bool:
+    """Whether the base adds a bias to this linear."""
+    return (base.qkv_bias, base.out_bias, base.mlp_bias, base.mlp_bias)[part.kind]
 
 
 def _expect(name: str, tensor: TensorHeader, expected: tuple[int, ...]) -> None:
@@ -244,20 +164,36 @@ def _place(tensors: Tensors, half: str, name: str) -> None:
         raise AdapterError(f"tensor {name} is declared twice, also as {tensors[half]}")
 
 
-def _check_whole(tensors: Tensors, config: AdapterConfig, is_end: bool) -> None:
-    if is_end:
-        needed = {"lora_embedding_A", "lora_embedding_B"} if "lora_embedding_A" in tensors or "lora_embedding_B" in tensors else {"lora_A", "lora_B"}
-        if config.dora or config.lora_bias:
-            raise AdapterError(
-                f"{'use_dora' if config.dora else 'lora_bias'} is not served for the embedding or the head ({next(iter(tensors.values()))})"
-            )
-    else:
-        needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.dora else set()) | ({"lora_B.bias"} if config.lora_bias else set())
-    if tensors.keys() != needed:
-        wrong = sorted(tensors.keys() ^ needed)
-        verdict = "has no place here" if set(wrong) <= tensors.keys() else "is missing: it lacks its other half"
-        field = " (use_dora)" if config.dora else " (lora_bias)" if config.lora_bias else ""
+def _check_part(tensors: Tensors, config: AdapterConfig) -> None:
+    own = tensors.keys() - {"bias"}
+    needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.dora else set()) | ({"lora_B.bias"} if config.lora_bias else set())
+    if own or config.bias != "all":
+        _check_whole(own, needed, tensors, " (use_dora)" if config.dora else " (lora_bias)" if config.lora_bias else "")
+
+
+def _check_whole(present: set[str], needed: set[str], tensors: Tensors, field: str = "") -> None:
+    if present != needed:
+        wrong = sorted(present ^ needed)
+        verdict = "has no place here" if set(wrong) <= present else "is missing: it lacks its other half"
         raise AdapterError(f"beside tensor {next(iter(tensors.values()))} {', '.join(wrong)}{field} {verdict}")
+
+
+def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConfig) -> None:
+    """Each end is changed in one way at most: by a pair, by some rows of its own, or as a whole."""
+    for module in ("embed_tokens", "lm_head"):
+        tensors = ends.get(module, {})
+        by_tokens = module in config.tokens or (base.tied_head and "embed_tokens" in config.tokens)
+        pair = tensors.keys() - {"weight", "tokens"}
+        if by_tokens + (module in config.saved) + bool(pair) > 1:
+            ways = "target_modules, modules_to_save and trainable_token_indices"
+            raise AdapterError(f"{module} is changed in two ways at once (of {ways}); that is not served")
+        for field, half, declared in (("modules_to_save", "weight", config.saved), ("trainable_token_indices", "tokens", config.tokens)):
+            if module in declared and half not in tensors:
+                raise AdapterError(f"{field} names {module}, but the file has no tensor for it")
+        if pair and (config.dora or config.lora_bias):
+            raise AdapterError(f"{'use_dora' if config.dora else 'lora_bias'} is not served for the embedding or the head ({tensors[min(pair)]})")
+        if pair:
+            _check_whole(set(pair), EMBEDDING_PAIR if module == "embed_tokens" else HEAD_PAIR, tensors)
 
 
 def _part_shape(config: AdapterConfig, layer: int, part: Part, half: str) -> tuple[int, ...]:
@@ -267,6 +203,8 @@ def _part_shape(config: AdapterConfig, layer: int, part: Part, half: str) -> tup
 
 
 def _end_shape(config: AdapterConfig, module: str, half: str, base: ModelConfig) -> tuple[int, ...]:
+    if half in ("weight", "tokens"):
+        return (base.vocab_size if half == "weight" else len(config.tokens.get(module, ())), base.hidden)
     rank = _checked_rank(config, "model.embed_tokens" if module == "embed_tokens" else module)
     return {
         "lora_embedding_A": (rank, base.vocab_size),
@@ -287,24 +225,31 @@ class _Reader:
     """Reads tensors as float32, each checked to be finite in `dtype` once multiplied by `scale`."""
 
     def __init__(self, file: Any, dtype: torch.dtype) -> None:
-        self._file, self._dtype = file, dtype
+        self._file, self.dtype = file, dtype
         self.num_read = 0
 
     def read(self, name: str, scale: float = 1.0) -> torch.Tensor:
         tensor: torch.Tensor = self._file.get_tensor(name).float()
         tensor = tensor if scale == 1.0 else tensor * scale
         self.num_read += 1
-        if not math.isfinite(float((tensor.to(self._dtype) * 0.0).sum())):
-            raise AdapterError(f"tensor {name} holds numbers that are not finite in {str(self._dtype).removeprefix('torch.')}")
+        if not math.isfinite(float((tensor.to(self.dtype) * 0.0).sum())):
+            raise AdapterError(f"tensor {name} holds numbers that are not finite in {str(self.dtype).removeprefix('torch.')}")
         return tensor
 
 
 def _read_part(key: tuple[int, str], tensors: Tensors, reader: _Reader, config: AdapterConfig, base: Weights) -> PartWeights:
     module = f"model.layers.{key[0]}.{key[1]}"
+    shift = None
+    if "bias" in tensors:  # the trained one takes the place of the base's
+        shift = reader.read(tensors["bias"]) - base.read(f"{module}.bias").float()
+    if "lora_A" not in tensors:
+        return PartWeights(shift=shift)
     a = reader.read(tensors["lora_A"])
     scale = config.scale(module, len(a))
     b = reader.read(tensors["lora_B"], scale)
-    shift = reader.read(tensors["lora_B.bias"], scale) if config.lora_bias else None
+    if config.lora_bias:
+        own = reader.read(tensors["lora_B.bias"], scale)
+        shift = own if shift is None else shift + own
     if not config.dora:
         return PartWeights(a, b, shift=shift)
     # DoRA (Liu et al., 2024): the rows of W + s B A are given the trained lengths.
@@ -313,28 +258,45 @@ def _read_part(key: tuple[int, str], tensors: Tensors, reader: _Reader, config: 
     gain = magnitude / length
     if not torch.isfinite(gain).all():
         raise AdapterError(f"tensor {tensors['lora_magnitude_vector']} scales rows of length 0; the adapter is damaged")
-    return PartWeights(a, b * gain[:, None], gain=gain)
+    return PartWeights(a, b * gain[:, None], gain=gain, shift=shift)
 
 
-def _read_ends(ends: dict[str, Tensors], reader: _Reader, config: AdapterConfig) -> Ends | None:
-    if not ends:
-        return None
-    embedding, head = ends.get("embed_tokens"), ends.get("lm_head")
-    pairs: list[torch.Tensor | None] = [None, None, None, None]
-    if embedding is not None:
+def _read_ends(ends: dict[str, Tensors], reader: _Reader, config: AdapterConfig, base: Weights) -> Ends | None:
+    embedding, head = ends.get("embed_tokens", {}), ends.get("lm_head", {})
+    made: dict[str, torch.Tensor | None] = {}
+    if "lora_embedding_A" in embedding:
         a = reader.read(embedding["lora_embedding_A"])
-        pairs[:2] = a.T.contiguous(), reader.read(embedding["lora_embedding_B"], config.scale("model.embed_tokens", len(a))).T.contiguous()
-    if head is not None:
+        made["embedding_a"] = a.T.contiguous()
+        made["embedding_b"] = reader.read(embedding["lora_embedding_B"], config.scale("model.embed_tokens", len(a))).T.contiguous()
+    if "lora_A" in head:
         a = reader.read(head["lora_A"])
-        pairs[2:] = a.T.contiguous(), reader.read(head["lora_B"], config.scale("lm_head", len(a))).T.contiguous()
-    return Ends(*pairs)
+        made["head_a"], made["head_b"] = a.T.contiguous(), reader.read(head["lora_B"], config.scale("lm_head", len(a))).T.contiguous()
+    for module, tensors in ends.items():
+        if "tokens" in tensors:
+            ids, order = _token_ids(config.tokens[module], base.config.vocab_size).sort()
+            rows = reader.read(tensors["tokens"])[order].to(reader.dtype)
+            if module == "embed_tokens":
+                made["embedding_ids"], made["embedding_rows"] = ids, rows
+            if module == "lm_head" or (base.config.tied_head and "lm_head" not in config.tokens):
+                made["head_ids"], made["head_rows"] = ids, head_of(rows)
+        if "weight" in tensors:
+            rows = reader.read(tensors["weight"])
+            if module not in config.saved:
+                _check_base_copy(tensors["weight"], rows, "model.embed_tokens" if module == "embed_tokens" or base.config.tied_head else module, base)
+            elif module == "embed_tokens":
+                made["embedding_rows"] = rows.to(reader.dtype)
+            else:
+                made["head_rows"] = head_of(rows.to(reader.dtype))
+    return Ends(**made) if made else None
 
 
-def _check_base_copies(header: dict[str, TensorHeader], reader: _Reader, base: Weights) -> None:
-    for name in header:
-        copy = BASE_COPY.fullmatch(name)
-        if copy is None:
-            continue
-        module = "model.embed_tokens" if base.config.tied_head else copy[1]
-        if not torch.allclose(reader.read(name), base.read(f"{module}.weight").float(), rtol=1e-2, atol=1e-5):
-            raise AdapterError(f"tensor {name} replaces the base's own matrix, which is not served; train with LoRA on it (target_modules)")
+def _token_ids(ids: tuple[int, ...], vocab_size: int) -> torch.Tensor:
+    if not all(0 <= each < vocab_size for each in ids):
+        raise AdapterError(f"trainable_token_indices names a token that this base, with {vocab_size}, has not")
+    return torch.tensor(ids)
+
+
+def _check_base_copy(name: str, rows: torch.Tensor, module: str, base: Weights) -> None:
+    """PEFT saves the base's own matrix beside an adapter of the embedding or the head; where nobody trained it, it must be the base's."""
+    if not torch.allclose(rows, base.read(f"{module}.weight").float(), rtol=1e-2, atol=1e-5):
+        raise AdapterError(f"tensor {name} is not the base's own matrix, and modules_to_save does not name it")

@@ -1,62 +1,90 @@
-"""What an adapter changes outside the layers: the embedding and the head. Runs in torch at the rim of a step, on the few rows that have it."""
+"""What an adapter changes outside the layers: the embedding and the head. Runs in torch at the rim of a step, on the few rows that have it.
+
+Each is changed by a low-rank pair (LoRA), or some of its rows are replaced (trainable tokens), or all of them (modules_to_save).
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
+from torch.nn import functional
 
 from ..model.layers import bmm
+
+COLUMN_STEP = 4
+"""Columns of a replaced head are padded to it: in float32 an odd width makes a row's bits depend on its place among the rows (measured)."""
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Low-rank changes in float32, the scale already in the second factor; each pair may be missing.
+    """Any of them may be missing.
 
-    embedding_a: [vocab, rank], embedding_b: [rank, hidden]; head_a: [hidden, rank], head_b: [rank, vocab].
+    Pairs in float32, the scale already in the second factor: embedding_a [vocab, rank], embedding_b [rank, hidden]; head_a [hidden, rank],
+    head_b [rank, vocab]. Replaced rows in the model's dtype: embedding_rows [n, hidden] for the tokens embedding_ids [n] int64, ascending, and
+    head_rows [hidden, n padded to COLUMN_STEP] for head_ids [n]; without ids, for the whole vocabulary.
     """
 
     embedding_a: torch.Tensor | None = None
     embedding_b: torch.Tensor | None = None
     head_a: torch.Tensor | None = None
     head_b: torch.Tensor | None = None
+    embedding_ids: torch.Tensor | None = None
+    embedding_rows: torch.Tensor | None = None
+    head_ids: torch.Tensor | None = None
+    head_rows: torch.Tensor | None = None
 
     @property
     def changes_embedding(self) -> bool:
         """Whether `embed` does anything."""
-        return self.embedding_a is not None
+        return self.embedding_a is not None or self.embedding_rows is not None
 
     @property
     def changes_logits(self) -> bool:
         """Whether `logits` does anything."""
-        return self.head_a is not None
+        return self.head_a is not None or self.head_rows is not None
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
+        return sum(tensor.nbytes for tensor in self.tensors() if tensor is not None)
 
     def embed(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The base's embeddings `rows [n, hidden]` float32 of `tokens [n]` → the adapter's."""
-        if self.embedding_a is None or self.embedding_b is None:
+        if self.embedding_a is not None and self.embedding_b is not None:
+            rows = rows + bmm(self.embedding_a[tokens][None], self.embedding_b[None])[0]
+        if self.embedding_rows is None:
             return rows
-        return rows + bmm(self.embedding_a[tokens][None], self.embedding_b[None])[0]
+        if self.embedding_ids is None:
+            return self.embedding_rows[tokens].float()
+        at = torch.searchsorted(self.embedding_ids, tokens).clamp_(max=len(self.embedding_ids) - 1)
+        return torch.where((self.embedding_ids[at] == tokens)[:, None], self.embedding_rows[at].float(), rows)
 
     def logits(self, logits: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
         """The base's `logits [n, vocab]` float32 of the head's inputs `final [n, hidden]` → the adapter's."""
-        if self.head_a is None or self.head_b is None:
+        if self.head_a is not None and self.head_b is not None:
+            logits = logits + bmm(bmm(final.float()[None], self.head_a[None]), self.head_b[None])[0]
+        if self.head_rows is None:
             return logits
-        return logits + bmm(bmm(final.float()[None], self.head_a[None]), self.head_b[None])[0]
+        replaced = bmm(final.to(self.head_rows.dtype)[None], self.head_rows[None])[0].float()
+        if self.head_ids is None:
+            return replaced[:, : logits.shape[1]]
+        return logits.index_copy(1, self.head_ids, replaced[:, : len(self.head_ids)])
 
     def digest(self) -> bytes:
         """Of the content."""
-        parts = [hashlib.sha256(tensor.contiguous().numpy().data).digest() for tensor in self._tensors()]
-        return hashlib.sha256(bytes([self.changes_embedding, self.changes_logits]) + b"".join(parts)).digest()
+        whole = hashlib.sha256()
+        for field, tensor in zip(fields(self), self.tensors(), strict=True):
+            if tensor is not None:
+                whole.update(field.name.encode() + hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().data).digest())
+        return whole.digest()
 
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """All four, in the order of the fields."""
-        return self.embedding_a, self.embedding_b, self.head_a, self.head_b
+        """All of them, in the order of the fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
-    def _tensors(self) -> list[torch.Tensor]:
-        return [tensor for tensor in self.tensors() if tensor is not None]
+
+def head_of(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of a head [n, hidden] as `head_rows` wants them."""
+    return functional.pad(rows, (0, 0, 0, -len(rows) % COLUMN_STEP)).T.contiguous()

@@ -22,7 +22,7 @@ from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import CudaDevice, Device, HostDevice
 from engine.cuda.kernels import REFERENCES, TRITON, Kernels
 from engine.cuda.memory import Split
-from engine.lora.ends import Ends
+from engine.lora.ends import Ends, head_of
 from engine.lora.layout import Loaded, PackedAdapter, PartWeights, pack, parts_of
 from engine.model.config import ModelConfig
 from engine.model.tensors import expected_tensors
@@ -89,8 +89,16 @@ def random_adapter(config: ModelConfig, seed: int, rank: int, dtype: torch.dtype
                 gain, shift = (1 + random(part.width_out), random(part.width_out)) if everything else (None, None)
                 parts[layer, part.name] = PartWeights(random(rank + number, part.width_in), random(part.width_out, rank + number), gain, shift)
     vocab, hidden = config.vocab_size, config.hidden
-    changed = Ends(random(vocab, 3), random(3, hidden), random(hidden, 5), random(5, vocab)) if ends else None
-    return pack(config, parts, dtype, changed)
+    if not ends:
+        return pack(config, parts, dtype)
+    ids = torch.tensor([2, 5, vocab - 1])
+    replaced = {
+        "embedding_ids": ids,
+        "embedding_rows": random(3, hidden).to(dtype),
+        "head_ids": ids,
+        "head_rows": head_of(random(3, hidden).to(dtype)),
+    }
+    return pack(config, parts, dtype, Ends(random(vocab, 3), random(3, hidden), random(hidden, 5), random(5, vocab), **replaced))
 
 
 class RandomAdapters:

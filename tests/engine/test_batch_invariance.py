@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from engine.model.layers import ROW_FLOOR, choose_linear_kernel, make_linear, swiglu
 
-from .worlds import ALL_LINEAR, BOTH, Bench, make_base, some_tokens, write_adapter
+from .worlds import ALL_LINEAR, BOTH, VOCAB, Bench, make_base, some_tokens, write_adapter
 
 EVERYWHERE = tuple(f"self_attn.{name}" if name in ALL_LINEAR[:4] else f"mlp.{name}" for name in ALL_LINEAR)
-ADAPTERS: list[bytes | None] = [None, b"r4", b"other r4", b"r7", b"qv"]
+ADAPTERS: list[bytes | None] = [None, b"r4", b"other r4", b"r7", b"qv", b"tokens", b"head"]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_adapter(folder / "other r4", 2, rank=4, modules=EVERYWHERE)
     write_adapter(folder / "r7", 3, rank=7, modules=EVERYWHERE)
     write_adapter(folder / "qv", 4, rank=5, modules=("self_attn.q_proj", "self_attn.v_proj"))
+    rows = {f"base_model.model.{name}.token_adapter.trainable_tokens_delta": torch.randn(3, 72) for name in ("model.embed_tokens", "lm_head")}
+    write_adapter(folder / "tokens", 5, extra=rows, trainable_token_indices={"embed_tokens": [9, 2, 40], "lm_head": [1, 2, 3]})
+    matrices = {f"base_model.model.{name}.weight": torch.randn(VOCAB, 72) for name in ("model.embed_tokens", "lm_head")}
+    write_adapter(folder / "head", 6, extra=matrices, modules_to_save=["embed_tokens", "lm_head"])
     return folder
 
 

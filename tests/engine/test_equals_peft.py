@@ -27,18 +27,21 @@ SERVED: dict[str, dict[str, Any]] = {
     "dora": {"use_dora": True},
     "dora and rslora on attention": {"use_dora": True, "use_rslora": True, "target_modules": ["q_proj", "v_proj", "o_proj"]},
     "lora_bias": {"lora_bias": True},
+    "biases that the base has not": {"bias": "all"},
     "embedding": {"target_modules": [*ALL_LINEAR, "embed_tokens"]},
     "head": {"target_modules": ["q_proj", "lm_head"]},
     "embedding and head alone": {"target_modules": ["embed_tokens", "lm_head"], "rank_pattern": {"lm_head": 9}},
+    "embedding and head replaced": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "embedding replaced": {"modules_to_save": ["model.embed_tokens"], "use_dora": True},
+    "head replaced": {"modules_to_save": ["lm_head"], "target_modules": [*ALL_LINEAR, "embed_tokens"]},
+    "trainable tokens": {"trainable_token_indices": [40, 5, 17]},
+    "trainable tokens of both": {"trainable_token_indices": {"embed_tokens": [3, 2], "lm_head": [7]}},
 }
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "bias all": ({"bias": "all"}, "bias"),
-    "bias lora_only": ({"bias": "lora_only"}, "bias"),
     "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights"),
     "olora": ({"init_lora_weights": "olora"}, "init_lora_weights"),
-    "modules_to_save": ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    "trainable tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
+    "a norm": ({"modules_to_save": ["input_layernorm"]}, "modules_to_save"),
     "layer replication": ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
 }
 
@@ -58,6 +61,8 @@ def randomised(model: Any, folder: Path, seed: int, **settings: Any) -> Any:
                     parameter.mul_(1 + 0.2 * torch.randn_like(parameter))
                 elif "lora_" in name:
                     parameter.copy_(0.1 * torch.randn_like(parameter))
+                elif parameter.requires_grad:  # biases, and what replaces the base's own
+                    parameter.add_(0.1 * torch.randn_like(parameter))
         wrapped.save_pretrained(folder)
     return wrapped.eval()
 
@@ -81,14 +86,23 @@ def test_a_served_feature_gives_the_logits_of_peft(tmp_path: Path, kernels: str,
     assert (expected - bare).abs().max() > 0.05, "an adapter that changes nothing proves nothing"
 
 
-@pytest.mark.parametrize("feature", ["plain", "dora", "lora_bias"])
+BIASED: dict[str, dict[str, Any]] = {
+    **{feature: SERVED[feature] for feature in ("plain", "dora", "lora_bias")},
+    "bias all": {"bias": "all", "target_modules": ["q_proj", "o_proj"]},
+    "bias lora_only": {"bias": "lora_only", "target_modules": ["q_proj", "o_proj"]},
+    "bias all and dora": {"bias": "all", "use_dora": True},
+    "bias all and lora_bias": {"bias": "all", "lora_bias": True},
+}
+
+
+@pytest.mark.parametrize("feature", BIASED)
 @BOTH
-def test_a_base_with_biases_keeps_them_under_an_adapter(tmp_path: Path, kernels: str, feature: str) -> None:
+def test_a_base_with_biases_keeps_them_under_an_adapter_or_takes_its(tmp_path: Path, kernels: str, feature: str) -> None:
     model = make_base(tmp_path / "base", "qwen2", spread=0.2)
     bench = Bench(tmp_path / "base", kernels=kernels)
     tokens = some_tokens(30, 4)
     with torch.no_grad():
-        expected = randomised(model, tmp_path / "adapter", 6, **SERVED[feature])(torch.tensor([tokens])).logits[0]
+        expected = randomised(model, tmp_path / "adapter", 6, **BIASED[feature])(torch.tensor([tokens])).logits[0]
     bench.load(b"a", tmp_path / "adapter")
     sequence = bench.sequence(tokens, b"a")
     assert (bench.forward((sequence, 0, 30))[id(sequence)] - expected).abs().max() < TOLERANCE
@@ -113,9 +127,9 @@ def test_every_field_of_peft_s_configuration_is_served_harmless_or_refused(tmp_p
     randomised(model, tmp_path / "adapter", 5)
     path = tmp_path / "adapter" / "adapter_config.json"
     saved = json.loads(path.read_text())
-    from engine.lora.adapter import HARMLESS
+    from engine.lora.adapter_config import KNOWN
 
-    for field in set(peft.LoraConfig.__dataclass_fields__) - HARMLESS - {"bias", "modules_to_save"}:
+    for field in set(peft.LoraConfig.__dataclass_fields__) - KNOWN | {"bias", "modules_to_save", "trainable_token_indices"}:
         path.write_text(json.dumps({**saved, field: "surprising"}))
         with pytest.raises(AdapterError, match=field):
             bench.load(b"a", tmp_path / "adapter")

@@ -20,7 +20,9 @@ from engine.model.weights import open_weights
 
 from .worlds import Bench, make_base, some_tokens
 
-pytestmark = pytest.mark.skipif(not library.usable_sets(cpu_features()) or library.lacks_compiler(cpu_features()), reason="no compiler, or an old processor")
+pytestmark = pytest.mark.skipif(
+    not library.usable_sets(cpu_features()) or library.lacks_compiler(cpu_features()), reason="no compiler, or an old processor"
+)
 
 DTYPES = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "int8": (torch.bfloat16, True)}
 """name → (dtype, int8 weights)"""

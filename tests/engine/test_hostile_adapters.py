@@ -53,6 +53,9 @@ def edit(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
         ({STEM + "A.weight": torch.full((4, 72), float("nan"))}, "not finite"),
         ({STEM + "A.weight": torch.ones(4, 72, dtype=torch.float64)}, "F64"),
         ({"model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 72)}, "declared twice"),
+        ({"base_model.model.lm_head.weight": torch.zeros(VOCAB, 72)}, r"lm_head\.weight is not the base's own"),
+        ({"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(1, 72)}, "trainable_token_indices does not name"),
+        ({"base_model.model.model.embed_tokens.lora_A.weight": torch.ones(4, 72)}, "no kind of adapter"),
     ],
 )
 def test_a_tensor_that_cannot_be_applied_is_named(tmp_path: Path, change: dict[str, torch.Tensor | None], words: str) -> None:
@@ -66,9 +69,16 @@ def test_a_tensor_that_cannot_be_applied_is_named(tmp_path: Path, change: dict[s
     ("fields", "words"),
     [
         ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"bias": "some"}, "bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save names lm_head"),
+        ({"modules_to_save": ["model.norm"]}, "modules_to_save"),
+        ({"modules_to_save": [["lm_head"]]}, "modules_to_save"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices names embed_tokens"),
+        ({"trainable_token_indices": [1, 1]}, "different token ids"),
+        ({"trainable_token_indices": [True]}, "trainable_token_indices"),
+        ({"trainable_token_indices": {"norm": [1]}}, "trainable_token_indices"),
+        ({"trainable_token_indices": 7}, "trainable_token_indices"),
+        ({"modules_to_save": ["lm_head"], "trainable_token_indices": {"lm_head": [1]}}, "two ways"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"peft_type": "IA3"}, "peft_type"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
@@ -87,6 +97,16 @@ def test_a_field_that_we_do_not_serve_is_named(tmp_path: Path, fields: dict[str,
         config = json.loads((tmp_path / "adapter_config.json").read_text())
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **fields}))
     with pytest.raises(AdapterError, match=words):
+        load(tmp_path)
+
+
+def test_tokens_that_the_base_has_not_and_biases_that_it_has_not_are_named(tmp_path: Path) -> None:
+    write_adapter(tmp_path, 1, trainable_token_indices=[1, VOCAB], bias="all")
+    edit(tmp_path, {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 72)})
+    with pytest.raises(AdapterError, match=f"with {VOCAB}, has not"):
+        load(tmp_path)
+    edit(tmp_path, {"base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias": torch.ones(96)})
+    with pytest.raises(AdapterError, match="this base has no bias there"):
         load(tmp_path)
 
 

@@ -77,13 +77,14 @@ def write_adapter(
     rank: int = 4,
     modules: tuple[str, ...] = ("self_attn.q_proj", "mlp.down_proj"),
     layers: int = SHAPE["num_hidden_layers"],
+    extra: dict[str, torch.Tensor] | None = None,
     **config: Any,
 ) -> Path:
-    """Write an adapter for SHAPE by hand, faster than PEFT and free to be wrong."""
+    """Write an adapter for SHAPE by hand, with `extra` tensors, faster than PEFT and free to be wrong."""
     generator = torch.Generator().manual_seed(seed)
     widths = {"self_attn.q_proj": (72, 96), "self_attn.k_proj": (72, 32), "self_attn.v_proj": (72, 32), "self_attn.o_proj": (96, 72),
               "mlp.gate_proj": (72, 112), "mlp.up_proj": (72, 112), "mlp.down_proj": (112, 72)}  # fmt: skip
-    tensors = {}
+    tensors = dict(extra or {})
     for layer in range(layers):
         for module in modules:
             width_in, width_out = widths[module]
