@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +69,19 @@ class Choice:
 
 
 def cpu_features() -> frozenset[str]:
-    """The CPU's feature flags as Linux names them; empty where they cannot be read."""
+    """The CPU's feature flags as Linux names them, without the tile registers' where the kernel does not grant these to this process."""
+    flags = _cpu_flags()
+    return flags if "amx_tile" not in flags or _grants_tiles() else flags - {"amx_tile", "amx_bf16", "amx_int8"}
+
+
+def _grants_tiles() -> bool:
+    """Ask as Linux wants to be asked once by each process (Documentation/arch/x86/xstate.rst)."""
+    arch_prctl, req_xcomp_perm, xtiledata = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, req_xcomp_perm, xtiledata) == 0
+
+
+def _cpu_flags() -> frozenset[str]:
+    """Empty where they cannot be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
