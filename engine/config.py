@@ -77,7 +77,7 @@ def cpu_features() -> frozenset[str]:
 def _grants_tiles() -> bool:
     """Ask as Linux wants to be asked once by each process (Documentation/arch/x86/xstate.rst)."""
     arch_prctl, req_xcomp_perm, xtiledata = 158, 0x1023, 18
-    return ctypes.CDLL(None).syscall(arch_prctl, req_xcomp_perm, xtiledata) == 0
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, req_xcomp_perm, xtiledata) == 0)
 
 
 def _cpu_flags() -> frozenset[str]:
