@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -36,9 +37,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 BUDGETS_S = {
     "look": 40.0,
-    "agreement": 50.0,
+    "agreement": 80.0,
     "kernels": 80.0,
-    "tests": 60.0,
+    "tests": 80.0,
     "limits": 25.0,
     "decode": 140.0,
     "paging": 80.0,
@@ -47,7 +48,8 @@ BUDGETS_S = {
     "profile": 40.0,
     "memcheck": 60.0,
 }
-"""In the order in which they run: what is left over at the end is taken from the last ones."""
+"""In the order in which they run: what is left over at the end is taken from the last ones. The first four compile what the others run, half a
+second to a second for each of some 150 kernels, of which the stage `kernels` compiles two thirds, eight at a time."""
 SPARE_S = 10.0
 KERNEL_TESTS = ROOT / "tests" / "engine" / "test_gpu_kernels.py"
 OTHER_TESTS = {KERNEL_TESTS, KERNEL_TESTS.with_name("test_gpu_bench.py")}
@@ -66,6 +68,8 @@ def main() -> None:
     if reason:
         sys.exit(_nothing(reason))
     with tempfile.TemporaryDirectory() as logs:
+        if asked.kernels == "cuda":
+            keep_compiled(Path(logs))
         board = Gpu(asked, Path(logs)).run()
     print(f"\n{board.as_markdown()}")
     sys.exit(board.status())
@@ -144,8 +148,10 @@ class Gpu:
             return
         command = (tool, "--tool", "memcheck", "--error-exitcode", "9", *self._command("memcheck"))
         self._stage("memcheck", command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-        if "not supported" in self.board.outcomes[-1].error:
-            self._leave_out("memcheck", f"compute-sanitizer cannot watch this device: {self.board.outcomes.pop().error}")
+        why = says_nothing(self.board.outcomes[-1], self._run.log_of("memcheck"))
+        if why:
+            self.board.outcomes.pop()
+            self._leave_out("memcheck", why)
 
     def _leave_out(self, stage: str, why: str) -> None:
         self.board.facts.setdefault("left_out", {})[stage] = why
@@ -158,7 +164,7 @@ class Gpu:
         print(f"gpu: {name} … ({self._run.left_s:.0f} s left)", flush=True)
         outcome = self._run.stage(Stage(name, BUDGETS_S[name], command, tuple(environment.items())), self._take)
         if self._asked.log is not None:
-            with self._asked.log.open("a") as kept:
+            with self._asked.log.open("a", encoding="utf-8") as kept:
                 kept.write(f"==== {name}: {outcome.status}\n{self._run.log_of(name)[-MAX_LOG_CHARACTERS:]}\n")
         self.board.outcomes.append(outcome)
         print(f"gpu: {name}: {outcome.status} after {outcome.seconds:.0f} s" + (f": {outcome.error}" if outcome.error else ""), flush=True)
@@ -175,6 +181,30 @@ class Gpu:
     def _end(self) -> Board:
         self._write()
         return self.board
+
+
+def says_nothing(outcome: Outcome, log: str) -> str | None:
+    """Why a run of compute-sanitizer says nothing about our kernels; None when it does."""
+    refusal = next((line.strip("= ") for line in log.splitlines() if "not supported" in line), None)
+    if outcome.status == "failed" and refusal:
+        return f"compute-sanitizer cannot watch this device: {refusal}"
+    if outcome.status == "too slow" and "Invalid __" not in log:
+        return f"not over within {outcome.seconds:.0f} s; until then compute-sanitizer had found nothing"
+    return None
+
+
+def keep_compiled(spare: Path) -> None:
+    """See to it that what Triton compiles in one stage is there in the next; in `spare` where the home cannot be written."""
+    if "TRITON_CACHE_DIR" in os.environ:
+        return
+    folder = Path(os.environ.get("TRITON_HOME") or os.path.expanduser("~")) / ".triton" / "cache"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        os.environ["TRITON_CACHE_DIR"] = str(spare / "triton")
 
 
 def _arguments() -> argparse.Namespace:

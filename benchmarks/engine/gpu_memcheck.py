@@ -11,14 +11,22 @@ import torch
 from benchmarks.engine.gpu_agreement import Party, Side
 from benchmarks.engine.gpu_rows import Fact, Tell
 from engine.cuda.accelerator import Accelerator
-from engine.cuda.device import CudaDevice, Work
+from engine.cuda.device import CudaDevice, Memory, Work
 
 NUM_ANSWERS = 8
 """With four adapters of mixed ranks and without, greedy and at two temperatures."""
 
 
+MOST_BYTES = 8 << 30
+
+
 class Plain(CudaDevice):
-    """The device without graphs."""
+    """The device without graphs, and with little memory: the tool needs some of it for itself."""
+
+    def memory(self) -> Memory:
+        """What there is, up to MOST_BYTES."""
+        there = super().memory()
+        return Memory(min(there.free_bytes, MOST_BYTES), min(there.total_bytes, MOST_BYTES))
 
     def capture(self, work: Work) -> Work:
         """The work itself, to be done again launch by launch."""

@@ -24,6 +24,8 @@ from benchmarks.engine.gpu_board import Outcome
 LEAST_S = 8.0
 """With less time left, a stage is not begun: it could not even start."""
 TAIL_LINES = 12
+FINDINGS = ({"figure", "measured", "detail"}, {"trouble", "error"}, {"fact", "value"})
+"""The keys of what stages tell (gpu_stage.py)."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Run:
             return Outcome(stage.name, "left out", 0.0, f"only {max(0.0, self.left_s):.0f} s were left")
         started = self._clock()
         log_path = self._logs / f"{stage.name}.log"
-        with log_path.open("w") as log:
-            child = subprocess.Popen(stage.command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+        with log_path.open("w", encoding="utf-8") as log:
+            child = subprocess.Popen(stage.command, stdout=subprocess.PIPE, stderr=log, encoding="utf-8", errors="replace", start_new_session=True,
                                      env={**os.environ, **dict(stage.environment)})  # fmt: skip
             in_time = self._listen(child, started + allowed, take, log)
             if not in_time:
@@ -73,10 +75,10 @@ class Run:
     def log_of(self, name: str) -> str:
         """What a stage printed that was no figure; empty when it was not begun."""
         path = self._logs / f"{name}.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def _listen(self, child: subprocess.Popen[str], until: float, take: Callable[[Mapping[str, Any]], None], log: IO[str]) -> bool:
-        """Take lines until the process closes its output (True) or the time is over (False); what is no JSON goes to the log."""
+        """Take lines until the process closes its output (True) or the time is over (False); what is no finding goes to the log."""
         lines: SimpleQueue[str | None] = SimpleQueue()
         assert child.stdout is not None
         threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()
@@ -89,10 +91,11 @@ class Run:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(timeout=max(0.1, until - self._clock()))
                 return child.poll() is not None
-            if line.startswith("{"):
-                take(json.loads(line))
-            else:
+            found = _finding(line)
+            if found is None:
                 log.write(line)
+            else:
+                take(found)
         return False
 
 
@@ -101,6 +104,17 @@ def _forward(source: IO[str], lines: SimpleQueue[str | None]) -> None:
         for line in source:
             lines.put(line)
     lines.put(None)
+
+
+def _finding(line: str) -> dict[str, Any] | None:
+    """What a stage tells in a line of its own; None for what a library or a test prints, and for half a line, after which the stage was dead."""
+    if not (line.startswith("{") and line.endswith("\n")):
+        return None
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if any(keys <= found.keys() for keys in FINDINGS) else None
 
 
 def _end(child: subprocess.Popen[str]) -> None:
@@ -115,11 +129,11 @@ def _status(status: int) -> str:
 
 def _last_line(log: Path) -> str:
     """What a runner of tests says at its end."""
-    lines = log.read_text(errors="replace").strip().splitlines()
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1][:200] if lines and " passed" in lines[-1] else ""
 
 
 def tail(log: Path) -> str:
     """The last lines of a log, which usually hold the error."""
-    lines = [line.rstrip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return "\n".join(lines[-TAIL_LINES:])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import EngineConfig
+from ..config import EngineConfig, choose_dtype
 from ..errors import DeviceLost, ModelError, OutOfDeviceMemory
 from ..lora.adapters import CopyDone, Load
 from ..lora.layout import PARTS, Loaded
@@ -16,7 +16,7 @@ from ..model.config import ModelConfig
 from ..model.weights import Weights
 from .bank import DeviceBank
 from .device import Device, fault_of
-from .executor import MAX_HEAD_DIM, PAGE_TOKENS, CudaExecutor, work_bytes
+from .executor import MAX_HEAD_DIM, MAX_HEAD_DIM_FLOAT32, PAGE_TOKENS, CudaExecutor, work_bytes
 from .kernels import TRITON, Kernels
 from .memory import Demand, Split, check_fits, demand_of, divide
 from .memory import Load as ExpectedLoad
@@ -33,8 +33,10 @@ class Accelerator:
         """Why a model cannot run here in a number format; None when it can, memory aside."""
         if dtype == "int8":
             return "there are no int8 weights on a device"
-        if config.head_dim % 16 or config.head_dim > MAX_HEAD_DIM:
-            return f"head_dim {config.head_dim} is not a multiple of 16 up to {MAX_HEAD_DIM}"
+        choice = choose_dtype(dtype, frozenset(), self.device.capability)
+        most = MAX_HEAD_DIM_FLOAT32 if choice.dtype == torch.float32 else MAX_HEAD_DIM
+        if config.head_dim % 16 or config.head_dim > most:
+            return f"head_dim {config.head_dim} is not a multiple of 16 up to {most}, the most in {choice.name} there"
         return None
 
     def divide(self, base: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> Split:

@@ -6,6 +6,9 @@ tables are ragged: `runs` says where in `pages` a run's pages begin, so nothing 
 Query heads that share a key head lie together as the rows of one product, so keys and values are read once for all of them. Softmax runs
 along with the products (a running maximum and sum per head), everything but the operands in float32. Masked reads give zeros: what an
 earlier owner left in a page is never seen.
+
+Counts that change from step to step are not specialised: Triton would compile a kernel anew, in the middle of serving, for 1 and for
+multiples of 16.
 """
 
 from __future__ import annotations
@@ -36,14 +39,18 @@ class Split(NamedTuple):
 
 
 def choose_split(runs: int, kv_heads: int) -> Split:
-    """Depends on the number of runs alone, never on a context: a graph's launches are fixed, and pieces beyond a context leave at once."""
-    most = max(1, min(MOST_SPLITS, MANY_BLOCKS // (runs * kv_heads)))
+    """Depends on the number of runs alone, never on a context: a graph's launches are fixed, and pieces beyond a context leave at once.
+
+    Powers of two, since kernels are compiled for each: seven at most, however many runs a step of prompts and answers happens to have.
+    """
+    most = min(MOST_SPLITS, 1 << max(0, (MANY_BLOCKS // (runs * kv_heads)).bit_length() - 1))
     return Split(most, 64 if runs * kv_heads <= 16 else 128 if runs * kv_heads <= 128 else 256)
 
 
 def decode_scratch_numbers(runs: int, heads: int, kv_heads: int, head_dim: int) -> int:
-    """How many float32 `scratch` of attend_decode must hold at least; depends on no context length."""
-    return runs * heads * choose_split(runs, kv_heads).most * (head_dim + 2)
+    """How many float32 `scratch` of attend_decode must hold at least, for so many runs or fewer; depends on no context length."""
+    most_pieces = max(runs, min(runs * MOST_SPLITS, MANY_BLOCKS // kv_heads))
+    return most_pieces * heads * (head_dim + 2)
 
 
 def attend_decode(
@@ -118,7 +125,7 @@ def _span(length, splits: tl.constexpr, split_tokens: tl.constexpr):
     return tl.cdiv(tl.cdiv(length, split_tokens), splits) * split_tokens
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_runs"])
 def _decode(
     q, pool, runs, pages, out, mixes, sums, num_runs, q_stride, out_stride, head_stride, scale,
     group: tl.constexpr, group_block: tl.constexpr, head_dim: tl.constexpr, dim_block: tl.constexpr, page_tokens: tl.constexpr,
@@ -157,7 +164,7 @@ def _decode(
         tl.store(sums + place * 2 + 1, total, line < group)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_runs"])
 def _merge(
     mixes, sums, runs, out, num_runs, out_stride,
     head_dim: tl.constexpr, dim_block: tl.constexpr, splits: tl.constexpr, split_tokens: tl.constexpr, some: tl.constexpr,
@@ -222,7 +229,7 @@ def attend_prefill(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_runs", "num_tiles"])
 def _prefill(
     q, pool, runs, pages, query_tiles, out, num_runs, num_tiles, q_stride, out_stride, head_stride, scale,
     group: tl.constexpr, group_block: tl.constexpr, queries: tl.constexpr, head_dim: tl.constexpr, dim_block: tl.constexpr,

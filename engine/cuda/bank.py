@@ -51,6 +51,7 @@ class DeviceBank:
         self.entries = torch.zeros(num_slots, num_parts, 5, dtype=torch.int64, device=device.where)
         self._room = torch.empty(room_bytes, dtype=torch.uint8, device=device.where)
         self._slots: dict[int, _Resident] = {}
+        device.mark().wait()  # copies go beside the computing, and must not overtake the zeros, or whoever had this memory before
         self._copier = Copier(device, done)
 
     def size_of(self, packed: PackedAdapter) -> int:
@@ -128,3 +129,4 @@ class Copier:
                 self._done(DeviceLost(f"an adapter could not be copied: {fault_of(error) or error}"))
                 return
             self._done(CopyDone(job.generation, (time.perf_counter() - started) * 1e3))
+            del job  # while this thread waits for the next one, it must not keep the bank's memory

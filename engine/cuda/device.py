@@ -6,6 +6,8 @@ again, so that everything above the seam runs, and can be made to fail, without 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -98,7 +100,7 @@ class CudaDevice:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of products stay float32 until they are whole
         self._cuda: Any = torch.cuda  # parts of it are without types
         self._copies = self._cuda.Stream(self.where)
-        self._graphs: Any = None
+        self._first_graph: Any = None
 
     def memory(self) -> Memory:
         """See Device. What torch keeps in reserve for this process counts as free."""
@@ -110,23 +112,33 @@ class CudaDevice:
         return torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
 
     def pin(self, blob: torch.Tensor) -> Work | None:
-        """See Device. The blob's pages must be its own: the driver refuses to pin a page twice."""
+        """See Device. The blob's pages must be its own: the driver refuses to pin a page twice. What cannot be pinned is copied all the same."""
         runtime = self._cuda.cudart()
         address, size = blob.data_ptr(), -(-blob.numel() // PAGE_BYTES) * PAGE_BYTES
-        if address % PAGE_BYTES or int(runtime.cudaHostRegister(address, size, 0)) != 0:
+        if address % PAGE_BYTES or blob.is_pinned() or not _succeeds(runtime.cudaHostRegister(address, size, 0)):
             return None
 
         def undo() -> None:
-            runtime.cudaHostUnregister(address)
+            _succeeds(runtime.cudaHostUnregister(address))
 
         return undo
 
     def capture(self, work: Work) -> Work:
-        """See Device. All graphs share one pool of memory: no two of them run at once."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._graphs, capture_error_mode="thread_local"):
-            work()
-        self._graphs = self._graphs or graph.pool()
+        """See Device. All graphs share one pool of memory: no two of them run at once.
+
+        Other threads may pin, copy and allocate meanwhile: only what this one does must not wait. A capture that breaks would leave this
+        thread on the stream of captures, and the allocator serving all from the pool, which no later capture could use.
+        """
+        graph, first = torch.cuda.CUDAGraph(), self._first_graph
+        pool = torch.cuda.graph_pool_handle() if first is None else first.pool()
+        try:
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                work()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # of an allocator that is done with the pool, as it is when the work itself has failed
+                torch._C._cuda_endAllocateToPool(self.where.index, pool)
+            raise
+        self._first_graph = first or graph  # a pool lives only as long as one of its graphs
         return graph.replay
 
     def mark(self) -> Event:
@@ -156,6 +168,15 @@ class CudaDevice:
     def release(self) -> None:
         """See Device."""
         torch.cuda.empty_cache()
+
+
+def _succeeds(status: Any) -> bool:
+    """Whether a call of CUDA's runtime succeeded. If not, the runtime forgets it: torch would take its last error for that of the next launch."""
+    if int(status) == 0:
+        return True
+    with contextlib.suppress(AttributeError):  # torch binds no name for it, but has loaded the library for all to see
+        ctypes.CDLL(None).cudaGetLastError()
+    return False
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,8 @@ from .tables import NO_CELL, KnownPages, Room, Tables, decode_room, fill, measur
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 PAGE_TOKENS = 16
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM, MAX_HEAD_DIM_FLOAT32 = 256, 128
+"""Wider heads need more shared memory than a card has; those of float32 earlier."""
 WARM_ROWS = 64
 """Up to so many rows graphs are captured before the first request; larger buckets when they first come."""
 WARM_RANK = RANKS[0]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..errors import OutOfDeviceMemory
 from .device import Device, Work, fault_of
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -78,6 +79,7 @@ class Graphs:
         except Exception as error:  # the same work has just run; whatever keeps it from being recorded, it can go on as it did
             self._refused.add(key)
             self._device.release()
-            reason = fault_of(error) or f"{type(error).__name__}: {error}"
+            fault = fault_of(error)  # a lost device says so again at the next step; here it would only be a word for a broken capture
+            reason = fault if isinstance(fault, OutOfDeviceMemory) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             self._log(f"a graph of {key.rows} rows (rank {key.rank}) cannot be captured; such steps run launch by launch from now on: {reason}")
         self.capture_s += time.perf_counter() - started

@@ -1,6 +1,7 @@
 """What adapters add to a fused linear: `out = gain * out + bias + shift + expand @ (shrink @ x)` per row, each row with its own adapter.
 
 Rows come sorted by adapter in tiles of at most TILE_ROWS (tables.py). Weights lie as lora/layout.py packs them; `entries` says where.
+Counts that change from step to step are not specialised, as in attention.py.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def triton_type(dtype: torch.dtype) -> tl.dtype:
     return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[dtype]
 
 
-@triton.jit(do_not_specialize=["first_part"])
+@triton.jit(do_not_specialize=["first_part", "num_tiles", "rows"])
 def _shrink_rows(
     x, tiles, entries, scratch, first_part, num_tiles, slot_stride, x_stride, rows, max_rank, width_in,
     dtype: tl.constexpr, tile_rows: tl.constexpr, rank_block: tl.constexpr, split: tl.constexpr, step: tl.constexpr, row_step: tl.constexpr,
@@ -145,7 +146,7 @@ def _shrink_many(
         tl.store(target + line[:, None] * max_rank + low + ranks[None, :], total, (line < count)[:, None] & (low + ranks < rank)[None, :])
 
 
-@triton.jit(do_not_specialize=["first_part"])
+@triton.jit(do_not_specialize=["first_part", "num_tiles", "rows"])
 def _expand_rows(
     out, tiles, entries, scratch, bias, first_part, num_tiles, slot_stride, out_stride, rows, max_rank, width0, width1, width2, chunk1, chunk2,
     dtype: tl.constexpr, has_bias: tl.constexpr, splits: tl.constexpr, splits_block: tl.constexpr, tile_rows: tl.constexpr,

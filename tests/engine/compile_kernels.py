@@ -127,15 +127,15 @@ def measure(compiled: Any, name: str, shape: str, arch: int) -> Compiled:
 Call = tuple[str, Callable[[], object]]
 
 
-def attention_calls(dtype: torch.dtype, head_dim: int) -> Iterator[Call]:
-    """What depends on the heads' width, with 32 heads over 8."""
+def attention_calls(dtype: torch.dtype, head_dim: int, counts: tuple[int, ...] = (1, 48, 512)) -> Iterator[Call]:
+    """What depends on the heads' width, with 32 heads over 8; decoding for these numbers of runs."""
     heads, kv_heads, rows, page_tokens = 32, 8, 48, 16
     qkv, table = _empty(rows, (heads + 2 * kv_heads) * head_dim, dtype=dtype), _empty(256, head_dim // 2)
     pool, queries, mixed = _empty(2 * kv_heads, 64, page_tokens * head_dim, dtype=dtype), qkv[:, : heads * head_dim], torch.empty_like(qkv)
     norms = elementwise.HeadNorms(_empty(head_dim), _empty(head_dim), 1e-6)
     for each, angles in ((None, table), (norms, None)):
         yield "rotate_and_store", partial(elementwise.rotate_and_store, qkv, angles, angles, _ints(rows), _ints(rows), pool, heads, kv_heads, each)
-    for runs in (1, rows, 512):
+    for runs in counts:
         scratch = _empty(attention.decode_scratch_numbers(runs, heads, kv_heads, head_dim))
         yield f"attend_decode, {runs} runs", partial(attention.attend_decode, queries, pool, _ints(4, runs), _ints(9), mixed, scratch, page_tokens)
     yield "attend_prefill", partial(attention.attend_prefill, queries, pool, _ints(4, 8), _ints(9), _ints(2, 40), mixed, page_tokens)
@@ -175,6 +175,8 @@ def main() -> None:
     modules: list[ModuleType] = [attention, elementwise, lora, sampling]
     found: list[Compiled] = []
     shapes = {f"head_dim {head_dim}": attention_calls(torch.bfloat16, head_dim) for head_dim in (64, 128)} | {"8B": other_calls(torch.bfloat16)}
+    shapes["head_dim 256"] = attention_calls(torch.bfloat16, 256, (1,))
+    shapes["head_dim 128 float32"] = attention_calls(torch.float32, 128, (1,))
     shapes["8B float32"] = (each for each in other_calls(torch.float32) if each[0].startswith("apply_site, 3"))
     for shape, calls in shapes.items():
         for name, call in calls:

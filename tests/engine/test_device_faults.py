@@ -215,6 +215,10 @@ def test_what_a_device_cannot_run_goes_to_the_processor_and_says_why_when_asked(
         find_accelerator("cuda", odd)
     with pytest.raises(ModelError, match="int8"):
         find_accelerator("cuda", LLAMA, "int8")
+    wide = replace(LLAMA, head_dim=256)
+    assert isinstance(find_accelerator("cuda", wide, "bfloat16"), Accelerator)
+    with pytest.raises(ModelError, match="head_dim 256 is not a multiple of 16 up to 128, the most in float32 there"):
+        find_accelerator("cuda", wide, "float32")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.engine import gpu_decode, gpu_model, gpu_paging, gpu_stage
+from benchmarks.engine.gpu import keep_compiled, says_nothing
 from benchmarks.engine.gpu_board import MISSED, OPEN, REACHED, Board, Outcome
 from benchmarks.engine.gpu_model import SHAPES, Limits
 from benchmarks.engine.gpu_rows import Fact, Figure, Rows, Trouble, World
@@ -173,6 +174,21 @@ def test_a_stage_that_fails_keeps_what_it_had_told_and_says_why(tmp_path: Path) 
     assert run.stage(stage("good", "print('3 passed')"), told.append) == Outcome("good", "ok", pytest.approx(0, abs=20), "3 passed")
 
 
+def test_half_a_line_and_a_line_of_somebody_else_s_are_no_findings(tmp_path: Path) -> None:
+    """A stage is killed in the middle of a line; a test prints what looks like JSON, a library what is none."""
+    code = """import os, signal, sys
+sys.stdout.write('{"fact": "one", "value": 1}\\n{"compiled": []}\\n{not JSON}\\n{"figure": "x", "measured"')
+sys.stdout.flush()
+os.kill(os.getpid(), signal.SIGKILL)"""
+    told: list[Any] = []
+    run = Run(60.0, tmp_path)
+    outcome = run.stage(stage("torn", code), told.append)
+    assert told == [{"fact": "one", "value": 1}]
+    assert (outcome.status, outcome.error.partition(".")[0]) == ("failed", "ended with signal SIGKILL")
+    assert run.log_of("torn") == '{"compiled": []}\n{not JSON}\n{"figure": "x", "measured"'
+    assert run.stage(stage("good", "import sys; sys.stdout.buffer.write(b'\\xff 3 passed')"), told.append).status == "ok"
+
+
 def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> None:
     code = 'import os, time\nos.write(1, b\'{"fact": "pid", "value": %d}\\n\' % (os.fork() or os.getpid()))\ntime.sleep(600)'
     told: list[Any] = []
@@ -242,6 +258,26 @@ def test_the_report_has_a_line_for_every_row_and_for_what_failed(tmp_path: Path)
     assert "One decode step, bare" in text
     assert drawn.startswith("<svg")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gpu-card.json", "gpu-card.md", "gpu-card.svg"]
+
+
+def test_a_memory_check_that_could_not_look_is_left_out_with_a_reason() -> None:
+    log = "========= COMPUTE-SANITIZER\n========= Error: Device not supported. Please refer to the manual\n" + "Traceback\n" * 40
+    assert "Device not supported" in (says_nothing(Outcome("memcheck", "failed", 9.0, "ended with status 1"), log) or "")
+    assert "not over within 60 s" in (says_nothing(Outcome("memcheck", "too slow", 60.0), "") or "")
+    found = "========= Invalid __global__ read of size 4 bytes"
+    for outcome in (Outcome("memcheck", "failed", 9.0), Outcome("memcheck", "too slow", 60.0), Outcome("memcheck", "ok", 9.0)):
+        assert says_nothing(outcome, found) is None
+
+
+def test_what_triton_compiles_is_kept_for_the_next_stage_even_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home, expected in ((tmp_path / "home", None), (Path(os.devnull) / "home", str(tmp_path / "triton"))):
+        monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+        monkeypatch.setenv("TRITON_HOME", str(home))
+        keep_compiled(tmp_path)
+        assert os.environ.get("TRITON_CACHE_DIR") == expected
+    monkeypatch.setenv("TRITON_CACHE_DIR", "elsewhere")
+    keep_compiled(tmp_path)
+    assert os.environ["TRITON_CACHE_DIR"] == "elsewhere"
 
 
 # --- the whole of it, on the CPU ---

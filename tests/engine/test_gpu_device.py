@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
+from engine.cuda import device as device_module
 from engine.cuda.device import COPY_BYTES, CudaDevice, Device, HostDevice
 from engine.lora.layout import PAGE_BYTES, pack
 
@@ -92,6 +100,98 @@ def test_a_graph_does_its_work_again_over_what_lies_there_by_then(device: Device
         replay()
     device.mark().wait()
     assert total.tolist() == [21.0] * 4
+
+
+def test_what_is_pinned_already_is_not_pinned_again_and_leaves_no_error_for_the_next_launch(device: Device) -> None:
+    whole = device.pinned(4 * PAGE_BYTES)
+    assert device.pin(whole[-whole.data_ptr() % PAGE_BYTES :][:PAGE_BYTES]) is None
+    assert torch.ones(3, device=device.where).add_(1).tolist() == [2.0] * 3
+
+
+def test_a_call_of_the_runtime_that_fails_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that torch does not take its error for that of the next launch."""
+    taken: list[str | None] = []
+    runtime = SimpleNamespace(cudaGetLastError=lambda: taken.append("error"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: runtime)
+    assert device_module._succeeds(0)
+    assert not taken
+    assert not device_module._succeeds(712)
+    assert taken == ["error"]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())  # a torch that keeps the library to itself
+    assert not device_module._succeeds(712)
+
+
+@pytest.mark.parametrize("device", [CARD], indirect=True)
+def test_a_capture_that_breaks_breaks_no_later_one(device: Device) -> None:
+    x, stream = torch.ones(4, device=device.where), torch.cuda.current_stream()
+
+    def add() -> None:
+        x.add_(1)
+
+    def wait() -> None:
+        add()
+        x.cpu()
+
+    def fail() -> None:
+        add()
+        raise ZeroDivisionError
+
+    add()
+    for breaking in (wait, fail):
+        replay = device.capture(add)
+        with pytest.raises((RuntimeError, ZeroDivisionError)):
+            device.capture(breaking)
+        assert torch.cuda.current_stream() == stream
+        before = x.tolist()
+        replay()
+        del replay
+        assert x.tolist() == [each + 1 for each in before]
+
+
+class Torn:
+    """In the place of torch.cuda.graph: the end of a capture that was broken raises, before it has gone back to the stream it came from."""
+
+    def __init__(self, graph: Any, pool: tuple[int, int], capture_error_mode: str) -> None:
+        assert capture_error_mode == "thread_local"
+        self._graph, graph.pool = graph, lambda: pool
+
+    def __enter__(self) -> None:
+        self._graph.log.append("begin")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+def test_a_broken_capture_gives_its_pool_and_its_thread_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card, with stand-ins for what torch does there."""
+    log: list[Any] = []
+    pools = count(1)
+
+    @contextmanager
+    def stream(_: object) -> Iterator[None]:
+        log.append("there")
+        try:
+            yield
+        finally:
+            log.append("back")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(log=log, replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, next(pools)))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: "stream")
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", Torn)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda index, pool: log.append((index, pool)), raising=False)
+    card = CudaDevice.__new__(CudaDevice)
+    card.where, card._first_graph = torch.device("cuda", 0), None
+    with pytest.raises(RuntimeError, match="previous error"):
+        card.capture(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert log == ["there", "begin", "back", (0, (0, 1))]
+    card.capture(lambda: None)
+    with pytest.raises(RuntimeError, match="previous error"):
+        card.capture(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    assert log[-1] == (0, (0, 2)), "all graphs share the pool of the first that was captured"
+    assert card._first_graph.pool() == (0, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

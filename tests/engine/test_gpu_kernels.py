@@ -309,6 +309,22 @@ def test_every_row_sees_its_own_context(dtype: torch.dtype, heads: int, kv_heads
         assert torch.equal(given, attend(context, q, heads, head_dim))
 
 
+def test_the_widest_heads_see_their_context_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only in short numbers: see Accelerator.why_not."""
+    monkeypatch.setattr(attention, "MOST_SPLITS", 2)
+    context = make_context(2, 1, 256, [(1, 40), (5, 30)], torch.float16)
+    q = random(6, 2 * 256, dtype=torch.float16)
+    assert_near(attend(context, q, 2, 256), attend_plainly(context, q, 2, 256))
+
+
+@given(runs=st.integers(1, 600), kv_heads=st.integers(1, 32))
+def test_a_context_is_cut_in_few_ways_and_scratch_holds_the_pieces_of_any_fewer_runs(runs: int, kv_heads: int) -> None:
+    """Kernels are compiled for each way; an executor makes scratch for its largest step."""
+    numbers = attention.decode_scratch_numbers(runs, kv_heads, kv_heads, 16)
+    assert all(attention.choose_split(fewer, kv_heads).most * fewer * kv_heads * 18 <= numbers for fewer in range(1, runs + 1))
+    assert len({attention.choose_split(fewer, kv_heads) for fewer in range(1, runs + 1)}) <= 8
+
+
 @pytest.mark.parametrize("most", [1, 3, 64])
 def test_long_contexts_are_cut_and_merged_in_order(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 pieces of 64 tokens, seven of them a block's, or one block for all; the merging goes round twice."""
@@ -455,14 +471,16 @@ def test_every_kernel_compiles_for_volunteers_cards_without_spilling() -> None:
     assert compiled <= entries
     assert entries - compiled <= HELPERS
     for each in told["compiled"]:
-        assert each["spilled_bytes"] <= MOST_SPILLED_BYTES, each
+        assert each["spilled_bytes"] <= MOST_SPILLED_BYTES.get(each["shape"], FEW_BYTES), each
         assert each["shared_bytes"] <= LEAST_SHARED_BYTES, each
 
 
 HELPERS = {"_shrink_one", "_shrink_many", "_expand_one", "_expand_many", "_affine", "_load_expand", "_number", "_cells", "_attend_block", "_span",
            "_noise_words", "_gumbel", "_gumbel_estimate", "_counter", "_may_win"}  # fmt: skip
 """What kernels call and nobody launches."""
-MOST_SPILLED_BYTES = 64
+FEW_BYTES = 64
 """Per thread: a handful of numbers that the prefill kernel parks on cards before 9.0."""
+MOST_SPILLED_BYTES = {"head_dim 256": 400, "head_dim 128 float32": 4000}
+"""Where speed matters less than that it runs at all."""
 LEAST_SHARED_BYTES = 99 * 1024
 """What a block may have on any card since 8.0."""
