@@ -39,6 +39,7 @@ class Driver:
             step_tokens=24,
             prompt_step_tokens=24,
             host_cache_bytes=40_000,
+            slot_bytes=24_000,
         )
         self.held: dict[int, int] = {}
         self.offered: dict[int, int | None] = {}
