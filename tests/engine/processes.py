@@ -19,12 +19,12 @@ DEADLINE_S = 60.0
 
 
 class Daemon:
-    """A test's end of the socket."""
+    """A test's end of the socket. `prefix`: a command that becomes the engine."""
 
-    def __init__(self, base: Path, *arguments: str) -> None:
+    def __init__(self, base: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(DEADLINE_S)
-        command = [sys.executable, "-m", "engine", "serve", "--fd", str(theirs.fileno()), "--base", str(base), "--threads", "1", *arguments]
+        command = [*prefix, sys.executable, "-m", "engine", "serve", "--fd", str(theirs.fileno()), "--base", str(base), "--threads", "1", *arguments]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
         theirs.close()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
