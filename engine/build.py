@@ -16,6 +16,7 @@ from .engine import Engine, Limits
 from .errors import DeviceLost, ModelError, OutOfDeviceMemory
 from .executor.choose import choose_machine
 from .executor.library import cache_folder
+from .executor.memory import Division, divide_host
 from .grammar import GrammarDone, Grammars
 from .kv.cache import KvCache
 from .kv.pages import PagePool
@@ -28,6 +29,7 @@ from .lora.host_cache import HostCache
 from .lora.layout import PackedAdapter
 from .lora.slots import SlotTable
 from .lora.spill import Spill
+from .memory import Free, free_memory, lies_in_memory
 from .messages import Ready
 from .model.decoder import Decoder
 from .model.weights import Weights, open_weights
@@ -69,17 +71,24 @@ def build_engine(config: EngineConfig, on_done: Callable[[Done], None]) -> Built
 
 
 def assemble(
-    weights: Weights, config: EngineConfig, on_done: Callable[[Done], None], accelerator: Accelerator | None = None, load: Load | None = None
+    weights: Weights,
+    config: EngineConfig,
+    on_done: Callable[[Done], None],
+    accelerator: Accelerator | None = None,
+    load: Load | None = None,
+    free: Free | None = None,
 ) -> Built:
-    """An engine over weights that are open already, on the device that is given or found. Raises ModelError.
+    """An engine over weights that are open already, on the device that is given or found, in the memory that is `free`. Raises ModelError.
 
-    `load` gives adapters where they are no files (a benchmark's); on a device they had better be pinned.
+    `load` gives adapters where they are no files (a benchmark's); on a device they had better be pinned. `free` None: what the system says.
     """
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
     base = weights.config
     chosen = choose_machine(config, base, accelerator)
     accelerator, config, choice = chosen.accelerator, chosen.config, chosen.dtype
+    division = divide_host(base, config, choice, accelerator is not None, free or free_memory())
+    config = division.settle(config)
     split = None if accelerator is None else accelerator.divide(base, choice.dtype, config)
     num_pages = max(1, config.kv_tokens // config.page_tokens) if split is None else split.num_pages
     context = min(base.context, num_pages * config.page_tokens)
@@ -90,10 +99,10 @@ def assemble(
 
     def parse(config_path: Path, weights_path: Path) -> PackedAdapter:
         with torch.inference_mode():
-            return load_adapter(config_path, weights_path, weights, choice.dtype)
+            return load_adapter(config_path, weights_path, weights, choice.dtype, division.reading_bytes)
 
-    spilled = Spill(parse, cache_folder(), config.spill_bytes).load
-    loader = AdapterLoader(load or (spilled if accelerator is None else accelerator.pinning(spilled)), on_done)
+    spilled = Spill(parse, cache_folder(), config.spill_bytes, lies_in_memory).load
+    loader = AdapterLoader(load or (spilled if accelerator is None else accelerator.pinning(spilled)), on_done, division.untaken_bytes)
     slots, bank, end_bank = _make_slots(config, weights, accelerator, split, on_done)
     pages = PrefixCache(PagePool(num_pages))
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
@@ -116,7 +125,7 @@ def assemble(
         threads=config.threads,
         load_ms=(time.perf_counter() - started) * 1e3,
     )
-    notes = () if split is None else (describe_split(split, config.page_tokens), warmed)
+    notes = (describe_division(division),) if split is None else (describe_split(split, config.page_tokens), warmed)
     return Built(engine, ready, loader, grammars, choice, decoder.name, (loader.close, grammars.close, end_bank, decoder.close), notes)
 
 
@@ -124,6 +133,13 @@ def describe_split(split: Split, page_tokens: int) -> str:
     """How a device's memory is divided, in words."""
     tokens, adapters = split.num_pages * page_tokens, f"{split.adapter_bytes >> 20} MiB for adapters in {split.num_slots} slots"
     return f"room for keys and values of {tokens} tokens, {adapters}: {split.reason}"
+
+
+def describe_division(division: Division) -> str:
+    """How a processor's memory is divided, in words."""
+    host, slots, reading = (size >> 20 for size in (division.host_cache_bytes, division.slot_bytes, division.reading_bytes))
+    adapters = f"for adapters {host} MiB packed, {slots} MiB in slots, {reading} MiB to read one"
+    return f"room for keys and values of {division.kv_tokens} tokens, {adapters}; {division.reason}"
 
 
 def _make_cache(decoder: Decoder, num_pages: int, page_tokens: int, masked: bool) -> KvCache:
@@ -138,6 +154,6 @@ def _make_slots(
 ) -> tuple[SlotTable, Bank, Callable[[], None]]:
     """Slots, their memory, and what ends the threads of it."""
     if accelerator is None or split is None:
-        return SlotTable(config.max_adapters), SlotBank(), lambda: None
+        return SlotTable(config.max_adapters, Arena(config.slot_bytes)), SlotBank(), lambda: None
     bank = accelerator.make_bank(weights.config, split, on_done)
     return SlotTable(split.num_slots, Arena(split.adapter_bytes)), bank, bank.close

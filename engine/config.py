@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,9 @@ class EngineConfig:
     prompt_step_tokens: int = 0
     max_running: int = 0
     max_waiting: int = 256
+    max_waiting_tokens: int = 0
     host_cache_bytes: int = 0
+    slot_bytes: int = 0
     spill_bytes: int = 8 << 30
     waiting_deadline_s: float = 120.0
     parked_deadline_s: float = 120.0
@@ -37,19 +38,20 @@ class EngineConfig:
     seat_steps: int = 0
 
 
-ON_PROCESSOR = {"kv_tokens": 16384, "max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64, "seat_steps": 4,
-                "host_cache_bytes": 2 << 30}  # fmt: skip
-ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256, "seat_steps": 32}
-"""What is 0 in a configuration becomes this. Room for keys and values and for adapters on a device is divided by cuda/memory.py; a seat lasts
-longer there, since another adapter in it costs a copy, of about as long as a step."""
+ON_PROCESSOR = {"max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64, "seat_steps": 4, "max_waiting_tokens": 1 << 20}
+ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256, "seat_steps": 32, "max_waiting_tokens": 1 << 24}
+"""What is 0 in a configuration becomes this. Room for keys and values and for adapters is divided once the base is known, by executor/memory.py
+or on a device by cuda/memory.py; a seat lasts longer there, since another adapter in it costs a copy, of about as long as a step."""
+WANTED_KV_TOKENS = 16384
+MAX_HOST_CACHE_BYTES = 2 << 30
+"""What a processor's keys and values and its packed adapters are given where there is memory enough."""
 HOST_CACHE_SHARE = 4
-"""Beside a device, one part in so many of the host's memory is for packed adapters: they are larger there, as the bases are."""
+"""Beside a device, one part in so many of the host's free memory is for packed adapters: they are larger there, as the bases are."""
 
 
 def settled(config: EngineConfig, on_device: bool) -> EngineConfig:
     """The configuration with what it leaves open filled in for the machine."""
-    host_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    suited = {**ON_DEVICE, "host_cache_bytes": host_bytes // HOST_CACHE_SHARE} if on_device else ON_PROCESSOR
+    suited = ON_DEVICE if on_device else ON_PROCESSOR
     open_ones: dict[str, Any] = {name: value for name, value in suited.items() if getattr(config, name) == 0}
     return replace(config, **open_ones)
 

@@ -53,13 +53,15 @@ class Limits:
     vocab_size: int
     context_tokens: int
     max_waiting: int
+    max_waiting_tokens: int
     waiting_deadline_s: float
     parked_deadline_s: float
 
     @classmethod
     def of(cls, config: EngineConfig, vocab_size: int, context_tokens: int) -> Limits:
         """The limits of a configuration over a base."""
-        return cls(vocab_size, context_tokens, config.max_waiting, config.waiting_deadline_s, config.parked_deadline_s)
+        waiting = config.max_waiting, config.max_waiting_tokens, config.waiting_deadline_s, config.parked_deadline_s
+        return cls(vocab_size, context_tokens, *waiting)
 
 
 class Engine:
@@ -210,6 +212,9 @@ class Engine:
             raise BadRequest(f"request {message.request_id} is already running; use another id")
         if len(self._scheduler.waiting) + len(self._compiling) >= limits.max_waiting:
             raise Busy(f"{limits.max_waiting} requests are waiting already; retry later or ask another node")
+        waiting_tokens = sum(len(each.tokens) for each in self._scheduler.waiting) + sum(len(each.prompt_ids) for each in self._compiling.values())
+        if waiting_tokens + len(message.prompt_ids) + len(answer) > limits.max_waiting_tokens:
+            raise Busy(f"{waiting_tokens} tokens are waiting already, of at most {limits.max_waiting_tokens}; retry later or ask another node")
         if not message.prompt_ids or (isinstance(message, Replay) and not answer):
             raise BadRequest("prompt_ids is empty" if not message.prompt_ids else "answer_ids is empty")
         if len(message.prompt_ids) + max(1, len(answer)) > limits.context_tokens:

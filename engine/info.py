@@ -7,10 +7,12 @@ from pathlib import Path
 
 import torch
 
-from .build import describe_split
+from .build import describe_division, describe_split
 from .config import EngineConfig, cpu_features
 from .executor.choose import choose_machine
 from .executor.library import NotNative, find_compiler, library_path, usable_sets
+from .executor.memory import demand_of, divide_host, linear_numbers
+from .memory import free_memory
 from .model.layers import ROW_FLOOR, choose_linear_kernel
 from .model.weights import Weights, open_weights
 from .roofline import Roofline, measure_apart
@@ -20,7 +22,7 @@ def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
     """One line per choice, and the measured limits (a second or two; longer when the executor is built first). Raises ModelError."""
     weights = None if base is None else open_weights(base)
     chosen = choose_machine(asked, None if weights is None else weights.config)
-    accelerator, config, choice = chosen.accelerator, chosen.config, chosen.dtype
+    accelerator, config, choice, free = chosen.accelerator, chosen.config, chosen.dtype, free_memory()
     yield f"torch      {torch.__version__}, {config.threads} threads"
     yield f"dtype      {choice.name}: {choice.reason}"
     if accelerator is not None:
@@ -32,14 +34,16 @@ def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
         return
     yield f"kernels    {describe_kernels(config.kernels)}"
     yield f"twins      linears {choose_linear_kernel(choice.dtype)}; under {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
+    if weights is not None:
+        division = divide_host(weights.config, config, choice, False, free)
+        token_bytes = demand_of(weights.config, choice, 0, 0).token_bytes
+        yield f"base       {weights.base_id.hex()}: {weights.config}"
+        yield f"memory     {describe_division(division)}"
+        yield f"kv cache   {division.kv_tokens} tokens, {division.kv_tokens * token_bytes >> 20} MiB when full"
     roofline = measure_apart(config.threads)
     rates = ", ".join(f"{name} {rate / 1e9:.0f} GOP/s" for name, rate in roofline.operations_s.items())
     yield f"roofline   reads {roofline.read_bytes_s / 1e9:.1f} GB/s; multiplies {rates}"
     if weights is not None:
-        shape = weights.config
-        token = 2 * shape.kv_heads * shape.head_dim * shape.layers * choice.dtype.itemsize
-        yield f"base       {weights.base_id.hex()}: {shape}"
-        yield f"kv cache   {config.kv_tokens} tokens, {config.kv_tokens * token >> 20} MiB when full"
         yield f"limit      {describe_limit(weights, choice.name, roofline)}"
 
 
@@ -61,15 +65,8 @@ def describe_kernels(asked: str) -> str:
 
 def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:
     """Tokens a second that the machine allows for one request and for 32, without adapters and with an empty context."""
-    numbers = linear_numbers(weights)
+    numbers = linear_numbers(weights.config)
     read = numbers * {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
     parts = (f"{batch / roofline.seconds(dtype, read, 2.0 * batch * numbers):.0f} tokens/s at batch {batch} "
              f"({roofline.bound(dtype, read, 2.0 * batch * numbers)})" for batch in (1, 32))  # fmt: skip
     return "; ".join(parts)
-
-
-def linear_numbers(weights: Weights) -> int:
-    """How many numbers the linears of a step hold, the head among them."""
-    config = weights.config
-    attention = 2 * config.hidden * config.head_dim * (config.heads + config.kv_heads)
-    return config.layers * (attention + 3 * config.hidden * config.intermediate) + config.hidden * config.vocab_size

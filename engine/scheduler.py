@@ -243,10 +243,13 @@ class Scheduler:
             return
         new = {sequence.adapter for sequence in able if sequence.first_token_s is None}
         for adapter in sorted(standing, key=lambda adapter: (adapter not in new, self._last_seated.get(adapter, 0))):
-            if self._adapters.prepare(adapter) and (self._adapters.try_pin(adapter) or self._take_over(adapter, new)):
-                self._seats[adapter] = self._step
-                if not self._adapters.is_ready(adapter):
-                    self._arriving.add(adapter)
+            if not self._adapters.prepare(adapter):
+                continue
+            if not self._adapters.try_pin(adapter) and not self._take_over(adapter, new):
+                return  # those behind it must not take back what was given up for one that needs more bytes than one seat has
+            self._seats[adapter] = self._step
+            if not self._adapters.is_ready(adapter):
+                self._arriving.add(adapter)
 
     def _settle_arrived(self) -> None:
         for adapter in [adapter for adapter in self._arriving if self._adapters.is_ready(adapter)]:

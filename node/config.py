@@ -40,7 +40,7 @@ WHAT_IT_SETS: Mapping[str, str] = {
     "engine_dtype": "auto, float32, bfloat16 or int8",
     "engine_threads": "threads of the engine; 0: one for each core. Several engines on one machine want a number",
     "engine_draft_tokens": "guesses of the engine ahead of each answer, taken from its own text; 4 speeds up repetitive answers when few ask",
-    "kv_tokens": "tokens of all running requests together that fit into the engine's memory; 0: what suits the machine",
+    "kv_tokens": "tokens of all running requests together that fit into the engine's memory; 0: what suits the machine and its memory limits",
     "max_adapters": "adapters ready in the engine at once, the others wait on the disk; 0: what suits the machine",
     "prompt_price": "what a token of prompt costs here, in millionths of a dollar",
     "completion_price": "what a token of answer costs here",

@@ -50,12 +50,14 @@ class TensorHeader:
     size_bytes: int
 
 
-def load_adapter(config_path: Path, weights_path: Path, base: Weights, dtype: torch.dtype) -> PackedAdapter:
-    """Read, check and pack one adapter. Raises AdapterError naming the field or tensor and the mend."""
+def load_adapter(config_path: Path, weights_path: Path, base: Weights, dtype: torch.dtype, room_bytes: int | None = None) -> PackedAdapter:
+    """Read, check and pack one adapter, in `room_bytes` of memory. Raises AdapterError naming the field or tensor and the mend."""
     try:
         config = parse_config(_read_bounded(config_path, MAX_CONFIG_BYTES))
         header = read_header(weights_path)
         modules = match_tensors(header, config, base.config)
+        if room_bytes is not None and (needed := bytes_to_read(header, dtype)) > room_bytes:
+            raise AdapterError(f"reading the adapter takes {needed} bytes of memory, of which {room_bytes} are kept for that; allow the engine more")
         with safe_open(weights_path, framework="pt") as file:
             reader = _Reader(file, dtype)
             parts = {key: _read_part(key, tensors, reader, config, base) for key, tensors in modules.parts.items()}
@@ -94,6 +96,12 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     if declared != size - 8 - length:
         raise AdapterError(f"{path.name} declares {declared} bytes of tensors and holds {size - 8 - length}; it is truncated or padded")
     return header
+
+
+def bytes_to_read(header: dict[str, TensorHeader], dtype: torch.dtype) -> int:
+    """At most: every number as float32 and packed; outside the layers also turned, or beside the base's own matrix."""
+    numbers = {name: math.prod(tensor.shape) for name, tensor in header.items()}
+    return sum(count * (4 + (8 if END_NAME.fullmatch(name) else 0) + dtype.itemsize) for name, count in numbers.items())
 
 
 def _tensor_header(name: str, entry: dict[str, Any]) -> TensorHeader:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -35,11 +36,12 @@ class LoadJob:
 
 @dataclass(frozen=True)
 class LoadDone:
-    """What became of a job."""
+    """What became of a job. `taken` is called by whoever keeps the outcome, or lets go of it."""
 
     job: LoadJob
     outcome: Loaded | AdapterError
     load_ms: float
+    taken: Callable[[], None] = field(default=lambda: None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,12 @@ class CopyDone:
 
 
 class AdapterLoader:
-    """One thread that parses and packs; `done` is called on that thread."""
+    """One thread that parses and packs; `done` is called on that thread. It waits while outcomes of `untaken_bytes` are not taken yet."""
 
-    def __init__(self, load: Load, done: Callable[[LoadDone], None]) -> None:
-        self._load, self._done = load, done
+    def __init__(self, load: Load, done: Callable[[LoadDone], None], untaken_bytes: int) -> None:
+        self._load, self._done, self._room_bytes = load, done, untaken_bytes
+        self._untaken = threading.Condition()
+        self._untaken_bytes = 0
         self._jobs: SimpleQueue[LoadJob | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="adapter-loader", daemon=True)
         self._thread.start()
@@ -69,9 +73,19 @@ class AdapterLoader:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
+            with self._untaken:
+                self._untaken.wait_for(lambda: self._untaken_bytes < self._room_bytes)
             started = time.perf_counter()
             outcome = self._attempt(job)
-            self._done(LoadDone(job, outcome, (time.perf_counter() - started) * 1e3))
+            size_bytes = 0 if isinstance(outcome, AdapterError) else outcome.packed.size_bytes
+            self._count(size_bytes)
+            self._done(LoadDone(job, outcome, (time.perf_counter() - started) * 1e3, partial(self._count, -size_bytes)))
+            del outcome  # or it would live beside the next one
+
+    def _count(self, size_bytes: int) -> None:
+        with self._untaken:
+            self._untaken_bytes += size_bytes
+            self._untaken.notify()
 
     def _attempt(self, job: LoadJob) -> Loaded | AdapterError:
         try:
@@ -161,6 +175,8 @@ class Adapters:
             packed = self._host.find(adapter)
             assert packed is not None, "pinned before it was prepared"
             self._host.touch(adapter)
+            for slot in placement.emptied:
+                self.bank.clear(slot)
             for evicted in placement.evicted:
                 if self._host.find(evicted) is None:
                     self.slots.drop_from_host(evicted)
@@ -178,6 +194,7 @@ class Adapters:
 
     def receive(self, done: LoadDone) -> AdapterHeld | AdapterRefused | None:
         """Take a finished load. A refused adapter is remembered until it is held again, so that its requests learn why."""
+        done.taken()
         adapter = done.job.adapter
         if self._jobs.get(adapter) != done.job:
             return None  # held again from other files while these were read
@@ -190,7 +207,7 @@ class Adapters:
             return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
         packed = done.outcome.packed
         if not self.slots.can_ever_hold(size_bytes := self.bank.size_of(packed)):
-            reason = f"the adapter takes {size_bytes} bytes of the device, which keeps {self.slots.room_bytes} for all of them"
+            reason = f"the adapter takes {size_bytes} bytes of a slot's memory, of which {self.slots.room_bytes} are kept for all adapters"
             return self._refuse(adapter, AdapterError(reason))
         self._paths[adapter] = done.job.config_path, done.job.weights_path
         self._keep(adapter, done.outcome, done.load_ms)

@@ -37,7 +37,7 @@ class Bank(Protocol):
     """What is asked of the slots' memory wherever it lies; each executor asks its own bank for more."""
 
     def size_of(self, packed: PackedAdapter) -> int:
-        """Bytes that the adapter takes of the arena; 0 where there is none."""
+        """Bytes that the adapter takes of the arena."""
 
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
         """Put an adapter into a slot, over what was there. False: it is on its way, and its generation will be announced when it is there."""
@@ -72,8 +72,8 @@ class SlotBank:
         self._next_number = 0
 
     def size_of(self, packed: PackedAdapter) -> int:
-        """See Bank."""
-        return 0
+        """See Bank. Of host memory, since a slot keeps it from being freed."""
+        return packed.size_bytes
 
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
         """See Bank. A reference is there at once."""

@@ -28,13 +28,14 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Placement:
-    """Bytes to move: put `adapter` into `slot`, at byte `offset` of the arena if there is one; `evicted` left for it."""
+    """Bytes to move: put `adapter` into `slot`, at byte `offset` of the arena if there is one; `evicted` left for it, and `emptied` stay empty."""
 
     adapter: bytes
     slot: int
     generation: int
     evicted: tuple[bytes, ...] = ()
     offset: int = 0
+    emptied: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -211,13 +212,14 @@ class SlotTable:
     def _place(self, adapter: bytes, entry: _Entry, leaving: tuple[bytes, ...]) -> Placement:
         slot = self._entries[leaving[0]].slot if leaving else next(slot for slot in range(self.num_slots) if slot not in self._owners)
         assert slot is not None, "who leaves has no slot"
+        emptied = tuple(other for evicted in leaving[1:] if (other := self._entries[evicted].slot) is not None)
         for evicted in leaving:
             self._evict(evicted)
         self._generation += 1
         entry.slot, entry.generation, entry.state = slot, self._generation, State.LOADING
         self._owners[slot] = adapter
         offset = 0 if self.arena is None else self.arena.put(adapter, entry.size_bytes)
-        return Placement(adapter, slot, self._generation, leaving, offset)
+        return Placement(adapter, slot, self._generation, leaving, offset, emptied)
 
     def _evict(self, adapter: bytes) -> None:
         entry = self._entries[adapter]

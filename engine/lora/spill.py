@@ -30,11 +30,17 @@ class _Place:
 
 
 class Spill:
-    """A loader of adapters that remembers up to `budget_bytes` of what `load` gave. Used by one thread."""
+    """A loader of adapters that remembers up to `budget_bytes` of what `load` gave, nothing where files are memory. Used by one thread."""
 
-    def __init__(self, load: Callable[[Path, Path], PackedAdapter], folder: Path, budget_bytes: int) -> None:
-        self._load, self._budget_bytes = load, budget_bytes
+    def __init__(
+        self,
+        load: Callable[[Path, Path], PackedAdapter],
+        folder: Path,
+        budget_bytes: int,
+        lies_in_memory: Callable[[Path], bool] = lambda _: False,
+    ) -> None:
         self._file, name = _open(folder)
+        self._load, self._budget_bytes = load, 0 if lies_in_memory(Path(name)) else budget_bytes
         os.unlink(name)
         weakref.finalize(self, os.close, self._file)
         self._places: dict[Signature, _Place] = {}
@@ -65,8 +71,10 @@ class Spill:
             self._places.clear()  # full: begin again rather than keep books of holes
             self._end = 0
         try:
-            os.pwrite(self._file, packed.blob.numpy().data, self._end)
+            written = os.pwrite(self._file, packed.blob.numpy().data, self._end)
         except OSError:
+            written = 0
+        if written < packed.layout.size_bytes:
             return  # a full disk costs speed, not the adapter
         self._places[signature] = _Place(self._end, packed.layout, packed.rank, loaded.digest)
         self._end += packed.layout.size_bytes

@@ -243,8 +243,9 @@ def test_info_shows_the_device_and_how_its_memory_is_divided(tmp_path: Path, mon
 
 def test_what_an_operator_leaves_open_suits_the_machine() -> None:
     processor, device = (settled(EngineConfig(Path(), max_running=7), on_device) for on_device in (False, True))
-    assert (processor.kv_tokens, processor.max_adapters, processor.host_cache_bytes) == (16384, 64, 2 << 30)
-    assert (device.kv_tokens, device.max_adapters) == (0, 0), "divided when the base is known"
+    for each in (processor, device):
+        assert (each.kv_tokens, each.host_cache_bytes, each.slot_bytes) == (0, 0, 0), "divided when the base is known"
+    assert (processor.max_adapters, device.max_adapters) == (64, 0)
     assert processor.max_running == device.max_running == 7
     assert device.prompt_step_tokens > processor.prompt_step_tokens
 
@@ -277,7 +278,7 @@ def test_kernels_that_do_not_run_on_a_device_are_no_riddle() -> None:
 def test_an_adapter_larger_than_all_the_room_is_refused_by_name() -> None:
     lab = open_lab(HostDevice(), adapters=0, room_bytes=60_000)
     answer = lab.hold(FIRST, Path("60"))
-    assert "bytes of the device, which keeps" in answer.message  # type: ignore[union-attr]
+    assert "bytes of a slot's memory, of which" in answer.message  # type: ignore[union-attr]
     lab.close()
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 
@@ -27,55 +22,13 @@ from engine.messages import (
     Ready,
     ReleaseAdapter,
     Stats,
-    ToEngine,
     Tokens,
 )  # fmt: skip
 
+from .processes import DEADLINE_S, Daemon
 from .worlds import hold, make_base, submit, write_adapter
 
 LAW = b"l" * 32
-DEADLINE_S = 60.0
-
-
-class Daemon:
-    """A test's end of the socket."""
-
-    def __init__(self, base: Path, *arguments: str) -> None:
-        self.socket, theirs = socket.socketpair()
-        self.socket.settimeout(DEADLINE_S)
-        command = [sys.executable, "-m", "engine", "serve", "--fd", str(theirs.fileno()), "--base", str(base), "--threads", "1", *arguments]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        theirs.close()
-        self._decoder = msgspec.msgpack.Decoder(FromEngine)
-
-    def send(self, message: ToEngine) -> None:
-        self.send_raw(msgspec.msgpack.encode(message))
-
-    def send_raw(self, body: bytes) -> None:
-        self.socket.sendall(struct.pack(">I", len(body)) + body)
-
-    def receive(self) -> FromEngine:
-        return self._decoder.decode(self._read(struct.unpack(">I", self._read(4))[0]))
-
-    def receive_until(self, *kinds: type) -> list[FromEngine]:
-        messages = [self.receive()]
-        while not isinstance(messages[-1], kinds):
-            messages.append(self.receive())
-        return messages
-
-    def end(self) -> tuple[int, str]:
-        """The exit status, and what was logged."""
-        self.socket.close()
-        _, log = self.process.communicate(timeout=DEADLINE_S)
-        return self.process.returncode, log.decode()
-
-    def _read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            piece = self.socket.recv(count - len(data))
-            assert piece, "the engine closed the socket"
-            data += piece
-        return data
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.messages import Failed, Finished, Replay, StepRecord
+from engine.lora.bank import SlotBank
+from engine.messages import AdapterHeld, Failed, Finished, Replay, StepRecord
 
 from .worlds import Lab, greedy, make_base, some_tokens, submit, write_adapter
 
@@ -123,6 +124,28 @@ def test_more_adapters_than_slots_take_turns_without_waiting_for_each_other_s_en
     for index, adapter in enumerate(ADAPTERS):
         alone = open_lab(folder, 6)
         assert alone.run(submit(9, some_tokens(10, index), adapter, tokens=60))[9] == lab.tokens(index)
+
+
+def test_a_large_adapter_gets_the_room_of_several_small_ones(folder: Path, tmp_path: Path) -> None:
+    """Each may only give way once it has sat for a while, and none may come back before the large one has sat."""
+    probe = open_lab(folder, 0)
+    small = probe.hold(ADAPTERS[0], folder / "0")
+    assert isinstance(small, AdapterHeld)
+    lab = open_lab(folder, 4, slot_bytes=4 * small.size_bytes + 2048)
+    large = lab.hold(b"large" * 6 + b"!!", write_adapter(tmp_path / "large", 9, rank=13))
+    assert isinstance(large, AdapterHeld)
+    assert large.size_bytes > 3 * small.size_bytes
+    for index in range(4):
+        lab.engine.handle(submit(index, some_tokens(10 + index, index), ADAPTERS[index], tokens=200))
+        lab.step()
+    lab.engine.handle(submit(9, some_tokens(10, 9), b"large" * 6 + b"!!", tokens=3))
+    for _ in range(60):
+        lab.step()
+        bank = lab.engine._adapters.bank
+        assert isinstance(bank, SlotBank)
+        assert len(bank._slots) == len(lab.engine._adapters.slots.ready()), "a slot keeps the bytes of one that has left it"
+    assert isinstance(lab.end(9), Finished)
+    assert not any(isinstance(message, Finished) and message.request_id < 4 for message in lab.messages)
 
 
 def test_a_flood_for_one_adapter_delays_that_adapter_only(folder: Path) -> None:

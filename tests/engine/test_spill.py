@@ -92,3 +92,12 @@ def test_a_folder_that_cannot_be_made_does_not_keep_the_engine_from_starting(tmp
     spill = Spill(loader, tmp_path / "file" / "below", 1 << 20)
     assert [spill.load(*files(tmp_path / "0")).packed.rank for _ in range(2)] == [4, 4]
     assert loader.count == 1
+
+
+def test_nothing_is_remembered_where_files_are_memory_or_a_disk_takes_half(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_memory = Spill(loader, tmp_path, 1 << 20, lambda _: True)
+    on_disk = Spill(loader, tmp_path, 1 << 20)
+    monkeypatch.setattr(os, "pwrite", lambda _file, data, _at: len(data) // 2)
+    for spill in (in_memory, on_disk):
+        assert spill.load(*files(tmp_path / "0")).digest == spill.load(*files(tmp_path / "0")).digest
+    assert loader.count == 4

@@ -8,11 +8,11 @@ from queue import Empty
 
 import pytest
 
-from engine.messages import AdapterHeld, AdapterRefused, Cancel, Failed, Finished, Grant, ReleaseAdapter, Sampling, Submit
+from engine.messages import AdapterHeld, AdapterRefused, Cancel, Failed, Finished, Grant, ReleaseAdapter
 
-from .worlds import Lab, hold, make_base, some_tokens, write_adapter
+from .oracle import NUM_FOLDERS, Oracle, make_request, make_world
+from .worlds import Lab, hold
 
-NUM_FOLDERS = 10
 NUM_NAMES = 6
 OPERATIONS = 10_000
 SEED = 20
@@ -20,40 +20,7 @@ SEED = 20
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("operations")
-    make_base(folder / "base", num_hidden_layers=1)
-    for index in range(NUM_FOLDERS):
-        write_adapter(folder / str(index), index, rank=1 + index, layers=1)
-    (folder / "broken").mkdir()
-    (folder / "broken" / "adapter_config.json").write_text("{}")
-    (folder / "broken" / "adapter_model.safetensors").write_bytes(b"\0" * 64)
-    return folder
-
-
-class Oracle:
-    """What each request must answer: served alone, once, by an engine with room for everything."""
-
-    def __init__(self, folder: Path) -> None:
-        self.lab = Lab(folder / "base", kv_tokens=4096)
-        for index in range(NUM_FOLDERS):
-            self.lab.hold(bytes([200 + index]), folder / str(index))
-        self.known: dict[tuple[int | None, int, int, float], list[int]] = {}
-        self._next_id = 0
-
-    def answer(self, weights: int | None, length: int, seed: int, temperature: float) -> list[int]:
-        key = (weights, length, seed, temperature)
-        if key not in self.known:
-            self._next_id += 1
-            adapter = None if weights is None else bytes([200 + weights])
-            request = make_request(self._next_id, adapter, length, seed, temperature)
-            self.known[key] = self.lab.run(request)[self._next_id]
-        return self.known[key]
-
-
-def make_request(request_id: int, adapter: bytes | None, length: int, seed: int, temperature: float, priority: int = 0) -> Submit:
-    """A few prompts of which many begin alike."""
-    prompt = some_tokens(64, seed % 3)[:length]
-    return Submit(request_id, prompt, adapter, Sampling(bytes([seed]) * 32, temperature), 6, 6, [], priority)
+    return make_world(tmp_path_factory.mktemp("operations"))
 
 
 class Driver:
@@ -72,6 +39,7 @@ class Driver:
             step_tokens=24,
             prompt_step_tokens=24,
             host_cache_bytes=40_000,
+            slot_bytes=24_000,
         )
         self.held: dict[int, int] = {}
         self.offered: dict[int, int | None] = {}

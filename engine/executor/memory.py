@@ -1,0 +1,138 @@
+"""How a processor's memory is divided. Pure: bytes in, bytes out.
+
+    free    [ reserve | base | work | keys and values | adapters                                   ]
+    adapters                          host 2/10 · slots 2/10 · read but not yet taken 2/10 · being read 4/10
+
+Keys and values get what they want, but no more than half of what is left where that is not enough for both. Nothing of it is taken before it
+is used; each number is what will never be exceeded. An adapter that needs more than its part, in a slot or while it is read, is refused by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..config import HOST_CACHE_SHARE, MAX_HOST_CACHE_BYTES, WANTED_KV_TOKENS, Choice, EngineConfig
+from ..errors import ModelError
+from ..lora.layout import BLOCK_COLUMNS, num_blocks, padded_in, parts_of
+from ..memory import Free
+from ..model.config import ModelConfig
+
+RESERVE_BYTES = 64 << 20
+"""Python's own objects, the code of libraries, holes between allocations."""
+MARGIN = 0.05
+"""Share of what is free that nobody plans with."""
+LEAST_KV_TOKENS = 512
+LEAST_RANK = 16
+TENTHS = {"host": 2, "slots": 2, "untaken": 2, "reading": 4}
+PAGE_TOKENS = 16
+UNKNOWN_BYTES = 1 << 44
+"""Divided where nobody says how much there is: what is wanted, for all that is known."""
+TOKEN_OBJECT_BYTES = 40
+"""A token that waits is an object of Python in a list."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Bytes of a model: its weights, what loading them takes for a while, a step's work space, keys and values of a token, an adapter.
+
+    adapter_bytes: of rank LEAST_RANK on all linears; reading_bytes: what reading that one takes for a while, itself included.
+    """
+
+    base_bytes: int
+    loading_bytes: int
+    work_bytes: int
+    token_bytes: int
+    adapter_bytes: int
+    reading_bytes: int
+
+
+@dataclass(frozen=True)
+class Division:
+    """Who gets what; `reason` in words."""
+
+    kv_tokens: int
+    host_cache_bytes: int
+    slot_bytes: int
+    untaken_bytes: int
+    reading_bytes: int
+    reason: str
+
+    def settle(self, config: EngineConfig) -> EngineConfig:
+        """The configuration with all of it filled in."""
+        return replace(config, kv_tokens=self.kv_tokens, host_cache_bytes=self.host_cache_bytes, slot_bytes=self.slot_bytes)
+
+
+def divide_host(base: ModelConfig, config: EngineConfig, choice: Choice, on_device: bool, free: Free) -> Division:
+    """For a configuration that is settled; beside a device host memory is for adapters alone. Bytes that a caller chose for adapters are kept."""
+    if not on_device:
+        demand = demand_of(base, choice, max(config.step_tokens, config.prompt_step_tokens), config.max_waiting_tokens)
+        division = divide(demand, free, config.kv_tokens)
+        host, slots = config.host_cache_bytes or division.host_cache_bytes, config.slot_bytes or division.slot_bytes
+        return replace(division, host_cache_bytes=host, slot_bytes=slots)
+    part = (UNKNOWN_BYTES if free.free_bytes is None else free.free_bytes) // HOST_CACHE_SHARE
+    return Division(config.kv_tokens, config.host_cache_bytes or part, config.slot_bytes, part // 2, part, free.reason)
+
+
+def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: int) -> Demand:
+    """The bytes of a model on a processor: steps of up to `rows` rows, so many tokens in the queue."""
+    size = choice.dtype.itemsize
+    key = config.kv_heads * config.head_dim
+    linears = linear_numbers(config)
+    largest = max(config.vocab_size * config.hidden, 2 * config.hidden * config.intermediate)
+    widths = 6 * config.hidden + 2 * (config.heads * config.head_dim + key) + 3 * config.intermediate + config.vocab_size
+    adapted = LEAST_RANK * config.layers * sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
+    return Demand(
+        base_bytes=linears * (1 if choice.weights_int8 else size) + config.vocab_size * config.hidden * size,
+        loading_bytes=largest * 4 * (5 if choice.weights_int8 else 3),  # measured on a GGUF file
+        work_bytes=rows * widths * 4 + waiting_tokens * TOKEN_OBJECT_BYTES,
+        token_bytes=2 * key * config.layers * size,
+        adapter_bytes=adapted * size,
+        reading_bytes=adapted * (4 + size),
+    )
+
+
+def linear_numbers(config: ModelConfig) -> int:
+    """How many numbers the linears of a step hold, the head among them."""
+    attention = 2 * config.hidden * config.head_dim * (config.heads + config.kv_heads)
+    return config.layers * (attention + 3 * config.hidden * config.intermediate) + config.hidden * config.vocab_size
+
+
+def divide(demand: Demand, free: Free, kv_tokens: int = 0) -> Division:
+    """Divide what is free before the base is loaded. `kv_tokens` that an operator has chosen (not 0) are kept, or a ModelError says why not."""
+    if free.free_bytes is None:
+        return _division(demand, UNKNOWN_BYTES, kv_tokens, free.reason)
+    usable = int(free.free_bytes * (1 - MARGIN)) - RESERVE_BYTES
+    least_adapters = _least_adapters(demand)
+    rest = usable - demand.base_bytes - demand.work_bytes - least_adapters
+    least_kv = min(kv_tokens or LEAST_KV_TOKENS, LEAST_KV_TOKENS) * demand.token_bytes
+    if usable < demand.base_bytes + demand.loading_bytes or rest < least_kv:
+        needed = demand.base_bytes + max(demand.loading_bytes, demand.work_bytes + least_adapters + least_kv)
+        raise ModelError(
+            f"the base and the least to serve it take {_mib(needed)} of memory, and {_mib(usable)} can be had ({free.reason}): "
+            "allow this process more, choose a smaller --base, or --dtype int8"
+        )
+    if kv_tokens * demand.token_bytes > rest:
+        raise ModelError(
+            f"--kv-tokens {kv_tokens} takes {_mib(kv_tokens * demand.token_bytes)} of memory when full, and {_mib(rest)} can be had beside the base "
+            f"({free.reason}): choose at most --kv-tokens {rest // demand.token_bytes}, or leave it open"
+        )
+    return _division(demand, rest + least_adapters, kv_tokens, f"of {_mib(usable)} that can be had: {free.reason}")
+
+
+def _division(demand: Demand, rest: int, kv_tokens: int, reason: str) -> Division:
+    if not kv_tokens:
+        room = min(rest // 2, rest - _least_adapters(demand))
+        kv_tokens = min(WANTED_KV_TOKENS, max(LEAST_KV_TOKENS, room // demand.token_bytes)) // PAGE_TOKENS * PAGE_TOKENS
+    tenth = (rest - kv_tokens * demand.token_bytes) // sum(TENTHS.values())
+    host, slots, untaken, reading = (tenth * TENTHS[name] for name in ("host", "slots", "untaken", "reading"))
+    return Division(kv_tokens, min(host, MAX_HOST_CACHE_BYTES), slots, min(untaken, MAX_HOST_CACHE_BYTES), reading, reason)
+
+
+def _least_adapters(demand: Demand) -> int:
+    """So that one of rank LEAST_RANK fits into each part."""
+    parts = {"host": demand.adapter_bytes, "slots": demand.adapter_bytes, "untaken": demand.adapter_bytes, "reading": demand.reading_bytes}
+    return max(-(-needed // TENTHS[name]) for name, needed in parts.items()) * sum(TENTHS.values()) + sum(TENTHS.values())
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{max(0, size_bytes) >> 20} MiB"
