@@ -59,6 +59,7 @@ class AdapterLoader:
         self._load, self._done, self._room_bytes = load, done, untaken_bytes
         self._untaken = threading.Condition()
         self._untaken_bytes = 0
+        self._is_closing = False
         self._jobs: SimpleQueue[LoadJob | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="adapter-loader", daemon=True)
         self._thread.start()
@@ -68,13 +69,16 @@ class AdapterLoader:
         self._jobs.put(job)
 
     def close(self) -> None:
-        """End after the current job."""
+        """End after the jobs that are queued, whose outcomes nobody need take any more."""
         self._jobs.put(None)
+        with self._untaken:
+            self._is_closing = True
+            self._untaken.notify()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             with self._untaken:
-                self._untaken.wait_for(lambda: self._untaken_bytes < self._room_bytes)
+                self._untaken.wait_for(lambda: self._untaken_bytes < self._room_bytes or self._is_closing)
             started = time.perf_counter()
             outcome = self._attempt(job)
             size_bytes = 0 if isinstance(outcome, AdapterError) else outcome.packed.size_bytes
