@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import ModelError
-from ..lora.layout import BLOCK_COLUMNS, num_blocks, padded_in, parts_of
+from ..lora.layout import adapter_numbers, parts_of
 from ..model.config import ModelConfig
 from ..model.tensors import expected_tensors
 
@@ -69,9 +69,9 @@ class Split:
 
 def demand_of(config: ModelConfig, itemsize: int, page_tokens: int, work_bytes: int) -> Demand:
     """The bytes of a model whose numbers take `itemsize` bytes each (norms take four)."""
-    page = 2 * config.kv_heads * config.head_dim * config.layers * page_tokens * itemsize
+    page = config.kv_numbers * page_tokens * itemsize
     slot = config.layers * len(parts_of(config)) * 5 * 8
-    return Demand(base_bytes(config, itemsize), work_bytes, page, page_tokens, adapter_bytes(config, TYPICAL_RANK, itemsize), slot)
+    return Demand(base_bytes(config, itemsize), work_bytes, page, page_tokens, adapter_numbers(config, TYPICAL_RANK) * itemsize, slot)
 
 
 def base_bytes(config: ModelConfig, itemsize: int) -> int:
@@ -80,12 +80,6 @@ def base_bytes(config: ModelConfig, itemsize: int) -> int:
     for _, shape in expected_tensors(config):
         total += math.prod(shape) * (itemsize if len(shape) == 2 else 4)
     return total
-
-
-def adapter_bytes(config: ModelConfig, rank: int, itemsize: int) -> int:
-    """Of an adapter of that rank on all linears, as lora/layout.py lays it out, within a few cache lines."""
-    numbers = sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
-    return config.layers * rank * numbers * itemsize
 
 
 def check_fits(demand: Demand, free_bytes: int, what: str) -> None:

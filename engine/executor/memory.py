@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ..config import HOST_CACHE_SHARE, MAX_HOST_CACHE_BYTES, WANTED_KV_TOKENS, Choice, EngineConfig
 from ..errors import ModelError
-from ..lora.layout import BLOCK_COLUMNS, num_blocks, padded_in, parts_of
+from ..lora.layout import adapter_numbers
 from ..memory import Free
 from ..model.config import ModelConfig
 
@@ -76,16 +76,15 @@ def divide_host(base: ModelConfig, config: EngineConfig, choice: Choice, on_devi
 def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: int) -> Demand:
     """The bytes of a model on a processor: steps of up to `rows` rows, so many tokens in the queue."""
     size = choice.dtype.itemsize
-    key = config.kv_heads * config.head_dim
     linears = linear_numbers(config)
     largest = max(config.vocab_size * config.hidden, 2 * config.hidden * config.intermediate)
-    widths = 6 * config.hidden + 2 * (config.heads * config.head_dim + key) + 3 * config.intermediate + config.vocab_size
-    adapted = LEAST_RANK * config.layers * sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
+    widths = 6 * config.hidden + 2 * (config.heads + config.kv_heads) * config.head_dim + 3 * config.intermediate + config.vocab_size
+    adapted = adapter_numbers(config, LEAST_RANK)
     return Demand(
         base_bytes=linears * (1 if choice.weights_int8 else size) + config.vocab_size * config.hidden * size,
         loading_bytes=largest * 4 * (5 if choice.weights_int8 else 3),  # measured on a GGUF file
         work_bytes=rows * widths * 4 + waiting_tokens * TOKEN_OBJECT_BYTES,
-        token_bytes=2 * key * config.layers * size,
+        token_bytes=config.kv_numbers * size,
         adapter_bytes=adapted * size,
         reading_bytes=adapted * (4 + size),
     )

@@ -232,5 +232,10 @@ def num_blocks(part: Part) -> int:
     return -(-part.width_out // BLOCK_COLUMNS)
 
 
+def adapter_numbers(config: ModelConfig, rank: int) -> int:
+    """How many numbers an adapter of that rank on all linears takes, within a few cache lines."""
+    return config.layers * rank * sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
+
+
 def _aligned(count: int) -> int:
     return -(-count // ALIGN_BYTES) * ALIGN_BYTES

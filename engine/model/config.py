@@ -65,6 +65,11 @@ class ModelConfig:
             raise ModelError(f"the model's shape is impossible: {self}")
 
     @property
+    def kv_numbers(self) -> int:
+        """Numbers that the keys and values of one token are."""
+        return 2 * self.kv_heads * self.head_dim * self.layers
+
+    @property
     def group(self) -> int:
         """Query heads per key head."""
         return self.heads // self.kv_heads

@@ -10,10 +10,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.cuda.memory import MARGIN, Demand, Load, adapter_bytes, base_bytes, demand_of, divide, earned, harmonic
+from engine.cuda.memory import MARGIN, Demand, Load, base_bytes, demand_of, divide, earned, harmonic
 from engine.errors import ModelError
 from engine.lora.arena import Arena, rounded
-from engine.lora.layout import PartWeights, make_layout, parts_of
+from engine.lora.layout import PartWeights, adapter_numbers, make_layout, parts_of
 from engine.lora.slots import NoFreeSlot, Placement, SlotTable
 from engine.model.config import ModelConfig
 
@@ -36,7 +36,7 @@ demands = st.builds(
 def test_the_bytes_are_those_of_the_layouts_themselves() -> None:
     pair = PartWeights(a=torch.empty(16, 0))
     layout = make_layout(LLAMA_8B, {(layer, part.name): pair for layer in range(32) for part in parts_of(LLAMA_8B)}, torch.bfloat16)
-    assert adapter_bytes(LLAMA_8B, 16, 2) == pytest.approx(layout.size_bytes, rel=1e-4)
+    assert adapter_numbers(LLAMA_8B, 16) * 2 == pytest.approx(layout.size_bytes, rel=1e-4)
     assert base_bytes(LLAMA_8B, 2) == pytest.approx(2 * 8.03e9, rel=1e-2)
     assert DEMAND.page_bytes == 16 * 131072
 
