@@ -112,7 +112,7 @@ def library_path(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> P
     if compiler is None:
         built = sorted(cache_folder().glob(f"{stem}-*.so"))
         if not built:
-            raise NoCompiler("there is no C++ compiler; install g++ or clang++, or run scripts/setup again, which borrows one")
+            raise NoCompiler("there is no C++ compiler; install g++ or clang++, or run scripts/setup --force, which borrows one")
         return built[0]
     path = cache_folder() / f"{stem}-{_digest(*compiler)}.so"
     if not path.is_file():
