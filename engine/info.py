@@ -11,7 +11,7 @@ from .build import describe_division, describe_split
 from .config import EngineConfig, cpu_features
 from .executor.choose import choose_machine
 from .executor.library import NotNative, find_compiler, library_path, usable_sets
-from .executor.memory import demand_of, divide_host, linear_numbers
+from .executor.memory import divide_host, linear_numbers
 from .memory import free_memory
 from .model.layers import ROW_FLOOR, choose_linear_kernel
 from .model.weights import Weights, open_weights
@@ -36,7 +36,7 @@ def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
     yield f"twins      linears {choose_linear_kernel(choice.dtype)}; under {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
     if weights is not None:
         division = divide_host(weights.config, config, choice, False, free)
-        token_bytes = demand_of(weights.config, choice, 0, 0).token_bytes
+        token_bytes = weights.config.kv_numbers * choice.dtype.itemsize
         yield f"base       {weights.base_id.hex()}: {weights.config}"
         yield f"memory     {describe_division(division)}"
         yield f"kv cache   {division.kv_tokens} tokens, {division.kv_tokens * token_bytes >> 20} MiB when full"

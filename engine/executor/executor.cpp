@@ -196,7 +196,7 @@ struct Change { const int32_t* expand; const int32_t* numbers; const float* gain
 struct Segment { const Entry* table; int64_t first, count; };
 
 // What is asked for while rows are multiplied, 12 at a time: of the panel `ahead`, two lines with each word in the only pass, or one in each of the first
-// two, and something `else` in each of these; with the words of the third pass, the `listed` lines.
+// two, and what lies at `other` in each of these; with the words of the third pass, the `listed` lines.
 struct Asking {
     const char* ahead;
     int lines, count = 0;

@@ -28,10 +28,6 @@ class NotNative(Exception):
     """Why the native executor is not to be had here."""
 
 
-class NoCompiler(NotNative):
-    """Nothing is built, and nothing is there to build it."""
-
-
 @dataclass(frozen=True)
 class InstructionSet:
     """What the compiler may use, and the processor flags (as Linux names them) that must be there for it."""
@@ -67,16 +63,9 @@ def usable_sets(features: frozenset[str]) -> list[InstructionSet]:
 
 
 def lacks_compiler(features: frozenset[str]) -> bool:
-    """Whether a compiler is all that is missing on a processor with these features. Builds the executor if it can."""
+    """Whether a compiler is all that is missing on a processor with these features."""
     sets = usable_sets(features)
-    try:
-        if sets:
-            library_path(sets[0])
-    except NoCompiler:
-        return True
-    except NotNative:
-        pass
-    return False
+    return bool(sets) and find_compiler() is None and not _built_before(_stem(sets[0], ()))
 
 
 def find_compiler() -> tuple[str, ...] | None:
@@ -107,17 +96,29 @@ def open_library(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> c
 def library_path(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> Path:
     """Where the built executor lies; builds it if it is not there. Raises NotNative."""
     compiler = find_compiler()
-    flags = (*COMMON_FLAGS, *chosen.flags, *extra_flags)
-    stem = f"executor-{chosen.name}-{_digest(*flags, SOURCE.read_text(), INCLUDED.read_text())}"
+    stem = _stem(chosen, extra_flags)
     if compiler is None:
-        built = sorted(cache_folder().glob(f"{stem}-*.so"))
+        built = _built_before(stem)
         if not built:
-            raise NoCompiler("there is no C++ compiler; install g++ or clang++, or run scripts/setup --force, which borrows one")
+            raise NotNative("there is no C++ compiler; install g++ or clang++, or run scripts/setup --force, which borrows one")
         return built[0]
     path = cache_folder() / f"{stem}-{_digest(*compiler)}.so"
     if not path.is_file():
-        _build(path, compiler, flags)
+        _build(path, compiler, _flags(chosen, extra_flags))
     return path
+
+
+def _flags(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> tuple[str, ...]:
+    return (*COMMON_FLAGS, *chosen.flags, *extra_flags)
+
+
+def _stem(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> str:
+    """How the names of what any compiler makes of this source begin."""
+    return f"executor-{chosen.name}-{_digest(*_flags(chosen, extra_flags), SOURCE.read_text(), INCLUDED.read_text())}"
+
+
+def _built_before(stem: str) -> list[Path]:
+    return sorted(cache_folder().glob(f"{stem}-*.so"))
 
 
 def _digest(*texts: str) -> str:

@@ -201,7 +201,7 @@ def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConf
         if pair and (config.dora or config.lora_bias):
             raise AdapterError(f"{'use_dora' if config.dora else 'lora_bias'} is not served for the embedding or the head ({tensors[min(pair)]})")
         if pair:
-            _check_whole(set(pair), EMBEDDING_PAIR if module == "embed_tokens" else HEAD_PAIR, tensors)
+            _check_whole(pair, EMBEDDING_PAIR if module == "embed_tokens" else HEAD_PAIR, tensors)
 
 
 def _part_shape(config: AdapterConfig, layer: int, part: Part, half: str) -> tuple[int, ...]:
@@ -212,7 +212,7 @@ def _part_shape(config: AdapterConfig, layer: int, part: Part, half: str) -> tup
 
 def _end_shape(config: AdapterConfig, module: str, half: str, base: ModelConfig) -> tuple[int, ...]:
     if half in ("weight", "tokens"):
-        return (base.vocab_size if half == "weight" else len(config.tokens.get(module, ())), base.hidden)
+        return (base.vocab_size if half == "weight" else len(config.tokens[module]), base.hidden)
     rank = _checked_rank(config, "model.embed_tokens" if module == "embed_tokens" else module)
     return {
         "lora_embedding_A": (rank, base.vocab_size),

@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_adapter(folder / "other r4", 2, rank=4, modules=EVERYWHERE)
     write_adapter(folder / "r7", 3, rank=7, modules=EVERYWHERE)
     write_adapter(folder / "qv", 4, rank=5, modules=("self_attn.q_proj", "self_attn.v_proj"))
+    torch.manual_seed(8)
     rows = {f"base_model.model.{name}.token_adapter.trainable_tokens_delta": torch.randn(3, 72) for name in ("model.embed_tokens", "lm_head")}
     write_adapter(folder / "tokens", 5, extra=rows, trainable_token_indices={"embed_tokens": [9, 2, 40], "lm_head": [1, 2, 3]})
     matrices = {f"base_model.model.{name}.weight": torch.randn(VOCAB, 72) for name in ("model.embed_tokens", "lm_head")}

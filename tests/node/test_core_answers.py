@@ -101,3 +101,4 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
 
             await until(owner_is_paid, 30)
             assert aggregator.telemetry.counters["receipts_accepted"] == 3
+            assert sum(amounts) == sum(credited.values())
