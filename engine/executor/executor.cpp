@@ -48,7 +48,8 @@ constexpr bool HAS_TILES = false, LISTS_LINES = MAX_TILE_ROWS == 12;
 #endif
 constexpr int PANEL = 32, LANES = 16, BLOCK_ROWS = 32, PAGE = 16, PAGES_AT_ONCE = 4, PAGES_AHEAD = 8, PARTS = 7, SITE_PARTS = 3, MAX_HEAD_DIM = 256, PREFETCH_STEPS = 4, CHAIN_WORDS = 32;
 constexpr int TALL_STEPS = 8;  // 24 KiB of weights
-constexpr size_t LINES_A_ROW = 16;
+constexpr int SPARSE_ROWS = 4;
+constexpr size_t LINES_A_ROW = 16, SPARSE_BYTES_AHEAD = 4 << 10, BYTES_AHEAD = 24 << 10;
 constexpr int SPINS_BEFORE_YIELD = 4000, SPINS_BEFORE_SLEEP = 60000;
 
 inline Floats load(const void* at) { return *static_cast<const LooseFloats*>(at); }
@@ -195,11 +196,14 @@ struct Leaders { Floats highest; Words where; Floats sum; };  // of one row, lan
 struct Change { const int32_t* expand; const int32_t* numbers; const float* gain; const float* shift; int64_t lanes; };
 struct Segment { const Entry* table; int64_t first, count; };
 
-// What is asked for while rows are multiplied, 12 at a time: of the panel `ahead`, two lines with each word in the only pass, or one in each of the first
-// two, and what lies at `other` in each of these; with the words of the third pass, the `listed` lines.
+// What is asked for while rows are multiplied, 12 at a time: of the weights `ahead`, both lines of each word in the only pass (of few rows every second
+// line: the processor's own prefetcher brings the others, and asking for all would leave it nothing to see), or one in each of the first two, and what
+// lies at `other` in each of these; with the words of the third pass, the `listed` lines.
+enum Lines { NO_LINES, ONE_A_PASS, EVERY_SECOND, BOTH };
 struct Asking {
     const char* ahead;
-    int lines, count = 0;
+    Lines lines;
+    int count = 0;
     const char* other[2];
     const char* listed[2 * BLOCK_ROWS * LANES];
 };
@@ -299,13 +303,13 @@ struct Executor {
     Step step{};
     Draws draws{};
     Barrier barrier;
-    std::vector<std::atomic<int64_t>> counters;
+    std::vector<std::atomic<int64_t>> counters;  // of each thread's share of each operation; the last one for draws
     std::vector<pthread_t> workers;
     std::atomic<int> epoch{0};
     std::atomic<bool> ending{false};
 
     explicit Executor(const Shape& s, const Operation* operations, int count)
-        : shape(s), program(operations, operations + count), changes(s.threads), shrinks(s.threads), loads(s.threads), leaders(s.threads), drawers(s.threads), tall(s.threads), counters(count + 1) {}
+        : shape(s), program(operations, operations + count), changes(s.threads), shrinks(s.threads), loads(s.threads), leaders(s.threads), drawers(s.threads), tall(s.threads), counters(s.threads * count + 1) {}
 
     template <class T> size_t number_bytes(int place) const {
         bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
@@ -792,7 +796,22 @@ struct Executor {
         }
     }
 
-    template <class T> void linear(const Operation& op, std::atomic<int64_t>& next, int tid) {
+    // Each thread has one stretch of a linear's panels, which the processor's prefetcher follows from panel to panel; who is done helps the others.
+    int64_t first_panel(const Operation& op, int tid) const { return int64_t(op.num_panels) * tid / shape.threads; }
+
+    // The next panel for this thread to multiply; num_panels when all are taken.
+    int64_t claim(const Operation& op, int tid) {
+        const size_t at = &op - program.data();
+        int from = tid;
+        do {
+            int64_t panel = first_panel(op, from) + counters[from * program.size() + at].fetch_add(1, std::memory_order_relaxed);
+            if (panel < first_panel(op, from + 1)) return panel;
+            from = (from + 1) % shape.threads;
+        } while (from != tid);
+        return op.num_panels;
+    }
+
+    template <class T> void linear(const Operation& op, int tid) {
         int64_t rows = rows_of(op.source);
         const Change* changes = step.num_segments && op.layer >= 0 ? find_changes<T>(op, rows, tid) : nullptr;
         alignas(64) float tile[BLOCK_ROWS][PANEL];
@@ -800,22 +819,23 @@ struct Executor {
         // One panel is claimed ahead (after the last, the next linear's first), so that its weights come into the cache in time. Without tile registers
         // they are asked for evenly while this panel is multiplied; with them, few rows ask for them while they are finished, since till then their own
         // panel keeps memory busy, and more rows all along.
-        const bool few = HAS_TILES && rows <= LANES;
+        const bool few = HAS_TILES && rows <= LANES, one_pass = rows <= MAX_TILE_ROWS;
+        const size_t near = few ? PREFETCH_STEPS * 16 * PANEL * 4 : rows <= SPARSE_ROWS ? SPARSE_BYTES_AHEAD : BYTES_AHEAD;
         bool was_listed = false;
         Shrinks& soon = shrinks[tid];
         const bool looks_ahead = LISTS_LINES && changes && rows > MAX_TILE_ROWS;
         if (looks_ahead) list_shrinks<T>(op, tid);
-        for (int64_t panel = next.fetch_add(1, std::memory_order_relaxed), after; panel < op.num_panels; panel = after) {
-            after = next.fetch_add(1, std::memory_order_relaxed);
+        for (int64_t panel = claim(op, tid), after; panel < op.num_panels; panel = after) {
+            after = claim(op, tid);
             const char* coming = after < op.num_panels ? static_cast<const char*>(op.weight) + after * panel_bytes : first_of_next(op, tid);
             const char* here = static_cast<const char*>(op.weight) + panel * panel_bytes;
-            const char* ahead = few ? here + PREFETCH_STEPS * 16 * PANEL * 4 : coming;
+            const char* ahead = few || (one_pass && after == panel + 1) ? here + near : coming;
             size_t share = few ? std::min<size_t>(panel_bytes / 64, LINES_A_ROW * rows) : 0, asked = 0;
             for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
                 int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
                 Asking asking;
                 asking.ahead = ahead;
-                asking.lines = r > 0 ? 0 : rows > MAX_TILE_ROWS ? 1 : 2;
+                asking.lines = r > 0 ? NO_LINES : !one_pass ? ONE_A_PASS : rows > SPARSE_ROWS ? BOTH : EVERY_SECOND;
                 if (changes && !(r == 0 && was_listed)) list_expand(op, panel, changes + r * SITE_PARTS, count, asking);
                 for (int i = 0; i < asking.count; ++i) _mm_prefetch(asking.listed[i], _MM_HINT_T1);
                 asking.count = 0;
@@ -839,7 +859,7 @@ struct Executor {
     // Where this thread will probably begin in the linear that follows (the first again, after the last).
     const char* first_of_next(const Operation& op, int tid) const {
         const Operation& next = linear_after(op);
-        return static_cast<const char*>(next.weight) + tid * size_t(next.width_in) * PANEL * (next.quantised ? 1 : shape.dtype == 0 ? 4 : 2);
+        return static_cast<const char*>(next.weight) + first_panel(next, tid) * size_t(next.width_in) * PANEL * (next.quantised ? 1 : shape.dtype == 0 ? 4 : 2);
     }
 
     const Operation& linear_after(const Operation& op) const {
@@ -901,8 +921,8 @@ struct Executor {
     // again is there already and costs next to nothing.
     struct Asked { const char* at; size_t onward; ptrdiff_t apart; };
     static Asked asked_in(int pass, const Asking& asking, int words, const char* x) {
-        if (asking.lines == 2) return {asking.ahead, 128, 64};
-        if (asking.lines == 0 || pass > 1) return {x, 0, 0};
+        if (asking.lines >= EVERY_SECOND) return {asking.ahead, 128, asking.lines == BOTH ? 64 : 0};
+        if (asking.lines == NO_LINES || pass > 1) return {x, 0, 0};
         const char *at = asking.ahead + pass * size_t(words) * 64, *other = asking.other[pass];
         return {at, 64, other ? other - at : 0};
     }
@@ -1037,7 +1057,7 @@ struct Executor {
 
     // More rows than one block: a stretch of the panel's weights stays in the first-level cache while all rows pass over it. Sums wait in memory
     // between stretches, exact to the bit, so a row's result is that of `linear`.
-    template <class T> void linear_tall(const Operation& op, std::atomic<int64_t>& next, int tid) {
+    template <class T> void linear_tall(const Operation& op, int tid) {
         int64_t rows = rows_of(op.source);
         const Change* changes = step.num_segments && op.layer >= 0 ? find_changes<T>(op, rows, tid) : nullptr;
         const Buffer& in = op.quantised ? quantised : places[op.source];
@@ -1045,7 +1065,7 @@ struct Executor {
         tall[tid].reserve((rows + BLOCK_ROWS - 1) / BLOCK_ROWS, sizeof(float) * BLOCK_ROWS * PANEL, 0);
         alignas(64) float tile[BLOCK_ROWS][PANEL];
         alignas(64) int32_t whole[BLOCK_ROWS][PANEL];
-        for (int64_t panel; (panel = next.fetch_add(1, std::memory_order_relaxed)) < op.num_panels;) {
+        for (int64_t panel; (panel = claim(op, tid)) < op.num_panels;) {
             const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * steps * 16 * PANEL;
             for (int from = 0; from < steps; from += TALL_STEPS)
                 for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
@@ -1185,7 +1205,7 @@ struct Executor {
                 attend<T>(op, counters[i]);
 #endif
             } else {
-                run_linear<T>(op, counters[i], tid);
+                run_linear<T>(op, tid);
             }
             barrier.wait(shape.threads);
         }
@@ -1205,16 +1225,16 @@ struct Executor {
         }
     }
 
-    template <class T> void run_linear(const Operation& op, std::atomic<int64_t>& next, int tid) {
+    template <class T> void run_linear(const Operation& op, int tid) {
         bool adapted = step.num_segments && op.layer >= 0;
         if (op.quantised)
             for (int64_t r = tid, rows = rows_of(op.source); r < rows; r += shape.threads) quantise<T>(op, r);
         if (adapted) shrink<T>(op, tid);
         if (op.quantised || adapted) barrier.wait(shape.threads);
 #if defined(__AMX_BF16__)
-        if (rows_of(op.source) > BLOCK_ROWS && (op.quantised || sizeof(T) == 2)) return linear_tall<T>(op, next, tid);
+        if (rows_of(op.source) > BLOCK_ROWS && (op.quantised || sizeof(T) == 2)) return linear_tall<T>(op, tid);
 #endif
-        linear<T>(op, next, tid);
+        linear<T>(op, tid);
     }
 
     void run_thread(int tid) {
