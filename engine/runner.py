@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import numpy as np
-import torch
+from itertools import accumulate
 
 from .batch import build_batch
 from .errors import AdapterError, BadRequest, EngineError
@@ -20,7 +18,7 @@ from .sampler import report_logprobs
 from .scheduler import Chunk, Schedule
 
 
-@dataclass
+@dataclass(slots=True)
 class ChunkResult:
     """What a chunk gave: the next tokens (more than one when a draft was right), or a replay's margins, or the error that ends its request."""
 
@@ -37,7 +35,6 @@ class Runner:
     def __init__(self, decoder: Decoder, cache: KvCache, slots: SlotTable, bank: Bank) -> None:
         self._decoder, self._cache, self._slots, self._bank = decoder, cache, slots, bank
 
-    @torch.inference_mode()
     def run(self, schedule: Schedule) -> list[ChunkResult]:
         """One step. Results are in row order, one per chunk."""
         if schedule.fresh_pages:
@@ -53,12 +50,13 @@ class _Reading:
     def __init__(self, decoder: Decoder, chunks: list[Chunk], output: StepOutput) -> None:
         self._decoder, self._output = decoder, output
         self._results = [ChunkResult(chunk) for chunk in chunks]
-        self._firsts = np.cumsum([0, *(chunk.wanted for chunk in chunks)]).tolist()
+        self._firsts = list(accumulate((chunk.wanted for chunk in chunks), initial=0))
+        self._best: list[int] = output.best.tolist()
 
     def read(self) -> list[ChunkResult]:
-        finite = self._output.finite
-        for result, first in zip(self._results if not finite.all() else (), self._firsts, strict=False):
-            if not finite[first : first + result.chunk.wanted].all():
+        finite: list[bool] = self._output.finite.tolist()
+        for result, first in zip(self._results if not all(finite) else (), self._firsts, strict=False):
+            if not all(finite[first : first + result.chunk.wanted]):
                 result.error = AdapterError("the logits are not finite; the adapter's weights overflow this dtype")
         self._score([i for i, r in enumerate(self._results) if r.chunk.sequence.replay and r.error is None])
         wave = [i for i, r in enumerate(self._results) if r.chunk.wanted and not r.chunk.sequence.replay and r.error is None]
@@ -75,7 +73,7 @@ class _Reading:
             result = self._results[index]
             row = self._firsts[index] + len(result.tokens)
             if result.chunk.sequence.chooser.takes_best:
-                self._take(result, row, int(self._output.best[row]))
+                self._take(result, row, self._best[row])
             else:
                 drawing.append((result, row))
         if drawing:

@@ -46,7 +46,7 @@ class AdapterGate(Protocol):
         """Whether its bytes are in the slot."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Chunk:
     """`count` tokens of one sequence to compute, from position `start`; `wanted` of them, the last ones, want logits.
 

@@ -185,6 +185,7 @@ class CudaExecutor:
                     self._read(self._run_graph(Key(rows, rank), StepInput(none, none, none, none, [], [], bank), pool), 0)
         return f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s, {time.perf_counter() - started:.1f} s with kernels"
 
+    @torch.inference_mode()
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""
         with self._watchdog.over("a step"), self._faults():
@@ -193,6 +194,7 @@ class CudaExecutor:
             end = self._run_plainly(step, pool, embedded, rank) if rows is None else self._run_graph(Key(rows, rank), step, pool)
             return self._read(end, len(step.logit_rows))
 
+    @torch.inference_mode()
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
         """See Executor."""
         with self._watchdog.over("a draw"), self._faults():

@@ -103,6 +103,14 @@ class Columns:
     blocks: NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class _Output:
+    """What a step gives, and where each of its four parts begins."""
+
+    output: StepOutput
+    addresses: tuple[int, int, int, int]
+
+
 class NativeExecutor:
     """The C++ executor over one model. Raises NotNative where it cannot be had or does not fit the model."""
 
@@ -116,8 +124,8 @@ class NativeExecutor:
         self._lane = lane_width(dtype)
         self._keep: list[object] = []
         self._pages = HugePages()
-        self._logits = torch.empty(0, 0)
-        self._final = torch.empty(0, config.hidden, dtype=dtype)
+        self._logits, self._final = torch.empty(0, 0), torch.empty(0, config.hidden, dtype=dtype)
+        self._outputs: dict[int, _Output] = {}
         self._embedding = weights.read("model.embed_tokens.weight").to(dtype).contiguous()
         program = make_program(config)
         operations = (_Operation * len(program))(*(self._describe(operation, weights) for operation in program))
@@ -148,23 +156,32 @@ class NativeExecutor:
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""
         wanted = len(step.logit_rows)
-        if len(self._logits) < wanted:
-            self._logits = torch.empty(wanted, self._shape.widths[Place.LOGITS])
-            self._final = torch.empty(wanted, self._config.hidden, dtype=self._dtype)
-        best, finite = np.empty(wanted, np.int64), np.empty(wanted, np.bool_)
+        place = self._place(wanted)
         pages = np.fromiter((page for run in step.runs for page in run.pages), np.int32)
-        runs = _runs_table(step, pages)
-        tables, segments, shrunk_words = self._adapter_tables(step)
-        arrays = (step.tokens, step.positions, step.cells, tables, segments, runs, step.logit_rows)
+        tables, segments, shrunk_words = _adapter_tables(step)
+        arrays = (step.tokens, step.positions, step.cells, tables, segments, _runs_table(step, pages.ctypes.data), step.logit_rows)
         described = _Step(
             *(len(step.tokens), len(step.segments), len(step.runs), wanted, pool.stride(0), pool.stride(1), shrunk_words),
             *(array.ctypes.data for array in arrays),
-            *(pool.data_ptr(), None if embedded is None else embedded.data_ptr(), self._logits.data_ptr(), self._final.data_ptr()),
-            *(best.ctypes.data, finite.ctypes.data),
+            *(pool.data_ptr(), None if embedded is None else embedded.data_ptr(), *place.addresses),
         )
         if self._library.lorikeet_run(self._handle, ctypes.byref(described)) != 0:
             raise MemoryError(f"no memory for a step of {len(step.tokens)} rows")
-        return StepOutput(self._logits[:wanted, : self._config.vocab_size], self._final[:wanted], best, finite)
+        return place.output
+
+    def _place(self, wanted: int) -> _Output:
+        """Where a step puts what it gives for `wanted` rows: one place for all steps, and one view of it for each number of rows."""
+        if wanted > len(self._final):
+            self._outputs.clear()
+            self._logits = torch.empty(wanted, self._shape.widths[Place.LOGITS])
+            self._final = torch.empty(wanted, self._config.hidden, dtype=self._dtype)
+        place = self._outputs.get(wanted)
+        if place is None:
+            logits, final = self._logits[:wanted, : self._config.vocab_size], self._final[:wanted]
+            best, finite = np.empty(wanted, np.int64), np.empty(wanted, np.bool_)
+            addresses = logits.data_ptr(), final.data_ptr(), best.ctypes.data, finite.ctypes.data
+            place = self._outputs[wanted] = _Output(StepOutput(logits, final, best, finite), addresses)
+        return place
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
         """See Executor."""
@@ -172,20 +189,6 @@ class NativeExecutor:
         if self._library.lorikeet_draw(self._handle, described, len(draws), logits.data_ptr(), logits.stride(0)) != 0:
             raise MemoryError(f"no memory to choose {len(draws)} tokens")
         return [Drawn(each.winner, each.margin) for each in described]
-
-    def _adapter_tables(self, step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """Per row the address of its adapter's table (0: none); per segment (address, first, count); the most words that shrinking one row gives."""
-        tables = np.zeros(len(step.tokens), np.int64)
-        segments = np.empty((len(step.segments), 3), np.int64)
-        words, bank = 0, step.bank
-        assert isinstance(bank, SlotBank)
-        for index, segment in enumerate(step.segments):
-            table = bank.table(segment.slot)
-            address = table.entries.ctypes.data
-            tables[segment.first : segment.first + segment.count] = address
-            segments[index] = address, segment.first, segment.count
-            words = max(words, table.shrunk_words)
-        return tables, segments, words
 
     # --- laying out, once ---
 
@@ -322,11 +325,25 @@ def _by_column(values: torch.Tensor, columns: Columns) -> torch.Tensor:
     return torch.where(columns.rows >= 0, values[columns.rows.clamp(min=0)], torch.zeros((), dtype=values.dtype))
 
 
-def _runs_table(step: StepInput, pages: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Per run: the address of its pages, its first row, how many rows, the first position."""
-    table = np.array([(len(run.pages), run.first, run.count, run.start) for run in step.runs], np.int64)
-    table[:, 0] = pages.ctypes.data + 4 * (np.cumsum(table[:, 0]) - table[:, 0])
-    return table
+def _runs_table(step: StepInput, address: int) -> NDArray[np.int64]:
+    """Of each run in turn: the address of its pages, which lie one run's after the other's from `address` on, its first row, how many, the position."""
+    table: list[int] = []
+    for run in step.runs:
+        table += (address, run.first, run.count, run.start)
+        address += 4 * len(run.pages)
+    return np.array(table, np.int64)
+
+
+def _adapter_tables(step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Per row the address of its adapter's table (0: none); of each segment in turn address, first row, how many; the most words of a shrunk row."""
+    tables, segments, words, bank = [0] * len(step.tokens), list[int](), 0, step.bank
+    assert isinstance(bank, SlotBank)
+    for segment in step.segments:
+        table = bank.table(segment.slot)
+        tables[segment.first : segment.first + segment.count] = [table.address] * segment.count
+        segments += (table.address, segment.first, segment.count)
+        words = max(words, table.shrunk_words)
+    return np.array(tables, np.int64), np.array(segments, np.int64), words
 
 
 def _up(count: int, multiple: int) -> int:

@@ -17,7 +17,7 @@ from .draw import Draw, Drawn
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Run:
     """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on, whose keys and values lie in `pages`.
 
@@ -30,7 +30,7 @@ class Run:
     pages: Sequence[int]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Segment:
     """Consecutive rows of one adapter, that in `slot`."""
 
@@ -59,7 +59,7 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step gives for the wanted rows; the tensors are valid until the next step, and stay where the executor has them.
+    """What a step gives for the wanted rows, valid until the next step; the tensors stay where the executor has them.
 
     logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input.
     best: [wanted] int64, the lowest id of the highest logit. finite: [wanted] bool, whether every logit is.

@@ -57,6 +57,7 @@ class TorchExecutor:
         rows = logits.numpy()
         return [draw_one(rows[draw.row], draw) for draw in draws]
 
+    @torch.inference_mode()
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""
         page_tokens = pool.shape[3] // self._config.head_dim

@@ -16,6 +16,7 @@ class KvCache:
         self.pool, self.page_tokens, self._masked = pool, page_tokens, masked
         self.clean([0])
 
+    @torch.inference_mode()  # the pool may be a tensor of that mode, which refuses to be written in another
     def clean(self, pages: list[int]) -> None:
         """Zero pages before a new owner uses them: a masked weight is 0, but 0 * NaN left by somebody else would be NaN."""
         if not self._masked:

@@ -26,10 +26,12 @@ class Table:
     """An adapter as the executor reads it.
 
     entries: [parts, 5] int64: rank, then the addresses of shrink, expand, gain and shift (0: none).
+    address: of the entries.
     shrunk_words: the most 32-bit words that shrinking one row for one site gives.
     """
 
     entries: NDArray[np.int64]
+    address: int
     shrunk_words: int
 
 
@@ -139,7 +141,8 @@ def address_table(packed: PackedAdapter, address: int | None = None) -> Table:
         words = [0] * SITES if index % PARTS == 0 else words
         words[placed.part.kind] += -(-placed.rank // lane)
         most = max(most, *words)
-    return Table(np.array(rows, np.int64), most)
+    entries = np.array(rows, np.int64)
+    return Table(entries, entries.ctypes.data, most)
 
 
 def _dense_sites(members: list[PackedAdapter]) -> list[SiteWeights]:

@@ -12,12 +12,16 @@ import torch
 
 from ..executor.choose import make_executor
 from ..executor.draw import Draw, Drawn
-from ..executor.step import StepInput, StepOutput, find_best
+from ..executor.step import Segment, StepInput, StepOutput, find_best
 from ..lora.bank import Bank
+from ..lora.ends import Ends
 from .weights import Weights
 
 if TYPE_CHECKING:
     from ..cuda.accelerator import Accelerator
+
+Changing = tuple[Segment, "Ends"]
+"""Rows whose adapter changes something outside the layers, and what."""
 
 
 class Decoder:
@@ -55,30 +59,32 @@ class Decoder:
 
     def run(self, step: StepInput, pool: torch.Tensor) -> StepOutput:
         """One step with everything that it gives."""
-        output = self._executor.run(step, pool, self._embed(step))
-        self._change_logits(step, output)
+        changing = [(segment, ends) for segment in step.segments if (ends := step.bank.ends(segment.slot)) is not None]
+        embedded = self._embed(step, changing) if any(ends.changes_embedding for _, ends in changing) else None
+        output = self._executor.run(step, pool, embedded)
+        if changing:
+            self._change_logits(step, changing, output)
         return output
 
     def draw(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         """Choose tokens from rows of a step's finite logits."""
         return self._executor.draw(output.logits, draws) if draws else []
 
-    def _embed(self, step: StepInput) -> torch.Tensor | None:
-        """The rows' embeddings when some adapter changes its own; None otherwise."""
-        changed = [(s, ends) for s in step.segments if (ends := step.bank.ends(s.slot)) is not None and ends.changes_embedding]
-        if not changed:
-            return None
+    @torch.inference_mode()
+    def _embed(self, step: StepInput, changing: list[Changing]) -> torch.Tensor:
+        """All rows' embeddings, some of them changed."""
         tokens = torch.from_numpy(step.tokens).to(self._executor.where)
         embedded = self._executor.embed(tokens)
-        for segment, ends in changed:
-            rows = slice(segment.first, segment.first + segment.count)
-            embedded[rows] = ends.embed(embedded[rows], tokens[rows])
+        for segment, ends in changing:
+            if ends.changes_embedding:
+                rows = slice(segment.first, segment.first + segment.count)
+                embedded[rows] = ends.embed(embedded[rows], tokens[rows])
         return embedded
 
-    def _change_logits(self, step: StepInput, output: StepOutput) -> None:
-        for segment in step.segments:
-            ends = step.bank.ends(segment.slot)
-            if ends is None or not ends.changes_logits:
+    @torch.inference_mode()
+    def _change_logits(self, step: StepInput, changing: list[Changing], output: StepOutput) -> None:
+        for segment, ends in changing:
+            if not ends.changes_logits:
                 continue
             chosen = (step.logit_rows >= segment.first) & (step.logit_rows < segment.first + segment.count)
             places = chosen.nonzero()[0]
