@@ -23,6 +23,7 @@ PEERS = {
         ["install", "openvino-genai==2026.4.1.0", "optimum-intel==2.2.0", "nncf==3.4.0", "llama-cpp-python==0.3.36"],
         ["uninstall", "-y", "torchvision"],
     ],
+    "zig": [["install", "--no-deps", "--require-hashes", "-r", str(Path(__file__).parents[2] / "requirements" / "compiler.txt")]],
 }
 """What pip is told in each environment. torchvision and its kin come as CUDA builds beside a torch for the CPU, and break the import."""
 
@@ -43,14 +44,27 @@ def install_peers(folder: Path) -> None:
             print(f"{name}: pip {' '.join(command)} ended with {done.returncode}", file=sys.stderr)
 
 
+def borrowing(folder: Path) -> dict[str, str]:
+    """What a process must be told to find no compiler but the one installed in `folder`. Raises SideFailed when there is none."""
+    packages = next(folder.glob("lib/python*/site-packages"), None)
+    if packages is None:
+        raise SideFailed("not installed: there is no environment 'zig' in the folder of the peers")
+    cache = str(folder / "cache")
+    return {"PATH": "", "CXX": "", "PYTHONPATH": str(packages), "XDG_CACHE_HOME": cache, "ZIG_GLOBAL_CACHE_DIR": cache}
+
+
 @dataclass(frozen=True)
 class Side:
-    """One engine in one setting: `driver` names the script, `environment` the peer's folder (None: this Python), `options` what it is told."""
+    """One engine in one setting: `driver` names the script, `environment` the peer's folder (None: this Python), `options` what it is told.
+
+    borrows: it runs as on a machine without a compiler, with what the borrowed one in the folder `zig` makes of the executor.
+    """
 
     name: str
     driver: str
     environment: str | None
     options: dict[str, Any] = field(default_factory=dict)
+    borrows: bool = False
 
     @property
     def lora(self) -> bool:
@@ -76,6 +90,8 @@ class Running:
             environment.pop("OMP_NUM_THREADS")  # it binds its own threads
         else:
             environment["OMP_PROC_BIND"] = "true"
+        if side.borrows:
+            environment |= borrowing(peers / "zig")
         started = time.perf_counter()
         with log.open("w") as errors:
             self._process = subprocess.Popen([python, str(script), json.dumps({**shared, **side.options})], stdin=subprocess.PIPE,

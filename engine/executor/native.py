@@ -326,7 +326,7 @@ def _by_column(values: torch.Tensor, columns: Columns) -> torch.Tensor:
 
 
 def _runs_table(step: StepInput, address: int) -> NDArray[np.int64]:
-    """Of each run in turn: the address of its pages, which lie one run's after the other's from `address` on, its first row, how many, the position."""
+    """Of each run in turn: where its pages are (one run's after the other's, from `address` on), its first row, how many, the position."""
     table: list[int] = []
     for run in step.runs:
         table += (address, run.first, run.count, run.start)

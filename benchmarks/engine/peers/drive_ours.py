@@ -92,7 +92,8 @@ def start_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "engine", "serve", "--fd", str(theirs.fileno()), "--base", options["base"], "--dtype", options["dtype"],
                "--kernels", options["kernels"], "--threads", str(options["threads"]), "--kv-tokens", "16384"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": str(options["threads"])}
+    path = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(options["threads"])}
     child = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stderr=subprocess.PIPE, text=True)
     theirs.close()
     stream = ours.makefile("rwb", buffering=1 << 20)
@@ -124,11 +125,13 @@ def start_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         asked = submits(prompts, adapters, tokens)
         send(list(asked.values()))
         answers: dict[int, list[int]] = {number: [] for number in asked}
-        while any(len(answer) < tokens for answer in answers.values()):
+        missing = tokens * len(answers)
+        while missing:
             message = receive()
             assert not isinstance(message, Failed), message
             if isinstance(message, Tokens):
                 answers[message.request_id] += message.token_ids
+                missing -= len(message.token_ids)
         return list(answers.values())
 
     return run, {"kernels": greeting, "dtype": ready.dtype, "adapter_bytes": sum(sizes), "engine_pid": child.pid}
