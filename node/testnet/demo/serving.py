@@ -151,7 +151,7 @@ async def show_cold_start(scene: Scene, step: Step) -> None:
     """The node that holds nothing is asked for an adapter while it answers somebody else."""
     node = {"node": scene.peer_id(cast.C)}
     running, cold = Answer("base", cast.LONG_PROMPT), Answer(cast.COLD, cast.COLD_PROMPT)
-    before = (await scene.nodes[cast.C].status()).counters
+    before = await blocks_by_provider(scene)
     with scene.stage.side_by_side((f"base on {cast.C}, running on", f"{cast.COLD} on {cast.C}, cold")) as add:
         async with trio.open_nursery() as nursery:
             streams = trio.Event()
@@ -171,7 +171,7 @@ async def show_cold_start(scene: Scene, step: Step) -> None:
         scene.note(answer)
         require(answer.facts["served_by"] == node["node"], f"{cast.C} answered for {answer.model}")
     check_running_on(scene, step, running, asked_s, cold.text_s[0])
-    await check_fetched_from_both(scene, step, before)
+    await tell_providers(scene, step, before)
     await check_advertised(scene)
     show_breakdown(scene, step, cold)
 
@@ -187,14 +187,16 @@ def check_running_on(scene: Scene, step: Step, running: Answer, begin_s: float, 
     step.facts |= {"pieces_beside": len(beside), "longest_silence_ms": round(silence_s * 1000, 1)}
 
 
-async def check_fetched_from_both(scene: Scene, step: Step, before: Mapping[str, int]) -> None:
-    """The blocks came from both providers."""
+async def blocks_by_provider(scene: Scene) -> dict[str, int]:
+    """How many blocks the node that held nothing has fetched from each of the two that held all."""
     counters = (await scene.nodes[cast.C].status()).counters
-    came = {
-        name: counters.get(f"blocks_fetched:{scene.peer_id(name)}", 0) - before.get(f"blocks_fetched:{scene.peer_id(name)}", 0)
-        for name in (cast.A, cast.B)
-    }
-    require(all(came.values()), f"blocks came from both providers ({came})")
+    return {name: counters.get(f"blocks_fetched:{scene.peer_id(name)}", 0) for name in (cast.A, cast.B)}
+
+
+async def tell_providers(scene: Scene, step: Step, before: Mapping[str, int]) -> None:
+    """Whom the blocks came from. On a busy machine one may have brought all dozen before the other was heard; see show_shared_batches."""
+    came = {name: count - before[name] for name, count in (await blocks_by_provider(scene)).items()}
+    require(any(came.values()), f"blocks came from the providers ({came})")
     scene.stage.say("verified blocks: " + ", ".join(f"{count} from {name}" for name, count in came.items()))
     step.facts["blocks_from"] = came
 
@@ -236,6 +238,8 @@ async def show_shared_batches(scene: Scene, step: Step) -> None:
             f"{cast.C} has {name}: load {report.load_ms:.0f} ms, blocks from {', '.join(map(scene.name_of, report.blocks_by_peer)) or 'before'}",
             dim=True,
         )
+    fetched = await blocks_by_provider(scene)
+    require(all(fetched.values()), f"over all adapters, blocks came from both providers ({fetched})")
     last = last_step(await engine_of(scene))
     answers = [Answer(model, prompt) for model, prompt in cast.TOGETHER.items()]
     at_c = {"lorikeet": {"node": scene.peer_id(cast.C)}}
