@@ -825,8 +825,11 @@ struct Executor {
         Shrinks& soon = shrinks[tid];
         const bool looks_ahead = LISTS_LINES && changes && rows > MAX_TILE_ROWS;
         if (looks_ahead) list_shrinks<T>(op, tid);
+        const int64_t stretch = std::max<int64_t>(1, first_panel(op, tid + 1) - first_panel(op, tid));
+        int64_t done = 0;  // by this thread, this panel among them
         for (int64_t panel = claim(op, tid), after; panel < op.num_panels; panel = after) {
             after = claim(op, tid);
+            ++done;
             const char* coming = after < op.num_panels ? static_cast<const char*>(op.weight) + after * panel_bytes : first_of_next(op, tid);
             const char* here = static_cast<const char*>(op.weight) + panel * panel_bytes;
             const char* ahead = few || (one_pass && after == panel + 1) ? here + near : coming;
@@ -844,7 +847,7 @@ struct Executor {
                     if (was_listed) list_expand(op, after, changes, count, asking);
                 }
                 for (auto& other : asking.other)
-                    other = looks_ahead && r == 0 ? soon.take(soon.bytes * (panel + 1) / op.num_panels, panel_bytes / (PANEL * 4)) : nullptr;
+                    other = looks_ahead && r == 0 ? soon.take(soon.bytes * done / stretch, panel_bytes / (PANEL * 4)) : nullptr;
                 if (op.quantised) multiply_int8(op, panel, r, count, asking, tile);
                 else multiply<T>(op, panel, r, count, asking, tile);
                 for (int i = int(panel_bytes / (PANEL * 4)); i < asking.count; ++i) _mm_prefetch(asking.listed[i], _MM_HINT_T1);  // more lines than words
