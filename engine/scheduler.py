@@ -46,7 +46,7 @@ class AdapterGate(Protocol):
         """Whether its bytes are in the slot."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # not frozen, for the same reason as the Run that it becomes
 class Chunk:
     """`count` tokens of one sequence to compute, from position `start`; `wanted` of them, the last ones, want logits.
 

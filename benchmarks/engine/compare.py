@@ -114,7 +114,7 @@ class Comparison:
     def _ask(self, case: str, batch: int, name: str, prompts: tuple[Any, Any], tokens: int, keep: bool, number: int) -> None:
         side = self.running[name]
         adapters = [index if case.endswith("distinct") else None for index in range(batch)]
-        key, has_limit = (case, batch, name), case in DTYPES and name == CASES[case][0]
+        key, has_limit = (case, batch, name), keep and case in DTYPES and name == CASES[case][0]
         before = measure_read_rate(self._threads, READ_BUDGET_S) if has_limit else 0.0
         single = side.ask(prompts[0], adapters, 1)
         if not case.startswith("prefill"):

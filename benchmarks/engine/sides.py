@@ -44,11 +44,16 @@ def install_peers(folder: Path) -> None:
             print(f"{name}: pip {' '.join(command)} ended with {done.returncode}", file=sys.stderr)
 
 
+def not_installed(environment: str) -> SideFailed:
+    """Of a side whose environment in the folder of the peers is missing."""
+    return SideFailed(f"not installed: there is no environment '{environment}' in the folder of the peers")
+
+
 def borrowing(folder: Path) -> dict[str, str]:
     """What a process must be told to find no compiler but the one installed in `folder`. Raises SideFailed when there is none."""
     packages = next(folder.glob("lib/python*/site-packages"), None)
     if packages is None:
-        raise SideFailed("not installed: there is no environment 'zig' in the folder of the peers")
+        raise not_installed(folder.name)
     cache = str(folder / "cache")
     return {"PATH": "", "CXX": "", "PYTHONPATH": str(packages), "XDG_CACHE_HOME": cache, "ZIG_GLOBAL_CACHE_DIR": cache}
 
@@ -81,7 +86,7 @@ class Running:
         self._buffer = b""
         python = sys.executable if side.environment is None else str(peers / side.environment / "bin" / "python")
         if not Path(python).exists():
-            raise SideFailed(f"not installed: there is no environment '{side.environment}' in the folder of the peers")
+            raise not_installed(str(side.environment))
         script = Path(__file__).parent / "peers" / f"drive_{side.driver}.py"
         environment = {**os.environ, "OMP_NUM_THREADS": str(shared["threads"])}
         if side.driver == "vllm":

@@ -16,6 +16,8 @@ from .draw import Draw, Drawn
 
 Ints = NDArray[np.int64]
 
+# Nobody changes a Run or a Segment; they are not frozen because Python makes a frozen one field by field, and a step makes one for each of its rows.
+
 
 @dataclass(slots=True)
 class Run:

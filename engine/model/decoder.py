@@ -20,7 +20,7 @@ from .weights import Weights
 if TYPE_CHECKING:
     from ..cuda.accelerator import Accelerator
 
-Changing = tuple[Segment, "Ends"]
+Changing = tuple[Segment, Ends]
 """Rows whose adapter changes something outside the layers, and what."""
 
 

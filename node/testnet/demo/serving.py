@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -242,22 +242,23 @@ async def show_shared_batches(scene: Scene, step: Step) -> None:
     require(all(fetched.values()), f"over all adapters, blocks came from both providers ({fetched})")
     last = last_step(await engine_of(scene))
     answers = [Answer(model, prompt) for model, prompt in cast.TOGETHER.items()]
-    at_c = {"lorikeet": {"node": scene.peer_id(cast.C)}}
+    node = {"node": scene.peer_id(cast.C)}
     with scene.stage.side_by_side(tuple(cast.TOGETHER)) as add:
         async with trio.open_nursery() as nursery:
             begun = trio.Event()
-            for index, answer in enumerate(answers):
 
-                def on_text(text: str, index: int = index) -> None:
+            async def ask(index: int, answer: Answer) -> None:
+                def on_text(text: str) -> None:
                     begun.set()
                     add(index, text)
 
-                async def ask(answer: Answer = answer, on_text: Callable[[str], None] = on_text) -> None:
-                    if answer.model == "base":
-                        await begun.wait()  # it needs no look-up: its short answer could be over before the others' begin
-                    await ask_into(scene, answer, on_text, max_tokens=cast.TOGETHER_TOKENS, **at_c)
+                if answer.model == "base":
+                    await begun.wait()  # it needs no look-up: its short answer could be over before the others' begin
+                await ask_into(scene, answer, on_text, max_tokens=cast.TOGETHER_TOKENS, lorikeet=node)
+                begun.set()  # an answer may be empty
 
-                nursery.start_soon(ask)
+            for index, answer in enumerate(answers):
+                nursery.start_soon(ask, index, answer)
     for answer in answers:
         scene.note(answer)
     steps = [one for one in (await engine_of(scene))["steps"] if one["step"] > last]
