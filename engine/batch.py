@@ -49,6 +49,15 @@ def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank
     return Batch(ordered, StepInput(*rows, runs, _segments(members), bank))
 
 
+def follow(batch: Batch, chunks: list[Chunk], page_tokens: int) -> Batch:
+    """The rows of `chunks`, each the token after the one row of its sequence in `batch`, in the same order; their ids are still to be written."""
+    before = batch.input
+    runs = [Run(run.first, 1, run.start + 1, run.pages) for run in before.runs]
+    cells = [run.pages[run.start // page_tokens] * page_tokens + run.start % page_tokens for run in runs]
+    rows = np.zeros_like(before.tokens), before.positions + 1, np.array(cells, np.int64), before.logit_rows
+    return Batch(chunks, StepInput(*rows, runs, before.segments, before.bank))
+
+
 Members = list[tuple[int | None, list[Chunk]]]
 """Slot (None: the bare base) → its chunks."""
 

@@ -1,6 +1,10 @@
 """One engine: requests in, steps, messages out. Synchronous and single-threaded; server.py gives it a socket and a clock.
 
-step():  schedule → run → settle
+    step():  schedule → begin → read → settle                     where steps are computed by this thread
+    step():  read (the step before) → settle → schedule → begin   where a device computes beside it
+
+On a device a step is *in flight* between two calls: messages go out and come in meanwhile. Where the next step is certain but for its
+tokens, it is laid out before the one in flight is over and begun before that one is settled, so that the device hardly waits.
 """
 
 from __future__ import annotations
@@ -8,11 +12,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from .batch import Batch
 from .config import EngineConfig
 from .errors import BadRequest, Busy, DeviceLost, EngineError, UnknownAdapter
 from .grammar import GrammarDone, GrammarJob, Grammars, Matcher, check_grammar
@@ -36,7 +41,7 @@ from .messages import (
     Tokens,
     Vocabulary,
 )  # fmt: skip
-from .runner import ChunkResult, Runner
+from .runner import ChunkResult, Flight, Runner
 from .sampler import MAX_LOGPROBS, Chooser, check_sampling
 from .scheduler import Schedule, Scheduler
 from .sequence import Sequence
@@ -64,6 +69,16 @@ class Limits:
         return cls(vocab_size, context_tokens, *waiting)
 
 
+@dataclass(frozen=True)
+class _InFlight:
+    """A step that the device computes, and the requests of it that were cancelled since it began."""
+
+    flight: Flight
+    started_s: float
+    requests: frozenset[int]
+    cancelled: list[int] = field(default_factory=list)
+
+
 class Engine:
     """Feed it with `handle`, call `step` while it returns True, send what `take_messages` gives."""
 
@@ -82,20 +97,57 @@ class Engine:
         self._grammars = grammars
         self._compiling: dict[int, Submit | Replay] = {}
         self._sequences: dict[int, Sequence] = {}
+        self._in_flight: _InFlight | None = None
         self._outbox: list[FromEngine] = []
         self._records: deque[StepRecord] = deque(maxlen=MAX_STEP_RECORDS)
         self._arrivals = self._steps = self._tokens_generated = self._most_adapters = self._tokens_drafted = self._tokens_accepted = 0
 
     def step(self) -> bool:
-        """One forward pass, if anything can run. False: nothing changes until a message, a load or a deadline."""
-        started = self._clock()
-        self._expire(started)
-        schedule = self._scheduler.schedule(started)
+        """One forward pass, or the end of one and the beginning of the next, if anything can run.
+
+        False: nothing changes until a message, a load or a deadline.
+        """
+        now = self._clock()
+        before, self._in_flight = self._in_flight, None
+        if before is None:
+            return self._begin(now)
+        ahead = self._foresee(before, now)
+        results = self._runner.read(before.flight)
+        now = self._clock()
+        if ahead is not None and all(_goes_on(result) for result in results):
+            self._follow(before, *ahead, results, now)
+            self._settle(results, before.started_s, now)
+        else:
+            self._settle(results, before.started_s, now)
+            for request_id in before.cancelled:
+                self._cancel(request_id)
+            self._begin(now)
+        return True
+
+    def _begin(self, now_s: float) -> bool:
+        """Begin a step, if anything can run; where this thread computes, it is over then."""
+        self._expire(now_s)
+        schedule = self._scheduler.schedule(now_s)
         if not schedule.chunks:
             return False
-        results = self._runner.run(schedule)
-        self._settle(schedule, results, started)
+        flight = self._runner.begin(schedule)
+        if self._runner.runs_beside:
+            self._in_flight = _InFlight(flight, now_s, frozenset([chunk.sequence.request_id for chunk in schedule.chunks]))
+        else:
+            self._settle(self._runner.read(flight), now_s, self._clock())
         return True
+
+    def _foresee(self, before: _InFlight, now_s: float) -> tuple[Schedule, Batch] | None:
+        """The step after the one in flight, laid out, where only the tokens are not known yet."""
+        if before.cancelled or self._overdue(now_s):
+            return None
+        schedule = self._scheduler.foresee(before.flight.batch.chunks)
+        return None if schedule is None else (schedule, self._runner.prepare(before.flight, schedule))
+
+    def _follow(self, before: _InFlight, schedule: Schedule, batch: Batch, results: list[ChunkResult], now_s: float) -> None:
+        """Begin the step that was foreseen."""
+        self._scheduler.follow(schedule)
+        self._in_flight = _InFlight(self._runner.begin_prepared(schedule, batch, results), now_s, before.requests)
 
     def handle(self, message: ToEngine) -> None:
         """Take one message from the daemon. Errors of a request become its `Failed`."""
@@ -166,6 +218,7 @@ class Engine:
 
     def fail_all(self, message: str, code: str = "internal") -> None:
         """A step failed, by our own bug or for want of memory: every running request fails, waiting ones stay. The server calls it."""
+        self._in_flight = None  # whatever the device still writes, it writes before the next step begins
         for sequence in list(self._scheduler.running):
             self._fail(sequence, code, message)
 
@@ -264,6 +317,9 @@ class Engine:
             self._compiling[request_id] = msgspec.structs.replace(compiling, credit=max(compiling.credit, credit))
 
     def _cancel(self, request_id: int) -> None:
+        if self._in_flight is not None and request_id in self._in_flight.requests:
+            self._in_flight.cancelled.append(request_id)  # its pages and its seat are in use until that step is over
+            return
         compiling = self._compiling.pop(request_id, None)
         if isinstance(compiling, Submit):
             self._outbox.append(Finished(request_id, "cancelled", len(compiling.prompt_ids), 0, 0.0, 0.0, 0.0, 0.0, 0))
@@ -272,21 +328,31 @@ class Engine:
             self._finish(sequence, "cancelled")
 
     def _expire(self, now_s: float) -> None:
-        for sequence in list(self._sequences.values()):
+        for sequence, code, message in self._overdue(now_s):
+            if code is None:
+                self._finish(sequence, "cancelled")
+            else:
+                self._fail(sequence, code, message)
+
+    def _overdue(self, now_s: float) -> list[tuple[Sequence, str | None, str]]:
+        """Whose time is over, and the error that it gets; None for one that was parked too long."""
+        overdue: list[tuple[Sequence, str | None, str]] = []
+        for sequence in self._sequences.values():
             if sequence.deadline_s is not None and now_s > sequence.deadline_s:
-                self._fail(sequence, "deadline", f"not finished within {sequence.deadline_s - sequence.arrived_s:.1f} s")
+                overdue.append((sequence, "deadline", f"not finished within {sequence.deadline_s - sequence.arrived_s:.1f} s"))
             elif not sequence.has_credit:
                 sequence.parked_s = sequence.parked_s or now_s
                 if now_s - sequence.parked_s > self._limits.parked_deadline_s:
-                    self._finish(sequence, "cancelled")
+                    overdue.append((sequence, None, ""))
             elif sequence.started_s is None and now_s - sequence.arrived_s > self._limits.waiting_deadline_s:
-                self._fail(sequence, "busy", f"waited {self._limits.waiting_deadline_s:.0f} s for a place; retry later or ask another node")
+                waited = f"waited {self._limits.waiting_deadline_s:.0f} s for a place; retry later or ask another node"
+                overdue.append((sequence, "busy", waited))
+        return overdue
 
     # --- after a step ---
 
-    def _settle(self, schedule: Schedule, results: list[ChunkResult], started_s: float) -> None:
+    def _settle(self, results: list[ChunkResult], started_s: float, ended_s: float) -> None:
         self._steps += 1
-        ended_s = self._clock()
         record = _record(self._steps, results, (ended_s - started_s) * 1e3)
         self._records.append(record)
         self._most_adapters = max(self._most_adapters, sum(1 for adapter in record.adapters if adapter is not None))
@@ -362,6 +428,11 @@ class Engine:
             tokens_drafted=self._tokens_drafted,
             tokens_accepted=self._tokens_accepted,
         )
+
+
+def _goes_on(result: ChunkResult) -> bool:
+    """Whether a row gave a token that does not end its answer."""
+    return result.error is None and len(result.tokens) == 1 and not result.chunk.sequence.ends_with(result.tokens[0])
 
 
 def _code_of(error: EngineError) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from .batch import build_batch
+from .batch import Batch, build_batch, follow
 from .errors import AdapterError, BadRequest, EngineError
 from .executor.draw import MAX_MARGIN, Draw
 from .executor.step import StepOutput
@@ -29,19 +29,44 @@ class ChunkResult:
     error: EngineError | None = None
 
 
+@dataclass(frozen=True)
+class Flight:
+    """A step that was begun."""
+
+    batch: Batch
+    output: StepOutput
+
+
 class Runner:
-    """The device side of an engine."""
+    """The device side of an engine. A step is begun and read; where it `runs_beside` this thread, time may pass between the two."""
 
     def __init__(self, decoder: Decoder, cache: KvCache, slots: SlotTable, bank: Bank) -> None:
         self._decoder, self._cache, self._slots, self._bank = decoder, cache, slots, bank
+        self.runs_beside = decoder.runs_beside
 
-    def run(self, schedule: Schedule) -> list[ChunkResult]:
-        """One step. Results are in row order, one per chunk."""
+    def begin(self, schedule: Schedule) -> Flight:
+        """Begin a step."""
+        return self._begin(schedule, build_batch(schedule.chunks, self._slots.slot, self._bank, self._cache.page_tokens))
+
+    def read(self, flight: Flight) -> list[ChunkResult]:
+        """What the step gave, once it is over: in row order, one per chunk. Before the next one is begun."""
+        return _Reading(self._decoder, flight.batch.chunks, flight.output).read()
+
+    def prepare(self, flight: Flight, schedule: Schedule) -> Batch:
+        """The step after one that is under way, of the same sequences, ready but for the tokens that the one under way gives."""
+        batch = follow(flight.batch, schedule.chunks, self._cache.page_tokens)
+        self._decoder.prepare(batch.input)
+        return batch
+
+    def begin_prepared(self, schedule: Schedule, batch: Batch, results: list[ChunkResult]) -> Flight:
+        """Begin a prepared step after the results of the one before it: a token of each sequence."""
+        batch.input.tokens[:] = [result.tokens[0] for result in results]
+        return self._begin(schedule, batch)
+
+    def _begin(self, schedule: Schedule, batch: Batch) -> Flight:
         if schedule.fresh_pages:
             self._cache.clean(schedule.fresh_pages)
-        batch = build_batch(schedule.chunks, self._slots.slot, self._bank, self._cache.page_tokens)
-        output = self._decoder.run(batch.input, self._cache.pool)
-        return _Reading(self._decoder, batch.chunks, output).read()
+        return Flight(batch, self._decoder.run(batch.input, self._cache.pool))
 
 
 class _Reading:

@@ -98,6 +98,7 @@ class Scheduler:
         self._preempted: set[Sequence] = set()
         self._last_seated: dict[bytes, int] = {}
         self._served: dict[bytes | None, float] = {}
+        self._unclean: list[int] = []
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; its adapter is sent for at once."""
@@ -119,9 +120,9 @@ class Scheduler:
         able = [sequence for sequence in self.running if sequence.has_credit]
         self._take_seats(able)
         chosen: list[Chunk] = []
-        fresh: list[int] = []
+        fresh, self._unclean = self._unclean, []
         budget = self._step_tokens(able)
-        draft_tokens = min(self._budget.draft_tokens, DRAFT_ROWS // max(1, len(able)) - 1)
+        draft_tokens = self._draft_tokens(len(able))
         for sequence in self._in_order(able, now_s):
             if budget <= 0:
                 break
@@ -134,6 +135,34 @@ class Scheduler:
                 self._count(sequence.adapter, chunk.count)
         self._leave_seats({sequence.adapter for sequence in self.running})  # of those that were preempted
         return Schedule([chunk for chunk in chosen if chunk.sequence not in self._preempted], fresh)
+
+    def foresee(self, chunks: list[Chunk]) -> Schedule | None:
+        """The step after one of `chunks` that is under way, in the same order, if that will give a token to each and end none.
+
+        None when the next step may be another: somebody waits for a place, a seat or credit, or there is something to compute beside the
+        newest tokens. Pages are reserved for it; nothing else is changed, so that `schedule` may still be asked instead. `follow` takes it.
+        """
+        if (self.waiting and len(self.running) < self._budget.max_running) or self._arriving:
+            return None
+        if sum([sequence.has_credit for sequence in self.running]) != len(chunks) or self._draft_tokens(len(chunks)) > 0:
+            return None
+        if not all(chunk.count == 1 and chunk.sequence.is_decoding and chunk.sequence.room > 1 for chunk in chunks):
+            return None
+        ends = [chunk.start + 2 for chunk in chunks]
+        missing = sum([self._pages_for(end) - len(chunk.sequence.pages) for chunk, end in zip(chunks, ends, strict=True)])
+        if missing > self._pages.num_available:
+            return None
+        if missing:
+            for chunk, end in zip(chunks, ends, strict=True):
+                self._reserve(chunk.sequence, end, self._unclean)
+        return Schedule([Chunk(chunk.sequence, chunk.start + 1, 1, 1) for chunk in chunks], self._unclean)
+
+    def follow(self, schedule: Schedule) -> None:
+        """The step that was foreseen is the next one."""
+        self._step += 1
+        self._unclean = []
+        for chunk in schedule.chunks:
+            self._count(chunk.sequence.adapter, 1)
 
     def publish(self, sequence: Sequence) -> None:
         """Let others share the pages that `sequence` has filled."""
@@ -212,6 +241,9 @@ class Scheduler:
     def _step_tokens(self, able: list[Sequence]) -> int:
         decoding = any(sequence.is_decoding for sequence in able)
         return self._budget.step_tokens if decoding else max(self._budget.step_tokens, self._budget.prompt_step_tokens)
+
+    def _draft_tokens(self, num_able: int) -> int:
+        return min(self._budget.draft_tokens, DRAFT_ROWS // max(1, num_able) - 1)
 
     def _in_order(self, able: list[Sequence], now_s: float) -> list[Sequence]:
         decoding: list[Sequence] = []

@@ -117,17 +117,23 @@ class Driver:
         return Batch(requests, [1])
 
     def decode(self, batch: Batch, steps: int) -> list[float]:
-        """Let each sequence of the batch produce `steps` tokens; the seconds of each step. Raises RowFailed when they do not go in lockstep."""
+        """Let each sequence of the batch produce `steps` tokens; the seconds of each step. Raises RowFailed when they do not go in lockstep.
+
+        Where a device computes beside the engine, the first call only begins a step: its time belongs to the step that the second one ends.
+        """
         batch.given[0] += steps
         for request in batch.requests:
             self.engine.handle(Grant(request, batch.given[0]))
         seconds: list[float] = []
-        produced = 0
+        produced, spent = 0, 0.0
         while produced < steps * len(batch.requests):
             started = time.perf_counter()
             messages = self.pump()
-            seconds.append(time.perf_counter() - started)
-            produced += sum(len(message.token_ids) for message in messages if isinstance(message, Tokens))
+            spent += time.perf_counter() - started
+            given = sum(len(message.token_ids) for message in messages if isinstance(message, Tokens))
+            if given:
+                seconds.append(spent)
+                produced, spent = produced + given, 0.0
         if len(seconds) != steps:
             raise RowFailed(f"{steps} tokens of {len(batch.requests)} sequences took {len(seconds)} steps: they did not decode together")
         return seconds

@@ -88,7 +88,7 @@ class World:
         given: dict[str, Any] = {
             "prompt_step_tokens": wide,
             "step_tokens": max(512, self.scale.largest_batch),
-            "max_running": max(64, self.scale.largest_batch),
+            "max_running": max(64, 2 * self.scale.largest_batch),  # two sides of a comparison are open at once
         }
         started = time.perf_counter()
         given |= {"dtype": str(self.dtype).removeprefix("torch."), "kernels": self.kernels, "threads": self.threads}

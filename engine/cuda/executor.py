@@ -18,10 +18,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..errors import EngineError, ModelError, OutOfDeviceMemory
 from ..executor.draw import Draw, Drawn
-from ..executor.step import Run, StepInput, StepOutput
+from ..executor.step import Ints, Run, StepInput, StepOutput
 from ..kv.pages import ZERO_PAGE
 from ..lora.bank import Bank
 from ..lora.layout import PAGE_BYTES, PARTS, Part, parts_of
@@ -37,7 +38,7 @@ from .kernels import TRITON, Kernels
 from .lora import scratch_numbers
 from .memory import check_fits, demand_of, shortage
 from .sampling import best_scratch_numbers
-from .tables import NO_CELL, KnownPages, Room, Tables, decode_room, fill, measure, queries_per_tile, split
+from .tables import NO_CELL, KnownPages, Room, Tables, Words, decode_room, fill, measure, queries_per_tile, split
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 PAGE_TOKENS = 16
@@ -109,13 +110,23 @@ class _Pass:
     singles: bool = True
 
 
+@dataclass(frozen=True)
+class _Laid:
+    """A step that a graph will run, written into the host table."""
+
+    step: StepInput
+    key: Key
+    room: Room
+    tables: Tables[Words]
+
+
 Launch = Callable[[_Pass], None]
 
 
 class CudaExecutor:
     """The Executor of an NVIDIA GPU. Raises ModelError where the model does not fit the memory."""
 
-    wants_torch_threads = False
+    wants_torch_threads, runs_beside = False, True
 
     def __init__(
         self,
@@ -134,7 +145,8 @@ class CudaExecutor:
         self._context_pages = -(-context // PAGE_TOKENS)
         self._graphs, self._watchdog = Graphs(device, log), Watchdog(step_deadline_s)
         self._captured_for = 0, 0
-        self._host_table: torch.Tensor = device.pinned(PAGE_BYTES).view(torch.int32)
+        self._host_table, self._next_host_table = (device.pinned(PAGE_BYTES).view(torch.int32) for _ in range(2))
+        self._prepared: _Laid | None = None
         self._host_result: torch.Tensor = device.pinned(PAGE_BYTES).view(torch.int64)
         self._known_pages = KnownPages()
         self._scratches: dict[int, torch.Tensor] = {}
@@ -180,19 +192,29 @@ class CudaExecutor:
         prompt = StepInput(zeros, zeros, zeros + NO_CELL, zeros[:1], [run], [], bank)
         with self._faults():
             for rank in (0, WARM_RANK):
-                self._read(self._run_plainly(prompt, pool, None, rank), 1)
+                self._read(self._run_plainly(prompt, pool, None, rank), 1).wait()
                 for rows in (bucket for bucket in BUCKETS if bucket <= WARM_ROWS):
-                    self._read(self._run_graph(Key(rows, rank), StepInput(none, none, none, none, [], [], bank), pool), 0)
+                    padding = StepInput(none, none, none, none, [], [], bank)
+                    self._read(self._run_graph(self._lay(padding, Key(rows, rank)), pool), 0).wait()
         return f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s, {time.perf_counter() - started:.1f} s with kernels"
 
     @torch.inference_mode()
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""
         with self._watchdog.over("a step"), self._faults():
-            rank = rank_of(max((_device_bank(step).rank(segment.slot) for segment in step.segments), default=0))
-            rows = None if embedded is not None or not _decodes_only(step) else bucket_of(len(step.tokens))
-            end = self._run_plainly(step, pool, embedded, rank) if rows is None else self._run_graph(Key(rows, rank), step, pool)
-            return self._read(end, len(step.logit_rows))
+            laid, self._prepared = self._prepared, None
+            if laid is not None and laid.step is step and embedded is None:
+                laid.tables.tokens[: len(step.tokens)] = step.tokens
+            elif embedded is None and (key := _key(step)) is not None:
+                laid = self._lay(step, key)
+            else:
+                return self._read(self._run_plainly(step, pool, embedded, _rank(step)), len(step.logit_rows))
+            return self._read(self._run_graph(laid, pool), len(step.logit_rows))
+
+    def prepare(self, step: StepInput) -> None:
+        """See Executor."""
+        key = _key(step)
+        self._prepared = None if key is None else self._lay(step, key)
 
     @torch.inference_mode()
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
@@ -206,14 +228,17 @@ class CudaExecutor:
 
     # --- a step ---
 
-    def _run_graph(self, key: Key, step: StepInput, pool: torch.Tensor) -> _Ending:
+    def _lay(self, step: StepInput, key: Key) -> _Laid:
+        room = decode_room(key.rows, sum([-(-(run.start + run.count) // PAGE_TOKENS) for run in step.runs]))
+        return _Laid(step, key, room, self._fill(step, room))
+
+    def _run_graph(self, laid: _Laid, pool: torch.Tensor) -> _Ending:
         """A step of at most `key.rows` runs of one row each; all that it reads and writes lies where it always lies."""
-        bank = _device_bank(step)
+        key, bank = laid.key, _device_bank(laid.step)
         if self._captured_for != (pool.data_ptr(), bank.entries.data_ptr()):
             self._graphs.forget()
             self._captured_for = pool.data_ptr(), bank.entries.data_ptr()
-        num_pages = sum(-(-(run.start + run.count) // PAGE_TOKENS) for run in step.runs)
-        self._upload(step, decode_room(key.rows, num_pages), self._table)
+        self._upload(laid.room, self._table)
         self._graphs.run(key, lambda: partial(self._launch, self._graph_pass(key, pool, bank)))
         return replace(self._end, final=self._space.normed)
 
@@ -228,7 +253,8 @@ class CudaExecutor:
         rows, wanted = len(step.tokens), len(step.logit_rows)
         room = measure(step, PAGE_TOKENS, self._queries)
         table = self._empty(room.words, dtype=torch.int32)
-        self._upload(step, room, table)
+        self._fill(step, room)
+        self._upload(room, table)
         space, end = self._plain_space(rows), self._plain_ending(wanted)
         runs = len(step.runs)
         scratch = self._attention_scratch if runs <= MAX_ROWS else self._make_attention_scratch(runs)
@@ -237,11 +263,17 @@ class CudaExecutor:
         self._launch(_Pass(split(table, room), pool, space, end.cut(wanted), scratch, lora, embedded, singles))
         return end
 
-    def _upload(self, step: StepInput, room: Room, table: torch.Tensor) -> None:
+    def _upload(self, room: Room, table: torch.Tensor) -> None:
+        table[: room.words].copy_(self._host_table[: room.words], non_blocking=True)
+
+    def _fill(self, step: StepInput, room: Room) -> Tables[Words]:
+        """Write the step into the host table that the device is not reading."""
+        self._host_table, self._next_host_table = self._next_host_table, self._host_table
         if room.words > len(self._host_table):
             self._host_table = self._device.pinned(2 * 4 * room.words).view(torch.int32)
-        fill(split(self._host_table.numpy()[: room.words], room), step, PAGE_TOKENS, self._queries, self._known_pages)
-        table[: room.words].copy_(self._host_table[: room.words], non_blocking=True)
+        tables = split(self._host_table.numpy()[: room.words], room)
+        fill(tables, step, PAGE_TOKENS, self._queries, self._known_pages)
+        return tables
 
     def _launch(self, step: _Pass) -> None:
         for launch in self._launches:
@@ -253,9 +285,15 @@ class CudaExecutor:
             self._host_result = self._device.pinned(8 * numbers).view(torch.int64)
         host = self._host_result[:numbers].view(2, -1)
         host.copy_(end.result, non_blocking=True)
-        self._device.mark().wait()
-        best, finite = host.numpy()[:, :wanted].copy()
-        return StepOutput(end.logits[:wanted], end.final[:wanted], best, finite != 0)
+        over = self._device.mark()
+
+        def wait() -> tuple[Ints, NDArray[np.bool_]]:
+            with self._watchdog.over("a step"), self._faults():
+                over.wait()
+                best, finite = host.numpy()[:, :wanted].copy()
+                return best, finite != 0
+
+        return StepOutput(end.logits[:wanted], end.final[:wanted], wait)
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -483,9 +521,16 @@ def work_bytes(config: ModelConfig, dtype: torch.dtype, context: int, step_rows:
     return rows * (per_row + per_wanted) + scratch + tables
 
 
-def _decodes_only(step: StepInput) -> bool:
-    """Whether every run is one row and the logits of all rows are wanted."""
-    return len(step.runs) == len(step.tokens) == len(step.logit_rows)
+def _key(step: StepInput) -> Key | None:
+    """The graph of a step in which every run is one row and the logits of all rows are wanted; None for other steps."""
+    rows = bucket_of(len(step.tokens)) if len(step.runs) == len(step.tokens) == len(step.logit_rows) else None
+    return None if rows is None else Key(rows, _rank(step))
+
+
+def _rank(step: StepInput) -> int:
+    """What scratch is laid out for: 0 in a step without adapters."""
+    bank = _device_bank(step)
+    return rank_of(max([bank.rank(segment.slot) for segment in step.segments], default=0))
 
 
 def _device_bank(step: StepInput) -> DeviceBank:

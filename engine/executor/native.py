@@ -115,6 +115,7 @@ class NativeExecutor:
     """The C++ executor over one model. Raises NotNative where it cannot be had or does not fit the model."""
 
     wants_torch_threads = False
+    runs_beside = False
 
     def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, threads: int) -> None:
         config = weights.config
@@ -169,6 +170,9 @@ class NativeExecutor:
             raise MemoryError(f"no memory for a step of {len(step.tokens)} rows")
         return place.output
 
+    def prepare(self, step: StepInput) -> None:
+        """See Executor."""
+
     def _place(self, wanted: int) -> _Output:
         """Where a step puts what it gives for `wanted` rows: one place for all steps, and one view of it for each number of rows."""
         if wanted > len(self._final):
@@ -180,7 +184,7 @@ class NativeExecutor:
             logits, final = self._logits[:wanted, : self._config.vocab_size], self._final[:wanted]
             best, finite = np.empty(wanted, np.int64), np.empty(wanted, np.bool_)
             addresses = logits.data_ptr(), final.data_ptr(), best.ctypes.data, finite.ctypes.data
-            place = self._outputs[wanted] = _Output(StepOutput(logits, final, best, finite), addresses)
+            place = self._outputs[wanted] = _Output(StepOutput(logits, final, lambda: (best, finite)), addresses)
         return place
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:

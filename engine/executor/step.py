@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -64,13 +64,22 @@ class StepOutput:
     """What a step gives for the wanted rows, valid until the next step; the tensors stay where the executor has them.
 
     logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input.
-    best: [wanted] int64, the lowest id of the highest logit. finite: [wanted] bool, whether every logit is.
+    wait: sleeps until the step is over, and gives `best` and `finite`; raises what went wrong meanwhile.
     """
 
     logits: torch.Tensor
     final: torch.Tensor
-    best: Ints
-    finite: NDArray[np.bool_]
+    wait: Callable[[], tuple[Ints, NDArray[np.bool_]]]
+
+    @property
+    def best(self) -> Ints:
+        """[wanted] int64, the lowest id of the highest logit."""
+        return self._numbers[0]
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """[wanted] bool, whether every logit is."""
+        return self._numbers[1]
 
     def row(self, index: int) -> NDArray[np.float32]:
         """The logits [vocab] of one wanted row: a view, or a copy where they lie on a device."""
@@ -89,6 +98,10 @@ class StepOutput:
         return [chosen[end - length : end] for length, end in zip(lengths, np.cumsum(lengths), strict=True)]
 
     @cached_property
+    def _numbers(self) -> tuple[Ints, NDArray[np.bool_]]:
+        return self.wait()
+
+    @cached_property
     def _on_host(self) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self.logits.numpy()
         return logits
@@ -101,6 +114,8 @@ class Executor(Protocol):
     where: torch.device
     wants_torch_threads: bool
     """Whether its steps are torch's own operations. If not, torch's idle threads would only spin beside the executor's."""
+    runs_beside: bool
+    """Whether `run` only begins a step, which goes on beside the caller until somebody asks for its numbers."""
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim]; inside a page the layout is the executor's own."""
@@ -115,7 +130,13 @@ class Executor(Protocol):
         """The base's embeddings of `tokens [n]`, [n, hidden] float32."""
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
-        """One step; writes keys and values into `pool`. `embedded [rows, hidden]` float32 replaces the look-up where it is given."""
+        """One step; writes keys and values into `pool`. `embedded [rows, hidden]` float32 replaces the look-up where it is given.
+
+        The numbers of the step before must have been asked for.
+        """
+
+    def prepare(self, step: StepInput) -> None:
+        """Make ready, while a step is under way, for the one after it; its `tokens` are written before it is run, if it is run at all."""
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
         """Choose from finite rows of a step's `logits [wanted, vocab]` float32."""

@@ -24,6 +24,7 @@ class TorchExecutor:
     """The torch twins of all operations. `weights_int8`: linears inside the layers and the head in int8, one scale per output row."""
 
     wants_torch_threads = True
+    runs_beside = False
 
     def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int) -> None:
         self._config, self._dtype, self.where = weights.config, dtype, torch.device("cpu")
@@ -67,7 +68,11 @@ class TorchExecutor:
             places[operation.target] = self._run(number, operation, places, pass_, embedded)
         wanted = len(step.logit_rows)
         logits = places[Place.LOGITS][:wanted].float()
-        return StepOutput(logits, places[Place.FINAL][:wanted], *find_best(logits))
+        numbers = find_best(logits)
+        return StepOutput(logits, places[Place.FINAL][:wanted], lambda: numbers)
+
+    def prepare(self, step: StepInput) -> None:
+        """See Executor."""
 
     def _load(self, number: int, operation: Operation, weights: Weights, kernel: str) -> None:
         if operation.kind is Kind.LINEAR:

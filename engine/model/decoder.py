@@ -25,7 +25,7 @@ Changing = tuple[Segment, Ends]
 
 
 class Decoder:
-    """`run` is what it does; `forward` is the logits of it. `name` tells which executor runs it, `wants_torch_threads` see Executor."""
+    """`run` is what it does; `forward` is the logits of it. `name` tells which executor runs it; for the rest see Executor."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Decoder:
     ) -> None:
         self.config = weights.config
         self._executor = make_executor(weights, dtype, weights_int8, context, kernels, threads, accelerator)
-        self.name, self.wants_torch_threads = self._executor.name, self._executor.wants_torch_threads
+        self.name, self.wants_torch_threads, self.runs_beside = self._executor.name, self._executor.wants_torch_threads, self._executor.runs_beside
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim], not yet written."""
@@ -65,6 +65,10 @@ class Decoder:
         if changing:
             self._change_logits(step, changing, output)
         return output
+
+    def prepare(self, step: StepInput) -> None:
+        """See Executor."""
+        self._executor.prepare(step)
 
     def draw(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:
         """Choose tokens from rows of a step's finite logits."""
