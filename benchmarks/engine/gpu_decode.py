@@ -128,11 +128,11 @@ def _prompts(driver: Driver, scale: Scale, adapters: list[int | None] | list[int
 
 
 def profile(world: World, rows: Rows) -> None:
-    """One decode step under torch's profiler, bare and with an adapter for each row: where its time goes."""
+    """One decode step under torch's profiler, of one row, bare and with an adapter for each row: where its time goes."""
     scale, batch = world.scale, world.scale.zipf_batch
     with world.open(world.adapters(batch), batch, batch * scale.reserved_tokens) as driver:
         driver.hold(range(batch))
-        for name, chosen in (("bare", [None] * batch), ("distinct", list(range(batch)))):
+        for name, chosen in (("one", [None]), ("bare", [None] * batch), ("distinct", list(range(batch)))):
             opened = _open(driver, scale, chosen)
             plain_s = statistics.median(driver.decode(opened, 5))
             rows.fact(f"profile-{name}", _profile_step(driver, opened, world.device, plain_s))

@@ -29,7 +29,7 @@ SHAPES = {
 BASES = ("llama-3.1-8b", "llama-3.2-3b", "llama-3.2-1b", "smollm2-135m")
 """What is looked through for the largest that fits."""
 
-MARGIN = 0.92
+MARGIN = 0.95
 """The share of free memory that a plan may use: the rest is the executor's scratch and what an allocator rounds up."""
 WORKSPACE_BYTES = 2 << 30
 PINNED_SHARE = 8

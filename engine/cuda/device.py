@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -67,6 +68,12 @@ class Device(Protocol):
     def copy(self, pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Event:
         """Begin to copy each host tensor into its device tensor, beside the computing and in the order of calls; the caller keeps both."""
 
+    def beside(self, work: Work) -> AbstractContextManager[None]:
+        """Begin `work`, beside what the block computes; whatever comes after the block comes after both, also where the block fails.
+
+        The work reads what was computed before and nothing that the block writes, and makes no tensors.
+        """
+
     def product(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         """`x [rows, in] @ weight[out, in].T` into `out [rows, out]` float32, added up in float32."""
 
@@ -99,7 +106,7 @@ class CudaDevice:
         self.name, self.capability = torch.cuda.get_device_name(self.where), torch.cuda.get_device_capability(self.where)
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # sums of products stay float32 until they are whole
         self._cuda: Any = torch.cuda  # parts of it are without types
-        self._copies = self._cuda.Stream(self.where)
+        self._copies, self._side = self._cuda.Stream(self.where), self._cuda.Stream(self.where)
         self._first_graph: Any = None
 
     def memory(self) -> Memory:
@@ -157,6 +164,21 @@ class CudaDevice:
                     place.copy_(piece, non_blocking=True)
             event.record(self._copies)
         return _CudaEvent(event)
+
+    @contextlib.contextmanager
+    def beside(self, work: Work) -> Iterator[None]:
+        """See Device. In a graph the work is a branch of its own.
+
+        The allocator need not know of the second stream: what is freed after the block is given away when both are joined.
+        """
+        here = torch.cuda.current_stream()
+        self._side.wait_stream(here)
+        try:
+            with torch.cuda.stream(self._side):
+                work()
+            yield
+        finally:
+            here.wait_stream(self._side)
 
     def product(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         """See Device."""
@@ -219,6 +241,11 @@ class HostDevice:
         for source, target in pairs:
             target.copy_(source)
         return _Past()
+
+    def beside(self, work: Work) -> AbstractContextManager[None]:
+        """See Device."""
+        work()
+        return contextlib.nullcontext()
 
     def product(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
         """See Device."""

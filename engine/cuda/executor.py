@@ -3,9 +3,9 @@
     StepInput ──tables.fill──▶ pinned buffer ──▶ device ──▶ launches of all operations ──▶ (best, finite) ──▶ pinned buffer ──▶ wait
 
 The launches are those of model/program.py, with what belongs together fused: an addition to hidden with the norm that follows, head norms
-with rotation and storing. A step in which every run is one row whose logits are wanted is padded to a bucket and runs as a graph
-(graphs.py); any other runs launch by launch. Adapters are found through the bank's table of addresses, so a step with adapters is the
-same launches whichever they are. Logits stay on the device.
+with rotation and storing; for one row, gate and up with SwiGLU. A step in which every run is one row whose logits are wanted is padded to a
+bucket and runs as a graph (graphs.py); any other runs launch by launch. Adapters are found through the bank's table of addresses, so a
+step with adapters is the same launches whichever they are. Logits stay on the device.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class _Lora:
 class _Pass:
     """One step on the device. `embedded` replaces the look-up where it is given; `lora` is None in a step without adapters.
 
-    singles: whether some run is one row, for the kernel of decoding.
+    singles: whether some run is one row, for the kernel of decoding. forks: whether adapters' shrinking goes beside the base's products:
+    free in a graph, where launches are prepared; launch by launch the host's two waits for each linear would cost more than they save.
     """
 
     tables: Tables[torch.Tensor]
@@ -108,6 +109,7 @@ class _Pass:
     lora: _Lora | None
     embedded: torch.Tensor | None = None
     singles: bool = True
+    forks: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ class _Laid:
 
 
 Launch = Callable[[_Pass], None]
+_Half = Callable[[_Pass, _Lora], None]
 
 
 class CudaExecutor:
@@ -246,7 +249,8 @@ class CudaExecutor:
         room = decode_room(key.rows, key.rows * self._context_pages)  # pages come last, so that fewer leave every table where it is
         space = self._space.cut(key.rows)
         end = replace(self._end.cut(key.rows), final=space.normed)
-        return _Pass(split(self._table[: room.words], room), pool, space, end, self._attention_scratch, self._lora(key.rows, key.rank, bank))
+        lora = self._lora(key.rows, key.rank, bank)
+        return _Pass(split(self._table[: room.words], room), pool, space, end, self._attention_scratch, lora, forks=True)
 
     def _run_plainly(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None, rank: int) -> _Ending:
         """A step of any shape, launch by launch."""
@@ -425,34 +429,56 @@ class CudaExecutor:
     def _linear(self, operation: Operation, weights: Weights) -> Launch:
         if operation.site is None:
             return self._head(operation, weights)
-        weight = self._read_weights(weights, operation.weights).t()
+        weight = self._read_weights(weights, operation.weights)
+        transposed = weight.t()
         bias = self._read_weights(weights, operation.weights, "bias") if operation.biased else None
-        apply = self._adapters(operation.site, operation.layer or 0, bias)
+        shrink, expand = self._adapters(operation.site, operation.layer or 0, bias)
         into, out_of = SOURCES[operation.site]
         folds = operation.ending is Ending.SWIGLU
 
-        def launch(step: _Pass) -> None:
-            x, out = getattr(step.space, into), getattr(step.space, out_of)
-            if bias is None or step.lora is not None:
-                torch.mm(x, weight, out=out)
+        def multiply(x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None) -> None:
+            if len(x) == 1:
+                self._kernels.matvec(x, weight, bias, out)
+            elif bias is None:
+                torch.mm(x, transposed, out=out)
             else:
-                torch.addmm(bias, x, weight, out=out)
-            if step.lora is not None:
-                apply(step, step.lora, x, out)
+                torch.addmm(bias, x, transposed, out=out)
+
+        def launch(step: _Pass) -> None:
+            x, out, lora = getattr(step.space, into), getattr(step.space, out_of), step.lora
+            if folds and len(x) == 1 and lora is None:
+                self._kernels.matvec_swiglu(x, weight, bias, step.space.gated)
+                return
+            if lora is None:
+                multiply(x, out, bias)
+            elif step.forks:
+                with self._device.beside(partial(shrink, step, lora)):
+                    multiply(x, out, None)
+                expand(step, lora)
+            else:
+                shrink(step, lora)
+                multiply(x, out, None)
+                expand(step, lora)
             if folds:
                 self._kernels.swiglu(out, step.space.gated)
 
         return launch
 
-    def _adapters(self, site: int, layer: int, bias: torch.Tensor | None) -> Callable[[_Pass, _Lora, torch.Tensor, torch.Tensor], None]:
-        """What adapters add to a linear, its bias among it: an adapter's gain comes before it."""
+    def _adapters(self, site: int, layer: int, bias: torch.Tensor | None) -> tuple[_Half, _Half]:
+        """What adapters add to a linear, its bias among it: an adapter's gain comes before it. The first half needs x alone, the second all."""
         members = [index for index, part in enumerate(self._parts) if part.kind == site]
         first, widths = layer * PARTS + members[0], [self._parts[index].width_out for index in members]
+        width_in, (into, out_of) = self._parts[members[0]].width_in, SOURCES[site]
 
-        def apply(step: _Pass, lora: _Lora, x: torch.Tensor, out: torch.Tensor) -> None:
-            self._kernels.apply_site(x, out, step.tables.tiles, lora.entries, first, widths, bias, lora.scratch, lora.rank)
+        def shrink(step: _Pass, lora: _Lora) -> None:
+            x = getattr(step.space, into)
+            self._kernels.shrink_site(x, step.tables.tiles, lora.entries, first, len(widths), lora.scratch, lora.rank)
 
-        return apply
+        def expand(step: _Pass, lora: _Lora) -> None:
+            out = getattr(step.space, out_of)
+            self._kernels.expand_site(out, step.tables.tiles, lora.entries, first, width_in, widths, bias, lora.scratch, lora.rank)
+
+        return shrink, expand
 
     def _head(self, operation: Operation, weights: Weights) -> Launch:
         tied = operation.weights == ("model.embed_tokens",)
@@ -460,9 +486,13 @@ class CudaExecutor:
 
         def launch(step: _Pass) -> None:
             end = step.end
-            if len(end.logits):
+            if not len(end.logits):
+                return
+            if len(end.logits) == 1:
+                self._kernels.matvec(end.final, weight, None, end.logits)
+            else:
                 self._device.product(end.final, weight, end.logits)
-                self._kernels.best_and_finite(end.logits, end.result[0], end.result[1], end.scratch)
+            self._kernels.best_and_finite(end.logits, end.result[0], end.result[1], end.scratch)
 
         return launch
 

@@ -9,25 +9,28 @@ from types import ModuleType
 import torch
 
 from ..executor.draw import Draw, Drawn
-from . import attention, elementwise, lora, sampling
+from . import attention, elementwise, lora, matvec, sampling
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """Each as the function of that name in elementwise.py, lora.py, attention.py and sampling.py says."""
+    """Each as the function of that name in elementwise.py, matvec.py, lora.py, attention.py and sampling.py says."""
 
     rms_norm: Callable[..., None]
     add_rms_norm: Callable[..., None]
     rotate_and_store: Callable[..., None]
     swiglu: Callable[..., None]
-    apply_site: Callable[..., None]
+    matvec: Callable[..., None]
+    matvec_swiglu: Callable[..., None]
+    shrink_site: Callable[..., None]
+    expand_site: Callable[..., None]
     attend_decode: Callable[..., None]
     attend_prefill: Callable[..., None]
     best_and_finite: Callable[..., None]
     draw: Callable[[torch.Tensor, list[Draw]], list[Drawn]]
 
 
-_MODULES: tuple[ModuleType, ...] = (elementwise, lora, attention, sampling)
+_MODULES: tuple[ModuleType, ...] = (elementwise, matvec, lora, attention, sampling)
 
 
 def _gather(ending: str) -> Kernels:

@@ -30,30 +30,25 @@ MAX_PARTS = 3
 
 
 def scratch_numbers(rows: int, max_rank: int, width_in: int, num_parts: int) -> int:
-    """How many float32 `scratch` of apply_site must hold at least. Take the largest over all sites: they use it one after another."""
+    """How many float32 `scratch` of a site must hold at least: [num_parts, pieces of x, rows, max_rank].
+
+    Take the largest over all sites: they use it one after another.
+    """
     return num_parts * -(-width_in // SPLIT_COLUMNS) * rows * max_rank
 
 
-def apply_site(
-    x: torch.Tensor,
-    out: torch.Tensor,
-    tiles: torch.Tensor,
-    entries: torch.Tensor,
-    first_part: int,
-    widths: Sequence[int],
-    bias: torch.Tensor | None,
-    scratch: torch.Tensor,
-    max_rank: int,
+def shrink_site(
+    x: torch.Tensor, tiles: torch.Tensor, entries: torch.Tensor, first_part: int, num_parts: int, scratch: torch.Tensor, max_rank: int
 ) -> None:
-    """`out [rows, sum(widths)] = gain * out + bias + shift + expand @ (shrink @ x)` in place, for the rows that `tiles` cover.
+    """`shrink @ x` of each of a site's parts, in pieces of x, into `scratch`, for the rows that `tiles` cover; expand_site reads it there.
 
-    x: [rows, width_in]. tiles: [3, num_tiles] int32, see tables.py; those without an adapter only get the bias.
+    x: [rows, width_in]. tiles: [3, num_tiles] int32, see tables.py. first_part: layer * PARTS + the place of the site's first part.
     entries: [num_slots, parts, 5] int64 as lora/bank.address_table gives it, its addresses on this device.
-    first_part: the site's first part among an adapter's, layer * PARTS + its place. widths: the site's parts' widths, one to three.
-    bias: [sum(widths)] in out's dtype where the linear has one and was computed without. scratch: float32, see scratch_numbers.
-    max_rank: no adapter of `tiles` may have a larger rank; it only says how scratch is laid out, so a graph can be captured with plenty.
+    scratch: float32, see scratch_numbers; max_rank: no adapter of `tiles` may have a larger rank, it only says how scratch is laid out, so a
+    graph can be captured with plenty.
 
-    Two launches. Weights are read once per tile; 64 tiles of rank 16 at the shapes of Llama-3.1-8B, bfloat16 (unmeasured):
+    One launch, which depends on nothing but x. Weights are read once per tile; 64 tiles of rank 16 at the shapes of Llama-3.1-8B, bfloat16
+    (unmeasured):
 
         site        shrink reads      expand reads
         q, k, v     25 MB, 5.9 µs     13 MB, 2.9 µs
@@ -64,15 +59,35 @@ def apply_site(
     A row alone in its tile is multiplied by ordinary instructions, its weights on their way from memory to registers all at once; where
     rows share a tile, tensor cores multiply 16 at a time and the shrunk rows are rounded to x's dtype in between.
     """
-    num_tiles, num_parts, width_in, dtype = tiles.shape[1], len(widths), x.shape[1], triton_type(x.dtype)
-    splits, lane = triton.cdiv(width_in, SPLIT_COLUMNS), lane_width(x.dtype)
-    assert scratch.numel() >= num_parts * splits * len(x) * max_rank, "scratch is too small: see scratch_numbers"
+    num_tiles, width_in = tiles.shape[1], x.shape[1]
+    assert scratch.numel() >= scratch_numbers(len(x), max_rank, width_in, num_parts), "scratch is too small: see scratch_numbers"
+    _shrink_rows[(num_tiles, num_parts, triton.cdiv(width_in, SPLIT_COLUMNS))](
+        x, tiles, entries, scratch, first_part, num_tiles, entries.stride(0), x.stride(0), len(x), max_rank, width_in, dtype=triton_type(x.dtype),
+        tile_rows=TILE_ROWS, rank_block=RANK_BLOCK, split=SPLIT_COLUMNS, step=STEP_COLUMNS, row_step=ROW_STEP, num_warps=4, num_stages=3,
+    )  # fmt: skip
+
+
+def expand_site(
+    out: torch.Tensor,
+    tiles: torch.Tensor,
+    entries: torch.Tensor,
+    first_part: int,
+    width_in: int,
+    widths: Sequence[int],
+    bias: torch.Tensor | None,
+    scratch: torch.Tensor,
+    max_rank: int,
+) -> None:
+    """`out [rows, sum(widths)] = gain * out + bias + shift + expand @ (what shrink_site left in scratch)` in place, for the rows of `tiles`.
+
+    widths: the site's parts' widths, one to three. bias: [sum(widths)] in out's dtype where the linear has one and was computed without;
+    rows without an adapter get nothing else. tiles, entries, first_part, scratch, max_rank and x's width_in as shrink_site was given them.
+
+    One launch; its times are shrink_site's.
+    """
+    num_tiles, dtype, splits, lane = tiles.shape[1], triton_type(out.dtype), triton.cdiv(width_in, SPLIT_COLUMNS), lane_width(out.dtype)
     chunks = [triton.cdiv(width, EXPAND_COLUMNS) for width in widths]
     padded = [*widths, 0, 0][:MAX_PARTS]
-    _shrink_rows[(num_tiles, num_parts, splits)](
-        x, tiles, entries, scratch, first_part, num_tiles, entries.stride(0), x.stride(0), len(x), max_rank, width_in,
-        dtype=dtype, tile_rows=TILE_ROWS, rank_block=RANK_BLOCK, split=SPLIT_COLUMNS, step=STEP_COLUMNS, row_step=ROW_STEP, num_warps=4, num_stages=3,
-    )  # fmt: skip
     _expand_rows[(num_tiles, sum(chunks))](
         out, tiles, entries, scratch, out if bias is None else bias, first_part, num_tiles, entries.stride(0), out.stride(0), len(out), max_rank,
         padded[0], padded[1], padded[2], chunks[0], sum(chunks[:2]),
@@ -269,31 +284,50 @@ def _expand_many(
     tl.store(places, (base.to(tl.float32) * factor[None, :] + addend[None, :] + total).to(target.dtype.element_ty), inside)
 
 
-def apply_site_reference(
-    x: torch.Tensor,
+def shrink_site_reference(
+    x: torch.Tensor, tiles: torch.Tensor, entries: torch.Tensor, first_part: int, num_parts: int, scratch: torch.Tensor, max_rank: int
+) -> None:
+    """See shrink_site; host memory only."""
+    pieces = _pieces(scratch, len(x), max_rank, x.shape[1], num_parts)
+    for slot, first, count in tiles.T.tolist():
+        for part in range(num_parts if slot >= 0 and count else 0):
+            rank, shrink = entries[slot, first_part + part, :2].tolist()
+            if rank:
+                rows, weights = x[first : first + count].float().split(SPLIT_COLUMNS, 1), _shrink(shrink, rank, x).split(SPLIT_COLUMNS, 1)
+                for piece, some, weight in zip(pieces[part], rows, weights, strict=True):
+                    piece[first : first + count, :rank] = some @ weight.T
+
+
+def expand_site_reference(
     out: torch.Tensor,
     tiles: torch.Tensor,
     entries: torch.Tensor,
     first_part: int,
+    width_in: int,
     widths: Sequence[int],
     bias: torch.Tensor | None,
     scratch: torch.Tensor,
     max_rank: int,
 ) -> None:
-    """See apply_site; host memory only."""
+    """See expand_site; host memory only."""
+    pieces = _pieces(scratch, len(out), max_rank, width_in, len(widths))
     for slot, first, count in tiles.T.tolist():
         rows, column = slice(first, first + count), 0
         for part, width in enumerate(widths):
             columns = slice(column, column + width)
             y = out[rows, columns].float()
-            rank, shrink, expand, gain, shift = (0,) * 5 if slot < 0 else entries[slot, first_part + part].tolist()
+            rank, _, expand, gain, shift = (0,) * 5 if slot < 0 else entries[slot, first_part + part].tolist()
             y = y * _numbers(gain, (width,), torch.float32) if gain else y
             y = y + bias[columns].float() if bias is not None else y
             y = y + _numbers(shift, (width,), torch.float32) if shift else y
             if rank:
-                y = y + x[rows].float() @ _shrink(shrink, rank, x).T @ _expand(expand, rank, width, x.dtype)
+                y = y + pieces[part, :, rows, :rank].sum(0) @ _expand(expand, rank, width, out.dtype)
             out[rows, columns] = y.to(out.dtype)
             column += width
+
+
+def _pieces(scratch: torch.Tensor, rows: int, max_rank: int, width_in: int, num_parts: int) -> torch.Tensor:
+    return scratch[: scratch_numbers(rows, max_rank, width_in, num_parts)].view(num_parts, -1, rows, max_rank)
 
 
 def _shrink(address: int, rank: int, x: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from engine.cuda import attention, elementwise, lora, sampling
+from engine.cuda import attention, elementwise, lora, matvec, sampling
 from engine.executor.draw import Draw
 from engine.noise import NoiseKey
 
@@ -148,12 +148,21 @@ def other_calls(dtype: torch.dtype) -> Iterator[Call]:
     yield "rms_norm", partial(elementwise.rms_norm, stream, weight, 1e-5, normed)
     yield "add_rms_norm", partial(elementwise.add_rms_norm, stream, normed, weight, 1e-5, normed)
     yield "swiglu", partial(elementwise.swiglu, _empty(rows, 2 * mlp, dtype=dtype), _empty(rows, mlp, dtype=dtype))
+    for width_out, width_in in ((hidden + 2 * kv, hidden), (hidden, mlp), (577, 138)):
+        weight, bias = _empty(width_out, width_in, dtype=dtype), _empty(width_out, dtype=dtype)
+        for each, given in (("no bias", None), ("bias", bias)):
+            yield f"matvec, {each}", partial(matvec.matvec, _empty(1, width_in, dtype=dtype), weight, given, _empty(1, width_out, dtype=dtype))
+    yield "matvec, logits", partial(matvec.matvec, normed[:1], _empty(vocab, hidden, dtype=dtype), None, _empty(1, vocab))
+    gate_up, bias = _empty(2 * mlp, hidden, dtype=dtype), _empty(2 * mlp, dtype=dtype)
+    yield "matvec_swiglu", partial(matvec.matvec_swiglu, normed[:1], gate_up, bias, _empty(1, mlp, dtype=dtype))
     entries = torch.zeros(64, 32 * 7, 5, dtype=torch.int64)
     for count, width_in, widths in ((rows, hidden, (hidden, kv, kv)), (1, hidden, (hidden,)), (rows, hidden, (mlp, mlp)), (rows, mlp, (hidden,))):
         scratch = _empty(lora.scratch_numbers(count, 64, width_in, len(widths)))
         x, out = _empty(count, width_in, dtype=dtype), _empty(count, sum(widths), dtype=dtype)
         bias = _empty(sum(widths), dtype=dtype) if len(widths) == 3 else None
-        yield f"apply_site, {len(widths)} parts", partial(lora.apply_site, x, out, _ints(3, count), entries, 7, widths, bias, scratch, 64)
+        tiles, parts = _ints(3, count), len(widths)
+        yield f"shrink_site, {parts} parts", partial(lora.shrink_site, x, tiles, entries, 7, parts, scratch, 64)
+        yield f"expand_site, {parts} parts", partial(lora.expand_site, out, tiles, entries, 7, width_in, widths, bias, scratch, 64)
     logits, chosen = _empty(rows, vocab), torch.zeros(2, rows, dtype=torch.int64)
     keys = torch.empty(sampling.best_scratch_numbers(rows, vocab), dtype=torch.int64)
     yield "best_and_finite", partial(sampling.best_and_finite, logits, chosen[0], chosen[1], keys)
@@ -172,12 +181,12 @@ def _ints(*shape: int) -> torch.Tensor:
 
 def main() -> None:
     """`compile_kernels.py ARCH…`: compile everything for these."""
-    modules: list[ModuleType] = [attention, elementwise, lora, sampling]
+    modules: list[ModuleType] = [attention, elementwise, lora, matvec, sampling]
     found: list[Compiled] = []
     shapes = {f"head_dim {head_dim}": attention_calls(torch.bfloat16, head_dim) for head_dim in (64, 128)} | {"8B": other_calls(torch.bfloat16)}
     shapes["head_dim 256"] = attention_calls(torch.bfloat16, 256, (1,))
     shapes["head_dim 128 float32"] = attention_calls(torch.float32, 128, (1,))
-    shapes["8B float32"] = (each for each in other_calls(torch.float32) if each[0].startswith("apply_site, 3"))
+    shapes["8B float32"] = (each for each in other_calls(torch.float32) if each[0].startswith(("shrink_site, 3", "expand_site, 3", "matvec")))
     for shape, calls in shapes.items():
         for name, call in calls:
             for launch in record(modules, call):

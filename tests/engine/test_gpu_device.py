@@ -194,6 +194,52 @@ def test_a_broken_capture_gives_its_pool_and_its_thread_back(monkeypatch: pytest
     assert card._first_graph.pool() == (0, 2)
 
 
+def test_work_beside_is_done_for_what_comes_after_and_so_in_a_graph(device: Device) -> None:
+    """The work's own scratch is used again by the next, as by one linear after the other."""
+    x, scratch, total = (torch.full((1 << 20,), number, device=device.where) for number in (1.0, 0.0, 0.0))
+
+    def work() -> None:
+        for factor in (2.0, 3.0):
+            with device.beside(lambda factor=factor: torch.mul(x, factor, out=scratch)):  # type: ignore[misc]
+                total.mul_(10.0)
+            total.add_(scratch)
+
+    work()
+    assert total.cpu().unique().tolist() == [23.0]
+    replay = device.capture(work)
+    x.fill_(0.5)
+    replay()
+    device.mark().wait()
+    assert total.cpu().unique().tolist() == [2311.5]
+
+
+def test_work_beside_waits_for_what_came_before_and_is_waited_for_even_when_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a card, with stand-ins for its streams."""
+    log: list[str] = []
+    here, side = (SimpleNamespace(name=name) for name in ("here", "side"))
+    for each in (here, side):
+        each.wait_stream = lambda other, each=each: log.append(f"{each.name} waits for {other.name}")
+
+    @contextmanager
+    def stream(each: Any) -> Iterator[None]:
+        log.append(f"on {each.name}")
+        yield
+        log.append("back")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: here)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    card = CudaDevice.__new__(CudaDevice)
+    card._side = side
+    with card.beside(lambda: log.append("work")):
+        log.append("product")
+    assert log == ["side waits for here", "on side", "work", "back", "product", "here waits for side"]
+    for work, product in ((lambda: 1 / 0, lambda: None), (lambda: None, lambda: 1 / 0)):
+        log.clear()
+        with pytest.raises(ZeroDivisionError), card.beside(work):  # type: ignore[arg-type]
+            product()
+        assert log[-1] == "here waits for side"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_product_is_added_up_and_given_in_float32(device: Device, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,20 +12,24 @@ import pytest
 import torch
 
 from engine.cuda import tables
+from engine.cuda.accelerator import Accelerator
+from engine.cuda.device import HostDevice, Work
 from engine.cuda.graphs import BUCKETS, Key, bucket_of, rank_of
+from engine.cuda.kernels import REFERENCES
 from engine.messages import Replay, Replayed, Sampling
 
-from .gpu_worlds import LLAMA, MODELS, NEEDS_INTERPRETER, PLACES, RandomAdapters, accelerator, random_adapter, random_weights
+from .gpu_worlds import LLAMA, MODELS, NEEDS_INTERPRETER, PLACES, Narrow, RandomAdapters, accelerator, random_adapter, random_weights
 from .worlds import Bench, Lab, some_tokens, submit
 
 TOLERANCE = 1e-4
 """Of the largest logit, in float32."""
 
 
-def open_bench(model: str, place: str | None, dtype: torch.dtype = torch.float32, layers: int | None = None) -> Bench:
+def open_bench(model: str, place: str | Accelerator | None, dtype: torch.dtype = torch.float32, layers: int | None = None) -> Bench:
     """Four adapters of all kinds over a base; `place` None: the torch twins."""
+    place = accelerator(place) if isinstance(place, str) else place
     config = replace(MODELS[model], layers=layers or MODELS[model].layers)
-    bench = Bench(random_weights(config), dtype, accelerator=None if place is None else accelerator(place))
+    bench = Bench(random_weights(config), dtype, accelerator=place)
     bench.put(b"all", random_adapter(config, 1, 5, dtype, everything=True))
     bench.put(b"some", random_adapter(config, 2, 16, dtype))
     bench.put(b"ends", random_adapter(config, 3, 1, dtype, ends=True))
@@ -90,6 +96,34 @@ def test_the_same_step_has_the_same_bits_again_and_padding_changes_nobody_s(plac
     first = bench.forward(*((s, 19, 20) for s in sequences))
     again = bench.forward(*((s, 19, 20) for s in sequences))
     assert all(torch.equal(first[id(s)], again[id(s)]) for s in sequences)
+
+
+class Lazy(HostDevice):
+    """Work beside a block is done as late as it may be: when the block ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = 0
+
+    @contextmanager
+    def beside(self, work: Work) -> Iterator[None]:
+        yield
+        self.times += 1
+        work()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_adapter_s_shrinking_may_end_as_late_as_the_product_that_it_is_beside(rows: int) -> None:
+    """Nothing reads its scratch before, and the next linear's does not write there while it is read."""
+    device, logits = Lazy(), []
+    for each in (HostDevice(), device):
+        bench = open_bench("biased", Narrow(each, REFERENCES))
+        sequences = [bench.sequence(some_tokens(12, 3 + row), b"all") for row in range(rows)]
+        bench.forward(*((s, 0, 11) for s in sequences))
+        step = bench.forward(*((s, 11, 12) for s in sequences))
+        logits.append(torch.cat([step[id(s)] for s in sequences]))
+    assert device.times == 4 * MODELS["biased"].layers, "every linear of the step that a graph may run, none of the prompts'"
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.cuda import attention, elementwise, lora, sampling, tables
+from engine.cuda import attention, elementwise, lora, matvec, sampling, tables
 from engine.cuda.elementwise import HeadNorms
 from engine.executor.draw import MAX_MARGIN, Draw, draw_one
 from engine.executor.step import Run, Segment, StepInput
@@ -109,6 +109,56 @@ def test_swiglu_agrees_even_where_the_exponential_overflows(dtype: torch.dtype, 
     assert_near(out, expected)
 
 
+# --- linears of one row ---
+
+
+@EACH_DTYPE
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("width_in", "width_out"), [(16, 2), (72, 75), (577, 33), (576, 1536 if HAS_GPU else 48), (4096, 64), (14336, 5)])
+def test_a_row_times_a_weight_agrees_and_has_the_same_bits_again(dtype: torch.dtype, width_in: int, width_out: int, biased: bool) -> None:
+    """The row lies where 16 bytes at once may not be read, as well as where they may; nothing beyond out's columns is written."""
+    weight, bias = random(width_out, width_in, dtype=dtype) / width_in**0.5, random(width_out, dtype=dtype) if biased else None
+    weight_there, bias_there = weight.to(DEVICE), None if bias is None else bias.to(DEVICE)
+    for first in (0, 1):
+        rows = random(3, width_in + 1, dtype=dtype)[first:]
+        x, x_there = rows[:1, :width_in], rows.to(DEVICE)[:1, :width_in]
+        for kind in (dtype, torch.float32):
+            expected = torch.empty(1, width_out, dtype=kind)
+            given, again = torch.full((2, 1, width_out + 3), float("nan"), dtype=kind, device=DEVICE)
+            matvec.matvec_reference(x, weight, bias, expected)
+            for out in (given, again):
+                matvec.matvec(x_there, weight_there, bias_there, out[:, :width_out])
+            assert_near(given[:, :width_out], expected)
+            assert torch.equal(given[:, :width_out], again[:, :width_out])
+            assert given[:, width_out:].isnan().all()
+
+
+@EACH_DTYPE
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("width_in", "width"), [(16, 1), (72, 75), (577, 33), (576, 1536 if HAS_GPU else 40), (4096, 32)])
+def test_a_row_through_gate_and_up_agrees_even_where_the_exponential_overflows(dtype: torch.dtype, width_in: int, width: int, biased: bool) -> None:
+    x, weight = random(1, width_in, dtype=dtype), random(2 * width, width_in, dtype=dtype) / width_in**0.5
+    bias = random(2 * width, dtype=dtype) if biased else None
+    if bias is not None:
+        bias[:3], bias[width : width + 3] = torch.tensor([-200.0, 200.0, 0.0])[: 2 * width], 3.0
+    expected, (given, again) = torch.empty(1, width, dtype=dtype), torch.full((2, 1, width), float("nan"), dtype=dtype, device=DEVICE)
+    matvec.matvec_swiglu_reference(x, weight, bias, expected)
+    for out in (given, again):
+        matvec.matvec_swiglu(*there(x, weight), None if bias is None else bias.to(DEVICE), out)
+    assert_near(given, expected)
+    assert torch.equal(given, again)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.integers(1, 300_000), columns=st.integers(1, 40_000))
+def test_blocks_of_any_weight_are_powers_of_two_and_enough_where_there_are_rows(rows: int, columns: int) -> None:
+    shape = matvec.choose_shape(rows, columns)
+    assert all(number & (number - 1) == 0 for number in shape)
+    assert shape.rows >= 2, "gate and up are two"
+    assert shape.columns == shape.warps * matvec.WARP_COLUMNS
+    assert -(-rows // shape.rows) >= min(matvec.ENOUGH_BLOCKS, -(-rows // 2))
+
+
 # --- adapters ---
 
 SMALLER = {} if HAS_GPU else {"SPLIT_COLUMNS": 128, "STEP_COLUMNS": 64, "EXPAND_COLUMNS": 64, "FEW_COLUMNS": 32}
@@ -165,6 +215,8 @@ def make_tiles(segments: list[Segment], rows: int, num_tiles: int) -> torch.Tens
 def _smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SMALLER.items():
         monkeypatch.setattr(lora, name, value)
+    if not HAS_GPU:
+        monkeypatch.setattr(matvec, "ENOUGH_BLOCKS", 4)  # so that a block has as many rows as in a large weight
 
 
 def check_site(site: int, bank: Bank, segments: list[Segment], rows: int, dtype: torch.dtype, biased: bool) -> None:
@@ -173,14 +225,19 @@ def check_site(site: int, bank: Bank, segments: list[Segment], rows: int, dtype:
     x, out = random(rows, width_in, dtype=dtype), random(rows, sum(widths) + 5, dtype=dtype)[:, : sum(widths)]
     bias = random(sum(widths), dtype=dtype) if biased else None
     tiles = make_tiles(segments, rows, rows + 3)
-    scratch = torch.full((lora.scratch_numbers(rows, MAX_RANK, width_in, len(widths)),), float("nan"), device=DEVICE)
+    scratch = torch.empty(lora.scratch_numbers(rows, MAX_RANK, width_in, len(widths)), device=DEVICE)
     x_there, tiles_there = there(x, tiles)
     given, again = there(out, out)
     for target in (given, again) if REPEATS or rows < 8 else (given,):
         bias_there = None if bias is None else bias.to(DEVICE)
-        lora.apply_site(x_there, target, tiles_there, bank.device, PARTS + first, widths, bias_there, scratch, MAX_RANK)
-    expected = out.clone()
-    lora.apply_site_reference(x, expected, tiles, bank.host, PARTS + first, widths, bias, scratch, MAX_RANK)
+        scratch.fill_(float("nan"))
+        lora.shrink_site(x_there, tiles_there, bank.device, PARTS + first, len(widths), scratch, MAX_RANK)
+        lora.expand_site(target, tiles_there, bank.device, PARTS + first, width_in, widths, bias_there, scratch, MAX_RANK)
+    expected, partial_sums = out.clone(), torch.full(scratch.shape, float("nan"))
+    lora.shrink_site_reference(x, tiles, bank.host, PARTS + first, len(widths), partial_sums, MAX_RANK)
+    lora.expand_site_reference(expected, tiles, bank.host, PARTS + first, width_in, widths, bias, partial_sums, MAX_RANK)
+    assert torch.equal(scratch.cpu().isnan(), partial_sums.isnan())
+    assert_near(scratch.nan_to_num(), partial_sums.nan_to_num(), torch.float32)
     assert_near(given, expected)
     assert torch.equal(given, again) or not (REPEATS or rows < 8)
     if not biased:
@@ -228,16 +285,17 @@ def test_a_row_alone_in_its_tile_does_not_depend_on_the_others() -> None:
     for segments, rows in (([Segment(3, 0, 1)], 1), ([Segment(3, 0, 1), Segment(1, 1, 3)], 4)):
         scratch = torch.empty(lora.scratch_numbers(rows, MAX_RANK, width_in, len(widths)), device=DEVICE)
         x_there, given, tiles = there(x[:rows], out[:rows], make_tiles(segments, rows, rows))
-        lora.apply_site(x_there, given, tiles, bank.device, PARTS + first, widths, None, scratch, MAX_RANK)
+        lora.shrink_site(x_there, tiles, bank.device, PARTS + first, len(widths), scratch, MAX_RANK)
+        lora.expand_site(given, tiles, bank.device, PARTS + first, width_in, widths, None, scratch, MAX_RANK)
         results.append(given[0])
     assert torch.equal(*results)
 
 
 def test_scratch_that_is_too_small_is_refused() -> None:
-    _, widths, width_in = SITES_OF_SHAPE[0]
-    x, out, scratch = random(2, width_in), random(2, sum(widths)), torch.empty(lora.scratch_numbers(2, 8, width_in, 3) - 1)
+    width_in = SITES_OF_SHAPE[0][2]
+    x, scratch = random(2, width_in), torch.empty(lora.scratch_numbers(2, 8, width_in, 3) - 1)
     with pytest.raises(AssertionError, match="scratch_numbers"):
-        lora.apply_site(x, out, make_tiles([], 2, 2), torch.zeros(1, 14, 5, dtype=torch.int64), PARTS, widths, None, scratch, 8)
+        lora.shrink_site(x, make_tiles([], 2, 2), torch.zeros(1, 14, 5, dtype=torch.int64), PARTS, 3, scratch, 8)
 
 
 # --- attention ---
@@ -476,7 +534,7 @@ def test_every_kernel_compiles_for_volunteers_cards_without_spilling() -> None:
 
 
 HELPERS = {"_shrink_one", "_shrink_many", "_expand_one", "_expand_many", "_affine", "_load_expand", "_number", "_cells", "_attend_block", "_span",
-           "_noise_words", "_gumbel", "_gumbel_estimate", "_counter", "_may_win"}  # fmt: skip
+           "_load_piece", "_fold", "_noise_words", "_gumbel", "_gumbel_estimate", "_counter", "_may_win"}  # fmt: skip
 """What kernels call and nobody launches."""
 FEW_BYTES = 64
 """Per thread: a handful of numbers that the prefill kernel parks on cards before 9.0."""
