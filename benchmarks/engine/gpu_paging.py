@@ -73,7 +73,7 @@ class _Streams:
 
     def full(self) -> Figure:
         """As many requests at a time as there are slots; a first, shorter stream warms up what steps of prompts and answers need."""
-        self._for_a_while(lambda number: number, 0.1)
+        self._for_a_while(lambda number: number, 0.2)
         self._make_resident()
         resident = self._for_a_while(lambda number: number % self._scale.paged_slots)
         paged = self._for_a_while(lambda number: number)

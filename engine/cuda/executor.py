@@ -3,9 +3,9 @@
     StepInput ──tables.fill──▶ pinned buffer ──▶ device ──▶ launches of all operations ──▶ (best, finite) ──▶ pinned buffer ──▶ wait
 
 The launches are those of model/program.py, with what belongs together fused: an addition to hidden with the norm that follows, head norms
-with rotation and storing; for one row, gate and up with SwiGLU. A step in which every run is one row whose logits are wanted is padded to a
-bucket and runs as a graph (graphs.py); any other runs launch by launch. Adapters are found through the bank's table of addresses, so a
-step with adapters is the same launches whichever they are. Logits stay on the device.
+with rotation and storing; for one row, gate and up with SwiGLU. A step of few rows is padded to a bucket and runs as a graph (graphs.py); any
+other runs launch by launch. Adapters are found through the bank's table of addresses, so a step with adapters is the same launches
+whichever they are. Logits stay on the device.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from .attention import decode_scratch_numbers
 from .bank import DeviceBank
 from .device import Device, fault_of
 from .elementwise import HeadNorms
-from .graphs import BUCKETS, MAX_ROWS, RANKS, Graphs, Key, bucket_of, log_line, rank_of
+from .graphs import BUCKETS, MAX_MIXED_ROWS, MAX_ROWS, MIXED_ROWS, MIXED_RUNS, RANKS, Graphs, Key, bucket_of, log_line, rank_of
 from .kernels import TRITON, Kernels
 from .lora import scratch_numbers
 from .memory import check_fits, demand_of, shortage
 from .sampling import best_scratch_numbers
-from .tables import NO_CELL, KnownPages, Room, Tables, Words, decode_room, fill, measure, queries_per_tile, split
+from .tables import NO_CELL, KnownPages, Room, Tables, Words, decode_room, fill, measure, mixed_room, queries_per_tile, split
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 PAGE_TOKENS = 16
@@ -196,9 +196,11 @@ class CudaExecutor:
         with self._faults():
             for rank in (0, WARM_RANK):
                 self._read(self._run_plainly(prompt, pool, None, rank), 1).wait()
-                for rows in (bucket for bucket in BUCKETS if bucket <= WARM_ROWS):
+                keys = [Key(rows, rank) for rows in BUCKETS if rows <= WARM_ROWS]
+                keys += [Key(rows, rank, runs) for runs in MIXED_RUNS if runs <= WARM_ROWS for rows in MIXED_ROWS]
+                for key in keys:
                     padding = StepInput(none, none, none, none, [], [], bank)
-                    self._read(self._run_graph(self._lay(padding, Key(rows, rank)), pool), 0).wait()
+                    self._read(self._run_graph(self._lay(padding, key), pool), 0).wait()
         return f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s, {time.perf_counter() - started:.1f} s with kernels"
 
     @torch.inference_mode()
@@ -232,23 +234,27 @@ class CudaExecutor:
     # --- a step ---
 
     def _lay(self, step: StepInput, key: Key) -> _Laid:
-        room = decode_room(key.rows, sum([-(-(run.start + run.count) // PAGE_TOKENS) for run in step.runs]))
+        room = self._room(key, sum([-(-(run.start + run.count) // PAGE_TOKENS) for run in step.runs]))
         return _Laid(step, key, room, self._fill(step, room))
 
+    def _room(self, key: Key, pages: int) -> Room:
+        """Of a graph's tables. Pages come last, so that fewer leave every other table where it is."""
+        return mixed_room(key.rows, key.runs, self._queries, pages) if key.runs else decode_room(key.rows, pages)
+
     def _run_graph(self, laid: _Laid, pool: torch.Tensor) -> _Ending:
-        """A step of at most `key.rows` runs of one row each; all that it reads and writes lies where it always lies."""
+        """A step that fits the key; all that it reads and writes lies where it always lies."""
         key, bank = laid.key, _device_bank(laid.step)
         if self._captured_for != (pool.data_ptr(), bank.entries.data_ptr()):
             self._graphs.forget()
             self._captured_for = pool.data_ptr(), bank.entries.data_ptr()
         self._upload(laid.room, self._table)
         self._graphs.run(key, lambda: partial(self._launch, self._graph_pass(key, pool, bank)))
-        return replace(self._end, final=self._space.normed)
+        return self._end if key.runs else replace(self._end, final=self._space.normed)
 
     def _graph_pass(self, key: Key, pool: torch.Tensor, bank: DeviceBank) -> _Pass:
-        room = decode_room(key.rows, key.rows * self._context_pages)  # pages come last, so that fewer leave every table where it is
+        room = self._room(key, (key.runs or key.rows) * self._context_pages)
         space = self._space.cut(key.rows)
-        end = replace(self._end.cut(key.rows), final=space.normed)
+        end = self._end.cut(key.runs) if key.runs else replace(self._end.cut(key.rows), final=space.normed)
         lora = self._lora(key.rows, key.rank, bank)
         return _Pass(split(self._table[: room.words], room), pool, space, end, self._attention_scratch, lora, forks=True)
 
@@ -320,11 +326,11 @@ class CudaExecutor:
         angles = torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
         self._cos, self._sin = angles.cos().to(self.where), angles.sin().to(self.where)
         self._launches = list(self._fuse(make_program(self._config), weights))
-        self._space, self._end = self._make_space(MAX_ROWS), self._make_ending(MAX_ROWS)
+        self._space, self._end = self._make_space(MAX_MIXED_ROWS), self._make_ending(MAX_ROWS)
         self._wide, self._long = self._space, self._end
         self._attention_scratch = self._make_attention_scratch(MAX_ROWS)
-        words = decode_room(MAX_ROWS, MAX_ROWS * self._context_pages).words
-        self._table = self._empty(words, dtype=torch.int32)
+        largest = self._room(Key(MAX_MIXED_ROWS, 0, MAX_ROWS), MAX_ROWS * self._context_pages)
+        self._table = self._empty(largest.words, dtype=torch.int32)
         self._device.release()
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -361,10 +367,10 @@ class CudaExecutor:
     def _lora(self, rows: int, rank: int, bank: DeviceBank) -> _Lora | None:
         if rank == 0:
             return None
-        if rows > MAX_ROWS:
+        if rows > MAX_MIXED_ROWS:
             return _Lora(rank, bank.entries, self._make_lora_scratch(rows, rank))
         if rank not in self._scratches:
-            self._scratches[rank] = self._make_lora_scratch(MAX_ROWS, rank)
+            self._scratches[rank] = self._make_lora_scratch(MAX_MIXED_ROWS, rank)
         return _Lora(rank, bank.entries, self._scratches[rank])
 
     def _make_lora_scratch(self, rows: int, rank: int) -> torch.Tensor:
@@ -544,17 +550,20 @@ def work_bytes(config: ModelConfig, dtype: torch.dtype, context: int, step_rows:
     """What steps of up to `step_rows` rows take beside the base: the graphs' own space, and a wider one where steps may be wider."""
     per_row = sum(width * each.itemsize for width, each in space_columns(config, dtype))
     per_wanted = config.vocab_size * 4 + config.hidden * dtype.itemsize
-    rows = MAX_ROWS + (step_rows if step_rows > MAX_ROWS else 0)
+    wanted, rows = (fixed + (step_rows if step_rows > fixed else 0) for fixed in (MAX_ROWS, MAX_MIXED_ROWS))
     scratch = 4 * decode_scratch_numbers(MAX_ROWS, config.heads, config.kv_heads, config.head_dim)
     scratch += 4 * lora_scratch_numbers(config, rows, RANKS[2])
     tables = 4 * MAX_ROWS * -(-context // PAGE_TOKENS) + 4 * context * config.head_dim
-    return rows * (per_row + per_wanted) + scratch + tables
+    return rows * per_row + wanted * per_wanted + scratch + tables
 
 
 def _key(step: StepInput) -> Key | None:
-    """The graph of a step in which every run is one row and the logits of all rows are wanted; None for other steps."""
-    rows = bucket_of(len(step.tokens)) if len(step.runs) == len(step.tokens) == len(step.logit_rows) else None
-    return None if rows is None else Key(rows, _rank(step))
+    """The graph of a step; None where no graph holds so much."""
+    if len(step.runs) == len(step.tokens) == len(step.logit_rows):
+        rows = bucket_of(len(step.tokens))
+        return None if rows is None else Key(rows, _rank(step))
+    rows, runs = bucket_of(len(step.tokens), MIXED_ROWS), bucket_of(max(len(step.runs), len(step.logit_rows)), MIXED_RUNS)
+    return None if rows is None or runs is None else Key(rows, _rank(step), runs)
 
 
 def _rank(step: StepInput) -> int:

@@ -1,5 +1,8 @@
 """Steps of few rows as graphs: hundreds of launches become one. One graph per number of rows and largest rank; adapters are no part of it.
 
+    decoding   every run is one row whose logits are wanted: a graph for each bucket of rows
+    mixed      prompts among them: a graph for each bucket of rows and of runs, of each of which one row's logits may be wanted
+
 A graph is captured the first time that its key comes, after that very step has run launch by launch; what cannot be captured, as for want
 of memory, goes on running launch by launch.
 """
@@ -17,16 +20,24 @@ from .device import Device, Work, fault_of
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Rows that graphs exist for; a step is padded to the next."""
 MAX_ROWS = BUCKETS[-1]
+MIXED_ROWS = (64, 128, 192, 256, 384, 512)
+MIXED_RUNS = (16, 64, MAX_ROWS)
+"""Rows and runs that graphs of mixed steps exist for; a step that has more runs launch by launch."""
+MAX_MIXED_ROWS = MIXED_ROWS[-1]
 RANKS = (16, 32, 64, 128, 256, 512)
 """Largest ranks that graphs with adapters exist for."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """Which graph: `rows` of its bucket, and the largest `rank` that an adapter of its rows may have (0: the graph knows no adapters)."""
+    """Which graph: `rows` of its bucket, and the largest `rank` that an adapter of its rows may have (0: the graph knows no adapters).
+
+    runs: of a mixed graph's bucket; 0: of decoding.
+    """
 
     rows: int
     rank: int
+    runs: int = 0
 
 
 def log_line(text: str) -> None:
@@ -34,9 +45,9 @@ def log_line(text: str) -> None:
     print(f"engine: {text}", file=sys.stderr, flush=True)
 
 
-def bucket_of(rows: int) -> int | None:
-    """The fewest rows of a graph that holds so many; None when none does."""
-    return next((bucket for bucket in BUCKETS if bucket >= rows), None)
+def bucket_of(count: int, buckets: tuple[int, ...] = BUCKETS) -> int | None:
+    """The smallest of `buckets` that holds so many; None when none does."""
+    return next((bucket for bucket in buckets if bucket >= count), None)
 
 
 def rank_of(rank: int) -> int:
@@ -81,5 +92,6 @@ class Graphs:
             self._device.release()
             fault = fault_of(error)  # a lost device says so again at the next step; here it would only be a word for a broken capture
             reason = fault if isinstance(fault, OutOfDeviceMemory) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            self._log(f"a graph of {key.rows} rows (rank {key.rank}) cannot be captured; such steps run launch by launch from now on: {reason}")
+            mixed = f" in up to {key.runs} runs" if key.runs else ""
+            self._log(f"a graph of {key.rows} rows{mixed} (rank {key.rank}) cannot be captured; such steps run launch by launch now: {reason}")
         self.capture_s += time.perf_counter() - started

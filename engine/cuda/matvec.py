@@ -32,7 +32,7 @@ def choose_warps(columns: int) -> int:
 
     Of ten shapes on an H200 this one was the fastest for four of the five linears above, and 1 % behind for gate and up.
     """
-    return max(1, min(MOST_WARPS, triton.next_power_of_2(columns) // (2 * WARP_COLUMNS)))
+    return max(1, min(MOST_WARPS, int(triton.next_power_of_2(columns)) // (2 * WARP_COLUMNS)))
 
 
 def matvec(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:

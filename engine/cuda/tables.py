@@ -82,6 +82,14 @@ def decode_room(rows: int, pages: int) -> Room:
     return Room(rows, rows, rows, 0, rows, pages)
 
 
+def mixed_room(rows: int, runs: int, queries: int, pages: int) -> Room:
+    """What a bucket of `rows` rows in at most `runs` runs needs, of each of which one row's logits may be wanted.
+
+    A tile ends where a run does, or is full; so does a query tile of a run of several rows. Between two adapters' rows may be bare ones.
+    """
+    return Room(rows, 2 * runs + 1 + rows // TILE_ROWS, runs, runs + rows // queries, runs, pages)
+
+
 def measure(step: StepInput, page_tokens: int, queries: int) -> Room:
     """Exactly what `step` needs. `queries`: of queries_per_tile."""
     tiles = int((-(-_stretches(step.segments, len(step.tokens))[2] // _tile_rows(step))).sum())

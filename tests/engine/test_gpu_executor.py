@@ -14,7 +14,7 @@ import torch
 from engine.cuda import tables
 from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import HostDevice, Work
-from engine.cuda.graphs import BUCKETS, Key, bucket_of, rank_of
+from engine.cuda.graphs import BUCKETS, MIXED_ROWS, Key, bucket_of, rank_of
 from engine.cuda.kernels import REFERENCES
 from engine.messages import Replay, Replayed, Sampling
 
@@ -72,7 +72,10 @@ def test_the_kernels_themselves_make_those_logits(model: str) -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_graphs_of_every_size_give_what_launches_give(place: str) -> None:
-    """Batches of one less than a bucket, so that each graph has a row of padding; twice, so that it is replayed with other rows."""
+    """Batches of one less than a bucket, so that each graph has a row of padding; twice, so that it is replayed with other rows.
+
+    So are the graphs of the prompts before them: 11, 33, 77 and 165 rows.
+    """
     bench, twin = open_bench("llama", place), open_bench("llama", None)
     names = [None, b"all", None, b"some"]
     for rows in (1, 3, 7, 15):
@@ -81,11 +84,13 @@ def test_graphs_of_every_size_give_what_launches_give(place: str) -> None:
             for each in (bench, twin):
                 each._next_page = 1
                 sequences = [each.sequence(some_tokens(12, seed + index), names[index % 4] if rows > 1 else None) for index in range(rows)]
-                each.forward(*((s, 0, 11) for s in sequences))
+                prompts = each.forward(*((s, 0, 11) for s in sequences))
                 step = each.forward(*((s, 11, 12) for s in sequences))
-                steps.append(torch.cat([step[id(s)] for s in sequences]))
+                steps.append(torch.cat([rows_of[id(s)] for rows_of in (prompts, step) for s in sequences]))
             assert_near(*steps)
-    assert len(bench.decoder._executor._graphs) == 4  # type: ignore[attr-defined]
+    captured = bench.decoder._executor._graphs._graphs  # type: ignore[attr-defined]
+    assert {key.rows for key in captured if not key.runs} == {1, 4, 8, 16}
+    assert {key.rows for key in captured if key.runs} == {64, 128, 192}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -122,7 +127,7 @@ def test_an_adapter_s_shrinking_may_end_as_late_as_the_product_that_it_is_beside
         bench.forward(*((s, 0, 11) for s in sequences))
         step = bench.forward(*((s, 11, 12) for s in sequences))
         logits.append(torch.cat([step[id(s)] for s in sequences]))
-    assert device.times == 4 * MODELS["biased"].layers, "every linear of the step that a graph may run, none of the prompts'"
+    assert device.times == 2 * 4 * MODELS["biased"].layers, "every linear of both steps"
     assert torch.equal(*logits)
 
 
@@ -153,8 +158,10 @@ def test_what_lies_in_cells_that_nobody_wrote_changes_nothing(place: str) -> Non
 
 def test_buckets_and_ranks_round_up() -> None:
     assert [bucket_of(rows) for rows in (1, 3, 9, 256, 257)] == [1, 4, 16, 256, None]
+    assert [bucket_of(rows, MIXED_ROWS) for rows in (2, 65, 257, 513)] == [64, 128, 384, None]
     assert [rank_of(rank) for rank in (0, 1, 16, 17, 300)] == [0, 16, 16, 32, 512]
     assert list(BUCKETS) == sorted(set(BUCKETS))
+    assert list(MIXED_ROWS) == sorted(set(MIXED_ROWS))
     assert Key(4, 0) != Key(4, 16)
 
 

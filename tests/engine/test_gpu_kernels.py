@@ -488,6 +488,7 @@ def test_tables_say_what_the_step_says(shapes: list[tuple[int, int]], slots: lis
     room = tables.Room(*(size + spare for size in astuple(exact)))
     assert room.holds(exact)
     assert exact.holds(room) == (spare == 0)
+    assert tables.mixed_room(first, max(len(runs), exact.wanted), queries, exact.pages).holds(exact), "a graph's tables are too small"
     buffer = np.full(room.words, 99, np.int32)
     shown = tables.split(buffer, room)
     tables.fill(shown, step, PAGE_TOKENS, queries)
