@@ -62,7 +62,7 @@ def attend_decode(
     out: [rows, heads * head_dim]; rows of no run are not written. scratch: float32, see decode_scratch_numbers.
 
     Two launches, one where a context is in one piece (choose_split): attention over pieces, then merging them in order. 64 runs of 1,024
-    tokens, 8 key heads of 128, bfloat16: 268 MB, 62 µs; merging them another 8 MB, 2 µs. Unmeasured.
+    tokens, 8 key heads of 128, bfloat16: 268 MB, 62 µs; merging them another 8 MB, 2 µs. Measured on an H200: 71.8 µs and 4.5 µs.
     """
     kv_heads, head_dim, num_runs = len(pool_layer) // 2, pool_layer.shape[2] // page_tokens, runs.shape[1]
     heads = q.shape[1] // head_dim
@@ -215,7 +215,7 @@ def attend_prefill(
     query_tiles: [2, num_tiles] int32, made with tables.queries_per_tile. Everything else: see attend_decode.
 
     Bound by products, not by bytes: 8 runs of 2,048 rows at the shapes of Llama-3.1-8B are 0.27 Tflop a layer against 7.1 in its linears,
-    0.7 ms at 400 Tflop/s. Unmeasured. In float32 it keeps some 2 KB a thread outside registers: slow, for comparisons only.
+    0.7 ms at 400 Tflop/s. Unmeasured by itself: all of such a step takes 0.41 s, the linears' share of it at least 0.29. In float32 it keeps some 2 KB a thread outside registers: slow, for comparisons only.
     """
     kv_heads, head_dim, num_runs = len(pool_layer) // 2, pool_layer.shape[2] // page_tokens, runs.shape[1]
     heads = q.shape[1] // head_dim
