@@ -135,5 +135,6 @@ def _last_line(log: Path) -> str:
 
 def tail(log: Path) -> str:
     """The last lines of a log, which usually hold the error."""
-    lines = [line.rstrip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    text = log.read_text(encoding="utf-8", errors="replace").replace(f"{os.getcwd()}{os.sep}", "")  # results are published
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-TAIL_LINES:])

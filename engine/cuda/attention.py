@@ -215,7 +215,8 @@ def attend_prefill(
     query_tiles: [2, num_tiles] int32, made with tables.queries_per_tile. Everything else: see attend_decode.
 
     Bound by products, not by bytes: 8 runs of 2,048 rows at the shapes of Llama-3.1-8B are 0.27 Tflop a layer against 7.1 in its linears,
-    0.7 ms at 400 Tflop/s. Unmeasured by itself: all of such a step takes 0.41 s, the linears' share of it at least 0.29. In float32 it keeps some 2 KB a thread outside registers: slow, for comparisons only.
+    0.7 ms at 400 Tflop/s. Unmeasured by itself: all of such a step takes 0.41 s on an H200, the linears' share of it at least 0.29.
+    In float32 it keeps some 2 KB a thread outside registers: slow, for comparisons only.
     """
     kv_heads, head_dim, num_runs = len(pool_layer) // 2, pool_layer.shape[2] // page_tokens, runs.shape[1]
     heads = q.shape[1] // head_dim
