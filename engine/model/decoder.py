@@ -54,8 +54,10 @@ class Decoder:
         self._executor.close()
 
     def forward(self, step: StepInput, pool: torch.Tensor) -> torch.Tensor:
-        """Logits [len(logit_rows), vocab] float32, valid until the next call; writes keys and values into `pool`."""
-        return self.run(step, pool).logits
+        """Logits [len(logit_rows), vocab] float32, valid until the next call; writes keys and values into `pool`. Waits for the step's end."""
+        output = self.run(step, pool)
+        output.wait()
+        return output.logits
 
     def run(self, step: StepInput, pool: torch.Tensor) -> StepOutput:
         """One step with everything that it gives."""

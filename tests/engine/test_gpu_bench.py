@@ -166,11 +166,12 @@ def test_a_stage_that_fails_keeps_what_it_had_told_and_says_why(tmp_path: Path) 
     told: list[Any] = []
     run = Run(60.0, tmp_path)
     outcome = run.stage(
-        stage("bad", 'print(\'{"figure": "x", "measured": 1, "detail": {}}\', flush=True); raise SystemError("out of luck")'), told.append
+        stage("bad", 'print(\'{"figure": "x", "measured": 1, "detail": {}}\', flush=True); import os; raise SystemError(f"{os.getcwd()}/bad luck")'),
+        told.append,
     )
     assert told == [{"figure": "x", "measured": 1, "detail": {}}]
     assert (outcome.status, outcome.stage) == ("failed", "bad")
-    assert "out of luck" in outcome.error
+    assert "SystemError: bad luck" in outcome.error, "where the machine keeps its files stays there"
     assert run.stage(stage("good", "print('3 passed')"), told.append) == Outcome("good", "ok", pytest.approx(0, abs=20), "3 passed")
 
 
