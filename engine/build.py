@@ -108,7 +108,7 @@ def assemble(
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
     budget = Budget(
         *(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s),
-        *(config.draft_tokens, config.prompt_step_tokens, config.seat_steps),
+        *(config.draft_tokens, config.prompt_step_tokens, config.beside_tokens, config.seat_steps),
     )
     scheduler = Scheduler(budget, pages, adapters)
     grammars = Grammars(base.vocab_size, on_done)

@@ -25,6 +25,7 @@ class EngineConfig:
     page_tokens: int = 16
     step_tokens: int = 0
     prompt_step_tokens: int = 0
+    beside_tokens: int = 0
     max_running: int = 0
     max_waiting: int = 256
     max_waiting_tokens: int = 0
@@ -42,6 +43,9 @@ ON_PROCESSOR = {"max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 51
 ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256, "seat_steps": 32, "max_waiting_tokens": 1 << 24}
 """What is 0 in a configuration becomes this. Room for keys and values and for adapters is divided once the base is known, by executor/memory.py
 or on a device by cuda/memory.py; a seat lasts longer there, since another adapter in it costs a copy, of about as long as a step."""
+BESIDE_TOKENS = 32
+"""Of prompts beside others' decoding, on a processor without tile registers: there a step takes as long as it has rows, and more of them at
+once gain nothing. Elsewhere a step is bound by reading the weights, and takes what it may hold."""
 WANTED_KV_TOKENS = 16384
 MAX_HOST_CACHE_BYTES = 2 << 30
 """What a processor's keys and values and its packed adapters are given where there is memory enough."""
@@ -49,9 +53,11 @@ HOST_CACHE_SHARE = 4
 """Beside a device, one part in so many of the host's free memory is for packed adapters: they are larger there, as the bases are."""
 
 
-def settled(config: EngineConfig, on_device: bool) -> EngineConfig:
-    """The configuration with what it leaves open filled in for the machine."""
+def settled(config: EngineConfig, on_device: bool, features: frozenset[str] = frozenset()) -> EngineConfig:
+    """The configuration with what it leaves open filled in for the machine; `features` are a processor's."""
     suited = ON_DEVICE if on_device else ON_PROCESSOR
+    by_rows = not on_device and "amx_bf16" not in features
+    suited = {**suited, "beside_tokens": BESIDE_TOKENS if by_rows else config.step_tokens or suited["step_tokens"]}
     open_ones: dict[str, Any] = {name: value for name, value in suited.items() if getattr(config, name) == 0}
     return replace(config, **open_ones)
 

@@ -73,6 +73,7 @@ class Budget:
     """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how far one may be guessed ahead (0: not at all).
 
     A step in which nobody decodes may hold `prompt_step_tokens` rows, if they are more: nobody waits for its end with a half-spoken answer.
+    Where somebody does, prompts may add `beside_tokens` rows.
     An adapter that others wait for keeps its seat for `seat_steps`.
     """
 
@@ -82,6 +83,7 @@ class Budget:
     age_bound_s: float
     draft_tokens: int
     prompt_step_tokens: int
+    beside_tokens: int
     seat_steps: int
 
 
@@ -239,8 +241,8 @@ class Scheduler:
         return sorted(sequences, key=claim)
 
     def _step_tokens(self, able: list[Sequence]) -> int:
-        decoding = any(sequence.is_decoding for sequence in able)
-        return self._budget.step_tokens if decoding else max(self._budget.step_tokens, self._budget.prompt_step_tokens)
+        budget, decoding = self._budget, sum([sequence.is_decoding for sequence in able])
+        return min(budget.step_tokens, decoding + budget.beside_tokens) if decoding else max(budget.step_tokens, budget.prompt_step_tokens)
 
     def _draft_tokens(self, num_able: int) -> int:
         return min(self._budget.draft_tokens, DRAFT_ROWS // max(1, num_able) - 1)

@@ -248,6 +248,8 @@ def test_what_an_operator_leaves_open_suits_the_machine() -> None:
     assert (processor.max_adapters, device.max_adapters) == (64, 0)
     assert processor.max_running == device.max_running == 7
     assert device.prompt_step_tokens > processor.prompt_step_tokens
+    assert (processor.beside_tokens, device.beside_tokens) == (32, 512)
+    assert settled(EngineConfig(Path(), step_tokens=90), False, frozenset({"amx_bf16"})).beside_tokens == 90
 
 
 # --- memory that runs out ---

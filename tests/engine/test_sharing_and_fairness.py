@@ -107,6 +107,19 @@ def test_shared_pages_leave_when_room_is_needed(folder: Path) -> None:
     assert lab.engine._pages.num_available == 20
 
 
+def test_a_long_prompt_joins_others_decoding_by_a_few_rows_a_step(folder: Path) -> None:
+    """Nobody who is answered waits long for the next token, though alone the prompt would fill whole steps."""
+    lab = open_lab(folder, beside_tokens=20)
+    lab.run(submit(1, some_tokens(90, 1), tokens=1))
+    assert [each.prefill_tokens for each in lab.engine._records] == [90]
+    lab.engine.handle(submit(2, some_tokens(8, 2), tokens=40))
+    lab.step()
+    lab.engine.handle(submit(3, some_tokens(90, 3), tokens=1))
+    lab.drain()
+    joined = [each.prefill_tokens for each in lab.engine._records if each.decode_tokens and each.prefill_tokens]
+    assert joined == [20, 20, 20, 20, 10]
+
+
 def test_more_adapters_than_slots_take_turns_without_waiting_for_each_other_s_end(folder: Path) -> None:
     lab = open_lab(folder, 6, max_adapters=2)
     for index, adapter in enumerate(ADAPTERS):
