@@ -75,8 +75,11 @@ class _InFlight:
 
     flight: Flight
     started_s: float
-    requests: frozenset[int]
     cancelled: list[int] = field(default_factory=list)
+
+    def holds(self, request_id: int) -> bool:
+        """Whether the request takes part in it."""
+        return any(chunk.sequence.request_id == request_id for chunk in self.flight.batch.chunks)
 
 
 class Engine:
@@ -115,7 +118,7 @@ class Engine:
         results = self._runner.read(before.flight)
         now = self._clock()
         if ahead is not None and all(_goes_on(result) for result in results):
-            self._follow(before, *ahead, results, now)
+            self._follow(*ahead, results, now)
             self._settle(results, before.started_s, now)
         else:
             self._settle(results, before.started_s, now)
@@ -132,7 +135,7 @@ class Engine:
             return False
         flight = self._runner.begin(schedule)
         if self._runner.runs_beside:
-            self._in_flight = _InFlight(flight, now_s, frozenset([chunk.sequence.request_id for chunk in schedule.chunks]))
+            self._in_flight = _InFlight(flight, now_s)
         else:
             self._settle(self._runner.read(flight), now_s, self._clock())
         return True
@@ -144,10 +147,10 @@ class Engine:
         schedule = self._scheduler.foresee(before.flight.batch.chunks)
         return None if schedule is None else (schedule, self._runner.prepare(before.flight, schedule))
 
-    def _follow(self, before: _InFlight, schedule: Schedule, batch: Batch, results: list[ChunkResult], now_s: float) -> None:
+    def _follow(self, schedule: Schedule, batch: Batch, results: list[ChunkResult], now_s: float) -> None:
         """Begin the step that was foreseen."""
         self._scheduler.follow(schedule)
-        self._in_flight = _InFlight(self._runner.begin_prepared(schedule, batch, results), now_s, before.requests)
+        self._in_flight = _InFlight(self._runner.begin_prepared(schedule, batch, results), now_s)
 
     def handle(self, message: ToEngine) -> None:
         """Take one message from the daemon. Errors of a request become its `Failed`."""
@@ -317,7 +320,7 @@ class Engine:
             self._compiling[request_id] = msgspec.structs.replace(compiling, credit=max(compiling.credit, credit))
 
     def _cancel(self, request_id: int) -> None:
-        if self._in_flight is not None and request_id in self._in_flight.requests:
+        if self._in_flight is not None and self._in_flight.holds(request_id):
             self._in_flight.cancelled.append(request_id)  # its pages and its seat are in use until that step is over
             return
         compiling = self._compiling.pop(request_id, None)

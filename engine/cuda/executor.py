@@ -38,7 +38,7 @@ from .kernels import TRITON, Kernels
 from .lora import scratch_numbers
 from .memory import check_fits, demand_of, shortage
 from .sampling import best_scratch_numbers
-from .tables import NO_CELL, KnownPages, Room, Tables, Words, decode_room, fill, measure, mixed_room, queries_per_tile, split
+from .tables import NO_CELL, KnownPages, Room, Tables, Words, count_pages, decode_room, fill, measure, mixed_room, queries_per_tile, split
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 PAGE_TOKENS = 16
@@ -234,7 +234,7 @@ class CudaExecutor:
     # --- a step ---
 
     def _lay(self, step: StepInput, key: Key) -> _Laid:
-        room = self._room(key, sum([-(-(run.start + run.count) // PAGE_TOKENS) for run in step.runs]))
+        room = self._room(key, count_pages(step, PAGE_TOKENS))
         return _Laid(step, key, room, self._fill(step, room))
 
     def _room(self, key: Key, pages: int) -> Room:

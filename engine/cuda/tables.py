@@ -94,8 +94,12 @@ def measure(step: StepInput, page_tokens: int, queries: int) -> Room:
     """Exactly what `step` needs. `queries`: of queries_per_tile."""
     tiles = int((-(-_stretches(step.segments, len(step.tokens))[2] // _tile_rows(step))).sum())
     query_tiles = sum(-(-run.count // queries) for run in step.runs if run.count > 1)
-    pages = sum(_num_pages(run, page_tokens) for run in step.runs)
-    return Room(len(step.tokens), tiles, len(step.runs), query_tiles, len(step.logit_rows), pages)
+    return Room(len(step.tokens), tiles, len(step.runs), query_tiles, len(step.logit_rows), count_pages(step, page_tokens))
+
+
+def count_pages(step: StepInput, page_tokens: int) -> int:
+    """Entries of a step's `pages`."""
+    return sum([_num_pages(run, page_tokens) for run in step.runs])
 
 
 def queries_per_tile(heads: int, kv_heads: int) -> int:
@@ -130,7 +134,7 @@ class KnownPages:
             if entry is None or entry[0] is not pages or len(entry[1]) != len(pages):
                 entry = pages, np.array(pages, np.int32)
             known[id(pages)] = entry
-            needed = -(-(run.start + run.count) // page_tokens)
+            needed = _num_pages(run, page_tokens)
             found.append(entry[1] if len(pages) == needed else entry[1][:needed])
         self._known = known
         return found

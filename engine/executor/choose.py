@@ -36,7 +36,8 @@ def choose_machine(asked: EngineConfig, base: ModelConfig | None, accelerator: A
     """For a base if there is one, on the device that is given or found. Raises ModelError."""
     accelerator = accelerator or find_accelerator(asked.kernels, base, asked.dtype)
     capability = None if accelerator is None else accelerator.device.capability
-    return Chosen(accelerator, settled(asked, accelerator is not None, cpu_features()), choose_dtype(asked.dtype, cpu_features(), capability))
+    features = cpu_features()
+    return Chosen(accelerator, settled(asked, accelerator is not None, features), choose_dtype(asked.dtype, features, capability))
 
 
 def find_accelerator(kernels: str, config: ModelConfig | None = None, dtype: str = "auto") -> Accelerator | None:

@@ -160,7 +160,7 @@ def test_a_deadline_that_passes_in_mid_step_ends_the_request_after_it() -> None:
     lab.close()
 
 
-def test_after_a_step_that_failed_nothing_of_the_one_in_flight_is_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_step_that_failed_nothing_of_the_one_in_flight_is_taken_in() -> None:
     lab = open_lab()
     request: Submit = submit(1, some_tokens(9, 5), tokens=20)
     right = lab.run(submit(2, some_tokens(9, 5), tokens=20))[2]
