@@ -101,11 +101,12 @@ def assemble(
         with torch.inference_mode():
             return load_adapter(config_path, weights_path, weights, choice.dtype, division.reading_bytes)
 
-    spilled = Spill(parse, cache_folder(), config.spill_bytes, lies_in_memory).load
-    loader = AdapterLoader(load or (spilled if accelerator is None else accelerator.pinning(spilled)), on_done, division.untaken_bytes)
+    spill = Spill(parse, cache_folder(), config.spill_bytes, lies_in_memory)
+    loader = AdapterLoader(load or (spill.load if accelerator is None else accelerator.pinning(spill.load)), on_done, division.untaken_bytes)
     slots, bank, end_bank = _make_slots(config, weights, accelerator, split, on_done)
     pages = PrefixCache(PagePool(num_pages))
-    adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit)
+    recall = spill.recall if load is None and accelerator is None else _recall_nothing  # beside a device the loader's thread holds nobody up
+    adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit, recall)
     budget = Budget(
         *(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s),
         *(config.draft_tokens, config.prompt_step_tokens, config.beside_tokens, config.seat_steps),
@@ -147,6 +148,10 @@ def _make_cache(decoder: Decoder, num_pages: int, page_tokens: int, masked: bool
         return KvCache(decoder.make_pool(1 + num_pages, page_tokens), page_tokens, masked)
     except OutOfDeviceMemory as error:
         raise ModelError(f"no memory for keys and values of {num_pages * page_tokens} tokens: {error}; choose fewer --kv-tokens") from error
+
+
+def _recall_nothing(_config_path: Path, _weights_path: Path, _most_bytes: int) -> None:
+    return None
 
 
 def _make_slots(

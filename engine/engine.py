@@ -131,6 +131,7 @@ class Engine:
         """Begin a step, if anything can run; where this thread computes, it is over then."""
         self._expire(now_s)
         schedule = self._scheduler.schedule(now_s)
+        self._adapters.renew_recalls()
         if not schedule.chunks:
             return False
         flight = self._runner.begin(schedule)

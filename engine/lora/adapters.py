@@ -1,6 +1,7 @@
 """The adapters of one engine: files, host memory and slots held together. Runs on the engine's thread; parsing and copying run on others.
 
 files ──loader's thread──▶ host memory ──pin: a slot──▶ the bank: there at once, or announced by CopyDone when the copy is over
+      ──or recalled by this one──▶
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from .layout import Loaded, PackedAdapter
 from .slots import NoFreeSlot, Placement, SlotTable, State
 
 Load = Callable[[Path, Path], Loaded]
+Recall = Callable[[Path, Path, int], Loaded | None]
+"""Gives an adapter of at most so many bytes, if it can be had without waiting."""
 
 MAX_REFUSALS = 1024
+RECALL_BYTES = 8 << 20
+"""That are recalled between two steps, at some 8 GB/s: a millisecond of everybody's time."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,13 @@ class Adapters:
     """Hold, use, pin, release. `receive` takes finished loads and says what to tell the daemon.
 
     A load goes to host memory first, on the loader's thread, one after the other in the order in which they were asked for; only then is
-    a slot taken, so a slow disk keeps nobody's slot busy.
+    a slot taken, so a slow disk keeps nobody's slot busy. What `recall` gives at once is not sent for.
     """
 
-    def __init__(self, slots: SlotTable, bank: Bank, host: HostCache, submit: Callable[[LoadJob], None]) -> None:
+    def __init__(self, slots: SlotTable, bank: Bank, host: HostCache, submit: Callable[[LoadJob], None], recall: Recall) -> None:
         self.slots, self.bank = slots, bank
-        self._host, self._submit = host, submit
+        self._host, self._submit, self._recall = host, submit, recall
+        self._recall_bytes = RECALL_BYTES
         self._paths: dict[bytes, tuple[Path, Path]] = {}
         self._digests: dict[bytes, bytes] = {}
         self._uses: dict[bytes, int] = {}
@@ -159,12 +165,19 @@ class Adapters:
             self._forget_if_idle(adapter)
 
     def prepare(self, adapter: bytes) -> bool:
-        """Whether its bytes are in memory; if not, they are sent for."""
+        """Whether its bytes are in memory, or could be recalled; if not, they are sent for."""
         if self.slots.holds(adapter) and (self.slots.state(adapter) in (State.LOADING, State.READY) or self._host.find(adapter) is not None):
             return True
-        if adapter in self._paths:
-            self._send_for(LoadJob(adapter, *self._paths[adapter]))
+        if adapter not in self._paths:
+            return False
+        if adapter not in self._jobs and self._is_recalled(adapter):
+            return True
+        self._send_for(LoadJob(adapter, *self._paths[adapter]))
         return False
+
+    def renew_recalls(self) -> None:
+        """A step has been scheduled: before the next one RECALL_BYTES may be recalled again."""
+        self._recall_bytes = RECALL_BYTES
 
     def digest(self, adapter: bytes) -> bytes:
         """Of the content of a prepared adapter: other weights under the same name have another."""
@@ -230,6 +243,15 @@ class Adapters:
         assert all(self.slots.holds(adapter) or adapter in self._jobs or adapter in self._refusals for adapter in self._uses), (
             "a used adapter is unknown"
         )
+
+    def _is_recalled(self, adapter: bytes) -> bool:
+        started = time.perf_counter()
+        loaded = self._recall(*self._paths[adapter], self._recall_bytes)
+        if loaded is None or loaded.digest != self._digests[adapter]:
+            return False
+        self._recall_bytes -= loaded.packed.size_bytes
+        self._keep(adapter, loaded, (time.perf_counter() - started) * 1e3)
+        return True
 
     def _send_for(self, job: LoadJob) -> None:
         if self._jobs.get(job.adapter) != job:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine.errors import AdapterError
+from engine.lora import adapters
 from engine.lora.adapter import load_adapter
 from engine.lora.layout import PackedAdapter
 from engine.lora.spill import Spill
+from engine.messages import Finished
 from engine.model.weights import open_weights
 
-from .worlds import make_base, write_adapter
+from .worlds import Lab, make_base, some_tokens, submit, write_adapter
 
 
 class Counting:
@@ -101,3 +105,108 @@ def test_nothing_is_remembered_where_files_are_memory_or_a_disk_takes_half(tmp_p
     for spill in (in_memory, on_disk):
         assert spill.load(*files(tmp_path / "0")).digest == spill.load(*files(tmp_path / "0")).digest
     assert loader.count == 4
+
+
+def test_what_was_packed_once_is_recalled_without_the_loader(tmp_path: Path, loader: Counting) -> None:
+    spill = Spill(loader, tmp_path, 1 << 20)
+    paths = files(tmp_path / "0")
+    assert spill.recall(*paths, 1 << 20) is None  # nobody has packed it yet
+    first = spill.load(*paths)
+    recalled = spill.recall(*paths, first.packed.size_bytes)
+    assert recalled is not None
+    assert (recalled.packed.layout, recalled.packed.rank, recalled.packed.digest()) == (first.packed.layout, first.packed.rank, first.digest)
+    assert spill.recall(*paths, first.packed.size_bytes - 1) is None
+    write_adapter(tmp_path / "0", 9)
+    os.utime(paths[1], ns=(1, 1))
+    assert spill.recall(*paths, 1 << 20) is None
+    paths[1].unlink()
+    assert spill.recall(*paths, 1 << 20) is None
+    assert loader.count == 1
+
+
+@pytest.mark.parametrize("what", ["nothing cached", "half cached", "a file system that always waits"])
+def test_a_recall_waits_for_no_disk(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    spill = Spill(loader, tmp_path, 1 << 20)
+    paths = files(tmp_path / "0")
+    expected = spill.load(*paths).digest
+    preadv = os.preadv
+
+    def read(file: int, rooms: list[memoryview], offset: int, flags: int = 0) -> int:
+        if not flags:
+            return preadv(file, rooms, offset)
+        if what == "half cached":
+            return preadv(file, [rooms[0][: len(rooms[0]) // 2]], offset, flags)
+        raise BlockingIOError if what == "nothing cached" else OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "preadv", read)
+    assert spill.recall(*paths, 1 << 20) is None
+    assert spill.load(*paths).packed.digest() == expected
+
+
+def test_a_recall_does_not_wait_while_the_loader_writes(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    spill = Spill(loader, tmp_path, 1 << 20)
+    spill.load(*files(tmp_path / "0"))
+    pwrite, writing, go_on = os.pwrite, threading.Event(), threading.Event()
+
+    def slow(file: int, data: memoryview, offset: int) -> int:
+        writing.set()
+        assert go_on.wait(20)
+        return pwrite(file, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    thread = threading.Thread(target=lambda: spill.load(*files(tmp_path / "1")))
+    thread.start()
+    assert writing.wait(20)
+    assert spill.recall(*files(tmp_path / "0"), 1 << 20) is None
+    go_on.set()
+    thread.join(20)
+    assert spill.recall(*files(tmp_path / "0"), 1 << 20) is not None
+
+
+def test_what_is_recalled_while_places_are_written_over_is_whole(tmp_path: Path, loader: Counting) -> None:
+    """The spill has room for two of three, so each load of the loader's thread may write over what the other thread reads."""
+    expected = [loader(*files(tmp_path / str(index))).digest() for index in range(3)]
+    spill = Spill(loader, tmp_path, 2 * loader(*files(tmp_path / "0")).size_bytes)
+    thread = threading.Thread(target=lambda: [spill.load(*files(tmp_path / str(index))) for index in islice(cycle(range(3)), 150)])
+    thread.start()
+    recalled = 0
+    while thread.is_alive():
+        for index in range(3):
+            found = spill.recall(*files(tmp_path / str(index)), 1 << 20)
+            if found is not None:
+                recalled += 1
+                assert found.packed.digest() == found.digest == expected[index]
+    assert recalled > 0
+
+
+def open_lab(tmp_path: Path, count: int) -> Lab:
+    """Adapters 0 to count - 1 are held, and host memory has room for the last one only."""
+    lab = Lab(tmp_path / "base", host_cache_bytes=1, max_adapters=1)
+    for index in range(count):
+        lab.hold(bytes([index]) * 32, tmp_path / str(index))
+    return lab
+
+
+def test_an_adapter_that_left_memory_answers_in_the_step_that_follows(tmp_path: Path, loader: Counting) -> None:
+    lab = open_lab(tmp_path, 3)
+    for turn in range(6):
+        lab.engine.handle(submit(turn, some_tokens(9, turn), bytes([turn % 3]) * 32, tokens=1))
+        assert lab.step()
+        assert isinstance(lab.end(turn), Finished)
+    assert lab.done.empty()
+    lab.close()
+
+
+def test_between_two_steps_no_more_is_recalled_than_takes_a_moment(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 2 * loader(*files(tmp_path / "0")).size_bytes  # the engine's are float32
+    monkeypatch.setattr(adapters, "RECALL_BYTES", int(1.5 * size))
+    lab = open_lab(tmp_path, 3)
+    lab.step()
+    for index in range(2):
+        lab.engine.handle(submit(index, some_tokens(9, index), bytes([index]) * 32, tokens=1))
+    lab.step()
+    assert isinstance(lab.end(0), Finished)
+    lab.engine.receive(lab.done.get(timeout=20))  # the other one went by the loader's thread
+    lab.drain()
+    assert isinstance(lab.end(1), Finished)
+    lab.close()
