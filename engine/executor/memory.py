@@ -17,8 +17,8 @@ from ..lora.layout import adapter_numbers
 from ..memory import Free
 from ..model.config import ModelConfig
 
-RESERVE_BYTES = 64 << 20
-"""Python's own objects, the code of libraries, holes between allocations."""
+RESERVE_BYTES = 88 << 20
+"""Python's own objects, the code of libraries, holes between allocations, 24 MiB for adapters that are recalled and for what those leave behind."""
 MARGIN = 0.05
 """Share of what is free that nobody plans with."""
 LEAST_KV_TOKENS = 512

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 ALIGN_BYTES = 256
 """Regions begin at multiples of it, which suits any load of the device."""
 
 
-@dataclass(frozen=True, order=True)
-class Region:
+class Region(NamedTuple):
     """Bytes from `offset` on, up to `offset + size_bytes`, and whose they are."""
 
     offset: int
@@ -51,8 +50,14 @@ class Arena:
 
     def find_hole(self, size_bytes: int) -> int | None:
         """Where the smallest hole begins that has room for so many bytes."""
-        holes = [(end - begin, begin) for begin, end in self._holes() if end - begin >= rounded(size_bytes)]
-        return min(holes)[1] if holes else None
+        needed, end = rounded(size_bytes), 0
+        smallest: tuple[int, int] | None = None
+        for region in [*self._regions, Region(self.size_bytes, 0, b"")]:
+            hole = region.offset - end, end
+            if hole[0] >= needed and (smallest is None or hole < smallest):
+                smallest = hole
+            end = region.end
+        return None if smallest is None else smallest[1]
 
     def put(self, owner: bytes, size_bytes: int) -> int:
         """Take a hole for `owner`, who has none; gives its offset. The caller asked `find_hole` first."""
@@ -100,11 +105,6 @@ class Arena:
             assert region.offset % ALIGN_BYTES == region.size_bytes % ALIGN_BYTES == 0
             end = region.end
         assert end <= self.size_bytes, "a region lies outside"
-
-    def _holes(self) -> list[tuple[int, int]]:
-        begins = [0] + [region.end for region in self._regions]
-        ends = [region.offset for region in self._regions] + [self.size_bytes]
-        return list(zip(begins, ends, strict=True))
 
 
 def rounded(size_bytes: int) -> int:

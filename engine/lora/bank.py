@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .apply import SiteWeights
 from .ends import Ends
-from .layout import PARTS, SITES, Layout, PackedAdapter, Placed, dense_expand, lane_width, shrink_view, vector_view
+from .layout import PARTS, SITES, Layout, PackedAdapter, Placed, dense_expand, shrink_view, vector_view
 
 MAX_STACKS = 8
 
@@ -129,20 +129,9 @@ class SlotBank:
 
 def address_table(packed: PackedAdapter, address: int | None = None) -> Table:
     """The adapter's parts as the executor reads them, where its blob lies or at another `address`; valid as long as they lie there."""
-    first, layout = packed.blob.data_ptr() if address is None else address, packed.layout
-    rows = []
-    for placed in layout.parts:
-        gain, shift = (0 if at is None else first + at for at in (placed.gain_at, placed.shift_at))
-        rows.append((placed.rank, first + placed.shrink_at, first + placed.expand_at, gain, shift))
-    lane = lane_width(layout.dtype)
-    words = [0] * SITES
-    most = 0
-    for index, placed in enumerate(layout.parts):
-        words = [0] * SITES if index % PARTS == 0 else words
-        words[placed.part.kind] += -(-placed.rank // lane)
-        most = max(most, *words)
-    entries = np.array(rows, np.int64)
-    return Table(entries, entries.ctypes.data, most)
+    first, (offsets, is_placed) = packed.blob.data_ptr() if address is None else address, packed.layout.offsets
+    entries = offsets + first * is_placed
+    return Table(entries, entries.ctypes.data, packed.layout.shrunk_words)
 
 
 def _dense_sites(members: list[PackedAdapter]) -> list[SiteWeights]:

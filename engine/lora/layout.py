@@ -15,11 +15,15 @@ everywhere share a layout; the torch twin stacks those.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..model.config import ModelConfig
 
@@ -100,6 +104,28 @@ class Layout:
     parts: tuple[Placed, ...]
     size_bytes: int
     dtype: torch.dtype
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.parts, self.size_bytes, self.dtype))
+
+    @cached_property
+    def offsets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Two tables [parts, 5] int64: rank, then where shrink, expand, gain and shift lie in the blob; and 1 where the first has such a place."""
+        places = [(part.shrink_at, part.expand_at, part.gain_at, part.shift_at) for part in self.parts]
+        table = np.array([(part.rank, *(at or 0 for at in each)) for part, each in zip(self.parts, places, strict=True)], np.int64)
+        return table, np.array([(0, *(at is not None for at in each)) for each in places], np.int64)
+
+    @cached_property
+    def shrunk_words(self) -> int:
+        """The most 32-bit words that shrinking one row for one site gives."""
+        lane, words = lane_width(self.dtype), Counter[tuple[int, int]]()
+        for index, placed in enumerate(self.parts):
+            words[index // PARTS, placed.part.kind] += -(-placed.rank // lane)
+        return max(words.values(), default=0)
 
 
 @dataclass(frozen=True)
