@@ -210,3 +210,29 @@ def test_between_two_steps_no_more_is_recalled_than_takes_a_moment(tmp_path: Pat
     lab.drain()
     assert isinstance(lab.end(1), Finished)
     lab.close()
+
+
+def test_memory_of_what_was_recalled_is_used_again_once_nobody_holds_it(tmp_path: Path, loader: Counting) -> None:
+    spill = Spill(loader, tmp_path, 1 << 20)
+    expected = [spill.load(*files(tmp_path / str(index))).digest for index in range(3)]
+
+    def recall(index: int) -> PackedAdapter:
+        found = spill.recall(*files(tmp_path / str(index)), 1 << 20)
+        assert found is not None
+        return found.packed
+
+    first, second = recall(0), recall(1)
+    assert first.blob.data_ptr() != second.blob.data_ptr()
+    address = first.blob.data_ptr()
+    del first
+    third = recall(2)
+    assert third.blob.data_ptr() == address
+    assert [third.digest(), second.digest()] == [expected[2], expected[1]]
+
+
+def test_adapters_of_one_shape_share_their_layout(tmp_path: Path, loader: Counting) -> None:
+    spill = Spill(loader, tmp_path, 1 << 20)
+    loaded = [spill.load(*files(tmp_path / str(index))).packed.layout for index in range(3)]
+    recalled = spill.recall(*files(tmp_path / "0"), 1 << 20)
+    assert recalled is not None
+    assert all(layout is recalled.packed.layout for layout in loaded)
