@@ -45,7 +45,7 @@ class NoFreeSlot:
     num_slots: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Entry:
     state: State
     reload_cost: float = 1.0
