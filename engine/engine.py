@@ -195,10 +195,11 @@ class Engine:
             self._refuse(message, done.outcome)
 
     def _receive_adapter(self, done: LoadDone) -> None:
-        """Requests that wait for a refused one fail."""
+        """Requests that wait for a refused one fail; so do those that were at work with it, where its bytes have left memory."""
         answer = self._adapters.receive(done)
         self._outbox += [answer] if answer else []
-        for sequence in list(self._scheduler.waiting):
+        stranded = [] if self._adapters.is_here(done.job.adapter) else self._scheduler.running
+        for sequence in [*self._scheduler.waiting, *stranded]:
             if sequence.adapter == done.job.adapter:
                 try:
                     self._adapters.check_known(sequence.adapter)

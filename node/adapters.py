@@ -208,11 +208,11 @@ class Adapters:
         )
 
     async def hold(self, cid: Cid) -> Pulled:
-        """Make an adapter servable: whatever is missing is fetched, checked and loaded. Returns at once when it already is."""
+        """Make an adapter servable: whatever is missing or broken is fetched, checked and loaded. Returns at once when it already is."""
         lock = self._locks.setdefault(cid, trio.Lock())
         try:
             async with lock:
-                if cid in self._held:
+                if cid in self._held and (self._engine is None or self._engine.holds(cid.digest)):
                     return Pulled(cid, self._held[cid])
                 return await self._hold(cid)
         finally:
@@ -284,14 +284,15 @@ class Adapters:
             self._telemetry.reject("block", peer, f"{reason}: {block}")
 
     def _assemble(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
-        """Write the adapter's files from verified blocks, whole or not at all. Runs in a thread."""
+        """Write the adapter's files from verified blocks, whole or not at all, unless they are here and hash to them. Runs in a thread."""
         folder = self._folder / str(cid)
-        if not folder.exists():
+        if not all(_is_whole(folder / _safe_name(file.name), file.blocks) for file in manifest.files):
             draft = self._folder / f".{cid}.{os.getpid()}"
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             for file in manifest.files:
                 _write_file(draft / _safe_name(file.name), self._store, file.blocks)
+            shutil.rmtree(folder, ignore_errors=True)  # what is broken
             draft.rename(folder)
         return AdapterFiles(cid.digest, folder / ADAPTER_FILES[0], folder / ADAPTER_FILES[1])
 
@@ -412,6 +413,14 @@ def _safe_name(name: str) -> str:
     if name not in ADAPTER_FILES:
         raise AdapterError(f"the manifest names a file {name!r}; an adapter has {', '.join(ADAPTER_FILES)}")
     return name
+
+
+def _is_whole(path: Path, blocks: Sequence[tuple[bytes, int]]) -> bool:
+    try:
+        with path.open("rb") as file:
+            return all(Cid(digest).matches(file.read(size)) for digest, size in blocks) and not file.read(1)
+    except OSError:
+        return False
 
 
 def _write_file(path: Path, store: BlockStore, blocks: Sequence[tuple[bytes, int]]) -> None:

@@ -194,6 +194,10 @@ class EngineHost:
         self._held[files.adapter] = files
         return held
 
+    def holds(self, adapter: bytes) -> bool:
+        """Whether the engine serves it, or will when it is up again; it refuses one whose files have broken since."""
+        return adapter in self._held
+
     def release(self, adapter: bytes) -> None:
         """Forget an adapter."""
         if self._held.pop(adapter, None):
@@ -352,6 +356,9 @@ class EngineHost:
                 if message.request_id in self._replays:
                     self._replays[message.request_id].put(error)
             case m.AdapterHeld() | m.AdapterRefused():
+                if isinstance(message, m.AdapterRefused) and message.adapter in self._held:
+                    del self._held[message.adapter]
+                    self._log(f"engine: adapter {message.adapter.hex()[:12]} is not served any more: {message.message}")
                 if message.adapter in self._holds:
                     self._holds[message.adapter].put(message)
             case m.Replayed():

@@ -164,9 +164,13 @@ class Adapters:
             del self._uses[adapter]
             self._forget_if_idle(adapter)
 
+    def is_here(self, adapter: bytes) -> bool:
+        """Whether its bytes are in memory, or on their way into a slot from there."""
+        return self.slots.holds(adapter) and (self.slots.state(adapter) in (State.LOADING, State.READY) or self._host.find(adapter) is not None)
+
     def prepare(self, adapter: bytes) -> bool:
         """Whether its bytes are in memory, or could be recalled; if not, they are sent for."""
-        if self.slots.holds(adapter) and (self.slots.state(adapter) in (State.LOADING, State.READY) or self._host.find(adapter) is not None):
+        if self.is_here(adapter):
             return True
         if adapter not in self._paths:
             return False
@@ -220,8 +224,11 @@ class Adapters:
         self._announced.discard(adapter)
         if isinstance(done.outcome, AdapterError):
             return self._refuse(adapter, done.outcome)
-        if adapter in self._uses and self._digests.get(adapter) not in (None, done.outcome.digest):
-            return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
+        if self._digests.get(adapter) not in (None, done.outcome.digest):
+            if not announced:
+                return self._refuse(adapter, AdapterError("its files are not what they were when it was held; hold it again"))
+            if adapter in self._uses:
+                return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
         packed = done.outcome.packed
         if not self.slots.can_ever_hold(size_bytes := self.bank.size_of(packed)):
             reason = f"the adapter takes {size_bytes} bytes of a slot's memory, of which {self.slots.room_bytes} are kept for all adapters"

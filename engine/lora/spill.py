@@ -36,7 +36,7 @@ class _Place:
 
 
 class _Rooms:
-    """Memory of recalled adapters, kept for the next ones: pages that are new to the process cost 1 to 7 ms for 2.5 MB, the reading a quarter of one."""
+    """Memory of recalled adapters, kept for the next ones: new pages cost 1 to 7 ms for 2.5 MB, the reading a quarter of one."""
 
     def __init__(self) -> None:
         self._left: dict[int, torch.Tensor] = {}  # by address, the oldest first

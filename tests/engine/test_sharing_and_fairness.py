@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -201,3 +202,41 @@ def test_a_request_that_misses_its_deadline_fails_and_frees_what_it_held(folder:
     assert isinstance(end, Failed)
     assert (end.code, "0.5 s" in end.message) == ("deadline", True)
     assert lab.engine._scheduler.running == []
+
+
+@pytest.mark.parametrize("loss", ["gone", "other weights"])
+def test_an_adapter_whose_files_were_lost_in_mid_answer_costs_its_requests_only(folder: Path, tmp_path: Path, loss: str) -> None:
+    """Two adapters take turns in one slot, and host memory has room for one, so each is read again and again."""
+    for index in range(2):
+        shutil.copytree(folder / str(index), tmp_path / str(index))
+    lab = Lab(folder / "base", max_adapters=1, host_cache_bytes=1)
+    for index in range(2):
+        lab.hold(ADAPTERS[index], tmp_path / str(index))
+        lab.engine.handle(submit(index, some_tokens(10, index), ADAPTERS[index], tokens=60))
+    while not (lab.tokens(0) and lab.tokens(1)):
+        lab.step()
+    if loss == "gone":
+        shutil.rmtree(tmp_path / "0")
+    else:
+        write_adapter(tmp_path / "0", 5)
+    lab.engine.handle(submit(2, some_tokens(10, 2), ADAPTERS[0], tokens=4))
+    while sum(isinstance(message, Finished | Failed) for message in lab.messages) < 3:
+        if not lab.step():
+            lab.engine.receive(lab.done.get(timeout=20))
+            lab.collect()
+    assert lab.tokens(1) == alone(folder, 1)
+    for request_id in (0, 2):
+        failed = lab.end(request_id)
+        assert isinstance(failed, Failed)
+        assert failed.code == "unknown_adapter"
+        assert ("could not be read" if loss == "gone" else "not what they were when it was held") in failed.message
+    assert finished(lab, 1).reason == "length"
+    assert not lab.step()
+    assert lab.done.empty()  # nobody goes on asking for it
+    lab.hold(ADAPTERS[0], folder / "0")
+    assert lab.run(submit(3, some_tokens(10, 0), ADAPTERS[0], tokens=60))[3] == alone(folder, 0)
+
+
+def alone(folder: Path, index: int) -> list[int]:
+    """The answer of one of the adapters to its prompt, in an engine of its own."""
+    return open_lab(folder, 2).run(submit(9, some_tokens(10, index), ADAPTERS[index], tokens=60))[9]

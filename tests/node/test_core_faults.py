@@ -24,6 +24,7 @@ from node.till import Tab
 from p2p.cid import Cid
 
 from .networks import Lab, ask, open_lab, until
+from .tiny import make_adapter
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,27 @@ async def test_an_engine_killed_in_mid_answer_costs_that_answer_only(tmp_path: P
             assert refused.value.code == "engine_lost"
             await engine.wait_up(20)
             assert (await ask(gateway)).ended.completion_tokens == 8
+
+
+async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with lab.daemon("volunteer") as volunteer:
+            info = await volunteer.push(make_adapter(tmp_path / "law", "law", 1))
+            expected = (await ask(volunteer, model="law")).token_ids
+            [weights] = lab.config("volunteer").home.rglob("adapters/*/adapter_model.safetensors")
+            whole = weights.read_bytes()
+            weights.write_bytes(whole[:-100])
+            engine = volunteer.engine
+            assert engine is not None
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            await until(lambda: not engine.holds(Cid.parse(info.cid).digest))  # the engine that came up in its place refuses them
+            assert (await ask(volunteer, model="law")).token_ids == expected
+            assert weights.read_bytes() == whole
+            weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        async with lab.daemon("volunteer") as volunteer:
+            assert (await ask(volunteer, model=info.cid)).token_ids == expected
+            assert weights.read_bytes() == whole
 
 
 async def test_a_node_killed_in_mid_answer_is_named(tmp_path: Path) -> None:
