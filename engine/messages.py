@@ -186,7 +186,7 @@ class AdapterHeld(Message, frozen=True, array_like=True):
 
 
 class AdapterRefused(Message, frozen=True, array_like=True):
-    """The adapter cannot be served; `message` names the tensor or field and the mend."""
+    """The adapter cannot be served; `message` names the tensor or field and the mend. Unasked where the files of a held one broke or changed."""
 
     adapter: bytes
     message: str
