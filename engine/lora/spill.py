@@ -34,6 +34,10 @@ class _Place:
     rank: int
     digest: bytes
 
+    def lay_out(self, memory: torch.Tensor) -> PackedAdapter:
+        """The adapter in memory that has room for it, before its bytes are read."""
+        return PackedAdapter(self.layout, on_own_pages(memory), self.rank)
+
 
 class _Rooms:
     """Memory of recalled adapters, kept for the next ones: new pages cost 1 to 7 ms for 2.5 MB, the reading a quarter of one."""
@@ -49,7 +53,7 @@ class _Rooms:
                 del self._left[address]
                 self._left_bytes -= len(memory)
                 return memory
-        return torch.empty(size_bytes + ROOM_BYTES, dtype=torch.uint8)
+        return _new_memory(size_bytes)
 
     def lend(self, memory: torch.Tensor, packed: PackedAdapter) -> None:
         """`packed`, which lies in `memory`, leaves it behind when nobody holds it any more."""
@@ -90,11 +94,11 @@ class Spill:
         signature = (_signature(config_path), _signature(weights_path))
         place = self._places.get(signature)
         if place is not None:
-            blob = on_own_pages(torch.empty(place.layout.size_bytes + ROOM_BYTES, dtype=torch.uint8))
-            count = os.preadv(self._file, [blob.numpy().data], place.offset)
-            if count != len(blob):
-                raise OSError(f"the spill file gave {count} bytes of {len(blob)}")
-            return Loaded(PackedAdapter(place.layout, blob, place.rank), place.digest)
+            packed = place.lay_out(_new_memory(place.layout.size_bytes))
+            count = self._read(place, packed)
+            if count != place.layout.size_bytes:
+                raise OSError(f"the spill file gave {count} bytes of {place.layout.size_bytes}")
+            return Loaded(packed, place.digest)
         packed = self._load(config_path, weights_path)
         loaded = Loaded(packed, packed.digest())
         if packed.ends is None and packed.layout.size_bytes <= self._budget_bytes:
@@ -110,15 +114,17 @@ class Spill:
             if place is None or place.layout.size_bytes > most_bytes:
                 return None
             memory = self._rooms.take(place.layout.size_bytes)
-            blob = on_own_pages(memory)
-            packed = PackedAdapter(place.layout, blob, place.rank)
+            packed = place.lay_out(memory)
             self._rooms.lend(memory, packed)
-            count = os.preadv(self._file, [blob.numpy().data], place.offset, os.RWF_NOWAIT)
-            return Loaded(packed, place.digest) if count == len(blob) else None
+            return Loaded(packed, place.digest) if self._read(place, packed, os.RWF_NOWAIT) == place.layout.size_bytes else None
         except OSError:  # not in the page cache, files that have gone, a file system that always waits: `load` will see to it
             return None
         finally:
             self._changing.release()
+
+    def _read(self, place: _Place, packed: PackedAdapter, flags: int = 0) -> int:
+        """Bytes that came."""
+        return os.preadv(self._file, [packed.blob.numpy().data], place.offset, flags)
 
     def _remember(self, signature: Signature, loaded: Loaded) -> Loaded:
         """The same adapter; all of one layout share it, since its parts are hundreds of objects."""
@@ -138,6 +144,10 @@ class Spill:
             self._places[signature] = _Place(self._end, layout, packed.rank, loaded.digest)
             self._end += layout.size_bytes
         return Loaded(replace(packed, layout=layout), loaded.digest)
+
+
+def _new_memory(size_bytes: int) -> torch.Tensor:
+    return torch.empty(size_bytes + ROOM_BYTES, dtype=torch.uint8)
 
 
 def _open(folder: Path) -> tuple[int, str]:
