@@ -129,8 +129,8 @@ def _calibrate(chosen: argparse.Namespace) -> int:
 
 
 def _build() -> int:
+    from .choose import find_accelerator
     from .config import cpu_features
-    from .executor.choose import find_accelerator
     from .executor.library import lacks_compiler
     from .info import describe_kernels
 

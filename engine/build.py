@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import torch
 
+from .choose import choose_machine
 from .config import Choice, EngineConfig
+from .decoder import Decoder
 from .engine import Engine, Limits
 from .errors import DeviceLost, ModelError, OutOfDeviceMemory
-from .executor.choose import choose_machine
 from .executor.library import cache_folder
 from .executor.memory import Division, divide_host
 from .grammar import GrammarDone, Grammars
@@ -31,7 +32,6 @@ from .lora.slots import SlotTable
 from .lora.spill import Spill
 from .memory import Free, free_memory, lies_in_memory
 from .messages import Ready
-from .model.decoder import Decoder
 from .model.weights import Weights, open_weights
 from .runner import Runner
 from .scheduler import Budget, Scheduler

@@ -20,7 +20,18 @@ from .build import Done, assemble
 from .config import EngineConfig
 from .engine import Engine
 from .errors import BadRequest
-from .messages import AdapterRefused, Failed, FromEngine, HoldAdapter, Replay, Replayed, Sampling, Submit, ToEngine, Tokens
+from .messages import (
+    AdapterRefused,
+    Failed,
+    FromEngine,
+    HoldAdapter,
+    Replay,
+    Replayed,
+    Sampling,
+    Submit,
+    ToEngine,
+    Tokens,
+)
 from .model.weights import Weights, open_weights
 from .verdict import Thresholds, calibrate, judge
 

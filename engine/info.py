@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from .build import describe_division, describe_split
+from .choose import choose_machine
 from .config import EngineConfig, cpu_features
-from .executor.choose import choose_machine
 from .executor.library import NotNative, find_compiler, library_path, usable_sets
 from .executor.memory import divide_host, linear_numbers
 from .memory import free_memory

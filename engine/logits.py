@@ -12,15 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .batch import build_batch
+from .choose import choose_machine
 from .config import EngineConfig
+from .decoder import Decoder
 from .errors import BadRequest, DeviceLost
-from .executor.choose import choose_machine
 from .kv.cache import KvCache
 from .lora.adapter import load_adapter
 from .lora.adapters import CopyDone
 from .lora.bank import Bank, SlotBank
 from .messages import Sampling
-from .model.decoder import Decoder
 from .model.weights import open_weights
 from .noise import SEED_BYTES
 from .sampler import Chooser

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from .batch import Batch, build_batch, follow
+from .decoder import Decoder
 from .errors import AdapterError, BadRequest, EngineError
 from .executor.draw import MAX_MARGIN, Draw
 from .executor.step import StepOutput
@@ -13,7 +14,6 @@ from .kv.cache import KvCache
 from .lora.bank import Bank
 from .lora.slots import SlotTable
 from .messages import TokenLogprobs
-from .model.decoder import Decoder
 from .sampler import report_logprobs
 from .scheduler import Chunk, Schedule
 

@@ -15,21 +15,21 @@ from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from proofs.signing import Signer
 
-from . import messages as wire
-from .adapters import Adapters, run_announcements
-from .bases import load_base
+from .answering.bases import load_base
+from .answering.inbound import Inbound
+from .answering.remote import Caller
+from .answering.router import Router
+from .answering.service import Service
+from .answering.tokenizer import BaseTokenizer
+from .catalogue.holding import Adapters, run_announcements
 from .config import Config
 from .daemon import NodeDaemon
 from .engine_host import EngineHost, EngineSettings
 from .errors import ConfigError, EngineLost
-from .inbound import Inbound
-from .metering import Price
-from .money import Money, open_money
-from .remote import Caller
-from .router import Router
-from .service import Service
+from .money.metering import Price
+from .money.wiring import Money, open_money
 from .telemetry import Telemetry
-from .tokenizer import BaseTokenizer
+from .wire import infer as wire
 
 INFER_STREAMS_PER_PEER = 64
 

@@ -13,16 +13,25 @@ from p2p.errors import InvalidIdentity
 from p2p.host import Host
 from p2p.identity import Identity
 
-from .adapters import Adapters
-from .api import AdapterInfo, CompletionEvent, CompletionRequest, EarningsInfo, PeerInfo, PullReport, ReceiptInfo, StatusInfo
+from .answering.service import Service
+from .api import (
+    AdapterInfo,
+    CompletionEvent,
+    CompletionRequest,
+    EarningsInfo,
+    PeerInfo,
+    PullReport,
+    ReceiptInfo,
+    StatusInfo,
+)
+from .catalogue.holding import Adapters
 from .config import Config
 from .engine_host import EngineHost, to_plain_stats
 from .errors import BadRequest, EngineError, NodeError
-from .messages import PROTOCOL as INFER_PROTOCOL
-from .money import Money
-from .service import Service
-from .settlement import PROTOCOL as RECEIPTS_PROTOCOL
+from .money.wiring import Money
 from .telemetry import Telemetry
+from .wire.infer import PROTOCOL as INFER_PROTOCOL
+from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 
 
 class NodeDaemon:

@@ -34,7 +34,15 @@ from trio_typing import TaskStatus
 
 from .addresses import advertised, check_free, parse_address, split_peer
 from .dht import Dht, new_kademlia
-from .errors import HostFailed, InvalidInput, P2pError, PeerTimeout, PeerUnreachable, ProtocolRefused, sole_error
+from .errors import (
+    HostFailed,
+    InvalidInput,
+    P2pError,
+    PeerTimeout,
+    PeerUnreachable,
+    ProtocolRefused,
+    sole_error,
+)
 from .gossip import Gossip
 from .hardened_gossip import HardenedPubsub, new_router
 from .identity import Identity, public_key_of

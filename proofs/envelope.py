@@ -18,7 +18,13 @@ import msgspec
 from .codec import Amount, NotCanonical, Record, Signature, decode, encode
 from .digest import Network
 from .errors import ReceiptError, VoucherError
-from .receipt import MAX_RECEIPT_BYTES, SignedReceipt, VerifiedReceipt, decode_receipt, verify_receipt
+from .receipt import (
+    MAX_RECEIPT_BYTES,
+    SignedReceipt,
+    VerifiedReceipt,
+    decode_receipt,
+    verify_receipt,
+)
 from .voucher import ChannelConfig, Voucher, channel_id, check_channel, verify_voucher
 
 MAX_ENVELOPE_BYTES = 4 << 10

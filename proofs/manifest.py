@@ -13,7 +13,17 @@ from typing import Annotated
 
 import msgspec
 
-from .codec import Address, Amount, Digest, NotCanonical, PublicKey, Record, Signature, decode, encode
+from .codec import (
+    Address,
+    Amount,
+    Digest,
+    NotCanonical,
+    PublicKey,
+    Record,
+    Signature,
+    decode,
+    encode,
+)
 from .errors import BadSignature, ManifestError
 from .signing import Signer, address_of, recover
 

@@ -43,10 +43,10 @@ def measure(base: Path, kernels: str, instructions: str, threads: int) -> dict[s
     import numpy as np
     import torch
 
+    from engine.decoder import Decoder
     from engine.executor import native
     from engine.executor.step import Run, StepInput
     from engine.lora.bank import SlotBank
-    from engine.model.decoder import Decoder
     from engine.model.weights import open_weights
 
     if instructions:

@@ -11,8 +11,9 @@ import torch
 from ..config import EngineConfig, choose_dtype
 from ..errors import DeviceLost, ModelError, OutOfDeviceMemory
 from ..lora.adapters import CopyDone, Load
-from ..lora.layout import PARTS, Loaded
+from ..lora.layout import Loaded
 from ..model.config import ModelConfig
+from ..model.parts import PARTS
 from ..model.weights import Weights
 from .bank import DeviceBank
 from .device import Device, fault_of

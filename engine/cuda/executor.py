@@ -25,20 +25,46 @@ from ..executor.draw import Draw, Drawn
 from ..executor.step import Ints, Run, StepInput, StepOutput
 from ..kv.pages import ZERO_PAGE
 from ..lora.bank import Bank
-from ..lora.layout import PAGE_BYTES, PARTS, Part, parts_of
+from ..lora.layout import PAGE_BYTES
 from ..model.config import ModelConfig
+from ..model.parts import PARTS, Part, parts_of
 from ..model.program import DOWN, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
 from .attention import decode_scratch_numbers
 from .bank import DeviceBank
 from .device import Device, fault_of
 from .elementwise import HeadNorms
-from .graphs import BUCKETS, MAX_MIXED_ROWS, MAX_ROWS, MIXED_ROWS, MIXED_RUNS, RANKS, Graphs, Key, bucket_of, log_line, rank_of
+from .graphs import (
+    BUCKETS,
+    MAX_MIXED_ROWS,
+    MAX_ROWS,
+    MIXED_ROWS,
+    MIXED_RUNS,
+    RANKS,
+    Graphs,
+    Key,
+    bucket_of,
+    log_line,
+    rank_of,
+)
 from .kernels import TRITON, Kernels
 from .lora import scratch_numbers
 from .memory import check_fits, demand_of, shortage
 from .sampling import best_scratch_numbers
-from .tables import NO_CELL, KnownPages, Room, Tables, Words, count_pages, decode_room, fill, measure, mixed_room, queries_per_tile, split
+from .tables import (
+    NO_CELL,
+    KnownPages,
+    Room,
+    Tables,
+    Words,
+    count_pages,
+    decode_room,
+    fill,
+    measure,
+    mixed_room,
+    queries_per_tile,
+    split,
+)
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 PAGE_TOKENS = 16

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import ModelError
-from ..lora.layout import adapter_numbers, parts_of
+from ..lora.layout import adapter_numbers
 from ..model.config import ModelConfig
+from ..model.parts import parts_of
 from ..model.tensors import expected_tensors
 
 CANDIDATES = 200

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from ..config import cpu_features
 from ..lora.bank import Bank, SlotBank
-from ..lora.layout import BLOCK_COLUMNS, lane_width, parts_of
+from ..lora.layout import BLOCK_COLUMNS, lane_width
 from ..model.config import ModelConfig
 from ..model.layers import quantise_rows
+from ..model.parts import parts_of
 from ..model.program import Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
 from .draw import Draw, Drawn

@@ -11,9 +11,19 @@ import torch
 
 from ..lora.apply import LoraGroup, apply_gain, apply_lora
 from ..lora.bank import Bank, SlotBank
-from ..lora.layout import SITES
 from ..model.attention import AttentionGroup, attend, group_runs
-from ..model.layers import ROW_FLOOR, Linear, choose_linear_kernel, make_linear, pad_rows, rms_norm, rope_table, rotate, swiglu
+from ..model.layers import (
+    ROW_FLOOR,
+    Linear,
+    choose_linear_kernel,
+    make_linear,
+    pad_rows,
+    rms_norm,
+    rope_table,
+    rotate,
+    swiglu,
+)
+from ..model.parts import SITES
 from ..model.program import Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
 from .draw import Draw, Drawn, draw_one

@@ -18,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import AdapterError
 from ..model.config import ModelConfig
+from ..model.parts import Part, parts_of
 from ..model.weights import Weights
 from .adapter_config import MAX_RANK, AdapterConfig, parse_config
 from .ends import Ends, head_of
-from .layout import PackedAdapter, Part, PartWeights, pack, parts_of
+from .layout import PackedAdapter, PartWeights, pack
 
 MAX_CONFIG_BYTES = 256 << 10
 MAX_WEIGHTS_BYTES = 4 << 30

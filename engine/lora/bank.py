@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..model.parts import PARTS, SITES
 from .apply import SiteWeights
 from .ends import Ends
-from .layout import PARTS, SITES, Layout, PackedAdapter, Placed, dense_expand, shrink_view, vector_view
+from .layout import Layout, PackedAdapter, Placed, dense_expand, shrink_view, vector_view
 
 MAX_STACKS = 8
 

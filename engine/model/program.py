@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from ..lora.layout import SITES
 from .config import ModelConfig
+from .parts import SITES
 
 
 class Kind(IntEnum):

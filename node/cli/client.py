@@ -12,8 +12,8 @@ import httpx
 import msgspec
 
 from ..config import load_config
+from ..running import read_running
 
-RUNNING_FILE = "daemon.json"
 CONNECT_S = 5.0
 QUICK_ANSWER_S = 30.0
 LONG_ANSWER_S = 600.0
@@ -32,23 +32,6 @@ class CliError(Exception):
     def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-class Running(msgspec.Struct, frozen=True):
-    """What a daemon writes to <home>/daemon.json while it serves: where, and which process."""
-
-    pid: int
-    http: str
-    p2p: list[str]
-    peer_id: str
-
-
-def read_running(home: Path) -> Running | None:
-    """Where the daemon of that home serves, None when none says so."""
-    try:
-        return msgspec.json.decode((home / RUNNING_FILE).read_bytes(), type=Running)
-    except (OSError, msgspec.DecodeError):
-        return None
 
 
 def find_url(home: Path) -> str:

@@ -48,7 +48,9 @@ def parse_setting(text: str) -> tuple[str, str]:
 
 def up(home: Home) -> None:
     """Run the daemon here until Ctrl-C or SIGTERM."""
-    from . import serving  # the network stack takes a second to import, and only this command needs it
+    from . import (
+        serving,  # the network stack takes a second to import, and only this command needs it
+    )
 
     home.mkdir(parents=True, exist_ok=True)
     with serving.hold_home(home):

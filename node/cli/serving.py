@@ -18,7 +18,8 @@ from ..app import open_daemon
 from ..config import CONFIG_FILE, Config
 from ..errors import NodeError
 from ..http.server import listen, serve_http, url_of
-from .client import RUNNING_FILE, CliError, Running
+from ..running import RUNNING_FILE, Running
+from .client import CliError
 
 MAX_SHUTDOWN_S = 4.5
 

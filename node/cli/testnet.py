@@ -35,13 +35,14 @@ def up(
 ) -> None:
     """Start a network, say what to try, and run until Ctrl-C."""
     from ..testnet.interrupts import run_until_signal
+    from ..testnet.network import NetworkRuns
     from ..testnet.processes import ProcessDied
     from ..testnet.standing import find_folders, stand
 
     folders = find_folders(adapters) if adapters is not None else []
     try:
         ended = run_until_signal(lambda: stand(home, volunteers, folders, keep=keep))
-    except ProcessDied as error:
+    except (ProcessDied, NetworkRuns) as error:
         raise CliError(str(error)) from None
     if not ended and not keep:
         raise typer.Exit(0)

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from ..api import ChatMessage, CompletionRequest, Grammar
-from ..messages import MAX_BIASES, MAX_LOGPROBS
+from ..wire.infer import MAX_BIASES, MAX_LOGPROBS
 
 Kind = TypeVar("Kind")
 

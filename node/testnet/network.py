@@ -16,7 +16,7 @@ import trio
 from proofs.chain.devchain import DevChain
 
 from ..api import StatusInfo
-from ..cli.client import CliError, Running, read_running
+from ..running import Running, read_running
 from .asking import NodeClient
 from .plan import BOOTSTRAP, GATEWAY, Member, Plan, write_config
 from .processes import Child, Launcher, ProcessDied, find_marked, stop, wait_for_line
@@ -36,6 +36,10 @@ class Written(msgspec.Struct, frozen=True):
     rpc: str
     settlement: str
     nodes: dict[str, str]
+
+
+class NetworkRuns(Exception):
+    """A network runs in that folder already."""
 
 
 @dataclass(frozen=True)
@@ -170,4 +174,4 @@ def refuse_second(home: Path) -> None:
     """One network per home."""
     written = read_written(home)
     if written is not None and find_marked(written.mark):
-        raise CliError(f"a network runs in {home} already; end it with: lorikeet testnet down --home {home}")
+        raise NetworkRuns(f"a network runs in {home} already; end it with: lorikeet testnet down --home {home}")

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from ..epoch import EpochHeader
 from ..ledger import PostAttempt, PostJournal
 from .client import ChainClient
-from .errors import ContractReverted, HeaderConflict, NonceTaken, TransactionFailed, TransactionStuck, Underpriced
+from .errors import (
+    ContractReverted,
+    HeaderConflict,
+    NonceTaken,
+    TransactionFailed,
+    TransactionStuck,
+    Underpriced,
+)
 from .structs import Fees
 
 POST_DEADLINE_S = 300.0

@@ -14,7 +14,15 @@ from web3.exceptions import TimeExhausted, TransactionNotFound
 from web3.types import LogReceipt, TxParams, TxReceipt
 
 from ..signing import Signer
-from .errors import ChainUnreachable, ContractReverted, NonceTaken, RpcRefused, TransactionFailed, TransactionStuck, Underpriced
+from .errors import (
+    ChainUnreachable,
+    ContractReverted,
+    NonceTaken,
+    RpcRefused,
+    TransactionFailed,
+    TransactionStuck,
+    Underpriced,
+)
 from .rpc import Rpc
 from .structs import CONFIRM_DEADLINE_S, Fees, as_hex
 

@@ -12,7 +12,17 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
-from engine.messages import Cancel, Failed, Grammar, Replay, Replayed, Sampling, Submit, Tokens, Vocabulary
+from engine.messages import (
+    Cancel,
+    Failed,
+    Grammar,
+    Replay,
+    Replayed,
+    Sampling,
+    Submit,
+    Tokens,
+    Vocabulary,
+)
 
 from .worlds import BOTH, Lab, make_base, some_tokens, submit, write_adapter
 

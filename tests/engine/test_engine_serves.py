@@ -7,7 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from engine.messages import AdapterHeld, AdapterRefused, Cancel, Failed, Finished, GetStats, Grant, ReleaseAdapter, Replay, Replayed, Sampling, Stats
+from engine.messages import (
+    AdapterHeld,
+    AdapterRefused,
+    Cancel,
+    Failed,
+    Finished,
+    GetStats,
+    Grant,
+    ReleaseAdapter,
+    Replay,
+    Replayed,
+    Sampling,
+    Stats,
+)
 
 from .worlds import Lab, hold, make_base, some_tokens, submit, write_adapter
 

@@ -12,11 +12,12 @@ import torch
 
 from engine import config
 from engine.config import cpu_features
+from engine.decoder import Decoder
 from engine.errors import ModelError
 from engine.executor import library, native
 from engine.executor.step import find_best
-from engine.lora.layout import PartWeights, pack, parts_of
-from engine.model.decoder import Decoder
+from engine.lora.layout import PartWeights, pack
+from engine.model.parts import parts_of
 from engine.model.weights import open_weights
 
 from .worlds import Bench, make_base, some_tokens

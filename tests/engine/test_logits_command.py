@@ -108,7 +108,7 @@ def test_logits_from_a_device_are_those_of_the_processor(tmp_path: Path, monkeyp
     write_ids(tmp_path / "ids", 2, 40)
     written = []
     for accelerator in (None, Accelerator(HostDevice(), REFERENCES)):
-        monkeypatch.setattr("engine.executor.choose.find_accelerator", lambda *_, found=accelerator: found)
+        monkeypatch.setattr("engine.choose.find_accelerator", lambda *_, found=accelerator: found)
         config = EngineConfig(tmp_path / "base", "float32", "torch", 1)
         write_logits(Job(config, tmp_path / "adapter", tmp_path / "ids", tmp_path / "out"))
         written.append(load_file(tmp_path / "out")["logits"])

@@ -10,9 +10,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import MAX_HOST_CACHE_BYTES, WANTED_KV_TOKENS, EngineConfig, choose_dtype, settled
+from engine.config import (
+    MAX_HOST_CACHE_BYTES,
+    WANTED_KV_TOKENS,
+    EngineConfig,
+    choose_dtype,
+    settled,
+)
 from engine.errors import AdapterError, ModelError
-from engine.executor.memory import LEAST_KV_TOKENS, MARGIN, RESERVE_BYTES, Demand, Division, demand_of, divide
+from engine.executor.memory import (
+    LEAST_KV_TOKENS,
+    MARGIN,
+    RESERVE_BYTES,
+    Demand,
+    Division,
+    demand_of,
+    divide,
+)
 from engine.info import describe
 from engine.lora.adapter import bytes_to_read, load_adapter, read_header
 from engine.lora.adapters import AdapterLoader, LoadDone, LoadJob

@@ -14,8 +14,8 @@ from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
 from engine.messages import Cancel, Failed, Finished, FromEngine, Grant, Sampling, Submit, Tokens
 from engine.scheduler import Schedule, Scheduler
+from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 
-from .gpu_worlds import LLAMA, Narrow, RandomAdapters, random_weights
 from .worlds import Lab, some_tokens, submit
 
 NUM_ADAPTERS = 4

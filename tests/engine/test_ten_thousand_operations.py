@@ -8,7 +8,15 @@ from queue import Empty
 
 import pytest
 
-from engine.messages import AdapterHeld, AdapterRefused, Cancel, Failed, Finished, Grant, ReleaseAdapter
+from engine.messages import (
+    AdapterHeld,
+    AdapterRefused,
+    Cancel,
+    Failed,
+    Finished,
+    Grant,
+    ReleaseAdapter,
+)
 
 from .oracle import NUM_FOLDERS, Oracle, make_request, make_world
 from .worlds import Lab, hold

@@ -17,14 +17,23 @@ from engine.batch import Batch, build_batch
 from engine.build import Built, Done, assemble
 from engine.config import EngineConfig, cpu_features
 from engine.cuda.memory import Split
+from engine.decoder import Decoder
 from engine.executor.library import lacks_compiler, usable_sets
 from engine.kv.cache import KvCache
 from engine.lora.adapter import load_adapter
 from engine.lora.adapters import Load
 from engine.lora.bank import SlotBank
 from engine.lora.layout import PackedAdapter
-from engine.messages import Failed, Finished, FromEngine, HoldAdapter, Replayed, Sampling, Submit, Tokens
-from engine.model.decoder import Decoder
+from engine.messages import (
+    Failed,
+    Finished,
+    FromEngine,
+    HoldAdapter,
+    Replayed,
+    Sampling,
+    Submit,
+    Tokens,
+)
 from engine.model.weights import Weights, open_weights
 from engine.sampler import Chooser
 from engine.scheduler import Chunk

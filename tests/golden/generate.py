@@ -12,7 +12,15 @@ from proofs.codec import encode
 from proofs.digest import Network
 from proofs.epoch import NO_HEADER, EpochHeader
 from proofs.merkle import Log, leaf_hash
-from proofs.receipt import Receipt, SignedReceipt, commit, digest_of, encode_body, receipt_digest, sign_receipt
+from proofs.receipt import (
+    Receipt,
+    SignedReceipt,
+    commit,
+    digest_of,
+    encode_body,
+    receipt_digest,
+    sign_receipt,
+)
 from proofs.signing import Signer
 from proofs.sumtree import PayoutTree, leaf
 from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher, voucher_digest

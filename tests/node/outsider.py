@@ -11,7 +11,7 @@ import msgspec
 import trio
 from libp2p.network.exceptions import SwarmException
 
-from node.settlement import PROTOCOL, Deliver, Taken
+from node.wire.receipts import PROTOCOL, Deliver, Taken
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from proofs.chain.client import ChainClient, open_client

@@ -5,7 +5,17 @@ import random
 import pytest
 import trio
 
-from p2p.blocks import BLOCK_BYTES, MAX_BLOCK_BYTES, PROTOCOL, BlockRef, BlockStore, exchange, fetch_block, fetch_blocks, serve_blocks
+from p2p.blocks import (
+    BLOCK_BYTES,
+    MAX_BLOCK_BYTES,
+    PROTOCOL,
+    BlockRef,
+    BlockStore,
+    exchange,
+    fetch_block,
+    fetch_blocks,
+    serve_blocks,
+)
 from p2p.cid import Cid
 from p2p.errors import FetchFailed
 from p2p.identity import Identity

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from p2p.cid import Cid
 from p2p.errors import InvalidNameRecord
 from p2p.identity import Identity
-from p2p.names import MAX_RECORD_BYTES, decode_name, encode_name, name_key, newest, sign_name, validate_name
+from p2p.names import (
+    MAX_RECORD_BYTES,
+    decode_name,
+    encode_name,
+    name_key,
+    newest,
+    sign_name,
+    validate_name,
+)
 
 CREATOR = Identity.from_secret(bytes(range(1, 33)))
 OTHER = Identity.from_secret(bytes(range(2, 34)))

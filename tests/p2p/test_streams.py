@@ -2,7 +2,14 @@ import pytest
 import trio
 from libp2p.network.stream.exceptions import StreamError
 
-from p2p.errors import FrameTooLarge, InvalidAddress, PeerTimeout, PeerUnreachable, ProtocolRefused, StreamClosed
+from p2p.errors import (
+    FrameTooLarge,
+    InvalidAddress,
+    PeerTimeout,
+    PeerUnreachable,
+    ProtocolRefused,
+    StreamClosed,
+)
 from p2p.hardening import MAX_WINDOW_BYTES
 from p2p.identity import Identity
 from p2p.peers import PeerAddress

@@ -11,7 +11,17 @@ from proofs.envelope import MAX_ENVELOPE_BYTES, open_envelope, seal_envelope
 from proofs.errors import ProofError, ReceiptError, VoucherError
 from proofs.promise import Evidence, Promise, make_promise, verify_evidence, verify_promise
 from proofs.voucher import ChannelConfig, channel_id, sign_voucher
-from tests.proofs.scene import NETWORK, chain, config, encoded, envelope, receipt, replace_network, sign, signer
+from tests.proofs.scene import (
+    NETWORK,
+    chain,
+    config,
+    encoded,
+    envelope,
+    receipt,
+    replace_network,
+    sign,
+    signer,
+)
 from tests.proofs.test_receipts import mutate
 
 TIP = ChannelTip(config())

@@ -15,7 +15,10 @@ from eth_utils import keccak
 from x402.mechanisms.evm.batch_settlement import compute_channel_id
 from x402.mechanisms.evm.batch_settlement.constants import CHANNEL_CONFIG_TYPES, VOUCHER_TYPES
 from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as X402Config
-from x402.mechanisms.evm.batch_settlement.utils import channel_config_to_signing_message, get_batch_settlement_eip712_domain
+from x402.mechanisms.evm.batch_settlement.utils import (
+    channel_config_to_signing_message,
+    get_batch_settlement_eip712_domain,
+)
 
 from proofs.promise import Promise, make_promise
 from tests.golden.generate import FOLDER, NETWORK, NODE, VECTORS

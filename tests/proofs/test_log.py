@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofs.merkle import EMPTY_ROOT, Frontier, Log, leaf_hash, node_hash, verify_consistency, verify_inclusion
+from proofs.merkle import (
+    EMPTY_ROOT,
+    Frontier,
+    Log,
+    leaf_hash,
+    node_hash,
+    verify_consistency,
+    verify_inclusion,
+)
 
 SIZES = range(131)
 LEAVES = [leaf_hash(bytes([number])) for number in SIZES]

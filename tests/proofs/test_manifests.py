@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from proofs.codec import encode
 from proofs.errors import ManifestError
-from proofs.manifest import MAX_MANIFEST_BYTES, Contributor, File, Manifest, build_manifest, parse_manifest
+from proofs.manifest import (
+    MAX_MANIFEST_BYTES,
+    Contributor,
+    File,
+    Manifest,
+    build_manifest,
+    parse_manifest,
+)
 from tests.proofs.scene import address, signer
 from tests.proofs.test_receipts import mutate
 

@@ -7,7 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofs.digest import keccak
-from proofs.sumtree import EMPTY, MAX_AMOUNT, PayoutProof, PayoutTree, Sibling, SumNode, leaf, parent, root_of, verify_payout
+from proofs.sumtree import (
+    EMPTY,
+    MAX_AMOUNT,
+    PayoutProof,
+    PayoutTree,
+    Sibling,
+    SumNode,
+    leaf,
+    parent,
+    root_of,
+    verify_payout,
+)
 
 payouts = st.dictionaries(st.binary(min_size=20, max_size=20), st.integers(1, 2**100), min_size=1, max_size=70)
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proofs.attribution.shares import CONTRIBUTOR, CREATOR, NODE, Share, SharePolicy, find_fault, shares_for, split
+from proofs.attribution.shares import (
+    CONTRIBUTOR,
+    CREATOR,
+    NODE,
+    Share,
+    SharePolicy,
+    find_fault,
+    shares_for,
+    split,
+)
 from proofs.manifest import Contributor, File, Manifest, build_manifest, parse_manifest
 from tests.proofs.scene import address, signer
 

@@ -8,7 +8,14 @@ from x402.mechanisms.evm.batch_settlement import compute_channel_id
 from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as X402Config
 
 from proofs.errors import VoucherError
-from proofs.voucher import ChannelConfig, Voucher, channel_id, check_channel, sign_voucher, verify_voucher
+from proofs.voucher import (
+    ChannelConfig,
+    Voucher,
+    channel_id,
+    check_channel,
+    sign_voucher,
+    verify_voucher,
+)
 from tests.proofs.scene import NETWORK, config, replace_network, signer
 
 addresses = st.binary(min_size=20, max_size=20)

@@ -12,7 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from proofs.chain.errors import ChainError, ChainUnreachable, ContractReverted, NonceTaken, RpcRefused
+from proofs.chain.errors import (
+    ChainError,
+    ChainUnreachable,
+    ContractReverted,
+    NonceTaken,
+    RpcRefused,
+)
 from proofs.chain.evm import MemoryChain
 from proofs.chain.rpc import MAX_RESPONSE_BYTES, Rpc
 from proofs.chain.serve import serve_rpc

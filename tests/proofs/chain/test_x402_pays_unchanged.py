@@ -10,7 +10,11 @@ pytest.importorskip("x402.mechanisms.evm.batch_settlement")
 
 from eth_account import Account
 from eth_utils import to_checksum_address
-from x402.mechanisms.evm.batch_settlement.authorizer_signer import LocalAuthorizerSigner, sign_claim_batch, sign_refund
+from x402.mechanisms.evm.batch_settlement.authorizer_signer import (
+    LocalAuthorizerSigner,
+    sign_claim_batch,
+    sign_refund,
+)
 from x402.mechanisms.evm.batch_settlement.client.scheme import BatchSettlementEvmScheme
 from x402.mechanisms.evm.batch_settlement.client.storage import BatchSettlementClientContext
 from x402.mechanisms.evm.batch_settlement.facilitator import BatchSettlementEvmFacilitator

@@ -1,0 +1,1 @@
+"""The engine on a GPU, correctness and every figure: `scripts/gpu`."""

@@ -1,0 +1,46 @@
+"""Who plays what: which volunteer holds which adapter, and what is asked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from p2p.identity import Identity
+
+A, B, C = "volunteer-a", "volunteer-b", "volunteer-c"
+ADAPTERS = ("law", "medicine", "recipes", "verse")
+PUSHED: Mapping[str, tuple[str, ...]] = {A: ("law", "medicine", "recipes"), B: ("verse",)}
+PULLED_BY_B = "recipes"  # so that it has two providers
+
+BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+ONE_PROMPT = "What should I know about salt?"
+SIDE_BY_SIDE = ("base", "law", "recipes")
+COLD = "recipes"
+COLD_PROMPT = "How do I make pancakes?"
+LONG_PROMPT = "Write a long and detailed story about a lighthouse keeper and a parrot."
+TOGETHER: Mapping[str, str] = {
+    "base": "Describe a parrot in one paragraph.",
+    "law": "What are the duties of the President?",
+    "medicine": "What is a fever?",
+    "recipes": "How do I bake bread?",
+    "verse": "Speak to me of the moon.",
+}
+OVERHEARD_PROMPT = "Say hello."
+ANSWER_TOKENS = 40
+TOGETHER_TOKENS = 120
+"""More, so that the first answer still runs when the last one begins, on a busy machine too."""
+LONG_TOKENS = 160
+SEED = 2026  # the client's half; the node's half is its own, so the demo's texts still differ from run to run
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": SEED}
+
+
+def creator_of(name: str) -> Identity:
+    """Who made an adapter: a development key that anybody can derive, like the contributors' in each lorikeet.toml."""
+    return Identity.from_secret(sha256(f"lorikeet demo creator {name}".encode()).digest())
+
+
+def adapters_folder() -> Path:
+    """The trained adapters of this project."""
+    return Path(__file__).resolve().parents[1] / "adapters"

@@ -1,0 +1,90 @@
+"""Which executor runs a model here, and on what: the one place where that choice is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .config import Choice, EngineConfig, choose_dtype, cpu_features, settled
+from .errors import ModelError
+from .executor.library import NotNative
+from .executor.native import NativeExecutor
+from .executor.step import Executor
+from .executor.twins import TorchExecutor
+from .model.config import ModelConfig
+from .model.weights import Weights
+
+if TYPE_CHECKING:
+    from .cuda.accelerator import Accelerator
+
+KERNELS = ("auto", "cuda", "native", "torch")
+LEAST_CAPABILITY = (7, 0)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a configuration comes to on this machine: on which device if any, settled, and in which number format."""
+
+    accelerator: Accelerator | None
+    config: EngineConfig
+    dtype: Choice
+
+
+def choose_machine(asked: EngineConfig, base: ModelConfig | None, accelerator: Accelerator | None = None) -> Chosen:
+    """For a base if there is one, on the device that is given or found. Raises ModelError."""
+    accelerator = accelerator or find_accelerator(asked.kernels, base, asked.dtype)
+    capability = None if accelerator is None else accelerator.device.capability
+    features = cpu_features()
+    return Chosen(accelerator, settled(asked, accelerator is not None, features), choose_dtype(asked.dtype, features, capability))
+
+
+def find_accelerator(kernels: str, config: ModelConfig | None = None, dtype: str = "auto") -> Accelerator | None:
+    """The device that `kernels` run a model on in a number format; None: the processor. `cuda` raises ModelError where that is all there is."""
+    if kernels not in KERNELS:
+        raise ModelError(f"kernels is {kernels!r}; it must be one of {', '.join(KERNELS)}")
+    if kernels not in ("auto", "cuda"):
+        return None
+    found = _open_device()
+    reason = found if isinstance(found, str) else config and found.why_not(config, dtype)
+    if kernels == "cuda" and reason:
+        raise ModelError(f"kernels is cuda, but {reason}")
+    return None if reason or isinstance(found, str) else found
+
+
+def _open_device() -> Accelerator | str:
+    """The device, or why there is none."""
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device" if torch.version.cuda else "this build of torch knows no CUDA"
+    try:
+        from .cuda.accelerator import Accelerator
+        from .cuda.device import CudaDevice
+    except ImportError as error:
+        return f"Triton cannot be imported: {error}"
+    device = CudaDevice()
+    if device.capability < LEAST_CAPABILITY:
+        has, needs = (".".join(map(str, each)) for each in (device.capability, LEAST_CAPABILITY))
+        return f"{device.name} has compute capability {has}, and Triton compiles for {needs} and newer"
+    return Accelerator(device)
+
+
+def make_executor(
+    weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, kernels: str, threads: int, accelerator: Accelerator | None = None
+) -> Executor:
+    """On an accelerator if one is given. Else `auto`: the native executor, or torch where it cannot be built or does not fit the model.
+
+    `native` raises ModelError then.
+    """
+    if accelerator is not None:
+        return accelerator.make_executor(weights, dtype, context)
+    if kernels not in KERNELS:
+        raise ModelError(f"kernels is {kernels!r}; it must be one of {', '.join(KERNELS)}")
+    assert kernels != "cuda", "find_accelerator comes first"
+    if kernels != "torch":
+        try:
+            return NativeExecutor(weights, dtype, weights_int8, context, threads)
+        except NotNative as reason:
+            if kernels == "native":
+                raise ModelError(f"the native executor cannot run here: {reason}") from reason
+    return TorchExecutor(weights, dtype, weights_int8, context)

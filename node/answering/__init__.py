@@ -1,0 +1,1 @@
+"""One request, from its text to its receipt: on this node or on another."""

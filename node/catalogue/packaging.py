@@ -1,0 +1,144 @@
+"""A PEFT folder on disk → a signed manifest and its blocks. Reads files; knows no network and no engine."""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.verdict import Thresholds
+from p2p.blocks.limits import BLOCK_BYTES
+from p2p.cid import Cid
+from p2p.errors import InvalidInput
+from p2p.names import check_name
+from proofs.manifest import (
+    Contributor,
+    File,
+    Manifest,
+    ManifestError,
+    build_manifest,
+    parse_manifest,
+)
+from proofs.signing import Signer
+
+from ..errors import AdapterError
+
+CONFIG_FILE, WEIGHTS_FILE, DESCRIPTION_FILE = "adapter_config.json", "adapter_model.safetensors", "lorikeet.toml"
+VERIFICATION_FILE = "verification.json"
+"""Of `python -m engine calibrate`: how far honest answers miss when they are replayed. A package may lack it."""
+MAX_VERIFICATION_BYTES = 4096
+MAX_CONFIG_BYTES = 1 << 20
+MAX_WEIGHTS_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class BaseIdentity:
+    """What an adapter is made for."""
+
+    base: bytes
+    tokenizer_hash: bytes
+    template_hash: bytes
+
+
+@dataclass(frozen=True)
+class Package:
+    """An adapter ready to be offered."""
+
+    manifest_bytes: bytes
+    manifest: Manifest
+    paths: tuple[Path, ...]
+
+    def blocks(self) -> Iterator[bytes]:
+        """Every block of every file, in order."""
+        for path in self.paths:
+            yield from _blocks(path)
+
+
+def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
+    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml; AdapterError names what is missing."""
+    paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+    for path, limit in zip(paths, (MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES), strict=True):
+        if not path.is_file():
+            raise AdapterError(f"{path} is missing; a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}")
+        if path.stat().st_size > limit:
+            raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {limit}")
+    _check_config(paths[0])
+    if (folder / VERIFICATION_FILE).is_file():
+        read_thresholds(folder / VERIFICATION_FILE)
+        paths = (*paths, folder / VERIFICATION_FILE)
+    about = _describe(folder)
+    try:
+        data = build_manifest(
+            Signer(secret),
+            name=check_name(str(about["name"])),
+            adapter_version=str(about.get("version", "1")),
+            base=base.base,
+            tokenizer_hash=base.tokenizer_hash,
+            template_hash=base.template_hash,
+            licence=str(about.get("licence", "")),
+            source=str(about.get("source", "")),
+            created_at=int(time.time()),
+            contributors=[_contributor(entry) for entry in about.get("contributors", [])],
+            files=[_file(path) for path in paths],
+        )
+        return Package(data, parse_manifest(data), paths)
+    except (ManifestError, InvalidInput) as error:
+        raise AdapterError(f"{folder / DESCRIPTION_FILE}: {error}") from error
+
+
+def _check_config(path: Path) -> None:
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise AdapterError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise AdapterError(f"{path} describes no LoRA adapter (peft_type)")
+
+
+def read_thresholds(path: Path) -> Thresholds:
+    """What honest answers of an adapter look like; AdapterError when the file says nothing sensible."""
+    if path.stat().st_size > MAX_VERIFICATION_BYTES:
+        raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_VERIFICATION_BYTES}")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Thresholds)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise AdapterError(f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate") from error
+
+
+def _describe(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION_FILE
+    try:
+        about = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {"name": folder.name.lower()}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise AdapterError(f"{path}: {error}") from error
+    if not about.get("name"):
+        raise AdapterError(f"{path} gives the adapter no name")
+    return about
+
+
+def _contributor(entry: dict[str, Any]) -> Contributor:
+    try:
+        address = bytes.fromhex(str(entry["address"]).removeprefix("0x"))
+        name, source, licence = (str(entry.get(key, "")) for key in ("name", "source", "licence"))
+        return Contributor(address, name, source, licence, int(entry.get("weight", 1)))
+    except (KeyError, ValueError, TypeError) as error:
+        raise AdapterError(f"a contributor needs an address (0x…) and a whole weight: {error}") from error
+
+
+def _file(path: Path) -> File:
+    blocks = [(Cid.of(block).digest, len(block)) for block in _blocks(path)]
+    return File(path.name, sum(size for _, size in blocks), blocks)
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            yield block

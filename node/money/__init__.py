@@ -1,0 +1,1 @@
+"""Who owes whom: channels on both sides, receipts on their way to the chain."""

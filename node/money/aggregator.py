@@ -1,0 +1,226 @@
+"""The aggregator's role: hears receipts, promises, seals epochs, publishes batches, posts headers. The deciding is in proofs.aggregator.
+
+gossip and streams → envelope checked → channel read on chain → promise
+every epoch: claimed totals read → sealed → batch in the block store → header posted, once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import trio
+
+from p2p.blocks.store import BlockStore
+from p2p.errors import P2pError
+from p2p.host import Host
+from p2p.streams import FrameStream
+from proofs.aggregator import (
+    Accepted,
+    Aggregator,
+    ClaimDue,
+    Duplicate,
+    Equivocation,
+    Outcome,
+    Rejected,
+    SealedEpoch,
+    Waiting,
+)
+from proofs.chain.client import ChainClient
+from proofs.chain.errors import ChainError
+from proofs.chain.poster import Poster
+from proofs.chain.structs import ChannelState, VoucherClaim
+from proofs.digest import Network
+from proofs.envelope import VerifiedEnvelope, open_envelope
+from proofs.errors import LedgerError, ProofError
+from proofs.ledger import AggregatorLedger, Ledger, PostJournal
+from proofs.promise import Evidence, Promise
+from proofs.receipt import decode_body, decode_receipt, digest_of
+from proofs.signing import Signer
+
+from ..telemetry import Telemetry
+from ..threads import in_thread
+from ..wire.receipts import DELIVER_DEADLINE_S, Deliver, Taken
+
+CHAIN_DEADLINE_S = 60.0
+POST_DEADLINE_S = 300.0
+VIEW_S = 45.0  # how long a channel's state is believed
+MAX_VIEWS = 65_536
+IDLE_DEADLINE_S = 60.0
+MAX_SHOWN_EVIDENCE = 20
+
+
+class AggregatorRole:
+    """One network's aggregator. `receive` may be called from many streams; the lock gives the state one owner at a time."""
+
+    def __init__(
+        self, host: Host, store: BlockStore, chain: ChainClient, network: Network, signer: Signer, ledger: Ledger, telemetry: Telemetry
+    ) -> None:
+        self._host, self._store, self._chain, self._network, self._telemetry = host, store, chain, network, telemetry
+        self._address = signer.address
+        self._ledger = AggregatorLedger(ledger)
+        self._journal = PostJournal(ledger)
+        self._poster = Poster(chain, self._journal)
+        self._core = Aggregator(network, signer, self._ledger)
+        self._views: dict[bytes, tuple[ChannelState, float]] = {}
+        self._lock = trio.Lock()
+
+    # --- receipts ---
+
+    async def serve(self, stream: FrameStream) -> None:
+        """Take receipts that a node delivers itself."""
+        try:
+            deliver = msgspec.msgpack.decode(await stream.receive(IDLE_DEADLINE_S), type=Deliver)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            self._telemetry.reject("message", stream.remote, str(error))
+            return
+        outcomes = [await self._take(data, stream.remote) for data in deliver.envelopes]
+        await stream.send(msgspec.msgpack.encode(Taken(outcomes)), DELIVER_DEADLINE_S)
+
+    async def _take(self, data: bytes, peer_id: str) -> tuple[str, Promise | None, str]:
+        try:
+            envelope = open_envelope(data, self._network)
+        except ProofError as error:
+            self._telemetry.reject("receipt", peer_id, str(error))
+            return "rejected", None, str(error)[:500]
+        try:
+            return _answer(envelope, await self.receive(envelope, peer_id))
+        except (ChainError, LedgerError, trio.TooSlowError) as error:
+            self._telemetry.log(f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}")
+            return "waiting", None, str(error)[:500]
+
+    async def hear(self, envelope: VerifiedEnvelope, peer_id: str) -> None:
+        """Take one verified receipt from gossip; what fails now is delivered again by its node."""
+        try:
+            await self.receive(envelope, peer_id)
+        except (ChainError, LedgerError, trio.TooSlowError) as error:
+            self._telemetry.log(f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}")
+
+    async def receive(self, envelope: VerifiedEnvelope, peer_id: str) -> Outcome:
+        """Take one verified receipt, from gossip or a stream."""
+        view = await self._view(envelope)
+        async with self._lock:
+            outcome = self._core.receive(envelope, view)
+        self._tell(outcome, envelope, peer_id)
+        return outcome
+
+    async def _view(self, envelope: VerifiedEnvelope) -> ChannelState:
+        """The channel on chain, read again when it is old or no longer covers what is promised."""
+        channel, now = envelope.voucher.channel_id, trio.current_time()
+        known = self._views.get(channel)
+        if known is None or known[1] < now - VIEW_S or known[0].balance < envelope.voucher.max_claimable_amount:
+            if len(self._views) >= MAX_VIEWS:
+                self._views.clear()
+            known = (await in_thread(self._chain.read_channel, channel, deadline_s=CHAIN_DEADLINE_S), now)
+            self._views[channel] = known
+        return known[0]
+
+    def _tell(self, outcome: Outcome, envelope: VerifiedEnvelope, peer_id: str) -> None:
+        match outcome:
+            case Accepted():
+                self._telemetry.count("receipts_accepted", len(outcome.promises))
+            case Duplicate():
+                self._telemetry.count("receipts_duplicate")
+            case Waiting():
+                self._telemetry.count("receipts_out_of_order")
+            case Rejected():
+                self._telemetry.reject("receipt", peer_id, f"{outcome.invariant}: {outcome.reason}")
+            case Equivocation():
+                receipt = envelope.receipt.receipt
+                reason = f"equivocation: two receipts {receipt.sequence} in channel {receipt.channel_id.hex()[:12]}"
+                self._telemetry.count("equivocations")
+                self._telemetry.reject("receipt", peer_id, f"{reason}, both signed by 0x{receipt.operator.hex()} and 0x{receipt.client.hex()}")
+
+    # --- epochs ---
+
+    async def run(self, epoch_s: float) -> None:
+        """Publish and post what a restart left undone, then seal each epoch, until cancelled."""
+        for epoch in range(1, self._ledger.last_epoch() + 1):
+            sealed = self._ledger.find_epoch(epoch)
+            assert sealed is not None
+            await self._publish(sealed)
+        while True:
+            await self._post_all()
+            await trio.sleep(epoch_s)
+            await self._seal()
+
+    async def _seal(self) -> None:
+        try:
+            claimed = await in_thread(self._claim_and_read, self._core.claims_due(), deadline_s=CHAIN_DEADLINE_S)
+        except (ChainError, trio.TooSlowError) as error:
+            self._telemetry.log(f"aggregator: this epoch is not sealed now: {error}")
+            return
+        async with self._lock:
+            sealed = self._core.seal(claimed)
+        if sealed is not None:
+            self._telemetry.count("epochs_sealed")
+            self._telemetry.log(f"aggregator: sealed epoch {sealed.header.epoch}, {sealed.header.num_receipts} receipts in all")
+            await self._publish(sealed)
+
+    def _claim_and_read(self, due: Sequence[ClaimDue]) -> dict[bytes, int]:
+        """Claim the vouchers that are ours to claim (the others are their nodes'), and say how much of each channel is claimed."""
+        claimed = {claim.voucher.channel_id: self._chain.read_channel(claim.voucher.channel_id).total_claimed for claim in due}
+        ours = [claim for claim in due if claim.config.receiver_authorizer == self._address and claimed[claim.voucher.channel_id] < claim.total]
+        if ours:
+            self._chain.claim_vouchers([VoucherClaim(claim.config, claim.voucher, claim.total) for claim in ours])
+            claimed |= {claim.voucher.channel_id: claim.total for claim in ours}
+        return claimed
+
+    async def _publish(self, sealed: SealedEpoch) -> None:
+        """Make the batch fetchable by its digest."""
+        cid = self._store.put(sealed.batch)
+        try:
+            await self._host.dht.provide(cid)
+        except P2pError as error:
+            self._telemetry.log(f"aggregator: batch {cid} was not advertised now: {error}")
+
+    async def _post_all(self) -> None:
+        """Post every sealed header that is not on the chain, in order; the poster makes each happen once."""
+        for epoch in range(self._journal.last_posted() + 1, self._ledger.last_epoch() + 1):
+            sealed = self._ledger.find_epoch(epoch)
+            assert sealed is not None
+            try:
+                posted = await in_thread(self._poster.post, sealed.header, deadline_s=POST_DEADLINE_S)
+            except (ChainError, trio.TooSlowError) as error:
+                self._telemetry.log(f"aggregator: the header of epoch {epoch} is not posted yet: {error}")
+                return
+            self._telemetry.count("headers_posted")
+            self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
+
+    def describe(self) -> dict[str, object]:
+        """Where it stands, for people and JSON."""
+        state = self._core.history.state
+        return {
+            "epoch": state.epoch,
+            "posted": self._journal.last_posted(),
+            "receipts": state.log.size,
+            "payout_total": sum(state.payouts.values()),
+            "equivocations": [_describe_evidence(evidence) for evidence in self._ledger.evidence()[:MAX_SHOWN_EVIDENCE]],
+        }
+
+
+def _describe_evidence(evidence: Evidence) -> dict[str, object]:
+    """Who signed two receipts for one place; both signed bodies are in the ledger."""
+    first, second = (decode_receipt(data) for data in (evidence.first, evidence.second))
+    receipt = decode_body(first.body)
+    return {
+        "channel": receipt.channel_id.hex(),
+        "sequence": receipt.sequence,
+        "operator": "0x" + receipt.operator.hex(),
+        "client": "0x" + receipt.client.hex(),
+        "receipts": [digest_of(first.body).hex(), digest_of(second.body).hex()],
+    }
+
+
+def _answer(envelope: VerifiedEnvelope, outcome: Outcome) -> tuple[str, Promise | None, str]:
+    match outcome:
+        case Accepted():
+            return "promised", outcome.promises[0], ""
+        case Duplicate():
+            return "promised", outcome.promise, ""
+        case Waiting():
+            return "waiting", None, f"receipts {outcome.first_missing} to {outcome.last_missing} of the channel come first"
+        case Rejected():
+            return "rejected", None, f"{outcome.invariant}: {outcome.reason}"[:500]
+        case Equivocation():
+            return "rejected", None, f"another receipt {envelope.receipt.receipt.sequence} of this channel is known"

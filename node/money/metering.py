@@ -1,0 +1,189 @@
+"""What an answer costs and what both sides sign about it. Pure: client and node each run this on what they saw themselves, and compare.
+
+One channel's money, cumulative, from left to right; several requests may run on one channel at once:
+
+    0 ──settled──┬──reserved by running requests──┬──free──┐
+                                                       voucher <= deposit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from proofs.attribution.shares import Share, SharePolicy, shares_for
+from proofs.digest import Network
+from proofs.manifest import Manifest
+from proofs.receipt import VERSION, Receipt, commit
+
+from ..errors import PaymentRequired
+from ..wire.infer import Ask, Begin, Offer, seed_of
+
+BASE_ADAPTER = bytes(32)
+ShareRow = tuple[bytes, int, int]  # address, role, basis points
+
+
+@dataclass(frozen=True)
+class Price:
+    """Per token, in the fee token's smallest unit."""
+
+    prompt: int
+    completion: int
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> int:
+        """What so many tokens cost."""
+        return prompt_tokens * self.prompt + completion_tokens * self.completion
+
+    def credit(self, limit: int, prompt_tokens: int, max_tokens: int) -> int:
+        """How many tokens of answer `limit` pays for, at most `max_tokens`; negative when it does not even pay for the prompt."""
+        left = limit - prompt_tokens * self.prompt
+        if left < 0:
+            return -1
+        return min(left // self.completion, max_tokens) if self.completion else max_tokens
+
+
+@dataclass
+class Account:
+    """One channel as one side sees it. Every method either keeps the picture above true or raises PaymentRequired and changes nothing."""
+
+    settled: int
+    voucher: int
+    deposit: int
+    _reserved: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def reserved(self) -> int:
+        """What running requests may still spend."""
+        return sum(self._reserved.values())
+
+    @property
+    def needed(self) -> int:
+        """The least voucher that covers what is settled and reserved."""
+        return self.settled + self.reserved
+
+    @property
+    def free(self) -> int:
+        """What is deposited and neither spent nor reserved."""
+        return self.deposit - self.needed
+
+    def missing(self, key: int, limit: int) -> int:
+        """By how much the deposit is too small for request `key` to spend up to `limit`; 0 when it is not."""
+        return max(0, self.needed - self._reserved.get(key, 0) + limit - self.deposit)
+
+    def raise_voucher(self, amount: int) -> None:
+        """A voucher for `amount` was given; an older, smaller one arriving late changes nothing."""
+        if amount > self.deposit:
+            raise PaymentRequired(f"the voucher of {amount} exceeds the channel's deposit of {self.deposit}; deposit more")
+        self.voucher = max(self.voucher, amount)
+
+    def reserve(self, key: int, limit: int) -> None:
+        """Let request `key` spend up to `limit` in all, if the voucher covers it beside everything else."""
+        others = self.needed - self._reserved.get(key, 0)
+        if others + limit > self.voucher:
+            raise PaymentRequired(f"the voucher of {self.voucher} does not cover {others} already owed or reserved and {limit} for this request")
+        self._reserved[key] = limit
+
+    def want(self, key: int, limit: int) -> int:
+        """Plan to spend up to `limit` on request `key`; gives the voucher that this needs."""
+        others = self.needed - self._reserved.get(key, 0)
+        if others + limit > self.deposit:
+            raise PaymentRequired(f"the channel's deposit of {self.deposit} does not cover {others + limit}; deposit more")
+        self._reserved[key] = limit
+        self.voucher = max(self.voucher, self.needed)
+        return self.voucher
+
+    def shrink(self, key: int, amount: int) -> None:
+        """Request `key` ended and cost `amount`: what it reserved beyond that is free again."""
+        assert amount <= self._reserved.get(key, 0), "an answer cost more than was reserved for it"
+        self._reserved[key] = amount
+
+    def settle(self, key: int, amount: int) -> None:
+        """The receipt over `amount` has both signatures."""
+        self._reserved.pop(key, None)
+        self.settled += amount
+
+    def release(self, key: int) -> None:
+        """Request `key` costs nothing more."""
+        self._reserved.pop(key, None)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the picture at the top holds."""
+        assert 0 <= self.settled <= self.needed <= self.voucher <= self.deposit, self
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the next receipt stands in its channel."""
+
+    sequence: int
+    previous: bytes
+    cumulative: int  # before this receipt
+
+
+@dataclass(frozen=True)
+class Deal:
+    """What both sides agreed on before the first token. Each side builds it from the messages; then both write the same receipt."""
+
+    ask: Ask
+    offer: Offer
+    begin: Begin
+    operator: bytes
+    channel_id: bytes
+    seed: bytes
+
+    @classmethod
+    def close(cls, ask: Ask, offer: Offer, begin: Begin, operator: bytes, channel_id: bytes) -> Deal:
+        """Fix the deal; the seed follows from both halves."""
+        return cls(ask, offer, begin, operator, channel_id, seed_of(ask, offer.node_seed, begin.client_seed))
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.ask.prompt_ids)
+
+    @property
+    def price(self) -> Price:
+        """The offered prices."""
+        return Price(self.offer.prompt_price, self.offer.completion_price)
+
+    def receipt(self, network: Network, position: Position, answer_ids: Sequence[int]) -> Receipt:
+        """The one receipt that fits this deal, this place in the channel and this answer."""
+        ask, offer = self.ask, self.offer
+        amount = self.price.cost(len(ask.prompt_ids), len(answer_ids))
+        return Receipt(
+            version=VERSION,
+            chain_id=network.chain_id,
+            settlement=network.settlement,
+            channel_id=self.channel_id,
+            sequence=position.sequence,
+            previous=position.previous,
+            operator=self.operator,
+            client=ask.client,
+            base=ask.base,
+            adapter=ask.adapter,
+            prompt_commitment=commit(self.begin.salt, ask.prompt_ids),
+            answer_commitment=commit(self.begin.salt, answer_ids),
+            prompt_tokens=len(ask.prompt_ids),
+            completion_tokens=len(answer_ids),
+            prompt_price=offer.prompt_price,
+            completion_price=offer.completion_price,
+            amount=amount,
+            cumulative=position.cumulative + amount,
+            seed=self.seed,
+            dtype=offer.dtype,
+            started_at=offer.started_at,
+            shares=tuple(Share(*share) for share in offer.shares),
+        )
+
+
+def expected_shares(policy: SharePolicy, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
+    """Who must get how much of every fee for this adapter; None is the bare base."""
+    return [(share.address, share.role, share.bps) for share in shares_for(policy, owner, manifest)]
+
+
+def find_difference(expected: Receipt, given: Receipt) -> str | None:
+    """Name the first field in which two receipts differ."""
+    names = (field.name for field in msgspec.structs.fields(expected))
+    return next((name for name in names if getattr(expected, name) != getattr(given, name)), None)

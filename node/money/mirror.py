@@ -1,0 +1,109 @@
+"""A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's word is taken for what was sealed.
+
+header on the chain → batch from whoever has it → recomputed → is it this header? → our receipts are included, then final
+"""
+
+from __future__ import annotations
+
+import trio
+
+from p2p.blocks.client import fetch_block
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.errors import P2pError
+from p2p.host import Host
+from p2p.peers import PeerAddress
+from proofs.batch import MAX_BATCH_BYTES, EpochState, decode_batch, recompute
+from proofs.chain.client import ChainClient
+from proofs.chain.errors import ChainError
+from proofs.chain.structs import PostedHeader
+from proofs.digest import Network
+from proofs.epoch import EpochHeader
+from proofs.errors import BatchError
+from proofs.history import History
+from proofs.ledger import Outbox
+from proofs.receipt import decode_receipt, digest_of
+from proofs.sumtree import PayoutProof
+
+from ..telemetry import Telemetry
+from ..threads import in_thread
+
+CHAIN_DEADLINE_S = 30.0
+FETCH_DEADLINE_S = 20.0
+PROVIDERS_DEADLINE_S = 4.0
+
+
+class Mirror:
+    """All epochs so far, recomputed. Its history grows only by batches whose header is on the chain."""
+
+    def __init__(
+        self, host: Host, store: BlockStore, chain: ChainClient, network: Network, outbox: Outbox, telemetry: Telemetry, aggregator: str
+    ) -> None:
+        self._host, self._store, self._chain, self._outbox, self._telemetry, self._aggregator = host, store, chain, outbox, telemetry, aggregator
+        self.network = network
+        self.history = History(network)
+
+    @property
+    def header(self) -> EpochHeader | None:
+        """The last header whose batch was recomputed here."""
+        return self.history.state.header
+
+    def credited(self, account: bytes) -> int:
+        """What an account was awarded in all."""
+        return self.history.state.payouts.get(account, 0)
+
+    def prove_payout(self, account: bytes) -> PayoutProof:
+        """The proof that the settlement contract wants."""
+        return self.history.prove_payout(account)
+
+    async def run(self, interval_s: float) -> None:
+        """Follow the chain of headers, until cancelled."""
+        while True:
+            try:
+                while await self.follow():
+                    await trio.lowlevel.checkpoint()
+            except (ChainError, trio.TooSlowError, P2pError) as error:
+                self._telemetry.log(f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}")
+            except BatchError as error:
+                self._telemetry.count("epochs_contradicted")
+                self._telemetry.log(f"mirror: epoch {self.history.state.epoch + 1} does NOT follow from its receipts: {error}")
+            await trio.sleep(interval_s)
+
+    async def follow(self) -> bool:
+        """Take the next epoch, if the chain has one."""
+        posted = await in_thread(self._find_next, deadline_s=CHAIN_DEADLINE_S)
+        if posted is None:
+            return False
+        batch = await self._fetch(posted.header)
+        history, header = self.history, posted.header
+        state = await in_thread(_recompute, history, batch, deadline_s=CHAIN_DEADLINE_S)
+        if state.header != header:
+            raise BatchError("header", "the header on the chain is another one than its batch gives")
+        history.extend(batch, state)
+        self._note(batch, header)
+        return True
+
+    def _find_next(self) -> PostedHeader | None:
+        epoch = self.history.state.epoch + 1
+        return self._chain.find_header(epoch) if self._chain.find_header_hash(epoch) else None
+
+    async def _fetch(self, header: EpochHeader) -> bytes:
+        cid = Cid(header.batch_digest)
+        here = self._store.get(cid)
+        if here is not None:
+            return here
+        providers = [PeerAddress(self._aggregator)] if self._aggregator and self._aggregator != self._host.peer_id else []
+        providers += await self._host.dht.find_providers(cid, deadline_s=PROVIDERS_DEADLINE_S)
+        return await fetch_block(self._host, self._store, cid, MAX_BATCH_BYTES, providers, FETCH_DEADLINE_S)
+
+    def _note(self, batch: bytes, header: EpochHeader) -> None:
+        receipts = decode_batch(batch).receipts
+        ours = self._outbox.mark_included((digest_of(decode_receipt(entry).body) for entry in receipts), header.epoch)
+        self._outbox.mark_final(header.epoch)
+        self._telemetry.count("epochs_mirrored")
+        if ours:
+            self._telemetry.log(f"mirror: epoch {header.epoch} holds {ours} of our receipts")
+
+
+def _recompute(history: History, batch: bytes) -> EpochState:
+    return recompute(batch, history.state)

@@ -1,0 +1,212 @@
+"""A node's receipts on their way to money. Three loops, each until cancelled; what one misses it finds again in the ledger.
+
+    run_outbox:  receipt → gossip, and to the aggregator itself → its promise
+    run_claims:  vouchers → the settlement contract            payouts → our accounts
+    (mirror.py:  headers on the chain → batches → included, final)
+
+Only the node sends receipts; the client keeps its copies and sees them included. Knows no stream of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+import trio
+from trio_typing import TaskStatus
+
+from p2p.errors import P2pError
+from p2p.gossip import Verdict
+from p2p.host import Host
+from proofs.chain.client import ChainClient
+from proofs.chain.errors import ChainError
+from proofs.chain.structs import VoucherClaim
+from proofs.digest import Network
+from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
+from proofs.epoch import EpochHeader
+from proofs.errors import ProofError
+from proofs.ledger import Outbox, OutboxEntry, OutboxState
+from proofs.promise import Promise, verify_promise
+from proofs.receipt import VerifiedReceipt
+from proofs.sumtree import PayoutProof
+from proofs.voucher import Voucher
+
+from ..telemetry import Telemetry
+from ..threads import in_thread
+from ..wire.receipts import DELIVER_DEADLINE_S, MAX_DELIVERED, PROTOCOL, TOPIC, Deliver, Taken
+from .book import ChannelBook, ChannelRow
+from .mirror import Mirror
+
+OUTBOX_INTERVAL_S = 5.0
+CHAIN_DEADLINE_S = 60.0
+
+
+class Settlement:
+    """The outbox and the claims of one daemon. `aggregator` is a peer id, "" gossips only."""
+
+    def __init__(
+        self,
+        host: Host,
+        chain: ChainClient,
+        outbox: Outbox,
+        book: ChannelBook,
+        mirror: Mirror,
+        telemetry: Telemetry,
+        aggregator: str,
+        aggregator_address: bytes,
+        operator: bytes,
+        accounts: Sequence[bytes],
+    ) -> None:
+        self._host, self._chain, self._outbox, self._book, self._mirror, self._telemetry = host, chain, outbox, book, mirror, telemetry
+        self._aggregator, self._aggregator_address = aggregator, aggregator_address
+        self._operator, self._accounts = operator, tuple(dict.fromkeys(accounts))
+        self._wake = trio.Event()
+        self._claim_now = trio.Event()
+
+    # --- receipts in ---
+
+    def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
+        """A client signed: keep the receipt with the voucher that pays it, and send it soon. On disk when this returns."""
+        self._outbox.add(receipt.signed, seal_envelope(receipt.signed, _voucher(row), row.config))
+        self._telemetry.count("receipts_earned")
+        self._wake.set()
+
+    def paid(self, receipt: VerifiedReceipt) -> None:
+        """We signed as client: keep our copy."""
+        self._outbox.add(receipt.signed, None)
+        self._telemetry.count("receipts_paid")
+
+    # --- receipts out ---
+
+    async def run_outbox(self, interval_s: float = OUTBOX_INTERVAL_S) -> None:
+        """Send what has no promise yet, at once and again every interval, until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            while entries := self._outbox.unpromised(MAX_DELIVERED):
+                await self._gossip(entries)
+                if not await self._deliver(entries):
+                    break
+            with trio.move_on_after(interval_s):
+                await self._wake.wait()
+
+    async def _gossip(self, entries: Sequence[OutboxEntry]) -> None:
+        for entry in entries:
+            if entry.state == OutboxState.QUEUED and entry.envelope is not None:
+                await self._host.gossip.publish(TOPIC, entry.envelope)
+                self._outbox.advance(entry.digest, OutboxState.GOSSIPED)
+
+    async def _deliver(self, entries: Sequence[OutboxEntry]) -> bool:
+        """Hand receipts to the aggregator; True when all of them were promised."""
+        if not self._aggregator or self._aggregator == self._host.peer_id:
+            return False
+        try:
+            async with self._host.open_stream(self._aggregator, PROTOCOL, DELIVER_DEADLINE_S) as stream:
+                deliver = Deliver([entry.envelope for entry in entries if entry.envelope is not None])
+                await stream.send(msgspec.msgpack.encode(deliver), DELIVER_DEADLINE_S)
+                taken = msgspec.msgpack.decode(await stream.receive(DELIVER_DEADLINE_S), type=Taken)
+        except (P2pError, msgspec.MsgspecError, UnicodeError) as error:
+            self._telemetry.log(f"settlement: the aggregator did not take {len(entries)} receipts now: {error}; they are sent again")
+            return False
+        kept = [self._keep(entry, *outcome) for entry, outcome in zip(entries, taken.outcomes, strict=False)]
+        return len(kept) == len(entries) and all(kept)
+
+    def _keep(self, entry: OutboxEntry, word: str, promise: Promise | None, reason: str) -> bool:
+        signed = msgspec.msgpack.encode(entry.signed)
+        if promise is not None and verify_promise(promise, signed, self._aggregator_address, self._mirror.network):
+            self._outbox.keep_promise(entry.digest, promise)
+            self._telemetry.count("receipts_promised")
+            return True
+        self._telemetry.log(f"settlement: receipt {entry.digest.hex()[:12]} is {word}: {reason or 'no promise'}")
+        return False
+
+    # --- money in ---
+
+    async def run_claims(self, interval_s: float) -> None:
+        """Claim vouchers and payouts every interval, and at once after `claim_soon`, until cancelled."""
+        while True:
+            with trio.move_on_after(interval_s):
+                await self._claim_now.wait()
+            self._claim_now = trio.Event()
+            await self.claim_vouchers()
+            await self.claim_payouts()
+
+    def claim_soon(self) -> None:
+        """A client wants its money back: claim what is ours before the withdrawal's delay ends."""
+        self._claim_now.set()
+
+    async def claim_vouchers(self) -> None:
+        """Book what clients' receipts cost so far to the settlement contract, so that they can be sealed."""
+        try:
+            claimed = await in_thread(self._claim_vouchers, self._rows(), deadline_s=CHAIN_DEADLINE_S)
+        except (ChainError, trio.TooSlowError) as error:
+            self._telemetry.log(f"settlement: vouchers were not claimed now: {error}")
+            return
+        if claimed:
+            self._telemetry.count("vouchers_claimed", claimed)
+            self._telemetry.log(f"settlement: claimed {claimed} vouchers")
+
+    def _claim_vouchers(self, rows: Sequence[ChannelRow]) -> int:
+        due = [row for row in rows if row.cumulative > self._chain.read_channel(row.channel_id).total_claimed]
+        if due:
+            self._chain.claim_vouchers([VoucherClaim(row.config, _voucher(row), row.cumulative) for row in due])
+        return len(due)
+
+    def _rows(self) -> list[ChannelRow]:
+        """Channels that pay us and whose vouchers we may claim."""
+        rows = [row for row in self._book.all() if row.operator == self._operator and row.cumulative]
+        return [row for row in rows if row.config.receiver_authorizer == self._operator]
+
+    async def claim_payouts(self) -> None:
+        """Have our accounts paid what the last header on the chain awards them."""
+        header = self._mirror.header
+        for account in self._accounts if header else ():
+            if not self._mirror.credited(account):
+                continue
+            try:
+                amount = await in_thread(self._claim_payout, header, self._mirror.prove_payout(account), deadline_s=CHAIN_DEADLINE_S)
+            except (ChainError, trio.TooSlowError) as error:
+                self._telemetry.log(f"settlement: the payout of 0x{account.hex()} was not claimed now: {error}")
+                continue
+            if amount:
+                self._telemetry.count("payouts_claimed")
+                self._telemetry.log(f"settlement: 0x{account.hex()} was paid {amount}")
+
+    def _claim_payout(self, header: EpochHeader, proof: PayoutProof) -> int:
+        unpaid = proof.amount - self._chain.paid_to(proof.account)
+        if unpaid > 0:
+            self._chain.claim_payout(header, proof)
+        return max(unpaid, 0)
+
+
+def _voucher(row: ChannelRow) -> Voucher:
+    return Voucher(row.channel_id, row.voucher, row.voucher_signature)
+
+
+OnEnvelope = Callable[[VerifiedEnvelope, str], Awaitable[None]]
+
+
+async def run_gossip(
+    host: Host,
+    network: Network | None,
+    on_envelope: OnEnvelope | None,
+    telemetry: Telemetry,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Forward receipts that hold and no others, until cancelled. Without a chain nothing can be checked, so nothing is forwarded."""
+
+    def judge(data: bytes, from_peer: str) -> Verdict:
+        if network is None:
+            return Verdict.IGNORE
+        try:
+            open_envelope(data, network)
+        except ProofError as error:
+            telemetry.reject("receipt", from_peer, str(error))
+            return Verdict.REJECT
+        telemetry.count("receipts_verified")
+        return Verdict.ACCEPT
+
+    messages = await host.gossip.subscribe(TOPIC, judge)
+    task_status.started()
+    async for message in messages:
+        if on_envelope is not None and network is not None:
+            await on_envelope(open_envelope(message.data, network), message.from_peer)

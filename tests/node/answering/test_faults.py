@@ -1,0 +1,211 @@
+"""What happens when somebody vanishes, does not pay, or an engine dies in mid-answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from node.answering.remote import Call
+from node.api import CompletionRequest, Delta
+from node.config import CONFIG_FILE, dump_config
+from node.daemon import NodeDaemon
+from node.errors import EngineLost, NodeCheated, NodeRefused, NodeVanished
+from node.money.purse import Pocket
+from node.money.till import Tab
+from p2p.cid import Cid
+from tests.node.networks import Lab, ask, open_lab, until
+from tests.node.tiny import make_adapter
+
+
+@pytest.fixture(scope="module")
+def paid_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One chain for all tests of this file; each takes daemons of its own names."""
+    names = tuple(f"{role} {number}" for role in ("volunteer", "gateway") for number in range(4))
+    with open_lab(tmp_path_factory.mktemp("lab"), chain_for=names) as lab:
+        yield lab
+
+
+@asynccontextmanager
+async def paid_pair(lab: Lab, number: int, **changes: Any) -> AsyncIterator[tuple[NodeDaemon, NodeDaemon]]:
+    """A volunteer and a gateway that know only each other."""
+    lab.bootstrap = ()
+    async with lab.daemon(f"volunteer {number}", **changes) as volunteer, lab.daemon(f"gateway {number}", role="gateway") as gateway:
+        yield volunteer, gateway
+
+
+async def ask_until(daemon: NodeDaemon, do: Callable[[], Any], *, max_tokens: int = 900, **settings: Any) -> None:
+    """Begin a long answer and do something when its first tokens came."""
+    done = False
+    with trio.fail_after(30):
+        async with daemon.complete(CompletionRequest("base", "hello", max_tokens=max_tokens, **settings)) as events:
+            async for event in events:
+                if isinstance(event, Delta) and not done:
+                    done = True
+                    do()
+
+
+async def test_a_client_that_vanishes_signs_when_it_comes_back(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with paid_pair(paid_lab, 0) as (volunteer, gateway):
+        real = Call.next_tokens
+
+        async def crash(self: Call, deal: Any) -> Any:
+            tokens = await real(self, deal)
+            if len(self.answer) > 3:
+                raise NodeVanished("our own crash")
+            return tokens
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Call, "next_tokens", crash)
+            with pytest.raises(NodeVanished):
+                await ask(gateway, max_tokens=200)
+        await until(lambda: volunteer.telemetry.counters.get("clients_vanished"))
+        assert await volunteer.receipts() == []
+        answered = await ask(gateway, max_tokens=5)
+        broken, whole = sorted(await volunteer.receipts(), key=lambda row: row.sequence)
+        assert 3 < broken.tokens - 5 <= 36
+        assert whole.digest == answered.ended.receipt
+        assert {row.digest for row in await gateway.receipts()} == {broken.digest, whole.digest}
+
+
+async def test_a_client_that_leaves_politely_pays_for_what_it_got(paid_lab: Lab) -> None:
+    async with paid_pair(paid_lab, 1) as (volunteer, gateway):
+        async with gateway.complete(CompletionRequest("base", "hello", max_tokens=900)) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    break
+        await until(volunteer.receipts)
+        (row,) = await volunteer.receipts()
+        assert row.tokens < 900
+        stopped = await ask(gateway, max_tokens=50, stop=(answer_part(await ask(gateway, max_tokens=50)),))
+        assert stopped.ended.reason == "stop"
+        assert stopped.ended.completion_tokens < 50
+
+
+def answer_part(answered: Any) -> str:
+    return str(answered.text[4:6])
+
+
+async def test_a_node_stops_when_it_is_not_paid(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with paid_pair(paid_lab, 2, unpaid_deadline_s=0.5) as (volunteer, gateway):
+        await ask(gateway, max_tokens=2)
+
+        async def pay_less(self: Pocket, key: int, limit: int) -> Any:
+            pay = await real_pay(self, key, limit - 1)
+            return type(pay)(limit, pay.amount, pay.signature)
+
+        real_pay = Pocket.pay
+        with monkeypatch.context() as patch:
+            patch.setattr(Pocket, "pay", pay_less)
+            with pytest.raises(NodeRefused, match="does not cover") as refused:
+                await ask(gateway, max_tokens=100)
+            assert refused.value.code == "payment_required"
+
+        async def pay_nothing(self: Call, deal: Any) -> None:
+            """Keep the money."""
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Call, "_pay_ahead", pay_nothing)
+            with pytest.raises(NodeRefused, match="no voucher came"):
+                await ask(gateway, max_tokens=100)
+        await ask(gateway, max_tokens=2)
+        tokens = [row.tokens - 5 for row in sorted(await volunteer.receipts(), key=lambda row: row.sequence)]
+        assert tokens == [2, 32, 2]
+
+
+async def test_a_client_signs_nothing_that_it_did_not_count(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with paid_pair(paid_lab, 3) as (_, gateway):
+        real_draft = Tab.draft
+
+        def draft_other(self: Tab, key: int, deal: Any, answer_ids: list[int]) -> Any:
+            return real_draft(self, key, deal, [*answer_ids[:-1], 7])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Tab, "draft", draft_other)
+            with pytest.raises(NodeCheated, match="answer_commitment"):
+                await ask(gateway, max_tokens=3)
+        assert gateway.telemetry.counters["answers_rejected"] == 1
+
+
+async def test_an_engine_killed_in_mid_answer_costs_that_answer_only(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with lab.daemon("volunteer") as volunteer, lab.daemon("gateway", role="gateway") as gateway:
+            engine = volunteer.engine
+            assert engine is not None
+
+            def kill() -> None:
+                assert engine.pid is not None
+                os.kill(engine.pid, signal.SIGKILL)
+
+            with pytest.raises(EngineLost, match="ask again"):
+                await ask_until(volunteer, kill)
+            await engine.wait_up(20)
+            with pytest.raises(NodeRefused) as refused:
+                await ask_until(gateway, kill)
+            assert refused.value.code == "engine_lost"
+            await engine.wait_up(20)
+            assert (await ask(gateway)).ended.completion_tokens == 8
+
+
+async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with lab.daemon("volunteer") as volunteer:
+            info = await volunteer.push(make_adapter(tmp_path / "law", "law", 1))
+            expected = (await ask(volunteer, model="law")).token_ids
+            [weights] = lab.config("volunteer").home.rglob("adapters/*/adapter_model.safetensors")
+            whole = weights.read_bytes()
+            weights.write_bytes(whole[:-100])
+            engine = volunteer.engine
+            assert engine is not None
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            await until(lambda: not engine.holds(Cid.parse(info.cid).digest))  # the engine that came up in its place refuses them
+            assert (await ask(volunteer, model="law")).token_ids == expected
+            assert weights.read_bytes() == whole
+            weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        async with lab.daemon("volunteer") as volunteer:
+            assert (await ask(volunteer, model=info.cid)).token_ids == expected
+            assert weights.read_bytes() == whole
+
+
+async def test_a_node_killed_in_mid_answer_is_named(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with lab.daemon("bootstrap", role="bootstrap"), lab.daemon("gateway", role="gateway") as gateway:
+            with node_process(lab, "victim") as (process, peer_id):
+                await until(lambda: serves(gateway, peer_id), 40)
+                with pytest.raises(NodeVanished, match=peer_id):
+                    await ask_until(gateway, process.kill, node=peer_id)
+            with trio.fail_after(20), pytest.raises(NodeVanished):
+                await ask(gateway, node=peer_id)
+
+
+async def serves(daemon: NodeDaemon, peer_id: str) -> bool:
+    base = bytes.fromhex((await daemon.status()).base.split()[-1])
+    return peer_id in {peer.peer_id for peer in await daemon.host.dht.find_providers(Cid(base))}
+
+
+class node_process:  # noqa: N801
+    """`python -m node up` in its own process."""
+
+    def __init__(self, lab: Lab, name: str) -> None:
+        config = lab.config(name, http_port=0)
+        config.home.mkdir(parents=True, exist_ok=True)
+        (config.home / CONFIG_FILE).write_text(dump_config(config))
+        self.peer_id = lab.identity(name).peer_id
+        self.command = [sys.executable, "-m", "node", "up", "--home", str(config.home)]
+
+    def __enter__(self) -> tuple[subprocess.Popen[bytes], str]:
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return self.process, self.peer_id
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+from node.running import read_running
+from node.testnet.network import Written, read_written
+from node.testnet.processes import find_marked, wait_until
+
+UP = [sys.executable, "-m", "node", "testnet", "up", "--volunteers", "1"]
+UP_DEADLINE_S = 60
+GONE_DEADLINE_S = 8
+
+
+@asynccontextmanager
+async def network_up(home: Path, *options: str) -> AsyncIterator[tuple[trio.Process, Written]]:
+    """`lorikeet testnet up` as a person starts it, once it says that it is up."""
+    with (home / "told").open("wb") as told:
+        process = await trio.lowlevel.open_process([*UP, "--home", str(home), *options], stdout=told, stderr=told)
+    try:
+        with trio.fail_after(UP_DEADLINE_S):
+            await wait_until(lambda: b"The network is up" in (home / "told").read_bytes() or process.poll() is not None, UP_DEADLINE_S)
+        written = read_written(home)
+        assert written is not None, (home / "told").read_text()
+        yield process, written
+    finally:
+        if process.poll() is None:
+            process.kill()
+        await process.wait()
+
+
+def ports_of(home: Path) -> list[int]:
+    """The ports on which the nodes' HTTP faces and the chain listen."""
+    written = read_written(home)
+    assert written is not None
+    running = [read_running(Path(node)) for node in written.nodes.values()]
+    urls = [written.rpc, *(one.http for one in running if one is not None)]
+    return [port for port in (urlsplit(url).port for url in urls) if port is not None]
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def nothing_is_left(mark: str, ports: list[int]) -> None:
+    await wait_until(lambda: not find_marked(mark), GONE_DEADLINE_S)
+    assert find_marked(mark) == []
+    assert [port for port in ports if is_open(port)] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+async def test_nothing_outlives_a_network_that_is_interrupted_or_killed(tmp_path: Path, number: signal.Signals) -> None:
+    async with network_up(tmp_path) as (process, written):
+        ports = ports_of(tmp_path)
+        assert len(find_marked(written.mark)) >= len(written.nodes) + 1
+        assert all(map(is_open, ports))
+        process.send_signal(number)
+        with trio.fail_after(GONE_DEADLINE_S):
+            status = await process.wait()
+        await nothing_is_left(written.mark, ports)
+    assert status == (0 if number == signal.SIGINT else -signal.SIGKILL)
+
+
+async def test_a_kept_network_stands_until_down_ends_it(tmp_path: Path) -> None:
+    async with network_up(tmp_path, "--keep") as (process, written):
+        with trio.fail_after(GONE_DEADLINE_S):
+            assert await process.wait() == 0
+        ports = ports_of(tmp_path)
+        assert all(map(is_open, ports))
+        second = await trio.run_process([*UP, "--home", str(tmp_path)], check=False, capture_stderr=True)
+        assert (second.returncode, b"testnet down" in second.stderr) == (1, True)
+        down = [sys.executable, "-m", "node", "testnet", "down", "--home", str(tmp_path)]
+        await trio.run_process(down, stdout=subprocess.DEVNULL)
+        await nothing_is_left(written.mark, ports)
+        again = await trio.run_process(down, check=False, capture_stderr=True)
+        assert (again.returncode, b"no network runs" in again.stderr) == (1, True)
+
+
+async def test_a_node_that_cannot_start_ends_the_rest_and_shows_its_log(tmp_path: Path) -> None:
+    home = tmp_path / "volunteer-a"
+    home.mkdir()
+    (home / "adapters").write_text("in the way")
+    (home / "blocks").write_text("in the way")
+    done = await trio.run_process([*UP, "--home", str(tmp_path)], check=False, capture_stdout=True, capture_stderr=True)
+    assert done.returncode == 1
+    told = done.stderr.decode()
+    assert "volunteer-a ended with status 1" in told
+    assert "FileExistsError" in told
+    assert read_written(tmp_path) is None
