@@ -55,9 +55,7 @@ def test_the_record_has_the_keys_that_are_promised() -> None:
 @pytest.mark.timeout(600)
 def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "demo.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "demo", "--json", str(file)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=590
-    )
+    done = subprocess.run([sys.executable, "-m", "demo", "--json", str(file)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=590)
     told = json.loads(file.read_text())
     assert done.returncode == 0, done.stdout
     assert told["ok"]
