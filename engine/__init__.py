@@ -1,1 +1,4 @@
-"""Serves many LoRA adapters over one base model. Knows tensors and token ids; knows no text, no peers, no money."""
+"""Serves many LoRA adapters over one base model.
+
+Knows tensors and token ids; knows no text, no peers, no money.
+"""

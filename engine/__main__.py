@@ -1,4 +1,6 @@
-"""The engine's commands: `serve` on an inherited socket, `info` what would be chosen and why, `logits` into a file, `build`, `bench`."""
+"""The engine's commands: `serve` on an inherited socket, `info` what would be chosen and why,
+`logits` into a file, `build`, `bench`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from queue import SimpleQueue
 LACKS_COMPILER = 3
 """Exit status of `build`; scripts/setup knows it."""
 SWITCH_INTERVAL_S = 0.0005
-"""Python's lock goes from the loader's thread to the step's after half a millisecond, not after five: a step is six."""
+"""Python's lock goes from the loader's thread to the step's after half a millisecond, not after
+five: a step is six.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,42 +28,117 @@ def main(arguments: list[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="speak frames over an inherited socket")
     serve.add_argument("--fd", type=int, required=True)
     serve.add_argument("--base", type=Path, required=True)
-    commands.add_parser("build", help=f"build the native executor ahead of its first use; exit status {LACKS_COMPILER}: only a compiler is missing")
+    commands.add_parser(
+        "build",
+        help=(
+            f"build the native executor ahead of its first use; exit status {LACKS_COMPILER}: only"
+            " a compiler is missing"
+        ),
+    )
     info = commands.add_parser("info", help="what is chosen on this machine, and why")
     info.add_argument("--base", type=Path)
-    logits = commands.add_parser("logits", help="write the logits of given token ids to a file, to compare them with anything")
-    logits.add_argument("--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file")
+    logits = commands.add_parser(
+        "logits",
+        help="write the logits of given token ids to a file, to compare them with anything",
+    )
+    logits.add_argument(
+        "--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file"
+    )
     logits.add_argument("--adapter", type=Path, help="a PEFT folder")
-    logits.add_argument("--input-ids", type=Path, required=True, help="safetensors with input_ids, whole numbers [batch, length]")
-    logits.add_argument("--out", type=Path, required=True, help="safetensors to write: logits, float32 [batch, length, vocab]")
-    calibrate = commands.add_parser("calibrate", help="how far honest answers of an adapter miss in a replay, and which dishonest ones that tells")
-    calibrate.add_argument("--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file")
-    calibrate.add_argument("--adapter", type=Path, required=True, help="a PEFT folder; verification.json is written into it, or to --out")
+    logits.add_argument(
+        "--input-ids",
+        type=Path,
+        required=True,
+        help="safetensors with input_ids, whole numbers [batch, length]",
+    )
+    logits.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="safetensors to write: logits, float32 [batch, length, vocab]",
+    )
+    calibrate = commands.add_parser(
+        "calibrate",
+        help=(
+            "how far honest answers of an adapter miss in a replay, and which dishonest ones that"
+            " tells"
+        ),
+    )
+    calibrate.add_argument(
+        "--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file"
+    )
+    calibrate.add_argument(
+        "--adapter",
+        type=Path,
+        required=True,
+        help="a PEFT folder; verification.json is written into it, or to --out",
+    )
     calibrate.add_argument("--other", type=Path, help="another PEFT folder, for the comparison")
-    calibrate.add_argument("--kinds", default="auto", help="what honest nodes run, as FORMAT/KERNELS,… (auto: float32 and bfloat16, both kernels)")
+    calibrate.add_argument(
+        "--kinds",
+        default="auto",
+        help=(
+            "what honest nodes run, as FORMAT/KERNELS,… (auto: float32 and bfloat16, both kernels)"
+        ),
+    )
     calibrate.add_argument("--answers", type=int, default=24, help="answers of each kind")
     calibrate.add_argument("--tokens", type=int, default=96, help="tokens of each answer")
-    calibrate.add_argument("--one-in", type=int, default=10_000, help="of so many honest answers at most one may be called suspicious")
+    calibrate.add_argument(
+        "--one-in",
+        type=int,
+        default=10_000,
+        help="of so many honest answers at most one may be called suspicious",
+    )
     calibrate.add_argument("--threads", type=int, default=0)
     calibrate.add_argument("--out", type=Path)
-    commands.add_parser("bench", help="compare with other engines; what follows goes to benchmarks.engine.compare", add_help=False)
+    commands.add_parser(
+        "bench",
+        help="compare with other engines; what follows goes to benchmarks.engine.compare",
+        add_help=False,
+    )
     for command in (serve, info, logits):
-        command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
-        command.add_argument("--kernels", choices=("auto", "cuda", "native", "torch"), default="auto")
+        command.add_argument(
+            "--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto"
+        )
+        command.add_argument(
+            "--kernels", choices=("auto", "cuda", "native", "torch"), default="auto"
+        )
         command.add_argument("--threads", type=int, default=0)
     for command in (serve, info):
-        command.add_argument("--kv-tokens", type=int, default=0, help="tokens of all running requests together (0: what suits the machine)")
-        command.add_argument("--max-adapters", type=int, default=0, help="adapters ready at once (0: what suits the machine)")
-    serve.add_argument("--draft-tokens", type=int, default=0, help="how far to guess ahead from an answer's own text; leaves it unchanged")
+        command.add_argument(
+            "--kv-tokens",
+            type=int,
+            default=0,
+            help="tokens of all running requests together (0: what suits the machine)",
+        )
+        command.add_argument(
+            "--max-adapters",
+            type=int,
+            default=0,
+            help="adapters ready at once (0: what suits the machine)",
+        )
+    serve.add_argument(
+        "--draft-tokens",
+        type=int,
+        default=0,
+        help="how far to guess ahead from an answer's own text; leaves it unchanged",
+    )
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["bench"]:
         return _bench(given[1:])
     chosen = parser.parse_args(given)
     if chosen.command == "build":
         return _build()
-    # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have one core only.
-    chosen.threads = chosen.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or len(os.sched_getaffinity(0))
-    return {"serve": _serve, "info": _info, "logits": _logits, "calibrate": _calibrate}[chosen.command](chosen)
+    # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have
+    # one core only.
+    chosen.threads = (
+        chosen.threads
+        or int(os.environ.get("OMP_NUM_THREADS") or 0)
+        or len(os.sched_getaffinity(0))
+    )
+    return {"serve": _serve, "info": _info, "logits": _logits, "calibrate": _calibrate}[
+        chosen.command
+    ](chosen)
 
 
 def _serve(chosen: argparse.Namespace) -> int:
@@ -69,21 +148,40 @@ def _serve(chosen: argparse.Namespace) -> int:
     from .errors import DeviceLost, ModelError
     from .server import Inbound, Server
 
-    os.sched_setaffinity(0, cores)  # importing torch under OMP_PROC_BIND pinned this thread, and the executor's threads would inherit its one core
+    os.sched_setaffinity(
+        0,
+        cores,
+        # importing torch under OMP_PROC_BIND pinned this thread, and the executor's threads would
+        # inherit its one core
+    )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the daemon; its end closes our socket
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C belongs to the daemon; its end closes our socket
     connection = socket.socket(fileno=chosen.fd)
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     config = EngineConfig(
-        chosen.base, chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters, draft_tokens=chosen.draft_tokens
+        chosen.base,
+        chosen.dtype,
+        chosen.kernels,
+        chosen.threads,
+        kv_tokens=chosen.kv_tokens,
+        max_adapters=chosen.max_adapters,
+        draft_tokens=chosen.draft_tokens,
     )
     try:
         built = build_engine(config, inbox.put)
     except (ModelError, DeviceLost) as error:
         print(f"engine: {error}", file=sys.stderr)
         return 1
-    print(f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels, {built.ready.threads} threads, "
-          f"loaded in {built.ready.load_ms:.0f} ms", *(f"\nengine: {note}" for note in built.notes), sep="", file=sys.stderr, flush=True)  # fmt: skip
+    print(
+        f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels,"
+        f" {built.ready.threads} threads, loaded in {built.ready.load_ms:.0f} ms",
+        *(f"\nengine: {note}" for note in built.notes),
+        sep="",
+        file=sys.stderr,
+        flush=True,
+    )
     return Server(connection, inbox).serve(built.engine, built.ready)
 
 
@@ -109,10 +207,19 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     from .config import EngineConfig
     from .errors import EngineError
 
-    named = "float32/native,bfloat16/native,float32/torch,bfloat16/torch" if chosen.kinds == "auto" else chosen.kinds
-    kinds = tuple((dtype, kernels or "auto") for dtype, _, kernels in (kind.partition("/") for kind in named.split(",")))
+    named = (
+        "float32/native,bfloat16/native,float32/torch,bfloat16/torch"
+        if chosen.kinds == "auto"
+        else chosen.kinds
+    )
+    kinds = tuple(
+        (dtype, kernels or "auto")
+        for dtype, _, kernels in (kind.partition("/") for kind in named.split(","))
+    )
     config = EngineConfig(chosen.base, threads=chosen.threads)
-    plan = Plan(config, chosen.adapter, chosen.other, kinds, chosen.answers, chosen.tokens, chosen.one_in)
+    plan = Plan(
+        config, chosen.adapter, chosen.other, kinds, chosen.answers, chosen.tokens, chosen.one_in
+    )
     try:
         report = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
     except EngineError as error:
@@ -142,12 +249,19 @@ def _build() -> int:
 
 
 def _bench(arguments: list[str]) -> int:
-    """Run the comparison of the checkout this package lies in, as a process of its own: the engine imports no benchmark."""
+    """Run the comparison of the checkout this package lies in, as a process of its own: the engine
+    imports no benchmark.
+    """
     checkout = Path(__file__).parent.parent
     if not (checkout / "benchmarks" / "engine" / "compare.py").exists():
-        print("engine: the benchmarks are not installed with the package; run this from a checkout", file=sys.stderr)
+        print(
+            "engine: the benchmarks are not installed with the package; run this from a checkout",
+            file=sys.stderr,
+        )
         return 1
-    return subprocess.run([sys.executable, "-m", "benchmarks.engine.compare", *arguments], cwd=checkout).returncode
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.engine.compare", *arguments], cwd=checkout
+    ).returncode
 
 
 def _info(chosen: argparse.Namespace) -> int:
@@ -155,7 +269,14 @@ def _info(chosen: argparse.Namespace) -> int:
     from .errors import ModelError
     from .info import describe
 
-    config = EngineConfig(chosen.base or Path(), chosen.dtype, chosen.kernels, chosen.threads, chosen.kv_tokens, chosen.max_adapters)
+    config = EngineConfig(
+        chosen.base or Path(),
+        chosen.dtype,
+        chosen.kernels,
+        chosen.threads,
+        kv_tokens=chosen.kv_tokens,
+        max_adapters=chosen.max_adapters,
+    )
     try:
         for line in describe(chosen.base, config):
             print(line, flush=True)
@@ -169,4 +290,6 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # the reader may sit in recv and the loader in a parse: nothing here needs a slow goodbye
+    os._exit(
+        status
+    )  # the reader may sit in recv and the loader in a parse: nothing here needs a slow goodbye

@@ -1,4 +1,6 @@
-"""Turns a schedule into one step's rows: sorted by adapter, adapters of equal layout and length side by side."""
+"""Turns a schedule into one step's rows: sorted by adapter, adapters of equal layout and length
+side by side.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,18 @@ from .scheduler import Chunk
 
 @dataclass(frozen=True)
 class Batch:
-    """One forward pass. `chunks` in row order; `wanted` as many logit rows per chunk, in the same order."""
+    """One forward pass.
+
+    `chunks` in row order; `wanted` as many logit rows per chunk, in the same order.
+    """
 
     chunks: list[Chunk]
     input: StepInput
 
 
-def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank, page_tokens: int) -> Batch:
+def build_batch(
+    chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank, page_tokens: int
+) -> Batch:
     """Lay out one step's rows."""
     members = _by_slot(chunks, slot_of, bank)
     ordered = [chunk for _, group in members for chunk in group]
@@ -30,7 +37,10 @@ def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank
     logit_rows: list[int] = []
     runs: list[Run] = []
     for chunk in ordered:
-        first, start, count, sequence = len(tokens), chunk.start, chunk.count, chunk.sequence
+        first = len(tokens)
+        start = chunk.start
+        count = chunk.count
+        sequence = chunk.sequence
         pages = sequence.pages
         runs.append(Run(first, count, start, pages))
         if count == 1:  # a step of many sequences is mostly these
@@ -43,18 +53,35 @@ def build_batch(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank
         end = start + count
         tokens += _ids(chunk)
         positions += range(start, end)
-        cells += [pages[position // page_tokens] * page_tokens + position % page_tokens for position in range(start, end)]
+        cells += [
+            pages[position // page_tokens] * page_tokens + position % page_tokens
+            for position in range(start, end)
+        ]
         logit_rows += range(first + count - chunk.wanted, first + count)
-    rows = (np.array(tokens, np.int64), np.array(positions, np.int64), np.array(cells, np.int64), np.array(logit_rows, np.int64))
+    rows = (
+        np.array(tokens, np.int64),
+        np.array(positions, np.int64),
+        np.array(cells, np.int64),
+        np.array(logit_rows, np.int64),
+    )
     return Batch(ordered, StepInput(*rows, runs, _segments(members), bank))
 
 
 def follow(batch: Batch, chunks: list[Chunk], page_tokens: int) -> Batch:
-    """The rows of `chunks`, each the token after the one row of its sequence in `batch`, in the same order; their ids are still to be written."""
+    """The rows of `chunks`, each the token after the one row of its sequence in `batch`, in the
+    same order; their ids are still to be written.
+    """
     before = batch.input
     runs = [Run(run.first, 1, run.start + 1, run.pages) for run in before.runs]
-    cells = [run.pages[run.start // page_tokens] * page_tokens + run.start % page_tokens for run in runs]
-    rows = np.zeros_like(before.tokens), before.positions + 1, np.array(cells, np.int64), before.logit_rows
+    cells = [
+        run.pages[run.start // page_tokens] * page_tokens + run.start % page_tokens for run in runs
+    ]
+    rows = (
+        np.zeros_like(before.tokens),
+        before.positions + 1,
+        np.array(cells, np.int64),
+        before.logit_rows,
+    )
     return Batch(chunks, StepInput(*rows, runs, before.segments, before.bank))
 
 
@@ -70,13 +97,19 @@ def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank) -
 
     def order(member: tuple[int | None, list[Chunk]]) -> tuple[bool, int, int, int]:
         slot, group = member
-        return slot is not None, 0 if slot is None else bank.layout_number(slot), _num_rows(group), slot or 0
+        return (
+            slot is not None,
+            0 if slot is None else bank.layout_number(slot),
+            _num_rows(group),
+            slot or 0,
+        )
 
     return sorted(by_slot.items(), key=order)
 
 
 def _segments(members: Members) -> list[Segment]:
-    segments, first = [], 0
+    segments = []
+    first = 0
     for slot, group in members:
         count = _num_rows(group)
         if slot is not None:

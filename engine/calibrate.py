@@ -1,7 +1,9 @@
-"""`python -m engine calibrate`: how far honest answers of one adapter miss in a replay, and what dishonest ones look like beside them.
+"""`python -m engine calibrate`: how far honest answers of one adapter miss in a replay, and what
+dishonest ones look like beside them.
 
-Every engine here is a real one. Honest answers are made in each of the given number formats and with both executors, and replayed in all others; the
-thresholds that follow are tried on answers made without the adapter, with another, with other dice, and over a base rounded to 4 bits.
+Every engine here is a real one. Honest answers are made in each of the given number formats and
+with both executors, and replayed in all others; the thresholds that follow are tried on answers
+made without the adapter, with another, with other dice, and over a base rounded to 4 bits.
 """
 
 from __future__ import annotations
@@ -39,12 +41,15 @@ TEMPERATURES = (0.0, 0.7, 1.0)
 CAPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 PROMPT_TOKENS = 24
 LOAD_DEADLINE_S = 120.0
-ADAPTER, OTHER = b"\1" * 32, b"\2" * 32
+ADAPTER = b"\1" * 32
+OTHER = b"\2" * 32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to try: `kinds` are (number format, kernels) that honest nodes may run; `other` is a second adapter for the comparison, or None."""
+    """What to try: `kinds` are (number format, kernels) that honest nodes may run; `other` is a
+    second adapter for the comparison, or None.
+    """
 
     config: EngineConfig
     adapter: Path
@@ -66,7 +71,9 @@ class Answer:
 
 @dataclass(frozen=True)
 class Report:
-    """The thresholds, and for each kind of answer how many of how many were called suspicious, and their mean score in logits."""
+    """The thresholds, and for each kind of answer how many of how many were called suspicious, and
+    their mean score in logits.
+    """
 
     thresholds: Thresholds
     rows: tuple[tuple[str, int, int, float], ...]
@@ -82,7 +89,10 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
             honest += player.answer(ADAPTER, "honest", plan)
         say(f"made {plan.answers} honest answers of {plan.tokens} tokens in {' '.join(kind)}")
     with open_player(weights, plan, plan.kinds[0]) as player:
-        false = {"made without the adapter": player.answer(None, "honest", plan), "made with other dice": player.reroll(plan)}
+        false = {
+            "made without the adapter": player.answer(None, "honest", plan),
+            "made with other dice": player.reroll(plan),
+        }
         if plan.other is not None:
             false["made with another adapter"] = player.answer(OTHER, "honest", plan)
     with open_player(rounded(weights), plan, plan.kinds[0]) as player:
@@ -102,20 +112,36 @@ def _choose(honest: list[list[float]], tried: dict[str, list[list[float]]], one_
     """The cap at which most dishonest answers are caught, the least caught kind first."""
 
     def caught(thresholds: Thresholds) -> list[float]:
-        return sorted(sum(judge(each, thresholds).outcome == "suspicious" for each in answers) / len(answers) for answers in tried.values())
+        return sorted(
+            sum(judge(each, thresholds).outcome == "suspicious" for each in answers) / len(answers)
+            for answers in tried.values()
+        )
 
     thresholds = max((calibrate(honest, cap, one_in) for cap in CAPS), key=caught)
     rows = []
     for name, answers in {"honest": honest, **tried}.items():
         verdicts = [judge(each, thresholds) for each in answers]
         suspicious = sum(verdict.outcome == "suspicious" for verdict in verdicts)
-        rows.append((name, suspicious, len(verdicts), sum(verdict.score for verdict in verdicts) / len(verdicts)))
-    shortest = next(count for count in range(1, 1 << 20) if judge([1e9] * count, thresholds).outcome == "suspicious")
+        rows.append(
+            (
+                name,
+                suspicious,
+                len(verdicts),
+                sum(verdict.score for verdict in verdicts) / len(verdicts),
+            )
+        )
+    shortest = next(
+        count
+        for count in range(1, 1 << 20)
+        if judge([1e9] * count, thresholds).outcome == "suspicious"
+    )
     return Report(thresholds, tuple(rows), shortest)
 
 
 def rounded(weights: Weights) -> Weights:
-    """The same base with its linears rounded to 4 bits, 32 numbers a scale: what a node saves memory with and does not say."""
+    """The same base with its linears rounded to 4 bits, 32 numbers a scale: what a node saves
+    memory with and does not say.
+    """
 
     def read(name: str) -> torch.Tensor:
         tensor = weights.read(name)
@@ -149,39 +175,89 @@ class Player:
     """Drives one engine in this process."""
 
     def __init__(self, engine: Engine, done: SimpleQueue[Done], vocab_size: int) -> None:
-        self._engine, self._done, self._vocab_size = engine, done, vocab_size
+        self._engine = engine
+        self._done = done
+        self._vocab_size = vocab_size
 
     def hold(self, name: bytes, folder: Path) -> None:
         """Take an adapter in. Raises BadRequest with the engine's reason."""
-        self._engine.handle(HoldAdapter(name, str(folder / "adapter_config.json"), str(folder / "adapter_model.safetensors")))
+        self._engine.handle(
+            HoldAdapter(
+                name, str(folder / "adapter_config.json"), str(folder / "adapter_model.safetensors")
+            )
+        )
         self._engine.receive(self._done.get(timeout=LOAD_DEADLINE_S))
         for message in self._engine.take_messages():
             if isinstance(message, AdapterRefused):
                 raise BadRequest(f"{folder}: {message.message}")
 
     def answer(self, adapter: bytes | None, dice: str, plan: Plan) -> list[Answer]:
-        """The plan's answers: prompts that the model itself goes on from one token with, then what follows at each temperature in turn."""
+        """The plan's answers: prompts that the model itself goes on from one token with, then what
+        follows at each temperature in turn.
+        """
         starts = [1 + number * 7919 % (self._vocab_size - 1) for number in range(plan.answers)]
-        prompts = self._go_on([([start], Sampling(_seed("prompt", number), 1.0)) for number, start in enumerate(starts)], adapter, PROMPT_TOKENS)
+        prompts = self._go_on(
+            [
+                ([start], Sampling(_seed("prompt", number), 1.0))
+                for number, start in enumerate(starts)
+            ],
+            adapter,
+            PROMPT_TOKENS,
+        )
         asked = []
         for number, (start, more) in enumerate(zip(starts, prompts, strict=True)):
-            asked.append(([start, *more], Sampling(_seed(dice, number), TEMPERATURES[number % len(TEMPERATURES)])))
+            asked.append(
+                (
+                    [start, *more],
+                    Sampling(_seed(dice, number), TEMPERATURES[number % len(TEMPERATURES)]),
+                )
+            )
         made = self._go_on(asked, adapter, plan.tokens)
-        return [Answer(prompt, tokens, sampling) for (prompt, sampling), tokens in zip(asked, made, strict=True)]
+        return [
+            Answer(prompt, tokens, sampling)
+            for (prompt, sampling), tokens in zip(asked, made, strict=True)
+        ]
 
     def reroll(self, plan: Plan) -> list[Answer]:
-        """Answers whose maker threw other dice than those that it was given; at temperature 0 there are none to throw."""
-        made = [answer for answer in self.answer(ADAPTER, "other dice", plan) if answer.sampling.temperature > 0]
-        return [replace(answer, sampling=msgspec.structs.replace(answer.sampling, seed=_seed("honest", n))) for n, answer in enumerate(made)]
+        """Answers whose maker threw other dice than those that it was given; at temperature 0 there
+        are none to throw.
+        """
+        made = [
+            answer
+            for answer in self.answer(ADAPTER, "other dice", plan)
+            if answer.sampling.temperature > 0
+        ]
+        return [
+            replace(
+                answer, sampling=msgspec.structs.replace(answer.sampling, seed=_seed("honest", n))
+            )
+            for n, answer in enumerate(made)
+        ]
 
     def replay(self, answers: Sequence[Answer]) -> list[list[float]]:
         """The margins of each."""
-        replies = self._run([Replay(n, each.prompt, each.tokens, ADAPTER, each.sampling) for n, each in enumerate(answers)])
-        margins = {message.request_id: message.margins for message in replies if isinstance(message, Replayed)}
+        replies = self._run(
+            [
+                Replay(n, each.prompt, each.tokens, ADAPTER, sampling=each.sampling)
+                for n, each in enumerate(answers)
+            ]
+        )
+        margins = {
+            message.request_id: message.margins
+            for message in replies
+            if isinstance(message, Replayed)
+        }
         return [margins[number] for number in range(len(answers))]
 
-    def _go_on(self, asked: list[tuple[list[int], Sampling]], adapter: bytes | None, count: int) -> list[list[int]]:
-        replies = self._run([Submit(n, prompt, adapter, sampling, count, count, []) for n, (prompt, sampling) in enumerate(asked)])
+    def _go_on(
+        self, asked: list[tuple[list[int], Sampling]], adapter: bytes | None, count: int
+    ) -> list[list[int]]:
+        replies = self._run(
+            [
+                Submit(n, prompt, adapter, sampling, max_tokens=count, credit=count, stop_ids=[])
+                for n, (prompt, sampling) in enumerate(asked)
+            ]
+        )
         made: list[list[int]] = [[] for _ in asked]
         for message in replies:
             if isinstance(message, Tokens):

@@ -25,23 +25,36 @@ LEAST_CAPABILITY = (7, 0)
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a configuration comes to on this machine: on which device if any, settled, and in which number format."""
+    """What a configuration comes to on this machine: on which device if any, settled, and in which
+    number format.
+    """
 
     accelerator: Accelerator | None
     config: EngineConfig
     dtype: Choice
 
 
-def choose_machine(asked: EngineConfig, base: ModelConfig | None, accelerator: Accelerator | None = None) -> Chosen:
+def choose_machine(
+    asked: EngineConfig, base: ModelConfig | None, accelerator: Accelerator | None = None
+) -> Chosen:
     """For a base if there is one, on the device that is given or found. Raises ModelError."""
     accelerator = accelerator or find_accelerator(asked.kernels, base, asked.dtype)
     capability = None if accelerator is None else accelerator.device.capability
     features = cpu_features()
-    return Chosen(accelerator, settled(asked, accelerator is not None, features), choose_dtype(asked.dtype, features, capability))
+    return Chosen(
+        accelerator,
+        settled(asked, accelerator is not None, features),
+        choose_dtype(asked.dtype, features, capability),
+    )
 
 
-def find_accelerator(kernels: str, config: ModelConfig | None = None, dtype: str = "auto") -> Accelerator | None:
-    """The device that `kernels` run a model on in a number format; None: the processor. `cuda` raises ModelError where that is all there is."""
+def find_accelerator(
+    kernels: str, config: ModelConfig | None = None, dtype: str = "auto"
+) -> Accelerator | None:
+    """The device that `kernels` run a model on in a number format; None: the processor.
+
+    `cuda` raises ModelError where that is all there is.
+    """
     if kernels not in KERNELS:
         raise ModelError(f"kernels is {kernels!r}; it must be one of {', '.join(KERNELS)}")
     if kernels not in ("auto", "cuda"):
@@ -56,7 +69,11 @@ def find_accelerator(kernels: str, config: ModelConfig | None = None, dtype: str
 def _open_device() -> Accelerator | str:
     """The device, or why there is none."""
     if not torch.cuda.is_available():
-        return "torch finds no CUDA device" if torch.version.cuda else "this build of torch knows no CUDA"
+        return (
+            "torch finds no CUDA device"
+            if torch.version.cuda
+            else "this build of torch knows no CUDA"
+        )
     try:
         from .cuda.accelerator import Accelerator
         from .cuda.device import CudaDevice
@@ -65,14 +82,24 @@ def _open_device() -> Accelerator | str:
     device = CudaDevice()
     if device.capability < LEAST_CAPABILITY:
         has, needs = (".".join(map(str, each)) for each in (device.capability, LEAST_CAPABILITY))
-        return f"{device.name} has compute capability {has}, and Triton compiles for {needs} and newer"
+        return (
+            f"{device.name} has compute capability {has}, and Triton compiles for {needs} and newer"
+        )
     return Accelerator(device)
 
 
 def make_executor(
-    weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, kernels: str, threads: int, accelerator: Accelerator | None = None
+    weights: Weights,
+    dtype: torch.dtype,
+    weights_int8: bool,
+    context: int,
+    kernels: str,
+    threads: int,
+    accelerator: Accelerator | None = None,
 ) -> Executor:
-    """On an accelerator if one is given. Else `auto`: the native executor, or torch where it cannot be built or does not fit the model.
+    """On an accelerator if one is given.
+
+    Else `auto`: the native executor, or torch where it cannot be built or does not fit the model.
 
     `native` raises ModelError then.
     """
@@ -83,7 +110,7 @@ def make_executor(
     assert kernels != "cuda", "find_accelerator comes first"
     if kernels != "torch":
         try:
-            return NativeExecutor(weights, dtype, weights_int8, context, threads)
+            return NativeExecutor(weights, dtype, weights_int8, context, threads=threads)
         except NotNative as reason:
             if kernels == "native":
                 raise ModelError(f"the native executor cannot run here: {reason}") from reason

@@ -14,7 +14,10 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an operator may choose; every count is a bound with its unit in the name. Those that are 0 here depend on the machine: see `settled`."""
+    """What an operator may choose; every count is a bound with its unit in the name.
+
+    Those that are 0 here depend on the machine: see `settled`.
+    """
 
     base_path: Path
     dtype: str = "auto"
@@ -39,32 +42,64 @@ class EngineConfig:
     seat_steps: int = 0
 
 
-ON_PROCESSOR = {"max_adapters": 64, "step_tokens": 128, "prompt_step_tokens": 512, "max_running": 64, "seat_steps": 4, "max_waiting_tokens": 1 << 20}
-ON_DEVICE = {"step_tokens": 512, "prompt_step_tokens": 2048, "max_running": 256, "seat_steps": 32, "max_waiting_tokens": 1 << 24}
-"""What is 0 in a configuration becomes this. Room for keys and values and for adapters is divided once the base is known, by executor/memory.py
-or on a device by cuda/memory.py; a seat lasts longer there, since another adapter in it costs a copy, of about as long as a step."""
+ON_PROCESSOR = {
+    "max_adapters": 64,
+    "step_tokens": 128,
+    "prompt_step_tokens": 512,
+    "max_running": 64,
+    "seat_steps": 4,
+    "max_waiting_tokens": 1 << 20,
+}
+ON_DEVICE = {
+    "step_tokens": 512,
+    "prompt_step_tokens": 2048,
+    "max_running": 256,
+    "seat_steps": 32,
+    "max_waiting_tokens": 1 << 24,
+}
+"""What is 0 in a configuration becomes this. Room for keys and values and for adapters is divided
+once the base is known, by executor/memory.py or on a device by cuda/memory.py; a seat lasts longer
+there, since another adapter in it costs a copy, of about as long as a step.
+"""
 BESIDE_TOKENS = 32
-"""Of prompts beside others' decoding, on a processor without tile registers: there a step takes as long as it has rows, and more of them at
-once gain nothing. Elsewhere a step is bound by reading the weights, and takes what it may hold."""
+"""Of prompts beside others' decoding, on a processor without tile registers: there a step takes as
+long as it has rows, and more of them at once gain nothing. Elsewhere a step is bound by reading the
+weights, and takes what it may hold.
+"""
 WANTED_KV_TOKENS = 16384
 MAX_HOST_CACHE_BYTES = 2 << 30
-"""What a processor's keys and values and its packed adapters are given where there is memory enough."""
+"""What a processor's keys and values and its packed adapters are given where there is memory
+enough.
+"""
 HOST_CACHE_SHARE = 4
-"""Beside a device, one part in so many of the host's free memory is for packed adapters: they are larger there, as the bases are."""
+"""Beside a device, one part in so many of the host's free memory is for packed adapters: they are
+larger there, as the bases are.
+"""
 
 
-def settled(config: EngineConfig, on_device: bool, features: frozenset[str] = frozenset()) -> EngineConfig:
-    """The configuration with what it leaves open filled in for the machine; `features` are a processor's."""
+def settled(
+    config: EngineConfig, on_device: bool, features: frozenset[str] = frozenset()
+) -> EngineConfig:
+    """The configuration with what it leaves open filled in for the machine; `features` are a
+    processor's.
+    """
     suited = ON_DEVICE if on_device else ON_PROCESSOR
     by_rows = not on_device and "amx_bf16" not in features
-    suited = {**suited, "beside_tokens": BESIDE_TOKENS if by_rows else config.step_tokens or suited["step_tokens"]}
-    open_ones: dict[str, Any] = {name: value for name, value in suited.items() if getattr(config, name) == 0}
+    suited = {
+        **suited,
+        "beside_tokens": BESIDE_TOKENS if by_rows else config.step_tokens or suited["step_tokens"],
+    }
+    open_ones: dict[str, Any] = {
+        name: value for name, value in suited.items() if getattr(config, name) == 0
+    }
     return replace(config, **open_ones)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a model is computed in, and why: `dtype` of activations, keys and values; `weights_int8` when linears are int8 with a scale per row."""
+    """What a model is computed in, and why: `dtype` of activations, keys and values; `weights_int8`
+    when linears are int8 with a scale per row.
+    """
 
     dtype: torch.dtype
     reason: str
@@ -77,14 +112,22 @@ class Choice:
 
 
 def cpu_features() -> frozenset[str]:
-    """The CPU's feature flags as Linux names them, without the tile registers' where the kernel does not grant these to this process."""
+    """The CPU's feature flags as Linux names them, without the tile registers' where the kernel
+    does not grant these to this process.
+    """
     flags = _cpu_flags()
-    return flags if "amx_tile" not in flags or _grants_tiles() else flags - {"amx_tile", "amx_bf16", "amx_int8"}
+    return (
+        flags
+        if "amx_tile" not in flags or _grants_tiles()
+        else flags - {"amx_tile", "amx_bf16", "amx_int8"}
+    )
 
 
 def _grants_tiles() -> bool:
     """Ask as Linux wants to be asked once by each process (Documentation/arch/x86/xstate.rst)."""
-    arch_prctl, req_xcomp_perm, xtiledata = 158, 0x1023, 18
+    arch_prctl = 158
+    req_xcomp_perm = 0x1023
+    xtiledata = 18
     return bool(ctypes.CDLL(None).syscall(arch_prctl, req_xcomp_perm, xtiledata) == 0)
 
 
@@ -98,16 +141,28 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset(flags.partition(":")[2].split())
 
 
-def choose_dtype(name: str, features: frozenset[str], capability: tuple[int, int] | None = None) -> Choice:
-    """`auto` is bfloat16 where the CPU, or the device of that `capability`, multiplies it in hardware, and float32 elsewhere.
+def choose_dtype(
+    name: str, features: frozenset[str], capability: tuple[int, int] | None = None
+) -> Choice:
+    """`auto` is bfloat16 where the CPU, or the device of that `capability`, multiplies it in
+    hardware, and float32 elsewhere.
 
-    Emulated bfloat16 is several times slower; float16 overflows in models that were trained in bfloat16.
+    Emulated bfloat16 is several times slower; float16 overflows in models that were trained in
+    bfloat16.
     """
     if name != "auto":
-        return Choice(torch.float32 if name == "float32" else torch.bfloat16, "asked for", weights_int8=name == "int8")
+        return Choice(
+            torch.float32 if name == "float32" else torch.bfloat16,
+            "asked for",
+            weights_int8=name == "int8",
+        )
     if capability is not None:
-        has, version = capability >= BFLOAT16_CAPABILITY, ".".join(map(str, capability))
-        return Choice(torch.bfloat16 if has else torch.float32, f"a device of capability {version} multiplies {'it' if has else 'no bfloat16'}")
+        has = capability >= BFLOAT16_CAPABILITY
+        version = ".".join(map(str, capability))
+        return Choice(
+            torch.bfloat16 if has else torch.float32,
+            f"a device of capability {version} multiplies {'it' if has else 'no bfloat16'}",
+        )
     fast = sorted(features & {"avx512_bf16", "amx_bf16"})
     if fast:
         return Choice(torch.bfloat16, f"this CPU has {' and '.join(fast)}")

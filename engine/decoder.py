@@ -1,7 +1,8 @@
-"""The base model on its device: rows in, logits out, over paged keys and values and the adapters of each row. Schedules nothing.
+"""The base model on its device: rows in, logits out, over paged keys and values and the adapters of
+each row. Schedules nothing.
 
-What an adapter changes outside the layers (embedding, head) is applied here, in torch, to the few rows that have it; everything inside
-the layers is the executor's.
+What an adapter changes outside the layers (embedding, head) is applied here, in torch, to the few
+rows that have it; everything inside the layers is the executor's.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ Changing = tuple[Segment, Ends]
 
 
 class Decoder:
-    """`run` is what it does; `forward` is the logits of it. `name` tells which executor runs it; for the rest see Executor."""
+    """`run` is what it does; `forward` is the logits of it.
+
+    `name` tells which executor runs it; for the rest see Executor.
+    """
 
     def __init__(
         self,
@@ -38,15 +42,23 @@ class Decoder:
         accelerator: Accelerator | None = None,
     ) -> None:
         self.config = weights.config
-        self._executor = make_executor(weights, dtype, weights_int8, context, kernels, threads, accelerator)
-        self.name, self.wants_torch_threads, self.runs_beside = self._executor.name, self._executor.wants_torch_threads, self._executor.runs_beside
+        self._executor = make_executor(
+            weights, dtype, weights_int8, context, kernels, threads, accelerator
+        )
+        self.name = self._executor.name
+        self.wants_torch_threads = self._executor.wants_torch_threads
+        self.runs_beside = self._executor.runs_beside
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
-        """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim], not yet written."""
+        """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim], not
+        yet written.
+        """
         return self._executor.make_pool(num_pages, page_tokens)
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """Do once what the first steps over `pool` and `bank` would have to wait for; says what that was, if anything."""
+        """Do once what the first steps over `pool` and `bank` would have to wait for; says what
+        that was, if anything.
+        """
         return self._executor.warm_up(pool, bank)
 
     def close(self) -> None:
@@ -54,15 +66,25 @@ class Decoder:
         self._executor.close()
 
     def forward(self, step: StepInput, pool: torch.Tensor) -> torch.Tensor:
-        """Logits [len(logit_rows), vocab] float32, valid until the next call; writes keys and values into `pool`. Waits for the step's end."""
+        """Logits [len(logit_rows), vocab] float32, valid until the next call; writes keys and
+        values into `pool`. Waits for the step's end.
+        """
         output = self.run(step, pool)
         output.wait()
         return output.logits
 
     def run(self, step: StepInput, pool: torch.Tensor) -> StepOutput:
         """One step with everything that it gives."""
-        changing = [(segment, ends) for segment in step.segments if (ends := step.bank.ends(segment.slot)) is not None]
-        embedded = self._embed(step, changing) if any(ends.changes_embedding for _, ends in changing) else None
+        changing = [
+            (segment, ends)
+            for segment in step.segments
+            if (ends := step.bank.ends(segment.slot)) is not None
+        ]
+        embedded = (
+            self._embed(step, changing)
+            if any(ends.changes_embedding for _, ends in changing)
+            else None
+        )
         output = self._executor.run(step, pool, embedded)
         if changing:
             self._change_logits(step, changing, output)
@@ -92,7 +114,9 @@ class Decoder:
         for segment, ends in changing:
             if not ends.changes_logits:
                 continue
-            chosen = (step.logit_rows >= segment.first) & (step.logit_rows < segment.first + segment.count)
+            chosen = (step.logit_rows >= segment.first) & (
+                step.logit_rows < segment.first + segment.count
+            )
             places = chosen.nonzero()[0]
             if len(places):
                 rows = torch.from_numpy(places).to(self._executor.where)

@@ -1,10 +1,14 @@
-"""One engine: requests in, steps, messages out. Synchronous and single-threaded; server.py gives it a socket and a clock.
+"""One engine: requests in, steps, messages out.
 
-    step():  schedule → begin → read → settle                     where steps are computed by this thread
+Synchronous and single-threaded; server.py gives it a socket and a clock.
+
+    step():  schedule → begin → read → settle                     where steps are computed by this
+             thread
     step():  read (the step before) → settle → schedule → begin   where a device computes beside it
 
-On a device a step is *in flight* between two calls: messages go out and come in meanwhile. Where the next step is certain but for its
-tokens, it is laid out before the one in flight is over and begun before that one is settled, so that the device hardly waits.
+On a device a step is *in flight* between two calls: messages go out and come in meanwhile. Where
+the next step is certain but for its tokens, it is laid out before the one in flight is over and
+begun before that one is settled, so that the device hardly waits.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from .messages import (
     ToEngine,
     Tokens,
     Vocabulary,
-)  # fmt: skip
+)
 from .runner import ChunkResult, Flight, Runner
 from .sampler import MAX_LOGPROBS, Chooser, check_sampling
 from .scheduler import Schedule, Scheduler
@@ -53,7 +57,9 @@ MAX_PRIORITY = 100
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may be: ids below `vocab_size`, prompt and answer together at most `context_tokens`."""
+    """What a request may be: ids below `vocab_size`, prompt and answer together at most
+    `context_tokens`.
+    """
 
     vocab_size: int
     context_tokens: int
@@ -65,13 +71,20 @@ class Limits:
     @classmethod
     def of(cls, config: EngineConfig, vocab_size: int, context_tokens: int) -> Limits:
         """The limits of a configuration over a base."""
-        waiting = config.max_waiting, config.max_waiting_tokens, config.waiting_deadline_s, config.parked_deadline_s
+        waiting = (
+            config.max_waiting,
+            config.max_waiting_tokens,
+            config.waiting_deadline_s,
+            config.parked_deadline_s,
+        )
         return cls(vocab_size, context_tokens, *waiting)
 
 
 @dataclass(frozen=True)
 class _InFlight:
-    """A step that the device computes, and the requests of it that were cancelled since it began."""
+    """A step that the device computes, and the requests of it that were cancelled since it
+    began.
+    """
 
     flight: Flight
     started_s: float
@@ -95,7 +108,11 @@ class Engine:
         grammars: Grammars,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits, self._scheduler, self._runner, self._adapters, self._pages = limits, scheduler, runner, adapters, pages
+        self._limits = limits
+        self._scheduler = scheduler
+        self._runner = runner
+        self._adapters = adapters
+        self._pages = pages
         self._clock = clock
         self._grammars = grammars
         self._compiling: dict[int, Submit | Replay] = {}
@@ -103,7 +120,9 @@ class Engine:
         self._in_flight: _InFlight | None = None
         self._outbox: list[FromEngine] = []
         self._records: deque[StepRecord] = deque(maxlen=MAX_STEP_RECORDS)
-        self._arrivals = self._steps = self._tokens_generated = self._most_adapters = self._tokens_drafted = self._tokens_accepted = 0
+        self._arrivals = self._steps = self._tokens_generated = self._most_adapters = (
+            self._tokens_drafted
+        ) = self._tokens_accepted = 0
 
     def step(self) -> bool:
         """One forward pass, or the end of one and the beginning of the next, if anything can run.
@@ -111,7 +130,8 @@ class Engine:
         False: nothing changes until a message, a load or a deadline.
         """
         now = self._clock()
-        before, self._in_flight = self._in_flight, None
+        before = self._in_flight
+        self._in_flight = None
         if before is None:
             return self._begin(now)
         ahead = self._foresee(before, now)
@@ -146,9 +166,13 @@ class Engine:
         if before.cancelled or self._overdue(now_s):
             return None
         schedule = self._scheduler.foresee(before.flight.batch.chunks)
-        return None if schedule is None else (schedule, self._runner.prepare(before.flight, schedule))
+        return (
+            None if schedule is None else (schedule, self._runner.prepare(before.flight, schedule))
+        )
 
-    def _follow(self, schedule: Schedule, batch: Batch, results: list[ChunkResult], now_s: float) -> None:
+    def _follow(
+        self, schedule: Schedule, batch: Batch, results: list[ChunkResult], now_s: float
+    ) -> None:
         """Begin the step that was foreseen."""
         self._scheduler.follow(schedule)
         self._in_flight = _InFlight(self._runner.begin_prepared(schedule, batch, results), now_s)
@@ -173,7 +197,10 @@ class Engine:
                 self._outbox.append(self._stats())
 
     def receive(self, done: LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
-        """Take what another thread has finished. A lost device is raised: nothing here can go on without it."""
+        """Take what another thread has finished.
+
+        A lost device is raised: nothing here can go on without it.
+        """
         match done:
             case LoadDone():
                 self._receive_adapter(done)
@@ -195,7 +222,9 @@ class Engine:
             self._refuse(message, done.outcome)
 
     def _receive_adapter(self, done: LoadDone) -> None:
-        """Requests that wait for a refused one fail; so do those that were at work with it, where its bytes have left memory."""
+        """Requests that wait for a refused one fail; so do those that were at work with it, where
+        its bytes have left memory.
+        """
         answer = self._adapters.receive(done)
         self._outbox += [answer] if answer else []
         stranded = [] if self._adapters.is_here(done.job.adapter) else self._scheduler.running
@@ -218,12 +247,17 @@ class Engine:
 
     def take_messages(self) -> list[FromEngine]:
         """What the daemon should hear, in order; empties the outbox."""
-        messages, self._outbox = self._outbox, []
+        messages = self._outbox
+        self._outbox = []
         return messages
 
     def fail_all(self, message: str, code: str = "internal") -> None:
-        """A step failed, by our own bug or for want of memory: every running request fails, waiting ones stay. The server calls it."""
-        self._in_flight = None  # whatever the device still writes, it writes before the next step begins
+        """A step failed, by our own bug or for want of memory: every running request fails, waiting
+        ones stay. The server calls it.
+        """
+        self._in_flight = (
+            None  # whatever the device still writes, it writes before the next step begins
+        )
         for sequence in list(self._scheduler.running):
             self._fail(sequence, code, message)
 
@@ -231,7 +265,9 @@ class Engine:
         """All invariants of the stateful cores."""
         self._scheduler.check()
         self._adapters.check()
-        assert {id(s) for s in self._sequences.values()} == {id(s) for s in self._scheduler.running + self._scheduler.waiting}
+        assert {id(s) for s in self._sequences.values()} == {
+            id(s) for s in self._scheduler.running + self._scheduler.waiting
+        }
 
     # --- requests ---
 
@@ -269,21 +305,48 @@ class Engine:
         if message.request_id in self._sequences or message.request_id in self._compiling:
             raise BadRequest(f"request {message.request_id} is already running; use another id")
         if len(self._scheduler.waiting) + len(self._compiling) >= limits.max_waiting:
-            raise Busy(f"{limits.max_waiting} requests are waiting already; retry later or ask another node")
-        waiting_tokens = sum(len(each.tokens) for each in self._scheduler.waiting) + sum(len(each.prompt_ids) for each in self._compiling.values())
+            raise Busy(
+                f"{limits.max_waiting} requests are waiting already; retry later or ask another"
+                " node"
+            )
+        waiting_tokens = sum(len(each.tokens) for each in self._scheduler.waiting) + sum(
+            len(each.prompt_ids) for each in self._compiling.values()
+        )
         if waiting_tokens + len(message.prompt_ids) + len(answer) > limits.max_waiting_tokens:
-            raise Busy(f"{waiting_tokens} tokens are waiting already, of at most {limits.max_waiting_tokens}; retry later or ask another node")
+            raise Busy(
+                f"{waiting_tokens} tokens are waiting already, of at most"
+                f" {limits.max_waiting_tokens}; retry later or ask another node"
+            )
         if not message.prompt_ids or (isinstance(message, Replay) and not answer):
-            raise BadRequest("prompt_ids is empty" if not message.prompt_ids else "answer_ids is empty")
+            raise BadRequest(
+                "prompt_ids is empty" if not message.prompt_ids else "answer_ids is empty"
+            )
         if len(message.prompt_ids) + max(1, len(answer)) > limits.context_tokens:
-            raise BadRequest(f"{len(message.prompt_ids) + len(answer)} tokens do not fit a context of {limits.context_tokens}; shorten the prompt")
+            raise BadRequest(
+                f"{len(message.prompt_ids) + len(answer)} tokens do not fit a context of"
+                f" {limits.context_tokens}; shorten the prompt"
+            )
         if not all(0 <= token < limits.vocab_size for token in (*message.prompt_ids, *answer)):
             raise BadRequest(f"a token id is not in [0, {limits.vocab_size})")
-        if isinstance(message, Submit) and (message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS):
-            raise BadRequest(f"max_tokens is {message.max_tokens} (1 or more), stop_ids are {len(message.stop_ids)} (at most {MAX_STOP_IDS})")
-        if isinstance(message, Submit) and (abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0):
-            raise BadRequest(f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is {message.deadline_ms} (0 or more)")
-        if isinstance(message, Submit) and message.logprobs is not None and not 0 <= message.logprobs <= MAX_LOGPROBS:
+        if isinstance(message, Submit) and (
+            message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS
+        ):
+            raise BadRequest(
+                f"max_tokens is {message.max_tokens} (1 or more), stop_ids are"
+                f" {len(message.stop_ids)} (at most {MAX_STOP_IDS})"
+            )
+        if isinstance(message, Submit) and (
+            abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0
+        ):
+            raise BadRequest(
+                f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is"
+                f" {message.deadline_ms} (0 or more)"
+            )
+        if (
+            isinstance(message, Submit)
+            and message.logprobs is not None
+            and not 0 <= message.logprobs <= MAX_LOGPROBS
+        ):
             raise BadRequest(f"logprobs is {message.logprobs}; it must be from 0 to {MAX_LOGPROBS}")
         check_sampling(message.sampling, limits.vocab_size)
         if message.sampling.grammar is not None:
@@ -308,7 +371,11 @@ class Engine:
             arrived_s=self._clock(),
             replay=replay,
             priority=message.priority if isinstance(message, Submit) else 0,
-            deadline_s=self._clock() + message.deadline_ms / 1e3 if isinstance(message, Submit) and message.deadline_ms else None,
+            deadline_s=(
+                self._clock() + message.deadline_ms / 1e3
+                if isinstance(message, Submit) and message.deadline_ms
+                else None
+            ),
             num_logprobs=message.logprobs if isinstance(message, Submit) else None,
         )
 
@@ -319,15 +386,31 @@ class Engine:
             sequence.parked_s = None if sequence.has_credit else sequence.parked_s
         compiling = self._compiling.get(request_id)
         if isinstance(compiling, Submit):
-            self._compiling[request_id] = msgspec.structs.replace(compiling, credit=max(compiling.credit, credit))
+            self._compiling[request_id] = msgspec.structs.replace(
+                compiling, credit=max(compiling.credit, credit)
+            )
 
     def _cancel(self, request_id: int) -> None:
         if self._in_flight is not None and self._in_flight.holds(request_id):
-            self._in_flight.cancelled.append(request_id)  # its pages and its seat are in use until that step is over
+            self._in_flight.cancelled.append(
+                request_id
+            )  # its pages and its seat are in use until that step is over
             return
         compiling = self._compiling.pop(request_id, None)
         if isinstance(compiling, Submit):
-            self._outbox.append(Finished(request_id, "cancelled", len(compiling.prompt_ids), 0, 0.0, 0.0, 0.0, 0.0, 0))
+            self._outbox.append(
+                Finished(
+                    request_id,
+                    "cancelled",
+                    len(compiling.prompt_ids),
+                    0,
+                    queue_ms=0.0,
+                    load_ms=0.0,
+                    prefill_ms=0.0,
+                    decode_ms=0.0,
+                    neighbours=0,
+                )
+            )
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self._finish(sequence, "cancelled")
@@ -344,13 +427,25 @@ class Engine:
         overdue: list[tuple[Sequence, str | None, str]] = []
         for sequence in self._sequences.values():
             if sequence.deadline_s is not None and now_s > sequence.deadline_s:
-                overdue.append((sequence, "deadline", f"not finished within {sequence.deadline_s - sequence.arrived_s:.1f} s"))
+                overdue.append(
+                    (
+                        sequence,
+                        "deadline",
+                        f"not finished within {sequence.deadline_s - sequence.arrived_s:.1f} s",
+                    )
+                )
             elif not sequence.has_credit:
                 sequence.parked_s = sequence.parked_s or now_s
                 if now_s - sequence.parked_s > self._limits.parked_deadline_s:
                     overdue.append((sequence, None, ""))
-            elif sequence.started_s is None and now_s - sequence.arrived_s > self._limits.waiting_deadline_s:
-                waited = f"waited {self._limits.waiting_deadline_s:.0f} s for a place; retry later or ask another node"
+            elif (
+                sequence.started_s is None
+                and now_s - sequence.arrived_s > self._limits.waiting_deadline_s
+            ):
+                waited = (
+                    f"waited {self._limits.waiting_deadline_s:.0f} s for a place; retry later or"
+                    " ask another node"
+                )
                 overdue.append((sequence, "busy", waited))
         return overdue
 
@@ -360,12 +455,15 @@ class Engine:
         self._steps += 1
         record = _record(self._steps, results, (ended_s - started_s) * 1e3)
         self._records.append(record)
-        self._most_adapters = max(self._most_adapters, sum(1 for adapter in record.adapters if adapter is not None))
+        self._most_adapters = max(
+            self._most_adapters, sum(1 for adapter in record.adapters if adapter is not None)
+        )
         for result in results:
             self._advance(result, record, ended_s)
 
     def _advance(self, result: ChunkResult, record: StepRecord, now_s: float) -> None:
-        chunk, sequence = result.chunk, result.chunk.sequence
+        chunk = result.chunk
+        sequence = result.chunk.sequence
         right = max(0, len(result.tokens) - 1)  # of the draft; the rest of it will be written over
         sequence.computed = chunk.start + chunk.count - len(chunk.draft) + right
         self._tokens_drafted += len(chunk.draft)
@@ -396,7 +494,9 @@ class Engine:
         sequence.first_token_s = sequence.first_token_s or now_s
         sequence.last_token_s = now_s
         self._tokens_generated += len(result.tokens)
-        self._outbox.append(Tokens(sequence.request_id, result.tokens, self._steps, result.logprobs))
+        self._outbox.append(
+            Tokens(sequence.request_id, result.tokens, self._steps, result.logprobs)
+        )
         if sequence.ends_with(result.tokens[-1]):
             self._finish(sequence, "stop")
         elif len(sequence.tokens) >= sequence.max_length:
@@ -437,7 +537,11 @@ class Engine:
 
 def _goes_on(result: ChunkResult) -> bool:
     """Whether a row gave a token that does not end its answer."""
-    return result.error is None and len(result.tokens) == 1 and not result.chunk.sequence.ends_with(result.tokens[0])
+    return (
+        result.error is None
+        and len(result.tokens) == 1
+        and not result.chunk.sequence.ends_with(result.tokens[0])
+    )
 
 
 def _code_of(error: EngineError) -> str:
@@ -448,13 +552,23 @@ def _code_of(error: EngineError) -> str:
 def _record(step: int, results: list[ChunkResult], step_ms: float) -> StepRecord:
     adapters = list(dict.fromkeys(result.chunk.sequence.adapter for result in results))
     decode = sum(1 for result in results if result.chunk.sequence.is_decoding)
-    return StepRecord(step, adapters, sum(r.chunk.count for r in results if not r.chunk.sequence.is_decoding), decode, step_ms)
+    return StepRecord(
+        step,
+        adapters,
+        sum(r.chunk.count for r in results if not r.chunk.sequence.is_decoding),
+        decode,
+        step_ms=step_ms,
+    )
 
 
 def _finished(sequence: Sequence, reason: str, now_s: float) -> Finished:
     """Times are told apart as: waiting for a place, waiting for the adapter, prompt, decoding."""
     started = sequence.started_s or now_s
-    loading_s = (sequence.ready_s or started) - (sequence.asked_s or started) if sequence.adapter is not None else 0.0
+    loading_s = (
+        (sequence.ready_s or started) - (sequence.asked_s or started)
+        if sequence.adapter is not None
+        else 0.0
+    )
     decode_s = (sequence.last_token_s or 0.0) - (sequence.first_token_s or 0.0)
     return Finished(
         request_id=sequence.request_id,

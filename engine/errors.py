@@ -6,8 +6,10 @@
     ├── Busy              a bound is reached; retry later
     ├── AdapterError      the adapter's bytes cannot be served (names the tensor or field)
     ├── ModelError        the base's files cannot be served
-    ├── OutOfDeviceMemory a step did not fit into the device's memory: its requests fail, the engine goes on
-    ├── DeviceLost        the device answers no more: the process ends, and the daemon starts another
+    ├── OutOfDeviceMemory a step did not fit into the device's memory: its requests fail, the engine
+    goes on
+    ├── DeviceLost        the device answers no more: the process ends, and the daemon starts
+                          another
     └── BorderError       a frame from the daemon cannot be read: the connection is lost
 
 A broken invariant of our own is an AssertionError.

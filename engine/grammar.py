@@ -1,6 +1,8 @@
-"""Which tokens may follow so that an answer matches a JSON schema or an expression. llguidance decides; this bounds it and names its errors.
+"""Which tokens may follow so that an answer matches a JSON schema or an expression. llguidance
+decides; this bounds it and names its errors.
 
-request with a grammar ──▶ Grammars' thread: checked in another process, compiled ──▶ GrammarDone ──▶ engine: the request is queued
+request with a grammar ──▶ Grammars' thread: checked in another process, compiled ──▶ GrammarDone
+──▶ engine: the request is queued
 """
 
 from __future__ import annotations
@@ -36,17 +38,27 @@ class Matcher:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more may follow: the grammar is fulfilled, or a token was accepted that it does not allow."""
+        """Whether nothing more may follow: the grammar is fulfilled, or a token was accepted that
+        it does not allow.
+        """
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> NDArray[np.int32]:
-        """One bit for each id that may follow, packed, lowest first; valid until the next call. Raises BadRequest when that is too complex."""
+        """One bit for each id that may follow, packed, lowest first; valid until the next call.
+
+        Raises BadRequest when that is too complex.
+        """
         started = time.perf_counter()
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
         if self._matcher.is_error():
-            raise BadRequest(f"the grammar cannot be followed further: {_first_line(self._matcher)}; simplify it")
+            raise BadRequest(
+                f"the grammar cannot be followed further: {_first_line(self._matcher)}; simplify it"
+            )
         if time.perf_counter() - started > MASK_DEADLINE_S:
-            raise BadRequest(f"the grammar is too complex: one token took longer than {MASK_DEADLINE_S} s; simplify it")
+            raise BadRequest(
+                f"the grammar is too complex: one token took longer than {MASK_DEADLINE_S} s;"
+                " simplify it"
+            )
         allowed: NDArray[np.int32] = self._bits[0]
         return allowed
 
@@ -72,10 +84,14 @@ class GrammarDone:
 
 
 class Grammars:
-    """One thread that compiles for one vocabulary; `done` is called on that thread. The daemon says where the vocabulary is described."""
+    """One thread that compiles for one vocabulary; `done` is called on that thread.
+
+    The daemon says where the vocabulary is described.
+    """
 
     def __init__(self, vocab_size: int, done: Callable[[GrammarDone], None]) -> None:
-        self._vocab_size, self._done = vocab_size, done
+        self._vocab_size = vocab_size
+        self._done = done
         self._jobs: SimpleQueue[GrammarJob | Vocabulary | None] = SimpleQueue()
         self._tokenizer: llguidance.LLTokenizer | None = None
         self._reason = "this engine was not told what its tokens spell; send a Vocabulary first"
@@ -103,7 +119,9 @@ class Grammars:
     def _learn(self, vocabulary: Vocabulary) -> None:
         try:
             described = _read(Path(vocabulary.tokenizer_path))
-            self._tokenizer = llguidance.LLTokenizer(described, n_vocab=self._vocab_size, eos_token=vocabulary.stop_ids)
+            self._tokenizer = llguidance.LLTokenizer(
+                described, n_vocab=self._vocab_size, eos_token=vocabulary.stop_ids
+            )
         except (OSError, ValueError) as error:
             self._reason = f"the base's tokenizer cannot be used for grammars: {error}"
 
@@ -112,7 +130,9 @@ class Grammars:
             return self._compile(grammar)
         except BadRequest as error:
             return error
-        except Exception as error:  # a stranger's grammar found a bug: this request is lost, not the engine
+        except (
+            Exception
+        ) as error:  # a stranger's grammar found a bug: this request is lost, not the engine
             return BadRequest(f"grammar could not be prepared ({type(error).__name__}: {error})")
 
     def _compile(self, grammar: Grammar) -> Matcher:
@@ -131,7 +151,9 @@ def check_grammar(grammar: Grammar) -> None:
     if grammar.kind not in ("json_schema", "regex"):
         raise BadRequest(f"grammar has kind {grammar.kind!r}; it must be json_schema or regex")
     if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
-        raise BadRequest(f"grammar has {len(grammar.text.encode())} bytes; the limit is {MAX_GRAMMAR_BYTES}")
+        raise BadRequest(
+            f"grammar has {len(grammar.text.encode())} bytes; the limit is {MAX_GRAMMAR_BYTES}"
+        )
 
 
 def _source(grammar: Grammar) -> str:

@@ -1,7 +1,8 @@
-"""Tries a stranger's grammar in a process of its own, because some take minutes to refuse and cannot be interrupted.
+"""Tries a stranger's grammar in a process of its own, because some take minutes to refuse and
+cannot be interrupted.
 
-`python -m engine.grammar_check` reads a grammar a line (a JSON string in llguidance's form) and answers each with one: a JSON string, empty for
-a good one.
+`python -m engine.grammar_check` reads a grammar a line (a JSON string in llguidance's form) and
+answers each with one: a JSON string, empty for a good one.
 """
 
 from __future__ import annotations
@@ -30,11 +31,15 @@ LIMITS = llguidance.LLParserLimits(
     max_lexer_states=20_000,
     max_grammar_size=100_000,
 )
-"""llguidance's own bounds: about 20 ms to begin with and 8 ms a token, for all but a few grammars."""
+"""llguidance's own bounds: about 20 ms to begin with and 8 ms a token, for all but a few grammars.
+"""
 
 
 class Checker:
-    """The parent's side. One child, started when it is first needed and again after it had to be killed."""
+    """The parent's side.
+
+    One child, started when it is first needed and again after it had to be killed.
+    """
 
     def __init__(self, deadline_s: float = CHECK_DEADLINE_S) -> None:
         self._deadline_s = deadline_s
@@ -53,14 +58,18 @@ class Checker:
         answer = _read_line(child, self._deadline_s)
         if not answer:
             self.close()
-            raise BadRequest(f"grammar is too complex: it could not be prepared within {self._deadline_s:g} s; simplify it")
+            raise BadRequest(
+                f"grammar is too complex: it could not be prepared within {self._deadline_s:g} s;"
+                " simplify it"
+            )
         reason = json.loads(answer)
         if reason:
             raise BadRequest(f"grammar is refused: {reason}")
 
     def close(self) -> None:
         """End the child, whatever it does."""
-        child, self._child = self._child, None
+        child = self._child
+        self._child = None
         if child is not None:
             child.kill()
             child.wait()
@@ -72,15 +81,25 @@ class Checker:
         if self._child is None or self._child.poll() is not None:
             self.close()
             folder = Path(__file__).resolve().parent.parent
-            self._child = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder)
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=folder,
+            )
             if _read_line(self._child, START_DEADLINE_S) != b'""\n':
                 self.close()
-                raise BadRequest("grammar could not be checked: the process that does it did not start; try again")
+                raise BadRequest(
+                    "grammar could not be checked: the process that does it did not start; try"
+                    " again"
+                )
         return self._child
 
 
 def _read_line(child: subprocess.Popen[bytes], deadline_s: float) -> bytes:
-    """The child's next line, or nothing when it ended or the deadline passed; it answers with one short line at a time."""
+    """The child's next line, or nothing when it ended or the deadline passed; it answers with one
+    short line at a time.
+    """
     assert child.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
@@ -89,7 +108,9 @@ def _read_line(child: subprocess.Popen[bytes], deadline_s: float) -> bytes:
 
 def main() -> None:
     """The child."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: an engine that was killed leaves nobody behind
+    ctypes.CDLL(None).prctl(
+        1, signal.SIGKILL
+    )  # PR_SET_PDEATHSIG: an engine that was killed leaves nobody behind
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     print(json.dumps(""), flush=True)
     for line in sys.stdin:

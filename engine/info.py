@@ -1,4 +1,6 @@
-"""What this engine chooses on this machine, and why, in words; and what the machine can do at most."""
+"""What this engine chooses on this machine, and why, in words; and what the machine can do at
+most.
+"""
 
 from __future__ import annotations
 
@@ -19,29 +21,46 @@ from .roofline import Roofline, measure_apart
 
 
 def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
-    """One line per choice, and the measured limits (a second or two; longer when the executor is built first). Raises ModelError."""
+    """One line per choice, and the measured limits (a second or two; longer when the executor is
+    built first). Raises ModelError.
+    """
     weights = None if base is None else open_weights(base)
     chosen = choose_machine(asked, None if weights is None else weights.config)
-    accelerator, config, choice, free = chosen.accelerator, chosen.config, chosen.dtype, free_memory()
+    accelerator = chosen.accelerator
+    config = chosen.config
+    choice = chosen.dtype
+    free = free_memory()
     yield f"torch      {torch.__version__}, {config.threads} threads"
     yield f"dtype      {choice.name}: {choice.reason}"
     if accelerator is not None:
         memory = accelerator.device.memory()
-        yield f"device     {accelerator.device.name}: {memory.free_bytes >> 20} of {memory.total_bytes >> 20} MiB free"
+        yield (
+            f"device     {accelerator.device.name}: {memory.free_bytes >> 20} of"
+            f" {memory.total_bytes >> 20} MiB free"
+        )
         if weights is not None:
             yield f"base       {weights.base_id.hex()}: {weights.config}"
-            yield f"memory     {describe_split(accelerator.divide(weights.config, choice.dtype, config), config.page_tokens)}"
+            split = accelerator.divide(weights.config, choice.dtype, config)
+            yield f"memory     {describe_split(split, config.page_tokens)}"
         return
     yield f"kernels    {describe_kernels(config.kernels)}"
-    yield f"twins      linears {choose_linear_kernel(choice.dtype)}; under {ROW_FLOOR[choice.dtype]} rows are padded, for the same bits in any batch"
+    yield (
+        f"twins      linears {choose_linear_kernel(choice.dtype)}; under {ROW_FLOOR[choice.dtype]}"
+        " rows are padded, for the same bits in any batch"
+    )
     if weights is not None:
-        division = divide_host(weights.config, config, choice, False, free)
+        division = divide_host(weights.config, config, choice, False, free=free)
         token_bytes = weights.config.kv_numbers * choice.dtype.itemsize
         yield f"base       {weights.base_id.hex()}: {weights.config}"
         yield f"memory     {describe_division(division)}"
-        yield f"kv cache   {division.kv_tokens} tokens, {division.kv_tokens * token_bytes >> 20} MiB when full"
+        yield (
+            f"kv cache   {division.kv_tokens} tokens, {division.kv_tokens * token_bytes >> 20} MiB"
+            " when full"
+        )
     roofline = measure_apart(config.threads)
-    rates = ", ".join(f"{name} {rate / 1e9:.0f} GOP/s" for name, rate in roofline.operations_s.items())
+    rates = ", ".join(
+        f"{name} {rate / 1e9:.0f} GOP/s" for name, rate in roofline.operations_s.items()
+    )
     yield f"roofline   reads {roofline.read_bytes_s / 1e9:.1f} GB/s; multiplies {rates}"
     if weights is not None:
         yield f"limit      {describe_limit(weights, choice.name, roofline)}"
@@ -53,20 +72,32 @@ def describe_kernels(asked: str) -> str:
         return "torch: asked for"
     sets = usable_sets(cpu_features())
     if not sets:
-        return "torch: this processor has none of the instruction sets that the native executor is written for"
+        return (
+            "torch: this processor has none of the instruction sets that the native executor is"
+            " written for"
+        )
     try:
         path = library_path(sets[0])
     except NotNative as reason:
         return f"torch: {reason}"
     compiler = find_compiler()
-    built = "built earlier, no compiler is here now:" if compiler is None else f"built by {' '.join(compiler)} as"
+    built = (
+        "built earlier, no compiler is here now:"
+        if compiler is None
+        else f"built by {' '.join(compiler)} as"
+    )
     return f"native {sets[0].name}: the best that this processor has; {built} {path.name}"
 
 
 def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:
-    """Tokens a second that the machine allows for one request and for 32, without adapters and with an empty context."""
+    """Tokens a second that the machine allows for one request and for 32, without adapters and with
+    an empty context.
+    """
     numbers = linear_numbers(weights.config)
     read = numbers * {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
-    parts = (f"{batch / roofline.seconds(dtype, read, 2.0 * batch * numbers):.0f} tokens/s at batch {batch} "
-             f"({roofline.bound(dtype, read, 2.0 * batch * numbers)})" for batch in (1, 32))  # fmt: skip
+    parts = (
+        f"{batch / roofline.seconds(dtype, read, 2.0 * batch * numbers):.0f} tokens/s at batch"
+        f" {batch} ({roofline.bound(dtype, read, 2.0 * batch * numbers)})"
+        for batch in (1, 32)
+    )
     return "; ".join(parts)

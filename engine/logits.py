@@ -1,4 +1,6 @@
-"""`python -m engine logits`: what the engine computes for given token ids, in a file, so that it can be compared with anything."""
+"""`python -m engine logits`: what the engine computes for given token ids, in a file, so that it
+can be compared with anything.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ MAX_IDS = 1 << 22
 
 @dataclass(frozen=True)
 class Job:
-    """What to compute: `adapter` is a PEFT folder or None; `ids_path` holds `input_ids` [batch, length], `out_path` gets `logits`."""
+    """What to compute: `adapter` is a PEFT folder or None; `ids_path` holds `input_ids` [batch,
+    length], `out_path` gets `logits`.
+    """
 
     config: EngineConfig
     adapter: Path | None
@@ -42,13 +46,18 @@ class Job:
 
 
 def write_logits(job: Job) -> tuple[int, ...]:
-    """Compute and write `logits` [batch, length, vocab] float32; gives their shape. Raises EngineError with one line that names the field.
+    """Compute and write `logits` [batch, length, vocab] float32; gives their shape.
 
-    The path is the serving one: chunks of `step_tokens` rows over paged keys and values, the adapter in a slot.
+    Raises EngineError with one line that names the field.
+
+    The path is the serving one: chunks of `step_tokens` rows over paged keys and values, the
+    adapter in a slot.
     """
     ids = read_ids(job.ids_path)
     if not job.out_path.absolute().parent.is_dir():
-        raise BadRequest(f"--out: there is no folder {job.out_path.absolute().parent}; make it first")
+        raise BadRequest(
+            f"--out: there is no folder {job.out_path.absolute().parent}; make it first"
+        )
     with torch.inference_mode():
         logits = _run(job, ids)
     whole = job.out_path.with_name(job.out_path.name + ".partial")
@@ -66,35 +75,69 @@ def read_ids(path: Path) -> torch.Tensor:
             ids: torch.Tensor = file.get_tensor("input_ids")
     except (OSError, SafetensorError) as error:
         raise BadRequest(f"--input-ids: {path} cannot be read as safetensors: {error}") from error
-    if ids.is_floating_point() or ids.dtype == torch.bool or ids.dim() != 2 or not 1 <= ids.numel() <= MAX_IDS:
+    if (
+        ids.is_floating_point()
+        or ids.dtype == torch.bool
+        or ids.dim() != 2
+        or not 1 <= ids.numel() <= MAX_IDS
+    ):
         raise BadRequest(
-            f"--input-ids: input_ids is {ids.dtype} of shape {list(ids.shape)}; it must be whole numbers [batch, length], at most {MAX_IDS}"
+            f"--input-ids: input_ids is {ids.dtype} of shape {list(ids.shape)}; it must be whole"
+            f" numbers [batch, length], at most {MAX_IDS}"
         )
     return ids.to(torch.int64)
 
 
 def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
     weights = open_weights(job.config.base_path)
-    base, length = weights.config, ids.shape[1]
+    base = weights.config
+    length = ids.shape[1]
     chosen = choose_machine(job.config, base)
-    accelerator, config, choice = chosen.accelerator, chosen.config, chosen.dtype
+    accelerator = chosen.accelerator
+    config = chosen.config
+    choice = chosen.dtype
     torch.set_num_threads(config.threads)
     if length > base.context:
-        raise BadRequest(f"--input-ids: input_ids has rows of {length} tokens; the base's context is {base.context}")
+        raise BadRequest(
+            f"--input-ids: input_ids has rows of {length} tokens; the base's context is"
+            f" {base.context}"
+        )
     if int(ids.min()) < 0 or int(ids.max()) >= base.vocab_size:
-        raise BadRequest(f"--input-ids: input_ids lie in [{int(ids.min())}, {int(ids.max())}]; the base's vocabulary is [0, {base.vocab_size})")
+        raise BadRequest(
+            f"--input-ids: input_ids lie in [{int(ids.min())}, {int(ids.max())}]; the base's"
+            f" vocabulary is [0, {base.vocab_size})"
+        )
     num_pages = -(-length // config.page_tokens)
     arrived: SimpleQueue[CopyDone | DeviceLost] = SimpleQueue()
     bank: Bank = SlotBank()
     if accelerator is not None:
         asked = replace(config, kv_tokens=(1 + num_pages) * config.page_tokens, max_adapters=1)
-        bank = accelerator.make_bank(base, accelerator.divide(base, choice.dtype, asked), arrived.put)
+        bank = accelerator.make_bank(
+            base, accelerator.divide(base, choice.dtype, asked), arrived.put
+        )
     if job.adapter is not None:
-        packed = load_adapter(job.adapter / "adapter_config.json", job.adapter / "adapter_model.safetensors", weights, choice.dtype)
+        packed = load_adapter(
+            job.adapter / "adapter_config.json",
+            job.adapter / "adapter_model.safetensors",
+            weights,
+            choice.dtype,
+        )
         if not bank.load(0, 1, packed) and isinstance(lost := arrived.get(), DeviceLost):
             raise lost
-    decoder = Decoder(weights, choice.dtype, length, config.kernels, config.threads, choice.weights_int8, accelerator)
-    cache = KvCache(decoder.make_pool(1 + num_pages, config.page_tokens), config.page_tokens, accelerator is not None)
+    decoder = Decoder(
+        weights,
+        choice.dtype,
+        length,
+        config.kernels,
+        threads=config.threads,
+        weights_int8=choice.weights_int8,
+        accelerator=accelerator,
+    )
+    cache = KvCache(
+        decoder.make_pool(1 + num_pages, config.page_tokens),
+        config.page_tokens,
+        accelerator is not None,
+    )
     pages = list(range(1, 1 + num_pages))
     forward = _Forward(decoder, cache, bank, config.step_tokens)
     rows = []
@@ -114,11 +157,25 @@ class _Forward:
     def __call__(self, tokens: list[int], adapter: bytes | None, pages: list[int]) -> torch.Tensor:
         """All logits [length, vocab] of one row, chunk by chunk."""
         chooser = Chooser(Sampling(bytes(SEED_BYTES)), tokens)
-        sequence = Sequence(1, 1, tokens, len(tokens), adapter, chooser, len(tokens), 0, frozenset(), 0.0, pages=pages)
+        sequence = Sequence(
+            1,
+            1,
+            tokens,
+            len(tokens),
+            adapter=adapter,
+            chooser=chooser,
+            max_length=len(tokens),
+            credit=0,
+            stop_ids=frozenset(),
+            arrived_s=0.0,
+            pages=pages,
+        )
         slot_of: Callable[[bytes], int] = {ADAPTER: 0}.__getitem__
         parts = []
         for start in range(0, len(tokens), self.step_tokens):
             count = min(self.step_tokens, len(tokens) - start)
-            batch = build_batch([Chunk(sequence, start, count, count)], slot_of, self.bank, self.cache.page_tokens)
+            batch = build_batch(
+                [Chunk(sequence, start, count, count)], slot_of, self.bank, self.cache.page_tokens
+            )
             parts.append(self.decoder.forward(batch.input, self.cache.pool).cpu().clone())
         return torch.cat(parts)

@@ -1,7 +1,8 @@
-"""How much memory this process may still take: the least of what the system has free and what each control group above it allows.
+"""How much memory this process may still take: the least of what the system has free and what each
+control group above it allows.
 
-Both versions of cgroups count a file's pages to whoever read them first and take them back when room is needed, so those count as free here.
-Reads files, decides nothing (executor/memory.py does).
+Both versions of cgroups count a file's pages to whoever read them first and take them back when
+room is needed, so those count as free here. Reads files, decides nothing (executor/memory.py does).
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ class Free:
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of mountinfo: what is mounted where. `root`: which folder of the file system lies at `point`."""
+    """A line of mountinfo: what is mounted where.
+
+    `root`: which folder of the file system lies at `point`.
+    """
 
     device: str
     root: str
@@ -38,7 +42,10 @@ class Mount:
 
 @dataclass(frozen=True)
 class Group:
-    """Memory of one control group. `limit_bytes` None: it sets none. `idle_bytes` of what is used are pages of files."""
+    """Memory of one control group.
+
+    `limit_bytes` None: it sets none. `idle_bytes` of what is used are pages of files.
+    """
 
     limit_bytes: int | None
     used_bytes: int
@@ -47,7 +54,11 @@ class Group:
     @property
     def free_bytes(self) -> int | None:
         """What may be taken below its limit."""
-        return None if self.limit_bytes is None else max(0, self.limit_bytes - max(0, self.used_bytes - self.idle_bytes))
+        return (
+            None
+            if self.limit_bytes is None
+            else max(0, self.limit_bytes - max(0, self.used_bytes - self.idle_bytes))
+        )
 
 
 def free_memory(root: Path = Path("/")) -> Free:
@@ -56,19 +67,27 @@ def free_memory(root: Path = Path("/")) -> Free:
     found = [Free(available, "the system has no more")] if available is not None else []
     for folder, group in find_groups(root):
         if group.free_bytes is not None and group.limit_bytes is not None:
-            found.append(Free(group.free_bytes, f"{folder} limits it to {group.limit_bytes >> 20} MiB"))
-    return min(found, key=lambda each: each.free_bytes or 0, default=Free(None, "this system does not say"))
+            found.append(
+                Free(group.free_bytes, f"{folder} limits it to {group.limit_bytes >> 20} MiB")
+            )
+    return min(
+        found, key=lambda each: each.free_bytes or 0, default=Free(None, "this system does not say")
+    )
 
 
 def find_groups(root: Path = Path("/")) -> Iterator[tuple[str, Group]]:
-    """The control groups of this process that count memory, with their folders: its own first, then those around it."""
+    """The control groups of this process that count memory, with their folders: its own first, then
+    those around it.
+    """
     mounts = parse_mounts(_read(root / "proc/self/mountinfo"))
     paths = parse_paths(_read(root / "proc/self/cgroup"))
     for mount in mounts:
         if mount.kind == "cgroup" and "memory" in mount.options:
-            controller, parse = "memory", parse_version_1
+            controller = "memory"
+            parse = parse_version_1
         elif mount.kind == "cgroup2":
-            controller, parse = "", parse_version_2
+            controller = ""
+            parse = parse_version_2
         else:
             continue
         for folder in folders_above(mount, paths[controller]) if controller in paths else ():
@@ -84,7 +103,10 @@ def lies_in_memory(path: Path, root: Path = Path("/")) -> bool:
     except OSError:
         return False
     name = f"{device >> 8 & 0xFFF}:{device & 0xFF | device >> 12 & 0xFFF00}"
-    return any(mount.device == name and mount.kind in IN_MEMORY for mount in parse_mounts(_read(root / "proc/self/mountinfo")))
+    return any(
+        mount.device == name and mount.kind in IN_MEMORY
+        for mount in parse_mounts(_read(root / "proc/self/mountinfo"))
+    )
 
 
 # --- parsing ---
@@ -111,9 +133,18 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
     mounts = []
     for line in mountinfo.splitlines():
         before, found, after = line.partition(" - ")
-        first, last = before.split(" "), after.split(" ")
+        first = before.split(" ")
+        last = after.split(" ")
         if found and len(first) >= 6 and len(last) >= 3:
-            mounts.append(Mount(first[2], _unescaped(first[3]), _unescaped(first[4]), last[0], frozenset(last[2].split(","))))
+            mounts.append(
+                Mount(
+                    first[2],
+                    _unescaped(first[3]),
+                    _unescaped(first[4]),
+                    last[0],
+                    options=frozenset(last[2].split(",")),
+                )
+            )
     return mounts
 
 
@@ -128,7 +159,8 @@ def folders_above(mount: Mount, path: str) -> list[str]:
 
 def parse_version_1(file: Callable[[str], str]) -> Group | None:
     """From the texts of a group's files."""
-    limit, used = _number(file("memory.limit_in_bytes")), _number(file("memory.usage_in_bytes"))
+    limit = _number(file("memory.limit_in_bytes"))
+    used = _number(file("memory.usage_in_bytes"))
     if limit is None or used is None:
         return None
     statistics = parse_statistics(file("memory.stat"))
@@ -137,13 +169,21 @@ def parse_version_1(file: Callable[[str], str]) -> Group | None:
 
 
 def parse_version_2(file: Callable[[str], str]) -> Group | None:
-    """From the texts of a group's files; above memory.high it would only crawl, so that is a limit too."""
+    """From the texts of a group's files; above memory.high it would only crawl, so that is a limit
+    too.
+    """
     used = _number(file("memory.current"))
     if used is None:
         return None
     statistics = parse_statistics(file("memory.stat"))
-    idle = sum(statistics.get(kind, 0) for kind in ("active_file", "inactive_file", "slab_reclaimable"))
-    limits = [limit for name in ("memory.max", "memory.high") if (limit := _number(file(name))) is not None]
+    idle = sum(
+        statistics.get(kind, 0) for kind in ("active_file", "inactive_file", "slab_reclaimable")
+    )
+    limits = [
+        limit
+        for name in ("memory.max", "memory.high")
+        if (limit := _number(file(name))) is not None
+    ]
     return Group(min(limits, default=None), used, idle)
 
 

@@ -1,7 +1,9 @@
-"""The engine's border: every message that crosses the socket between a daemon and its engine process.
+"""The engine's border: every message that crosses the socket between a daemon and its engine
+process.
 
-Frames are a 4-byte big-endian length and one MessagePack array, whose first element is the message's name. Imports no torch, so that the
-daemon can. Token ids are ints in [0, vocab_size); an adapter is the 32-byte digest of its manifest; times are in milliseconds.
+Frames are a 4-byte big-endian length and one MessagePack array, whose first element is the
+message's name. Imports no torch, so that the daemon can. Token ids are ints in [0, vocab_size); an
+adapter is the 32-byte digest of its manifest; times are in milliseconds.
 """
 
 from __future__ import annotations
@@ -16,17 +18,22 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What every answer must match. `kind`: "json_schema" | "regex"; `text` is the schema (JSON) or the expression (Rust's syntax)."""
+    """What every answer must match.
+
+    `kind`: "json_schema" | "regex"; `text` is the schema (JSON) or the expression (Rust's syntax).
+    """
 
     kind: str
     text: str
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How to choose tokens; the order in which these apply is docs/protocols/sampling.md's. `seed` is 32 bytes; `temperature` 0 is greedy.
+    """How to choose tokens; the order in which these apply is docs/protocols/sampling.md's.
 
-    The others do nothing at their defaults. `logit_bias` adds to the logits of some ids, ascending; penalties other than `repetition_penalty`
-    count only tokens of the answer.
+    `seed` is 32 bytes; `temperature` 0 is greedy.
+
+    The others do nothing at their defaults. `logit_bias` adds to the logits of some ids, ascending;
+    penalties other than `repetition_penalty` count only tokens of the answer.
     """
 
     seed: bytes
@@ -45,12 +52,15 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Submit(Message, frozen=True, array_like=True):
-    """Start one request. `request_id` is the daemon's and unique among running requests; `adapter` None is the bare base.
+    """Start one request.
 
-    At most `credit` tokens are produced until a `Grant` raises it (pay as it streams); at most `max_tokens` in all.
-    Generation ends after any id of `stop_ids` (the id is included) or at `max_tokens`.
-    `priority`: higher goes first for places and prompt tokens; `deadline_ms` after arrival it fails instead of going on (0: never).
-    `logprobs`: how many of the likeliest ids to report beside each token (None: no log-probabilities at all).
+    `request_id` is the daemon's and unique among running requests; `adapter` None is the bare base.
+
+    At most `credit` tokens are produced until a `Grant` raises it (pay as it streams); at most
+    `max_tokens` in all. Generation ends after any id of `stop_ids` (the id is included) or at
+    `max_tokens`. `priority`: higher goes first for places and prompt tokens; `deadline_ms` after
+    arrival it fails instead of going on (0: never). `logprobs`: how many of the likeliest ids to
+    report beside each token (None: no log-probabilities at all).
     """
 
     request_id: int
@@ -66,20 +76,29 @@ class Submit(Message, frozen=True, array_like=True):
 
 
 class Grant(Message, frozen=True, array_like=True):
-    """Raise a request's total credit to `credit` tokens (never lowers it). Unknown requests are ignored: they may just have ended."""
+    """Raise a request's total credit to `credit` tokens (never lowers it).
+
+    Unknown requests are ignored: they may just have ended.
+    """
 
     request_id: int
     credit: int
 
 
 class Cancel(Message, frozen=True, array_like=True):
-    """Stop a request and free what it holds. Answered by `Finished(reason="cancelled")`, unless it ended before."""
+    """Stop a request and free what it holds.
+
+    Answered by `Finished(reason="cancelled")`, unless it ended before.
+    """
 
     request_id: int
 
 
 class HoldAdapter(Message, frozen=True, array_like=True):
-    """Make an adapter servable from verified files on disk. Answered by `AdapterHeld` or `AdapterRefused`."""
+    """Make an adapter servable from verified files on disk.
+
+    Answered by `AdapterHeld` or `AdapterRefused`.
+    """
 
     adapter: bytes
     config_path: str
@@ -93,7 +112,10 @@ class ReleaseAdapter(Message, frozen=True, array_like=True):
 
 
 class Replay(Message, frozen=True, array_like=True):
-    """Score an answer with one prefill: how far each answered token was from winning. Answered by `Replayed` or `Failed`."""
+    """Score an answer with one prefill: how far each answered token was from winning.
+
+    Answered by `Replayed` or `Failed`.
+    """
 
     request_id: int
     prompt_ids: list[int]
@@ -103,7 +125,9 @@ class Replay(Message, frozen=True, array_like=True):
 
 
 class Vocabulary(Message, frozen=True, array_like=True):
-    """Where to read what token ids spell, which grammars need: a tokenizer.json; `stop_ids` end an answer. Not answered."""
+    """Where to read what token ids spell, which grammars need: a tokenizer.json; `stop_ids` end an
+    answer. Not answered.
+    """
 
     tokenizer_path: str
     stop_ids: list[int]
@@ -120,7 +144,10 @@ ToEngine = Submit | Grant | Cancel | HoldAdapter | ReleaseAdapter | Replay | Voc
 
 
 class Ready(Message, frozen=True, array_like=True):
-    """First message of an engine: the base is loaded. `base` is the sha-256 of the weights file; `threads` CPU threads."""
+    """First message of an engine: the base is loaded.
+
+    `base` is the sha-256 of the weights file; `threads` CPU threads.
+    """
 
     base: bytes
     dtype: str
@@ -133,14 +160,19 @@ class Ready(Message, frozen=True, array_like=True):
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Natural logarithms of the model's own probabilities, before anything in `Sampling`: the token's, and the likeliest ids' from the top."""
+    """Natural logarithms of the model's own probabilities, before anything in `Sampling`: the
+    token's, and the likeliest ids' from the top.
+    """
 
     logprob: float
     top: list[tuple[int, float]]
 
 
 class Tokens(Message, frozen=True, array_like=True):
-    """The next tokens of a request, in order. `step` is the engine's step number; `logprobs` is empty unless asked for."""
+    """The next tokens of a request, in order.
+
+    `step` is the engine's step number; `logprobs` is empty unless asked for.
+    """
 
     request_id: int
     token_ids: list[int]
@@ -149,11 +181,15 @@ class Tokens(Message, frozen=True, array_like=True):
 
 
 class Finished(Message, frozen=True, array_like=True):
-    """A request ended well. `reason`: "stop" (a stop id, or the grammar is fulfilled), "length" (max_tokens or context full), "cancelled".
+    """A request ended well.
 
-    `queue_ms` waited for a place, `load_ms` waited for its adapter, `prefill_ms` spent in steps that processed its prompt,
-    `decode_ms` from first to last token. `neighbours`: the most distinct adapters (the bare base counts as one) that sat in one step with it.
-    `cached_tokens` of the prompt were taken from the prefix cache.
+    `reason`: "stop" (a stop id, or the grammar is fulfilled), "length" (max_tokens or context
+    full), "cancelled".
+
+    `queue_ms` waited for a place, `load_ms` waited for its adapter, `prefill_ms` spent in steps
+    that processed its prompt, `decode_ms` from first to last token. `neighbours`: the most distinct
+    adapters (the bare base counts as one) that sat in one step with it. `cached_tokens` of the
+    prompt were taken from the prefix cache.
     """
 
     request_id: int
@@ -169,7 +205,11 @@ class Finished(Message, frozen=True, array_like=True):
 
 
 class Failed(Message, frozen=True, array_like=True):
-    """A request ended badly. `code`: "bad_request" | "unknown_adapter" | "busy" | "deadline" | "internal"; `message` says what to mend."""
+    """A request ended badly.
+
+    `code`: "bad_request" | "unknown_adapter" | "busy" | "deadline" | "internal"; `message` says
+    what to mend.
+    """
 
     request_id: int
     code: str
@@ -186,14 +226,19 @@ class AdapterHeld(Message, frozen=True, array_like=True):
 
 
 class AdapterRefused(Message, frozen=True, array_like=True):
-    """The adapter cannot be served; `message` names the tensor or field and the mend. Unasked where the files of a held one broke or changed."""
+    """The adapter cannot be served; `message` names the tensor or field and the mend.
+
+    Unasked where the files of a held one broke or changed.
+    """
 
     adapter: bytes
     message: str
 
 
 class Replayed(Message, frozen=True, array_like=True):
-    """Per answered token: by how much its perturbed score missed the winner's (0.0 = it won), in logits."""
+    """Per answered token: by how much its perturbed score missed the winner's (0.0 = it won), in
+    logits.
+    """
 
     request_id: int
     margins: list[float]
@@ -210,7 +255,10 @@ class StepRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class Stats(Message, frozen=True, array_like=True):
-    """A snapshot; `steps` are the most recent ones, oldest first, at most 256. Of `tokens_drafted` by speculation, `tokens_accepted` were right."""
+    """A snapshot; `steps` are the most recent ones, oldest first, at most 256.
+
+    Of `tokens_drafted` by speculation, `tokens_accepted` were right.
+    """
 
     running: int
     waiting: int

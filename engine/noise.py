@@ -1,4 +1,7 @@
-"""The noise of verifiable sampling: Philox-4x32-10 keyed by (seed, position, token id). Specified in docs/protocols/sampling.md."""
+"""The noise of verifiable sampling: Philox-4x32-10 keyed by (seed, position, token id).
+
+Specified in docs/protocols/sampling.md.
+"""
 
 from __future__ import annotations
 
@@ -24,31 +27,44 @@ Words = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class NoiseKey:
-    """The Philox key (two words) and the upper half of its counter (two words), all drawn from the seed."""
+    """The Philox key (two words) and the upper half of its counter (two words), all drawn from the
+    seed.
+    """
 
     key: tuple[int, int]
     nonce: tuple[int, int]
 
 
 def derive_key(seed: bytes) -> NoiseKey:
-    """The first 16 bytes of sha-256("lorikeet noise 1" || seed) as four little-endian 32-bit words."""
+    """The first 16 bytes of sha-256("lorikeet noise 1" || seed) as four little-endian 32-bit
+    words.
+    """
     k0, k1, n0, n1 = struct.unpack("<4I", hashlib.sha256(b"lorikeet noise 1" + seed).digest()[:16])
     return NoiseKey((k0, k1), (n0, n1))
 
 
-def philox(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
+def philox(
+    counter: tuple[Words, Words, Words, Words], key: tuple[int, int]
+) -> tuple[Words, Words, Words, Words]:
     """Ten rounds of Philox-4x32 (Salmon et al., 2011) on arrays of 32-bit words held in 64 bits."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0), p1 & _LOW, (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1), p0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+        p0 = c0 * _MULTIPLIERS[0]
+        p1 = c2 * _MULTIPLIERS[1]
+        c0 = (p1 >> _SHIFT) ^ c1 ^ np.uint64(k0)
+        c1 = p1 & _LOW
+        c2 = (p0 >> _SHIFT) ^ c3 ^ np.uint64(k1)
+        c3 = p0 & _LOW
+        k0 = (k0 + _WEYL[0]) & 0xFFFFFFFF
+        k1 = (k1 + _WEYL[1]) & 0xFFFFFFFF
     return c0, c1, c2, c3
 
 
 def noise_words(key: NoiseKey, position: int, token_ids: NDArray[np.int64]) -> Words:
-    """One 32-bit word per token id: the first output word for the counter (token id, position, nonce)."""
+    """One 32-bit word per token id: the first output word for the counter (token id, position,
+    nonce).
+    """
     ids = token_ids.astype(np.uint64)
     fixed = [np.full_like(ids, word) for word in (position, *key.nonce)]
     return philox((ids, fixed[0], fixed[1], fixed[2]), key.key)[0]

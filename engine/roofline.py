@@ -1,4 +1,6 @@
-"""What this machine can do at most: bytes read and numbers multiplied in a second, measured in about two seconds. Knows no model."""
+"""What this machine can do at most: bytes read and numbers multiplied in a second, measured in
+about two seconds. Knows no model.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,23 @@ import torch
 from .executor.pages import HugePages
 
 WORKING_SET_BYTES = 256 << 20
-"""What is read for the bandwidth: the size of a small model, so that a cache that would hold the model helps the limit as it helps the model."""
+"""What is read for the bandwidth: the size of a small model, so that a cache that would hold the
+model helps the limit as it helps the model.
+"""
 
 READ_BUDGET_S = 1.0
 """Longer than for the rest: what a rented machine reads can double from one second to the next."""
 
-GEMM_ROWS, GEMM_WIDTH = 1024, 2048
+GEMM_ROWS = 1024
+GEMM_WIDTH = 2048
 APART_DEADLINE_S = 120
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """`read_bytes_s` bytes read a second; `operations_s` multiplications and additions a second by dtype name ("float32", "bfloat16", "int8")."""
+    """`read_bytes_s` bytes read a second; `operations_s` multiplications and additions a second by
+    dtype name ("float32", "bfloat16", "int8").
+    """
 
     threads: int
     read_bytes_s: float
@@ -38,29 +45,55 @@ class Roofline:
         return max(read_bytes / self.read_bytes_s, operations / self.operations_s[dtype])
 
     def best(self, other: Roofline) -> Roofline:
-        """The higher of both for each figure: what a busy neighbour took in one measurement, another may show."""
-        rates = {name: max(rate, other.operations_s[name]) for name, rate in self.operations_s.items()}
+        """The higher of both for each figure: what a busy neighbour took in one measurement,
+        another may show.
+        """
+        rates = {
+            name: max(rate, other.operations_s[name]) for name, rate in self.operations_s.items()
+        }
         return Roofline(self.threads, max(self.read_bytes_s, other.read_bytes_s), rates)
 
     def bound(self, dtype: str, read_bytes: float, operations: float) -> str:
         """Which of the two holds that work back: "memory" or "compute"."""
-        return "memory" if read_bytes / self.read_bytes_s >= operations / self.operations_s[dtype] else "compute"
+        return (
+            "memory"
+            if read_bytes / self.read_bytes_s >= operations / self.operations_s[dtype]
+            else "compute"
+        )
 
 
 def measure_apart(threads: int) -> Roofline:
-    """As `measure_roofline`, in a process where torch may use whatever the processor has: here the engine's promises hold some of it back."""
-    environment = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
+    """As `measure_roofline`, in a process where torch may use whatever the processor has: here the
+    engine's promises hold some of it back.
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"
+    }
     folder = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", __name__, str(threads)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=APART_DEADLINE_S, check=True)
+    done = subprocess.run(
+        command,
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=APART_DEADLINE_S,
+        check=True,
+    )
     return Roofline(**json.loads(done.stdout))
 
 
 def measure_roofline(threads: int) -> Roofline:
-    """Measure with torch's own kernels on `threads` threads, the best of several runs: a lower bound of the true limit."""
+    """Measure with torch's own kernels on `threads` threads, the best of several runs: a lower
+    bound of the true limit.
+    """
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        return Roofline(threads, _read_rate(READ_BUDGET_S), {"float32": _float32_rate(), "bfloat16": _bfloat16_rate(), "int8": _int8_rate()})
+        return Roofline(
+            threads,
+            _read_rate(READ_BUDGET_S),
+            {"float32": _float32_rate(), "bfloat16": _bfloat16_rate(), "int8": _int8_rate()},
+        )
 
 
 def measure_read_rate(threads: int, budget_s: float) -> float:
@@ -73,16 +106,21 @@ def measure_read_rate(threads: int, budget_s: float) -> float:
 def _best_seconds(work: Callable[[], object], budget_s: float = 0.15) -> float:
     """The shortest of the runs that fit the budget, at least three, after one to warm up."""
     work()
-    best, runs, began = float("inf"), 0, time.perf_counter()
+    best = float("inf")
+    runs = 0
+    began = time.perf_counter()
     while runs < 3 or time.perf_counter() - began < budget_s:
         started = time.perf_counter()
         work()
-        best, runs = min(best, time.perf_counter() - started), runs + 1
+        best = min(best, time.perf_counter() - started)
+        runs = runs + 1
     return best
 
 
 def _read_rate(budget_s: float) -> float:
-    """Of a sum, which touches each byte once, in such memory as the native executor has for its weights."""
+    """Of a sum, which touches each byte once, in such memory as the native executor has for its
+    weights.
+    """
     numbers = HugePages().zeros(WORKING_SET_BYTES // 4, dtype=torch.float32).fill_(1.0)
     return WORKING_SET_BYTES / _best_seconds(numbers.sum, budget_s)
 
@@ -92,17 +130,20 @@ def _gemm_operations() -> float:
 
 
 def _float32_rate() -> float:
-    left, right = torch.ones(GEMM_ROWS, GEMM_WIDTH), torch.ones(GEMM_WIDTH, GEMM_WIDTH)
+    left = torch.ones(GEMM_ROWS, GEMM_WIDTH)
+    right = torch.ones(GEMM_WIDTH, GEMM_WIDTH)
     return _gemm_operations() / _best_seconds(lambda: torch.mm(left, right))
 
 
 def _bfloat16_rate() -> float:
-    left, right = torch.ones(GEMM_ROWS, GEMM_WIDTH).bfloat16(), torch.ones(GEMM_WIDTH, GEMM_WIDTH).bfloat16()
+    left = torch.ones(GEMM_ROWS, GEMM_WIDTH).bfloat16()
+    right = torch.ones(GEMM_WIDTH, GEMM_WIDTH).bfloat16()
     return _gemm_operations() / _best_seconds(lambda: torch.nn.functional.linear(left, right))
 
 
 def _int8_rate() -> float:
-    left, right = torch.ones(GEMM_ROWS, GEMM_WIDTH, dtype=torch.int8), torch.ones(GEMM_WIDTH, GEMM_WIDTH, dtype=torch.int8)
+    left = torch.ones(GEMM_ROWS, GEMM_WIDTH, dtype=torch.int8)
+    right = torch.ones(GEMM_WIDTH, GEMM_WIDTH, dtype=torch.int8)
     return _gemm_operations() / _best_seconds(lambda: torch._int_mm(left, right.t()))
 
 

@@ -1,4 +1,7 @@
-"""Runs one batch on the device: cleans fresh pages, one forward pass, then tokens or margins. Knows nothing of waiting or money."""
+"""Runs one batch on the device: cleans fresh pages, one forward pass, then tokens or margins.
+
+Knows nothing of waiting or money.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ from .scheduler import Chunk, Schedule
 
 @dataclass(slots=True)
 class ChunkResult:
-    """What a chunk gave: the next tokens (more than one when a draft was right), or a replay's margins, or the error that ends its request."""
+    """What a chunk gave: the next tokens (more than one when a draft was right), or a replay's
+    margins, or the error that ends its request.
+    """
 
     chunk: Chunk
     tokens: list[int] = field(default_factory=list)
@@ -38,28 +43,46 @@ class Flight:
 
 
 class Runner:
-    """The device side of an engine. A step is begun and read; where it `runs_beside` this thread, time may pass between the two."""
+    """The device side of an engine.
+
+    A step is begun and read; where it `runs_beside` this thread, time may pass between the two.
+    """
 
     def __init__(self, decoder: Decoder, cache: KvCache, slots: SlotTable, bank: Bank) -> None:
-        self._decoder, self._cache, self._slots, self._bank = decoder, cache, slots, bank
+        self._decoder = decoder
+        self._cache = cache
+        self._slots = slots
+        self._bank = bank
         self.runs_beside = decoder.runs_beside
 
     def begin(self, schedule: Schedule) -> Flight:
         """Begin a step."""
-        return self._begin(schedule, build_batch(schedule.chunks, self._slots.slot, self._bank, self._cache.page_tokens))
+        return self._begin(
+            schedule,
+            build_batch(schedule.chunks, self._slots.slot, self._bank, self._cache.page_tokens),
+        )
 
     def read(self, flight: Flight) -> list[ChunkResult]:
-        """What the step gave, once it is over: in row order, one per chunk. Before the next one is begun."""
+        """What the step gave, once it is over: in row order, one per chunk.
+
+        Before the next one is begun.
+        """
         return _Reading(self._decoder, flight.batch.chunks, flight.output).read()
 
     def prepare(self, flight: Flight, schedule: Schedule) -> Batch:
-        """The step after one that is under way, of the same sequences, ready but for the tokens that the one under way gives."""
+        """The step after one that is under way, of the same sequences, ready but for the tokens
+        that the one under way gives.
+        """
         batch = follow(flight.batch, schedule.chunks, self._cache.page_tokens)
         self._decoder.prepare(batch.input)
         return batch
 
-    def begin_prepared(self, schedule: Schedule, batch: Batch, results: list[ChunkResult]) -> Flight:
-        """Begin a prepared step after the results of the one before it: a token of each sequence."""
+    def begin_prepared(
+        self, schedule: Schedule, batch: Batch, results: list[ChunkResult]
+    ) -> Flight:
+        """Begin a prepared step after the results of the one before it: a token of each
+        sequence.
+        """
         batch.input.tokens[:] = [result.tokens[0] for result in results]
         return self._begin(schedule, batch)
 
@@ -73,24 +96,36 @@ class _Reading:
     """Turns one step's logits into results."""
 
     def __init__(self, decoder: Decoder, chunks: list[Chunk], output: StepOutput) -> None:
-        self._decoder, self._output = decoder, output
+        self._decoder = decoder
+        self._output = output
         self._results = [ChunkResult(chunk) for chunk in chunks]
         self._firsts = list(accumulate((chunk.wanted for chunk in chunks), initial=0))
         self._best: list[int] = output.best.tolist()
 
     def read(self) -> list[ChunkResult]:
         finite: list[bool] = self._output.finite.tolist()
-        for result, first in zip(self._results if not all(finite) else (), self._firsts, strict=False):
+        for result, first in zip(
+            self._results if not all(finite) else (), self._firsts, strict=False
+        ):
             if not all(finite[first : first + result.chunk.wanted]):
-                result.error = AdapterError("the logits are not finite; the adapter's weights overflow this dtype")
-        self._score([i for i, r in enumerate(self._results) if r.chunk.sequence.replay and r.error is None])
-        wave = [i for i, r in enumerate(self._results) if r.chunk.wanted and not r.chunk.sequence.replay and r.error is None]
+                result.error = AdapterError(
+                    "the logits are not finite; the adapter's weights overflow this dtype"
+                )
+        self._score(
+            [i for i, r in enumerate(self._results) if r.chunk.sequence.replay and r.error is None]
+        )
+        wave = [
+            i
+            for i, r in enumerate(self._results)
+            if r.chunk.wanted and not r.chunk.sequence.replay and r.error is None
+        ]
         while wave:
             self._choose(wave)
             wave = [index for index in wave if self._goes_on(self._results[index])]
         return self._results
 
-    # --- tokens: the first of each sequence together; then, where a draft was right, the next ones ---
+    # --- tokens: the first of each sequence together; then, where a draft was right, the next ones
+    # ---
 
     def _choose(self, wave: list[int]) -> None:
         drawing: list[tuple[ChunkResult, int]] = []
@@ -107,39 +142,57 @@ class _Reading:
     def _draw(self, asked: list[tuple[ChunkResult, int]]) -> None:
         draws: list[Draw] = []
         drawing: list[ChunkResult] = []
-        given = self._output.pick([row for _, row in asked], [result.chunk.sequence.chooser.changed_ids for result, _ in asked])
+        given = self._output.pick(
+            [row for _, row in asked],
+            [result.chunk.sequence.chooser.changed_ids for result, _ in asked],
+        )
         for (result, row), logits in zip(asked, given, strict=True):
             sequence = result.chunk.sequence
             try:
-                draws.append(sequence.chooser.draw(logits, row, len(sequence.tokens) + len(result.tokens)))
+                draws.append(
+                    sequence.chooser.draw(logits, row, len(sequence.tokens) + len(result.tokens))
+                )
                 drawing.append(result)
             except BadRequest as error:
                 result.error = error
-        for result, draw, drawn in zip(drawing, draws, self._decoder.draw(self._output, draws), strict=True):
+        for result, draw, drawn in zip(
+            drawing, draws, self._decoder.draw(self._output, draws), strict=True
+        ):
             self._take(result, draw.row, drawn.winner)
 
     def _take(self, result: ChunkResult, row: int, token: int) -> None:
         sequence = result.chunk.sequence
         if sequence.num_logprobs is not None:
-            result.logprobs.append(report_logprobs(self._output.row(row), token, sequence.num_logprobs))
+            result.logprobs.append(
+                report_logprobs(self._output.row(row), token, sequence.num_logprobs)
+            )
         result.tokens.append(token)
         sequence.chooser.accept(token)
 
     @staticmethod
     def _goes_on(result: ChunkResult) -> bool:
-        """Whether the row after the newest token was computed for that very token, and the answer does not end with it."""
-        chunk, given = result.chunk, len(result.tokens)
-        right = given <= len(chunk.draft) and given > 0 and chunk.draft[given - 1] == result.tokens[-1]
+        """Whether the row after the newest token was computed for that very token, and the answer
+        does not end with it.
+        """
+        chunk = result.chunk
+        given = len(result.tokens)
+        right = (
+            given <= len(chunk.draft) and given > 0 and chunk.draft[given - 1] == result.tokens[-1]
+        )
         return right and result.error is None and not chunk.sequence.ends_with(result.tokens[-1])
 
     # --- margins ---
 
     def _score(self, replays: list[int]) -> None:
-        """Each answered token of each replay, in order: what may follow depends on what came before."""
+        """Each answered token of each replay, in order: what may follow depends on what came
+        before.
+        """
         for index in replays:
             result = self._results[index]
-            chunk, chooser = result.chunk, result.chunk.sequence.chooser
-            first_row, first_place = self._firsts[index], chunk.start + chunk.count - chunk.wanted + 1
+            chunk = result.chunk
+            chooser = result.chunk.sequence.chooser
+            first_row = self._firsts[index]
+            first_place = chunk.start + chunk.count - chunk.wanted + 1
             together = 1 if chooser.remembers else max(1, chunk.wanted)
             try:
                 for at in range(0, chunk.wanted, together):
@@ -153,8 +206,13 @@ class _Reading:
         if sequence.chooser.is_over:
             result.margins += [MAX_MARGIN] * count
             return
-        given = self._output.pick([row + i for i in range(count)], [sequence.chooser.changed_ids] * count)
-        draws = [sequence.chooser.draw(given[i], row + i, position + i, token) for i, token in enumerate(tokens)]
+        given = self._output.pick(
+            [row + i for i in range(count)], [sequence.chooser.changed_ids] * count
+        )
+        draws = [
+            sequence.chooser.draw(given[i], row + i, position + i, token)
+            for i, token in enumerate(tokens)
+        ]
         result.margins += [drawn.margin for drawn in self._decoder.draw(self._output, draws)]
         for token in tokens:
             sequence.chooser.accept(token)

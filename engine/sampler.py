@@ -1,6 +1,8 @@
-"""What a request asked of its choices, checked, and what one answer's choices depend on beside the logits. executor/draw.py makes the choice.
+"""What a request asked of its choices, checked, and what one answer's choices depend on beside the
+logits. executor/draw.py makes the choice.
 
-logits → bias → repetition, presence, frequency → grammar → draw → token → (counts, grammar) for the next
+logits → bias → repetition, presence, frequency → grammar → draw → token
+    → (counts, grammar) for the next
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ Floats = NDArray[np.float64]
 
 
 def check_sampling(sampling: Sampling, vocab_size: int) -> None:
-    """Raise BadRequest naming the first field that makes no sense; the grammar is checked by compiling it."""
+    """Raise BadRequest naming the first field that makes no sense; the grammar is checked by
+    compiling it.
+    """
     if len(sampling.seed) != SEED_BYTES:
         raise BadRequest(f"seed has {len(sampling.seed)} bytes; it must have {SEED_BYTES}")
     _check_range("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)
@@ -37,7 +41,10 @@ def check_sampling(sampling: Sampling, vocab_size: int) -> None:
         raise BadRequest(f"top_p is {sampling.top_p}; it must be above 0 and at most 1 (off)")
     _check_range("min_p", sampling.min_p, 0.0, 1.0)
     if not 0.0 < sampling.repetition_penalty <= MAX_PENALTY:
-        raise BadRequest(f"repetition_penalty is {sampling.repetition_penalty}; it must be above 0 and at most {MAX_PENALTY} (1: off)")
+        raise BadRequest(
+            f"repetition_penalty is {sampling.repetition_penalty}; it must be above 0 and at most"
+            f" {MAX_PENALTY} (1: off)"
+        )
     _check_range("presence_penalty", sampling.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
     _check_range("frequency_penalty", sampling.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
     _check_bias(sampling.logit_bias, vocab_size)
@@ -62,8 +69,11 @@ def _check_bias(biases: list[tuple[int, float]], vocab_size: int) -> None:
 class Chooser:
     """Makes the draws of one answer, token after token. `matcher` None: any text."""
 
-    def __init__(self, sampling: Sampling, prompt_ids: list[int], matcher: Matcher | None = None) -> None:
-        self._sampling, self._matcher = sampling, matcher
+    def __init__(
+        self, sampling: Sampling, prompt_ids: list[int], matcher: Matcher | None = None
+    ) -> None:
+        self._sampling = sampling
+        self._matcher = matcher
         self._key = derive_key(sampling.seed)
         self._changes = _Changes(sampling, prompt_ids)
 
@@ -87,8 +97,12 @@ class Chooser:
         """Ascending, the ids whose logits something here changes: `draw` must be given them."""
         return self._changes.ids
 
-    def draw(self, logits: NDArray[np.float32], row: int, position: int, token: int | None = None) -> Draw:
-        """The draw of the next token from that row of the step's, whose `logits` of the `changed_ids` are given. Raises BadRequest (see Matcher)."""
+    def draw(
+        self, logits: NDArray[np.float32], row: int, position: int, token: int | None = None
+    ) -> Draw:
+        """The draw of the next token from that row of the step's, whose `logits` of the
+        `changed_ids` are given. Raises BadRequest (see Matcher).
+        """
         sampling = self._sampling
         return Draw(
             row=row,
@@ -117,7 +131,9 @@ class _Changes:
     def __init__(self, sampling: Sampling, prompt_ids: list[int]) -> None:
         self._sampling = sampling
         self._repeats = sampling.repetition_penalty != 1.0
-        self.counts_answer = self._repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+        self.counts_answer = (
+            self._repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+        )
         biases = dict(sampling.logit_bias)
         prompt = set(prompt_ids) if self._repeats else set()
         self.ids = np.array(sorted(biases.keys() | prompt), np.int32)
@@ -135,9 +151,13 @@ class _Changes:
         values: Floats = logits.astype(np.float64) + self._bias
         if self._repeats:
             factor = sampling.repetition_penalty
-            values = np.where(self._seen, np.where(values > 0, values / factor, values * factor), values)
+            values = np.where(
+                self._seen, np.where(values > 0, values / factor, values * factor), values
+            )
         if self.counts_answer:
-            values = (values - sampling.presence_penalty * (self._counts > 0)) - sampling.frequency_penalty * self._counts
+            values = (
+                values - sampling.presence_penalty * (self._counts > 0)
+            ) - sampling.frequency_penalty * self._counts
         return values
 
     def count(self, token: int) -> None:
@@ -157,6 +177,14 @@ def report_logprobs(logits: NDArray[np.float32], token: int, num_top: int) -> To
     """Log-probabilities of the model itself for one row of finite `logits [vocab]`."""
     highest = float(logits.max())
     total = highest + math.log(float(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
-    top = np.argpartition(-logits, num_top)[:num_top] if num_top < len(logits) else np.arange(len(logits))
-    ranked = sorted(((int(token), float(logits[token])) for token in top), key=lambda each: (-each[1], each[0]))
-    return TokenLogprobs(float(logits[token]) - total, [(token, logit - total) for token, logit in ranked])
+    top = (
+        np.argpartition(-logits, num_top)[:num_top]
+        if num_top < len(logits)
+        else np.arange(len(logits))
+    )
+    ranked = sorted(
+        ((int(token), float(logits[token])) for token in top), key=lambda each: (-each[1], each[0])
+    )
+    return TokenLogprobs(
+        float(logits[token]) - total, [(token, logit - total) for token, logit in ranked]
+    )

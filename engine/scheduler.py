@@ -2,15 +2,19 @@
 
     waiting ──admit (adapter's bytes here, pages)──▶ running ──▶ ended
        ▲                                               │
-       └──────────────────── preempt ──────────────────┘   pages given back; tokens kept, so that it resumes exactly
+       └──────────────────── preempt ──────────────────┘   pages given back; tokens kept, so that it
+                                                           resumes exactly
 
-A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more adapters than slots the seats go round:
-who has had one for `seat_steps` steps gives way to the adapter that has been without for longest, so nobody waits for another's last token;
-for a first token anybody who has had its own gives way at once. Where bytes need time to arrive in a slot, a seat's time begins when they have.
-A running sequence without credit is parked: it keeps its pages, costs no step, and is the first to be preempted.
+A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more
+adapters than slots the seats go round: who has had one for `seat_steps` steps gives way to the
+adapter that has been without for longest, so nobody waits for another's last token; for a first
+token anybody who has had its own gives way at once. Where bytes need time to arrive in a slot, a
+seat's time begins when they have. A running sequence without credit is parked: it keeps its pages,
+costs no step, and is the first to be preempted.
 
-Order, for places and for prompt tokens alike: who has waited longer than the age bound; then priority; then the adapter that has had
-the fewest tokens so far (a flood for one adapter delays that adapter, not the others); then arrival.
+Order, for places and for prompt tokens alike: who has waited longer than the age bound; then
+priority; then the adapter that has had the fewest tokens so far (a flood for one adapter delays
+that adapter, not the others); then arrival.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from .kv.prefix import PrefixCache, first_key, next_key
 from .sequence import Sequence
 
 DRAFT_ROWS = 16
-"""Rows of a step that drafts may add up to, with the rows they follow: as many cost little more than one (a step of few rows reads weights)."""
+"""Rows of a step that drafts may add up to, with the rows they follow: as many cost little more
+than one (a step of few rows reads weights).
+"""
 MAX_SERVED = 4096
 """Adapters whose share of tokens is remembered."""
 
@@ -48,7 +54,8 @@ class AdapterGate(Protocol):
 
 @dataclass(slots=True)  # not frozen, for the same reason as the Run that it becomes
 class Chunk:
-    """`count` tokens of one sequence to compute, from position `start`; `wanted` of them, the last ones, want logits.
+    """`count` tokens of one sequence to compute, from position `start`; `wanted` of them, the last
+    ones, want logits.
 
     draft: guessed ids that follow the sequence's own; the last len(draft) of `count`.
     """
@@ -62,7 +69,9 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One step's work: chunks, and pages that must be cleaned before it, since the step writes only their beginning."""
+    """One step's work: chunks, and pages that must be cleaned before it, since the step writes only
+    their beginning.
+    """
 
     chunks: list[Chunk]
     fresh_pages: list[int]
@@ -70,11 +79,12 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how far one may be guessed ahead (0: not at all).
+    """What a step may hold: rows, sequences, tokens a page; how long one may be passed over; how
+    far one may be guessed ahead (0: not at all).
 
-    A step in which nobody decodes may hold `prompt_step_tokens` rows, if they are more: nobody waits for its end with a half-spoken answer.
-    Where somebody does, prompts may add `beside_tokens` rows.
-    An adapter that others wait for keeps its seat for `seat_steps`.
+    A step in which nobody decodes may hold `prompt_step_tokens` rows, if they are more: nobody
+    waits for its end with a half-spoken answer. Where somebody does, prompts may add
+    `beside_tokens` rows. An adapter that others wait for keeps its seat for `seat_steps`.
     """
 
     step_tokens: int
@@ -88,10 +98,14 @@ class Budget:
 
 
 class Scheduler:
-    """Continuous batching with chunked prefill: first every decoding sequence, then prompts, up to `step_tokens` rows."""
+    """Continuous batching with chunked prefill: first every decoding sequence, then prompts, up to
+    `step_tokens` rows.
+    """
 
     def __init__(self, budget: Budget, pages: PrefixCache, adapters: AdapterGate) -> None:
-        self._budget, self._pages, self._adapters = budget, pages, adapters
+        self._budget = budget
+        self._pages = pages
+        self._adapters = adapters
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._step = 0
@@ -122,7 +136,8 @@ class Scheduler:
         able = [sequence for sequence in self.running if sequence.has_credit]
         self._take_seats(able)
         chosen: list[Chunk] = []
-        fresh, self._unclean = self._unclean, []
+        fresh = self._unclean
+        self._unclean = []
         budget = self._step_tokens(able)
         draft_tokens = self._draft_tokens(len(able))
         for sequence in self._in_order(able, now_s):
@@ -135,29 +150,46 @@ class Scheduler:
                 chosen.append(chunk)
                 budget -= chunk.count
                 self._count(sequence.adapter, chunk.count)
-        self._leave_seats({sequence.adapter for sequence in self.running})  # of those that were preempted
+        self._leave_seats(
+            {sequence.adapter for sequence in self.running}
+        )  # of those that were preempted
         return Schedule([chunk for chunk in chosen if chunk.sequence not in self._preempted], fresh)
 
     def foresee(self, chunks: list[Chunk]) -> Schedule | None:
-        """The step after one of `chunks` that is under way, in the same order, if that will give a token to each and end none.
+        """The step after one of `chunks` that is under way, in the same order, if that will give a
+        token to each and end none.
 
-        None when the next step may be another: somebody waits for a place, a seat or credit, or there is something to compute beside the
-        newest tokens. Pages are reserved for it; nothing else is changed, so that `schedule` may still be asked instead. `follow` takes it.
+        None when the next step may be another: somebody waits for a place, a seat or credit, or
+        there is something to compute beside the newest tokens. Pages are reserved for it; nothing
+        else is changed, so that `schedule` may still be asked instead. `follow` takes it.
         """
         if (self.waiting and len(self.running) < self._budget.max_running) or self._arriving:
             return None
-        if sum([sequence.has_credit for sequence in self.running]) != len(chunks) or self._draft_tokens(len(chunks)) > 0:
+        if (
+            sum([sequence.has_credit for sequence in self.running]) != len(chunks)
+            or self._draft_tokens(len(chunks)) > 0
+        ):
             return None
-        if not all(chunk.count == 1 and chunk.sequence.is_decoding and chunk.sequence.room > 1 for chunk in chunks):
+        if not all(
+            chunk.count == 1 and chunk.sequence.is_decoding and chunk.sequence.room > 1
+            for chunk in chunks
+        ):
             return None
         ends = [chunk.start + 2 for chunk in chunks]
-        missing = sum([self._pages_for(end) - len(chunk.sequence.pages) for chunk, end in zip(chunks, ends, strict=True)])
+        missing = sum(
+            [
+                self._pages_for(end) - len(chunk.sequence.pages)
+                for chunk, end in zip(chunks, ends, strict=True)
+            ]
+        )
         if missing > self._pages.num_available:
             return None
         if missing:
             for chunk, end in zip(chunks, ends, strict=True):
                 self._reserve(chunk.sequence, end, self._unclean)
-        return Schedule([Chunk(chunk.sequence, chunk.start + 1, 1, 1) for chunk in chunks], self._unclean)
+        return Schedule(
+            [Chunk(chunk.sequence, chunk.start + 1, 1, 1) for chunk in chunks], self._unclean
+        )
 
     def follow(self, schedule: Schedule) -> None:
         """The step that was foreseen is the next one."""
@@ -176,11 +208,17 @@ class Scheduler:
         sequence.num_published = max(sequence.num_published, full)
 
     def check(self) -> None:
-        """Pages belong to running sequences only and cover what is computed; seats are of adapters that run."""
+        """Pages belong to running sequences only and cover what is computed; seats are of adapters
+        that run.
+        """
         self._pages.check([sequence.pages for sequence in self.running])
         for sequence in self.running:
-            assert sequence.computed <= len(sequence.pages) * self._budget.page_tokens, "computed beyond its pages"
-        assert all(not s.pages and s.computed == 0 for s in self.waiting), "a waiting sequence owns pages"
+            assert sequence.computed <= len(sequence.pages) * self._budget.page_tokens, (
+                "computed beyond its pages"
+            )
+        assert all(not s.pages and s.computed == 0 for s in self.waiting), (
+            "a waiting sequence owns pages"
+        )
         assert set(self._seats) <= {s.adapter for s in self.running}, "a seat is held for nobody"
         assert self._arriving <= set(self._seats), "one arrives without a seat"
 
@@ -196,10 +234,13 @@ class Scheduler:
                 continue
             shared = self._pages.match(self._shareable_keys(sequence))
             needed = self._pages_for(len(sequence.tokens) + 1) - len(shared)
-            if needed > self._pages.num_available and not self._can_take_from_parked(needed - self._pages.num_available):
+            if needed > self._pages.num_available and not self._can_take_from_parked(
+                needed - self._pages.num_available
+            ):
                 self._pages.release(shared)
                 return  # later ones wait as well: a long prompt must not starve behind short ones
-            sequence.pages, sequence.computed = shared, len(shared) * self._budget.page_tokens
+            sequence.pages = shared
+            sequence.computed = len(shared) * self._budget.page_tokens
             sequence.num_published = len(shared)
             sequence.cached_tokens = sequence.cached_tokens or sequence.computed
             self.waiting.remove(sequence)
@@ -223,7 +264,9 @@ class Scheduler:
 
     def _key(self, sequence: Sequence, index: int) -> bytes:
         if index == 0:
-            before = first_key(None if sequence.adapter is None else self._adapters.digest(sequence.adapter))
+            before = first_key(
+                None if sequence.adapter is None else self._adapters.digest(sequence.adapter)
+            )
         else:
             before = sequence.page_keys[index - 1]
         size = self._budget.page_tokens
@@ -236,13 +279,23 @@ class Scheduler:
 
         def claim(sequence: Sequence) -> tuple[bool, int, float, int]:
             old = sequence.first_token_s is None and sequence.arrived_s < bound
-            return not old, 0 if old else -sequence.priority, 0.0 if old else self._served.get(sequence.adapter, 0.0), sequence.arrival
+            return (
+                not old,
+                0 if old else -sequence.priority,
+                0.0 if old else self._served.get(sequence.adapter, 0.0),
+                sequence.arrival,
+            )
 
         return sorted(sequences, key=claim)
 
     def _step_tokens(self, able: list[Sequence]) -> int:
-        budget, decoding = self._budget, sum([sequence.is_decoding for sequence in able])
-        return min(budget.step_tokens, decoding + budget.beside_tokens) if decoding else max(budget.step_tokens, budget.prompt_step_tokens)
+        budget = self._budget
+        decoding = sum([sequence.is_decoding for sequence in able])
+        return (
+            min(budget.step_tokens, decoding + budget.beside_tokens)
+            if decoding
+            else max(budget.step_tokens, budget.prompt_step_tokens)
+        )
 
     def _draft_tokens(self, num_able: int) -> int:
         return min(self._budget.draft_tokens, DRAFT_ROWS // max(1, num_able) - 1)
@@ -256,17 +309,24 @@ class Scheduler:
         return decoding + (self._by_claim(prompts, now_s) if prompts else prompts)
 
     def _count(self, adapter: bytes | None, tokens: int) -> None:
-        """Add to an adapter's share; one that comes back does not bring credit from when it was away."""
+        """Add to an adapter's share; one that comes back does not bring credit from when it was
+        away.
+        """
         if adapter not in self._served:
             if len(self._served) >= MAX_SERVED:
                 self._served = {s.adapter: self._served.get(s.adapter, 0.0) for s in self.running}
-            self._served[adapter] = min((self._served[s.adapter] for s in self.running if s.adapter in self._served), default=0.0)
+            self._served[adapter] = min(
+                (self._served[s.adapter] for s in self.running if s.adapter in self._served),
+                default=0.0,
+            )
         self._served[adapter] += tokens
 
     # --- seats ---
 
     def _is_seated(self, sequence: Sequence) -> bool:
-        return sequence.adapter is None or (sequence.adapter in self._seats and self._adapters.is_ready(sequence.adapter))
+        return sequence.adapter is None or (
+            sequence.adapter in self._seats and self._adapters.is_ready(sequence.adapter)
+        )
 
     def _take_seats(self, able: list[Sequence]) -> None:
         wanted = {sequence.adapter for sequence in able if sequence.adapter is not None}
@@ -276,11 +336,15 @@ class Scheduler:
         if not standing:
             return
         new = {sequence.adapter for sequence in able if sequence.first_token_s is None}
-        for adapter in sorted(standing, key=lambda adapter: (adapter not in new, self._last_seated.get(adapter, 0))):
+        for adapter in sorted(
+            standing, key=lambda adapter: (adapter not in new, self._last_seated.get(adapter, 0))
+        ):
             if not self._adapters.prepare(adapter):
                 continue
             if not self._adapters.try_pin(adapter) and not self._take_over(adapter, new):
-                return  # those behind it must not take back what was given up for one that needs more bytes than one seat has
+                # those behind it must not take back what was given up for one that needs more bytes
+                # than one seat has
+                return
             self._seats[adapter] = self._step
             if not self._adapters.is_ready(adapter):
                 self._arriving.add(adapter)
@@ -291,9 +355,15 @@ class Scheduler:
             self._seats[adapter] = self._step
 
     def _take_over(self, adapter: bytes, new: set[bytes | None]) -> bool:
-        """Seat `adapter` in the place of the one that has sat longest; for a first token, of any that has had its own and sat for a step."""
+        """Seat `adapter` in the place of the one that has sat longest; for a first token, of any
+        that has had its own and sat for a step.
+        """
         least = 1 if adapter in new else self._budget.seat_steps
-        sat = [(since, seated) for seated, since in self._seats.items() if self._step - since >= least and seated not in self._arriving]
+        sat = [
+            (since, seated)
+            for seated, since in self._seats.items()
+            if self._step - since >= least and seated not in self._arriving
+        ]
         giving = [(since, seated) for since, seated in sat if not (least == 1 and seated in new)]
         if not giving:
             return False
@@ -322,7 +392,9 @@ class Scheduler:
         return -(-num_tokens // self._budget.page_tokens)
 
     def _reserve(self, sequence: Sequence, num_tokens: int, fresh: list[int]) -> bool:
-        """Give the sequence pages for `num_tokens`, preempting others; False when it had to give way itself."""
+        """Give the sequence pages for `num_tokens`, preempting others; False when it had to give
+        way itself.
+        """
         missing = self._pages_for(num_tokens) - len(sequence.pages)
         while missing > 0 and missing > self._pages.num_available:
             victim = self._victim()
@@ -333,14 +405,22 @@ class Scheduler:
             pages = self._pages.allocate(missing)
             sequence.pages += pages
             if num_tokens % self._budget.page_tokens:
-                fresh.append(pages[-1])  # the others are written whole in this step, before anybody reads them
+                fresh.append(
+                    pages[-1]
+                )  # the others are written whole in this step, before anybody reads them
         return True
 
     def _victim(self) -> Sequence:
-        """Parked before active, then the lowest priority, then the latest arrival: the oldest active sequence always gets on."""
+        """Parked before active, then the lowest priority, then the latest arrival: the oldest
+        active sequence always gets on.
+        """
 
         def weight(sequence: Sequence) -> tuple[bool, int, int]:
-            return not sequence.has_credit and bool(sequence.pages), -sequence.priority, sequence.arrival
+            return (
+                not sequence.has_credit and bool(sequence.pages),
+                -sequence.priority,
+                sequence.arrival,
+            )
 
         return max((s for s in self.running if s.pages or s.has_credit), key=weight)
 
@@ -353,20 +433,32 @@ class Scheduler:
 
     def _give_back(self, sequence: Sequence) -> None:
         self._pages.release(sequence.pages)
-        sequence.pages, sequence.page_keys, sequence.computed, sequence.num_published = [], [], 0, 0
+        sequence.pages = []
+        sequence.page_keys = []
+        sequence.computed = 0
+        sequence.num_published = 0
 
     def _chunk(self, sequence: Sequence, budget: int, draft_tokens: int) -> Chunk:
         if sequence.is_decoding and draft_tokens > 0:
             draft = self._draft(sequence, min(draft_tokens, budget - 1))
-            return Chunk(sequence, sequence.computed, 1 + len(draft), 1 + len(draft), tuple(draft))
+            return Chunk(
+                sequence, sequence.computed, 1 + len(draft), 1 + len(draft), draft=tuple(draft)
+            )
         count = min(budget, sequence.num_wanted - sequence.computed)
         end = sequence.computed + count
         if sequence.replay:
-            return Chunk(sequence, sequence.computed, count, max(0, min(count, end - (sequence.num_prompt - 1))))
+            return Chunk(
+                sequence,
+                sequence.computed,
+                count,
+                max(0, min(count, end - (sequence.num_prompt - 1))),
+            )
         return Chunk(sequence, sequence.computed, count, int(end == len(sequence.tokens)))
 
     def _draft(self, sequence: Sequence, count: int) -> list[int]:
-        """Guesses for which there is room, in the answer and in pages: nobody gives way for a guess."""
+        """Guesses for which there is room, in the answer and in pages: nobody gives way for a
+        guess.
+        """
         cells = (len(sequence.pages) + self._pages.num_available) * self._budget.page_tokens
         count = min(count, sequence.room - 1, cells - len(sequence.tokens))
         return sequence.proposer.propose(sequence.tokens, count) if count > 0 else []

@@ -14,7 +14,11 @@ from .speculation import Proposer
 
 @dataclass(eq=False)
 class Sequence:
-    """One request while it lives. `arrival` orders requests; times are in seconds of the engine's clock; at `max_length` tokens it ends."""
+    """One request while it lives.
+
+    `arrival` orders requests; times are in seconds of the engine's clock; at `max_length` tokens it
+    ends.
+    """
 
     request_id: int
     arrival: int
@@ -53,12 +57,16 @@ class Sequence:
 
     @property
     def num_wanted(self) -> int:
-        """How many tokens must be computed before the next result: all of them, but a replay's last one predicts nothing."""
+        """How many tokens must be computed before the next result: all of them, but a replay's last
+        one predicts nothing.
+        """
         return len(self.tokens) - 1 if self.replay else len(self.tokens)
 
     @property
     def num_shareable(self) -> int:
-        """How many of its first tokens may come from somebody else's pages: the ones before the first result that it needs."""
+        """How many of its first tokens may come from somebody else's pages: the ones before the
+        first result that it needs.
+        """
         return self.num_prompt - 1 if self.replay else len(self.tokens) - 1
 
     @property
@@ -72,7 +80,9 @@ class Sequence:
         return min(self.credit - self.num_generated, self.max_length - len(self.tokens))
 
     def ends_with(self, token: int) -> bool:
-        """Whether the answer is complete once `token`, which its chooser has accepted, was produced."""
+        """Whether the answer is complete once `token`, which its chooser has accepted, was
+        produced.
+        """
         return token in self.stop_ids or self.chooser.is_over
 
     @property

@@ -1,4 +1,6 @@
-"""The engine's process: frames in on one thread, steps on this one, frames out on a third. Ends when the socket closes.
+"""The engine's process: frames in on one thread, steps on this one, frames out on a third.
+
+Ends when the socket closes.
 
 reader ──▶ inbox ──▶ loop: handle, step ──▶ outbox ──▶ writer
 loader, copier, grammars ──▶ ┘  (no work: sleep on the inbox)
@@ -30,7 +32,10 @@ Inbound = ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost | BorderErro
 
 
 def read_frame(connection: socket.socket) -> bytes | None:
-    """The next frame's body; None at a clean end. Raises BorderError on a torn or oversized frame."""
+    """The next frame's body; None at a clean end.
+
+    Raises BorderError on a torn or oversized frame.
+    """
     header = _read_exactly(connection, 4)
     if header is None:
         return None
@@ -61,19 +66,23 @@ def _read_exactly(connection: socket.socket, count: int) -> bytes | None:
 def write_frames(connection: socket.socket, messages: list[FromEngine]) -> None:
     """Send messages in one go, a frame each: one system call a step, not one a token."""
     bodies = [msgspec.msgpack.encode(message) for message in messages]
-    connection.sendall(b"".join(part for body in bodies for part in (struct.pack(">I", len(body)), body)))
+    connection.sendall(
+        b"".join(part for body in bodies for part in (struct.pack(">I", len(body)), body))
+    )
 
 
 class Server:
     """Ties one engine to one socket."""
 
     def __init__(self, connection: socket.socket, inbox: SimpleQueue[Inbound]) -> None:
-        self._connection, self._inbox = connection, inbox
+        self._connection = connection
+        self._inbox = inbox
         self._outbox: Queue[list[FromEngine]] = Queue(MAX_OUTBOX_STEPS)
         self._crashes = 0
 
     def serve(self, engine: Engine, greeting: FromEngine) -> int:
-        """Run until the socket closes (0), the daemon breaks the border (2) or stops reading (3), steps keep crashing (4), or the device is lost (5).
+        """Run until the socket closes (0), the daemon breaks the border (2) or stops reading (3),
+        steps keep crashing (4), or the device is lost (5).
 
         A device that hangs ends the process from cuda/watchdog.py (6).
         """
@@ -106,14 +115,18 @@ class Server:
             if messages:
                 self._outbox.put_nowait(messages)
 
-    def _take(self, engine: Engine, item: ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
+    def _take(
+        self, engine: Engine, item: ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost
+    ) -> None:
         if isinstance(item, LoadDone | CopyDone | GrammarDone | DeviceLost):
             engine.receive(item)
         else:
             engine.handle(item)
 
     def _step(self, engine: Engine) -> bool:
-        """One step; a bug of ours, or a step too large for the device's memory, costs the running requests an error, not the process."""
+        """One step; a bug of ours, or a step too large for the device's memory, costs the running
+        requests an error, not the process.
+        """
         try:
             worked = engine.step()
         except DeviceLost:

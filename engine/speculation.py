@@ -1,7 +1,8 @@
-"""Guesses what follows from what has been said: the text after the last occurrence of the newest words (prompt lookup). Pure.
+"""Guesses what follows from what has been said: the text after the last occurrence of the newest
+words (prompt lookup). Pure.
 
-A guess costs rows of a step and never changes the text: the model computes each guessed place anyway, and the first wrong one is dropped with what
-follows it.
+A guess costs rows of a step and never changes the text: the model computes each guessed place
+anyway, and the first wrong one is dropped with what follows it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Proposer:
         return []
 
     def _index(self, tokens: list[int]) -> None:
-        """Remember where each run of tokens last ended, short of the end of `tokens` itself: nothing follows that."""
+        """Remember where each run of tokens last ended, short of the end of `tokens` itself:
+        nothing follows that.
+        """
         for end in range(self._seen, len(tokens)):
             for size in SIZES:
                 if end >= size:

@@ -1,8 +1,10 @@
 """What the margins of a replayed answer say about it. Pure: numbers in, a verdict out.
 
-An honest answer misses now and then by a little, because another kernel or number format rounds otherwise. The score of an answer is the mean of its
-margins, each cut off at a cap; its limit comes from the mean and variance of honest margins by Bernstein's inequality, so that one number of false
-alarms holds for answers of every length. A short answer cannot exceed its limit whatever it holds, and gets no verdict.
+An honest answer misses now and then by a little, because another kernel or number format rounds
+otherwise. The score of an answer is the mean of its margins, each cut off at a cap; its limit comes
+from the mean and variance of honest margins by Bernstein's inequality, so that one number of false
+alarms holds for answers of every length. A short answer cannot exceed its limit whatever it holds,
+and gets no verdict.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Millionths = Annotated[int, msgspec.Meta(ge=0, le=int(MAX_CAP**2) * MILLION)]
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Honest margins of one adapter: where they are cut off, their mean and their variance; all in millionths (of a logit, of its square).
+    """Honest margins of one adapter: where they are cut off, their mean and their variance; all in
+    millionths (of a logit, of its square).
 
     `one_in`: of so many honest answers, at most one is to be called suspicious.
     """
@@ -37,7 +40,9 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`score` and `limit` in logits; "too short" when no answer of this length could exceed its limit."""
+    """`score` and `limit` in logits; "too short" when no answer of this length could exceed its
+    limit.
+    """
 
     outcome: Literal["honest", "suspicious", "too short"]
     score: float
@@ -45,7 +50,9 @@ class Verdict:
 
 
 def judge(margins: Sequence[float], thresholds: Thresholds) -> Verdict:
-    """Whether an answer with these margins (of `Replayed`, one a token) fits what was calibrated."""
+    """Whether an answer with these margins (of `Replayed`, one a token) fits what was
+    calibrated.
+    """
     limit = limit_of(len(margins), thresholds)
     score = _mean(margins, thresholds.cap / MILLION)
     if limit >= thresholds.cap / MILLION:
@@ -54,16 +61,26 @@ def judge(margins: Sequence[float], thresholds: Thresholds) -> Verdict:
 
 
 def limit_of(count: int, thresholds: Thresholds) -> float:
-    """What the mean of `count` honest margins exceeds once in `one_in` times at most (Bernstein, for independent tokens)."""
+    """What the mean of `count` honest margins exceeds once in `one_in` times at most (Bernstein,
+    for independent tokens).
+    """
     if count == 0:
         return math.inf
-    cap, variance, rarity = thresholds.cap / MILLION, thresholds.variance / MILLION, math.log(thresholds.one_in)
+    cap = thresholds.cap / MILLION
+    variance = thresholds.variance / MILLION
+    rarity = math.log(thresholds.one_in)
     linear = cap * rarity / 3
-    return thresholds.mean / MILLION + (linear + math.sqrt(linear**2 + 2 * count * variance * rarity)) / count
+    return (
+        thresholds.mean / MILLION
+        + (linear + math.sqrt(linear**2 + 2 * count * variance * rarity)) / count
+    )
 
 
 def calibrate(honest: Sequence[Sequence[float]], cap: float, one_in: int) -> Thresholds:
-    """Thresholds from the margins of honest answers. Mean and variance are upper bounds (Maurer and Pontil 2009, theorems 4 and 10)."""
+    """Thresholds from the margins of honest answers.
+
+    Mean and variance are upper bounds (Maurer and Pontil 2009, theorems 4 and 10).
+    """
     clipped = [min(margin, cap) for margin in chain.from_iterable(honest)]
     count = len(clipped)
     if count < 2:
@@ -73,7 +90,9 @@ def calibrate(honest: Sequence[Sequence[float]], cap: float, one_in: int) -> Thr
     rarity = math.log(2 / CONFIDENCE)
     mean += math.sqrt(2 * variance * rarity / count) + 7 * cap * rarity / (3 * (count - 1))
     spread = math.sqrt(variance) + cap * math.sqrt(2 * rarity / (count - 1))
-    return Thresholds(math.ceil(cap * MILLION), math.ceil(mean * MILLION), math.ceil(spread**2 * MILLION), one_in)
+    return Thresholds(
+        math.ceil(cap * MILLION), math.ceil(mean * MILLION), math.ceil(spread**2 * MILLION), one_in
+    )
 
 
 def _mean(margins: Sequence[float], cap: float) -> float:

@@ -1,4 +1,6 @@
-"""All that the rest of the engine asks of a device when it is built: whether a model can run there, its memory's split, its executor and bank."""
+"""All that the rest of the engine asks of a device when it is built: whether a model can run there,
+its memory's split, its executor and bank.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,16 @@ from .watchdog import STEP_DEADLINE_S
 
 
 class Accelerator:
-    """One device with the kernels that run on it; a step that takes longer than `step_deadline_s` ends the process."""
+    """One device with the kernels that run on it; a step that takes longer than `step_deadline_s`
+    ends the process.
+    """
 
-    def __init__(self, device: Device, kernels: Kernels = TRITON, step_deadline_s: float = STEP_DEADLINE_S) -> None:
-        self.device, self._kernels, self._step_deadline_s = device, kernels, step_deadline_s
+    def __init__(
+        self, device: Device, kernels: Kernels = TRITON, step_deadline_s: float = STEP_DEADLINE_S
+    ) -> None:
+        self.device = device
+        self._kernels = kernels
+        self._step_deadline_s = step_deadline_s
 
     def why_not(self, config: ModelConfig, dtype: str) -> str | None:
         """Why a model cannot run here in a number format; None when it can, memory aside."""
@@ -37,33 +45,61 @@ class Accelerator:
         choice = choose_dtype(dtype, frozenset(), self.device.capability)
         most = MAX_HEAD_DIM_FLOAT32 if choice.dtype == torch.float32 else MAX_HEAD_DIM
         if config.head_dim % 16 or config.head_dim > most:
-            return f"head_dim {config.head_dim} is not a multiple of 16 up to {most}, the most in {choice.name} there"
+            return (
+                f"head_dim {config.head_dim} is not a multiple of 16 up to {most}, the most in"
+                f" {choice.name} there"
+            )
         return None
 
     def divide(self, base: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> Split:
-        """How its free memory is divided before the base is loaded; `config` is settled. Raises ModelError when the base does not fit."""
-        memory, demand = self.device.memory(), self._demand(base, dtype, config)
+        """How its free memory is divided before the base is loaded; `config` is settled.
+
+        Raises ModelError when the base does not fit.
+        """
+        memory = self.device.memory()
+        demand = self._demand(base, dtype, config)
         check_fits(demand, memory.free_bytes, self.device.name)
         num_pages = config.kv_tokens // config.page_tokens if config.kv_tokens else None
-        return divide(demand, memory.free_bytes, memory.total_bytes, ExpectedLoad(config.max_running), num_pages, config.max_adapters or None)
+        return divide(
+            demand,
+            memory.free_bytes,
+            memory.total_bytes,
+            ExpectedLoad(config.max_running),
+            num_pages,
+            config.max_adapters or None,
+        )
 
     def make_executor(self, weights: Weights, dtype: torch.dtype, context: int) -> CudaExecutor:
         """Load the base. Raises ModelError."""
-        return CudaExecutor(weights, dtype, context, self.device, self._kernels, self._step_deadline_s)
+        return CudaExecutor(
+            weights,
+            dtype,
+            context,
+            self.device,
+            kernels=self._kernels,
+            step_deadline_s=self._step_deadline_s,
+        )
 
-    def make_bank(self, base: ModelConfig, split: Split, done: Callable[[CopyDone | DeviceLost], None]) -> DeviceBank:
+    def make_bank(
+        self, base: ModelConfig, split: Split, done: Callable[[CopyDone | DeviceLost], None]
+    ) -> DeviceBank:
         """Room for adapters; `done` is called on the thread that copies. Raises ModelError."""
         try:
-            return DeviceBank(self.device, split.adapter_bytes, split.num_slots, base.layers * PARTS, done)
+            return DeviceBank(
+                self.device, split.adapter_bytes, split.num_slots, base.layers * PARTS, done=done
+            )
         except RuntimeError as error:
             if not isinstance(fault_of(error), OutOfDeviceMemory):
                 raise
             raise ModelError(
-                f"{self.device.name} has no {split.adapter_bytes} bytes for adapters; choose fewer --kv-tokens or --max-adapters"
+                f"{self.device.name} has no {split.adapter_bytes} bytes for adapters; choose fewer"
+                " --kv-tokens or --max-adapters"
             ) from error
 
     def pinning(self, load: Load) -> Load:
-        """A loader whose blobs the device copies by itself, as long as they live; where memory cannot be pinned, copies are only slower."""
+        """A loader whose blobs the device copies by itself, as long as they live; where memory
+        cannot be pinned, copies are only slower.
+        """
 
         def load_pinned(config_path: Path, weights_path: Path) -> Loaded:
             loaded = load(config_path, weights_path)

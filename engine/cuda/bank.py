@@ -1,9 +1,13 @@
-"""The slots' memory on a device: one room for all blobs, and the table by which kernels find them. Copies run on a thread and a stream of their own.
+"""The slots' memory on a device: one room for all blobs, and the table by which kernels find them.
 
-    load ──▶ copier: blob, ends and the slot's entries into the room, in the order of loads ──▶ event ──▶ done(CopyDone)
+Copies run on a thread and a stream of their own.
 
-An adapter that leaves while its copy is under way does no harm: the bytes go where nobody looks, a later copy into the same place comes
-later on the same stream, and the host's blob is kept until its copy is over.
+    load ──▶ copier: blob, ends and the slot's entries into the room, in the order of loads ──▶
+    event ──▶ done(CopyDone)
+
+An adapter that leaves while its copy is under way does no harm: the bytes go where nobody looks, a
+later copy into the same place comes later on the same stream, and the host's blob is kept until its
+copy is over.
 """
 
 from __future__ import annotations
@@ -45,19 +49,32 @@ class _Job:
 
 
 class DeviceBank:
-    """`load` begins a copy; `entries` is what kernels read, [num_slots, parts, 5] int64 on the device, as lora/bank.address_table gives it."""
+    """`load` begins a copy; `entries` is what kernels read, [num_slots, parts, 5] int64 on the
+    device, as lora/bank.address_table gives it.
+    """
 
-    def __init__(self, device: Device, room_bytes: int, num_slots: int, num_parts: int, done: Callable[[CopyDone | DeviceLost], None]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        room_bytes: int,
+        num_slots: int,
+        num_parts: int,
+        done: Callable[[CopyDone | DeviceLost], None],
+    ) -> None:
         self.entries = torch.zeros(num_slots, num_parts, 5, dtype=torch.int64, device=device.where)
         self._room = torch.empty(room_bytes, dtype=torch.uint8, device=device.where)
         self._slots: dict[int, _Resident] = {}
-        device.mark().wait()  # copies go beside the computing, and must not overtake the zeros, or whoever had this memory before
+        # copies go beside the computing, and must not overtake the zeros, or whoever had this
+        # memory before
+        device.mark().wait()
         self._copier = Copier(device, done)
 
     def size_of(self, packed: PackedAdapter) -> int:
         """See lora/bank.Bank."""
         ends = () if packed.ends is None else packed.ends.tensors()
-        return rounded(packed.layout.size_bytes) + sum(rounded(each.nbytes) for each in ends if each is not None)
+        return rounded(packed.layout.size_bytes) + sum(
+            rounded(each.nbytes) for each in ends if each is not None
+        )
 
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
         """See lora/bank.Bank. The end of the copy is announced by its generation."""
@@ -65,15 +82,23 @@ class DeviceBank:
 
         def place(source: torch.Tensor) -> torch.Tensor:
             nonlocal offset
-            target = self._room[offset : offset + source.nbytes].view(source.dtype).view(source.shape)
+            target = (
+                self._room[offset : offset + source.nbytes].view(source.dtype).view(source.shape)
+            )
             offset += rounded(source.nbytes)
             pairs.append((source, target))
             return target
 
         address = place(packed.blob).data_ptr()
-        ends = None if packed.ends is None else Ends(*(None if each is None else place(each) for each in packed.ends.tensors()))
+        ends = (
+            None
+            if packed.ends is None
+            else Ends(*(None if each is None else place(each) for each in packed.ends.tensors()))
+        )
         pairs.append((torch.from_numpy(address_table(packed, address).entries), self.entries[slot]))
-        self._slots[slot] = _Resident(max((_rank(placed) for placed in packed.layout.parts), default=0), ends)
+        self._slots[slot] = _Resident(
+            max((_rank(placed) for placed in packed.layout.parts), default=0), ends
+        )
         self._copier.submit(_Job(generation, pairs, packed))
         return False
 
@@ -107,7 +132,8 @@ class Copier:
     """One thread that begins copies and waits for each; `done` is called on that thread."""
 
     def __init__(self, device: Device, done: Callable[[CopyDone | DeviceLost], None]) -> None:
-        self._device, self._done = device, done
+        self._device = device
+        self._done = done
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         threading.Thread(target=self._run, name="adapter-copier", daemon=True).start()
 
@@ -119,14 +145,17 @@ class Copier:
         """End after the jobs that are queued."""
         self._jobs.put(None)
 
-    @torch.inference_mode()  # the room may be a tensor of that mode, which refuses to be written in another
+    # the room may be a tensor of that mode, which refuses to be written in another
+    @torch.inference_mode()
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             started = time.perf_counter()
             try:
                 self._device.copy(job.pairs).wait()
             except Exception as error:
-                self._done(DeviceLost(f"an adapter could not be copied: {fault_of(error) or error}"))
+                self._done(
+                    DeviceLost(f"an adapter could not be copied: {fault_of(error) or error}")
+                )
                 return
             self._done(CopyDone(job.generation, (time.perf_counter() - started) * 1e3))
             del job  # while this thread waits for the next one, it must not keep the bank's memory

@@ -1,7 +1,10 @@
-"""The small operations between products: norms, rotation and storing, SwiGLU. Each kernel has its plain torch reference beside it.
+"""The small operations between products: norms, rotation and storing, SwiGLU.
 
-Rows are contiguous; a tensor's rows may lie further apart than they are wide. Expected times are bytes moved / 4.3 TB/s (what an H200
-copies) at the shapes of Llama-3.1-8B. Below some 100 rows a launch's own 2 µs are more: on an H200 each takes 2.1 to 2.4 µs at 64 rows.
+Each kernel has its plain torch reference beside it.
+
+Rows are contiguous; a tensor's rows may lie further apart than they are wide. Expected times are
+bytes moved / 4.3 TB/s (what an H200 copies) at the shapes of Llama-3.1-8B. Below some 100 rows a
+launch's own 2 µs are more: on an H200 each takes 2.1 to 2.4 µs at 64 rows.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ import triton.language as tl
 from torch.nn import functional
 
 HEADS_PER_BLOCK = 8
-"""Heads that one block of rotate_and_store takes: one warp's worth of 16-byte reads at head_dim 128 is two heads."""
+"""Heads that one block of rotate_and_store takes: one warp's worth of 16-byte reads at head_dim 128
+is two heads.
+"""
 SWIGLU_BLOCK = 1024
 
 
@@ -28,37 +33,72 @@ class HeadNorms:
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-    """`out [rows, width]` = root-mean-square norm of `hidden [rows, width]` float32, times `weight [width]` float32; rounded once.
+    """`out [rows, width]` = root-mean-square norm of `hidden [rows, width]` float32, times `weight
+    [width]` float32; rounded once.
 
     One block a row, the row in registers. 64 rows of 4096: 1.6 MB, 0.4 µs.
     """
-    _launch_norm(hidden, None, weight, eps, out)
+    _launch_norm(hidden, None, weight, eps, out=out)
 
 
-def rms_norm_reference(hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+def rms_norm_reference(
+    hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
+) -> None:
     """See rms_norm."""
     out.copy_(functional.rms_norm(hidden, (hidden.shape[-1],), weight, eps))
 
 
-def add_rms_norm(hidden: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-    """`hidden [rows, width]` float32 `+= delta [rows, width]` in place, then as rms_norm. 64 rows of 4096: 3.1 MB, 0.7 µs."""
-    _launch_norm(hidden, delta, weight, eps, out)
+def add_rms_norm(
+    hidden: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
+) -> None:
+    """`hidden [rows, width]` float32 `+= delta [rows, width]` in place, then as rms_norm.
+
+    64 rows of 4096: 3.1 MB, 0.7 µs.
+    """
+    _launch_norm(hidden, delta, weight, eps, out=out)
 
 
-def _launch_norm(hidden: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+def _launch_norm(
+    hidden: torch.Tensor,
+    delta: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    out: torch.Tensor,
+) -> None:
     rows, width = hidden.shape
     block = triton.next_power_of_2(width)
     other = hidden if delta is None else delta
     _norm[(rows,)](
-        hidden, other, weight, out, hidden.stride(0), other.stride(0), out.stride(0), width, eps,
-        adds=delta is not None, block=block, num_warps=max(4, min(16, block // 512)), num_stages=1,
-    )  # fmt: skip
+        hidden,
+        other,
+        weight,
+        out,
+        hidden.stride(0),
+        other.stride(0),
+        out.stride(0),
+        width,
+        eps,
+        adds=delta is not None,
+        block=block,
+        num_warps=max(4, min(16, block // 512)),
+        num_stages=1,
+    )
 
 
 @triton.jit(do_not_specialize=["eps"])
 def _norm(
-    hidden, delta, weight, out, hidden_stride, delta_stride, out_stride, width, eps, adds: tl.constexpr, block: tl.constexpr
-):  # fmt: skip
+    hidden,
+    delta,
+    weight,
+    out,
+    hidden_stride,
+    delta_stride,
+    out_stride,
+    width,
+    eps,
+    adds: tl.constexpr,
+    block: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, block)
     inside = columns < width
@@ -68,10 +108,14 @@ def _norm(
         x += tl.load(delta + row * delta_stride + columns, inside, 0.0).to(tl.float32)
         tl.store(hidden + row * hidden_stride + columns, x, inside)
     inverse = tl.rsqrt(tl.sum(x * x, 0) / width + eps)
-    tl.store(out + row * out_stride + columns, (x * inverse * scale).to(out.dtype.element_ty), inside)
+    tl.store(
+        out + row * out_stride + columns, (x * inverse * scale).to(out.dtype.element_ty), inside
+    )
 
 
-def add_rms_norm_reference(hidden: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+def add_rms_norm_reference(
+    hidden: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
+) -> None:
     """See add_rms_norm."""
     hidden += delta
     rms_norm_reference(hidden, weight, eps, out)
@@ -88,53 +132,102 @@ def rotate_and_store(
     kv_heads: int,
     norms: HeadNorms | None,
 ) -> None:
-    """Norm and rotate the queries of `qkv [rows, (heads + 2 * kv_heads) * head_dim]` in place; put keys (normed, rotated) and values into the pool.
+    """Norm and rotate the queries of `qkv [rows, (heads + 2 * kv_heads) * head_dim]` in place; put
+    keys (normed, rotated) and values into the pool.
 
-    cos, sin: [context, head_dim / 2] float32 by position, sines unsigned; both None: no rotation. Halves are rotated, as in layers.rotate.
-    positions, cells: [rows] int32; cell < 0: a padding row, nothing is stored. pool_layer: [2 * kv_heads, num_pages, page_tokens * head_dim].
+    cos, sin: [context, head_dim / 2] float32 by position, sines unsigned; both None: no rotation.
+    Halves are rotated, as in layers.rotate. positions, cells: [rows] int32; cell < 0: a padding
+    row, nothing is stored. pool_layer: [2 * kv_heads, num_pages, page_tokens * head_dim].
     Everything between reading and writing is float32. The keys inside `qkv` are left as they were.
 
-    One block takes HEADS_PER_BLOCK heads of a row. 64 rows of 32 + 16 heads of 128, bfloat16: 1.6 MB, 0.4 µs.
+    One block takes HEADS_PER_BLOCK heads of a row. 64 rows of 32 + 16 heads of 128, bfloat16: 1.6
+    MB, 0.4 µs.
     """
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     all_heads = heads + 2 * kv_heads
     rotates = cos is not None and sin is not None
     any_weight = qkv  # stands for a table that the kernel does not read
-    query_norm, key_norm, eps = (any_weight, any_weight, 0.0) if norms is None else (norms.query, norms.key, norms.eps)
+    query_norm, key_norm, eps = (
+        (any_weight, any_weight, 0.0) if norms is None else (norms.query, norms.key, norms.eps)
+    )
     _rotate_and_store[(len(qkv), triton.cdiv(all_heads, HEADS_PER_BLOCK))](
-        qkv, cos if rotates else any_weight, sin if rotates else any_weight, positions, cells, pool_layer, query_norm, key_norm,
-        qkv.stride(0), pool_layer.stride(0), eps,
-        heads=heads, kv_heads=kv_heads, half=head_dim // 2, half_block=triton.next_power_of_2(head_dim // 2), heads_block=HEADS_PER_BLOCK,
-        rotates=rotates, norms=norms is not None, num_warps=2, num_stages=1,
-    )  # fmt: skip
+        qkv,
+        cos if rotates else any_weight,
+        sin if rotates else any_weight,
+        positions,
+        cells,
+        pool_layer,
+        query_norm,
+        key_norm,
+        qkv.stride(0),
+        pool_layer.stride(0),
+        eps,
+        heads=heads,
+        kv_heads=kv_heads,
+        half=head_dim // 2,
+        half_block=triton.next_power_of_2(head_dim // 2),
+        heads_block=HEADS_PER_BLOCK,
+        rotates=rotates,
+        norms=norms is not None,
+        num_warps=2,
+        num_stages=1,
+    )
 
 
 @triton.jit(do_not_specialize=["eps"])
 def _rotate_and_store(
-    qkv, cos, sin, positions, cells, pool, query_norm, key_norm, qkv_stride, head_stride, eps,
-    heads: tl.constexpr, kv_heads: tl.constexpr, half: tl.constexpr, half_block: tl.constexpr, heads_block: tl.constexpr,
-    rotates: tl.constexpr, norms: tl.constexpr,
-):  # fmt: skip
+    qkv,
+    cos,
+    sin,
+    positions,
+    cells,
+    pool,
+    query_norm,
+    key_norm,
+    qkv_stride,
+    head_stride,
+    eps,
+    heads: tl.constexpr,
+    kv_heads: tl.constexpr,
+    half: tl.constexpr,
+    half_block: tl.constexpr,
+    heads_block: tl.constexpr,
+    rotates: tl.constexpr,
+    norms: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * heads_block + tl.arange(0, heads_block)[:, None]
     at = tl.arange(0, half_block)[None, :]
     inside = (head < heads + 2 * kv_heads) & (at < half)
-    is_query, is_value = head < heads, head >= heads + kv_heads
-    position, cell = tl.load(positions + row), tl.load(cells + row).to(tl.int64)
+    is_query = head < heads
+    is_value = head >= heads + kv_heads
+    position = tl.load(positions + row)
+    cell = tl.load(cells + row).to(tl.int64)
     source = qkv + row * qkv_stride + head * (2 * half) + at
     # What is a value passes through unchanged: its bits go from one place to the other.
-    first, second = tl.load(source, inside, 0.0), tl.load(source + half, inside, 0.0)
-    x, y = first.to(tl.float32), second.to(tl.float32)
+    first = tl.load(source, inside, 0.0)
+    second = tl.load(source + half, inside, 0.0)
+    x = first.to(tl.float32)
+    y = second.to(tl.float32)
     if norms:
         inverse = tl.rsqrt((tl.sum(x * x, 1) + tl.sum(y * y, 1)) / (2 * half) + eps)[:, None]
-        for_query, for_key = inside & is_query, inside & (head >= heads) & (head < heads + kv_heads)
-        x *= inverse * (tl.load(query_norm + at + 0 * head, for_query, 0.0) + tl.load(key_norm + at + 0 * head, for_key, 0.0))
-        y *= inverse * (tl.load(query_norm + half + at + 0 * head, for_query, 0.0) + tl.load(key_norm + half + at + 0 * head, for_key, 0.0))
+        for_query = inside & is_query
+        for_key = inside & (head >= heads) & (head < heads + kv_heads)
+        x *= inverse * (
+            tl.load(query_norm + at + 0 * head, for_query, 0.0)
+            + tl.load(key_norm + at + 0 * head, for_key, 0.0)
+        )
+        y *= inverse * (
+            tl.load(query_norm + half + at + 0 * head, for_query, 0.0)
+            + tl.load(key_norm + half + at + 0 * head, for_key, 0.0)
+        )
     if rotates:
         table = position.to(tl.int64) * half + at
-        c, s = tl.load(cos + table, at < half, 0.0), tl.load(sin + table, at < half, 0.0)
+        c = tl.load(cos + table, at < half, 0.0)
+        s = tl.load(sin + table, at < half, 0.0)
         x, y = x * c - y * s, y * c + x * s
-    x, y = tl.where(is_value, first, x.to(first.dtype)), tl.where(is_value, second, y.to(first.dtype))
+    x = tl.where(is_value, first, x.to(first.dtype))
+    y = tl.where(is_value, second, y.to(first.dtype))
     tl.store(source, x, inside & is_query)
     tl.store(source + half, y, inside & is_query)
     stored = inside & (head >= heads) & (cell >= 0)
@@ -156,16 +249,22 @@ def rotate_and_store_reference(
 ) -> None:
     """See rotate_and_store."""
     by_head = qkv.view(len(qkv), heads + 2 * kv_heads, -1)
-    query, key = by_head[:, :heads].float(), by_head[:, heads : heads + kv_heads].float()
+    query = by_head[:, :heads].float()
+    key = by_head[:, heads : heads + kv_heads].float()
     if norms is not None:
         query = functional.rms_norm(query, query.shape[-1:], norms.query, norms.eps)
         key = functional.rms_norm(key, key.shape[-1:], norms.key, norms.eps)
     if cos is not None and sin is not None:
-        query, key = (_rotated(part, cos[positions][:, None], sin[positions][:, None]) for part in (query, key))
+        query, key = (
+            _rotated(part, cos[positions][:, None], sin[positions][:, None])
+            for part in (query, key)
+        )
     by_head[:, :heads] = query
     stored = cells >= 0
     by_cell = pool_layer.view(2 * kv_heads, -1, query.shape[-1])
-    by_cell[:, cells[stored].long()] = torch.cat((key.to(qkv.dtype), by_head[:, heads + kv_heads :]), 1)[stored].transpose(0, 1)
+    by_cell[:, cells[stored].long()] = torch.cat(
+        (key.to(qkv.dtype), by_head[:, heads + kv_heads :]), 1
+    )[stored].transpose(0, 1)
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -174,13 +273,21 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
 
 
 def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """`out [rows, n]` = silu(first half) * second half of `gate_up [rows, 2 * n]`, in float32, rounded once.
+    """`out [rows, n]` = silu(first half) * second half of `gate_up [rows, 2 * n]`, in float32,
+    rounded once.
 
     64 rows of 2 * 14336, bfloat16: 5.5 MB, 1.3 µs.
     """
     rows, width = out.shape
     _swiglu[(rows, triton.cdiv(width, SWIGLU_BLOCK))](
-        gate_up, out, gate_up.stride(0), out.stride(0), width, block=SWIGLU_BLOCK, num_warps=4, num_stages=1
+        gate_up,
+        out,
+        gate_up.stride(0),
+        out.stride(0),
+        width,
+        block=SWIGLU_BLOCK,
+        num_warps=4,
+        num_stages=1,
     )
 
 

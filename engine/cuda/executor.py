@@ -1,11 +1,14 @@
-"""Runs a step on a device: its tables go there in one copy, its launches follow, and what the host must know comes back in one copy.
+"""Runs a step on a device: its tables go there in one copy, its launches follow, and what the host
+must know comes back in one copy.
 
-    StepInput ──tables.fill──▶ pinned buffer ──▶ device ──▶ launches of all operations ──▶ (best, finite) ──▶ pinned buffer ──▶ wait
+    StepInput ──tables.fill──▶ pinned buffer ──▶ device ──▶ launches of all operations ──▶ (best,
+    finite) ──▶ pinned buffer ──▶ wait
 
-The launches are those of model/program.py, with what belongs together fused: an addition to hidden with the norm that follows, head norms
-with rotation and storing; for one row, gate and up with SwiGLU. A step of few rows is padded to a bucket and runs as a graph (graphs.py); any
-other runs launch by launch. Adapters are found through the bank's table of addresses, so a step with adapters is the same launches
-whichever they are. Logits stay on the device.
+The launches are those of model/program.py, with what belongs together fused: an addition to hidden
+with the norm that follows, head norms with rotation and storing; for one row, gate and up with
+SwiGLU. A step of few rows is padded to a bucket and runs as a graph (graphs.py); any other runs
+launch by launch. Adapters are found through the bank's table of addresses, so a step with adapters
+is the same launches whichever they are. Logits stay on the device.
 """
 
 from __future__ import annotations
@@ -68,17 +71,21 @@ from .tables import (
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 PAGE_TOKENS = 16
-MAX_HEAD_DIM, MAX_HEAD_DIM_FLOAT32 = 256, 128
+MAX_HEAD_DIM = 256
+MAX_HEAD_DIM_FLOAT32 = 128
 """Wider heads need more shared memory than a card has; those of float32 earlier."""
 WARM_ROWS = 64
-"""Up to so many rows graphs are captured before the first request; larger buckets when they first come."""
+"""Up to so many rows graphs are captured before the first request; larger buckets when they first
+come.
+"""
 WARM_RANK = RANKS[0]
 WARM_PROMPT_ROWS = 64
 
 
 @dataclass(frozen=True)
 class _Space:
-    """The tensors between operations, one row each: places as in model/program.py, and `delta`, what is still to be added to hidden.
+    """The tensors between operations, one row each: places as in model/program.py, and `delta`,
+    what is still to be added to hidden.
 
     hidden is float32; gate_up holds both halves of what SwiGLU folds into gated.
     """
@@ -98,7 +105,9 @@ class _Space:
 
 @dataclass(frozen=True)
 class _Ending:
-    """What a step gives for its wanted rows: final [wanted, hidden], logits [wanted, vocab] float32, result [2, wanted] int64 (best, finite)."""
+    """What a step gives for its wanted rows: final [wanted, hidden], logits [wanted, vocab]
+    float32, result [2, wanted] int64 (best, finite).
+    """
 
     final: torch.Tensor
     logits: torch.Tensor
@@ -107,12 +116,16 @@ class _Ending:
 
     def cut(self, wanted: int) -> _Ending:
         """The first rows of all."""
-        return _Ending(self.final[:wanted], self.logits[:wanted], self.result[:, :wanted], self.scratch)
+        return _Ending(
+            self.final[:wanted], self.logits[:wanted], self.result[:, :wanted], self.scratch
+        )
 
 
 @dataclass(frozen=True)
 class _Lora:
-    """What the launches of a step with adapters read beside its tiles; no adapter has a larger rank."""
+    """What the launches of a step with adapters read beside its tiles; no adapter has a larger
+    rank.
+    """
 
     rank: int
     entries: torch.Tensor
@@ -121,10 +134,13 @@ class _Lora:
 
 @dataclass(frozen=True)
 class _Pass:
-    """One step on the device. `embedded` replaces the look-up where it is given; `lora` is None in a step without adapters.
+    """One step on the device.
 
-    singles: whether some run is one row, for the kernel of decoding. forks: whether adapters' shrinking goes beside the base's products:
-    free in a graph, where launches are prepared; launch by launch the host's two waits for each linear would cost more than they save.
+    `embedded` replaces the look-up where it is given; `lora` is None in a step without adapters.
+
+    singles: whether some run is one row, for the kernel of decoding. forks: whether adapters'
+    shrinking goes beside the base's products: free in a graph, where launches are prepared; launch
+    by launch the host's two waits for each linear would cost more than they save.
     """
 
     tables: Tables[torch.Tensor]
@@ -155,7 +171,8 @@ _Half = Callable[[_Pass, _Lora], None]
 class CudaExecutor:
     """The Executor of an NVIDIA GPU. Raises ModelError where the model does not fit the memory."""
 
-    wants_torch_threads, runs_beside = False, True
+    wants_torch_threads = False
+    runs_beside = True
 
     def __init__(
         self,
@@ -168,18 +185,31 @@ class CudaExecutor:
         log: Callable[[str], None] = log_line,
     ) -> None:
         config = weights.config
-        self._config, self._dtype, self._device, self._kernels = config, dtype, device, kernels
-        self.where, self.name = device.where, f"cuda, {device.name}"
-        self._parts, self._queries = parts_of(config), queries_per_tile(config.heads, config.kv_heads)
+        self._config = config
+        self._dtype = dtype
+        self._device = device
+        self._kernels = kernels
+        self.where = device.where
+        self.name = f"cuda, {device.name}"
+        self._parts, self._queries = (
+            parts_of(config),
+            queries_per_tile(config.heads, config.kv_heads),
+        )
         self._context_pages = -(-context // PAGE_TOKENS)
-        self._graphs, self._watchdog = Graphs(device, log), Watchdog(step_deadline_s)
+        self._graphs = Graphs(device, log)
+        self._watchdog = Watchdog(step_deadline_s)
         self._captured_for = 0, 0
-        self._host_table, self._next_host_table = (device.pinned(PAGE_BYTES).view(torch.int32) for _ in range(2))
+        self._host_table, self._next_host_table = (
+            device.pinned(PAGE_BYTES).view(torch.int32) for _ in range(2)
+        )
         self._prepared: _Laid | None = None
         self._host_result: torch.Tensor = device.pinned(PAGE_BYTES).view(torch.int64)
         self._known_pages = KnownPages()
         self._scratches: dict[int, torch.Tensor] = {}
-        demand, free_bytes = demand_of(config, dtype.itemsize, PAGE_TOKENS, work_bytes(config, dtype, context, MAX_ROWS)), device.memory().free_bytes
+        demand = demand_of(
+            config, dtype.itemsize, PAGE_TOKENS, work_bytes(config, dtype, context, MAX_ROWS)
+        )
+        free_bytes = device.memory().free_bytes
         check_fits(demand, free_bytes, device.name)
         try:
             self._prepare(weights, context)
@@ -193,53 +223,81 @@ class CudaExecutor:
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """See Executor."""
-        assert page_tokens == PAGE_TOKENS, f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
+        assert page_tokens == PAGE_TOKENS, (
+            f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
+        )
         config = self._config
         with self._faults():
-            return self._empty(config.layers, 2 * config.kv_heads, num_pages, page_tokens * config.head_dim)
+            return self._empty(
+                config.layers, 2 * config.kv_heads, num_pages, page_tokens * config.head_dim
+            )
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """See Executor."""
         return self._embedding[tokens].float()
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """See Executor. Runs steps of nothing but padding, which compiles the kernels, and captures the common graphs. Raises ModelError."""
+        """See Executor.
+
+        Runs steps of nothing but padding, which compiles the kernels, and captures the common
+        graphs. Raises ModelError.
+        """
         try:
             return self._warm_up(pool, bank)
         except OutOfDeviceMemory as error:
-            raise ModelError(f"no memory is left for a step: {error}; choose fewer --kv-tokens") from error
+            raise ModelError(
+                f"no memory is left for a step: {error}; choose fewer --kv-tokens"
+            ) from error
         except EngineError:
             raise
-        except Exception as error:  # Triton's many: a card with too little shared memory, an instruction that it lacks
+        # Triton's many: a card with too little shared memory, an instruction that it lacks
+        except Exception as error:
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise ModelError(f"the kernels do not run on {self._device.name} ({reason}); --kernels native keeps to the processor") from error
+            raise ModelError(
+                f"the kernels do not run on {self._device.name} ({reason}); --kernels native keeps"
+                " to the processor"
+            ) from error
 
     def _warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
         started = time.perf_counter()
-        none, zeros = np.empty(0, np.int64), np.zeros(WARM_PROMPT_ROWS, np.int64)
+        none = np.empty(0, np.int64)
+        zeros = np.zeros(WARM_PROMPT_ROWS, np.int64)
         run = Run(0, WARM_PROMPT_ROWS, 0, [ZERO_PAGE] * (WARM_PROMPT_ROWS // PAGE_TOKENS))
-        prompt = StepInput(zeros, zeros, zeros + NO_CELL, zeros[:1], [run], [], bank)
+        prompt = StepInput(
+            zeros, zeros, zeros + NO_CELL, zeros[:1], runs=[run], segments=[], bank=bank
+        )
         with self._faults():
             for rank in (0, WARM_RANK):
                 self._read(self._run_plainly(prompt, pool, None, rank), 1).wait()
                 keys = [Key(rows, rank) for rows in BUCKETS if rows <= WARM_ROWS]
-                keys += [Key(rows, rank, runs) for runs in MIXED_RUNS if runs <= WARM_ROWS for rows in MIXED_ROWS]
+                keys += [
+                    Key(rows, rank, runs)
+                    for runs in MIXED_RUNS
+                    if runs <= WARM_ROWS
+                    for rows in MIXED_ROWS
+                ]
                 for key in keys:
-                    padding = StepInput(none, none, none, none, [], [], bank)
+                    padding = StepInput(none, none, none, none, runs=[], segments=[], bank=bank)
                     self._read(self._run_graph(self._lay(padding, key), pool), 0).wait()
-        return f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s, {time.perf_counter() - started:.1f} s with kernels"
+        return (
+            f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s,"
+            f" {time.perf_counter() - started:.1f} s with kernels"
+        )
 
     @torch.inference_mode()
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""
         with self._watchdog.over("a step"), self._faults():
-            laid, self._prepared = self._prepared, None
+            laid = self._prepared
+            self._prepared = None
             if laid is not None and laid.step is step and embedded is None:
                 laid.tables.tokens[: len(step.tokens)] = step.tokens
             elif embedded is None and (key := _key(step)) is not None:
                 laid = self._lay(step, key)
             else:
-                return self._read(self._run_plainly(step, pool, embedded, _rank(step)), len(step.logit_rows))
+                return self._read(
+                    self._run_plainly(step, pool, embedded, _rank(step)), len(step.logit_rows)
+                )
             return self._read(self._run_graph(laid, pool), len(step.logit_rows))
 
     def prepare(self, step: StepInput) -> None:
@@ -264,12 +322,20 @@ class CudaExecutor:
         return _Laid(step, key, room, self._fill(step, room))
 
     def _room(self, key: Key, pages: int) -> Room:
-        """Of a graph's tables. Pages come last, so that fewer leave every other table where it is."""
-        return mixed_room(key.rows, key.runs, self._queries, pages) if key.runs else decode_room(key.rows, pages)
+        """Of a graph's tables.
+
+        Pages come last, so that fewer leave every other table where it is.
+        """
+        return (
+            mixed_room(key.rows, key.runs, self._queries, pages)
+            if key.runs
+            else decode_room(key.rows, pages)
+        )
 
     def _run_graph(self, laid: _Laid, pool: torch.Tensor) -> _Ending:
         """A step that fits the key; all that it reads and writes lies where it always lies."""
-        key, bank = laid.key, _device_bank(laid.step)
+        key = laid.key
+        bank = _device_bank(laid.step)
         if self._captured_for != (pool.data_ptr(), bank.entries.data_ptr()):
             self._graphs.forget()
             self._captured_for = pool.data_ptr(), bank.entries.data_ptr()
@@ -280,23 +346,45 @@ class CudaExecutor:
     def _graph_pass(self, key: Key, pool: torch.Tensor, bank: DeviceBank) -> _Pass:
         room = self._room(key, (key.runs or key.rows) * self._context_pages)
         space = self._space.cut(key.rows)
-        end = self._end.cut(key.runs) if key.runs else replace(self._end.cut(key.rows), final=space.normed)
+        end = (
+            self._end.cut(key.runs)
+            if key.runs
+            else replace(self._end.cut(key.rows), final=space.normed)
+        )
         lora = self._lora(key.rows, key.rank, bank)
-        return _Pass(split(self._table[: room.words], room), pool, space, end, self._attention_scratch, lora, forks=True)
+        return _Pass(
+            split(self._table[: room.words], room),
+            pool,
+            space,
+            end,
+            self._attention_scratch,
+            lora,
+            forks=True,
+        )
 
-    def _run_plainly(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None, rank: int) -> _Ending:
+    def _run_plainly(
+        self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None, rank: int
+    ) -> _Ending:
         """A step of any shape, launch by launch."""
-        rows, wanted = len(step.tokens), len(step.logit_rows)
+        rows = len(step.tokens)
+        wanted = len(step.logit_rows)
         room = measure(step, PAGE_TOKENS, self._queries)
         table = self._empty(room.words, dtype=torch.int32)
         self._fill(step, room)
         self._upload(room, table)
-        space, end = self._plain_space(rows), self._plain_ending(wanted)
+        space = self._plain_space(rows)
+        end = self._plain_ending(wanted)
         runs = len(step.runs)
-        scratch = self._attention_scratch if runs <= MAX_ROWS else self._make_attention_scratch(runs)
+        scratch = (
+            self._attention_scratch if runs <= MAX_ROWS else self._make_attention_scratch(runs)
+        )
         lora = self._lora(rows, rank, _device_bank(step))
         singles = any(run.count == 1 for run in step.runs)
-        self._launch(_Pass(split(table, room), pool, space, end.cut(wanted), scratch, lora, embedded, singles))
+        self._launch(
+            _Pass(
+                split(table, room), pool, space, end.cut(wanted), scratch, lora, embedded, singles
+            )
+        )
         return end
 
     def _upload(self, room: Room, table: torch.Tensor) -> None:
@@ -341,7 +429,8 @@ class CudaExecutor:
             if fault is None:
                 raise
             if isinstance(fault, OutOfDeviceMemory):
-                self._wide, self._long = self._space, self._end
+                self._wide = self._space
+                self._long = self._end
                 self._device.release()
             raise fault from error
 
@@ -349,11 +438,15 @@ class CudaExecutor:
 
     def _prepare(self, weights: Weights, context: int) -> None:
         self._embedding = self._read_weights(weights, ("model.embed_tokens",))
-        angles = torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
-        self._cos, self._sin = angles.cos().to(self.where), angles.sin().to(self.where)
+        angles = (
+            torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
+        )
+        self._cos = angles.cos().to(self.where)
+        self._sin = angles.sin().to(self.where)
         self._launches = list(self._fuse(make_program(self._config), weights))
         self._space, self._end = self._make_space(MAX_MIXED_ROWS), self._make_ending(MAX_ROWS)
-        self._wide, self._long = self._space, self._end
+        self._wide = self._space
+        self._long = self._end
         self._attention_scratch = self._make_attention_scratch(MAX_ROWS)
         largest = self._room(Key(MAX_MIXED_ROWS, 0, MAX_ROWS), MAX_ROWS * self._context_pages)
         self._table = self._empty(largest.words, dtype=torch.int32)
@@ -363,7 +456,12 @@ class CudaExecutor:
         return torch.empty(shape, dtype=dtype or self._dtype, device=self.where)
 
     def _make_space(self, rows: int) -> _Space:
-        return _Space(*(self._empty(rows, width, dtype=dtype) for width, dtype in space_columns(self._config, self._dtype)))
+        return _Space(
+            *(
+                self._empty(rows, width, dtype=dtype)
+                for width, dtype in space_columns(self._config, self._dtype)
+            )
+        )
 
     def _make_ending(self, wanted: int) -> _Ending:
         vocab = self._config.vocab_size
@@ -376,7 +474,10 @@ class CudaExecutor:
 
     def _make_attention_scratch(self, runs: int) -> torch.Tensor:
         config = self._config
-        return self._empty(decode_scratch_numbers(runs, config.heads, config.kv_heads, config.head_dim), dtype=torch.float32)
+        return self._empty(
+            decode_scratch_numbers(runs, config.heads, config.kv_heads, config.head_dim),
+            dtype=torch.float32,
+        )
 
     def _plain_space(self, rows: int) -> _Space:
         if rows > len(self._wide.hidden):
@@ -404,14 +505,26 @@ class CudaExecutor:
 
     # --- the launches of the program ---
 
-    def _read_weights(self, weights: Weights, names: tuple[str, ...], ending: str = "weight", dtype: torch.dtype | None = None) -> torch.Tensor:
+    def _read_weights(
+        self,
+        weights: Weights,
+        names: tuple[str, ...],
+        ending: str = "weight",
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
         """Tensors on the device, one under the other."""
-        parts = [weights.read(f"{name}.{ending}").to(self.where).to(dtype or self._dtype) for name in names]
+        parts = [
+            weights.read(f"{name}.{ending}").to(self.where).to(dtype or self._dtype)
+            for name in names
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _fuse(self, program: list[Operation], weights: Weights) -> Iterator[Launch]:
-        """The program's operations as launches; three kinds wait for the operation that they are fused with."""
-        added, rotated = False, False
+        """The program's operations as launches; three kinds wait for the operation that they are
+        fused with.
+        """
+        added = False
+        rotated = False
         norms: HeadNorms | None = None
         for operation in program:
             match operation.kind:
@@ -423,13 +536,17 @@ class CudaExecutor:
                     yield self._linear(operation, weights)
                     added = added or operation.ending is Ending.ADD
                 case Kind.NORM_HEADS:
-                    query, key = (self._read_weights(weights, (name,), dtype=torch.float32) for name in operation.weights)
+                    query, key = (
+                        self._read_weights(weights, (name,), dtype=torch.float32)
+                        for name in operation.weights
+                    )
                     norms = HeadNorms(query, key, self._config.norm_eps)
                 case Kind.ROTATE:
                     rotated = True
                 case Kind.STORE:
                     yield self._store(operation, norms, rotated)
-                    norms, rotated = None, False
+                    norms = None
+                    rotated = False
                 case Kind.ATTEND:
                     yield self._attend(operation)
                 case Kind.PICK:
@@ -444,13 +561,14 @@ class CudaExecutor:
             space.hidden.copy_(space.normed)
 
     def _norm(self, operation: Operation, weights: Weights, added: bool) -> Launch:
-        weight, eps = self._read_weights(weights, operation.weights, dtype=torch.float32), self._config.norm_eps
+        weight = self._read_weights(weights, operation.weights, dtype=torch.float32)
+        eps = self._config.norm_eps
         picks = operation.target is Place.FINAL
 
         def launch(step: _Pass) -> None:
             space = step.space
             if added:
-                self._kernels.add_rms_norm(space.hidden, space.delta, weight, eps, space.normed)
+                self._kernels.add_rms_norm(space.hidden, space.delta, weight, eps, out=space.normed)
             else:
                 self._kernels.rms_norm(space.hidden, weight, eps, space.normed)
             if picks and step.end.final is not space.normed:
@@ -477,7 +595,9 @@ class CudaExecutor:
                 torch.addmm(bias, x, transposed, out=out)
 
         def launch(step: _Pass) -> None:
-            x, out, lora = getattr(step.space, into), getattr(step.space, out_of), step.lora
+            x = getattr(step.space, into)
+            out = getattr(step.space, out_of)
+            lora = step.lora
             if folds and len(x) == 1 and lora is None:
                 self._kernels.matvec_swiglu(x, weight, bias, step.space.gated)
                 return
@@ -497,18 +617,41 @@ class CudaExecutor:
         return launch
 
     def _adapters(self, site: int, layer: int, bias: torch.Tensor | None) -> tuple[_Half, _Half]:
-        """What adapters add to a linear, its bias among it: an adapter's gain comes before it. The first half needs x alone, the second all."""
+        """What adapters add to a linear, its bias among it: an adapter's gain comes before it.
+
+        The first half needs x alone, the second all.
+        """
         members = [index for index, part in enumerate(self._parts) if part.kind == site]
-        first, widths = layer * PARTS + members[0], [self._parts[index].width_out for index in members]
-        width_in, (into, out_of) = self._parts[members[0]].width_in, SOURCES[site]
+        first = layer * PARTS + members[0]
+        widths = [self._parts[index].width_out for index in members]
+        width_in = self._parts[members[0]].width_in
+        into, out_of = SOURCES[site]
 
         def shrink(step: _Pass, lora: _Lora) -> None:
             x = getattr(step.space, into)
-            self._kernels.shrink_site(x, step.tables.tiles, lora.entries, first, len(widths), lora.scratch, lora.rank)
+            self._kernels.shrink_site(
+                x,
+                step.tables.tiles,
+                lora.entries,
+                first,
+                num_parts=len(widths),
+                scratch=lora.scratch,
+                max_rank=lora.rank,
+            )
 
         def expand(step: _Pass, lora: _Lora) -> None:
             out = getattr(step.space, out_of)
-            self._kernels.expand_site(out, step.tables.tiles, lora.entries, first, width_in, widths, bias, lora.scratch, lora.rank)
+            self._kernels.expand_site(
+                out,
+                step.tables.tiles,
+                lora.entries,
+                first,
+                width_in=width_in,
+                widths=widths,
+                bias=bias,
+                scratch=lora.scratch,
+                max_rank=lora.rank,
+            )
 
         return shrink, expand
 
@@ -529,38 +672,80 @@ class CudaExecutor:
         return launch
 
     def _store(self, operation: Operation, norms: HeadNorms | None, rotated: bool) -> Launch:
-        layer, config = operation.layer or 0, self._config
+        layer = operation.layer or 0
+        config = self._config
         cos, sin = (self._cos, self._sin) if rotated else (None, None)
 
         def launch(step: _Pass) -> None:
             tables = step.tables
             self._kernels.rotate_and_store(
-                step.space.qkv, cos, sin, tables.positions, tables.cells, step.pool[layer], config.heads, config.kv_heads, norms
+                step.space.qkv,
+                cos,
+                sin,
+                tables.positions,
+                cells=tables.cells,
+                pool_layer=step.pool[layer],
+                heads=config.heads,
+                kv_heads=config.kv_heads,
+                norms=norms,
             )
 
         return launch
 
     def _attend(self, operation: Operation) -> Launch:
-        layer, width = operation.layer or 0, self._config.heads * self._config.head_dim
+        layer = operation.layer or 0
+        width = self._config.heads * self._config.head_dim
 
         def launch(step: _Pass) -> None:
-            tables, pool, query, mixed = step.tables, step.pool[layer], step.space.qkv[:, :width], step.space.mixed
+            tables = step.tables
+            pool = step.pool[layer]
+            query = step.space.qkv[:, :width]
+            mixed = step.space.mixed
             if step.singles:
-                self._kernels.attend_decode(query, pool, tables.runs, tables.pages, mixed, step.attention_scratch, PAGE_TOKENS)
+                self._kernels.attend_decode(
+                    query,
+                    pool,
+                    tables.runs,
+                    tables.pages,
+                    out=mixed,
+                    scratch=step.attention_scratch,
+                    page_tokens=PAGE_TOKENS,
+                )
             if tables.query_tiles.shape[1]:
-                self._kernels.attend_prefill(query, pool, tables.runs, tables.pages, tables.query_tiles, mixed, PAGE_TOKENS)
+                self._kernels.attend_prefill(
+                    query,
+                    pool,
+                    tables.runs,
+                    tables.pages,
+                    query_tiles=tables.query_tiles,
+                    out=mixed,
+                    page_tokens=PAGE_TOKENS,
+                )
 
         return launch
 
 
-SOURCES = {QKV: ("normed", "qkv"), OUT: ("mixed", "delta"), GATE_UP: ("normed", "gate_up"), DOWN: ("gated", "delta")}
+SOURCES = {
+    QKV: ("normed", "qkv"),
+    OUT: ("mixed", "delta"),
+    GATE_UP: ("normed", "gate_up"),
+    DOWN: ("gated", "delta"),
+}
 """Which of a space's tensors a linear reads and writes, by its site."""
 
 
 def space_columns(config: ModelConfig, dtype: torch.dtype) -> tuple[tuple[int, torch.dtype], ...]:
     """Width and dtype of each tensor of a _Space, in order."""
-    query, key = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    widths = config.hidden, config.hidden, query + 2 * key, query, 2 * config.intermediate, config.intermediate
+    query = config.heads * config.head_dim
+    key = config.kv_heads * config.head_dim
+    widths = (
+        config.hidden,
+        config.hidden,
+        query + 2 * key,
+        query,
+        2 * config.intermediate,
+        config.intermediate,
+    )
     return (config.hidden, torch.float32), *((width, dtype) for width in widths)
 
 
@@ -569,14 +754,20 @@ def lora_scratch_numbers(config: ModelConfig, rows: int, rank: int) -> int:
     sites: dict[int, list[Part]] = {}
     for part in parts_of(config):
         sites.setdefault(part.kind, []).append(part)
-    return max(scratch_numbers(rows, rank, parts[0].width_in, len(parts)) for parts in sites.values())
+    return max(
+        scratch_numbers(rows, rank, parts[0].width_in, len(parts)) for parts in sites.values()
+    )
 
 
 def work_bytes(config: ModelConfig, dtype: torch.dtype, context: int, step_rows: int) -> int:
-    """What steps of up to `step_rows` rows take beside the base: the graphs' own space, and a wider one where steps may be wider."""
+    """What steps of up to `step_rows` rows take beside the base: the graphs' own space, and a wider
+    one where steps may be wider.
+    """
     per_row = sum(width * each.itemsize for width, each in space_columns(config, dtype))
     per_wanted = config.vocab_size * 4 + config.hidden * dtype.itemsize
-    wanted, rows = (fixed + (step_rows if step_rows > fixed else 0) for fixed in (MAX_ROWS, MAX_MIXED_ROWS))
+    wanted, rows = (
+        fixed + (step_rows if step_rows > fixed else 0) for fixed in (MAX_ROWS, MAX_MIXED_ROWS)
+    )
     scratch = 4 * decode_scratch_numbers(MAX_ROWS, config.heads, config.kv_heads, config.head_dim)
     scratch += 4 * lora_scratch_numbers(config, rows, RANKS[2])
     tables = 4 * MAX_ROWS * -(-context // PAGE_TOKENS) + 4 * context * config.head_dim
@@ -588,7 +779,8 @@ def _key(step: StepInput) -> Key | None:
     if len(step.runs) == len(step.tokens) == len(step.logit_rows):
         rows = bucket_of(len(step.tokens))
         return None if rows is None else Key(rows, _rank(step))
-    rows, runs = bucket_of(len(step.tokens), MIXED_ROWS), bucket_of(max(len(step.runs), len(step.logit_rows)), MIXED_RUNS)
+    rows = bucket_of(len(step.tokens), MIXED_ROWS)
+    runs = bucket_of(max(len(step.runs), len(step.logit_rows)), MIXED_RUNS)
     return None if rows is None or runs is None else Key(rows, _rank(step), runs)
 
 

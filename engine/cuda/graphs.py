@@ -1,10 +1,13 @@
-"""Steps of few rows as graphs: hundreds of launches become one. One graph per number of rows and largest rank; adapters are no part of it.
+"""Steps of few rows as graphs: hundreds of launches become one.
+
+One graph per number of rows and largest rank; adapters are no part of it.
 
     decoding   every run is one row whose logits are wanted: a graph for each bucket of rows
-    mixed      prompts among them: a graph for each bucket of rows and of runs, of each of which one row's logits may be wanted
+    mixed      prompts among them: a graph for each bucket of rows and of runs, of each of which one
+               row's logits may be wanted
 
-A graph is captured the first time that its key comes, after that very step has run launch by launch; what cannot be captured, as for want
-of memory, goes on running launch by launch.
+A graph is captured the first time that its key comes, after that very step has run launch by
+launch; what cannot be captured, as for want of memory, goes on running launch by launch.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 MAX_ROWS = BUCKETS[-1]
 MIXED_ROWS = (64, 128, 192, 256, 384, 512)
 MIXED_RUNS = (16, 64, MAX_ROWS)
-"""Rows and runs that graphs of mixed steps exist for; a step that has more runs launch by launch."""
+"""Rows and runs that graphs of mixed steps exist for; a step that has more runs launch by launch.
+"""
 MAX_MIXED_ROWS = MIXED_ROWS[-1]
 RANKS = (16, 32, 64, 128, 256, 512)
 """Largest ranks that graphs with adapters exist for."""
@@ -30,7 +34,8 @@ RANKS = (16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Key:
-    """Which graph: `rows` of its bucket, and the largest `rank` that an adapter of its rows may have (0: the graph knows no adapters).
+    """Which graph: `rows` of its bucket, and the largest `rank` that an adapter of its rows may
+    have (0: the graph knows no adapters).
 
     runs: of a mixed graph's bucket; 0: of decoding.
     """
@@ -59,7 +64,8 @@ class Graphs:
     """`run` does a key's work, as a graph where there is one."""
 
     def __init__(self, device: Device, log: Callable[[str], None] = log_line) -> None:
-        self._device, self._log = device, log
+        self._device = device
+        self._log = log
         self._graphs: dict[Key, Work] = {}
         self._refused: set[Key] = set()
         self.capture_s = 0.0
@@ -69,7 +75,9 @@ class Graphs:
         return len(self._graphs)
 
     def run(self, key: Key, make: Callable[[], Work]) -> None:
-        """Do the work of a key: launches that are the same, over the same addresses, whenever it comes. `make` gives it where there is no graph."""
+        """Do the work of a key: launches that are the same, over the same addresses, whenever it
+        comes. `make` gives it where there is no graph.
+        """
         graph = self._graphs.get(key)
         if graph is not None:
             graph()
@@ -87,11 +95,23 @@ class Graphs:
         started = time.perf_counter()
         try:
             self._graphs[key] = self._device.capture(work)
-        except Exception as error:  # the same work has just run; whatever keeps it from being recorded, it can go on as it did
+        # the same work has just run; whatever keeps it from being recorded, it can go on as it did
+        except Exception as error:
             self._refused.add(key)
             self._device.release()
-            fault = fault_of(error)  # a lost device says so again at the next step; here it would only be a word for a broken capture
-            reason = fault if isinstance(fault, OutOfDeviceMemory) else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            fault = fault_of(
+                error
+                # a lost device says so again at the next step; here it would only be a word for a
+                # broken capture
+            )
+            reason = (
+                fault
+                if isinstance(fault, OutOfDeviceMemory)
+                else f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            )
             mixed = f" in up to {key.runs} runs" if key.runs else ""
-            self._log(f"a graph of {key.rows} rows{mixed} (rank {key.rank}) cannot be captured; such steps run launch by launch now: {reason}")
+            self._log(
+                f"a graph of {key.rows} rows{mixed} (rank {key.rank}) cannot be captured; such"
+                f" steps run launch by launch now: {reason}"
+            )
         self.capture_s += time.perf_counter() - started

@@ -1,4 +1,6 @@
-"""The operations of a step on a device as one value, so that an executor can be given the kernels or the references that they are held to."""
+"""The operations of a step on a device as one value, so that an executor can be given the kernels
+or the references that they are held to.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from . import attention, elementwise, lora, matvec, sampling
 
 @dataclass(frozen=True)
 class Kernels:
-    """Each as the function of that name in elementwise.py, matvec.py, lora.py, attention.py and sampling.py says."""
+    """Each as the function of that name in elementwise.py, matvec.py, lora.py, attention.py and
+    sampling.py says.
+    """
 
     rms_norm: Callable[..., None]
     add_rms_norm: Callable[..., None]
@@ -34,7 +38,12 @@ _MODULES: tuple[ModuleType, ...] = (elementwise, matvec, lora, attention, sampli
 
 
 def _gather(ending: str) -> Kernels:
-    return Kernels(*(next(getattr(m, each.name + ending) for m in _MODULES if hasattr(m, each.name)) for each in fields(Kernels)))
+    return Kernels(
+        *(
+            next(getattr(m, each.name + ending) for m in _MODULES if hasattr(m, each.name))
+            for each in fields(Kernels)
+        )
+    )
 
 
 TRITON = _gather("")

@@ -1,7 +1,10 @@
-"""A linear of one row, bound by reading its weight once. Each function has its plain torch reference beside it.
+"""A linear of one row, bound by reading its weight once.
 
-A block makes a few outputs by itself, over all columns and in a fixed order: the same bits every time. The expected times are the weight's
-bytes / 4.29 TB/s (what an H200 copies) at the shapes of Llama-3.1-8B, bfloat16; measured in a graph over weights that are in no cache:
+Each function has its plain torch reference beside it.
+
+A block makes a few outputs by itself, over all columns and in a fixed order: the same bits every
+time. The expected times are the weight's bytes / 4.29 TB/s (what an H200 copies) at the shapes of
+Llama-3.1-8B, bfloat16; measured in a graph over weights that are in no cache:
 
     linear      weight [rows, columns]     bytes    expected    measured    torch.mm
     q, k, v        6,144 x 4,096           50 MB     11.7 µs     13.9 µs     16.2 µs
@@ -28,35 +31,48 @@ MOST_WARPS = 4
 
 
 def choose_warps(columns: int) -> int:
-    """For a weight of so many columns. Few columns still make two pieces: the compiler reads ahead only around a loop.
+    """For a weight of so many columns.
 
-    Of ten shapes on an H200 this one was the fastest for four of the five linears above, and 1 % behind for gate and up.
+    Few columns still make two pieces: the compiler reads ahead only around a loop.
+
+    Of ten shapes on an H200 this one was the fastest for four of the five linears above, and 1 %
+    behind for gate and up.
     """
     return max(1, min(MOST_WARPS, int(triton.next_power_of_2(columns)) // (2 * WARP_COLUMNS)))
 
 
-def matvec(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
-    """`out [1, n] = x [1, width] @ weight[n, width].T + bias [n]` in float32, rounded once to out's dtype.
+def matvec(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+) -> None:
+    """`out [1, n] = x [1, width] @ weight[n, width].T + bias [n]` in float32, rounded once to out's
+    dtype.
 
     x and weight have one dtype; the weight's rows lie one after the other.
     """
     _launch(x, weight, bias, out, folds=False)
 
 
-def matvec_reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+def matvec_reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+) -> None:
     """See matvec."""
     out.copy_(_product(x, weight, bias))
 
 
-def matvec_swiglu(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
-    """`out [1, n]` = silu(first half) * second half of `x [1, width] @ weight[2 * n, width].T + bias [2 * n]`, in float32, rounded once.
+def matvec_swiglu(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+) -> None:
+    """`out [1, n]` = silu(first half) * second half of `x [1, width] @ weight[2 * n, width].T +
+    bias [2 * n]`, in float32, rounded once.
 
     So gate and up are not rounded, as they are between a linear and elementwise.swiglu.
     """
     _launch(x, weight, bias, out, folds=True)
 
 
-def matvec_swiglu_reference(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor) -> None:
+def matvec_swiglu_reference(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+) -> None:
     """See matvec_swiglu."""
     gate, up = _product(x, weight, bias).chunk(2, -1)
     out.copy_(functional.silu(gate) * up)
@@ -66,40 +82,70 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -
     return functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
 
 
-def _launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, folds: bool) -> None:
+def _launch(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, folds: bool
+) -> None:
     assert len(x) == len(out) == 1, "this is for one row"
     assert weight.is_contiguous(), "the weight's rows must lie one after the other"
-    width, rows, warps = out.shape[1], ROWS // 2 if folds else ROWS, choose_warps(weight.shape[1])
+    width = out.shape[1]
+    rows = ROWS // 2 if folds else ROWS
+    warps = choose_warps(weight.shape[1])
     _matvec[(triton.cdiv(width, rows),)](
-        x, weight, weight if bias is None else bias, out, width,
-        width_in=weight.shape[1], has_bias=bias is not None, folds=folds, rows=rows, columns=warps * WARP_COLUMNS,
-        lane=READ_BYTES // weight.element_size(), num_warps=warps, num_stages=1,
-    )  # fmt: skip
+        x,
+        weight,
+        weight if bias is None else bias,
+        out,
+        width,
+        width_in=weight.shape[1],
+        has_bias=bias is not None,
+        folds=folds,
+        rows=rows,
+        columns=warps * WARP_COLUMNS,
+        lane=READ_BYTES // weight.element_size(),
+        num_warps=warps,
+        num_stages=1,
+    )
 
 
 @triton.jit(do_not_specialize=["width"])
 def _matvec(
-    x, weight, bias, out, width,
-    width_in: tl.constexpr, has_bias: tl.constexpr, folds: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, lane: tl.constexpr,
-):  # fmt: skip
-    """`rows` numbers of out, each of one row of the weight or, with `folds`, of two that are `width` apart.
+    x,
+    weight,
+    bias,
+    out,
+    width,
+    width_in: tl.constexpr,
+    has_bias: tl.constexpr,
+    folds: tl.constexpr,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+    lane: tl.constexpr,
+):
+    """`rows` numbers of out, each of one row of the weight or, with `folds`, of two that are
+    `width` apart.
 
-    A piece is asked for one round before it is added up. Otherwise the assembler, saving registers, would ask for a row or two and wait for
-    them before it asks for the next, whatever barrier is in between; so every thread's reads of a piece are under way at once.
+    A piece is asked for one round before it is added up. Otherwise the assembler, saving registers,
+    would ask for a row or two and wait for them before it asks for the next, whatever barrier is in
+    between; so every thread's reads of a piece are under way at once.
     """
     place = tl.program_id(0) * rows + tl.arange(0, rows)
     row = tl.minimum(place, width - 1)  # beyond the last the last is read again: no mask over rows
     first = weight + row.to(tl.int64)[:, None] * width_in
     second = first + tl.cast(width, tl.int64) * width_in
     column = tl.arange(0, columns)[None, :]
-    total, other = tl.zeros((rows, columns // lane), tl.float32), tl.zeros((rows, columns // lane), tl.float32)
+    total = tl.zeros((rows, columns // lane), tl.float32)
+    other = tl.zeros((rows, columns // lane), tl.float32)
     numbers, piece, paired = _load_piece(x, first, second, column, width_in, folds)
     for at in range(columns, width_in + columns, columns):
-        next_numbers, next_piece, next_paired = _load_piece(x, first, second, at + column, width_in, folds)
+        next_numbers, next_piece, next_paired = _load_piece(
+            x, first, second, at + column, width_in, folds
+        )
         total += _fold(piece, numbers, rows, columns, lane)
         if folds:
             other += _fold(paired, numbers, rows, columns, lane)
-        numbers, piece, paired = next_numbers, next_piece, next_paired
+        numbers = next_numbers
+        piece = next_piece
+        paired = next_paired
     result = tl.sum(total, 1)
     if has_bias:
         result += tl.load(bias + row).to(tl.float32)
@@ -114,7 +160,9 @@ def _matvec(
 
 @triton.jit
 def _load_piece(x, first, second, column, width_in: tl.constexpr, folds: tl.constexpr):
-    """Some columns of x [1, columns] and of the weight's rows [rows, columns], zeros beyond the last; x stays in the caches, the weight need not."""
+    """Some columns of x [1, columns] and of the weight's rows [rows, columns], zeros beyond the
+    last; x stays in the caches, the weight need not.
+    """
     inside = column < width_in
     numbers = tl.load(x + column, inside, 0.0)
     piece = tl.load(first + column, inside, 0.0, eviction_policy="evict_first")
@@ -127,4 +175,6 @@ def _load_piece(x, first, second, column, width_in: tl.constexpr, folds: tl.cons
 @triton.jit
 def _fold(piece, numbers, rows: tl.constexpr, columns: tl.constexpr, lane: tl.constexpr):
     """A piece's products with x, added up as far as a thread has them: [rows, columns / lane]."""
-    return tl.sum(tl.reshape(piece.to(tl.float32) * numbers.to(tl.float32), (rows, columns // lane, lane)), 2)
+    return tl.sum(
+        tl.reshape(piece.to(tl.float32) * numbers.to(tl.float32), (rows, columns // lane, lane)), 2
+    )

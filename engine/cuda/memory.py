@@ -1,17 +1,23 @@
 """How a device's memory is divided. Pure: bytes in, bytes out.
 
-First the base and what a step works with; what is left goes to keys and values and to adapters, by what both earn together:
+First the base and what a step works with; what is left goes to keys and values and to adapters, by
+what both earn together:
 
-    running    n = min(max_running, KV bytes / bytes of one request, adapter bytes / bytes of one adapter)
-                   who runs needs room for its tokens, and at worst each brings an adapter of its own
+    running    n = min(max_running, KV bytes / bytes of one request, adapter bytes / bytes of one
+               adapter)
+                   who runs needs room for its tokens, and at worst each brings an adapter of its
+                   own
     step       t = (base bytes + n * KV bytes of one request) / read_bytes_s
-    missing    m = 1 - H(resident) / H(known)          requests fall on `known` adapters by Zipf's law, H(k) = 1 + 1/2 + … + 1/k
-    earned       = n / (t + m * (adapter bytes / copy_bytes_s) / answer_tokens)      tokens a second: a request whose adapter has to come
+    missing    m = 1 - H(resident) / H(known)          requests fall on `known` adapters by Zipf's
+               law, H(k) = 1 + 1/2 + … + 1/k
+    earned       = n / (t + m * (adapter bytes / copy_bytes_s) / answer_tokens)      tokens a
+                 second: a request whose adapter has to come
                    holds its place for the time of the copy, once for all tokens of its answer
 
-The split with the most tokens a second wins; among equals the one with most keys and values, which also hold prefixes that requests
-share. On a small card that means about as many adapters as requests can run; on a large one, where max_running is reached, what is over
-goes to adapters until none is missing. Absolute speeds matter little: only that of a copy against that of a step does.
+The split with the most tokens a second wins; among equals the one with most keys and values, which
+also hold prefixes that requests share. On a small card that means about as many adapters as
+requests can run; on a large one, where max_running is reached, what is over goes to adapters until
+none is missing. Absolute speeds matter little: only that of a copy against that of a step does.
 """
 
 from __future__ import annotations
@@ -28,7 +34,9 @@ from ..model.tensors import expected_tensors
 
 CANDIDATES = 200
 MARGIN = 0.02
-"""Share of the device's whole memory that nobody plans with: graphs, compiled kernels, cuBLAS's own, what a neighbour takes."""
+"""Share of the device's whole memory that nobody plans with: graphs, compiled kernels, cuBLAS's
+own, what a neighbour takes.
+"""
 TYPICAL_RANK = 16
 SMALL_RANK = 8
 MAX_SLOTS = 4096
@@ -36,7 +44,10 @@ MAX_SLOTS = 4096
 
 @dataclass(frozen=True)
 class Load:
-    """What is expected of the device; only ratios matter much. Tokens of one request in all and of its answer; adapters that requests name."""
+    """What is expected of the device; only ratios matter much.
+
+    Tokens of one request in all and of its answer; adapters that requests name.
+    """
 
     max_running: int
     request_tokens: int = 2048
@@ -48,7 +59,9 @@ class Load:
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes of a model: the base, a step's work space, keys and values of one page of so many tokens, an adapter of typical rank, a slot's table."""
+    """Bytes of a model: the base, a step's work space, keys and values of one page of so many
+    tokens, an adapter of typical rank, a slot's table.
+    """
 
     base_bytes: int
     work_bytes: int
@@ -72,7 +85,14 @@ def demand_of(config: ModelConfig, itemsize: int, page_tokens: int, work_bytes: 
     """The bytes of a model whose numbers take `itemsize` bytes each (norms take four)."""
     page = config.kv_numbers * page_tokens * itemsize
     slot = config.layers * len(parts_of(config)) * 5 * 8
-    return Demand(base_bytes(config, itemsize), work_bytes, page, page_tokens, adapter_numbers(config, TYPICAL_RANK) * itemsize, slot)
+    return Demand(
+        base_bytes(config, itemsize),
+        work_bytes,
+        page,
+        page_tokens,
+        adapter_numbers(config, TYPICAL_RANK) * itemsize,
+        slot,
+    )
 
 
 def base_bytes(config: ModelConfig, itemsize: int) -> int:
@@ -92,20 +112,36 @@ def check_fits(demand: Demand, free_bytes: int, what: str) -> None:
 def shortage(demand: Demand, free_bytes: int, what: str) -> str:
     """That a base does not fit, in words: what is needed and free, and the mend."""
     return (
-        f"the base needs {demand.base_bytes + demand.work_bytes} bytes of {what} ({demand.base_bytes} for its weights, {demand.work_bytes} for a "
-        f"step), of which {free_bytes} are free; end what else uses it, choose a smaller base, or run on the processor (--kernels native)"
+        f"the base needs {demand.base_bytes + demand.work_bytes} bytes of {what}"
+        f" ({demand.base_bytes} for its weights, {demand.work_bytes} for a step), of which"
+        f" {free_bytes} are free; end what else uses it, choose a smaller base, or run on the"
+        " processor (--kernels native)"
     )
 
 
-def divide(demand: Demand, free_bytes: int, total_bytes: int, load: Load, num_pages: int | None = None, num_slots: int | None = None) -> Split:
-    """Divide what is free before the base is loaded. `num_pages` or `num_slots` that an operator has chosen are kept. Raises ModelError."""
+def divide(
+    demand: Demand,
+    free_bytes: int,
+    total_bytes: int,
+    load: Load,
+    num_pages: int | None = None,
+    num_slots: int | None = None,
+) -> Split:
+    """Divide what is free before the base is loaded.
+
+    `num_pages` or `num_slots` that an operator has chosen are kept. Raises ModelError.
+    """
     rest = free_bytes - demand.base_bytes - demand.work_bytes - int(MARGIN * total_bytes)
     request = -(-load.request_tokens // demand.page_tokens) * demand.page_bytes
     if num_pages is not None:
-        kv, why = (1 + num_pages) * demand.page_bytes, "as asked for"
+        kv = (1 + num_pages) * demand.page_bytes
+        why = "as asked for"
     else:
-        kv = _best_kv(demand, rest, request, load, num_slots or MAX_SLOTS)
-        why = f"{min(load.max_running, kv // request, (rest - kv) // demand.adapter_bytes)} requests of {load.request_tokens} tokens at once"
+        kv = _best_kv(demand, rest, request, load, num_slots=num_slots or MAX_SLOTS)
+        why = (
+            f"{min(load.max_running, kv // request, (rest - kv) // demand.adapter_bytes)} requests"
+            f" of {load.request_tokens} tokens at once"
+        )
     room = rest - kv
     if num_slots is None:
         per_slot = demand.adapter_bytes * SMALL_RANK // TYPICAL_RANK + demand.slot_bytes
@@ -113,22 +149,34 @@ def divide(demand: Demand, free_bytes: int, total_bytes: int, load: Load, num_pa
     room -= num_slots * demand.slot_bytes
     if kv < 2 * demand.page_bytes or room < demand.adapter_bytes:
         raise ModelError(
-            f"beside the base and a step {max(0, rest)} bytes of the device are free; a page of keys and values takes {demand.page_bytes}, "
-            f"an adapter of rank {TYPICAL_RANK} {demand.adapter_bytes}: choose a smaller base, or fewer --kv-tokens"
+            f"beside the base and a step {max(0, rest)} bytes of the device are free; a page of"
+            f" keys and values takes {demand.page_bytes}, an adapter of rank {TYPICAL_RANK}"
+            f" {demand.adapter_bytes}: choose a smaller base, or fewer --kv-tokens"
         )
     return Split(kv // demand.page_bytes - 1, room, num_slots, why)
 
 
-def earned(demand: Demand, kv_bytes: int, adapters_bytes: int, request_bytes: int, load: Load, num_slots: int = MAX_SLOTS) -> float:
+def earned(
+    demand: Demand,
+    kv_bytes: int,
+    adapters_bytes: int,
+    request_bytes: int,
+    load: Load,
+    num_slots: int = MAX_SLOTS,
+) -> float:
     """Tokens a second of a split, by the model above; at most `num_slots` adapters are resident."""
     each_bytes = demand.adapter_bytes + demand.slot_bytes
-    running = min(load.max_running, kv_bytes / request_bytes, adapters_bytes / each_bytes, num_slots)
+    running = min(
+        load.max_running, kv_bytes / request_bytes, adapters_bytes / each_bytes, num_slots
+    )
     if running <= 0:
         return 0.0
     step_s = (demand.base_bytes + running * request_bytes) / load.read_bytes_s
     resident = min(load.known_adapters, num_slots, adapters_bytes // each_bytes)
     missing = 1 - harmonic(resident) / harmonic(load.known_adapters)
-    return running / (step_s + missing * demand.adapter_bytes / load.copy_bytes_s / load.answer_tokens)
+    return running / (
+        step_s + missing * demand.adapter_bytes / load.copy_bytes_s / load.answer_tokens
+    )
 
 
 @lru_cache(1 << 14)
@@ -140,5 +188,12 @@ def harmonic(count: int) -> float:
 def _best_kv(demand: Demand, rest: int, request: int, load: Load, num_slots: int) -> int:
     """0 when nothing leaves two pages and an adapter."""
     candidates = [rest * k // CANDIDATES for k in range(1, CANDIDATES)]
-    kept = [kv for kv in candidates if kv >= 2 * demand.page_bytes and rest - kv >= demand.adapter_bytes + demand.slot_bytes]
-    return max(((earned(demand, kv, rest - kv, request, load, num_slots), kv) for kv in kept), default=(0.0, 0))[1]
+    kept = [
+        kv
+        for kv in candidates
+        if kv >= 2 * demand.page_bytes and rest - kv >= demand.adapter_bytes + demand.slot_bytes
+    ]
+    return max(
+        ((earned(demand, kv, rest - kv, request, load, num_slots), kv) for kv in kept),
+        default=(0.0, 0),
+    )[1]

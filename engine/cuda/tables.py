@@ -1,15 +1,21 @@
-"""What a step's kernels read: rows, LoRA tiles, runs and their pages, built on the host with numpy. Pure; touches no device.
+"""What a step's kernels read: rows, LoRA tiles, runs and their pages, built on the host with numpy.
 
-All of it lies in one int32 buffer, so that a step costs one copy to the device; `split` gives the same views of the host's and of the
-device's buffer. What is smaller than its room is padded so that kernels leave at once:
+Pure; touches no device.
+
+All of it lies in one int32 buffer, so that a step costs one copy to the device; `split` gives the
+same views of the host's and of the device's buffer. What is smaller than its room is padded so that
+kernels leave at once:
 
     tokens, positions   [rows]            padding: 0
-    cells               [rows]            where the row's key and value go: page * page_tokens + offset; padding: -1
+    cells               [rows]            where the row's key and value go: page * page_tokens +
+                        offset; padding: -1
     tiles               [3, tiles]        slot (-1: bare rows), first row, rows; padding: 0 rows
-    runs                [4, runs]         first row, rows, position of the first, where its pages begin; padding: 0 rows
+    runs                [4, runs]         first row, rows, position of the first, where its pages
+                        begin; padding: 0 rows
     query_tiles         [2, query_tiles]  run, first row inside the run; padding: run -1
     logit_rows          [wanted]          padding: 0
-    pages               [pages]           of all runs, end to end: as many per run as its last row sees
+    pages               [pages]           of all runs, end to end: as many per run as its last row
+                        sees
 """
 
 from __future__ import annotations
@@ -31,8 +37,12 @@ PREFILL_ROWS = 128
 ALIGN_WORDS = 32
 """Each table begins on a cache line of 128 bytes."""
 
-BARE, NO_RUN, NO_CELL = -1, -1, -1
-"""What device tables hold for rows without an adapter, for padding tiles and for padding rows; kernels know no None."""
+BARE = -1
+NO_RUN = -1
+NO_CELL = -1
+"""What device tables hold for rows without an adapter, for padding tiles and for padding rows;
+kernels know no None.
+"""
 
 Words = NDArray[np.int32]
 A = TypeVar("A", Words, torch.Tensor)
@@ -56,16 +66,31 @@ class Room:
 
     def holds(self, other: Room) -> bool:
         """Whether a step that needs `other` fits."""
-        return all(mine >= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+        return all(
+            mine >= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)
+        )
 
     def _shapes(self) -> tuple[tuple[int, int], ...]:
-        rows, tiles, runs = (1, self.rows), (3, self.tiles), (4, self.runs)
-        return rows, rows, rows, tiles, runs, (2, self.query_tiles), (1, self.wanted), (1, self.pages)
+        rows = (1, self.rows)
+        tiles = (3, self.tiles)
+        runs = (4, self.runs)
+        return (
+            rows,
+            rows,
+            rows,
+            tiles,
+            runs,
+            (2, self.query_tiles),
+            (1, self.wanted),
+            (1, self.pages),
+        )
 
 
 @dataclass(frozen=True)
 class Tables(Generic[A]):
-    """Views of one buffer, on the host (numpy) or on the device (torch); shapes in the module's docstring."""
+    """Views of one buffer, on the host (numpy) or on the device (torch); shapes in the module's
+    docstring.
+    """
 
     tokens: A
     positions: A
@@ -78,23 +103,41 @@ class Tables(Generic[A]):
 
 
 def decode_room(rows: int, pages: int) -> Room:
-    """What a bucket of `rows` rows, each a run of its own whose logits are wanted, needs; `pages` in all of its runs together."""
-    return Room(rows, rows, rows, 0, rows, pages)
+    """What a bucket of `rows` rows, each a run of its own whose logits are wanted, needs; `pages`
+    in all of its runs together.
+    """
+    return Room(rows, rows, rows, 0, wanted=rows, pages=pages)
 
 
 def mixed_room(rows: int, runs: int, queries: int, pages: int) -> Room:
-    """What a bucket of `rows` rows in at most `runs` runs needs, of each of which one row's logits may be wanted.
+    """What a bucket of `rows` rows in at most `runs` runs needs, of each of which one row's logits
+    may be wanted.
 
-    A tile ends where a run does, or is full; so does a query tile of a run of several rows. Between two adapters' rows may be bare ones.
+    A tile ends where a run does, or is full; so does a query tile of a run of several rows. Between
+    two adapters' rows may be bare ones.
     """
-    return Room(rows, 2 * runs + 1 + rows // TILE_ROWS, runs, runs + rows // queries, runs, pages)
+    return Room(
+        rows,
+        2 * runs + 1 + rows // TILE_ROWS,
+        runs,
+        runs + rows // queries,
+        wanted=runs,
+        pages=pages,
+    )
 
 
 def measure(step: StepInput, page_tokens: int, queries: int) -> Room:
     """Exactly what `step` needs. `queries`: of queries_per_tile."""
     tiles = int((-(-_stretches(step.segments, len(step.tokens))[2] // _tile_rows(step))).sum())
     query_tiles = sum(-(-run.count // queries) for run in step.runs if run.count > 1)
-    return Room(len(step.tokens), tiles, len(step.runs), query_tiles, len(step.logit_rows), count_pages(step, page_tokens))
+    return Room(
+        len(step.tokens),
+        tiles,
+        len(step.runs),
+        query_tiles,
+        wanted=len(step.logit_rows),
+        pages=count_pages(step, page_tokens),
+    )
 
 
 def count_pages(step: StepInput, page_tokens: int) -> int:
@@ -103,7 +146,9 @@ def count_pages(step: StepInput, page_tokens: int) -> int:
 
 
 def queries_per_tile(heads: int, kv_heads: int) -> int:
-    """Most rows of a query tile: the query heads that share a key head lie together in a block, rounded up to a power of two."""
+    """Most rows of a query tile: the query heads that share a key head lie together in a block,
+    rounded up to a power of two.
+    """
     return max(1, PREFILL_ROWS // (1 << (heads // kv_heads - 1).bit_length()))
 
 
@@ -119,7 +164,9 @@ def split(buffer: A, room: Room) -> Tables[A]:
 
 
 class KnownPages:
-    """Page lists as arrays, made once: a sequence's list only grows, so that one of the same length is the same. Keeps those of the last step."""
+    """Page lists as arrays, made once: a sequence's list only grows, so that one of the same length
+    is the same. Keeps those of the last step.
+    """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Sequence[int], Words]] = {}
@@ -140,7 +187,13 @@ class KnownPages:
         return found
 
 
-def fill(tables: Tables[Words], step: StepInput, page_tokens: int, queries: int, known: KnownPages | None = None) -> None:
+def fill(
+    tables: Tables[Words],
+    step: StepInput,
+    page_tokens: int,
+    queries: int,
+    known: KnownPages | None = None,
+) -> None:
     """Write a step into tables whose room holds it, padding included."""
     rows = len(step.tokens)
     for table, values, padding in (
@@ -157,10 +210,14 @@ def fill(tables: Tables[Words], step: StepInput, page_tokens: int, queries: int,
 
 
 def _tile_rows(step: StepInput) -> int:
-    """Most rows of a tile. Where every run is one row each has a tile of its own, though an adapter's weights are read again for each.
+    """Most rows of a tile.
 
-    They come from the cache then, while a tile of several rows takes its weights through tensor cores piece by piece, and one such tile
-    keeps the whole launch waiting: 64 rows of 46 adapters took 3 % longer than 64 rows of 64, and now take 2 % less (measured on an H200).
+    Where every run is one row each has a tile of its own, though an adapter's weights are read
+    again for each.
+
+    They come from the cache then, while a tile of several rows takes its weights through tensor
+    cores piece by piece, and one such tile keeps the whole launch waiting: 64 rows of 46 adapters
+    took 3 % longer than 64 rows of 64, and now take 2 % less (measured on an H200).
     """
     return 1 if len(step.runs) == len(step.tokens) else TILE_ROWS
 
@@ -179,8 +236,14 @@ def _fill_tiles(tiles: Words, segments: Sequence[Segment], rows: int, tile_rows:
 
 
 def _stretches(segments: Sequence[Segment], rows: int) -> NDArray[np.int64]:
-    """[3, n]: slot, first, count of all rows in order: the segments and the bare rows between them."""
-    given = np.array([(segment.slot, segment.first, segment.count) for segment in segments], np.int64).reshape(-1, 3).T
+    """[3, n]: slot, first, count of all rows in order: the segments and the bare rows between
+    them.
+    """
+    given = (
+        np.array([(segment.slot, segment.first, segment.count) for segment in segments], np.int64)
+        .reshape(-1, 3)
+        .T
+    )
     stretches = np.full((3, 2 * len(segments) + 1), BARE, np.int64)
     stretches[:, 1::2] = given
     stretches[1, 0::2] = np.concatenate(([0], given[1] + given[2]))

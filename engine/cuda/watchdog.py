@@ -1,4 +1,8 @@
-"""Notices a step that does not end. A kernel that hangs cannot be stopped from outside, so the process ends and the daemon starts another."""
+"""Notices a step that does not end.
+
+A kernel that hangs cannot be stopped from outside, so the process ends and the daemon starts
+another.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,21 @@ def end_process(message: str) -> None:
 
 
 class Watchdog:
-    """`with watchdog.over("a step"):` around what may hang; past `deadline_s` the message goes to `on_hang`, on a thread of its own.
+    """`with watchdog.over("a step"):` around what may hang; past `deadline_s` the message goes to
+    `on_hang`, on a thread of its own.
 
     One piece of work at a time. To begin and to end it costs two assignments.
     """
 
-    def __init__(self, deadline_s: float, on_hang: Callable[[str], None] = end_process, clock: Callable[[], float] = time.monotonic) -> None:
-        self._deadline_s, self._on_hang, self._clock = deadline_s, on_hang, clock
+    def __init__(
+        self,
+        deadline_s: float,
+        on_hang: Callable[[str], None] = end_process,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._deadline_s = deadline_s
+        self._on_hang = on_hang
+        self._clock = clock
         self._work: tuple[str, float] | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
@@ -51,7 +63,10 @@ class Watchdog:
         work = self._work
         if work is None or self._clock() - work[1] <= self._deadline_s:
             return False
-        self._on_hang(f"{work[0]} has not ended in {self._deadline_s:g} s: the device hangs; this process ends, so that another can start")
+        self._on_hang(
+            f"{work[0]} has not ended in {self._deadline_s:g} s: the device hangs; this process"
+            " ends, so that another can start"
+        )
         return True
 
     def _run(self) -> None:

@@ -1,6 +1,8 @@
-"""Which token wins a row of logits: Gumbel-max over deterministic noise, so that anyone can replay the choice (docs/protocols/sampling.md).
+"""Which token wins a row of logits: Gumbel-max over deterministic noise, so that anyone can replay
+the choice (docs/protocols/sampling.md).
 
-    score(id) = logit(id) / temperature + noise(seed, position, id)      the highest wins, ties go to the lowest id
+    score(id) = logit(id) / temperature + noise(seed, position, id)
+        the highest wins, ties go to the lowest id
 
 This is the plain form; draw.hpp holds the fast one, and tests compare the two.
 """
@@ -32,10 +34,13 @@ def _no_values() -> Floats:
 
 @dataclass(frozen=True)
 class Draw:
-    """All that decides one row. `row` of the step's logits; `position` of the new token; `key` and `nonce` from the seed.
+    """All that decides one row.
 
-    changed: [n] int32, ascending ids whose logits are `values` [n] float64 instead; allowed: packed bits [ceil(vocab / 32)] int32, lowest
-    first, of the ids that may win (None: all, else at least one); token: whose margin is wanted (None: nobody's).
+    `row` of the step's logits; `position` of the new token; `key` and `nonce` from the seed.
+
+    changed: [n] int32, ascending ids whose logits are `values` [n] float64 instead; allowed: packed
+    bits [ceil(vocab / 32)] int32, lowest first, of the ids that may win (None: all, else at least
+    one); token: whose margin is wanted (None: nobody's).
     """
 
     row: int
@@ -53,7 +58,9 @@ class Draw:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The winner, and by how many logits the asked token missed (0: it won); never negative, at most MAX_MARGIN."""
+    """The winner, and by how many logits the asked token missed (0: it won); never negative, at
+    most MAX_MARGIN.
+    """
 
     winner: int
     margin: float = 0.0
@@ -64,17 +71,31 @@ def draw_one(logits: NDArray[np.float32], draw: Draw) -> Drawn:
     row = changed_row(logits, draw)
     order = np.argsort(-row, kind="stable")
     if draw.temperature == 0:
-        return Drawn(int(order[0]), 0.0 if draw.token is None else min(MAX_MARGIN, float(row[order[0]] - row[draw.token])))
+        return Drawn(
+            int(order[0]),
+            0.0 if draw.token is None else min(MAX_MARGIN, float(row[order[0]] - row[draw.token])),
+        )
     kept = order[: _count_kept(row[order], draw)]
     best = _scores(row, kept[:FIRST_LOOK], draw).max()
-    contenders = np.sort(kept[row[kept] / draw.temperature >= best - GUMBEL_LIMIT - 1e-9])  # no noise is larger, so no other id can win
+    contenders = np.sort(
+        kept[row[kept] / draw.temperature >= best - GUMBEL_LIMIT - 1e-9]
+    )  # no noise is larger, so no other id can win
     scores = _scores(row, contenders, draw)
     winner = int(contenders[np.argmax(scores)])
-    return Drawn(winner, 0.0 if draw.token is None else _margin(row, kept, float(scores.max()), draw, draw.token))
+    return Drawn(
+        winner,
+        (
+            0.0
+            if draw.token is None
+            else _margin(row, kept, float(scores.max()), draw, token=draw.token)
+        ),
+    )
 
 
 def changed_row(logits: NDArray[np.float32], draw: Draw) -> Floats:
-    """`logits [vocab]` as binary64, changed and forbidden as the draw says; a forbidden id has -inf."""
+    """`logits [vocab]` as binary64, changed and forbidden as the draw says; a forbidden id has
+    -inf.
+    """
     row = logits.astype(np.float64)
     row[draw.changed] = draw.values
     if draw.allowed is not None:
@@ -99,7 +120,9 @@ def _scores(row: Floats, ids: Ids, draw: Draw) -> Floats:
 
 
 def _count_kept(ranked: Floats, draw: Draw) -> int:
-    """How many of the ids, ranked from the highest logit down, top-k, top-p and min-p leave; at least one."""
+    """How many of the ids, ranked from the highest logit down, top-k, top-p and min-p leave; at
+    least one.
+    """
     count = int((ranked > -np.inf).sum())
     count = min(count, draw.top_k or count)
     if draw.top_p < 1.0:

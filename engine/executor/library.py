@@ -1,8 +1,10 @@
-"""Builds the native executor with whatever C++ compiler is there, once per instruction set, and keeps it in the user's cache.
+"""Builds the native executor with whatever C++ compiler is there, once per instruction set, and
+keeps it in the user's cache.
 
-The instruction set is chosen from what the processor has at run time, never from what the builder had; the file's name has a digest of
-source and flags and one of the compiler, so an edited source or another compiler gets another file. Where no compiler is (any more), what one
-built of the same source serves.
+The instruction set is chosen from what the processor has at run time, never from what the builder
+had; the file's name has a digest of source and flags and one of the compiler, so an edited source
+or another compiler gets another file. Where no compiler is (any more), what one built of the same
+source serves.
 """
 
 from __future__ import annotations
@@ -20,7 +22,16 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("executor.cpp")
 INCLUDED = Path(__file__).with_name("draw.hpp")
-COMMON_FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
+COMMON_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-Wno-psabi",
+)
 COMPILE_DEADLINE_S = 300
 
 
@@ -30,7 +41,9 @@ class NotNative(Exception):
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """What the compiler may use, and the processor flags (as Linux names them) that must be there for it."""
+    """What the compiler may use, and the processor flags (as Linux names them) that must be there
+    for it.
+    """
 
     name: str
     needs: frozenset[str]
@@ -69,7 +82,9 @@ def lacks_compiler(features: frozenset[str]) -> bool:
 
 
 def find_compiler() -> tuple[str, ...] | None:
-    """The command of a C++ compiler: $CXX, g++, clang++, or the one that the PyPI package ziglang brings."""
+    """The command of a C++ compiler: $CXX, g++, clang++, or the one that the PyPI package ziglang
+    brings.
+    """
     for name in (os.environ.get("CXX"), "g++", "clang++"):
         if name and shutil.which(name):
             return (name,)
@@ -88,7 +103,13 @@ def open_library(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> c
     library.lorikeet_create.restype = ctypes.c_void_p
     library.lorikeet_create.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     library.lorikeet_run.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-    library.lorikeet_draw.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64]
+    library.lorikeet_draw.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+    ]
     library.lorikeet_destroy.argtypes = [ctypes.c_void_p]
     return library
 
@@ -100,7 +121,10 @@ def library_path(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> P
     if compiler is None:
         built = _built_before(stem)
         if not built:
-            raise NotNative("there is no C++ compiler; install g++ or clang++, or run scripts/setup --force, which borrows one")
+            raise NotNative(
+                "there is no C++ compiler; install g++ or clang++, or run scripts/setup --force,"
+                " which borrows one"
+            )
         return built[0]
     path = cache_folder() / f"{stem}-{_digest(*compiler)}.so"
     if not path.is_file():
@@ -114,7 +138,8 @@ def _flags(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> tuple[str, .
 
 def _stem(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> str:
     """How the names of what any compiler makes of this source begin."""
-    return f"executor-{chosen.name}-{_digest(*_flags(chosen, extra_flags), SOURCE.read_text(), INCLUDED.read_text())}"
+    digest = _digest(*_flags(chosen, extra_flags), SOURCE.read_text(), INCLUDED.read_text())
+    return f"executor-{chosen.name}-{digest}"
 
 
 def _built_before(stem: str) -> list[Path]:
@@ -135,7 +160,12 @@ def _build(path: Path, compiler: tuple[str, ...], flags: tuple[str, ...]) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             fresh = Path(folder) / path.name
-            done = subprocess.run([*compiler, *flags, str(SOURCE), "-o", str(fresh)], capture_output=True, text=True, timeout=COMPILE_DEADLINE_S)
+            done = subprocess.run(
+                [*compiler, *flags, str(SOURCE), "-o", str(fresh)],
+                capture_output=True,
+                text=True,
+                timeout=COMPILE_DEADLINE_S,
+            )
             if done.returncode != 0:
                 raise NotNative(f"{compiler[0]} failed: {done.stderr.strip()[-400:]}")
             fresh.replace(path)

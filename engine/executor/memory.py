@@ -1,10 +1,12 @@
 """How a processor's memory is divided. Pure: bytes in, bytes out.
 
     free    [ reserve | base | work | keys and values | adapters                                   ]
-    adapters                          host 2/10 · slots 2/10 · read but not yet taken 2/10 · being read 4/10
+    adapters                          host 2/10 · slots 2/10 · read but not yet taken 2/10 · being
+                                      read 4/10
 
-Keys and values get what they want, but no more than half of what is left where that is not enough for both. Nothing of it is taken before it
-is used; each number is what will never be exceeded. An adapter that needs more than its part, in a slot or while it is read, is refused by name.
+Keys and values get what they want, but no more than half of what is left where that is not enough
+for both. Nothing of it is taken before it is used; each number is what will never be exceeded. An
+adapter that needs more than its part, in a slot or while it is read, is refused by name.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from ..memory import Free
 from ..model.config import ModelConfig
 
 RESERVE_BYTES = 88 << 20
-"""Python's own objects, the code of libraries, holes between allocations, 24 MiB for adapters that are recalled and for what those leave behind."""
+"""Python's own objects, the code of libraries, holes between allocations, 24 MiB for adapters that
+are recalled and for what those leave behind.
+"""
 MARGIN = 0.05
 """Share of what is free that nobody plans with."""
 LEAST_KV_TOKENS = 512
@@ -33,9 +37,11 @@ TOKEN_OBJECT_BYTES = 40
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes of a model: its weights, what loading them takes for a while, a step's work space, keys and values of a token, an adapter.
+    """Bytes of a model: its weights, what loading them takes for a while, a step's work space, keys
+    and values of a token, an adapter.
 
-    adapter_bytes: of rank LEAST_RANK on all linears; reading_bytes: what reading that one takes for a while, itself included.
+    adapter_bytes: of rank LEAST_RANK on all linears; reading_bytes: what reading that one takes for
+    a while, itself included.
     """
 
     base_bytes: int
@@ -59,29 +65,60 @@ class Division:
 
     def settle(self, config: EngineConfig) -> EngineConfig:
         """The configuration with all of it filled in."""
-        return replace(config, kv_tokens=self.kv_tokens, host_cache_bytes=self.host_cache_bytes, slot_bytes=self.slot_bytes)
+        return replace(
+            config,
+            kv_tokens=self.kv_tokens,
+            host_cache_bytes=self.host_cache_bytes,
+            slot_bytes=self.slot_bytes,
+        )
 
 
-def divide_host(base: ModelConfig, config: EngineConfig, choice: Choice, on_device: bool, free: Free) -> Division:
-    """For a configuration that is settled; beside a device host memory is for adapters alone. Bytes that a caller chose for adapters are kept."""
+def divide_host(
+    base: ModelConfig, config: EngineConfig, choice: Choice, on_device: bool, free: Free
+) -> Division:
+    """For a configuration that is settled; beside a device host memory is for adapters alone.
+
+    Bytes that a caller chose for adapters are kept.
+    """
     if not on_device:
-        demand = demand_of(base, choice, max(config.step_tokens, config.prompt_step_tokens), config.max_waiting_tokens)
+        demand = demand_of(
+            base,
+            choice,
+            max(config.step_tokens, config.prompt_step_tokens),
+            config.max_waiting_tokens,
+        )
         division = divide(demand, free, config.kv_tokens)
-        host, slots = config.host_cache_bytes or division.host_cache_bytes, config.slot_bytes or division.slot_bytes
+        host = config.host_cache_bytes or division.host_cache_bytes
+        slots = config.slot_bytes or division.slot_bytes
         return replace(division, host_cache_bytes=host, slot_bytes=slots)
     part = (UNKNOWN_BYTES if free.free_bytes is None else free.free_bytes) // HOST_CACHE_SHARE
-    return Division(config.kv_tokens, config.host_cache_bytes or part, config.slot_bytes, part // 2, part, free.reason)
+    return Division(
+        config.kv_tokens,
+        config.host_cache_bytes or part,
+        config.slot_bytes,
+        part // 2,
+        reading_bytes=part,
+        reason=free.reason,
+    )
 
 
 def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: int) -> Demand:
-    """The bytes of a model on a processor: steps of up to `rows` rows, so many tokens in the queue."""
+    """The bytes of a model on a processor: steps of up to `rows` rows, so many tokens in the
+    queue.
+    """
     size = choice.dtype.itemsize
     linears = linear_numbers(config)
     largest = max(config.vocab_size * config.hidden, 2 * config.hidden * config.intermediate)
-    widths = 6 * config.hidden + 2 * (config.heads + config.kv_heads) * config.head_dim + 3 * config.intermediate + config.vocab_size
+    widths = (
+        6 * config.hidden
+        + 2 * (config.heads + config.kv_heads) * config.head_dim
+        + 3 * config.intermediate
+        + config.vocab_size
+    )
     adapted = adapter_numbers(config, LEAST_RANK)
     return Demand(
-        base_bytes=linears * (1 if choice.weights_int8 else size) + config.vocab_size * config.hidden * size,
+        base_bytes=linears * (1 if choice.weights_int8 else size)
+        + config.vocab_size * config.hidden * size,
         loading_bytes=largest * 4 * (5 if choice.weights_int8 else 3),  # measured on a GGUF file
         work_bytes=rows * widths * 4 + waiting_tokens * TOKEN_OBJECT_BYTES,
         token_bytes=config.kv_numbers * size,
@@ -93,11 +130,17 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
 def linear_numbers(config: ModelConfig) -> int:
     """How many numbers the linears of a step hold, the head among them."""
     attention = 2 * config.hidden * config.head_dim * (config.heads + config.kv_heads)
-    return config.layers * (attention + 3 * config.hidden * config.intermediate) + config.hidden * config.vocab_size
+    return (
+        config.layers * (attention + 3 * config.hidden * config.intermediate)
+        + config.hidden * config.vocab_size
+    )
 
 
 def divide(demand: Demand, free: Free, kv_tokens: int = 0) -> Division:
-    """Divide what is free before the base is loaded. `kv_tokens` that an operator has chosen (not 0) are kept, or a ModelError says why not."""
+    """Divide what is free before the base is loaded.
+
+    `kv_tokens` that an operator has chosen (not 0) are kept, or a ModelError says why not.
+    """
     if free.free_bytes is None:
         return _division(demand, UNKNOWN_BYTES, kv_tokens, free.reason)
     usable = int(free.free_bytes * (1 - MARGIN)) - RESERVE_BYTES
@@ -105,32 +148,61 @@ def divide(demand: Demand, free: Free, kv_tokens: int = 0) -> Division:
     rest = usable - demand.base_bytes - demand.work_bytes - least_adapters
     least_kv = min(kv_tokens or LEAST_KV_TOKENS, LEAST_KV_TOKENS) * demand.token_bytes
     if usable < demand.base_bytes + demand.loading_bytes or rest < least_kv:
-        needed = demand.base_bytes + max(demand.loading_bytes, demand.work_bytes + least_adapters + least_kv)
+        needed = demand.base_bytes + max(
+            demand.loading_bytes, demand.work_bytes + least_adapters + least_kv
+        )
         raise ModelError(
-            f"the base and the least to serve it take {_mib(needed)} of memory, and {_mib(usable)} can be had ({free.reason}): "
-            "allow this process more, choose a smaller --base, or --dtype int8"
+            f"the base and the least to serve it take {_mib(needed)} of memory, and {_mib(usable)}"
+            f" can be had ({free.reason}): allow this process more, choose a smaller --base, or"
+            " --dtype int8"
         )
     if kv_tokens * demand.token_bytes > rest:
         raise ModelError(
-            f"--kv-tokens {kv_tokens} takes {_mib(kv_tokens * demand.token_bytes)} of memory when full, and {_mib(rest)} can be had beside the base "
-            f"({free.reason}): choose at most --kv-tokens {rest // demand.token_bytes}, or leave it open"
+            f"--kv-tokens {kv_tokens} takes {_mib(kv_tokens * demand.token_bytes)} of memory when"
+            f" full, and {_mib(rest)} can be had beside the base ({free.reason}): choose at most"
+            f" --kv-tokens {rest // demand.token_bytes}, or leave it open"
         )
-    return _division(demand, rest + least_adapters, kv_tokens, f"of {_mib(usable)} that can be had: {free.reason}")
+    return _division(
+        demand,
+        rest + least_adapters,
+        kv_tokens,
+        f"of {_mib(usable)} that can be had: {free.reason}",
+    )
 
 
 def _division(demand: Demand, rest: int, kv_tokens: int, reason: str) -> Division:
     if not kv_tokens:
         room = min(rest // 2, rest - _least_adapters(demand))
-        kv_tokens = min(WANTED_KV_TOKENS, max(LEAST_KV_TOKENS, room // demand.token_bytes)) // PAGE_TOKENS * PAGE_TOKENS
+        kv_tokens = (
+            min(WANTED_KV_TOKENS, max(LEAST_KV_TOKENS, room // demand.token_bytes))
+            // PAGE_TOKENS
+            * PAGE_TOKENS
+        )
     tenth = (rest - kv_tokens * demand.token_bytes) // sum(TENTHS.values())
-    host, slots, untaken, reading = (tenth * TENTHS[name] for name in ("host", "slots", "untaken", "reading"))
-    return Division(kv_tokens, min(host, MAX_HOST_CACHE_BYTES), slots, min(untaken, MAX_HOST_CACHE_BYTES), reading, reason)
+    host, slots, untaken, reading = (
+        tenth * TENTHS[name] for name in ("host", "slots", "untaken", "reading")
+    )
+    return Division(
+        kv_tokens,
+        min(host, MAX_HOST_CACHE_BYTES),
+        slots,
+        min(untaken, MAX_HOST_CACHE_BYTES),
+        reading_bytes=reading,
+        reason=reason,
+    )
 
 
 def _least_adapters(demand: Demand) -> int:
     """So that one of rank LEAST_RANK fits into each part."""
-    parts = {"host": demand.adapter_bytes, "slots": demand.adapter_bytes, "untaken": demand.adapter_bytes, "reading": demand.reading_bytes}
-    return max(-(-needed // TENTHS[name]) for name, needed in parts.items()) * sum(TENTHS.values()) + sum(TENTHS.values())
+    parts = {
+        "host": demand.adapter_bytes,
+        "slots": demand.adapter_bytes,
+        "untaken": demand.adapter_bytes,
+        "reading": demand.reading_bytes,
+    }
+    return max(-(-needed // TENTHS[name]) for name, needed in parts.items()) * sum(
+        TENTHS.values()
+    ) + sum(TENTHS.values())
 
 
 def _mib(size_bytes: int) -> str:

@@ -1,7 +1,10 @@
-"""Runs a step in one call of the C++ executor: lays weights out for it, hands it the program once and addresses every step.
+"""Runs a step in one call of the C++ executor: lays weights out for it, hands it the program once
+and addresses every step.
 
-    linear   [panels of 32 columns][in / V][32][V]; columns come in blocks of 16, each of one part; gate and up blocks alternate so that
-             SwiGLU is folded into the product; V numbers share 32 bits (float32 1, bfloat16 2, int8 4)
+    linear   [panels of 32 columns][in / V][32][V]; columns come in blocks of 16, each of one part;
+             gate and up blocks alternate so that
+             SwiGLU is folded into the product; V numbers share 32 bits (float32 1, bfloat16 2, int8
+             4)
     pages    keys [head_dim / V][16 tokens][V], values [16 / V][head_dim][V]
 
 The structures here are those of executor.cpp and draw.hpp, field by field.
@@ -35,12 +38,27 @@ PAGE_TOKENS = 16
 MAX_HEAD_DIM = 256
 INT8_OFFSET = 128
 
-i32, i64, f64, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+i32 = ctypes.c_int32
+i64 = ctypes.c_int64
+f64 = ctypes.c_double
+pointer = ctypes.c_void_p
 
 
 class _Operation(ctypes.Structure):
     _fields_ = (
-        *((name, i32) for name in ("kind", "layer", "source", "target", "ending", "width_in", "num_panels", "pad")),
+        *(
+            (name, i32)
+            for name in (
+                "kind",
+                "layer",
+                "source",
+                "target",
+                "ending",
+                "width_in",
+                "num_panels",
+                "pad",
+            )
+        ),
         ("eps", ctypes.c_float),
         ("quantised", i32),
         *((name, pointer) for name in ("weight", "second", "scale", "offset", "blocks")),
@@ -49,7 +67,21 @@ class _Operation(ctypes.Structure):
 
 class _Shape(ctypes.Structure):
     _fields_ = (
-        *((name, i32) for name in ("dtype", "threads", "hidden", "heads", "kv_heads", "head_dim", "query", "key", "value", "vocab")),
+        *(
+            (name, i32)
+            for name in (
+                "dtype",
+                "threads",
+                "hidden",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "query",
+                "key",
+                "value",
+                "vocab",
+            )
+        ),
         ("widths", i64 * len(Place)),
         ("cosine", pointer),
         ("sine", pointer),
@@ -58,7 +90,18 @@ class _Shape(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        *((name, i64) for name in ("rows", "num_segments", "num_runs", "num_wanted", "layer_stride", "half_stride", "shrunk_words")),
+        *(
+            (name, i64)
+            for name in (
+                "rows",
+                "num_segments",
+                "num_runs",
+                "num_wanted",
+                "layer_stride",
+                "half_stride",
+                "shrunk_words",
+            )
+        ),
         *(
             (name, pointer)
             for name in (
@@ -96,8 +139,9 @@ class _Draw(ctypes.Structure):
 class Columns:
     """Where a linear's output columns lie once packed.
 
-    rows: [packed columns] int64, the row of the weight matrix each column comes from; -1 is padding.
-    blocks: [packed blocks, 4] int32: part (0 to 6), number inside the part, target column, whether it exists.
+    rows: [packed columns] int64, the row of the weight matrix each column comes from; -1 is
+    padding. blocks: [packed blocks, 4] int32: part (0 to 6), number inside the part, target column,
+    whether it exists.
     """
 
     rows: torch.Tensor
@@ -113,24 +157,38 @@ class _Output:
 
 
 class NativeExecutor:
-    """The C++ executor over one model. Raises NotNative where it cannot be had or does not fit the model."""
+    """The C++ executor over one model.
+
+    Raises NotNative where it cannot be had or does not fit the model.
+    """
 
     wants_torch_threads = False
     runs_beside = False
 
-    def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, threads: int) -> None:
+    def __init__(
+        self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, threads: int
+    ) -> None:
         config = weights.config
         if config.head_dim % BLOCK_COLUMNS or config.head_dim > MAX_HEAD_DIM:
-            raise NotNative(f"head_dim {config.head_dim} is not a multiple of {BLOCK_COLUMNS} up to {MAX_HEAD_DIM}")
-        self._config, self._dtype, self._int8, self.where = config, dtype, weights_int8, torch.device("cpu")
+            raise NotNative(
+                f"head_dim {config.head_dim} is not a multiple of {BLOCK_COLUMNS} up to"
+                f" {MAX_HEAD_DIM}"
+            )
+        self._config = config
+        self._dtype = dtype
+        self._int8 = weights_int8
+        self.where = torch.device("cpu")
         self._lane = lane_width(dtype)
         self._keep: list[object] = []
         self._pages = HugePages()
-        self._logits, self._final = torch.empty(0, 0), torch.empty(0, config.hidden, dtype=dtype)
+        self._logits = torch.empty(0, 0)
+        self._final = torch.empty(0, config.hidden, dtype=dtype)
         self._outputs: dict[int, _Output] = {}
         self._embedding = weights.read("model.embed_tokens.weight").to(dtype).contiguous()
         program = make_program(config)
-        operations = (_Operation * len(program))(*(self._describe(operation, weights) for operation in program))
+        operations = (_Operation * len(program))(
+            *(self._describe(operation, weights) for operation in program)
+        )
         self._shape = self._describe_shape(context, threads)
         self._library, self._handle, name = _create(self._shape, operations)
         self.name = f"native {name}{' int8' if weights_int8 else ''}"
@@ -141,8 +199,16 @@ class NativeExecutor:
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """See Executor."""
-        assert page_tokens == PAGE_TOKENS, f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
-        return torch.empty(self._config.layers, 2 * self._config.kv_heads, num_pages, page_tokens * self._config.head_dim, dtype=self._dtype)
+        assert page_tokens == PAGE_TOKENS, (
+            f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
+        )
+        return torch.empty(
+            self._config.layers,
+            2 * self._config.kv_heads,
+            num_pages,
+            page_tokens * self._config.head_dim,
+            dtype=self._dtype,
+        )
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
         """See Executor."""
@@ -161,9 +227,25 @@ class NativeExecutor:
         place = self._place(wanted)
         pages = np.fromiter((page for run in step.runs for page in run.pages), np.int32)
         tables, segments, shrunk_words = _adapter_tables(step)
-        arrays = (step.tokens, step.positions, step.cells, tables, segments, _runs_table(step, pages.ctypes.data), step.logit_rows)
+        arrays = (
+            step.tokens,
+            step.positions,
+            step.cells,
+            tables,
+            segments,
+            _runs_table(step, pages.ctypes.data),
+            step.logit_rows,
+        )
         described = _Step(
-            *(len(step.tokens), len(step.segments), len(step.runs), wanted, pool.stride(0), pool.stride(1), shrunk_words),
+            *(
+                len(step.tokens),
+                len(step.segments),
+                len(step.runs),
+                wanted,
+                pool.stride(0),
+                pool.stride(1),
+                shrunk_words,
+            ),
             *(array.ctypes.data for array in arrays),
             *(pool.data_ptr(), None if embedded is None else embedded.data_ptr(), *place.addresses),
         )
@@ -175,23 +257,34 @@ class NativeExecutor:
         """See Executor."""
 
     def _place(self, wanted: int) -> _Output:
-        """Where a step puts what it gives for `wanted` rows: one place for all steps, and one view of it for each number of rows."""
+        """Where a step puts what it gives for `wanted` rows: one place for all steps, and one view
+        of it for each number of rows.
+        """
         if wanted > len(self._final):
             self._outputs.clear()
             self._logits = torch.empty(wanted, self._shape.widths[Place.LOGITS])
             self._final = torch.empty(wanted, self._config.hidden, dtype=self._dtype)
         place = self._outputs.get(wanted)
         if place is None:
-            logits, final = self._logits[:wanted, : self._config.vocab_size], self._final[:wanted]
-            best, finite = np.empty(wanted, np.int64), np.empty(wanted, np.bool_)
+            logits = self._logits[:wanted, : self._config.vocab_size]
+            final = self._final[:wanted]
+            best = np.empty(wanted, np.int64)
+            finite = np.empty(wanted, np.bool_)
             addresses = logits.data_ptr(), final.data_ptr(), best.ctypes.data, finite.ctypes.data
-            place = self._outputs[wanted] = _Output(StepOutput(logits, final, lambda: (best, finite)), addresses)
+            place = self._outputs[wanted] = _Output(
+                StepOutput(logits, final, lambda: (best, finite)), addresses
+            )
         return place
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
         """See Executor."""
         described = (_Draw * len(draws))(*(_describe_draw(draw) for draw in draws))
-        if self._library.lorikeet_draw(self._handle, described, len(draws), logits.data_ptr(), logits.stride(0)) != 0:
+        if (
+            self._library.lorikeet_draw(
+                self._handle, described, len(draws), logits.data_ptr(), logits.stride(0)
+            )
+            != 0
+        ):
             raise MemoryError(f"no memory to choose {len(draws)} tokens")
         return [Drawn(each.winner, each.margin) for each in described]
 
@@ -199,9 +292,12 @@ class NativeExecutor:
 
     def _describe_shape(self, context: int, threads: int) -> _Shape:
         config = self._config
-        query, key = (_up(count * config.head_dim, BLOCK_COLUMNS) for count in (config.heads, config.kv_heads))
+        query, key = (
+            _up(count * config.head_dim, BLOCK_COLUMNS) for count in (config.heads, config.kv_heads)
+        )
         angles = torch.arange(context).float()[:, None] * config.inverse_frequencies()[None, :]
-        cosine, sine = self._kept(angles.cos()), self._kept(angles.sin())
+        cosine = self._kept(angles.cos())
+        sine = self._kept(angles.sin())
         widths = {
             **dict.fromkeys((Place.HIDDEN, Place.NORMED, Place.PICKED, Place.FINAL), config.hidden),
             Place.QKV: query + 2 * key,
@@ -210,12 +306,27 @@ class NativeExecutor:
             Place.LOGITS: config.vocab_size,
         }
         padded = (i64 * len(Place))(*(_up(widths[place], 64) for place in Place))
-        return _Shape(self._dtype.itemsize == 2, threads, config.hidden, config.heads, config.kv_heads, config.head_dim,
-                      0, query, query + key, config.vocab_size, padded, cosine, sine)  # fmt: skip
+        return _Shape(
+            self._dtype.itemsize == 2,
+            threads,
+            config.hidden,
+            config.heads,
+            config.kv_heads,
+            config.head_dim,
+            0,
+            query,
+            query + key,
+            config.vocab_size,
+            padded,
+            cosine,
+            sine,
+        )
 
     def _describe(self, operation: Operation, weights: Weights) -> _Operation:
         layer = -1 if operation.layer is None else operation.layer
-        described = _Operation(operation.kind, layer, operation.source, operation.target, operation.ending)
+        described = _Operation(
+            operation.kind, layer, operation.source, operation.target, operation.ending
+        )
         described.eps = self._config.norm_eps
         match operation.kind:
             case Kind.LINEAR:
@@ -224,11 +335,16 @@ class NativeExecutor:
                 described.weight = self._embedding.data_ptr()
             case Kind.NORM | Kind.NORM_HEADS:
                 described.width_in = self._config.hidden
-                norms = [self._kept(weights.read(f"{name}.weight").float()) for name in operation.weights]
-                described.weight, described.second = norms[0], norms[-1]
+                norms = [
+                    self._kept(weights.read(f"{name}.weight").float()) for name in operation.weights
+                ]
+                described.weight = norms[0]
+                described.second = norms[-1]
         return described
 
-    def _describe_linear(self, operation: Operation, weights: Weights, described: _Operation) -> None:
+    def _describe_linear(
+        self, operation: Operation, weights: Weights, described: _Operation
+    ) -> None:
         columns = _columns(self._config, operation)
         weight = torch.cat([weights.read(f"{name}.weight") for name in operation.weights])
         described.width_in = weight.shape[1]
@@ -237,11 +353,21 @@ class NativeExecutor:
         if self._int8:
             whole, scale = quantise_rows(weight.float())
             described.quantised = 1
-            described.weight = self._kept(pack_linear(whole, columns, 4, 16, self._pages))
+            described.weight = self._kept(pack_linear(whole, columns, 4, 16, pages=self._pages))
             described.scale = self._kept(_by_column(scale.squeeze(1), columns))
-            described.offset = self._kept(_by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns))
+            described.offset = self._kept(
+                _by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns)
+            )
         else:
-            described.weight = self._kept(pack_linear(weight.to(self._dtype), columns, self._lane, 16 if self._lane == 2 else 1, self._pages))
+            described.weight = self._kept(
+                pack_linear(
+                    weight.to(self._dtype),
+                    columns,
+                    self._lane,
+                    16 if self._lane == 2 else 1,
+                    pages=self._pages,
+                )
+            )
         if operation.biased:
             bias = torch.cat([weights.read(f"{name}.bias") for name in operation.weights])
             described.second = self._kept(_by_column(bias.to(self._dtype).float(), columns))
@@ -269,16 +395,27 @@ def _create(shape: _Shape, operations: ctypes.Array[_Operation]) -> tuple[ctypes
 def _describe_draw(draw: Draw) -> _Draw:
     """The caller keeps `draw`, and so its arrays, until the call is over."""
     return _Draw(
-        *(draw.row, draw.position, len(draw.changed), -1 if draw.token is None else draw.token, draw.top_k),
+        *(
+            draw.row,
+            draw.position,
+            len(draw.changed),
+            -1 if draw.token is None else draw.token,
+            draw.top_k,
+        ),
         *(draw.temperature, draw.top_p, draw.min_p),
-        *(draw.changed.ctypes.data, draw.values.ctypes.data, None if draw.allowed is None else draw.allowed.ctypes.data),
+        *(
+            draw.changed.ctypes.data,
+            draw.values.ctypes.data,
+            None if draw.allowed is None else draw.allowed.ctypes.data,
+        ),
         *(draw.key.key, draw.key.nonce),
     )
 
 
 def _columns(config: ModelConfig, operation: Operation) -> Columns:
     if operation.site is None:
-        widths, first = [config.vocab_size], 0
+        widths = [config.vocab_size]
+        first = 0
     else:
         parts = parts_of(config)
         first = next(index for index, part in enumerate(parts) if part.kind == operation.site)
@@ -295,8 +432,14 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
         part, index = block
         count = min(BLOCK_COLUMNS, widths[part] - index * BLOCK_COLUMNS)
         begin = int(starts[part]) + index * BLOCK_COLUMNS
-        rows[place * BLOCK_COLUMNS : place * BLOCK_COLUMNS + count] = torch.arange(begin, begin + count)
-        target = index * BLOCK_COLUMNS if operation.ending is Ending.SWIGLU else int(targets[part]) + index * BLOCK_COLUMNS
+        rows[place * BLOCK_COLUMNS : place * BLOCK_COLUMNS + count] = torch.arange(
+            begin, begin + count
+        )
+        target = (
+            index * BLOCK_COLUMNS
+            if operation.ending is Ending.SWIGLU
+            else int(targets[part]) + index * BLOCK_COLUMNS
+        )
         table[place] = first + part, index, target, 1
     return Columns(rows, table)
 
@@ -312,10 +455,16 @@ def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | No
         yield None
 
 
-def pack_linear(weight: torch.Tensor, columns: Columns, lane: int, steps: int, pages: HugePages) -> torch.Tensor:
-    """`weight [out, in]` → [panels, words, 32, lane], words = in / lane rounded up to `steps`; padding is zero."""
+def pack_linear(
+    weight: torch.Tensor, columns: Columns, lane: int, steps: int, pages: HugePages
+) -> torch.Tensor:
+    """`weight [out, in]` → [panels, words, 32, lane], words = in / lane rounded up to `steps`;
+    padding is zero.
+    """
     width = _up(weight.shape[1], lane * steps)
-    packed = pages.zeros(len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype)
+    packed = pages.zeros(
+        len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype
+    )
     gathered = weight.new_zeros(PANEL_COLUMNS, width)
     for panel, rows in enumerate(columns.rows.view(-1, PANEL_COLUMNS)):
         there = rows >= 0
@@ -327,11 +476,15 @@ def pack_linear(weight: torch.Tensor, columns: Columns, lane: int, steps: int, p
 
 def _by_column(values: torch.Tensor, columns: Columns) -> torch.Tensor:
     """`values [out]` in packed order, 0 where a column is padding."""
-    return torch.where(columns.rows >= 0, values[columns.rows.clamp(min=0)], torch.zeros((), dtype=values.dtype))
+    return torch.where(
+        columns.rows >= 0, values[columns.rows.clamp(min=0)], torch.zeros((), dtype=values.dtype)
+    )
 
 
 def _runs_table(step: StepInput, address: int) -> NDArray[np.int64]:
-    """Of each run in turn: where its pages are (one run's after the other's, from `address` on), its first row, how many, the position."""
+    """Of each run in turn: where its pages are (one run's after the other's, from `address` on),
+    its first row, how many, the position.
+    """
     table: list[int] = []
     for run in step.runs:
         table += (address, run.first, run.count, run.start)
@@ -340,8 +493,13 @@ def _runs_table(step: StepInput, address: int) -> NDArray[np.int64]:
 
 
 def _adapter_tables(step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Per row the address of its adapter's table (0: none); of each segment in turn address, first row, how many; the most words of a shrunk row."""
-    tables, segments, words, bank = [0] * len(step.tokens), list[int](), 0, step.bank
+    """Per row the address of its adapter's table (0: none); of each segment in turn address, first
+    row, how many; the most words of a shrunk row.
+    """
+    tables = [0] * len(step.tokens)
+    segments = list[int]()
+    words = 0
+    bank = step.bank
     assert isinstance(bank, SlotBank)
     for segment in step.segments:
         table = bank.table(segment.slot)

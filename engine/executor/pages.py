@@ -1,4 +1,6 @@
-"""Memory for weights in huge pages, where the system has some: a step reads all of it, and with small pages looks up an address every 4 KiB."""
+"""Memory for weights in huge pages, where the system has some: a step reads all of it, and with
+small pages looks up an address every 4 KiB.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,24 @@ ALIGN_BYTES = 64
 
 
 class HugePages:
-    """Gives out zeroed tensors that lie one after the other in regions of huge pages. A region lives as long as one of its tensors."""
+    """Gives out zeroed tensors that lie one after the other in regions of huge pages.
+
+    A region lives as long as one of its tensors.
+    """
 
     def __init__(self) -> None:
         self._region = torch.empty(0, dtype=torch.uint8)
         self._taken = 0
 
     def zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        """A zeroed tensor, aligned to ALIGN_BYTES. Memory is only taken from the system as it is written to."""
+        """A zeroed tensor, aligned to ALIGN_BYTES.
+
+        Memory is only taken from the system as it is written to.
+        """
         size = math.prod(shape) * dtype.itemsize
         if self._taken + size > len(self._region):
-            self._region, self._taken = _map_region(max(size, REGION_BYTES)), 0
+            self._region = _map_region(max(size, REGION_BYTES))
+            self._taken = 0
         piece = self._region[self._taken : self._taken + size]
         self._taken = -(-(self._taken + size) // ALIGN_BYTES) * ALIGN_BYTES
         return piece.view(dtype).view(shape)

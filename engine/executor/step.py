@@ -16,12 +16,14 @@ from .draw import Draw, Drawn
 
 Ints = NDArray[np.int64]
 
-# Nobody changes a Run or a Segment; they are not frozen because Python makes a frozen one field by field, and a step makes one for each of its rows.
+# Nobody changes a Run or a Segment; they are not frozen because Python makes a frozen one field by
+# field, and a step makes one for each of its rows.
 
 
 @dataclass(slots=True)
 class Run:
-    """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on, whose keys and values lie in `pages`.
+    """Consecutive rows of one sequence: `count` rows from row `first`, at positions `start` and on,
+    whose keys and values lie in `pages`.
 
     A list of pages only ever grows at its end: an executor may remember what it held.
     """
@@ -45,9 +47,10 @@ class Segment:
 class StepInput:
     """One step's rows, sorted so that each adapter's are together.
 
-    tokens, positions, cells: [rows] int64 (a cell is where in the pool the row's key and value go: page * page_tokens + offset).
-    logit_rows: [wanted] int64, rows whose next-token logits are wanted, in the order they are returned.
-    runs cover all rows in order; segments only those that have an adapter, in order.
+    tokens, positions, cells: [rows] int64 (a cell is where in the pool the row's key and value go:
+    page * page_tokens + offset). logit_rows: [wanted] int64, rows whose next-token logits are
+    wanted, in the order they are returned. runs cover all rows in order; segments only those that
+    have an adapter, in order.
     """
 
     tokens: Ints
@@ -61,10 +64,12 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step gives for the wanted rows, valid until the next step; the tensors stay where the executor has them.
+    """What a step gives for the wanted rows, valid until the next step; the tensors stay where the
+    executor has them.
 
     logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input.
-    wait: sleeps until the step is over, and gives `best` and `finite`; raises what went wrong meanwhile.
+    wait: sleeps until the step is over, and gives `best` and `finite`; raises what went wrong
+    meanwhile.
     """
 
     logits: torch.Tensor
@@ -83,7 +88,9 @@ class StepOutput:
 
     def row(self, index: int) -> NDArray[np.float32]:
         """The logits [vocab] of one wanted row: a view, or a copy where they lie on a device."""
-        row: NDArray[np.float32] = self._on_host[index] if self.logits.is_cpu else self.logits[index].cpu().numpy()
+        row: NDArray[np.float32] = (
+            self._on_host[index] if self.logits.is_cpu else self.logits[index].cpu().numpy()
+        )
         return row
 
     def pick(self, rows: list[int], ids: list[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
@@ -91,11 +98,21 @@ class StepOutput:
         if self.logits.is_cpu:
             return [self._on_host[row][some] for row, some in zip(rows, ids, strict=True)]
         lengths = [len(some) for some in ids]
-        flat = np.concatenate([row * self.logits.shape[1] + some.astype(np.int64) for row, some in zip(rows, ids, strict=True)])
+        flat = np.concatenate(
+            [
+                row * self.logits.shape[1] + some.astype(np.int64)
+                for row, some in zip(rows, ids, strict=True)
+            ]
+        )
         if not len(flat):
             return [np.empty(0, np.float32) for _ in rows]
-        chosen: NDArray[np.float32] = self.logits.reshape(-1)[torch.from_numpy(flat).to(self.logits.device)].cpu().numpy()
-        return [chosen[end - length : end] for length, end in zip(lengths, np.cumsum(lengths), strict=True)]
+        chosen: NDArray[np.float32] = (
+            self.logits.reshape(-1)[torch.from_numpy(flat).to(self.logits.device)].cpu().numpy()
+        )
+        return [
+            chosen[end - length : end]
+            for length, end in zip(lengths, np.cumsum(lengths), strict=True)
+        ]
 
     @cached_property
     def _numbers(self) -> tuple[Ints, NDArray[np.bool_]]:
@@ -113,15 +130,24 @@ class Executor(Protocol):
     name: str
     where: torch.device
     wants_torch_threads: bool
-    """Whether its steps are torch's own operations. If not, torch's idle threads would only spin beside the executor's."""
+    """Whether its steps are torch's own operations.
+
+    If not, torch's idle threads would only spin beside the executor's.
+    """
     runs_beside: bool
-    """Whether `run` only begins a step, which goes on beside the caller until somebody asks for its numbers."""
+    """Whether `run` only begins a step, which goes on beside the caller until somebody asks for its
+    numbers.
+    """
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
-        """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim]; inside a page the layout is the executor's own."""
+        """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim];
+        inside a page the layout is the executor's own.
+        """
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """Do once what the first steps over `pool` and `bank` would have to wait for; says what that was, "" if nothing."""
+        """Do once what the first steps over `pool` and `bank` would have to wait for; says what
+        that was, "" if nothing.
+        """
 
     def close(self) -> None:
         """End what runs beside it."""
@@ -130,13 +156,17 @@ class Executor(Protocol):
         """The base's embeddings of `tokens [n]`, [n, hidden] float32."""
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
-        """One step; writes keys and values into `pool`. `embedded [rows, hidden]` float32 replaces the look-up where it is given.
+        """One step; writes keys and values into `pool`.
+
+        `embedded [rows, hidden]` float32 replaces the look-up where it is given.
 
         The numbers of the step before must have been asked for.
         """
 
     def prepare(self, step: StepInput) -> None:
-        """Make ready, while a step is under way, for the one after it; its `tokens` are written before it is run, if it is run at all."""
+        """Make ready, while a step is under way, for the one after it; its `tokens` are written
+        before it is run, if it is run at all.
+        """
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
         """Choose from finite rows of a step's `logits [wanted, vocab]` float32."""

@@ -1,6 +1,8 @@
-"""Runs a step's program operation by operation in torch: the reference for the native executor, and what serves where no compiler is.
+"""Runs a step's program operation by operation in torch: the reference for the native executor, and
+what serves where no compiler is.
 
-Pages lie as [page_tokens, head_dim] here. Every operation keeps the promise of model/layers.py: a row's bits depend on that row alone.
+Pages lie as [page_tokens, head_dim] here. Every operation keeps the promise of model/layers.py: a
+row's bits depend on that row alone.
 """
 
 from __future__ import annotations
@@ -31,13 +33,20 @@ from .step import Segment, StepInput, StepOutput, find_best
 
 
 class TorchExecutor:
-    """The torch twins of all operations. `weights_int8`: linears inside the layers and the head in int8, one scale per output row."""
+    """The torch twins of all operations.
+
+    `weights_int8`: linears inside the layers and the head in int8, one scale per output row.
+    """
 
     wants_torch_threads = True
     runs_beside = False
 
-    def __init__(self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int) -> None:
-        self._config, self._dtype, self.where = weights.config, dtype, torch.device("cpu")
+    def __init__(
+        self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int
+    ) -> None:
+        self._config = weights.config
+        self._dtype = dtype
+        self.where = torch.device("cpu")
         kernel = "int8" if weights_int8 else choose_linear_kernel(dtype)
         self.name = f"torch {kernel}"
         self._program = make_program(weights.config)
@@ -50,7 +59,13 @@ class TorchExecutor:
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """See Executor."""
-        return torch.empty(self._config.layers, 2 * self._config.kv_heads, num_pages, page_tokens * self._config.head_dim, dtype=self._dtype)
+        return torch.empty(
+            self._config.layers,
+            2 * self._config.kv_heads,
+            num_pages,
+            page_tokens * self._config.head_dim,
+            dtype=self._dtype,
+        )
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
         """See Executor."""
@@ -72,7 +87,9 @@ class TorchExecutor:
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""
         page_tokens = pool.shape[3] // self._config.head_dim
-        pass_ = _Pass(step, pool.view(*pool.shape[:3], page_tokens, -1), page_tokens, self._cos, self._sin)
+        pass_ = _Pass(
+            step, pool.view(*pool.shape[:3], page_tokens, -1), page_tokens, self._cos, self._sin
+        )
         places: dict[Place, torch.Tensor] = {}
         for number, operation in enumerate(self._program):
             places[operation.target] = self._run(number, operation, places, pass_, embedded)
@@ -87,41 +104,79 @@ class TorchExecutor:
     def _load(self, number: int, operation: Operation, weights: Weights, kernel: str) -> None:
         if operation.kind is Kind.LINEAR:
             weight = torch.cat([weights.read(f"{name}.weight") for name in operation.weights])
-            self._linears[number] = make_linear(weight.to(self._dtype) if kernel != "int8" else weight.float(), kernel)
+            self._linears[number] = make_linear(
+                weight.to(self._dtype) if kernel != "int8" else weight.float(), kernel
+            )
             if operation.biased:
-                self._biases[number] = torch.cat([weights.read(f"{name}.bias") for name in operation.weights]).to(self._dtype)
+                self._biases[number] = torch.cat(
+                    [weights.read(f"{name}.bias") for name in operation.weights]
+                ).to(self._dtype)
         else:
             for name in operation.weights:
                 tensor = weights.read(f"{name}.weight")
-                self._tensors[name] = tensor.to(self._dtype) if operation.kind is Kind.EMBED else tensor.float()
+                self._tensors[name] = (
+                    tensor.to(self._dtype) if operation.kind is Kind.EMBED else tensor.float()
+                )
 
-    def _run(self, number: int, operation: Operation, places: dict[Place, torch.Tensor], step: _Pass, embedded: torch.Tensor | None) -> torch.Tensor:
+    def _run(
+        self,
+        number: int,
+        operation: Operation,
+        places: dict[Place, torch.Tensor],
+        step: _Pass,
+        embedded: torch.Tensor | None,
+    ) -> torch.Tensor:
         source = places.get(operation.source)
         if operation.kind is Kind.EMBED:
-            return pad_rows(self.embed(step.tokens) if embedded is None else embedded.clone(), ROW_FLOOR[self._dtype])
+            return pad_rows(
+                self.embed(step.tokens) if embedded is None else embedded.clone(),
+                ROW_FLOOR[self._dtype],
+            )
         assert source is not None
         match operation.kind:
             case Kind.NORM:
-                return rms_norm(source, self._tensors[operation.weights[0]], self._config.norm_eps).to(self._dtype)
+                return rms_norm(
+                    source, self._tensors[operation.weights[0]], self._config.norm_eps
+                ).to(self._dtype)
             case Kind.LINEAR:
                 return self._linear(number, operation, source, places, step)
             case Kind.NORM_HEADS:
                 self._norm_heads(operation, source)
             case Kind.ROTATE:
-                heads = self._heads(source)[: step.rows, : self._config.heads + self._config.kv_heads]
+                heads = self._heads(source)[
+                    : step.rows, : self._config.heads + self._config.kv_heads
+                ]
                 rotate(heads.view(step.rows, -1, 2, self._config.head_dim // 2), step.cos, step.sin)
             case Kind.STORE:
-                keys_and_values = self._heads(source)[: step.rows, self._config.heads :].transpose(0, 1)
+                keys_and_values = self._heads(source)[: step.rows, self._config.heads :].transpose(
+                    0, 1
+                )
                 step.layer(operation).flatten(1, 2).index_copy_(1, step.cells, keys_and_values)
             case Kind.ATTEND:
-                return self._mix(self._heads(source)[: step.rows, : self._config.heads], step.layer(operation), step.attention, len(source))
+                return self._mix(
+                    self._heads(source)[: step.rows, : self._config.heads],
+                    step.layer(operation),
+                    step.attention,
+                    len(source),
+                )
             case Kind.PICK:
                 return pad_rows(source[step.logit_rows], ROW_FLOOR[self._dtype])
         return source
 
-    def _linear(self, number: int, operation: Operation, source: torch.Tensor, places: dict[Place, torch.Tensor], step: _Pass) -> torch.Tensor:
+    def _linear(
+        self,
+        number: int,
+        operation: Operation,
+        source: torch.Tensor,
+        places: dict[Place, torch.Tensor],
+        step: _Pass,
+    ) -> torch.Tensor:
         out = self._linears[number](source)
-        site = None if operation.layer is None or operation.site is None else operation.layer * SITES + operation.site
+        site = (
+            None
+            if operation.layer is None or operation.site is None
+            else operation.layer * SITES + operation.site
+        )
         if site is not None:
             apply_gain(out, site, step.lora)
         if number in self._biases:
@@ -139,12 +194,19 @@ class TorchExecutor:
         return qkv.view(len(qkv), -1, self._config.head_dim)
 
     def _norm_heads(self, operation: Operation, qkv: torch.Tensor) -> None:
-        heads, bounds = self._heads(qkv), (0, self._config.heads, self._config.heads + self._config.kv_heads)
+        heads = self._heads(qkv)
+        bounds = (0, self._config.heads, self._config.heads + self._config.kv_heads)
         for name, first, end in zip(operation.weights, bounds, bounds[1:], strict=False):
             part = heads[:, first:end]
             part.copy_(rms_norm(part.float(), self._tensors[name], self._config.norm_eps))
 
-    def _mix(self, query: torch.Tensor, pool: torch.Tensor, groups: list[AttentionGroup], padded_rows: int) -> torch.Tensor:
+    def _mix(
+        self,
+        query: torch.Tensor,
+        pool: torch.Tensor,
+        groups: list[AttentionGroup],
+        padded_rows: int,
+    ) -> torch.Tensor:
         if len(groups) == 1 and groups[0].in_order:
             return pad_rows(attend(query, pool, groups[0]), padded_rows)
         mixed = query.new_zeros(padded_rows, self._config.heads * self._config.head_dim)
@@ -154,12 +216,26 @@ class TorchExecutor:
 
 
 class _Pass:
-    """One step's rows as torch wants them. `pool`: [layers, 2 * kv_heads, pages, page_tokens, head_dim]."""
+    """One step's rows as torch wants them.
 
-    def __init__(self, step: StepInput, pool: torch.Tensor, page_tokens: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
-        self.tokens, self.cells, self.logit_rows = torch.from_numpy(step.tokens), torch.from_numpy(step.cells), torch.from_numpy(step.logit_rows)
+    `pool`: [layers, 2 * kv_heads, pages, page_tokens, head_dim].
+    """
+
+    def __init__(
+        self,
+        step: StepInput,
+        pool: torch.Tensor,
+        page_tokens: int,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+    ) -> None:
+        self.tokens = torch.from_numpy(step.tokens)
+        self.cells = torch.from_numpy(step.cells)
+        self.logit_rows = torch.from_numpy(step.logit_rows)
         positions = torch.from_numpy(step.positions)
-        self.rows, self.cos, self.sin = len(step.tokens), cos[positions], sin[positions]
+        self.rows = len(step.tokens)
+        self.cos = cos[positions]
+        self.sin = sin[positions]
         self.attention = group_runs(step.runs, self.rows, page_tokens)
         self.lora = _lora_groups(step)
         self._pool = pool
@@ -181,5 +257,12 @@ def _lora_groups(step: StepInput) -> list[LoraGroup]:
     groups = []
     for (_, count), members in groupby(step.segments, key=shape):
         segments = list(members)
-        groups.append(LoraGroup(segments[0].first, len(segments), count, bank.stack(tuple(segment.slot for segment in segments))))
+        groups.append(
+            LoraGroup(
+                segments[0].first,
+                len(segments),
+                count,
+                bank.stack(tuple(segment.slot for segment in segments)),
+            )
+        )
     return groups

@@ -9,7 +9,10 @@ ZERO_PAGE = 0
 
 
 class PagePool:
-    """Hands out page numbers 1 .. num_pages. `can_allocate` asks, `allocate` does, `free` takes back."""
+    """Hands out page numbers 1 .. num_pages.
+
+    `can_allocate` asks, `allocate` does, `free` takes back.
+    """
 
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
@@ -26,7 +29,10 @@ class PagePool:
         return count <= len(self._free)
 
     def allocate(self, count: int) -> list[int]:
-        """Take `count` pages. The caller asked `can_allocate` first, and must clean them before use (kv/cache.py)."""
+        """Take `count` pages.
+
+        The caller asked `can_allocate` first, and must clean them before use (kv/cache.py).
+        """
         assert 0 <= count <= len(self._free), f"{count} pages of {len(self._free)}"
         pages = [self._free.pop() for _ in range(count)]
         self._taken.update(pages)
@@ -41,5 +47,7 @@ class PagePool:
     def check(self) -> None:
         """Every page is free or taken, never both, never the zero page."""
         assert len(self._free) == len(set(self._free)), "a page is free twice"
-        assert set(self._free) | self._taken == set(range(1, self.num_pages + 1)), "a page is lost or foreign"
+        assert set(self._free) | self._taken == set(range(1, self.num_pages + 1)), (
+            "a page is lost or foreign"
+        )
         assert len(self._free) + len(self._taken) == self.num_pages, "a page is free and taken"

@@ -1,9 +1,11 @@
-"""Which full pages can be shared: a prompt that begins like an earlier one, under the same adapter, starts behind what is computed.
+"""Which full pages can be shared: a prompt that begins like an earlier one, under the same adapter,
+starts behind what is computed.
 
-A page's key is a link of a hash chain, so it stands for everything before it as well; the chain is seeded by the adapter's *content*,
-never by a name, so that other weights never meet these pages.
+A page's key is a link of a hash chain, so it stands for everything before it as well; the chain is
+seeded by the adapter's *content*, never by a name, so that other weights never meet these pages.
 
-    free ──allocate──▶ private ──publish (full)──▶ cached, used by n ──release──▶ cached, idle ──allocate (oldest first)──▶ free
+    free ──allocate──▶ private ──publish (full)──▶ cached, used by n ──release──▶ cached, idle
+    ──allocate (oldest first)──▶ free
                           └────────release────────▶ free                 ▲───────────match─────────┘
 
 Decides; moves no bytes.
@@ -30,7 +32,9 @@ def next_key(key: bytes, tokens: Sequence[int]) -> bytes:
 
 
 class PrefixCache:
-    """Owns the pool's pages on behalf of sequences; pages nobody uses stay cached until the room is needed."""
+    """Owns the pool's pages on behalf of sequences; pages nobody uses stay cached until the room is
+    needed.
+    """
 
     def __init__(self, pool: PagePool) -> None:
         self.pool = pool
@@ -45,7 +49,10 @@ class PrefixCache:
         return self.pool.num_free + len(self._idle)
 
     def allocate(self, count: int) -> list[int]:
-        """Take `count` private pages; forgets the longest idle ones for it. The caller asked `num_available` first."""
+        """Take `count` private pages; forgets the longest idle ones for it.
+
+        The caller asked `num_available` first.
+        """
         assert 0 <= count <= self.num_available, f"{count} pages of {self.num_available}"
         while self.pool.num_free < count:
             page, _ = self._idle.popitem(last=False)
@@ -55,7 +62,9 @@ class PrefixCache:
         return self.pool.allocate(count)
 
     def match(self, keys: Sequence[bytes]) -> list[int]:
-        """Use the cached pages of the longest beginning of `keys`; give them back with `release`."""
+        """Use the cached pages of the longest beginning of `keys`; give them back with
+        `release`.
+        """
         found: list[int] = []
         for key in keys:
             page = self._pages.get(key)
@@ -67,14 +76,20 @@ class PrefixCache:
         return found
 
     def publish(self, key: bytes, page: int) -> None:
-        """A private page is full and will not change: let others match it. A second page of the same key stays private."""
+        """A private page is full and will not change: let others match it.
+
+        A second page of the same key stays private.
+        """
         if key not in self._pages and page not in self._keys:
             self._pages[key] = page
             self._keys[page] = key
             self._uses[page] = 1
 
     def release(self, pages: Sequence[int]) -> None:
-        """End one use of each page. The last pages of a sequence become idle first, so that beginnings stay longest."""
+        """End one use of each page.
+
+        The last pages of a sequence become idle first, so that beginnings stay longest.
+        """
         for page in reversed(pages):
             if page not in self._keys:
                 self.pool.free([page])
@@ -84,16 +99,26 @@ class PrefixCache:
                 self._idle[page] = None
 
     def check(self, owned: Sequence[Sequence[int]] = ()) -> None:
-        """Every page is free, private to one owner, or cached with as many uses as owners hold it."""
+        """Every page is free, private to one owner, or cached with as many uses as owners hold
+        it.
+        """
         self.pool.check()
-        assert {page: key for key, page in self._pages.items()} == self._keys, "a key leads to another page"
+        assert {page: key for key, page in self._pages.items()} == self._keys, (
+            "a key leads to another page"
+        )
         assert set(self._keys) == set(self._uses), "a cached page is not counted"
-        assert set(self._idle) == {page for page, uses in self._uses.items() if uses == 0}, "idle and unused differ"
+        assert set(self._idle) == {page for page, uses in self._uses.items() if uses == 0}, (
+            "idle and unused differ"
+        )
         held: dict[int, int] = {}
         for pages in owned:
             for page in pages:
                 held[page] = held.get(page, 0) + 1
         private = [page for page in held if page not in self._keys]
         assert all(held[page] == 1 for page in private), "a private page has two owners"
-        assert all(held.get(page, 0) == uses for page, uses in self._uses.items()), "uses and owners differ"
-        assert self.pool.num_free + len(private) + len(self._keys) == self.pool.num_pages, "a page is lost"
+        assert all(held.get(page, 0) == uses for page, uses in self._uses.items()), (
+            "uses and owners differ"
+        )
+        assert self.pool.num_free + len(private) + len(self._keys) == self.pool.num_pages, (
+            "a page is lost"
+        )

@@ -1,7 +1,10 @@
-"""Untrusted bytes to tensors: one PEFT adapter (adapter_config.json, adapter_model.safetensors) is read whole or refused by name.
+"""Untrusted bytes to tensors: one PEFT adapter (adapter_config.json, adapter_model.safetensors) is
+read whole or refused by name.
 
-Order: sizes of the files → the JSON header, without allocating → names and shapes against the base → the tensors → every number finite.
-Every declared tensor is applied, or an error names it. Nothing is executed, pickled or searched with a stranger's regular expression.
+Order: sizes of the files → the JSON header, without allocating → names and shapes against the base
+→ the tensors → every number finite.
+Every declared tensor is applied, or an error names it. Nothing is executed, pickled or searched
+with a stranger's regular expression.
 """
 
 from __future__ import annotations
@@ -37,9 +40,14 @@ END_NAME = re.compile(
     PREFIX + r"(?:model\.(embed_tokens)|(lm_head))\."
     r"(lora_embedding_A|lora_embedding_B|lora_A\.weight|lora_B\.weight|token_adapter\.trainable_tokens_delta|(?:base_layer\.)?weight)"
 )
-HALVES = {"token_adapter.trainable_tokens_delta": "tokens", "base_layer.weight": "weight", "base_layer.bias": "bias"}
+HALVES = {
+    "token_adapter.trainable_tokens_delta": "tokens",
+    "base_layer.weight": "weight",
+    "base_layer.bias": "bias",
+}
 """What some tensors are called here; all others by the end of their name, without ".weight"."""
-EMBEDDING_PAIR, HEAD_PAIR = {"lora_embedding_A", "lora_embedding_B"}, {"lora_A", "lora_B"}
+EMBEDDING_PAIR = {"lora_embedding_A", "lora_embedding_B"}
+HEAD_PAIR = {"lora_A", "lora_B"}
 
 
 @dataclass(frozen=True)
@@ -51,17 +59,32 @@ class TensorHeader:
     size_bytes: int
 
 
-def load_adapter(config_path: Path, weights_path: Path, base: Weights, dtype: torch.dtype, room_bytes: int | None = None) -> PackedAdapter:
-    """Read, check and pack one adapter, in `room_bytes` of memory. Raises AdapterError naming the field or tensor and the mend."""
+def load_adapter(
+    config_path: Path,
+    weights_path: Path,
+    base: Weights,
+    dtype: torch.dtype,
+    room_bytes: int | None = None,
+) -> PackedAdapter:
+    """Read, check and pack one adapter, in `room_bytes` of memory.
+
+    Raises AdapterError naming the field or tensor and the mend.
+    """
     try:
         config = parse_config(_read_bounded(config_path, MAX_CONFIG_BYTES))
         header = read_header(weights_path)
         modules = match_tensors(header, config, base.config)
         if room_bytes is not None and (needed := bytes_to_read(header, dtype)) > room_bytes:
-            raise AdapterError(f"reading the adapter takes {needed} bytes of memory, of which {room_bytes} are kept for that; allow the engine more")
+            raise AdapterError(
+                f"reading the adapter takes {needed} bytes of memory, of which {room_bytes} are"
+                " kept for that; allow the engine more"
+            )
         with safe_open(weights_path, framework="pt") as file:
             reader = _Reader(file, dtype)
-            parts = {key: _read_part(key, tensors, reader, config, base) for key, tensors in modules.parts.items()}
+            parts = {
+                key: _read_part(key, tensors, reader, config, base=base)
+                for key, tensors in modules.parts.items()
+            }
             ends = _read_ends(modules.ends, reader, config, base)
         assert reader.num_read == len(header), "a declared tensor was not applied"
         return pack(base.config, parts, dtype, ends)
@@ -78,14 +101,19 @@ def _read_bounded(path: Path, limit_bytes: int) -> bytes:
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
-    """The declared tensors of a safetensors file, checked against the file's size; allocates no tensor."""
+    """The declared tensors of a safetensors file, checked against the file's size; allocates no
+    tensor.
+    """
     size = path.stat().st_size
     if size > MAX_WEIGHTS_BYTES:
         raise AdapterError(f"{path.name} has {size} bytes; at most {MAX_WEIGHTS_BYTES} are served")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise AdapterError(f"{path.name} is truncated or no safetensors file: a header of {length} bytes in {size}")
+            raise AdapterError(
+                f"{path.name} is truncated or no safetensors file: a header of {length} bytes in"
+                f" {size}"
+            )
         raw = file.read(length)
     try:
         entries = json.loads(raw)
@@ -95,23 +123,34 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         raise AdapterError(f"{path.name} has an unreadable header: {error}") from error
     declared = sum(tensor.size_bytes for tensor in header.values())
     if declared != size - 8 - length:
-        raise AdapterError(f"{path.name} declares {declared} bytes of tensors and holds {size - 8 - length}; it is truncated or padded")
+        raise AdapterError(
+            f"{path.name} declares {declared} bytes of tensors and holds {size - 8 - length}; it is"
+            " truncated or padded"
+        )
     return header
 
 
 def bytes_to_read(header: dict[str, TensorHeader], dtype: torch.dtype) -> int:
-    """At most: every number as float32 and packed; outside the layers also turned, or beside the base's own matrix."""
+    """At most: every number as float32 and packed; outside the layers also turned, or beside the
+    base's own matrix.
+    """
     numbers = {name: math.prod(tensor.shape) for name, tensor in header.items()}
-    return sum(count * (4 + (8 if END_NAME.fullmatch(name) else 0) + dtype.itemsize) for name, count in numbers.items())
+    return sum(
+        count * (4 + (8 if END_NAME.fullmatch(name) else 0) + dtype.itemsize)
+        for name, count in numbers.items()
+    )
 
 
 def _tensor_header(name: str, entry: dict[str, Any]) -> TensorHeader:
-    dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
+    dtype = str(entry["dtype"])
+    shape = tuple(int(size) for size in entry["shape"])
     begin, end = entry["data_offsets"]
     if dtype not in SERVED_DTYPES:
         raise AdapterError(f"tensor {name[:200]} is {dtype[:20]}; we read {sorted(SERVED_DTYPES)}")
     if min(shape, default=0) < 1 or math.prod(shape) * SERVED_DTYPES[dtype] != end - begin:
-        raise AdapterError(f"tensor {name[:200]} has shape {shape}, which is not its {end - begin} bytes")
+        raise AdapterError(
+            f"tensor {name[:200]} has shape {shape}, which is not its {end - begin} bytes"
+        )
     return TensorHeader(shape, dtype, end - begin)
 
 
@@ -121,32 +160,52 @@ Tensors = dict[str, str]
 
 @dataclass(frozen=True)
 class Modules:
-    """Which tensors change what: `parts` by (layer, part name), `ends` by "embed_tokens" and "lm_head"."""
+    """Which tensors change what: `parts` by (layer, part name), `ends` by "embed_tokens" and
+    "lm_head".
+    """
 
     parts: dict[tuple[int, str], Tensors]
     ends: dict[str, Tensors]
 
 
-def match_tensors(header: dict[str, TensorHeader], config: AdapterConfig, base: ModelConfig) -> Modules:
-    """Find each tensor's place in the base and check its shape; all halves of every module must be there."""
+def match_tensors(
+    header: dict[str, TensorHeader], config: AdapterConfig, base: ModelConfig
+) -> Modules:
+    """Find each tensor's place in the base and check its shape; all halves of every module must be
+    there.
+    """
     parts = {part.name: part for part in parts_of(base)}
     modules = Modules({}, {})
     for name, tensor in header.items():
         if (end := END_NAME.fullmatch(name)) is not None:
-            module, half = end[1] or end[2], HALVES.get(end[3], end[3].removesuffix(".weight"))
-            if (half in EMBEDDING_PAIR and module == "lm_head") or (half in HEAD_PAIR and module == "embed_tokens"):
+            module = end[1] or end[2]
+            half = HALVES.get(end[3], end[3].removesuffix(".weight"))
+            if (half in EMBEDDING_PAIR and module == "lm_head") or (
+                half in HEAD_PAIR and module == "embed_tokens"
+            ):
                 raise AdapterError(f"tensor {name} belongs to no kind of adapter for {module}")
             if half == "tokens" and module not in config.tokens:
-                raise AdapterError(f"tensor {name} has no place: trainable_token_indices does not name {module}")
+                raise AdapterError(
+                    f"tensor {name} has no place: trainable_token_indices does not name {module}"
+                )
             _expect(name, tensor, _end_shape(config, module, half, base))
             _place(modules.ends.setdefault(module, {}), half, name)
         else:
             found = TENSOR_NAME.fullmatch(name)
             if found is None or found[2] not in parts or int(found[1]) >= base.layers:
-                raise AdapterError(f"tensor {name[:200]} has no place in this base ({base.layers} layers; q, k, v, o, gate, up, down projections)")
-            layer, part, half = int(found[1]), parts[found[2]], HALVES.get(found[3], found[3].removesuffix(".weight"))
+                raise AdapterError(
+                    f"tensor {name[:200]} has no place in this base ({base.layers} layers; q, k, v,"
+                    " o, gate, up, down projections)"
+                )
+            layer = int(found[1])
+            part = parts[found[2]]
+            half = HALVES.get(found[3], found[3].removesuffix(".weight"))
             if half == "bias" and not (config.bias != "none" and has_bias(base, part)):
-                why = f"bias is {config.bias!r}" if has_bias(base, part) else "this base has no bias there"
+                why = (
+                    f"bias is {config.bias!r}"
+                    if has_bias(base, part)
+                    else "this base has no bias there"
+                )
                 raise AdapterError(f"tensor {name} has no place: {why}")
             _expect(name, tensor, _part_shape(config, layer, part, half))
             _place(modules.parts.setdefault((layer, part.name), {}), half, name)
@@ -165,7 +224,10 @@ def has_bias(base: ModelConfig, part: Part) -> bool:
 
 def _expect(name: str, tensor: TensorHeader, expected: tuple[int, ...]) -> None:
     if tensor.shape != expected:
-        raise AdapterError(f"tensor {name} has shape {list(tensor.shape)}, this base and its rank need {list(expected)}: made for another base?")
+        raise AdapterError(
+            f"tensor {name} has shape {list(tensor.shape)}, this base and its rank need"
+            f" {list(expected)}: made for another base?"
+        )
 
 
 def _place(tensors: Tensors, half: str, name: str) -> None:
@@ -175,16 +237,29 @@ def _place(tensors: Tensors, half: str, name: str) -> None:
 
 def _check_part(tensors: Tensors, config: AdapterConfig) -> None:
     own = tensors.keys() - {"bias"}
-    needed = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.dora else set()) | ({"lora_B.bias"} if config.lora_bias else set())
+    needed = (
+        {"lora_A", "lora_B"}
+        | ({"lora_magnitude_vector"} if config.dora else set())
+        | ({"lora_B.bias"} if config.lora_bias else set())
+    )
     if own or config.bias != "all":
-        _check_whole(own, needed, tensors, " (use_dora)" if config.dora else " (lora_bias)" if config.lora_bias else "")
+        _check_whole(
+            own,
+            needed,
+            tensors,
+            " (use_dora)" if config.dora else " (lora_bias)" if config.lora_bias else "",
+        )
 
 
 def _check_whole(present: set[str], needed: set[str], tensors: Tensors, field: str = "") -> None:
     if present != needed:
         wrong = sorted(present ^ needed)
-        verdict = "has no place here" if set(wrong) <= present else "is missing: it lacks its other half"
-        raise AdapterError(f"beside tensor {next(iter(tensors.values()))} {', '.join(wrong)}{field} {verdict}")
+        verdict = (
+            "has no place here" if set(wrong) <= present else "is missing: it lacks its other half"
+        )
+        raise AdapterError(
+            f"beside tensor {next(iter(tensors.values()))} {', '.join(wrong)}{field} {verdict}"
+        )
 
 
 def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConfig) -> None:
@@ -195,12 +270,20 @@ def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConf
         pair = tensors.keys() - {"weight", "tokens"}
         if by_tokens + (module in config.saved) + bool(pair) > 1:
             ways = "target_modules, modules_to_save and trainable_token_indices"
-            raise AdapterError(f"{module} is changed in two ways at once (of {ways}); that is not served")
-        for field, half, declared in (("modules_to_save", "weight", config.saved), ("trainable_token_indices", "tokens", config.tokens)):
+            raise AdapterError(
+                f"{module} is changed in two ways at once (of {ways}); that is not served"
+            )
+        for field, half, declared in (
+            ("modules_to_save", "weight", config.saved),
+            ("trainable_token_indices", "tokens", config.tokens),
+        ):
             if module in declared and half not in tensors:
                 raise AdapterError(f"{field} names {module}, but the file has no tensor for it")
         if pair and (config.dora or config.lora_bias):
-            raise AdapterError(f"{'use_dora' if config.dora else 'lora_bias'} is not served for the embedding or the head ({tensors[min(pair)]})")
+            raise AdapterError(
+                f"{'use_dora' if config.dora else 'lora_bias'} is not served for the embedding or"
+                f" the head ({tensors[min(pair)]})"
+            )
         if pair:
             _check_whole(pair, EMBEDDING_PAIR if module == "embed_tokens" else HEAD_PAIR, tensors)
 
@@ -226,7 +309,9 @@ def _end_shape(config: AdapterConfig, module: str, half: str, base: ModelConfig)
 def _checked_rank(config: AdapterConfig, module: str) -> int:
     rank = config.rank_of(module)
     if not 1 <= rank <= MAX_RANK:
-        raise AdapterError(f"rank_pattern gives rank {rank} to {module}; it must be 1 to {MAX_RANK}")
+        raise AdapterError(
+            f"rank_pattern gives rank {rank} to {module}; it must be 1 to {MAX_RANK}"
+        )
     return rank
 
 
@@ -234,7 +319,8 @@ class _Reader:
     """Reads tensors as float32, each checked to be finite in `dtype` once multiplied by `scale`."""
 
     def __init__(self, file: Any, dtype: torch.dtype) -> None:
-        self._file, self.dtype = file, dtype
+        self._file = file
+        self.dtype = dtype
         self.num_read = 0
 
     def read(self, name: str, scale: float = 1.0) -> torch.Tensor:
@@ -242,11 +328,16 @@ class _Reader:
         tensor = tensor if scale == 1.0 else tensor * scale
         self.num_read += 1
         if not math.isfinite(float((tensor.to(self.dtype) * 0.0).sum())):
-            raise AdapterError(f"tensor {name} holds numbers that are not finite in {str(self.dtype).removeprefix('torch.')}")
+            raise AdapterError(
+                f"tensor {name} holds numbers that are not finite in"
+                f" {str(self.dtype).removeprefix('torch.')}"
+            )
         return tensor
 
 
-def _read_part(key: tuple[int, str], tensors: Tensors, reader: _Reader, config: AdapterConfig, base: Weights) -> PartWeights:
+def _read_part(
+    key: tuple[int, str], tensors: Tensors, reader: _Reader, config: AdapterConfig, base: Weights
+) -> PartWeights:
     module = f"model.layers.{key[0]}.{key[1]}"
     shift = None
     if "bias" in tensors:  # the trained one takes the place of the base's
@@ -266,32 +357,51 @@ def _read_part(key: tuple[int, str], tensors: Tensors, reader: _Reader, config: 
     length = torch.linalg.vector_norm(base.read(f"{module}.weight").float() + b @ a, dim=1)
     gain = magnitude / length
     if not torch.isfinite(gain).all():
-        raise AdapterError(f"tensor {tensors['lora_magnitude_vector']} scales rows of length 0; the adapter is damaged")
+        raise AdapterError(
+            f"tensor {tensors['lora_magnitude_vector']} scales rows of length 0; the adapter is"
+            " damaged"
+        )
     return PartWeights(a, b * gain[:, None], gain=gain, shift=shift)
 
 
-def _read_ends(ends: dict[str, Tensors], reader: _Reader, config: AdapterConfig, base: Weights) -> Ends | None:
-    embedding, head = ends.get("embed_tokens", {}), ends.get("lm_head", {})
+def _read_ends(
+    ends: dict[str, Tensors], reader: _Reader, config: AdapterConfig, base: Weights
+) -> Ends | None:
+    embedding = ends.get("embed_tokens", {})
+    head = ends.get("lm_head", {})
     made: dict[str, torch.Tensor | None] = {}
     if "lora_embedding_A" in embedding:
         a = reader.read(embedding["lora_embedding_A"])
         made["embedding_a"] = a.T.contiguous()
-        made["embedding_b"] = reader.read(embedding["lora_embedding_B"], config.scale("model.embed_tokens", len(a))).T.contiguous()
+        made["embedding_b"] = reader.read(
+            embedding["lora_embedding_B"], config.scale("model.embed_tokens", len(a))
+        ).T.contiguous()
     if "lora_A" in head:
         a = reader.read(head["lora_A"])
-        made["head_a"], made["head_b"] = a.T.contiguous(), reader.read(head["lora_B"], config.scale("lm_head", len(a))).T.contiguous()
+        made["head_a"] = a.T.contiguous()
+        made["head_b"] = reader.read(head["lora_B"], config.scale("lm_head", len(a))).T.contiguous()
     for module, tensors in ends.items():
         if "tokens" in tensors:
             ids, order = _token_ids(config.tokens[module], base.config.vocab_size).sort()
             rows = reader.read(tensors["tokens"])[order].to(reader.dtype)
             if module == "embed_tokens":
-                made["embedding_ids"], made["embedding_rows"] = ids, rows
+                made["embedding_ids"] = ids
+                made["embedding_rows"] = rows
             if module == "lm_head" or (base.config.tied_head and "lm_head" not in config.tokens):
                 made["head_ids"], made["head_rows"] = ids, head_of(rows)
         if "weight" in tensors:
             rows = reader.read(tensors["weight"])
             if module not in config.saved:
-                _check_base_copy(tensors["weight"], rows, "model.embed_tokens" if module == "embed_tokens" or base.config.tied_head else module, base)
+                _check_base_copy(
+                    tensors["weight"],
+                    rows,
+                    (
+                        "model.embed_tokens"
+                        if module == "embed_tokens" or base.config.tied_head
+                        else module
+                    ),
+                    base,
+                )
             elif module == "embed_tokens":
                 made["embedding_rows"] = rows.to(reader.dtype)
             else:
@@ -301,11 +411,17 @@ def _read_ends(ends: dict[str, Tensors], reader: _Reader, config: AdapterConfig,
 
 def _token_ids(ids: tuple[int, ...], vocab_size: int) -> torch.Tensor:
     if not all(0 <= each < vocab_size for each in ids):
-        raise AdapterError(f"trainable_token_indices names a token that this base, with {vocab_size}, has not")
+        raise AdapterError(
+            f"trainable_token_indices names a token that this base, with {vocab_size}, has not"
+        )
     return torch.tensor(ids)
 
 
 def _check_base_copy(name: str, rows: torch.Tensor, module: str, base: Weights) -> None:
-    """PEFT saves the base's own matrix beside an adapter of the embedding or the head; where nobody trained it, it must be the base's."""
+    """PEFT saves the base's own matrix beside an adapter of the embedding or the head; where nobody
+    trained it, it must be the base's.
+    """
     if not torch.allclose(rows, base.read(f"{module}.weight").float(), rtol=1e-2, atol=1e-5):
-        raise AdapterError(f"tensor {name} is not the base's own matrix, and modules_to_save does not name it")
+        raise AdapterError(
+            f"tensor {name} is not the base's own matrix, and modules_to_save does not name it"
+        )

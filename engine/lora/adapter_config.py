@@ -1,4 +1,6 @@
-"""adapter_config.json, field by field: what changes numbers is kept, what does not is let through, all else is refused by name."""
+"""adapter_config.json, field by field: what changes numbers is kept, what does not is let through,
+all else is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,40 @@ MAX_RANK = 1024
 MAX_PATTERNS = 4096
 PATTERN_KEY = re.compile(r"\^?[A-Za-z0-9_.]{1,200}")
 
-# Fields that change no number when an adapter is served, that the tensors themselves already say, or that are read below.
+# Fields that change no number when an adapter is served, that the tensors themselves already say,
+# or that are read below.
 KNOWN = {
-    "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform",
-    "lora_dropout", "peft_type", "peft_version", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "revision", "runtime_config",
-    "target_modules", "task_type", "use_rslora", "bias", "init_lora_weights", "loftq_config", "eva_config", "ensure_weight_tying",
-    "qalora_group_size", "megatron_core", "fan_in_fan_out", "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices",
-}  # fmt: skip
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_dropout",
+    "peft_type",
+    "peft_version",
+    "r",
+    "lora_alpha",
+    "rank_pattern",
+    "alpha_pattern",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+    "use_rslora",
+    "bias",
+    "init_lora_weights",
+    "loftq_config",
+    "eva_config",
+    "ensure_weight_tying",
+    "qalora_group_size",
+    "megatron_core",
+    "fan_in_fan_out",
+    "use_dora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+}
 MUTATES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
@@ -28,8 +57,8 @@ MUTATES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 class AdapterConfig:
     """The part of adapter_config.json that changes numbers.
 
-    bias: "none", "all" or "lora_only". saved: which of "embed_tokens" and "lm_head" are replaced as a whole; tokens: whose rows of them are,
-    in the file's order.
+    bias: "none", "all" or "lora_only". saved: which of "embed_tokens" and "lm_head" are replaced as
+    a whole; tokens: whose rows of them are, in the file's order.
     """
 
     rank: int
@@ -62,15 +91,32 @@ def parse_config(data: bytes) -> AdapterConfig:
     if not isinstance(raw, dict):
         raise AdapterError("adapter_config.json is not a JSON object")
     _refuse_unserved(raw)
-    rank, alpha = _number(raw, "r", 8), _number(raw, "lora_alpha", 8)
+    rank = _number(raw, "r", 8)
+    alpha = _number(raw, "lora_alpha", 8)
     if rank != int(rank) or not 1 <= rank <= MAX_RANK:
         raise AdapterError(f"r is {rank}; it must be a whole number from 1 to {MAX_RANK}")
     ranks = {key: int(value) for key, value in _patterns(raw, "rank_pattern").items()}
-    rslora, dora, lora_bias = (bool(raw.get(field, False)) for field in ("use_rslora", "use_dora", "lora_bias"))
+    rslora, dora, lora_bias = (
+        bool(raw.get(field, False)) for field in ("use_rslora", "use_dora", "lora_bias")
+    )
     if dora and lora_bias:
-        raise AdapterError("lora_bias together with use_dora is not served; PEFT does not train it either")
-    saved, tokens = _saved(raw), _trained_tokens(raw)
-    return AdapterConfig(int(rank), alpha, rslora, dora, lora_bias, ranks, _patterns(raw, "alpha_pattern"), raw.get("bias", "none"), saved, tokens)
+        raise AdapterError(
+            "lora_bias together with use_dora is not served; PEFT does not train it either"
+        )
+    saved = _saved(raw)
+    tokens = _trained_tokens(raw)
+    return AdapterConfig(
+        int(rank),
+        alpha,
+        rslora,
+        dora,
+        lora_bias=lora_bias,
+        rank_pattern=ranks,
+        alpha_pattern=_patterns(raw, "alpha_pattern"),
+        bias=raw.get("bias", "none"),
+        saved=saved,
+        tokens=tokens,
+    )
 
 
 def _refuse_unserved(raw: dict[str, Any]) -> None:
@@ -82,10 +128,15 @@ def _refuse_unserved(raw: dict[str, Any]) -> None:
         raise AdapterError("fan_in_fan_out is not served for this base's linears")
     init = raw.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower().startswith(MUTATES_BASE):
-        raise AdapterError(f"init_lora_weights={init!r} changed the base's weights; convert the adapter to plain LoRA first")
+        raise AdapterError(
+            f"init_lora_weights={init!r} changed the base's weights; convert the adapter to plain"
+            " LoRA first"
+        )
     for field, value in raw.items():
         if field not in KNOWN and value not in (None, False, [], {}, "", 0):
-            raise AdapterError(f"the field {field} is {str(value)[:80]!r}, which is not served; train without it")
+            raise AdapterError(
+                f"the field {field} is {str(value)[:80]!r}, which is not served; train without it"
+            )
 
 
 def _number(raw: dict[str, Any], field: str, default: float) -> float:
@@ -97,8 +148,13 @@ def _number(raw: dict[str, Any], field: str, default: float) -> float:
 
 def _saved(raw: dict[str, Any]) -> frozenset[str]:
     names = raw.get("modules_to_save") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) and _end_of(name) for name in names):
-        raise AdapterError(f"modules_to_save is {str(names)[:80]}; only embed_tokens and lm_head are served, others with LoRA (target_modules)")
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and _end_of(name) for name in names
+    ):
+        raise AdapterError(
+            f"modules_to_save is {str(names)[:80]}; only embed_tokens and lm_head are served,"
+            " others with LoRA (target_modules)"
+        )
     return frozenset(_end_of(name) for name in names)
 
 
@@ -107,13 +163,24 @@ def _trained_tokens(raw: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     given = raw.get("trainable_token_indices") or {}
     by_module = {"embed_tokens": given} if isinstance(given, list) else given
     if not isinstance(by_module, dict):
-        raise AdapterError("trainable_token_indices must be a list of token ids, or map modules to such lists")
+        raise AdapterError(
+            "trainable_token_indices must be a list of token ids, or map modules to such lists"
+        )
     tokens = {}
     for name, ids in by_module.items():
         if not _end_of(name):
-            raise AdapterError(f"trainable_token_indices names {name[:80]}; only embed_tokens and lm_head have tokens")
-        if not isinstance(ids, list) or not all(type(each) is int for each in ids) or len(set(ids)) != len(ids):
-            raise AdapterError(f"trainable_token_indices of {name[:80]} must be a list of different token ids")
+            raise AdapterError(
+                f"trainable_token_indices names {name[:80]}; only embed_tokens and lm_head have"
+                " tokens"
+            )
+        if (
+            not isinstance(ids, list)
+            or not all(type(each) is int for each in ids)
+            or len(set(ids)) != len(ids)
+        ):
+            raise AdapterError(
+                f"trainable_token_indices of {name[:80]} must be a list of different token ids"
+            )
         tokens[_end_of(name)] = tuple(ids)
     return tokens
 
@@ -130,12 +197,17 @@ def _patterns(raw: dict[str, Any], field: str) -> dict[str, float]:
         raise AdapterError(f"{field} must map at most {MAX_PATTERNS} module names to numbers")
     for key in patterns:
         if not PATTERN_KEY.fullmatch(key):
-            raise AdapterError(f"{field} has the key {key[:80]!r}; only plain module names are served, no regular expressions")
+            raise AdapterError(
+                f"{field} has the key {key[:80]!r}; only plain module names are served, no regular"
+                " expressions"
+            )
     return {key: _number(patterns, key, 0) for key in patterns}
 
 
 def _by_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule: the first key that equals the name or its tail after a dot; `^` ties it to the start. A dot matches itself only."""
+    """PEFT's rule: the first key that equals the name or its tail after a dot; `^` ties it to the
+    start. A dot matches itself only.
+    """
     for key, value in patterns.items():
         if key.startswith("^"):
             if module == key[1:]:

@@ -1,6 +1,9 @@
-"""The adapters of one engine: files, host memory and slots held together. Runs on the engine's thread; parsing and copying run on others.
+"""The adapters of one engine: files, host memory and slots held together.
 
-files ──loader's thread──▶ host memory ──pin: a slot──▶ the bank: there at once, or announced by CopyDone when the copy is over
+Runs on the engine's thread; parsing and copying run on others.
+
+files ──loader's thread──▶ host memory ──pin: a slot──▶ the bank: there at once, or announced by
+CopyDone when the copy is over
       ──or recalled by this one──▶
 """
 
@@ -58,10 +61,15 @@ class CopyDone:
 
 
 class AdapterLoader:
-    """One thread that parses and packs; `done` is called on that thread. It waits while outcomes of `untaken_bytes` are not taken yet."""
+    """One thread that parses and packs; `done` is called on that thread.
+
+    It waits while outcomes of `untaken_bytes` are not taken yet.
+    """
 
     def __init__(self, load: Load, done: Callable[[LoadDone], None], untaken_bytes: int) -> None:
-        self._load, self._done, self._room_bytes = load, done, untaken_bytes
+        self._load = load
+        self._done = done
+        self._room_bytes = untaken_bytes
         self._untaken = threading.Condition()
         self._untaken_bytes = 0
         self._is_closing = False
@@ -83,12 +91,21 @@ class AdapterLoader:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             with self._untaken:
-                self._untaken.wait_for(lambda: self._untaken_bytes < self._room_bytes or self._is_closing)
+                self._untaken.wait_for(
+                    lambda: self._untaken_bytes < self._room_bytes or self._is_closing
+                )
             started = time.perf_counter()
             outcome = self._attempt(job)
             size_bytes = 0 if isinstance(outcome, AdapterError) else outcome.packed.size_bytes
             self._count(size_bytes)
-            self._done(LoadDone(job, outcome, (time.perf_counter() - started) * 1e3, partial(self._count, -size_bytes)))
+            self._done(
+                LoadDone(
+                    job,
+                    outcome,
+                    (time.perf_counter() - started) * 1e3,
+                    partial(self._count, -size_bytes),
+                )
+            )
             del outcome  # or it would live beside the next one
 
     def _count(self, size_bytes: int) -> None:
@@ -101,20 +118,33 @@ class AdapterLoader:
             return self._load(job.config_path, job.weights_path)
         except AdapterError as error:
             return error
-        except Exception as error:  # a stranger's file found a bug of ours: this adapter is lost, not the engine
+        except (
+            Exception
+        ) as error:  # a stranger's file found a bug of ours: this adapter is lost, not the engine
             return AdapterError(f"the adapter could not be read ({type(error).__name__}: {error})")
 
 
 class Adapters:
     """Hold, use, pin, release. `receive` takes finished loads and says what to tell the daemon.
 
-    A load goes to host memory first, on the loader's thread, one after the other in the order in which they were asked for; only then is
-    a slot taken, so a slow disk keeps nobody's slot busy. What `recall` gives at once is not sent for.
+    A load goes to host memory first, on the loader's thread, one after the other in the order in
+    which they were asked for; only then is a slot taken, so a slow disk keeps nobody's slot busy.
+    What `recall` gives at once is not sent for.
     """
 
-    def __init__(self, slots: SlotTable, bank: Bank, host: HostCache, submit: Callable[[LoadJob], None], recall: Recall) -> None:
-        self.slots, self.bank = slots, bank
-        self._host, self._submit, self._recall = host, submit, recall
+    def __init__(
+        self,
+        slots: SlotTable,
+        bank: Bank,
+        host: HostCache,
+        submit: Callable[[LoadJob], None],
+        recall: Recall,
+    ) -> None:
+        self.slots = slots
+        self.bank = bank
+        self._host = host
+        self._submit = submit
+        self._recall = recall
         self._recall_bytes = RECALL_BYTES
         self._paths: dict[bytes, tuple[Path, Path]] = {}
         self._digests: dict[bytes, bytes] = {}
@@ -131,11 +161,18 @@ class Adapters:
         return len(self._copying)
 
     def hold(self, adapter: bytes, config_path: Path, weights_path: Path) -> AdapterHeld | None:
-        """Start to make an adapter servable; the answer comes at once if it is already. Other files than before are read anew."""
+        """Start to make an adapter servable; the answer comes at once if it is already.
+
+        Other files than before are read anew.
+        """
         self._releasing.discard(adapter)
         self._refusals.pop(adapter, None)
         packed = self._host.find(adapter)
-        if packed is not None and adapter not in self._jobs and self._paths.get(adapter) == (config_path, weights_path):
+        if (
+            packed is not None
+            and adapter not in self._jobs
+            and self._paths.get(adapter) == (config_path, weights_path)
+        ):
             return AdapterHeld(adapter, packed.size_bytes, packed.rank, 0.0)
         self._announced.add(adapter)
         self._send_for(LoadJob(adapter, config_path, weights_path))
@@ -166,7 +203,10 @@ class Adapters:
 
     def is_here(self, adapter: bytes) -> bool:
         """Whether its bytes are in memory, or on their way into a slot from there."""
-        return self.slots.holds(adapter) and (self.slots.state(adapter) in (State.LOADING, State.READY) or self._host.find(adapter) is not None)
+        return self.slots.holds(adapter) and (
+            self.slots.state(adapter) in (State.LOADING, State.READY)
+            or self._host.find(adapter) is not None
+        )
 
     def prepare(self, adapter: bytes) -> bool:
         """Whether its bytes are in memory, or could be recalled; if not, they are sent for."""
@@ -214,7 +254,10 @@ class Adapters:
         return self.slots.holds(adapter) and self.slots.state(adapter) is State.READY
 
     def receive(self, done: LoadDone) -> AdapterHeld | AdapterRefused | None:
-        """Take a finished load. A refused adapter is remembered until it is held again, so that its requests learn why."""
+        """Take a finished load.
+
+        A refused adapter is remembered until it is held again, so that its requests learn why.
+        """
         done.taken()
         adapter = done.job.adapter
         if self._jobs.get(adapter) != done.job:
@@ -226,17 +269,33 @@ class Adapters:
             return self._refuse(adapter, done.outcome)
         if self._digests.get(adapter) not in (None, done.outcome.digest):
             if not announced:
-                return self._refuse(adapter, AdapterError("its files are not what they were when it was held; hold it again"))
+                return self._refuse(
+                    adapter,
+                    AdapterError(
+                        "its files are not what they were when it was held; hold it again"
+                    ),
+                )
             if adapter in self._uses:
-                return AdapterRefused(adapter, "requests are running with other weights of this adapter; hold it again when they have ended")
+                return AdapterRefused(
+                    adapter,
+                    "requests are running with other weights of this adapter; hold it again when"
+                    " they have ended",
+                )
         packed = done.outcome.packed
         if not self.slots.can_ever_hold(size_bytes := self.bank.size_of(packed)):
-            reason = f"the adapter takes {size_bytes} bytes of a slot's memory, of which {self.slots.room_bytes} are kept for all adapters"
+            reason = (
+                f"the adapter takes {size_bytes} bytes of a slot's memory, of which"
+                f" {self.slots.room_bytes} are kept for all adapters"
+            )
             return self._refuse(adapter, AdapterError(reason))
         self._paths[adapter] = done.job.config_path, done.job.weights_path
         self._keep(adapter, done.outcome, done.load_ms)
         self._forget_if_idle(adapter)
-        return AdapterHeld(adapter, packed.size_bytes, packed.rank, done.load_ms) if announced else None
+        return (
+            AdapterHeld(adapter, packed.size_bytes, packed.rank, done.load_ms)
+            if announced
+            else None
+        )
 
     def copied(self, done: CopyDone) -> None:
         """Take a finished copy; one whose adapter has left its slot meanwhile changes nothing."""
@@ -247,9 +306,10 @@ class Adapters:
         self.slots.check()
         self._host.check()
         assert all(count > 0 for count in self._uses.values()), "a use was ended twice"
-        assert all(self.slots.holds(adapter) or adapter in self._jobs or adapter in self._refusals for adapter in self._uses), (
-            "a used adapter is unknown"
-        )
+        assert all(
+            self.slots.holds(adapter) or adapter in self._jobs or adapter in self._refusals
+            for adapter in self._uses
+        ), "a used adapter is unknown"
 
     def _is_recalled(self, adapter: bytes) -> bool:
         started = time.perf_counter()
@@ -274,14 +334,19 @@ class Adapters:
         return AdapterRefused(adapter, str(error))
 
     def _keep(self, adapter: bytes, loaded: Loaded, load_ms: float) -> None:
-        packed, digest = loaded.packed, loaded.digest
+        packed = loaded.packed
+        digest = loaded.digest
         changed = self._digests.get(adapter) not in (None, digest)
         self._digests[adapter] = digest
         for dropped in self._host.put(adapter, packed, load_ms):
             self.slots.drop_from_host(dropped)
         if changed and self.slots.holds(adapter):
-            self._leave_slot(self.slots.evict(adapter))  # what lies there is other weights; nobody uses them (see receive)
-        self.slots.hold(adapter, True, load_ms / max(1, packed.size_bytes), self.bank.size_of(packed))
+            self._leave_slot(
+                self.slots.evict(adapter)
+            )  # what lies there is other weights; nobody uses them (see receive)
+        self.slots.hold(
+            adapter, True, load_ms / max(1, packed.size_bytes), self.bank.size_of(packed)
+        )
 
     def _place(self, placement: Placement, packed: PackedAdapter) -> None:
         if self.bank.load(placement.slot, placement.generation, packed, placement.offset):

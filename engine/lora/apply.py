@@ -1,7 +1,9 @@
-"""How adapters change a linear's output: rows come sorted by adapter, equal shapes go together, bare rows are never touched.
+"""How adapters change a linear's output: rows come sorted by adapter, equal shapes go together,
+bare rows are never touched.
 
-The torch twin of what engine/executor does inside its products: for each group of segments with one layout and one length, two batched
-products. `y = gain * (W @ x) + base_bias + shift + expand @ (shrink @ x)`
+The torch twin of what engine/executor does inside its products: for each group of segments with one
+layout and one length, two batched products. `y = gain * (W @ x) + base_bias + shift + expand @
+(shrink @ x)`
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from ..model.layers import bmm_floor, pad_rows
 
 @dataclass(frozen=True)
 class SiteWeights:
-    """A site's dense weights of n adapters: shrink [n, in, rank], expand [n, rank, out] in the model's dtype; gain, shift [n, 1, out] float32."""
+    """A site's dense weights of n adapters: shrink [n, in, rank], expand [n, rank, out] in the
+    model's dtype; gain, shift [n, 1, out] float32.
+    """
 
     shrink: torch.Tensor | None
     expand: torch.Tensor | None
@@ -25,7 +29,9 @@ class SiteWeights:
 
 @dataclass(frozen=True)
 class LoraGroup:
-    """`num_segments` adapters of one layout with `num_rows` consecutive rows each, from row `first`; `sites` by site number."""
+    """`num_segments` adapters of one layout with `num_rows` consecutive rows each, from row
+    `first`; `sites` by site number.
+    """
 
     first: int
     num_segments: int
@@ -34,7 +40,9 @@ class LoraGroup:
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         """The group's rows of `x [rows, width]` as [num_segments, num_rows, width], a view."""
-        return x[self.first : self.first + self.num_segments * self.num_rows].view(self.num_segments, self.num_rows, -1)
+        return x[self.first : self.first + self.num_segments * self.num_rows].view(
+            self.num_segments, self.num_rows, -1
+        )
 
 
 def apply_gain(out: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
@@ -46,7 +54,9 @@ def apply_gain(out: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
 
 
 def apply_lora(out: torch.Tensor, x: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
-    """`out[rows] += shift + x[rows] @ shrink @ expand` in place, for every group that has weights at this site."""
+    """`out[rows] += shift + x[rows] @ shrink @ expand` in place, for every group that has weights
+    at this site.
+    """
     for group in groups:
         weights = group.sites[site]
         if weights.shift is not None:
@@ -55,9 +65,14 @@ def apply_lora(out: torch.Tensor, x: torch.Tensor, site: int, groups: list[LoraG
             _apply_pair(group.rows(out), group.rows(x), weights.shrink, weights.expand)
 
 
-def _apply_pair(out: torch.Tensor, x: torch.Tensor, shrink: torch.Tensor, expand: torch.Tensor) -> None:
-    rows, floor = x.shape[1], max(bmm_floor(shrink), bmm_floor(expand))
+def _apply_pair(
+    out: torch.Tensor, x: torch.Tensor, shrink: torch.Tensor, expand: torch.Tensor
+) -> None:
+    rows = x.shape[1]
+    floor = max(bmm_floor(shrink), bmm_floor(expand))
     if rows >= floor:
         out.baddbmm_(torch.bmm(x, shrink), expand)
     else:
-        out.copy_(pad_rows(out, floor).baddbmm_(torch.bmm(pad_rows(x, floor), shrink), expand)[:, :rows])
+        out.copy_(
+            pad_rows(out, floor).baddbmm_(torch.bmm(pad_rows(x, floor), shrink), expand)[:, :rows]
+        )

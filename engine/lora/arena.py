@@ -3,8 +3,9 @@
     0                                                   size_bytes
     [ owner a | hole | owner b | owner c | …… hole …… ]
 
-A region is contiguous and never moves, so a new one needs a hole or neighbours that leave: of all neighbours that could make room
-together, those leave that are worth least. With regions of one size that is the one that is worth least.
+A region is contiguous and never moves, so a new one needs a hole or neighbours that leave: of all
+neighbours that could make room together, those leave that are worth least. With regions of one size
+that is the one that is worth least.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Arena:
 
     def find_hole(self, size_bytes: int) -> int | None:
         """Where the smallest hole begins that has room for so many bytes."""
-        needed, end = rounded(size_bytes), 0
+        needed = rounded(size_bytes)
+        end = 0
         smallest: tuple[int, int] | None = None
         for region in [*self._regions, Region(self.size_bytes, 0, b"")]:
             hole = region.offset - end, end
@@ -60,7 +62,10 @@ class Arena:
         return None if smallest is None else smallest[1]
 
     def put(self, owner: bytes, size_bytes: int) -> int:
-        """Take a hole for `owner`, who has none; gives its offset. The caller asked `find_hole` first."""
+        """Take a hole for `owner`, who has none; gives its offset.
+
+        The caller asked `find_hole` first.
+        """
         offset = self.find_hole(size_bytes)
         assert offset is not None, f"no hole for {size_bytes} bytes"
         assert owner not in self._by_owner, "an owner has a region already"
@@ -73,27 +78,38 @@ class Arena:
         """Make an owner's region a hole."""
         self._regions.remove(self._by_owner.pop(owner))
 
-    def find_victims(self, size_bytes: int, worth: Callable[[bytes], tuple[float, int] | None]) -> list[bytes] | None:
-        """The neighbours that leave room for so many bytes behind and are worth least; None if none do.
+    def find_victims(
+        self, size_bytes: int, worth: Callable[[bytes], tuple[float, int] | None]
+    ) -> list[bytes] | None:
+        """The neighbours that leave room for so many bytes behind and are worth least; None if none
+        do.
 
-        `worth` is None for one that may not leave; of several, the first numbers add up, and of equal sums the one with the lowest second wins.
+        `worth` is None for one that may not leave; of several, the first numbers add up, and of
+        equal sums the one with the lowest second wins.
         """
         needed = rounded(size_bytes)
         best: tuple[float, int, list[bytes]] | None = None
         window: list[tuple[Region, float, int]] = []
         begin = 0  # of the bytes that are free once the window's regions have left
         ends = [region.offset for region in self._regions[1:]] + [self.size_bytes]
-        for region, end in zip(self._regions, ends, strict=False):  # without regions there are no victims
+        for region, end in zip(
+            self._regions, ends, strict=False
+        ):  # without regions there are no victims
             value = worth(region.owner)
             if value is None:
-                window, begin = [], region.end
+                window = []
+                begin = region.end
                 continue
             window.append((region, *value))
             while len(window) > 1 and end - window[0][0].end >= needed:
                 begin = window.pop(0)[0].end
             if end - begin >= needed:
                 cost = sum(each[1] for each in window), max(each[2] for each in window)
-                best = (*cost, [each[0].owner for each in window]) if best is None or cost < best[:2] else best
+                best = (
+                    (*cost, [each[0].owner for each in window])
+                    if best is None or cost < best[:2]
+                    else best
+                )
         return None if best is None else best[2]
 
     def check(self) -> None:

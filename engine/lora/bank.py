@@ -1,7 +1,9 @@
-"""The slots' memory on the device, and what a batch needs of it: for the executor a table of addresses, for the torch twin dense stacks.
+"""The slots' memory on the device, and what a batch needs of it: for the executor a table of
+addresses, for the torch twin dense stacks.
 
-On a CPU the device is host memory, so a slot refers to the packed blob without a copy. The twin's stack of several adapters of one
-layout is copied once and kept while the same adapters go on sitting together, which in decoding is hundreds of steps.
+On a CPU the device is host memory, so a slot refers to the packed blob without a copy. The twin's
+stack of several adapters of one layout is copied once and kept while the same adapters go on
+sitting together, which in decoding is hundreds of steps.
 """
 
 from __future__ import annotations
@@ -37,13 +39,18 @@ class Table:
 
 
 class Bank(Protocol):
-    """What is asked of the slots' memory wherever it lies; each executor asks its own bank for more."""
+    """What is asked of the slots' memory wherever it lies; each executor asks its own bank for
+    more.
+    """
 
     def size_of(self, packed: PackedAdapter) -> int:
         """Bytes that the adapter takes of the arena."""
 
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
-        """Put an adapter into a slot, over what was there. False: it is on its way, and its generation will be announced when it is there."""
+        """Put an adapter into a slot, over what was there.
+
+        False: it is on its way, and its generation will be announced when it is there.
+        """
 
     def clear(self, slot: int) -> None:
         """Empty a slot."""
@@ -64,7 +71,9 @@ class _Number:
 
 
 class SlotBank:
-    """`load` fills a slot, `table` gives it as it lies, `stack` gives dense weights over several slots."""
+    """`load` fills a slot, `table` gives it as it lies, `stack` gives dense weights over several
+    slots.
+    """
 
     def __init__(self) -> None:
         self._slots: dict[int, tuple[int, PackedAdapter]] = {}
@@ -129,8 +138,11 @@ class SlotBank:
 
 
 def address_table(packed: PackedAdapter, address: int | None = None) -> Table:
-    """The adapter's parts as the executor reads them, where its blob lies or at another `address`; valid as long as they lie there."""
-    first, (offsets, is_placed) = packed.blob.data_ptr() if address is None else address, packed.layout.offsets
+    """The adapter's parts as the executor reads them, where its blob lies or at another `address`;
+    valid as long as they lie there.
+    """
+    first = packed.blob.data_ptr() if address is None else address
+    offsets, is_placed = packed.layout.offsets
     entries = offsets + first * is_placed
     return Table(entries, entries.ctypes.data, packed.layout.shrunk_words)
 
@@ -139,16 +151,24 @@ def _dense_sites(members: list[PackedAdapter]) -> list[SiteWeights]:
     layout = members[0].layout
     blobs = torch.stack([member.blob for member in members])
     layers = [layout.parts[first : first + PARTS] for first in range(0, len(layout.parts), PARTS)]
-    return [_dense_site(layout, [placed for placed in parts if placed.part.kind == kind], blobs) for parts in layers for kind in range(SITES)]
+    return [
+        _dense_site(layout, [placed for placed in parts if placed.part.kind == kind], blobs)
+        for parts in layers
+        for kind in range(SITES)
+    ]
 
 
 def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> SiteWeights:
-    """A's of a site side by side, B's block-diagonally; vectors side by side, with 1 and 0 where a part has none."""
-    num, width = len(blobs), sum(placed.part.width_out for placed in parts)
+    """A's of a site side by side, B's block-diagonally; vectors side by side, with 1 and 0 where a
+    part has none.
+    """
+    num = len(blobs)
+    width = sum(placed.part.width_out for placed in parts)
     rank = sum(placed.rank for placed in parts)
     shrink = expand = gain = shift = None
     if rank:
-        # Rounded up to 4: in float32 an odd width makes a row's bits depend on its place among the rows (measured).
+        # Rounded up to 4: in float32 an odd width makes a row's bits depend on its place among the
+        # rows (measured).
         shrink = torch.zeros(num, parts[0].part.width_in, -(-rank // 4) * 4, dtype=layout.dtype)
         expand = torch.zeros(num, shrink.shape[2], width, dtype=layout.dtype)
     if any(placed.gain_at is not None for placed in parts):
@@ -159,11 +179,14 @@ def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> Sit
     for placed in parts:
         columns = slice(column, column + placed.part.width_out)
         if placed.rank and shrink is not None and expand is not None:
-            shrink[:, :, row : row + placed.rank] = shrink_view(layout, placed, blobs).transpose(1, 2)
+            shrink[:, :, row : row + placed.rank] = shrink_view(layout, placed, blobs).transpose(
+                1, 2
+            )
             expand[:, row : row + placed.rank, columns] = dense_expand(layout, placed, blobs)
         if placed.gain_at is not None and gain is not None:
             gain[:, 0, columns] = vector_view(placed.gain_at, placed, blobs)
         if placed.shift_at is not None and shift is not None:
             shift[:, 0, columns] = vector_view(placed.shift_at, placed, blobs)
-        row, column = row + placed.rank, columns.stop
+        row = row + placed.rank
+        column = columns.stop
     return SiteWeights(shrink, expand, gain, shift)

@@ -1,6 +1,9 @@
-"""What an adapter changes outside the layers: the embedding and the head. Runs in torch at the rim of a step, on the few rows that have it.
+"""What an adapter changes outside the layers: the embedding and the head.
 
-Each is changed by a low-rank pair (LoRA), or some of its rows are replaced (trainable tokens), or all of them (modules_to_save).
+Runs in torch at the rim of a step, on the few rows that have it.
+
+Each is changed by a low-rank pair (LoRA), or some of its rows are replaced (trainable tokens), or
+all of them (modules_to_save).
 """
 
 from __future__ import annotations
@@ -14,16 +17,19 @@ from torch.nn import functional
 from ..model.layers import bmm
 
 COLUMN_STEP = 4
-"""Columns of a replaced head are padded to it: in float32 an odd width makes a row's bits depend on its place among the rows (measured)."""
+"""Columns of a replaced head are padded to it: in float32 an odd width makes a row's bits depend on
+its place among the rows (measured).
+"""
 
 
 @dataclass(frozen=True)
 class Ends:
     """Any of them may be missing.
 
-    Pairs in float32, the scale already in the second factor: embedding_a [vocab, rank], embedding_b [rank, hidden]; head_a [hidden, rank],
-    head_b [rank, vocab]. Replaced rows in the model's dtype: embedding_rows [n, hidden] for the tokens embedding_ids [n] int64, ascending, and
-    head_rows [hidden, n padded to COLUMN_STEP] for head_ids [n]; without ids, for the whole vocabulary.
+    Pairs in float32, the scale already in the second factor: embedding_a [vocab, rank], embedding_b
+    [rank, hidden]; head_a [hidden, rank], head_b [rank, vocab]. Replaced rows in the model's dtype:
+    embedding_rows [n, hidden] for the tokens embedding_ids [n] int64, ascending, and head_rows
+    [hidden, n padded to COLUMN_STEP] for head_ids [n]; without ids, for the whole vocabulary.
     """
 
     embedding_a: torch.Tensor | None = None
@@ -59,10 +65,14 @@ class Ends:
         if self.embedding_ids is None:
             return self.embedding_rows[tokens].float()
         at = torch.searchsorted(self.embedding_ids, tokens).clamp_(max=len(self.embedding_ids) - 1)
-        return torch.where((self.embedding_ids[at] == tokens)[:, None], self.embedding_rows[at].float(), rows)
+        return torch.where(
+            (self.embedding_ids[at] == tokens)[:, None], self.embedding_rows[at].float(), rows
+        )
 
     def logits(self, logits: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
-        """The base's `logits [n, vocab]` float32 of the head's inputs `final [n, hidden]` → the adapter's."""
+        """The base's `logits [n, vocab]` float32 of the head's inputs `final [n, hidden]` → the
+        adapter's.
+        """
         if self.head_a is not None and self.head_b is not None:
             logits = logits + bmm(bmm(final.float()[None], self.head_a[None]), self.head_b[None])[0]
         if self.head_rows is None:
@@ -77,7 +87,10 @@ class Ends:
         whole = hashlib.sha256()
         for field, tensor in zip(fields(self), self.tensors(), strict=True):
             if tensor is not None:
-                whole.update(field.name.encode() + hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().data).digest())
+                whole.update(
+                    field.name.encode()
+                    + hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().data).digest()
+                )
         return whole.digest()
 
     def tensors(self) -> tuple[torch.Tensor | None, ...]:

@@ -1,7 +1,8 @@
 """Packed adapters in host memory, within a byte budget; the files stay on disk.
 
-Who leaves is decided as in GreedyDual-Size-Frequency (Cherkasova, 1998): the value of an entry is uses * reload cost / size, above a clock
-that rises to the value of each entry that leaves, so that yesterday's favourite leaves at last. O(log n) per use.
+Who leaves is decided as in GreedyDual-Size-Frequency (Cherkasova, 1998): the value of an entry is
+uses * reload cost / size, above a clock that rises to the value of each entry that leaves, so that
+yesterday's favourite leaves at last. O(log n) per use.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class _Entry:
 
 
 class HostCache:
-    """adapter → PackedAdapter, at most `budget_bytes` in all (one larger adapter alone may exceed it)."""
+    """adapter → PackedAdapter, at most `budget_bytes` in all (one larger adapter alone may exceed
+    it).
+    """
 
     def __init__(self, budget_bytes: int) -> None:
         self._budget_bytes = budget_bytes
@@ -42,7 +45,10 @@ class HostCache:
         self._push(adapter, entry)
 
     def put(self, adapter: bytes, packed: PackedAdapter, reload_ms: float) -> list[bytes]:
-        """Keep it; returns the adapters that had to leave. `reload_ms`: what reading it again would cost."""
+        """Keep it; returns the adapters that had to leave.
+
+        `reload_ms`: what reading it again would cost.
+        """
         before = self._entries.get(adapter)
         self.remove(adapter)
         entry = _Entry(packed, reload_ms, before.uses if before else 1, 0.0)
@@ -64,12 +70,16 @@ class HostCache:
     def check(self) -> None:
         """The byte count is the sum of the entries, and each can be found to leave."""
         assert self.size_bytes == sum(entry.packed.size_bytes for entry in self._entries.values())
-        assert {(entry.value, adapter) for adapter, entry in self._entries.items()} <= set(self._heap)
+        assert {(entry.value, adapter) for adapter, entry in self._entries.items()} <= set(
+            self._heap
+        )
 
     def _push(self, adapter: bytes, entry: _Entry) -> None:
         entry.value = self._clock + entry.uses * entry.reload_ms / max(1, entry.packed.size_bytes)
         heapq.heappush(self._heap, (entry.value, adapter))
-        if len(self._heap) > 4 * len(self._entries) + 64:  # outdated values are dropped as they are met, or here
+        if (
+            len(self._heap) > 4 * len(self._entries) + 64
+        ):  # outdated values are dropped as they are met, or here
             self._heap = [(each.value, key) for key, each in self._entries.items()]
             heapq.heapify(self._heap)
 

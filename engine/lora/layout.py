@@ -1,15 +1,19 @@
-"""How an adapter lies in memory: one contiguous blob, everything that the executor reads at fixed, aligned offsets.
+"""How an adapter lies in memory: one contiguous blob, everything that the executor reads at fixed,
+aligned offsets.
 
-Per adapted linear of a layer (a *part*), in the model's dtype unless it says otherwise; V is how many numbers share 32 bits:
+Per adapted linear of a layer (a *part*), in the model's dtype unless it says otherwise; V is how
+many numbers share 32 bits:
 
     shrink  [rank, width_in]                                A, rows padded to ROW_STEP columns
-    expand  [width_out / 16, rank / V, 16, V]               B by blocks of 16 columns, its scale folded in
+    expand  [width_out / 16, rank / V, 16, V]               B by blocks of 16 columns, its scale
+            folded in
     gain    [width_out] float32, only where it is given     multiplies the base's product
     shift   [width_out] float32, only where it is given     is added to the output
 
-The parts that are fused into one linear lie together: first the shrink of each, which one pass over an input reads, then the rest.
-Nothing is padded to a largest rank and nothing is stored for a part that the adapter leaves alone. Adapters with the same shape
-everywhere share a layout; the torch twin stacks those.
+The parts that are fused into one linear lie together: first the shrink of each, which one pass over
+an input reads, then the rest. Nothing is padded to a largest rank and nothing is stored for a part
+that the adapter leaves alone. Adapters with the same shape everywhere share a layout; the torch
+twin stacks those.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ if TYPE_CHECKING:
 
 ALIGN_BYTES = 64
 PAGE_BYTES = 4096
-"""A blob in host memory has its pages for itself, so that a device's driver can pin them where they are."""
+"""A blob in host memory has its pages for itself, so that a device's driver can pin them where they
+are.
+"""
 ROOM_BYTES = 2 * PAGE_BYTES
 """How much more than a blob is allocated for that."""
 BLOCK_COLUMNS = 16
@@ -42,9 +48,11 @@ ROW_STEP = 32
 
 @dataclass(frozen=True)
 class PartWeights:
-    """What an adapter changes in one linear, float32: `y = gain * (W @ x) + base_bias + shift + b @ (a @ x)`.
+    """What an adapter changes in one linear, float32: `y = gain * (W @ x) + base_bias + shift + b @
+    (a @ x)`.
 
-    a: [rank, in]; b: [out, rank] with the scale (and for DoRA the gain) multiplied in; gain, shift: [out].
+    a: [rank, in]; b: [out, rank] with the scale (and for DoRA the gain) multiplied in; gain, shift:
+    [out].
     """
 
     a: torch.Tensor | None = None
@@ -60,7 +68,9 @@ class PartWeights:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where one part lies: byte offsets into the blob; `gain_at` and `shift_at` are None where there is none. `rank` 0: no pair."""
+    """Where one part lies: byte offsets into the blob; `gain_at` and `shift_at` are None where
+    there is none. `rank` 0: no pair.
+    """
 
     part: Part
     rank: int
@@ -72,7 +82,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layout:
-    """All parts of an adapter, seven a layer in the order of `parts_of`, and the blob's length. Equal layouts can be stacked."""
+    """All parts of an adapter, seven a layer in the order of `parts_of`, and the blob's length.
+
+    Equal layouts can be stacked.
+    """
 
     parts: tuple[Placed, ...]
     size_bytes: int
@@ -87,15 +100,26 @@ class Layout:
 
     @cached_property
     def offsets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Two tables [parts, 5] int64: rank, then where shrink, expand, gain and shift lie in the blob; and 1 where the first has such a place."""
-        places = [(part.shrink_at, part.expand_at, part.gain_at, part.shift_at) for part in self.parts]
-        table = np.array([(part.rank, *(at or 0 for at in each)) for part, each in zip(self.parts, places, strict=True)], np.int64)
+        """Two tables [parts, 5] int64: rank, then where shrink, expand, gain and shift lie in the
+        blob; and 1 where the first has such a place.
+        """
+        places = [
+            (part.shrink_at, part.expand_at, part.gain_at, part.shift_at) for part in self.parts
+        ]
+        table = np.array(
+            [
+                (part.rank, *(at or 0 for at in each))
+                for part, each in zip(self.parts, places, strict=True)
+            ],
+            np.int64,
+        )
         return table, np.array([(0, *(at is not None for at in each)) for each in places], np.int64)
 
     @cached_property
     def shrunk_words(self) -> int:
         """The most 32-bit words that shrinking one row for one site gives."""
-        lane, words = lane_width(self.dtype), Counter[tuple[int, int]]()
+        lane = lane_width(self.dtype)
+        words = Counter[tuple[int, int]]()
         for index, placed in enumerate(self.parts):
             words[index // PARTS, placed.part.kind] += -(-placed.rank // lane)
         return max(words.values(), default=0)
@@ -103,7 +127,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class PackedAdapter:
-    """A checked adapter in its final form. `blob` is [layout.size_bytes] uint8; `ends` is what it changes outside the layers."""
+    """A checked adapter in its final form.
+
+    `blob` is [layout.size_bytes] uint8; `ends` is what it changes outside the layers.
+    """
 
     layout: Layout
     blob: torch.Tensor
@@ -114,7 +141,9 @@ class PackedAdapter:
         """Of its content and shape: equal for equal answers on one base."""
         shape = repr([(p.rank, p.gain_at, p.shift_at) for p in self.layout.parts]).encode()
         ends = self.ends.digest() if self.ends else b""
-        return hashlib.sha256(shape + ends + hashlib.sha256(self.blob.numpy().data).digest()).digest()
+        return hashlib.sha256(
+            shape + ends + hashlib.sha256(self.blob.numpy().data).digest()
+        ).digest()
 
     @property
     def size_bytes(self) -> int:
@@ -130,20 +159,36 @@ class Loaded:
     digest: bytes
 
 
-def pack(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype, ends: Ends | None = None) -> PackedAdapter:
+def pack(
+    config: ModelConfig,
+    parts: dict[tuple[int, str], PartWeights],
+    dtype: torch.dtype,
+    ends: Ends | None = None,
+) -> PackedAdapter:
     """Write checked weights, by (layer, part name), into one blob."""
     layout = make_layout(config, parts, dtype)
-    blob = on_own_pages(torch.zeros(layout.size_bytes + ROOM_BYTES, dtype=torch.uint8))  # zeros cost nothing here until they are written over
+    blob = on_own_pages(
+        torch.zeros(layout.size_bytes + ROOM_BYTES, dtype=torch.uint8)
+    )  # zeros cost nothing here until they are written over
     for (layer, name), weights in parts.items():
-        placed = next(p for p in layout.parts[layer * PARTS : (layer + 1) * PARTS] if p.part.name == name)
+        placed = next(
+            p for p in layout.parts[layer * PARTS : (layer + 1) * PARTS] if p.part.name == name
+        )
         if weights.a is not None and weights.b is not None:
             shrink_view(layout, placed, blob[None])[0].copy_(weights.a)
             _write_expand(expand_view(layout, placed, blob[None])[0], weights.b)
-        for at, vector, fill in ((placed.gain_at, weights.gain, 1.0), (placed.shift_at, weights.shift, 0.0)):
+        for at, vector, fill in (
+            (placed.gain_at, weights.gain, 1.0),
+            (placed.shift_at, weights.shift, 0.0),
+        ):
             if at is not None and vector is not None:
-                padded = blob[at : at + num_blocks(placed.part) * BLOCK_COLUMNS * 4].view(torch.float32)
+                padded = blob[at : at + num_blocks(placed.part) * BLOCK_COLUMNS * 4].view(
+                    torch.float32
+                )
                 padded.fill_(fill)[: len(vector)] = vector
-    return PackedAdapter(layout, blob, max((weights.rank for weights in parts.values()), default=0), ends)
+    return PackedAdapter(
+        layout, blob, max((weights.rank for weights in parts.values()), default=0), ends
+    )
 
 
 def on_own_pages(room: torch.Tensor) -> torch.Tensor:
@@ -151,7 +196,9 @@ def on_own_pages(room: torch.Tensor) -> torch.Tensor:
     return room[-room.data_ptr() % PAGE_BYTES :][: len(room) - ROOM_BYTES]
 
 
-def make_layout(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype) -> Layout:
+def make_layout(
+    config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype
+) -> Layout:
     """Place every part of every layer."""
     placed: list[Placed] = []
     at = 0
@@ -167,15 +214,20 @@ def make_layout(config: ModelConfig, parts: dict[tuple[int, str], PartWeights], 
     return Layout(tuple(placed), at, dtype)
 
 
-def _place(part: Part, weights: PartWeights, dtype: torch.dtype, shrink_at: int, at: int) -> tuple[Placed, int]:
+def _place(
+    part: Part, weights: PartWeights, dtype: torch.dtype, shrink_at: int, at: int
+) -> tuple[Placed, int]:
     """What follows the shrinks of a site, from `at` on, and where it ends."""
     lane = lane_width(dtype)
-    expand_bytes = num_blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
+    expand_bytes = (
+        num_blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
+    )
     vector_bytes = num_blocks(part) * BLOCK_COLUMNS * 4
-    expand_at, at = at, at + _aligned(expand_bytes)
+    expand_at = at
+    at = at + _aligned(expand_bytes)
     gain_at, at = (at, at + _aligned(vector_bytes)) if weights.gain is not None else (None, at)
     shift_at, at = (at, at + _aligned(vector_bytes)) if weights.shift is not None else (None, at)
-    return Placed(part, weights.rank, shrink_at, expand_at, gain_at, shift_at), at
+    return Placed(part, weights.rank, shrink_at, expand_at, gain_at=gain_at, shift_at=shift_at), at
 
 
 def lane_width(dtype: torch.dtype) -> int:
@@ -187,7 +239,11 @@ def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Te
     """A of stacked blobs [n, size_bytes] → [n, rank, width_in]."""
     width = padded_in(placed.part)
     end = placed.shrink_at + placed.rank * width * layout.dtype.itemsize
-    return blobs[:, placed.shrink_at : end].view(layout.dtype).view(len(blobs), placed.rank, width)[:, :, : placed.part.width_in]
+    return (
+        blobs[:, placed.shrink_at : end]
+        .view(layout.dtype)
+        .view(len(blobs), placed.rank, width)[:, :, : placed.part.width_in]
+    )
 
 
 def expand_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
@@ -211,7 +267,9 @@ def vector_view(at: int, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
 
 
 def _write_expand(blocks: torch.Tensor, b: torch.Tensor) -> None:
-    """Scatter b [out, rank] into [blocks, ceil(rank / V), 16, V], which is zero where it is padded."""
+    """Scatter b [out, rank] into [blocks, ceil(rank / V), 16, V], which is zero where it is
+    padded.
+    """
     num_blocks, num_lanes, columns, lane = blocks.shape
     out, rank = b.shape
     if out == num_blocks * columns and rank == num_lanes * lane:
@@ -233,7 +291,11 @@ def num_blocks(part: Part) -> int:
 
 def adapter_numbers(config: ModelConfig, rank: int) -> int:
     """How many numbers an adapter of that rank on all linears takes, within a few cache lines."""
-    return config.layers * rank * sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
+    return (
+        config.layers
+        * rank
+        * sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
+    )
 
 
 def _aligned(count: int) -> int:

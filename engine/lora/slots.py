@@ -4,9 +4,10 @@
       ▲              │
       └───dropped────┘   (a pin takes a DISK adapter to LOADING as well)
 
-A slot is owned by at most one adapter. Pinned adapters stay; an adapter with pins is LOADING or READY. Each placement has a generation,
-so that a load that ends late, after its slot was given away, is recognised. Where the bytes of slots are counted too, on a device, an
-adapter in a slot has its region of an arena, and as many idle ones leave as it takes to make room.
+A slot is owned by at most one adapter. Pinned adapters stay; an adapter with pins is LOADING or
+READY. Each placement has a generation, so that a load that ends late, after its slot was given
+away, is recognised. Where the bytes of slots are counted too, on a device, an adapter in a slot has
+its region of an arena, and as many idle ones leave as it takes to make room.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Placement:
-    """Bytes to move: put `adapter` into `slot`, at byte `offset` of the arena if there is one; `evicted` left for it, and `emptied` stay empty."""
+    """Bytes to move: put `adapter` into `slot`, at byte `offset` of the arena if there is one;
+    `evicted` left for it, and `emptied` stay empty.
+    """
 
     adapter: bytes
     slot: int
@@ -70,8 +73,14 @@ class SlotTable:
     _generation: int = 0
     _clock: float = 0.0
 
-    def hold(self, adapter: bytes, in_host: bool, reload_cost: float = 1.0, size_bytes: int = 0) -> None:
-        """Know an adapter. `reload_cost` is its reload time over its size: the dearer, the longer it stays; `size_bytes` are those in an arena."""
+    def hold(
+        self, adapter: bytes, in_host: bool, reload_cost: float = 1.0, size_bytes: int = 0
+    ) -> None:
+        """Know an adapter.
+
+        `reload_cost` is its reload time over its size: the dearer, the longer it stays;
+        `size_bytes` are those in an arena.
+        """
         entry = self._entries.setdefault(adapter, _Entry(State.DISK))
         entry.reload_cost = reload_cost
         if entry.slot is None:
@@ -120,7 +129,10 @@ class SlotTable:
         return list(self._entries)
 
     def pin(self, adapter: bytes) -> Placement | NoFreeSlot | None:
-        """Use a held adapter. None: it has its slot already (READY, or LOADING: wait for it). NoFreeSlot: not pinned."""
+        """Use a held adapter.
+
+        None: it has its slot already (READY, or LOADING: wait for it). NoFreeSlot: not pinned.
+        """
         entry = self._entries[adapter]
         placement: Placement | None = None
         if entry.slot is None:
@@ -181,16 +193,25 @@ class SlotTable:
             assert 0 <= slot < self.num_slots
             assert self._entries[owner].slot == slot, "a slot's owner sits elsewhere"
         for adapter, entry in self._entries.items():
-            assert (entry.slot is not None) == (entry.state in (State.LOADING, State.READY)), "state and slot disagree"
-            assert entry.slot is None or self._owners[entry.slot] == adapter, "two adapters in one slot"
+            assert (entry.slot is not None) == (entry.state in (State.LOADING, State.READY)), (
+                "state and slot disagree"
+            )
+            assert entry.slot is None or self._owners[entry.slot] == adapter, (
+                "two adapters in one slot"
+            )
             assert entry.pins >= 0
             assert entry.pins == 0 or entry.slot is not None, "a pinned adapter has no slot"
         if self.arena is not None:
             self.arena.check()
-            assert self.arena.owners == set(self._owners.values()), "an adapter lies where it has no slot"
+            assert self.arena.owners == set(self._owners.values()), (
+                "an adapter lies where it has no slot"
+            )
 
     def _find_room(self, size_bytes: int) -> tuple[bytes, ...] | None:
-        """Who must leave so that one more of that size fits: nobody, or those that are worth least. None: it cannot fit now."""
+        """Who must leave so that one more of that size fits: nobody, or those that are worth least.
+
+        None: it cannot fit now.
+        """
         victims: list[bytes] = []
         if self.arena is not None and self.arena.find_hole(size_bytes) is None:
             found = self.arena.find_victims(size_bytes, self._worth)
@@ -198,34 +219,52 @@ class SlotTable:
                 return None
             victims = found
         if not victims and len(self._owners) >= self.num_slots:
-            idle = [(worth, slot) for slot, owner in self._owners.items() if (worth := self._worth(owner)) is not None]
+            idle = [
+                (worth, slot)
+                for slot, owner in self._owners.items()
+                if (worth := self._worth(owner)) is not None
+            ]
             if not idle:
                 return None
             victims = [self._owners[min(idle)[1]]]
         return tuple(victims)
 
     def _worth(self, adapter: bytes) -> tuple[float, int] | None:
-        """Of an idle adapter: its value, and among equals how recently it was used. None: it is pinned."""
+        """Of an idle adapter: its value, and among equals how recently it was used.
+
+        None: it is pinned.
+        """
         entry = self._entries[adapter]
         return None if entry.pins else (entry.value, entry.last_pin)
 
     def _place(self, adapter: bytes, entry: _Entry, leaving: tuple[bytes, ...]) -> Placement:
-        slot = self._entries[leaving[0]].slot if leaving else next(slot for slot in range(self.num_slots) if slot not in self._owners)
+        slot = (
+            self._entries[leaving[0]].slot
+            if leaving
+            else next(slot for slot in range(self.num_slots) if slot not in self._owners)
+        )
         assert slot is not None, "who leaves has no slot"
-        emptied = tuple(other for evicted in leaving[1:] if (other := self._entries[evicted].slot) is not None)
+        emptied = tuple(
+            other for evicted in leaving[1:] if (other := self._entries[evicted].slot) is not None
+        )
         for evicted in leaving:
             self._evict(evicted)
         self._generation += 1
-        entry.slot, entry.generation, entry.state = slot, self._generation, State.LOADING
+        entry.slot = slot
+        entry.generation = self._generation
+        entry.state = State.LOADING
         self._owners[slot] = adapter
         offset = 0 if self.arena is None else self.arena.put(adapter, entry.size_bytes)
-        return Placement(adapter, slot, self._generation, leaving, offset, emptied)
+        return Placement(adapter, slot, self._generation, leaving, offset=offset, emptied=emptied)
 
     def _evict(self, adapter: bytes) -> None:
         entry = self._entries[adapter]
         self._leave(adapter, entry)
-        entry.slot, entry.state = None, State.HOST
-        self._clock = max(self._clock, entry.value)  # values rise with it, so that yesterday's favourite leaves at last
+        entry.slot = None
+        entry.state = State.HOST
+        self._clock = max(
+            self._clock, entry.value
+        )  # values rise with it, so that yesterday's favourite leaves at last
 
     def _leave(self, adapter: bytes, entry: _Entry) -> None:
         if entry.slot is not None:

@@ -1,10 +1,13 @@
-"""Packed adapters on disk, so that what left host memory comes back as one read instead of a parse: 0.4 ms for 2.5 MB, not 14.
+"""Packed adapters on disk, so that what left host memory comes back as one read instead of a parse:
+0.4 ms for 2.5 MB, not 14.
 
-One file without a name: it takes its space with it when the engine ends, however it ends. Nothing in it is trusted longer than the files
-it came from stay as they are (path, inode, size, time of change).
+One file without a name: it takes its space with it when the engine ends, however it ends. Nothing
+in it is trusted longer than the files it came from stay as they are (path, inode, size, time of
+change).
 
-`load` runs on the loader's thread and may wait for a disk. `recall` runs on the engine's, between two steps, and waits for nothing: it gives what
-the system still has in its page cache. A third thread beside the executor's costs a step six times what it takes itself.
+`load` runs on the loader's thread and may wait for a disk. `recall` runs on the engine's, between
+two steps, and waits for nothing: it gives what the system still has in its page cache. A third
+thread beside the executor's costs a step six times what it takes itself.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ class _Place:
 
 
 class _Rooms:
-    """Memory of recalled adapters, kept for the next ones: new pages cost 1 to 7 ms for 2.5 MB, the reading a quarter of one."""
+    """Memory of recalled adapters, kept for the next ones: new pages cost 1 to 7 ms for 2.5 MB, the
+    reading a quarter of one.
+    """
 
     def __init__(self) -> None:
         self._left: dict[int, torch.Tensor] = {}  # by address, the oldest first
@@ -48,7 +53,9 @@ class _Rooms:
 
     def take(self, size_bytes: int) -> torch.Tensor:
         """Memory for a blob of that size, [size_bytes + ROOM_BYTES] uint8."""
-        for address, memory in list(self._left.items()):  # a list: collecting garbage may bring one back meanwhile
+        for address, memory in list(
+            self._left.items()
+        ):  # a list: collecting garbage may bring one back meanwhile
             if len(memory) == size_bytes + ROOM_BYTES:
                 del self._left[address]
                 self._left_bytes -= len(memory)
@@ -67,7 +74,8 @@ class _Rooms:
 
 
 class Spill:
-    """A loader of adapters that remembers up to `budget_bytes` of what `load` gave, nothing where files are memory.
+    """A loader of adapters that remembers up to `budget_bytes` of what `load` gave, nothing where
+    files are memory.
 
     `load` is for one thread, `recall` for another.
     """
@@ -106,7 +114,9 @@ class Spill:
         return loaded
 
     def recall(self, config_path: Path, weights_path: Path, most_bytes: int) -> Loaded | None:
-        """What `load` would give, where that is at most `most_bytes` and can be had without waiting for a disk or for the other thread."""
+        """What `load` would give, where that is at most `most_bytes` and can be had without waiting
+        for a disk or for the other thread.
+        """
         if not self._changing.acquire(blocking=False):
             return None
         try:
@@ -116,8 +126,14 @@ class Spill:
             memory = self._rooms.take(place.layout.size_bytes)
             packed = place.lay_out(memory)
             self._rooms.lend(memory, packed)
-            return Loaded(packed, place.digest) if self._read(place, packed, os.RWF_NOWAIT) == place.layout.size_bytes else None
-        except OSError:  # not in the page cache, files that have gone, a file system that always waits: `load` will see to it
+            return (
+                Loaded(packed, place.digest)
+                if self._read(place, packed, os.RWF_NOWAIT) == place.layout.size_bytes
+                else None
+            )
+        # not in the page cache, files that have gone, a file system that always waits: `load` will
+        # see to it
+        except OSError:
             return None
         finally:
             self._changing.release()

@@ -1,1 +1,3 @@
-"""The base model: its configuration, its weights from disk, and one decoder for the whole Llama family."""
+"""The base model: its configuration, its weights from disk, and one decoder for the whole Llama
+family.
+"""

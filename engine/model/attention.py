@@ -1,10 +1,13 @@
-"""Paged attention: each query row over its own sequence's pages, in tiles of fixed size, so that its bits depend on its sequence alone.
+"""Paged attention: each query row over its own sequence's pages, in tiles of fixed size, so that
+its bits depend on its sequence alone.
 
-The pool of one layer is [2 * kv_heads, pages, page_tokens, head_dim]: keys first, then values. Page 0 is always zero and fills the last tile.
+The pool of one layer is [2 * kv_heads, pages, page_tokens, head_dim]: keys first, then values. Page
+0 is always zero and fills the last tile.
 
     tile 0              tile 1              tile 2 (partly masked)
     [0 ........ 127]    [128 ...... 255]    [256 .. p | masked ]
-    scores per tile  →  one softmax over all tiles  →  values per tile  →  summed pairwise, (0+1)+(2+3)
+    scores per tile  →  one softmax over all tiles  →  values per tile  →  summed pairwise,
+                     (0+1)+(2+3)
 
 A masked tail adds exact zeros, and the pairwise sum does not change when zero tiles are appended.
 """
@@ -29,7 +32,8 @@ class AttentionGroup:
 
     rows: [num_sequences * num_queries] int64, indices into the batch, sequence by sequence.
     pages: [num_sequences * num_tiles * TILE_TOKENS / page_tokens] int64.
-    mask: [num_sequences, num_queries, 1, num_tiles * TILE_TOKENS] float32, 0 where the query may look, -inf elsewhere.
+    mask: [num_sequences, num_queries, 1, num_tiles * TILE_TOKENS] float32, 0 where the query may
+    look, -inf elsewhere.
     """
 
     rows: torch.Tensor
@@ -67,17 +71,30 @@ def group_runs(runs: Sequence[Rows], num_rows: int, page_tokens: int) -> list[At
     shapes: dict[tuple[int, int], list[Rows]] = {}
     for run in runs:
         shapes.setdefault((run.count, -(-(run.start + run.count) // TILE_TOKENS)), []).append(run)
-    return [_group(count, tiles, members, num_rows, page_tokens) for (count, tiles), members in shapes.items()]
+    return [
+        _group(count, tiles, members, num_rows, page_tokens)
+        for (count, tiles), members in shapes.items()
+    ]
 
 
-def _group(count: int, tiles: int, members: list[Rows], num_rows: int, page_tokens: int) -> AttentionGroup:
+def _group(
+    count: int, tiles: int, members: list[Rows], num_rows: int, page_tokens: int
+) -> AttentionGroup:
     rows = [row for run in members for row in range(run.first, run.first + count)]
     per_sequence = tiles * TILE_TOKENS // page_tokens
     pages = [page for run in members for page in _filled(run.pages, per_sequence)]
     last_seen = torch.tensor([run.start for run in members])[:, None] + torch.arange(count)[None]
     hidden = torch.arange(tiles * TILE_TOKENS)[None, None] > last_seen[:, :, None]
     mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, :, None]
-    return AttentionGroup(torch.tensor(rows), len(members), count, tiles, torch.tensor(pages), mask, in_order=len(rows) == num_rows)
+    return AttentionGroup(
+        torch.tensor(rows),
+        len(members),
+        count,
+        tiles,
+        pages=torch.tensor(pages),
+        mask=mask,
+        in_order=len(rows) == num_rows,
+    )
 
 
 def _filled(pages: Sequence[int], count: int) -> list[int]:
@@ -85,23 +102,43 @@ def _filled(pages: Sequence[int], count: int) -> list[int]:
 
 
 def attend(query: torch.Tensor, pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
-    """`query [rows of the group, heads, head_dim]` over `pool` (one layer) → [rows of the group, heads * head_dim]."""
-    kv_heads, head_dim = pool.shape[0] // 2, pool.shape[-1]
-    sequences, queries, tiles = group.num_sequences, group.num_queries, group.num_tiles
-    keys, values = pool.index_select(1, group.pages).view(2, kv_heads * sequences * tiles, TILE_TOKENS, head_dim)
+    """`query [rows of the group, heads, head_dim]` over `pool` (one layer) → [rows of the group,
+    heads * head_dim].
+    """
+    kv_heads = pool.shape[0] // 2
+    head_dim = pool.shape[-1]
+    sequences = group.num_sequences
+    queries = group.num_queries
+    tiles = group.num_tiles
+    keys, values = pool.index_select(1, group.pages).view(
+        2, kv_heads * sequences * tiles, TILE_TOKENS, head_dim
+    )
     # [kv_heads, sequences, tiles, queries * heads per kv head, …]
     q = query.view(sequences, queries, kv_heads, -1, head_dim).permute(2, 0, 1, 3, 4)
-    q = q.reshape(kv_heads, sequences, 1, -1, head_dim).expand(-1, -1, tiles, -1, -1).reshape(kv_heads * sequences * tiles, -1, head_dim)
+    q = (
+        q.reshape(kv_heads, sequences, 1, -1, head_dim)
+        .expand(-1, -1, tiles, -1, -1)
+        .reshape(kv_heads * sequences * tiles, -1, head_dim)
+    )
     scores = bmm(q, keys.transpose(1, 2)).view(kv_heads, sequences, tiles, queries, -1, TILE_TOKENS)
-    scores = scores.permute(0, 1, 3, 4, 2, 5).reshape(kv_heads, sequences, queries, -1, tiles * TILE_TOKENS)
+    scores = scores.permute(0, 1, 3, 4, 2, 5).reshape(
+        kv_heads, sequences, queries, -1, tiles * TILE_TOKENS
+    )
     weights = torch.softmax(torch.add(group.mask, scores, alpha=head_dim**-0.5), -1).to(query.dtype)
-    weights = weights.view(kv_heads, sequences, -1, tiles, TILE_TOKENS).transpose(2, 3).reshape(kv_heads * sequences * tiles, -1, TILE_TOKENS)
+    weights = (
+        weights.view(kv_heads, sequences, -1, tiles, TILE_TOKENS)
+        .transpose(2, 3)
+        .reshape(kv_heads * sequences * tiles, -1, TILE_TOKENS)
+    )
     parts = bmm(weights, values).view(kv_heads, sequences, tiles, queries, -1, head_dim)
     return sum_pairwise(parts).permute(1, 2, 0, 3, 4).reshape(sequences * queries, -1)
 
 
 def sum_pairwise(parts: torch.Tensor) -> torch.Tensor:
-    """Sum over dimension 2 as a binary tree in float32; appended zeros change no bit. Keeps the dtype."""
+    """Sum over dimension 2 as a binary tree in float32; appended zeros change no bit.
+
+    Keeps the dtype.
+    """
     if parts.shape[2] == 1:
         return parts[:, :, 0]
     total = parts.float()
@@ -111,11 +148,18 @@ def sum_pairwise(parts: torch.Tensor) -> torch.Tensor:
     return total[:, :, 0].to(parts.dtype)
 
 
-def attend_plainly(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, first_position: int) -> torch.Tensor:
-    """The eight-line reference: one sequence, `query [n, heads, d]`, `keys` and `values` [tokens, kv_heads, d], causal from `first_position`."""
+def attend_plainly(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, first_position: int
+) -> torch.Tensor:
+    """The eight-line reference: one sequence, `query [n, heads, d]`, `keys` and `values` [tokens,
+    kv_heads, d], causal from `first_position`.
+    """
     group = query.shape[1] // keys.shape[1]
-    keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+    keys = keys.repeat_interleave(group, 1)
+    values = values.repeat_interleave(group, 1)
     scores = torch.einsum("qhd,khd->hqk", query, keys) * query.shape[-1] ** -0.5
     positions = torch.arange(first_position, first_position + query.shape[0])
-    scores = scores.masked_fill(torch.arange(keys.shape[0])[None, None] > positions[None, :, None], float("-inf"))
+    scores = scores.masked_fill(
+        torch.arange(keys.shape[0])[None, None] > positions[None, :, None], float("-inf")
+    )
     return torch.einsum("hqk,khd->qhd", torch.softmax(scores, -1), values).flatten(1)

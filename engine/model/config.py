@@ -1,4 +1,7 @@
-"""What differs between the members of the Llama family, as flags. Reads Hugging Face and GGUF names for the same things."""
+"""What differs between the members of the Llama family, as flags.
+
+Reads Hugging Face and GGUF names for the same things.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,11 @@ SMOLLM3_ROTATION_GAP = 4
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Llama-3's frequency smoothing (`factor`, `low`, `high`, `original` context), or linear when `low` is None.
+    """Llama-3's frequency smoothing (`factor`, `low`, `high`, `original` context), or linear when
+    `low` is None.
 
-    divisors: [head_dim / 2], by which each frequency is divided instead, where a file says it so (GGUF's rope_freqs).
+    divisors: [head_dim / 2], by which each frequency is divided instead, where a file says it so
+    (GGUF's rope_freqs).
     """
 
     factor: float
@@ -36,7 +41,9 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. Counts are heads, layers, tokens; the biases and `qk_norm` say which extra tensors exist.
+    """The shape of a decoder.
+
+    Counts are heads, layers, tokens; the biases and `qk_norm` say which extra tensors exist.
 
     unrotated: layers whose queries and keys carry no rotary embedding (SmolLM3's NoPE).
     """
@@ -60,7 +67,16 @@ class ModelConfig:
     unrotated: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        sizes = (self.vocab_size, self.hidden, self.intermediate, self.layers, self.heads, self.kv_heads, self.head_dim, self.context)
+        sizes = (
+            self.vocab_size,
+            self.hidden,
+            self.intermediate,
+            self.layers,
+            self.heads,
+            self.kv_heads,
+            self.head_dim,
+            self.context,
+        )
         if min(sizes) < 1 or self.heads % self.kv_heads or self.head_dim % 2:
             raise ModelError(f"the model's shape is impossible: {self}")
 
@@ -75,7 +91,9 @@ class ModelConfig:
         return self.heads // self.kv_heads
 
     def inverse_frequencies(self) -> torch.Tensor:
-        """Rotary inverse frequencies, [head_dim / 2] in float32, scaled as the model was trained."""
+        """Rotary inverse frequencies, [head_dim / 2] in float32, scaled as the model was
+        trained.
+        """
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.int64).float() / self.head_dim
         plain = 1.0 / (self.rope_base**exponents)
         return plain if self.rope_scaling is None else _scale(plain, self.rope_scaling)
@@ -93,30 +111,41 @@ def _scale(plain: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
 
 
 class _Fields:
-    """Somebody else's settings: each is checked for its kind and range when it is taken. `where` names them in errors."""
+    """Somebody else's settings: each is checked for its kind and range when it is taken.
+
+    `where` names them in errors.
+    """
 
     def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self._raw, self._where = raw, where
+        self._raw = raw
+        self._where = where
 
     def whole(self, name: str, default: int | None = None, highest: int = MAX_SIZE) -> int:
         """A number from 1 to `highest`."""
         value = self._given(name, default)
         if type(value) is not int or not 1 <= value <= highest:
-            raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be a whole number from 1 to {highest}")
+            raise ModelError(
+                f"{self._where}: {name} is {str(value)[:40]}; it must be a whole number from 1 to"
+                f" {highest}"
+            )
         return value
 
     def real(self, name: str, default: float | None = None) -> float:
         """A positive, finite number."""
         value = self._given(name, default)
         if type(value) not in (int, float) or not 0 < value < math.inf:
-            raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be a positive number")
+            raise ModelError(
+                f"{self._where}: {name} is {str(value)[:40]}; it must be a positive number"
+            )
         return float(value)
 
     def flag(self, name: str) -> bool:
         """Whether something holds; not unless it is said."""
         value = self._given(name, False)
         if type(value) is not bool:
-            raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be true or false")
+            raise ModelError(
+                f"{self._where}: {name} is {str(value)[:40]}; it must be true or false"
+            )
         return value
 
     def inner(self, name: str) -> dict[str, Any]:
@@ -141,11 +170,19 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
     fields = _Fields(raw, "config.json")
     kind = raw.get("model_type")
     if kind not in ARCHITECTURES:
-        raise ModelError(f"config.json: model_type {str(kind)[:40]!r} is not served; we serve {', '.join(ARCHITECTURES)}")
+        raise ModelError(
+            f"config.json: model_type {str(kind)[:40]!r} is not served; we serve"
+            f" {', '.join(ARCHITECTURES)}"
+        )
     _refuse_unserved(raw)
-    rope = _Fields(fields.inner("rope_parameters") | fields.inner("rope_scaling"), "config.json: rope_parameters")
+    rope = _Fields(
+        fields.inner("rope_parameters") | fields.inner("rope_scaling"),
+        "config.json: rope_parameters",
+    )
     biased = fields.flag("attention_bias") and kind != "mistral"
-    layers, hidden, heads = fields.whole("num_hidden_layers", highest=MAX_LAYERS), fields.whole("hidden_size"), fields.whole("num_attention_heads")
+    layers = fields.whole("num_hidden_layers", highest=MAX_LAYERS)
+    hidden = fields.whole("hidden_size")
+    heads = fields.whole("num_attention_heads")
     return ModelConfig(
         vocab_size=fields.whole("vocab_size", highest=1 << 24),
         hidden=hidden,
@@ -154,7 +191,11 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
         heads=heads,
         kv_heads=fields.whole("num_key_value_heads", heads),
         head_dim=fields.whole("head_dim", max(1, hidden // heads)),
-        context=min(fields.whole("max_position_embeddings", 2048, 1 << 30), _window(fields), MAX_CONTEXT_TOKENS),
+        context=min(
+            fields.whole("max_position_embeddings", 2048, 1 << 30),
+            _window(fields),
+            MAX_CONTEXT_TOKENS,
+        ),
         norm_eps=fields.real("rms_norm_eps", 1e-6),
         rope_base=rope.real("rope_theta", fields.real("rope_theta", 10000.0)),
         rope_scaling=_rope_scaling(rope),
@@ -168,16 +209,30 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _refuse_unserved(raw: Mapping[str, Any]) -> None:
-    neutral = {"hidden_act": ("silu", "swish"), "partial_rotary_factor": (1, 1.0), "pretraining_tp": (1,), "is_causal": (True,)}
+    neutral = {
+        "hidden_act": ("silu", "swish"),
+        "partial_rotary_factor": (1, 1.0),
+        "pretraining_tp": (1,),
+        "is_causal": (True,),
+    }
     for name, values in neutral.items():
         if raw.get(name) is not None and raw[name] not in values:
-            raise ModelError(f"config.json: {name} {str(raw[name])[:40]!r} is not served; only {values[0]!r} is")
+            raise ModelError(
+                f"config.json: {name} {str(raw[name])[:40]!r} is not served; only {values[0]!r} is"
+            )
     if raw.get("quantization_config"):
-        raise ModelError("config.json: quantization_config is not served; use the unquantised folder, or a GGUF file")
+        raise ModelError(
+            "config.json: quantization_config is not served; use the unquantised folder, or a GGUF"
+            " file"
+        )
 
 
 def _window(fields: _Fields) -> int:
-    """How far a token looks back. Within one window, sliding attention is plain attention, so longer contexts are what we do not serve."""
+    """How far a token looks back.
+
+    Within one window, sliding attention is plain attention, so longer contexts are what we do not
+    serve.
+    """
     if fields["sliding_window"] is None or fields["use_sliding_window"] is False:
         return MAX_CONTEXT_TOKENS
     return fields.whole("sliding_window", highest=1 << 30)
@@ -189,8 +244,14 @@ def _unrotated(fields: _Fields, layers: int) -> frozenset[int]:
     if rotates is None:
         gap = fields.whole("no_rope_layer_interval", SMOLLM3_ROTATION_GAP)
         return frozenset(range(gap - 1, layers, gap))
-    if not isinstance(rotates, list) or len(rotates) != layers or not all(each in (0, 1) for each in rotates):
-        raise ModelError(f"config.json: no_rope_layers must hold a 0 or a 1 for each of the {layers} layers")
+    if (
+        not isinstance(rotates, list)
+        or len(rotates) != layers
+        or not all(each in (0, 1) for each in rotates)
+    ):
+        raise ModelError(
+            f"config.json: no_rope_layers must hold a 0 or a 1 for each of the {layers} layers"
+        )
     return frozenset(layer for layer, each in enumerate(rotates) if not each)
 
 
@@ -201,23 +262,53 @@ def _rope_scaling(rope: _Fields) -> RopeScaling | None:
     if kind == "linear":
         return RopeScaling(rope.real("factor"))
     if kind == "llama3":
-        low, high = rope.real("low_freq_factor"), rope.real("high_freq_factor")
+        low = rope.real("low_freq_factor")
+        high = rope.real("high_freq_factor")
         if low >= high:
-            raise ModelError(f"config.json: low_freq_factor {low:g} must be less than high_freq_factor {high:g}")
-        return RopeScaling(rope.real("factor"), low, high, rope.whole("original_max_position_embeddings", highest=1 << 30))
-    raise ModelError(f"config.json: rope scaling {str(kind)[:40]!r} is not served; we serve default, linear and llama3")
+            raise ModelError(
+                f"config.json: low_freq_factor {low:g} must be less than high_freq_factor {high:g}"
+            )
+        return RopeScaling(
+            rope.real("factor"),
+            low,
+            high,
+            rope.whole("original_max_position_embeddings", highest=1 << 30),
+        )
+    raise ModelError(
+        f"config.json: rope scaling {str(kind)[:40]!r} is not served; we serve default, linear and"
+        " llama3"
+    )
 
 
-def from_gguf(raw: Mapping[str, Any], tensor_names: frozenset[str], rope_divisors: tuple[float, ...] = ()) -> ModelConfig:
-    """Read GGUF metadata. `tensor_names` tells what metadata does not: a tied head, biases, norms of q and k; `rope_divisors` are rope_freqs."""
+def from_gguf(
+    raw: Mapping[str, Any], tensor_names: frozenset[str], rope_divisors: tuple[float, ...] = ()
+) -> ModelConfig:
+    """Read GGUF metadata.
+
+    `tensor_names` tells what metadata does not: a tied head, biases, norms of q and k;
+    `rope_divisors` are rope_freqs.
+    """
     kind = raw.get("general.architecture")
     if kind not in GGUF_ARCHITECTURES:
-        raise ModelError(f"general.architecture {str(kind)[:40]!r} is not served; we serve {', '.join(GGUF_ARCHITECTURES)}")
-    fields = _Fields({name.removeprefix(f"{kind}."): value for name, value in raw.items()}, "the GGUF file")
-    heads, hidden, layers = fields.whole("attention.head_count"), fields.whole("embedding_length"), fields.whole("block_count", highest=MAX_LAYERS)
+        raise ModelError(
+            f"general.architecture {str(kind)[:40]!r} is not served; we serve"
+            f" {', '.join(GGUF_ARCHITECTURES)}"
+        )
+    fields = _Fields(
+        {name.removeprefix(f"{kind}."): value for name, value in raw.items()}, "the GGUF file"
+    )
+    heads = fields.whole("attention.head_count")
+    hidden = fields.whole("embedding_length")
+    layers = fields.whole("block_count", highest=MAX_LAYERS)
     head_dim = fields.whole("attention.key_length", max(1, hidden // heads))
-    if fields.whole("attention.value_length", head_dim) != head_dim or fields.whole("rope.dimension_count", head_dim) != head_dim:
-        raise ModelError("the GGUF file has heads whose keys, values and rotated numbers differ in width, which is not served")
+    if (
+        fields.whole("attention.value_length", head_dim) != head_dim
+        or fields.whole("rope.dimension_count", head_dim) != head_dim
+    ):
+        raise ModelError(
+            "the GGUF file has heads whose keys, values and rotated numbers differ in width, which"
+            " is not served"
+        )
     return ModelConfig(
         vocab_size=fields.whole("vocab_size", raw.get("tokenizer.ggml.tokens"), 1 << 24),
         hidden=hidden,
@@ -235,16 +326,27 @@ def from_gguf(raw: Mapping[str, Any], tensor_names: frozenset[str], rope_divisor
         mlp_bias="blk.0.ffn_down.bias" in tensor_names,
         qk_norm="blk.0.attn_q_norm.weight" in tensor_names,
         tied_head="output.weight" not in tensor_names,
-        unrotated=frozenset(range(SMOLLM3_ROTATION_GAP - 1, layers, SMOLLM3_ROTATION_GAP)) if kind == "smollm3" else frozenset(),
+        unrotated=(
+            frozenset(range(SMOLLM3_ROTATION_GAP - 1, layers, SMOLLM3_ROTATION_GAP))
+            if kind == "smollm3"
+            else frozenset()
+        ),
     )
 
 
-def _gguf_rope_scaling(fields: _Fields, divisors: tuple[float, ...], head_dim: int) -> RopeScaling | None:
+def _gguf_rope_scaling(
+    fields: _Fields, divisors: tuple[float, ...], head_dim: int
+) -> RopeScaling | None:
     kind = fields["rope.scaling.type"] or "none"
     if kind not in ("none", "linear"):
-        raise ModelError(f"the GGUF file: rope.scaling.type {str(kind)[:40]!r} is not served; we serve none and linear, and rope_freqs")
+        raise ModelError(
+            f"the GGUF file: rope.scaling.type {str(kind)[:40]!r} is not served; we serve none and"
+            " linear, and rope_freqs"
+        )
     if divisors:
         if len(divisors) != head_dim // 2 or not all(0 < each < math.inf for each in divisors):
-            raise ModelError(f"the GGUF file: rope_freqs must hold {head_dim // 2} positive numbers")
+            raise ModelError(
+                f"the GGUF file: rope_freqs must hold {head_dim // 2} positive numbers"
+            )
         return RopeScaling(1.0, divisors=divisors)
     return RopeScaling(fields.real("rope.scaling.factor")) if kind == "linear" else None

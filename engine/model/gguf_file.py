@@ -1,7 +1,10 @@
-"""Reads a GGUF file: metadata and tensors. Parses the header itself (bounded, and 30 times faster than item by item), dequantises with `gguf`.
+"""Reads a GGUF file: metadata and tensors.
 
-Layout: magic "GGUF", u32 version, u64 tensors, u64 fields, fields, tensor infos, padding, data. Little-endian throughout.
-Arrays are not kept (the tokenizer's are large and not ours); their length is.
+Parses the header itself (bounded, and 30 times faster than item by item), dequantises with `gguf`.
+
+Layout: magic "GGUF", u32 version, u64 tensors, u64 fields, fields, tensor infos, padding, data.
+Little-endian throughout. Arrays are not kept (the tokenizer's are large and not ours); their length
+is.
 """
 
 from __future__ import annotations
@@ -24,9 +27,38 @@ MAX_FIELDS = 4096
 MAX_TENSORS = 100_000
 MAX_ARRAY_ITEMS = 4_000_000
 MAX_ALIGNMENT = 1 << 16
-SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-STRING, ARRAY = 8, 9
-SERVED = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
+STRING = 8
+ARRAY = 9
+SERVED = (
+    "F32",
+    "F16",
+    "BF16",
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+)
 ROPE_FREQS = "rope_freqs.weight"
 
 
@@ -70,7 +102,9 @@ class GgufFile:
         return torch.from_numpy(plain).reshape(info.shape)
 
     def _let_go(self, info: TensorInfo) -> None:
-        """Its bytes need not stay in this process's memory beside what was made of them; they are read again if need be."""
+        """Its bytes need not stay in this process's memory beside what was made of them; they are
+        read again if need be.
+        """
         first = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
         self._data.madvise(mmap.MADV_DONTNEED, first, info.offset + info.size_bytes - first)
 
@@ -99,12 +133,16 @@ class GgufFile:
         for name, shape, kind, offset in infos:
             quant = GGMLQuantizationType(kind)
             if quant.name not in SERVED:
-                raise ModelError(f"tensor {name[:200]} is {quant.name}; we read {', '.join(SERVED)}")
+                raise ModelError(
+                    f"tensor {name[:200]} is {quant.name}; we read {', '.join(SERVED)}"
+                )
             block, block_bytes = GGML_QUANT_SIZES[quant]
             size_bytes = math.prod(shape) // block * block_bytes
             if min(shape) < 1 or shape[-1] % block or start + offset + size_bytes > len(self._data):
                 raise ValueError(f"tensor {name[:200]} of shape {list(shape)} leaves the file")
-            self.tensors[name] = TensorInfo(name, shape, quant, start + offset, size_bytes)
+            self.tensors[name] = TensorInfo(
+                name, shape, quant, start + offset, size_bytes=size_bytes
+            )
 
     def _string(self, at: int) -> tuple[str, int]:
         (length,) = struct.unpack_from("<Q", self._data, at)
@@ -118,7 +156,9 @@ class GgufFile:
             return self._string(at)
         if kind == ARRAY:
             return self._skip_array(at)
-        return struct.unpack_from(SCALARS[kind], self._data, at)[0], at + struct.calcsize(SCALARS[kind])
+        return struct.unpack_from(SCALARS[kind], self._data, at)[0], at + struct.calcsize(
+            SCALARS[kind]
+        )
 
     def _skip_array(self, at: int) -> tuple[int, int]:
         kind, count = struct.unpack_from("<IQ", self._data, at)
@@ -144,13 +184,24 @@ class GgufFile:
 
 def huggingface_names(layers: int) -> Iterator[tuple[str, str]]:
     """Pairs of (Hugging Face name, GGUF name) of every tensor a Llama-family model may have."""
-    yield from (("model.embed_tokens.weight", "token_embd.weight"), ("model.norm.weight", "output_norm.weight"), ("lm_head.weight", "output.weight"))
+    yield from (
+        ("model.embed_tokens.weight", "token_embd.weight"),
+        ("model.norm.weight", "output_norm.weight"),
+        ("lm_head.weight", "output.weight"),
+    )
     parts = {
-        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-        "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-        "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    }  # fmt: skip
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
     for layer in range(layers):
         for ours, theirs in parts.items():
             yield f"model.layers.{layer}.{ours}.weight", f"blk.{layer}.{theirs}.weight"
@@ -158,6 +209,12 @@ def huggingface_names(layers: int) -> Iterator[tuple[str, str]]:
 
 
 def unpermute(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Undo llama.cpp's reordering of q and k rows (pairs interleaved), giving Hugging Face's halves. Works on weights and biases."""
+    """Undo llama.cpp's reordering of q and k rows (pairs interleaved), giving Hugging Face's
+    halves. Works on weights and biases.
+    """
     rows = weight.shape[0]
-    return weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+    )

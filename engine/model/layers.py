@@ -1,8 +1,10 @@
-"""The decoder's small operations, each a plain torch function whose every output row depends on its own input row alone, bit for bit.
+"""The decoder's small operations, each a plain torch function whose every output row depends on its
+own input row alone, bit for bit.
 
-That promise ("batch-invariant") is what makes a request's tokens independent of its neighbours. Measured: bfloat16 products have it for any
-number of rows from two on, float32 ones from 16 on, so fewer are padded (ROW_FLOOR). oneDNN's AMX kernels never have it, so they are left
-out: that costs prompts a factor of four where no compiler is (the native executor uses AMX and keeps the promise).
+That promise ("batch-invariant") is what makes a request's tokens independent of its neighbours.
+Measured: bfloat16 products have it for any number of rows from two on, float32 ones from 16 on, so
+fewer are padded (ROW_FLOOR). oneDNN's AMX kernels never have it, so they are left out: that costs
+prompts a factor of four where no compiler is (the native executor uses AMX and keeps the promise).
 tests/engine/test_batch_invariance.py holds it.
 """
 
@@ -14,10 +16,14 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")  # read by oneDNN at its first product
+os.environ.setdefault(
+    "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16"
+)  # read by oneDNN at its first product
 
 ROW_FLOOR = {torch.float32: 16, torch.bfloat16: 2}
-"""Fewest rows in a matrix product, per dtype, from which on a row's bits no longer depend on how many there are."""
+"""Fewest rows in a matrix product, per dtype, from which on a row's bits no longer depend on how
+many there are.
+"""
 
 SMALL_PRODUCT = 16 * 16 * 16
 CHAIN_NUMBERS = 512
@@ -28,13 +34,22 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 def make_linear(weight: torch.Tensor, kernel: str) -> Linear:
-    """`x [rows, in] → x @ weight.T`. The one place where a linear's kernel is chosen: "onednn" (prepacked), "int8" (of a float32 weight), "torch"."""
+    """`x [rows, in] → x @ weight.T`.
+
+    The one place where a linear's kernel is chosen: "onednn" (prepacked), "int8" (of a float32
+    weight), "torch".
+    """
     if kernel == "torch":
         return lambda x: functional.linear(x, weight)
     if kernel == "int8":
         return make_int8_linear(weight)
     if weight.dtype == torch.float32 and weight.shape[1] > CHAIN_NUMBERS:
-        return _sum_of_chains([make_linear(part.contiguous(), kernel) for part in torch.split(weight, CHAIN_NUMBERS, dim=1)])
+        return _sum_of_chains(
+            [
+                make_linear(part.contiguous(), kernel)
+                for part in torch.split(weight, CHAIN_NUMBERS, dim=1)
+            ]
+        )
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, 32)
     call = torch.ops.mkldnn._linear_pointwise
 
@@ -59,16 +74,21 @@ def _sum_of_chains(parts: list[Linear]) -> Linear:
 
 
 def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`x [rows, n]` float32 → int8 [rows, n] and its scales [rows, 1]: x ≈ whole * scale, halves away from zero."""
+    """`x [rows, n]` float32 → int8 [rows, n] and its scales [rows, 1]: x ≈ whole * scale, halves
+    away from zero.
+    """
     most = x.abs().amax(-1, keepdim=True)
     scaled = x * torch.where(most > 0, 127.0 / most, torch.zeros_like(most))
     return (scaled + torch.where(scaled < 0, -0.5, 0.5)).trunc().to(torch.int8), most / 127.0
 
 
 def make_int8_linear(weight: torch.Tensor) -> Linear:
-    """Weights in int8 with one scale per output row; each row of x is quantised by its own largest value, the sum is exact."""
+    """Weights in int8 with one scale per output row; each row of x is quantised by its own largest
+    value, the sum is exact.
+    """
     whole, scale = quantise_rows(weight)
-    transposed, scale = whole.t().contiguous(), scale.squeeze(1)
+    transposed = whole.t().contiguous()
+    scale = scale.squeeze(1)
 
     def linear(x: torch.Tensor) -> torch.Tensor:
         rows, row_scale = quantise_rows(x.float())
@@ -78,7 +98,9 @@ def make_int8_linear(weight: torch.Tensor) -> Linear:
 
 
 def choose_linear_kernel(dtype: torch.dtype) -> str:
-    """oneDNN's prepacked product: a third faster at small batches, and in float32 invariant on several threads where MKL's is not."""
+    """oneDNN's prepacked product: a third faster at small batches, and in float32 invariant on
+    several threads where MKL's is not.
+    """
     if not torch._C._has_mkldnn:
         return "torch"
     try:
@@ -95,12 +117,16 @@ def pad_rows(x: torch.Tensor, floor: int) -> torch.Tensor:
 
 
 def bmm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`a [n, rows, k] @ b [n, k, m]`, padded inside so that a row's bits do not depend on the others."""
+    """`a [n, rows, k] @ b [n, k, m]`, padded inside so that a row's bits do not depend on the
+    others.
+    """
     return torch.bmm(pad_rows(a, bmm_floor(b)), b)[:, : a.shape[1]]
 
 
 def bmm_floor(b: torch.Tensor) -> int:
-    """Fewest rows against `b [n, k, m]`: torch leaves bfloat16 products of SMALL_PRODUCT and fewer multiplications to another kernel."""
+    """Fewest rows against `b [n, k, m]`: torch leaves bfloat16 products of SMALL_PRODUCT and fewer
+    multiplications to another kernel.
+    """
     return max(ROW_FLOOR[b.dtype], SMALL_PRODUCT // (b.shape[1] * b.shape[2]) + 1)
 
 
@@ -109,15 +135,24 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return functional.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
-def rope_table(inverse: torch.Tensor, context: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and signed sines, [context, 1, 2, head_dim / 2]: `x * cos + flip(x) * sin` rotates halves."""
+def rope_table(
+    inverse: torch.Tensor, context: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and signed sines, [context, 1, 2, head_dim / 2]: `x * cos + flip(x) * sin` rotates
+    halves.
+    """
     angles = torch.arange(context).float()[:, None] * inverse[None, :]
-    cos, sin = angles.cos(), angles.sin()
-    return torch.stack((cos, cos), 1)[:, None].to(dtype), torch.stack((-sin, sin), 1)[:, None].to(dtype)
+    cos = angles.cos()
+    sin = angles.sin()
+    return torch.stack((cos, cos), 1)[:, None].to(dtype), torch.stack((-sin, sin), 1)[:, None].to(
+        dtype
+    )
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Rotate `x [rows, heads, 2, head_dim / 2]` in place; cos and sin are [rows, 1, 2, head_dim / 2]."""
+    """Rotate `x [rows, heads, 2, head_dim / 2]` in place; cos and sin are [rows, 1, 2, head_dim /
+    2].
+    """
     flipped = x.flip(2)
     x.mul_(cos).addcmul_(flipped, sin)
 
@@ -125,7 +160,8 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
     """`[rows, 2 * n] → silu(first half) * second half`, [rows, n].
 
-    In pieces that one thread takes whole: torch cuts longer ones anywhere, and has another exponential for what is left over beside a cut.
+    In pieces that one thread takes whole: torch cuts longer ones anywhere, and has another
+    exponential for what is left over beside a cut.
     """
     gate, up = gate_up.chunk(2, dim=-1)
     rows = max(1, ONE_THREAD_NUMBERS // gate.shape[-1])

@@ -1,4 +1,7 @@
-"""Which tensors a base of some shape has, and whether a file's are those. Pure: names and shapes, no bytes."""
+"""Which tensors a base of some shape has, and whether a file's are those.
+
+Pure: names and shapes, no bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,15 @@ Shape = tuple[int, ...]
 
 def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     """Every tensor by its Hugging Face name, and its shape."""
-    hidden, mlp, head = config.hidden, config.intermediate, config.head_dim
+    hidden = config.hidden
+    mlp = config.intermediate
+    head = config.head_dim
     yield "model.embed_tokens.weight", (config.vocab_size, hidden)
     yield "model.norm.weight", (hidden,)
     if not config.tied_head:
         yield "lm_head.weight", (config.vocab_size, hidden)
-    query, key = config.heads * head, config.kv_heads * head
+    query = config.heads * head
+    key = config.kv_heads * head
     linears = (
         ("self_attn.q_proj", query, hidden, config.qkv_bias),
         ("self_attn.k_proj", key, hidden, config.qkv_bias),
@@ -46,7 +52,17 @@ def check_tensors(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
         if name not in shapes:
             raise ModelError(f"the base lacks the tensor {name}, which its configuration calls for")
         if shapes[name] != shape:
-            raise ModelError(f"tensor {name} has shape {list(shapes[name])}; the base's configuration makes it {list(shape)}")
+            raise ModelError(
+                f"tensor {name} has shape {list(shapes[name])}; the base's configuration makes it"
+                f" {list(shape)}"
+            )
     for name in shapes:
-        if name.startswith("model.layers.") and name not in expected and not name.endswith("rotary_emb.inv_freq"):
-            raise ModelError(f"tensor {name[:200]} is not one that the base's configuration calls for; serving it would leave it out")
+        if (
+            name.startswith("model.layers.")
+            and name not in expected
+            and not name.endswith("rotary_emb.inv_freq")
+        ):
+            raise ModelError(
+                f"tensor {name[:200]} is not one that the base's configuration calls for; serving"
+                " it would leave it out"
+            )

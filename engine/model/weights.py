@@ -1,4 +1,6 @@
-"""Where a base's tensors come from: a GGUF file or a Hugging Face folder, both under Hugging Face names. Decides no compute layout."""
+"""Where a base's tensors come from: a GGUF file or a Hugging Face folder, both under Hugging Face
+names. Decides no compute layout.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,16 @@ from .tensors import check_tensors
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_BRACKETS = 2000
-"""Deep nesting can overflow the parser's stack where a process has raised Python's recursion limit."""
+"""Deep nesting can overflow the parser's stack where a process has raised Python's recursion limit.
+"""
 SERVED_DTYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A base ready to be laid out: its id, shape, and a reader by Hugging Face name (float32 or as stored)."""
+    """A base ready to be laid out: its id, shape, and a reader by Hugging Face name (float32 or as
+    stored).
+    """
 
     base_id: bytes
     config: ModelConfig
@@ -34,7 +39,9 @@ class Weights:
 
 
 def open_weights(path: Path) -> Weights:
-    """Open a GGUF file or a Hugging Face folder; every tensor that will be read has been found with its right shape. Raises ModelError."""
+    """Open a GGUF file or a Hugging Face folder; every tensor that will be read has been found with
+    its right shape. Raises ModelError.
+    """
     if path.is_dir():
         return _open_folder(path)
     if path.is_file():
@@ -50,7 +57,9 @@ def _check_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def hash_files(paths: list[Path]) -> bytes:
-    """SHA-256 of one file; of several, of their names and digests in order of name (there is no single weights file then)."""
+    """SHA-256 of one file; of several, of their names and digests in order of name (there is no
+    single weights file then).
+    """
     if len(paths) == 1:
         return _hash_file(paths[0])
     outer = hashlib.sha256()
@@ -69,7 +78,14 @@ def _open_gguf(path: Path) -> Weights:
     divisors = tuple(file.read(ROPE_FREQS).flatten().tolist()) if ROPE_FREQS in file.tensors else ()
     config = from_gguf(file.fields, frozenset(file.tensors), divisors)
     names = dict(huggingface_names(config.layers))
-    check_tensors(config, {name: file.tensors[theirs].shape for name, theirs in names.items() if theirs in file.tensors})
+    check_tensors(
+        config,
+        {
+            name: file.tensors[theirs].shape
+            for name, theirs in names.items()
+            if theirs in file.tensors
+        },
+    )
     permuted = file.fields["general.architecture"] in ("llama", "smollm3")
 
     def read(name: str) -> torch.Tensor:
@@ -95,10 +111,16 @@ def _open_folder(path: Path) -> Weights:
             for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
                 part = handle.get_slice(name)
                 if part.get_dtype() not in SERVED_DTYPES:
-                    raise ModelError(f"tensor {name[:200]} is {part.get_dtype()}; we read {', '.join(SERVED_DTYPES)}")
-                owner[name], shapes[name] = shard, tuple(part.get_shape())
+                    raise ModelError(
+                        f"tensor {name[:200]} is {part.get_dtype()}; we read"
+                        f" {', '.join(SERVED_DTYPES)}"
+                    )
+                owner[name] = shard
+                shapes[name] = tuple(part.get_shape())
     check_tensors(config, shapes)
-    return Weights(hash_files(files), config, lambda name: _check_finite(name, owner[name].read(name)))
+    return Weights(
+        hash_files(files), config, lambda name: _check_finite(name, owner[name].read(name))
+    )
 
 
 Identity = tuple[int, int, int]
@@ -113,9 +135,11 @@ def identify(path: Path) -> Identity:
 
 @dataclass(frozen=True)
 class _Shard:
-    """One safetensors file, mapped only while a tensor of it lives: what was laid out for an executor would be in memory twice.
+    """One safetensors file, mapped only while a tensor of it lives: what was laid out for an
+    executor would be in memory twice.
 
-    identity: see `identify`, for adapters that are read with the base's own weights must meet those that run.
+    identity: see `identify`, for adapters that are read with the base's own weights must meet those
+    that run.
     """
 
     path: Path
@@ -131,9 +155,13 @@ class _Shard:
         try:
             changed = _Shard.of(self.path) != self
         except OSError as error:
-            raise ModelError(f"{self.path.name} of the base cannot be read any more: {error}") from error
+            raise ModelError(
+                f"{self.path.name} of the base cannot be read any more: {error}"
+            ) from error
         if changed:
-            raise ModelError(f"{self.path.name} of the base has changed since it was loaded; restart the engine")
+            raise ModelError(
+                f"{self.path.name} of the base has changed since it was loaded; restart the engine"
+            )
         with _open_safetensors(self.path) as handle:
             tensor: torch.Tensor = handle.get_tensor(name)
         return tensor
@@ -153,7 +181,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _open_safetensors(path: Path) -> Any:
-    """The header is checked against the file's size before anything is allocated (by the safetensors library)."""
+    """The header is checked against the file's size before anything is allocated (by the
+    safetensors library).
+    """
     try:
         return safe_open(path, framework="pt")
     except (OSError, SafetensorError) as error:
