@@ -1,4 +1,7 @@
-"""Content identifiers: CIDv1, raw codec, sha2-256, lower-case base32 ("bafkrei…"). A pure codec; knows no store and no network."""
+"""Content identifiers: CIDv1, raw codec, sha2-256, lower-case base32 ("bafkrei…").
+
+A pure codec; knows no store and no network.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class Cid:
 
     def __post_init__(self) -> None:
         if len(self.digest) != DIGEST_BYTES:
-            raise InvalidCid(f"a CID holds a sha-256 digest of {DIGEST_BYTES} bytes, not {len(self.digest)}")
+            raise InvalidCid(
+                f"a CID holds a sha-256 digest of {DIGEST_BYTES} bytes, not {len(self.digest)}"
+            )
 
     @classmethod
     def of(cls, data: bytes | memoryview) -> Cid:
@@ -31,9 +36,15 @@ class Cid:
 
     @classmethod
     def parse(cls, text: str) -> Cid:
-        """Read the text form. Exactly one text names each CID: other bases, cases and paddings are refused."""
+        """Read the text form.
+
+        Exactly one text names each CID: other bases, cases and paddings are refused.
+        """
         if len(text) != _TEXT_CHARS or not text.startswith("b") or text != text.lower():
-            raise InvalidCid(f"{text[:80]!r} is not a CID: expected {_TEXT_CHARS} characters that begin with 'bafkrei'")
+            raise InvalidCid(
+                f"{text[:80]!r} is not a CID: expected {_TEXT_CHARS} characters that begin with"
+                " 'bafkrei'"
+            )
         try:
             raw = base64.b32decode(text[1:].upper() + "=" * 6)
         except (binascii.Error, ValueError) as error:

@@ -1,6 +1,8 @@
-"""Who has a CID, and what a name means: the Kademlia DHT, asked without its caches, answered only with what was checked.
+"""Who has a CID, and what a name means: the Kademlia DHT, asked without its caches, answered only
+with what was checked.
 
-The library's own lookups answer from copies that are up to two days old; these ask the network each time, within a deadline.
+The library's own lookups answer from copies that are up to two days old; these ask the network each
+time, within a deadline.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from .peers import PeerAddress
 
 LOOKUP_PARALLEL = 10
 STORE_TIMEOUT_S = 5.0
-PROVIDER_RECORDS_PER_10_S = 2_000  # of one peer; the library's 10 loses most of what a node with many adapters says
+PROVIDER_RECORDS_PER_10_S = (
+    2_000  # of one peer; the library's 10 loses most of what a node with many adapters says
+)
 REPROVIDE_INTERVAL_S = 3600.0
 PROVIDE_RETRY_S = 2.0
 _MULTIHASH_HEADER = bytes((0x12, 32))
@@ -44,7 +48,9 @@ def new_kademlia(host: HardenedHost, *, is_server: bool) -> KadDHT:
     """The library's DHT with our limits, and with names as the only values it stores."""
     validator = NamespacedValidator({NAMESPACE: _NameValidator()}, strict_validation=True)
     mode = DHTMode.SERVER if is_server else DHTMode.CLIENT
-    kademlia = KadDHT(host, mode, validator=validator, validator_changed=True, strict_validation=True)
+    kademlia = KadDHT(
+        host, mode, validator=validator, validator_changed=True, strict_validation=True
+    )
     kademlia._provider_rate_max = PROVIDER_RECORDS_PER_10_S
     return kademlia
 
@@ -52,8 +58,10 @@ def new_kademlia(host: HardenedHost, *, is_server: bool) -> KadDHT:
 class Dht:
     """Provider records and names of one network.
 
-    - What is provided is remembered: what reached nobody is said again until it does, and everything is said again each hour.
-    - `find_…` ask the network, never a cache; what they return may still be dead, so connect before believing it.
+    - What is provided is remembered: what reached nobody is said again until it does, and
+    everything is said again each hour.
+    - `find_…` ask the network, never a cache; what they return may still be dead, so connect before
+    believing it.
     """
 
     def __init__(self, kademlia: KadDHT, peer_id: str) -> None:
@@ -63,7 +71,10 @@ class Dht:
         self._woken = trio.Event()
 
     async def provide(self, cid: Cid) -> bool:
-        """Say that this node has the bytes of `cid`. False if nobody could be told yet; it will be said again."""
+        """Say that this node has the bytes of `cid`.
+
+        False if nobody could be told yet; it will be said again.
+        """
         told: bool = await self._kademlia.provide(str(cid))
         self._provided[cid] = told
         return told
@@ -86,21 +97,31 @@ class Dht:
             if is_due:
                 next_full = trio.current_time() + REPROVIDE_INTERVAL_S
 
-    async def find_providers(self, cid: Cid, limit: int = 8, deadline_s: float = 5.0) -> list[PeerAddress]:
-        """Peers that say they have `cid`, this node excluded, each once with all its known addresses. Empty when nobody says so in time."""
+    async def find_providers(
+        self, cid: Cid, limit: int = 8, deadline_s: float = 5.0
+    ) -> list[PeerAddress]:
+        """Peers that say they have `cid`, this node excluded, each once with all its known
+        addresses. Empty when nobody says so in time.
+        """
         key = _multihash(cid)
         found: dict[str, list[str]] = {}
         for info in self._kademlia.provider_store.get_providers(key):
             self._note(found, info.peer_id, info.addrs)
 
         async def ask(peer: ID) -> bool:
-            providers, _ = await self._kademlia.provider_store._get_providers_from_peer_with_closers(peer, key)
+            (
+                providers,
+                _,
+            ) = await self._kademlia.provider_store._get_providers_from_peer_with_closers(peer, key)
             for info in providers:
                 self._note(found, info.peer_id, info.addrs)
             return len(found) >= limit
 
         await self._ask_closest(key, ask, deadline_s)
-        return [PeerAddress(peer_id, tuple(dict.fromkeys(addresses))) for peer_id, addresses in list(found.items())[:limit]]
+        return [
+            PeerAddress(peer_id, tuple(dict.fromkeys(addresses)))
+            for peer_id, addresses in list(found.items())[:limit]
+        ]
 
     def _note(self, found: dict[str, list[str]], peer: ID, addresses: list[object]) -> None:
         peer_id = str(peer)
@@ -112,11 +133,18 @@ class Dht:
             found.setdefault(peer_id, []).extend(str(address) for address in addresses)
 
     async def put_name(self, record: NameRecord, deadline_s: float = 10.0) -> int:
-        """Store a record here and at the closest peers; how many others took it. Raises StaleName if a newer one is known here."""
-        key, value = record.key.encode(), encode_name(record)
+        """Store a record here and at the closest peers; how many others took it.
+
+        Raises StaleName if a newer one is known here.
+        """
+        key = record.key.encode()
+        value = encode_name(record)
         known = self._local_name(record.key)
         if known is not None and known != record and newest([record, known]) == 1:
-            raise StaleName(f"{record.name!r} is known at sequence {known.sequence}; sign the new record with a higher one")
+            raise StaleName(
+                f"{record.name!r} is known at sequence {known.sequence}; sign the new record with a"
+                " higher one"
+            )
         self._kademlia.value_store.put(key, value)
         num_stored = 0
 
@@ -129,7 +157,10 @@ class Dht:
         return num_stored
 
     async def find_name(self, owner: str, name: str, deadline_s: float = 5.0) -> NameRecord | None:
-        """The newest record of a name that the network gives within the deadline, or None. Raises for what cannot be a name or an owner."""
+        """The newest record of a name that the network gives within the deadline, or None.
+
+        Raises for what cannot be a name or an owner.
+        """
         public_key_of(owner)
         key = name_key(owner, name)
         found = [record for record in (self._local_name(key),) if record is not None]
@@ -150,8 +181,12 @@ class Dht:
         stored = self._kademlia.value_store.get(key.encode())
         return None if stored is None else validate_name(key, stored.value)
 
-    async def _ask_closest(self, key: bytes, ask: Callable[[ID], Awaitable[bool]], deadline_s: float) -> None:
-        """Ask the peers closest to a key, several at once, until one answer says it is enough or the deadline passes."""
+    async def _ask_closest(
+        self, key: bytes, ask: Callable[[ID], Awaitable[bool]], deadline_s: float
+    ) -> None:
+        """Ask the peers closest to a key, several at once, until one answer says it is enough or
+        the deadline passes.
+        """
         with trio.move_on_after(deadline_s) as scope:
             peers = await self._kademlia.peer_routing.find_closest_peers_network(key)
             limiter = trio.CapacityLimiter(LOOKUP_PARALLEL)

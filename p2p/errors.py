@@ -1,4 +1,6 @@
-"""Everything that p2p raises, drawn as a tree. A name says whose fault it is; a message names the thing and the mend.
+"""Everything that p2p raises, drawn as a tree.
+
+A name says whose fault it is; a message names the thing and the mend.
 
 P2pError
 ├── InvalidInput                 the caller's or a peer's bytes are not what they claim
@@ -59,7 +61,9 @@ class PeerUnreachable(P2pError):
 
 
 class ProtocolRefused(PeerUnreachable):
-    """The peer is there but does not speak the protocol, or took too many streams from us already."""
+    """The peer is there but does not speak the protocol, or took too many streams from us
+    already.
+    """
 
 
 class PeerTimeout(P2pError):
@@ -83,9 +87,14 @@ class BlockMismatch(P2pError):
 
 
 class FetchFailed(P2pError):
-    """Blocks are still missing. `missing` holds their CIDs as text, `reasons` what each provider did."""
+    """Blocks are still missing.
 
-    def __init__(self, message: str, missing: tuple[str, ...] = (), reasons: tuple[tuple[str, str], ...] = ()) -> None:
+    `missing` holds their CIDs as text, `reasons` what each provider did.
+    """
+
+    def __init__(
+        self, message: str, missing: tuple[str, ...] = (), reasons: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.missing = missing
         self.reasons = reasons
@@ -96,7 +105,9 @@ class HostFailed(P2pError):
 
 
 def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error inside nested groups of one, so that callers can catch it by its name; otherwise the group that branches."""
+    """The one error inside nested groups of one, so that callers can catch it by its name;
+    otherwise the group that branches.
+    """
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]

@@ -1,4 +1,6 @@
-"""Topics: publish, and subscribe with a validator that decides what is delivered here and forwarded to others. Knows no message's meaning."""
+"""Topics: publish, and subscribe with a validator that decides what is delivered here and forwarded
+to others. Knows no message's meaning.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import trio
 from .errors import MessageTooLarge
 from .hardened_gossip import MAX_MESSAGE_BYTES, HardenedPubsub, Verdict
 
-GOSSIP_QUEUE_MESSAGES = 1024  # undelivered messages of one subscription; the newest are dropped beyond it
+GOSSIP_QUEUE_MESSAGES = (
+    1024  # undelivered messages of one subscription; the newest are dropped beyond it
+)
 MESSAGES_PER_SECOND = 100.0  # of one forwarder on one topic, in the long run
 BURST_MESSAGES = 400
 MAX_TRACKED_SOURCES = 4_000
@@ -24,7 +28,10 @@ __all__ = ["MAX_MESSAGE_BYTES", "Gossip", "GossipMessage", "RateLimit", "Validat
 
 @dataclass(frozen=True)
 class GossipMessage:
-    """An accepted message. `from_peer` published it (its signature is checked); it may have come through others."""
+    """An accepted message.
+
+    `from_peer` published it (its signature is checked); it may have come through others.
+    """
 
     data: bytes
     from_peer: str
@@ -34,9 +41,17 @@ Validate = Callable[[bytes, str], "Verdict | Awaitable[Verdict]"]
 
 
 class RateLimit:
-    """A token bucket per source. Pure: time comes in. Forgets all sources when too many are tracked."""
+    """A token bucket per source.
 
-    def __init__(self, per_second: float = MESSAGES_PER_SECOND, burst: float = BURST_MESSAGES, max_sources: int = MAX_TRACKED_SOURCES) -> None:
+    Pure: time comes in. Forgets all sources when too many are tracked.
+    """
+
+    def __init__(
+        self,
+        per_second: float = MESSAGES_PER_SECOND,
+        burst: float = BURST_MESSAGES,
+        max_sources: int = MAX_TRACKED_SOURCES,
+    ) -> None:
         self._per_second = per_second
         self._burst = burst
         self._max_sources = max_sources
@@ -62,8 +77,10 @@ class _Subscription:
 class Gossip:
     """A node's topics.
 
-    - `publish` reaches subscribers everywhere, this node's own included; it promises nothing: publish again what matters.
-    - A subscription's validator runs once per message. A raising one counts as IGNORE: our bug is not the peer's guilt.
+    - `publish` reaches subscribers everywhere, this node's own included; it promises nothing:
+    publish again what matters.
+    - A subscription's validator runs once per message. A raising one counts as IGNORE: our bug is
+    not the peer's guilt.
     """
 
     def __init__(self, network: str) -> None:
@@ -82,14 +99,25 @@ class Gossip:
         return self._pubsub
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Send to everybody who subscribes to this topic. Waits up to a second while a peer takes in what was sent before."""
+        """Send to everybody who subscribes to this topic.
+
+        Waits up to a second while a peer takes in what was sent before.
+        """
         if len(data) > MAX_MESSAGE_BYTES:
-            raise MessageTooLarge(f"{len(data)} bytes on {topic!r} are over the gossip limit of {MAX_MESSAGE_BYTES}; publish a CID instead")
+            raise MessageTooLarge(
+                f"{len(data)} bytes on {topic!r} are over the gossip limit of {MAX_MESSAGE_BYTES};"
+                " publish a CID instead"
+            )
         await self._library.make_room()
         await self._library.publish(self._prefix + topic, data)
 
-    async def subscribe(self, topic: str, validate: Validate) -> trio.MemoryReceiveChannel[GossipMessage]:
-        """Messages of this topic that `validate(data, from_peer)` accepts. One subscription per topic; close the channel to stop receiving."""
+    async def subscribe(
+        self, topic: str, validate: Validate
+    ) -> trio.MemoryReceiveChannel[GossipMessage]:
+        """Messages of this topic that `validate(data, from_peer)` accepts.
+
+        One subscription per topic; close the channel to stop receiving.
+        """
         full_topic = self._prefix + topic
         if full_topic in self._subscriptions:
             raise ValueError(f"{topic!r} is subscribed already; share its channel")
@@ -113,7 +141,9 @@ class Gossip:
     async def judge(self, full_topic: str, data: bytes, from_peer: str, forwarder: str) -> Verdict:
         """What pubsub asks about each message from outside."""
         subscription = self._subscriptions.get(full_topic)
-        if subscription is None or not self._rates.allow((forwarder, full_topic), trio.current_time()):
+        if subscription is None or not self._rates.allow(
+            (forwarder, full_topic), trio.current_time()
+        ):
             return Verdict.IGNORE
         try:
             verdict = subscription.validate(data, from_peer)
@@ -131,6 +161,10 @@ class Gossip:
             subscription.send.send_nowait(GossipMessage(data, from_peer))
         except trio.WouldBlock:
             subscription.num_dropped += 1
-            logger.warning("%s: %d messages dropped, the subscriber is too slow", full_topic, subscription.num_dropped)
+            logger.warning(
+                "%s: %d messages dropped, the subscriber is too slow",
+                full_topic,
+                subscription.num_dropped,
+            )
         except trio.BrokenResourceError:
             pass  # the subscriber closed its channel

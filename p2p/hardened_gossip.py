@@ -1,8 +1,12 @@
-"""The gossip half of the hardening: a router without the library's surprises, and a Pubsub that no message can take down.
+"""The gossip half of the hardening: a router without the library's surprises, and a Pubsub that no
+message can take down.
 
-- Garbage protobuf, malformed keys, raising or slow validators: the message (or the stream) is dropped, the sender's score falls.
-- A message is judged once, by its topic's validator, before it is delivered or forwarded; it has one topic, that we subscribe to.
-- Judging runs in parallel only up to a bound; beyond it messages are dropped, and gossip brings them again.
+- Garbage protobuf, malformed keys, raising or slow validators: the message (or the stream) is
+dropped, the sender's score falls.
+- A message is judged once, by its topic's validator, before it is delivered or forwarded; it has
+one topic, that we subscribe to.
+- Judging runs in parallel only up to a bound; beyond it messages are dropped, and gossip brings
+them again.
 """
 
 from __future__ import annotations
@@ -41,7 +45,10 @@ setattr(pubsub_module, "RpcQueue", partial(RpcQueue, max_size=OUTBOUND_QUEUE_RPC
 
 
 class Verdict(enum.Enum):
-    """What a validator says of a message. Only an accepted one is delivered and forwarded; a rejected one costs its forwarder score."""
+    """What a validator says of a message.
+
+    Only an accepted one is delivered and forwarded; a rejected one costs its forwarder score.
+    """
 
     ACCEPT = "accept"
     IGNORE = "ignore"
@@ -53,14 +60,20 @@ Deliver = Callable[[str, bytes, str], None]
 
 
 class HardenedGossipSub(GossipSub):
-    """GossipSub that keeps its mesh (opportunistic grafting collapses it when connections outnumber the degree)."""
+    """GossipSub that keeps its mesh (opportunistic grafting collapses it when connections outnumber
+    the degree).
+    """
 
-    def _perform_opportunistic_grafting(self, topic: str, peers_to_graft: defaultdict[ID, list[str]]) -> int:
+    def _perform_opportunistic_grafting(
+        self, topic: str, peers_to_graft: defaultdict[ID, list[str]]
+    ) -> int:
         return 0
 
 
 def new_router() -> HardenedGossipSub:
-    """A router with a heartbeat of a second, our own limits instead of its spam filter, and scores that mean something."""
+    """A router with a heartbeat of a second, our own limits instead of its spam filter, and scores
+    that mean something.
+    """
     return HardenedGossipSub(
         protocols=[PROTOCOL_ID_V12, PROTOCOL_ID_V11],
         degree=6,
@@ -70,8 +83,10 @@ def new_router() -> HardenedGossipSub:
         prune_back_off=10,
         score_params=_score_params(),
         adaptive_gossip_enabled=False,
-        spam_protection_enabled=False,  # counts our own messages too; our limit is per peer and topic, before the validator
-        eclipse_protection_enabled=False,  # grafts by address diversity, which a network on one machine has not
+        # counts our own messages too; our limit is per peer and topic, before the validator
+        spam_protection_enabled=False,
+        # grafts by address diversity, which a network on one machine has not
+        eclipse_protection_enabled=False,
     )
 
 
@@ -90,19 +105,27 @@ def _score_params() -> ScoreParams:
 
 
 class HardenedPubsub(Pubsub):
-    """Pubsub that asks `judge` about every message from outside and hands accepted ones to `deliver`."""
+    """Pubsub that asks `judge` about every message from outside and hands accepted ones to
+    `deliver`.
+    """
 
     router: HardenedGossipSub
 
-    def __init__(self, host: Any, router: HardenedGossipSub, judge: Judge, deliver: Deliver) -> None:
+    def __init__(
+        self, host: Any, router: HardenedGossipSub, judge: Judge, deliver: Deliver
+    ) -> None:
         super().__init__(host, router, max_inbound_rpc_size=MAX_RPC_BYTES)
-        self.counter = time.time_ns()  # the library starts at seconds: a quick restart would reuse sequence numbers
+        self.counter = (
+            time.time_ns()
+        )  # the library starts at seconds: a quick restart would reuse sequence numbers
         self._judge = judge
         self._deliver = deliver
         self._num_judging = 0
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
-        """Register a peer, then say our topics again: one subscribed while the first greeting was under way would never be told."""
+        """Register a peer, then say our topics again: one subscribed while the first greeting was
+        under way would never be told.
+        """
         await super()._handle_new_peer(peer_id)
         self._greet(peer_id)
 
@@ -112,14 +135,19 @@ class HardenedPubsub(Pubsub):
             queue.push(self.get_hello_packet())
 
     def heal(self) -> None:
-        """Open the streams that failed to open, and say our topics again to everybody. Cheap; repeated by the host."""
+        """Open the streams that failed to open, and say our topics again to everybody.
+
+        Cheap; repeated by the host.
+        """
         for peer_id in self.host.get_connected_peers():
             if peer_id not in self.peers:
                 self._schedule_peer_stream_retry(peer_id)
             self._greet(peer_id)
 
     async def make_room(self) -> None:
-        """Wait (not long) until the queues to all peers are half empty, so that a burst of our own is not dropped."""
+        """Wait (not long) until the queues to all peers are half empty, so that a burst of our own
+        is not dropped.
+        """
         with trio.move_on_after(MAKE_ROOM_TIMEOUT_S):
             while any(len(queue) > OUTBOUND_QUEUE_RPCS // 2 for queue in self.peer_queues.values()):  # noqa: ASYNC110  # it has no event
                 await trio.sleep(0.005)
@@ -160,7 +188,9 @@ class HardenedPubsub(Pubsub):
         if not self._is_well_formed(msg):
             self._invalid(forwarder, msg)
             return False
-        self._mark_msg_seen(msg)  # before the verdict: copies that arrive meanwhile are not judged again
+        self._mark_msg_seen(
+            msg
+        )  # before the verdict: copies that arrive meanwhile are not judged again
         verdict = await self._ask_judge(forwarder, msg)
         if verdict is Verdict.REJECT:
             self._invalid(forwarder, msg)
@@ -173,13 +203,20 @@ class HardenedPubsub(Pubsub):
         return scorer is None or scorer.allow_publish(forwarder, list(msg.topicIDs))
 
     def _is_well_formed(self, msg: rpc_pb2.Message) -> bool:
-        if len(msg.data) > MAX_MESSAGE_BYTES or len(msg.topicIDs) != 1 or len(msg.from_id) > 64 or len(msg.seqno) > 16:
+        if (
+            len(msg.data) > MAX_MESSAGE_BYTES
+            or len(msg.topicIDs) != 1
+            or len(msg.from_id) > 64
+            or len(msg.seqno) > 16
+        ):
             return False
         return signature_validator(msg)
 
     async def _ask_judge(self, forwarder: ID, msg: rpc_pb2.Message) -> Verdict:
         with trio.move_on_after(JUDGE_TIMEOUT_S):
-            return await self._judge(msg.topicIDs[0], msg.data, str(ID(msg.from_id)), str(forwarder))
+            return await self._judge(
+                msg.topicIDs[0], msg.data, str(ID(msg.from_id)), str(forwarder)
+            )
         return Verdict.IGNORE
 
     def _invalid(self, forwarder: ID, msg: rpc_pb2.Message) -> None:

@@ -1,11 +1,17 @@
-"""Every mend of py-libp2p 0.8.1 that this node relies on, in one place, because many touch its private attributes.
+"""Every mend of py-libp2p 0.8.1 that this node relies on, in one place, because many touch its
+private attributes.
 
-Each class says what it mends; tests/p2p/test_hardening.py shows each fault. Pinned to 0.8.1: read this again before raising the pin.
+Each class says what it mends; tests/p2p/test_hardening.py shows each fault. Pinned to 0.8.1: read
+this again before raising the pin.
 
-- An exception in any background task, stream handler, validator or message parser costs that task or stream, never the host.
-- A peer that ignores its receive window, opens streams without end or floods a topic is cut off; nothing it sends grows without bound.
-- An inbound connection gives its slot back when it ends (the library keeps it until the host stops: deaf after 300 connections).
-- A dial tries every address; a failed one does not block a corrected one. Dead peers are not dialled again by the library itself.
+- An exception in any background task, stream handler, validator or message parser costs that task
+or stream, never the host.
+- A peer that ignores its receive window, opens streams without end or floods a topic is cut off;
+nothing it sends grows without bound.
+- An inbound connection gives its slot back when it ends (the library keeps it until the host stops:
+deaf after 300 connections).
+- A dial tries every address; a failed one does not block a corrected one. Dead peers are not
+dialled again by the library itself.
 - The DHT speaks under the network's own protocol id, so that two networks never mix.
 """
 
@@ -22,8 +28,12 @@ from typing import Any
 
 import trio
 
-os.environ.setdefault("PY_YAMUX_RELEASE_ON_READ", "0")  # return receive credit in half windows: 25 % more throughput
-os.environ.setdefault("PY_YAMUX_ASSUME_RTT_MS", "100")  # let windows grow at once instead of after the first ping
+os.environ.setdefault(
+    "PY_YAMUX_RELEASE_ON_READ", "0"
+)  # return receive credit in half windows: 25 % more throughput
+os.environ.setdefault(
+    "PY_YAMUX_ASSUME_RTT_MS", "100"
+)  # let windows grow at once instead of after the first ping
 
 import libp2p.network.swarm as swarm_module
 import libp2p.stream_muxer.muxer_multistream as muxer_module
@@ -42,7 +52,9 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from multiaddr import Multiaddr
 
 MAX_WINDOW_BYTES = 4 << 20  # receive window of one stream
-MAX_STREAM_BUFFER_BYTES = MAX_WINDOW_BYTES + (1 << 20)  # unread bytes of one stream before its peer counts as hostile
+MAX_STREAM_BUFFER_BYTES = MAX_WINDOW_BYTES + (
+    1 << 20
+)  # unread bytes of one stream before its peer counts as hostile
 MAX_INBOUND_STREAMS_PER_PEER = 128
 MAX_ADDRESSES_PER_DIAL = 8
 DIAL_ADDRESS_TIMEOUT_S = 5.0
@@ -54,24 +66,38 @@ _WINDOW_UPDATE_TIMEOUT_S = 5.0
 logger = logging.getLogger(__name__)
 
 if not os.environ.get("LIBP2P_DEBUG"):
-    logging.getLogger("libp2p").addHandler(logging.NullHandler())  # its warnings are about peers, not about us
+    logging.getLogger("libp2p").addHandler(
+        logging.NullHandler()
+    )  # its warnings are about peers, not about us
 yamux_module.MAX_WINDOW_SIZE = MAX_WINDOW_BYTES
-swarm_module._HAPPY_EYEBALLS_DELAY = 0.01  # the library's own dial loop, should anything still reach it
+swarm_module._HAPPY_EYEBALLS_DELAY = (
+    0.01  # the library's own dial loop, should anything still reach it
+)
 
 
 # --- tasks ---
 
 
 class GuardedManager(TrioManager):
-    """Runs a library service whose tasks may fail: a failed task is logged, a failed daemon task runs again after a second.
+    """Runs a library service whose tasks may fail: a failed task is logged, a failed daemon task
+    runs again after a second.
 
-    Tasks have no parents here: the library walks all of them to find one, which is quadratic under a flood, and kills the host at 1,000 children.
+    Tasks have no parents here: the library walks all of them to find one, which is quadratic under
+    a flood, and kills the host at 1,000 children.
     """
 
     def run_task(
-        self, async_fn: Callable[..., Awaitable[Any]], *args: Any, daemon: bool = False, name: str | None = None, _internal: bool = False
+        self,
+        async_fn: Callable[..., Awaitable[Any]],
+        *args: Any,
+        daemon: bool = False,
+        name: str | None = None,
+        _internal: bool = False,
     ) -> None:
-        """Start a task whose failure stays its own. The service's own `run` is not guarded: without it there is no service."""
+        """Start a task whose failure stays its own.
+
+        The service's own `run` is not guarded: without it there is no service.
+        """
         guarded = async_fn if _internal else partial(_run_again if daemon else _run_once, async_fn)
         task_name = name or getattr(async_fn, "__qualname__", repr(async_fn))
         super().run_task(guarded, *args, daemon=daemon, name=task_name, _internal=_internal)
@@ -84,7 +110,9 @@ async def _run_once(async_fn: Callable[..., Awaitable[Any]], *args: Any) -> None
     try:
         await async_fn(*args)
     except Exception as error:
-        logger.info("a task of libp2p failed: %s: %r", getattr(async_fn, "__qualname__", async_fn), error)
+        logger.info(
+            "a task of libp2p failed: %s: %r", getattr(async_fn, "__qualname__", async_fn), error
+        )
 
 
 async def _run_again(async_fn: Callable[..., Awaitable[Any]], *args: Any) -> None:
@@ -112,12 +140,17 @@ async def run_service(service: Any) -> AsyncIterator[None]:
 
 
 class BoundedBuffer(bytearray):
-    """A stream's unread bytes. A peer that ignores the receive window overruns it; the stream then ends."""
+    """A stream's unread bytes.
+
+    A peer that ignores the receive window overruns it; the stream then ends.
+    """
 
     def extend(self, data: Any) -> None:
         """Take bytes, up to the limit."""
         if len(self) + len(data) > MAX_STREAM_BUFFER_BYTES:
-            raise BufferError(f"the peer sent {len(self) + len(data)} bytes past a window of {MAX_WINDOW_BYTES}")
+            raise BufferError(
+                f"the peer sent {len(self) + len(data)} bytes past a window of {MAX_WINDOW_BYTES}"
+            )
         super().extend(data)
 
 
@@ -127,7 +160,9 @@ class _BoundedBuffers(dict[int, bytearray]):
 
 
 class HardenedYamuxStream(YamuxStream):
-    """A read that is cancelled has either taken no bytes or returns them: the window update after it is shielded."""
+    """A read that is cancelled has either taken no bytes or returns them: the window update after
+    it is shielded.
+    """
 
     async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _WINDOW_UPDATE_TIMEOUT_S):
@@ -149,7 +184,9 @@ muxer_module.Yamux = HardenedYamux  # type: ignore[attr-defined]  # the upgrader
 
 
 class StreamGuard:
-    """Calls a stream handler so that its failure resets only its stream, and one peer holds only so many streams."""
+    """Calls a stream handler so that its failure resets only its stream, and one peer holds only so
+    many streams.
+    """
 
     def __init__(self, handler: StreamHandlerFn, limit: int = MAX_INBOUND_STREAMS_PER_PEER) -> None:
         self._handler = handler
@@ -178,7 +215,10 @@ class StreamGuard:
 
 
 class NoAutoConnector(AutoConnector):
-    """Dials nobody. The library's would fill up to 150 connections with whoever it ever heard of, dead or alive."""
+    """Dials nobody.
+
+    The library's would fill up to 150 connections with whoever it ever heard of, dead or alive.
+    """
 
     async def maybe_connect(self) -> None:
         """Do nothing."""
@@ -188,7 +228,9 @@ class NoAutoConnector(AutoConnector):
 
 
 class HardenedSwarm(Swarm):
-    """Guards every inbound stream, frees inbound slots, and dials all addresses of a peer in turn."""
+    """Guards every inbound stream, frees inbound slots, and dials all addresses of a peer in
+    turn.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -200,8 +242,12 @@ class HardenedSwarm(Swarm):
         """Install the handler of all inbound streams, guarded."""
         self.common_stream_handler = StreamGuard(stream_handler)
 
-    async def upgrade_inbound_raw_conn(self, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
-        """Serve an inbound connection to its end, then free its slot (the library would wait for the host to stop)."""
+    async def upgrade_inbound_raw_conn(
+        self, raw_conn: IRawConnection, maddr: Multiaddr
+    ) -> IMuxedConn:
+        """Serve an inbound connection to its end, then free its slot (the library would wait for
+        the host to stop).
+        """
         muxed = await super().upgrade_inbound_raw_conn(raw_conn, maddr)
         await muxed.event_closed.wait()  # type: ignore[attr-defined]
         raise SwarmException("the connection has ended")
@@ -212,7 +258,10 @@ class HardenedSwarm(Swarm):
             del self._failed_until[key]
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
-        """The peer's open connections, or a new one to the first address that answers. Raises SwarmException."""
+        """The peer's open connections, or a new one to the first address that answers.
+
+        Raises SwarmException.
+        """
         lock = self._dialling.setdefault(peer_id, trio.Lock())
         try:
             async with lock:
@@ -222,12 +271,17 @@ class HardenedSwarm(Swarm):
                 self._dialling.pop(peer_id, None)
 
     def _live_connections(self, peer_id: ID) -> list[INetConn]:
-        return [connection for connection in self.get_connections(peer_id) if not connection.is_closed]
+        return [
+            connection for connection in self.get_connections(peer_id) if not connection.is_closed
+        ]
 
     async def _dial_any(self, peer_id: ID) -> INetConn:
         addresses = self._dialable(peer_id)
         if not addresses:
-            raise SwarmException(f"no address of {peer_id} to try: none is known, or all failed within {FAILED_ADDRESS_MEMORY_S:.0f} s")
+            raise SwarmException(
+                f"no address of {peer_id} to try: none is known, or all failed within"
+                f" {FAILED_ADDRESS_MEMORY_S:.0f} s"
+            )
         for address in addresses:
             try:
                 with trio.fail_after(DIAL_ADDRESS_TIMEOUT_S):
@@ -245,8 +299,16 @@ class HardenedSwarm(Swarm):
         except PeerStoreError:
             return []
         now = time.monotonic()
-        fresh = (address for address in known if self._failed_until.get((str(peer_id), str(address)), 0.0) < now)
-        return [address for address in fresh if self.transport_manager.transport_for_dialing(address) is not None][:MAX_ADDRESSES_PER_DIAL]
+        fresh = (
+            address
+            for address in known
+            if self._failed_until.get((str(peer_id), str(address)), 0.0) < now
+        )
+        return [
+            address
+            for address in fresh
+            if self.transport_manager.transport_for_dialing(address) is not None
+        ][:MAX_ADDRESSES_PER_DIAL]
 
     def _note_failure(self, peer_id: ID, address: Multiaddr) -> None:
         if len(self._failed_until) >= MAX_FAILED_ADDRESSES:
@@ -274,7 +336,9 @@ class HardenedHost(BasicHost):
 
     async def new_stream(self, peer_id: ID, protocol_ids: Sequence[TProtocol]) -> INetStream:
         """Open a stream."""
-        return await super().new_stream(peer_id, [self._named(protocol) for protocol in protocol_ids])
+        return await super().new_stream(
+            peer_id, [self._named(protocol) for protocol in protocol_ids]
+        )
 
 
 def dht_protocol(network: str) -> TProtocol:

@@ -1,6 +1,9 @@
-"""A node's place in the network: `async with open_host(identity, config) as host`. The only file that builds a libp2p host.
+"""A node's place in the network: `async with open_host(identity, config) as host`.
 
-TCP, Noise and Yamux only; identify, ping, Kademlia and gossipsub on top; every mend is in hardening.py. Knows bytes and peers, not their meaning.
+The only file that builds a libp2p host.
+
+TCP, Noise and Yamux only; identify, ping, Kademlia and gossipsub on top; every mend is in
+hardening.py. Knows bytes and peers, not their meaning.
 """
 
 from __future__ import annotations
@@ -12,8 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import trio
-
-from .hardening import HardenedHost, HardenedSwarm, HardenedYamux, StreamGuard, dht_protocol, run_service  # isort: skip  # mends first
 from libp2p.abc import INetConn, INetStream
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
@@ -45,6 +46,14 @@ from .errors import (
 )
 from .gossip import Gossip
 from .hardened_gossip import HardenedPubsub, new_router
+from .hardening import (
+    HardenedHost,
+    HardenedSwarm,
+    HardenedYamux,
+    StreamGuard,
+    dht_protocol,
+    run_service,
+)  # isort: skip  # mends first
 from .identity import Identity, public_key_of
 from .peers import BanList, PeerAddress
 from .streams import FrameStream
@@ -61,9 +70,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Where to listen, whom to meet first, and the network's name (prefix of its DHT protocol and topics).
+    """Where to listen, whom to meet first, and the network's name (prefix of its DHT protocol and
+    topics).
 
-    `announce` replaces the addresses that peers are told; `psk` (32 bytes) keeps everybody without it out.
+    `announce` replaces the addresses that peers are told; `psk` (32 bytes) keeps everybody without
+    it out.
     """
 
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -90,7 +101,9 @@ StreamHandler = Callable[[FrameStream], Awaitable[None]]
 class Host:
     """The open host. Made by `open_host`; every method that waits has a deadline."""
 
-    def __init__(self, library: HardenedHost, swarm: HardenedSwarm, dht: Dht, gossip: Gossip) -> None:
+    def __init__(
+        self, library: HardenedHost, swarm: HardenedSwarm, dht: Dht, gossip: Gossip
+    ) -> None:
         self.peer_id = str(library.get_id())
         self.dht = dht
         self.gossip = gossip
@@ -105,24 +118,39 @@ class Host:
 
     def peers(self) -> list[ConnectedPeer]:
         """Who is connected now."""
-        return [self._describe(peer, connections) for peer, connections in self._swarm.get_connections_map().items() if connections]
+        return [
+            self._describe(peer, connections)
+            for peer, connections in self._swarm.get_connections_map().items()
+            if connections
+        ]
 
     def _describe(self, peer: ID, connections: Sequence[INetConn]) -> ConnectedPeer:
         addresses = connections[0].get_transport_addresses()
-        return ConnectedPeer(str(peer), str(addresses[0]) if addresses else "", _protocols(self._library, peer))
+        return ConnectedPeer(
+            str(peer), str(addresses[0]) if addresses else "", _protocols(self._library, peer)
+        )
 
     def is_connected(self, peer_id: str) -> bool:
         """Whether a connection to this peer is open."""
-        return any(not connection.is_closed for connection in self._swarm.get_connections(_library_id(peer_id)))
+        return any(
+            not connection.is_closed
+            for connection in self._swarm.get_connections(_library_id(peer_id))
+        )
 
     async def connect(self, address: str, deadline_s: float) -> str:
-        """Connect to a full address (…/p2p/PEERID) and say who is there. Raises InvalidAddress, PeerUnreachable, PeerTimeout."""
+        """Connect to a full address (…/p2p/PEERID) and say who is there.
+
+        Raises InvalidAddress, PeerUnreachable, PeerTimeout.
+        """
         peer_id, _ = split_peer(address)
         await self.connect_to(PeerAddress(peer_id, (address,)), deadline_s)
         return peer_id
 
     async def connect_to(self, peer: PeerAddress, deadline_s: float) -> None:
-        """Have a connection to this peer, by any of its addresses, whatever failed before. Raises PeerUnreachable, PeerTimeout."""
+        """Have a connection to this peer, by any of its addresses, whatever failed before.
+
+        Raises PeerUnreachable, PeerTimeout.
+        """
         peer_id = _library_id(peer.peer_id)
         if peer.peer_id == self.peer_id:
             raise PeerUnreachable("that is this node itself")
@@ -134,7 +162,8 @@ class Host:
                 await self._swarm.dial_peer(peer_id)
         except trio.TooSlowError:
             raise PeerTimeout(
-                f"{peer.peer_id} did not answer within {deadline_s:.1f} s at {', '.join(peer.addresses) or 'any known address'}"
+                f"{peer.peer_id} did not answer within {deadline_s:.1f} s at"
+                f" {', '.join(peer.addresses) or 'any known address'}"
             ) from None
         except BaseLibp2pError as error:
             raise PeerUnreachable(f"{peer.peer_id} is not reachable: {error}") from error
@@ -144,17 +173,30 @@ class Host:
         addresses = [parse_address(address, peer.peer_id) for address in peer.addresses]
         store = self._library.peerstore
         if addresses:
-            known = store.addrs(peer_id) if store.has_peer(peer_id) and peer_id in store.peers_with_addrs() else []
+            known = (
+                store.addrs(peer_id)
+                if store.has_peer(peer_id) and peer_id in store.peers_with_addrs()
+                else []
+            )
             store.clear_addrs(peer_id)
-            store.add_addrs(peer_id, [*addresses, *(address for address in known if address not in addresses)], ADDRESS_TTL_S)
+            store.add_addrs(
+                peer_id,
+                [*addresses, *(address for address in known if address not in addresses)],
+                ADDRESS_TTL_S,
+            )
         self._swarm.forget_failures(peer_id)
 
     async def disconnect(self, peer_id: str) -> None:
         """Close every connection to this peer."""
         await self._swarm.close_peer(_library_id(peer_id))
 
-    def serve(self, protocol: str, handler: StreamHandler, *, streams_per_peer: int = STREAMS_PER_PEER) -> None:
-        """Run `handler` for each inbound stream of a protocol. When it returns the stream is closed; when it raises, reset."""
+    def serve(
+        self, protocol: str, handler: StreamHandler, *, streams_per_peer: int = STREAMS_PER_PEER
+    ) -> None:
+        """Run `handler` for each inbound stream of a protocol.
+
+        When it returns the stream is closed; when it raises, reset.
+        """
 
         async def handle(stream: INetStream) -> None:
             framed = FrameStream(stream, str(stream.muxed_conn.peer_id))
@@ -164,20 +206,29 @@ class Host:
             except P2pError as error:
                 logger.debug("%s with %s ended: %s", protocol, framed.remote, error)
             except Exception:
-                logger.exception("the handler of %s failed; the stream of %s is reset", protocol, framed.remote)
+                logger.exception(
+                    "the handler of %s failed; the stream of %s is reset", protocol, framed.remote
+                )
             finally:
                 await framed.end()
 
         self._library.set_stream_handler(TProtocol(protocol), StreamGuard(handle, streams_per_peer))
 
     @asynccontextmanager
-    async def open_stream(self, peer_id: str, protocol: str, deadline_s: float) -> AsyncIterator[FrameStream]:
-        """A new stream, to a connected peer or one whose address is known. Raises PeerUnreachable, ProtocolRefused, PeerTimeout.
+    async def open_stream(
+        self, peer_id: str, protocol: str, deadline_s: float
+    ) -> AsyncIterator[FrameStream]:
+        """A new stream, to a connected peer or one whose address is known.
 
-        A block that ends without an exception closes our side, so that all it sent arrives. One that is left by an exception
-        or a cancellation resets the stream, so that the peer notices at once.
+        Raises PeerUnreachable, ProtocolRefused, PeerTimeout.
+
+        A block that ends without an exception closes our side, so that all it sent arrives. One
+        that is left by an exception or a cancellation resets the stream, so that the peer notices
+        at once.
         """
-        framed = FrameStream(await self._negotiate(_library_id(peer_id), protocol, deadline_s), peer_id)
+        framed = FrameStream(
+            await self._negotiate(_library_id(peer_id), protocol, deadline_s), peer_id
+        )
         try:
             yield framed
             await framed.close()
@@ -189,9 +240,13 @@ class Host:
             with trio.fail_after(deadline_s):
                 return await self._library.new_stream(peer_id, [TProtocol(protocol)])
         except trio.TooSlowError:
-            raise PeerTimeout(f"{peer_id} did not open a stream of {protocol} within {deadline_s:.1f} s") from None
+            raise PeerTimeout(
+                f"{peer_id} did not open a stream of {protocol} within {deadline_s:.1f} s"
+            ) from None
         except StreamFailure as error:
-            raise ProtocolRefused(f"{peer_id} does not speak {protocol}, or has enough streams of ours") from error
+            raise ProtocolRefused(
+                f"{peer_id} does not speak {protocol}, or has enough streams of ours"
+            ) from error
         except (BaseLibp2pError, OSError) as error:
             raise PeerUnreachable(f"no stream of {protocol} to {peer_id}: {error}") from error
 
@@ -205,7 +260,10 @@ class Host:
 
 @asynccontextmanager
 async def open_host(identity: Identity, config: NetworkConfig) -> AsyncIterator[Host]:
-    """Listen, meet the bootstrap peers, and run everything until the block ends. Leaving takes about a second. Raises HostFailed."""
+    """Listen, meet the bootstrap peers, and run everything until the block ends.
+
+    Leaving takes about a second. Raises HostFailed.
+    """
     is_over = trio.Event()
     try:
         async with trio.open_nursery() as nursery:
@@ -218,7 +276,9 @@ async def open_host(identity: Identity, config: NetworkConfig) -> AsyncIterator[
         raise sole_error(group) from None
 
 
-async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Event, task_status: TaskStatus[Host]) -> None:
+async def _run_host(
+    identity: Identity, config: NetworkConfig, is_over: trio.Event, task_status: TaskStatus[Host]
+) -> None:
     for address in config.listen:
         check_free(address)
     library, swarm = _build(identity, config)
@@ -232,7 +292,9 @@ async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Eve
         async with AsyncExitStack() as stack:
             stack.callback(pubsub.seen_messages.stop)
             await stack.enter_async_context(run_service(swarm))
-            if config.listen and not await swarm.listen(*(Multiaddr(address) for address in config.listen)):
+            if config.listen and not await swarm.listen(
+                *(Multiaddr(address) for address in config.listen)
+            ):
                 raise HostFailed(f"cannot listen on {', '.join(config.listen)}; is the port taken?")
             stack.push_async_callback(_shut_down, host, library)
             if library.mDNS is not None:
@@ -241,13 +303,21 @@ async def _run_host(identity: Identity, config: NetworkConfig, is_over: trio.Eve
             await stack.enter_async_context(run_service(router))
             await pubsub.wait_until_ready()
             await _meet(host, config.bootstrap)
-            await stack.enter_async_context(run_service(kademlia))  # after meeting somebody: its first round would reach nobody and count as done
+            await stack.enter_async_context(
+                run_service(kademlia)
+            )  # after meeting somebody: its first round would reach nobody and count as done
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(host.dht.keep_providing)
                 nursery.start_soon(
-                    _keep_in_touch, host, pubsub, partial(_note_servers, library, kademlia, dht_protocol(config.network)), config.bootstrap
+                    _keep_in_touch,
+                    host,
+                    pubsub,
+                    partial(_note_servers, library, kademlia, dht_protocol(config.network)),
+                    config.bootstrap,
                 )
-                scope.shield = True  # from here on `is_over` ends it, in order: cancelled in the middle, the library would leak its sockets
+                # from here on `is_over` ends it, in order: cancelled in the middle, the library
+                # would leak its sockets
+                scope.shield = True
                 task_status.started(host)
                 await is_over.wait()
                 nursery.cancel_scope.cancel()
@@ -259,12 +329,24 @@ def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, Har
     store = PeerStore()
     store.add_key_pair(peer_id, keys)
     noise = NoiseTransport(keys, noise_privkey=create_noise_key_pair().private_key)
-    upgrader = TransportUpgrader({TProtocol(NOISE_PROTOCOL): noise}, {TProtocol(YAMUX_PROTOCOL): HardenedYamux})
+    upgrader = TransportUpgrader(
+        {TProtocol(NOISE_PROTOCOL): noise}, {TProtocol(YAMUX_PROTOCOL): HardenedYamux}
+    )
     connections = ConnectionConfig(
-        min_connections=0, low_watermark=0, high_watermark=MAX_CONNECTIONS, max_connections=MAX_CONNECTIONS, max_connections_per_peer=3
+        min_connections=0,
+        low_watermark=0,
+        high_watermark=MAX_CONNECTIONS,
+        max_connections=MAX_CONNECTIONS,
+        max_connections_per_peer=3,
     )
     swarm = HardenedSwarm(
-        peer_id, store, upgrader, [TCP()], RetryConfig(max_retries=0), connections, psk=config.psk.hex() if config.psk is not None else None
+        peer_id,
+        store,
+        upgrader,
+        [TCP()],
+        RetryConfig(max_retries=0),
+        connections,
+        psk=config.psk.hex() if config.psk is not None else None,
     )
     announce = [parse_address(address, identity.peer_id) for address in config.announce]
     library = HardenedHost(
@@ -272,7 +354,8 @@ def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, Har
         network_name=config.network,
         enable_mDNS=config.mdns,
         addrs_factory=lambda listening: announce or advertised(listening),
-        disable_identify_address_discovery=True,  # a peer's word about our address is not ours to spread
+        # a peer's word about our address is not ours to spread
+        disable_identify_address_discovery=True,
     )
     return library, swarm
 
@@ -283,7 +366,9 @@ def _library_id(peer_id: str) -> ID:
 
 
 async def _shut_down(host: Host, library: HardenedHost) -> None:
-    """Cancel what the library left running outside any nursery, then close all connections together."""
+    """Cancel what the library left running outside any nursery, then close all connections
+    together.
+    """
     with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * SHUTDOWN_TIMEOUT_S):
         host._swarm._closing = True
         for scope in list(library._identify_tasks):
@@ -295,7 +380,9 @@ async def _shut_down(host: Host, library: HardenedHost) -> None:
 
 
 async def _meet(host: Host, addresses: Sequence[str]) -> None:
-    """Try all bootstrap peers at once for a few seconds; who does not answer is tried again later."""
+    """Try all bootstrap peers at once for a few seconds; who does not answer is tried again
+    later.
+    """
 
     async def meet(address: str) -> None:
         try:
@@ -312,8 +399,15 @@ async def _meet(host: Host, addresses: Sequence[str]) -> None:
             nursery.start_soon(meet, address)
 
 
-async def _keep_in_touch(host: Host, pubsub: HardenedPubsub, note_dht_servers: Callable[[], Awaitable[None]], bootstrap: Sequence[str]) -> None:
-    """Meet the bootstrap peers again while nobody is connected, heal gossip, and feed the DHT's table with the servers among the connected."""
+async def _keep_in_touch(
+    host: Host,
+    pubsub: HardenedPubsub,
+    note_dht_servers: Callable[[], Awaitable[None]],
+    bootstrap: Sequence[str],
+) -> None:
+    """Meet the bootstrap peers again while nobody is connected, heal gossip, and feed the DHT's
+    table with the servers among the connected.
+    """
     while True:
         await trio.sleep(KEEP_IN_TOUCH_S)
         await note_dht_servers()

@@ -1,6 +1,8 @@
-"""Who a node is: one secp256k1 key, whose public half is its peer id and, hashed, its Ethereum address.
+"""Who a node is: one secp256k1 key, whose public half is its peer id and, hashed, its Ethereum
+address.
 
-A peer id is the identity multihash of the public key, so `public_key_of(peer_id)` needs no lookup. Knows no network.
+A peer id is the identity multihash of the public key, so `public_key_of(peer_id)` needs no lookup.
+Knows no network.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from .errors import InvalidIdentity, InvalidPeerId
 
 SECRET_BYTES = 32
 PUBLIC_KEY_BYTES = 33
-_PEER_ID_HEADER = bytes((0x00, 37, 0x08, 0x02, 0x12, PUBLIC_KEY_BYTES))  # identity multihash of protobuf(Secp256k1, key)
+_PEER_ID_HEADER = bytes(
+    (0x00, 37, 0x08, 0x02, 0x12, PUBLIC_KEY_BYTES)
+)  # identity multihash of protobuf(Secp256k1, key)
 _MAX_PEER_ID_CHARS = 64
 
 
@@ -33,7 +37,9 @@ class Identity:
         try:
             coincurve.PrivateKey(self.secret)
         except ValueError as error:
-            raise InvalidIdentity("the secret is not a valid secp256k1 scalar; generate a new key") from error
+            raise InvalidIdentity(
+                "the secret is not a valid secp256k1 scalar; generate a new key"
+            ) from error
 
     @classmethod
     def generate(cls) -> Identity:
@@ -47,7 +53,10 @@ class Identity:
 
     @classmethod
     def load_or_create(cls, path: Path) -> Identity:
-        """The key in this file, made (mode 0600) if there is none. The file holds the secret as one line of hex."""
+        """The key in this file, made (mode 0600) if there is none.
+
+        The file holds the secret as one line of hex.
+        """
         try:
             text = path.read_text(encoding="ascii")
         except FileNotFoundError:
@@ -57,7 +66,10 @@ class Identity:
         try:
             return cls(bytes.fromhex(text.strip()))
         except ValueError as error:
-            raise InvalidIdentity(f"{path} is not a key file: {error}; restore it from a backup or remove it to get a new identity") from error
+            raise InvalidIdentity(
+                f"{path} is not a key file: {error}; restore it from a backup or remove it to get a"
+                " new identity"
+            ) from error
 
     @classmethod
     def _create(cls, path: Path) -> Identity:
@@ -91,12 +103,17 @@ class Identity:
 def peer_id_of(public_key: bytes) -> str:
     """The peer id of a compressed secp256k1 public key."""
     if len(public_key) != PUBLIC_KEY_BYTES:
-        raise InvalidPeerId(f"a compressed public key is {PUBLIC_KEY_BYTES} bytes, not {len(public_key)}")
+        raise InvalidPeerId(
+            f"a compressed public key is {PUBLIC_KEY_BYTES} bytes, not {len(public_key)}"
+        )
     return base58.b58encode(_PEER_ID_HEADER + public_key).decode()
 
 
 def public_key_of(peer_id: str) -> bytes:
-    """The compressed public key inside a peer id. Raises InvalidPeerId for anything but a valid secp256k1 key."""
+    """The compressed public key inside a peer id.
+
+    Raises InvalidPeerId for anything but a valid secp256k1 key.
+    """
     if len(peer_id) > _MAX_PEER_ID_CHARS:
         raise InvalidPeerId(f"{peer_id[:20]!r}… is too long for a peer id")
     try:

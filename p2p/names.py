@@ -1,6 +1,9 @@
-"""Signed names: "this creator's `law` is now that manifest". Pure codec and validator; the DHT carries the bytes (docs/protocols/names.md).
+"""Signed names: "this creator's `law` is now that manifest".
 
-A record is one canonical msgpack array [1, public key, name, sequence, target, signature]; whoever holds it can check it alone.
+Pure codec and validator; the DHT carries the bytes (docs/protocols/names.md).
+
+A record is one canonical msgpack array [1, public key, name, sequence, target, signature]; whoever
+holds it can check it alone.
 """
 
 from __future__ import annotations
@@ -30,7 +33,10 @@ _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 @dataclass(frozen=True)
 class NameRecord:
-    """What an owner says about one name. Made by `sign_name` or `decode_name`, so its signature holds."""
+    """What an owner says about one name.
+
+    Made by `sign_name` or `decode_name`, so its signature holds.
+    """
 
     owner: str  # peer id
     name: str
@@ -45,9 +51,14 @@ class NameRecord:
 
 
 def check_name(name: str) -> str:
-    """The name itself if it may be one: 1 to 64 of a-z 0-9 . _ - that begin with a letter or digit."""
+    """The name itself if it may be one: 1 to 64 of a-z 0-9 . _ - that begin with a letter or
+    digit.
+    """
     if not _NAME.fullmatch(name):
-        raise InvalidNameRecord(f"{name[:80]!r} is no name: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or digit")
+        raise InvalidNameRecord(
+            f"{name[:80]!r} is no name: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or"
+            " digit"
+        )
     return name
 
 
@@ -62,12 +73,17 @@ def sign_name(identity: Identity, name: str, sequence: int, target: Cid) -> Name
         raise InvalidNameRecord(f"sequence {sequence} is outside 0 … 2^64-1")
     digest = _digest(_body(identity.public_key, check_name(name), sequence, target))
     signature = coincurve.PrivateKey(identity.secret).sign_recoverable(digest, hasher=None)
-    return NameRecord(identity.peer_id, name, sequence, target, signature)
+    return NameRecord(identity.peer_id, name, sequence, target, signature=signature)
 
 
 def encode_name(record: NameRecord) -> bytes:
     """The record's canonical bytes."""
-    return _pack([*_body(public_key_of(record.owner), record.name, record.sequence, record.target), record.signature])
+    return _pack(
+        [
+            *_body(public_key_of(record.owner), record.name, record.sequence, record.target),
+            record.signature,
+        ]
+    )
 
 
 def decode_name(data: bytes) -> NameRecord:
@@ -77,7 +93,9 @@ def decode_name(data: bytes) -> NameRecord:
     try:
         fields = msgspec.msgpack.decode(data, type=_Fields)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidNameRecord(f"not [1, public key, name, sequence, target, signature]: {error}") from error
+        raise InvalidNameRecord(
+            f"not [1, public key, name, sequence, target, signature]: {error}"
+        ) from error
     record = _from_fields(fields)
     if encode_name(record) != data:
         raise InvalidNameRecord("not the canonical bytes of the record")
@@ -94,7 +112,11 @@ class _Fields(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
 
 
 def _from_fields(fields: _Fields) -> NameRecord:
-    if len(fields.public_key) != PUBLIC_KEY_BYTES or len(fields.signature) != SIGNATURE_BYTES or not 0 <= fields.sequence <= MAX_SEQUENCE:
+    if (
+        len(fields.public_key) != PUBLIC_KEY_BYTES
+        or len(fields.signature) != SIGNATURE_BYTES
+        or not 0 <= fields.sequence <= MAX_SEQUENCE
+    ):
         raise InvalidNameRecord("a key, sequence or signature has the wrong size")
     try:
         target = Cid(fields.target)
@@ -102,7 +124,13 @@ def _from_fields(fields: _Fields) -> NameRecord:
         raise InvalidNameRecord(str(error)) from error
     body = _body(fields.public_key, check_name(fields.name), fields.sequence, target)
     _check_signature(_digest(body), fields.signature, fields.public_key)
-    return NameRecord(peer_id_of(fields.public_key), fields.name, fields.sequence, target, fields.signature)
+    return NameRecord(
+        peer_id_of(fields.public_key),
+        fields.name,
+        fields.sequence,
+        target,
+        signature=fields.signature,
+    )
 
 
 def validate_name(key: str, value: bytes) -> NameRecord:
@@ -114,8 +142,13 @@ def validate_name(key: str, value: bytes) -> NameRecord:
 
 
 def newest(records: Sequence[NameRecord]) -> int:
-    """Index of the record that wins: highest sequence, then highest bytes, so that all nodes choose alike."""
-    return max(range(len(records)), key=lambda index: (records[index].sequence, encode_name(records[index])))
+    """Index of the record that wins: highest sequence, then highest bytes, so that all nodes choose
+    alike.
+    """
+    return max(
+        range(len(records)),
+        key=lambda index: (records[index].sequence, encode_name(records[index])),
+    )
 
 
 def _check_signature(digest: bytes, signature: bytes, public_key: bytes) -> None:

@@ -9,7 +9,10 @@ MAX_BANS = 10_000
 
 @dataclass(frozen=True)
 class PeerAddress:
-    """A peer and where it may be reached, best address first. Addresses may or may not end in /p2p/PEERID."""
+    """A peer and where it may be reached, best address first.
+
+    Addresses may or may not end in /p2p/PEERID.
+    """
 
     peer_id: str
     addresses: tuple[str, ...] = ()
@@ -24,7 +27,10 @@ class Ban:
 
 
 class BanList:
-    """Peers not to ask for a while. The longest ban of a peer wins; the ban that ends first is forgotten first when full."""
+    """Peers not to ask for a while.
+
+    The longest ban of a peer wins; the ban that ends first is forgotten first when full.
+    """
 
     def __init__(self, max_bans: int = MAX_BANS) -> None:
         self._bans: dict[str, Ban] = {}

@@ -1,8 +1,13 @@
-"""A stream of frames to one peer, with a deadline on everything. The only view of a stream that the rest of the program has.
+"""A stream of frames to one peer, with a deadline on everything.
 
-- `receive` may be cancelled or run out of time and be called again: no byte is lost. Its deadline raises PeerTimeout and leaves the stream open.
-- `send` waits while the peer's window is full (back-pressure). A send that is cancelled or too slow has cut a frame: the stream is reset.
-- `close` ends our side and lets what was sent arrive; `reset` ends both sides at once and drops what is under way.
+The only view of a stream that the rest of the program has.
+
+- `receive` may be cancelled or run out of time and be called again: no byte is lost. Its deadline
+raises PeerTimeout and leaves the stream open.
+- `send` waits while the peer's window is full (back-pressure). A send that is cancelled or too slow
+has cut a frame: the stream is reset.
+- `close` ends our side and lets what was sent arrive; `reset` ends both sides at once and drops
+what is under way.
 """
 
 from __future__ import annotations
@@ -18,11 +23,21 @@ from .wire import MAX_FRAME_BYTES, FrameDecoder, encode_frame
 
 READ_BYTES = 64 << 10
 CLOSE_TIMEOUT_S = 2.0
-_LIBRARY_ERRORS = (StreamError, IOException, BaseLibp2pError, OSError, trio.ClosedResourceError, trio.BrokenResourceError)
+_LIBRARY_ERRORS = (
+    StreamError,
+    IOException,
+    BaseLibp2pError,
+    OSError,
+    trio.ClosedResourceError,
+    trio.BrokenResourceError,
+)
 
 
 class FrameStream:
-    """Frames to and from `remote` (a peer id). One task may send while another receives; two may not receive."""
+    """Frames to and from `remote` (a peer id).
+
+    One task may send while another receives; two may not receive.
+    """
 
     def __init__(self, stream: INetStream, remote: str, limit_bytes: int = MAX_FRAME_BYTES) -> None:
         self.remote = remote
@@ -55,7 +70,10 @@ class FrameStream:
             raise
 
     async def receive(self, deadline_s: float, *, limit_bytes: int | None = None) -> bytes:
-        """Read one frame of at most `limit_bytes` (the stream's own limit if not given). Raises StreamClosed, PeerTimeout, FrameTooLarge."""
+        """Read one frame of at most `limit_bytes` (the stream's own limit if not given).
+
+        Raises StreamClosed, PeerTimeout, FrameTooLarge.
+        """
         with trio.move_on_after(deadline_s):
             while (frame := self._decoder.next_frame(limit_bytes)) is None:
                 await self._read()
@@ -69,7 +87,9 @@ class FrameStream:
             data = await self._stream.read(READ_BYTES)
         except _LIBRARY_ERRORS as error:
             self._ended = True
-            how = "ended the stream" if self._decoder.is_empty else "ended the stream inside a frame"
+            how = (
+                "ended the stream" if self._decoder.is_empty else "ended the stream inside a frame"
+            )
             raise StreamClosed(f"{self.remote} {how}") from error
         self._decoder.feed(data)
 
@@ -93,7 +113,10 @@ class FrameStream:
             await self.reset()
 
     async def reset(self) -> None:
-        """End both sides at once, even under cancellation. Harmless when repeated or after `close`."""
+        """End both sides at once, even under cancellation.
+
+        Harmless when repeated or after `close`.
+        """
         if self._closed and self._ended:
             return
         self._closed = self._ended = True

@@ -1,4 +1,7 @@
-"""Frames: a 4-byte big-endian length, then that many bytes. Sans-IO: bytes in, frames out; a length is judged before its bytes are kept."""
+"""Frames: a 4-byte big-endian length, then that many bytes.
+
+Sans-IO: bytes in, frames out; a length is judged before its bytes are kept.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ HEADER_BYTES = 4
 def encode_frame(payload: bytes | memoryview, limit_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """One frame ready to write."""
     if len(payload) > limit_bytes:
-        raise FrameTooLarge(f"a frame of {len(payload)} bytes is over the limit of {limit_bytes}; split it")
+        raise FrameTooLarge(
+            f"a frame of {len(payload)} bytes is over the limit of {limit_bytes}; split it"
+        )
     return b"".join((len(payload).to_bytes(HEADER_BYTES, "big"), payload))
 
 
@@ -19,7 +24,8 @@ class FrameDecoder:
     """Cuts a byte stream into frames. Holds at most one frame and what was fed beyond it.
 
     - `feed` what arrives, in pieces of any size; then call `next_frame` until it says None.
-    - A length over the limit raises FrameTooLarge at once and for ever: the stream cannot be resynchronised.
+    - A length over the limit raises FrameTooLarge at once and for ever: the stream cannot be
+    resynchronised.
     """
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -31,13 +37,18 @@ class FrameDecoder:
         self._buffer += data
 
     def next_frame(self, limit_bytes: int | None = None) -> bytes | None:
-        """The next whole frame, or None until more bytes are fed. `limit_bytes` can only lower the decoder's limit."""
+        """The next whole frame, or None until more bytes are fed.
+
+        `limit_bytes` can only lower the decoder's limit.
+        """
         if len(self._buffer) < HEADER_BYTES:
             return None
         length = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
         limit = self._limit_bytes if limit_bytes is None else min(limit_bytes, self._limit_bytes)
         if length > limit:
-            raise FrameTooLarge(f"the peer announced a frame of {length} bytes; the limit is {limit}")
+            raise FrameTooLarge(
+                f"the peer announced a frame of {length} bytes; the limit is {limit}"
+            )
         end = HEADER_BYTES + length
         if len(self._buffer) < end:
             return None

@@ -1,4 +1,6 @@
-"""Receipts, vouchers, logs and payouts. Pure, except `chain/` (reaches a chain) and `ledger/` (reaches a disk).
+"""Receipts, vouchers, logs and payouts.
+
+Pure, except `chain/` (reaches a chain) and `ledger/` (reaches a disk).
 
 To read it in the order in which a fee travels:
 

@@ -1,12 +1,16 @@
-"""Takes receipts, keeps each channel's chain, seals epochs. Sans-IO: envelopes come verified, the chain's numbers as arguments, memory is a store.
+"""Takes receipts, keeps each channel's chain, seals epochs.
+
+Sans-IO: envelopes come verified, the chain's numbers as arguments, memory is a store.
 
     receive:  next in its channel → accepted, with a promise     ahead of its turn → waits
-              here already → duplicate                           another body for a taken place → evidence
+              here already → duplicate
+              another body for a taken place → evidence
     seal:     accepted receipts whose vouchers are claimed on chain → batch → header
 
-Payouts never exceed what was claimed, because a receipt is sealed only when its channel's claimed total covers its cumulative amount. So the
-settlement contract can always take the header. Every change is in the store before it is in memory: killed anywhere, an aggregator that is
-restored from its store goes on where it was.
+Payouts never exceed what was claimed, because a receipt is sealed only when its channel's claimed
+total covers its cumulative amount. So the settlement contract can always take the header. Every
+change is in the store before it is in memory: killed anywhere, an aggregator that is restored from
+its store goes on where it was.
 """
 
 from __future__ import annotations
@@ -49,7 +53,9 @@ class ChannelView(Protocol):
 
 @dataclass(frozen=True)
 class ClaimDue:
-    """A voucher to claim on chain, up to `total` in all, before the receipts that it pays for can be sealed."""
+    """A voucher to claim on chain, up to `total` in all, before the receipts that it pays for can
+    be sealed.
+    """
 
     config: ChannelConfig
     voucher: Voucher
@@ -71,7 +77,9 @@ class AggregatorStore(Protocol):
         """All sealed batches, oldest first."""
 
     def unsealed(self) -> Iterable[bytes]:
-        """The envelopes that were accepted and not sealed, in the order in which they were accepted."""
+        """The envelopes that were accepted and not sealed, in the order in which they were
+        accepted.
+        """
 
     def find_receipt(self, channel_id: bytes, sequence: int) -> bytes | None:
         """The accepted signed receipt in this place."""
@@ -89,7 +97,8 @@ class AggregatorStore(Protocol):
 class Aggregator:
     """One aggregator of one network, restored from its store. Owned by one task.
 
-    - For each channel, `_unsealed` holds without gaps the receipts between its last sealed one and its tip.
+    - For each channel, `_unsealed` holds without gaps the receipts between its last sealed one and
+    its tip.
     - What was accepted once is never forgotten, and counts once.
     """
 
@@ -98,7 +107,9 @@ class Aggregator:
         self._signer = signer
         self._store = store
         self._waiting = WaitingRoom()
-        self._unsealed: dict[tuple[bytes, int], VerifiedEnvelope] = {}  # by channel and sequence, in order of acceptance
+        self._unsealed: dict[
+            tuple[bytes, int], VerifiedEnvelope
+        ] = {}  # by channel and sequence, in order of acceptance
         self._num_unsealed: Counter[bytes] = Counter()
         self.history = History(network)
         for batch in store.batches():
@@ -111,8 +122,12 @@ class Aggregator:
     # ── receipts ──
 
     def receive(self, envelope: VerifiedEnvelope, view: ChannelView | None) -> Outcome:
-        """Take one receipt. `view` is the channel on chain as the caller read it lately, None when it is not there."""
-        receipt, tip = envelope.receipt.receipt, self._tip(envelope)
+        """Take one receipt.
+
+        `view` is the channel on chain as the caller read it lately, None when it is not there.
+        """
+        receipt = envelope.receipt.receipt
+        tip = self._tip(envelope)
         if receipt.sequence <= tip.sequence:
             return self._compare(envelope, self._get_accepted(receipt.channel_id, receipt.sequence))
         refusal = self._find_refusal(envelope, view)
@@ -137,48 +152,77 @@ class Aggregator:
 
     def _get_accepted(self, channel_id: bytes, sequence: int) -> bytes:
         unsealed = self._unsealed.get((channel_id, sequence))
-        entry = unsealed.receipt.encoded if unsealed else self._store.find_receipt(channel_id, sequence)
-        assert entry is not None, f"the store forgot receipt {sequence} of channel {channel_id.hex()}"
+        entry = (
+            unsealed.receipt.encoded if unsealed else self._store.find_receipt(channel_id, sequence)
+        )
+        assert entry is not None, (
+            f"the store forgot receipt {sequence} of channel {channel_id.hex()}"
+        )
         return entry
 
     def _compare(self, envelope: VerifiedEnvelope, accepted: bytes) -> Duplicate | Equivocation:
-        """The place is taken: by the same body (other signatures under it make no other receipt), or by another one."""
+        """The place is taken: by the same body (other signatures under it make no other receipt),
+        or by another one.
+        """
         if decode_receipt(accepted).body == envelope.receipt.signed.body:
             return Duplicate(self.promise(accepted))
         return self._keep_evidence(envelope, accepted)
 
     def _keep_evidence(self, envelope: VerifiedEnvelope, rival: bytes) -> Equivocation:
-        receipt, evidence = envelope.receipt.receipt, Evidence(rival, envelope.receipt.encoded)
+        receipt = envelope.receipt.receipt
+        evidence = Evidence(rival, envelope.receipt.encoded)
         self._store.keep_evidence(receipt.channel_id, receipt.sequence, evidence)
         return Equivocation(evidence)
 
-    def _find_refusal(self, envelope: VerifiedEnvelope, view: ChannelView | None) -> Rejected | None:
-        channel, amount = envelope.voucher.channel_id, envelope.voucher.max_claimable_amount
+    def _find_refusal(
+        self, envelope: VerifiedEnvelope, view: ChannelView | None
+    ) -> Rejected | None:
+        channel = envelope.voucher.channel_id
+        amount = envelope.voucher.max_claimable_amount
         if view is None or not view.balance:
             return Rejected("channel", f"the chain knows no money in channel {channel.hex()}")
         if amount > view.balance:
-            return Rejected("balance", f"the voucher allows {amount}; the channel holds {view.balance}")
-        if self._num_unsealed[channel] >= MAX_UNSEALED_PER_CHANNEL or len(self._unsealed) >= MAX_UNSEALED:
-            return Rejected("unclaimed", "too many receipts wait for their vouchers to be claimed; claim, then send this again")
+            return Rejected(
+                "balance", f"the voucher allows {amount}; the channel holds {view.balance}"
+            )
+        if (
+            self._num_unsealed[channel] >= MAX_UNSEALED_PER_CHANNEL
+            or len(self._unsealed) >= MAX_UNSEALED
+        ):
+            return Rejected(
+                "unclaimed",
+                "too many receipts wait for their vouchers to be claimed; claim, then send this"
+                " again",
+            )
         return None
 
-    def _wait(self, envelope: VerifiedEnvelope, tip: ChannelTip) -> Waiting | Rejected | Equivocation:
+    def _wait(
+        self, envelope: VerifiedEnvelope, tip: ChannelTip
+    ) -> Waiting | Rejected | Equivocation:
         receipt = envelope.receipt.receipt
         rival = self._waiting.find(receipt.channel_id, receipt.sequence)
         if rival is not None and rival.receipt.digest != envelope.receipt.digest:
             return self._keep_evidence(envelope, rival.receipt.encoded)
         if rival is None and not self._waiting.add(envelope):
-            return Rejected("waiting", f"no room to wait for receipt {tip.sequence + 1} of this channel; send that one first")
+            return Rejected(
+                "waiting",
+                f"no room to wait for receipt {tip.sequence + 1} of this channel; send that one"
+                " first",
+            )
         return Waiting(tip.sequence + 1, receipt.sequence - 1)
 
-    def _collect_run(self, envelope: VerifiedEnvelope, tip: ChannelTip) -> tuple[list[VerifiedEnvelope], ChannelTip]:
+    def _collect_run(
+        self, envelope: VerifiedEnvelope, tip: ChannelTip
+    ) -> tuple[list[VerifiedEnvelope], ChannelTip]:
         """This receipt and those that waited for it, as far as they follow one another."""
-        run, tip = [envelope], tip.follow(envelope.receipt, self.network)
+        run = [envelope]
+        tip = tip.follow(envelope.receipt, self.network)
         while following := self._waiting.take(envelope.voucher.channel_id, tip.sequence + 1):
             try:
                 tip = tip.follow(following.receipt, self.network)
             except (ReceiptError, VoucherError):
-                break  # it follows another body than the one that came: whoever sends it again is told so
+                # it follows another body than the one that came: whoever sends it again is told so
+                break
             run.append(following)
         return run, tip
 
@@ -192,14 +236,21 @@ class Aggregator:
     # ── epochs ──
 
     def claims_due(self) -> list[ClaimDue]:
-        """List the vouchers that cover what is accepted and not sealed, one for each channel. Some may be claimed already."""
+        """List the vouchers that cover what is accepted and not sealed, one for each channel.
+
+        Some may be claimed already.
+        """
         last = {channel: envelope for (channel, _), envelope in self._unsealed.items()}
-        return [ClaimDue(envelope.config, envelope.voucher, self._tips[channel].cumulative) for channel, envelope in last.items()]
+        return [
+            ClaimDue(envelope.config, envelope.voucher, self._tips[channel].cumulative)
+            for channel, envelope in last.items()
+        ]
 
     def seal(self, claimed: Mapping[bytes, int]) -> SealedEpoch | None:
         """Close an epoch over what is claimed; None when that is nothing.
 
-        `claimed` maps channel ids to `total_claimed` as the chain has it now; a channel that it does not name waits for a later epoch.
+        `claimed` maps channel ids to `total_claimed` as the chain has it now; a channel that it
+        does not name waits for a later epoch.
         """
         chosen = self._choose(claimed)
         if not chosen:
@@ -209,7 +260,9 @@ class Aggregator:
         state = recompute(batch, self.history.state)  # as any stranger will, before anybody is told
         assert state.header is not None
         sealed = SealedEpoch(state.header, batch)
-        places = [(envelope.voucher.channel_id, envelope.receipt.receipt.sequence) for envelope in chosen]
+        places = [
+            (envelope.voucher.channel_id, envelope.receipt.receipt.sequence) for envelope in chosen
+        ]
         self._store.seal(sealed, places)
         self.history.extend(batch, state)
         for channel, sequence in places:
@@ -243,7 +296,9 @@ class Aggregator:
 
 
 def _batch_bytes(envelope: VerifiedEnvelope) -> int:
-    """At most what one receipt adds to a batch: itself, its channel, and one payout for each share."""
+    """At most what one receipt adds to a batch: itself, its channel, and one payout for each
+    share.
+    """
     return len(envelope.receipt.encoded) + 3 + 192 + 32 * len(envelope.receipt.receipt.shares)
 
 

@@ -1,9 +1,13 @@
-"""The published batch of an epoch: written by the aggregator, recomputed by anybody. Normative text: docs/protocols/settlement.md.
+"""The published batch of an epoch: written by the aggregator, recomputed by anybody.
 
-    state before + batch bytes → recompute → state after, and with it the one header that may be posted
+Normative text: docs/protocols/settlement.md.
 
-Whoever recomputes checks every signature, every channel's chain, every share and every total again, and believes nobody. What a batch
-cannot show is that its channels' vouchers were claimed: that the chain tells.
+    state before + batch bytes → recompute
+    → state after, and with it the one header that may be posted
+
+Whoever recomputes checks every signature, every channel's chain, every share and every total again,
+and believes nobody. What a batch cannot show is that its channels' vouchers were claimed: that the
+chain tells.
 """
 
 from __future__ import annotations
@@ -36,7 +40,10 @@ SignedBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
 
 
 class ReceiptBatch(Record, frozen=True):
-    """What is published. Receipts by (channel, sequence), opened channels by id, payouts by account."""
+    """What is published.
+
+    Receipts by (channel, sequence), opened channels by id, payouts by account.
+    """
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
     chain_id: Amount
@@ -46,7 +53,9 @@ class ReceiptBatch(Record, frozen=True):
     epoch: Amount
     previous: Digest
     opened: Annotated[list[ChannelConfig], msgspec.Meta(max_length=MAX_BATCH_RECEIPTS)]
-    receipts: Annotated[list[SignedBytes], msgspec.Meta(min_length=1, max_length=MAX_BATCH_RECEIPTS)]
+    receipts: Annotated[
+        list[SignedBytes], msgspec.Meta(min_length=1, max_length=MAX_BATCH_RECEIPTS)
+    ]
     payouts: Annotated[list[tuple[Address, Amount]], msgspec.Meta(max_length=MAX_BATCH_PAYOUTS)]
 
 
@@ -77,14 +86,19 @@ class EpochState:
 
 
 def recompute(data: bytes, previous: EpochState) -> EpochState:
-    """Check a batch from bytes nobody vouched for and give the state after it; BatchError names what does not hold.
+    """Check a batch from bytes nobody vouched for and give the state after it; BatchError names
+    what does not hold.
 
     The batch is right when the header of the result is the one on the chain.
     """
     batch = decode_batch(data)
     _check_place(batch, previous)
     receipts = _verify_receipts(batch.receipts, previous.network)
-    channels = _follow(receipts, {**previous.channels, **_open_channels(batch, receipts, previous)}, previous.network)
+    channels = _follow(
+        receipts,
+        {**previous.channels, **_open_channels(batch, receipts, previous)},
+        previous.network,
+    )
     payouts, changed = add_payouts(previous.payouts, receipts)
     if batch.payouts != changed:
         raise BatchError("payouts", "the batch awards something else than its receipts say")
@@ -93,10 +107,19 @@ def recompute(data: bytes, previous: EpochState) -> EpochState:
     return replace(after, header=_header(after, previous, data))
 
 
-def compose(receipts: Sequence[VerifiedReceipt], configs: Mapping[bytes, ChannelConfig], previous: EpochState) -> bytes:
-    """Write the one batch of these receipts. Its channels' configs are taken from `configs` by channel id."""
+def compose(
+    receipts: Sequence[VerifiedReceipt],
+    configs: Mapping[bytes, ChannelConfig],
+    previous: EpochState,
+) -> bytes:
+    """Write the one batch of these receipts.
+
+    Its channels' configs are taken from `configs` by channel id.
+    """
     receipts = sorted(receipts, key=_place)
-    channels = sorted({receipt.receipt.channel_id for receipt in receipts} - previous.channels.keys())
+    channels = sorted(
+        {receipt.receipt.channel_id for receipt in receipts} - previous.channels.keys()
+    )
     network = previous.network
     batch = ReceiptBatch(
         version=VERSION,
@@ -121,9 +144,12 @@ def decode_batch(data: bytes) -> ReceiptBatch:
         raise BatchError(error.rule, str(error)) from error
 
 
-def add_payouts(payouts: Mapping[bytes, int], receipts: Iterable[VerifiedReceipt]) -> tuple[dict[bytes, int], list[tuple[bytes, int]]]:
+def add_payouts(
+    payouts: Mapping[bytes, int], receipts: Iterable[VerifiedReceipt]
+) -> tuple[dict[bytes, int], list[tuple[bytes, int]]]:
     """Award these receipts: all accounts' new totals, and those of them that changed, sorted."""
-    after, changed = dict(payouts), set[bytes]()
+    after = dict(payouts)
+    changed = set[bytes]()
     for verified in receipts:
         shares = verified.receipt.shares
         for share, part in zip(shares, split(verified.receipt.amount, shares), strict=True):
@@ -136,9 +162,19 @@ def add_payouts(payouts: Mapping[bytes, int], receipts: Iterable[VerifiedReceipt
 def _check_place(batch: ReceiptBatch, previous: EpochState) -> None:
     network = previous.network
     if batch.version != VERSION:
-        raise BatchError("version", f"{batch.version} is unknown; this node reads version {VERSION}")
-    if (batch.chain_id, batch.settlement, batch.token, batch.channels) != (network.chain_id, network.settlement, network.token, network.channels):
-        raise BatchError("network", f"the batch is for chain {batch.chain_id} and settlement {batch.settlement.hex()}")
+        raise BatchError(
+            "version", f"{batch.version} is unknown; this node reads version {VERSION}"
+        )
+    if (batch.chain_id, batch.settlement, batch.token, batch.channels) != (
+        network.chain_id,
+        network.settlement,
+        network.token,
+        network.channels,
+    ):
+        raise BatchError(
+            "network",
+            f"the batch is for chain {batch.chain_id} and settlement {batch.settlement.hex()}",
+        )
     if batch.epoch != previous.epoch + 1:
         raise BatchError("epoch", f"{batch.epoch}; the next is {previous.epoch + 1}")
     if batch.previous != previous.header_hash:
@@ -158,16 +194,23 @@ def _verify_receipts(encoded: Sequence[bytes], network: Network) -> list[Verifie
     return receipts
 
 
-def _open_channels(batch: ReceiptBatch, receipts: Sequence[VerifiedReceipt], previous: EpochState) -> dict[bytes, ChannelTip]:
+def _open_channels(
+    batch: ReceiptBatch, receipts: Sequence[VerifiedReceipt], previous: EpochState
+) -> dict[bytes, ChannelTip]:
     """The channels that begin here: exactly those of the receipts that were not known before."""
     opened = {channel_id(config, previous.network): ChannelTip(config) for config in batch.opened}
     needed = {receipt.receipt.channel_id for receipt in receipts} - previous.channels.keys()
     if list(opened) != sorted(needed) or len(opened) != len(batch.opened):
-        raise BatchError("opened", "the opened channels are not, in order, those that have their first receipt here")
+        raise BatchError(
+            "opened",
+            "the opened channels are not, in order, those that have their first receipt here",
+        )
     return opened
 
 
-def _follow(receipts: Sequence[VerifiedReceipt], channels: dict[bytes, ChannelTip], network: Network) -> dict[bytes, ChannelTip]:
+def _follow(
+    receipts: Sequence[VerifiedReceipt], channels: dict[bytes, ChannelTip], network: Network
+) -> dict[bytes, ChannelTip]:
     for index, receipt in enumerate(receipts):
         channel = receipt.receipt.channel_id
         try:

@@ -1,4 +1,7 @@
-"""Where a channel's receipts stand, and which one may come next. The state half of a receipt's invariants; reads no chain."""
+"""Where a channel's receipts stand, and which one may come next.
+
+The state half of a receipt's invariants; reads no chain.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from .voucher import ChannelConfig, check_channel
 class ChannelTip:
     """The end of a channel's chain of receipts.
 
-    receipt 1 ← receipt 2 ← … ← receipt `sequence`, whose body hashes to `previous`; together they cost `cumulative`.
+    receipt 1 ← receipt 2 ← … ← receipt `sequence`, whose body hashes to `previous`; together they
+    cost `cumulative`.
     """
 
     config: ChannelConfig
@@ -23,13 +27,24 @@ class ChannelTip:
     cumulative: int = 0
 
     def follow(self, verified: VerifiedReceipt, network: Network) -> ChannelTip:
-        """Give the tip after this receipt; ReceiptError or VoucherError when it is not the next one of this channel."""
+        """Give the tip after this receipt; ReceiptError or VoucherError when it is not the next one
+        of this channel.
+        """
         receipt = verified.receipt
         check_channel(self.config, receipt.operator, receipt.client, network)
         if receipt.sequence != self.sequence + 1:
-            raise ReceiptError("sequence", f"{receipt.sequence}; the channel's next is {self.sequence + 1}")
+            raise ReceiptError(
+                "sequence", f"{receipt.sequence}; the channel's next is {self.sequence + 1}"
+            )
         if receipt.previous != self.previous:
-            raise ReceiptError("previous", f"receipt {receipt.sequence} does not follow the channel's receipt {self.sequence}")
+            raise ReceiptError(
+                "previous",
+                f"receipt {receipt.sequence} does not follow the channel's receipt {self.sequence}",
+            )
         if receipt.cumulative != self.cumulative + receipt.amount:
-            raise ReceiptError("cumulative", f"{receipt.cumulative}; the channel stands at {self.cumulative} and this costs {receipt.amount}")
+            raise ReceiptError(
+                "cumulative",
+                f"{receipt.cumulative}; the channel stands at {self.cumulative} and this costs"
+                f" {receipt.amount}",
+            )
         return ChannelTip(self.config, receipt.sequence, verified.digest, receipt.cumulative)

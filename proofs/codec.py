@@ -1,6 +1,8 @@
-"""The one byte form of everything that is signed or hashed: MessagePack arrays of integers, bytes and arrays, each in its shortest form.
+"""The one byte form of everything that is signed or hashed: MessagePack arrays of integers, bytes
+and arrays, each in its shortest form.
 
-msgspec checks the schema but accepts what is longer than needed; so decoding ends by encoding again and comparing. Knows no message.
+msgspec checks the schema but accepts what is longer than needed; so decoding ends by encoding again
+and comparing. Knows no message.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=33, max_length=33)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
-Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]  # of the fee token's smallest unit; also numbers and times that only grow
+Amount = Annotated[
+    int, msgspec.Meta(ge=0, le=(1 << 63) - 1)
+]  # of the fee token's smallest unit; also numbers and times that only grow
 
 T = TypeVar("T")
 
@@ -24,7 +28,10 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class NotCanonical(ValueError):
-    """These bytes are too many, break the schema, or are not the one form of what they say. `rule` is size, schema or canonical."""
+    """These bytes are too many, break the schema, or are not the one form of what they say.
+
+    `rule` is size, schema or canonical.
+    """
 
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(message)
@@ -37,7 +44,9 @@ def encode(value: object) -> bytes:
 
 
 def decode(data: bytes, decoder: msgspec.msgpack.Decoder[T], limit_bytes: int) -> T:
-    """Read a record from bytes nobody vouched for; NotCanonical unless they are exactly what `encode` gives."""
+    """Read a record from bytes nobody vouched for; NotCanonical unless they are exactly what
+    `encode` gives.
+    """
     if len(data) > limit_bytes:
         raise NotCanonical("size", f"{len(data)} bytes; at most {limit_bytes} are allowed")
     try:

@@ -1,6 +1,9 @@
-"""keccak256, EIP-712 digests written out by hand, and the network that they are bound to. Knows no message.
+"""keccak256, EIP-712 digests written out by hand, and the network that they are bound to.
 
-Hand-written because a digest is three hashes over fixed words: 15 times faster than a general encoder, which the tests use as oracle.
+Knows no message.
+
+Hand-written because a digest is three hashes over fixed words: 15 times faster than a general
+encoder, which the tests use as oracle.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ def struct_hash(type_hash: bytes, *fields: int | bytes) -> bytes:
 
 def domain_separator(name: str, version: str, chain_id: int, contract: bytes) -> bytes:
     """EIP-712 domain separator."""
-    return struct_hash(keccak(_DOMAIN), keccak(name.encode()), keccak(version.encode()), chain_id, contract)
+    return struct_hash(
+        keccak(_DOMAIN), keccak(name.encode()), keccak(version.encode()), chain_id, contract
+    )
 
 
 def typed_digest(domain: bytes, hashed_struct: bytes) -> bytes:
@@ -43,7 +48,9 @@ def typed_digest(domain: bytes, hashed_struct: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Network:
-    """The chain and the contracts that signatures are bound to: nothing signed for one network is worth anything in another."""
+    """The chain and the contracts that signatures are bound to: nothing signed for one network is
+    worth anything in another.
+    """
 
     chain_id: int
     settlement: bytes  # receives the fees; the contract that receipts and promises are for

@@ -1,10 +1,13 @@
-"""A receipt on its way to the aggregator: the receipt, the voucher that pays for it, and the channel both belong to.
+"""A receipt on its way to the aggregator: the receipt, the voucher that pays for it, and the
+channel both belong to.
 
 Everything in here can be checked by any peer that forwards it, without a chain and without state:
 
-    bytes → open_envelope → VerifiedEnvelope     the receipt holds, and whoever signed it vouched for all it costs
+    bytes → open_envelope → VerifiedEnvelope     the receipt holds, and whoever signed it vouched
+                                                 for all it costs
 
-Whether the channel holds that much, and whether this receipt comes next in it, is for aggregator.py.
+Whether the channel holds that much, and whether this receipt comes next in it, is for
+aggregator.py.
 """
 
 from __future__ import annotations
@@ -55,19 +58,27 @@ class VerifiedEnvelope:
 
 def seal_envelope(signed: SignedReceipt, voucher: Voucher, config: ChannelConfig) -> bytes:
     """Give the bytes of an envelope."""
-    return encode(ReceiptEnvelope(encode(signed), voucher.max_claimable_amount, voucher.signature, config))
+    return encode(
+        ReceiptEnvelope(encode(signed), voucher.max_claimable_amount, voucher.signature, config)
+    )
 
 
 def open_envelope(data: bytes, network: Network) -> VerifiedEnvelope:
-    """Check an envelope from bytes nobody vouched for; ReceiptError or VoucherError names the first invariant that does not hold."""
+    """Check an envelope from bytes nobody vouched for; ReceiptError or VoucherError names the first
+    invariant that does not hold.
+    """
     envelope = decode_envelope(data)
     receipt = verify_receipt(decode_receipt(envelope.receipt), network)
-    body, config = receipt.receipt, envelope.channel
+    body = receipt.receipt
+    config = envelope.channel
     check_channel(config, body.operator, body.client, network)
     if channel_id(config, network) != body.channel_id:
         raise VoucherError("channel", "the receipt names another channel than the one it came with")
     if envelope.voucher_amount < body.cumulative:
-        raise VoucherError("voucher amount", f"{envelope.voucher_amount} does not cover the channel's {body.cumulative}")
+        raise VoucherError(
+            "voucher amount",
+            f"{envelope.voucher_amount} does not cover the channel's {body.cumulative}",
+        )
     voucher = Voucher(body.channel_id, envelope.voucher_amount, envelope.voucher_signature)
     verify_voucher(voucher, config, network)
     return VerifiedEnvelope(receipt, voucher, config)

@@ -1,4 +1,7 @@
-"""The header of an epoch: what the aggregator posts, and its hash. Twin of `Header` in chain/contracts/Settlement.sol."""
+"""The header of an epoch: what the aggregator posts, and its hash.
+
+Twin of `Header` in chain/contracts/Settlement.sol.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,15 @@ def decode_header(encoded: bytes) -> EpochHeader:
     assert len(encoded) == 32 * len(_FIELDS), "a header has seven words"
     words = [encoded[start : start + 32] for start in range(0, len(encoded), 32)]
     epoch, num_receipts, payout_total = (int.from_bytes(words[place], "big") for place in (0, 3, 5))
-    return EpochHeader(epoch, words[1], words[2], num_receipts, words[4], payout_total, words[6])
+    return EpochHeader(
+        epoch,
+        words[1],
+        words[2],
+        num_receipts,
+        payout_root=words[4],
+        payout_total=payout_total,
+        batch_digest=words[6],
+    )
 
 
 _FIELDS = tuple(field.name for field in fields(EpochHeader))

@@ -3,14 +3,16 @@
     ProofError
     ├── BadSignature     no key made this signature, or not in the only form that we accept
     ├── ReceiptError     a receipt breaks an invariant; `invariant` names it
-    ├── VoucherError     a voucher or its channel does not pay for what it should; `invariant` names it
+    ├── VoucherError     a voucher or its channel does not pay for what it should; `invariant` names
+                         it
     ├── ManifestError    an adapter's manifest is not acceptable; `field` names what is wrong
     ├── BatchError       a published batch is not what its aggregator claims; `invariant` names it
     └── LedgerError      the ledger cannot do what is asked
         ├── LedgerConflict   somebody else already wrote something different there
         └── UnknownEntry     there is no such entry
 
-Whose fault: the first five the sender's of the bytes, the last ours or that of a second process on the same file.
+Whose fault: the first five the sender's of the bytes, the last ours or that of a second process on
+the same file.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ class ProofError(Exception):
 
 
 class BadSignature(ProofError):
-    """No key made this signature, or it is not in the one accepted form (65 bytes, low s, v 27 or 28)."""
+    """No key made this signature, or it is not in the one accepted form (65 bytes, low s, v 27 or
+    28).
+    """
 
 
 class ReceiptError(ProofError):
@@ -61,7 +65,9 @@ class LedgerError(ProofError):
 
 
 class LedgerConflict(LedgerError):
-    """Something different is already written there; a second process on the same file is the usual reason."""
+    """Something different is already written there; a second process on the same file is the usual
+    reason.
+    """
 
 
 class UnknownEntry(LedgerError):

@@ -1,4 +1,6 @@
-"""All epochs so far, recomputed from their batches: what a mirror keeps, and where claims and explanations get their proofs."""
+"""All epochs so far, recomputed from their batches: what a mirror keeps, and where claims and
+explanations get their proofs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ class InclusionProof:
 
     def verify(self, entry: bytes, receipts_root: bytes) -> bool:
         """Say whether these bytes (a signed receipt) are in the log with this root."""
-        return verify_inclusion(leaf_hash(entry), self.index, self.size, self.path, receipts_root)
+        return verify_inclusion(
+            leaf_hash(entry), self.index, self.size, self.path, root=receipts_root
+        )
 
 
 class History:
@@ -38,7 +42,9 @@ class History:
     def extend(self, batch: bytes, state: EpochState) -> EpochState:
         """Take an epoch that the caller has recomputed already."""
         leaves = [leaf_hash(entry) for entry in decode_batch(batch).receipts]
-        self._index.update(zip(leaves, range(self.log.size, self.log.size + len(leaves)), strict=True))
+        self._index.update(
+            zip(leaves, range(self.log.size, self.log.size + len(leaves)), strict=True)
+        )
         self.log.append(leaves)
         self.state = state
         return state

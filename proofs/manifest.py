@@ -1,7 +1,10 @@
-"""An adapter's manifest: what it is, who made it, from whose data, and the hash of every byte. Normative text: docs/protocols/manifest.md.
+"""An adapter's manifest: what it is, who made it, from whose data, and the hash of every byte.
 
-Its sha-256 is the adapter's identity everywhere. Signed by the creator over its own bytes, with the signature as last element.
-Decides what a well-formed manifest is; not whether its base is ours or its blocks can be had.
+Normative text: docs/protocols/manifest.md.
+
+Its sha-256 is the adapter's identity everywhere. Signed by the creator over its own bytes, with the
+signature as last element. Decides what a well-formed manifest is; not whether its base is ours or
+its blocks can be had.
 """
 
 from __future__ import annotations
@@ -98,7 +101,9 @@ def build_manifest(
 ) -> bytes:
     """Write and sign a manifest; ManifestError when nobody would accept it."""
     about = (name, adapter_version, base, tokenizer_hash, template_hash, licence, source)
-    draft = Manifest(VERSION, *about, signer.public_key, created_at, list(contributors), list(files), bytes(65))
+    draft = Manifest(
+        VERSION, *about, signer.public_key, created_at, list(contributors), list(files), bytes(65)
+    )
     try:
         data = encode(msgspec.structs.replace(draft, signature=signer.sign_digest(_digest(draft))))
     except (TypeError, OverflowError, UnicodeError) as error:
@@ -108,13 +113,17 @@ def build_manifest(
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read a manifest from bytes nobody vouched for: bounded, canonical, consistent, signed by its creator. ManifestError."""
+    """Read a manifest from bytes nobody vouched for: bounded, canonical, consistent, signed by its
+    creator. ManifestError.
+    """
     try:
         manifest = decode(data, _DECODER, MAX_MANIFEST_BYTES)
     except NotCanonical as error:
         raise ManifestError(error.rule, str(error)) from error
     if manifest.version != VERSION:
-        raise ManifestError("version", f"{manifest.version} is unknown; this node reads version {VERSION}")
+        raise ManifestError(
+            "version", f"{manifest.version} is unknown; this node reads version {VERSION}"
+        )
     _check_files(manifest.files)
     _check_signature(manifest)
     return manifest
@@ -129,7 +138,9 @@ def _check_files(files: Sequence[File]) -> None:
             raise ManifestError("files", f"{file.name!r} is no plain file name")
         total = sum(size for _, size in file.blocks)
         if total != file.size:
-            raise ManifestError("files", f"the blocks of {file.name} have {total} bytes together, not {file.size}")
+            raise ManifestError(
+                "files", f"the blocks of {file.name} have {total} bytes together, not {file.size}"
+            )
 
 
 def _check_signature(manifest: Manifest) -> None:
@@ -139,11 +150,15 @@ def _check_signature(manifest: Manifest) -> None:
     except BadSignature as error:
         raise ManifestError("signature", str(error)) from error
     if signer != creator:
-        raise ManifestError("signature", f"made by {signer.hex()}, not by the creator {creator.hex()}")
+        raise ManifestError(
+            "signature", f"made by {signer.hex()}, not by the creator {creator.hex()}"
+        )
 
 
 def _digest(manifest: Manifest) -> bytes:
-    """What is signed: the manifest as an array without its last element, behind a prefix that nothing else begins with."""
+    """What is signed: the manifest as an array without its last element, behind a prefix that
+    nothing else begins with.
+    """
     unsigned = [getattr(manifest, field) for field in Manifest.__struct_fields__[:-1]]
     return hashlib.sha256(_DOMAIN + encode(unsigned)).digest()
 

@@ -1,9 +1,14 @@
-"""The log of receipts: an append-only Merkle tree (RFC 9162, section 2.1) over bytes. Knows no receipt.
+"""The log of receipts: an append-only Merkle tree (RFC 9162, section 2.1) over bytes.
 
-    leaf = sha256(0x00 || data)      node = sha256(0x01 || left || right)      empty log = sha256("")
+Knows no receipt.
 
-A log of n leaves splits at the largest power of two below n, so its full subtrees never change: `Frontier` keeps just those on the right
-edge, enough to append and to give the root; `Log` keeps all of them, enough to prove anything.
+    leaf = sha256(0x00 || data)
+    node = sha256(0x01 || left || right)
+    empty log = sha256("")
+
+A log of n leaves splits at the largest power of two below n, so its full subtrees never change:
+`Frontier` keeps just those on the right edge, enough to append and to give the root; `Log` keeps
+all of them, enough to prove anything.
 """
 
 from __future__ import annotations
@@ -36,7 +41,8 @@ class Frontier:
 
     def append(self, leaves: Iterable[bytes]) -> Frontier:
         """Give the frontier after more leaf hashes."""
-        size, peaks = self.size, list(self.peaks)
+        size = self.size
+        peaks = list(self.peaks)
         for new in leaves:
             peaks.append(new)
             for _ in range(trailing_ones(size)):
@@ -57,10 +63,15 @@ class Frontier:
 
 
 class Log:
-    """A whole log: proves that an entry is in it, and that an older log is its beginning. 64 bytes of memory per entry."""
+    """A whole log: proves that an entry is in it, and that an older log is its beginning.
+
+    64 bytes of memory per entry.
+    """
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        self._levels: list[list[bytes]] = [[]]  # _levels[h][i] = the full subtree over leaves [i << h, (i + 1) << h)
+        self._levels: list[list[bytes]] = [
+            []
+        ]  # _levels[h][i] = the full subtree over leaves [i << h, (i + 1) << h)
         self.append(leaves)
 
     @property
@@ -90,7 +101,9 @@ class Log:
         size = self.size if size is None else size
         if not 0 <= index < size <= self.size:
             raise IndexError(f"no entry {index} in a log of {size}")
-        low, high, path = 0, size, list[bytes]()
+        low = 0
+        high = size
+        path = list[bytes]()
         while high - low > 1:
             middle = low + split(high - low)
             if index < middle:
@@ -102,13 +115,17 @@ class Log:
         return path[::-1]
 
     def prove_consistency(self, old: int, size: int | None = None) -> list[bytes]:
-        """Prove that the first `old` entries are the beginning of the first `size` (RFC 9162, 2.1.4.1)."""
+        """Prove that the first `old` entries are the beginning of the first `size` (RFC 9162,
+        2.1.4.1).
+        """
         size = self.size if size is None else size
         if not 0 <= old <= size <= self.size:
             raise IndexError(f"no log of {old} inside a log of {size}")
         if old in (0, size):
             return []
-        low, high, path = 0, size, list[bytes]()
+        low = 0
+        high = size
+        path = list[bytes]()
         while old < high:
             middle = low + split(high - low)
             if old <= middle:
@@ -122,7 +139,9 @@ class Log:
         return path[::-1]
 
     def _node(self, low: int, high: int) -> bytes:
-        """The subtree over [low, high), where `low` is a multiple of the power of two that covers it."""
+        """The subtree over [low, high), where `low` is a multiple of the power of two that covers
+        it.
+        """
         width = high - low
         height = width.bit_length() - 1
         if width == 1 << height:
@@ -131,26 +150,38 @@ class Log:
         return node_hash(self._node(low, middle), self._node(middle, high))
 
 
-def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Say whether `leaf` (a leaf hash) is entry `index` of the log of `size` entries with this root (RFC 9162, 2.1.3.2)."""
+def verify_inclusion(
+    leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes
+) -> bool:
+    """Say whether `leaf` (a leaf hash) is entry `index` of the log of `size` entries with this root
+    (RFC 9162, 2.1.3.2).
+    """
     if not 0 <= index < size:
         return False
-    first, last, node = index, size - 1, leaf
+    first = index
+    last = size - 1
+    node = leaf
     for other in path:
         if last == 0:
             return False
         if first & 1 or first == last:
             node = node_hash(other, node)
             while not first & 1 and first:
-                first, last = first >> 1, last >> 1
+                first = first >> 1
+                last = last >> 1
         else:
             node = node_hash(node, other)
-        first, last = first >> 1, last >> 1
+        first = first >> 1
+        last = last >> 1
     return last == 0 and node == root
 
 
-def verify_consistency(old: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]) -> bool:
-    """Say whether the log of `old` entries is the beginning of the log of `size` entries (RFC 9162, 2.1.4.2)."""
+def verify_consistency(
+    old: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]
+) -> bool:
+    """Say whether the log of `old` entries is the beginning of the log of `size` entries (RFC 9162,
+    2.1.4.2).
+    """
     if not 0 <= old <= size:
         return False
     if old in (0, size):
@@ -159,18 +190,22 @@ def verify_consistency(old: int, old_root: bytes, size: int, root: bytes, path: 
     if not steps:
         return False
     ones = trailing_ones(old - 1)
-    first, last = (old - 1) >> ones, (size - 1) >> ones
+    first = (old - 1) >> ones
+    last = (size - 1) >> ones
     old_node = node = steps[0]
     for other in steps[1:]:
         if last == 0:
             return False
         if first & 1 or first == last:
-            old_node, node = node_hash(other, old_node), node_hash(other, node)
+            old_node = node_hash(other, old_node)
+            node = node_hash(other, node)
             while not first & 1 and first:
-                first, last = first >> 1, last >> 1
+                first = first >> 1
+                last = last >> 1
         else:
             node = node_hash(node, other)
-        first, last = first >> 1, last >> 1
+        first = first >> 1
+        last = last >> 1
     return last == 0 and old_node == old_root and node == root
 
 

@@ -1,4 +1,7 @@
-"""What can become of a receipt that an aggregator is given. Five values, one of them each time; deciding is aggregator.py's."""
+"""What can become of a receipt that an aggregator is given.
+
+Five values, one of them each time; deciding is aggregator.py's.
+"""
 
 from __future__ import annotations
 

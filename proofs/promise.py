@@ -1,4 +1,6 @@
-"""What an aggregator signs when it takes a receipt, and what convicts those who signed two for one place. Both stand alone, without state."""
+"""What an aggregator signs when it takes a receipt, and what convicts those who signed two for one
+place. Both stand alone, without state.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,19 @@ _PROMISE_TYPE = keccak(b"Promise(bytes32 receipt)")
 
 
 class Promise(Record, frozen=True):
-    """This entry is accepted, and is in the log of the first epoch that is sealed after its voucher is claimed."""
+    """This entry is accepted, and is in the log of the first epoch that is sealed after its voucher
+    is claimed.
+    """
 
     leaf: Digest
     signature: Signature
 
 
 class Evidence(Record, frozen=True):
-    """Two signed receipts for one place in one channel, with different bodies. Operator and client signed both."""
+    """Two signed receipts for one place in one channel, with different bodies.
+
+    Operator and client signed both.
+    """
 
     first: bytes
     second: bytes
@@ -35,14 +42,21 @@ def make_promise(signer: Signer, entry: bytes, network: Network) -> Promise:
 def verify_promise(promise: Promise, entry: bytes, aggregator: bytes, network: Network) -> bool:
     """Say whether this aggregator (an address) promised to include this signed receipt."""
     try:
-        return promise.leaf == leaf_hash(entry) and recover(_promise_digest(promise.leaf, network), promise.signature) == aggregator
+        return (
+            promise.leaf == leaf_hash(entry)
+            and recover(_promise_digest(promise.leaf, network), promise.signature) == aggregator
+        )
     except BadSignature:
         return False
 
 
 def verify_evidence(evidence: Evidence, network: Network) -> tuple[bytes, int]:
-    """Give the channel and sequence that two bodies were signed for; ReceiptError when this proves nothing."""
-    first, second = (verify_receipt(decode_receipt(data), network) for data in (evidence.first, evidence.second))
+    """Give the channel and sequence that two bodies were signed for; ReceiptError when this proves
+    nothing.
+    """
+    first, second = (
+        verify_receipt(decode_receipt(data), network) for data in (evidence.first, evidence.second)
+    )
     place = first.receipt.channel_id, first.receipt.sequence
     if place != (second.receipt.channel_id, second.receipt.sequence):
         raise ReceiptError("evidence", "the two receipts stand in different places")

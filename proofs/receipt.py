@@ -1,9 +1,12 @@
-"""The receipt of one answer: what node and client both sign. Normative text: docs/protocols/receipt.md.
+"""The receipt of one answer: what node and client both sign.
+
+Normative text: docs/protocols/receipt.md.
 
     bytes  → decode_receipt → SignedReceipt      has the right form, nothing more
            → verify_receipt → VerifiedReceipt    keeps every invariant that it can prove by itself
 
-What it cannot prove alone (is the channel funded, is this its next receipt) is for envelope.py and aggregator.py.
+What it cannot prove alone (is the channel funded, is this its next receipt) is for envelope.py and
+aggregator.py.
 """
 
 from __future__ import annotations
@@ -28,11 +31,16 @@ BARE_BASE = bytes(32)  # the adapter of an answer without one
 MAX_BODY_BYTES = 2_560
 MAX_RECEIPT_BYTES = MAX_BODY_BYTES + 160
 
-_RECEIPT_TYPE = keccak(b"Receipt(bytes32 channelId,uint64 sequence,uint128 cumulative,bytes32 body)")
+_RECEIPT_TYPE = keccak(
+    b"Receipt(bytes32 channelId,uint64 sequence,uint128 cumulative,bytes32 body)"
+)
 
 
 class Receipt(Record, frozen=True):
-    """The body. Prices per token; amounts in the fee token's smallest unit; `started_at` in Unix seconds."""
+    """The body.
+
+    Prices per token; amounts in the fee token's smallest unit; `started_at` in Unix seconds.
+    """
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
     chain_id: Amount
@@ -95,7 +103,9 @@ def digest_of(body: bytes) -> bytes:
 
 
 def commit(salt: bytes, token_ids: Sequence[int]) -> bytes:
-    """Commit to token ids without showing them: sha-256 of a 16-byte salt and their canonical MessagePack."""
+    """Commit to token ids without showing them: sha-256 of a 16-byte salt and their canonical
+    MessagePack.
+    """
     return hashlib.sha256(salt + encode(list(token_ids))).digest()
 
 
@@ -118,7 +128,10 @@ def decode_body(body: bytes) -> Receipt:
 
 
 def decode_receipt(data: bytes) -> SignedReceipt:
-    """Read a signed receipt from bytes nobody vouched for; ReceiptError. Its body is not read yet."""
+    """Read a signed receipt from bytes nobody vouched for; ReceiptError.
+
+    Its body is not read yet.
+    """
     try:
         return decode(data, _SIGNED, MAX_RECEIPT_BYTES)
     except NotCanonical as error:
@@ -126,7 +139,9 @@ def decode_receipt(data: bytes) -> SignedReceipt:
 
 
 def verify_receipt(signed: SignedReceipt, network: Network) -> VerifiedReceipt:
-    """Check everything that a receipt proves by itself, cheapest first; ReceiptError names the first invariant that does not hold."""
+    """Check everything that a receipt proves by itself, cheapest first; ReceiptError names the
+    first invariant that does not hold.
+    """
     receipt = decode_body(signed.body)
     check_terms(receipt, network)
     digest = _digest(receipt, signed.body, network)
@@ -140,16 +155,30 @@ def check_terms(receipt: Receipt, network: Network) -> None:
     if receipt.version != VERSION:
         raise ReceiptError("version", f"{receipt.version}; this network speaks {VERSION}")
     if (receipt.chain_id, receipt.settlement) != (network.chain_id, network.settlement):
-        raise ReceiptError("network", f"made for chain {receipt.chain_id} and settlement {receipt.settlement.hex()}")
-    price = receipt.prompt_tokens * receipt.prompt_price + receipt.completion_tokens * receipt.completion_price
+        raise ReceiptError(
+            "network",
+            f"made for chain {receipt.chain_id} and settlement {receipt.settlement.hex()}",
+        )
+    price = (
+        receipt.prompt_tokens * receipt.prompt_price
+        + receipt.completion_tokens * receipt.completion_price
+    )
     if receipt.amount != price:
         raise ReceiptError("amount", f"{receipt.amount}; its tokens at its prices cost {price}")
     if receipt.amount == 0:
         raise ReceiptError("amount", "0; a receipt is for something that was paid")
     if (receipt.sequence == 1) != (receipt.previous == FIRST_PREVIOUS):
-        raise ReceiptError("previous", "zeros belong to the first receipt of a channel, and only to it")
-    if receipt.cumulative < receipt.amount or (receipt.sequence == 1 and receipt.cumulative != receipt.amount):
-        raise ReceiptError("cumulative", f"{receipt.cumulative} does not fit amount {receipt.amount} at sequence {receipt.sequence}")
+        raise ReceiptError(
+            "previous", "zeros belong to the first receipt of a channel, and only to it"
+        )
+    if receipt.cumulative < receipt.amount or (
+        receipt.sequence == 1 and receipt.cumulative != receipt.amount
+    ):
+        raise ReceiptError(
+            "cumulative",
+            f"{receipt.cumulative} does not fit amount {receipt.amount} at sequence"
+            f" {receipt.sequence}",
+        )
     fault = find_fault(receipt.shares)
     if fault:
         raise ReceiptError("shares", fault)
@@ -166,7 +195,9 @@ def check_signature(invariant: str, digest: bytes, signature: bytes, address: by
 
 
 def _digest(receipt: Receipt, body: bytes, network: Network) -> bytes:
-    fields = struct_hash(_RECEIPT_TYPE, receipt.channel_id, receipt.sequence, receipt.cumulative, digest_of(body))
+    fields = struct_hash(
+        _RECEIPT_TYPE, receipt.channel_id, receipt.sequence, receipt.cumulative, digest_of(body)
+    )
     return typed_digest(network.receipts_domain, fields)
 
 

@@ -1,6 +1,9 @@
-"""secp256k1 signatures and the addresses of those who made them. Knows digests, not what they stand for.
+"""secp256k1 signatures and the addresses of those who made them.
 
-A signature is r (32) || s (32) || v (1) with v 27 or 28 and s in the lower half of the group order, so that each has one form only:
+Knows digests, not what they stand for.
+
+A signature is r (32) || s (32) || v (1) with v 27 or 28 and s in the lower half of the group
+order, so that each has one form only:
 otherwise anybody could turn a signed receipt into a second one that differs.
 """
 
@@ -12,7 +15,9 @@ from .digest import keccak
 from .errors import BadSignature
 
 SIGNATURE_BYTES = 65
-HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0  # of secp256k1's group
+HALF_ORDER = (
+    0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0  # of secp256k1's group
+)
 
 
 class Signer:
@@ -33,14 +38,18 @@ def recover(digest: bytes, signature: bytes) -> bytes:
     """Give the address whose key signed `digest`; BadSignature when there is none."""
     check_form(signature)
     try:
-        key = PublicKey.from_signature_and_message(signature[:64] + bytes([signature[64] - 27]), digest, hasher=None)
+        key = PublicKey.from_signature_and_message(
+            signature[:64] + bytes([signature[64] - 27]), digest, hasher=None
+        )
     except Exception as error:  # coincurve raises plain Exception for what libsecp256k1 refuses
         raise BadSignature("no key can have made this signature") from error
     return _address(key)
 
 
 def check_form(signature: bytes) -> None:
-    """Raise BadSignature unless these bytes are in the one accepted form; says nothing about who signed what."""
+    """Raise BadSignature unless these bytes are in the one accepted form; says nothing about who
+    signed what.
+    """
     if len(signature) != SIGNATURE_BYTES:
         raise BadSignature(f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
     if signature[64] not in (27, 28):

@@ -1,11 +1,15 @@
-"""The Merkle-sum tree of payouts: one root fixes who is owed what and how much that is in all. Twin of chain/contracts/SumTree.sol.
+"""The Merkle-sum tree of payouts: one root fixes who is owed what and how much that is in all.
 
-    leaf  = keccak256(0x00 || account 20 || amount 16)                                   sum = amount
-    node  = keccak256(0x01 || left sum 16 || left hash 32 || right sum 16 || right hash 32)    sum = left + right
+Twin of chain/contracts/SumTree.sol.
 
-A node's hash covers the sums of *both* children. Hashing only left + right lets a tree owe more than its root says while every single
-proof verifies (IACR eprint 2018/1139). Leaves are sorted by account, each once, none zero; n of them split at the largest power of two
-below n, as in RFC 9162. Amounts are unsigned 128-bit big-endian. The empty tree has sum 0 and 32 zero bytes.
+    leaf  = keccak256(0x00 || account 20 || amount 16)    sum = amount
+    node  = keccak256(0x01 || left sum 16 || left hash 32 || right sum 16 || right hash 32)
+            sum = left + right
+
+A node's hash covers the sums of *both* children. Hashing only left + right lets a tree owe more
+than its root says while every single proof verifies (IACR eprint 2018/1139). Leaves are sorted by
+account, each once, none zero; n of them split at the largest power of two below n, as in RFC 9162.
+Amounts are unsigned 128-bit big-endian. The empty tree has sum 0 and 32 zero bytes.
 """
 
 from __future__ import annotations
@@ -59,7 +63,9 @@ def parent(left: SumNode, right: SumNode) -> SumNode:
     """Join two subtrees; OverflowError where their sum does not fit 128 bits."""
     sums = left.sum + right.sum
     _bytes16(sums)
-    return SumNode(sums, keccak(b"\x01" + _bytes16(left.sum) + left.hash + _bytes16(right.sum) + right.hash))
+    return SumNode(
+        sums, keccak(b"\x01" + _bytes16(left.sum) + left.hash + _bytes16(right.sum) + right.hash)
+    )
 
 
 class PayoutTree:
@@ -75,11 +81,14 @@ class PayoutTree:
         """Prove what an account is owed; KeyError when it is owed nothing."""
         if not self._amounts.get(account):
             raise KeyError(f"account {account.hex()} is owed nothing")
-        return PayoutProof(account, self._amounts[account], tuple(self._path(bisect_left(self._accounts, account))))
+        return PayoutProof(
+            account, self._amounts[account], tuple(self._path(bisect_left(self._accounts, account)))
+        )
 
     def _path(self, index: int) -> list[Sibling]:
         path: list[Sibling] = []
-        low, high = 0, len(self._accounts)
+        low = 0
+        high = len(self._accounts)
         while high - low > 1:
             middle = low + split(high - low)
             if index < middle:
@@ -110,7 +119,9 @@ class PayoutTree:
 
 
 def root_of(proof: PayoutProof) -> SumNode:
-    """Give the root that a proof leads to, exactly as the contract computes it; ValueError when its numbers are out of range."""
+    """Give the root that a proof leads to, exactly as the contract computes it; ValueError when its
+    numbers are out of range.
+    """
     if len(proof.account) != 20 or len(proof.siblings) > MAX_PROOF_STEPS:
         raise ValueError("no such proof: an account has 20 bytes, a path at most 64 steps")
     if any(len(other.hash) != 32 for other in proof.siblings):
@@ -134,7 +145,9 @@ def verify_payout(proof: PayoutProof, root: SumNode) -> bool:
 
 
 def split(size: int) -> int:
-    """Give the largest power of two below `size` (at least 2): where a tree over so many leaves divides."""
+    """Give the largest power of two below `size` (at least 2): where a tree over so many leaves
+    divides.
+    """
     return 1 << ((size - 1).bit_length() - 1)
 
 

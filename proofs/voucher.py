@@ -1,7 +1,10 @@
-"""x402 batch-settlement channels: who pays whom, and the cumulative promises that a payer signs. Byte-equal to the x402 package.
+"""x402 batch-settlement channels: who pays whom, and the cumulative promises that a payer signs.
 
-A channel's id is the EIP-712 digest of its configuration. Its salt begins with the address of the node's operator: all channels of a network
-have the settlement contract as receiver, and the salt says whose answers this one pays for. Decides nothing about balances; the chain knows them.
+Byte-equal to the x402 package.
+
+A channel's id is the EIP-712 digest of its configuration. Its salt begins with the address of the
+node's operator: all channels of a network have the settlement contract as receiver, and the salt
+says whose answers this one pays for. Decides nothing about balances; the chain knows them.
 """
 
 from __future__ import annotations
@@ -19,14 +22,17 @@ SALT_NONCE_BYTES = 12
 NO_ADDRESS = bytes(20)
 
 _CONFIG_TYPE = keccak(
-    b"ChannelConfig(address payer,address payerAuthorizer,address receiver,address receiverAuthorizer,"
-    b"address token,uint40 withdrawDelay,bytes32 salt)"
+    b"ChannelConfig(address payer,address payerAuthorizer,address receiver,address"
+    b" receiverAuthorizer,address token,uint40 withdrawDelay,bytes32 salt)"
 )
 _VOUCHER_TYPE = keccak(b"Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
 
 
 class ChannelConfig(Record, frozen=True):
-    """What a channel is, for ever: the contract's fields in the contract's order. `withdraw_delay` in seconds."""
+    """What a channel is, for ever: the contract's fields in the contract's order.
+
+    `withdraw_delay` in seconds.
+    """
 
     payer: Address
     payer_authorizer: Address
@@ -56,7 +62,9 @@ class Voucher(Record, frozen=True):
 
 
 def operator_salt(operator: bytes, nonce: bytes) -> bytes:
-    """Give the salt of a channel that pays this operator; the 12-byte nonce tells several channels of one pair apart."""
+    """Give the salt of a channel that pays this operator; the 12-byte nonce tells several channels
+    of one pair apart.
+    """
     assert len(operator) == 20, "an operator is a 20-byte address"
     assert len(nonce) == SALT_NONCE_BYTES, "a salt's nonce has 12 bytes"
     return operator + nonce
@@ -64,30 +72,60 @@ def operator_salt(operator: bytes, nonce: bytes) -> bytes:
 
 def channel_id(config: ChannelConfig, network: Network) -> bytes:
     """Give a channel's id on this network."""
-    fields = (config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer, config.token, config.withdraw_delay, config.salt)
+    fields = (
+        config.payer,
+        config.payer_authorizer,
+        config.receiver,
+        config.receiver_authorizer,
+        config.token,
+        config.withdraw_delay,
+        config.salt,
+    )
     return typed_digest(network.channels_domain, struct_hash(_CONFIG_TYPE, *fields))
 
 
 def check_channel(config: ChannelConfig, operator: bytes, client: bytes, network: Network) -> None:
-    """Raise VoucherError unless fees in this channel reach the settlement contract and are this client's for this operator."""
+    """Raise VoucherError unless fees in this channel reach the settlement contract and are this
+    client's for this operator.
+    """
     if config.receiver != network.settlement:
-        raise VoucherError("receiver", f"the channel pays {config.receiver.hex()}, not the settlement contract {network.settlement.hex()}")
+        raise VoucherError(
+            "receiver",
+            f"the channel pays {config.receiver.hex()}, not the settlement contract"
+            f" {network.settlement.hex()}",
+        )
     if config.token != network.token:
-        raise VoucherError("token", f"the channel holds token {config.token.hex()}; fees are paid in {network.token.hex()}")
+        raise VoucherError(
+            "token",
+            f"the channel holds token {config.token.hex()}; fees are paid in {network.token.hex()}",
+        )
     if config.operator != operator:
-        raise VoucherError("operator", f"the channel's salt names operator {config.operator.hex()}, not {operator.hex()}")
+        raise VoucherError(
+            "operator",
+            f"the channel's salt names operator {config.operator.hex()}, not {operator.hex()}",
+        )
     if client not in (config.payer, config.voucher_signer):
-        raise VoucherError("client", f"{client.hex()} is neither payer nor authorizer of the channel")
+        raise VoucherError(
+            "client", f"{client.hex()} is neither payer nor authorizer of the channel"
+        )
 
 
 def voucher_digest(channel: bytes, max_claimable_amount: int, network: Network) -> bytes:
     """Give the 32 bytes that a payer signs."""
-    return typed_digest(network.channels_domain, struct_hash(_VOUCHER_TYPE, channel, max_claimable_amount))
+    return typed_digest(
+        network.channels_domain, struct_hash(_VOUCHER_TYPE, channel, max_claimable_amount)
+    )
 
 
-def sign_voucher(signer: Signer, channel: bytes, max_claimable_amount: int, network: Network) -> Voucher:
+def sign_voucher(
+    signer: Signer, channel: bytes, max_claimable_amount: int, network: Network
+) -> Voucher:
     """Promise that up to this much of the channel may be claimed."""
-    return Voucher(channel, max_claimable_amount, signer.sign_digest(voucher_digest(channel, max_claimable_amount, network)))
+    return Voucher(
+        channel,
+        max_claimable_amount,
+        signer.sign_digest(voucher_digest(channel, max_claimable_amount, network)),
+    )
 
 
 def verify_voucher(voucher: Voucher, config: ChannelConfig, network: Network) -> None:
@@ -95,8 +133,13 @@ def verify_voucher(voucher: Voucher, config: ChannelConfig, network: Network) ->
     if voucher.channel_id != channel_id(config, network):
         raise VoucherError("channel", "the voucher names another channel")
     try:
-        signer = recover(voucher_digest(voucher.channel_id, voucher.max_claimable_amount, network), voucher.signature)
+        signer = recover(
+            voucher_digest(voucher.channel_id, voucher.max_claimable_amount, network),
+            voucher.signature,
+        )
     except BadSignature as error:
         raise VoucherError("voucher signature", str(error)) from error
     if signer != config.voucher_signer:
-        raise VoucherError("voucher signature", f"made by {signer.hex()}, not by {config.voucher_signer.hex()}")
+        raise VoucherError(
+            "voucher signature", f"made by {signer.hex()}, not by {config.voucher_signer.hex()}"
+        )

@@ -1,4 +1,7 @@
-"""Receipts that came ahead of their turn. Bounded and forgetful: senders keep their receipts until they are promised."""
+"""Receipts that came ahead of their turn.
+
+Bounded and forgetful: senders keep their receipts until they are promised.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,11 @@ class WaitingRoom:
         """Let it wait, if there is room and nobody waits for its place."""
         receipt = envelope.receipt.receipt
         places = self._by_channel.get(receipt.channel_id, {})
-        if receipt.sequence in places or len(places) >= MAX_WAITING_PER_CHANNEL or self._size >= MAX_WAITING:
+        if (
+            receipt.sequence in places
+            or len(places) >= MAX_WAITING_PER_CHANNEL
+            or self._size >= MAX_WAITING
+        ):
             return False
         self._by_channel.setdefault(receipt.channel_id, places)[receipt.sequence] = envelope
         self._size += 1

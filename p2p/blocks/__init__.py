@@ -1,4 +1,6 @@
-"""Blocks by hash: keep them (store), give them (server), get them from several peers at once (exchange decides, client acts)."""
+"""Blocks by hash: keep them (store), give them (server), get them from several peers at once
+(exchange decides, client acts).
+"""
 
 from .client import BlockEvent, FetchReport, fetch_block, fetch_blocks
 from .exchange import BlockRef, Rejection

@@ -1,4 +1,7 @@
-"""Fetches blocks from several peers at once: the trio shell around `exchange.Exchange`. Skips what the store has, so a fetch can be resumed."""
+"""Fetches blocks from several peers at once: the trio shell around `exchange.Exchange`.
+
+Skips what the store has, so a fetch can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,10 @@ class BlockSink(Protocol):
 
 @dataclass(frozen=True)
 class BlockEvent:
-    """Progress of a fetch. `kind`: kept, rejected (`detail` says why), lost (the peer went away)."""
+    """Progress of a fetch.
+
+    `kind`: kept, rejected (`detail` says why), lost (the peer went away).
+    """
 
     kind: str
     peer_id: str
@@ -52,7 +58,11 @@ class BlockEvent:
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What a fetch brought. `num_bytes` counts verified bytes that came over the network, `num_resumed` blocks that were here before."""
+    """What a fetch brought.
+
+    `num_bytes` counts verified bytes that came over the network, `num_resumed` blocks that were
+    here before.
+    """
 
     num_bytes: int
     seconds: float
@@ -70,7 +80,10 @@ async def fetch_blocks(
     deadline_s: float,
     on_event: Callable[[BlockEvent], None] | None = None,
 ) -> FetchReport:
-    """Have all of `wanted` in the store. Raises FetchFailed; what was verified until then stays, so that the next call resumes."""
+    """Have all of `wanted` in the store.
+
+    Raises FetchFailed; what was verified until then stays, so that the next call resumes.
+    """
     missing = [ref for ref in {ref.cid: ref for ref in wanted}.values() if not store.has(ref.cid)]
     fetch = _Fetch(host, store, missing, on_event or (lambda event: None))
     started = time.perf_counter()
@@ -80,7 +93,9 @@ async def fetch_blocks(
         except BaseExceptionGroup as group:  # our own fault: a full disk, a failing on_event
             raise sole_error(group) from None
     if not fetch.exchange.is_done:
-        raise fetch.failure("the deadline passed" if scope.cancelled_caught else "no provider can bring them")
+        raise fetch.failure(
+            "the deadline passed" if scope.cancelled_caught else "no provider can bring them"
+        )
     return FetchReport(
         num_bytes=fetch.num_bytes,
         seconds=time.perf_counter() - started,
@@ -98,14 +113,28 @@ class ReadableSink(BlockSink, Protocol):
         """The block, or None."""
 
 
-async def fetch_block(host: Host, store: ReadableSink, cid: Cid, max_bytes: int, providers: Sequence[PeerAddress], deadline_s: float) -> bytes:
-    """One block of unknown size up to `max_bytes`, from the store or the providers. Raises FetchFailed."""
+async def fetch_block(
+    host: Host,
+    store: ReadableSink,
+    cid: Cid,
+    max_bytes: int,
+    providers: Sequence[PeerAddress],
+    deadline_s: float,
+) -> bytes:
+    """One block of unknown size up to `max_bytes`, from the store or the providers.
+
+    Raises FetchFailed.
+    """
     data = store.get(cid)
     if data is None:
-        await fetch_blocks(host, store, [BlockRef(cid, max_bytes)], providers, deadline_s)
+        await fetch_blocks(
+            host, store, [BlockRef(cid, max_bytes)], providers, deadline_s=deadline_s
+        )
         data = store.get(cid)
     if data is None or len(data) > max_bytes:
-        raise FetchFailed(f"{cid} is not readable from the store, or over {max_bytes} bytes", missing=(str(cid),))
+        raise FetchFailed(
+            f"{cid} is not readable from the store, or over {max_bytes} bytes", missing=(str(cid),)
+        )
     return data
 
 
@@ -147,8 +176,16 @@ class _Fetch:
         """What to raise: what is missing and what each provider did."""
         missing = tuple(str(cid) for cid in self.exchange.missing)
         reasons = tuple(self.reasons.items())
-        told = "; ".join(f"{peer_id}: {reason}" for peer_id, reason in reasons) or "no provider was given"
-        return FetchFailed(f"{len(missing)} of {len(self.wanted)} blocks are missing, first {missing[0]}: {why} ({told})", missing, reasons)
+        told = (
+            "; ".join(f"{peer_id}: {reason}" for peer_id, reason in reasons)
+            or "no provider was given"
+        )
+        return FetchFailed(
+            f"{len(missing)} of {len(self.wanted)} blocks are missing, first {missing[0]}: {why}"
+            f" ({told})",
+            missing,
+            reasons,
+        )
 
     def _usable(self, providers: Sequence[PeerAddress]) -> list[PeerAddress]:
         usable = []
@@ -178,7 +215,10 @@ class _Fetch:
                 self.reasons[provider.peer_id] = str(error)
                 self.on_event(BlockEvent("lost", provider.peer_id, detail=str(error)))
             self._act(self.exchange.lose_peer(provider.peer_id, trio.current_time()))
-            if self.host.bans.find(provider.peer_id, trio.current_time()) is not None or attempt + 1 == ATTEMPTS_PER_PROVIDER:
+            if (
+                self.host.bans.find(provider.peer_id, trio.current_time()) is not None
+                or attempt + 1 == ATTEMPTS_PER_PROVIDER
+            ):
                 break
             self.hopeful.add(provider.peer_id)
             await trio.sleep(RETRY_DELAY_S)

@@ -1,13 +1,18 @@
-"""Which peer is asked for which block. Decides; moves no bytes, knows no clock and no network (time and answers come in, actions go out).
+"""Which peer is asked for which block.
+
+Decides; moves no bytes, knows no clock and no network (time and answers come in, actions go out).
 
     missing ──ask──▶ in flight at one peer (in the endgame at two) ──answer──▶ verified and kept
        ▲                        │
        └──── absent · wrong · late · peer lost ────┘
 
 - A peer answers in the order it was asked, so an answer needs no name.
-- What is outstanding at a peer is what it delivered lately in TARGET_OUTSTANDING_S: fast peers get more, slow ones are never swamped.
-- When nothing is left to ask, a peer that would be sooner is asked again for what a slower one still owes (once per block).
-- One wrong block and the peer is dropped as hostile; no answer within the deadline and it is dropped as stalled. What it owed is asked elsewhere.
+- What is outstanding at a peer is what it delivered lately in TARGET_OUTSTANDING_S: fast peers get
+more, slow ones are never swamped.
+- When nothing is left to ask, a peer that would be sooner is asked again for what a slower one
+still owes (once per block).
+- One wrong block and the peer is dropped as hostile; no answer within the deadline and it is
+dropped as stalled. What it owed is asked elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +31,9 @@ START_WINDOW_BYTES = 512 << 10
 MAX_WINDOW_BYTES = 16 << 20
 ANSWER_DEADLINE_S = 10.0
 SLOWEST_BYTES_PER_S = 64 << 10  # a peer slower than this counts as stalled
-ENDGAME_ADVANTAGE = 0.7  # ask again only a peer that would need less than this share of the other's time
+ENDGAME_ADVANTAGE = (
+    0.7  # ask again only a peer that would need less than this share of the other's time
+)
 _RATE_SMOOTHING = 0.3
 _MIN_INTERVAL_S = 1e-4
 
@@ -97,14 +104,20 @@ class _Peer:
 class Exchange:
     """The plan of one fetch.
 
-    - Feed it `add_peer`, `answer`, `lose_peer` and, every fraction of a second, `check_deadlines`; do what the returned actions say, in order.
-    - It is over when `is_done`, or hopeless when `is_stuck` (no peer owes anything and none has what is missing).
+    - Feed it `add_peer`, `answer`, `lose_peer` and, every fraction of a second, `check_deadlines`;
+    do what the returned actions say, in order.
+    - It is over when `is_done`, or hopeless when `is_stuck` (no peer owes anything and none has
+    what is missing).
     """
 
-    def __init__(self, wanted: Iterable[BlockRef], verify: Callable[[Cid, bytes], bool] = Cid.matches) -> None:
+    def __init__(
+        self, wanted: Iterable[BlockRef], verify: Callable[[Cid, bytes], bool] = Cid.matches
+    ) -> None:
         self._sizes = {ref.cid: ref.size_bytes for ref in wanted}
         self._unasked: deque[Cid] = deque(self._sizes)
-        self._holders: dict[Cid, set[str]] = {cid: set() for cid in self._sizes}  # missing blocks and who owes them
+        self._holders: dict[Cid, set[str]] = {
+            cid: set() for cid in self._sizes
+        }  # missing blocks and who owes them
         self._peers: dict[str, _Peer] = {}
         self._verify = verify
         self.rejected: list[Rejection] = []
@@ -140,7 +153,10 @@ class Exchange:
         return self._ask_all(now)
 
     def answer(self, peer_id: str, data: bytes, now: float) -> list[Action]:
-        """A peer's next answer; empty means that it has not got the block. Answers of a dropped peer are ignored."""
+        """A peer's next answer; empty means that it has not got the block.
+
+        Answers of a dropped peer are ignored.
+        """
         peer = self._peers.get(peer_id)
         if peer is None:
             return []
@@ -159,7 +175,13 @@ class Exchange:
             self._give_back(debt.cid)
             return self._drop(peer_id, f"sent wrong bytes for {debt.cid}", now)
         if len(data) > self._sizes[debt.cid]:
-            self.rejected.append(Rejection(peer_id, debt.cid, f"{len(data)} bytes are more than the {self._sizes[debt.cid]} allowed"))
+            self.rejected.append(
+                Rejection(
+                    peer_id,
+                    debt.cid,
+                    f"{len(data)} bytes are more than the {self._sizes[debt.cid]} allowed",
+                )
+            )
             return self._note_absent(peer, debt.cid, now)
         kept: list[Action] = []
         if holders is not None:
@@ -169,7 +191,11 @@ class Exchange:
 
     def check_deadlines(self, now: float) -> list[Action]:
         """Drop every peer that owes an answer for too long."""
-        late = [peer_id for peer_id, peer in self._peers.items() if peer.owed and now > self._due_at(peer)]
+        late = [
+            peer_id
+            for peer_id, peer in self._peers.items()
+            if peer.owed and now > self._due_at(peer)
+        ]
         actions: list[Action] = []
         for peer_id in late:
             owed = self._peers[peer_id].owed[0].cid
@@ -194,7 +220,9 @@ class Exchange:
         for peer_id, peer in self._peers.items():
             owed = {debt.cid for debt in peer.owed}
             assert len(owed) == len(peer.owed), f"{peer_id} is asked twice for one block"
-            assert all((peer_id in holders) == (cid in owed) for cid, holders in self._holders.items())
+            assert all(
+                (peer_id in holders) == (cid in owed) for cid, holders in self._holders.items()
+            )
             assert peer.owed_bytes == sum(self._sizes[debt.cid] for debt in peer.owed)
             assert MIN_WINDOW_BYTES <= peer.window_bytes <= MAX_WINDOW_BYTES
 
@@ -202,14 +230,24 @@ class Exchange:
 
     def _due_at(self, peer: _Peer) -> float:
         debt = peer.owed[0]
-        return max(debt.asked_at, peer.last_answer_at) + ANSWER_DEADLINE_S + self._sizes[debt.cid] / SLOWEST_BYTES_PER_S
+        return (
+            max(debt.asked_at, peer.last_answer_at)
+            + ANSWER_DEADLINE_S
+            + self._sizes[debt.cid] / SLOWEST_BYTES_PER_S
+        )
 
     def _measure(self, peer: _Peer, debt: _Debt, num_bytes: int, now: float) -> None:
         interval = max(now - max(debt.asked_at, peer.last_answer_at), _MIN_INTERVAL_S)
         peer.last_answer_at = now
         rate = num_bytes / interval
-        peer.bytes_per_s = rate if not peer.bytes_per_s else peer.bytes_per_s + _RATE_SMOOTHING * (rate - peer.bytes_per_s)
-        peer.window_bytes = int(min(max(peer.bytes_per_s * TARGET_OUTSTANDING_S, MIN_WINDOW_BYTES), MAX_WINDOW_BYTES))
+        peer.bytes_per_s = (
+            rate
+            if not peer.bytes_per_s
+            else peer.bytes_per_s + _RATE_SMOOTHING * (rate - peer.bytes_per_s)
+        )
+        peer.window_bytes = int(
+            min(max(peer.bytes_per_s * TARGET_OUTSTANDING_S, MIN_WINDOW_BYTES), MAX_WINDOW_BYTES)
+        )
 
     def _note_absent(self, peer: _Peer, cid: Cid, now: float) -> list[Action]:
         peer.absent.add(cid)
@@ -228,7 +266,9 @@ class Exchange:
                 self._holders[debt.cid].discard(peer_id)
                 self._give_back(debt.cid)
 
-    def _drop(self, peer_id: str, reason: str, now: float, *, is_hostile: bool = True) -> list[Action]:
+    def _drop(
+        self, peer_id: str, reason: str, now: float, *, is_hostile: bool = True
+    ) -> list[Action]:
         self._release(peer_id)
         return [Drop(peer_id, reason, is_hostile), *self._ask_all(now)]
 
@@ -240,7 +280,10 @@ class Exchange:
     def _ask(self, peer_id: str, now: float) -> list[Action]:
         peer = self._peers[peer_id]
         asked: list[Cid] = []
-        while len(asked) < MAX_REQUEST_BLOCKS and (cid := self._choose(peer_id, peer, now)) is not None:
+        while (
+            len(asked) < MAX_REQUEST_BLOCKS
+            and (cid := self._choose(peer_id, peer, now)) is not None
+        ):
             peer.owed.append(_Debt(cid, now))
             peer.owed_bytes += self._sizes[cid]
             self._holders[cid].add(peer_id)
@@ -269,7 +312,9 @@ class Exchange:
         return None
 
     def _time_left(self, cid: Cid, holder: str, now: float) -> float:
-        """How long a peer will still need for a block it owes: by its rate, or by its silence when that is worse."""
+        """How long a peer will still need for a block it owes: by its rate, or by its silence when
+        that is worse.
+        """
         peer = self._peers[holder]
         ahead = 0
         for debt in peer.owed:

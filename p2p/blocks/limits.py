@@ -1,4 +1,6 @@
-"""The block protocol's name and bounds (docs/protocols/blocks.md), and the two small codecs of its frames."""
+"""The block protocol's name and bounds (docs/protocols/blocks.md), and the two small codecs of its
+frames.
+"""
 
 from __future__ import annotations
 
@@ -23,5 +25,10 @@ def encode_request(cids: Iterable[Cid]) -> bytes:
 def decode_request(frame: bytes) -> list[Cid]:
     """The CIDs of a request frame. Raises InvalidInput."""
     if not frame or len(frame) > MAX_REQUEST_BYTES or len(frame) % DIGEST_BYTES:
-        raise InvalidInput(f"a block request is 1 to {MAX_REQUEST_BLOCKS} digests of {DIGEST_BYTES} bytes, not {len(frame)} bytes")
-    return [Cid(frame[start : start + DIGEST_BYTES]) for start in range(0, len(frame), DIGEST_BYTES)]
+        raise InvalidInput(
+            f"a block request is 1 to {MAX_REQUEST_BLOCKS} digests of {DIGEST_BYTES} bytes, not"
+            f" {len(frame)} bytes"
+        )
+    return [
+        Cid(frame[start : start + DIGEST_BYTES]) for start in range(0, len(frame), DIGEST_BYTES)
+    ]

@@ -1,4 +1,7 @@
-"""Gives blocks to whoever asks. Bounded: so many blocks a request, so many streams a peer, so long for each answer to be taken."""
+"""Gives blocks to whoever asks.
+
+Bounded: so many blocks a request, so many streams a peer, so long for each answer to be taken.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ def serve_blocks(host: Host, store: BlockSource) -> None:
 
 
 async def serve_stream(stream: FrameStream, store: BlockSource) -> None:
-    """Answer each request in order, each block as one frame, an empty frame for what is not here. Ends with the peer."""
+    """Answer each request in order, each block as one frame, an empty frame for what is not here.
+
+    Ends with the peer.
+    """
     while True:
         try:
             request = await stream.receive(IDLE_TIMEOUT_S, limit_bytes=MAX_REQUEST_BYTES)
@@ -40,4 +46,6 @@ async def serve_stream(stream: FrameStream, store: BlockSource) -> None:
             return
         for cid in decode_request(request):
             block = store.get(cid)
-            await stream.send(ABSENT if block is None or len(block) > MAX_BLOCK_BYTES else block, ANSWER_TIMEOUT_S)
+            await stream.send(
+                ABSENT if block is None or len(block) > MAX_BLOCK_BYTES else block, ANSWER_TIMEOUT_S
+            )

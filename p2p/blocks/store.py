@@ -1,6 +1,9 @@
-"""Blocks on disk, each in a file named by its CID. Atomic: a reader sees a whole block or none; after a crash the rest is simply not there.
+"""Blocks on disk, each in a file named by its CID.
 
-Nothing is flushed: a block that a power cut has torn does not hash to its name, and `get` removes it.
+Atomic: a reader sees a whole block or none; after a crash the rest is simply not there.
+
+Nothing is flushed: a block that a power cut has torn does not hash to its name, and `get` removes
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ _TEMPORARY_PREFIX = ".new-"
 
 
 class BlockStore:
-    """A folder of blocks, owned by one process. Every block in it was hashed when it came and is hashed again when it is read."""
+    """A folder of blocks, owned by one process.
+
+    Every block in it was hashed when it came and is hashed again when it is read.
+    """
 
     def __init__(self, path: Path) -> None:
         self._root = path
@@ -42,7 +48,9 @@ class BlockStore:
         return cid
 
     def put_verified(self, cid: Cid, data: bytes | memoryview) -> None:
-        """Keep bytes that were just hashed against `cid` by the caller, without hashing them again."""
+        """Keep bytes that were just hashed against `cid` by the caller, without hashing them
+        again.
+        """
         self._write(cid, data)
 
     def put_checked(self, cid: Cid, data: bytes | memoryview) -> None:
@@ -79,7 +87,10 @@ class BlockStore:
 
     def _write(self, cid: Cid, data: bytes | memoryview) -> None:
         if not 0 < len(data) <= MAX_BLOCK_BYTES:
-            raise InvalidInput(f"a block holds 1 to {MAX_BLOCK_BYTES} bytes, not {len(data)}; cut the file into blocks")
+            raise InvalidInput(
+                f"a block holds 1 to {MAX_BLOCK_BYTES} bytes, not {len(data)}; cut the file into"
+                " blocks"
+            )
         path = self.path(cid)
         if path.exists():
             return

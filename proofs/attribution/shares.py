@@ -1,7 +1,10 @@
-"""How a fee is divided: policy → shares in basis points → exact integer amounts. Decides who gets what; pays nobody.
+"""How a fee is divided: policy → shares in basis points → exact integer amounts.
 
-A fee of 7 for [6000, 2500, 1500] is 4.2 + 1.75 + 1.05: each gets its whole part (4, 1, 1) and what is left (1) goes, unit by unit, to the
-largest remainders (.75), earlier shares first where they are equal. So the parts are integers and sum to the fee, always.
+Decides who gets what; pays nobody.
+
+A fee of 7 for [6000, 2500, 1500] is 4.2 + 1.75 + 1.05: each gets its whole part (4, 1, 1) and what
+is left (1) goes, unit by unit, to the largest remainders (.75), earlier shares first where they are
+equal. So the parts are integers and sum to the fee, always.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ from ..codec import Address, Record
 if TYPE_CHECKING:
     from ..manifest import Manifest
 
-NODE, CREATOR, CONTRIBUTOR = 0, 1, 2  # roles
+# roles
+NODE = 0
+CREATOR = 1
+CONTRIBUTOR = 2
 WHOLE_BPS = 10_000
 MAX_SHARES = 64
 
@@ -33,28 +39,43 @@ class Share(Record, frozen=True):
 
 @dataclass(frozen=True)
 class SharePolicy:
-    """What each role gets of a fee for an adapter. The bare base has one role: all goes to the node's owner."""
+    """What each role gets of a fee for an adapter.
+
+    The bare base has one role: all goes to the node's owner.
+    """
 
     node_bps: int = 6_000
     creator_bps: int = 2_500
     contributors_bps: int = 1_500
 
     def __post_init__(self) -> None:
-        if min(self.node_bps, self.creator_bps, self.contributors_bps) < 0 or self.node_bps + self.creator_bps + self.contributors_bps != WHOLE_BPS:
-            raise ValueError(f"the roles' parts must be 0 or more and sum to {WHOLE_BPS} basis points")
+        if (
+            min(self.node_bps, self.creator_bps, self.contributors_bps) < 0
+            or self.node_bps + self.creator_bps + self.contributors_bps != WHOLE_BPS
+        ):
+            raise ValueError(
+                f"the roles' parts must be 0 or more and sum to {WHOLE_BPS} basis points"
+            )
 
 
 def shares_for(policy: SharePolicy, owner: bytes, manifest: Manifest | None) -> tuple[Share, ...]:
-    """Give the shares of an answer served by `owner`'s node, sorted as receipts want them; None is the bare base.
+    """Give the shares of an answer served by `owner`'s node, sorted as receipts want them; None is
+    the bare base.
 
-    Contributors divide their part by the manifest's weights. Where there are none, their part goes to the creator.
+    Contributors divide their part by the manifest's weights. Where there are none, their part goes
+    to the creator.
     """
     if manifest is None:
         return (Share(owner, NODE, WHOLE_BPS),)
     parts = _divide(policy.contributors_bps, [someone.weight for someone in manifest.contributors])
     bps: dict[tuple[bytes, int], int] = {}
     _add(bps, owner, NODE, policy.node_bps)
-    _add(bps, manifest.creator_address, CREATOR, policy.creator_bps + policy.contributors_bps - sum(parts))
+    _add(
+        bps,
+        manifest.creator_address,
+        CREATOR,
+        policy.creator_bps + policy.contributors_bps - sum(parts),
+    )
     for someone, part in zip(manifest.contributors, parts, strict=True):
         _add(bps, someone.address, CONTRIBUTOR, part)
     return tuple(Share(address, role, part) for (address, role), part in sorted(bps.items()))

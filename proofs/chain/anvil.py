@@ -20,10 +20,30 @@ LISTENING = re.compile(r"Listening on ([\d.]+):(\d+)")
 
 
 @contextmanager
-def run_anvil(binary: str, port: int, chain_id: int, balances: Mapping[bytes, int]) -> Iterator[str]:
+def run_anvil(
+    binary: str, port: int, chain_id: int, balances: Mapping[bytes, int]
+) -> Iterator[str]:
     """An anvil with x402's contracts in place and these balances; its URL."""
-    command = [binary, "--host", "127.0.0.1", "--port", str(port), "--chain-id", str(chain_id), "--accounts", "1", "--hardfork", "prague"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent)
+    command = [
+        binary,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--chain-id",
+        str(chain_id),
+        "--accounts",
+        "1",
+        "--hardfork",
+        "prague",
+    ]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
     try:
         url = wait_until_listening(process)
         rpc = Rpc(url)

@@ -1,7 +1,7 @@
 """What Lorikeet asks of a chain, as plain calls: channels, headers, payouts, balances.
 
-Every call that changes the chain waits until it is in a block and returns its receipt; one that the contract refuses
-raises ContractReverted with the name of the contract's error, and nothing is sent.
+Every call that changes the chain waits until it is in a block and returns its receipt; one that the
+contract refuses raises ContractReverted with the name of the contract's error, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -41,11 +41,18 @@ if TYPE_CHECKING:
 DEPOSIT_VALID_S = 3600
 MAX_CLAIMS_PER_TRANSACTION = 100
 LOG_PAGE_BLOCKS = 5_000
-RECEIVE_TYPE = keccak(b"ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)")
+RECEIVE_TYPE = keccak(
+    b"ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256"
+    b" validBefore,bytes32 nonce)"
+)
 
 
-def open_client(url: str, settlement: bytes, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> ChainClient:
-    """A client for the network whose settlement contract is here; channels and token are read from it."""
+def open_client(
+    url: str, settlement: bytes, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S
+) -> ChainClient:
+    """A client for the network whose settlement contract is here; channels and token are read from
+    it.
+    """
     from .rpc import Rpc  # brings web3: a daemon without a chain must not wait for it
 
     rpc = Rpc(url)
@@ -57,15 +64,28 @@ def open_client(url: str, settlement: bytes, secret: bytes, deadline_s: float = 
 
 
 def find_deployment(rpc: Rpc, settlement: bytes) -> Deployment:
-    """The network's addresses, as its settlement contract names them. WrongChain when there is none."""
-    channels, token = (rpc.read("Settlement", settlement, name)[0] for name in ("channels", "token"))
-    return Deployment(rpc.web3.eth.chain_id, unhex(channels), COLLECTOR, unhex(token), settlement)
+    """The network's addresses, as its settlement contract names them.
+
+    WrongChain when there is none.
+    """
+    channels, token = (
+        rpc.read("Settlement", settlement, name)[0] for name in ("channels", "token")
+    )
+    return Deployment(
+        rpc.web3.eth.chain_id, unhex(channels), COLLECTOR, unhex(token), settlement=settlement
+    )
 
 
 class ChainClient:
     """One key's view of one network's contracts. Safe to share between threads."""
 
-    def __init__(self, rpc: Rpc, deployment: Deployment, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        deployment: Deployment,
+        secret: bytes,
+        deadline_s: float = CONFIRM_DEADLINE_S,
+    ) -> None:
         from .wallet import Wallet  # brings web3
 
         self.rpc = rpc
@@ -91,26 +111,53 @@ class ChainClient:
     # ── channels: the payer ──
 
     def sign_deposit(self, config: ChannelConfig, amount: int) -> DepositAuthorization:
-        """Our signature for a deposit into this channel, for ourselves or anybody else to relay within an hour."""
-        chain_time = self.rpc.web3.eth.get_block("latest")["timestamp"]  # a busy development chain runs ahead
-        valid_before, salt = max(chain_time, int(time.time())) + DEPOSIT_VALID_S, secrets.randbits(256)
+        """Our signature for a deposit into this channel, for ourselves or anybody else to relay
+        within an hour.
+        """
+        chain_time = self.rpc.web3.eth.get_block("latest")[
+            "timestamp"
+        ]  # a busy development chain runs ahead
+        valid_before = max(chain_time, int(time.time())) + DEPOSIT_VALID_S
+        salt = secrets.randbits(256)
         nonce = keccak(self.channel_id(config) + word(salt))
-        struct = struct_hash(RECEIVE_TYPE, self.address, self.deployment.collector, amount, 0, valid_before, nonce)
+        struct = struct_hash(
+            RECEIVE_TYPE, self.address, self.deployment.collector, amount, 0, valid_before, nonce
+        )
         domain = self._read("DevDollar", config.token, "DOMAIN_SEPARATOR")[0]
-        return DepositAuthorization(amount, 0, valid_before, salt, self.wallet.signer.sign_digest(typed_digest(domain, struct)))
+        return DepositAuthorization(
+            amount,
+            0,
+            valid_before,
+            salt,
+            signature=self.wallet.signer.sign_digest(typed_digest(domain, struct)),
+        )
 
-    def relay_deposit(self, config: ChannelConfig, authorization: DepositAuthorization) -> TransactionReceipt:
+    def relay_deposit(
+        self, config: ChannelConfig, authorization: DepositAuthorization
+    ) -> TransactionReceipt:
         """Put a signed deposit into its channel; we pay the gas, the payer the money."""
         window = (authorization.valid_after, authorization.valid_before)
-        data = encode(("uint256", "uint256", "uint256", "bytes"), (*window, authorization.salt, authorization.signature))
-        return self._send("Channels", "deposit", config_values(config), authorization.amount, self.deployment.collector, data)
+        data = encode(
+            ("uint256", "uint256", "uint256", "bytes"),
+            (*window, authorization.salt, authorization.signature),
+        )
+        return self._send(
+            "Channels",
+            "deposit",
+            config_values(config),
+            authorization.amount,
+            self.deployment.collector,
+            data,
+        )
 
     def deposit(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
         """Put our own money into our channel; the first deposit opens it."""
         return self.relay_deposit(config, self.sign_deposit(config, amount))
 
     def initiate_withdraw(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
-        """Ask for unclaimed money back; it comes after the channel's withdraw delay, by `finalize_withdraw`."""
+        """Ask for unclaimed money back; it comes after the channel's withdraw delay, by
+        `finalize_withdraw`.
+        """
         return self._send("Channels", "initiateWithdraw", config_values(config), amount)
 
     def finalize_withdraw(self, config: ChannelConfig) -> TransactionReceipt:
@@ -120,16 +167,28 @@ class ChainClient:
     # ── channels: the receiver, and anybody ──
 
     def claim_vouchers(self, claims: Sequence[VoucherClaim]) -> list[TransactionReceipt]:
-        """Book vouchers to their receivers, up to 100 in a transaction. We are receiver or receiver authorizer of all."""
-        pages = [claims[start : start + MAX_CLAIMS_PER_TRANSACTION] for start in range(0, len(claims), MAX_CLAIMS_PER_TRANSACTION)]
-        return [self._send("Channels", "claim", [claim_values(claim) for claim in page]) for page in pages]
+        """Book vouchers to their receivers, up to 100 in a transaction.
+
+        We are receiver or receiver authorizer of all.
+        """
+        pages = [
+            claims[start : start + MAX_CLAIMS_PER_TRANSACTION]
+            for start in range(0, len(claims), MAX_CLAIMS_PER_TRANSACTION)
+        ]
+        return [
+            self._send("Channels", "claim", [claim_values(claim) for claim in page])
+            for page in pages
+        ]
 
     def settle(self) -> TransactionReceipt:
         """Send the settlement contract what was claimed for it. Posting a header does this too."""
         return self._send("Channels", "settle", self.deployment.settlement, self.deployment.token)
 
     def refund(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
-        """Give unclaimed money back to the payer at once. We are receiver or receiver authorizer."""
+        """Give unclaimed money back to the payer at once.
+
+        We are receiver or receiver authorizer.
+        """
         return self._send("Channels", "refund", config_values(config), amount)
 
     def channel_id(self, config: ChannelConfig) -> bytes:
@@ -139,14 +198,18 @@ class ChainClient:
     def read_channel(self, channel_id: bytes) -> ChannelState:
         """A channel's state now; all zeros when nobody ever deposited."""
         channel, pending, nonce = (
-            self._read("Channels", self.deployment.channels, function, channel_id) for function in ("channels", "pendingWithdrawals", "refundNonce")
+            self._read("Channels", self.deployment.channels, function, channel_id)
+            for function in ("channels", "pendingWithdrawals", "refundNonce")
         )
         return ChannelState(*channel, *pending, *nonce)
 
     # ── settlement ──
 
     def post_header(self, header: EpochHeader) -> TransactionReceipt:
-        """Append a header; we are the aggregator. The daemon uses Poster, which survives being killed."""
+        """Append a header; we are the aggregator.
+
+        The daemon uses Poster, which survives being killed.
+        """
         return self._send("Settlement", "post", header_values(header))
 
     def encode_post(self, header: EpochHeader) -> tuple[bytes, bytes]:
@@ -154,15 +217,21 @@ class ChainClient:
         return self.deployment.settlement, self._encode("Settlement", "post", header_values(header))
 
     def claim_payout(self, header: EpochHeader, proof: PayoutProof) -> TransactionReceipt:
-        """Have the proof's account paid what it was awarded up to this header and not paid yet. Anybody may send this."""
+        """Have the proof's account paid what it was awarded up to this header and not paid yet.
+
+        Anybody may send this.
+        """
         return self._send("Settlement", "claim", header_values(header), *proof_values(proof))
 
     def read_settlement(self) -> SettlementState:
         """The end of the header chain."""
         epoch, num_receipts, total, paid = (
-            self._read_settlement(function)[0] for function in ("lastEpoch", "numReceipts", "payoutTotal", "totalPaid")
+            self._read_settlement(function)[0]
+            for function in ("lastEpoch", "numReceipts", "payoutTotal", "totalPaid")
         )
-        return SettlementState(epoch, self.find_header_hash(epoch) or bytes(32), num_receipts, total, paid)
+        return SettlementState(
+            epoch, self.find_header_hash(epoch) or bytes(32), num_receipts, total, total_paid=paid
+        )
 
     def find_header_hash(self, epoch: int) -> bytes | None:
         """The hash of a posted header."""
@@ -210,15 +279,25 @@ class ChainClient:
             yield from map(read_posted, posted.get_logs(wanted, from_block=start, to_block=end))
 
     def _address_of(self, contract: str) -> bytes:
-        return {"Channels": self.deployment.channels, "Settlement": self.deployment.settlement, "DevDollar": self.deployment.token}[contract]
+        return {
+            "Channels": self.deployment.channels,
+            "Settlement": self.deployment.settlement,
+            "DevDollar": self.deployment.token,
+        }[contract]
 
     def _send(self, contract: str, function: str, *values: object) -> TransactionReceipt:
-        return self.wallet.send(self._address_of(contract), self._encode(contract, function, *values), self._deadline_s)
+        return self.wallet.send(
+            self._address_of(contract), self._encode(contract, function, *values), self._deadline_s
+        )
 
     def _encode(self, contract: str, function: str, *values: object) -> bytes:
-        return unhex(self.rpc.contract(contract, self._address_of(contract)).encode_abi(function, values))
+        return unhex(
+            self.rpc.contract(contract, self._address_of(contract)).encode_abi(function, values)
+        )
 
-    def _read(self, contract: str, address: bytes, function: str, *values: object) -> tuple[Any, ...]:
+    def _read(
+        self, contract: str, address: bytes, function: str, *values: object
+    ) -> tuple[Any, ...]:
         return self.rpc.read(contract, address, function, *values)
 
     def _read_settlement(self, function: str, *values: object) -> tuple[Any, ...]:

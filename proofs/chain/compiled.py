@@ -1,4 +1,6 @@
-"""The compiled contracts, as committed under artifacts/: how to speak to them and how to read their errors."""
+"""The compiled contracts, as committed under artifacts/: how to speak to them and how to read their
+errors.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,18 @@ CONTRACTS = ("Channels", "DevDollar", "Erc3009Collector", "Multicall3", "Settlem
 
 @dataclass(frozen=True)
 class Signature:
-    """A function, event or error of a contract: its name, its values' types, and the hash that stands for it."""
+    """A function, event or error of a contract: its name, its values' types, and the hash that
+    stands for it.
+    """
 
     name: str
     inputs: tuple[str, ...]
 
     @property
     def hash(self) -> bytes:
-        """Keccak of the canonical form: an event's topic; the first four bytes select a function or an error."""
+        """Keccak of the canonical form: an event's topic; the first four bytes select a function or
+        an error.
+        """
         return bytes(keccak(text=f"{self.name}({','.join(self.inputs)})"))
 
 
@@ -58,8 +64,10 @@ class Contract:
 def load_contract(name: str) -> Contract:
     """The artifact of one contract."""
     artifact = json.loads((ARTIFACTS / f"{name}.json").read_text())
-    code, runtime_code = (bytes.fromhex(artifact[key][2:]) for key in ("bytecode", "runtime_bytecode"))
-    return Contract(name, artifact["abi"], code, runtime_code, artifact["errors"])
+    code, runtime_code = (
+        bytes.fromhex(artifact[key][2:]) for key in ("bytecode", "runtime_bytecode")
+    )
+    return Contract(name, artifact["abi"], code, runtime_code, sentences=artifact["errors"])
 
 
 @cache
@@ -69,12 +77,16 @@ def load_errors() -> dict[bytes, tuple[Signature, str]]:
     found = {signature.hash[:4]: (signature, "") for signature in standard}
     for contract in map(load_contract, CONTRACTS):
         for signature in contract.signatures("error"):
-            found.setdefault(signature.hash[:4], (signature, contract.sentences.get(signature.name, "")))
+            found.setdefault(
+                signature.hash[:4], (signature, contract.sentences.get(signature.name, ""))
+            )
     return found
 
 
 def decode_revert(data: bytes) -> ContractReverted:
-    """What a contract said when it reverted; an error that we do not know is named by its selector."""
+    """What a contract said when it reverted; an error that we do not know is named by its
+    selector.
+    """
     signature, sentence = load_errors().get(data[:4], (None, ""))
     if signature is None:
         return ContractReverted(f"0x{data[:4].hex()}", (data[4:],), "", data)

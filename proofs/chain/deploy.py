@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .rpc import Rpc
     from .wallet import Wallet
 
-# x402 signs for these addresses on every chain. Where the real contracts are not deployed, as on a chain that
+# x402 signs for these addresses on every chain. Where the real contracts are not deployed, as on a
+# chain that
 # just started, ours are placed there.
 CHANNELS = bytes.fromhex("4020074e9df2ce1dee5a9c1b5c3f541d02a10003")
 COLLECTOR = bytes.fromhex("4020806089470a89826cb9fb1f4059150b550004")
@@ -35,7 +36,10 @@ class Deployment:
 
 
 def placed_code() -> dict[bytes, bytes]:
-    """What a development chain has at x402's addresses. These contracts have no constructor and no immutables."""
+    """What a development chain has at x402's addresses.
+
+    These contracts have no constructor and no immutables.
+    """
     return {address: load_contract(name).runtime_bytecode for address, name in PLACED.items()}
 
 
@@ -59,4 +63,10 @@ def deploy_settlement(wallet: Wallet, aggregator: bytes, channels: bytes, token:
 def deploy_for_development(wallet: Wallet, chain_id: int, aggregator: bytes) -> Deployment:
     """Token and settlement, beside the channels that were placed before."""
     token = deploy_token(wallet)
-    return Deployment(chain_id, CHANNELS, COLLECTOR, token, deploy_settlement(wallet, aggregator, CHANNELS, token))
+    return Deployment(
+        chain_id,
+        CHANNELS,
+        COLLECTOR,
+        token,
+        settlement=deploy_settlement(wallet, aggregator, CHANNELS, token),
+    )

@@ -1,8 +1,9 @@
 """A chain on this machine with everything deployed: `python -m proofs.chain.devchain --port 0`.
 
-py-evm in this process behind JSON-RPC on loopback, or anvil where its binary is given. Prints one line of JSON when it
-serves; ends on SIGTERM or SIGINT, and when the pipe on its standard input is closed, which is when its parent dies.
-For development: the keys are known to everybody, the dollars are free, and nothing outlives the process.
+py-evm in this process behind JSON-RPC on loopback, or anvil where its binary is given. Prints one
+line of JSON when it serves; ends on SIGTERM or SIGINT, and when the pipe on its standard input is
+closed, which is when its parent dies. For development: the keys are known to everybody, the dollars
+are free, and nothing outlives the process.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ STOP_DEADLINE_S = 5
 
 @dataclass(frozen=True)
 class DevChain:
-    """What the line on standard output says. Addresses and keys are 0x text; `funded` maps addresses to secrets."""
+    """What the line on standard output says.
+
+    Addresses and keys are 0x text; `funded` maps addresses to secrets.
+    """
 
     rpc: str
     chain_id: int
@@ -57,8 +61,10 @@ class DevChain:
     @property
     def deployment(self) -> Deployment:
         """The addresses as bytes."""
-        channels, collector, token, settlement = map(unhex, (self.channels, self.collector, self.token, self.settlement))
-        return Deployment(self.chain_id, channels, collector, token, settlement)
+        channels, collector, token, settlement = map(
+            unhex, (self.channels, self.collector, self.token, self.settlement)
+        )
+        return Deployment(self.chain_id, channels, collector, token, settlement=settlement)
 
     def secrets(self) -> list[bytes]:
         """Secrets of accounts that have gas and dollars."""
@@ -75,8 +81,13 @@ def known_secret(name: str) -> bytes:
 
 
 @contextmanager
-def open_chain(aggregator: bytes | None = None, fund: Sequence[bytes] = (), anvil: str | None = None) -> Iterator[DevChain]:
-    """A chain in its own process while the context lasts. `anvil`: path of the binary, "auto" to use the one on PATH."""
+def open_chain(
+    aggregator: bytes | None = None, fund: Sequence[bytes] = (), anvil: str | None = None
+) -> Iterator[DevChain]:
+    """A chain in its own process while the context lasts.
+
+    `anvil`: path of the binary, "auto" to use the one on PATH.
+    """
     command = [sys.executable, "-m", "proofs.chain.devchain", "--port", "0"]
     command += ["--aggregator", as_hex(aggregator)] if aggregator else []
     command += [word for address in fund for word in ("--fund", as_hex(address))]
@@ -91,7 +102,9 @@ def open_chain(aggregator: bytes | None = None, fund: Sequence[bytes] = (), anvi
         line = process.stdout.readline()
         killer.cancel()
         if not line:
-            raise RuntimeError("the development chain ended before it served; its standard error says why")
+            raise RuntimeError(
+                "the development chain ended before it served; its standard error says why"
+            )
         yield DevChain(**json.loads(line))
     finally:
         killer.cancel()
@@ -112,25 +125,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     stop_when_parent_closes(stop)
-    aggregator = bytes.fromhex(options.aggregator.removeprefix("0x")) if options.aggregator else Signer(known_secret("aggregator")).address
+    aggregator = (
+        bytes.fromhex(options.aggregator.removeprefix("0x"))
+        if options.aggregator
+        else Signer(known_secret("aggregator")).address
+    )
     secrets = [known_secret(f"account {number}") for number in range(NUM_FUNDED_KEYS)]
-    funded = [Signer(known_secret("deployer")).address, aggregator, *(Signer(secret).address for secret in secrets)]
+    funded = [
+        Signer(known_secret("deployer")).address,
+        aggregator,
+        *(Signer(secret).address for secret in secrets),
+    ]
     funded += [bytes.fromhex(address.removeprefix("0x")) for address in options.fund]
     with run_node(options, funded) as url:
         deployment = deploy(url, aggregator, funded)
         key = None if options.aggregator else known_secret("aggregator")
         print(json.dumps(asdict(describe(url, deployment, aggregator, key, secrets))), flush=True)
-        while not stop.wait(WAKE_S):  # a signal that lands just before a wait without end would not end it
+        while not stop.wait(
+            WAKE_S
+        ):  # a signal that lands just before a wait without end would not end it
             pass
     return 0
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m proofs.chain.devchain", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--port", type=int, default=0, help="port on loopback; 0 takes any that is free")
-    parser.add_argument("--aggregator", metavar="0x…", help="who may post headers; a well-known key when left out")
-    parser.add_argument("--fund", metavar="0x…", action="append", default=[], help="an address that gets gas and dollars; may be repeated")
+    parser = argparse.ArgumentParser(
+        prog="python -m proofs.chain.devchain", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, help="port on loopback; 0 takes any that is free"
+    )
+    parser.add_argument(
+        "--aggregator", metavar="0x…", help="who may post headers; a well-known key when left out"
+    )
+    parser.add_argument(
+        "--fund",
+        metavar="0x…",
+        action="append",
+        default=[],
+        help="an address that gets gas and dollars; may be repeated",
+    )
     parser.add_argument("--anvil", metavar="PATH", help="run this anvil instead of py-evm")
     return parser.parse_args(arguments)
 
@@ -159,7 +194,9 @@ def deploy(url: str, aggregator: bytes, funded: Sequence[bytes]) -> Deployment:
     return deployment
 
 
-def describe(url: str, deployment: Deployment, aggregator: bytes, key: bytes | None, secrets: Sequence[bytes]) -> DevChain:
+def describe(
+    url: str, deployment: Deployment, aggregator: bytes, key: bytes | None, secrets: Sequence[bytes]
+) -> DevChain:
     """The line on standard output."""
     return DevChain(
         rpc=url,

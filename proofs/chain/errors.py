@@ -2,11 +2,13 @@
 
 ChainError
 ├── ChainUnreachable      nobody answers at the RPC address, or not in time
-├── WrongChain            somebody answers, but it is not the chain or the contract that we were told
+├── WrongChain            somebody answers, but it is not the chain or the contract that we were
+                          told
 ├── RpcRefused            the node refuses the request (its code and words are kept)
 │   ├── NonceTaken        another transaction of this key took the nonce
 │   ├── Underpriced       the transaction offers too little for its gas
-│   └── ContractReverted  the contract refuses; `error` is the name of its custom error, `values` its values
+│   └── ContractReverted  the contract refuses; `error` is the name of its custom error, `values`
+    its values
 ├── TransactionFailed     a transaction was mined and failed, without telling why
 ├── TransactionStuck      a transaction was sent and not mined before the deadline
 └── HeaderConflict        the chain has another header for an epoch than we do
@@ -42,15 +44,24 @@ class NonceTaken(RpcRefused):
 
 
 class Underpriced(RpcRefused):
-    """The transaction offers too little: less than the base fee, or not enough more than the one it replaces."""
+    """The transaction offers too little: less than the base fee, or not enough more than the one it
+    replaces.
+    """
 
 
 class ContractReverted(RpcRefused):
-    """A contract refuses a call. `error` names its custom error ("NotAggregator"), `values` are the error's arguments."""
+    """A contract refuses a call.
+
+    `error` names its custom error ("NotAggregator"), `values` are the error's arguments.
+    """
 
     def __init__(self, error: str, values: tuple[object, ...], sentence: str, data: bytes) -> None:
-        shown = ", ".join(f"0x{value.hex()}" if isinstance(value, bytes) else str(value) for value in values)
-        super().__init__(3, f"{error}({shown}): {sentence}" if sentence else f"{error}({shown})", data)
+        shown = ", ".join(
+            f"0x{value.hex()}" if isinstance(value, bytes) else str(value) for value in values
+        )
+        super().__init__(
+            3, f"{error}({shown}): {sentence}" if sentence else f"{error}({shown})", data
+        )
         self.error = error
         self.values = values
 
@@ -64,4 +75,6 @@ class TransactionStuck(ChainError):
 
 
 class HeaderConflict(ChainError):
-    """The chain has another header for this epoch: two aggregators, or a ledger that was restored from a backup."""
+    """The chain has another header for this epoch: two aggregators, or a ledger that was restored
+    from a backup.
+    """

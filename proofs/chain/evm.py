@@ -1,7 +1,10 @@
-"""A chain in memory: py-evm with one block per transaction. Knows transactions and blocks; no contract and no network.
+"""A chain in memory: py-evm with one block per transaction.
 
-For development and tests. Its clock is the real one plus whatever `increase_time` added. With automining off,
-transactions wait in a pool until `mine`, so that stuck and replaced transactions can be tried out.
+Knows transactions and blocks; no contract and no network.
+
+For development and tests. Its clock is the real one plus whatever `increase_time` added. With
+automining off, transactions wait in a pool until `mine`, so that stuck and replaced transactions
+can be tried out.
 """
 
 from __future__ import annotations
@@ -49,7 +52,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Mined:
-    """A transaction in its block, with what came of it. `first_log` counts the logs before it in the block."""
+    """A transaction in its block, with what came of it.
+
+    `first_log` counts the logs before it in the block.
+    """
 
     transaction: SignedTransactionAPI
     receipt: ReceiptAPI
@@ -68,7 +74,9 @@ class Block:
     transactions: tuple[Mined, ...] = ()
 
 
-Outcome = tuple[SignedTransactionAPI, ReceiptAPI, int, bytes]  # with the gas it used and the contract it made
+Outcome = tuple[
+    SignedTransactionAPI, ReceiptAPI, int, bytes
+]  # with the gas it used and the contract it made
 
 
 @dataclass
@@ -87,7 +95,10 @@ class MemoryChain:
 
     def __post_init__(self) -> None:
         accounts = {**dict.fromkeys(self.code, 0), **self.balances}
-        genesis = {a: {"balance": wei, "storage": {}, "code": self.code.get(a, b""), "nonce": 0} for a, wei in accounts.items()}
+        genesis = {
+            a: {"balance": wei, "storage": {}, "code": self.code.get(a, b""), "nonce": 0}
+            for a, wei in accounts.items()
+        }
         _, self._chain = setup_tester_chain(None, genesis, 1)
         type(self._chain).chain_id = self.chain_id
         self.blocks.append(Block(self._chain.get_canonical_block_by_number(0).header))
@@ -95,7 +106,10 @@ class MemoryChain:
     # ── transactions ──
 
     def send(self, raw: bytes) -> bytes:
-        """Take a signed transaction; its hash. With automining it is in a block when this returns."""
+        """Take a signed transaction; its hash.
+
+        With automining it is in a block when this returns.
+        """
         transaction = self._decode(raw)
         if transaction.hash in self.mined or transaction in self._pool.values():
             raise Rejected("already known")
@@ -176,23 +190,31 @@ class MemoryChain:
             raise Rejected("max fee per gas less than block base fee")
         if transaction.gas > BLOCK_GAS_LIMIT:
             raise Rejected("exceeds block gas limit")
-        if transaction.gas * transaction.max_fee_per_gas + transaction.value > self.balance(transaction.sender):
+        if transaction.gas * transaction.max_fee_per_gas + transaction.value > self.balance(
+            transaction.sender
+        ):
             raise Rejected("insufficient funds for gas * price + value")
         replaced = self._pool.get((transaction.sender, transaction.nonce))
-        if replaced and transaction.max_fee_per_gas * 100 < replaced.max_fee_per_gas * (100 + PRICE_BUMP_PERCENT):
+        if replaced and transaction.max_fee_per_gas * 100 < replaced.max_fee_per_gas * (
+            100 + PRICE_BUMP_PERCENT
+        ):
             raise Rejected("replacement transaction underpriced")
         if len(self._pool) >= POOL_TRANSACTIONS:
             raise Rejected("txpool is full")
 
     def _decode(self, raw: bytes) -> SignedTransactionAPI:
         try:
-            transaction: SignedTransactionAPI = self._chain.get_vm().get_transaction_builder().decode(raw)
+            transaction: SignedTransactionAPI = (
+                self._chain.get_vm().get_transaction_builder().decode(raw)
+            )
             transaction.check_signature_validity()
             transaction.validate()
         except (RLPException, PyEVMError, ValidationError, ValueError) as error:
             raise Rejected(f"no valid transaction: {error}") from error
         if transaction.chain_id != self.chain_id:
-            raise Rejected(f"invalid chain id {transaction.chain_id}; this is chain {self.chain_id}")
+            raise Rejected(
+                f"invalid chain id {transaction.chain_id}; this is chain {self.chain_id}"
+            )
         return transaction
 
     def _read_clock(self) -> None:
@@ -216,7 +238,9 @@ class MemoryChain:
             gas_before = receipt.gas_used
         header = self._chain.mine_block(mix_hash=os.urandom(32), blob_gas_used=0).header
         self.blocks.append(Block(header, tuple(number_logs(header, done))))
-        self.mined.update((bytes(mined.transaction.hash), mined) for mined in self.blocks[-1].transactions)
+        self.mined.update(
+            (bytes(mined.transaction.hash), mined) for mined in self.blocks[-1].transactions
+        )
 
     def _try(self, call: Call) -> tuple[ComputationAPI, int]:
         self._read_clock()
@@ -245,5 +269,13 @@ def number_logs(header: BlockHeaderAPI, outcomes: list[Outcome]) -> Iterator[Min
     """A block's transactions, in their order."""
     num_logs = 0
     for index, (transaction, receipt, gas_used, contract) in enumerate(outcomes):
-        yield Mined(transaction, receipt, header, index, num_logs, gas_used, contract)
+        yield Mined(
+            transaction,
+            receipt,
+            header,
+            index,
+            first_log=num_logs,
+            gas_used=gas_used,
+            contract=contract,
+        )
         num_logs += len(receipt.logs)

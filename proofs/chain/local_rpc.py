@@ -1,6 +1,8 @@
-"""JSON-RPC for a chain in memory: each method is a short function from parameters to what a node would answer.
+"""JSON-RPC for a chain in memory: each method is a short function from parameters to what a node
+would answer.
 
-Speaks as geth does, with anvil's names for the few things that only a development chain can do. Knows no HTTP.
+Speaks as geth does, with anvil's names for the few things that only a development chain can do.
+Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -32,8 +34,12 @@ class LocalRpc:
             "eth_feeHistory": self._fee_history,
             "eth_getBalance": lambda account, _block="latest": hex(chain.balance(unhex(account))),
             "eth_getCode": lambda account, _block="latest": as_hex(chain.code_at(unhex(account))),
-            "eth_getStorageAt": lambda account, slot, _block="latest": word(chain.storage_at(unhex(account), as_int(slot))),
-            "eth_getTransactionCount": lambda account, block="latest": hex(chain.nonce(unhex(account), pending=block == "pending")),
+            "eth_getStorageAt": lambda account, slot, _block="latest": word(
+                chain.storage_at(unhex(account), as_int(slot))
+            ),
+            "eth_getTransactionCount": lambda account, block="latest": hex(
+                chain.nonce(unhex(account), pending=block == "pending")
+            ),
             "eth_call": lambda call, _block="latest", *_: as_hex(chain.call(read_call(call))),
             "eth_estimateGas": lambda call, *_: hex(chain.estimate_gas(read_call(call))),
             "eth_sendRawTransaction": lambda raw: as_hex(chain.send(unhex(raw))),
@@ -58,7 +64,9 @@ class LocalRpc:
         number = request.get("id")
         method = self._methods.get(str(request.get("method")))
         if method is None:
-            return error_response(number, -32601, f"this chain knows no method {request.get('method')!r}")
+            return error_response(
+                number, -32601, f"this chain knows no method {request.get('method')!r}"
+            )
         try:
             return {"jsonrpc": "2.0", "id": number, "result": method(*request.get("params", ()))}
         except Reverted as error:
@@ -73,7 +81,11 @@ class LocalRpc:
     def _height(self, block: str) -> int:
         if block == "earliest":
             return 0
-        return int(self._chain.head.block_number) if block in ("latest", "pending", "safe", "finalized") else as_int(block)
+        return (
+            int(self._chain.head.block_number)
+            if block in ("latest", "pending", "safe", "finalized")
+            else as_int(block)
+        )
 
     def _block(self, height: int) -> Json:
         if not 0 <= height < len(self._chain.blocks):
@@ -91,14 +103,21 @@ class LocalRpc:
             "transactionsRoot": as_hex(header.transaction_root),
             "receiptsRoot": as_hex(header.receipt_root),
             "miner": as_hex(header.coinbase),
-            "transactions": [as_hex(mined.transaction.hash) for mined in self._chain.blocks[height].transactions],
+            "transactions": [
+                as_hex(mined.transaction.hash) for mined in self._chain.blocks[height].transactions
+            ],
         }
 
     def _fee_history(self, count: Json, _newest: str = "latest", percentiles: Json = ()) -> Json:
-        headers = [block.header for block in self._chain.blocks[-max(1, min(as_int(count), 1024)) :]]
+        headers = [
+            block.header for block in self._chain.blocks[-max(1, min(as_int(count), 1024)) :]
+        ]
         return {
             "oldestBlock": hex(headers[0].block_number),
-            "baseFeePerGas": [hex(header.base_fee_per_gas or 0) for header in headers] + [hex(self._chain.base_fee())],
+            "baseFeePerGas": (
+                [hex(header.base_fee_per_gas or 0) for header in headers]
+                + [hex(self._chain.base_fee())]
+            ),
             "gasUsedRatio": [header.gas_used / header.gas_limit for header in headers],
             "reward": [[hex(PRIORITY_FEE_WEI) for _ in percentiles or ()] for _ in headers],
         }
@@ -106,7 +125,11 @@ class LocalRpc:
     def _transaction(self, transaction_hash: str) -> Json:
         mined = self._chain.mined.get(unhex(transaction_hash))
         if mined is None:
-            return {"hash": transaction_hash, "blockNumber": None} if self._chain.is_waiting(unhex(transaction_hash)) else None
+            return (
+                {"hash": transaction_hash, "blockNumber": None}
+                if self._chain.is_waiting(unhex(transaction_hash))
+                else None
+            )
         transaction = mined.transaction
         return {
             **place(mined),
@@ -124,7 +147,9 @@ class LocalRpc:
         mined = self._chain.mined.get(unhex(transaction_hash))
         if mined is None:
             return None
-        transaction, receipt, header = mined.transaction, mined.receipt, mined.header
+        transaction = mined.transaction
+        receipt = mined.receipt
+        header = mined.header
         base_fee = header.base_fee_per_gas or 0
         tip = min(transaction.max_priority_fee_per_gas, transaction.max_fee_per_gas - base_fee)
         return {
@@ -143,12 +168,24 @@ class LocalRpc:
         }
 
     def _logs(self, query: Json) -> Json:
-        first, last = self._height(query.get("fromBlock", "latest")), self._height(query.get("toBlock", "latest"))
+        first = self._height(query.get("fromBlock", "latest"))
+        last = self._height(query.get("toBlock", "latest"))
         wanted = query.get("address")
-        addresses = None if wanted is None else {unhex(one) for one in ([wanted] if isinstance(wanted, str) else wanted)}
-        mined = (each for block in self._chain.blocks[first : last + 1] for each in block.transactions)
+        addresses = (
+            None
+            if wanted is None
+            else {unhex(one) for one in ([wanted] if isinstance(wanted, str) else wanted)}
+        )
+        mined = (
+            each for block in self._chain.blocks[first : last + 1] for each in block.transactions
+        )
         logs = (render_log(each, i) for each in mined for i in range(len(each.receipt.logs)))
-        return [log for log in logs if (addresses is None or unhex(log["address"]) in addresses) and fits(log["topics"], query.get("topics"))]
+        return [
+            log
+            for log in logs
+            if (addresses is None or unhex(log["address"]) in addresses)
+            and fits(log["topics"], query.get("topics"))
+        ]
 
 
 def fits(topics: list[str], pattern: Json) -> bool:
@@ -156,13 +193,21 @@ def fits(topics: list[str], pattern: Json) -> bool:
     if len(pattern or ()) > len(topics):
         return False
     pairs = zip(topics, pattern or (), strict=False)
-    return all(want is None or topic in ([want.lower()] if isinstance(want, str) else [one.lower() for one in want]) for topic, want in pairs)
+    return all(
+        want is None
+        or topic in ([want.lower()] if isinstance(want, str) else [one.lower() for one in want])
+        for topic, want in pairs
+    )
 
 
 def place(mined: Mined) -> dict[str, str]:
     """Where a transaction stands."""
     header = mined.header
-    return {"blockNumber": hex(header.block_number), "blockHash": as_hex(header.hash), "transactionIndex": hex(mined.index)}
+    return {
+        "blockNumber": hex(header.block_number),
+        "blockHash": as_hex(header.hash),
+        "transactionIndex": hex(mined.index),
+    }
 
 
 def render_log(mined: Mined, index: int) -> dict[str, Json]:
@@ -181,14 +226,24 @@ def render_log(mined: Mined, index: int) -> dict[str, Json]:
 
 def error_response(number: Json, code: int, message: str, data: str | None = None) -> Json:
     """A JSON-RPC error."""
-    return {"jsonrpc": "2.0", "id": number, "error": {"code": code, "message": message} | ({} if data is None else {"data": data})}
+    return {
+        "jsonrpc": "2.0",
+        "id": number,
+        "error": {"code": code, "message": message} | ({} if data is None else {"data": data}),
+    }
 
 
 def read_call(call: Json) -> Call:
     """A call as JSON-RPC words it."""
     data = call.get("input") or call.get("data") or "0x"
-    sender, to = call.get("from"), call.get("to")
-    return Call(unhex(sender) if sender else ZERO_ADDRESS, unhex(to) if to else b"", unhex(data), as_int(call.get("value", 0)))
+    sender = call.get("from")
+    to = call.get("to")
+    return Call(
+        unhex(sender) if sender else ZERO_ADDRESS,
+        unhex(to) if to else b"",
+        unhex(data),
+        as_int(call.get("value", 0)),
+    )
 
 
 def as_int(value: Json) -> int:

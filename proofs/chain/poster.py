@@ -2,9 +2,10 @@
 
     journal: signed transaction  →  send  →  wait  →  journal: confirmed
 
-The signed transaction is stored before anybody sees it. So a restart knows every transaction that may be under way,
-sends the same bytes again, and takes the receipt of whichever is mined. All attempts for an epoch share a nonce while
-it is free, and the contract takes each epoch once: two of them can't both succeed.
+The signed transaction is stored before anybody sees it. So a restart knows every transaction that
+may be under way, sends the same bytes again, and takes the receipt of whichever is mined. All
+attempts for an epoch share a nonce while it is free, and the contract takes each epoch once: two of
+them can't both succeed.
 
 Knows one key and one contract; not what a header means.
 """
@@ -35,7 +36,10 @@ SLOWEST_POLL_S = 2.0
 
 @dataclass(frozen=True)
 class Posted:
-    """Where a header is on the chain. `gas_used` is None when a transaction that we do not know brought it."""
+    """Where a header is on the chain.
+
+    `gas_used` is None when a transaction that we do not know brought it.
+    """
 
     epoch: int
     transaction: bytes
@@ -74,19 +78,25 @@ class Poster:
         self._sent: dict[bytes, float] = {}  # when this process first sent an attempt
 
     def post(self, header: EpochHeader, deadline_s: float = POST_DEADLINE_S) -> Posted:
-        """Bring this header onto the chain, or find that it is there. Call it again after any failure.
+        """Bring this header onto the chain, or find that it is there.
 
-        ContractReverted when the contract refuses it, HeaderConflict, TransactionStuck after the deadline,
-        ChainUnreachable.
+        Call it again after any failure.
+
+        ContractReverted when the contract refuses it, HeaderConflict, TransactionStuck after the
+        deadline, ChainUnreachable.
         """
-        until, pause = self._clock() + deadline_s, FIRST_POLL_S
+        until = self._clock() + deadline_s
+        pause = FIRST_POLL_S
         while True:
             posted = self.find(header)
             if posted is not None and self._is_deep(posted):
                 self._journal.confirm(header.epoch, posted.transaction, posted.block)
                 return posted
             if self._clock() >= until:
-                raise TransactionStuck(f"the header of epoch {header.epoch} is not posted after {deadline_s:.0f} s; post it again")
+                raise TransactionStuck(
+                    f"the header of epoch {header.epoch} is not posted after {deadline_s:.0f} s;"
+                    " post it again"
+                )
             if posted is None:
                 self._push_or_find(header)
             self._sleep(pause)
@@ -98,7 +108,10 @@ class Poster:
         if found is None:
             return None
         if found != header.hash:
-            raise HeaderConflict(f"the chain has another header for epoch {header.epoch}; compare the ledger with the chain before going on")
+            raise HeaderConflict(
+                f"the chain has another header for epoch {header.epoch}; compare the ledger with"
+                " the chain before going on"
+            )
         return self._find_own(header.epoch) or self._find_foreign(header.epoch)
 
     # ── inside ──
@@ -124,22 +137,30 @@ class Poster:
     def _push_or_find(self, header: EpochHeader) -> None:
         try:
             self._push(header)
-        except ContractReverted:  # an attempt that is mined between our look and this makes the next one invalid
+        except (
+            ContractReverted
+        ):  # an attempt that is mined between our look and this makes the next one invalid
             if self.find(header) is None:
                 raise
 
     def _push(self, header: EpochHeader) -> None:
-        """Have an attempt under way: the last one if it can still be mined, a dearer one if it waits too long."""
+        """Have an attempt under way: the last one if it can still be mined, a dearer one if it
+        waits too long.
+        """
         attempt = self._find_usable(header.epoch)
         if attempt is None:
             attempt = self._sign(header, self._wallet.next_nonce(), self._wallet.suggest_fees())
-        elif self._clock() - self._sent.get(attempt.hash, self._clock()) >= self._policy.bump_after_s:
+        elif (
+            self._clock() - self._sent.get(attempt.hash, self._clock()) >= self._policy.bump_after_s
+        ):
             attempt = self._bump(header, attempt)
         if attempt.hash not in self._sent:
             self._send(attempt)
 
     def _find_usable(self, epoch: int) -> PostAttempt | None:
-        """The newest attempt, unless its nonce is used up, or out of reach behind one that was dropped."""
+        """The newest attempt, unless its nonce is used up, or out of reach behind one that was
+        dropped.
+        """
         attempts = self._journal.attempts(epoch)
         if not attempts:
             return None
@@ -148,15 +169,28 @@ class Poster:
 
     def _sign(self, header: EpochHeader, nonce: int, fees: Fees) -> PostAttempt:
         if len(self._journal.attempts(header.epoch)) >= self._policy.max_attempts:
-            raise TransactionStuck(f"the header of epoch {header.epoch} is not posted after {self._policy.max_attempts} attempts; look at the chain")
+            raise TransactionStuck(
+                f"the header of epoch {header.epoch} is not posted after"
+                f" {self._policy.max_attempts} attempts; look at the chain"
+            )
         contract, data = self._client.encode_post(header)
-        signed = self._wallet.sign(contract, data, self._wallet.estimate_gas(contract, data), nonce, fees)
-        attempt = PostAttempt(nonce, bytes(signed.raw_transaction), bytes(signed.hash), fees.max_fee_wei, fees.tip_wei)
+        signed = self._wallet.sign(
+            contract, data, self._wallet.estimate_gas(contract, data), nonce, fees
+        )
+        attempt = PostAttempt(
+            nonce,
+            bytes(signed.raw_transaction),
+            bytes(signed.hash),
+            fees.max_fee_wei,
+            tip_wei=fees.tip_wei,
+        )
         self._journal.add_attempt(header.epoch, attempt)
         return attempt
 
     def _bump(self, header: EpochHeader, attempt: PostAttempt) -> PostAttempt:
-        """The same header and nonce for more money; the old attempt again when that would be too much."""
+        """The same header and nonce for more money; the old attempt again when that would be too
+        much.
+        """
         bumped = Fees(attempt.max_fee_wei, attempt.tip_wei).bumped(self._policy.bump_percent)
         asked = self._wallet.suggest_fees()
         fees = Fees(max(bumped.max_fee_wei, asked.max_fee_wei), max(bumped.tip_wei, asked.tip_wei))
@@ -169,7 +203,9 @@ class Poster:
         try:
             self._wallet.broadcast(attempt.raw)
         except NonceTaken:
-            return  # mined meanwhile, or another transaction took the nonce: the next look at the chain tells
+            # mined meanwhile, or another transaction took the nonce: the next look at the chain
+            # tells
+            return
         except Underpriced:
             self._sent[attempt.hash] = self._clock() - self._policy.bump_after_s  # bump at once
             return

@@ -1,4 +1,7 @@
-"""A chain in memory behind HTTP on loopback. One request at a time reaches the chain; requests are bounded in size."""
+"""A chain in memory behind HTTP on loopback.
+
+One request at a time reaches the chain; requests are bounded in size.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,28 @@ IDLE_DEADLINE_S = 60.0
 @contextmanager
 def serve_rpc(chain: MemoryChain, port: int = 0) -> Iterator[str]:
     """Serve while the context lasts; the URL."""
-    rpc, lock = LocalRpc(chain), threading.Lock()
+    rpc = LocalRpc(chain)
+    lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = IDLE_DEADLINE_S
-        disable_nagle_algorithm = True  # headers and body are two writes: Nagle would hold the second for 40 ms
+        disable_nagle_algorithm = (
+            True  # headers and body are two writes: Nagle would hold the second for 40 ms
+        )
 
         def do_POST(self) -> None:
             length = self.headers.get("content-length", "")
             if not length.isdigit() or int(length) > MAX_REQUEST_BYTES:
                 self.close_connection = True
-                self._answer(413, error_response(None, -32600, f"a request has at most {MAX_REQUEST_BYTES} bytes and says how many"))
+                self._answer(
+                    413,
+                    error_response(
+                        None,
+                        -32600,
+                        f"a request has at most {MAX_REQUEST_BYTES} bytes and says how many",
+                    ),
+                )
                 self._discard(int(length) if length.isdigit() else 0)
                 return
             try:
@@ -48,12 +61,16 @@ def serve_rpc(chain: MemoryChain, port: int = 0) -> Iterator[str]:
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(body)))
             if self.close_connection:
-                self.send_header("connection", "close")  # or a client takes it for open, and its next request gets no answer
+                self.send_header(
+                    "connection", "close"
+                )  # or a client takes it for open, and its next request gets no answer
             self.end_headers()
             self.wfile.write(body)
 
         def _discard(self, num_bytes: int) -> None:
-            """Read what is refused: a socket closed over unread bytes is reset, and the answer may be lost with it."""
+            """Read what is refused: a socket closed over unread bytes is reset, and the answer may
+            be lost with it.
+            """
             left = min(num_bytes, MAX_DISCARD_BYTES)
             while left and (piece := self.rfile.read1(min(left, 64 * 1024))):
                 left -= len(piece)
@@ -63,7 +80,9 @@ def serve_rpc(chain: MemoryChain, port: int = 0) -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,4 +1,6 @@
-"""What crosses between us and a chain, as values: fees, and the contracts' structs in the contracts' order. Knows no node and no key."""
+"""What crosses between us and a chain, as values: fees, and the contracts' structs in the
+contracts' order. Knows no node and no key.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +19,25 @@ CONFIRM_DEADLINE_S = 60.0  # for a transaction to come into a block
 
 @dataclass(frozen=True)
 class Fees:
-    """What a transaction offers for each unit of gas: at most, and of that to whoever makes the block."""
+    """What a transaction offers for each unit of gas: at most, and of that to whoever makes the
+    block.
+    """
 
     max_fee_wei: int
     tip_wei: int
 
     def bumped(self, percent: int) -> Fees:
         """Higher by so much, rounded up: what a replacement must offer."""
-        return Fees(-(-self.max_fee_wei * (100 + percent) // 100), -(-self.tip_wei * (100 + percent) // 100))
+        return Fees(
+            -(-self.max_fee_wei * (100 + percent) // 100), -(-self.tip_wei * (100 + percent) // 100)
+        )
 
 
 @dataclass(frozen=True)
 class VoucherClaim:
-    """A voucher, and how much of it is taken: `total_claimed`, cumulative like the voucher's own amount."""
+    """A voucher, and how much of it is taken: `total_claimed`, cumulative like the voucher's own
+    amount.
+    """
 
     config: ChannelConfig
     voucher: Voucher
@@ -38,7 +46,10 @@ class VoucherClaim:
 
 @dataclass(frozen=True)
 class DepositAuthorization:
-    """A payer's ERC-3009 signature for one deposit into one channel. Whoever has it may relay it, once."""
+    """A payer's ERC-3009 signature for one deposit into one channel.
+
+    Whoever has it may relay it, once.
+    """
 
     amount: int
     valid_after: int
@@ -49,7 +60,10 @@ class DepositAuthorization:
 
 @dataclass(frozen=True)
 class ChannelState:
-    """What the chain knows about a channel. `withdraw_requested_at` is 0 when no withdrawal is under way."""
+    """What the chain knows about a channel.
+
+    `withdraw_requested_at` is 0 when no withdrawal is under way.
+    """
 
     balance: int
     total_claimed: int
@@ -91,7 +105,11 @@ def config_values(config: ChannelConfig) -> tuple[object, ...]:
 
 def claim_values(claim: VoucherClaim) -> tuple[object, ...]:
     """A claim in the contract's order."""
-    return ((config_values(claim.config), claim.voucher.max_claimable_amount), claim.voucher.signature, claim.total_claimed)
+    return (
+        (config_values(claim.config), claim.voucher.max_claimable_amount),
+        claim.voucher.signature,
+        claim.total_claimed,
+    )
 
 
 def header_values(header: EpochHeader) -> tuple[object, ...]:
@@ -102,12 +120,20 @@ def header_values(header: EpochHeader) -> tuple[object, ...]:
 
 def proof_values(proof: PayoutProof) -> tuple[object, ...]:
     """A payout proof in the contract's order: account, amount, siblings."""
-    return (proof.account, proof.amount, [(other.sum, other.hash, other.is_left) for other in proof.siblings])
+    return (
+        proof.account,
+        proof.amount,
+        [(other.sum, other.hash, other.is_left) for other in proof.siblings],
+    )
 
 
 def read_posted(event: EventData) -> PostedHeader:
     """The header in a Posted event."""
-    return PostedHeader(EpochHeader(*event["args"]["header"].values()), bytes(event["transactionHash"]), event["blockNumber"])
+    return PostedHeader(
+        EpochHeader(*event["args"]["header"].values()),
+        bytes(event["transactionHash"]),
+        event["blockNumber"],
+    )
 
 
 def as_hex(data: bytes) -> str:

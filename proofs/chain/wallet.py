@@ -1,4 +1,7 @@
-"""A key that sends transactions. Decides nonces, fees and gas; does not know what the calls mean."""
+"""A key that sends transactions.
+
+Decides nonces, fees and gas; does not know what the calls mean.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ class TransactionReceipt:
 
 
 class Wallet:
-    """One key on one chain. Threads may share it: a nonce is taken and its transaction sent under one lock."""
+    """One key on one chain.
+
+    Threads may share it: a nonce is taken and its transaction sent under one lock.
+    """
 
     def __init__(self, rpc: Rpc, secret: bytes, chain_id: int) -> None:
         self._eth = rpc.web3.eth
@@ -57,19 +63,31 @@ class Wallet:
         self.signer = Signer(secret)
         self.address = self.signer.address
 
-    def send(self, to: bytes, data: bytes, deadline_s: float = CONFIRM_DEADLINE_S) -> TransactionReceipt:
-        """Send a call and wait until it is in a block. ContractReverted when it would fail: then nothing is sent."""
+    def send(
+        self, to: bytes, data: bytes, deadline_s: float = CONFIRM_DEADLINE_S
+    ) -> TransactionReceipt:
+        """Send a call and wait until it is in a block.
+
+        ContractReverted when it would fail: then nothing is sent.
+        """
         transaction_hash = self._send(to, data, self.estimate_gas(to, data), NONCE_RETRIES)
         try:
             return self.wait(transaction_hash, deadline_s)
         except TransactionFailed:
-            self.estimate_gas(to, data)  # says by name why it would fail now, which is most likely why it did
+            self.estimate_gas(
+                to, data
+            )  # says by name why it would fail now, which is most likely why it did
             raise
 
     def estimate_gas(self, to: bytes, data: bytes) -> int:
         """Gas for this call, with a margin."""
-        # "latest" said aloud: some nodes would estimate on top of what waits in their pool, our own transaction included
-        call: TxParams = {"from": self._account.address, "data": data, **({"to": to_checksum_address(to)} if to else {})}
+        # "latest" said aloud: some nodes would estimate on top of what waits in their pool, our own
+        # transaction included
+        call: TxParams = {
+            "from": self._account.address,
+            "data": data,
+            **({"to": to_checksum_address(to)} if to else {}),
+        }
         return self._eth.estimate_gas(call, "latest") * (100 + GAS_MARGIN_PERCENT) // 100
 
     def next_nonce(self) -> int:
@@ -91,7 +109,14 @@ class Wallet:
 
     def sign(self, to: bytes, data: bytes, gas: int, nonce: int, fees: Fees) -> SignedTransaction:
         """A signed transaction; sends nothing. No `to` creates a contract."""
-        call = {"type": 2, "chainId": self._chain_id, "nonce": nonce, "to": to, "value": 0, "data": data}
+        call = {
+            "type": 2,
+            "chainId": self._chain_id,
+            "nonce": nonce,
+            "to": to,
+            "value": 0,
+            "data": data,
+        }
         offer = {"maxFeePerGas": fees.max_fee_wei, "maxPriorityFeePerGas": fees.tip_wei, "gas": gas}
         signed: SignedTransaction = self._account.sign_transaction({**call, **offer})
         return signed
@@ -115,9 +140,16 @@ class Wallet:
     def wait(self, transaction_hash: bytes, deadline_s: float) -> TransactionReceipt:
         """The receipt, as soon as there is one. TransactionFailed, TransactionStuck."""
         try:
-            return read_receipt(self._eth.wait_for_transaction_receipt(HexBytes(transaction_hash), deadline_s, POLL_S))
+            return read_receipt(
+                self._eth.wait_for_transaction_receipt(
+                    HexBytes(transaction_hash), deadline_s, POLL_S
+                )
+            )
         except TimeExhausted as error:
-            raise TransactionStuck(f"transaction {as_hex(transaction_hash)} is not mined after {deadline_s:.0f} s; it may be later") from error
+            raise TransactionStuck(
+                f"transaction {as_hex(transaction_hash)} is not mined after {deadline_s:.0f} s; it"
+                " may be later"
+            ) from error
 
     def find_receipt(self, transaction_hash: bytes) -> TransactionReceipt | None:
         """A mined transaction's receipt; raises when the transaction failed."""
@@ -142,6 +174,15 @@ class Wallet:
 def read_receipt(receipt: TxReceipt) -> TransactionReceipt:
     """What came of a mined transaction. TransactionFailed."""
     if receipt["status"] != 1:
-        raise TransactionFailed(f"transaction {as_hex(receipt['transactionHash'])} failed in block {receipt['blockNumber']}")
+        raise TransactionFailed(
+            f"transaction {as_hex(receipt['transactionHash'])} failed in block"
+            f" {receipt['blockNumber']}"
+        )
     contract = HexBytes(receipt.get("contractAddress") or b"")
-    return TransactionReceipt(bytes(receipt["transactionHash"]), receipt["blockNumber"], receipt["gasUsed"], bytes(contract), tuple(receipt["logs"]))
+    return TransactionReceipt(
+        bytes(receipt["transactionHash"]),
+        receipt["blockNumber"],
+        receipt["gasUsed"],
+        bytes(contract),
+        logs=tuple(receipt["logs"]),
+    )

@@ -1,8 +1,19 @@
-"""What a node must not forget, in one SQLite file. The only place in `proofs` that reaches a disk."""
+"""What a node must not forget, in one SQLite file.
+
+The only place in `proofs` that reaches a disk.
+"""
 
 from .accepted import AggregatorLedger
 from .database import Ledger
 from .outbox import Outbox, OutboxEntry, OutboxState
 from .posts import PostAttempt, PostJournal
 
-__all__ = ["AggregatorLedger", "Ledger", "Outbox", "OutboxEntry", "OutboxState", "PostAttempt", "PostJournal"]
+__all__ = [
+    "AggregatorLedger",
+    "Ledger",
+    "Outbox",
+    "OutboxEntry",
+    "OutboxState",
+    "PostAttempt",
+    "PostJournal",
+]

@@ -1,4 +1,7 @@
-"""The aggregator's memory: accepted receipts, sealed epochs, evidence. Payouts follow from the epochs' batches and are not stored again."""
+"""The aggregator's memory: accepted receipts, sealed epochs, evidence.
+
+Payouts follow from the epochs' batches and are not stored again.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,21 @@ class AggregatorLedger:
             yield self._ledger.read("SELECT batch FROM epoch WHERE epoch = ?", epoch)[0][0]
 
     def unsealed(self) -> Iterable[bytes]:
-        """The envelopes that were accepted and not sealed, in the order in which they were accepted."""
-        return [envelope for (envelope,) in self._ledger.read("SELECT envelope FROM accepted WHERE epoch IS NULL ORDER BY id")]
+        """The envelopes that were accepted and not sealed, in the order in which they were
+        accepted.
+        """
+        return [
+            envelope
+            for (envelope,) in self._ledger.read(
+                "SELECT envelope FROM accepted WHERE epoch IS NULL ORDER BY id"
+            )
+        ]
 
     def find_receipt(self, channel_id: bytes, sequence: int) -> bytes | None:
         """The accepted signed receipt in this place."""
-        rows = self._ledger.read("SELECT envelope FROM accepted WHERE channel = ? AND sequence = ?", channel_id, sequence)
+        rows = self._ledger.read(
+            "SELECT envelope FROM accepted WHERE channel = ? AND sequence = ?", channel_id, sequence
+        )
         return decode_envelope(rows[0][0]).receipt if rows else None
 
     def accept(self, envelopes: Sequence[VerifiedEnvelope]) -> None:
@@ -36,7 +48,11 @@ class AggregatorLedger:
         with self._ledger.transaction():
             for envelope in envelopes:
                 place = envelope.voucher.channel_id, envelope.receipt.receipt.sequence
-                self._ledger.write("INSERT INTO accepted (channel, sequence, envelope) VALUES (?, ?, ?)", *place, envelope.encoded)
+                self._ledger.write(
+                    "INSERT INTO accepted (channel, sequence, envelope) VALUES (?, ?, ?)",
+                    *place,
+                    envelope.encoded,
+                )
 
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
         """Keep the first evidence for a place."""
@@ -46,15 +62,26 @@ class AggregatorLedger:
 
     def evidence(self) -> list[Evidence]:
         """All evidence."""
-        return [Evidence(first, second) for first, second in self._ledger.read("SELECT first, second FROM evidence ORDER BY channel, sequence")]
+        return [
+            Evidence(first, second)
+            for first, second in self._ledger.read(
+                "SELECT first, second FROM evidence ORDER BY channel, sequence"
+            )
+        ]
 
     def seal(self, sealed: SealedEpoch, places: Sequence[tuple[bytes, int]]) -> None:
         """Add an epoch and mark its receipts as sealed. LedgerConflict when the epoch exists."""
         epoch = sealed.header.epoch
         with self._ledger.transaction():
-            self._ledger.write("INSERT INTO epoch VALUES (?, ?, ?)", epoch, sealed.header.encoded, sealed.batch)
+            self._ledger.write(
+                "INSERT INTO epoch VALUES (?, ?, ?)", epoch, sealed.header.encoded, sealed.batch
+            )
             for place in places:
-                self._ledger.write("UPDATE accepted SET epoch = ? WHERE channel = ? AND sequence = ?", epoch, *place)
+                self._ledger.write(
+                    "UPDATE accepted SET epoch = ? WHERE channel = ? AND sequence = ?",
+                    epoch,
+                    *place,
+                )
 
     def find_epoch(self, epoch: int) -> SealedEpoch | None:
         """A sealed epoch, to post its header or to publish its batch again."""

@@ -1,6 +1,9 @@
-"""One SQLite file: its schema, and transactions that are on the disk when they end. Knows tables, not what they mean.
+"""One SQLite file: its schema, and transactions that are on the disk when they end.
 
-Several threads may share a Ledger, several processes a file: writers queue, each transaction begins by taking the write lock.
+Knows tables, not what they mean.
+
+Several threads may share a Ledger, several processes a file: writers queue, each transaction begins
+by taking the write lock.
 """
 
 from __future__ import annotations
@@ -72,7 +75,10 @@ CREATE TABLE posted (
 
 
 class Ledger:
-    """An open file; it closes with `close`, or when nobody holds it any more. Everything else in this package is a view of it."""
+    """An open file; it closes with `close`, or when nobody holds it any more.
+
+    Everything else in this package is a view of it.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.RLock()
@@ -85,7 +91,11 @@ class Ledger:
             self._create()
 
     def _write_ahead(self) -> None:
-        """Switch the file to WAL. SQLite refuses at once while another process does the same, whatever the busy timeout; so ask again."""
+        """Switch the file to WAL.
+
+        SQLite refuses at once while another process does the same, whatever the busy timeout; so
+        ask again.
+        """
         until = time.monotonic() + BUSY_DEADLINE_MS / 1000
         while True:
             try:
@@ -93,7 +103,10 @@ class Ledger:
                 return
             except sqlite3.OperationalError as error:
                 if time.monotonic() > until:
-                    raise LedgerError(f"another process holds the ledger for more than {BUSY_DEADLINE_MS / 1000:.0f} s: {error}; end it") from error
+                    raise LedgerError(
+                        "another process holds the ledger for more than"
+                        f" {BUSY_DEADLINE_MS / 1000:.0f} s: {error}; end it"
+                    ) from error
                 time.sleep(WAL_RETRY_S)
 
     def _create(self) -> None:
@@ -105,7 +118,10 @@ class Ledger:
                 self._db.execute(statement)
             self._db.execute("INSERT INTO ledger_schema VALUES (?)", (SCHEMA_VERSION,))
         elif found != [SCHEMA_VERSION]:
-            raise LedgerError(f"the ledger has schema {found[0]}; this program reads {SCHEMA_VERSION}: use the version that wrote it")
+            raise LedgerError(
+                f"the ledger has schema {found[0]}; this program reads {SCHEMA_VERSION}: use the"
+                " version that wrote it"
+            )
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -117,7 +133,10 @@ class Ledger:
             except BaseException as error:
                 self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.IntegrityError):
-                    raise LedgerConflict(f"somebody else wrote something different there ({error}); is a second process at work?") from error
+                    raise LedgerConflict(
+                        f"somebody else wrote something different there ({error}); is a second"
+                        " process at work?"
+                    ) from error
                 raise
             self._db.execute("COMMIT")
 

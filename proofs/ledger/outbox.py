@@ -1,4 +1,6 @@
-"""A daemon's own receipts and how far each has come. A receipt moves forward only, and stays until it is final and longer.
+"""A daemon's own receipts and how far each has come.
+
+A receipt moves forward only, and stays until it is final and longer.
 
 queued → gossiped → promised → included → final
          sent once  aggregator  in a sealed  its header is
@@ -32,7 +34,11 @@ class OutboxState(IntEnum):
 
 @dataclass(frozen=True)
 class OutboxEntry:
-    """One receipt. `digest` is the sha-256 of its body; `envelope` is None on the client's side, where there is nothing to send."""
+    """One receipt.
+
+    `digest` is the sha-256 of its body; `envelope` is None on the client's side, where there is
+    nothing to send.
+    """
 
     digest: bytes
     signed: SignedReceipt
@@ -49,10 +55,16 @@ class Outbox:
         self._ledger = ledger
 
     def add(self, signed: SignedReceipt, envelope: bytes | None) -> bytes:
-        """Keep a receipt that has both signatures; gives its digest. Adding it again changes nothing."""
+        """Keep a receipt that has both signatures; gives its digest.
+
+        Adding it again changes nothing.
+        """
         digest = digest_of(signed.body)
         with self._ledger.transaction():
-            statement = "INSERT INTO outbox (digest, receipt, envelope, state) VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO NOTHING"
+            statement = (
+                "INSERT INTO outbox (digest, receipt, envelope, state) VALUES (?, ?, ?, ?) ON"
+                " CONFLICT (digest) DO NOTHING"
+            )
             self._ledger.write(statement, digest, encode(signed), envelope, OutboxState.QUEUED)
         return digest
 
@@ -61,14 +73,27 @@ class Outbox:
         return self._move(digest, "state = ?", state, state)
 
     def keep_promise(self, digest: bytes, promise: Promise) -> bool:
-        """Keep the aggregator's promise and move to promised; False when the receipt is that far already. UnknownEntry."""
-        return self._move(digest, "promise = ?, state = ?", OutboxState.PROMISED, encode(promise), OutboxState.PROMISED)
+        """Keep the aggregator's promise and move to promised; False when the receipt is that far
+        already. UnknownEntry.
+        """
+        return self._move(
+            digest,
+            "promise = ?, state = ?",
+            OutboxState.PROMISED,
+            encode(promise),
+            OutboxState.PROMISED,
+        )
 
     def mark_included(self, digests: Iterable[bytes], epoch: int) -> int:
         """Move those of these receipts that are ours to included; gives how many moved."""
         with self._ledger.transaction():
             statement = "UPDATE outbox SET state = ?, epoch = ? WHERE digest = ? AND state < ?"
-            return sum(self._ledger.write(statement, OutboxState.INCLUDED, epoch, digest, OutboxState.INCLUDED) for digest in digests)
+            return sum(
+                self._ledger.write(
+                    statement, OutboxState.INCLUDED, epoch, digest, OutboxState.INCLUDED
+                )
+                for digest in digests
+            )
 
     def mark_final(self, epoch: int) -> int:
         """Everything included up to this epoch is final; gives how many moved."""
@@ -77,7 +102,8 @@ class Outbox:
             return self._ledger.write(statement, OutboxState.FINAL, OutboxState.INCLUDED, epoch)
 
     def unpromised(self, limit: int) -> list[OutboxEntry]:
-        """Hand out what is to be sent, or sent again: what was handed out least often first, then the oldest.
+        """Hand out what is to be sent, or sent again: what was handed out least often first, then
+        the oldest.
 
         So a receipt that nobody takes cannot hold up those behind it.
         """
@@ -85,7 +111,9 @@ class Outbox:
             where = "WHERE state < ? AND envelope IS NOT NULL ORDER BY tries, id LIMIT ?"
             entries = self._entries(where, OutboxState.PROMISED, limit)
             for entry in entries:
-                self._ledger.write("UPDATE outbox SET tries = tries + 1 WHERE digest = ?", entry.digest)
+                self._ledger.write(
+                    "UPDATE outbox SET tries = tries + 1 WHERE digest = ?", entry.digest
+                )
         return entries
 
     def newest(self, limit: int) -> list[OutboxEntry]:
@@ -98,16 +126,25 @@ class Outbox:
 
     def _move(self, digest: bytes, change: str, limit: OutboxState, *values: object) -> bool:
         with self._ledger.transaction():
-            moved = self._ledger.write(f"UPDATE outbox SET {change} WHERE digest = ? AND state < ?", *values, digest, limit)
+            moved = self._ledger.write(
+                f"UPDATE outbox SET {change} WHERE digest = ? AND state < ?", *values, digest, limit
+            )
             if not moved and not self._ledger.read("SELECT 1 FROM outbox WHERE digest = ?", digest):
                 raise UnknownEntry(f"no receipt {digest.hex()} in the outbox")
         return bool(moved)
 
     def _entries(self, where: str, *values: object) -> list[OutboxEntry]:
-        rows = self._ledger.read(f"SELECT digest, receipt, envelope, state, promise, epoch FROM outbox {where}", *values)
+        rows = self._ledger.read(
+            f"SELECT digest, receipt, envelope, state, promise, epoch FROM outbox {where}", *values
+        )
         return [
             OutboxEntry(
-                digest, decode_receipt(receipt), envelope, OutboxState(state), promise and msgspec.msgpack.decode(promise, type=Promise), epoch
+                digest,
+                decode_receipt(receipt),
+                envelope,
+                OutboxState(state),
+                promise=promise and msgspec.msgpack.decode(promise, type=Promise),
+                epoch=epoch,
             )
             for digest, receipt, envelope, state, promise, epoch in rows
         ]

@@ -1,4 +1,7 @@
-"""The journal of transactions that post headers: each is written here before anybody sees it. Talks to no chain; chain/poster.py does."""
+"""The journal of transactions that post headers: each is written here before anybody sees it.
+
+Talks to no chain; chain/poster.py does.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +29,46 @@ class PostJournal:
 
     def attempts(self, epoch: int) -> list[PostAttempt]:
         """All attempts for this epoch, oldest first."""
-        rows = self._ledger.read("SELECT nonce, raw, hash, max_fee_wei, tip_wei FROM post_attempt WHERE epoch = ? ORDER BY id", epoch)
-        return [PostAttempt(nonce, raw, digest, int(fee), int(tip)) for nonce, raw, digest, fee, tip in rows]
+        rows = self._ledger.read(
+            "SELECT nonce, raw, hash, max_fee_wei, tip_wei FROM post_attempt WHERE epoch = ? ORDER"
+            " BY id",
+            epoch,
+        )
+        return [
+            PostAttempt(nonce, raw, digest, int(fee), tip_wei=int(tip))
+            for nonce, raw, digest, fee, tip in rows
+        ]
 
     def add_attempt(self, epoch: int, attempt: PostAttempt) -> None:
         """Store one more. LedgerConflict when this transaction is there already."""
-        statement = "INSERT INTO post_attempt (epoch, nonce, raw, hash, max_fee_wei, tip_wei) VALUES (?, ?, ?, ?, ?, ?)"
-        with self._ledger.transaction():
-            self._ledger.write(statement, epoch, attempt.nonce, attempt.raw, attempt.hash, str(attempt.max_fee_wei), str(attempt.tip_wei))
-
-    def confirm(self, epoch: int, transaction: bytes, block: int) -> None:
-        """The header is on the chain, brought by this transaction. The last word counts: a reorganisation may move it."""
+        statement = (
+            "INSERT INTO post_attempt (epoch, nonce, raw, hash, max_fee_wei, tip_wei) VALUES (?, ?,"
+            " ?, ?, ?, ?)"
+        )
         with self._ledger.transaction():
             self._ledger.write(
-                "INSERT INTO posted VALUES (?, ?, ?) ON CONFLICT (epoch) DO UPDATE SET hash = excluded.hash, block = excluded.block",
-                epoch, transaction, block,
-            )  # fmt: skip
+                statement,
+                epoch,
+                attempt.nonce,
+                attempt.raw,
+                attempt.hash,
+                str(attempt.max_fee_wei),
+                str(attempt.tip_wei),
+            )
+
+    def confirm(self, epoch: int, transaction: bytes, block: int) -> None:
+        """The header is on the chain, brought by this transaction.
+
+        The last word counts: a reorganisation may move it.
+        """
+        with self._ledger.transaction():
+            self._ledger.write(
+                "INSERT INTO posted VALUES (?, ?, ?) ON CONFLICT (epoch) DO UPDATE SET hash ="
+                " excluded.hash, block = excluded.block",
+                epoch,
+                transaction,
+                block,
+            )
 
     def find_posted(self, epoch: int) -> tuple[bytes, int] | None:
         """Which transaction brought this epoch's header, and in which block."""
