@@ -1,1 +1,3 @@
-"""`scripts/demo`: a small network does the main job with a real model, and every claim that is shown is checked. Nobody imports it."""
+"""`scripts/demo`: a small network does the main job with a real model, and every claim that is
+shown is checked. Nobody imports it.
+"""

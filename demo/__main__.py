@@ -1,4 +1,6 @@
-"""`scripts/demo`: reads the command line, tells the story, writes the JSON, and ends with its truth as exit status."""
+"""`scripts/demo`: reads the command line, tells the story, writes the JSON, and ends with its truth
+as exit status.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,19 @@ EXIT_INTERRUPTED = 130
 def main() -> int:
     """Run the demo."""
     options = read_options()
-    stage, record = Stage(Console(highlight=False, soft_wrap=not sys.stdout.isatty())), Record(NUM_STEPS)
+    stage = Stage(Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
+    record = Record(NUM_STEPS)
     home = options.home or Path(tempfile.mkdtemp(prefix="lorikeet-demo-"))
     ended = False
     try:
-        ended = run_until_signal(lambda: tell(home, options.adapters, stage, record, keep=options.keep))
+        ended = run_until_signal(
+            lambda: tell(home, options.adapters, stage, record, keep=options.keep)
+        )
     finally:
         if options.json:
-            options.json.write_text(json.dumps(record.as_json(), indent=2, ensure_ascii=False) + "\n")
+            options.json.write_text(
+                json.dumps(record.as_json(), indent=2, ensure_ascii=False) + "\n"
+            )
     if not ended:
         stage.say("interrupted; everything was ended")
         if options.home is None:
@@ -46,7 +53,9 @@ def conclude(stage: Stage, record: Record, home: Path, *, keep: bool, own_home: 
     seconds = record.as_json()["seconds"]
     if not record.ok:
         failed = ", ".join(step.name for step in record.steps if not step.ok)
-        stage.say(f"[bold red]not everything did what it says[/bold red] ({seconds:.0f} s): {failed}")
+        stage.say(
+            f"[bold red]not everything did what it says[/bold red] ({seconds:.0f} s): {failed}"
+        )
         stage.say(f"every node's log: {home}/*/out.log and {home}/*/log")
         return EXIT_FAILED
     stage.say(f"[bold green]everything did what it says[/bold green] ({seconds:.0f} s)")
@@ -57,11 +66,27 @@ def conclude(stage: Stage, record: Record, home: Path, *, keep: bool, own_home: 
 
 def read_options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="scripts/demo", description="A small Lorikeet network does its main job, and every claim is checked.")
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo",
+        description="A small Lorikeet network does its main job, and every claim is checked.",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what happened as data")
-    parser.add_argument("--keep", action="store_true", help="leave the network up and say what to try")
-    parser.add_argument("--home", type=Path, metavar="DIR", help="where the nodes live (a temporary folder when left out)")
-    parser.add_argument("--adapters", type=Path, default=adapters_folder(), metavar="DIR", help="the adapters' folders")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the network up and say what to try"
+    )
+    parser.add_argument(
+        "--home",
+        type=Path,
+        metavar="DIR",
+        help="where the nodes live (a temporary folder when left out)",
+    )
+    parser.add_argument(
+        "--adapters",
+        type=Path,
+        default=adapters_folder(),
+        metavar="DIR",
+        help="the adapters' folders",
+    )
     return parser.parse_args()
 
 

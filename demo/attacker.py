@@ -1,7 +1,8 @@
-"""A hostile peer for the demo, built on the same p2p package as the honest ones: `python -m demo.attacker …`.
+"""A hostile peer for the demo, built on the same p2p package as the honest ones: `python -m
+demo.attacker …`.
 
-It offers an adapter whose blocks it corrupts by one bit, and gossips a receipt that it overheard, with a raised amount.
-Prints a line when each is done.
+It offers an adapter whose blocks it corrupts by one bit, and gossips a receipt that it overheard,
+with a raised amount. Prints a line when each is done.
 """
 
 from __future__ import annotations
@@ -34,10 +35,13 @@ STOLEN = 1_000_000
 
 
 class CorruptStore:
-    """Honest about manifests, so that it is believed; every other block has its first bit flipped."""
+    """Honest about manifests, so that it is believed; every other block has its first bit
+    flipped.
+    """
 
     def __init__(self, store: BlockStore, honest: Cid) -> None:
-        self._store, self._honest = store, honest
+        self._store = store
+        self._honest = honest
 
     def get(self, cid: Cid) -> bytes | None:
         """The block, more or less."""
@@ -46,7 +50,9 @@ class CorruptStore:
 
 
 def tamper(data: bytes) -> bytes:
-    """An envelope whose receipt gives its operator more: the form is right and the arithmetic too, only nobody signed it."""
+    """An envelope whose receipt gives its operator more: the form is right and the arithmetic too,
+    only nobody signed it.
+    """
     envelope = decode_envelope(data)
     signed = decode_receipt(envelope.receipt)
     receipt = decode_body(signed.body)
@@ -58,13 +64,17 @@ def tamper(data: bytes) -> bytes:
         cumulative=receipt.cumulative + extra * receipt.completion_price,
     )
     lie = msgspec.structs.replace(signed, body=encode_body(raised))
-    return msgspec.msgpack.encode(msgspec.structs.replace(envelope, receipt=msgspec.msgpack.encode(lie)))
+    return msgspec.msgpack.encode(
+        msgspec.structs.replace(envelope, receipt=msgspec.msgpack.encode(lie))
+    )
 
 
 async def attack(bootstrap: Sequence[str], network: str, folder: Path, adapter: Cid) -> None:
     """Join, advertise, overhear, lie; then serve until killed."""
     store = BlockStore(folder)
-    async with open_host(Identity.generate(), NetworkConfig(bootstrap=tuple(bootstrap), network=network)) as host:
+    async with open_host(
+        Identity.generate(), NetworkConfig(bootstrap=tuple(bootstrap), network=network)
+    ) as host:
         say(f"attacker {host.peer_id}")
         for address in bootstrap:
             await host.connect(address, CONNECT_S)
@@ -86,13 +96,21 @@ async def attack(bootstrap: Sequence[str], network: str, folder: Path, adapter: 
 async def copy_manifest(host: Host, store: BlockStore, adapter: Cid) -> Manifest:
     """What there is to be corrupted."""
     providers = await host.dht.find_providers(adapter)
-    return parse_manifest(await fetch_block(host, store, adapter, MAX_MANIFEST_BYTES, providers, FETCH_S))
+    return parse_manifest(
+        await fetch_block(
+            host, store, adapter, MAX_MANIFEST_BYTES, providers=providers, deadline_s=FETCH_S
+        )
+    )
 
 
 async def copy_blocks(host: Host, store: BlockStore, adapter: Cid, manifest: Manifest) -> None:
     """The true blocks, from the honest."""
-    wanted = [BlockRef(Cid(digest), size) for file in manifest.files for digest, size in file.blocks]
-    await fetch_blocks(host, store, wanted, await host.dht.find_providers(adapter), FETCH_S)
+    wanted = [
+        BlockRef(Cid(digest), size) for file in manifest.files for digest, size in file.blocks
+    ]
+    await fetch_blocks(
+        host, store, wanted, await host.dht.find_providers(adapter), deadline_s=FETCH_S
+    )
 
 
 def say(line: str) -> None:
@@ -102,7 +120,9 @@ def say(line: str) -> None:
 
 def main() -> int:
     """Read the command line and attack."""
-    parser = argparse.ArgumentParser(prog="python -m demo.attacker", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.attacker", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--bootstrap", action="append", required=True)
     parser.add_argument("--network", required=True)
     parser.add_argument("--folder", type=Path, required=True)

@@ -1,4 +1,6 @@
-"""Step 8: a separate hostile process gossips a tampered receipt and offers corrupted blocks; both are caught, and it is named."""
+"""Step 8: a separate hostile process gossips a tampered receipt and offers corrupted blocks; both
+are caught, and it is named.
+"""
 
 from __future__ import annotations
 
@@ -41,25 +43,55 @@ def start_attacker(scene: Scene) -> Child:
     """Another process of the network."""
     folder = scene.network.plan.home / "attacker"
     folder.mkdir(exist_ok=True)
-    bootstrap = [address for name in (BOOTSTRAP, "aggregator") for address in scene.network.nodes[name].running.p2p[:1]]
-    command = [sys.executable, "-m", "demo.attacker", "--network", NETWORK, "--folder", str(folder / "blocks")]
-    command += ["--adapter", scene.published[BAIT].cid, *(word for address in bootstrap for word in ("--bootstrap", address))]
+    bootstrap = [
+        address
+        for name in (BOOTSTRAP, "aggregator")
+        for address in scene.network.nodes[name].running.p2p[:1]
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "demo.attacker",
+        "--network",
+        NETWORK,
+        "--folder",
+        str(folder / "blocks"),
+    ]
+    command += [
+        "--adapter",
+        scene.published[BAIT].cid,
+        *(word for address in bootstrap for word in ("--bootstrap", address)),
+    ]
     child = scene.network.launcher.start("attacker", command, folder / "out.log")
     scene.network.children.append(child)
     return child
 
 
 async def show_corrupted_block(scene: Scene, step: Step, peer_id: str) -> None:
-    """B pulls what the attacker offers, too: the bad block is named with its sender, the adapter comes whole from the others."""
+    """B pulls what the attacker offers, too: the bad block is named with its sender, the adapter
+    comes whole from the others.
+    """
     before = (await scene.nodes[cast.B].status()).counters.get("blocks_rejected", 0)
     report = await scene.nodes[cast.B].pull(BAIT)
     named = [(peer, cid, reason) for peer, cid, reason in report.rejected if peer == peer_id]
-    require(named, f"{cast.B} named the attacker as sender of a bad block (it rejected {list(report.rejected)})")
+    require(
+        named,
+        f"{cast.B} named the attacker as sender of a bad block (it rejected"
+        f" {list(report.rejected)})",
+    )
     require(peer_id not in report.blocks_by_peer, "no block of the attacker was kept")
     require(report.cid == scene.published[BAIT].cid, "the adapter came all the same")
     after = (await scene.nodes[cast.B].status()).counters.get("blocks_rejected", 0)
-    scene.stage.say(f"corrupted block: caught by {cast.B}, {named[0][2]}: block …{named[0][1][-8:]} from …{peer_id[-8:]}")
-    scene.stage.say("good blocks came from " + ", ".join(f"{scene.name_of(peer)} ({count})" for peer, count in report.blocks_by_peer.items()))
+    scene.stage.say(
+        f"corrupted block: caught by {cast.B}, {named[0][2]}: block …{named[0][1][-8:]} from"
+        f" …{peer_id[-8:]}"
+    )
+    scene.stage.say(
+        "good blocks came from "
+        + ", ".join(
+            f"{scene.name_of(peer)} ({count})" for peer, count in report.blocks_by_peer.items()
+        )
+    )
     scene.record.figure("blocks_rejected", after - before)
     step.facts["bad_block"] = {"from": peer_id, "cid": named[0][1], "reason": named[0][2]}
 
@@ -69,7 +101,10 @@ async def show_tampered_receipt(scene: Scene, step: Step, peer_id: str) -> None:
     caught = await wait_for_rejection(scene, "receipt", peer_id)
     for name, reason in caught.items():
         scene.stage.say(f"tampered receipt: caught by {name}, {reason}: from …{peer_id[-8:]}")
-    counts = [(await client.status()).counters.get("receipts_rejected", 0) for client in scene.nodes.values()]
+    counts = [
+        (await client.status()).counters.get("receipts_rejected", 0)
+        for client in scene.nodes.values()
+    ]
     scene.record.figure("receipts_rejected", sum(counts))
     step.facts["bad_receipt"] = {"from": peer_id, "caught_by": caught}
 
@@ -81,7 +116,9 @@ async def wait_for_rejection(scene: Scene, what: str, peer_id: str) -> dict[str,
             caught: dict[str, str] = {}
             for name, client in scene.nodes.items():
                 told = (await client.status()).rejections
-                caught.update((name, reason) for kind, peer, reason in told if (kind, peer) == (what, peer_id))
+                caught.update(
+                    (name, reason) for kind, peer, reason in told if (kind, peer) == (what, peer_id)
+                )
             if caught:
                 return caught
             await trio.sleep(0.3)

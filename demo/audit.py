@@ -1,6 +1,9 @@
-"""Recomputes what the aggregator posted, from the chain's headers and the published batches alone. Believes no node.
+"""Recomputes what the aggregator posted, from the chain's headers and the published batches alone.
 
-header on the chain → batch by its digest, from whoever has it → recompute → the same header, or AuditFailed
+Believes no node.
+
+header on the chain → batch by its digest, from whoever has it → recompute
+    → the same header, or AuditFailed
 """
 
 from __future__ import annotations
@@ -68,26 +71,46 @@ class Audit:
         """Recompute one more epoch; AuditFailed when the chain has another header."""
         state = self.history.append(batch)
         if state.header != posted.header:
-            raise AuditFailed(f"the header of epoch {posted.header.epoch} is not the one that follows from its batch")
+            raise AuditFailed(
+                f"the header of epoch {posted.header.epoch} is not the one that follows from its"
+                " batch"
+            )
         self.posted.append(posted)
-        self.receipts += [decode_body(decode_receipt(entry).body) for entry in decode_batch(batch).receipts]
+        self.receipts += [
+            decode_body(decode_receipt(entry).body) for entry in decode_batch(batch).receipts
+        ]
 
     def earned(self) -> list[Earned]:
         """Every address and role, by the receipts' own shares."""
         rows: dict[tuple[bytes, int], Earned] = {}
         for receipt in self.receipts:
-            for share, part in zip(receipt.shares, split(receipt.amount, receipt.shares), strict=True):
-                row = rows.setdefault((share.address, share.role), Earned(share.address, ROLES[share.role]))
+            for share, part in zip(
+                receipt.shares, split(receipt.amount, receipt.shares), strict=True
+            ):
+                row = rows.setdefault(
+                    (share.address, share.role), Earned(share.address, ROLES[share.role])
+                )
                 row.amount += part
                 row.receipts.append(receipt)
-        return sorted(rows.values(), key=lambda row: (list(ROLES.values()).index(row.role), -row.amount))
+        return sorted(
+            rows.values(), key=lambda row: (list(ROLES.values()).index(row.role), -row.amount)
+        )
 
 
-async def audit_chain(chain: ChainClient, watcher: Host, store: BlockStore, mirrors: Sequence[PeerAddress]) -> Audit:
+async def audit_chain(
+    chain: ChainClient, watcher: Host, store: BlockStore, mirrors: Sequence[PeerAddress]
+) -> Audit:
     """Fetch and recompute every epoch that was posted."""
     audit = Audit(History(chain.network))
     for posted in await on_chain(lambda: list(chain.headers())):
-        batch = await fetch_block(watcher, store, Cid(posted.header.batch_digest), MAX_BATCH_BYTES, mirrors, FETCH_S)
+        batch = await fetch_block(
+            watcher,
+            store,
+            Cid(posted.header.batch_digest),
+            MAX_BATCH_BYTES,
+            providers=mirrors,
+            deadline_s=FETCH_S,
+        )
         audit.append(posted, batch)
     return audit
 
@@ -103,9 +126,20 @@ def totals(earned: Sequence[Earned]) -> dict[bytes, int]:
 def find_claim(chain: ChainClient, account: bytes) -> bytes | None:
     """The newest transaction that paid this account."""
     claimed = load_contract("Settlement").find("event", "Claimed").hash
-    where = {"fromBlock": "0x0", "toBlock": "latest", "address": "0x" + chain.deployment.settlement.hex()}
+    where = {
+        "fromBlock": "0x0",
+        "toBlock": "latest",
+        "address": "0x" + chain.deployment.settlement.hex(),
+    }
     logs = chain.rpc.call(
-        "eth_getLogs", {**where, "topics": [claimed if isinstance(claimed, str) else "0x" + claimed.hex(), "0x" + account.rjust(32, b"\0").hex()]}
+        "eth_getLogs",
+        {
+            **where,
+            "topics": [
+                claimed if isinstance(claimed, str) else "0x" + claimed.hex(),
+                "0x" + account.rjust(32, b"\0").hex(),
+            ],
+        },
     )
     return bytes.fromhex(logs[-1]["transactionHash"][2:]) if logs else None
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from p2p.identity import Identity
 
-A, B, C = "volunteer-a", "volunteer-b", "volunteer-c"
+A = "volunteer-a"
+B = "volunteer-b"
+C = "volunteer-c"
 ADAPTERS = ("law", "medicine", "recipes", "verse")
 PUSHED: Mapping[str, tuple[str, ...]] = {A: ("law", "medicine", "recipes"), B: ("verse",)}
 PULLED_BY_B = "recipes"  # so that it has two providers
@@ -32,12 +34,15 @@ ANSWER_TOKENS = 40
 TOGETHER_TOKENS = 120
 """More, so that the first answer still runs when the last one begins, on a busy machine too."""
 LONG_TOKENS = 160
-SEED = 2026  # the client's half; the node's half is its own, so the demo's texts still differ from run to run
+# the client's half; the node's half is its own, so the demo's texts still differ from run to run
+SEED = 2026
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "seed": SEED}
 
 
 def creator_of(name: str) -> Identity:
-    """Who made an adapter: a development key that anybody can derive, like the contributors' in each lorikeet.toml."""
+    """Who made an adapter: a development key that anybody can derive, like the contributors' in
+    each lorikeet.toml.
+    """
     return Identity.from_secret(sha256(f"lorikeet demo creator {name}".encode()).digest())
 
 

@@ -1,4 +1,6 @@
-"""Step 7: every answer's receipt is in the log on the chain, and everybody who earned something is paid. Checked from the published batches."""
+"""Step 7: every answer's receipt is in the log on the chain, and everybody who earned something is
+paid. Checked from the published batches.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +40,27 @@ class Paid:
 
 
 async def show_payouts(scene: Scene, step: Step) -> None:
-    """Wait for the epoch, recompute it, prove every receipt and every payout, claim, look at the balances."""
+    """Wait for the epoch, recompute it, prove every receipt and every payout, claim, look at the
+    balances.
+    """
     await wait_until_posted(scene, len(scene.record.answers))
-    audit = await audit_chain(scene.chain, scene.watcher, BlockStore(scene.network.plan.home / "watcher"), [aggregator_of(scene)])
+    audit = await audit_chain(
+        scene.chain,
+        scene.watcher,
+        BlockStore(scene.network.plan.home / "watcher"),
+        [aggregator_of(scene)],
+    )
     show_headers(scene, audit)
     await check_inclusion(scene, audit)
     earned = audit.earned()
     check_totals(audit, earned)
     paid = await claim_all(scene, audit, earned)
     show_table(scene, earned, paid)
-    step.facts |= {"epochs": len(audit.posted), "receipts": len(audit.receipts), "payout_total": audit.header.payout_total}
+    step.facts |= {
+        "epochs": len(audit.posted),
+        "receipts": len(audit.receipts),
+        "payout_total": audit.header.payout_total,
+    }
 
 
 async def wait_until_posted(scene: Scene, num_receipts: int) -> None:
@@ -58,7 +71,10 @@ async def wait_until_posted(scene: Scene, num_receipts: int) -> None:
             if state.num_receipts >= num_receipts:
                 return
             await trio.sleep(0.5)
-    raise ClaimFailed(f"{state.num_receipts} of {num_receipts} receipts were posted within {POSTED_DEADLINE_S:.0f} s")
+    raise ClaimFailed(
+        f"{state.num_receipts} of {num_receipts} receipts were posted within"
+        f" {POSTED_DEADLINE_S:.0f} s"
+    )
 
 
 def aggregator_of(scene: Scene) -> PeerAddress:
@@ -81,8 +97,14 @@ def show_headers(scene: Scene, audit: Audit) -> None:
         for posted, cost in zip(audit.posted, gas, strict=True)
     ]
     scene.stage.table(("epoch", "receipts so far", "batch", "gas", "posted in"), rows)
-    scene.stage.say("every batch was fetched by its CID and recomputed: signatures, channels, shares, totals, roots")
-    scene.record.chain |= {"receipts_root": audit.header.receipts_root.hex(), "payout_root": audit.header.payout_root.hex()}
+    scene.stage.say(
+        "every batch was fetched by its CID and recomputed: signatures, channels, shares, totals,"
+        " roots"
+    )
+    scene.record.chain |= {
+        "receipts_root": audit.header.receipts_root.hex(),
+        "payout_root": audit.header.payout_root.hex(),
+    }
     scene.record.figure("receipts_verified", len(audit.receipts))
     scene.record.figure("batch_gas", gas[-1])
     scene.record.figure("gas_per_receipt", round(sum(gas) / len(audit.receipts)))
@@ -104,17 +126,26 @@ async def check_inclusion(scene: Scene, audit: Audit) -> None:
             proof = audit.history.prove_receipt(signed)
         except KeyError:
             raise ClaimFailed(f"the receipt {answer['receipt'][:16]}… is not in the log") from None
-        require(proof.verify(signed, audit.header.receipts_root), f"the inclusion proof of {answer['receipt'][:16]}… holds")
-    scene.stage.say(f"{len(scene.record.answers)} inclusion proofs re-verified against the root on the chain")
+        require(
+            proof.verify(signed, audit.header.receipts_root),
+            f"the inclusion proof of {answer['receipt'][:16]}… holds",
+        )
+    scene.stage.say(
+        f"{len(scene.record.answers)} inclusion proofs re-verified against the root on the chain"
+    )
 
 
 def check_totals(audit: Audit, earned: Sequence[Earned]) -> None:
     """Shares, receipts and the chain speak of the same sum."""
     fees = sum(receipt.amount for receipt in audit.receipts)
     require(
-        sum(row.amount for row in earned) == fees == audit.header.payout_total, "payouts are the sum of the receipts' fees, and what the chain says"
+        sum(row.amount for row in earned) == fees == audit.header.payout_total,
+        "payouts are the sum of the receipts' fees, and what the chain says",
     )
-    require({row.role for row in earned} == {"node", "creator", "contributor"}, "nodes, creators and contributors earned")
+    require(
+        {row.role for row in earned} == {"node", "creator", "contributor"},
+        "nodes, creators and contributors earned",
+    )
 
 
 async def claim_all(scene: Scene, audit: Audit, earned: Sequence[Earned]) -> dict[bytes, Paid]:
@@ -123,18 +154,28 @@ async def claim_all(scene: Scene, audit: Audit, earned: Sequence[Earned]) -> dic
     funded = {member.address for member in scene.network.plan.members}
     for account, total in totals(earned).items():
         proof = audit.history.prove_payout(account)
-        require(proof.amount == total and verify_payout(proof, audit.payout_root), f"the payout proof of 0x{account.hex()} holds")
+        require(
+            proof.amount == total and verify_payout(proof, audit.payout_root),
+            f"the payout proof of 0x{account.hex()} holds",
+        )
         had = FUND_DOLLARS if account in funded else 0
         paid[account] = await on_chain(partial(claim, scene.chain, audit, account, had))
     right = [one for account, one in paid.items() if one.moved == totals(earned)[account]]
     scene.record.figure("claims_ok", len(right))
     scene.record.figure("claim_gas", max(one.gas for one in paid.values()))
-    require(len(right) == len(paid), f"every balance moved by what was earned ({len(right)} of {len(paid)})")
+    require(
+        len(right) == len(paid),
+        f"every balance moved by what was earned ({len(right)} of {len(paid)})",
+    )
     return paid
 
 
 def claim(chain: ChainClient, audit: Audit, account: bytes, had: int) -> Paid:
-    """Pay one account what is still owed. Its own node may do the same at the same time, and then it does not matter whose claim it was. Blocks."""
+    """Pay one account what is still owed.
+
+    Its own node may do the same at the same time, and then it does not matter whose claim it was.
+    Blocks.
+    """
     proof = audit.history.prove_payout(account)
     while chain.paid_to(account) < proof.amount:
         try:
@@ -144,26 +185,54 @@ def claim(chain: ChainClient, audit: Audit, account: bytes, had: int) -> Paid:
                 raise
     tx = find_claim(chain, account)
     assert tx is not None, "whoever was paid was paid by a transaction"
-    return Paid(account, tx, gas_of(chain, tx), chain.token_balance(account) - had, len(proof.siblings))
+    return Paid(
+        account,
+        tx,
+        gas_of(chain, tx),
+        chain.token_balance(account) - had,
+        num_siblings=len(proof.siblings),
+    )
 
 
 def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) -> None:
     """Who earned what, for which answers, by which transaction, under which proof."""
-    names, short = names_of(scene), scene.stage.short
+    names = names_of(scene)
+    short = scene.stage.short
     rows = []
     for row in earned:
         tx = "0x" + paid[row.address].tx.hex()
-        served = Counter(scene.adapter_of(receipt.adapter.hex() if any(receipt.adapter) else "base") for receipt in row.receipts)
+        served = Counter(
+            scene.adapter_of(receipt.adapter.hex() if any(receipt.adapter) else "base")
+            for receipt in row.receipts
+        )
         answers = " ".join(f"{name}:{count}" for name, count in sorted(served.items()))
         proof = f"{paid[row.address].num_siblings} hashes"
-        rows.append((row.role, names.get(row.address, "?"), short("0x" + row.address.hex()), money(row.amount), answers, proof, short(tx)))
-        scene.record.payouts.append({"address": "0x" + row.address.hex(), "role": row.role, "amount": row.amount, "tx": tx})
-    scene.stage.table(("role", "who", "address", "earned", "answers by", "proved by", "paid in"), rows)
+        rows.append(
+            (
+                row.role,
+                names.get(row.address, "?"),
+                short("0x" + row.address.hex()),
+                money(row.amount),
+                answers,
+                proof,
+                short(tx),
+            )
+        )
+        scene.record.payouts.append(
+            {"address": "0x" + row.address.hex(), "role": row.role, "amount": row.amount, "tx": tx}
+        )
+    scene.stage.table(
+        ("role", "who", "address", "earned", "answers by", "proved by", "paid in"), rows
+    )
 
 
 def names_of(scene: Scene) -> dict[bytes, str]:
     """Whose the addresses are."""
-    names = {owner_of(member.name): f"owner of {member.name}" for member in scene.network.plan.volunteers}
+    names = {
+        owner_of(member.name): f"owner of {member.name}" for member in scene.network.plan.volunteers
+    }
     for name, manifest in scene.manifests.items():
-        names |= {manifest.creator_address: f"maker of {name}"} | {one.address: one.name for one in manifest.contributors}
+        names |= {manifest.creator_address: f"maker of {name}"} | {
+            one.address: one.name for one in manifest.contributors
+        }
     return names

@@ -1,4 +1,7 @@
-"""What happened, as data. A step is ok only when its code ran to the end; `require` is how it checks a claim."""
+"""What happened, as data.
+
+A step is ok only when its code ran to the end; `require` is how it checks a claim.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,14 @@ class Record:
     steps: list[Step] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
     payouts: list[dict[str, Any]] = field(default_factory=list)
-    chain: dict[str, str] = field(default_factory=lambda: {"rpc": "", "settlement": "", "receipts_root": "", "payout_root": ""})
+    chain: dict[str, str] = field(
+        default_factory=lambda: {
+            "rpc": "",
+            "settlement": "",
+            "receipts_root": "",
+            "payout_root": "",
+        }
+    )
     figures: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(FIGURES))
 
     @property
@@ -107,4 +117,8 @@ def describe(error: BaseException) -> str:
     """An error as one line; of a group its first."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return str(error) if isinstance(error, ClaimFailed) else f"{type(error).__name__}: {error}".rstrip(": ")
+    return (
+        str(error)
+        if isinstance(error, ClaimFailed)
+        else f"{type(error).__name__}: {error}".rstrip(": ")
+    )

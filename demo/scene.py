@@ -1,4 +1,6 @@
-"""What every step works with: the running network, a client of each node, and somebody who only watches."""
+"""What every step works with: the running network, a client of each node, and somebody who only
+watches.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Scene:
     stage: Stage
     record: Record
     nodes: dict[str, NodeClient]
-    watcher: Host  # a peer of our own, to look into the DHT and to fetch what is published, trusting no node's word
+    # a peer of our own, to look into the DHT and to fetch what is published, trusting no node's
+    # word
+    watcher: Host
     chain: ChainClient
     published: dict[str, AdapterInfo] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
@@ -47,11 +51,21 @@ class Scene:
 
     def name_of(self, peer_id: str) -> str:
         """A node's name in this play."""
-        return next((name for name, node in self.network.nodes.items() if node.peer_id == peer_id), peer_id[-8:])
+        return next(
+            (name for name, node in self.network.nodes.items() if node.peer_id == peer_id),
+            peer_id[-8:],
+        )
 
     def adapter_of(self, key: str) -> str:
         """The adapter's name behind a CID, a manifest's digest in hex, or "base"."""
-        return next((name for name, info in self.published.items() if key in (info.cid, digest_of(info.cid))), "base" if key in ("base", "") else key)
+        return next(
+            (
+                name
+                for name, info in self.published.items()
+                if key in (info.cid, digest_of(info.cid))
+            ),
+            "base" if key in ("base", "") else key,
+        )
 
     def note(self, answer: Answer) -> None:
         """Keep an answer for the record; it must be one."""
@@ -80,18 +94,33 @@ def digest_of(cid: str) -> str:
 async def open_scene(network: Network, stage: Stage, record: Record) -> AsyncIterator[Scene]:
     """Clients and watcher for the length of the demo."""
     async with AsyncExitStack() as stack:
-        nodes = {name: await stack.enter_async_context(NodeClient(node.url)) for name, node in network.nodes.items()}
+        nodes = {
+            name: await stack.enter_async_context(NodeClient(node.url))
+            for name, node in network.nodes.items()
+        }
         bootstrap = network.nodes[BOOTSTRAP].running.p2p[0]
-        watcher = await stack.enter_async_context(open_host(Identity.generate(), NetworkConfig(bootstrap=(bootstrap,), network=NETWORK)))
+        watcher = await stack.enter_async_context(
+            open_host(Identity.generate(), NetworkConfig(bootstrap=(bootstrap,), network=NETWORK))
+        )
         await watcher.connect(bootstrap, CONNECT_DEADLINE_S)
         chain = network.chain
         assert chain is not None
-        yield Scene(network, stage, record, nodes, watcher, chain.client(chain.secrets()[0]))
+        yield Scene(
+            network, stage, record, nodes, watcher=watcher, chain=chain.client(chain.secrets()[0])
+        )
 
 
 def folders_of(root: Path, names: Sequence[str]) -> dict[str, Path]:
     """The adapters' folders; all must be there."""
     folders = {name: root / name for name in names}
-    missing = [str(folder) for folder in folders.values() if not (folder / "adapter_model.safetensors").is_file()]
-    require(not missing, f"trained adapters are in {', '.join(missing) or root} (scripts/train_adapters.py makes them)")
+    missing = [
+        str(folder)
+        for folder in folders.values()
+        if not (folder / "adapter_model.safetensors").is_file()
+    ]
+    require(
+        not missing,
+        f"trained adapters are in {', '.join(missing) or root} (scripts/train_adapters.py makes"
+        " them)",
+    )
     return folders

@@ -34,14 +34,28 @@ TIMING_PARTS = ("lookup", "connect", "fetch", "verify", "load", "queue", "prefil
 
 
 async def show_network(network: Network, stage: Stage, step: Step) -> None:
-    """Every process is another, and everybody found somebody although all knew the bootstrap node only."""
+    """Every process is another, and everybody found somebody although all knew the bootstrap node
+    only.
+    """
     children = network.children
     pids = {child.process.pid for child in children if child.is_running}
-    require(len(pids) == len(children) == len(network.plan.members) + 1, "every node and the chain run, each as its own process")
+    require(
+        len(pids) == len(children) == len(network.plan.members) + 1,
+        "every node and the chain run, each as its own process",
+    )
     rows = []
     for name, node in network.nodes.items():
         num_peers = await wait_for_peers(node)
-        rows.append((name, node.member.role, str(node.child.process.pid), str(num_peers), f"…{node.peer_id[-8:]}", node.url))
+        rows.append(
+            (
+                name,
+                node.member.role,
+                str(node.child.process.pid),
+                str(num_peers),
+                f"…{node.peer_id[-8:]}",
+                node.url,
+            )
+        )
     stage.table(("node", "role", "pid", "peers", "peer id", "http"), rows)
     assert network.chain is not None
     stage.say(f"chain at {network.chain.rpc}, settlement contract {network.chain.settlement}")
@@ -66,8 +80,19 @@ async def show_base(scene: Scene, step: Step) -> None:
     for member in scene.network.plan.volunteers:
         status = await scene.network.wait_for_engine(scene.network.nodes[member.name])
         engine: Mapping[str, Any] = status.engine or {}
-        require(status.base.endswith(cast.BASE_SHA256), f"{member.name} serves the base {cast.BASE_SHA256[:12]}…")
-        rows.append((member.name, status.base.split(" ")[0], str(engine["dtype"]), str(engine["threads"]), f"{engine['load_ms'] / 1000:.1f} s"))
+        require(
+            status.base.endswith(cast.BASE_SHA256),
+            f"{member.name} serves the base {cast.BASE_SHA256[:12]}…",
+        )
+        rows.append(
+            (
+                member.name,
+                status.base.split(" ")[0],
+                str(engine["dtype"]),
+                str(engine["threads"]),
+                f"{engine['load_ms'] / 1000:.1f} s",
+            )
+        )
     scene.stage.table(("engine of", "base", "dtype", "threads", "loaded in"), rows)
     step.facts["base"] = cast.BASE_SHA256
 
@@ -77,18 +102,42 @@ async def show_adapters(scene: Scene, step: Step, root: Path) -> None:
     folders = folders_of(root, cast.ADAPTERS)
     for holder, names in cast.PUSHED.items():
         for name in names:
-            scene.published[name] = await scene.nodes[holder].push(folders[name], write_key(scene.network.plan.home / "creators", name))
-            require(scene.published[name].creator == cast.creator_of(name).peer_id, f"{name} is signed by its creator's key")
+            scene.published[name] = await scene.nodes[holder].push(
+                folders[name], write_key(scene.network.plan.home / "creators", name)
+            )
+            require(
+                scene.published[name].creator == cast.creator_of(name).peer_id,
+                f"{name} is signed by its creator's key",
+            )
     await read_manifests(scene)
     report = await scene.nodes[cast.B].pull(cast.PULLED_BY_B)
-    require(report.cid == scene.published[cast.PULLED_BY_B].cid, f"{cast.B} found the adapter that {cast.A} published")
+    require(
+        report.cid == scene.published[cast.PULLED_BY_B].cid,
+        f"{cast.B} found the adapter that {cast.A} published",
+    )
     require(set(report.blocks_by_peer) == {scene.peer_id(cast.A)}, f"its blocks came from {cast.A}")
-    held = {name: [holder for holder, names in cast.PUSHED.items() if name in names] for name in cast.ADAPTERS}
+    held = {
+        name: [holder for holder, names in cast.PUSHED.items() if name in names]
+        for name in cast.ADAPTERS
+    }
     held[cast.PULLED_BY_B].append(cast.B)
-    rows = [(name, size(info.size_bytes), info.licence, " ".join(held[name]), scene.stage.short(info.cid)) for name, info in scene.published.items()]
+    rows = [
+        (
+            name,
+            size(info.size_bytes),
+            info.licence,
+            " ".join(held[name]),
+            scene.stage.short(info.cid),
+        )
+        for name, info in scene.published.items()
+    ]
     scene.stage.table(("adapter", "size", "licence", "held by", "cid"), rows)
     for name, manifest in scene.manifests.items():
-        scene.stage.say(f"{name} learnt from " + ", ".join(f"{escape(one.name)} ({one.weight})" for one in manifest.contributors), dim=True)
+        scene.stage.say(
+            f"{name} learnt from "
+            + ", ".join(f"{escape(one.name)} ({one.weight})" for one in manifest.contributors),
+            dim=True,
+        )
     empty = [info for info in await scene.nodes[cast.C].adapters() if info.state != "known"]
     require(not empty, f"{cast.C} holds none")
     step.facts["adapters"] = {name: info.cid for name, info in scene.published.items()}
@@ -107,24 +156,41 @@ async def read_manifests(scene: Scene) -> None:
     store = BlockStore(scene.network.plan.home / "watcher")
     for name, info in scene.published.items():
         providers = await scene.watcher.dht.find_providers(Cid.parse(info.cid))
-        data = await fetch_block(scene.watcher, store, Cid.parse(info.cid), MAX_MANIFEST_BYTES, providers, MANIFEST_DEADLINE_S)
+        data = await fetch_block(
+            scene.watcher,
+            store,
+            Cid.parse(info.cid),
+            MAX_MANIFEST_BYTES,
+            providers=providers,
+            deadline_s=MANIFEST_DEADLINE_S,
+        )
         scene.manifests[name] = parse_manifest(data)
-        require(scene.manifests[name].contributors, f"the manifest of {name} names whose data it learnt from")
+        require(
+            scene.manifests[name].contributors,
+            f"the manifest of {name} names whose data it learnt from",
+        )
 
 
 async def show_side_by_side(scene: Scene, step: Step) -> None:
-    """One prompt through the base and two adapters: looked up by name, asked, streamed, different."""
+    """One prompt through the base and two adapters: looked up by name, asked, streamed,
+    different.
+    """
     scene.stage.say(f"“{cast.ONE_PROMPT}”")
     answers = [Answer(model, cast.ONE_PROMPT) for model in cast.SIDE_BY_SIDE]
     with scene.stage.side_by_side(cast.SIDE_BY_SIDE) as add:
         async with trio.open_nursery() as nursery:
             for index, answer in enumerate(answers):
                 # Greedy, so that what differs between the texts is the adapters' doing.
-                nursery.start_soon(partial(ask_into, scene, answer, partial(add, index), temperature=0.0))
+                nursery.start_soon(
+                    partial(ask_into, scene, answer, partial(add, index), temperature=0.0)
+                )
     for answer in answers:
         scene.note(answer)
         scene.stage.say(facts_of(scene, answer), dim=True)
-    require(len({answer.text for answer in answers}) == len(answers), "base and adapters say different things")
+    require(
+        len({answer.text for answer in answers}) == len(answers),
+        "base and adapters say different things",
+    )
     named = [answer for answer in answers if answer.model != "base"]
     lookup_ms = max(answer.facts["timings"]["lookup"] for answer in named)
     scene.record.figure("lookup_ms", round(lookup_ms, 1))
@@ -132,9 +198,13 @@ async def show_side_by_side(scene: Scene, step: Step) -> None:
     step.facts["lookup_ms"] = round(lookup_ms, 1)
 
 
-async def ask_into(scene: Scene, answer: Answer, on_text: Any = lambda text: None, **options: Any) -> None:
+async def ask_into(
+    scene: Scene, answer: Answer, on_text: Any = lambda text: None, **options: Any
+) -> None:
     """One answer of the usual length."""
-    await scene.client.ask(answer, on_text, **{"max_tokens": cast.ANSWER_TOKENS, **cast.SAMPLING, **options})
+    await scene.client.ask(
+        answer, on_text, **{"max_tokens": cast.ANSWER_TOKENS, **cast.SAMPLING, **options}
+    )
 
 
 def facts_of(scene: Scene, answer: Answer) -> str:
@@ -142,17 +212,21 @@ def facts_of(scene: Scene, answer: Answer) -> str:
     facts = answer.facts
     timings = facts["timings"]
     return (
-        f"{answer.model}: {scene.name_of(facts['served_by'])}, {answer.tokens} tokens, first after {timings['first_token']:.0f} ms, "
-        f"paid {money(facts['amount'])}, receipt {facts['receipt'][:16]}…"
+        f"{answer.model}: {scene.name_of(facts['served_by'])}, {answer.tokens} tokens, first after"
+        f" {timings['first_token']:.0f} ms, paid {money(facts['amount'])}, receipt"
+        f" {facts['receipt'][:16]}…"
     )
 
 
 async def show_cold_start(scene: Scene, step: Step) -> None:
     """The node that holds nothing is asked for an adapter while it answers somebody else."""
     node = {"node": scene.peer_id(cast.C)}
-    running, cold = Answer("base", cast.LONG_PROMPT), Answer(cast.COLD, cast.COLD_PROMPT)
+    running = Answer("base", cast.LONG_PROMPT)
+    cold = Answer(cast.COLD, cast.COLD_PROMPT)
     before = await blocks_by_provider(scene)
-    with scene.stage.side_by_side((f"base on {cast.C}, running on", f"{cast.COLD} on {cast.C}, cold")) as add:
+    with scene.stage.side_by_side(
+        (f"base on {cast.C}, running on", f"{cast.COLD} on {cast.C}, cold")
+    ) as add:
         async with trio.open_nursery() as nursery:
             streams = trio.Event()
 
@@ -161,7 +235,9 @@ async def show_cold_start(scene: Scene, step: Step) -> None:
                 streams.set()
 
             async def ask_running() -> None:
-                await ask_into(scene, running, on_running, max_tokens=cast.LONG_TOKENS, lorikeet=node)
+                await ask_into(
+                    scene, running, on_running, max_tokens=cast.LONG_TOKENS, lorikeet=node
+                )
 
             nursery.start_soon(ask_running)
             await streams.wait()
@@ -170,34 +246,53 @@ async def show_cold_start(scene: Scene, step: Step) -> None:
     for answer in (running, cold):
         scene.note(answer)
         require(answer.facts["served_by"] == node["node"], f"{cast.C} answered for {answer.model}")
-    check_running_on(scene, step, running, asked_s, cold.text_s[0])
+    check_running_on(scene, step, running, asked_s, end_s=cold.text_s[0])
     await tell_providers(scene, step, before)
     await check_advertised(scene)
     show_breakdown(scene, step, cold)
 
 
-def check_running_on(scene: Scene, step: Step, running: Answer, begin_s: float, end_s: float) -> None:
+def check_running_on(
+    scene: Scene, step: Step, running: Answer, begin_s: float, end_s: float
+) -> None:
     """The running answer kept coming while the other's adapter was fetched and loaded."""
     beside = [at for at in running.text_s if begin_s <= at <= end_s]
     marks = [begin_s, *beside, min(end_s, running.text_s[-1])]
     silence_s = max(later - earlier for earlier, later in itertools.pairwise(marks))
-    require(len(beside) >= MIN_PIECES_BESIDE, f"the running answer went on beside ({len(beside)} pieces in {end_s - begin_s:.2f} s)")
-    require(silence_s <= MAX_SILENCE_S, f"its longest silence was at most {MAX_SILENCE_S} s (it was {silence_s:.2f} s)")
-    scene.stage.say(f"meanwhile the base's answer went on: {len(beside)} pieces, longest silence {silence_s * 1000:.0f} ms")
+    require(
+        len(beside) >= MIN_PIECES_BESIDE,
+        f"the running answer went on beside ({len(beside)} pieces in {end_s - begin_s:.2f} s)",
+    )
+    require(
+        silence_s <= MAX_SILENCE_S,
+        f"its longest silence was at most {MAX_SILENCE_S} s (it was {silence_s:.2f} s)",
+    )
+    scene.stage.say(
+        f"meanwhile the base's answer went on: {len(beside)} pieces, longest silence"
+        f" {silence_s * 1000:.0f} ms"
+    )
     step.facts |= {"pieces_beside": len(beside), "longest_silence_ms": round(silence_s * 1000, 1)}
 
 
 async def blocks_by_provider(scene: Scene) -> dict[str, int]:
     """How many blocks the node that held nothing has fetched from each of the two that held all."""
     counters = (await scene.nodes[cast.C].status()).counters
-    return {name: counters.get(f"blocks_fetched:{scene.peer_id(name)}", 0) for name in (cast.A, cast.B)}
+    return {
+        name: counters.get(f"blocks_fetched:{scene.peer_id(name)}", 0) for name in (cast.A, cast.B)
+    }
 
 
 async def tell_providers(scene: Scene, step: Step, before: Mapping[str, int]) -> None:
-    """Whom the blocks came from. On a busy machine one may have brought all dozen before the other was heard; see show_shared_batches."""
+    """Whom the blocks came from.
+
+    On a busy machine one may have brought all dozen before the other was heard; see
+    show_shared_batches.
+    """
     came = {name: count - before[name] for name, count in (await blocks_by_provider(scene)).items()}
     require(any(came.values()), f"blocks came from the providers ({came})")
-    scene.stage.say("verified blocks: " + ", ".join(f"{count} from {name}" for name, count in came.items()))
+    scene.stage.say(
+        "verified blocks: " + ", ".join(f"{count} from {name}" for name, count in came.items())
+    )
     step.facts["blocks_from"] = came
 
 
@@ -208,10 +303,15 @@ async def check_advertised(scene: Scene) -> None:
         while True:
             providers = {peer.peer_id for peer in await scene.watcher.dht.find_providers(cid)}
             if scene.peer_id(cast.C) in providers:
-                scene.stage.say(f"the DHT now names {len(providers)} providers of {cast.COLD}: " + ", ".join(sorted(map(scene.name_of, providers))))
+                scene.stage.say(
+                    f"the DHT now names {len(providers)} providers of {cast.COLD}: "
+                    + ", ".join(sorted(map(scene.name_of, providers)))
+                )
                 return
             await trio.sleep(0.3)
-    raise ClaimFailed(f"{cast.C} was not advertised as a provider within {ADVERTISED_DEADLINE_S:.0f} s")
+    raise ClaimFailed(
+        f"{cast.C} was not advertised as a provider within {ADVERTISED_DEADLINE_S:.0f} s"
+    )
 
 
 def show_breakdown(scene: Scene, step: Step, cold: Answer) -> None:
@@ -219,11 +319,19 @@ def show_breakdown(scene: Scene, step: Step, cold: Answer) -> None:
     timings = cold.facts["timings"]
     parts = {part: round(timings[part], 1) for part in TIMING_PARTS if part in timings}
     require("first_token" in parts, "the time to the first token is known")
-    told = sum(value for part, value in parts.items() if part not in ("verify", "first_token"))  # verifying is part of the fetch
-    parts |= {"other": round(max(0.0, timings["first_token"] - told), 1), "first_token": parts.pop("first_token")}
+    told = sum(
+        value for part, value in parts.items() if part not in ("verify", "first_token")
+    )  # verifying is part of the fetch
+    parts |= {
+        "other": round(max(0.0, timings["first_token"] - told), 1),
+        "first_token": parts.pop("first_token"),
+    }
     for part in ("lookup", "fetch", "verify", "load", "prefill", "first_token"):
         require(part in parts, f"the time of {part} is known")
-    scene.stage.table(("from the request to the first token", "ms"), [(part, f"{value:.1f}") for part, value in parts.items()])
+    scene.stage.table(
+        ("from the request to the first token", "ms"),
+        [(part, f"{value:.1f}") for part, value in parts.items()],
+    )
     fetch_mb_s = scene.published[cast.COLD].size_bytes / 1e6 / (timings["fetch"] / 1000)
     scene.record.figure("cold_first_token_ms", parts)
     scene.record.figure("fetch_mb_s", round(fetch_mb_s, 1))
@@ -235,11 +343,14 @@ async def show_shared_batches(scene: Scene, step: Step) -> None:
     for name in cast.ADAPTERS:
         report = await scene.nodes[cast.C].pull(name)
         scene.stage.say(
-            f"{cast.C} has {name}: load {report.load_ms:.0f} ms, blocks from {', '.join(map(scene.name_of, report.blocks_by_peer)) or 'before'}",
+            f"{cast.C} has {name}: load {report.load_ms:.0f} ms, blocks from"
+            f" {', '.join(map(scene.name_of, report.blocks_by_peer)) or 'before'}",
             dim=True,
         )
     fetched = await blocks_by_provider(scene)
-    require(all(fetched.values()), f"over all adapters, blocks came from both providers ({fetched})")
+    require(
+        all(fetched.values()), f"over all adapters, blocks came from both providers ({fetched})"
+    )
     last = last_step(await engine_of(scene))
     answers = [Answer(model, prompt) for model, prompt in cast.TOGETHER.items()]
     node = {"node": scene.peer_id(cast.C)}
@@ -253,8 +364,11 @@ async def show_shared_batches(scene: Scene, step: Step) -> None:
                     add(index, text)
 
                 if answer.model == "base":
-                    await begun.wait()  # it needs no look-up: its short answer could be over before the others' begin
-                await ask_into(scene, answer, on_text, max_tokens=cast.TOGETHER_TOKENS, lorikeet=node)
+                    # it needs no look-up: its short answer could be over before the others' begin
+                    await begun.wait()
+                await ask_into(
+                    scene, answer, on_text, max_tokens=cast.TOGETHER_TOKENS, lorikeet=node
+                )
                 begun.set()  # an answer may be empty
 
             for index, answer in enumerate(answers):
@@ -266,11 +380,19 @@ async def show_shared_batches(scene: Scene, step: Step) -> None:
     for one in shown_steps(steps):
         names = " ".join(scene.adapter_of(key) for key in one["adapters"])
         scene.stage.say(
-            f"step {one['step']}: {names}  ({one['prefill_tokens']} prefill, {one['decode_tokens']} decode tokens, {one['step_ms']:.0f} ms)"
+            f"step {one['step']}: {names}  ({one['prefill_tokens']} prefill, {one['decode_tokens']}"
+            f" decode tokens, {one['step_ms']:.0f} ms)"
         )
     together = {scene.adapter_of(key) for key in fullest["adapters"]}
-    require(together == set(cast.TOGETHER), f"all of {', '.join(cast.TOGETHER)} sat in one step (the fullest had {', '.join(sorted(together))})")
-    require(max(answer.facts["neighbours"] for answer in answers) >= len(cast.TOGETHER), "the answers' own facts say so, too")
+    require(
+        together == set(cast.TOGETHER),
+        f"all of {', '.join(cast.TOGETHER)} sat in one step (the fullest had"
+        f" {', '.join(sorted(together))})",
+    )
+    require(
+        max(answer.facts["neighbours"] for answer in answers) >= len(cast.TOGETHER),
+        "the answers' own facts say so, too",
+    )
     scene.record.figure("max_adapters_in_one_step", len(fullest["adapters"]))
     step.facts |= {"together": sorted(together), "steps": len(steps)}
 

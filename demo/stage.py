@@ -1,4 +1,7 @@
-"""How the demo looks: colours, live columns and tables on a terminal, plain lines in a pipe. Decides nothing else."""
+"""How the demo looks: colours, live columns and tables on a terminal, plain lines in a pipe.
+
+Decides nothing else.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ class Stage:
     def begin(self, number: int, name: str) -> None:
         """A new step."""
         if self.is_terminal:
-            self._console.rule(f"[bold cyan]{number}[/bold cyan]  {name}", align="left", style="dim")
+            self._console.rule(
+                f"[bold cyan]{number}[/bold cyan]  {name}", align="left", style="dim"
+            )
         else:
             self._console.print(f"== {number}. {name}", markup=False)
 
@@ -56,7 +61,9 @@ class Stage:
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; in a pipe one line per row, cells whole and apart by two spaces."""
         if not self.is_terminal:
-            widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+            widths = [
+                max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))
+            ]
             for row in [columns, *rows]:
                 line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
                 self._console.print("  " + line.rstrip(), markup=False, soft_wrap=True)
@@ -71,7 +78,9 @@ class Stage:
 
     @contextmanager
     def side_by_side(self, titles: Sequence[str]) -> Iterator[Callable[[int, str], None]]:
-        """Texts that grow beside one another; gives a function that adds to the text at an index."""
+        """Texts that grow beside one another; gives a function that adds to the text at an
+        index.
+        """
         texts = [""] * len(titles)
 
         def add(index: int, text: str) -> None:
@@ -89,9 +98,16 @@ class Stage:
         yield add_plainly
         for title, text in zip(titles, texts, strict=True):
             self._console.print(f"  [{title}]", markup=False)
-            self._console.print(textwrap.indent(textwrap.fill(text.strip(), WRAP_COLUMNS), "    "), markup=False, soft_wrap=True)
+            self._console.print(
+                textwrap.indent(textwrap.fill(text.strip(), WRAP_COLUMNS), "    "),
+                markup=False,
+                soft_wrap=True,
+            )
 
     def _panels(self, titles: Sequence[str], texts: Sequence[str]) -> Columns:
         width = max(24, (self._console.width - len(titles)) // min(len(titles), 3) - 1)
-        panels = [Panel(escape(text), title=title, width=width, border_style="cyan") for title, text in zip(titles, texts, strict=True)]
+        panels = [
+            Panel(escape(text), title=title, width=width, border_style="cyan")
+            for title, text in zip(titles, texts, strict=True)
+        ]
         return Columns(panels)

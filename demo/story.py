@@ -1,4 +1,7 @@
-"""The demo's story: nine steps in order. What each step shows and checks stands in serving, paying and attacking."""
+"""The demo's story: nine steps in order.
+
+What each step shows and checks stands in serving, paying and attacking.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,18 @@ def acts(adapters: Path) -> list[tuple[str, Act]]:
     """What happens between the start and the end."""
     return [
         ("One base model, loaded once by each engine", show_base),
-        ("Four adapters, on volunteers that hold different ones", partial(show_adapters, root=adapters)),
-        ("One prompt through the base and two adapters, found by name and streamed", show_side_by_side),
-        ("A node without adapters is asked for one: it fetches, verifies, loads and answers", show_cold_start),
+        (
+            "Four adapters, on volunteers that hold different ones",
+            partial(show_adapters, root=adapters),
+        ),
+        (
+            "One prompt through the base and two adapters, found by name and streamed",
+            show_side_by_side,
+        ),
+        (
+            "A node without adapters is asked for one: it fetches, verifies, loads and answers",
+            show_cold_start,
+        ),
         ("Requests for all adapters and the base share batches in one engine", show_shared_batches),
         ("Vouchers, receipts, an epoch on the chain, and claims", show_payouts),
         ("Two attacks, both caught and named", show_attacks),
@@ -58,7 +70,10 @@ NUM_STEPS = 9
 
 
 async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep: bool) -> None:
-    """The whole story into `record`. The network ends whatever happens, unless it is to be kept and all went well."""
+    """The whole story into `record`.
+
+    The network ends whatever happens, unless it is to be kept and all went well.
+    """
     async with AsyncExitStack() as stack:
         network = await begin(stack, home, stage, record, keep=keep)
         if network is None:
@@ -74,11 +89,17 @@ async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep
         await perform(scene, NUM_STEPS, LAST, show_nothing_left)
 
 
-async def begin(stack: AsyncExitStack, home: Path, stage: Stage, record: Record, *, keep: bool) -> Network | None:
+async def begin(
+    stack: AsyncExitStack, home: Path, stage: Stage, record: Record, *, keep: bool
+) -> Network | None:
     """Start the network; None when it did not come up."""
-    plan = plan_network(home, NUM_VOLUNTEERS, [creator_of(name).peer_id for name in ADAPTERS], EPOCH_S)
+    plan = plan_network(
+        home, NUM_VOLUNTEERS, [creator_of(name).peer_id for name in ADAPTERS], EPOCH_S
+    )
     with stepping(stage, record, 1, FIRST) as step:
-        network = await stack.enter_async_context(open_network(plan, partial(progress, stage), keep=keep))
+        network = await stack.enter_async_context(
+            open_network(plan, partial(progress, stage), keep=keep)
+        )
         assert network.chain is not None
         record.chain |= {"rpc": network.chain.rpc, "settlement": network.chain.settlement}
         await show_network(network, stage, step)
@@ -94,7 +115,10 @@ async def perform(scene: Scene, number: int, name: str, act: Act) -> None:
 
 @contextmanager
 def stepping(stage: Stage, record: Record, number: int, name: str) -> Iterator[Step]:
-    """Show and record a step. Swallows its errors, which are in the record; never a cancellation."""
+    """Show and record a step.
+
+    Swallows its errors, which are in the record; never a cancellation.
+    """
     stage.begin(number, name)
     try:
         with record.step(name) as step:
@@ -127,7 +151,9 @@ async def show_nothing_left(scene: Scene, step: Step) -> None:
     urls = [scene.record.chain["rpc"], *(node.url for node in scene.network.nodes.values())]
     open_ports = [url for url in urls if await trio.to_thread.run_sync(is_listening, url)]
     require(not open_ports, f"no port is left open (found {open_ports})")
-    scene.stage.say(f"{len(scene.network.children)} processes ended, 0 left; {len(urls)} ports closed")
+    scene.stage.say(
+        f"{len(scene.network.children)} processes ended, 0 left; {len(urls)} ports closed"
+    )
 
 
 def is_listening(url: str) -> bool:

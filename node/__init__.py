@@ -1,1 +1,4 @@
-"""The daemon and its faces: router, HTTP API, command line, test network. The only package that knows the other three."""
+"""The daemon and its faces: router, HTTP API, command line, test network.
+
+The only package that knows the other three.
+"""

@@ -1,8 +1,10 @@
-"""What the faces (HTTP, command line, test network) may ask of a daemon, and what they get back. Decides nothing; moves no bytes.
+"""What the faces (HTTP, command line, test network) may ask of a daemon, and what they get back.
 
-Everything here is immutable and made of plain values, so that a face can be tested against a twin of `Daemon` and the daemon without a face.
-Identities are text at this border: a CID ("bafkrei…"), a peer id ("16Uiu2…"), an address ("0x…").
-Amounts are integers in the fee token's smallest unit.
+Decides nothing; moves no bytes.
+
+Everything here is immutable and made of plain values, so that a face can be tested against a twin
+of `Daemon` and the daemon without a face. Identities are text at this border: a CID ("bafkrei…"), a
+peer id ("16Uiu2…"), an address ("0x…"). Amounts are integers in the fee token's smallest unit.
 """
 
 from __future__ import annotations
@@ -34,9 +36,10 @@ class Grammar:
 class CompletionRequest:
     """One question. `prompt` is raw text or chat turns (the base's template is applied to turns).
 
-    How each of the numbers changes the choice of tokens: docs/protocols/sampling.md. `logprobs` is how many likely tokens to report beside each.
-    `model` is "base", "name", "peerid/name" or a CID. `node` names the peer that must answer; None lets the router choose.
-    `seed` makes the client's half of the seed reproducible; None draws it at random.
+    How each of the numbers changes the choice of tokens: docs/protocols/sampling.md. `logprobs` is
+    how many likely tokens to report beside each. `model` is "base", "name", "peerid/name" or a CID.
+    `node` names the peer that must answer; None lets the router choose. `seed` makes the client's
+    half of the seed reproducible; None draws it at random.
     """
 
     model: str
@@ -59,7 +62,11 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Started:
-    """A node took the request. `cid` is None for the bare base. `timings_ms` holds what is known so far ("lookup", "connect", …)."""
+    """A node took the request.
+
+    `cid` is None for the bare base. `timings_ms` holds what is known so far ("lookup", "connect",
+    …).
+    """
 
     served_by: str
     model: str
@@ -69,7 +76,10 @@ class Started:
 
 @dataclass(frozen=True)
 class LikelyToken:
-    """A token and the natural logarithm of the model's own probability for it. `data` is what it spells; `text` as far as that is UTF-8."""
+    """A token and the natural logarithm of the model's own probability for it.
+
+    `data` is what it spells; `text` as far as that is UTF-8.
+    """
 
     text: str
     data: bytes
@@ -86,7 +96,10 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Delta:
-    """More of the answer, in order. `text` may be empty while a character is incomplete; `logprobs` is empty unless asked for."""
+    """More of the answer, in order.
+
+    `text` may be empty while a character is incomplete; `logprobs` is empty unless asked for.
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -95,11 +108,15 @@ class Delta:
 
 @dataclass(frozen=True)
 class Ended:
-    """The answer is complete. `receipt` is the hex sha-256 of the receipt's body, None when nothing was paid (one's own engine).
+    """The answer is complete.
+
+    `receipt` is the hex sha-256 of the receipt's body, None when nothing was paid (one's own
+    engine).
 
     `reason` is "stop" | "length" | "cancelled".
-    `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill, first_token, total.
-    `neighbours`: most distinct adapters that shared one engine step with this request.
+    `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill,
+    first_token, total. `neighbours`: most distinct adapters that shared one engine step with this
+    request.
     """
 
     reason: str
@@ -116,9 +133,12 @@ CompletionEvent = Started | Delta | Ended
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """One adapter that this daemon knows. `state`: "held" (bytes here), "ready" (in the engine), "known" (heard of on the network).
+    """One adapter that this daemon knows.
 
-    `providers`: how many peers say that they hold it, this one among them; at most 8 others are counted, 0 when nobody answered in time.
+    `state`: "held" (bytes here), "ready" (in the engine), "known" (heard of on the network).
+
+    `providers`: how many peers say that they hold it, this one among them; at most 8 others are
+    counted, 0 when nobody answered in time.
     """
 
     name: str
@@ -141,7 +161,10 @@ class PeerInfo:
 
 @dataclass(frozen=True)
 class ReceiptInfo:
-    """One receipt in this daemon's ledger. `state`: "queued" | "gossiped" | "promised" | "included" | "final"; `role`: "node" or "client"."""
+    """One receipt in this daemon's ledger.
+
+    `state`: "queued" | "gossiped" | "promised" | "included" | "final"; `role`: "node" or "client".
+    """
 
     digest: str
     state: str
@@ -157,7 +180,9 @@ class ReceiptInfo:
 
 @dataclass(frozen=True)
 class EarningsInfo:
-    """What an address has been credited (posted cumulative payout), has claimed, and holds on chain."""
+    """What an address has been credited (posted cumulative payout), has claimed, and holds on
+    chain.
+    """
 
     address: str
     credited: int
@@ -167,7 +192,10 @@ class EarningsInfo:
 
 @dataclass(frozen=True)
 class PullReport:
-    """How an adapter came here. `blocks_by_peer` counts verified blocks; `rejected` names (peer, cid, reason) of each bad one."""
+    """How an adapter came here.
+
+    `blocks_by_peer` counts verified blocks; `rejected` names (peer, cid, reason) of each bad one.
+    """
 
     name: str
     cid: str
@@ -182,7 +210,9 @@ class PullReport:
 
 @dataclass(frozen=True)
 class StatusInfo:
-    """A snapshot of the daemon. `engine` is the engine's own figures as plain values (None when this node has none).
+    """A snapshot of the daemon.
+
+    `engine` is the engine's own figures as plain values (None when this node has none).
 
     `rejections`: the last untrue things that peers sent, oldest first: (what, peer id, reason).
     """
@@ -202,9 +232,14 @@ class StatusInfo:
 
 
 class Daemon(Protocol):
-    """A running node. Every coroutine raises `node.errors.NodeError` (or a child) with a message that names the mend."""
+    """A running node.
 
-    def complete(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
+    Every coroutine raises `node.errors.NodeError` (or a child) with a message that names the mend.
+    """
+
+    def complete(
+        self, request: CompletionRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
         """Answer one request; leaving the block early cancels it everywhere."""
 
     async def status(self) -> StatusInfo:
@@ -220,7 +255,8 @@ class Daemon(Protocol):
         """Fetch, verify, load and advertise an adapter."""
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
-        """Publish a PEFT folder (adapter_config.json, adapter_model.safetensors, lorikeet.toml with name, licence, source, contributors).
+        """Publish a PEFT folder (adapter_config.json, adapter_model.safetensors, lorikeet.toml with
+        name, licence, source, contributors).
 
         `key` is the creator's key file, made when there is none; None is this node's own key.
         """

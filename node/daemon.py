@@ -1,4 +1,7 @@
-"""The daemon as its faces see it: every call of node/api.py, handed to the part that does it. Decides nothing."""
+"""The daemon as its faces see it: every call of node/api.py, handed to the part that does it.
+
+Decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 
 
 class NodeDaemon:
-    """A running node, as node/api.py promises it. `adapters` and `service` are None where the role has none."""
+    """A running node, as node/api.py promises it.
+
+    `adapters` and `service` are None where the role has none.
+    """
 
     def __init__(
         self,
@@ -49,14 +55,26 @@ class NodeDaemon:
         money: Money | None,
         nursery: trio.Nursery,
     ) -> None:
-        self.config, self.host, self.telemetry, self.engine, self.money = config, host, telemetry, engine, money
-        self._address, self._adapters, self._service, self._nursery = address, adapters, service, nursery
+        self.config = config
+        self.host = host
+        self.telemetry = telemetry
+        self.engine = engine
+        self.money = money
+        self._address = address
+        self._adapters = adapters
+        self._service = service
+        self._nursery = nursery
         self._started = time.monotonic()
 
-    def complete(self, request: CompletionRequest) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
+    def complete(
+        self, request: CompletionRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
         """Answer one request; leaving the block early cancels it everywhere."""
         if self._service is None:
-            raise BadRequest(f"this daemon is a {self.config.role} and answers nothing; ask a volunteer or a gateway")
+            raise BadRequest(
+                f"this daemon is a {self.config.role} and answers nothing; ask a volunteer or a"
+                " gateway"
+            )
         return self._service.complete(request, self._nursery)
 
     async def status(self) -> StatusInfo:
@@ -74,7 +92,9 @@ class NodeDaemon:
             engine=await self._engine_figures(),
             settlement=self.money.describe() if self.money else None,
             counters=self.telemetry.counters,
-            rejections=tuple((one.what, one.peer_id, one.reason) for one in self.telemetry.rejections),
+            rejections=tuple(
+                (one.what, one.peer_id, one.reason) for one in self.telemetry.rejections
+            ),
         )
 
     async def _engine_figures(self) -> dict[str, object] | None:
@@ -92,16 +112,25 @@ class NodeDaemon:
 
     def peers(self) -> list[PeerInfo]:
         """Who is connected."""
-        return [PeerInfo(peer.peer_id, peer.address, _roles(peer.protocols)) for peer in self.host.peers()]
+        return [
+            PeerInfo(peer.peer_id, peer.address, _roles(peer.protocols))
+            for peer in self.host.peers()
+        ]
 
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
         return await self._need_adapters().pull(model)
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
-        """Publish a PEFT folder, as the creator whose key is in that file (this node itself when there is none)."""
+        """Publish a PEFT folder, as the creator whose key is in that file (this node itself when
+        there is none).
+        """
         try:
-            creator = await trio.to_thread.run_sync(Identity.load_or_create, key) if key is not None else None
+            creator = (
+                await trio.to_thread.run_sync(Identity.load_or_create, key)
+                if key is not None
+                else None
+            )
         except (InvalidIdentity, OSError) as error:
             raise BadRequest(f"the creator's key {key}: {error}") from error
         return await self._need_adapters().publish(folder, creator)
@@ -114,7 +143,9 @@ class NodeDaemon:
         """The signed receipt with that body digest (hex)."""
         found = self.money.receipt(digest) if self.money else None
         if found is None:
-            raise NodeError(f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is")
+            raise NodeError(
+                f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is"
+            )
         return found
 
     async def earnings(self) -> list[EarningsInfo]:
@@ -123,7 +154,10 @@ class NodeDaemon:
 
     def _need_adapters(self) -> Adapters:
         if self._adapters is None:
-            raise BadRequest(f"this daemon is a {self.config.role} and holds no adapters; use a volunteer or a gateway")
+            raise BadRequest(
+                f"this daemon is a {self.config.role} and holds no adapters; use a volunteer or a"
+                " gateway"
+            )
         return self._adapters
 
 

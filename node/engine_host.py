@@ -1,8 +1,12 @@
-"""Keeps an engine process alive and speaks to it. Knows the engine only by engine/messages.py; knows no peers, no text and no money.
+"""Keeps an engine process alive and speaks to it.
 
-    supervise:  start → Ready → hold again what was held → serve until it dies → every running request gets EngineLost → back off → start
+Knows the engine only by engine/messages.py; knows no peers, no text and no money.
 
-One reader task and one writer task per engine process; a request is a bounded channel of the engine's messages about it.
+    supervise:  start → Ready → hold again what was held → serve until it dies → every running
+                request gets EngineLost → back off → start
+
+One reader task and one writer task per engine process; a request is a bounded channel of the
+engine's messages about it.
 """
 
 from __future__ import annotations
@@ -37,7 +41,10 @@ END_DEADLINE_S = 2.0
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How to start the engine; `command` is its program, without the options below. `vocabulary` is told to each process first."""
+    """How to start the engine; `command` is its program, without the options below.
+
+    `vocabulary` is told to each process first.
+    """
 
     base: Path
     dtype: str = "auto"
@@ -50,11 +57,7 @@ class EngineSettings:
 
     def arguments(self, fd: int) -> list[str]:
         """The whole command line for an engine that speaks on socket `fd`."""
-        options: dict[str, object] = {
-            "--fd": fd,
-            "--base": self.base,
-            "--dtype": self.dtype,
-        }
+        options: dict[str, object] = {"--fd": fd, "--base": self.base, "--dtype": self.dtype}
         options |= {"--kv-tokens": self.kv_tokens} if self.kv_tokens else {}
         options |= {"--max-adapters": self.max_adapters} if self.max_adapters else {}
         options |= {"--draft-tokens": self.draft_tokens} if self.draft_tokens else {}
@@ -79,7 +82,9 @@ class EngineRun:
         self.request_id = request_id
         self.ended = False
         self._over = False
-        self._send, self._receive = trio.open_memory_channel[m.Tokens | m.Finished | Exception](room)
+        self._send, self._receive = trio.open_memory_channel[m.Tokens | m.Finished | Exception](
+            room
+        )
 
     def grant(self, credit: int) -> None:
         """Raise the tokens that may be produced in all."""
@@ -94,7 +99,9 @@ class EngineRun:
         return self
 
     async def __anext__(self) -> m.Tokens | m.Finished:
-        """The next message; raises EngineLost, EngineBusy, EngineFailed or BadRequest when the request failed."""
+        """The next message; raises EngineLost, EngineBusy, EngineFailed or BadRequest when the
+        request failed.
+        """
         if self._over:
             raise StopAsyncIteration
         event = await self._receive.receive()
@@ -104,7 +111,9 @@ class EngineRun:
         return event
 
     def put(self, event: m.Tokens | m.Finished | Exception) -> None:
-        """Hand over one message; the room suffices for one token a message, so an engine that overflows it is broken."""
+        """Hand over one message; the room suffices for one token a message, so an engine that
+        overflows it is broken.
+        """
         self.ended = self.ended or not isinstance(event, m.Tokens)
         with suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._send.send_nowait(event)
@@ -117,15 +126,22 @@ class _Waiter:
     arrived: trio.Event = field(default_factory=trio.Event)
     answer: m.AdapterHeld | m.AdapterRefused | m.Replayed | m.Stats | Exception | None = None
 
-    def put(self, answer: m.AdapterHeld | m.AdapterRefused | m.Replayed | m.Stats | Exception) -> None:
+    def put(
+        self, answer: m.AdapterHeld | m.AdapterRefused | m.Replayed | m.Stats | Exception
+    ) -> None:
         self.answer = answer
         self.arrived.set()
 
 
 class EngineHost:
-    """The engine as the daemon sees it. `run` supervises it until cancelled; everything else may be called from any task meanwhile."""
+    """The engine as the daemon sees it.
 
-    def __init__(self, settings: EngineSettings, log: Callable[[str], None], *, stderr: Path | None = None) -> None:
+    `run` supervises it until cancelled; everything else may be called from any task meanwhile.
+    """
+
+    def __init__(
+        self, settings: EngineSettings, log: Callable[[str], None], *, stderr: Path | None = None
+    ) -> None:
         self._settings = settings
         self._log = log
         self._stderr = stderr
@@ -160,7 +176,9 @@ class EngineHost:
             while not self._serving:
                 await self._up.wait()
         if not self._serving or self.ready is None:
-            raise EngineLost(f"the engine did not start within {deadline_s:.0f} s; see the log beside it")
+            raise EngineLost(
+                f"the engine did not start within {deadline_s:.0f} s; see the log beside it"
+            )
         return self.ready
 
     @asynccontextmanager
@@ -179,7 +197,16 @@ class EngineHost:
         self._runs[run.request_id] = run
         try:
             credit = min(credit, max_tokens)
-            submit = m.Submit(run.request_id, list(prompt_ids), adapter, sampling, max_tokens, credit, list(stop_ids), logprobs=logprobs)
+            submit = m.Submit(
+                run.request_id,
+                list(prompt_ids),
+                adapter,
+                sampling,
+                max_tokens=max_tokens,
+                credit=credit,
+                stop_ids=list(stop_ids),
+                logprobs=logprobs,
+            )
             if not self._serving or not self.tell(submit):
                 raise EngineLost("the engine is starting again; ask again in some seconds")
             yield run
@@ -189,13 +216,17 @@ class EngineHost:
                 run.cancel()
 
     async def hold(self, files: AdapterFiles) -> m.AdapterHeld:
-        """Make an adapter servable now and after every restart; raises AdapterError with the engine's reason."""
+        """Make an adapter servable now and after every restart; raises AdapterError with the
+        engine's reason.
+        """
         held = await self._hold(files)
         self._held[files.adapter] = files
         return held
 
     def holds(self, adapter: bytes) -> bool:
-        """Whether the engine serves it, or will when it is up again; it refuses one whose files have broken since."""
+        """Whether the engine serves it, or will when it is up again; it refuses one whose files
+        have broken since.
+        """
         return adapter in self._held
 
     def release(self, adapter: bytes) -> None:
@@ -212,13 +243,21 @@ class EngineHost:
         return answer
 
     async def replay(
-        self, prompt_ids: Sequence[int], answer_ids: Sequence[int], adapter: bytes | None, sampling: m.Sampling, deadline_s: float = HOLD_DEADLINE_S
+        self,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        adapter: bytes | None,
+        sampling: m.Sampling,
+        deadline_s: float = HOLD_DEADLINE_S,
     ) -> list[float]:
         """By how much each token of an answer missed winning under this seed (0 = it won)."""
-        request_id, waiter = next(self._ids), _Waiter()
+        request_id = next(self._ids)
+        waiter = _Waiter()
         self._replays[request_id] = waiter
         try:
-            command = m.Replay(request_id, list(prompt_ids), list(answer_ids), adapter, sampling)
+            command = m.Replay(
+                request_id, list(prompt_ids), list(answer_ids), adapter, sampling=sampling
+            )
             answer = await self._answer(waiter, command, deadline_s)
         finally:
             del self._replays[request_id]
@@ -236,11 +275,15 @@ class EngineHost:
         return True
 
     async def _hold(self, files: AdapterFiles) -> m.AdapterHeld:
-        waiter, first = self._holds.get(files.adapter), False
+        waiter = self._holds.get(files.adapter)
+        first = False
         if waiter is None:
-            waiter, first = _Waiter(), True
+            waiter = _Waiter()
+            first = True
             self._holds[files.adapter] = waiter
-        command = m.HoldAdapter(files.adapter, str(files.config), str(files.weights)) if first else None
+        command = (
+            m.HoldAdapter(files.adapter, str(files.config), str(files.weights)) if first else None
+        )
         try:
             answer = await self._answer(waiter, command, HOLD_DEADLINE_S)
         finally:
@@ -251,7 +294,9 @@ class EngineHost:
         assert isinstance(answer, m.AdapterHeld)
         return answer
 
-    async def _answer(self, waiter: _Waiter, command: m.ToEngine | None, deadline_s: float) -> object:
+    async def _answer(
+        self, waiter: _Waiter, command: m.ToEngine | None, deadline_s: float
+    ) -> object:
         if command is not None and not self.tell(command):
             raise EngineLost("the engine is starting again; ask again in some seconds")
         with trio.move_on_after(deadline_s):
@@ -270,7 +315,11 @@ class EngineHost:
         while True:
             started = trio.current_time()
             await self._live_once()
-            backoff_s = FIRST_BACKOFF_S if trio.current_time() - started > STEADY_S else min(2 * backoff_s, MAX_BACKOFF_S)
+            backoff_s = (
+                FIRST_BACKOFF_S
+                if trio.current_time() - started > STEADY_S
+                else min(2 * backoff_s, MAX_BACKOFF_S)
+            )
             self.restarts += 1
             self._log(f"engine: it ended; starting another in {backoff_s:.1f} s")
             await trio.sleep(backoff_s)
@@ -290,8 +339,16 @@ class EngineHost:
         self._process = process
         try:
             await self._converse(stream)
-        except* (trio.BrokenResourceError, trio.ClosedResourceError, msgspec.MsgspecError, ValueError) as faults:
-            self._log("engine: " + "; ".join(f"{type(fault).__name__}: {fault}" for fault in faults.exceptions))
+        except* (
+            trio.BrokenResourceError,
+            trio.ClosedResourceError,
+            msgspec.MsgspecError,
+            ValueError,
+        ) as faults:
+            self._log(
+                "engine: "
+                + "; ".join(f"{type(fault).__name__}: {fault}" for fault in faults.exceptions)
+            )
         finally:
             self._lose()
             await self._end(process, stream)
@@ -340,7 +397,10 @@ class EngineHost:
                 await self._hold(files)
             except (AdapterError, EngineLost) as error:
                 self._log(f"engine: adapter {files.adapter.hex()[:12]} was not held again: {error}")
-        self._log(f"engine: ready, base {self.ready.base.hex()[:12]}, {self.ready.dtype}, {self.ready.threads} threads")
+        self._log(
+            f"engine: ready, base {self.ready.base.hex()[:12]}, {self.ready.dtype},"
+            f" {self.ready.threads} threads"
+        )
         self._serving = True
         self._up.set()
         self._up = trio.Event()
@@ -358,14 +418,18 @@ class EngineHost:
             case m.AdapterHeld() | m.AdapterRefused():
                 if isinstance(message, m.AdapterRefused) and message.adapter in self._held:
                     del self._held[message.adapter]
-                    self._log(f"engine: adapter {message.adapter.hex()[:12]} is not served any more: {message.message}")
+                    self._log(
+                        f"engine: adapter {message.adapter.hex()[:12]} is not served any more:"
+                        f" {message.message}"
+                    )
                 if message.adapter in self._holds:
                     self._holds[message.adapter].put(message)
             case m.Replayed():
                 if message.request_id in self._replays:
                     self._replays[message.request_id].put(message)
             case m.Stats():
-                waiters, self._stats = self._stats, []
+                waiters = self._stats
+                self._stats = []
                 for waiter in waiters:
                     waiter.put(message)
             case m.Ready():
@@ -378,13 +442,18 @@ class EngineHost:
 
     def _lose(self) -> None:
         """Tell everybody who waits that the engine is gone."""
-        self._commands, self._serving = None, False
-        lost = EngineLost("the engine process ended while it worked on this; it is being restarted, so ask again in some seconds")
+        self._commands = None
+        self._serving = False
+        lost = EngineLost(
+            "the engine process ended while it worked on this; it is being restarted, so ask again"
+            " in some seconds"
+        )
         for run in list(self._runs.values()):
             run.put(lost)
         for waiter in [*self._holds.values(), *self._replays.values(), *self._stats]:
             waiter.put(lost)
-        self._holds, self._stats = {}, []
+        self._holds = {}
+        self._stats = []
 
     async def _end(self, process: trio.Process, stream: trio.SocketStream) -> None:
         """Close the socket, which ends a healthy engine; kill one that stays."""
@@ -428,24 +497,41 @@ class _Frames:
         return taken
 
 
-async def _write_commands(stream: trio.SocketStream, commands: trio.MemoryReceiveChannel[m.ToEngine]) -> None:
+async def _write_commands(
+    stream: trio.SocketStream, commands: trio.MemoryReceiveChannel[m.ToEngine]
+) -> None:
     async for command in commands:
         frame = msgspec.msgpack.encode(command)
         await stream.send_all(len(frame).to_bytes(4, "big") + frame)
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The daemon's environment. An engine that has the whole machine pins its threads; several on one machine would pin theirs to the same core."""
+    """The daemon's environment.
+
+    An engine that has the whole machine pins its threads; several on one machine would pin theirs
+    to the same core.
+    """
     return ({"OMP_PROC_BIND": "true"} if threads == 0 else {}) | os.environ
 
 
-def to_plain_stats(ready: m.Ready | None, stats: m.Stats | None, restarts: int) -> dict[str, object]:
+def to_plain_stats(
+    ready: m.Ready | None, stats: m.Stats | None, restarts: int
+) -> dict[str, object]:
     """The engine's figures as plain values, for people and JSON."""
     plain: dict[str, object] = {"restarts": restarts, "up": ready is not None and stats is not None}
     if ready is not None:
-        plain |= {"dtype": ready.dtype, "threads": ready.threads, "max_context_tokens": ready.max_context_tokens, "load_ms": ready.load_ms}
+        plain |= {
+            "dtype": ready.dtype,
+            "threads": ready.threads,
+            "max_context_tokens": ready.max_context_tokens,
+            "load_ms": ready.load_ms,
+        }
     if stats is not None:
-        plain |= {name: value for name, value in msgspec.to_builtins(msgspec.structs.asdict(stats)).items() if name not in ("steps",)}
+        plain |= {
+            name: value
+            for name, value in msgspec.to_builtins(msgspec.structs.asdict(stats)).items()
+            if name not in ("steps",)
+        }
         plain["adapters_held"] = [adapter.hex() for adapter in stats.adapters_held]
         plain["adapters_ready"] = [adapter.hex() for adapter in stats.adapters_ready]
         plain["steps"] = [_plain_step(record) for record in stats.steps]

@@ -42,7 +42,11 @@ class UnknownModel(BadRequest):
     """No adapter answers to this text. `closest` are names that exist and look like it."""
 
     def __init__(self, model: str, closest: Sequence[str] = ()) -> None:
-        hint = f"; did you mean {', '.join(closest)}?" if closest else "; `lorikeet list` shows what is known"
+        hint = (
+            f"; did you mean {', '.join(closest)}?"
+            if closest
+            else "; `lorikeet list` shows what is known"
+        )
         super().__init__(f"no adapter named {model!r} was found on the network{hint}")
         self.closest = tuple(closest)
 

@@ -1,4 +1,7 @@
-"""The note that a running daemon leaves in its home: where it serves, and which process it is. Starts and stops nothing."""
+"""The note that a running daemon leaves in its home: where it serves, and which process it is.
+
+Starts and stops nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a daemon tells its operator: log lines a human can read, counters, and the last rejections. Decides nothing; holds no global state."""
+"""What a daemon tells its operator: log lines a human can read, counters, and the last rejections.
+
+Decides nothing; holds no global state.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ MAX_LINE_CHARS = 2000
 
 @dataclass(frozen=True)
 class Rejection:
-    """Something a peer sent that was not true. `what` is "receipt" | "block" | "announcement" | "answer"."""
+    """Something a peer sent that was not true.
+
+    `what` is "receipt" | "block" | "announcement" | "answer".
+    """
 
     what: str
     peer_id: str
@@ -27,7 +33,13 @@ class Rejection:
 class Telemetry:
     """Counters and lines of one daemon; owned by `app`, handed to whoever has something to tell."""
 
-    def __init__(self, log_path: Path | None = None, *, stream: TextIO | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        log_path: Path | None = None,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._counters: Counter[str] = Counter()
         self._rejections: deque[Rejection] = deque(maxlen=MAX_REJECTIONS)
         self._clock = clock
@@ -47,7 +59,9 @@ class Telemetry:
         self._counters[name] += amount
 
     def reject(self, what: str, peer_id: str, reason: str) -> None:
-        """A peer sent something untrue: count it by kind and by reason, and remember who and why."""
+        """A peer sent something untrue: count it by kind and by reason, and remember who and
+        why.
+        """
         self.count(f"{what}s_rejected")
         self.count(f"{what}s_rejected:{reason.split(':')[0][:40]}")
         self._rejections.append(Rejection(what, peer_id, reason, self._clock()))

@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 
 async def in_thread(call: Callable[..., T], *values: object, deadline_s: float) -> T:
-    """Run a blocking call in a thread; trio.TooSlowError after the deadline, when the thread is left behind to end by itself."""
+    """Run a blocking call in a thread; trio.TooSlowError after the deadline, when the thread is
+    left behind to end by itself.
+    """
     with trio.fail_after(deadline_s):
         return await trio.to_thread.run_sync(call, *values, abandon_on_cancel=True)  # type: ignore[call-arg]  # an old stub of trio

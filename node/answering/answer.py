@@ -1,4 +1,6 @@
-"""An answer on its way to whoever asked: a bounded queue of events, and the writer that turns tokens into text. Decides only where text is cut."""
+"""An answer on its way to whoever asked: a bounded queue of events, and the writer that turns
+tokens into text. Decides only where text is cut.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +23,37 @@ EVENTS_BESIDE_TOKENS = 8
 
 
 class Answer:
-    """Iterate it for the events of one request. The task that fills it runs elsewhere; its error is raised here, as a NodeError."""
+    """Iterate it for the events of one request.
+
+    The task that fills it runs elsewhere; its error is raised here, as a NodeError.
+    """
 
     def __init__(self, max_tokens: int, log: Callable[[str], None]) -> None:
         self._log = log
         self._scope = trio.CancelScope()
         self._error: NodeError | None = None
-        self._send, self._receive = trio.open_memory_channel[CompletionEvent](max(max_tokens, 0) + EVENTS_BESIDE_TOKENS)
+        self._send, self._receive = trio.open_memory_channel[CompletionEvent](
+            max(max_tokens, 0) + EVENTS_BESIDE_TOKENS
+        )
 
-    async def run(self, work: Callable[[CompletionRequest, Answer], Awaitable[None]], request: CompletionRequest) -> None:
+    async def run(
+        self,
+        work: Callable[[CompletionRequest, Answer], Awaitable[None]],
+        request: CompletionRequest,
+    ) -> None:
         """Do the work until it ends, fails or is cancelled."""
         with self._send, self._scope:
             try:
                 await work(request, self)
             except NodeError as error:
                 self._error = error
-            except Exception as error:  # our own bug, or a full disk: it costs this answer, never the daemon
+            except (
+                Exception
+            ) as error:  # our own bug, or a full disk: it costs this answer, never the daemon
                 self._log(f"answer: {''.join(traceback.format_exception(error))}")
-                self._error = NodeError(f"this daemon failed while it answered: {error!r}; its log has the whole story")
+                self._error = NodeError(
+                    f"this daemon failed while it answered: {error!r}; its log has the whole story"
+                )
 
     def cancel(self) -> None:
         """Nobody listens any more."""
@@ -57,7 +72,8 @@ class Answer:
         try:
             return await self._receive.receive()
         except trio.EndOfChannel:
-            error, self._error = self._error, None
+            error = self._error
+            self._error = None
             if error is not None:
                 raise error from None
             raise StopAsyncIteration from None
@@ -67,8 +83,10 @@ class Writer:
     """Turns one answer's tokens into text events, and cuts them at the first stop text."""
 
     def __init__(self, answer: Answer, tokenizer: BaseTokenizer, stops: tuple[str, ...]) -> None:
-        self._answer, self._tokenizer = answer, tokenizer
-        self._detokenizer, self._finder = tokenizer.detokenizer(), StopFinder(stops)
+        self._answer = answer
+        self._tokenizer = tokenizer
+        self._detokenizer = tokenizer.detokenizer()
+        self._finder = StopFinder(stops)
         self.num_tokens = 0
         self.stopped = False
 
@@ -82,11 +100,20 @@ class Writer:
         if self.stopped:
             return False
         text, self.stopped = self._finder.feed(self._detokenizer.feed(token_ids))
-        self.write(Delta(text, tuple(token_ids), tuple(self._spell(*each) for each in zip(token_ids, logprobs, strict=False))))
+        self.write(
+            Delta(
+                text,
+                tuple(token_ids),
+                tuple(self._spell(*each) for each in zip(token_ids, logprobs, strict=False)),
+            )
+        )
         return self.stopped
 
     def _spell(self, token: int, reported: Reported) -> TokenLogprobs:
-        return TokenLogprobs(self._likely(token, reported.logprob), tuple(self._likely(*each) for each in reported.top))
+        return TokenLogprobs(
+            self._likely(token, reported.logprob),
+            tuple(self._likely(*each) for each in reported.top),
+        )
 
     def _likely(self, token: int, logprob: float) -> LikelyToken:
         data = self._tokenizer.spell(token)

@@ -1,6 +1,8 @@
-"""The node's side of the infer protocol: a stranger asks, this node's engine answers as far as it is paid. Knows no HTTP and no text.
+"""The node's side of the infer protocol: a stranger asks, this node's engine answers as far as it
+is paid. Knows no HTTP and no text.
 
-Ask → hold the adapter → settle what is pending → Offer → Begin → tokens as credit allows → Done with the receipt → Settle → Settled
+Ask → hold the adapter → settle what is pending → Offer → Begin
+→ tokens as credit allows → Done with the receipt → Settle → Settled
 """
 
 from __future__ import annotations
@@ -40,11 +42,15 @@ SETTLE_DEADLINE_S = 10.0
 SEND_DEADLINE_S = 10.0
 UNPAID_DEADLINE_S = 10.0  # how long a sequence waits for the next voucher
 TOKEN_DEADLINE_S = 120.0
-LISTEN_DEADLINE_S = 3600.0  # the client may stay silent while it is paid up; its connection's end is noticed at once
+# the client may stay silent while it is paid up; its connection's end is noticed at once
+LISTEN_DEADLINE_S = 3600.0
 
 
 class Inbound:
-    """What a volunteer offers to strangers. `till` None answers without payment (there is no chain)."""
+    """What a volunteer offers to strangers.
+
+    `till` None answers without payment (there is no chain).
+    """
 
     def __init__(
         self,
@@ -58,8 +64,14 @@ class Inbound:
         unpaid_deadline_s: float = UNPAID_DEADLINE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.engine, self.adapters, self.till, self.price, self.owner = engine, adapters, till, price, owner
-        self.telemetry, self.unpaid_deadline_s, self.clock = telemetry, unpaid_deadline_s, clock
+        self.engine = engine
+        self.adapters = adapters
+        self.till = till
+        self.price = price
+        self.owner = owner
+        self.telemetry = telemetry
+        self.unpaid_deadline_s = unpaid_deadline_s
+        self.clock = clock
 
     async def serve(self, stream: FrameStream) -> None:
         """Handle one stream to its end; a fault of either side ends only this stream."""
@@ -84,11 +96,16 @@ class Inbound:
 
 
 class Visit:
-    """One stream, from Ask to Settled. Its state has one owner: this object, inside the stream's handler."""
+    """One stream, from Ask to Settled.
+
+    Its state has one owner: this object, inside the stream's handler.
+    """
 
     def __init__(self, inbound: Inbound, stream: FrameStream) -> None:
-        self._in, self._stream = inbound, stream
-        self._engine, self._price = inbound.engine, inbound.price
+        self._in = inbound
+        self._stream = stream
+        self._engine = inbound.engine
+        self._price = inbound.price
         self._tab: Tab | None = None
         self._key = 0
         self._limit = 0
@@ -97,7 +114,9 @@ class Visit:
         self._failure: Exception | None = None
 
     async def run(self) -> None:
-        """The whole visit; raises NodeError or WireError with what the client should hear, P2pError when it is gone."""
+        """The whole visit; raises NodeError or WireError with what the client should hear, P2pError
+        when it is gone.
+        """
         ask = wire.expect(await self._receive(ASK_DEADLINE_S), wire.Ask)
         self._check(ask)
         shares = await self._hold(ask)
@@ -119,15 +138,21 @@ class Visit:
     # --- before the first token ---
 
     def _check(self, ask: wire.Ask) -> None:
-        ready, base = self._engine.ready, self._in.adapters.base
+        ready = self._engine.ready
+        base = self._in.adapters.base
         if ask.version != wire.VERSION:
-            raise BadRequest(f"this node speaks version {wire.VERSION} of the infer protocol, not {ask.version}")
+            raise BadRequest(
+                f"this node speaks version {wire.VERSION} of the infer protocol, not {ask.version}"
+            )
         if ask.base != base:
             raise WrongBase(f"this node serves base {base.hex()[:16]}…, not {ask.base.hex()[:16]}…")
         if ready is None or not self._engine.is_up:
             raise EngineBusy("the engine is starting; ask again in some seconds")
         if len(ask.prompt_ids) + ask.max_tokens > ready.max_context_tokens:
-            raise BadRequest(f"prompt and answer of {len(ask.prompt_ids)} + {ask.max_tokens} tokens exceed the context of {ready.max_context_tokens}")
+            raise BadRequest(
+                f"prompt and answer of {len(ask.prompt_ids)} + {ask.max_tokens} tokens exceed the"
+                f" context of {ready.max_context_tokens}"
+            )
         if any(token >= ready.vocab_size for token in ask.prompt_ids):
             raise BadRequest("a prompt token is outside the vocabulary")
 
@@ -144,7 +169,10 @@ class Visit:
         if self._in.till is None:
             return
         if ask.channel is None:
-            raise PaymentRequired("this node is paid: open a channel to it (set chain_rpc and the contracts' addresses)")
+            raise PaymentRequired(
+                "this node is paid: open a channel to it (set chain_rpc and the contracts'"
+                " addresses)"
+            )
         self._tab = await self._in.till.open(self._stream.remote, ask.client, ask.channel)
         self._key = self._tab.new_key()
         async with self._tab.lock:
@@ -168,7 +196,9 @@ class Visit:
         if hashlib.sha256(begin.client_seed).digest() != ask.seed_commitment:
             raise BadRequest("the client's seed is not the one it committed to")
         operator = self._in.till.operator if self._in.till else bytes(20)
-        return Deal.close(ask, offer, begin, operator, self._tab.channel_id if self._tab else bytes(32))
+        return Deal.close(
+            ask, offer, begin, operator, self._tab.channel_id if self._tab else bytes(32)
+        )
 
     # --- the answer ---
 
@@ -182,7 +212,10 @@ class Visit:
         await self._take(self._tab, deal.begin.payment)
         if self._credit(deal) < 1:
             least = deal.price.cost(deal.prompt_tokens, 1)
-            raise PaymentRequired(f"a limit of {self._limit} does not pay for the prompt and one token; pay at least {least}")
+            raise PaymentRequired(
+                f"a limit of {self._limit} does not pay for the prompt and one token; pay at least"
+                f" {least}"
+            )
 
     async def _take(self, tab: Tab, pay: wire.Pay) -> None:
         await tab.take(self._key, pay)
@@ -192,12 +225,22 @@ class Visit:
         return deal.price.credit(self._limit, deal.prompt_tokens, deal.ask.max_tokens)
 
     async def _generate(self, deal: Deal) -> m.Finished:
-        """Run the engine and listen to the client at the same time, until either ends the answer."""
+        """Run the engine and listen to the client at the same time, until either ends the
+        answer.
+        """
         ask = deal.ask
         adapter = None if ask.adapter == BASE_ADAPTER else ask.adapter
         sampling = sampling_of(ask.terms, deal.seed)
         finished: list[m.Finished] = []
-        started = self._engine.generate(ask.prompt_ids, adapter, sampling, ask.max_tokens, self._credit(deal), ask.stop_ids, ask.logprobs)
+        started = self._engine.generate(
+            ask.prompt_ids,
+            adapter,
+            sampling,
+            ask.max_tokens,
+            self._credit(deal),
+            ask.stop_ids,
+            ask.logprobs,
+        )
         async with started as run, trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, deal, run, nursery.cancel_scope)
             nursery.start_soon(self._pump, deal, run, finished, nursery.cancel_scope)
@@ -205,7 +248,9 @@ class Visit:
             raise self._failure or AssertionError("an answer ended for no reason")
         return finished[0]
 
-    async def _pump(self, deal: Deal, run: EngineRun, finished: list[m.Finished], scope: trio.CancelScope) -> None:
+    async def _pump(
+        self, deal: Deal, run: EngineRun, finished: list[m.Finished], scope: trio.CancelScope
+    ) -> None:
         """Send the engine's tokens on as they come."""
         try:
             while not finished:
@@ -213,7 +258,9 @@ class Visit:
                 if isinstance(event, m.Finished):
                     finished.append(event)
                 else:
-                    logprobs = [wire.TokenLogprobs(each.logprob, each.top) for each in event.logprobs]
+                    logprobs = [
+                        wire.TokenLogprobs(each.logprob, each.top) for each in event.logprobs
+                    ]
                     await self._send(wire.Output(event.token_ids, logprobs))
                     self._sent += event.token_ids
         except (NodeError, P2pError) as error:
@@ -229,7 +276,10 @@ class Visit:
             if is_paid:
                 raise EngineError(f"the engine gave no token for {TOKEN_DEADLINE_S:.0f} s")
             if len(self._sent) >= self._credit(deal):
-                raise PaymentRequired(f"no voucher came within {self._in.unpaid_deadline_s:.0f} s after {len(self._sent)} paid tokens")
+                raise PaymentRequired(
+                    f"no voucher came within {self._in.unpaid_deadline_s:.0f} s after"
+                    f" {len(self._sent)} paid tokens"
+                )
 
     async def _listen(self, deal: Deal, run: EngineRun, scope: trio.CancelScope) -> None:
         """Take vouchers and the wish to stop; a client that went away ends the answer."""
@@ -251,23 +301,45 @@ class Visit:
 
     async def _finish(self, deal: Deal, finished: m.Finished) -> None:
         """Show the receipt, have it signed, and say that it is safe."""
-        self._timings |= {"queue": finished.queue_ms, "prefill": finished.prefill_ms, "decode": finished.decode_ms}
+        self._timings |= {
+            "queue": finished.queue_ms,
+            "prefill": finished.prefill_ms,
+            "decode": finished.decode_ms,
+        }
         self._timings["load"] = self._timings.get("load", 0.0) + finished.load_ms
         self._in.telemetry.count("requests_served")
         self._in.telemetry.count("tokens_served", len(self._sent))
         tab = self._tab
         if tab is None:
-            await self._send(wire.Done(finished.reason, finished.neighbours, self._some_timings(), b"", None))
+            await self._send(
+                wire.Done(
+                    finished.reason,
+                    finished.neighbours,
+                    self._some_timings(),
+                    b"",
+                    node_signature=None,
+                )
+            )
             return
         async with tab.lock:
             await self._settle_pending(tab)
             draft = tab.draft(self._key, deal, self._sent)
-            await self._send(wire.Done(finished.reason, finished.neighbours, self._some_timings(), draft.body, draft.node_signature))
+            await self._send(
+                wire.Done(
+                    finished.reason,
+                    finished.neighbours,
+                    self._some_timings(),
+                    draft.body,
+                    node_signature=draft.node_signature,
+                )
+            )
             await self._receive_settle(tab)
             await self._send(wire.Settled())
 
     async def _settle_pending(self, tab: Tab) -> None:
-        """The channel's receipts form a chain, so the last one is signed before the next is drafted. The caller holds the tab's lock."""
+        """The channel's receipts form a chain, so the last one is signed before the next is
+        drafted. The caller holds the tab's lock.
+        """
         while tab.pending is not None:
             await self._send(wire.Pending(tab.pending.body, tab.pending.node_signature))
             await self._receive_settle(tab)
@@ -279,7 +351,9 @@ class Visit:
         tab.settle(message.signature)
 
     async def _leave(self, deal: Deal) -> None:
-        """What was delivered but not settled is written down for the client's next visit; the rest of the reservation is free again."""
+        """What was delivered but not settled is written down for the client's next visit; the rest
+        of the reservation is free again.
+        """
         if self._tab is None:
             return
         with trio.CancelScope(shield=True):

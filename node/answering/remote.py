@@ -1,6 +1,8 @@
-"""The client's side of one infer stream: ask a node, pay it ahead in small steps, check everything it signs. Knows no text and no HTTP.
+"""The client's side of one infer stream: ask a node, pay it ahead in small steps, check everything
+it signs. Knows no text and no HTTP.
 
-Ask → sign what is pending → check the offer → Begin → tokens in, vouchers out → Done: write the same receipt, compare, sign → Settled
+Ask → sign what is pending → check the offer → Begin → tokens in, vouchers out
+→ Done: write the same receipt, compare, sign → Settled
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ MAX_CLOCK_SKEW_S = 600
 
 @dataclass(frozen=True)
 class Question:
-    """One request in the engine's terms. `adapter` is 32 zero bytes for the bare base; `shares(owner)` says who must share the fee."""
+    """One request in the engine's terms.
+
+    `adapter` is 32 zero bytes for the bare base; `shares(owner)` says who must share the fee.
+    """
 
     base: bytes
     adapter: bytes
@@ -53,7 +58,10 @@ class Question:
 
 @dataclass
 class Outcome:
-    """How an answer ended. `receipt` is the digest of its body; `deal` holds the seed, for a replay."""
+    """How an answer ended.
+
+    `receipt` is the digest of its body; `deal` holds the seed, for a replay.
+    """
 
     reason: str
     token_ids: list[int]
@@ -66,7 +74,10 @@ class Outcome:
 
 @dataclass
 class Call:
-    """A stream to a node that will answer one question; made by `Caller.ask`. Its state has one owner: the task that asks."""
+    """A stream to a node that will answer one question; made by `Caller.ask`.
+
+    Its state has one owner: the task that asks.
+    """
 
     stream: FrameStream
     question: Question
@@ -106,9 +117,13 @@ class Call:
         self._check_offer(offer)
         if not offer.paid:
             self.pocket = None
-        begin = wire.Begin(question.client_seed, secrets.token_bytes(16), await self._payment(offer, 0))
+        begin = wire.Begin(
+            question.client_seed, secrets.token_bytes(16), await self._payment(offer, 0)
+        )
         await self._send(begin)
-        return Deal.close(ask, offer, begin, self.operator, self.pocket.channel_id if self.pocket else bytes(32))
+        return Deal.close(
+            ask, offer, begin, self.operator, self.pocket.channel_id if self.pocket else bytes(32)
+        )
 
     async def next_tokens(self, deal: Deal) -> wire.Output | wire.Done:
         """The next tokens of the answer, or its end. Pays ahead as the answer grows."""
@@ -118,9 +133,17 @@ class Call:
         output = self._expect(message, wire.Output)
         self.answer += output.token_ids
         if len(self.answer) > self.question.max_tokens:
-            raise NodeCheated(f"node {self.peer[-8:]} sent more than the {self.question.max_tokens} tokens that were asked for")
-        if len(output.logprobs) != (len(output.token_ids) if self.question.logprobs is not None else 0):
-            raise NodeCheated(f"node {self.peer[-8:]} sent {len(output.logprobs)} log-probabilities with {len(output.token_ids)} tokens")
+            raise NodeCheated(
+                f"node {self.peer[-8:]} sent more than the {self.question.max_tokens} tokens that"
+                " were asked for"
+            )
+        if len(output.logprobs) != (
+            len(output.token_ids) if self.question.logprobs is not None else 0
+        ):
+            raise NodeCheated(
+                f"node {self.peer[-8:]} sent {len(output.logprobs)} log-probabilities with"
+                f" {len(output.token_ids)} tokens"
+            )
         await self._pay_ahead(deal)
         return output
 
@@ -131,10 +154,14 @@ class Call:
             return Outcome(done.reason, self.answer, 0, None, timings, done.neighbours, deal)
         if done.node_signature is None:
             raise NodeCheated(f"node {self.peer[-8:]} ended a paid answer without a receipt")
-        digest, amount, signature = self.pocket.cosign(self.key, deal, self.answer, done.body, done.node_signature)
+        digest, amount, signature = self.pocket.cosign(
+            self.key, deal, self.answer, done.body, node_signature=done.node_signature
+        )
         self.settled = True
         await self._send(wire.Settle(signature))
-        with suppress(NodeVanished):  # it has our signature or will show the receipt again; ours is kept either way
+        with suppress(
+            NodeVanished
+        ):  # it has our signature or will show the receipt again; ours is kept either way
             self._expect(await self._receive(SETTLE_DEADLINE_S), wire.Settled)
         return Outcome(done.reason, self.answer, amount, digest, timings, done.neighbours, deal)
 
@@ -143,7 +170,9 @@ class Call:
         await self._send(wire.Stop())
 
     async def settle_early(self, deal: Deal) -> None:
-        """Stop and settle what came, within STOP_DEADLINE_S; never raises a node's fault: whoever calls is already leaving."""
+        """Stop and settle what came, within STOP_DEADLINE_S; never raises a node's fault: whoever
+        calls is already leaving.
+        """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_DEADLINE_S):
             try:
                 await self._send(wire.Stop())
@@ -166,28 +195,47 @@ class Call:
     async def _sign_pending(self, pending: wire.Pending) -> None:
         if self.pocket is None:
             raise NodeCheated(f"node {self.peer[-8:]} shows a receipt, but no channel pays it")
-        await self._send(wire.Settle(self.pocket.cosign_pending(pending.body, pending.node_signature)))
+        await self._send(
+            wire.Settle(self.pocket.cosign_pending(pending.body, pending.node_signature))
+        )
 
     def _check_offer(self, offer: wire.Offer) -> None:
-        most, node = self.most, self.peer[-8:]
+        most = self.most
+        node = self.peer[-8:]
         if not offer.paid:
             return
         if self.pocket is None:
-            raise PaymentRequired(f"node {node} is paid, and this daemon has no chain; set chain_rpc and the contracts' addresses")
+            raise PaymentRequired(
+                f"node {node} is paid, and this daemon has no chain; set chain_rpc and the"
+                " contracts' addresses"
+            )
         if offer.prompt_price > most.prompt or offer.completion_price > most.completion:
             asked = f"{offer.prompt_price}/{offer.completion_price}"
-            raise PaymentRequired(f"node {node} asks {asked} per token; the limit is {most.prompt}/{most.completion} (max_prompt_price …)")
+            raise PaymentRequired(
+                f"node {node} asks {asked} per token; the limit is {most.prompt}/{most.completion}"
+                " (max_prompt_price …)"
+            )
         if offer.shares != self.question.shares(offer.owner):
-            raise NodeCheated(f"node {node} divides the fee otherwise than the adapter's manifest and the policy say")
+            raise NodeCheated(
+                f"node {node} divides the fee otherwise than the adapter's manifest and the"
+                " policy say"
+            )
         if abs(offer.started_at - self.clock()) > MAX_CLOCK_SKEW_S + OFFER_DEADLINE_S:
-            raise NodeCheated(f"the clock of node {node} differs from ours by more than {MAX_CLOCK_SKEW_S} s")
+            raise NodeCheated(
+                f"the clock of node {node} differs from ours by more than {MAX_CLOCK_SKEW_S} s"
+            )
         self.pocket.forget_lost()
 
     # --- paying ---
 
     async def _pay_ahead(self, deal: Deal) -> None:
-        """One voucher for each PAY_TOKENS / 2 tokens that came; never more than PAY_TOKENS ahead."""
-        if self.paid_tokens - len(self.answer) > PAY_TOKENS // 2 or self.paid_tokens >= self.question.max_tokens:
+        """One voucher for each PAY_TOKENS / 2 tokens that came; never more than PAY_TOKENS
+        ahead.
+        """
+        if (
+            self.paid_tokens - len(self.answer) > PAY_TOKENS // 2
+            or self.paid_tokens >= self.question.max_tokens
+        ):
             return
         payment = await self._payment(deal.offer, len(self.answer))
         if payment is not None:
@@ -197,7 +245,9 @@ class Call:
         if self.pocket is None:
             return None
         self.paid_tokens = min(seen + PAY_TOKENS, self.question.max_tokens)
-        limit = Price(offer.prompt_price, offer.completion_price).cost(len(self.question.prompt_ids), self.paid_tokens)
+        limit = Price(offer.prompt_price, offer.completion_price).cost(
+            len(self.question.prompt_ids), self.paid_tokens
+        )
         return await self.pocket.pay(self.key, limit)
 
     # --- the stream ---
@@ -221,7 +271,10 @@ class Call:
         return message
 
     def _vanished(self, error: Exception) -> NodeVanished:
-        return NodeVanished(f"node {self.peer} went away after {len(self.answer)} tokens ({error}); ask again, another node may answer")
+        return NodeVanished(
+            f"node {self.peer} went away after {len(self.answer)} tokens ({error}); ask again,"
+            " another node may answer"
+        )
 
     def _expect(self, message: wire.FromNode, kind: type[wire.M]) -> wire.M:
         try:
@@ -231,10 +284,16 @@ class Call:
 
 
 class Caller:
-    """Opens calls to nodes. `purse` None pays nobody (there is no chain); `most` is the highest price this client accepts."""
+    """Opens calls to nodes.
+
+    `purse` None pays nobody (there is no chain); `most` is the highest price this client accepts.
+    """
 
     def __init__(self, host: Host, purse: Purse | None, most: Price, client: bytes) -> None:
-        self._host, self._purse, self._most, self._client = host, purse, most, client
+        self._host = host
+        self._purse = purse
+        self._most = most
+        self._client = client
 
     @asynccontextmanager
     async def call(self, peer: PeerAddress, question: Question) -> AsyncIterator[Call]:
@@ -247,7 +306,15 @@ class Caller:
         key = pocket.new_key() if pocket else 0
         try:
             async with self._open_stream(peer) as stream:
-                call = Call(stream, question, pocket, self._most, address_of_peer(peer.peer_id), self._client, key)
+                call = Call(
+                    stream,
+                    question,
+                    pocket,
+                    self._most,
+                    address_of_peer(peer.peer_id),
+                    self._client,
+                    key,
+                )
                 yield call
         except NodeRefused as refusal:
             if self._purse and pocket and refusal.code == "no_channel":
@@ -262,7 +329,9 @@ class Caller:
     async def _open_stream(self, peer: PeerAddress) -> AsyncIterator[FrameStream]:
         async with AsyncExitStack() as stack:
             try:
-                stream = await stack.enter_async_context(self._host.open_stream(peer.peer_id, wire.PROTOCOL, CONNECT_DEADLINE_S))
+                stream = await stack.enter_async_context(
+                    self._host.open_stream(peer.peer_id, wire.PROTOCOL, CONNECT_DEADLINE_S)
+                )
             except P2pError as error:
                 raise NodeVanished(f"node {peer.peer_id} opened no stream: {error}") from error
             yield stream

@@ -23,7 +23,11 @@ class There:
 
 @dataclass
 class Router:
-    """Ranks nodes. Remembers, for a short while, who provides what and which peers failed; `now_s` is any clock that does not go back."""
+    """Ranks nodes.
+
+    Remembers, for a short while, who provides what and which peers failed; `now_s` is any clock
+    that does not go back.
+    """
 
     own_peer_id: str
     has_engine: bool
@@ -35,9 +39,15 @@ class Router:
         return self.has_engine and named_node in (None, self.own_peer_id)
 
     def recall(self, cid: Cid, now_s: float) -> tuple[PeerAddress, ...]:
-        """Who was found to provide this lately; empty when that is forgotten, or when all of them failed since."""
+        """Who was found to provide this lately; empty when that is forgotten, or when all of them
+        failed since.
+        """
         peers, until = self._providers.get(cid, ((), 0.0))
-        return peers if until > now_s and not all(self._is_benched(peer.peer_id, now_s) for peer in peers) else ()
+        return (
+            peers
+            if until > now_s and not all(self._is_benched(peer.peer_id, now_s) for peer in peers)
+            else ()
+        )
 
     def remember(self, cid: Cid, peers: Iterable[PeerAddress], now_s: float) -> None:
         """These provide it now."""
@@ -45,10 +55,17 @@ class Router:
             self._providers.pop(next(iter(self._providers)))
         self._providers[cid] = (tuple(peers), now_s + REMEMBER_S)
 
-    def rank(self, candidates: Iterable[PeerAddress], connected: Collection[str], now_s: float) -> There:
-        """Order providers: those that did not fail lately first, then those already connected, else as found."""
+    def rank(
+        self, candidates: Iterable[PeerAddress], connected: Collection[str], now_s: float
+    ) -> There:
+        """Order providers: those that did not fail lately first, then those already connected, else
+        as found.
+        """
         unique = {peer.peer_id: peer for peer in candidates if peer.peer_id != self.own_peer_id}
-        order = sorted(unique.values(), key=lambda peer: (self._is_benched(peer.peer_id, now_s), peer.peer_id not in connected))
+        order = sorted(
+            unique.values(),
+            key=lambda peer: (self._is_benched(peer.peer_id, now_s), peer.peer_id not in connected),
+        )
         return There(tuple(order))
 
     def failed(self, peer_id: str, now_s: float) -> None:

@@ -1,4 +1,7 @@
-"""How a request wants its tokens chosen, on its way from a face to the wire and to the engine. Checks every number once; chooses nothing."""
+"""How a request wants its tokens chosen, on its way from a face to the wire and to the engine.
+
+Checks every number once; chooses nothing.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +36,17 @@ def check_request(request: CompletionRequest) -> None:
     _check_range("frequency_penalty", request.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
     _check_range("logprobs", request.logprobs or 0, 0, MAX_LOGPROBS)
     if len(request.logit_bias) > MAX_BIASES:
-        raise BadRequest(f"logit_bias names {len(request.logit_bias)} ids; the limit is {MAX_BIASES}")
+        raise BadRequest(
+            f"logit_bias names {len(request.logit_bias)} ids; the limit is {MAX_BIASES}"
+        )
     for token, bias in request.logit_bias.items():
         _check_range("an id of logit_bias", token, 0, (1 << 24) - 1)
         _check_range(f"logit_bias of id {token}", bias, -MAX_BIAS, MAX_BIAS)
     if request.grammar is not None and len(request.grammar.text) > MAX_GRAMMAR_CHARS:
-        raise BadRequest(f"the {request.grammar.kind} has {len(request.grammar.text)} characters; the limit is {MAX_GRAMMAR_CHARS}")
+        raise BadRequest(
+            f"the {request.grammar.kind} has {len(request.grammar.text)} characters; the limit is"
+            f" {MAX_GRAMMAR_CHARS}"
+        )
     if any(not stop for stop in request.stop):
         raise BadRequest("a stop text must not be empty")
 
@@ -76,5 +84,7 @@ def sampling_of(terms: Terms, seed: bytes) -> m.Sampling:
         presence_penalty=terms.presence_penalty,
         frequency_penalty=terms.frequency_penalty,
         logit_bias=terms.logit_bias,
-        grammar=None if terms.grammar is None else m.Grammar(terms.grammar.kind, terms.grammar.text),
+        grammar=(
+            None if terms.grammar is None else m.Grammar(terms.grammar.kind, terms.grammar.text)
+        ),
     )

@@ -1,4 +1,7 @@
-"""One request, from its text to its receipt. The story is `_answer`; how a stream is paid, who is asked and how text is cut stand elsewhere."""
+"""One request, from its text to its receipt.
+
+The story is `_answer`; how a stream is paid, who is asked and how text is cut stand elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,9 @@ class Job:
 
     def note(self, name: str, since: float) -> None:
         """Add the time since `since` to a part."""
-        self.timings_ms[name] = self.timings_ms.get(name, 0.0) + (time.perf_counter() - since) * 1000
+        self.timings_ms[name] = (
+            self.timings_ms.get(name, 0.0) + (time.perf_counter() - since) * 1000
+        )
 
     def merge(self, timings_ms: dict[str, float]) -> None:
         """Add parts that were measured elsewhere."""
@@ -70,7 +75,10 @@ class Job:
 
 
 class Service:
-    """Answers requests of this daemon's own faces, here or on the network. `engine` None asks the network only."""
+    """Answers requests of this daemon's own faces, here or on the network.
+
+    `engine` None asks the network only.
+    """
 
     def __init__(
         self,
@@ -82,11 +90,18 @@ class Service:
         caller: Caller,
         telemetry: Telemetry,
     ) -> None:
-        self._host, self._tokenizer, self._adapters, self._router = host, tokenizer, adapters, router
-        self._engine, self._caller, self._telemetry = engine, caller, telemetry
+        self._host = host
+        self._tokenizer = tokenizer
+        self._adapters = adapters
+        self._router = router
+        self._engine = engine
+        self._caller = caller
+        self._telemetry = telemetry
 
     @asynccontextmanager
-    async def complete(self, request: CompletionRequest, nursery: trio.Nursery) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
+    async def complete(
+        self, request: CompletionRequest, nursery: trio.Nursery
+    ) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
         """Answer one request in `nursery`; leaving the block early cancels it everywhere."""
         answer = Answer(request.max_tokens, self._telemetry.log)
         nursery.start_soon(answer.run, self._answer, request)
@@ -100,7 +115,12 @@ class Service:
         check_request(request)
         _check_node(request.node)
         started = time.perf_counter()
-        job = Job(request, self._tokenizer.encode_prompt(request.prompt), await self._adapters.resolve(request.model), started)
+        job = Job(
+            request,
+            self._tokenizer.encode_prompt(request.prompt),
+            await self._adapters.resolve(request.model),
+            started,
+        )
         job.note("lookup", started)
         writer = Writer(answer, self._tokenizer, request.stop)
         if self._router.serves_here(request.node):
@@ -114,18 +134,35 @@ class Service:
     async def _answer_here(self, job: Job, writer: Writer) -> None:
         if self._engine is None:
             raise NoEngine("this daemon runs no engine; name another node")
-        request, engine = job.request, self._engine
+        request = job.request
+        engine = self._engine
         await engine.wait_up()
         if job.cid is not None:
             job.merge((await self._adapters.hold(job.cid)).timings_ms)
-        writer.write(Started(self._host.peer_id, request.model, str(job.cid) if job.cid else None, dict(job.timings_ms)))
+        writer.write(
+            Started(
+                self._host.peer_id,
+                request.model,
+                str(job.cid) if job.cid else None,
+                dict(job.timings_ms),
+            )
+        )
         sampling = sampling_of(terms_of(request), _client_seed(request.seed))
         adapter = job.cid.digest if job.cid else None
         limits = (request.max_tokens, request.max_tokens)
-        async with engine.generate(job.prompt_ids, adapter, sampling, *limits, self._tokenizer.stop_ids, request.logprobs) as run:
+        async with engine.generate(
+            job.prompt_ids, adapter, sampling, *limits, self._tokenizer.stop_ids, request.logprobs
+        ) as run:
             async for event in run:
                 if isinstance(event, m.Finished):
-                    job.merge({"queue": event.queue_ms, "load": event.load_ms, "prefill": event.prefill_ms, "decode": event.decode_ms})
+                    job.merge(
+                        {
+                            "queue": event.queue_ms,
+                            "load": event.load_ms,
+                            "prefill": event.prefill_ms,
+                            "decode": event.decode_ms,
+                        }
+                    )
                     self._end(job, writer, event.reason, 0, None, event.neighbours)
                     return
                 self._note_first(job)
@@ -136,7 +173,9 @@ class Service:
 
     async def _answer_there(self, job: Job, writer: Writer) -> None:
         """Try the nodes that serve this, best first; once a token came there is no other."""
-        failure: NodeError = NoProvider(f"no node serves {job.request.model!r} now; is one running and connected?")
+        failure: NodeError = NoProvider(
+            f"no node serves {job.request.model!r} now; is one running and connected?"
+        )
         for peer in await self._places(job):
             try:
                 await self._ask(peer, job, writer)
@@ -152,17 +191,23 @@ class Service:
         raise failure
 
     async def _places(self, job: Job) -> tuple[PeerAddress, ...]:
-        """Who may answer: the named node, else providers of the adapter, else those of the base (they can fetch the adapter)."""
-        named, connected = job.request.node, {peer.peer_id for peer in self._host.peers()}
+        """Who may answer: the named node, else providers of the adapter, else those of the base
+        (they can fetch the adapter).
+        """
+        named = job.request.node
+        connected = {peer.peer_id for peer in self._host.peers()}
         if named in connected:
             return (PeerAddress(named),)
-        began, base = time.perf_counter(), Cid(self._adapters.base)
+        began = time.perf_counter()
+        base = Cid(self._adapters.base)
         providers = await self._providers(job.cid or base)
         if job.cid is not None and (not providers or named):
             providers = (*providers, *await self._providers(base))
         job.note("lookup", began)
         if named:
-            return (next((peer for peer in providers if peer.peer_id == named), PeerAddress(named)),)
+            return (
+                next((peer for peer in providers if peer.peer_id == named), PeerAddress(named)),
+            )
         return self._router.rank(providers, connected, time.monotonic()).peers
 
     async def _providers(self, cid: Cid) -> tuple[PeerAddress, ...]:
@@ -179,7 +224,14 @@ class Service:
         async with self._caller.call(peer, await self._question(job)) as call:
             job.note("connect", began)
             deal = await call.open()
-            writer.write(Started(peer.peer_id, job.request.model, str(job.cid) if job.cid else None, job.timings_ms | dict(deal.offer.timings)))
+            writer.write(
+                Started(
+                    peer.peer_id,
+                    job.request.model,
+                    str(job.cid) if job.cid else None,
+                    job.timings_ms | dict(deal.offer.timings),
+                )
+            )
             try:
                 while not isinstance(message := await call.next_tokens(deal), Done):
                     self._note_first(job)
@@ -213,7 +265,15 @@ class Service:
         if "first_token" not in job.timings_ms:
             job.note("first_token", job.started)
 
-    def _end(self, job: Job, writer: Writer, reason: str, amount: int, receipt: bytes | None, neighbours: int) -> None:
+    def _end(
+        self,
+        job: Job,
+        writer: Writer,
+        reason: str,
+        amount: int,
+        receipt: bytes | None,
+        neighbours: int,
+    ) -> None:
         job.note("total", job.started)
         reason = "stop" if writer.stopped else reason
         writer.flush()
@@ -223,9 +283,9 @@ class Service:
                 len(job.prompt_ids),
                 writer.num_tokens,
                 amount,
-                receipt.hex() if receipt else None,
-                dict(job.timings_ms),
-                neighbours,
+                receipt=receipt.hex() if receipt else None,
+                timings_ms=dict(job.timings_ms),
+                neighbours=neighbours,
             )
         )
 
@@ -247,4 +307,8 @@ def _may_try_elsewhere(error: NodeError) -> bool:
 
 def _client_seed(seed: int | None) -> bytes:
     """The client's half of the sampling seed: random, or fixed by the request."""
-    return secrets.token_bytes(32) if seed is None else hashlib.sha256(b"lorikeet client seed %d" % seed).digest()
+    return (
+        secrets.token_bytes(32)
+        if seed is None
+        else hashlib.sha256(b"lorikeet client seed %d" % seed).digest()
+    )

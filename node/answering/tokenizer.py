@@ -1,7 +1,9 @@
-"""Text to token ids and back, from the base's own files. Knows no network and no engine; the engine sees only ids.
+"""Text to token ids and back, from the base's own files.
 
-A GGUF file's metadata, or a Hugging Face folder's tokenizer.json, gives the vocabulary and the chat template. The template is a stranger's program,
-so it runs in jinja's sandbox.
+Knows no network and no engine; the engine sees only ids.
+
+A GGUF file's metadata, or a Hugging Face folder's tokenizer.json, gives the vocabulary and the chat
+template. The template is a stranger's program, so it runs in jinja's sandbox.
 """
 
 from __future__ import annotations
@@ -35,26 +37,40 @@ from ..errors import BadRequest, ConfigError
 MAX_METADATA_ITEMS = 2_000_000
 MAX_STRING_BYTES = 1 << 24
 MAX_PROMPT_CHARS = 1_000_000
-CONTROL_TOKEN, USER_TOKEN = 3, 4
+CONTROL_TOKEN = 3
+USER_TOKEN = 4
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 INCOMPLETE = "\ufffd"
 
 
 def _byte_letters() -> dict[str, int]:
-    """Letter → byte of byte-level vocabularies: printable ones of Latin-1 stand for themselves, the others are the letters from U+0100 on."""
+    """Letter → byte of byte-level vocabularies: printable ones of Latin-1 stand for themselves, the
+    others are the letters from U+0100 on.
+    """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
-    return {chr(byte): byte for byte in plain} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in plain} | {
+        chr(0x100 + place): byte for place, byte in enumerate(others)
+    }
 
 
 _BYTES = _byte_letters()
 
 
 class BaseTokenizer:
-    """The vocabulary and template of one base. `tokenizer_hash` and `template_hash` are what a manifest names."""
+    """The vocabulary and template of one base.
+
+    `tokenizer_hash` and `template_hash` are what a manifest names.
+    """
 
     def __init__(
-        self, vocabulary: Tokenizer, template: str, tokenizer_hash: bytes, specials: dict[str, str], stop_ids: Sequence[int], name: str
+        self,
+        vocabulary: Tokenizer,
+        template: str,
+        tokenizer_hash: bytes,
+        specials: dict[str, str],
+        stop_ids: Sequence[int],
+        name: str,
     ) -> None:
         self._vocabulary = vocabulary
         self._specials = specials
@@ -70,17 +86,24 @@ class BaseTokenizer:
         if not text:
             raise BadRequest("the prompt is empty")
         if len(text) > MAX_PROMPT_CHARS:
-            raise BadRequest(f"the prompt has {len(text)} characters; the limit is {MAX_PROMPT_CHARS}")
-        # A template writes its own first token; plain text gets what the tokenizer puts before every text.
+            raise BadRequest(
+                f"the prompt has {len(text)} characters; the limit is {MAX_PROMPT_CHARS}"
+            )
+        # A template writes its own first token; plain text gets what the tokenizer puts before
+        # every text.
         return list(self._vocabulary.encode(text, add_special_tokens=isinstance(prompt, str)).ids)
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Lay chat turns out as the base was trained to read them, ending where the assistant speaks."""
+        """Lay chat turns out as the base was trained to read them, ending where the assistant
+        speaks.
+        """
         if self._template is None:
             raise BadRequest("this base has no chat template: send a plain prompt")
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return self._template.render(messages=turns, add_generation_prompt=True, **self._specials)
+            return self._template.render(
+                messages=turns, add_generation_prompt=True, **self._specials
+            )
         except jinja2.TemplateError as error:
             raise BadRequest(f"the base's chat template refused these messages: {error}") from error
 
@@ -89,12 +112,18 @@ class BaseTokenizer:
         return self._vocabulary.decode(list(token_ids), skip_special_tokens=True)
 
     def spell(self, token_id: int) -> bytes:
-        """The bytes that one id stands for, which need not be whole characters; a control token is spelled by its name."""
+        """The bytes that one id stands for, which need not be whole characters; a control token is
+        spelled by its name.
+        """
         text = self._vocabulary.decode([token_id], skip_special_tokens=False)
         if INCOMPLETE not in text:
             return text.encode()
         letters = self._vocabulary.id_to_token(token_id) or ""
-        return bytes(_BYTES[letter] for letter in letters) if all(letter in _BYTES for letter in letters) else letters.encode()
+        return (
+            bytes(_BYTES[letter] for letter in letters)
+            if all(letter in _BYTES for letter in letters)
+            else letters.encode()
+        )
 
     def save(self, path: Path) -> None:
         """Write the vocabulary as a tokenizer.json, whatever the base's own files look like."""
@@ -108,7 +137,9 @@ class BaseTokenizer:
 
 
 class Detokenizer:
-    """Turns arriving ids into text that never has to be taken back: incomplete characters wait for their last byte."""
+    """Turns arriving ids into text that never has to be taken back: incomplete characters wait for
+    their last byte.
+    """
 
     def __init__(self, tokenizer: BaseTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -122,7 +153,8 @@ class Detokenizer:
         text = self._tokenizer.decode(self._ids[self._start :])
         if text.endswith(INCOMPLETE):
             return ""
-        fresh, self._shown = text[self._shown :], len(text)
+        fresh = text[self._shown :]
+        self._shown = len(text)
         self._forget()
         return fresh
 
@@ -151,11 +183,19 @@ class StopFinder:
         if hits:
             return self.held[: min(hits)], True
         keep = max((self._overlap(stop) for stop in self.stops), default=0)
-        shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        shown = self.held[: len(self.held) - keep]
+        self.held = self.held[len(self.held) - keep :]
         return shown, False
 
     def _overlap(self, stop: str) -> int:
-        return next((size for size in range(min(len(stop) - 1, len(self.held)), 0, -1) if self.held.endswith(stop[:size])), 0)
+        return next(
+            (
+                size
+                for size in range(min(len(stop) - 1, len(self.held)), 0, -1)
+                if self.held.endswith(stop[:size])
+            ),
+            0,
+        )
 
 
 def load_tokenizer(path: Path) -> BaseTokenizer:
@@ -169,19 +209,36 @@ def load_tokenizer(path: Path) -> BaseTokenizer:
 def _from_folder(path: Path) -> BaseTokenizer:
     try:
         raw = (path / "tokenizer.json").read_bytes()
-        config = json.loads((path / "tokenizer_config.json").read_bytes()) if (path / "tokenizer_config.json").exists() else {}
+        config = (
+            json.loads((path / "tokenizer_config.json").read_bytes())
+            if (path / "tokenizer_config.json").exists()
+            else {}
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} has no readable tokenizer.json: {error}") from error
     vocabulary = tokenizers.Tokenizer.from_str(raw.decode())
-    specials = {key: _special_text(config[key]) for key in ("bos_token", "eos_token") if config.get(key)}
+    specials = {
+        key: _special_text(config[key]) for key in ("bos_token", "eos_token") if config.get(key)
+    }
     template_file = path / "chat_template.jinja"
-    template = template_file.read_text() if template_file.exists() else config.get("chat_template") or ""
+    template = (
+        template_file.read_text() if template_file.exists() else config.get("chat_template") or ""
+    )
     stop_ids = _known_ids(vocabulary, (specials.get("eos_token", ""), *STOP_TOKENS))
-    return BaseTokenizer(vocabulary, template, hashlib.sha256(raw).digest(), specials, stop_ids, path.name)
+    return BaseTokenizer(
+        vocabulary,
+        template,
+        hashlib.sha256(raw).digest(),
+        specials,
+        stop_ids=stop_ids,
+        name=path.name,
+    )
 
 
 def _known_ids(vocabulary: Tokenizer, texts: Sequence[str]) -> list[int]:
-    return [found for found in (vocabulary.token_to_id(text) for text in texts) if found is not None]
+    return [
+        found for found in (vocabulary.token_to_id(text) for text in texts) if found is not None
+    ]
 
 
 def _special_text(value: Any) -> str:
@@ -194,7 +251,9 @@ def _special_text(value: Any) -> str:
 def _split_by(pattern: str) -> Callable[[], Any]:
     def build() -> Any:
         split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-        return pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        return pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
 
     return build
 
@@ -205,21 +264,45 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
     "llama-bpe": _split_by(_WORDS + r"\p{N}{1,3}" + _REST),
     "qwen2": _split_by(_WORDS + r"\p{N}" + _REST),
-    "smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]),
+    "smollm": lambda: pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    ),
     "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
 }
 
 
 def _from_gguf(metadata: dict[str, Any], path: Path) -> BaseTokenizer:
-    tokens, merges = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.merges")
-    kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    merges = metadata.get("tokenizer.ggml.merges")
+    kind = metadata.get("tokenizer.ggml.model")
+    pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS or not tokens or merges is None:
-        raise ConfigError(f"{path}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not known; use a Hugging Face folder with tokenizer.json")
-    if any(not isinstance(at, int) or not 0 <= at < len(tokens) for name, at in metadata.items() if name.endswith("_token_id")):
-        raise ConfigError(f"{path}: a special token's id lies outside the vocabulary of {len(tokens)}")
+        raise ConfigError(
+            f"{path}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not known; use a Hugging"
+            " Face folder with tokenizer.json"
+        )
+    if any(
+        not isinstance(at, int) or not 0 <= at < len(tokens)
+        for name, at in metadata.items()
+        if name.endswith("_token_id")
+    ):
+        raise ConfigError(
+            f"{path}: a special token's id lies outside the vocabulary of {len(tokens)}"
+        )
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    whole_words = pre == "llama-bpe"  # Llama 3 takes a word that is a token as it is, whatever the merges would make of it
-    vocabulary = Tokenizer(models.BPE(vocab={token: at for at, token in enumerate(tokens)}, merges=pairs, ignore_merges=whole_words))
+    whole_words = (
+        pre == "llama-bpe"
+    )  # Llama 3 takes a word that is a token as it is, whatever the merges would make of it
+    vocabulary = Tokenizer(
+        models.BPE(
+            vocab={token: at for at, token in enumerate(tokens)},
+            merges=pairs,
+            ignore_merges=whole_words,
+        )
+    )
     vocabulary.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     if pre == "qwen2":
         vocabulary.normalizer = normalizers.NFC()
@@ -227,19 +310,53 @@ def _from_gguf(metadata: dict[str, Any], path: Path) -> BaseTokenizer:
     kinds = metadata.get("tokenizer.ggml.token_type", [])
     for token, token_kind in zip(tokens, kinds, strict=False):
         if token_kind in (CONTROL_TOKEN, USER_TOKEN):
-            vocabulary.add_special_tokens([AddedToken(token, special=token_kind == CONTROL_TOKEN, normalized=False)])
+            vocabulary.add_special_tokens(
+                [AddedToken(token, special=token_kind == CONTROL_TOKEN, normalized=False)]
+            )
     first = metadata.get("tokenizer.ggml.bos_token_id")
     if metadata.get("tokenizer.ggml.add_bos_token") and first is not None:
-        vocabulary.post_processor = processors.TemplateProcessing(single=f"{tokens[first]} $A", special_tokens=[(tokens[first], first)])
-    identity = hashlib.sha256(msgspec.msgpack.encode([kind, pre, tokens, merges, list(kinds)])).digest()
-    specials = {f"{name}_token": tokens[metadata[key]] for name in ("bos", "eos") if (key := f"tokenizer.ggml.{name}_token_id") in metadata}
-    stop_ids = [metadata[key] for name in ("eos", "eot") if (key := f"tokenizer.ggml.{name}_token_id") in metadata]
+        vocabulary.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[first]} $A", special_tokens=[(tokens[first], first)]
+        )
+    identity = hashlib.sha256(
+        msgspec.msgpack.encode([kind, pre, tokens, merges, list(kinds)])
+    ).digest()
+    specials = {
+        f"{name}_token": tokens[metadata[key]]
+        for name in ("bos", "eos")
+        if (key := f"tokenizer.ggml.{name}_token_id") in metadata
+    }
+    stop_ids = [
+        metadata[key]
+        for name in ("eos", "eot")
+        if (key := f"tokenizer.ggml.{name}_token_id") in metadata
+    ]
     stop_ids += _known_ids(vocabulary, STOP_TOKENS)
-    return BaseTokenizer(vocabulary, metadata.get("tokenizer.chat_template", ""), identity, specials, stop_ids, path.name.split(".")[0])
+    return BaseTokenizer(
+        vocabulary,
+        metadata.get("tokenizer.chat_template", ""),
+        identity,
+        specials,
+        stop_ids=stop_ids,
+        name=path.name.split(".")[0],
+    )
 
 
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+_STRING = 8
+_ARRAY = 9
 
 
 def read_gguf_metadata(path: Path) -> dict[str, Any]:
@@ -249,7 +366,10 @@ def read_gguf_metadata(path: Path) -> dict[str, Any]:
             magic, version, _, num_pairs = struct.unpack("<4sIQQ", file.read(24))
             if magic != b"GGUF" or version not in (2, 3) or num_pairs > MAX_METADATA_ITEMS:
                 raise ConfigError(f"{path} is not a GGUF file of version 2 or 3")
-            return {_read_string(file): _read_value(file, *struct.unpack("<I", file.read(4))) for _ in range(num_pairs)}
+            return {
+                _read_string(file): _read_value(file, *struct.unpack("<I", file.read(4)))
+                for _ in range(num_pairs)
+            }
     except (OSError, struct.error, KeyError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the base at {path}: {error}; set base_path") from error
 

@@ -1,7 +1,10 @@
-"""Every adapter this daemon holds or has heard of: publish one, find one by a text, make one servable. Knows no requests and no money.
+"""Every adapter this daemon holds or has heard of: publish one, find one by a text, make one
+servable. Knows no requests and no money.
 
-publish:  folder → manifest signed by the creator + blocks in the store → provider record, signed name, announcement
-hold:     CID → manifest → base checked → blocks from all providers → files → engine → provider record
+publish:  folder → manifest signed by the creator + blocks in the store → provider record, signed
+          name, announcement
+hold:     CID → manifest → base checked → blocks from all providers → files → engine → provider
+          record
 """
 
 from __future__ import annotations
@@ -77,7 +80,10 @@ class Pulled:
 
 
 class Adapters:
-    """The adapters of one daemon. `base` is the digest of the base served or asked for here; `engine` None holds bytes only."""
+    """The adapters of one daemon.
+
+    `base` is the digest of the base served or asked for here; `engine` None holds bytes only.
+    """
 
     def __init__(
         self,
@@ -92,9 +98,14 @@ class Adapters:
         telemetry: Telemetry,
     ) -> None:
         self._folder = home / "adapters"
-        self._host, self._store, self._engine, self._identity = host, store, engine, identity
+        self._host = host
+        self._store = store
+        self._engine = engine
+        self._identity = identity
         self._publishers = tuple(dict.fromkeys((*publishers, identity.peer_id)))
-        self._base, self.base, self.base_name = base, base.base, base_name
+        self._base = base
+        self.base = base.base
+        self.base_name = base_name
         self._telemetry = telemetry
         self._policy = SharePolicy()
         self._held: dict[Cid, Manifest] = {}
@@ -107,7 +118,9 @@ class Adapters:
     # --- finding ---
 
     async def resolve(self, model: str) -> Cid | None:
-        """Give the CID that a model text means, None for the bare base; raises UnknownModel within seconds."""
+        """Give the CID that a model text means, None for the bare base; raises UnknownModel within
+        seconds.
+        """
         if model in (*BASE_NAMES, self.base_name, str(Cid(self.base))):
             return None
         try:
@@ -130,14 +143,21 @@ class Adapters:
 
     async def providers(self, cid: Cid) -> list[PeerAddress]:
         """Peers that say they serve this adapter (or base)."""
-        return await self._host.dht.find_providers(cid, limit=MAX_PROVIDERS, deadline_s=PROVIDERS_DEADLINE_S)
+        return await self._host.dht.find_providers(
+            cid, limit=MAX_PROVIDERS, deadline_s=PROVIDERS_DEADLINE_S
+        )
 
     async def listing(self) -> list[AdapterInfo]:
         """Everything held or heard of, with how many peers provide it."""
         manifests = {**self._known, **self._held}
         others = await self._popularity.count(list(manifests))
         return [
-            _describe(cid, manifest, self._state(cid) if cid in self._held else "known", others[cid] + (cid in self._held))
+            _describe(
+                cid,
+                manifest,
+                self._state(cid) if cid in self._held else "known",
+                others[cid] + (cid in self._held),
+            )
             for cid, manifest in manifests.items()
         ]
 
@@ -207,15 +227,18 @@ class Adapters:
             str(cid),
             _size_bytes(pulled.manifest),
             lookup_ms + times.get("lookup", 0.0),
-            times.get("fetch", 0.0),
-            times.get("verify", 0.0),
-            times.get("load", 0.0),
-            pulled.blocks_by_peer,
-            pulled.rejected,
+            fetch_ms=times.get("fetch", 0.0),
+            verify_ms=times.get("verify", 0.0),
+            load_ms=times.get("load", 0.0),
+            blocks_by_peer=pulled.blocks_by_peer,
+            rejected=pulled.rejected,
         )
 
     async def hold(self, cid: Cid) -> Pulled:
-        """Make an adapter servable: whatever is missing or broken is fetched, checked and loaded. Returns at once when it already is."""
+        """Make an adapter servable: whatever is missing or broken is fetched, checked and loaded.
+
+        Returns at once when it already is.
+        """
         lock = self._locks.setdefault(cid, trio.Lock())
         try:
             async with lock:
@@ -240,7 +263,9 @@ class Adapters:
         return pulled
 
     async def _start_pull(self, cid: Cid) -> Pulled:
-        """The manifest, from the store or from a provider; who provides is asked once, for the blocks as well."""
+        """The manifest, from the store or from a provider; who provides is asked once, for the
+        blocks as well.
+        """
         data = self._store.get(cid)
         if data is not None:
             return Pulled(cid, parse_manifest(data))
@@ -248,13 +273,25 @@ class Adapters:
         providers = await self.providers(cid)
         found = time.perf_counter()
         manifest = await self._fetch_manifest(cid, providers)
-        return Pulled(cid, manifest, providers, {"lookup": (found - started) * 1000, "fetch": _since_ms(found)})
+        return Pulled(
+            cid,
+            manifest,
+            providers,
+            {"lookup": (found - started) * 1000, "fetch": _since_ms(found)},
+        )
 
     async def _fetch_manifest(self, cid: Cid, providers: Sequence[PeerAddress]) -> Manifest:
         if not providers:
             raise NoProvider(f"no node provides {cid}; its publisher may be offline")
         try:
-            data = await fetch_block(self._host, self._store, cid, MAX_MANIFEST_BYTES, providers, MANIFEST_DEADLINE_S)
+            data = await fetch_block(
+                self._host,
+                self._store,
+                cid,
+                MAX_MANIFEST_BYTES,
+                providers=providers,
+                deadline_s=MANIFEST_DEADLINE_S,
+            )
             return parse_manifest(data)
         except (FetchFailed, P2pError) as error:
             raise NoProvider(f"the manifest {cid} could not be fetched: {error}") from error
@@ -263,13 +300,25 @@ class Adapters:
 
     def _check_base(self, manifest: Manifest) -> None:
         if manifest.base != self.base:
-            raise WrongBase(f"adapter {manifest.name!r} was made for base {manifest.base.hex()[:16]}…; this node serves {self.base.hex()[:16]}…")
+            raise WrongBase(
+                f"adapter {manifest.name!r} was made for base {manifest.base.hex()[:16]}…; this"
+                f" node serves {self.base.hex()[:16]}…"
+            )
         if _size_bytes(manifest) > MAX_ADAPTER_BYTES:
-            raise AdapterError(f"adapter {manifest.name!r} has {_size_bytes(manifest)} bytes; the limit is {MAX_ADAPTER_BYTES}")
+            raise AdapterError(
+                f"adapter {manifest.name!r} has {_size_bytes(manifest)} bytes; the limit is"
+                f" {MAX_ADAPTER_BYTES}"
+            )
 
     async def _fetch_blocks(self, pulled: Pulled) -> None:
-        """Bring the missing blocks here from all providers at once; every one is verified on arrival."""
-        wanted = [BlockRef(Cid(digest), size) for file in pulled.manifest.files for digest, size in file.blocks]
+        """Bring the missing blocks here from all providers at once; every one is verified on
+        arrival.
+        """
+        wanted = [
+            BlockRef(Cid(digest), size)
+            for file in pulled.manifest.files
+            for digest, size in file.blocks
+        ]
         missing = [ref for ref in wanted if not self._store.has(ref.cid)]
         if not missing:
             return
@@ -278,9 +327,13 @@ class Adapters:
             pulled.providers = await self.providers(pulled.cid)
             pulled.add("lookup", _since_ms(started))
         try:
-            report = await fetch_blocks(self._host, self._store, missing, pulled.providers, FETCH_DEADLINE_S)
+            report = await fetch_blocks(
+                self._host, self._store, missing, pulled.providers, deadline_s=FETCH_DEADLINE_S
+            )
         except FetchFailed as error:
-            raise NoProvider(f"adapter {pulled.manifest.name!r} could not be fetched: {error}") from error
+            raise NoProvider(
+                f"adapter {pulled.manifest.name!r} could not be fetched: {error}"
+            ) from error
         pulled.add("fetch", report.seconds * 1000)
         pulled.add("verify", report.verify_s * 1000)
         pulled.blocks_by_peer = dict(report.blocks_by_peer)
@@ -291,9 +344,13 @@ class Adapters:
             self._telemetry.reject("block", peer, f"{reason}: {block}")
 
     def _assemble(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
-        """Write the adapter's files from verified blocks, whole or not at all, unless they are here and hash to them. Runs in a thread."""
+        """Write the adapter's files from verified blocks, whole or not at all, unless they are here
+        and hash to them. Runs in a thread.
+        """
         folder = self._folder / str(cid)
-        if not all(_is_whole(folder / _safe_name(file.name), file.blocks) for file in manifest.files):
+        if not all(
+            _is_whole(folder / _safe_name(file.name), file.blocks) for file in manifest.files
+        ):
             draft = self._folder / f".{cid}.{os.getpid()}"
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
@@ -306,9 +363,11 @@ class Adapters:
     # --- publishing ---
 
     async def publish(self, folder: Path, creator: Identity | None = None) -> AdapterInfo:
-        """Sign and offer a PEFT folder; it is servable here, too, when this node has an engine for its base.
+        """Sign and offer a PEFT folder; it is servable here, too, when this node has an engine for
+        its base.
 
-        A name under another key than this node's own is not renewed by it: that key is not kept. Its creator publishes again in time.
+        A name under another key than this node's own is not renewed by it: that key is not kept.
+        Its creator publishes again in time.
         """
         creator = creator or self._identity
         package = await trio.to_thread.run_sync(load_package, folder, creator.secret, self._base)
@@ -328,11 +387,15 @@ class Adapters:
         return self._store.put(package.manifest_bytes)
 
     async def _publish_name(self, creator: Identity, name: str, cid: Cid) -> None:
-        """Say on the network that the name is this adapter; the time is the sequence, so that later wins."""
+        """Say on the network that the name is this adapter; the time is the sequence, so that later
+        wins.
+        """
         try:
             await self._host.dht.put_name(sign_name(creator, name, int(time.time()), cid))
         except P2pError as error:
-            self._telemetry.log(f"adapters: the name {name} was not published now: {error}; it is tried again")
+            self._telemetry.log(
+                f"adapters: the name {name} was not published now: {error}; it is tried again"
+            )
 
     async def _announce(self, cid: Cid) -> None:
         manifest = self._store.get(cid)
@@ -360,7 +423,9 @@ class Adapters:
     # --- starting and listening ---
 
     async def restore(self) -> None:
-        """Serve again what the folder holds from before a restart; one adapter that fails does not stop the others."""
+        """Serve again what the folder holds from before a restart; one adapter that fails does not
+        stop the others.
+        """
         for folder in sorted(self._folder.glob("bafkrei*")) if self._folder.exists() else []:
             try:
                 pulled = await self.hold(Cid.parse(folder.name))
@@ -387,9 +452,15 @@ class Adapters:
 
 
 async def run_announcements(
-    host: Host, adapters: Adapters | None, telemetry: Telemetry, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    host: Host,
+    adapters: Adapters | None,
+    telemetry: Telemetry,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Forward announcements whose creator signed them, and learn from them, until cancelled. Also for daemons that hold no adapters."""
+    """Forward announcements whose creator signed them, and learn from them, until cancelled.
+
+    Also for daemons that hold no adapters.
+    """
 
     def judge(data: bytes, from_peer: str) -> Verdict:
         try:
@@ -408,7 +479,15 @@ async def run_announcements(
 
 
 def _describe(cid: Cid, manifest: Manifest, state: str, num_providers: int) -> AdapterInfo:
-    return AdapterInfo(manifest.name, str(cid), peer_id_of(manifest.creator), state, _size_bytes(manifest), manifest.licence, num_providers)
+    return AdapterInfo(
+        manifest.name,
+        str(cid),
+        peer_id_of(manifest.creator),
+        state,
+        size_bytes=_size_bytes(manifest),
+        licence=manifest.licence,
+        providers=num_providers,
+    )
 
 
 def _size_bytes(manifest: Manifest) -> int:
@@ -418,14 +497,18 @@ def _size_bytes(manifest: Manifest) -> int:
 def _safe_name(name: str) -> str:
     """Only the known files may be written; a manifest cannot choose a path."""
     if name not in ADAPTER_FILES:
-        raise AdapterError(f"the manifest names a file {name!r}; an adapter has {', '.join(ADAPTER_FILES)}")
+        raise AdapterError(
+            f"the manifest names a file {name!r}; an adapter has {', '.join(ADAPTER_FILES)}"
+        )
     return name
 
 
 def _is_whole(path: Path, blocks: Sequence[tuple[bytes, int]]) -> bool:
     try:
         with path.open("rb") as file:
-            return all(Cid(digest).matches(file.read(size)) for digest, size in blocks) and not file.read(1)
+            return all(
+                Cid(digest).matches(file.read(size)) for digest, size in blocks
+            ) and not file.read(1)
     except OSError:
         return False
 
@@ -435,7 +518,10 @@ def _write_file(path: Path, store: BlockStore, blocks: Sequence[tuple[bytes, int
         for digest, size in blocks:
             data = store.get(Cid(digest))
             if data is None or len(data) != size:
-                raise AdapterError(f"block {Cid(digest)} of {path.name} is missing or has another size than the manifest says")
+                raise AdapterError(
+                    f"block {Cid(digest)} of {path.name} is missing or has another size than the"
+                    " manifest says"
+                )
             file.write(data)
 
 

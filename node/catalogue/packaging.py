@@ -1,4 +1,7 @@
-"""A PEFT folder on disk → a signed manifest and its blocks. Reads files; knows no network and no engine."""
+"""A PEFT folder on disk → a signed manifest and its blocks.
+
+Reads files; knows no network and no engine.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,14 @@ from proofs.signing import Signer
 
 from ..errors import AdapterError
 
-CONFIG_FILE, WEIGHTS_FILE, DESCRIPTION_FILE = "adapter_config.json", "adapter_model.safetensors", "lorikeet.toml"
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+DESCRIPTION_FILE = "lorikeet.toml"
 VERIFICATION_FILE = "verification.json"
-"""Of `python -m engine calibrate`: how far honest answers miss when they are replayed. A package may lack it."""
+"""Of `python -m engine calibrate`: how far honest answers miss when they are replayed.
+
+A package may lack it.
+"""
 MAX_VERIFICATION_BYTES = 4096
 MAX_CONFIG_BYTES = 1 << 20
 MAX_WEIGHTS_BYTES = 2 << 30
@@ -61,11 +69,15 @@ class Package:
 
 
 def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
-    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml; AdapterError names what is missing."""
+    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml;
+    AdapterError names what is missing.
+    """
     paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     for path, limit in zip(paths, (MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES), strict=True):
         if not path.is_file():
-            raise AdapterError(f"{path} is missing; a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}")
+            raise AdapterError(
+                f"{path} is missing; a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}"
+            )
         if path.stat().st_size > limit:
             raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {limit}")
     _check_config(paths[0])
@@ -102,13 +114,19 @@ def _check_config(path: Path) -> None:
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """What honest answers of an adapter look like; AdapterError when the file says nothing sensible."""
+    """What honest answers of an adapter look like; AdapterError when the file says nothing
+    sensible.
+    """
     if path.stat().st_size > MAX_VERIFICATION_BYTES:
-        raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_VERIFICATION_BYTES}")
+        raise AdapterError(
+            f"{path} has {path.stat().st_size} bytes; the limit is {MAX_VERIFICATION_BYTES}"
+        )
     try:
         return msgspec.json.decode(path.read_bytes(), type=Thresholds)
     except (msgspec.DecodeError, UnicodeError) as error:
-        raise AdapterError(f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate") from error
+        raise AdapterError(
+            f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate"
+        ) from error
 
 
 def _describe(folder: Path) -> dict[str, Any]:
@@ -130,7 +148,9 @@ def _contributor(entry: dict[str, Any]) -> Contributor:
         name, source, licence = (str(entry.get(key, "")) for key in ("name", "source", "licence"))
         return Contributor(address, name, source, licence, int(entry.get("weight", 1)))
     except (KeyError, ValueError, TypeError) as error:
-        raise AdapterError(f"a contributor needs an address (0x…) and a whole weight: {error}") from error
+        raise AdapterError(
+            f"a contributor needs an address (0x…) and a whole weight: {error}"
+        ) from error
 
 
 def _file(path: Path) -> File:

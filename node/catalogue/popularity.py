@@ -1,4 +1,6 @@
-"""How many peers hold each adapter of a listing, asked of the network in bounded time and remembered for a while. Decides nothing."""
+"""How many peers hold each adapter of a listing, asked of the network in bounded time and
+remembered for a while. Decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,25 @@ MAX_REMEMBERED = 4096
 class Popularity:
     """Counts of providers, this node not among them. `find` asks the network for one adapter's."""
 
-    def __init__(self, find: Callable[[Cid], Awaitable[list[PeerAddress]]], clock: Callable[[], float] = time.monotonic) -> None:
-        self._find, self._clock = find, clock
+    def __init__(
+        self,
+        find: Callable[[Cid], Awaitable[list[PeerAddress]]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._find = find
+        self._clock = clock
         self._counts: dict[Cid, tuple[int, float]] = {}
 
     async def count(self, cids: Sequence[Cid]) -> dict[Cid, int]:
-        """What is known of these after at most COUNT_DEADLINE_S; 0 for what nobody answered about in time."""
+        """What is known of these after at most COUNT_DEADLINE_S; 0 for what nobody answered about
+        in time.
+        """
         now = self._clock()
-        stale = [cid for cid in cids if cid not in self._counts or self._counts[cid][1] < now - REMEMBERED_S]
+        stale = [
+            cid
+            for cid in cids
+            if cid not in self._counts or self._counts[cid][1] < now - REMEMBERED_S
+        ]
         if len(self._counts) > MAX_REMEMBERED:
             self._counts.clear()
         limit = trio.CapacityLimiter(LOOKUPS_AT_ONCE)

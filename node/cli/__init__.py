@@ -1,1 +1,3 @@
-"""The `lorikeet` command: a face over the daemon's HTTP routes, and the start of a daemon itself."""
+"""The `lorikeet` command: a face over the daemon's HTTP routes, and the start of a daemon
+itself.
+"""

@@ -12,9 +12,11 @@ from . import ask, daemon, look, testnet
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
 
-HELP = """Serve many LoRA adapters from one base model, peer to peer, with a signed receipt for every answer.
+HELP = """Serve many LoRA adapters from one base model, peer to peer, with a signed receipt for
+every answer.
 
-A first evening:  [cyan]lorikeet testnet up[/cyan]  starts a whole network on this machine and says what to try.
+A first evening:  [cyan]lorikeet testnet up[/cyan]  starts a whole network on this machine
+and says what to try.
 """
 
 app = typer.Typer(
@@ -26,7 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-NODE, ASK, MONEY = "A node", "Adapters and answers", "Money"
+NODE = "A node"
+ASK = "Adapters and answers"
+MONEY = "Money"
 app.command("init", rich_help_panel=NODE)(daemon.init)
 app.command("up", rich_help_panel=NODE)(daemon.up)
 app.command("status", rich_help_panel=NODE)(look.status)
@@ -52,12 +56,16 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read us has gone, e.g. `lorikeet list | head -1`; keep the interpreter from complaining again at its end.
+        # Whoever read us has gone, e.g. `lorikeet list | head -1`; keep the interpreter from
+        # complaining again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_ERROR)
 
 
 def fail(message: str, exit_code: int) -> None:
     """Say what went wrong and end."""
-    err.print(f"[bold red]error:[/bold red] {message}" if err.is_terminal else f"error: {message}", markup=err.is_terminal)
+    err.print(
+        f"[bold red]error:[/bold red] {message}" if err.is_terminal else f"error: {message}",
+        markup=err.is_terminal,
+    )
     sys.exit(exit_code)

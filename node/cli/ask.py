@@ -53,9 +53,14 @@ class Told:
         decode_s = (timings.get("total", 0.0) - timings.get("first_token", 0.0)) / 1000
         parts = [
             f"{self.facts.get('adapter', '?')} served by {brief(self.facts.get('served_by'))}",
-            f"{tokens} tokens" + (f" at {(tokens - 1) / decode_s:.0f}/s" if tokens > 1 and decode_s > 0 else ""),
+            f"{tokens} tokens"
+            + (f" at {(tokens - 1) / decode_s:.0f}/s" if tokens > 1 and decode_s > 0 else ""),
             f"first after {timings['first_token']:.0f} ms" if "first_token" in timings else "",
-            f"paid {money(self.facts.get('amount', 0))}, receipt {self.facts['receipt'][:12]}…" if self.facts.get("receipt") else "unpaid",
+            (
+                f"paid {money(self.facts.get('amount', 0))}, receipt {self.facts['receipt'][:12]}…"
+                if self.facts.get("receipt")
+                else "unpaid"
+            ),
         ]
         return " · ".join(part for part in parts if part)
 
@@ -63,24 +68,54 @@ class Told:
 def run(
     home: Home,
     model: Annotated[str, typer.Argument(help="base, NAME, PEER/NAME or a CID.")],
-    prompt: Annotated[str | None, typer.Argument(help="The question; read from stdin when absent or '-'.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system message before the question.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
+    prompt: Annotated[
+        str | None, typer.Argument(help="The question; read from stdin when absent or '-'.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A system message before the question.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to answer with.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="Sample from this share of the likelihood.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")
+    ] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Sample from this share of the likelihood.")
+    ] = 1.0,
     top_k: Annotated[int, typer.Option(min=0, help="Sample from this many tokens; 0 is all.")] = 0,
-    min_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Leave out tokens less likely than this share of the likeliest.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1, what was said already becomes less likely.")] = 1.0,
-    schema: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON schema that the answer must match.")] = None,
-    regex: Annotated[str | None, typer.Option(help="An expression that the answer must match.")] = None,
+    min_p: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Leave out tokens less likely than this share of the likeliest."
+        ),
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0.01, help="Above 1, what was said already becomes less likely.")
+    ] = 1.0,
+    schema: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A JSON schema that the answer must match."),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="An expression that the answer must match.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="The client's half of the seed.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End before this text; may be repeated.")
+    ] = None,
     node: Annotated[str | None, typer.Option(help="The peer that must answer.")] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model; the answer streams to stdout, one line of facts to stderr."""
-    body: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    body: dict[str, Any] = {
+        "model": model,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+    }
     body |= {
         "seed": seed,
         "stop": stop or None,
@@ -88,13 +123,19 @@ def run(
         "stream_options": {"include_usage": True},
         "lorikeet": {"node": node, "regex": regex},
     }
-    body |= {"min_p": min_p, "repetition_penalty": repetition_penalty, "response_format": read_schema(schema) if schema else None}
+    body |= {
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "response_format": read_schema(schema) if schema else None,
+    }
     question = read_prompt(prompt)
     if raw:
-        path, body = "/v1/completions", body | {"prompt": question}
+        path = "/v1/completions"
+        body = body | {"prompt": question}
     else:
         turns = [{"role": "system", "content": system}] if system else []
-        path, body = "/v1/chat/completions", body | {"messages": [*turns, {"role": "user", "content": question}]}
+        path = "/v1/chat/completions"
+        body = body | {"messages": [*turns, {"role": "user", "content": question}]}
     told = Told()
     with open_client(home) as client, cancelling_on_interrupt(told):
         stream_answer(client, path, body, told, quiet=as_json)
@@ -104,7 +145,9 @@ def run(
         say(told.as_line())
 
 
-def stream_answer(client: DaemonClient, path: str, body: object, told: Told, *, quiet: bool) -> None:
+def stream_answer(
+    client: DaemonClient, path: str, body: object, told: Told, *, quiet: bool
+) -> None:
     """Write the text as it comes."""
     with client.stream(path, body) as chunks:
         for chunk in chunks:
@@ -145,7 +188,10 @@ def read_prompt(prompt: str | None) -> str:
         say("Type the question, then Ctrl-D:")
     text = sys.stdin.read().strip()
     if not text:
-        raise CliError('nothing was asked. Give the question as an argument: lorikeet run law "May I …?"', EXIT_USAGE)
+        raise CliError(
+            'nothing was asked. Give the question as an argument: lorikeet run law "May I …?"',
+            EXIT_USAGE,
+        )
     return text
 
 
@@ -154,7 +200,11 @@ def say(line: str) -> None:
     err.print(f"[dim]{escape(line)}[/dim]" if err.is_terminal else line, markup=err.is_terminal)
 
 
-def pull(home: Home, model: Annotated[str, typer.Argument(help="NAME, PEER/NAME or a CID.")], as_json: Json = False) -> None:
+def pull(
+    home: Home,
+    model: Annotated[str, typer.Argument(help="NAME, PEER/NAME or a CID.")],
+    as_json: Json = False,
+) -> None:
     """Fetch, verify, load and advertise an adapter."""
     with open_client(home) as client, progress(f"pulling {model}"):
         report = client.post("pull", {"model": model}, PullReport)
@@ -168,25 +218,52 @@ def pull(home: Home, model: Annotated[str, typer.Argument(help="NAME, PEER/NAME 
             ("size", size(report.size_bytes) + rate),
             (
                 "times",
-                f"lookup {report.lookup_ms:.0f} ms, fetch {report.fetch_ms:.0f} ms, verify {report.verify_ms:.0f} ms, load {report.load_ms:.0f} ms",
+                (
+                    f"lookup {report.lookup_ms:.0f} ms, fetch {report.fetch_ms:.0f} ms, verify"
+                    f" {report.verify_ms:.0f} ms, load {report.load_ms:.0f} ms"
+                ),
             ),
-            ("blocks from", ", ".join(f"{count} x {brief(peer)}" for peer, count in report.blocks_by_peer.items()) or "already here"),
-            *(("rejected", f"{brief(cid)} from {peer}: {reason}") for peer, cid, reason in report.rejected),
+            (
+                "blocks from",
+                ", ".join(
+                    f"{count} x {brief(peer)}" for peer, count in report.blocks_by_peer.items()
+                )
+                or "already here",
+            ),
+            *(
+                ("rejected", f"{brief(cid)} from {peer}: {reason}")
+                for peer, cid, reason in report.rejected
+            ),
         ]
     )
 
 
 def push(
     home: Home,
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, resolve_path=True, help="A PEFT folder with a lorikeet.toml.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            resolve_path=True,
+            help="A PEFT folder with a lorikeet.toml.",
+        ),
+    ],
     key: Annotated[
-        Path | None, typer.Option(dir_okay=False, resolve_path=True, help="The creator's key file, made if absent; else the node's own.")
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            resolve_path=True,
+            help="The creator's key file, made if absent; else the node's own.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Publish an adapter: sign its manifest, store its blocks, advertise it."""
     with open_client(home) as client, progress(f"publishing {folder.name}"):
-        info = client.post("push", {"folder": str(folder), "key": None if key is None else str(key)}, AdapterInfo)
+        info = client.post(
+            "push", {"folder": str(folder), "key": None if key is None else str(key)}, AdapterInfo
+        )
     if as_json:
         return show_json(info)
     return show_facts(

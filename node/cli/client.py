@@ -1,4 +1,6 @@
-"""The command line's view of a running daemon: finds it, asks it, and turns what goes wrong into an exit code. Prints nothing."""
+"""The command line's view of a running daemon: finds it, asks it, and turns what goes wrong into an
+exit code. Prints nothing.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,11 @@ class DaemonClient:
 
     def __init__(self, home: Path) -> None:
         self._home = home
-        self._http = httpx.Client(base_url=find_url(home), trust_env=False, timeout=httpx.Timeout(QUICK_ANSWER_S, connect=CONNECT_S))
+        self._http = httpx.Client(
+            base_url=find_url(home),
+            trust_env=False,
+            timeout=httpx.Timeout(QUICK_ANSWER_S, connect=CONNECT_S),
+        )
 
     def get(self, path: str, kind: type[Value]) -> Value:
         """One `/lorikeet/v1` value."""
@@ -64,9 +70,14 @@ class DaemonClient:
 
     @contextmanager
     def stream(self, path: str, body: object) -> Iterator[Iterator[dict[str, Any]]]:
-        """The chunks of a streamed answer; leaving the block early hangs up, which cancels the answer."""
+        """The chunks of a streamed answer; leaving the block early hangs up, which cancels the
+        answer.
+        """
         timeout = httpx.Timeout(LONG_ANSWER_S, connect=CONNECT_S)
-        with self._translated(), self._http.stream("POST", path, json=body, timeout=timeout) as response:
+        with (
+            self._translated(),
+            self._http.stream("POST", path, json=body, timeout=timeout) as response,
+        ):
             if response.status_code != httpx.codes.OK:
                 response.read()
                 raise error_of(response)
@@ -76,10 +87,14 @@ class DaemonClient:
         """Close the connection."""
         self._http.close()
 
-    def _send(self, method: str, path: str, body: object = None, timeout_s: float = QUICK_ANSWER_S) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, body: object = None, timeout_s: float = QUICK_ANSWER_S
+    ) -> httpx.Response:
         with self._translated():
             timeout = httpx.Timeout(timeout_s, connect=CONNECT_S)
-            response = self._http.request(method, f"/lorikeet/v1/{path}", json=body, timeout=timeout)
+            response = self._http.request(
+                method, f"/lorikeet/v1/{path}", json=body, timeout=timeout
+            )
         if response.status_code != httpx.codes.OK:
             raise error_of(response)
         return response
@@ -89,12 +104,20 @@ class DaemonClient:
         try:
             yield
         except httpx.ConnectError:
-            message = f"no daemon is running for {self._home}. Start it with: lorikeet up --home {self._home}"
+            message = (
+                f"no daemon is running for {self._home}. Start it with: lorikeet up --home"
+                f" {self._home}"
+            )
             raise CliError(message, EXIT_NO_DAEMON) from None
         except httpx.TimeoutException:
-            raise CliError("the daemon did not answer in time; see its log with: tail " + str(self._home / "log")) from None
+            raise CliError(
+                "the daemon did not answer in time; see its log with: tail "
+                + str(self._home / "log")
+            ) from None
         except httpx.TransportError as error:
-            raise CliError(f"the daemon hung up in mid-answer ({error or type(error).__name__})") from None
+            raise CliError(
+                f"the daemon hung up in mid-answer ({error or type(error).__name__})"
+            ) from None
 
 
 @contextmanager
@@ -112,7 +135,10 @@ def decode(data: bytes, kind: type[Value]) -> Value:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise CliError(f"the daemon answered in another form than this command knows ({error}); are both the same version?") from None
+        raise CliError(
+            f"the daemon answered in another form than this command knows ({error}); are both the"
+            " same version?"
+        ) from None
 
 
 def error_of(response: httpx.Response) -> CliError:
@@ -120,7 +146,9 @@ def error_of(response: httpx.Response) -> CliError:
     try:
         return CliError(str(response.json()["error"]["message"]))
     except (ValueError, KeyError, TypeError):
-        return CliError(f"the daemon answered {response.status_code}; is something else listening on its port?")
+        return CliError(
+            f"the daemon answered {response.status_code}; is something else listening on its port?"
+        )
 
 
 def events_of(response: httpx.Response) -> Iterator[dict[str, Any]]:

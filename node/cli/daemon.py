@@ -15,16 +15,25 @@ from .show import show_facts, show_json
 
 def init(
     home: Home,
-    role: Annotated[str, typer.Option(help="volunteer, gateway, bootstrap or aggregator.")] = "volunteer",
-    bootstrap: Annotated[list[str] | None, typer.Option(help="A peer to start from (multiaddr); may be repeated.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated.")] = None,
+    role: Annotated[
+        str, typer.Option(help="volunteer, gateway, bootstrap or aggregator.")
+    ] = "volunteer",
+    bootstrap: Annotated[
+        list[str] | None, typer.Option(help="A peer to start from (multiaddr); may be repeated.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a node's folder: its key and its lorikeet.toml."""
     from p2p.identity import Identity
     from proofs.signing import address_of
 
-    stated = {"role": role, "bootstrap": ",".join(bootstrap or [])} | dict(parse_setting(text) for text in settings or [])
+    stated = {"role": role, "bootstrap": ",".join(bootstrap or [])} | dict(
+        parse_setting(text) for text in settings or []
+    )
     path = home / CONFIG_FILE
     if path.exists():
         raise CliError(f"{path} exists already; edit it, or choose another --home")
@@ -32,7 +41,12 @@ def init(
     home.mkdir(parents=True, exist_ok=True)
     path.write_text(dump_config(config))
     identity = Identity.load_or_create(config.key_path)
-    facts = {"home": str(home), "peer": identity.peer_id, "address": "0x" + address_of(identity.public_key).hex(), "config": str(path)}
+    facts = {
+        "home": str(home),
+        "peer": identity.peer_id,
+        "address": "0x" + address_of(identity.public_key).hex(),
+        "config": str(path),
+    }
     if as_json:
         return show_json(facts)
     return show_facts([*facts.items(), ("next", f"lorikeet up --home {home}")])

@@ -50,8 +50,23 @@ def list_adapters(home: Home, as_json: Json = False) -> None:
         listed = client.get("adapters", list[AdapterInfo])
     if as_json:
         return show_json(listed)
-    rows = [(one.name, one.state, size(one.size_bytes), one.providers, one.licence, on_terminal(one.cid), on_terminal(one.creator)) for one in listed]
-    return show_table(("Name", "State", "Size", "Providers", "Licence", "CID", "Creator"), rows, empty="no adapters yet: lorikeet pull NAME")
+    rows = [
+        (
+            one.name,
+            one.state,
+            size(one.size_bytes),
+            one.providers,
+            one.licence,
+            on_terminal(one.cid),
+            on_terminal(one.creator),
+        )
+        for one in listed
+    ]
+    return show_table(
+        ("Name", "State", "Size", "Providers", "Licence", "CID", "Creator"),
+        rows,
+        empty="no adapters yet: lorikeet pull NAME",
+    )
 
 
 def ps(home: Home, as_json: Json = False) -> None:
@@ -62,7 +77,9 @@ def ps(home: Home, as_json: Json = False) -> None:
         return show_json(engine)
     if engine is None:
         return show_facts([("engine", "none: this node asks others (role in lorikeet.toml)")])
-    return show_facts([(name, brief_value(value)) for name, value in engine.items() if name != "steps"])
+    return show_facts(
+        [(name, brief_value(value)) for name, value in engine.items() if name != "steps"]
+    )
 
 
 def brief_value(value: object) -> object:
@@ -72,7 +89,9 @@ def brief_value(value: object) -> object:
 
 def receipts(
     home: Home,
-    digest: Annotated[str | None, typer.Argument(help="Write this signed receipt's bytes to stdout.")] = None,
+    digest: Annotated[
+        str | None, typer.Argument(help="Write this signed receipt's bytes to stdout.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List the receipts in this node's ledger, or write one out."""
@@ -81,7 +100,9 @@ def receipts(
             data = client.get_bytes(f"receipts/{digest}")
             if as_json:
                 return show_json({"digest": digest, "receipt": data.hex()})
-            sys.stdout.buffer.write(data if not sys.stdout.isatty() else data.hex().encode() + b"\n")
+            sys.stdout.buffer.write(
+                data if not sys.stdout.isatty() else data.hex().encode() + b"\n"
+            )
             return None
         listed = client.get("receipts", list[ReceiptInfo])
     if as_json:
@@ -100,7 +121,11 @@ def receipts(
         )
         for one in listed
     ]
-    return show_table(("Receipt", "State", "As", "Adapter", "Tokens", "Amount", "With", "Sequence", "Epoch"), rows, empty="no receipts yet")
+    return show_table(
+        ("Receipt", "State", "As", "Adapter", "Tokens", "Amount", "With", "Sequence", "Epoch"),
+        rows,
+        empty="no receipts yet",
+    )
 
 
 def earnings(home: Home, as_json: Json = False) -> None:
@@ -109,5 +134,9 @@ def earnings(home: Home, as_json: Json = False) -> None:
         listed = client.get("earnings", list[EarningsInfo])
     if as_json:
         return show_json(listed)
-    rows = [(one.address, money(one.credited), money(one.claimed), money(one.balance)) for one in listed]
-    return show_table(("Address", "Credited", "Claimed", "Balance"), rows, empty="nothing earned yet")
+    rows = [
+        (one.address, money(one.credited), money(one.claimed), money(one.balance)) for one in listed
+    ]
+    return show_table(
+        ("Address", "Credited", "Claimed", "Balance"), rows, empty="nothing earned yet"
+    )

@@ -12,7 +12,11 @@ from ..config import default_home
 Home = Annotated[
     Path,
     typer.Option(
-        "--home", envvar="LORIKEET_HOME", default_factory=default_home, show_default="the platform's data folder", help="The daemon's folder."
+        "--home",
+        envvar="LORIKEET_HOME",
+        default_factory=default_home,
+        show_default="the platform's data folder",
+        help="The daemon's folder.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

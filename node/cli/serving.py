@@ -1,4 +1,7 @@
-"""A daemon's process: home taken, HTTP face opened, one ready line, then until a signal. Knows nothing of what is served."""
+"""A daemon's process: home taken, HTTP face opened, one ready line, then until a signal.
+
+Knows nothing of what is served.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ def hold_home(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CliError(f"another daemon serves {home}; `lorikeet status --home {home}` asks it") from None
+            raise CliError(
+                f"another daemon serves {home}; `lorikeet status --home {home}` asks it"
+            ) from None
         yield
 
 
@@ -54,7 +59,9 @@ async def serve(config: Config) -> None:
         sock = listen(config.http_host, config.http_port)
     except OSError as error:
         mend = f"set http_port in {config.home / CONFIG_FILE}"
-        raise CliError(f"cannot listen on {config.http_host}:{config.http_port} ({error.strerror}); {mend}") from None
+        raise CliError(
+            f"cannot listen on {config.http_host}:{config.http_port} ({error.strerror}); {mend}"
+        ) from None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
@@ -66,7 +73,9 @@ async def serve_until_cancelled(config: Config, sock: socket.socket) -> None:
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
         nursery.start_soon(serve_http, daemon, sock)
         status = await daemon.status()
-        running = Running(pid=os.getpid(), http=url_of(sock), p2p=list(status.addresses), peer_id=status.peer_id)
+        running = Running(
+            pid=os.getpid(), http=url_of(sock), p2p=list(status.addresses), peer_id=status.peer_id
+        )
         with announced(running, config.home):
             await trio.sleep_forever()
 
@@ -74,7 +83,8 @@ async def serve_until_cancelled(config: Config, sock: socket.socket) -> None:
 async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
     """End the program well at the first signal, and in any case within `MAX_SHUTDOWN_S`."""
     async for _ in signals:
-        # A thread, because a loop that hangs can't end itself. It goes with the process when that ends in time.
+        # A thread, because a loop that hangs can't end itself. It goes with the process when that
+        # ends in time.
         timer = threading.Timer(MAX_SHUTDOWN_S, os._exit, (1,))
         timer.daemon = True
         timer.start()

@@ -1,4 +1,7 @@
-"""How values look to a person (tables, colours) and to a pipe (tab-separated lines, JSON). Asks nothing."""
+"""How values look to a person (tables, colours) and to a pipe (tab-separated lines, JSON).
+
+Asks nothing.
+"""
 
 from __future__ import annotations
 

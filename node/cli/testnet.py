@@ -13,7 +13,13 @@ from .client import EXIT_INTERRUPTED, CliError
 from .options import Json
 from .show import show_json
 
-app = typer.Typer(help="Run a whole network on this machine: chain, bootstrap node, aggregator, volunteers, client.", no_args_is_help=True)
+app = typer.Typer(
+    help=(
+        "Run a whole network on this machine: chain, bootstrap node, aggregator, volunteers,"
+        " client."
+    ),
+    no_args_is_help=True,
+)
 
 
 def default_network_home() -> Path:
@@ -22,7 +28,13 @@ def default_network_home() -> Path:
 
 
 Home = Annotated[
-    Path, typer.Option("--home", default_factory=default_network_home, show_default="testnet in the data folder", help="The network's folder.")
+    Path,
+    typer.Option(
+        "--home",
+        default_factory=default_network_home,
+        show_default="testnet in the data folder",
+        help="The network's folder.",
+    ),
 ]
 
 
@@ -30,8 +42,16 @@ Home = Annotated[
 def up(
     home: Home,
     volunteers: Annotated[int, typer.Option(min=1, max=26, help="How many nodes serve.")] = 3,
-    adapters: Annotated[Path | None, typer.Option(help="A folder of adapter folders to publish at the first volunteer.")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the network running and return; `testnet down` ends it.")] = False,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(help="A folder of adapter folders to publish at the first volunteer."),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep", help="Leave the network running and return; `testnet down` ends it."
+        ),
+    ] = False,
 ) -> None:
     """Start a network, say what to try, and run until Ctrl-C."""
     from ..testnet.interrupts import run_until_signal

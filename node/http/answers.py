@@ -1,4 +1,7 @@
-"""How answers are shaped for an OpenAI client, whole or in chunks, with our facts beside them. Pure."""
+"""How answers are shaped for an OpenAI client, whole or in chunks, with our facts beside them.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from .openai import Asked
 
 @dataclass
 class Choice:
-    """One of the answers to a request, as far as it has come; `spelled` counts the characters of tokens whose log-probabilities were shown."""
+    """One of the answers to a request, as far as it has come; `spelled` counts the characters of
+    tokens whose log-probabilities were shown.
+    """
 
     number: int
     started: Started | None = None
@@ -29,7 +34,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Answer:
-    """Shapes the answers to one request. `answer_id` and `created` (unix seconds) are the same in each of their chunks."""
+    """Shapes the answers to one request.
+
+    `answer_id` and `created` (unix seconds) are the same in each of their chunks.
+    """
 
     asked: Asked
     answer_id: str
@@ -38,26 +46,48 @@ class Answer:
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
         """What a stream says before an answer's first token."""
         started = _begun(choice)
-        facts = {"served_by": started.served_by, "adapter": started.model, "cid": started.cid, "timings": dict(started.timings_ms)}
+        facts = {
+            "served_by": started.served_by,
+            "adapter": started.model,
+            "cid": started.cid,
+            "timings": dict(started.timings_ms),
+        }
         delta = {"role": "assistant", "content": ""}
-        return [self._chunk(choice, delta, "", None) | {"lorikeet": facts}] if self.asked.chat else []
+        return (
+            [self._chunk(choice, delta, "", None) | {"lorikeet": facts}] if self.asked.chat else []
+        )
 
     def more(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
         """The chunk of some text; none while there is nothing to say."""
         if not delta.text and not delta.logprobs:
             return []
-        return [self._chunk(choice, {"content": delta.text}, delta.text, None, self._logprobs(choice, delta.logprobs))]
+        return [
+            self._chunk(
+                choice,
+                {"content": delta.text},
+                delta.text,
+                None,
+                self._logprobs(choice, delta.logprobs),
+            )
+        ]
 
     def closing(self, choice: Choice) -> list[dict[str, Any]]:
         """An answer's last chunk: why it ended, with our facts."""
         ended = _complete(choice)
-        return [self._chunk(choice, {}, "", finish_reason(ended)) | {"lorikeet": facts_of(_begun(choice), ended)}]
+        return [
+            self._chunk(choice, {}, "", finish_reason(ended))
+            | {"lorikeet": facts_of(_begun(choice), ended)}
+        ]
 
     def usage(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
         """A stream's very last chunk, if it was asked for."""
         if not self.asked.include_usage:
             return []
-        facts = {"lorikeet": facts_of(_begun(choices[0]), _complete(choices[0]))} if len(choices) == 1 else {}
+        facts = (
+            {"lorikeet": facts_of(_begun(choices[0]), _complete(choices[0]))}
+            if len(choices) == 1
+            else {}
+        )
         return [self._head(chunk=True) | {"choices": [], "usage": usage_of(choices)} | facts]
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
@@ -65,24 +95,55 @@ class Answer:
         shaped = [self._whole(choice) for choice in choices]
         facts = [facts_of(_begun(choice), _complete(choice)) for choice in choices]
         if len(choices) == 1:
-            return self._head(chunk=False) | {"choices": shaped, "usage": usage_of(choices), "lorikeet": facts[0]}
+            return self._head(chunk=False) | {
+                "choices": shaped,
+                "usage": usage_of(choices),
+                "lorikeet": facts[0],
+            }
         shaped = [one | {"lorikeet": fact} for one, fact in zip(shaped, facts, strict=True)]
         return self._head(chunk=False) | {"choices": shaped, "usage": usage_of(choices)}
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
         text = "".join(choice.texts)
-        shaped: dict[str, Any] = {"index": choice.number, "finish_reason": finish_reason(_complete(choice))}
+        shaped: dict[str, Any] = {
+            "index": choice.number,
+            "finish_reason": finish_reason(_complete(choice)),
+        }
         shaped["logprobs"] = self._logprobs(choice, choice.logprobs)
-        return shaped | ({"message": {"role": "assistant", "content": text, "refusal": None}} if self.asked.chat else {"text": text})
+        return shaped | (
+            {"message": {"role": "assistant", "content": text, "refusal": None}}
+            if self.asked.chat
+            else {"text": text}
+        )
 
-    def _chunk(self, choice: Choice, delta: dict[str, Any], text: str, reason: str | None, logprobs: dict[str, Any] | None = None) -> dict[str, Any]:
-        shaped: dict[str, Any] = {"index": choice.number, "finish_reason": reason, "logprobs": logprobs}
+    def _chunk(
+        self,
+        choice: Choice,
+        delta: dict[str, Any],
+        text: str,
+        reason: str | None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        shaped: dict[str, Any] = {
+            "index": choice.number,
+            "finish_reason": reason,
+            "logprobs": logprobs,
+        }
         shaped |= {"delta": delta} if self.asked.chat else {"text": text}
         return self._head(chunk=True) | {"choices": [shaped]}
 
     def _head(self, *, chunk: bool) -> dict[str, Any]:
-        name = ("chat.completion.chunk" if chunk else "chat.completion") if self.asked.chat else "text_completion"
-        return {"id": self.answer_id, "object": name, "created": self.created, "model": self.asked.requests[0].model}
+        name = (
+            ("chat.completion.chunk" if chunk else "chat.completion")
+            if self.asked.chat
+            else "text_completion"
+        )
+        return {
+            "id": self.answer_id,
+            "object": name,
+            "created": self.created,
+            "model": self.asked.requests[0].model,
+        }
 
     def _logprobs(self, choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         if self.asked.requests[0].logprobs is None:
@@ -91,7 +152,10 @@ class Answer:
 
 
 def _chat_logprobs(reported: Sequence[TokenLogprobs]) -> dict[str, Any]:
-    content = [_likely(each.token) | {"top_logprobs": [_likely(one) for one in each.top]} for each in reported]
+    content = [
+        _likely(each.token) | {"top_logprobs": [_likely(one) for one in each.top]}
+        for each in reported
+    ]
     return {"content": content, "refusal": None}
 
 
@@ -127,8 +191,13 @@ def facts_of(started: Started, ended: Ended) -> dict[str, Any]:
 
 def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
     """OpenAI's token counts: the prompt once, the answers together."""
-    prompt, completion = _complete(choices[0]).prompt_tokens, sum(_complete(choice).completion_tokens for choice in choices)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    prompt = _complete(choices[0]).prompt_tokens
+    completion = sum(_complete(choice).completion_tokens for choice in choices)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
 
 
 def finish_reason(ended: Ended) -> str:

@@ -1,4 +1,7 @@
-"""OpenAI's routes over a daemon: answers streamed or whole. A client that leaves cancels its answers."""
+"""OpenAI's routes over a daemon: answers streamed or whole.
+
+A client that leaves cancels its answers.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,13 @@ def routes(daemon: Daemon) -> list[Route]:
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
         found = [one for one in await list_models(daemon) if one["id"] == name]
-        return json_response(found[0]) if found else problem_response(Problem(404, "model_not_found", f"no model {name!r} is known here", "model"))
+        return (
+            json_response(found[0])
+            if found
+            else problem_response(
+                Problem(404, "model_not_found", f"no model {name!r} is known here", "model")
+            )
+        )
 
     return [
         Route("/healthz", health),
@@ -49,9 +58,19 @@ def routes(daemon: Daemon) -> list[Route]:
 
 async def list_models(daemon: Daemon) -> list[dict[str, object]]:
     """The bare base, then every adapter held here or heard of."""
-    listed: list[dict[str, object]] = [{"id": "base", "object": "model", "created": 0, "owned_by": "lorikeet"}]
+    listed: list[dict[str, object]] = [
+        {"id": "base", "object": "model", "created": 0, "owned_by": "lorikeet"}
+    ]
     for one in await daemon.adapters():
-        listed.append({"id": one.name, "object": "model", "created": 0, "owned_by": one.creator, "lorikeet": msgspec.to_builtins(one)})
+        listed.append(
+            {
+                "id": one.name,
+                "object": "model",
+                "created": 0,
+                "owned_by": one.creator,
+                "lorikeet": msgspec.to_builtins(one),
+            }
+        )
     return listed
 
 
@@ -64,14 +83,18 @@ def answering(daemon: Daemon, *, chat: bool) -> Endpoint:
         except BadField as error:
             return problem_response(Problem(400, "bad_request", str(error), error.field))
         prefix = "chatcmpl-" if chat else "cmpl-"
-        return AnswerResponse(daemon, asked, Answer(asked, prefix + secrets.token_hex(12), int(time.time())))
+        return AnswerResponse(
+            daemon, asked, Answer(asked, prefix + secrets.token_hex(12), int(time.time()))
+        )
 
     return endpoint
 
 
 @dataclass(frozen=True)
 class AnswerResponse:
-    """The answers to one request on their way; an ASGI response whose status waits for the first word of the daemon."""
+    """The answers to one request on their way; an ASGI response whose status waits for the first
+    word of the daemon.
+    """
 
     daemon: Daemon
     asked: Asked
@@ -106,7 +129,9 @@ class AnswerResponse:
                 nursery.start_soon(self._make, choice, stream, problems, nursery.cancel_scope)
         return problems[0] if problems else None
 
-    async def _make(self, choice: Choice, stream: EventStream, problems: list[Problem], scope: trio.CancelScope) -> None:
+    async def _make(
+        self, choice: Choice, stream: EventStream, problems: list[Problem], scope: trio.CancelScope
+    ) -> None:
         try:
             async with self.daemon.complete(self.asked.requests[choice.number]) as events:
                 async for event in events:
@@ -155,7 +180,9 @@ class EventStream:
     async def end(self) -> None:
         """Say that all was sent."""
         await self._begin()
-        await self._send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        await self._send(
+            {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
+        )
 
     async def fail(self, problem: Problem) -> None:
         """Say that the rest will not come; the status has left already."""
@@ -165,5 +192,8 @@ class EventStream:
     async def _begin(self) -> None:
         if not self.begun:
             self.begun = True
-            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+            headers = [
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-store"),
+            ]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})

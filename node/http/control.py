@@ -1,4 +1,6 @@
-"""The `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of `node.api`'s values."""
+"""The `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of
+`node.api`'s values.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def routes(daemon: Daemon) -> list[Route]:
         return json_response(await daemon.receipts())
 
     async def receipt(request: Request) -> Response:
-        return Response(await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack")
+        return Response(
+            await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack"
+        )
 
     async def earnings(_: Request) -> Response:
         return json_response(await daemon.earnings())
@@ -58,13 +62,25 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def push(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PushBody)
-        return json_response(await daemon.push(Path(body.folder), None if body.key is None else Path(body.key)))
+        return json_response(
+            await daemon.push(Path(body.folder), None if body.key is None else Path(body.key))
+        )
 
-    asks = {"status": status, "adapters": adapters, "peers": peers, "receipts": receipts, "receipts/{digest}": receipt, "earnings": earnings}
+    asks = {
+        "status": status,
+        "adapters": adapters,
+        "peers": peers,
+        "receipts": receipts,
+        "receipts/{digest}": receipt,
+        "earnings": earnings,
+    }
     tells = {"pull": pull, "push": push}
     return [
         *(Route(f"{PREFIX}/{path}", reporting(endpoint)) for path, endpoint in asks.items()),
-        *(Route(f"{PREFIX}/{path}", reporting(endpoint), methods=["POST"]) for path, endpoint in tells.items()),
+        *(
+            Route(f"{PREFIX}/{path}", reporting(endpoint), methods=["POST"])
+            for path, endpoint in tells.items()
+        ),
     ]
 
 
@@ -77,6 +93,10 @@ def reporting(endpoint: Endpoint) -> Endpoint:
         except NodeError as error:
             return problem_response(problem_of(error))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return problem_response(Problem(400, "bad_request", f"the body is not what this route takes: {error}", "body"))
+            return problem_response(
+                Problem(
+                    400, "bad_request", f"the body is not what this route takes: {error}", "body"
+                )
+            )
 
     return wrapped

@@ -1,4 +1,7 @@
-"""Who may speak to the daemon over HTTP, and how much: loopback's own clients, bounded bodies. Knows no route."""
+"""Who may speak to the daemon over HTTP, and how much: loopback's own clients, bounded bodies.
+
+Knows no route.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,17 @@ MAX_BODY_BYTES = 1 << 20
 BODY_DEADLINE_S = 30.0
 MAX_DRAIN_S = 2.0  # how long a refused body may keep coming before the connection is closed
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-TOO_LARGE = Problem(413, "request_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes", "body")
+TOO_LARGE = Problem(
+    413, "request_too_large", f"the body is larger than {MAX_BODY_BYTES} bytes", "body"
+)
 
 
 class LoopbackGuard:
     """Lets only loopback's own clients in, and only bounded bodies.
 
-    A page from elsewhere can make a browser knock here: by a name that it rebinds to 127.0.0.1 (then `Host` is that name) or by a plain
-    cross-origin post (then `Origin` is that page). Both are refused, and no CORS header is ever sent.
+    A page from elsewhere can make a browser knock here: by a name that it rebinds to 127.0.0.1
+    (then `Host` is that name) or by a plain cross-origin post (then `Origin` is that page). Both
+    are refused, and no CORS header is ever sent.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,7 +52,8 @@ class LoopbackGuard:
 
 async def read_body(receive: Receive) -> bytes | Problem:
     """A whole small body, before anything looks at it."""
-    body, more = b"", True
+    body = b""
+    more = True
     with trio.move_on_after(BODY_DEADLINE_S):
         while more:
             part, more = await receive_part(receive)
@@ -55,13 +62,17 @@ async def read_body(receive: Receive) -> bytes | Problem:
                 await drain(receive)
                 return TOO_LARGE
         return body
-    return Problem(408, "request_timeout", f"the body did not arrive within {BODY_DEADLINE_S:.0f} s", "body")
+    return Problem(
+        408, "request_timeout", f"the body did not arrive within {BODY_DEADLINE_S:.0f} s", "body"
+    )
 
 
 async def receive_part(receive: Receive) -> tuple[bytes, bool]:
     """The body's next part, and whether more comes (a client that left sends no more)."""
     message = await receive()
-    return message.get("body", b""), message["type"] == "http.request" and message.get("more_body", False)
+    return message.get("body", b""), message["type"] == "http.request" and message.get(
+        "more_body", False
+    )
 
 
 def once(body: bytes, receive: Receive) -> Receive:
@@ -86,10 +97,17 @@ def refusal_of(request: Request) -> Problem | None:
     """Why a request's headers are refused."""
     host = request.headers.get("host", "")
     if hostname_of(f"//{host}") not in LOOPBACK_HOSTS:
-        return Problem(403, "forbidden", f"the Host header {host!r} is not loopback; use http://127.0.0.1", "host")
+        return Problem(
+            403,
+            "forbidden",
+            f"the Host header {host!r} is not loopback; use http://127.0.0.1",
+            "host",
+        )
     origin = request.headers.get("origin")
     if origin is not None and hostname_of(origin) not in LOOPBACK_HOSTS:
-        return Problem(403, "forbidden", f"a page from {origin!r} may not use this daemon", "origin")
+        return Problem(
+            403, "forbidden", f"a page from {origin!r} may not use this daemon", "origin"
+        )
     length = request.headers.get("content-length", "0")
     return None if length.isdecimal() and int(length) <= MAX_BODY_BYTES else TOO_LARGE
 

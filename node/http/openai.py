@@ -1,6 +1,9 @@
-"""What an OpenAI-shaped body asks. Pure: bytes in, a checked question out; knows no socket and no daemon.
+"""What an OpenAI-shaped body asks.
 
-A parameter that we do not know and that might change the answer is refused by name: an answer that silently ignores what was asked is a lie.
+Pure: bytes in, a checked question out; knows no socket and no daemon.
+
+A parameter that we do not know and that might change the answer is refused by name: an answer that
+silently ignores what was asked is a lie.
 """
 
 from __future__ import annotations
@@ -27,7 +30,16 @@ DEFAULT_MAX_TOKENS = 128
 
 # Never change the answer: labels and hints for somebody else's billing.
 IGNORED = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"}
+    {
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prompt_cache_options",
+    }
 )
 
 # Would change the answer, but not with these values. `null` is neutral everywhere.
@@ -59,14 +71,18 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`lorikeet` in a request: `node` is the peer id that must answer; the answer must match `regex`."""
+    """`lorikeet` in a request: `node` is the peer id that must answer; the answer must match
+    `regex`.
+    """
 
     node: str | None = None
     regex: str | None = None
 
 
 class NamedSchema(msgspec.Struct, frozen=True):
-    """`response_format.json_schema`; its name and description are for the model's eyes elsewhere, and every schema is followed strictly."""
+    """`response_format.json_schema`; its name and description are for the model's eyes elsewhere,
+    and every schema is followed strictly.
+    """
 
     schema: dict[str, Any] = {}
 
@@ -93,7 +109,10 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_BIASES)] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_BIASES)]
+        | None
+    ) = None
     response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -132,7 +151,9 @@ class TextBody(Body, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Asked:
-    """The question, once for each answer that is wanted (they differ in their seeds), and how the answers are to be sent."""
+    """The question, once for each answer that is wanted (they differ in their seeds), and how the
+    answers are to be sent.
+    """
 
     requests: tuple[CompletionRequest, ...]
     chat: bool
@@ -150,10 +171,19 @@ def parse(data: bytes, *, chat: bool) -> Asked:
         refuse_unknown_in_turns(fields["messages"])
     stream = bool(body.stream)
     if body.stream_options is not None and not stream:
-        raise BadField("stream_options", "stream_options is only allowed together with stream: true")
+        raise BadField(
+            "stream_options", "stream_options is only allowed together with stream: true"
+        )
     usage = body.stream_options is not None and body.stream_options.include_usage
     request = as_request(body)
-    return Asked(tuple(replace(request, seed=seed_of(request.seed, number)) for number in range(body.n or 1)), chat, stream, usage)
+    return Asked(
+        tuple(
+            replace(request, seed=seed_of(request.seed, number)) for number in range(body.n or 1)
+        ),
+        chat,
+        stream,
+        usage,
+    )
 
 
 def read_object(data: bytes) -> dict[str, Any]:
@@ -189,16 +219,30 @@ def refuse_unknown(fields: Mapping[str, Any], known: frozenset[str]) -> None:
             continue
         neutral = NEUTRAL.get(name, ())
         if not any(type(value) is type(one) and value == one for one in neutral):
-            hint = f"; only {' or '.join(msgspec.json.encode(one).decode() for one in neutral)} is accepted" if neutral else ""
-            raise BadField(name, f"{name}={shorten(value)} is not supported here{hint}. Remove it: it would be ignored otherwise.")
+            hint = (
+                f"; only {' or '.join(msgspec.json.encode(one).decode() for one in neutral)} is"
+                " accepted"
+                if neutral
+                else ""
+            )
+            raise BadField(
+                name,
+                f"{name}={shorten(value)} is not supported here{hint}. Remove it: it would be"
+                " ignored otherwise.",
+            )
 
 
 def refuse_unknown_in_turns(turns: list[dict[str, Any]]) -> None:
-    """Tool calls and the like inside a message are refused too; empty ones are what a client echoes back."""
+    """Tool calls and the like inside a message are refused too; empty ones are what a client echoes
+    back.
+    """
     for index, turn in enumerate(turns):
         for name, value in turn.items():
             if name not in ("role", "content", "name") and value not in (None, [], {}):
-                raise BadField(f"messages[{index}].{name}", f"messages[{index}].{name}={shorten(value)} is not supported here. Remove it.")
+                raise BadField(
+                    f"messages[{index}].{name}",
+                    f"messages[{index}].{name}={shorten(value)} is not supported here. Remove it.",
+                )
 
 
 def shorten(value: object, limit: int = 60) -> str:
@@ -214,7 +258,11 @@ def as_request(body: ChatBody | TextBody) -> CompletionRequest:
         limit = body.max_completion_tokens or limit
     return CompletionRequest(
         model=body.model,
-        prompt=tuple(as_message(index, turn) for index, turn in enumerate(body.messages)) if isinstance(body, ChatBody) else as_text(body.prompt),
+        prompt=(
+            tuple(as_message(index, turn) for index, turn in enumerate(body.messages))
+            if isinstance(body, ChatBody)
+            else as_text(body.prompt)
+        ),
         max_tokens=limit or DEFAULT_MAX_TOKENS,
         temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
         top_k=body.top_k or 0,
@@ -233,7 +281,9 @@ def as_request(body: ChatBody | TextBody) -> CompletionRequest:
 
 
 def seed_of(seed: int | None, number: int) -> int | None:
-    """The seed of one of several answers; the first has the request's own, and none is reproducible without one."""
+    """The seed of one of several answers; the first has the request's own, and none is reproducible
+    without one.
+    """
     if seed is None or number == 0:
         return seed
     return int.from_bytes(hashlib.sha256(b"answer %d of seed %d" % (number, seed)).digest()[:7])
@@ -253,14 +303,21 @@ def as_grammar(body: ChatBody | TextBody) -> Grammar | None:
     regex = None if body.lorikeet is None else body.lorikeet.regex
     if regex is not None:
         if wanted is not None and wanted.type != "text":
-            raise BadField("lorikeet.regex", "lorikeet.regex and response_format both say what the answer must match; give one of them")
+            raise BadField(
+                "lorikeet.regex",
+                "lorikeet.regex and response_format both say what the answer must match; give one"
+                " of them",
+            )
         return Grammar("regex", regex)
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
         return Grammar("json_schema", '{"type":"object"}')
     if wanted.json_schema is None:
-        raise BadField("response_format.json_schema", "response_format has type json_schema but no json_schema; give one with a schema in it")
+        raise BadField(
+            "response_format.json_schema",
+            "response_format has type json_schema but no json_schema; give one with a schema in it",
+        )
     return Grammar("json_schema", msgspec.json.encode(wanted.json_schema.schema).decode())
 
 
@@ -292,10 +349,15 @@ def as_message(index: int, turn: Turn) -> ChatMessage:
     """One turn with its parts joined; "developer" is what "system" used to be called."""
     role = "system" if turn.role == "developer" else turn.role
     if role not in ("system", "user", "assistant"):
-        raise BadField(f"messages[{index}].role", f"role {turn.role!r} is not supported; use system, user or assistant")
+        raise BadField(
+            f"messages[{index}].role",
+            f"role {turn.role!r} is not supported; use system, user or assistant",
+        )
     if isinstance(turn.content, str):
         return ChatMessage(role, turn.content)
     for part in turn.content:
         if part.type != "text":
-            raise BadField(f"messages[{index}].content", f"a {part.type!r} part is not supported; send text")
+            raise BadField(
+                f"messages[{index}].content", f"a {part.type!r} part is not supported; send text"
+            )
     return ChatMessage(role, "".join(part.text for part in turn.content))

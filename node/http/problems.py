@@ -1,4 +1,7 @@
-"""How an error looks to an HTTP client: a status and OpenAI's error object. Pure tables; decides nothing else."""
+"""How an error looks to an HTTP client: a status and OpenAI's error object.
+
+Pure tables; decides nothing else.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,14 @@ class Problem:
 
     def as_json(self) -> dict[str, Any]:
         """OpenAI's error object."""
-        return {"error": {"message": self.message, "type": TYPES.get(self.status, "server_error"), "param": self.field, "code": self.code}}
+        return {
+            "error": {
+                "message": self.message,
+                "type": TYPES.get(self.status, "server_error"),
+                "param": self.field,
+                "code": self.code,
+            }
+        }
 
 
 TYPES: Mapping[int, str] = {
@@ -72,7 +82,9 @@ def problem_of(error: NodeError) -> Problem:
     for kind, status, code, field in STATUS_OF:
         if isinstance(error, kind):
             if isinstance(error, errors.NodeRefused):
-                return Problem(STATUS_OF_REFUSAL.get(error.code, status), error.code, str(error), field)
+                return Problem(
+                    STATUS_OF_REFUSAL.get(error.code, status), error.code, str(error), field
+                )
             return Problem(status, code, str(error), field)
     return Problem(500, "internal", str(error))
 

@@ -1,4 +1,7 @@
-"""Serves the routes on a loopback socket, as one task of the daemon's program. Knows who may speak to it, not what is said."""
+"""Serves the routes on a loopback socket, as one task of the daemon's program.
+
+Knows who may speak to it, not what is said.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +35,26 @@ logger = logging.getLogger(__name__)
 def make_app(daemon: Daemon) -> ASGIApp:
     """Every route of one daemon behind the guard."""
     routes = [*completions.routes(daemon), *control.routes(daemon)]
-    return LoopbackGuard(Starlette(routes=routes, exception_handlers={HTTPException: no_such_route}))
+    return LoopbackGuard(
+        Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
+    )
 
 
 async def no_such_route(request: Request, error: Exception) -> Response:
     """A wrong path or method, in the shape of every other error."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return problem_response(Problem(status, "no_such_route", f"{request.method} {request.url.path} is not served here", None))
+    return problem_response(
+        Problem(
+            status, "no_such_route", f"{request.method} {request.url.path} is not served here", None
+        )
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket; port 0 lets the kernel choose. Raises `OSError`, e.g. when another daemon has the port."""
+    """A bound, listening socket; port 0 lets the kernel choose.
+
+    Raises `OSError`, e.g. when another daemon has the port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -63,8 +75,10 @@ def url_of(sock: socket.socket) -> str:
 
 async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
     """Serve until cancelled. Takes the socket over and closes it."""
-    # Hypercorn's own worker would let one connection's failure end all others; its connection class alone does not.
-    config, context = hypercorn_config(), WorkerContext(None)
+    # Hypercorn's own worker would let one connection's failure end all others; its connection class
+    # alone does not.
+    config = hypercorn_config()
+    context = WorkerContext(None)
     app = wrap_app(make_app(daemon), MAX_BODY_BYTES, "asgi")  # type: ignore[arg-type]  # starlette and hypercorn type ASGI differently
 
     async def serve_connection(stream: trio.SocketStream) -> None:
@@ -73,7 +87,9 @@ async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
         except Exception:
             logger.exception("a connection was closed after an error of ours")
 
-    await trio.serve_listeners(serve_connection, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])
+    await trio.serve_listeners(
+        serve_connection, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))]
+    )
 
 
 def hypercorn_config() -> HypercornConfig:

@@ -1,4 +1,6 @@
-"""The aggregator's role: hears receipts, promises, seals epochs, publishes batches, posts headers. The deciding is in proofs.aggregator.
+"""The aggregator's role: hears receipts, promises, seals epochs, publishes batches, posts headers.
+
+The deciding is in proofs.aggregator.
 
 gossip and streams → envelope checked → channel read on chain → promise
 every epoch: claimed totals read → sealed → batch in the block store → header posted, once
@@ -51,12 +53,26 @@ MAX_SHOWN_EVIDENCE = 20
 
 
 class AggregatorRole:
-    """One network's aggregator. `receive` may be called from many streams; the lock gives the state one owner at a time."""
+    """One network's aggregator.
+
+    `receive` may be called from many streams; the lock gives the state one owner at a time.
+    """
 
     def __init__(
-        self, host: Host, store: BlockStore, chain: ChainClient, network: Network, signer: Signer, ledger: Ledger, telemetry: Telemetry
+        self,
+        host: Host,
+        store: BlockStore,
+        chain: ChainClient,
+        network: Network,
+        signer: Signer,
+        ledger: Ledger,
+        telemetry: Telemetry,
     ) -> None:
-        self._host, self._store, self._chain, self._network, self._telemetry = host, store, chain, network, telemetry
+        self._host = host
+        self._store = store
+        self._chain = chain
+        self._network = network
+        self._telemetry = telemetry
         self._address = signer.address
         self._ledger = AggregatorLedger(ledger)
         self._journal = PostJournal(ledger)
@@ -86,7 +102,9 @@ class AggregatorRole:
         try:
             return _answer(envelope, await self.receive(envelope, peer_id))
         except (ChainError, LedgerError, trio.TooSlowError) as error:
-            self._telemetry.log(f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}")
+            self._telemetry.log(
+                f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}"
+            )
             return "waiting", None, str(error)[:500]
 
     async def hear(self, envelope: VerifiedEnvelope, peer_id: str) -> None:
@@ -94,7 +112,9 @@ class AggregatorRole:
         try:
             await self.receive(envelope, peer_id)
         except (ChainError, LedgerError, trio.TooSlowError) as error:
-            self._telemetry.log(f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}")
+            self._telemetry.log(
+                f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}"
+            )
 
     async def receive(self, envelope: VerifiedEnvelope, peer_id: str) -> Outcome:
         """Take one verified receipt, from gossip or a stream."""
@@ -106,12 +126,20 @@ class AggregatorRole:
 
     async def _view(self, envelope: VerifiedEnvelope) -> ChannelState:
         """The channel on chain, read again when it is old or no longer covers what is promised."""
-        channel, now = envelope.voucher.channel_id, trio.current_time()
+        channel = envelope.voucher.channel_id
+        now = trio.current_time()
         known = self._views.get(channel)
-        if known is None or known[1] < now - VIEW_S or known[0].balance < envelope.voucher.max_claimable_amount:
+        if (
+            known is None
+            or known[1] < now - VIEW_S
+            or known[0].balance < envelope.voucher.max_claimable_amount
+        ):
             if len(self._views) >= MAX_VIEWS:
                 self._views.clear()
-            known = (await in_thread(self._chain.read_channel, channel, deadline_s=CHAIN_DEADLINE_S), now)
+            known = (
+                await in_thread(self._chain.read_channel, channel, deadline_s=CHAIN_DEADLINE_S),
+                now,
+            )
             self._views[channel] = known
         return known[0]
 
@@ -127,9 +155,17 @@ class AggregatorRole:
                 self._telemetry.reject("receipt", peer_id, f"{outcome.invariant}: {outcome.reason}")
             case Equivocation():
                 receipt = envelope.receipt.receipt
-                reason = f"equivocation: two receipts {receipt.sequence} in channel {receipt.channel_id.hex()[:12]}"
+                reason = (
+                    f"equivocation: two receipts {receipt.sequence} in channel"
+                    f" {receipt.channel_id.hex()[:12]}"
+                )
                 self._telemetry.count("equivocations")
-                self._telemetry.reject("receipt", peer_id, f"{reason}, both signed by 0x{receipt.operator.hex()} and 0x{receipt.client.hex()}")
+                self._telemetry.reject(
+                    "receipt",
+                    peer_id,
+                    f"{reason}, both signed by 0x{receipt.operator.hex()} and"
+                    f" 0x{receipt.client.hex()}",
+                )
 
     # --- epochs ---
 
@@ -146,7 +182,9 @@ class AggregatorRole:
 
     async def _seal(self) -> None:
         try:
-            claimed = await in_thread(self._claim_and_read, self._core.claims_due(), deadline_s=CHAIN_DEADLINE_S)
+            claimed = await in_thread(
+                self._claim_and_read, self._core.claims_due(), deadline_s=CHAIN_DEADLINE_S
+            )
         except (ChainError, trio.TooSlowError) as error:
             self._telemetry.log(f"aggregator: this epoch is not sealed now: {error}")
             return
@@ -154,15 +192,32 @@ class AggregatorRole:
             sealed = self._core.seal(claimed)
         if sealed is not None:
             self._telemetry.count("epochs_sealed")
-            self._telemetry.log(f"aggregator: sealed epoch {sealed.header.epoch}, {sealed.header.num_receipts} receipts in all")
+            self._telemetry.log(
+                f"aggregator: sealed epoch {sealed.header.epoch}, {sealed.header.num_receipts}"
+                " receipts in all"
+            )
             await self._publish(sealed)
 
     def _claim_and_read(self, due: Sequence[ClaimDue]) -> dict[bytes, int]:
-        """Claim the vouchers that are ours to claim (the others are their nodes'), and say how much of each channel is claimed."""
-        claimed = {claim.voucher.channel_id: self._chain.read_channel(claim.voucher.channel_id).total_claimed for claim in due}
-        ours = [claim for claim in due if claim.config.receiver_authorizer == self._address and claimed[claim.voucher.channel_id] < claim.total]
+        """Claim the vouchers that are ours to claim (the others are their nodes'), and say how much
+        of each channel is claimed.
+        """
+        claimed = {
+            claim.voucher.channel_id: (
+                self._chain.read_channel(claim.voucher.channel_id).total_claimed
+            )
+            for claim in due
+        }
+        ours = [
+            claim
+            for claim in due
+            if claim.config.receiver_authorizer == self._address
+            and claimed[claim.voucher.channel_id] < claim.total
+        ]
         if ours:
-            self._chain.claim_vouchers([VoucherClaim(claim.config, claim.voucher, claim.total) for claim in ours])
+            self._chain.claim_vouchers(
+                [VoucherClaim(claim.config, claim.voucher, claim.total) for claim in ours]
+            )
             claimed |= {claim.voucher.channel_id: claim.total for claim in ours}
         return claimed
 
@@ -175,14 +230,20 @@ class AggregatorRole:
             self._telemetry.log(f"aggregator: batch {cid} was not advertised now: {error}")
 
     async def _post_all(self) -> None:
-        """Post every sealed header that is not on the chain, in order; the poster makes each happen once."""
+        """Post every sealed header that is not on the chain, in order; the poster makes each happen
+        once.
+        """
         for epoch in range(self._journal.last_posted() + 1, self._ledger.last_epoch() + 1):
             sealed = self._ledger.find_epoch(epoch)
             assert sealed is not None
             try:
-                posted = await in_thread(self._poster.post, sealed.header, deadline_s=POST_DEADLINE_S)
+                posted = await in_thread(
+                    self._poster.post, sealed.header, deadline_s=POST_DEADLINE_S
+                )
             except (ChainError, trio.TooSlowError) as error:
-                self._telemetry.log(f"aggregator: the header of epoch {epoch} is not posted yet: {error}")
+                self._telemetry.log(
+                    f"aggregator: the header of epoch {epoch} is not posted yet: {error}"
+                )
                 return
             self._telemetry.count("headers_posted")
             self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
@@ -195,7 +256,10 @@ class AggregatorRole:
             "posted": self._journal.last_posted(),
             "receipts": state.log.size,
             "payout_total": sum(state.payouts.values()),
-            "equivocations": [_describe_evidence(evidence) for evidence in self._ledger.evidence()[:MAX_SHOWN_EVIDENCE]],
+            "equivocations": [
+                _describe_evidence(evidence)
+                for evidence in self._ledger.evidence()[:MAX_SHOWN_EVIDENCE]
+            ],
         }
 
 
@@ -219,8 +283,19 @@ def _answer(envelope: VerifiedEnvelope, outcome: Outcome) -> tuple[str, Promise 
         case Duplicate():
             return "promised", outcome.promise, ""
         case Waiting():
-            return "waiting", None, f"receipts {outcome.first_missing} to {outcome.last_missing} of the channel come first"
+            return (
+                "waiting",
+                None,
+                (
+                    f"receipts {outcome.first_missing} to {outcome.last_missing} of the channel"
+                    " come first"
+                ),
+            )
         case Rejected():
             return "rejected", None, f"{outcome.invariant}: {outcome.reason}"[:500]
         case Equivocation():
-            return "rejected", None, f"another receipt {envelope.receipt.receipt.sequence} of this channel is known"
+            return (
+                "rejected",
+                None,
+                f"another receipt {envelope.receipt.receipt.sequence} of this channel is known",
+            )

@@ -1,4 +1,6 @@
-"""What a daemon remembers about its channels, on both sides of the counter: one row a channel in SQLite. Decides nothing about money."""
+"""What a daemon remembers about its channels, on both sides of the counter: one row a channel in
+SQLite. Decides nothing about money.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ class Draft(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
-    """One channel. `sequence`, `previous`, `cumulative` are those of the last receipt with both signatures; `drafts` come after it."""
+    """One channel.
+
+    `sequence`, `previous`, `cumulative` are those of the last receipt with both signatures;
+    `drafts` come after it.
+    """
 
     channel_id: bytes
     operator: bytes
@@ -49,7 +55,10 @@ class ChannelBook:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS channel (id BLOB PRIMARY KEY, operator BLOB NOT NULL, body BLOB NOT NULL)")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS channel (id BLOB PRIMARY KEY, operator BLOB NOT NULL, body"
+            " BLOB NOT NULL)"
+        )
 
     def find(self, channel_id: bytes) -> ChannelRow | None:
         """One channel."""
@@ -65,7 +74,10 @@ class ChannelBook:
 
     def save(self, row: ChannelRow) -> None:
         """Write a channel down."""
-        statement = "INSERT INTO channel VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+        statement = (
+            "INSERT INTO channel VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body ="
+            " excluded.body"
+        )
         self._db.execute(statement, (row.channel_id, row.operator, msgspec.msgpack.encode(row)))
 
     def close(self) -> None:

@@ -1,6 +1,9 @@
-"""What an answer costs and what both sides sign about it. Pure: client and node each run this on what they saw themselves, and compare.
+"""What an answer costs and what both sides sign about it.
 
-One channel's money, cumulative, from left to right; several requests may run on one channel at once:
+Pure: client and node each run this on what they saw themselves, and compare.
+
+One channel's money, cumulative, from left to right; several requests may run on one channel at
+once:
 
     0 ──settled──┬──reserved by running requests──┬──free──┐
                                                        voucher <= deposit
@@ -37,7 +40,9 @@ class Price:
         return prompt_tokens * self.prompt + completion_tokens * self.completion
 
     def credit(self, limit: int, prompt_tokens: int, max_tokens: int) -> int:
-        """How many tokens of answer `limit` pays for, at most `max_tokens`; negative when it does not even pay for the prompt."""
+        """How many tokens of answer `limit` pays for, at most `max_tokens`; negative when it does
+        not even pay for the prompt.
+        """
         left = limit - prompt_tokens * self.prompt
         if left < 0:
             return -1
@@ -46,7 +51,10 @@ class Price:
 
 @dataclass
 class Account:
-    """One channel as one side sees it. Every method either keeps the picture above true or raises PaymentRequired and changes nothing."""
+    """One channel as one side sees it.
+
+    Every method either keeps the picture above true or raises PaymentRequired and changes nothing.
+    """
 
     settled: int
     voucher: int
@@ -69,27 +77,40 @@ class Account:
         return self.deposit - self.needed
 
     def missing(self, key: int, limit: int) -> int:
-        """By how much the deposit is too small for request `key` to spend up to `limit`; 0 when it is not."""
+        """By how much the deposit is too small for request `key` to spend up to `limit`; 0 when it
+        is not.
+        """
         return max(0, self.needed - self._reserved.get(key, 0) + limit - self.deposit)
 
     def raise_voucher(self, amount: int) -> None:
         """A voucher for `amount` was given; an older, smaller one arriving late changes nothing."""
         if amount > self.deposit:
-            raise PaymentRequired(f"the voucher of {amount} exceeds the channel's deposit of {self.deposit}; deposit more")
+            raise PaymentRequired(
+                f"the voucher of {amount} exceeds the channel's deposit of {self.deposit}; deposit"
+                " more"
+            )
         self.voucher = max(self.voucher, amount)
 
     def reserve(self, key: int, limit: int) -> None:
-        """Let request `key` spend up to `limit` in all, if the voucher covers it beside everything else."""
+        """Let request `key` spend up to `limit` in all, if the voucher covers it beside everything
+        else.
+        """
         others = self.needed - self._reserved.get(key, 0)
         if others + limit > self.voucher:
-            raise PaymentRequired(f"the voucher of {self.voucher} does not cover {others} already owed or reserved and {limit} for this request")
+            raise PaymentRequired(
+                f"the voucher of {self.voucher} does not cover {others} already owed or reserved"
+                f" and {limit} for this request"
+            )
         self._reserved[key] = limit
 
     def want(self, key: int, limit: int) -> int:
         """Plan to spend up to `limit` on request `key`; gives the voucher that this needs."""
         others = self.needed - self._reserved.get(key, 0)
         if others + limit > self.deposit:
-            raise PaymentRequired(f"the channel's deposit of {self.deposit} does not cover {others + limit}; deposit more")
+            raise PaymentRequired(
+                f"the channel's deposit of {self.deposit} does not cover {others + limit}; deposit"
+                " more"
+            )
         self._reserved[key] = limit
         self.voucher = max(self.voucher, self.needed)
         return self.voucher
@@ -124,7 +145,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Deal:
-    """What both sides agreed on before the first token. Each side builds it from the messages; then both write the same receipt."""
+    """What both sides agreed on before the first token.
+
+    Each side builds it from the messages; then both write the same receipt.
+    """
 
     ask: Ask
     offer: Offer
@@ -134,9 +158,18 @@ class Deal:
     seed: bytes
 
     @classmethod
-    def close(cls, ask: Ask, offer: Offer, begin: Begin, operator: bytes, channel_id: bytes) -> Deal:
+    def close(
+        cls, ask: Ask, offer: Offer, begin: Begin, operator: bytes, channel_id: bytes
+    ) -> Deal:
         """Fix the deal; the seed follows from both halves."""
-        return cls(ask, offer, begin, operator, channel_id, seed_of(ask, offer.node_seed, begin.client_seed))
+        return cls(
+            ask,
+            offer,
+            begin,
+            operator,
+            channel_id=channel_id,
+            seed=seed_of(ask, offer.node_seed, begin.client_seed),
+        )
 
     @property
     def prompt_tokens(self) -> int:
@@ -150,7 +183,8 @@ class Deal:
 
     def receipt(self, network: Network, position: Position, answer_ids: Sequence[int]) -> Receipt:
         """The one receipt that fits this deal, this place in the channel and this answer."""
-        ask, offer = self.ask, self.offer
+        ask = self.ask
+        offer = self.offer
         amount = self.price.cost(len(ask.prompt_ids), len(answer_ids))
         return Receipt(
             version=VERSION,

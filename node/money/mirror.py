@@ -1,6 +1,8 @@
-"""A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's word is taken for what was sealed.
+"""A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
+word is taken for what was sealed.
 
-header on the chain → batch from whoever has it → recomputed → is it this header? → our receipts are included, then final
+header on the chain → batch from whoever has it → recomputed → is it this header?
+→ our receipts are included, then final
 """
 
 from __future__ import annotations
@@ -34,12 +36,27 @@ PROVIDERS_DEADLINE_S = 4.0
 
 
 class Mirror:
-    """All epochs so far, recomputed. Its history grows only by batches whose header is on the chain."""
+    """All epochs so far, recomputed.
+
+    Its history grows only by batches whose header is on the chain.
+    """
 
     def __init__(
-        self, host: Host, store: BlockStore, chain: ChainClient, network: Network, outbox: Outbox, telemetry: Telemetry, aggregator: str
+        self,
+        host: Host,
+        store: BlockStore,
+        chain: ChainClient,
+        network: Network,
+        outbox: Outbox,
+        telemetry: Telemetry,
+        aggregator: str,
     ) -> None:
-        self._host, self._store, self._chain, self._outbox, self._telemetry, self._aggregator = host, store, chain, outbox, telemetry, aggregator
+        self._host = host
+        self._store = store
+        self._chain = chain
+        self._outbox = outbox
+        self._telemetry = telemetry
+        self._aggregator = aggregator
         self.network = network
         self.history = History(network)
 
@@ -63,10 +80,15 @@ class Mirror:
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
             except (ChainError, trio.TooSlowError, P2pError) as error:
-                self._telemetry.log(f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}")
+                self._telemetry.log(
+                    f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}"
+                )
             except BatchError as error:
                 self._telemetry.count("epochs_contradicted")
-                self._telemetry.log(f"mirror: epoch {self.history.state.epoch + 1} does NOT follow from its receipts: {error}")
+                self._telemetry.log(
+                    f"mirror: epoch {self.history.state.epoch + 1} does NOT follow from its"
+                    f" receipts: {error}"
+                )
             await trio.sleep(interval_s)
 
     async def follow(self) -> bool:
@@ -75,10 +97,13 @@ class Mirror:
         if posted is None:
             return False
         batch = await self._fetch(posted.header)
-        history, header = self.history, posted.header
+        history = self.history
+        header = posted.header
         state = await in_thread(_recompute, history, batch, deadline_s=CHAIN_DEADLINE_S)
         if state.header != header:
-            raise BatchError("header", "the header on the chain is another one than its batch gives")
+            raise BatchError(
+                "header", "the header on the chain is another one than its batch gives"
+            )
         history.extend(batch, state)
         self._note(batch, header)
         return True
@@ -92,13 +117,26 @@ class Mirror:
         here = self._store.get(cid)
         if here is not None:
             return here
-        providers = [PeerAddress(self._aggregator)] if self._aggregator and self._aggregator != self._host.peer_id else []
+        providers = (
+            [PeerAddress(self._aggregator)]
+            if self._aggregator and self._aggregator != self._host.peer_id
+            else []
+        )
         providers += await self._host.dht.find_providers(cid, deadline_s=PROVIDERS_DEADLINE_S)
-        return await fetch_block(self._host, self._store, cid, MAX_BATCH_BYTES, providers, FETCH_DEADLINE_S)
+        return await fetch_block(
+            self._host,
+            self._store,
+            cid,
+            MAX_BATCH_BYTES,
+            providers=providers,
+            deadline_s=FETCH_DEADLINE_S,
+        )
 
     def _note(self, batch: bytes, header: EpochHeader) -> None:
         receipts = decode_batch(batch).receipts
-        ours = self._outbox.mark_included((digest_of(decode_receipt(entry).body) for entry in receipts), header.epoch)
+        ours = self._outbox.mark_included(
+            (digest_of(decode_receipt(entry).body) for entry in receipts), header.epoch
+        )
         self._outbox.mark_final(header.epoch)
         self._telemetry.count("epochs_mirrored")
         if ours:

@@ -1,6 +1,8 @@
-"""The client's side of its channels: opens one for each node it pays, signs vouchers, and signs a receipt only when it would have written the same.
+"""The client's side of its channels: opens one for each node it pays, signs vouchers, and signs a
+receipt only when it would have written the same.
 
-Deposits in steps as a channel is used up; what a vanished node may still claim stays reserved until that node answers again.
+Deposits in steps as a channel is used up; what a vanished node may still claim stays reserved until
+that node answers again.
 """
 
 from __future__ import annotations
@@ -42,13 +44,26 @@ WITHDRAW_DELAY_S = 24 * 3600
 class Purse:
     """All channels that this daemon pays from."""
 
-    def __init__(self, signer: Signer, network: Network, book: ChannelBook, vault: Vault, on_receipt: Callable[[VerifiedReceipt], None]) -> None:
-        self._signer, self._network, self._book, self._vault, self._on_receipt = signer, network, book, vault, on_receipt
+    def __init__(
+        self,
+        signer: Signer,
+        network: Network,
+        book: ChannelBook,
+        vault: Vault,
+        on_receipt: Callable[[VerifiedReceipt], None],
+    ) -> None:
+        self._signer = signer
+        self._network = network
+        self._book = book
+        self._vault = vault
+        self._on_receipt = on_receipt
         self._pockets: dict[bytes, Pocket] = {}
         self._locks: dict[bytes, trio.Lock] = {}
 
     async def pocket(self, peer_id: str) -> Pocket:
-        """The channel that pays this node; opened when there is none yet, filled when it is nearly used up. NoChannel says why it cannot."""
+        """The channel that pays this node; opened when there is none yet, filled when it is nearly
+        used up. NoChannel says why it cannot.
+        """
         operator = address_of_peer(peer_id)
         async with self._locks.setdefault(operator, trio.Lock()):
             if operator not in self._pockets:
@@ -58,7 +73,9 @@ class Purse:
             return pocket
 
     def forget(self, peer_id: str) -> None:
-        """This node does not take our channel any more: ask the chain about it before it is used again."""
+        """This node does not take our channel any more: ask the chain about it before it is used
+        again.
+        """
         operator = address_of_peer(peer_id)
         if operator in self._pockets and not self._pockets[operator].is_busy:
             del self._pockets[operator]
@@ -75,17 +92,36 @@ class Purse:
     async def _open(self, operator: bytes) -> Pocket:
         own = self._signer.address
         salt = operator_salt(operator, secrets.token_bytes(SALT_NONCE_BYTES))
-        config = ChannelConfig(own, own, self._network.settlement, operator, self._network.token, WITHDRAW_DELAY_S, salt)
+        config = ChannelConfig(
+            own,
+            own,
+            self._network.settlement,
+            operator,
+            self._network.token,
+            WITHDRAW_DELAY_S,
+            salt,
+        )
         row = ChannelRow(channel_id(config, self._network), operator, config)
         self._book.save(row)
         return self._pocket(row, await self._vault.fill(config, 0))
 
     def _pocket(self, row: ChannelRow, deposit: int) -> Pocket:
-        return Pocket(row, deposit, self._signer, self._network, self._book, self._vault, self._on_receipt)
+        return Pocket(
+            row,
+            deposit,
+            self._signer,
+            self._network,
+            book=self._book,
+            vault=self._vault,
+            on_receipt=self._on_receipt,
+        )
 
 
 class Pocket:
-    """One channel as its payer sees it. Requests on it run at the same time; receipts are signed one after another."""
+    """One channel as its payer sees it.
+
+    Requests on it run at the same time; receipts are signed one after another.
+    """
 
     def __init__(
         self,
@@ -97,7 +133,12 @@ class Pocket:
         vault: Vault,
         on_receipt: Callable[[VerifiedReceipt], None],
     ) -> None:
-        self._row, self._signer, self._network, self._book, self._vault, self._on_receipt = row, signer, network, book, vault, on_receipt
+        self._row = row
+        self._signer = signer
+        self._network = network
+        self._book = book
+        self._vault = vault
+        self._on_receipt = on_receipt
         self._filling = trio.Lock()
         self._account = Account(row.cumulative, row.voucher, max(deposit, row.voucher))
         self._keys = itertools.count(1)
@@ -127,7 +168,8 @@ class Pocket:
                     raise
 
     async def pay(self, key: int, limit: int) -> wire.Pay:
-        """A voucher that lets request `key` spend up to `limit` beside everything else, after a deposit if it takes one.
+        """A voucher that lets request `key` spend up to `limit` beside everything else, after a
+        deposit if it takes one.
 
         PaymentRequired when more would lie in the channel than the operator allows.
         """
@@ -141,23 +183,34 @@ class Pocket:
             self._write(voucher=amount, voucher_signature=voucher.signature)
         return wire.Pay(limit, self._row.voucher, self._row.voucher_signature)
 
-    def cosign(self, key: int, deal: Deal, answer_ids: Sequence[int], body: bytes, node_signature: bytes) -> tuple[bytes, int, bytes]:
-        """Write the receipt that this answer should have, compare it with the node's, and sign it: digest, amount, signature."""
+    def cosign(
+        self, key: int, deal: Deal, answer_ids: Sequence[int], body: bytes, node_signature: bytes
+    ) -> tuple[bytes, int, bytes]:
+        """Write the receipt that this answer should have, compare it with the node's, and sign it:
+        digest, amount, signature.
+        """
         own = deal.receipt(self._network, self._row.position, answer_ids)
         given = self._read_receipt(deal.operator, body, node_signature)
         difference = find_difference(own, given)
         if difference is not None:
             wrong = f"{getattr(given, difference)!r:.80}, not {getattr(own, difference)!r:.80}"
-            raise NodeCheated(f"the node's receipt has another {difference} than this answer: {wrong}; it is not signed")
+            raise NodeCheated(
+                f"the node's receipt has another {difference} than this answer: {wrong}; it is not"
+                " signed"
+            )
         self._account.settle(key, own.amount)
         self._open.discard(key)
         return digest_of(body), own.amount, self._keep(given, body, node_signature)
 
     def cosign_pending(self, body: bytes, node_signature: bytes) -> bytes:
-        """Sign a receipt over an answer that broke off: within what was vouched for, next in the channel, and true in itself."""
+        """Sign a receipt over an answer that broke off: within what was vouched for, next in the
+        channel, and true in itself.
+        """
         receipt = self._read_receipt(self._row.operator, body, node_signature)
         if digest_of(body) == self._row.previous:
-            return sign_receipt(self._signer, receipt, self._network)  # signed before; the node did not get it
+            return sign_receipt(
+                self._signer, receipt, self._network
+            )  # signed before; the node did not get it
         self._check_pending(receipt)
         self._account.settled = receipt.cumulative
         self.forget_lost()
@@ -170,13 +223,18 @@ class Pocket:
         self._lost.clear()
 
     def leave(self, key: int) -> None:
-        """The stream of request `key` ended; if no receipt closed it, the node may still show one."""
+        """The stream of request `key` ended; if no receipt closed it, the node may still show
+        one.
+        """
         if key in self._open:
             self._open.discard(key)
             self._lost.add(key)
 
     async def _fill(self, missing: int) -> None:
-        """Raise the deposit by at least `missing`. The caller holds the lock, so that two requests do not deposit for the same need."""
+        """Raise the deposit by at least `missing`.
+
+        The caller holds the lock, so that two requests do not deposit for the same need.
+        """
         unspent = self._account.deposit - self._account.settled
         self._account.deposit += await self._vault.fill(self._row.config, unspent, missing)
 
@@ -184,7 +242,9 @@ class Pocket:
         try:
             receipt = decode_body(body)
             check_terms(receipt, self._network)
-            check_signature("node signature", receipt_digest(receipt, self._network), node_signature, operator)
+            check_signature(
+                "node signature", receipt_digest(receipt, self._network), node_signature, operator
+            )
         except ProofError as error:
             raise NodeCheated(f"the node's receipt is not valid: {error}") from error
         return receipt
@@ -202,14 +262,24 @@ class Pocket:
         }
         for name, (given, expected) in facts.items():
             if given != expected:
-                raise NodeCheated(f"the node shows an unsigned receipt with another {name} than this channel's next; it is not signed")
+                raise NodeCheated(
+                    f"the node shows an unsigned receipt with another {name} than this channel's"
+                    " next; it is not signed"
+                )
         if receipt.cumulative > row.voucher:
-            raise NodeCheated(f"the node shows an unsigned receipt over {receipt.cumulative}; only {row.voucher} was ever vouched for")
+            raise NodeCheated(
+                f"the node shows an unsigned receipt over {receipt.cumulative}; only {row.voucher}"
+                " was ever vouched for"
+            )
 
     def _keep(self, receipt: Receipt, body: bytes, node_signature: bytes) -> bytes:
         signature = sign_receipt(self._signer, receipt, self._network)
-        self._write(sequence=receipt.sequence, previous=digest_of(body), cumulative=receipt.cumulative)
-        self._on_receipt(verify_receipt(SignedReceipt(body, node_signature, signature), self._network))
+        self._write(
+            sequence=receipt.sequence, previous=digest_of(body), cumulative=receipt.cumulative
+        )
+        self._on_receipt(
+            verify_receipt(SignedReceipt(body, node_signature, signature), self._network)
+        )
         return signature
 
     def _write(self, **changes: object) -> None:

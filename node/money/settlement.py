@@ -1,10 +1,13 @@
-"""A node's receipts on their way to money. Three loops, each until cancelled; what one misses it finds again in the ledger.
+"""A node's receipts on their way to money.
+
+Three loops, each until cancelled; what one misses it finds again in the ledger.
 
     run_outbox:  receipt → gossip, and to the aggregator itself → its promise
     run_claims:  vouchers → the settlement contract            payouts → our accounts
     (mirror.py:  headers on the chain → batches → included, final)
 
-Only the node sends receipts; the client keeps its copies and sees them included. Knows no stream of an answer.
+Only the node sends receipts; the client keeps its copies and sees them included. Knows no stream of
+an answer.
 """
 
 from __future__ import annotations
@@ -57,16 +60,26 @@ class Settlement:
         operator: bytes,
         accounts: Sequence[bytes],
     ) -> None:
-        self._host, self._chain, self._outbox, self._book, self._mirror, self._telemetry = host, chain, outbox, book, mirror, telemetry
-        self._aggregator, self._aggregator_address = aggregator, aggregator_address
-        self._operator, self._accounts = operator, tuple(dict.fromkeys(accounts))
+        self._host = host
+        self._chain = chain
+        self._outbox = outbox
+        self._book = book
+        self._mirror = mirror
+        self._telemetry = telemetry
+        self._aggregator = aggregator
+        self._aggregator_address = aggregator_address
+        self._operator = operator
+        self._accounts = tuple(dict.fromkeys(accounts))
         self._wake = trio.Event()
         self._claim_now = trio.Event()
 
     # --- receipts in ---
 
     def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
-        """A client signed: keep the receipt with the voucher that pays it, and send it soon. On disk when this returns."""
+        """A client signed: keep the receipt with the voucher that pays it, and send it soon.
+
+        On disk when this returns.
+        """
         self._outbox.add(receipt.signed, seal_envelope(receipt.signed, _voucher(row), row.config))
         self._telemetry.count("receipts_earned")
         self._wake.set()
@@ -100,29 +113,45 @@ class Settlement:
         if not self._aggregator or self._aggregator == self._host.peer_id:
             return False
         try:
-            async with self._host.open_stream(self._aggregator, PROTOCOL, DELIVER_DEADLINE_S) as stream:
-                deliver = Deliver([entry.envelope for entry in entries if entry.envelope is not None])
+            async with self._host.open_stream(
+                self._aggregator, PROTOCOL, DELIVER_DEADLINE_S
+            ) as stream:
+                deliver = Deliver(
+                    [entry.envelope for entry in entries if entry.envelope is not None]
+                )
                 await stream.send(msgspec.msgpack.encode(deliver), DELIVER_DEADLINE_S)
                 taken = msgspec.msgpack.decode(await stream.receive(DELIVER_DEADLINE_S), type=Taken)
         except (P2pError, msgspec.MsgspecError, UnicodeError) as error:
-            self._telemetry.log(f"settlement: the aggregator did not take {len(entries)} receipts now: {error}; they are sent again")
+            self._telemetry.log(
+                f"settlement: the aggregator did not take {len(entries)} receipts now: {error};"
+                " they are sent again"
+            )
             return False
-        kept = [self._keep(entry, *outcome) for entry, outcome in zip(entries, taken.outcomes, strict=False)]
+        kept = [
+            self._keep(entry, *outcome)
+            for entry, outcome in zip(entries, taken.outcomes, strict=False)
+        ]
         return len(kept) == len(entries) and all(kept)
 
     def _keep(self, entry: OutboxEntry, word: str, promise: Promise | None, reason: str) -> bool:
         signed = msgspec.msgpack.encode(entry.signed)
-        if promise is not None and verify_promise(promise, signed, self._aggregator_address, self._mirror.network):
+        if promise is not None and verify_promise(
+            promise, signed, self._aggregator_address, self._mirror.network
+        ):
             self._outbox.keep_promise(entry.digest, promise)
             self._telemetry.count("receipts_promised")
             return True
-        self._telemetry.log(f"settlement: receipt {entry.digest.hex()[:12]} is {word}: {reason or 'no promise'}")
+        self._telemetry.log(
+            f"settlement: receipt {entry.digest.hex()[:12]} is {word}: {reason or 'no promise'}"
+        )
         return False
 
     # --- money in ---
 
     async def run_claims(self, interval_s: float) -> None:
-        """Claim vouchers and payouts every interval, and at once after `claim_soon`, until cancelled."""
+        """Claim vouchers and payouts every interval, and at once after `claim_soon`, until
+        cancelled.
+        """
         while True:
             with trio.move_on_after(interval_s):
                 await self._claim_now.wait()
@@ -135,9 +164,13 @@ class Settlement:
         self._claim_now.set()
 
     async def claim_vouchers(self) -> None:
-        """Book what clients' receipts cost so far to the settlement contract, so that they can be sealed."""
+        """Book what clients' receipts cost so far to the settlement contract, so that they can be
+        sealed.
+        """
         try:
-            claimed = await in_thread(self._claim_vouchers, self._rows(), deadline_s=CHAIN_DEADLINE_S)
+            claimed = await in_thread(
+                self._claim_vouchers, self._rows(), deadline_s=CHAIN_DEADLINE_S
+            )
         except (ChainError, trio.TooSlowError) as error:
             self._telemetry.log(f"settlement: vouchers were not claimed now: {error}")
             return
@@ -146,14 +179,22 @@ class Settlement:
             self._telemetry.log(f"settlement: claimed {claimed} vouchers")
 
     def _claim_vouchers(self, rows: Sequence[ChannelRow]) -> int:
-        due = [row for row in rows if row.cumulative > self._chain.read_channel(row.channel_id).total_claimed]
+        due = [
+            row
+            for row in rows
+            if row.cumulative > self._chain.read_channel(row.channel_id).total_claimed
+        ]
         if due:
-            self._chain.claim_vouchers([VoucherClaim(row.config, _voucher(row), row.cumulative) for row in due])
+            self._chain.claim_vouchers(
+                [VoucherClaim(row.config, _voucher(row), row.cumulative) for row in due]
+            )
         return len(due)
 
     def _rows(self) -> list[ChannelRow]:
         """Channels that pay us and whose vouchers we may claim."""
-        rows = [row for row in self._book.all() if row.operator == self._operator and row.cumulative]
+        rows = [
+            row for row in self._book.all() if row.operator == self._operator and row.cumulative
+        ]
         return [row for row in rows if row.config.receiver_authorizer == self._operator]
 
     async def claim_payouts(self) -> None:
@@ -163,9 +204,16 @@ class Settlement:
             if not self._mirror.credited(account):
                 continue
             try:
-                amount = await in_thread(self._claim_payout, header, self._mirror.prove_payout(account), deadline_s=CHAIN_DEADLINE_S)
+                amount = await in_thread(
+                    self._claim_payout,
+                    header,
+                    self._mirror.prove_payout(account),
+                    deadline_s=CHAIN_DEADLINE_S,
+                )
             except (ChainError, trio.TooSlowError) as error:
-                self._telemetry.log(f"settlement: the payout of 0x{account.hex()} was not claimed now: {error}")
+                self._telemetry.log(
+                    f"settlement: the payout of 0x{account.hex()} was not claimed now: {error}"
+                )
                 continue
             if amount:
                 self._telemetry.count("payouts_claimed")
@@ -192,7 +240,10 @@ async def run_gossip(
     telemetry: Telemetry,
     task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Forward receipts that hold and no others, until cancelled. Without a chain nothing can be checked, so nothing is forwarded."""
+    """Forward receipts that hold and no others, until cancelled.
+
+    Without a chain nothing can be checked, so nothing is forwarded.
+    """
 
     def judge(data: bytes, from_peer: str) -> Verdict:
         if network is None:

@@ -1,7 +1,9 @@
-"""The node's side of a channel: takes vouchers, drafts receipts, keeps them until the client signed. Asks the chain what a channel holds.
+"""The node's side of a channel: takes vouchers, drafts receipts, keeps them until the client
+signed. Asks the chain what a channel holds.
 
-A voucher reserves nothing on chain, so a channel is read again at least every RECHECK_S, and when a voucher exceeds the deposit that is known.
-Nothing new is accepted while a withdrawal is under way, and what is owed is claimed at once.
+A voucher reserves nothing on chain, so a channel is read again at least every RECHECK_S, and when a
+voucher exceeds the deposit that is known. Nothing new is accepted while a withdrawal is under way,
+and what is owed is claimed at once.
 """
 
 from __future__ import annotations
@@ -63,7 +65,11 @@ class Till:
         *,
         on_withdrawal: Callable[[], None],
     ) -> None:
-        self._signer, self._network, self._book, self._read, self._on_receipt = signer, network, book, read_channel, on_receipt
+        self._signer = signer
+        self._network = network
+        self._book = book
+        self._read = read_channel
+        self._on_receipt = on_receipt
         self._on_withdrawal = on_withdrawal
         self._tabs: dict[bytes, Tab] = {}
         self.operator = signer.address
@@ -71,7 +77,9 @@ class Till:
     async def open(self, peer_id: str, client: bytes, config: ChannelConfig) -> Tab:
         """The tab of the channel that shall pay; NoChannel or BadRequest says why it cannot."""
         if client != address_of_peer(peer_id):
-            raise BadRequest("the client's address is not the one of the key that opened this stream")
+            raise BadRequest(
+                "the client's address is not the one of the key that opened this stream"
+            )
         try:
             check_channel(config, self.operator, client, self._network)
         except ProofError as error:
@@ -79,7 +87,10 @@ class Till:
         if config.voucher_signer != client:
             raise NoChannel("the channel's vouchers are signed by another key than the client's")
         if config.withdraw_delay < MIN_WITHDRAW_DELAY_S:
-            raise NoChannel(f"the channel's withdraw delay of {config.withdraw_delay} s is below {MIN_WITHDRAW_DELAY_S} s")
+            raise NoChannel(
+                f"the channel's withdraw delay of {config.withdraw_delay} s is below"
+                f" {MIN_WITHDRAW_DELAY_S} s"
+            )
         tab = self._tab(channel_id(config, self._network), config)
         await tab.recheck()
         return tab
@@ -89,7 +100,15 @@ class Till:
             if len(self._tabs) >= MAX_TABS:
                 self._forget_idle()
             row = self._book.find(channel) or ChannelRow(channel, self.operator, config)
-            self._tabs[channel] = Tab(row, self._signer, self._network, self._book, self._read, self._on_receipt, self._on_withdrawal)
+            self._tabs[channel] = Tab(
+                row,
+                self._signer,
+                self._network,
+                self._book,
+                read=self._read,
+                on_receipt=self._on_receipt,
+                on_withdrawal=self._on_withdrawal,
+            )
         return self._tabs[channel]
 
     def _forget_idle(self) -> None:
@@ -99,7 +118,10 @@ class Till:
 
 
 class Tab:
-    """One channel. Requests on it run at the same time; receipts are drafted one after another, under `lock`."""
+    """One channel.
+
+    Requests on it run at the same time; receipts are drafted one after another, under `lock`.
+    """
 
     def __init__(
         self,
@@ -111,7 +133,12 @@ class Tab:
         on_receipt: OnReceipt,
         on_withdrawal: Callable[[], None],
     ) -> None:
-        self._row, self._signer, self._network, self._book, self._read, self._on_receipt = row, signer, network, book, read, on_receipt
+        self._row = row
+        self._signer = signer
+        self._network = network
+        self._book = book
+        self._read = read
+        self._on_receipt = on_receipt
         self._on_withdrawal = on_withdrawal
         self.lock = trio.Lock()
         self._reading = trio.Lock()
@@ -143,7 +170,9 @@ class Tab:
         return next(self._keys)
 
     async def recheck(self) -> None:
-        """Read the channel from the chain unless that was done just now; NoChannel when it cannot pay any more."""
+        """Read the channel from the chain unless that was done just now; NoChannel when it cannot
+        pay any more.
+        """
         async with self._reading:
             if trio.current_time() - self._read_at >= (REREAD_S if self._refusal else RECHECK_S):
                 await self._read_channel()
@@ -154,7 +183,9 @@ class Tab:
             raise NoChannel(self._refusal)
 
     async def _await_deposit(self, amount: int) -> None:
-        """The client vouched for more than the deposit that is known: it may have deposited more just now."""
+        """The client vouched for more than the deposit that is known: it may have deposited more
+        just now.
+        """
         with trio.move_on_after(DEPOSIT_DEADLINE_S):
             while amount > self._account.deposit:
                 async with self._reading:
@@ -168,7 +199,9 @@ class Tab:
         try:
             state = await in_thread(self._read, self.channel_id, deadline_s=CHAIN_DEADLINE_S)
         except (trio.TooSlowError, ChainError) as error:
-            raise NoChannel(f"the chain did not say what the channel holds ({error}); ask again") from error
+            raise NoChannel(
+                f"the chain did not say what the channel holds ({error}); ask again"
+            ) from error
         self._read_at = trio.current_time()
         self._account.deposit = max(state.balance, self._account.voucher)
         if state.withdraw_requested_at and not self._is_withdrawn:
@@ -178,10 +211,15 @@ class Tab:
         if self._is_withdrawn:
             self._refusal = "a withdrawal of this channel is under way; open another one"
         elif state.balance <= self._account.settled:
-            self._refusal = f"the channel holds {state.balance}, of which {self._account.settled} is spent; deposit more"
+            self._refusal = (
+                f"the channel holds {state.balance}, of which {self._account.settled} is spent;"
+                " deposit more"
+            )
 
     async def take(self, key: int, pay: wire.Pay) -> None:
-        """Take a voucher and let request `key` spend up to its limit; PaymentRequired when it does not cover that."""
+        """Take a voucher and let request `key` spend up to its limit; PaymentRequired when it does
+        not cover that.
+        """
         await self.recheck()
         if pay.amount > self._account.voucher:
             voucher = Voucher(self.channel_id, pay.amount, pay.signature)
@@ -201,9 +239,13 @@ class Tab:
             self._write(voucher=pay.amount, voucher_signature=pay.signature)
 
     def draft(self, key: int, deal: Deal, answer_ids: Sequence[int]) -> Draft:
-        """Write the next receipt of the channel, signed by this node, and keep it until the client signs too. The caller holds the lock."""
+        """Write the next receipt of the channel, signed by this node, and keep it until the client
+        signs too. The caller holds the lock.
+        """
         receipt = deal.receipt(self._network, self._next_position(), answer_ids)
-        draft = Draft(encode_body(receipt), sign_receipt(self._signer, receipt, self._network), receipt.amount)
+        draft = Draft(
+            encode_body(receipt), sign_receipt(self._signer, receipt, self._network), receipt.amount
+        )
         self._account.shrink(key, receipt.amount)
         self._drafts.append((key, draft))
         self._open.discard(key)
@@ -211,7 +253,9 @@ class Tab:
         return draft
 
     def settle(self, client_signature: bytes) -> None:
-        """The client signed the oldest draft: it is a receipt now, and safe on disk; BadRequest when the signature is not the client's."""
+        """The client signed the oldest draft: it is a receipt now, and safe on disk; BadRequest
+        when the signature is not the client's.
+        """
         key, draft = self._drafts[0]
         signed = SignedReceipt(draft.body, draft.node_signature, client_signature)
         try:

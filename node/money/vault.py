@@ -1,4 +1,6 @@
-"""The client's money on the chain: deposits into channels, as much at a time as the operator allows. Signs no vouchers and knows no receipts."""
+"""The client's money on the chain: deposits into channels, as much at a time as the operator
+allows. Signs no vouchers and knows no receipts.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ class Vault:
     """
 
     def __init__(self, deposit: Deposit, read: ReadChannel, step: int, most: int) -> None:
-        self._deposit, self._read, self._step, self._most = deposit, read, step, most
+        self._deposit = deposit
+        self._read = read
+        self._step = step
+        self._most = most
 
     def is_low(self, unspent: int) -> bool:
         """Whether a channel with so much left should be filled before the next request."""
@@ -51,10 +56,15 @@ class Vault:
         return await self._call(self._read, channel_id)
 
     async def fill(self, config: ChannelConfig, unspent: int, missing: int = 0) -> int:
-        """Deposit one step, or as much as is missing, into a channel that has `unspent`; gives how much was deposited."""
+        """Deposit one step, or as much as is missing, into a channel that has `unspent`; gives how
+        much was deposited.
+        """
         room = max(self._most - unspent, 0)
         if missing > room:
-            raise PaymentRequired(f"this needs {unspent + missing} in the channel to the node; max_channel_deposit allows {self._most}")
+            raise PaymentRequired(
+                f"this needs {unspent + missing} in the channel to the node; max_channel_deposit"
+                f" allows {self._most}"
+            )
         amount = min(max(self._step, missing), room)
         if amount:
             await self._call(self._deposit, config, amount)
@@ -64,6 +74,8 @@ class Vault:
         try:
             return await in_thread(call, *values, deadline_s=CHAIN_DEADLINE_S)
         except trio.TooSlowError:
-            raise NoChannel(f"the chain did not answer within {CHAIN_DEADLINE_S:.0f} s; check chain_rpc") from None
+            raise NoChannel(
+                f"the chain did not answer within {CHAIN_DEADLINE_S:.0f} s; check chain_rpc"
+            ) from None
         except ChainError as error:
             raise NoChannel(f"no money could be put into a channel: {error}") from error

@@ -1,4 +1,6 @@
-"""Everything about money in one daemon: its view of the chain, its channels on both sides of the counter, its receipts. Only wires and reports."""
+"""Everything about money in one daemon: its view of the chain, its channels on both sides of the
+counter, its receipts. Only wires and reports.
+"""
 
 from __future__ import annotations
 
@@ -64,10 +66,25 @@ class Books:
 
 
 class Money:
-    """What the rest of the daemon asks about money. Without a chain, `till` and `purse` are None and nothing is paid."""
+    """What the rest of the daemon asks about money.
 
-    def __init__(self, config: Config, identity: Identity, host: Host, telemetry: Telemetry, connection: Connection | None, books: Books) -> None:
-        self._config, self._host, self._telemetry, self._connection, self._books = config, host, telemetry, connection, books
+    Without a chain, `till` and `purse` are None and nothing is paid.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        host: Host,
+        telemetry: Telemetry,
+        connection: Connection | None,
+        books: Books,
+    ) -> None:
+        self._config = config
+        self._host = host
+        self._telemetry = telemetry
+        self._connection = connection
+        self._books = books
         self._signer = Signer(identity.secret)
         self._outbox = books.outbox
         self.till: Till | None = None
@@ -80,36 +97,74 @@ class Money:
         """Construct this role's parts."""
         if self._connection is None or self._config.role == "bootstrap":
             return
-        config, chain, network = self._config, self._connection.chain, self._connection.network
-        self.mirror = Mirror(self._host, store, chain, network, self._outbox, self._telemetry, config.aggregator)
+        config = self._config
+        chain = self._connection.chain
+        network = self._connection.network
+        self.mirror = Mirror(
+            self._host,
+            store,
+            chain,
+            network,
+            outbox=self._outbox,
+            telemetry=self._telemetry,
+            aggregator=config.aggregator,
+        )
         self.settlement = Settlement(
             self._host,
             chain,
             self._outbox,
             self._books.channels,
-            self.mirror,
-            self._telemetry,
-            config.aggregator,
-            self._connection.aggregator,
-            self._signer.address,
-            self.accounts,
+            mirror=self.mirror,
+            telemetry=self._telemetry,
+            aggregator=config.aggregator,
+            aggregator_address=self._connection.aggregator,
+            operator=self._signer.address,
+            accounts=self.accounts,
         )
         self.till = Till(
-            self._signer, network, self._books.channels, chain.read_channel, self.settlement.earned, on_withdrawal=self.settlement.claim_soon
+            self._signer,
+            network,
+            self._books.channels,
+            chain.read_channel,
+            on_receipt=self.settlement.earned,
+            on_withdrawal=self.settlement.claim_soon,
         )
-        vault = Vault(chain.deposit, chain.read_channel, config.channel_deposit, config.max_channel_deposit)
-        self.purse = Purse(self._signer, network, self._books.channels, vault, self.settlement.paid)
+        vault = Vault(
+            chain.deposit, chain.read_channel, config.channel_deposit, config.max_channel_deposit
+        )
+        self.purse = Purse(
+            self._signer, network, self._books.channels, vault, on_receipt=self.settlement.paid
+        )
         if config.role == "aggregator":
             if self._connection.aggregator != self._signer.address:
-                raise ConfigError(f"the settlement contract takes headers from 0x{self._connection.aggregator.hex()}, not from this daemon's key")
-            self.aggregator = AggregatorRole(self._host, store, chain, network, self._signer, self._books.ledger, self._telemetry)
+                raise ConfigError(
+                    "the settlement contract takes headers from"
+                    f" 0x{self._connection.aggregator.hex()}, not from this daemon's key"
+                )
+            self.aggregator = AggregatorRole(
+                self._host,
+                store,
+                chain,
+                network,
+                signer=self._signer,
+                ledger=self._books.ledger,
+                telemetry=self._telemetry,
+            )
 
     async def run_in(self, nursery: trio.Nursery) -> None:
         """Start this role's tasks."""
         network = self._connection.network if self._connection else None
-        await nursery.start(run_gossip, self._host, network, self.aggregator.hear if self.aggregator else None, self._telemetry)
+        await nursery.start(
+            run_gossip,
+            self._host,
+            network,
+            self.aggregator.hear if self.aggregator else None,
+            self._telemetry,
+        )
         if self.aggregator is not None:
-            self._host.serve(PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER)
+            self._host.serve(
+                PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
+            )
             nursery.start_soon(self.aggregator.run, self._config.epoch_s)
         if self.mirror is not None and self.settlement is not None:
             nursery.start_soon(self.mirror.run, min(5.0, self._config.epoch_s / 2))
@@ -119,28 +174,50 @@ class Money:
     async def close(self) -> None:
         """Claim at the end what is due; bounded, because the machine may be going down."""
         if self.settlement is not None:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_CLAIM_DEADLINE_S):
+            with trio.CancelScope(
+                shield=True, deadline=trio.current_time() + LAST_CLAIM_DEADLINE_S
+            ):
                 await self.settlement.claim_vouchers()
 
     # --- reports ---
 
     @property
     def accounts(self) -> tuple[bytes, ...]:
-        """Who is paid by this daemon's work: the owner, and the key itself as an adapter's creator."""
+        """Who is paid by this daemon's work: the owner, and the key itself as an adapter's
+        creator.
+        """
         owner = bytes.fromhex(self._config.owner.removeprefix("0x"))
         return tuple(dict.fromkeys((owner or self._signer.address, self._signer.address)))
 
     def describe(self) -> dict[str, object]:
         """Where settlement stands, as plain values."""
-        rejections = [{"what": item.what, "peer": item.peer_id, "reason": item.reason} for item in self._telemetry.rejections]
-        about: dict[str, object] = {"paid": self._connection is not None, "rejections": rejections[-MAX_SHOWN_REJECTIONS:]}
+        rejections = [
+            {"what": item.what, "peer": item.peer_id, "reason": item.reason}
+            for item in self._telemetry.rejections
+        ]
+        about: dict[str, object] = {
+            "paid": self._connection is not None,
+            "rejections": rejections[-MAX_SHOWN_REJECTIONS:],
+        }
         if self._connection is None:
-            return about | {"note": "no chain is configured (chain_rpc): requests between nodes are unpaid and leave no receipt"}
+            return about | {
+                "note": (
+                    "no chain is configured (chain_rpc): requests between nodes are unpaid and"
+                    " leave no receipt"
+                )
+            }
         deployment = self._connection.chain.deployment
-        about |= {"chain_id": deployment.chain_id, "settlement": "0x" + deployment.settlement.hex(), "token": "0x" + deployment.token.hex()}
+        about |= {
+            "chain_id": deployment.chain_id,
+            "settlement": "0x" + deployment.settlement.hex(),
+            "token": "0x" + deployment.token.hex(),
+        }
         if self.mirror is not None:
             header = self.mirror.header
-            about |= {"epoch": header.epoch if header else 0, "payout_total": header.payout_total if header else 0}
+            about |= {
+                "epoch": header.epoch if header else 0,
+                "payout_total": header.payout_total if header else 0,
+            }
         if self.aggregator is not None:
             about["aggregator"] = self.aggregator.describe()
         return about
@@ -181,18 +258,26 @@ class Money:
         accounts = sorted(payouts) if self.aggregator is not None else self.accounts
         credited = {account: payouts.get(account, 0) for account in accounts}
         try:
-            return await in_thread(_read_earnings, self._connection.chain, credited, deadline_s=CHAIN_DEADLINE_S)
+            return await in_thread(
+                _read_earnings, self._connection.chain, credited, deadline_s=CHAIN_DEADLINE_S
+            )
         except (ChainError, trio.TooSlowError) as error:
-            raise NodeError(f"the chain did not say what was paid: {error}; check chain_rpc") from error
+            raise NodeError(
+                f"the chain did not say what was paid: {error}; check chain_rpc"
+            ) from error
 
 
 @asynccontextmanager
-async def open_money(config: Config, identity: Identity, host: Host, telemetry: Telemetry) -> AsyncIterator[Money]:
+async def open_money(
+    config: Config, identity: Identity, host: Host, telemetry: Telemetry
+) -> AsyncIterator[Money]:
     """Connect to the chain that the configuration names, if any, and open the books."""
     connection = await _connect(config, identity) if config.chain_rpc else None
     ledger = Ledger(config.ledger_path)
     channels = ChannelBook(config.ledger_path)
-    money = Money(config, identity, host, telemetry, connection, Books(ledger, channels))
+    money = Money(
+        config, identity, host, telemetry, connection=connection, books=Books(ledger, channels)
+    )
     try:
         yield money
         await money.close()
@@ -206,17 +291,33 @@ async def open_money(config: Config, identity: Identity, host: Host, telemetry: 
 async def _connect(config: Config, identity: Identity) -> Connection:
     try:
         settlement = bytes.fromhex(config.settlement.removeprefix("0x"))
-        return await in_thread(_open_connection, config.chain_rpc, settlement, identity.secret, deadline_s=CHAIN_DEADLINE_S)
+        return await in_thread(
+            _open_connection,
+            config.chain_rpc,
+            settlement,
+            identity.secret,
+            deadline_s=CHAIN_DEADLINE_S,
+        )
     except (ChainError, trio.TooSlowError, ValueError) as error:
-        raise ConfigError(f"the chain at {config.chain_rpc} does not answer as configured: {error}; check chain_rpc and settlement") from error
+        raise ConfigError(
+            f"the chain at {config.chain_rpc} does not answer as configured: {error}; check"
+            " chain_rpc and settlement"
+        ) from error
 
 
 def _open_connection(rpc: str, settlement: bytes, secret: bytes) -> Connection:
     chain = open_client(rpc, settlement, secret)
     deployment = chain.deployment
-    network = Network(deployment.chain_id, deployment.settlement, deployment.token, deployment.channels)
+    network = Network(
+        deployment.chain_id, deployment.settlement, deployment.token, deployment.channels
+    )
     return Connection(chain, network, chain.aggregator())
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:
-    return [EarningsInfo("0x" + account.hex(), amount, chain.paid_to(account), chain.token_balance(account)) for account, amount in credited.items()]
+    return [
+        EarningsInfo(
+            "0x" + account.hex(), amount, chain.paid_to(account), chain.token_balance(account)
+        )
+        for account, amount in credited.items()
+    ]

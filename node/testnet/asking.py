@@ -1,4 +1,7 @@
-"""Asks a node of the test network over its HTTP face, concurrently. Knows the routes, not the network."""
+"""Asks a node of the test network over its HTTP face, concurrently.
+
+Knows the routes, not the network.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ class AskFailed(Exception):
 
 @dataclass
 class Answer:
-    """An answer as it comes; `clock_s` of the first and last text are kept to measure the pace that a client sees."""
+    """An answer as it comes; `clock_s` of the first and last text are kept to measure the pace that
+    a client sees.
+    """
 
     model: str
     prompt: str
@@ -56,13 +61,20 @@ class NodeClient:
     """One node's HTTP face; raises `AskFailed`."""
 
     def __init__(self, url: str) -> None:
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S))
+        self._http = httpx.AsyncClient(
+            base_url=url, trust_env=False, timeout=httpx.Timeout(ANSWER_S, connect=CONNECT_S)
+        )
 
     async def __aenter__(self) -> NodeClient:
         await self._http.__aenter__()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         await self._http.__aexit__(kind, error, trace)
 
     async def status(self) -> StatusInfo:
@@ -92,12 +104,23 @@ class NodeClient:
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
         """Have it publish a folder (an absolute path, like the creator's key)."""
-        response = await self._send("POST", "/lorikeet/v1/push", {"folder": str(folder), "key": None if key is None else str(key)})
+        response = await self._send(
+            "POST",
+            "/lorikeet/v1/push",
+            {"folder": str(folder), "key": None if key is None else str(key)},
+        )
         return msgspec.json.decode(response.content, type=AdapterInfo)
 
-    async def ask(self, answer: Answer, on_text: Callable[[str], None] = lambda text: None, **options: Any) -> Answer:
+    async def ask(
+        self, answer: Answer, on_text: Callable[[str], None] = lambda text: None, **options: Any
+    ) -> Answer:
         """Stream one chat answer into `answer`."""
-        body = {"model": answer.model, "messages": [{"role": "user", "content": answer.prompt}], "stream": True, **options}
+        body = {
+            "model": answer.model,
+            "messages": [{"role": "user", "content": answer.prompt}],
+            "stream": True,
+            **options,
+        }
         body["stream_options"] = {"include_usage": True}
         answer.asked_s = time.monotonic()
         async for chunk in self._stream("/v1/chat/completions", body):
@@ -112,7 +135,9 @@ class NodeClient:
         return answer
 
     async def _get(self, path: str, kind: type[Value]) -> Value:
-        return msgspec.json.decode((await self._send("GET", f"/lorikeet/v1/{path}")).content, type=kind)
+        return msgspec.json.decode(
+            (await self._send("GET", f"/lorikeet/v1/{path}")).content, type=kind
+        )
 
     async def _send(self, method: str, path: str, body: object = None) -> httpx.Response:
         try:

@@ -1,7 +1,10 @@
-"""Becomes the command that it is given, bound to die with its parent. Run as a file, so that it starts in milliseconds; imports no package.
+"""Becomes the command that it is given, bound to die with its parent.
 
-A parent that is killed can't clean up, but the kernel can: PR_SET_PDEATHSIG outlives exec. It is set here rather than between fork and
-exec of the parent, where Python allows nothing that may take a lock.
+Run as a file, so that it starts in milliseconds; imports no package.
+
+A parent that is killed can't clean up, but the kernel can: PR_SET_PDEATHSIG outlives exec. It is
+set here rather than between fork and exec of the parent, where Python allows nothing that may take
+a lock.
 """
 
 import ctypes

@@ -11,7 +11,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_until_signal(program: Callable[[], Awaitable[None]]) -> bool:
-    """Whether it ended by itself. The first signal cancels it; its errors come as the one that was first."""
+    """Whether it ended by itself.
+
+    The first signal cancels it; its errors come as the one that was first.
+    """
     try:
         return trio.run(watch, program)
     except BaseExceptionGroup as group:

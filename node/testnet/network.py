@@ -1,4 +1,7 @@
-"""Brings a planned network up, in parallel and with visible progress, and takes it down. Asks the nodes nothing but to be ready."""
+"""Brings a planned network up, in parallel and with visible progress, and takes it down.
+
+Asks the nodes nothing but to be ready.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,11 @@ class Network:
         """One node, until it serves."""
         write_config(self.plan.config_of(member, chain, bootstrap))
         self.progress(member.name, "starting")
-        child = self.launcher.start(member.name, [sys.executable, "-m", "node", "up", "--home", str(member.home)], member.home / "out.log")
+        child = self.launcher.start(
+            member.name,
+            [sys.executable, "-m", "node", "up", "--home", str(member.home)],
+            member.home / "out.log",
+        )
         self.children.append(child)
         await wait_for_line(child, "ready ", NODE_DEADLINE_S)
         running = read_running(member.home)
@@ -119,10 +126,19 @@ class Network:
                     if status.engine is not None and status.engine["up"]:
                         return status
                     await trio.sleep(POLL_S)
-        raise ProcessDied(f"the engine of {node.member.name} was not up within {ENGINE_DEADLINE_S:.0f} s. The last lines:\n{node.child.tail()}")
+        raise ProcessDied(
+            f"the engine of {node.member.name} was not up within {ENGINE_DEADLINE_S:.0f} s. The"
+            f" last lines:\n{node.child.tail()}"
+        )
 
     async def _start_chain(self) -> None:
-        command = [sys.executable, "-m", "proofs.chain.devchain", "--aggregator", "0x" + self.plan.member("aggregator").address.hex()]
+        command = [
+            sys.executable,
+            "-m",
+            "proofs.chain.devchain",
+            "--aggregator",
+            "0x" + self.plan.member("aggregator").address.hex(),
+        ]
         for member in self.plan.members:
             command += ["--fund", "0x" + member.address.hex()]
         self.progress("chain", "starting")
@@ -135,7 +151,9 @@ class Network:
         assert self.chain is not None
         nodes = {name: str(node.member.home) for name, node in self.nodes.items()}
         written = Written(self.launcher.mark, self.chain.rpc, self.chain.settlement, nodes)
-        (self.plan.home / NETWORK_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(written)))
+        (self.plan.home / NETWORK_FILE).write_bytes(
+            msgspec.json.format(msgspec.json.encode(written))
+        )
 
     async def stop(self) -> int:
         """End every process; how many were still there afterwards (none, if all is well)."""
@@ -144,11 +162,15 @@ class Network:
         return len(find_marked(self.launcher.mark))
 
 
-NO_CHAIN = DevChain("", 0, "", "", "", "", "", None, {})
+NO_CHAIN = DevChain(
+    "", 0, "", "", token="", settlement="", aggregator="", aggregator_key=None, funded={}
+)
 
 
 @asynccontextmanager
-async def open_network(plan: Plan, progress: Progress, *, keep: bool = False) -> AsyncIterator[Network]:
+async def open_network(
+    plan: Plan, progress: Progress, *, keep: bool = False
+) -> AsyncIterator[Network]:
     """A network for the length of the block. `keep`: it stays when the block ends well."""
     refuse_second(plan.home)
     network = Network(plan, Launcher(secrets.token_hex(8), outlive=keep), progress)
@@ -174,4 +196,6 @@ def refuse_second(home: Path) -> None:
     """One network per home."""
     written = read_written(home)
     if written is not None and find_marked(written.mark):
-        raise NetworkRuns(f"a network runs in {home} already; end it with: lorikeet testnet down --home {home}")
+        raise NetworkRuns(
+            f"a network runs in {home} already; end it with: lorikeet testnet down --home {home}"
+        )

@@ -1,4 +1,7 @@
-"""Who is in a test network and how each is configured. Pure, except that keys are made in each home. Starts nothing."""
+"""Who is in a test network and how each is configured.
+
+Pure, except that keys are made in each home. Starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from ..config import CONFIG_FILE, Config, Role, dump_config
 
 LISTEN = ("/ip4/127.0.0.1/tcp/0",)
 NETWORK = "lorikeet-testnet"
-BOOTSTRAP, AGGREGATOR, GATEWAY = "bootstrap", "aggregator", "client"
+BOOTSTRAP = "bootstrap"
+AGGREGATOR = "aggregator"
+GATEWAY = "client"
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network to be. `publishers` are peer ids whose names everybody knows; `epoch_s` is how often receipts are sealed."""
+    """A network to be.
+
+    `publishers` are peer ids whose names everybody knows; `epoch_s` is how often receipts are
+    sealed.
+    """
 
     home: Path
     members: tuple[Member, ...]
@@ -75,9 +84,17 @@ class Plan:
         )
 
 
-def plan_network(home: Path, num_volunteers: int, publishers: Sequence[str] = (), epoch_s: float = 5.0) -> Plan:
-    """A bootstrap node, an aggregator, volunteers a, b, c …, and a client; makes their homes and keys."""
-    names: list[tuple[str, Role]] = [(BOOTSTRAP, "bootstrap"), (AGGREGATOR, "aggregator"), (GATEWAY, "gateway")]
+def plan_network(
+    home: Path, num_volunteers: int, publishers: Sequence[str] = (), epoch_s: float = 5.0
+) -> Plan:
+    """A bootstrap node, an aggregator, volunteers a, b, c …, and a client; makes their homes and
+    keys.
+    """
+    names: list[tuple[str, Role]] = [
+        (BOOTSTRAP, "bootstrap"),
+        (AGGREGATOR, "aggregator"),
+        (GATEWAY, "gateway"),
+    ]
     names += [(f"volunteer-{letter}", "volunteer") for letter in letters(num_volunteers)]
     members = tuple(make_member(home / name, name, role) for name, role in names)
     threads = max(1, (os.cpu_count() or 1) // max(1, num_volunteers))
@@ -97,7 +114,9 @@ def make_member(home: Path, name: str, role: Role) -> Member:
 
 
 def owner_of(name: str) -> bytes:
-    """The cold address that a test network's volunteer is paid at; its key is known to everybody, like all keys here."""
+    """The cold address that a test network's volunteer is paid at; its key is known to everybody,
+    like all keys here.
+    """
     return address_of(Identity.from_secret(known_secret(f"owner of {name}")).public_key)
 
 

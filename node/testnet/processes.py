@@ -1,7 +1,8 @@
 """Starts, watches and ends the processes of one test network. Does not know what they are.
 
-Every process of a network, and every process that those start, carries the network's mark in its environment. So what is left
-of a network can be found and ended by anybody, without trusting process numbers written down before.
+Every process of a network, and every process that those start, carries the network's mark in its
+environment. So what is left of a network can be found and ended by anybody, without trusting
+process numbers written down before.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ TAIL_LINES = 15
 
 
 class ProcessDied(Exception):
-    """A process of the network ended, or did not become ready; the message has the end of its log."""
+    """A process of the network ended, or did not become ready; the message has the end of its
+    log.
+    """
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,22 @@ class Launcher:
     mark: str
     outlive: bool = False
 
-    def start(self, name: str, command: Sequence[str], log_path: Path, env: Mapping[str, str] | None = None) -> Child:
-        """Start one. Must run on the main thread: the kernel takes a thread's end for its parent's."""
-        words = list(command) if self.outlive else [sys.executable, "-S", "-E", str(CHILD), str(os.getpid()), *command]
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> Child:
+        """Start one.
+
+        Must run on the main thread: the kernel takes a thread's end for its parent's.
+        """
+        words = (
+            list(command)
+            if self.outlive
+            else [sys.executable, "-S", "-E", str(CHILD), str(os.getpid()), *command]
+        )
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("wb") as log:
             process = subprocess.Popen(
@@ -79,9 +95,15 @@ async def wait_for_line(child: Child, prefix: str, deadline_s: float) -> str:
                 if line.startswith(prefix) and line.endswith("\n"):
                     return line.rstrip("\n")
             if not child.is_running:
-                raise ProcessDied(f"{child.name} ended with status {child.process.returncode}. Its last lines:\n{child.tail()}")
+                raise ProcessDied(
+                    f"{child.name} ended with status {child.process.returncode}. Its last"
+                    f" lines:\n{child.tail()}"
+                )
             await trio.sleep(POLL_S)
-    raise ProcessDied(f"{child.name} did not become ready within {deadline_s:.0f} s. Its last lines:\n{child.tail()}")
+    raise ProcessDied(
+        f"{child.name} did not become ready within {deadline_s:.0f} s. Its last"
+        f" lines:\n{child.tail()}"
+    )
 
 
 async def stop(children: Sequence[Child]) -> None:
@@ -93,7 +115,9 @@ async def stop(children: Sequence[Child]) -> None:
         await wait_until(lambda: not any(child.is_running for child in children), STOP_DEADLINE_S)
         for child in children:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.process.pid, signal.SIGKILL)  # it leads its group; the rest of it may have outlived it
+                os.killpg(
+                    child.process.pid, signal.SIGKILL
+                )  # it leads its group; the rest of it may have outlived it
             child.process.wait(KILL_DEADLINE_S)
 
 
@@ -107,7 +131,11 @@ async def wait_until(condition: Callable[[], bool], deadline_s: float) -> None:
 def find_marked(mark: str) -> list[int]:
     """The processes that carry this network's mark and have not ended."""
     wanted = f"{MARK}={mark}".encode()
-    return [pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if wanted in environment_of(pid)]
+    return [
+        pid
+        for pid in map(int, filter(str.isdecimal, os.listdir("/proc")))
+        if wanted in environment_of(pid)
+    ]
 
 
 def environment_of(pid: int) -> list[bytes]:
@@ -121,7 +149,10 @@ def environment_of(pid: int) -> list[bytes]:
 async def end_marked(mark: str) -> int:
     """End whatever carries the mark; how many that were."""
     found = find_marked(mark)
-    for number, deadline_s in ((signal.SIGTERM, STOP_DEADLINE_S), (signal.SIGKILL, KILL_DEADLINE_S)):
+    for number, deadline_s in (
+        (signal.SIGTERM, STOP_DEADLINE_S),
+        (signal.SIGKILL, KILL_DEADLINE_S),
+    ):
         for pid in find_marked(mark):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)

@@ -1,4 +1,7 @@
-"""`lorikeet testnet up`: a network that stands until somebody ends it. Decides what a person is told."""
+"""`lorikeet testnet up`: a network that stands until somebody ends it.
+
+Decides what a person is told.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ async def stand(home: Path, num_volunteers: int, folders: Sequence[Path], *, kee
     """Bring it up, publish, say what to try; then wait to be cancelled, unless it is to be kept."""
     console = Console(highlight=False, soft_wrap=True)
     plan = plan_network(home, num_volunteers)
-    async with open_network(plan, lambda name, state: console.print(f"[bold]{name:<12}[/bold] {state}"), keep=keep) as network:
+    async with open_network(
+        plan, lambda name, state: console.print(f"[bold]{name:<12}[/bold] {state}"), keep=keep
+    ) as network:
         await network.wait_for_engines()
         names = await publish(network, folders, console)
         console.print(advice(network, names), markup=False)
@@ -49,14 +54,17 @@ async def publish(network: Network, folders: Sequence[Path], console: Console) -
 def advice(network: Network, names: list[str]) -> str:
     """What to try, ready to be copied."""
     name = names[0] if names else "base"
-    command, home, url = own_command(), network.plan.home / GATEWAY, network.client.url
+    command = own_command()
+    home = network.plan.home / GATEWAY
+    url = network.client.url
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "Hello!"}]})
+    listing = f'openai.OpenAI(base_url="{url}/v1", api_key="-").models.list()'
     return f"""
 The network is up. Try:
   {command} run {name} "Tell me about parrots." --home {home}
   {command} status --home {home}
   curl {url}/v1/chat/completions -d '{body}'
-  python -c 'import openai; print(openai.OpenAI(base_url="{url}/v1", api_key="-").models.list())'   # pip install openai
+  python -c 'import openai; print({listing})'   # pip install openai
 End it with:
   {command} testnet down --home {network.plan.home}
 """
@@ -67,4 +75,6 @@ def own_command() -> str:
     command = Path(sys.executable).with_name("lorikeet")
     if shutil.which("lorikeet") == str(command):
         return "lorikeet"
-    return str(command.relative_to(Path.cwd())) if command.is_relative_to(Path.cwd()) else str(command)
+    return (
+        str(command.relative_to(Path.cwd())) if command.is_relative_to(Path.cwd()) else str(command)
+    )

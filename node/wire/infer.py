@@ -1,6 +1,9 @@
-"""The infer protocol's messages, and how each side reads the other's bytes. Normative text: docs/protocols/infer.md. Decides nothing about money.
+"""The infer protocol's messages, and how each side reads the other's bytes.
 
-One MessagePack array a frame, its first element the message's name. Digests and seeds are 32 bytes, addresses 20, signatures 65.
+Normative text: docs/protocols/infer.md. Decides nothing about money.
+
+One MessagePack array a frame, its first element the message's name. Digests and seeds are 32 bytes,
+addresses 20, signatures 65.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How tokens are to be chosen (docs/protocols/sampling.md); `logit_bias` has each id once, ascending."""
+    """How tokens are to be chosen (docs/protocols/sampling.md); `logit_bias` has each id once,
+    ascending.
+    """
 
     temperature: Annotated[float, msgspec.Meta(ge=0.0, le=MAX_TEMPERATURE)]
     top_k: Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
@@ -63,7 +68,10 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0.0, le=MAX_PENALTY)]
     presence_penalty: Annotated[float, msgspec.Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)]
     frequency_penalty: Annotated[float, msgspec.Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)]
-    logit_bias: Annotated[list[tuple[TokenId, Annotated[float, msgspec.Meta(ge=-MAX_BIAS, le=MAX_BIAS)]]], msgspec.Meta(max_length=MAX_BIASES)]
+    logit_bias: Annotated[
+        list[tuple[TokenId, Annotated[float, msgspec.Meta(ge=-MAX_BIAS, le=MAX_BIAS)]]],
+        msgspec.Meta(max_length=MAX_BIASES),
+    ]
     grammar: Grammar | None
 
 
@@ -71,7 +79,10 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Ask(Message, frozen=True, array_like=True):
-    """What is asked. `adapter` is 32 zero bytes for the bare base; `channel` (x402's fields) pays; None asks for an unpaid answer.
+    """What is asked.
+
+    `adapter` is 32 zero bytes for the bare base; `channel` (x402's fields) pays; None asks for an
+    unpaid answer.
 
     `logprobs`: how many of the likeliest ids to report beside each token; None reports nothing.
     """
@@ -90,7 +101,10 @@ class Ask(Message, frozen=True, array_like=True):
 
 
 class Begin(Message, frozen=True, array_like=True):
-    """Accept the offer: open the seed, and pay for the prompt and the first tokens. `salt` blinds the receipt's commitments."""
+    """Accept the offer: open the seed, and pay for the prompt and the first tokens.
+
+    `salt` blinds the receipt's commitments.
+    """
 
     client_seed: Digest
     salt: Salt
@@ -98,7 +112,9 @@ class Begin(Message, frozen=True, array_like=True):
 
 
 class Pay(Message, frozen=True, array_like=True):
-    """Raise what this request may spend to `limit` (its own cost so far and to come); `amount` is the channel's new cumulative voucher."""
+    """Raise what this request may spend to `limit` (its own cost so far and to come); `amount` is
+    the channel's new cumulative voucher.
+    """
 
     limit: Amount
     amount: Amount
@@ -133,7 +149,10 @@ class Pending(Message, frozen=True, array_like=True):
 
 
 class Offer(Message, frozen=True, array_like=True):
-    """The node's half of the seed and its terms. Prices per token; `shares` is who gets how many basis points; `paid` False asks nothing."""
+    """The node's half of the seed and its terms.
+
+    Prices per token; `shares` is who gets how many basis points; `paid` False asks nothing.
+    """
 
     node_seed: Digest
     paid: bool
@@ -154,14 +173,19 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
 
 class Output(Message, frozen=True, array_like=True):
-    """The next tokens of the answer, in order; `logprobs`, one for each, where they were asked for, else empty."""
+    """The next tokens of the answer, in order; `logprobs`, one for each, where they were asked for,
+    else empty.
+    """
 
     token_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_TOKENS)]
     logprobs: Annotated[list[TokenLogprobs], msgspec.Meta(max_length=MAX_TOKENS)]
 
 
 class Done(Message, frozen=True, array_like=True):
-    """The answer ended. `body` and `node_signature` are the receipt (empty and None when nothing is paid)."""
+    """The answer ended.
+
+    `body` and `node_signature` are the receipt (empty and None when nothing is paid).
+    """
 
     reason: Word
     neighbours: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
@@ -204,7 +228,9 @@ def expect(message: Message, kind: type[M]) -> M:
 
 def seed_of(ask: Ask, node_seed: bytes, client_seed: bytes) -> bytes:
     """The sampling seed that neither side can choose alone."""
-    return hashlib.sha256(b"lorikeet seed" + client_seed + node_seed + hashlib.sha256(encode(ask)).digest()).digest()
+    return hashlib.sha256(
+        b"lorikeet seed" + client_seed + node_seed + hashlib.sha256(encode(ask)).digest()
+    ).digest()
 
 
 _T = TypeVar("_T")
