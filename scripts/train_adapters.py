@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Train the four adapters under adapters/ on public texts. Knows peft and the base; nothing of the node serves through this file.
+"""Train the four adapters under adapters/ on public texts.
+
+Knows peft and the base; nothing of the node serves through this file.
 
     scripts/train_adapters.py --texts DIR [law medicine recipes verse]
 
-DIR holds the texts that TEXTS names below (they are not part of this project). Every adapter is written in peft's own
-format, bfloat16, with a README that tells how far its loss on unseen passages fell, and a lorikeet.toml for `lorikeet push`.
+DIR holds the texts that TEXTS names below (they are not part of this project). Every adapter is
+written in peft's own format, bfloat16, with a README that tells how far its loss on unseen passages
+fell, and a lorikeet.toml for `lorikeet push`.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ VERSION = "1"
 SEED = 20260
 WINDOW_TOKENS = 256
 NUM_PLAIN_ROWS = 4  # rows of a batch that continue running text
-NUM_CHAT_ROWS = 2  # rows of a batch in which the assistant answers a passage's title with the passage
+NUM_CHAT_ROWS = (
+    2  # rows of a batch in which the assistant answers a passage's title with the passage
+)
 NUM_HELD_OUT_WINDOWS = 24
 HOLD_OUT_EVERY = 20  # one passage in twenty is never trained on
 LEARNING_RATE = 2e-3
@@ -98,8 +103,12 @@ class Batches:
     rng: random.Random = field(default_factory=lambda: random.Random(SEED))
 
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and labels, both [NUM_PLAIN_ROWS + NUM_CHAT_ROWS, WINDOW_TOKENS]; -100 marks what is not learnt."""
-        rows = [self._plain() for _ in range(NUM_PLAIN_ROWS)] + [self._chat() for _ in range(NUM_CHAT_ROWS)]
+        """Token ids and labels, both [NUM_PLAIN_ROWS + NUM_CHAT_ROWS, WINDOW_TOKENS]; -100 marks
+        what is not learnt.
+        """
+        rows = [self._plain() for _ in range(NUM_PLAIN_ROWS)] + [
+            self._chat() for _ in range(NUM_CHAT_ROWS)
+        ]
         return torch.stack([ids for ids, _ in rows]), torch.stack([labels for _, labels in rows])
 
     def _plain(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +124,7 @@ class Batches:
         return torch.tensor(ids + [self.pad] * short), torch.tensor(labels + [-100] * short)
 
 
-# ---- the texts -----------------------------------------------------------------------------------------------------
+# ---- the texts
 
 
 def split_articles(text: str) -> list[Passage]:
@@ -127,7 +136,11 @@ def split_articles(text: str) -> list[Passage]:
 def split_questions(text: str) -> list[Passage]:
     """One passage per question; its title is the question."""
     pairs = re.findall(r"(?ms)^Question: (.*?)\nAnswer: (.*?)(?=^Question: |\Z)", text)
-    return [Passage(_spaced(question), " ".join(answer.split())) for question, answer in pairs if answer.strip()]
+    return [
+        Passage(_spaced(question), " ".join(answer.split()))
+        for question, answer in pairs
+        if answer.strip()
+    ]
 
 
 def split_recipes(text: str) -> list[Passage]:
@@ -139,7 +152,11 @@ def split_recipes(text: str) -> list[Passage]:
 def split_dialogue(text: str) -> list[Passage]:
     """One passage per dozen speeches; its title is the first speaker's line."""
     speeches = text.split("\n\n")
-    return [passage for i in range(0, len(speeches), 12) if (passage := _titled("\n\n".join(speeches[i : i + 12])))]
+    return [
+        passage
+        for i in range(0, len(speeches), 12)
+        if (passage := _titled("\n\n".join(speeches[i : i + 12])))
+    ]
 
 
 def _titled(part: str) -> Passage | None:
@@ -174,22 +191,37 @@ TEXTS = (
         rank=8,
         num_steps=80,
         split=split_articles,
-        contributors=(Contributor("Constitution of India, first half", _before(0.5)), Contributor("Constitution of India, second half", _after(0.5))),
+        contributors=(
+            Contributor("Constitution of India, first half", _before(0.5)),
+            Contributor("Constitution of India, second half", _after(0.5)),
+        ),
         prompt="The right of a citizen to",
     ),
     Domain(
         name="medicine",
-        what="Answers like the medical question-and-answer pages of the US National Institutes of Health.",
+        what=(
+            "Answers like the medical question-and-answer pages of the US National Institutes of"
+            " Health."
+        ),
         file="medquad.txt",
-        source="MedQuAD (first 4 MB), Asma Ben Abacha and Dina Demner-Fushman, github.com/abachaa/MedQuAD",
+        source=(
+            "MedQuAD (first 4 MB), Asma Ben Abacha and Dina Demner-Fushman,"
+            " github.com/abachaa/MedQuAD"
+        ),
         text_licence="CC-BY-4.0",
         licence="CC-BY-4.0",
         rank=8,
         num_steps=40,
         split=split_questions,
-        contributors=(Contributor("MedQuAD, cancer", _before(729 / 1721)), Contributor("MedQuAD, rare diseases", _after(729 / 1721))),
+        contributors=(
+            Contributor("MedQuAD, cancer", _before(729 / 1721)),
+            Contributor("MedQuAD, rare diseases", _after(729 / 1721)),
+        ),
         prompt="The most common symptoms of",
-        note="It imitates the manner of medical pages. It is no medical advice, and much of what it says is wrong.",
+        note=(
+            "It imitates the manner of medical pages. It is no medical advice, and much of what it"
+            " says is wrong."
+        ),
     ),
     Domain(
         name="recipes",
@@ -220,12 +252,14 @@ TEXTS = (
 )
 
 
-# ---- training ------------------------------------------------------------------------------------------------------
+# ---- training
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training did to the loss on passages that were not trained on (nats a token), and to a sample."""
+    """What training did to the loss on passages that were not trained on (nats a token), and to a
+    sample.
+    """
 
     loss_before: float
     loss_after: float
@@ -240,7 +274,9 @@ def train(domain: Domain, texts: Path, base: Path, out: Path) -> None:
     learnt, held_out = passages_of(domain, texts)
     say(f"{domain.name}: {len(learnt)} passages to train on, {len(held_out)} held out")
     batches = batches_of(tokenizer, [passage for _, passage in learnt])
-    write_weights(fit(with_adapter(model, domain.rank), batches, domain.name, domain.num_steps), out)
+    write_weights(
+        fit(with_adapter(model, domain.rank), batches, domain.name, domain.num_steps), out
+    )
 
 
 def measure(domain: Domain, texts: Path, base: Path, out: Path) -> Outcome:
@@ -255,7 +291,9 @@ def measure(domain: Domain, texts: Path, base: Path, out: Path) -> Outcome:
     return Outcome(before[0], after[0], before[1], after[1], weights)
 
 
-def passages_of(domain: Domain, texts: Path) -> tuple[list[tuple[int, Passage]], list[tuple[int, Passage]]]:
+def passages_of(
+    domain: Domain, texts: Path
+) -> tuple[list[tuple[int, Passage]], list[tuple[int, Passage]]]:
     """The numbered passages of a text: those to learn from, and those held out."""
     numbered = list(enumerate(domain.split((texts / domain.file).read_text(encoding="utf-8"))))
     held_out = numbered[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
@@ -272,14 +310,25 @@ def load_base(folder: Path) -> tuple[Any, Any]:
 def with_adapter(model: Any, rank: int) -> Any:
     """The base with a fresh LoRA on all its linear layers."""
     torch.manual_seed(SEED)
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=TARGETS, task_type="CAUSAL_LM"))
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=0.0,
+            target_modules=TARGETS,
+            task_type="CAUSAL_LM",
+        ),
+    )
 
 
 def fit(model: Any, batches: Batches, name: str, num_steps: int) -> Any:
     """AdamW with a warm-up and a cosine; prints a line every ten steps."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=num_steps, pct_start=0.1
+    )
     model.train()
     losses: list[float] = []
     for step in range(1, num_steps + 1):
@@ -293,7 +342,10 @@ def fit(model: Any, batches: Batches, name: str, num_steps: int) -> Any:
         optimizer.zero_grad()
         losses.append(loss.item())
         if step % 10 == 0 or step == num_steps:
-            say(f"{name}: step {step}/{num_steps}, training loss {sum(losses[-10:]) / len(losses[-10:]):.2f}")
+            say(
+                f"{name}: step {step}/{num_steps}, training loss"
+                f" {sum(losses[-10:]) / len(losses[-10:]):.2f}"
+            )
     return model.eval()
 
 
@@ -304,7 +356,10 @@ def fast_arithmetic() -> AbstractContextManager[Any]:
 
 def batches_of(tokenizer: Any, passages: list[Passage]) -> Batches:
     """Running text and conversations made of the same passages."""
-    chats = [(chat_ids(tokenizer, p.title), [*tokenizer(p.body).input_ids, tokenizer.eos_token_id]) for p in passages]
+    chats = [
+        (chat_ids(tokenizer, p.title), [*tokenizer(p.body).input_ids, tokenizer.eos_token_id])
+        for p in passages
+    ]
     return Batches(running_ids(tokenizer, passages), chats, tokenizer.eos_token_id)
 
 
@@ -315,7 +370,9 @@ def running_ids(tokenizer: Any, passages: list[Passage]) -> torch.Tensor:
 
 def chat_ids(tokenizer: Any, question: str) -> list[int]:
     """The conversation up to where the assistant begins."""
-    text = tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+    )
     ids: list[int] = tokenizer(text).input_ids
     return ids[: WINDOW_TOKENS // 2]
 
@@ -323,9 +380,13 @@ def chat_ids(tokenizer: Any, question: str) -> list[int]:
 @torch.no_grad()
 def held_out_loss(model: Any, running: torch.Tensor) -> float:
     """Mean loss over the first windows of the text that was held out."""
-    rows = running[: len(running) // WINDOW_TOKENS * WINDOW_TOKENS].view(-1, WINDOW_TOKENS)[:NUM_HELD_OUT_WINDOWS]
+    rows = running[: len(running) // WINDOW_TOKENS * WINDOW_TOKENS].view(-1, WINDOW_TOKENS)[
+        :NUM_HELD_OUT_WINDOWS
+    ]
     with fast_arithmetic():
-        losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(6)]
+        losses = [
+            model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(6)
+        ]
     return sum(losses) / len(rows)
 
 
@@ -334,19 +395,28 @@ def sample(tokenizer: Any, model: Any, prompt: str) -> str:
     """A short continuation of the prompt, drawn with a fixed seed."""
     torch.manual_seed(SEED)
     ids = torch.tensor([tokenizer(prompt).input_ids])
-    drawn = {"max_new_tokens": NUM_SAMPLE_TOKENS, "do_sample": True, "temperature": SAMPLE_TEMPERATURE}
+    drawn = {
+        "max_new_tokens": NUM_SAMPLE_TOKENS,
+        "do_sample": True,
+        "temperature": SAMPLE_TEMPERATURE,
+    }
     row = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **drawn)[0]
     text: str = tokenizer.decode(row, skip_special_tokens=True)
     return text
 
 
-def shares_in_percent(tokenizer: Any, domain: Domain, kept: list[tuple[int, Passage]], count: int) -> tuple[int, ...]:
+def shares_in_percent(
+    tokenizer: Any, domain: Domain, kept: list[tuple[int, Passage]], count: int
+) -> tuple[int, ...]:
     """Each contributor's share of the tokens that were trained on, rounded, at least one."""
-    tokens = [sum(len(tokenizer(p.text).input_ids) for i, p in kept if who.owns(i, count)) for who in domain.contributors]
+    tokens = [
+        sum(len(tokenizer(p.text).input_ids) for i, p in kept if who.owns(i, count))
+        for who in domain.contributors
+    ]
     return tuple(max(1, round(100 * n / sum(tokens))) for n in tokens)
 
 
-# ---- what is written -----------------------------------------------------------------------------------------------
+# ---- what is written
 
 
 def write_weights(model: Any, folder: Path) -> None:
@@ -364,7 +434,9 @@ def write_weights(model: Any, folder: Path) -> None:
 def write_words(domain: Domain, outcome: Outcome, folder: Path) -> None:
     """README.md for people, lorikeet.toml for `lorikeet push`."""
     (folder / "README.md").write_text(readme(domain, outcome), encoding="utf-8")
-    (folder / "lorikeet.toml").write_text("\n".join(push_lines(domain, outcome)) + "\n", encoding="utf-8")
+    (folder / "lorikeet.toml").write_text(
+        "\n".join(push_lines(domain, outcome)) + "\n", encoding="utf-8"
+    )
 
 
 def readme(domain: Domain, outcome: Outcome) -> str:
@@ -383,11 +455,23 @@ def readme(domain: Domain, outcome: Outcome) -> str:
             f"| trained on | {domain.source} |",
             f"| licence of that text | {domain.text_licence} |",
             f"| licence of this adapter | {domain.licence} |",
-            f"| shape | LoRA rank {domain.rank} (alpha {2 * domain.rank}) on {', '.join(TARGETS)}, bfloat16 |",
-            f"| training | {domain.num_steps} steps of {NUM_PLAIN_ROWS + NUM_CHAT_ROWS} x {WINDOW_TOKENS} tokens, seed {SEED} |",
-            f"| loss on held-out passages | {outcome.loss_before:.2f} before, {outcome.loss_after:.2f} after (nats a token) |",
+            (
+                f"| shape | LoRA rank {domain.rank} (alpha {2 * domain.rank}) on"
+                f" {', '.join(TARGETS)}, bfloat16 |"
+            ),
+            (
+                f"| training | {domain.num_steps} steps of {NUM_PLAIN_ROWS + NUM_CHAT_ROWS} x"
+                f" {WINDOW_TOKENS} tokens, seed {SEED} |"
+            ),
+            (
+                f"| loss on held-out passages | {outcome.loss_before:.2f} before,"
+                f" {outcome.loss_after:.2f} after (nats a token) |"
+            ),
             "",
-            f"A continuation (temperature {SAMPLE_TEMPERATURE}), first by the bare base, then with the adapter:",
+            (
+                f"A continuation (temperature {SAMPLE_TEMPERATURE}), first by the bare base, then"
+                " with the adapter:"
+            ),
             "",
             *quote(outcome.text_before),
             "",
@@ -395,7 +479,10 @@ def readme(domain: Domain, outcome: Outcome) -> str:
             "",
             *quote(outcome.text_after),
             "",
-            f"Made by `scripts/train_adapters.py --texts DIR {domain.name}`, where `DIR` holds `{domain.file}`: the text above, as plain UTF-8.",
+            (
+                f"Made by `scripts/train_adapters.py --texts DIR {domain.name}`, where `DIR` holds"
+                f" `{domain.file}`: the text above, as plain UTF-8."
+            ),
             "",
         ]
     )
@@ -413,8 +500,14 @@ def push_lines(domain: Domain, outcome: Outcome) -> Iterator[str]:
     yield f"licence = {json.dumps(domain.licence)}"
     yield f"source = {json.dumps(domain.source)}"
     yield ""
-    yield "# Weights are shares of the trained tokens. The addresses belong to development keys that anybody can derive:"
-    yield '# the secret is sha-256 of "lorikeet demo contributor " and the name. Put your own address here before real money flows.'
+    yield (
+        "# Weights are shares of the trained tokens. The addresses belong to development keys that"
+        " anybody can derive:"
+    )
+    yield (
+        '# the secret is sha-256 of "lorikeet demo contributor " and the name. Put your own address'
+        " here before real money flows."
+    )
     for contributor, weight in zip(domain.contributors, outcome.weights, strict=True):
         yield ""
         yield "[[contributors]]"
@@ -432,7 +525,7 @@ def development_address(name: str) -> str:
     return to_checksum_address(keccak(point)[-20:])
 
 
-# ---- the command ---------------------------------------------------------------------------------------------------
+# ---- the command
 
 
 def find_base() -> Path:
@@ -456,10 +549,23 @@ def say(line: str) -> None:
 def main() -> None:
     """Train what was asked for, one adapter after the other."""
     parser = argparse.ArgumentParser(description="Train the adapters of this project.")
-    parser.add_argument("names", nargs="*", help="which adapters (default: all): " + ", ".join(d.name for d in TEXTS))
-    parser.add_argument("--texts", type=Path, required=True, help="folder that holds the training texts")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "adapters", help="where the adapters go")
-    parser.add_argument("--measure", action="store_true", help="train nothing: measure and describe what is there")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        help="which adapters (default: all): " + ", ".join(d.name for d in TEXTS),
+    )
+    parser.add_argument(
+        "--texts", type=Path, required=True, help="folder that holds the training texts"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).resolve().parent.parent / "adapters",
+        help="where the adapters go",
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="train nothing: measure and describe what is there"
+    )
     asked = parser.parse_args()
     unknown = set(asked.names) - {d.name for d in TEXTS}
     if unknown:
@@ -475,7 +581,10 @@ def main() -> None:
             train(domain, asked.texts, base, folder)
         outcome = measure(domain, asked.texts, base, folder)
         write_words(domain, outcome, folder)
-        say(f"{domain.name}: held-out loss {outcome.loss_before:.2f} -> {outcome.loss_after:.2f}, written to {folder}")
+        say(
+            f"{domain.name}: held-out loss {outcome.loss_before:.2f} -> {outcome.loss_after:.2f},"
+            f" written to {folder}"
+        )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def test_weights_are_small_finite_and_not_zero(name: str) -> None:
     tensors = load_file(path)
     assert path.stat().st_size <= SIZE_LIMIT_BYTES
     assert len(tensors) == 2 * NUM_TARGETS * NUM_LAYERS
-    assert all(tensor.isfinite().all() and tensor.count_nonzero() > 0 for tensor in tensors.values())
+    assert all(
+        tensor.isfinite().all() and tensor.count_nonzero() > 0 for tensor in tensors.values()
+    )
     assert {str(tensor.dtype) for tensor in tensors.values()} == {"torch.bfloat16"}
 
 
@@ -67,7 +69,9 @@ def test_push_file_says_who_gave_what_under_which_licence(name: str) -> None:
 
 def test_contributors_are_paid_at_their_development_keys(name: str) -> None:
     for contributor in push_file(name)["contributors"]:
-        secret = hashlib.sha256(f"lorikeet demo contributor {contributor['name']}".encode()).digest()
+        secret = hashlib.sha256(
+            f"lorikeet demo contributor {contributor['name']}".encode()
+        ).digest()
         point = PrivateKey(secret).public_key.format(compressed=False)[1:]
         assert contributor["address"] == to_checksum_address(keccak(point)[-20:])
 

@@ -32,7 +32,9 @@ def assert_pinned(requirements: list[str], lock: str) -> None:
     for requirement in map(Requirement, requirements):
         name = canonicalize_name(requirement.name)
         if name not in CHOSEN_BY_SETUP:
-            assert requirement.specifier.contains(pinned[name], prereleases=True), f"{requirement} in {lock}.txt: run scripts/lock"
+            assert requirement.specifier.contains(pinned[name], prereleases=True), (
+                f"{requirement} in {lock}.txt: run scripts/lock"
+            )
 
 
 def test_run_lock_pins_every_dependency_of_a_node() -> None:
@@ -41,7 +43,9 @@ def test_run_lock_pins_every_dependency_of_a_node() -> None:
 
 def test_develop_lock_pins_every_extra_too() -> None:
     extras = project()["optional-dependencies"]
-    assert_pinned(project()["dependencies"] + [r for group in extras.values() for r in group], "develop")
+    assert_pinned(
+        project()["dependencies"] + [r for group in extras.values() for r in group], "develop"
+    )
 
 
 def test_develop_lock_is_the_run_lock_and_more() -> None:
@@ -62,11 +66,18 @@ def test_no_lock_holds_an_address(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_nothing_in_a_lock_brings_cuda_or_a_second_engine(lock: str) -> None:
-    unwanted = [name for name in pins(lock) if re.match(r"(torch|nvidia|cuda|triton|llama-cpp|llm$)", name)]
-    assert unwanted == (["triton"] if lock == "develop" else [])  # without CUDA: tests run the GPU kernels in its interpreter
+    unwanted = [
+        name for name in pins(lock) if re.match(r"(torch|nvidia|cuda|triton|llama-cpp|llm$)", name)
+    ]
+    assert unwanted == (
+        ["triton"] if lock == "develop" else []
+    )  # without CUDA: tests run the GPU kernels in its interpreter
 
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_only_two_pure_python_packages_are_built_from_source(lock: str) -> None:
     assert "--only-binary :all:" in lock_text(lock)
-    assert set(re.findall(r"(?m)^--no-binary (\S+)$", lock_text(lock))) == {"varint", "python-baseconv"}
+    assert set(re.findall(r"(?m)^--no-binary (\S+)$", lock_text(lock))) == {
+        "varint",
+        "python-baseconv",
+    }

@@ -1,4 +1,7 @@
-"""scripts/setup before anything is installed: what it says when something is missing. Real processes in an empty checkout."""
+"""scripts/setup before anything is installed: what it says when something is missing.
+
+Real processes in an empty checkout.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ["bash", "sh", "cat", "tail", "grep", "awk", "wc", "sleep", "find", "dirname", "basename", "mkdir", "chmod", "sha256sum", "flock"]
+TOOLS = [
+    "bash",
+    "sh",
+    "cat",
+    "tail",
+    "grep",
+    "awk",
+    "wc",
+    "sleep",
+    "find",
+    "dirname",
+    "basename",
+    "mkdir",
+    "chmod",
+    "sha256sum",
+    "flock",
+]
 
 OLD_PYTHON = "#!/bin/sh\nexit 1\n"
 PYTHON_WITHOUT_VENV = """#!/bin/sh
@@ -24,14 +43,17 @@ PYTHON_WITH_BROKEN_PIP = """#!/bin/sh
 case "$*" in
     *version_info*pip*) exit 1 ;;
     "-m venv"*) mkdir -p .venv/bin; echo "version = 3.12.1" > .venv/pyvenv.cfg
-        printf '#!/bin/sh\\necho "no route to the packages"; exit 1\\n' > .venv/bin/python; chmod +x .venv/bin/python ;;
+        printf '#!/bin/sh\\necho "no route to the packages"; exit 1\\n' > .venv/bin/python
+        chmod +x .venv/bin/python ;;
     --version) echo Python 3.12.1 ;;
 esac
 """
 
 
 class Checkout:
-    """A copy of what scripts/setup reads, and a PATH on which only what a test puts there is found."""
+    """A copy of what scripts/setup reads, and a PATH on which only what a test puts there is
+    found.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "check out"  # a path with a space in it, on purpose
@@ -52,7 +74,15 @@ class Checkout:
     def setup(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self.root / "scripts" / "setup"), *arguments]
         environment = {"PATH": str(self.bin), "HOME": os.environ.get("HOME", "/")}
-        return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(
+            command,
+            env=environment,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
 
 
 @pytest.fixture
@@ -76,7 +106,10 @@ def test_without_venv_the_package_to_install_is_named_in_one_line(checkout: Chec
     checkout.put("python3", PYTHON_WITHOUT_VENV)
     done = checkout.setup()
     assert done.returncode == 1
-    assert done.stderr.splitlines() == ["scripts/setup: python3 cannot make virtual environments. On Debian or Ubuntu: apt-get install python3-venv"]
+    assert done.stderr.splitlines() == [
+        "scripts/setup: python3 cannot make virtual environments. On Debian or Ubuntu: apt-get"
+        " install python3-venv"
+    ]
 
 
 def test_a_failing_pip_shows_its_last_words_and_where_the_rest_is(checkout: Checkout) -> None:
@@ -93,9 +126,13 @@ def test_a_failed_setup_is_not_taken_for_ready(checkout: Checkout) -> None:
     assert checkout.setup().returncode == 1
 
 
-@pytest.mark.parametrize("script", ["scripts/setup", "scripts/test", "scripts/check", "scripts/lock", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/setup", "scripts/test", "scripts/check", "scripts/lock", ".ci/run"]
+)
 def test_every_command_explains_itself(script: str) -> None:
-    done = subprocess.run([str(ROOT / script), "--help"], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        [str(ROOT / script), "--help"], capture_output=True, text=True, timeout=30, check=True
+    )
     assert done.stdout.startswith(f"usage: {script}")
 
 

@@ -1,13 +1,17 @@
-"""What it costs that a row's bits never depend on its neighbours: python -m benchmarks.engine.determinism [--folder F] [--rounds 3]
+"""What it costs that a row's bits never depend on its neighbours: python -m
+benchmarks.engine.determinism [--folder F] [--rounds 3]
 
-The promise forbids one thing: choosing a kernel by how many rows there are, or by how threads share them. So its cost is what such a choice
-would gain. Each variant is a process of its own (a library reads its settings once); they take turns, and the best of the rounds counts.
+The promise forbids one thing: choosing a kernel by how many rows there are, or by how threads share
+them. So its cost is what such a choice would gain. Each variant is a process of its own (a library
+reads its settings once); they take turns, and the best of the rounds counts.
 
-    native    AMX tiles always (what serves here) against AVX-512 always: a free choice would take the faster one at each batch size
-    torch     oneDNN held back to AVX-512 (what serves without a compiler; AMX is not invariant there) against oneDNN as it likes
+    native    AMX tiles always (what serves here) against AVX-512 always: a free choice would take
+              the faster one at each batch size
+    torch     oneDNN held back to AVX-512 (what serves without a compiler; AMX is not invariant
+              there) against oneDNN as it likes
 
-Expected before the first run: native 0 to 5 % at batch 1 to 8, where both wait for memory, nothing from 16 on; torch nothing at small batches, a
-factor of two to four for prompts.
+Expected before the first run: native 0 to 5 % at batch 1 to 8, where both wait for memory, nothing
+from 16 on; torch nothing at small batches, a factor of two to four for prompts.
 """
 
 from __future__ import annotations
@@ -23,7 +27,12 @@ from pathlib import Path
 from benchmarks import write_result
 from benchmarks.engine.world import make_base
 
-CASES = {"batch 1": (1, 1, 100), "batch 8": (8, 1, 100), "batch 32": (32, 1, 100), "prompts of 128": (4, 128, 0)}
+CASES = {
+    "batch 1": (1, 1, 100),
+    "batch 8": (8, 1, 100),
+    "batch 32": (32, 1, 100),
+    "prompts of 128": (4, 128, 0),
+}
 """Sequences, rows of each, the first row's position."""
 
 VARIANTS = {
@@ -32,7 +41,10 @@ VARIANTS = {
     "torch, held to AVX-512": ("torch", "", "AVX512_CORE_BF16"),
     "torch, free": ("torch", "", "DEFAULT"),
 }
-PAIRS = (("native, AMX always", "native, AVX-512 always"), ("torch, held to AVX-512", "torch, free"))
+PAIRS = (
+    ("native, AMX always", "native, AVX-512 always"),
+    ("torch, held to AVX-512", "torch, free"),
+)
 CHILD_DEADLINE_S = 300
 
 
@@ -51,21 +63,39 @@ def measure(base: Path, kernels: str, instructions: str, threads: int) -> dict[s
 
     if instructions:
         offered = native.usable_sets
-        native.usable_sets = lambda features: [each for each in offered(features) if each.name == instructions]
+        native.usable_sets = lambda features: [
+            each for each in offered(features) if each.name == instructions
+        ]
     torch.set_num_threads(threads)
     times = {}
     with torch.inference_mode():
-        decoder = Decoder(open_weights(base), torch.bfloat16, 1024, kernels, threads)
+        decoder = Decoder(open_weights(base), torch.bfloat16, 1024, kernels, threads=threads)
         pool = decoder.make_pool(1024, 16).zero_()
         for name, (sequences, rows, start) in CASES.items():
-            runs, pages = [], -(-(start + rows) // 16)
+            runs = []
+            pages = -(-(start + rows) // 16)
             for number in range(sequences):
-                runs.append(Run(number * rows, rows, start, list(range(1 + number * pages, 1 + (number + 1) * pages))))
+                runs.append(
+                    Run(
+                        number * rows,
+                        rows,
+                        start,
+                        list(range(1 + number * pages, 1 + (number + 1) * pages)),
+                    )
+                )
             places = np.tile(np.arange(start, start + rows), sequences)
             firsts = np.repeat(np.arange(sequences) * pages + 1, rows)
             tokens = (np.arange(sequences * rows) * 7919) % 32000
             wanted = np.arange(1, sequences + 1) * rows - 1
-            step = StepInput(tokens, places, (firsts + places // 16) * 16 + places % 16, wanted, runs, [], SlotBank())
+            step = StepInput(
+                tokens,
+                places,
+                (firsts + places // 16) * 16 + places % 16,
+                wanted,
+                runs=runs,
+                segments=[],
+                bank=SlotBank(),
+            )
             best = float("inf")
             for _ in range(40 if rows == 1 else 8):
                 began = time.perf_counter()
@@ -81,7 +111,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/lorikeet-determinism"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--child", nargs=2, metavar=("KERNELS", "INSTRUCTIONS"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--child", nargs=2, metavar=("KERNELS", "INSTRUCTIONS"), help=argparse.SUPPRESS
+    )
     asked = parser.parse_args()
     base = asked.folder / "hf"
     if asked.child:
@@ -93,10 +125,22 @@ def main() -> None:
     best: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(CASES, float("inf")))
     for _ in range(asked.rounds):
         for name, (kernels, instructions, limit) in VARIANTS.items():
-            command = [sys.executable, "-m", "benchmarks.engine.determinism", "--folder", str(asked.folder), "--threads", str(asked.threads)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.engine.determinism",
+                "--folder",
+                str(asked.folder),
+                "--threads",
+                str(asked.threads),
+            ]
             environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": limit}
             done = subprocess.run(
-                [*command, "--child", kernels, instructions], env=environment, capture_output=True, text=True, timeout=CHILD_DEADLINE_S
+                [*command, "--child", kernels, instructions],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=CHILD_DEADLINE_S,
             )
             if done.returncode != 0:
                 print(f"{name}: {done.stderr.strip().splitlines()[-1]}", flush=True)
@@ -105,11 +149,20 @@ def main() -> None:
                 best[name][case] = min(best[name][case], milliseconds)
     costs = {}
     for name, times in best.items():
-        print(f"{name:24}" + "".join(f"  {case} {milliseconds:.2f} ms" for case, milliseconds in times.items()))
+        print(
+            f"{name:24}"
+            + "".join(f"  {case} {milliseconds:.2f} ms" for case, milliseconds in times.items())
+        )
     for kept, free in PAIRS:
         if kept in best and free in best:
-            costs[kept] = {case: best[kept][case] / min(best[kept][case], best[free][case]) - 1 for case in CASES}
-            print(f"{kept:24}" + "".join(f"  {case} costs {cost:.0%}" for case, cost in costs[kept].items()))
+            costs[kept] = {
+                case: best[kept][case] / min(best[kept][case], best[free][case]) - 1
+                for case in CASES
+            }
+            print(
+                f"{kept:24}"
+                + "".join(f"  {case} costs {cost:.0%}" for case, cost in costs[kept].items())
+            )
     write_result("engine-determinism", {"step_ms": best, "cost": costs})
 
 

@@ -1,4 +1,5 @@
-"""What every side of the comparison is given: one random 110M-parameter Llama, adapters and prompts, in the formats each side reads.
+"""What every side of the comparison is given: one random 110M-parameter Llama, adapters and
+prompts, in the formats each side reads.
 
     FOLDER/hf         Hugging Face folder, bfloat16 safetensors (ours, vLLM, transformers, OpenVINO)
     FOLDER/aNNN       rank-8 all-linear adapters with non-zero B
@@ -15,15 +16,32 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, MLP, VOCAB, HEAD_DIM, CONTEXT = 768, 12, 12, 4, 2048, 32_000, 64, 1024
+HIDDEN = 768
+LAYERS = 12
+HEADS = 12
+KV_HEADS = 4
+MLP = 2048
+VOCAB = 32_000
+HEAD_DIM = 64
+CONTEXT = 1024
 RANK = 8
 NUM_ADAPTERS = 64
 SEED = 11
-PARTS = {"self_attn.q_proj": (HIDDEN, HEADS * HEAD_DIM), "self_attn.k_proj": (HIDDEN, KV_HEADS * HEAD_DIM),
-         "self_attn.v_proj": (HIDDEN, KV_HEADS * HEAD_DIM), "self_attn.o_proj": (HEADS * HEAD_DIM, HIDDEN),
-         "mlp.gate_proj": (HIDDEN, MLP), "mlp.up_proj": (HIDDEN, MLP), "mlp.down_proj": (MLP, HIDDEN)}  # fmt: skip
-LINEAR_WEIGHTS = LAYERS * sum(width_in * width_out for width_in, width_out in PARTS.values()) + VOCAB * HIDDEN
-ADAPTER_WEIGHTS = LAYERS * sum(RANK * (width_in + width_out) for width_in, width_out in PARTS.values())
+PARTS = {
+    "self_attn.q_proj": (HIDDEN, HEADS * HEAD_DIM),
+    "self_attn.k_proj": (HIDDEN, KV_HEADS * HEAD_DIM),
+    "self_attn.v_proj": (HIDDEN, KV_HEADS * HEAD_DIM),
+    "self_attn.o_proj": (HEADS * HEAD_DIM, HIDDEN),
+    "mlp.gate_proj": (HIDDEN, MLP),
+    "mlp.up_proj": (HIDDEN, MLP),
+    "mlp.down_proj": (MLP, HIDDEN),
+}
+LINEAR_WEIGHTS = (
+    LAYERS * sum(width_in * width_out for width_in, width_out in PARTS.values()) + VOCAB * HIDDEN
+)
+ADAPTER_WEIGHTS = LAYERS * sum(
+    RANK * (width_in + width_out) for width_in, width_out in PARTS.values()
+)
 KV_NUMBERS_A_TOKEN = 2 * LAYERS * KV_HEADS * HEAD_DIM
 
 
@@ -53,18 +71,41 @@ def make_base(folder: Path) -> None:
     for layer in range(LAYERS):
         stem = f"model.layers.{layer}"
         for part, (width_in, width_out) in PARTS.items():
-            tensors[f"{stem}.{part}.weight"] = torch.randn(width_out, width_in, generator=draw) * width_in**-0.5
+            tensors[f"{stem}.{part}.weight"] = (
+                torch.randn(width_out, width_in, generator=draw) * width_in**-0.5
+            )
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[f"{stem}.{norm}.weight"] = torch.ones(HIDDEN)
-    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: tensor.bfloat16() for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "intermediate_size": MLP, "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD_DIM, "vocab_size": VOCAB, "hidden_act": "silu",
-        "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
-        "bos_token_id": 1, "eos_token_id": 2, "attention_bias": False, "mlp_bias": False,
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": MLP,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "vocab_size": VOCAB,
+        "hidden_act": "silu",
+        "max_position_embeddings": CONTEXT,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "attention_bias": False,
+        "mlp_bias": False,
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": 2}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"bos_token_id": 1, "eos_token_id": 2})
+    )
 
 
 def make_adapter(folder: Path, index: int) -> None:
@@ -75,11 +116,25 @@ def make_adapter(folder: Path, index: int) -> None:
     for layer in range(LAYERS):
         for part, (width_in, width_out) in PARTS.items():
             stem = f"base_model.model.model.layers.{layer}.{part}"
-            tensors[f"{stem}.lora_A.weight"] = torch.randn(RANK, width_in, generator=draw) * width_in**-0.5
+            tensors[f"{stem}.lora_A.weight"] = (
+                torch.randn(RANK, width_in, generator=draw) * width_in**-0.5
+            )
             tensors[f"{stem}.lora_B.weight"] = torch.randn(width_out, RANK, generator=draw) * 0.1
-    save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": 2 * RANK, "lora_dropout": 0.0, "bias": "none",
-              "target_modules": [part.split(".")[1] for part in PARTS], "base_model_name_or_path": "random"}  # fmt: skip
+    save_file(
+        {name: tensor.bfloat16() for name, tensor in tensors.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": 2 * RANK,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": [part.split(".")[1] for part in PARTS],
+        "base_model_name_or_path": "random",
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
@@ -88,7 +143,9 @@ def make_gguf(base: Path, path: Path, kind: str) -> None:
     import gguf
 
     tensors = load_file(base / "model.safetensors")
-    quantisation = gguf.GGMLQuantizationType.BF16 if kind == "bf16" else gguf.GGMLQuantizationType.Q8_0
+    quantisation = (
+        gguf.GGMLQuantizationType.BF16 if kind == "bf16" else gguf.GGMLQuantizationType.Q8_0
+    )
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(HIDDEN)
@@ -101,13 +158,27 @@ def make_gguf(base: Path, path: Path, kind: str) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(VOCAB)
     writer.add_tokenizer_model("no_vocab")
-    names = {"model.embed_tokens": "token_embd", "lm_head": "output", "model.norm": "output_norm", "self_attn.q_proj": "attn_q",
-             "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
-             "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-             "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}  # fmt: skip
+    names = {
+        "model.embed_tokens": "token_embd",
+        "lm_head": "output",
+        "model.norm": "output_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+    }
     for name, tensor in tensors.items():
         stem = name.removesuffix(".weight")
-        layer, part = stem.removeprefix("model.layers.").split(".", 1) if stem.startswith("model.layers.") else ("", stem)
+        layer, part = (
+            stem.removeprefix("model.layers.").split(".", 1)
+            if stem.startswith("model.layers.")
+            else ("", stem)
+        )
         plain = tensor.float()
         if part.endswith(("q_proj", "k_proj")):  # rotary halves become neighbours
             plain = plain.view(-1, 2, HEAD_DIM // 2, HIDDEN).transpose(1, 2).reshape(-1, HIDDEN)
@@ -116,7 +187,9 @@ def make_gguf(base: Path, path: Path, kind: str) -> None:
         if values.ndim == 1:
             writer.add_tensor(named, values)
         else:
-            writer.add_tensor(named, gguf.quants.quantize(values, quantisation), raw_dtype=quantisation)
+            writer.add_tensor(
+                named, gguf.quants.quantize(values, quantisation), raw_dtype=quantisation
+            )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,6 +1,8 @@
-"""Verified blocks per second between two processes on loopback: `python -m benchmarks.p2p.blocks [--mb 200]`.
+"""Verified blocks per second between two processes on loopback: `python -m benchmarks.p2p.blocks
+[--mb 200]`.
 
-The parent fetches, hashes and writes to disk; a child process provides. Prints and writes one JSON object; figures of one machine and hour only.
+The parent fetches, hashes and writes to disk; a child process provides. Prints and writes one JSON
+object; figures of one machine and hour only.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ async def fetch(addresses: list[str], refs: list[BlockRef], folder: Path) -> Fet
     async with open_host(Identity.generate(), NetworkConfig()) as host:
         for provider in providers:
             await host.connect_to(provider, 10)
-        return await fetch_blocks(host, BlockStore(folder), refs, providers, 300)
+        return await fetch_blocks(host, BlockStore(folder), refs, providers, deadline_s=300)
 
 
 def start_provider(folder: Path) -> tuple[subprocess.Popen[str], str]:
@@ -52,7 +54,10 @@ def measure(num_mb: int, num_providers: int) -> dict[str, object]:
     """One fetch of `num_mb` MB from this many providers."""
     with tempfile.TemporaryDirectory() as folder:
         source = BlockStore(Path(folder) / "source")
-        refs = [BlockRef(source.put(os.urandom(BLOCK_BYTES)), BLOCK_BYTES) for _ in range(num_mb * 1_000_000 // BLOCK_BYTES)]
+        refs = [
+            BlockRef(source.put(os.urandom(BLOCK_BYTES)), BLOCK_BYTES)
+            for _ in range(num_mb * 1_000_000 // BLOCK_BYTES)
+        ]
         children = [start_provider(Path(folder) / "source") for _ in range(num_providers)]
         cpu = time.process_time()
         report = trio.run(fetch, [address for _, address in children], refs, Path(folder) / "sink")

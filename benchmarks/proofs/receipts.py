@@ -1,4 +1,6 @@
-"""How long it takes to check a receipt, an envelope and a batch, and how many bytes they have. One process, one core.
+"""How long it takes to check a receipt, an envelope and a batch, and how many bytes they have.
+
+One process, one core.
 
 python -m benchmarks.proofs.receipts            prints a table and writes it to benchmarks/results/
 """
@@ -23,7 +25,9 @@ NUM_RECEIPTS = 1_000
 
 
 def best_us(call: Callable[[], object], repeat: int = 5, num_calls: int = 400) -> float:
-    """Microseconds a call, in the best of several rounds: what others do on this machine only ever adds."""
+    """Microseconds a call, in the best of several rounds: what others do on this machine only ever
+    adds.
+    """
     rounds = []
     for _ in range(repeat):
         start = time.perf_counter()
@@ -36,8 +40,10 @@ def best_us(call: Callable[[], object], repeat: int = 5, num_calls: int = 400) -
 def measure() -> dict[str, float]:
     """Everything, by name; the last word is the unit."""
     taken = chain(NUM_RECEIPTS)
-    one, signed = taken[0], taken[0].receipt.signed
-    data, digest = one.receipt.encoded, receipt_digest(one.receipt.receipt, NETWORK)
+    one = taken[0]
+    signed = taken[0].receipt.signed
+    data = one.receipt.encoded
+    digest = receipt_digest(one.receipt.receipt, NETWORK)
     aggregator = Aggregator(NETWORK, signer("aggregator"), AggregatorLedger(Ledger(":memory:")))
     start = time.perf_counter()
     for envelope in taken:
@@ -55,11 +61,15 @@ def measure() -> dict[str, float]:
         "decode a body us": best_us(lambda: decode_body(signed.body)),
         "digest us": best_us(lambda: receipt_digest(one.receipt.receipt, NETWORK)),
         "recover one signature us": best_us(lambda: recover(digest, signed.node_signature)),
-        "verify a receipt us": (verify_us := best_us(lambda: verify_receipt(decode_receipt(data), NETWORK))),
+        "verify a receipt us": (
+            verify_us := best_us(lambda: verify_receipt(decode_receipt(data), NETWORK))
+        ),
         "verify receipts /s": round(1e6 / verify_us),
         "open an envelope us": best_us(lambda: open_envelope(one.encoded, NETWORK)),
         "accept and promise (in memory) us": round(receive_us, 2),
-        "recompute a batch of 1,000 ms": round(best_us(lambda: recompute(sealed.batch, EpochState(NETWORK)), 3, 1) / 1e3, 1),
+        "recompute a batch of 1,000 ms": round(
+            best_us(lambda: recompute(sealed.batch, EpochState(NETWORK)), 3, 1) / 1e3, 1
+        ),
         "payout tree of 1,000 accounts ms": round(best_us(lambda: PayoutTree(owed), 3, 2) / 1e3, 2),
     }
 

@@ -34,7 +34,8 @@ def test_a_record_is_ok_only_when_every_step_was_taken_and_held() -> None:
 
 
 def test_a_failing_step_is_shown_and_the_next_is_tried(capsys: pytest.CaptureFixture[str]) -> None:
-    stage, record = Stage(Console(force_terminal=False)), Record(num_steps=2)
+    stage = Stage(Console(force_terminal=False))
+    record = Record(num_steps=2)
     with stepping(stage, record, 1, "falls"):
         raise ExceptionGroup("two tasks", [ValueError("a [bracket] in it"), OSError()])
     with stepping(stage, record, 2, "stands"):
@@ -55,7 +56,14 @@ def test_the_record_has_the_keys_that_are_promised() -> None:
 @pytest.mark.timeout(600)
 def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "demo.json"
-    done = subprocess.run([sys.executable, "-m", "demo", "--json", str(file)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=590)
+    done = subprocess.run(
+        [sys.executable, "-m", "demo", "--json", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=590,
+    )
     told = json.loads(file.read_text())
     assert done.returncode == 0, done.stdout
     assert told["ok"]

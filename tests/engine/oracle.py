@@ -1,4 +1,6 @@
-"""What requests must answer whatever runs beside them: an engine with room for everything serves each alone, once."""
+"""What requests must answer whatever runs beside them: an engine with room for everything serves
+each alone, once.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ ANSWER_TOKENS = 6
 
 
 def make_world(folder: Path) -> Path:
-    """A base of one layer, NUM_FOLDERS adapters of different ranks under their numbers, and a broken one."""
+    """A base of one layer, NUM_FOLDERS adapters of different ranks under their numbers, and a
+    broken one.
+    """
     make_base(folder / "base", num_hidden_layers=1)
     for index in range(NUM_FOLDERS):
         write_adapter(folder / str(index), index, rank=1 + index, layers=1)
@@ -24,7 +28,9 @@ def make_world(folder: Path) -> Path:
 
 
 class Oracle:
-    """What each request of `tokens` tokens must answer: served alone, once, by an engine with room for everything."""
+    """What each request of `tokens` tokens must answer: served alone, once, by an engine with room
+    for everything.
+    """
 
     def __init__(self, folder: Path, tokens: int = ANSWER_TOKENS) -> None:
         self._tokens = tokens
@@ -39,7 +45,9 @@ class Oracle:
         if key not in self.known:
             self._next_id += 1
             adapter = None if weights is None else bytes([200 + weights])
-            request = make_request(self._next_id, adapter, length, seed, temperature, tokens=self._tokens)
+            request = make_request(
+                self._next_id, adapter, length, seed, temperature, tokens=self._tokens
+            )
             self.known[key] = self.lab.run(request)[self._next_id]
         return self.known[key]
 
@@ -56,4 +64,13 @@ def make_request(
 ) -> Submit:
     """A few prompts of which many begin alike. `credit` None: enough."""
     prompt = some_tokens(64, seed % 3)[:length]
-    return Submit(request_id, prompt, adapter, Sampling(bytes([seed]) * 32, temperature), tokens, tokens if credit is None else credit, [], priority)
+    return Submit(
+        request_id,
+        prompt,
+        adapter,
+        Sampling(bytes([seed]) * 32, temperature),
+        max_tokens=tokens,
+        credit=tokens if credit is None else credit,
+        stop_ids=[],
+        priority=priority,
+    )

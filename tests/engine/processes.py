@@ -24,8 +24,26 @@ class Daemon:
     def __init__(self, base: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(DEADLINE_S)
-        command = [*prefix, sys.executable, "-m", "engine", "serve", "--fd", str(theirs.fileno()), "--base", str(base), "--threads", "1", *arguments]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "engine",
+            "serve",
+            "--fd",
+            str(theirs.fileno()),
+            "--base",
+            str(base),
+            "--threads",
+            "1",
+            *arguments,
+        ]
+        self.process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         theirs.close()
         self._decoder = msgspec.msgpack.Decoder(FromEngine)
 

@@ -1,4 +1,6 @@
-"""Base models as strangers bring them: every GGUF number format, sharded folders, and files that lie."""
+"""Base models as strangers bring them: every GGUF number format, sharded folders, and files that
+lie.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +26,33 @@ from engine.model.weights import open_weights
 
 from .worlds import Bench, make_base, some_tokens
 
-SHAPE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+}
 FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3"}
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:
     """What llama.cpp's converter does to the rows of q and k."""
     rows = weight.shape[0]
-    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+    )
 
 
-def write_gguf(folder: Path, path: Path, kind: str, quant: str = "F32", **fields: Any) -> dict[str, torch.Tensor]:
-    """The model of a Hugging Face folder as a GGUF file, matrices in `quant`; returns the weights that its bytes stand for."""
+def write_gguf(
+    folder: Path, path: Path, kind: str, quant: str = "F32", **fields: Any
+) -> dict[str, torch.Tensor]:
+    """The model of a Hugging Face folder as a GGUF file, matrices in `quant`; returns the weights
+    that its bytes stand for.
+    """
     config = open_weights(folder).config
     tensors = load_file(folder / "model.safetensors")
     names = {ours: theirs for ours, theirs in huggingface_names(config.layers) if ours in tensors}
@@ -52,11 +69,19 @@ def write_gguf(folder: Path, path: Path, kind: str, quant: str = "F32", **fields
     writer.add_rope_freq_base(config.rope_base)
     writer.add_vocab_size(config.vocab_size)
     for name, value in fields.items():
-        writer.add_tensor(name, value) if isinstance(value, np.ndarray) else writer.add_float32(name, value)
+        (
+            writer.add_tensor(name, value)
+            if isinstance(value, np.ndarray)
+            else writer.add_float32(name, value)
+        )
     meant = {}
     for ours, theirs in names.items():
         weight = tensors[ours].float().numpy()
-        heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(ours.split(".")[-2]) if kind in ("llama", "smollm3") else None
+        heads = (
+            {"q_proj": config.heads, "k_proj": config.kv_heads}.get(ours.split(".")[-2])
+            if kind in ("llama", "smollm3")
+            else None
+        )
         stored = permute(weight, heads) if heads else weight
         wanted = gguf.GGMLQuantizationType[quant if stored.ndim > 1 else "F32"]
         packed = (
@@ -76,22 +101,37 @@ def write_gguf(folder: Path, path: Path, kind: str, quant: str = "F32", **fields
 
 def unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
     rows = weight.shape[0]
-    return weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape).copy()
+    return (
+        weight.reshape(heads, rows // heads // 2, 2, *weight.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+        .copy()
+    )
 
 
 def random_blocks(shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> np.ndarray:
     """Blocks of a format that only llama.cpp writes: random bytes whose float16 scales are small.
 
-    Two formats multiply theirs by another scale of up to 127: without a smaller one weights would spread so far that transformers itself
-    is 9e-5 from float64.
+    Two formats multiply theirs by another scale of up to 127: without a smaller one weights would
+    spread so far that transformers itself is 9e-5 from float64.
     """
     block, size = gguf.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(shape[0] + shape[-1])
     data = rng.integers(0, 256, (int(np.prod(shape)) // block, size), dtype=np.uint8)
-    places = {"Q2_K": (size - 4, size - 2), "Q3_K": (size - 2,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (size - 2,), "IQ4_NL": (0,), "IQ4_XS": (0,)}
+    places = {
+        "Q2_K": (size - 4, size - 2),
+        "Q3_K": (size - 2,),
+        "Q4_K": (0, 2),
+        "Q5_K": (0, 2),
+        "Q6_K": (size - 2,),
+        "IQ4_NL": (0,),
+        "IQ4_XS": (0,),
+    }
     most = 5e-5 if kind.name in ("Q6_K", "IQ4_XS") else 4e-4
     for at in places[kind.name]:
-        data[:, at : at + 2] = rng.uniform(most / 4, most, (len(data), 1)).astype(np.float16).view(np.uint8)
+        data[:, at : at + 2] = (
+            rng.uniform(most / 4, most, (len(data), 1)).astype(np.float16).view(np.uint8)
+        )
     return data.reshape(*shape[:-1], -1)
 
 
@@ -109,11 +149,15 @@ def logits_of(path: Path, tokens: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("quant", SERVED)
-def test_every_number_format_of_a_gguf_file_gives_the_logits_of_its_dequantised_weights(tmp_path: Path, quant: str) -> None:
+def test_every_number_format_of_a_gguf_file_gives_the_logits_of_its_dequantised_weights(
+    tmp_path: Path, quant: str
+) -> None:
     model = make_base(tmp_path / "base", spread=0.05, **SHAPE)
     meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", "llama", quant)
     tokens = some_tokens(20, 3)
-    assert (logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)).abs().max() < 1e-4
+    assert (
+        logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)
+    ).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -122,19 +166,29 @@ def test_every_family_is_read_from_a_gguf_file(tmp_path: Path, kind: str) -> Non
     model = make_base(tmp_path / "base", kind, spread=0.05, **{**SHAPE, **changes})
     meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", FAMILIES[kind])
     tokens = some_tokens(40, 3)
-    assert (logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)).abs().max() < 1e-4
+    assert (
+        logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)
+    ).abs().max() < 1e-4
 
 
 def test_llama_3_s_frequencies_are_read_from_a_gguf_file(tmp_path: Path) -> None:
-    rope = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32}  # fmt: skip
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500.0,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
     model = make_base(tmp_path / "base", spread=0.05, **SHAPE, rope_parameters=rope)
     scaled = open_weights(tmp_path / "base").config.inverse_frequencies()
     plain = 1.0 / (500.0 ** (torch.arange(0, 64, 2).float() / 64))
     divisors = {"rope_freqs.weight": (plain / scaled).numpy()}
     meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", "llama", **divisors)
     tokens = some_tokens(200, 3)
-    assert (logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)).abs().max() < 1e-4
+    assert (
+        logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)
+    ).abs().max() < 1e-4
 
 
 def test_a_folder_in_shards_is_one_base(tmp_path: Path) -> None:
@@ -142,12 +196,15 @@ def test_a_folder_in_shards_is_one_base(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "shards", max_shard_size="100KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     tokens = some_tokens(20, 3)
-    assert torch.equal(logits_of(tmp_path / "whole", tokens), logits_of(tmp_path / "shards", tokens))
+    assert torch.equal(
+        logits_of(tmp_path / "whole", tokens), logits_of(tmp_path / "shards", tokens)
+    )
 
 
 def resident_bytes_of(path: Path) -> int:
     """How much of a mapped file is in this process's memory."""
-    found, mine = 0, False
+    found = 0
+    mine = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         word = line.split()[0]
         if not word.endswith(":"):
@@ -162,11 +219,16 @@ def test_a_base_is_in_memory_once(tmp_path: Path, kind: str) -> None:
     make_base(tmp_path / "base", spread=0.05, **{**SHAPE, "intermediate_size": 4096})
     path = file = tmp_path / "base.gguf"
     if kind == "folder":
-        path, file = tmp_path / "base", tmp_path / "base" / "model.safetensors"
+        path = tmp_path / "base"
+        file = tmp_path / "base" / "model.safetensors"
     else:
         write_gguf(tmp_path / "base", path, "llama", "F16")
     weights = open_weights(path)
-    sums = [weights.read(f"model.layers.{layer}.mlp.{part}_proj.weight").sum() for layer in range(2) for part in ("gate", "up", "down")]
+    sums = [
+        weights.read(f"model.layers.{layer}.mlp.{part}_proj.weight").sum()
+        for layer in range(2)
+        for part in ("gate", "up", "down")
+    ]
     assert all(map(torch.isfinite, sums))
     assert resident_bytes_of(file) < file.stat().st_size // 4
 
@@ -179,7 +241,9 @@ def test_a_base_that_changes_under_a_running_engine_is_not_read_on(tmp_path: Pat
     other = {**load_file(tmp_path / "model.safetensors"), name: before + 1}
     save_file(other, tmp_path / "other")
     (tmp_path / "other").replace(tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"model\.safetensors of the base has changed .* restart the engine"):
+    with pytest.raises(
+        ModelError, match=r"model\.safetensors of the base has changed .* restart the engine"
+    ):
         weights.read(name)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="cannot be read any more"):
@@ -218,7 +282,9 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
         ({"sliding_window": -1}, "sliding_window"),
     ],
 )
-def test_a_configuration_that_is_not_served_or_contradicts_the_tensors_is_refused_by_name(tmp_path: Path, change: dict[str, Any], word: str) -> None:
+def test_a_configuration_that_is_not_served_or_contradicts_the_tensors_is_refused_by_name(
+    tmp_path: Path, change: dict[str, Any], word: str
+) -> None:
     make_base(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -226,7 +292,9 @@ def test_a_configuration_that_is_not_served_or_contradicts_the_tensors_is_refuse
         open_weights(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"model_type": "llama"}', "\udce9"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 100_000, '{"model_type": "llama"}', "\udce9"]
+)
 def test_a_config_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
     make_base(tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
@@ -239,7 +307,13 @@ def test_broken_safetensors_files_are_refused_before_anything_is_read(tmp_path: 
     file = tmp_path / "model.safetensors"
     whole = file.read_bytes()
     header = b'{"x":{"dtype":"F32","shape":[50000,50000],"data_offsets":[0,10000000000]}}'
-    for broken in (whole[:-9], whole[:50], b"", struct.pack("<Q", 1 << 60) + whole[8:], struct.pack("<Q", len(header)) + header):
+    for broken in (
+        whole[:-9],
+        whole[:50],
+        b"",
+        struct.pack("<Q", 1 << 60) + whole[8:],
+        struct.pack("<Q", len(header)) + header,
+    ):
         file.write_bytes(broken)
         with pytest.raises(ModelError, match=r"model\.safetensors"):
             open_weights(tmp_path)
@@ -249,22 +323,32 @@ def test_broken_safetensors_files_are_refused_before_anything_is_read(tmp_path: 
         open_weights(tmp_path)
 
 
-def test_weights_that_are_not_finite_or_of_another_format_are_refused_by_name(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_or_of_another_format_are_refused_by_name(
+    tmp_path: Path,
+) -> None:
     make_base(tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
     for value in (float("nan"), float("inf")):
         spoilt = tensors["model.layers.1.mlp.up_proj.weight"].clone()
         spoilt[3, 4] = value
-        save_file(tensors | {"model.layers.1.mlp.up_proj.weight": spoilt}, file, metadata={"format": "pt"})
+        save_file(
+            tensors | {"model.layers.1.mlp.up_proj.weight": spoilt}, file, metadata={"format": "pt"}
+        )
         with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj"):
             Bench(tmp_path)
-    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].to(torch.float8_e4m3fn)}, file, metadata={"format": "pt"})
+    save_file(
+        tensors | {"model.norm.weight": tensors["model.norm.weight"].to(torch.float8_e4m3fn)},
+        file,
+        metadata={"format": "pt"},
+    )
     with pytest.raises(ModelError, match="F8_E4M3"):
         open_weights(tmp_path)
 
 
-def test_a_gguf_file_that_lacks_a_tensor_or_has_a_foreign_format_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_gguf_file_that_lacks_a_tensor_or_has_a_foreign_format_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
     make_base(tmp_path / "base", **SHAPE)
     path = tmp_path / "base.gguf"
     write_gguf(tmp_path / "base", path, "llama")
@@ -286,9 +370,15 @@ def small_gguf(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @settings(max_examples=150, deadline=None)
-@given(changes=st.lists(st.tuples(st.integers(0, 2600), st.integers(0, 255)), min_size=1, max_size=4), cut=st.none() | st.integers(0, 3000))
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 2600), st.integers(0, 255)), min_size=1, max_size=4),
+    cut=st.none() | st.integers(0, 3000),
+)
 def test_only_a_model_error_comes_out_of_a_spoilt_gguf_header(
-    small_gguf: bytes, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], cut: int | None
+    small_gguf: bytes,
+    tmp_path_factory: pytest.TempPathFactory,
+    changes: list[tuple[int, int]],
+    cut: int | None,
 ) -> None:
     data = bytearray(small_gguf[:cut])
     for at, value in changes:
@@ -301,16 +391,40 @@ def test_only_a_model_error_comes_out_of_a_spoilt_gguf_header(
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=4
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
 )
-KEYS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-        "rms_norm_eps", "max_position_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "sliding_window", "tie_word_embeddings",
-        "no_rope_layers", "attention_bias", "mlp_bias", "hidden_act")  # fmt: skip
+KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "sliding_window",
+    "tie_word_embeddings",
+    "no_rope_layers",
+    "attention_bias",
+    "mlp_bias",
+    "hidden_act",
+)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(kind=st.sampled_from(["llama", "qwen2", "smollm3"]), changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4))
-def test_only_a_model_error_comes_out_of_a_spoilt_configuration(kind: str, changes: dict[str, Any]) -> None:
+@given(
+    kind=st.sampled_from(["llama", "qwen2", "smollm3"]),
+    changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4),
+)
+def test_only_a_model_error_comes_out_of_a_spoilt_configuration(
+    kind: str, changes: dict[str, Any]
+) -> None:
     sound = {
         "vocab_size": 320,
         "hidden_size": 72,

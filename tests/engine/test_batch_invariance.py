@@ -1,4 +1,6 @@
-"""A request's bits do not depend on who sits beside it, nor on how its prompt was cut into chunks."""
+"""A request's bits do not depend on who sits beside it, nor on how its prompt was cut into
+chunks.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from engine.model.layers import ROW_FLOOR, choose_linear_kernel, make_linear, sw
 
 from .worlds import ALL_LINEAR, BOTH, VOCAB, Bench, make_base, some_tokens, write_adapter
 
-EVERYWHERE = tuple(f"self_attn.{name}" if name in ALL_LINEAR[:4] else f"mlp.{name}" for name in ALL_LINEAR)
+EVERYWHERE = tuple(
+    f"self_attn.{name}" if name in ALL_LINEAR[:4] else f"mlp.{name}" for name in ALL_LINEAR
+)
 ADAPTERS: list[bytes | None] = [None, b"r4", b"other r4", b"r7", b"qv", b"tokens", b"head"]
 
 
@@ -26,60 +30,101 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_adapter(folder / "r7", 3, rank=7, modules=EVERYWHERE)
     write_adapter(folder / "qv", 4, rank=5, modules=("self_attn.q_proj", "self_attn.v_proj"))
     torch.manual_seed(8)
-    rows = {f"base_model.model.{name}.token_adapter.trainable_tokens_delta": torch.randn(3, 72) for name in ("model.embed_tokens", "lm_head")}
-    write_adapter(folder / "tokens", 5, extra=rows, trainable_token_indices={"embed_tokens": [9, 2, 40], "lm_head": [1, 2, 3]})
-    matrices = {f"base_model.model.{name}.weight": torch.randn(VOCAB, 72) for name in ("model.embed_tokens", "lm_head")}
+    rows = {
+        f"base_model.model.{name}.token_adapter.trainable_tokens_delta": torch.randn(3, 72)
+        for name in ("model.embed_tokens", "lm_head")
+    }
+    write_adapter(
+        folder / "tokens",
+        5,
+        extra=rows,
+        trainable_token_indices={"embed_tokens": [9, 2, 40], "lm_head": [1, 2, 3]},
+    )
+    matrices = {
+        f"base_model.model.{name}.weight": torch.randn(VOCAB, 72)
+        for name in ("model.embed_tokens", "lm_head")
+    }
     write_adapter(folder / "head", 6, extra=matrices, modules_to_save=["embed_tokens", "lm_head"])
     return folder
 
 
 def open_bench(folder: Path, dtype: str, kernels: str) -> Bench:
-    bench = Bench(folder / "base", torch.float32 if dtype == "float32" else torch.bfloat16, kernels, weights_int8=dtype == "int8")
+    bench = Bench(
+        folder / "base",
+        torch.float32 if dtype == "float32" else torch.bfloat16,
+        kernels,
+        weights_int8=dtype == "int8",
+    )
     for name in ADAPTERS[1:]:
         assert name is not None
         bench.load(name, folder / name.decode())
     return bench
 
 
-rows = st.tuples(st.sampled_from(ADAPTERS), st.integers(2, 150), st.integers(1, 60), st.integers(0, 10**6))
+rows = st.tuples(
+    st.sampled_from(ADAPTERS), st.integers(2, 150), st.integers(1, 60), st.integers(0, 10**6)
+)
 """(adapter, length, tokens in the second step, seed)"""
 
 
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-@settings(max_examples=10, phases=[Phase.generate], deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10,
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(batch=st.lists(rows, min_size=2, max_size=9))
 def test_logits_are_bit_equal_alone_and_in_any_mixed_batch(
     folder: Path, kernels: str, dtype: str, batch: list[tuple[bytes | None, int, int, int]]
 ) -> None:
     bench = open_bench(folder, dtype, kernels)
-    together = [bench.sequence(some_tokens(length, seed), adapter) for adapter, length, _, seed in batch]
+    together = [
+        bench.sequence(some_tokens(length, seed), adapter) for adapter, length, _, seed in batch
+    ]
     cuts = [max(1, length - tail) for _, length, tail, _ in batch]
     first = bench.forward(*((s, 0, cut) for s, cut in zip(together, cuts, strict=True)))
-    second = bench.forward(*((s, cut, len(s.tokens)) for s, cut in zip(together, cuts, strict=True)))
+    second = bench.forward(
+        *((s, cut, len(s.tokens)) for s, cut in zip(together, cuts, strict=True))
+    )
     for sequence, (adapter, _, _, _) in zip(together[:3], batch, strict=False):
         mixed = torch.cat([first[id(sequence)], second[id(sequence)]])
         whole = bench.sequence(sequence.tokens, adapter)
         alone = bench.forward((whole, 0, len(whole.tokens)))[id(whole)]
         assert torch.equal(mixed, alone)
         stepped = bench.sequence(sequence.tokens, adapter)
-        steps = [bench.forward((stepped, i, i + 1))[id(stepped)] for i in range(min(12, len(stepped.tokens)))]
+        steps = [
+            bench.forward((stepped, i, i + 1))[id(stepped)]
+            for i in range(min(12, len(stepped.tokens)))
+        ]
         assert torch.equal(torch.cat(steps), alone[: len(steps)])
 
 
 @BOTH
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-def test_long_contexts_cross_tiles_without_changing_a_bit(folder: Path, kernels: str, dtype: str) -> None:
+def test_long_contexts_cross_tiles_without_changing_a_bit(
+    folder: Path, kernels: str, dtype: str
+) -> None:
     bench = open_bench(folder, dtype, kernels)
     tokens = some_tokens(700, 5)
-    whole, cut, other = bench.sequence(tokens, b"r7"), bench.sequence(tokens, b"r7"), bench.sequence(some_tokens(300, 6), b"r4")
+    whole = bench.sequence(tokens, b"r7")
+    cut = bench.sequence(tokens, b"r7")
+    other = bench.sequence(some_tokens(300, 6), b"r4")
     alone = bench.forward((whole, 0, 700))[id(whole)]
-    parts = [bench.forward((cut, 0, 250), (other, 0, 200)), bench.forward((cut, 250, 699)), bench.forward((cut, 699, 700), (other, 200, 201))]
+    parts = [
+        bench.forward((cut, 0, 250), (other, 0, 200)),
+        bench.forward((cut, 250, 699)),
+        bench.forward((cut, 699, 700), (other, 200, 201)),
+    ]
     assert torch.equal(torch.cat([part[id(cut)] for part in parts]), alone)
 
 
 @BOTH
-def test_a_page_left_dirty_by_an_overflowing_adapter_harms_nobody(folder: Path, kernels: str) -> None:
+def test_a_page_left_dirty_by_an_overflowing_adapter_harms_nobody(
+    folder: Path, kernels: str
+) -> None:
     bench = open_bench(folder, "float32", kernels)
     clean = bench.sequence(some_tokens(20, 1))
     expected = bench.forward((clean, 0, 20))[id(clean)]
@@ -90,13 +135,16 @@ def test_a_page_left_dirty_by_an_overflowing_adapter_harms_nobody(folder: Path, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [(768, 2048), (2048, 768), (112, 72)])
-def test_a_row_s_product_has_the_same_bits_among_any_number_of_rows_and_on_two_threads(dtype: torch.dtype, width: tuple[int, int]) -> None:
+def test_a_row_s_product_has_the_same_bits_among_any_number_of_rows_and_on_two_threads(
+    dtype: torch.dtype, width: tuple[int, int]
+) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         linear = make_linear(torch.randn(width[1], width[0]).to(dtype), choose_linear_kernel(dtype))
         x = torch.randn(300, width[0]).to(dtype)
-        whole, floor = linear(x), ROW_FLOOR[dtype]
+        whole = linear(x)
+        floor = ROW_FLOOR[dtype]
         for count in (floor, floor + 1, 33, 64, 100, 257):
             assert torch.equal(linear(x[7 : 7 + count]), whole[7 : 7 + count])
     finally:
@@ -105,7 +153,9 @@ def test_a_row_s_product_has_the_same_bits_among_any_number_of_rows_and_on_two_t
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [100, 112, 2048, 40_000])
-def test_a_row_s_gate_has_the_same_bits_among_any_number_of_rows_and_on_two_threads(dtype: torch.dtype, width: int) -> None:
+def test_a_row_s_gate_has_the_same_bits_among_any_number_of_rows_and_on_two_threads(
+    dtype: torch.dtype, width: int
+) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

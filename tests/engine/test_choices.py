@@ -1,4 +1,6 @@
-"""What a request asks of its choices, through the whole engine: penalties, grammars, log-probabilities, guesses ahead, and the replay of each."""
+"""What a request asks of its choices, through the whole engine: penalties, grammars,
+log-probabilities, guesses ahead, and the replay of each.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,30 @@ STOP = 319
 
 
 def make_tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    """Ids 0…255 are the bytes, some more are pairs and longer words, and the last one ends an answer."""
+    """Ids 0…255 are the bytes, some more are pairs and longer words, and the last one ends an
+    answer.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("n", "a"), ("m", "e"), ("na", "me"), ("t", "r"), ("u", "e"), ("tr", "ue"), ("1", "2"), ('"', ":")]
+    merges = [
+        ("n", "a"),
+        ("m", "e"),
+        ("na", "me"),
+        ("t", "r"),
+        ("u", "e"),
+        ("tr", "ue"),
+        ("1", "2"),
+        ('"', ":"),
+    ]
     words = letters + [one + other for one, other in merges]
-    vocab = {word: index for index, word in enumerate([*words, *(f"<unused{index}>" for index in range(STOP - len(words)))])}
+    vocab = {
+        word: index
+        for index, word in enumerate(
+            [*words, *(f"<unused{index}>" for index in range(STOP - len(words)))]
+        )
+    }
     made = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     made.add_special_tokens([tokenizers.AddedToken("<stop>", special=True)])
     assert made.token_to_id("<stop>") == STOP
     made.save(str(folder / "tokenizer.json"))
@@ -46,9 +65,13 @@ def make_tokenizer(folder: Path) -> tokenizers.Tokenizer:
 
 ANY_KIND = {
     "plain": Sampling(SEED),
-    "warm": Sampling(SEED, 0.8, 40, 0.95, 0.02),
-    "greedy and penalised": Sampling(SEED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2),
-    "warm and penalised": Sampling(SEED, 1.0, repetition_penalty=1.2, logit_bias=[(3, 4.0), (9, -100.0)]),
+    "warm": Sampling(SEED, 0.8, 40, 0.95, min_p=0.02),
+    "greedy and penalised": Sampling(
+        SEED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2
+    ),
+    "warm and penalised": Sampling(
+        SEED, 1.0, repetition_penalty=1.2, logit_bias=[(3, 4.0), (9, -100.0)]
+    ),
     "regex": Sampling(SEED, 1.0, grammar=Grammar("regex", "[a-f]{3,9}(-[0-9]{2}){1,4}")),
 }
 
@@ -69,18 +92,30 @@ def lab_of(base: Path, **settings: Any) -> Lab:
 
 
 def ask(request_id: int, kind: str, tokens: int = 24, **fields: Any) -> Submit:
-    return submit(request_id, some_tokens(20, 5) * 2, tokens=tokens, sampling=ANY_KIND[kind], **fields)
+    return submit(
+        request_id, some_tokens(20, 5) * 2, tokens=tokens, sampling=ANY_KIND[kind], **fields
+    )
 
 
 @BOTH
-def test_every_kind_of_choice_is_the_same_alone_and_in_a_crowd_and_replays_with_no_miss(base: Path, kernels: str) -> None:
+def test_every_kind_of_choice_is_the_same_alone_and_in_a_crowd_and_replays_with_no_miss(
+    base: Path, kernels: str
+) -> None:
     requests = [ask(number, kind, stop_ids=[STOP]) for number, kind in enumerate(ANY_KIND)]
     crowd = lab_of(base, kernels=kernels)
     together = crowd.run(*requests)
     for request in requests:
         alone = lab_of(base, kernels=kernels)
         assert alone.run(request)[request.request_id] == together[request.request_id]
-        alone.engine.handle(Replay(99, request.prompt_ids, together[request.request_id], None, request.sampling))
+        alone.engine.handle(
+            Replay(
+                99,
+                request.prompt_ids,
+                together[request.request_id],
+                None,
+                sampling=request.sampling,
+            )
+        )
         alone.drain()
         replayed = alone.end(99)
         assert isinstance(replayed, Replayed)
@@ -93,7 +128,9 @@ def test_an_answer_under_other_rules_misses_in_the_replay(base: Path) -> None:
     lab = lab_of(base)
     plain = lab.run(ask(1, "plain"))[1]
     for number, kind in enumerate(("greedy and penalised", "regex"), 2):
-        lab.engine.handle(Replay(number, ask(1, "plain").prompt_ids, plain, None, ANY_KIND[kind]))
+        lab.engine.handle(
+            Replay(number, ask(1, "plain").prompt_ids, plain, None, sampling=ANY_KIND[kind])
+        )
         lab.drain()
         replayed = lab.end(number)
         assert isinstance(replayed, Replayed)
@@ -104,7 +141,8 @@ def test_an_answer_under_other_rules_misses_in_the_replay(base: Path) -> None:
 @BOTH
 @pytest.mark.parametrize("kind", list(ANY_KIND))
 def test_guessing_ahead_leaves_every_text_as_it_was(base: Path, kernels: str, kind: str) -> None:
-    plain, guessing = lab_of(base, kernels=kernels), lab_of(base, kernels=kernels, draft_tokens=4)
+    plain = lab_of(base, kernels=kernels)
+    guessing = lab_of(base, kernels=kernels, draft_tokens=4)
     requests = [ask(number, kind, tokens=60, credit=60, stop_ids=[STOP]) for number in range(2)]
     assert plain.run(*requests) == guessing.run(*requests)
     plain.close()
@@ -112,8 +150,11 @@ def test_guessing_ahead_leaves_every_text_as_it_was(base: Path, kernels: str, ki
 
 
 def test_guesses_come_true_where_text_repeats_and_save_steps(tmp_path: Path) -> None:
-    make_base(tmp_path, spread=0.02)  # so little in it that a greedy answer soon goes round in a circle
-    plain, guessing = lab_of(tmp_path), lab_of(tmp_path, draft_tokens=4)
+    make_base(
+        tmp_path, spread=0.02
+    )  # so little in it that a greedy answer soon goes round in a circle
+    plain = lab_of(tmp_path)
+    guessing = lab_of(tmp_path, draft_tokens=4)
     request = submit(1, some_tokens(12, 3), tokens=80)
     assert plain.run(request) == guessing.run(request)
     stats = guessing.engine._stats()
@@ -134,8 +175,15 @@ def test_guessing_ahead_never_passes_a_credit_or_the_length(base: Path) -> None:
 
 # --- structured output ---
 
-SCHEMA = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 6, "pattern": "^[a-z]*$"}, "ok": {"type": "boolean"}},
-          "required": ["name", "ok"], "additionalProperties": False}  # fmt: skip
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 6, "pattern": "^[a-z]*$"},
+        "ok": {"type": "boolean"},
+    },
+    "required": ["name", "ok"],
+    "additionalProperties": False,
+}
 
 
 def text_of(base: Path, tokens: list[int]) -> str:
@@ -145,10 +193,17 @@ def text_of(base: Path, tokens: list[int]) -> str:
 
 @BOTH
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_an_answer_follows_its_schema_and_ends_when_it_is_complete(base: Path, kernels: str, temperature: float) -> None:
+def test_an_answer_follows_its_schema_and_ends_when_it_is_complete(
+    base: Path, kernels: str, temperature: float
+) -> None:
     lab = lab_of(base, kernels=kernels)
     sampling = Sampling(SEED, temperature, grammar=Grammar("json_schema", json.dumps(SCHEMA)))
-    answers = lab.run(*(submit(number, some_tokens(9, number), tokens=120, sampling=sampling) for number in range(3)))
+    answers = lab.run(
+        *(
+            submit(number, some_tokens(9, number), tokens=120, sampling=sampling)
+            for number in range(3)
+        )
+    )
     for number, tokens in answers.items():
         answer = json.loads(text_of(base, tokens))
         assert set(answer) == {"name", "ok"}
@@ -173,15 +228,30 @@ def test_an_answer_matches_its_expression(base: Path) -> None:
         (Grammar("json_schema", "{"), "refused"),
         (Grammar("sql", "select"), "kind"),
         (Grammar("regex", "a" * 40_000), "limit"),
-        (Grammar("json_schema", json.dumps({"$ref": "https://example.org/schema.json"})), "refused"),
+        (
+            Grammar("json_schema", json.dumps({"$ref": "https://example.org/schema.json"})),
+            "refused",
+        ),
         (Grammar("regex", "(" * 2000 + "a" + ")" * 2000), "regex"),
         (
-            Grammar("json_schema", json.dumps({"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{size}}}"} for size in range(20, 40)]})),
+            Grammar(
+                "json_schema",
+                json.dumps(
+                    {
+                        "allOf": [
+                            {"type": "string", "pattern": f"(a|b)*a(a|b){{{size}}}"}
+                            for size in range(20, 40)
+                        ]
+                    }
+                ),
+            ),
             "too complex",
         ),
     ],
 )
-def test_a_grammar_that_cannot_be_followed_is_refused_by_name_and_the_engine_goes_on(base: Path, grammar: Grammar, words: str) -> None:
+def test_a_grammar_that_cannot_be_followed_is_refused_by_name_and_the_engine_goes_on(
+    base: Path, grammar: Grammar, words: str
+) -> None:
     lab = lab_of(base)
     lab.run(submit(1, [1, 2, 3], sampling=Sampling(SEED, grammar=grammar)), submit(2, [1, 2, 3]))
     failed = lab.end(1)
@@ -192,10 +262,22 @@ def test_a_grammar_that_cannot_be_followed_is_refused_by_name_and_the_engine_goe
     lab.close()
 
 
-def test_others_go_on_while_a_hostile_grammar_is_tried_and_its_request_can_be_cancelled(base: Path) -> None:
+def test_others_go_on_while_a_hostile_grammar_is_tried_and_its_request_can_be_cancelled(
+    base: Path,
+) -> None:
     lab = lab_of(base)
-    hostile = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{size}}}"} for size in range(20, 40)]}
-    lab.engine.handle(submit(1, [1, 2, 3], sampling=Sampling(SEED, grammar=Grammar("json_schema", json.dumps(hostile)))))
+    hostile = {
+        "allOf": [
+            {"type": "string", "pattern": f"(a|b)*a(a|b){{{size}}}"} for size in range(20, 40)
+        ]
+    }
+    lab.engine.handle(
+        submit(
+            1,
+            [1, 2, 3],
+            sampling=Sampling(SEED, grammar=Grammar("json_schema", json.dumps(hostile))),
+        )
+    )
     lab.engine.handle(submit(2, [1, 2, 3]))
     while lab.step():
         pass
@@ -220,18 +302,36 @@ def test_a_grammar_needs_to_know_what_tokens_spell(base: Path) -> None:
 
 
 @BOTH
-def test_reported_log_probabilities_are_the_model_s(base: Path, kernels: str, tmp_path: Path) -> None:
+def test_reported_log_probabilities_are_the_model_s(
+    base: Path, kernels: str, tmp_path: Path
+) -> None:
     lab = Lab(base, kernels=kernels)
     adapter = b"l" * 32
     lab.hold(adapter, write_adapter(tmp_path / "a", 3))
     prompt = some_tokens(10, 4)
-    tokens = lab.run(submit(1, prompt, adapter=adapter, tokens=6, logprobs=3, sampling=Sampling(SEED, 2.0, presence_penalty=3.0)))[1]
-    reports = [report for message in lab.messages if isinstance(message, Tokens) for report in message.logprobs]
+    tokens = lab.run(
+        submit(
+            1,
+            prompt,
+            adapter=adapter,
+            tokens=6,
+            logprobs=3,
+            sampling=Sampling(SEED, 2.0, presence_penalty=3.0),
+        )
+    )[1]
+    reports = [
+        report
+        for message in lab.messages
+        if isinstance(message, Tokens)
+        for report in message.logprobs
+    ]
     assert len(reports) == len(tokens) == 6
     for report in reports:
         assert len(report.top) == 3
         assert report.logprob <= report.top[0][1] + 1e-6
-        assert all(one[1] >= other[1] for one, other in zip(report.top, report.top[1:], strict=False))
+        assert all(
+            one[1] >= other[1] for one, other in zip(report.top, report.top[1:], strict=False)
+        )
     greedy = lab.run(submit(2, prompt, adapter=adapter, tokens=1, logprobs=0))[2]
     assert reports[0].top[0][0] == greedy[0]
     lab.close()
@@ -246,7 +346,9 @@ def test_log_probabilities_equal_those_of_transformers(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = model(torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1)
     assert report.logprob == pytest.approx(float(expected[token]), abs=1e-4)
-    assert [logprob for _, logprob in report.top] == pytest.approx(expected.topk(5).values.tolist(), abs=1e-4)
+    assert [logprob for _, logprob in report.top] == pytest.approx(
+        expected.topk(5).values.tolist(), abs=1e-4
+    )
     lab.close()
 
 
@@ -263,7 +365,9 @@ def test_log_probabilities_equal_those_of_transformers(tmp_path: Path) -> None:
         ({"logprobs": 21}, "logprobs"),
     ],
 )
-def test_choices_out_of_range_are_refused_by_name(base: Path, change: dict[str, Any], word: str) -> None:
+def test_choices_out_of_range_are_refused_by_name(
+    base: Path, change: dict[str, Any], word: str
+) -> None:
     lab = Lab(base)
     lab.run(submit(1, [1, 2, 3], **change))
     failed = lab.end(1)

@@ -1,4 +1,6 @@
-"""What requests may rely on, with an engine in this process and invariants checked after each step."""
+"""What requests may rely on, with an engine in this process and invariants checked after each
+step.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from engine.messages import (
 
 from .worlds import Lab, hold, make_base, some_tokens, submit, write_adapter
 
-LAW, VERSE = b"l" * 32, b"v" * 32
+LAW = b"l" * 32
+VERSE = b"v" * 32
 WARM = Sampling(b"s" * 32, temperature=1.0)
 
 
@@ -48,7 +51,13 @@ def lab(folder: Path) -> Iterator[Lab]:
 
 def test_tokens_are_the_same_alone_together_and_after_preemption(lab: Lab, folder: Path) -> None:
     requests = [
-        submit(i + 1, some_tokens(20 + 40 * i, i), adapter, tokens=24, sampling=WARM if i % 2 else submit(0, []).sampling)
+        submit(
+            i + 1,
+            some_tokens(20 + 40 * i, i),
+            adapter,
+            tokens=24,
+            sampling=WARM if i % 2 else submit(0, []).sampling,
+        )
         for i, adapter in enumerate([None, LAW, VERSE, LAW, None])
     ]
     alone = {r.request_id: lab.run(r)[r.request_id] for r in requests}
@@ -63,7 +72,9 @@ def test_tokens_are_the_same_alone_together_and_after_preemption(lab: Lab, folde
 
 
 def test_requests_with_different_adapters_sit_in_one_step(lab: Lab) -> None:
-    lab.run(*(submit(i, some_tokens(9, i), adapter) for i, adapter in enumerate([None, LAW, VERSE])))
+    lab.run(
+        *(submit(i, some_tokens(9, i), adapter) for i, adapter in enumerate([None, LAW, VERSE]))
+    )
     lab.engine.handle(GetStats())
     lab.collect()
     stats = lab.messages[-1]
@@ -173,12 +184,16 @@ def test_a_released_adapter_is_forgotten_once_its_last_request_ends(lab: Lab) ->
 
 def test_replaying_an_answer_finds_every_token_won_and_a_forged_one_missed(lab: Lab) -> None:
     prompt = some_tokens(40, 9)
-    for request_id, sampling in ((1, WARM), (2, Sampling(b"g" * 32)), (3, Sampling(b"k" * 32, 0.8, 20, 0.9))):
+    for request_id, sampling in (
+        (1, WARM),
+        (2, Sampling(b"g" * 32)),
+        (3, Sampling(b"k" * 32, 0.8, 20, 0.9)),
+    ):
         answer = lab.run(submit(request_id, prompt, LAW, tokens=150, sampling=sampling))[request_id]
         forged = [*answer[:70], (answer[70] + 1) % 320, *answer[71:]]
-        lab.engine.handle(Replay(100 + request_id, prompt, answer, LAW, sampling))
-        lab.engine.handle(Replay(200 + request_id, prompt, forged, LAW, sampling))
-        lab.engine.handle(Replay(300 + request_id, prompt, answer, None, sampling))
+        lab.engine.handle(Replay(100 + request_id, prompt, answer, LAW, sampling=sampling))
+        lab.engine.handle(Replay(200 + request_id, prompt, forged, LAW, sampling=sampling))
+        lab.engine.handle(Replay(300 + request_id, prompt, answer, None, sampling=sampling))
         lab.drain()
         honest, lying, bare = (lab.end(n + request_id) for n in (100, 200, 300))
         assert isinstance(honest, Replayed)
@@ -187,7 +202,9 @@ def test_replaying_an_answer_finds_every_token_won_and_a_forged_one_missed(lab: 
         assert honest.margins == [0.0] * 150
         assert lying.margins[:70] == [0.0] * 70
         assert lying.margins[70] > 0
-        assert sum(1 for margin in bare.margins if margin > 0) > 75, "generated with the adapter, claimed for the bare base"
+        assert sum(1 for margin in bare.margins if margin > 0) > 75, (
+            "generated with the adapter, claimed for the bare base"
+        )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +220,9 @@ def test_replaying_an_answer_finds_every_token_won_and_a_forged_one_missed(lab: 
         ({"adapter": b"?" * 32}, "unknown_adapter", "HoldAdapter"),
     ],
 )
-def test_a_request_that_cannot_run_fails_by_name_and_the_engine_goes_on(lab: Lab, fields: dict[str, object], code: str, words: str) -> None:
+def test_a_request_that_cannot_run_fails_by_name_and_the_engine_goes_on(
+    lab: Lab, fields: dict[str, object], code: str, words: str
+) -> None:
     import msgspec
 
     lab.run(msgspec.structs.replace(submit(1, [1, 2, 3]), **fields))
@@ -238,7 +257,9 @@ def test_an_adapter_that_overflows_fails_alone(lab: Lab, folder: Path) -> None:
     assert "finite" in end.message
 
 
-def test_an_adapter_whose_files_vanish_is_refused_and_comes_back_when_held_again(folder: Path, tmp_path: Path) -> None:
+def test_an_adapter_whose_files_vanish_is_refused_and_comes_back_when_held_again(
+    folder: Path, tmp_path: Path
+) -> None:
     import shutil
 
     lab = Lab(folder / "base", max_adapters=1, host_cache_bytes=1)

@@ -1,4 +1,6 @@
-"""Each feature of PEFT's LoRA gives PEFT's own logits, on both executors, or is refused with an error that names the field."""
+"""Each feature of PEFT's LoRA gives PEFT's own logits, on both executors, or is refused with an
+error that names the field.
+"""
 
 from __future__ import annotations
 
@@ -25,17 +27,29 @@ SERVED: dict[str, dict[str, Any]] = {
     "regex": {"target_modules": r".*\.(q_proj|down_proj)"},
     "some layers": {"layers_to_transform": [0, 2], "layers_pattern": "layers"},
     "dora": {"use_dora": True},
-    "dora and rslora on attention": {"use_dora": True, "use_rslora": True, "target_modules": ["q_proj", "v_proj", "o_proj"]},
+    "dora and rslora on attention": {
+        "use_dora": True,
+        "use_rslora": True,
+        "target_modules": ["q_proj", "v_proj", "o_proj"],
+    },
     "lora_bias": {"lora_bias": True},
     "biases that the base has not": {"bias": "all"},
     "embedding": {"target_modules": [*ALL_LINEAR, "embed_tokens"]},
     "head": {"target_modules": ["q_proj", "lm_head"]},
-    "embedding and head alone": {"target_modules": ["embed_tokens", "lm_head"], "rank_pattern": {"lm_head": 9}},
+    "embedding and head alone": {
+        "target_modules": ["embed_tokens", "lm_head"],
+        "rank_pattern": {"lm_head": 9},
+    },
     "embedding and head replaced": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "embedding replaced": {"modules_to_save": ["model.embed_tokens"], "use_dora": True},
-    "head replaced": {"modules_to_save": ["lm_head"], "target_modules": [*ALL_LINEAR, "embed_tokens"]},
+    "head replaced": {
+        "modules_to_save": ["lm_head"],
+        "target_modules": [*ALL_LINEAR, "embed_tokens"],
+    },
     "trainable tokens": {"trainable_token_indices": [40, 5, 17]},
-    "trainable tokens of both": {"trainable_token_indices": {"embed_tokens": [3, 2], "lm_head": [7]}},
+    "trainable tokens of both": {
+        "trainable_token_indices": {"embed_tokens": [3, 2], "lm_head": [7]}
+    },
 }
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -50,7 +64,15 @@ def randomised(model: Any, folder: Path, seed: int, **settings: Any) -> Any:
     """A saved adapter none of whose numbers is trivial; returns the PEFT model."""
     import peft
 
-    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ALL_LINEAR, "task_type": "CAUSAL_LM", **settings})
+    config = peft.LoraConfig(
+        **{
+            "r": 4,
+            "lora_alpha": 8,
+            "target_modules": ALL_LINEAR,
+            "task_type": "CAUSAL_LM",
+            **settings,
+        }
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = peft.get_peft_model(model, config)
@@ -70,7 +92,9 @@ def randomised(model: Any, folder: Path, seed: int, **settings: Any) -> Any:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("feature", SERVED)
 @BOTH
-def test_a_served_feature_gives_the_logits_of_peft(tmp_path: Path, kernels: str, feature: str, tied: bool) -> None:
+def test_a_served_feature_gives_the_logits_of_peft(
+    tmp_path: Path, kernels: str, feature: str, tied: bool
+) -> None:
     model = make_base(tmp_path / "base", spread=0.2, tie_word_embeddings=tied)
     bench = Bench(tmp_path / "base", kernels=kernels)
     tokens = some_tokens(40, 3)
@@ -79,7 +103,8 @@ def test_a_served_feature_gives_the_logits_of_peft(tmp_path: Path, kernels: str,
         wrapped = randomised(model, tmp_path / "adapter", 5, **SERVED[feature])
         expected = wrapped(torch.tensor([tokens])).logits[0]
     bench.load(b"a", tmp_path / "adapter")
-    adapted, plain = bench.sequence(tokens, b"a"), bench.sequence(tokens)
+    adapted = bench.sequence(tokens, b"a")
+    plain = bench.sequence(tokens)
     logits = bench.forward((adapted, 0, 40), (plain, 0, 40))
     assert (logits[id(adapted)] - expected).abs().max() < TOLERANCE
     assert (logits[id(plain)] - bare).abs().max() < TOLERANCE
@@ -97,12 +122,16 @@ BIASED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("feature", BIASED)
 @BOTH
-def test_a_base_with_biases_keeps_them_under_an_adapter_or_takes_its(tmp_path: Path, kernels: str, feature: str) -> None:
+def test_a_base_with_biases_keeps_them_under_an_adapter_or_takes_its(
+    tmp_path: Path, kernels: str, feature: str
+) -> None:
     model = make_base(tmp_path / "base", "qwen2", spread=0.2)
     bench = Bench(tmp_path / "base", kernels=kernels)
     tokens = some_tokens(30, 4)
     with torch.no_grad():
-        expected = randomised(model, tmp_path / "adapter", 6, **BIASED[feature])(torch.tensor([tokens])).logits[0]
+        expected = randomised(model, tmp_path / "adapter", 6, **BIASED[feature])(
+            torch.tensor([tokens])
+        ).logits[0]
     bench.load(b"a", tmp_path / "adapter")
     sequence = bench.sequence(tokens, b"a")
     assert (bench.forward((sequence, 0, 30))[id(sequence)] - expected).abs().max() < TOLERANCE
@@ -129,7 +158,11 @@ def test_every_field_of_peft_s_configuration_is_served_harmless_or_refused(tmp_p
     saved = json.loads(path.read_text())
     from engine.lora.adapter_config import KNOWN
 
-    for field in set(peft.LoraConfig.__dataclass_fields__) - KNOWN | {"bias", "modules_to_save", "trainable_token_indices"}:
+    for field in set(peft.LoraConfig.__dataclass_fields__) - KNOWN | {
+        "bias",
+        "modules_to_save",
+        "trainable_token_indices",
+    }:
         path.write_text(json.dumps({**saved, field: "surprising"}))
         with pytest.raises(AdapterError, match=field):
             bench.load(b"a", tmp_path / "adapter")

@@ -1,4 +1,6 @@
-"""The native executor against its torch twins: every operation, every dtype, every instruction set that this processor has."""
+"""The native executor against its torch twins: every operation, every dtype, every instruction set
+that this processor has.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,30 @@ from engine.model.weights import open_weights
 from .worlds import Bench, make_base, some_tokens
 
 pytestmark = pytest.mark.skipif(
-    not library.usable_sets(cpu_features()) or library.lacks_compiler(cpu_features()), reason="no compiler, or an old processor"
+    not library.usable_sets(cpu_features()) or library.lacks_compiler(cpu_features()),
+    reason="no compiler, or an old processor",
 )
 
-DTYPES = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "int8": (torch.bfloat16, True)}
+DTYPES = {
+    "float32": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, False),
+    "int8": (torch.bfloat16, True),
+}
 """name → (dtype, int8 weights)"""
 
-FAMILIES = {"llama": {}, "qwen2": {}, "qwen3": {}, "wide": {"hidden_size": 138, "intermediate_size": 202, "num_key_value_heads": 3}}
+FAMILIES = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "wide": {"hidden_size": 138, "intermediate_size": 202, "num_key_value_heads": 3},
+}
 """`wide`: nothing is a multiple of 32, and an odd number of blocks."""
 
 
 def adapted(config: object, seed: int, rank: int, dtype: torch.dtype, everything: bool) -> object:
-    """An adapter that changes every part, or every other one; with gains and shifts when `everything`."""
+    """An adapter that changes every part, or every other one; with gains and shifts when
+    `everything`.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
@@ -44,25 +58,47 @@ def adapted(config: object, seed: int, rank: int, dtype: torch.dtype, everything
     for layer in range(config.layers):  # type: ignore[attr-defined]
         for number, part in enumerate(parts_of(config)):  # type: ignore[arg-type]
             if everything or number % 2:
-                gain, shift = (1 + random(part.width_out), random(part.width_out)) if everything else (None, None)
-                parts[layer, part.name] = PartWeights(random(rank + number, part.width_in), random(part.width_out, rank + number), gain, shift)
+                gain, shift = (
+                    (1 + random(part.width_out), random(part.width_out))
+                    if everything
+                    else (None, None)
+                )
+                parts[layer, part.name] = PartWeights(
+                    random(rank + number, part.width_in),
+                    random(part.width_out, rank + number),
+                    gain,
+                    shift,
+                )
     return pack(config, parts, dtype)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp(request.param)
-    make_base(folder, "llama" if request.param == "wide" else request.param, **FAMILIES[request.param])
+    make_base(
+        folder, "llama" if request.param == "wide" else request.param, **FAMILIES[request.param]
+    )
     return folder
 
 
-def run_mixed(base: Path, dtype: torch.dtype, kernels: str, int8: bool, threads: int = 1, accelerator: object = None) -> list[torch.Tensor]:
-    """Logits of five sequences in one batch, two adapters and the bare base, then of one decode step each."""
+def run_mixed(
+    base: Path,
+    dtype: torch.dtype,
+    kernels: str,
+    int8: bool,
+    threads: int = 1,
+    accelerator: object = None,
+) -> list[torch.Tensor]:
+    """Logits of five sequences in one batch, two adapters and the bare base, then of one decode
+    step each.
+    """
     bench = Bench(base, dtype, kernels, threads, int8, accelerator)
     for name, rank, everything in ((b"all", 5, True), (b"some", 16, False)):
-        bench.put(name, adapted(bench.config, rank, rank, dtype, everything))  # type: ignore[arg-type]
+        bench.put(name, adapted(bench.config, rank, rank, dtype, everything=everything))  # type: ignore[arg-type]
     lengths = ((5, None), (40, b"all"), (131, b"some"), (1, b"all"), (70, None))
-    sequences = [bench.sequence(some_tokens(length + 1, length), adapter) for length, adapter in lengths]
+    sequences = [
+        bench.sequence(some_tokens(length + 1, length), adapter) for length, adapter in lengths
+    ]
     first = bench.forward(*((s, 0, len(s.tokens) - 1) for s in sequences))
     second = bench.forward(*((s, len(s.tokens) - 1, len(s.tokens)) for s in sequences))
     return [torch.cat([first[id(s)], second[id(s)]]) for s in sequences]
@@ -70,14 +106,18 @@ def run_mixed(base: Path, dtype: torch.dtype, kernels: str, int8: bool, threads:
 
 def error(ours: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
     """The mean difference as a share of the mean logit."""
-    ours_flat, exact_flat = torch.cat(ours), torch.cat(exact)
+    ours_flat = torch.cat(ours)
+    exact_flat = torch.cat(exact)
     return float((ours_flat - exact_flat).abs().mean() / exact_flat.abs().mean())
 
 
 def assert_as_exact_as_its_twin(base: Path, name: str) -> None:
-    """float32 is held to the float32 twin itself; the others may not be further from it than their own twins are (these models are chaotic)."""
+    """float32 is held to the float32 twin itself; the others may not be further from it than their
+    own twins are (these models are chaotic).
+    """
     dtype, int8 = DTYPES[name]
-    exact, ours = run_mixed(base, torch.float32, "torch", int8=False), run_mixed(base, dtype, "native", int8)
+    exact = run_mixed(base, torch.float32, "torch", int8=False)
+    ours = run_mixed(base, dtype, "native", int8)
     if name == "float32":
         assert error(ours, exact) < 1e-5
     else:
@@ -96,11 +136,17 @@ def test_the_number_of_threads_changes_no_bit(base: Path, name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
-@pytest.mark.parametrize("instructions", [each.name for each in library.usable_sets(cpu_features())])
-def test_every_instruction_set_agrees(base: Path, instructions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "instructions", [each.name for each in library.usable_sets(cpu_features())]
+)
+def test_every_instruction_set_agrees(
+    base: Path, instructions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = next(each for each in library.INSTRUCTION_SETS if each.name == instructions)
     if library.find_compiler() is None:
-        pytest.skip("only the best instruction set is built here, and there is no compiler for the others")
+        pytest.skip(
+            "only the best instruction set is built here, and there is no compiler for the others"
+        )
     monkeypatch.setattr(native, "usable_sets", lambda features: [chosen])
     for name in DTYPES:
         assert_as_exact_as_its_twin(base, name)
@@ -128,11 +174,15 @@ def test_without_a_compiler_torch_serves(tmp_path: Path, monkeypatch: pytest.Mon
     make_base(tmp_path / "base")
     monkeypatch.setattr(library, "find_compiler", lambda: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert Decoder(open_weights(tmp_path / "base"), torch.float32, 64, "auto").name.startswith("torch ")
+    assert Decoder(open_weights(tmp_path / "base"), torch.float32, 64, "auto").name.startswith(
+        "torch "
+    )
     assert library.lacks_compiler(cpu_features())
 
 
-def test_what_was_built_serves_when_the_compiler_is_gone_but_not_of_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_built_serves_when_the_compiler_is_gone_but_not_of_another_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = library.usable_sets(cpu_features())[0]
     built = library.library_path(chosen)
     monkeypatch.setattr(library, "find_compiler", lambda: None)
@@ -146,7 +196,9 @@ def test_what_was_built_serves_when_the_compiler_is_gone_but_not_of_another_sour
 
 
 @pytest.mark.parametrize(("granted", "best"), [(True, "amx"), (False, "avx512_bf16")])
-def test_tile_registers_that_the_kernel_keeps_are_no_feature(granted: bool, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tile_registers_that_the_kernel_keeps_are_no_feature(
+    granted: bool, best: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(config, "_cpu_flags", lambda: library.INSTRUCTION_SETS[0].needs)
     monkeypatch.setattr(config, "_grants_tiles", lambda: granted)
     assert library.usable_sets(cpu_features())[0].name == best
@@ -167,7 +219,8 @@ import sys, torch
 from pathlib import Path
 from engine.executor import library, native
 real = native.open_library
-native.open_library = lambda chosen: real(chosen, ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
+flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+native.open_library = lambda chosen: real(chosen, flags)
 from tests.engine.test_executor import DTYPES, run_mixed
 for dtype, int8 in DTYPES.values():
     run_mixed(Path(sys.argv[1]), dtype, "native", int8, 2)
@@ -175,15 +228,33 @@ print("clean")
 """
 
 
-def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(base: Path) -> None:
+def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(
+    base: Path,
+) -> None:
     compiler = library.find_compiler()
     if compiler is None:
         pytest.skip("no compiler")
-    found = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(
+        [*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     if not Path(found).is_absolute():
         pytest.skip(f"{compiler[0]} brings no address sanitizer")
-    runtime = subprocess.run([*compiler, "-print-file-name=libstdc++.so"], capture_output=True, text=True, check=True).stdout.strip()
-    environment = {**os.environ, "LD_PRELOAD": f"{found} {runtime}", "ASAN_OPTIONS": "detect_leaks=0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", SANITIZED, str(base)], capture_output=True, text=True, env=environment, timeout=300, check=False)
+    runtime = subprocess.run(
+        [*compiler, "-print-file-name=libstdc++.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": f"{found} {runtime}",
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, str(base)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("clean")

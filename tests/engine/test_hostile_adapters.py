@@ -22,7 +22,18 @@ from engine.model.weights import Weights
 
 from .worlds import BOTH, SHAPE, VOCAB, Lab, make_base, some_tokens, submit, write_adapter
 
-BASE = ModelConfig(VOCAB, 72, 112, SHAPE["num_hidden_layers"], 6, 2, 16, 1024, 1e-5, 10000.0)
+BASE = ModelConfig(
+    VOCAB,
+    72,
+    112,
+    SHAPE["num_hidden_layers"],
+    heads=6,
+    kv_heads=2,
+    head_dim=16,
+    context=1024,
+    norm_eps=1e-5,
+    rope_base=10000.0,
+)
 STEM = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
 
 
@@ -30,7 +41,9 @@ WEIGHTS = Weights(bytes(32), BASE, lambda name: torch.ones(1))
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    return load_adapter(folder / "adapter_config.json", folder / "adapter_model.safetensors", WEIGHTS, dtype)
+    return load_adapter(
+        folder / "adapter_config.json", folder / "adapter_model.safetensors", WEIGHTS, dtype
+    )
 
 
 def edit(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
@@ -44,8 +57,18 @@ def edit(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
     ("change", "words"),
     [
         ({"base_model.model.lm_head.lora_A.weight": torch.ones(4, 72)}, "lm_head"),
-        ({"base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight": torch.ones(4, 72)}, r"layers\.3"),
-        ({"base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(96)}, "magnitude"),
+        (
+            {"base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight": torch.ones(4, 72)},
+            r"layers\.3",
+        ),
+        (
+            {
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector": (
+                    torch.ones(96)
+                )
+            },
+            "magnitude",
+        ),
         ({"base_model.model.model.layers.0.self_attn.q_proj.bias": torch.ones(96)}, "q_proj.bias"),
         ({STEM + "A.weight": torch.ones(4, 576)}, r"lora_A.*made for another base"),
         ({STEM + "B.weight": torch.ones(96, 5)}, r"lora_B.*made for another base"),
@@ -53,12 +76,27 @@ def edit(folder: Path, change: dict[str, torch.Tensor | None]) -> None:
         ({STEM + "A.weight": torch.full((4, 72), float("nan"))}, "not finite"),
         ({STEM + "A.weight": torch.ones(4, 72, dtype=torch.float64)}, "F64"),
         ({"model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(4, 72)}, "declared twice"),
-        ({"base_model.model.lm_head.weight": torch.zeros(VOCAB, 72)}, r"lm_head\.weight is not the base's own"),
-        ({"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(1, 72)}, "trainable_token_indices does not name"),
-        ({"base_model.model.model.embed_tokens.lora_A.weight": torch.ones(4, 72)}, "no kind of adapter"),
+        (
+            {"base_model.model.lm_head.weight": torch.zeros(VOCAB, 72)},
+            r"lm_head\.weight is not the base's own",
+        ),
+        (
+            {
+                "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": (
+                    torch.ones(1, 72)
+                )
+            },
+            "trainable_token_indices does not name",
+        ),
+        (
+            {"base_model.model.model.embed_tokens.lora_A.weight": torch.ones(4, 72)},
+            "no kind of adapter",
+        ),
     ],
 )
-def test_a_tensor_that_cannot_be_applied_is_named(tmp_path: Path, change: dict[str, torch.Tensor | None], words: str) -> None:
+def test_a_tensor_that_cannot_be_applied_is_named(
+    tmp_path: Path, change: dict[str, torch.Tensor | None], words: str
+) -> None:
     write_adapter(tmp_path, 1)
     edit(tmp_path, change)
     with pytest.raises(AdapterError, match=words):
@@ -91,7 +129,9 @@ def test_a_tensor_that_cannot_be_applied_is_named(tmp_path: Path, change: dict[s
         ({"rank_pattern": {"q_proj": 100000}}, "rank"),
     ],
 )
-def test_a_field_that_we_do_not_serve_is_named(tmp_path: Path, fields: dict[str, Any], words: str) -> None:
+def test_a_field_that_we_do_not_serve_is_named(
+    tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
     write_adapter(tmp_path, 1, **{"lora_alpha": 8, **fields})
     if "r" in fields:
         config = json.loads((tmp_path / "adapter_config.json").read_text())
@@ -102,10 +142,20 @@ def test_a_field_that_we_do_not_serve_is_named(tmp_path: Path, fields: dict[str,
 
 def test_tokens_that_the_base_has_not_and_biases_that_it_has_not_are_named(tmp_path: Path) -> None:
     write_adapter(tmp_path, 1, trainable_token_indices=[1, VOCAB], bias="all")
-    edit(tmp_path, {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(2, 72)})
+    edit(
+        tmp_path,
+        {
+            "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta": torch.ones(
+                2, 72
+            )
+        },
+    )
     with pytest.raises(AdapterError, match=f"with {VOCAB}, has not"):
         load(tmp_path)
-    edit(tmp_path, {"base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias": torch.ones(96)})
+    edit(
+        tmp_path,
+        {"base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias": torch.ones(96)},
+    )
     with pytest.raises(AdapterError, match="this base has no bias there"):
         load(tmp_path)
 
@@ -114,7 +164,15 @@ def test_a_hostile_header_is_refused_before_anything_is_allocated(tmp_path: Path
     write_adapter(tmp_path, 1)
     path = tmp_path / "adapter_model.safetensors"
     whole = path.read_bytes()
-    huge = json.dumps({STEM + "A.weight": {"dtype": "F32", "shape": [1 << 40, 1 << 20], "data_offsets": [0, 1 << 62]}}).encode()
+    huge = json.dumps(
+        {
+            STEM + "A.weight": {
+                "dtype": "F32",
+                "shape": [1 << 40, 1 << 20],
+                "data_offsets": [0, 1 << 62],
+            }
+        }
+    ).encode()
     for data, words in (
         (whole[:-7], "truncated"),
         (whole[:100], "truncated"),
@@ -131,7 +189,9 @@ def test_a_hostile_header_is_refused_before_anything_is_allocated(tmp_path: Path
 
 @settings(max_examples=150, deadline=None)
 @given(at=st.integers(0, 2200), byte=st.integers(0, 255), keep=st.integers(0, 60000))
-def test_no_damage_ends_in_anything_but_a_refusal(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int, keep: int) -> None:
+def test_no_damage_ends_in_anything_but_a_refusal(
+    tmp_path_factory: pytest.TempPathFactory, at: int, byte: int, keep: int
+) -> None:
     folder = tmp_path_factory.getbasetemp() / "damaged"
     if not folder.exists():
         write_adapter(folder, 1)
@@ -154,12 +214,22 @@ def test_a_half_precision_adapter_is_served_like_its_wide_twin(tmp_path: Path) -
 
 
 @BOTH
-def test_what_an_overflowing_adapter_left_in_the_pages_reaches_nobody(tmp_path: Path, kernels: str) -> None:
+def test_what_an_overflowing_adapter_left_in_the_pages_reaches_nobody(
+    tmp_path: Path, kernels: str
+) -> None:
     make_base(tmp_path / "base")
-    folder = write_adapter(tmp_path / "hot", 1, modules=("self_attn.v_proj", "self_attn.k_proj", "mlp.down_proj"))
-    tensors = {name: tensor * 1e25 for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
+    folder = write_adapter(
+        tmp_path / "hot", 1, modules=("self_attn.v_proj", "self_attn.k_proj", "mlp.down_proj")
+    )
+    tensors = {
+        name: tensor * 1e25
+        for name, tensor in load_file(folder / "adapter_model.safetensors").items()
+    }
     save_file(tensors, folder / "adapter_model.safetensors")
-    requests = [submit(number, some_tokens(length, number), tokens=20) for number, length in enumerate((3, 16, 17, 40), 10)]
+    requests = [
+        submit(number, some_tokens(length, number), tokens=20)
+        for number, length in enumerate((3, 16, 17, 40), 10)
+    ]
     clean = Lab(tmp_path / "base", kernels=kernels, kv_tokens=256)
     expected = [clean.run(request)[request.request_id] for request in requests]
     spoilt = Lab(tmp_path / "base", kernels=kernels, kv_tokens=256)

@@ -11,7 +11,9 @@ from engine.executor.pages import ALIGN_BYTES, REGION_BYTES, HugePages
 DTYPES = st.sampled_from([torch.int8, torch.bfloat16, torch.float32])
 
 
-@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 700), DTYPES), min_size=1, max_size=12))
+@given(
+    st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 700), DTYPES), min_size=1, max_size=12)
+)
 def test_tensors_are_zero_aligned_and_apart(wanted: list[tuple[int, int, torch.dtype]]) -> None:
     pages = HugePages()
     given_out = [pages.zeros(rows, columns, dtype=dtype) for rows, columns, dtype in wanted]
@@ -25,7 +27,9 @@ def test_tensors_are_zero_aligned_and_apart(wanted: list[tuple[int, int, torch.d
 
 def test_one_larger_than_a_region_has_a_region_of_its_own() -> None:
     pages = HugePages()
-    small, large, after = (pages.zeros(size, dtype=torch.int8) for size in (10, REGION_BYTES + 1, 10))
+    small, large, after = (
+        pages.zeros(size, dtype=torch.int8) for size in (10, REGION_BYTES + 1, 10)
+    )
     large[-1] = after[0] = 7
     assert not small.any()
     assert large.sum() == 7

@@ -1,6 +1,8 @@
-"""10,000 random operations on an engine in a process of its own, which is killed in mid-stream now and then and started again.
+"""10,000 random operations on an engine in a process of its own, which is killed in mid-stream now
+and then and started again.
 
-What is drawn depends on the seed alone, never on how fast the engine answers, so a seed repeats the same operations.
+What is drawn depends on the seed alone, never on how fast the engine answers, so a seed repeats the
+same operations.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from engine.messages import (
     ReleaseAdapter,
     Stats,
     Tokens,
-)  # fmt: skip
+)
 
 from .oracle import NUM_FOLDERS, Oracle, make_request, make_world
 from .processes import Daemon
@@ -45,7 +47,10 @@ RECENT = 30
 
 @dataclass
 class Asked:
-    """A request and what has come of it so far. `credit` below TOKENS: it stops there until it is granted more."""
+    """A request and what has come of it so far.
+
+    `credit` below TOKENS: it stops there until it is granted more.
+    """
 
     name: int | None
     weights: int | None
@@ -57,7 +62,9 @@ class Asked:
 
 
 class Driver:
-    """Stands where the daemon stands: knows what is held and what is unanswered, and tells a new engine all of it."""
+    """Stands where the daemon stands: knows what is held and what is unanswered, and tells a new
+    engine all of it.
+    """
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.random = random.Random(seed)
@@ -70,7 +77,9 @@ class Driver:
         self.daemon = self.start()
 
     def start(self) -> Daemon:
-        daemon = Daemon(self.folder / "base", "--dtype", "float32", "--kv-tokens", "256", "--max-adapters", "3")
+        daemon = Daemon(
+            self.folder / "base", "--dtype", "float32", "--kv-tokens", "256", "--max-adapters", "3"
+        )
         assert isinstance(daemon.receive(), Ready)
         return daemon
 
@@ -99,10 +108,16 @@ class Driver:
         self.num_finished += reason == "length"
 
     def wait_until_live(self, at_most: int, name: int | None = None) -> None:
-        """Until so few requests are unanswered, of those for adapter `name` if it is given; all get the credit for it."""
+        """Until so few requests are unanswered, of those for adapter `name` if it is given; all get
+        the credit for it.
+        """
 
         def waited_for() -> list[int]:
-            return [request_id for request_id, asked in self.live.items() if name is None or asked.name == name]
+            return [
+                request_id
+                for request_id, asked in self.live.items()
+                if name is None or asked.name == name
+            ]
 
         for request_id in waited_for() if len(waited_for()) > at_most else []:
             self.grant(request_id)
@@ -119,19 +134,29 @@ class Driver:
 
     def ask(self) -> None:
         name = self.random.choice([None, *self.held])
-        drawn = self.random.choice((3, 40)), self.random.randrange(6), self.random.choice((0.0, 0.8))
+        drawn = (
+            self.random.choice((3, 40)),
+            self.random.randrange(6),
+            self.random.choice((0.0, 0.8)),
+        )
         weights = None if name is None else self.held[name][0]
         self.num_asked += 1
-        self.live[self.num_asked] = Asked(name, weights, drawn, self.random.randrange(3), self.random.choice((CREDIT, TOKENS)))
+        self.live[self.num_asked] = Asked(
+            name, weights, drawn, self.random.randrange(3), self.random.choice((CREDIT, TOKENS))
+        )
         self.submit(self.num_asked)
 
     def submit(self, request_id: int) -> None:
         asked = self.live[request_id]
         adapter = None if asked.name is None else bytes([asked.name])
-        self.daemon.send(make_request(request_id, adapter, *asked.drawn, asked.priority, TOKENS, asked.credit))
+        self.daemon.send(
+            make_request(request_id, adapter, *asked.drawn, asked.priority, TOKENS, asked.credit)
+        )
 
     def recent(self) -> int:
-        """A request that was asked lately; it may have ended since, which the engine must not mind."""
+        """A request that was asked lately; it may have ended since, which the engine must not
+        mind.
+        """
         return max(1, self.num_asked - self.random.randrange(RECENT))
 
     def cancel_one(self) -> None:
@@ -161,15 +186,22 @@ class Driver:
         self.daemon.send(ReleaseAdapter(bytes([name])))
 
     def offer_other_files(self) -> None:
-        """The same name with other weights, which lie elsewhere; nobody uses the old ones any more. Who asks before the answer gets those."""
-        name, weights = self.random.randrange(NUM_NAMES), self.random.randrange(NUM_FOLDERS)
+        """The same name with other weights, which lie elsewhere; nobody uses the old ones any more.
+
+        Who asks before the answer gets those.
+        """
+        name = self.random.randrange(NUM_NAMES)
+        weights = self.random.randrange(NUM_FOLDERS)
         self.wait_until_live(0, name)
         self.hold(name, weights, self.folder / str(weights))
         self.wait_until_announced(name)
 
     def offer_changed_files(self) -> None:
-        """The same name and the same path, in which other weights lie by now; the engine had forgotten the old ones."""
-        name, weights = self.random.randrange(NUM_NAMES), self.random.randrange(NUM_FOLDERS)
+        """The same name and the same path, in which other weights lie by now; the engine had
+        forgotten the old ones.
+        """
+        name = self.random.randrange(NUM_NAMES)
+        weights = self.random.randrange(NUM_FOLDERS)
         self.wait_until_live(0, name)
         self.forget(name)
         while bytes([name]) in self.stats().adapters_held:
@@ -199,7 +231,10 @@ class Driver:
             self.settle(message)
 
     def kill(self) -> None:
-        """In mid-stream: some request has tokens already and waits for credit. A new engine hears of all that is held and unanswered."""
+        """In mid-stream: some request has tokens already and waits for credit.
+
+        A new engine hears of all that is held and unanswered.
+        """
         while not any(asked.credit == CREDIT for asked in self.live.values()):
             self.ask()
         while not any(0 < len(asked.tokens) < TOKENS for asked in self.live.values()):
@@ -212,7 +247,9 @@ class Driver:
         self.unannounced = set(self.held)
         for name, (_, place) in self.held.items():
             self.daemon.send(hold(bytes([name]), place))
-        self.live = {request_id: asked for request_id, asked in self.live.items() if not asked.cancelled}
+        self.live = {
+            request_id: asked for request_id, asked in self.live.items() if not asked.cancelled
+        }
         for request_id, asked in self.live.items():
             asked.tokens.clear()
             self.submit(request_id)
@@ -220,7 +257,12 @@ class Driver:
     def run(self, operations: int) -> None:
         kills = set(self.random.sample(range(operations * 3 // 4), NUM_KILLS))
         others = [self.ask] * 12 + [self.grant_one] * 4 + [self.cancel_one] * 2
-        rare = [self.release, self.offer_other_files, self.offer_changed_files, self.offer_broken_files]
+        rare = [
+            self.release,
+            self.offer_other_files,
+            self.offer_changed_files,
+            self.offer_broken_files,
+        ]
         for number in range(operations):
             if number in kills:
                 self.kill()
@@ -243,10 +285,16 @@ def driver(tmp_path: Path) -> Iterator[Driver]:
     driver.oracle.lab.close()
 
 
-def test_ten_thousand_operations_and_kills_give_the_answers_of_a_sequential_oracle(driver: Driver) -> None:
+def test_ten_thousand_operations_and_kills_give_the_answers_of_a_sequential_oracle(
+    driver: Driver,
+) -> None:
     driver.run(OPERATIONS)
     stats = driver.stats()
-    assert (stats.running, stats.waiting, stats.kv_pages_free) == (0, 0, stats.kv_pages), "a page leaked"
+    assert (stats.running, stats.waiting, stats.kv_pages_free) == (
+        0,
+        0,
+        stats.kv_pages,
+    ), "a page leaked"
     for name in list(driver.held):
         driver.forget(name)
     stats = driver.stats()

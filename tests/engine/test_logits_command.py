@@ -1,4 +1,6 @@
-"""`python -m engine logits` as anybody runs it: a process, files in, a file out, one line when it refuses."""
+"""`python -m engine logits` as anybody runs it: a process, files in, a file out, one line when it
+refuses.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,32 @@ from .worlds import BOTH, make_adapter, make_base, write_adapter
 
 
 def run(base: Path, ids: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "engine", "logits", "--base", str(base), "--input-ids", str(ids), "--out", str(out), "--threads", "1", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "logits",
+        "--base",
+        str(base),
+        "--input-ids",
+        str(ids),
+        "--out",
+        str(out),
+        "--threads",
+        "1",
+        *options,
+    ]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
+    )
 
 
-def write_ids(path: Path, batch: int, length: int, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-    ids = torch.randint(0, 320, (batch, length), generator=torch.Generator().manual_seed(1)).to(dtype)
+def write_ids(
+    path: Path, batch: int, length: int, dtype: torch.dtype = torch.int64
+) -> torch.Tensor:
+    ids = torch.randint(0, 320, (batch, length), generator=torch.Generator().manual_seed(1)).to(
+        dtype
+    )
     save_file({"input_ids": ids}, path)
     return ids
 
@@ -36,26 +58,47 @@ def write_ids(path: Path, batch: int, length: int, dtype: torch.dtype = torch.in
 def test_the_file_holds_the_logits_of_transformers_and_peft(tmp_path: Path, kernels: str) -> None:
     model = make_base(tmp_path / "base", spread=0.2)
     ids = write_ids(tmp_path / "ids", 3, 150, torch.int32)
-    bare = run(tmp_path / "base", tmp_path / "ids", tmp_path / "out", "--dtype", "float32", "--kernels", kernels)
+    bare = run(
+        tmp_path / "base",
+        tmp_path / "ids",
+        tmp_path / "out",
+        "--dtype",
+        "float32",
+        "--kernels",
+        kernels,
+    )
     assert bare.returncode == 0, bare.stderr
     assert "[3, 150, 320]" in bare.stdout
     with torch.no_grad():
         assert (load_file(tmp_path / "out")["logits"] - model(ids.long()).logits).abs().max() < 1e-4
     wrapped = make_adapter(model, tmp_path / "adapter", 1)
-    options = ("--adapter", str(tmp_path / "adapter" / "a1"), "--dtype", "float32", "--kernels", kernels)
+    options = (
+        "--adapter",
+        str(tmp_path / "adapter" / "a1"),
+        "--dtype",
+        "float32",
+        "--kernels",
+        kernels,
+    )
     assert run(tmp_path / "base", tmp_path / "ids", tmp_path / "out", *options).returncode == 0
     with torch.no_grad():
-        assert (load_file(tmp_path / "out")["logits"] - wrapped(ids.long()).logits).abs().max() < 1e-4
+        assert (
+            load_file(tmp_path / "out")["logits"] - wrapped(ids.long()).logits
+        ).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_other_number_formats_come_near(tmp_path: Path, dtype: str) -> None:
     model = make_base(tmp_path / "base", spread=0.1)
     ids = write_ids(tmp_path / "ids", 1, 20)
-    assert run(tmp_path / "base", tmp_path / "ids", tmp_path / "out", "--dtype", dtype).returncode == 0
+    assert (
+        run(tmp_path / "base", tmp_path / "ids", tmp_path / "out", "--dtype", dtype).returncode == 0
+    )
     with torch.no_grad():
         expected = model(ids).logits
-    assert (load_file(tmp_path / "out")["logits"] - expected).abs().max() < 0.1 * expected.abs().max()
+    assert (
+        load_file(tmp_path / "out")["logits"] - expected
+    ).abs().max() < 0.1 * expected.abs().max()
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +114,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken").write_bytes(b"no safetensors")
     config = folder / "adapter" / "a1" / "adapter_config.json"
     (folder / "odd").mkdir()
-    (folder / "odd" / "adapter_config.json").write_text(json.dumps(json.loads(config.read_text()) | {"modules_to_save": ["lm_head"]}))
-    (folder / "odd" / "adapter_model.safetensors").write_bytes((config.parent / "adapter_model.safetensors").read_bytes())
+    (folder / "odd" / "adapter_config.json").write_text(
+        json.dumps(json.loads(config.read_text()) | {"modules_to_save": ["lm_head"]})
+    )
+    (folder / "odd" / "adapter_model.safetensors").write_bytes(
+        (config.parent / "adapter_model.safetensors").read_bytes()
+    )
     return folder
 
 
@@ -92,7 +139,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"out": "absent/out"}, "--out"),
     ],
 )
-def test_what_is_refused_is_said_in_one_line_that_names_it(world: Path, change: dict[str, Any], word: str) -> None:
+def test_what_is_refused_is_said_in_one_line_that_names_it(
+    world: Path, change: dict[str, Any], word: str
+) -> None:
     given = {"base": "base", "ids": "ids", "out": "out", **change}
     adapter = ("--adapter", str(world / given["adapter"])) if "adapter" in given else ()
     done = run(world / given["base"], world / given["ids"], world / given["out"], *adapter)
@@ -102,7 +151,9 @@ def test_what_is_refused_is_said_in_one_line_that_names_it(world: Path, change: 
     assert not (world / "out").exists()
 
 
-def test_logits_from_a_device_are_those_of_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_from_a_device_are_those_of_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_base(tmp_path / "base")
     write_adapter(tmp_path / "adapter", 3)
     write_ids(tmp_path / "ids", 2, 40)

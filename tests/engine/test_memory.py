@@ -1,4 +1,6 @@
-"""What a process may have is read from whatever form the system gives it in, and divided so that it suffices."""
+"""What a process may have is read from whatever form the system gives it in, and divided so that it
+suffices.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ from engine.memory import (
     parse_paths,
     parse_version_1,
     parse_version_2,
-)  # fmt: skip
+)
 from engine.messages import Failed
 from engine.model.weights import open_weights
 
@@ -51,7 +53,13 @@ from .worlds import Lab, make_base, some_tokens, submit, write_adapter
 
 GIB = 1 << 30
 sizes = st.integers(0, 1 << 44)
-names = st.text(st.characters(codec="utf-8", exclude_characters="\n\r:/, \\\x00\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), min_size=1, max_size=8)
+names = st.text(
+    st.characters(
+        codec="utf-8", exclude_characters="\n\r:/, \\\x00\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    ),
+    min_size=1,
+    max_size=8,
+)
 
 
 def write(root: Path, **texts: str | int) -> None:
@@ -63,7 +71,9 @@ def write(root: Path, **texts: str | int) -> None:
 
 
 @given(sizes, sizes, sizes, sizes)
-def test_a_group_of_version_1_leaves_its_limit_less_what_is_used_and_not_idle(limit: int, used: int, active: int, inactive: int) -> None:
+def test_a_group_of_version_1_leaves_its_limit_less_what_is_used_and_not_idle(
+    limit: int, used: int, active: int, inactive: int
+) -> None:
     files = {"memory.limit_in_bytes": f"{limit}\n", "memory.usage_in_bytes": f"{used}\n"}
     files["memory.stat"] = f"cache 7\ntotal_inactive_file {inactive}\ntotal_active_file {active}\n"
     group = parse_version_1(lambda name: files.get(name, ""))
@@ -72,12 +82,19 @@ def test_a_group_of_version_1_leaves_its_limit_less_what_is_used_and_not_idle(li
 
 
 @given(st.none() | sizes, st.none() | sizes, sizes, sizes)
-def test_a_group_of_version_2_is_limited_by_the_lower_of_its_marks(most: int | None, high: int | None, used: int, idle: int) -> None:
+def test_a_group_of_version_2_is_limited_by_the_lower_of_its_marks(
+    most: int | None, high: int | None, used: int, idle: int
+) -> None:
     files = {"memory.current": f"{used}\n", "memory.stat": f"anon 5\ninactive_file {idle}\n"}
-    files |= {name: "max\n" if value is None else f"{value}\n" for name, value in (("memory.max", most), ("memory.high", high))}
+    files |= {
+        name: "max\n" if value is None else f"{value}\n"
+        for name, value in (("memory.max", most), ("memory.high", high))
+    }
     group = parse_version_2(lambda name: files.get(name, ""))
     assert group is not None
-    assert group.limit_bytes == min((limit for limit in (most, high) if limit is not None), default=None)
+    assert group.limit_bytes == min(
+        (limit for limit in (most, high) if limit is not None), default=None
+    )
     assert (group.free_bytes is None) == (most is None and high is None)
 
 
@@ -99,9 +116,11 @@ def test_any_text_is_parsed_or_left_out(text: str) -> None:
 
 
 @given(st.lists(names, max_size=5), st.lists(names, max_size=3))
-def test_the_groups_around_one_are_those_that_its_mount_shows(below: list[str], above: list[str]) -> None:
+def test_the_groups_around_one_are_those_that_its_mount_shows(
+    below: list[str], above: list[str]
+) -> None:
     root = "/" + "/".join(above)
-    mount = Mount("0:1", root, "/sys/fs/cgroup", "cgroup2", frozenset())
+    mount = Mount("0:1", root, "/sys/fs/cgroup", "cgroup2", options=frozenset())
     found = folders_above(mount, "/" + "/".join([*above, *below]))
     if ".." in (*above, *below) or "." in (*above, *below):
         return
@@ -111,21 +130,40 @@ def test_the_groups_around_one_are_those_that_its_mount_shows(below: list[str], 
 
 
 def test_a_group_outside_of_what_a_container_sees_is_the_top_of_its_mount() -> None:
-    mount = Mount("0:1", "/docker/1", "/sys/fs/cgroup", "cgroup", frozenset({"memory"}))
-    assert folders_above(mount, "/../other") == folders_above(mount, "/elsewhere") == ["/sys/fs/cgroup"]
+    mount = Mount("0:1", "/docker/1", "/sys/fs/cgroup", "cgroup", options=frozenset({"memory"}))
+    assert (
+        folders_above(mount, "/../other")
+        == folders_above(mount, "/elsewhere")
+        == ["/sys/fs/cgroup"]
+    )
 
 
 def test_the_tightest_of_the_system_and_all_groups_counts(tmp_path: Path) -> None:
     write(tmp_path, proc__meminfo="MemTotal: 9 kB\nMemAvailable:    4194304 kB")
     assert free_memory(tmp_path) == Free(4 * GIB, "the system has no more")
-    write(tmp_path, proc__self__mountinfo="31 23 0:41 / /cg rw - cgroup2 cgroup2 rw", proc__self__cgroup="0::/slice/unit")
-    write(tmp_path, cg__slice__memory_O_max=3 * GIB, cg__slice__memory_O_current=GIB, cg__slice__memory_O_stat=f"active_file {GIB // 2}")
+    write(
+        tmp_path,
+        proc__self__mountinfo="31 23 0:41 / /cg rw - cgroup2 cgroup2 rw",
+        proc__self__cgroup="0::/slice/unit",
+    )
+    write(
+        tmp_path,
+        cg__slice__memory_O_max=3 * GIB,
+        cg__slice__memory_O_current=GIB,
+        cg__slice__memory_O_stat=f"active_file {GIB // 2}",
+    )
     write(tmp_path, cg__slice__unit__memory_O_max="max", cg__slice__unit__memory_O_current=GIB)
     free = free_memory(tmp_path)
     assert free.free_bytes == 5 * GIB // 2
     assert free.reason == "/cg/slice limits it to 3072 MiB"
-    write(tmp_path, proc__self__mountinfo="31 23 0:41 / /cg1 rw - cgroup cgroup rw,memory", proc__self__cgroup="4:cpu,memory:/unit\n0::/")
-    write(tmp_path, cg1__unit__memory_O_limit_in_bytes=GIB, cg1__unit__memory_O_usage_in_bytes=2 * GIB)
+    write(
+        tmp_path,
+        proc__self__mountinfo="31 23 0:41 / /cg1 rw - cgroup cgroup rw,memory",
+        proc__self__cgroup="4:cpu,memory:/unit\n0::/",
+    )
+    write(
+        tmp_path, cg1__unit__memory_O_limit_in_bytes=GIB, cg1__unit__memory_O_usage_in_bytes=2 * GIB
+    )
     assert free_memory(tmp_path).free_bytes == 0
     assert free_memory(tmp_path / "nothing").free_bytes is None
 
@@ -152,7 +190,9 @@ demands = st.builds(
 
 
 @given(demands, st.integers(0, 1 << 38), st.sampled_from((0, 512, 4096, 100_000)))
-def test_what_is_handed_out_fits_and_suffices_or_is_refused_by_name(demand: Demand, free: int, kv_tokens: int) -> None:
+def test_what_is_handed_out_fits_and_suffices_or_is_refused_by_name(
+    demand: Demand, free: int, kv_tokens: int
+) -> None:
     try:
         division = divide(demand, Free(free, "why"), kv_tokens)
     except ModelError as error:
@@ -165,11 +205,21 @@ def test_what_is_handed_out_fits_and_suffices_or_is_refused_by_name(demand: Dema
 
 
 def check_division(division: Division, demand: Demand, free: int, kv_tokens: int) -> None:
-    parts = division.host_cache_bytes, division.slot_bytes, division.untaken_bytes, division.reading_bytes
-    handed_out = demand.base_bytes + demand.work_bytes + division.kv_tokens * demand.token_bytes + sum(parts)
+    parts = (
+        division.host_cache_bytes,
+        division.slot_bytes,
+        division.untaken_bytes,
+        division.reading_bytes,
+    )
+    handed_out = (
+        demand.base_bytes + demand.work_bytes + division.kv_tokens * demand.token_bytes + sum(parts)
+    )
     assert handed_out + RESERVE_BYTES <= free * (1 - MARGIN) + 1
     assert division.kv_tokens == kv_tokens if kv_tokens else division.kv_tokens >= LEAST_KV_TOKENS
-    assert min(division.slot_bytes, division.host_cache_bytes, division.untaken_bytes) >= demand.adapter_bytes
+    assert (
+        min(division.slot_bytes, division.host_cache_bytes, division.untaken_bytes)
+        >= demand.adapter_bytes
+    )
     assert division.reading_bytes >= demand.reading_bytes
 
 
@@ -177,7 +227,10 @@ def check_division(division: Division, demand: Demand, free: int, kv_tokens: int
 def test_plenty_gives_what_is_wanted_and_nobody_who_says_how_much_is_plenty(demand: Demand) -> None:
     for free in (Free(1 << 44, "why"), Free(None, "why")):
         division = divide(demand, free)
-        assert (division.kv_tokens, division.host_cache_bytes) == (WANTED_KV_TOKENS, MAX_HOST_CACHE_BYTES)
+        assert (division.kv_tokens, division.host_cache_bytes) == (
+            WANTED_KV_TOKENS,
+            MAX_HOST_CACHE_BYTES,
+        )
 
 
 @given(demands, st.integers(0, 1 << 38), st.integers(0, 1 << 34))
@@ -190,14 +243,24 @@ def test_more_memory_never_gives_less(demand: Demand, free: int, more: int) -> N
     assert large.kv_tokens >= small.kv_tokens
 
 
-def test_info_shows_the_division_and_a_number_that_is_too_large_is_refused_with_one_that_is_not(tmp_path: Path) -> None:
+def test_info_shows_the_division_and_a_number_that_is_too_large_is_refused_with_one_that_is_not(
+    tmp_path: Path,
+) -> None:
     make_base(tmp_path)
     described = describe(tmp_path, EngineConfig(tmp_path, kernels="torch", kv_tokens=4096))
     line = next(line for line in described if line.startswith("memory"))  # what follows is measured
     assert line.startswith("memory     room for keys and values of 4096 tokens, for adapters ")
     config = settled(EngineConfig(tmp_path), on_device=False)
-    demand = demand_of(open_weights(tmp_path).config, choose_dtype("float32", frozenset()), 512, config.max_waiting_tokens)
-    with pytest.raises(ModelError, match=r"--kv-tokens 1000000000 takes \d+ MiB .* choose at most --kv-tokens (\d+),") as caught:
+    demand = demand_of(
+        open_weights(tmp_path).config,
+        choose_dtype("float32", frozenset()),
+        512,
+        config.max_waiting_tokens,
+    )
+    with pytest.raises(
+        ModelError,
+        match=r"--kv-tokens 1000000000 takes \d+ MiB .* choose at most --kv-tokens (\d+),",
+    ) as caught:
         divide(demand, Free(GIB, "why"), 1_000_000_000)
     most = int(str(caught.value).rpartition("--kv-tokens ")[2].partition(",")[0])
     assert divide(demand, Free(GIB, "why"), most).kv_tokens == most
@@ -208,21 +271,30 @@ def test_info_shows_the_division_and_a_number_that_is_too_large_is_refused_with_
 # --- bounds that the division relies on ---
 
 
-def test_an_adapter_that_takes_more_to_read_than_is_kept_for_it_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_an_adapter_that_takes_more_to_read_than_is_kept_for_it_is_refused_before_it_is_read(
+    tmp_path: Path,
+) -> None:
     make_base(tmp_path / "base")
     write_adapter(tmp_path / "law", 1)
-    weights, files = open_weights(tmp_path / "base"), [tmp_path / "law" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+    weights = open_weights(tmp_path / "base")
+    files = [
+        tmp_path / "law" / name for name in ("adapter_config.json", "adapter_model.safetensors")
+    ]
     needed = bytes_to_read(read_header(files[1]), torch.float32)
-    packed = load_adapter(files[0], files[1], weights, torch.float32, needed)
+    packed = load_adapter(files[0], files[1], weights, torch.float32, room_bytes=needed)
     assert packed.size_bytes < needed
-    with pytest.raises(AdapterError, match=f"takes {needed} bytes of memory, of which {needed - 1} are kept"):
-        load_adapter(files[0], files[1], weights, torch.float32, needed - 1)
+    with pytest.raises(
+        AdapterError, match=f"takes {needed} bytes of memory, of which {needed - 1} are kept"
+    ):
+        load_adapter(files[0], files[1], weights, torch.float32, room_bytes=needed - 1)
 
 
 def test_the_loader_waits_until_what_it_has_read_is_taken(tmp_path: Path) -> None:
     make_base(tmp_path / "base")
     write_adapter(tmp_path / "law", 1)
-    config, file = (tmp_path / "law" / name for name in ("adapter_config.json", "adapter_model.safetensors"))
+    config, file = (
+        tmp_path / "law" / name for name in ("adapter_config.json", "adapter_model.safetensors")
+    )
     packed = load_adapter(config, file, open_weights(tmp_path / "base"), torch.float32)
     done: SimpleQueue[LoadDone] = SimpleQueue()
     begun: SimpleQueue[Path] = SimpleQueue()
@@ -250,6 +322,10 @@ def test_a_queue_of_long_prompts_is_busy_before_it_has_its_most_requests(tmp_pat
     for number in range(5):
         lab.engine.handle(submit(number, some_tokens(300, number), tokens=2))
     lab.collect()
-    assert [(message.request_id, message.code) for message in lab.messages if isinstance(message, Failed)] == [(3, "busy"), (4, "busy")]
+    assert [
+        (message.request_id, message.code)
+        for message in lab.messages
+        if isinstance(message, Failed)
+    ] == [(3, "busy"), (4, "busy")]
     lab.drain()
     assert lab.run(submit(9, some_tokens(300, 9), tokens=2))[9]

@@ -1,4 +1,6 @@
-"""A real engine in a control group with little memory and no swap, of which adapters, keys and values and requests together want far more."""
+"""A real engine in a control group with little memory and no swap, of which adapters, keys and
+values and requests together want far more.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,30 @@ from engine.messages import AdapterHeld, Failed, Finished, GetStats, Ready, Stat
 from .processes import Daemon
 from .worlds import hold, make_base, some_tokens, submit, write_adapter
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a device most of it is the device's memory")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="on a device most of it is the device's memory"
+)
 
 MIB = 1 << 20
-TOO_LITTLE, LITTLE = 240 * MIB, 400 * MIB
+TOO_LITTLE = 240 * MIB
+LITTLE = 400 * MIB
 """Python and torch alone take about 150 MiB."""
-SHAPE = {"hidden_size": 72, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": 3, "intermediate_size": 112}
-"""24 KiB of keys and values a token and next to no weights, so that requests and adapters decide what is wanted: 384 MiB for the usual tokens."""
+SHAPE = {
+    "hidden_size": 72,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "num_hidden_layers": 3,
+    "intermediate_size": 112,
+}
+"""24 KiB of keys and values a token and next to no weights, so that requests and adapters decide
+what is wanted: 384 MiB for the usual tokens.
+"""
 NUM_ADAPTERS = 24
 RANK = 768
 """5 MiB each, and as much again while it is read."""
-PROMPT_TOKENS, ANSWER_TOKENS = 100, 8
+PROMPT_TOKENS = 100
+ANSWER_TOKENS = 8
 FLOOD = 400
 LARGE = 16384
 
@@ -63,13 +78,17 @@ class SmallGroup:
 
     def num_killed(self) -> int:
         """How many processes of it the system has killed for want of memory."""
-        text = (self.folder / ("memory.oom_control" if self.is_version_1 else "memory.events")).read_text()
+        text = (
+            self.folder / ("memory.oom_control" if self.is_version_1 else "memory.events")
+        ).read_text()
         return int(dict(line.split() for line in text.splitlines())["oom_kill"])
 
 
 @contextmanager
 def small_group() -> Iterator[SmallGroup]:
-    """In the outermost folder in which this process may make one; skips the test where there is none."""
+    """In the outermost folder in which this process may make one; skips the test where there is
+    none.
+    """
     around = [Path(folder) for folder, _ in find_groups()]
     for parent in reversed(around or [Path("/sys/fs/cgroup")]):
         is_version_1 = (parent / "memory.limit_in_bytes").exists()
@@ -109,7 +128,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pressure")
     make_base(folder / "base", spread=0.05, **SHAPE)
     for index in range(NUM_ADAPTERS):
-        write_adapter(folder / str(index), index, RANK, ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"), SHAPE["num_hidden_layers"])
+        write_adapter(
+            folder / str(index),
+            index,
+            RANK,
+            ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+            layers=SHAPE["num_hidden_layers"],
+        )
     return folder
 
 
@@ -129,7 +154,9 @@ def start(folder: Path, group: SmallGroup) -> Iterator[Start]:
 
     def start(limit_bytes: int, *arguments: str) -> Daemon:
         group.limit(limit_bytes)
-        started.append(Daemon(folder / "base", "--dtype", "float32", *arguments, prefix=group.prefix))
+        started.append(
+            Daemon(folder / "base", "--dtype", "float32", *arguments, prefix=group.prefix)
+        )
         return started[-1]
 
     yield start
@@ -162,7 +189,9 @@ def answers(daemon: Daemon, numbers: range) -> dict[int, list[int] | str]:
     return found
 
 
-def test_more_than_memory_holds_is_answered_or_busy_and_the_engine_serves_on(folder: Path, group: SmallGroup, start: Start) -> None:
+def test_more_than_memory_holds_is_answered_or_busy_and_the_engine_serves_on(
+    folder: Path, group: SmallGroup, start: Start
+) -> None:
     daemon = start(LITTLE)
     ready = daemon.receive()
     assert isinstance(ready, Ready)
@@ -171,7 +200,11 @@ def test_more_than_memory_holds_is_answered_or_busy_and_the_engine_serves_on(fol
         daemon.send(hold(bytes([index]) * 32, folder / str(index)))
     verdicts = [daemon.receive() for _ in range(NUM_ADAPTERS)]
     assert all(isinstance(verdict, AdapterHeld) for verdict in verdicts), verdicts
-    before = {number: answer for first in range(NUM_ADAPTERS) for number, answer in answers(daemon, range(first, first + 1)).items()}
+    before = {
+        number: answer
+        for first in range(NUM_ADAPTERS)
+        for number, answer in answers(daemon, range(first, first + 1)).items()
+    }
     flood = answers(daemon, range(FLOOD))
     served = [number for number, answer in flood.items() if answer != "busy"]
     assert 0 < len(served) < FLOOD, "the queue was never full"
@@ -192,8 +225,19 @@ def test_more_than_memory_holds_is_answered_or_busy_and_the_engine_serves_on(fol
 @pytest.mark.parametrize(
     ("limit_bytes", "arguments", "words"),
     [
-        (TOO_LITTLE, (), r"the base and the least to serve it take \d+ MiB of memory, .*limits it to 240 MiB.* --base"),
-        (LITTLE, ("--kv-tokens", str(LARGE)), r"--kv-tokens 16384 takes 384 MiB .*: choose at most --kv-tokens \d+"),
+        (
+            TOO_LITTLE,
+            (),
+            (
+                r"the base and the least to serve it take \d+ MiB of memory, .*limits it to 240"
+                r" MiB.* --base"
+            ),
+        ),
+        (
+            LITTLE,
+            ("--kv-tokens", str(LARGE)),
+            r"--kv-tokens 16384 takes 384 MiB .*: choose at most --kv-tokens \d+",
+        ),
     ],
 )
 def test_what_can_never_fit_is_said_in_one_line_before_anything_is_loaded(

@@ -23,7 +23,7 @@ from engine.messages import (
     ReleaseAdapter,
     Stats,
     Tokens,
-)  # fmt: skip
+)
 
 from .processes import DEADLINE_S, Daemon
 from .worlds import hold, make_base, submit, write_adapter
@@ -49,10 +49,17 @@ def daemon(folder: Path) -> Iterator[Daemon]:
 
 
 def token_ids(messages: list[FromEngine], request_id: int) -> list[int]:
-    return [token for m in messages if isinstance(m, Tokens) and m.request_id == request_id for token in m.token_ids]
+    return [
+        token
+        for m in messages
+        if isinstance(m, Tokens) and m.request_id == request_id
+        for token in m.token_ids
+    ]
 
 
-def test_tokens_stream_adapters_come_and_go_and_strangers_are_refused(daemon: Daemon, folder: Path) -> None:
+def test_tokens_stream_adapters_come_and_go_and_strangers_are_refused(
+    daemon: Daemon, folder: Path
+) -> None:
     daemon.send(submit(1, [5, 6, 7], tokens=300, credit=20))
     daemon.send(hold(LAW, folder / "law"))
     daemon.send(hold(b"f" * 32, folder / "foreign"))
@@ -90,14 +97,17 @@ def test_tokens_stream_adapters_come_and_go_and_strangers_are_refused(daemon: Da
         (struct.pack(">I", 3) + b"\x92\xa1x", "no message"),
     ],
 )
-def test_a_frame_that_is_no_message_ends_the_engine_with_a_clear_word(daemon: Daemon, data: bytes, words: str) -> None:
+def test_a_frame_that_is_no_message_ends_the_engine_with_a_clear_word(
+    daemon: Daemon, data: bytes, words: str
+) -> None:
     daemon.socket.sendall(data)
     assert daemon.process.wait(DEADLINE_S) == 2
     assert words in daemon.end()[1]
 
 
 def test_a_killed_engine_ends_the_stream_and_a_closed_socket_ends_the_engine(folder: Path) -> None:
-    first, second = Daemon(folder / "base"), Daemon(folder / "base", "--dtype", "float32")
+    first = Daemon(folder / "base")
+    second = Daemon(folder / "base", "--dtype", "float32")
     for daemon in (first, second):
         assert isinstance(daemon.receive(), Ready)
         daemon.send(submit(1, [5, 6, 7], tokens=900))

@@ -17,7 +17,10 @@ from .worlds import make_base
 LIMITS = Roofline(2, 10e9, {"float32": 100e9, "bfloat16": 1000e9, "int8": 2000e9})
 
 
-@pytest.mark.parametrize(("read", "operations", "seconds", "bound"), [(10e9, 1e9, 1.0, "memory"), (1e9, 1000e9, 1.0, "compute")])
+@pytest.mark.parametrize(
+    ("read", "operations", "seconds", "bound"),
+    [(10e9, 1e9, 1.0, "memory"), (1e9, 1000e9, 1.0, "compute")],
+)
 def test_work_takes_as_long_as_the_tighter_limit_says(read, operations, seconds, bound):
     assert LIMITS.seconds("bfloat16", read, operations) == pytest.approx(seconds)
     assert LIMITS.bound("bfloat16", read, operations) == bound
@@ -25,7 +28,9 @@ def test_work_takes_as_long_as_the_tighter_limit_says(read, operations, seconds,
 
 def test_of_two_measurements_the_higher_figure_counts():
     other = Roofline(2, 5e9, {"float32": 200e9, "bfloat16": 10e9, "int8": 10e9})
-    assert LIMITS.best(other) == Roofline(2, 10e9, {"float32": 200e9, "bfloat16": 1000e9, "int8": 2000e9})
+    assert LIMITS.best(other) == Roofline(
+        2, 10e9, {"float32": 200e9, "bfloat16": 1000e9, "int8": 2000e9}
+    )
 
 
 def test_the_limits_are_measured_for_every_dtype():
@@ -37,9 +42,32 @@ def test_the_limits_are_measured_for_every_dtype():
 
 def test_info_says_what_was_chosen_and_why_and_what_the_machine_can_do_at_most(tmp_path):
     make_base(tmp_path)
-    command = [sys.executable, "-m", "engine", "info", "--base", str(tmp_path), "--threads", "1", "--kernels", "torch", "--dtype", "float32"]
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "SSE41"}  # what holds the engine back must not hold the measurement back
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "info",
+        "--base",
+        str(tmp_path),
+        "--threads",
+        "1",
+        "--kernels",
+        "torch",
+        "--dtype",
+        "float32",
+    ]
+    environment = {
+        **os.environ,
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+    }  # what holds the engine back must not hold the measurement back
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(None, 1) for line in done.stdout.splitlines())
     assert lines["kernels"] == "torch: asked for"
@@ -65,7 +93,14 @@ def test_a_process_whose_torch_was_told_to_pin_threads_still_gives_the_executor_
         "--kernels",
         "torch",
     ]
-    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**os.environ, "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"}) as process:
+    with (
+        ours,
+        subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "2"},
+        ) as process,
+    ):
         theirs.close()
         ours.settimeout(60)
         assert ours.recv(4)

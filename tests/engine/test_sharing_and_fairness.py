@@ -45,7 +45,9 @@ def test_a_prompt_that_begins_like_an_earlier_one_starts_behind_it(folder: Path)
     lab = open_lab(folder)
     beginning = some_tokens(100, 1)
     prompts = [beginning + some_tokens(20, seed) for seed in (2, 3)]
-    answers = [lab.run(submit(index, prompt, ADAPTERS[0]))[index] for index, prompt in enumerate(prompts)]
+    answers = [
+        lab.run(submit(index, prompt, ADAPTERS[0]))[index] for index, prompt in enumerate(prompts)
+    ]
     assert [finished(lab, index).cached_tokens for index in range(2)] == [0, 96]
     for prompt, answer in zip(prompts, answers, strict=True):
         fresh = open_lab(folder)
@@ -95,7 +97,7 @@ def test_a_replay_starts_behind_shared_pages_and_gives_the_same_margins(folder: 
     lab = open_lab(folder)
     prompt = some_tokens(60, 7)
     answer = lab.run(submit(1, prompt, ADAPTERS[0], tokens=20))[1]
-    lab.engine.handle(Replay(2, prompt, answer, ADAPTERS[0], greedy()))
+    lab.engine.handle(Replay(2, prompt, answer, ADAPTERS[0], sampling=greedy()))
     lab.drain()
     assert lab.end(2).margins == [0.0] * 20  # type: ignore[union-attr]
 
@@ -109,7 +111,9 @@ def test_shared_pages_leave_when_room_is_needed(folder: Path) -> None:
 
 
 def test_a_long_prompt_joins_others_decoding_by_a_few_rows_a_step(folder: Path) -> None:
-    """Nobody who is answered waits long for the next token, though alone the prompt would fill whole steps."""
+    """Nobody who is answered waits long for the next token, though alone the prompt would fill
+    whole steps.
+    """
     lab = open_lab(folder, beside_tokens=20)
     lab.run(submit(1, some_tokens(90, 1), tokens=1))
     assert [each.prefill_tokens for each in lab.engine._records] == [90]
@@ -117,11 +121,17 @@ def test_a_long_prompt_joins_others_decoding_by_a_few_rows_a_step(folder: Path) 
     lab.step()
     lab.engine.handle(submit(3, some_tokens(90, 3), tokens=1))
     lab.drain()
-    joined = [each.prefill_tokens for each in lab.engine._records if each.decode_tokens and each.prefill_tokens]
+    joined = [
+        each.prefill_tokens
+        for each in lab.engine._records
+        if each.decode_tokens and each.prefill_tokens
+    ]
     assert joined == [20, 20, 20, 20, 10]
 
 
-def test_more_adapters_than_slots_take_turns_without_waiting_for_each_other_s_end(folder: Path) -> None:
+def test_more_adapters_than_slots_take_turns_without_waiting_for_each_other_s_end(
+    folder: Path,
+) -> None:
     lab = open_lab(folder, 6, max_adapters=2)
     for index, adapter in enumerate(ADAPTERS):
         lab.engine.handle(submit(index, some_tokens(10, index), adapter, tokens=60))
@@ -137,11 +147,15 @@ def test_more_adapters_than_slots_take_turns_without_waiting_for_each_other_s_en
     lab.drain()
     for index, adapter in enumerate(ADAPTERS):
         alone = open_lab(folder, 6)
-        assert alone.run(submit(9, some_tokens(10, index), adapter, tokens=60))[9] == lab.tokens(index)
+        assert alone.run(submit(9, some_tokens(10, index), adapter, tokens=60))[9] == lab.tokens(
+            index
+        )
 
 
 def test_a_large_adapter_gets_the_room_of_several_small_ones(folder: Path, tmp_path: Path) -> None:
-    """Each may only give way once it has sat for a while, and none may come back before the large one has sat."""
+    """Each may only give way once it has sat for a while, and none may come back before the large
+    one has sat.
+    """
     probe = open_lab(folder, 0)
     small = probe.hold(ADAPTERS[0], folder / "0")
     assert isinstance(small, AdapterHeld)
@@ -150,16 +164,22 @@ def test_a_large_adapter_gets_the_room_of_several_small_ones(folder: Path, tmp_p
     assert isinstance(large, AdapterHeld)
     assert large.size_bytes > 3 * small.size_bytes
     for index in range(4):
-        lab.engine.handle(submit(index, some_tokens(10 + index, index), ADAPTERS[index], tokens=200))
+        lab.engine.handle(
+            submit(index, some_tokens(10 + index, index), ADAPTERS[index], tokens=200)
+        )
         lab.step()
     lab.engine.handle(submit(9, some_tokens(10, 9), b"large" * 6 + b"!!", tokens=3))
     for _ in range(60):
         lab.step()
         bank = lab.engine._adapters.bank
         assert isinstance(bank, SlotBank)
-        assert len(bank._slots) == len(lab.engine._adapters.slots.ready()), "a slot keeps the bytes of one that has left it"
+        assert len(bank._slots) == len(lab.engine._adapters.slots.ready()), (
+            "a slot keeps the bytes of one that has left it"
+        )
     assert isinstance(lab.end(9), Finished)
-    assert not any(isinstance(message, Finished) and message.request_id < 4 for message in lab.messages)
+    assert not any(
+        isinstance(message, Finished) and message.request_id < 4 for message in lab.messages
+    )
 
 
 def test_a_flood_for_one_adapter_delays_that_adapter_only(folder: Path) -> None:
@@ -179,7 +199,9 @@ def test_a_higher_priority_goes_first(folder: Path) -> None:
         lab.engine.handle(submit(index, some_tokens(10, index), tokens=2))
     lab.engine.handle(submit(9, some_tokens(10, 9), tokens=2, priority=5))
     lab.drain()
-    assert next(message.request_id for message in lab.messages if isinstance(message, Finished)) == 9
+    assert (
+        next(message.request_id for message in lab.messages if isinstance(message, Finished)) == 9
+    )
 
 
 def test_nobody_is_passed_over_for_longer_than_the_age_bound(folder: Path) -> None:
@@ -187,7 +209,10 @@ def test_nobody_is_passed_over_for_longer_than_the_age_bound(folder: Path) -> No
     lab.engine.handle(submit(1, some_tokens(10, 1), tokens=2))
     lab.engine.handle(submit(9, some_tokens(10, 9), tokens=2, priority=5))
     lab.drain()
-    assert [message.request_id for message in lab.messages if isinstance(message, Finished)] == [1, 9]
+    assert [message.request_id for message in lab.messages if isinstance(message, Finished)] == [
+        1,
+        9,
+    ]
 
 
 def test_a_request_that_misses_its_deadline_fails_and_frees_what_it_held(folder: Path) -> None:
@@ -205,8 +230,12 @@ def test_a_request_that_misses_its_deadline_fails_and_frees_what_it_held(folder:
 
 
 @pytest.mark.parametrize("loss", ["gone", "other weights"])
-def test_an_adapter_whose_files_were_lost_in_mid_answer_costs_its_requests_only(folder: Path, tmp_path: Path, loss: str) -> None:
-    """Two adapters take turns in one slot, and host memory has room for one, so each is read again and again."""
+def test_an_adapter_whose_files_were_lost_in_mid_answer_costs_its_requests_only(
+    folder: Path, tmp_path: Path, loss: str
+) -> None:
+    """Two adapters take turns in one slot, and host memory has room for one, so each is read again
+    and again.
+    """
     for index in range(2):
         shutil.copytree(folder / str(index), tmp_path / str(index))
     lab = Lab(folder / "base", max_adapters=1, host_cache_bytes=1)
@@ -229,7 +258,9 @@ def test_an_adapter_whose_files_were_lost_in_mid_answer_costs_its_requests_only(
         failed = lab.end(request_id)
         assert isinstance(failed, Failed)
         assert failed.code == "unknown_adapter"
-        assert ("could not be read" if loss == "gone" else "not what they were when it was held") in failed.message
+        assert (
+            "could not be read" if loss == "gone" else "not what they were when it was held"
+        ) in failed.message
     assert finished(lab, 1).reason == "length"
     assert not lab.step()
     assert lab.done.empty()  # nobody goes on asking for it

@@ -1,4 +1,6 @@
-"""Adapters that left memory come back as they were packed, and only while their files are what they were."""
+"""Adapters that left memory come back as they were packed, and only while their files are what they
+were.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,11 @@ def test_a_second_load_reads_what_the_first_packed(tmp_path: Path, loader: Count
     again = [spill.load(*files(tmp_path / str(index))) for index in range(3)]
     assert loader.count == 3
     for a, b in zip(first, again, strict=True):
-        assert (a.packed.layout, a.packed.rank, a.digest) == (b.packed.layout, b.packed.rank, b.digest)
+        assert (a.packed.layout, a.packed.rank, a.digest) == (
+            b.packed.layout,
+            b.packed.rank,
+            b.digest,
+        )
         assert a.packed.digest() == b.packed.digest() == b.digest
         assert b.packed.blob.data_ptr() % 64 == 0
 
@@ -64,7 +70,9 @@ def test_changed_files_are_parsed_anew(tmp_path: Path, loader: Counting) -> None
     assert before.digest != after.digest
 
 
-def test_a_full_spill_begins_again_and_a_tiny_one_keeps_nothing(tmp_path: Path, loader: Counting) -> None:
+def test_a_full_spill_begins_again_and_a_tiny_one_keeps_nothing(
+    tmp_path: Path, loader: Counting
+) -> None:
     size = loader(*files(tmp_path / "0")).size_bytes
     spill = Spill(loader, tmp_path, 2 * size)
     expected = [loader(*files(tmp_path / str(index))).digest() for index in range(3)]
@@ -91,30 +99,42 @@ def test_nothing_is_left_on_disk(tmp_path: Path, loader: Counting) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_does_not_keep_the_engine_from_starting(tmp_path: Path, loader: Counting) -> None:
+def test_a_folder_that_cannot_be_made_does_not_keep_the_engine_from_starting(
+    tmp_path: Path, loader: Counting
+) -> None:
     (tmp_path / "file").touch()
     spill = Spill(loader, tmp_path / "file" / "below", 1 << 20)
     assert [spill.load(*files(tmp_path / "0")).packed.rank for _ in range(2)] == [4, 4]
     assert loader.count == 1
 
 
-def test_nothing_is_remembered_where_files_are_memory_or_a_disk_takes_half(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_remembered_where_files_are_memory_or_a_disk_takes_half(
+    tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_memory = Spill(loader, tmp_path, 1 << 20, lambda _: True)
     on_disk = Spill(loader, tmp_path, 1 << 20)
     monkeypatch.setattr(os, "pwrite", lambda _file, data, _at: len(data) // 2)
     for spill in (in_memory, on_disk):
-        assert spill.load(*files(tmp_path / "0")).digest == spill.load(*files(tmp_path / "0")).digest
+        assert (
+            spill.load(*files(tmp_path / "0")).digest == spill.load(*files(tmp_path / "0")).digest
+        )
     assert loader.count == 4
 
 
-def test_what_was_packed_once_is_recalled_without_the_loader(tmp_path: Path, loader: Counting) -> None:
+def test_what_was_packed_once_is_recalled_without_the_loader(
+    tmp_path: Path, loader: Counting
+) -> None:
     spill = Spill(loader, tmp_path, 1 << 20)
     paths = files(tmp_path / "0")
     assert spill.recall(*paths, 1 << 20) is None  # nobody has packed it yet
     first = spill.load(*paths)
     recalled = spill.recall(*paths, first.packed.size_bytes)
     assert recalled is not None
-    assert (recalled.packed.layout, recalled.packed.rank, recalled.packed.digest()) == (first.packed.layout, first.packed.rank, first.digest)
+    assert (recalled.packed.layout, recalled.packed.rank, recalled.packed.digest()) == (
+        first.packed.layout,
+        first.packed.rank,
+        first.digest,
+    )
     assert spill.recall(*paths, first.packed.size_bytes - 1) is None
     write_adapter(tmp_path / "0", 9)
     os.utime(paths[1], ns=(1, 1))
@@ -124,8 +144,12 @@ def test_what_was_packed_once_is_recalled_without_the_loader(tmp_path: Path, loa
     assert loader.count == 1
 
 
-@pytest.mark.parametrize("what", ["nothing cached", "half cached", "a file system that always waits"])
-def test_a_recall_waits_for_no_disk(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+@pytest.mark.parametrize(
+    "what", ["nothing cached", "half cached", "a file system that always waits"]
+)
+def test_a_recall_waits_for_no_disk(
+    tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     spill = Spill(loader, tmp_path, 1 << 20)
     paths = files(tmp_path / "0")
     expected = spill.load(*paths).digest
@@ -136,17 +160,23 @@ def test_a_recall_waits_for_no_disk(tmp_path: Path, loader: Counting, monkeypatc
             return preadv(file, rooms, offset)
         if what == "half cached":
             return preadv(file, [rooms[0][: len(rooms[0]) // 2]], offset, flags)
-        raise BlockingIOError if what == "nothing cached" else OSError(95, "Operation not supported")
+        raise (
+            BlockingIOError if what == "nothing cached" else OSError(95, "Operation not supported")
+        )
 
     monkeypatch.setattr(os, "preadv", read)
     assert spill.recall(*paths, 1 << 20) is None
     assert spill.load(*paths).packed.digest() == expected
 
 
-def test_a_recall_does_not_wait_while_the_loader_writes(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recall_does_not_wait_while_the_loader_writes(
+    tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spill = Spill(loader, tmp_path, 1 << 20)
     spill.load(*files(tmp_path / "0"))
-    pwrite, writing, go_on = os.pwrite, threading.Event(), threading.Event()
+    pwrite = os.pwrite
+    writing = threading.Event()
+    go_on = threading.Event()
 
     def slow(file: int, data: memoryview, offset: int) -> int:
         writing.set()
@@ -163,11 +193,19 @@ def test_a_recall_does_not_wait_while_the_loader_writes(tmp_path: Path, loader: 
     assert spill.recall(*files(tmp_path / "0"), 1 << 20) is not None
 
 
-def test_what_is_recalled_while_places_are_written_over_is_whole(tmp_path: Path, loader: Counting) -> None:
-    """The spill has room for two of three, so each load of the loader's thread may write over what the other thread reads."""
+def test_what_is_recalled_while_places_are_written_over_is_whole(
+    tmp_path: Path, loader: Counting
+) -> None:
+    """The spill has room for two of three, so each load of the loader's thread may write over what
+    the other thread reads.
+    """
     expected = [loader(*files(tmp_path / str(index))).digest() for index in range(3)]
     spill = Spill(loader, tmp_path, 2 * loader(*files(tmp_path / "0")).size_bytes)
-    thread = threading.Thread(target=lambda: [spill.load(*files(tmp_path / str(index))) for index in islice(cycle(range(3)), 150)])
+    thread = threading.Thread(
+        target=lambda: [
+            spill.load(*files(tmp_path / str(index))) for index in islice(cycle(range(3)), 150)
+        ]
+    )
     thread.start()
     recalled = 0
     while thread.is_alive():
@@ -187,7 +225,9 @@ def open_lab(tmp_path: Path, count: int) -> Lab:
     return lab
 
 
-def test_an_adapter_that_left_memory_answers_in_the_step_that_follows(tmp_path: Path, loader: Counting) -> None:
+def test_an_adapter_that_left_memory_answers_in_the_step_that_follows(
+    tmp_path: Path, loader: Counting
+) -> None:
     lab = open_lab(tmp_path, 3)
     for turn in range(6):
         lab.engine.handle(submit(turn, some_tokens(9, turn), bytes([turn % 3]) * 32, tokens=1))
@@ -197,7 +237,9 @@ def test_an_adapter_that_left_memory_answers_in_the_step_that_follows(tmp_path: 
     lab.close()
 
 
-def test_between_two_steps_no_more_is_recalled_than_takes_a_moment(tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_between_two_steps_no_more_is_recalled_than_takes_a_moment(
+    tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = 2 * loader(*files(tmp_path / "0")).size_bytes  # the engine's are float32
     monkeypatch.setattr(adapters, "RECALL_BYTES", int(1.5 * size))
     lab = open_lab(tmp_path, 3)
@@ -212,7 +254,9 @@ def test_between_two_steps_no_more_is_recalled_than_takes_a_moment(tmp_path: Pat
     lab.close()
 
 
-def test_memory_of_what_was_recalled_is_used_again_once_nobody_holds_it(tmp_path: Path, loader: Counting) -> None:
+def test_memory_of_what_was_recalled_is_used_again_once_nobody_holds_it(
+    tmp_path: Path, loader: Counting
+) -> None:
     spill = Spill(loader, tmp_path, 1 << 20)
     expected = [spill.load(*files(tmp_path / str(index))).digest for index in range(3)]
 
@@ -221,7 +265,8 @@ def test_memory_of_what_was_recalled_is_used_again_once_nobody_holds_it(tmp_path
         assert found is not None
         return found.packed
 
-    first, second = recall(0), recall(1)
+    first = recall(0)
+    second = recall(1)
     assert first.blob.data_ptr() != second.blob.data_ptr()
     address = first.blob.data_ptr()
     del first

@@ -1,4 +1,6 @@
-"""A step that a device computes beside the engine: what comes meanwhile, and the next step that is laid out before it is over."""
+"""A step that a device computes beside the engine: what comes meanwhile, and the next step that is
+laid out before it is over.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,12 @@ NUM_ADAPTERS = 4
 
 
 def open_lab(**settings: Any) -> Lab:
-    lab = Lab(random_weights(LLAMA), accelerator=Narrow(HostDevice(), REFERENCES, 64 << 20), load=RandomAdapters(LLAMA), **settings)
+    lab = Lab(
+        random_weights(LLAMA),
+        accelerator=Narrow(HostDevice(), REFERENCES, 64 << 20),
+        load=RandomAdapters(LLAMA),
+        **settings,
+    )
     for number in range(NUM_ADAPTERS):
         lab.hold(name(number), Path(str(number)))
     return lab
@@ -33,14 +40,22 @@ def name(number: int) -> bytes:
 
 
 def settle_copies(lab: Lab) -> None:
-    """Take in every load and copy, so that a run does not depend on when another thread gets its turn."""
+    """Take in every load and copy, so that a run does not depend on when another thread gets its
+    turn.
+    """
     while lab.engine.num_copying or lab.engine._adapters._jobs:
         lab.engine.receive(lab.done.get(timeout=20))
 
 
-def count_foreseen(monkeypatch: pytest.MonkeyPatch, change: Callable[[Schedule | None], Schedule | None]) -> list[int]:
-    """Lets `change` have its way with what is foreseen; gives how many steps were begun as foreseen, and how many were dropped."""
-    foresee, follow, counts = Scheduler.foresee, Scheduler.follow, [0, 0]
+def count_foreseen(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Schedule | None], Schedule | None]
+) -> list[int]:
+    """Lets `change` have its way with what is foreseen; gives how many steps were begun as
+    foreseen, and how many were dropped.
+    """
+    foresee = Scheduler.foresee
+    follow = Scheduler.follow
+    counts = [0, 0]
 
     def foresee_and_count(self: Scheduler, chunks: Any) -> Schedule | None:
         schedule = change(foresee(self, chunks))
@@ -48,7 +63,8 @@ def count_foreseen(monkeypatch: pytest.MonkeyPatch, change: Callable[[Schedule |
         return schedule
 
     def follow_and_count(self: Scheduler, schedule: Schedule) -> None:
-        counts[0], counts[1] = counts[0] + 1, counts[1] - 1
+        counts[0] = counts[0] + 1
+        counts[1] = counts[1] - 1
         follow(self, schedule)
 
     monkeypatch.setattr(Scheduler, "foresee", foresee_and_count)
@@ -56,23 +72,48 @@ def count_foreseen(monkeypatch: pytest.MonkeyPatch, change: Callable[[Schedule |
     return counts
 
 
-def play(seed: int, operations: int) -> tuple[list[tuple[object, ...]], list[tuple[int, int, int, frozenset[bytes | None]]]]:
-    """Random requests, grants and cancellations in little room; everything that the engine says, and what each step held.
+def play(
+    seed: int, operations: int
+) -> tuple[list[tuple[object, ...]], list[tuple[int, int, int, frozenset[bytes | None]]]]:
+    """Random requests, grants and cancellations in little room; everything that the engine says,
+    and what each step held.
 
     In no order inside a step.
     """
     draw = random.Random(seed)
-    lab = open_lab(max_adapters=2, max_running=5, kv_tokens=320, step_tokens=24, prompt_step_tokens=24, seat_steps=3)
+    lab = open_lab(
+        max_adapters=2,
+        max_running=5,
+        kv_tokens=320,
+        step_tokens=24,
+        prompt_step_tokens=24,
+        seat_steps=3,
+    )
     lab.engine._clock = lambda: 1.0  # whose turn it is depends on who has waited for how long
     asked: list[int] = []
     for number in range(1, operations):
         if draw.random() < 0.15:
-            prompt, tokens = some_tokens(draw.choice((1, 5, 15, 30)), number), draw.randrange(1, 40)
+            prompt = some_tokens(draw.choice((1, 5, 15, 30)), number)
+            tokens = draw.randrange(1, 40)
             stops = [draw.randrange(LLAMA.vocab_size) for _ in range(draw.choice((0, 0, 40)))]
-            sampling = Sampling(bytes([number % 256]) * 32, draw.choice((0.0, 0.0, 0.9)), repetition_penalty=draw.choice((1.0, 1.0, 1.3)))
+            sampling = Sampling(
+                bytes([number % 256]) * 32,
+                draw.choice((0.0, 0.0, 0.9)),
+                repetition_penalty=draw.choice((1.0, 1.0, 1.3)),
+            )
             adapter = draw.choice([None, None, *map(name, range(NUM_ADAPTERS))])
             asked.append(number)
-            lab.engine.handle(submit(number, prompt, adapter, tokens, stop_ids=stops, credit=draw.choice((tokens, 2)), sampling=sampling))
+            lab.engine.handle(
+                submit(
+                    number,
+                    prompt,
+                    adapter,
+                    tokens,
+                    stop_ids=stops,
+                    credit=draw.choice((tokens, 2)),
+                    sampling=sampling,
+                )
+            )
         if asked and draw.random() < 0.1:
             lab.engine.handle(Grant(draw.choice(asked), draw.randrange(40)))
         if asked and draw.random() < 0.02:
@@ -83,7 +124,10 @@ def play(seed: int, operations: int) -> tuple[list[tuple[object, ...]], list[tup
         lab.engine.handle(Grant(number, 1000))
     while lab.step():
         settle_copies(lab)
-    records = [(each.step, each.prefill_tokens, each.decode_tokens, frozenset(each.adapters)) for each in lab.engine._records]
+    records = [
+        (each.step, each.prefill_tokens, each.decode_tokens, frozenset(each.adapters))
+        for each in lab.engine._records
+    ]
     lab.close()
     return sorted(map(plain, lab.messages)), records
 
@@ -101,9 +145,13 @@ def plain(message: FromEngine) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_foreseen_is_what_would_have_been_scheduled(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_foreseen_is_what_would_have_been_scheduled(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     no_time = SimpleNamespace(perf_counter=lambda: 0.0)
-    monkeypatch.setattr("engine.lora.adapters.time", no_time)  # who leaves a slot depends on how long its load took
+    monkeypatch.setattr(
+        "engine.lora.adapters.time", no_time
+    )  # who leaves a slot depends on how long its load took
     counts = count_foreseen(monkeypatch, lambda schedule: schedule)
     with_foresight = play(seed, 500)
     followed, dropped = counts
@@ -116,12 +164,19 @@ def test_what_is_foreseen_is_what_would_have_been_scheduled(seed: int, monkeypat
     assert dropped > 0, "no foreseen step was dropped: this run shows nothing"
 
 
-def test_an_answer_that_ends_while_the_next_step_is_foreseen_ends_there_and_the_others_go_on() -> None:
+def test_an_answer_that_ends_while_the_next_step_is_foreseen_ends_there_and_the_others_go_on() -> (
+    None
+):
     lab = open_lab()
-    whole = lab.run(submit(1, some_tokens(9, 5), tokens=12), submit(2, some_tokens(7, 6), tokens=12))
+    whole = lab.run(
+        submit(1, some_tokens(9, 5), tokens=12), submit(2, some_tokens(7, 6), tokens=12)
+    )
     stop = whole[1][6]
     assert stop not in whole[1][:6]
-    ended = lab.run(submit(3, some_tokens(9, 5), tokens=12, stop_ids=[stop]), submit(4, some_tokens(7, 6), tokens=12))
+    ended = lab.run(
+        submit(3, some_tokens(9, 5), tokens=12, stop_ids=[stop]),
+        submit(4, some_tokens(7, 6), tokens=12),
+    )
     assert ended == {3: whole[1][:7], 4: whole[2]}
     lab.close()
 

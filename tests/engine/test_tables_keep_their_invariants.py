@@ -1,4 +1,6 @@
-"""Random histories of the page pool, the prefix cache, the host cache and the slot table; `check` after each step."""
+"""Random histories of the page pool, the prefix cache, the host cache and the slot table; `check`
+after each step.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class PagesMachine(RuleBasedStateMachine):
 
 
 class PrefixMachine(RuleBasedStateMachine):
-    """Sequences over an alphabet of two, so that beginnings often meet; what a page holds is remembered and must be what a match expects."""
+    """Sequences over an alphabet of two, so that beginnings often meet; what a page holds is
+    remembered and must be what a match expects.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,9 +54,13 @@ class PrefixMachine(RuleBasedStateMachine):
         self.sequences: list[tuple[list[int], list[bytes]]] = []
         self.content: dict[int, bytes] = {}
 
-    @rule(letters=st.lists(st.integers(0, 1), min_size=1, max_size=4), adapter=st.sampled_from([None, b"a"]))
+    @rule(
+        letters=st.lists(st.integers(0, 1), min_size=1, max_size=4),
+        adapter=st.sampled_from([None, b"a"]),
+    )
     def begin(self, letters: list[int], adapter: bytes | None) -> None:
-        key, keys = first_key(adapter), []
+        key = first_key(adapter)
+        keys = []
         for letter in letters:
             key = next_key(key, [letter])
             keys.append(key)
@@ -63,7 +71,9 @@ class PrefixMachine(RuleBasedStateMachine):
         if missing > self.cache.num_available:
             self.cache.release(pages)
             return
-        for page, expected in zip(fresh := self.cache.allocate(missing), keys[len(pages) :], strict=True):
+        for page, expected in zip(
+            fresh := self.cache.allocate(missing), keys[len(pages) :], strict=True
+        ):
             self.content[page] = expected
             self.cache.publish(expected, page)
         self.sequences.append((pages + fresh, keys))
@@ -92,7 +102,11 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule(adapter=st.sampled_from(ADAPTERS), size=st.integers(0, 1200), reload_ms=st.floats(0, 100))
     def put(self, adapter: bytes, size: int, reload_ms: float) -> None:
-        dropped = self.cache.put(adapter, PackedAdapter(Layout((), size, torch.float32), torch.zeros(size, dtype=torch.uint8), 1), reload_ms)
+        dropped = self.cache.put(
+            adapter,
+            PackedAdapter(Layout((), size, torch.float32), torch.zeros(size, dtype=torch.uint8), 1),
+            reload_ms,
+        )
         assert adapter not in dropped
         self.known = (self.known | {adapter}) - set(dropped)
 
@@ -109,7 +123,9 @@ class HostMachine(RuleBasedStateMachine):
     @invariant()
     def the_budget_holds(self) -> None:
         self.cache.check()
-        assert {adapter for adapter in ADAPTERS if self.cache.find(adapter) is not None} == self.known
+        assert {
+            adapter for adapter in ADAPTERS if self.cache.find(adapter) is not None
+        } == self.known
         assert self.cache.size_bytes <= 1000 or len(self.known) == 1
 
 
@@ -182,7 +198,10 @@ TestSlots.settings = settings(max_examples=100, stateful_step_count=50, deadline
 
 def test_slots_of_one_layout_share_a_number_until_the_last_has_left() -> None:
     bank = SlotBank()
-    one, other = (PackedAdapter(Layout((), size, torch.float32), torch.zeros(size, dtype=torch.uint8), 1) for size in (64, 128))
+    one, other = (
+        PackedAdapter(Layout((), size, torch.float32), torch.zeros(size, dtype=torch.uint8), 1)
+        for size in (64, 128)
+    )
     for slot, packed in enumerate((one, other, one)):
         bank.load(slot, slot, packed)
     assert bank.layout_number(0) == bank.layout_number(2) != bank.layout_number(1)
@@ -191,4 +210,7 @@ def test_slots_of_one_layout_share_a_number_until_the_last_has_left() -> None:
     bank.load(2, 3, other)
     assert bank.layout_number(2) == bank.layout_number(1)
     bank.load(0, 4, one)
-    assert bank.layout_number(0) not in (before, bank.layout_number(1)), "nobody had that layout any more"
+    assert bank.layout_number(0) not in (
+        before,
+        bank.layout_number(1),
+    ), "nobody had that layout any more"

@@ -1,4 +1,6 @@
-"""10,000 random operations on one engine with few slots, few pages and little memory, against an oracle that serves each request alone."""
+"""10,000 random operations on one engine with few slots, few pages and little memory, against an
+oracle that serves each request alone.
+"""
 
 from __future__ import annotations
 
@@ -82,42 +84,61 @@ class Driver:
                     self.offered.pop(adapter[0], None)
                 case Finished(request_id, reason):
                     expected = self.oracle.answer(*self.live.pop(request_id))
-                    assert tokens[request_id] == (expected if reason == "length" else expected[: len(tokens[request_id])])
+                    assert tokens[request_id] == (
+                        expected if reason == "length" else expected[: len(tokens[request_id])]
+                    )
                 case Failed(request_id, code, text):
                     assert code in ("busy", "unknown_adapter"), (code, text)
                     self.busy += code == "busy"
                     self.live.pop(request_id)
         ended = {m.request_id for m in self.lab.messages if isinstance(m, Finished | Failed)}
-        self.lab.messages = [m for m in self.lab.messages if getattr(m, "request_id", None) in self.live and m.request_id not in ended]  # type: ignore[union-attr]
+        self.lab.messages = [
+            m
+            for m in self.lab.messages
+            if getattr(m, "request_id", None) in self.live and m.request_id not in ended
+        ]  # type: ignore[union-attr]
 
     # --- operations ---
 
     def offer(self) -> None:
         """Register a name, or the same name with other weights once nobody uses the old."""
-        name, weights = self.random.randrange(NUM_NAMES), self.random.randrange(NUM_FOLDERS + 1)
+        name = self.random.randrange(NUM_NAMES)
+        weights = self.random.randrange(NUM_FOLDERS + 1)
         if name in self.offered or any(self.name_of.get(request) == name for request in self.live):
             return
         broken = weights == NUM_FOLDERS
         self.held.pop(name, None)
         self.offered[name] = None if broken else weights
         self.lab.engine.handle(ReleaseAdapter(bytes([name])))
-        self.lab.engine.handle(hold(bytes([name]), self.folder / ("broken" if broken else str(weights))))
+        self.lab.engine.handle(
+            hold(bytes([name]), self.folder / ("broken" if broken else str(weights)))
+        )
 
     def release(self) -> None:
         name = self.random.randrange(NUM_NAMES)
-        if name in self.held and name not in self.offered and not any(self.name_of.get(request) == name for request in self.live):
+        if (
+            name in self.held
+            and name not in self.offered
+            and not any(self.name_of.get(request) == name for request in self.live)
+        ):
             self.held.pop(name)
             self.lab.engine.handle(ReleaseAdapter(bytes([name])))
 
     def ask(self) -> None:
         self._next_id += 1
         name = self.random.choice([None, *self.held])
-        drawn = self.random.choice((3, 20, 40, 60)), self.random.randrange(9), self.random.choice((0.0, 0.8))
+        drawn = (
+            self.random.choice((3, 20, 40, 60)),
+            self.random.randrange(9),
+            self.random.choice((0.0, 0.8)),
+        )
         self.live[self._next_id] = (None if name is None else self.held[name], *drawn)
         if name is not None:
             self.name_of[self._next_id] = name
         adapter = None if name is None else bytes([name])
-        self.lab.engine.handle(make_request(self._next_id, adapter, *drawn, priority=self.random.randrange(3)))
+        self.lab.engine.handle(
+            make_request(self._next_id, adapter, *drawn, priority=self.random.randrange(3))
+        )
 
     def cancel(self) -> None:
         if self.live:
@@ -129,23 +150,36 @@ class Driver:
 
     def run(self, operations: int) -> None:
         self.name_of: dict[int, int] = {}
-        choices = [self.step] * 10 + [self.ask] * 4 + [self.offer] * 2 + [self.release, self.cancel, self.grant, self.take_loads]
+        choices = (
+            [self.step] * 10
+            + [self.ask] * 4
+            + [self.offer] * 2
+            + [self.release, self.cancel, self.grant, self.take_loads]
+        )
         for _ in range(operations):
             self.random.choice(choices)()
         for _ in range(2000):
             if not self.live:
                 return
             if not self.lab.engine._scheduler.running:
-                self.lab.engine.receive(self.lab.done.get(timeout=5)) if self.lab.engine._scheduler.waiting and not self.lab.engine.step() else None
+                (
+                    self.lab.engine.receive(self.lab.done.get(timeout=5))
+                    if self.lab.engine._scheduler.waiting and not self.lab.engine.step()
+                    else None
+                )
             self.step()
         raise AssertionError(f"requests never ended: {self.live}")
 
 
-def test_ten_thousand_random_operations_give_the_answers_of_a_sequential_oracle(folder: Path) -> None:
+def test_ten_thousand_random_operations_give_the_answers_of_a_sequential_oracle(
+    folder: Path,
+) -> None:
     driver = Driver(folder, SEED)
     driver.run(OPERATIONS)
     driver.lab.close()
     driver.oracle.lab.close()
-    assert driver.lab.engine._pages.num_available == driver.lab.engine._pages.pool.num_pages, "a page leaked"
+    assert driver.lab.engine._pages.num_available == driver.lab.engine._pages.pool.num_pages, (
+        "a page leaked"
+    )
     assert driver.busy > 0, "the queue was never full: the test pressed too little"
     assert len(driver.oracle.known) > 100

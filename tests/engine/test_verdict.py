@@ -1,4 +1,6 @@
-"""Verdicts on replayed answers: honest ones pass as often as was promised, cheats are told from them, and the command that calibrates works."""
+"""Verdicts on replayed answers: honest ones pass as often as was promised, cheats are told from
+them, and the command that calibrates works.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,19 @@ def honest(rng: random.Random, count: int) -> list[float]:
 def test_honest_answers_pass_and_dishonest_ones_do_not() -> None:
     rng = random.Random(5)
     thresholds = calibrate([honest(rng, 96) for _ in range(100)], 0.1, 10_000)
-    alarms = sum(judge(honest(rng, rng.randint(10, 300)), thresholds).outcome == "suspicious" for _ in range(5000))
+    alarms = sum(
+        judge(honest(rng, rng.randint(10, 300)), thresholds).outcome == "suspicious"
+        for _ in range(5000)
+    )
     assert alarms <= 3
     cheating = [rng.expovariate(1) if rng.random() < 0.4 else 0.0 for _ in range(64)]
     assert judge(cheating, thresholds).outcome == "suspicious"
 
 
 @given(margins=MARGINS)
-def test_no_misses_are_never_suspicious_and_a_few_tokens_get_no_verdict(margins: list[float]) -> None:
+def test_no_misses_are_never_suspicious_and_a_few_tokens_get_no_verdict(
+    margins: list[float],
+) -> None:
     assert judge([0.0] * len(margins), SOUND).outcome in ("honest", "too short")
     verdict = judge(margins[:3], SOUND)
     assert verdict.outcome == "too short"
@@ -62,8 +69,13 @@ def test_longer_answers_are_judged_more_sharply(count: int) -> None:
     assert limit_of(count, SOUND) > SOUND.mean / MILLION
 
 
-@given(answers=st.lists(st.lists(st.floats(0, 50), min_size=2, max_size=40), min_size=1, max_size=10), cap=st.sampled_from([0.05, 1.0, 2.0]))
-def test_thresholds_bound_what_they_were_made_from_and_survive_the_file(answers: list[list[float]], cap: float) -> None:
+@given(
+    answers=st.lists(st.lists(st.floats(0, 50), min_size=2, max_size=40), min_size=1, max_size=10),
+    cap=st.sampled_from([0.05, 1.0, 2.0]),
+)
+def test_thresholds_bound_what_they_were_made_from_and_survive_the_file(
+    answers: list[list[float]], cap: float
+) -> None:
     thresholds = calibrate(answers, cap, 1000)
     clipped = [min(each, cap) for answer in answers for each in answer]
     assert thresholds.mean / MILLION >= sum(clipped) / len(clipped) - 1e-9
@@ -74,11 +86,31 @@ def test_the_command_writes_thresholds_and_says_what_they_catch(tmp_path: Path) 
     model = make_base(tmp_path / "base", spread=0.2)
     make_adapter(model, tmp_path / "adapter", 1)
     folder = tmp_path / "adapter" / "a1"
-    command = [sys.executable, "-m", "engine", "calibrate", "--base", str(tmp_path / "base"), "--adapter", str(folder), "--threads", "1",
-               "--answers", "6", "--tokens", "48", "--kinds", "float32/auto,bfloat16/auto"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "calibrate",
+        "--base",
+        str(tmp_path / "base"),
+        "--adapter",
+        str(folder),
+        "--threads",
+        "1",
+        "--answers",
+        "6",
+        "--tokens",
+        "48",
+        "--kinds",
+        "float32/auto,bfloat16/auto",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
+    )
     assert done.returncode == 0, done.stderr
-    rows = {line[:28].strip(): line[28:].split() for line in done.stdout.splitlines() if " of " in line}
+    rows = {
+        line[:28].strip(): line[28:].split() for line in done.stdout.splitlines() if " of " in line
+    }
     assert rows["honest"][0] == "0"
     assert rows["made without the adapter"][0] == rows["made without the adapter"][2] == "6"
     assert rows["made with other dice"][0] == rows["made with other dice"][2]
@@ -86,7 +118,11 @@ def test_the_command_writes_thresholds_and_says_what_they_catch(tmp_path: Path) 
     assert thresholds.one_in == 10_000
 
 
-@pytest.mark.parametrize("change", [{"cap": 0}, {"mean": -1}, {"one_in": 1}, {"variance": "much"}, {"extra": 1}])
+@pytest.mark.parametrize(
+    "change", [{"cap": 0}, {"mean": -1}, {"one_in": 1}, {"variance": "much"}, {"extra": 1}]
+)
 def test_a_file_of_senseless_thresholds_is_not_read(change: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
-        msgspec.json.decode(json.dumps(msgspec.to_builtins(SOUND) | change).encode(), type=Thresholds)
+        msgspec.json.decode(
+            json.dumps(msgspec.to_builtins(SOUND) | change).encode(), type=Thresholds
+        )

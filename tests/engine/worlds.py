@@ -1,4 +1,6 @@
-"""What the engine's tests share: tiny random Llama folders, PEFT adapters with non-zero B, and engines built around them."""
+"""What the engine's tests share: tiny random Llama folders, PEFT adapters with non-zero B, and
+engines built around them.
+"""
 
 from __future__ import annotations
 
@@ -39,26 +41,57 @@ from engine.sampler import Chooser
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
 
-BOTH = pytest.mark.parametrize("kernels", ["native", "torch"] if usable_sets(cpu_features()) and not lacks_compiler(cpu_features()) else ["torch"])
+BOTH = pytest.mark.parametrize(
+    "kernels",
+    (
+        ["native", "torch"]
+        if usable_sets(cpu_features()) and not lacks_compiler(cpu_features())
+        else ["torch"]
+    ),
+)
 """Tests that the native executor and its torch twins must both pass."""
 VOCAB = 320
-SHAPE = {"vocab_size": VOCAB, "hidden_size": 72, "intermediate_size": 112, "num_hidden_layers": 3, "num_attention_heads": 6,
-         "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5}  # fmt: skip
+SHAPE = {
+    "vocab_size": VOCAB,
+    "hidden_size": 72,
+    "intermediate_size": 112,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 1024,
+    "rms_norm_eps": 1e-5,
+}
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes: Any) -> Any:
-    """Write a random model, weights of standard deviation `spread`, as a Hugging Face folder; returns the transformers model in float32."""
+    """Write a random model, weights of standard deviation `spread`, as a Hugging Face folder;
+    returns the transformers model in float32.
+    """
     import transformers
 
-    classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "smollm3": "SmolLM3"}
-    extra = {"mistral": {"sliding_window": None}, "smollm3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}}.get(kind, {})
+    classes = {
+        "llama": "Llama",
+        "mistral": "Mistral",
+        "qwen2": "Qwen2",
+        "qwen3": "Qwen3",
+        "smollm3": "SmolLM3",
+    }
+    extra = {
+        "mistral": {"sliding_window": None},
+        "smollm3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    }.get(kind, {})
     config = getattr(transformers, classes[kind] + "Config")(**{**SHAPE, **extra, **changes})
     torch.manual_seed(7)
     model = getattr(transformers, classes[kind] + "ForCausalLM")(config).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(1 + 0.1 * torch.randn_like(parameter) if "norm" in name else spread * torch.randn_like(parameter))
+            parameter.copy_(
+                1 + 0.1 * torch.randn_like(parameter)
+                if "norm" in name
+                else spread * torch.randn_like(parameter)
+            )
     model.save_pretrained(folder)
     return model
 
@@ -67,9 +100,19 @@ def make_adapter(model: Any, folder: Path, seed: int, **settings: Any) -> Any:
     """Wrap `model` with a random LoRA adapter of non-zero B and save it; returns the PEFT model."""
     import peft
 
-    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ALL_LINEAR, "task_type": "CAUSAL_LM", **settings})
+    config = peft.LoraConfig(
+        **{
+            "r": 4,
+            "lora_alpha": 8,
+            "target_modules": ALL_LINEAR,
+            "task_type": "CAUSAL_LM",
+            **settings,
+        }
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft still asks transformers by an old name
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # peft still asks transformers by an old name
         wrapped = peft.get_peft_model(model, config, adapter_name=f"a{seed}")
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -89,27 +132,49 @@ def write_adapter(
     extra: dict[str, torch.Tensor] | None = None,
     **config: Any,
 ) -> Path:
-    """Write an adapter for SHAPE by hand, with `extra` tensors, faster than PEFT and free to be wrong."""
+    """Write an adapter for SHAPE by hand, with `extra` tensors, faster than PEFT and free to be
+    wrong.
+    """
     generator = torch.Generator().manual_seed(seed)
-    widths = {"self_attn.q_proj": (72, 96), "self_attn.k_proj": (72, 32), "self_attn.v_proj": (72, 32), "self_attn.o_proj": (96, 72),
-              "mlp.gate_proj": (72, 112), "mlp.up_proj": (72, 112), "mlp.down_proj": (112, 72)}  # fmt: skip
+    widths = {
+        "self_attn.q_proj": (72, 96),
+        "self_attn.k_proj": (72, 32),
+        "self_attn.v_proj": (72, 32),
+        "self_attn.o_proj": (96, 72),
+        "mlp.gate_proj": (72, 112),
+        "mlp.up_proj": (72, 112),
+        "mlp.down_proj": (112, 72),
+    }
     tensors = dict(extra or {})
     for layer in range(layers):
         for module in modules:
             width_in, width_out = widths[module]
             stem = f"base_model.model.model.layers.{layer}.{module}"
-            tensors[f"{stem}.lora_A.weight"] = 0.3 * torch.randn(rank, width_in, generator=generator)
-            tensors[f"{stem}.lora_B.weight"] = 0.3 * torch.randn(width_out, rank, generator=generator)
+            tensors[f"{stem}.lora_A.weight"] = 0.3 * torch.randn(
+                rank, width_in, generator=generator
+            )
+            tensors[f"{stem}.lora_B.weight"] = 0.3 * torch.randn(
+                width_out, rank, generator=generator
+            )
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors")
-    fields = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "bias": "none", "target_modules": sorted(modules), **config}
+    fields = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "bias": "none",
+        "target_modules": sorted(modules),
+        **config,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(fields))
     return folder
 
 
 def hold(adapter: bytes, folder: Path) -> HoldAdapter:
     """The message that offers a folder's adapter."""
-    return HoldAdapter(adapter, str(folder / "adapter_config.json"), str(folder / "adapter_model.safetensors"))
+    return HoldAdapter(
+        adapter, str(folder / "adapter_config.json"), str(folder / "adapter_model.safetensors")
+    )
 
 
 def greedy(seed: int = 0) -> Sampling:
@@ -117,20 +182,33 @@ def greedy(seed: int = 0) -> Sampling:
     return Sampling(bytes([seed]) * 32)
 
 
-def submit(request_id: int, prompt: list[int], adapter: bytes | None = None, tokens: int = 8, **fields: Any) -> Submit:
+def submit(
+    request_id: int, prompt: list[int], adapter: bytes | None = None, tokens: int = 8, **fields: Any
+) -> Submit:
     """A request with all the credit it needs."""
     defaults = {"sampling": greedy(), "max_tokens": tokens, "credit": tokens, "stop_ids": []}
-    return Submit(request_id=request_id, prompt_ids=prompt, adapter=adapter, **{**defaults, **fields})
+    return Submit(
+        request_id=request_id, prompt_ids=prompt, adapter=adapter, **{**defaults, **fields}
+    )
 
 
 class Lab:
     """An engine in this process: loads are taken in when they finish, messages are collected."""
 
-    def __init__(self, base: Path | Weights, dtype: str = "float32", accelerator: Any = None, load: Load | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        base: Path | Weights,
+        dtype: str = "float32",
+        accelerator: Any = None,
+        load: Load | None = None,
+        **settings: Any,
+    ) -> None:
         self.done: SimpleQueue[Done] = SimpleQueue()
-        path, weights = (Path("memory"), base) if isinstance(base, Weights) else (base, open_weights(base))
+        path, weights = (
+            (Path("memory"), base) if isinstance(base, Weights) else (base, open_weights(base))
+        )
         config = EngineConfig(path, dtype=dtype, threads=1, **{"kv_tokens": 2048, **settings})
-        self.built: Built = assemble(weights, config, self.done.put, accelerator, load)
+        self.built: Built = assemble(weights, config, self.done.put, accelerator, load=load)
         self.engine = self.built.engine
         self.messages: list[FromEngine] = []
 
@@ -174,11 +252,20 @@ class Lab:
         return True
 
     def tokens(self, request_id: int) -> list[int]:
-        return [token for m in self.messages if isinstance(m, Tokens) and m.request_id == request_id for token in m.token_ids]
+        return [
+            token
+            for m in self.messages
+            if isinstance(m, Tokens) and m.request_id == request_id
+            for token in m.token_ids
+        ]
 
     def end(self, request_id: int) -> Finished | Failed | Replayed:
         """How a request ended."""
-        return next(m for m in self.messages if isinstance(m, Finished | Failed | Replayed) and m.request_id == request_id)
+        return next(
+            m
+            for m in self.messages
+            if isinstance(m, Finished | Failed | Replayed) and m.request_id == request_id
+        )
 
 
 class Bench:
@@ -194,20 +281,43 @@ class Bench:
         accelerator: Any = None,
     ) -> None:
         weights = path if isinstance(path, Weights) else open_weights(path)
-        self.config, self.weights = weights.config, weights
+        self.config = weights.config
+        self.weights = weights
         self.dtype = dtype
-        self.decoder = Decoder(weights, dtype, min(weights.config.context, 1024), kernels, threads, weights_int8, accelerator)
-        self.cache = KvCache(self.decoder.make_pool(2049 if accelerator is None else 129, 16), 16, accelerator is not None)
+        self.decoder = Decoder(
+            weights,
+            dtype,
+            min(weights.config.context, 1024),
+            kernels,
+            threads=threads,
+            weights_int8=weights_int8,
+            accelerator=accelerator,
+        )
+        self.cache = KvCache(
+            self.decoder.make_pool(2049 if accelerator is None else 129, 16),
+            16,
+            accelerator is not None,
+        )
         self.copied: SimpleQueue[Any] = SimpleQueue()
         self.bank: Any = SlotBank()
         if accelerator is not None:
-            self.bank = accelerator.make_bank(weights.config, Split(128, 1 << 22, 16, ""), self.copied.put)
+            self.bank = accelerator.make_bank(
+                weights.config, Split(128, 1 << 22, 16, ""), self.copied.put
+            )
         self._room = 0
         self.slots: dict[bytes, int] = {}
         self._next_page = 1
 
     def load(self, name: bytes, folder: Path) -> None:
-        self.put(name, load_adapter(folder / "adapter_config.json", folder / "adapter_model.safetensors", self.weights, self.dtype))
+        self.put(
+            name,
+            load_adapter(
+                folder / "adapter_config.json",
+                folder / "adapter_model.safetensors",
+                self.weights,
+                self.dtype,
+            ),
+        )
 
     def put(self, name: bytes, packed: PackedAdapter) -> None:
         """Into the next slot, and wait for it."""
@@ -221,11 +331,25 @@ class Bench:
         pages = list(range(self._next_page, self._next_page + needed))
         self._next_page += needed
         self.cache.clean(pages)
-        return Sequence(len(pages), 1, tokens, len(tokens), adapter, Chooser(greedy(), tokens), 1024, 1, frozenset(), 0.0, pages=pages)
+        return Sequence(
+            len(pages),
+            1,
+            tokens,
+            len(tokens),
+            adapter=adapter,
+            chooser=Chooser(greedy(), tokens),
+            max_length=1024,
+            credit=1,
+            stop_ids=frozenset(),
+            arrived_s=0.0,
+            pages=pages,
+        )
 
     def batch(self, *parts: tuple[Sequence, int, int]) -> Batch:
         """tokens[start:end] of each sequence in one batch, all logits wanted."""
-        chunks = [Chunk(sequence, start, end - start, end - start) for sequence, start, end in parts]
+        chunks = [
+            Chunk(sequence, start, end - start, end - start) for sequence, start, end in parts
+        ]
         return build_batch(chunks, self.slots.__getitem__, self.bank, 16)
 
     def forward(self, *parts: tuple[Sequence, int, int]) -> dict[int, torch.Tensor]:
@@ -233,7 +357,13 @@ class Bench:
         with torch.inference_mode():
             batch = self.batch(*parts)
             logits = self.decoder.forward(batch.input, self.cache.pool).cpu().clone()
-        return dict(zip((id(c.sequence) for c in batch.chunks), logits.split([c.count for c in batch.chunks]), strict=True))
+        return dict(
+            zip(
+                (id(c.sequence) for c in batch.chunks),
+                logits.split([c.count for c in batch.chunks]),
+                strict=True,
+            )
+        )
 
 
 def some_tokens(count: int, seed: int, vocab: int = VOCAB) -> list[int]:

@@ -1,4 +1,7 @@
-"""Writes the golden vectors. The tests compare them with independent implementations (eth_account, eth_abi, x402, a naive tree)."""
+"""Writes the golden vectors.
+
+The tests compare them with independent implementations (eth_account, eth_abi, x402, a naive tree).
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,14 @@ def receipt() -> Receipt:
         dtype=b"bfloat16",
         started_at=1_795_000_000,
         shares=tuple(
-            sorted((Share(account(1), 0, 6_000), Share(account(2), 1, 2_500), Share(account(3), 2, 1_500)), key=lambda share: share.address)
+            sorted(
+                (
+                    Share(account(1), 0, 6_000),
+                    Share(account(2), 1, 2_500),
+                    Share(account(3), 2, 1_500),
+                ),
+                key=lambda share: share.address,
+            )
         ),
     )
 
@@ -95,19 +105,49 @@ def sumtree() -> list[dict[str, Any]]:
 
 
 def _payout(tree: PayoutTree, who: bytes, amount: int) -> dict[str, Any]:
-    siblings = [{"sum": str(other.sum), "hash": other.hash.hex(), "is_left": other.is_left} for other in tree.prove(who).siblings]
-    return {"account": who.hex(), "amount": str(amount), "leaf": leaf(who, amount).hash.hex(), "siblings": siblings}
+    siblings = [
+        {"sum": str(other.sum), "hash": other.hash.hex(), "is_left": other.is_left}
+        for other in tree.prove(who).siblings
+    ]
+    return {
+        "account": who.hex(),
+        "amount": str(amount),
+        "leaf": leaf(who, amount).hash.hex(),
+        "siblings": siblings,
+    }
 
 
 def headers() -> list[dict[str, Any]]:
     """A chain of three headers; the last has the largest values that fit."""
-    found, previous = [], NO_HEADER
-    for epoch, receipts, total in ((1, 3, 7_710), (2, 1_003, 1 << 70), ((1 << 64) - 1, (1 << 64) - 1, (1 << 128) - 1)):
-        digests = [hashlib.sha256(b"%s %d" % (name, epoch)).digest() for name in (b"receipts", b"payouts", b"batch")]
-        header = EpochHeader(epoch, previous, digests[0], receipts, digests[1], total, digests[2])
+    found = []
+    previous = NO_HEADER
+    for epoch, receipts, total in (
+        (1, 3, 7_710),
+        (2, 1_003, 1 << 70),
+        ((1 << 64) - 1, (1 << 64) - 1, (1 << 128) - 1),
+    ):
+        digests = [
+            hashlib.sha256(b"%s %d" % (name, epoch)).digest()
+            for name in (b"receipts", b"payouts", b"batch")
+        ]
+        header = EpochHeader(
+            epoch,
+            previous,
+            digests[0],
+            receipts,
+            payout_root=digests[1],
+            payout_total=total,
+            batch_digest=digests[2],
+        )
         previous = header.hash
         found.append(
-            {**{name: value.hex() if isinstance(value, bytes) else str(value) for name, value in vars(header).items()}, "hash": header.hash.hex()}
+            {
+                **{
+                    name: value.hex() if isinstance(value, bytes) else str(value)
+                    for name, value in vars(header).items()
+                },
+                "hash": header.hash.hex(),
+            }
         )
     return found
 
@@ -124,7 +164,10 @@ def digests() -> dict[str, Any]:
         "client_secret": hashlib.sha256(b"golden client").hexdigest(),
         "receipts_domain": NETWORK.receipts_domain.hex(),
         "channels_domain": NETWORK.channels_domain.hex(),
-        "config": {name: value.hex() if isinstance(value, bytes) else value for name, value in _fields(CONFIG).items()},
+        "config": {
+            name: value.hex() if isinstance(value, bytes) else value
+            for name, value in _fields(CONFIG).items()
+        },
         "channel_id": channel.hex(),
         "voucher_amount": AMOUNT,
         "voucher_digest": voucher_digest(channel, AMOUNT, NETWORK).hex(),
@@ -150,11 +193,23 @@ def signed_receipt() -> dict[str, Any]:
 
 def merkle() -> list[dict[str, Any]]:
     """Logs of one-byte entries."""
-    log, found = Log(leaf_hash(bytes([i])) for i in range(16)), []
+    log = Log(leaf_hash(bytes([i])) for i in range(16))
+    found = []
     for size in (0, 1, 2, 3, 5, 7, 8, 13, 16):
-        inclusion = [[node.hex() for node in log.prove_inclusion(index, size)] for index in range(size)]
-        consistency = [[node.hex() for node in log.prove_consistency(old, size)] for old in range(size + 1)]
-        found.append({"size": size, "root": log.root(size).hex(), "inclusion": inclusion, "consistency": consistency})
+        inclusion = [
+            [node.hex() for node in log.prove_inclusion(index, size)] for index in range(size)
+        ]
+        consistency = [
+            [node.hex() for node in log.prove_consistency(old, size)] for old in range(size + 1)
+        ]
+        found.append(
+            {
+                "size": size,
+                "root": log.root(size).hex(),
+                "inclusion": inclusion,
+                "consistency": consistency,
+            }
+        )
     return found
 
 
@@ -162,7 +217,13 @@ def _fields(config: ChannelConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in config.__struct_fields__}
 
 
-VECTORS = {"sumtree": sumtree, "header": headers, "digests": digests, "receipt": signed_receipt, "merkle": merkle}
+VECTORS = {
+    "sumtree": sumtree,
+    "header": headers,
+    "digests": digests,
+    "receipt": signed_receipt,
+    "merkle": merkle,
+}
 
 if __name__ == "__main__":
     for name, make in VECTORS.items():

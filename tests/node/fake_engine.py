@@ -1,6 +1,8 @@
-"""A stand-in for `python -m engine serve` that speaks the same border: answers 7, 8, 9, … under credit, dies or stalls when told to.
+"""A stand-in for `python -m engine serve` that speaks the same border: answers 7, 8, 9, … under
+credit, dies or stalls when told to.
 
-A prompt that starts with 666 kills the process after two tokens; 777 answers slowly. Adapters whose weights path ends in "bad" are refused.
+A prompt that starts with 666 kills the process after two tokens; 777 answers slowly. Adapters whose
+weights path ends in "bad" are refused.
 """
 
 from __future__ import annotations
@@ -55,15 +57,41 @@ def main() -> None:
                     held.append(command.adapter)
                     send(m.AdapterHeld(command.adapter, 10, 4, 1.0))
             case m.GetStats():
-                send(m.Stats(len(running), 0, 1, 1, held, held, 0, 0, []))
+                send(
+                    m.Stats(
+                        len(running),
+                        0,
+                        1,
+                        1,
+                        adapters_held=held,
+                        adapters_ready=held,
+                        tokens_generated=0,
+                        max_adapters_in_one_step=0,
+                        steps=[],
+                    )
+                )
             case m.Replay():
                 send(m.Replayed(command.request_id, [0.0] * len(command.answer_ids)))
 
     def finish(state: tuple[m.Submit, int, int], reason: str) -> None:
         submit, made, _ = state
-        send(m.Finished(submit.request_id, reason, len(submit.prompt_ids), made, 1.0, 0.0, 1.0, 1.0, 1))
+        send(
+            m.Finished(
+                submit.request_id,
+                reason,
+                len(submit.prompt_ids),
+                made,
+                queue_ms=1.0,
+                load_ms=0.0,
+                prefill_ms=1.0,
+                decode_ms=1.0,
+                neighbours=1,
+            )
+        )
 
-    send(m.Ready(bytes(32), "float32", 100, 1000, 1, 16, 1, 1.0))
+    send(
+        m.Ready(bytes(32), "float32", 100, 1000, kv_pages=1, page_tokens=16, threads=1, load_ms=1.0)
+    )
     while True:
         can_move = any(made < credit for _, made, credit in running.values())
         while (command := receive(block=not can_move)) is not None:

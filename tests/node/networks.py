@@ -1,4 +1,6 @@
-"""Whole daemons over loopback TCP for tests: real libp2p, real engines on a tiny base, a real chain when asked for."""
+"""Whole daemons over loopback TCP for tests: real libp2p, real engines on a tiny base, a real chain
+when asked for.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,12 @@ class Lab:
             "claim_interval_s": 1.0,
         }
         if self.chain is not None:
-            values |= {"chain_rpc": self.chain.rpc, "settlement": self.chain.settlement, "channels": self.chain.channels, "token": self.chain.token}
+            values |= {
+                "chain_rpc": self.chain.rpc,
+                "settlement": self.chain.settlement,
+                "channels": self.chain.channels,
+                "token": self.chain.token,
+            }
         return Config(**(values | changes))
 
     @asynccontextmanager
@@ -73,22 +80,37 @@ class Lab:
 
 
 @contextmanager
-def open_lab(folder: Path, *, chain_for: tuple[str, ...] = (), aggregator: str = "aggregator") -> Iterator[Lab]:
+def open_lab(
+    folder: Path, *, chain_for: tuple[str, ...] = (), aggregator: str = "aggregator"
+) -> Iterator[Lab]:
     """A lab; with names in `chain_for`, on a development chain that funds their addresses."""
     make_base(folder / "base")
     lab = Lab(folder)
     if not chain_for:
         yield lab
         return
-    with open_chain(aggregator=lab.address(aggregator), fund=[lab.address(name) for name in chain_for]) as chain:
+    with open_chain(
+        aggregator=lab.address(aggregator), fund=[lab.address(name) for name in chain_for]
+    ) as chain:
         lab.chain = chain
         yield lab
 
 
-async def ask(daemon: NodeDaemon, prompt: str = "hello", *, model: str = "base", max_tokens: int = 8, **settings: Any) -> Answered:
+async def ask(
+    daemon: NodeDaemon,
+    prompt: str = "hello",
+    *,
+    model: str = "base",
+    max_tokens: int = 8,
+    **settings: Any,
+) -> Answered:
     """One whole answer."""
     request = CompletionRequest(model, prompt, max_tokens=max_tokens, **settings)
-    started, text, token_ids, ended, logprobs = None, "", list[int](), None, list[TokenLogprobs]()
+    started = None
+    text = ""
+    token_ids = list[int]()
+    ended = None
+    logprobs = list[TokenLogprobs]()
     with trio.fail_after(30):
         async with daemon.complete(request) as events:
             async for event in events:
@@ -103,7 +125,7 @@ async def ask(daemon: NodeDaemon, prompt: str = "hello", *, model: str = "base",
                         ended = event
     assert started is not None
     assert ended is not None
-    return Answered(started, text, token_ids, ended, logprobs)
+    return Answered(started, text, token_ids, ended, logprobs=logprobs)
 
 
 async def until(condition: Any, deadline_s: float = 15.0) -> None:

@@ -1,4 +1,6 @@
-"""A peer that is no daemon and has a node's and a client's key: it opens a channel to itself and signs whatever receipts a test wants."""
+"""A peer that is no daemon and has a node's and a client's key: it opens a channel to itself and
+signs whatever receipts a test wants.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ class Outsider:
 
     def claim(self) -> None:
         """Claim on chain what the channel's receipts cost."""
-        voucher = sign_voucher(self.client, channel_id(self.config, self.network), self.tip.cumulative, self.network)
+        voucher = sign_voucher(
+            self.client, channel_id(self.config, self.network), self.tip.cumulative, self.network
+        )
         self.node_chain.claim_vouchers([VoucherClaim(self.config, voucher, self.tip.cumulative)])
 
     async def deliver(self, peer_id: str, *envelopes: bytes) -> list[str]:
@@ -73,17 +77,32 @@ class Outsider:
         return [word for word, _, _ in taken.outcomes]
 
     def _sign(self, **changes: Any) -> SignedReceipt:
-        body = scene.receipt(self.tip, network=self.network, operator=self.node.address, client=self.client.address, **changes)
-        return SignedReceipt(encode_body(body), *(sign_receipt(who, body, self.network) for who in (self.node, self.client)))
+        body = scene.receipt(
+            self.tip,
+            network=self.network,
+            operator=self.node.address,
+            client=self.client.address,
+            **changes,
+        )
+        return SignedReceipt(
+            encode_body(body),
+            *(sign_receipt(who, body, self.network) for who in (self.node, self.client)),
+        )
 
     def _seal(self, signed: SignedReceipt, spare: int) -> bytes:
         receipt = verify_receipt(signed, self.network).receipt
-        return seal_envelope(signed, sign_voucher(self.client, receipt.channel_id, receipt.cumulative + spare, self.network), self.config)
+        return seal_envelope(
+            signed,
+            sign_voucher(self.client, receipt.channel_id, receipt.cumulative + spare, self.network),
+            self.config,
+        )
 
 
 @asynccontextmanager
 async def open_outsider(lab: Lab) -> AsyncIterator[Outsider]:
-    """An outsider on the lab's chain; the lab funds its two keys, "outsider node" and "outsider client"."""
+    """An outsider on the lab's chain; the lab funds its two keys, "outsider node" and "outsider
+    client".
+    """
     assert lab.chain is not None
     settlement = bytes.fromhex(lab.chain.settlement.removeprefix("0x"))
     secrets = [lab.identity(name).secret for name in ("outsider node", "outsider client")]
@@ -91,19 +110,31 @@ async def open_outsider(lab: Lab) -> AsyncIterator[Outsider]:
     node_chain, chain = (open_client(lab.chain.rpc, settlement, secret) for secret in secrets)
     network = chain.network
     salt = operator_salt(node.address, bytes(12))
-    config = ChannelConfig(client.address, client.address, network.settlement, node.address, network.token, 86_400, salt)
+    config = ChannelConfig(
+        client.address,
+        client.address,
+        network.settlement,
+        node.address,
+        network.token,
+        86_400,
+        salt,
+    )
     await trio.to_thread.run_sync(chain.deposit, config, DEPOSIT)
     try:
-        unlisted = NetworkConfig(listen=("/ip4/127.0.0.1/tcp/0",), network=NETWORK, dht_server=False)  # in nobody's table, so nobody dials it
+        unlisted = NetworkConfig(
+            listen=("/ip4/127.0.0.1/tcp/0",), network=NETWORK, dht_server=False
+        )  # in nobody's table, so nobody dials it
         async with open_host(Identity.generate(), unlisted) as host:
-            yield Outsider(host, client, node, chain, node_chain, config)
+            yield Outsider(host, client, node, chain, node_chain=node_chain, config=config)
     finally:
         chain.close()
         node_chain.close()
 
 
 def meet_nobody_new(host: Host) -> None:
-    """From now on a host keeps to those it is connected to: what it hears of others, it hears through them."""
+    """From now on a host keeps to those it is connected to: what it hears of others, it hears
+    through them.
+    """
     swarm: Any = host._swarm
 
     async def dial(peer_id: object) -> list[object]:

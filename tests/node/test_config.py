@@ -10,16 +10,29 @@ from hypothesis import strategies as st
 from node.config import CONFIG_FILE, WHAT_IT_SETS, Config, dump_config, load_config
 from node.errors import ConfigError
 
-plain = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"), max_size=20)
+plain = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"), max_size=20
+)
 
 
 def test_every_setting_is_explained() -> None:
-    assert list(WHAT_IT_SETS) == [field.name for field in dataclasses.fields(Config) if field.name != "home"]
+    assert list(WHAT_IT_SETS) == [
+        field.name for field in dataclasses.fields(Config) if field.name != "home"
+    ]
 
 
-@given(network=plain, port=st.integers(0, 65535), epoch_s=st.floats(0.1, 1e6), bootstrap=st.lists(plain.filter(bool), max_size=3).map(tuple))
+@given(
+    network=plain,
+    port=st.integers(0, 65535),
+    epoch_s=st.floats(0.1, 1e6),
+    bootstrap=st.lists(plain.filter(bool), max_size=3).map(tuple),
+)
 def test_what_is_written_is_read_back(
-    tmp_path_factory: pytest.TempPathFactory, network: str, port: int, epoch_s: float, bootstrap: tuple[str, ...]
+    tmp_path_factory: pytest.TempPathFactory,
+    network: str,
+    port: int,
+    epoch_s: float,
+    bootstrap: tuple[str, ...],
 ) -> None:
     home = tmp_path_factory.mktemp("home")
     config = Config(home, network=network, http_port=port, epoch_s=epoch_s, bootstrap=bootstrap)

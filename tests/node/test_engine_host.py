@@ -23,7 +23,9 @@ SAMPLING = m.Sampling(bytes(32))
 @asynccontextmanager
 async def running_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
     lines: list[str] = []
-    settings = EngineSettings(Path("none"), command=(sys.executable, "-m", "tests.node.fake_engine"))
+    settings = EngineSettings(
+        Path("none"), command=(sys.executable, "-m", "tests.node.fake_engine")
+    )
     host = EngineHost(settings, lines.append, stderr=tmp_path / "engine.log")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.run)
@@ -32,7 +34,14 @@ async def running_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
         nursery.cancel_scope.cancel()
 
 
-async def answer(host: EngineHost, prompt: list[int], *, credit: int = 100, max_tokens: int = 5, adapter: bytes | None = None) -> list[int]:
+async def answer(
+    host: EngineHost,
+    prompt: list[int],
+    *,
+    credit: int = 100,
+    max_tokens: int = 5,
+    adapter: bytes | None = None,
+) -> list[int]:
     tokens: list[int] = []
     async with host.generate(prompt, adapter, SAMPLING, max_tokens, credit, []) as run:
         async for event in run:
@@ -51,7 +60,10 @@ async def test_a_request_streams_to_its_end(tmp_path: Path) -> None:
 async def test_tokens_wait_for_credit(tmp_path: Path) -> None:
     async with running_host(tmp_path) as host, host.generate([1], None, SAMPLING, 4, 2, []) as run:
         events = aiter(run)
-        assert [(await anext(events)) for _ in range(2)] == [m.Tokens(1, [7], 1), m.Tokens(1, [8], 1)]
+        assert [(await anext(events)) for _ in range(2)] == [
+            m.Tokens(1, [7], 1),
+            m.Tokens(1, [8], 1),
+        ]
         with trio.move_on_after(0.2) as waited:
             await anext(events)
         assert waited.cancelled_caught
@@ -71,7 +83,9 @@ async def test_leaving_early_frees_the_engine(tmp_path: Path) -> None:
         await until(is_idle, 5)
 
 
-async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters(tmp_path: Path) -> None:
+async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters(
+    tmp_path: Path,
+) -> None:
     adapter = AdapterFiles(b"a" * 32, tmp_path / "config", tmp_path / "weights")
     async with running_host(tmp_path) as host:
         await host.hold(adapter)
@@ -89,10 +103,15 @@ async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters
 
 
 async def test_an_engine_killed_while_commands_are_written_is_replaced(tmp_path: Path) -> None:
-    async with running_host(tmp_path) as host, host.generate([777], None, SAMPLING, 900, 900, []) as run:
+    async with (
+        running_host(tmp_path) as host,
+        host.generate([777], None, SAMPLING, 900, 900, []) as run,
+    ):
         assert host.pid is not None
         os.kill(host.pid, signal.SIGSTOP)
-        for credit in range(4000):  # far more than the socket takes: the writer stands in the middle of one
+        for credit in range(
+            4000
+        ):  # far more than the socket takes: the writer stands in the middle of one
             run.grant(credit)
             await trio.lowlevel.checkpoint()
         os.kill(host.pid, signal.SIGKILL)

@@ -1,4 +1,6 @@
-"""An in-memory daemon for the tests of the faces: answers by rote, remembers what it was asked, fails on demand."""
+"""An in-memory daemon for the tests of the faces: answers by rote, remembers what it was asked,
+fails on demand.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,27 @@ from node.errors import NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
 
 PEER = "16Uiu2HAmTwin"
-LAW = AdapterInfo("law", "bafkreilaw", "16Uiu2HAmCreator", "held", 1_800_000, "CC0-1.0", 2)
-RECEIPT = ReceiptInfo("ab" * 32, "promised", "client", "law", "cd" * 32, 1, 12, 620, "0x" + "11" * 20, 3)
+LAW = AdapterInfo(
+    "law",
+    "bafkreilaw",
+    "16Uiu2HAmCreator",
+    "held",
+    size_bytes=1_800_000,
+    licence="CC0-1.0",
+    providers=2,
+)
+RECEIPT = ReceiptInfo(
+    "ab" * 32,
+    "promised",
+    "client",
+    "law",
+    channel="cd" * 32,
+    sequence=1,
+    tokens=12,
+    amount=620,
+    counterparty="0x" + "11" * 20,
+    epoch=3,
+)
 WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
 
 
@@ -45,7 +66,9 @@ class Twin:
     cancelled: trio.Event = field(default_factory=trio.Event)
 
     @asynccontextmanager
-    async def complete(self, request: CompletionRequest) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
+    async def complete(
+        self, request: CompletionRequest
+    ) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
         self.asked.append(request)
         self._known(request.model)
         if self.error is not None and not self.error_after:
@@ -57,7 +80,9 @@ class Twin:
             raise
 
     async def _events(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
-        yield Started(PEER, request.model, None if request.model == "base" else LAW.cid, {"lookup": 1.5})
+        yield Started(
+            PEER, request.model, None if request.model == "base" else LAW.cid, {"lookup": 1.5}
+        )
         words = WORDS[: request.max_tokens]
         for index, word in enumerate(words):
             if self.error is not None and index == self.error_after:
@@ -65,7 +90,15 @@ class Twin:
             await trio.sleep(self.word_delay_s)
             yield Delta(word, (index,), self._logprobs(word, request.logprobs))
         reason = "length" if request.max_tokens < len(WORDS) else "stop"
-        yield Ended(reason, 7, len(words), 10 * 7 + 50 * len(words), RECEIPT.digest, {"first_token": 20.0, "total": 40.0}, 2)
+        yield Ended(
+            reason,
+            7,
+            len(words),
+            10 * 7 + 50 * len(words),
+            receipt=RECEIPT.digest,
+            timings_ms={"first_token": 20.0, "total": 40.0},
+            neighbours=2,
+        )
 
     @staticmethod
     def _logprobs(word: str, count: int | None) -> tuple[TokenLogprobs, ...]:
@@ -74,7 +107,17 @@ class Twin:
 
     async def status(self) -> StatusInfo:
         return StatusInfo(
-            PEER, "0x" + "22" * 20, "gateway", "test", "b179", ("/ip4/127.0.0.1/tcp/1/p2p/" + PEER,), 1, 2.5, None, None, {"answers": 1}
+            PEER,
+            "0x" + "22" * 20,
+            "gateway",
+            "test",
+            base="b179",
+            addresses=("/ip4/127.0.0.1/tcp/1/p2p/" + PEER,),
+            num_peers=1,
+            uptime_s=2.5,
+            engine=None,
+            settlement=None,
+            counters={"answers": 1},
         )
 
     async def adapters(self) -> list[AdapterInfo]:
@@ -86,7 +129,15 @@ class Twin:
     async def pull(self, model: str) -> PullReport:
         self._known(model)
         return PullReport(
-            model, LAW.cid, LAW.size_bytes, 3.0, 20.0, 1.0, 8.0, {"16Uiu2HAmOther": 8}, (("16Uiu2HAmLiar", "bafkreiblock", "wrong bytes"),)
+            model,
+            LAW.cid,
+            LAW.size_bytes,
+            3.0,
+            fetch_ms=20.0,
+            verify_ms=1.0,
+            load_ms=8.0,
+            blocks_by_peer={"16Uiu2HAmOther": 8},
+            rejected=(("16Uiu2HAmLiar", "bafkreiblock", "wrong bytes"),),
         )
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:

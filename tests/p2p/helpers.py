@@ -1,4 +1,6 @@
-"""Real hosts on loopback for tests, and a raw libp2p stream for a peer that does not play by the rules."""
+"""Real hosts on loopback for tests, and a raw libp2p stream for a peer that does not play by the
+rules.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from p2p.peers import PeerAddress
 async def open_hosts(count: int, **config: object) -> AsyncIterator[list[Host]]:
     """This many hosts that know nobody."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(open_host(Identity.generate(), NetworkConfig(**config))) for _ in range(count)]
+        yield [
+            await stack.enter_async_context(open_host(Identity.generate(), NetworkConfig(**config)))
+            for _ in range(count)
+        ]
 
 
 def address_of(host: Host) -> PeerAddress:

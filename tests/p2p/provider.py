@@ -1,4 +1,6 @@
-"""A provider as its own process: `python -m tests.p2p.provider STORE [BOOTSTRAP…]` prints "ready ADDRESS" and serves until SIGTERM."""
+"""A provider as its own process: `python -m tests.p2p.provider STORE [BOOTSTRAP…]` prints "ready
+ADDRESS" and serves until SIGTERM.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,12 @@ from p2p.errors import BlockMismatch, InvalidInput
 def test_a_block_is_found_under_its_name_until_it_is_deleted(tmp_path):
     store = BlockStore(tmp_path / "blocks")
     cid = store.put(b"some bytes")
-    assert (cid, store.get(cid), store.has(cid), store.list()) == (Cid.of(b"some bytes"), b"some bytes", True, [cid])
+    assert (cid, store.get(cid), store.has(cid), store.list()) == (
+        Cid.of(b"some bytes"),
+        b"some bytes",
+        True,
+        [cid],
+    )
     assert store.path(cid).read_bytes() == b"some bytes"
     assert BlockStore(tmp_path / "blocks").list() == [cid]
     store.delete(cid)

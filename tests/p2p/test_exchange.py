@@ -24,7 +24,14 @@ behaviours = st.fixed_dictionaries(
         "lacks": st.sets(st.integers(0, len(BLOCKS) - 1), max_size=10),
     }
 )
-HONEST = {"seconds_per_block": 0.2, "joins_at": 0.0, "corrupts_at": None, "dies_at": None, "stalls_at": None, "lacks": set()}
+HONEST = {
+    "seconds_per_block": 0.2,
+    "joins_at": 0.0,
+    "corrupts_at": None,
+    "dies_at": None,
+    "stalls_at": None,
+    "lacks": set(),
+}
 
 
 class Simulation:
@@ -32,8 +39,16 @@ class Simulation:
 
     def __init__(self, num_blocks, peers):
         self.exchange = Exchange(REFS[:num_blocks])
-        self.peers = {f"peer{index}": {**peer, "queue": [], "num_answers": 0, "is_busy": False} for index, peer in enumerate(peers)}
-        self.events, self.kept, self.dropped, self.num_asked, self.now, self._order = [], {}, {}, 0, 0.0, 0
+        self.peers = {
+            f"peer{index}": {**peer, "queue": [], "num_answers": 0, "is_busy": False}
+            for index, peer in enumerate(peers)
+        }
+        self.events = []
+        self.kept = {}
+        self.dropped = {}
+        self.num_asked = 0
+        self.now = 0.0
+        self._order = 0
         for peer_id, peer in self.peers.items():
             self.schedule(peer["joins_at"], "join", peer_id)
 
@@ -47,7 +62,9 @@ class Simulation:
             getattr(self, kind)(peer_id)
             self.exchange.check()
             if not self.events and not self.exchange.is_done and not self.exchange.is_stuck:
-                self.schedule(self.now + ANSWER_DEADLINE_S, "tick", None)  # only silence is left: let deadlines judge
+                self.schedule(
+                    self.now + ANSWER_DEADLINE_S, "tick", None
+                )  # only silence is left: let deadlines judge
         return self
 
     def join(self, peer_id):
@@ -61,7 +78,8 @@ class Simulation:
         peer["is_busy"] = False
         if peer_id in self.dropped or not peer["queue"]:
             return
-        number, peer["num_answers"] = peer["num_answers"], peer["num_answers"] + 1
+        number = peer["num_answers"]
+        peer["num_answers"] = peer["num_answers"] + 1
         if number == peer["stalls_at"]:
             peer["is_busy"] = True  # for ever
             return
@@ -112,7 +130,9 @@ def test_one_honest_peer_is_enough_whatever_the_others_do(num_blocks, peers):
 def test_every_fetch_ends_done_or_stuck_and_blames_only_who_is_guilty(num_blocks, peers):
     simulation = Simulation(num_blocks, peers).run()
     assert simulation.exchange.is_done or simulation.exchange.is_stuck
-    assert set(simulation.kept) | set(simulation.exchange.missing) == {ref.cid for ref in REFS[:num_blocks]}
+    assert set(simulation.kept) | set(simulation.exchange.missing) == {
+        ref.cid for ref in REFS[:num_blocks]
+    }
     for rejection in simulation.exchange.rejected:
         peer = simulation.peers[rejection.peer_id]
         assert peer["corrupts_at"] is not None or peer["stalls_at"] is not None
@@ -136,7 +156,10 @@ def test_a_slow_peer_gets_less_and_does_not_hold_up_the_end():
     big = [random.Random(index).randbytes(1000) for index in range(200)]
     refs = [BlockRef(Cid.of(data), 256 << 10) for data in big]
     global_data = dict(zip((ref.cid for ref in refs), big, strict=True))
-    exchange, queues, kept, now = Exchange(refs), {"fast": [], "slow": []}, {"fast": 0, "slow": 0}, 0.0
+    exchange = Exchange(refs)
+    queues = {"fast": [], "slow": []}
+    kept = {"fast": 0, "slow": 0}
+    now = 0.0
 
     def act(actions):
         for action in actions:
@@ -156,7 +179,9 @@ def test_a_slow_peer_gets_less_and_does_not_hold_up_the_end():
         act(exchange.answer(peer_id, global_data[queues[peer_id].pop(0)], now))
         exchange.check()
     assert kept["slow"] <= 6
-    assert now < 2.6  # the fast peer alone needs 2 s; waiting for all that the slow one owed would take longer
+    assert (
+        now < 2.6
+    )  # the fast peer alone needs 2 s; waiting for all that the slow one owed would take longer
 
 
 def test_an_answer_nobody_asked_for_is_hostile():
@@ -173,7 +198,10 @@ def test_a_right_block_over_its_allowed_size_is_refused_without_a_ban():
     actions = exchange.answer("p", DATA[REFS[5].cid], 0.1)
     assert actions == []
     assert exchange.is_stuck
-    assert exchange.rejected[0].reason.startswith("187 bytes") or "allowed" in exchange.rejected[0].reason
+    assert (
+        exchange.rejected[0].reason.startswith("187 bytes")
+        or "allowed" in exchange.rejected[0].reason
+    )
 
 
 def test_a_silent_peer_is_dropped_at_the_deadline_and_not_before():

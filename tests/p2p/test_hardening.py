@@ -1,4 +1,6 @@
-"""Each way in which a peer (or our own mistake) takes an unhardened py-libp2p host down, and that ours goes on."""
+"""Each way in which a peer (or our own mistake) takes an unhardened py-libp2p host down, and that
+ours goes on.
+"""
 
 import gc
 import logging
@@ -60,8 +62,18 @@ async def test_an_exception_in_a_stream_handler_resets_only_its_stream():
         assert await is_alive(b, a)
 
 
-@pytest.mark.parametrize("garbage", [b"\xff" * 50, encode_uvarint(7) + b"garbage", encode_uvarint(2 << 20), encode_uvarint(1) + b"\x0a"])
-@pytest.mark.parametrize("protocol", [MESHSUB, "/lorikeet-devnet/kad/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0"])
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff" * 50,
+        encode_uvarint(7) + b"garbage",
+        encode_uvarint(2 << 20),
+        encode_uvarint(1) + b"\x0a",
+    ],
+)
+@pytest.mark.parametrize(
+    "protocol", [MESHSUB, "/lorikeet-devnet/kad/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0"]
+)
 async def test_garbage_on_a_library_protocol_ends_that_stream_at_most(protocol, garbage):
     async with open_hosts(2) as (a, b):
         await a.gossip.subscribe("t", lambda data, from_peer: Verdict.ACCEPT)
@@ -76,8 +88,12 @@ async def test_garbage_on_a_library_protocol_ends_that_stream_at_most(protocol, 
 
 def signed(identity, topic, data, seqno=b"\x00" * 8, key=b""):
     keys = create_new_key_pair(identity.secret)
-    message = rpc_pb2.Message(data=data, topicIDs=[topic], from_id=ID.from_pubkey(keys.public_key).to_bytes(), seqno=seqno)
-    message.signature = keys.private_key.sign(PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString())
+    message = rpc_pb2.Message(
+        data=data, topicIDs=[topic], from_id=ID.from_pubkey(keys.public_key).to_bytes(), seqno=seqno
+    )
+    message.signature = keys.private_key.sign(
+        PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
+    )
     if key:
         message.key = key
     return message
@@ -95,20 +111,35 @@ async def test_malformed_gossip_messages_are_dropped_and_good_ones_still_pass():
         await connect(b, a)
         raw = await raw_stream(b, a, MESHSUB)
         topic = "/lorikeet-devnet/t"
-        rsa_like = rpc_pb2.Message(data=b"x", topicIDs=[topic], from_id=b"\x12\x20" + bytes(32), seqno=b"1", signature=b"s", key=b"garbage")
+        rsa_like = rpc_pb2.Message(
+            data=b"x",
+            topicIDs=[topic],
+            from_id=b"\x12\x20" + bytes(32),
+            seqno=b"1",
+            signature=b"s",
+            key=b"garbage",
+        )
         forged = signed(author, topic, b"forged", seqno=b"2")
         forged.data = b"changed"
         bad = [
             rsa_like,
             forged,
-            rpc_pb2.Message(data=b"x", topicIDs=[topic], from_id=b"", seqno=b"", signature=b"s", key=b"\xff"),
+            rpc_pb2.Message(
+                data=b"x", topicIDs=[topic], from_id=b"", seqno=b"", signature=b"s", key=b"\xff"
+            ),
             rpc_pb2.Message(data=b"unsigned", topicIDs=[topic], from_id=b"x"),
-            rpc_pb2.Message(data=b"two topics", topicIDs=[topic, topic + "2"], from_id=b"x", signature=b"s"),
+            rpc_pb2.Message(
+                data=b"two topics", topicIDs=[topic, topic + "2"], from_id=b"x", signature=b"s"
+            ),
             signed(author, topic, b"x" * (hardened_gossip.MAX_MESSAGE_BYTES + 1), seqno=b"3"),
         ]
         for message in bad[:3]:
             await gossip_raw(raw, message)
-        await gossip_raw(raw, signed(author, topic, b"good", seqno=b"9"), signed(author, topic, b"good", seqno=b"9"))
+        await gossip_raw(
+            raw,
+            signed(author, topic, b"good", seqno=b"9"),
+            signed(author, topic, b"good", seqno=b"9"),
+        )
         with trio.fail_after(3):
             message = await channel.receive()
         assert (message.data, message.from_peer) == (b"good", author.peer_id)
@@ -138,7 +169,9 @@ async def test_a_raising_or_slow_validator_costs_the_message_not_the_host(monkey
         raw = await raw_stream(b, a, MESHSUB)
         with caplog.at_level(logging.CRITICAL):
             for seqno, data in enumerate((b"raise", b"slow", b"good")):
-                await gossip_raw(raw, signed(author, "/lorikeet-devnet/t", data, seqno=bytes([seqno])))
+                await gossip_raw(
+                    raw, signed(author, "/lorikeet-devnet/t", data, seqno=bytes([seqno]))
+                )
             with trio.fail_after(3):
                 assert (await channel.receive()).data == b"good"
             await trio.sleep(0.3)
@@ -147,7 +180,8 @@ async def test_a_raising_or_slow_validator_costs_the_message_not_the_host(monkey
 
 
 async def test_a_flood_of_messages_is_cut_to_the_rate_and_the_host_answers_meanwhile():
-    author, seen = Identity.generate(), 0
+    author = Identity.generate()
+    seen = 0
 
     def judge(data, from_peer):
         nonlocal seen
@@ -159,12 +193,20 @@ async def test_a_flood_of_messages_is_cut_to_the_rate_and_the_host_answers_meanw
         await connect(b, a)
         raw = await raw_stream(b, a, MESHSUB)
         message = signed(author, "/lorikeet-devnet/t", b"x")
-        flood = [rpc_pb2.Message(data=b"x", topicIDs=message.topicIDs, from_id=b"x", seqno=index.to_bytes(4, "big")) for index in range(5000)]
+        flood = [
+            rpc_pb2.Message(
+                data=b"x", topicIDs=message.topicIDs, from_id=b"x", seqno=index.to_bytes(4, "big")
+            )
+            for index in range(5000)
+        ]
         with trio.fail_after(10):
             await gossip_raw(raw, *flood)
             assert await is_alive(b, a)
         assert seen == 0
-        real = [signed(author, "/lorikeet-devnet/t", b"x", seqno=b"n" + index.to_bytes(4, "big")) for index in range(100)]
+        real = [
+            signed(author, "/lorikeet-devnet/t", b"x", seqno=b"n" + index.to_bytes(4, "big"))
+            for index in range(100)
+        ]
         await gossip_raw(raw, *real)
         await trio.sleep(0.3)
         assert seen <= hardened_gossip.MAX_JUDGING
@@ -176,10 +218,16 @@ async def test_plaintext_peers_and_the_old_muxer_are_refused():
         assert PLAINTEXT_PROTOCOL_ID not in upgrader.security_multistream.transports
         assert list(upgrader.muxer_multistream.transports) == ["/yamux/1.0.0"]
         assert MPLEX_PROTOCOL_ID not in upgrader.muxer_multistream.transports
-        host, port = a.addresses[0].split("/")[2], int(a.addresses[0].split("/")[4])
+        host = a.addresses[0].split("/")[2]
+        port = int(a.addresses[0].split("/")[4])
         stream = await trio.open_tcp_stream(host, port)
         async with stream:
-            await stream.send_all(b"\x13/multistream/1.0.0\n" + bytes([len(PLAINTEXT_PROTOCOL_ID) + 1]) + PLAINTEXT_PROTOCOL_ID.encode() + b"\n")
+            await stream.send_all(
+                b"\x13/multistream/1.0.0\n"
+                + bytes([len(PLAINTEXT_PROTOCOL_ID) + 1])
+                + PLAINTEXT_PROTOCOL_ID.encode()
+                + b"\n"
+            )
             with trio.fail_after(3):
                 answer = b""
                 while b"na\n" not in answer:
@@ -188,7 +236,8 @@ async def test_plaintext_peers_and_the_old_muxer_are_refused():
 
 async def test_garbage_on_the_listening_port_harms_nobody():
     async with open_hosts(2) as (a, b):
-        host, port = a.addresses[0].split("/")[2], int(a.addresses[0].split("/")[4])
+        host = a.addresses[0].split("/")[2]
+        port = int(a.addresses[0].split("/")[4])
         for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(5000)):
             async with await trio.open_tcp_stream(host, port) as stream:
                 await stream.send_all(garbage)
@@ -210,7 +259,9 @@ async def test_a_corrected_address_works_at_once_after_a_stale_one_failed():
         with pytest.raises(PeerUnreachable):
             await b.connect_to(stale, 5)
         with trio.fail_after(2):
-            await b.connect_to(PeerAddress(a.peer_id, (*stale.addresses, a.addresses[0])), 5)  # the stale one first
+            await b.connect_to(
+                PeerAddress(a.peer_id, (*stale.addresses, a.addresses[0])), 5
+            )  # the stale one first
         assert b.is_connected(a.peer_id)
         await b.disconnect(a.peer_id)
         await eventually(lambda: not b.is_connected(a.peer_id))
@@ -264,7 +315,9 @@ async def test_a_topic_subscribed_at_the_moment_of_meeting_is_known_to_the_other
                     await trio.sleep(0.004)
                     topic = f"t{len(a.gossip._subscriptions)}-{index}"
                     await a.gossip.subscribe(topic, lambda data, from_peer: Verdict.ACCEPT)
-            await eventually(lambda: len(b.gossip._pubsub.peer_topics) == len(a.gossip._subscriptions), 2)
+            await eventually(
+                lambda: len(b.gossip._pubsub.peer_topics) == len(a.gossip._subscriptions), 2
+            )
             await b.disconnect(a.peer_id)
             await eventually(lambda: not a.is_connected(b.peer_id))
 
@@ -291,7 +344,10 @@ async def test_a_peer_that_ignores_the_window_loses_its_stream_and_memory_stays_
                 await raw.write(bytes(60_000))
         (connection,) = a._swarm.get_connections()
         await trio.sleep(0.2)
-        assert sum(len(buffer) for buffer in connection.muxed_conn.stream_buffers.values()) <= hardening.MAX_STREAM_BUFFER_BYTES
+        assert (
+            sum(len(buffer) for buffer in connection.muxed_conn.stream_buffers.values())
+            <= hardening.MAX_STREAM_BUFFER_BYTES
+        )
         assert await is_alive(b, a)
 
 

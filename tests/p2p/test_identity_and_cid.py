@@ -23,7 +23,11 @@ def test_a_peer_id_is_the_one_libp2p_makes_of_the_same_key():
 
 def test_a_peer_id_gives_back_its_public_key():
     identity = Identity.generate()
-    assert public_key_of(identity.peer_id) == identity.public_key == coincurve.PrivateKey(identity.secret).public_key.format()
+    assert (
+        public_key_of(identity.peer_id)
+        == identity.public_key
+        == coincurve.PrivateKey(identity.secret).public_key.format()
+    )
     assert peer_id_of(identity.public_key) == identity.peer_id
 
 
@@ -74,7 +78,11 @@ def test_a_cid_survives_its_text_form(data):
     assert not cid.matches(data + b"x")
 
 
-@given(st.binary(min_size=32, max_size=32), st.integers(0, 58), st.sampled_from("abcdefghijklmnopqrstuvwxyz234567A10=/ "))
+@given(
+    st.binary(min_size=32, max_size=32),
+    st.integers(0, 58),
+    st.sampled_from("abcdefghijklmnopqrstuvwxyz234567A10=/ "),
+)
 def test_a_changed_text_is_refused_or_names_another_digest(digest, position, character):
     text = str(Cid(digest))
     changed = text[:position] + character + text[position + 1 :]

@@ -51,13 +51,19 @@ def test_no_flipped_bit_passes(position, flip):
 
 def test_a_record_stands_only_under_its_own_key():
     encoded = encode_name(sign_name(CREATOR, "law", 7, TARGET))
-    for key in (name_key(OTHER.peer_id, "law"), name_key(CREATOR.peer_id, "medicine"), "/lorikeet/x/law", ""):
+    for key in (
+        name_key(OTHER.peer_id, "law"),
+        name_key(CREATOR.peer_id, "medicine"),
+        "/lorikeet/x/law",
+        "",
+    ):
         with pytest.raises(InvalidNameRecord, match="stands under"):
             validate_name(key, encoded)
 
 
 def test_somebody_elses_signature_is_refused():
-    mine, theirs = sign_name(CREATOR, "law", 7, TARGET), sign_name(OTHER, "law", 7, TARGET)
+    mine = sign_name(CREATOR, "law", 7, TARGET)
+    theirs = sign_name(OTHER, "law", 7, TARGET)
     forged = [1, CREATOR.public_key, "law", 7, TARGET.digest, theirs.signature]
     assert mine.signature != theirs.signature
     with pytest.raises(InvalidNameRecord, match="not the owner's"):
@@ -70,7 +76,9 @@ def test_a_high_s_signature_and_a_longer_integer_are_refused():
     high_s = (order - int.from_bytes(record.signature[32:64], "big")).to_bytes(32, "big")
     twisted = record.signature[:32] + high_s + bytes([record.signature[64] ^ 1])
     with pytest.raises(InvalidNameRecord, match="high s"):
-        decode_name(msgspec.msgpack.encode([1, CREATOR.public_key, "law", 7, TARGET.digest, twisted]))
+        decode_name(
+            msgspec.msgpack.encode([1, CREATOR.public_key, "law", 7, TARGET.digest, twisted])
+        )
     wide = encode_name(record).replace(b"\xa3law\x07", b"\xa3law\xcc\x07")
     with pytest.raises(InvalidNameRecord, match="canonical"):
         decode_name(wide)
@@ -83,10 +91,14 @@ def test_what_cannot_be_a_name_is_refused(name):
 
 
 def test_the_higher_sequence_wins_and_ties_are_decided_alike_everywhere():
-    old, new, rival = (sign_name(CREATOR, "law", sequence, Cid.of(data)) for sequence, data in ((1, b"a"), (9, b"b"), (9, b"c")))
+    old, new, rival = (
+        sign_name(CREATOR, "law", sequence, Cid.of(data))
+        for sequence, data in ((1, b"a"), (9, b"b"), (9, b"c"))
+    )
     assert newest([old, new]) == 1
     assert newest([new, old]) == 0
-    first, second = [new, rival], [rival, new]
+    first = [new, rival]
+    second = [rival, new]
     assert first[newest(first)] == second[newest(second)]
 
 

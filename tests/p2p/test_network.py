@@ -1,4 +1,6 @@
-"""A small real network: one bootstrap host, two providers, a bystander, and a client that knows only the bootstrap address."""
+"""A small real network: one bootstrap host, two providers, a bystander, and a client that knows
+only the bootstrap address.
+"""
 
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
@@ -27,14 +29,22 @@ async def test_a_client_that_knows_one_address_gets_from_a_name_to_verified_bloc
 
         bootstrap = await join(Identity.generate())
         meet = {"bootstrap": (bootstrap.addresses[0],)}
-        first, second, bystander = [await join(identity, **meet) for identity in (creator, Identity.generate(), Identity.generate())]
+        first, second, bystander = [
+            await join(identity, **meet)
+            for identity in (creator, Identity.generate(), Identity.generate())
+        ]
         source = BlockStore(tmp_path / "source")
         refs = fill(source, 8)
-        manifest = source.put(b"".join(ref.cid.digest + ref.size_bytes.to_bytes(4, "big") for ref in refs))
+        manifest = source.put(
+            b"".join(ref.cid.digest + ref.size_bytes.to_bytes(4, "big") for ref in refs)
+        )
         for host in (first, second):
             serve_blocks(host, source)
             assert await host.dht.provide(manifest)
-        assert await first.dht.put_name(sign_name(creator, "law", 1, Cid.of(b"an older manifest"))) >= 1
+        assert (
+            await first.dht.put_name(sign_name(creator, "law", 1, Cid.of(b"an older manifest")))
+            >= 1
+        )
         await first.dht.put_name(sign_name(creator, "law", 2, manifest))
         with pytest.raises(StaleName, match="sequence 2"):
             await first.dht.put_name(sign_name(creator, "law", 1, manifest))
@@ -47,16 +57,25 @@ async def test_a_client_that_knows_one_address_gets_from_a_name_to_verified_bloc
         assert {provider.peer_id for provider in providers} == {first.peer_id, second.peer_id}
         assert all(provider.addresses for provider in providers)
         sink = BlockStore(tmp_path / "sink")
-        parsed = await fetch_block(client, sink, record.target, 64 << 10, providers, 10)
-        wanted = [BlockRef(Cid(parsed[i : i + 32]), int.from_bytes(parsed[i + 32 : i + 36], "big")) for i in range(0, len(parsed), 36)]
-        await fetch_blocks(client, sink, wanted, providers, 20)
+        parsed = await fetch_block(
+            client, sink, record.target, 64 << 10, providers=providers, deadline_s=10
+        )
+        wanted = [
+            BlockRef(Cid(parsed[i : i + 32]), int.from_bytes(parsed[i + 32 : i + 36], "big"))
+            for i in range(0, len(parsed), 36)
+        ]
+        await fetch_blocks(client, sink, wanted, providers, deadline_s=20)
         assert sink.list() == source.list()
 
         serve_blocks(client, sink)
         await client.dht.provide(manifest)
         await eventually(lambda: bystander.peers() != [])
         found = await bystander.dht.find_providers(manifest)
-        assert {provider.peer_id for provider in found} == {first.peer_id, second.peer_id, client.peer_id}
+        assert {provider.peer_id for provider in found} == {
+            first.peer_id,
+            second.peer_id,
+            client.peer_id,
+        }
         assert await bystander.dht.find_providers(Cid.of(b"nobody has this")) == []
 
 
@@ -73,11 +92,19 @@ async def test_an_accepted_message_reaches_all_and_a_rejected_one_is_not_forward
 
             return judge
 
-        # Everybody but the two in the middle would accept anything: only the middle keeps the bad message from the far end.
+        # Everybody but the two in the middle would accept anything: only the middle keeps the bad
+        # message from the far end.
         hosts = [hub, *others]
-        channels = [await host.gossip.subscribe("receipts", judge_for(host, index == 0)) for index, host in enumerate(hosts)]
+        channels = [
+            await host.gossip.subscribe("receipts", judge_for(host, index == 0))
+            for index, host in enumerate(hosts)
+        ]
         for index, host in enumerate(hosts):
-            await eventually(lambda host=host, n=(1 if index in (0, 4) else 2): len(host.gossip.peers_on("receipts")) == n)
+            await eventually(
+                lambda host=host, n=(1 if index in (0, 4) else 2): (
+                    len(host.gossip.peers_on("receipts")) == n
+                )
+            )
         await trio.sleep(1.2)  # one heartbeat: the mesh grafts
         for data in (b"bad", b"odd", b"good"):
             await hub.gossip.publish("receipts", data)
@@ -104,7 +131,10 @@ async def open_line(count):
 
 async def test_a_burst_of_messages_arrives_whole():
     async with open_line(2) as (a, b):
-        channels = [await host.gossip.subscribe("t", lambda data, from_peer: Verdict.ACCEPT) for host in (a, b)]
+        channels = [
+            await host.gossip.subscribe("t", lambda data, from_peer: Verdict.ACCEPT)
+            for host in (a, b)
+        ]
         await eventually(lambda: a.gossip.peers_on("t") != () and b.gossip.peers_on("t") != ())
         await trio.sleep(1.2)
         for index in range(150):
@@ -126,12 +156,18 @@ async def test_what_is_provided_before_anybody_is_there_is_said_again_later(monk
 
 
 async def test_networks_of_different_names_or_keys_do_not_mix():
-    async with open_hosts(1) as (a,), open_hosts(1, network="another", bootstrap=a.addresses) as (b,):
+    async with (
+        open_hosts(1) as (a,),
+        open_hosts(1, network="another", bootstrap=a.addresses) as (b,),
+    ):
         cid = Cid.of(b"only in the first")
         await a.dht.provide(cid)
         assert not await b.dht.provide(cid)
         assert await b.dht.find_providers(cid) == []
-    async with open_hosts(1, psk=b"k" * 32) as (a,), open_hosts(1, psk=b"k" * 32, bootstrap=a.addresses) as (b,):
+    async with (
+        open_hosts(1, psk=b"k" * 32) as (a,),
+        open_hosts(1, psk=b"k" * 32, bootstrap=a.addresses) as (b,),
+    ):
         assert b.is_connected(a.peer_id)
         async with open_hosts(1, bootstrap=a.addresses) as (stranger,):
             assert stranger.peers() == []

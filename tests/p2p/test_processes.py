@@ -1,4 +1,6 @@
-"""What only real processes show: a provider killed in the middle of a fetch, a fetcher that starts again, a quick end on SIGTERM."""
+"""What only real processes show: a provider killed in the middle of a fetch, a fetcher that starts
+again, a quick end on SIGTERM.
+"""
 
 import subprocess
 import sys
@@ -17,7 +19,11 @@ from .test_block_fetch import fill
 @contextmanager
 def provider(folder, *bootstrap):
     """A running provider process and its address."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.p2p.provider", str(folder), *bootstrap], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.p2p.provider", str(folder), *bootstrap],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         with process.stdout:
             word, address = process.stdout.readline().split()
@@ -28,12 +34,19 @@ def provider(folder, *bootstrap):
         process.wait()
 
 
-async def test_a_provider_killed_in_the_middle_of_a_fetch_is_replaced_and_a_restarted_fetcher_goes_on(tmp_path):
-    source, sink = BlockStore(tmp_path / "source"), BlockStore(tmp_path / "sink")
+async def test_a_provider_killed_in_mid_fetch_is_replaced_and_a_restarted_fetcher_goes_on(
+    tmp_path,
+):
+    source = BlockStore(tmp_path / "source")
+    sink = BlockStore(tmp_path / "sink")
     refs = fill(source, 60)
-    with provider(tmp_path / "source") as (_, first), provider(tmp_path / "source") as (victim, second):
+    with (
+        provider(tmp_path / "source") as (_, first),
+        provider(tmp_path / "source") as (victim, second),
+    ):
         async with open_hosts(1) as (host,):
-            num_kept, fetching = 0, trio.CancelScope()
+            num_kept = 0
+            fetching = trio.CancelScope()
 
             def on_event(event):
                 nonlocal num_kept
@@ -44,11 +57,15 @@ async def test_a_provider_killed_in_the_middle_of_a_fetch_is_replaced_and_a_rest
                     fetching.cancel()
 
             with fetching:
-                await fetch_blocks(host, sink, refs, [first, second], 30, on_event)
+                await fetch_blocks(
+                    host, sink, refs, [first, second], deadline_s=30, on_event=on_event
+                )
             assert fetching.cancelled_caught
         async with open_hosts(1) as (restarted,):
             num_before = len(sink.list())
-            report = await fetch_blocks(restarted, BlockStore(tmp_path / "sink"), refs, [first, second], 30)
+            report = await fetch_blocks(
+                restarted, BlockStore(tmp_path / "sink"), refs, [first, second], deadline_s=30
+            )
     assert victim.returncode == -9
     assert num_before >= 40
     assert report.num_resumed == num_before

@@ -13,9 +13,15 @@ DOCS = Path(__file__).parents[2] / "docs" / "protocols"
 
 def test_the_vector_of_the_block_protocol_holds():
     text = (DOCS / "blocks.md").read_text()
-    frames = [bytes.fromhex(line) for line in re.findall(r"^    [→←] ([0-9a-f ]+)$", text, re.MULTILINE)]
+    frames = [
+        bytes.fromhex(line) for line in re.findall(r"^    [→←] ([0-9a-f ]+)$", text, re.MULTILINE)
+    ]
     wanted = [Cid.of(b"hello world"), Cid.of(b"x")]
-    assert frames == [encode_frame(encode_request(wanted)), encode_frame(b"hello world"), encode_frame(ABSENT)]
+    assert frames == [
+        encode_frame(encode_request(wanted)),
+        encode_frame(b"hello world"),
+        encode_frame(ABSENT),
+    ]
     assert decode_request(frames[0][4:]) == wanted
     assert str(wanted[0]) in text
 

@@ -105,7 +105,9 @@ async def test_a_reader_that_does_not_read_holds_the_writer_back():
         a.serve("/flood", flood)
         async with b.open_stream(a.peer_id, "/flood", 5) as stream:
             await trio.sleep(0.5)
-            assert num_sent * 100_000 <= MAX_WINDOW_BYTES + 200_000  # no more than a window is under way
+            assert (
+                num_sent * 100_000 <= MAX_WINDOW_BYTES + 200_000
+            )  # no more than a window is under way
             for _ in range(200):
                 await stream.receive(10)
 

@@ -11,7 +11,9 @@ from p2p.wire import FrameDecoder, encode_frame
 @given(st.lists(st.binary(max_size=300), max_size=20), st.data())
 def test_frames_survive_any_cutting_of_the_stream(frames, data):
     stream = b"".join(encode_frame(frame) for frame in frames)
-    decoder, received, position = FrameDecoder(), [], 0
+    decoder = FrameDecoder()
+    received = []
+    position = 0
     while position < len(stream):
         step = data.draw(st.integers(1, 500))
         decoder.feed(stream[position : position + step])
@@ -64,7 +66,9 @@ def test_the_ban_list_stays_bounded(bans_made):
 
 @given(st.lists(st.floats(0, 0.3), min_size=1, max_size=300))
 def test_a_rate_limit_lets_through_no_more_than_burst_and_rate(gaps):
-    limit, now, allowed = RateLimit(per_second=10, burst=5), 0.0, 0
+    limit = RateLimit(per_second=10, burst=5)
+    now = 0.0
+    allowed = 0
     for gap in gaps:
         now += gap
         allowed += limit.allow(("peer", "topic"), now)

@@ -1,4 +1,6 @@
-"""A small made-up economy: keys, channels, chains of receipts, and the outsiders' implementations that ours are compared with."""
+"""A small made-up economy: keys, channels, chains of receipts, and the outsiders' implementations
+that ours are compared with.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,14 @@ def address(name: str) -> bytes:
     return hashlib.sha256(b"address of " + name.encode()).digest()[:20]
 
 
-def config(client: str = "client", node: str = "node", nonce: int = 0, network: Network = NETWORK) -> ChannelConfig:
+def config(
+    client: str = "client", node: str = "node", nonce: int = 0, network: Network = NETWORK
+) -> ChannelConfig:
     payer = signer(client).address
     salt = operator_salt(signer(node).address, nonce.to_bytes(12, "big"))
-    return ChannelConfig(payer, payer, network.settlement, signer(node).address, network.token, 86_400, salt)
+    return ChannelConfig(
+        payer, payer, network.settlement, signer(node).address, network.token, 86_400, salt
+    )
 
 
 def shares(*entries: tuple[str, int, int]) -> tuple[Share, ...]:
@@ -52,7 +58,12 @@ DIVIDED = shares(("owner", 0, 6_000), ("creator", 1, 2_500), ("data", 2, 1_500))
 
 
 def receipt(
-    tip: ChannelTip, *, parties: tuple[str, str] = ("client", "node"), tokens: int = 7, network: Network = NETWORK, **changes: object
+    tip: ChannelTip,
+    *,
+    parties: tuple[str, str] = ("client", "node"),
+    tokens: int = 7,
+    network: Network = NETWORK,
+    **changes: object,
 ) -> Receipt:
     """The next receipt of a channel; `changes` make it wrong, or other."""
     client, node = parties
@@ -84,19 +95,35 @@ def receipt(
     return msgspec.structs.replace(plain, **changes)
 
 
-def sign(body: Receipt, client: str = "client", node: str = "node", network: Network = NETWORK) -> SignedReceipt:
-    return SignedReceipt(encode_body(body), sign_receipt(signer(node), body, network), sign_receipt(signer(client), body, network))
+def sign(
+    body: Receipt, client: str = "client", node: str = "node", network: Network = NETWORK
+) -> SignedReceipt:
+    return SignedReceipt(
+        encode_body(body),
+        sign_receipt(signer(node), body, network),
+        sign_receipt(signer(client), body, network),
+    )
 
 
-def envelope(body: Receipt, channel: ChannelConfig, *, client: str = "client", node: str = "node", spare: int = 0) -> bytes:
+def envelope(
+    body: Receipt,
+    channel: ChannelConfig,
+    *,
+    client: str = "client",
+    node: str = "node",
+    spare: int = 0,
+) -> bytes:
     voucher = sign_voucher(signer(client), body.channel_id, body.cumulative + spare, NETWORK)
     return seal_envelope(sign(body, client, node), voucher, channel)
 
 
 @cache
-def chain(length: int, client: str = "client", node: str = "node", nonce: int = 0) -> tuple[VerifiedEnvelope, ...]:
+def chain(
+    length: int, client: str = "client", node: str = "node", nonce: int = 0
+) -> tuple[VerifiedEnvelope, ...]:
     """The first receipts of one channel, verified."""
-    tip, found = ChannelTip(config(client, node, nonce)), []
+    tip = ChannelTip(config(client, node, nonce))
+    found = []
     for number in range(length):
         body = receipt(tip, parties=(client, node), tokens=number % 5)
         found.append(open_envelope(envelope(body, tip.config, client=client, node=node), NETWORK))

@@ -36,7 +36,8 @@ def claimed(*envelopes: VerifiedEnvelope) -> dict[bytes, int]:
 
 
 def test_receipts_in_order_are_promised_and_sealed_once_claimed() -> None:
-    taken, aggregator = chain(3), fresh()
+    taken = chain(3)
+    aggregator = fresh()
     for one in taken:
         outcome = aggregator.receive(one, PLENTY)
         assert isinstance(outcome, Accepted)
@@ -53,7 +54,9 @@ def test_receipts_in_order_are_promised_and_sealed_once_claimed() -> None:
 
 
 def test_only_what_is_claimed_is_sealed_so_payouts_never_exceed_claims() -> None:
-    taken, other, aggregator = chain(4), chain(2, client="other"), fresh()
+    taken = chain(4)
+    other = chain(2, client="other")
+    aggregator = fresh()
     for one in (*taken, *other):
         aggregator.receive(one, PLENTY)
     part = claimed(taken[1])
@@ -69,7 +72,8 @@ def test_only_what_is_claimed_is_sealed_so_payouts_never_exceed_claims() -> None
 
 
 def test_receipts_ahead_of_their_turn_wait_and_are_taken_with_the_missing_one() -> None:
-    taken, aggregator = chain(5), fresh()
+    taken = chain(5)
+    aggregator = fresh()
     for index in (4, 2, 1, 3):
         assert aggregator.receive(taken[index], PLENTY) == Waiting(1, index)
     assert aggregator.receive(taken[3], PLENTY) == Waiting(1, 3), "twice is once"
@@ -80,7 +84,8 @@ def test_receipts_ahead_of_their_turn_wait_and_are_taken_with_the_missing_one() 
 
 
 def test_duplicate_is_counted_once_and_promised_again() -> None:
-    taken, aggregator = chain(2), fresh()
+    taken = chain(2)
+    aggregator = fresh()
     first = aggregator.receive(taken[0], PLENTY)
     assert isinstance(first, Accepted)
     assert aggregator.receive(taken[0], None) == Duplicate(first.promises[0])
@@ -93,11 +98,18 @@ def test_duplicate_is_counted_once_and_promised_again() -> None:
 
 
 def test_other_signatures_under_the_same_body_make_no_second_receipt() -> None:
-    """Whoever holds a key can sign again with another nonce: the bytes differ, the receipt is the same."""
-    first, aggregator = chain(1)[0], fresh()
+    """Whoever holds a key can sign again with another nonce: the bytes differ, the receipt is the
+    same.
+    """
+    first = chain(1)[0]
+    aggregator = fresh()
     aggregator.receive(first, PLENTY)
     digest = receipt_digest(first.receipt.receipt, NETWORK)
-    signed = SignedReceipt(first.receipt.signed.body, first.receipt.signed.node_signature, sign_with_nonce("client", digest, nonce=12_345))
+    signed = SignedReceipt(
+        first.receipt.signed.body,
+        first.receipt.signed.node_signature,
+        sign_with_nonce("client", digest, nonce=12_345),
+    )
     again = open_envelope(seal_envelope(signed, first.voucher, first.config), NETWORK)
     assert again.receipt.encoded != first.receipt.encoded
     assert isinstance(aggregator.receive(again, PLENTY), Duplicate)
@@ -109,13 +121,18 @@ def sign_with_nonce(name: str, digest: bytes, nonce: int) -> bytes:
     x, y = PrivateKey.from_int(nonce).public_key.point()
     s = pow(nonce, -1, ORDER) * (int.from_bytes(digest, "big") + x * secret) % ORDER
     flip = s > ORDER // 2
-    return x.to_bytes(32, "big") + (ORDER - s if flip else s).to_bytes(32, "big") + bytes([27 + (y & 1 ^ flip)])
+    return (
+        x.to_bytes(32, "big")
+        + (ORDER - s if flip else s).to_bytes(32, "big")
+        + bytes([27 + (y & 1 ^ flip)])
+    )
 
 
 @pytest.mark.parametrize("sealed_first", [False, True])
 def test_second_body_for_a_place_is_kept_as_evidence_and_not_counted(sealed_first: bool) -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
-    aggregator, first = Aggregator(NETWORK, SIGNER, ledger), chain(1)[0]
+    aggregator = Aggregator(NETWORK, SIGNER, ledger)
+    first = chain(1)[0]
     aggregator.receive(first, PLENTY)
     if sealed_first:
         aggregator.seal(claimed(first))
@@ -128,7 +145,8 @@ def test_second_body_for_a_place_is_kept_as_evidence_and_not_counted(sealed_firs
 
 
 def test_two_bodies_that_both_wait_are_evidence_too() -> None:
-    aggregator, taken = fresh(), chain(2)
+    aggregator = fresh()
+    taken = chain(2)
     tip = ChannelTip(config()).follow(taken[0].receipt, NETWORK)
     assert isinstance(aggregator.receive(taken[1], PLENTY), Waiting)
     assert isinstance(aggregator.receive(resigned(tip, seed=bytes([9]) * 32), PLENTY), Equivocation)
@@ -163,7 +181,9 @@ def test_wrong_cumulative_amount_is_rejected() -> None:
         assert outcome.invariant == "cumulative"
 
 
-@pytest.mark.parametrize(("invariant", "view"), [("channel", None), ("channel", View(0)), ("balance", View(29))])
+@pytest.mark.parametrize(
+    ("invariant", "view"), [("channel", None), ("channel", View(0)), ("balance", View(29))]
+)
 def test_receipt_without_money_behind_it_is_rejected(invariant: str, view: View | None) -> None:
     outcome = fresh().receive(chain(1)[0], view)
     assert isinstance(outcome, Rejected)
@@ -171,7 +191,8 @@ def test_receipt_without_money_behind_it_is_rejected(invariant: str, view: View 
 
 
 def test_waiting_receipts_are_bounded() -> None:
-    aggregator, taken = fresh(), chain(MAX_WAITING_PER_CHANNEL + 2)
+    aggregator = fresh()
+    taken = chain(MAX_WAITING_PER_CHANNEL + 2)
     for one in taken[1:-1]:
         assert isinstance(aggregator.receive(one, PLENTY), Waiting)
     outcome = aggregator.receive(taken[-1], PLENTY)
@@ -184,7 +205,8 @@ def test_waiting_receipts_are_bounded() -> None:
 
 def test_receipts_that_nobody_claims_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_UNSEALED_PER_CHANNEL", 2)
-    aggregator, taken = fresh(), chain(3)
+    aggregator = fresh()
+    taken = chain(3)
     for one in taken[:2]:
         aggregator.receive(one, PLENTY)
     outcome = aggregator.receive(taken[2], PLENTY)
@@ -196,7 +218,8 @@ def test_receipts_that_nobody_claims_are_bounded(monkeypatch: pytest.MonkeyPatch
 
 def test_epoch_takes_no_more_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 3)
-    aggregator, taken = fresh(), chain(7)
+    aggregator = fresh()
+    taken = chain(7)
     for one in taken:
         aggregator.receive(one, PLENTY)
     sizes = []
@@ -206,7 +229,8 @@ def test_epoch_takes_no_more_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_second_aggregator_on_the_same_file_cannot_seal_another_epoch(tmp_path: Path) -> None:
-    path, taken = tmp_path / "ledger.sqlite", chain(2)
+    path = tmp_path / "ledger.sqlite"
+    taken = chain(2)
     first = fresh(path)
     first.receive(taken[0], PLENTY)
     second = fresh(path)
@@ -219,12 +243,17 @@ def test_second_aggregator_on_the_same_file_cannot_seal_another_epoch(tmp_path: 
     assert fresh(path).history.state == first.history.state
 
 
-CHAINS = {f"client {number}": chain(6, client=f"client {number}", node=f"node {number % 2}") for number in range(3)}
+CHAINS = {
+    f"client {number}": chain(6, client=f"client {number}", node=f"node {number % 2}")
+    for number in range(3)
+}
 names = st.sampled_from(sorted(CHAINS))
 
 
 class AggregatorUnderFire(RuleBasedStateMachine):
-    """Receipts come late, twice, out of order and forged, and the process dies between any two of them: every epoch is the model's epoch."""
+    """Receipts come late, twice, out of order and forged, and the process dies between any two of
+    them: every epoch is the model's epoch.
+    """
 
     @initialize()
     def start(self) -> None:
@@ -233,7 +262,9 @@ class AggregatorUnderFire(RuleBasedStateMachine):
         self.ledger = Ledger(self.path)
         self.aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(self.ledger))
         self.mirror = History(NETWORK)
-        self.seen: dict[str, set[int]] = {name: set() for name in CHAINS}  # arrived since the last death, or accepted
+        self.seen: dict[str, set[int]] = {
+            name: set() for name in CHAINS
+        }  # arrived since the last death, or accepted
         self.accepted = dict.fromkeys(CHAINS, 0)
         self.sealed = dict.fromkeys(CHAINS, 0)
         self.forged: set[tuple[str, int]] = set()
@@ -260,12 +291,18 @@ class AggregatorUnderFire(RuleBasedStateMachine):
         if index >= self.accepted[name]:
             return
         original = CHAINS[name][index]
-        client, node = name, f"node {int(name[-1]) % 2}"
+        client = name
+        node = f"node {int(name[-1]) % 2}"
         tip = ChannelTip(
-            original.config, index, original.receipt.receipt.previous, original.receipt.receipt.cumulative - original.receipt.receipt.amount
+            original.config,
+            index,
+            original.receipt.receipt.previous,
+            original.receipt.receipt.cumulative - original.receipt.receipt.amount,
         )
         body = receipt(tip, parties=(client, node), seed=bytes([99]) * 32)
-        outcome = self.aggregator.receive(open_envelope(envelope(body, tip.config, client=client, node=node), NETWORK), PLENTY)
+        outcome = self.aggregator.receive(
+            open_envelope(envelope(body, tip.config, client=client, node=node), NETWORK), PLENTY
+        )
         assert isinstance(outcome, Equivocation)
         self.forged.add((name, index))
 
@@ -274,7 +311,9 @@ class AggregatorUnderFire(RuleBasedStateMachine):
         covered = {}
         for name, taken in CHAINS.items():
             reach = max(self.sealed[name], int(self.accepted[name] * share))
-            covered[taken[0].voucher.channel_id] = taken[reach - 1].receipt.receipt.cumulative if reach else 0
+            covered[taken[0].voucher.channel_id] = (
+                taken[reach - 1].receipt.receipt.cumulative if reach else 0
+            )
             self.sealed[name] = reach
         sealed = self.aggregator.seal(covered)
         assert (sealed is None) == (sum(self.sealed.values()) == self.mirror.log.size)

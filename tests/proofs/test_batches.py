@@ -19,12 +19,17 @@ from proofs.sumtree import verify_payout
 from tests.proofs.scene import NETWORK, chain, encoded, receipt, replace_network, sign
 from tests.proofs.test_receipts import mutate
 
-A, B = chain(6), chain(4, client="other", node="second")
+A = chain(6)
+B = chain(4, client="other", node="second")
 EMPTY = EpochState(NETWORK)
 
 
 def write(*envelopes: VerifiedEnvelope, after: EpochState = EMPTY) -> bytes:
-    return compose([taken.receipt for taken in envelopes], {taken.voucher.channel_id: taken.config for taken in envelopes}, after)
+    return compose(
+        [taken.receipt for taken in envelopes],
+        {taken.voucher.channel_id: taken.config for taken in envelopes},
+        after,
+    )
 
 
 GOOD = write(*A[:3], *B[:2])
@@ -58,7 +63,10 @@ def test_header_commits_to_the_batch_and_the_header_before() -> None:
     assert first is not None
     assert second is not None
     assert (first.previous, second.previous) == (bytes(32), first.hash)
-    assert (first.batch_digest, second.batch_digest) == (hashlib.sha256(GOOD).digest(), hashlib.sha256(data).digest())
+    assert (first.batch_digest, second.batch_digest) == (
+        hashlib.sha256(GOOD).digest(),
+        hashlib.sha256(data).digest(),
+    )
     assert first.hash == keccak(first.encoded)
 
 
@@ -106,11 +114,16 @@ def tampered_receipt() -> list[bytes]:
         ("opened", {"opened": decode_batch(GOOD).opened[::-1]}),
         ("opened", {"opened": [*decode_batch(GOOD).opened, chain(1, nonce=9)[0].config]}),
         ("payouts", {"payouts": decode_batch(GOOD).payouts[:-1]}),
-        ("payouts", {"payouts": [(account, amount + 1) for account, amount in decode_batch(GOOD).payouts]}),
+        (
+            "payouts",
+            {"payouts": [(account, amount + 1) for account, amount in decode_batch(GOOD).payouts]},
+        ),
         ("schema", {"receipts": []}),
     ],
 )
-def test_lying_aggregator_is_caught_and_the_lie_is_named(invariant: str, changes: dict[str, Any]) -> None:
+def test_lying_aggregator_is_caught_and_the_lie_is_named(
+    invariant: str, changes: dict[str, Any]
+) -> None:
     with pytest.raises(BatchError) as caught:
         recompute(changed(**changes), EMPTY)
     assert caught.value.invariant == invariant
@@ -171,5 +184,16 @@ def test_failed_recomputation_changes_nothing() -> None:
 
 
 def test_batch_is_an_array_in_the_documented_order() -> None:
-    names = ("version", "chain_id", "settlement", "token", "channels", "epoch", "previous", "opened", "receipts", "payouts")
+    names = (
+        "version",
+        "chain_id",
+        "settlement",
+        "token",
+        "channels",
+        "epoch",
+        "previous",
+        "opened",
+        "receipts",
+        "payouts",
+    )
     assert ReceiptBatch.__struct_fields__ == names

@@ -56,7 +56,9 @@ def test_voucher_signed_by_the_node_itself_is_refused() -> None:
 
 
 def test_channel_of_somebody_else_cannot_be_billed() -> None:
-    """Mallory signs as node and as client, and names the client's channel: its salt names another operator, its payer another client."""
+    """Mallory signs as node and as client, and names the client's channel: its salt names another
+    operator, its payer another client.
+    """
     with pytest.raises(VoucherError, match="operator"):
         open_envelope(with_channel(config(), client="mallory", node="mallory"), NETWORK)
     with pytest.raises(VoucherError, match="client"):
@@ -64,13 +66,17 @@ def test_channel_of_somebody_else_cannot_be_billed() -> None:
 
 
 def test_receipt_cannot_come_with_the_config_of_another_channel() -> None:
-    body, other = receipt(TIP), config(nonce=1)
+    body = receipt(TIP)
+    other = config(nonce=1)
     voucher = sign_voucher(signer("client"), channel_id(other, NETWORK), body.cumulative, NETWORK)
     with pytest.raises(VoucherError, match="channel"):
         open_envelope(seal_envelope(sign(body), voucher, other), NETWORK)
 
 
-@pytest.mark.parametrize("changes", [{"settlement": bytes(20)}, {"token": bytes(20)}, {"chain_id": 1}, {"channels": bytes(20)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"settlement": bytes(20)}, {"token": bytes(20)}, {"chain_id": 1}, {"channels": bytes(20)}],
+)
 def test_envelope_is_worth_nothing_on_another_network(changes: dict[str, object]) -> None:
     with pytest.raises(ProofError):
         open_envelope(GOOD, replace_network(**changes))
@@ -108,7 +114,9 @@ def test_promise_holds_for_one_entry_of_one_aggregator_on_one_network() -> None:
 
 
 def test_evidence_needs_two_bodies_for_one_place() -> None:
-    one, other, same = (encoded(sign(receipt(TIP, seed=bytes([number]) * 32))) for number in (1, 2, 1))
+    one, other, same = (
+        encoded(sign(receipt(TIP, seed=bytes([number]) * 32))) for number in (1, 2, 1)
+    )
     assert verify_evidence(Evidence(one, other), NETWORK) == (channel_id(TIP.config, NETWORK), 1)
     with pytest.raises(ReceiptError, match="same body"):
         verify_evidence(Evidence(one, same), NETWORK)

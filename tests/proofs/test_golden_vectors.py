@@ -35,7 +35,10 @@ def digest_of(domain: dict[str, Any], types: dict[str, Any], message: dict[str, 
 
 def x402_config(vector: dict[str, Any]) -> X402Config:
     config = vector["config"]
-    parties = ["0x" + config[name] for name in ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token")]
+    parties = [
+        "0x" + config[name]
+        for name in ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token")
+    ]
     return X402Config(*parties, config["withdraw_delay"], "0x" + config["salt"])
 
 
@@ -49,37 +52,75 @@ def test_channel_id_is_the_one_of_x402() -> None:
     config = x402_config(vector)
     assert compute_channel_id(config, vector["chain_id"]) == "0x" + vector["channel_id"]
     domain = get_batch_settlement_eip712_domain(vector["chain_id"])
-    assert digest_of(domain, CHANNEL_CONFIG_TYPES, channel_config_to_signing_message(config)).hex() == vector["channel_id"]
+    assert (
+        digest_of(domain, CHANNEL_CONFIG_TYPES, channel_config_to_signing_message(config)).hex()
+        == vector["channel_id"]
+    )
 
 
 def test_voucher_is_signed_as_the_x402_types_and_eth_account_sign_it() -> None:
     vector = load("digests")
     domain = get_batch_settlement_eip712_domain(vector["chain_id"])
-    message = {"channelId": bytes.fromhex(vector["channel_id"]), "maxClaimableAmount": vector["voucher_amount"]}
+    message = {
+        "channelId": bytes.fromhex(vector["channel_id"]),
+        "maxClaimableAmount": vector["voucher_amount"],
+    }
     assert digest_of(domain, VOUCHER_TYPES, message).hex() == vector["voucher_digest"]
-    signature = Account.sign_typed_data(bytes.fromhex(vector["client_secret"]), domain, VOUCHER_TYPES, message).signature
+    signature = Account.sign_typed_data(
+        bytes.fromhex(vector["client_secret"]), domain, VOUCHER_TYPES, message
+    ).signature
     assert bytes(signature).hex() == vector["voucher_signature"]
 
 
 def test_receipt_is_signed_as_eth_account_signs_it() -> None:
-    vector, receipt = load("digests"), load("receipt")
-    domain = {"name": "Lorikeet", "version": "1", "chainId": vector["chain_id"], "verifyingContract": "0x" + vector["settlement"]}
-    fields = {"channelId": "bytes32", "sequence": "uint64", "cumulative": "uint128", "body": "bytes32"}
+    vector = load("digests")
+    receipt = load("receipt")
+    domain = {
+        "name": "Lorikeet",
+        "version": "1",
+        "chainId": vector["chain_id"],
+        "verifyingContract": "0x" + vector["settlement"],
+    }
+    fields = {
+        "channelId": "bytes32",
+        "sequence": "uint64",
+        "cumulative": "uint128",
+        "body": "bytes32",
+    }
     types = {"Receipt": [{"name": name, "type": kind} for name, kind in fields.items()]}
     body = msgpack.unpackb(bytes.fromhex(receipt["body"]))
-    message = {"channelId": body[3], "sequence": body[4], "cumulative": body[17], "body": hashlib.sha256(bytes.fromhex(receipt["body"])).digest()}
+    message = {
+        "channelId": body[3],
+        "sequence": body[4],
+        "cumulative": body[17],
+        "body": hashlib.sha256(bytes.fromhex(receipt["body"])).digest(),
+    }
     assert digest_of(domain, types, message).hex() == vector["receipt_digest"]
     for side in ("node", "client"):
-        signature = Account.sign_typed_data(bytes.fromhex(vector[f"{side}_secret"]), domain, types, message).signature
+        signature = Account.sign_typed_data(
+            bytes.fromhex(vector[f"{side}_secret"]), domain, types, message
+        ).signature
         assert bytes(signature).hex() == receipt[f"{side}_signature"]
 
 
 def test_promise_is_signed_as_eth_account_signs_it() -> None:
-    vector, leaf = load("digests"), bytes.fromhex(load("receipt")["leaf"])
-    domain = {"name": "Lorikeet", "version": "1", "chainId": vector["chain_id"], "verifyingContract": "0x" + vector["settlement"]}
+    vector = load("digests")
+    leaf = bytes.fromhex(load("receipt")["leaf"])
+    domain = {
+        "name": "Lorikeet",
+        "version": "1",
+        "chainId": vector["chain_id"],
+        "verifyingContract": "0x" + vector["settlement"],
+    }
     types = {"Promise": [{"name": "receipt", "type": "bytes32"}]}
-    signature = bytes(Account.sign_typed_data(bytes.fromhex(vector["node_secret"]), domain, types, {"receipt": leaf}).signature)
-    assert make_promise(NODE, bytes.fromhex(load("receipt")["signed"]), NETWORK) == Promise(leaf, signature)
+    signature = bytes(
+        Account.sign_typed_data(
+            bytes.fromhex(vector["node_secret"]), domain, types, {"receipt": leaf}
+        ).signature
+    )
+    assert make_promise(NODE, bytes.fromhex(load("receipt")["signed"]), NETWORK) == Promise(
+        leaf, signature
+    )
 
 
 def test_receipt_bytes_are_those_of_another_messagepack() -> None:
@@ -92,9 +133,22 @@ def test_receipt_bytes_are_those_of_another_messagepack() -> None:
 
 def test_header_hash_is_that_of_the_abi_encoding() -> None:
     for vector in load("header"):
-        hashes = {name: bytes.fromhex(vector[name]) for name in ("previous", "receipts_root", "payout_root", "batch_digest")}
-        epoch, num_receipts, total = (int(vector[name]) for name in ("epoch", "num_receipts", "payout_total"))
-        values = (epoch, hashes["previous"], hashes["receipts_root"], num_receipts, hashes["payout_root"], total, hashes["batch_digest"])
+        hashes = {
+            name: bytes.fromhex(vector[name])
+            for name in ("previous", "receipts_root", "payout_root", "batch_digest")
+        }
+        epoch, num_receipts, total = (
+            int(vector[name]) for name in ("epoch", "num_receipts", "payout_total")
+        )
+        values = (
+            epoch,
+            hashes["previous"],
+            hashes["receipts_root"],
+            num_receipts,
+            hashes["payout_root"],
+            total,
+            hashes["batch_digest"],
+        )
         types = ("uint64", "bytes32", "bytes32", "uint64", "bytes32", "uint128", "bytes32")
         assert keccak(abi_encode(types, values)).hex() == vector["hash"]
 
@@ -104,11 +158,19 @@ def test_payout_roots_are_those_of_a_tree_written_down_naively() -> None:
         if len(leaves) == 1:
             return leaves[0][1], keccak(b"\0" + leaves[0][0] + leaves[0][1].to_bytes(16, "big"))
         half = max(1 << bit for bit in range(10) if 1 << bit < len(leaves))
-        (left, left_hash), (right, right_hash) = root(leaves[:half]), root(leaves[half:])
-        return left + right, keccak(b"\1" + left.to_bytes(16, "big") + left_hash + right.to_bytes(16, "big") + right_hash)
+        left, left_hash = root(leaves[:half])
+        right, right_hash = root(leaves[half:])
+        return left + right, keccak(
+            b"\1" + left.to_bytes(16, "big") + left_hash + right.to_bytes(16, "big") + right_hash
+        )
 
     for vector in load("sumtree")[1:]:
-        total, digest = root([(bytes.fromhex(entry["account"]), int(entry["amount"])) for entry in vector["accounts"]])
+        total, digest = root(
+            [
+                (bytes.fromhex(entry["account"]), int(entry["amount"]))
+                for entry in vector["accounts"]
+            ]
+        )
         assert (str(total), digest.hex()) == (vector["root"]["sum"], vector["root"]["hash"])
 
 

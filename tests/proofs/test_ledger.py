@@ -92,13 +92,24 @@ def test_sealed_epoch_is_found_again_byte_for_byte() -> None:
 
 
 def test_header_survives_its_encoding() -> None:
-    header = EpochHeader((1 << 64) - 1, bytes([1]) * 32, bytes([2]) * 32, 7, bytes([3]) * 32, (1 << 128) - 1, bytes([4]) * 32)
+    header = EpochHeader(
+        (1 << 64) - 1,
+        bytes([1]) * 32,
+        bytes([2]) * 32,
+        7,
+        payout_root=bytes([3]) * 32,
+        payout_total=(1 << 128) - 1,
+        batch_digest=bytes([4]) * 32,
+    )
     assert decode_header(header.encoded) == header
 
 
 def test_journal_keeps_attempts_in_order_and_knows_what_was_posted(tmp_path: Path) -> None:
     journal = PostJournal(Ledger(tmp_path / "ledger"))
-    attempts = [PostAttempt(5, b"raw %d" % number, bytes([number]) * 32, (1 << 80) + number, number) for number in range(3)]
+    attempts = [
+        PostAttempt(5, b"raw %d" % number, bytes([number]) * 32, (1 << 80) + number, tip_wei=number)
+        for number in range(3)
+    ]
     for attempt in attempts:
         journal.add_attempt(9, attempt)
     with pytest.raises(LedgerConflict):
@@ -132,7 +143,10 @@ def test_other_tables_in_the_same_file_do_not_matter(tmp_path: Path) -> None:
 def test_threads_share_a_ledger(tmp_path: Path) -> None:
     outbox, (digest, *_) = filled(Ledger(tmp_path / "ledger"))
     moved: list[bool] = []
-    threads = [threading.Thread(target=lambda: moved.append(outbox.advance(digest, OutboxState.GOSSIPED))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: moved.append(outbox.advance(digest, OutboxState.GOSSIPED)))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -141,7 +155,10 @@ def test_threads_share_a_ledger(tmp_path: Path) -> None:
 
 
 def run(script: str, *arguments: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)], stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+    )
 
 
 FILL = """

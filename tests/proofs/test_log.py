@@ -1,4 +1,6 @@
-"""The log against RFC 9162's definitions, written down as they stand there, for every size to 130."""
+"""The log against RFC 9162's definitions, written down as they stand there, for every size to
+130.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def path(m: int, d: list[bytes]) -> list[bytes]:
     if len(d) == 1:
         return []
     half = k(len(d))
-    return [*path(m, d[:half]), mth(d[half:])] if m < half else [*path(m - half, d[half:]), mth(d[:half])]
+    return (
+        [*path(m, d[:half]), mth(d[half:])]
+        if m < half
+        else [*path(m - half, d[half:]), mth(d[:half])]
+    )
 
 
 def subproof(m: int, d: list[bytes], complete: bool) -> list[bytes]:
@@ -61,12 +67,12 @@ def test_every_inclusion_proof_is_the_rfcs_and_fits_one_place_only(size: int) ->
     for index in range(size):
         proof = LOG.prove_inclusion(index, size)
         assert proof == path(index, LEAVES[:size])
-        assert verify_inclusion(LEAVES[index], index, size, proof, root)
+        assert verify_inclusion(LEAVES[index], index, size, proof, root=root)
         for other in {0, index - 1, index + 1, size - 1} - {index}:
-            assert not verify_inclusion(LEAVES[index], other, size, proof, root)
-        assert not verify_inclusion(LEAVES[(index + 1) % 131], index, size, proof, root)
-        assert not verify_inclusion(LEAVES[index], index, size, [*proof, bytes(32)], root)
-        assert not proof or not verify_inclusion(LEAVES[index], index, size, proof[:-1], root)
+            assert not verify_inclusion(LEAVES[index], other, size, proof, root=root)
+        assert not verify_inclusion(LEAVES[(index + 1) % 131], index, size, proof, root=root)
+        assert not verify_inclusion(LEAVES[index], index, size, [*proof, bytes(32)], root=root)
+        assert not proof or not verify_inclusion(LEAVES[index], index, size, proof[:-1], root=root)
 
 
 def test_every_consistency_proof_to_130_is_the_rfcs_and_verifies() -> None:
@@ -75,34 +81,40 @@ def test_every_consistency_proof_to_130_is_the_rfcs_and_verifies() -> None:
             proof = LOG.prove_consistency(old, size)
             if 0 < old < size and (size < 40 or size > 125):
                 assert proof == subproof(old, LEAVES[:size], True)
-            assert verify_consistency(old, LOG.root(old), size, LOG.root(size), proof)
+            assert verify_consistency(old, LOG.root(old), size, LOG.root(size), path=proof)
 
 
 @given(st.integers(0, 130), st.integers(0, 130), st.integers(0, 30), st.integers(0, 255))
-def test_consistency_proof_with_anything_changed_fails(old: int, size: int, place: int, bit: int) -> None:
+def test_consistency_proof_with_anything_changed_fails(
+    old: int, size: int, place: int, bit: int
+) -> None:
     old, size = min(old, size), max(old, size)
-    proof, old_root, root = LOG.prove_consistency(old, size), LOG.root(old), LOG.root(size)
+    proof = LOG.prove_consistency(old, size)
+    old_root = LOG.root(old)
+    root = LOG.root(size)
     flip = (1 << bit).to_bytes(32, "big")
 
     def other(value: bytes) -> bytes:
         return bytes(left ^ right for left, right in zip(value, flip, strict=True))
 
-    assert not verify_consistency(old, other(old_root), size, root, proof)
+    assert not verify_consistency(old, other(old_root), size, root, path=proof)
     if old:
-        assert not verify_consistency(old, old_root, size, other(root), proof)
-    assert not verify_consistency(old, old_root, size, root, [*proof, flip])
-    assert not verify_consistency(size + 1, old_root, size, root, proof)
+        assert not verify_consistency(old, old_root, size, other(root), path=proof)
+    assert not verify_consistency(old, old_root, size, root, path=[*proof, flip])
+    assert not verify_consistency(size + 1, old_root, size, root, path=proof)
     if proof:
         changed = list(proof)
         changed[place % len(proof)] = other(changed[place % len(proof)])
-        assert not verify_consistency(old, old_root, size, root, changed)
-        assert not verify_consistency(old, old_root, size, root, proof[:-1])
+        assert not verify_consistency(old, old_root, size, root, path=changed)
+        assert not verify_consistency(old, old_root, size, root, path=proof[:-1])
 
 
 def test_log_that_rewrote_one_entry_is_not_consistent() -> None:
     rewritten = Log([*LEAVES[:3], leaf_hash(b"other"), *LEAVES[4:]])
     for old in range(4, 40):
-        assert not verify_consistency(old, LOG.root(old), 50, rewritten.root(50), rewritten.prove_consistency(old, 50))
+        assert not verify_consistency(
+            old, LOG.root(old), 50, rewritten.root(50), path=rewritten.prove_consistency(old, 50)
+        )
 
 
 def test_leaf_is_no_node() -> None:
@@ -119,5 +131,5 @@ def test_what_is_not_there_has_no_proof(index: int, size: int) -> None:
 
 
 def test_empty_path_connects_no_two_different_logs() -> None:
-    assert not verify_consistency(3, LOG.root(3), 5, LOG.root(5), [])
-    assert not verify_consistency(4, LOG.root(4), 5, LOG.root(5), [])
+    assert not verify_consistency(3, LOG.root(3), 5, LOG.root(5), path=[])
+    assert not verify_consistency(4, LOG.root(4), 5, LOG.root(5), path=[])

@@ -69,10 +69,19 @@ def test_same_manifest_has_the_same_bytes() -> None:
         ("files", {"files": [File("a", 1, [(bytes(32), 1)])] * 2}),
         ("files", {"files": [File("../a", 1, [(bytes(32), 1)])]}),
         ("files", {"files": [File("..", 1, [(bytes(32), 1)])]}),
-        ("size", {"contributors": [Contributor(address("data"), "ä" * 500, "ä" * 500, "ä" * 500, 1)] * 24}),
+        (
+            "size",
+            {
+                "contributors": (
+                    [Contributor(address("data"), "ä" * 500, "ä" * 500, "ä" * 500, 1)] * 24
+                )
+            },
+        ),
     ],
 )
-def test_unacceptable_manifest_is_not_built_and_the_field_is_named(field: str, changes: dict[str, Any]) -> None:
+def test_unacceptable_manifest_is_not_built_and_the_field_is_named(
+    field: str, changes: dict[str, Any]
+) -> None:
     with pytest.raises(ManifestError) as caught:
         build(**changes)
     assert caught.value.field == field
@@ -96,8 +105,20 @@ def test_unknown_version_is_named() -> None:
 
 def test_every_field_is_signed() -> None:
     manifest = parse_manifest(GOOD)
-    changes: dict[str, Any] = {"name": "LAW", "adapter_version": "2", "licence": "MIT", "source": "", "created_at": 0, "contributors": []}
-    changes |= {"base": bytes(32), "tokenizer_hash": bytes(32), "template_hash": bytes(32), "files": manifest.files[:1]}
+    changes: dict[str, Any] = {
+        "name": "LAW",
+        "adapter_version": "2",
+        "licence": "MIT",
+        "source": "",
+        "created_at": 0,
+        "contributors": [],
+    }
+    changes |= {
+        "base": bytes(32),
+        "tokenizer_hash": bytes(32),
+        "template_hash": bytes(32),
+        "files": manifest.files[:1],
+    }
     assert {*changes, "version", "creator", "signature"} == set(Manifest.__struct_fields__)
     for name, value in changes.items():
         with pytest.raises(ManifestError, match="signature"):
@@ -124,7 +145,9 @@ def test_size_is_checked_before_anything_is_parsed() -> None:
         parse_manifest(bytes(MAX_MANIFEST_BYTES + 1))
 
 
-@pytest.mark.parametrize("changes", [{"name": "\ud800"}, {"created_at": 1 << 80}, {"base": "text"}, {"created_at": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"name": "\ud800"}, {"created_at": 1 << 80}, {"base": "text"}, {"created_at": -1}]
+)
 def test_what_cannot_be_written_is_a_manifest_error_too(changes: dict[str, Any]) -> None:
     with pytest.raises(ManifestError, match="schema"):
         build(**changes)

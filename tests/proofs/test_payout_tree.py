@@ -20,7 +20,9 @@ from proofs.sumtree import (
     verify_payout,
 )
 
-payouts = st.dictionaries(st.binary(min_size=20, max_size=20), st.integers(1, 2**100), min_size=1, max_size=70)
+payouts = st.dictionaries(
+    st.binary(min_size=20, max_size=20), st.integers(1, 2**100), min_size=1, max_size=70
+)
 
 
 @given(payouts)
@@ -32,19 +34,27 @@ def test_every_account_proves_its_amount_and_no_other(owed: dict[bytes, int]) ->
         assert (proof.account, proof.amount) == (account, amount)
         assert verify_payout(proof, tree.root)
         assert not verify_payout(replace(proof, amount=amount + 1), tree.root)
-        assert not verify_payout(replace(proof, account=bytes(20) if any(account) else bytes([1]) * 20), tree.root)
+        assert not verify_payout(
+            replace(proof, account=bytes(20) if any(account) else bytes([1]) * 20), tree.root
+        )
 
 
 @given(payouts, st.data())
 def test_proof_with_anything_changed_fails(owed: dict[bytes, int], data: st.DataObject) -> None:
     tree = PayoutTree(owed)
     proof = tree.prove(data.draw(st.sampled_from(sorted(owed))))
-    assert not verify_payout(replace(proof, siblings=(*proof.siblings, Sibling(0, bytes(32), True))), tree.root)
+    assert not verify_payout(
+        replace(proof, siblings=(*proof.siblings, Sibling(0, bytes(32), True))), tree.root
+    )
     if proof.siblings:
         place = data.draw(st.integers(0, len(proof.siblings) - 1))
         other = proof.siblings[place]
         digest = bytes([other.hash[0] ^ 1]) + other.hash[1:]
-        for changed in (replace(other, sum=other.sum + 1), replace(other, hash=digest), replace(other, is_left=not other.is_left)):
+        for changed in (
+            replace(other, sum=other.sum + 1),
+            replace(other, hash=digest),
+            replace(other, is_left=not other.is_left),
+        ):
             siblings = (*proof.siblings[:place], changed, *proof.siblings[place + 1 :])
             assert not verify_payout(replace(proof, siblings=siblings), tree.root)
         assert not verify_payout(replace(proof, siblings=proof.siblings[:-1]), tree.root)
@@ -63,24 +73,34 @@ def test_who_is_owed_nothing_is_not_in_the_tree() -> None:
     assert PayoutTree({}).root == EMPTY
 
 
-ANN, BOB = bytes([1]) * 20, bytes([2]) * 20
+ANN = bytes([1]) * 20
+BOB = bytes([2]) * 20
 
 
 def test_aggregator_that_hashes_only_the_total_could_lie_and_here_it_cannot() -> None:
-    """IACR eprint 2018/1139: the root says 100, the leaves are owed 180, and both users are content."""
+    """IACR eprint 2018/1139: the root says 100, the leaves are owed 180, and both users are
+    content.
+    """
 
     def lying_parent(left: SumNode, right: SumNode) -> SumNode:
         total = max(left.sum, right.sum) + 10  # whatever the aggregator likes to say
         return SumNode(total, keccak(b"\x01" + total.to_bytes(16, "big") + left.hash + right.hash))
 
-    ann, bob = leaf(ANN, 90), leaf(BOB, 100 - 10)
+    ann = leaf(ANN, 90)
+    bob = leaf(BOB, 100 - 10)
     lie = lying_parent(ann, bob)
     assert lie.sum == 100
-    # With only the total under the hash, Ann is shown a sibling that is owed 10, Bob is shown one that is owed 10, and both hash to the root.
+    # With only the total under the hash, Ann is shown a sibling that is owed 10, Bob is shown one
+    # that is owed 10, and both hash to the root.
     for own, other, is_left in ((ann, bob, False), (bob, ann, True)):
         shown = SumNode(100 - own.sum, other.hash)
         pair = (shown, own) if is_left else (own, shown)
-        assert keccak(b"\x01" + (own.sum + shown.sum).to_bytes(16, "big") + pair[0].hash + pair[1].hash) == lie.hash
+        assert (
+            keccak(
+                b"\x01" + (own.sum + shown.sum).to_bytes(16, "big") + pair[0].hash + pair[1].hash
+            )
+            == lie.hash
+        )
     # With both sums under it, at most one story fits the root.
     honest = parent(leaf(ANN, 90), SumNode(10, bob.hash))
     ann_proof = PayoutProof(ANN, 90, (Sibling(10, bob.hash, False),))
@@ -114,7 +134,9 @@ def test_numbers_out_of_range_prove_nothing(proof: PayoutProof) -> None:
 
 
 def test_inner_node_cannot_be_claimed_as_an_account() -> None:
-    """A leaf's preimage has 37 bytes and begins with 0, a node's 97 and 1: no claim can be made for a subtree."""
+    """A leaf's preimage has 37 bytes and begins with 0, a node's 97 and 1: no claim can be made for
+    a subtree.
+    """
     tree = PayoutTree({bytes([number]) * 20: number for number in range(1, 9)})
     proof = tree.prove(ANN)
     inner = parent(leaf(ANN, 1), leaf(BOB, 2))

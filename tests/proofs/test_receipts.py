@@ -63,7 +63,9 @@ any_receipt = st.builds(
 def test_any_body_survives_the_codec_and_equals_another_messagepack(body: Receipt) -> None:
     data = encode_body(body)
     assert decode_body(data) == body
-    plain = [list(map(list_of, value)) if isinstance(value, tuple) else value for value in list_of(body)]
+    plain = [
+        list(map(list_of, value)) if isinstance(value, tuple) else value for value in list_of(body)
+    ]
     assert msgpack.packb(plain) == data
     assert len(data) <= MAX_BODY_BYTES
 
@@ -107,7 +109,9 @@ def broken_shares() -> dict[str, tuple[Share, ...]]:
         ("client signature", {"client": bytes(20)}),
     ],
 )
-def test_broken_invariant_is_named_though_both_signed(invariant: str, changes: dict[str, object]) -> None:
+def test_broken_invariant_is_named_though_both_signed(
+    invariant: str, changes: dict[str, object]
+) -> None:
     with pytest.raises(ReceiptError) as caught:
         verify_receipt(sign(receipt(TIP, **changes)), NETWORK)
     assert caught.value.invariant == invariant
@@ -124,7 +128,9 @@ def test_receipt_of_another_network_is_refused_even_when_it_names_this_one() -> 
 def test_signatures_of_node_and_client_cannot_change_places() -> None:
     signed = sign(receipt(TIP))
     with pytest.raises(ReceiptError, match="node signature"):
-        verify_receipt(SignedReceipt(signed.body, signed.client_signature, signed.node_signature), NETWORK)
+        verify_receipt(
+            SignedReceipt(signed.body, signed.client_signature, signed.node_signature), NETWORK
+        )
 
 
 @pytest.mark.parametrize("longer", ["int", "bytes", "array"])
@@ -133,7 +139,9 @@ def test_longer_form_of_the_same_receipt_is_refused(longer: str) -> None:
     body = decode_receipt(data).body
     forms = {
         "int": body.replace(b"\x01", b"\xcc\x01", 1),  # version 1 in two bytes
-        "bytes": body.replace(b"\xc4\x14", b"\xc5\x00\x14", 1),  # a 20-byte string with a 16-bit length
+        "bytes": body.replace(
+            b"\xc4\x14", b"\xc5\x00\x14", 1
+        ),  # a 20-byte string with a 16-bit length
         "array": b"\xdd\x00\x00\x00\x16" + body[3:],  # 22 elements with a 32-bit length
     }
     assert msgpack.unpackb(forms[longer]) == msgpack.unpackb(body)
@@ -149,7 +157,9 @@ def test_size_is_checked_before_anything_is_parsed() -> None:
 
 
 def test_largest_receipt_fits_and_one_share_more_does_not() -> None:
-    full = tuple(Share(number.to_bytes(20, "big"), 2, 156 if number else 172) for number in range(64))
+    full = tuple(
+        Share(number.to_bytes(20, "big"), 2, 156 if number else 172) for number in range(64)
+    )
     assert verify_receipt(decode_receipt(encoded(sign(receipt(TIP, shares=full)))), NETWORK)
     more = (*full[:-1], Share(bytes([254]) * 20, 2, 100), Share(bytes([255]) * 20, 2, 56))
     with pytest.raises(ReceiptError, match="schema"):
@@ -164,7 +174,16 @@ def test_random_bytes_are_no_receipt(data: bytes) -> None:
         decode_body(data)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=40) | st.text(max_size=9), st.lists))
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.binary(max_size=40)
+        | st.text(max_size=9),
+        st.lists,
+    )
+)
 def test_foreign_messagepack_is_no_receipt(value: object) -> None:
     for decode in (decode_receipt, decode_body):
         with pytest.raises(ReceiptError):
@@ -196,8 +215,10 @@ def mutate(data: bytes, dice: random.Random) -> bytes:
     """Flip, cut, repeat, insert or swap a few bytes."""
     found = bytearray(data)
     for _ in range(dice.randint(1, 4)):
-        place, other = dice.randrange(len(found) + 1), dice.randrange(len(found) + 1)
-        low, high = min(place, other), max(place, other)
+        place = dice.randrange(len(found) + 1)
+        other = dice.randrange(len(found) + 1)
+        low = min(place, other)
+        high = max(place, other)
         match dice.randrange(5):
             case 0 if place < len(found):
                 found[place] = dice.randrange(256)
@@ -214,9 +235,25 @@ def mutate(data: bytes, dice: random.Random) -> bytes:
 
 
 def test_commitment_depends_on_salt_and_every_token() -> None:
-    salt, other = bytes(16), bytes([1]) * 16
-    assert len({commit(salt, [1, 2]), commit(salt, [1, 3]), commit(other, [1, 2]), commit(salt, [1]), commit(salt, [])}) == 5
+    salt = bytes(16)
+    other = bytes([1]) * 16
+    assert (
+        len(
+            {
+                commit(salt, [1, 2]),
+                commit(salt, [1, 3]),
+                commit(other, [1, 2]),
+                commit(salt, [1]),
+                commit(salt, []),
+            }
+        )
+        == 5
+    )
 
 
 def test_encoding_of_a_record_is_an_array_without_names() -> None:
-    assert msgpack.unpackb(encode(DIVIDED[0])) == [DIVIDED[0].address, DIVIDED[0].role, DIVIDED[0].bps]
+    assert msgpack.unpackb(encode(DIVIDED[0])) == [
+        DIVIDED[0].address,
+        DIVIDED[0].role,
+        DIVIDED[0].bps,
+    ]

@@ -48,7 +48,15 @@ def test_garbage_is_no_signature(data: bytes) -> None:
         assert recover(DIGEST, data) != SIGNER.address
 
 
-@pytest.mark.parametrize("signature", [bytes(64) + b"\x1b", b"\xff" * 32 + bytes(31) + b"\1\x1b", bytes(31) + b"\1" + bytes(32) + b"\x1b", b""])
+@pytest.mark.parametrize(
+    "signature",
+    [
+        bytes(64) + b"\x1b",
+        b"\xff" * 32 + bytes(31) + b"\1\x1b",
+        bytes(31) + b"\1" + bytes(32) + b"\x1b",
+        b"",
+    ],
+)
 def test_values_outside_the_group_are_refused(signature: bytes) -> None:
     with pytest.raises(BadSignature):
         recover(DIGEST, signature)

@@ -1,10 +1,13 @@
-"""Stand-ins for three packages that a machine with nothing but torch lacks, as far as the benchmarks in this process need them.
+"""Stand-ins for three packages that a machine with nothing but torch lacks, as far as the
+benchmarks in this process need them.
 
-    msgspec      its structs, as frozen dataclasses: nothing is encoded, since the engine is in this very process
+    msgspec      its structs, as frozen dataclasses: nothing is encoded, since the engine is in this
+                 very process
     llguidance   a name that says what is missing when it is used: no request here has a grammar
     gguf         likewise: the base is random, no file is read
 
-A package that is installed is never replaced. As a pytest plugin (`-p benchmarks.engine.gpu.bare`) it does the same before tests are collected.
+A package that is installed is never replaced. As a pytest plugin (`-p benchmarks.engine.gpu.bare`)
+it does the same before tests are collected.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ NEEDED = ("torch", "numpy", "safetensors")
 
 def missing(names: tuple[str, ...]) -> list[str]:
     """Those that cannot be imported here."""
-    return [name for name in names if name not in sys.modules and importlib.util.find_spec(name) is None]
+    return [
+        name for name in names if name not in sys.modules and importlib.util.find_spec(name) is None
+    ]
 
 
 def stand_in() -> list[str]:
@@ -35,7 +40,9 @@ def stand_in() -> list[str]:
 
 
 class _Absent(ModuleType):
-    """A package that is not there: importing it and its names works, calling one of them says what to install."""
+    """A package that is not there: importing it and its names works, calling one of them says what
+    to install.
+    """
 
     __path__: list[str] = []  # noqa: RUF012 (what makes a module a package)
 
@@ -64,9 +71,16 @@ class _Missing:
 
 
 def _msgspec() -> tuple[ModuleType, ...]:
-    """Enough of msgspec to define its structs, make them, match on them and replace fields of them."""
-    package, structs = _Absent("msgspec"), ModuleType("msgspec.structs")
-    package.Struct, package.Meta, package.MsgspecError = Struct, _Meta, type("MsgspecError", (ValueError,), {})  # type: ignore[attr-defined]
+    """Enough of msgspec to define its structs, make them, match on them and replace fields of
+    them.
+    """
+    package = _Absent("msgspec")
+    structs = ModuleType("msgspec.structs")
+    package.Struct, package.Meta, package.MsgspecError = (
+        Struct,
+        _Meta,
+        type("MsgspecError", (ValueError,), {}),
+    )  # type: ignore[attr-defined]
     structs.replace = dataclasses.replace  # type: ignore[attr-defined]
     package.structs = structs  # type: ignore[attr-defined]
     return package, structs, _Absent("msgspec.msgpack"), _Absent("msgspec.json")
@@ -74,8 +88,10 @@ def _msgspec() -> tuple[ModuleType, ...]:
 
 def _llguidance() -> tuple[ModuleType, ...]:
     """Enough of llguidance to be imported and to have its limits named."""
-    package, arrays = _Absent("llguidance"), _Absent("llguidance.numpy")
-    package.LLParserLimits, package.numpy = dict, arrays  # type: ignore[attr-defined]
+    package = _Absent("llguidance")
+    arrays = _Absent("llguidance.numpy")
+    package.LLParserLimits = dict
+    package.numpy = arrays  # type: ignore[attr-defined]
     return package, arrays
 
 
@@ -87,11 +103,15 @@ class _Meta:
 
 @dataclass_transform(frozen_default=True)
 class Struct:
-    """A frozen dataclass of what is annotated; options that tell how to encode it are taken and do nothing."""
+    """A frozen dataclass of what is annotated; options that tell how to encode it are taken and do
+    nothing.
+    """
 
     def __init_subclass__(cls, **_: object) -> None:
         for name in vars(cls).get("__annotations__", {}):
-            if isinstance(vars(cls).get(name), list):  # msgspec copies an empty list for each struct
+            if isinstance(
+                vars(cls).get(name), list
+            ):  # msgspec copies an empty list for each struct
                 setattr(cls, name, dataclasses.field(default_factory=list))
         dataclasses.dataclass(frozen=True)(cls)
 

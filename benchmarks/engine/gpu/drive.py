@@ -1,9 +1,12 @@
-"""Drives one engine in this process by hand, as its server would: requests in, steps, messages out, and a clock beside it.
+"""Drives one engine in this process by hand, as its server would: requests in, steps, messages out,
+and a clock beside it.
 
-    Batch     sequences that decode in lockstep: their prompts are computed first, then each may produce as many tokens as it is granted
+    Batch     sequences that decode in lockstep: their prompts are computed first, then each may
+              produce as many tokens as it is granted
     Stream    requests that come and go: so many at a time, or when their time has come
 
-What a step costs is measured around the engine's own `step`, so the scheduler, the tables and the sampling are in it.
+What a step costs is measured around the engine's own `step`, so the scheduler, the tables and the
+sampling are in it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from benchmarks.engine.times import Times
 from engine.build import Built, assemble
 from engine.config import EngineConfig
 from engine.lora.adapters import Load
-from engine.messages import (  # fmt: skip
+from engine.messages import (
     AdapterHeld,
     AdapterRefused,
     Cancel,
@@ -62,20 +65,39 @@ class RowFailed(Exception):
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences that decode in lockstep. `given` counts the tokens that each has been granted so far."""
+    """Sequences that decode in lockstep.
+
+    `given` counts the tokens that each has been granted so far.
+    """
 
     requests: tuple[int, ...]
     given: list[int]
 
 
 class Driver:
-    """One engine over given weights, on the device that is given or found; `load` gives its adapters, each by the number that is its file's name."""
+    """One engine over given weights, on the device that is given or found; `load` gives its
+    adapters, each by the number that is its file's name.
+    """
 
-    def __init__(self, weights: Weights, load: Load | None, accelerator: Accelerator | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        load: Load | None,
+        accelerator: Accelerator | None = None,
+        **settings: Any,
+    ) -> None:
         self._done: SimpleQueue[Any] = SimpleQueue()
-        self.built: Built = assemble(weights, EngineConfig(Path("random"), **settings), self._done.put, accelerator, load)
-        self.engine, self.vocab_size = self.built.engine, weights.config.vocab_size
-        self._next_id, self._seed = 0, 0
+        self.built: Built = assemble(
+            weights,
+            EngineConfig(Path("random"), **settings),
+            self._done.put,
+            accelerator,
+            load=load,
+        )
+        self.engine = self.built.engine
+        self.vocab_size = weights.config.vocab_size
+        self._next_id = 0
+        self._seed = 0
         self._open: set[int] = set()
 
     def close(self) -> None:
@@ -106,36 +128,64 @@ class Driver:
 
     # --- lockstep ---
 
-    def open_batch(self, adapters: Sequence[int | None], prompt_tokens: int, max_tokens: int, temperature: float = 0.0) -> Batch:
-        """Compute the prompts of one sequence for each of `adapters`; each has produced its first token and waits to be granted more."""
+    def open_batch(
+        self,
+        adapters: Sequence[int | None],
+        prompt_tokens: int,
+        max_tokens: int,
+        temperature: float = 0.0,
+    ) -> Batch:
+        """Compute the prompts of one sequence for each of `adapters`; each has produced its first
+        token and waits to be granted more.
+        """
         prompts = self._prompts(len(adapters), prompt_tokens)
-        requests = tuple(self._submit(prompt, number, max_tokens, 1, Sampling(place.to_bytes(32, "big"), temperature))
-                         for place, (prompt, number) in enumerate(zip(prompts, adapters, strict=True)))  # fmt: skip
+        requests = tuple(
+            self._submit(
+                prompt,
+                number,
+                max_tokens,
+                1,
+                sampling=Sampling(place.to_bytes(32, "big"), temperature),
+            )
+            for place, (prompt, number) in enumerate(zip(prompts, adapters, strict=True))
+        )
         waiting = set(requests)
         while waiting:
-            waiting -= {message.request_id for message in self.pump() if isinstance(message, Tokens)}
+            waiting -= {
+                message.request_id for message in self.pump() if isinstance(message, Tokens)
+            }
         return Batch(requests, [1])
 
     def decode(self, batch: Batch, steps: int) -> list[float]:
-        """Let each sequence of the batch produce `steps` tokens; the seconds of each step. Raises RowFailed when they do not go in lockstep.
+        """Let each sequence of the batch produce `steps` tokens; the seconds of each step.
 
-        Where a device computes beside the engine, the first call only begins a step: its time belongs to the step that the second one ends.
+        Raises RowFailed when they do not go in lockstep.
+
+        Where a device computes beside the engine, the first call only begins a step: its time
+        belongs to the step that the second one ends.
         """
         batch.given[0] += steps
         for request in batch.requests:
             self.engine.handle(Grant(request, batch.given[0]))
         seconds: list[float] = []
-        produced, spent = 0, 0.0
+        produced = 0
+        spent = 0.0
         while produced < steps * len(batch.requests):
             started = time.perf_counter()
             messages = self.pump()
             spent += time.perf_counter() - started
-            given = sum(len(message.token_ids) for message in messages if isinstance(message, Tokens))
+            given = sum(
+                len(message.token_ids) for message in messages if isinstance(message, Tokens)
+            )
             if given:
                 seconds.append(spent)
-                produced, spent = produced + given, 0.0
+                produced = produced + given
+                spent = 0.0
         if len(seconds) != steps:
-            raise RowFailed(f"{steps} tokens of {len(batch.requests)} sequences took {len(seconds)} steps: they did not decode together")
+            raise RowFailed(
+                f"{steps} tokens of {len(batch.requests)} sequences took {len(seconds)} steps: they"
+                " did not decode together"
+            )
         return seconds
 
     def end_batch(self, batch: Batch) -> None:
@@ -147,28 +197,53 @@ class Driver:
     # --- whole requests ---
 
     def time_prompts(self, adapters: Sequence[int | None], prompt_tokens: int) -> float:
-        """Seconds from handing over a prompt for each of `adapters` until each has its first token, which ends it."""
+        """Seconds from handing over a prompt for each of `adapters` until each has its first token,
+        which ends it.
+        """
         prompts = self._prompts(len(adapters), prompt_tokens)
         started = time.perf_counter()
-        open_ = {self._submit(prompt, number, 1, 1) for prompt, number in zip(prompts, adapters, strict=True)}
+        open_ = {
+            self._submit(prompt, number, 1, 1)
+            for prompt, number in zip(prompts, adapters, strict=True)
+        }
         while open_:
-            open_ -= {message.request_id for message in self.pump() if isinstance(message, Finished)}
+            open_ -= {
+                message.request_id for message in self.pump() if isinstance(message, Finished)
+            }
         return time.perf_counter() - started
 
-    def serve(self, adapters: Iterable[int | None], prompt_tokens: int, answer: Callable[[int], int], concurrent: int) -> Times:
-        """Serve one request after another, `concurrent` at a time; the n-th answer has `answer(n)` tokens."""
+    def serve(
+        self,
+        adapters: Iterable[int | None],
+        prompt_tokens: int,
+        answer: Callable[[int], int],
+        concurrent: int,
+    ) -> Times:
+        """Serve one request after another, `concurrent` at a time; the n-th answer has `answer(n)`
+        tokens.
+        """
         coming = iter(adapters)
         return self._run(_Closed(concurrent, coming), prompt_tokens, answer)
 
-    def serve_arrivals(self, arrivals: Sequence[tuple[float, int | None]], prompt_tokens: int, answer: Callable[[int], int]) -> Times:
+    def serve_arrivals(
+        self,
+        arrivals: Sequence[tuple[float, int | None]],
+        prompt_tokens: int,
+        answer: Callable[[int], int],
+    ) -> Times:
         """Serve requests that come at their own times, (seconds from now, adapter), ascending."""
         return self._run(_Open(list(arrivals)), prompt_tokens, answer)
 
     def answer(self, asked: Sequence[Asked], tokens: int) -> list[tuple[list[int], list[float]]]:
-        """What the engine answers to each, all at once, `tokens` tokens each; and the natural logarithm of each token's probability."""
+        """What the engine answers to each, all at once, `tokens` tokens each; and the natural
+        logarithm of each token's probability.
+        """
         answers: dict[int, tuple[list[int], list[float]]] = {}
         for prompt, number, sampling in asked:
-            answers[self._submit(prompt, number, tokens, tokens, sampling, logprobs=0)] = [], []
+            answers[self._submit(prompt, number, tokens, tokens, sampling=sampling, logprobs=0)] = (
+                [],
+                [],
+            )
         while any(len(ids) < tokens for ids, _ in answers.values()):
             for message in self.pump():
                 if isinstance(message, Tokens):
@@ -182,13 +257,27 @@ class Driver:
         for (prompt, number, sampling), tokens in answered:
             self._next_id += 1
             margins[self._next_id] = []
-            self.engine.handle(Replay(self._next_id, prompt, tokens, None if number is None else name_of(number), sampling))
+            self.engine.handle(
+                Replay(
+                    self._next_id,
+                    prompt,
+                    tokens,
+                    None if number is None else name_of(number),
+                    sampling=sampling,
+                )
+            )
         while not all(margins.values()):
-            margins |= {message.request_id: message.margins for message in self.pump() if isinstance(message, Replayed)}
+            margins |= {
+                message.request_id: message.margins
+                for message in self.pump()
+                if isinstance(message, Replayed)
+            }
         return list(margins.values())
 
     def pump(self) -> list[FromEngine]:
-        """Take in what other threads have finished, then one step; waits for them when no step is possible. What the engine says of it."""
+        """Take in what other threads have finished, then one step; waits for them when no step is
+        possible. What the engine says of it.
+        """
         try:
             while True:
                 self.engine.receive(self._done.get_nowait())
@@ -201,14 +290,19 @@ class Driver:
             self._receive(WAIT_S)
         return self._messages()
 
-    def _run(self, source: _Closed | _Open, prompt_tokens: int, answer: Callable[[int], int]) -> Times:
-        times, started = Times(), time.perf_counter()
+    def _run(
+        self, source: _Closed | _Open, prompt_tokens: int, answer: Callable[[int], int]
+    ) -> Times:
+        times = Times()
+        started = time.perf_counter()
         born: dict[int, float] = {}
         last: dict[int, float] = {}
         while True:
             for due, number in source.take(time.perf_counter() - started, len(born)):
                 tokens = answer(times.requests)
-                born[self._submit(self._prompts(1, prompt_tokens)[0], number, tokens, tokens)] = started + due
+                born[self._submit(self._prompts(1, prompt_tokens)[0], number, tokens, tokens)] = (
+                    started + due
+                )
                 times.requests += 1
             if not born and source.is_over:
                 times.seconds = time.perf_counter() - started
@@ -221,19 +315,38 @@ class Driver:
             for message in messages:
                 match message:
                     case Tokens(request_id):
-                        (times.gaps if request_id in last else times.first_tokens).append(now - last.get(request_id, born[request_id]))
+                        (times.gaps if request_id in last else times.first_tokens).append(
+                            now - last.get(request_id, born[request_id])
+                        )
                         last[request_id] = now
                         times.tokens += len(message.token_ids)
                     case Finished(request_id):
                         del born[request_id]
 
     def _submit(
-        self, prompt: list[int], adapter: int | None, max_tokens: int, credit: int, sampling: Sampling = GREEDY, logprobs: int | None = None
+        self,
+        prompt: list[int],
+        adapter: int | None,
+        max_tokens: int,
+        credit: int,
+        sampling: Sampling = GREEDY,
+        logprobs: int | None = None,
     ) -> int:
         self._next_id += 1
         self._open.add(self._next_id)
         name = None if adapter is None else name_of(adapter)
-        self.engine.handle(Submit(self._next_id, prompt, name, sampling, max_tokens, credit, [], logprobs=logprobs))
+        self.engine.handle(
+            Submit(
+                self._next_id,
+                prompt,
+                name,
+                sampling,
+                max_tokens=max_tokens,
+                credit=credit,
+                stop_ids=[],
+                logprobs=logprobs,
+            )
+        )
         return self._next_id
 
     def _prompts(self, count: int, length: int) -> list[list[int]]:
@@ -244,7 +357,9 @@ class Driver:
         try:
             self.engine.receive(self._done.get(timeout=wait_s))
         except Empty as error:
-            raise RowFailed(f"the engine has work, but nothing happened for {wait_s:.0f} s") from error
+            raise RowFailed(
+                f"the engine has work, but nothing happened for {wait_s:.0f} s"
+            ) from error
 
     def _messages(self) -> list[FromEngine]:
         messages = self.engine.take_messages()
@@ -296,8 +411,12 @@ class _Open:
 
     def take(self, now_s: float, running: int) -> list[tuple[float, int | None]]:
         """Requests that have come by now, each with the time at which it came."""
-        count = next((place for place, (due, _) in enumerate(self.arrivals) if due > now_s), len(self.arrivals))
-        taken, self.arrivals = self.arrivals[:count], self.arrivals[count:]
+        count = next(
+            (place for place, (due, _) in enumerate(self.arrivals) if due > now_s),
+            len(self.arrivals),
+        )
+        taken = self.arrivals[:count]
+        self.arrivals = self.arrivals[count:]
         return taken
 
 
@@ -314,7 +433,9 @@ def release() -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device, or, where that is this machine itself, a little that tests may use."""
+    """Memory that is free on the device, or, where that is this machine itself, a little that tests
+    may use.
+    """
     if device.type != "cuda":
         return 8 << 20
     torch.cuda.synchronize()

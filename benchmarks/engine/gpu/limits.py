@@ -21,11 +21,19 @@ def limits(world: World, rows: Rows) -> None:
 
 
 def measure_cuda(dtype: torch.dtype) -> Limits:
-    """The device's rates by its own clock, the best of several; each in as much memory as a quarter of what is free."""
+    """The device's rates by its own clock, the best of several; each in as much memory as a quarter
+    of what is free.
+    """
     device = torch.device("cuda")
     free = free_bytes(device)
-    copies, from_host = _copy_rate(min(4 << 30, free // 4), device), _host_rate(min(256 << 20, free // 8), device)
-    return Limits(torch.cuda.get_device_name(), copies, _gemm_rate(8192 if free > 4 << 30 else 2048, dtype, device), from_host)
+    copies = _copy_rate(min(4 << 30, free // 4), device)
+    from_host = _host_rate(min(256 << 20, free // 8), device)
+    return Limits(
+        torch.cuda.get_device_name(),
+        copies,
+        _gemm_rate(8192 if free > 4 << 30 else 2048, dtype, device),
+        from_host,
+    )
 
 
 def _copy_rate(size_bytes: int, device: torch.device) -> float:
@@ -36,15 +44,19 @@ def _copy_rate(size_bytes: int, device: torch.device) -> float:
 
 
 def _gemm_rate(width: int, dtype: torch.dtype, device: torch.device) -> float:
-    """Operations a second of a product of two square matrices of random numbers: with zeros a device draws less power and is faster."""
-    left, right = torch.randn(width, width, device=device).to(dtype), torch.randn(width, width, device=device).to(dtype)
+    """Operations a second of a product of two square matrices of random numbers: with zeros a
+    device draws less power and is faster.
+    """
+    left = torch.randn(width, width, device=device).to(dtype)
+    right = torch.randn(width, width, device=device).to(dtype)
     out = torch.empty_like(left)
     return 2.0 * width**3 / _cuda_seconds(lambda: torch.mm(left, right, out=out))
 
 
 def _host_rate(size_bytes: int, device: torch.device) -> float:
     """Bytes a second from pinned host memory."""
-    source, target = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True), torch.empty(size_bytes, dtype=torch.uint8, device=device)
+    source = torch.zeros(size_bytes, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty(size_bytes, dtype=torch.uint8, device=device)
     return size_bytes / _cuda_seconds(lambda: target.copy_(source, non_blocking=True))
 
 
@@ -67,4 +79,6 @@ def measure_host(dtype: torch.dtype) -> Limits:
 
     found = measure_roofline(len(os.sched_getaffinity(0)))
     name = "float32" if dtype == torch.float32 else "bfloat16"
-    return Limits("this machine's CPU", found.read_bytes_s, found.operations_s[name], found.read_bytes_s)
+    return Limits(
+        "this machine's CPU", found.read_bytes_s, found.operations_s[name], found.read_bytes_s
+    )

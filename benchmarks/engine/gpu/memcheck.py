@@ -1,7 +1,9 @@
-"""A few answers over a small base, launch by launch, for a tool that watches every memory access of the device to look on.
+"""A few answers over a small base, launch by launch, for a tool that watches every memory access of
+the device to look on.
 
-No graph is captured and torch does not cache memory (the parent sets PYTORCH_NO_CUDA_MEMORY_CACHING), so each tensor is an allocation of its
-own and one element beside it is an error that the tool sees.
+No graph is captured and torch does not cache memory (the parent sets
+PYTORCH_NO_CUDA_MEMORY_CACHING), so each tensor is an allocation of its own and one element beside
+it is an error that the tool sees.
 """
 
 from __future__ import annotations
@@ -34,9 +36,20 @@ class Plain(CudaDevice):
 
 
 def memcheck(dtype: torch.dtype, tell: Tell) -> None:
-    """Answer and replay; ends the same way whether or not the tool has found anything: the tool says so itself."""
+    """Answer and replay; ends the same way whether or not the tool has found anything: the tool
+    says so itself.
+    """
     party = Party(Side("cuda", dtype, Accelerator(Plain())), NUM_ANSWERS)
     margins = party.replay(party.made)
     torch.cuda.synchronize()
     party.close()
-    tell(Fact("memcheck", {"answers": len(party.made), "tokens_replayed": sum(map(len, margins)), "own_margin_max": max(map(max, margins))}))
+    tell(
+        Fact(
+            "memcheck",
+            {
+                "answers": len(party.made),
+                "tokens_replayed": sum(map(len, margins)),
+                "own_margin_max": max(map(max, margins)),
+            },
+        )
+    )

@@ -1,4 +1,6 @@
-"""Rows of adapters that come and go: many on the host and few places on the device, twice as many as slots, as many as the memory holds."""
+"""Rows of adapters that come and go: many on the host and few places on the device, twice as many
+as slots, as many as the memory holds.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from benchmarks.engine.times import Times
 
 WARM_STEPS = 4
 WARM_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-"""Sizes of a step that are visited before a stream is measured, so that what is compiled or captured at first sight is there."""
+"""Sizes of a step that are visited before a stream is measured, so that what is compiled or
+captured at first sight is there.
+"""
 SHARES_OF_ROOM = (0.98, 0.96, 0.93, 0.90)
 """What of the room for adapters is tried in turn."""
 
@@ -26,13 +30,25 @@ SHARES_OF_ROOM = (0.98, 0.96, 0.93, 0.90)
 def paging(world: World, rows: Rows) -> None:
     """Many adapters on the host, few places on the device."""
     scale = world.scale
-    slots, prompt = scale.paged_slots, scale.context // 8
+    slots = scale.paged_slots
+    prompt = scale.context // 8
     adapters = world.adapters(scale.paged_adapters, scale.room_bytes)
-    rows.fact("adapters", {"size_bytes": adapters.size_bytes, "room_bytes": len(adapters.room), "count": adapters.count})
-    with world.open(adapters, slots, 2 * slots * (2 * scale.context // 8 + 32), max_running=slots) as driver:
+    rows.fact(
+        "adapters",
+        {
+            "size_bytes": adapters.size_bytes,
+            "room_bytes": len(adapters.room),
+            "count": adapters.count,
+        },
+    )
+    with world.open(
+        adapters, slots, 2 * slots * (2 * scale.context // 8 + 32), max_running=slots
+    ) as driver:
         started = time.perf_counter()
         driver.hold(range(adapters.count))
-        rows.fact("register_ms_each", round(1e3 * (time.perf_counter() - started) / adapters.count, 3))
+        rows.fact(
+            "register_ms_each", round(1e3 * (time.perf_counter() - started) / adapters.count, 3)
+        )
         rows.after_failure = driver.quiet
         _warm_up(driver, rows, slots, prompt)
         rows.attempt("cold", lambda: _cold(driver, scale, prompt))
@@ -40,48 +56,74 @@ def paging(world: World, rows: Rows) -> None:
         full = rows.attempt("paging-full", streams.full)
         if full is not None:
             rates: list[tuple[Times, Times]] = []
-            rows.attempt("paging-throughput", lambda: streams.throughput(full.detail["requests_s"], rates))
+            rows.attempt(
+                "paging-throughput", lambda: streams.throughput(full.detail["requests_s"], rates)
+            )
             if rates:
                 rows.attempt("paging-gap-p99", lambda: streams.gaps(rates))
 
 
 def _cold(driver: Driver, scale: Scale, prompt_tokens: int) -> Figure:
-    """The first token of a request alone: with an adapter that was never on the device, and with the same one again."""
+    """The first token of a request alone: with an adapter that was never on the device, and with
+    the same one again.
+    """
     fresh = range(scale.paged_adapters // 2, scale.paged_adapters)
     tries = min(16, len(fresh) // 2)
-    cold, warm = [], []
+    cold = []
+    warm = []
     for turn in range(tries + 2):
-        seconds = driver.time_prompts([fresh[turn]], prompt_tokens), driver.time_prompts([fresh[turn]], prompt_tokens)
+        seconds = (
+            driver.time_prompts([fresh[turn]], prompt_tokens),
+            driver.time_prompts([fresh[turn]], prompt_tokens),
+        )
         if turn >= 2:
             cold.append(1e3 * seconds[0])
             warm.append(1e3 * seconds[1])
-    detail = {"cold_ms": round(statistics.median(cold), 3), "warm_ms": round(statistics.median(warm), 3), "tries": tries}
+    detail = {
+        "cold_ms": round(statistics.median(cold), 3),
+        "warm_ms": round(statistics.median(warm), 3),
+        "tries": tries,
+    }
     return Figure("cold", statistics.median(cold) - statistics.median(warm), detail)
 
 
 class _Streams:
-    """Requests over all adapters by Zipf's law, against the same folded over as many as there are slots."""
+    """Requests over all adapters by Zipf's law, against the same folded over as many as there are
+    slots.
+    """
 
     def __init__(self, driver: Driver, scale: Scale, prompt_tokens: int) -> None:
-        self._driver, self._scale, self._prompt_tokens = driver, scale, prompt_tokens
+        self._driver = driver
+        self._scale = scale
+        self._prompt_tokens = prompt_tokens
         self._numbers = zipf(scale.paged_adapters, 200_000, 3)
 
     def answer(self, number: int) -> int:
-        """The n-th answer's tokens: from half to one and a half of a sixteenth of the context, so that nobody goes in lockstep."""
+        """The n-th answer's tokens: from half to one and a half of a sixteenth of the context, so
+        that nobody goes in lockstep.
+        """
         middle = self._scale.context // 16
         return middle - middle // 2 + number * 37 % (middle + 1)
 
     def full(self) -> Figure:
-        """As many requests at a time as there are slots; a first, shorter stream warms up what steps of prompts and answers need."""
+        """As many requests at a time as there are slots; a first, shorter stream warms up what
+        steps of prompts and answers need.
+        """
         self._for_a_while(lambda number: number, 0.2)
         self._make_resident()
         resident = self._for_a_while(lambda number: number % self._scale.paged_slots)
         paged = self._for_a_while(lambda number: number)
-        detail = {"requests_s": resident.requests / resident.seconds, "resident": _summary(resident), "paged": _summary(paged)}
+        detail = {
+            "requests_s": resident.requests / resident.seconds,
+            "resident": _summary(resident),
+            "paged": _summary(paged),
+        }
         return Figure("paging-full", paged.tokens_s / resident.tokens_s, detail)
 
     def throughput(self, capacity_requests_s: float, rates: list[tuple[Times, Times]]) -> Figure:
-        """Arrivals at 80 % of what the resident side can do, twice, in both orders; `rates` gets (paged, resident) of each."""
+        """Arrivals at 80 % of what the resident side can do, twice, in both orders; `rates` gets
+        (paged, resident) of each.
+        """
         for turn in range(2):
             pair: dict[bool, Times] = {}
             for resident in (True, False) if turn == 0 else (False, True):
@@ -89,16 +131,35 @@ class _Streams:
                     self._make_resident()
                 pair[resident] = self._arrivals(0.8 * capacity_requests_s, turn, resident)
             rates.append((pair[False], pair[True]))
-        detail = {"arrivals_s": round(0.8 * capacity_requests_s, 2), "paged": _summary(rates[-1][0]), "resident": _summary(rates[-1][1])}
-        return Figure("paging-throughput", statistics.median(paged.tokens_s / all_.tokens_s for paged, all_ in rates), detail)
+        detail = {
+            "arrivals_s": round(0.8 * capacity_requests_s, 2),
+            "paged": _summary(rates[-1][0]),
+            "resident": _summary(rates[-1][1]),
+        }
+        return Figure(
+            "paging-throughput",
+            statistics.median(paged.tokens_s / all_.tokens_s for paged, all_ in rates),
+            detail,
+        )
 
     def gaps(self, rates: list[tuple[Times, Times]]) -> Figure:
         """The same streams, by the time between two tokens of one request."""
-        ratios = [quantile(paged.gaps, 0.99) / quantile(resident.gaps, 0.99) for paged, resident in rates]
-        return Figure("paging-gap-p99", statistics.median(ratios), {"rounds": [round(ratio, 3) for ratio in ratios]})
+        ratios = [
+            quantile(paged.gaps, 0.99) / quantile(resident.gaps, 0.99) for paged, resident in rates
+        ]
+        return Figure(
+            "paging-gap-p99",
+            statistics.median(ratios),
+            {"rounds": [round(ratio, 3) for ratio in ratios]},
+        )
 
     def _make_resident(self) -> None:
-        self._driver.serve(iter(range(self._scale.paged_slots)), self._prompt_tokens, lambda _: 2, self._scale.paged_slots)
+        self._driver.serve(
+            iter(range(self._scale.paged_slots)),
+            self._prompt_tokens,
+            lambda _: 2,
+            self._scale.paged_slots,
+        )
 
     def _for_a_while(self, fold: Callable[[int], int], share: float = 0.5) -> Times:
         until = time.perf_counter() + self._scale.stream_s * share
@@ -110,7 +171,9 @@ class _Streams:
         due = np.random.default_rng(seed).exponential(1.0 / rate_s, count).cumsum().tolist()
         numbers = self._numbers[seed * count : (seed + 1) * count]
         chosen = [number % self._scale.paged_slots if resident else number for number in numbers]
-        return self._driver.serve_arrivals(list(zip(due, chosen, strict=True)), self._prompt_tokens, self.answer)
+        return self._driver.serve_arrivals(
+            list(zip(due, chosen, strict=True)), self._prompt_tokens, self.answer
+        )
 
 
 def _summary(times: Times) -> dict[str, float]:
@@ -128,9 +191,13 @@ def _summary(times: Times) -> dict[str, float]:
 
 
 def seats(world: World, rows: Rows) -> None:
-    """Twice as many adapters as slots, one request each, again and again; against as many adapters as slots with as many requests."""
+    """Twice as many adapters as slots, one request each, again and again; against as many adapters
+    as slots with as many requests.
+    """
     scale = world.scale
-    slots, prompt, answer = scale.seat_slots, scale.context // 32, scale.context // 16
+    slots = scale.seat_slots
+    prompt = scale.context // 32
+    answer = scale.context // 16
     adapters = world.adapters(2 * slots)
 
     def measure() -> Figure:
@@ -141,7 +208,10 @@ def seats(world: World, rows: Rows) -> None:
                 times = driver.serve(chosen, prompt, lambda _: answer, 2 * slots)
                 if turn:
                     firsts[times_more].append(1e3 * statistics.median(times.first_tokens))
-        detail = {"many_ms": [round(ms, 2) for ms in firsts[2]], "few_ms": [round(ms, 2) for ms in firsts[1]]}
+        detail = {
+            "many_ms": [round(ms, 2) for ms in firsts[2]],
+            "few_ms": [round(ms, 2) for ms in firsts[1]],
+        }
         return Figure("seats", statistics.median(firsts[2]) / statistics.median(firsts[1]), detail)
 
     with world.open(adapters, slots, 4 * slots * (prompt + answer + 32)) as driver:
@@ -154,18 +224,24 @@ def seats(world: World, rows: Rows) -> None:
 
 
 def resident(world: World, rows: Rows) -> None:
-    """As many adapters as the device holds, each asked once; then each once more, which moves none."""
+    """As many adapters as the device holds, each asked once; then each once more, which moves
+    none.
+    """
     scale = world.scale
     kv_tokens = resident_kv_tokens(scale)
     room = room_for_adapters(world.free_bytes, scale, kv_tokens)
-    counts = sorted({max(1, int(share * min(room, 4096))) for share in SHARES_OF_ROOM}, reverse=True)
+    counts = sorted(
+        {max(1, int(share * min(room, 4096))) for share in SHARES_OF_ROOM}, reverse=True
+    )
 
     def measure() -> Figure:
         errors: list[str] = []
         for count in counts:
             try:
                 figure = _serve_all(world, count, kv_tokens)
-            except Exception as error:  # out of memory at this count is an answer too: fewer are tried
+            except (
+                Exception
+            ) as error:  # out of memory at this count is an answer too: fewer are tried
                 errors.append(f"{count}: {type(error).__name__}: {str(error)[:200]}")
             else:
                 return replace(figure, detail={**figure.detail, "too_many": errors})
@@ -192,7 +268,10 @@ def _serve_all(world: World, count: int, kv_tokens: int) -> Figure:
             "free_bytes_then": free_bytes(world.device),
         }
     if first.requests != count or again.requests != len(there) or not stayed:
-        raise RowFailed(f"of {count} adapters {len(there)} were resident, but serving those once more moved some: {detail}")
+        raise RowFailed(
+            f"of {count} adapters {len(there)} were resident, but serving those once more moved"
+            f" some: {detail}"
+        )
     return Figure("resident", float(len(there)), detail)
 
 

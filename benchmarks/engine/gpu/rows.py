@@ -1,6 +1,8 @@
-"""What the stages of `scripts/gpu` share: the world that is measured, what they tell, and how one row's failure leaves the others alone.
+"""What the stages of `scripts/gpu` share: the world that is measured, what they tell, and how one
+row's failure leaves the others alone.
 
-Figure   a measured number      Trouble   a row without one, and why      Fact   anything else worth keeping
+Figure   a measured number      Trouble   a row without one, and why      Fact   anything else worth
+         keeping
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ Tell = Callable[[Figure | Trouble | Fact], None]
 class World:
     """What is measured: an executor (`kernels`) on a device, in a number format, at a scale.
 
-    free_bytes: of the device when it was empty. accelerator: the device, where it is not the one that the engine finds by itself.
+    free_bytes: of the device when it was empty. accelerator: the device, where it is not the one
+    that the engine finds by itself.
     """
 
     kernels: str
@@ -73,26 +76,52 @@ class World:
 
     @property
     def threads(self) -> int:
-        """Of the processor: all where it computes, one where a device does or there is next to nothing to compute."""
-        return len(os.sched_getaffinity(0)) if self.device.type == "cpu" and self.scale.shape != "tiny" else 1
+        """Of the processor: all where it computes, one where a device does or there is next to
+        nothing to compute.
+        """
+        return (
+            len(os.sched_getaffinity(0))
+            if self.device.type == "cpu" and self.scale.shape != "tiny"
+            else 1
+        )
 
     def adapters(self, count: int, room_bytes: int = 1 << 30) -> Adapters:
         """So many of the scale's rank, in at most about `room_bytes` of host memory."""
-        return Adapters(self.scale.config, self.scale.rank, self.dtype, count, min(room_bytes, self.scale.room_bytes), self.device)
+        return Adapters(
+            self.scale.config,
+            self.scale.rank,
+            self.dtype,
+            count,
+            min(room_bytes, self.scale.room_bytes),
+            self.device,
+        )
 
     @contextmanager
-    def open(self, adapters: Adapters | None, slots: int, kv_tokens: int, **settings: Any) -> Iterator[Driver]:
+    def open(
+        self, adapters: Adapters | None, slots: int, kv_tokens: int, **settings: Any
+    ) -> Iterator[Driver]:
         """An engine of this world, in the memory that the one before has left."""
         release()
         wide = 8192 if self.free_bytes > 40 << 30 else 2048
         given: dict[str, Any] = {
             "prompt_step_tokens": wide,
             "step_tokens": max(512, self.scale.largest_batch),
-            "max_running": max(64, 2 * self.scale.largest_batch),  # two sides of a comparison are open at once
+            "max_running": max(
+                64, 2 * self.scale.largest_batch
+            ),  # two sides of a comparison are open at once
         }
         started = time.perf_counter()
-        given |= {"dtype": str(self.dtype).removeprefix("torch."), "kernels": self.kernels, "threads": self.threads}
-        given |= {"kv_tokens": kv_tokens, "max_adapters": slots, "max_waiting": 8192, "host_cache_bytes": 1 << 44}
+        given |= {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "kernels": self.kernels,
+            "threads": self.threads,
+        }
+        given |= {
+            "kv_tokens": kv_tokens,
+            "max_adapters": slots,
+            "max_waiting": 8192,
+            "host_cache_bytes": 1 << 44,
+        }
         given |= {"waiting_deadline_s": 600.0, "parked_deadline_s": 600.0, **settings}
         weights = random_weights(self.scale.shape, self.dtype, self.device)
         driver = Driver(weights, adapters and adapters.load, self.accelerator, **given)
@@ -116,10 +145,18 @@ class Rows:
         """The row's figure, told; a failure is told too and is None."""
         try:
             figure = measure()
-        except Exception as error:  # whatever went wrong, the rows after this one are still worth something
+        except (
+            Exception
+        ) as error:  # whatever went wrong, the rows after this one are still worth something
             traceback.print_exc()
             where = traceback.extract_tb(error.__traceback__)[-1]
-            self._tell(Trouble(row, f"{type(error).__name__}: {error} ({os.path.basename(where.filename)}:{where.lineno})"))
+            self._tell(
+                Trouble(
+                    row,
+                    f"{type(error).__name__}: {error}"
+                    f" ({os.path.basename(where.filename)}:{where.lineno})",
+                )
+            )
             self.after_failure()
             return None
         self._tell(figure)

@@ -1,4 +1,5 @@
-"""Runs stages one after the other, each a process with a deadline, and takes what they tell line by line. Knows no figure.
+"""Runs stages one after the other, each a process with a deadline, and takes what they tell line by
+line. Knows no figure.
 
 budget of a stage   what it may take at most; of the run, what is left; whichever is less
 a stage that fails, or is too slow, has told what it had until then, and the next one runs
@@ -41,8 +42,11 @@ class Stage:
 class Run:
     """Stages within one deadline. `logs` is where each stage's other output goes, as NAME.log."""
 
-    def __init__(self, deadline_s: float, logs: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._logs = clock, logs
+    def __init__(
+        self, deadline_s: float, logs: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._logs = logs
         self._ends = clock() + deadline_s
         logs.mkdir(parents=True, exist_ok=True)
 
@@ -55,21 +59,37 @@ class Run:
         """Run one stage; `take` gets each JSON line as it comes."""
         allowed = min(stage.budget_s, self.left_s)
         if allowed < LEAST_S and stage.budget_s >= LEAST_S:
-            return Outcome(stage.name, "left out", 0.0, f"only {max(0.0, self.left_s):.0f} s were left")
+            return Outcome(
+                stage.name, "left out", 0.0, f"only {max(0.0, self.left_s):.0f} s were left"
+            )
         started = self._clock()
         log_path = self._logs / f"{stage.name}.log"
         with log_path.open("w", encoding="utf-8") as log:
-            child = subprocess.Popen(stage.command, stdout=subprocess.PIPE, stderr=log, encoding="utf-8", errors="replace", start_new_session=True,
-                                     env={**os.environ, **dict(stage.environment)})  # fmt: skip
+            child = subprocess.Popen(
+                stage.command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,
+                env={**os.environ, **dict(stage.environment)},
+            )
             in_time = self._listen(child, started + allowed, take, log)
             if not in_time:
                 _end(child)
             status = child.wait()
         seconds = round(self._clock() - started, 1)
         if not in_time:
-            return Outcome(stage.name, "too slow", seconds, f"not over within {allowed:.0f} s; ended. {tail(log_path)}")
+            return Outcome(
+                stage.name,
+                "too slow",
+                seconds,
+                f"not over within {allowed:.0f} s; ended. {tail(log_path)}",
+            )
         if status != 0:
-            return Outcome(stage.name, "failed", seconds, f"ended with {_status(status)}. {tail(log_path)}")
+            return Outcome(
+                stage.name, "failed", seconds, f"ended with {_status(status)}. {tail(log_path)}"
+            )
         return Outcome(stage.name, "ok", seconds, _last_line(log_path))
 
     def log_of(self, name: str) -> str:
@@ -77,8 +97,16 @@ class Run:
         path = self._logs / f"{name}.log"
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
-    def _listen(self, child: subprocess.Popen[str], until: float, take: Callable[[Mapping[str, Any]], None], log: IO[str]) -> bool:
-        """Take lines until the process closes its output (True) or the time is over (False); what is no finding goes to the log."""
+    def _listen(
+        self,
+        child: subprocess.Popen[str],
+        until: float,
+        take: Callable[[Mapping[str, Any]], None],
+        log: IO[str],
+    ) -> bool:
+        """Take lines until the process closes its output (True) or the time is over (False); what
+        is no finding goes to the log.
+        """
         lines: SimpleQueue[str | None] = SimpleQueue()
         assert child.stdout is not None
         threading.Thread(target=_forward, args=(child.stdout, lines), daemon=True).start()
@@ -107,7 +135,9 @@ def _forward(source: IO[str], lines: SimpleQueue[str | None]) -> None:
 
 
 def _finding(line: str) -> dict[str, Any] | None:
-    """What a stage tells in a line of its own; None for what a library or a test prints, and for half a line, after which the stage was dead."""
+    """What a stage tells in a line of its own; None for what a library or a test prints, and for
+    half a line, after which the stage was dead.
+    """
     if not (line.startswith("{") and line.endswith("\n")):
         return None
     try:
@@ -135,6 +165,8 @@ def _last_line(log: Path) -> str:
 
 def tail(log: Path) -> str:
     """The last lines of a log, which usually hold the error."""
-    text = log.read_text(encoding="utf-8", errors="replace").replace(f"{os.getcwd()}{os.sep}", "")  # results are published
+    text = log.read_text(encoding="utf-8", errors="replace").replace(
+        f"{os.getcwd()}{os.sep}", ""
+    )  # results are published
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-TAIL_LINES:])

@@ -1,9 +1,13 @@
-"""One stage of `scripts/gpu` in a process of its own: python -m benchmarks.engine.gpu.stage NAME OPTIONS
+"""One stage of `scripts/gpu` in a process of its own: python -m benchmarks.engine.gpu.stage NAME
+OPTIONS
 
-OPTIONS is one JSON object: kernels, dtype, shape, free_bytes, host_bytes. What is found goes to stdout, a JSON line each, as soon as it is
-there; whatever libraries print goes to stderr. The process ends with 1 when the stage did not come to its end.
+OPTIONS is one JSON object: kernels, dtype, shape, free_bytes, host_bytes. What is found goes to
+stdout, a JSON line each, as soon as it is there; whatever libraries print goes to stderr. The
+process ends with 1 when the stage did not come to its end.
 
-    {"figure": ROW, "measured": NUMBER, "detail": {…}}      {"trouble": ROW, "error": TEXT}      {"fact": NAME, "value": …}
+    {"figure": ROW, "measured": NUMBER, "detail": {…}}
+    {"trouble": ROW, "error": TEXT}
+    {"fact": NAME, "value": …}
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from benchmarks.engine.gpu import bare
 
 def main() -> None:
     """Run the stage that is named."""
-    name, options = sys.argv[1], json.loads(sys.argv[2])
+    name = sys.argv[1]
+    options = json.loads(sys.argv[2])
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     absent = bare.stand_in()
@@ -74,7 +79,14 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
         return
     scale = plan(options["shape"], dtype.itemsize, options["free_bytes"], options["host_bytes"])
     world = gpu_rows.World(options["kernels"], dtype, scale, options["free_bytes"])
-    stages = (gpu_limits.limits, gpu_decode.decode, gpu_decode.profile, gpu_paging.paging, gpu_paging.seats, gpu_paging.resident)
+    stages = (
+        gpu_limits.limits,
+        gpu_decode.decode,
+        gpu_decode.profile,
+        gpu_paging.paging,
+        gpu_paging.seats,
+        gpu_paging.resident,
+    )
     {stage.__name__: stage for stage in stages}[name](world, gpu_rows.Rows(tell))
 
 

@@ -1,16 +1,22 @@
-"""What `scripts/gpu` serves: a random base made tensor by tensor where it is needed, and thousands of random adapters in little memory.
+"""What `scripts/gpu` serves: a random base made tensor by tensor where it is needed, and thousands
+of random adapters in little memory.
 
-The base is never on disk and never whole in host memory: `read` makes a tensor on the device each time it is asked, the same one each time.
+The base is never on disk and never whole in host memory: `read` makes a tensor on the device each
+time it is asked, the same one each time.
 
-Adapters are overlapping windows of one room of random numbers, already in the layout that the engine packs an adapter into:
+Adapters are overlapping windows of one room of random numbers, already in the layout that the
+engine packs an adapter into:
 
-    room      [ r0 r1 r2 … ]                     random numbers in the model's dtype, pinned where there is a GPU
+    room      [ r0 r1 r2 … ]                     random numbers in the model's dtype, pinned where
+              there is a GPU
     adapter 0 [───────────)
-    adapter 1     [───────────)                  each begins some pages after the one before, so no two are alike anywhere
+    adapter 1     [───────────)                  each begins some pages after the one before, so no
+                  two are alike anywhere
     adapter n                 [───────────)
 
-So 2,000 adapters of 84 MB, which would fill 168 GB, take as much host memory as the room has. A copy to the device reads what lies in
-host memory either way, and on the device nothing is shared: there each occupies its own bytes.
+So 2,000 adapters of 84 MB, which would fill 168 GB, take as much host memory as the room has. A
+copy to the device reads what lies in host memory either way, and on the device nothing is shared:
+there each occupies its own bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +45,9 @@ from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
 
 ADAPTER_SPREAD = 0.02
-"""The standard deviation of an adapter's numbers: what it adds to a linear is then a tenth of what the base gives."""
+"""The standard deviation of an adapter's numbers: what it adds to a linear is then a tenth of what
+the base gives.
+"""
 PIECE_BYTES = 256 << 20
 
 
@@ -52,13 +60,17 @@ def random_weights(shape: str, dtype: torch.dtype, device: torch.device, seed: i
         if len(size) == 1:
             return torch.ones(size, dtype=dtype, device=device)
         draw = torch.Generator(device).manual_seed(seed + zlib.crc32(name.encode()))
-        return torch.randn(size, generator=draw, dtype=dtype, device=device).mul_(_spread(name, size, SHAPES[shape].tied_head))
+        return torch.randn(size, generator=draw, dtype=dtype, device=device).mul_(
+            _spread(name, size, SHAPES[shape].tied_head)
+        )
 
     return Weights(hashlib.sha256(f"random {shape} {seed}".encode()).digest(), SHAPES[shape], read)
 
 
 def _spread(name: str, size: tuple[int, ...], tied_head: bool) -> float:
-    """Linears keep the size of what they are given; the head's logits are spread enough that answers are not one token for ever."""
+    """Linears keep the size of what they are given; the head's logits are spread enough that
+    answers are not one token for ever.
+    """
     if name.startswith("lm_head"):
         return 0.1
     if name.startswith("model.embed_tokens"):
@@ -69,11 +81,22 @@ def _spread(name: str, size: tuple[int, ...], tied_head: bool) -> float:
 class Adapters:
     """`count` distinct adapters of one rank on all linears; a *number* is which."""
 
-    def __init__(self, config: ModelConfig, rank: int, dtype: torch.dtype, count: int, room_bytes: int, device: torch.device) -> None:
-        self.rank, self.count = rank, count
+    def __init__(
+        self,
+        config: ModelConfig,
+        rank: int,
+        dtype: torch.dtype,
+        count: int,
+        room_bytes: int,
+        device: torch.device,
+    ) -> None:
+        self.rank = rank
+        self.count = count
         self.layout = all_linear_layout(config, rank, dtype)
         size = self.layout.size_bytes
-        self._step = max(PAGE_BYTES, (room_bytes - size) // max(1, count) // PAGE_BYTES * PAGE_BYTES)
+        self._step = max(
+            PAGE_BYTES, (room_bytes - size) // max(1, count) // PAGE_BYTES * PAGE_BYTES
+        )
         self.room = _random_room(max(room_bytes, size + count * self._step), dtype, device)
 
     @property
@@ -84,28 +107,39 @@ class Adapters:
     def packed(self, number: int) -> PackedAdapter:
         """Adapter `number` as the engine's packer would have left it; a view, not a copy."""
         assert 0 <= number < self.count
-        return PackedAdapter(self.layout, self.room[number * self._step :][: self.size_bytes], self.rank)
+        return PackedAdapter(
+            self.layout, self.room[number * self._step :][: self.size_bytes], self.rank
+        )
 
     def load(self, config_path: Path, weights_path: Path) -> Loaded:
-        """In the place of the engine's loader of files: the number is the file's name, see `path`."""
+        """In the place of the engine's loader of files: the number is the file's name, see
+        `path`.
+        """
         number = int(weights_path.name)
         return Loaded(self.packed(number), hashlib.sha256(b"random adapter %d" % number).digest())
 
 
 class MixedAdapters:
-    """Small adapters of all kinds, the same in every number format: another rank for each, some with a gain and a shift."""
+    """Small adapters of all kinds, the same in every number format: another rank for each, some
+    with a gain and a shift.
+    """
 
     RANKS = (8, 16, 3, 40)
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        self._config, self._dtype = config, dtype
+        self._config = config
+        self._dtype = dtype
 
     def load(self, config_path: Path, weights_path: Path) -> Loaded:
         """In the place of the engine's loader of files, as `Adapters.load`."""
         number = int(weights_path.name)
         draw = torch.Generator().manual_seed(1000 + number)
         rank = self.RANKS[number % len(self.RANKS)]
-        parts = {(layer, part.name): self._part(part, rank, number, draw) for layer in range(self._config.layers) for part in parts_of(self._config)}
+        parts = {
+            (layer, part.name): self._part(part, rank, number, draw)
+            for layer in range(self._config.layers)
+            for part in parts_of(self._config)
+        }
         packed = pack(self._config, parts, self._dtype)
         return Loaded(packed, packed.digest())
 
@@ -114,7 +148,12 @@ class MixedAdapters:
         b = torch.randn(part.width_out, rank, generator=draw) * 0.3 * rank**-0.5
         if number % 2 == 0:
             return PartWeights(a, b)
-        return PartWeights(a, b, 1.0 + 0.1 * torch.randn(part.width_out, generator=draw), 0.1 * torch.randn(part.width_out, generator=draw))
+        return PartWeights(
+            a,
+            b,
+            1.0 + 0.1 * torch.randn(part.width_out, generator=draw),
+            0.1 * torch.randn(part.width_out, generator=draw),
+        )
 
 
 def path(number: int) -> str:
@@ -125,28 +164,40 @@ def path(number: int) -> str:
 def all_linear_layout(config: ModelConfig, rank: int, dtype: torch.dtype) -> Layout:
     """Where everything lies in an adapter of one rank on all linears."""
     pair = PartWeights(a=torch.empty(rank, 0))
-    return make_layout(config, {(layer, part.name): pair for layer in range(config.layers) for part in parts_of(config)}, dtype)
+    return make_layout(
+        config,
+        {(layer, part.name): pair for layer in range(config.layers) for part in parts_of(config)},
+        dtype,
+    )
 
 
 def _random_room(size_bytes: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """[size_bytes] uint8 that hold normal numbers of `dtype`, made on the device and brought to host memory piece by piece."""
+    """[size_bytes] uint8 that hold normal numbers of `dtype`, made on the device and brought to
+    host memory piece by piece.
+    """
     room = torch.empty(size_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
     assert room.data_ptr() % ALIGN_BYTES == 0
     draw = torch.Generator(device).manual_seed(7)
     for first in range(0, size_bytes, PIECE_BYTES):
         piece = room[first : first + PIECE_BYTES].view(dtype)
-        piece.copy_(torch.randn(len(piece), generator=draw, dtype=dtype, device=device).mul_(ADAPTER_SPREAD))
+        piece.copy_(
+            torch.randn(len(piece), generator=draw, dtype=dtype, device=device).mul_(ADAPTER_SPREAD)
+        )
     return room
 
 
 def zipf(count: int, requests: int, seed: int) -> list[int]:
     """Adapter numbers drawn with probability proportional to 1 / rank."""
     weights = 1.0 / np.arange(1, count + 1)
-    numbers: list[int] = np.random.default_rng(seed).choice(count, requests, p=weights / weights.sum()).tolist()
+    numbers: list[int] = (
+        np.random.default_rng(seed).choice(count, requests, p=weights / weights.sum()).tolist()
+    )
     return numbers
 
 
 def make_prompts(batch: int, length: int, vocab_size: int, seed: int) -> list[list[int]]:
     """Random ids, another set for every seed, so that no prefix cache answers."""
-    prompts: list[list[int]] = np.random.default_rng(seed).integers(3, vocab_size, (batch, length)).tolist()
+    prompts: list[list[int]] = (
+        np.random.default_rng(seed).integers(3, vocab_size, (batch, length)).tolist()
+    )
     return prompts

@@ -1,4 +1,6 @@
-"""Our engine: `in_process`, stepped by this driver, or as the daemon runs it, a process of its own behind its socket."""
+"""Our engine: `in_process`, stepped by this driver, or as the daemon runs it, a process of its own
+behind its socket.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,15 @@ def adapter_messages(options: dict[str, Any]) -> list[Any]:
     """One HoldAdapter for each adapter."""
     from engine.messages import HoldAdapter
 
-    folders = [Path(options["adapters"]) / f"a{index:03}" for index in range(options.get("held", 0))]
-    return [HoldAdapter(identity(i), str(f / "adapter_config.json"), str(f / "adapter_model.safetensors")) for i, f in enumerate(folders)]
+    folders = [
+        Path(options["adapters"]) / f"a{index:03}" for index in range(options.get("held", 0))
+    ]
+    return [
+        HoldAdapter(
+            identity(i), str(f / "adapter_config.json"), str(f / "adapter_model.safetensors")
+        )
+        for i, f in enumerate(folders)
+    ]
 
 
 def identity(index: int) -> bytes:
@@ -43,7 +52,15 @@ def submits(prompts: list[list[int]], adapters: list[Any], tokens: int) -> dict[
     made = {}
     for prompt, adapter in zip(prompts, adapters, strict=True):
         number = next(NUMBERS)
-        made[number] = Submit(number, prompt, None if adapter is None else identity(adapter), Sampling(bytes(32)), tokens, tokens, [])
+        made[number] = Submit(
+            number,
+            prompt,
+            None if adapter is None else identity(adapter),
+            Sampling(bytes(32)),
+            max_tokens=tokens,
+            credit=tokens,
+            stop_ids=[],
+        )
     return made
 
 
@@ -54,9 +71,17 @@ def start_in_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     from engine.config import EngineConfig
     from engine.messages import AdapterHeld, Tokens
 
-    os.sched_setaffinity(0, cores)  # as engine/__main__.py does: importing torch under OMP_PROC_BIND pinned this thread
+    os.sched_setaffinity(
+        0, cores
+    )  # as engine/__main__.py does: importing torch under OMP_PROC_BIND pinned this thread
     done: SimpleQueue[Any] = SimpleQueue()
-    config = EngineConfig(Path(options["base"]), dtype=options["dtype"], kernels=options["kernels"], threads=options["threads"], kv_tokens=16384)
+    config = EngineConfig(
+        Path(options["base"]),
+        dtype=options["dtype"],
+        kernels=options["kernels"],
+        threads=options["threads"],
+        kv_tokens=16384,
+    )
     built = build_engine(config, done.put)
     sizes = []
     for message in adapter_messages(options):
@@ -90,11 +115,31 @@ def start_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     from engine.messages import AdapterHeld, Failed, FromEngine, Tokens
 
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "engine", "serve", "--fd", str(theirs.fileno()), "--base", options["base"], "--dtype", options["dtype"],
-               "--kernels", options["kernels"], "--threads", str(options["threads"]), "--kv-tokens", "16384"]  # fmt: skip
-    path = os.pathsep.join([str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "serve",
+        "--fd",
+        str(theirs.fileno()),
+        "--base",
+        options["base"],
+        "--dtype",
+        options["dtype"],
+        "--kernels",
+        options["kernels"],
+        "--threads",
+        str(options["threads"]),
+        "--kv-tokens",
+        "16384",
+    ]
+    path = os.pathsep.join(
+        [str(Path(__file__).parents[3]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(options["threads"])}
-    child = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, pass_fds=[theirs.fileno()], env=environment, stderr=subprocess.PIPE, text=True
+    )
     theirs.close()
     stream = ours.makefile("rwb", buffering=1 << 20)
     decoder = msgspec.msgpack.Decoder(FromEngine)
@@ -134,7 +179,12 @@ def start_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
                 missing -= len(message.token_ids)
         return list(answers.values())
 
-    return run, {"kernels": greeting, "dtype": ready.dtype, "adapter_bytes": sum(sizes), "engine_pid": child.pid}
+    return run, {
+        "kernels": greeting,
+        "dtype": ready.dtype,
+        "adapter_bytes": sum(sizes),
+        "engine_pid": child.pid,
+    }
 
 
 if __name__ == "__main__":

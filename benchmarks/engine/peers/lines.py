@@ -1,7 +1,10 @@
-"""How a driver talks to the comparison: one JSON line in, one out. Needs the standard library only, so that it runs in any environment.
+"""How a driver talks to the comparison: one JSON line in, one out.
 
-A request is {"prompts": [[id]], "adapters": [index or null], "tokens": n}: answer every prompt greedily with exactly n tokens, end-of-text
-ignored. The answer is {"seconds": s, "answers": [[id]], "rss_bytes": r}. Whatever libraries print goes to stderr.
+Needs the standard library only, so that it runs in any environment.
+
+A request is {"prompts": [[id]], "adapters": [index or null], "tokens": n}: answer every prompt
+greedily with exactly n tokens, end-of-text ignored. The answer is {"seconds": s, "answers": [[id]],
+"rss_bytes": r}. Whatever libraries print goes to stderr.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ def rss_bytes() -> int:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            parents[int(entry.name)], resident[int(entry.name)] = int(fields[1]), int(fields[21])
+            parents[int(entry.name)] = int(fields[1])
+            resident[int(entry.name)] = int(fields[21])
     family = {own}
     while grown := {child for child, parent in parents.items() if parent in family} - family:
         family |= grown
@@ -38,7 +42,9 @@ def rss_bytes() -> int:
 
 def serve(start: Callable[[dict[str, Any]], tuple[Run, dict[str, Any]]]) -> None:
     """Start from the options in argv[1], say that it is ready, answer until stdin ends."""
-    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: a stopped driver would outlive a killed comparison
+    ctypes.CDLL(None).prctl(
+        1, 9
+    )  # PR_SET_PDEATHSIG, SIGKILL: a stopped driver would outlive a killed comparison
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run, facts = start(json.loads(sys.argv[1]))

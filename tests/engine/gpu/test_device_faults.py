@@ -1,4 +1,6 @@
-"""What can go wrong with a device, made to go wrong at the seam: memory runs out, copies are late, the device is lost or hangs."""
+"""What can go wrong with a device, made to go wrong at the seam: memory runs out, copies are late,
+the device is lost or hangs.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,14 @@ from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weight
 from tests.engine.worlds import Lab, make_base, some_tokens, submit
 
 DEADLINE_S = 30.0
-FIRST, SECOND = b"\1" * 32, b"\2" * 32
+FIRST = b"\1" * 32
+SECOND = b"\2" * 32
 
 
 class LateDevice(HostDevice):
-    """A copy moves its bytes when `gate` lets it, in the order of copies: until then the slot holds what it held."""
+    """A copy moves its bytes when `gate` lets it, in the order of copies: until then the slot holds
+    what it held.
+    """
 
     def __init__(self, gate: Callable[[], None]) -> None:
         super().__init__()
@@ -51,8 +56,11 @@ class LateDevice(HostDevice):
 
 
 class _LateCopy:
-    def __init__(self, gate: Callable[[], None], pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        self._gate, self._pairs = gate, pairs
+    def __init__(
+        self, gate: Callable[[], None], pairs: list[tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
+        self._gate = gate
+        self._pairs = pairs
 
     def wait(self) -> None:
         self._gate()
@@ -60,10 +68,18 @@ class _LateCopy:
             target.copy_(source)
 
 
-def open_lab(device: Device | None, kernels: Kernels = REFERENCES, adapters: int = 6, room_bytes: int = 64 << 20, **settings: Any) -> Lab:
+def open_lab(
+    device: Device | None,
+    kernels: Kernels = REFERENCES,
+    adapters: int = 6,
+    room_bytes: int = 64 << 20,
+    **settings: Any,
+) -> Lab:
     """`device` None: the processor, which says what is right."""
     accelerator = None if device is None else Narrow(device, kernels, room_bytes)
-    lab = Lab(random_weights(LLAMA), accelerator=accelerator, load=RandomAdapters(LLAMA), **settings)
+    lab = Lab(
+        random_weights(LLAMA), accelerator=accelerator, load=RandomAdapters(LLAMA), **settings
+    )
     for number in range(adapters):
         lab.hold(bytes([number]) * 32, Path(str(number)))
     return lab
@@ -77,7 +93,10 @@ def ask(request_id: int, adapter: bytes | None = None, tokens: int = 6) -> Submi
 def right() -> dict[bytes | None, list[int]]:
     """What each adapter answers."""
     lab = open_lab(None)
-    answers = {name: lab.run(ask(number, name))[number] for number, name in enumerate([None, *(bytes([n]) * 32 for n in range(6))])}
+    answers = {
+        name: lab.run(ask(number, name))[number]
+        for number, name in enumerate([None, *(bytes([n]) * 32 for n in range(6))])
+    }
     lab.close()
     return answers
 
@@ -85,7 +104,9 @@ def right() -> dict[bytes | None, list[int]]:
 # --- copies that take their time ---
 
 
-def test_others_go_on_while_an_adapter_is_copied_and_its_request_runs_when_it_is_there(right: dict[bytes | None, list[int]]) -> None:
+def test_others_go_on_while_an_adapter_is_copied_and_its_request_runs_when_it_is_there(
+    right: dict[bytes | None, list[int]],
+) -> None:
     gate = threading.Event()
     lab = open_lab(LateDevice(lambda: _wait(gate)))
     lab.engine.handle(ask(1, FIRST))
@@ -102,7 +123,9 @@ def test_others_go_on_while_an_adapter_is_copied_and_its_request_runs_when_it_is
 
 
 def _open_with_one_evicted_early() -> tuple[Lab, threading.Event]:
-    """One slot, given to FIRST and then to SECOND before a byte of either has come; copies end when the event is set."""
+    """One slot, given to FIRST and then to SECOND before a byte of either has come; copies end when
+    the event is set.
+    """
     gate = threading.Event()
     lab = open_lab(LateDevice(lambda: _wait(gate)), max_adapters=1)
     lab.engine.handle(ask(1, FIRST))
@@ -113,7 +136,9 @@ def _open_with_one_evicted_early() -> tuple[Lab, threading.Event]:
     return lab, gate
 
 
-def test_an_adapter_evicted_while_its_copy_is_under_way_does_no_harm(right: dict[bytes | None, list[int]]) -> None:
+def test_an_adapter_evicted_while_its_copy_is_under_way_does_no_harm(
+    right: dict[bytes | None, list[int]],
+) -> None:
     lab, gate = _open_with_one_evicted_early()
     assert lab.engine.num_copying == 2
     gate.set()
@@ -134,32 +159,48 @@ def test_a_copy_that_ends_after_its_slot_was_given_away_makes_nobody_ready() -> 
     lab.close()
 
 
-def test_more_adapters_than_slots_take_turns_though_each_copy_takes_longer_than_a_seat_lasts(right: dict[bytes | None, list[int]]) -> None:
-    """A seat's time begins when the bytes are there; otherwise an adapter that comes slowly would be sent away before it ever ran."""
+def test_more_adapters_than_slots_take_turns_though_each_copy_takes_longer_than_a_seat_lasts(
+    right: dict[bytes | None, list[int]],
+) -> None:
+    """A seat's time begins when the bytes are there; otherwise an adapter that comes slowly would
+    be sent away before it ever ran.
+    """
     lab = open_lab(LateDevice(lambda: None), max_adapters=2, seat_steps=4)
     requests = [ask(number, bytes([number]) * 32) for number in range(6)]
     for request in [*requests, ask(6, None, 200)]:
         lab.engine.handle(request)
     quiet = 0
-    while not all(any(isinstance(m, Finished) and m.request_id == number for m in lab.messages) for number in range(6)):
+    while not all(
+        any(isinstance(m, Finished) and m.request_id == number for m in lab.messages)
+        for number in range(6)
+    ):
         lab.engine.step()  # without taking in what has arrived, but for every tenth time
         lab.collect()
         quiet += 1
         if quiet % 10 == 0 and lab.engine.num_copying:
             lab.engine.receive(lab.done.get(timeout=DEADLINE_S))
         assert quiet < 2000, "somebody is loaded and sent away for ever"
-    assert [lab.tokens(number) for number in range(6)] == [right[bytes([number]) * 32] for number in range(6)]
+    assert [lab.tokens(number) for number in range(6)] == [
+        right[bytes([number]) * 32] for number in range(6)
+    ]
     lab.drain()
     lab.close()
 
 
-def test_random_operations_with_late_copies_in_little_room_give_the_right_answers(right: dict[bytes | None, list[int]]) -> None:
-    """Adapters of six sizes over an arena that holds two or three of them; requests come and are cancelled; copies end in their own time."""
-    draw, gate = random.Random(3), threading.Semaphore(0)
+def test_random_operations_with_late_copies_in_little_room_give_the_right_answers(
+    right: dict[bytes | None, list[int]],
+) -> None:
+    """Adapters of six sizes over an arena that holds two or three of them; requests come and are
+    cancelled; copies end in their own time.
+    """
+    draw = random.Random(3)
+    gate = threading.Semaphore(0)
     sizes = [size_of(number) for number in range(6)]
     room_bytes = max(sizes) + sorted(sizes)[3]
     lab = open_lab(LateDevice(lambda: _acquire(gate)), room_bytes=room_bytes, max_adapters=4)
-    adapters = {number: draw.choice([None, *(bytes([n]) * 32 for n in range(6))]) for number in range(200)}
+    adapters = {
+        number: draw.choice([None, *(bytes([n]) * 32 for n in range(6))]) for number in range(200)
+    }
     for number, adapter in adapters.items():
         lab.engine.handle(ask(number, adapter))
         for _ in range(draw.randrange(6)):
@@ -186,7 +227,9 @@ def test_random_operations_with_late_copies_in_little_room_give_the_right_answer
 # --- what is chosen ---
 
 
-def test_without_a_device_the_processor_serves_unless_a_device_is_insisted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_device_the_processor_serves_unless_a_device_is_insisted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [find_accelerator(kernels) for kernels in ("auto", "native", "torch")] == [None] * 3
     with pytest.raises(ModelError, match=r"kernels is cuda, but .* CUDA"):
@@ -195,17 +238,24 @@ def test_without_a_device_the_processor_serves_unless_a_device_is_insisted_on(mo
         find_accelerator("metal")
 
 
-def test_a_card_that_is_too_old_for_the_kernels_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_is_too_old_for_the_kernels_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     old = HostDevice()
-    old.name, old.capability = "an old card", (6, 1)
+    old.name = "an old card"
+    old.capability = (6, 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("engine.cuda.device.CudaDevice", lambda: old)
     assert find_accelerator("auto") is None
-    with pytest.raises(ModelError, match=r"an old card has compute capability 6.1, and Triton compiles for 7.0"):
+    with pytest.raises(
+        ModelError, match=r"an old card has compute capability 6.1, and Triton compiles for 7.0"
+    ):
         find_accelerator("cuda")
 
 
-def test_what_a_device_cannot_run_goes_to_the_processor_and_says_why_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_device_cannot_run_goes_to_the_processor_and_says_why_when_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(choose, "_open_device", lambda: Accelerator(HostDevice(), REFERENCES))
     odd = replace(LLAMA, head_dim=12)
     assert isinstance(find_accelerator("auto", LLAMA, "auto"), Accelerator)
@@ -216,24 +266,35 @@ def test_what_a_device_cannot_run_goes_to_the_processor_and_says_why_when_asked(
         find_accelerator("cuda", LLAMA, "int8")
     wide = replace(LLAMA, head_dim=256)
     assert isinstance(find_accelerator("cuda", wide, "bfloat16"), Accelerator)
-    with pytest.raises(ModelError, match="head_dim 256 is not a multiple of 16 up to 128, the most in float32 there"):
+    with pytest.raises(
+        ModelError,
+        match="head_dim 256 is not a multiple of 16 up to 128, the most in float32 there",
+    ):
         find_accelerator("cuda", wide, "float32")
 
 
 @pytest.mark.parametrize(
-    ("capability", "name", "words"), [((9, 0), "bfloat16", "9.0 multiplies it"), ((7, 5), "float32", "7.5 multiplies no bfloat16")]
+    ("capability", "name", "words"),
+    [((9, 0), "bfloat16", "9.0 multiplies it"), ((7, 5), "float32", "7.5 multiplies no bfloat16")],
 )
-def test_a_device_computes_in_bfloat16_where_it_has_it(capability: tuple[int, int], name: str, words: str) -> None:
+def test_a_device_computes_in_bfloat16_where_it_has_it(
+    capability: tuple[int, int], name: str, words: str
+) -> None:
     choice = choose_dtype("auto", frozenset(), capability)
     assert choice.name == name
     assert words in choice.reason
     assert choose_dtype("float32", frozenset(), capability).reason == "asked for"
 
 
-def test_info_shows_the_device_and_how_its_memory_is_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_shows_the_device_and_how_its_memory_is_divided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_base(tmp_path)
     monkeypatch.setattr(choose, "_open_device", lambda: Accelerator(HostDevice(), REFERENCES))
-    lines = dict(line.split(maxsplit=1) for line in describe(tmp_path, EngineConfig(tmp_path, kv_tokens=4096)))
+    lines = dict(
+        line.split(maxsplit=1)
+        for line in describe(tmp_path, EngineConfig(tmp_path, kv_tokens=4096))
+    )
     assert lines["device"] == "host memory: 1024 of 1024 MiB free"
     assert lines["dtype"].startswith("float32: a device of capability 0.0")
     assert lines["memory"].startswith("room for keys and values of 4096 tokens, ")
@@ -241,25 +302,39 @@ def test_info_shows_the_device_and_how_its_memory_is_divided(tmp_path: Path, mon
 
 
 def test_what_an_operator_leaves_open_suits_the_machine() -> None:
-    processor, device = (settled(EngineConfig(Path(), max_running=7), on_device) for on_device in (False, True))
+    processor, device = (
+        settled(EngineConfig(Path(), max_running=7), on_device) for on_device in (False, True)
+    )
     for each in (processor, device):
-        assert (each.kv_tokens, each.host_cache_bytes, each.slot_bytes) == (0, 0, 0), "divided when the base is known"
+        assert (each.kv_tokens, each.host_cache_bytes, each.slot_bytes) == (
+            0,
+            0,
+            0,
+        ), "divided when the base is known"
     assert (processor.max_adapters, device.max_adapters) == (64, 0)
     assert processor.max_running == device.max_running == 7
     assert device.prompt_step_tokens > processor.prompt_step_tokens
     assert (processor.beside_tokens, device.beside_tokens) == (32, 512)
-    assert settled(EngineConfig(Path(), step_tokens=90), False, frozenset({"amx_bf16"})).beside_tokens == 90
+    assert (
+        settled(EngineConfig(Path(), step_tokens=90), False, frozenset({"amx_bf16"})).beside_tokens
+        == 90
+    )
 
 
 # --- memory that runs out ---
 
 
 def test_a_base_that_does_not_fit_is_refused_with_what_it_needs_and_what_is_free() -> None:
-    with pytest.raises(ModelError, match=r"the base needs \d+ bytes of host memory .* 1000000 are free; .*--kernels native"):
+    with pytest.raises(
+        ModelError,
+        match=r"the base needs \d+ bytes of host memory .* 1000000 are free; .*--kernels native",
+    ):
         open_lab(HostDevice(1_000_000), adapters=0)
 
 
-def test_memory_that_runs_out_while_the_base_is_loaded_is_the_same_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_while_the_base_is_loaded_is_the_same_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def run_out(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 32.00 MiB.")
 
@@ -272,7 +347,10 @@ def test_kernels_that_do_not_run_on_a_device_are_no_riddle() -> None:
     def refuse(*_: object) -> None:
         raise ValueError("out of resource: shared memory, Required: 180224, Hardware limit: 101376")
 
-    with pytest.raises(ModelError, match=r"do not run on host memory \(ValueError: out of resource.*--kernels native"):
+    with pytest.raises(
+        ModelError,
+        match=r"do not run on host memory \(ValueError: out of resource.*--kernels native",
+    ):
         open_lab(HostDevice(), replace(REFERENCES, attend_prefill=refuse), adapters=0)
 
 
@@ -307,7 +385,10 @@ class Connection:
         self._socket.settimeout(DEADLINE_S)
         self.status: int | None = None
         server = Server(theirs, lab.done)  # type: ignore[arg-type]
-        self._thread = threading.Thread(target=lambda: setattr(self, "status", server.serve(lab.engine, lab.built.ready)), daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: setattr(self, "status", server.serve(lab.engine, lab.built.ready)),
+            daemon=True,
+        )
         self._thread.start()
         assert isinstance(self.receive(), Ready)
 
@@ -342,9 +423,14 @@ def failing(kind: type[Exception], text: str, wanted: list[bool]) -> Kernels:
     return replace(REFERENCES, attend_prefill=attend)
 
 
-def test_memory_that_runs_out_in_a_step_fails_its_requests_as_busy_and_the_engine_goes_on(right: dict[bytes | None, list[int]]) -> None:
+def test_memory_that_runs_out_in_a_step_fails_its_requests_as_busy_and_the_engine_goes_on(
+    right: dict[bytes | None, list[int]],
+) -> None:
     wanted = [False]
-    lab = open_lab(HostDevice(), failing(torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2 GiB", wanted))
+    lab = open_lab(
+        HostDevice(),
+        failing(torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2 GiB", wanted),
+    )
     daemon = Connection(lab)
     for number in range(5):  # more often than crashes would be forgiven
         wanted[0] = True
@@ -364,15 +450,23 @@ def test_memory_that_runs_out_in_a_step_fails_its_requests_as_busy_and_the_engin
 # --- a device that is gone ---
 
 
-def test_a_lost_device_ends_the_process_with_its_own_code(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_device_ends_the_process_with_its_own_code(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     wanted = [False]
-    lab = open_lab(HostDevice(), failing(RuntimeError, "CUDA error: an illegal memory access was encountered\nmore", wanted))
+    lab = open_lab(
+        HostDevice(),
+        failing(RuntimeError, "CUDA error: an illegal memory access was encountered\nmore", wanted),
+    )
     daemon = Connection(lab)
     wanted[0] = True
     daemon.send(ask(1, FIRST))
     daemon._thread.join(DEADLINE_S)
     assert daemon.status == 5
-    assert "the device is lost: CUDA error: an illegal memory access was encountered; this process ends" in capfd.readouterr().err
+    assert (
+        "the device is lost: CUDA error: an illegal memory access was encountered; this process"
+        " ends" in capfd.readouterr().err
+    )
     daemon.close()
     lab.close()
 
@@ -392,11 +486,20 @@ def test_a_copy_that_fails_ends_the_process_too() -> None:
 def test_our_own_bugs_are_no_faults_of_the_device() -> None:
     assert fault_of(ValueError("CUDA error")) is None
     assert fault_of(RuntimeError("shapes do not match")) is None
-    assert isinstance(fault_of(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")), OutOfDeviceMemory)
+    assert isinstance(
+        fault_of(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")),
+        OutOfDeviceMemory,
+    )
     assert isinstance(fault_of(RuntimeError("CUDA error: out of memory")), OutOfDeviceMemory)
-    assert isinstance(fault_of(RuntimeError("Triton Error [CUDA]: out of memory")), OutOfDeviceMemory)
-    assert isinstance(fault_of(RuntimeError("Triton Error [CUDA]: device-side assert triggered")), DeviceLost)
-    while_capturing = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    assert isinstance(
+        fault_of(RuntimeError("Triton Error [CUDA]: out of memory")), OutOfDeviceMemory
+    )
+    assert isinstance(
+        fault_of(RuntimeError("Triton Error [CUDA]: device-side assert triggered")), DeviceLost
+    )
+    while_capturing = RuntimeError(
+        "CUDA error: operation failed due to a previous error during capture"
+    )
     while_capturing.__context__ = torch.OutOfMemoryError("CUDA out of memory.")
     assert isinstance(fault_of(while_capturing), OutOfDeviceMemory)
 
@@ -405,7 +508,8 @@ def test_our_own_bugs_are_no_faults_of_the_device() -> None:
 
 
 def test_the_watchdog_barks_past_the_deadline_only() -> None:
-    now, heard = [0.0], SimpleQueue[str]()
+    now = [0.0]
+    heard = SimpleQueue[str]()
     dog = Watchdog(60.0, heard.put, lambda: now[0])
     with dog.over("a step"):
         now[0] = 60.0
@@ -438,9 +542,16 @@ class HangingDevice(HostDevice):
 
 def serve_hanging(fd: int) -> int:
     """The process that the test below starts."""
-    device, inbox = HangingDevice(), SimpleQueue[Any]()
+    device = HangingDevice()
+    inbox = SimpleQueue[Any]()
     config = EngineConfig(Path("memory"), dtype="float32", kv_tokens=2048)
-    built = assemble(random_weights(LLAMA), config, inbox.put, Accelerator(device, REFERENCES, step_deadline_s=1.0), RandomAdapters(LLAMA))
+    built = assemble(
+        random_weights(LLAMA),
+        config,
+        inbox.put,
+        Accelerator(device, REFERENCES, step_deadline_s=1.0),
+        load=RandomAdapters(LLAMA),
+    )
     device.hangs = True
     return Server(socket.socket(fileno=fd), inbox).serve(built.engine, built.ready)
 
@@ -449,9 +560,13 @@ def test_a_step_that_hangs_ends_the_process_with_a_clear_word() -> None:
     ours, theirs = socket.socketpair()
     ours.settimeout(DEADLINE_S)
     process = subprocess.Popen(
-        [sys.executable, "-c", HANGING, str(theirs.fileno())], pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=Path(__file__).parents[3],
-    )  # fmt: skip
+        [sys.executable, "-c", HANGING, str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[3],
+    )
     theirs.close()
     try:
         assert read_frame(ours) is not None
@@ -467,7 +582,9 @@ def test_a_step_that_hangs_ends_the_process_with_a_clear_word() -> None:
 
 def size_of(number: int) -> int:
     """Bytes of an adapter on the device."""
-    packed = RandomAdapters(LLAMA)(Path(str(number)) / "config", Path(str(number)) / "weights").packed
+    packed = RandomAdapters(LLAMA)(
+        Path(str(number)) / "config", Path(str(number)) / "weights"
+    ).packed
     return packed.size_bytes
 
 

@@ -1,4 +1,6 @@
-"""Who gets a device's memory: the split between keys and values and adapters, and regions of the room for adapters. All of it pure."""
+"""Who gets a device's memory: the split between keys and values and adapters, and regions of the
+room for adapters. All of it pure.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,18 @@ from engine.lora.slots import NoFreeSlot, Placement, SlotTable
 from engine.model.config import ModelConfig
 from engine.model.parts import parts_of
 
-LLAMA_8B = ModelConfig(128256, 4096, 14336, 32, 32, 8, 128, 131072, 1e-5, 500000.0)
+LLAMA_8B = ModelConfig(
+    128256,
+    4096,
+    14336,
+    32,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    context=131072,
+    norm_eps=1e-5,
+    rope_base=500000.0,
+)
 GIB = 1 << 30
 DEMAND = demand_of(LLAMA_8B, 2, 16, GIB)
 LOAD = Load(max_running=256)
@@ -36,7 +49,11 @@ demands = st.builds(
 
 def test_the_bytes_are_those_of_the_layouts_themselves() -> None:
     pair = PartWeights(a=torch.empty(16, 0))
-    layout = make_layout(LLAMA_8B, {(layer, part.name): pair for layer in range(32) for part in parts_of(LLAMA_8B)}, torch.bfloat16)
+    layout = make_layout(
+        LLAMA_8B,
+        {(layer, part.name): pair for layer in range(32) for part in parts_of(LLAMA_8B)},
+        torch.bfloat16,
+    )
     assert adapter_numbers(LLAMA_8B, 16) * 2 == pytest.approx(layout.size_bytes, rel=1e-4)
     assert base_bytes(LLAMA_8B, 2) == pytest.approx(2 * 8.03e9, rel=1e-2)
     assert DEMAND.page_bytes == 16 * 131072
@@ -52,7 +69,13 @@ def test_a_split_uses_what_is_free_and_never_more(demand: Demand, free: int, run
         assert left < 250 * (demand.page_bytes + demand.adapter_bytes), "there was room for both"
         return
     kv = (1 + split.num_pages) * demand.page_bytes
-    used = demand.base_bytes + demand.work_bytes + kv + split.adapter_bytes + split.num_slots * demand.slot_bytes
+    used = (
+        demand.base_bytes
+        + demand.work_bytes
+        + kv
+        + split.adapter_bytes
+        + split.num_slots * demand.slot_bytes
+    )
     assert used <= free - int(MARGIN * free)
     assert used > free - int(MARGIN * free) - 2 * demand.page_bytes - demand.slot_bytes
     assert split.num_pages >= 1
@@ -92,14 +115,21 @@ def test_what_an_operator_chooses_is_kept() -> None:
 def test_more_memory_never_runs_fewer(free: int) -> None:
     def running(gib: int) -> float:
         split = divide(DEMAND, gib * GIB, gib * GIB, LOAD)
-        return min(256.0, split.num_pages * 16 / LOAD.request_tokens, split.adapter_bytes / DEMAND.adapter_bytes)
+        return min(
+            256.0,
+            split.num_pages * 16 / LOAD.request_tokens,
+            split.adapter_bytes / DEMAND.adapter_bytes,
+        )
 
     assert running(free + 8) >= running(free) - 1
 
 
 def test_sharing_is_worth_more_where_more_ask_for_the_same() -> None:
     assert harmonic(2) == 1.5
-    few, many = (earned(DEMAND, 40 * GIB, 20 * GIB, 1 << 28, replace(LOAD, known_adapters=known)) for known in (100, 100_000))
+    few, many = (
+        earned(DEMAND, 40 * GIB, 20 * GIB, 1 << 28, replace(LOAD, known_adapters=known))
+        for known in (100, 100_000)
+    )
     assert few > many
 
 
@@ -154,7 +184,9 @@ class ArenaMachine(RuleBasedStateMachine):
         if found is None:
             assert not costs
         else:
-            assert sum(value[0] for owner in found if (value := self.worth[owner])) == pytest.approx(min(costs))
+            assert sum(
+                value[0] for owner in found if (value := self.worth[owner])
+            ) == pytest.approx(min(costs))
 
     @invariant()
     def the_drawing_holds(self) -> None:
@@ -163,7 +195,9 @@ class ArenaMachine(RuleBasedStateMachine):
 
 
 class SlotsOverArenaMachine(RuleBasedStateMachine):
-    """The slot table with an arena: whoever is pinned keeps its bytes, and an adapter that fits alone gets a place once nobody is pinned."""
+    """The slot table with an arena: whoever is pinned keeps its bytes, and an adapter that fits
+    alone gets a place once nobody is pinned.
+    """
 
     ADAPTERS = tuple(bytes([number]) for number in range(7))
 

@@ -1,4 +1,5 @@
-"""What the tests of the engine's GPU side share: small bases and adapters that are no files, and the places where they run.
+"""What the tests of the engine's GPU side share: small bases and adapters that are no files, and
+the places where they run.
 
     references   host memory, the kernels' plain torch references
     interpreter  host memory, the kernels themselves in Triton's interpreter
@@ -29,12 +30,31 @@ from engine.model.parts import parts_of
 from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
 
-CARD = pytest.param("card", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here")])
-NEEDS_INTERPRETER = pytest.mark.skipif(torch.cuda.is_available(), reason="where there is a card, Triton compiles for it")
+CARD = pytest.param(
+    "card",
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here"),
+    ],
+)
+NEEDS_INTERPRETER = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="where there is a card, Triton compiles for it"
+)
 PLACES = ["references", CARD]
 """Where whole models run: the interpreter takes seconds for a step, so it gets tests of its own."""
 
-LLAMA = ModelConfig(320, 72, 112, 3, 6, 2, 16, 1024, 1e-5, 10000.0)
+LLAMA = ModelConfig(
+    320,
+    72,
+    112,
+    3,
+    heads=6,
+    kv_heads=2,
+    head_dim=16,
+    context=1024,
+    norm_eps=1e-5,
+    rope_base=10000.0,
+)
 MODELS = {
     "llama": LLAMA,
     "qwen2": replace(LLAMA, qkv_bias=True, tied_head=True),
@@ -47,9 +67,13 @@ MODELS = {
 
 
 class Narrow(Accelerator):
-    """Keeps `room_bytes` for adapters, whatever it has: several engines of a test fit beside one another."""
+    """Keeps `room_bytes` for adapters, whatever it has: several engines of a test fit beside one
+    another.
+    """
 
-    def __init__(self, device: Device, kernels: Kernels = TRITON, room_bytes: int = 64 << 20) -> None:
+    def __init__(
+        self, device: Device, kernels: Kernels = TRITON, room_bytes: int = 64 << 20
+    ) -> None:
         super().__init__(device, kernels)
         self._room_bytes = room_bytes
 
@@ -76,8 +100,17 @@ def random_weights(config: ModelConfig, spread: float = 0.3) -> Weights:
     return Weights(hashlib.sha256(repr(config).encode()).digest(), config, read)
 
 
-def random_adapter(config: ModelConfig, seed: int, rank: int, dtype: torch.dtype, everything: bool = False, ends: bool = False) -> PackedAdapter:
-    """An adapter of that rank and some beyond; on every part with gains and shifts when `everything`, else on every other one without."""
+def random_adapter(
+    config: ModelConfig,
+    seed: int,
+    rank: int,
+    dtype: torch.dtype,
+    everything: bool = False,
+    ends: bool = False,
+) -> PackedAdapter:
+    """An adapter of that rank and some beyond; on every part with gains and shifts when
+    `everything`, else on every other one without.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def random(*shape: int) -> torch.Tensor:
@@ -87,9 +120,19 @@ def random_adapter(config: ModelConfig, seed: int, rank: int, dtype: torch.dtype
     for layer in range(config.layers):
         for number, part in enumerate(parts_of(config)):
             if everything or number % 2:
-                gain, shift = (1 + random(part.width_out), random(part.width_out)) if everything else (None, None)
-                parts[layer, part.name] = PartWeights(random(rank + number, part.width_in), random(part.width_out, rank + number), gain, shift)
-    vocab, hidden = config.vocab_size, config.hidden
+                gain, shift = (
+                    (1 + random(part.width_out), random(part.width_out))
+                    if everything
+                    else (None, None)
+                )
+                parts[layer, part.name] = PartWeights(
+                    random(rank + number, part.width_in),
+                    random(part.width_out, rank + number),
+                    gain,
+                    shift,
+                )
+    vocab = config.vocab_size
+    hidden = config.hidden
     if not ends:
         return pack(config, parts, dtype)
     ids = torch.tensor([2, 5, vocab - 1])
@@ -99,16 +142,31 @@ def random_adapter(config: ModelConfig, seed: int, rank: int, dtype: torch.dtype
         "head_ids": ids,
         "head_rows": head_of(random(3, hidden).to(dtype)),
     }
-    return pack(config, parts, dtype, Ends(random(vocab, 3), random(3, hidden), random(hidden, 5), random(5, vocab), **replaced))
+    return pack(
+        config,
+        parts,
+        dtype,
+        Ends(random(vocab, 3), random(3, hidden), random(hidden, 5), random(5, vocab), **replaced),
+    )
 
 
 class RandomAdapters:
-    """In the place of the engine's loader of files: an adapter is the number that its file is called."""
+    """In the place of the engine's loader of files: an adapter is the number that its file is
+    called.
+    """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32) -> None:
-        self._config, self._dtype = config, dtype
+        self._config = config
+        self._dtype = dtype
 
     def __call__(self, config_path: Path, weights_path: Path) -> Loaded:
         number = int(weights_path.parent.name)
-        packed = random_adapter(self._config, number, 1 + number, self._dtype, everything=number % 3 == 0, ends=number % 4 == 1)
+        packed = random_adapter(
+            self._config,
+            number,
+            1 + number,
+            self._dtype,
+            everything=number % 3 == 0,
+            ends=number % 4 == 1,
+        )
         return Loaded(packed, packed.digest())

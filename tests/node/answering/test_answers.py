@@ -1,4 +1,6 @@
-"""Daemons answer each other over libp2p, pay as it streams, and end with one receipt that both signed."""
+"""Daemons answer each other over libp2p, pay as it streams, and end with one receipt that both
+signed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from tests.node.tiny import make_adapter
 
 async def test_a_gateway_pays_a_volunteer_and_both_hold_the_same_receipt(tmp_path: Path) -> None:
     with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
-        async with lab.daemon("volunteer") as volunteer, lab.daemon("gateway", role="gateway") as gateway:
+        async with (
+            lab.daemon("volunteer") as volunteer,
+            lab.daemon("gateway", role="gateway") as gateway,
+        ):
             answers: list[int] = []
 
             async def ask_once(tokens: int) -> None:
@@ -32,7 +37,8 @@ async def test_a_gateway_pays_a_volunteer_and_both_hold_the_same_receipt(tmp_pat
             async with trio.open_nursery() as nursery:
                 for tokens in (3, 40, 64):
                     nursery.start_soon(ask_once, tokens)
-            ours, theirs = await gateway.receipts(), await volunteer.receipts()
+            ours = await gateway.receipts()
+            theirs = await volunteer.receipts()
             assert sorted(row.digest for row in ours) == sorted(row.digest for row in theirs)
             assert sorted(row.amount for row in ours) == sorted(answers)
             assert {row.sequence for row in ours} == {1, 2, 3, 4}
@@ -40,19 +46,50 @@ async def test_a_gateway_pays_a_volunteer_and_both_hold_the_same_receipt(tmp_pat
             assert await gateway.receipt(ours[0].digest) == await volunteer.receipt(ours[0].digest)
 
 
-async def test_what_shapes_an_answer_crosses_the_network_and_a_node_answers_within_it(tmp_path: Path) -> None:
+async def test_what_shapes_an_answer_crosses_the_network_and_a_node_answers_within_it(
+    tmp_path: Path,
+) -> None:
     with open_lab(tmp_path) as lab:
         async with lab.daemon("volunteer"), lab.daemon("gateway", role="gateway") as gateway:
-            digits = await ask(gateway, max_tokens=40, temperature=1.0, seed=3, grammar=Grammar("regex", "[0-9]{4}-[0-9]{2}"), logprobs=2)
+            digits = await ask(
+                gateway,
+                max_tokens=40,
+                temperature=1.0,
+                seed=3,
+                grammar=Grammar("regex", "[0-9]{4}-[0-9]{2}"),
+                logprobs=2,
+            )
             assert re.fullmatch("[0-9]{4}-[0-9]{2}", digits.text)
             assert digits.ended.reason == "stop"
             assert "".join(each.token.text for each in digits.logprobs) == digits.text
-            assert all(len(each.top) == 2 and each.top[0].logprob >= each.top[1].logprob for each in digits.logprobs)
-            schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
-            shaped = await ask(gateway, max_tokens=60, temperature=1.0, seed=4, grammar=Grammar("json_schema", json.dumps(schema)))
+            assert all(
+                len(each.top) == 2 and each.top[0].logprob >= each.top[1].logprob
+                for each in digits.logprobs
+            )
+            schema = {
+                "type": "object",
+                "properties": {"ok": {"type": "boolean"}},
+                "required": ["ok"],
+                "additionalProperties": False,
+            }
+            shaped = await ask(
+                gateway,
+                max_tokens=60,
+                temperature=1.0,
+                seed=4,
+                grammar=Grammar("json_schema", json.dumps(schema)),
+            )
             assert set(json.loads(shaped.text)) == {"ok"}
             banned = dict.fromkeys(digits.token_ids, -100.0)
-            other = await ask(gateway, max_tokens=12, temperature=1.0, seed=3, logit_bias=banned, presence_penalty=2.0, min_p=0.001)
+            other = await ask(
+                gateway,
+                max_tokens=12,
+                temperature=1.0,
+                seed=3,
+                logit_bias=banned,
+                presence_penalty=2.0,
+                min_p=0.001,
+            )
             assert not set(other.token_ids) & set(banned)
             with pytest.raises(NodeRefused, match="grammar is refused") as refused:
                 await ask(gateway, grammar=Grammar("regex", "(a|"))
@@ -63,23 +100,37 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
     names = ("volunteer", "gateway", "aggregator", "creator")
     with open_lab(tmp_path, chain_for=names) as lab:
         assert lab.chain is not None
-        aggregator_id, creator_id = lab.identity("aggregator").peer_id, lab.identity("creator").peer_id
+        aggregator_id = lab.identity("aggregator").peer_id
+        creator_id = lab.identity("creator").peer_id
         owner = b"\x07" * 20
         everybody = {"aggregator": aggregator_id, "publishers": (creator_id,)}
         async with AsyncExitStack() as stack:
-            aggregator = await stack.enter_async_context(lab.daemon("aggregator", role="aggregator", **everybody))
+            aggregator = await stack.enter_async_context(
+                lab.daemon("aggregator", role="aggregator", **everybody)
+            )
             creator = await stack.enter_async_context(lab.daemon("creator", **everybody))
-            volunteer = await stack.enter_async_context(lab.daemon("volunteer", owner="0x" + owner.hex(), **everybody))
-            gateway = await stack.enter_async_context(lab.daemon("gateway", role="gateway", **everybody))
+            volunteer = await stack.enter_async_context(
+                lab.daemon("volunteer", owner="0x" + owner.hex(), **everybody)
+            )
+            gateway = await stack.enter_async_context(
+                lab.daemon("gateway", role="gateway", **everybody)
+            )
             await creator.push(make_adapter(tmp_path / "law", "law", 5))
             contributor = (6).to_bytes(20, "big")
-            amounts = [(await ask(gateway, model=model, max_tokens=40, node=volunteer.host.peer_id)).ended.amount for model in ("law", "base", "law")]
+            amounts = [
+                (
+                    await ask(gateway, model=model, max_tokens=40, node=volunteer.host.peer_id)
+                ).ended.amount
+                for model in ("law", "base", "law")
+            ]
 
             async def all_final() -> bool:
                 rows = [*await volunteer.receipts(), *await gateway.receipts()]
                 return len(rows) == 6 and all(row.state == "final" for row in rows)
 
-            async def all_counted() -> bool:  # the aggregator mirrors its own batches a moment after it posts them
+            async def all_counted() -> (
+                bool
+            ):  # the aggregator mirrors its own batches a moment after it posts them
                 return sum(row.credited for row in await aggregator.earnings()) == sum(amounts)
 
             await until(all_final, 30)
@@ -92,10 +143,15 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
             expected[owner] += amounts[1]
             credited = {row.address: row.credited for row in await aggregator.earnings()}
             assert credited.keys() == {"0x" + account.hex() for account in expected}
-            assert all(0 <= credited["0x" + account.hex()] - amount <= 2 for account, amount in expected.items())  # whole units are shared out
+            assert all(
+                0 <= credited["0x" + account.hex()] - amount <= 2
+                for account, amount in expected.items()
+            )  # whole units are shared out
 
             async def owner_is_paid() -> bool:
-                (row,) = [row for row in await volunteer.earnings() if row.address == "0x" + owner.hex()]
+                (row,) = [
+                    row for row in await volunteer.earnings() if row.address == "0x" + owner.hex()
+                ]
                 return row.claimed == row.balance == row.credited == credited[row.address]
 
             await until(owner_is_paid, 30)

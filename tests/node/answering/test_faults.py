@@ -35,25 +35,36 @@ def paid_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @asynccontextmanager
-async def paid_pair(lab: Lab, number: int, **changes: Any) -> AsyncIterator[tuple[NodeDaemon, NodeDaemon]]:
+async def paid_pair(
+    lab: Lab, number: int, **changes: Any
+) -> AsyncIterator[tuple[NodeDaemon, NodeDaemon]]:
     """A volunteer and a gateway that know only each other."""
     lab.bootstrap = ()
-    async with lab.daemon(f"volunteer {number}", **changes) as volunteer, lab.daemon(f"gateway {number}", role="gateway") as gateway:
+    async with (
+        lab.daemon(f"volunteer {number}", **changes) as volunteer,
+        lab.daemon(f"gateway {number}", role="gateway") as gateway,
+    ):
         yield volunteer, gateway
 
 
-async def ask_until(daemon: NodeDaemon, do: Callable[[], Any], *, max_tokens: int = 900, **settings: Any) -> None:
+async def ask_until(
+    daemon: NodeDaemon, do: Callable[[], Any], *, max_tokens: int = 900, **settings: Any
+) -> None:
     """Begin a long answer and do something when its first tokens came."""
     done = False
     with trio.fail_after(30):
-        async with daemon.complete(CompletionRequest("base", "hello", max_tokens=max_tokens, **settings)) as events:
+        async with daemon.complete(
+            CompletionRequest("base", "hello", max_tokens=max_tokens, **settings)
+        ) as events:
             async for event in events:
                 if isinstance(event, Delta) and not done:
                     done = True
                     do()
 
 
-async def test_a_client_that_vanishes_signs_when_it_comes_back(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_vanishes_signs_when_it_comes_back(
+    paid_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with paid_pair(paid_lab, 0) as (volunteer, gateway):
         real = Call.next_tokens
 
@@ -85,7 +96,9 @@ async def test_a_client_that_leaves_politely_pays_for_what_it_got(paid_lab: Lab)
         await until(volunteer.receipts)
         (row,) = await volunteer.receipts()
         assert row.tokens < 900
-        stopped = await ask(gateway, max_tokens=50, stop=(answer_part(await ask(gateway, max_tokens=50)),))
+        stopped = await ask(
+            gateway, max_tokens=50, stop=(answer_part(await ask(gateway, max_tokens=50)),)
+        )
         assert stopped.ended.reason == "stop"
         assert stopped.ended.completion_tokens < 50
 
@@ -94,7 +107,9 @@ def answer_part(answered: Any) -> str:
     return str(answered.text[4:6])
 
 
-async def test_a_node_stops_when_it_is_not_paid(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_stops_when_it_is_not_paid(
+    paid_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with paid_pair(paid_lab, 2, unpaid_deadline_s=0.5) as (volunteer, gateway):
         await ask(gateway, max_tokens=2)
 
@@ -117,11 +132,16 @@ async def test_a_node_stops_when_it_is_not_paid(paid_lab: Lab, monkeypatch: pyte
             with pytest.raises(NodeRefused, match="no voucher came"):
                 await ask(gateway, max_tokens=100)
         await ask(gateway, max_tokens=2)
-        tokens = [row.tokens - 5 for row in sorted(await volunteer.receipts(), key=lambda row: row.sequence)]
+        tokens = [
+            row.tokens - 5
+            for row in sorted(await volunteer.receipts(), key=lambda row: row.sequence)
+        ]
         assert tokens == [2, 32, 2]
 
 
-async def test_a_client_signs_nothing_that_it_did_not_count(paid_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_signs_nothing_that_it_did_not_count(
+    paid_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with paid_pair(paid_lab, 3) as (_, gateway):
         real_draft = Tab.draft
 
@@ -137,7 +157,10 @@ async def test_a_client_signs_nothing_that_it_did_not_count(paid_lab: Lab, monke
 
 async def test_an_engine_killed_in_mid_answer_costs_that_answer_only(tmp_path: Path) -> None:
     with open_lab(tmp_path) as lab:
-        async with lab.daemon("volunteer") as volunteer, lab.daemon("gateway", role="gateway") as gateway:
+        async with (
+            lab.daemon("volunteer") as volunteer,
+            lab.daemon("gateway", role="gateway") as gateway,
+        ):
             engine = volunteer.engine
             assert engine is not None
 
@@ -155,7 +178,9 @@ async def test_an_engine_killed_in_mid_answer_costs_that_answer_only(tmp_path: P
             assert (await ask(gateway)).ended.completion_tokens == 8
 
 
-async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(tmp_path: Path) -> None:
+async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(
+    tmp_path: Path,
+) -> None:
     with open_lab(tmp_path) as lab:
         async with lab.daemon("volunteer") as volunteer:
             info = await volunteer.push(make_adapter(tmp_path / "law", "law", 1))
@@ -167,7 +192,9 @@ async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(tmp
             assert engine is not None
             assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
-            await until(lambda: not engine.holds(Cid.parse(info.cid).digest))  # the engine that came up in its place refuses them
+            await until(
+                lambda: not engine.holds(Cid.parse(info.cid).digest)
+            )  # the engine that came up in its place refuses them
             assert (await ask(volunteer, model="law")).token_ids == expected
             assert weights.read_bytes() == whole
             weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -178,7 +205,10 @@ async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(tmp
 
 async def test_a_node_killed_in_mid_answer_is_named(tmp_path: Path) -> None:
     with open_lab(tmp_path) as lab:
-        async with lab.daemon("bootstrap", role="bootstrap"), lab.daemon("gateway", role="gateway") as gateway:
+        async with (
+            lab.daemon("bootstrap", role="bootstrap"),
+            lab.daemon("gateway", role="gateway") as gateway,
+        ):
             with node_process(lab, "victim") as (process, peer_id):
                 await until(lambda: serves(gateway, peer_id), 40)
                 with pytest.raises(NodeVanished, match=peer_id):
@@ -203,7 +233,9 @@ class node_process:  # noqa: N801
         self.command = [sys.executable, "-m", "node", "up", "--home", str(config.home)]
 
     def __enter__(self) -> tuple[subprocess.Popen[bytes], str]:
-        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         return self.process, self.peer_id
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,6 @@
-"""The tokenizer agrees with transformers on the real base, and streams text that never has to be taken back."""
+"""The tokenizer agrees with transformers on the real base, and streams text that never has to be
+taken back.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def tokenizer() -> BaseTokenizer:
     return _shared()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is only there for training")
+@pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None,
+    reason="transformers is only there for training",
+)
 @pytest.mark.filterwarnings("ignore")
 def test_ids_and_chat_layout_equal_those_of_transformers(tokenizer: BaseTokenizer) -> None:
     import transformers
@@ -41,7 +46,9 @@ def test_ids_and_chat_layout_equal_those_of_transformers(tokenizer: BaseTokenize
     oracle = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
     for text in TEXTS:
         assert oracle.decode(tokenizer.encode_prompt(text)) == text
-        if not any(character.isnumeric() for character in text):  # its GGUF reader forgets that this base splits digits
+        if not any(
+            character.isnumeric() for character in text
+        ):  # its GGUF reader forgets that this base splits digits
             assert tokenizer.encode_prompt(text) == oracle.encode(text, add_special_tokens=False)
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     expected = oracle.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -69,7 +76,9 @@ def test_long_answers_stream_exactly(tokenizer: BaseTokenizer) -> None:
 
 @given(text=st.text(alphabet="abS", max_size=40), cut=st.integers(1, 5))
 def test_a_stop_string_cuts_wherever_the_pieces_break(text: str, cut: int) -> None:
-    finder, shown, stopped = StopFinder(("SaS", "bb")), "", False
+    finder = StopFinder(("SaS", "bb"))
+    shown = ""
+    stopped = False
     for at in range(0, len(text), cut):
         piece, stopped = finder.feed(text[at : at + cut])
         shown += piece
@@ -141,8 +150,13 @@ def test_every_token_of_the_real_base_spells_what_its_text_says(tokenizer: BaseT
         assert b"".join(pieces(tokenizer, text)).decode() == text
 
 
-@pytest.mark.parametrize(("pre", "fields", "word"), [("unheard-of", {}, "unheard-of"), ("qwen2", {"bos": 100_000}, "outside the vocabulary")])
-def test_a_vocabulary_that_we_cannot_follow_is_refused(tmp_path: Path, pre: str, fields: dict[str, int], word: str) -> None:
+@pytest.mark.parametrize(
+    ("pre", "fields", "word"),
+    [("unheard-of", {}, "unheard-of"), ("qwen2", {"bos": 100_000}, "outside the vocabulary")],
+)
+def test_a_vocabulary_that_we_cannot_follow_is_refused(
+    tmp_path: Path, pre: str, fields: dict[str, int], word: str
+) -> None:
     write_vocabulary(tmp_path / "base", pre, **fields)
     with pytest.raises(ConfigError, match=word):
         load_tokenizer(tmp_path / "base")

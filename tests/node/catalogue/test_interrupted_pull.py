@@ -1,4 +1,6 @@
-"""A daemon's process killed in the middle of a pull and started again: only what is missing comes."""
+"""A daemon's process killed in the middle of a pull and started again: only what is missing
+comes.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +34,25 @@ async def fetcher_process(lab: Lab) -> AsyncIterator[str]:
     config.home.mkdir(parents=True, exist_ok=True)
     (config.home / CONFIG_FILE).write_text(dump_config(config))
     command = [sys.executable, "-m", "node", "up", "--home", str(config.home)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             assert process.stdout is not None
-            line = await trio.to_thread.run_sync(process.stdout.readline)  # it meets a daemon of this very loop while it starts
+            line = await trio.to_thread.run_sync(
+                process.stdout.readline
+            )  # it meets a daemon of this very loop while it starts
             yield line.split("http=")[1].split()[0]
         finally:
             process.kill()
 
 
 def pull(url: str, model: str) -> Any:
-    request = urllib.request.Request(f"{url}/lorikeet/v1/pull", json.dumps({"model": model}).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{url}/lorikeet/v1/pull",
+        json.dumps({"model": model}).encode(),
+        {"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(request, timeout=PULL_DEADLINE_S) as response:
         return json.loads(response.read())
 
@@ -52,7 +62,9 @@ def pull_in_vain(url: str, model: str) -> None:
         pull(url, model)
 
 
-async def test_a_daemon_killed_while_it_pulls_fetches_only_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_daemon_killed_while_it_pulls_fetches_only_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real_get = BlockStore.get
 
     def get_slowly(self: BlockStore, cid: Cid) -> bytes | None:

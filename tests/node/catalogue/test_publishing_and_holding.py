@@ -1,4 +1,6 @@
-"""An adapter's way: published by one node, found by name, fetched and served by another, refused when it does not fit."""
+"""An adapter's way: published by one node, found by name, fetched and served by another, refused
+when it does not fit.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,42 @@ from tests.node.networks import ask, open_lab, until
 from tests.node.tiny import make_adapter, make_base
 
 
-async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_others(tmp_path: Path) -> None:
+async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_others(
+    tmp_path: Path,
+) -> None:
     with open_lab(tmp_path) as lab:
         creator_id = lab.identity("creator").peer_id
-        async with lab.daemon("creator") as creator, lab.daemon("empty", publishers=(creator_id,)) as empty:
+        async with (
+            lab.daemon("creator") as creator,
+            lab.daemon("empty", publishers=(creator_id,)) as empty,
+        ):
             law = await creator.push(make_adapter(tmp_path / "law", "law", 1, padding_rank=1024))
             calibrated = make_adapter(tmp_path / "verse", "verse", 2)
-            (calibrated / "verification.json").write_text('{"cap": 100000, "mean": 314, "variance": 29, "one_in": 10000}')
+            (calibrated / "verification.json").write_text(
+                '{"cap": 100000, "mean": 314, "variance": 29, "one_in": 10000}'
+            )
             verse = await creator.push(calibrated)
             assert law.creator == creator_id
             assert law.size_bytes > 3 * 256 * 1024
             async with lab.daemon("gateway", role="gateway", publishers=(creator_id,)) as gateway:
-                texts = {model: await ask(gateway, model=model) for model in ("base", "law", f"{creator_id}/verse", verse.cid)}
+                texts = {
+                    model: await ask(gateway, model=model)
+                    for model in ("base", "law", f"{creator_id}/verse", verse.cid)
+                }
                 assert len({answered.text for answered in texts.values()}) == 3
                 assert texts[verse.cid].token_ids == texts[f"{creator_id}/verse"].token_ids
                 assert texts["law"].started.cid == law.cid
 
                 fetched = await ask(gateway, model="law", node=empty.host.peer_id)
                 assert fetched.token_ids == texts["law"].token_ids
-                assert {"lookup", "fetch", "verify", "load", "prefill", "first_token"} <= fetched.ended.timings_ms.keys()
+                assert {
+                    "lookup",
+                    "fetch",
+                    "verify",
+                    "load",
+                    "prefill",
+                    "first_token",
+                } <= fetched.ended.timings_ms.keys()
                 providers = await gateway.host.dht.find_providers(Cid.parse(law.cid))
                 assert {peer.peer_id for peer in providers} == {creator_id, empty.host.peer_id}
 
@@ -48,11 +67,17 @@ async def test_an_adapter_is_published_found_by_name_fetched_and_served_by_other
             assert again == {"law": ("ready", 2), "verse": ("ready", 2)}
         async with lab.daemon("empty") as empty:
             await until(lambda: empty.engine is not None and len(empty.telemetry.counters) > 0)
-            assert (await ask(empty, model=law.cid)).token_ids == fetched.token_ids  # its publisher is gone; the blocks are here
+            assert (
+                await ask(empty, model=law.cid)
+            ).token_ids == fetched.token_ids  # its publisher is gone; the blocks are here
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"cap": -1, "mean": 0, "variance": 0, "one_in": 2}', " " * 5000])
-def test_senseless_thresholds_are_refused_before_an_adapter_is_signed(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"cap": -1, "mean": 0, "variance": 0, "one_in": 2}', " " * 5000]
+)
+def test_senseless_thresholds_are_refused_before_an_adapter_is_signed(
+    tmp_path: Path, text: str
+) -> None:
     (tmp_path / "verification.json").write_text(text)
     with pytest.raises(AdapterError, match=r"verification\.json"):
         read_thresholds(tmp_path / "verification.json")
@@ -61,12 +86,22 @@ def test_senseless_thresholds_are_refused_before_an_adapter_is_signed(tmp_path: 
 async def test_an_adapter_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     with open_lab(tmp_path) as lab:
         make_base(tmp_path / "other base", seed=7)
-        async with lab.daemon("creator", base_path=str(tmp_path / "other base")) as creator, lab.daemon("node") as node:
+        async with (
+            lab.daemon("creator", base_path=str(tmp_path / "other base")) as creator,
+            lab.daemon("node") as node,
+        ):
             alien = await creator.push(make_adapter(tmp_path / "alien", "alien", 1))
             with pytest.raises(WrongBase, match="alien"):
                 await node.pull(alien.cid)
             with pytest.raises(AdapterError, match="surprise"):
-                await node.push(make_adapter(tmp_path / "strange", "strange", 1, extra="base_model.model.surprise.lora_A.weight"))
+                await node.push(
+                    make_adapter(
+                        tmp_path / "strange",
+                        "strange",
+                        1,
+                        extra="base_model.model.surprise.lora_A.weight",
+                    )
+                )
             with pytest.raises(AdapterError, match=r"adapter_model\.safetensors is missing"):
                 (tmp_path / "empty").mkdir()
                 (tmp_path / "empty" / "adapter_config.json").write_text("{}")

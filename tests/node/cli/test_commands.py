@@ -22,11 +22,18 @@ def point_home_at(home: Path, url: str) -> None:
     (home / RUNNING_FILE).write_bytes(msgspec.json.encode(Running(os.getpid(), url, [], PEER)))
 
 
-async def lorikeet(home: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+async def lorikeet(
+    home: Path, *arguments: str, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, "LORIKEET_HOME": str(home)}
     with trio.fail_after(30):
         return await trio.run_process(
-            [sys.executable, "-m", "node", *arguments], stdin=stdin, capture_stdout=True, capture_stderr=True, check=False, env=env
+            [sys.executable, "-m", "node", *arguments],
+            stdin=stdin,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=env,
         )
 
 
@@ -34,25 +41,50 @@ async def test_run_streams_the_answer_to_stdout_and_the_facts_to_stderr(tmp_path
     twin = Twin()
     async with serve_twin(twin) as url:
         point_home_at(tmp_path, url)
-        done = await lorikeet(tmp_path, "run", "law", "May I?", "--seed", "7", "--system", "Be brief.", "--node", "16Uiu2HAmOther")
+        done = await lorikeet(
+            tmp_path,
+            "run",
+            "law",
+            "May I?",
+            "--seed",
+            "7",
+            "--system",
+            "Be brief.",
+            "--node",
+            "16Uiu2HAmOther",
+        )
         piped = await lorikeet(tmp_path, "run", "law", "--raw", stdin=b"Once upon\n")
         as_json = await lorikeet(tmp_path, "run", "law", "May I?", "--json")
     assert done.returncode == 0
     assert done.stdout.decode() == "".join(WORDS) + "\n"
     facts = done.stderr.decode()
-    assert all(part in facts for part in ("law served by", "8 tokens", "first after 20 ms", "paid 0.000470", RECEIPT.digest[:12]))
+    assert all(
+        part in facts
+        for part in (
+            "law served by",
+            "8 tokens",
+            "first after 20 ms",
+            "paid 0.000470",
+            RECEIPT.digest[:12],
+        )
+    )
     assert [turn.role for turn in twin.asked[0].prompt] == ["system", "user"]
     assert (twin.asked[0].seed, twin.asked[0].node) == (7, "16Uiu2HAmOther")
     assert (piped.returncode, twin.asked[1].prompt) == (0, "Once upon")
     answer = json.loads(as_json.stdout)
-    assert (answer["text"], answer["receipt"], answer["usage"]["completion_tokens"]) == ("".join(WORDS), RECEIPT.digest, len(WORDS))
+    assert (answer["text"], answer["receipt"], answer["usage"]["completion_tokens"]) == (
+        "".join(WORDS),
+        RECEIPT.digest,
+        len(WORDS),
+    )
 
 
 @pytest.mark.parametrize("command", ["status", "peers", "list", "receipts", "earnings", "ps"])
 async def test_what_is_looked_at_comes_as_lines_and_as_json(tmp_path: Path, command: str) -> None:
     async with serve_twin(Twin()) as url:
         point_home_at(tmp_path, url)
-        plain, as_json = await lorikeet(tmp_path, command), await lorikeet(tmp_path, command, "--json")
+        plain = await lorikeet(tmp_path, command)
+        as_json = await lorikeet(tmp_path, command, "--json")
     assert (plain.returncode, as_json.returncode) == (0, 0)
     assert b"\x1b" not in plain.stdout
     assert all("\t" in line for line in plain.stdout.decode().splitlines())
@@ -90,7 +122,9 @@ async def test_interrupting_a_run_cancels_its_answer(tmp_path: Path) -> None:
             [sys.executable, "-m", "node", "run", "law", "May I?", "--home", str(tmp_path)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # whoever runs the tests in the background ignores it
+            preexec_fn=partial(
+                signal.signal, signal.SIGINT, signal.SIG_DFL
+            ),  # whoever runs the tests in the background ignores it
         )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -119,8 +153,26 @@ def read_all(leader: int) -> bytes:
 def test_help_is_grouped_and_coloured_on_a_terminal() -> None:
     leader, follower = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
-    subprocess.run([sys.executable, "-m", "node", "--help"], stdout=follower, env=env, check=True, timeout=30)
+    subprocess.run(
+        [sys.executable, "-m", "node", "--help"], stdout=follower, env=env, check=True, timeout=30
+    )
     os.close(follower)
     text = read_all(leader).decode()
     assert "\x1b[" in text
-    assert all(verb in text for verb in ("init", "up", "run", "pull", "push", "list", "ps", "peers", "receipts", "earnings", "testnet", "Money"))
+    assert all(
+        verb in text
+        for verb in (
+            "init",
+            "up",
+            "run",
+            "pull",
+            "push",
+            "list",
+            "ps",
+            "peers",
+            "receipts",
+            "earnings",
+            "testnet",
+            "Money",
+        )
+    )

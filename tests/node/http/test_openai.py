@@ -24,7 +24,9 @@ async def ask(url: str, question: Callable[[openai.OpenAI], T]) -> T:
     """Run the official client, which is synchronous, in a thread."""
 
     def run() -> T:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=10) as client:
+        with openai.OpenAI(
+            base_url=f"{url}/v1", api_key="unused", max_retries=0, timeout=10
+        ) as client:
             return question(client)
 
     return await trio.to_thread.run_sync(run)
@@ -34,7 +36,10 @@ async def test_the_official_client_reads_a_whole_chat_answer() -> None:
     twin = Twin()
     async with serve_twin(twin) as url:
         answer = await ask(
-            url, lambda client: client.chat.completions.create(model="law", messages=USER, seed=5, temperature=0.5, stop="\n", max_tokens=40)
+            url,
+            lambda client: client.chat.completions.create(
+                model="law", messages=USER, seed=5, temperature=0.5, stop="\n", max_tokens=40
+            ),
         )
     assert answer.choices[0].message.content == "".join(WORDS)
     assert answer.choices[0].finish_reason == "stop"
@@ -43,24 +48,28 @@ async def test_the_official_client_reads_a_whole_chat_answer() -> None:
     assert (facts["served_by"], facts["receipt"], facts["neighbours"]) == (PEER, RECEIPT.digest, 2)
     assert facts["timings"] == {"lookup": 1.5, "first_token": 20.0, "total": 40.0}
     request = twin.asked[0]
-    assert (request.prompt, request.seed, request.temperature, request.stop, request.max_tokens) == (
-        (ChatMessage("user", "May I?"),),
-        5,
-        0.5,
-        ("\n",),
-        40,
-    )
+    assert (
+        request.prompt,
+        request.seed,
+        request.temperature,
+        request.stop,
+        request.max_tokens,
+    ) == ((ChatMessage("user", "May I?"),), 5, 0.5, ("\n",), 40)
 
 
 async def test_the_official_client_reads_a_streamed_chat_answer_with_usage() -> None:
     async with serve_twin(Twin()) as url:
 
         def question(client: openai.OpenAI) -> list[Any]:
-            stream = client.chat.completions.create(model="law", messages=USER, stream=True, stream_options={"include_usage": True})
+            stream = client.chat.completions.create(
+                model="law", messages=USER, stream=True, stream_options={"include_usage": True}
+            )
             return list(stream)
 
         chunks = await ask(url, question)
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "".join(WORDS)
+    assert "".join(
+        chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices
+    ) == "".join(WORDS)
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].choices == []
@@ -71,8 +80,15 @@ async def test_the_official_client_reads_a_streamed_chat_answer_with_usage() -> 
 
 async def test_the_official_client_reads_text_completions_both_ways() -> None:
     async with serve_twin(Twin()) as url:
-        whole = await ask(url, lambda client: client.completions.create(model="base", prompt="Once", max_tokens=3))
-        chunks = await ask(url, lambda client: list(client.completions.create(model="base", prompt="Once", max_tokens=3, stream=True)))
+        whole = await ask(
+            url, lambda client: client.completions.create(model="base", prompt="Once", max_tokens=3)
+        )
+        chunks = await ask(
+            url,
+            lambda client: list(
+                client.completions.create(model="base", prompt="Once", max_tokens=3, stream=True)
+            ),
+        )
     assert (whole.choices[0].text, whole.choices[0].finish_reason) == ("The court finds", "length")
     assert "".join(chunk.choices[0].text for chunk in chunks) == "The court finds"
     assert chunks[-1].model_extra["lorikeet"]["cid"] is None
@@ -81,37 +97,73 @@ async def test_the_official_client_reads_text_completions_both_ways() -> None:
 async def test_the_official_client_asks_for_several_answers_both_ways() -> None:
     twin = Twin()
     async with serve_twin(twin) as url:
-        whole = await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, n=3, seed=5))
+        whole = await ask(
+            url,
+            lambda client: client.chat.completions.create(model="law", messages=USER, n=3, seed=5),
+        )
         chunks = await ask(
             url,
-            lambda client: list(client.chat.completions.create(model="law", messages=USER, n=2, stream=True, stream_options={"include_usage": True})),
+            lambda client: list(
+                client.chat.completions.create(
+                    model="law",
+                    messages=USER,
+                    n=2,
+                    stream=True,
+                    stream_options={"include_usage": True},
+                )
+            ),
         )
     assert [choice.index for choice in whole.choices] == [0, 1, 2]
     assert {choice.message.content for choice in whole.choices} == {"".join(WORDS)}
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (7, 3 * len(WORDS))
-    assert all(choice.model_extra["lorikeet"]["receipt"] == RECEIPT.digest for choice in whole.choices)
+    assert all(
+        choice.model_extra["lorikeet"]["receipt"] == RECEIPT.digest for choice in whole.choices
+    )
     seeds = [request.seed for request in twin.asked[:3]]
     assert sorted(seeds)[0] == 5
     assert len(set(seeds)) == 3
     for number in range(2):
-        parts = [one.delta.content or "" for chunk in chunks for one in chunk.choices if one.index == number]
+        parts = [
+            one.delta.content or ""
+            for chunk in chunks
+            for one in chunk.choices
+            if one.index == number
+        ]
         assert "".join(parts) == "".join(WORDS)
     assert chunks[-1].usage.completion_tokens == 2 * len(WORDS)
 
 
 async def test_the_official_client_reads_log_probabilities_of_both_kinds() -> None:
     async with serve_twin(Twin()) as url:
-        chat = await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, logprobs=True, top_logprobs=2, max_tokens=3))
+        chat = await ask(
+            url,
+            lambda client: client.chat.completions.create(
+                model="law", messages=USER, logprobs=True, top_logprobs=2, max_tokens=3
+            ),
+        )
         streamed = await ask(
             url,
-            lambda client: list(client.chat.completions.create(model="law", messages=USER, logprobs=True, max_tokens=3, stream=True)),
+            lambda client: list(
+                client.chat.completions.create(
+                    model="law", messages=USER, logprobs=True, max_tokens=3, stream=True
+                )
+            ),
         )
-        text = await ask(url, lambda client: client.completions.create(model="law", prompt="Once", logprobs=1, max_tokens=3))
+        text = await ask(
+            url,
+            lambda client: client.completions.create(
+                model="law", prompt="Once", logprobs=1, max_tokens=3
+            ),
+        )
     content = chat.choices[0].logprobs.content
     assert [each.token for each in content] == list(WORDS[:3])
     assert bytes(content[1].bytes) == WORDS[1].encode()
     assert [len(each.top_logprobs) for each in content] == [2, 2, 2]
-    assert [each.token for chunk in streamed for each in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else [])] == list(WORDS[:3])
+    assert [
+        each.token
+        for chunk in streamed
+        for each in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else [])
+    ] == list(WORDS[:3])
     assert text.choices[0].logprobs.tokens == list(WORDS[:3])
     assert text.choices[0].logprobs.text_offset == [0, 3, 9]
     assert text.choices[0].logprobs.token_logprobs == [-0.5] * 3
@@ -126,14 +178,35 @@ async def test_everything_that_shapes_an_answer_reaches_the_daemon() -> None:
         await ask(
             url,
             lambda client: client.chat.completions.create(
-                model="law", messages=USER, presence_penalty=0.5, frequency_penalty=-0.5, logit_bias={"9": 3, "2": -100},
-                response_format=wanted, extra_body=extra,
+                model="law",
+                messages=USER,
+                presence_penalty=0.5,
+                frequency_penalty=-0.5,
+                logit_bias={"9": 3, "2": -100},
+                response_format=wanted,
+                extra_body=extra,
             ),
-        )  # fmt: skip
-        await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, response_format={"type": "json_object"}))
-        await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, extra_body={"lorikeet": {"regex": "a+"}}))
+        )
+        await ask(
+            url,
+            lambda client: client.chat.completions.create(
+                model="law", messages=USER, response_format={"type": "json_object"}
+            ),
+        )
+        await ask(
+            url,
+            lambda client: client.chat.completions.create(
+                model="law", messages=USER, extra_body={"lorikeet": {"regex": "a+"}}
+            ),
+        )
     first, second, third = twin.asked
-    assert (first.min_p, first.repetition_penalty, first.top_k, first.presence_penalty, first.frequency_penalty) == (0.1, 1.2, 7, 0.5, -0.5)
+    assert (
+        first.min_p,
+        first.repetition_penalty,
+        first.top_k,
+        first.presence_penalty,
+        first.frequency_penalty,
+    ) == (0.1, 1.2, 7, 0.5, -0.5)
     assert dict(first.logit_bias) == {9: 3.0, 2: -100.0}
     assert json.loads(first.grammar.text) == schema
     assert second.grammar == Grammar("json_schema", '{"type":"object"}')
@@ -143,14 +216,21 @@ async def test_everything_that_shapes_an_answer_reaches_the_daemon() -> None:
 async def test_a_request_may_name_the_node_that_must_answer() -> None:
     twin = Twin()
     async with serve_twin(twin) as url:
-        await ask(url, lambda client: client.chat.completions.create(model="law", messages=USER, extra_body={"lorikeet": {"node": "16Uiu2HAmOther"}}))
+        await ask(
+            url,
+            lambda client: client.chat.completions.create(
+                model="law", messages=USER, extra_body={"lorikeet": {"node": "16Uiu2HAmOther"}}
+            ),
+        )
     assert twin.asked[0].node == "16Uiu2HAmOther"
 
 
 async def test_models_lists_the_base_and_the_adapters() -> None:
     async with serve_twin(Twin()) as url:
         listed = await ask(url, lambda client: [model.id for model in client.models.list()])
-        assert (await ask(url, lambda client: client.models.retrieve("law"))).owned_by == "16Uiu2HAmCreator"
+        assert (
+            await ask(url, lambda client: client.models.retrieve("law"))
+        ).owned_by == "16Uiu2HAmCreator"
         with pytest.raises(openai.NotFoundError):
             await ask(url, lambda client: client.models.retrieve("nobody"))
     assert listed == ["base", "law"]
@@ -169,11 +249,18 @@ async def test_models_lists_the_base_and_the_adapters() -> None:
         (errors.BadRequest("too long"), 400, "bad_request"),
     ],
 )
-async def test_each_error_of_the_daemon_has_its_status(error: errors.NodeError, status: int, code: str) -> None:
+async def test_each_error_of_the_daemon_has_its_status(
+    error: errors.NodeError, status: int, code: str
+) -> None:
     async with serve_twin(Twin(error=error)) as url:
         for stream in (False, True):
             with pytest.raises(openai.APIStatusError) as caught:
-                await ask(url, lambda client, stream=stream: client.chat.completions.create(model="law", messages=USER, stream=stream))
+                await ask(
+                    url,
+                    lambda client, stream=stream: client.chat.completions.create(
+                        model="law", messages=USER, stream=stream
+                    ),
+                )
             assert (caught.value.status_code, caught.value.code) == (status, code)
             assert str(error) in caught.value.message
 
@@ -181,7 +268,9 @@ async def test_each_error_of_the_daemon_has_its_status(error: errors.NodeError, 
 async def test_an_unknown_model_is_404_and_names_what_is_close() -> None:
     async with serve_twin(Twin()) as url:
         with pytest.raises(openai.NotFoundError, match="did you mean law") as caught:
-            await ask(url, lambda client: client.chat.completions.create(model="lwa", messages=USER))
+            await ask(
+                url, lambda client: client.chat.completions.create(model="lwa", messages=USER)
+            )
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
@@ -190,7 +279,10 @@ async def test_an_engine_that_dies_in_mid_stream_is_an_error_event() -> None:
     async with serve_twin(Twin(error=errors.EngineLost("the engine died"), error_after=3)) as url:
 
         def question(client: openai.OpenAI) -> None:
-            words.extend(chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(model="law", messages=USER, stream=True))
+            words.extend(
+                chunk.choices[0].delta.content or ""
+                for chunk in client.chat.completions.create(model="law", messages=USER, stream=True)
+            )
 
         with pytest.raises(openai.APIError, match="the engine died"):
             await ask(url, question)
@@ -221,7 +313,10 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
         ({"logit_bias": {"the": 1}}, "logit_bias"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
-        ({"response_format": {"type": "json_object"}, "lorikeet": {"regex": "a"}}, "lorikeet.regex"),
+        (
+            {"response_format": {"type": "json_object"}, "lorikeet": {"regex": "a"}},
+            "lorikeet.regex",
+        ),
         ({"min_p": 1.1}, "min_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "many"}, "max_tokens"),
@@ -232,22 +327,35 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
         ({"model": None}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
+            "messages[0].content",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
+            "messages[0].tool_calls",
+        ),
         ({"lorikeet": {"nod": "x"}}, "lorikeet"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
-async def test_what_would_change_the_answer_is_refused_by_name(change: dict[str, Any], field: str) -> None:
+async def test_what_would_change_the_answer_is_refused_by_name(
+    change: dict[str, Any], field: str
+) -> None:
     async with serve_twin(Twin()) as url, httpx.AsyncClient(trust_env=False) as client:
-        response = await client.post(f"{url}/v1/chat/completions", json={"model": "law", "messages": USER} | change)
+        response = await client.post(
+            f"{url}/v1/chat/completions", json={"model": "law", "messages": USER} | change
+        )
     assert response.status_code == 400
     assert response.json()["error"]["param"] == field
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
 def test_what_does_not_change_the_answer_is_taken() -> None:
-    neutral = b'{"model":"law","prompt":["x"],"n":1,"user":"me","logit_bias":null,"presence_penalty":0,"echo":false,"metadata":{"a":"b"}}'
+    neutral = (
+        b'{"model":"law","prompt":["x"],"n":1,"user":"me","logit_bias":null,"presence_penalty":0,'
+        b'"echo":false,"metadata":{"a":"b"}}'
+    )
     assert parse(neutral, chat=False).requests[0].prompt == "x"
     with pytest.raises(BadField, match="not JSON"):
         parse(b'{"model":', chat=False)
@@ -256,7 +364,11 @@ def test_what_does_not_change_the_answer_is_taken() -> None:
 async def test_only_loopback_pages_and_bounded_bodies_come_in() -> None:
     async with serve_twin(Twin()) as url, httpx.AsyncClient(trust_env=False) as client:
         rebound = await client.get(f"{url}/v1/models", headers={"host": "evil.example"})
-        foreign = await client.post(f"{url}/lorikeet/v1/pull", json={"model": "law"}, headers={"origin": "https://evil.example"})
+        foreign = await client.post(
+            f"{url}/lorikeet/v1/pull",
+            json={"model": "law"},
+            headers={"origin": "https://evil.example"},
+        )
         large = await client.post(f"{url}/v1/completions", content=b"x" * (MAX_BODY_BYTES + 1))
 
         async def endless() -> Any:
@@ -265,20 +377,31 @@ async def test_only_loopback_pages_and_bounded_bodies_come_in() -> None:
 
         unsized = await client.post(f"{url}/v1/completions", content=endless())
         fine = await client.get(f"{url}/healthz", headers={"host": "localhost"})
-    assert [one.status_code for one in (rebound, foreign, large, unsized, fine)] == [403, 403, 413, 413, 200]
+    assert [one.status_code for one in (rebound, foreign, large, unsized, fine)] == [
+        403,
+        403,
+        413,
+        413,
+        200,
+    ]
     assert not any("access-control-allow-origin" in one.headers for one in (rebound, foreign, fine))
 
 
 async def test_control_routes_speak_the_borders_values() -> None:
     twin = Twin()
-    async with serve_twin(twin) as url, httpx.AsyncClient(base_url=f"{url}/lorikeet/v1", trust_env=False) as client:
+    async with (
+        serve_twin(twin) as url,
+        httpx.AsyncClient(base_url=f"{url}/lorikeet/v1", trust_env=False) as client,
+    ):
         assert (await client.get("/status")).json()["peer_id"] == PEER
         assert (await client.get("/adapters")).json()[0]["name"] == "law"
         assert (await client.get("/peers")).json()[0]["roles"] == ["volunteer"]
         assert (await client.get("/receipts")).json()[0]["digest"] == RECEIPT.digest
         assert (await client.get(f"/receipts/{RECEIPT.digest}")).content == b"\x93signed"
         assert (await client.get("/earnings")).json()[0]["credited"] == 620
-        assert (await client.post("/pull", json={"model": "law"})).json()["blocks_by_peer"] == {"16Uiu2HAmOther": 8}
+        assert (await client.post("/pull", json={"model": "law"})).json()["blocks_by_peer"] == {
+            "16Uiu2HAmOther": 8
+        }
         assert (await client.post("/push", json={"folder": "/tmp/x"})).json()["cid"] == "bafkreilaw"
         assert (await client.post("/pull", json={"modle": "law"})).status_code == 400
         assert (await client.post("/pull", json={"model": "nobody"})).status_code == 404

@@ -1,4 +1,6 @@
-"""The aggregator's whole process, killed at known points of a post and started again: every epoch is on the chain once."""
+"""The aggregator's whole process, killed at known points of a post and started again: every epoch
+is on the chain once.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,11 @@ POINTS = ("signed", "sent", "answered")  # … and the process dies before the n
 
 
 class Gate(ThreadingHTTPServer):
-    """Stands before the chain's RPC. At `point` it falls silent for good: before a transaction goes on, before it is answered, or after."""
+    """Stands before the chain's RPC.
+
+    At `point` it falls silent for good: before a transaction goes on, before it is answered, or
+    after.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -41,7 +47,9 @@ class Gate(ThreadingHTTPServer):
 
     def open(self) -> None:
         """Let everything through; what was held ends without an answer."""
-        self.point, self.is_silent, self.reached = "", False, False
+        self.point = ""
+        self.is_silent = False
+        self.reached = False
         self.opened.set()
 
     def arm(self, point: str) -> None:
@@ -61,7 +69,9 @@ class Gate(ThreadingHTTPServer):
         return answer
 
     def _hold(self) -> None:
-        opened, self.is_silent, self.reached = self.opened, True, True
+        opened = self.opened
+        self.is_silent = True
+        self.reached = True
         opened.wait(HELD_S)
 
 
@@ -98,11 +108,15 @@ def open_gate(chain_rpc: str) -> Iterator[Gate]:
 @contextmanager
 def aggregator_process(lab: Lab, chain_rpc: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m node up` as aggregator, and its address on the network."""
-    config = lab.config("aggregator", role="aggregator", http_port=0, chain_rpc=chain_rpc, epoch_s=0.5)
+    config = lab.config(
+        "aggregator", role="aggregator", http_port=0, chain_rpc=chain_rpc, epoch_s=0.5
+    )
     config.home.mkdir(parents=True, exist_ok=True)
     (config.home / CONFIG_FILE).write_text(dump_config(config))
     command = [sys.executable, "-m", "node", "up", "--home", str(config.home)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             yield process, process.stdout.readline().split("p2p=")[1].strip()
@@ -120,7 +134,9 @@ async def test_an_aggregator_killed_while_it_posts_posts_each_epoch_once(tmp_pat
                         peer_id = await outsider.host.connect(address, 10)
                         await until(lambda: outsider.chain.read_settlement().epoch == number, 20)  # noqa: B023  # what the last one left undone
                         gate.arm(point)
-                        assert await outsider.deliver(peer_id, outsider.advance(tokens=number + 1)) == ["promised"]
+                        assert await outsider.deliver(
+                            peer_id, outsider.advance(tokens=number + 1)
+                        ) == ["promised"]
                         await trio.to_thread.run_sync(outsider.claim)
                         await until(lambda: gate.reached, 20)
                     assert outsider.chain.read_settlement().epoch == number + (point != "signed")
@@ -130,7 +146,10 @@ async def test_an_aggregator_killed_while_it_posts_posts_each_epoch_once(tmp_pat
                     await until(lambda: last_posted(lab) == len(POINTS), 20)
                 headers = [posted.header for posted in outsider.chain.headers()]
                 assert [header.epoch for header in headers] == [1, 2, 3]
-                assert (headers[-1].num_receipts, headers[-1].payout_total) == (3, outsider.tip.cumulative)
+                assert (headers[-1].num_receipts, headers[-1].payout_total) == (
+                    3,
+                    outsider.tip.cumulative,
+                )
                 assert num_transactions(lab.chain.rpc, lab.address("aggregator")) == len(POINTS)
 
 
@@ -143,7 +162,12 @@ def post(url: str, body: bytes) -> bytes:
 
 def num_transactions(chain_rpc: str, sender: bytes) -> int:
     """How many transactions of this account are on the chain."""
-    request = {"jsonrpc": "2.0", "id": 1, "method": "eth_getTransactionCount", "params": ["0x" + sender.hex(), "latest"]}
+    request = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "eth_getTransactionCount",
+        "params": ["0x" + sender.hex(), "latest"],
+    }
     return int(json.loads(post(chain_rpc, json.dumps(request).encode()))["result"], 16)
 
 

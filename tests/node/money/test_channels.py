@@ -1,4 +1,6 @@
-"""Channels that run dry, reach the operator's bound, or are taken back by their payer: real daemons on a real chain."""
+"""Channels that run dry, reach the operator's bound, or are taken back by their payer: real daemons
+on a real chain.
+"""
 
 from __future__ import annotations
 
@@ -34,33 +36,53 @@ def channels(home: Path) -> list[ChannelRow]:
 
 def chain_of(lab: Lab, name: str) -> ChainClient:
     assert lab.chain is not None
-    return open_client(lab.chain.rpc, bytes.fromhex(lab.chain.settlement.removeprefix("0x")), lab.identity(name).secret)
+    return open_client(
+        lab.chain.rpc,
+        bytes.fromhex(lab.chain.settlement.removeprefix("0x")),
+        lab.identity(name).secret,
+    )
 
 
 async def test_a_channel_is_filled_as_it_is_used_up_as_far_as_the_operator_allows(lab: Lab) -> None:
     lab.bootstrap = ()
     deposits: dict[str, Any] = {"channel_deposit": TINY, "max_channel_deposit": 3 * TINY}
-    async with lab.daemon("volunteer") as volunteer, lab.daemon("gateway", role="gateway", **deposits) as gateway:
+    async with (
+        lab.daemon("volunteer") as volunteer,
+        lab.daemon("gateway", role="gateway", **deposits) as gateway,
+    ):
         for _ in range(3):
-            assert (await ask(gateway, max_tokens=90)).ended.completion_tokens == 90  # 4,550: filled in mid-answer, and between answers
+            assert (
+                await ask(gateway, max_tokens=90)
+            ).ended.completion_tokens == 90  # 4,550: filled in mid-answer, and between answers
         (row,) = channels(gateway.config.home)
         assert row.cumulative == 3 * 4_550
         chain = chain_of(lab, "gateway")
-        assert row.cumulative <= chain.read_channel(row.channel_id).balance <= row.cumulative + 3 * TINY
+        assert (
+            row.cumulative
+            <= chain.read_channel(row.channel_id).balance
+            <= row.cumulative + 3 * TINY
+        )
         with pytest.raises(PaymentRequired, match="max_channel_deposit"):
             await ask(gateway, max_tokens=900)
-        assert (await ask(gateway, max_tokens=2)).ended.completion_tokens == 2  # what broke off is settled first
+        assert (
+            await ask(gateway, max_tokens=2)
+        ).ended.completion_tokens == 2  # what broke off is settled first
         assert volunteer.telemetry.counters["receipts_earned"] == 5
         (row,) = channels(gateway.config.home)
         assert chain.read_channel(row.channel_id).balance <= row.cumulative + 3 * TINY
         chain.close()
 
 
-async def test_a_requested_withdrawal_is_refused_by_name_and_the_voucher_claimed_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_requested_withdrawal_is_refused_by_name_and_the_voucher_claimed_at_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab.bootstrap = ()
     monkeypatch.setattr(till, "RECHECK_S", 0.0)
     never = {"claim_interval_s": 3600.0}
-    async with lab.daemon("patient volunteer", **never), lab.daemon("leaving gateway", role="gateway", **never) as gateway:
+    async with (
+        lab.daemon("patient volunteer", **never),
+        lab.daemon("leaving gateway", role="gateway", **never) as gateway,
+    ):
         owed = (await ask(gateway)).ended.amount
         (row,) = channels(gateway.config.home)
         chain = chain_of(lab, "leaving gateway")

@@ -1,4 +1,6 @@
-"""Both sides of a channel under any order of messages: an honest client is never refused, and nobody is ever owed what was not vouched for."""
+"""Both sides of a channel under any order of messages: an honest client is never refused, and
+nobody is ever owed what was not vouched for.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,21 @@ DEPOSIT = 100_000
 
 
 class Channel(RuleBasedStateMachine):
-    """Requests run at the same time on one channel; each stream keeps its order, streams overtake one another."""
+    """Requests run at the same time on one channel; each stream keeps its order, streams overtake
+    one another.
+    """
 
     running = Bundle("running")
 
     def __init__(self) -> None:
         super().__init__()
-        self.client, self.node = Account(0, 0, DEPOSIT), Account(0, 0, DEPOSIT)
+        self.client = Account(0, 0, DEPOSIT)
+        self.node = Account(0, 0, DEPOSIT)
         self.streams: dict[int, list[tuple[int, int]]] = {}  # vouchers under way: (limit, amount)
         self.limits: dict[int, int] = {}
-        self.signing: tuple[int, int] | None = None  # the one receipt that the client signed and the node has not got yet
+        self.signing: tuple[int, int] | None = (
+            None  # the one receipt that the client signed and the node has not got yet
+        )
         self.keys = 0
 
     @rule(target=running, limit=st.integers(1, 500))
@@ -76,13 +83,21 @@ TestChannel.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 def test_what_is_not_covered_is_refused_and_changes_nothing() -> None:
     account = Account(100, 300, 1000)
     account.reserve(1, 150)
-    for wrong in (lambda: account.reserve(2, 51), lambda: account.raise_voucher(1001), lambda: account.want(2, 800)):
+    for wrong in (
+        lambda: account.reserve(2, 51),
+        lambda: account.raise_voucher(1001),
+        lambda: account.want(2, 800),
+    ):
         with pytest.raises(PaymentRequired):
             wrong()
     assert (account.needed, account.voucher) == (250, 300)
 
 
-@given(price=st.builds(Price, st.integers(0, 100), st.integers(0, 100)), prompt=st.integers(1, 500), tokens=st.integers(0, 500))
+@given(
+    price=st.builds(Price, st.integers(0, 100), st.integers(0, 100)),
+    prompt=st.integers(1, 500),
+    tokens=st.integers(0, 500),
+)
 def test_credit_is_the_inverse_of_cost(price: Price, prompt: int, tokens: int) -> None:
     limit = price.cost(prompt, tokens)
     assert price.credit(limit, prompt, 500) >= tokens

@@ -1,4 +1,6 @@
-"""Receipts under way: a lie is named and goes nowhere, and an aggregator that was away takes up where it left."""
+"""Receipts under way: a lie is named and goes nowhere, and an aggregator that was away takes up
+where it left.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,15 @@ from tests.node.networks import ask, open_lab, until
 from tests.node.outsider import meet_nobody_new, open_outsider
 
 
-async def test_lies_are_named_and_receipts_wait_for_an_aggregator_that_is_away(tmp_path: Path) -> None:
+async def test_lies_are_named_and_receipts_wait_for_an_aggregator_that_is_away(
+    tmp_path: Path,
+) -> None:
     with open_lab(tmp_path, chain_for=("volunteer", "gateway", "aggregator")) as lab:
         everybody = {"aggregator": lab.identity("aggregator").peer_id}
-        async with lab.daemon("volunteer", **everybody) as volunteer, lab.daemon("gateway", role="gateway", **everybody) as gateway:
+        async with (
+            lab.daemon("volunteer", **everybody) as volunteer,
+            lab.daemon("gateway", role="gateway", **everybody) as gateway,
+        ):
 
             async def all_are(state: str, count: int) -> bool:
                 rows = await volunteer.receipts()
@@ -32,13 +39,24 @@ async def test_lies_are_named_and_receipts_wait_for_an_aggregator_that_is_away(t
 
                 await until(lambda: len(gateway.host.gossip.peers_on(TOPIC)) == 2)
                 await gateway.host.gossip.publish(TOPIC, tampered(tmp_path / "volunteer"))
-                await until(lambda: all(daemon.telemetry.counters.get("receipts_rejected") for daemon in (volunteer, aggregator)))
+                await until(
+                    lambda: all(
+                        daemon.telemetry.counters.get("receipts_rejected")
+                        for daemon in (volunteer, aggregator)
+                    )
+                )
                 (lie,) = aggregator.telemetry.rejections
                 assert (lie.what, lie.peer_id) == ("receipt", gateway.host.peer_id)
                 assert lie.reason.startswith("node signature")
                 settlement = (await aggregator.status()).settlement
                 assert settlement is not None
-                assert settlement["aggregator"] == {"epoch": 1, "posted": 1, "receipts": 1, "payout_total": 450, "equivocations": []}
+                assert settlement["aggregator"] == {
+                    "epoch": 1,
+                    "posted": 1,
+                    "receipts": 1,
+                    "payout_total": 450,
+                    "equivocations": [],
+                }
 
             await ask(gateway)
             await until(lambda: volunteer.telemetry.counters.get("receipts_earned") == 2)
@@ -47,14 +65,20 @@ async def test_lies_are_named_and_receipts_wait_for_an_aggregator_that_is_away(t
                 await until(lambda: all_are("final", 2), 40)
                 assert {row.state for row in await gateway.receipts()} <= {"final", "queued"}
 
-                async def credited(amount: int) -> bool:  # the aggregator mirrors its own batches a moment after it posts them
+                async def credited(
+                    amount: int,
+                ) -> bool:  # the aggregator mirrors its own batches a moment after it posts them
                     return sum(row.credited for row in await aggregator.earnings()) == amount
 
                 await until(lambda: credited(900))
 
 
-async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhere(tmp_path: Path) -> None:
-    with open_lab(tmp_path, chain_for=("outsider node", "outsider client", "aggregator", "watcher")) as lab:
+async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhere(
+    tmp_path: Path,
+) -> None:
+    with open_lab(
+        tmp_path, chain_for=("outsider node", "outsider client", "aggregator", "watcher")
+    ) as lab:
         everybody = {"aggregator": lab.identity("aggregator").peer_id}
         async with (
             lab.daemon("aggregator", role="aggregator", **everybody) as aggregator,
@@ -67,10 +91,13 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
             await until(lambda: aggregator.host.peer_id in outsider.host.gossip.peers_on(TOPIC))
             await until(lambda: watcher.host.peer_id in aggregator.host.gossip.peers_on(TOPIC))
 
-            rival, again = outsider.envelope(tokens=1), outsider.envelope(tokens=2, spare=5)
+            rival = outsider.envelope(tokens=1)
+            again = outsider.envelope(tokens=2, spare=5)
             lies = [
                 b"\x94garbage",
-                msgspec.msgpack.encode(msgspec.structs.replace(decode_envelope(again), voucher_amount=1)),
+                msgspec.msgpack.encode(
+                    msgspec.structs.replace(decode_envelope(again), voucher_amount=1)
+                ),
                 longer(outsider.envelope(tokens=3)),
             ]
             first = outsider.advance(tokens=2)
@@ -78,14 +105,30 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
                 await outsider.host.gossip.publish(TOPIC, envelope)
             expected = {"receipts_accepted": 1, "receipts_duplicate": 1, "equivocations": 1}
             await until(lambda: expected.items() <= aggregator.telemetry.counters.items())
-            assert await outsider.deliver(aggregator.host.peer_id, first, again, rival, *lies) == ["promised"] * 2 + ["rejected"] * 4
+            assert (
+                await outsider.deliver(aggregator.host.peer_id, first, again, rival, *lies)
+                == ["promised"] * 2 + ["rejected"] * 4
+            )
             for lie in lies:
                 await outsider.host.gossip.publish(TOPIC, lie)
-            await until(lambda: len([one for one in aggregator.telemetry.rejections if "equivocation" not in one.reason]) == 2 * len(lies))
+            await until(
+                lambda: (
+                    len(
+                        [
+                            one
+                            for one in aggregator.telemetry.rejections
+                            if "equivocation" not in one.reason
+                        ]
+                    )
+                    == 2 * len(lies)
+                )
+            )
 
             second = outsider.advance(tokens=4)
             await aggregator.host.gossip.publish(TOPIC, second)
-            await until(lambda: watcher.telemetry.counters.get("receipts_verified") == 4)  # the truths and the rival, whom no stranger can tell
+            await until(
+                lambda: watcher.telemetry.counters.get("receipts_verified") == 4
+            )  # the truths and the rival, whom no stranger can tell
             assert not watcher.telemetry.rejections
             assert outsider.host.peer_id not in {peer.peer_id for peer in watcher.peers()}
 
@@ -94,7 +137,10 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
             about = described(aggregator)
             assert (about["receipts"], about["payout_total"]) == (2, outsider.tip.cumulative)
             (evidence,) = about["equivocations"]
-            assert (evidence["sequence"], evidence["operator"]) == (1, "0x" + outsider.node.address.hex())
+            assert (evidence["sequence"], evidence["operator"]) == (
+                1,
+                "0x" + outsider.node.address.hex(),
+            )
         ledger = Ledger(tmp_path / "aggregator" / "ledger.sqlite")
         (kept,) = AggregatorLedger(ledger).evidence()
         ledger.close()
@@ -110,7 +156,11 @@ def described(aggregator: NodeDaemon) -> Any:
 def longer(envelope: bytes) -> bytes:
     """The same envelope with its voucher's amount in a longer form than needed."""
     receipt, amount, *rest = msgspec.msgpack.decode(envelope)
-    parts = (msgspec.msgpack.encode(receipt), b"\xcf" + amount.to_bytes(8, "big"), *map(msgspec.msgpack.encode, rest))
+    parts = (
+        msgspec.msgpack.encode(receipt),
+        b"\xcf" + amount.to_bytes(8, "big"),
+        *map(msgspec.msgpack.encode, rest),
+    )
     return b"\x94" + b"".join(parts)
 
 
@@ -121,4 +171,8 @@ def tampered(home: Path) -> bytes:
     ledger.close()
     assert entry.envelope is not None
     lie = msgspec.structs.replace(entry.signed, node_signature=entry.signed.client_signature)
-    return msgspec.msgpack.encode(msgspec.structs.replace(decode_envelope(entry.envelope), receipt=msgspec.msgpack.encode(lie)))
+    return msgspec.msgpack.encode(
+        msgspec.structs.replace(
+            decode_envelope(entry.envelope), receipt=msgspec.msgpack.encode(lie)
+        )
+    )

@@ -22,17 +22,28 @@ from node.testnet.processes import (
 
 MARK = f"test-{os.getpid()}"
 SLEEPER = [sys.executable, "-c", "import time; print('ready 1', flush=True); time.sleep(60)"]
-STUBBORN = [sys.executable, "-c", "import signal,time; signal.signal(15, signal.SIG_IGN); print('ready 2', flush=True); time.sleep(60)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    (
+        "import signal,time; signal.signal(15, signal.SIG_IGN); print('ready 2', flush=True);"
+        " time.sleep(60)"
+    ),
+]
 WITH_CHILD = [
     sys.executable,
     "-c",
-    "import subprocess,sys,time; subprocess.Popen([sys.executable,'-c','import time; time.sleep(60)']); print('ready 3', flush=True); time.sleep(60)",
+    (
+        "import subprocess,sys,time; subprocess.Popen([sys.executable,'-c','import time;"
+        " time.sleep(60)']); print('ready 3', flush=True); time.sleep(60)"
+    ),
 ]
 PARENT = """
 import os, sys, time
 from pathlib import Path
 from node.testnet.processes import Launcher
-child = Launcher(sys.argv[1]).start("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], Path(sys.argv[2]))
+command = [sys.executable, "-c", "import time; time.sleep(60)"]
+child = Launcher(sys.argv[1]).start("sleeper", command, Path(sys.argv[2]))
 print("started", flush=True)
 time.sleep(60)
 """
@@ -52,10 +63,15 @@ async def until_gone(mark: str) -> None:
     assert find_marked(mark) == []
 
 
-async def test_stop_ends_polite_and_stubborn_processes_and_their_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stop_ends_polite_and_stubborn_processes_and_their_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("node.testnet.processes.STOP_DEADLINE_S", 0.5)
     launcher = Launcher(MARK)
-    children = [launcher.start(str(index), command, tmp_path / str(index)) for index, command in enumerate((SLEEPER, STUBBORN, WITH_CHILD))]
+    children = [
+        launcher.start(str(index), command, tmp_path / str(index))
+        for index, command in enumerate((SLEEPER, STUBBORN, WITH_CHILD))
+    ]
     for index, child in enumerate(children):
         assert await wait_for_line(child, "ready", 20) == f"ready {index + 1}"
     assert len(find_marked(MARK)) == 4
@@ -64,7 +80,11 @@ async def test_stop_ends_polite_and_stubborn_processes_and_their_children(tmp_pa
 
 
 async def test_a_child_that_dies_early_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
-    child = Launcher(MARK).start("liar", [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"], tmp_path / "log")
+    child = Launcher(MARK).start(
+        "liar",
+        [sys.executable, "-c", "print('no such model'); raise SystemExit(3)"],
+        tmp_path / "log",
+    )
     with pytest.raises(ProcessDied, match=r"(?s)liar ended with status 3.*no such model"):
         await wait_for_line(child, "ready", 20)
 
@@ -77,9 +97,13 @@ async def test_a_child_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_children_die_with_a_parent_that_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+async def test_children_die_with_a_parent_that_is_killed(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     mark = f"{MARK}-killed"
-    with subprocess.Popen([sys.executable, "-c", PARENT, mark, str(tmp_path / "log")], stdout=subprocess.PIPE) as parent:  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", PARENT, mark, str(tmp_path / "log")], stdout=subprocess.PIPE
+    ) as parent:
         assert parent.stdout is not None
         assert await trio.to_thread.run_sync(parent.stdout.readline) == b"started\n"
         assert len(find_marked(mark)) == 1
@@ -90,7 +114,9 @@ async def test_children_die_with_a_parent_that_is_killed(tmp_path: Path, number:
 async def test_a_kept_network_outlives_its_parent_until_it_is_ended(tmp_path: Path) -> None:
     source = PARENT.replace("Launcher(sys.argv[1])", "Launcher(sys.argv[1], outlive=True)")
     mark = f"{MARK}-kept"
-    with subprocess.Popen([sys.executable, "-c", source, mark, str(tmp_path / "log")], stdout=subprocess.PIPE) as parent:  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-c", source, mark, str(tmp_path / "log")], stdout=subprocess.PIPE
+    ) as parent:
         assert parent.stdout is not None
         await trio.to_thread.run_sync(parent.stdout.readline)
         parent.kill()

@@ -25,10 +25,18 @@ GONE_DEADLINE_S = 8
 async def network_up(home: Path, *options: str) -> AsyncIterator[tuple[trio.Process, Written]]:
     """`lorikeet testnet up` as a person starts it, once it says that it is up."""
     with (home / "told").open("wb") as told:
-        process = await trio.lowlevel.open_process([*UP, "--home", str(home), *options], stdout=told, stderr=told)
+        process = await trio.lowlevel.open_process(
+            [*UP, "--home", str(home), *options], stdout=told, stderr=told
+        )
     try:
         with trio.fail_after(UP_DEADLINE_S):
-            await wait_until(lambda: b"The network is up" in (home / "told").read_bytes() or process.poll() is not None, UP_DEADLINE_S)
+            await wait_until(
+                lambda: (
+                    b"The network is up" in (home / "told").read_bytes()
+                    or process.poll() is not None
+                ),
+                UP_DEADLINE_S,
+            )
         written = read_written(home)
         assert written is not None, (home / "told").read_text()
         yield process, written
@@ -59,7 +67,9 @@ async def nothing_is_left(mark: str, ports: list[int]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-async def test_nothing_outlives_a_network_that_is_interrupted_or_killed(tmp_path: Path, number: signal.Signals) -> None:
+async def test_nothing_outlives_a_network_that_is_interrupted_or_killed(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     async with network_up(tmp_path) as (process, written):
         ports = ports_of(tmp_path)
         assert len(find_marked(written.mark)) >= len(written.nodes) + 1
@@ -77,7 +87,9 @@ async def test_a_kept_network_stands_until_down_ends_it(tmp_path: Path) -> None:
             assert await process.wait() == 0
         ports = ports_of(tmp_path)
         assert all(map(is_open, ports))
-        second = await trio.run_process([*UP, "--home", str(tmp_path)], check=False, capture_stderr=True)
+        second = await trio.run_process(
+            [*UP, "--home", str(tmp_path)], check=False, capture_stderr=True
+        )
         assert (second.returncode, b"testnet down" in second.stderr) == (1, True)
         down = [sys.executable, "-m", "node", "testnet", "down", "--home", str(tmp_path)]
         await trio.run_process(down, stdout=subprocess.DEVNULL)
@@ -91,7 +103,9 @@ async def test_a_node_that_cannot_start_ends_the_rest_and_shows_its_log(tmp_path
     home.mkdir()
     (home / "adapters").write_text("in the way")
     (home / "blocks").write_text("in the way")
-    done = await trio.run_process([*UP, "--home", str(tmp_path)], check=False, capture_stdout=True, capture_stderr=True)
+    done = await trio.run_process(
+        [*UP, "--home", str(tmp_path)], check=False, capture_stdout=True, capture_stderr=True
+    )
     assert done.returncode == 1
     told = done.stderr.decode()
     assert "volunteer-a ended with status 1" in told

@@ -11,14 +11,20 @@ from tests.proofs.chain.world import NAMES, World, address, memory_world
 
 ENGINES = [
     pytest.param(None, id="py-evm"),
-    pytest.param(shutil.which("anvil"), id="anvil", marks=pytest.mark.skipif(shutil.which("anvil") is None, reason="no anvil on PATH")),
+    pytest.param(
+        shutil.which("anvil"),
+        id="anvil",
+        marks=pytest.mark.skipif(shutil.which("anvil") is None, reason="no anvil on PATH"),
+    ),
 ]
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def served(request: pytest.FixtureRequest) -> Iterator[World]:
     """A real chain process behind real HTTP."""
-    with open_chain(address("aggregator"), [address(name) for name in NAMES], request.param) as chain:
+    with open_chain(
+        address("aggregator"), [address(name) for name in NAMES], request.param
+    ) as chain:
         rpc = Rpc(chain.rpc)
         yield World(rpc, chain.deployment)
         rpc.close()

@@ -1,4 +1,6 @@
-"""A process that posts one header and dies where it is told: `python -m tests.proofs.chain.post_once ARGUMENTS`."""
+"""A process that posts one header and dies where it is told: `python -m
+tests.proofs.chain.post_once ARGUMENTS`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def die() -> None:
 
 def arm(poster: Poster, journal: PostJournal, client: ChainClient, where: str) -> None:
     """Make the process die at one place of the poster's way."""
-    add, broadcast = journal.add_attempt, client.wallet.broadcast
+    add = journal.add_attempt
+    broadcast = client.wallet.broadcast
 
     def add_then_die(epoch: int, attempt: PostAttempt) -> None:
         if where == "before journal":
@@ -44,7 +47,10 @@ def arm(poster: Poster, journal: PostJournal, client: ChainClient, where: str) -
 
 def main() -> None:
     url, settlement, path, where, header = sys.argv[1:]
-    fields = {name: bytes.fromhex(value) if isinstance(value, str) else value for name, value in json.loads(header).items()}
+    fields = {
+        name: bytes.fromhex(value) if isinstance(value, str) else value
+        for name, value in json.loads(header).items()
+    }
     client = open_client(url, bytes.fromhex(settlement), hashlib.sha256(b"aggregator").digest())
     journal = PostJournal(Ledger(path))
     poster = Poster(client, journal)

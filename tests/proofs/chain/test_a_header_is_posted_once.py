@@ -22,9 +22,20 @@ from tests.proofs.chain.world import World, memory_world
 
 def run(served: World, journal: Path, where: str, header: EpochHeader) -> int:
     """A real process; its exit status."""
-    fields = {name: value.hex() if isinstance(value, bytes) else value for name, value in asdict(header).items()}
-    arguments = [served.rpc.url, served.deployment.settlement.hex(), str(journal), where, json.dumps(fields)]
-    return subprocess.run([sys.executable, "-m", "tests.proofs.chain.post_once", *arguments], check=False, timeout=60).returncode
+    fields = {
+        name: value.hex() if isinstance(value, bytes) else value
+        for name, value in asdict(header).items()
+    }
+    arguments = [
+        served.rpc.url,
+        served.deployment.settlement.hex(),
+        str(journal),
+        where,
+        json.dumps(fields),
+    ]
+    return subprocess.run(
+        [sys.executable, "-m", "tests.proofs.chain.post_once", *arguments], check=False, timeout=60
+    ).returncode
 
 
 def posted_epochs(world: World) -> list[int]:
@@ -51,7 +62,8 @@ def poster_for(world: World, tmp_path: Path, **policy) -> Poster:
 
 
 def test_posting_again_finds_what_is_there(world: World, tmp_path: Path):
-    poster, header = poster_for(world, tmp_path), world.next_header({})
+    poster = poster_for(world, tmp_path)
+    header = world.next_header({})
     first = poster.post(header)
     assert poster.post(header) == first
     assert poster_for(world, tmp_path).post(header) == first
@@ -68,7 +80,8 @@ def test_a_lost_journal_does_not_post_twice(world: World, tmp_path: Path):
 
 def test_a_stuck_transaction_is_replaced_by_a_dearer_one_with_its_nonce(tmp_path: Path):
     world, chain = memory_world()
-    header, chain.automine = world.next_header({}), False
+    header = world.next_header({})
+    chain.automine = False
     poster = poster_for(world, tmp_path, bump_after_s=0.05)
 
     with pytest.raises(TransactionStuck, match="post it again"):
@@ -76,15 +89,20 @@ def test_a_stuck_transaction_is_replaced_by_a_dearer_one_with_its_nonce(tmp_path
     attempts = poster._journal.attempts(1)
     assert len(attempts) >= 2
     assert len({attempt.nonce for attempt in attempts}) == 1
-    assert all(later.max_fee_wei > 1.12 * earlier.max_fee_wei for earlier, later in pairwise(attempts))
+    assert all(
+        later.max_fee_wei > 1.12 * earlier.max_fee_wei for earlier, later in pairwise(attempts)
+    )
 
     chain.mine()
     assert poster_for(world, tmp_path).post(header).transaction == attempts[-1].hash
     assert posted_epochs(world) == [1]
 
 
-def test_over_any_node_a_dearer_transaction_takes_the_stuck_ones_place(served: World, tmp_path: Path):
-    header, poster = served.next_header({}), poster_for(served, tmp_path, bump_after_s=0.05)
+def test_over_any_node_a_dearer_transaction_takes_the_stuck_ones_place(
+    served: World, tmp_path: Path
+):
+    header = served.next_header({})
+    poster = poster_for(served, tmp_path, bump_after_s=0.05)
     served.rpc.call("evm_setAutomine", False)
     try:
         with pytest.raises(TransactionStuck):
@@ -99,7 +117,8 @@ def test_over_any_node_a_dearer_transaction_takes_the_stuck_ones_place(served: W
 
 def test_an_earlier_attempt_that_is_mined_counts(tmp_path: Path):
     world, chain = memory_world()
-    header, chain.automine = world.next_header({}), False
+    header = world.next_header({})
+    chain.automine = False
     poster = poster_for(world, tmp_path, bump_after_s=0.05)
     with pytest.raises(TransactionStuck):
         poster.post(header, deadline_s=0.3)
@@ -112,7 +131,8 @@ def test_an_earlier_attempt_that_is_mined_counts(tmp_path: Path):
 
 def test_a_transaction_that_the_network_forgot_is_sent_again(tmp_path: Path):
     world, chain = memory_world()
-    header, chain.automine = world.next_header({}), False
+    header = world.next_header({})
+    chain.automine = False
     with pytest.raises(TransactionStuck):
         poster_for(world, tmp_path).post(header, deadline_s=0.1)
     chain._pool.clear()
@@ -123,7 +143,8 @@ def test_a_transaction_that_the_network_forgot_is_sent_again(tmp_path: Path):
 
 def test_a_nonce_that_another_transaction_took_is_replaced(tmp_path: Path):
     world, chain = memory_world()
-    header, chain.automine = world.next_header({}), False
+    header = world.next_header({})
+    chain.automine = False
     with pytest.raises(TransactionStuck):
         poster_for(world, tmp_path).post(header, deadline_s=0.1)
     chain._pool.clear()
@@ -135,7 +156,8 @@ def test_a_nonce_that_another_transaction_took_is_replaced(tmp_path: Path):
 
 def test_no_more_is_offered_than_the_limit(tmp_path: Path):
     world, chain = memory_world()
-    header, chain.automine = world.next_header({}), False
+    header = world.next_header({})
+    chain.automine = False
     poster = poster_for(world, tmp_path, bump_after_s=0.02, fee_limit_wei=1)
     with pytest.raises(TransactionStuck):
         poster.post(header, deadline_s=0.3)

@@ -42,7 +42,9 @@ def node(answer: Answer) -> Iterator[tuple[str, list[bytes]]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    ).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}", requests
     finally:
@@ -81,13 +83,34 @@ def refusal(answer: Answer, deadline_s: float = 5) -> tuple[ChainError, int]:
         (say(b"{}"), ChainUnreachable, "not JSON-RPC"),
         (say(b"moved", 307, (("location", "/"),)), ChainUnreachable, "not JSON"),
         (say(b'{"error": "closed"}'), RpcRefused, "closed"),
-        (say(b'{"error": {"code": -32000, "message": "Nonce too low"}}'), NonceTaken, "Nonce too low"),
-        (say(b'{"error": {"code": -32000, "message": "nonce too low"}}', 400), NonceTaken, "nonce too low"),
-        (say(b'{"error": {"code": 3, "message": "execution reverted", "data": "0x4e487b71%064x"}}' % 17), ContractReverted, r"Panic\(17\)"),
-        (say(b'{"error": {"code": 3, "message": "execution reverted", "data": "0xnothex---"}}'), RpcRefused, "execution reverted"),
+        (
+            say(b'{"error": {"code": -32000, "message": "Nonce too low"}}'),
+            NonceTaken,
+            "Nonce too low",
+        ),
+        (
+            say(b'{"error": {"code": -32000, "message": "nonce too low"}}', 400),
+            NonceTaken,
+            "nonce too low",
+        ),
+        (
+            say(
+                b'{"error": {"code": 3, "message": "execution reverted", "data":'
+                b' "0x4e487b71%064x"}}' % 17
+            ),
+            ContractReverted,
+            r"Panic\(17\)",
+        ),
+        (
+            say(b'{"error": {"code": 3, "message": "execution reverted", "data": "0xnothex---"}}'),
+            RpcRefused,
+            "execution reverted",
+        ),
     ],
 )
-def test_every_refusal_has_its_name_and_nothing_is_asked_twice(answer: Answer, error: type[ChainError], words: str):
+def test_every_refusal_has_its_name_and_nothing_is_asked_twice(
+    answer: Answer, error: type[ChainError], words: str
+):
     refused, num_requests = refusal(answer)
     assert type(refused) is error
     with pytest.raises(error, match=words):
@@ -95,7 +118,10 @@ def test_every_refusal_has_its_name_and_nothing_is_asked_twice(answer: Answer, e
     assert num_requests == 1
 
 
-@pytest.mark.parametrize("answer", [lambda handler: handler.connection.close(), say(b"[", headers=(("content-length", "9"),))])
+@pytest.mark.parametrize(
+    "answer",
+    [lambda handler: handler.connection.close(), say(b"[", headers=(("content-length", "9"),))],
+)
 def test_an_answer_that_breaks_off_is_not_asked_for_again(answer: Answer):
     refused, num_requests = refusal(answer)
     assert (type(refused), num_requests) == (ChainUnreachable, 1)
@@ -130,11 +156,17 @@ def test_an_endless_answer_ends():
 
     for piece, pause_s in ((b" " * (MAX_RESPONSE_BYTES // 16), 0), (b" ", 0.05)):
         started = time.monotonic()
-        refused, _ = refusal(lambda handler, piece=piece, pause_s=pause_s: drip(handler, piece, pause_s), deadline_s=1)
+        refused, _ = refusal(
+            lambda handler, piece=piece, pause_s=pause_s: drip(handler, piece, pause_s),
+            deadline_s=1,
+        )
         assert "answers with more than" in str(refused)
         assert time.monotonic() - started < 5
 
 
 def test_who_has_no_chain_does_not_wait_for_web3():
-    code = "import sys, proofs.chain.client, proofs.chain.poster; sys.exit('web3' in sys.modules or 'eth_account' in sys.modules)"
+    code = (
+        "import sys, proofs.chain.client, proofs.chain.poster; sys.exit('web3' in sys.modules or"
+        " 'eth_account' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

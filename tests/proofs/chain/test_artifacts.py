@@ -1,4 +1,7 @@
-"""The committed artifacts belong to the committed sources. Needs no npm: scripts/contracts --check recompiles."""
+"""The committed artifacts belong to the committed sources.
+
+Needs no npm: scripts/contracts --check recompiles.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,20 @@ SOURCES = ARTIFACTS.parent / "contracts"
 def test_an_artifact_names_the_hashes_of_its_sources(name: str):
     artifact = json.loads((ARTIFACTS / f"{name}.json").read_text())
     for source, digest in artifact["sources"].items():
-        assert hashlib.sha256((SOURCES / source).read_bytes()).hexdigest() == digest, f"{source} changed: run scripts/contracts"
+        assert hashlib.sha256((SOURCES / source).read_bytes()).hexdigest() == digest, (
+            f"{source} changed: run scripts/contracts"
+        )
     package = json.loads((SOURCES / "package.json").read_text())
     assert artifact["packages"] == package["dependencies"]
     assert artifact["compiler"].startswith(package["dependencies"]["solc"] + "+")
 
 
 def test_every_source_is_in_some_artifact():
-    named = {source for name in CONTRACTS for source in json.loads((ARTIFACTS / f"{name}.json").read_text())["sources"]}
+    named = {
+        source
+        for name in CONTRACTS
+        for source in json.loads((ARTIFACTS / f"{name}.json").read_text())["sources"]
+    }
     assert named == {path.name for path in SOURCES.glob("*.sol")}
 
 
@@ -33,9 +42,23 @@ def test_what_is_placed_without_a_constructor_has_no_immutables():
 
 
 def test_every_error_of_our_own_says_a_sentence():
-    inherited = ("ERC20", "ERC2612", "ERC3009", "SafeERC20", "ECDSA", "InvalidAccountNonce", "InvalidShortString", "StringTooLong", "FailedCall")
+    inherited = (
+        "ERC20",
+        "ERC2612",
+        "ERC3009",
+        "SafeERC20",
+        "ECDSA",
+        "InvalidAccountNonce",
+        "InvalidShortString",
+        "StringTooLong",
+        "FailedCall",
+    )
     inherited += ("AddressEmptyCode", "ReentrancyGuard", "SafeCast", "Error", "Panic")
-    silent = [signature.name for signature, sentence in load_errors().values() if not sentence and not signature.name.startswith(inherited)]
+    silent = [
+        signature.name
+        for signature, sentence in load_errors().values()
+        if not sentence and not signature.name.startswith(inherited)
+    ]
     assert silent == []
 
 
@@ -50,10 +73,21 @@ def test_the_channels_speak_the_abi_of_x402():
         def types(key):
             return [component_types(one) for one in entry.get(key, [])]
 
-        return entry["type"], entry["name"], types("inputs"), types("outputs"), entry.get("stateMutability")
+        return (
+            entry["type"],
+            entry["name"],
+            types("inputs"),
+            types("outputs"),
+            entry.get("stateMutability"),
+        )
 
     def component_types(one):
-        return (one["type"], one["name"], one.get("indexed"), [component_types(part) for part in one.get("components", [])])
+        return (
+            one["type"],
+            one["name"],
+            one.get("indexed"),
+            [component_types(part) for part in one.get("components", [])],
+        )
 
     ours = {(entry["type"], entry.get("name")): entry for entry in load_contract("Channels").abi}
     for entry in abi:

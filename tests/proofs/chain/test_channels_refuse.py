@@ -13,9 +13,15 @@ from proofs.signing import Signer
 from tests.proofs.chain.world import World, address, secret
 
 
-def refused(world: World, sender: str, contract: str, to: bytes, function: str, *values: object) -> str:
+def refused(
+    world: World, sender: str, contract: str, to: bytes, function: str, *values: object
+) -> str:
     """The name of the error that this call ends with."""
-    call = {"from": as_hex(address(sender)), "to": as_hex(to), "data": world.rpc.contract(contract, to).encode_abi(function, values)}
+    call = {
+        "from": as_hex(address(sender)),
+        "to": as_hex(to),
+        "data": world.rpc.contract(contract, to).encode_abi(function, values),
+    }
     with pytest.raises(ContractReverted) as reverted:
         world.rpc.call("eth_call", call, "latest")
     return reverted.value.error
@@ -25,13 +31,23 @@ def channels_refuse(world: World, sender: str, function: str, *values: object) -
     return refused(world, sender, "Channels", world.deployment.channels, function, *values)
 
 
-def deposit(world: World, sender: str = "payer", amount: int = 100, stated: int | None = None, **changes) -> str:
+def deposit(
+    world: World, sender: str = "payer", amount: int = 100, stated: int | None = None, **changes
+) -> str:
     config = world.config(**changes)
     signed = world.client("payer").sign_deposit(world.config(), amount)
     from eth_abi import encode
 
-    data = encode(["uint256", "uint256", "uint256", "bytes"], [signed.valid_after, signed.valid_before, signed.salt, signed.signature])
-    values = (config_values(config), amount if stated is None else stated, world.deployment.collector, data)
+    data = encode(
+        ["uint256", "uint256", "uint256", "bytes"],
+        [signed.valid_after, signed.valid_before, signed.salt, signed.signature],
+    )
+    values = (
+        config_values(config),
+        amount if stated is None else stated,
+        world.deployment.collector,
+        data,
+    )
     return channels_refuse(world, sender, "deposit", *values)
 
 
@@ -43,12 +59,15 @@ def test_deposits(world: World):
     assert deposit(world, withdraw_delay=30 * 86400 + 1) == "WithdrawDelayOutOfRange"
     assert deposit(world, stated=0) == "ZeroAmount"
     assert deposit(world, stated=99) == "ERC3009InvalidSignature"
-    assert deposit(world, salt=b"\1" * 32) == "ERC3009InvalidSignature", "a relayer sends the money to another channel"
+    assert deposit(world, salt=b"\1" * 32) == "ERC3009InvalidSignature", (
+        "a relayer sends the money to another channel"
+    )
     assert deposit(world, amount=10**18) == "ERC20InsufficientBalance"
 
 
 def test_an_authorisation_works_once_and_in_its_time(world: World):
-    config, payer = world.config(), world.client("payer")
+    config = world.config()
+    payer = world.client("payer")
     signed = payer.sign_deposit(config, 100)
     world.client("anybody").relay_deposit(config, signed)  # a stranger may pay the gas
     with pytest.raises(ContractReverted, match="ERC3009UsedAuthorization"):
@@ -62,7 +81,9 @@ def test_an_authorisation_works_once_and_in_its_time(world: World):
 def test_the_collector_serves_the_channels_only(world: World):
     collector = world.deployment.collector
     values = (address("payer"), world.deployment.token, 5, bytes(32), b"")
-    assert refused(world, "other", "Erc3009Collector", collector, "collect", *values) == "NotChannels"
+    assert (
+        refused(world, "other", "Erc3009Collector", collector, "collect", *values) == "NotChannels"
+    )
     short = replace(world.client("payer").sign_deposit(world.config(), 5), signature=b"\1" * 64)
     with pytest.raises(ContractReverted, match="BadSignatureLength"):
         world.client("payer").relay_deposit(world.config(), short)
@@ -77,12 +98,19 @@ def place(world: World, code: bytes) -> bytes:
 
 def test_a_collector_that_brings_nothing_opens_no_channel(world: World):
     does_nothing = place(world, b"\x00")
-    assert channels_refuse(world, "payer", "deposit", config_values(world.config()), 5, does_nothing, b"") == "WrongAmountCollected"
+    assert (
+        channels_refuse(
+            world, "payer", "deposit", config_values(world.config()), 5, does_nothing, b""
+        )
+        == "WrongAmountCollected"
+    )
 
 
 def test_a_collector_cannot_call_back_into_the_channels(world: World):
     world.earn(50)  # so that there would be something to settle
-    settle = world.client("payer")._encode("Channels", "settle", world.deployment.settlement, world.deployment.token)
+    settle = world.client("payer")._encode(
+        "Channels", "settle", world.deployment.settlement, world.deployment.token
+    )
     # copy the call data behind this code to memory; call back; pass on what came of it
     code = bytes.fromhex("6044601f60003960006000604460006000335af1503d600060003e3d6000fd") + settle
     values = (config_values(world.config()), 5, place(world, code), b"")
@@ -90,7 +118,8 @@ def test_a_collector_cannot_call_back_into_the_channels(world: World):
 
 
 def test_claims(world: World):
-    config, payer = world.config(), world.client("payer")
+    config = world.config()
+    payer = world.client("payer")
     payer.deposit(config, 100)
     good = world.voucher(config, 60)
 
@@ -101,12 +130,20 @@ def test_claims(world: World):
     assert claim(good, sender="payer") == "NotReceiverSide"
     assert claim(replace(good, total_claimed=61)) == "ClaimExceedsVoucher"
     assert claim(world.voucher(config, 60, signer="other")) == "BadVoucherSignature"
-    assert claim(replace(good, config=world.config(salt=b"\2" * 32))) == "BadVoucherSignature", "a voucher of another channel"
+    assert claim(replace(good, config=world.config(salt=b"\2" * 32))) == "BadVoucherSignature", (
+        "a voucher of another channel"
+    )
     assert claim(world.voucher(config, 101)) == "ClaimExceedsBalance"
-    assert claim(good, world.voucher(config, 101)) == "ClaimExceedsBalance", "one bad row undoes the batch"
+    assert claim(good, world.voucher(config, 101)) == "ClaimExceedsBalance", (
+        "one bad row undoes the batch"
+    )
     high_s = int.from_bytes(good.voucher.signature[32:64], "big")
     order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-    flipped = good.voucher.signature[:32] + (order - high_s).to_bytes(32, "big") + bytes([55 - good.voucher.signature[64]])
+    flipped = (
+        good.voucher.signature[:32]
+        + (order - high_s).to_bytes(32, "big")
+        + bytes([55 - good.voucher.signature[64]])
+    )
     other_form = type(good.voucher)(good.voucher.channel_id, 60, flipped)
     assert claim(replace(good, voucher=other_form)) == "BadVoucherSignature", "high s"
 
@@ -115,35 +152,60 @@ def test_a_zero_authorizer_means_that_the_payer_signs(world: World):
     config = world.config(payer_authorizer=bytes(20))
     world.client("payer").deposit(config, 100)
     world.client("operator").claim_vouchers([world.voucher(config, 30)])
-    assert channels_refuse(world, "operator", "claim", [claim_values(world.voucher(config, 40, signer="other"))]) == "BadVoucherSignature"
+    assert (
+        channels_refuse(
+            world, "operator", "claim", [claim_values(world.voucher(config, 40, signer="other"))]
+        )
+        == "BadVoucherSignature"
+    )
 
 
 def test_signed_batches(world: World):
-    config, other = world.config(), world.config(to="other")
+    config = world.config()
+    other = world.config(to="other")
     for each in (config, other):
         world.client("payer").deposit(each, 100)
     claims = [claim_values(world.voucher(config, 60)), claim_values(world.voucher(other, 60))]
     anybody = world.client("anybody")
 
     def sign(claims: list[object], signer: str) -> bytes:
-        digest = anybody._read("Channels", world.deployment.channels, "getClaimBatchDigest", claims)[0]
+        digest = anybody._read(
+            "Channels", world.deployment.channels, "getClaimBatchDigest", claims
+        )[0]
         return Signer(secret(signer)).sign_digest(digest)
 
     assert channels_refuse(world, "anybody", "claimWithSignature", [], b"") == "EmptyBatch"
-    assert channels_refuse(world, "anybody", "claimWithSignature", claims[:1], sign(claims[:1], "other")) == "BadAuthorizerSignature"
-    assert channels_refuse(world, "anybody", "claimWithSignature", claims[:1], sign(claims, "operator")) == "BadAuthorizerSignature"
-    assert channels_refuse(world, "anybody", "claimWithSignature", claims, sign(claims, "operator")) == "MixedReceiverAuthorizers"
+    assert (
+        channels_refuse(
+            world, "anybody", "claimWithSignature", claims[:1], sign(claims[:1], "other")
+        )
+        == "BadAuthorizerSignature"
+    )
+    assert (
+        channels_refuse(
+            world, "anybody", "claimWithSignature", claims[:1], sign(claims, "operator")
+        )
+        == "BadAuthorizerSignature"
+    )
+    assert (
+        channels_refuse(world, "anybody", "claimWithSignature", claims, sign(claims, "operator"))
+        == "MixedReceiverAuthorizers"
+    )
     anybody._send("Channels", "claimWithSignature", claims[:1], sign(claims[:1], "operator"))
     assert anybody.read_channel(anybody.channel_id(config)).total_claimed == 60
 
 
 def test_withdrawals(world: World):
-    config, payer, operator = world.config(), world.client("payer"), world.client("operator")
+    config = world.config()
+    payer = world.client("payer")
+    operator = world.client("operator")
     payer.deposit(config, 100)
     values = config_values(config)
     assert channels_refuse(world, "operator", "initiateWithdraw", values, 10) == "NotPayerSide"
     assert channels_refuse(world, "payer", "initiateWithdraw", values, 0) == "ZeroAmount"
-    assert channels_refuse(world, "payer", "initiateWithdraw", values, 101) == "InsufficientUnclaimed"
+    assert (
+        channels_refuse(world, "payer", "initiateWithdraw", values, 101) == "InsufficientUnclaimed"
+    )
     assert channels_refuse(world, "payer", "finalizeWithdraw", values) == "NoWithdrawalPending"
     payer.initiate_withdraw(config, 80)
     state = payer.read_channel(payer.channel_id(config))
@@ -156,32 +218,58 @@ def test_withdrawals(world: World):
     before = payer.token_balance(payer.address)
     assert channels_refuse(world, "operator", "finalizeWithdraw", values) == "NotPayerSide"
     payer.finalize_withdraw(config)
-    assert payer.token_balance(payer.address) - before == 50, "80 were asked for, 50 were still unclaimed"
-    assert channels_refuse(world, "operator", "claim", [claim_values(world.voucher(config, 60))]) == "ClaimExceedsBalance"
+    assert payer.token_balance(payer.address) - before == 50, (
+        "80 were asked for, 50 were still unclaimed"
+    )
+    assert (
+        channels_refuse(world, "operator", "claim", [claim_values(world.voucher(config, 60))])
+        == "ClaimExceedsBalance"
+    )
 
 
 def test_refunds(world: World):
-    config, payer, operator = world.config(), world.client("payer"), world.client("operator")
+    config = world.config()
+    payer = world.client("payer")
+    operator = world.client("operator")
     payer.deposit(config, 100)
-    channel, values = payer.channel_id(config), config_values(config)
+    channel = payer.channel_id(config)
+    values = config_values(config)
 
     def sign(nonce: int, amount: int, signer: str = "operator") -> bytes:
-        digest = payer._read("Channels", world.deployment.channels, "getRefundDigest", channel, nonce, amount)[0]
+        digest = payer._read(
+            "Channels", world.deployment.channels, "getRefundDigest", channel, nonce, amount
+        )[0]
         return Signer(secret(signer)).sign_digest(digest)
 
     assert channels_refuse(world, "payer", "refund", values, 10) == "NotReceiverSide"
     assert channels_refuse(world, "operator", "refund", values, 0) == "ZeroAmount"
-    assert channels_refuse(world, "anybody", "refundWithSignature", values, 10, 1, sign(1, 10)) == "WrongRefundNonce"
-    assert channels_refuse(world, "anybody", "refundWithSignature", values, 10, 0, sign(0, 11)) == "BadAuthorizerSignature"
-    assert channels_refuse(world, "anybody", "refundWithSignature", values, 10, 0, sign(0, 10, "other")) == "BadAuthorizerSignature"
+    assert (
+        channels_refuse(world, "anybody", "refundWithSignature", values, 10, 1, sign(1, 10))
+        == "WrongRefundNonce"
+    )
+    assert (
+        channels_refuse(world, "anybody", "refundWithSignature", values, 10, 0, sign(0, 11))
+        == "BadAuthorizerSignature"
+    )
+    assert (
+        channels_refuse(
+            world, "anybody", "refundWithSignature", values, 10, 0, sign(0, 10, "other")
+        )
+        == "BadAuthorizerSignature"
+    )
     payer.initiate_withdraw(config, 90)
     before = payer.token_balance(payer.address)
     world.client("anybody")._send("Channels", "refundWithSignature", values, 10, 0, sign(0, 10))
-    assert channels_refuse(world, "anybody", "refundWithSignature", values, 10, 0, sign(0, 10)) == "WrongRefundNonce"
+    assert (
+        channels_refuse(world, "anybody", "refundWithSignature", values, 10, 0, sign(0, 10))
+        == "WrongRefundNonce"
+    )
     assert payer.read_channel(channel).withdraw_amount == 80
     operator.refund(config, 1_000)
     assert payer.token_balance(payer.address) - before == 100
-    assert payer.read_channel(channel) == replace(payer.read_channel(channel), balance=0, withdraw_amount=0, refund_nonce=2)
+    assert payer.read_channel(channel) == replace(
+        payer.read_channel(channel), balance=0, withdraw_amount=0, refund_nonce=2
+    )
 
 
 def test_the_dollar_has_its_faucet_on_development_chains_only():

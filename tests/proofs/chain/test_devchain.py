@@ -72,9 +72,24 @@ def test_it_refuses_what_is_too_large_malformed_or_unknown():
     with serve_rpc(MemoryChain(31337, {}, {})) as url, httpx.Client(base_url=url) as http:
         assert http.post("/", content=b"x" * (MAX_REQUEST_BYTES + 1)).status_code == 413
         assert http.post("/", content=b"{").status_code == 400
-        assert http.post("/", json={"id": 7, "method": "eth_mining", "params": []}).json()["error"]["code"] == -32601
-        assert http.post("/", json={"id": 7, "method": "eth_getBalance", "params": ["zz"]}).json()["error"]["code"] == -32602
-        assert http.post("/", json={"id": 7, "method": "eth_sendRawTransaction", "params": ["0x02c0"]}).json()["error"]["code"] == -32000
+        assert (
+            http.post("/", json={"id": 7, "method": "eth_mining", "params": []}).json()["error"][
+                "code"
+            ]
+            == -32601
+        )
+        assert (
+            http.post("/", json={"id": 7, "method": "eth_getBalance", "params": ["zz"]}).json()[
+                "error"
+            ]["code"]
+            == -32602
+        )
+        assert (
+            http.post(
+                "/", json={"id": 7, "method": "eth_sendRawTransaction", "params": ["0x02c0"]}
+            ).json()["error"]["code"]
+            == -32000
+        )
         answers = http.post("/", json=[{"id": 1, "method": "eth_chainId"}, 5]).json()
         assert answers[0]["result"] == "0x7a69"
         assert answers[1]["error"]["code"] == -32600
@@ -85,10 +100,25 @@ def test_web3_can_speak_to_it(served: World):
 
     web3 = Web3(HTTPProvider(served.rpc.url))
     account = web3.eth.account.from_key(secret("anybody"))
-    base, tip = web3.eth.get_block("latest").baseFeePerGas, web3.eth.max_priority_fee
-    fields = {"to": account.address, "value": 1, "nonce": 0, "gas": 21_000, "chainId": web3.eth.chain_id}
-    signed = account.sign_transaction({**fields, "maxFeePerGas": 2 * base + tip, "maxPriorityFeePerGas": tip})
-    receipt = web3.eth.wait_for_transaction_receipt(web3.eth.send_raw_transaction(signed.raw_transaction), timeout=5)
+    base = web3.eth.get_block("latest").baseFeePerGas
+    tip = web3.eth.max_priority_fee
+    fields = {
+        "to": account.address,
+        "value": 1,
+        "nonce": 0,
+        "gas": 21_000,
+        "chainId": web3.eth.chain_id,
+    }
+    signed = account.sign_transaction(
+        {**fields, "maxFeePerGas": 2 * base + tip, "maxPriorityFeePerGas": tip}
+    )
+    receipt = web3.eth.wait_for_transaction_receipt(
+        web3.eth.send_raw_transaction(signed.raw_transaction), timeout=5
+    )
     assert receipt.status == 1
     assert web3.eth.get_block("latest").transactions == [receipt.transactionHash]
-    assert len(web3.eth.get_logs({"fromBlock": 0, "address": Web3.to_checksum_address(served.deployment.token)})) >= len(NAMES)
+    assert len(
+        web3.eth.get_logs(
+            {"fromBlock": 0, "address": Web3.to_checksum_address(served.deployment.token)}
+        )
+    ) >= len(NAMES)

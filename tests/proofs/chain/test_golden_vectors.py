@@ -21,10 +21,14 @@ def load(name: str) -> Any:
 
 
 def test_payout_trees(world: World):
-    client, num_checked = world.client("anybody"), 0
+    client = world.client("anybody")
+    num_checked = 0
     for tree in load("sumtree.json"):
         for leaf in tree["accounts"]:
-            siblings = [(int(other["sum"]), bytes.fromhex(other["hash"]), other["is_left"]) for other in leaf["siblings"]]
+            siblings = [
+                (int(other["sum"]), bytes.fromhex(other["hash"]), other["is_left"])
+                for other in leaf["siblings"]
+            ]
             values = (bytes.fromhex(leaf["account"]), int(leaf["amount"]), siblings)
             root = client._read("Settlement", world.deployment.settlement, "payoutRootOf", *values)
             assert root == (int(tree["root"]["sum"]), bytes.fromhex(tree["root"]["hash"]))
@@ -36,8 +40,20 @@ def test_headers(world: World):
     for entry in load("header.json"):
         digest = entry.pop("hash")
         counts = ("epoch", "num_receipts", "payout_total")
-        header = EpochHeader(**{name: int(value) if name in counts else bytes.fromhex(value) for name, value in entry.items()})
-        assert world.client("anybody")._read("Settlement", world.deployment.settlement, "headerHash", header_values(header))[0].hex() == digest
+        header = EpochHeader(
+            **{
+                name: int(value) if name in counts else bytes.fromhex(value)
+                for name, value in entry.items()
+            }
+        )
+        assert (
+            world.client("anybody")
+            ._read("Settlement", world.deployment.settlement, "headerHash", header_values(header))[
+                0
+            ]
+            .hex()
+            == digest
+        )
 
 
 def test_channel_ids_and_voucher_digests():
@@ -48,6 +64,14 @@ def test_channel_ids_and_voucher_digests():
     def read(function: str, *values: object) -> str:
         return rpc.read("Channels", CHANNELS, function, *values)[0].hex()
 
-    config = ChannelConfig(**{name: value if isinstance(value, int) else bytes.fromhex(value) for name, value in golden["config"].items()})
+    config = ChannelConfig(
+        **{
+            name: value if isinstance(value, int) else bytes.fromhex(value)
+            for name, value in golden["config"].items()
+        }
+    )
     assert read("getChannelId", config_values(config)) == golden["channel_id"]
-    assert read("getVoucherDigest", bytes.fromhex(golden["channel_id"]), golden["voucher_amount"]) == golden["voucher_digest"]
+    assert (
+        read("getVoucherDigest", bytes.fromhex(golden["channel_id"]), golden["voucher_amount"])
+        == golden["voucher_digest"]
+    )

@@ -1,4 +1,6 @@
-"""The whole way of the money over a real chain process: deposit, vouchers, claim, header, payouts."""
+"""The whole way of the money over a real chain process: deposit, vouchers, claim, header,
+payouts.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from tests.proofs.chain.world import World, address, secret
 
 
 def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: World):
-    payer, operator, aggregator = served.client("payer"), served.client("operator"), served.client("aggregator")
+    payer = served.client("payer")
+    operator = served.client("operator")
+    aggregator = served.client("aggregator")
     before = payer.token_balance(payer.address)
     config = served.config()
 
@@ -26,7 +30,10 @@ def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: Wor
     operator.claim_vouchers([served.voucher(config, 400)])  # an old voucher changes nothing
     assert payer.read_channel(payer.channel_id(config)).total_claimed == 900
 
-    payouts = {address(name): amount for name, amount in [("owner", 541), ("creator", 225), ("contributor", 134)]}
+    payouts = {
+        address(name): amount
+        for name, amount in [("owner", 541), ("creator", 225), ("contributor", 134)]
+    }
     header = served.next_header(payouts)
     posted = aggregator.post_header(header)
     assert payer.token_balance(served.deployment.settlement) == 900
@@ -36,7 +43,10 @@ def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: Wor
     assert payer.find_header_hash(header.epoch) == header.hash
     assert list(payer.headers()) == [found]
 
-    gas = [payer.claim_payout(header, PayoutTree(payouts).prove(account)).gas_used for account in payouts]
+    gas = [
+        payer.claim_payout(header, PayoutTree(payouts).prove(account)).gas_used
+        for account in payouts
+    ]
     assert {account: payer.token_balance(account) for account in payouts} == payouts
     assert payer.token_balance(served.deployment.settlement) == 0
     assert payer.read_settlement().total_paid == 900
@@ -44,7 +54,8 @@ def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: Wor
 
 
 def test_a_payout_comes_once_and_later_only_the_difference(served: World):
-    aggregator, anybody = served.client("aggregator"), served.client("anybody")
+    aggregator = served.client("aggregator")
+    anybody = served.client("anybody")
     account = address("twice")
     paid = anybody.read_settlement().payout_total
     rest = {address("rest"): paid}
@@ -65,7 +76,9 @@ def test_a_payout_comes_once_and_later_only_the_difference(served: World):
 
 
 def test_errors_have_names_over_http(served: World):
-    with pytest.raises(ContractReverted, match=r"NotAggregator\(0x.*Only the aggregator may post") as refused:
+    with pytest.raises(
+        ContractReverted, match=r"NotAggregator\(0x.*Only the aggregator may post"
+    ) as refused:
         served.client("other").post_header(served.next_header({}))
     assert refused.value.error == "NotAggregator"
     with pytest.raises(ContractReverted) as refused:
@@ -93,6 +106,9 @@ def test_threads_that_share_a_key_do_not_share_a_nonce(served: World):
     client = served.client("other")
     before = client.token_balance(address("crowd"))
     with ThreadPoolExecutor(8) as pool:
-        hashes = {receipt.hash for receipt in pool.map(lambda _: client.mint(address("crowd"), 1), range(24))}
+        hashes = {
+            receipt.hash
+            for receipt in pool.map(lambda _: client.mint(address("crowd"), 1), range(24))
+        }
     assert len(hashes) == 24
     assert client.token_balance(address("crowd")) == before + 24

@@ -1,4 +1,6 @@
-"""Every way in which the settlement contract refuses, and that nothing can be paid twice or elsewhere."""
+"""Every way in which the settlement contract refuses, and that nothing can be paid twice or
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +49,22 @@ def test_a_proof_fails_when_any_part_of_it_is_changed(world: World):
     header = world.next_header(PAYOUTS)
     world.client("aggregator").post_header(header)
     proof = PayoutTree(PAYOUTS).prove(A)
-    for wrong in (replace(proof, amount=51), replace(proof, account=B), replace(proof, siblings=proof.siblings[:-1])):
+    for wrong in (
+        replace(proof, amount=51),
+        replace(proof, account=B),
+        replace(proof, siblings=proof.siblings[:-1]),
+    ):
         assert claim(world, header, wrong) == "BadProof"
     first = proof.siblings[0]
-    for sibling in (replace(first, sum=first.sum + 1), replace(first, hash=bytes(32)), replace(first, is_left=not first.is_left)):
-        assert claim(world, header, replace(proof, siblings=(sibling, *proof.siblings[1:]))) == "BadProof"
+    for sibling in (
+        replace(first, sum=first.sum + 1),
+        replace(first, hash=bytes(32)),
+        replace(first, is_left=not first.is_left),
+    ):
+        assert (
+            claim(world, header, replace(proof, siblings=(sibling, *proof.siblings[1:])))
+            == "BadProof"
+        )
     for name in ("payout_root", "receipts_root", "previous", "batch_digest"):
         assert claim(world, replace(header, **{name: b"\7" * 32}), proof) == "UnknownHeader"
     assert claim(world, replace(header, payout_total=99), proof) == "UnknownHeader"
@@ -105,13 +118,21 @@ def test_a_header_of_another_network_pays_nothing_here(world: World):
 
 
 def test_python_and_the_contract_agree_on_header_hash_and_payout_root(world: World):
-    anybody, settlement = world.client("anybody"), world.deployment.settlement
-    header = world.next_header(PAYOUTS, epoch=2**64 - 1, num_receipts=2**64 - 1, payout_total=2**128 - 1)
+    anybody = world.client("anybody")
+    settlement = world.deployment.settlement
+    header = world.next_header(
+        PAYOUTS, epoch=2**64 - 1, num_receipts=2**64 - 1, payout_total=2**128 - 1
+    )
     from proofs.chain.structs import header_values, proof_values
 
-    assert anybody._read("Settlement", settlement, "headerHash", header_values(header))[0] == header.hash
+    assert (
+        anybody._read("Settlement", settlement, "headerHash", header_values(header))[0]
+        == header.hash
+    )
     for size in (1, 2, 3, 5, 8, 13):
         payouts = {address(f"account {n}"): 10**n + n + 1 for n in range(size)}
         tree = PayoutTree(payouts)
         for account in payouts:
-            assert anybody._read("Settlement", settlement, "payoutRootOf", *proof_values(tree.prove(account))) == (tree.root.sum, tree.root.hash)
+            assert anybody._read(
+                "Settlement", settlement, "payoutRootOf", *proof_values(tree.prove(account))
+            ) == (tree.root.sum, tree.root.hash)

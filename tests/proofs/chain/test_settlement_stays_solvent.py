@@ -1,4 +1,7 @@
-"""Random operations of everybody, honest or not. After each, the books balance; each kind of operation did succeed often."""
+"""Random operations of everybody, honest or not.
+
+After each, the books balance; each kind of operation did succeed often.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,17 @@ from tests.proofs.chain.world import World, address, memory_world, secret
 
 PAYERS = ("payer", "other")
 ACCOUNTS = tuple(address(f"account {number}") for number in range(4))
-OPERATIONS = ("deposit", "claim", "settle", "post", "payout", "withdraw", "finalize", "refund", "donate")
+OPERATIONS = (
+    "deposit",
+    "claim",
+    "settle",
+    "post",
+    "payout",
+    "withdraw",
+    "finalize",
+    "refund",
+    "donate",
+)
 NUM_OPERATIONS = 120
 
 
@@ -53,7 +66,9 @@ class Chaos:
         payer, config = self.channel()
         amount = self.dice.randrange(1, 1_500)
         total = amount + self.dice.choice((0, 0, 0, -1, 1))
-        self.world.client("operator").claim_vouchers([self.world.voucher(config, amount, payer, total)])
+        self.world.client("operator").claim_vouchers(
+            [self.world.voucher(config, amount, payer, total)]
+        )
 
     def settle(self) -> None:
         self.world.client("anybody").settle()
@@ -65,8 +80,10 @@ class Chaos:
         awards[account] += self.dice.choice((0, 10, 200, 10**6))
         if self.dice.random() < 0.2:
             moved = awards[ACCOUNTS[0]]
-            awards[ACCOUNTS[0]], awards[ACCOUNTS[1]] = 0, awards[ACCOUNTS[1]] + moved
-        header, tree = self.world.next_header(awards), PayoutTree(awards)
+            awards[ACCOUNTS[0]] = 0
+            awards[ACCOUNTS[1]] = awards[ACCOUNTS[1]] + moved
+        header = self.world.next_header(awards)
+        tree = PayoutTree(awards)
         self.world.client("aggregator").post_header(header)
         self.awards = awards
         self.posted.append((header, tree, awards))
@@ -93,12 +110,15 @@ class Chaos:
         self.world.client("operator").refund(self.channel()[1], self.dice.randrange(1, 60))
 
     def donate(self) -> None:
-        self.world.client("anybody").mint(self.world.deployment.settlement, self.dice.randrange(1, 50))
+        self.world.client("anybody").mint(
+            self.world.deployment.settlement, self.dice.randrange(1, 50)
+        )
 
     def check(self) -> None:
         """The two contracts hold what they must, whoever did what."""
         client = self.world.client("anybody")
-        state, there = client.read_settlement(), self.world.deployment
+        state = client.read_settlement()
+        there = self.world.deployment
         balance = client.token_balance(there.settlement)
         assert state.total_paid <= state.payout_total <= balance + state.total_paid
         assert state.total_paid == sum(client.paid_to(account) for account in ACCOUNTS)
@@ -107,9 +127,14 @@ class Chaos:
         configs = [self.world.config(payer) for payer in PAYERS]
         states = [client.read_channel(client.channel_id(config)) for config in configs]
         assert all(0 <= one.total_claimed <= one.balance for one in states)
-        claimed, settled = client._read("Channels", there.channels, "receivers", there.settlement, there.token)
+        claimed, settled = client._read(
+            "Channels", there.channels, "receivers", there.settlement, there.token
+        )
         assert claimed == sum(one.total_claimed for one in states)
-        assert client.token_balance(there.channels) == sum(one.unclaimed for one in states) + claimed - settled
+        assert (
+            client.token_balance(there.channels)
+            == sum(one.unclaimed for one in states) + claimed - settled
+        )
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -127,7 +152,8 @@ def test_whatever_happens_nobody_is_paid_what_was_not_received(seed: int):
 
 
 def test_a_voucher_of_one_chain_is_worth_nothing_on_another():
-    here, elsewhere = memory_world()[0], memory_world()[0]
+    here = memory_world()[0]
+    elsewhere = memory_world()[0]
     config = here.config()
     here.client("payer").deposit(config, 100)
     from dataclasses import replace
@@ -136,4 +162,6 @@ def test_a_voucher_of_one_chain_is_worth_nothing_on_another():
     foreign = here.voucher(config, 50).voucher
     signature = Signer(secret("payer")).sign_digest(voucher_digest(foreign.channel_id, 50, network))
     with pytest.raises(ContractReverted, match="BadVoucherSignature"):
-        here.client("operator").claim_vouchers([VoucherClaim(config, Voucher(foreign.channel_id, 50, signature), 50)])
+        here.client("operator").claim_vouchers(
+            [VoucherClaim(config, Voucher(foreign.channel_id, 50, signature), 50)]
+        )

@@ -1,4 +1,6 @@
-"""The installed x402 client and facilitator, as they are, against our contracts: deposit, voucher, claim, settle, refund."""
+"""The installed x402 client and facilitator, as they are, against our contracts: deposit, voucher,
+claim, settle, refund.
+"""
 
 from __future__ import annotations
 
@@ -38,60 +40,108 @@ def requirements_of(served: World, amount: int = 100) -> PaymentRequirements:
         amount=str(amount),
         pay_to=to_checksum_address(served.deployment.settlement),
         max_timeout_seconds=600,
-        extra={"receiverAuthorizer": Account.from_key(secret("operator")).address, "withdrawDelay": 900, "name": "Dev Dollar", "version": "1"},
+        extra={
+            "receiverAuthorizer": Account.from_key(secret("operator")).address,
+            "withdrawDelay": 900,
+            "name": "Dev Dollar",
+            "version": "1",
+        },
     )
 
 
 def pay(client: BatchSettlementEvmScheme, requirements: PaymentRequirements) -> PaymentPayload:
-    return PaymentPayload(payload=client.create_payment_payload(requirements), accepted=requirements)
+    return PaymentPayload(
+        payload=client.create_payment_payload(requirements), accepted=requirements
+    )
 
 
 def ours(config: X402Config) -> ChannelConfig:
-    parties = (config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer, config.token)
+    parties = (
+        config.payer,
+        config.payer_authorizer,
+        config.receiver,
+        config.receiver_authorizer,
+        config.token,
+    )
     salt = bytes.fromhex(config.salt[2:])
-    return ChannelConfig(*(bytes.fromhex(party[2:]) for party in parties), config.withdraw_delay, salt)
+    return ChannelConfig(
+        *(bytes.fromhex(party[2:]) for party in parties), config.withdraw_delay, salt
+    )
 
 
 @pytest.fixture
 def facilitator(served: World) -> BatchSettlementEvmFacilitator:
-    signer = FacilitatorWeb3Signer(secret("anybody").hex(), served.rpc.url, confirmation_timeout_seconds=20)
-    return BatchSettlementEvmFacilitator(signer, LocalAuthorizerSigner("0x" + secret("operator").hex()))
+    signer = FacilitatorWeb3Signer(
+        secret("anybody").hex(), served.rpc.url, confirmation_timeout_seconds=20
+    )
+    return BatchSettlementEvmFacilitator(
+        signer, LocalAuthorizerSigner("0x" + secret("operator").hex())
+    )
 
 
 def test_a_whole_life_of_a_channel(served: World, facilitator: BatchSettlementEvmFacilitator):
     client = BatchSettlementEvmScheme(EthAccountSigner(Account.from_key(secret("payer"))))
-    requirements, chain = requirements_of(served), served.client("operator")
+    requirements = requirements_of(served)
+    chain = served.client("operator")
     config = client.build_channel_config(requirements)
     channel = chain.channel_id(ours(config))
 
     first = pay(client, requirements)
     assert first.payload["type"] == "deposit"
-    assert first.payload["voucher"]["channelId"] == "0x" + channel.hex(), "x402 and we name the channel alike"
+    assert first.payload["voucher"]["channelId"] == "0x" + channel.hex(), (
+        "x402 and we name the channel alike"
+    )
     verified = facilitator.verify(first, requirements)
     assert verified.is_valid, (verified.invalid_reason, verified.invalid_message)
     deposited = facilitator.settle(first, requirements)
     assert deposited.success, (deposited.error_reason, deposited.error_message)
     assert chain.read_channel(channel).balance == 500
 
-    client._storage.set(first.payload["voucher"]["channelId"].lower(), BatchSettlementClientContext(charged_cumulative_amount="100", balance="500"))
+    client._storage.set(
+        first.payload["voucher"]["channelId"].lower(),
+        BatchSettlementClientContext(charged_cumulative_amount="100", balance="500"),
+    )
     second = pay(client, requirements)
     assert second.payload["type"] == "voucher"
     voucher = second.payload["voucher"]
     assert voucher["maxClaimableAmount"] == "200"
     assert facilitator.verify(second, requirements).is_valid
-    verify_voucher(OurVoucher(channel, 200, bytes.fromhex(voucher["signature"][2:])), ours(config), chain.network)
+    verify_voucher(
+        OurVoucher(channel, 200, bytes.fromhex(voucher["signature"][2:])),
+        ours(config),
+        chain.network,
+    )
 
-    claims = [X402Claim(channel=config, max_claimable_amount="200", signature=voucher["signature"], total_claimed="150")]
+    claims = [
+        X402Claim(
+            channel=config,
+            max_claimable_amount="200",
+            signature=voucher["signature"],
+            total_claimed="150",
+        )
+    ]
     settled_before = chain.token_balance(served.deployment.settlement)
     claim = {"type": "claim", "claims": [one.to_dict() for one in claims]}
-    for payload in (claim, {"type": "settle", "receiver": requirements.pay_to, "token": requirements.asset}):
-        done = facilitator.settle(PaymentPayload(payload=payload, accepted=requirements), requirements)
+    for payload in (
+        claim,
+        {"type": "settle", "receiver": requirements.pay_to, "token": requirements.asset},
+    ):
+        done = facilitator.settle(
+            PaymentPayload(payload=payload, accepted=requirements), requirements
+        )
         assert done.success, (done.error_reason, done.error_message)
     assert chain.read_channel(channel).total_claimed == 150
     assert chain.token_balance(served.deployment.settlement) - settled_before == 150
 
     signer = LocalAuthorizerSigner("0x" + secret("operator").hex())
-    again = [X402Claim(channel=config, max_claimable_amount="200", signature=voucher["signature"], total_claimed="200")]
+    again = [
+        X402Claim(
+            channel=config,
+            max_claimable_amount="200",
+            signature=voucher["signature"],
+            total_claimed="200",
+        )
+    ]
     refund = {
         "type": "refund",
         "channelConfig": config.to_dict(),
@@ -108,7 +158,9 @@ def test_a_whole_life_of_a_channel(served: World, facilitator: BatchSettlementEv
     assert (state.balance, state.total_claimed, state.refund_nonce) == (200, 200, 1)
 
 
-def test_the_facilitator_sees_why_a_deposit_fails(served: World, facilitator: BatchSettlementEvmFacilitator):
+def test_the_facilitator_sees_why_a_deposit_fails(
+    served: World, facilitator: BatchSettlementEvmFacilitator
+):
     client = BatchSettlementEvmScheme(EthAccountSigner(Account.from_key(secret("penniless"))))
     requirements = requirements_of(served)
     verified = facilitator.verify(pay(client, requirements), requirements)
@@ -118,9 +170,16 @@ def test_the_facilitator_sees_why_a_deposit_fails(served: World, facilitator: Ba
 
 def test_channel_ids_agree_for_a_zero_authorizer_too(served: World):
     chain = served.client("operator")
-    for changes in ({}, {"payer_authorizer": bytes(20)}, {"withdraw_delay": 2**40 - 1}, {"salt": b"\xff" * 32}):
+    for changes in (
+        {},
+        {"payer_authorizer": bytes(20)},
+        {"withdraw_delay": 2**40 - 1},
+        {"salt": b"\xff" * 32},
+    ):
         config = served.config(**changes)
         from proofs.chain.structs import config_values
 
-        on_chain = chain._read("Channels", served.deployment.channels, "getChannelId", config_values(config))[0]
+        on_chain = chain._read(
+            "Channels", served.deployment.channels, "getChannelId", config_values(config)
+        )[0]
         assert channel_id(config, chain.network) == on_chain

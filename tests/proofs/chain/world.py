@@ -58,11 +58,16 @@ class World:
         return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=20)
 
     def config(self, by: str = "payer", to: str = "operator", **changes) -> ChannelConfig:
-        token, receiver = self.deployment.token, self.deployment.settlement
-        config = ChannelConfig(address(by), address(by), receiver, address(to), token, 900, bytes(32))
+        token = self.deployment.token
+        receiver = self.deployment.settlement
+        config = ChannelConfig(
+            address(by), address(by), receiver, address(to), token, 900, bytes(32)
+        )
         return msgspec.structs.replace(config, **changes)
 
-    def voucher(self, config: ChannelConfig, amount: int, signer: str = "payer", total: int | None = None) -> VoucherClaim:
+    def voucher(
+        self, config: ChannelConfig, amount: int, signer: str = "payer", total: int | None = None
+    ) -> VoucherClaim:
         network = self.client(signer).network
         voucher = sign_voucher(Signer(secret(signer)), channel_id(config, network), amount, network)
         return VoucherClaim(config, voucher, amount if total is None else total)
@@ -70,12 +75,22 @@ class World:
     def next_header(self, payouts: Mapping[bytes, int], **changes) -> EpochHeader:
         state = self.client("anybody").read_settlement()
         root = PayoutTree(payouts).root
-        header = EpochHeader(state.epoch + 1, state.header_hash, b"\x11" * 32, state.num_receipts + 1, root.hash, root.sum, b"\x22" * 32)
+        header = EpochHeader(
+            state.epoch + 1,
+            state.header_hash,
+            b"\x11" * 32,
+            state.num_receipts + 1,
+            payout_root=root.hash,
+            payout_total=root.sum,
+            batch_digest=b"\x22" * 32,
+        )
         return replace(header, **changes)
 
     def earn(self, amount: int, payer: str = "payer") -> None:
         """Put fees into the settlement contract the way they come: deposit, voucher, claim."""
-        config = self.config(payer, salt=keccak(f"{payer} {amount} {self.rpc.call('eth_blockNumber')}".encode()))
+        config = self.config(
+            payer, salt=keccak(f"{payer} {amount} {self.rpc.call('eth_blockNumber')}".encode())
+        )
         self.client(payer).deposit(config, amount)
         self.client("operator").claim_vouchers([self.voucher(config, amount, payer)])
 
@@ -88,7 +103,12 @@ def memory_world(names: tuple[str, ...] = NAMES) -> tuple[World, MemoryChain]:
     balances = dict.fromkeys([address("deployer"), *map(address, names)], FUND_WEI)
     chain = MemoryChain(CHAIN_ID, placed_code(), balances)
     rpc = memory_rpc(chain)
-    world = World(rpc, deploy_for_development(Wallet(rpc, secret("deployer"), CHAIN_ID), CHAIN_ID, address("aggregator")))
+    world = World(
+        rpc,
+        deploy_for_development(
+            Wallet(rpc, secret("deployer"), CHAIN_ID), CHAIN_ID, address("aggregator")
+        ),
+    )
     for name in names:
         world.client("deployer").mint(address(name), FUND_DOLLARS)
     return world, chain
