@@ -54,6 +54,7 @@ def test_the_record_has_the_keys_that_are_promised() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.xdist_group("network")
 def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     file = tmp_path / "demo.json"
     done = subprocess.run(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from .worlds import BOTH, Bench, make_adapter, make_base, smollm2, some_tokens
+from .worlds import BOTH, KERNELS, Bench, make_adapter, make_base, smollm2, some_tokens
 
 TOLERANCE = 1e-4
 
@@ -121,21 +121,22 @@ def test_one_mixed_batch_gives_the_logits_of_peft_for_every_row(
             )
 
 
-@BOTH
-def test_the_gguf_base_gives_the_logits_of_transformers(kernels: str) -> None:
+def test_the_gguf_base_gives_the_logits_of_transformers() -> None:
     import transformers
 
     path = smollm2()
     model = transformers.AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32
     )
-    bench = Bench(path, kernels=kernels)
     tokens = some_tokens(24, 3, 49152)
-    sequence = bench.sequence(tokens)
-    logits = torch.cat(
-        [
-            bench.forward((sequence, 0, 20))[id(sequence)],
-            bench.forward((sequence, 20, 24))[id(sequence)],
-        ]
-    )
-    assert (logits - expect(model, tokens)).abs().max() < TOLERANCE
+    expected = expect(model, tokens)
+    for kernels in KERNELS:
+        bench = Bench(path, kernels=kernels)
+        sequence = bench.sequence(tokens)
+        logits = torch.cat(
+            [
+                bench.forward((sequence, 0, 20))[id(sequence)],
+                bench.forward((sequence, 20, 24))[id(sequence)],
+            ]
+        )
+        assert (logits - expected).abs().max() < TOLERANCE, kernels

@@ -41,14 +41,13 @@ from engine.sampler import Chooser
 from engine.scheduler import Chunk
 from engine.sequence import Sequence
 
-BOTH = pytest.mark.parametrize(
-    "kernels",
-    (
-        ["native", "torch"]
-        if usable_sets(cpu_features()) and not lacks_compiler(cpu_features())
-        else ["torch"]
-    ),
+KERNELS = (
+    ["native", "torch"]
+    if usable_sets(cpu_features()) and not lacks_compiler(cpu_features())
+    else ["torch"]
 )
+"""What computes here."""
+BOTH = pytest.mark.parametrize("kernels", KERNELS)
 """Tests that the native executor and its torch twins must both pass."""
 VOCAB = 320
 SHAPE = {

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import openai
 import pytest
 import trio
 
 from node.running import read_running
 from node.testnet.network import Written, read_written
+from node.testnet.plan import GATEWAY
 from node.testnet.processes import find_marked, wait_until
 
+pytestmark = pytest.mark.xdist_group("network")
+"""Whole networks run one after the other: side by side they would only wait for the processor."""
+QUESTION = "What is a parrot?"
 UP = [sys.executable, "-m", "node", "testnet", "up", "--volunteers", "1"]
 UP_DEADLINE_S = 60
 GONE_DEADLINE_S = 8
@@ -81,12 +89,54 @@ async def test_nothing_outlives_a_network_that_is_interrupted_or_killed(
     assert status == (0 if number == signal.SIGINT else -signal.SIGKILL)
 
 
-async def test_a_kept_network_stands_until_down_ends_it(tmp_path: Path) -> None:
+async def lorikeet(home: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    env: Mapping[str, str] = {**os.environ, "LORIKEET_HOME": str(home)}
+    with trio.fail_after(60):
+        return await trio.run_process(
+            [sys.executable, "-m", "node", *arguments],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=env,
+        )
+
+
+async def ask_until_served(home: Path) -> subprocess.CompletedProcess[bytes]:
+    """An engine that has just come up still has to say so in the DHT; until then the client is told
+    that nobody serves.
+    """
+    with trio.fail_after(30):
+        while True:
+            done = await lorikeet(home, "run", "base", QUESTION, "--max-tokens", "8", "--json")
+            if done.returncode == 0:
+                return done
+            assert "no node serves" in done.stderr.decode(), done.stderr.decode()
+
+
+def stream(url: str) -> tuple[str, dict[str, Any]]:
+    """The official client's whole stream: its text, and our facts on the last chunk."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="unused", timeout=60) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="base",
+                messages=[{"role": "user", "content": QUESTION}],
+                max_tokens=8,
+                stream=True,
+            )
+        )
+    return (
+        "".join(chunk.choices[0].delta.content or "" for chunk in chunks),
+        chunks[-1].model_extra["lorikeet"],
+    )
+
+
+async def test_a_kept_network_answers_is_paid_and_stands_until_down_ends_it(tmp_path: Path) -> None:
     async with network_up(tmp_path, "--keep") as (process, written):
         with trio.fail_after(GONE_DEADLINE_S):
             assert await process.wait() == 0
         ports = ports_of(tmp_path)
         assert all(map(is_open, ports))
+        await a_gateway_pays_a_volunteer(tmp_path / GATEWAY, tmp_path / "volunteer-a")
         second = await trio.run_process(
             [*UP, "--home", str(tmp_path)], check=False, capture_stderr=True
         )
@@ -96,6 +146,26 @@ async def test_a_kept_network_stands_until_down_ends_it(tmp_path: Path) -> None:
         await nothing_is_left(written.mark, ports)
         again = await trio.run_process(down, check=False, capture_stderr=True)
         assert (again.returncode, b"no network runs" in again.stderr) == (1, True)
+
+
+async def a_gateway_pays_a_volunteer(client: Path, volunteer: Path) -> None:
+    """The command line and the official OpenAI client ask; both answers are paid and listed."""
+    run = await ask_until_served(client)
+    answer = json.loads(run.stdout)
+    running = read_running(client)
+    assert running is not None
+    text, facts = await trio.to_thread.run_sync(stream, running.http)
+    listed = json.loads((await lorikeet(client, "receipts", "--json")).stdout)
+    unknown = await lorikeet(client, "run", "no-such-adapter", QUESTION)
+    serving = read_running(volunteer)
+    assert serving is not None
+    assert answer["text"].strip()
+    assert text.strip()
+    assert {answer["served_by"], facts["served_by"]} == {serving.peer_id}
+    assert {answer["receipt"], facts["receipt"]} == {one["digest"] for one in listed}
+    assert sum(one["amount"] for one in listed) == answer["amount"] + facts["amount"]
+    assert unknown.returncode == 1
+    assert "no-such-adapter" in unknown.stderr.decode()
 
 
 async def test_a_node_that_cannot_start_ends_the_rest_and_shows_its_log(tmp_path: Path) -> None:
