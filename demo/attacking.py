@@ -8,7 +8,7 @@ import sys
 
 import trio
 
-from node.testnet.asking import Answer
+from node.testnet.asking import Asking
 from node.testnet.plan import BOOTSTRAP, NETWORK
 from node.testnet.processes import Child, stop, wait_for_line
 
@@ -30,7 +30,7 @@ async def show_attacks(scene: Scene, step: Step) -> None:
         await wait_for_line(attacker, "advertising ", ATTACKER_READY_S)
         await show_corrupted_block(scene, step, peer_id)
         await wait_for_line(attacker, "listening", ATTACKER_READY_S)
-        await scene.client.ask(Answer("base", cast.OVERHEARD_PROMPT), max_tokens=8)
+        await scene.client.ask(Asking("base", cast.OVERHEARD_PROMPT), max_tokens=8)
         await wait_for_line(attacker, "gossiped", ATTACKER_READY_S)
         await show_tampered_receipt(scene, step, peer_id)
     finally:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.api import AdapterInfo
-from node.testnet.asking import Answer, NodeClient
+from node.testnet.asking import Asking, NodeClient
 from node.testnet.network import Network
 from node.testnet.plan import BOOTSTRAP, GATEWAY, NETWORK
 from p2p.cid import Cid
@@ -67,7 +67,7 @@ class Scene:
             "base" if key in ("base", "") else key,
         )
 
-    def note(self, answer: Answer) -> None:
+    def note(self, answer: Asking) -> None:
         """Keep an answer for the record; it must be one."""
         facts = answer.facts
         require(answer.text.strip(), f"the answer of {answer.model} has text")

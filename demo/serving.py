@@ -13,7 +13,7 @@ import trio
 from rich.markup import escape
 
 from node.cli.show import money, size
-from node.testnet.asking import Answer, NodeClient
+from node.testnet.asking import Asking, NodeClient
 from node.testnet.network import Network, Node
 from p2p.blocks.client import fetch_block
 from p2p.blocks.store import BlockStore
@@ -176,7 +176,7 @@ async def show_side_by_side(scene: Scene, step: Step) -> None:
     different.
     """
     scene.stage.say(f"“{cast.ONE_PROMPT}”")
-    answers = [Answer(model, cast.ONE_PROMPT) for model in cast.SIDE_BY_SIDE]
+    answers = [Asking(model, cast.ONE_PROMPT) for model in cast.SIDE_BY_SIDE]
     with scene.stage.side_by_side(cast.SIDE_BY_SIDE) as add:
         async with trio.open_nursery() as nursery:
             for index, answer in enumerate(answers):
@@ -199,7 +199,7 @@ async def show_side_by_side(scene: Scene, step: Step) -> None:
 
 
 async def ask_into(
-    scene: Scene, answer: Answer, on_text: Any = lambda text: None, **options: Any
+    scene: Scene, answer: Asking, on_text: Any = lambda text: None, **options: Any
 ) -> None:
     """One answer of the usual length."""
     await scene.client.ask(
@@ -207,7 +207,7 @@ async def ask_into(
     )
 
 
-def facts_of(scene: Scene, answer: Answer) -> str:
+def facts_of(scene: Scene, answer: Asking) -> str:
     """Who served it, what it cost, its receipt."""
     facts = answer.facts
     timings = facts["timings"]
@@ -221,8 +221,8 @@ def facts_of(scene: Scene, answer: Answer) -> str:
 async def show_cold_start(scene: Scene, step: Step) -> None:
     """The node that holds nothing is asked for an adapter while it answers somebody else."""
     node = {"node": scene.peer_id(cast.C)}
-    running = Answer("base", cast.LONG_PROMPT)
-    cold = Answer(cast.COLD, cast.COLD_PROMPT)
+    running = Asking("base", cast.LONG_PROMPT)
+    cold = Asking(cast.COLD, cast.COLD_PROMPT)
     before = await blocks_by_provider(scene)
     with scene.stage.side_by_side(
         (f"base on {cast.C}, running on", f"{cast.COLD} on {cast.C}, cold")
@@ -253,7 +253,7 @@ async def show_cold_start(scene: Scene, step: Step) -> None:
 
 
 def check_running_on(
-    scene: Scene, step: Step, running: Answer, begin_s: float, end_s: float
+    scene: Scene, step: Step, running: Asking, begin_s: float, end_s: float
 ) -> None:
     """The running answer kept coming while the other's adapter was fetched and loaded."""
     beside = [at for at in running.text_s if begin_s <= at <= end_s]
@@ -314,7 +314,7 @@ async def check_advertised(scene: Scene) -> None:
     )
 
 
-def show_breakdown(scene: Scene, step: Step, cold: Answer) -> None:
+def show_breakdown(scene: Scene, step: Step, cold: Asking) -> None:
     """Where the time to the first token went."""
     timings = cold.facts["timings"]
     parts = {part: round(timings[part], 1) for part in TIMING_PARTS if part in timings}
@@ -352,13 +352,13 @@ async def show_shared_batches(scene: Scene, step: Step) -> None:
         all(fetched.values()), f"over all adapters, blocks came from both providers ({fetched})"
     )
     last = last_step(await engine_of(scene))
-    answers = [Answer(model, prompt) for model, prompt in cast.TOGETHER.items()]
+    answers = [Asking(model, prompt) for model, prompt in cast.TOGETHER.items()]
     node = {"node": scene.peer_id(cast.C)}
     with scene.stage.side_by_side(tuple(cast.TOGETHER)) as add:
         async with trio.open_nursery() as nursery:
             begun = trio.Event()
 
-            async def ask(index: int, answer: Answer) -> None:
+            async def ask(index: int, answer: Asking) -> None:
                 def on_text(text: str) -> None:
                     begun.set()
                     add(index, text)

@@ -20,6 +20,7 @@ from proofs.signing import Signer
 
 from .answering.bases import load_base
 from .answering.inbound import Inbound
+from .answering.peers import NetworkPeers
 from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
@@ -117,13 +118,11 @@ async def _build(
             host, money.purse, Price(config.max_prompt_price, config.max_completion_price), own
         )
         service = Service(
-            host,
             base.tokenizer,
             adapters,
             Router(host.peer_id, config.has_engine),
-            engine=engine,
-            caller=caller,
-            telemetry=telemetry,
+            NetworkPeers(host, engine, adapters, caller),
+            telemetry,
         )
         if engine is not None:
             price = Price(config.prompt_price, config.completion_price)

@@ -1,6 +1,7 @@
 """One request, from its text to its receipt.
 
-The story is `_answer`; how a stream is paid, who is asked and how text is cut stand elsewhere.
+The story is `_answer`: text → question → who is asked → tokens → text → how it ended. Decides who
+is asked next when a node fails; how a stream is paid and how text is cut stand elsewhere.
 """
 
 from __future__ import annotations
@@ -8,94 +9,107 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
 
 import trio
 
-from engine import messages as m
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
-from p2p.host import Host
 from p2p.identity import public_key_of
 from p2p.peers import PeerAddress
+from proofs.manifest import Manifest
 
 from ..api import CompletionEvent, CompletionRequest, Ended, Started
-from ..catalogue.holding import Adapters
-from ..engine_host import EngineHost
 from ..errors import (
     BadRequest,
     NodeCheated,
     NodeError,
     NodeRefused,
     NodeVanished,
-    NoEngine,
     NoProvider,
     PaymentError,
     RemoteError,
 )
-from ..money.metering import BASE_ADAPTER
+from ..money.metering import BASE_ADAPTER, ShareRow
 from ..telemetry import Telemetry
-from ..wire.infer import Done
-from .answer import Answer, Writer
-from .remote import Caller, Question
+from .peers import Outcome, Peer, Peers
+from .remote import Question
 from .router import Router
-from .sampling import check_request, sampling_of, terms_of
+from .sampling import check_request, terms_of
+from .stream import AnswerSender, Writer, open_answer
 from .tokenizer import BaseTokenizer
 
 TRY_ELSEWHERE = ("busy", "engine_lost", "engine_failed", "no_provider", "internal", "wrong_base")
 
 
-@dataclass
-class Job:
-    """One request on its way: what was asked, what it means, and the clock of its parts."""
-
-    request: CompletionRequest
-    prompt_ids: list[int]
-    cid: Cid | None
-    started: float
-    timings_ms: dict[str, float] = field(default_factory=dict)
+class Catalogue(Protocol):
+    """What the service asks about adapters."""
 
     @property
-    def adapter(self) -> bytes:
-        """The adapter's digest, zeros for the bare base."""
-        return self.cid.digest if self.cid else BASE_ADAPTER
+    def base(self) -> bytes:
+        """The digest of the base that this daemon knows."""
 
-    def note(self, name: str, since: float) -> None:
-        """Add the time since `since` to a part."""
-        self.timings_ms[name] = (
-            self.timings_ms.get(name, 0.0) + (time.perf_counter() - since) * 1000
-        )
+    async def resolve(self, model: str) -> Cid | None:
+        """Which adapter a text means; None is the bare base. Raises UnknownModel."""
 
-    def merge(self, timings_ms: dict[str, float]) -> None:
-        """Add parts that were measured elsewhere."""
-        for name, value in timings_ms.items():
-            self.timings_ms[name] = self.timings_ms.get(name, 0.0) + value
+    async def providers(self, cid: Cid) -> Sequence[PeerAddress]:
+        """Who on the network has it."""
+
+    async def manifest(self, cid: Cid) -> Manifest:
+        """What its creator signed."""
+
+    def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
+        """Who must share the fee for it when `owner`'s node serves it."""
+
+
+class Times:
+    """How long each part of one answer took, in milliseconds."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._parts: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add what the block takes to a part."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add({part: (time.perf_counter() - began) * 1000})
+
+    def add(self, parts: Mapping[str, float]) -> None:
+        """Add what was measured elsewhere."""
+        for part, took_ms in parts.items():
+            self._parts[part] = self._parts.get(part, 0.0) + took_ms
+
+    def mark(self, part: str) -> None:
+        """Write down once how long ago the request came."""
+        self._parts.setdefault(part, (time.perf_counter() - self._started) * 1000)
+
+    def as_dict(self) -> dict[str, float]:
+        """All parts so far."""
+        return dict(self._parts)
 
 
 class Service:
-    """Answers requests of this daemon's own faces, here or on the network.
-
-    `engine` None asks the network only.
-    """
+    """Answers requests of this daemon's own faces, here or on the network."""
 
     def __init__(
         self,
-        host: Host,
         tokenizer: BaseTokenizer,
-        adapters: Adapters,
+        catalogue: Catalogue,
         router: Router,
-        engine: EngineHost | None,
-        caller: Caller,
+        peers: Peers,
         telemetry: Telemetry,
     ) -> None:
-        self._host = host
         self._tokenizer = tokenizer
-        self._adapters = adapters
+        self._catalogue = catalogue
         self._router = router
-        self._engine = engine
-        self._caller = caller
+        self._peers = peers
         self._telemetry = telemetry
 
     @asynccontextmanager
@@ -103,191 +117,151 @@ class Service:
         self, request: CompletionRequest, nursery: trio.Nursery
     ) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
         """Answer one request in `nursery`; leaving the block early cancels it everywhere."""
-        answer = Answer(request.max_tokens, self._telemetry.log)
-        nursery.start_soon(answer.run, self._answer, request)
+        sender, receiver = open_answer(request.max_tokens)
+        scope = trio.CancelScope()
+        nursery.start_soon(self._run, request, sender, scope)
         try:
-            yield answer
+            yield receiver
         finally:
-            answer.cancel()
+            scope.cancel()
 
-    async def _answer(self, request: CompletionRequest, answer: Answer) -> None:
-        """Text → ids → which adapter → who serves it → tokens → text → how it ended."""
+    async def _run(
+        self, request: CompletionRequest, answer: AnswerSender, scope: trio.CancelScope
+    ) -> None:
+        """Answer until it ends, fails or is cancelled; whatever fails is told to who asked."""
+        try:
+            with scope:
+                await self._answer(request, answer)
+        except NodeError as error:
+            answer.fail(error)
+        except Exception as error:  # our own bug, or a full disk: it costs this answer alone
+            self._telemetry.log(f"answer: {''.join(traceback.format_exception(error))}")
+            answer.fail(
+                NodeError(
+                    f"this daemon failed while it answered: {error!r}; its log has the whole story"
+                )
+            )
+        finally:
+            answer.close()
+
+    async def _answer(self, request: CompletionRequest, answer: AnswerSender) -> None:
+        """Text → question → who is asked, best first → tokens → text → how it ended."""
         check_request(request)
         _check_node(request.node)
-        started = time.perf_counter()
-        job = Job(
-            request,
-            self._tokenizer.encode_prompt(request.prompt),
-            await self._adapters.resolve(request.model),
-            started,
-        )
-        job.note("lookup", started)
+        prompt_ids = self._tokenizer.encode_prompt(request.prompt)
+        times = Times()
+        with times.measure("lookup"):
+            cid = await self._catalogue.resolve(request.model)
+            peers = await self._peers_for(request, cid)
+            question = await self._question(request, prompt_ids, cid)
         writer = Writer(answer, self._tokenizer, request.stop)
-        if self._router.serves_here(request.node):
-            await self._answer_here(job, writer)
-        else:
-            await self._answer_there(job, writer)
-        self._telemetry.count("requests_answered")
-
-    # --- by this node's own engine: nobody pays himself ---
-
-    async def _answer_here(self, job: Job, writer: Writer) -> None:
-        if self._engine is None:
-            raise NoEngine("this daemon runs no engine; name another node")
-        request = job.request
-        engine = self._engine
-        await engine.wait_up()
-        if job.cid is not None:
-            job.merge((await self._adapters.hold(job.cid)).timings_ms)
-        writer.write(
-            Started(
-                self._host.peer_id,
-                request.model,
-                str(job.cid) if job.cid else None,
-                dict(job.timings_ms),
-            )
-        )
-        sampling = sampling_of(terms_of(request), _client_seed(request.seed))
-        adapter = job.cid.digest if job.cid else None
-        limits = (request.max_tokens, request.max_tokens)
-        async with engine.generate(
-            job.prompt_ids, adapter, sampling, *limits, self._tokenizer.stop_ids, request.logprobs
-        ) as run:
-            async for event in run:
-                if isinstance(event, m.Finished):
-                    job.merge(
-                        {
-                            "queue": event.queue_ms,
-                            "load": event.load_ms,
-                            "prefill": event.prefill_ms,
-                            "decode": event.decode_ms,
-                        }
-                    )
-                    self._end(job, writer, event.reason, 0, None, event.neighbours)
-                    return
-                self._note_first(job)
-                if writer.put(event.token_ids, event.logprobs):
-                    run.cancel()
-
-    # --- by another node: a receipt for every answer ---
-
-    async def _answer_there(self, job: Job, writer: Writer) -> None:
-        """Try the nodes that serve this, best first; once a token came there is no other."""
         failure: NodeError = NoProvider(
-            f"no node serves {job.request.model!r} now; is one running and connected?"
+            f"no node serves {request.model!r} now; is one running and connected?"
         )
-        for peer in await self._places(job):
+        for peer in peers:
             try:
-                await self._ask(peer, job, writer)
+                await self._ask(peer, question, request.model, writer=writer, times=times)
                 return
             except (RemoteError, PaymentError) as error:
-                self._router.failed(peer.peer_id, time.monotonic())
-                if isinstance(error, NodeCheated):
-                    self._telemetry.reject("answer", peer.peer_id, str(error))
-                if writer.num_tokens or not _may_try_elsewhere(error):
-                    raise
-                failure = error
-                self._telemetry.log(f"service: {error}; trying another node")
+                failure = self._failed(peer, error, writer)
         raise failure
 
-    async def _places(self, job: Job) -> tuple[PeerAddress, ...]:
-        """Who may answer: the named node, else providers of the adapter, else those of the base
-        (they can fetch the adapter).
+    async def _question(
+        self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
+    ) -> Question:
+        """In the engine's terms. Who shares the fee matters where there is one: nobody pays himself
+        and an own engine does not wait for the manifest here.
         """
-        named = job.request.node
-        connected = {peer.peer_id for peer in self._host.peers()}
-        if named in connected:
+        is_paid = cid is not None and not self._router.serves_here(request.node)
+        manifest = await self._catalogue.manifest(cid) if cid and is_paid else None
+        return Question(
+            base=self._catalogue.base,
+            adapter=cid.digest if cid else BASE_ADAPTER,
+            prompt_ids=tuple(prompt_ids),
+            max_tokens=request.max_tokens,
+            terms=terms_of(request),
+            logprobs=request.logprobs,
+            stop_ids=self._tokenizer.stop_ids,
+            client_seed=_client_seed(request.seed),
+            shares=lambda owner: self._catalogue.shares(owner, manifest),
+        )
+
+    # --- whom to ask ---
+
+    async def _peers_for(self, request: CompletionRequest, cid: Cid | None) -> list[Peer]:
+        """This node, or else who may answer, best first."""
+        if self._router.serves_here(request.node):
+            return [self._peers.here()]
+        return [self._peers.at(address) for address in await self._places(request.node, cid)]
+
+    async def _places(self, named: str | None, cid: Cid | None) -> Sequence[PeerAddress]:
+        """The named node, else providers of the adapter, else those of the base: they can fetch
+        the adapter.
+        """
+        connected = self._peers.connected
+        if named is not None and named in connected:
             return (PeerAddress(named),)
-        began = time.perf_counter()
-        base = Cid(self._adapters.base)
-        providers = await self._providers(job.cid or base)
-        if job.cid is not None and (not providers or named):
+        base = Cid(self._catalogue.base)
+        providers = await self._providers(cid or base)
+        if cid is not None and (not providers or named):
             providers = (*providers, *await self._providers(base))
-        job.note("lookup", began)
         if named:
-            return (
-                next((peer for peer in providers if peer.peer_id == named), PeerAddress(named)),
-            )
+            found = (peer for peer in providers if peer.peer_id == named)
+            return (next(found, PeerAddress(named)),)
         return self._router.rank(providers, connected, time.monotonic()).peers
 
     async def _providers(self, cid: Cid) -> tuple[PeerAddress, ...]:
         known = self._router.recall(cid, time.monotonic())
         if known:
             return known
-        found = await self._adapters.providers(cid)
+        found = await self._catalogue.providers(cid)
         self._router.remember(cid, found, time.monotonic())
         return tuple(found)
 
-    async def _ask(self, peer: PeerAddress, job: Job, writer: Writer) -> None:
-        """One node's whole answer."""
-        began = time.perf_counter()
-        async with self._caller.call(peer, await self._question(job)) as call:
-            job.note("connect", began)
-            deal = await call.open()
-            writer.write(
-                Started(
-                    peer.peer_id,
-                    job.request.model,
-                    str(job.cid) if job.cid else None,
-                    job.timings_ms | dict(deal.offer.timings),
-                )
-            )
-            try:
-                while not isinstance(message := await call.next_tokens(deal), Done):
-                    self._note_first(job)
-                    if writer.put(message.token_ids, message.logprobs):
-                        await call.stop_soon()
-            except trio.Cancelled:
-                await call.settle_early(deal)
-                raise
-            outcome = await call.finish(deal, message)
-        job.merge(outcome.timings_ms)
-        self._end(job, writer, outcome.reason, outcome.amount, outcome.receipt, outcome.neighbours)
+    def _failed(self, peer: Peer, error: NodeError, writer: Writer) -> NodeError:
+        """Remember a peer's failure. Raises it where nobody else can do better: the peer was not
+        to blame, or a token came already.
+        """
+        self._router.failed(peer.peer_id, time.monotonic())
+        if isinstance(error, NodeCheated):
+            self._telemetry.reject("answer", peer.peer_id, str(error))
+        if writer.num_tokens or not _may_try_elsewhere(error):
+            raise error
+        self._telemetry.log(f"service: {error}; trying another node")
+        return error
 
-    async def _question(self, job: Job) -> Question:
-        request = job.request
-        manifest = await self._adapters.manifest(job.cid) if job.cid else None
-        return Question(
-            base=self._adapters.base,
-            adapter=job.adapter,
-            prompt_ids=tuple(job.prompt_ids),
-            max_tokens=request.max_tokens,
-            terms=terms_of(request),
-            logprobs=request.logprobs,
-            stop_ids=self._tokenizer.stop_ids,
-            client_seed=_client_seed(request.seed),
-            shares=lambda owner: self._adapters.shares(owner, manifest),
-        )
+    # --- one peer's whole answer ---
 
-    # --- both ---
-
-    def _note_first(self, job: Job) -> None:
-        if "first_token" not in job.timings_ms:
-            job.note("first_token", job.started)
-
-    def _end(
-        self,
-        job: Job,
-        writer: Writer,
-        reason: str,
-        amount: int,
-        receipt: bytes | None,
-        neighbours: int,
+    async def _ask(
+        self, peer: Peer, question: Question, model: str, *, writer: Writer, times: Times
     ) -> None:
-        job.note("total", job.started)
-        reason = "stop" if writer.stopped else reason
+        async with peer.ask(question) as call:
+            times.add(await call.open())
+            cid = None if question.adapter == BASE_ADAPTER else str(Cid(question.adapter))
+            writer.write(Started(peer.peer_id, model, cid, times.as_dict()))
+            while (tokens := await call.next_tokens()) is not None:
+                times.mark("first_token")
+                if writer.put(tokens.token_ids, tokens.logprobs):
+                    await call.stop()
+            outcome = await call.finish()
+        self._end(question, outcome, writer=writer, times=times)
+
+    def _end(self, question: Question, outcome: Outcome, *, writer: Writer, times: Times) -> None:
+        times.add(outcome.timings_ms)
+        times.mark("total")
         writer.flush()
         writer.write(
             Ended(
-                reason,
-                len(job.prompt_ids),
-                writer.num_tokens,
-                amount,
-                receipt=receipt.hex() if receipt else None,
-                timings_ms=dict(job.timings_ms),
-                neighbours=neighbours,
+                reason="stop" if writer.stopped else outcome.reason,
+                prompt_tokens=len(question.prompt_ids),
+                completion_tokens=writer.num_tokens,
+                amount=outcome.amount,
+                receipt=outcome.receipt.hex() if outcome.receipt else None,
+                timings_ms=times.as_dict(),
+                neighbours=outcome.neighbours,
             )
         )
+        self._telemetry.count("requests_answered")
 
 
 def _check_node(node: str | None) -> None:
@@ -307,8 +281,6 @@ def _may_try_elsewhere(error: NodeError) -> bool:
 
 def _client_seed(seed: int | None) -> bytes:
     """The client's half of the sampling seed: random, or fixed by the request."""
-    return (
-        secrets.token_bytes(32)
-        if seed is None
-        else hashlib.sha256(b"lorikeet client seed %d" % seed).digest()
-    )
+    if seed is None:
+        return secrets.token_bytes(32)
+    return hashlib.sha256(b"lorikeet client seed %d" % seed).digest()

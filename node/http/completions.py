@@ -20,9 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from ..api import CompletionEvent, Daemon, Delta, Started
 from ..errors import NodeError
-from .answers import Answer, Choice
 from .openai import Asked, BadField, parse
 from .problems import Problem, json_response, problem_of, problem_response
+from .shapes import AnswerShape, Choice
 
 Endpoint = Callable[[Request], Awaitable["Response | AnswerResponse"]]
 
@@ -84,7 +84,7 @@ def answering(daemon: Daemon, *, chat: bool) -> Endpoint:
             return problem_response(Problem(400, "bad_request", str(error), error.field))
         prefix = "chatcmpl-" if chat else "cmpl-"
         return AnswerResponse(
-            daemon, asked, Answer(asked, prefix + secrets.token_hex(12), int(time.time()))
+            daemon, asked, AnswerShape(asked, prefix + secrets.token_hex(12), int(time.time()))
         )
 
     return endpoint
@@ -98,7 +98,7 @@ class AnswerResponse:
 
     daemon: Daemon
     asked: Asked
-    answer: Answer
+    shape: AnswerShape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the client leaves first."""
@@ -116,10 +116,10 @@ class AnswerResponse:
         elif problem is not None:
             await problem_response(problem)(scope, receive, send)
         elif self.asked.stream:
-            await stream.send(*self.answer.usage(choices))
+            await stream.send(*self.shape.usage(choices))
             await stream.end()
         else:
-            await json_response(self.answer.whole(choices))(scope, receive, send)
+            await json_response(self.shape.whole(choices))(scope, receive, send)
 
     async def _fill(self, choices: list[Choice], stream: EventStream) -> Problem | None:
         """Have all answers made side by side; the first that fails ends the others."""
@@ -146,12 +146,12 @@ class AnswerResponse:
         """One event of one answer; gives what a stream says of it."""
         if isinstance(event, Started):
             choice.started = event
-            return self.answer.opening(choice)
+            return self.shape.opening(choice)
         if isinstance(event, Delta):
             choice.take(event)
-            return self.answer.more(choice, event) if self.asked.stream else []
+            return self.shape.more(choice, event) if self.asked.stream else []
         choice.ended = event
-        return self.answer.closing(choice)
+        return self.shape.closing(choice)
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:

@@ -32,7 +32,7 @@ class AskFailed(Exception):
 
 
 @dataclass
-class Answer:
+class Asking:
     """An answer as it comes; `clock_s` of the first and last text are kept to measure the pace that
     a client sees.
     """
@@ -112,8 +112,8 @@ class NodeClient:
         return msgspec.json.decode(response.content, type=AdapterInfo)
 
     async def ask(
-        self, answer: Answer, on_text: Callable[[str], None] = lambda text: None, **options: Any
-    ) -> Answer:
+        self, answer: Asking, on_text: Callable[[str], None] = lambda text: None, **options: Any
+    ) -> Asking:
         """Stream one chat answer into `answer`."""
         body = {
             "model": answer.model,

@@ -33,7 +33,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerShape:
     """Shapes the answers to one request.
 
     `answer_id` and `created` (unix seconds) are the same in each of their chunks.

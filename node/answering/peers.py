@@ -1,0 +1,251 @@
+"""Who can answer a question: this node's own engine, or another node, behind one seam.
+
+`service.py` tells the story of a request over `Peer` and `Call` alone; a test gives it peers that
+live in memory. Decides nothing about whom to ask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from engine import messages as m
+from p2p.cid import Cid
+from p2p.host import Host
+from p2p.peers import PeerAddress
+
+from ..engine_host import EngineHost, EngineRun
+from ..errors import NoEngine
+from ..money.metering import BASE_ADAPTER, Deal
+from ..wire import infer as wire
+from .remote import Call as InferCall
+from .remote import Caller, Question
+from .sampling import sampling_of
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an answer ended. `receipt` is the digest of its body, None where nothing was paid."""
+
+    reason: str
+    amount: int
+    receipt: bytes | None
+    neighbours: int
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+Tokens = m.Tokens | wire.Output
+"""Some tokens of an answer, as our own engine or another node reports them."""
+
+
+class Call(Protocol):
+    """One question at one peer, from the terms to the receipt."""
+
+    async def open(self) -> Mapping[str, float]:
+        """Agree on terms. Gives the time (ms) that each part took so far."""
+
+    async def next_tokens(self) -> Tokens | None:
+        """The next tokens of the answer; None when it is complete."""
+
+    async def stop(self) -> None:
+        """Ask for an early end; what was made until then still comes."""
+
+    async def finish(self) -> Outcome:
+        """Settle what the answer cost, once it is complete."""
+
+
+class Peer(Protocol):
+    """Somebody who can answer. Errors are NodeErrors; RemoteErrors say that another may do."""
+
+    @property
+    def peer_id(self) -> str:
+        """Its name on the network."""
+
+    def ask(self, question: Question) -> AbstractAsyncContextManager[Call]:
+        """Reach it; leaving the block early ends the answer there, and what came is settled."""
+
+
+class Peers(Protocol):
+    """Everybody who can be asked from here."""
+
+    @property
+    def connected(self) -> Collection[str]:
+        """The ids of those to whom a connection stands."""
+
+    def here(self) -> Peer:
+        """This node itself; NoEngine when it runs none."""
+
+    def at(self, address: PeerAddress) -> Peer:
+        """Another node."""
+
+
+class NetworkPeers:
+    """The real ones: the engine of this process's host, and nodes over libp2p."""
+
+    def __init__(
+        self, host: Host, engine: EngineHost | None, holder: Holder, caller: Caller
+    ) -> None:
+        self._host = host
+        self._engine = engine
+        self._holder = holder
+        self._caller = caller
+
+    @property
+    def connected(self) -> Collection[str]:
+        """The ids of those to whom a connection stands."""
+        return {peer.peer_id for peer in self._host.peers()}
+
+    def here(self) -> Peer:
+        """This node itself; NoEngine when it runs none."""
+        if self._engine is None:
+            raise NoEngine("this daemon runs no engine; name another node")
+        return OwnEngine(self._host.peer_id, self._engine, self._holder)
+
+    def at(self, address: PeerAddress) -> Peer:
+        """Another node."""
+        return RemoteNode(address, self._caller)
+
+
+# --- this node: nobody pays himself ---
+
+
+class Holder(Protocol):
+    """Makes an adapter servable by this node's engine."""
+
+    async def hold(self, cid: Cid) -> Held:
+        """Fetch, check and load it, unless that is done."""
+
+
+class Held(Protocol):
+    """What making an adapter servable took."""
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        """By part."""
+
+
+@dataclass(frozen=True)
+class OwnEngine:
+    """This node's own engine as a peer."""
+
+    peer_id: str
+    engine: EngineHost
+    holder: Holder
+
+    @asynccontextmanager
+    async def ask(self, question: Question) -> AsyncIterator[Call]:
+        """Start the answer; leaving the block cancels it."""
+        await self.engine.wait_up()
+        timings: Mapping[str, float] = {}
+        if question.adapter != BASE_ADAPTER:
+            timings = (await self.holder.hold(Cid(question.adapter))).timings_ms
+        async with self.engine.generate(
+            question.prompt_ids,
+            None if question.adapter == BASE_ADAPTER else question.adapter,
+            sampling_of(question.terms, question.client_seed),
+            question.max_tokens,
+            credit=question.max_tokens,
+            stop_ids=question.stop_ids,
+            logprobs=question.logprobs,
+        ) as run:
+            yield _EngineCall(run, timings)
+
+
+class _EngineCall:
+    def __init__(self, run: EngineRun, timings_ms: Mapping[str, float]) -> None:
+        self._run = run
+        self._timings_ms = timings_ms
+        self._finished: m.Finished | None = None
+
+    async def open(self) -> Mapping[str, float]:
+        return self._timings_ms
+
+    async def next_tokens(self) -> m.Tokens | None:
+        event = await anext(self._run)
+        if isinstance(event, m.Tokens):
+            return event
+        self._finished = event
+        return None
+
+    async def stop(self) -> None:
+        self._run.cancel()
+
+    async def finish(self) -> Outcome:
+        ended = self._finished
+        assert ended is not None, "an answer is finished before its end"
+        timings = {
+            "queue": ended.queue_ms,
+            "load": ended.load_ms,
+            "prefill": ended.prefill_ms,
+            "decode": ended.decode_ms,
+        }
+        return Outcome(ended.reason, 0, None, ended.neighbours, timings)
+
+
+# --- another node: a receipt for every answer ---
+
+
+@dataclass(frozen=True)
+class RemoteNode:
+    """Another node as a peer."""
+
+    address: PeerAddress
+    caller: Caller
+
+    @property
+    def peer_id(self) -> str:
+        """Its name on the network."""
+        return self.address.peer_id
+
+    @asynccontextmanager
+    async def ask(self, question: Question) -> AsyncIterator[Call]:
+        """Reach it; a block that is cancelled stops the answer and settles what came."""
+        began = time.perf_counter()
+        async with self.caller.call(self.address, question) as infer:
+            call = _RemoteCall(infer, connect_ms=(time.perf_counter() - began) * 1000)
+            try:
+                yield call
+            except trio.Cancelled:
+                await call.leave()
+                raise
+
+
+class _RemoteCall:
+    def __init__(self, infer: InferCall, connect_ms: float) -> None:
+        self._infer = infer
+        self._connect_ms = connect_ms
+        self._deal: Deal | None = None
+        self._done: wire.Done | None = None
+
+    async def open(self) -> Mapping[str, float]:
+        self._deal = await self._infer.open()
+        return {"connect": self._connect_ms} | dict(self._deal.offer.timings)
+
+    async def next_tokens(self) -> wire.Output | None:
+        assert self._deal is not None, "tokens are asked for before the terms"
+        message = await self._infer.next_tokens(self._deal)
+        if isinstance(message, wire.Output):
+            return message
+        self._done = message
+        return None
+
+    async def stop(self) -> None:
+        await self._infer.stop_soon()
+
+    async def finish(self) -> Outcome:
+        assert self._deal is not None
+        assert self._done is not None, "an answer is finished before its end"
+        ended = await self._infer.finish(self._deal, self._done)
+        return Outcome(
+            ended.reason, ended.amount, ended.receipt, ended.neighbours, ended.timings_ms
+        )
+
+    async def leave(self) -> None:
+        """Whoever asked is gone: what came is settled all the same."""
+        if self._deal is not None and self._done is None:
+            await self._infer.settle_early(self._deal)

@@ -1,0 +1,117 @@
+"""An answer on its way to whoever asked: a bounded queue of events, and the writer that turns
+tokens into text.
+
+Decides where text is cut; does not know who answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from engine import messages as m
+
+from ..api import CompletionEvent, Delta, LikelyToken, TokenLogprobs
+from ..errors import NodeError
+from ..wire import infer as wire
+from .tokenizer import BaseTokenizer, StopFinder
+
+Reported = m.TokenLogprobs | wire.TokenLogprobs
+"""By our own engine, or by another node."""
+
+EVENTS_BESIDE_TOKENS = 8
+
+
+class AnswerSender:
+    """Where the events of one answer go in. Closing it ends the answer."""
+
+    def __init__(self, channel: trio.MemorySendChannel[CompletionEvent | NodeError]) -> None:
+        self._channel = channel
+
+    def put(self, event: CompletionEvent) -> None:
+        """Queue an event; there is room for one a token, so it never waits for a slow listener."""
+        self._channel.send_nowait(event)
+
+    def fail(self, error: NodeError) -> None:
+        """End the answer with an error, after everything that was put before."""
+        self._channel.send_nowait(error)
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        self._channel.close()
+
+
+class AnswerReceiver:
+    """Where they come out: iterate it; an error that ended the answer is raised in its turn."""
+
+    def __init__(self, channel: trio.MemoryReceiveChannel[CompletionEvent | NodeError]) -> None:
+        self._channel = channel
+
+    def __aiter__(self) -> AnswerReceiver:
+        """Iterate over the events."""
+        return self
+
+    async def __anext__(self) -> CompletionEvent:
+        """The next event."""
+        try:
+            event = await self._channel.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+        if isinstance(event, NodeError):
+            raise event
+        return event
+
+
+def open_answer(max_tokens: int) -> tuple[AnswerSender, AnswerReceiver]:
+    """Both ends of an answer of at most so many tokens."""
+    room = max(max_tokens, 0) + EVENTS_BESIDE_TOKENS
+    send, receive = trio.open_memory_channel[CompletionEvent | NodeError](room)
+    return AnswerSender(send), AnswerReceiver(receive)
+
+
+class Writer:
+    """Turns one answer's tokens into text events, and cuts them at the first stop text."""
+
+    def __init__(
+        self, answer: AnswerSender, tokenizer: BaseTokenizer, stops: tuple[str, ...]
+    ) -> None:
+        self._answer = answer
+        self._tokenizer = tokenizer
+        self._detokenizer = tokenizer.detokenizer()
+        self._finder = StopFinder(stops)
+        self.num_tokens = 0
+        self.stopped = False
+
+    def write(self, event: CompletionEvent) -> None:
+        """Pass an event on."""
+        self._answer.put(event)
+
+    def put(self, token_ids: Sequence[int], logprobs: Sequence[Reported] = ()) -> bool:
+        """More tokens; True when the answer should end here because a stop text came."""
+        self.num_tokens += len(token_ids)
+        if self.stopped:
+            return False
+        text, self.stopped = self._finder.feed(self._detokenizer.feed(token_ids))
+        spelled = [self._spell(*each) for each in zip(token_ids, logprobs, strict=False)]
+        self.write(Delta(text, tuple(token_ids), tuple(spelled)))
+        return self.stopped
+
+    def flush(self) -> None:
+        """Give out what was held back for a stop text or an incomplete character."""
+        if self.stopped:
+            return
+        text, stopped = self._finder.feed(self._detokenizer.flush())
+        rest = text if stopped else text + self._finder.held
+        if rest:
+            self.write(Delta(rest, ()))
+
+    def _spell(self, token: int, reported: Reported) -> TokenLogprobs:
+        return TokenLogprobs(
+            self._likely(token, reported.logprob),
+            tuple(self._likely(*each) for each in reported.top),
+        )
+
+    def _likely(self, token: int, logprob: float) -> LikelyToken:
+        data = self._tokenizer.spell(token)
+        return LikelyToken(data.decode(errors="replace"), data, logprob)

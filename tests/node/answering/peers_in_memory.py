@@ -1,0 +1,192 @@
+"""Peers that live in memory, for tests of a request's story: no daemon, no socket, no engine.
+
+Each plays a part that is written down before: what it says first, its tokens, how it ends. They
+keep to the contract of `node.answering.peers`, and remember what they were asked.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from engine import messages as m
+from node.answering.peers import Call, Outcome, Peer
+from node.answering.remote import Question
+from node.answering.router import Router
+from node.answering.service import Service
+from node.answering.tokenizer import BaseTokenizer
+from node.errors import NodeError, NoEngine, UnknownModel
+from node.money.metering import ShareRow
+from node.telemetry import Telemetry
+from p2p.cid import Cid
+from p2p.identity import Identity
+from p2p.peers import PeerAddress
+from proofs.manifest import Manifest
+
+LAW = Cid(b"l" * 32)
+BASE = b"b" * 32
+
+
+def peer_id(name: str) -> str:
+    """A real peer id, the same for the same name."""
+    return Identity.from_secret(name.encode().rjust(32, b"\1")).peer_id
+
+
+@dataclass
+class Part:
+    """What a peer does when it is asked."""
+
+    tokens: Sequence[Sequence[int]] = ()
+    reason: str = "length"
+    amount: int = 0
+    receipt: bytes | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+    unreachable: NodeError | None = None
+    refusal: NodeError | None = None
+    failure: Exception | None = None
+    """Instead of the end, after all tokens."""
+    waits: bool = False
+    """Neither more tokens nor an end come."""
+
+
+@dataclass
+class PeerInMemory:
+    """One of them."""
+
+    peer_id: str
+    part: Part
+    questions: list[Question] = field(default_factory=list)
+    stopped: int = 0
+    left_early: int = 0
+    finished: int = 0
+
+    @asynccontextmanager
+    async def ask(self, question: Question) -> AsyncIterator[Call]:
+        self.questions.append(question)
+        if self.part.unreachable is not None:
+            raise self.part.unreachable
+        finished = self.finished
+        try:
+            yield _CallInMemory(self)
+        finally:
+            self.left_early += self.finished == finished
+
+
+class _CallInMemory:
+    def __init__(self, peer: PeerInMemory) -> None:
+        self._peer = peer
+        self._left = list(peer.part.tokens)
+
+    async def open(self) -> Mapping[str, float]:
+        if self._peer.part.refusal is not None:
+            raise self._peer.part.refusal
+        return self._peer.part.timings_ms
+
+    async def next_tokens(self) -> m.Tokens | None:
+        if self._left:
+            return m.Tokens(1, list(self._left.pop(0)), step=1)
+        if self._peer.part.waits:
+            await trio.sleep_forever()
+        if self._peer.part.failure is not None:
+            raise self._peer.part.failure
+        return None
+
+    async def stop(self) -> None:
+        self._peer.stopped += 1
+        self._left.clear()
+
+    async def finish(self) -> Outcome:
+        self._peer.finished += 1
+        part = self._peer.part
+        return Outcome(part.reason, part.amount, part.receipt, 1, {"queue": 1.0})
+
+
+@dataclass
+class PeersInMemory:
+    """This node and all others; `parts` by name."""
+
+    parts: dict[str, Part]
+    own: Part | None = None
+    connected: set[str] = field(default_factory=set)
+    made: dict[str, PeerInMemory] = field(default_factory=dict)
+
+    def here(self) -> Peer:
+        if self.own is None:
+            raise NoEngine("this daemon runs no engine; name another node")
+        return self._peer(peer_id("self"), self.own)
+
+    def at(self, address: PeerAddress) -> Peer:
+        names = {peer_id(name): name for name in self.parts}
+        return self._peer(address.peer_id, self.parts[names[address.peer_id]])
+
+    def asked(self, name: str) -> PeerInMemory:
+        """The peer of that name, if it was ever asked."""
+        return self.made[peer_id(name)]
+
+    @property
+    def all_asked(self) -> list[str]:
+        """The ids of those who were asked anything."""
+        return [peer.peer_id for peer in self.made.values() if peer.questions]
+
+    def _peer(self, its_id: str, part: Part) -> PeerInMemory:
+        return self.made.setdefault(its_id, PeerInMemory(its_id, part))
+
+
+@dataclass
+class CatalogueInMemory:
+    """Knows one adapter, `law`, and who provides what."""
+
+    providers_of: dict[Cid, list[str]]
+    base: bytes = BASE
+    lookups: list[Cid] = field(default_factory=list)
+
+    async def resolve(self, model: str) -> Cid | None:
+        if model not in ("base", "law"):
+            raise UnknownModel(model)
+        return LAW if model == "law" else None
+
+    async def providers(self, cid: Cid) -> Sequence[PeerAddress]:
+        self.lookups.append(cid)
+        return [PeerAddress(peer_id(name)) for name in self.providers_of.get(cid, [])]
+
+    async def manifest(self, cid: Cid) -> Manifest:
+        return None  # type: ignore[return-value]  # nobody in memory looks into it
+
+    def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
+        return [(owner, 0, 10_000)]
+
+
+@dataclass
+class World:
+    """A service among peers in memory."""
+
+    service: Service
+    peers: PeersInMemory
+    catalogue: CatalogueInMemory
+    telemetry: Telemetry
+    told: io.StringIO
+
+
+def make_world(
+    tokenizer: BaseTokenizer,
+    parts: dict[str, Part],
+    *,
+    own: Part | None = None,
+    law: Sequence[str] | None = None,
+    base: Sequence[str] | None = None,
+    connected: Sequence[str] = (),
+) -> World:
+    """All peers provide the base and nobody the adapter, unless it says otherwise."""
+    told = io.StringIO()
+    telemetry = Telemetry(stream=told)
+    catalogue = CatalogueInMemory(
+        {LAW: list(law or ()), Cid(BASE): list(parts if base is None else base)}
+    )
+    peers = PeersInMemory(parts, own, {peer_id(name) for name in connected})
+    router = Router(peer_id("self"), has_engine=own is not None)
+    service = Service(tokenizer, catalogue, router, peers, telemetry)
+    return World(service, peers, catalogue, telemetry, told)

@@ -1,0 +1,362 @@
+"""The story of one request, among peers in memory: who is asked, what is told, what is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.answering.service import TRY_ELSEWHERE
+from node.answering.tokenizer import BaseTokenizer, load_tokenizer
+from node.api import CompletionEvent, CompletionRequest, Delta, Ended, Started
+from node.errors import (
+    BadRequest,
+    EngineBusy,
+    NodeCheated,
+    NodeError,
+    NodeRefused,
+    NodeVanished,
+    NoProvider,
+    PaymentRequired,
+    UnknownModel,
+)
+from p2p.cid import Cid
+
+from ..tiny import make_base
+from .peers_in_memory import BASE, LAW, Part, World, make_world, peer_id
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BaseTokenizer:
+    return load_tokenizer(make_base(tmp_path_factory.mktemp("base") / "base"))
+
+
+async def ask(
+    world: World, seen: list[CompletionEvent] | None = None, **changes: Any
+) -> list[CompletionEvent]:
+    """All events of one answer, also in `seen`; an error that ended it is raised."""
+    seen = [] if seen is None else seen
+    failure: NodeError | None = None
+    values = {"model": "base", "prompt": "Hi", "max_tokens": 8}
+    request = CompletionRequest(**(values | changes))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            try:
+                async with world.service.complete(request, nursery) as events:
+                    async for event in events:
+                        seen.append(event)
+            except NodeError as error:
+                failure = error
+    if failure is not None:
+        raise failure
+    return seen
+
+
+def ids_of(tokenizer: BaseTokenizer, text: str) -> list[int]:
+    return tokenizer.encode_prompt(text)
+
+
+def text_of(events: Sequence[CompletionEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
+# --- here ---
+
+
+async def test_an_own_engine_answers_and_costs_nothing(tokenizer: BaseTokenizer) -> None:
+    part = Part([ids_of(tokenizer, "par"), ids_of(tokenizer, "rots")], timings_ms={"load": 2.0})
+    world = make_world(tokenizer, {"far": Part()}, own=part)
+    first, *_, last = await ask(world)
+    assert isinstance(first, Started)
+    assert (first.served_by, first.cid) == (peer_id("self"), None)
+    assert first.timings_ms["load"] == 2.0
+    assert isinstance(last, Ended)
+    assert (last.reason, last.amount, last.receipt) == ("length", 0, None)
+    assert (last.prompt_tokens, last.completion_tokens) == (2, 7)
+    assert {"lookup", "first_token", "queue", "total"} <= set(last.timings_ms)
+    assert world.catalogue.lookups == []
+
+
+async def test_the_text_comes_as_the_tokens_say(tokenizer: BaseTokenizer) -> None:
+    pieces = ["🦜", " und ", "日本"]
+    ids = [[token] for piece in pieces for token in ids_of(tokenizer, piece)]
+    events = await ask(make_world(tokenizer, {}, own=Part(ids)), max_tokens=64)
+    assert text_of(events) == "".join(pieces)
+
+
+async def test_a_stop_text_cuts_the_answer_and_ends_it_at_the_peer(
+    tokenizer: BaseTokenizer,
+) -> None:
+    part = Part([ids_of(tokenizer, "one. "), ids_of(tokenizer, "two END"), ids_of(tokenizer, "3")])
+    world = make_world(tokenizer, {}, own=part)
+    events = await ask(world, stop=("END",), max_tokens=64)
+    assert text_of(events) == "one. two "
+    assert isinstance(events[-1], Ended)
+    assert events[-1].reason == "stop"
+    assert events[-1].completion_tokens == 12
+    assert world.peers.asked("self").stopped == 1
+
+
+async def test_without_an_engine_and_without_others_nobody_serves(
+    tokenizer: BaseTokenizer,
+) -> None:
+    with pytest.raises(NoProvider, match="no node serves 'base' now"):
+        await ask(make_world(tokenizer, {}))
+
+
+async def test_what_ails_the_own_engine_is_told_as_it_is(tokenizer: BaseTokenizer) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]])}, own=Part(unreachable=EngineBusy("no room")))
+    with pytest.raises(EngineBusy, match="no room"):
+        await ask(world)
+    assert world.peers.all_asked == [peer_id("self")]
+
+
+# --- there ---
+
+
+async def test_another_node_is_paid_and_its_receipt_is_told(tokenizer: BaseTokenizer) -> None:
+    part = Part([[5, 6]], "stop", amount=1200, receipt=b"r" * 32, timings_ms={"fetch": 7.0})
+    world = make_world(tokenizer, {"far": part})
+    first, *_, last = await ask(world)
+    assert isinstance(first, Started)
+    assert isinstance(last, Ended)
+    assert (first.served_by, first.timings_ms["fetch"]) == (peer_id("far"), 7.0)
+    assert (last.amount, last.receipt) == (1200, (b"r" * 32).hex())
+    assert world.telemetry.counters["requests_answered"] == 1
+
+
+async def test_a_question_carries_what_was_asked(tokenizer: BaseTokenizer) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]])}, law=["far"])
+    await ask(world, model="law", temperature=0.5, logprobs=2, seed=9)
+    (question,) = world.peers.asked("far").questions
+    assert (question.base, question.adapter) == (BASE, LAW.digest)
+    assert list(question.prompt_ids) == ids_of(tokenizer, "Hi")
+    assert (question.max_tokens, question.terms.temperature, question.logprobs) == (8, 0.5, 2)
+    assert question.stop_ids == tokenizer.stop_ids
+    assert question.shares(b"o" * 20) == [(b"o" * 20, 0, 10_000)]
+
+
+async def test_a_seed_makes_the_client_s_half_the_same_and_its_absence_another(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]])})
+    for seed in (9, 9, None, None):
+        await ask(world, seed=seed)
+    first, second, third, fourth = (q.client_seed for q in world.peers.asked("far").questions)
+    assert first == second
+    assert len({first, third, fourth}) == 3
+    assert {len(each) for each in (first, third)} == {32}
+
+
+async def test_providers_of_the_adapter_are_asked_before_those_of_the_base(
+    tokenizer: BaseTokenizer,
+) -> None:
+    parts = {"base-only": Part([[5]]), "holder": Part([[6]])}
+    world = make_world(tokenizer, parts, law=["holder"])
+    (first, *_) = await ask(world, model="law")
+    assert isinstance(first, Started)
+    assert first.served_by == peer_id("holder")
+    assert world.catalogue.lookups == [LAW]
+
+
+async def test_where_nobody_holds_the_adapter_who_has_the_base_can_fetch_it(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {"base-only": Part([[5]])})
+    (first, *_) = await ask(world, model="law")
+    assert isinstance(first, Started)
+    assert first.served_by == peer_id("base-only")
+    assert world.catalogue.lookups == [LAW, Cid(BASE)]
+
+
+async def test_who_is_connected_already_is_asked_first(tokenizer: BaseTokenizer) -> None:
+    parts = {name: Part([[5]]) for name in ("a", "b", "c")}
+    world = make_world(tokenizer, parts, connected=["c"])
+    (first, *_) = await ask(world)
+    assert isinstance(first, Started)
+    assert first.served_by == peer_id("c")
+
+
+@pytest.mark.parametrize("connected", [["b"], []])
+async def test_a_named_node_answers_and_nobody_else(
+    tokenizer: BaseTokenizer, connected: list[str]
+) -> None:
+    parts = {"a": Part([[5]]), "b": Part(unreachable=NodeVanished("b is away"))}
+    world = make_world(tokenizer, parts, own=Part([[7]]), connected=connected)
+    with pytest.raises(NodeVanished, match="b is away"):
+        await ask(world, node=peer_id("b"))
+    assert world.peers.all_asked == [peer_id("b")]
+
+
+async def test_the_own_node_by_its_name_is_the_own_engine(tokenizer: BaseTokenizer) -> None:
+    world = make_world(tokenizer, {"a": Part([[5]])}, own=Part([[7]]))
+    (first, *_) = await ask(world, node=peer_id("self"))
+    assert isinstance(first, Started)
+    assert first.served_by == peer_id("self")
+
+
+async def test_providers_are_not_looked_up_again_at_once(tokenizer: BaseTokenizer) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]])})
+    await ask(world)
+    await ask(world)
+    assert world.catalogue.lookups == [Cid(BASE)]
+
+
+# --- faults ---
+
+REFUSALS = ["bad_request", "payment_required", "no_channel", "unknown_adapter", "adapter_refused"]
+
+
+def refusal(code: str) -> NodeRefused:
+    return NodeRefused(peer_id("a"), code, "no")
+
+
+@pytest.mark.parametrize("code", TRY_ELSEWHERE)
+async def test_a_node_that_cannot_is_passed_over(tokenizer: BaseTokenizer, code: str) -> None:
+    parts = {"a": Part(refusal=refusal(code)), "b": Part([[5]])}
+    world = make_world(tokenizer, parts)
+    (first, *_) = await ask(world)
+    assert isinstance(first, Started)
+    assert first.served_by == peer_id("b")
+    assert "trying another node" in world.told.getvalue()
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+async def test_a_no_that_any_other_would_say_too_ends_the_search(
+    tokenizer: BaseTokenizer, code: str
+) -> None:
+    world = make_world(tokenizer, {"a": Part(refusal=refusal(code)), "b": Part([[5]])})
+    with pytest.raises(NodeRefused, match=code):
+        await ask(world)
+    assert world.peers.all_asked == [peer_id("a")]
+
+
+async def test_who_does_not_pay_here_does_not_pay_elsewhere(tokenizer: BaseTokenizer) -> None:
+    parts = {"a": Part(refusal=PaymentRequired("too dear")), "b": Part([[5]])}
+    with pytest.raises(PaymentRequired):
+        await ask(make_world(tokenizer, parts))
+
+
+async def test_the_last_failure_is_told_when_all_fail(tokenizer: BaseTokenizer) -> None:
+    parts = {
+        "a": Part(unreachable=NodeVanished("a is away")),
+        "b": Part(unreachable=NodeVanished("b is away")),
+    }
+    with pytest.raises(NodeVanished, match="b is away"):
+        await ask(make_world(tokenizer, parts))
+
+
+async def test_once_a_token_came_there_is_no_other_node(tokenizer: BaseTokenizer) -> None:
+    parts = {"a": Part([ids_of(tokenizer, "so far")], failure=NodeVanished("gone")), "b": Part()}
+    world = make_world(tokenizer, parts)
+    seen: list[CompletionEvent] = []
+    with pytest.raises(NodeVanished, match="gone"):
+        await ask(world, seen)
+    assert text_of(seen) == "so far"
+    assert world.peers.all_asked == [peer_id("a")]
+
+
+async def test_a_cheat_is_remembered_by_name_and_another_node_asked(
+    tokenizer: BaseTokenizer,
+) -> None:
+    parts = {"a": Part(refusal=NodeCheated("a lies")), "b": Part([[5]])}
+    world = make_world(tokenizer, parts)
+    await ask(world)
+    assert [(r.what, r.peer_id) for r in world.telemetry.rejections] == [("answer", peer_id("a"))]
+
+
+async def test_who_failed_lately_is_asked_last(tokenizer: BaseTokenizer) -> None:
+    parts = {"a": Part(unreachable=NodeVanished("away")), "b": Part([[5]])}
+    world = make_world(tokenizer, parts)
+    await ask(world)
+    parts["a"].unreachable = None
+    (first, *_) = await ask(world)
+    assert isinstance(first, Started)
+    assert first.served_by == peer_id("b")
+
+
+async def test_a_bug_of_our_own_costs_its_answer_and_is_logged_whole(
+    tokenizer: BaseTokenizer,
+) -> None:
+    part = Part([ids_of(tokenizer, "so far")], failure=OSError("the disk is full"))
+    world = make_world(tokenizer, {}, own=part)
+    with pytest.raises(NodeError, match=r"the disk is full.*its log has the whole story"):
+        await ask(world)
+    assert "Traceback" in world.told.getvalue()
+
+
+async def test_who_leaves_early_ends_the_answer_at_the_peer(tokenizer: BaseTokenizer) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]] * 4, waits=True)})
+    request = CompletionRequest("base", "Hi", max_tokens=8)
+    with trio.fail_after(5):
+        async with (
+            trio.open_nursery() as nursery,
+            world.service.complete(request, nursery) as events,
+        ):
+            await anext(events)
+            assert world.peers.asked("far").left_early == 0
+    assert world.peers.asked("far").left_early == 1
+
+
+# --- what makes no sense ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"prompt": ""}, "empty"),
+        ({"stop": ("",)}, "stop text"),
+        ({"node": "not a peer"}, "is not a peer id"),
+    ],
+)
+async def test_what_makes_no_sense_is_refused_before_anybody_is_asked(
+    tokenizer: BaseTokenizer, changes: dict[str, object], match: str
+) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]])})
+    with pytest.raises(BadRequest, match=match):
+        await ask(world, **changes)
+    assert world.peers.all_asked == []
+
+
+async def test_an_unknown_adapter_is_told_before_anybody_is_asked(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {"far": Part([[5]])})
+    with pytest.raises(UnknownModel):
+        await ask(world, model="nonsense")
+    assert world.peers.all_asked == []
+
+
+# --- any company ---
+
+FAULTS = {
+    "vanished": lambda: Part(unreachable=NodeVanished("away")),
+    "busy": lambda: Part(refusal=refusal("busy")),
+    "cheat": lambda: Part(refusal=NodeCheated("lies")),
+    "honest": lambda: Part([[5]], receipt=b"r" * 32, amount=1),
+}
+
+
+@given(company=st.lists(st.sampled_from(sorted(FAULTS)), max_size=6))
+def test_one_honest_node_is_enough_and_nobody_is_asked_twice(
+    tokenizer: BaseTokenizer, company: list[str]
+) -> None:
+    parts = {f"{number}": FAULTS[kind]() for number, kind in enumerate(company)}
+    world = make_world(tokenizer, parts)
+
+    async def main() -> bool:
+        try:
+            await ask(world)
+        except NodeError:
+            return False
+        return True
+
+    assert trio.run(main) == ("honest" in company)
+    assert sum(peer.finished for peer in world.peers.made.values()) == ("honest" in company)
+    assert all(len(peer.questions) <= 1 for peer in world.peers.made.values())
