@@ -10,7 +10,7 @@
     goes on
     ├── DeviceLost        the device answers no more: the process ends, and the daemon starts
                           another
-    └── BorderError       a frame from the daemon cannot be read: the connection is lost
+    └── BorderError       a frame from the other side cannot be read: the connection is lost
 
 A broken invariant of our own is an AssertionError.
 """
@@ -51,4 +51,4 @@ class DeviceLost(EngineError):
 
 
 class BorderError(EngineError):
-    """The daemon sent bytes that are no message."""
+    """The other side of the border sent bytes that are not a message."""

@@ -9,19 +9,17 @@ loader, copier, grammars ──▶ ┘  (no work: sleep on the inbox)
 from __future__ import annotations
 
 import socket
-import struct
 import sys
 import threading
 import traceback
 from queue import Empty, Full, Queue, SimpleQueue
 
-import msgspec
-
 from .engine import Engine
 from .errors import BorderError, DeviceLost, OutOfDeviceMemory
+from .framing import READ_BYTES, MessageDecoder, encode_frames
 from .grammar import GrammarDone
 from .lora.adapters import CopyDone, LoadDone
-from .messages import MAX_FRAME_BYTES, FromEngine, ToEngine
+from .messages import FromEngine, ToEngine
 
 IDLE_WAKE_S = 1.0
 MAX_OUTBOX_STEPS = 16384
@@ -29,46 +27,6 @@ MAX_CRASHES_IN_A_ROW = 3
 
 Inbound = ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost | BorderError | None
 """None: the socket closed."""
-
-
-def read_frame(connection: socket.socket) -> bytes | None:
-    """The next frame's body; None at a clean end.
-
-    Raises BorderError on a torn or oversized frame.
-    """
-    header = _read_exactly(connection, 4)
-    if header is None:
-        return None
-    (length,) = struct.unpack(">I", header)
-    if length > MAX_FRAME_BYTES:
-        raise BorderError(f"a frame of {length} bytes; the limit is {MAX_FRAME_BYTES}")
-    body = _read_exactly(connection, length)
-    if body is None:
-        raise BorderError("the connection ended inside a frame")
-    return body
-
-
-def _read_exactly(connection: socket.socket, count: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < count:
-        try:
-            piece = connection.recv(min(count - len(data), 1 << 20))
-        except ConnectionError:
-            return None
-        if not piece:
-            if data:
-                raise BorderError("the connection ended inside a frame")
-            return None
-        data += piece
-    return bytes(data)
-
-
-def write_frames(connection: socket.socket, messages: list[FromEngine]) -> None:
-    """Send messages in one go, a frame each: one system call a step, not one a token."""
-    bodies = [msgspec.msgpack.encode(message) for message in messages]
-    connection.sendall(
-        b"".join(part for body in bodies for part in (struct.pack(">I", len(body)), body))
-    )
 
 
 class Server:
@@ -154,20 +112,30 @@ class Server:
             return items
 
     def _read(self) -> None:
-        decoder = msgspec.msgpack.Decoder(ToEngine)
+        frames = MessageDecoder[ToEngine](ToEngine)
         try:
-            while (frame := read_frame(self._connection)) is not None:
-                self._inbox.put(decoder.decode(frame))
+            while data := self._receive():
+                frames.feed(data)
+                while (message := frames.next_message()) is not None:
+                    self._inbox.put(message)
+            if not frames.is_empty:
+                raise BorderError("the connection ended inside a frame")
             self._inbox.put(None)
-        except (msgspec.MsgspecError, UnicodeError) as error:
-            self._inbox.put(BorderError(f"a frame is no message: {error}"))
         except BorderError as error:
             self._inbox.put(error)
+
+    def _receive(self) -> bytes:
+        """Wait for the next bytes; none when the socket closed, or broke, which is the same."""
+        try:
+            return self._connection.recv(READ_BYTES)
+        except ConnectionError:
+            return b""
 
     def _write(self) -> None:
         try:
             while True:
-                write_frames(self._connection, self._outbox.get())
+                # A step's messages in one system call, not one a token.
+                self._connection.sendall(encode_frames(self._outbox.get()))
         except OSError:
             self._inbox.put(None)
 

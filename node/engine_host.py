@@ -1,6 +1,7 @@
 """Keeps an engine process alive and speaks to it.
 
-Knows the engine only by engine/messages.py; knows no peers, no text and no money.
+Knows the engine only by its border (engine/messages.py, engine/framing.py); knows no peers, no text
+and no money.
 
     supervise:  start → Ready → hold again what was held → serve until it dies → every running
                 request gets EngineLost → back off → start
@@ -26,6 +27,8 @@ import msgspec
 import trio
 
 from engine import messages as m
+from engine.errors import BorderError
+from engine.framing import READ_BYTES, MessageDecoder, encode_frames
 
 from .errors import AdapterError, BadRequest, EngineBusy, EngineFailed, EngineLost, NodeError
 
@@ -342,8 +345,7 @@ class EngineHost:
         except* (
             trio.BrokenResourceError,
             trio.ClosedResourceError,
-            msgspec.MsgspecError,
-            ValueError,
+            BorderError,
         ) as faults:
             self._log(
                 "engine: "
@@ -370,10 +372,10 @@ class EngineHost:
 
     async def _converse(self, stream: trio.SocketStream) -> None:
         """Speak until the engine closes its end."""
-        frames = _Frames(stream)
+        inbox = _Inbox(stream)
         first = None
         with trio.move_on_after(READY_DEADLINE_S):
-            first = await frames.receive()
+            first = await inbox.receive()
         if not isinstance(first, m.Ready):
             self._log("engine: it did not become ready; its own words are in engine.log")
             return
@@ -383,7 +385,7 @@ class EngineHost:
             nursery.start_soon(_write_commands, stream, receive)
             self._commands = send
             nursery.start_soon(self._come_up)
-            while (message := await frames.receive()) is not None:
+            while (message := await inbox.receive()) is not None:
                 self._dispatch(message)
             nursery.cancel_scope.cancel()
 
@@ -433,7 +435,7 @@ class EngineHost:
                 for waiter in waiters:
                     waiter.put(message)
             case m.Ready():
-                raise ValueError("the engine said Ready twice")
+                raise BorderError("the engine said Ready twice")
 
     def _to_run(self, request_id: int, event: m.Tokens | m.Finished | Exception) -> None:
         run = self._runs.get(request_id)
@@ -467,42 +469,31 @@ class EngineHost:
         self._process = None
 
 
-class _Frames:
-    """Cuts the socket's bytes into messages."""
+class _Inbox:
+    """The engine's messages off its socket, one by one."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
-        self._buffer = bytearray()
-        self._decoder: msgspec.msgpack.Decoder[m.FromEngine] = msgspec.msgpack.Decoder(m.FromEngine)
+        self._frames = MessageDecoder[m.FromEngine](m.FromEngine)
 
     async def receive(self) -> m.FromEngine | None:
-        """The next message; None when the engine closed."""
-        size = await self._take(4)
-        if size is None:
-            return None
-        length = int.from_bytes(size, "big")
-        if length > m.MAX_FRAME_BYTES:
-            raise ValueError(f"the engine sent a frame of {length} bytes")
-        frame = await self._take(length)
-        return None if frame is None else self._decoder.decode(frame)
+        """Wait for the next message; None when the engine closed, inside a frame or not.
 
-    async def _take(self, count: int) -> bytes | None:
-        while len(self._buffer) < count:
-            more = await self._stream.receive_some(65536)
-            if not more:
+        Raises BorderError for bytes that are not a message.
+        """
+        while (message := self._frames.next_message()) is None:
+            data = await self._stream.receive_some(READ_BYTES)
+            if not data:
                 return None
-            self._buffer += more
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return taken
+            self._frames.feed(bytes(data))
+        return message
 
 
 async def _write_commands(
     stream: trio.SocketStream, commands: trio.MemoryReceiveChannel[m.ToEngine]
 ) -> None:
     async for command in commands:
-        frame = msgspec.msgpack.encode(command)
-        await stream.send_all(len(frame).to_bytes(4, "big") + frame)
+        await stream.send_all(encode_frames([command]))
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,8 +94,8 @@ def test_tokens_stream_adapters_come_and_go_and_strangers_are_refused(
     ("data", "words"),
     [
         (struct.pack(">I", 1 << 31), "limit"),
-        (struct.pack(">I", 5) + b"hello", "no message"),
-        (struct.pack(">I", 3) + b"\x92\xa1x", "no message"),
+        (struct.pack(">I", 5) + b"hello", "not a message"),
+        (struct.pack(">I", 3) + b"\x92\xa1x", "not a message"),
     ],
 )
 def test_a_frame_that_is_no_message_ends_the_engine_with_a_clear_word(
@@ -103,6 +104,15 @@ def test_a_frame_that_is_no_message_ends_the_engine_with_a_clear_word(
     daemon.socket.sendall(data)
     assert daemon.process.wait(DEADLINE_S) == 2
     assert words in daemon.end()[1]
+
+
+def test_a_stream_that_ends_inside_a_frame_ends_the_engine_with_a_clear_word(
+    daemon: Daemon,
+) -> None:
+    daemon.socket.sendall(struct.pack(">I", 5) + b"hell")
+    daemon.socket.shutdown(socket.SHUT_WR)
+    assert daemon.process.wait(DEADLINE_S) == 2
+    assert "inside a frame" in daemon.end()[1]
 
 
 def test_a_killed_engine_ends_the_stream_and_a_closed_socket_ends_the_engine(folder: Path) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 
@@ -30,10 +29,11 @@ from engine.cuda.device import Device, Event, HostDevice, Work, fault_of
 from engine.cuda.kernels import REFERENCES, Kernels
 from engine.cuda.watchdog import HANGS, Watchdog
 from engine.errors import DeviceLost, ModelError, OutOfDeviceMemory
+from engine.framing import READ_BYTES, MessageDecoder, encode_frames
 from engine.info import describe
 from engine.lora.adapters import CopyDone
 from engine.messages import Cancel, Failed, Finished, FromEngine, Ready, Submit
-from engine.server import Server, read_frame, write_frames
+from engine.server import Server
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 from tests.engine.worlds import Lab, make_base, some_tokens, submit
 
@@ -383,6 +383,7 @@ class Connection:
     def __init__(self, lab: Lab) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(DEADLINE_S)
+        self._frames = MessageDecoder[FromEngine](FromEngine)
         self.status: int | None = None
         server = Server(theirs, lab.done)  # type: ignore[arg-type]
         self._thread = threading.Thread(
@@ -393,12 +394,14 @@ class Connection:
         assert isinstance(self.receive(), Ready)
 
     def send(self, message: Submit) -> None:
-        write_frames(self._socket, [message])  # type: ignore[list-item]
+        self._socket.sendall(encode_frames([message]))
 
     def receive(self) -> FromEngine:
-        frame = read_frame(self._socket)
-        assert frame is not None, "the engine closed the socket"
-        return msgspec.msgpack.decode(frame, type=FromEngine)
+        while (message := self._frames.next_message()) is None:
+            data = self._socket.recv(READ_BYTES)
+            assert data, "the engine closed the socket"
+            self._frames.feed(data)
+        return message
 
     def end_of(self, request_id: int) -> Finished | Failed:
         while True:
@@ -569,12 +572,12 @@ def test_a_step_that_hangs_ends_the_process_with_a_clear_word() -> None:
     )
     theirs.close()
     try:
-        assert read_frame(ours) is not None
-        write_frames(ours, [ask(1)])  # type: ignore[list-item]
+        assert ours.recv(READ_BYTES)  # Ready
+        ours.sendall(encode_frames([ask(1)]))
         _, said = process.communicate(timeout=DEADLINE_S)
         assert process.returncode == HANGS
         assert "engine: a step has not ended in 1 s: the device hangs" in said
-        assert read_frame(ours) is None
+        assert not ours.recv(READ_BYTES)
     finally:
         process.kill()
         ours.close()
