@@ -13,14 +13,11 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from .families import FAMILIES, GGUF_FAMILIES, Family, is_biased
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-GGUF_ARCHITECTURES = ("llama", "qwen2", "qwen3", "smollm3")
 MAX_CONTEXT_TOKENS = 1 << 17
 MAX_SIZE = 1 << 20
 MAX_LAYERS = 1 << 10
-SMOLLM3_ROTATION_GAP = 4
-"""Every so many layers, SmolLM3 leaves one unrotated; a GGUF file does not say it."""
 
 
 @dataclass(frozen=True)
@@ -168,18 +165,13 @@ class _Fields:
 def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
     """Read a `config.json`. Raises ModelError naming what we do not serve."""
     fields = _Fields(raw, "config.json")
-    kind = raw.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise ModelError(
-            f"config.json: model_type {str(kind)[:40]!r} is not served; we serve"
-            f" {', '.join(ARCHITECTURES)}"
-        )
+    family = _find_family(FAMILIES, raw.get("model_type"), "config.json: model_type")
     _refuse_unserved(raw)
     rope = _Fields(
         fields.inner("rope_parameters") | fields.inner("rope_scaling"),
         "config.json: rope_parameters",
     )
-    biased = fields.flag("attention_bias") and kind != "mistral"
+    biased = fields.flag("attention_bias")
     layers = fields.whole("num_hidden_layers", highest=MAX_LAYERS)
     hidden = fields.whole("hidden_size")
     heads = fields.whole("num_attention_heads")
@@ -199,13 +191,23 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
         norm_eps=fields.real("rms_norm_eps", 1e-6),
         rope_base=rope.real("rope_theta", fields.real("rope_theta", 10000.0)),
         rope_scaling=_rope_scaling(rope),
-        qkv_bias=biased or kind == "qwen2",
-        out_bias=biased and kind != "qwen2",
+        qkv_bias=is_biased(family.qkv_bias, biased),
+        out_bias=is_biased(family.out_bias, biased),
         mlp_bias=fields.flag("mlp_bias"),
-        qk_norm=kind == "qwen3",
+        qk_norm=family.qk_norm,
         tied_head=fields.flag("tie_word_embeddings"),
-        unrotated=_unrotated(fields, layers) if kind == "smollm3" else frozenset(),
+        unrotated=_unrotated(fields, family, layers),
     )
+
+
+def _find_family(families: Mapping[str, Family], name: Any, where: str) -> Family:
+    """The row of that name; ModelError says which there are."""
+    family = families.get(name) if isinstance(name, str) else None
+    if family is None:
+        raise ModelError(
+            f"{where} {str(name)[:40]!r} is not served; we serve {', '.join(families)}"
+        )
+    return family
 
 
 def _refuse_unserved(raw: Mapping[str, Any]) -> None:
@@ -238,12 +240,14 @@ def _window(fields: _Fields) -> int:
     return fields.whole("sliding_window", highest=1 << 30)
 
 
-def _unrotated(fields: _Fields, layers: int) -> frozenset[int]:
-    """SmolLM3 says for each layer whether it rotates (1) or not (0)."""
+def _unrotated(fields: _Fields, family: Family, layers: int) -> frozenset[int]:
+    """In a family that leaves layers unrotated, a base may say for each whether it rotates (1)."""
+    if family.rotation_gap is None:
+        return frozenset()
     rotates = fields["no_rope_layers"]
     if rotates is None:
-        gap = fields.whole("no_rope_layer_interval", SMOLLM3_ROTATION_GAP)
-        return frozenset(range(gap - 1, layers, gap))
+        gap = fields.whole("no_rope_layer_interval", family.rotation_gap)
+        return _every(gap, layers)
     if (
         not isinstance(rotates, list)
         or len(rotates) != layers
@@ -253,6 +257,11 @@ def _unrotated(fields: _Fields, layers: int) -> frozenset[int]:
             f"config.json: no_rope_layers must hold a 0 or a 1 for each of the {layers} layers"
         )
     return frozenset(layer for layer, each in enumerate(rotates) if not each)
+
+
+def _every(gap: int | None, layers: int) -> frozenset[int]:
+    """The last of each `gap` layers; None: none of them."""
+    return frozenset() if gap is None else frozenset(range(gap - 1, layers, gap))
 
 
 def _rope_scaling(rope: _Fields) -> RopeScaling | None:
@@ -288,14 +297,10 @@ def from_gguf(
     `tensor_names` tells what metadata does not: a tied head, biases, norms of q and k;
     `rope_divisors` are rope_freqs.
     """
-    kind = raw.get("general.architecture")
-    if kind not in GGUF_ARCHITECTURES:
-        raise ModelError(
-            f"general.architecture {str(kind)[:40]!r} is not served; we serve"
-            f" {', '.join(GGUF_ARCHITECTURES)}"
-        )
+    family = _find_family(GGUF_FAMILIES, raw.get("general.architecture"), "general.architecture")
     fields = _Fields(
-        {name.removeprefix(f"{kind}."): value for name, value in raw.items()}, "the GGUF file"
+        {name.removeprefix(f"{family.name}."): value for name, value in raw.items()},
+        "the GGUF file",
     )
     heads = fields.whole("attention.head_count")
     hidden = fields.whole("embedding_length")
@@ -326,11 +331,10 @@ def from_gguf(
         mlp_bias="blk.0.ffn_down.bias" in tensor_names,
         qk_norm="blk.0.attn_q_norm.weight" in tensor_names,
         tied_head="output.weight" not in tensor_names,
-        unrotated=(
-            frozenset(range(SMOLLM3_ROTATION_GAP - 1, layers, SMOLLM3_ROTATION_GAP))
-            if kind == "smollm3"
-            else frozenset()
-        ),
+        # a GGUF file does not say which
+        unrotated=frozenset()
+        if family.rotation_gap is None
+        else _every(family.rotation_gap, layers),
     )
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
 from .config import ModelConfig, from_gguf, from_huggingface
+from .families import GGUF_FAMILIES
 from .gguf_file import ROPE_FREQS, GgufFile, huggingface_names, unpermute
 from .tensors import check_tensors
 
@@ -86,7 +87,7 @@ def _open_gguf(path: Path) -> Weights:
             if theirs in file.tensors
         },
     )
-    permuted = file.fields["general.architecture"] in ("llama", "smollm3")
+    permuted = GGUF_FAMILIES[file.fields["general.architecture"]].gguf_pairs
 
     def read(name: str) -> torch.Tensor:
         tensor = _check_finite(name, file.read(names[name]))
