@@ -1,6 +1,6 @@
 """What nodes and the aggregator say to one another about receipts.
 
-Normative text: docs/protocols/receipts.md. Sends nothing.
+Normative text: docs/protocols/delivery.md. Sends nothing.
 """
 
 from __future__ import annotations

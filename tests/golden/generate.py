@@ -1,4 +1,4 @@
-"""Writes the golden vectors.
+"""Writes the golden vectors, and their bytes into the page of conversations.
 
 The tests compare them with independent implementations (eth_account, eth_abi, x402, a naive tree).
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from proofs.attribution.shares import Share
 from proofs.codec import encode
-from proofs.digest import Network
 from proofs.epoch import NO_HEADER, EpochHeader
 from proofs.merkle import Log, leaf_hash
 from proofs.receipt import (
@@ -24,30 +22,27 @@ from proofs.receipt import (
     receipt_digest,
     sign_receipt,
 )
-from proofs.signing import Signer
 from proofs.sumtree import PayoutTree, leaf
-from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher, voucher_digest
+from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
-FOLDER = Path(__file__).parent
-
-NETWORK = Network(31_337, bytes.fromhex("5e" * 20), bytes.fromhex("70" * 20))
-NODE = Signer(hashlib.sha256(b"golden node").digest())
-CLIENT = Signer(hashlib.sha256(b"golden client").digest())
-CONFIG = ChannelConfig(
-    payer=CLIENT.address,
-    payer_authorizer=CLIENT.address,
-    receiver=NETWORK.settlement,
-    receiver_authorizer=NODE.address,
-    token=NETWORK.token,
-    withdraw_delay=86_400,
-    salt=operator_salt(NODE.address, bytes(range(12))),
+from .money import channels, epochs, shares
+from .page import PAGE, with_bytes
+from .talks import infer
+from .world import (
+    CLIENT,
+    CONFIG,
+    FOLDER,
+    NETWORK,
+    NODE,
+    account,
+    manifest,
+    named,
+    named_header,
+    network,
+    secret,
 )
+
 AMOUNT = 2_570
-
-
-def account(number: int) -> bytes:
-    """A made-up address."""
-    return hashlib.sha256(b"account %d" % number).digest()[:20]
 
 
 def receipt() -> Receipt:
@@ -140,15 +135,7 @@ def headers() -> list[dict[str, Any]]:
             batch_digest=digests[2],
         )
         previous = header.hash
-        found.append(
-            {
-                **{
-                    name: value.hex() if isinstance(value, bytes) else str(value)
-                    for name, value in vars(header).items()
-                },
-                "hash": header.hash.hex(),
-            }
-        )
+        found.append(named_header(header))
     return found
 
 
@@ -156,18 +143,12 @@ def digests() -> dict[str, Any]:
     """Everything EIP-712."""
     channel = channel_id(CONFIG, NETWORK)
     return {
-        "chain_id": NETWORK.chain_id,
-        "settlement": NETWORK.settlement.hex(),
-        "token": NETWORK.token.hex(),
-        "channels": NETWORK.channels.hex(),
-        "node_secret": hashlib.sha256(b"golden node").hexdigest(),
-        "client_secret": hashlib.sha256(b"golden client").hexdigest(),
+        **network(),
+        "node_secret": secret("node").hex(),
+        "client_secret": secret("client").hex(),
         "receipts_domain": NETWORK.receipts_domain.hex(),
         "channels_domain": NETWORK.channels_domain.hex(),
-        "config": {
-            name: value.hex() if isinstance(value, bytes) else value
-            for name, value in _fields(CONFIG).items()
-        },
+        "config": named(CONFIG),
         "channel_id": channel.hex(),
         "voucher_amount": AMOUNT,
         "voucher_digest": voucher_digest(channel, AMOUNT, NETWORK).hex(),
@@ -213,18 +194,20 @@ def merkle() -> list[dict[str, Any]]:
     return found
 
 
-def _fields(config: ChannelConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__struct_fields__}
-
-
 VECTORS = {
     "sumtree": sumtree,
     "header": headers,
     "digests": digests,
     "receipt": signed_receipt,
     "merkle": merkle,
+    "infer": infer,
+    "channel": channels,
+    "manifest": manifest,
+    "shares": shares,
+    "batch": epochs,
 }
 
 if __name__ == "__main__":
     for name, make in VECTORS.items():
         (FOLDER / f"{name}.json").write_text(json.dumps(make(), indent=1) + "\n")
+    PAGE.write_text(with_bytes(PAGE.read_text(), infer()["talks"]))

@@ -13,9 +13,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "protocols"
 
 def test_the_vector_of_the_block_protocol_holds():
     text = (DOCS / "blocks.md").read_text()
-    frames = [
-        bytes.fromhex(line) for line in re.findall(r"^    [→←] ([0-9a-f ]+)$", text, re.MULTILINE)
-    ]
+    written = re.findall(r"^    [→←] ([0-9a-f ]+(?:\n {5,}[0-9a-f ]+)*)$", text, re.MULTILINE)
+    frames = [bytes.fromhex(lines) for lines in written]
     wanted = [Cid.of(b"hello world"), Cid.of(b"x")]
     assert frames == [
         encode_frame(encode_request(wanted)),

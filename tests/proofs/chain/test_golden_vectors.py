@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from proofs.chain.deploy import CHANNELS, placed_code
+from proofs.chain.devchain import CHAIN_ID, FUND_WEI
+from proofs.chain.errors import ContractReverted
 from proofs.chain.evm import MemoryChain
-from proofs.chain.structs import config_values, header_values
+from proofs.chain.structs import as_hex, config_values, header_values, unhex
+from proofs.chain.wallet import Wallet
 from proofs.epoch import EpochHeader
 from proofs.voucher import ChannelConfig
-from tests.proofs.chain.world import World, memory_rpc
+from tests.proofs.chain.world import World, memory_rpc, memory_world, secret
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -75,3 +80,59 @@ def test_channel_ids_and_voucher_digests():
         read("getVoucherDigest", bytes.fromhex(golden["channel_id"]), golden["voucher_amount"])
         == golden["voucher_digest"]
     )
+
+
+class Golden:
+    """A chain whose token stands where the golden network has it."""
+
+    def __init__(self) -> None:
+        self.vector = load("channel.json")
+        token = bytes.fromhex(self.vector["network"]["token"])
+        there = memory_world(())[0]
+        code = there.rpc.call("eth_getCode", as_hex(there.deployment.token), "latest")
+        sender = Wallet(there.rpc, secret("deployer"), CHAIN_ID).address
+        chain = MemoryChain(CHAIN_ID, {**placed_code(), token: unhex(code)}, {sender: FUND_WEI})
+        self.rpc = memory_rpc(chain)
+        self.wallet = Wallet(self.rpc, secret("deployer"), CHAIN_ID)
+        payer = bytes.fromhex(self.vector["client"]["address"])
+        mint = self.rpc.contract("DevDollar", token).encode_abi("mint", (payer, 5_000_000))
+        self.wallet.send(token, unhex(mint))
+
+    def balance(self, config: dict[str, Any]) -> int:
+        channel = bytes.fromhex(config["channel_id"])
+        return int(self.rpc.read("Channels", CHANNELS, "channels", channel)[0])
+
+    def refusal(self, config: dict[str, Any]) -> str:
+        """What the contract says of the golden deposit into another channel."""
+        call = bytes.fromhex(self.vector["deposit"]["call"])
+        usual = encode_config(self.vector["accept"][0])
+        assert usual in call
+        with pytest.raises(ContractReverted) as reverted:
+            self.wallet.send(CHANNELS, call.replace(usual, encode_config(config)))
+        return reverted.value.error
+
+
+def encode_config(vector: dict[str, Any]) -> bytes:
+    """Seven words."""
+    words = (
+        value.to_bytes(32, "big") if isinstance(value, int) else bytes.fromhex(value)
+        for value in vector["config"].values()
+    )
+    return b"".join(word.rjust(32, b"\0") for word in words)
+
+
+def test_the_deposit_reaches_the_channel_it_was_signed_for_once_and_no_other():
+    golden = Golden()
+    deposit = golden.vector["deposit"]
+    usual, *others = golden.vector["accept"]
+    for config in others:
+        assert golden.refusal(config) == "ERC3009InvalidSignature", config["why"]
+    golden.wallet.send(CHANNELS, bytes.fromhex(deposit["call"]))
+    assert golden.balance(usual) == deposit["amount"]
+    assert golden.refusal(usual) == "ERC3009UsedAuthorization"
+
+
+def test_the_contract_refuses_these_channels_whoever_deposits():
+    golden = Golden()
+    refused = [golden.refusal(config) for config in golden.vector["refused_by_the_contract"]]
+    assert refused == ["IncompleteConfig", "WithdrawDelayOutOfRange"]

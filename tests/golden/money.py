@@ -1,0 +1,240 @@
+"""Channels and deposits, the division of fees, and two epochs in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from eth_abi import encode as abi_encode
+
+from p2p.cid import Cid
+from proofs.attribution.shares import CONTRIBUTOR, Share, SharePolicy, shares_for, split
+from proofs.batch import compose, decode_batch
+from proofs.chain.client import RECEIVE_TYPE
+from proofs.chain.deploy import COLLECTOR
+from proofs.chain.structs import config_values
+from proofs.channel import ChannelTip
+from proofs.digest import domain_separator, keccak, struct_hash, typed_digest, word
+from proofs.envelope import VerifiedEnvelope, open_envelope
+from proofs.history import History
+from proofs.manifest import Contributor, parse_manifest
+from proofs.merkle import leaf_hash
+from proofs.receipt import decode_body, decode_receipt
+from proofs.voucher import channel_id
+from tests.proofs import scene
+
+from .talks import envelopes
+from .world import (
+    CLIENT,
+    CONFIG,
+    CREATOR,
+    MANIFEST,
+    NETWORK,
+    OWNER,
+    account,
+    named,
+    named_header,
+    network,
+    party,
+    secret,
+)
+
+TOKEN_NAME = "Dev Dollar"
+DEPOSIT_TYPES = "((address,address,address,address,address,uint40,bytes32),uint128,address,bytes)"
+OTHER = account(7)
+SMALL = scene.shares(("small", 0, 6_000), ("smaller", 1, 2_500), ("least", 2, 1_500))
+
+
+# --- channels ---
+
+
+def channels() -> dict[str, Any]:
+    """Channel configurations that a node takes and that it refuses, and a deposit."""
+    return {
+        "network": network(),
+        "node": party("node"),
+        "client": party("client"),
+        "accept": [_config("the usual one")]
+        + [
+            _config(why, **changes)
+            for why, changes in {
+                "no authorizer: the payer signs vouchers itself": {"payer_authorizer": bytes(20)},
+                "a cold payer, whose vouchers the client signs": {"payer": OTHER},
+                "the shortest delay": {"withdraw_delay": 900},
+                "the longest delay": {"withdraw_delay": 2_592_000},
+            }.items()
+        ],
+        "refuse": [
+            _config(why, **changes)
+            for why, changes in {
+                "pays somebody else than the settlement contract": {"receiver": OTHER},
+                "holds another token": {"token": OTHER},
+                "its salt names another operator": {"salt": OTHER + CONFIG.salt[20:]},
+                "is another client's": {"payer": OTHER, "payer_authorizer": OTHER},
+                "another key than the client's signs its vouchers": {"payer_authorizer": OTHER},
+                "its delay is too short": {"withdraw_delay": 899},
+            }.items()
+        ],
+        "refused_by_the_contract": [
+            _config("nobody could claim", receiver_authorizer=bytes(20)),
+            _config("its delay is too long", withdraw_delay=2_592_001),
+        ],
+        "deposit": deposit(),
+    }
+
+
+def _config(why: str, **changes: object) -> dict[str, Any]:
+    config = msgspec.structs.replace(CONFIG, **changes)
+    return {"why": why, "config": named(config), "channel_id": channel_id(config, NETWORK).hex()}
+
+
+def deposit() -> dict[str, Any]:
+    """A first deposit into the usual channel: what is signed, `data`, and the whole call."""
+    amount = 1_000_000
+    valid_before = 1_900_000_000
+    salt = int.from_bytes(secret("deposit"), "big")
+    channel = channel_id(CONFIG, NETWORK)
+    nonce = keccak(channel + word(salt))
+    domain = domain_separator(TOKEN_NAME, "1", NETWORK.chain_id, NETWORK.token)
+    parties = (CLIENT.address, COLLECTOR)
+    struct = struct_hash(RECEIVE_TYPE, *parties, amount, 0, valid_before, nonce)
+    signature = CLIENT.sign_digest(typed_digest(domain, struct))
+    data = abi_encode(
+        ("uint256", "uint256", "uint256", "bytes"), (0, valid_before, salt, signature)
+    )
+    called = abi_encode((DEPOSIT_TYPES,), ((config_values(CONFIG), amount, COLLECTOR, data),))
+    selector = keccak(f"deposit{DEPOSIT_TYPES}".encode())[:4]
+    return {
+        "token": {"name": TOKEN_NAME, "version": "1", "domain_separator": domain.hex()},
+        "collector": COLLECTOR.hex(),
+        "amount": amount,
+        "valid_after": 0,
+        "valid_before": valid_before,
+        "salt": word(salt).hex(),
+        "nonce": nonce.hex(),
+        "digest": typed_digest(domain, struct).hex(),
+        "signature": signature.hex(),
+        "data": data.hex(),
+        "call": (selector + called[32:]).hex(),
+    }
+
+
+# --- shares ---
+
+
+def shares() -> dict[str, Any]:
+    """Amounts divided by basis points, and basis points that follow from manifests."""
+    seven = dict.fromkeys(range(2, 9), 1)
+    return {
+        "split": [
+            _split(7, 6_000, 2_500, 1_500),  # 4.2, 1.75, 1.05
+            _split(1, 2_500, 2_500, 2_500, 2_500),  # all remainders alike
+            _split(30, 6_000, 2_500, 1_500),  # two halves
+            _split(3, 6_000, 2_500, 1_500),  # the last gets nothing
+            _split(5, 1, 9_998, 1),
+            _split(10, 3_333, 3_333, 3_334),
+            _split(1_290, 10_000),
+            _split((1 << 63) - 1, 6_000, 2_500, 1_500),
+        ],
+        "shares": [
+            _shares("the bare base: all is the owner's", None),
+            _shares("no contributors: their part is the creator's", []),
+            _shares("weights 2 and 1", [(2, 2), (3, 1)]),
+            _shares("two units left over: the first of the manifest", list(seven.items())),
+            _shares("a part that rounds to 0 basis points is no share", [(2, 10_000), (3, 1)]),
+            _shares("one address twice: parts are divided, then added", [(2, 1), (3, 3), (2, 10)]),
+            _shares("the creator contributed: two shares of two roles", [(0, 1)]),
+        ],
+    }
+
+
+def _split(amount: int, *bps: int) -> dict[str, Any]:
+    rows = [Share(account(place), CONTRIBUTOR, part) for place, part in enumerate(bps)]
+    parts = split(amount, rows)
+    return {"amount": str(amount), "bps": list(bps), "parts": [str(part) for part in parts]}
+
+
+def _shares(why: str, weights: list[tuple[int, int]] | None) -> dict[str, Any]:
+    """`weights` are those of the contributors, who are numbered accounts; 0 is the creator."""
+    manifest = None
+    if weights is not None:
+        people = [
+            Contributor(account(who) if who else CREATOR.address, "", "", "", weight=weight)
+            for who, weight in weights
+        ]
+        manifest = msgspec.structs.replace(parse_manifest(MANIFEST), contributors=people)
+    found = shares_for(SharePolicy(), OWNER, manifest)
+    return {
+        "why": why,
+        "owner": OWNER.hex(),
+        "creator": manifest.creator_address.hex() if manifest else None,
+        "contributors": [named(one) for one in manifest.contributors] if manifest else None,
+        "shares": [named(share) for share in found],
+    }
+
+
+# --- epochs ---
+
+
+def epochs() -> dict[str, Any]:
+    """Two batches in a row: the golden channel's three receipts, and another channel's three."""
+    golden = [open_envelope(data, NETWORK) for data in envelopes()]
+    other = _other_channel()
+    history = History(NETWORK)
+    return {
+        "network": network(),
+        "epochs": [
+            _epoch(history, [golden[0], *other[:2]]),
+            _epoch(history, [*golden[1:], other[2]]),
+        ],
+    }
+
+
+def _other_channel() -> list[VerifiedEnvelope]:
+    """A receipt with a tie, one so small that a share of it is nothing, and a usual one."""
+    tip = ChannelTip(scene.config())
+    found = []
+    for changes in (
+        {"tokens": 0},
+        {"tokens": 0, "prompt_price": 1, "amount": 3, "cumulative": 33, "shares": SMALL},
+        {"tokens": 7},
+    ):
+        body = scene.receipt(tip, **changes)
+        found.append(open_envelope(scene.envelope(body, tip.config), NETWORK))
+        tip = tip.follow(found[-1].receipt, NETWORK)
+    return found
+
+
+def _epoch(history: History, sealed: Sequence[VerifiedEnvelope]) -> dict[str, Any]:
+    configs = {one.voucher.channel_id: one.config for one in sealed}
+    data = compose([one.receipt for one in sealed], configs, history.state)
+    batch = decode_batch(data)
+    header = history.append(data).header
+    assert header is not None, "an epoch that was appended has a header"
+    return {
+        "batch": data.hex(),
+        "cid": str(Cid.of(data)),
+        "opened": [
+            {"channel_id": channel_id(config, NETWORK).hex(), "config": named(config)}
+            for config in batch.opened
+        ],
+        "receipts": [_divided(entry) for entry in batch.receipts],
+        "payouts": named(batch.payouts),
+        "header": named_header(header),
+    }
+
+
+def _divided(entry: bytes) -> dict[str, Any]:
+    receipt = decode_body(decode_receipt(entry).body)
+    parts = split(receipt.amount, receipt.shares)
+    return {
+        "channel_id": receipt.channel_id.hex(),
+        "sequence": receipt.sequence,
+        "amount": receipt.amount,
+        "shares": [
+            {**named(share), "part": part}
+            for share, part in zip(receipt.shares, parts, strict=True)
+        ],
+        "leaf": leaf_hash(entry).hex(),
+    }

@@ -1,0 +1,139 @@
+"""What a stranger computes from the vectors, with `msgpack` and `eth_account`, not our code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+from eth_account import Account
+from eth_account.messages import encode_typed_data
+from eth_utils import keccak
+
+# Fields that are text; every other string in a vector's fields is bytes in hex.
+TEXTS = {"name", "adapter_version", "licence", "source"}  # of a manifest
+TEXTS |= {"kind", "text", "code", "message", "reason", "timings"}  # of the infer protocol
+
+
+def load(name: str) -> Any:
+    """The vectors of one file."""
+    return json.loads((Path(__file__).parent / f"{name}.json").read_text())
+
+
+def unhex(text: str) -> bytes:
+    """Bytes."""
+    return bytes.fromhex(text)
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """A vector's fields as the plain array that MessagePack carries."""
+    if isinstance(value, dict):
+        return [plain(part, name) for name, part in value.items()]
+    if isinstance(value, list):
+        return [plain(part, key) for part in value]
+    if isinstance(value, str) and key not in TEXTS:
+        return unhex(value)
+    return value
+
+
+def pack(value: Any) -> bytes:
+    """MessagePack as the package of that name writes it."""
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def typed(
+    domain: tuple[str, int, str], name: str, fields: dict[str, str], *values: Any
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """EIP-712 data: domain (name, chain id, contract; version is 1), types, message."""
+    about = {
+        "name": domain[0],
+        "version": "1",
+        "chainId": domain[1],
+        "verifyingContract": "0x" + domain[2],
+    }
+    types = {name: [{"name": field, "type": kind} for field, kind in fields.items()]}
+    return about, types, dict(zip(fields, values, strict=True))
+
+
+def digest_of(data: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]) -> str:
+    """What is signed."""
+    signable = encode_typed_data(*data)
+    return keccak(b"\x19" + signable.version + signable.header + signable.body).hex()
+
+
+def sign(secret: str, data: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]) -> str:
+    """The one signature."""
+    return bytes(Account.sign_typed_data(unhex(secret), *data).signature).hex()
+
+
+def receipt_data(network: dict[str, Any], body: str) -> tuple[Any, Any, Any]:
+    """What node and client sign of a receipt."""
+    fields = msgpack.unpackb(unhex(body))
+    return typed(
+        ("Lorikeet", network["chain_id"], network["settlement"]),
+        "Receipt",
+        {"channelId": "bytes32", "sequence": "uint64", "cumulative": "uint128", "body": "bytes32"},
+        *(fields[3], fields[4], fields[17], hashlib.sha256(unhex(body)).digest()),
+    )
+
+
+def voucher_data(network: dict[str, Any], channel: str, amount: int) -> tuple[Any, Any, Any]:
+    """What a payer signs of a voucher."""
+    domain = ("x402 Batch Settlement", network["chain_id"], network["channels"])
+    fields = {"channelId": "bytes32", "maxClaimableAmount": "uint128"}
+    return typed(domain, "Voucher", fields, unhex(channel), amount)
+
+
+def longer_forms(data: bytes) -> Iterator[bytes]:
+    """The same values written otherwise: each integer, text, byte string, array and float, one at
+    a time, in a longer head, and each float in the ways that lose nothing.
+    """
+    offset = 0
+    while offset < len(data):
+        head, size = _head(data, offset)
+        end = offset + size
+        for other in _others(data[offset : offset + head], data[offset + head : end]):
+            yield data[:offset] + other + data[end:]
+        offset = end
+
+
+def _head(data: bytes, offset: int) -> tuple[int, int]:
+    """Bytes of the head of the item that stands here, and of head and content together. The
+    items of an array follow it.
+    """
+    first = data[offset]
+    if first < 0x80 or first in (0xC0, 0xC2, 0xC3) or 0x90 <= first < 0xA0:
+        return 1, 1
+    if 0xA0 <= first < 0xC0:
+        return 1, 1 + (first & 0x1F)
+    width = {0xC4: 1, 0xC5: 2, 0xD9: 1, 0xDA: 2, 0xDC: 2}.get(first)
+    if width is None:
+        return 1, 1 + {0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}[first]
+    content = int.from_bytes(data[offset + 1 : offset + 1 + width], "big")
+    return 1 + width, 1 + width + (0 if first == 0xDC else content)
+
+
+def _others(head: bytes, content: bytes) -> Iterator[bytes]:
+    first = head[0]
+    if first < 0x80:
+        yield b"\xcc" + head
+    elif 0x90 <= first < 0xA0:
+        yield b"\xdc\0" + bytes([first & 0xF])
+    elif 0xA0 <= first < 0xC0:
+        yield b"\xd9" + bytes([len(content)]) + content
+    elif first in (0xC4, 0xD9):
+        yield bytes([first + 1, 0]) + head[1:] + content
+    elif first in (0xC5, 0xDA, 0xDC):
+        yield bytes([first + 1, 0, 0]) + head[1:] + content
+    elif first in (0xCC, 0xCD, 0xCE):
+        yield bytes([first + 1]) + bytes(len(content)) + content
+    elif first == 0xCB:
+        number = msgpack.unpackb(head + content)
+        if msgpack.unpackb(single := msgpack.packb(number, use_single_float=True)) == number:
+            yield single
+        if number.is_integer():
+            yield msgpack.packb(int(number))

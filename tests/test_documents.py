@@ -1,0 +1,214 @@
+"""What docs/protocols says in numbers and names is what the code does.
+
+`FACTS` holds sentences with the code's own constants in them: a page that says otherwise fails. One
+line makes one more fact.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from libp2p.kad_dht.common import BUCKET_SIZE, DEFAULT_TTL
+from libp2p.kad_dht.provider_store import PROVIDER_RECORD_EXPIRATION_INTERVAL
+
+import node.app
+import node.catalogue.holding
+import node.money.settlement
+import node.money.wiring
+import p2p.blocks.server
+import p2p.host
+from node.answering import inbound, remote
+from node.config import Config
+from node.money import aggregator, purse, till
+from node.testnet.plan import NETWORK as TESTNET
+from node.wire import infer, receipts
+from p2p import gossip, hardened_gossip, hardening, identity, names, wire
+from p2p.blocks import limits
+from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
+from proofs import batch, envelope, manifest, promise, receipt, voucher
+from proofs.attribution.shares import WHOLE_BPS, SharePolicy
+from proofs.chain import client as chain
+from proofs.chain.deploy import CHANNELS, COLLECTOR
+from proofs.digest import keccak
+from tests.golden import other
+from tests.golden.page import PAGE, with_bytes
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {path.name: path.read_text() for path in sorted((ROOT / "docs/protocols").glob("*.md"))}
+GOLDEN = ROOT / "tests" / "golden"
+PLAIN = {name: " ".join(text.split()) for name, text in PAGES.items()}
+HOUR_S = 3600
+DEFAULTS = Config(home=Path("anywhere"))
+POLICY = SharePolicy()
+
+PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL}
+TOPICS = {node.catalogue.holding.TOPIC, receipts.TOPIC}
+DHT = str(hardening.dht_protocol("<network>"))
+
+FACTS = [
+    ("p2p.md", f"base58( {identity._PEER_ID_HEADER.hex(' ')} || public key )"),
+    ("p2p.md", f"at most {p2p.host.MAX_CONNECTIONS} connections, 3 of one peer"),
+    ("p2p.md", f"{hardening.MAX_INBOUND_STREAMS_PER_PEER} streams that one peer opens"),
+    ("p2p.md", f"{hardening.MAX_WINDOW_BYTES >> 20} MiB of a stream"),
+    ("p2p.md", f"A payload has at most {wire.MAX_FRAME_BYTES:,} bytes"),
+    ("p2p.md", f"at most {hardened_gossip.MAX_MESSAGE_BYTES:,} bytes of data"),
+    ("p2p.md", f"an RPC has at most {hardened_gossip.MAX_RPC_BYTES:,} bytes"),
+    ("p2p.md", f"takes {gossip.MESSAGES_PER_SECOND:.0f} messages a second"),
+    ("p2p.md", f"a second, {gossip.BURST_MESSAGES} at once"),
+    ("p2p.md", f"`{DHT}`"),
+    ("p2p.md", f"at most {PROVIDER_RECORDS_PER_10_S:,} from one peer within 10 s"),
+    ("p2p.md", f"the {BUCKET_SIZE} peers closest to it"),
+    ("p2p.md", f"A record lives {PROVIDER_RECORD_EXPIRATION_INTERVAL // HOUR_S} hours"),
+    ("p2p.md", f"A value lives {DEFAULT_TTL // HOUR_S} hours"),
+    ("p2p.md", f"under keys that begin with `/{names.NAMESPACE}/`"),
+    ("p2p.md", f"`{DEFAULTS.network}` unless it is set, `{TESTNET}` in a network"),
+    ("p2p.md", f"which may take up to {remote.OFFER_DEADLINE_S:.0f} s"),
+    ("p2p.md", f"digests → blocks | {p2p.blocks.server.STREAMS_PER_PEER} streams"),
+    ("p2p.md", f"vouchers, receipt | {node.app.INFER_STREAMS_PER_PEER} streams"),
+    ("p2p.md", f"promises | {node.money.wiring.AGGREGATOR_STREAMS_PER_PEER} streams"),
+    ("blocks.md", f"# Blocks: `{limits.PROTOCOL}`"),
+    ("blocks.md", f"1 to {limits.MAX_BLOCK_BYTES:,} bytes"),
+    ("blocks.md", f"cut into blocks of {limits.BLOCK_BYTES:,} bytes"),
+    ("blocks.md", f"1 ≤ n ≤ {limits.MAX_REQUEST_BLOCKS}"),
+    ("names.md", f"DHT key `/{names.NAMESPACE}/<owner peer id>/<name>`"),
+    ("names.md", f"at most {names.MAX_RECORD_BYTES} bytes"),
+    ("names.md", f"forgets a value {DEFAULT_TTL // HOUR_S} h after"),
+    ("infer.md", f"# The infer protocol, `{infer.PROTOCOL}`"),
+    ("infer.md", f"| `Ask` | `version` | int, {infer.VERSION} |"),
+    ("infer.md", f"array of 1 to {infer.MAX_PROMPT_TOKENS:,} token ids"),
+    ("infer.md", f"int, 1 to {infer.MAX_TOKENS:,}"),
+    ("infer.md", f"at most {infer.MAX_STOP_IDS} token ids that end"),
+    ("infer.md", f"int, 0 to {infer.MAX_LOGPROBS}"),
+    ("infer.md", f"array of at most {infer.MAX_TIMINGS} `[name, milliseconds]`"),
+    ("infer.md", f"a `body` of {infer.MAX_BODY_BYTES:,} bytes"),
+    ("infer.md", f"a receipt of more than {receipt.MAX_BODY_BYTES:,} bytes is no receipt"),
+    ("infer.md", f"loses at most {infer.PAY_TOKENS} tokens"),
+    ("infer.md", f"fewer than {infer.PAY_TOKENS // 2 + 1} of the paid tokens"),
+    ("infer.md", f"`withdrawDelay` is at least {till.MIN_WITHDRAW_DELAY_S} seconds"),
+    ("infer.md", f"Our client writes {purse.WITHDRAW_DELAY_S:,}"),
+    ("infer.md", f"at least every {till.RECHECK_S:.0f} s while it is used"),
+    ("infer.md", f"for at most {till.DEPOSIT_DEADLINE_S:.0f} s, before"),
+    ("infer.md", f"claims within {DEFAULTS.claim_interval_s:.0f} seconds"),
+    ("infer.md", f"waits {DEFAULTS.unpaid_deadline_s:.0f} s (`unpaid_deadline_s`)"),
+    ("infer.md", f"signs at most {remote.MAX_PENDING} in one visit"),
+    ("infer.md", f"`Ask` {inbound.ASK_DEADLINE_S:.0f} s"),
+    ("infer.md", f"`Begin` {inbound.BEGIN_DEADLINE_S:.0f} s"),
+    ("infer.md", f"`Settle` {inbound.SETTLE_DEADLINE_S:.0f} s"),
+    ("delivery.md", f"the topic `{receipts.TOPIC}` and `{receipts.PROTOCOL}`"),
+    ("delivery.md", f"1 to {receipts.MAX_DELIVERED} envelopes"),
+    ("delivery.md", f"at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB, canonical"),
+    ("delivery.md", f"every {node.money.settlement.OUTBOX_INTERVAL_S:.0f} s while some"),
+    ("delivery.md", f"waits {aggregator.IDLE_DEADLINE_S:.0f} s for it"),
+    ("delivery.md", f"the answer {receipts.DELIVER_DEADLINE_S:.0f} s each"),
+    ("receipt.md", f"A body has at most {receipt.MAX_BODY_BYTES:,} bytes"),
+    ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES}), so the id binds"),
+    ("manifest.md", f"at most {manifest.MAX_MANIFEST_BYTES >> 10} KiB"),
+    ("manifest.md", f"up to {manifest.MAX_CONTRIBUTORS} of [address 20"),
+    ("manifest.md", f"in its `Offer` | {POLICY.node_bps:,} |"),
+    ("manifest.md", f"{POLICY.creator_bps:,}; {POLICY.creator_bps + POLICY.contributors_bps:,}"),
+    ("manifest.md", f"{POLICY.contributors_bps:,} divided by weight"),
+    ("manifest.md", f"the owner's, role 0, {WHOLE_BPS:,}"),
+    ("settlement.md", f"1 to {batch.MAX_BATCH_RECEIPTS:,}, sorted"),
+    ("settlement.md", f"one array, at most {batch.MAX_BATCH_BYTES >> 20} MiB"),
+    ("settlement.md", f"({chain.LOG_PAGE_BLOCKS:,} blocks at a time)"),
+]
+"""What a page must say, spaces and line ends aside."""
+
+STRUCTS = {
+    "receipt.md": [receipt._RECEIPT_TYPE, voucher._CONFIG_TYPE, voucher._VOUCHER_TYPE],
+    "chain.md": [chain.RECEIVE_TYPE],
+    "settlement.md": [promise._PROMISE_TYPE],
+}
+"""EIP-712 types: their hashes, of exactly what the page writes."""
+
+
+@pytest.mark.parametrize(("page", "fact"), FACTS, ids=[f"{page}: {fact}" for page, fact in FACTS])
+def test_a_page_says_what_the_code_does(page: str, fact: str) -> None:
+    assert " ".join(fact.split()) in PLAIN[page].replace("\\|", "|")
+
+
+def test_what_is_said_every_minute_and_every_hour_is_said_so_often() -> None:
+    assert DEFAULTS.republish_interval_s == 60.0
+    assert REPROVIDE_INTERVAL_S == HOUR_S
+    assert "every minute (`republish_interval_s`)" in PLAIN["p2p.md"].replace(
+        "again every", "every"
+    )
+
+
+@pytest.mark.parametrize("page", STRUCTS)
+def test_signed_structs_are_written_as_they_are_hashed(page: str) -> None:
+    written = {
+        keccak(text.encode()) for text in re.findall(r"[A-Z]\w+\(\w+ [^()\n]+\)", PAGES[page])
+    }
+    assert set(STRUCTS[page]) <= written
+
+
+def test_the_contracts_stand_where_the_page_says() -> None:
+    written = {text.lower() for text in re.findall(r"0x([0-9a-fA-F]{40})", PAGES["chain.md"])}
+    assert {CHANNELS.hex(), COLLECTOR.hex()} <= written
+
+
+def test_pages_name_the_protocols_and_topics_that_there_are_and_p2p_all_of_them() -> None:
+    everywhere = "\n".join(PAGES.values())
+    assert set(re.findall(r"/lorikeet/[a-z]+/\d+", everywhere)) == PROTOCOLS
+    assert set(re.findall(r"/<network>/([a-z]+)`", everywhere)) == TOPICS
+    assert set(re.findall(r"/<network>/kad/[\d.]+", everywhere)) == {DHT}
+    for protocol in PROTOCOLS:
+        assert f"| `{protocol}` |" in PAGES["p2p.md"]
+    for topic in TOPICS:
+        assert f"| `/<network>/{topic}` |" in PAGES["p2p.md"]
+
+
+async def test_a_host_speaks_the_protocols_of_the_page_and_no_others() -> None:
+    config = p2p.host.NetworkConfig(network="<network>")
+    async with p2p.host.open_host(identity.Identity.generate(), config) as host:
+        spoken = set(map(str, host._library.get_mux().get_protocols()))
+    listed = set(re.findall(r"`(/[^` ]+/\d+\.\d+\.\d+)`", PAGES["p2p.md"]))
+    below = {"/multistream/1.0.0", str(p2p.host.YAMUX_PROTOCOL)}  # spoken, not served
+    assert f"`{p2p.host.NOISE_PROTOCOL}`" in PAGES["p2p.md"]
+    assert listed - {"/ipfs/kad/1.0.0"} - below == spoken
+    assert below <= listed
+
+
+# --- pages, files and links ---
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_named_files_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
+        assert (ROOT / "docs/protocols" / target).is_file(), target
+    for path in re.findall(r"`((?:engine|node|p2p|proofs|tests|scripts)/[\w./]*)`", PAGES[page]):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_golden_file_is_named_in_a_page_and_described() -> None:
+    described = (GOLDEN / "README.md").read_text()
+    everywhere = "\n".join(PAGES.values())
+    for path in GOLDEN.glob("*.json"):
+        assert path.name in everywhere, path.name
+        assert f"| `{path.name}` |" in described, path.name
+
+
+def test_the_conversations_are_those_of_the_vectors() -> None:
+    text = PAGE.read_text()
+    talks = other.load("infer")["talks"]
+    assert with_bytes(text, talks) == text
+    sections = re.split(r"^## `(\w+)`$", text, flags=re.MULTILINE)[1:]
+    assert sections[::2] == [talk["name"] for talk in talks]
+    for talk, section in zip(talks, sections[1::2], strict=True):
+        wanted = [(each["from"], each["message"], each["means"]) for each in talk["messages"]]
+        drawn = re.findall(r"^ +\|(<?)-+ \d+ (\w+) -+>?\|   (.+)$", section, re.MULTILINE)
+        assert [("node" if left else "client", *rest) for left, *rest in drawn] == wanted
+        told = re.findall(r"^    (\d+) ([→←]) (\w+): ", section, re.MULTILINE)
+        assert told == [
+            (str(place), "→" if sender == "client" else "←", name)
+            for place, (sender, name, _) in enumerate(wanted, 1)
+        ]
+
+
+def test_the_first_message_is_read_element_by_element() -> None:
+    section = PAGES["conversations.md"].split("## Reading the first message")[1].split("\n## ")[0]
+    elements = re.findall(r"^    ([0-9a-f]+) ", section, re.MULTILINE)
+    assert "".join(elements) == other.load("infer")["talks"][0]["messages"][0]["hex"]
