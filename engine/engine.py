@@ -30,7 +30,9 @@ from .lora.adapters import Adapters, CopyDone, LoadDone
 from .messages import (
     Cancel,
     Failed,
+    FailureCode,
     Finished,
+    FinishReason,
     FromEngine,
     GetStats,
     Grant,
@@ -251,7 +253,7 @@ class Engine:
         self._outbox = []
         return messages
 
-    def fail_all(self, message: str, code: str = "internal") -> None:
+    def fail_all(self, message: str, code: FailureCode = "internal") -> None:
         """A step failed, by our own bug or for want of memory: every running request fails, waiting
         ones stay. The server calls it.
         """
@@ -422,9 +424,9 @@ class Engine:
             else:
                 self._fail(sequence, code, message)
 
-    def _overdue(self, now_s: float) -> list[tuple[Sequence, str | None, str]]:
+    def _overdue(self, now_s: float) -> list[tuple[Sequence, FailureCode | None, str]]:
         """Whose time is over, and the error that it gets; None for one that was parked too long."""
-        overdue: list[tuple[Sequence, str | None, str]] = []
+        overdue: list[tuple[Sequence, FailureCode | None, str]] = []
         for sequence in self._sequences.values():
             if sequence.deadline_s is not None and now_s > sequence.deadline_s:
                 overdue.append(
@@ -502,14 +504,14 @@ class Engine:
         elif len(sequence.tokens) >= sequence.max_length:
             self._finish(sequence, "length")
 
-    def _finish(self, sequence: Sequence, reason: str) -> None:
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._end(sequence)
         if sequence.replay:
             self._outbox.append(Failed(sequence.request_id, "internal", "the replay was cancelled"))
         else:
             self._outbox.append(_finished(sequence, reason, self._clock()))
 
-    def _fail(self, sequence: Sequence, code: str, message: str) -> None:
+    def _fail(self, sequence: Sequence, code: FailureCode, message: str) -> None:
         self._end(sequence)
         self._outbox.append(Failed(sequence.request_id, code, message))
 
@@ -544,8 +546,12 @@ def _goes_on(result: ChunkResult) -> bool:
     )
 
 
-def _code_of(error: EngineError) -> str:
-    codes = {BadRequest: "bad_request", UnknownAdapter: "unknown_adapter", Busy: "busy"}
+def _code_of(error: EngineError) -> FailureCode:
+    codes: dict[type[EngineError], FailureCode] = {
+        BadRequest: "bad_request",
+        UnknownAdapter: "unknown_adapter",
+        Busy: "busy",
+    }
     return codes.get(type(error), "internal")
 
 
@@ -561,7 +567,7 @@ def _record(step: int, results: list[ChunkResult], step_ms: float) -> StepRecord
     )
 
 
-def _finished(sequence: Sequence, reason: str, now_s: float) -> Finished:
+def _finished(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
     """Times are told apart as: waiting for a place, waiting for the adapter, prompt, decoding."""
     started = sequence.started_s or now_s
     loading_s = (

@@ -8,9 +8,14 @@ adapter is the 32-byte digest of its manifest; times are in milliseconds.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 MAX_FRAME_BYTES = 4 << 20
+
+FinishReason = Literal["stop", "length", "cancelled"]
+FailureCode = Literal["bad_request", "unknown_adapter", "busy", "deadline", "internal"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -193,7 +198,7 @@ class Finished(Message, frozen=True, array_like=True):
     """
 
     request_id: int
-    reason: str
+    reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     queue_ms: float
@@ -207,12 +212,11 @@ class Finished(Message, frozen=True, array_like=True):
 class Failed(Message, frozen=True, array_like=True):
     """A request ended badly.
 
-    `code`: "bad_request" | "unknown_adapter" | "busy" | "deadline" | "internal"; `message` says
-    what to mend.
+    `message` says what to mend.
     """
 
     request_id: int
-    code: str
+    code: FailureCode
     message: str
 
 

@@ -15,6 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+EndReason = Literal["stop", "length", "cancelled"]
+AdapterState = Literal["held", "ready", "known"]
+"""Its bytes are here; it is in the engine; it was heard of on the network."""
+ReceiptState = Literal["queued", "gossiped", "promised", "included", "final"]
+PartOfReceipt = Literal["node", "client"]
+
 
 @dataclass(frozen=True)
 class ChatMessage:
@@ -113,13 +119,12 @@ class Ended:
     `receipt` is the hex sha-256 of the receipt's body, None when nothing was paid (one's own
     engine).
 
-    `reason` is "stop" | "length" | "cancelled".
     `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill,
     first_token, total. `neighbours`: most distinct adapters that shared one engine step with this
     request.
     """
 
-    reason: str
+    reason: EndReason
     prompt_tokens: int
     completion_tokens: int
     amount: int
@@ -135,8 +140,6 @@ CompletionEvent = Started | Delta | Ended
 class AdapterInfo:
     """One adapter that this daemon knows.
 
-    `state`: "held" (bytes here), "ready" (in the engine), "known" (heard of on the network).
-
     `providers`: how many peers say that they hold it, this one among them; at most 8 others are
     counted, 0 when nobody answered in time.
     """
@@ -144,7 +147,7 @@ class AdapterInfo:
     name: str
     cid: str
     creator: str
-    state: str
+    state: AdapterState
     size_bytes: int
     licence: str
     providers: int = 0
@@ -161,14 +164,11 @@ class PeerInfo:
 
 @dataclass(frozen=True)
 class ReceiptInfo:
-    """One receipt in this daemon's ledger.
-
-    `state`: "queued" | "gossiped" | "promised" | "included" | "final"; `role`: "node" or "client".
-    """
+    """One receipt in this daemon's ledger; `role` is the part that this node had in it."""
 
     digest: str
-    state: str
-    role: str
+    state: ReceiptState
+    role: PartOfReceipt
     adapter: str
     channel: str
     sequence: int

@@ -23,23 +23,64 @@ NodeError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, get_args
+
+RefusalCode = Literal[
+    "bad_request",
+    "unknown_adapter",
+    "adapter_refused",
+    "wrong_base",
+    "no_provider",
+    "busy",
+    "engine_lost",
+    "engine_failed",
+    "internal",
+    "payment_required",
+    "no_channel",
+]
+"""The one word by which a node tells a client what kind of no this is (docs/protocols/infer.md)."""
 
 
 class NodeError(Exception):
-    """Anything a daemon reports to whoever asked; the message names the thing and the mend."""
+    """Anything a daemon reports to whoever asked; the message names the thing and the mend.
+
+    What is declared here, and inherited, is all that the faces and the wire know of an error.
+    """
+
+    code: RefusalCode = "internal"
+    """What a client on another node is told."""
+    elsewhere: ClassVar[bool] = True
+    """Whether another node may do what this one did not."""
+    status: ClassVar[int] = 500
+    """HTTP's."""
+    http_code: ClassVar[str | None] = None
+    """The word over HTTP, where it is not `code`."""
+    field: ClassVar[str | None] = None
+    """The request's field at fault, where there is one."""
 
 
 class ConfigError(NodeError):
     """A configuration value is missing or wrong."""
 
+    http_code = "misconfigured"
+
 
 class BadRequest(NodeError):
     """The request cannot be served as asked."""
 
+    code: RefusalCode = "bad_request"
+    elsewhere = False
+    status = 400
+
 
 class UnknownModel(BadRequest):
     """No adapter answers to this text. `closest` are names that exist and look like it."""
+
+    code = "unknown_adapter"
+    status = 404
+    http_code = "model_not_found"
+    field = "model"
 
     def __init__(self, model: str, closest: Sequence[str] = ()) -> None:
         hint = (
@@ -54,25 +95,44 @@ class UnknownModel(BadRequest):
 class AdapterError(NodeError):
     """An adapter cannot be read, published or served."""
 
+    code: RefusalCode = "adapter_refused"
+    elsewhere = False
+    status = 400
+    field = "model"
+
 
 class WrongBase(AdapterError):
     """The adapter was made for another base than the one served here."""
+
+    code = "wrong_base"
+    elsewhere = True
 
 
 class EngineError(NodeError):
     """The engine could not do it."""
 
+    code: RefusalCode = "engine_failed"
+
 
 class NoEngine(EngineError):
     """This daemon runs no engine."""
+
+    status = 503
+    http_code = "no_engine"
 
 
 class EngineLost(EngineError):
     """The engine process ended under the request; it is restarted, so ask again in some seconds."""
 
+    code = "engine_lost"
+    status = 503
+
 
 class EngineBusy(EngineError):
     """The engine has no room for another request now."""
+
+    code = "busy"
+    status = 503
 
 
 class EngineFailed(EngineError):
@@ -82,15 +142,23 @@ class EngineFailed(EngineError):
 class RemoteError(NodeError):
     """Another node could not, or would not."""
 
+    status = 502
+    http_code: ClassVar[str | None] = "node_failed"
+
 
 class NoProvider(RemoteError):
     """No reachable node serves this."""
 
+    code = "no_provider"
+    status = 503
+    http_code = None
+    field = "model"
+
 
 class NodeRefused(RemoteError):
-    """The node declined before it began. `code` is one word of docs/protocols/infer.md."""
+    """The node declined before it began, in one of the protocol's words."""
 
-    def __init__(self, peer_id: str, code: str, message: str) -> None:
+    def __init__(self, peer_id: str, code: RefusalCode, message: str) -> None:
         super().__init__(f"node {peer_id[-8:]} refused ({code}): {message}")
         self.code = code
 
@@ -106,29 +174,31 @@ class NodeCheated(RemoteError):
 class PaymentError(NodeError):
     """Money between a client and a node."""
 
+    elsewhere = False
+    status = 402
+    http_code: ClassVar[str | None] = "payment_required"
+
 
 class PaymentRequired(PaymentError):
     """The node was not paid for what it is asked to do."""
+
+    code = "payment_required"
 
 
 class NoChannel(PaymentError):
     """There is no usable channel between this client and that node."""
 
-
-_CODES: tuple[tuple[type[NodeError], str], ...] = (
-    (UnknownModel, "unknown_adapter"),
-    (BadRequest, "bad_request"),
-    (WrongBase, "wrong_base"),
-    (AdapterError, "adapter_refused"),
-    (EngineLost, "engine_lost"),
-    (EngineBusy, "busy"),
-    (EngineError, "engine_failed"),
-    (NoProvider, "no_provider"),
-    (PaymentRequired, "payment_required"),
-    (NoChannel, "no_channel"),
-)
+    code = "no_channel"
+    http_code = None
 
 
-def code_of(error: NodeError) -> str:
-    """The one word that tells a client what kind of no this is (docs/protocols/infer.md)."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), "internal")
+def _declared(kind: type[NodeError]) -> Mapping[RefusalCode, type[NodeError]]:
+    found = {kind.code: kind} if "code" in vars(kind) else {}
+    for child in kind.__subclasses__():
+        found |= _declared(child)
+    return found
+
+
+BY_CODE: Mapping[RefusalCode, type[NodeError]] = _declared(NodeError)
+"""What each word of the protocol stands for: the one class that declares it."""
+assert BY_CODE.keys() == set(get_args(RefusalCode))

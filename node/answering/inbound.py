@@ -27,8 +27,8 @@ from ..errors import (
     EngineError,
     NodeError,
     PaymentRequired,
+    RefusalCode,
     WrongBase,
-    code_of,
 )
 from ..money.metering import BASE_ADAPTER, Deal, Price, ShareRow
 from ..money.till import Tab, Till
@@ -80,7 +80,7 @@ class Inbound:
         except NodeError as error:
             self.telemetry.count("requests_refused")
             self.telemetry.log(f"inbound: refused {stream.remote[-8:]}: {error}")
-            await self._refuse(stream, code_of(error), str(error))
+            await self._refuse(stream, error.code, str(error))
         except wire.WireError as error:
             self.telemetry.reject("message", stream.remote, str(error))
             await self._refuse(stream, "bad_request", str(error))
@@ -88,7 +88,7 @@ class Inbound:
             self.telemetry.count("clients_vanished")
             self.telemetry.log(f"inbound: {stream.remote[-8:]} went away: {error}")
 
-    async def _refuse(self, stream: FrameStream, code: str, message: str) -> None:
+    async def _refuse(self, stream: FrameStream, code: RefusalCode, message: str) -> None:
         try:
             await stream.send(wire.encode(wire.Refusal(code, message[:1000])), SEND_DEADLINE_S)
         except P2pError as error:

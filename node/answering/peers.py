@@ -19,6 +19,7 @@ from p2p.cid import Cid
 from p2p.host import Host
 from p2p.peers import PeerAddress
 
+from ..api import EndReason
 from ..engine_host import EngineHost, EngineRun
 from ..errors import NoEngine
 from ..money.metering import BASE_ADAPTER, Deal
@@ -32,7 +33,7 @@ from .sampling import sampling_of
 class Outcome:
     """How an answer ended. `receipt` is the digest of its body, None where nothing was paid."""
 
-    reason: str
+    reason: EndReason
     amount: int
     receipt: bytes | None
     neighbours: int

@@ -21,6 +21,7 @@ from p2p.host import Host
 from p2p.peers import PeerAddress
 from p2p.streams import FrameStream
 
+from ..api import EndReason
 from ..errors import NodeCheated, NodeRefused, NodeVanished, PaymentRequired, RemoteError
 from ..money.addresses import address_of_peer
 from ..money.metering import Deal, Price, ShareRow
@@ -63,7 +64,7 @@ class Outcome:
     `receipt` is the digest of its body; `deal` holds the seed, for a replay.
     """
 
-    reason: str
+    reason: EndReason
     token_ids: list[int]
     amount: int
     receipt: bytes | None

@@ -24,6 +24,7 @@ from proofs.manifest import Manifest
 
 from ..api import CompletionEvent, CompletionRequest, Ended, Started
 from ..errors import (
+    BY_CODE,
     BadRequest,
     NodeCheated,
     NodeError,
@@ -41,8 +42,6 @@ from .router import Router
 from .sampling import check_request, terms_of
 from .stream import AnswerSender, Writer, open_answer
 from .tokenizer import BaseTokenizer
-
-TRY_ELSEWHERE = ("busy", "engine_lost", "engine_failed", "no_provider", "internal", "wrong_base")
 
 
 class Catalogue(Protocol):
@@ -275,7 +274,7 @@ def _check_node(node: str | None) -> None:
 def _may_try_elsewhere(error: NodeError) -> bool:
     """Whether another node could do what this one did not."""
     if isinstance(error, NodeRefused):
-        return error.code in TRY_ELSEWHERE
+        return BY_CODE[error.code].elsewhere
     return isinstance(error, NodeVanished | NodeCheated | NoProvider)
 
 

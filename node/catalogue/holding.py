@@ -34,7 +34,7 @@ from p2p.peers import PeerAddress
 from proofs.attribution.shares import SharePolicy
 from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_manifest
 
-from ..api import AdapterInfo, PullReport
+from ..api import AdapterInfo, AdapterState, PullReport
 from ..engine_host import AdapterFiles, EngineHost
 from ..errors import AdapterError, EngineError, NoProvider, UnknownModel, WrongBase
 from ..money.metering import ShareRow, expected_shares
@@ -208,7 +208,7 @@ class Adapters:
         names = {manifest.name for manifest in (*self._held.values(), *self._known.values())}
         return difflib.get_close_matches(model.rpartition("/")[2], sorted(names), n=3)
 
-    def _state(self, cid: Cid) -> str:
+    def _state(self, cid: Cid) -> AdapterState:
         return "ready" if self._engine is not None else "held"
 
     # --- holding ---
@@ -478,7 +478,7 @@ async def run_announcements(
             adapters.hear(message.data)
 
 
-def _describe(cid: Cid, manifest: Manifest, state: str, num_providers: int) -> AdapterInfo:
+def _describe(cid: Cid, manifest: Manifest, state: AdapterState, num_providers: int) -> AdapterInfo:
     return AdapterInfo(
         manifest.name,
         str(cid),

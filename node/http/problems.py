@@ -1,6 +1,6 @@
 """How an error looks to an HTTP client: a status and OpenAI's error object.
 
-Pure tables; decides nothing else.
+Which status and word belong to an error, its class declares (node/errors.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from .. import errors
-from ..errors import NodeError
+from ..errors import BY_CODE, NodeError, NodeRefused
+
+FAULT = 500
 
 
 @dataclass(frozen=True)
@@ -46,47 +47,15 @@ TYPES: Mapping[int, str] = {
     413: "invalid_request_error",
 }
 
-# The first class that fits decides; children stand before their parents.
-STATUS_OF: tuple[tuple[type[NodeError], int, str, str | None], ...] = (
-    (errors.UnknownModel, 404, "model_not_found", "model"),
-    (errors.BadRequest, 400, "bad_request", None),
-    (errors.WrongBase, 400, "wrong_base", "model"),
-    (errors.AdapterError, 400, "adapter_refused", "model"),
-    (errors.NoEngine, 503, "no_engine", None),
-    (errors.EngineLost, 503, "engine_lost", None),
-    (errors.EngineBusy, 503, "busy", None),
-    (errors.EngineError, 500, "engine_failed", None),
-    (errors.NoProvider, 503, "no_provider", "model"),
-    (errors.RemoteError, 502, "node_failed", None),
-    (errors.NoChannel, 402, "no_channel", None),
-    (errors.PaymentError, 402, "payment_required", None),
-    (errors.ConfigError, 500, "misconfigured", None),
-)
-
-# What a remote node's refusal means here; its words are listed in docs/protocols/infer.md.
-STATUS_OF_REFUSAL: Mapping[str, int] = {
-    "bad_request": 400,
-    "adapter_refused": 400,
-    "wrong_base": 400,
-    "unknown_adapter": 404,
-    "payment_required": 402,
-    "no_channel": 402,
-    "busy": 503,
-    "engine_lost": 503,
-    "no_provider": 503,
-}
-
 
 def problem_of(error: NodeError) -> Problem:
-    """The status and code of a daemon's error."""
-    for kind, status, code, field in STATUS_OF:
-        if isinstance(error, kind):
-            if isinstance(error, errors.NodeRefused):
-                return Problem(
-                    STATUS_OF_REFUSAL.get(error.code, status), error.code, str(error), field
-                )
-            return Problem(status, code, str(error), field)
-    return Problem(500, "internal", str(error))
+    """Return the status and code of a daemon's error, as its class declares them."""
+    if isinstance(error, NodeRefused):
+        # What it refused for is the client's to mend, as if we had; its own faults are a bad
+        # gateway here.
+        status = BY_CODE[error.code].status
+        return Problem(error.status if status == FAULT else status, error.code, str(error))
+    return Problem(error.status, error.http_code or error.code, str(error), error.field)
 
 
 def problem_response(problem: Problem) -> Response:

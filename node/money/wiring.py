@@ -18,11 +18,11 @@ from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
 from proofs.codec import encode
 from proofs.digest import Network
-from proofs.ledger import Ledger, Outbox, OutboxEntry
+from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
 from proofs.receipt import BARE_BASE, decode_body
 from proofs.signing import Signer
 
-from ..api import EarningsInfo, ReceiptInfo
+from ..api import EarningsInfo, ReceiptInfo, ReceiptState
 from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..telemetry import Telemetry
@@ -41,6 +41,15 @@ LAST_CLAIM_DEADLINE_S = 2.0
 MAX_LISTED_RECEIPTS = 1000
 MAX_SHOWN_REJECTIONS = 20
 AGGREGATOR_STREAMS_PER_PEER = 8
+
+
+_STATE_WORDS: dict[OutboxState, ReceiptState] = {
+    OutboxState.QUEUED: "queued",
+    OutboxState.GOSSIPED: "gossiped",
+    OutboxState.PROMISED: "promised",
+    OutboxState.INCLUDED: "included",
+    OutboxState.FINAL: "final",
+}
 
 
 @dataclass(frozen=True)
@@ -239,7 +248,7 @@ class Money:
         is_node = receipt.operator == self._signer.address
         return ReceiptInfo(
             digest=entry.digest.hex(),
-            state=entry.state.name.lower(),
+            state=_STATE_WORDS[entry.state],
             role="node" if is_node else "client",
             adapter="base" if receipt.adapter == BARE_BASE else str(Cid(receipt.adapter)),
             channel=receipt.channel_id.hex(),

@@ -13,7 +13,11 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from proofs.receipt import MAX_BODY_BYTES
 from proofs.voucher import ChannelConfig
+
+from ..api import EndReason
+from ..errors import RefusalCode
 
 PROTOCOL = "/lorikeet/infer/2"
 VERSION = 2
@@ -27,7 +31,6 @@ MAX_BIAS = 100.0
 MAX_BIASES = 1024
 MAX_GRAMMAR_CHARS = 32 << 10
 MAX_LOGPROBS = 20
-MAX_BODY_BYTES = 8_192
 PAY_TOKENS = 32  # how far ahead a client pays, and so the most that either side can lose
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -135,9 +138,9 @@ class Settle(Message, frozen=True, array_like=True):
 
 
 class Refusal(Message, frozen=True, array_like=True):
-    """No, and why. `code`: one word listed in the protocol's page."""
+    """No, and why."""
 
-    code: Word
+    code: RefusalCode
     message: Text
 
 
@@ -187,7 +190,7 @@ class Done(Message, frozen=True, array_like=True):
     `body` and `node_signature` are the receipt (empty and None when nothing is paid).
     """
 
-    reason: Word
+    reason: EndReason
     neighbours: Annotated[int, msgspec.Meta(ge=0, lt=1 << 16)]
     timings: Timings
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]

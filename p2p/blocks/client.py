@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import trio
 
@@ -46,10 +46,10 @@ class BlockSink(Protocol):
 class BlockEvent:
     """Progress of a fetch.
 
-    `kind`: kept, rejected (`detail` says why), lost (the peer went away).
+    A block was kept, or rejected (`detail` says why), or its peer was lost.
     """
 
-    kind: str
+    kind: Literal["kept", "rejected", "lost"]
     peer_id: str
     cid: Cid | None = None
     num_bytes: int = 0
