@@ -28,6 +28,7 @@ from .grammar import GrammarDone, GrammarJob, Grammars, Matcher, check_grammar
 from .kv.prefix import PrefixCache
 from .lora.adapters import Adapters, CopyDone, LoadDone
 from .messages import (
+    MAX_STOP_IDS,
     Cancel,
     Failed,
     FailureCode,
@@ -53,7 +54,6 @@ from .scheduler import Schedule, Scheduler
 from .sequence import Sequence
 
 MAX_STEP_RECORDS = 256
-MAX_STOP_IDS = 64
 MAX_PRIORITY = 100
 
 

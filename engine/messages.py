@@ -13,6 +13,9 @@ from typing import Literal
 import msgspec
 
 MAX_FRAME_BYTES = 4 << 20
+MAX_ADAPTER_CONFIG_BYTES = 256 << 10  # what the engine parses; so nothing larger is published
+MAX_ADAPTER_WEIGHTS_BYTES = 2 << 30  # what nodes fetch; so nothing larger is served either
+MAX_STOP_IDS = 16  # as the infer protocol carries
 
 FinishReason = Literal["stop", "length", "cancelled"]
 FailureCode = Literal["bad_request", "unknown_adapter", "busy", "deadline", "internal"]

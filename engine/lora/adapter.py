@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import AdapterError
+from ..messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
 from ..model.config import ModelConfig
 from ..model.parts import Part, parts_of
 from ..model.weights import Weights
@@ -27,8 +28,6 @@ from .adapter_config import MAX_RANK, AdapterConfig, parse_config
 from .ends import Ends, head_of
 from .layout import PackedAdapter, PartWeights, pack
 
-MAX_CONFIG_BYTES = 256 << 10
-MAX_WEIGHTS_BYTES = 4 << 30
 MAX_HEADER_BYTES = 16 << 20
 SERVED_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
 PREFIX = r"(?:base_model\.model\.)?"
@@ -71,7 +70,7 @@ def load_adapter(
     Raises AdapterError naming the field or tensor and the mend.
     """
     try:
-        config = parse_config(_read_bounded(config_path, MAX_CONFIG_BYTES))
+        config = parse_config(_read_bounded(config_path, MAX_ADAPTER_CONFIG_BYTES))
         header = read_header(weights_path)
         modules = match_tensors(header, config, base.config)
         if room_bytes is not None and (needed := bytes_to_read(header, dtype)) > room_bytes:
@@ -105,8 +104,10 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     tensor.
     """
     size = path.stat().st_size
-    if size > MAX_WEIGHTS_BYTES:
-        raise AdapterError(f"{path.name} has {size} bytes; at most {MAX_WEIGHTS_BYTES} are served")
+    if size > MAX_ADAPTER_WEIGHTS_BYTES:
+        raise AdapterError(
+            f"{path.name} has {size} bytes; at most {MAX_ADAPTER_WEIGHTS_BYTES} are served"
+        )
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from engine.messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
 from engine.verdict import Thresholds
 from p2p.blocks.limits import BLOCK_BYTES
 from p2p.cid import Cid
@@ -41,8 +42,6 @@ VERIFICATION_FILE = "verification.json"
 A package may lack it.
 """
 MAX_VERIFICATION_BYTES = 4096
-MAX_CONFIG_BYTES = 1 << 20
-MAX_WEIGHTS_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,9 @@ def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
     AdapterError names what is missing.
     """
     paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
-    for path, limit in zip(paths, (MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES), strict=True):
+    for path, limit in zip(
+        paths, (MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES), strict=True
+    ):
         if not path.is_file():
             raise AdapterError(
                 f"{path} is missing; a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}"

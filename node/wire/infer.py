@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from engine.messages import MAX_STOP_IDS
 from proofs.receipt import MAX_BODY_BYTES
 from proofs.voucher import ChannelConfig
 
@@ -23,7 +24,6 @@ PROTOCOL = "/lorikeet/infer/2"
 VERSION = 2
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
-MAX_STOP_IDS = 16
 MAX_TIMINGS = 16
 MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 100.0

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.catalogue.packaging import read_thresholds
+from engine.messages import MAX_ADAPTER_CONFIG_BYTES
+from node.catalogue.packaging import BaseIdentity, load_package, read_thresholds
 from node.errors import AdapterError, NodeRefused, UnknownModel, WrongBase
 from p2p.cid import Cid
 from tests.node.networks import ask, open_lab, until
@@ -81,6 +82,12 @@ def test_senseless_thresholds_are_refused_before_an_adapter_is_signed(
     (tmp_path / "verification.json").write_text(text)
     with pytest.raises(AdapterError, match=r"verification\.json"):
         read_thresholds(tmp_path / "verification.json")
+
+
+def test_nothing_is_published_that_the_engine_would_not_read(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_bytes(b" " * (MAX_ADAPTER_CONFIG_BYTES + 1))
+    with pytest.raises(AdapterError, match=f"the limit is {MAX_ADAPTER_CONFIG_BYTES}"):
+        load_package(tmp_path, bytes(31) + b"\1", BaseIdentity(bytes(32), bytes(32), bytes(32)))
 
 
 async def test_an_adapter_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
