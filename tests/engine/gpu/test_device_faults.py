@@ -335,10 +335,10 @@ def test_a_base_that_does_not_fit_is_refused_with_what_it_needs_and_what_is_free
 def test_memory_that_runs_out_while_the_base_is_loaded_is_the_same_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run_out(*_: object) -> None:
+    def run_out(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 32.00 MiB.")
 
-    monkeypatch.setattr(executor.CudaExecutor, "_fuse", run_out)
+    monkeypatch.setattr(executor, "Launches", run_out)
     with pytest.raises(ModelError, match=r"the base needs .* Tried to allocate 32"):
         open_lab(HostDevice(), adapters=0)
 
