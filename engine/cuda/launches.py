@@ -105,8 +105,9 @@ class Launches:
         self._dtype = dtype
         self._parts = parts_of(weights.config)
         self._embedding = self._read(("model.embed_tokens",))
-        frequencies = weights.config.inverse_frequencies()
-        angles = torch.arange(context).float()[:, None] * frequencies[None, :]
+        angles = (
+            torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
+        )
         self._cos = angles.cos().to(device.where)
         self._sin = angles.sin().to(device.where)
         self._launches = list(self._translate(program))

@@ -344,7 +344,7 @@ def test_memory_that_runs_out_while_the_base_is_loaded_is_the_same_error(
 
 
 def test_kernels_that_do_not_run_on_a_device_are_no_riddle() -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ValueError("out of resource: shared memory, Required: 180224, Hardware limit: 101376")
 
     with pytest.raises(
