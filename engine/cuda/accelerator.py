@@ -73,8 +73,8 @@ class Accelerator:
             memory.free_bytes,
             memory.total_bytes,
             ExpectedLoad(config.max_running),
-            num_pages,
-            config.max_adapters or None,
+            num_pages=num_pages,
+            num_slots=config.max_adapters or None,
         )
 
     def make_executor(self, weights: Weights, dtype: torch.dtype, context: int) -> CudaExecutor:

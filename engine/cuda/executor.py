@@ -286,13 +286,14 @@ class CudaExecutor:
             # in decoding every row is wanted: what the last norm wrote is final as it is
             else replace(memory.results.cut(key.rows), final=space.normed)
         )
+        lora = memory.lora_for(key.rows, key.rank, bank)
         return Pass(
             tables=split(self._table[: room.words], room),
             pool=pool,
             space=space,
             results=results,
             attention_scratch=memory.attention_scratch,
-            lora=memory.lora_for(key.rows, key.rank, bank),
+            lora=lora,
             forks=True,
         )
 
@@ -311,14 +312,16 @@ class CudaExecutor:
         self._staging.upload(room, table)
         space = memory.space_for(rows)
         results = memory.results_for(len(step.logit_rows))
+        scratch = memory.attention_scratch_for(len(step.runs))
+        lora = memory.lora_for(rows, rank, _device_bank(step))
         self._launches(
             Pass(
                 tables=split(table, room),
                 pool=pool,
                 space=space,
                 results=results.cut(len(step.logit_rows)),
-                attention_scratch=memory.attention_scratch_for(len(step.runs)),
-                lora=memory.lora_for(rows, rank, _device_bank(step)),
+                attention_scratch=scratch,
+                lora=lora,
                 embedded=embedded,
                 singles=any(run.count == 1 for run in step.runs),
             )

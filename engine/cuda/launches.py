@@ -252,10 +252,10 @@ class Launches:
         if operation.site is None:
             return self._head(operation)
         weight = self._read(operation.weights)
+        multiply = self._multiply(weight)
         bias = self._read(operation.weights, "bias") if operation.biased else None
         into, out_of = SOURCES[operation.site]
         folds = operation.ending is Ending.SWIGLU
-        multiply = self._multiply(weight)
         multiply_adapted = self._multiply_adapted(operation, multiply, bias)
         waiting.adds = waiting.adds or operation.ending is Ending.ADD
 

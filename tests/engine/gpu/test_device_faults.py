@@ -417,11 +417,11 @@ class Connection:
 def failing(kind: type[Exception], text: str, wanted: list[bool]) -> Kernels:
     """Kernels of which one fails when `wanted[0]` says so, once."""
 
-    def attend(*arguments: object) -> None:
+    def attend(*arguments: object, **named: object) -> None:
         if wanted[0]:
             wanted[0] = False
             raise kind(text)
-        REFERENCES.attend_prefill(*arguments)
+        REFERENCES.attend_prefill(*arguments, **named)
 
     return replace(REFERENCES, attend_prefill=attend)
 
