@@ -529,7 +529,7 @@ HANGING = """
 import socket, sys, threading
 from queue import SimpleQueue
 from engine.cuda.device import HostDevice
-from tests.engine.test_device_faults import serve_hanging
+from tests.engine.gpu.test_device_faults import serve_hanging
 sys.exit(serve_hanging(int(sys.argv[1])))
 """
 
