@@ -1,5 +1,8 @@
 """All that the rest of the engine asks of a device when it is built: whether a model can run there,
 its memory's split, its executor and bank.
+
+Decides what a device refuses, and hands the device and its kernels to what works there. Does not
+know how memory is best divided (memory.py), nor anything of a step.
 """
 
 from __future__ import annotations
@@ -19,11 +22,16 @@ from ..model.parts import PARTS
 from ..model.weights import Weights
 from .bank import DeviceBank
 from .device import Device, fault_of
-from .executor import MAX_HEAD_DIM, MAX_HEAD_DIM_FLOAT32, PAGE_TOKENS, CudaExecutor, work_bytes
+from .executor import CudaExecutor
 from .kernels import TRITON, Kernels
 from .memory import Demand, Split, check_fits, demand_of, divide
 from .memory import Load as ExpectedLoad
+from .space import PAGE_TOKENS, work_bytes
 from .watchdog import STEP_DEADLINE_S
+
+MAX_HEAD_DIM = 256
+MAX_HEAD_DIM_FLOAT32 = 128
+"""Wider heads need more shared memory than a card has; those of float32 earlier."""
 
 
 class Accelerator:
@@ -39,7 +47,7 @@ class Accelerator:
         self._step_deadline_s = step_deadline_s
 
     def why_not(self, config: ModelConfig, dtype: str) -> str | None:
-        """Why a model cannot run here in a number format; None when it can, memory aside."""
+        """Say why a model cannot run here in a number format; None when it can, memory aside."""
         if dtype == "int8":
             return "there are no int8 weights on a device"
         choice = choose_dtype(dtype, frozenset(), self.device.capability)
@@ -52,7 +60,7 @@ class Accelerator:
         return None
 
     def divide(self, base: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> Split:
-        """How its free memory is divided before the base is loaded; `config` is settled.
+        """Divide its free memory before the base is loaded; `config` is settled.
 
         Raises ModelError when the base does not fit.
         """
@@ -65,8 +73,8 @@ class Accelerator:
             memory.free_bytes,
             memory.total_bytes,
             ExpectedLoad(config.max_running),
-            num_pages,
-            config.max_adapters or None,
+            num_pages=num_pages,
+            num_slots=config.max_adapters or None,
         )
 
     def make_executor(self, weights: Weights, dtype: torch.dtype, context: int) -> CudaExecutor:
@@ -83,7 +91,7 @@ class Accelerator:
     def make_bank(
         self, base: ModelConfig, split: Split, done: Callable[[CopyDone | DeviceLost], None]
     ) -> DeviceBank:
-        """Room for adapters; `done` is called on the thread that copies. Raises ModelError."""
+        """Make the room for adapters; `done` is called on the copying thread. Raises ModelError."""
         try:
             return DeviceBank(
                 self.device, split.adapter_bytes, split.num_slots, base.layers * PARTS, done=done
@@ -97,14 +105,17 @@ class Accelerator:
             ) from error
 
     def pinning(self, load: Load) -> Load:
-        """A loader whose blobs the device copies by itself, as long as they live; where memory
-        cannot be pinned, copies are only slower.
+        """Give a loader whose blobs the device copies by itself, as long as they live.
+
+        A blob is pinned once, when it is loaded, however often it is copied. Where memory cannot be
+        pinned, copies are only slower.
         """
 
         def load_pinned(config_path: Path, weights_path: Path) -> Loaded:
             loaded = load(config_path, weights_path)
             undo = self.device.pin(loaded.packed.blob)
             if undo is not None:
+                # not at the process's end: what it had pinned ends with it
                 weakref.finalize(loaded.packed, undo).atexit = False
             return loaded
 

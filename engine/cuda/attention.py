@@ -62,6 +62,34 @@ def decode_scratch_numbers(runs: int, heads: int, kv_heads: int, head_dim: int) 
     return most_pieces * heads * (head_dim + 2)
 
 
+class _DecodeArguments(NamedTuple):
+    """What _decode is given when it is launched, in the order of its parameters."""
+
+    q: torch.Tensor
+    pool: torch.Tensor
+    runs: torch.Tensor
+    pages: torch.Tensor
+    out: torch.Tensor
+    mixes: torch.Tensor
+    sums: torch.Tensor
+    num_runs: int
+    q_stride: int
+    out_stride: int
+    head_stride: int
+    scale: float
+
+
+class _MergeArguments(NamedTuple):
+    """What _merge is given when it is launched, in the order of its parameters."""
+
+    mixes: torch.Tensor
+    sums: torch.Tensor
+    runs: torch.Tensor
+    out: torch.Tensor
+    num_runs: int
+    out_stride: int
+
+
 def attend_decode(
     q: torch.Tensor,
     pool_layer: torch.Tensor,
@@ -94,18 +122,20 @@ def attend_decode(
     group = heads // kv_heads
     sums = scratch[num_runs * heads * split.most * head_dim :]
     _decode[(num_runs, kv_heads, split.most)](
-        q,
-        pool_layer,
-        runs,
-        pages,
-        out,
-        scratch,
-        sums,
-        num_runs,
-        q.stride(0),
-        out.stride(0),
-        pool_layer.stride(0),
-        _scale(head_dim),
+        *_DecodeArguments(
+            q=q,
+            pool=pool_layer,
+            runs=runs,
+            pages=pages,
+            out=out,
+            mixes=scratch,
+            sums=sums,
+            num_runs=num_runs,
+            q_stride=q.stride(0),
+            out_stride=out.stride(0),
+            head_stride=pool_layer.stride(0),
+            scale=_scale(head_dim),
+        ),
         group=group,
         group_block=max(GROUP_ROWS, triton.next_power_of_2(group)),
         head_dim=head_dim,
@@ -119,12 +149,14 @@ def attend_decode(
     )
     if split.most > 1:
         _merge[(num_runs, heads)](
-            scratch,
-            sums,
-            runs,
-            out,
-            num_runs,
-            out.stride(0),
+            *_MergeArguments(
+                mixes=scratch,
+                sums=sums,
+                runs=runs,
+                out=out,
+                num_runs=num_runs,
+                out_stride=out.stride(0),
+            ),
             head_dim=head_dim,
             dim_block=dim_block,
             splits=split.most,
@@ -352,6 +384,23 @@ def attend_decode_reference(
             )
 
 
+class _PrefillArguments(NamedTuple):
+    """What _prefill is given when it is launched, in the order of its parameters."""
+
+    q: torch.Tensor
+    pool: torch.Tensor
+    runs: torch.Tensor
+    pages: torch.Tensor
+    query_tiles: torch.Tensor
+    out: torch.Tensor
+    num_runs: int
+    num_tiles: int
+    q_stride: int
+    out_stride: int
+    head_stride: int
+    scale: float
+
+
 def attend_prefill(
     q: torch.Tensor,
     pool_layer: torch.Tensor,
@@ -380,18 +429,20 @@ def attend_prefill(
     group = heads // kv_heads
     if query_tiles.shape[1]:
         _prefill[(query_tiles.shape[1], kv_heads)](
-            q,
-            pool_layer,
-            runs,
-            pages,
-            query_tiles,
-            out,
-            num_runs,
-            query_tiles.shape[1],
-            q.stride(0),
-            out.stride(0),
-            pool_layer.stride(0),
-            _scale(head_dim),
+            *_PrefillArguments(
+                q=q,
+                pool=pool_layer,
+                runs=runs,
+                pages=pages,
+                query_tiles=query_tiles,
+                out=out,
+                num_runs=num_runs,
+                num_tiles=query_tiles.shape[1],
+                q_stride=q.stride(0),
+                out_stride=out.stride(0),
+                head_stride=pool_layer.stride(0),
+                scale=_scale(head_dim),
+            ),
             group=group,
             group_block=triton.next_power_of_2(group),
             queries=queries_per_tile(heads, kv_heads),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -42,6 +43,22 @@ def scratch_numbers(rows: int, max_rank: int, width_in: int, num_parts: int) -> 
     Take the largest over all sites: they use it one after another.
     """
     return num_parts * -(-width_in // SPLIT_COLUMNS) * rows * max_rank
+
+
+class _ShrinkRowsArguments(NamedTuple):
+    """What _shrink_rows is given when it is launched, in the order of its parameters."""
+
+    x: torch.Tensor
+    tiles: torch.Tensor
+    entries: torch.Tensor
+    scratch: torch.Tensor
+    first_part: int
+    num_tiles: int
+    slot_stride: int
+    x_stride: int
+    rows: int
+    max_rank: int
+    width_in: int
 
 
 def shrink_site(
@@ -82,17 +99,19 @@ def shrink_site(
         "scratch is too small: see scratch_numbers"
     )
     _shrink_rows[(num_tiles, num_parts, triton.cdiv(width_in, SPLIT_COLUMNS))](
-        x,
-        tiles,
-        entries,
-        scratch,
-        first_part,
-        num_tiles,
-        entries.stride(0),
-        x.stride(0),
-        len(x),
-        max_rank,
-        width_in,
+        *_ShrinkRowsArguments(
+            x=x,
+            tiles=tiles,
+            entries=entries,
+            scratch=scratch,
+            first_part=first_part,
+            num_tiles=num_tiles,
+            slot_stride=entries.stride(0),
+            x_stride=x.stride(0),
+            rows=len(x),
+            max_rank=max_rank,
+            width_in=width_in,
+        ),
         dtype=triton_type(x.dtype),
         tile_rows=TILE_ROWS,
         rank_block=RANK_BLOCK,
@@ -102,6 +121,27 @@ def shrink_site(
         num_warps=4,
         num_stages=3,
     )
+
+
+class _ExpandRowsArguments(NamedTuple):
+    """What _expand_rows is given when it is launched, in the order of its parameters."""
+
+    out: torch.Tensor
+    tiles: torch.Tensor
+    entries: torch.Tensor
+    scratch: torch.Tensor
+    bias: torch.Tensor
+    first_part: int
+    num_tiles: int
+    slot_stride: int
+    out_stride: int
+    rows: int
+    max_rank: int
+    width0: int
+    width1: int
+    width2: int
+    chunk1: int
+    chunk2: int
 
 
 def expand_site(
@@ -131,22 +171,24 @@ def expand_site(
     chunks = [triton.cdiv(width, EXPAND_COLUMNS) for width in widths]
     padded = [*widths, 0, 0][:MAX_PARTS]
     _expand_rows[(num_tiles, sum(chunks))](
-        out,
-        tiles,
-        entries,
-        scratch,
-        out if bias is None else bias,
-        first_part,
-        num_tiles,
-        entries.stride(0),
-        out.stride(0),
-        len(out),
-        max_rank,
-        padded[0],
-        padded[1],
-        padded[2],
-        chunks[0],
-        sum(chunks[:2]),
+        *_ExpandRowsArguments(
+            out=out,
+            tiles=tiles,
+            entries=entries,
+            scratch=scratch,
+            bias=out if bias is None else bias,
+            first_part=first_part,
+            num_tiles=num_tiles,
+            slot_stride=entries.stride(0),
+            out_stride=out.stride(0),
+            rows=len(out),
+            max_rank=max_rank,
+            width0=padded[0],
+            width1=padded[1],
+            width2=padded[2],
+            chunk1=chunks[0],
+            chunk2=sum(chunks[:2]),
+        ),
         dtype=dtype,
         has_bias=bias is not None,
         splits=splits,

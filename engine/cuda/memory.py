@@ -86,17 +86,17 @@ def demand_of(config: ModelConfig, itemsize: int, page_tokens: int, work_bytes: 
     page = config.kv_numbers * page_tokens * itemsize
     slot = config.layers * len(parts_of(config)) * 5 * 8
     return Demand(
-        base_bytes(config, itemsize),
-        work_bytes,
-        page,
-        page_tokens,
-        adapter_numbers(config, TYPICAL_RANK) * itemsize,
-        slot,
+        base_bytes=base_bytes(config, itemsize),
+        work_bytes=work_bytes,
+        page_bytes=page,
+        page_tokens=page_tokens,
+        adapter_bytes=adapter_numbers(config, TYPICAL_RANK) * itemsize,
+        slot_bytes=slot,
     )
 
 
 def base_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Of all weights."""
+    """Count the bytes of all weights, each number of a norm or bias in four."""
     total = 0
     for _, shape in expected_tensors(config):
         total += math.prod(shape) * (itemsize if len(shape) == 2 else 4)
@@ -194,6 +194,6 @@ def _best_kv(demand: Demand, rest: int, request: int, load: Load, num_slots: int
         if kv >= 2 * demand.page_bytes and rest - kv >= demand.adapter_bytes + demand.slot_bytes
     ]
     return max(
-        ((earned(demand, kv, rest - kv, request, load, num_slots), kv) for kv in kept),
+        ((earned(demand, kv, rest - kv, request, load, num_slots=num_slots), kv) for kv in kept),
         default=(0.0, 0),
     )[1]

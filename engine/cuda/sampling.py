@@ -16,6 +16,7 @@ changed or forbidden are first copied in float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -170,6 +171,32 @@ def _is_limited(each: Draw) -> bool:
     return each.temperature > 0 and (each.top_k > 0 or each.top_p < 1.0 or each.min_p > 0.0)
 
 
+class _EstimateArguments(NamedTuple):
+    """What _estimate is given when it is launched, in the order of its parameters."""
+
+    logits: torch.Tensor
+    table: torch.Tensor
+    numbers: torch.Tensor
+    tops: torch.Tensor
+    lows: torch.Tensor
+    stride: int
+    vocab: int
+
+
+class _DecideArguments(NamedTuple):
+    """What _decide is given when it is launched, in the order of its parameters."""
+
+    logits: torch.Tensor
+    table: torch.Tensor
+    numbers: torch.Tensor
+    tops: torch.Tensor
+    lows: torch.Tensor
+    result: torch.Tensor
+    stride: int
+    vocab: int
+    blocks: int
+
+
 def _draw_together(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
     """Winner and margin, [draws, 2] float64 on the device."""
     device = logits.device
@@ -194,28 +221,32 @@ def _draw_together(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
     result = torch.empty(count, 2, dtype=torch.float64, device=device)
     numbers = table.view(torch.float64)
     _estimate[(count, blocks)](
-        logits,
-        table,
-        numbers,
-        tops,
-        lows,
-        logits.stride(0),
-        vocab,
+        *_EstimateArguments(
+            logits=logits,
+            table=table,
+            numbers=numbers,
+            tops=tops,
+            lows=lows,
+            stride=logits.stride(0),
+            vocab=vocab,
+        ),
         columns=_COLUMNS,
         block=DRAW_IDS,
         num_warps=4,
         num_stages=1,
     )
     _decide[(count,)](
-        logits,
-        table,
-        numbers,
-        tops,
-        lows,
-        result,
-        logits.stride(0),
-        vocab,
-        blocks,
+        *_DecideArguments(
+            logits=logits,
+            table=table,
+            numbers=numbers,
+            tops=tops,
+            lows=lows,
+            result=result,
+            stride=logits.stride(0),
+            vocab=vocab,
+            blocks=blocks,
+        ),
         columns=_COLUMNS,
         block=DRAW_IDS,
         padded=triton.next_power_of_2(blocks),

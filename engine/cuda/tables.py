@@ -62,7 +62,7 @@ class Room:
     @property
     def words(self) -> int:
         """The buffer's length in int32."""
-        return sum(_aligned(lines * count) for lines, count in self._shapes())
+        return sum(_aligned(lines * count) for lines, count in self.shapes())
 
     def holds(self, other: Room) -> bool:
         """Whether a step that needs `other` fits."""
@@ -70,7 +70,8 @@ class Room:
             mine >= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)
         )
 
-    def _shapes(self) -> tuple[tuple[int, int], ...]:
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Lines and columns of each of the Tables, in the order in which they lie."""
         rows = (1, self.rows)
         tiles = (3, self.tiles)
         runs = (4, self.runs)
@@ -156,7 +157,7 @@ def split(buffer: A, room: Room) -> Tables[A]:
     """Views of `buffer [room.words]` int32."""
     views: list[A] = []
     at = 0
-    for lines, count in room._shapes():
+    for lines, count in room.shapes():
         view = buffer[at : at + lines * count]
         views.append(view if lines == 1 else view.reshape(lines, count))
         at += _aligned(lines * count)

@@ -335,16 +335,16 @@ def test_a_base_that_does_not_fit_is_refused_with_what_it_needs_and_what_is_free
 def test_memory_that_runs_out_while_the_base_is_loaded_is_the_same_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run_out(*_: object) -> None:
+    def run_out(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 32.00 MiB.")
 
-    monkeypatch.setattr(executor.CudaExecutor, "_fuse", run_out)
+    monkeypatch.setattr(executor, "Launches", run_out)
     with pytest.raises(ModelError, match=r"the base needs .* Tried to allocate 32"):
         open_lab(HostDevice(), adapters=0)
 
 
 def test_kernels_that_do_not_run_on_a_device_are_no_riddle() -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ValueError("out of resource: shared memory, Required: 180224, Hardware limit: 101376")
 
     with pytest.raises(
@@ -417,11 +417,11 @@ class Connection:
 def failing(kind: type[Exception], text: str, wanted: list[bool]) -> Kernels:
     """Kernels of which one fails when `wanted[0]` says so, once."""
 
-    def attend(*arguments: object) -> None:
+    def attend(*arguments: object, **named: object) -> None:
         if wanted[0]:
             wanted[0] = False
             raise kind(text)
-        REFERENCES.attend_prefill(*arguments)
+        REFERENCES.attend_prefill(*arguments, **named)
 
     return replace(REFERENCES, attend_prefill=attend)
 
@@ -529,7 +529,7 @@ HANGING = """
 import socket, sys, threading
 from queue import SimpleQueue
 from engine.cuda.device import HostDevice
-from tests.engine.test_device_faults import serve_hanging
+from tests.engine.gpu.test_device_faults import serve_hanging
 sys.exit(serve_hanging(int(sys.argv[1])))
 """
 

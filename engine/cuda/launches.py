@@ -1,0 +1,372 @@
+"""Translates the program of a model (model/program.py) into the launches of a step on a device.
+
+Decides which operations share a launch, and which kernel or library product does each for how many
+rows. Knows nothing of graphs, buckets, memory or faults: a launch reads and writes the tensors of
+the Pass that it is given, and everything else it needs was fixed when it was made.
+
+    ADD … NORM                    the sum is made by the norm that follows: one pass over hidden
+    NORM_HEADS, ROTATE, STORE     one launch over queries, keys and values
+    gate and up, SWIGLU           one launch for a single row; else a product and then SwiGLU
+
+A linear of one row is bound by reading its weight, so a kernel of ours does it (matvec.py); more
+rows go to the library's product. Adapters are found through a table of addresses, so a step with
+adapters has the same launches whichever they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from ..model.parts import PARTS, parts_of
+from ..model.program import DOWN, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place
+from ..model.weights import Weights
+from .device import Device
+from .elementwise import HeadNorms
+from .kernels import Kernels
+from .space import PAGE_TOKENS, LoraSpace, Results, Space
+from .tables import Tables
+
+SOURCES = {
+    QKV: ("normed", "qkv"),
+    OUT: ("mixed", "delta"),
+    GATE_UP: ("normed", "gate_up"),
+    DOWN: ("gated", "delta"),
+}
+"""Which tensors of a Space a linear reads and writes, by its site."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One step on the device, as all its launches see it.
+
+    pool: [layers, 2 * kv_heads, num_pages, page_tokens * head_dim]. lora: None in a step without
+    adapters. embedded: [rows, hidden] float32, replaces the look-up where it is given.
+
+    singles: whether some run is one row, for the kernel of decoding. A graph always launches it:
+    its runs are only known when it runs, and the kernel leaves at once where it finds none.
+
+    forks: whether adapters' shrinking goes beside the base's products. That is free in a graph,
+    where launches are prepared; launch by launch, the host's two waits for each linear would cost
+    more than they save.
+    """
+
+    tables: Tables[torch.Tensor]
+    pool: torch.Tensor
+    space: Space
+    results: Results
+    attention_scratch: torch.Tensor
+    lora: LoraSpace | None
+    embedded: torch.Tensor | None = None
+    singles: bool = True
+    forks: bool = False
+
+
+Launch = Callable[[Pass], None]
+_AdapterLaunch = Callable[[Pass, LoraSpace], None]
+
+
+@dataclass
+class _Waiting:
+    """What operations that are no launch of their own have left for the one that does their work.
+
+    adds: delta is to be added to hidden; so it stays once a linear has written there, since every
+    norm but the first follows such a linear. rotates and norms are for the next STORE.
+    """
+
+    adds: bool = False
+    rotates: bool = False
+    norms: HeadNorms | None = None
+
+
+class Launches:
+    """The launches of one base, in order; calling it launches a whole step.
+
+    Reads the weights onto the device, in the order of the program, when it is made. Raises what
+    torch raises where they do not fit.
+    """
+
+    def __init__(
+        self,
+        program: list[Operation],
+        weights: Weights,
+        kernels: Kernels,
+        device: Device,
+        dtype: torch.dtype,
+        context: int,
+    ) -> None:
+        self._config = weights.config
+        self._weights = weights
+        self._kernels = kernels
+        self._device = device
+        self._dtype = dtype
+        self._parts = parts_of(weights.config)
+        self._embedding = self._read(("model.embed_tokens",))
+        angles = (
+            torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
+        )
+        self._cos = angles.cos().to(device.where)
+        self._sin = angles.sin().to(device.where)
+        self._launches = list(self._translate(program))
+
+    def __call__(self, step: Pass) -> None:
+        """Launch everything, on the stream of computing; waits for nothing."""
+        for launch in self._launches:
+            launch(step)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Look up `tokens [rows]`: [rows, hidden] float32."""
+        return self._embedding[tokens].float()
+
+    def _read(
+        self, names: tuple[str, ...], ending: str = "weight", dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Read tensors onto the device, one under the other."""
+        parts = [
+            self._weights.read(f"{name}.{ending}").to(self._device.where).to(dtype or self._dtype)
+            for name in names
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    # --- one translation for each kind of operation; None: a later launch does its work ---
+
+    def _translate(self, program: list[Operation]) -> Iterator[Launch]:
+        translations: dict[Kind, Callable[[Operation, _Waiting], Launch | None]] = {
+            Kind.EMBED: self._embed,
+            Kind.NORM: self._norm,
+            Kind.LINEAR: self._linear,
+            Kind.NORM_HEADS: self._norm_heads,
+            Kind.ROTATE: self._rotate,
+            Kind.STORE: self._store,
+            Kind.ATTEND: self._attend,
+            Kind.PICK: self._pick,
+        }
+        waiting = _Waiting()
+        for operation in program:
+            launch = translations[operation.kind](operation, waiting)
+            if launch is not None:
+                yield launch
+
+    def _embed(self, operation: Operation, waiting: _Waiting) -> Launch:
+        def launch(step: Pass) -> None:
+            space = step.space
+            if step.embedded is not None:
+                space.hidden.copy_(step.embedded)
+            else:
+                # by way of normed, which has the embedding's dtype: nothing is allocated
+                torch.index_select(self._embedding, 0, step.tables.tokens, out=space.normed)
+                space.hidden.copy_(space.normed)
+
+        return launch
+
+    def _norm(self, operation: Operation, waiting: _Waiting) -> Launch:
+        weight = self._read(operation.weights, dtype=torch.float32)
+        eps = self._config.norm_eps
+        picks = operation.target is Place.FINAL
+        adds = waiting.adds
+
+        def launch(step: Pass) -> None:
+            space = step.space
+            if adds:
+                self._kernels.add_rms_norm(space.hidden, space.delta, weight, eps, out=space.normed)
+            else:
+                self._kernels.rms_norm(space.hidden, weight, eps, space.normed)
+            # in decoding all rows are wanted, and final is normed itself
+            if picks and step.results.final is not space.normed:
+                torch.index_select(space.normed, 0, step.tables.logit_rows, out=step.results.final)
+
+        return launch
+
+    def _norm_heads(self, operation: Operation, waiting: _Waiting) -> None:
+        query, key = (self._read((name,), dtype=torch.float32) for name in operation.weights)
+        waiting.norms = HeadNorms(query, key, self._config.norm_eps)
+
+    def _rotate(self, operation: Operation, waiting: _Waiting) -> None:
+        waiting.rotates = True
+
+    def _store(self, operation: Operation, waiting: _Waiting) -> Launch:
+        layer = operation.layer or 0
+        config = self._config
+        norms = waiting.norms
+        cos, sin = (self._cos, self._sin) if waiting.rotates else (None, None)
+        waiting.norms = None
+        waiting.rotates = False
+
+        def launch(step: Pass) -> None:
+            tables = step.tables
+            self._kernels.rotate_and_store(
+                step.space.qkv,
+                cos,
+                sin,
+                tables.positions,
+                cells=tables.cells,
+                pool_layer=step.pool[layer],
+                heads=config.heads,
+                kv_heads=config.kv_heads,
+                norms=norms,
+            )
+
+        return launch
+
+    def _attend(self, operation: Operation, waiting: _Waiting) -> Launch:
+        layer = operation.layer or 0
+        width = self._config.heads * self._config.head_dim
+
+        def launch(step: Pass) -> None:
+            tables = step.tables
+            pool = step.pool[layer]
+            query = step.space.qkv[:, :width]
+            mixed = step.space.mixed
+            if step.singles:
+                self._kernels.attend_decode(
+                    query,
+                    pool,
+                    tables.runs,
+                    tables.pages,
+                    out=mixed,
+                    scratch=step.attention_scratch,
+                    page_tokens=PAGE_TOKENS,
+                )
+            if tables.query_tiles.shape[1]:
+                self._kernels.attend_prefill(
+                    query,
+                    pool,
+                    tables.runs,
+                    tables.pages,
+                    query_tiles=tables.query_tiles,
+                    out=mixed,
+                    page_tokens=PAGE_TOKENS,
+                )
+
+        return launch
+
+    def _pick(self, operation: Operation, waiting: _Waiting) -> None:
+        """Nothing here: the norm that follows adds to hidden first, and picks rows after that."""
+
+    # --- linears ---
+
+    def _linear(self, operation: Operation, waiting: _Waiting) -> Launch:
+        if operation.site is None:
+            return self._head(operation)
+        weight = self._read(operation.weights)
+        multiply = self._multiply(weight)
+        bias = self._read(operation.weights, "bias") if operation.biased else None
+        into, out_of = SOURCES[operation.site]
+        folds = operation.ending is Ending.SWIGLU
+        multiply_adapted = self._multiply_adapted(operation, multiply, bias)
+        waiting.adds = waiting.adds or operation.ending is Ending.ADD
+
+        def launch(step: Pass) -> None:
+            x = getattr(step.space, into)
+            out = getattr(step.space, out_of)
+            if step.lora is not None:
+                multiply_adapted(step, step.lora)
+            elif folds and len(x) == 1:
+                self._kernels.matvec_swiglu(x, weight, bias, step.space.gated)
+                return
+            else:
+                multiply(x, out, bias)
+            if folds:
+                self._kernels.swiglu(out, step.space.gated)
+
+        return launch
+
+    def _multiply(
+        self, weight: torch.Tensor
+    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None]:
+        """Give `multiply(x, out, bias)`: `out = x @ weight.T + bias`."""
+        transposed = weight.t()
+
+        def multiply(x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None) -> None:
+            if len(x) == 1:
+                self._kernels.matvec(x, weight, bias, out)
+            elif bias is None:
+                torch.mm(x, transposed, out=out)
+            else:
+                torch.addmm(bias, x, transposed, out=out)
+
+        return multiply
+
+    def _multiply_adapted(
+        self,
+        operation: Operation,
+        multiply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
+        bias: torch.Tensor | None,
+    ) -> _AdapterLaunch:
+        """Give the launches of a linear with adapters: shrinking, the base's product, expanding.
+
+        Shrinking needs x alone, so it may go beside the product; expanding needs both. The bias is
+        added by expanding, because an adapter's gain multiplies the product without it.
+        """
+        assert operation.site is not None
+        shrink, expand = self._adapters(operation.site, operation.layer or 0, bias)
+        into, out_of = SOURCES[operation.site]
+
+        def launch(step: Pass, lora: LoraSpace) -> None:
+            x = getattr(step.space, into)
+            out = getattr(step.space, out_of)
+            if step.forks:
+                with self._device.beside(partial(shrink, step, lora)):
+                    multiply(x, out, None)
+            else:
+                shrink(step, lora)
+                multiply(x, out, None)
+            expand(step, lora)
+
+        return launch
+
+    def _adapters(
+        self, site: int, layer: int, bias: torch.Tensor | None
+    ) -> tuple[_AdapterLaunch, _AdapterLaunch]:
+        members = [index for index, part in enumerate(self._parts) if part.kind == site]
+        first = layer * PARTS + members[0]
+        widths = [self._parts[index].width_out for index in members]
+        width_in = self._parts[members[0]].width_in
+        into, out_of = SOURCES[site]
+
+        def shrink(step: Pass, lora: LoraSpace) -> None:
+            self._kernels.shrink_site(
+                getattr(step.space, into),
+                step.tables.tiles,
+                lora.entries,
+                first,
+                num_parts=len(widths),
+                scratch=lora.scratch,
+                max_rank=lora.rank,
+            )
+
+        def expand(step: Pass, lora: LoraSpace) -> None:
+            self._kernels.expand_site(
+                getattr(step.space, out_of),
+                step.tables.tiles,
+                lora.entries,
+                first,
+                width_in=width_in,
+                widths=widths,
+                bias=bias,
+                scratch=lora.scratch,
+                max_rank=lora.rank,
+            )
+
+        return shrink, expand
+
+    def _head(self, operation: Operation) -> Launch:
+        tied = operation.weights == ("model.embed_tokens",)
+        weight = self._embedding if tied else self._read(operation.weights)
+
+        def launch(step: Pass) -> None:
+            results = step.results
+            if not len(results.logits):
+                return  # a step of prompts of which none ends
+            if len(results.logits) == 1:
+                self._kernels.matvec(results.final, weight, None, results.logits)
+            else:
+                self._device.product(results.final, weight, results.logits)
+            self._kernels.best_and_finite(
+                results.logits, results.result[0], results.result[1], results.scratch
+            )
+
+        return launch
