@@ -30,10 +30,10 @@ from .config import Config
 from .daemon import NodeDaemon
 from .engine_host import EngineHost, EngineSettings
 from .errors import ConfigError, EngineLost
-from .money.metering import Price
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
 from .wire import infer as wire
+from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
 

@@ -22,10 +22,12 @@ from p2p.peers import PeerAddress
 from ..api import EndReason
 from ..engine_host import EngineHost, EngineRun
 from ..errors import NoEngine
-from ..money.metering import BASE_ADAPTER, Deal
+from ..wire import client_session as client
 from ..wire import infer as wire
+from ..wire.client_session import Question
+from ..wire.metering import BASE_ADAPTER
 from .remote import Call as InferCall
-from .remote import Caller, Question
+from .remote import Caller
 from .sampling import sampling_of
 
 
@@ -220,33 +222,32 @@ class _RemoteCall:
     def __init__(self, infer: InferCall, connect_ms: float) -> None:
         self._infer = infer
         self._connect_ms = connect_ms
-        self._deal: Deal | None = None
-        self._done: wire.Done | None = None
+        self._is_agreed = False
+        self._outcome: client.Outcome | None = None
 
     async def open(self) -> Mapping[str, float]:
-        self._deal = await self._infer.open()
-        return {"connect": self._connect_ms} | dict(self._deal.offer.timings)
+        deal = await self._infer.open()
+        self._is_agreed = True
+        return {"connect": self._connect_ms} | dict(deal.offer.timings)
 
     async def next_tokens(self) -> wire.Output | None:
-        assert self._deal is not None, "tokens are asked for before the terms"
-        message = await self._infer.next_tokens(self._deal)
-        if isinstance(message, wire.Output):
-            return message
-        self._done = message
+        found = await self._infer.next_tokens()
+        if isinstance(found, wire.Output):
+            return found
+        self._outcome = found
         return None
 
     async def stop(self) -> None:
-        await self._infer.stop_soon()
+        self._infer.stop_soon()
 
     async def finish(self) -> Outcome:
-        assert self._deal is not None
-        assert self._done is not None, "an answer is finished before its end"
-        ended = await self._infer.finish(self._deal, self._done)
+        ended = self._outcome
+        assert ended is not None, "an answer is finished before its end"
         return Outcome(
             ended.reason, ended.amount, ended.receipt, ended.neighbours, ended.timings_ms
         )
 
     async def leave(self) -> None:
         """Whoever asked is gone: what came is settled all the same."""
-        if self._deal is not None and self._done is None:
-            await self._infer.settle_early(self._deal)
+        if self._is_agreed and self._outcome is None:
+            await self._infer.settle_early()

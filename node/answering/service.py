@@ -34,10 +34,10 @@ from ..errors import (
     PaymentError,
     RemoteError,
 )
-from ..money.metering import BASE_ADAPTER, ShareRow
 from ..telemetry import Telemetry
+from ..wire.client_session import Question
+from ..wire.metering import BASE_ADAPTER, ShareRow
 from .peers import Outcome, Peer, Peers
-from .remote import Question
 from .router import Router
 from .sampling import check_request, terms_of
 from .stream import AnswerSender, Writer, open_answer

@@ -37,8 +37,8 @@ from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_m
 from ..api import AdapterInfo, AdapterState, PullReport
 from ..engine_host import AdapterFiles, EngineHost
 from ..errors import AdapterError, EngineError, NoProvider, UnknownModel, WrongBase
-from ..money.metering import ShareRow, expected_shares
 from ..telemetry import Telemetry
+from ..wire.metering import ShareRow, expected_shares
 from .packaging import (
     CONFIG_FILE,
     VERIFICATION_FILE,

@@ -36,8 +36,9 @@ from proofs.voucher import Voucher
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from ..wire.channels import ChannelRow
 from ..wire.receipts import DELIVER_DEADLINE_S, MAX_DELIVERED, PROTOCOL, TOPIC, Deliver, Taken
-from .book import ChannelBook, ChannelRow
+from .book import ChannelBook
 from .mirror import Mirror
 
 OUTBOX_INTERVAL_S = 5.0

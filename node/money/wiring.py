@@ -4,7 +4,7 @@ counter, its receipts. Only wires and reports.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -27,6 +27,7 @@ from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from ..wire.notary import Notary
 from ..wire.receipts import PROTOCOL
 from .aggregator import AggregatorRole
 from .book import ChannelBook
@@ -41,6 +42,7 @@ LAST_CLAIM_DEADLINE_S = 2.0
 MAX_LISTED_RECEIPTS = 1000
 MAX_SHOWN_REJECTIONS = 20
 AGGREGATOR_STREAMS_PER_PEER = 8
+CHECK_INTERVAL_S = 3600.0
 
 
 _STATE_WORDS: dict[OutboxState, ReceiptState] = {
@@ -63,15 +65,19 @@ class Connection:
 
 @dataclass
 class Books:
-    """The daemon's files about money."""
+    """What the daemon remembers about money: views of one file."""
 
     ledger: Ledger
-    channels: ChannelBook
 
     @property
     def outbox(self) -> Outbox:
         """This daemon's receipts."""
         return Outbox(self.ledger)
+
+    @property
+    def channels(self) -> ChannelBook:
+        """This daemon's channels, on both sides of the counter."""
+        return ChannelBook(self.ledger)
 
 
 class Money:
@@ -130,9 +136,9 @@ class Money:
             operator=self._signer.address,
             accounts=self.accounts,
         )
+        notary = Notary(self._signer, network)
         self.till = Till(
-            self._signer,
-            network,
+            notary,
             self._books.channels,
             chain.read_channel,
             on_receipt=self.settlement.earned,
@@ -141,9 +147,7 @@ class Money:
         vault = Vault(
             chain.deposit, chain.read_channel, config.channel_deposit, config.max_channel_deposit
         )
-        self.purse = Purse(
-            self._signer, network, self._books.channels, vault, on_receipt=self.settlement.paid
-        )
+        self.purse = Purse(notary, self._books.channels, vault, on_receipt=self.settlement.paid)
         if config.role == "aggregator":
             if self._connection.aggregator != self._signer.address:
                 raise ConfigError(
@@ -179,6 +183,8 @@ class Money:
             nursery.start_soon(self.mirror.run, min(5.0, self._config.epoch_s / 2))
             nursery.start_soon(self.settlement.run_outbox)
             nursery.start_soon(self.settlement.run_claims, self._config.claim_interval_s)
+        if self.till is not None and self.purse is not None:
+            nursery.start_soon(run_checks, (self.till.check, self.purse.check), self._telemetry)
 
     async def close(self) -> None:
         """Claim at the end what is due; bounded, because the machine may be going down."""
@@ -276,6 +282,25 @@ class Money:
             ) from error
 
 
+async def run_checks(
+    checks: Sequence[Callable[[], None]],
+    telemetry: Telemetry,
+    interval_s: float = CHECK_INTERVAL_S,
+) -> None:
+    """Look every interval whether the channels' invariants hold, until cancelled.
+
+    A broken one is a bug of ours: it is counted and told, and ends nothing.
+    """
+    while True:
+        await trio.sleep(interval_s)
+        for check in checks:
+            try:
+                check()
+            except AssertionError as error:
+                telemetry.count("invariants_broken")
+                telemetry.log(f"money: an invariant is broken, please report it: {error!r}")
+
+
 @asynccontextmanager
 async def open_money(
     config: Config, identity: Identity, host: Host, telemetry: Telemetry
@@ -283,17 +308,13 @@ async def open_money(
     """Connect to the chain that the configuration names, if any, and open the books."""
     connection = await _connect(config, identity) if config.chain_rpc else None
     ledger = Ledger(config.ledger_path)
-    channels = ChannelBook(config.ledger_path)
-    money = Money(
-        config, identity, host, telemetry, connection=connection, books=Books(ledger, channels)
-    )
+    money = Money(config, identity, host, telemetry, connection=connection, books=Books(ledger))
     try:
         yield money
         await money.close()
     finally:
         if connection is not None:
             connection.chain.close()
-        channels.close()
         ledger.close()
 
 

@@ -19,10 +19,19 @@ from typing import Any
 
 from ..errors import LedgerConflict, LedgerError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_DEADLINE_MS = 10_000
 WAL_RETRY_S = 0.01
 
+# Version 1 left this table to whoever wrote channels, so a file of that version may have it
+# already.
+_CHANNEL = """
+CREATE TABLE IF NOT EXISTS channel (
+    id BLOB PRIMARY KEY,
+    operator BLOB NOT NULL,             -- who is paid
+    body BLOB NOT NULL
+)
+"""
 _SCHEMA = """
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY,
@@ -116,7 +125,11 @@ class Ledger:
         if not found:
             for statement in _SCHEMA.split(";\n"):
                 self._db.execute(statement)
+            self._db.execute(_CHANNEL)
             self._db.execute("INSERT INTO ledger_schema VALUES (?)", (SCHEMA_VERSION,))
+        elif found == [1]:
+            self._db.execute(_CHANNEL)
+            self._db.execute("UPDATE ledger_schema SET version = ?", (SCHEMA_VERSION,))
         elif found != [SCHEMA_VERSION]:
             raise LedgerError(
                 f"the ledger has schema {found[0]}; this program reads {SCHEMA_VERSION}: use the"
@@ -125,8 +138,14 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside happen or none; LedgerConflict when one contradicts what is there."""
+        """All writes inside happen or none; LedgerConflict when one contradicts what is there.
+
+        A transaction inside another is part of it: it is on the disk when the outer one ends.
+        """
         with self._lock:
+            if self._db.in_transaction:  # of this thread, since it holds the lock
+                yield
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield

@@ -14,9 +14,8 @@ from typing import Any
 
 import msgspec
 
-from node.money.book import FIRST
-from node.money.metering import Account, Deal, Position, Price, expected_shares
 from node.wire import infer as wire
+from node.wire.metering import FIRST, Account, Deal, Position, Price, expected_shares
 from node.wire.receipts import Deliver, Taken
 from proofs.attribution.shares import SharePolicy
 from proofs.codec import encode
@@ -190,7 +189,14 @@ def close(talk: Talk) -> Deal:
     (asked,) = talk.find(wire.Ask)
     (offered,) = talk.find(wire.Offer)
     (begun,) = talk.find(wire.Begin)
-    deal = Deal.close(asked, offered, begun, operator=NODE.address, channel_id=CHANNEL)
+    deal = Deal.close(
+        asked,
+        offered,
+        client_seed=begun.client_seed,
+        salt=begun.salt,
+        operator=NODE.address,
+        channel_id=CHANNEL,
+    )
     talk.derived |= {
         "ask_sha256": hashlib.sha256(wire.encode(asked)).hexdigest(),
         "seed_commitment": asked.seed_commitment.hex(),

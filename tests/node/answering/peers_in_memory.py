@@ -15,13 +15,13 @@ import trio
 
 from engine import messages as m
 from node.answering.peers import Call, Outcome, Peer
-from node.answering.remote import Question
 from node.answering.router import Router
 from node.answering.service import Service
 from node.answering.tokenizer import BaseTokenizer
 from node.errors import NodeError, NoEngine, UnknownModel
-from node.money.metering import ShareRow
 from node.telemetry import Telemetry
+from node.wire.client_session import Question
+from node.wire.metering import ShareRow
 from p2p.cid import Cid
 from p2p.identity import Identity
 from p2p.peers import PeerAddress

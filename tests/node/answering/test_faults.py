@@ -19,8 +19,8 @@ from node.api import CompletionRequest, Delta
 from node.config import CONFIG_FILE, dump_config
 from node.daemon import NodeDaemon
 from node.errors import EngineLost, NodeCheated, NodeRefused, NodeVanished
-from node.money.purse import Pocket
-from node.money.till import Tab
+from node.wire.channels import PayeeChannel, PayerChannel, Payment
+from node.wire.client_session import ClientSession
 from p2p.cid import Cid
 from tests.node.networks import Lab, ask, open_lab, until
 from tests.node.tiny import make_adapter
@@ -68,9 +68,9 @@ async def test_a_client_that_vanishes_signs_when_it_comes_back(
     async with paid_pair(paid_lab, 0) as (volunteer, gateway):
         real = Call.next_tokens
 
-        async def crash(self: Call, deal: Any) -> Any:
-            tokens = await real(self, deal)
-            if len(self.answer) > 3:
+        async def crash(self: Call) -> Any:
+            tokens = await real(self)
+            if self._session.num_tokens > 3:
                 raise NodeVanished("our own crash")
             return tokens
 
@@ -113,22 +113,26 @@ async def test_a_node_stops_when_it_is_not_paid(
     async with paid_pair(paid_lab, 2, unpaid_deadline_s=0.5) as (volunteer, gateway):
         await ask(gateway, max_tokens=2)
 
-        async def pay_less(self: Pocket, key: int, limit: int) -> Any:
-            pay = await real_pay(self, key, limit - 1)
-            return type(pay)(limit, pay.amount, pay.signature)
+        def pay_less(self: PayerChannel, key: int, limit: int) -> Payment:
+            payment = real_pay(self, key, limit - 1)
+            pay = type(payment.pay)(limit, payment.pay.amount, payment.pay.signature)
+            return Payment(pay, payment.persist)
 
-        real_pay = Pocket.pay
+        real_pay = PayerChannel.pay
         with monkeypatch.context() as patch:
-            patch.setattr(Pocket, "pay", pay_less)
+            patch.setattr(PayerChannel, "pay", pay_less)
             with pytest.raises(NodeRefused, match="does not cover") as refused:
                 await ask(gateway, max_tokens=100)
             assert refused.value.code == "payment_required"
 
-        async def pay_nothing(self: Call, deal: Any) -> None:
-            """Keep the money."""
+        def pay_once(self: ClientSession, now: float) -> None:
+            """Keep the rest of the money."""
+            if not self.num_tokens:
+                real_ahead(self, now)
 
+        real_ahead = ClientSession._pay
         with monkeypatch.context() as patch:
-            patch.setattr(Call, "_pay_ahead", pay_nothing)
+            patch.setattr(ClientSession, "_pay", pay_once)
             with pytest.raises(NodeRefused, match="no voucher came"):
                 await ask(gateway, max_tokens=100)
         await ask(gateway, max_tokens=2)
@@ -143,13 +147,13 @@ async def test_a_client_signs_nothing_that_it_did_not_count(
     paid_lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with paid_pair(paid_lab, 3) as (_, gateway):
-        real_draft = Tab.draft
+        real_draft = PayeeChannel.draft
 
-        def draft_other(self: Tab, key: int, deal: Any, answer_ids: list[int]) -> Any:
+        def draft_other(self: PayeeChannel, key: int, deal: Any, answer_ids: list[int]) -> Any:
             return real_draft(self, key, deal, [*answer_ids[:-1], 7])
 
         with monkeypatch.context() as patch:
-            patch.setattr(Tab, "draft", draft_other)
+            patch.setattr(PayeeChannel, "draft", draft_other)
             with pytest.raises(NodeCheated, match="answer_commitment"):
                 await ask(gateway, max_tokens=3)
         assert gateway.telemetry.counters["answers_rejected"] == 1

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from node.errors import NodeRefused, PaymentRequired
-from node.money import till
-from node.money.book import ChannelBook, ChannelRow
+from node.money.book import ChannelBook
+from node.wire import channels as wire_channels
+from node.wire.channels import ChannelRow
 from proofs.chain.client import ChainClient, open_client
+from proofs.ledger import Ledger
 from tests.node.networks import Lab, ask, open_lab, until
 
 TINY = 2_000  # a question of 5 tokens costs 50, an answer 50 a token
@@ -27,11 +29,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def channels(home: Path) -> list[ChannelRow]:
-    book = ChannelBook(home / "ledger.sqlite")
+    ledger = Ledger(home / "ledger.sqlite")
     try:
-        return book.all()
+        return ChannelBook(ledger).all()
     finally:
-        book.close()
+        ledger.close()
 
 
 def chain_of(lab: Lab, name: str) -> ChainClient:
@@ -77,7 +79,7 @@ async def test_a_requested_withdrawal_is_refused_by_name_and_the_voucher_claimed
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab.bootstrap = ()
-    monkeypatch.setattr(till, "RECHECK_S", 0.0)
+    monkeypatch.setattr(wire_channels, "RECHECK_S", 0.0)
     never = {"claim_interval_s": 3600.0}
     async with (
         lab.daemon("patient volunteer", **never),

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from node.errors import NoChannel
-from node.money.book import ChannelBook, ChannelRow
-from node.money.metering import Deal
-from node.money.purse import Pocket
+from node.money.book import ChannelBook
 from node.money.till import Till
-from node.money.vault import Vault
 from node.wire import infer as wire
+from node.wire.channels import ChannelFacts, ChannelRow, PayerChannel
+from node.wire.metering import Deal
+from node.wire.notary import Notary
 from proofs.chain.structs import ChannelState
+from proofs.ledger import Ledger
 from proofs.receipt import digest_of
 from proofs.voucher import ChannelConfig
 from tests.golden import other
@@ -34,15 +35,19 @@ def read_channel(channel: bytes) -> ChannelState:
 
 @pytest.fixture
 def book(tmp_path: Path) -> Iterator[ChannelBook]:
-    book = ChannelBook(tmp_path / "ledger.sqlite")
-    yield book
-    book.close()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    yield ChannelBook(ledger)
+    ledger.close()
 
 
 @pytest.fixture
 def till(book: ChannelBook) -> Till:
     return Till(
-        NODE, NETWORK, book, read_channel, lambda receipt, row: None, on_withdrawal=lambda: None
+        Notary(NODE, NETWORK),
+        book,
+        read_channel,
+        lambda receipt, row: None,
+        on_withdrawal=lambda: None,
     )
 
 
@@ -57,14 +62,14 @@ def config_of(vector: dict[str, Any]) -> ChannelConfig:
 
 @pytest.mark.parametrize("vector", CHANNELS["accept"], ids=lambda vector: vector["why"])
 async def test_a_node_takes_these_channels(till: Till, vector: dict[str, Any]) -> None:
-    tab = await till.open(CLIENT_PEER, CLIENT.address, config_of(vector))
-    assert tab.channel_id.hex() == vector["channel_id"]
+    tab = till.open(CLIENT_PEER, CLIENT.address, config_of(vector))
+    assert tab.channel.channel_id.hex() == vector["channel_id"]
 
 
 @pytest.mark.parametrize("vector", CHANNELS["refuse"], ids=lambda vector: vector["why"])
 async def test_a_node_refuses_these_channels(till: Till, vector: dict[str, Any]) -> None:
     with pytest.raises(NoChannel):
-        await till.open(CLIENT_PEER, CLIENT.address, config_of(vector))
+        till.open(CLIENT_PEER, CLIENT.address, config_of(vector))
 
 
 class Replay:
@@ -79,7 +84,8 @@ class Replay:
         self.deal = Deal.close(
             self.only(wire.Ask),
             self.only(wire.Offer),
-            self.only(wire.Begin),
+            client_seed=self.only(wire.Begin).client_seed,
+            salt=self.only(wire.Begin).salt,
             operator=NODE.address,
             channel_id=CHANNEL,
         )
@@ -100,54 +106,48 @@ class Replay:
 
 
 async def test_the_node_takes_the_vouchers_and_writes_the_receipts(till: Till) -> None:
-    tab = await till.open(CLIENT_PEER, CLIENT.address, CONFIG)
+    channel = till.open(CLIENT_PEER, CLIENT.address, CONFIG).channel
+    channel.note(ChannelFacts(DEPOSIT, is_withdrawing=False), now=0.0)
     paid, broken, pending = (Replay(name) for name in ("paid", "broken", "pending"))
     for talk in (paid, broken, pending):
         if talk is pending:
-            assert tab.pending is not None
-            assert tab.pending.body == talk.only(wire.Pending).body
-            tab.settle(talk.all(wire.Settle)[0].signature)
-        key = tab.new_key()
+            assert channel.pending is not None
+            assert channel.pending.body == talk.only(wire.Pending).body
+            channel.settle(talk.all(wire.Settle)[0].signature)
+        key = channel.new_key()
         for payment in talk.payments:
-            await tab.take(key, payment)
-        draft = tab.draft(key, talk.deal, talk.answer)
+            channel.check_voucher(payment)
+            channel.raise_voucher(payment)
+            channel.reserve(key, payment.limit)
+        draft = channel.draft(key, talk.deal, talk.answer).row.drafts[-1]
         assert draft.body.hex() == talk.derived["body"]
         assert draft.node_signature.hex() == talk.derived["node_signature"]
         if talk is not broken:
             assert draft.body == talk.only(wire.Done).body
-            tab.settle(talk.all(wire.Settle)[-1].signature)
-    assert tab.pending is None
+            channel.settle(talk.all(wire.Settle)[-1].signature)
+    assert channel.pending is None
 
 
-async def test_the_client_gives_the_vouchers_and_signs_the_receipts(book: ChannelBook) -> None:
-    vault = Vault(lambda config, amount: None, read_channel, 1, DEPOSIT)
+def test_the_client_gives_the_vouchers_and_signs_the_receipts() -> None:
     row = ChannelRow(CHANNEL, NODE.address, CONFIG)
-    pocket = Pocket(
-        row,
-        DEPOSIT,
-        CLIENT,
-        NETWORK,
-        book,
-        vault=vault,
-        on_receipt=lambda receipt: None,
-    )
+    channel = PayerChannel(row, DEPOSIT, Notary(CLIENT, NETWORK))
     paid, broken, pending = (Replay(name) for name in ("paid", "broken", "pending"))
     for talk in (paid, broken, pending):
         if talk is pending:
             shown = talk.only(wire.Pending)
-            signature = pocket.cosign_pending(shown.body, shown.node_signature)
-            assert signature == talk.all(wire.Settle)[0].signature
-        key = pocket.new_key()
+            signed = channel.cosign_pending(shown.body, shown.node_signature)
+            assert signed.signature == talk.all(wire.Settle)[0].signature
+        key = channel.begin(talk.deal.seed)
         for payment in talk.payments:
-            assert await pocket.pay(key, payment.limit) == payment
+            assert channel.pay(key, payment.limit).pay == payment
         if talk is broken:
-            pocket.leave(key)
+            channel.leave(key)
             continue
         done = talk.only(wire.Done)
         assert done.node_signature is not None
-        digest, amount, signature = pocket.cosign(
-            key, talk.deal, talk.answer, done.body, done.node_signature
+        signed = channel.cosign(
+            key, talk.deal, talk.answer, done.body, node_signature=done.node_signature
         )
-        assert digest == digest_of(done.body)
-        assert amount == talk.derived["receipt"]["amount"]
-        assert signature == talk.all(wire.Settle)[-1].signature
+        assert signed.digest == digest_of(done.body)
+        assert signed.receipt.amount == talk.derived["receipt"]["amount"]
+        assert signed.signature == talk.all(wire.Settle)[-1].signature

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from node.errors import PaymentRequired
-from node.money.metering import Account, Price
 from node.wire import infer as wire
+from node.wire.metering import Account, Price
 
 DEPOSIT = 100_000
 

@@ -1,4 +1,4 @@
-"""What an answer costs and what both sides sign about it.
+"""Decides what an answer costs and what both sides sign about it. Knows no message's order.
 
 Pure: client and node each run this on what they saw themselves, and compare.
 
@@ -22,7 +22,7 @@ from proofs.manifest import Manifest
 from proofs.receipt import VERSION, Receipt, commit
 
 from ..errors import PaymentRequired
-from ..wire.infer import Ask, Begin, Offer, seed_of
+from .infer import Ask, Offer, seed_of
 
 BASE_ADAPTER = bytes(32)
 ShareRow = tuple[bytes, int, int]  # address, role, basis points
@@ -39,13 +39,13 @@ class Price:
         """What so many tokens cost."""
         return prompt_tokens * self.prompt + completion_tokens * self.completion
 
-    def credit(self, limit: int, prompt_tokens: int, max_tokens: int) -> int:
-        """How many tokens of answer `limit` pays for, at most `max_tokens`; negative when it does
-        not even pay for the prompt.
+    def credit(self, limit: int, prompt_tokens: int, max_tokens: int) -> int | None:
+        """How many tokens of answer `limit` pays for, at most `max_tokens`; None when it does not
+        even pay for the prompt.
         """
         left = limit - prompt_tokens * self.prompt
         if left < 0:
-            return -1
+            return None
         return min(left // self.completion, max_tokens) if self.completion else max_tokens
 
 
@@ -76,11 +76,15 @@ class Account:
         """What is deposited and neither spent nor reserved."""
         return self.deposit - self.needed
 
+    def reserved_for(self, key: int) -> int:
+        """What request `key` may still spend; 0 for one that is not known."""
+        return self._reserved.get(key, 0)
+
     def missing(self, key: int, limit: int) -> int:
         """By how much the deposit is too small for request `key` to spend up to `limit`; 0 when it
         is not.
         """
-        return max(0, self.needed - self._reserved.get(key, 0) + limit - self.deposit)
+        return max(0, self.needed - self.reserved_for(key) + limit - self.deposit)
 
     def raise_voucher(self, amount: int) -> None:
         """A voucher for `amount` was given; an older, smaller one arriving late changes nothing."""
@@ -94,8 +98,11 @@ class Account:
     def reserve(self, key: int, limit: int) -> None:
         """Let request `key` spend up to `limit` in all, if the voucher covers it beside everything
         else.
+
+        A limit that is not higher changes nothing: tokens may have been made for the higher one.
         """
-        others = self.needed - self._reserved.get(key, 0)
+        limit = max(limit, self.reserved_for(key))
+        others = self.needed - self.reserved_for(key)
         if others + limit > self.voucher:
             raise PaymentRequired(
                 f"the voucher of {self.voucher} does not cover {others} already owed or reserved"
@@ -105,7 +112,7 @@ class Account:
 
     def want(self, key: int, limit: int) -> int:
         """Plan to spend up to `limit` on request `key`; gives the voucher that this needs."""
-        others = self.needed - self._reserved.get(key, 0)
+        others = self.needed - self.reserved_for(key)
         if others + limit > self.deposit:
             raise PaymentRequired(
                 f"the channel's deposit of {self.deposit} does not cover {others + limit}; deposit"
@@ -117,7 +124,7 @@ class Account:
 
     def shrink(self, key: int, amount: int) -> None:
         """Request `key` ended and cost `amount`: what it reserved beyond that is free again."""
-        assert amount <= self._reserved.get(key, 0), "an answer cost more than was reserved for it"
+        assert amount <= self.reserved_for(key), "an answer cost more than was reserved for it"
         self._reserved[key] = amount
 
     def settle(self, key: int, amount: int) -> None:
@@ -143,6 +150,10 @@ class Position:
     cumulative: int  # before this receipt
 
 
+FIRST = Position(1, bytes(32), 0)
+"""Where a channel's first receipt stands."""
+
+
 @dataclass(frozen=True)
 class Deal:
     """What both sides agreed on before the first token.
@@ -152,24 +163,28 @@ class Deal:
 
     ask: Ask
     offer: Offer
-    begin: Begin
     operator: bytes
     channel_id: bytes
+    salt: bytes
     seed: bytes
 
     @classmethod
     def close(
-        cls, ask: Ask, offer: Offer, begin: Begin, operator: bytes, channel_id: bytes
+        cls,
+        ask: Ask,
+        offer: Offer,
+        *,
+        client_seed: bytes,
+        salt: bytes,
+        operator: bytes,
+        channel_id: bytes,
     ) -> Deal:
-        """Fix the deal; the seed follows from both halves."""
-        return cls(
-            ask,
-            offer,
-            begin,
-            operator,
-            channel_id=channel_id,
-            seed=seed_of(ask, offer.node_seed, begin.client_seed),
-        )
+        """Fix the deal; the seed follows from both halves.
+
+        `channel_id` is 32 zero bytes when nothing is paid.
+        """
+        seed = seed_of(ask, offer.node_seed, client_seed)
+        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed)
 
     @property
     def prompt_tokens(self) -> int:
@@ -181,11 +196,15 @@ class Deal:
         """The offered prices."""
         return Price(self.offer.prompt_price, self.offer.completion_price)
 
+    def cost(self, num_tokens: int) -> int:
+        """What the prompt and so many tokens of answer cost."""
+        return self.price.cost(self.prompt_tokens, num_tokens)
+
     def receipt(self, network: Network, position: Position, answer_ids: Sequence[int]) -> Receipt:
         """The one receipt that fits this deal, this place in the channel and this answer."""
         ask = self.ask
         offer = self.offer
-        amount = self.price.cost(len(ask.prompt_ids), len(answer_ids))
+        amount = self.cost(len(answer_ids))
         return Receipt(
             version=VERSION,
             chain_id=network.chain_id,
@@ -197,8 +216,8 @@ class Deal:
             client=ask.client,
             base=ask.base,
             adapter=ask.adapter,
-            prompt_commitment=commit(self.begin.salt, ask.prompt_ids),
-            answer_commitment=commit(self.begin.salt, answer_ids),
+            prompt_commitment=commit(self.salt, ask.prompt_ids),
+            answer_commitment=commit(self.salt, answer_ids),
             prompt_tokens=len(ask.prompt_ids),
             completion_tokens=len(answer_ids),
             prompt_price=offer.prompt_price,

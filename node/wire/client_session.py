@@ -1,0 +1,468 @@
+"""The client's machine of one infer stream: what it says when, what it pays, what it signs.
+
+Decides; sends nothing, knows no clock, no disk and no chain. Events come in, deeds go out, to be
+done in order.
+
+    start ──Ask──▶ ASKED ──Offer: Begin──▶ ANSWERING ──Done: Settle──▶ SETTLING ──Settled──▶ OVER
+                   Pending: Settle        Output: Pay ahead
+                                          Pending: Settle
+
+- It pays for the prompt and PAY_TOKENS tokens, and again when half of them came; never more ahead.
+- It signs what it would have written itself, and for answers that broke off what it vouched for.
+- Whatever is not as the page says ends the session with NodeCheated, before anything is signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import assert_never
+
+from ..api import EndReason
+from ..errors import NodeCheated, NodeError, NodeRefused, NodeVanished, PaymentRequired
+from . import infer as wire
+from .channels import PayerChannel, Persist, Signed
+from .infer import PAY_TOKENS
+from .metering import Deal, Price, ShareRow
+from .session import Fail, Failed, Malformed, PeerGone, Send, Tick
+
+OFFER_DEADLINE_S = 120.0  # the node may have to fetch the adapter first
+TOKEN_DEADLINE_S = 60.0
+SETTLE_DEADLINE_S = 15.0
+MAX_PENDING = 8
+MAX_CLOCK_SKEW_S = 600
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request in the engine's terms.
+
+    `adapter` is 32 zero bytes for the bare base; `shares(owner)` says who must share the fee.
+    """
+
+    base: bytes
+    adapter: bytes
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    terms: wire.Terms
+    logprobs: int | None
+    stop_ids: tuple[int, ...]
+    client_seed: bytes
+    shares: Callable[[bytes], list[ShareRow]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an answer ended.
+
+    `receipt` is the digest of its body; `deal` holds the seed, for a replay.
+    """
+
+    reason: EndReason
+    token_ids: list[int]
+    amount: int
+    receipt: bytes | None
+    timings_ms: dict[str, float]
+    neighbours: int
+    deal: Deal
+
+
+# --- events, beside the node's messages and those of session.py ---
+
+
+@dataclass(frozen=True)
+class Deposited:
+    """More lies in the channel now, or as much as was missing: look again."""
+
+
+@dataclass(frozen=True)
+class StopWanted:
+    """Nobody wants more of this answer; what came is settled."""
+
+
+ClientEvent = wire.FromNode | Tick | PeerGone | Malformed | Failed | Deposited | StopWanted
+
+
+# --- deeds, beside those of session.py ---
+
+
+@dataclass(frozen=True)
+class Deposit:
+    """Put at least so much into the channel that request `key` may spend up to `limit`; answer with
+    Deposited or Failed.
+    """
+
+    key: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Agree:
+    """Both sides know the terms; the answer follows."""
+
+    deal: Deal
+
+
+@dataclass(frozen=True)
+class Emit:
+    """The next tokens of the answer, checked."""
+
+    output: wire.Output
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The answer is over, and settled if it was paid."""
+
+    outcome: Outcome
+
+
+ClientAction = Send | Persist | Deposit | Agree | Emit | Finish | Fail
+
+
+class _Stage(Enum):
+    ASKED = auto()
+    ANSWERING = auto()
+    SETTLING = auto()
+    OVER = auto()
+
+
+class ClientSession:
+    """One stream, from Ask to Settled.
+
+    `channel` None pays nothing; `salt` (16 random bytes) blinds the receipt's commitments; `clock`
+    gives Unix seconds. Call `start` once, then `receive` with every event, and with Tick when
+    `deadline` is over.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        channel: PayerChannel | None,
+        most: Price,
+        *,
+        peer: str,
+        operator: bytes,
+        client: bytes,
+        salt: bytes,
+        clock: Callable[[], float],
+    ) -> None:
+        self._question = question
+        self._channel = channel
+        self._most = most
+        self._peer = peer
+        self._operator = operator
+        self._salt = salt
+        self._clock = clock
+        self._ask = _ask_of(question, client, channel)
+        self._stage = _Stage.ASKED
+        self._deal: Deal | None = None
+        self._key: int | None = None
+        self._answer: list[int] = []
+        self._paid_tokens = 0
+        self._num_pending = 0
+        self._is_depositing = False
+        self._is_stopping = False
+        self._ended: tuple[wire.Done, Signed | None] | None = None
+        self._out: list[ClientAction] = []
+        self.deadline = float("inf")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing follows any more."""
+        return self._stage is _Stage.OVER
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens came."""
+        return len(self._answer)
+
+    @property
+    def num_paid_ahead(self) -> int:
+        """How many tokens are paid that did not come yet."""
+        return self._paid_tokens - len(self._answer)
+
+    def start(self, now: float) -> list[ClientAction]:
+        """Ask."""
+        self.deadline = now + OFFER_DEADLINE_S
+        return [Send(self._ask)]
+
+    def receive(self, event: ClientEvent, now: float) -> list[ClientAction]:
+        """Take one event in; gives what to do, in order. After the end nothing is done."""
+        if self.is_over:
+            return []
+        try:
+            self._handle(event, now)
+        except (NodeError, wire.WireError) as error:
+            self._end(Fail(error))
+        out = self._out
+        self._out = []
+        return out
+
+    def leave(self) -> None:
+        """The stream is over, however it ended."""
+        self._stage = _Stage.OVER
+        if self._channel is not None and self._key is not None:
+            self._channel.leave(self._key)
+
+    # --- events ---
+
+    def _handle(self, event: ClientEvent, now: float) -> None:
+        match event:
+            case wire.Pending():
+                self._sign_pending(event, now)
+            case wire.Offer():
+                self._accept(event, now)
+            case wire.Output():
+                self._take_tokens(event, now)
+            case wire.Done():
+                self._take_done(event, now)
+            case wire.Settled():
+                self._expect(_Stage.SETTLING, event)
+                self._finish()
+            case wire.Refusal():
+                raise NodeRefused(self._peer, event.code, event.message)
+            case Deposited():
+                self._is_depositing = False
+                self._pay(now)
+            case StopWanted():
+                self._stop()
+            case PeerGone():
+                self._lose(event.reason)
+            case Tick():
+                if now >= self.deadline:
+                    self._lose("no message came in time")
+            case Malformed():
+                raise NodeCheated(f"{self._node} sent no valid message: {event.error}")
+            case Failed():
+                raise event.error
+            case _:
+                assert_never(event)
+
+    def _sign_pending(self, pending: wire.Pending, now: float) -> None:
+        """A receipt of another answer on the channel must be signed first."""
+        if self._channel is None:
+            raise NodeCheated(f"{self._node} shows a receipt, but no channel pays it")
+        self._num_pending += 1
+        if self._num_pending > MAX_PENDING:
+            raise NodeCheated(f"{self._node} shows more than {MAX_PENDING} unsigned receipts")
+        self._expect(_Stage.ASKED if self._deal is None else _Stage.ANSWERING, pending)
+        signed = self._channel.cosign_pending(pending.body, pending.node_signature)
+        self._keep(signed.persist)
+        self._out.append(Send(wire.Settle(signed.signature)))
+        self._await_next(now)
+
+    def _accept(self, offer: wire.Offer, now: float) -> None:
+        self._expect(_Stage.ASKED, offer)
+        if self._deal is not None:
+            raise NodeCheated(f"{self._node} made a second offer")
+        self._check_offer(offer)
+        if not offer.paid:
+            self._channel = None
+        self._deal = Deal.close(
+            self._ask,
+            offer,
+            client_seed=self._question.client_seed,
+            salt=self._salt,
+            operator=self._operator,
+            channel_id=self._channel.channel_id if self._channel else bytes(32),
+        )
+        if self._channel is None:
+            self._begin(None, now)
+        else:
+            self._channel.forget_lost()
+            self._key = self._channel.begin(self._deal.seed)
+            self._pay(now)
+
+    def _begin(self, payment: wire.Pay | None, now: float) -> None:
+        assert self._deal is not None
+        self._out.append(Send(wire.Begin(self._question.client_seed, self._salt, payment)))
+        self._out.append(Agree(self._deal))
+        self._stage = _Stage.ANSWERING
+        self._await_next(now)
+
+    def _take_tokens(self, output: wire.Output, now: float) -> None:
+        self._expect(_Stage.ANSWERING, output)
+        self._check_output(output)
+        self._answer += output.token_ids
+        self._await_next(now)
+        if self.num_paid_ahead <= PAY_TOKENS // 2 and self._paid_tokens < self._ask.max_tokens:
+            self._pay(now)
+        self._out.append(Emit(output))
+
+    def _take_done(self, done: wire.Done, now: float) -> None:
+        self._expect(_Stage.ANSWERING, done)
+        self._stage = _Stage.SETTLING
+        self._ended = (done, None)
+        self.deadline = now + SETTLE_DEADLINE_S
+        if self._channel is None or self._cost() == 0:
+            self._release()
+            self._finish()
+            return
+        signed = self._cosign(done)
+        self._ended = (done, signed)
+        self._keep(signed.persist)
+        self._out.append(Send(wire.Settle(signed.signature)))
+
+    def _stop(self) -> None:
+        if self._stage is _Stage.ANSWERING and not self._is_stopping:
+            self._is_stopping = True
+            self._out.append(Send(wire.Stop()))
+
+    def _lose(self, reason: str) -> None:
+        """The node is gone.
+
+        Once its receipt is signed nothing is lost: it has our signature, or shows the receipt
+        again.
+        """
+        if self._stage is _Stage.SETTLING:
+            self._finish()
+            return
+        raise NodeVanished(
+            f"node {self._peer} went away after {len(self._answer)} tokens ({reason}); ask again,"
+            " another node may answer"
+        )
+
+    # --- paying ---
+
+    def _pay(self, now: float) -> None:
+        """Pay PAY_TOKENS ahead of what came, after a deposit if it takes one."""
+        if self._channel is None or self._is_depositing or self._is_stopping:
+            return
+        assert self._key is not None
+        assert self._deal is not None
+        tokens = min(len(self._answer) + PAY_TOKENS, self._ask.max_tokens)
+        limit = self._deal.cost(tokens)
+        if self._channel.missing(self._key, limit):
+            self._is_depositing = True
+            self._out.append(Deposit(self._key, limit))
+            return
+        payment = self._channel.pay(self._key, limit)
+        self._paid_tokens = tokens
+        self._keep(payment.persist)
+        if self._stage is _Stage.ASKED:
+            self._begin(payment.pay, now)
+        elif self._stage is _Stage.ANSWERING:
+            self._out.append(Send(payment.pay))
+
+    # --- checks ---
+
+    def _check_offer(self, offer: wire.Offer) -> None:
+        most = self._most
+        if not offer.paid:
+            return
+        if self._channel is None:
+            raise PaymentRequired(
+                f"{self._node} is paid, and this daemon has no chain; set chain_rpc and the"
+                " contracts' addresses"
+            )
+        if offer.prompt_price > most.prompt or offer.completion_price > most.completion:
+            asked = f"{offer.prompt_price}/{offer.completion_price}"
+            raise PaymentRequired(
+                f"{self._node} asks {asked} per token; the limit is {most.prompt}/{most.completion}"
+                " (max_prompt_price …)"
+            )
+        if offer.shares != self._question.shares(offer.owner):
+            raise NodeCheated(
+                f"{self._node} divides the fee otherwise than the adapter's manifest and the"
+                " policy say"
+            )
+        if abs(offer.started_at - self._clock()) > MAX_CLOCK_SKEW_S + OFFER_DEADLINE_S:
+            raise NodeCheated(
+                f"the clock of {self._node} differs from ours by more than {MAX_CLOCK_SKEW_S} s"
+            )
+
+    def _check_output(self, output: wire.Output) -> None:
+        num_tokens = len(self._answer) + len(output.token_ids)
+        if num_tokens > self._ask.max_tokens:
+            raise NodeCheated(
+                f"{self._node} sent more than the {self._ask.max_tokens} tokens that were asked for"
+            )
+        if self._channel is not None and num_tokens > self._paid_tokens:
+            raise NodeCheated(
+                f"{self._node} sent more than the {self._paid_tokens} tokens that were paid"
+            )
+        wanted = len(output.token_ids) if self._ask.logprobs is not None else 0
+        if len(output.logprobs) != wanted:
+            raise NodeCheated(
+                f"{self._node} sent {len(output.logprobs)} log-probabilities with"
+                f" {len(output.token_ids)} tokens"
+            )
+
+    def _cosign(self, done: wire.Done) -> Signed:
+        assert self._channel is not None
+        assert self._deal is not None
+        assert self._key is not None
+        if done.node_signature is None:
+            raise NodeCheated(f"{self._node} ended a paid answer without a receipt")
+        return self._channel.cosign(
+            self._key,
+            self._deal,
+            self._answer,
+            done.body,
+            node_signature=done.node_signature,
+        )
+
+    def _expect(self, stage: _Stage, message: wire.FromNode) -> None:
+        if self._stage is not stage:
+            name = type(message).__name__
+            raise NodeCheated(f"{self._node} sent {name} where it does not belong")
+
+    # --- the end ---
+
+    def _finish(self) -> None:
+        assert self._deal is not None
+        assert self._ended is not None
+        done, signed = self._ended
+        outcome = Outcome(
+            done.reason,
+            self._answer,
+            signed.receipt.amount if signed else 0,
+            signed.digest if signed else None,
+            timings_ms=dict(done.timings),
+            neighbours=done.neighbours,
+            deal=self._deal,
+        )
+        self._end(Finish(outcome))
+
+    def _release(self) -> None:
+        if self._channel is not None and self._key is not None:
+            self._channel.release(self._key)
+
+    def _end(self, last: Finish | Fail) -> None:
+        self._out.append(last)
+        self.leave()
+
+    def _cost(self) -> int:
+        assert self._deal is not None
+        return self._deal.cost(len(self._answer))
+
+    def _keep(self, persist: Persist | None) -> None:
+        if persist is not None:
+            self._out.append(persist)
+
+    def _await_next(self, now: float) -> None:
+        is_asked = self._stage is _Stage.ASKED
+        self.deadline = now + (OFFER_DEADLINE_S if is_asked else TOKEN_DEADLINE_S)
+
+    @property
+    def _node(self) -> str:
+        return f"node {self._peer[-8:]}"
+
+
+def _ask_of(question: Question, client: bytes, channel: PayerChannel | None) -> wire.Ask:
+    return wire.Ask(
+        wire.VERSION,
+        question.base,
+        question.adapter,
+        list(question.prompt_ids),
+        question.max_tokens,
+        terms=question.terms,
+        logprobs=question.logprobs,
+        stop_ids=list(question.stop_ids),
+        seed_commitment=hashlib.sha256(question.client_seed).digest(),
+        client=client,
+        channel=channel.config if channel else None,
+    )

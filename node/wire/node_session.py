@@ -1,0 +1,639 @@
+"""The node's machine of one infer stream: what it says when, how many tokens it lets be made, what
+it signs.
+
+Decides; sends nothing, knows no clock, no disk, no engine and no chain. Events come in, deeds go
+out, to be done in order.
+
+    ASK ──Ask──▶ PREPARING ──▶ (turn, Pending … Settle) ──Offer──▶ BEGIN ──Begin──▶ ANSWERING
+                 adapter, channel                                                tokens, Pay, Stop
+    ANSWERING ──finished──▶ CLOSING: turn, (Pending … Settle), Done … Settle, Settled ──▶ OVER
+
+- The engine may make as many tokens as the vouchers pay for that were checked, never one more.
+- A channel's receipts form a chain and `Settle` names none of them, so only one session of a
+  channel shows drafts at a time: the one that has the *turn*.
+- However a paid answer ends, what was sent is drafted for the client's next visit, unless a fault
+  of this node's engine broke it: then it costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import pairwise
+from typing import assert_never
+
+from engine import messages as m
+
+from ..errors import (
+    BadRequest,
+    EngineBusy,
+    EngineError,
+    EngineFailed,
+    NodeError,
+    PaymentRequired,
+    WrongBase,
+)
+from . import infer as wire
+from .channels import REREAD_S, PayeeChannel, Persist
+from .metering import Deal, Price, ShareRow
+from .session import Fail, Failed, Malformed, PeerGone, Send, Tick
+
+ASK_DEADLINE_S = 10.0
+BEGIN_DEADLINE_S = 20.0
+SETTLE_DEADLINE_S = 10.0
+UNPAID_DEADLINE_S = 10.0  # how long a sequence waits for the next voucher
+TOKEN_DEADLINE_S = 120.0
+DEPOSIT_DEADLINE_S = 5.0  # how long a deposit may take to be seen here after the client saw it
+MAX_WAITING_PAYS = 16  # while the chain is asked; an honest client has two or three under way
+
+
+@dataclass(frozen=True)
+class NodeTerms:
+    """What this node offers to everybody.
+
+    `engine` None: it is not up now. `owner` is paid; `operator` signs.
+    """
+
+    base: bytes
+    operator: bytes
+    owner: bytes
+    price: Price
+    is_paid: bool
+    engine: m.Ready | None
+    unpaid_deadline_s: float = UNPAID_DEADLINE_S
+
+
+# --- events, beside the messages of the client and of the engine, and those of session.py ---
+
+
+@dataclass(frozen=True)
+class AdapterHeld:
+    """The adapter is servable; `shares` is who shares the fee for it."""
+
+    shares: list[ShareRow]
+    timings_ms: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ChannelOpened:
+    """The channel that shall pay is known and fit to."""
+
+    channel: PayeeChannel
+
+
+@dataclass(frozen=True)
+class ChannelRead:
+    """The channel has been told what the chain says."""
+
+
+@dataclass(frozen=True)
+class TurnTaken:
+    """This session alone may show drafts of its channel now."""
+
+
+NodeEvent = (
+    wire.FromClient
+    | m.Tokens
+    | m.Finished
+    | Tick
+    | PeerGone
+    | Malformed
+    | Failed
+    | AdapterHeld
+    | ChannelOpened
+    | ChannelRead
+    | TurnTaken
+)
+
+
+# --- deeds, beside those of session.py; the first four are answered by an event above, or Failed
+
+
+@dataclass(frozen=True)
+class HoldAdapter:
+    """Make an adapter servable."""
+
+    adapter: bytes
+
+
+@dataclass(frozen=True)
+class OpenChannel:
+    """Find the channel by its terms, and see that it may pay this node for this client."""
+
+    ask: wire.Ask
+
+
+@dataclass(frozen=True)
+class ReadChannel:
+    """Ask the chain what the channel holds, at `at` at the earliest, unless somebody does so after
+    `at`.
+    """
+
+    at: float
+
+
+@dataclass(frozen=True)
+class TakeTurn:
+    """Wait until no other session of the channel shows drafts."""
+
+
+@dataclass(frozen=True)
+class GiveTurn:
+    """Let the next session show drafts."""
+
+
+@dataclass(frozen=True)
+class StartEngine:
+    """Begin to generate, at most `credit` tokens for now."""
+
+    deal: Deal
+    credit: int
+
+
+@dataclass(frozen=True)
+class GrantCredit:
+    """Raise what may be generated in all."""
+
+    credit: int
+
+
+@dataclass(frozen=True)
+class CancelEngine:
+    """End the generation early; it still says that it finished."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The session is over because the client is gone or silent: nobody is there to be told."""
+
+    reason: str
+
+
+NodeAction = (
+    Send
+    | Persist
+    | HoldAdapter
+    | OpenChannel
+    | ReadChannel
+    | TakeTurn
+    | GiveTurn
+    | StartEngine
+    | GrantCredit
+    | CancelEngine
+    | GiveUp
+    | Fail
+)
+
+
+class _Stage(Enum):
+    ASK = auto()
+    PREPARING = auto()
+    BEGIN = auto()
+    PAYING = auto()  # Begin came, its voucher is being looked at
+    ANSWERING = auto()
+    CLOSING = auto()
+    OVER = auto()
+
+
+class NodeSession:
+    """One stream, from Ask to Settled.
+
+    `node_seed` is 32 random bytes; `clock` gives Unix seconds. Call `start` once, then `receive`
+    with every event, and with Tick when `deadline` is over.
+    """
+
+    def __init__(self, terms: NodeTerms, *, node_seed: bytes, clock: Callable[[], float]) -> None:
+        self._terms = terms
+        self._node_seed = node_seed
+        self._clock = clock
+        self._stage = _Stage.ASK
+        self._ask: wire.Ask | None = None
+        self._offer: wire.Offer | None = None
+        self._deal: Deal | None = None
+        self._shares: list[ShareRow] = []
+        self._timings: dict[str, float] = {}
+        self._channel: PayeeChannel | None = None
+        self._key = 0
+        self._limit = 0
+        self._pays: deque[wire.Pay] = deque()
+        self._pay_since: float | None = None  # when the first of them was found above the deposit
+        self._is_reading = False
+        self._shown: bytes | None = None  # the body that waits for Settle
+        self._own: bytes | None = None  # the body of this answer's draft
+        self._finished: m.Finished | None = None
+        self._has_turn = False
+        self._is_running = False
+        self._is_stopping = False
+        self._sent: list[int] = []
+        self._out: list[NodeAction] = []
+        self.deadline = float("inf")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing follows any more."""
+        return self._stage is _Stage.OVER
+
+    @property
+    def num_sent(self) -> int:
+        """How many tokens were sent."""
+        return len(self._sent)
+
+    @property
+    def credit(self) -> int:
+        """How many tokens are paid."""
+        if self._deal is None:
+            return 0
+        deal = self._deal
+        if self._channel is None:
+            return deal.ask.max_tokens
+        return deal.price.credit(self._limit, deal.prompt_tokens, deal.ask.max_tokens) or 0
+
+    def start(self, now: float) -> None:
+        """Begin to wait for Ask."""
+        self.deadline = now + ASK_DEADLINE_S
+
+    def receive(self, event: NodeEvent, now: float) -> list[NodeAction]:
+        """Take one event in; gives what to do, in order. After the end nothing is done."""
+        if self.is_over:
+            return []
+        try:
+            self._handle(event, now)
+        except (NodeError, wire.WireError) as error:
+            self._end(Fail(error))
+        out = self._out
+        self._out = []
+        return out
+
+    # --- events ---
+
+    def _handle(self, event: NodeEvent, now: float) -> None:
+        match event:
+            case wire.Ask():
+                self._take_ask(event)
+            case AdapterHeld():
+                self._take_adapter(event, now)
+            case ChannelOpened():
+                self._take_channel(event.channel, now)
+            case ChannelRead():
+                self._take_reading(now)
+            case TurnTaken():
+                self._has_turn = True
+                self._show_next(now)
+            case wire.Begin():
+                self._take_begin(event, now)
+            case wire.Pay():
+                self._take_pay(event, now)
+            case wire.Stop():
+                self._take_stop()
+            case wire.Settle():
+                self._take_settle(event, now)
+            case m.Tokens():
+                self._take_tokens(event, now)
+            case m.Finished():
+                self._take_finished(event, now)
+            case Tick():
+                if now >= self.deadline:
+                    self._give_up_waiting()
+            case PeerGone():
+                self._end(GiveUp(event.reason))
+            case Malformed():
+                raise event.error
+            case Failed():
+                if self._stage is not _Stage.CLOSING:  # a voucher that came too late is no matter
+                    raise event.error
+            case _:
+                assert_never(event)
+
+    # --- before the first token ---
+
+    def _take_ask(self, ask: wire.Ask) -> None:
+        self._expect(_Stage.ASK, ask)
+        self._check_ask(ask)
+        self._ask = ask
+        self._stage = _Stage.PREPARING
+        self.deadline = float("inf")  # those who hold adapters and read chains have deadlines
+        self._out.append(HoldAdapter(ask.adapter))
+
+    def _take_adapter(self, held: AdapterHeld, now: float) -> None:
+        assert self._ask is not None
+        self._shares = held.shares
+        self._timings |= held.timings_ms
+        if not self._terms.is_paid:
+            self._make_offer(now)
+        elif self._ask.channel is None:
+            raise PaymentRequired(
+                "this node is paid: open a channel to it (set chain_rpc and the contracts'"
+                " addresses)"
+            )
+        else:
+            self._out.append(OpenChannel(self._ask))
+
+    def _take_channel(self, channel: PayeeChannel, now: float) -> None:
+        self._channel = channel
+        self._key = channel.new_key()
+        if channel.is_stale(now):
+            self._read(now)
+        else:
+            self._check_channel()
+
+    def _take_reading(self, now: float) -> None:
+        self._is_reading = False
+        if self._stage is _Stage.PREPARING:
+            self._check_channel()
+        elif self._stage is not _Stage.CLOSING:  # then a voucher that waited comes too late
+            self._take_next_pays(now, has_read=True)
+
+    def _check_channel(self) -> None:
+        assert self._channel is not None
+        self._channel.check_usable()
+        self._out.append(TakeTurn())
+
+    def _make_offer(self, now: float) -> None:
+        assert self._terms.engine is not None
+        self._offer = wire.Offer(
+            node_seed=self._node_seed,
+            paid=self._channel is not None,
+            prompt_price=self._terms.price.prompt,
+            completion_price=self._terms.price.completion,
+            owner=self._terms.owner,
+            shares=self._shares,
+            dtype=self._terms.engine.dtype.encode(),
+            started_at=int(self._clock()),
+            timings=self._some_timings(),
+        )
+        self._out.append(Send(self._offer))
+        self._stage = _Stage.BEGIN
+        self.deadline = now + BEGIN_DEADLINE_S
+
+    def _take_begin(self, begin: wire.Begin, now: float) -> None:
+        self._expect(_Stage.BEGIN, begin)
+        assert self._ask is not None
+        assert self._offer is not None
+        if hashlib.sha256(begin.client_seed).digest() != self._ask.seed_commitment:
+            raise BadRequest("the client's seed is not the one it committed to")
+        self._deal = Deal.close(
+            self._ask,
+            self._offer,
+            client_seed=begin.client_seed,
+            salt=begin.salt,
+            operator=self._terms.operator,
+            channel_id=self._channel.channel_id if self._channel else bytes(32),
+        )
+        self._stage = _Stage.PAYING
+        self.deadline = float("inf")
+        if self._channel is None:
+            self._start_engine(now)
+        elif begin.payment is None:
+            raise PaymentRequired("Begin carries no voucher, but the offer is a paid one")
+        else:
+            self._pays.append(begin.payment)
+            self._take_next_pays(now)
+
+    # --- money ---
+
+    def _take_pay(self, pay: wire.Pay, now: float) -> None:
+        if self._stage is _Stage.CLOSING:  # it crossed the end of the answer
+            return
+        if self._channel is None or self._stage not in (_Stage.PAYING, _Stage.ANSWERING):
+            raise wire.WireError("Pay does not belong here")
+        if len(self._pays) >= MAX_WAITING_PAYS:
+            raise wire.WireError(f"more than {MAX_WAITING_PAYS} vouchers at once")
+        self._pays.append(pay)
+        self._take_next_pays(now)
+
+    def _take_next_pays(self, now: float, *, has_read: bool = False) -> None:
+        """Take the vouchers that wait, in order, as far as the chain need not be asked first."""
+        assert self._channel is not None
+        while self._pays and not self._is_reading and not self.is_over:
+            if self._channel.is_stale(now) and not has_read:
+                self._read(now)
+                return
+            has_read = True
+            pay = self._pays[0]
+            self._channel.check_usable()
+            self._channel.check_voucher(pay)
+            if pay.amount > self._channel.deposit and self._may_wait_for_deposit(now):
+                self._read(self._channel.read_at + REREAD_S)
+                return
+            self._pays.popleft()
+            self._pay_since = None
+            self._raise_limit(pay, now)
+
+    def _may_wait_for_deposit(self, now: float) -> bool:
+        """Whether a deposit that the client made just now may still come into sight."""
+        if self._pay_since is None:
+            self._pay_since = now
+        return now - self._pay_since < DEPOSIT_DEADLINE_S
+
+    def _raise_limit(self, pay: wire.Pay, now: float) -> None:
+        assert self._channel is not None
+        persist = self._channel.raise_voucher(pay)
+        if persist is not None:
+            self._out.append(persist)
+        self._channel.reserve(self._key, pay.limit)
+        before = self.credit
+        self._limit = max(self._limit, pay.limit)
+        if self._stage is _Stage.PAYING:
+            self._start_engine(now)
+        elif self.credit > before:
+            self._out.append(GrantCredit(self.credit))
+            self._await_engine(now)
+
+    # --- the answer ---
+
+    def _start_engine(self, now: float) -> None:
+        """Begin, if the first payment covers the prompt and at least one token."""
+        assert self._deal is not None
+        if self.credit < 1:
+            raise PaymentRequired(
+                f"a limit of {self._limit} does not pay for the prompt and one token; pay at least"
+                f" {self._deal.cost(1)}"
+            )
+        self._stage = _Stage.ANSWERING
+        self._is_running = True
+        self._out.append(StartEngine(self._deal, self.credit))
+        if self._is_stopping:
+            self._out.append(CancelEngine())
+        self._await_engine(now)
+
+    def _take_tokens(self, tokens: m.Tokens, now: float) -> None:
+        if self._stage is not _Stage.ANSWERING:
+            return
+        if len(self._sent) + len(tokens.token_ids) > self.credit:
+            raise EngineFailed(f"the engine made more than the {self.credit} tokens that are paid")
+        logprobs = [wire.TokenLogprobs(each.logprob, each.top) for each in tokens.logprobs]
+        self._out.append(Send(wire.Output(tokens.token_ids, logprobs)))
+        self._sent += tokens.token_ids
+        self._await_engine(now)
+
+    def _take_stop(self) -> None:
+        if self._stage is _Stage.CLOSING:  # it crossed the end of the answer
+            return
+        if self._stage not in (_Stage.PAYING, _Stage.ANSWERING):
+            raise wire.WireError("Stop does not belong here")
+        self._is_stopping = True
+        if self._is_running:
+            self._out.append(CancelEngine())
+
+    # --- after the last token ---
+
+    def _take_finished(self, finished: m.Finished, now: float) -> None:
+        if self._stage is not _Stage.ANSWERING:
+            return
+        self._is_running = False
+        self._finished = finished
+        self._stage = _Stage.CLOSING
+        self.deadline = float("inf")
+        self._timings |= {
+            "queue": finished.queue_ms,
+            "prefill": finished.prefill_ms,
+            "decode": finished.decode_ms,
+        }
+        self._timings["load"] = self._timings.get("load", 0.0) + finished.load_ms
+        if self._channel is None:
+            self._send_done(b"", None)
+            self._stage = _Stage.OVER
+        else:
+            self._out.append(TakeTurn())
+
+    def _show_next(self, now: float) -> None:
+        """Show the oldest draft; when there is none, go on with what this session is about. It has
+        the turn.
+        """
+        assert self._channel is not None
+        pending = self._channel.pending
+        if pending is not None:
+            self._show(pending.body, wire.Pending(pending.body, pending.node_signature), now)
+        elif self._stage is _Stage.PREPARING:
+            self._give_turn()
+            self._make_offer(now)
+        else:
+            self._show_own(now)
+
+    def _show_own(self, now: float) -> None:
+        """Show this answer's own receipt; where everything is free there is none."""
+        assert self._channel is not None
+        assert self._deal is not None
+        if self._deal.cost(len(self._sent)) == 0:
+            self._channel.release(self._key)
+            self._send_done(b"", None)
+            self._give_turn()
+            self._stage = _Stage.OVER
+            return
+        self._out.append(self._channel.draft(self._key, self._deal, self._sent))
+        draft = self._channel.pending
+        assert draft is not None
+        self._own = draft.body
+        self._send_done(draft.body, draft.node_signature)
+        self._shown = draft.body
+        self.deadline = now + SETTLE_DEADLINE_S
+
+    def _show(self, body: bytes, message: wire.Pending, now: float) -> None:
+        self._out.append(Send(message))
+        self._shown = body
+        self.deadline = now + SETTLE_DEADLINE_S
+
+    def _take_settle(self, settle: wire.Settle, now: float) -> None:
+        if self._shown is None:
+            raise wire.WireError("Settle does not belong here")
+        assert self._channel is not None
+        shown = self._shown
+        assert self._channel.pending is not None
+        assert self._channel.pending.body == shown, "another session showed a draft meanwhile"
+        self._out.append(self._channel.settle(settle.signature))
+        self._shown = None
+        if shown != self._own:
+            self._show_next(now)
+            return
+        self._out.append(Send(wire.Settled()))
+        self._give_turn()
+        self._stage = _Stage.OVER
+
+    def _send_done(self, body: bytes, node_signature: bytes | None) -> None:
+        assert self._finished is not None
+        done = wire.Done(
+            self._finished.reason,
+            self._finished.neighbours,
+            self._some_timings(),
+            body,
+            node_signature=node_signature,
+        )
+        self._out.append(Send(done))
+
+    # --- deadlines and the end ---
+
+    def _await_engine(self, now: float) -> None:
+        is_paid = len(self._sent) < self.credit
+        self.deadline = now + (TOKEN_DEADLINE_S if is_paid else self._terms.unpaid_deadline_s)
+
+    def _give_up_waiting(self) -> None:
+        if self._stage is not _Stage.ANSWERING:
+            self._end(GiveUp("the client sent nothing in time"))
+        elif len(self._sent) < self.credit:
+            raise EngineFailed(f"the engine gave no token for {TOKEN_DEADLINE_S:.0f} s")
+        else:
+            raise PaymentRequired(
+                f"no voucher came within {self._terms.unpaid_deadline_s:.0f} s after"
+                f" {len(self._sent)} paid tokens"
+            )
+
+    def _end(self, last: Fail | GiveUp) -> None:
+        """Write down what was delivered and not settled; the rest of the reservation is free."""
+        if self._is_running:
+            self._out.append(CancelEngine())
+        if self._channel is not None and self._channel.owes(self._key):
+            self._draft_rest(self._channel, last)
+        if self._has_turn:
+            self._give_turn()
+        self._out.append(last)
+        self._stage = _Stage.OVER
+
+    def _draft_rest(self, channel: PayeeChannel, last: Fail | GiveUp) -> None:
+        assert self._deal is not None
+        is_our_fault = isinstance(last, Fail) and isinstance(last.error, EngineError)
+        if self._sent and not is_our_fault and self._deal.cost(len(self._sent)):
+            self._out.append(channel.draft(self._key, self._deal, self._sent))
+        else:
+            channel.release(self._key)
+
+    # --- helpers ---
+
+    def _check_ask(self, ask: wire.Ask) -> None:
+        base = self._terms.base
+        ready = self._terms.engine
+        if ask.version != wire.VERSION:
+            raise BadRequest(
+                f"this node speaks version {wire.VERSION} of the infer protocol, not {ask.version}"
+            )
+        if ask.base != base:
+            raise WrongBase(f"this node serves base {base.hex()[:16]}…, not {ask.base.hex()[:16]}…")
+        if ready is None:
+            raise EngineBusy("the engine is starting; ask again in some seconds")
+        if len(ask.prompt_ids) + ask.max_tokens > ready.max_context_tokens:
+            raise BadRequest(
+                f"prompt and answer of {len(ask.prompt_ids)} + {ask.max_tokens} tokens exceed the"
+                f" context of {ready.max_context_tokens}"
+            )
+        if any(token >= ready.vocab_size for token in ask.prompt_ids):
+            raise BadRequest("a prompt token is outside the vocabulary")
+        biased = [token for token, _ in ask.terms.logit_bias]
+        if any(first >= second for first, second in pairwise(biased)):
+            raise BadRequest("the ids of logit_bias do not ascend; name each once, smallest first")
+
+    def _expect(self, stage: _Stage, message: wire.FromClient) -> None:
+        if self._stage is not stage:
+            raise wire.WireError(f"{type(message).__name__} does not belong here")
+
+    def _read(self, at: float) -> None:
+        self._is_reading = True
+        self._out.append(ReadChannel(at))
+
+    def _give_turn(self) -> None:
+        self._has_turn = False
+        self._out.append(GiveTurn())
+
+    def _some_timings(self) -> list[tuple[str, float]]:
+        return list(self._timings.items())[: wire.MAX_TIMINGS]

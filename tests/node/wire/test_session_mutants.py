@@ -1,0 +1,189 @@
+"""The two-sided test can fail: each of these mistakes is caught, and by which check."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from node.wire import channels, client_session, node_session
+from node.wire.channels import PayeeChannel, PayerChannel, Persist
+from node.wire.client_session import ClientSession
+from node.wire.infer import PAY_TOKENS
+from node.wire.metering import Account, Deal
+from node.wire.node_session import NodeSession, TakeTurn, TurnTaken
+from node.wire.session import Send
+from proofs.errors import ReceiptError
+
+from .two_sided import World
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+MAX_SCHEDULES = 3_000
+
+
+def credit_a_step_early(patch: pytest.MonkeyPatch) -> None:
+    real = NodeSession.credit.fget
+    assert real is not None
+    patch.setattr(NodeSession, "credit", property(lambda self: real(self) + PAY_TOKENS // 2))
+
+
+def count_a_voucher_twice(patch: pytest.MonkeyPatch) -> None:
+    def raise_voucher(self: Account, amount: int) -> None:
+        self.voucher += amount
+
+    patch.setattr(Account, "raise_voucher", raise_voucher)
+
+
+def take_any_signature(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PayeeChannel, "check_voucher", lambda self, pay: None)
+
+
+def let_a_limit_sink(patch: pytest.MonkeyPatch) -> None:
+    def reserve(self: Account, key: int, limit: int) -> None:
+        self._reserved.pop(key, None)
+        real(self, key, limit)
+
+    real = Account.reserve
+    patch.setattr(Account, "reserve", reserve)
+
+
+def reserve_beyond_the_voucher(patch: pytest.MonkeyPatch) -> None:
+    def reserve(self: Account, key: int, limit: int) -> None:
+        self._reserved[key] = limit
+
+    patch.setattr(Account, "reserve", reserve)
+
+
+def without_persist(real: Callable[..., Any]) -> Callable[..., Any]:
+    def receive(*args: Any) -> list[Any]:
+        return [action for action in real(*args) if not isinstance(action, Persist)]
+
+    return receive
+
+
+def forget_to_write_as_node(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(NodeSession, "receive", without_persist(NodeSession.receive))
+
+
+def forget_to_write_as_client(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ClientSession, "receive", without_persist(ClientSession.receive))
+
+
+def write_no_drafts(patch: pytest.MonkeyPatch) -> None:
+    def draft(self: PayeeChannel, *args: Any) -> Persist:
+        before = self.row
+        real(self, *args)
+        self.row = before
+        return Persist(before)
+
+    real = PayeeChannel.draft
+    patch.setattr(PayeeChannel, "draft", draft)
+
+
+def bill_nothing_to_who_vanished(patch: pytest.MonkeyPatch) -> None:
+    def release(self: NodeSession, channel: PayeeChannel, last: object) -> None:
+        channel.release(self._key)
+
+    patch.setattr(NodeSession, "_draft_rest", release)
+
+
+def bill_one_token_more(patch: pytest.MonkeyPatch) -> None:
+    def draft(self: PayeeChannel, key: int, deal: Deal, ids: Any) -> Persist:
+        return real(self, key, deal, [*ids, 7])
+
+    real = PayeeChannel.draft
+    patch.setattr(PayeeChannel, "draft", draft)
+
+
+def keep_a_settled_draft(patch: pytest.MonkeyPatch) -> None:
+    def settle(self: PayeeChannel, signature: bytes) -> Persist:
+        before = list(self._drafts)
+        persist = real(self, signature)
+        self._drafts = before
+        return persist
+
+    real = PayeeChannel.settle
+    patch.setattr(PayeeChannel, "settle", settle)
+
+
+def show_drafts_out_of_turn(patch: pytest.MonkeyPatch) -> None:
+    def receive(self: NodeSession, event: Any, now: float) -> list[Any]:
+        actions = real(self, event, now)
+        if any(isinstance(action, TakeTurn) for action in actions):
+            actions = [action for action in actions if not isinstance(action, TakeTurn)]
+            actions += receive(self, TurnTaken(), now)
+        return [each for each in actions if not isinstance(each, node_session.GiveTurn)]
+
+    real = NodeSession.receive
+    patch.setattr(NodeSession, "receive", receive)
+
+
+def pay_twice_as_far_ahead(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(client_session, "PAY_TOKENS", 2 * PAY_TOKENS)
+
+
+def sign_whatever_is_shown(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(channels, "find_difference", lambda own, given: None)
+
+
+def sign_any_pending(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PayerChannel, "_check_pending", lambda self, receipt: None)
+    patch.setattr(
+        PayerChannel, "_settle", lambda self, key, amount: self._account.settle(key, amount)
+    )
+
+
+def forget_what_was_signed(patch: pytest.MonkeyPatch) -> None:
+    def cosign_pending(self: PayerChannel, body: bytes, node_signature: bytes) -> Any:
+        self._check_pending(self._read_draft(body, node_signature))
+        return real(self, body, node_signature)
+
+    real = PayerChannel.cosign_pending
+    patch.setattr(PayerChannel, "cosign_pending", cosign_pending)
+
+
+def send_the_signature_first(patch: pytest.MonkeyPatch) -> None:
+    """Said before it is written down: only a death between the two can tell."""
+
+    def do(self: World, stream: Any, actions: Any) -> None:
+        real(self, stream, [action for action in actions if isinstance(action, Send)])
+        real(self, stream, [action for action in actions if not isinstance(action, Send)])
+
+    real = World.do_client
+    patch.setattr(World, "do_client", do)
+
+
+MUTANTS: list[tuple[Patch, str]] = [
+    (credit_a_step_early, "unpaid|owed"),
+    (count_a_voucher_twice, "Account|voucher"),
+    (take_any_signature, "a voucher was invented"),
+    (let_a_limit_sink, "cost more than was reserved|is owed"),
+    (reserve_beyond_the_voucher, "Account|is owed"),
+    (forget_to_write_as_node, "the node did not write down"),
+    (forget_to_write_as_client, "the client did not write down"),
+    (write_no_drafts, "a draft is not kept"),
+    (bill_nothing_to_who_vanished, "what was sent is not billed"),
+    (bill_one_token_more, "cost more than was reserved|billed"),
+    (keep_a_settled_draft, "a draft"),
+    (show_drafts_out_of_turn, "$"),  # two sessions draft at once: the machine's own assertion
+    (pay_twice_as_far_ahead, "tokens ahead"),
+    (sign_whatever_is_shown, "a receipt is not kept"),
+    (sign_any_pending, "not the client's|a place in the chain"),
+    (forget_what_was_signed, "no answer any more"),
+    (send_the_signature_first, "no answer any more"),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutate", "caught_by"), MUTANTS, ids=[each.__name__ for each, _ in MUTANTS]
+)
+def test_a_mistake_in_the_machines_is_caught(
+    mutate: Patch, caught_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+    chance = random.Random(6)
+    with pytest.raises((AssertionError, ReceiptError), match=caught_by):
+        for _ in range(MAX_SCHEDULES):
+            World().run(chance.randbytes(chance.randrange(60, 400)))

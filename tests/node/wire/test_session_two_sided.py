@@ -1,0 +1,34 @@
+"""The two machines of the infer protocol against each other: delay, loss, death and lies, and
+nobody ever owes more than was agreed, is paid twice, or forgets what it signed.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .two_sided import RealNotary, World
+
+schedules = st.binary(min_size=60, max_size=400)
+unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
+
+
+@settings(unhurried, max_examples=300)
+@given(schedule=schedules)
+def test_nobody_is_cheated_whatever_happens(schedule: bytes) -> None:
+    World().run(schedule)
+
+
+@settings(unhurried, max_examples=25)
+@given(schedule=schedules)
+def test_nobody_is_cheated_with_real_signatures(schedule: bytes) -> None:
+    World(RealNotary).run(schedule)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@settings(unhurried, max_examples=50_000)
+@given(schedule=schedules)
+def test_nobody_is_cheated_in_fifty_thousand_schedules(schedule: bytes) -> None:
+    World().run(schedule)

@@ -1,0 +1,184 @@
+"""What each machine of the infer protocol does with one event, where the page is explicit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from node.errors import BadRequest, NoChannel, NodeCheated, PaymentRequired
+from node.wire import client_session as client
+from node.wire import infer as wire
+from node.wire import node_session as node
+from node.wire.channels import ChannelFacts
+from node.wire.session import Fail, Failed, PeerGone, Send
+
+from . import two_sided
+from .two_sided import Stream, World
+
+
+def answering(world: World) -> Stream:
+    """A stream whose first tokens have come."""
+    stream = world.open(3)
+    while not stream.seen:
+        world.moves()[-1]()  # of the newest stream, the others stand still
+    return stream
+
+
+def messages(actions: Any) -> list[wire.Message]:
+    return [action.message for action in actions if isinstance(action, Send)]
+
+
+def error_of(actions: Any) -> Exception:
+    [fail] = [action for action in actions if isinstance(action, Fail)]
+    return fail.error
+
+
+def test_biases_that_do_not_ascend_are_refused_at_once() -> None:
+    for biases in ([(2, 1.0), (1, 1.0)], [(1, 1.0), (1, 2.0)]):
+        stream = World().open(0)
+        ask = stream.to_node.popleft()
+        terms = msgspec.structs.replace(two_sided.TERMS, logit_bias=biases)
+        assert stream.node is not None
+        refused = stream.node.receive(msgspec.structs.replace(ask, terms=terms), 1000.0)
+        assert isinstance(error_of(refused), BadRequest)
+
+
+def test_a_payment_that_is_not_higher_needs_its_signature_all_the_same() -> None:
+    world = World()
+    stream = answering(world)
+    voucher = world.payee.row.voucher
+    assert stream.node is not None
+    for amount in (voucher - 1, 0):
+        refused = stream.node.receive(wire.Pay(1, amount, b"\x01" * 65), world.now)
+        assert isinstance(error_of(refused), PaymentRequired)
+        world = World()
+        stream = answering(world)
+        assert stream.node is not None
+
+
+def test_a_limit_that_is_not_higher_changes_nothing() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.node is not None
+    before = stream.node.credit
+    amount = world.payee.row.voucher
+    pay = wire.Pay(1, amount, world.payee.row.voucher_signature)
+    assert stream.node.receive(pay, world.now) == []
+    assert stream.node.credit == before
+    world.check()
+
+
+def test_a_receipt_of_another_answer_is_signed_in_the_middle_of_this_one() -> None:
+    """Step 7 of the page: another request on the channel broke off meanwhile."""
+    world = World()
+    broken = answering(world)
+    whole = answering(world)
+    broken.client_ended = True
+    broken.to_node.clear()
+    world.tell_node(broken, PeerGone("its stream died"))
+    assert world.payee.pending is not None
+    world.drain()
+    assert whole.outcome is not None
+    assert len(world.node_disk.receipts) == 2
+    world.recover()
+
+
+def test_where_everything_is_free_there_is_no_receipt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_sided, "PRICE", two_sided.Price(0, 0))
+    world = World()
+    stream = world.open(1)
+    while stream.outcome is None:
+        world.moves()[0]()
+    assert stream.outcome.receipt is None
+    assert stream.outcome.token_ids == stream.made
+    assert world.node_disk.receipts == []
+
+
+def test_a_withdrawal_ends_the_answer_and_bills_what_was_sent() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.node is not None
+    world.payee.note(ChannelFacts(world.balance, is_withdrawing=True), world.now)
+    pay = wire.Pay(10, 10, bytes(65))
+    actions = stream.node.receive(pay, world.now)
+    assert isinstance(error_of(actions), NoChannel)
+    assert world.payee.pending is not None
+    assert any(isinstance(action, node.CancelEngine) for action in actions)
+
+
+def test_a_stop_before_the_first_token_is_kept_in_mind() -> None:
+    world = World()
+    stream = world.open(3)
+    assert stream.node is not None
+    while not any(isinstance(message, wire.Begin) for message in stream.to_node):
+        world.moves()[0]()
+    world.payee.read_at = float("-inf")  # so that the first voucher waits for the chain
+    world.tell_node(stream, stream.to_node.popleft())
+    world.tell_node(stream, wire.Stop())
+    assert not stream.is_cancelled
+    world.finish_deed(stream)
+    assert stream.is_cancelled
+
+
+def test_a_deposit_that_is_not_seen_in_time_is_payment_required() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.node is not None
+    amount = world.balance + 1
+    signature = world.payer_notary.sign_voucher(world.payee.channel_id, amount)
+    actions = stream.node.receive(wire.Pay(500, amount, signature), world.now)
+    num_readings = 0
+    while not any(isinstance(action, Fail) for action in actions):
+        [reading] = actions
+        assert isinstance(reading, node.ReadChannel)
+        assert reading.at >= world.payee.read_at + 1.0, "the chain is asked too often"
+        num_readings += 1
+        world.now = max(world.now, reading.at)
+        world.payee.note(ChannelFacts(world.balance, is_withdrawing=False), world.now)
+        actions = stream.node.receive(node.ChannelRead(), world.now)
+    assert isinstance(error_of(actions), PaymentRequired)
+    assert 4 <= num_readings <= 6
+
+
+def test_a_client_that_wants_no_more_pays_no_more() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.client is not None
+    assert messages(stream.client.receive(client.StopWanted(), world.now)) == [wire.Stop()]
+    assert stream.client.receive(client.StopWanted(), world.now) == []
+    more = wire.Output(list(range(20)), [])
+    assert messages(stream.client.receive(more, world.now)) == []
+
+
+def test_tokens_that_were_not_paid_are_not_taken() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.client is not None
+    too_many = wire.Output([1] * (stream.client.num_paid_ahead + 1), [])
+    assert isinstance(error_of(stream.client.receive(too_many, world.now)), NodeCheated)
+
+
+def test_a_deposit_that_fails_ends_the_answer_with_its_reason() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.client is not None
+    refusal = PaymentRequired("max_channel_deposit allows no more")
+    assert error_of(stream.client.receive(Failed(refusal), world.now)) is refusal
+
+
+def test_a_voucher_that_waits_for_the_chain_as_the_answer_ends_reserves_nothing() -> None:
+    world = World()
+    stream = answering(world)
+    assert stream.node is not None
+    world.payee.read_at = float("-inf")
+    pay = wire.Pay(9_999, world.payee.row.voucher, world.payee.row.voucher_signature)
+    world.tell_node(stream, pay)
+    world.finish_engine(stream, "stop")
+    world.give_turn()
+    assert world.payee.pending is not None
+    world.finish_deed(stream)
+    world.check()
+    world.drain()
+    assert stream.outcome is not None
