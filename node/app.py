@@ -28,7 +28,8 @@ from .answering.tokenizer import BaseTokenizer
 from .catalogue.holding import Adapters, run_announcements
 from .config import Config
 from .daemon import NodeDaemon
-from .engine_host import EngineHost, EngineSettings
+from .engine_host import EngineHost
+from .engine_process import EngineSettings
 from .errors import ConfigError, EngineLost
 from .money.metering import Price
 from .money.wiring import Money, open_money

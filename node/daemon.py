@@ -5,13 +5,16 @@ Decides nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import msgspec
 import trio
 
+from engine import messages as m
 from p2p.errors import InvalidIdentity
 from p2p.host import Host
 from p2p.identity import Identity
@@ -29,7 +32,7 @@ from .api import (
 )
 from .catalogue.holding import Adapters
 from .config import Config
-from .engine_host import EngineHost, to_plain_stats
+from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NodeError
 from .money.wiring import Money
 from .telemetry import Telemetry
@@ -165,3 +168,33 @@ def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
     """What a peer does, as far as the protocols it serves tell."""
     known = {INFER_PROTOCOL: "volunteer", RECEIPTS_PROTOCOL: "aggregator"}
     return tuple(known[protocol] for protocol in protocols if protocol in known)
+
+
+def to_plain_stats(
+    ready: m.Ready | None, stats: m.Stats | None, restarts: int
+) -> dict[str, object]:
+    """Give the engine's figures as plain values, for people and JSON."""
+    plain: dict[str, object] = {"restarts": restarts, "up": ready is not None and stats is not None}
+    if ready is not None:
+        plain |= {
+            "dtype": ready.dtype,
+            "threads": ready.threads,
+            "max_context_tokens": ready.max_context_tokens,
+            "load_ms": ready.load_ms,
+        }
+    if stats is not None:
+        plain |= msgspec.to_builtins(msgspec.structs.asdict(stats))
+        plain["adapters_held"] = [adapter.hex() for adapter in stats.adapters_held]
+        plain["adapters_ready"] = [adapter.hex() for adapter in stats.adapters_ready]
+        plain["steps"] = [_plain_step(record) for record in stats.steps]
+    return plain
+
+
+def _plain_step(record: m.StepRecord) -> dict[str, object]:
+    return {
+        "step": record.step,
+        "adapters": ["base" if adapter is None else adapter.hex() for adapter in record.adapters],
+        "prefill_tokens": record.prefill_tokens,
+        "decode_tokens": record.decode_tokens,
+        "step_ms": record.step_ms if math.isfinite(record.step_ms) else 0.0,
+    }

@@ -35,7 +35,8 @@ from proofs.attribution.shares import SharePolicy
 from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_manifest
 
 from ..api import AdapterInfo, PullReport
-from ..engine_host import AdapterFiles, EngineHost
+from ..engine_host import EngineHost
+from ..engine_link import AdapterFiles
 from ..errors import AdapterError, EngineError, NoProvider, UnknownModel, WrongBase
 from ..money.metering import ShareRow, expected_shares
 from ..telemetry import Telemetry
@@ -242,7 +243,7 @@ class Adapters:
         lock = self._locks.setdefault(cid, trio.Lock())
         try:
             async with lock:
-                if cid in self._held and (self._engine is None or self._engine.holds(cid.digest)):
+                if cid in self._held and (self._engine is None or self._engine.serves(cid.digest)):
                     return Pulled(cid, self._held[cid])
                 return await self._hold(cid)
         finally:
@@ -256,7 +257,7 @@ class Adapters:
         files = await trio.to_thread.run_sync(self._assemble, cid, pulled.manifest)
         if self._engine is not None:
             await self._engine.wait_up()
-            pulled.timings_ms["load"] = (await self._engine.hold(files)).load_ms
+            pulled.timings_ms["load"] = (await self._engine.load(files)).load_ms
         self._held[cid] = pulled.manifest
         self._host.dht.provide_soon(cid)
         self._telemetry.count("adapters_pulled")
