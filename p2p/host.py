@@ -344,8 +344,8 @@ def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, Har
         store,
         upgrader,
         [TCP()],
-        RetryConfig(max_retries=0),
-        connections,
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=connections,
         psk=config.psk.hex() if config.psk is not None else None,
     )
     announce = [parse_address(address, identity.peer_id) for address in config.announce]

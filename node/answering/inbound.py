@@ -19,7 +19,7 @@ from p2p.cid import Cid
 from p2p.errors import P2pError
 from p2p.streams import FrameStream
 
-from ..catalogue.holding import Adapters
+from ..catalogue.catalogue import Catalogue
 from ..engine_host import EngineHost, EngineRun
 from ..errors import (
     BadRequest,
@@ -55,7 +55,7 @@ class Inbound:
     def __init__(
         self,
         engine: EngineHost,
-        adapters: Adapters,
+        catalogue: Catalogue,
         till: Till | None,
         price: Price,
         owner: bytes,
@@ -65,7 +65,7 @@ class Inbound:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
-        self.adapters = adapters
+        self.catalogue = catalogue
         self.till = till
         self.price = price
         self.owner = owner
@@ -139,7 +139,7 @@ class Visit:
 
     def _check(self, ask: wire.Ask) -> None:
         ready = self._engine.ready
-        base = self._in.adapters.base
+        base = self._in.catalogue.base
         if ask.version != wire.VERSION:
             raise BadRequest(
                 f"this node speaks version {wire.VERSION} of the infer protocol, not {ask.version}"
@@ -159,10 +159,10 @@ class Visit:
     async def _hold(self, ask: wire.Ask) -> list[ShareRow]:
         """Make the adapter servable; gives who shares the fee for it."""
         if ask.adapter == BASE_ADAPTER:
-            return self._in.adapters.shares(self._in.owner, None)
-        pulled = await self._in.adapters.hold(Cid(ask.adapter))
+            return self._in.catalogue.shares(self._in.owner, None)
+        pulled = await self._in.catalogue.hold(Cid(ask.adapter))
         self._timings |= pulled.timings_ms
-        return self._in.adapters.shares(self._in.owner, pulled.manifest)
+        return self._in.catalogue.shares(self._in.owner, pulled.manifest)
 
     async def _open_tab(self, ask: wire.Ask) -> None:
         """Open the channel that pays, and have its last receipt signed first."""
