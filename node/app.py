@@ -6,7 +6,7 @@ The only place that constructs; every task is in its nursery.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from engine.messages import Vocabulary
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
-from p2p.errors import sole_error
+from p2p.errors import HostFailed, InvalidInput, sole_error
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from proofs.signing import Signer
@@ -35,7 +35,7 @@ from .catalogue.holding import AdapterFolders, Holdings
 from .catalogue.names import Names
 from .catalogue.popularity import Popularity
 from .catalogue.publishing import Publisher
-from .config import Config
+from .config import CONFIG_FILE, Config
 from .daemon import NodeDaemon
 from .engine_host import EngineHost
 from .engine_process import EngineSettings
@@ -73,12 +73,9 @@ async def open_daemon(
     config.home.mkdir(parents=True, exist_ok=True)
     telemetry = Telemetry(config.home / "log")
     identity = Identity.load_or_create(config.key_path)
-    network = NetworkConfig(
-        listen=config.listen, bootstrap=config.bootstrap, network=config.network
-    )
     try:
         async with (
-            open_host(identity, network) as host,
+            _open_network(config, identity) as host,
             open_money(config, identity, host, telemetry) as money,
             trio.open_nursery() as nursery,
         ):
@@ -94,6 +91,21 @@ async def open_daemon(
     finally:
         telemetry.log("daemon: stopped")
         telemetry.close()
+
+
+@asynccontextmanager
+async def _open_network(config: Config, identity: Identity) -> AsyncIterator[Host]:
+    network = NetworkConfig(
+        listen=config.listen, bootstrap=config.bootstrap, network=config.network
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            host = await stack.enter_async_context(open_host(identity, network))
+        except (HostFailed, InvalidInput) as error:
+            raise ConfigError(
+                f"{error} (listen and bootstrap stand in {config.home / CONFIG_FILE})"
+            ) from error
+        yield host
 
 
 async def _build(
