@@ -5,30 +5,40 @@ The only place that constructs; every task is in its nursery.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
 from engine.messages import Vocabulary
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.errors import HostFailed, InvalidInput, sole_error
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from proofs.signing import Signer
 
-from .answering.bases import load_base
+from .answering.bases import Base, load_base
 from .answering.inbound import Inbound
 from .answering.peers import NetworkPeers
 from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
 from .answering.tokenizer import BaseTokenizer
-from .catalogue.holding import Adapters, run_announcements
-from .config import Config
+from .catalogue.announcements import Announcer, Known, run_announcements
+from .catalogue.catalogue import Catalogue, names_of
+from .catalogue.fetching import Fetcher
+from .catalogue.holding import AdapterFolders, Holdings
+from .catalogue.names import Names
+from .catalogue.popularity import Popularity
+from .catalogue.publishing import Publisher
+from .config import CONFIG_FILE, Config
 from .daemon import NodeDaemon
-from .engine_host import EngineHost, EngineSettings
+from .engine_host import EngineHost
+from .engine_process import EngineSettings
 from .errors import ConfigError, EngineLost
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
@@ -36,118 +46,102 @@ from .wire import infer as wire
 from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
+BASE_TEXTS = ("base", "")
+"""What may stand for the base model, whatever its name is."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every part of one daemon stands on."""
+
+    config: Config
+    identity: Identity
+    host: Host
+    store: BlockStore
+    telemetry: Telemetry
 
 
 @asynccontextmanager
 async def open_daemon(
     config: Config, *, engine_command: tuple[str, ...] | None = None
 ) -> AsyncIterator[NodeDaemon]:
-    """A whole daemon, in the role that the configuration names; it stops, cleanly and within 5 s,
-    when the block ends.
+    """Run a whole daemon, in the role that the configuration names; it stops, cleanly and within
+    5 s, when the block ends. `engine_command` replaces the engine's program.
+
+    Raises ConfigError for what the operator has to change.
     """
     config.home.mkdir(parents=True, exist_ok=True)
     telemetry = Telemetry(config.home / "log")
     identity = Identity.load_or_create(config.key_path)
-    network = NetworkConfig(
-        listen=config.listen, bootstrap=config.bootstrap, network=config.network
-    )
     try:
         async with (
-            open_host(identity, network) as host,
+            _open_network(config, identity) as host,
             open_money(config, identity, host, telemetry) as money,
             trio.open_nursery() as nursery,
         ):
-            daemon = await _build(config, identity, host, money, telemetry, nursery, engine_command)
+            ground = Ground(config, identity, host, BlockStore(config.home / "blocks"), telemetry)
+            daemon = await _build(ground, money, nursery, engine_command)
             telemetry.log(
                 f"daemon: {config.role} {identity.peer_id} at {', '.join(host.addresses)}"
             )
             yield daemon
             nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        raise _sole_error(group) from None
+    except BaseExceptionGroup as group:  # nurseries wrap; callers catch the one error by its name
+        raise sole_error(group) from None
     finally:
         telemetry.log("daemon: stopped")
         telemetry.close()
 
 
-def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error inside nested groups of one, so that callers can catch it by its name."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+@asynccontextmanager
+async def _open_network(config: Config, identity: Identity) -> AsyncIterator[Host]:
+    network = NetworkConfig(
+        listen=config.listen, bootstrap=config.bootstrap, network=config.network
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            host = await stack.enter_async_context(open_host(identity, network))
+        except (HostFailed, InvalidInput) as error:
+            raise ConfigError(
+                f"{error} (listen and bootstrap stand in {config.home / CONFIG_FILE})"
+            ) from error
+        yield host
 
 
 async def _build(
-    config: Config,
-    identity: Identity,
-    host: Host,
+    ground: Ground,
     money: Money,
-    telemetry: Telemetry,
     nursery: trio.Nursery,
     engine_command: tuple[str, ...] | None,
 ) -> NodeDaemon:
     """Construct the parts of this role and start their tasks."""
-    store = BlockStore(config.home / "blocks")
-    serve_blocks(host, store)
-    money.build(store)
-    own = Signer(identity.secret).address
-    owner = bytes.fromhex(config.owner.removeprefix("0x")) or own
+    config = ground.config
+    serve_blocks(ground.host, ground.store)
+    money.build(ground.store)
     engine: EngineHost | None = None
-    adapters: Adapters | None = None
+    catalogue: Catalogue | None = None
     service: Service | None = None
     if config.role in ("volunteer", "gateway"):
         base = await trio.to_thread.run_sync(load_base, config.weights_path())
-        engine = (
-            _new_engine(config, telemetry, base.tokenizer, engine_command)
-            if config.has_engine
-            else None
-        )
-        adapters = Adapters(
-            config.home,
-            host,
-            store,
-            engine,
-            identity,
-            config.publishers,
-            base.identity,
-            base.tokenizer.name,
-            telemetry,
-        )
-        caller = Caller(
-            host, money.purse, Price(config.max_prompt_price, config.max_completion_price), own
-        )
-        service = Service(
-            base.tokenizer,
-            adapters,
-            Router(host.peer_id, config.has_engine),
-            NetworkPeers(host, engine, adapters, caller),
-            telemetry,
-        )
+        if config.has_engine:
+            engine = _new_engine(ground, base.tokenizer, engine_command)
+        catalogue = _new_catalogue(ground, base, engine)
+        service = _new_service(ground, money, base, catalogue, engine)
         if engine is not None:
-            price = Price(config.prompt_price, config.completion_price)
-            inbound = Inbound(
-                engine,
-                adapters,
-                money.till,
-                price,
-                owner=owner,
-                telemetry=telemetry,
-                unpaid_deadline_s=config.unpaid_deadline_s,
-            )
             nursery.start_soon(engine.run)
-            nursery.start_soon(_come_up, engine, base.identity.base, adapters, telemetry)
-            host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)
-        nursery.start_soon(adapters.run_republish, config.republish_interval_s)
-    await nursery.start(run_announcements, host, adapters, telemetry)
+            nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
+            _serve_strangers(ground, money, catalogue, engine)
+        nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
+    known = catalogue.known if catalogue else None
+    await nursery.start(run_announcements, ground.host.gossip, known, ground.telemetry)
     await money.run_in(nursery)
     return NodeDaemon(
         config,
-        own,
-        host,
-        telemetry,
+        _address(ground),
+        ground.host,
+        ground.telemetry,
         engine=engine,
-        adapters=adapters,
+        catalogue=catalogue,
         service=service,
         money=money,
         nursery=nursery,
@@ -155,8 +149,9 @@ async def _build(
 
 
 def _new_engine(
-    config: Config, telemetry: Telemetry, tokenizer: BaseTokenizer, command: tuple[str, ...] | None
+    ground: Ground, tokenizer: BaseTokenizer, command: tuple[str, ...] | None
 ) -> EngineHost:
+    config = ground.config
     described = config.home / "tokenizer.json"
     tokenizer.save(described)
     settings = EngineSettings(
@@ -169,13 +164,87 @@ def _new_engine(
         vocabulary=Vocabulary(str(described.resolve()), list(tokenizer.stop_ids)),
     )
     if command is not None:
-        settings = dataclasses.replace(settings, command=command)
-    return EngineHost(settings, telemetry.log, stderr=config.home / "engine.log")
+        settings = replace(settings, command=command)
+    return EngineHost(settings, ground.telemetry.log, stderr=config.home / "engine.log")
 
 
-async def _come_up(
-    engine: EngineHost, base: bytes, adapters: Adapters, telemetry: Telemetry
+def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Catalogue:
+    host = ground.host
+    log = ground.telemetry.log
+
+    def note_held(cid: Cid) -> None:
+        host.dht.provide_soon(cid)
+        ground.telemetry.count("adapters_pulled")
+
+    known = Known()
+    fetcher = Fetcher(host, ground.store, ground.telemetry)
+    folders = AdapterFolders(ground.config.home / "adapters", ground.store)
+    holdings = Holdings(base.identity.base, fetcher, folders, engine, note_held)
+    names = Names(
+        host.dht,
+        ground.identity.peer_id,
+        ground.config.publishers,
+        (*BASE_TEXTS, base.tokenizer.name, str(Cid(base.identity.base))),
+        partial(names_of, known, holdings),
+        log=log,
+    )
+    publisher = Publisher(
+        ground.identity,
+        base.identity,
+        ground.store,
+        holdings,
+        names,
+        announcer=Announcer(host.dht, host.gossip, log),
+        log=log,
+    )
+    return Catalogue(
+        base.tokenizer.name,
+        names,
+        holdings,
+        known,
+        fetcher,
+        publisher=publisher,
+        popularity=Popularity(fetcher.find_providers),
+    )
+
+
+def _new_service(
+    ground: Ground, money: Money, base: Base, catalogue: Catalogue, engine: EngineHost | None
+) -> Service:
+    config = ground.config
+    limits = Price(config.max_prompt_price, config.max_completion_price)
+    caller = Caller(ground.host, money.purse, limits, _address(ground))
+    return Service(
+        base.tokenizer,
+        catalogue,
+        Router(ground.host.peer_id, config.has_engine),
+        NetworkPeers(ground.host, engine, catalogue, caller),
+        ground.telemetry,
+    )
+
+
+def _serve_strangers(
+    ground: Ground, money: Money, catalogue: Catalogue, engine: EngineHost
 ) -> None:
+    config = ground.config
+    inbound = Inbound(
+        engine,
+        catalogue,
+        money.till,
+        Price(config.prompt_price, config.completion_price),
+        owner=bytes.fromhex(config.owner.removeprefix("0x")) or _address(ground),
+        telemetry=ground.telemetry,
+        unpaid_deadline_s=config.unpaid_deadline_s,
+    )
+    ground.host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)
+
+
+def _address(ground: Ground) -> bytes:
+    """The address of the node's own key on a chain."""
+    return Signer(ground.identity.secret).address
+
+
+async def _come_up(engine: EngineHost, catalogue: Catalogue, telemetry: Telemetry) -> None:
     """Once the engine is ready: serve what was held before, then tell the network."""
     while True:
         try:
@@ -183,10 +252,10 @@ async def _come_up(
             break
         except EngineLost as error:
             telemetry.log(f"daemon: {error}")
-    if ready.base != base:
+    if ready.base != catalogue.base:
         raise ConfigError(
             f"the engine loaded base {ready.base.hex()[:16]}…, the configuration names"
-            f" {base.hex()[:16]}…; check base_path"
+            f" {catalogue.base.hex()[:16]}…; check base_path"
         )
-    await adapters.restore()
-    await adapters.offer_base()
+    await catalogue.publisher.restore()
+    await catalogue.publisher.offer_base()

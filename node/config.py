@@ -10,10 +10,10 @@ import difflib
 import importlib.util
 import os
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import platformdirs
 
@@ -25,59 +25,11 @@ CONFIG_FILE = "lorikeet.toml"
 ENV_PREFIX = "LORIKEET_"
 
 
-WHAT_IT_SETS: Mapping[str, str] = {
-    "role": (
-        "volunteer (computes), gateway (asks others and pays), bootstrap (introduces peers) or"
-        " aggregator (settles)"
-    ),
-    "listen": "where peers reach this node, as multiaddresses",
-    "bootstrap": "peers to start from, as full multiaddresses (/ip4/…/tcp/…/p2p/…)",
-    "network": "the network's name; nodes of different networks do not meet",
-    "http_host": "where the HTTP API listens; loopback, since it asks for no password",
-    "http_port": "its port; 0 takes any free one",
-    "publishers": (
-        "peer ids of creators whose adapters may be called by their bare name, first one first"
-    ),
-    "aggregator": "peer id of the node that settles receipts",
-    "chain_rpc": "an Ethereum node; empty means that nothing is paid",
-    "settlement": "address of the settlement contract",
-    "channels": "address of the payment channels' contract",
-    "token": "address of the fee token",
-    "owner": (
-        "address that is paid for this node's work; empty: the node's own key, which should not"
-        " hold money for long"
-    ),
-    "base_path": (
-        "the base model, a GGUF file or a Hugging Face folder; empty: the one that came with the"
-        " installation"
-    ),
-    "engine_dtype": "auto, float32, bfloat16 or int8",
-    "engine_threads": (
-        "threads of the engine; 0: one for each core. Several engines on one machine want a number"
-    ),
-    "engine_draft_tokens": (
-        "guesses of the engine ahead of each answer, taken from its own text; 4 speeds up"
-        " repetitive answers when few ask"
-    ),
-    "kv_tokens": (
-        "tokens of all running requests together that fit into the engine's memory; 0: what suits"
-        " the machine and its memory limits"
-    ),
-    "max_adapters": (
-        "adapters ready in the engine at once, the others wait on the disk; 0: what suits the"
-        " machine"
-    ),
-    "prompt_price": "what a token of prompt costs here, in millionths of a dollar",
-    "completion_price": "what a token of answer costs here",
-    "max_prompt_price": "what this node pays another for a token of prompt, at most",
-    "max_completion_price": "what this node pays another for a token of answer, at most",
-    "channel_deposit": "what is put into a channel at a time when this node pays another",
-    "max_channel_deposit": "what is ever put into one channel, at most",
-    "epoch_s": "seconds between an aggregator's posts",
-    "claim_interval_s": "seconds between claims of vouchers and payouts",
-    "republish_interval_s": "seconds between telling the network again what is held here",
-    "unpaid_deadline_s": "seconds that an answer waits for the next payment before it is cancelled",
-}
+T = TypeVar("T")
+
+
+def _setting(default: T, what_it_sets: str) -> T:
+    return field(default=default, metadata={"what it sets": what_it_sets})
 
 
 @dataclass(frozen=True)
@@ -89,35 +41,83 @@ class Config:
     """
 
     home: Path
-    role: Role = "volunteer"
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4101",)
-    bootstrap: tuple[str, ...] = ()
-    network: str = "lorikeet-devnet"
-    http_host: str = "127.0.0.1"
-    http_port: int = 4180
-    publishers: tuple[str, ...] = ()
-    aggregator: str = ""
-    chain_rpc: str = ""
-    settlement: str = ""
-    channels: str = ""
-    token: str = ""
-    owner: str = ""
-    base_path: str = ""
-    engine_dtype: str = "auto"
-    engine_threads: int = 0
-    engine_draft_tokens: int = 0
-    kv_tokens: int = 0
-    max_adapters: int = 0
-    prompt_price: int = 10
-    completion_price: int = 50
-    max_prompt_price: int = 100
-    max_completion_price: int = 500
-    channel_deposit: int = 1_000_000
-    max_channel_deposit: int = 10_000_000
-    epoch_s: float = 30.0
-    claim_interval_s: float = 60.0
-    republish_interval_s: float = 60.0
-    unpaid_deadline_s: float = 10.0
+    role: Role = _setting(  # noqa: RUF009  # it makes a field
+        "volunteer",
+        "volunteer (computes), gateway (asks others and pays), bootstrap (introduces peers)"
+        " or aggregator (settles)",
+    )
+    listen: tuple[str, ...] = _setting(
+        ("/ip4/0.0.0.0/tcp/4101",), "where peers reach this node, as multiaddresses"
+    )
+    bootstrap: tuple[str, ...] = _setting(
+        (), "peers to start from, as full multiaddresses (/ip4/…/tcp/…/p2p/…)"
+    )
+    network: str = _setting(
+        "lorikeet-devnet", "the network's name; nodes of different networks do not meet"
+    )
+    http_host: str = _setting(
+        "127.0.0.1", "where the HTTP API listens; loopback, since it asks for no password"
+    )
+    http_port: int = _setting(4180, "its port; 0 takes any free one")
+    publishers: tuple[str, ...] = _setting(
+        (),
+        "peer ids of creators whose adapters may be called by their bare name, first one first",
+    )
+    aggregator: str = _setting("", "peer id of the node that settles receipts")
+    chain_rpc: str = _setting("", "an Ethereum node; empty means that nothing is paid")
+    settlement: str = _setting("", "address of the settlement contract")
+    channels: str = _setting("", "address of the payment channels' contract")
+    token: str = _setting("", "address of the fee token")
+    owner: str = _setting(
+        "",
+        "address that is paid for this node's work; empty: the node's own key, which should"
+        " not hold money for long",
+    )
+    base_path: str = _setting(
+        "",
+        "the base model, a GGUF file or a Hugging Face folder; empty: the one that came with"
+        " the installation",
+    )
+    engine_dtype: str = _setting("auto", "auto, float32, bfloat16 or int8")
+    engine_threads: int = _setting(
+        0,
+        "threads of the engine; 0: one for each core. Several engines on one machine want a number",
+    )
+    engine_draft_tokens: int = _setting(
+        0,
+        "guesses of the engine ahead of each answer, taken from its own text; 4 speeds up"
+        " repetitive answers when few ask",
+    )
+    kv_tokens: int = _setting(
+        0,
+        "tokens of all running requests together that fit into the engine's memory; 0: what"
+        " suits the machine and its memory limits",
+    )
+    max_adapters: int = _setting(
+        0,
+        "adapters ready in the engine at once, the others wait on the disk; 0: what suits the"
+        " machine",
+    )
+    prompt_price: int = _setting(10, "what a token of prompt costs here, in millionths of a dollar")
+    completion_price: int = _setting(50, "what a token of answer costs here")
+    max_prompt_price: int = _setting(
+        100, "what this node pays another for a token of prompt, at most"
+    )
+    max_completion_price: int = _setting(
+        500, "what this node pays another for a token of answer, at most"
+    )
+    channel_deposit: int = _setting(
+        1_000_000, "what is put into a channel at a time when this node pays another"
+    )
+    max_channel_deposit: int = _setting(10_000_000, "what is ever put into one channel, at most")
+    epoch_s: float = _setting(30.0, "seconds between an aggregator's posts")
+    claim_interval_s: float = _setting(60.0, "seconds between claims of vouchers and payouts")
+    republish_interval_s: float = _setting(
+        60.0, "seconds between telling the network again what is held here"
+    )
+    unpaid_deadline_s: float = _setting(
+        10.0, "seconds that an answer waits for the next payment before it is cancelled"
+    )
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -171,7 +171,7 @@ def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
         values: dict[str, Any] = tomllib.loads(path.read_text()) if path.exists() else {}
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    for name in _fields():
+    for name in settings():
         if ENV_PREFIX + name.upper() in env:
             values[name] = env[ENV_PREFIX + name.upper()]
     return Config(home=home, **{name: _convert(name, value) for name, value in values.items()})
@@ -182,10 +182,10 @@ def dump_config(config: Config) -> str:
     default are commented out.
     """
     lines = []
-    for name, field in _fields().items():
+    for name, setting in settings().items():
         value = getattr(config, name)
-        mark = "# " if value == field.default else ""
-        lines.append(f"# {WHAT_IT_SETS[name]}\n{mark}{name} = {_toml(value)}\n")
+        mark = "# " if value == setting.default else ""
+        lines.append(f"# {setting.metadata['what it sets']}\n{mark}{name} = {_toml(value)}\n")
     return "\n".join(lines)
 
 
@@ -200,29 +200,63 @@ def bundled_weights() -> Path:
     return found[0]
 
 
-def _fields() -> dict[str, dataclasses.Field[Any]]:
-    return {field.name: field for field in dataclasses.fields(Config) if field.name != "home"}
+def settings() -> dict[str, dataclasses.Field[Any]]:
+    """Give every setting by its name."""
+    return {each.name: each for each in dataclasses.fields(Config) if each.name != "home"}
 
 
 def _convert(name: str, value: Any) -> Any:
-    """Bring a TOML value or an environment text to its field's type."""
-    field = _fields().get(name)
-    if field is None:
-        close = difflib.get_close_matches(name, _fields(), n=1)
+    """Bring a TOML value, or the text of a variable or of `--set`, to its setting's type.
+
+    ConfigError names the setting and what it takes.
+    """
+    setting = settings().get(name)
+    if setting is None:
+        close = difflib.get_close_matches(name, settings(), n=1)
         raise ConfigError(
             f"unknown setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
         )
-    kind: type[Any] = type(field.default)
+    kind: type[Any] = type(setting.default)
+    read, takes = _READERS[kind]
     try:
-        if kind is tuple:
-            return (
-                tuple(part for part in value.split(",") if part)
-                if isinstance(value, str)
-                else tuple(str(part) for part in value)
-            )
-        return kind(value)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"setting {name!r}: {value!r} is not a {kind.__name__}") from error
+        return read(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"setting {name!r} is {value!r}; it takes {takes}") from None
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _read_whole(value: Any) -> int:
+    if isinstance(value, bool | float):
+        raise TypeError
+    return int(value)
+
+
+def _read_number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError
+    return float(value)
+
+
+def _read_texts(value: Any) -> tuple[str, ...]:
+    """A list, or in a text: either an array as TOML and JSON write it, or parts between commas."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = tomllib.loads(f"value = {value}")["value"]
+    if isinstance(value, str):
+        return tuple(part for part in map(str.strip, value.split(",")) if part)
+    return tuple(_read_text(part) for part in value)
+
+
+_READERS: Mapping[type[Any], tuple[Callable[[Any], Any], str]] = {
+    str: (_read_text, "a text"),
+    int: (_read_whole, "a whole number"),
+    float: (_read_number, "a number"),
+    tuple: (_read_texts, 'a list of texts, as one,two or ["one", "two"]'),
+}
 
 
 def _toml(value: object) -> str:

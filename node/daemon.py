@@ -5,13 +5,16 @@ Decides nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import msgspec
 import trio
 
+from engine import messages as m
 from p2p.errors import InvalidIdentity
 from p2p.host import Host
 from p2p.identity import Identity
@@ -27,9 +30,9 @@ from .api import (
     ReceiptInfo,
     StatusInfo,
 )
-from .catalogue.holding import Adapters
+from .catalogue.catalogue import Catalogue
 from .config import Config
-from .engine_host import EngineHost, to_plain_stats
+from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NodeError
 from .money.wiring import Money
 from .telemetry import Telemetry
@@ -40,7 +43,7 @@ from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 class NodeDaemon:
     """A running node, as node/api.py promises it.
 
-    `adapters` and `service` are None where the role has none.
+    `catalogue` and `service` are None where the role has none.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class NodeDaemon:
         host: Host,
         telemetry: Telemetry,
         engine: EngineHost | None,
-        adapters: Adapters | None,
+        catalogue: Catalogue | None,
         service: Service | None,
         money: Money | None,
         nursery: trio.Nursery,
@@ -61,7 +64,7 @@ class NodeDaemon:
         self.engine = engine
         self.money = money
         self._address = address
-        self._adapters = adapters
+        self._catalogue = catalogue
         self._service = service
         self._nursery = nursery
         self._started = time.monotonic()
@@ -79,13 +82,13 @@ class NodeDaemon:
 
     async def status(self) -> StatusInfo:
         """Describe this node now."""
-        adapters = self._adapters
+        catalogue = self._catalogue
         return StatusInfo(
             peer_id=self.host.peer_id,
             address="0x" + self._address.hex(),
             role=self.config.role,
             network=self.config.network,
-            base=f"{adapters.base_name} {adapters.base.hex()}" if adapters else "",
+            base=f"{catalogue.base_name} {catalogue.base.hex()}" if catalogue else "",
             addresses=self.host.addresses,
             num_peers=len(self.host.peers()),
             uptime_s=time.monotonic() - self._started,
@@ -108,7 +111,7 @@ class NodeDaemon:
 
     async def adapters(self) -> list[AdapterInfo]:
         """Every adapter held here or heard of."""
-        return await self._adapters.listing() if self._adapters else []
+        return await self._catalogue.listing() if self._catalogue else []
 
     def peers(self) -> list[PeerInfo]:
         """Who is connected."""
@@ -119,7 +122,7 @@ class NodeDaemon:
 
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
-        return await self._need_adapters().pull(model)
+        return await self._need_catalogue().pull(model)
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
         """Publish a PEFT folder, as the creator whose key is in that file (this node itself when
@@ -133,7 +136,7 @@ class NodeDaemon:
             )
         except (InvalidIdentity, OSError) as error:
             raise BadRequest(f"the creator's key {key}: {error}") from error
-        return await self._need_adapters().publish(folder, creator)
+        return await self._need_catalogue().publish(folder, creator)
 
     async def receipts(self) -> list[ReceiptInfo]:
         """This daemon's receipts, newest first."""
@@ -152,16 +155,46 @@ class NodeDaemon:
         """What this node's owner (and, at an aggregator, everybody) has earned."""
         return await self.money.earnings() if self.money else []
 
-    def _need_adapters(self) -> Adapters:
-        if self._adapters is None:
+    def _need_catalogue(self) -> Catalogue:
+        if self._catalogue is None:
             raise BadRequest(
                 f"this daemon is a {self.config.role} and holds no adapters; use a volunteer or a"
                 " gateway"
             )
-        return self._adapters
+        return self._catalogue
 
 
 def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
     """What a peer does, as far as the protocols it serves tell."""
     known = {INFER_PROTOCOL: "volunteer", RECEIPTS_PROTOCOL: "aggregator"}
     return tuple(known[protocol] for protocol in protocols if protocol in known)
+
+
+def to_plain_stats(
+    ready: m.Ready | None, stats: m.Stats | None, restarts: int
+) -> dict[str, object]:
+    """Give the engine's figures as plain values, for people and JSON."""
+    plain: dict[str, object] = {"restarts": restarts, "up": ready is not None and stats is not None}
+    if ready is not None:
+        plain |= {
+            "dtype": ready.dtype,
+            "threads": ready.threads,
+            "max_context_tokens": ready.max_context_tokens,
+            "load_ms": ready.load_ms,
+        }
+    if stats is not None:
+        plain |= msgspec.to_builtins(msgspec.structs.asdict(stats))
+        plain["adapters_held"] = [adapter.hex() for adapter in stats.adapters_held]
+        plain["adapters_ready"] = [adapter.hex() for adapter in stats.adapters_ready]
+        plain["steps"] = [_plain_step(record) for record in stats.steps]
+    return plain
+
+
+def _plain_step(record: m.StepRecord) -> dict[str, object]:
+    return {
+        "step": record.step,
+        "adapters": ["base" if adapter is None else adapter.hex() for adapter in record.adapters],
+        "prefill_tokens": record.prefill_tokens,
+        "decode_tokens": record.decode_tokens,
+        "step_ms": record.step_ms if math.isfinite(record.step_ms) else 0.0,
+    }

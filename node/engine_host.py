@@ -1,139 +1,88 @@
-"""Keeps an engine process alive and speaks to it.
+"""Keeps an engine process alive, and gives the daemon calls that wait for its answers.
 
-Knows the engine only by its border (engine/messages.py, engine/framing.py); knows no peers, no text
-and no money.
-
-    supervise:  start → Ready → hold again what was held → serve until it dies → every running
-                request gets EngineLost → back off → start
+    supervise:  start → Ready → hold again what was held → serve until it dies → whoever waits gets
+                EngineLost → back off → start
 
 One reader task and one writer task per engine process; a request is a bounded channel of the
-engine's messages about it.
+engine's messages about it. Knows the engine only by its border; who hears which message is
+engine_link.py's. Knows no peers, no text and no money.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
-import os
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from subprocess import DEVNULL
+from typing import TypeVar
 
-import msgspec
 import trio
 
 from engine import messages as m
 from engine.errors import BorderError
-from engine.framing import READ_BYTES, MessageDecoder, encode_frames
 
-from .errors import AdapterError, BadRequest, EngineBusy, EngineFailed, EngineLost, NodeError
+from .engine_link import AdapterFiles, EngineLink, RunEvent, Waiter
+from .engine_process import EngineProcess, EngineSettings, start_engine
+from .errors import AdapterError, EngineLost, NodeError
 
 READY_DEADLINE_S = 120.0
-HOLD_DEADLINE_S = 60.0
+LOAD_DEADLINE_S = 60.0
+REPLAY_DEADLINE_S = 60.0
 STATS_DEADLINE_S = 5.0
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 5.0
 STEADY_S = 10.0  # an engine that lived this long starts again without waiting
 COMMANDS_QUEUED = 4096
-END_DEADLINE_S = 2.0
+STARTING = "the engine is starting again; ask again in some seconds"
 
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How to start the engine; `command` is its program, without the options below.
-
-    `vocabulary` is told to each process first.
-    """
-
-    base: Path
-    dtype: str = "auto"
-    threads: int = 0
-    kv_tokens: int = 0
-    max_adapters: int = 0
-    draft_tokens: int = 0
-    vocabulary: m.Vocabulary | None = None
-    command: tuple[str, ...] = (sys.executable, "-m", "engine", "serve")
-
-    def arguments(self, fd: int) -> list[str]:
-        """The whole command line for an engine that speaks on socket `fd`."""
-        options: dict[str, object] = {"--fd": fd, "--base": self.base, "--dtype": self.dtype}
-        options |= {"--kv-tokens": self.kv_tokens} if self.kv_tokens else {}
-        options |= {"--max-adapters": self.max_adapters} if self.max_adapters else {}
-        options |= {"--draft-tokens": self.draft_tokens} if self.draft_tokens else {}
-        options |= {"--threads": self.threads} if self.threads else {}
-        return [*self.command, *(str(part) for option in options.items() for part in option)]
-
-
-@dataclass(frozen=True)
-class AdapterFiles:
-    """Where an adapter's verified files lie."""
-
-    adapter: bytes
-    config: Path
-    weights: Path
+T = TypeVar("T")
 
 
 class EngineRun:
     """One request inside the engine: iterate it for `Tokens` and, last, `Finished`."""
 
-    def __init__(self, host: EngineHost, request_id: int, room: int) -> None:
-        self._host = host
+    def __init__(
+        self, tell: Callable[[m.ToEngine], bool], request_id: int, max_tokens: int
+    ) -> None:
+        self._tell = tell
+        self._room = max_tokens  # each message brings a token at least
+        self._send, self._receive = trio.open_memory_channel[RunEvent](max_tokens + 1)
+        self._is_over = False
         self.request_id = request_id
-        self.ended = False
-        self._over = False
-        self._send, self._receive = trio.open_memory_channel[m.Tokens | m.Finished | Exception](
-            room
-        )
 
     def grant(self, credit: int) -> None:
         """Raise the tokens that may be produced in all."""
-        self._host.tell(m.Grant(self.request_id, credit))
+        self._tell(m.Grant(self.request_id, credit))
 
     def cancel(self) -> None:
         """Ask for an early end; `Finished(reason="cancelled")` still comes."""
-        self._host.tell(m.Cancel(self.request_id))
+        self._tell(m.Cancel(self.request_id))
 
     def __aiter__(self) -> EngineRun:
         """Iterate over the engine's messages until the request ended."""
         return self
 
     async def __anext__(self) -> m.Tokens | m.Finished:
-        """The next message; raises EngineLost, EngineBusy, EngineFailed or BadRequest when the
-        request failed.
+        """Wait for the next message; raises EngineLost, EngineBusy, EngineFailed or BadRequest when
+        the request failed.
         """
-        if self._over:
+        if self._is_over:
             raise StopAsyncIteration
         event = await self._receive.receive()
-        self._over = not isinstance(event, m.Tokens)
-        if isinstance(event, Exception):
+        self._is_over = not isinstance(event, m.Tokens)
+        if isinstance(event, NodeError):
             raise event
         return event
 
-    def put(self, event: m.Tokens | m.Finished | Exception) -> None:
-        """Hand over one message; the room suffices for one token a message, so an engine that
-        overflows it is broken.
+    def hear(self, event: RunEvent) -> None:
+        """Take one message; BorderError when there are more of them than tokens were asked for.
+
+        There is always room for the end, which comes once.
         """
-        self.ended = self.ended or not isinstance(event, m.Tokens)
-        with suppress(trio.WouldBlock, trio.BrokenResourceError):
-            self._send.send_nowait(event)
-
-
-@dataclass
-class _Waiter:
-    """Somebody waits for one answer that is not a stream."""
-
-    arrived: trio.Event = field(default_factory=trio.Event)
-    answer: m.AdapterHeld | m.AdapterRefused | m.Replayed | m.Stats | Exception | None = None
-
-    def put(
-        self, answer: m.AdapterHeld | m.AdapterRefused | m.Replayed | m.Stats | Exception
-    ) -> None:
-        self.answer = answer
-        self.arrived.set()
+        is_full = self._send.statistics().current_buffer_used >= self._room
+        if isinstance(event, m.Tokens) and is_full:
+            raise BorderError(f"the engine says too much about request {self.request_id}")
+        self._send.send_nowait(event)
 
 
 class EngineHost:
@@ -148,25 +97,15 @@ class EngineHost:
         self._settings = settings
         self._log = log
         self._stderr = stderr
-        self._ids = itertools.count(1)
-        self._runs: dict[int, EngineRun] = {}
-        self._holds: dict[bytes, _Waiter] = {}
-        self._replays: dict[int, _Waiter] = {}
-        self._stats: list[_Waiter] = []
-        self._held: dict[bytes, AdapterFiles] = {}
+        self._link = EngineLink(log)
         self._commands: trio.MemorySendChannel[m.ToEngine] | None = None
         self._serving = False
         self._up = trio.Event()
-        self._process: trio.Process | None = None
+        self.pid: int | None = None
         self.ready: m.Ready | None = None
         self.restarts = 0
 
     # --- what the daemon asks ---
-
-    @property
-    def pid(self) -> int | None:
-        """The engine's process id, while there is one."""
-        return self._process.pid if self._process else None
 
     @property
     def is_up(self) -> bool:
@@ -196,54 +135,50 @@ class EngineHost:
         logprobs: int | None = None,
     ) -> AsyncIterator[EngineRun]:
         """Run one request; leaving the block before its end cancels it."""
-        run = EngineRun(self, next(self._ids), max_tokens + 2)
-        self._runs[run.request_id] = run
+        run = EngineRun(self.tell, self._link.new_id(), max_tokens)
+        self._link.listen(run.request_id, run.hear)
         try:
-            credit = min(credit, max_tokens)
             submit = m.Submit(
                 run.request_id,
                 list(prompt_ids),
                 adapter,
                 sampling,
                 max_tokens=max_tokens,
-                credit=credit,
+                credit=min(credit, max_tokens),
                 stop_ids=list(stop_ids),
                 logprobs=logprobs,
             )
             if not self._serving or not self.tell(submit):
-                raise EngineLost("the engine is starting again; ask again in some seconds")
+                raise EngineLost(STARTING)
             yield run
         finally:
-            del self._runs[run.request_id]
-            if not run.ended:
-                run.cancel()
+            cancel = self._link.stop_listening(run.request_id)
+            if cancel is not None:
+                self.tell(cancel)
 
-    async def hold(self, files: AdapterFiles) -> m.AdapterHeld:
-        """Make an adapter servable now and after every restart; raises AdapterError with the
-        engine's reason.
+    async def load(self, files: AdapterFiles) -> m.AdapterHeld:
+        """Have the engine serve an adapter now and after every restart; raises AdapterError with
+        the engine's reason.
         """
-        held = await self._hold(files)
-        self._held[files.adapter] = files
+        held = await self._load(files)
+        self._link.keep(files)
         return held
 
-    def holds(self, adapter: bytes) -> bool:
-        """Whether the engine serves it, or will when it is up again; it refuses one whose files
-        have broken since.
+    def serves(self, adapter: bytes) -> bool:
+        """Say whether the engine serves an adapter, or will when it is up again; it stops serving
+        one whose files have broken.
         """
-        return adapter in self._held
+        return self._link.keeps(adapter)
 
     def release(self, adapter: bytes) -> None:
-        """Forget an adapter."""
-        if self._held.pop(adapter, None):
-            self.tell(m.ReleaseAdapter(adapter))
+        """Have the engine serve an adapter no longer."""
+        command = self._link.release(adapter)
+        if command is not None:
+            self.tell(command)
 
     async def stats(self) -> m.Stats:
-        """The engine's figures now."""
-        waiter = _Waiter()
-        self._stats.append(waiter)
-        answer = await self._answer(waiter, m.GetStats(), STATS_DEADLINE_S)
-        assert isinstance(answer, m.Stats)
-        return answer
+        """Ask for the engine's figures now."""
+        return await self._ask(self._link.ask_stats, STATS_DEADLINE_S)
 
     async def replay(
         self,
@@ -251,20 +186,13 @@ class EngineHost:
         answer_ids: Sequence[int],
         adapter: bytes | None,
         sampling: m.Sampling,
-        deadline_s: float = HOLD_DEADLINE_S,
+        deadline_s: float = REPLAY_DEADLINE_S,
     ) -> list[float]:
-        """By how much each token of an answer missed winning under this seed (0 = it won)."""
-        request_id = next(self._ids)
-        waiter = _Waiter()
-        self._replays[request_id] = waiter
-        try:
-            command = m.Replay(
-                request_id, list(prompt_ids), list(answer_ids), adapter, sampling=sampling
-            )
-            answer = await self._answer(waiter, command, deadline_s)
-        finally:
-            del self._replays[request_id]
-        assert isinstance(answer, m.Replayed)
+        """Ask by how much each token of an answer missed winning under this seed (0 = it won)."""
+        replay = m.Replay(
+            self._link.new_id(), list(prompt_ids), list(answer_ids), adapter, sampling=sampling
+        )
+        answer: m.Replayed = await self._ask(partial(self._link.ask_replay, replay), deadline_s)
         return answer.margins
 
     def tell(self, command: m.ToEngine) -> bool:
@@ -277,36 +205,24 @@ class EngineHost:
             return False
         return True
 
-    async def _hold(self, files: AdapterFiles) -> m.AdapterHeld:
-        waiter = self._holds.get(files.adapter)
-        first = False
-        if waiter is None:
-            waiter = _Waiter()
-            first = True
-            self._holds[files.adapter] = waiter
-        command = (
-            m.HoldAdapter(files.adapter, str(files.config), str(files.weights)) if first else None
-        )
-        try:
-            answer = await self._answer(waiter, command, HOLD_DEADLINE_S)
-        finally:
-            if first:
-                self._holds.pop(files.adapter, None)
-        if isinstance(answer, m.AdapterRefused):
-            raise AdapterError(f"the engine refused the adapter: {answer.message}")
-        assert isinstance(answer, m.AdapterHeld)
-        return answer
+    async def _load(self, files: AdapterFiles) -> m.AdapterHeld:
+        return await self._ask(partial(self._link.ask_load, files), LOAD_DEADLINE_S)
 
-    async def _answer(
-        self, waiter: _Waiter, command: m.ToEngine | None, deadline_s: float
-    ) -> object:
-        if command is not None and not self.tell(command):
-            raise EngineLost("the engine is starting again; ask again in some seconds")
-        with trio.move_on_after(deadline_s):
-            await waiter.arrived.wait()
+    async def _ask(self, note: Callable[[Waiter[T]], m.ToEngine | None], deadline_s: float) -> T:
+        """Wait for one answer: `note` has the link remember the waiter, and gives the command."""
+        arrived = trio.Event()
+        waiter = Waiter[T](arrived.set)
+        command = note(waiter)
+        try:
+            if command is not None and not self.tell(command):
+                raise EngineLost(STARTING)
+            with trio.move_on_after(deadline_s):
+                await arrived.wait()
+        finally:
+            self._link.leave(waiter)
         if waiter.answer is None:
             raise EngineLost(f"the engine did not answer within {deadline_s:.0f} s")
-        if isinstance(waiter.answer, Exception):
+        if isinstance(waiter.answer, NodeError):
             raise waiter.answer
         return waiter.answer
 
@@ -328,77 +244,60 @@ class EngineHost:
             await trio.sleep(backoff_s)
 
     async def _live_once(self) -> None:
-        """One engine process, from its start to its end."""
-        ours, theirs = socket.socketpair()
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        """Run one engine process, from its start to its end."""
         try:
-            process = await self._start(theirs)
+            engine = await start_engine(self._settings, self._stderr)
         except OSError as error:
             self._log(f"engine: cannot start {self._settings.command[0]}: {error}")
-            await stream.aclose()
             return
-        finally:
-            theirs.close()
-        self._process = process
+        async with engine:
+            self.pid = engine.pid
+            try:
+                await self._converse(engine)
+            finally:
+                self._lose()
+
+    async def _converse(self, engine: EngineProcess) -> None:
+        """Speak until the engine closes its end, dies or says what no engine may say."""
         try:
-            await self._converse(stream)
+            if await self._wait_ready(engine):
+                async with trio.open_nursery() as nursery:
+                    send, receive = trio.open_memory_channel[m.ToEngine](COMMANDS_QUEUED)
+                    self._commands = send
+                    nursery.start_soon(engine.write, receive)
+                    nursery.start_soon(self._come_up)
+                    while (message := await engine.receive()) is not None:
+                        self._link.receive(message)
+                    nursery.cancel_scope.cancel()
         except* (
             trio.BrokenResourceError,
             trio.ClosedResourceError,
             BorderError,
         ) as faults:
-            self._log(
-                "engine: "
-                + "; ".join(f"{type(fault).__name__}: {fault}" for fault in faults.exceptions)
-            )
-        finally:
-            self._lose()
-            await self._end(process, stream)
+            said = [f"{type(fault).__name__}: {fault}" for fault in faults.exceptions]
+            self._log("engine: " + "; ".join(said))
 
-    async def _start(self, theirs: socket.socket) -> trio.Process:
-        log = self._stderr.open("ab") if self._stderr else None
-        try:
-            return await trio.lowlevel.open_process(
-                self._settings.arguments(theirs.fileno()),
-                stdin=DEVNULL,
-                stdout=log or DEVNULL,
-                stderr=log,
-                pass_fds=[theirs.fileno()],
-                env=_environment(self._settings.threads),
-            )
-        finally:
-            if log:
-                log.close()
-
-    async def _converse(self, stream: trio.SocketStream) -> None:
-        """Speak until the engine closes its end."""
-        inbox = _Inbox(stream)
+    async def _wait_ready(self, engine: EngineProcess) -> bool:
         first = None
         with trio.move_on_after(READY_DEADLINE_S):
-            first = await inbox.receive()
+            first = await engine.receive()
         if not isinstance(first, m.Ready):
             self._log("engine: it did not become ready; its own words are in engine.log")
-            return
+            return False
         self.ready = first
-        send, receive = trio.open_memory_channel[m.ToEngine](COMMANDS_QUEUED)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_write_commands, stream, receive)
-            self._commands = send
-            nursery.start_soon(self._come_up)
-            while (message := await inbox.receive()) is not None:
-                self._dispatch(message)
-            nursery.cancel_scope.cancel()
+        return True
 
     async def _come_up(self) -> None:
-        """Hold again what was held before a restart, then let waiters in."""
+        """Have the engine serve again what it served before a restart, then let waiters in."""
         assert self.ready is not None
         if self._settings.vocabulary is not None:
             self.tell(self._settings.vocabulary)
-        for files in list(self._held.values()):
+        for files in self._link.kept():
             try:
-                await self._hold(files)
+                await self._load(files)
             except (AdapterError, EngineLost) as error:
-                self._log(f"engine: adapter {files.adapter.hex()[:12]} was not held again: {error}")
+                name = files.adapter.hex()[:12]
+                self._log(f"engine: adapter {name} is not served again: {error}")
         self._log(
             f"engine: ready, base {self.ready.base.hex()[:12]}, {self.ready.dtype},"
             f" {self.ready.threads} threads"
@@ -407,144 +306,8 @@ class EngineHost:
         self._up.set()
         self._up = trio.Event()
 
-    def _dispatch(self, message: m.FromEngine) -> None:
-        """Hand one message to whoever waits for it; nobody may have stayed."""
-        match message:
-            case m.Tokens() | m.Finished():
-                self._to_run(message.request_id, message)
-            case m.Failed():
-                error = _error_of(message)
-                self._to_run(message.request_id, error)
-                if message.request_id in self._replays:
-                    self._replays[message.request_id].put(error)
-            case m.AdapterHeld() | m.AdapterRefused():
-                if isinstance(message, m.AdapterRefused) and message.adapter in self._held:
-                    del self._held[message.adapter]
-                    self._log(
-                        f"engine: adapter {message.adapter.hex()[:12]} is not served any more:"
-                        f" {message.message}"
-                    )
-                if message.adapter in self._holds:
-                    self._holds[message.adapter].put(message)
-            case m.Replayed():
-                if message.request_id in self._replays:
-                    self._replays[message.request_id].put(message)
-            case m.Stats():
-                waiters = self._stats
-                self._stats = []
-                for waiter in waiters:
-                    waiter.put(message)
-            case m.Ready():
-                raise BorderError("the engine said Ready twice")
-
-    def _to_run(self, request_id: int, event: m.Tokens | m.Finished | Exception) -> None:
-        run = self._runs.get(request_id)
-        if run is not None:
-            run.put(event)
-
     def _lose(self) -> None:
-        """Tell everybody who waits that the engine is gone."""
+        self.pid = None
         self._commands = None
         self._serving = False
-        lost = EngineLost(
-            "the engine process ended while it worked on this; it is being restarted, so ask again"
-            " in some seconds"
-        )
-        for run in list(self._runs.values()):
-            run.put(lost)
-        for waiter in [*self._holds.values(), *self._replays.values(), *self._stats]:
-            waiter.put(lost)
-        self._holds = {}
-        self._stats = []
-
-    async def _end(self, process: trio.Process, stream: trio.SocketStream) -> None:
-        """Close the socket, which ends a healthy engine; kill one that stays."""
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)
-            with trio.move_on_after(END_DEADLINE_S):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        self._process = None
-
-
-class _Inbox:
-    """The engine's messages off its socket, one by one."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        self._frames = MessageDecoder[m.FromEngine](m.FromEngine)
-
-    async def receive(self) -> m.FromEngine | None:
-        """Wait for the next message; None when the engine closed, inside a frame or not.
-
-        Raises BorderError for bytes that are not a message.
-        """
-        while (message := self._frames.next_message()) is None:
-            data = await self._stream.receive_some(READ_BYTES)
-            if not data:
-                return None
-            self._frames.feed(bytes(data))
-        return message
-
-
-async def _write_commands(
-    stream: trio.SocketStream, commands: trio.MemoryReceiveChannel[m.ToEngine]
-) -> None:
-    async for command in commands:
-        await stream.send_all(encode_frames([command]))
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The daemon's environment.
-
-    An engine that has the whole machine pins its threads; several on one machine would pin theirs
-    to the same core.
-    """
-    return ({"OMP_PROC_BIND": "true"} if threads == 0 else {}) | os.environ
-
-
-def to_plain_stats(
-    ready: m.Ready | None, stats: m.Stats | None, restarts: int
-) -> dict[str, object]:
-    """The engine's figures as plain values, for people and JSON."""
-    plain: dict[str, object] = {"restarts": restarts, "up": ready is not None and stats is not None}
-    if ready is not None:
-        plain |= {
-            "dtype": ready.dtype,
-            "threads": ready.threads,
-            "max_context_tokens": ready.max_context_tokens,
-            "load_ms": ready.load_ms,
-        }
-    if stats is not None:
-        plain |= {
-            name: value
-            for name, value in msgspec.to_builtins(msgspec.structs.asdict(stats)).items()
-            if name not in ("steps",)
-        }
-        plain["adapters_held"] = [adapter.hex() for adapter in stats.adapters_held]
-        plain["adapters_ready"] = [adapter.hex() for adapter in stats.adapters_ready]
-        plain["steps"] = [_plain_step(record) for record in stats.steps]
-    return plain
-
-
-def _plain_step(record: m.StepRecord) -> dict[str, object]:
-    return {
-        "step": record.step,
-        "adapters": ["base" if adapter is None else adapter.hex() for adapter in record.adapters],
-        "prefill_tokens": record.prefill_tokens,
-        "decode_tokens": record.decode_tokens,
-        "step_ms": record.step_ms if math.isfinite(record.step_ms) else 0.0,
-    }
-
-
-def _error_of(failed: m.Failed) -> NodeError:
-    """Whose fault it is: a bad request is bad at any node."""
-    match failed.code:
-        case "busy":
-            return EngineBusy(failed.message)
-        case "bad_request":
-            return BadRequest(failed.message)
-        case _:
-            return EngineFailed(f"{failed.code}: {failed.message}")
+        self._link.lose()

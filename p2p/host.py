@@ -30,7 +30,6 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
-from multiaddr import Multiaddr
 from trio_typing import TaskStatus
 
 from .addresses import advertised, check_free, parse_address, split_peer
@@ -293,7 +292,7 @@ async def _run_host(
             stack.callback(pubsub.seen_messages.stop)
             await stack.enter_async_context(run_service(swarm))
             if config.listen and not await swarm.listen(
-                *(Multiaddr(address) for address in config.listen)
+                *(parse_address(address, identity.peer_id) for address in config.listen)
             ):
                 raise HostFailed(f"cannot listen on {', '.join(config.listen)}; is the port taken?")
             stack.push_async_callback(_shut_down, host, library)
@@ -344,8 +343,8 @@ def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, Har
         store,
         upgrader,
         [TCP()],
-        RetryConfig(max_retries=0),
-        connections,
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=connections,
         psk=config.psk.hex() if config.psk is not None else None,
     )
     announce = [parse_address(address, identity.peer_id) for address in config.announce]

@@ -100,9 +100,20 @@ def build_manifest(
     files: Sequence[File],
 ) -> bytes:
     """Write and sign a manifest; ManifestError when nobody would accept it."""
-    about = (name, adapter_version, base, tokenizer_hash, template_hash, licence, source)
     draft = Manifest(
-        VERSION, *about, signer.public_key, created_at, list(contributors), list(files), bytes(65)
+        version=VERSION,
+        name=name,
+        adapter_version=adapter_version,
+        base=base,
+        tokenizer_hash=tokenizer_hash,
+        template_hash=template_hash,
+        licence=licence,
+        source=source,
+        creator=signer.public_key,
+        created_at=created_at,
+        contributors=list(contributors),
+        files=list(files),
+        signature=bytes(65),
     )
     try:
         data = encode(msgspec.structs.replace(draft, signature=signer.sign_digest(_digest(draft))))

@@ -21,7 +21,7 @@ from p2p.cid import Cid
 from p2p.errors import P2pError, StreamClosed
 from p2p.streams import FrameStream
 
-from ..catalogue.holding import Adapters
+from ..catalogue.catalogue import Catalogue
 from ..engine_host import EngineHost, EngineRun
 from ..errors import NodeError, RefusalCode
 from ..money.till import Tab, Till
@@ -64,7 +64,7 @@ class Inbound:
     def __init__(
         self,
         engine: EngineHost,
-        adapters: Adapters,
+        catalogue: Catalogue,
         till: Till | None,
         price: Price,
         owner: bytes,
@@ -74,7 +74,7 @@ class Inbound:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
-        self.adapters = adapters
+        self.catalogue = catalogue
         self.till = till
         self.price = price
         self.owner = owner
@@ -100,7 +100,7 @@ class Inbound:
     def terms(self) -> NodeTerms:
         """What is offered now."""
         return NodeTerms(
-            base=self.adapters.base,
+            base=self.catalogue.base,
             operator=self.till.operator if self.till else bytes(20),
             owner=self.owner,
             price=self.price,
@@ -206,7 +206,7 @@ class Visit:
                 if self._run is not None:
                     self._run.grant(action.credit)
             case node.CancelEngine():
-                if self._run is not None and not self._run.ended:
+                if self._run is not None:
                     self._run.cancel()
             case _:
                 assert_never(action)
@@ -265,11 +265,11 @@ class Visit:
     # --- deeds ---
 
     async def _hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
-        adapters = self._in.adapters
+        catalogue = self._in.catalogue
         if action.adapter == BASE_ADAPTER:
-            return node.AdapterHeld(adapters.shares(self._in.owner, None), {})
-        pulled = await adapters.hold(Cid(action.adapter))
-        shares = adapters.shares(self._in.owner, pulled.manifest)
+            return node.AdapterHeld(catalogue.shares(self._in.owner, None), {})
+        pulled = await catalogue.hold(Cid(action.adapter))
+        shares = catalogue.shares(self._in.owner, pulled.manifest)
         return node.AdapterHeld(shares, dict(pulled.timings_ms))
 
     async def _open(self, action: node.OpenChannel) -> node.ChannelOpened:

@@ -6,6 +6,7 @@ import os
 import sys
 
 import typer
+from rich.markup import escape
 
 from ..errors import NodeError
 from . import ask, daemon, look, testnet
@@ -65,7 +66,9 @@ def main() -> None:
 def fail(message: str, exit_code: int) -> None:
     """Say what went wrong and end."""
     err.print(
-        f"[bold red]error:[/bold red] {message}" if err.is_terminal else f"error: {message}",
+        f"[bold red]error:[/bold red] {escape(message)}"
+        if err.is_terminal
+        else f"error: {message}",
         markup=err.is_terminal,
     )
     sys.exit(exit_code)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
 
-from ..config import CONFIG_FILE, ENV_PREFIX, Config, dump_config, load_config
+from ..config import CONFIG_FILE, ENV_PREFIX, dump_config, load_config, settings
 from .client import EXIT_USAGE, CliError
 from .options import Home, Json
 from .show import show_facts, show_json
@@ -21,9 +20,13 @@ def init(
     bootstrap: Annotated[
         list[str] | None, typer.Option(help="A peer to start from (multiaddr); may be repeated.")
     ] = None,
-    settings: Annotated[
+    stated_settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting; may be repeated. A list is ONE,TWO or an array.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -32,7 +35,7 @@ def init(
     from proofs.signing import address_of
 
     stated = {"role": role, "bootstrap": ",".join(bootstrap or [])} | dict(
-        parse_setting(text) for text in settings or []
+        parse_setting(text) for text in stated_settings or []
     )
     path = home / CONFIG_FILE
     if path.exists():
@@ -55,7 +58,7 @@ def init(
 def parse_setting(text: str) -> tuple[str, str]:
     """NAME=VALUE."""
     name, sign, value = text.partition("=")
-    if not sign or name not in {field.name for field in dataclasses.fields(Config)} - {"home"}:
+    if not sign or name not in settings():
         raise CliError(f"--set {text}: say NAME=VALUE with a NAME of lorikeet.toml", EXIT_USAGE)
     return name, value
 

@@ -45,16 +45,10 @@ class PostJournal:
             "INSERT INTO post_attempt (epoch, nonce, raw, hash, max_fee_wei, tip_wei) VALUES (?, ?,"
             " ?, ?, ?, ?)"
         )
+        fees_wei = str(attempt.max_fee_wei), str(attempt.tip_wei)  # over SQLite's 63 bits, perhaps
+        row = (epoch, attempt.nonce, attempt.raw, attempt.hash, *fees_wei)
         with self._ledger.transaction():
-            self._ledger.write(
-                statement,
-                epoch,
-                attempt.nonce,
-                attempt.raw,
-                attempt.hash,
-                str(attempt.max_fee_wei),
-                str(attempt.tip_wei),
-            )
+            self._ledger.write(statement, *row)
 
     def confirm(self, epoch: int, transaction: bytes, block: int) -> None:
         """The header is on the chain, brought by this transaction.

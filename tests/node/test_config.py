@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import CONFIG_FILE, WHAT_IT_SETS, Config, dump_config, load_config
+from node.config import CONFIG_FILE, Config, dump_config, load_config, settings
 from node.errors import ConfigError
 
 plain = st.text(
@@ -16,9 +16,8 @@ plain = st.text(
 
 
 def test_every_setting_is_explained() -> None:
-    assert list(WHAT_IT_SETS) == [
-        field.name for field in dataclasses.fields(Config) if field.name != "home"
-    ]
+    for name, setting in settings().items():
+        assert len(setting.metadata["what it sets"]) > 10, name
 
 
 @given(
@@ -55,9 +54,37 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("http_port = ", CONFIG_FILE),
         ("chain_rpc = 'http://127.0.0.1:1'", "settlement"),
         ("channel_deposit = 0", "channel_deposit"),
+        ("http_port = true", "whole number"),
+        ("http_port = 1.5", "whole number"),
+        ("network = 7", "'network' is 7; it takes a text"),
+        ("epoch_s = 'soon'", "'epoch_s' is 'soon'; it takes a number"),
+        ("listen = 4101", "listen"),
+        ("listen = [4101]", "list of texts"),
     ],
 )
 def test_a_wrong_setting_is_named_with_the_mend(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / CONFIG_FILE).write_text(text)
     with pytest.raises(ConfigError, match=complaint):
         load_config(tmp_path, env={})
+
+
+@given(st.lists(plain.filter(lambda text: text.strip()), max_size=3))
+def test_a_list_in_a_variable_may_be_an_array(texts: list[str]) -> None:
+    env = {"LORIKEET_LISTEN": json.dumps(texts, ensure_ascii=False)}
+    assert load_config(Path("nowhere"), env=env).listen == tuple(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [("", ()), ("a", ("a",)), ("a, b,", ("a", "b")), (" ['a', \"b\"] ", ("a", "b")), ("[]", ())],
+)
+def test_a_list_in_a_variable_may_be_parts_between_commas(
+    text: str, parts: tuple[str, ...]
+) -> None:
+    assert load_config(Path("nowhere"), env={"LORIKEET_LISTEN": text}).listen == parts
+
+
+@pytest.mark.parametrize("text", ["[", '["a"', '["a", 1]', '["a"]]', "[a]"])
+def test_half_an_array_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^setting 'listen' is .*; it takes a list of texts"):
+        load_config(Path("nowhere"), env={"LORIKEET_LISTEN": text})

@@ -13,7 +13,9 @@ import pytest
 import trio
 
 from engine import messages as m
-from node.engine_host import AdapterFiles, EngineHost, EngineSettings
+from node.engine_host import EngineHost
+from node.engine_link import AdapterFiles
+from node.engine_process import EngineSettings
 from node.errors import AdapterError, EngineFailed, EngineLost
 from tests.node.networks import until
 
@@ -88,7 +90,7 @@ async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters
 ) -> None:
     adapter = AdapterFiles(b"a" * 32, tmp_path / "config", tmp_path / "weights")
     async with running_host(tmp_path) as host:
-        await host.hold(adapter)
+        await host.load(adapter)
         with pytest.raises(EngineLost, match="ask again"):
             await answer(host, [666])
         with trio.fail_after(5):
@@ -126,7 +128,7 @@ async def test_an_engine_killed_while_commands_are_written_is_replaced(tmp_path:
 async def test_refusals_are_named(tmp_path: Path) -> None:
     async with running_host(tmp_path) as host:
         with pytest.raises(AdapterError, match=r"x\.weight"):
-            await host.hold(AdapterFiles(b"b" * 32, tmp_path, tmp_path / "bad"))
+            await host.load(AdapterFiles(b"b" * 32, tmp_path, tmp_path / "bad"))
         with pytest.raises(EngineFailed, match="hold it first"):
             await answer(host, [1], adapter=b"b" * 32)
 

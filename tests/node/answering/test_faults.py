@@ -197,7 +197,7 @@ async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(
             assert engine.pid is not None
             os.kill(engine.pid, signal.SIGKILL)
             await until(
-                lambda: not engine.holds(Cid.parse(info.cid).digest)
+                lambda: not engine.serves(Cid.parse(info.cid).digest)
             )  # the engine that came up in its place refuses them
             assert (await ask(volunteer, model="law")).token_ids == expected
             assert weights.read_bytes() == whole

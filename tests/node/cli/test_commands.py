@@ -176,3 +176,32 @@ def test_help_is_grouped_and_coloured_on_a_terminal() -> None:
             "Money",
         )
     )
+
+
+async def test_a_list_is_set_as_an_array_and_a_wrong_value_is_named_in_one_line(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    listen = '["/ip4/127.0.0.1/tcp/4101", "/ip6/::1/tcp/4101"]'
+    wrong = await lorikeet(home, "init", "--home", str(home), "--set", 'listen=["/ip4')
+    assert wrong.returncode == 1
+    assert wrong.stderr.decode().startswith("error: setting 'listen' is '[\"/ip4'; it takes a list")
+    assert len(wrong.stderr.splitlines()) == 1
+    done = await lorikeet(home, "init", "--home", str(home), "--set", f"listen={listen}")
+    assert done.returncode == 0, done.stderr
+    assert f"\nlisten = {listen}\n" in (home / "lorikeet.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    "address", ["garbage", "/ip4/127.0.0.1/tcp/4101/nonsense", "/ip4/192.0.2.77/tcp/0"]
+)
+async def test_up_says_in_one_line_where_it_cannot_listen(tmp_path: Path, address: str) -> None:
+    toml = f'role = "bootstrap"\nlisten = ["{address}"]\nhttp_port = 0\n'
+    (tmp_path / "lorikeet.toml").write_text(toml)
+    done = await lorikeet(tmp_path, "up", "--home", str(tmp_path))
+    assert done.returncode == 1
+    said = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert len(said) == 1
+    assert address in said[0]
+    assert "lorikeet.toml" in said[0]
+    assert b"Traceback" not in done.stderr

@@ -1,0 +1,136 @@
+"""Brings an adapter's bytes here: who has them, the manifest, the blocks that are missing.
+
+    CID → the manifest, from the store or from a provider → blocks from all providers at once, each
+    hashed on arrival
+
+Knows neither the base nor the engine; whether an adapter is wanted is holding.py's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from p2p.blocks.client import FetchReport, fetch_block, fetch_blocks
+from p2p.blocks.exchange import BlockRef
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.errors import FetchFailed, P2pError
+from p2p.host import Host
+from p2p.peers import PeerAddress
+from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_manifest
+
+from ..errors import AdapterError, NoProvider
+from ..telemetry import Telemetry
+
+PROVIDERS_DEADLINE_S = 4.0
+MANIFEST_DEADLINE_S = 15.0
+FETCH_DEADLINE_S = 300.0
+MAX_PROVIDERS = 8
+
+
+@dataclass
+class Pulled:
+    """One adapter whose bytes are here, and how they came: times in milliseconds.
+
+    `rejected`: peer, CID and reason of each block that was not what its hash says.
+    """
+
+    cid: Cid
+    manifest: Manifest
+    providers: Sequence[PeerAddress] = ()
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    blocks_by_peer: dict[str, int] = field(default_factory=dict)
+    rejected: tuple[tuple[str, str, str], ...] = ()
+
+    def add(self, part: str, ms: float) -> None:
+        """Count time towards a part."""
+        self.timings_ms[part] = self.timings_ms.get(part, 0.0) + ms
+
+
+class Fetcher:
+    """Fetches from the network into the store of one daemon."""
+
+    def __init__(self, host: Host, store: BlockStore, telemetry: Telemetry) -> None:
+        self._host = host
+        self._store = store
+        self._telemetry = telemetry
+
+    async def find_providers(self, cid: Cid) -> list[PeerAddress]:
+        """Find peers that say they serve this adapter (or base)."""
+        return await self._host.dht.find_providers(
+            cid, limit=MAX_PROVIDERS, deadline_s=PROVIDERS_DEADLINE_S
+        )
+
+    async def fetch_manifest(self, cid: Cid) -> Pulled:
+        """Have the manifest, from the store or from a provider; who provides is asked once, for the
+        blocks as well. Raises NoProvider, AdapterError.
+        """
+        data = self._store.get(cid)
+        if data is not None:
+            return Pulled(cid, _parse(cid, data))
+        started = time.perf_counter()
+        providers = await self.find_providers(cid)
+        found = time.perf_counter()
+        if not providers:
+            raise NoProvider(f"no node provides {cid}; its publisher may be offline")
+        try:
+            data = await fetch_block(
+                self._host,
+                self._store,
+                cid,
+                MAX_MANIFEST_BYTES,
+                providers=providers,
+                deadline_s=MANIFEST_DEADLINE_S,
+            )
+        except P2pError as error:
+            raise NoProvider(f"the manifest {cid} could not be fetched: {error}") from error
+        timings_ms = {"lookup": (found - started) * 1000, "fetch": since_ms(found)}
+        return Pulled(cid, _parse(cid, data), providers, timings_ms)
+
+    async def fetch_blocks(self, pulled: Pulled) -> None:
+        """Have every block of the adapter's files in the store, and say in `pulled` how they came.
+
+        Raises NoProvider.
+        """
+        blocks = [block for file in pulled.manifest.files for block in file.blocks]
+        wanted = [BlockRef(Cid(digest), size) for digest, size in blocks]
+        missing = [ref for ref in wanted if not self._store.has(ref.cid)]
+        if not missing:
+            return
+        if not pulled.providers:
+            started = time.perf_counter()
+            pulled.providers = await self.find_providers(pulled.cid)
+            pulled.add("lookup", since_ms(started))
+        try:
+            report = await fetch_blocks(
+                self._host, self._store, missing, pulled.providers, deadline_s=FETCH_DEADLINE_S
+            )
+        except FetchFailed as error:
+            raise NoProvider(
+                f"adapter {pulled.manifest.name!r} could not be fetched: {error}"
+            ) from error
+        self._note(pulled, report)
+
+    def _note(self, pulled: Pulled, report: FetchReport) -> None:
+        pulled.add("fetch", report.seconds * 1000)
+        pulled.add("verify", report.verify_s * 1000)
+        pulled.blocks_by_peer = dict(report.blocks_by_peer)
+        pulled.rejected = tuple((peer, str(cid), reason) for peer, cid, reason in report.rejected)
+        for peer, count in report.blocks_by_peer.items():
+            self._telemetry.count(f"blocks_fetched:{peer}", count)
+        for peer, block, reason in pulled.rejected:
+            self._telemetry.reject("block", peer, f"{reason}: {block}")
+
+
+def _parse(cid: Cid, data: bytes) -> Manifest:
+    try:
+        return parse_manifest(data)
+    except ManifestError as error:
+        raise AdapterError(f"{cid} is no valid adapter manifest: {error}") from error
+
+
+def since_ms(started: float) -> float:
+    """Give the milliseconds since a `time.perf_counter`."""
+    return (time.perf_counter() - started) * 1000

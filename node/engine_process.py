@@ -1,0 +1,128 @@
+"""One engine process, from its start to its end: the command line, the socket, frames both ways.
+
+Knows neither what a message is about nor when to start another.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import DEVNULL
+
+import trio
+
+from engine import messages as m
+from engine.framing import READ_BYTES, MessageDecoder, encode_frames
+
+END_DEADLINE_S = 2.0
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How to start the engine; `command` is its program, without the options below.
+
+    `vocabulary` is told to each process first.
+    """
+
+    base: Path
+    dtype: str = "auto"
+    threads: int = 0
+    kv_tokens: int = 0
+    max_adapters: int = 0
+    draft_tokens: int = 0
+    vocabulary: m.Vocabulary | None = None
+    command: tuple[str, ...] = (sys.executable, "-m", "engine", "serve")
+
+    def arguments(self, fd: int) -> list[str]:
+        """Give the whole command line for an engine that speaks on socket `fd`."""
+        options: dict[str, object] = {"--fd": fd, "--base": self.base, "--dtype": self.dtype}
+        options |= {"--kv-tokens": self.kv_tokens} if self.kv_tokens else {}
+        options |= {"--max-adapters": self.max_adapters} if self.max_adapters else {}
+        options |= {"--draft-tokens": self.draft_tokens} if self.draft_tokens else {}
+        options |= {"--threads": self.threads} if self.threads else {}
+        return [*self.command, *(str(part) for option in options.items() for part in option)]
+
+
+class EngineProcess(trio.abc.AsyncResource):
+    """A running engine and our end of its socket. Made by `start_engine`; closing ends it."""
+
+    def __init__(self, process: trio.Process, stream: trio.SocketStream) -> None:
+        self._process = process
+        self._stream = stream
+        self._frames = MessageDecoder[m.FromEngine](m.FromEngine)
+        self.pid = process.pid
+
+    async def receive(self) -> m.FromEngine | None:
+        """Wait for the next message; None when the engine closed, inside a frame or not.
+
+        Raises BorderError for bytes that are not a message, trio.BrokenResourceError when the
+        engine is gone.
+        """
+        while (message := self._frames.next_message()) is None:
+            data = await self._stream.receive_some(READ_BYTES)
+            if not data:
+                return None
+            self._frames.feed(bytes(data))
+        return message
+
+    async def write(self, commands: trio.MemoryReceiveChannel[m.ToEngine]) -> None:
+        """Send commands as they come, until the channel closes."""
+        async for command in commands:
+            await self._stream.send_all(encode_frames([command]))
+
+    async def aclose(self) -> None:
+        """Close the socket, which ends a healthy engine; kill one that stays."""
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
+            with trio.move_on_after(END_DEADLINE_S):
+                await self._process.wait()
+            if self._process.returncode is None:
+                self._process.kill()
+                await self._process.wait()
+
+
+async def start_engine(settings: EngineSettings, stderr: Path | None) -> EngineProcess:
+    """Start an engine; its own words are added to the file `stderr`.
+
+    Raises OSError when the program cannot be started.
+    """
+    ours, theirs = socket.socketpair()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    try:
+        process = await _spawn(settings, theirs, stderr)
+    except OSError:
+        await stream.aclose()
+        raise
+    finally:
+        theirs.close()
+    return EngineProcess(process, stream)
+
+
+async def _spawn(
+    settings: EngineSettings, theirs: socket.socket, stderr: Path | None
+) -> trio.Process:
+    log = stderr.open("ab") if stderr else None
+    try:
+        return await trio.lowlevel.open_process(
+            settings.arguments(theirs.fileno()),
+            stdin=DEVNULL,
+            stdout=log or DEVNULL,
+            stderr=log,
+            pass_fds=[theirs.fileno()],
+            env=_environment(settings.threads),
+        )
+    finally:
+        if log:
+            log.close()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Give the daemon's environment.
+
+    An engine that has the whole machine pins its threads; several on one machine would pin theirs
+    to the same core.
+    """
+    return ({"OMP_PROC_BIND": "true"} if threads == 0 else {}) | os.environ

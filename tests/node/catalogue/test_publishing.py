@@ -1,0 +1,202 @@
+"""What is published is held, offered and named; and said again, after a while and a restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from node.catalogue.announcements import Announcer, Known
+from node.catalogue.catalogue import Catalogue, names_of
+from node.catalogue.holding import AdapterFolders, Holdings
+from node.catalogue.names import Names
+from node.catalogue.popularity import Popularity
+from node.catalogue.publishing import Publisher
+from node.errors import AdapterError, NoProvider
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.identity import Identity
+from p2p.peers import PeerAddress
+
+from .twins import BASE, TwinEngine, TwinRecords, TwinSource, TwinTopics, make_folder, put_adapter
+
+ME = Identity.generate()
+CREATOR = Identity.generate()
+REPUBLISH_S = 60.0
+
+
+@dataclass
+class Scene:
+    """A whole catalogue over twins; `num_providers` is how many peers have everything."""
+
+    home: Path
+    engine: TwinEngine | None = field(default_factory=TwinEngine)
+    records: TwinRecords = field(default_factory=TwinRecords)
+    topics: TwinTopics = field(default_factory=TwinTopics)
+    lines: list[str] = field(default_factory=list)
+    num_providers: int = 0
+
+    def __post_init__(self) -> None:
+        log = self.lines.append
+        self.store = BlockStore(self.home / "blocks")
+        known = Known()
+        folders = AdapterFolders(self.home / "adapters", self.store)
+        source = TwinSource(self.store)
+        holdings = Holdings(BASE.base, source, folders, self.engine, lambda cid: None)
+        names = Names(
+            self.records,
+            ME.peer_id,
+            [],
+            ("base",),
+            lambda: names_of(known, holdings),
+            log=log,
+        )
+        publisher = Publisher(
+            ME,
+            BASE,
+            self.store,
+            holdings,
+            names,
+            announcer=Announcer(self.records, self.topics, log),
+            log=log,
+        )
+        self.catalogue = Catalogue(
+            "SmolLM2",
+            names,
+            holdings,
+            known,
+            source,  # type: ignore[arg-type]  # a twin of the fetcher
+            publisher=publisher,
+            popularity=Popularity(self.find_providers),
+        )
+
+    async def find_providers(self, cid: Cid) -> list[PeerAddress]:
+        await trio.lowlevel.checkpoint()
+        return [PeerAddress(str(number)) for number in range(self.num_providers)]
+
+
+async def test_a_published_folder_is_held_offered_named_and_announced(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "home")
+    info = await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), None)
+    cid = Cid.parse(info.cid)
+    assert (info.name, info.creator, info.state, info.providers) == ("law", ME.peer_id, "ready", 1)
+    assert scene.records.provided == [cid]
+    assert scene.records.names[ME.peer_id, "law"].target == cid
+    assert scene.topics.said == [scene.store.get(cid)]
+    assert await scene.catalogue.names.resolve("law") == cid
+    report = await scene.catalogue.pull("law")
+    assert (report.name, report.cid, report.size_bytes) == ("law", info.cid, info.size_bytes)
+
+
+async def test_an_adapter_of_another_key_is_named_once_and_not_renewed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    scene = Scene(tmp_path / "home")
+    info = await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), CREATOR)
+    assert info.creator == CREATOR.peer_id
+    assert scene.catalogue.names.own() == []
+    scene.records.names.clear()
+    with trio.move_on_after(REPUBLISH_S * 1.5):
+        await scene.catalogue.publisher.run_republish(REPUBLISH_S)
+    assert scene.records.names == {}
+    assert Cid.parse(info.cid) in scene.records.provided
+
+
+async def test_a_network_that_was_away_is_told_at_the_next_turn(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    scene = Scene(tmp_path / "home")
+    scene.records.fails = True
+    info = await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), None)
+    cid = Cid.parse(info.cid)
+    assert scene.records.provided == []
+    scene.records.fails = False
+    scene.topics.said.clear()
+    with trio.move_on_after(REPUBLISH_S * 1.5):
+        await scene.catalogue.publisher.run_republish(REPUBLISH_S)
+    assert scene.records.provided == [Cid(BASE.base), cid]
+    assert scene.records.names[ME.peer_id, "law"].target == cid
+    assert scene.topics.said == [scene.store.get(cid)]
+
+
+async def test_a_node_without_an_engine_offers_no_base(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    scene = Scene(tmp_path / "home", engine=None)
+    info = await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), None)
+    assert info.state == "held"
+    scene.records.provided.clear()
+    with trio.move_on_after(REPUBLISH_S * 1.5):
+        await scene.catalogue.publisher.run_republish(REPUBLISH_S)
+    assert scene.records.provided == [Cid.parse(info.cid)]
+
+
+async def test_after_a_restart_everything_is_held_and_own_names_are_said_again(
+    tmp_path: Path,
+) -> None:
+    before = Scene(tmp_path / "home")
+    law = await before.catalogue.publish(make_folder(tmp_path / "law", "law"), None)
+    verse = await before.catalogue.publish(make_folder(tmp_path / "verse", "verse"), CREATOR)
+    after = Scene(tmp_path / "home")
+    await after.catalogue.publisher.restore()
+    assert {str(cid) for cid, _ in after.catalogue.holdings.held()} == {law.cid, verse.cid}
+    assert after.catalogue.names.own() == [("law", Cid.parse(law.cid))]
+    assert list(after.records.names) == [(ME.peer_id, "law")]
+
+
+async def test_one_adapter_that_cannot_be_restored_stops_no_other(tmp_path: Path) -> None:
+    before = Scene(tmp_path / "home")
+    infos = [
+        await before.catalogue.publish(make_folder(tmp_path / name, name), None)
+        for name in ("law", "verse", "medicine")
+    ]
+    broken, refused, good = sorted(Cid.parse(info.cid) for info in infos)
+    before.store.delete(broken)
+    (tmp_path / "home" / "adapters" / "bafkreinonsense").mkdir()
+    after = Scene(tmp_path / "home")
+    assert after.engine is not None
+    after.engine.refuses.add(refused.digest)
+    await after.catalogue.publisher.restore()
+    assert [cid for cid, _ in after.catalogue.holdings.held()] == [good]
+    assert len(after.lines) == 3
+
+
+async def test_a_folder_that_is_no_adapter_is_neither_signed_nor_said(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "home")
+    folder = make_folder(tmp_path / "law", "law")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(AdapterError, match="no LoRA adapter"):
+        await scene.catalogue.publish(folder, None)
+    assert scene.topics.said == []
+    assert scene.store.list() == []
+
+
+async def test_a_listing_tells_what_is_held_and_what_was_heard_of(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "home", num_providers=2)
+    law = await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), None)
+    cid, manifest = put_adapter(BlockStore(tmp_path / "elsewhere"), CREATOR, "verse")
+    scene.catalogue.known.learn(cid, manifest)
+    scene.catalogue.known.learn(
+        Cid.parse(law.cid), await scene.catalogue.manifest(Cid.parse(law.cid))
+    )
+    listed = {info.name: (info.state, info.providers) for info in await scene.catalogue.listing()}
+    assert listed == {"law": ("ready", 3), "verse": ("known", 2)}
+    assert await scene.catalogue.manifest(cid) == manifest
+
+
+async def test_a_manifest_nobody_told_of_is_fetched_once_and_then_known(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "home")
+    cid, manifest = put_adapter(scene.store, CREATOR, "verse")
+    assert await scene.catalogue.manifest(cid) == manifest
+    scene.store.delete(cid)
+    assert await scene.catalogue.manifest(cid) == manifest
+    with pytest.raises(NoProvider):
+        await scene.catalogue.manifest(Cid.of(b"nobody has this"))
+
+
+async def test_the_bare_base_needs_no_pull(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="bare base"):
+        await Scene(tmp_path / "home").catalogue.pull("base")

@@ -1,0 +1,176 @@
+"""In-memory twins of what the catalogue speaks to: the DHT, the topics, a source of bytes, an
+engine; and small signed adapters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import trio
+
+from engine import messages as m
+from node.catalogue.fetching import Pulled
+from node.catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE, BaseIdentity
+from node.engine_link import AdapterFiles
+from node.errors import AdapterError, NoProvider
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.errors import PeerTimeout
+from p2p.gossip import GossipMessage, Validate, Verdict
+from p2p.identity import Identity
+from p2p.names import NameRecord
+from proofs.manifest import File, Manifest, build_manifest, parse_manifest
+from proofs.signing import Signer
+
+BASE = BaseIdentity(b"b" * 32, b"t" * 32, b"c" * 32)
+READY = m.Ready(BASE.base, "f", 1, 1, kv_pages=1, page_tokens=1, threads=1, load_ms=0.0)
+
+
+@dataclass
+class TwinRecords:
+    """A DHT that keeps what it is told. `fails` has every call time out."""
+
+    names: dict[tuple[str, str], NameRecord] = field(default_factory=dict)
+    provided: list[Cid] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    fails: bool = False
+
+    async def find_name(self, owner: str, name: str, deadline_s: float) -> NameRecord | None:
+        self.asked.append((owner, name))
+        await self._go()
+        return self.names.get((owner, name))
+
+    async def put_name(self, record: NameRecord) -> int:
+        await self._go()
+        self.names[record.owner, record.name] = record
+        return 1
+
+    async def provide(self, cid: Cid) -> bool:
+        await self._go()
+        self.provided.append(cid)
+        return True
+
+    async def _go(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.fails:
+            raise PeerTimeout("nobody answered")
+
+
+@dataclass
+class TwinTopics:
+    """One node's topics: `said` is what it published; `bring` is a message from outside."""
+
+    said: list[bytes] = field(default_factory=list)
+    validate: Validate | None = None
+    _send: trio.MemorySendChannel[GossipMessage] | None = None
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self.said.append(data)
+
+    async def subscribe(
+        self, topic: str, validate: Validate
+    ) -> trio.MemoryReceiveChannel[GossipMessage]:
+        await trio.lowlevel.checkpoint()
+        self.validate = validate
+        self._send, receive = trio.open_memory_channel[GossipMessage](100)
+        return receive
+
+    def bring(self, data: bytes, from_peer: str) -> Verdict:
+        assert self.validate is not None
+        assert self._send is not None
+        verdict = self.validate(data, from_peer)
+        assert isinstance(verdict, Verdict)
+        if verdict is Verdict.ACCEPT:
+            self._send.send_nowait(GossipMessage(data, from_peer))
+        return verdict
+
+
+@dataclass
+class TwinSource:
+    """Gives what is in its store; a manifest or a block that is not there nobody provides."""
+
+    store: BlockStore
+    num_fetched: int = 0
+    gate: trio.Event | None = None
+
+    async def fetch_manifest(self, cid: Cid) -> Pulled:
+        await trio.lowlevel.checkpoint()
+        self.num_fetched += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        data = self.store.get(cid)
+        if data is None:
+            raise NoProvider(f"no node provides {cid}")
+        return Pulled(cid, parse_manifest(data))
+
+    async def fetch_blocks(self, pulled: Pulled) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@dataclass
+class TwinEngine:
+    """Serves what it is given, but for adapters it was told to refuse."""
+
+    refuses: set[bytes] = field(default_factory=set)
+    served: dict[bytes, AdapterFiles] = field(default_factory=dict)
+
+    async def wait_up(self) -> m.Ready:
+        await trio.lowlevel.checkpoint()
+        return READY
+
+    async def load(self, files: AdapterFiles) -> m.AdapterHeld:
+        await trio.lowlevel.checkpoint()
+        if files.adapter in self.refuses:
+            raise AdapterError("the engine refused the adapter: x.weight")
+        self.served[files.adapter] = files
+        return m.AdapterHeld(files.adapter, 10, 4, 2.5)
+
+    def serves(self, adapter: bytes) -> bool:
+        return adapter in self.served
+
+
+def put_adapter(
+    store: BlockStore,
+    creator: Identity,
+    name: str,
+    *,
+    base: bytes = BASE.base,
+    files: tuple[str, ...] = (CONFIG_FILE, WEIGHTS_FILE),
+    size_bytes: int | None = None,
+) -> tuple[Cid, Manifest]:
+    """Store an adapter of tiny files, each cut into two blocks, and its manifest."""
+    listed = []
+    for file in files:
+        blocks = [f"{name} {file} {part}".encode() for part in ("one", "two")]
+        refs = [(store.put(block).digest, len(block)) for block in blocks]
+        listed.append(File(file, sum(size for _, size in refs), refs))
+    if size_bytes is not None:
+        block = bytes(1 << 20)
+        refs = [(store.put(block).digest, len(block))] * (size_bytes >> 20)
+        listed[-1] = File(files[-1], len(block) * len(refs), refs)
+    data = build_manifest(
+        Signer(creator.secret),
+        name=name,
+        adapter_version="1",
+        base=base,
+        tokenizer_hash=BASE.tokenizer_hash,
+        template_hash=BASE.template_hash,
+        licence="CC0",
+        source="",
+        created_at=1,
+        contributors=[],
+        files=listed,
+    )
+    return store.put(data), parse_manifest(data)
+
+
+def make_folder(folder: Path, name: str) -> Path:
+    """A PEFT folder that can be signed; its weights are no tensors."""
+    folder.mkdir(parents=True)
+    (folder / CONFIG_FILE).write_bytes(msgspec.json.encode({"peft_type": "LORA"}))
+    (folder / WEIGHTS_FILE).write_bytes(name.encode() * 100)
+    (folder / "lorikeet.toml").write_text(f'name = "{name}"\nlicence = "CC0"\n')
+    return folder
