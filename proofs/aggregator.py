@@ -28,7 +28,7 @@ from .epoch import EpochHeader
 from .errors import ReceiptError, VoucherError
 from .history import History
 from .outcomes import Accepted, Duplicate, Equivocation, Outcome, Rejected, Waiting
-from .promise import Evidence, Promise, make_promise
+from .promise import Evidence, Promise, make_promise, verify_evidence
 from .receipt import decode_receipt
 from .signing import Signer
 from .voucher import ChannelConfig, Voucher
@@ -138,7 +138,7 @@ class Aggregator:
         try:
             run, tip = self._collect_run(envelope, tip)
         except (ReceiptError, VoucherError) as error:
-            return Rejected(error.invariant, str(error))
+            return Rejected(error.invariant, str(error), retryable=False)
         self._store.accept(run)
         self._advance(run, tip)
         return Accepted(tuple(self.promise(taken.receipt.encoded) for taken in run))
@@ -169,9 +169,10 @@ class Aggregator:
         return self._keep_evidence(envelope, accepted)
 
     def _keep_evidence(self, envelope: VerifiedEnvelope, rival: bytes) -> Equivocation:
-        receipt = envelope.receipt.receipt
         evidence = Evidence(rival, envelope.receipt.encoded)
-        self._store.keep_evidence(receipt.channel_id, receipt.sequence, evidence)
+        # whoever reads it later has nothing but these bytes, so nothing but these bytes is judged
+        channel_id, sequence = verify_evidence(evidence, self.network)
+        self._store.keep_evidence(channel_id, sequence, evidence)
         return Equivocation(evidence)
 
     def _find_refusal(
@@ -180,10 +181,16 @@ class Aggregator:
         channel = envelope.voucher.channel_id
         amount = envelope.voucher.max_claimable_amount
         if view is None or not view.balance:
-            return Rejected("channel", f"the chain knows no money in channel {channel.hex()}")
+            return Rejected(
+                "channel",
+                f"the chain knows no money in channel {channel.hex()}",
+                retryable=True,
+            )
         if amount > view.balance:
             return Rejected(
-                "balance", f"the voucher allows {amount}; the channel holds {view.balance}"
+                "balance",
+                f"the voucher allows {amount}; the channel holds {view.balance}",
+                retryable=True,
             )
         if (
             self._num_unsealed[channel] >= MAX_UNSEALED_PER_CHANNEL
@@ -193,6 +200,7 @@ class Aggregator:
                 "unclaimed",
                 "too many receipts wait for their vouchers to be claimed; claim, then send this"
                 " again",
+                retryable=True,
             )
         return None
 
@@ -208,6 +216,7 @@ class Aggregator:
                 "waiting",
                 f"no room to wait for receipt {tip.sequence + 1} of this channel; send that one"
                 " first",
+                retryable=True,
             )
         return Waiting(tip.sequence + 1, receipt.sequence - 1)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .batch import EpochState, decode_batch, recompute
 from .digest import Network
-from .merkle import Log, leaf_hash, verify_inclusion
+from .merkle import Log, leaf_hash, verify_consistency, verify_inclusion
 from .sumtree import PayoutProof
 
 
@@ -40,12 +40,20 @@ class History:
         return self.extend(batch, recompute(batch, self.state))
 
     def extend(self, batch: bytes, state: EpochState) -> EpochState:
-        """Take an epoch that the caller has recomputed already."""
+        """Take an epoch that the caller has recomputed already.
+
+        Checks on the way, with the proof that a stranger would ask for, that the log before is the
+        beginning of the one whose root the new header names.
+        """
         leaves = [leaf_hash(entry) for entry in decode_batch(batch).receipts]
-        self._index.update(
-            zip(leaves, range(self.log.size, self.log.size + len(leaves)), strict=True)
-        )
+        size = self.log.size
+        self._index.update(zip(leaves, range(size, size + len(leaves)), strict=True))
         self.log.append(leaves)
+        root = state.log.root
+        proof = self.log.prove_consistency(size)
+        assert verify_consistency(size, self.state.log.root, self.log.size, root, path=proof), (
+            f"epoch {state.epoch} rewrites the log of receipts"
+        )
         self.state = state
         return state
 

@@ -34,10 +34,15 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Not taken. `invariant` names what does not hold."""
+    """Not taken. `invariant` names what does not hold.
+
+    Where `retryable`, the same envelope may be taken later: the chain or this aggregator's room
+    stood against it, not what it says.
+    """
 
     invariant: str
     reason: str
+    retryable: bool
 
 
 @dataclass(frozen=True)

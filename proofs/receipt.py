@@ -76,7 +76,7 @@ class SignedReceipt(Record, frozen=True):
 
 @dataclass(frozen=True)
 class VerifiedReceipt:
-    """A receipt that keeps every invariant. Only `verify_receipt` makes one."""
+    """A receipt that keeps every invariant. Only `verify_receipt` makes one (a test holds that)."""
 
     receipt: Receipt
     signed: SignedReceipt

@@ -14,7 +14,7 @@ from libp2p.kad_dht.common import BUCKET_SIZE, DEFAULT_TTL
 from libp2p.kad_dht.provider_store import PROVIDER_RECORD_EXPIRATION_INTERVAL
 
 import node.app
-import node.catalogue.holding
+import node.catalogue.announcements
 import node.money.settlement
 import node.money.wiring
 import p2p.blocks.server
@@ -44,7 +44,7 @@ DEFAULTS = Config(home=Path("anywhere"))
 POLICY = SharePolicy()
 
 PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL}
-TOPICS = {node.catalogue.holding.TOPIC, receipts.TOPIC}
+TOPICS = {node.catalogue.announcements.TOPIC, receipts.TOPIC}
 DHT = str(hardening.dht_protocol("<network>"))
 
 FACTS = [

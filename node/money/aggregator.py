@@ -36,13 +36,13 @@ from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.errors import LedgerError, ProofError
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
-from proofs.promise import Evidence, Promise
+from proofs.promise import Evidence, verify_evidence
 from proofs.receipt import decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
-from ..wire.receipts import DELIVER_DEADLINE_S, Deliver, Taken
+from ..wire import receipts as wire
 
 CHAIN_DEADLINE_S = 60.0
 POST_DEADLINE_S = 300.0
@@ -86,26 +86,30 @@ class AggregatorRole:
     async def serve(self, stream: FrameStream) -> None:
         """Take receipts that a node delivers itself."""
         try:
-            deliver = msgspec.msgpack.decode(await stream.receive(IDLE_DEADLINE_S), type=Deliver)
+            deliver = msgspec.msgpack.decode(
+                await stream.receive(IDLE_DEADLINE_S), type=wire.Deliver
+            )
         except (msgspec.MsgspecError, UnicodeError) as error:
             self._telemetry.reject("message", stream.remote, str(error))
             return
         outcomes = [await self._take(data, stream.remote) for data in deliver.envelopes]
-        await stream.send(msgspec.msgpack.encode(Taken(outcomes)), DELIVER_DEADLINE_S)
+        await stream.send(msgspec.msgpack.encode(wire.Taken(outcomes)), wire.DELIVER_DEADLINE_S)
 
-    async def _take(self, data: bytes, peer_id: str) -> tuple[str, Promise | None, str]:
+    async def _take(
+        self, data: bytes, peer_id: str
+    ) -> wire.Accepted | wire.Waiting | wire.Rejected:
         try:
             envelope = open_envelope(data, self._network)
         except ProofError as error:
             self._telemetry.reject("receipt", peer_id, str(error))
-            return "rejected", None, str(error)[:500]
+            return wire.Rejected(str(error)[: wire.MAX_REASON_CHARS], retryable=False)
         try:
             return _answer(envelope, await self.receive(envelope, peer_id))
         except (ChainError, LedgerError, trio.TooSlowError) as error:
             self._telemetry.log(
                 f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}"
             )
-            return "waiting", None, str(error)[:500]
+            return wire.Waiting(str(error)[: wire.MAX_REASON_CHARS])
 
     async def hear(self, envelope: VerifiedEnvelope, peer_id: str) -> None:
         """Take one verified receipt from gossip; what fails now is delivered again by its node."""
@@ -257,45 +261,51 @@ class AggregatorRole:
             "receipts": state.log.size,
             "payout_total": sum(state.payouts.values()),
             "equivocations": [
-                _describe_evidence(evidence)
+                _describe_evidence(evidence, self._network)
                 for evidence in self._ledger.evidence()[:MAX_SHOWN_EVIDENCE]
             ],
         }
 
 
-def _describe_evidence(evidence: Evidence) -> dict[str, object]:
-    """Who signed two receipts for one place; both signed bodies are in the ledger."""
+def _describe_evidence(evidence: Evidence, network: Network) -> dict[str, object]:
+    """Say who signed two receipts for one place; both signed bodies are in the ledger.
+
+    Verified again: a file on a disk may have changed, and nobody is accused by that.
+    """
+    try:
+        channel_id, sequence = verify_evidence(evidence, network)
+    except ProofError as error:
+        return {"broken": str(error)}
     first, second = (decode_receipt(data) for data in (evidence.first, evidence.second))
     receipt = decode_body(first.body)
     return {
-        "channel": receipt.channel_id.hex(),
-        "sequence": receipt.sequence,
+        "channel": channel_id.hex(),
+        "sequence": sequence,
         "operator": "0x" + receipt.operator.hex(),
         "client": "0x" + receipt.client.hex(),
         "receipts": [digest_of(first.body).hex(), digest_of(second.body).hex()],
     }
 
 
-def _answer(envelope: VerifiedEnvelope, outcome: Outcome) -> tuple[str, Promise | None, str]:
+def _answer(
+    envelope: VerifiedEnvelope, outcome: Outcome
+) -> wire.Accepted | wire.Waiting | wire.Rejected:
+    """Say to the node that delivered it what became of its receipt."""
     match outcome:
         case Accepted():
-            return "promised", outcome.promises[0], ""
+            return wire.Accepted(outcome.promises[0])
         case Duplicate():
-            return "promised", outcome.promise, ""
+            return wire.Accepted(outcome.promise)
         case Waiting():
-            return (
-                "waiting",
-                None,
-                (
-                    f"receipts {outcome.first_missing} to {outcome.last_missing} of the channel"
-                    " come first"
-                ),
+            return wire.Waiting(
+                f"receipts {outcome.first_missing} to {outcome.last_missing} of the channel come"
+                " first"
             )
         case Rejected():
-            return "rejected", None, f"{outcome.invariant}: {outcome.reason}"[:500]
+            reason = f"{outcome.invariant}: {outcome.reason}"[: wire.MAX_REASON_CHARS]
+            return wire.Rejected(reason, outcome.retryable)
         case Equivocation():
-            return (
-                "rejected",
-                None,
-                f"another receipt {envelope.receipt.receipt.sequence} of this channel is known",
+            sequence = envelope.receipt.receipt.sequence
+            return wire.Rejected(
+                f"another receipt {sequence} of this channel is known", retryable=False
             )

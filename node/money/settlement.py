@@ -24,20 +24,21 @@ from p2p.host import Host
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ChainError
 from proofs.chain.structs import VoucherClaim
+from proofs.codec import encode
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
 from proofs.epoch import EpochHeader
 from proofs.errors import ProofError
 from proofs.ledger import Outbox, OutboxEntry, OutboxState
-from proofs.promise import Promise, verify_promise
+from proofs.promise import verify_promise
 from proofs.receipt import VerifiedReceipt
 from proofs.sumtree import PayoutProof
 from proofs.voucher import Voucher
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from ..wire import receipts as wire
 from ..wire.channels import ChannelRow
-from ..wire.receipts import DELIVER_DEADLINE_S, MAX_DELIVERED, PROTOCOL, TOPIC, Deliver, Taken
 from .book import ChannelBook
 from .mirror import Mirror
 
@@ -71,6 +72,7 @@ class Settlement:
         self._aggregator_address = aggregator_address
         self._operator = operator
         self._accounts = tuple(dict.fromkeys(accounts))
+        self._refused: set[bytes] = set()  # for good, by the aggregator: digests
         self._wake = trio.Event()
         self._claim_now = trio.Event()
 
@@ -96,7 +98,7 @@ class Settlement:
         """Send what has no promise yet, at once and again every interval, until cancelled."""
         while True:
             self._wake = trio.Event()
-            while entries := self._outbox.unpromised(MAX_DELIVERED):
+            while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
                 await self._gossip(entries)
                 if not await self._deliver(entries):
                     break
@@ -106,22 +108,24 @@ class Settlement:
     async def _gossip(self, entries: Sequence[OutboxEntry]) -> None:
         for entry in entries:
             if entry.state == OutboxState.QUEUED and entry.envelope is not None:
-                await self._host.gossip.publish(TOPIC, entry.envelope)
+                await self._host.gossip.publish(wire.TOPIC, entry.envelope)
                 self._outbox.advance(entry.digest, OutboxState.GOSSIPED)
 
     async def _deliver(self, entries: Sequence[OutboxEntry]) -> bool:
-        """Hand receipts to the aggregator; True when all of them were promised."""
-        if not self._aggregator or self._aggregator == self._host.peer_id:
+        """Hand receipts to the aggregator; True when all it may still take were promised."""
+        entries = [entry for entry in entries if entry.digest not in self._refused]
+        if not entries or not self._aggregator or self._aggregator == self._host.peer_id:
             return False
         try:
             async with self._host.open_stream(
-                self._aggregator, PROTOCOL, DELIVER_DEADLINE_S
+                self._aggregator, wire.PROTOCOL, wire.DELIVER_DEADLINE_S
             ) as stream:
-                deliver = Deliver(
+                deliver = wire.Deliver(
                     [entry.envelope for entry in entries if entry.envelope is not None]
                 )
-                await stream.send(msgspec.msgpack.encode(deliver), DELIVER_DEADLINE_S)
-                taken = msgspec.msgpack.decode(await stream.receive(DELIVER_DEADLINE_S), type=Taken)
+                await stream.send(msgspec.msgpack.encode(deliver), wire.DELIVER_DEADLINE_S)
+                answer = await stream.receive(wire.DELIVER_DEADLINE_S)
+            taken = msgspec.msgpack.decode(answer, type=wire.Taken)
         except (P2pError, msgspec.MsgspecError, UnicodeError) as error:
             self._telemetry.log(
                 f"settlement: the aggregator did not take {len(entries)} receipts now: {error};"
@@ -129,22 +133,32 @@ class Settlement:
             )
             return False
         kept = [
-            self._keep(entry, *outcome)
+            self._keep(entry, outcome)
             for entry, outcome in zip(entries, taken.outcomes, strict=False)
         ]
         return len(kept) == len(entries) and all(kept)
 
-    def _keep(self, entry: OutboxEntry, word: str, promise: Promise | None, reason: str) -> bool:
-        signed = msgspec.msgpack.encode(entry.signed)
-        if promise is not None and verify_promise(
-            promise, signed, self._aggregator_address, self._mirror.network
-        ):
-            self._outbox.keep_promise(entry.digest, promise)
-            self._telemetry.count("receipts_promised")
-            return True
-        self._telemetry.log(
-            f"settlement: receipt {entry.digest.hex()[:12]} is {word}: {reason or 'no promise'}"
-        )
+    def _keep(
+        self, entry: OutboxEntry, outcome: wire.Accepted | wire.Waiting | wire.Rejected
+    ) -> bool:
+        """Take what the aggregator says to one receipt; True when it need not be sent again."""
+        name = entry.digest.hex()[:12]
+        match outcome:
+            case wire.Accepted():
+                signed = encode(entry.signed)
+                if verify_promise(
+                    outcome.promise, signed, self._aggregator_address, self._mirror.network
+                ):
+                    self._outbox.keep_promise(entry.digest, outcome.promise)
+                    self._telemetry.count("receipts_promised")
+                    return True
+                self._telemetry.log(f"settlement: the promise of receipt {name} does not hold")
+            case wire.Waiting():
+                self._telemetry.log(f"settlement: receipt {name} waits: {outcome.reason}")
+            case wire.Rejected():
+                self._telemetry.log(f"settlement: receipt {name} is rejected: {outcome.reason}")
+                if not outcome.retryable:
+                    self._refused.add(entry.digest)
         return False
 
     # --- money in ---
@@ -257,7 +271,7 @@ async def run_gossip(
         telemetry.count("receipts_verified")
         return Verdict.ACCEPT
 
-    messages = await host.gossip.subscribe(TOPIC, judge)
+    messages = await host.gossip.subscribe(wire.TOPIC, judge)
     task_status.started()
     async for message in messages:
         if on_envelope is not None and network is not None:

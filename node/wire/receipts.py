@@ -12,12 +12,13 @@ import msgspec
 from proofs.envelope import MAX_ENVELOPE_BYTES
 from proofs.promise import Promise
 
-from .infer import Word
-
 TOPIC = "receipts"
-PROTOCOL = "/lorikeet/receipts/1"
+PROTOCOL = "/lorikeet/receipts/2"
 MAX_DELIVERED = 64  # envelopes in one frame
 DELIVER_DEADLINE_S = 15.0
+MAX_REASON_CHARS = 500
+
+Reason = Annotated[str, msgspec.Meta(max_length=MAX_REASON_CHARS)]
 
 
 class Deliver(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -29,12 +30,30 @@ class Deliver(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     ]
 
 
-class Taken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """From the aggregator, for each envelope: "promised", "waiting" or "rejected", the promise, and
-    why not.
-    """
+class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+    """What became of one envelope: an array that begins with the outcome's name."""
 
-    outcomes: Annotated[
-        list[tuple[Word, Promise | None, Annotated[str, msgspec.Meta(max_length=500)]]],
-        msgspec.Meta(max_length=MAX_DELIVERED),
-    ]
+
+class Accepted(Outcome, frozen=True, array_like=True):
+    """Taken, now or before."""
+
+    promise: Promise
+
+
+class Waiting(Outcome, frozen=True, array_like=True):
+    """Good, but something has to come first; send it again."""
+
+    reason: Reason
+
+
+class Rejected(Outcome, frozen=True, array_like=True):
+    """Not taken. Where `retryable`, the same bytes may be taken later: send them again."""
+
+    reason: Reason
+    retryable: bool
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """From the aggregator: an outcome for each envelope, in its order."""
+
+    outcomes: Annotated[list[Accepted | Waiting | Rejected], msgspec.Meta(max_length=MAX_DELIVERED)]

@@ -16,7 +16,7 @@ import msgspec
 
 from node.wire import infer as wire
 from node.wire.metering import FIRST, Account, Deal, Position, Price, expected_shares
-from node.wire.receipts import Deliver, Taken
+from node.wire.receipts import Accepted, Deliver, Rejected, Taken, Waiting
 from proofs.attribution.shares import SharePolicy
 from proofs.codec import encode
 from proofs.envelope import seal_envelope
@@ -43,6 +43,7 @@ from .world import (
     NODE,
     OWNER,
     named,
+    named_taken,
     network,
     party,
 )
@@ -352,16 +353,16 @@ def delivery() -> dict[str, Any]:
     deliver = Deliver([first, third, bytes(forged)])
     taken = Taken(
         [
-            ("promised", make_promise(AGGREGATOR, entry, NETWORK), ""),
-            ("waiting", None, "receipts 2 to 2 of the channel come first"),
-            ("rejected", None, FORGED),
+            Accepted(make_promise(AGGREGATOR, entry, NETWORK)),
+            Waiting("receipts 2 to 2 of the channel come first"),
+            Rejected(FORGED, retryable=False),
         ]
     )
     return {
         "aggregator": party("aggregator"),
         "messages": [
             {"from": "node", "fields": named(deliver), "hex": encode(deliver).hex()},
-            {"from": "aggregator", "fields": named(taken), "hex": encode(taken).hex()},
+            {"from": "aggregator", "fields": named_taken(taken), "hex": encode(taken).hex()},
         ],
     }
 

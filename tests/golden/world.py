@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from node.money.addresses import address_of_peer
+from node.wire.receipts import Taken
 from p2p.blocks.limits import BLOCK_BYTES
 from p2p.cid import Cid
 from p2p.identity import Identity
@@ -109,6 +110,15 @@ def named(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.hex()
     return [named(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def named_taken(taken: Taken) -> dict[str, Any]:
+    """What an aggregator answers, each outcome with its name."""
+    return {
+        "outcomes": [
+            {"outcome": type(outcome).__name__, **named(outcome)} for outcome in taken.outcomes
+        ]
+    }
 
 
 def named_header(header: EpochHeader) -> dict[str, str]:

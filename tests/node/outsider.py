@@ -74,7 +74,7 @@ class Outsider:
         async with self.host.open_stream(peer_id, PROTOCOL, DEADLINE_S) as stream:
             await stream.send(msgspec.msgpack.encode(Deliver(list(envelopes))), DEADLINE_S)
             taken = msgspec.msgpack.decode(await stream.receive(DEADLINE_S), type=Taken)
-        return [word for word, _, _ in taken.outcomes]
+        return [type(outcome).__name__ for outcome in taken.outcomes]
 
     def _sign(self, **changes: Any) -> SignedReceipt:
         body = scene.receipt(

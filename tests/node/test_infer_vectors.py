@@ -23,7 +23,7 @@ from proofs.envelope import open_envelope
 from proofs.errors import ProofError, ReceiptError
 from proofs.receipt import decode_receipt, verify_receipt
 from tests.golden import other
-from tests.golden.world import NETWORK, named
+from tests.golden.world import NETWORK, named, named_taken
 
 VECTOR = other.load("infer")
 TALKS = {talk["name"]: talk for talk in VECTOR["talks"]}
@@ -246,7 +246,8 @@ def test_a_delivery_is_read_and_written_alike_by_everybody(
 ) -> None:
     frame = other.unhex(message["hex"])
     found = msgspec.msgpack.decode(frame, type=kind)
-    assert json.loads(json.dumps(named(found))) == message["fields"]
+    fields = named_taken(found) if isinstance(found, Taken) else named(found)
+    assert json.loads(json.dumps(fields)) == message["fields"]
     assert msgspec.msgpack.encode(found) == frame
     assert other.pack(plain_delivery(message["fields"])) == frame
     for wrong in (frame + b"\xc0", frame[:-1], frame[1:], b"\x92" + frame[1:] + b"\xc0"):
@@ -257,12 +258,19 @@ def test_a_delivery_is_read_and_written_alike_by_everybody(
 def plain_delivery(fields: dict[str, Any]) -> list[Any]:
     if "envelopes" in fields:
         return [[other.unhex(envelope) for envelope in fields["envelopes"]]]
-    return [
-        [
-            [word, other.plain(promise) if promise else None, reason]
-            for word, promise, reason in fields["outcomes"]
-        ]
-    ]
+    return [[plain_outcome(**outcome) for outcome in fields["outcomes"]]]
+
+
+def plain_outcome(
+    outcome: str, promise: Any = None, reason: str = "", retryable: bool = False
+) -> list[Any]:
+    """The array of one outcome, its name first."""
+    rest = {
+        "Accepted": [other.plain(promise)],
+        "Waiting": [reason],
+        "Rejected": [reason, retryable],
+    }
+    return [outcome, *rest[outcome]]
 
 
 def test_the_delivered_envelopes_hold_but_for_the_forged_one() -> None:
@@ -274,11 +282,11 @@ def test_the_delivered_envelopes_hold_but_for_the_forged_one() -> None:
     ]
     with pytest.raises(ProofError) as refused:
         open_envelope(envelopes[2], NETWORK)
-    assert str(refused.value) == taken["outcomes"][2][2]
+    assert str(refused.value) == taken["outcomes"][2]["reason"]
 
 
 def test_the_promise_is_signed_as_eth_account_signs_it() -> None:
-    promise = VECTOR["delivery"]["messages"][1]["fields"]["outcomes"][0][1]
+    promise = VECTOR["delivery"]["messages"][1]["fields"]["outcomes"][0]["promise"]
     signed = other.unhex(TALKS["paid"]["derived"]["signed"])
     assert promise["leaf"] == hashlib.sha256(b"\0" + signed).hexdigest()
     network = VECTOR["network"]

@@ -107,7 +107,7 @@ async def test_two_receipts_for_one_place_are_kept_as_evidence_and_lies_go_nowhe
             await until(lambda: expected.items() <= aggregator.telemetry.counters.items())
             assert (
                 await outsider.deliver(aggregator.host.peer_id, first, again, rival, *lies)
-                == ["promised"] * 2 + ["rejected"] * 4
+                == ["Accepted"] * 2 + ["Rejected"] * 4
             )
             for lie in lies:
                 await outsider.host.gossip.publish(TOPIC, lie)
