@@ -1,5 +1,7 @@
 """Turns a schedule into one step's rows: sorted by adapter, adapters of equal layout and length
 side by side.
+
+Decides no schedule and runs nothing.
 """
 
 from __future__ import annotations
@@ -68,8 +70,9 @@ def build_batch(
 
 
 def follow(batch: Batch, chunks: list[Chunk], page_tokens: int) -> Batch:
-    """The rows of `chunks`, each the token after the one row of its sequence in `batch`, in the
-    same order; their ids are still to be written.
+    """Lay out the rows of `chunks`, each the token after the one row of its sequence in `batch`.
+
+    The order stays; the token ids are still to be written.
     """
     before = batch.input
     runs = [Run(run.first, 1, run.start + 1, run.pages) for run in before.runs]
@@ -104,6 +107,8 @@ def _by_slot(chunks: list[Chunk], slot_of: Callable[[bytes], int], bank: Bank) -
             slot or 0,
         )
 
+    # Equal layouts with equally many rows sit side by side, so that one product can take several
+    # adapters; the slot breaks ties, so that the same adapters meet again and their stack is found.
     return sorted(by_slot.items(), key=order)
 
 
@@ -123,6 +128,6 @@ def _num_rows(group: list[Chunk]) -> int:
 
 
 def _ids(chunk: Chunk) -> list[int]:
-    """The chunk's token ids; a draft's are not the sequence's yet."""
+    """Return the chunk's token ids; a draft's are not the sequence's yet."""
     known = chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
     return [*known, *chunk.draft]

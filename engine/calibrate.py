@@ -1,9 +1,10 @@
-"""`python -m engine calibrate`: how far honest answers of one adapter miss in a replay, and what
-dishonest ones look like beside them.
+"""Measures how far honest answers of one adapter miss in a replay, and dishonest ones beside them
+(`python -m engine calibrate`).
 
 Every engine here is a real one. Honest answers are made in each of the given number formats and
 with both executors, and replayed in all others; the thresholds that follow are tried on answers
-made without the adapter, with another, with other dice, and over a base rounded to 4 bits.
+made without the adapter, with another, with other dice, and over a base rounded to 4 bits. Decides
+no verdict; verdict.py does.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ OTHER = b"\2" * 32
 
 @dataclass(frozen=True)
 class Plan:
-    """What to try: `kinds` are (number format, kernels) that honest nodes may run; `other` is a
+    """The experiment: `kinds` are (number format, kernels) that honest nodes may run; `other` is a
     second adapter for the comparison, or None.
     """
 
@@ -81,7 +82,7 @@ class Report:
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> Report:
-    """Make, replay, calibrate, try. Raises EngineError."""
+    """Make answers, replay them, calibrate, and try the thresholds. Raises EngineError."""
     weights = open_weights(plan.config.base_path)
     honest: list[Answer] = []
     for kind in plan.kinds:
@@ -109,7 +110,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
 
 
 def _choose(honest: list[list[float]], tried: dict[str, list[list[float]]], one_in: int) -> Report:
-    """The cap at which most dishonest answers are caught, the least caught kind first."""
+    """Choose the cap at which most dishonest answers are caught, the least caught kind first."""
 
     def caught(thresholds: Thresholds) -> list[float]:
         return sorted(
@@ -139,8 +140,9 @@ def _choose(honest: list[list[float]], tried: dict[str, list[list[float]]], one_
 
 
 def rounded(weights: Weights) -> Weights:
-    """The same base with its linears rounded to 4 bits, 32 numbers a scale: what a node saves
-    memory with and does not say.
+    """Return the same base with its linears rounded to 4 bits, 32 numbers a scale.
+
+    It is what a dishonest node saves memory with.
     """
 
     def read(name: str) -> torch.Tensor:
@@ -157,7 +159,7 @@ def rounded(weights: Weights) -> Weights:
 
 @contextmanager
 def open_player(weights: Weights, plan: Plan, kind: tuple[str, str]) -> Iterator[Player]:
-    """An engine of that kind with the plan's adapters held."""
+    """Open an engine of that kind with the plan's adapters held."""
     dtype, kernels = kind
     done: SimpleQueue[Done] = SimpleQueue()
     built = assemble(weights, replace(plan.config, dtype=dtype, kernels=kernels), done.put)
@@ -192,8 +194,10 @@ class Player:
                 raise BadRequest(f"{folder}: {message.message}")
 
     def answer(self, adapter: bytes | None, dice: str, plan: Plan) -> list[Answer]:
-        """The plan's answers: prompts that the model itself goes on from one token with, then what
-        follows at each temperature in turn.
+        """Make the plan's answers.
+
+        The model itself goes on from one token to make each prompt, then answers it at each
+        temperature in turn.
         """
         starts = [1 + number * 7919 % (self._vocab_size - 1) for number in range(plan.answers)]
         prompts = self._go_on(
@@ -219,8 +223,8 @@ class Player:
         ]
 
     def reroll(self, plan: Plan) -> list[Answer]:
-        """Answers whose maker threw other dice than those that it was given; at temperature 0 there
-        are none to throw.
+        """Make answers with other dice than those given; at temperature 0 there are none to
+        throw.
         """
         made = [
             answer
@@ -235,7 +239,7 @@ class Player:
         ]
 
     def replay(self, answers: Sequence[Answer]) -> list[list[float]]:
-        """The margins of each."""
+        """Replay answers and return the margins of each."""
         replies = self._run(
             [
                 Replay(n, each.prompt, each.tokens, ADAPTER, sampling=each.sampling)
@@ -276,7 +280,7 @@ class Player:
         return replies
 
     def _await_copy(self) -> bool:
-        """Whether an adapter was on its way into a slot; it is there now."""
+        """Wait for an adapter on its way into a slot; return whether there was one."""
         if not self._engine.num_copying:
             return False
         self._engine.receive(self._done.get(timeout=LOAD_DEADLINE_S))

@@ -1,4 +1,8 @@
-"""Which executor runs a model here, and on what: the one place where that choice is made."""
+"""Chooses the executor that runs a model here, and the device: the one place where that choice is
+made.
+
+Runs nothing and divides no memory.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,8 @@ LEAST_CAPABILITY = (7, 0)
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a configuration comes to on this machine: on which device if any, settled, and in which
-    number format.
+    """The outcome of a configuration on this machine: the device if any, settled numbers, number
+    format.
     """
 
     accelerator: Accelerator | None
@@ -37,7 +41,10 @@ class Chosen:
 def choose_machine(
     asked: EngineConfig, base: ModelConfig | None, accelerator: Accelerator | None = None
 ) -> Chosen:
-    """For a base if there is one, on the device that is given or found. Raises ModelError."""
+    """Choose the machine for a base, if there is one. Raises ModelError.
+
+    The device is `accelerator`, or the one that is found.
+    """
     accelerator = accelerator or find_accelerator(asked.kernels, base, asked.dtype)
     capability = None if accelerator is None else accelerator.device.capability
     features = cpu_features()
@@ -51,9 +58,9 @@ def choose_machine(
 def find_accelerator(
     kernels: str, config: ModelConfig | None = None, dtype: str = "auto"
 ) -> Accelerator | None:
-    """The device that `kernels` run a model on in a number format; None: the processor.
+    """Find the device on which `kernels` run a model in a number format; None: the processor.
 
-    `cuda` raises ModelError where that is all there is.
+    Raises ModelError where `cuda` is asked for and cannot be had.
     """
     if kernels not in KERNELS:
         raise ModelError(f"kernels is {kernels!r}; it must be one of {', '.join(KERNELS)}")
@@ -67,7 +74,7 @@ def find_accelerator(
 
 
 def _open_device() -> Accelerator | str:
-    """The device, or why there is none."""
+    """Open the device, or return why there is none."""
     if not torch.cuda.is_available():
         return (
             "torch finds no CUDA device"
@@ -97,11 +104,10 @@ def make_executor(
     threads: int,
     accelerator: Accelerator | None = None,
 ) -> Executor:
-    """On an accelerator if one is given.
+    """Make the executor, on an accelerator if one is given.
 
-    Else `auto`: the native executor, or torch where it cannot be built or does not fit the model.
-
-    `native` raises ModelError then.
+    Otherwise `auto` is the native executor, or torch where that cannot be built or does not fit
+    the model; `native` raises ModelError then.
     """
     if accelerator is not None:
         return accelerator.make_executor(weights, dtype, context)

@@ -1,4 +1,6 @@
-"""The engine's numbers, and which dtype a machine decodes fastest in. Knows no model."""
+"""Holds the engine's numbers, and chooses the dtype that a machine decodes fastest in. Knows no
+model.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What an operator may choose; every count is a bound with its unit in the name.
+    """An operator's choices; every count is a bound with its unit in the name.
 
     Those that are 0 here depend on the machine: see `settled`.
     """
@@ -80,8 +82,9 @@ larger there, as the bases are.
 def settled(
     config: EngineConfig, on_device: bool, features: frozenset[str] = frozenset()
 ) -> EngineConfig:
-    """The configuration with what it leaves open filled in for the machine; `features` are a
-    processor's.
+    """Fill in for the machine what the configuration leaves open.
+
+    `features` are a processor's.
     """
     suited = ON_DEVICE if on_device else ON_PROCESSOR
     by_rows = not on_device and "amx_bf16" not in features
@@ -97,8 +100,10 @@ def settled(
 
 @dataclass(frozen=True)
 class Choice:
-    """What a model is computed in, and why: `dtype` of activations, keys and values; `weights_int8`
-    when linears are int8 with a scale per row.
+    """The number format of a model, and why.
+
+    `dtype` is that of activations, keys and values; `weights_int8` when linears are int8 with a
+    scale per row.
     """
 
     dtype: torch.dtype
@@ -107,13 +112,16 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """As an operator writes it and a receipt carries it: "float32", "bfloat16" or "int8"."""
+        """Return the name as an operator writes it and a receipt carries it: float32, bfloat16 or
+        int8.
+        """
         return "int8" if self.weights_int8 else str(self.dtype).removeprefix("torch.")
 
 
 def cpu_features() -> frozenset[str]:
-    """The CPU's feature flags as Linux names them, without the tile registers' where the kernel
-    does not grant these to this process.
+    """Return the CPU's feature flags as Linux names them.
+
+    Leaves out those of the tile registers where the kernel does not grant these to this process.
     """
     flags = _cpu_flags()
     return (
@@ -124,7 +132,9 @@ def cpu_features() -> frozenset[str]:
 
 
 def _grants_tiles() -> bool:
-    """Ask as Linux wants to be asked once by each process (Documentation/arch/x86/xstate.rst)."""
+    """Ask for the tile registers, as Linux wants each process to do once
+    (Documentation/arch/x86/xstate.rst).
+    """
     arch_prctl = 158
     req_xcomp_perm = 0x1023
     xtiledata = 18
@@ -132,7 +142,7 @@ def _grants_tiles() -> bool:
 
 
 def _cpu_flags() -> frozenset[str]:
-    """Empty where they cannot be read."""
+    """Read the flags from /proc/cpuinfo; empty where they cannot be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -144,11 +154,11 @@ def _cpu_flags() -> frozenset[str]:
 def choose_dtype(
     name: str, features: frozenset[str], capability: tuple[int, int] | None = None
 ) -> Choice:
-    """`auto` is bfloat16 where the CPU, or the device of that `capability`, multiplies it in
-    hardware, and float32 elsewhere.
+    """Choose the number format.
 
-    Emulated bfloat16 is several times slower; float16 overflows in models that were trained in
-    bfloat16.
+    `auto` is bfloat16 where the CPU, or the device of that `capability`, multiplies it in hardware,
+    and float32 elsewhere. Emulated bfloat16 is several times slower; float16 overflows in models
+    that were trained in bfloat16.
     """
     if name != "auto":
         return Choice(

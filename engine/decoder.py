@@ -1,8 +1,8 @@
-"""The base model on its device: rows in, logits out, over paged keys and values and the adapters of
-each row. Schedules nothing.
+"""Runs the base model on its device: rows in, logits out, over paged keys and values and the
+adapters of each row.
 
-What an adapter changes outside the layers (embedding, head) is applied here, in torch, to the few
-rows that have it; everything inside the layers is the executor's.
+Schedules nothing. What an adapter changes outside the layers (embedding, head) is applied here, in
+torch, to the few rows that have it; everything inside the layers is the executor's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Changing = tuple[Segment, Ends]
 
 
 class Decoder:
-    """`run` is what it does; `forward` is the logits of it.
+    """The model as the runner sees it: `run` does a step, `forward` returns only its logits.
 
     `name` tells which executor runs it; for the rest see Executor.
     """
@@ -50,14 +50,15 @@ class Decoder:
         self.runs_beside = self._executor.runs_beside
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
-        """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim], not
+        """Allocate keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim], not
         yet written.
         """
         return self._executor.make_pool(num_pages, page_tokens)
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """Do once what the first steps over `pool` and `bank` would have to wait for; says what
-        that was, if anything.
+        """Do once what the first steps over `pool` and `bank` would have to wait for.
+
+        Returns what that was, "" if nothing.
         """
         return self._executor.warm_up(pool, bank)
 
@@ -66,15 +67,16 @@ class Decoder:
         self._executor.close()
 
     def forward(self, step: StepInput, pool: torch.Tensor) -> torch.Tensor:
-        """Logits [len(logit_rows), vocab] float32, valid until the next call; writes keys and
-        values into `pool`. Waits for the step's end.
+        """Run a step to its end and return its logits [len(logit_rows), vocab] float32.
+
+        They are valid until the next call. Writes keys and values into `pool`.
         """
         output = self.run(step, pool)
         output.wait()
         return output.logits
 
     def run(self, step: StepInput, pool: torch.Tensor) -> StepOutput:
-        """One step with everything that it gives."""
+        """Run one step and return everything that it gives."""
         changing = [
             (segment, ends)
             for segment in step.segments
@@ -100,7 +102,7 @@ class Decoder:
 
     @torch.inference_mode()
     def _embed(self, step: StepInput, changing: list[Changing]) -> torch.Tensor:
-        """All rows' embeddings, some of them changed."""
+        """Embed all rows, some of them changed by their adapters."""
         tokens = torch.from_numpy(step.tokens).to(self._executor.where)
         embedded = self._executor.embed(tokens)
         for segment, ends in changing:

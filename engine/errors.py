@@ -1,4 +1,4 @@
-"""Everything that can go wrong in the engine, drawn once.
+"""Names everything that can go wrong in the engine, drawn once.
 
     EngineError
     ├── BadRequest        the daemon asked for something that cannot be (names the field)

@@ -1,5 +1,6 @@
-"""Which tokens may follow so that an answer matches a JSON schema or an expression. llguidance
-decides; this bounds it and names its errors.
+"""Tells which tokens may follow so that an answer matches a JSON schema or an expression.
+
+llguidance decides; this bounds it and names its errors. Chooses no token.
 
 request with a grammar ──▶ Grammars' thread: checked in another process, compiled ──▶ GrammarDone
 ──▶ engine: the request is queued
@@ -38,13 +39,15 @@ class Matcher:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more may follow: the grammar is fulfilled, or a token was accepted that
-        it does not allow.
+        """Return whether nothing more may follow.
+
+        The grammar is fulfilled, or a token was accepted that it does not allow.
         """
         return bool(self._matcher.is_stopped())
 
     def allowed(self) -> NDArray[np.int32]:
-        """One bit for each id that may follow, packed, lowest first; valid until the next call.
+        """Return one bit for each id that may follow, packed, lowest first; valid until the next
+        call.
 
         Raises BadRequest when that is too complex.
         """
@@ -77,7 +80,7 @@ class GrammarJob:
 
 @dataclass(frozen=True)
 class GrammarDone:
-    """What became of a job."""
+    """The outcome of a job."""
 
     job: GrammarJob
     outcome: Matcher | BadRequest
@@ -100,11 +103,11 @@ class Grammars:
         self._thread.start()
 
     def submit(self, job: GrammarJob | Vocabulary) -> None:
-        """Queue a job, or the vocabulary of those that follow."""
+        """Queue a job, or the vocabulary of the jobs that follow."""
         self._jobs.put(job)
 
     def close(self) -> None:
-        """End after what is queued."""
+        """End after what is queued, and wait for it."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -147,7 +150,7 @@ class Grammars:
 
 
 def check_grammar(grammar: Grammar) -> None:
-    """Raise BadRequest for what needs no compiling to refuse."""
+    """Raise BadRequest for a grammar that can be refused without compiling it."""
     if grammar.kind not in ("json_schema", "regex"):
         raise BadRequest(f"grammar has kind {grammar.kind!r}; it must be json_schema or regex")
     if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
@@ -162,7 +165,7 @@ def _source(grammar: Grammar) -> str:
     try:
         return llguidance.LLMatcher.grammar_from_json_schema(grammar.text)
     except ValueError as error:
-        raise BadRequest(f"grammar: the json_schema is no JSON: {error}") from error
+        raise BadRequest(f"grammar: the json_schema is not JSON: {error}") from error
 
 
 def _read(path: Path) -> str:

@@ -2,7 +2,7 @@
 cannot be interrupted.
 
 `python -m engine.grammar_check` reads a grammar a line (a JSON string in llguidance's form) and
-answers each with one: a JSON string, empty for a good one.
+answers each with one: a JSON string, empty for a good one. Knows no token and no request.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ LIMITS = llguidance.LLParserLimits(
 
 
 class Checker:
-    """The parent's side.
+    """Asks a child process to try grammars.
 
-    One child, started when it is first needed and again after it had to be killed.
+    There is one child, started when it is first needed and again after it had to be killed.
     """
 
     def __init__(self, deadline_s: float = CHECK_DEADLINE_S) -> None:
@@ -97,8 +97,9 @@ class Checker:
 
 
 def _read_line(child: subprocess.Popen[bytes], deadline_s: float) -> bytes:
-    """The child's next line, or nothing when it ended or the deadline passed; it answers with one
-    short line at a time.
+    """Return the child's next line, or nothing when it ended or the deadline passed.
+
+    The child answers with one short line at a time.
     """
     assert child.stdout is not None
     with selectors.DefaultSelector() as selector:
@@ -107,7 +108,7 @@ def _read_line(child: subprocess.Popen[bytes], deadline_s: float) -> bytes:
 
 
 def main() -> None:
-    """The child."""
+    """Answer the parent's grammars until it closes the pipe."""
     ctypes.CDLL(None).prctl(
         1, signal.SIGKILL
     )  # PR_SET_PDEATHSIG: an engine that was killed leaves nobody behind

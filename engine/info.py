@@ -1,5 +1,6 @@
-"""What this engine chooses on this machine, and why, in words; and what the machine can do at
-most.
+"""Describes what this engine chooses on this machine, and why, and what the machine can do at most.
+
+Decides nothing itself.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from .roofline import Roofline, measure_apart
 
 
 def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
-    """One line per choice, and the measured limits (a second or two; longer when the executor is
-    built first). Raises ModelError.
+    """Yield one line per choice, and the measured limits. Raises ModelError.
+
+    Takes a second or two, longer when the executor is built first.
     """
     weights = None if base is None else open_weights(base)
     chosen = choose_machine(asked, None if weights is None else weights.config)
@@ -67,7 +69,9 @@ def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
 
 
 def describe_kernels(asked: str) -> str:
-    """Native with its instruction set and compiler, or torch; and why."""
+    """Describe the kernels and the reason: native with its instruction set and compiler, or
+    torch.
+    """
     if asked == "torch":
         return "torch: asked for"
     sets = usable_sets(cpu_features())
@@ -90,8 +94,9 @@ def describe_kernels(asked: str) -> str:
 
 
 def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:
-    """Tokens a second that the machine allows for one request and for 32, without adapters and with
-    an empty context.
+    """Describe the tokens a second that the machine allows for one request and for 32.
+
+    That is without adapters and with an empty context.
     """
     numbers = linear_numbers(weights.config)
     read = numbers * {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]

@@ -1,5 +1,7 @@
-"""`python -m engine logits`: what the engine computes for given token ids, in a file, so that it
-can be compared with anything.
+"""Writes what the engine computes for given token ids to a file, to be compared with anything
+(`python -m engine logits`).
+
+Samples nothing and knows no text.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ MAX_IDS = 1 << 22
 
 @dataclass(frozen=True)
 class Job:
-    """What to compute: `adapter` is a PEFT folder or None; `ids_path` holds `input_ids` [batch,
-    length], `out_path` gets `logits`.
+    """The task: `adapter` is a PEFT folder or None; `ids_path` holds `input_ids` [batch, length],
+    `out_path` gets `logits`.
     """
 
     config: EngineConfig
@@ -46,12 +48,10 @@ class Job:
 
 
 def write_logits(job: Job) -> tuple[int, ...]:
-    """Compute and write `logits` [batch, length, vocab] float32; gives their shape.
+    """Compute and write `logits` [batch, length, vocab] float32; return their shape.
 
-    Raises EngineError with one line that names the field.
-
-    The path is the serving one: chunks of `step_tokens` rows over paged keys and values, the
-    adapter in a slot.
+    Raises EngineError with one line that names the field. The path is the serving one: chunks of
+    `step_tokens` rows over paged keys and values, the adapter in a slot.
     """
     ids = read_ids(job.ids_path)
     if not job.out_path.absolute().parent.is_dir():
@@ -67,7 +67,7 @@ def write_logits(job: Job) -> tuple[int, ...]:
 
 
 def read_ids(path: Path) -> torch.Tensor:
-    """`input_ids` [batch, length] int64 from a safetensors file. Raises BadRequest."""
+    """Read `input_ids` [batch, length] int64 from a safetensors file. Raises BadRequest."""
     try:
         with safe_open(path, framework="pt") as file:
             if "input_ids" not in file.keys():  # noqa: SIM118 (a handle is no mapping)
@@ -155,7 +155,7 @@ class _Forward:
     step_tokens: int
 
     def __call__(self, tokens: list[int], adapter: bytes | None, pages: list[int]) -> torch.Tensor:
-        """All logits [length, vocab] of one row, chunk by chunk."""
+        """Compute all logits [length, vocab] of one row, chunk by chunk."""
         chooser = Chooser(Sampling(bytes(SEED_BYTES)), tokens)
         sequence = Sequence(
             1,

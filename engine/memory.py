@@ -1,5 +1,5 @@
-"""How much memory this process may still take: the least of what the system has free and what each
-control group above it allows.
+"""Finds how much memory this process may still take: the least of what the system has free and what
+each control group above it allows.
 
 Both versions of cgroups count a file's pages to whoever read them first and take them back when
 room is needed, so those count as free here. Reads files, decides nothing (executor/memory.py does).
@@ -20,7 +20,7 @@ IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 @dataclass(frozen=True)
 class Free:
-    """Bytes that may be taken, and who says so. None: nothing here tells."""
+    """Bytes that may be taken, and which limit says so. None: nothing here tells."""
 
     free_bytes: int | None
     reason: str
@@ -28,9 +28,9 @@ class Free:
 
 @dataclass(frozen=True)
 class Mount:
-    """A line of mountinfo: what is mounted where.
+    """A line of mountinfo: one file system and its mount point.
 
-    `root`: which folder of the file system lies at `point`.
+    `root`: the folder of the file system that lies at `point`.
     """
 
     device: str
@@ -42,7 +42,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Group:
-    """Memory of one control group.
+    """The memory of one control group.
 
     `limit_bytes` None: it sets none. `idle_bytes` of what is used are pages of files.
     """
@@ -53,7 +53,7 @@ class Group:
 
     @property
     def free_bytes(self) -> int | None:
-        """What may be taken below its limit."""
+        """Return what may be taken below its limit; None without one."""
         return (
             None
             if self.limit_bytes is None
@@ -62,7 +62,7 @@ class Group:
 
 
 def free_memory(root: Path = Path("/")) -> Free:
-    """As it is now; `root` is where the system's files are looked for."""
+    """Measure the free memory as it is now; `root` is where the system's files are looked for."""
     available = parse_available(_read(root / "proc/meminfo"))
     found = [Free(available, "the system has no more")] if available is not None else []
     for folder, group in find_groups(root):
@@ -76,8 +76,9 @@ def free_memory(root: Path = Path("/")) -> Free:
 
 
 def find_groups(root: Path = Path("/")) -> Iterator[tuple[str, Group]]:
-    """The control groups of this process that count memory, with their folders: its own first, then
-    those around it.
+    """Yield the control groups of this process that count memory, with their folders.
+
+    Its own comes first, then those around it.
     """
     mounts = parse_mounts(_read(root / "proc/self/mountinfo"))
     paths = parse_paths(_read(root / "proc/self/cgroup"))
@@ -97,7 +98,7 @@ def find_groups(root: Path = Path("/")) -> Iterator[tuple[str, Group]]:
 
 
 def lies_in_memory(path: Path, root: Path = Path("/")) -> bool:
-    """Whether a file there takes memory instead of a disk's room."""
+    """Return whether a file there takes memory instead of a disk's room."""
     try:
         device = path.stat().st_dev
     except OSError:
@@ -113,13 +114,13 @@ def lies_in_memory(path: Path, root: Path = Path("/")) -> bool:
 
 
 def parse_available(meminfo: str) -> int | None:
-    """Bytes of MemAvailable in /proc/meminfo."""
+    """Parse the bytes of MemAvailable in /proc/meminfo."""
     found = re.search(r"^MemAvailable:\s+(\d{1,15}) kB$", meminfo, re.MULTILINE | re.ASCII)
     return int(found[1]) << 10 if found else None
 
 
 def parse_paths(cgroup: str) -> dict[str, str]:
-    """/proc/self/cgroup: the path of this process by controller; "" is version 2."""
+    """Parse /proc/self/cgroup: the path of this process by controller; "" is version 2."""
     paths: dict[str, str] = {}
     for line in cgroup.splitlines():
         parts = line.split(":", 2)
@@ -129,7 +130,7 @@ def parse_paths(cgroup: str) -> dict[str, str]:
 
 
 def parse_mounts(mountinfo: str) -> list[Mount]:
-    """/proc/self/mountinfo; lines of another form are left out."""
+    """Parse /proc/self/mountinfo; lines of another form are left out."""
     mounts = []
     for line in mountinfo.splitlines():
         before, found, after = line.partition(" - ")
@@ -149,7 +150,7 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
 
 
 def folders_above(mount: Mount, path: str) -> list[str]:
-    """Where a group and those around it lie, as far as the mount shows them."""
+    """List the folders of a group and those around it, as far as the mount shows them."""
     inside = PurePosixPath(path)
     if ".." in inside.parts or not inside.is_relative_to(mount.root):
         return [mount.point]  # a container sees its own group at the top of the mount
@@ -158,7 +159,7 @@ def folders_above(mount: Mount, path: str) -> list[str]:
 
 
 def parse_version_1(file: Callable[[str], str]) -> Group | None:
-    """From the texts of a group's files."""
+    """Read a version 1 group from the texts of its files."""
     limit = _number(file("memory.limit_in_bytes"))
     used = _number(file("memory.usage_in_bytes"))
     if limit is None or used is None:
@@ -169,8 +170,9 @@ def parse_version_1(file: Callable[[str], str]) -> Group | None:
 
 
 def parse_version_2(file: Callable[[str], str]) -> Group | None:
-    """From the texts of a group's files; above memory.high it would only crawl, so that is a limit
-    too.
+    """Read a version 2 group from the texts of its files.
+
+    memory.high counts as a limit too: above it the process would only crawl.
     """
     used = _number(file("memory.current"))
     if used is None:
@@ -188,7 +190,7 @@ def parse_version_2(file: Callable[[str], str]) -> Group | None:
 
 
 def parse_statistics(text: str) -> dict[str, int]:
-    """memory.stat: a name and a number a line."""
+    """Parse memory.stat: a name and a number a line."""
     pairs = (line.partition(" ") for line in text.splitlines())
     return {name: number for name, _, value in pairs if (number := _number(value)) is not None}
 

@@ -1,6 +1,6 @@
-"""The noise of verifiable sampling: Philox-4x32-10 keyed by (seed, position, token id).
+"""Computes the noise of verifiable sampling: Philox-4x32-10 keyed by (seed, position, token id).
 
-Specified in docs/protocols/sampling.md.
+Specified in docs/protocols/sampling.md. Knows no logits and chooses no token.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ Words = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class NoiseKey:
-    """The Philox key (two words) and the upper half of its counter (two words), all drawn from the
-    seed.
-    """
+    """The Philox key (two words) and the upper half of its counter (two words), from the seed."""
 
     key: tuple[int, int]
     nonce: tuple[int, int]
 
 
 def derive_key(seed: bytes) -> NoiseKey:
-    """The first 16 bytes of sha-256("lorikeet noise 1" || seed) as four little-endian 32-bit
-    words.
+    """Derive the key: the first 16 bytes of sha-256("lorikeet noise 1"
+
+    seed) as four little-endian 32-bit words.
     """
     k0, k1, n0, n1 = struct.unpack("<4I", hashlib.sha256(b"lorikeet noise 1" + seed).digest()[:16])
     return NoiseKey((k0, k1), (n0, n1))
@@ -46,7 +45,10 @@ def derive_key(seed: bytes) -> NoiseKey:
 def philox(
     counter: tuple[Words, Words, Words, Words], key: tuple[int, int]
 ) -> tuple[Words, Words, Words, Words]:
-    """Ten rounds of Philox-4x32 (Salmon et al., 2011) on arrays of 32-bit words held in 64 bits."""
+    """Compute ten rounds of Philox-4x32 (Salmon et al., 2011).
+
+    The arrays hold 32-bit words in 64 bits.
+    """
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -62,8 +64,8 @@ def philox(
 
 
 def noise_words(key: NoiseKey, position: int, token_ids: NDArray[np.int64]) -> Words:
-    """One 32-bit word per token id: the first output word for the counter (token id, position,
-    nonce).
+    """Compute one 32-bit word per token id: the first output word for the counter (token id,
+    position, nonce).
     """
     ids = token_ids.astype(np.uint64)
     fixed = [np.full_like(ids, word) for word in (position, *key.nonce)]
@@ -71,7 +73,7 @@ def noise_words(key: NoiseKey, position: int, token_ids: NDArray[np.int64]) -> W
 
 
 def gumbel(words: Words) -> NDArray[np.float64]:
-    """Standard Gumbel noise in binary64: u = (word + 1/2) / 2^32, -ln(-ln u)."""
+    """Turn words into standard Gumbel noise in binary64: u = (word + 1/2) / 2^32, -ln(-ln u)."""
     uniform = (words.astype(np.float64) + 0.5) * 2.0**-32
     noise: NDArray[np.float64] = -np.log(-np.log(uniform))
     return noise

@@ -1,5 +1,6 @@
-"""What this machine can do at most: bytes read and numbers multiplied in a second, measured in
-about two seconds. Knows no model.
+"""Measures what this machine can do at most: bytes read and numbers multiplied in a second.
+
+Takes about two seconds. Knows no model.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ APART_DEADLINE_S = 120
 
 @dataclass(frozen=True)
 class Roofline:
-    """`read_bytes_s` bytes read a second; `operations_s` multiplications and additions a second by
-    dtype name ("float32", "bfloat16", "int8").
+    """The measured limits: `read_bytes_s` bytes read a second; `operations_s` multiplications and
+    additions a second by dtype name ("float32", "bfloat16", "int8").
     """
 
     threads: int
@@ -41,12 +42,15 @@ class Roofline:
     operations_s: dict[str, float]
 
     def seconds(self, dtype: str, read_bytes: float, operations: float) -> float:
-        """The least time for work that reads so many bytes and does so many operations."""
+        """Return the least seconds for work that reads so many bytes and does so many
+        operations.
+        """
         return max(read_bytes / self.read_bytes_s, operations / self.operations_s[dtype])
 
     def best(self, other: Roofline) -> Roofline:
-        """The higher of both for each figure: what a busy neighbour took in one measurement,
-        another may show.
+        """Take the higher of both for each figure.
+
+        What a busy neighbour took in one measurement, another may show.
         """
         rates = {
             name: max(rate, other.operations_s[name]) for name, rate in self.operations_s.items()
@@ -54,7 +58,7 @@ class Roofline:
         return Roofline(self.threads, max(self.read_bytes_s, other.read_bytes_s), rates)
 
     def bound(self, dtype: str, read_bytes: float, operations: float) -> str:
-        """Which of the two holds that work back: "memory" or "compute"."""
+        """Return which of the two holds that work back: "memory" or "compute"."""
         return (
             "memory"
             if read_bytes / self.read_bytes_s >= operations / self.operations_s[dtype]
@@ -63,8 +67,9 @@ class Roofline:
 
 
 def measure_apart(threads: int) -> Roofline:
-    """As `measure_roofline`, in a process where torch may use whatever the processor has: here the
-    engine's promises hold some of it back.
+    """Measure as `measure_roofline` does, in a process where torch may use all the processor has.
+
+    In this process the engine's promises hold some of it back.
     """
     environment = {
         name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"
@@ -84,8 +89,9 @@ def measure_apart(threads: int) -> Roofline:
 
 
 def measure_roofline(threads: int) -> Roofline:
-    """Measure with torch's own kernels on `threads` threads, the best of several runs: a lower
-    bound of the true limit.
+    """Measure with torch's own kernels on `threads` threads, the best of several runs.
+
+    That is a lower bound of the true limit.
     """
     torch.set_num_threads(threads)
     with torch.inference_mode():
@@ -97,14 +103,14 @@ def measure_roofline(threads: int) -> Roofline:
 
 
 def measure_read_rate(threads: int, budget_s: float) -> float:
-    """Bytes a second, as `measure_roofline` has them, within about `budget_s` seconds."""
+    """Measure bytes read a second, as `measure_roofline` does, within about `budget_s` seconds."""
     torch.set_num_threads(threads)
     with torch.inference_mode():
         return _read_rate(budget_s)
 
 
 def _best_seconds(work: Callable[[], object], budget_s: float = 0.15) -> float:
-    """The shortest of the runs that fit the budget, at least three, after one to warm up."""
+    """Return the shortest of the runs that fit the budget, at least three, after one to warm up."""
     work()
     best = float("inf")
     runs = 0
@@ -118,7 +124,7 @@ def _best_seconds(work: Callable[[], object], budget_s: float = 0.15) -> float:
 
 
 def _read_rate(budget_s: float) -> float:
-    """Of a sum, which touches each byte once, in such memory as the native executor has for its
+    """Measure a sum, which touches each byte once, in such memory as the native executor has for
     weights.
     """
     numbers = HugePages().zeros(WORKING_SET_BYTES // 4, dtype=torch.float32).fill_(1.0)

@@ -23,7 +23,7 @@ from .scheduler import Chunk, Schedule
 
 @dataclass(slots=True)
 class ChunkResult:
-    """What a chunk gave: the next tokens (more than one when a draft was right), or a replay's
+    """The result of a chunk: the next tokens (more than one when a draft was right), a replay's
     margins, or the error that ends its request.
     """
 
@@ -63,15 +63,16 @@ class Runner:
         )
 
     def read(self, flight: Flight) -> list[ChunkResult]:
-        """What the step gave, once it is over: in row order, one per chunk.
+        """Read what the step gave, once it is over: in row order, one result per chunk.
 
-        Before the next one is begun.
+        Must be called before the next step is begun.
         """
         return _Reading(self._decoder, flight.batch.chunks, flight.output).read()
 
     def prepare(self, flight: Flight, schedule: Schedule) -> Batch:
-        """The step after one that is under way, of the same sequences, ready but for the tokens
-        that the one under way gives.
+        """Prepare the step after one that is under way, of the same sequences.
+
+        It is complete but for the tokens that the one under way gives.
         """
         batch = follow(flight.batch, schedule.chunks, self._cache.page_tokens)
         self._decoder.prepare(batch.input)
@@ -80,7 +81,7 @@ class Runner:
     def begin_prepared(
         self, schedule: Schedule, batch: Batch, results: list[ChunkResult]
     ) -> Flight:
-        """Begin a prepared step after the results of the one before it: a token of each
+        """Begin a prepared step with the results of the one before it: a token of each
         sequence.
         """
         batch.input.tokens[:] = [result.tokens[0] for result in results]
@@ -171,8 +172,10 @@ class _Reading:
 
     @staticmethod
     def _goes_on(result: ChunkResult) -> bool:
-        """Whether the row after the newest token was computed for that very token, and the answer
-        does not end with it.
+        """Return whether a draft's next row counts.
+
+        It does when it was computed for the very token that was chosen, and the answer does not end
+        with it.
         """
         chunk = result.chunk
         given = len(result.tokens)
@@ -184,7 +187,7 @@ class _Reading:
     # --- margins ---
 
     def _score(self, replays: list[int]) -> None:
-        """Each answered token of each replay, in order: what may follow depends on what came
+        """Score each answered token of each replay, in order: what may follow depends on what came
         before.
         """
         for index in replays:

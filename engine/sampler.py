@@ -1,5 +1,6 @@
-"""What a request asked of its choices, checked, and what one answer's choices depend on beside the
-logits. executor/draw.py makes the choice.
+"""Checks what a request asked of its choices, and keeps what they depend on beside the logits.
+
+Makes no choice; executor/draw.py does.
 
 logits → bias → repetition, presence, frequency → grammar → draw → token
     → (counts, grammar) for the next
@@ -29,8 +30,9 @@ Floats = NDArray[np.float64]
 
 
 def check_sampling(sampling: Sampling, vocab_size: int) -> None:
-    """Raise BadRequest naming the first field that makes no sense; the grammar is checked by
-    compiling it.
+    """Raise BadRequest that names the first field that makes no sense.
+
+    The grammar is checked by compiling it.
     """
     if len(sampling.seed) != SEED_BYTES:
         raise BadRequest(f"seed has {len(sampling.seed)} bytes; it must have {SEED_BYTES}")
@@ -79,29 +81,32 @@ class Chooser:
 
     @property
     def takes_best(self) -> bool:
-        """Whether the highest logit simply wins."""
+        """Return whether the highest logit simply wins."""
         return self._sampling.temperature == 0 and self._matcher is None and not self._changes.any
 
     @property
     def remembers(self) -> bool:
-        """Whether what was chosen before changes what is chosen next."""
+        """Return whether earlier choices change later ones."""
         return self._matcher is not None or self._changes.counts_answer
 
     @property
     def is_over(self) -> bool:
-        """Whether the grammar lets nothing follow."""
+        """Return whether the grammar lets nothing follow."""
         return self._matcher is not None and self._matcher.is_over
 
     @property
     def changed_ids(self) -> NDArray[np.int32]:
-        """Ascending, the ids whose logits something here changes: `draw` must be given them."""
+        """Return the ids whose logits something here changes, ascending; `draw` must be given these
+        logits.
+        """
         return self._changes.ids
 
     def draw(
         self, logits: NDArray[np.float32], row: int, position: int, token: int | None = None
     ) -> Draw:
-        """The draw of the next token from that row of the step's, whose `logits` of the
-        `changed_ids` are given. Raises BadRequest (see Matcher).
+        """Make the draw of the next token from a row of the step's logits.
+
+        `logits` are those of the `changed_ids`. Raises BadRequest (see Matcher).
         """
         sampling = self._sampling
         return Draw(
@@ -119,7 +124,7 @@ class Chooser:
         )
 
     def accept(self, token: int) -> None:
-        """Go on: `token` was chosen."""
+        """Record that `token` was chosen."""
         self._changes.count(token)
         if self._matcher is not None:
             self._matcher.accept(token)
@@ -146,7 +151,7 @@ class _Changes:
         return self.counts_answer or len(self.ids) > 0
 
     def values(self, logits: NDArray[np.float32]) -> Floats:
-        """What becomes of `ids`' own `logits`, in binary64."""
+        """Compute the changed values of `ids`' own `logits`, in binary64."""
         sampling = self._sampling
         values: Floats = logits.astype(np.float64) + self._bias
         if self._repeats:
@@ -174,7 +179,7 @@ class _Changes:
 
 
 def report_logprobs(logits: NDArray[np.float32], token: int, num_top: int) -> TokenLogprobs:
-    """Log-probabilities of the model itself for one row of finite `logits [vocab]`."""
+    """Compute the model's own log-probabilities for one row of finite `logits [vocab]`."""
     highest = float(logits.max())
     total = highest + math.log(float(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
     top = (

@@ -1,4 +1,4 @@
-"""The engine's mutable state of one request. Owned by the engine's thread; knows no tensors.
+"""Holds the engine's mutable state of one request. Owned by the engine's thread; knows no tensors.
 
 tokens:   [ prompt … | generated … ]
            ^ computed: keys and values of tokens[:computed] are in pages
@@ -52,40 +52,40 @@ class Sequence:
 
     @property
     def num_generated(self) -> int:
-        """Tokens produced so far."""
+        """Return the number of tokens produced so far."""
         return len(self.tokens) - self.num_prompt
 
     @property
     def num_wanted(self) -> int:
-        """How many tokens must be computed before the next result: all of them, but a replay's last
-        one predicts nothing.
+        """Return how many tokens must be computed before the next result.
+
+        That is all of them, but a replay's last one predicts nothing.
         """
         return len(self.tokens) - 1 if self.replay else len(self.tokens)
 
     @property
     def num_shareable(self) -> int:
-        """How many of its first tokens may come from somebody else's pages: the ones before the
-        first result that it needs.
+        """Return how many of its first tokens may come from another sequence's pages.
+
+        Those are the ones before the first result that it needs.
         """
         return self.num_prompt - 1 if self.replay else len(self.tokens) - 1
 
     @property
     def has_credit(self) -> bool:
-        """Whether it may produce one more token."""
+        """Return whether it may produce one more token."""
         return self.replay or self.num_generated < self.credit
 
     @property
     def room(self) -> int:
-        """How many more tokens it may produce as far as its credit and its length allow."""
+        """Return how many more tokens its credit and its length allow."""
         return min(self.credit - self.num_generated, self.max_length - len(self.tokens))
 
     def ends_with(self, token: int) -> bool:
-        """Whether the answer is complete once `token`, which its chooser has accepted, was
-        produced.
-        """
+        """Return whether the answer is complete with `token`, which its chooser has accepted."""
         return token in self.stop_ids or self.chooser.is_over
 
     @property
     def is_decoding(self) -> bool:
-        """Whether only its newest token is missing from the pages."""
+        """Return whether only its newest token is missing from the pages."""
         return not self.replay and self.computed == len(self.tokens) - 1 and self.num_generated > 0

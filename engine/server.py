@@ -1,6 +1,6 @@
-"""The engine's process: frames in on one thread, steps on this one, frames out on a third.
+"""Runs the engine's process: frames in on one thread, steps on this one, frames out on a third.
 
-Ends when the socket closes.
+Ends when the socket closes. Knows no message's meaning and schedules nothing.
 
 reader ──▶ inbox ──▶ loop: handle, step ──▶ outbox ──▶ writer
 loader, copier, grammars ──▶ ┘  (no work: sleep on the inbox)
@@ -39,10 +39,11 @@ class Server:
         self._crashes = 0
 
     def serve(self, engine: Engine, greeting: FromEngine) -> int:
-        """Run until the socket closes (0), the daemon breaks the border (2) or stops reading (3),
-        steps keep crashing (4), or the device is lost (5).
+        """Run until the engine has to end; return the exit status.
 
-        A device that hangs ends the process from cuda/watchdog.py (6).
+        0: the socket closed. 2: the daemon broke the border. 3: it stopped reading. 4: steps kept
+        crashing. 5: the device is lost. A device that hangs ends the process from cuda/watchdog.py
+        (6).
         """
         self._outbox.put([greeting])
         for target, name in ((self._read, "reader"), (self._write, "writer")):
@@ -82,8 +83,10 @@ class Server:
             engine.handle(item)
 
     def _step(self, engine: Engine) -> bool:
-        """One step; a bug of ours, or a step too large for the device's memory, costs the running
-        requests an error, not the process.
+        """Run one step; return whether there was work.
+
+        A bug of ours, or a step too large for the device's memory, costs the running requests an
+        error, not the process.
         """
         try:
             worked = engine.step()
@@ -125,7 +128,7 @@ class Server:
             self._inbox.put(error)
 
     def _receive(self) -> bytes:
-        """Wait for the next bytes; none when the socket closed, or broke, which is the same."""
+        """Wait for the next bytes; none when the socket closed or broke."""
         try:
             return self._connection.recv(READ_BYTES)
         except ConnectionError:

@@ -1,8 +1,8 @@
 """Guesses what follows from what has been said: the text after the last occurrence of the newest
-words (prompt lookup). Pure.
+words (prompt lookup).
 
-A guess costs rows of a step and never changes the text: the model computes each guessed place
-anyway, and the first wrong one is dropped with what follows it.
+Pure; knows no model. A guess costs rows of a step and never changes the text: the model computes
+each guessed place anyway, and the first wrong one is dropped with what follows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Proposer:
         self._seen = 0
 
     def propose(self, tokens: list[int], count: int) -> list[int]:
-        """At most `count` tokens that may follow `tokens`; none when its end is new."""
+        """Return at most `count` tokens that may follow `tokens`; none when its end is new."""
         self._index(tokens)
         for size in SIZES:
             at = self._ends.get(tuple(tokens[-size:])) if len(tokens) > size else None
@@ -28,8 +28,8 @@ class Proposer:
         return []
 
     def _index(self, tokens: list[int]) -> None:
-        """Remember where each run of tokens last ended, short of the end of `tokens` itself:
-        nothing follows that.
+        """Remember where each run of tokens last ended, short of the end of `tokens`: nothing
+        follows that.
         """
         for end in range(self._seen, len(tokens)):
             for size in SIZES:

@@ -1,4 +1,6 @@
-"""What the margins of a replayed answer say about it. Pure: numbers in, a verdict out.
+"""Judges a replayed answer by its margins.
+
+Pure: numbers in, a verdict out; knows no text and no node.
 
 An honest answer misses now and then by a little, because another kernel or number format rounds
 otherwise. The score of an answer is the mean of its margins, each cut off at a cap; its limit comes
@@ -26,8 +28,8 @@ Millionths = Annotated[int, msgspec.Meta(ge=0, le=int(MAX_CAP**2) * MILLION)]
 
 
 class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Honest margins of one adapter: where they are cut off, their mean and their variance; all in
-    millionths (of a logit, of its square).
+    """The honest margins of one adapter: their cap, mean and variance, in millionths (of a logit,
+    of its square).
 
     `one_in`: of so many honest answers, at most one is to be called suspicious.
     """
@@ -40,8 +42,9 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Verdict:
-    """`score` and `limit` in logits; "too short" when no answer of this length could exceed its
-    limit.
+    """The outcome for one answer; `score` and `limit` in logits.
+
+    "too short": no answer of this length could exceed its limit.
     """
 
     outcome: Literal["honest", "suspicious", "too short"]
@@ -50,7 +53,7 @@ class Verdict:
 
 
 def judge(margins: Sequence[float], thresholds: Thresholds) -> Verdict:
-    """Whether an answer with these margins (of `Replayed`, one a token) fits what was
+    """Judge whether an answer with these margins (of `Replayed`, one a token) fits what was
     calibrated.
     """
     limit = limit_of(len(margins), thresholds)
@@ -61,8 +64,10 @@ def judge(margins: Sequence[float], thresholds: Thresholds) -> Verdict:
 
 
 def limit_of(count: int, thresholds: Thresholds) -> float:
-    """What the mean of `count` honest margins exceeds once in `one_in` times at most (Bernstein,
-    for independent tokens).
+    """Return the limit that the mean of `count` honest margins exceeds at most once in `one_in`
+    times.
+
+    Bernstein's inequality, for independent tokens.
     """
     if count == 0:
         return math.inf
@@ -77,7 +82,7 @@ def limit_of(count: int, thresholds: Thresholds) -> float:
 
 
 def calibrate(honest: Sequence[Sequence[float]], cap: float, one_in: int) -> Thresholds:
-    """Thresholds from the margins of honest answers.
+    """Compute thresholds from the margins of honest answers.
 
     Mean and variance are upper bounds (Maurer and Pontil 2009, theorems 4 and 10).
     """
@@ -96,5 +101,5 @@ def calibrate(honest: Sequence[Sequence[float]], cap: float, one_in: int) -> Thr
 
 
 def _mean(margins: Sequence[float], cap: float) -> float:
-    """What is no margin at all (negative, not a number) counts as the largest."""
+    """Average the margins; what is not a margin (negative, not a number) counts as the largest."""
     return sum(margin if 0.0 <= margin <= cap else cap for margin in margins) / max(1, len(margins))

@@ -1,6 +1,6 @@
-"""Multiaddresses: read them, and turn what a host listens on into what it may tell others.
+"""Reads multiaddresses, and turns what a host listens on into what it may tell others.
 
-Knows this machine's interfaces, no peers.
+Knows this machine's interfaces. Knows no peers and opens no connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ MAX_ADDRESS_CHARS = 512
 
 
 def split_peer(address: str) -> tuple[str, str]:
-    """The peer id and the transport part of /…/p2p/PEERID. Raises InvalidAddress, InvalidPeerId."""
+    """Split /…/p2p/PEERID into the peer id and the transport part. Raises InvalidAddress,
+    InvalidPeerId.
+    """
     transport, separator, peer_id = address.rpartition("/p2p/")
     if not separator or not transport or len(address) > MAX_ADDRESS_CHARS:
         raise InvalidAddress(
@@ -29,7 +31,7 @@ def split_peer(address: str) -> tuple[str, str]:
 
 
 def parse_address(address: str, peer_id: str) -> Multiaddr:
-    """The transport part of a peer's address, with or without its /p2p/ ending.
+    """Return the transport part of a peer's address, with or without its /p2p/ ending.
 
     Raises InvalidAddress.
     """
@@ -44,8 +46,8 @@ def parse_address(address: str, peer_id: str) -> Multiaddr:
 
 
 def advertised(listening: Sequence[Multiaddr]) -> list[Multiaddr]:
-    """What to tell others: 0.0.0.0 becomes this machine's own addresses, the one that leads outside
-    first.
+    """List the addresses to tell others. 0.0.0.0 becomes this machine's own addresses, first the
+    one that leads outside.
     """
     result: dict[str, Multiaddr] = {}
     for address in listening:
@@ -59,9 +61,9 @@ def advertised(listening: Sequence[Multiaddr]) -> list[Multiaddr]:
 
 
 def check_free(address: str) -> None:
-    """Raise HostFailed if somebody listens here already.
+    """Raise HostFailed if another process listens here already.
 
-    The library shares ports (SO_REUSEPORT): two nodes would each get half the peers.
+    The library shares ports (SO_REUSEPORT), so two nodes on one port would each get half the peers.
     """
     parts = address.split("/")
     if (

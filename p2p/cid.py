@@ -31,7 +31,7 @@ class Cid:
 
     @classmethod
     def of(cls, data: bytes | memoryview) -> Cid:
-        """The CID of these bytes."""
+        """Return the CID of these bytes."""
         return cls(sha256(data).digest())
 
     @classmethod
@@ -52,12 +52,14 @@ class Cid:
         if not raw.startswith(_HEADER) or len(raw) != len(_HEADER) + DIGEST_BYTES:
             raise InvalidCid(f"{text!r} is not a CIDv1 of raw bytes under sha2-256")
         cid = cls(raw[len(_HEADER) :])
+        # Base32 has spare bits at its end, so several texts decode to one digest; only one may name
+        # it.
         if str(cid) != text:
             raise InvalidCid(f"{text!r} is not the canonical form; that is {cid}")
         return cid
 
     def matches(self, data: bytes | memoryview) -> bool:
-        """Whether these bytes are the ones this CID names."""
+        """Return whether these bytes are the ones this CID names."""
         return sha256(data).digest() == self.digest
 
     def __str__(self) -> str:

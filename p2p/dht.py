@@ -1,8 +1,8 @@
-"""Who has a CID, and what a name means: the Kademlia DHT, asked without its caches, answered only
-with what was checked.
+"""Finds who has a CID and what a name means, by the Kademlia DHT.
 
 The library's own lookups answer from copies that are up to two days old; these ask the network each
-time, within a deadline.
+time, within a deadline, and return only records that were checked. Does not know whether a peer it
+names is alive, nor what the bytes of a CID are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class _NameValidator(Validator):
-    """The library's view of names.py."""
+    """Gives names.py to the library as its validator."""
 
     def validate(self, key: str, value: bytes) -> None:
         validate_name(key, value)
@@ -45,7 +45,7 @@ class _NameValidator(Validator):
 
 
 def new_kademlia(host: HardenedHost, *, is_server: bool) -> KadDHT:
-    """The library's DHT with our limits, and with names as the only values it stores."""
+    """Make the library's DHT with our limits, and with names as the only values it stores."""
     validator = NamespacedValidator({NAMESPACE: _NameValidator()}, strict_validation=True)
     mode = DHTMode.SERVER if is_server else DHTMode.CLIENT
     kademlia = KadDHT(
@@ -71,21 +71,21 @@ class Dht:
         self._woken = trio.Event()
 
     async def provide(self, cid: Cid) -> bool:
-        """Say that this node has the bytes of `cid`.
+        """Tell the network that this node has the bytes of `cid`.
 
-        False if nobody could be told yet; it will be said again.
+        Returns False if nobody could be told yet; it will be said again.
         """
         told: bool = await self._kademlia.provide(str(cid))
         self._provided[cid] = told
         return told
 
     def provide_soon(self, cid: Cid) -> None:
-        """Have `keep_providing` say it, at once, while the caller goes on."""
+        """Have `keep_providing` say it at once while the caller goes on."""
         self._provided.setdefault(cid, False)
         self._woken.set()
 
     async def keep_providing(self) -> None:
-        """Repeat what nobody heard soon, everything each hour. Runs until cancelled."""
+        """Repeat soon what nobody heard, and everything each hour. Runs until cancelled."""
         next_full = trio.current_time() + REPROVIDE_INTERVAL_S
         while True:
             with trio.move_on_after(PROVIDE_RETRY_S):
@@ -100,8 +100,10 @@ class Dht:
     async def find_providers(
         self, cid: Cid, limit: int = 8, deadline_s: float = 5.0
     ) -> list[PeerAddress]:
-        """Peers that say they have `cid`, this node excluded, each once with all its known
-        addresses. Empty when nobody says so in time.
+        """Ask the network for peers that say they have `cid`, this node excluded, each once with
+        all its known addresses.
+
+        Returns an empty list when nobody says so in time.
         """
         key = _multihash(cid)
         found: dict[str, list[str]] = {}
@@ -133,7 +135,7 @@ class Dht:
             found.setdefault(peer_id, []).extend(str(address) for address in addresses)
 
     async def put_name(self, record: NameRecord, deadline_s: float = 10.0) -> int:
-        """Store a record here and at the closest peers; how many others took it.
+        """Store a record here and at the closest peers; return how many others took it.
 
         Raises StaleName if a newer one is known here.
         """
@@ -157,9 +159,9 @@ class Dht:
         return num_stored
 
     async def find_name(self, owner: str, name: str, deadline_s: float = 5.0) -> NameRecord | None:
-        """The newest record of a name that the network gives within the deadline, or None.
+        """Ask the network for a name; return its newest record within the deadline, or None.
 
-        Raises for what cannot be a name or an owner.
+        Raises InvalidInput for what cannot be a name or an owner.
         """
         public_key_of(owner)
         key = name_key(owner, name)
@@ -184,8 +186,8 @@ class Dht:
     async def _ask_closest(
         self, key: bytes, ask: Callable[[ID], Awaitable[bool]], deadline_s: float
     ) -> None:
-        """Ask the peers closest to a key, several at once, until one answer says it is enough or
-        the deadline passes.
+        """Ask the peers closest to a key, several at once, until one answer is enough or the
+        deadline passes.
         """
         with trio.move_on_after(deadline_s) as scope:
             peers = await self._kademlia.peer_routing.find_closest_peers_network(key)

@@ -1,4 +1,4 @@
-"""Everything that p2p raises, drawn as a tree.
+"""Names everything that p2p raises, drawn as a tree.
 
 A name says whose fault it is; a message names the thing and the mend.
 
@@ -105,8 +105,9 @@ class HostFailed(P2pError):
 
 
 def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error inside nested groups of one, so that callers can catch it by its name;
-    otherwise the group that branches.
+    """Return the one error inside nested groups of one, so that callers can catch it by its name.
+
+    Returns the group that branches if there are several.
     """
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

@@ -1,5 +1,7 @@
-"""Topics: publish, and subscribe with a validator that decides what is delivered here and forwarded
-to others. Knows no message's meaning.
+"""Publishes on topics, and subscribes with a validator that decides what is delivered here and
+forwarded to others.
+
+Does not know what any message means.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ Validate = Callable[[bytes, str], "Verdict | Awaitable[Verdict]"]
 
 
 class RateLimit:
-    """A token bucket per source.
+    """A token bucket for each source.
 
     Pure: time comes in. Forgets all sources when too many are tracked.
     """
@@ -58,10 +60,11 @@ class RateLimit:
         self._buckets: dict[tuple[str, str], tuple[float, float]] = {}
 
     def allow(self, source: tuple[str, str], now: float) -> bool:
-        """Whether one more message of this source is within its rate; counts it if so."""
+        """Count one more message of this source and return whether it is within its rate."""
         tokens, then = self._buckets.get(source, (self._burst, now))
         tokens = min(self._burst, tokens + (now - then) * self._per_second)
         if len(self._buckets) >= self._max_sources and source not in self._buckets:
+            # Fills every bucket again; tracking more would let new sources take our memory.
             self._buckets.clear()
         self._buckets[source] = (max(tokens - 1.0, 0.0) if tokens >= 1.0 else tokens, now)
         return tokens >= 1.0
@@ -90,7 +93,7 @@ class Gossip:
         self._pubsub: HardenedPubsub | None = None
 
     def attach(self, pubsub: HardenedPubsub) -> None:
-        """Called once by the host that built the pubsub."""
+        """Take the pubsub; called once, by the host that built it."""
         self._pubsub = pubsub
 
     @property
@@ -99,9 +102,9 @@ class Gossip:
         return self._pubsub
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Send to everybody who subscribes to this topic.
+        """Send to all subscribers of this topic.
 
-        Waits up to a second while a peer takes in what was sent before.
+        Waits up to a second while peers take in what was sent before. Raises MessageTooLarge.
         """
         if len(data) > MAX_MESSAGE_BYTES:
             raise MessageTooLarge(
@@ -114,7 +117,7 @@ class Gossip:
     async def subscribe(
         self, topic: str, validate: Validate
     ) -> trio.MemoryReceiveChannel[GossipMessage]:
-        """Messages of this topic that `validate(data, from_peer)` accepts.
+        """Return a channel of the messages of this topic that `validate(data, from_peer)` accepts.
 
         One subscription per topic; close the channel to stop receiving.
         """
@@ -127,11 +130,11 @@ class Gossip:
         return receive
 
     def peers_on(self, topic: str) -> tuple[str, ...]:
-        """Connected peers that subscribe to this topic."""
+        """Return the connected peers that subscribe to this topic."""
         return tuple(str(peer) for peer in self._library.peer_topics.get(self._prefix + topic, ()))
 
     def score(self, peer_id: str, topic: str) -> float:
-        """How well a peer behaved on a topic; below zero it sent rejected messages."""
+        """Return how well a peer behaved on a topic; below zero it sent rejected messages."""
         scorer = self._library.router.scorer
         peers = {str(peer): peer for peer in self._library.peers}
         if scorer is None or peer_id not in peers:
@@ -139,7 +142,7 @@ class Gossip:
         return scorer.score(peers[peer_id], [self._prefix + topic])
 
     async def judge(self, full_topic: str, data: bytes, from_peer: str, forwarder: str) -> Verdict:
-        """What pubsub asks about each message from outside."""
+        """Judge a message from outside; called by the pubsub once for each."""
         subscription = self._subscriptions.get(full_topic)
         if subscription is None or not self._rates.allow(
             (forwarder, full_topic), trio.current_time()
@@ -153,7 +156,7 @@ class Gossip:
             return Verdict.IGNORE
 
     def deliver(self, full_topic: str, data: bytes, from_peer: str) -> None:
-        """What pubsub calls with each accepted message."""
+        """Hand an accepted message to its subscriber; called by the pubsub."""
         subscription = self._subscriptions.get(full_topic)
         if subscription is None:
             return

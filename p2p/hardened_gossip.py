@@ -1,12 +1,14 @@
 """The gossip half of the hardening: a router without the library's surprises, and a Pubsub that no
 message can take down.
 
-- Garbage protobuf, malformed keys, raising or slow validators: the message (or the stream) is
-dropped, the sender's score falls.
+- A message with garbage protobuf, a malformed key, or a validator that raises or is slow is dropped
+  (or its stream is), and the sender's score falls.
 - A message is judged once, by its topic's validator, before it is delivered or forwarded; it has
-one topic, that we subscribe to.
+  one topic, and we subscribe to it.
 - Judging runs in parallel only up to a bound; beyond it messages are dropped, and gossip brings
-them again.
+  them again.
+
+Knows no topic's name and no message's meaning.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ setattr(pubsub_module, "RpcQueue", partial(RpcQueue, max_size=OUTBOUND_QUEUE_RPC
 
 
 class Verdict(enum.Enum):
-    """What a validator says of a message.
+    """A validator's word on a message.
 
     Only an accepted one is delivered and forwarded; a rejected one costs its forwarder score.
     """
@@ -60,8 +62,8 @@ Deliver = Callable[[str, bytes, str], None]
 
 
 class HardenedGossipSub(GossipSub):
-    """GossipSub that keeps its mesh (opportunistic grafting collapses it when connections outnumber
-    the degree).
+    """Keeps its mesh: the library's opportunistic grafting collapses it when there are more
+    connections than the degree.
     """
 
     def _perform_opportunistic_grafting(
@@ -71,8 +73,8 @@ class HardenedGossipSub(GossipSub):
 
 
 def new_router() -> HardenedGossipSub:
-    """A router with a heartbeat of a second, our own limits instead of its spam filter, and scores
-    that mean something.
+    """Make a router with a heartbeat of a second, our own limits instead of its spam filter, and
+    scores that mean something.
     """
     return HardenedGossipSub(
         protocols=[PROTOCOL_ID_V12, PROTOCOL_ID_V11],
@@ -123,8 +125,9 @@ class HardenedPubsub(Pubsub):
         self._num_judging = 0
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
-        """Register a peer, then say our topics again: one subscribed while the first greeting was
-        under way would never be told.
+        """Register a peer, then send our topics again.
+
+        A topic subscribed while the first greeting was under way would never be told.
         """
         await super()._handle_new_peer(peer_id)
         self._greet(peer_id)
@@ -135,7 +138,7 @@ class HardenedPubsub(Pubsub):
             queue.push(self.get_hello_packet())
 
     def heal(self) -> None:
-        """Open the streams that failed to open, and say our topics again to everybody.
+        """Open the streams that failed to open, and send our topics again to every peer.
 
         Cheap; repeated by the host.
         """
@@ -145,7 +148,7 @@ class HardenedPubsub(Pubsub):
             self._greet(peer_id)
 
     async def make_room(self) -> None:
-        """Wait (not long) until the queues to all peers are half empty, so that a burst of our own
+        """Wait at most a second until the queues to all peers are half empty, so that our own burst
         is not dropped.
         """
         with trio.move_on_after(MAKE_ROOM_TIMEOUT_S):
@@ -153,7 +156,7 @@ class HardenedPubsub(Pubsub):
                 await trio.sleep(0.005)
 
     async def stream_handler(self, stream: INetStream) -> None:
-        """Read one peer's messages; whatever it sends, only its stream ends."""
+        """Read one peer's messages; whatever the peer sends, only its stream ends."""
         try:
             await self.continuously_read_stream(stream)
         except Exception as error:
@@ -164,6 +167,7 @@ class HardenedPubsub(Pubsub):
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
         """Judge, deliver and forward one message, our own or a peer's. Raises nothing."""
+        # Dropped, not queued: gossip brings it again, and a queue would grow under a flood.
         if self._num_judging >= MAX_JUDGING:
             return
         self._num_judging += 1

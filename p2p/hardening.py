@@ -1,18 +1,20 @@
-"""Every mend of py-libp2p 0.8.1 that this node relies on, in one place, because many touch its
-private attributes.
+"""Holds every mend of py-libp2p 0.8.1 that this node relies on, in one place, because many touch
+its private attributes.
 
 Each class says what it mends; tests/p2p/test_hardening.py shows each fault. Pinned to 0.8.1: read
 this again before raising the pin.
 
 - An exception in any background task, stream handler, validator or message parser costs that task
-or stream, never the host.
+  or stream, never the host.
 - A peer that ignores its receive window, opens streams without end or floods a topic is cut off;
-nothing it sends grows without bound.
+  nothing it sends grows without bound.
 - An inbound connection gives its slot back when it ends (the library keeps it until the host stops:
-deaf after 300 connections).
+  deaf after 300 connections).
 - A dial tries every address; a failed one does not block a corrected one. Dead peers are not
-dialled again by the library itself.
+  dialled again by the library itself.
 - The DHT speaks under the network's own protocol id, so that two networks never mix.
+
+Adds no behaviour of its own, and knows no protocol of ours.
 """
 
 from __future__ import annotations
@@ -160,11 +162,13 @@ class _BoundedBuffers(dict[int, bytearray]):
 
 
 class HardenedYamuxStream(YamuxStream):
-    """A read that is cancelled has either taken no bytes or returns them: the window update after
-    it is shielded.
+    """Shields the window update after a read, so that a cancelled read has either taken no bytes or
+    returns them.
     """
 
     async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
+        # Without the shield a cancelled read would swallow its bytes: they are off the buffer
+        # before the update.
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _WINDOW_UPDATE_TIMEOUT_S):
             await super()._auto_tune_and_send_window_update(bytes_read=bytes_read)
 
@@ -184,8 +188,8 @@ muxer_module.Yamux = HardenedYamux  # type: ignore[attr-defined]  # the upgrader
 
 
 class StreamGuard:
-    """Calls a stream handler so that its failure resets only its stream, and one peer holds only so
-    many streams.
+    """Calls a stream handler so that its failure resets only its stream, and bounds the streams of
+    one peer.
     """
 
     def __init__(self, handler: StreamHandlerFn, limit: int = MAX_INBOUND_STREAMS_PER_PEER) -> None:
@@ -228,8 +232,8 @@ class NoAutoConnector(AutoConnector):
 
 
 class HardenedSwarm(Swarm):
-    """Guards every inbound stream, frees inbound slots, and dials all addresses of a peer in
-    turn.
+    """Guards every inbound stream, frees inbound slots, and tries all addresses of a peer
+    in turn.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -249,6 +253,8 @@ class HardenedSwarm(Swarm):
         the host to stop).
         """
         muxed = await super().upgrade_inbound_raw_conn(raw_conn, maddr)
+        # The library gives a slot back when this method fails; so it has to fail, once the
+        # connection is over.
         await muxed.event_closed.wait()  # type: ignore[attr-defined]
         raise SwarmException("the connection has ended")
 
@@ -258,10 +264,11 @@ class HardenedSwarm(Swarm):
             del self._failed_until[key]
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
-        """The peer's open connections, or a new one to the first address that answers.
+        """Return the peer's open connections, or a new one to the first address that answers.
 
         Raises SwarmException.
         """
+        # One dial per peer at a time: two tasks that want it would open two connections.
         lock = self._dialling.setdefault(peer_id, trio.Lock())
         try:
             async with lock:
@@ -311,6 +318,8 @@ class HardenedSwarm(Swarm):
         ][:MAX_ADDRESSES_PER_DIAL]
 
     def _note_failure(self, peer_id: ID, address: Multiaddr) -> None:
+        # Forgetting all only costs a few dials more; choosing whom to forget would cost a second
+        # index.
         if len(self._failed_until) >= MAX_FAILED_ADDRESSES:
             self._failed_until.clear()
         self._failed_until[str(peer_id), str(address)] = time.monotonic() + FAILED_ADDRESS_MEMORY_S
@@ -342,5 +351,5 @@ class HardenedHost(BasicHost):
 
 
 def dht_protocol(network: str) -> TProtocol:
-    """The DHT's protocol id in a network."""
+    """Return the DHT's protocol id in a network."""
     return TProtocol(f"/{network}/kad/1.0.0")

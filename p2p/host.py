@@ -1,9 +1,7 @@
-"""A node's place in the network: `async with open_host(identity, config) as host`.
+"""Opens a node's place in the network: `async with open_host(identity, config) as host`.
 
-The only file that builds a libp2p host.
-
-TCP, Noise and Yamux only; identify, ping, Kademlia and gossipsub on top; every mend is in
-hardening.py. Knows bytes and peers, not their meaning.
+The only file that builds a libp2p host: TCP, Noise and Yamux only; identify, ping, Kademlia and
+gossipsub on top; every mend is in hardening.py. Knows bytes and peers, not their meaning.
 """
 
 from __future__ import annotations
@@ -69,11 +67,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Where to listen, whom to meet first, and the network's name (prefix of its DHT protocol and
-    topics).
+    """The addresses to listen on, the peers to meet first, and the network's name.
 
-    `announce` replaces the addresses that peers are told; `psk` (32 bytes) keeps everybody without
-    it out.
+    The name is the prefix of its DHT protocol and topics.
+
+    `announce` replaces the addresses that peers are told; only nodes with the same `psk` (32 bytes)
+    can connect.
     """
 
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -98,7 +97,7 @@ StreamHandler = Callable[[FrameStream], Awaitable[None]]
 
 
 class Host:
-    """The open host. Made by `open_host`; every method that waits has a deadline."""
+    """The open host, made by `open_host`. Every method that waits has a deadline."""
 
     def __init__(
         self, library: HardenedHost, swarm: HardenedSwarm, dht: Dht, gossip: Gossip
@@ -112,11 +111,11 @@ class Host:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where peers can reach this host, each ending in /p2p/PEERID."""
+        """Return the addresses at which peers can reach this host, each ending in /p2p/PEERID."""
         return tuple(str(address) for address in self._library.get_addrs())
 
     def peers(self) -> list[ConnectedPeer]:
-        """Who is connected now."""
+        """List the peers that are connected now."""
         return [
             self._describe(peer, connections)
             for peer, connections in self._swarm.get_connections_map().items()
@@ -130,14 +129,14 @@ class Host:
         )
 
     def is_connected(self, peer_id: str) -> bool:
-        """Whether a connection to this peer is open."""
+        """Return whether a connection to this peer is open."""
         return any(
             not connection.is_closed
             for connection in self._swarm.get_connections(_library_id(peer_id))
         )
 
     async def connect(self, address: str, deadline_s: float) -> str:
-        """Connect to a full address (…/p2p/PEERID) and say who is there.
+        """Connect to a full address (…/p2p/PEERID) and return the peer id found there.
 
         Raises InvalidAddress, PeerUnreachable, PeerTimeout.
         """
@@ -146,7 +145,8 @@ class Host:
         return peer_id
 
     async def connect_to(self, peer: PeerAddress, deadline_s: float) -> None:
-        """Have a connection to this peer, by any of its addresses, whatever failed before.
+        """Connect to this peer by any of its addresses, whatever failed before; return at once if
+        connected.
 
         Raises PeerUnreachable, PeerTimeout.
         """
@@ -169,6 +169,7 @@ class Host:
 
     def _remember(self, peer_id: ID, peer: PeerAddress) -> None:
         """Put these addresses before those known, and try all of them again."""
+        # The caller's addresses first: those remembered may be of a machine that has moved.
         addresses = [parse_address(address, peer.peer_id) for address in peer.addresses]
         store = self._library.peerstore
         if addresses:
@@ -217,7 +218,7 @@ class Host:
     async def open_stream(
         self, peer_id: str, protocol: str, deadline_s: float
     ) -> AsyncIterator[FrameStream]:
-        """A new stream, to a connected peer or one whose address is known.
+        """Open a stream to a connected peer or to one whose address is known.
 
         Raises PeerUnreachable, ProtocolRefused, PeerTimeout.
 
@@ -250,7 +251,7 @@ class Host:
             raise PeerUnreachable(f"no stream of {protocol} to {peer_id}: {error}") from error
 
     async def close_connections(self) -> None:
-        """Say goodbye to everybody at once, within a second."""
+        """Close all connections at once, within a second."""
         with trio.move_on_after(SHUTDOWN_TIMEOUT_S):
             async with trio.open_nursery() as nursery:
                 for connection in self._swarm.get_connections():
@@ -379,7 +380,7 @@ async def _shut_down(host: Host, library: HardenedHost) -> None:
 
 
 async def _meet(host: Host, addresses: Sequence[str]) -> None:
-    """Try all bootstrap peers at once for a few seconds; who does not answer is tried again
+    """Try all bootstrap peers at once for a few seconds; those that do not answer are tried again
     later.
     """
 
@@ -404,8 +405,8 @@ async def _keep_in_touch(
     note_dht_servers: Callable[[], Awaitable[None]],
     bootstrap: Sequence[str],
 ) -> None:
-    """Meet the bootstrap peers again while nobody is connected, heal gossip, and feed the DHT's
-    table with the servers among the connected.
+    """Meet the bootstrap peers again while nobody is connected, heal gossip, and put connected
+    DHT servers into its routing table.
     """
     while True:
         await trio.sleep(KEEP_IN_TOUCH_S)

@@ -1,4 +1,4 @@
-"""Who a node is: one secp256k1 key, whose public half is its peer id and, hashed, its Ethereum
+"""Holds a node's key: one secp256k1 key, whose public half is its peer id and, hashed, its Ethereum
 address.
 
 A peer id is the identity multihash of the public key, so `public_key_of(peer_id)` needs no lookup.
@@ -43,19 +43,19 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Identity:
-        """A fresh random key."""
+        """Make a fresh random key."""
         return cls(coincurve.PrivateKey().secret)
 
     @classmethod
     def from_secret(cls, secret: bytes) -> Identity:
-        """The key with this secret."""
+        """Make the key with this secret."""
         return cls(bytes(secret))
 
     @classmethod
     def load_or_create(cls, path: Path) -> Identity:
-        """The key in this file, made (mode 0600) if there is none.
+        """Read the key in this file, or make one (mode 0600) if there is none.
 
-        The file holds the secret as one line of hex.
+        The file holds the secret as one line of hex. Raises InvalidIdentity.
         """
         try:
             text = path.read_text(encoding="ascii")
@@ -91,17 +91,17 @@ class Identity:
 
     @cached_property
     def public_key(self) -> bytes:
-        """33 bytes, compressed."""
+        """Return the compressed public key, 33 bytes."""
         return coincurve.PrivateKey(self.secret).public_key.format(compressed=True)
 
     @cached_property
     def peer_id(self) -> str:
-        """The text that names this node in the network ("16Uiu2HA…")."""
+        """Return the text that names this node in the network ("16Uiu2HA…")."""
         return peer_id_of(self.public_key)
 
 
 def peer_id_of(public_key: bytes) -> str:
-    """The peer id of a compressed secp256k1 public key."""
+    """Return the peer id of a compressed secp256k1 public key."""
     if len(public_key) != PUBLIC_KEY_BYTES:
         raise InvalidPeerId(
             f"a compressed public key is {PUBLIC_KEY_BYTES} bytes, not {len(public_key)}"
@@ -110,7 +110,7 @@ def peer_id_of(public_key: bytes) -> str:
 
 
 def public_key_of(peer_id: str) -> bytes:
-    """The compressed public key inside a peer id.
+    """Return the compressed public key inside a peer id.
 
     Raises InvalidPeerId for anything but a valid secp256k1 key.
     """

@@ -1,6 +1,7 @@
-"""Signed names: "this creator's `law` is now that manifest".
+"""Signs and checks names: "this creator's `law` is now that manifest".
 
-Pure codec and validator; the DHT carries the bytes (docs/protocols/names.md).
+Pure codec and validator; the DHT carries the bytes (docs/protocols/names.md). Does not know what a
+target holds, nor whether a newer record exists.
 
 A record is one canonical msgpack array [1, public key, name, sequence, target, signature]; whoever
 holds it can check it alone.
@@ -33,7 +34,7 @@ _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 @dataclass(frozen=True)
 class NameRecord:
-    """What an owner says about one name.
+    """An owner's statement about one name.
 
     Made by `sign_name` or `decode_name`, so its signature holds.
     """
@@ -46,13 +47,14 @@ class NameRecord:
 
     @property
     def key(self) -> str:
-        """Where the DHT keeps it."""
+        """Return the key under which the DHT keeps it."""
         return name_key(self.owner, self.name)
 
 
 def check_name(name: str) -> str:
-    """The name itself if it may be one: 1 to 64 of a-z 0-9 . _ - that begin with a letter or
-    digit.
+    """Return the name if it is valid: 1 to 64 of a-z 0-9 . _ - that begin with a letter or digit.
+
+    Raises InvalidNameRecord.
     """
     if not _NAME.fullmatch(name):
         raise InvalidNameRecord(
@@ -63,12 +65,12 @@ def check_name(name: str) -> str:
 
 
 def name_key(owner: str, name: str) -> str:
-    """The DHT key of a name."""
+    """Return the DHT key of a name."""
     return f"/{NAMESPACE}/{owner}/{check_name(name)}"
 
 
 def sign_name(identity: Identity, name: str, sequence: int, target: Cid) -> NameRecord:
-    """Say that `name` is `target` from `sequence` on."""
+    """Sign that `name` is `target` from `sequence` on."""
     if not 0 <= sequence <= MAX_SEQUENCE:
         raise InvalidNameRecord(f"sequence {sequence} is outside 0 … 2^64-1")
     digest = _digest(_body(identity.public_key, check_name(name), sequence, target))
@@ -77,7 +79,7 @@ def sign_name(identity: Identity, name: str, sequence: int, target: Cid) -> Name
 
 
 def encode_name(record: NameRecord) -> bytes:
-    """The record's canonical bytes."""
+    """Return the record's canonical bytes."""
     return _pack(
         [
             *_body(public_key_of(record.owner), record.name, record.sequence, record.target),
@@ -87,7 +89,7 @@ def encode_name(record: NameRecord) -> bytes:
 
 
 def decode_name(data: bytes) -> NameRecord:
-    """Check size, form and signature; raises InvalidNameRecord."""
+    """Decode a record and check its size, form and signature. Raises InvalidNameRecord."""
     if len(data) > MAX_RECORD_BYTES:
         raise InvalidNameRecord(f"{len(data)} bytes are over the limit of {MAX_RECORD_BYTES}")
     try:
@@ -134,7 +136,7 @@ def _from_fields(fields: _Fields) -> NameRecord:
 
 
 def validate_name(key: str, value: bytes) -> NameRecord:
-    """The record in `value` if it belongs under `key`; raises InvalidNameRecord."""
+    """Return the record in `value` if it belongs under `key`. Raises InvalidNameRecord."""
     record = decode_name(value)
     if record.key != key:
         raise InvalidNameRecord(f"a record for {record.key} stands under {key[:200]}")
@@ -142,8 +144,8 @@ def validate_name(key: str, value: bytes) -> NameRecord:
 
 
 def newest(records: Sequence[NameRecord]) -> int:
-    """Index of the record that wins: highest sequence, then highest bytes, so that all nodes choose
-    alike.
+    """Return the index of the record that wins: highest sequence, then highest bytes, so that all
+    nodes choose alike.
     """
     return max(
         range(len(records)),
@@ -152,6 +154,8 @@ def newest(records: Sequence[NameRecord]) -> int:
 
 
 def _check_signature(digest: bytes, signature: bytes, public_key: bytes) -> None:
+    # The other half of s signs the same; two byte strings for one statement would both be
+    # "canonical".
     if int.from_bytes(signature[32:64], "big") > _HALF_ORDER:
         raise InvalidNameRecord("the signature has a high s")
     try:

@@ -1,4 +1,6 @@
-"""Where a peer is, and whom not to ask for a while. Pure: time comes in, no network, bounded."""
+"""Says where a peer is, and which peers not to ask for a while. Pure: time comes in, bounded; knows
+no network.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ MAX_BANS = 10_000
 
 @dataclass(frozen=True)
 class PeerAddress:
-    """A peer and where it may be reached, best address first.
+    """A peer and the addresses at which it may be reached, best address first.
 
     Addresses may or may not end in /p2p/PEERID.
     """
@@ -20,7 +22,7 @@ class PeerAddress:
 
 @dataclass(frozen=True)
 class Ban:
-    """Why a peer is not asked, and until when (on the caller's clock, seconds)."""
+    """A reason not to ask a peer, and until when (on the caller's clock, seconds)."""
 
     until: float
     reason: str
@@ -29,7 +31,7 @@ class Ban:
 class BanList:
     """Peers not to ask for a while.
 
-    The longest ban of a peer wins; the ban that ends first is forgotten first when full.
+    The longest ban of a peer wins; when full, the ban that ends first is forgotten first.
     """
 
     def __init__(self, max_bans: int = MAX_BANS) -> None:
@@ -45,7 +47,7 @@ class BanList:
             self._forget(now)
 
     def find(self, peer_id: str, now: float) -> Ban | None:
-        """The ban that holds for this peer now, if any."""
+        """Return the ban that holds for this peer now, or None."""
         ban = self._bans.get(peer_id)
         if ban is not None and ban.until <= now:
             del self._bans[peer_id]

@@ -1,13 +1,13 @@
 """A stream of frames to one peer, with a deadline on everything.
 
-The only view of a stream that the rest of the program has.
+The only view of a stream that the rest of the program has. Does not know what a frame holds.
 
 - `receive` may be cancelled or run out of time and be called again: no byte is lost. Its deadline
-raises PeerTimeout and leaves the stream open.
+  raises PeerTimeout and leaves the stream open.
 - `send` waits while the peer's window is full (back-pressure). A send that is cancelled or too slow
-has cut a frame: the stream is reset.
+  has cut a frame: the stream is reset.
 - `close` ends our side and lets what was sent arrive; `reset` ends both sides at once and drops
-what is under way.
+  what is under way.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class FrameStream:
             await self.reset()
 
     async def end(self) -> None:
-        """Reset the stream unless it was closed properly: what stands in every `finally`."""
+        """Reset the stream unless it was closed properly; for every `finally`."""
         if not self._closed:
             await self.reset()
 

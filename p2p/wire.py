@@ -1,6 +1,7 @@
 """Frames: a 4-byte big-endian length, then that many bytes.
 
-Sans-IO: bytes in, frames out; a length is judged before its bytes are kept.
+Sans-IO: bytes in, frames out; a length is judged before its bytes are kept. Does not know what a
+frame holds.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ HEADER_BYTES = 4
 
 
 def encode_frame(payload: bytes | memoryview, limit_bytes: int = MAX_FRAME_BYTES) -> bytes:
-    """One frame ready to write."""
+    """Encode one frame, ready to write. Raises FrameTooLarge."""
     if len(payload) > limit_bytes:
         raise FrameTooLarge(
             f"a frame of {len(payload)} bytes is over the limit of {limit_bytes}; split it"
@@ -23,9 +24,9 @@ def encode_frame(payload: bytes | memoryview, limit_bytes: int = MAX_FRAME_BYTES
 class FrameDecoder:
     """Cuts a byte stream into frames. Holds at most one frame and what was fed beyond it.
 
-    - `feed` what arrives, in pieces of any size; then call `next_frame` until it says None.
+    - `feed` what arrives, in pieces of any size; then call `next_frame` until it returns None.
     - A length over the limit raises FrameTooLarge at once and for ever: the stream cannot be
-    resynchronised.
+      resynchronised.
     """
 
     def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
@@ -37,7 +38,7 @@ class FrameDecoder:
         self._buffer += data
 
     def next_frame(self, limit_bytes: int | None = None) -> bytes | None:
-        """The next whole frame, or None until more bytes are fed.
+        """Return the next whole frame, or None until more bytes are fed.
 
         `limit_bytes` can only lower the decoder's limit.
         """
@@ -59,5 +60,5 @@ class FrameDecoder:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the stream may end here without cutting a frame."""
+        """Return whether the stream may end here without cutting a frame."""
         return not self._buffer

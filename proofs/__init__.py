@@ -1,6 +1,6 @@
-"""Receipts, vouchers, logs and payouts.
+"""Proves who owes whom what: receipts, vouchers, logs and payouts.
 
-Pure, except `chain/` (reaches a chain) and `ledger/` (reaches a disk).
+Pure, except `chain/` (reaches a chain) and `ledger/` (reaches a disk). Knows no peer and no model.
 
 To read it in the order in which a fee travels:
 

@@ -1,6 +1,7 @@
 """Takes receipts, keeps each channel's chain, seals epochs.
 
-Sans-IO: envelopes come verified, the chain's numbers as arguments, memory is a store.
+Sans-IO: envelopes come verified, the chain's numbers as arguments, memory is a store. Knows no
+clock.
 
     receive:  next in its channel → accepted, with a promise     ahead of its turn → waits
               here already → duplicate
@@ -40,15 +41,15 @@ BATCH_OVERHEAD_BYTES = 1_024
 
 
 class ChannelView(Protocol):
-    """What the caller read of a channel from the chain."""
+    """A channel on the chain, as the caller read it lately."""
 
     @property
     def balance(self) -> int:
-        """Everything that was deposited and not taken back, claimed or not."""
+        """Return everything that was deposited and not taken back, claimed or not."""
 
     @property
     def total_claimed(self) -> int:
-        """How much of the balance vouchers have claimed so far."""
+        """Return how much of the balance vouchers have claimed so far."""
 
 
 @dataclass(frozen=True)
@@ -71,27 +72,29 @@ class SealedEpoch:
 
 
 class AggregatorStore(Protocol):
-    """Remembers. What a method wrote is durable when it returns, all of it or nothing."""
+    """The aggregator's memory. What a method wrote is durable when it returns, all of it or
+    nothing.
+    """
 
     def batches(self) -> Iterable[bytes]:
-        """All sealed batches, oldest first."""
+        """Return all sealed batches, oldest first."""
 
     def unsealed(self) -> Iterable[bytes]:
-        """The envelopes that were accepted and not sealed, in the order in which they were
-        accepted.
-        """
+        """Return the envelopes that were accepted and not sealed, in the order of acceptance."""
 
     def find_receipt(self, channel_id: bytes, sequence: int) -> bytes | None:
-        """The accepted signed receipt in this place."""
+        """Return the accepted signed receipt in this place, or None."""
 
     def accept(self, envelopes: Sequence[VerifiedEnvelope]) -> None:
-        """Add accepted envelopes. LedgerConflict when a place is taken."""
+        """Add accepted envelopes. Raises LedgerConflict when a place is taken."""
 
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
         """Keep the first evidence for a place."""
 
     def seal(self, sealed: SealedEpoch, places: Sequence[tuple[bytes, int]]) -> None:
-        """Add an epoch and mark its receipts as sealed. LedgerConflict when the epoch exists."""
+        """Add an epoch and mark its receipts as sealed. Raises LedgerConflict when the epoch
+        exists.
+        """
 
 
 class Aggregator:
@@ -139,6 +142,7 @@ class Aggregator:
             run, tip = self._collect_run(envelope, tip)
         except (ReceiptError, VoucherError) as error:
             return Rejected(error.invariant, str(error), retryable=False)
+        # To the store first: a promise that a crash could forget would be evidence against us.
         self._store.accept(run)
         self._advance(run, tip)
         return Accepted(tuple(self.promise(taken.receipt.encoded) for taken in run))
@@ -161,8 +165,10 @@ class Aggregator:
         return entry
 
     def _compare(self, envelope: VerifiedEnvelope, accepted: bytes) -> Duplicate | Equivocation:
-        """The place is taken: by the same body (other signatures under it make no other receipt),
-        or by another one.
+        """Tell a receipt whose place is taken from the one that took it.
+
+        The same body is a duplicate (other signatures under it make no other receipt); another one
+        is evidence.
         """
         if decode_receipt(accepted).body == envelope.receipt.signed.body:
             return Duplicate(self.promise(accepted))
@@ -223,7 +229,7 @@ class Aggregator:
     def _collect_run(
         self, envelope: VerifiedEnvelope, tip: ChannelTip
     ) -> tuple[list[VerifiedEnvelope], ChannelTip]:
-        """This receipt and those that waited for it, as far as they follow one another."""
+        """Collect this receipt and those that waited for it, as far as they follow one another."""
         run = [envelope]
         tip = tip.follow(envelope.receipt, self.network)
         while following := self._waiting.take(envelope.voucher.channel_id, tip.sequence + 1):
@@ -244,6 +250,7 @@ class Aggregator:
 
     # ── epochs ──
 
+    # A dict keeps the last envelope of each channel, whose cumulative amount covers all before it.
     def claims_due(self) -> list[ClaimDue]:
         """List the vouchers that cover what is accepted and not sealed, one for each channel.
 
@@ -256,7 +263,7 @@ class Aggregator:
         ]
 
     def seal(self, claimed: Mapping[bytes, int]) -> SealedEpoch | None:
-        """Close an epoch over what is claimed; None when that is nothing.
+        """Close an epoch over what is claimed; return None when that is nothing.
 
         `claimed` maps channel ids to `total_claimed` as the chain has it now; a channel that it
         does not name waits for a later epoch.
@@ -281,7 +288,7 @@ class Aggregator:
         return sealed
 
     def _choose(self, claimed: Mapping[bytes, int]) -> list[VerifiedEnvelope]:
-        """What is claimed, oldest first, as much as surely fits into one batch."""
+        """Choose what is claimed, oldest first, as much as surely fits into one batch."""
         chosen: list[VerifiedEnvelope] = []
         room = MAX_BATCH_BYTES - BATCH_OVERHEAD_BYTES
         for (channel, _), envelope in self._unsealed.items():
@@ -305,9 +312,11 @@ class Aggregator:
 
 
 def _batch_bytes(envelope: VerifiedEnvelope) -> int:
-    """At most what one receipt adds to a batch: itself, its channel, and one payout for each
-    share.
+    """Return an upper bound of the bytes that one receipt adds to a batch: itself, its channel, and
+    one payout for each share.
     """
+    # 3 for the receipt's MessagePack header, 192 for a channel's configuration that it may open, 32
+    # for an account and its amount.
     return len(envelope.receipt.encoded) + 3 + 192 + 32 * len(envelope.receipt.receipt.shares)
 
 

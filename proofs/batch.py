@@ -1,4 +1,4 @@
-"""The published batch of an epoch: written by the aggregator, recomputed by anybody.
+"""Writes the published batch of an epoch (the aggregator) and recomputes it (anybody).
 
 Normative text: docs/protocols/settlement.md.
 
@@ -6,7 +6,7 @@ Normative text: docs/protocols/settlement.md.
     → state after, and with it the one header that may be posted
 
 Whoever recomputes checks every signature, every channel's chain, every share and every total again,
-and believes nobody. What a batch cannot show is that its channels' vouchers were claimed: that the
+and believes nobody. Does not know whether its channels' vouchers were claimed: that the
 chain tells.
 """
 
@@ -40,9 +40,9 @@ SignedBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
 
 
 class ReceiptBatch(Record, frozen=True):
-    """What is published.
+    """The batch as it is published.
 
-    Receipts by (channel, sequence), opened channels by id, payouts by account.
+    Receipts are sorted by (channel, sequence), opened channels by id, payouts by account.
     """
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
@@ -71,25 +71,25 @@ class EpochState:
 
     @property
     def epoch(self) -> int:
-        """The last epoch's number; 0 before the first."""
+        """Return the last epoch's number; 0 before the first."""
         return self.header.epoch if self.header else 0
 
     @property
     def header_hash(self) -> bytes:
-        """What the next header names as previous."""
+        """Return the hash that the next header names as previous."""
         return self.header.hash if self.header else NO_HEADER
 
     @cached_property
     def payout_tree(self) -> PayoutTree:
-        """The tree whose root the header commits to; proves payouts."""
+        """Return the tree whose root the header commits to; proves payouts."""
         return PayoutTree(self.payouts)
 
 
 def recompute(data: bytes, previous: EpochState) -> EpochState:
-    """Check a batch from bytes nobody vouched for and give the state after it; BatchError names
-    what does not hold.
+    """Check a batch from bytes nobody vouched for and return the state after it.
 
-    The batch is right when the header of the result is the one on the chain.
+    The batch is right when the header of the result is the one on the chain. Raises BatchError that
+    names what does not hold.
     """
     batch = decode_batch(data)
     _check_place(batch, previous)
@@ -114,7 +114,7 @@ def compose(
 ) -> bytes:
     """Write the one batch of these receipts.
 
-    Its channels' configs are taken from `configs` by channel id.
+    Takes its channels' configs from `configs` by channel id.
     """
     receipts = sorted(receipts, key=_place)
     channels = sorted(
@@ -137,7 +137,7 @@ def compose(
 
 
 def decode_batch(data: bytes) -> ReceiptBatch:
-    """Read a batch's form; BatchError."""
+    """Decode a batch and check its form. Raises BatchError."""
     try:
         return decode(data, _BATCH, MAX_BATCH_BYTES)
     except NotCanonical as error:
@@ -147,7 +147,9 @@ def decode_batch(data: bytes) -> ReceiptBatch:
 def add_payouts(
     payouts: Mapping[bytes, int], receipts: Iterable[VerifiedReceipt]
 ) -> tuple[dict[bytes, int], list[tuple[bytes, int]]]:
-    """Award these receipts: all accounts' new totals, and those of them that changed, sorted."""
+    """Award these receipts; return all accounts' new totals, and those that changed, sorted by
+    account.
+    """
     after = dict(payouts)
     changed = set[bytes]()
     for verified in receipts:
@@ -189,6 +191,7 @@ def _verify_receipts(encoded: Sequence[bytes], network: Network) -> list[Verifie
         except ProofError as error:
             raise BatchError(f"receipt {index}", str(error)) from error
     places = [_place(receipt) for receipt in receipts]
+    # Sorted and unique in one comparison; one order means one batch for one set of receipts.
     if places != sorted(set(places)):
         raise BatchError("order", "receipts must be sorted by channel and sequence, each once")
     return receipts
@@ -197,7 +200,9 @@ def _verify_receipts(encoded: Sequence[bytes], network: Network) -> list[Verifie
 def _open_channels(
     batch: ReceiptBatch, receipts: Sequence[VerifiedReceipt], previous: EpochState
 ) -> dict[bytes, ChannelTip]:
-    """The channels that begin here: exactly those of the receipts that were not known before."""
+    """Return the channels that begin here: exactly those of the receipts that were not known
+    before.
+    """
     opened = {channel_id(config, previous.network): ChannelTip(config) for config in batch.opened}
     needed = {receipt.receipt.channel_id for receipt in receipts} - previous.channels.keys()
     if list(opened) != sorted(needed) or len(opened) != len(batch.opened):

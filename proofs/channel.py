@@ -1,6 +1,6 @@
-"""Where a channel's receipts stand, and which one may come next.
+"""Says where a channel's receipts stand, and which one may come next.
 
-The state half of a receipt's invariants; reads no chain.
+The state half of a receipt's invariants; reads no chain and checks no signature.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class ChannelTip:
     cumulative: int = 0
 
     def follow(self, verified: VerifiedReceipt, network: Network) -> ChannelTip:
-        """Give the tip after this receipt; ReceiptError or VoucherError when it is not the next one
-        of this channel.
+        """Return the tip after this receipt.
+
+        Raises ReceiptError or VoucherError when it is not the next one of this channel.
         """
         receipt = verified.receipt
         check_channel(self.config, receipt.operator, receipt.client, network)

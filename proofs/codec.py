@@ -1,5 +1,5 @@
-"""The one byte form of everything that is signed or hashed: MessagePack arrays of integers, bytes
-and arrays, each in its shortest form.
+"""Defines the one byte form of everything that is signed or hashed: MessagePack arrays of integers,
+bytes and arrays, each in its shortest form.
 
 msgspec checks the schema but accepts what is longer than needed; so decoding ends by encoding again
 and comparing. Knows no message.
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What all signed things share: an immutable array of fixed length."""
+    """Base of all signed things: an immutable array of fixed length."""
 
 
 class NotCanonical(ValueError):
@@ -39,13 +39,14 @@ class NotCanonical(ValueError):
 
 
 def encode(value: object) -> bytes:
-    """Give the one byte form of a record."""
+    """Return the one byte form of a record."""
     return _ENCODER.encode(value)
 
 
 def decode(data: bytes, decoder: msgspec.msgpack.Decoder[T], limit_bytes: int) -> T:
-    """Read a record from bytes nobody vouched for; NotCanonical unless they are exactly what
-    `encode` gives.
+    """Decode a record from bytes nobody vouched for.
+
+    Raises NotCanonical unless they are exactly what `encode` gives.
     """
     if len(data) > limit_bytes:
         raise NotCanonical("size", f"{len(data)} bytes; at most {limit_bytes} are allowed")

@@ -1,4 +1,5 @@
-"""keccak256, EIP-712 digests written out by hand, and the network that they are bound to.
+"""Computes keccak256 and EIP-712 digests, written out by hand, and names the network that they are
+bound to.
 
 Knows no message.
 
@@ -30,19 +31,24 @@ def word(value: int | bytes) -> bytes:
 
 
 def struct_hash(type_hash: bytes, *fields: int | bytes) -> bytes:
-    """EIP-712 hashStruct of static fields (integers, addresses, bytes32)."""
+    """Hash static fields (integers, addresses, bytes32) as EIP-712's hashStruct does."""
     return keccak(type_hash + b"".join(map(word, fields)))
 
 
 def domain_separator(name: str, version: str, chain_id: int, contract: bytes) -> bytes:
-    """EIP-712 domain separator."""
+    """Compute an EIP-712 domain separator."""
     return struct_hash(
         keccak(_DOMAIN), keccak(name.encode()), keccak(version.encode()), chain_id, contract
     )
 
 
 def typed_digest(domain: bytes, hashed_struct: bytes) -> bytes:
-    """Give the 32 bytes that are signed: keccak256(0x19 0x01 || domain || struct)."""
+    """Return the 32 bytes that are signed: keccak256(0x19 0x01
+
+    domain
+
+    struct).
+    """
     return keccak(b"\x19\x01" + domain + hashed_struct)
 
 
@@ -59,10 +65,10 @@ class Network:
 
     @cached_property
     def receipts_domain(self) -> bytes:
-        """Domain separator of what we sign ourselves: receipts and promises."""
+        """Return the domain separator of what we sign ourselves: receipts and promises."""
         return domain_separator("Lorikeet", "1", self.chain_id, self.settlement)
 
     @cached_property
     def channels_domain(self) -> bytes:
-        """Domain separator of x402's batch settlement: channels and vouchers."""
+        """Return the domain separator of x402's batch settlement: channels and vouchers."""
         return domain_separator("x402 Batch Settlement", "1", self.chain_id, self.channels)

@@ -1,4 +1,4 @@
-"""A receipt on its way to the aggregator: the receipt, the voucher that pays for it, and the
+"""Seals and opens what travels to the aggregator: a receipt, the voucher that pays for it, and the
 channel both belong to.
 
 Everything in here can be checked by any peer that forwards it, without a chain and without state:
@@ -6,8 +6,8 @@ Everything in here can be checked by any peer that forwards it, without a chain 
     bytes → open_envelope → VerifiedEnvelope     the receipt holds, and whoever signed it vouched
                                                  for all it costs
 
-Whether the channel holds that much, and whether this receipt comes next in it, is for
-aggregator.py.
+Does not know whether the channel holds that much, or whether this receipt comes next in it: that
+is for aggregator.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_ENVELOPE_BYTES = 4 << 10
 
 
 class ReceiptEnvelope(Record, frozen=True):
-    """What is gossiped. Nothing in it is checked but its form."""
+    """An envelope as it is gossiped. Nothing in it is checked but its form."""
 
     receipt: Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
     voucher_amount: Amount
@@ -52,25 +52,28 @@ class VerifiedEnvelope:
 
     @cached_property
     def encoded(self) -> bytes:
-        """The envelope's bytes."""
+        """Return the envelope's bytes."""
         return seal_envelope(self.receipt.signed, self.voucher, self.config)
 
 
 def seal_envelope(signed: SignedReceipt, voucher: Voucher, config: ChannelConfig) -> bytes:
-    """Give the bytes of an envelope."""
+    """Encode an envelope."""
     return encode(
         ReceiptEnvelope(encode(signed), voucher.max_claimable_amount, voucher.signature, config)
     )
 
 
 def open_envelope(data: bytes, network: Network) -> VerifiedEnvelope:
-    """Check an envelope from bytes nobody vouched for; ReceiptError or VoucherError names the first
-    invariant that does not hold.
+    """Check an envelope from bytes nobody vouched for.
+
+    Raises ReceiptError or VoucherError that names the first invariant that does not hold.
     """
     envelope = decode_envelope(data)
     receipt = verify_receipt(decode_receipt(envelope.receipt), network)
     body = receipt.receipt
     config = envelope.channel
+    # Cheapest first: comparing costs nothing, recovering the voucher's signer costs a curve
+    # operation.
     check_channel(config, body.operator, body.client, network)
     if channel_id(config, network) != body.channel_id:
         raise VoucherError("channel", "the receipt names another channel than the one it came with")
@@ -85,7 +88,7 @@ def open_envelope(data: bytes, network: Network) -> VerifiedEnvelope:
 
 
 def decode_envelope(data: bytes) -> ReceiptEnvelope:
-    """Read an envelope's form; ReceiptError."""
+    """Decode an envelope and check its form. Raises ReceiptError."""
     try:
         return decode(data, _ENVELOPE, MAX_ENVELOPE_BYTES)
     except NotCanonical as error:

@@ -1,6 +1,6 @@
-"""The header of an epoch: what the aggregator posts, and its hash.
+"""Defines the header of an epoch, which the aggregator posts, and its hash.
 
-Twin of `Header` in chain/contracts/Settlement.sol.
+Twin of `Header` in chain/contracts/Settlement.sol. Knows no batch and posts nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NO_HEADER = bytes(32)  # what the first header names as previous
 
 @dataclass(frozen=True)
 class EpochHeader:
-    """All that an epoch commits to. Totals are cumulative: they count every epoch so far."""
+    """The commitments of an epoch. Totals are cumulative: they count every epoch so far."""
 
     epoch: int  # from 1
     previous: bytes  # hash of the header before, 32 zero bytes in the first
@@ -26,17 +26,19 @@ class EpochHeader:
 
     @property
     def encoded(self) -> bytes:
-        """The ABI encoding: seven words in the order above."""
+        """Return the ABI encoding: seven words in the order above."""
         return b"".join(word(getattr(self, name)) for name in _FIELDS)
 
     @property
     def hash(self) -> bytes:
-        """keccak256 of the ABI encoding: what the contract stores, and the next header names."""
+        """Return keccak256 of the ABI encoding: the contract stores it, and the next header names
+        it.
+        """
         return keccak(self.encoded)
 
 
 def decode_header(encoded: bytes) -> EpochHeader:
-    """Read a header back from its own encoding."""
+    """Decode a header from its own encoding."""
     assert len(encoded) == 32 * len(_FIELDS), "a header has seven words"
     words = [encoded[start : start + 32] for start in range(0, len(encoded), 32)]
     epoch, num_receipts, payout_total = (int.from_bytes(words[place], "big") for place in (0, 3, 5))

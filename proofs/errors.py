@@ -1,4 +1,4 @@
-"""What can be wrong with a proof.
+"""Names what can be wrong with a proof.
 
     ProofError
     ├── BadSignature     no key made this signature, or not in the only form that we accept
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 
 class ProofError(Exception):
-    """Something that should prove something does not."""
+    """Base: something that should prove something does not."""
 
 
 class BadSignature(ProofError):

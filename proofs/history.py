@@ -1,5 +1,7 @@
-"""All epochs so far, recomputed from their batches: what a mirror keeps, and where claims and
-explanations get their proofs.
+"""Recomputes all epochs so far from their batches: mirrors keep it, claims and explanations get
+their proofs from it.
+
+Does not know whether a header is on the chain.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from .sumtree import PayoutProof
 
 @dataclass(frozen=True)
 class InclusionProof:
-    """That an entry is number `index` in the log of `size` entries."""
+    """The proof that an entry is number `index` in the log of `size` entries."""
 
     index: int
     size: int
     path: tuple[bytes, ...]
 
     def verify(self, entry: bytes, receipts_root: bytes) -> bool:
-        """Say whether these bytes (a signed receipt) are in the log with this root."""
+        """Return whether these bytes (a signed receipt) are in the log with this root."""
         return verify_inclusion(
             leaf_hash(entry), self.index, self.size, self.path, root=receipts_root
         )
@@ -36,11 +38,13 @@ class History:
         self._index: dict[bytes, int] = {}  # leaf hash → place in the log
 
     def append(self, batch: bytes) -> EpochState:
-        """Recompute one more epoch; BatchError, and nothing changed, when it does not hold."""
+        """Recompute one more epoch. Raises BatchError, and changes nothing, when it does
+        not hold.
+        """
         return self.extend(batch, recompute(batch, self.state))
 
     def extend(self, batch: bytes, state: EpochState) -> EpochState:
-        """Take an epoch that the caller has recomputed already.
+        """Append an epoch that the caller has recomputed already.
 
         Checks on the way, with the proof that a stranger would ask for, that the log before is the
         beginning of the one whose root the new header names.
@@ -58,10 +62,10 @@ class History:
         return state
 
     def prove_receipt(self, entry: bytes) -> InclusionProof:
-        """Prove that a signed receipt is in the log; KeyError when it is not."""
+        """Prove that a signed receipt is in the log. Raises KeyError when it is not."""
         index = self._index[leaf_hash(entry)]
         return InclusionProof(index, self.log.size, tuple(self.log.prove_inclusion(index)))
 
     def prove_payout(self, account: bytes) -> PayoutProof:
-        """Prove what an account was awarded in all; KeyError when nothing was."""
+        """Prove what an account was awarded in all. Raises KeyError when nothing was."""
         return self.state.payout_tree.prove(account)

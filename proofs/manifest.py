@@ -1,4 +1,4 @@
-"""An adapter's manifest: what it is, who made it, from whose data, and the hash of every byte.
+"""Signs and checks an adapter's manifest: what it is, who made it, from whose data, and all hashes.
 
 Normative text: docs/protocols/manifest.md.
 
@@ -63,7 +63,9 @@ class File(Record, frozen=True):
 
 
 class Manifest(Record, frozen=True, dict=True):
-    """What a creator signs. `creator` is a compressed public key; `created_at` in Unix seconds."""
+    """An adapter's signed description. `creator` is a compressed public key; `created_at` is in
+    Unix seconds.
+    """
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
     name: Word
@@ -81,7 +83,7 @@ class Manifest(Record, frozen=True, dict=True):
 
     @cached_property
     def creator_address(self) -> bytes:
-        """Where the creator is paid."""
+        """Return the address at which the creator is paid."""
         return address_of(self.creator)
 
 
@@ -99,7 +101,7 @@ def build_manifest(
     contributors: Sequence[Contributor],
     files: Sequence[File],
 ) -> bytes:
-    """Write and sign a manifest; ManifestError when nobody would accept it."""
+    """Write and sign a manifest. Raises ManifestError when nobody would accept it."""
     draft = Manifest(
         version=VERSION,
         name=name,
@@ -125,7 +127,9 @@ def build_manifest(
 
 def parse_manifest(data: bytes) -> Manifest:
     """Read a manifest from bytes nobody vouched for: bounded, canonical, consistent, signed by its
-    creator. ManifestError.
+    creator.
+
+    Raises ManifestError.
     """
     try:
         manifest = decode(data, _DECODER, MAX_MANIFEST_BYTES)
@@ -145,6 +149,7 @@ def _check_files(files: Sequence[File]) -> None:
     if len(set(names)) != len(names):
         raise ManifestError("files", "two files have the same name")
     for file in files:
+        # A name becomes a path on the reader's disk.
         if "/" in file.name or "\\" in file.name or "\0" in file.name or file.name in (".", ".."):
             raise ManifestError("files", f"{file.name!r} is no plain file name")
         total = sum(size for _, size in file.blocks)
@@ -167,7 +172,7 @@ def _check_signature(manifest: Manifest) -> None:
 
 
 def _digest(manifest: Manifest) -> bytes:
-    """What is signed: the manifest as an array without its last element, behind a prefix that
+    """Hash what is signed: the manifest as an array without its last element, behind a prefix that
     nothing else begins with.
     """
     unsigned = [getattr(manifest, field) for field in Manifest.__struct_fields__[:-1]]

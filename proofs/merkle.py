@@ -1,6 +1,6 @@
-"""The log of receipts: an append-only Merkle tree (RFC 9162, section 2.1) over bytes.
+"""Keeps the log of receipts: an append-only Merkle tree (RFC 9162, section 2.1) over bytes.
 
-Knows no receipt.
+Knows no receipt and no signature.
 
     leaf = sha256(0x00 || data)
     node = sha256(0x01 || left || right)
@@ -40,11 +40,13 @@ class Frontier:
     peaks: tuple[bytes, ...] = ()
 
     def append(self, leaves: Iterable[bytes]) -> Frontier:
-        """Give the frontier after more leaf hashes."""
+        """Return the frontier after more leaf hashes."""
         size = self.size
         peaks = list(self.peaks)
         for new in leaves:
             peaks.append(new)
+            # Like a carry in binary: each trailing one is a full subtree that the new leaf
+            # completes.
             for _ in range(trailing_ones(size)):
                 right = peaks.pop()
                 peaks[-1] = node_hash(peaks[-1], right)
@@ -53,10 +55,11 @@ class Frontier:
 
     @property
     def root(self) -> bytes:
-        """The log's root."""
+        """Return the log's root."""
         if not self.peaks:
             return EMPTY_ROOT
         root = self.peaks[-1]
+        # From the right: the smallest subtree is the deepest, each larger one joins above it.
         for peak in self.peaks[-2::-1]:
             root = node_hash(peak, root)
         return root
@@ -76,13 +79,14 @@ class Log:
 
     @property
     def size(self) -> int:
-        """How many entries there are."""
+        """Return the number of entries."""
         return len(self._levels[0])
 
     def append(self, leaves: Iterable[bytes]) -> None:
         """Add leaf hashes at the end."""
         for new in leaves:
             node = new
+            # A leaf closes one subtree at each height where the old size ends in a one.
             for height in range(trailing_ones(self.size) + 1):
                 if height == len(self._levels):
                     self._levels.append([])
@@ -92,12 +96,12 @@ class Log:
                     node = node_hash(level[-2], level[-1])
 
     def root(self, size: int | None = None) -> bytes:
-        """Give the root of the whole log, or of its first `size` entries."""
+        """Return the root of the whole log, or of its first `size` entries."""
         size = self.size if size is None else size
         return self._node(0, size) if size else EMPTY_ROOT
 
     def prove_inclusion(self, index: int, size: int | None = None) -> list[bytes]:
-        """Give the path from an entry to the root of the first `size` entries, leaf first."""
+        """Return the path from an entry to the root of the first `size` entries, leaf first."""
         size = self.size if size is None else size
         if not 0 <= index < size <= self.size:
             raise IndexError(f"no entry {index} in a log of {size}")
@@ -134,16 +138,19 @@ class Log:
             else:
                 path.append(self._node(low, middle))
                 low = middle
+        # When `old` is itself a full subtree from the left edge, the verifier has its hash: the old
+        # root.
         if low:
             path.append(self._node(low, high))
         return path[::-1]
 
     def _node(self, low: int, high: int) -> bytes:
-        """The subtree over [low, high), where `low` is a multiple of the power of two that covers
+        """Return the subtree over [low, high); `low` is a multiple of the power of two that covers
         it.
         """
         width = high - low
         height = width.bit_length() - 1
+        # Full subtrees are kept; only those on the right edge are hashed anew.
         if width == 1 << height:
             return self._levels[height][low >> height]
         middle = low + split(width)
@@ -153,8 +160,9 @@ class Log:
 def verify_inclusion(
     leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes
 ) -> bool:
-    """Say whether `leaf` (a leaf hash) is entry `index` of the log of `size` entries with this root
-    (RFC 9162, 2.1.3.2).
+    """Tell whether `leaf` (a leaf hash) is entry `index` of the log of `size` entries.
+
+    `root` is that log's (RFC 9162, 2.1.3.2).
     """
     if not 0 <= index < size:
         return False
@@ -164,6 +172,8 @@ def verify_inclusion(
     for other in path:
         if last == 0:
             return False
+        # The bits of `first` say left or right; a last node without a right neighbour rises
+        # unchanged.
         if first & 1 or first == last:
             node = node_hash(other, node)
             while not first & 1 and first:
@@ -179,19 +189,23 @@ def verify_inclusion(
 def verify_consistency(
     old: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]
 ) -> bool:
-    """Say whether the log of `old` entries is the beginning of the log of `size` entries (RFC 9162,
-    2.1.4.2).
+    """Tell whether the log of `old` entries is the beginning of the log of `size` entries.
+
+    See RFC 9162, 2.1.4.2.
     """
     if not 0 <= old <= size:
         return False
     if old in (0, size):
         return not path and (old_root == EMPTY_ROOT if old == 0 else old_root == root)
+    # A power of two is one full subtree: its hash is the old root, and the path leaves it out.
     steps = list(path) if old & (old - 1) else [old_root, *path]
     if not steps:
         return False
     ones = trailing_ones(old - 1)
     first = (old - 1) >> ones
     last = (size - 1) >> ones
+    # One walk rebuilds both roots: siblings on the left belong to both logs, those on the right
+    # only to the new one.
     old_node = node = steps[0]
     for other in steps[1:]:
         if last == 0:

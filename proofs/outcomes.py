@@ -1,6 +1,6 @@
-"""What can become of a receipt that an aggregator is given.
+"""Lists what can become of a receipt that an aggregator is given.
 
-Five values, one of them each time; deciding is aggregator.py's.
+Five values, one of them each time. Decides nothing; aggregator.py does.
 """
 
 from __future__ import annotations

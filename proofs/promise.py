@@ -1,5 +1,7 @@
-"""What an aggregator signs when it takes a receipt, and what convicts those who signed two for one
-place. Both stand alone, without state.
+"""Makes what an aggregator signs when it takes a receipt, and what convicts those who signed two
+for one place.
+
+Both stand alone; knows no state and no chain.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ _PROMISE_TYPE = keccak(b"Promise(bytes32 receipt)")
 
 
 class Promise(Record, frozen=True):
-    """This entry is accepted, and is in the log of the first epoch that is sealed after its voucher
+    """The promise that an entry is in the log of the first epoch that is sealed after its voucher
     is claimed.
     """
 
@@ -40,7 +42,7 @@ def make_promise(signer: Signer, entry: bytes, network: Network) -> Promise:
 
 
 def verify_promise(promise: Promise, entry: bytes, aggregator: bytes, network: Network) -> bool:
-    """Say whether this aggregator (an address) promised to include this signed receipt."""
+    """Return whether this aggregator (an address) promised to include this signed receipt."""
     try:
         return (
             promise.leaf == leaf_hash(entry)
@@ -51,8 +53,9 @@ def verify_promise(promise: Promise, entry: bytes, aggregator: bytes, network: N
 
 
 def verify_evidence(evidence: Evidence, network: Network) -> tuple[bytes, int]:
-    """Give the channel and sequence that two bodies were signed for; ReceiptError when this proves
-    nothing.
+    """Return the channel and sequence that two bodies were signed for.
+
+    Raises ReceiptError when this proves nothing.
     """
     first, second = (
         verify_receipt(decode_receipt(data), network) for data in (evidence.first, evidence.second)

@@ -1,4 +1,4 @@
-"""The receipt of one answer: what node and client both sign.
+"""Signs and checks the receipt of one answer, by node and client.
 
 Normative text: docs/protocols/receipt.md.
 
@@ -37,7 +37,7 @@ _RECEIPT_TYPE = keccak(
 
 
 class Receipt(Record, frozen=True):
-    """The body.
+    """The body of a receipt.
 
     Prices per token; amounts in the fee token's smallest unit; `started_at` in Unix seconds.
     """
@@ -83,22 +83,22 @@ class VerifiedReceipt:
 
     @cached_property
     def encoded(self) -> bytes:
-        """The signed receipt's bytes: what is gossiped, logged and published."""
+        """Return the signed receipt's bytes, as gossiped, logged and published."""
         return encode(self.signed)
 
     @cached_property
     def digest(self) -> bytes:
-        """What the channel's next receipt names as previous."""
+        """Return the digest that the channel's next receipt names as previous."""
         return digest_of(self.signed.body)
 
 
 def encode_body(receipt: Receipt) -> bytes:
-    """Give the bytes of a body."""
+    """Encode a body."""
     return encode(receipt)
 
 
 def digest_of(body: bytes) -> bytes:
-    """Give the sha-256 of a body's bytes: its name in the chain of its channel."""
+    """Return the sha-256 of a body's bytes: its name in the chain of its channel."""
     return hashlib.sha256(body).digest()
 
 
@@ -110,7 +110,7 @@ def commit(salt: bytes, token_ids: Sequence[int]) -> bytes:
 
 
 def receipt_digest(receipt: Receipt, network: Network) -> bytes:
-    """Give the 32 bytes that both sides sign (EIP-712)."""
+    """Return the 32 bytes that both sides sign (EIP-712)."""
     return _digest(receipt, encode_body(receipt), network)
 
 
@@ -120,7 +120,7 @@ def sign_receipt(signer: Signer, receipt: Receipt, network: Network) -> bytes:
 
 
 def decode_body(body: bytes) -> Receipt:
-    """Read a body from bytes nobody vouched for; ReceiptError."""
+    """Decode a body from bytes nobody vouched for. Raises ReceiptError."""
     try:
         return decode(body, _BODY, MAX_BODY_BYTES)
     except NotCanonical as error:
@@ -128,9 +128,8 @@ def decode_body(body: bytes) -> Receipt:
 
 
 def decode_receipt(data: bytes) -> SignedReceipt:
-    """Read a signed receipt from bytes nobody vouched for; ReceiptError.
-
-    Its body is not read yet.
+    """Decode a signed receipt from bytes nobody vouched for, without reading its body. Raises
+    ReceiptError.
     """
     try:
         return decode(data, _SIGNED, MAX_RECEIPT_BYTES)
@@ -139,8 +138,9 @@ def decode_receipt(data: bytes) -> SignedReceipt:
 
 
 def verify_receipt(signed: SignedReceipt, network: Network) -> VerifiedReceipt:
-    """Check everything that a receipt proves by itself, cheapest first; ReceiptError names the
-    first invariant that does not hold.
+    """Check everything that a receipt proves by itself, cheapest first.
+
+    Raises ReceiptError that names the first invariant that does not hold.
     """
     receipt = decode_body(signed.body)
     check_terms(receipt, network)
@@ -151,7 +151,9 @@ def verify_receipt(signed: SignedReceipt, network: Network) -> VerifiedReceipt:
 
 
 def check_terms(receipt: Receipt, network: Network) -> None:
-    """Check what needs no signature, so that both sides can before they sign; ReceiptError."""
+    """Check what needs no signature, so that both sides can before they sign. Raises
+    ReceiptError.
+    """
     if receipt.version != VERSION:
         raise ReceiptError("version", f"{receipt.version}; this network speaks {VERSION}")
     if (receipt.chain_id, receipt.settlement) != (network.chain_id, network.settlement):

@@ -1,9 +1,12 @@
-"""secp256k1 signatures and the addresses of those who made them.
+"""Makes secp256k1 signatures and finds the addresses of those who made them.
 
 Knows digests, not what they stand for.
 
-A signature is r (32) || s (32) || v (1) with v 27 or 28 and s in the lower half of the group
-order, so that each has one form only:
+A signature is r (32)
+
+s (32)
+
+v (1) with v 27 or 28 and s in the lower half of the group order, so that each has one form only:
 otherwise anybody could turn a signed receipt into a second one that differs.
 """
 
@@ -21,7 +24,7 @@ HALF_ORDER = (
 
 
 class Signer:
-    """One secret key. Never shows it."""
+    """One secret key, which it never shows."""
 
     def __init__(self, secret: bytes) -> None:
         self._key = PrivateKey(secret)
@@ -35,7 +38,7 @@ class Signer:
 
 
 def recover(digest: bytes, signature: bytes) -> bytes:
-    """Give the address whose key signed `digest`; BadSignature when there is none."""
+    """Return the address whose key signed `digest`. Raises BadSignature when there is none."""
     check_form(signature)
     try:
         key = PublicKey.from_signature_and_message(
@@ -47,8 +50,8 @@ def recover(digest: bytes, signature: bytes) -> bytes:
 
 
 def check_form(signature: bytes) -> None:
-    """Raise BadSignature unless these bytes are in the one accepted form; says nothing about who
-    signed what.
+    """Raise BadSignature unless these bytes are in the one accepted form. Does not say who signed
+    what.
     """
     if len(signature) != SIGNATURE_BYTES:
         raise BadSignature(f"a signature has {SIGNATURE_BYTES} bytes, not {len(signature)}")
@@ -59,7 +62,9 @@ def check_form(signature: bytes) -> None:
 
 
 def address_of(public_key: bytes) -> bytes:
-    """Give the 20-byte address of a public key (33 bytes compressed, or 65)."""
+    """Return the 20-byte address of a public key (33 bytes compressed, or 65). Raises
+    BadSignature.
+    """
     try:
         return _address(PublicKey(public_key))
     except ValueError as error:

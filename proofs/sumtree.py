@@ -1,6 +1,6 @@
-"""The Merkle-sum tree of payouts: one root fixes who is owed what and how much that is in all.
+"""Builds the Merkle-sum tree of payouts: one root fixes each account's amount and their sum.
 
-Twin of chain/contracts/SumTree.sol.
+Twin of chain/contracts/SumTree.sol. Does not know why an account is owed.
 
     leaf  = keccak256(0x00 || account 20 || amount 16)    sum = amount
     node  = keccak256(0x01 || left sum 16 || left hash 32 || right sum 16 || right hash 32)
@@ -46,7 +46,7 @@ class Sibling:
 
 @dataclass(frozen=True)
 class PayoutProof:
-    """That `account` is owed `amount`, in all, under some root."""
+    """The proof that `account` is owed `amount`, in all, under some root."""
 
     account: bytes
     amount: int
@@ -54,14 +54,15 @@ class PayoutProof:
 
 
 def leaf(account: bytes, amount: int) -> SumNode:
-    """Give the leaf of one account."""
+    """Return the leaf of one account."""
     assert len(account) == 20, "an account is a 20-byte address"
     return SumNode(amount, keccak(b"\x00" + account + _bytes16(amount)))
 
 
 def parent(left: SumNode, right: SumNode) -> SumNode:
-    """Join two subtrees; OverflowError where their sum does not fit 128 bits."""
+    """Join two subtrees. Raises OverflowError where their sum does not fit 128 bits."""
     sums = left.sum + right.sum
+    # Raises: the contract's sums are 128 bits wide, and it could not check a larger one.
     _bytes16(sums)
     return SumNode(
         sums, keccak(b"\x01" + _bytes16(left.sum) + left.hash + _bytes16(right.sum) + right.hash)
@@ -74,11 +75,12 @@ class PayoutTree:
     def __init__(self, payouts: Mapping[bytes, int]) -> None:
         self._accounts = sorted(account for account, amount in payouts.items() if amount)
         self._amounts = payouts
+        # Kept, because the proofs of all accounts share most of their nodes.
         self._nodes: dict[tuple[int, int], SumNode] = {}
         self.root = self._node(0, len(self._accounts)) if self._accounts else EMPTY
 
     def prove(self, account: bytes) -> PayoutProof:
-        """Prove what an account is owed; KeyError when it is owed nothing."""
+        """Prove what an account is owed. Raises KeyError when it is owed nothing."""
         if not self._amounts.get(account):
             raise KeyError(f"account {account.hex()} is owed nothing")
         return PayoutProof(
@@ -104,7 +106,7 @@ class PayoutTree:
         return Sibling(node.sum, node.hash, is_left)
 
     def _node(self, low: int, high: int) -> SumNode:
-        """The subtree over the leaves [low, high)."""
+        """Return the subtree over the leaves [low, high)."""
         found = self._nodes.get((low, high))
         if found is None:
             found = self._nodes[low, high] = self._build(low, high)
@@ -119,8 +121,9 @@ class PayoutTree:
 
 
 def root_of(proof: PayoutProof) -> SumNode:
-    """Give the root that a proof leads to, exactly as the contract computes it; ValueError when its
-    numbers are out of range.
+    """Return the root that a proof leads to, exactly as the contract computes it.
+
+    Raises ValueError when its numbers are out of range.
     """
     if len(proof.account) != 20 or len(proof.siblings) > MAX_PROOF_STEPS:
         raise ValueError("no such proof: an account has 20 bytes, a path at most 64 steps")
@@ -137,7 +140,7 @@ def root_of(proof: PayoutProof) -> SumNode:
 
 
 def verify_payout(proof: PayoutProof, root: SumNode) -> bool:
-    """Say whether this root, sum and hash, owes the account what the proof says."""
+    """Return whether this root, sum and hash, owes the account what the proof says."""
     try:
         return root_of(proof) == root
     except ValueError:
@@ -145,7 +148,7 @@ def verify_payout(proof: PayoutProof, root: SumNode) -> bool:
 
 
 def split(size: int) -> int:
-    """Give the largest power of two below `size` (at least 2): where a tree over so many leaves
+    """Return the largest power of two below `size` (at least 2), where a tree over so many leaves
     divides.
     """
     return 1 << ((size - 1).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""x402 batch-settlement channels: who pays whom, and the cumulative promises that a payer signs.
+"""Describes x402 batch-settlement channels, and signs a payer's cumulative promises (vouchers).
 
 Byte-equal to the x402 package.
 
@@ -29,7 +29,7 @@ _VOUCHER_TYPE = keccak(b"Voucher(bytes32 channelId,uint128 maxClaimableAmount)")
 
 
 class ChannelConfig(Record, frozen=True):
-    """What a channel is, for ever: the contract's fields in the contract's order.
+    """The terms of a channel, for ever: the contract's fields in the contract's order.
 
     `withdraw_delay` in seconds.
     """
@@ -44,17 +44,21 @@ class ChannelConfig(Record, frozen=True):
 
     @property
     def voucher_signer(self) -> bytes:
-        """Whose signature makes a voucher: the authorizer, or the payer where none is named."""
+        """Return the address whose signature makes a voucher: the authorizer, or the payer where
+        none is named.
+        """
         return self.payer if self.payer_authorizer == NO_ADDRESS else self.payer_authorizer
 
     @property
     def operator(self) -> bytes:
-        """The node operator whose answers this channel pays for."""
+        """Return the node operator whose answers this channel pays for."""
         return self.salt[:20]
 
 
 class Voucher(Record, frozen=True):
-    """The receiver may claim up to `max_claimable_amount` of this channel, in all."""
+    """A promise that the receiver may claim up to `max_claimable_amount` of this channel,
+    in all.
+    """
 
     channel_id: Digest
     max_claimable_amount: Amount
@@ -62,8 +66,9 @@ class Voucher(Record, frozen=True):
 
 
 def operator_salt(operator: bytes, nonce: bytes) -> bytes:
-    """Give the salt of a channel that pays this operator; the 12-byte nonce tells several channels
-    of one pair apart.
+    """Return the salt of a channel that pays this operator.
+
+    The 12-byte nonce tells several channels of one pair apart.
     """
     assert len(operator) == 20, "an operator is a 20-byte address"
     assert len(nonce) == SALT_NONCE_BYTES, "a salt's nonce has 12 bytes"
@@ -71,7 +76,7 @@ def operator_salt(operator: bytes, nonce: bytes) -> bytes:
 
 
 def channel_id(config: ChannelConfig, network: Network) -> bytes:
-    """Give a channel's id on this network."""
+    """Return a channel's id on this network."""
     fields = (
         config.payer,
         config.payer_authorizer,
@@ -85,8 +90,8 @@ def channel_id(config: ChannelConfig, network: Network) -> bytes:
 
 
 def check_channel(config: ChannelConfig, operator: bytes, client: bytes, network: Network) -> None:
-    """Raise VoucherError unless fees in this channel reach the settlement contract and are this
-    client's for this operator.
+    """Raise VoucherError unless this channel pays the settlement contract, for this client to this
+    operator.
     """
     if config.receiver != network.settlement:
         raise VoucherError(
@@ -111,7 +116,7 @@ def check_channel(config: ChannelConfig, operator: bytes, client: bytes, network
 
 
 def voucher_digest(channel: bytes, max_claimable_amount: int, network: Network) -> bytes:
-    """Give the 32 bytes that a payer signs."""
+    """Return the 32 bytes that a payer signs."""
     return typed_digest(
         network.channels_domain, struct_hash(_VOUCHER_TYPE, channel, max_claimable_amount)
     )

@@ -1,6 +1,7 @@
-"""Receipts that came ahead of their turn.
+"""Holds receipts that came ahead of their turn.
 
-Bounded and forgetful: senders keep their receipts until they are promised.
+Bounded and forgetful: senders keep their receipts until they are promised. Does not know which
+receipt is next.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ class WaitingRoom:
         self._size = 0
 
     def find(self, channel_id: bytes, sequence: int) -> VerifiedEnvelope | None:
-        """Who waits for this place."""
+        """Return the envelope that waits for this place, or None."""
         return self._by_channel.get(channel_id, {}).get(sequence)
 
     def add(self, envelope: VerifiedEnvelope) -> bool:
-        """Let it wait, if there is room and nobody waits for its place."""
+        """Add an envelope if there is room and its place is free; return whether it was added."""
         receipt = envelope.receipt.receipt
         places = self._by_channel.get(receipt.channel_id, {})
         if (
@@ -37,7 +38,7 @@ class WaitingRoom:
         return True
 
     def take(self, channel_id: bytes, sequence: int) -> VerifiedEnvelope | None:
-        """Call in who waits for this place."""
+        """Remove and return the envelope that waits for this place, or None."""
         places = self._by_channel.get(channel_id, {})
         envelope = places.pop(sequence, None)
         if envelope is not None:

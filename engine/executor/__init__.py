@@ -1,1 +1,3 @@
-"""Executors: who runs a step's program. C++ where a compiler was there, torch everywhere."""
+"""Runs a step's program: in C++ where there is a compiler, in torch everywhere. Schedules
+nothing.
+"""

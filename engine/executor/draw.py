@@ -1,10 +1,10 @@
-"""Which token wins a row of logits: Gumbel-max over deterministic noise, so that anyone can replay
-the choice (docs/protocols/sampling.md).
+"""Chooses the token that wins a row of logits: Gumbel-max over deterministic noise, so that anyone
+can replay the choice (docs/protocols/sampling.md).
 
     score(id) = logit(id) / temperature + noise(seed, position, id)
         the highest wins, ties go to the lowest id
 
-This is the plain form; draw.hpp holds the fast one, and tests compare the two.
+This is the plain form; draw.hpp holds the fast one, and tests compare the two. Knows no request.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def _no_values() -> Floats:
 
 @dataclass(frozen=True)
 class Draw:
-    """All that decides one row.
+    """Everything that decides one row.
 
     `row` of the step's logits; `position` of the new token; `key` and `nonce` from the seed.
 
-    changed: [n] int32, ascending ids whose logits are `values` [n] float64 instead; allowed: packed
+    changed: [n] int32, ascending ids whose logits are `values` [n] float64 instead. allowed: packed
     bits [ceil(vocab / 32)] int32, lowest first, of the ids that may win (None: all, else at least
-    one); token: whose margin is wanted (None: nobody's).
+    one). token: the id whose margin is wanted (None: none).
     """
 
     row: int
@@ -67,7 +67,7 @@ class Drawn:
 
 
 def draw_one(logits: NDArray[np.float32], draw: Draw) -> Drawn:
-    """The winner of one row of finite `logits [vocab]`."""
+    """Return the winner of one row of finite `logits [vocab]`."""
     row = changed_row(logits, draw)
     order = np.argsort(-row, kind="stable")
     if draw.temperature == 0:
@@ -93,8 +93,8 @@ def draw_one(logits: NDArray[np.float32], draw: Draw) -> Drawn:
 
 
 def changed_row(logits: NDArray[np.float32], draw: Draw) -> Floats:
-    """`logits [vocab]` as binary64, changed and forbidden as the draw says; a forbidden id has
-    -inf.
+    """Convert `logits [vocab]` to binary64, changed and forbidden as the draw says; a forbidden id
+    has -inf.
     """
     row = logits.astype(np.float64)
     row[draw.changed] = draw.values
@@ -120,7 +120,7 @@ def _scores(row: Floats, ids: Ids, draw: Draw) -> Floats:
 
 
 def _count_kept(ranked: Floats, draw: Draw) -> int:
-    """How many of the ids, ranked from the highest logit down, top-k, top-p and min-p leave; at
+    """Count the ids, ranked from the highest logit down, that top-k, top-p and min-p leave; at
     least one.
     """
     count = int((ranked > -np.inf).sum())

@@ -3,8 +3,8 @@ keeps it in the user's cache.
 
 The instruction set is chosen from what the processor has at run time, never from what the builder
 had; the file's name has a digest of source and flags and one of the compiler, so an edited source
-or another compiler gets another file. Where no compiler is (any more), what one built of the same
-source serves.
+or another compiler gets another file. Where there is no compiler (any more), an earlier build of
+the same source serves. Knows no model and runs nothing.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ COMPILE_DEADLINE_S = 300
 
 
 class NotNative(Exception):
-    """Why the native executor is not to be had here."""
+    """The reason why the native executor cannot be had here."""
 
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """What the compiler may use, and the processor flags (as Linux names them) that must be there
-    for it.
+    """The instructions a compiler may use, and the processor flags (as Linux names them)
+    they need.
     """
 
     name: str
@@ -71,19 +71,19 @@ INSTRUCTION_SETS = (
 
 
 def usable_sets(features: frozenset[str]) -> list[InstructionSet]:
-    """Those that a processor with these features runs, best first."""
+    """List the instruction sets that a processor with these features runs, best first."""
     return [each for each in INSTRUCTION_SETS if each.needs <= features]
 
 
 def lacks_compiler(features: frozenset[str]) -> bool:
-    """Whether a compiler is all that is missing on a processor with these features."""
+    """Return whether only a compiler is missing on a processor with these features."""
     sets = usable_sets(features)
     return bool(sets) and find_compiler() is None and not _built_before(_stem(sets[0], ()))
 
 
 def find_compiler() -> tuple[str, ...] | None:
-    """The command of a C++ compiler: $CXX, g++, clang++, or the one that the PyPI package ziglang
-    brings.
+    """Find the command of a C++ compiler: $CXX, g++, clang++, or that of the PyPI package
+    ziglang.
     """
     for name in (os.environ.get("CXX"), "g++", "clang++"):
         if name and shutil.which(name):
@@ -115,7 +115,7 @@ def open_library(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> c
 
 
 def library_path(chosen: InstructionSet, extra_flags: tuple[str, ...] = ()) -> Path:
-    """Where the built executor lies; builds it if it is not there. Raises NotNative."""
+    """Return the path of the built executor, building it if it is not there. Raises NotNative."""
     compiler = find_compiler()
     stem = _stem(chosen, extra_flags)
     if compiler is None:
@@ -137,7 +137,7 @@ def _flags(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> tuple[str, .
 
 
 def _stem(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> str:
-    """How the names of what any compiler makes of this source begin."""
+    """Return how the file names of all builds of this source begin."""
     digest = _digest(*_flags(chosen, extra_flags), SOURCE.read_text(), INCLUDED.read_text())
     return f"executor-{chosen.name}-{digest}"
 
@@ -151,7 +151,7 @@ def _digest(*texts: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where built executors are kept."""
+    """Return the folder in which built executors are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorikeet"
 
 
@@ -160,6 +160,7 @@ def _build(path: Path, compiler: tuple[str, ...], flags: tuple[str, ...]) -> Non
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             fresh = Path(folder) / path.name
+            # Built beside its place and moved there: another process never loads half a file.
             done = subprocess.run(
                 [*compiler, *flags, str(SOURCE), "-o", str(fresh)],
                 capture_output=True,

@@ -1,4 +1,4 @@
-"""How a processor's memory is divided. Pure: bytes in, bytes out.
+"""Divides a processor's memory. Pure: bytes in, bytes out; measures and allocates nothing.
 
     free    [ reserve | base | work | keys and values | adapters                                   ]
     adapters                          host 2/10 · slots 2/10 · read but not yet taken 2/10 · being
@@ -54,7 +54,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Division:
-    """Who gets what; `reason` in words."""
+    """The part of each purpose in bytes, and `reason` in words."""
 
     kv_tokens: int
     host_cache_bytes: int
@@ -64,7 +64,7 @@ class Division:
     reason: str
 
     def settle(self, config: EngineConfig) -> EngineConfig:
-        """The configuration with all of it filled in."""
+        """Return the configuration with all of it filled in."""
         return replace(
             config,
             kv_tokens=self.kv_tokens,
@@ -76,7 +76,8 @@ class Division:
 def divide_host(
     base: ModelConfig, config: EngineConfig, choice: Choice, on_device: bool, free: Free
 ) -> Division:
-    """For a configuration that is settled; beside a device host memory is for adapters alone.
+    """Divide the host's memory for a settled configuration; beside a device it is for adapters
+    alone.
 
     Bytes that a caller chose for adapters are kept.
     """
@@ -103,8 +104,8 @@ def divide_host(
 
 
 def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: int) -> Demand:
-    """The bytes of a model on a processor: steps of up to `rows` rows, so many tokens in the
-    queue.
+    """Compute the bytes of a model on a processor: steps of up to `rows` rows, so many tokens in
+    the queue.
     """
     size = choice.dtype.itemsize
     linears = linear_numbers(config)
@@ -119,7 +120,9 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
     return Demand(
         base_bytes=linears * (1 if choice.weights_int8 else size)
         + config.vocab_size * config.hidden * size,
-        loading_bytes=largest * 4 * (5 if choice.weights_int8 else 3),  # measured on a GGUF file
+        # At the peak so many float32 copies of the largest tensor live at once, measured while a
+        # GGUF base was loaded; int8 is quantised from float32 and so needs two more.
+        loading_bytes=largest * 4 * (5 if choice.weights_int8 else 3),
         work_bytes=rows * widths * 4 + waiting_tokens * TOKEN_OBJECT_BYTES,
         token_bytes=config.kv_numbers * size,
         adapter_bytes=adapted * size,
@@ -128,7 +131,7 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
 
 
 def linear_numbers(config: ModelConfig) -> int:
-    """How many numbers the linears of a step hold, the head among them."""
+    """Return how many numbers the linears of a step hold, the head among them."""
     attention = 2 * config.hidden * config.head_dim * (config.heads + config.kv_heads)
     return (
         config.layers * (attention + 3 * config.hidden * config.intermediate)
@@ -193,7 +196,7 @@ def _division(demand: Demand, rest: int, kv_tokens: int, reason: str) -> Divisio
 
 
 def _least_adapters(demand: Demand) -> int:
-    """So that one of rank LEAST_RANK fits into each part."""
+    """Return the bytes with which an adapter of rank LEAST_RANK fits into each part."""
     parts = {
         "host": demand.adapter_bytes,
         "slots": demand.adapter_bytes,

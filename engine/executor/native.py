@@ -7,7 +7,7 @@ and addresses every step.
              4)
     pages    keys [head_dim / V][16 tokens][V], values [16 / V][head_dim][V]
 
-The structures here are those of executor.cpp and draw.hpp, field by field.
+The structures here are those of executor.cpp and draw.hpp, field by field. Schedules nothing.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class _Draw(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a linear's output columns lie once packed.
+    """The places of a linear's output columns once packed.
 
     rows: [packed columns] int64, the row of the weight matrix each column comes from; -1 is
     padding. blocks: [packed blocks, 4] int32: part (0 to 6), number inside the part, target column,
@@ -150,7 +150,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class _Output:
-    """What a step gives, and where each of its four parts begins."""
+    """The memory of a step's results, and where each of its four parts begins."""
 
     output: StepOutput
     addresses: tuple[int, int, int, int]
@@ -225,6 +225,8 @@ class NativeExecutor:
         """See Executor."""
         wanted = len(step.logit_rows)
         place = self._place(wanted)
+        # Named, not inlined: the C++ side reads addresses, and an array without a name would be
+        # freed before the call.
         pages = np.fromiter((page for run in step.runs for page in run.pages), np.int32)
         tables, segments, shrunk_words = _adapter_tables(step)
         arrays = (
@@ -257,10 +259,12 @@ class NativeExecutor:
         """See Executor."""
 
     def _place(self, wanted: int) -> _Output:
-        """Where a step puts what it gives for `wanted` rows: one place for all steps, and one view
-        of it for each number of rows.
+        """Return the place of a step's results for `wanted` rows.
+
+        One place serves all steps, with one view of it for each number of rows.
         """
         if wanted > len(self._final):
+            # The views point into memory that is about to be replaced.
             self._outputs.clear()
             self._logits = torch.empty(wanted, self._shape.widths[Place.LOGITS])
             self._final = torch.empty(wanted, self._config.hidden, dtype=self._dtype)
@@ -305,6 +309,7 @@ class NativeExecutor:
             Place.GATED: config.intermediate,
             Place.LOGITS: config.vocab_size,
         }
+        # Rows begin at multiples of 64 numbers, so that a vector load never runs into the next row.
         padded = (i64 * len(Place))(*(_up(widths[place], 64) for place in Place))
         return _Shape(
             self._dtype.itemsize == 2,
@@ -356,6 +361,8 @@ class NativeExecutor:
             described.weight = self._kept(pack_linear(whole, columns, 4, 16, pages=self._pages))
             described.scale = self._kept(_by_column(scale.squeeze(1), columns))
             described.offset = self._kept(
+                # The processor multiplies unsigned by signed bytes, so each number of x is raised
+                # by 128, and this is what that adds to a column.
                 _by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns)
             )
         else:
@@ -373,7 +380,7 @@ class NativeExecutor:
             described.second = self._kept(_by_column(bias.to(self._dtype).float(), columns))
 
     def _kept(self, data: torch.Tensor | NDArray[np.int32]) -> int:
-        """The address of `data`, which lives as long as this executor."""
+        """Keep `data` as long as this executor lives, and return its address."""
         if isinstance(data, torch.Tensor):
             data = data.contiguous()
         self._keep.append(data)
@@ -381,11 +388,13 @@ class NativeExecutor:
 
 
 def _create(shape: _Shape, operations: ctypes.Array[_Operation]) -> tuple[ctypes.CDLL, int, str]:
-    """The best instruction set that works here. Raises NotNative."""
+    """Open the best instruction set that works here. Raises NotNative."""
     reason = NotNative("this processor has none of amx, avx512, avx2")
     for chosen in usable_sets(cpu_features()):
         library = open_library(chosen)
         handle = library.lorikeet_create(ctypes.byref(shape), operations, len(operations))
+        # The processor may have tile registers that the kernel does not grant; then the next best
+        # does.
         if handle:
             return library, handle, chosen.name
         reason = NotNative(f"the kernel does not grant {chosen.name} to this process")
@@ -393,7 +402,9 @@ def _create(shape: _Shape, operations: ctypes.Array[_Operation]) -> tuple[ctypes
 
 
 def _describe_draw(draw: Draw) -> _Draw:
-    """The caller keeps `draw`, and so its arrays, until the call is over."""
+    """Describe a draw for C++. The caller keeps `draw`, and so its arrays, until the call
+    is over.
+    """
     return _Draw(
         *(
             draw.row,
@@ -445,7 +456,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
 
 
 def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | None]:
-    """(part, block of that part) in packed order, in pairs; None fills the last panel."""
+    """Yield (part, block of that part) in packed order, in pairs; None fills the last panel."""
     counts = [_up(width, BLOCK_COLUMNS) // BLOCK_COLUMNS for width in widths]
     if alternate:
         yield from ((part, index) for index in range(counts[0]) for part in range(2))
@@ -458,8 +469,9 @@ def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | No
 def pack_linear(
     weight: torch.Tensor, columns: Columns, lane: int, steps: int, pages: HugePages
 ) -> torch.Tensor:
-    """`weight [out, in]` → [panels, words, 32, lane], words = in / lane rounded up to `steps`;
-    padding is zero.
+    """Pack `weight [out, in]` → [panels, words, 32, lane]; padding is zero.
+
+    words = in / lane, rounded up to `steps`.
     """
     width = _up(weight.shape[1], lane * steps)
     packed = pages.zeros(
@@ -475,15 +487,16 @@ def pack_linear(
 
 
 def _by_column(values: torch.Tensor, columns: Columns) -> torch.Tensor:
-    """`values [out]` in packed order, 0 where a column is padding."""
+    """Return `values [out]` in packed order, 0 where a column is padding."""
     return torch.where(
         columns.rows >= 0, values[columns.rows.clamp(min=0)], torch.zeros((), dtype=values.dtype)
     )
 
 
 def _runs_table(step: StepInput, address: int) -> NDArray[np.int64]:
-    """Of each run in turn: where its pages are (one run's after the other's, from `address` on),
-    its first row, how many, the position.
+    """Describe each run in four numbers: the address of its pages, first row, count, position.
+
+    The pages of all runs lie one after the other from `address` on.
     """
     table: list[int] = []
     for run in step.runs:
@@ -493,8 +506,8 @@ def _runs_table(step: StepInput, address: int) -> NDArray[np.int64]:
 
 
 def _adapter_tables(step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Per row the address of its adapter's table (0: none); of each segment in turn address, first
-    row, how many; the most words of a shrunk row.
+    """Return each row's address of its adapter's table (0: none), each segment as (address, first
+    row, count), and the most words of a shrunk row.
     """
     tables = [0] * len(step.tokens)
     segments = list[int]()

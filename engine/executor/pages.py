@@ -1,5 +1,7 @@
-"""Memory for weights in huge pages, where the system has some: a step reads all of it, and with
-small pages looks up an address every 4 KiB.
+"""Gives memory for weights in huge pages, where the system has some.
+
+A step reads all of it, and with small pages looks up an address every 4 KiB. Does not know what is
+stored.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class HugePages:
         self._taken = 0
 
     def zeros(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        """A zeroed tensor, aligned to ALIGN_BYTES.
+        """Return a zeroed tensor, aligned to ALIGN_BYTES.
 
         Memory is only taken from the system as it is written to.
         """
@@ -41,6 +43,7 @@ class HugePages:
 
 def _map_region(size_bytes: int) -> torch.Tensor:
     whole = -(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    # One huge page more than needed: the mapping may begin anywhere, the region must not.
     memory = mmap.mmap(-1, whole + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError):  # without huge pages it is ordinary memory
         memory.madvise(mmap.MADV_HUGEPAGE)

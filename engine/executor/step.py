@@ -1,4 +1,4 @@
-"""What an executor is given and promises, whoever it is. Knows no scheduling."""
+"""Defines what every executor is given and promises. Knows no scheduling."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step gives for the wanted rows, valid until the next step; the tensors stay where the
-    executor has them.
+    """The results of a step for the wanted rows, valid until the next step; tensors stay on the
+    device.
 
     logits: [wanted, vocab] float32. final: [wanted, hidden] in the compute dtype, the head's input.
-    wait: sleeps until the step is over, and gives `best` and `finite`; raises what went wrong
+    wait: sleeps until the step is over, and returns `best` and `finite`; raises what went wrong
     meanwhile.
     """
 
@@ -78,23 +78,25 @@ class StepOutput:
 
     @property
     def best(self) -> Ints:
-        """[wanted] int64, the lowest id of the highest logit."""
+        """Return the lowest id of the highest logit, [wanted] int64."""
         return self._numbers[0]
 
     @property
     def finite(self) -> NDArray[np.bool_]:
-        """[wanted] bool, whether every logit is."""
+        """Return whether every logit is finite, [wanted] bool."""
         return self._numbers[1]
 
     def row(self, index: int) -> NDArray[np.float32]:
-        """The logits [vocab] of one wanted row: a view, or a copy where they lie on a device."""
+        """Return the logits [vocab] of one wanted row: a view, or a copy where they lie on a
+        device.
+        """
         row: NDArray[np.float32] = (
             self._on_host[index] if self.logits.is_cpu else self.logits[index].cpu().numpy()
         )
         return row
 
     def pick(self, rows: list[int], ids: list[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
-        """The logits of some `ids` of each of `rows`; from a device in one copy for all."""
+        """Return the logits of some `ids` of each of `rows`; from a device in one copy for all."""
         if self.logits.is_cpu:
             return [self._on_host[row][some] for row, some in zip(rows, ids, strict=True)]
         lengths = [len(some) for some in ids]
@@ -140,23 +142,25 @@ class Executor(Protocol):
     """
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
-        """Room for keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim];
-        inside a page the layout is the executor's own.
+        """Allocate keys and values, [layers, 2 * kv_heads, num_pages, page_tokens * head_dim].
+
+        Inside a page the layout is the executor's own.
         """
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """Do once what the first steps over `pool` and `bank` would have to wait for; says what
-        that was, "" if nothing.
+        """Do once what the first steps over `pool` and `bank` would have to wait for.
+
+        Returns what that was, "" if nothing.
         """
 
     def close(self) -> None:
         """End what runs beside it."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The base's embeddings of `tokens [n]`, [n, hidden] float32."""
+        """Return the base's embeddings of `tokens [n]`, [n, hidden] float32."""
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
-        """One step; writes keys and values into `pool`.
+        """Run one step; write keys and values into `pool`.
 
         `embedded [rows, hidden]` float32 replaces the look-up where it is given.
 
@@ -164,8 +168,9 @@ class Executor(Protocol):
         """
 
     def prepare(self, step: StepInput) -> None:
-        """Make ready, while a step is under way, for the one after it; its `tokens` are written
-        before it is run, if it is run at all.
+        """Make the next step ready while one is under way.
+
+        Its `tokens` are written before it is run, if it is run at all.
         """
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
@@ -173,5 +178,5 @@ class Executor(Protocol):
 
 
 def find_best(logits: torch.Tensor) -> tuple[Ints, NDArray[np.bool_]]:
-    """`best` and `finite` of StepOutput for `logits [rows, vocab]` float32."""
+    """Compute `best` and `finite` of StepOutput for `logits [rows, vocab]` float32."""
     return logits.argmax(-1).cpu().numpy(), (logits * 0.0).sum(-1).isfinite().cpu().numpy()

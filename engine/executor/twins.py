@@ -1,8 +1,9 @@
-"""Runs a step's program operation by operation in torch: the reference for the native executor, and
-what serves where no compiler is.
+"""Runs a step's program operation by operation in torch.
+
+The reference for the native executor, and the executor where there is no compiler.
 
 Pages lie as [page_tokens, head_dim] here. Every operation keeps the promise of model/layers.py: a
-row's bits depend on that row alone.
+row's bits depend on that row alone. Schedules nothing.
 """
 
 from __future__ import annotations
@@ -241,13 +242,13 @@ class _Pass:
         self._pool = pool
 
     def layer(self, operation: Operation) -> torch.Tensor:
-        """The pool of the operation's layer."""
+        """Return the pool of the operation's layer."""
         assert operation.layer is not None
         return self._pool[operation.layer]
 
 
 def _lora_groups(step: StepInput) -> list[LoraGroup]:
-    """Neighbouring segments of one layout and one length go together."""
+    """Group neighbouring segments of one layout and one length."""
     bank = step.bank
     assert isinstance(bank, SlotBank)
 

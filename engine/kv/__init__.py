@@ -1,1 +1,1 @@
-"""Keys and values of running sequences, in pages."""
+"""Keeps the keys and values of running sequences, in pages. Does not know what they mean."""

@@ -1,4 +1,4 @@
-"""Which pages are free and which are taken. Decides; moves no bytes.
+"""Decides which pages are free and which are taken. Moves no bytes, knows no sequence.
 
 page 0: never handed out, always zero          pages 1 .. num_pages: free or taken, never both
 """
@@ -21,11 +21,11 @@ class PagePool:
 
     @property
     def num_free(self) -> int:
-        """Pages that can be allocated now."""
+        """Return the number of pages that can be allocated now."""
         return len(self._free)
 
     def can_allocate(self, count: int) -> bool:
-        """Whether `count` pages are free."""
+        """Return whether `count` pages are free."""
         return count <= len(self._free)
 
     def allocate(self, count: int) -> list[int]:
@@ -45,7 +45,7 @@ class PagePool:
             self._free.append(page)
 
     def check(self) -> None:
-        """Every page is free or taken, never both, never the zero page."""
+        """Assert that every page is free or taken, never both, and never the zero page."""
         assert len(self._free) == len(set(self._free)), "a page is free twice"
         assert set(self._free) | self._taken == set(range(1, self.num_pages + 1)), (
             "a page is lost or foreign"

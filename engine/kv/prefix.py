@@ -1,4 +1,4 @@
-"""Which full pages can be shared: a prompt that begins like an earlier one, under the same adapter,
+"""Decides which full pages are shared: a prompt that begins like an earlier one under its adapter
 starts behind what is computed.
 
 A page's key is a link of a hash chain, so it stands for everything before it as well; the chain is
@@ -8,7 +8,7 @@ seeded by the adapter's *content*, never by a name, so that other weights never 
     ──allocate (oldest first)──▶ free
                           └────────release────────▶ free                 ▲───────────match─────────┘
 
-Decides; moves no bytes.
+Moves no bytes, and does not know what a token says.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from .pages import PagePool
 
 
 def first_key(adapter_digest: bytes | None) -> bytes:
-    """Where a chain begins: with the content of the adapter, or with the bare base."""
+    """Return the key with which a chain begins: of the content of the adapter, or of the
+    bare base.
+    """
     return hashlib.sha256(b"lorikeet prefix 1" + (adapter_digest or b"")).digest()
 
 
 def next_key(key: bytes, tokens: Sequence[int]) -> bytes:
-    """The key of a full page that follows `key` and holds `tokens`."""
+    """Return the key of a full page that follows `key` and holds `tokens`."""
     return hashlib.sha256(key + struct.pack(f"<{len(tokens)}I", *tokens)).digest()
 
 
 class PrefixCache:
-    """Owns the pool's pages on behalf of sequences; pages nobody uses stay cached until the room is
-    needed.
+    """Owns the pool's pages on behalf of sequences. Pages that no sequence uses stay cached until
+    room is needed.
     """
 
     def __init__(self, pool: PagePool) -> None:
@@ -45,7 +47,7 @@ class PrefixCache:
 
     @property
     def num_available(self) -> int:
-        """Pages that can be allocated now, idle cached ones among them."""
+        """Return the number of pages that can be allocated now, idle cached ones among them."""
         return self.pool.num_free + len(self._idle)
 
     def allocate(self, count: int) -> list[int]:
@@ -62,8 +64,8 @@ class PrefixCache:
         return self.pool.allocate(count)
 
     def match(self, keys: Sequence[bytes]) -> list[int]:
-        """Use the cached pages of the longest beginning of `keys`; give them back with
-        `release`.
+        """Start using the cached pages of the longest beginning of `keys`; `release` gives them
+        back.
         """
         found: list[int] = []
         for key in keys:
@@ -76,7 +78,7 @@ class PrefixCache:
         return found
 
     def publish(self, key: bytes, page: int) -> None:
-        """A private page is full and will not change: let others match it.
+        """Let others match a private page that is full and will not change.
 
         A second page of the same key stays private.
         """
@@ -99,8 +101,8 @@ class PrefixCache:
                 self._idle[page] = None
 
     def check(self, owned: Sequence[Sequence[int]] = ()) -> None:
-        """Every page is free, private to one owner, or cached with as many uses as owners hold
-        it.
+        """Assert that every page is free, private to one owner, or cached with as many uses as
+        owners hold it.
         """
         self.pool.check()
         assert {page: key for key, page in self._pages.items()} == self._keys, (

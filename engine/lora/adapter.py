@@ -1,10 +1,10 @@
-"""Untrusted bytes to tensors: one PEFT adapter (adapter_config.json, adapter_model.safetensors) is
+"""Turns untrusted bytes into tensors: one PEFT adapter (its config and its safetensors file) is
 read whole or refused by name.
 
 Order: sizes of the files → the JSON header, without allocating → names and shapes against the base
 → the tensors → every number finite.
 Every declared tensor is applied, or an error names it. Nothing is executed, pickled or searched
-with a stranger's regular expression.
+with a stranger's regular expression. Knows no slot and no network.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HEAD_PAIR = {"lora_A", "lora_B"}
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """What the safetensors header declares of one tensor."""
+    """The declaration of one tensor in the safetensors header."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -100,7 +100,7 @@ def _read_bounded(path: Path, limit_bytes: int) -> bytes:
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
-    """The declared tensors of a safetensors file, checked against the file's size; allocates no
+    """Read the declared tensors of a safetensors file, checked against its size; allocates no
     tensor.
     """
     size = path.stat().st_size
@@ -132,8 +132,10 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
 
 
 def bytes_to_read(header: dict[str, TensorHeader], dtype: torch.dtype) -> int:
-    """At most: every number as float32 and packed; outside the layers also turned, or beside the
-    base's own matrix.
+    """Return an upper bound of the bytes that reading takes.
+
+    Every number counts as float32 and packed; outside the layers also turned, or beside the base's
+    own matrix.
     """
     numbers = {name: math.prod(tensor.shape) for name, tensor in header.items()}
     return sum(
@@ -161,7 +163,7 @@ Tensors = dict[str, str]
 
 @dataclass(frozen=True)
 class Modules:
-    """Which tensors change what: `parts` by (layer, part name), `ends` by "embed_tokens" and
+    """The tensors by what they change: `parts` by (layer, part name), `ends` by "embed_tokens" and
     "lm_head".
     """
 
@@ -172,8 +174,9 @@ class Modules:
 def match_tensors(
     header: dict[str, TensorHeader], config: AdapterConfig, base: ModelConfig
 ) -> Modules:
-    """Find each tensor's place in the base and check its shape; all halves of every module must be
-    there.
+    """Find each tensor's place in the base and check its shape.
+
+    All halves of every module must be there. Raises AdapterError.
     """
     parts = {part.name: part for part in parts_of(base)}
     modules = Modules({}, {})
@@ -219,7 +222,7 @@ def match_tensors(
 
 
 def has_bias(base: ModelConfig, part: Part) -> bool:
-    """Whether the base adds a bias to this linear."""
+    """Return whether the base adds a bias to this linear."""
     return (base.qkv_bias, base.out_bias, base.mlp_bias, base.mlp_bias)[part.kind]
 
 
@@ -264,7 +267,10 @@ def _check_whole(present: set[str], needed: set[str], tensors: Tensors, field: s
 
 
 def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConfig) -> None:
-    """Each end is changed in one way at most: by a pair, by some rows of its own, or as a whole."""
+    """Raise AdapterError unless each end is changed in at most one way.
+
+    The ways are a pair, some rows of its own, or the whole.
+    """
     for module in ("embed_tokens", "lm_head"):
         tensors = ends.get(module, {})
         by_tokens = module in config.tokens or (base.tied_head and "embed_tokens" in config.tokens)
@@ -419,8 +425,9 @@ def _token_ids(ids: tuple[int, ...], vocab_size: int) -> torch.Tensor:
 
 
 def _check_base_copy(name: str, rows: torch.Tensor, module: str, base: Weights) -> None:
-    """PEFT saves the base's own matrix beside an adapter of the embedding or the head; where nobody
-    trained it, it must be the base's.
+    """Raise AdapterError unless `rows` are the base's own matrix.
+
+    PEFT saves that matrix beside an adapter of the embedding or the head, though nobody trained it.
     """
     if not torch.allclose(rows, base.read(f"{module}.weight").float(), rtol=1e-2, atol=1e-5):
         raise AdapterError(

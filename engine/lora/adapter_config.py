@@ -1,5 +1,7 @@
-"""adapter_config.json, field by field: what changes numbers is kept, what does not is let through,
-all else is refused by name.
+"""Reads adapter_config.json, field by field: keeps what changes numbers, lets through what does
+not, and refuses all else by name.
+
+Knows no tensor and no base.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class AdapterConfig:
     """The part of adapter_config.json that changes numbers.
 
     bias: "none", "all" or "lora_only". saved: which of "embed_tokens" and "lm_head" are replaced as
-    a whole; tokens: whose rows of them are, in the file's order.
+    a whole. tokens: which rows of them are replaced, in the file's order.
     """
 
     rank: int
@@ -73,17 +75,17 @@ class AdapterConfig:
     tokens: dict[str, tuple[int, ...]]
 
     def scale(self, module: str, rank: int) -> float:
-        """What B is multiplied by in `module` (its name from `model.layers` on)."""
+        """Return the factor of B in `module` (its name from `model.layers` on)."""
         alpha = float(_by_pattern(self.alpha_pattern, module, self.alpha))
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
     def rank_of(self, module: str) -> int:
-        """The rank that `module` declares."""
+        """Return the rank that `module` declares."""
         return int(_by_pattern(self.rank_pattern, module, self.rank))
 
 
 def parse_config(data: bytes) -> AdapterConfig:
-    """Check adapter_config.json field by field."""
+    """Check adapter_config.json field by field. Raises AdapterError."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -159,7 +161,9 @@ def _saved(raw: dict[str, Any]) -> frozenset[str]:
 
 
 def _trained_tokens(raw: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """PEFT's rule: a list is the embedding's; a mapping names the modules."""
+    """Read the trained tokens by PEFT's rule: a list is the embedding's; a mapping names the
+    modules.
+    """
     given = raw.get("trainable_token_indices") or {}
     by_module = {"embed_tokens": given} if isinstance(given, list) else given
     if not isinstance(by_module, dict):
@@ -186,7 +190,7 @@ def _trained_tokens(raw: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _end_of(name: str) -> str:
-    """Which of the two ends a module's name means; empty: neither."""
+    """Return which of the two ends a module's name means; empty: neither."""
     last = name.rpartition(".")[2]
     return last if last in ("embed_tokens", "lm_head") else ""
 
@@ -205,8 +209,9 @@ def _patterns(raw: dict[str, Any], field: str) -> dict[str, float]:
 
 
 def _by_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """PEFT's rule: the first key that equals the name or its tail after a dot; `^` ties it to the
-    start. A dot matches itself only.
+    """Look up by PEFT's rule: the first key that equals the name or its tail after a dot.
+
+    `^` ties the key to the start. A dot matches itself only.
     """
     for key, value in patterns.items():
         if key.startswith("^"):

@@ -1,5 +1,5 @@
-"""How adapters change a linear's output: rows come sorted by adapter, equal shapes go together,
-bare rows are never touched.
+"""Applies adapters to a linear's output: rows come sorted by adapter, equal shapes go together,
+bare rows are never touched. Decides no order and knows no slot.
 
 The torch twin of what engine/executor does inside its products: for each group of segments with one
 layout and one length, two batched products. `y = gain * (W @ x) + base_bias + shift + expand @
@@ -39,7 +39,9 @@ class LoraGroup:
     sites: list[SiteWeights]
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
-        """The group's rows of `x [rows, width]` as [num_segments, num_rows, width], a view."""
+        """Return the group's rows of `x [rows, width]` as [num_segments, num_rows, width],
+        a view.
+        """
         return x[self.first : self.first + self.num_segments * self.num_rows].view(
             self.num_segments, self.num_rows, -1
         )
@@ -54,8 +56,8 @@ def apply_gain(out: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
 
 
 def apply_lora(out: torch.Tensor, x: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
-    """`out[rows] += shift + x[rows] @ shrink @ expand` in place, for every group that has weights
-    at this site.
+    """Add to `out` in place, for every group with weights here: `out[rows] += shift + x[rows] @
+    shrink @ expand`.
     """
     for group in groups:
         weights = group.sites[site]

@@ -1,4 +1,6 @@
-"""Where things of different sizes lie in one run of bytes. Decides; moves no bytes.
+"""Decides where things of different sizes lie in one run of bytes.
+
+Moves no bytes and knows no adapter.
 
     0                                                   size_bytes
     [ owner a | hole | owner b | owner c | …… hole …… ]
@@ -27,7 +29,7 @@ class Region(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
+        """Return the first byte behind it."""
         return self.offset + self.size_bytes
 
 
@@ -41,16 +43,16 @@ class Arena:
 
     @property
     def taken_bytes(self) -> int:
-        """Bytes of all regions."""
+        """Return the bytes of all regions."""
         return sum(region.size_bytes for region in self._regions)
 
     @property
     def owners(self) -> set[bytes]:
-        """All that have a region."""
+        """Return all owners of a region."""
         return set(self._by_owner)
 
     def find_hole(self, size_bytes: int) -> int | None:
-        """Where the smallest hole begins that has room for so many bytes."""
+        """Return where the smallest hole begins that has room for so many bytes, or None."""
         needed = rounded(size_bytes)
         end = 0
         smallest: tuple[int, int] | None = None
@@ -62,7 +64,7 @@ class Arena:
         return None if smallest is None else smallest[1]
 
     def put(self, owner: bytes, size_bytes: int) -> int:
-        """Take a hole for `owner`, who has none; gives its offset.
+        """Take a hole for `owner`, who has none; return its offset.
 
         The caller asked `find_hole` first.
         """
@@ -81,11 +83,10 @@ class Arena:
     def find_victims(
         self, size_bytes: int, worth: Callable[[bytes], tuple[float, int] | None]
     ) -> list[bytes] | None:
-        """The neighbours that leave room for so many bytes behind and are worth least; None if none
-        do.
+        """Find the neighbours that leave room for so many bytes behind and are worth least.
 
-        `worth` is None for one that may not leave; of several, the first numbers add up, and of
-        equal sums the one with the lowest second wins.
+        Returns None if none do. `worth` is None for one that may not leave; of several, the first
+        numbers add up, and of equal sums the one with the lowest second wins.
         """
         needed = rounded(size_bytes)
         best: tuple[float, int, list[bytes]] | None = None
@@ -97,10 +98,12 @@ class Arena:
         ):  # without regions there are no victims
             value = worth(region.owner)
             if value is None:
+                # One that may not leave cuts the run: no window reaches across it.
                 window = []
                 begin = region.end
                 continue
             window.append((region, *value))
+            # The shortest window that ends here is the cheapest, for every worth adds to the sum.
             while len(window) > 1 and end - window[0][0].end >= needed:
                 begin = window.pop(0)[0].end
             if end - begin >= needed:
@@ -113,7 +116,7 @@ class Arena:
         return None if best is None else best[2]
 
     def check(self) -> None:
-        """Regions lie in order, inside, and do not overlap."""
+        """Assert that regions lie in order, inside, and do not overlap."""
         assert sorted(self._by_owner.values()) == self._regions, "an owner and its region disagree"
         end = 0
         for region in self._regions:
@@ -124,5 +127,5 @@ class Arena:
 
 
 def rounded(size_bytes: int) -> int:
-    """The bytes that a region of `size_bytes` takes."""
+    """Return the bytes that a region of `size_bytes` takes."""
     return max(1, -(-size_bytes // ALIGN_BYTES)) * ALIGN_BYTES

@@ -1,9 +1,9 @@
-"""The slots' memory on the device, and what a batch needs of it: for the executor a table of
-addresses, for the torch twin dense stacks.
+"""Keeps the slots' memory on a processor, and gives a batch what it needs of it: a table of
+addresses for the executor, dense stacks for the torch twin.
 
 On a CPU the device is host memory, so a slot refers to the packed blob without a copy. The twin's
 stack of several adapters of one layout is copied once and kept while the same adapters go on
-sitting together, which in decoding is hundreds of steps.
+sitting together, which in decoding is hundreds of steps. Decides no slot; slots.py does.
 """
 
 from __future__ import annotations
@@ -39,40 +39,42 @@ class Table:
 
 
 class Bank(Protocol):
-    """What is asked of the slots' memory wherever it lies; each executor asks its own bank for
-    more.
+    """The slots' memory as the engine asks for it, wherever it lies; each executor asks its own
+    bank for more.
     """
 
     def size_of(self, packed: PackedAdapter) -> int:
-        """Bytes that the adapter takes of the arena."""
+        """Return the bytes that the adapter takes of the arena."""
 
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
         """Put an adapter into a slot, over what was there.
 
-        False: it is on its way, and its generation will be announced when it is there.
+        Returns False when it is on its way; its generation is announced when it is there.
         """
 
     def clear(self, slot: int) -> None:
         """Empty a slot."""
 
     def layout_number(self, slot: int) -> int:
-        """A small number by which rows of slots are sorted."""
+        """Return a small number by which rows of slots are sorted."""
 
     def ends(self, slot: int) -> Ends | None:
-        """What the slot's adapter changes outside the layers, where the executor's tensors are."""
+        """Return what the slot's adapter changes outside the layers, where the executor's tensors
+        are.
+        """
 
 
 @dataclass
 class _Number:
-    """What stands for a layout while so many slots have it."""
+    """A number that stands for a layout while slots have it."""
 
     value: int
     slots: int = 0
 
 
 class SlotBank:
-    """`load` fills a slot, `table` gives it as it lies, `stack` gives dense weights over several
-    slots.
+    """The bank of host memory: `load` fills a slot, `table` gives it as it lies, `stack` gives
+    dense weights over several slots.
     """
 
     def __init__(self) -> None:
@@ -84,11 +86,11 @@ class SlotBank:
         self._next_number = 0
 
     def size_of(self, packed: PackedAdapter) -> int:
-        """See Bank. Of host memory, since a slot keeps it from being freed."""
+        """Return the bytes of host memory, since a slot keeps them from being freed."""
         return packed.size_bytes
 
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
-        """See Bank. A reference is there at once."""
+        """Put a reference into a slot, which is there at once; always returns True."""
         self.clear(slot)
         self._slots[slot] = generation, packed
         self._tables[slot] = address_table(packed)
@@ -113,7 +115,7 @@ class SlotBank:
             del self._stacks[key]
 
     def layout_number(self, slot: int) -> int:
-        """A small number equal for slots of equal layout, to sort by."""
+        """Return a small number that is equal for slots of equal layout, to sort by."""
         return self._layouts[slot][1].value
 
     def ends(self, slot: int) -> Ends | None:
@@ -121,11 +123,13 @@ class SlotBank:
         return self._slots[slot][1].ends
 
     def table(self, slot: int) -> Table:
-        """Where the slot's weights lie; valid until the slot is cleared or loaded again."""
+        """Return the addresses of the slot's weights; valid until the slot is cleared or loaded
+        again.
+        """
         return self._tables[slot]
 
     def stack(self, slots: tuple[int, ...]) -> list[SiteWeights]:
-        """Per site the dense weights of `slots`, which share one layout."""
+        """Return per site the dense weights of `slots`, which share one layout."""
         key = tuple((slot, self._slots[slot][0]) for slot in slots)
         sites = self._stacks.get(key)
         if sites is None:
@@ -138,8 +142,10 @@ class SlotBank:
 
 
 def address_table(packed: PackedAdapter, address: int | None = None) -> Table:
-    """The adapter's parts as the executor reads them, where its blob lies or at another `address`;
-    valid as long as they lie there.
+    """Return the adapter's parts as the executor reads them, where its blob lies or at another
+    `address`.
+
+    Valid as long as they lie there.
     """
     first = packed.blob.data_ptr() if address is None else address
     offsets, is_placed = packed.layout.offsets
@@ -159,8 +165,9 @@ def _dense_sites(members: list[PackedAdapter]) -> list[SiteWeights]:
 
 
 def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> SiteWeights:
-    """A's of a site side by side, B's block-diagonally; vectors side by side, with 1 and 0 where a
-    part has none.
+    """Lay a site's parts out densely: A's side by side, B's block-diagonally, vectors side by side.
+
+    A part without a gain or shift has 1 or 0 there.
     """
     num = len(blobs)
     width = sum(placed.part.width_out for placed in parts)

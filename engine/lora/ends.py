@@ -1,6 +1,6 @@
-"""What an adapter changes outside the layers: the embedding and the head.
+"""Applies what an adapter changes outside the layers: the embedding and the head.
 
-Runs in torch at the rim of a step, on the few rows that have it.
+Runs in torch at the rim of a step, on the few rows that have it. Knows no slot and no file.
 
 Each is changed by a low-rank pair (LoRA), or some of its rows are replaced (trainable tokens), or
 all of them (modules_to_save).
@@ -24,7 +24,7 @@ its place among the rows (measured).
 
 @dataclass(frozen=True)
 class Ends:
-    """Any of them may be missing.
+    """The changes of one adapter to the embedding and the head; any may be missing.
 
     Pairs in float32, the scale already in the second factor: embedding_a [vocab, rank], embedding_b
     [rank, hidden]; head_a [hidden, rank], head_b [rank, vocab]. Replaced rows in the model's dtype:
@@ -43,35 +43,38 @@ class Ends:
 
     @property
     def changes_embedding(self) -> bool:
-        """Whether `embed` does anything."""
+        """Return whether `embed` does anything."""
         return self.embedding_a is not None or self.embedding_rows is not None
 
     @property
     def changes_logits(self) -> bool:
-        """Whether `logits` does anything."""
+        """Return whether `logits` does anything."""
         return self.head_a is not None or self.head_rows is not None
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all tensors."""
+        """Return the bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors() if tensor is not None)
 
     def embed(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """The base's embeddings `rows [n, hidden]` float32 of `tokens [n]` → the adapter's."""
+        """Change the base's embeddings `rows [n, hidden]` float32 of `tokens [n]` into the
+        adapter's.
+        """
         if self.embedding_a is not None and self.embedding_b is not None:
             rows = rows + bmm(self.embedding_a[tokens][None], self.embedding_b[None])[0]
         if self.embedding_rows is None:
             return rows
         if self.embedding_ids is None:
             return self.embedding_rows[tokens].float()
+        # A token above all ids would be found behind them; clamped, it compares unequal below.
         at = torch.searchsorted(self.embedding_ids, tokens).clamp_(max=len(self.embedding_ids) - 1)
         return torch.where(
             (self.embedding_ids[at] == tokens)[:, None], self.embedding_rows[at].float(), rows
         )
 
     def logits(self, logits: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
-        """The base's `logits [n, vocab]` float32 of the head's inputs `final [n, hidden]` → the
-        adapter's.
+        """Change the base's `logits [n, vocab]` float32 of the head's inputs `final [n, hidden]`
+        into the adapter's.
         """
         if self.head_a is not None and self.head_b is not None:
             logits = logits + bmm(bmm(final.float()[None], self.head_a[None]), self.head_b[None])[0]
@@ -83,7 +86,7 @@ class Ends:
         return logits.index_copy(1, self.head_ids, replaced[:, : len(self.head_ids)])
 
     def digest(self) -> bytes:
-        """Of the content."""
+        """Return the SHA-256 of the content."""
         whole = hashlib.sha256()
         for field, tensor in zip(fields(self), self.tensors(), strict=True):
             if tensor is not None:
@@ -94,10 +97,10 @@ class Ends:
         return whole.digest()
 
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
-        """All of them, in the order of the fields."""
+        """Return all tensors, in the order of the fields."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
 
 def head_of(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of a head [n, hidden] as `head_rows` wants them."""
+    """Lay out rows of a head [n, hidden] as `head_rows` wants them."""
     return functional.pad(rows, (0, 0, 0, -len(rows) % COLUMN_STEP)).T.contiguous()

@@ -1,4 +1,4 @@
-"""How an adapter lies in memory: one contiguous blob, everything that the executor reads at fixed,
+"""Lays an adapter out in memory: one contiguous blob, everything that the executor reads at fixed,
 aligned offsets.
 
 Per adapted linear of a layer (a *part*), in the model's dtype unless it says otherwise; V is how
@@ -13,7 +13,7 @@ many numbers share 32 bits:
 The parts that are fused into one linear lie together: first the shrink of each, which one pass over
 an input reads, then the rest. Nothing is padded to a largest rank and nothing is stored for a part
 that the adapter leaves alone. Adapters with the same shape everywhere share a layout; the torch
-twin stacks those.
+twin stacks those. Decides no place for the blob itself.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ ROW_STEP = 32
 
 @dataclass(frozen=True)
 class PartWeights:
-    """What an adapter changes in one linear, float32: `y = gain * (W @ x) + base_bias + shift + b @
-    (a @ x)`.
+    """The change of an adapter to one linear, float32: `y = gain * (W @ x) + base_bias + shift + b
+    @ (a @ x)`.
 
     a: [rank, in]; b: [out, rank] with the scale (and for DoRA the gain) multiplied in; gain, shift:
     [out].
@@ -62,14 +62,15 @@ class PartWeights:
 
     @property
     def rank(self) -> int:
-        """Rows of `a`; 0 without one."""
+        """Return the rows of `a`; 0 without one."""
         return 0 if self.a is None else len(self.a)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Where one part lies: byte offsets into the blob; `gain_at` and `shift_at` are None where
-    there is none. `rank` 0: no pair.
+    """The place of one part, in byte offsets into the blob.
+
+    `gain_at` and `shift_at` are None where there is none. `rank` 0: no pair.
     """
 
     part: Part
@@ -91,6 +92,7 @@ class Layout:
     size_bytes: int
     dtype: torch.dtype
 
+    # Hashing hundreds of parts for every look-up of a stack would cost more than the look-up.
     def __hash__(self) -> int:
         return self._hash
 
@@ -100,8 +102,8 @@ class Layout:
 
     @cached_property
     def offsets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Two tables [parts, 5] int64: rank, then where shrink, expand, gain and shift lie in the
-        blob; and 1 where the first has such a place.
+        """Return two tables [parts, 5] int64: rank, then where shrink, expand, gain and shift lie
+        in the blob; and 1 where the first has such a place.
         """
         places = [
             (part.shrink_at, part.expand_at, part.gain_at, part.shift_at) for part in self.parts
@@ -117,7 +119,7 @@ class Layout:
 
     @cached_property
     def shrunk_words(self) -> int:
-        """The most 32-bit words that shrinking one row for one site gives."""
+        """Return the most 32-bit words that shrinking one row for one site gives."""
         lane = lane_width(self.dtype)
         words = Counter[tuple[int, int]]()
         for index, placed in enumerate(self.parts):
@@ -129,7 +131,7 @@ class Layout:
 class PackedAdapter:
     """A checked adapter in its final form.
 
-    `blob` is [layout.size_bytes] uint8; `ends` is what it changes outside the layers.
+    `blob` is [layout.size_bytes] uint8; `ends` are its changes outside the layers.
     """
 
     layout: Layout
@@ -138,7 +140,7 @@ class PackedAdapter:
     ends: Ends | None = None
 
     def digest(self) -> bytes:
-        """Of its content and shape: equal for equal answers on one base."""
+        """Return the SHA-256 of content and shape: equal for equal answers on one base."""
         shape = repr([(p.rank, p.gain_at, p.shift_at) for p in self.layout.parts]).encode()
         ends = self.ends.digest() if self.ends else b""
         return hashlib.sha256(
@@ -147,7 +149,7 @@ class PackedAdapter:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes it occupies in memory."""
+        """Return the bytes it occupies in memory."""
         return self.blob.numel() + (self.ends.size_bytes if self.ends else 0)
 
 
@@ -165,7 +167,7 @@ def pack(
     dtype: torch.dtype,
     ends: Ends | None = None,
 ) -> PackedAdapter:
-    """Write checked weights, by (layer, part name), into one blob."""
+    """Pack checked weights, by (layer, part name), into one blob."""
     layout = make_layout(config, parts, dtype)
     blob = on_own_pages(
         torch.zeros(layout.size_bytes + ROOM_BYTES, dtype=torch.uint8)
@@ -192,7 +194,9 @@ def pack(
 
 
 def on_own_pages(room: torch.Tensor) -> torch.Tensor:
-    """The part of `room [n + ROOM_BYTES]` uint8 that begins on a page and shares none, [n]."""
+    """Return the part of `room [n + ROOM_BYTES]` uint8 that begins on a page and shares
+    none, [n].
+    """
     return room[-room.data_ptr() % PAGE_BYTES :][: len(room) - ROOM_BYTES]
 
 
@@ -205,6 +209,7 @@ def make_layout(
     for layer in range(config.layers):
         for _, site in groupby(parts_of(config), key=lambda part: part.kind):
             fused = [(part, parts.get((layer, part.name), PartWeights())) for part in site]
+            # All shrinks of a site come first: one pass over an input reads them in a row.
             shrinks = [weights.rank * padded_in(part) * dtype.itemsize for part, weights in fused]
             starts = list(accumulate(map(_aligned, shrinks), initial=at))
             at = starts.pop()
@@ -217,7 +222,7 @@ def make_layout(
 def _place(
     part: Part, weights: PartWeights, dtype: torch.dtype, shrink_at: int, at: int
 ) -> tuple[Placed, int]:
-    """What follows the shrinks of a site, from `at` on, and where it ends."""
+    """Place what follows the shrinks of a site, from `at` on; return it and where it ends."""
     lane = lane_width(dtype)
     expand_bytes = (
         num_blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
@@ -231,12 +236,12 @@ def _place(
 
 
 def lane_width(dtype: torch.dtype) -> int:
-    """V: how many numbers of `dtype` share 32 bits."""
+    """Return V: how many numbers of `dtype` share 32 bits."""
     return 4 // dtype.itemsize
 
 
 def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
-    """A of stacked blobs [n, size_bytes] → [n, rank, width_in]."""
+    """View A of stacked blobs [n, size_bytes] as [n, rank, width_in]."""
     width = padded_in(placed.part)
     end = placed.shrink_at + placed.rank * width * layout.dtype.itemsize
     return (
@@ -247,7 +252,7 @@ def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Te
 
 
 def expand_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
-    """B of stacked blobs [n, size_bytes] → [n, blocks, ceil(rank / V), 16, V]."""
+    """View B of stacked blobs [n, size_bytes] as [n, blocks, ceil(rank / V), 16, V]."""
     lane = lane_width(layout.dtype)
     shape = (len(blobs), num_blocks(placed.part), -(-placed.rank // lane), BLOCK_COLUMNS, lane)
     end = placed.expand_at + shape[1] * shape[2] * BLOCK_COLUMNS * 4
@@ -255,14 +260,14 @@ def expand_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Te
 
 
 def dense_expand(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
-    """B of stacked blobs as [n, rank, width_out]; copies."""
+    """Copy B of stacked blobs into [n, rank, width_out]."""
     blocks = expand_view(layout, placed, blobs)
     dense = blocks.permute(0, 2, 4, 1, 3).reshape(len(blobs), -1, blocks.shape[1] * BLOCK_COLUMNS)
     return dense[:, : placed.rank, : placed.part.width_out]
 
 
 def vector_view(at: int, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
-    """Gain or shift of stacked blobs → [n, width_out] float32."""
+    """View gain or shift of stacked blobs as [n, width_out] float32."""
     return blobs[:, at : at + placed.part.width_out * 4].view(torch.float32)
 
 
@@ -280,17 +285,19 @@ def _write_expand(blocks: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def padded_in(part: Part) -> int:
-    """Columns of a row of shrink."""
+    """Return the columns of a row of shrink, padding included."""
     return -(-part.width_in // ROW_STEP) * ROW_STEP
 
 
 def num_blocks(part: Part) -> int:
-    """Blocks of expand."""
+    """Return the number of blocks of expand."""
     return -(-part.width_out // BLOCK_COLUMNS)
 
 
 def adapter_numbers(config: ModelConfig, rank: int) -> int:
-    """How many numbers an adapter of that rank on all linears takes, within a few cache lines."""
+    """Return how many numbers an adapter of that rank on all linears takes, within a few cache
+    lines.
+    """
     return (
         config.layers
         * rank

@@ -1,5 +1,5 @@
-"""Packed adapters on disk, so that what left host memory comes back as one read instead of a parse:
-0.4 ms for 2.5 MB, not 14.
+"""Keeps packed adapters on disk, so that one that left host memory comes back as one read instead
+of a parse: 0.4 ms for 2.5 MB, not 14.
 
 One file without a name: it takes its space with it when the engine ends, however it ends. Nothing
 in it is trusted longer than the files it came from stay as they are (path, inode, size, time of
@@ -7,7 +7,7 @@ change).
 
 `load` runs on the loader's thread and may wait for a disk. `recall` runs on the engine's, between
 two steps, and waits for nothing: it gives what the system still has in its page cache. A third
-thread beside the executor's costs a step six times what it takes itself.
+thread beside the executor's costs a step six times what it takes itself. Decides no eviction.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class _Place:
     digest: bytes
 
     def lay_out(self, memory: torch.Tensor) -> PackedAdapter:
-        """The adapter in memory that has room for it, before its bytes are read."""
+        """Lay the adapter out in memory that has room for it, before its bytes are read."""
         return PackedAdapter(self.layout, on_own_pages(memory), self.rank)
 
 
 class _Rooms:
-    """Memory of recalled adapters, kept for the next ones: new pages cost 1 to 7 ms for 2.5 MB, the
-    reading a quarter of one.
+    """Memory of recalled adapters, kept for the next ones.
+
+    New pages cost 1 to 7 ms for 2.5 MB, the reading a quarter of one.
     """
 
     def __init__(self) -> None:
@@ -52,7 +53,7 @@ class _Rooms:
         self._left_bytes = 0
 
     def take(self, size_bytes: int) -> torch.Tensor:
-        """Memory for a blob of that size, [size_bytes + ROOM_BYTES] uint8."""
+        """Return memory for a blob of that size, [size_bytes + ROOM_BYTES] uint8."""
         for address, memory in list(
             self._left.items()
         ):  # a list: collecting garbage may bring one back meanwhile
@@ -63,7 +64,9 @@ class _Rooms:
         return _new_memory(size_bytes)
 
     def lend(self, memory: torch.Tensor, packed: PackedAdapter) -> None:
-        """`packed`, which lies in `memory`, leaves it behind when nobody holds it any more."""
+        """Lend `memory` to `packed`, which lies in it, and take it back when nobody holds `packed`
+        any more.
+        """
         weakref.finalize(packed, self._keep, memory).atexit = False
 
     def _keep(self, memory: torch.Tensor) -> None:
@@ -98,7 +101,7 @@ class Spill:
         self._rooms = _Rooms()
 
     def load(self, config_path: Path, weights_path: Path) -> Loaded:
-        """The packed adapter of these files; raises what the loader raises."""
+        """Return the packed adapter of these files; raises what the loader raises."""
         signature = (_signature(config_path), _signature(weights_path))
         place = self._places.get(signature)
         if place is not None:
@@ -114,8 +117,9 @@ class Spill:
         return loaded
 
     def recall(self, config_path: Path, weights_path: Path, most_bytes: int) -> Loaded | None:
-        """What `load` would give, where that is at most `most_bytes` and can be had without waiting
-        for a disk or for the other thread.
+        """Return what `load` would give, or None where that would have to wait.
+
+        It must be at most `most_bytes`, in the page cache, and not held by the other thread.
         """
         if not self._changing.acquire(blocking=False):
             return None
@@ -139,11 +143,13 @@ class Spill:
             self._changing.release()
 
     def _read(self, place: _Place, packed: PackedAdapter, flags: int = 0) -> int:
-        """Bytes that came."""
+        """Read the bytes of a place; return how many came."""
         return os.preadv(self._file, [packed.blob.numpy().data], place.offset, flags)
 
     def _remember(self, signature: Signature, loaded: Loaded) -> Loaded:
-        """The same adapter; all of one layout share it, since its parts are hundreds of objects."""
+        """Remember an adapter and return it; all of one layout share it, since its parts are
+        hundreds of objects.
+        """
         packed = loaded.packed
         with self._changing:
             if self._end + packed.layout.size_bytes > self._budget_bytes:

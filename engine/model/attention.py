@@ -1,4 +1,4 @@
-"""Paged attention: each query row over its own sequence's pages, in tiles of fixed size, so that
+"""Attends each query row to its own sequence's pages, in tiles of fixed size, so that
 its bits depend on its sequence alone.
 
 The pool of one layer is [2 * kv_heads, pages, page_tokens, head_dim]: keys first, then values. Page
@@ -10,6 +10,7 @@ The pool of one layer is [2 * kv_heads, pages, page_tokens, head_dim]: keys firs
                      (0+1)+(2+3)
 
 A masked tail adds exact zeros, and the pairwise sum does not change when zero tiles are appended.
+Knows no sequence beyond its pages, and no weight.
 """
 
 from __future__ import annotations
@@ -51,19 +52,19 @@ class Rows(Protocol):
 
     @property
     def first(self) -> int:
-        """The first row."""
+        """Return the first row."""
 
     @property
     def count(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
 
     @property
     def start(self) -> int:
-        """The first row's position."""
+        """Return the first row's position."""
 
     @property
     def pages(self) -> Sequence[int]:
-        """Where the sequence's keys and values lie."""
+        """Return the pages in which the sequence's keys and values lie."""
 
 
 def group_runs(runs: Sequence[Rows], num_rows: int, page_tokens: int) -> list[AttentionGroup]:
@@ -102,8 +103,9 @@ def _filled(pages: Sequence[int], count: int) -> list[int]:
 
 
 def attend(query: torch.Tensor, pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
-    """`query [rows of the group, heads, head_dim]` over `pool` (one layer) → [rows of the group,
-    heads * head_dim].
+    """Attend `query [rows of the group, heads, head_dim]` to `pool` (one layer).
+
+    Returns [rows of the group, heads * head_dim].
     """
     kv_heads = pool.shape[0] // 2
     head_dim = pool.shape[-1]
@@ -151,8 +153,9 @@ def sum_pairwise(parts: torch.Tensor) -> torch.Tensor:
 def attend_plainly(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, first_position: int
 ) -> torch.Tensor:
-    """The eight-line reference: one sequence, `query [n, heads, d]`, `keys` and `values` [tokens,
-    kv_heads, d], causal from `first_position`.
+    """Attend one sequence plainly: the eight-line reference for tests.
+
+    `query [n, heads, d]`, `keys` and `values` [tokens, kv_heads, d], causal from `first_position`.
     """
     group = query.shape[1] // keys.shape[1]
     keys = keys.repeat_interleave(group, 1)

@@ -1,6 +1,6 @@
-"""What differs between the members of the Llama family, as flags.
+"""Reads what differs between the members of the Llama family, as flags.
 
-Reads Hugging Face and GGUF names for the same things.
+Reads Hugging Face and GGUF names for the same things. Opens no file and knows no tensor.
 """
 
 from __future__ import annotations
@@ -79,16 +79,16 @@ class ModelConfig:
 
     @property
     def kv_numbers(self) -> int:
-        """Numbers that the keys and values of one token are."""
+        """Return how many numbers the keys and values of one token are."""
         return 2 * self.kv_heads * self.head_dim * self.layers
 
     @property
     def group(self) -> int:
-        """Query heads per key head."""
+        """Return the number of query heads for each key head."""
         return self.heads // self.kv_heads
 
     def inverse_frequencies(self) -> torch.Tensor:
-        """Rotary inverse frequencies, [head_dim / 2] in float32, scaled as the model was
+        """Return the rotary inverse frequencies, [head_dim / 2] in float32, scaled as the model was
         trained.
         """
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.int64).float() / self.head_dim
@@ -108,7 +108,7 @@ def _scale(plain: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
 
 
 class _Fields:
-    """Somebody else's settings: each is checked for its kind and range when it is taken.
+    """Untrusted settings: each is checked for its kind and range when it is taken.
 
     `where` names them in errors.
     """
@@ -118,7 +118,7 @@ class _Fields:
         self._where = where
 
     def whole(self, name: str, default: int | None = None, highest: int = MAX_SIZE) -> int:
-        """A number from 1 to `highest`."""
+        """Return a number from 1 to `highest`. Raises ModelError."""
         value = self._given(name, default)
         if type(value) is not int or not 1 <= value <= highest:
             raise ModelError(
@@ -128,7 +128,7 @@ class _Fields:
         return value
 
     def real(self, name: str, default: float | None = None) -> float:
-        """A positive, finite number."""
+        """Return a positive, finite number. Raises ModelError."""
         value = self._given(name, default)
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise ModelError(
@@ -137,7 +137,7 @@ class _Fields:
         return float(value)
 
     def flag(self, name: str) -> bool:
-        """Whether something holds; not unless it is said."""
+        """Return whether something holds; False unless it is said. Raises ModelError."""
         value = self._given(name, False)
         if type(value) is not bool:
             raise ModelError(
@@ -146,7 +146,9 @@ class _Fields:
         return value
 
     def inner(self, name: str) -> dict[str, Any]:
-        """Settings inside the settings; none unless they are said."""
+        """Return the settings inside the settings; empty unless they are said. Raises
+        ModelError.
+        """
         value = self._given(name, {})
         if not isinstance(value, dict):
             raise ModelError(f"{self._where}: {name} is {str(value)[:40]}; it must be an object")
@@ -163,7 +165,7 @@ class _Fields:
 
 
 def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
-    """Read a `config.json`. Raises ModelError naming what we do not serve."""
+    """Read a `config.json`. Raises ModelError that names what is not served."""
     fields = _Fields(raw, "config.json")
     family = _find_family(FAMILIES, raw.get("model_type"), "config.json: model_type")
     _refuse_unserved(raw)
@@ -201,7 +203,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
 
 
 def _find_family(families: Mapping[str, Family], name: Any, where: str) -> Family:
-    """The row of that name; ModelError says which there are."""
+    """Return the row of that name. Raises ModelError that says which there are."""
     family = families.get(name) if isinstance(name, str) else None
     if family is None:
         raise ModelError(
@@ -230,10 +232,9 @@ def _refuse_unserved(raw: Mapping[str, Any]) -> None:
 
 
 def _window(fields: _Fields) -> int:
-    """How far a token looks back.
+    """Return how many tokens a token looks back.
 
-    Within one window, sliding attention is plain attention, so longer contexts are what we do not
-    serve.
+    Within one window sliding attention is plain attention, so only longer contexts are not served.
     """
     if fields["sliding_window"] is None or fields["use_sliding_window"] is False:
         return MAX_CONTEXT_TOKENS
@@ -241,7 +242,7 @@ def _window(fields: _Fields) -> int:
 
 
 def _unrotated(fields: _Fields, family: Family, layers: int) -> frozenset[int]:
-    """In a family that leaves layers unrotated, a base may say for each whether it rotates (1)."""
+    """Return the layers that do not rotate; a base may say for each whether it rotates (1)."""
     if family.rotation_gap is None:
         return frozenset()
     rotates = fields["no_rope_layers"]
@@ -260,7 +261,7 @@ def _unrotated(fields: _Fields, family: Family, layers: int) -> frozenset[int]:
 
 
 def _every(gap: int | None, layers: int) -> frozenset[int]:
-    """The last of each `gap` layers; None: none of them."""
+    """Return the last of each `gap` layers; None: none of them."""
     return frozenset() if gap is None else frozenset(range(gap - 1, layers, gap))
 
 
@@ -292,7 +293,7 @@ def _rope_scaling(rope: _Fields) -> RopeScaling | None:
 def from_gguf(
     raw: Mapping[str, Any], tensor_names: frozenset[str], rope_divisors: tuple[float, ...] = ()
 ) -> ModelConfig:
-    """Read GGUF metadata.
+    """Read GGUF metadata. Raises ModelError.
 
     `tensor_names` tells what metadata does not: a tied head, biases, norms of q and k;
     `rope_divisors` are rope_freqs.

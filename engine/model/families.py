@@ -1,4 +1,4 @@
-"""The families of bases that are served: one row for what differs between them.
+"""Lists the families of bases that are served: one row for what differs between them.
 
 No other file asks which family a base belongs to. Reads no file.
 """
@@ -52,5 +52,5 @@ GGUF_FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def is_biased(rule: bool | None, declared: bool) -> bool:
-    """Whether a projection has a bias, by the family's rule and what the base declares."""
+    """Return whether a projection has a bias, by the family's rule and what the base declares."""
     return declared if rule is AS_DECLARED else rule

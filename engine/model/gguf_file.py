@@ -1,6 +1,7 @@
 """Reads a GGUF file: metadata and tensors.
 
 Parses the header itself (bounded, and 30 times faster than item by item), dequantises with `gguf`.
+Does not know what a tensor is for.
 
 Layout: magic "GGUF", u32 version, u64 tensors, u64 fields, fields, tensor infos, padding, data.
 Little-endian throughout. Arrays are not kept (the tokenizer's are large and not ours); their length
@@ -64,7 +65,7 @@ ROPE_FREQS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: `shape` in torch order, `offset` from the start of the file."""
+    """The place of one tensor: `shape` in torch order, `offset` from the start of the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -87,7 +88,7 @@ class GgufFile:
             raise ModelError(f"{path.name} is not a whole GGUF file: {error}") from error
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor in float32, in torch's shape order."""
+        """Return a tensor in float32, in torch's shape order. Raises ModelError."""
         info = self.tensors.get(name)
         if info is None:
             raise ModelError(f"the GGUF file lacks the tensor {name}")
@@ -102,8 +103,9 @@ class GgufFile:
         return torch.from_numpy(plain).reshape(info.shape)
 
     def _let_go(self, info: TensorInfo) -> None:
-        """Its bytes need not stay in this process's memory beside what was made of them; they are
-        read again if need be.
+        """Let the system drop a tensor's pages once they are read; they are read again if need be.
+
+        Otherwise they would stay in this process's memory beside what was made of them.
         """
         first = info.offset // mmap.PAGESIZE * mmap.PAGESIZE
         self._data.madvise(mmap.MADV_DONTNEED, first, info.offset + info.size_bytes - first)
@@ -183,7 +185,7 @@ class GgufFile:
 
 
 def huggingface_names(layers: int) -> Iterator[tuple[str, str]]:
-    """Pairs of (Hugging Face name, GGUF name) of every tensor a Llama-family model may have."""
+    """Yield (Hugging Face name, GGUF name) of every tensor a Llama-family model may have."""
     yield from (
         ("model.embed_tokens.weight", "token_embd.weight"),
         ("model.norm.weight", "output_norm.weight"),
@@ -210,7 +212,9 @@ def huggingface_names(layers: int) -> Iterator[tuple[str, str]]:
 
 def unpermute(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Undo llama.cpp's reordering of q and k rows (pairs interleaved), giving Hugging Face's
-    halves. Works on weights and biases.
+    halves.
+
+    Works on weights and biases.
     """
     rows = weight.shape[0]
     return (

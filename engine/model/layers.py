@@ -1,5 +1,5 @@
-"""The decoder's small operations, each a plain torch function whose every output row depends on its
-own input row alone, bit for bit.
+"""Computes the decoder's small operations, each a plain torch function in which every output row
+depends on its own input row alone, bit for bit. Knows no layer and no weight's name.
 
 That promise ("batch-invariant") is what makes a request's tokens independent of its neighbours.
 Measured: bfloat16 products have it for any number of rows from two on, float32 ones from 16 on, so
@@ -34,7 +34,7 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 def make_linear(weight: torch.Tensor, kernel: str) -> Linear:
-    """`x [rows, in] → x @ weight.T`.
+    """Make `x [rows, in] → x @ weight.T`.
 
     The one place where a linear's kernel is chosen: "onednn" (prepacked), "int8" (of a float32
     weight), "torch".
@@ -61,7 +61,9 @@ def make_linear(weight: torch.Tensor, kernel: str) -> Linear:
 
 
 def _sum_of_chains(parts: list[Linear]) -> Linear:
-    """oneDNN adds a whole row up in one chain; float32 loses digits in long ones."""
+    """Add up several short products: oneDNN sums a row in one chain, and float32 loses digits in
+    long ones.
+    """
 
     def linear(x: torch.Tensor) -> torch.Tensor:
         pieces = torch.split(x, CHAIN_NUMBERS, dim=1)
@@ -74,8 +76,9 @@ def _sum_of_chains(parts: list[Linear]) -> Linear:
 
 
 def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`x [rows, n]` float32 → int8 [rows, n] and its scales [rows, 1]: x ≈ whole * scale, halves
-    away from zero.
+    """Quantise each row: `x [rows, n]` float32 → int8 [rows, n] and its scales [rows, 1].
+
+    x ≈ whole * scale, halves away from zero.
     """
     most = x.abs().amax(-1, keepdim=True)
     scaled = x * torch.where(most > 0, 127.0 / most, torch.zeros_like(most))
@@ -83,8 +86,9 @@ def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_int8_linear(weight: torch.Tensor) -> Linear:
-    """Weights in int8 with one scale per output row; each row of x is quantised by its own largest
-    value, the sum is exact.
+    """Make a linear with weights in int8, one scale per output row.
+
+    Each row of x is quantised by its own largest value; the sum is exact.
     """
     whole, scale = quantise_rows(weight)
     transposed = whole.t().contiguous()
@@ -98,8 +102,10 @@ def make_int8_linear(weight: torch.Tensor) -> Linear:
 
 
 def choose_linear_kernel(dtype: torch.dtype) -> str:
-    """oneDNN's prepacked product: a third faster at small batches, and in float32 invariant on
-    several threads where MKL's is not.
+    """Return "onednn" where its prepacked product works, else "torch".
+
+    It is a third faster at small batches, and in float32 invariant on several threads where MKL's
+    is not.
     """
     if not torch._C._has_mkldnn:
         return "torch"
@@ -117,29 +123,33 @@ def pad_rows(x: torch.Tensor, floor: int) -> torch.Tensor:
 
 
 def bmm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """`a [n, rows, k] @ b [n, k, m]`, padded inside so that a row's bits do not depend on the
-    others.
+    """Multiply `a [n, rows, k] @ b [n, k, m]`, padded inside so that a row's bits do not depend on
+    the others.
     """
     return torch.bmm(pad_rows(a, bmm_floor(b)), b)[:, : a.shape[1]]
 
 
 def bmm_floor(b: torch.Tensor) -> int:
-    """Fewest rows against `b [n, k, m]`: torch leaves bfloat16 products of SMALL_PRODUCT and fewer
-    multiplications to another kernel.
+    """Return the fewest rows against `b [n, k, m]` that keep the promise.
+
+    torch leaves bfloat16 products of SMALL_PRODUCT and fewer multiplications to another kernel.
     """
     return max(ROW_FLOOR[b.dtype], SMALL_PRODUCT // (b.shape[1] * b.shape[2]) + 1)
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Root-mean-square norm over the last dimension; computes in x's dtype, so give it float32."""
+    """Normalise by the root mean square of the last dimension; computes in x's dtype, so give it
+    float32.
+    """
     return functional.rms_norm(x, (x.shape[-1],), weight, eps)
 
 
 def rope_table(
     inverse: torch.Tensor, context: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and signed sines, [context, 1, 2, head_dim / 2]: `x * cos + flip(x) * sin` rotates
-    halves.
+    """Compute cosines and signed sines, [context, 1, 2, head_dim / 2].
+
+    `x * cos + flip(x) * sin` rotates halves.
     """
     angles = torch.arange(context).float()[:, None] * inverse[None, :]
     cos = angles.cos()
@@ -158,9 +168,9 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
 
 
 def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """`[rows, 2 * n] → silu(first half) * second half`, [rows, n].
+    """Compute `[rows, 2 * n] → silu(first half) * second half`, [rows, n].
 
-    In pieces that one thread takes whole: torch cuts longer ones anywhere, and has another
+    Works in pieces that one thread takes whole: torch cuts longer ones anywhere, and has another
     exponential for what is left over beside a cut.
     """
     gate, up = gate_up.chunk(2, dim=-1)

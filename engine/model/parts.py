@@ -1,4 +1,4 @@
-"""The linears of a layer that an adapter may change, and how they are fused.
+"""Names the linears of a layer that an adapter may change, and how they are fused.
 
 Knows no adapter and no tensor.
 """
@@ -31,7 +31,7 @@ class Part:
 
 
 def parts_of(config: ModelConfig) -> tuple[Part, ...]:
-    """The seven linears of a layer in the order in which they are fused (qkv, out, gate_up,
+    """List the seven linears of a layer in the order in which they are fused (qkv, out, gate_up,
     down).
     """
     q = config.heads * config.head_dim

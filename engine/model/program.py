@@ -1,6 +1,6 @@
-"""One step as a short program: which operations run in which order over which buffers.
+"""Writes one step as a short program: which operations run in which order over which buffers.
 
-Pure; the same for every executor.
+Pure; the same for every executor. Runs nothing.
 
     EMBED  → hidden                                                   per layer:
     NORM hidden → normed;  LINEAR normed → qkv;  (NORM_HEADS qkv);  ROTATE qkv;  STORE qkv's keys
@@ -25,7 +25,7 @@ from .parts import SITES
 
 
 class Kind(IntEnum):
-    """What an operation does. Executors in other languages know these numbers."""
+    """The operations. Executors in other languages know these numbers."""
 
     EMBED = 0
     NORM = 1
@@ -38,8 +38,8 @@ class Kind(IntEnum):
 
 
 class Ending(IntEnum):
-    """What becomes of a linear's output: written, added to its target, or gate and up folded into
-    one by SwiGLU.
+    """The fate of a linear's output: written, added to its target, or gate and up folded into one
+    by SwiGLU.
     """
 
     WRITE = 0
@@ -87,7 +87,7 @@ class Operation:
 
 
 def make_program(config: ModelConfig) -> list[Operation]:
-    """The operations of one step of this model."""
+    """List the operations of one step of this model."""
     head = "model.embed_tokens" if config.tied_head else "lm_head"
     return [
         Operation(Kind.EMBED, Place.HIDDEN, Place.HIDDEN, ("model.embed_tokens",)),

@@ -1,4 +1,4 @@
-"""Which tensors a base of some shape has, and whether a file's are those.
+"""Lists the tensors that a base of some shape has, and checks a file's against them.
 
 Pure: names and shapes, no bytes.
 """
@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
-    """Every tensor by its Hugging Face name, and its shape."""
+    """Yield every tensor by its Hugging Face name, and its shape."""
     hidden = config.hidden
     mlp = config.intermediate
     head = config.head_dim
@@ -46,7 +46,9 @@ def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
 
 
 def check_tensors(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
-    """Raise ModelError naming the first tensor that is missing, misshapen, or would be left out."""
+    """Raise ModelError that names the first tensor that is missing, misshapen, or would be left
+    out.
+    """
     expected = dict(expected_tensors(config))
     for name, shape in expected.items():
         if name not in shapes:

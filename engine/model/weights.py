@@ -1,5 +1,6 @@
-"""Where a base's tensors come from: a GGUF file or a Hugging Face folder, both under Hugging Face
-names. Decides no compute layout.
+"""Opens a base's tensors, from a GGUF file or a Hugging Face folder, both under Hugging Face names.
+
+Decides no compute layout and keeps no tensor.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Weights:
 
 
 def open_weights(path: Path) -> Weights:
-    """Open a GGUF file or a Hugging Face folder; every tensor that will be read has been found with
-    its right shape. Raises ModelError.
+    """Open a GGUF file or a Hugging Face folder. Raises ModelError.
+
+    Every tensor that will be read has been found with its right shape.
     """
     if path.is_dir():
         return _open_folder(path)
@@ -51,15 +53,18 @@ def open_weights(path: Path) -> Weights:
 
 
 def _check_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """A NaN in a base would make every answer fail; better now, by name."""
+    """Raise ModelError when a tensor holds a NaN or an infinity, which would make every answer
+    fail.
+    """
     if not math.isfinite(float(tensor.sum(dtype=torch.float64))):
         raise ModelError(f"tensor {name} of the base holds numbers that are not finite")
     return tensor
 
 
 def hash_files(paths: list[Path]) -> bytes:
-    """SHA-256 of one file; of several, of their names and digests in order of name (there is no
-    single weights file then).
+    """Return the SHA-256 of one file, or of several files' names and digests in order of name.
+
+    A base of several files has no single weights file whose digest could name it.
     """
     if len(paths) == 1:
         return _hash_file(paths[0])
@@ -129,18 +134,20 @@ Identity = tuple[int, int, int]
 
 
 def identify(path: Path) -> Identity:
-    """Of the file as it is now; another file, or another content, has another."""
+    """Return the identity of the file as it is now; another file, or another content, has
+    another.
+    """
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One safetensors file, mapped only while a tensor of it lives: what was laid out for an
-    executor would be in memory twice.
+    """One safetensors file, mapped only while a tensor of it lives.
 
-    identity: see `identify`, for adapters that are read with the base's own weights must meet those
-    that run.
+    What was laid out for an executor would be in memory twice otherwise.
+
+    identity: adapters that are read with the base's own weights must meet those that run.
     """
 
     path: Path
@@ -148,11 +155,11 @@ class _Shard:
 
     @classmethod
     def of(cls, path: Path) -> _Shard:
-        """The file as it is now."""
+        """Describe the file as it is now."""
         return cls(path, identify(path))
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor as stored. Raises ModelError when the file is another one by now."""
+        """Read one tensor as stored. Raises ModelError when the file is another one by now."""
         try:
             changed = _Shard.of(self.path) != self
         except OSError as error:
@@ -175,15 +182,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} is no JSON: {error}") from error
+        raise ModelError(f"{path.name} is not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ModelError(f"{path.name} must hold one JSON object")
     return raw
 
 
 def _open_safetensors(path: Path) -> Any:
-    """The header is checked against the file's size before anything is allocated (by the
-    safetensors library).
+    """Open a safetensors file; the library checks its header against its size before it
+    allocates.
     """
     try:
         return safe_open(path, framework="pt")

@@ -176,7 +176,7 @@ def read_schema(path: Path) -> dict[str, Any]:
     try:
         schema = json.loads(path.read_text())
     except ValueError as error:
-        raise CliError(f"{path} is no JSON: {error}", EXIT_USAGE) from error
+        raise CliError(f"{path} is not JSON: {error}", EXIT_USAGE) from error
     return {"type": "json_schema", "json_schema": {"name": path.stem, "schema": schema}}
 
 

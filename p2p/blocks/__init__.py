@@ -1,5 +1,7 @@
-"""Blocks by hash: keep them (store), give them (server), get them from several peers at once
+"""Blocks by hash: keeps them (store), gives them (server), fetches them from several peers at once
 (exchange decides, client acts).
+
+Knows bytes and their CIDs, not what files or adapters they make up.
 """
 
 from .client import BlockEvent, FetchReport, fetch_block, fetch_blocks

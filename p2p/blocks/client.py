@@ -1,6 +1,7 @@
 """Fetches blocks from several peers at once: the trio shell around `exchange.Exchange`.
 
-Skips what the store has, so a fetch can be resumed.
+Does what the exchange decides and skips what the store has, so a fetch can be resumed. Does not
+know which peers have a block; the caller brings them.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _NEVER_S = float("inf")  # the exchange, not the stream, judges who is late
 
 
 class BlockSink(Protocol):
-    """What a fetch writes to: a BlockStore."""
+    """A place that a fetch writes to: a BlockStore."""
 
     def has(self, cid: Cid) -> bool:
-        """Whether the block is here already."""
+        """Return whether the block is here already."""
 
     def put_verified(self, cid: Cid, data: bytes | memoryview) -> None:
         """Keep a block that was just hashed."""
@@ -58,9 +59,9 @@ class BlockEvent:
 
 @dataclass(frozen=True)
 class FetchReport:
-    """What a fetch brought.
+    """The result of a fetch that brought everything.
 
-    `num_bytes` counts verified bytes that came over the network, `num_resumed` blocks that were
+    `num_bytes` counts verified bytes that came over the network, `num_resumed` the blocks that were
     here before.
     """
 
@@ -80,7 +81,7 @@ async def fetch_blocks(
     deadline_s: float,
     on_event: Callable[[BlockEvent], None] | None = None,
 ) -> FetchReport:
-    """Have all of `wanted` in the store.
+    """Fetch all of `wanted` that the store lacks.
 
     Raises FetchFailed; what was verified until then stays, so that the next call resumes.
     """
@@ -110,7 +111,7 @@ class ReadableSink(BlockSink, Protocol):
     """A sink that can be read."""
 
     def get(self, cid: Cid) -> bytes | None:
-        """The block, or None."""
+        """Return the block, or None if it is not here."""
 
 
 async def fetch_block(
@@ -121,7 +122,7 @@ async def fetch_block(
     providers: Sequence[PeerAddress],
     deadline_s: float,
 ) -> bytes:
-    """One block of unknown size up to `max_bytes`, from the store or the providers.
+    """Return one block of unknown size up to `max_bytes`, from the store or the providers.
 
     Raises FetchFailed.
     """
@@ -173,7 +174,7 @@ class _Fetch:
             nursery.cancel_scope.cancel()
 
     def failure(self, why: str) -> FetchFailed:
-        """What to raise: what is missing and what each provider did."""
+        """Make the error that says what is missing and what each provider did."""
         missing = tuple(str(cid) for cid in self.exchange.missing)
         reasons = tuple(self.reasons.items())
         told = (
@@ -205,7 +206,7 @@ class _Fetch:
         self._is_over.set()
 
     async def _use(self, provider: PeerAddress) -> None:
-        """Ask one provider until it fails; once more if it failed without malice."""
+        """Ask one provider until it fails, and once more if it failed without malice."""
         for attempt in range(ATTEMPTS_PER_PROVIDER):
             try:
                 await self._ask_until_lost(provider)
@@ -276,7 +277,9 @@ class _Fetch:
 
 
 async def _send_requests(stream: FrameStream, requests: trio.MemoryReceiveChannel[Ask]) -> None:
-    """Send what the plan asks. A failure ends the stream, which the receiving side reports."""
+    """Send the requests that the exchange makes. A failure ends the stream, which the receiver
+    reports.
+    """
     with suppress(P2pError):
         async for ask in requests:
             await stream.send(encode_request(ask.cids), SEND_TIMEOUT_S)

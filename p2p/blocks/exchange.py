@@ -1,6 +1,6 @@
-"""Which peer is asked for which block.
+"""Decides which peer is asked for which block.
 
-Decides; moves no bytes, knows no clock and no network (time and answers come in, actions go out).
+Moves no bytes, knows no clock and no network: time and answers come in, actions go out.
 
     missing ──ask──▶ in flight at one peer (in the endgame at two) ──answer──▶ verified and kept
        ▲                        │
@@ -25,29 +25,39 @@ from typing import NamedTuple
 from ..cid import Cid
 from .limits import MAX_REQUEST_BLOCKS
 
+# A window must cover the round trip (up to about 0.2 s across an ocean), or a fast peer idles
+# between requests. A larger one only means that more has to be asked again when the peer fails.
 TARGET_OUTSTANDING_S = 0.25
+# One whole block at least, so that the slowest peer always has something to do.
 MIN_WINDOW_BYTES = 256 << 10
 START_WINDOW_BYTES = 512 << 10
 MAX_WINDOW_BYTES = 16 << 20
 ANSWER_DEADLINE_S = 10.0
+# Only a deadline's slope: a block of the largest size, 1 MiB, may take 16 s on top of the ten.
+# Slower peers would hold a fetch back more than asking elsewhere costs.
 SLOWEST_BYTES_PER_S = 64 << 10  # a peer slower than this counts as stalled
+# Below 1, because both times are estimates: a peer that is barely faster would fetch a block twice
+# for nothing.
 ENDGAME_ADVANTAGE = (
     0.7  # ask again only a peer that would need less than this share of the other's time
 )
+# The share of the newest answer in the rate: four answers replace three quarters of
+# the past, one slow disk read does not.
 _RATE_SMOOTHING = 0.3
+# Answers that were read in one gulp are no time apart, and would make a rate infinite.
 _MIN_INTERVAL_S = 1e-4
 
 
 @dataclass(frozen=True)
 class BlockRef:
-    """A block to fetch. `size_bytes` is what it may at most hold."""
+    """A block to fetch. It may hold at most `size_bytes`."""
 
     cid: Cid
     size_bytes: int
 
 
 class Rejection(NamedTuple):
-    """A peer that answered wrongly, and how."""
+    """A wrong or missing answer: which peer owed it, for which block, and why it was refused."""
 
     peer_id: str
     cid: Cid
@@ -105,9 +115,9 @@ class Exchange:
     """The plan of one fetch.
 
     - Feed it `add_peer`, `answer`, `lose_peer` and, every fraction of a second, `check_deadlines`;
-    do what the returned actions say, in order.
-    - It is over when `is_done`, or hopeless when `is_stuck` (no peer owes anything and none has
-    what is missing).
+      do what the returned actions say, in order.
+    - It is over when `is_done`, and hopeless when `is_stuck` (no peer owes anything and none has
+      what is missing).
     """
 
     def __init__(
@@ -124,36 +134,38 @@ class Exchange:
 
     @property
     def is_done(self) -> bool:
-        """Whether every block is verified."""
+        """Return whether every block is verified."""
         return not self._holders
 
     @property
     def is_stuck(self) -> bool:
-        """Whether no peer here can bring the fetch any further."""
+        """Return whether no peer here can bring the fetch any further."""
         return not self.is_done and not any(peer.owed for peer in self._peers.values())
 
     @property
     def missing(self) -> tuple[Cid, ...]:
-        """Blocks that are not verified yet."""
+        """Return the CIDs of the blocks that are not verified yet."""
         return tuple(self._holders)
 
     def owes(self, peer_id: str) -> bool:
-        """Whether this peer has answers to give."""
+        """Return whether this peer has answers to give."""
         return peer_id in self._peers and bool(self._peers[peer_id].owed)
 
     def add_peer(self, peer_id: str, now: float) -> list[Action]:
-        """A peer is ready to be asked. One that comes back starts afresh."""
+        """Add a peer that is ready to be asked. One that comes back starts afresh."""
         assert peer_id not in self._peers, f"{peer_id} is in this fetch already"
         self._peers[peer_id] = _Peer(last_answer_at=now)
         return self._ask_all(now)
 
     def lose_peer(self, peer_id: str, now: float) -> list[Action]:
-        """A peer is gone; what it owed is asked elsewhere. Harmless for one that was dropped."""
+        """Remove a peer that is gone and ask elsewhere for what it owed. Harmless for one that was
+        dropped.
+        """
         self._release(peer_id)
         return self._ask_all(now)
 
     def answer(self, peer_id: str, data: bytes, now: float) -> list[Action]:
-        """A peer's next answer; empty means that it has not got the block.
+        """Take a peer's next answer; empty means that the peer does not have the block.
 
         Answers of a dropped peer are ignored.
         """
@@ -190,7 +202,7 @@ class Exchange:
         return kept + self._ask_all(now)
 
     def check_deadlines(self, now: float) -> list[Action]:
-        """Drop every peer that owes an answer for too long."""
+        """Drop every peer that has owed an answer for too long."""
         late = [
             peer_id
             for peer_id, peer in self._peers.items()
@@ -204,14 +216,14 @@ class Exchange:
         return actions + self._ask_all(now)
 
     def reject(self, peer_id: str, reason: str, now: float) -> list[Action]:
-        """A peer broke the protocol below the blocks (an oversized frame): drop it as hostile."""
+        """Drop a peer as hostile that broke the protocol below the blocks (an oversized frame)."""
         peer = self._peers.get(peer_id)
         if peer is not None and peer.owed:
             self.rejected.append(Rejection(peer_id, peer.owed[0].cid, reason))
         return self._drop(peer_id, reason, now)
 
     def check(self) -> None:
-        """The invariants, for tests and for doubt."""
+        """Assert the invariants; for tests, and for whoever doubts."""
         unasked = set(self._unasked)
         assert len(unasked) == len(self._unasked), "a block stands twice among the unasked"
         for cid, holders in self._holders.items():
@@ -237,6 +249,8 @@ class Exchange:
         )
 
     def _measure(self, peer: _Peer, debt: _Debt, num_bytes: int, now: float) -> None:
+        # A peer answers in order, so the time of its answer to one block begins when the one before
+        # it was done.
         interval = max(now - max(debt.asked_at, peer.last_answer_at), _MIN_INTERVAL_S)
         peer.last_answer_at = now
         rate = num_bytes / interval
@@ -257,6 +271,7 @@ class Exchange:
     def _give_back(self, cid: Cid) -> None:
         """Make a block askable again unless somebody else still owes it."""
         if cid in self._holders and not self._holders[cid] and cid not in self._unasked:
+            # To the front: it is the oldest block still missing.
             self._unasked.appendleft(cid)
 
     def _release(self, peer_id: str) -> None:
@@ -300,7 +315,9 @@ class Exchange:
         return None if self._unasked else self._choose_again(peer_id, peer, now)
 
     def _choose_again(self, peer_id: str, peer: _Peer, now: float) -> Cid | None:
-        """Endgame: a block that another peer owes and that this one would bring sooner."""
+        """Return a block that another peer owes and this one would bring sooner (the endgame), or
+        None.
+        """
         if not peer.bytes_per_s:
             return None
         for cid, holders in self._holders.items():
@@ -312,8 +329,8 @@ class Exchange:
         return None
 
     def _time_left(self, cid: Cid, holder: str, now: float) -> float:
-        """How long a peer will still need for a block it owes: by its rate, or by its silence when
-        that is worse.
+        """Return the seconds a peer will still need for a block it owes, by its rate, or by its
+        silence when that is worse.
         """
         peer = self._peers[holder]
         ahead = 0
@@ -321,5 +338,6 @@ class Exchange:
             ahead += self._sizes[debt.cid]
             if debt.cid == cid:
                 break
+        # A peer that has stopped keeps its good rate; its silence is what tells.
         silence = now - max(peer.last_answer_at, peer.owed[0].asked_at)
         return max(ahead / peer.bytes_per_s if peer.bytes_per_s else 0.0, silence)

@@ -1,5 +1,7 @@
-"""The block protocol's name and bounds (docs/protocols/blocks.md), and the two small codecs of its
-frames.
+"""Names the block protocol, its bounds (docs/protocols/blocks.md) and the codec of its request
+frame.
+
+Reads and writes no stream.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ ABSENT = b""  # the answer for a block that is not here; no block is empty
 
 
 def encode_request(cids: Iterable[Cid]) -> bytes:
-    """One request frame: the digests, one after the other."""
+    """Encode one request frame: the digests, one after the other."""
     return b"".join(cid.digest for cid in cids)
 
 
 def decode_request(frame: bytes) -> list[Cid]:
-    """The CIDs of a request frame. Raises InvalidInput."""
+    """Decode a request frame into its CIDs. Raises InvalidInput."""
     if not frame or len(frame) > MAX_REQUEST_BYTES or len(frame) % DIGEST_BYTES:
         raise InvalidInput(
             f"a block request is 1 to {MAX_REQUEST_BLOCKS} digests of {DIGEST_BYTES} bytes, not"

@@ -1,6 +1,7 @@
-"""Gives blocks to whoever asks.
+"""Gives blocks to any peer that asks.
 
-Bounded: so many blocks a request, so many streams a peer, so long for each answer to be taken.
+Bounds the blocks of a request, the streams of a peer and the time an answer may take. Does not know
+what a block belongs to, and bans nobody.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ ANSWER_TIMEOUT_S = 30.0
 
 
 class BlockSource(Protocol):
-    """What a server reads from: a BlockStore, or anything that finds bytes by CID."""
+    """A place that a server reads from: a BlockStore, or anything that finds bytes by CID."""
 
     def get(self, cid: Cid) -> bytes | None:
-        """The block, or None if it is not here."""
+        """Return the block, or None if it is not here."""
 
 
 def serve_blocks(host: Host, store: BlockSource) -> None:
@@ -35,9 +36,10 @@ def serve_blocks(host: Host, store: BlockSource) -> None:
 
 
 async def serve_stream(stream: FrameStream, store: BlockSource) -> None:
-    """Answer each request in order, each block as one frame, an empty frame for what is not here.
+    """Answer each request in order, each block as one frame, with an empty frame for what is not
+    here.
 
-    Ends with the peer.
+    Returns when the peer ends the stream.
     """
     while True:
         try:

@@ -1,9 +1,11 @@
-"""Blocks on disk, each in a file named by its CID.
+"""Keeps blocks on disk, each in a file named by its CID.
 
 Atomic: a reader sees a whole block or none; after a crash the rest is simply not there.
 
 Nothing is flushed: a block that a power cut has torn does not hash to its name, and `get` removes
 it.
+
+Does not count space and deletes nothing by itself.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ class BlockStore:
             leftover.unlink(missing_ok=True)
 
     def path(self, cid: Cid) -> Path:
-        """Where a block is or would be."""
+        """Return the path where a block is or would be."""
         text = str(cid)
         return self._root / text[-2:] / text
 
     def has(self, cid: Cid) -> bool:
-        """Whether the block is here."""
+        """Return whether the block is here."""
         return self.path(cid).is_file()
 
     def put(self, data: bytes) -> Cid:
@@ -48,9 +50,7 @@ class BlockStore:
         return cid
 
     def put_verified(self, cid: Cid, data: bytes | memoryview) -> None:
-        """Keep bytes that were just hashed against `cid` by the caller, without hashing them
-        again.
-        """
+        """Keep bytes that the caller has just hashed against `cid`, without hashing them again."""
         self._write(cid, data)
 
     def put_checked(self, cid: Cid, data: bytes | memoryview) -> None:
@@ -60,7 +60,7 @@ class BlockStore:
         self._write(cid, data)
 
     def get(self, cid: Cid) -> bytes | None:
-        """The block's bytes, or None. A file that does not hash to its name is removed."""
+        """Return the block's bytes, or None. A file that does not hash to its name is removed."""
         path = self.path(cid)
         try:
             data = path.read_bytes()
@@ -76,7 +76,7 @@ class BlockStore:
         self.path(cid).unlink(missing_ok=True)
 
     def list(self) -> list[Cid]:
-        """All blocks here, in order."""
+        """List the CIDs of all blocks here, in order."""
         found = []
         for path in self._root.glob("*/b*"):
             try:

@@ -1,1 +1,4 @@
-"""Who gets which part of a fee: integer shares now, influence of the training texts later."""
+"""Divides fees among those who earned them, in exact integers.
+
+Knows no chain and pays nobody.
+"""

@@ -1,6 +1,6 @@
-"""How a fee is divided: policy → shares in basis points → exact integer amounts.
+"""Divides a fee: policy → shares in basis points → exact integer amounts.
 
-Decides who gets what; pays nobody.
+Decides each party's part; pays nobody and knows no channel.
 
 A fee of 7 for [6000, 2500, 1500] is 4.2 + 1.75 + 1.05: each gets its whole part (4, 1, 1) and what
 is left (1) goes, unit by unit, to the largest remainders (.75), earlier shares first where they are
@@ -39,7 +39,7 @@ class Share(Record, frozen=True):
 
 @dataclass(frozen=True)
 class SharePolicy:
-    """What each role gets of a fee for an adapter.
+    """The part of each role in a fee for an adapter, in basis points.
 
     The bare base has one role: all goes to the node's owner.
     """
@@ -59,11 +59,10 @@ class SharePolicy:
 
 
 def shares_for(policy: SharePolicy, owner: bytes, manifest: Manifest | None) -> tuple[Share, ...]:
-    """Give the shares of an answer served by `owner`'s node, sorted as receipts want them; None is
-    the bare base.
+    """Return the shares of an answer served by `owner`'s node, sorted as receipts want them.
 
-    Contributors divide their part by the manifest's weights. Where there are none, their part goes
-    to the creator.
+    A manifest of None is the bare base. Contributors divide their part by the manifest's weights;
+    where there are none, their part goes to the creator.
     """
     if manifest is None:
         return (Share(owner, NODE, WHOLE_BPS),)
@@ -82,7 +81,7 @@ def shares_for(policy: SharePolicy, owner: bytes, manifest: Manifest | None) -> 
 
 
 def find_fault(shares: Sequence[Share]) -> str | None:
-    """Say what is wrong with the shares of a receipt; None when nothing is."""
+    """Return what is wrong with the shares of a receipt, or None when nothing is."""
     if not 1 <= len(shares) <= MAX_SHARES:
         return f"there are {len(shares)} shares; a receipt has 1 to {MAX_SHARES}"
     keys = [(share.address, share.role) for share in shares]
@@ -98,11 +97,12 @@ def split(amount: int, shares: Sequence[Share]) -> list[int]:
 
 
 def _divide(amount: int, weights: Sequence[int]) -> list[int]:
-    """Largest remainder: every part is within one unit of its exact value."""
+    """Divide by largest remainder: every part is within one unit of its exact value."""
     total = sum(weights)
     if not total:
         return []
     parts = [amount * weight // total for weight in weights]
+    # By integer remainders, not fractions: every node must choose the same parts to the unit.
     by_remainder = sorted(range(len(weights)), key=lambda i: (-(amount * weights[i] % total), i))
     for i in by_remainder[: amount - sum(parts)]:
         parts[i] += 1
@@ -110,5 +110,6 @@ def _divide(amount: int, weights: Sequence[int]) -> list[int]:
 
 
 def _add(bps: dict[tuple[bytes, int], int], address: bytes, role: int, part: int) -> None:
+    # A part of nothing is no share: receipts demand 1 basis point at least.
     if part:
         bps[address, role] = bps.get((address, role), 0) + part

@@ -1,6 +1,6 @@
-"""What a node must not forget, in one SQLite file.
+"""Keeps what a node must not forget, in one SQLite file.
 
-The only place in `proofs` that reaches a disk.
+The only place in `proofs` that reaches a disk. Decides nothing.
 """
 
 from .accepted import AggregatorLedger

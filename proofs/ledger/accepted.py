@@ -1,6 +1,6 @@
-"""The aggregator's memory: accepted receipts, sealed epochs, evidence.
+"""Keeps the aggregator's memory: accepted receipts, sealed epochs, evidence.
 
-Payouts follow from the epochs' batches and are not stored again.
+Payouts follow from the epochs' batches and are not stored again. Checks no signature.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ class AggregatorLedger:
         self._ledger = ledger
 
     def batches(self) -> Iterable[bytes]:
-        """All sealed batches, oldest first."""
+        """Yield all sealed batches, oldest first."""
         for (epoch,) in self._ledger.read("SELECT epoch FROM epoch ORDER BY epoch"):
             yield self._ledger.read("SELECT batch FROM epoch WHERE epoch = ?", epoch)[0][0]
 
     def unsealed(self) -> Iterable[bytes]:
-        """The envelopes that were accepted and not sealed, in the order in which they were
-        accepted.
-        """
+        """Return the envelopes that were accepted and not sealed, in the order of acceptance."""
         return [
             envelope
             for (envelope,) in self._ledger.read(
@@ -37,14 +35,14 @@ class AggregatorLedger:
         ]
 
     def find_receipt(self, channel_id: bytes, sequence: int) -> bytes | None:
-        """The accepted signed receipt in this place."""
+        """Return the accepted signed receipt in this place, or None."""
         rows = self._ledger.read(
             "SELECT envelope FROM accepted WHERE channel = ? AND sequence = ?", channel_id, sequence
         )
         return decode_envelope(rows[0][0]).receipt if rows else None
 
     def accept(self, envelopes: Sequence[VerifiedEnvelope]) -> None:
-        """Add accepted envelopes. LedgerConflict when a place is taken."""
+        """Add accepted envelopes. Raises LedgerConflict when a place is taken."""
         with self._ledger.transaction():
             for envelope in envelopes:
                 place = envelope.voucher.channel_id, envelope.receipt.receipt.sequence
@@ -61,7 +59,7 @@ class AggregatorLedger:
             self._ledger.write(statement, channel_id, sequence, evidence.first, evidence.second)
 
     def evidence(self) -> list[Evidence]:
-        """All evidence."""
+        """Return all evidence, by channel and sequence."""
         return [
             Evidence(first, second)
             for first, second in self._ledger.read(
@@ -70,7 +68,9 @@ class AggregatorLedger:
         ]
 
     def seal(self, sealed: SealedEpoch, places: Sequence[tuple[bytes, int]]) -> None:
-        """Add an epoch and mark its receipts as sealed. LedgerConflict when the epoch exists."""
+        """Add an epoch and mark its receipts as sealed. Raises LedgerConflict when the epoch
+        exists.
+        """
         epoch = sealed.header.epoch
         with self._ledger.transaction():
             self._ledger.write(
@@ -84,10 +84,12 @@ class AggregatorLedger:
                 )
 
     def find_epoch(self, epoch: int) -> SealedEpoch | None:
-        """A sealed epoch, to post its header or to publish its batch again."""
+        """Return a sealed epoch, to post its header or to publish its batch again; None when
+        unknown.
+        """
         rows = self._ledger.read("SELECT header, batch FROM epoch WHERE epoch = ?", epoch)
         return SealedEpoch(decode_header(rows[0][0]), rows[0][1]) if rows else None
 
     def last_epoch(self) -> int:
-        """The number of the last sealed epoch; 0 before the first."""
+        """Return the number of the last sealed epoch; 0 before the first."""
         return int(self._ledger.read("SELECT coalesce(max(epoch), 0) FROM epoch")[0][0])

@@ -1,4 +1,4 @@
-"""One SQLite file: its schema, and transactions that are on the disk when they end.
+"""Opens one SQLite file: its schema, and transactions that are on the disk when they end.
 
 Knows tables, not what they mean.
 
@@ -138,14 +138,16 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes inside happen or none; LedgerConflict when one contradicts what is there.
+        """Do all writes inside or none.
 
-        A transaction inside another is part of it: it is on the disk when the outer one ends.
+        Raises LedgerConflict when one contradicts what is there. A transaction inside another is
+        part of it: it is on the disk when the outer one ends.
         """
         with self._lock:
             if self._db.in_transaction:  # of this thread, since it holds the lock
                 yield
                 return
+            # IMMEDIATE: one that read first and then wrote could fail half-way for the lock.
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -160,13 +162,13 @@ class Ledger:
             self._db.execute("COMMIT")
 
     def write(self, statement: str, *values: object) -> int:
-        """Run one statement, inside a transaction; gives how many rows it changed."""
+        """Run one statement inside a transaction; return how many rows it changed."""
         with self._lock:
             assert self._db.in_transaction, "write inside a transaction"
             return self._db.execute(statement, values).rowcount
 
     def read(self, query: str, *values: object) -> list[Sequence[Any]]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         with self._lock:
             return self._db.execute(query, values).fetchall()
 

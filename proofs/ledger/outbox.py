@@ -1,6 +1,6 @@
-"""A daemon's own receipts and how far each has come.
+"""Keeps a daemon's own receipts and how far each has come.
 
-A receipt moves forward only, and stays until it is final and longer.
+A receipt moves forward only and is never deleted. Sends nothing and asks no chain.
 
 queued → gossiped → promised → included → final
          sent once  aggregator  in a sealed  its header is
@@ -23,7 +23,7 @@ from .database import Ledger
 
 
 class OutboxState(IntEnum):
-    """How far a receipt has come."""
+    """The stages of a receipt, in order."""
 
     QUEUED = 0
     GOSSIPED = 1
@@ -34,7 +34,7 @@ class OutboxState(IntEnum):
 
 @dataclass(frozen=True)
 class OutboxEntry:
-    """One receipt.
+    """One receipt in the outbox.
 
     `digest` is the sha-256 of its body; `envelope` is None on the client's side, where there is
     nothing to send.
@@ -55,7 +55,7 @@ class Outbox:
         self._ledger = ledger
 
     def add(self, signed: SignedReceipt, envelope: bytes | None) -> bytes:
-        """Keep a receipt that has both signatures; gives its digest.
+        """Add a receipt that has both signatures; return its digest.
 
         Adding it again changes nothing.
         """
@@ -69,12 +69,13 @@ class Outbox:
         return digest
 
     def advance(self, digest: bytes, state: OutboxState) -> bool:
-        """Move a receipt forward; False when it is that far already. UnknownEntry."""
+        """Move a receipt forward; return False when it is that far already. Raises UnknownEntry."""
         return self._move(digest, "state = ?", state, state)
 
     def keep_promise(self, digest: bytes, promise: Promise) -> bool:
-        """Keep the aggregator's promise and move to promised; False when the receipt is that far
-        already. UnknownEntry.
+        """Keep the aggregator's promise and move the receipt to promised.
+
+        Returns False when the receipt is that far already. Raises UnknownEntry.
         """
         return self._move(
             digest,
@@ -85,7 +86,7 @@ class Outbox:
         )
 
     def mark_included(self, digests: Iterable[bytes], epoch: int) -> int:
-        """Move those of these receipts that are ours to included; gives how many moved."""
+        """Move those of these receipts that are ours to included; return how many moved."""
         with self._ledger.transaction():
             statement = "UPDATE outbox SET state = ?, epoch = ? WHERE digest = ? AND state < ?"
             return sum(
@@ -96,14 +97,14 @@ class Outbox:
             )
 
     def mark_final(self, epoch: int) -> int:
-        """Everything included up to this epoch is final; gives how many moved."""
+        """Move everything included up to this epoch to final; return how many moved."""
         with self._ledger.transaction():
             statement = "UPDATE outbox SET state = ? WHERE state = ? AND epoch <= ?"
             return self._ledger.write(statement, OutboxState.FINAL, OutboxState.INCLUDED, epoch)
 
     def unpromised(self, limit: int) -> list[OutboxEntry]:
-        """Hand out what is to be sent, or sent again: what was handed out least often first, then
-        the oldest.
+        """Hand out receipts to send, or to send again: those handed out least often first, then the
+        oldest.
 
         So a receipt that nobody takes cannot hold up those behind it.
         """
@@ -117,11 +118,11 @@ class Outbox:
         return entries
 
     def newest(self, limit: int) -> list[OutboxEntry]:
-        """The latest receipts, newest first."""
+        """Return the latest receipts, newest first."""
         return self._entries("ORDER BY id DESC LIMIT ?", limit)
 
     def find(self, digest: bytes) -> OutboxEntry | None:
-        """One receipt."""
+        """Return one receipt, or None."""
         return next(iter(self._entries("WHERE digest = ?", digest)), None)
 
     def _move(self, digest: bytes, change: str, limit: OutboxState, *values: object) -> bool:

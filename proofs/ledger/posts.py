@@ -1,4 +1,4 @@
-"""The journal of transactions that post headers: each is written here before anybody sees it.
+"""Keeps the journal of transactions that post headers: each is written here before anybody sees it.
 
 Talks to no chain; chain/poster.py does.
 """
@@ -28,7 +28,7 @@ class PostJournal:
         self._ledger = ledger
 
     def attempts(self, epoch: int) -> list[PostAttempt]:
-        """All attempts for this epoch, oldest first."""
+        """Return all attempts for this epoch, oldest first."""
         rows = self._ledger.read(
             "SELECT nonce, raw, hash, max_fee_wei, tip_wei FROM post_attempt WHERE epoch = ? ORDER"
             " BY id",
@@ -40,7 +40,7 @@ class PostJournal:
         ]
 
     def add_attempt(self, epoch: int, attempt: PostAttempt) -> None:
-        """Store one more. LedgerConflict when this transaction is there already."""
+        """Store one more attempt. Raises LedgerConflict when this transaction is there already."""
         statement = (
             "INSERT INTO post_attempt (epoch, nonce, raw, hash, max_fee_wei, tip_wei) VALUES (?, ?,"
             " ?, ?, ?, ?)"
@@ -51,7 +51,7 @@ class PostJournal:
             self._ledger.write(statement, *row)
 
     def confirm(self, epoch: int, transaction: bytes, block: int) -> None:
-        """The header is on the chain, brought by this transaction.
+        """Record that this transaction brought the header onto the chain.
 
         The last word counts: a reorganisation may move it.
         """
@@ -65,10 +65,10 @@ class PostJournal:
             )
 
     def find_posted(self, epoch: int) -> tuple[bytes, int] | None:
-        """Which transaction brought this epoch's header, and in which block."""
+        """Return the transaction that brought this epoch's header and its block number, or None."""
         rows = self._ledger.read("SELECT hash, block FROM posted WHERE epoch = ?", epoch)
         return (rows[0][0], rows[0][1]) if rows else None
 
     def last_posted(self) -> int:
-        """The last epoch whose header is on the chain; 0 when there is none."""
+        """Return the last epoch whose header is on the chain; 0 when there is none."""
         return int(self._ledger.read("SELECT coalesce(max(epoch), 0) FROM posted")[0][0])
