@@ -19,11 +19,10 @@ import node.money.settlement
 import node.money.wiring
 import p2p.blocks.server
 import p2p.host
-from node.answering import inbound, remote
 from node.config import Config
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
-from node.wire import infer, receipts
+from node.wire import client_session, infer, node_session, receipts
 from p2p import gossip, hardened_gossip, hardening, identity, names, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
@@ -64,7 +63,7 @@ FACTS = [
     ("p2p.md", f"A value lives {DEFAULT_TTL // HOUR_S} hours"),
     ("p2p.md", f"under keys that begin with `/{names.NAMESPACE}/`"),
     ("p2p.md", f"`{DEFAULTS.network}` unless it is set, `{TESTNET}` in a network"),
-    ("p2p.md", f"which may take up to {remote.OFFER_DEADLINE_S:.0f} s"),
+    ("p2p.md", f"which may take up to {client_session.OFFER_DEADLINE_S:.0f} s"),
     ("p2p.md", f"digests → blocks | {p2p.blocks.server.STREAMS_PER_PEER} streams"),
     ("p2p.md", f"vouchers, receipt | {node.app.INFER_STREAMS_PER_PEER} streams"),
     ("p2p.md", f"promises | {node.money.wiring.AGGREGATOR_STREAMS_PER_PEER} streams"),
@@ -87,14 +86,14 @@ FACTS = [
     ("infer.md", f"fewer than {infer.PAY_TOKENS // 2 + 1} of the paid tokens"),
     ("infer.md", f"`withdrawDelay` is at least {till.MIN_WITHDRAW_DELAY_S} seconds"),
     ("infer.md", f"Our client writes {purse.WITHDRAW_DELAY_S:,}"),
-    ("infer.md", f"at least every {till.RECHECK_S:.0f} s while it is used"),
-    ("infer.md", f"for at most {till.DEPOSIT_DEADLINE_S:.0f} s, before"),
+    ("infer.md", f"at least every {channels.RECHECK_S:.0f} s while it is used"),
+    ("infer.md", f"for at most {node_session.DEPOSIT_DEADLINE_S:.0f} s, before"),
     ("infer.md", f"claims within {DEFAULTS.claim_interval_s:.0f} seconds"),
     ("infer.md", f"waits {DEFAULTS.unpaid_deadline_s:.0f} s (`unpaid_deadline_s`)"),
-    ("infer.md", f"signs at most {remote.MAX_PENDING} in one visit"),
-    ("infer.md", f"`Ask` {inbound.ASK_DEADLINE_S:.0f} s"),
-    ("infer.md", f"`Begin` {inbound.BEGIN_DEADLINE_S:.0f} s"),
-    ("infer.md", f"`Settle` {inbound.SETTLE_DEADLINE_S:.0f} s"),
+    ("infer.md", f"signs at most {client_session.MAX_PENDING} in one visit"),
+    ("infer.md", f"`Ask` {node_session.ASK_DEADLINE_S:.0f} s"),
+    ("infer.md", f"`Begin` {node_session.BEGIN_DEADLINE_S:.0f} s"),
+    ("infer.md", f"`Settle` {node_session.SETTLE_DEADLINE_S:.0f} s"),
     ("delivery.md", f"the topic `{receipts.TOPIC}` and `{receipts.PROTOCOL}`"),
     ("delivery.md", f"1 to {receipts.MAX_DELIVERED} envelopes"),
     ("delivery.md", f"at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB, canonical"),

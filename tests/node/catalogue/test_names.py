@@ -120,11 +120,11 @@ async def test_an_unknown_name_suggests_what_it_may_have_meant(
     assert failed.value.closest == closest
 
 
-@pytest.mark.parametrize("text", ["nobody/law", "/law!", "a/b/c", f"{FIRST.peer_id}/"])
+@pytest.mark.parametrize("text", ["nobody/law", "/law!", "a/b/c", "nameless/"])
 async def test_what_can_be_no_name_is_unknown_and_asks_nobody(text: str) -> None:
     scene = Scene(FIRST)
     with pytest.raises(UnknownModel):
-        await scene.names.resolve(text)
+        await scene.names.resolve(text.replace("nameless", FIRST.peer_id))
     assert scene.records.asked == []
 
 
