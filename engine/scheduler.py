@@ -95,7 +95,7 @@ class Scheduler:
         self._step = 0
         self._seats = Seats(adapters, budget.seat_steps)
         self._preempted: set[Sequence] = set()
-        self._shares = Shares()
+        self._shares = Shares(self._adapters_running)
         self._unclean: list[int] = []
 
     def add(self, sequence: Sequence) -> None:
@@ -131,7 +131,7 @@ class Scheduler:
             if self._reserve(sequence, chunk.start + chunk.count, fresh):
                 chosen.append(chunk)
                 budget -= chunk.count
-                self._count(sequence.adapter, chunk.count)
+                self._shares.count(sequence.adapter, chunk.count)
         # of those that were preempted
         self._seats.leave_all_but(self._adapters_running(), self._step)
         return Schedule([chunk for chunk in chosen if chunk.sequence not in self._preempted], fresh)
@@ -179,7 +179,7 @@ class Scheduler:
         self._step += 1
         self._unclean = []
         for chunk in schedule.chunks:
-            self._count(chunk.sequence.adapter, 1)
+            self._shares.count(chunk.sequence.adapter, 1)
 
     def publish(self, sequence: Sequence) -> None:
         """Let others share the pages that `sequence` has filled."""
@@ -289,11 +289,6 @@ class Scheduler:
             (decoding if sequence.is_decoding else prompts).append(sequence)
         decoding.sort(key=lambda sequence: sequence.arrival)
         return decoding + (self._by_claim(prompts, now_s) if prompts else prompts)
-
-    def _count(self, adapter: bytes | None, tokens: int) -> None:
-        if not self._shares.has(adapter):
-            self._shares.join(adapter, self._adapters_running())
-        self._shares.count(adapter, tokens)
 
     def _adapters_running(self) -> set[bytes | None]:
         return {sequence.adapter for sequence in self.running}

@@ -21,7 +21,7 @@ LastWord = Finished | Failed | Replayed
 """The message after which a request hears nothing more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would cost each row of each step
 class Progress:
     """What a request hears after a step: new tokens, and its last word if it is over."""
 
@@ -48,8 +48,9 @@ class Tally:
         num_adapters = sum(1 for adapter in record.adapters if adapter is not None)
         self.most_adapters = max(self.most_adapters, num_adapters)
         for result in results:
-            self.tokens_drafted += len(result.chunk.draft)
-            self.tokens_accepted += _num_right(result)
+            if result.chunk.draft:
+                self.tokens_drafted += len(result.chunk.draft)
+                self.tokens_accepted += _num_right(result)
             if result.error is None and not result.chunk.sequence.replay:
                 self.tokens_generated += len(result.tokens)
         return record

@@ -79,9 +79,8 @@ def test_the_base_needs_no_seat_and_who_ends_leaves_one() -> None:
 
 
 def test_one_that_joins_begins_with_the_least_share() -> None:
-    shares = Shares()
-    shares.join(A, {A})
+    shares = Shares(lambda: {A, B})
     shares.count(A, 10)
-    shares.join(B, {A, B})
-    assert shares.of(B) == 10
+    shares.count(B, 1)
+    assert shares.of(B) == 11
     assert shares.of(C) == 0
