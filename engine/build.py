@@ -14,11 +14,12 @@ import torch
 from .choose import choose_machine
 from .config import Choice, EngineConfig
 from .decoder import Decoder
-from .engine import Engine, Limits
+from .engine import Engine
 from .errors import DeviceLost, ModelError, OutOfDeviceMemory
 from .executor.library import cache_folder
 from .executor.memory import Division, divide_host
 from .grammar import GrammarDone, Grammars
+from .intake import Limits
 from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
@@ -137,8 +138,14 @@ def assemble(
     )  # beside a device the loader's thread holds nobody up
     adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit, recall)
     budget = Budget(
-        *(config.step_tokens, config.max_running, config.page_tokens, config.age_bound_s),
-        *(config.draft_tokens, config.prompt_step_tokens, config.beside_tokens, config.seat_steps),
+        step_tokens=config.step_tokens,
+        max_running=config.max_running,
+        page_tokens=config.page_tokens,
+        age_bound_s=config.age_bound_s,
+        draft_tokens=config.draft_tokens,
+        prompt_step_tokens=config.prompt_step_tokens,
+        beside_tokens=config.beside_tokens,
+        seat_steps=config.seat_steps,
     )
     scheduler = Scheduler(budget, pages, adapters)
     grammars = Grammars(base.vocab_size, on_done)

@@ -5,12 +5,8 @@
        └──────────────────── preempt ──────────────────┘   pages given back; tokens kept, so that it
                                                            resumes exactly
 
-A running sequence takes part in a step when its adapter has a *seat*: one of the slots. With more
-adapters than slots the seats go round: who has had one for `seat_steps` steps gives way to the
-adapter that has been without for longest, so nobody waits for another's last token; for a first
-token anybody who has had its own gives way at once. Where bytes need time to arrive in a slot, a
-seat's time begins when they have. A running sequence without credit is parked: it keeps its pages,
-costs no step, and is the first to be preempted.
+A running sequence takes part in a step when its adapter has a seat (seats.py). A running sequence
+without credit is parked: it keeps its pages, costs no step, and is the first to be preempted.
 
 Order, for places and for prompt tokens alike: who has waited longer than the age bound; then
 priority; then the adapter that has had the fewest tokens so far (a flood for one adapter delays
@@ -23,33 +19,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .kv.prefix import PrefixCache, first_key, next_key
+from .seats import SeatGate, Seats
 from .sequence import Sequence
+from .shares import Shares
 
 DRAFT_ROWS = 16
 """Rows of a step that drafts may add up to, with the rows they follow: as many cost little more
 than one (a step of few rows reads weights).
 """
-MAX_SERVED = 4096
-"""Adapters whose share of tokens is remembered."""
 
 
-class AdapterGate(Protocol):
+class AdapterGate(SeatGate, Protocol):
     """What the scheduler must know of adapters."""
-
-    def prepare(self, adapter: bytes) -> bool:
-        """Whether its bytes are in memory; if not, they are sent for."""
 
     def digest(self, adapter: bytes) -> bytes:
         """Of the content of a prepared adapter."""
-
-    def try_pin(self, adapter: bytes) -> bool:
-        """Give a prepared adapter a slot, if one can be had."""
-
-    def unpin(self, adapter: bytes) -> None:
-        """Its slot may go to another."""
-
-    def is_ready(self, adapter: bytes) -> bool:
-        """Whether its bytes are in the slot."""
 
 
 @dataclass(slots=True)  # not frozen, for the same reason as the Run that it becomes
@@ -109,11 +93,9 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._step = 0
-        self._seats: dict[bytes, int] = {}
-        self._arriving: set[bytes] = set()
+        self._seats = Seats(adapters, budget.seat_steps)
         self._preempted: set[Sequence] = set()
-        self._last_seated: dict[bytes, int] = {}
-        self._served: dict[bytes | None, float] = {}
+        self._shares = Shares(self._adapters_running)
         self._unclean: list[int] = []
 
     def add(self, sequence: Sequence) -> None:
@@ -126,7 +108,7 @@ class Scheduler:
         """Forget a sequence, ended or cancelled; its pages are free at once."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
         self._give_back(sequence)
-        self._leave_seats({s.adapter for s in self.running})
+        self._seats.leave_all_but(self._adapters_running(), self._step)
 
     def schedule(self, now_s: float) -> Schedule:
         """Choose the next step's chunks; preempts when pages run out."""
@@ -143,16 +125,15 @@ class Scheduler:
         for sequence in self._in_order(able, now_s):
             if budget <= 0:
                 break
-            if not self._is_seated(sequence) or sequence in self._preempted:
+            if not self._seats.may_run(sequence.adapter) or sequence in self._preempted:
                 continue
             chunk = self._chunk(sequence, budget, draft_tokens)
             if self._reserve(sequence, chunk.start + chunk.count, fresh):
                 chosen.append(chunk)
                 budget -= chunk.count
-                self._count(sequence.adapter, chunk.count)
-        self._leave_seats(
-            {sequence.adapter for sequence in self.running}
-        )  # of those that were preempted
+                self._shares.count(sequence.adapter, chunk.count)
+        # of those that were preempted
+        self._seats.leave_all_but(self._adapters_running(), self._step)
         return Schedule([chunk for chunk in chosen if chunk.sequence not in self._preempted], fresh)
 
     def foresee(self, chunks: list[Chunk]) -> Schedule | None:
@@ -163,7 +144,9 @@ class Scheduler:
         there is something to compute beside the newest tokens. Pages are reserved for it; nothing
         else is changed, so that `schedule` may still be asked instead. `follow` takes it.
         """
-        if (self.waiting and len(self.running) < self._budget.max_running) or self._arriving:
+        if (
+            self.waiting and len(self.running) < self._budget.max_running
+        ) or self._seats.has_arriving:
             return None
         if (
             sum([sequence.has_credit for sequence in self.running]) != len(chunks)
@@ -196,7 +179,7 @@ class Scheduler:
         self._step += 1
         self._unclean = []
         for chunk in schedule.chunks:
-            self._count(chunk.sequence.adapter, 1)
+            self._shares.count(chunk.sequence.adapter, 1)
 
     def publish(self, sequence: Sequence) -> None:
         """Let others share the pages that `sequence` has filled."""
@@ -219,8 +202,7 @@ class Scheduler:
         assert all(not s.pages and s.computed == 0 for s in self.waiting), (
             "a waiting sequence owns pages"
         )
-        assert set(self._seats) <= {s.adapter for s in self.running}, "a seat is held for nobody"
-        assert self._arriving <= set(self._seats), "one arrives without a seat"
+        self._seats.check(self._adapters_running())
 
     # --- places ---
 
@@ -282,7 +264,7 @@ class Scheduler:
             return (
                 not old,
                 0 if old else -sequence.priority,
-                0.0 if old else self._served.get(sequence.adapter, 0.0),
+                0.0 if old else self._shares.of(sequence.adapter),
                 sequence.arrival,
             )
 
@@ -308,80 +290,18 @@ class Scheduler:
         decoding.sort(key=lambda sequence: sequence.arrival)
         return decoding + (self._by_claim(prompts, now_s) if prompts else prompts)
 
-    def _count(self, adapter: bytes | None, tokens: int) -> None:
-        """Add to an adapter's share; one that comes back does not bring credit from when it was
-        away.
-        """
-        if adapter not in self._served:
-            if len(self._served) >= MAX_SERVED:
-                self._served = {s.adapter: self._served.get(s.adapter, 0.0) for s in self.running}
-            self._served[adapter] = min(
-                (self._served[s.adapter] for s in self.running if s.adapter in self._served),
-                default=0.0,
-            )
-        self._served[adapter] += tokens
-
-    # --- seats ---
-
-    def _is_seated(self, sequence: Sequence) -> bool:
-        return sequence.adapter is None or (
-            sequence.adapter in self._seats and self._adapters.is_ready(sequence.adapter)
-        )
+    def _adapters_running(self) -> set[bytes | None]:
+        return {sequence.adapter for sequence in self.running}
 
     def _take_seats(self, able: list[Sequence]) -> None:
-        wanted = {sequence.adapter for sequence in able if sequence.adapter is not None}
-        self._leave_seats({*wanted})
-        self._settle_arrived()
-        standing = wanted - self._seats.keys()
-        if not standing:
-            return
-        new = {sequence.adapter for sequence in able if sequence.first_token_s is None}
-        for adapter in sorted(
-            standing, key=lambda adapter: (adapter not in new, self._last_seated.get(adapter, 0))
-        ):
-            if not self._adapters.prepare(adapter):
-                continue
-            if not self._adapters.try_pin(adapter) and not self._take_over(adapter, new):
-                # those behind it must not take back what was given up for one that needs more bytes
-                # than one seat has
-                return
-            self._seats[adapter] = self._step
-            if not self._adapters.is_ready(adapter):
-                self._arriving.add(adapter)
-
-    def _settle_arrived(self) -> None:
-        for adapter in [adapter for adapter in self._arriving if self._adapters.is_ready(adapter)]:
-            self._arriving.remove(adapter)
-            self._seats[adapter] = self._step
-
-    def _take_over(self, adapter: bytes, new: set[bytes | None]) -> bool:
-        """Seat `adapter` in the place of the one that has sat longest; for a first token, of any
-        that has had its own and sat for a step.
-        """
-        least = 1 if adapter in new else self._budget.seat_steps
-        sat = [
-            (since, seated)
-            for seated, since in self._seats.items()
-            if self._step - since >= least and seated not in self._arriving
-        ]
-        giving = [(since, seated) for since, seated in sat if not (least == 1 and seated in new)]
-        if not giving:
-            return False
-        self._leave(min(giving)[1])
-        return self._adapters.try_pin(adapter)
-
-    def _leave_seats(self, wanted: set[bytes | None]) -> None:
-        for adapter in [adapter for adapter in self._seats if adapter not in wanted]:
-            self._leave(adapter)
-
-    def _leave(self, adapter: bytes) -> None:
-        del self._seats[adapter]
-        self._arriving.discard(adapter)
-        self._last_seated.pop(adapter, None)
-        self._last_seated[adapter] = self._step
-        if len(self._last_seated) > MAX_SERVED:
-            del self._last_seated[next(iter(self._last_seated))]
-        self._adapters.unpin(adapter)
+        wanted: set[bytes] = set()
+        new: set[bytes] = set()
+        for sequence in able:
+            if sequence.adapter is not None:
+                wanted.add(sequence.adapter)
+                if sequence.first_token_s is None:
+                    new.add(sequence.adapter)
+        self._seats.take(wanted, new, self._step)
 
     # --- pages ---
 

@@ -8,9 +8,11 @@ loader, copier, grammars ──▶ ┘  (no work: sleep on the inbox)
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 import threading
+import time
 import traceback
 from queue import Empty, Full, Queue, SimpleQueue
 
@@ -24,9 +26,31 @@ from .messages import FromEngine, ToEngine
 IDLE_WAKE_S = 1.0
 MAX_OUTBOX_STEPS = 16384
 MAX_CRASHES_IN_A_ROW = 3
+IDLE_BEFORE_CHECK_S = 5.0
+CHECK_EVERY_S = 60.0
 
 Inbound = ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost | BorderError | None
 """None: the socket closed."""
+
+
+class Checkup:
+    """When the engine's own tables are checked: after some seconds without work, and rarely, so
+    that nobody waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._busy_s = -math.inf
+        self._checked_s = -math.inf
+
+    def visit(self, engine: Engine, worked: bool, now_s: float) -> None:
+        """After each turn of the loop. A broken invariant is raised, as AssertionError."""
+        if worked:
+            self._busy_s = now_s
+        elif now_s - self._busy_s >= IDLE_BEFORE_CHECK_S and (
+            now_s - self._checked_s >= CHECK_EVERY_S
+        ):
+            self._checked_s = now_s
+            engine.check()
 
 
 class Server:
@@ -37,9 +61,12 @@ class Server:
         self._inbox = inbox
         self._outbox: Queue[list[FromEngine]] = Queue(MAX_OUTBOX_STEPS)
         self._crashes = 0
+        self._checkup = Checkup()
 
     def serve(self, engine: Engine, greeting: FromEngine) -> int:
-        """Run until the engine has to end; return the exit status.
+        """Run until the socket closes (0), the daemon breaks the border (2) or stops reading (3),
+        steps keep crashing (4), the device is lost (5), or the engine's tables contradict one
+        another (7).
 
         0: the socket closed. 2: the daemon broke the border. 3: it stopped reading. 4: steps kept
         crashing. 5: the device is lost. A device that hangs ends the process from cuda/watchdog.py
@@ -56,6 +83,11 @@ class Server:
         except DeviceLost as error:
             _log(f"{error}; this process ends, so that another can start")
             return 5
+        # a step's own failures are taken in _step: what comes here was found by a check
+        except AssertionError as error:
+            traceback.print_exc()
+            _log(f"a broken invariant ({error}); this process ends, so that another can start")
+            return 7
 
     def _loop(self, engine: Engine) -> int:
         worked = False
@@ -73,6 +105,7 @@ class Server:
             messages = engine.take_messages()
             if messages:
                 self._outbox.put_nowait(messages)
+            self._checkup.visit(engine, worked, time.monotonic())
 
     def _take(
         self, engine: Engine, item: ToEngine | LoadDone | CopyDone | GrammarDone | DeviceLost
@@ -96,6 +129,7 @@ class Server:
             _log(str(error))
             engine.fail_all(str(error), "busy")
             return True
+        # the top of a step: whatever bug of ours it meets costs those that run, not those that wait
         except Exception as error:
             traceback.print_exc()
             self._crashes += 1

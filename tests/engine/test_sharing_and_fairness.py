@@ -38,7 +38,7 @@ def finished(lab: Lab, request_id: int) -> Finished:
 
 
 def records(lab: Lab) -> list[StepRecord]:
-    return list(lab.engine._records)
+    return list(lab.engine._tally.records)
 
 
 def test_a_prompt_that_begins_like_an_earlier_one_starts_behind_it(folder: Path) -> None:
@@ -116,14 +116,14 @@ def test_a_long_prompt_joins_others_decoding_by_a_few_rows_a_step(folder: Path) 
     """
     lab = open_lab(folder, beside_tokens=20)
     lab.run(submit(1, some_tokens(90, 1), tokens=1))
-    assert [each.prefill_tokens for each in lab.engine._records] == [90]
+    assert [each.prefill_tokens for each in lab.engine._tally.records] == [90]
     lab.engine.handle(submit(2, some_tokens(8, 2), tokens=40))
     lab.step()
     lab.engine.handle(submit(3, some_tokens(90, 3), tokens=1))
     lab.drain()
     joined = [
         each.prefill_tokens
-        for each in lab.engine._records
+        for each in lab.engine._tally.records
         if each.decode_tokens and each.prefill_tokens
     ]
     assert joined == [20, 20, 20, 20, 10]

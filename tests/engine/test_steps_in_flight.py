@@ -126,7 +126,7 @@ def play(
         settle_copies(lab)
     records = [
         (each.step, each.prefill_tokens, each.decode_tokens, frozenset(each.adapters))
-        for each in lab.engine._records
+        for each in lab.engine._tally.records
     ]
     lab.close()
     return sorted(map(plain, lab.messages)), records

@@ -1,0 +1,226 @@
+"""Which requests the engine takes. Decides; queues nothing and computes nothing.
+
+One rule a line, in the order in which a request hears of them. It does not know what becomes of a
+request afterwards, nor whether its grammar compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from .config import EngineConfig
+from .errors import BadRequest, Busy, EngineError
+from .grammar import Matcher, check_grammar
+from .messages import MAX_STOP_IDS, Replay, Sampling, Submit
+from .sampler import MAX_LOGPROBS, Chooser, check_sampling
+from .sequence import Sequence
+
+MAX_PRIORITY = 100
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may be: ids below `vocab_size`, prompt and answer together at most
+    `context_tokens`.
+    """
+
+    vocab_size: int
+    context_tokens: int
+    max_waiting: int
+    max_waiting_tokens: int
+    waiting_deadline_s: float
+    parked_deadline_s: float
+
+    @classmethod
+    def of(cls, config: EngineConfig, vocab_size: int, context_tokens: int) -> Limits:
+        """The limits of a configuration over a base."""
+        return cls(
+            vocab_size=vocab_size,
+            context_tokens=context_tokens,
+            max_waiting=config.max_waiting,
+            max_waiting_tokens=config.max_waiting_tokens,
+            waiting_deadline_s=config.waiting_deadline_s,
+            parked_deadline_s=config.parked_deadline_s,
+        )
+
+
+@dataclass(frozen=True)
+class Queue:
+    """What a request meets: ids in use, how many requests and tokens wait, and which adapters are
+    known (`check_known` raises UnknownAdapter).
+    """
+
+    taken_ids: Container[int]
+    num_waiting: int
+    waiting_tokens: int
+    check_known: Callable[[bytes], None]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A request that may run, whichever message brought it. A replay has answer_ids, and nothing
+    to generate.
+    """
+
+    request_id: int
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    adapter: bytes | None
+    sampling: Sampling
+    max_length: int
+    credit: int = 0
+    stop_ids: frozenset[int] = frozenset()
+    is_replay: bool = False
+    priority: int = 0
+    deadline_ms: float = 0
+    num_logprobs: int | None = None
+
+    def to_sequence(self, arrival: int, now_s: float, matcher: Matcher | None) -> Sequence:
+        """The sequence that will run."""
+        return Sequence(
+            request_id=self.request_id,
+            arrival=arrival,
+            tokens=self.prompt_ids + self.answer_ids,
+            num_prompt=len(self.prompt_ids),
+            adapter=self.adapter,
+            chooser=Chooser(self.sampling, self.prompt_ids, matcher),
+            max_length=self.max_length,
+            credit=self.credit,
+            stop_ids=self.stop_ids,
+            arrived_s=now_s,
+            replay=self.is_replay,
+            priority=self.priority,
+            deadline_s=now_s + self.deadline_ms / 1e3 if self.deadline_ms else None,
+            num_logprobs=self.num_logprobs,
+        )
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A request that may not run, and why."""
+
+    request_id: int
+    error: EngineError
+
+
+def admit(message: Submit | Replay, limits: Limits, queue: Queue) -> Admitted | Refused:
+    """Take a request, or say the first rule that it breaks."""
+    try:
+        match message:
+            case Submit():
+                return _admit_submit(message, limits, queue)
+            case Replay():
+                return _admit_replay(message, limits, queue)
+    except EngineError as error:
+        return Refused(message.request_id, error)
+
+
+def _admit_submit(message: Submit, limits: Limits, queue: Queue) -> Admitted:
+    _check_new(message.request_id, queue)
+    _check_room(len(message.prompt_ids), limits, queue)
+    _check_given("prompt_ids", message.prompt_ids)
+    _check_context(len(message.prompt_ids), 1, limits)
+    _check_ids(message.prompt_ids, limits)
+    _check_end(message)
+    _check_urgency(message)
+    _check_logprobs(message.logprobs)
+    _check_choice(message.sampling, message.adapter, limits, queue)
+    return Admitted(
+        request_id=message.request_id,
+        prompt_ids=message.prompt_ids,
+        answer_ids=[],
+        adapter=message.adapter,
+        sampling=message.sampling,
+        max_length=min(len(message.prompt_ids) + message.max_tokens, limits.context_tokens),
+        credit=message.credit,
+        stop_ids=frozenset(message.stop_ids),
+        priority=message.priority,
+        deadline_ms=message.deadline_ms,
+        num_logprobs=message.logprobs,
+    )
+
+
+def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
+    num_tokens = len(message.prompt_ids) + len(message.answer_ids)
+    _check_new(message.request_id, queue)
+    _check_room(num_tokens, limits, queue)
+    _check_given("prompt_ids", message.prompt_ids)
+    _check_given("answer_ids", message.answer_ids)
+    _check_context(num_tokens, 0, limits)
+    _check_ids(message.prompt_ids, limits)
+    _check_ids(message.answer_ids, limits)
+    _check_choice(message.sampling, message.adapter, limits, queue)
+    return Admitted(
+        request_id=message.request_id,
+        prompt_ids=message.prompt_ids,
+        answer_ids=message.answer_ids,
+        adapter=message.adapter,
+        sampling=message.sampling,
+        max_length=min(len(message.prompt_ids), limits.context_tokens),
+        is_replay=True,
+    )
+
+
+def _check_new(request_id: int, queue: Queue) -> None:
+    if request_id in queue.taken_ids:
+        raise BadRequest(f"request {request_id} is already running; use another id")
+
+
+def _check_room(num_tokens: int, limits: Limits, queue: Queue) -> None:
+    if queue.num_waiting >= limits.max_waiting:
+        raise Busy(
+            f"{limits.max_waiting} requests are waiting already; retry later or ask another node"
+        )
+    if queue.waiting_tokens + num_tokens > limits.max_waiting_tokens:
+        raise Busy(
+            f"{queue.waiting_tokens} tokens are waiting already, of at most"
+            f" {limits.max_waiting_tokens}; retry later or ask another node"
+        )
+
+
+def _check_given(name: str, ids: list[int]) -> None:
+    if not ids:
+        raise BadRequest(f"{name} is empty")
+
+
+def _check_context(num_tokens: int, least_new: int, limits: Limits) -> None:
+    if num_tokens + least_new > limits.context_tokens:
+        raise BadRequest(
+            f"{num_tokens} tokens do not fit a context of {limits.context_tokens}; shorten the"
+            " prompt"
+        )
+
+
+def _check_ids(ids: list[int], limits: Limits) -> None:
+    if not all(0 <= token < limits.vocab_size for token in ids):
+        raise BadRequest(f"a token id is not in [0, {limits.vocab_size})")
+
+
+def _check_end(message: Submit) -> None:
+    if message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS:
+        raise BadRequest(
+            f"max_tokens is {message.max_tokens} (1 or more), stop_ids are"
+            f" {len(message.stop_ids)} (at most {MAX_STOP_IDS})"
+        )
+
+
+def _check_urgency(message: Submit) -> None:
+    if abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0:
+        raise BadRequest(
+            f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is"
+            f" {message.deadline_ms} (0 or more)"
+        )
+
+
+def _check_logprobs(logprobs: int | None) -> None:
+    if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
+        raise BadRequest(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}")
+
+
+def _check_choice(sampling: Sampling, adapter: bytes | None, limits: Limits, queue: Queue) -> None:
+    check_sampling(sampling, limits.vocab_size)
+    if sampling.grammar is not None:
+        check_grammar(sampling.grammar)
+    if adapter is not None:
+        queue.check_known(adapter)
