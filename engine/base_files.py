@@ -50,7 +50,7 @@ class Array:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """What the header says of one tensor: `shape` in torch order, `offset` from the data's start."""
+    """Of one tensor: `shape` in torch order, `offset` from where the data begins."""
 
     name: str
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""A GGUF header says what was written, a hostile one is refused by name, a base has one identity."""
+"""A GGUF header says what was written, a hostile one is refused, a base has one identity."""
 
 from __future__ import annotations
 
@@ -93,9 +93,13 @@ def test_a_header_that_lies_is_read_or_refused_by_name(
     whole = pack(fields)
     changed = (whole[:at] + struct.pack("<Q", lie) + whole[at + 8 :])[: max(len(whole), 32)]
     try:
-        parse_header(changed, "base.gguf")
+        header = parse_header(changed, "base.gguf")
     except ModelError as error:
-        assert "base.gguf" in str(error)
+        refusal = str(error)
+    else:
+        refusal = "base.gguf"
+        assert header.end <= len(changed)
+    assert "base.gguf" in refusal
 
 
 @pytest.mark.parametrize(
