@@ -26,7 +26,6 @@ from ..errors import NoEngine
 from ..wire import client_session as client
 from ..wire import infer as wire
 from ..wire.client_session import Question
-from ..wire.metering import BARE_BASE
 from .remote import Call as InferCall
 from .remote import Caller
 from .sampling import sampling_of
