@@ -25,6 +25,7 @@ from proofs.chain.client import ChainClient
 from proofs.chain.compiled import load_contract
 from proofs.chain.structs import PostedHeader
 from proofs.epoch import EpochHeader
+from proofs.hextext import to_hex
 from proofs.history import History
 from proofs.receipt import Receipt, decode_body, decode_receipt
 from proofs.sumtree import SumNode
@@ -129,15 +130,15 @@ def find_claim(chain: ChainClient, account: bytes) -> bytes | None:
     where = {
         "fromBlock": "0x0",
         "toBlock": "latest",
-        "address": "0x" + chain.deployment.settlement.hex(),
+        "address": to_hex(chain.deployment.settlement),
     }
     logs = chain.rpc.call(
         "eth_getLogs",
         {
             **where,
             "topics": [
-                claimed if isinstance(claimed, str) else "0x" + claimed.hex(),
-                "0x" + account.rjust(32, b"\0").hex(),
+                claimed if isinstance(claimed, str) else to_hex(claimed),
+                to_hex(account.rjust(32, b"\0")),
             ],
         },
     )

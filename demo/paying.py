@@ -19,6 +19,7 @@ from p2p.peers import PeerAddress
 from proofs.chain.client import ChainClient
 from proofs.chain.devchain import FUND_DOLLARS
 from proofs.chain.errors import ContractReverted
+from proofs.hextext import to_hex
 from proofs.sumtree import verify_payout
 
 from .audit import Audit, Earned, audit_chain, find_claim, on_chain, totals
@@ -92,7 +93,7 @@ def show_headers(scene: Scene, audit: Audit) -> None:
             str(posted.header.num_receipts),
             f"…{str(Cid(posted.header.batch_digest))[-12:]}",
             f"{cost:,}",
-            scene.stage.short("0x" + posted.transaction.hex()),
+            scene.stage.short(to_hex(posted.transaction)),
         )
         for posted, cost in zip(audit.posted, gas, strict=True)
     ]
@@ -200,7 +201,7 @@ def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) 
     short = scene.stage.short
     rows = []
     for row in earned:
-        tx = "0x" + paid[row.address].tx.hex()
+        tx = to_hex(paid[row.address].tx)
         served = Counter(
             scene.adapter_of(receipt.adapter.hex() if any(receipt.adapter) else "base")
             for receipt in row.receipts
@@ -211,7 +212,7 @@ def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) 
             (
                 row.role,
                 names.get(row.address, "?"),
-                short("0x" + row.address.hex()),
+                short(to_hex(row.address)),
                 money(row.amount),
                 answers,
                 proof,
@@ -219,7 +220,7 @@ def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) 
             )
         )
         scene.record.payouts.append(
-            {"address": "0x" + row.address.hex(), "role": row.role, "amount": row.amount, "tx": tx}
+            {"address": to_hex(row.address), "role": row.role, "amount": row.amount, "tx": tx}
         )
     scene.stage.table(
         ("role", "who", "address", "earned", "answers by", "proved by", "paid in"), rows

@@ -19,6 +19,7 @@ from p2p.cid import Cid
 from p2p.errors import HostFailed, InvalidInput, sole_error
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
+from proofs.hextext import from_hex
 from proofs.signing import Signer
 
 from .answering.bases import Base, load_base
@@ -232,7 +233,7 @@ def _serve_strangers(
         catalogue,
         money.till,
         Price(config.prompt_price, config.completion_price),
-        owner=bytes.fromhex(config.owner.removeprefix("0x")) or _address(ground),
+        owner=from_hex(config.owner) or _address(ground),
         telemetry=ground.telemetry,
         unpaid_deadline_s=config.unpaid_deadline_s,
     )

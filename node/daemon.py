@@ -18,6 +18,7 @@ from engine import messages as m
 from p2p.errors import InvalidIdentity
 from p2p.host import Host
 from p2p.identity import Identity
+from proofs.hextext import to_hex
 
 from .answering.service import Service
 from .api import (
@@ -85,7 +86,7 @@ class NodeDaemon:
         catalogue = self._catalogue
         return StatusInfo(
             peer_id=self.host.peer_id,
-            address="0x" + self._address.hex(),
+            address=to_hex(self._address),
             role=self.config.role,
             network=self.config.network,
             base=f"{catalogue.base_name} {catalogue.base.hex()}" if catalogue else "",

@@ -5,7 +5,6 @@ Decides no compute layout and keeps no tensor.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..base_files import base_id, weight_files
 from ..errors import ModelError
 from .config import ModelConfig, from_gguf, from_huggingface
 from .families import GGUF_FAMILIES
@@ -61,24 +61,6 @@ def _check_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def hash_files(paths: list[Path]) -> bytes:
-    """Return the SHA-256 of one file, or of several files' names and digests in order of name.
-
-    A base of several files has no single weights file whose digest could name it.
-    """
-    if len(paths) == 1:
-        return _hash_file(paths[0])
-    outer = hashlib.sha256()
-    for path in sorted(paths):
-        outer.update(path.name.encode() + b"\0" + _hash_file(path))
-    return outer.digest()
-
-
-def _hash_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
 def _open_gguf(path: Path) -> Weights:
     file = GgufFile(path)
     divisors = tuple(file.read(ROPE_FREQS).flatten().tolist()) if ROPE_FREQS in file.tensors else ()
@@ -99,7 +81,7 @@ def _open_gguf(path: Path) -> Weights:
         heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
         return unpermute(tensor, heads) if permuted and heads else tensor
 
-    return Weights(hash_files([path]), config, read)
+    return Weights(base_id(path), config, read)
 
 
 def _open_folder(path: Path) -> Weights:
@@ -107,9 +89,7 @@ def _open_folder(path: Path) -> Weights:
     if not config_path.is_file() or config_path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelError(f"{path} has no config.json of at most {MAX_CONFIG_BYTES} bytes")
     config = from_huggingface(_read_json(config_path))
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelError(f"{path} has no *.safetensors file; other formats are not read")
+    files = weight_files(path)
     owner: dict[str, _Shard] = {}
     shapes = {}
     for shard in map(_Shard.of, files):
@@ -124,9 +104,7 @@ def _open_folder(path: Path) -> Weights:
                 owner[name] = shard
                 shapes[name] = tuple(part.get_shape())
     check_tensors(config, shapes)
-    return Weights(
-        hash_files(files), config, lambda name: _check_finite(name, owner[name].read(name))
-    )
+    return Weights(base_id(path), config, lambda name: _check_finite(name, owner[name].read(name)))
 
 
 Identity = tuple[int, int, int]

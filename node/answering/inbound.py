@@ -20,6 +20,7 @@ from trio_typing import TaskStatus
 from p2p.cid import Cid
 from p2p.errors import P2pError, StreamClosed
 from p2p.streams import FrameStream
+from proofs.receipt import BARE_BASE
 
 from ..catalogue.catalogue import Catalogue
 from ..engine_host import EngineHost, EngineRun
@@ -29,7 +30,7 @@ from ..telemetry import Telemetry
 from ..wire import infer as wire
 from ..wire import node_session as node
 from ..wire.channels import Persist
-from ..wire.metering import BASE_ADAPTER, Price
+from ..wire.metering import Price
 from ..wire.node_session import UNPAID_DEADLINE_S, NodeSession, NodeTerms
 from ..wire.session import Fail, Failed, Malformed, PeerGone, Send, Tick
 from .sampling import sampling_of
@@ -237,7 +238,7 @@ class Visit:
         try:
             async with self._in.engine.generate(
                 ask.prompt_ids,
-                None if ask.adapter == BASE_ADAPTER else ask.adapter,
+                None if ask.adapter == BARE_BASE else ask.adapter,
                 sampling_of(ask.terms, start.deal.seed),
                 ask.max_tokens,
                 start.credit,
@@ -266,7 +267,7 @@ class Visit:
 
     async def _hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
         catalogue = self._in.catalogue
-        if action.adapter == BASE_ADAPTER:
+        if action.adapter == BARE_BASE:
             return node.AdapterHeld(catalogue.shares(self._in.owner, None), {})
         pulled = await catalogue.hold(Cid(action.adapter))
         shares = catalogue.shares(self._in.owner, pulled.manifest)

@@ -18,6 +18,7 @@ from engine import messages as m
 from p2p.cid import Cid
 from p2p.host import Host
 from p2p.peers import PeerAddress
+from proofs.receipt import BARE_BASE
 
 from ..api import EndReason
 from ..engine_host import EngineHost, EngineRun
@@ -25,7 +26,6 @@ from ..errors import NoEngine
 from ..wire import client_session as client
 from ..wire import infer as wire
 from ..wire.client_session import Question
-from ..wire.metering import BASE_ADAPTER
 from .remote import Call as InferCall
 from .remote import Caller
 from .sampling import sampling_of
@@ -145,11 +145,11 @@ class OwnEngine:
         """Start the answer; leaving the block cancels it."""
         await self.engine.wait_up()
         timings: Mapping[str, float] = {}
-        if question.adapter != BASE_ADAPTER:
+        if question.adapter != BARE_BASE:
             timings = (await self.holder.hold(Cid(question.adapter))).timings_ms
         async with self.engine.generate(
             question.prompt_ids,
-            None if question.adapter == BASE_ADAPTER else question.adapter,
+            None if question.adapter == BARE_BASE else question.adapter,
             sampling_of(question.terms, question.client_seed),
             question.max_tokens,
             credit=question.max_tokens,

@@ -21,6 +21,7 @@ from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
 from p2p.peers import PeerAddress
 from proofs.manifest import Manifest
+from proofs.receipt import BARE_BASE
 
 from ..api import CompletionEvent, CompletionRequest, Ended, Started
 from ..errors import (
@@ -36,7 +37,7 @@ from ..errors import (
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
-from ..wire.metering import BASE_ADAPTER, ShareRow
+from ..wire.metering import ShareRow
 from .peers import Outcome, Peer, Peers
 from .router import Router
 from .sampling import check_request, terms_of
@@ -175,7 +176,7 @@ class Service:
         manifest = await self._catalogue.manifest(cid) if cid and is_paid else None
         return Question(
             base=self._catalogue.base,
-            adapter=cid.digest if cid else BASE_ADAPTER,
+            adapter=cid.digest if cid else BARE_BASE,
             prompt_ids=tuple(prompt_ids),
             max_tokens=request.max_tokens,
             terms=terms_of(request),
@@ -236,7 +237,7 @@ class Service:
     ) -> None:
         async with peer.ask(question) as call:
             times.add(await call.open())
-            cid = None if question.adapter == BASE_ADAPTER else str(Cid(question.adapter))
+            cid = None if question.adapter == BARE_BASE else str(Cid(question.adapter))
             writer.write(Started(peer.peer_id, model, cid, times.as_dict()))
             while (tokens := await call.next_tokens()) is not None:
                 times.mark("first_token")

@@ -1,6 +1,6 @@
 """Text to token ids and back, from the base's own files.
 
-Knows no network and no engine; the engine sees only ids.
+Knows no network, and of the engine only how a base's files are read; the engine sees only ids.
 
 A GGUF file's metadata, or a Hugging Face folder's tokenizer.json, gives the vocabulary and the chat
 template. The template is a stranger's program, so it runs in jinja's sandbox.
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jinja2
 import jinja2.sandbox
@@ -31,11 +30,12 @@ from tokenizers import (
     processors,
 )
 
+from engine.base_files import read_gguf_fields
+from engine.errors import ModelError
+
 from ..api import ChatMessage
 from ..errors import BadRequest, ConfigError
 
-MAX_METADATA_ITEMS = 2_000_000
-MAX_STRING_BYTES = 1 << 24
 MAX_PROMPT_CHARS = 1_000_000
 CONTROL_TOKEN = 3
 USER_TOKEN = 4
@@ -200,7 +200,13 @@ class StopFinder:
 
 def load_tokenizer(path: Path) -> BaseTokenizer:
     """Read a base's tokenizer from a GGUF file or a Hugging Face folder."""
-    return _from_folder(path) if path.is_dir() else _from_gguf(read_gguf_metadata(path), path)
+    if path.is_dir():
+        return _from_folder(path)
+    try:
+        fields = read_gguf_fields(path)
+    except ModelError as error:
+        raise ConfigError(f"cannot read the base at {path}: {error}; set base_path") from error
+    return _from_gguf(fields, path)
 
 
 # --- a Hugging Face folder ---
@@ -340,60 +346,6 @@ def _from_gguf(metadata: dict[str, Any], path: Path) -> BaseTokenizer:
         stop_ids=stop_ids,
         name=path.name.split(".")[0],
     )
-
-
-_SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_STRING = 8
-_ARRAY = 9
-
-
-def read_gguf_metadata(path: Path) -> dict[str, Any]:
-    """The key-value section of a GGUF file (version 2 or 3), and nothing of its tensors."""
-    try:
-        with path.open("rb") as file:
-            magic, version, _, num_pairs = struct.unpack("<4sIQQ", file.read(24))
-            if magic != b"GGUF" or version not in (2, 3) or num_pairs > MAX_METADATA_ITEMS:
-                raise ConfigError(f"{path} is not a GGUF file of version 2 or 3")
-            return {
-                _read_string(file): _read_value(file, *struct.unpack("<I", file.read(4)))
-                for _ in range(num_pairs)
-            }
-    except (OSError, struct.error, KeyError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the base at {path}: {error}; set base_path") from error
-
-
-def _read_value(file: BinaryIO, kind: int) -> Any:
-    if kind == _STRING:
-        return _read_string(file)
-    if kind != _ARRAY:
-        code = "<" + _SCALARS[kind]
-        return struct.unpack(code, file.read(struct.calcsize(code)))[0]
-    item_kind, count = struct.unpack("<IQ", file.read(12))
-    if count > MAX_METADATA_ITEMS:
-        raise struct.error(f"an array of {count} items")
-    if item_kind in _SCALARS:
-        code = f"<{count}{_SCALARS[item_kind]}"
-        return list(struct.unpack(code, file.read(struct.calcsize(code))))
-    return [_read_value(file, item_kind) for _ in range(count)]
-
-
-def _read_string(file: BinaryIO) -> str:
-    (size,) = struct.unpack("<Q", file.read(8))
-    if size > MAX_STRING_BYTES:
-        raise struct.error(f"a string of {size} bytes")
-    return file.read(size).decode()
 
 
 def _sandbox() -> jinja2.Environment:

@@ -21,6 +21,7 @@ from p2p.blocks.limits import BLOCK_BYTES
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.names import check_name
+from proofs.hextext import from_hex
 from proofs.manifest import (
     Contributor,
     File,
@@ -145,7 +146,7 @@ def _describe(folder: Path) -> dict[str, Any]:
 
 def _contributor(entry: dict[str, Any]) -> Contributor:
     try:
-        address = bytes.fromhex(str(entry["address"]).removeprefix("0x"))
+        address = from_hex(str(entry["address"]))
         name, source, licence = (str(entry.get(key, "")) for key in ("name", "source", "licence"))
         return Contributor(address, name, source, licence, int(entry.get("weight", 1)))
     except (KeyError, ValueError, TypeError) as error:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from proofs.hextext import to_hex
+
 from ..config import CONFIG_FILE, ENV_PREFIX, dump_config, load_config, settings
 from .client import EXIT_USAGE, CliError
 from .options import Home, Json
@@ -47,7 +49,7 @@ def init(
     facts = {
         "home": str(home),
         "peer": identity.peer_id,
-        "address": "0x" + address_of(identity.public_key).hex(),
+        "address": to_hex(address_of(identity.public_key)),
         "config": str(path),
     }
     if as_json:

@@ -22,6 +22,7 @@ from ..config import CONFIG_FILE, Config
 from ..errors import NodeError
 from ..http.server import listen, serve_http, url_of
 from ..running import RUNNING_FILE, Running
+from ..testnet.interrupts import first_error
 from .client import CliError
 
 MAX_SHUTDOWN_S = 4.5
@@ -45,9 +46,7 @@ def run(config: Config) -> None:
     try:
         trio.run(serve, config)
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = first_error(group)
         if isinstance(error, NodeError | CliError):
             raise error from None
         raise

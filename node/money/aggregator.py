@@ -35,6 +35,7 @@ from proofs.chain.structs import ChannelState, VoucherClaim
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.errors import LedgerError, ProofError
+from proofs.hextext import to_hex
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
 from proofs.promise import Evidence, verify_evidence
 from proofs.receipt import decode_body, decode_receipt, digest_of
@@ -281,8 +282,8 @@ def _describe_evidence(evidence: Evidence, network: Network) -> dict[str, object
     return {
         "channel": channel_id.hex(),
         "sequence": sequence,
-        "operator": "0x" + receipt.operator.hex(),
-        "client": "0x" + receipt.client.hex(),
+        "operator": to_hex(receipt.operator),
+        "client": to_hex(receipt.client),
         "receipts": [digest_of(first.body).hex(), digest_of(second.body).hex()],
     }
 

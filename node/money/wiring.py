@@ -18,6 +18,7 @@ from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
 from proofs.codec import encode
 from proofs.digest import Network
+from proofs.hextext import from_hex, to_hex
 from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
 from proofs.receipt import BARE_BASE, decode_body
 from proofs.signing import Signer
@@ -201,7 +202,7 @@ class Money:
         """Who is paid by this daemon's work: the owner, and the key itself as an adapter's
         creator.
         """
-        owner = bytes.fromhex(self._config.owner.removeprefix("0x"))
+        owner = from_hex(self._config.owner)
         return tuple(dict.fromkeys((owner or self._signer.address, self._signer.address)))
 
     def describe(self) -> dict[str, object]:
@@ -224,8 +225,8 @@ class Money:
         deployment = self._connection.chain.deployment
         about |= {
             "chain_id": deployment.chain_id,
-            "settlement": "0x" + deployment.settlement.hex(),
-            "token": "0x" + deployment.token.hex(),
+            "settlement": to_hex(deployment.settlement),
+            "token": to_hex(deployment.token),
         }
         if self.mirror is not None:
             header = self.mirror.header
@@ -261,7 +262,7 @@ class Money:
             sequence=receipt.sequence,
             tokens=receipt.prompt_tokens + receipt.completion_tokens,
             amount=receipt.amount,
-            counterparty="0x" + (receipt.client if is_node else receipt.operator).hex(),
+            counterparty=to_hex(receipt.client if is_node else receipt.operator),
             epoch=entry.epoch,
         )
 
@@ -320,7 +321,7 @@ async def open_money(
 
 async def _connect(config: Config, identity: Identity) -> Connection:
     try:
-        settlement = bytes.fromhex(config.settlement.removeprefix("0x"))
+        settlement = from_hex(config.settlement)
         return await in_thread(
             _open_connection,
             config.chain_rpc,
@@ -346,8 +347,6 @@ def _open_connection(rpc: str, settlement: bytes, secret: bytes) -> Connection:
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:
     return [
-        EarningsInfo(
-            "0x" + account.hex(), amount, chain.paid_to(account), chain.token_balance(account)
-        )
+        EarningsInfo(to_hex(account), amount, chain.paid_to(account), chain.token_balance(account))
         for account, amount in credited.items()
     ]

@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from proofs.chain.devchain import DevChain
+from proofs.hextext import to_hex
 
 from ..api import StatusInfo
 from ..running import Running, read_running
@@ -137,10 +138,10 @@ class Network:
             "-m",
             "proofs.chain.devchain",
             "--aggregator",
-            "0x" + self.plan.member("aggregator").address.hex(),
+            to_hex(self.plan.member("aggregator").address),
         ]
         for member in self.plan.members:
-            command += ["--fund", "0x" + member.address.hex()]
+            command += ["--fund", to_hex(member.address)]
         self.progress("chain", "starting")
         child = self.launcher.start("chain", command, self.plan.home / "chain" / "out.log")
         self.children.append(child)

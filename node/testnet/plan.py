@@ -12,6 +12,7 @@ from pathlib import Path
 
 from p2p.identity import Identity
 from proofs.chain.devchain import DevChain, known_secret
+from proofs.hextext import to_hex
 from proofs.signing import address_of
 
 from ..config import CONFIG_FILE, Config, Role, dump_config
@@ -77,7 +78,7 @@ class Plan:
             settlement=chain.settlement if paid else "",
             channels=chain.channels if paid else "",
             token=chain.token if paid else "",
-            owner="0x" + owner_of(member.name).hex() if member.role == "volunteer" else "",
+            owner=to_hex(owner_of(member.name)) if member.role == "volunteer" else "",
             engine_threads=self.engine_threads,
             epoch_s=self.epoch_s,
             claim_interval_s=self.epoch_s,

@@ -24,7 +24,6 @@ from proofs.receipt import VERSION, Receipt, commit
 from ..errors import PaymentRequired
 from .infer import Ask, Offer, seed_of
 
-BASE_ADAPTER = bytes(32)
 ShareRow = tuple[bytes, int, int]  # address, role, basis points
 
 

@@ -1,0 +1,214 @@
+"""What a base's files say before a tensor is read: a GGUF file's header, and the base's identity.
+
+The engine and the daemon both read by it, so that they agree on which base they have. Knows no
+tensors and no model: it says where things lie, not what they mean.
+
+Layout: magic "GGUF", u32 version, u64 tensors, u64 fields, fields, tensor infos, padding, data.
+Little-endian throughout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ModelError
+
+MAX_FIELDS = 4096
+MAX_TENSORS = 100_000
+MAX_ARRAY_ITEMS = 2_000_000
+MAX_STRING_BYTES = 1 << 24
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+STRING = 8
+ARRAY = 9
+
+
+@dataclass(frozen=True)
+class Array:
+    """Where an array's items lie in the file; `kind` is a key of SCALARS, or STRING."""
+
+    kind: int
+    count: int
+    at: int
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Of one tensor: `shape` in torch order, `offset` from where the data begins."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """A header without its arrays' items: those are large, and rarely wanted.
+
+    `end` is where it ends and the padding before the data begins.
+    """
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+    tensors: tuple[TensorEntry, ...] = ()
+    end: int = 0
+
+
+def parse_header(data: bytes | mmap.mmap, name: str) -> GgufHeader:
+    """Read a GGUF header of version 2 or 3; ModelError names the file."""
+    try:
+        return _Parser(data).header()
+    except (struct.error, IndexError, KeyError, OverflowError, ValueError) as error:
+        raise ModelError(f"{name} is not a whole GGUF file: {error}") from error
+
+
+def read_gguf_fields(path: Path) -> dict[str, Any]:
+    """Read every field of a GGUF file, arrays as lists, and nothing of its tensors.
+
+    Raises ModelError.
+    """
+    try:
+        with path.open("rb") as file, _map(file.fileno()) as data:
+            header = parse_header(data, path.name)
+            parser = _Parser(data)
+            return header.fields | {
+                name: parser.items(array) for name, array in header.arrays.items()
+            }
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path.name} is not a whole GGUF file: {error}") from error
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+
+
+class _Parser:
+    """One walk over a file's bytes. Every count and length is bounded before it is followed."""
+
+    def __init__(self, data: bytes | mmap.mmap) -> None:
+        self._data = data
+        self._at = 0
+
+    def header(self) -> GgufHeader:
+        """All of it."""
+        if self._data[:4] != b"GGUF":
+            raise ValueError("wrong magic")
+        self._at = 4
+        version, num_tensors, num_fields = self._take("IQQ")
+        if version not in (2, 3) or num_tensors > MAX_TENSORS or num_fields > MAX_FIELDS:
+            raise ValueError(f"version {version}, {num_tensors} tensors, {num_fields} fields")
+        fields: dict[str, Any] = {}
+        arrays: dict[str, Array] = {}
+        for _ in range(num_fields):
+            name = self._string()
+            if name in fields or name in arrays:
+                raise ValueError(f"the field {name[:200]} stands there twice")
+            (kind,) = self._take("I")
+            if kind == ARRAY:
+                arrays[name] = self._skip_array()
+            else:
+                fields[name] = self._value(kind)
+        tensors = tuple(self._tensor() for _ in range(num_tensors))
+        return GgufHeader(fields, arrays, tensors, self._at)
+
+    def items(self, array: Array) -> list[Any]:
+        """What an array holds."""
+        self._at = array.at
+        if array.kind == STRING:
+            return [self._string() for _ in range(array.count)]
+        return list(self._take(f"{array.count}{SCALARS[array.kind]}"))
+
+    def _take(self, code: str) -> tuple[Any, ...]:
+        values = struct.unpack_from("<" + code, self._data, self._at)
+        self._at += struct.calcsize("<" + code)
+        return values
+
+    def _string(self) -> str:
+        (size,) = self._take("Q")
+        start = self._at
+        if size > MAX_STRING_BYTES:
+            raise ValueError(f"a string of {size} bytes")
+        self._move(start + size)
+        return self._data[start : self._at].decode()
+
+    def _value(self, kind: int) -> Any:
+        return self._string() if kind == STRING else self._take(SCALARS[kind])[0]
+
+    def _skip_array(self) -> Array:
+        kind, count = self._take("IQ")
+        if count > MAX_ARRAY_ITEMS:
+            raise ValueError(f"an array of {count} items")
+        array = Array(kind, count, self._at)
+        at = self._at
+        if kind != STRING:
+            at += count * struct.calcsize("<" + SCALARS[kind])
+        else:
+            # Item by item through `_string` would take 30 times as long.
+            lengths = struct.Struct("<Q").unpack_from
+            for _ in range(count):
+                at += 8 + lengths(self._data, at)[0]
+        self._move(at)
+        return array
+
+    def _tensor(self) -> TensorEntry:
+        name = self._string()
+        (dims,) = self._take("I")
+        if not 1 <= dims <= 4:
+            raise ValueError(f"tensor {name[:200]} has {dims} dimensions")
+        shape = self._take(f"{dims}Q")
+        kind, offset = self._take("IQ")
+        return TensorEntry(name, tuple(reversed(shape)), kind, offset)
+
+    def _move(self, at: int) -> None:
+        if at > len(self._data):
+            raise ValueError("a string or an array leaves the file")
+        self._at = at
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold a base's weights, in order of name: the GGUF file itself, or a folder's
+    *.safetensors. Raises ModelError when a folder has none.
+    """
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise ModelError(f"{path} has no *.safetensors file; other formats are not read")
+    return files
+
+
+def base_id(path: Path) -> bytes:
+    """A base's identity: SHA-256 of its weights file; of several, of their names and digests in
+    order of name. Raises ModelError.
+    """
+    files = weight_files(path)
+    try:
+        digests = [_hash_file(file) for file in files]
+    except OSError as error:
+        raise ModelError(f"cannot read the base's weights at {path}: {error}") from error
+    if len(files) == 1:
+        return digests[0]
+    outer = hashlib.sha256()
+    for file, digest in zip(files, digests, strict=True):
+        outer.update(file.name.encode() + b"\0" + digest)
+    return outer.digest()
+
+
+def _hash_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
