@@ -279,7 +279,7 @@ class Engine:
         except EngineError as error:
             self._refuse(message, error)
             return
-        grammar = message.sampling.grammar
+        grammar = message.sampling.choosing.grammar
         if grammar is None:
             self._enqueue(message, None)
         else:
@@ -351,8 +351,8 @@ class Engine:
         ):
             raise BadRequest(f"logprobs is {message.logprobs}; it must be from 0 to {MAX_LOGPROBS}")
         check_sampling(message.sampling, limits.vocab_size)
-        if message.sampling.grammar is not None:
-            check_grammar(message.sampling.grammar)
+        if message.sampling.choosing.grammar is not None:
+            check_grammar(message.sampling.choosing.grammar)
         if message.adapter is not None:
             self._adapters.check_known(message.adapter)
 

@@ -28,7 +28,6 @@ from ..wire.client_session import Question
 from ..wire.metering import BASE_ADAPTER
 from .remote import Call as InferCall
 from .remote import Caller
-from .sampling import sampling_of
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class OwnEngine:
         async with self.engine.generate(
             question.prompt_ids,
             None if question.adapter == BASE_ADAPTER else question.adapter,
-            sampling_of(question.terms, question.client_seed),
+            m.Sampling(question.client_seed, question.terms),
             question.max_tokens,
             credit=question.max_tokens,
             stop_ids=question.stop_ids,
