@@ -36,15 +36,16 @@ class ChatMessage:
 class CompletionRequest:
     """One question. `prompt` is raw text or chat turns (the base's template is applied to turns).
 
-    `choosing` is how its tokens are chosen. `logprobs` is how many likely tokens to report beside each. `model` is "base", "name", "peerid/name" or a CID.
-    `node` names the peer that must answer; None lets the router choose. `seed` makes the client's
-    half of the seed reproducible; None draws it at random.
+    `choosing` is how its tokens are chosen; `logprobs` is how many likely tokens to report beside
+    each. `model` is "base", "name", "peerid/name" or a CID. `node` names the peer that must answer;
+    None lets the router choose. `seed` makes the client's half of the seed reproducible; None draws
+    it at random.
     """
 
     model: str
     prompt: str | tuple[ChatMessage, ...]
     max_tokens: int = 128
-    choosing: Choosing = Choosing()
+    choosing: Choosing = field(default_factory=Choosing)
     logprobs: int | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
