@@ -99,11 +99,28 @@ def _check_term(field: msgspec.structs.FieldInfo, value: object) -> Any:
     try:
         return msgspec.convert(msgspec.to_builtins(value), field.type)
     except msgspec.ValidationError as error:
-        message = f"{field.name}: {error}"
-        if isinstance(value, int | float):
-            [bounds] = field.type.__metadata__
-            message = f"{field.name} is {value}; it must be {_range(bounds)}"
-        raise ChoosingError(field.name, message) from None
+        raise ChoosingError(field.name, _complaint(field, value, error)) from None
+
+
+def _complaint(
+    field: msgspec.structs.FieldInfo, value: object, error: msgspec.ValidationError
+) -> str:
+    match value:
+        case int() | float():
+            return f"{field.name} is {value}; it must be {_range(*field.type.__metadata__)}"
+        case list() if len(value) > MAX_BIASES:
+            return f"{field.name} names {len(value)} ids; the limit is {MAX_BIASES}"
+        case list():
+            return (
+                f"{field.name} must pair ids from 0 to {TOKEN_IDS - 1} with numbers from"
+                f" {-MAX_BIAS:g} to {MAX_BIAS:g}: {error}"
+            )
+        case Grammar(text=str(text)) if len(text) > MAX_GRAMMAR_CHARS:
+            return f"{field.name} has {len(text)} characters; the limit is {MAX_GRAMMAR_CHARS}"
+        case Grammar(kind=kind):
+            return f"{field.name} is of kind {kind!r}; it must be json_schema or regex"
+        case _:
+            return f"{field.name}: {error}"
 
 
 def _range(bounds: Meta) -> str:
