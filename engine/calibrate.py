@@ -25,6 +25,7 @@ from .engine import Engine
 from .errors import BadRequest
 from .messages import (
     AdapterRefused,
+    Choosing,
     Failed,
     FromEngine,
     HoldAdapter,
@@ -202,7 +203,7 @@ class Player:
         starts = [1 + number * 7919 % (self._vocab_size - 1) for number in range(plan.answers)]
         prompts = self._go_on(
             [
-                ([start], Sampling(_seed("prompt", number), 1.0))
+                ([start], Sampling(_seed("prompt", number), Choosing(1.0)))
                 for number, start in enumerate(starts)
             ],
             adapter,
@@ -213,7 +214,9 @@ class Player:
             asked.append(
                 (
                     [start, *more],
-                    Sampling(_seed(dice, number), TEMPERATURES[number % len(TEMPERATURES)]),
+                    Sampling(
+                        _seed(dice, number), Choosing(TEMPERATURES[number % len(TEMPERATURES)])
+                    ),
                 )
             )
         made = self._go_on(asked, adapter, plan.tokens)
@@ -229,7 +232,7 @@ class Player:
         made = [
             answer
             for answer in self.answer(ADAPTER, "other dice", plan)
-            if answer.sampling.temperature > 0
+            if answer.sampling.choosing.temperature > 0
         ]
         return [
             replace(

@@ -8,14 +8,23 @@ adapter is the 32-byte digest of its manifest; times are in milliseconds.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 MAX_FRAME_BYTES = 4 << 20
 MAX_ADAPTER_CONFIG_BYTES = 256 << 10  # what the engine parses; so nothing larger is published
 MAX_ADAPTER_WEIGHTS_BYTES = 2 << 30  # what nodes fetch; so nothing larger is served either
 MAX_STOP_IDS = 16  # as the infer protocol carries
+TOKEN_IDS = 1 << 24  # no vocabulary has more
+MAX_TEMPERATURE = 100.0
+MAX_PENALTY = 100.0
+MAX_BIAS = 100.0
+MAX_BIASES = 1024
+MAX_GRAMMAR_CHARS = 32 << 10
 
 FinishReason = Literal["stop", "length", "cancelled"]
 FailureCode = Literal["bad_request", "unknown_adapter", "busy", "deadline", "internal"]
@@ -26,34 +35,106 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What every answer must match.
+    """What every answer must match; `text` is a JSON schema or an expression in Rust's syntax."""
 
-    `kind`: "json_schema" | "regex"; `text` is the schema (JSON) or the expression (Rust's syntax).
+    kind: Literal["json_schema", "regex"]
+    text: Annotated[str, Meta(max_length=MAX_GRAMMAR_CHARS)]
+
+
+class Choosing(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How tokens are to be chosen, and within which bounds; docs/protocols/sampling.md has the
+    order in which these apply.
+
+    `temperature` 0 is greedy; the others do nothing at their defaults. `logit_bias` adds to the
+    logits of some ids, each once and ascending; penalties other than `repetition_penalty` count
+    only tokens of the answer. The infer protocol carries these fields in this order.
     """
 
-    kind: str
-    text: str
+    temperature: Annotated[float, Meta(ge=0.0, le=MAX_TEMPERATURE)] = 0.0
+    top_k: Annotated[int, Meta(ge=0, lt=TOKEN_IDS)] = 0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=MAX_PENALTY)] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)] = 0.0
+    logit_bias: Annotated[
+        list[
+            tuple[
+                Annotated[int, Meta(ge=0, lt=TOKEN_IDS)],
+                Annotated[float, Meta(ge=-MAX_BIAS, le=MAX_BIAS)],
+            ]
+        ],
+        Meta(max_length=MAX_BIASES),
+    ] = []
+    grammar: Grammar | None = None
+
+
+class ChoosingError(ValueError):
+    """A term of choosing lies outside its bounds: `field` is which, the message names both."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def choosing_from(terms: Mapping[str, object]) -> Choosing:
+    """Build the terms from values by name, the others at their defaults; raises ChoosingError."""
+    checked = {
+        field.name: _check_term(field, terms[field.name])
+        for field in msgspec.structs.fields(Choosing)
+        if field.name in terms
+    }
+    choosing = Choosing(**checked)
+    if not all(one < other for (one, _), (other, _) in pairwise(choosing.logit_bias)):
+        raise ChoosingError("logit_bias", "logit_bias must name each id once, in ascending order")
+    return choosing
+
+
+def check_choosing(choosing: Choosing) -> Choosing:
+    """Give the same terms with every number of its own type; raises ChoosingError."""
+    return choosing_from(msgspec.structs.asdict(choosing))
+
+
+def _check_term(field: msgspec.structs.FieldInfo, value: object) -> Any:
+    try:
+        return msgspec.convert(msgspec.to_builtins(value), field.type)
+    except msgspec.ValidationError as error:
+        raise ChoosingError(field.name, _complaint(field, value, error)) from None
+
+
+def _complaint(
+    field: msgspec.structs.FieldInfo, value: object, error: msgspec.ValidationError
+) -> str:
+    match value:
+        case int() | float():
+            return f"{field.name} is {value}; it must be {_range(*field.type.__metadata__)}"
+        case list() if len(value) > MAX_BIASES:
+            return f"{field.name} names {len(value)} ids; the limit is {MAX_BIASES}"
+        case list():
+            return (
+                f"{field.name} must pair ids from 0 to {TOKEN_IDS - 1} with numbers from"
+                f" {-MAX_BIAS:g} to {MAX_BIAS:g}: {error}"
+            )
+        case Grammar(text=str(text)) if len(text) > MAX_GRAMMAR_CHARS:
+            return f"{field.name} has {len(text)} characters; the limit is {MAX_GRAMMAR_CHARS}"
+        case Grammar(kind=kind):
+            return f"{field.name} is of kind {kind!r}; it must be json_schema or regex"
+        case _:
+            return f"{field.name}: {error}"
+
+
+def _range(bounds: Meta) -> str:
+    lowest = f"above {bounds.gt:g}" if bounds.gt is not None else f"at least {bounds.ge:g}"
+    return f"{lowest} and " + (
+        f"below {bounds.lt}" if bounds.lt is not None else f"at most {bounds.le:g}"
+    )
 
 
 class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How to choose tokens; the order in which these apply is docs/protocols/sampling.md's.
-
-    `seed` is 32 bytes; `temperature` 0 is greedy.
-
-    The others do nothing at their defaults. `logit_bias` adds to the logits of some ids, ascending;
-    penalties other than `repetition_penalty` count only tokens of the answer.
-    """
+    """How to choose tokens, and the 32 bytes of `seed` that make the choice repeatable."""
 
     seed: bytes
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: list[tuple[int, float]] = []
-    grammar: Grammar | None = None
+    choosing: Choosing = Choosing()
 
 
 # --- daemon to engine ---

@@ -9,7 +9,6 @@ logits → bias → repetition, presence, frequency → grammar → draw → tok
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +16,9 @@ from numpy.typing import NDArray
 from .errors import BadRequest
 from .executor.draw import Draw
 from .grammar import Matcher
-from .messages import Sampling, TokenLogprobs
+from .messages import Choosing, ChoosingError, Sampling, TokenLogprobs, check_choosing
 from .noise import SEED_BYTES, derive_key
 
-MAX_TEMPERATURE = 100.0
-MAX_PENALTY = 100.0
-MAX_BIAS = 100.0
-MAX_BIASES = 1024
 MAX_LOGPROBS = 20
 
 Floats = NDArray[np.float64]
@@ -36,36 +31,13 @@ def check_sampling(sampling: Sampling, vocab_size: int) -> None:
     """
     if len(sampling.seed) != SEED_BYTES:
         raise BadRequest(f"seed has {len(sampling.seed)} bytes; it must have {SEED_BYTES}")
-    _check_range("temperature", sampling.temperature, 0.0, MAX_TEMPERATURE)
-    if sampling.top_k < 0:
-        raise BadRequest(f"top_k is {sampling.top_k}; it must be 0 (off) or more")
-    if not 0.0 < sampling.top_p <= 1.0:
-        raise BadRequest(f"top_p is {sampling.top_p}; it must be above 0 and at most 1 (off)")
-    _check_range("min_p", sampling.min_p, 0.0, 1.0)
-    if not 0.0 < sampling.repetition_penalty <= MAX_PENALTY:
-        raise BadRequest(
-            f"repetition_penalty is {sampling.repetition_penalty}; it must be above 0 and at most"
-            f" {MAX_PENALTY} (1: off)"
-        )
-    _check_range("presence_penalty", sampling.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
-    _check_range("frequency_penalty", sampling.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
-    _check_bias(sampling.logit_bias, vocab_size)
-
-
-def _check_range(name: str, value: float, lowest: float, highest: float) -> None:
-    if not lowest <= value <= highest:  # NaN is not
-        raise BadRequest(f"{name} is {value}; it must be from {lowest:g} to {highest:g}")
-
-
-def _check_bias(biases: list[tuple[int, float]], vocab_size: int) -> None:
-    if len(biases) > MAX_BIASES:
-        raise BadRequest(f"logit_bias names {len(biases)} ids; the limit is {MAX_BIASES}")
-    for token, bias in biases:
-        if not 0 <= token < vocab_size:
+    try:
+        check_choosing(sampling.choosing)
+    except ChoosingError as error:
+        raise BadRequest(str(error)) from None
+    for token, _ in sampling.choosing.logit_bias:
+        if token >= vocab_size:
             raise BadRequest(f"logit_bias names id {token}; ids lie in [0, {vocab_size})")
-        _check_range(f"logit_bias of id {token}", bias, -MAX_BIAS, MAX_BIAS)
-    if not all(one < other for (one, _), (other, _) in pairwise(biases)):
-        raise BadRequest("logit_bias must name each id once, in ascending order")
 
 
 class Chooser:
@@ -74,15 +46,15 @@ class Chooser:
     def __init__(
         self, sampling: Sampling, prompt_ids: list[int], matcher: Matcher | None = None
     ) -> None:
-        self._sampling = sampling
+        self._choosing = sampling.choosing
         self._matcher = matcher
         self._key = derive_key(sampling.seed)
-        self._changes = _Changes(sampling, prompt_ids)
+        self._changes = _Changes(sampling.choosing, prompt_ids)
 
     @property
     def takes_best(self) -> bool:
-        """Return whether the highest logit simply wins."""
-        return self._sampling.temperature == 0 and self._matcher is None and not self._changes.any
+        """Whether the highest logit simply wins."""
+        return self._choosing.temperature == 0 and self._matcher is None and not self._changes.any
 
     @property
     def remembers(self) -> bool:
@@ -108,15 +80,15 @@ class Chooser:
 
         `logits` are those of the `changed_ids`. Raises BadRequest (see Matcher).
         """
-        sampling = self._sampling
+        choosing = self._choosing
         return Draw(
             row=row,
             position=position,
-            temperature=sampling.temperature,
+            temperature=choosing.temperature,
             key=self._key,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            min_p=sampling.min_p,
+            top_k=choosing.top_k,
+            top_p=choosing.top_p,
+            min_p=choosing.min_p,
             changed=self._changes.ids,
             values=self._changes.values(logits),
             allowed=None if self._matcher is None else self._matcher.allowed(),
@@ -133,13 +105,13 @@ class Chooser:
 class _Changes:
     """The ids whose logits are changed, ascending, and by what."""
 
-    def __init__(self, sampling: Sampling, prompt_ids: list[int]) -> None:
-        self._sampling = sampling
-        self._repeats = sampling.repetition_penalty != 1.0
+    def __init__(self, choosing: Choosing, prompt_ids: list[int]) -> None:
+        self._choosing = choosing
+        self._repeats = choosing.repetition_penalty != 1.0
         self.counts_answer = (
-            self._repeats or sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
+            self._repeats or choosing.presence_penalty != 0.0 or choosing.frequency_penalty != 0.0
         )
-        biases = dict(sampling.logit_bias)
+        biases = dict(choosing.logit_bias)
         prompt = set(prompt_ids) if self._repeats else set()
         self.ids = np.array(sorted(biases.keys() | prompt), np.int32)
         self._bias = np.array([biases.get(int(token), 0.0) for token in self.ids], np.float64)
@@ -151,18 +123,18 @@ class _Changes:
         return self.counts_answer or len(self.ids) > 0
 
     def values(self, logits: NDArray[np.float32]) -> Floats:
-        """Compute the changed values of `ids`' own `logits`, in binary64."""
-        sampling = self._sampling
+        """What becomes of `ids`' own `logits`, in binary64."""
+        choosing = self._choosing
         values: Floats = logits.astype(np.float64) + self._bias
         if self._repeats:
-            factor = sampling.repetition_penalty
+            factor = choosing.repetition_penalty
             values = np.where(
                 self._seen, np.where(values > 0, values / factor, values * factor), values
             )
         if self.counts_answer:
             values = (
-                values - sampling.presence_penalty * (self._counts > 0)
-            ) - sampling.frequency_penalty * self._counts
+                values - choosing.presence_penalty * (self._counts > 0)
+            ) - choosing.frequency_penalty * self._counts
         return values
 
     def count(self, token: int) -> None:

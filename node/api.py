@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from engine.messages import Choosing
+
 EndReason = Literal["stop", "length", "cancelled"]
 AdapterState = Literal["held", "ready", "known"]
 """Its bytes are here; it is in the engine; it was heard of on the network."""
@@ -31,35 +33,19 @@ class ChatMessage:
 
 
 @dataclass(frozen=True)
-class Grammar:
-    """What an answer must match: a JSON schema as text, or an expression in Rust's syntax."""
-
-    kind: Literal["json_schema", "regex"]
-    text: str
-
-
-@dataclass(frozen=True)
 class CompletionRequest:
     """One question. `prompt` is raw text or chat turns (the base's template is applied to turns).
 
-    How each of the numbers changes the choice of tokens: docs/protocols/sampling.md. `logprobs` is
-    how many likely tokens to report beside each. `model` is "base", "name", "peerid/name" or a CID.
-    `node` names the peer that must answer; None lets the router choose. `seed` makes the client's
-    half of the seed reproducible; None draws it at random.
+    `choosing` is how its tokens are chosen; `logprobs` is how many likely tokens to report beside
+    each. `model` is "base", "name", "peerid/name" or a CID. `node` names the peer that must answer;
+    None lets the router choose. `seed` makes the client's half of the seed reproducible; None draws
+    it at random.
     """
 
     model: str
     prompt: str | tuple[ChatMessage, ...]
     max_tokens: int = 128
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    grammar: Grammar | None = None
+    choosing: Choosing = field(default_factory=Choosing)
     logprobs: int | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None

@@ -29,7 +29,7 @@ from engine.config import EngineConfig
 from engine.executor.memory import linear_numbers
 from engine.grammar import GrammarDone
 from engine.lora.adapters import LoadDone
-from engine.messages import Replay, Replayed, Sampling, Submit, Tokens
+from engine.messages import Choosing, Replay, Replayed, Sampling, Submit, Tokens
 from engine.model.config import ModelConfig
 from engine.model.weights import open_weights
 from engine.roofline import measure_apart
@@ -119,7 +119,7 @@ def main() -> None:
     checker = Side(base, asked.threads)
     rows = []
     for temperature in TEMPERATURES:
-        sampling = Sampling(b"r" * 32, temperature)
+        sampling = Sampling(b"r" * 32, Choosing(temperature))
         for batch in BATCHES:
             roofline = roofline.best(measure_apart(asked.threads))
             for length in LENGTHS:

@@ -17,6 +17,7 @@ from typing import TypeVar, assert_never
 import trio
 from trio_typing import TaskStatus
 
+from engine.messages import Sampling
 from p2p.cid import Cid
 from p2p.errors import P2pError, StreamClosed
 from p2p.streams import FrameStream
@@ -33,7 +34,6 @@ from ..wire.channels import Persist
 from ..wire.metering import Price
 from ..wire.node_session import UNPAID_DEADLINE_S, NodeSession, NodeTerms
 from ..wire.session import Fail, Failed, Malformed, PeerGone, Send, Tick
-from .sampling import sampling_of
 
 SEND_DEADLINE_S = 10.0
 # the client may stay silent while it is paid up; its connection's end is noticed at once
@@ -238,8 +238,8 @@ class Visit:
         try:
             async with self._in.engine.generate(
                 ask.prompt_ids,
-                None if ask.adapter == BARE_BASE else ask.adapter,
-                sampling_of(ask.terms, start.deal.seed),
+                None if ask.adapter == BASE_ADAPTER else ask.adapter,
+                Sampling(start.deal.seed, ask.terms),
                 ask.max_tokens,
                 start.credit,
                 stop_ids=ask.stop_ids,

@@ -28,7 +28,6 @@ from ..wire import infer as wire
 from ..wire.client_session import Question
 from .remote import Call as InferCall
 from .remote import Caller
-from .sampling import sampling_of
 
 
 @dataclass(frozen=True)
@@ -149,8 +148,8 @@ class OwnEngine:
             timings = (await self.holder.hold(Cid(question.adapter))).timings_ms
         async with self.engine.generate(
             question.prompt_ids,
-            None if question.adapter == BARE_BASE else question.adapter,
-            sampling_of(question.terms, question.client_seed),
+            None if question.adapter == BASE_ADAPTER else question.adapter,
+            m.Sampling(question.client_seed, question.terms),
             question.max_tokens,
             credit=question.max_tokens,
             stop_ids=question.stop_ids,

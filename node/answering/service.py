@@ -37,10 +37,10 @@ from ..errors import (
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
-from ..wire.metering import ShareRow
+from ..wire.metering import BASE_ADAPTER, ShareRow
+from .checks import check_request
 from .peers import Outcome, Peer, Peers
 from .router import Router
-from .sampling import check_request, terms_of
 from .stream import AnswerSender, Writer, open_answer
 from .tokenizer import BaseTokenizer
 
@@ -146,7 +146,7 @@ class Service:
 
     async def _answer(self, request: CompletionRequest, answer: AnswerSender) -> None:
         """Text → question → who is asked, best first → tokens → text → how it ended."""
-        check_request(request)
+        request = check_request(request)
         _check_node(request.node)
         prompt_ids = self._tokenizer.encode_prompt(request.prompt)
         times = Times()
@@ -179,7 +179,7 @@ class Service:
             adapter=cid.digest if cid else BARE_BASE,
             prompt_ids=tuple(prompt_ids),
             max_tokens=request.max_tokens,
-            terms=terms_of(request),
+            terms=request.choosing,
             logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
             client_seed=_client_seed(request.seed),

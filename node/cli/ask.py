@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from engine.messages import ChoosingError, choosing_from
+
 from ..api import AdapterInfo, PullReport
 from .client import EXIT_INTERRUPTED, EXIT_USAGE, CliError, DaemonClient, open_client
 from .options import Home, Json
@@ -65,6 +67,15 @@ class Told:
         return " · ".join(part for part in parts if part)
 
 
+def within_bounds(option: typer.CallbackParam, value: float) -> float:
+    """Refuse a term that no node would take, before anything is sent."""
+    try:
+        choosing_from({str(option.name): value})
+    except ChoosingError as error:
+        raise typer.BadParameter(str(error)) from None
+    return value
+
+
 def run(
     home: Home,
     model: Annotated[str, typer.Argument(help="base, NAME, PEER/NAME or a CID.")],
@@ -79,20 +90,27 @@ def run(
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to answer with.")] = 128,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="0 always takes the likeliest token.")
+        float, typer.Option(callback=within_bounds, help="0 always takes the likeliest token.")
     ] = 0.7,
     top_p: Annotated[
-        float, typer.Option(min=0.01, max=1.0, help="Sample from this share of the likelihood.")
+        float,
+        typer.Option(callback=within_bounds, help="Sample from this share of the likelihood."),
     ] = 1.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample from this many tokens; 0 is all.")] = 0,
+    top_k: Annotated[
+        int, typer.Option(callback=within_bounds, help="Sample from this many tokens; 0 is all.")
+    ] = 0,
     min_p: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="Leave out tokens less likely than this share of the likeliest."
+            callback=within_bounds,
+            help="Leave out tokens less likely than this share of the likeliest.",
         ),
     ] = 0.0,
     repetition_penalty: Annotated[
-        float, typer.Option(min=0.01, help="Above 1, what was said already becomes less likely.")
+        float,
+        typer.Option(
+            callback=within_bounds, help="Above 1, what was said already becomes less likely."
+        ),
     ] = 1.0,
     schema: Annotated[
         Path | None,

@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from ..api import ChatMessage, CompletionRequest, Grammar
-from ..wire.infer import MAX_BIASES, MAX_LOGPROBS
+from engine.messages import Choosing, ChoosingError, Grammar, choosing_from
+
+from ..api import ChatMessage, CompletionRequest
+from ..wire.infer import MAX_LOGPROBS
 
 Kind = TypeVar("Kind")
 
@@ -25,8 +27,13 @@ MAX_ANSWERS = 16
 MAX_STOP_STRINGS = 4
 MAX_ANSWER_TOKENS = 8192
 MAX_MESSAGES = 1024
+OPENAI_MAX_TEMPERATURE = 2.0  # nodes take more, but a client written for OpenAI means a mistake
+OPENAI_MAX_PENALTY = 2.0
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's own default
 DEFAULT_MAX_TOKENS = 128
+
+# Taken as they come; the body says what a grammar is in its own way.
+CHOOSING = frozenset(Choosing.__struct_fields__) - {"grammar"}
 
 # Never change the answer: labels and hints for somebody else's billing.
 IGNORED = frozenset(
@@ -95,24 +102,23 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that both kinds of body share."""
+    """The fields that both kinds of body share, beside those of `Choosing` that have the same name
+    and bounds there.
+    """
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_ANSWER_TOKENS)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=1 << 20)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=OPENAI_MAX_TEMPERATURE)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=MAX_STOP_STRINGS)] | None = None
     seed: int | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_BIASES)]
-        | None
+    presence_penalty: (
+        Annotated[float, Meta(ge=-OPENAI_MAX_PENALTY, le=OPENAI_MAX_PENALTY)] | None
     ) = None
+    frequency_penalty: (
+        Annotated[float, Meta(ge=-OPENAI_MAX_PENALTY, le=OPENAI_MAX_PENALTY)] | None
+    ) = None
+    logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -165,7 +171,7 @@ def parse(data: bytes, *, chat: bool) -> Asked:
     """Read one body; raises `BadField`."""
     fields = read_object(data)
     kind: type[ChatBody] | type[TextBody] = ChatBody if chat else TextBody
-    refuse_unknown(fields, known=frozenset(kind.__struct_fields__))
+    refuse_unknown(fields, known=CHOOSING | frozenset(kind.__struct_fields__))
     body = convert(fields, kind)
     if chat:
         refuse_unknown_in_turns(fields["messages"])
@@ -175,7 +181,7 @@ def parse(data: bytes, *, chat: bool) -> Asked:
             "stream_options", "stream_options is only allowed together with stream: true"
         )
     usage = body.stream_options is not None and body.stream_options.include_usage
-    request = as_request(body)
+    request = as_request(body, as_choosing(body, fields))
     return Asked(
         tuple(
             replace(request, seed=seed_of(request.seed, number)) for number in range(body.n or 1)
@@ -251,7 +257,7 @@ def shorten(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-def as_request(body: ChatBody | TextBody) -> CompletionRequest:
+def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionRequest:
     """The daemon's form of a checked body."""
     limit = body.max_tokens
     if isinstance(body, ChatBody):
@@ -264,20 +270,25 @@ def as_request(body: ChatBody | TextBody) -> CompletionRequest:
             else as_text(body.prompt)
         ),
         max_tokens=limit or DEFAULT_MAX_TOKENS,
-        temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
-        top_k=body.top_k or 0,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=body.min_p or 0.0,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=as_biases(body.logit_bias or {}),
-        grammar=as_grammar(body),
+        choosing=choosing,
         logprobs=as_logprobs(body),
         stop=as_stop(body.stop),
         seed=None if body.seed is None else body.seed % (1 << 63),
         node=None if body.lorikeet is None else body.lorikeet.node,
     )
+
+
+def as_choosing(body: ChatBody | TextBody, fields: Mapping[str, Any]) -> Choosing:
+    """How tokens are to be chosen, within the node's bounds."""
+    asked = {name: fields[name] for name in CHOOSING if fields.get(name) is not None}
+    try:
+        return choosing_from(
+            {"temperature": DEFAULT_TEMPERATURE}
+            | asked
+            | {"logit_bias": as_biases(body.logit_bias or {}), "grammar": as_grammar(body)}
+        )
+    except ChoosingError as error:
+        raise BadField(error.field, str(error)) from None
 
 
 def seed_of(seed: int | None, number: int) -> int | None:
@@ -289,12 +300,12 @@ def seed_of(seed: int | None, number: int) -> int | None:
     return int.from_bytes(hashlib.sha256(b"answer %d of seed %d" % (number, seed)).digest()[:7])
 
 
-def as_biases(biases: Mapping[str, float]) -> dict[int, float]:
+def as_biases(biases: Mapping[str, float]) -> list[tuple[int, float]]:
     """Token ids are JSON's object keys, so they come as text."""
     for key in biases:
         if not key.isdecimal():
             raise BadField("logit_bias", f"logit_bias names {key!r}; its keys are token ids")
-    return {int(key): value for key, value in biases.items()}
+    return sorted((int(key), value) for key, value in biases.items())
 
 
 def as_grammar(body: ChatBody | TextBody) -> Grammar | None:

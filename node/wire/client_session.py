@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
 
+from engine.messages import Choosing
+
 from ..api import EndReason
 from ..errors import NodeCheated, NodeError, NodeRefused, NodeVanished, PaymentRequired
 from . import infer as wire
@@ -46,7 +48,7 @@ class Question:
     adapter: bytes
     prompt_ids: tuple[int, ...]
     max_tokens: int
-    terms: wire.Terms
+    terms: Choosing
     logprobs: int | None
     stop_ids: tuple[int, ...]
     client_seed: bytes

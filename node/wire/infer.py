@@ -9,11 +9,11 @@ addresses 20, signatures 65.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
-from engine.messages import MAX_STOP_IDS
+from engine.messages import MAX_STOP_IDS, TOKEN_IDS, Choosing
 from proofs.receipt import MAX_BODY_BYTES
 from proofs.voucher import ChannelConfig
 
@@ -25,11 +25,6 @@ VERSION = 2
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_TIMINGS = 16
-MAX_TEMPERATURE = 100.0
-MAX_PENALTY = 100.0
-MAX_BIAS = 100.0
-MAX_BIASES = 1024
-MAX_GRAMMAR_CHARS = 32 << 10
 MAX_LOGPROBS = 20
 PAY_TOKENS = 32  # how far ahead a client pays, and so the most that either side can lose
 
@@ -37,7 +32,7 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Address = Annotated[bytes, msgspec.Meta(min_length=20, max_length=20)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=65, max_length=65)]
 Salt = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=TOKEN_IDS)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Word = Annotated[str, msgspec.Meta(max_length=32)]
@@ -50,32 +45,6 @@ class WireError(Exception):
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
     """What all messages share: an immutable, tagged array."""
-
-
-class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What the answer must match; `text` is a JSON schema or an expression in Rust's syntax."""
-
-    kind: Literal["json_schema", "regex"]
-    text: Annotated[str, msgspec.Meta(max_length=MAX_GRAMMAR_CHARS)]
-
-
-class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How tokens are to be chosen (docs/protocols/sampling.md); `logit_bias` has each id once,
-    ascending.
-    """
-
-    temperature: Annotated[float, msgspec.Meta(ge=0.0, le=MAX_TEMPERATURE)]
-    top_k: Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
-    top_p: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-    min_p: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0.0, le=MAX_PENALTY)]
-    presence_penalty: Annotated[float, msgspec.Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)]
-    frequency_penalty: Annotated[float, msgspec.Meta(ge=-MAX_PENALTY, le=MAX_PENALTY)]
-    logit_bias: Annotated[
-        list[tuple[TokenId, Annotated[float, msgspec.Meta(ge=-MAX_BIAS, le=MAX_BIAS)]]],
-        msgspec.Meta(max_length=MAX_BIASES),
-    ]
-    grammar: Grammar | None
 
 
 # --- client to node ---
@@ -95,7 +64,7 @@ class Ask(Message, frozen=True, array_like=True):
     adapter: Digest
     prompt_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_PROMPT_TOKENS)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
-    terms: Terms
+    terms: Choosing
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOGPROBS)] | None
     stop_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOP_IDS)]
     seed_commitment: Digest

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.messages import Sampling, Submit
+from engine.messages import Choosing, Sampling, Submit
 
 from .worlds import Lab, make_base, some_tokens, write_adapter
 
@@ -68,7 +68,7 @@ def make_request(
         request_id,
         prompt,
         adapter,
-        Sampling(bytes([seed]) * 32, temperature),
+        Sampling(bytes([seed]) * 32, Choosing(temperature)),
         max_tokens=tokens,
         credit=tokens if credit is None else credit,
         stop_ids=[],

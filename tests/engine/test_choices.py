@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from engine.messages import (
     Cancel,
+    Choosing,
     Failed,
     Grammar,
     Replay,
@@ -65,14 +66,14 @@ def make_tokenizer(folder: Path) -> tokenizers.Tokenizer:
 
 ANY_KIND = {
     "plain": Sampling(SEED),
-    "warm": Sampling(SEED, 0.8, 40, 0.95, min_p=0.02),
+    "warm": Sampling(SEED, Choosing(0.8, 40, 0.95, min_p=0.02)),
     "greedy and penalised": Sampling(
-        SEED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2
+        SEED, Choosing(repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2)
     ),
     "warm and penalised": Sampling(
-        SEED, 1.0, repetition_penalty=1.2, logit_bias=[(3, 4.0), (9, -100.0)]
+        SEED, Choosing(1.0, repetition_penalty=1.2, logit_bias=[(3, 4.0), (9, -100.0)])
     ),
-    "regex": Sampling(SEED, 1.0, grammar=Grammar("regex", "[a-f]{3,9}(-[0-9]{2}){1,4}")),
+    "regex": Sampling(SEED, Choosing(1.0, grammar=Grammar("regex", "[a-f]{3,9}(-[0-9]{2}){1,4}"))),
 }
 
 
@@ -197,7 +198,9 @@ def test_an_answer_follows_its_schema_and_ends_when_it_is_complete(
     base: Path, kernels: str, temperature: float
 ) -> None:
     lab = lab_of(base, kernels=kernels)
-    sampling = Sampling(SEED, temperature, grammar=Grammar("json_schema", json.dumps(SCHEMA)))
+    sampling = Sampling(
+        SEED, Choosing(temperature, grammar=Grammar("json_schema", json.dumps(SCHEMA)))
+    )
     answers = lab.run(
         *(
             submit(number, some_tokens(9, number), tokens=120, sampling=sampling)
@@ -214,7 +217,7 @@ def test_an_answer_follows_its_schema_and_ends_when_it_is_complete(
 
 def test_an_answer_matches_its_expression(base: Path) -> None:
     lab = lab_of(base)
-    sampling = Sampling(SEED, 1.0, grammar=Grammar("regex", "(yes|no), [0-9]{4}"))
+    sampling = Sampling(SEED, Choosing(1.0, grammar=Grammar("regex", "(yes|no), [0-9]{4}")))
     tokens = lab.run(submit(1, [1, 2, 3], tokens=40, sampling=sampling))[1]
     assert re.fullmatch("(yes|no), [0-9]{4}", text_of(base, tokens))
     lab.close()
@@ -253,7 +256,10 @@ def test_a_grammar_that_cannot_be_followed_is_refused_by_name_and_the_engine_goe
     base: Path, grammar: Grammar, words: str
 ) -> None:
     lab = lab_of(base)
-    lab.run(submit(1, [1, 2, 3], sampling=Sampling(SEED, grammar=grammar)), submit(2, [1, 2, 3]))
+    lab.run(
+        submit(1, [1, 2, 3], sampling=Sampling(SEED, Choosing(grammar=grammar))),
+        submit(2, [1, 2, 3]),
+    )
     failed = lab.end(1)
     assert isinstance(failed, Failed)
     assert failed.code == "bad_request"
@@ -275,7 +281,7 @@ def test_others_go_on_while_a_hostile_grammar_is_tried_and_its_request_can_be_ca
         submit(
             1,
             [1, 2, 3],
-            sampling=Sampling(SEED, grammar=Grammar("json_schema", json.dumps(hostile))),
+            sampling=Sampling(SEED, Choosing(grammar=Grammar("json_schema", json.dumps(hostile)))),
         )
     )
     lab.engine.handle(submit(2, [1, 2, 3]))
@@ -291,7 +297,7 @@ def test_others_go_on_while_a_hostile_grammar_is_tried_and_its_request_can_be_ca
 
 def test_a_grammar_needs_to_know_what_tokens_spell(base: Path) -> None:
     lab = Lab(base)
-    lab.run(submit(1, [1, 2, 3], sampling=Sampling(SEED, grammar=Grammar("regex", "a"))))
+    lab.run(submit(1, [1, 2, 3], sampling=Sampling(SEED, Choosing(grammar=Grammar("regex", "a")))))
     failed = lab.end(1)
     assert isinstance(failed, Failed)
     assert "Vocabulary" in failed.message
@@ -316,7 +322,7 @@ def test_reported_log_probabilities_are_the_model_s(
             adapter=adapter,
             tokens=6,
             logprobs=3,
-            sampling=Sampling(SEED, 2.0, presence_penalty=3.0),
+            sampling=Sampling(SEED, Choosing(2.0, presence_penalty=3.0)),
         )
     )[1]
     reports = [
@@ -355,13 +361,16 @@ def test_log_probabilities_equal_those_of_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"sampling": Sampling(SEED, min_p=1.5)}, "min_p"),
-        ({"sampling": Sampling(SEED, repetition_penalty=0.0)}, "repetition_penalty"),
-        ({"sampling": Sampling(SEED, presence_penalty=float("inf"))}, "presence_penalty"),
-        ({"sampling": Sampling(SEED, frequency_penalty=float("nan"))}, "frequency_penalty"),
-        ({"sampling": Sampling(SEED, logit_bias=[(5000, 1.0)])}, "logit_bias"),
-        ({"sampling": Sampling(SEED, logit_bias=[(2, 1.0), (1, 1.0)])}, "logit_bias"),
-        ({"sampling": Sampling(SEED, logit_bias=[(2, 1e9)])}, "logit_bias"),
+        ({"sampling": Sampling(SEED, Choosing(min_p=1.5))}, "min_p"),
+        ({"sampling": Sampling(SEED, Choosing(repetition_penalty=0.0))}, "repetition_penalty"),
+        ({"sampling": Sampling(SEED, Choosing(presence_penalty=float("inf")))}, "presence_penalty"),
+        (
+            {"sampling": Sampling(SEED, Choosing(frequency_penalty=float("nan")))},
+            "frequency_penalty",
+        ),
+        ({"sampling": Sampling(SEED, Choosing(logit_bias=[(5000, 1.0)]))}, "logit_bias"),
+        ({"sampling": Sampling(SEED, Choosing(logit_bias=[(2, 1.0), (1, 1.0)]))}, "logit_bias"),
+        ({"sampling": Sampling(SEED, Choosing(logit_bias=[(2, 1e9)]))}, "logit_bias"),
         ({"logprobs": 21}, "logprobs"),
     ],
 )

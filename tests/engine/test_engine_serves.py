@@ -13,6 +13,7 @@ from engine.messages import (
     AdapterHeld,
     AdapterRefused,
     Cancel,
+    Choosing,
     Failed,
     Finished,
     GetStats,
@@ -28,7 +29,7 @@ from .worlds import Lab, hold, make_base, some_tokens, submit, write_adapter
 
 LAW = b"l" * 32
 VERSE = b"v" * 32
-WARM = Sampling(b"s" * 32, temperature=1.0)
+WARM = Sampling(b"s" * 32, Choosing(temperature=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +188,7 @@ def test_replaying_an_answer_finds_every_token_won_and_a_forged_one_missed(lab: 
     for request_id, sampling in (
         (1, WARM),
         (2, Sampling(b"g" * 32)),
-        (3, Sampling(b"k" * 32, 0.8, 20, 0.9)),
+        (3, Sampling(b"k" * 32, Choosing(0.8, 20, 0.9))),
     ):
         answer = lab.run(submit(request_id, prompt, LAW, tokens=150, sampling=sampling))[request_id]
         forged = [*answer[:70], (answer[70] + 1) % 320, *answer[71:]]
@@ -215,8 +216,8 @@ def test_replaying_an_answer_finds_every_token_won_and_a_forged_one_missed(lab: 
         ({"prompt_ids": [1] * 5000}, "bad_request", "context"),
         ({"max_tokens": 0}, "bad_request", "max_tokens"),
         ({"sampling": Sampling(b"short")}, "bad_request", "seed"),
-        ({"sampling": Sampling(bytes(32), float("nan"))}, "bad_request", "temperature"),
-        ({"sampling": Sampling(bytes(32), 1.0, 0, 0.0)}, "bad_request", "top_p"),
+        ({"sampling": Sampling(bytes(32), Choosing(float("nan")))}, "bad_request", "temperature"),
+        ({"sampling": Sampling(bytes(32), Choosing(1.0, 0, 0.0))}, "bad_request", "top_p"),
         ({"adapter": b"?" * 32}, "unknown_adapter", "HoldAdapter"),
     ],
 )

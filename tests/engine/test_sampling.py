@@ -19,7 +19,7 @@ from engine.executor.draw import MAX_MARGIN, Draw, Drawn, draw_one
 from engine.executor.native import NativeExecutor
 from engine.executor.step import Executor, find_best
 from engine.executor.twins import TorchExecutor
-from engine.messages import Sampling
+from engine.messages import Choosing, Sampling
 from engine.model.weights import open_weights
 from engine.noise import GUMBEL_LIMIT, derive_key, gumbel, noise_words, philox
 from engine.sampler import Chooser, report_logprobs
@@ -126,7 +126,7 @@ def test_the_choices_match_their_golden_vectors(kernels: str) -> None:
             if name not in ("position", "token", "prompt", "answer", "allowed")
         }
         fields["logit_bias"] = [tuple(each) for each in vector.get("logit_bias", [])]
-        chooser = Chooser(Sampling(SEED, **fields), vector.get("prompt", []))
+        chooser = Chooser(Sampling(SEED, Choosing(**fields)), vector.get("prompt", []))
         for token in vector.get("answer", []):
             chooser.accept(token)
         [drawn] = run(
@@ -260,11 +260,13 @@ def test_penalties_and_biases_change_logits_as_the_specification_says(
     chooser = Chooser(
         Sampling(
             SEED,
-            1.0,
-            repetition_penalty=repetition,
-            presence_penalty=presence,
-            frequency_penalty=frequency,
-            logit_bias=sorted(bias.items()),
+            Choosing(
+                1.0,
+                repetition_penalty=repetition,
+                presence_penalty=presence,
+                frequency_penalty=frequency,
+                logit_bias=sorted(bias.items()),
+            ),
         ),
         prompt,
     )

@@ -14,7 +14,17 @@ import pytest
 
 from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
-from engine.messages import Cancel, Failed, Finished, FromEngine, Grant, Sampling, Submit, Tokens
+from engine.messages import (
+    Cancel,
+    Choosing,
+    Failed,
+    Finished,
+    FromEngine,
+    Grant,
+    Sampling,
+    Submit,
+    Tokens,
+)
 from engine.scheduler import Schedule, Scheduler
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 
@@ -98,8 +108,10 @@ def play(
             stops = [draw.randrange(LLAMA.vocab_size) for _ in range(draw.choice((0, 0, 40)))]
             sampling = Sampling(
                 bytes([number % 256]) * 32,
-                draw.choice((0.0, 0.0, 0.9)),
-                repetition_penalty=draw.choice((1.0, 1.0, 1.3)),
+                Choosing(
+                    draw.choice((0.0, 0.0, 0.9)),
+                    repetition_penalty=draw.choice((1.0, 1.0, 1.3)),
+                ),
             )
             adapter = draw.choice([None, None, *map(name, range(NUM_ADAPTERS))])
             asked.append(number)

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from engine.messages import Choosing, Grammar
 from node.wire import infer as wire
 from node.wire.metering import FIRST, Account, Deal, Position, Price, expected_shares
 from node.wire.receipts import Accepted, Deliver, Rejected, Taken, Waiting
@@ -54,7 +55,7 @@ PRICE = Price(prompt=10, completion=50)
 STARTED_AT = 1_795_000_000
 STOP_ID = 2
 FORGED = "channel: the receipt names another channel than the one it came with"
-GREEDY = wire.Terms(
+GREEDY = Choosing(
     temperature=0.0,
     top_k=0,
     top_p=1.0,
@@ -65,7 +66,7 @@ GREEDY = wire.Terms(
     logit_bias=[],
     grammar=None,
 )
-EVERYTHING = wire.Terms(
+EVERYTHING = Choosing(
     temperature=0.7,
     top_k=40,
     top_p=0.9,
@@ -74,7 +75,7 @@ EVERYTHING = wire.Terms(
     presence_penalty=0.5,
     frequency_penalty=-0.25,
     logit_bias=[(7, 1.5), (49_151, -100.0)],
-    grammar=wire.Grammar("regex", "(yes|no)"),
+    grammar=Grammar("regex", "(yes|no)"),
 )
 
 

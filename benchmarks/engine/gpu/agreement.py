@@ -25,7 +25,7 @@ from benchmarks.engine.gpu.drive import Driver, RowFailed, release
 from benchmarks.engine.gpu.model import SHAPES, quantile
 from benchmarks.engine.gpu.rows import Fact, Figure, Rows, Tell
 from benchmarks.engine.gpu.world import MixedAdapters, make_prompts, random_weights
-from engine.messages import Sampling
+from engine.messages import Choosing, Sampling
 from engine.verdict import Thresholds, calibrate, judge
 
 if TYPE_CHECKING:
@@ -112,7 +112,11 @@ class Party:
             number = n % (NUM_ADAPTERS + 1)
             temperature = TEMPERATURES[n // (NUM_ADAPTERS + 1) % len(TEMPERATURES)]
             asked.append(
-                (prompt, number - 1 if number else None, Sampling(bytes([n]) * 32, temperature))
+                (
+                    prompt,
+                    number - 1 if number else None,
+                    Sampling(bytes([n]) * 32, Choosing(temperature)),
+                )
             )
         return [
             Answer(*each, *answer)

@@ -31,6 +31,7 @@ from engine.messages import (
     AdapterHeld,
     AdapterRefused,
     Cancel,
+    Choosing,
     Failed,
     Finished,
     FromEngine,
@@ -145,7 +146,7 @@ class Driver:
                 number,
                 max_tokens,
                 1,
-                sampling=Sampling(place.to_bytes(32, "big"), temperature),
+                sampling=Sampling(place.to_bytes(32, "big"), Choosing(temperature)),
             )
             for place, (prompt, number) in enumerate(zip(prompts, adapters, strict=True))
         )

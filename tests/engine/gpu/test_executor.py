@@ -18,7 +18,7 @@ from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import HostDevice, Work
 from engine.cuda.graphs import BUCKETS, MIXED_ROWS, Key, bucket_of, rank_of
 from engine.cuda.kernels import REFERENCES
-from engine.messages import Replay, Replayed, Sampling
+from engine.messages import Choosing, Replay, Replayed, Sampling
 from tests.engine.gpu.worlds import (
     LLAMA,
     MODELS,
@@ -247,9 +247,9 @@ def test_fewer_pages_leave_every_table_of_a_graph_where_it_is() -> None:
 SEED = b"g" * 32
 KINDS = (
     Sampling(SEED),
-    Sampling(SEED, 0.8, 40, 0.95, min_p=0.02),
-    Sampling(SEED, repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2),
-    Sampling(SEED, 1.0, repetition_penalty=1.2, logit_bias=[(3, 4.0), (9, -100.0)]),
+    Sampling(SEED, Choosing(0.8, 40, 0.95, min_p=0.02)),
+    Sampling(SEED, Choosing(repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.2)),
+    Sampling(SEED, Choosing(1.0, repetition_penalty=1.2, logit_bias=[(3, 4.0), (9, -100.0)])),
 )
 
 

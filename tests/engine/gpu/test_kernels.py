@@ -26,7 +26,7 @@ from engine.executor.draw import MAX_MARGIN, Draw, draw_one
 from engine.executor.step import Run, Segment, StepInput
 from engine.lora.bank import SlotBank, address_table
 from engine.lora.layout import PackedAdapter, PartWeights, pack
-from engine.messages import Sampling
+from engine.messages import Choosing, Sampling
 from engine.model.parts import PARTS, parts_of
 from engine.sampler import Chooser
 from tests.engine.test_sampling import DRAWS, LOGITS, SEED, VECTORS, make_draw
@@ -675,7 +675,7 @@ def test_the_choices_match_their_golden_vectors() -> None:
             if name not in ("position", "token", "prompt", "answer", "allowed")
         }
         fields["logit_bias"] = [tuple(each) for each in vector.get("logit_bias", [])]
-        chooser = Chooser(Sampling(SEED, **fields), vector.get("prompt", []))
+        chooser = Chooser(Sampling(SEED, Choosing(**fields)), vector.get("prompt", []))
         for token in vector.get("answer", []):
             chooser.accept(token)
         draws.append(chooser.draw(LOGITS[chooser.changed_ids], 0, vector["position"]))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.api import Grammar
+from engine.messages import Choosing, Grammar
 from node.errors import NodeRefused
 from tests.node.networks import ask, open_lab, until
 from tests.node.tiny import make_adapter
@@ -54,9 +54,8 @@ async def test_what_shapes_an_answer_crosses_the_network_and_a_node_answers_with
             digits = await ask(
                 gateway,
                 max_tokens=40,
-                temperature=1.0,
+                choosing=Choosing(1.0, grammar=Grammar("regex", "[0-9]{4}-[0-9]{2}")),
                 seed=3,
-                grammar=Grammar("regex", "[0-9]{4}-[0-9]{2}"),
                 logprobs=2,
             )
             assert re.fullmatch("[0-9]{4}-[0-9]{2}", digits.text)
@@ -75,24 +74,25 @@ async def test_what_shapes_an_answer_crosses_the_network_and_a_node_answers_with
             shaped = await ask(
                 gateway,
                 max_tokens=60,
-                temperature=1.0,
+                choosing=Choosing(1.0, grammar=Grammar("json_schema", json.dumps(schema))),
                 seed=4,
-                grammar=Grammar("json_schema", json.dumps(schema)),
             )
             assert set(json.loads(shaped.text)) == {"ok"}
             banned = dict.fromkeys(digits.token_ids, -100.0)
             other = await ask(
                 gateway,
                 max_tokens=12,
-                temperature=1.0,
+                choosing=Choosing(
+                    1.0,
+                    logit_bias=sorted(banned.items()),
+                    presence_penalty=2.0,
+                    min_p=0.001,
+                ),
                 seed=3,
-                logit_bias=banned,
-                presence_penalty=2.0,
-                min_p=0.001,
             )
             assert not set(other.token_ids) & set(banned)
             with pytest.raises(NodeRefused, match="grammar is refused") as refused:
-                await ask(gateway, grammar=Grammar("regex", "(a|"))
+                await ask(gateway, choosing=Choosing(grammar=Grammar("regex", "(a|")))
             assert refused.value.code == "bad_request"  # no other node could follow it either
 
 

@@ -10,6 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.messages import Choosing, Grammar
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
 from node.api import CompletionEvent, CompletionRequest, Delta, Ended, Started
 from node.errors import (
@@ -130,7 +131,7 @@ async def test_another_node_is_paid_and_its_receipt_is_told(tokenizer: BaseToken
 
 async def test_a_question_carries_what_was_asked(tokenizer: BaseTokenizer) -> None:
     world = make_world(tokenizer, {"far": Part([[5]])}, law=["far"])
-    await ask(world, model="law", temperature=0.5, logprobs=2, seed=9)
+    await ask(world, model="law", choosing=Choosing(0.5), logprobs=2, seed=9)
     (question,) = world.peers.asked("far").questions
     assert (question.base, question.adapter) == (BASE, LAW.digest)
     assert list(question.prompt_ids) == ids_of(tokenizer, "Hi")
@@ -310,7 +311,18 @@ async def test_who_leaves_early_ends_the_answer_at_the_peer(tokenizer: BaseToken
     ("changes", "match"),
     [
         ({"max_tokens": 0}, "max_tokens"),
-        ({"temperature": float("nan")}, "temperature"),
+        (
+            {"choosing": Choosing(float("nan"))},
+            "temperature is nan; it must be at least 0 and at most",
+        ),
+        (
+            {"choosing": Choosing(top_k=1 << 24)},
+            "top_k is 16777216; it must be at least 0 and below",
+        ),
+        ({"choosing": Choosing(repetition_penalty=0.0)}, "repetition_penalty is 0.0; .* above 0"),
+        ({"choosing": Choosing(logit_bias=[(2, 1.0), (1, 1.0)])}, "logit_bias .* ascending"),
+        ({"choosing": Choosing(logit_bias=[(2, 101.0)])}, "logit_bias"),
+        ({"choosing": Choosing(grammar=Grammar("regex", "a" * 40_000))}, "grammar"),
         ({"prompt": ""}, "empty"),
         ({"stop": ("",)}, "stop text"),
         ({"node": "not a peer"}, "is not a peer id"),

@@ -114,6 +114,29 @@ async def test_exit_codes_tell_apart_errors_usage_and_no_daemon(tmp_path: Path) 
     assert f"lorikeet up --home {tmp_path}" in no_daemon.stderr.decode()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("top-p", "0"),
+        ("top-k", str(1 << 24)),
+        ("min-p", "1.1"),
+        ("repetition-penalty", "0"),
+        ("temperature", "nan"),
+        ("temperature", "2.5"),
+    ],
+)
+async def test_a_term_out_of_its_bounds_is_refused_by_name(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url:
+        point_home_at(tmp_path, url)
+        refused = await lorikeet(tmp_path, "run", "law", "May I?", f"--{option}", value)
+    assert refused.returncode != 0
+    assert option.replace("-", "_") in refused.stderr.decode()
+    assert twin.asked == []
+
+
 async def test_interrupting_a_run_cancels_its_answer(tmp_path: Path) -> None:
     twin = Twin(word_delay_s=0.5)
     async with serve_twin(twin) as url:

@@ -10,8 +10,9 @@ import openai
 import pytest
 import trio
 
+from engine.messages import Grammar
 from node import errors
-from node.api import ChatMessage, Grammar
+from node.api import ChatMessage
 from node.http.guard import MAX_BODY_BYTES
 from node.http.openai import BadField, parse
 from tests.node.twin import PEER, RECEIPT, WORDS, Twin, serve_twin
@@ -51,7 +52,7 @@ async def test_the_official_client_reads_a_whole_chat_answer() -> None:
     assert (
         request.prompt,
         request.seed,
-        request.temperature,
+        request.choosing.temperature,
         request.stop,
         request.max_tokens,
     ) == ((ChatMessage("user", "May I?"),), 5, 0.5, ("\n",), 40)
@@ -201,16 +202,16 @@ async def test_everything_that_shapes_an_answer_reaches_the_daemon() -> None:
         )
     first, second, third = twin.asked
     assert (
-        first.min_p,
-        first.repetition_penalty,
-        first.top_k,
-        first.presence_penalty,
-        first.frequency_penalty,
+        first.choosing.min_p,
+        first.choosing.repetition_penalty,
+        first.choosing.top_k,
+        first.choosing.presence_penalty,
+        first.choosing.frequency_penalty,
     ) == (0.1, 1.2, 7, 0.5, -0.5)
-    assert dict(first.logit_bias) == {9: 3.0, 2: -100.0}
-    assert json.loads(first.grammar.text) == schema
-    assert second.grammar == Grammar("json_schema", '{"type":"object"}')
-    assert third.grammar == Grammar("regex", "a+")
+    assert dict(first.choosing.logit_bias) == {9: 3.0, 2: -100.0}
+    assert json.loads(first.choosing.grammar.text) == schema
+    assert second.choosing.grammar == Grammar("json_schema", '{"type":"object"}')
+    assert third.choosing.grammar == Grammar("regex", "a+")
 
 
 async def test_a_request_may_name_the_node_that_must_answer() -> None:
@@ -318,6 +319,10 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
             "lorikeet.regex",
         ),
         ({"min_p": 1.1}, "min_p"),
+        ({"top_k": 1 << 24}, "top_k"),
+        ({"top_k": "all"}, "top_k"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {str(1 << 24): 1}}, "logit_bias"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"temperature": 3}, "temperature"),

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from engine import messages as m
+from engine.messages import Choosing
 from node.errors import EngineError, EngineLost, NodeError, PaymentRequired
 from node.wire import client_session as client
 from node.wire import infer as wire
@@ -46,7 +47,7 @@ MAX_LIVE = 3
 MAX_STREAMS = 7
 BASE = bytes(32)
 READY = m.Ready(BASE, "float32", 1000, 4096, kv_pages=1, page_tokens=1, threads=1, load_ms=0.0)
-TERMS = wire.Terms(
+TERMS = Choosing(
     0.0, 0, 1.0, 0.0, 1.0, presence_penalty=0.0, frequency_penalty=0.0, logit_bias=[], grammar=None
 )
 
