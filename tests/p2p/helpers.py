@@ -53,7 +53,7 @@ async def eventually(condition, deadline_s: float = 5.0) -> None:
 
 async def settled() -> None:
     """Wait until every task waits for somebody else: what came over the sockets was handled."""
-    await trio.testing.wait_all_tasks_blocked(0.05)
+    await trio.testing.wait_all_tasks_blocked()
 
 
 async def echo(stream) -> None:

@@ -15,7 +15,7 @@ from p2p.identity import Identity
 from p2p.peers import PeerAddress
 from p2p.wire import MAX_FRAME_BYTES
 
-from .helpers import connect, echo, is_alive, open_hosts, raw_stream, settled
+from .helpers import connect, echo, eventually, is_alive, open_hosts, raw_stream, settled
 
 
 async def test_frames_of_every_size_come_back_in_order():
@@ -106,6 +106,7 @@ async def test_a_reader_that_does_not_read_holds_the_writer_back():
 
         a.serve("/flood", flood)
         async with b.open_stream(a.peer_id, "/flood", 5) as stream:
+            await eventually(lambda: num_sent * 100_000 >= MAX_WINDOW_BYTES - 200_000)
             await settled()
             assert (
                 num_sent * 100_000 <= MAX_WINDOW_BYTES + 200_000
