@@ -89,7 +89,7 @@ class Record:
         try:
             yield step
             step.ok = True
-        except BaseException as error:
+        except BaseException as error:  # noted, and raised again, whatever it is
             step.error = "interrupted" if isinstance(error, trio.Cancelled) else describe(error)
             raise
         finally:

@@ -123,7 +123,7 @@ def stepping(stage: Stage, record: Record, number: int, name: str) -> Iterator[S
     try:
         with record.step(name) as step:
             yield step
-    except Exception:
+    except Exception:  # the record has it; the other steps are shown all the same
         stage.end(ok=False, seconds=step.seconds, error=step.error)
     else:
         stage.end(ok=True, seconds=step.seconds)

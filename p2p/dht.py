@@ -70,6 +70,10 @@ class Dht:
         self._provided: dict[Cid, bool] = {}  # what we have, and whether anybody was told
         self._woken = trio.Event()
 
+    async def add_server(self, peer: ID) -> None:
+        """Put a peer that serves the DHT into the routing table."""
+        await self._kademlia.add_peer(peer, skip_server_mode_check=True)
+
     async def provide(self, cid: Cid) -> bool:
         """Tell the network that this node has the bytes of `cid`.
 

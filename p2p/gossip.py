@@ -151,7 +151,7 @@ class Gossip:
         try:
             verdict = subscription.validate(data, from_peer)
             return await verdict if inspect.isawaitable(verdict) else verdict
-        except Exception:
+        except Exception:  # a subscriber's bug is not the peer's guilt, nor pubsub's end
             logger.exception("the validator of %s failed; the message is ignored", full_topic)
             return Verdict.IGNORE
 

@@ -159,7 +159,7 @@ class HardenedPubsub(Pubsub):
         """Read one peer's messages; whatever the peer sends, only its stream ends."""
         try:
             await self.continuously_read_stream(stream)
-        except Exception as error:
+        except Exception as error:  # the top of one stream: any bytes may come, any parser fail
             logger.info("gossip of %s is unreadable: %r", stream.muxed_conn.peer_id, error)
             self.penalise(stream.muxed_conn.peer_id)
             await stream.reset()
@@ -175,7 +175,7 @@ class HardenedPubsub(Pubsub):
             if await self._admit(msg_forwarder, msg):
                 self._deliver(msg.topicIDs[0], msg.data, str(ID(msg.from_id)))
                 await self.router.publish(msg_forwarder, msg)
-        except Exception as error:
+        except Exception as error:  # the top of one message's task, which the library starts
             logger.info("a gossip message from %s failed: %r", msg_forwarder, error)
             self._invalid(msg_forwarder, msg)
         finally:

@@ -111,7 +111,7 @@ class GuardedManager(TrioManager):
 async def _run_once(async_fn: Callable[..., Awaitable[Any]], *args: Any) -> None:
     try:
         await async_fn(*args)
-    except Exception as error:
+    except Exception as error:  # the top of one of the library's tasks
         logger.info(
             "a task of libp2p failed: %s: %r", getattr(async_fn, "__qualname__", async_fn), error
         )
@@ -206,7 +206,7 @@ class StreamGuard:
         self._num_open[peer_id] += 1
         try:
             await self._handler(stream)
-        except Exception as error:
+        except Exception as error:  # the top of one stream that the library's own code handles
             logger.info("a stream of %s failed: %r", peer_id, error)
             await stream.reset()
         finally:
@@ -257,6 +257,15 @@ class HardenedSwarm(Swarm):
         # connection is over.
         await muxed.event_closed.wait()  # type: ignore[attr-defined]
         raise SwarmException("the connection has ended")
+
+    def begin_closing(self) -> None:
+        """Take and dial no more connections."""
+        self._closing = True
+
+    async def close_listeners(self) -> None:
+        """Stop listening everywhere."""
+        for listener in list(self.listeners.values()):
+            await listener.close()
 
     def forget_failures(self, peer_id: ID) -> None:
         """Let the next dial of this peer try every address."""
@@ -342,6 +351,19 @@ class HardenedHost(BasicHost):
     def remove_stream_handler(self, protocol_id: TProtocol) -> None:
         """Serve a protocol no longer."""
         super().remove_stream_handler(self._named(protocol_id))
+
+    def protocols_of(self, peer: ID) -> tuple[str, ...]:
+        """What a peer serves; nothing until it has identified itself."""
+        try:
+            return tuple(self.peerstore.get_protocols(peer))
+        except PeerStoreError:
+            return ()
+
+    async def stop_background(self) -> None:
+        """Cancel what the library runs outside any nursery of ours."""
+        for scope in list(self._identify_tasks):
+            scope.cancel()
+        await self._shutdown_background_services()
 
     async def new_stream(self, peer_id: ID, protocol_ids: Sequence[TProtocol]) -> INetStream:
         """Open a stream."""

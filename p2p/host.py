@@ -1,7 +1,7 @@
 """Opens a node's place in the network: `async with open_host(identity, config) as host`.
 
-The only file that builds a libp2p host: TCP, Noise and Yamux only; identify, ping, Kademlia and
-gossipsub on top; every mend is in hardening.py. Knows bytes and peers, not their meaning.
+Runs what library.py builds: identify, ping, Kademlia and gossipsub; every mend is in hardening.py.
+Knows bytes and peers, not their meaning.
 """
 
 from __future__ import annotations
@@ -10,27 +10,16 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import trio
 from libp2p.abc import INetConn, INetStream
-from libp2p.crypto.secp256k1 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.exceptions import StreamFailure
-from libp2p.kad_dht.kad_dht import KadDHT
-from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore, PeerStoreError
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
-from libp2p.security.noise.transport import Transport as NoiseTransport
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
-from libp2p.transport.tcp.tcp import TCP
-from libp2p.transport.upgrader import TransportUpgrader
 from trio_typing import TaskStatus
 
-from .addresses import advertised, check_free, parse_address, split_peer
+from .addresses import check_free, parse_address, split_peer
 from .dht import Dht, new_kademlia
 from .errors import (
     HostFailed,
@@ -46,16 +35,15 @@ from .hardened_gossip import HardenedPubsub, new_router
 from .hardening import (
     HardenedHost,
     HardenedSwarm,
-    HardenedYamux,
     StreamGuard,
     dht_protocol,
     run_service,
 )  # isort: skip  # mends first
 from .identity import Identity, public_key_of
+from .library import NetworkConfig, new_library
 from .peers import BanList, PeerAddress
 from .streams import FrameStream
 
-MAX_CONNECTIONS = 300
 STREAMS_PER_PEER = 16  # of one protocol, inbound
 BOOTSTRAP_TIMEOUT_S = 3.0
 KEEP_IN_TOUCH_S = 3.0
@@ -63,25 +51,6 @@ SHUTDOWN_TIMEOUT_S = 1.0
 ADDRESS_TTL_S = 3600
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The addresses to listen on, the peers to meet first, and the network's name.
-
-    The name is the prefix of its DHT protocol and topics.
-
-    `announce` replaces the addresses that peers are told; only nodes with the same `psk` (32 bytes)
-    can connect.
-    """
-
-    listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
-    bootstrap: tuple[str, ...] = ()
-    network: str = "lorikeet-devnet"
-    dht_server: bool = True
-    psk: bytes | None = None
-    mdns: bool = False
-    announce: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,7 +94,7 @@ class Host:
     def _describe(self, peer: ID, connections: Sequence[INetConn]) -> ConnectedPeer:
         addresses = connections[0].get_transport_addresses()
         return ConnectedPeer(
-            str(peer), str(addresses[0]) if addresses else "", _protocols(self._library, peer)
+            str(peer), str(addresses[0]) if addresses else "", self._library.protocols_of(peer)
         )
 
     def is_connected(self, peer_id: str) -> bool:
@@ -205,7 +174,7 @@ class Host:
                 await framed.close()
             except P2pError as error:
                 logger.debug("%s with %s ended: %s", protocol, framed.remote, error)
-            except Exception:
+            except Exception:  # the top of one stream: our bug resets it and no other
                 logger.exception(
                     "the handler of %s failed; the stream of %s is reset", protocol, framed.remote
                 )
@@ -250,6 +219,22 @@ class Host:
         except (BaseLibp2pError, OSError) as error:
             raise PeerUnreachable(f"no stream of {protocol} to {peer_id}: {error}") from error
 
+    async def shut_down(self) -> None:
+        """Cancel what the library left running outside any nursery, then close all connections
+        together.
+        """
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * SHUTDOWN_TIMEOUT_S):
+            self._swarm.begin_closing()
+            await self._library.stop_background()
+            await self.close_connections()
+            await self._swarm.close_listeners()
+
+    async def note_dht_servers(self, protocol: str) -> None:
+        """Put the connected peers that serve the DHT's protocol into its routing table."""
+        for peer in self._library.get_connected_peers():
+            if protocol in self._library.protocols_of(peer):
+                await self.dht.add_server(peer)
+
     async def close_connections(self) -> None:
         """Close all connections at once, within a second."""
         with trio.move_on_after(SHUTDOWN_TIMEOUT_S):
@@ -281,7 +266,7 @@ async def _run_host(
 ) -> None:
     for address in config.listen:
         check_free(address)
-    library, swarm = _build(identity, config)
+    library, swarm = new_library(identity, config)
     gossip = Gossip(config.network)
     router = new_router()
     pubsub = HardenedPubsub(library, router, gossip.judge, gossip.deliver)
@@ -296,7 +281,7 @@ async def _run_host(
                 *(parse_address(address, identity.peer_id) for address in config.listen)
             ):
                 raise HostFailed(f"cannot listen on {', '.join(config.listen)}; is the port taken?")
-            stack.push_async_callback(_shut_down, host, library)
+            stack.push_async_callback(host.shut_down)
             if library.mDNS is not None:
                 library.mDNS.start()
             await stack.enter_async_context(run_service(pubsub))
@@ -312,7 +297,7 @@ async def _run_host(
                     _keep_in_touch,
                     host,
                     pubsub,
-                    partial(_note_servers, library, kademlia, dht_protocol(config.network)),
+                    dht_protocol(config.network),
                     config.bootstrap,
                 )
                 # from here on `is_over` ends it, in order: cancelled in the middle, the library
@@ -323,60 +308,9 @@ async def _run_host(
                 nursery.cancel_scope.cancel()
 
 
-def _build(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, HardenedSwarm]:
-    keys = create_new_key_pair(identity.secret)
-    peer_id = ID.from_pubkey(keys.public_key)
-    store = PeerStore()
-    store.add_key_pair(peer_id, keys)
-    noise = NoiseTransport(keys, noise_privkey=create_noise_key_pair().private_key)
-    upgrader = TransportUpgrader(
-        {TProtocol(NOISE_PROTOCOL): noise}, {TProtocol(YAMUX_PROTOCOL): HardenedYamux}
-    )
-    connections = ConnectionConfig(
-        min_connections=0,
-        low_watermark=0,
-        high_watermark=MAX_CONNECTIONS,
-        max_connections=MAX_CONNECTIONS,
-        max_connections_per_peer=3,
-    )
-    swarm = HardenedSwarm(
-        peer_id,
-        store,
-        upgrader,
-        [TCP()],
-        retry_config=RetryConfig(max_retries=0),
-        connection_config=connections,
-        psk=config.psk.hex() if config.psk is not None else None,
-    )
-    announce = [parse_address(address, identity.peer_id) for address in config.announce]
-    library = HardenedHost(
-        swarm,
-        network_name=config.network,
-        enable_mDNS=config.mdns,
-        addrs_factory=lambda listening: announce or advertised(listening),
-        # a peer's word about our address is not ours to spread
-        disable_identify_address_discovery=True,
-    )
-    return library, swarm
-
-
 def _library_id(peer_id: str) -> ID:
     public_key_of(peer_id)
     return ID.from_base58(peer_id)
-
-
-async def _shut_down(host: Host, library: HardenedHost) -> None:
-    """Cancel what the library left running outside any nursery, then close all connections
-    together.
-    """
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * SHUTDOWN_TIMEOUT_S):
-        host._swarm._closing = True
-        for scope in list(library._identify_tasks):
-            scope.cancel()
-        await library._shutdown_background_services()
-        await host.close_connections()
-        for listener in list(host._swarm.listeners.values()):
-            await listener.close()
 
 
 async def _meet(host: Host, addresses: Sequence[str]) -> None:
@@ -402,7 +336,7 @@ async def _meet(host: Host, addresses: Sequence[str]) -> None:
 async def _keep_in_touch(
     host: Host,
     pubsub: HardenedPubsub,
-    note_dht_servers: Callable[[], Awaitable[None]],
+    dht_protocol_id: str,
     bootstrap: Sequence[str],
 ) -> None:
     """Meet the bootstrap peers again while nobody is connected, heal gossip, and put connected
@@ -410,24 +344,10 @@ async def _keep_in_touch(
     """
     while True:
         await trio.sleep(KEEP_IN_TOUCH_S)
-        await note_dht_servers()
+        await host.note_dht_servers(dht_protocol_id)
         pubsub.heal()
         if not host.peers():
             await _meet(host, bootstrap)
-
-
-def _protocols(library: HardenedHost, peer: ID) -> tuple[str, ...]:
-    try:
-        return tuple(library.peerstore.get_protocols(peer))
-    except PeerStoreError:
-        return ()  # it has not identified itself yet
-
-
-async def _note_servers(library: HardenedHost, kademlia: KadDHT, protocol: str) -> None:
-    """Put connected DHT servers into the routing table."""
-    for peer in library.get_connected_peers():
-        if protocol in _protocols(library, peer):
-            await kademlia.add_peer(peer, skip_server_mode_check=True)
 
 
 __all__ = ["ConnectedPeer", "Host", "NetworkConfig", "PeerAddress", "StreamHandler", "open_host"]

@@ -65,8 +65,8 @@ class FrameStream:
         except _LIBRARY_ERRORS as error:
             await self.reset()
             raise StreamClosed(f"{self.remote} ended the stream: {error}") from error
-        except BaseException:
-            await self.reset()  # a frame is cut: nothing after it could be understood
+        except BaseException:  # a frame is cut, by a cancellation too: no more can be understood
+            await self.reset()
             raise
 
     async def receive(self, deadline_s: float, *, limit_bytes: int | None = None) -> bytes:

@@ -19,6 +19,8 @@ import node.money.settlement
 import node.money.wiring
 import p2p.blocks.server
 import p2p.host
+import p2p.library
+from node.answering import inbound, remote
 from node.config import Config
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
@@ -48,7 +50,7 @@ DHT = str(hardening.dht_protocol("<network>"))
 
 FACTS = [
     ("p2p.md", f"base58( {identity._PEER_ID_HEADER.hex(' ')} || public key )"),
-    ("p2p.md", f"at most {p2p.host.MAX_CONNECTIONS} connections, 3 of one peer"),
+    ("p2p.md", f"at most {p2p.library.MAX_CONNECTIONS} connections, 3 of one peer"),
     ("p2p.md", f"{hardening.MAX_INBOUND_STREAMS_PER_PEER} streams that one peer opens"),
     ("p2p.md", f"{hardening.MAX_WINDOW_BYTES >> 20} MiB of a stream"),
     ("p2p.md", f"A payload has at most {wire.MAX_FRAME_BYTES:,} bytes"),

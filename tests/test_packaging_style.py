@@ -6,6 +6,7 @@ One assignment a line, and a long call names what it gives.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("engine", "p2p", "proofs", "node", "demo")
 MAX_POSITIONAL = 5
 """From the next argument on, a call names what it gives."""
+CATCHES_ALL = re.compile(r"\s*except\*? (BaseException|Exception)\b|\s*except:")
 SHAPING = {"view", "reshape", "permute", "expand"}
 
 
@@ -50,6 +52,23 @@ def find_nameless(tree: ast.AST) -> Iterator[int]:
 
 def _is_kernel(function: ast.FunctionDef) -> bool:
     return any("triton" in ast.unparse(each) for each in function.decorator_list)
+
+
+def find_unexplained(path: Path) -> Iterator[int]:
+    """Lines that catch everything and do not say why beside it."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if CATCHES_ALL.match(line) and "#" not in line:
+            yield number
+
+
+@pytest.mark.parametrize("package", ["p2p", "proofs", "node", "demo"])
+def test_whoever_catches_everything_says_why(package: str) -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in (ROOT / package).rglob("*.py")
+        for line in find_unexplained(path)
+    ]
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("find", [find_packed, find_nameless])

@@ -84,7 +84,7 @@ async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
     async def serve_connection(stream: trio.SocketStream) -> None:
         try:
             await TCPServer(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
-        except Exception:
+        except Exception:  # the top of one connection: our bug closes it and no other
             logger.exception("a connection was closed after an error of ours")
 
     await trio.serve_listeners(

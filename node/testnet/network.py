@@ -175,14 +175,14 @@ async def open_network(
     """A network for the length of the block. `keep`: it stays when the block ends well."""
     refuse_second(plan.home)
     network = Network(plan, Launcher(secrets.token_hex(8), outlive=keep), progress)
+    stays = False
     try:
         await network.start()
         yield network
-    except BaseException:
-        await network.stop()
-        raise
-    if not keep:
-        await network.stop()
+        stays = keep
+    finally:
+        if not stays:
+            await network.stop()
 
 
 def read_written(home: Path) -> Written | None:

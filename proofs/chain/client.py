@@ -58,7 +58,7 @@ def open_client(
     rpc = Rpc(url)
     try:
         return ChainClient(rpc, find_deployment(rpc, settlement), secret, deadline_s)
-    except BaseException:
+    except BaseException:  # whatever it was, the session must not stay open
         rpc.close()
         raise
 

@@ -151,7 +151,7 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException as error:
+            except BaseException as error:  # whatever ends the block, half of it must not stay
                 self._db.execute("ROLLBACK")
                 if isinstance(error, sqlite3.IntegrityError):
                     raise LedgerConflict(

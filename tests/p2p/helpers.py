@@ -4,10 +4,12 @@ rules.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
+import trio.testing
 
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
@@ -40,10 +42,18 @@ async def raw_stream(host: Host, peer: Host, protocol: str):
 
 
 async def eventually(condition, deadline_s: float = 5.0) -> None:
-    """Wait until a condition holds."""
+    """Wait until a condition holds; it may be an async function."""
     with trio.fail_after(deadline_s):
-        while not condition():  # noqa: ASYNC110  # any condition, not only our own events
+        while True:
+            answer = condition()
+            if await answer if inspect.isawaitable(answer) else answer:
+                return
             await trio.sleep(0.02)
+
+
+async def settled() -> None:
+    """Wait until every task waits for somebody else: what came over the sockets was handled."""
+    await trio.testing.wait_all_tasks_blocked()
 
 
 async def echo(stream) -> None:

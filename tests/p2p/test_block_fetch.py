@@ -118,7 +118,7 @@ async def test_a_stalling_provider_is_dropped_at_its_deadline(tmp_path, monkeypa
 
         async def stall(stream):
             await stream.receive(10)
-            await trio.sleep(60)
+            await trio.sleep_forever()
 
         serve_blocks(a, source)
         b.serve(PROTOCOL, stall)
@@ -191,7 +191,7 @@ async def test_a_provider_with_hostile_lengths_is_banned_and_the_fetch_completes
         async def liar(stream):
             await stream.receive(5)
             await stream._stream.write(lie)
-            await trio.sleep(5)
+            await trio.sleep_forever()
 
         serve_blocks(a, source)
         b.serve(PROTOCOL, liar)

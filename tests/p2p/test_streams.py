@@ -15,7 +15,7 @@ from p2p.identity import Identity
 from p2p.peers import PeerAddress
 from p2p.wire import MAX_FRAME_BYTES
 
-from .helpers import connect, echo, is_alive, open_hosts, raw_stream
+from .helpers import connect, echo, eventually, is_alive, open_hosts, raw_stream, settled
 
 
 async def test_frames_of_every_size_come_back_in_order():
@@ -76,9 +76,10 @@ async def test_leaving_properly_lets_the_last_frame_arrive():
     async with open_hosts(2) as (a, b):
         await connect(b, a)
         send, received = trio.open_memory_channel(10)
+        left = trio.Event()
 
         async def keep(stream):
-            await trio.sleep(0.1)
+            await left.wait()
             while True:
                 await send.send(await stream.receive(5))
 
@@ -86,6 +87,7 @@ async def test_leaving_properly_lets_the_last_frame_arrive():
         async with b.open_stream(a.peer_id, "/keep", 5) as stream:
             await stream.send(b"first", 5)
             await stream.send(b"last", 5)
+        left.set()
         with trio.fail_after(3):
             assert [await received.receive(), await received.receive()] == [b"first", b"last"]
 
@@ -104,7 +106,8 @@ async def test_a_reader_that_does_not_read_holds_the_writer_back():
 
         a.serve("/flood", flood)
         async with b.open_stream(a.peer_id, "/flood", 5) as stream:
-            await trio.sleep(0.5)
+            await eventually(lambda: num_sent * 100_000 >= MAX_WINDOW_BYTES - 200_000)
+            await settled()
             assert (
                 num_sent * 100_000 <= MAX_WINDOW_BYTES + 200_000
             )  # no more than a window is under way
@@ -117,7 +120,7 @@ async def test_a_peer_that_takes_nothing_is_given_up_at_the_deadline():
         await connect(b, a)
 
         async def deaf(stream):
-            await trio.sleep(30)
+            await trio.sleep_forever()
 
         a.serve("/deaf", deaf)
         async with b.open_stream(a.peer_id, "/deaf", 5) as stream:

@@ -136,7 +136,7 @@ async def test_an_aggregator_killed_while_it_posts_posts_each_epoch_once(tmp_pat
                         gate.arm(point)
                         assert await outsider.deliver(
                             peer_id, outsider.advance(tokens=number + 1)
-                        ) == ["promised"]
+                        ) == ["Accepted"]
                         await trio.to_thread.run_sync(outsider.claim)
                         await until(lambda: gate.reached, 20)
                     assert outsider.chain.read_settlement().epoch == number + (point != "signed")
