@@ -244,17 +244,15 @@ class Engine:
     # --- requests ---
 
     def _accept(self, message: Submit | Replay) -> None:
-        try:
-            self._check(message)
-        except EngineError as error:
-            self._refuse(message, error)
-            return
-        grammar = message.sampling.choosing.grammar
-        if grammar is None:
-            self._enqueue(message, None)
-        else:
-            self._compiling[message.request_id] = message
-            self._grammars.submit(GrammarJob(message.request_id, grammar))
+        match admit(message, self._limits, self._queue()):
+            case Refused(request_id, error):
+                self._outbox.append(failed(request_id, error))
+            case Admitted(sampling=sampling) as request:
+                if sampling.choosing.grammar is None:
+                    self._enqueue(request, None)
+                else:
+                    self._compiling[request.request_id] = request
+                    self._grammars.submit(GrammarJob(request.request_id, sampling.choosing.grammar))
 
     def _queue(self) -> Queue:
         """Requests whose grammar is compiled wait as well."""
@@ -280,89 +278,6 @@ class Engine:
         sequence = request.to_sequence(self._arrivals, self._clock(), matcher)
         self._sequences[sequence.request_id] = sequence
         self._scheduler.add(sequence)
-
-    def _refuse(self, message: Submit | Replay, error: EngineError) -> None:
-        self._outbox.append(Failed(message.request_id, _code_of(error), str(error)))
-
-    def _check(self, message: Submit | Replay) -> None:
-        limits = self._limits
-        answer = message.answer_ids if isinstance(message, Replay) else []
-        if message.request_id in self._sequences or message.request_id in self._compiling:
-            raise BadRequest(f"request {message.request_id} is already running; use another id")
-        if len(self._scheduler.waiting) + len(self._compiling) >= limits.max_waiting:
-            raise Busy(
-                f"{limits.max_waiting} requests are waiting already; retry later or ask another"
-                " node"
-            )
-        waiting_tokens = sum(len(each.tokens) for each in self._scheduler.waiting) + sum(
-            len(each.prompt_ids) for each in self._compiling.values()
-        )
-        if waiting_tokens + len(message.prompt_ids) + len(answer) > limits.max_waiting_tokens:
-            raise Busy(
-                f"{waiting_tokens} tokens are waiting already, of at most"
-                f" {limits.max_waiting_tokens}; retry later or ask another node"
-            )
-        if not message.prompt_ids or (isinstance(message, Replay) and not answer):
-            raise BadRequest(
-                "prompt_ids is empty" if not message.prompt_ids else "answer_ids is empty"
-            )
-        if len(message.prompt_ids) + max(1, len(answer)) > limits.context_tokens:
-            raise BadRequest(
-                f"{len(message.prompt_ids) + len(answer)} tokens do not fit a context of"
-                f" {limits.context_tokens}; shorten the prompt"
-            )
-        if not all(0 <= token < limits.vocab_size for token in (*message.prompt_ids, *answer)):
-            raise BadRequest(f"a token id is not in [0, {limits.vocab_size})")
-        if isinstance(message, Submit) and (
-            message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS
-        ):
-            raise BadRequest(
-                f"max_tokens is {message.max_tokens} (1 or more), stop_ids are"
-                f" {len(message.stop_ids)} (at most {MAX_STOP_IDS})"
-            )
-        if isinstance(message, Submit) and (
-            abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0
-        ):
-            raise BadRequest(
-                f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is"
-                f" {message.deadline_ms} (0 or more)"
-            )
-        if (
-            isinstance(message, Submit)
-            and message.logprobs is not None
-            and not 0 <= message.logprobs <= MAX_LOGPROBS
-        ):
-            raise BadRequest(f"logprobs is {message.logprobs}; it must be from 0 to {MAX_LOGPROBS}")
-        check_sampling(message.sampling, limits.vocab_size)
-        if message.sampling.choosing.grammar is not None:
-            check_grammar(message.sampling.choosing.grammar)
-        if message.adapter is not None:
-            self._adapters.check_known(message.adapter)
-
-    def _sequence_of(self, message: Submit | Replay, matcher: Matcher | None) -> Sequence:
-        self._arrivals += 1
-        replay = isinstance(message, Replay)
-        max_tokens = message.max_tokens if isinstance(message, Submit) else 0
-        return Sequence(
-            request_id=message.request_id,
-            arrival=self._arrivals,
-            tokens=message.prompt_ids + (message.answer_ids if isinstance(message, Replay) else []),
-            num_prompt=len(message.prompt_ids),
-            adapter=message.adapter,
-            chooser=Chooser(message.sampling, message.prompt_ids, matcher),
-            max_length=min(len(message.prompt_ids) + max_tokens, self._limits.context_tokens),
-            credit=message.credit if isinstance(message, Submit) else 0,
-            stop_ids=frozenset(message.stop_ids if isinstance(message, Submit) else ()),
-            arrived_s=self._clock(),
-            replay=replay,
-            priority=message.priority if isinstance(message, Submit) else 0,
-            deadline_s=(
-                self._clock() + message.deadline_ms / 1e3
-                if isinstance(message, Submit) and message.deadline_ms
-                else None
-            ),
-            num_logprobs=message.logprobs if isinstance(message, Submit) else None,
-        )
 
     def _grant(self, request_id: int, credit: int) -> None:
         sequence = self._sequences.get(request_id)

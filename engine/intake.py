@@ -220,7 +220,7 @@ def _check_logprobs(logprobs: int | None) -> None:
 
 def _check_choice(sampling: Sampling, adapter: bytes | None, limits: Limits, queue: Queue) -> None:
     check_sampling(sampling, limits.vocab_size)
-    if sampling.grammar is not None:
-        check_grammar(sampling.grammar)
+    if sampling.choosing.grammar is not None:
+        check_grammar(sampling.choosing.grammar)
     if adapter is not None:
         queue.check_known(adapter)

@@ -20,11 +20,10 @@ import node.money.wiring
 import p2p.blocks.server
 import p2p.host
 import p2p.library
-from node.answering import inbound, remote
 from node.config import Config
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
-from node.wire import client_session, infer, node_session, receipts
+from node.wire import channels, client_session, infer, node_session, receipts
 from p2p import gossip, hardened_gossip, hardening, identity, names, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S

@@ -238,7 +238,7 @@ class Visit:
         try:
             async with self._in.engine.generate(
                 ask.prompt_ids,
-                None if ask.adapter == BASE_ADAPTER else ask.adapter,
+                None if ask.adapter == BARE_BASE else ask.adapter,
                 Sampling(start.deal.seed, ask.terms),
                 ask.max_tokens,
                 start.credit,

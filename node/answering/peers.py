@@ -148,7 +148,7 @@ class OwnEngine:
             timings = (await self.holder.hold(Cid(question.adapter))).timings_ms
         async with self.engine.generate(
             question.prompt_ids,
-            None if question.adapter == BASE_ADAPTER else question.adapter,
+            None if question.adapter == BARE_BASE else question.adapter,
             m.Sampling(question.client_seed, question.terms),
             question.max_tokens,
             credit=question.max_tokens,

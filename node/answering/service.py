@@ -37,7 +37,7 @@ from ..errors import (
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
-from ..wire.metering import BASE_ADAPTER, ShareRow
+from ..wire.metering import ShareRow
 from .checks import check_request
 from .peers import Outcome, Peer, Peers
 from .router import Router
