@@ -218,7 +218,13 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     )
     config = EngineConfig(chosen.base, threads=chosen.threads)
     plan = Plan(
-        config, chosen.adapter, chosen.other, kinds, chosen.answers, chosen.tokens, chosen.one_in
+        config,
+        chosen.adapter,
+        chosen.other,
+        kinds,
+        answers=chosen.answers,
+        tokens=chosen.tokens,
+        one_in=chosen.one_in,
     )
     try:
         report = run(plan, lambda line: print(line, file=sys.stderr, flush=True))

@@ -43,7 +43,13 @@ class Decoder:
     ) -> None:
         self.config = weights.config
         self._executor = make_executor(
-            weights, dtype, weights_int8, context, kernels, threads, accelerator
+            weights,
+            dtype,
+            weights_int8,
+            context,
+            kernels=kernels,
+            threads=threads,
+            accelerator=accelerator,
         )
         self.name = self._executor.name
         self.wants_torch_threads = self._executor.wants_torch_threads

@@ -312,19 +312,19 @@ class NativeExecutor:
         # Rows begin at multiples of 64 numbers, so that a vector load never runs into the next row.
         padded = (i64 * len(Place))(*(_up(widths[place], 64) for place in Place))
         return _Shape(
-            self._dtype.itemsize == 2,
-            threads,
-            config.hidden,
-            config.heads,
-            config.kv_heads,
-            config.head_dim,
-            0,
-            query,
-            query + key,
-            config.vocab_size,
-            padded,
-            cosine,
-            sine,
+            dtype=self._dtype.itemsize == 2,
+            threads=threads,
+            hidden=config.hidden,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            query=0,
+            key=query,
+            value=query + key,
+            vocab=config.vocab_size,
+            widths=padded,
+            cosine=cosine,
+            sine=sine,
         )
 
     def _describe(self, operation: Operation, weights: Weights) -> _Operation:

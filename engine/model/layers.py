@@ -54,7 +54,7 @@ def make_linear(weight: torch.Tensor, kernel: str) -> Linear:
     call = torch.ops.mkldnn._linear_pointwise
 
     def linear(x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = call(x, packed, None, "none", [], "")
+        out: torch.Tensor = call(x, packed, None, attr="none", scalars=[], algorithm="")
         return out
 
     return linear

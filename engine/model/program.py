@@ -123,7 +123,7 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
 
     yield Operation(Kind.NORM, Place.HIDDEN, Place.NORMED, names("input_layernorm"), layer=layer)
     qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-    yield linear(Place.NORMED, Place.QKV, qkv, QKV, Ending.WRITE, config.qkv_bias)
+    yield linear(Place.NORMED, Place.QKV, qkv, QKV, Ending.WRITE, biased=config.qkv_bias)
     if config.qk_norm:
         yield Operation(
             Kind.NORM_HEADS,
@@ -136,7 +136,9 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
         yield Operation(Kind.ROTATE, Place.QKV, Place.QKV, (), layer=layer)
     yield Operation(Kind.STORE, Place.QKV, Place.QKV, (), layer=layer)
     yield Operation(Kind.ATTEND, Place.QKV, Place.MIXED, (), layer=layer)
-    yield linear(Place.MIXED, Place.HIDDEN, ("self_attn.o_proj",), OUT, Ending.ADD, config.out_bias)
+    yield linear(
+        Place.MIXED, Place.HIDDEN, ("self_attn.o_proj",), OUT, Ending.ADD, biased=config.out_bias
+    )
     yield Operation(
         Kind.NORM, Place.HIDDEN, Place.NORMED, names("post_attention_layernorm"), layer=layer
     )
@@ -146,6 +148,8 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
         ("mlp.gate_proj", "mlp.up_proj"),
         GATE_UP,
         Ending.SWIGLU,
-        config.mlp_bias,
+        biased=config.mlp_bias,
     )
-    yield linear(Place.GATED, Place.HIDDEN, ("mlp.down_proj",), DOWN, Ending.ADD, config.mlp_bias)
+    yield linear(
+        Place.GATED, Place.HIDDEN, ("mlp.down_proj",), DOWN, Ending.ADD, biased=config.mlp_bias
+    )

@@ -120,9 +120,8 @@ class ChainClient:
         valid_before = max(chain_time, int(time.time())) + DEPOSIT_VALID_S
         salt = secrets.randbits(256)
         nonce = keccak(self.channel_id(config) + word(salt))
-        struct = struct_hash(
-            RECEIVE_TYPE, self.address, self.deployment.collector, amount, 0, valid_before, nonce
-        )
+        authorized = (self.address, self.deployment.collector, amount, 0, valid_before, nonce)
+        struct = struct_hash(RECEIVE_TYPE, *authorized)
         domain = self._read("DevDollar", config.token, "DOMAIN_SEPARATOR")[0]
         return DepositAuthorization(
             amount,
@@ -141,14 +140,9 @@ class ChainClient:
             ("uint256", "uint256", "uint256", "bytes"),
             (*window, authorization.salt, authorization.signature),
         )
-        return self._send(
-            "Channels",
-            "deposit",
-            config_values(config),
-            authorization.amount,
-            self.deployment.collector,
-            data,
-        )
+        collector = self.deployment.collector
+        arguments = (config_values(config), authorization.amount, collector, data)
+        return self._send("Channels", "deposit", *arguments)
 
     def deposit(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
         """Put our own money into our channel; the first deposit opens it."""
