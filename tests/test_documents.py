@@ -166,7 +166,7 @@ async def test_a_host_speaks_the_protocols_of_the_page_and_no_others() -> None:
         spoken = set(map(str, host._library.get_mux().get_protocols()))
     listed = set(re.findall(r"`(/[^` ]+/\d+\.\d+\.\d+)`", PAGES["p2p.md"]))
     below = {"/multistream/1.0.0", str(p2p.library.YAMUX_PROTOCOL)}  # spoken, not served
-    assert f"`{p2p.host.NOISE_PROTOCOL}`" in PAGES["p2p.md"]
+    assert f"`{p2p.library.NOISE_PROTOCOL}`" in PAGES["p2p.md"]
     assert listed - {"/ipfs/kad/1.0.0"} - below == spoken
     assert below <= listed
 
