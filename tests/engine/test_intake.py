@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import UnknownAdapter
 from engine.intake import Admitted, Limits, Queue, Refused, admit
-from engine.messages import Replay
+from engine.messages import MAX_STOP_IDS, Replay
 
 from .worlds import greedy, submit
 
@@ -62,7 +62,7 @@ def test_a_replay_fills_the_context_to_the_last_token_and_a_request_leaves_room_
         ({"prompt": [100]}, "token id"),
         ({"prompt": [-1]}, "token id"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"stop_ids": [1] * 65}, "stop_ids"),
+        ({"stop_ids": [1] * (MAX_STOP_IDS + 1)}, "stop_ids"),
         ({"priority": 101}, "priority"),
         ({"deadline_ms": -1}, "deadline_ms"),
         ({"logprobs": -1}, "logprobs"),

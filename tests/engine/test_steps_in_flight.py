@@ -15,6 +15,7 @@ import pytest
 from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
 from engine.messages import (
+    MAX_STOP_IDS,
     Cancel,
     Choosing,
     Failed,
@@ -105,7 +106,9 @@ def play(
         if draw.random() < 0.15:
             prompt = some_tokens(draw.choice((1, 5, 15, 30)), number)
             tokens = draw.randrange(1, 40)
-            stops = [draw.randrange(LLAMA.vocab_size) for _ in range(draw.choice((0, 0, 40)))]
+            stops = [
+                draw.randrange(LLAMA.vocab_size) for _ in range(draw.choice((0, 0, MAX_STOP_IDS)))
+            ]
             sampling = Sampling(
                 bytes([number % 256]) * 32,
                 Choosing(
