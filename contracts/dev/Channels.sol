@@ -4,7 +4,9 @@ pragma solidity 0.8.37;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {Multicall} from "@openzeppelin/contracts/utils/Multicall.sol";
-import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+import {
+    ReentrancyGuardTransient
+} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {SignatureChecker} from "@openzeppelin/contracts/utils/cryptography/SignatureChecker.sol";
 
@@ -80,7 +82,10 @@ contract Channels is IChannels, Multicall, ReentrancyGuardTransient {
     }
 
     /// @inheritdoc IChannels
-    function initiateWithdraw(ChannelConfig calldata config, uint128 amount) external nonReentrant {
+    function initiateWithdraw(ChannelConfig calldata config, uint128 amount)
+        external
+        nonReentrant
+    {
         ChannelId channelId = _payerSide(config);
         PendingWithdrawal memory pending = pendingWithdrawals[channelId];
         uint128 unclaimed = _unclaimed(channels[channelId]);

@@ -78,7 +78,9 @@ contract Settlement is ISettlement {
         // and knows no callback into here but the token's transfer.
         channels.settle(address(this), address(token));
         uint256 received = token.balanceOf(address(this)) + totalPaid;
-        require(header.payoutTotal <= received, PayoutExceedsReceived(header.payoutTotal, received));
+        require(
+            header.payoutTotal <= received, PayoutExceedsReceived(header.payoutTotal, received)
+        );
     }
 
     /// @inheritdoc ISettlement

@@ -14,7 +14,10 @@ interface IChannels {
         ChannelId indexed channelId, address indexed sender, uint128 amount, uint128 newBalance
     );
     event Claimed(
-        ChannelId indexed channelId, address indexed sender, uint128 amount, uint128 newTotalClaimed
+        ChannelId indexed channelId,
+        address indexed sender,
+        uint128 amount,
+        uint128 newTotalClaimed
     );
     event Settled(
         address indexed receiver, address indexed token, address indexed sender, uint128 amount
