@@ -1,6 +1,6 @@
 """Defines the header of an epoch, which the aggregator posts, and its hash.
 
-Twin of `Header` in chain/contracts/Settlement.sol. Knows no batch and posts nothing.
+Twin of `Header` in contracts/src/types/Header.sol. Knows no batch and posts nothing.
 """
 
 from __future__ import annotations

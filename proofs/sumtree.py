@@ -1,6 +1,6 @@
 """Builds the Merkle-sum tree of payouts: one root fixes each account's amount and their sum.
 
-Twin of chain/contracts/SumTree.sol. Does not know why an account is owed.
+Twin of contracts/src/libraries/SumTree.sol. Does not know why an account is owed.
 
     leaf  = keccak256(0x00 || account 20 || amount 16)    sum = amount
     node  = keccak256(0x01 || left sum 16 || left hash 32 || right sum 16 || right hash 32)

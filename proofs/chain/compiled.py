@@ -19,7 +19,7 @@ from eth_utils.crypto import keccak
 from .errors import ContractReverted
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
-CONTRACTS = ("Channels", "DevDollar", "Erc3009Collector", "Multicall3", "Settlement")
+CONTRACTS = ("Channels", "DevDollar", "Erc3009Collector", "IFeeToken", "Multicall3", "Settlement")
 
 
 @dataclass(frozen=True)

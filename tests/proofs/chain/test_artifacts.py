@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
 from proofs.chain.compiled import ARTIFACTS, CONTRACTS, load_contract, load_errors
 
-SOURCES = ARTIFACTS.parent / "contracts"
+PROJECT = Path(__file__).resolve().parents[3] / "contracts"
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_an_artifact_names_the_hashes_of_its_sources(name: str):
     artifact = json.loads((ARTIFACTS / f"{name}.json").read_text())
     for source, digest in artifact["sources"].items():
-        assert hashlib.sha256((SOURCES / source).read_bytes()).hexdigest() == digest, (
+        assert hashlib.sha256((PROJECT / source).read_bytes()).hexdigest() == digest, (
             f"{source} changed: run scripts/contracts"
         )
-    package = json.loads((SOURCES / "package.json").read_text())
+    package = json.loads((PROJECT / "package.json").read_text())
     assert artifact["packages"] == package["dependencies"]
     assert artifact["compiler"].startswith(package["dependencies"]["solc"] + "+")
 
@@ -33,7 +34,11 @@ def test_every_source_is_in_some_artifact():
         for name in CONTRACTS
         for source in json.loads((ARTIFACTS / f"{name}.json").read_text())["sources"]
     }
-    assert named == {path.name for path in SOURCES.glob("*.sol")}
+    assert named == {
+        str(path.relative_to(PROJECT))
+        for folder in ("src", "dev")
+        for path in (PROJECT / folder).rglob("*.sol")
+    }
 
 
 def test_what_is_placed_without_a_constructor_has_no_immutables():
@@ -63,7 +68,7 @@ def test_every_error_of_our_own_says_a_sentence():
 
 
 def test_the_lock_file_names_no_registry():
-    assert '"resolved"' not in (SOURCES / "package-lock.json").read_text()
+    assert '"resolved"' not in (PROJECT / "package-lock.json").read_text()
 
 
 def test_the_channels_speak_the_abi_of_x402():

@@ -17,7 +17,11 @@ contract Multicall3 {
     /// @notice A call failed, and the caller required that none does.
     error CallFailed(uint256 index);
 
-    function tryAggregate(bool requireSuccess, Call[] calldata calls) external returns (Result[] memory results) {
+    /// @notice Makes all calls in their order, and says of each whether it succeeded.
+    function tryAggregate(bool requireSuccess, Call[] calldata calls)
+        external
+        returns (Result[] memory results)
+    {
         results = new Result[](calls.length);
         for (uint256 i = 0; i < calls.length; i++) {
             (results[i].success, results[i].returnData) = calls[i].target.call(calls[i].callData);

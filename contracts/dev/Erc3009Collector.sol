@@ -5,11 +5,14 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC3009} from "@openzeppelin/contracts/interfaces/draft-IERC3009.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 
-import {ICollector} from "./ICollector.sol";
+import {ICollector} from "../src/interfaces/ICollector.sol";
+import {ChannelId} from "../src/types/Channel.sol";
 
-/// @title Brings a payer's tokens to the channels by an ERC-3009 authorisation, so that the payer needs no gas.
-/// @notice Keeps nothing between calls. The authorisation's nonce is keccak(channelId, salt): whoever relays a
-/// signature can put the money into the one channel it was signed for and nowhere else.
+/// @title Brings a payer's tokens to the channels by an ERC-3009 authorisation, so that the payer
+/// needs no gas.
+/// @notice Keeps nothing between calls. The authorisation's nonce is keccak(channelId, salt):
+/// whoever relays a signature can put the money into the one channel it was signed for and nowhere
+/// else.
 contract Erc3009Collector is ICollector {
     using SafeERC20 for IERC20;
 
@@ -22,13 +25,22 @@ contract Erc3009Collector is ICollector {
     error BadSignatureLength(uint256 length);
 
     /// @inheritdoc ICollector
-    function collect(address payer, address token, uint256 amount, bytes32 channelId, bytes calldata data) external {
+    function collect(
+        address payer,
+        address token,
+        uint256 amount,
+        ChannelId channelId,
+        bytes calldata data
+    ) external {
         require(msg.sender == CHANNELS, NotChannels(msg.sender));
         (uint256 validAfter, uint256 validBefore, uint256 salt, bytes memory signature) =
             abi.decode(data, (uint256, uint256, uint256, bytes));
         (uint8 v, bytes32 r, bytes32 s) = _split(signature);
         bytes32 nonce = keccak256(abi.encode(channelId, salt));
-        IERC3009(token).receiveWithAuthorization(payer, address(this), amount, validAfter, validBefore, nonce, v, r, s);
+        IERC3009(token)
+            .receiveWithAuthorization(
+                payer, address(this), amount, validAfter, validBefore, nonce, v, r, s
+            );
         IERC20(token).safeTransfer(CHANNELS, amount);
     }
 

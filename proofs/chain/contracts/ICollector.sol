@@ -1,8 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-pragma solidity 0.8.37;
-
-/// @title A way to bring a payer's tokens to the channels contract.
-interface ICollector {
-    /// @notice Moves exactly `amount` of `token` from `payer` to the caller, for the channel `channelId`.
-    function collect(address payer, address token, uint256 amount, bytes32 channelId, bytes calldata data) external;
-}
