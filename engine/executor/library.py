@@ -2,9 +2,9 @@
 keeps it in the user's cache.
 
 The instruction set is chosen from what the processor has at run time, never from what the builder
-had; the file's name has a digest of source and flags and one of the compiler, so an edited source
-or another compiler gets another file. Where there is no compiler (any more), an earlier build of
-the same source serves. Knows no model and runs nothing.
+had; the file's name has a digest of all sources and flags and one of the compiler, so an edited
+source or another compiler gets another file. Where no compiler is (any more), what one built of the same
+source serves.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("executor.cpp")
-INCLUDED = Path(__file__).with_name("draw.hpp")
+"""The one translation unit; it includes the headers beside it."""
 COMMON_FLAGS = (
     "-std=c++17",
     "-O3",
@@ -137,8 +137,9 @@ def _flags(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> tuple[str, .
 
 
 def _stem(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> str:
-    """Return how the file names of all builds of this source begin."""
-    digest = _digest(*_flags(chosen, extra_flags), SOURCE.read_text(), INCLUDED.read_text())
+    """How the names of what any compiler makes of this source begin."""
+    texts = (path.read_text() for path in sorted(SOURCE.parent.glob("*.[ch]pp")))
+    digest = _digest(*_flags(chosen, extra_flags), *texts)
     return f"executor-{chosen.name}-{digest}"
 
 

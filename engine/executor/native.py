@@ -7,7 +7,7 @@ and addresses every step.
              4)
     pages    keys [head_dim / V][16 tokens][V], values [16 / V][head_dim][V]
 
-The structures here are those of executor.cpp and draw.hpp, field by field. Schedules nothing.
+The structures here are those of program.hpp and draw.hpp, field by field.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ that this processor has.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -180,17 +181,21 @@ def test_without_a_compiler_torch_serves(tmp_path: Path, monkeypatch: pytest.Mon
     assert library.lacks_compiler(cpu_features())
 
 
+@pytest.mark.parametrize("edited", ["executor.cpp", "words.hpp", "draw.hpp"])
 def test_what_was_built_serves_when_the_compiler_is_gone_but_not_of_another_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edited: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = library.usable_sets(cpu_features())[0]
     built = library.library_path(chosen)
     monkeypatch.setattr(library, "find_compiler", lambda: None)
     assert library.library_path(chosen).name.rpartition("-")[0] == built.name.rpartition("-")[0]
     assert not library.lacks_compiler(cpu_features())
-    edited = tmp_path / "executor.cpp"
-    edited.write_text(library.SOURCE.read_text() + "// edited\n")
-    monkeypatch.setattr(library, "SOURCE", edited)
+    for source in library.SOURCE.parent.glob("*.[ch]pp"):
+        shutil.copy(source, tmp_path)
+    monkeypatch.setattr(library, "SOURCE", tmp_path / "executor.cpp")
+    assert library.library_path(chosen).name.rpartition("-")[0] == built.name.rpartition("-")[0]
+    with (tmp_path / edited).open("a") as file:
+        file.write("// edited\n")
     with pytest.raises(library.NotNative, match=r"there is no C\+\+ compiler; .*scripts/setup"):
         library.library_path(chosen)
 

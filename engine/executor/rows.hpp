@@ -1,0 +1,104 @@
+// Operations that look at one row alone: looking tokens up, normalising, rotating, picking.
+// Decides nothing; knows no other row and no thread.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "program.hpp"
+#include "space.hpp"
+#include "words.hpp"
+
+namespace {
+
+template <class T>
+void embed(const Space& space, const Operation& op, int64_t r) {
+    const int hidden = space.shape.hidden;
+    float* out = space.row<float>(HIDDEN, r);
+    if (space.step.embedded) {
+        std::memcpy(out, space.step.embedded + r * hidden, hidden * 4);
+        return;
+    }
+    const T* in = static_cast<const T*>(op.weight) + space.step.tokens[r] * hidden;
+    int i = 0;
+    for (; i + LANES <= hidden; i += LANES) store(out + i, get(in + i));
+    for (; i < hidden; ++i) out[i] = get_one(in + i);
+}
+
+// `in` times `weight` over its root mean square.
+template <class T>
+void norm_one(const float* in, const float* weight, int width, float eps, T* out) {
+    Floats squares[2] = {};
+    int i = 0;
+    for (; i + 2 * LANES <= width; i += 2 * LANES)
+        for (int h = 0; h < 2; ++h) {
+            const Floats x = load(in + i + h * LANES);
+            squares[h] += x * x;
+        }
+    float sum = total(squares[0] + squares[1]);
+    for (int j = i; j < width; ++j) sum += in[j] * in[j];
+    const float factor = 1.0f / std::sqrt(sum / float(width) + eps);
+    for (i = 0; i + LANES <= width; i += LANES)
+        put(out + i, load(in + i) * factor * load(weight + i));
+    for (; i < width; ++i) put_one(out + i, in[i] * factor * weight[i]);
+}
+
+template <class T>
+void norm(const Space& space, const Operation& op, int64_t r) {
+    const float* in = space.row<float>(op.source, r);
+    const float* weight = static_cast<const float*>(op.weight);
+    norm_one(in, weight, op.width_in, op.eps, space.row<T>(op.target, r));
+}
+
+// Each head of queries and keys by itself.
+inline void norm_heads(const Space& space, const Operation& op, int64_t r) {
+    const Shape& shape = space.shape;
+    const int d = shape.head_dim;
+    float* query = space.row<float>(QKV, r) + shape.query_column;
+    float* key = space.row<float>(QKV, r) + shape.key_column;
+    for (int h = 0; h < shape.heads; ++h, query += d)
+        norm_one(query, static_cast<const float*>(op.weight), d, op.eps, query);
+    for (int h = 0; h < shape.kv_heads; ++h, key += d) norm_one(key, op.second, d, op.eps, key);
+}
+
+// One head: number i and number i + half are turned by the angle that their position gives.
+inline void rotate_one(float* first, int half, const float* cosine, const float* sine) {
+    float* second = first + half;
+    int i = 0;
+    for (; i + LANES <= half; i += LANES) {
+        const Floats a = load(first + i);
+        const Floats b = load(second + i);
+        const Floats c = load(cosine + i);
+        const Floats s = load(sine + i);
+        store(first + i, a * c - b * s);
+        store(second + i, b * c + a * s);
+    }
+    for (; i < half; ++i) {
+        const float a = first[i];
+        const float b = second[i];
+        first[i] = a * cosine[i] - b * sine[i];
+        second[i] = b * cosine[i] + a * sine[i];
+    }
+}
+
+inline void rotate(const Space& space, int64_t r) {
+    const Shape& shape = space.shape;
+    const int half = shape.head_dim / 2;
+    const float* cosine = shape.cosine + space.step.positions[r] * half;
+    const float* sine = shape.sine + space.step.positions[r] * half;
+    float* query = space.row<float>(QKV, r) + shape.query_column;
+    float* key = space.row<float>(QKV, r) + shape.key_column;
+    for (int h = 0; h < shape.heads; ++h)
+        rotate_one(query + h * shape.head_dim, half, cosine, sine);
+    for (int h = 0; h < shape.kv_heads; ++h)
+        rotate_one(key + h * shape.head_dim, half, cosine, sine);
+}
+
+inline void pick(const Space& space, int64_t r) {
+    const float* in = space.row<float>(HIDDEN, space.step.picked[r]);
+    std::memcpy(space.row<float>(PICKED, r), in, space.shape.hidden * 4);
+}
+
+}  // namespace
