@@ -2,9 +2,9 @@
 keeps it in the user's cache.
 
 The instruction set is chosen from what the processor has at run time, never from what the builder
-had; the file's name has a digest of all sources and flags and one of the compiler, so an edited
-source or another compiler gets another file. Where no compiler is (any more), what one built of the same
-source serves.
+had. The file's name has a digest of all sources and flags and one of the compiler, so an edited
+source or another compiler gets another file. Where there is no compiler (any more), a file that was
+built of the same sources serves.
 """
 
 from __future__ import annotations
