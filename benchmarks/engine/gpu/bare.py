@@ -71,8 +71,8 @@ class _Missing:
 
 
 def _msgspec() -> tuple[ModuleType, ...]:
-    """Enough of msgspec to define its structs, make them, match on them and replace fields of
-    them.
+    """Enough of msgspec to define its structs, make them, match on them, replace fields of them,
+    and take their fields apart and together.
     """
     package = _Absent("msgspec")
     structs = ModuleType("msgspec.structs")
@@ -82,6 +82,12 @@ def _msgspec() -> tuple[ModuleType, ...]:
         type("MsgspecError", (ValueError,), {}),
     )  # type: ignore[attr-defined]
     structs.replace = dataclasses.replace  # type: ignore[attr-defined]
+    structs.fields = dataclasses.fields  # type: ignore[attr-defined]
+    structs.FieldInfo = dataclasses.Field  # type: ignore[attr-defined]
+    structs.asdict = lambda struct: dict(vars(struct))  # type: ignore[attr-defined]
+    package.convert = lambda value, type: value  # bounds are checked where msgspec is
+    package.to_builtins = lambda value: value
+    package.ValidationError = package.MsgspecError
     package.structs = structs  # type: ignore[attr-defined]
     return package, structs, _Absent("msgspec.msgpack"), _Absent("msgspec.json")
 
