@@ -103,7 +103,7 @@ async def audit_chain(
 ) -> Audit:
     """Fetch and recompute every epoch that was posted."""
     audit = Audit(History(chain.network))
-    for posted in await on_chain(lambda: list(chain.headers())):
+    for posted in await on_chain(lambda: list(chain.settlement.headers())):
         batch = await fetch_block(
             watcher,
             store,
@@ -137,7 +137,7 @@ def find_claim(chain: ChainClient, account: bytes) -> bytes | None:
         {
             **where,
             "topics": [
-                claimed if isinstance(claimed, str) else to_hex(claimed),
+                to_hex(claimed),
                 to_hex(account.rjust(32, b"\0")),
             ],
         },

@@ -68,7 +68,7 @@ async def wait_until_posted(scene: Scene, num_receipts: int) -> None:
     """Until the log on the chain is as long as the answers are many."""
     with trio.move_on_after(POSTED_DEADLINE_S):
         while True:
-            state = await on_chain(scene.chain.read_settlement)
+            state = await on_chain(scene.chain.settlement.read)
             if state.num_receipts >= num_receipts:
                 return
             await trio.sleep(0.5)
@@ -178,11 +178,11 @@ def claim(chain: ChainClient, audit: Audit, account: bytes, had: int) -> Paid:
     Blocks.
     """
     proof = audit.history.prove_payout(account)
-    while chain.paid_to(account) < proof.amount:
+    while chain.settlement.paid_to(account) < proof.amount:
         try:
-            chain.claim_payout(audit.header, proof)
+            chain.settlement.claim(audit.header, proof)
         except ContractReverted:
-            if chain.paid_to(account) < proof.amount:
+            if chain.settlement.paid_to(account) < proof.amount:
                 raise
     tx = find_claim(chain, account)
     assert tx is not None, "whoever was paid was paid by a transaction"
@@ -190,7 +190,7 @@ def claim(chain: ChainClient, audit: Audit, account: bytes, had: int) -> Paid:
         account,
         tx,
         gas_of(chain, tx),
-        chain.token_balance(account) - had,
+        chain.token.balance_of(account) - had,
         num_siblings=len(proof.siblings),
     )
 

@@ -29,7 +29,7 @@ from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
 from proofs import batch, envelope, manifest, promise, receipt, voucher
 from proofs.attribution.shares import WHOLE_BPS, SharePolicy
-from proofs.chain import client as chain
+from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
 from proofs.digest import keccak
 from tests.golden import other
@@ -111,13 +111,13 @@ FACTS = [
     ("manifest.md", f"the owner's, role 0, {WHOLE_BPS:,}"),
     ("settlement.md", f"1 to {batch.MAX_BATCH_RECEIPTS:,}, sorted"),
     ("settlement.md", f"one array, at most {batch.MAX_BATCH_BYTES >> 20} MiB"),
-    ("settlement.md", f"({chain.LOG_PAGE_BLOCKS:,} blocks at a time)"),
+    ("settlement.md", f"({settlement.LOG_PAGE_BLOCKS:,} blocks at a time)"),
 ]
 """What a page must say, spaces and line ends aside."""
 
 STRUCTS = {
     "receipt.md": [receipt._RECEIPT_TYPE, voucher._CONFIG_TYPE, voucher._VOUCHER_TYPE],
-    "chain.md": [chain.RECEIVE_TYPE],
+    "chain.md": [token.RECEIVE_TYPE],
     "settlement.md": [promise._PROMISE_TYPE],
 }
 """EIP-712 types: their hashes, of exactly what the page writes."""

@@ -142,7 +142,7 @@ class AggregatorRole:
             if len(self._views) >= MAX_VIEWS:
                 self._views.clear()
             known = (
-                await in_thread(self._chain.read_channel, channel, deadline_s=CHAIN_DEADLINE_S),
+                await in_thread(self._chain.channels.read, channel, deadline_s=CHAIN_DEADLINE_S),
                 now,
             )
             self._views[channel] = known
@@ -209,7 +209,7 @@ class AggregatorRole:
         """
         claimed = {
             claim.voucher.channel_id: (
-                self._chain.read_channel(claim.voucher.channel_id).total_claimed
+                self._chain.channels.read(claim.voucher.channel_id).total_claimed
             )
             for claim in due
         }
@@ -220,7 +220,7 @@ class AggregatorRole:
             and claimed[claim.voucher.channel_id] < claim.total
         ]
         if ours:
-            self._chain.claim_vouchers(
+            self._chain.channels.claim(
                 [VoucherClaim(claim.config, claim.voucher, claim.total) for claim in ours]
             )
             claimed |= {claim.voucher.channel_id: claim.total for claim in ours}

@@ -110,7 +110,8 @@ class Mirror:
 
     def _find_next(self) -> PostedHeader | None:
         epoch = self.history.state.epoch + 1
-        return self._chain.find_header(epoch) if self._chain.find_header_hash(epoch) else None
+        chain = self._chain.settlement
+        return chain.find_header(epoch) if chain.find_header_hash(epoch) else None
 
     async def _fetch(self, header: EpochHeader) -> bytes:
         cid = Cid(header.batch_digest)

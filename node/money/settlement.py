@@ -197,10 +197,10 @@ class Settlement:
         due = [
             row
             for row in rows
-            if row.cumulative > self._chain.read_channel(row.channel_id).total_claimed
+            if row.cumulative > self._chain.channels.read(row.channel_id).total_claimed
         ]
         if due:
-            self._chain.claim_vouchers(
+            self._chain.channels.claim(
                 [VoucherClaim(row.config, _voucher(row), row.cumulative) for row in due]
             )
         return len(due)
@@ -235,9 +235,9 @@ class Settlement:
                 self._telemetry.log(f"settlement: 0x{account.hex()} was paid {amount}")
 
     def _claim_payout(self, header: EpochHeader, proof: PayoutProof) -> int:
-        unpaid = proof.amount - self._chain.paid_to(proof.account)
+        unpaid = proof.amount - self._chain.settlement.paid_to(proof.account)
         if unpaid > 0:
-            self._chain.claim_payout(header, proof)
+            self._chain.settlement.claim(header, proof)
         return max(unpaid, 0)
 
 

@@ -141,12 +141,15 @@ class Money:
         self.till = Till(
             notary,
             self._books.channels,
-            chain.read_channel,
+            chain.channels.read,
             on_receipt=self.settlement.earned,
             on_withdrawal=self.settlement.claim_soon,
         )
         vault = Vault(
-            chain.deposit, chain.read_channel, config.channel_deposit, config.max_channel_deposit
+            chain.channels.deposit,
+            chain.channels.read,
+            config.channel_deposit,
+            config.max_channel_deposit,
         )
         self.purse = Purse(notary, self._books.channels, vault, on_receipt=self.settlement.paid)
         if config.role == "aggregator":
@@ -338,15 +341,16 @@ async def _connect(config: Config, identity: Identity) -> Connection:
 
 def _open_connection(rpc: str, settlement: bytes, secret: bytes) -> Connection:
     chain = open_client(rpc, settlement, secret)
-    deployment = chain.deployment
-    network = Network(
-        deployment.chain_id, deployment.settlement, deployment.token, deployment.channels
-    )
-    return Connection(chain, network, chain.aggregator())
+    return Connection(chain, chain.network, chain.settlement.aggregator())
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:
     return [
-        EarningsInfo(to_hex(account), amount, chain.paid_to(account), chain.token_balance(account))
+        EarningsInfo(
+            to_hex(account),
+            amount,
+            claimed=chain.settlement.paid_to(account),
+            balance=chain.token.balance_of(account),
+        )
         for account, amount in credited.items()
     ]

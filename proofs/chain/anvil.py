@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from ..hextext import to_hex
 from .deploy import place_code
 from .rpc import Rpc
 
@@ -49,7 +50,7 @@ def run_anvil(
         rpc = Rpc(url)
         place_code(rpc)
         for account, wei in balances.items():
-            rpc.call("anvil_setBalance", "0x" + account.hex(), hex(wei))
+            rpc.call("anvil_setBalance", to_hex(account), hex(wei))
         rpc.close()
         yield url
     finally:

@@ -1,4 +1,7 @@
-"""Where the contracts are on a chain, and how they get there."""
+"""Says where the contracts are on a chain, and brings them there.
+
+Knows no key and no process: who deploys gives a wallet.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from eth_abi import encode  # type: ignore[attr-defined]
 
+from ..digest import X402_CHANNELS, Network
+from ..hextext import to_hex
 from .compiled import load_contract
-from .structs import as_hex
 
 if TYPE_CHECKING:
     from .rpc import Rpc
     from .wallet import Wallet
 
 # x402 signs for these addresses on every chain. Where the real contracts are not deployed, as on a
-# chain that
-# just started, ours are placed there.
-CHANNELS = bytes.fromhex("4020074e9df2ce1dee5a9c1b5c3f541d02a10003")
+# chain that just started, ours are placed there.
+CHANNELS = X402_CHANNELS
 COLLECTOR = bytes.fromhex("4020806089470a89826cb9fb1f4059150b550004")
 MULTICALL = bytes.fromhex("ca11bde05977b3631167028862be2a173976ca11")
 PLACED = {CHANNELS: "Channels", COLLECTOR: "Erc3009Collector", MULTICALL: "Multicall3"}
@@ -34,6 +37,11 @@ class Deployment:
     settlement: bytes
     first_block: int = 0  # no header was posted before this one
 
+    @property
+    def network(self) -> Network:
+        """What signatures for these contracts are bound to."""
+        return Network(self.chain_id, self.settlement, self.token, self.channels)
+
 
 def placed_code() -> dict[bytes, bytes]:
     """What a development chain has at x402's addresses.
@@ -46,10 +54,10 @@ def placed_code() -> dict[bytes, bytes]:
 def place_code(rpc: Rpc) -> None:
     """Put the code where it belongs on a running anvil."""
     for address, code in placed_code().items():
-        rpc.call("anvil_setCode", as_hex(address), as_hex(code))
+        rpc.call("anvil_setCode", to_hex(address), to_hex(code))
 
 
-def deploy_token(wallet: Wallet) -> bytes:
+def deploy_dev_dollar(wallet: Wallet) -> bytes:
     """A new DevDollar; refused by its constructor on any chain that is not for development."""
     return wallet.send(b"", load_contract("DevDollar").bytecode).contract
 
@@ -62,7 +70,7 @@ def deploy_settlement(wallet: Wallet, aggregator: bytes, channels: bytes, token:
 
 def deploy_for_development(wallet: Wallet, chain_id: int, aggregator: bytes) -> Deployment:
     """Token and settlement, beside the channels that were placed before."""
-    token = deploy_token(wallet)
+    token = deploy_dev_dollar(wallet)
     return Deployment(
         chain_id,
         CHANNELS,

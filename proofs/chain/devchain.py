@@ -22,15 +22,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+from ..hextext import from_hex, to_hex
 from ..signing import Signer
 from .anvil import run_anvil
 from .client import ChainClient
+from .contract import DeployedContract
 from .deploy import Deployment, deploy_for_development, placed_code
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
-from .structs import as_hex, unhex
-from .wallet import Wallet
+from .structs import CONFIRM_DEADLINE_S
+from .wallet import TransactionReceipt, Wallet
 
 CHAIN_ID = 31337
 FUND_WEI = 10**21
@@ -62,13 +64,13 @@ class DevChain:
     def deployment(self) -> Deployment:
         """The addresses as bytes."""
         channels, collector, token, settlement = map(
-            unhex, (self.channels, self.collector, self.token, self.settlement)
+            from_hex, (self.channels, self.collector, self.token, self.settlement)
         )
         return Deployment(self.chain_id, channels, collector, token, settlement=settlement)
 
     def secrets(self) -> list[bytes]:
         """Secrets of accounts that have gas and dollars."""
-        return [bytes.fromhex(secret[2:]) for secret in self.funded.values()]
+        return [from_hex(secret) for secret in self.funded.values()]
 
     def client(self, secret: bytes) -> ChainClient:
         """A client for one key."""
@@ -89,8 +91,8 @@ def open_chain(
     `anvil`: path of the binary, "auto" to use the one on PATH.
     """
     command = [sys.executable, "-m", "proofs.chain.devchain", "--port", "0"]
-    command += ["--aggregator", as_hex(aggregator)] if aggregator else []
-    command += [word for address in fund for word in ("--fund", as_hex(address))]
+    command += ["--aggregator", to_hex(aggregator)] if aggregator else []
+    command += [word for address in fund for word in ("--fund", to_hex(address))]
     binary = shutil.which("anvil") if anvil == "auto" else anvil
     command += ["--anvil", binary] if binary else []
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -126,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     stop_when_parent_closes(stop)
     aggregator = (
-        bytes.fromhex(options.aggregator.removeprefix("0x"))
+        from_hex(options.aggregator)
         if options.aggregator
         else Signer(known_secret("aggregator")).address
     )
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         aggregator,
         *(Signer(secret).address for secret in secrets),
     ]
-    funded += [bytes.fromhex(address.removeprefix("0x")) for address in options.fund]
+    funded += map(from_hex, options.fund)
     with run_node(options, funded) as url:
         deployment = deploy(url, aggregator, funded)
         key = None if options.aggregator else known_secret("aggregator")
@@ -189,9 +191,16 @@ def deploy(url: str, aggregator: bytes, funded: Sequence[bytes]) -> Deployment:
     deployment = deploy_for_development(Wallet(rpc, deployer, CHAIN_ID), CHAIN_ID, aggregator)
     client = ChainClient(rpc, deployment, deployer)
     for address in funded:
-        client.mint(address, FUND_DOLLARS)
+        mint(client, address, FUND_DOLLARS)
     rpc.close()
     return deployment
+
+
+def mint(client: ChainClient, account: bytes, amount: int) -> TransactionReceipt:
+    """Give an account pretend dollars; only the token of a development chain has a faucet."""
+    token = client.deployment.token
+    faucet = DeployedContract("DevDollar", token, client.rpc, client.wallet, CONFIRM_DEADLINE_S)
+    return faucet.send("mint", account, amount)
 
 
 def describe(
@@ -201,13 +210,13 @@ def describe(
     return DevChain(
         rpc=url,
         chain_id=deployment.chain_id,
-        channels=as_hex(deployment.channels),
-        collector=as_hex(deployment.collector),
-        token=as_hex(deployment.token),
-        settlement=as_hex(deployment.settlement),
-        aggregator=as_hex(aggregator),
-        aggregator_key=as_hex(key) if key else None,
-        funded={as_hex(Signer(secret).address): as_hex(secret) for secret in secrets},
+        channels=to_hex(deployment.channels),
+        collector=to_hex(deployment.collector),
+        token=to_hex(deployment.token),
+        settlement=to_hex(deployment.settlement),
+        aggregator=to_hex(aggregator),
+        aggregator_key=to_hex(key) if key else None,
+        funded={to_hex(Signer(secret).address): to_hex(secret) for secret in secrets},
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..hextext import from_hex, to_hex
 from .evm import Call, MemoryChain, Mined, Rejected, Reverted
 
 ZERO_ADDRESS = bytes(20)
@@ -32,17 +33,21 @@ class LocalRpc:
             "eth_gasPrice": lambda: hex(chain.base_fee() + PRIORITY_FEE_WEI),
             "eth_maxPriorityFeePerGas": lambda: hex(PRIORITY_FEE_WEI),
             "eth_feeHistory": self._fee_history,
-            "eth_getBalance": lambda account, _block="latest": hex(chain.balance(unhex(account))),
-            "eth_getCode": lambda account, _block="latest": as_hex(chain.code_at(unhex(account))),
+            "eth_getBalance": lambda account, _block="latest": hex(
+                chain.balance(from_hex(account))
+            ),
+            "eth_getCode": lambda account, _block="latest": to_hex(
+                chain.code_at(from_hex(account))
+            ),
             "eth_getStorageAt": lambda account, slot, _block="latest": word(
-                chain.storage_at(unhex(account), as_int(slot))
+                chain.storage_at(from_hex(account), as_int(slot))
             ),
             "eth_getTransactionCount": lambda account, block="latest": hex(
-                chain.nonce(unhex(account), pending=block == "pending")
+                chain.nonce(from_hex(account), pending=block == "pending")
             ),
-            "eth_call": lambda call, _block="latest", *_: as_hex(chain.call(read_call(call))),
+            "eth_call": lambda call, _block="latest", *_: to_hex(chain.call(read_call(call))),
             "eth_estimateGas": lambda call, *_: hex(chain.estimate_gas(read_call(call))),
-            "eth_sendRawTransaction": lambda raw: as_hex(chain.send(unhex(raw))),
+            "eth_sendRawTransaction": lambda raw: to_hex(chain.send(from_hex(raw))),
             "eth_getTransactionReceipt": self._receipt,
             "eth_getTransactionByHash": self._transaction,
             "eth_getBlockByNumber": lambda number, _full=False: self._block(self._height(number)),
@@ -70,7 +75,7 @@ class LocalRpc:
         try:
             return {"jsonrpc": "2.0", "id": number, "result": method(*request.get("params", ()))}
         except Reverted as error:
-            return error_response(number, 3, "execution reverted", as_hex(error.data))
+            return error_response(number, 3, "execution reverted", to_hex(error.data))
         except Rejected as error:
             return error_response(number, -32000, str(error))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
@@ -93,18 +98,18 @@ class LocalRpc:
         header = self._chain.blocks[height].header
         return {
             "number": hex(header.block_number),
-            "hash": as_hex(header.hash),
-            "parentHash": as_hex(header.parent_hash),
+            "hash": to_hex(header.hash),
+            "parentHash": to_hex(header.parent_hash),
             "timestamp": hex(header.timestamp),
             "gasLimit": hex(header.gas_limit),
             "gasUsed": hex(header.gas_used),
             "baseFeePerGas": hex(header.base_fee_per_gas or 0),
-            "stateRoot": as_hex(header.state_root),
-            "transactionsRoot": as_hex(header.transaction_root),
-            "receiptsRoot": as_hex(header.receipt_root),
-            "miner": as_hex(header.coinbase),
+            "stateRoot": to_hex(header.state_root),
+            "transactionsRoot": to_hex(header.transaction_root),
+            "receiptsRoot": to_hex(header.receipt_root),
+            "miner": to_hex(header.coinbase),
             "transactions": [
-                as_hex(mined.transaction.hash) for mined in self._chain.blocks[height].transactions
+                to_hex(mined.transaction.hash) for mined in self._chain.blocks[height].transactions
             ],
         }
 
@@ -123,28 +128,28 @@ class LocalRpc:
         }
 
     def _transaction(self, transaction_hash: str) -> Json:
-        mined = self._chain.mined.get(unhex(transaction_hash))
+        mined = self._chain.mined.get(from_hex(transaction_hash))
         if mined is None:
             return (
                 {"hash": transaction_hash, "blockNumber": None}
-                if self._chain.is_waiting(unhex(transaction_hash))
+                if self._chain.is_waiting(from_hex(transaction_hash))
                 else None
             )
         transaction = mined.transaction
         return {
             **place(mined),
-            "hash": as_hex(transaction.hash),
-            "from": as_hex(transaction.sender),
-            "to": as_hex(transaction.to) if transaction.to else None,
+            "hash": to_hex(transaction.hash),
+            "from": to_hex(transaction.sender),
+            "to": to_hex(transaction.to) if transaction.to else None,
             "nonce": hex(transaction.nonce),
             "gas": hex(transaction.gas),
-            "input": as_hex(transaction.data),
+            "input": to_hex(transaction.data),
             "value": hex(transaction.value),
             "type": hex(transaction.type_id or 0),
         }
 
     def _receipt(self, transaction_hash: str) -> Json:
-        mined = self._chain.mined.get(unhex(transaction_hash))
+        mined = self._chain.mined.get(from_hex(transaction_hash))
         if mined is None:
             return None
         transaction = mined.transaction
@@ -154,16 +159,16 @@ class LocalRpc:
         tip = min(transaction.max_priority_fee_per_gas, transaction.max_fee_per_gas - base_fee)
         return {
             **place(mined),
-            "transactionHash": as_hex(transaction.hash),
-            "from": as_hex(transaction.sender),
-            "to": as_hex(transaction.to) if transaction.to else None,
-            "contractAddress": as_hex(mined.contract) if mined.contract else None,
+            "transactionHash": to_hex(transaction.hash),
+            "from": to_hex(transaction.sender),
+            "to": to_hex(transaction.to) if transaction.to else None,
+            "contractAddress": to_hex(mined.contract) if mined.contract else None,
             "status": "0x1" if receipt.state_root == b"\x01" else "0x0",
             "gasUsed": hex(mined.gas_used),
             "cumulativeGasUsed": hex(receipt.gas_used),
             "effectiveGasPrice": hex(base_fee + tip),
             "logs": [render_log(mined, i) for i in range(len(receipt.logs))],
-            "logsBloom": as_hex(receipt.bloom.to_bytes(256, "big")),
+            "logsBloom": to_hex(receipt.bloom.to_bytes(256, "big")),
             "type": hex(transaction.type_id or 0),
         }
 
@@ -174,7 +179,7 @@ class LocalRpc:
         addresses = (
             None
             if wanted is None
-            else {unhex(one) for one in ([wanted] if isinstance(wanted, str) else wanted)}
+            else {from_hex(one) for one in ([wanted] if isinstance(wanted, str) else wanted)}
         )
         mined = (
             each for block in self._chain.blocks[first : last + 1] for each in block.transactions
@@ -183,7 +188,7 @@ class LocalRpc:
         return [
             log
             for log in logs
-            if (addresses is None or unhex(log["address"]) in addresses)
+            if (addresses is None or from_hex(log["address"]) in addresses)
             and fits(log["topics"], query.get("topics"))
         ]
 
@@ -205,7 +210,7 @@ def place(mined: Mined) -> dict[str, str]:
     header = mined.header
     return {
         "blockNumber": hex(header.block_number),
-        "blockHash": as_hex(header.hash),
+        "blockHash": to_hex(header.hash),
         "transactionIndex": hex(mined.index),
     }
 
@@ -215,10 +220,10 @@ def render_log(mined: Mined, index: int) -> dict[str, Json]:
     log = mined.receipt.logs[index]
     return {
         **place(mined),
-        "transactionHash": as_hex(mined.transaction.hash),
-        "address": as_hex(log.address),
+        "transactionHash": to_hex(mined.transaction.hash),
+        "address": to_hex(log.address),
         "topics": [word(topic) for topic in log.topics],
-        "data": as_hex(log.data),
+        "data": to_hex(log.data),
         "logIndex": hex(mined.first_log + index),
         "removed": False,
     }
@@ -239,9 +244,9 @@ def read_call(call: Json) -> Call:
     sender = call.get("from")
     to = call.get("to")
     return Call(
-        unhex(sender) if sender else ZERO_ADDRESS,
-        unhex(to) if to else b"",
-        unhex(data),
+        from_hex(sender) if sender else ZERO_ADDRESS,
+        from_hex(to) if to else b"",
+        from_hex(data),
         as_int(call.get("value", 0)),
     )
 
@@ -251,16 +256,6 @@ def as_int(value: Json) -> int:
     return int(value, 16) if isinstance(value, str) else int(value)
 
 
-def as_hex(data: bytes) -> str:
-    """Bytes as 0x text."""
-    return "0x" + bytes(data).hex()
-
-
 def word(value: int) -> str:
     """A number as 32 bytes of 0x text."""
     return f"0x{value:064x}"
-
-
-def unhex(text: str) -> bytes:
-    """Bytes from 0x text."""
-    return bytes.fromhex(text.removeprefix("0x"))

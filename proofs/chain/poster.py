@@ -104,7 +104,7 @@ class Poster:
 
     def find(self, header: EpochHeader) -> Posted | None:
         """Where this header is on the chain, however deep; None when it is not. HeaderConflict."""
-        found = self._client.find_header_hash(header.epoch)
+        found = self._client.settlement.find_header_hash(header.epoch)
         if found is None:
             return None
         if found != header.hash:
@@ -131,7 +131,7 @@ class Poster:
         return None
 
     def _find_foreign(self, epoch: int) -> Posted | None:
-        posted = self._client.find_header(epoch)
+        posted = self._client.settlement.find_header(epoch)
         return None if posted is None else Posted(epoch, posted.transaction, posted.block, None)
 
     def _push_or_find(self, header: EpochHeader) -> None:
@@ -173,7 +173,7 @@ class Poster:
                 f"the header of epoch {header.epoch} is not posted after"
                 f" {self._policy.max_attempts} attempts; look at the chain"
             )
-        contract, data = self._client.encode_post(header)
+        contract, data = self._client.settlement.encode_post(header)
         signed = self._wallet.sign(
             contract, data, self._wallet.estimate_gas(contract, data), nonce, fees
         )

@@ -25,9 +25,9 @@ from web3.middleware import Web3Middleware
 from web3.providers import BaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
+from ..hextext import to_hex
 from .compiled import decode_revert, load_contract
 from .errors import ChainUnreachable, RpcRefused, WrongChain
-from .structs import as_hex
 
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
@@ -73,7 +73,7 @@ class Rpc:
         try:
             answer = call.call()
         except BadFunctionCallOutput as error:
-            there = f"at {as_hex(address)} on the chain at {self.url}"
+            there = f"at {to_hex(address)} on the chain at {self.url}"
             raise WrongChain(
                 f"there is no {name} contract {there}; check the addresses and the RPC"
             ) from error

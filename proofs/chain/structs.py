@@ -134,13 +134,3 @@ def read_posted(event: EventData) -> PostedHeader:
         bytes(event["transactionHash"]),
         event["blockNumber"],
     )
-
-
-def as_hex(data: bytes) -> str:
-    """Bytes as 0x text."""
-    return "0x" + bytes(data).hex()
-
-
-def unhex(text: str) -> bytes:
-    """Bytes from 0x text."""
-    return bytes.fromhex(text[2:])

@@ -16,6 +16,7 @@ from hexbytes import HexBytes
 from web3.exceptions import TimeExhausted, TransactionNotFound
 from web3.types import LogReceipt, TxParams, TxReceipt
 
+from ..hextext import to_hex
 from ..signing import Signer
 from .errors import (
     ChainUnreachable,
@@ -27,7 +28,7 @@ from .errors import (
     Underpriced,
 )
 from .rpc import Rpc
-from .structs import CONFIRM_DEADLINE_S, Fees, as_hex
+from .structs import CONFIRM_DEADLINE_S, Fees
 
 POLL_S = 0.25
 GAS_MARGIN_PERCENT = 20
@@ -147,7 +148,7 @@ class Wallet:
             )
         except TimeExhausted as error:
             raise TransactionStuck(
-                f"transaction {as_hex(transaction_hash)} is not mined after {deadline_s:.0f} s; it"
+                f"transaction {to_hex(transaction_hash)} is not mined after {deadline_s:.0f} s; it"
                 " may be later"
             ) from error
 
@@ -175,7 +176,7 @@ def read_receipt(receipt: TxReceipt) -> TransactionReceipt:
     """What came of a mined transaction. TransactionFailed."""
     if receipt["status"] != 1:
         raise TransactionFailed(
-            f"transaction {as_hex(receipt['transactionHash'])} failed in block"
+            f"transaction {to_hex(receipt['transactionHash'])} failed in block"
             f" {receipt['blockNumber']}"
         )
     contract = HexBytes(receipt.get("contractAddress") or b"")

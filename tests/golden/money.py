@@ -11,11 +11,11 @@ from eth_abi import encode as abi_encode
 from p2p.cid import Cid
 from proofs.attribution.shares import CONTRIBUTOR, Share, SharePolicy, shares_for, split
 from proofs.batch import compose, decode_batch
-from proofs.chain.client import RECEIVE_TYPE
 from proofs.chain.deploy import COLLECTOR
 from proofs.chain.structs import config_values
+from proofs.chain.token import Transfer, transfer_digest
 from proofs.channel import ChannelTip
-from proofs.digest import domain_separator, keccak, struct_hash, typed_digest, word
+from proofs.digest import domain_separator, keccak, word
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.history import History
 from proofs.manifest import Contributor, parse_manifest
@@ -97,9 +97,16 @@ def deposit() -> dict[str, Any]:
     channel = channel_id(CONFIG, NETWORK)
     nonce = keccak(channel + word(salt))
     domain = domain_separator(TOKEN_NAME, "1", NETWORK.chain_id, NETWORK.token)
-    parties = (CLIENT.address, COLLECTOR)
-    struct = struct_hash(RECEIVE_TYPE, *parties, amount, 0, valid_before, nonce)
-    signature = CLIENT.sign_digest(typed_digest(domain, struct))
+    transfer = Transfer(
+        payer=CLIENT.address,
+        to=COLLECTOR,
+        amount=amount,
+        valid_after=0,
+        valid_before=valid_before,
+        nonce=nonce,
+    )
+    digest = transfer_digest(transfer, domain)
+    signature = CLIENT.sign_digest(digest)
     data = abi_encode(
         ("uint256", "uint256", "uint256", "bytes"), (0, valid_before, salt, signature)
     )
@@ -113,7 +120,7 @@ def deposit() -> dict[str, Any]:
         "valid_before": valid_before,
         "salt": word(salt).hex(),
         "nonce": nonce.hex(),
-        "digest": typed_digest(domain, struct).hex(),
+        "digest": digest.hex(),
         "signature": signature.hex(),
         "data": data.hex(),
         "call": (selector + called[32:]).hex(),

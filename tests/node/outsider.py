@@ -67,7 +67,7 @@ class Outsider:
         voucher = sign_voucher(
             self.client, channel_id(self.config, self.network), self.tip.cumulative, self.network
         )
-        self.node_chain.claim_vouchers([VoucherClaim(self.config, voucher, self.tip.cumulative)])
+        self.node_chain.channels.claim([VoucherClaim(self.config, voucher, self.tip.cumulative)])
 
     async def deliver(self, peer_id: str, *envelopes: bytes) -> list[str]:
         """Hand envelopes to the aggregator; what it says to each."""
@@ -119,7 +119,7 @@ async def open_outsider(lab: Lab) -> AsyncIterator[Outsider]:
         86_400,
         salt,
     )
-    await trio.to_thread.run_sync(chain.deposit, config, DEPOSIT)
+    await trio.to_thread.run_sync(chain.channels.deposit, config, DEPOSIT)
     try:
         unlisted = NetworkConfig(
             listen=("/ip4/127.0.0.1/tcp/0",), network=NETWORK, dht_server=False

@@ -61,7 +61,7 @@ async def test_a_channel_is_filled_as_it_is_used_up_as_far_as_the_operator_allow
         chain = chain_of(lab, "gateway")
         assert (
             row.cumulative
-            <= chain.read_channel(row.channel_id).balance
+            <= chain.channels.read(row.channel_id).balance
             <= row.cumulative + 3 * TINY
         )
         with pytest.raises(PaymentRequired, match="max_channel_deposit"):
@@ -71,7 +71,7 @@ async def test_a_channel_is_filled_as_it_is_used_up_as_far_as_the_operator_allow
         ).ended.completion_tokens == 2  # what broke off is settled first
         assert volunteer.telemetry.counters["receipts_earned"] == 5
         (row,) = channels(gateway.config.home)
-        assert chain.read_channel(row.channel_id).balance <= row.cumulative + 3 * TINY
+        assert chain.channels.read(row.channel_id).balance <= row.cumulative + 3 * TINY
         chain.close()
 
 
@@ -88,12 +88,12 @@ async def test_a_requested_withdrawal_is_refused_by_name_and_the_voucher_claimed
         owed = (await ask(gateway)).ended.amount
         (row,) = channels(gateway.config.home)
         chain = chain_of(lab, "leaving gateway")
-        assert chain.read_channel(row.channel_id).total_claimed == 0
-        chain.initiate_withdraw(row.config, 1_000_000)
+        assert chain.channels.read(row.channel_id).total_claimed == 0
+        chain.channels.initiate_withdraw(row.config, 1_000_000)
         with pytest.raises(NodeRefused, match="withdrawal of this channel is under way") as refused:
             await ask(gateway)
         assert refused.value.code == "no_channel"
-        await until(lambda: chain.read_channel(row.channel_id).total_claimed == owed, 10)
+        await until(lambda: chain.channels.read(row.channel_id).total_claimed == owed, 10)
         assert (await ask(gateway)).ended.completion_tokens == 8  # through another channel
         assert len(channels(gateway.config.home)) == 2
         chain.close()

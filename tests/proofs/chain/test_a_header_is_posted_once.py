@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from proofs.chain.devchain import mint
 from proofs.chain.errors import ContractReverted, HeaderConflict, TransactionStuck
 from proofs.chain.poster import Poster, PostPolicy
 from proofs.epoch import EpochHeader
@@ -39,7 +40,7 @@ def run(served: World, journal: Path, where: str, header: EpochHeader) -> int:
 
 
 def posted_epochs(world: World) -> list[int]:
-    return [posted.header.epoch for posted in world.client("anybody").headers()]
+    return [posted.header.epoch for posted in world.client("anybody").settlement.headers()]
 
 
 def test_a_process_killed_anywhere_on_its_way_posts_once(served: World, tmp_path: Path):
@@ -149,7 +150,7 @@ def test_a_nonce_that_another_transaction_took_is_replaced(tmp_path: Path):
         poster_for(world, tmp_path).post(header, deadline_s=0.1)
     chain._pool.clear()
     chain.automine = True
-    world.client("aggregator").mint(bytes(19) + b"\1", 1)
+    mint(world.client("aggregator"), bytes(19) + b"\1", 1)
     poster_for(world, tmp_path).post(header)
     assert posted_epochs(world) == [1]
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from proofs.chain.errors import ContractReverted
-from proofs.chain.structs import VoucherClaim, as_hex, claim_values, config_values
+from proofs.chain.structs import VoucherClaim, claim_values, config_values
+from proofs.hextext import to_hex
 from proofs.signing import Signer
 from tests.proofs.chain.world import World, address, secret
 
@@ -18,8 +19,8 @@ def refused(
 ) -> str:
     """The name of the error that this call ends with."""
     call = {
-        "from": as_hex(address(sender)),
-        "to": as_hex(to),
+        "from": to_hex(address(sender)),
+        "to": to_hex(to),
         "data": world.rpc.contract(contract, to).encode_abi(function, values),
     }
     with pytest.raises(ContractReverted) as reverted:
@@ -35,7 +36,7 @@ def deposit(
     world: World, sender: str = "payer", amount: int = 100, stated: int | None = None, **changes
 ) -> str:
     config = world.config(**changes)
-    signed = world.client("payer").sign_deposit(world.config(), amount)
+    signed = world.client("payer").channels.authorize_deposit(world.config(), amount)
     from eth_abi import encode
 
     data = encode(
@@ -68,14 +69,14 @@ def test_deposits(world: World):
 def test_an_authorisation_works_once_and_in_its_time(world: World):
     config = world.config()
     payer = world.client("payer")
-    signed = payer.sign_deposit(config, 100)
-    world.client("anybody").relay_deposit(config, signed)  # a stranger may pay the gas
+    signed = payer.channels.authorize_deposit(config, 100)
+    world.client("anybody").channels.relay_deposit(config, signed)  # a stranger may pay the gas
     with pytest.raises(ContractReverted, match="ERC3009UsedAuthorization"):
-        payer.relay_deposit(config, signed)
-    late = payer.sign_deposit(config, 100)
+        payer.channels.relay_deposit(config, signed)
+    late = payer.channels.authorize_deposit(config, 100)
     world.rpc.call("evm_increaseTime", 3700)
     with pytest.raises(ContractReverted, match="ERC3009InvalidAuthorizationTime"):
-        payer.relay_deposit(config, late)
+        payer.channels.relay_deposit(config, late)
 
 
 def test_the_collector_serves_the_channels_only(world: World):
@@ -84,9 +85,11 @@ def test_the_collector_serves_the_channels_only(world: World):
     assert (
         refused(world, "other", "Erc3009Collector", collector, "collect", *values) == "NotChannels"
     )
-    short = replace(world.client("payer").sign_deposit(world.config(), 5), signature=b"\1" * 64)
+    short = replace(
+        world.client("payer").channels.authorize_deposit(world.config(), 5), signature=b"\1" * 64
+    )
     with pytest.raises(ContractReverted, match="BadSignatureLength"):
-        world.client("payer").relay_deposit(world.config(), short)
+        world.client("payer").channels.relay_deposit(world.config(), short)
 
 
 def place(world: World, code: bytes) -> bytes:
@@ -108,9 +111,8 @@ def test_a_collector_that_brings_nothing_opens_no_channel(world: World):
 
 def test_a_collector_cannot_call_back_into_the_channels(world: World):
     world.earn(50)  # so that there would be something to settle
-    settle = world.client("payer")._encode(
-        "Channels", "settle", world.deployment.settlement, world.deployment.token
-    )
+    there = world.deployment
+    settle = world.channels("payer").encode("settle", there.settlement, there.token)
     # copy the call data behind this code to memory; call back; pass on what came of it
     code = bytes.fromhex("6044601f60003960006000604460006000335af1503d600060003e3d6000fd") + settle
     values = (config_values(world.config()), 5, place(world, code), b"")
@@ -120,7 +122,7 @@ def test_a_collector_cannot_call_back_into_the_channels(world: World):
 def test_claims(world: World):
     config = world.config()
     payer = world.client("payer")
-    payer.deposit(config, 100)
+    payer.channels.deposit(config, 100)
     good = world.voucher(config, 60)
 
     def claim(*claims: VoucherClaim, sender: str = "operator") -> str:
@@ -150,8 +152,8 @@ def test_claims(world: World):
 
 def test_a_zero_authorizer_means_that_the_payer_signs(world: World):
     config = world.config(payer_authorizer=bytes(20))
-    world.client("payer").deposit(config, 100)
-    world.client("operator").claim_vouchers([world.voucher(config, 30)])
+    world.client("payer").channels.deposit(config, 100)
+    world.client("operator").channels.claim([world.voucher(config, 30)])
     assert (
         channels_refuse(
             world, "operator", "claim", [claim_values(world.voucher(config, 40, signer="other"))]
@@ -164,12 +166,12 @@ def test_signed_batches(world: World):
     config = world.config()
     other = world.config(to="other")
     for each in (config, other):
-        world.client("payer").deposit(each, 100)
+        world.client("payer").channels.deposit(each, 100)
     claims = [claim_values(world.voucher(config, 60)), claim_values(world.voucher(other, 60))]
     anybody = world.client("anybody")
 
     def sign(claims: list[object], signer: str) -> bytes:
-        digest = anybody._read(
+        digest = anybody.rpc.read(
             "Channels", world.deployment.channels, "getClaimBatchDigest", claims
         )[0]
         return Signer(secret(signer)).sign_digest(digest)
@@ -191,15 +193,15 @@ def test_signed_batches(world: World):
         channels_refuse(world, "anybody", "claimWithSignature", claims, sign(claims, "operator"))
         == "MixedReceiverAuthorizers"
     )
-    anybody._send("Channels", "claimWithSignature", claims[:1], sign(claims[:1], "operator"))
-    assert anybody.read_channel(anybody.channel_id(config)).total_claimed == 60
+    world.channels("anybody").send("claimWithSignature", claims[:1], sign(claims[:1], "operator"))
+    assert anybody.channels.read(anybody.channels.id_of(config)).total_claimed == 60
 
 
 def test_withdrawals(world: World):
     config = world.config()
     payer = world.client("payer")
     operator = world.client("operator")
-    payer.deposit(config, 100)
+    payer.channels.deposit(config, 100)
     values = config_values(config)
     assert channels_refuse(world, "operator", "initiateWithdraw", values, 10) == "NotPayerSide"
     assert channels_refuse(world, "payer", "initiateWithdraw", values, 0) == "ZeroAmount"
@@ -207,18 +209,18 @@ def test_withdrawals(world: World):
         channels_refuse(world, "payer", "initiateWithdraw", values, 101) == "InsufficientUnclaimed"
     )
     assert channels_refuse(world, "payer", "finalizeWithdraw", values) == "NoWithdrawalPending"
-    payer.initiate_withdraw(config, 80)
-    state = payer.read_channel(payer.channel_id(config))
+    payer.channels.initiate_withdraw(config, 80)
+    state = payer.channels.read(payer.channels.id_of(config))
     assert state.withdraw_amount == 80
     assert abs(state.withdraw_requested_at - time.time()) < 60
     assert channels_refuse(world, "payer", "initiateWithdraw", values, 10) == "WithdrawalPending"
     assert channels_refuse(world, "payer", "finalizeWithdraw", values) == "WithdrawDelayNotOver"
-    operator.claim_vouchers([world.voucher(config, 50)])  # the delay is there for this
+    operator.channels.claim([world.voucher(config, 50)])  # the delay is there for this
     world.rpc.call("evm_increaseTime", 901)
-    before = payer.token_balance(payer.address)
+    before = payer.token.balance_of(payer.address)
     assert channels_refuse(world, "operator", "finalizeWithdraw", values) == "NotPayerSide"
-    payer.finalize_withdraw(config)
-    assert payer.token_balance(payer.address) - before == 50, (
+    payer.channels.finalize_withdraw(config)
+    assert payer.token.balance_of(payer.address) - before == 50, (
         "80 were asked for, 50 were still unclaimed"
     )
     assert (
@@ -231,12 +233,12 @@ def test_refunds(world: World):
     config = world.config()
     payer = world.client("payer")
     operator = world.client("operator")
-    payer.deposit(config, 100)
-    channel = payer.channel_id(config)
+    payer.channels.deposit(config, 100)
+    channel = payer.channels.id_of(config)
     values = config_values(config)
 
     def sign(nonce: int, amount: int, signer: str = "operator") -> bytes:
-        digest = payer._read(
+        digest = payer.rpc.read(
             "Channels", world.deployment.channels, "getRefundDigest", channel, nonce, amount
         )[0]
         return Signer(secret(signer)).sign_digest(digest)
@@ -257,23 +259,23 @@ def test_refunds(world: World):
         )
         == "BadAuthorizerSignature"
     )
-    payer.initiate_withdraw(config, 90)
-    before = payer.token_balance(payer.address)
-    world.client("anybody")._send("Channels", "refundWithSignature", values, 10, 0, sign(0, 10))
+    payer.channels.initiate_withdraw(config, 90)
+    before = payer.token.balance_of(payer.address)
+    world.channels("anybody").send("refundWithSignature", values, 10, 0, sign(0, 10))
     assert (
         channels_refuse(world, "anybody", "refundWithSignature", values, 10, 0, sign(0, 10))
         == "WrongRefundNonce"
     )
-    assert payer.read_channel(channel).withdraw_amount == 80
-    operator.refund(config, 1_000)
-    assert payer.token_balance(payer.address) - before == 100
-    assert payer.read_channel(channel) == replace(
-        payer.read_channel(channel), balance=0, withdraw_amount=0, refund_nonce=2
+    assert payer.channels.read(channel).withdraw_amount == 80
+    operator.channels.refund(config, 1_000)
+    assert payer.token.balance_of(payer.address) - before == 100
+    assert payer.channels.read(channel) == replace(
+        payer.channels.read(channel), balance=0, withdraw_amount=0, refund_nonce=2
     )
 
 
 def test_the_dollar_has_its_faucet_on_development_chains_only():
-    from proofs.chain.deploy import deploy_token
+    from proofs.chain.deploy import deploy_dev_dollar
     from proofs.chain.devchain import FUND_WEI
     from proofs.chain.evm import MemoryChain
     from proofs.chain.wallet import Wallet
@@ -281,4 +283,4 @@ def test_the_dollar_has_its_faucet_on_development_chains_only():
 
     rpc = memory_rpc(MemoryChain(1, {}, {address("deployer"): FUND_WEI}))
     with pytest.raises(ContractReverted, match="NotADevelopmentChain"):
-        deploy_token(Wallet(rpc, secret("deployer"), 1))
+        deploy_dev_dollar(Wallet(rpc, secret("deployer"), 1))

@@ -11,6 +11,7 @@ import time
 
 import httpx
 import pytest
+from eth_utils.address import to_checksum_address
 
 from proofs.chain.devchain import FUND_DOLLARS, FUND_WEI, open_chain
 from proofs.chain.evm import MemoryChain
@@ -62,8 +63,8 @@ def test_it_funds_whom_it_is_told_and_obeys_the_aggregator_it_is_told(anvil: str
         assert chain.aggregator_key is None
         client = chain.client(chain.secrets()[0])
         for account in (address("funded"), address("somebody"), client.address):
-            assert client.token_balance(account) == FUND_DOLLARS
-            assert client.gas_balance(account) == FUND_WEI
+            assert client.token.balance_of(account) == FUND_DOLLARS
+            assert client.rpc.web3.eth.get_balance(to_checksum_address(account)) == FUND_WEI
         client.close()
     assert not is_listening(chain.rpc), "nothing is left when the context ends"
 

@@ -12,9 +12,10 @@ from proofs.chain.deploy import CHANNELS, placed_code
 from proofs.chain.devchain import CHAIN_ID, FUND_WEI
 from proofs.chain.errors import ContractReverted
 from proofs.chain.evm import MemoryChain
-from proofs.chain.structs import as_hex, config_values, header_values, unhex
+from proofs.chain.structs import config_values, header_values
 from proofs.chain.wallet import Wallet
 from proofs.epoch import EpochHeader
+from proofs.hextext import from_hex, to_hex
 from proofs.voucher import ChannelConfig
 from tests.proofs.chain.world import World, memory_rpc, memory_world, secret
 
@@ -26,7 +27,7 @@ def load(name: str) -> Any:
 
 
 def test_payout_trees(world: World):
-    client = world.client("anybody")
+    settlement = world.deployment.settlement
     num_checked = 0
     for tree in load("sumtree.json"):
         for leaf in tree["accounts"]:
@@ -35,7 +36,7 @@ def test_payout_trees(world: World):
                 for other in leaf["siblings"]
             ]
             values = (bytes.fromhex(leaf["account"]), int(leaf["amount"]), siblings)
-            root = client._read("Settlement", world.deployment.settlement, "payoutRootOf", *values)
+            root = world.rpc.read("Settlement", settlement, "payoutRootOf", *values)
             assert root == (int(tree["root"]["sum"]), bytes.fromhex(tree["root"]["hash"]))
             num_checked += 1
     assert num_checked > 30
@@ -51,14 +52,9 @@ def test_headers(world: World):
                 for name, value in entry.items()
             }
         )
-        assert (
-            world.client("anybody")
-            ._read("Settlement", world.deployment.settlement, "headerHash", header_values(header))[
-                0
-            ]
-            .hex()
-            == digest
-        )
+        settlement = world.deployment.settlement
+        found = world.rpc.read("Settlement", settlement, "headerHash", header_values(header))[0]
+        assert found.hex() == digest
 
 
 def test_channel_ids_and_voucher_digests():
@@ -89,14 +85,14 @@ class Golden:
         self.vector = load("channel.json")
         token = bytes.fromhex(self.vector["network"]["token"])
         there = memory_world(())[0]
-        code = there.rpc.call("eth_getCode", as_hex(there.deployment.token), "latest")
+        code = there.rpc.call("eth_getCode", to_hex(there.deployment.token), "latest")
         sender = Wallet(there.rpc, secret("deployer"), CHAIN_ID).address
-        chain = MemoryChain(CHAIN_ID, {**placed_code(), token: unhex(code)}, {sender: FUND_WEI})
+        chain = MemoryChain(CHAIN_ID, {**placed_code(), token: from_hex(code)}, {sender: FUND_WEI})
         self.rpc = memory_rpc(chain)
         self.wallet = Wallet(self.rpc, secret("deployer"), CHAIN_ID)
         payer = bytes.fromhex(self.vector["client"]["address"])
         mint = self.rpc.contract("DevDollar", token).encode_abi("mint", (payer, 5_000_000))
-        self.wallet.send(token, unhex(mint))
+        self.wallet.send(token, from_hex(mint))
 
     def balance(self, config: dict[str, Any]) -> int:
         channel = bytes.fromhex(config["channel_id"])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from proofs.chain.client import open_client
+from proofs.chain.devchain import mint
 from proofs.chain.errors import ChainUnreachable, ContractReverted, WrongChain
 from proofs.sumtree import PayoutTree
 from tests.proofs.chain.world import World, address, secret
@@ -15,81 +16,79 @@ from tests.proofs.chain.world import World, address, secret
 def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: World):
     payer = served.client("payer")
     operator = served.client("operator")
-    aggregator = served.client("aggregator")
-    before = payer.token_balance(payer.address)
+    before = payer.token.balance_of(payer.address)
     config = served.config()
 
-    payer.deposit(config, 1_000)
-    payer.deposit(config, 500)
-    state = payer.read_channel(payer.channel_id(config))
+    payer.channels.deposit(config, 1_000)
+    payer.channels.deposit(config, 500)
+    state = payer.channels.read(payer.channels.id_of(config))
     assert (state.balance, state.total_claimed, state.withdraw_requested_at) == (1_500, 0, 0)
-    assert payer.token_balance(payer.address) == before - 1_500
+    assert payer.token.balance_of(payer.address) == before - 1_500
 
-    (claimed,) = operator.claim_vouchers([served.voucher(config, 400)])
-    operator.claim_vouchers([served.voucher(config, 900)])
-    operator.claim_vouchers([served.voucher(config, 400)])  # an old voucher changes nothing
-    assert payer.read_channel(payer.channel_id(config)).total_claimed == 900
+    (claimed,) = operator.channels.claim([served.voucher(config, 400)])
+    operator.channels.claim([served.voucher(config, 900)])
+    operator.channels.claim([served.voucher(config, 400)])  # an old voucher changes nothing
+    assert payer.channels.read(payer.channels.id_of(config)).total_claimed == 900
 
     payouts = {
         address(name): amount
         for name, amount in [("owner", 541), ("creator", 225), ("contributor", 134)]
     }
     header = served.next_header(payouts)
-    posted = aggregator.post_header(header)
-    assert payer.token_balance(served.deployment.settlement) == 900
-    found = payer.find_header(header.epoch)
+    posted = served.post(header)
+    assert payer.token.balance_of(served.deployment.settlement) == 900
+    found = payer.settlement.find_header(header.epoch)
     assert found is not None
     assert (found.header, found.transaction) == (header, posted.hash)
-    assert payer.find_header_hash(header.epoch) == header.hash
-    assert list(payer.headers()) == [found]
+    assert payer.settlement.find_header_hash(header.epoch) == header.hash
+    assert list(payer.settlement.headers()) == [found]
 
     gas = [
-        payer.claim_payout(header, PayoutTree(payouts).prove(account)).gas_used
+        payer.settlement.claim(header, PayoutTree(payouts).prove(account)).gas_used
         for account in payouts
     ]
-    assert {account: payer.token_balance(account) for account in payouts} == payouts
-    assert payer.token_balance(served.deployment.settlement) == 0
-    assert payer.read_settlement().total_paid == 900
+    assert {account: payer.token.balance_of(account) for account in payouts} == payouts
+    assert payer.token.balance_of(served.deployment.settlement) == 0
+    assert payer.settlement.read().total_paid == 900
     print(f"gas: voucher claim {claimed.gas_used}, post {posted.gas_used}, payouts {gas}")
 
 
 def test_a_payout_comes_once_and_later_only_the_difference(served: World):
-    aggregator = served.client("aggregator")
     anybody = served.client("anybody")
     account = address("twice")
-    paid = anybody.read_settlement().payout_total
+    paid = anybody.settlement.read().payout_total
     rest = {address("rest"): paid}
     served.earn(100)
     first = served.next_header({account: 40, **rest})
-    aggregator.post_header(first)
+    served.post(first)
     proof = PayoutTree({account: 40, **rest}).prove(account)
-    anybody.claim_payout(first, proof)
+    anybody.settlement.claim(first, proof)
     with pytest.raises(ContractReverted) as refused:
-        anybody.claim_payout(first, proof)
+        anybody.settlement.claim(first, proof)
     assert refused.value.error == "NothingToClaim"
     assert "already paid" in str(refused.value)
 
     second = served.next_header({account: 100, **rest})
-    aggregator.post_header(second)
-    anybody.claim_payout(second, PayoutTree({account: 100, **rest}).prove(account))
-    assert (anybody.token_balance(account), anybody.paid_to(account)) == (100, 100)
+    served.post(second)
+    anybody.settlement.claim(second, PayoutTree({account: 100, **rest}).prove(account))
+    assert (anybody.token.balance_of(account), anybody.settlement.paid_to(account)) == (100, 100)
 
 
 def test_errors_have_names_over_http(served: World):
     with pytest.raises(
         ContractReverted, match=r"NotAggregator\(0x.*Only the aggregator may post"
     ) as refused:
-        served.client("other").post_header(served.next_header({}))
+        served.post(served.next_header({}), "other")
     assert refused.value.error == "NotAggregator"
     with pytest.raises(ContractReverted) as refused:
-        served.client("broke").deposit(served.config("broke"), 5)
+        served.client("broke").channels.deposit(served.config("broke"), 5)
     assert refused.value.error == "ERC20InsufficientBalance"
 
 
 def test_a_client_finds_channels_and_token_through_the_settlement_contract(served: World):
     client = open_client(served.rpc.url, served.deployment.settlement, secret("payer"))
     assert client.deployment == served.deployment
-    assert client.aggregator() == address("aggregator")
+    assert client.settlement.aggregator() == address("aggregator")
     with pytest.raises(WrongChain, match="no Settlement contract"):
         open_client(served.rpc.url, address("nobody"), secret("payer"))
     client.close()
@@ -104,11 +103,11 @@ def test_threads_that_share_a_key_do_not_share_a_nonce(served: World):
     from concurrent.futures import ThreadPoolExecutor
 
     client = served.client("other")
-    before = client.token_balance(address("crowd"))
+    before = client.token.balance_of(address("crowd"))
     with ThreadPoolExecutor(8) as pool:
         hashes = {
             receipt.hash
-            for receipt in pool.map(lambda _: client.mint(address("crowd"), 1), range(24))
+            for receipt in pool.map(lambda _: mint(client, address("crowd"), 1), range(24))
         }
     assert len(hashes) == 24
-    assert client.token_balance(address("crowd")) == before + 24
+    assert client.token.balance_of(address("crowd")) == before + 24

@@ -19,13 +19,13 @@ PAYOUTS = {A: 50, B: 30, C: 20}
 
 def post(world: World, header: EpochHeader, sender: str = "aggregator") -> str:
     with pytest.raises(ContractReverted) as reverted:
-        world.client(sender).post_header(header)
+        world.post(header, sender)
     return reverted.value.error
 
 
 def claim(world: World, header: EpochHeader, proof: PayoutProof) -> str:
     with pytest.raises(ContractReverted) as reverted:
-        world.client("anybody").claim_payout(header, proof)
+        world.client("anybody").settlement.claim(header, proof)
     return reverted.value.error
 
 
@@ -37,7 +37,7 @@ def test_headers(world: World):
     assert post(world, replace(header, epoch=0)) == "WrongEpoch"
     assert post(world, replace(header, previous=b"\1" * 32)) == "WrongPrevious"
     assert post(world, replace(header, payout_total=101)) == "PayoutExceedsReceived"
-    world.client("aggregator").post_header(header)
+    world.post(header)
     assert post(world, header) == "WrongEpoch", "the same header twice"
     following = world.next_header(PAYOUTS)
     assert post(world, replace(following, payout_total=99)) == "TotalsFell"
@@ -47,7 +47,7 @@ def test_headers(world: World):
 def test_a_proof_fails_when_any_part_of_it_is_changed(world: World):
     world.earn(100)
     header = world.next_header(PAYOUTS)
-    world.client("aggregator").post_header(header)
+    world.post(header)
     proof = PayoutTree(PAYOUTS).prove(A)
     for wrong in (
         replace(proof, amount=51),
@@ -77,7 +77,7 @@ def test_a_tree_that_owes_more_than_its_total_pays_nobody_too_much(world: World)
     # The aggregator states a total below the tree's own sum: no proof leads to the stated total.
     world.earn(100)
     lying = world.next_header({A: 80, B: 80}, payout_total=100)
-    world.client("aggregator").post_header(lying)
+    world.post(lying)
     for account in (A, B):
         assert claim(world, lying, PayoutTree({A: 80, B: 80}).prove(account)) == "BadProof"
 
@@ -85,26 +85,26 @@ def test_a_tree_that_owes_more_than_its_total_pays_nobody_too_much(world: World)
 def test_an_award_that_moves_after_it_was_paid_does_not_touch_later_fees(world: World):
     world.earn(100)
     first = world.next_header({A: 100})
-    world.client("aggregator").post_header(first)
-    world.client("anybody").claim_payout(first, PayoutTree({A: 100}).prove(A))
+    world.post(first)
+    world.client("anybody").settlement.claim(first, PayoutTree({A: 100}).prove(A))
     world.earn(500)
     second = world.next_header({B: 100})  # an unjust aggregator gives A's award to B as well
-    world.client("aggregator").post_header(second)
+    world.post(second)
     assert claim(world, second, PayoutTree({B: 100}).prove(B)) == "ClaimExceedsTotal"
-    assert world.client("anybody").token_balance(world.deployment.settlement) == 500
+    assert world.client("anybody").token.balance_of(world.deployment.settlement) == 500
 
 
 def test_an_old_header_still_pays_who_did_not_ask_yet(world: World):
     world.earn(100)
     first = world.next_header(PAYOUTS)
-    world.client("aggregator").post_header(first)
+    world.post(first)
     world.earn(10)
     second = world.next_header({**PAYOUTS, A: 60})
-    world.client("aggregator").post_header(second)
+    world.post(second)
     anybody = world.client("anybody")
-    anybody.claim_payout(first, PayoutTree(PAYOUTS).prove(A))
-    anybody.claim_payout(second, PayoutTree({**PAYOUTS, A: 60}).prove(A))
-    assert anybody.token_balance(A) == 60
+    anybody.settlement.claim(first, PayoutTree(PAYOUTS).prove(A))
+    anybody.settlement.claim(second, PayoutTree({**PAYOUTS, A: 60}).prove(A))
+    assert anybody.token.balance_of(A) == 60
     assert claim(world, first, PayoutTree(PAYOUTS).prove(A)) == "NothingToClaim"
 
 
@@ -113,7 +113,7 @@ def test_a_header_of_another_network_pays_nothing_here(world: World):
     for each in (world, elsewhere):
         each.earn(100)
     header = elsewhere.next_header(PAYOUTS)
-    elsewhere.client("aggregator").post_header(header)
+    elsewhere.post(header)
     assert claim(world, header, PayoutTree(PAYOUTS).prove(A)) == "UnknownHeader"
 
 
@@ -126,13 +126,13 @@ def test_python_and_the_contract_agree_on_header_hash_and_payout_root(world: Wor
     from proofs.chain.structs import header_values, proof_values
 
     assert (
-        anybody._read("Settlement", settlement, "headerHash", header_values(header))[0]
+        anybody.rpc.read("Settlement", settlement, "headerHash", header_values(header))[0]
         == header.hash
     )
     for size in (1, 2, 3, 5, 8, 13):
         payouts = {address(f"account {n}"): 10**n + n + 1 for n in range(size)}
         tree = PayoutTree(payouts)
         for account in payouts:
-            assert anybody._read(
+            assert anybody.rpc.read(
                 "Settlement", settlement, "payoutRootOf", *proof_values(tree.prove(account))
             ) == (tree.root.sum, tree.root.hash)

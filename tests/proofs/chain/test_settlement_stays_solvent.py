@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from proofs.chain.devchain import mint
 from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import VoucherClaim
 from proofs.epoch import EpochHeader
@@ -60,18 +61,18 @@ class Chaos:
 
     def deposit(self) -> None:
         payer, config = self.channel()
-        self.world.client(payer).deposit(config, self.dice.randrange(1, 1_000))
+        self.world.client(payer).channels.deposit(config, self.dice.randrange(1, 1_000))
 
     def claim(self) -> None:
         payer, config = self.channel()
         amount = self.dice.randrange(1, 1_500)
         total = amount + self.dice.choice((0, 0, 0, -1, 1))
-        self.world.client("operator").claim_vouchers(
+        self.world.client("operator").channels.claim(
             [self.world.voucher(config, amount, payer, total)]
         )
 
     def settle(self) -> None:
-        self.world.client("anybody").settle()
+        self.world.client("anybody").channels.settle()
 
     def post(self) -> None:
         """Awards a little more, or far too much, or moves an award from one account to another."""
@@ -84,7 +85,7 @@ class Chaos:
             awards[ACCOUNTS[1]] = awards[ACCOUNTS[1]] + moved
         header = self.world.next_header(awards)
         tree = PayoutTree(awards)
-        self.world.client("aggregator").post_header(header)
+        self.world.post(header)
         self.awards = awards
         self.posted.append((header, tree, awards))
 
@@ -94,45 +95,52 @@ class Chaos:
         header, tree, awards = self.dice.choice(self.posted)
         owed = [account for account, amount in awards.items() if amount]
         if owed:
-            self.world.client("anybody").claim_payout(header, tree.prove(self.dice.choice(owed)))
+            self.world.client("anybody").settlement.claim(
+                header, tree.prove(self.dice.choice(owed))
+            )
         return None
 
     def withdraw(self) -> None:
         payer, config = self.channel()
-        self.world.client(payer).initiate_withdraw(config, self.dice.randrange(1, 100))
+        self.world.client(payer).channels.initiate_withdraw(config, self.dice.randrange(1, 100))
 
     def finalize(self) -> None:
         payer, config = self.channel()
         self.world.rpc.call("evm_increaseTime", self.dice.choice((1, 901, 901, 901)))
-        self.world.client(payer).finalize_withdraw(config)
+        self.world.client(payer).channels.finalize_withdraw(config)
 
     def refund(self) -> None:
-        self.world.client("operator").refund(self.channel()[1], self.dice.randrange(1, 60))
+        self.world.client("operator").channels.refund(self.channel()[1], self.dice.randrange(1, 60))
 
     def donate(self) -> None:
-        self.world.client("anybody").mint(
-            self.world.deployment.settlement, self.dice.randrange(1, 50)
+        mint(
+            self.world.client("anybody"),
+            self.world.deployment.settlement,
+            self.dice.randrange(1, 50),
         )
 
     def check(self) -> None:
         """The two contracts hold what they must, whoever did what."""
         client = self.world.client("anybody")
-        state = client.read_settlement()
+        state = client.settlement.read()
         there = self.world.deployment
-        balance = client.token_balance(there.settlement)
+        balance = client.token.balance_of(there.settlement)
         assert state.total_paid <= state.payout_total <= balance + state.total_paid
-        assert state.total_paid == sum(client.paid_to(account) for account in ACCOUNTS)
-        assert all(client.paid_to(account) == client.token_balance(account) for account in ACCOUNTS)
+        assert state.total_paid == sum(client.settlement.paid_to(account) for account in ACCOUNTS)
+        assert all(
+            client.settlement.paid_to(account) == client.token.balance_of(account)
+            for account in ACCOUNTS
+        )
 
         configs = [self.world.config(payer) for payer in PAYERS]
-        states = [client.read_channel(client.channel_id(config)) for config in configs]
+        states = [client.channels.read(client.channels.id_of(config)) for config in configs]
         assert all(0 <= one.total_claimed <= one.balance for one in states)
-        claimed, settled = client._read(
+        claimed, settled = client.rpc.read(
             "Channels", there.channels, "receivers", there.settlement, there.token
         )
         assert claimed == sum(one.total_claimed for one in states)
         assert (
-            client.token_balance(there.channels)
+            client.token.balance_of(there.channels)
             == sum(one.unclaimed for one in states) + claimed - settled
         )
 
@@ -155,13 +163,13 @@ def test_a_voucher_of_one_chain_is_worth_nothing_on_another():
     here = memory_world()[0]
     elsewhere = memory_world()[0]
     config = here.config()
-    here.client("payer").deposit(config, 100)
+    here.client("payer").channels.deposit(config, 100)
     from dataclasses import replace
 
     network = replace(elsewhere.client("payer").network, chain_id=1337)
     foreign = here.voucher(config, 50).voucher
     signature = Signer(secret("payer")).sign_digest(voucher_digest(foreign.channel_id, 50, network))
     with pytest.raises(ContractReverted, match="BadVoucherSignature"):
-        here.client("operator").claim_vouchers(
+        here.client("operator").channels.claim(
             [VoucherClaim(config, Voucher(foreign.channel_id, 50, signature), 50)]
         )

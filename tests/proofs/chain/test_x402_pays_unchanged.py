@@ -84,7 +84,7 @@ def test_a_whole_life_of_a_channel(served: World, facilitator: BatchSettlementEv
     requirements = requirements_of(served)
     chain = served.client("operator")
     config = client.build_channel_config(requirements)
-    channel = chain.channel_id(ours(config))
+    channel = chain.channels.id_of(ours(config))
 
     first = pay(client, requirements)
     assert first.payload["type"] == "deposit"
@@ -95,7 +95,7 @@ def test_a_whole_life_of_a_channel(served: World, facilitator: BatchSettlementEv
     assert verified.is_valid, (verified.invalid_reason, verified.invalid_message)
     deposited = facilitator.settle(first, requirements)
     assert deposited.success, (deposited.error_reason, deposited.error_message)
-    assert chain.read_channel(channel).balance == 500
+    assert chain.channels.read(channel).balance == 500
 
     client._storage.set(
         first.payload["voucher"]["channelId"].lower(),
@@ -120,7 +120,7 @@ def test_a_whole_life_of_a_channel(served: World, facilitator: BatchSettlementEv
             total_claimed="150",
         )
     ]
-    settled_before = chain.token_balance(served.deployment.settlement)
+    settled_before = chain.token.balance_of(served.deployment.settlement)
     claim = {"type": "claim", "claims": [one.to_dict() for one in claims]}
     for payload in (
         claim,
@@ -130,8 +130,8 @@ def test_a_whole_life_of_a_channel(served: World, facilitator: BatchSettlementEv
             PaymentPayload(payload=payload, accepted=requirements), requirements
         )
         assert done.success, (done.error_reason, done.error_message)
-    assert chain.read_channel(channel).total_claimed == 150
-    assert chain.token_balance(served.deployment.settlement) - settled_before == 150
+    assert chain.channels.read(channel).total_claimed == 150
+    assert chain.token.balance_of(served.deployment.settlement) - settled_before == 150
 
     signer = LocalAuthorizerSigner("0x" + secret("operator").hex())
     again = [
@@ -154,7 +154,7 @@ def test_a_whole_life_of_a_channel(served: World, facilitator: BatchSettlementEv
     }
     done = facilitator.settle(PaymentPayload(payload=refund, accepted=requirements), requirements)
     assert done.success, (done.error_reason, done.error_message)
-    state = chain.read_channel(channel)
+    state = chain.channels.read(channel)
     assert (state.balance, state.total_claimed, state.refund_nonce) == (200, 200, 1)
 
 
@@ -179,7 +179,7 @@ def test_channel_ids_agree_for_a_zero_authorizer_too(served: World):
         config = served.config(**changes)
         from proofs.chain.structs import config_values
 
-        on_chain = chain._read(
+        on_chain = chain.rpc.read(
             "Channels", served.deployment.channels, "getChannelId", config_values(config)
         )[0]
         assert channel_id(config, chain.network) == on_chain

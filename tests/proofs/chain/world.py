@@ -10,13 +10,14 @@ import msgspec
 from web3.providers import BaseProvider
 
 from proofs.chain.client import ChainClient
+from proofs.chain.contract import DeployedContract
 from proofs.chain.deploy import Deployment, deploy_for_development, placed_code
-from proofs.chain.devchain import CHAIN_ID, FUND_DOLLARS, FUND_WEI
+from proofs.chain.devchain import CHAIN_ID, FUND_DOLLARS, FUND_WEI, mint
 from proofs.chain.evm import MemoryChain
 from proofs.chain.local_rpc import LocalRpc
 from proofs.chain.rpc import Rpc
 from proofs.chain.structs import VoucherClaim
-from proofs.chain.wallet import Wallet
+from proofs.chain.wallet import TransactionReceipt, Wallet
 from proofs.digest import keccak
 from proofs.epoch import EpochHeader
 from proofs.signing import Signer
@@ -57,6 +58,11 @@ class World:
     def client(self, name: str) -> ChainClient:
         return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=20)
 
+    def channels(self, by: str) -> DeployedContract:
+        """The channels contract, also for what no client of ours ever calls."""
+        wallet = self.client(by).wallet
+        return DeployedContract("Channels", self.deployment.channels, self.rpc, wallet, 20)
+
     def config(self, by: str = "payer", to: str = "operator", **changes) -> ChannelConfig:
         token = self.deployment.token
         receiver = self.deployment.settlement
@@ -73,7 +79,7 @@ class World:
         return VoucherClaim(config, voucher, amount if total is None else total)
 
     def next_header(self, payouts: Mapping[bytes, int], **changes) -> EpochHeader:
-        state = self.client("anybody").read_settlement()
+        state = self.client("anybody").settlement.read()
         root = PayoutTree(payouts).root
         header = EpochHeader(
             state.epoch + 1,
@@ -86,13 +92,18 @@ class World:
         )
         return replace(header, **changes)
 
+    def post(self, header: EpochHeader, by: str = "aggregator") -> TransactionReceipt:
+        """Once, and without the poster's care."""
+        client = self.client(by)
+        return client.wallet.send(*client.settlement.encode_post(header))
+
     def earn(self, amount: int, payer: str = "payer") -> None:
         """Put fees into the settlement contract the way they come: deposit, voucher, claim."""
         config = self.config(
             payer, salt=keccak(f"{payer} {amount} {self.rpc.call('eth_blockNumber')}".encode())
         )
-        self.client(payer).deposit(config, amount)
-        self.client("operator").claim_vouchers([self.voucher(config, amount, payer)])
+        self.client(payer).channels.deposit(config, amount)
+        self.client("operator").channels.claim([self.voucher(config, amount, payer)])
 
 
 NAMES = ("payer", "operator", "aggregator", "anybody", "other")
@@ -110,5 +121,5 @@ def memory_world(names: tuple[str, ...] = NAMES) -> tuple[World, MemoryChain]:
         ),
     )
     for name in names:
-        world.client("deployer").mint(address(name), FUND_DOLLARS)
+        mint(world.client("deployer"), address(name), FUND_DOLLARS)
     return world, chain

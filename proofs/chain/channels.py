@@ -1,0 +1,126 @@
+"""Moves money into channels, out of them, and back: the calls of x402's channels contract.
+
+Every call waits until it is in a block; one that the contract refuses raises ContractReverted, and
+nothing is sent. Knows no header and no receipt.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from eth_abi import encode  # type: ignore[attr-defined]
+
+from ..digest import keccak, word
+from ..voucher import ChannelConfig, channel_id
+from .contract import DeployedContract
+from .deploy import Deployment
+from .structs import ChannelState, DepositAuthorization, VoucherClaim, claim_values, config_values
+from .token import Token, Transfer
+
+if TYPE_CHECKING:
+    from .wallet import TransactionReceipt
+
+DEPOSIT_VALID_S = 3600
+MAX_CLAIMS_PER_TRANSACTION = 100
+
+
+class Channels:
+    """The channels of one network, for one key."""
+
+    def __init__(self, contract: DeployedContract, deployment: Deployment) -> None:
+        self._contract = contract
+        self._deployment = deployment
+
+    def id_of(self, config: ChannelConfig) -> bytes:
+        """The channel's id on this network."""
+        return channel_id(config, self._deployment.network)
+
+    def read(self, channel_id: bytes) -> ChannelState:
+        """A channel's state now; all zeros when nobody ever deposited."""
+        channel = self._contract.read("channels", channel_id)
+        pending = self._contract.read("pendingWithdrawals", channel_id)
+        nonce = self._contract.read("refundNonce", channel_id)
+        return ChannelState(*channel, *pending, *nonce)
+
+    # ── the payer ──
+
+    def deposit(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
+        """Put our own money into our channel; the first deposit opens it."""
+        return self.relay_deposit(config, self.authorize_deposit(config, amount))
+
+    def authorize_deposit(self, config: ChannelConfig, amount: int) -> DepositAuthorization:
+        """Sign a deposit into this channel, for ourselves or anybody else to relay in the next
+        hour.
+        """
+        chain_time = self._contract.rpc.web3.eth.get_block("latest")["timestamp"]
+        now = max(chain_time, int(time.time()))  # a busy development chain runs ahead
+        return self.sign_deposit(config, amount, now + DEPOSIT_VALID_S, secrets.randbits(256))
+
+    def sign_deposit(
+        self, config: ChannelConfig, amount: int, valid_before: int, salt: int
+    ) -> DepositAuthorization:
+        """Sign a deposit that is valid until a time of the chain's clock, in seconds. A salt is
+        good for one deposit.
+        """
+        transfer = Transfer(
+            payer=self._contract.wallet.address,
+            to=self._deployment.collector,
+            amount=amount,
+            valid_after=0,
+            valid_before=valid_before,
+            nonce=keccak(self.id_of(config) + word(salt)),
+        )
+        token = Token(self._contract.beside("IFeeToken", config.token))
+        signature = token.sign_transfer(transfer)
+        return DepositAuthorization(amount, 0, valid_before, salt, signature=signature)
+
+    def relay_deposit(
+        self, config: ChannelConfig, authorization: DepositAuthorization
+    ) -> TransactionReceipt:
+        """Put a signed deposit into its channel; we pay the gas, the payer the money."""
+        window = (authorization.valid_after, authorization.valid_before)
+        data = encode(
+            ("uint256", "uint256", "uint256", "bytes"),
+            (*window, authorization.salt, authorization.signature),
+        )
+        collector = self._deployment.collector
+        arguments = (config_values(config), authorization.amount, collector, data)
+        return self._contract.send("deposit", *arguments)
+
+    def initiate_withdraw(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
+        """Ask for unclaimed money back; it comes after the channel's withdraw delay, by
+        `finalize_withdraw`.
+        """
+        return self._contract.send("initiateWithdraw", config_values(config), amount)
+
+    def finalize_withdraw(self, config: ChannelConfig) -> TransactionReceipt:
+        """Take what `initiate_withdraw` asked for, as far as it was not claimed since."""
+        return self._contract.send("finalizeWithdraw", config_values(config))
+
+    # ── the receiver, and anybody ──
+
+    def claim(self, claims: Sequence[VoucherClaim]) -> list[TransactionReceipt]:
+        """Book vouchers to their receivers, up to 100 in a transaction.
+
+        We are receiver or receiver authorizer of all.
+        """
+        pages = [
+            claims[start : start + MAX_CLAIMS_PER_TRANSACTION]
+            for start in range(0, len(claims), MAX_CLAIMS_PER_TRANSACTION)
+        ]
+        return [self._contract.send("claim", [*map(claim_values, page)]) for page in pages]
+
+    def settle(self) -> TransactionReceipt:
+        """Send the settlement contract what was claimed for it. Posting a header does this too."""
+        there = self._deployment
+        return self._contract.send("settle", there.settlement, there.token)
+
+    def refund(self, config: ChannelConfig, amount: int) -> TransactionReceipt:
+        """Give unclaimed money back to the payer at once.
+
+        We are receiver or receiver authorizer.
+        """
+        return self._contract.send("refund", config_values(config), amount)

@@ -1,0 +1,50 @@
+"""Speaks to one contract at one address, with one key. Knows no contract's functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..hextext import from_hex
+
+if TYPE_CHECKING:  # they bring web3: a daemon without a chain must not wait for it
+    from .rpc import Rpc
+    from .wallet import TransactionReceipt, Wallet
+
+
+@dataclass(frozen=True)
+class DeployedContract:
+    """A contract, by the name of its artifact and its address; who asks it, and who signs for it.
+
+    A transaction must be in a block `deadline_s` after it was sent.
+    """
+
+    name: str
+    address: bytes
+    rpc: Rpc
+    wallet: Wallet
+    deadline_s: float
+
+    def beside(self, name: str, address: bytes) -> DeployedContract:
+        """Another contract on the same chain, for the same key."""
+        return replace(self, name=name, address=address)
+
+    def read(self, function: str, *values: object) -> tuple[Any, ...]:
+        """Call a view function; all that it returns."""
+        return self.rpc.read(self.name, self.address, function, *values)
+
+    def read_one(self, function: str, *values: object) -> Any:
+        """Call a view function that returns one value."""
+        (value,) = self.read(function, *values)
+        return value
+
+    def encode(self, function: str, *values: object) -> bytes:
+        """Encode a call, for whoever sends it in a way of its own."""
+        return from_hex(self.rpc.contract(self.name, self.address).encode_abi(function, values))
+
+    def send(self, function: str, *values: object) -> TransactionReceipt:
+        """Call a function in a transaction, and wait until it is in a block.
+
+        ContractReverted when the contract refuses: then nothing is sent.
+        """
+        return self.wallet.send(self.address, self.encode(function, *values), self.deadline_s)

@@ -1,0 +1,54 @@
+"""Asks the token in which fees are paid, and signs its transfers. Knows no channel.
+
+Any ERC-20 token with ERC-3009 will do (contracts/src/interfaces/IFeeToken.sol); USDC is one.
+Amounts are in the token's smallest unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..digest import keccak, struct_hash, typed_digest
+from .contract import DeployedContract
+
+RECEIVE_TYPE = keccak(
+    b"ReceiveWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256"
+    b" validBefore,bytes32 nonce)"
+)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Money that its payer lets `to` fetch, once, while the chain's clock is between the two
+    times.
+    """
+
+    payer: bytes
+    to: bytes
+    amount: int
+    valid_after: int
+    valid_before: int
+    nonce: bytes
+
+
+def transfer_digest(transfer: Transfer, domain: bytes) -> bytes:
+    """What the payer signs (ERC-3009). `domain` is the token's EIP-712 domain separator."""
+    window = (transfer.valid_after, transfer.valid_before)
+    values = (transfer.payer, transfer.to, transfer.amount, *window, transfer.nonce)
+    return typed_digest(domain, struct_hash(RECEIVE_TYPE, *values))
+
+
+class Token:
+    """A fee token, for one key."""
+
+    def __init__(self, contract: DeployedContract) -> None:
+        self._contract = contract
+
+    def balance_of(self, account: bytes) -> int:
+        """What an account has."""
+        return int(self._contract.read_one("balanceOf", account))
+
+    def sign_transfer(self, transfer: Transfer) -> bytes:
+        """Sign that `transfer.to` may fetch this from us; moves nothing by itself."""
+        domain = bytes(self._contract.read_one("DOMAIN_SEPARATOR"))
+        return self._contract.wallet.signer.sign_digest(transfer_digest(transfer, domain))
