@@ -97,9 +97,13 @@ const Buffer& source_of(const Space& space, const Operation& op) {
     return std::is_same_v<T, Int8> ? space.quantised : space.places[op.source];
 }
 
+// By itself, so that the innermost loops have all registers: what surrounds it takes some of them
+// otherwise, and has the loops compiled several times over.
 template <class T>
-void multiply_sums(const Space& space, const Operation& op, int64_t panel, int64_t r, int rows,
-                   const Asking& asking, Sum<T> (&out)[BLOCK_ROWS][PANEL]) {
+__attribute__((noinline)) void multiply_sums(const Space& space, const Operation& op,
+                                             int64_t panel, int64_t r, int rows,
+                                             const Asking& asking,
+                                             Sum<T> (&out)[BLOCK_ROWS][PANEL]) {
     const Buffer& in = source_of<T>(space, op);
     const int words = words_of<T>(op);
     const int32_t* w = static_cast<const int32_t*>(op.weight) + panel * words * PANEL;

@@ -106,6 +106,9 @@ void multiply_rows(const char* x, size_t stride, int rows, const int32_t* w, int
                     sum[i][0] = madd(sum[i][0], left, number, T{});
                     sum[i][1] = madd(sum[i][1], right, number, T{});
                 }
+                // Else GCC puts together what four words ask for, and the burst holds up the
+                // weights (2 % at 32 rows). With fewer rows it is faster left alone.
+                if (R > 8) asm volatile("");
             }
             for (int i = 0; i < R; ++i)
                 for (int h = 0; h < 2; ++h) {
