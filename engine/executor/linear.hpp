@@ -85,7 +85,8 @@ inline void scale_int8(const Space& space, const Operation& op, int64_t panel, i
 
 // --- one panel ---
 
-// 64-byte steps of a row of T; float32 goes by words instead, and needs no padding to steps.
+// Words of a row of T, in whole steps of 64 bytes, as tiles take them; float32 has no tiles and no
+// padding.
 template <class T>
 int words_of(const Operation& op) {
     constexpr int STEP_WORDS = sizeof(T) == 4 ? 1 : 16;
