@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from .config import EngineConfig
 from .errors import BadRequest, Busy, EngineError
 from .grammar import Matcher, check_grammar
-from .messages import MAX_STOP_IDS, Replay, Sampling, Submit
-from .sampler import MAX_LOGPROBS, Chooser, check_sampling
+from .messages import MAX_LOGPROBS, MAX_STOP_IDS, Replay, Sampling, Submit
+from .sampler import Chooser, check_sampling
 from .sequence import Sequence
 
 MAX_PRIORITY = 100

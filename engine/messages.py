@@ -19,6 +19,7 @@ MAX_FRAME_BYTES = 4 << 20
 MAX_ADAPTER_CONFIG_BYTES = 256 << 10  # what the engine parses; so nothing larger is published
 MAX_ADAPTER_WEIGHTS_BYTES = 2 << 30  # what nodes fetch; so nothing larger is served either
 MAX_STOP_IDS = 16  # as the infer protocol carries
+MAX_LOGPROBS = 20
 TOKEN_IDS = 1 << 24  # no vocabulary has more
 MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 100.0
@@ -291,6 +292,16 @@ class Finished(Message, frozen=True, array_like=True):
     decode_ms: float
     neighbours: int
     cached_tokens: int = 0
+
+    @property
+    def timings_ms(self) -> dict[str, float]:
+        """Give the time of each part of the answer by its name."""
+        return {
+            "queue": self.queue_ms,
+            "load": self.load_ms,
+            "prefill": self.prefill_ms,
+            "decode": self.decode_ms,
+        }
 
 
 class Failed(Message, frozen=True, array_like=True):

@@ -19,8 +19,6 @@ from .grammar import Matcher
 from .messages import Choosing, ChoosingError, Sampling, TokenLogprobs, check_choosing
 from .noise import SEED_BYTES, derive_key
 
-MAX_LOGPROBS = 20
-
 Floats = NDArray[np.float64]
 
 

@@ -13,6 +13,7 @@ import pytest
 from libp2p.kad_dht.common import BUCKET_SIZE, DEFAULT_TTL
 from libp2p.kad_dht.provider_store import PROVIDER_RECORD_EXPIRATION_INTERVAL
 
+import engine.messages
 import node.app
 import node.catalogue.announcements
 import node.money.settlement
@@ -80,7 +81,7 @@ FACTS = [
     ("infer.md", f"array of 1 to {infer.MAX_PROMPT_TOKENS:,} token ids"),
     ("infer.md", f"int, 1 to {infer.MAX_TOKENS:,}"),
     ("infer.md", f"at most {infer.MAX_STOP_IDS} token ids that end"),
-    ("infer.md", f"int, 0 to {infer.MAX_LOGPROBS}"),
+    ("infer.md", f"int, 0 to {engine.messages.MAX_LOGPROBS}"),
     ("infer.md", f"array of at most {infer.MAX_TIMINGS} `[name, milliseconds]`"),
     ("infer.md", f"a `body` of {receipt.MAX_BODY_BYTES:,} bytes"),
     ("infer.md", f"loses at most {infer.PAY_TOKENS} tokens"),

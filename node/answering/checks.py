@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from engine.messages import ChoosingError, check_choosing
+from engine.messages import MAX_LOGPROBS, ChoosingError, check_choosing
 
 from ..api import CompletionRequest
 from ..errors import BadRequest
-from ..wire.infer import MAX_LOGPROBS, MAX_TOKENS
+from ..wire.infer import MAX_TOKENS
 
 
 def check_request(request: CompletionRequest) -> CompletionRequest:

@@ -180,13 +180,7 @@ class _EngineCall:
     async def finish(self) -> Outcome:
         ended = self._finished
         assert ended is not None, "an answer is finished before its end"
-        timings = {
-            "queue": ended.queue_ms,
-            "load": ended.load_ms,
-            "prefill": ended.prefill_ms,
-            "decode": ended.decode_ms,
-        }
-        return Outcome(ended.reason, 0, None, ended.neighbours, timings)
+        return Outcome(ended.reason, 0, None, ended.neighbours, ended.timings_ms)
 
 
 # --- another node: a receipt for every answer ---

@@ -172,7 +172,7 @@ class Service:
         """In the engine's terms. Who shares the fee matters where there is one: nobody pays himself
         and an own engine does not wait for the manifest here.
         """
-        is_paid = cid is not None and not self._router.serves_here(request.node)
+        is_paid = not self._router.serves_here(request.node)
         manifest = await self._catalogue.manifest(cid) if cid and is_paid else None
         return Question(
             base=self._catalogue.base,

@@ -16,10 +16,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from engine.messages import Choosing, ChoosingError, Grammar, choosing_from
+from engine.messages import MAX_LOGPROBS, Choosing, ChoosingError, Grammar, choosing_from
 
 from ..api import ChatMessage, CompletionRequest
-from ..wire.infer import MAX_LOGPROBS
 
 Kind = TypeVar("Kind")
 

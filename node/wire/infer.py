@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from engine.messages import MAX_STOP_IDS, TOKEN_IDS, Choosing
+from engine.messages import MAX_LOGPROBS, MAX_STOP_IDS, TOKEN_IDS, Choosing
 from proofs.receipt import MAX_BODY_BYTES
 from proofs.voucher import ChannelConfig
 
@@ -25,7 +25,6 @@ VERSION = 2
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_TIMINGS = 16
-MAX_LOGPROBS = 20
 PAY_TOKENS = 32  # how far ahead a client pays, and so the most that either side can lose
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]

@@ -487,12 +487,8 @@ class NodeSession:
         self._finished = finished
         self._stage = _Stage.CLOSING
         self.deadline = float("inf")
-        self._timings |= {
-            "queue": finished.queue_ms,
-            "prefill": finished.prefill_ms,
-            "decode": finished.decode_ms,
-        }
-        self._timings["load"] = self._timings.get("load", 0.0) + finished.load_ms
+        load_ms = self._timings.get("load", 0.0) + finished.load_ms
+        self._timings |= finished.timings_ms | {"load": load_ms}
         if self._channel is None:
             self._send_done(b"", None)
             self._stage = _Stage.OVER
