@@ -194,15 +194,14 @@ class Settlement:
             self._telemetry.log(f"settlement: claimed {claimed} vouchers")
 
     def _claim_vouchers(self, rows: Sequence[ChannelRow]) -> int:
-        due = [
-            row
-            for row in rows
-            if row.cumulative > self._chain.channels.read(row.channel_id).total_claimed
-        ]
+        due = []
+        for row in rows:
+            state = self._chain.channels.read(row.channel_id)
+            amount = min(row.cumulative, state.balance)  # less is left where the payer withdrew
+            if amount > state.total_claimed:
+                due.append(VoucherClaim(row.config, _voucher(row), amount))
         if due:
-            self._chain.channels.claim(
-                [VoucherClaim(row.config, _voucher(row), row.cumulative) for row in due]
-            )
+            self._chain.channels.claim(due)
         return len(due)
 
     def _rows(self) -> list[ChannelRow]:

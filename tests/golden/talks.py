@@ -173,10 +173,8 @@ def offer(name: str, **changes: object) -> wire.Offer:
         prompt_price=PRICE.prompt,
         completion_price=PRICE.completion,
         owner=OWNER,
-        shares=expected_shares(SharePolicy(), OWNER, parse_manifest(MANIFEST)),
         dtype=b"bfloat16",
         started_at=STARTED_AT,
-        timings=[("lookup", 1.5), ("fetch", 24.0), ("load", 3.25)],
     )
     return msgspec.structs.replace(plain, **changes)
 
