@@ -36,6 +36,14 @@ class ChannelPayouts:
         self._check_size()
         self._tree = SumTree(payout_leaf(account, amount) for account, amount in found)
 
+    @classmethod
+    def _of(cls, accounts: bytes, tree: SumTree) -> ChannelPayouts:
+        made = cls.__new__(cls)
+        made._accounts = accounts
+        made._tree = tree
+        made._check_size()
+        return made
+
     def __len__(self) -> int:
         return len(self._accounts) // ADDRESS_BYTES
 
@@ -84,21 +92,18 @@ class ChannelPayouts:
 
         Raises ReceiptError when that makes more accounts than a channel may pay.
         """
-        after = ChannelPayouts()
-        after._accounts = self._accounts
+        accounts = self._accounts
         leaves: dict[int, SumNode] = {}
         for account, part in award(amount, shares):
             place = self.find(account)
             if place is None:
-                place = len(after)
-                after._accounts += account
-            else:
-                part += self.amount(place)
-            leaves[place] = payout_leaf(account, part)
-        after._check_size()
-        after._tree = self._tree.copy()
-        after._tree.update(leaves)
-        return after
+                place = len(accounts) // ADDRESS_BYTES
+                accounts += account
+            before = self.amount(place) if place < len(self) else 0
+            leaves[place] = payout_leaf(account, before + part)
+        tree = self._tree.copy()
+        tree.update(leaves)
+        return self._of(accounts, tree)
 
     def prove(self, place: int) -> Proof:
         """Prove a leaf. Raises IndexError where there is none."""

@@ -95,6 +95,12 @@ class SumTree:
         self._levels = [bytearray()]
         self.extend(leaves)
 
+    def copy(self) -> SumTree:
+        """Return a tree that can be changed without changing this one."""
+        other = SumTree.__new__(SumTree)
+        other._levels = [level.copy() for level in self._levels]
+        return other
+
     @property
     def size(self) -> int:
         """Return the number of leaves."""
