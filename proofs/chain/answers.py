@@ -1,5 +1,6 @@
-"""Reads what an Ethereum node answers, and believes in nothing: each reader gives a value of one type
-or raises OddAnswer. Pure; knows no network.
+"""Reads what an Ethereum node answers, and believes in nothing.
+
+Each reader gives a value of one type or raises OddAnswer. Pure; knows no network.
 """
 
 from __future__ import annotations
