@@ -232,6 +232,7 @@ def _header(after: EpochState, previous: EpochState, data: bytes) -> EpochHeader
         previous=previous.header_hash,
         receipts_root=after.log.root,
         num_receipts=after.log.size,
+        channels_root=bytes(32),
         payout_root=root.hash,
         payout_total=root.sum,
         batch_digest=hashlib.sha256(data).digest(),

@@ -3,11 +3,12 @@ channel both belong to.
 
 Everything in here can be checked by any peer that forwards it, without a chain and without state:
 
-    bytes → open_envelope → VerifiedEnvelope     the receipt holds, and whoever signed it vouched
-                                                 for all it costs
+    bytes → open_envelope → VerifiedEnvelope     the receipt holds, and its client vouched for all
+                                                 it costs
 
-Does not know whether the channel holds that much, or whether this receipt comes next in it: that
-is for aggregator.py.
+A receipt that the client did not sign (unilateral) stands in the same envelope: the voucher is its
+consent. Does not know whether the channel holds that much, or whether this receipt comes next in
+it: that is for aggregator.py.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .receipt import (
 )
 from .voucher import ChannelConfig, Voucher, channel_id, check_channel, verify_voucher
 
-MAX_ENVELOPE_BYTES = 4 << 10
+MAX_ENVELOPE_BYTES = 1 << 10
 
 
 class ReceiptEnvelope(Record, frozen=True):
