@@ -13,10 +13,10 @@ from proofs.sumtree import (
     EMPTY,
     MAX_SUM,
     NOTHING,
+    Change,
     Proof,
     SumNode,
     SumTree,
-    Undo,
     commitment,
     leaf,
     parent,
@@ -70,7 +70,7 @@ class Changing(RuleBasedStateMachine):
         super().__init__()
         self.tree = SumTree()
         self.leaves: list[SumNode] = []
-        self.past: list[tuple[list[SumNode], Undo]] = []
+        self.past: list[tuple[list[SumNode], Change]] = []
 
     @rule(data=st.data(), new=st.lists(st.integers(0, 1 << 100), max_size=9))
     def change(self, data: st.DataObject, new: list[int]) -> None:
@@ -79,7 +79,9 @@ class Changing(RuleBasedStateMachine):
         )
         old = data.draw(changed) if self.leaves else {}
         amounts = {**old, **dict(enumerate(new, len(self.leaves)))}
-        undo = self.tree.update({index: node(amount) for index, amount in amounts.items()})
+        change = self.tree.plan({index: node(amount) for index, amount in amounts.items()})
+        undo = self.tree.apply(change)
+        assert change.commitment == self.tree.commitment
         self.past.append((list(self.leaves), undo))
         self.leaves += [EMPTY] * len(new)
         for index, amount in amounts.items():
@@ -88,8 +90,12 @@ class Changing(RuleBasedStateMachine):
     @precondition(lambda self: self.past)
     @rule()
     def undo(self) -> None:
+        leaves = self.leaves
         self.leaves, undo = self.past.pop()
-        self.tree.undo(undo)
+        redo = self.tree.apply(undo)
+        again = self.tree.apply(redo)
+        assert self.tree.root == plain_root(leaves)
+        self.tree.apply(again)
 
     @invariant()
     def is_the_plain_tree(self) -> None:
