@@ -56,6 +56,20 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """What a commitment commits to."""
+
+    size: int
+    sum: int
+    root: bytes
+
+    @property
+    def commitment(self) -> bytes:
+        """Return the commitment that this opens."""
+        return commitment(self.size, SumNode(self.sum, self.root))
+
+
+@dataclass(frozen=True)
 class Change:
     """What one change writes: nodes by height and place, and the size that the tree then has."""
 
@@ -90,9 +104,9 @@ def commitment(size: int, root: SumNode) -> bytes:
 class SumTree:
     """One tree, all of its nodes kept: 96 bytes of memory for each leaf.
 
-    - `plan` computes what a change would write, `apply` writes it and returns what takes it back:
-      the newest first.
+    - `plan` computes what a change would write, `apply` writes it.
     - A change costs at most log2(n) hashes for each leaf; nodes that leaves share are hashed once.
+    - `cut` and an update with the former leaves take a change back.
     """
 
     def __init__(self, leaves: Iterable[SumNode] = ()) -> None:
@@ -122,6 +136,11 @@ class SumTree:
         """Return the commitment to the whole tree."""
         return commitment(self.size, self.root)
 
+    @property
+    def opening(self) -> Opening:
+        """Return what the commitment commits to."""
+        return Opening(self.size, self.root.sum, self.root.hash)
+
     def leaf(self, index: int) -> SumNode:
         """Return one leaf. Raises IndexError where there is none."""
         if not 0 <= index < self.size:
@@ -133,16 +152,16 @@ class SumTree:
         self.update({self.size: new})
         return self.size - 1
 
-    def extend(self, leaves: Iterable[SumNode]) -> Change:
+    def extend(self, leaves: Iterable[SumNode]) -> None:
         """Add leaves at the end, in this order."""
-        return self.update(dict(enumerate(leaves, self.size)))
+        self.update(dict(enumerate(leaves, self.size)))
 
-    def update(self, leaves: Mapping[int, SumNode]) -> Change:
-        """Set leaves by index; those from `size` on are appended. Returns what takes it back.
+    def update(self, leaves: Mapping[int, SumNode]) -> None:
+        """Set leaves by index; those from `size` on are appended.
 
         Raises, and changes nothing, as `plan` does.
         """
-        return self.apply(self.plan(leaves))
+        self.apply(self.plan(leaves))
 
     def plan(self, leaves: Mapping[int, SumNode]) -> Change:
         """Compute what `update` would write, and change nothing.
@@ -166,18 +185,25 @@ class SumTree:
             levels.append(fresh)
         return Change(size, _unpack(fresh[0]) if fresh else self.root, tuple(levels))
 
-    def apply(self, change: Change) -> Change:
-        """Write a change that was planned for the tree as it is. Returns what takes it back."""
-        size = self.size
-        root = self.root
-        overwritten = []
-        for height in range(_height(max(size, change.size)) + 1):
+    def apply(self, change: Change) -> None:
+        """Write a change that was planned for the tree as it is."""
+        for height, nodes in enumerate(change.levels):
             if height == len(self._levels):
                 self._levels.append(bytearray())
-            written = change.levels[height] if height < len(change.levels) else {}
-            overwritten.append(self._write(height, written, change.size))
-        del self._levels[_height(change.size) + 1 :]
-        return Change(size, root, tuple(overwritten))
+            level = self._levels[height]
+            level.extend(bytes(_width(change.size, height) * _NODE_BYTES - len(level)))
+            for place, packed in nodes.items():
+                level[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = packed
+
+    def cut(self, size: int) -> None:
+        """Drop the leaves from `size` on."""
+        assert 0 <= size <= self.size, f"a tree of {self.size} cannot be cut to {size}"
+        del self._levels[_height(size) + 1 :]
+        for height, level in enumerate(self._levels):
+            del level[_width(size, height) * _NODE_BYTES :]
+        if size:
+            # The nodes over the new right edge covered more than they do now.
+            self.update({size - 1: self.leaf(size - 1)})
 
     def prove(self, index: int) -> Proof:
         """Return the path of a leaf. Raises IndexError where there is none."""
@@ -199,21 +225,6 @@ class SumTree:
             for place in range(above_width):
                 above = self._above(height, place, widths[height], {})
                 assert self._slice(height + 1, place) == above
-
-    def _write(self, height: int, nodes: Mapping[int, bytes], size: int) -> dict[int, bytes]:
-        """Write nodes into a level of a tree that then has `size`. Returns what stood there."""
-        level = self._levels[height]
-        before = len(level) // _NODE_BYTES
-        width = _width(size, height)
-        lost = {*nodes, *range(width, before)}
-        overwritten = {place: self._slice(height, place) for place in lost if place < before}
-        if width < before:
-            del level[width * _NODE_BYTES :]
-        else:
-            level.extend(bytes((width - before) * _NODE_BYTES))
-        for place, packed in nodes.items():
-            level[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = packed
-        return overwritten
 
     def _above(self, height: int, place: int, width: int, fresh: Mapping[int, bytes]) -> bytes:
         """Compute the node above a pair of a level with `width` nodes, of which some are fresh."""
