@@ -43,12 +43,7 @@ def domain_separator(name: str, version: str, chain_id: int, contract: bytes) ->
 
 
 def typed_digest(domain: bytes, hashed_struct: bytes) -> bytes:
-    """Return the 32 bytes that are signed: keccak256(0x19 0x01
-
-    domain
-
-    struct).
-    """
+    """Return the 32 bytes that are signed: keccak256(0x19 0x01 || domain || struct)."""
     return keccak(b"\x19\x01" + domain + hashed_struct)
 
 
@@ -66,7 +61,7 @@ class Network:
     @cached_property
     def receipts_domain(self) -> bytes:
         """Return the domain separator of what we sign ourselves: receipts and promises."""
-        return domain_separator("Lorikeet", "1", self.chain_id, self.settlement)
+        return domain_separator("Lorikeet", "2", self.chain_id, self.settlement)
 
     @cached_property
     def channels_domain(self) -> bytes:

@@ -3,11 +3,12 @@ channel both belong to.
 
 Everything in here can be checked by any peer that forwards it, without a chain and without state:
 
-    bytes → open_envelope → VerifiedEnvelope     the receipt holds, and whoever signed it vouched
-                                                 for all it costs
+    bytes → open_envelope → VerifiedEnvelope     the receipt holds, and its client vouched for all
+                                                 it costs
 
-Does not know whether the channel holds that much, or whether this receipt comes next in it: that
-is for aggregator.py.
+A receipt that the client did not sign (unilateral) stands in the same envelope: the voucher is its
+consent. Does not know whether the channel holds that much, or whether this receipt comes next in
+it: that is for aggregator.py.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ from .receipt import (
 )
 from .voucher import ChannelConfig, Voucher, channel_id, check_channel, verify_voucher
 
-MAX_ENVELOPE_BYTES = 4 << 10
+MAX_ENVELOPE_BYTES = 1 << 10
+
+Place = tuple[bytes, int]
+"""Where a receipt stands: its channel and its sequence in it."""
 
 
 class ReceiptEnvelope(Record, frozen=True):
@@ -49,6 +53,16 @@ class VerifiedEnvelope:
     receipt: VerifiedReceipt
     voucher: Voucher
     config: ChannelConfig
+
+    @property
+    def place(self) -> Place:
+        """Return the receipt's place."""
+        return self.voucher.channel_id, self.receipt.receipt.sequence
+
+    @property
+    def payer(self) -> bytes:
+        """Return whose channel pays."""
+        return self.config.payer
 
     @cached_property
     def encoded(self) -> bytes:

@@ -32,7 +32,7 @@ from .signing import Signer, address_of, recover
 
 VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 10
-MAX_CONTRIBUTORS = 48  # a receipt has at most 64 shares, two of them the node's and the creator's
+MAX_CONTRIBUTORS = 48  # so a fee has at most 50 shares, two of them the node's and the creator's
 MAX_FILES = 8
 MAX_BLOCKS = 1_200
 MAX_BLOCK_BYTES = 1 << 20
@@ -139,6 +139,8 @@ def parse_manifest(data: bytes) -> Manifest:
         raise ManifestError(
             "version", f"{manifest.version} is unknown; this node reads version {VERSION}"
         )
+    if any(someone.address == bytes(20) for someone in manifest.contributors):
+        raise ManifestError("contributors", "nobody can be paid at the zero address")
     _check_files(manifest.files)
     _check_signature(manifest)
     return manifest

@@ -1,61 +1,90 @@
-"""Makes what an aggregator signs when it takes a receipt, and what convicts those who signed two
+"""Makes what an aggregator signs when it takes a receipt, and what convicts a node that signed two
 for one place.
 
-Both stand alone; knows no state and no chain.
+Both stand alone; knows no state, no clock and no chain.
 """
 
 from __future__ import annotations
 
-from .codec import Digest, Record, Signature
+from .codec import Amount, Digest, Record, Signature
 from .digest import Network, keccak, struct_hash, typed_digest
 from .errors import BadSignature, ReceiptError
-from .merkle import leaf_hash
-from .receipt import decode_receipt, verify_receipt
+from .receipt import VerifiedReceipt, decode_body, decode_receipt, digest_of, verify_receipt
 from .signing import Signer, recover
 
-_PROMISE_TYPE = keccak(b"Promise(bytes32 receipt)")
+_PROMISE_TYPE = keccak(
+    b"Promise(bytes32 channelId,uint64 sequence,uint128 cumulative,bytes32 body,uint64 deadline)"
+)
 
 
 class Promise(Record, frozen=True):
-    """The promise that an entry is in the log of the first epoch that is sealed after its voucher
-    is claimed.
+    """The promise that the channel's leaf in every header posted after `deadline` has reached this
+    receipt.
+
+    `body` is the digest of the receipt's body; `deadline` in Unix seconds of the chain.
     """
 
-    leaf: Digest
+    channel_id: Digest
+    sequence: Amount
+    cumulative: Amount
+    body: Digest
+    deadline: Amount
     signature: Signature
 
 
 class Evidence(Record, frozen=True):
-    """Two signed receipts for one place in one channel, with different bodies.
-
-    Operator and client signed both.
-    """
+    """Two signed receipts of one node for one place in one channel, with different bodies."""
 
     first: bytes
     second: bytes
 
 
-def make_promise(signer: Signer, entry: bytes, network: Network) -> Promise:
-    """Promise to include a signed receipt."""
-    leaf = leaf_hash(entry)
-    return Promise(leaf, signer.sign_digest(_promise_digest(leaf, network)))
+def make_promise(
+    signer: Signer, receipt: VerifiedReceipt, deadline: int, network: Network
+) -> Promise:
+    """Promise to include a receipt in a header that is posted by `deadline`."""
+    body = receipt.receipt
+    place = body.channel_id, body.sequence, body.cumulative
+    digest = _digest(*place, body=receipt.digest, deadline=deadline, network=network)
+    return Promise(
+        *place, body=receipt.digest, deadline=deadline, signature=signer.sign_digest(digest)
+    )
 
 
-def verify_promise(promise: Promise, entry: bytes, aggregator: bytes, network: Network) -> bool:
-    """Return whether this aggregator (an address) promised to include this signed receipt."""
+def promise_digest(promise: Promise, network: Network) -> bytes:
+    """Return the 32 bytes that the aggregator signs (EIP-712)."""
+    return _digest(
+        promise.channel_id,
+        promise.sequence,
+        promise.cumulative,
+        promise.body,
+        deadline=promise.deadline,
+        network=network,
+    )
+
+
+def verify_promise(promise: Promise, body: bytes, aggregator: bytes, network: Network) -> bool:
+    """Return whether this aggregator (an address) promised to include the receipt with this body.
+
+    `body` are the bytes of a body that the caller has checked.
+    """
+    receipt = decode_body(body)
+    place = receipt.channel_id, receipt.sequence, receipt.cumulative
+    if (promise.channel_id, promise.sequence, promise.cumulative) != place:
+        return False
+    if promise.body != digest_of(body):
+        return False
     try:
-        return (
-            promise.leaf == leaf_hash(entry)
-            and recover(_promise_digest(promise.leaf, network), promise.signature) == aggregator
-        )
+        return recover(promise_digest(promise, network), promise.signature) == aggregator
     except BadSignature:
         return False
 
 
 def verify_evidence(evidence: Evidence, network: Network) -> tuple[bytes, int]:
-    """Return the channel and sequence that two bodies were signed for.
+    """Return the channel and sequence that one node signed two bodies for.
 
-    Raises ReceiptError when this proves nothing.
+    Raises ReceiptError when this proves nothing. Client signatures are not needed, but one that is
+    there must be right.
     """
     first, second = (
         verify_receipt(decode_receipt(data), network) for data in (evidence.first, evidence.second)
@@ -63,10 +92,21 @@ def verify_evidence(evidence: Evidence, network: Network) -> tuple[bytes, int]:
     place = first.receipt.channel_id, first.receipt.sequence
     if place != (second.receipt.channel_id, second.receipt.sequence):
         raise ReceiptError("evidence", "the two receipts stand in different places")
+    if first.receipt.operator != second.receipt.operator:
+        raise ReceiptError("evidence", "two nodes signed, of which one has no part in the channel")
     if first.digest == second.digest:
         raise ReceiptError("evidence", "the two receipts have the same body")
     return place
 
 
-def _promise_digest(leaf: bytes, network: Network) -> bytes:
-    return typed_digest(network.receipts_domain, struct_hash(_PROMISE_TYPE, leaf))
+def _digest(
+    channel_id: bytes,
+    sequence: int,
+    cumulative: int,
+    body: bytes,
+    *,
+    deadline: int,
+    network: Network,
+) -> bytes:
+    fields = struct_hash(_PROMISE_TYPE, channel_id, sequence, cumulative, body, deadline)
+    return typed_digest(network.receipts_domain, fields)

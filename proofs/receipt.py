@@ -1,12 +1,13 @@
-"""Signs and checks the receipt of one answer, by node and client.
+"""Signs and checks the receipt of one answer, by the node and, mostly, by the client too.
 
 Normative text: docs/protocols/receipt.md.
 
     bytes  → decode_receipt → SignedReceipt      has the right form, nothing more
            → verify_receipt → VerifiedReceipt    keeps every invariant that it can prove by itself
 
-What it cannot prove alone (is the channel funded, is this its next receipt) is for envelope.py and
-aggregator.py.
+The node's signature alone makes a receipt: what the client vouched for is its consent. What a
+receipt cannot prove alone is for others: who shares the fee (derive_shares, with the manifest), is
+this the channel's next receipt (channel.py), was it claimed (aggregator.py).
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from typing import Annotated
 
 import msgspec
 
-from .attribution.shares import MAX_SHARES, Share, find_fault
-from .codec import Address, Amount, Count, Digest, NotCanonical, Record, Signature, decode, encode
+from .attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
+from .codec import Address, Amount, Count, Digest, NotCanonical, Record, decode, encode
 from .digest import Network, keccak, struct_hash, typed_digest
 from .errors import BadSignature, ReceiptError
-from .signing import Signer, recover
+from .merkle import leaf_hash
+from .signing import SIGNATURE_BYTES, Signer, recover
 
-VERSION = 1
+VERSION = 2
 FIRST_PREVIOUS = bytes(32)  # what a channel's first receipt names as previous
 BARE_BASE = bytes(32)  # the adapter of an answer without one
-MAX_BODY_BYTES = 2_560
+NO_SIGNATURE = b""  # the client's, where it gave none
+NO_OWNER = bytes(20)
+MAX_BODY_BYTES = 512
 MAX_RECEIPT_BYTES = MAX_BODY_BYTES + 160
 
 _RECEIPT_TYPE = keccak(
-    b"Receipt(bytes32 channelId,uint64 sequence,uint128 cumulative,bytes32 body)"
+    b"Receipt(bytes32 channelId,uint64 sequence,uint128 cumulative,bytes32 payouts,bytes32 body)"
 )
 
 
@@ -51,7 +55,8 @@ class Receipt(Record, frozen=True):
     operator: Address
     client: Address
     base: Digest
-    adapter: Digest
+    adapter: Digest  # sha-256 of the manifest, from which everybody derives the shares
+    owner: Address  # who is paid the node's share
     prompt_commitment: Digest
     answer_commitment: Digest
     prompt_tokens: Count
@@ -63,15 +68,27 @@ class Receipt(Record, frozen=True):
     seed: Digest
     dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
     started_at: Amount
-    shares: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MAX_SHARES)]
+    payouts: Digest  # commitment of all that the channel paid whom, this receipt included
+
+    @property
+    def price(self) -> int:
+        """Return what the tokens cost at these prices."""
+        return (
+            self.prompt_tokens * self.prompt_price + self.completion_tokens * self.completion_price
+        )
 
 
 class SignedReceipt(Record, frozen=True):
-    """A body's bytes and two signatures, none of them checked."""
+    """A body's bytes and its signatures, none of them checked.
+
+    `client_signature` is 65 bytes, or empty where the client gave none.
+    """
 
     body: Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
-    node_signature: Signature
-    client_signature: Signature
+    node_signature: Annotated[
+        bytes, msgspec.Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)
+    ]
+    client_signature: Annotated[bytes, msgspec.Meta(max_length=SIGNATURE_BYTES)]
 
 
 @dataclass(frozen=True)
@@ -81,10 +98,20 @@ class VerifiedReceipt:
     receipt: Receipt
     signed: SignedReceipt
 
+    @property
+    def is_cosigned(self) -> bool:
+        """Return whether the client signed too."""
+        return self.signed.client_signature != NO_SIGNATURE
+
     @cached_property
     def encoded(self) -> bytes:
-        """Return the signed receipt's bytes, as gossiped, logged and published."""
+        """Return the signed receipt's bytes, as gossiped and published."""
         return encode(self.signed)
+
+    @cached_property
+    def leaf(self) -> bytes:
+        """Return the receipt's leaf in the log, which does not depend on who signed how."""
+        return leaf_of(self.signed.body)
 
     @cached_property
     def digest(self) -> bytes:
@@ -102,6 +129,11 @@ def digest_of(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
+def leaf_of(body: bytes) -> bytes:
+    """Return the hash of a body's leaf in the log of receipts."""
+    return leaf_hash(body)
+
+
 def commit(salt: bytes, token_ids: Sequence[int]) -> bytes:
     """Commit to token ids without showing them: sha-256 of a 16-byte salt and their canonical
     MessagePack.
@@ -110,7 +142,7 @@ def commit(salt: bytes, token_ids: Sequence[int]) -> bytes:
 
 
 def receipt_digest(receipt: Receipt, network: Network) -> bytes:
-    """Return the 32 bytes that both sides sign (EIP-712)."""
+    """Return the 32 bytes that node and client sign (EIP-712)."""
     return _digest(receipt, encode_body(receipt), network)
 
 
@@ -132,9 +164,12 @@ def decode_receipt(data: bytes) -> SignedReceipt:
     ReceiptError.
     """
     try:
-        return decode(data, _SIGNED, MAX_RECEIPT_BYTES)
+        signed = decode(data, _SIGNED, MAX_RECEIPT_BYTES)
     except NotCanonical as error:
         raise ReceiptError(error.rule, str(error)) from error
+    if len(signed.client_signature) not in (0, SIGNATURE_BYTES):
+        raise ReceiptError("schema", f"a client's signature has {SIGNATURE_BYTES} bytes, or none")
+    return signed
 
 
 def verify_receipt(signed: SignedReceipt, network: Network) -> VerifiedReceipt:
@@ -146,13 +181,15 @@ def verify_receipt(signed: SignedReceipt, network: Network) -> VerifiedReceipt:
     check_terms(receipt, network)
     digest = _digest(receipt, signed.body, network)
     check_signature("node signature", digest, signed.node_signature, receipt.operator)
-    check_signature("client signature", digest, signed.client_signature, receipt.client)
+    if signed.client_signature != NO_SIGNATURE:
+        check_signature("client signature", digest, signed.client_signature, receipt.client)
     return VerifiedReceipt(receipt, signed)
 
 
 def check_terms(receipt: Receipt, network: Network) -> None:
-    """Check what needs no signature, so that both sides can before they sign. Raises
-    ReceiptError.
+    """Check what needs neither signature nor manifest, so that both sides can before they sign.
+
+    Raises ReceiptError.
     """
     if receipt.version != VERSION:
         raise ReceiptError("version", f"{receipt.version}; this network speaks {VERSION}")
@@ -161,12 +198,10 @@ def check_terms(receipt: Receipt, network: Network) -> None:
             "network",
             f"made for chain {receipt.chain_id} and settlement {receipt.settlement.hex()}",
         )
-    price = (
-        receipt.prompt_tokens * receipt.prompt_price
-        + receipt.completion_tokens * receipt.completion_price
-    )
-    if receipt.amount != price:
-        raise ReceiptError("amount", f"{receipt.amount}; its tokens at its prices cost {price}")
+    if receipt.amount < receipt.price:
+        raise ReceiptError(
+            "amount", f"{receipt.amount}; its tokens at its prices cost {receipt.price}"
+        )
     if receipt.amount == 0:
         raise ReceiptError("amount", "0; a receipt is for something that was paid")
     if (receipt.sequence == 1) != (receipt.previous == FIRST_PREVIOUS):
@@ -181,9 +216,35 @@ def check_terms(receipt: Receipt, network: Network) -> None:
             f"{receipt.cumulative} does not fit amount {receipt.amount} at sequence"
             f" {receipt.sequence}",
         )
-    fault = find_fault(receipt.shares)
-    if fault:
-        raise ReceiptError("shares", fault)
+    if receipt.owner == NO_OWNER:
+        raise ReceiptError("owner", "nobody can be paid at the zero address")
+
+
+def derive_shares(receipt: Receipt, terms: AdapterTerms | None) -> tuple[Share, ...]:
+    """Return who shares the fee, by the terms of the manifest that `adapter` names.
+
+    None stands for the bare base. Raises ReceiptError when these cannot be the receipt's terms.
+    """
+    if (terms is None) != (receipt.adapter == BARE_BASE):
+        raise ReceiptError(
+            "adapter", "a receipt for an adapter needs its manifest, one for the bare base none"
+        )
+    if terms is not None and terms.base != receipt.base:
+        raise ReceiptError(
+            "base", f"{receipt.base.hex()}; the adapter was made for {terms.base.hex()}"
+        )
+    return shares_for(POLICY, receipt.owner, terms)
+
+
+def check_fee(receipt: Receipt, shares: Sequence[Share]) -> None:
+    """Raise ReceiptError unless the amount is exactly what the tokens cost, or the least fee."""
+    due = fee(receipt.price, shares)
+    if receipt.amount != due:
+        raise ReceiptError(
+            "amount",
+            f"{receipt.amount}; its tokens at its prices, at least the fee of {len(shares)} shares,"
+            f" cost {due}",
+        )
 
 
 def check_signature(invariant: str, digest: bytes, signature: bytes, address: bytes) -> None:
@@ -198,7 +259,12 @@ def check_signature(invariant: str, digest: bytes, signature: bytes, address: by
 
 def _digest(receipt: Receipt, body: bytes, network: Network) -> bytes:
     fields = struct_hash(
-        _RECEIPT_TYPE, receipt.channel_id, receipt.sequence, receipt.cumulative, digest_of(body)
+        _RECEIPT_TYPE,
+        receipt.channel_id,
+        receipt.sequence,
+        receipt.cumulative,
+        receipt.payouts,
+        digest_of(body),
     )
     return typed_digest(network.receipts_domain, fields)
 

@@ -2,12 +2,9 @@
 
 Knows digests, not what they stand for.
 
-A signature is r (32)
-
-s (32)
-
-v (1) with v 27 or 28 and s in the lower half of the group order, so that each has one form only:
-otherwise anybody could turn a signed receipt into a second one that differs.
+A signature is r (32) || s (32) || v (1) with v 27 or 28 and s in the lower half of the group order,
+so that each has one form only: otherwise anybody could turn a signed receipt into a second one that
+differs.
 """
 
 from __future__ import annotations

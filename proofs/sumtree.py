@@ -1,32 +1,43 @@
-"""Builds the Merkle-sum tree of payouts: one root fixes each account's amount and their sum.
+"""Keeps append-only, indexed Merkle-sum trees: one commitment fixes every leaf, their number and
+their sum.
 
-Twin of contracts/src/libraries/SumTree.sol. Does not know why an account is owed.
+Twin of contracts/src/libraries/SumTree.sol. Knows hashes and sums; what a leaf says is for
+epoch.py and payouts.py.
 
-    leaf  = keccak256(0x00 || account 20 || amount 16)    sum = amount
-    node  = keccak256(0x01 || left sum 16 || left hash 32 || right sum 16 || right hash 32)
-            sum = left + right
+    leaf       = (sum, keccak256(0x00 || content))                   the content holds the sum
+    node       = (l.sum + r.sum, keccak256(0x01 || l.sum 16 || l.hash 32 || r.sum 16 || r.hash 32))
+    commitment = keccak256(0x02 || size 8 || sum 16 || root hash 32)
 
 A node's hash covers the sums of *both* children. Hashing only left + right lets a tree owe more
-than its root says while every single proof verifies (IACR eprint 2018/1139). Leaves are sorted by
-account, each once, none zero; n of them split at the largest power of two below n, as in RFC 9162.
-Amounts are unsigned 128-bit big-endian. The empty tree has sum 0 and 32 zero bytes.
+than its root says while every single proof verifies (IACR eprint 2018/1139). Leaves stand in the
+order in which they were appended and never move, so an index names one for ever; n of them split
+at the largest power of two below n (RFC 9162). Sums are unsigned 128-bit big-endian. The empty tree
+has size 0, sum 0 and 32 zero bytes.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .digest import keccak
 
-MAX_AMOUNT = (1 << 128) - 1
+# Version 1's tree, for what is not rewritten yet.
+from .payout_tree import PayoutProof as PayoutProof
+from .payout_tree import PayoutTree as PayoutTree
+from .payout_tree import verify_payout as verify_payout
+
+MAX_SUM = (1 << 128) - 1
+MAX_SIZE = (1 << 64) - 1
 MAX_PROOF_STEPS = 64
+
+_NODE_BYTES = 48  # sum 16 || hash 32, as the node above hashes it
 
 
 @dataclass(frozen=True)
 class SumNode:
-    """A subtree: what its leaves are owed together, and its hash. A root is one of these."""
+    """A subtree: the sum of its leaves, and its hash. A leaf and a root are ones, too."""
 
     sum: int
     hash: bytes
@@ -36,113 +47,244 @@ EMPTY = SumNode(0, bytes(32))
 
 
 @dataclass(frozen=True)
-class Sibling:
-    """One step of a proof, from the leaf up: the other child, and whether it stands on the left."""
+class Proof:
+    """The path of leaf `index` in a tree of `size` leaves: its siblings, from the leaf up."""
 
-    sum: int
-    hash: bytes
-    is_left: bool
+    index: int
+    size: int
+    siblings: tuple[SumNode, ...]
 
 
 @dataclass(frozen=True)
-class PayoutProof:
-    """The proof that `account` is owed `amount`, in all, under some root."""
+class Opening:
+    """What a commitment commits to."""
 
-    account: bytes
-    amount: int
-    siblings: tuple[Sibling, ...]
+    size: int
+    sum: int
+    root: bytes
+
+    @property
+    def commitment(self) -> bytes:
+        """Return the commitment that this opens."""
+        return commitment(self.size, SumNode(self.sum, self.root))
 
 
-def leaf(account: bytes, amount: int) -> SumNode:
-    """Return the leaf of one account."""
-    assert len(account) == 20, "an account is a 20-byte address"
-    return SumNode(amount, keccak(b"\x00" + account + _bytes16(amount)))
+@dataclass(frozen=True)
+class Change:
+    """What one change writes: nodes by height and place, and the size that the tree then has."""
+
+    size: int
+    root: SumNode
+    levels: tuple[Mapping[int, bytes], ...]
+
+    @property
+    def commitment(self) -> bytes:
+        """Return the commitment to the tree after the change."""
+        return commitment(self.size, self.root)
+
+
+def leaf(content: bytes, amount: int) -> SumNode:
+    """Return the leaf of these bytes, which must hold their amount. Raises OverflowError where that
+    does not fit 128 bits.
+    """
+    _bytes16(amount)
+    return SumNode(amount, keccak(b"\x00" + content))
 
 
 def parent(left: SumNode, right: SumNode) -> SumNode:
     """Join two subtrees. Raises OverflowError where their sum does not fit 128 bits."""
-    sums = left.sum + right.sum
-    # Raises: the contract's sums are 128 bits wide, and it could not check a larger one.
-    _bytes16(sums)
-    return SumNode(
-        sums, keccak(b"\x01" + _bytes16(left.sum) + left.hash + _bytes16(right.sum) + right.hash)
-    )
+    return _unpack(_join(_pack(left) + _pack(right)))
 
 
-class PayoutTree:
-    """All accounts of one epoch. Gives the root and the proofs under it."""
+def commitment(size: int, root: SumNode) -> bytes:
+    """Commit to a tree: its size, its sum and its root's hash."""
+    return keccak(b"\x02" + size.to_bytes(8, "big") + _pack(root))
 
-    def __init__(self, payouts: Mapping[bytes, int]) -> None:
-        self._accounts = sorted(account for account, amount in payouts.items() if amount)
-        self._amounts = payouts
-        # Kept, because the proofs of all accounts share most of their nodes.
-        self._nodes: dict[tuple[int, int], SumNode] = {}
-        self.root = self._node(0, len(self._accounts)) if self._accounts else EMPTY
 
-    def prove(self, account: bytes) -> PayoutProof:
-        """Prove what an account is owed. Raises KeyError when it is owed nothing."""
-        if not self._amounts.get(account):
-            raise KeyError(f"account {account.hex()} is owed nothing")
-        return PayoutProof(
-            account, self._amounts[account], tuple(self._path(bisect_left(self._accounts, account)))
+class SumTree:
+    """One tree, all of its nodes kept: 96 bytes of memory for each leaf.
+
+    - `plan` computes what a change would write, `apply` writes it.
+    - A change costs at most log2(n) hashes for each leaf; nodes that leaves share are hashed once.
+    - `cut` and an update with the former leaves take a change back.
+    """
+
+    def __init__(self, leaves: Iterable[SumNode] = ()) -> None:
+        # _levels[h][i] covers the leaves [i << h, (i + 1) << h) as far as there are any: a last
+        # node without a right neighbour rises unchanged. The top level is the root alone.
+        self._levels = [bytearray()]
+        self.extend(leaves)
+
+    def copy(self) -> SumTree:
+        """Return a tree that can be changed without changing this one."""
+        other = SumTree.__new__(SumTree)
+        other._levels = [level.copy() for level in self._levels]
+        return other
+
+    @property
+    def size(self) -> int:
+        """Return the number of leaves."""
+        return len(self._levels[0]) // _NODE_BYTES
+
+    @property
+    def root(self) -> SumNode:
+        """Return the root: the sum of all leaves, and the hash over them."""
+        return _unpack(self._levels[-1]) if self.size else EMPTY
+
+    @property
+    def commitment(self) -> bytes:
+        """Return the commitment to the whole tree."""
+        return commitment(self.size, self.root)
+
+    @property
+    def opening(self) -> Opening:
+        """Return what the commitment commits to."""
+        return Opening(self.size, self.root.sum, self.root.hash)
+
+    def leaf(self, index: int) -> SumNode:
+        """Return one leaf. Raises IndexError where there is none."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"no leaf {index} in a tree of {self.size}")
+        return self._node(0, index)
+
+    def append(self, new: SumNode) -> int:
+        """Add one leaf at the end and return its index."""
+        self.update({self.size: new})
+        return self.size - 1
+
+    def extend(self, leaves: Iterable[SumNode]) -> None:
+        """Add leaves at the end, in this order."""
+        self.update(dict(enumerate(leaves, self.size)))
+
+    def update(self, leaves: Mapping[int, SumNode]) -> None:
+        """Set leaves by index; those from `size` on are appended.
+
+        Raises, and changes nothing, as `plan` does.
+        """
+        self.apply(self.plan(leaves))
+
+    def plan(self, leaves: Mapping[int, SumNode]) -> Change:
+        """Compute what `update` would write, and change nothing.
+
+        Raises OverflowError where a sum would not fit 128 bits. Raises IndexError where the
+        appended leaves leave a gap.
+        """
+        size = self.size
+        added = sorted(index for index in leaves if index >= size)
+        size += len(added)
+        if added != list(range(self.size, size)) or any(index < 0 for index in leaves):
+            raise IndexError(f"leaves are appended from index {self.size} on, without a gap")
+        fresh = {index: _pack(new) for index, new in leaves.items()}
+        levels = [fresh]
+        for height in range(_height(size)):
+            width = _width(size, height)
+            fresh = {
+                place: self._above(height, place, width, fresh)
+                for place in {below >> 1 for below in fresh}
+            }
+            levels.append(fresh)
+        return Change(size, _unpack(fresh[0]) if fresh else self.root, tuple(levels))
+
+    def apply(self, change: Change) -> None:
+        """Write a change that was planned for the tree as it is."""
+        for height, nodes in enumerate(change.levels):
+            if height == len(self._levels):
+                self._levels.append(bytearray())
+            level = self._levels[height]
+            level.extend(bytes(_width(change.size, height) * _NODE_BYTES - len(level)))
+            for place, packed in nodes.items():
+                level[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = packed
+
+    def cut(self, size: int) -> None:
+        """Drop the leaves from `size` on."""
+        assert 0 <= size <= self.size, f"a tree of {self.size} cannot be cut to {size}"
+        del self._levels[_height(size) + 1 :]
+        for height, level in enumerate(self._levels):
+            del level[_width(size, height) * _NODE_BYTES :]
+        if size:
+            # The nodes over the new right edge covered more than they do now.
+            self.update({size - 1: self.leaf(size - 1)})
+
+    def prove(self, index: int) -> Proof:
+        """Return the path of a leaf. Raises IndexError where there is none."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"no leaf {index} in a tree of {self.size}")
+        siblings = [
+            self._node(height, place ^ 1)
+            for height, place in _path(index, self.size)
+            if (place ^ 1) * _NODE_BYTES < len(self._levels[height])
+        ]
+        return Proof(index, self.size, tuple(siblings))
+
+    def check(self) -> None:
+        """Raise AssertionError unless every inner node is what its children say."""
+        widths = [len(level) // _NODE_BYTES for level in self._levels]
+        assert widths[-1] <= 1, "the top level is the root alone"
+        assert all(above == (below + 1) // 2 for below, above in pairwise(widths))
+        for height, above_width in enumerate(widths[1:]):
+            for place in range(above_width):
+                above = self._above(height, place, widths[height], {})
+                assert self._slice(height + 1, place) == above
+
+    def _above(self, height: int, place: int, width: int, fresh: Mapping[int, bytes]) -> bytes:
+        """Compute the node above a pair of a level with `width` nodes, of which some are fresh."""
+        left = 2 * place
+        right = left + 1
+        if right == width:
+            return fresh.get(left) or self._slice(height, left)
+        if left in fresh or right in fresh:
+            pair = (fresh.get(left) or self._slice(height, left)) + (
+                fresh.get(right) or self._slice(height, right)
+            )
+        else:
+            pair = bytes(self._levels[height][left * _NODE_BYTES : (right + 1) * _NODE_BYTES])
+        return _join(pair)
+
+    def _slice(self, height: int, place: int) -> bytes:
+        return bytes(self._levels[height][place * _NODE_BYTES : (place + 1) * _NODE_BYTES])
+
+    def _node(self, height: int, place: int) -> SumNode:
+        return _unpack(self._slice(height, place))
+
+    def _sum(self, index: int) -> int:
+        return int.from_bytes(
+            self._levels[0][index * _NODE_BYTES : index * _NODE_BYTES + 16], "big"
         )
 
-    def _path(self, index: int) -> list[Sibling]:
-        path: list[Sibling] = []
-        low = 0
-        high = len(self._accounts)
-        while high - low > 1:
-            middle = low + split(high - low)
-            if index < middle:
-                path.append(self._sibling(middle, high, is_left=False))
-                high = middle
-            else:
-                path.append(self._sibling(low, middle, is_left=True))
-                low = middle
-        return path[::-1]
 
-    def _sibling(self, low: int, high: int, *, is_left: bool) -> Sibling:
-        node = self._node(low, high)
-        return Sibling(node.sum, node.hash, is_left)
+def root_of(node: SumNode, proof: Proof) -> SumNode:
+    """Return the root that a leaf and its proof lead to, exactly as the contract computes it.
 
-    def _node(self, low: int, high: int) -> SumNode:
-        """Return the subtree over the leaves [low, high)."""
-        found = self._nodes.get((low, high))
-        if found is None:
-            found = self._nodes[low, high] = self._build(low, high)
-        return found
-
-    def _build(self, low: int, high: int) -> SumNode:
-        if high - low == 1:
-            account = self._accounts[low]
-            return leaf(account, self._amounts[account])
-        middle = low + split(high - low)
-        return parent(self._node(low, middle), self._node(middle, high))
-
-
-def root_of(proof: PayoutProof) -> SumNode:
-    """Return the root that a proof leads to, exactly as the contract computes it.
-
-    Raises ValueError when its numbers are out of range.
+    Raises ValueError where the proof has not the shape of its index and size, or a number is out of
+    range.
     """
-    if len(proof.account) != 20 or len(proof.siblings) > MAX_PROOF_STEPS:
-        raise ValueError("no such proof: an account has 20 bytes, a path at most 64 steps")
-    if any(len(other.hash) != 32 for other in proof.siblings):
+    if not 0 <= proof.index < proof.size <= MAX_SIZE or len(proof.siblings) > MAX_PROOF_STEPS:
+        raise ValueError(f"no such proof: index {proof.index} of {proof.size}")
+    if any(len(each.hash) != 32 for each in (node, *proof.siblings)):
         raise ValueError("a hash has 32 bytes")
+    rest = list(proof.siblings)
     try:
-        node = leaf(proof.account, proof.amount)
-        for other in proof.siblings:
-            sibling = SumNode(other.sum, other.hash)
-            node = parent(sibling, node) if other.is_left else parent(node, sibling)
+        # One pass from the leaf up (RFC 9162, 2.1.3.2): a last node without a right neighbour rises
+        # unchanged, and takes no sibling.
+        width = proof.size
+        for _, place in _path(proof.index, proof.size):
+            if place ^ 1 < width:
+                other = rest.pop(0)
+                node = parent(other, node) if place & 1 else parent(node, other)
+            width = (width + 1) // 2
     except OverflowError as error:
-        raise ValueError("an amount or a sum does not fit 128 bits") from error
+        raise ValueError("a sum does not fit 128 bits") from error
+    except IndexError as error:
+        raise ValueError("the proof is shorter than its index and size say") from error
+    if rest:
+        raise ValueError("the proof is longer than its index and size say")
     return node
 
 
-def verify_payout(proof: PayoutProof, root: SumNode) -> bool:
-    """Return whether this root, sum and hash, owes the account what the proof says."""
+def verify(node: SumNode, proof: Proof, expected: bytes) -> bool:
+    """Return whether `node` is the leaf at the proof's index in the tree with this commitment."""
     try:
-        return root_of(proof) == root
+        return commitment(proof.size, root_of(node, proof)) == expected
     except ValueError:
         return False
 
@@ -154,5 +296,36 @@ def split(size: int) -> int:
     return 1 << ((size - 1).bit_length() - 1)
 
 
+def _path(index: int, size: int) -> list[tuple[int, int]]:
+    """List (height, place) of the nodes from a leaf up to just below the root."""
+    return [(height, index >> height) for height in range(_height(size))]
+
+
+def _height(size: int) -> int:
+    """Return how many levels stand above the leaves."""
+    return (size - 1).bit_length() if size else 0
+
+
+def _width(size: int, height: int) -> int:
+    """Return how many nodes a level has; none where the tree is not so high."""
+    return -(-size >> height) if height <= _height(size) else 0
+
+
+def _join(pair: bytes) -> bytes:
+    sums = int.from_bytes(pair[:16], "big") + int.from_bytes(pair[48:64], "big")
+    return _bytes16(sums) + keccak(b"\x01" + pair)
+
+
+def _pack(node: SumNode) -> bytes:
+    return _bytes16(node.sum) + node.hash
+
+
+def _unpack(packed: bytes | bytearray) -> SumNode:
+    return SumNode(int.from_bytes(packed[:16], "big"), bytes(packed[16:]))
+
+
 def _bytes16(amount: int) -> bytes:
     return amount.to_bytes(16, "big")
+
+
+NOTHING = commitment(0, EMPTY)  # of the empty tree

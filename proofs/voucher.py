@@ -91,7 +91,7 @@ def channel_id(config: ChannelConfig, network: Network) -> bytes:
 
 def check_channel(config: ChannelConfig, operator: bytes, client: bytes, network: Network) -> None:
     """Raise VoucherError unless this channel pays the settlement contract, for this client to this
-    operator.
+    operator, who alone can claim or refund.
     """
     if config.receiver != network.settlement:
         raise VoucherError(
@@ -108,6 +108,13 @@ def check_channel(config: ChannelConfig, operator: bytes, client: bytes, network
         raise VoucherError(
             "operator",
             f"the channel's salt names operator {config.operator.hex()}, not {operator.hex()}",
+        )
+    # Whoever is the authorizer may refund everything at once, without the delay of a withdrawal.
+    if config.receiver_authorizer != operator:
+        raise VoucherError(
+            "receiver authorizer",
+            f"{config.receiver_authorizer.hex()} may refund the channel; it must be the operator"
+            f" {operator.hex()}",
         )
     if client not in (config.payer, config.voucher_signer):
         raise VoucherError(

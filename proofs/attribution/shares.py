@@ -1,6 +1,7 @@
-"""Divides a fee: policy → shares in basis points → exact integer amounts.
+"""Divides a fee: a manifest's terms and the policy → shares in basis points → exact integers.
 
-Decides each party's part; pays nobody and knows no channel.
+Decides each party's part; pays nobody and knows no channel. Everybody who checks a receipt derives
+the same shares from the manifest of its adapter; no receipt declares them.
 
 A fee of 7 for [6000, 2500, 1500] is 4.2 + 1.75 + 1.05: each gets its whole part (4, 1, 1) and what
 is left (1) goes, unit by unit, to the largest remainders (.75), earlier shares first where they are
@@ -11,22 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
-from ..codec import Address, Record
-
-if TYPE_CHECKING:
-    from ..manifest import Manifest
+from ..codec import Address, Digest, Record
+from ..manifest import MAX_CONTRIBUTORS, Manifest
 
 # roles
 NODE = 0
 CREATOR = 1
 CONTRIBUTOR = 2
 WHOLE_BPS = 10_000
-MAX_SHARES = 64
+MAX_SHARES = MAX_CONTRIBUTORS + 2
+MIN_SHARE_FEE = 100  # a receipt costs this much for each of its shares, whatever its tokens cost
 
 
 class Share(Record, frozen=True):
@@ -58,37 +57,63 @@ class SharePolicy:
             )
 
 
-def shares_for(policy: SharePolicy, owner: bytes, manifest: Manifest | None) -> tuple[Share, ...]:
-    """Return the shares of an answer served by `owner`'s node, sorted as receipts want them.
+POLICY = SharePolicy()
+"""How every fee of a network is divided. Another one would make another network."""
 
-    A manifest of None is the bare base. Contributors divide their part by the manifest's weights;
+Weight = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+
+
+class AdapterTerms(Record, frozen=True):
+    """What attribution reads in a manifest: who is paid for the adapter, and which base it is for.
+
+    `contributors` are (address, weight) in the manifest's order.
+    """
+
+    creator: Address
+    contributors: Annotated[
+        tuple[tuple[Address, Weight], ...], msgspec.Meta(max_length=MAX_CONTRIBUTORS)
+    ]
+    base: Digest
+
+
+def terms_of(manifest: Manifest) -> AdapterTerms:
+    """Return what attribution needs of a manifest."""
+    contributors = tuple((someone.address, someone.weight) for someone in manifest.contributors)
+    return AdapterTerms(manifest.creator_address, contributors, manifest.base)
+
+
+def shares_for(policy: SharePolicy, owner: bytes, terms: AdapterTerms | None) -> tuple[Share, ...]:
+    """Return the shares of an answer served by `owner`'s node, sorted by address and role.
+
+    Terms of None are the bare base. Contributors divide their part by the manifest's weights;
     where there are none, their part goes to the creator.
     """
-    if manifest is None:
+    if terms is None:
         return (Share(owner, NODE, WHOLE_BPS),)
-    parts = _divide(policy.contributors_bps, [someone.weight for someone in manifest.contributors])
+    parts = _divide(policy.contributors_bps, [weight for _, weight in terms.contributors])
     bps: dict[tuple[bytes, int], int] = {}
     _add(bps, owner, NODE, policy.node_bps)
-    _add(
-        bps,
-        manifest.creator_address,
-        CREATOR,
-        policy.creator_bps + policy.contributors_bps - sum(parts),
-    )
-    for someone, part in zip(manifest.contributors, parts, strict=True):
-        _add(bps, someone.address, CONTRIBUTOR, part)
+    _add(bps, terms.creator, CREATOR, WHOLE_BPS - policy.node_bps - sum(parts))
+    for (address, _), part in zip(terms.contributors, parts, strict=True):
+        _add(bps, address, CONTRIBUTOR, part)
     return tuple(Share(address, role, part) for (address, role), part in sorted(bps.items()))
 
 
-def find_fault(shares: Sequence[Share]) -> str | None:
-    """Return what is wrong with the shares of a receipt, or None when nothing is."""
-    if not 1 <= len(shares) <= MAX_SHARES:
-        return f"there are {len(shares)} shares; a receipt has 1 to {MAX_SHARES}"
-    keys = [(share.address, share.role) for share in shares]
-    if any(left >= right for left, right in pairwise(keys)):
-        return "shares must be sorted by address and role, each pair once"
-    total = sum(share.bps for share in shares)
-    return None if total == WHOLE_BPS else f"shares sum to {total} basis points, not {WHOLE_BPS}"
+def fee(price: int, shares: Sequence[Share]) -> int:
+    """Return what an answer costs whose tokens cost `price`: at least MIN_SHARE_FEE a share."""
+    return max(price, MIN_SHARE_FEE * len(shares))
+
+
+def award(amount: int, shares: Sequence[Share]) -> list[tuple[bytes, int]]:
+    """Divide an amount among accounts: (address, part) in order of the shares, each address once.
+
+    Who gets nothing of so small an amount is not named.
+    """
+    awarded: dict[bytes, int] = {}
+    for share, part in zip(shares, split(amount, shares), strict=True):
+        if part:
+            awarded[share.address] = awarded.get(share.address, 0) + part
+    return list(awarded.items())
 
 
 def split(amount: int, shares: Sequence[Share]) -> list[int]:
@@ -110,6 +135,6 @@ def _divide(amount: int, weights: Sequence[int]) -> list[int]:
 
 
 def _add(bps: dict[tuple[bytes, int], int], address: bytes, role: int, part: int) -> None:
-    # A part of nothing is no share: receipts demand 1 basis point at least.
+    # A part of nothing is no share: a share has 1 basis point at least.
     if part:
         bps[address, role] = bps.get((address, role), 0) + part

@@ -22,7 +22,7 @@ from proofs.receipt import (
     receipt_digest,
     sign_receipt,
 )
-from proofs.sumtree import PayoutTree, leaf
+from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
 from .money import channels, epochs, shares
@@ -82,34 +82,56 @@ def receipt() -> Receipt:
     )
 
 
-def sumtree() -> list[dict[str, Any]]:
-    """Payout trees; from two accounts on, one amount is near the limit of 128 bits."""
-    trees = []
-    for size in (0, 1, 2, 3, 4, 5, 6, 7, 8, 13, 33):
-        payouts = {account(i): 1_000_003 * (i + 1) for i in range(size)}
-        if size >= 2:
-            payouts[account(1)] = (1 << 127) + 1
-        tree = PayoutTree(payouts)
-        trees.append(
-            {
-                "root": {"sum": str(tree.root.sum), "hash": tree.root.hash.hex()},
-                "accounts": [_payout(tree, *entry) for entry in sorted(payouts.items())],
-            }
-        )
-    return trees
-
-
-def _payout(tree: PayoutTree, who: bytes, amount: int) -> dict[str, Any]:
-    siblings = [
-        {"sum": str(other.sum), "hash": other.hash.hex(), "is_left": other.is_left}
-        for other in tree.prove(who).siblings
-    ]
+def sumtree() -> dict[str, Any]:
+    """Trees that only grow; one that changes; one whose sum is the largest that fits."""
+    large = SumTree(_leaf(number) for number in range(2))
+    large.update({1: leaf(_content(1, MAX_SUM - large.leaf(0).sum), MAX_SUM - large.leaf(0).sum)})
+    changed = SumTree(_leaf(number) for number in range(11))
+    changed.update({3: leaf(_content(3, 0), 0), 10: leaf(_content(10, 5), 5), 11: _leaf(11)})
     return {
-        "account": who.hex(),
-        "amount": str(amount),
-        "leaf": leaf(who, amount).hash.hex(),
-        "siblings": siblings,
+        "content": "account 20 || amount 16",
+        "grown": [
+            _tree(SumTree(_leaf(number) for number in range(size)))
+            for size in (0, 1, 2, 3, 4, 5, 6, 7, 8, 13, 33)
+        ],
+        "changed": _tree(changed),
+        "largest_sum": _tree(large),
+        "leaves": [_sum_node(_leaf(number)) for number in range(33)],
+        "contents": [_content(number, _amount(number)).hex() for number in range(33)],
     }
+
+
+def _tree(tree: SumTree) -> dict[str, Any]:
+    proofs = [tree.prove(index) for index in range(tree.size)]
+    return {
+        "size": tree.size,
+        "root": _sum_node(tree.root),
+        "commitment": tree.commitment.hex(),
+        "proofs": [
+            {
+                "index": proof.index,
+                "leaf": _sum_node(tree.leaf(proof.index)),
+                "siblings": [_sum_node(node) for node in proof.siblings],
+            }
+            for proof in proofs
+        ],
+    }
+
+
+def _sum_node(node: SumNode) -> dict[str, str]:
+    return {"sum": str(node.sum), "hash": node.hash.hex()}
+
+
+def _leaf(number: int) -> SumNode:
+    return leaf(_content(number, _amount(number)), _amount(number))
+
+
+def _content(number: int, amount: int) -> bytes:
+    return account(number) + amount.to_bytes(16, "big")
+
+
+def _amount(number: int) -> int:
+    return 1_000_003 * (number + 1)
 
 
 def headers() -> list[dict[str, Any]]:
@@ -123,16 +145,17 @@ def headers() -> list[dict[str, Any]]:
     ):
         digests = [
             hashlib.sha256(b"%s %d" % (name, epoch)).digest()
-            for name in (b"receipts", b"payouts", b"batch")
+            for name in (b"receipts", b"channels", b"payouts", b"batch")
         ]
         header = EpochHeader(
             epoch,
             previous,
             digests[0],
             receipts,
-            payout_root=digests[1],
+            channels_root=digests[1],
+            payout_root=digests[2],
             payout_total=total,
-            batch_digest=digests[2],
+            batch_digest=digests[3],
         )
         previous = header.hash
         found.append(named_header(header))

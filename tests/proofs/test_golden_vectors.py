@@ -21,6 +21,7 @@ from x402.mechanisms.evm.batch_settlement.utils import (
 )
 
 from proofs.promise import Promise, make_promise
+from proofs.sumtree import Proof, SumNode, verify
 from tests.golden.generate import FOLDER, NETWORK, NODE, VECTORS
 
 
@@ -135,7 +136,13 @@ def test_header_hash_is_that_of_the_abi_encoding() -> None:
     for vector in load("header"):
         hashes = {
             name: bytes.fromhex(vector[name])
-            for name in ("previous", "receipts_root", "payout_root", "batch_digest")
+            for name in (
+                "previous",
+                "receipts_root",
+                "channels_root",
+                "payout_root",
+                "batch_digest",
+            )
         }
         epoch, num_receipts, total = (
             int(vector[name]) for name in ("epoch", "num_receipts", "payout_total")
@@ -145,33 +152,57 @@ def test_header_hash_is_that_of_the_abi_encoding() -> None:
             hashes["previous"],
             hashes["receipts_root"],
             num_receipts,
+            hashes["channels_root"],
             hashes["payout_root"],
             total,
             hashes["batch_digest"],
         )
-        types = ("uint64", "bytes32", "bytes32", "uint64", "bytes32", "uint128", "bytes32")
+        types = (
+            "uint64",
+            "bytes32",
+            "bytes32",
+            "uint64",
+            "bytes32",
+            "bytes32",
+            "uint128",
+            "bytes32",
+        )
         assert keccak(abi_encode(types, values)).hex() == vector["hash"]
 
 
-def test_payout_roots_are_those_of_a_tree_written_down_naively() -> None:
-    def root(leaves: list[tuple[bytes, int]]) -> tuple[int, bytes]:
-        if len(leaves) == 1:
-            return leaves[0][1], keccak(b"\0" + leaves[0][0] + leaves[0][1].to_bytes(16, "big"))
+def test_sum_trees_are_those_of_a_tree_written_down_naively() -> None:
+    def bytes16(amount: int) -> bytes:
+        return amount.to_bytes(16, "big")
+
+    def root(leaves: list[tuple[int, bytes]]) -> tuple[int, bytes]:
+        if len(leaves) < 2:
+            return leaves[0] if leaves else (0, bytes(32))
         half = max(1 << bit for bit in range(10) if 1 << bit < len(leaves))
         left, left_hash = root(leaves[:half])
         right, right_hash = root(leaves[half:])
-        return left + right, keccak(
-            b"\1" + left.to_bytes(16, "big") + left_hash + right.to_bytes(16, "big") + right_hash
-        )
+        joined = bytes16(left) + left_hash + bytes16(right) + right_hash
+        return left + right, keccak(b"\1" + joined)
 
-    for vector in load("sumtree")[1:]:
-        total, digest = root(
-            [
-                (bytes.fromhex(entry["account"]), int(entry["amount"]))
-                for entry in vector["accounts"]
-            ]
-        )
-        assert (str(total), digest.hex()) == (vector["root"]["sum"], vector["root"]["hash"])
+    def plain(shown: dict[str, str]) -> tuple[int, bytes]:
+        return int(shown["sum"]), bytes.fromhex(shown["hash"])
+
+    vectors = load("sumtree")
+    for shown, content in zip(vectors["leaves"], vectors["contents"], strict=True):
+        data = bytes.fromhex(content)
+        assert plain(shown) == (int.from_bytes(data[20:], "big"), keccak(b"\0" + data))
+    for number, tree in enumerate([*vectors["grown"], vectors["changed"], vectors["largest_sum"]]):
+        leaves = [plain(proof["leaf"]) for proof in tree["proofs"]]
+        if number < len(vectors["grown"]):
+            assert leaves == [plain(shown) for shown in vectors["leaves"][: tree["size"]]]
+        total, digest = root(leaves)
+        assert (total, digest) == plain(tree["root"])
+        head = b"\2" + tree["size"].to_bytes(8, "big")
+        assert keccak(head + bytes16(total) + digest).hex() == tree["commitment"]
+        for proof in tree["proofs"]:
+            siblings = tuple(SumNode(*plain(other)) for other in proof["siblings"])
+            own = SumNode(*plain(proof["leaf"]))
+            path = Proof(proof["index"], tree["size"], siblings)
+            assert verify(own, path, bytes.fromhex(tree["commitment"]))
 
 
 def test_log_vectors_include_the_roots_that_rfc_9162_implementations_publish() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofs.digest import keccak
-from proofs.sumtree import (
+from proofs.payout_tree import (
     EMPTY,
     MAX_AMOUNT,
     PayoutProof,
