@@ -128,6 +128,11 @@ class Config:
     republish_interval_s: float = _setting(
         60.0, "seconds between telling the network again what is held here"
     )
+    grace_s: float = _setting(
+        60.0,
+        "seconds that this node waits for a client's signature under a receipt before it settles"
+        " without it",
+    )
     unpaid_deadline_s: float = _setting(
         10.0, "seconds that an answer waits for the next payment before it is cancelled"
     )

@@ -79,7 +79,8 @@ class Settlement:
     # --- receipts in ---
 
     def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
-        """A client signed: keep the receipt with the voucher that pays it, and send it soon.
+        """A receipt is ours, with its client's signature or without: keep it with the voucher that
+        pays it, and send it soon. One that lacked the signature is kept with it.
 
         On disk when this returns.
         """
@@ -197,7 +198,7 @@ class Settlement:
         due = []
         for row in rows:
             state = self._chain.channels.read(row.channel_id)
-            amount = min(row.cumulative, state.balance)  # less is left where the payer withdrew
+            amount = min(row.owed, state.balance)  # less is left where the payer withdrew
             if amount > state.total_claimed:
                 due.append(VoucherClaim(row.config, _voucher(row), amount))
         if due:
@@ -206,9 +207,7 @@ class Settlement:
 
     def _rows(self) -> list[ChannelRow]:
         """Channels that pay us and whose vouchers we may claim."""
-        rows = [
-            row for row in self._book.all() if row.operator == self._operator and row.cumulative
-        ]
+        rows = [row for row in self._book.all() if row.operator == self._operator and row.owed]
         return [row for row in rows if row.config.receiver_authorizer == self._operator]
 
     async def claim_payouts(self) -> None:

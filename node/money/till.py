@@ -9,6 +9,7 @@ left than is owed, and what is owed is claimed at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -33,6 +34,8 @@ CHAIN_DEADLINE_S = 20.0
 MIN_WITHDRAW_DELAY_S = 900
 MAX_TABS = 4096
 
+TICK_S = 5.0
+
 OnReceipt = Callable[[VerifiedReceipt, ChannelRow], None]
 
 
@@ -52,8 +55,9 @@ class Tab:
 class Till:
     """All channels that pay this node.
 
-    `on_receipt` gets every receipt that has both signatures, with the channel it was paid in;
-    `on_withdrawal` hears that a client wants its money back.
+    `on_receipt` gets every receipt, with the channel it was paid in: one with both signatures at
+    once, one that its client let lie after `grace_s`, and again if the client signs later.
+    `on_withdrawal` hears that a client wants its money back. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -64,14 +68,21 @@ class Till:
         on_receipt: OnReceipt,
         *,
         on_withdrawal: Callable[[], None],
+        grace_s: float,
+        clock: Callable[[], float],
     ) -> None:
         self._notary = notary
         self._book = book
         self._read = read_channel
         self._on_receipt = on_receipt
         self._on_withdrawal = on_withdrawal
+        self._grace_s = grace_s
+        self._clock = clock
         self._tabs: dict[bytes, Tab] = {}
         self.operator = notary.address
+        for row in book.of_operator(self.operator):  # what a restart left
+            if any(not draft.is_sent for draft in row.drafts):
+                self._tabs[row.channel_id] = self._new_tab(row)
 
     def open(self, peer_id: str, client: bytes, config: ChannelConfig) -> Tab:
         """Find the channel that shall pay; NoChannel or BadRequest says why it cannot.
@@ -84,12 +95,26 @@ class Till:
             if len(self._tabs) >= MAX_TABS:
                 self._forget_idle()
             row = self._book.find(channel) or ChannelRow(channel, self.operator, config)
-            self._tabs[channel] = Tab(PayeeChannel(row, self._notary))
+            self._tabs[channel] = self._new_tab(row)
         return self._tabs[channel]
 
+    async def run(self, interval_s: float = TICK_S) -> None:
+        """Take what clients let lie for too long without their signatures, until cancelled."""
+        while True:
+            self.tick()
+            await trio.sleep(interval_s)
+
+    def tick(self) -> None:
+        """Write down the receipts that have become due."""
+        now = self._clock()
+        for tab in self._tabs.values():
+            if tab.channel.due_at <= now:
+                for persist in tab.channel.tick(now):
+                    self.keep(persist)
+
     def keep(self, persist: Persist) -> None:
-        """Write a channel down, and with it the receipt that has just got its second signature; on
-        the disk when this returns.
+        """Write a channel down, and with it the receipt that has just become one; on the disk when
+        this returns.
         """
         with self._book.transaction():
             self._book.save(persist.row)
@@ -148,9 +173,12 @@ class Till:
                 f"the chain did not say what the channel holds ({error}); ask again"
             ) from error
 
+    def _new_tab(self, row: ChannelRow) -> Tab:
+        return Tab(PayeeChannel(row, self._notary, grace_s=self._grace_s))
+
     def _forget_idle(self) -> None:
         for channel, tab in list(self._tabs.items()):
-            if not tab.visits:
+            if not tab.visits and tab.channel.due_at == math.inf:
                 del self._tabs[channel]
 
 

@@ -145,6 +145,8 @@ class Money:
             chain.channels.read,
             on_receipt=self.settlement.earned,
             on_withdrawal=self.settlement.claim_soon,
+            grace_s=config.grace_s,
+            clock=time.time,
         )
         limits = Limits(
             first=config.first_deposit,
@@ -197,6 +199,7 @@ class Money:
             nursery.start_soon(self.settlement.run_outbox)
             nursery.start_soon(self.settlement.run_claims, self._config.claim_interval_s)
         if self.till is not None and self.purse is not None:
+            nursery.start_soon(self.till.run)
             nursery.start_soon(self.purse.run)
             nursery.start_soon(run_checks, (self.till.check, self.purse.check), self._telemetry)
 
