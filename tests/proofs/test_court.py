@@ -1,5 +1,5 @@
-"""Whatever lie an aggregator puts into a header, one honest watcher convicts it; and nobody convicts
-an honest one.
+"""Whatever lie an aggregator puts into a header, one honest watcher convicts it, and nobody
+convicts an honest one.
 """
 
 from __future__ import annotations
