@@ -8,6 +8,7 @@ by taking the write lock.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -91,12 +92,15 @@ class Ledger:
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        _make_private(path)
+        with _named():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._close = weakref.finalize(self, self._db.close)
-        self._db.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
-        self._write_ahead()
-        self._db.execute("PRAGMA synchronous = FULL")
-        with self.transaction():
+        with _named():
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
+            self._write_ahead()
+            self._db.execute("PRAGMA synchronous = FULL")
+        with self.transaction(), _named():
             self._create()
 
     def _write_ahead(self) -> None:
@@ -111,6 +115,8 @@ class Ledger:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
                 if time.monotonic() > until:
                     raise LedgerError(
                         "another process holds the ledger for more than"
@@ -148,31 +154,69 @@ class Ledger:
                 yield
                 return
             # IMMEDIATE: one that read first and then wrote could fail half-way for the lock.
-            self._db.execute("BEGIN IMMEDIATE")
+            with _named():
+                self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                with _named():
+                    self._db.execute("COMMIT")
             except BaseException as error:  # whatever ends the block, half of it must not stay
-                self._db.execute("ROLLBACK")
+                self._roll_back()
                 if isinstance(error, sqlite3.IntegrityError):
                     raise LedgerConflict(
                         f"somebody else wrote something different there ({error}); is a second"
                         " process at work?"
                     ) from error
                 raise
-            self._db.execute("COMMIT")
+
+    def _roll_back(self) -> None:
+        """Undo what was begun. A disk that is full has often undone it already."""
+        if self._db.in_transaction:
+            with _named():
+                self._db.execute("ROLLBACK")
 
     def write(self, statement: str, *values: object) -> int:
         """Run one statement inside a transaction; return how many rows it changed."""
         with self._lock:
             assert self._db.in_transaction, "write inside a transaction"
-            return self._db.execute(statement, values).rowcount
+            with _named():
+                return self._db.execute(statement, values).rowcount
 
     def read(self, query: str, *values: object) -> list[Sequence[Any]]:
         """Return all rows of a query."""
-        with self._lock:
+        with self._lock, _named():
             return self._db.execute(query, values).fetchall()
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._close()
+
+
+def _make_private(path: Path | str) -> None:
+    """Make the file, or take it, so that nobody else may read it; SQLite's files beside it get its
+    mode.
+    """
+    if str(path) == ":memory:":
+        return
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.chmod(path, 0o600)
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {error.strerror}") from error
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Give what SQLite and the disk refuse our name. A contradiction keeps SQLite's: the
+    transaction around it says whose it is.
+    """
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as error:
+        raise LedgerError(
+            f"the ledger cannot be read or written now: {error}; nothing was changed. Look for"
+            " space on its disk, and whether the file may be written"
+        ) from error
