@@ -424,9 +424,9 @@ class PayerChannel:
     - What was paid and not ended is remembered over restarts.
     """
 
-    def __init__(self, row: ChannelRow, notary: Notary, *, low: int = 0) -> None:
+    def __init__(self, row: ChannelRow, notary: Notary) -> None:
         self.row = row
-        self.low = low
+        self.low = 0
         self._notary = notary
         self._account = Account(row.cumulative, row.voucher, row.funds.deposit)
         self._settled = row.position
