@@ -29,7 +29,7 @@ from p2p import gossip, hardened_gossip, hardening, identity, names, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
 from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
-from proofs.aggregator import MAX_UNSEALED_PER_PAYER, PACE
+from proofs.aggregator import MAX_NEW_ADAPTERS_PER_PAYER, MAX_UNSEALED_PER_PAYER, PACE
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
