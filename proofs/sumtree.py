@@ -112,8 +112,14 @@ class SumTree:
     def __init__(self, leaves: Iterable[SumNode] = ()) -> None:
         # _levels[h][i] covers the leaves [i << h, (i + 1) << h) as far as there are any: a last
         # node without a right neighbour rises unchanged. The top level is the root alone.
-        self._levels = [bytearray()]
-        self.extend(leaves)
+        level = bytearray(b"".join(map(_pack, leaves)))
+        self._levels = [level]
+        while len(level) > _NODE_BYTES:
+            pairs = range(0, len(level), 2 * _NODE_BYTES)
+            level = bytearray(
+                b"".join(_join(level[start : start + 2 * _NODE_BYTES]) for start in pairs)
+            )
+            self._levels.append(level)
 
     def copy(self) -> SumTree:
         """Return a tree that can be changed without changing this one."""
@@ -186,11 +192,7 @@ class SumTree:
         fresh = {index: _pack(new) for index, new in leaves.items()}
         levels = [fresh]
         for height in range(_height(size)):
-            width = _width(size, height)
-            fresh = {
-                place: self._above(height, place, width, fresh)
-                for place in {below >> 1 for below in fresh}
-            }
+            fresh = self._plan_level(height, _width(size, height), fresh)
             levels.append(fresh)
         return Change(size, _unpack(fresh[0]) if fresh else self.root, tuple(levels))
 
@@ -232,22 +234,21 @@ class SumTree:
         assert all(above == (below + 1) // 2 for below, above in pairwise(widths))
         for height, above_width in enumerate(widths[1:]):
             for place in range(above_width):
-                above = self._above(height, place, widths[height], {})
-                assert self._slice(height + 1, place) == above
+                pair = self._levels[height][2 * place * _NODE_BYTES :][: 2 * _NODE_BYTES]
+                assert self._slice(height + 1, place) == _join(pair)
 
-    def _above(self, height: int, place: int, width: int, fresh: Mapping[int, bytes]) -> bytes:
-        """Compute the node above a pair of a level with `width` nodes, of which some are fresh."""
-        left = 2 * place
-        right = left + 1
-        if right == width:
-            return fresh.get(left) or self._slice(height, left)
-        if left in fresh or right in fresh:
-            pair = (fresh.get(left) or self._slice(height, left)) + (
-                fresh.get(right) or self._slice(height, right)
-            )
-        else:
-            pair = bytes(self._levels[height][left * _NODE_BYTES : (right + 1) * _NODE_BYTES])
-        return _join(pair)
+    def _plan_level(self, height: int, width: int, fresh: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Compute the nodes above the fresh ones of a level that has `width` nodes."""
+        level = self._levels[height] if height < len(self._levels) else b""
+        above = {}
+        for place in {below >> 1 for below in fresh}:
+            left = 2 * place
+            right = left + 1
+            pair = fresh.get(left) or bytes(level[left * _NODE_BYTES : right * _NODE_BYTES])
+            if right < width:
+                pair += fresh.get(right) or level[right * _NODE_BYTES : (right + 1) * _NODE_BYTES]
+            above[place] = _join(pair)
+        return above
 
     def _slice(self, height: int, place: int) -> bytes:
         return bytes(self._levels[height][place * _NODE_BYTES : (place + 1) * _NODE_BYTES])
@@ -339,9 +340,12 @@ def _width(size: int, height: int) -> int:
     return -(-size >> height) if height <= _height(size) else 0
 
 
-def _join(pair: bytes) -> bytes:
-    sums = int.from_bytes(pair[:16], "big") + int.from_bytes(pair[48:64], "big")
-    return _bytes16(sums) + keccak(b"\x01" + pair)
+def _join(pair: bytes | bytearray) -> bytes:
+    """Return the node above two packed ones, or above a last one, which rises unchanged."""
+    if len(pair) == _NODE_BYTES:
+        return bytes(pair)
+    total = int.from_bytes(pair[:16], "big") + int.from_bytes(pair[48:64], "big")
+    return total.to_bytes(16, "big") + keccak(b"\x01" + pair)
 
 
 def _pack(node: SumNode) -> bytes:
