@@ -14,7 +14,7 @@ they are asked for, and the last used ones kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -166,9 +166,10 @@ class EpochState:
         """Return what a channel paid to whom."""
         found = self._payouts.get(channel)
         if found is None:
-            found = ChannelPayouts(
-                (self.account(payee.account).leaf.account, payee.amount)
-                for payee in self.channel(channel).all_payees()
+            accounts = self._accounts
+            found = ChannelPayouts.of_lines(
+                accounts[account].leaf.account + amount
+                for account, amount in self.channel(channel).packed_amounts()
             )
             self._payouts.put(channel, found, len(found))
         return found
@@ -177,8 +178,7 @@ class EpochState:
         """Return the tree of an account's entries."""
         found = self._entries.get(account)
         if found is None:
-            numbers = range(self.account(account).num_entries)
-            found = SumTree(self.entry(account, number).node for number in numbers)
+            found = SumTree.of_contents(self._entry_contents(account))
             self._entries.put(account, found, found.size)
         return found
 
@@ -307,6 +307,14 @@ class EpochState:
             assert self.entries(index).commitment == account.leaf.entries
             assert self.entries(index).root.sum == account.leaf.amount
         assert self.is_committed
+
+    def _entry_contents(self, account: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (sum, content) of an account's entries, as `entry` has them, packed."""
+        for index, place in self.account(account).all_places():
+            channel = self._channels[index]
+            amount = channel.packed_amount(place)
+            where = index.to_bytes(8, "big") + place.to_bytes(8, "big")
+            yield amount, channel.leaf.channel_id + amount + where
 
     def _set_channels(self, channels: Mapping[int, ChannelStanding]) -> None:
         for index, standing in sorted(channels.items()):
