@@ -13,7 +13,7 @@ from proofs.envelope import MAX_ENVELOPE_BYTES
 from proofs.promise import Promise
 
 TOPIC = "receipts"
-PROTOCOL = "/lorikeet/receipts/2"
+PROTOCOL = "/lorikeet/receipts/3"
 MAX_DELIVERED = 64  # envelopes in one frame
 DELIVER_DEADLINE_S = 15.0
 MAX_REASON_CHARS = 500

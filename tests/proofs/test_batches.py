@@ -24,7 +24,7 @@ from proofs.digest import keccak
 from proofs.envelope import MAX_ENVELOPE_BYTES, VerifiedEnvelope
 from proofs.errors import BatchError
 from proofs.history import History
-from proofs.receipt import MAX_RECEIPT_BYTES, derive_shares
+from proofs.receipt import MAX_RECEIPT_BYTES, derive_shares, verify_receipt
 from proofs.state import EpochState
 from tests.proofs.scene import (
     ADAPTER,
@@ -189,6 +189,14 @@ def test_fees_that_are_divided_otherwise_than_the_manifest_says_are_caught(
     one = decode_batch(write(A[0]))
     with pytest.raises(BatchError, match="payouts"):
         recompute(encode(msgspec.structs.replace(one, receipts=[forged])), EMPTY, MANIFESTS)
+
+
+def test_a_channel_that_its_client_can_refund_at_once_is_in_no_batch() -> None:
+    own = msgspec.structs.replace(config(), receiver_authorizer=signer("client").address)
+    taken = verify_receipt(sign(receipt(ChannelTip(own))), NETWORK)
+    data = compose([taken], {taken.receipt.channel_id: own}, EMPTY)
+    with pytest.raises(BatchError, match="receiver authorizer"):
+        recompute(data, EMPTY, MANIFESTS)
 
 
 def test_left_out_receipt_breaks_its_channel() -> None:
