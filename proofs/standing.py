@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from .epoch import AccountLeaf, ChannelLeaf
+from .epoch import ACCOUNT_LEAF_BYTES, AccountLeaf, ChannelLeaf, decode_account_leaf
 from .voucher import ChannelConfig
 
 PAYEE_BYTES = 24
@@ -92,6 +92,11 @@ class AccountStanding:
     places: bytes
 
     @property
+    def packed(self) -> bytes:
+        """Return it as bytes, which is how very many of them are kept."""
+        return self.leaf.encoded + self.places
+
+    @property
     def num_entries(self) -> int:
         """Return how many channels paid this account."""
         return len(self.places) // ENTRY_BYTES
@@ -103,6 +108,12 @@ class AccountStanding:
     def all_places(self) -> list[Place]:
         """Return where all entries stand."""
         return [Place(*found) for found in _ENTRY.iter_unpack(self.places)]
+
+
+def unpack_account(packed: bytes) -> AccountStanding:
+    """Return an account from its own bytes."""
+    leaf = decode_account_leaf(packed[:ACCOUNT_LEAF_BYTES])
+    return AccountStanding(leaf, packed[ACCOUNT_LEAF_BYTES:])
 
 
 def read_payee(payees: bytes | bytearray, place: int) -> Payee:

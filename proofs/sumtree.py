@@ -194,7 +194,8 @@ class SumTree:
         fresh = {index: _pack(new) for index, new in leaves.items()}
         levels = [fresh]
         for height in range(_height(size)):
-            fresh = self._plan_level(height, -(-size >> height), fresh)
+            width = -(-size >> height)
+            fresh = self._plan_level(height, width, fresh)
             levels.append(fresh)
         return Change(size, _unpack(fresh[0]) if fresh else self.root, tuple(levels))
 
@@ -245,13 +246,19 @@ class SumTree:
         """Compute the nodes above the fresh ones of a level that has `width` nodes."""
         level = self._levels[height] if height < len(self._levels) else b""
         above = {}
-        for place in {below >> 1 for below in fresh}:
-            left = 2 * place
-            right = left + 1
-            pair = fresh.get(left) or bytes(level[left * _NODE_BYTES : right * _NODE_BYTES])
-            if right < width:
-                pair += fresh.get(right) or level[right * _NODE_BYTES : (right + 1) * _NODE_BYTES]
-            above[place] = _join(pair)
+        for place, packed in fresh.items():
+            if place & 1:
+                left = fresh.get(place - 1)
+                pair = (
+                    left or bytes(level[(place - 1) * _NODE_BYTES : place * _NODE_BYTES])
+                ) + packed
+            elif place + 1 in fresh:
+                continue  # its right neighbour joins the two
+            elif place + 1 < width:
+                pair = packed + level[(place + 1) * _NODE_BYTES : (place + 2) * _NODE_BYTES]
+            else:
+                pair = packed
+            above[place >> 1] = _join(pair)
         return above
 
     def _slice(self, height: int, place: int) -> bytes:
