@@ -60,12 +60,20 @@ class Pace:
 PACE = Pace()
 
 
-class ChannelView(Protocol):
-    """A channel on the chain, as final as its reader demands."""
+NEVER = (1 << 64) - 1
 
-    @property
-    def total_claimed(self) -> int:
-        """Return how much of the channel vouchers have claimed so far."""
+
+@dataclass(frozen=True)
+class ChannelView:
+    """A channel on the chain, as final as its reader demands.
+
+    `total_claimed`: how much vouchers have claimed so far; 0 where there is no such channel.
+    `left_at`: the second after which no header may move it, because it settles by itself; NEVER
+    while headers may.
+    """
+
+    total_claimed: int
+    left_at: int
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,7 @@ class Aggregator:
         self._store = store
         self._pace = pace
         self._waiting = WaitingRoom()
-        self._doubted: set[bytes] = set()  # channels whose claims were not there at the last seal
+        self._doubted: set[bytes] = set()  # channels that the last seal could not take
         self._terms: dict[bytes, AdapterTerms] = {}  # of manifests that no epoch has named yet
         self._restore()
 
@@ -173,20 +181,20 @@ class Aggregator:
     def receive(
         self,
         envelope: VerifiedEnvelope,
-        view: ChannelView | None,
+        view: ChannelView,
         terms: AdapterTerms | None,
         now: int,
     ) -> Outcome:
         """Take one receipt at `now` (Unix seconds).
 
-        `view` is the channel on chain, None when it is not there. `terms` are those of the
+        `view` is its channel on chain. `terms` are those of the
         manifest that the receipt names, which `learn` returned; None for the bare base.
         """
         receipt = envelope.receipt.receipt
         tip = self._tip(envelope)
         if receipt.sequence <= tip.sequence:
             return self._compare(envelope)
-        refusal = self._find_refusal(envelope, view, terms)
+        refusal = self._find_refusal(envelope, view, terms, now)
         if refusal is not None:
             return refusal
         waiter = self._waiting.find(envelope.place)
@@ -236,16 +244,24 @@ class Aggregator:
         return tip or ChannelTip(envelope.config)
 
     def _find_refusal(
-        self, envelope: VerifiedEnvelope, view: ChannelView | None, terms: AdapterTerms | None
+        self,
+        envelope: VerifiedEnvelope,
+        view: ChannelView,
+        terms: AdapterTerms | None,
+        now: int,
     ) -> Rejected | None:
         receipt = envelope.receipt.receipt
-        claimed = view.total_claimed if view else 0
-        if claimed < receipt.cumulative:
+        channel = receipt.channel_id.hex()
+        if view.total_claimed < receipt.cumulative:
             return Rejected(
                 "unclaimed",
-                f"the chain says that {claimed} of channel {receipt.channel_id.hex()} is claimed;"
-                f" claim {receipt.cumulative}, then send this again",
+                f"the chain says that {view.total_claimed} of channel {channel} is claimed; claim"
+                f" {receipt.cumulative}, then send this again",
                 retryable=True,
+            )
+        if not self._is_open(view, now):
+            return Rejected(
+                "left", f"channel {channel} settles by itself, by an exit", retryable=False
             )
         if receipt.adapter != BARE_BASE and (
             terms is None or self.find_terms(receipt.adapter) != terms
@@ -264,6 +280,10 @@ class Aggregator:
                 retryable=True,
             )
         return None
+
+    def _is_open(self, view: ChannelView, now: int) -> bool:
+        """Return whether a header that is posted in time may move this channel."""
+        return view.left_at > now + self._pace.promise_s
 
     def _is_ripe(self, waiter: Waiter, now: int) -> bool:
         is_over = now >= waiter.since + self._pace.grace_s
@@ -351,19 +371,19 @@ class Aggregator:
     # ── epochs ──
 
     def channels_due(self, now: int) -> list[bytes]:
-        """List the channels that the next epoch would settle: how much of each is claimed must be
-        read from the chain before `seal`.
+        """List the channels that the next epoch would settle, to be read from the chain before
+        `seal`.
         """
         chosen = self._choose(now, lambda pledge: pledge.envelope.place[0] not in self._doubted)
         due = dict.fromkeys(pledge.envelope.place[0] for pledge in chosen)
         due |= dict.fromkeys(sorted(self._doubted)[:MAX_BATCH_RECEIPTS])
         return list(due)
 
-    def seal(self, claimed: Mapping[bytes, int], now: int) -> SealedEpoch | None:
+    def seal(self, views: Mapping[bytes, ChannelView], now: int) -> SealedEpoch | None:
         """Close an epoch over what is claimed; return None when that is nothing.
 
-        `claimed` maps channel ids to `total_claimed` as the chain has it now; a channel that it
-        does not name, or whose claim a reorganisation took back, waits for a later epoch and holds
+        `views` are the channels as the chain has them now, by their ids. One that is not there,
+        whose claim a reorganisation took back, or that has left, waits for a later epoch and holds
         up no other. Takes up to a second: call it from a thread.
         """
 
@@ -371,14 +391,16 @@ class Aggregator:
 
         def is_covered(pledge: Pledge) -> bool:
             channel = pledge.envelope.place[0]
-            if pledge.envelope.receipt.receipt.cumulative <= claimed.get(channel, 0):
+            view = views.get(channel)
+            cumulative = pledge.envelope.receipt.receipt.cumulative
+            if view and view.total_claimed >= cumulative and self._is_open(view, now):
                 return True
             uncovered.add(channel)
             return False
 
         chosen = self._choose(now, is_covered)
         # Asked about, and not claimed any more: next time they come last.
-        self._doubted = (self._doubted - claimed.keys()) | (uncovered & claimed.keys())
+        self._doubted = (self._doubted - views.keys()) | (uncovered & views.keys())
         if not chosen:
             return None
         configs = {pledge.envelope.place[0]: pledge.envelope.config for pledge in chosen}
@@ -507,6 +529,7 @@ def _place_of(data: bytes) -> tuple[Place, bytes]:
 
 
 __all__ = [
+    "NEVER",
     "Accepted",
     "Aggregator",
     "AggregatorStore",

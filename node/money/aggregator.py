@@ -32,6 +32,7 @@ from proofs.chain.client import ChainClient
 from proofs.chain.errors import ChainError
 from proofs.chain.poster import Poster
 from proofs.chain.structs import ChannelState, VoucherClaim
+from proofs.chain.views import LATEST
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.errors import LedgerError, ProofError
@@ -41,6 +42,7 @@ from proofs.promise import Evidence, verify_evidence
 from proofs.receipt import decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire import receipts as wire
@@ -176,23 +178,22 @@ class AggregatorRole:
 
     async def run(self, epoch_s: float) -> None:
         """Publish and post what a restart left undone, then seal each epoch, until cancelled."""
-        for epoch in range(1, self._ledger.last_epoch() + 1):
-            sealed = self._ledger.find_epoch(epoch)
-            assert sealed is not None
-            await self._publish(sealed)
+        with survive(self._telemetry, "batches"):
+            for epoch in range(1, self._ledger.last_epoch() + 1):
+                sealed = self._ledger.find_epoch(epoch)
+                assert sealed is not None
+                await self._publish(sealed)
         while True:
-            await self._post_all()
+            with survive(self._telemetry, "headers"):
+                await self._post_all()
             await trio.sleep(epoch_s)
-            await self._seal()
+            with survive(self._telemetry, "epochs"):
+                await self._seal()
 
     async def _seal(self) -> None:
-        try:
-            claimed = await in_thread(
-                self._claim_and_read, self._core.claims_due(), deadline_s=CHAIN_DEADLINE_S
-            )
-        except (ChainError, trio.TooSlowError) as error:
-            self._telemetry.log(f"aggregator: this epoch is not sealed now: {error}")
-            return
+        claimed = await in_thread(
+            self._claim_and_read, self._core.claims_due(), deadline_s=CHAIN_DEADLINE_S
+        )
         async with self._lock:
             sealed = self._core.seal(claimed)
         if sealed is not None:
@@ -207,24 +208,27 @@ class AggregatorRole:
         """Claim the vouchers that are ours to claim (the others are their nodes'), and say how much
         of each channel is claimed.
         """
-        claimed = {
-            claim.voucher.channel_id: (
-                self._chain.channels.read(claim.voucher.channel_id).total_claimed
-            )
-            for claim in due
-        }
+        channels = [claim.voucher.channel_id for claim in due]
+        newest = self._read_claimed(channels, LATEST)
         ours = [
-            claim
+            VoucherClaim(claim.config, claim.voucher, claim.total)
             for claim in due
             if claim.config.receiver_authorizer == self._address
-            and claimed[claim.voucher.channel_id] < claim.total
+            and newest[claim.voucher.channel_id] < claim.total
         ]
-        if ours:
-            self._chain.channels.claim(
-                [VoucherClaim(claim.config, claim.voucher, claim.total) for claim in ours]
+        refused = self._chain.channels.claim(ours).refused
+        for claim, error in refused:
+            self._telemetry.log(
+                f"aggregator: channel {claim.voucher.channel_id.hex()[:12]} is not claimed: {error}"
             )
-            claimed |= {claim.voucher.channel_id: claim.total for claim in ours}
-        return claimed
+        return self._read_claimed(channels, None)
+
+    def _read_claimed(self, channels: Sequence[bytes], block: str | None) -> dict[bytes, int]:
+        """How much of each channel is claimed, at a block or as deep as counts."""
+        states = self._chain.channels.read_many(channels, block)
+        return {
+            channel: state.total_claimed for channel, state in zip(channels, states, strict=True)
+        }
 
     async def _publish(self, sealed: SealedEpoch) -> None:
         """Make the batch fetchable by its digest."""
@@ -235,21 +239,14 @@ class AggregatorRole:
             self._telemetry.log(f"aggregator: batch {cid} was not advertised now: {error}")
 
     async def _post_all(self) -> None:
-        """Post every sealed header that is not on the chain, in order; the poster makes each happen
-        once.
+        """Post every sealed header that is not on the chain, or no longer, in order; the poster
+        makes each happen once.
         """
-        for epoch in range(self._journal.last_posted() + 1, self._ledger.last_epoch() + 1):
+        first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
+        for epoch in range(first, self._ledger.last_epoch() + 1):
             sealed = self._ledger.find_epoch(epoch)
             assert sealed is not None
-            try:
-                posted = await in_thread(
-                    self._poster.post, sealed.header, deadline_s=POST_DEADLINE_S
-                )
-            except (ChainError, trio.TooSlowError) as error:
-                self._telemetry.log(
-                    f"aggregator: the header of epoch {epoch} is not posted yet: {error}"
-                )
-                return
+            posted = await in_thread(self._poster.post, sealed.header, deadline_s=POST_DEADLINE_S)
             self._telemetry.count("headers_posted")
             self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
 

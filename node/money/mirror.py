@@ -7,17 +7,18 @@ header on the chain → batch from whoever has it → recomputed → is it this 
 
 from __future__ import annotations
 
+import threading
+
 import trio
 
 from p2p.blocks.client import fetch_block
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
-from p2p.errors import P2pError
 from p2p.host import Host
 from p2p.peers import PeerAddress
 from proofs.batch import MAX_BATCH_BYTES, EpochState, decode_batch, recompute
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError
+from proofs.chain.headers import HeaderWalk, Reorganised
 from proofs.chain.structs import PostedHeader
 from proofs.digest import Network
 from proofs.epoch import EpochHeader
@@ -27,10 +28,12 @@ from proofs.ledger import Outbox
 from proofs.receipt import decode_receipt, digest_of
 from proofs.sumtree import PayoutProof
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 
 CHAIN_DEADLINE_S = 30.0
+JOIN_DEADLINE_S = 600.0  # for all headers so far
 FETCH_DEADLINE_S = 20.0
 PROVIDERS_DEADLINE_S = 4.0
 
@@ -59,6 +62,9 @@ class Mirror:
         self._aggregator = aggregator
         self.network = network
         self.history = History(network)
+        self._looking = threading.Lock()  # a look that took too long may still be under way
+        self._walk: HeaderWalk | None = None  # opened by the first look at the chain
+        self._pending: PostedHeader | Reorganised | None = None  # found, and not taken yet
 
     @property
     def header(self) -> EpochHeader | None:
@@ -77,12 +83,9 @@ class Mirror:
         """Follow the chain of headers, until cancelled."""
         while True:
             try:
-                while await self.follow():
-                    await trio.lowlevel.checkpoint()
-            except (ChainError, trio.TooSlowError, P2pError) as error:
-                self._telemetry.log(
-                    f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}"
-                )
+                with survive(self._telemetry, "mirror"):
+                    while await self.follow():
+                        await trio.lowlevel.checkpoint()
             except BatchError as error:
                 self._telemetry.count("epochs_contradicted")
                 self._telemetry.log(
@@ -93,9 +96,12 @@ class Mirror:
 
     async def follow(self) -> bool:
         """Take the next epoch, if the chain has one."""
-        posted = await in_thread(self._find_next, deadline_s=CHAIN_DEADLINE_S)
+        posted = await in_thread(self._find_next, deadline_s=JOIN_DEADLINE_S)
         if posted is None:
             return False
+        if isinstance(posted, Reorganised):
+            self._start_anew(posted)
+            return True
         batch = await self._fetch(posted.header)
         history = self.history
         header = posted.header
@@ -105,13 +111,29 @@ class Mirror:
                 "header", "the header on the chain is another one than its batch gives"
             )
         history.extend(batch, state)
+        self._pending = None
         self._note(batch, header)
         return True
 
-    def _find_next(self) -> PostedHeader | None:
-        epoch = self.history.state.epoch + 1
-        chain = self._chain.settlement
-        return chain.find_header(epoch) if chain.find_header_hash(epoch) else None
+    def _find_next(self) -> PostedHeader | Reorganised | None:
+        with self._looking:
+            if self._walk is None:
+                self._walk = self._chain.walk_headers()
+            if self._pending is None:
+                self._pending = self._walk.next()
+            return self._pending
+
+    def _start_anew(self, back: Reorganised) -> None:
+        """The chain took headers back: recompute everything; the batches are here."""
+        self._telemetry.count("reorganisations")
+        self._telemetry.log(
+            f"mirror: the chain took back its headers after epoch {back.epoch}; what they gave is"
+            " recomputed"
+        )
+        assert self._walk is not None
+        self._walk.rewind()
+        self._pending = None
+        self.history = History(self.network)
 
     async def _fetch(self, header: EpochHeader) -> bytes:
         cid = Cid(header.batch_digest)

@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from proofs import aggregator as module
 from proofs import waiting as waiting_module
 from proofs.aggregator import (
+    NEVER,
     Accepted,
     Aggregator,
+    ChannelView,
     Duplicate,
     Equivocation,
     InGrace,
@@ -42,7 +44,7 @@ from tests.proofs.scene import (
     MANIFEST,
     MANIFESTS,
     NETWORK,
-    View,
+    PLENTY,
     address,
     chain,
     config,
@@ -55,7 +57,6 @@ from tests.proofs.scene import (
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 SIGNER = signer("aggregator")
-PLENTY = View()
 NOW = 1_795_000_000
 PACE = Pace(grace_s=60, promise_s=600, epoch_s=30)
 GRACE_S = PACE.grace_s
@@ -70,7 +71,7 @@ def fresh(path: Path | str = ":memory:") -> Aggregator:
 def give(
     aggregator: Aggregator,
     taken: VerifiedEnvelope,
-    view: View | None = PLENTY,
+    view: ChannelView = PLENTY,
     now: int = NOW,
 ) -> Outcome:
     return aggregator.receive(taken, view, terms_for(taken.receipt.receipt.adapter), now)
@@ -86,7 +87,7 @@ def close(
     """Seal what is due; the chain says that everything is claimed, or what `claims` says."""
     due = aggregator.channels_due(now)
     read = dict.fromkeys(due, 1 << 40) if claims is None else claims
-    return aggregator.seal({channel: read.get(channel, 0) for channel in due}, now)
+    return aggregator.seal({one: ChannelView(read.get(one, 0), NEVER) for one in due}, now)
 
 
 # --- claim first, deliver then ---
@@ -110,13 +111,13 @@ def test_receipts_in_order_are_promised_by_a_deadline_and_sealed() -> None:
     assert close(aggregator) is None
 
 
-@pytest.mark.parametrize("view", [None, View(total_claimed=0), View(total_claimed=299)])
-def test_what_is_not_claimed_on_chain_is_refused_for_now(view: View | None) -> None:
+@pytest.mark.parametrize("total_claimed", [0, 299])
+def test_what_is_not_claimed_on_chain_is_refused_for_now(total_claimed: int) -> None:
     aggregator = fresh()
-    outcome = give(aggregator, chain(1)[0], view)
+    outcome = give(aggregator, chain(1)[0], ChannelView(total_claimed, NEVER))
     assert isinstance(outcome, Rejected)
     assert (outcome.invariant, outcome.retryable) == ("unclaimed", True)
-    assert isinstance(give(aggregator, chain(1)[0], View(total_claimed=300)), Accepted)
+    assert isinstance(give(aggregator, chain(1)[0], ChannelView(300, NEVER)), Accepted)
 
 
 def test_a_flood_of_unclaimed_receipts_leaves_no_trace_and_keeps_out_nobody(
@@ -130,7 +131,7 @@ def test_a_flood_of_unclaimed_receipts_leaves_no_trace_and_keeps_out_nobody(
     for _ in range(20):
         for taken in strangers:
             for one in reversed(taken):
-                outcome = give(aggregator, one, View(balance=1_000_000, total_claimed=0))
+                outcome = give(aggregator, one, ChannelView(0, NEVER))
                 assert isinstance(outcome, Rejected)
     assert aggregator.num_unsealed == 0
     assert path.stat().st_size == size
@@ -291,7 +292,9 @@ def test_duplicate_is_counted_once_and_promised_the_same_again() -> None:
     aggregator = fresh()
     first = give(aggregator, taken[0])
     assert isinstance(first, Accepted)
-    assert give(aggregator, taken[0], None, NOW + 500) == Duplicate(first.promises[0])
+    assert give(aggregator, taken[0], ChannelView(0, NEVER), NOW + 500) == Duplicate(
+        first.promises[0]
+    )
     close(aggregator)
     assert give(aggregator, taken[0], now=NOW + 900) == Duplicate(first.promises[0])
     give(aggregator, taken[1])
@@ -460,6 +463,25 @@ def test_a_channel_whose_claim_vanished_holds_up_nobody_and_is_asked_about_again
     assert sealed.header.num_receipts == 5
     assert aggregator.channels_due(NOW) == []
     aggregator.check()
+
+
+def test_a_channel_that_left_is_neither_taken_nor_sealed() -> None:
+    """Whoever moves a channel in a header after its exit is convicted."""
+    aggregator = fresh()
+    taken = chain(3)
+    later = ChannelView(1 << 40, NOW + PACE.promise_s + 1)
+    soon = ChannelView(1 << 40, NOW + PACE.promise_s)
+    assert isinstance(give(aggregator, taken[0], later), Accepted)
+    outcome = give(aggregator, taken[1], soon)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.invariant, outcome.retryable) == ("left", False)
+    other = chain(1, client="other")[0]
+    give(aggregator, other)
+    channel = taken[0].voucher.channel_id
+    sealed = aggregator.seal({channel: soon, other.voucher.channel_id: PLENTY}, NOW)
+    assert sealed is not None
+    assert sealed.header.num_receipts == 1
+    assert aggregator.seal({channel: later}, NOW) is not None
 
 
 def test_one_payer_with_many_receipts_does_not_make_another_wait(
