@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .attribution.shares import AdapterTerms, terms_of
-from .batch import MAX_BATCH_RECEIPTS, compose, decode_batch, recompute
+from .batch import MAX_BATCH_ADAPTERS, MAX_BATCH_RECEIPTS, compose, decode_batch, recompute
 from .channel import ChannelTip
 from .digest import Network
 from .envelope import Place, VerifiedEnvelope, open_envelope
@@ -41,6 +41,8 @@ from .state import EpochState
 from .waiting import Waiter, WaitingRoom
 
 MAX_UNSEALED_PER_PAYER = 2 * MAX_BATCH_RECEIPTS
+MAX_NEW_ADAPTERS_PER_PAYER = MAX_BATCH_ADAPTERS  # that no epoch has named yet
+MAX_LEARNT = 1_024  # manifests in memory that no accepted receipt names, 64 KiB at most each
 CHECKPOINT_RECEIPTS = 20_000  # after so many more, a checkpoint is due
 
 
@@ -111,11 +113,11 @@ class AggregatorStore(Protocol):
     def find_manifest(self, digest: bytes) -> bytes | None:
         """Return the bytes of a manifest, or None."""
 
-    def keep_manifest(self, digest: bytes, data: bytes) -> None:
-        """Keep the bytes of a manifest."""
+    def accept(self, pledges: Sequence[Pledge], manifests: Mapping[bytes, bytes]) -> None:
+        """Add accepted receipts, and the manifests that are new with them, by their digests.
 
-    def accept(self, pledges: Sequence[Pledge]) -> None:
-        """Add accepted receipts. Raises LedgerConflict when a place is taken."""
+        Raises LedgerConflict when a place is taken.
+        """
 
     def upgrade(self, pledge: Pledge) -> None:
         """Put an accepted receipt's envelope in the stead of the one that is kept."""
@@ -129,10 +131,14 @@ class AggregatorStore(Protocol):
         """
 
     def adopt(
-        self, sealed: SealedEpoch, places: Sequence[tuple[Place, bytes]], deadline: int
+        self,
+        sealed: SealedEpoch,
+        places: Sequence[tuple[Place, bytes]],
+        manifests: Mapping[bytes, bytes],
+        deadline: int,
     ) -> None:
-        """Add an epoch that the chain has: mark those of its receipts (place, digest of the body)
-        that were accepted, add the others.
+        """Add an epoch that the chain has, with the manifests that are new in it: mark those of its
+        receipts (place, digest of the body) that were accepted, add the others.
         """
 
     def unseal(self, first: int) -> None:
@@ -163,7 +169,7 @@ class Aggregator:
         self._pace = pace
         self._waiting = WaitingRoom()
         self._doubted: set[bytes] = set()  # channels that the last seal could not take
-        self._terms: dict[bytes, AdapterTerms] = {}  # of manifests that no epoch has named yet
+        self._learnt: dict[bytes, tuple[AdapterTerms, bytes]] = {}  # the newest comes last
         self._restore()
 
     @property
@@ -217,25 +223,26 @@ class Aggregator:
         return self._accept(waiter, tip, now)
 
     def learn(self, manifest: bytes, digest: bytes) -> AdapterTerms:
-        """Keep an adapter's manifest, and return what attribution reads in it.
+        """Take an adapter's manifest, and return what attribution reads in it.
 
-        Raises ManifestError when it is none, AssertionError when the digest is another's.
+        Kept for a while; for good with the first accepted receipt that names it. Raises
+        ManifestError when it is none, AssertionError when the digest is another's.
         """
         known = self.find_terms(digest)
-        if known is None:
-            assert digest_of(manifest) == digest, "fetched by its digest"
-            known = terms_of(parse_manifest(manifest))
-            self._store.keep_manifest(digest, manifest)
-            self._terms[digest] = known
-        return known
+        if known is not None:
+            return known
+        assert digest_of(manifest) == digest, "fetched by its digest"
+        terms = terms_of(parse_manifest(manifest))
+        if len(self._learnt) >= MAX_LEARNT:
+            del self._learnt[next(iter(self._learnt))]
+        self._learnt[digest] = terms, manifest
+        return terms
 
     def find_terms(self, digest: bytes) -> AdapterTerms | None:
-        """Return the terms of a manifest that was learnt, or None."""
-        if digest == BARE_BASE:
-            return None
-        known = self.state.adapters.get(digest) or self._terms.get(digest)
-        if known is None and (data := self._store.find_manifest(digest)) is not None:
-            known = self._terms[digest] = terms_of(parse_manifest(data))
+        """Return the terms of a manifest that is known here, or None."""
+        known = self.state.adapters.get(digest) or self._new_terms.get(digest)
+        if known is None and digest in self._learnt:
+            known, _ = self._learnt[digest]
         return known
 
     def _tip(self, envelope: VerifiedEnvelope) -> ChannelTip:
@@ -279,7 +286,24 @@ class Aggregator:
                 " send this again later",
                 retryable=True,
             )
+        if not self._has_room_for(receipt.adapter, envelope.payer):
+            return Rejected(
+                "quota",
+                f"{MAX_NEW_ADAPTERS_PER_PAYER} new adapters of this payer are not sealed yet; send"
+                " this again later",
+                retryable=True,
+            )
         return None
+
+    def _is_new(self, adapter: bytes) -> bool:
+        """Return whether no epoch has named this adapter yet."""
+        return adapter != BARE_BASE and adapter not in self.state.adapters
+
+    def _has_room_for(self, adapter: bytes, payer: bytes) -> bool:
+        if not self._is_new(adapter) or adapter in self._new_terms:
+            return True
+        named = {pledge.envelope.receipt.receipt.adapter for pledge in self._queue.line(payer)}
+        return sum(map(self._is_new, named)) < MAX_NEW_ADAPTERS_PER_PAYER
 
     def _is_open(self, view: ChannelView, now: int) -> bool:
         """Return whether a header that is posted in time may move this channel."""
@@ -300,18 +324,31 @@ class Aggregator:
 
     def _accept(self, waiter: Waiter, tip: ChannelTip, now: int) -> Accepted:
         run, tip = self._collect_run(waiter, tip, now)
+        num_adapters = len(self._new_terms.keys() | {_adapter(one.envelope) for one in run})
         pledges = []
-        for number, taken in enumerate(run):
-            num_epochs = (len(self._queue) + number) // MAX_BATCH_RECEIPTS
+        for number, taken in enumerate(run, len(self._queue)):
+            num_epochs = max(number // MAX_BATCH_RECEIPTS, num_adapters // MAX_BATCH_ADAPTERS)
             deadline = now + self._pace.promise_s + num_epochs * self._pace.epoch_s
             pledges.append(Pledge(taken.envelope, deadline))
+        manifests = {
+            adapter: self._learnt[adapter][1]
+            for adapter in map(_adapter, (taken.envelope for taken in run))
+            if self._is_new(adapter) and adapter not in self._new_terms
+        }
         # To the store first: a promise that a crash could forget would be evidence against us.
-        self._store.accept(pledges)
-        for pledge in pledges:
+        self._store.accept(pledges, manifests)
+        for taken, pledge in zip(run, pledges, strict=True):
             self._waiting.remove(pledge.envelope.place)
-            self._queue.append(pledge)
+            self._enqueue(pledge, taken.terms)
         self._tips[waiter.envelope.place[0]] = tip
         return Accepted(tuple(self._promise(pledge) for pledge in pledges))
+
+    def _enqueue(self, pledge: Pledge, terms: AdapterTerms | None) -> None:
+        self._queue.append(pledge)
+        adapter = _adapter(pledge.envelope)
+        if terms is not None and self._is_new(adapter):
+            self._new_terms[adapter] = terms
+            self._learnt.pop(adapter, None)
 
     def _collect_run(
         self, waiter: Waiter, tip: ChannelTip, now: int
@@ -324,13 +361,18 @@ class Aggregator:
         run: list[Waiter] = []
         following: Waiter | None = waiter
         while following is not None and len(run) < room:
+            envelope = following.envelope
             if not self._is_ripe(following, now):
                 break
+            if self.find_terms(_adapter(envelope)) != following.terms:
+                break  # its manifest was forgotten meanwhile
+            if not self._has_room_for(_adapter(envelope), envelope.payer):
+                break
             try:
-                tip = tip.follow(following.envelope.receipt, self.network, following.terms)
+                tip = tip.follow(envelope.receipt, self.network, following.terms)
             except (ReceiptError, VoucherError):
                 # It follows another body than the one that came: whoever sends it again is told so.
-                self._waiting.remove(following.envelope.place)
+                self._waiting.remove(envelope.place)
                 break
             run.append(following)
             sequence += 1
@@ -388,15 +430,24 @@ class Aggregator:
         """
 
         uncovered = set[bytes]()
+        adapters = set[bytes]()
 
         def is_covered(pledge: Pledge) -> bool:
             channel = pledge.envelope.place[0]
             view = views.get(channel)
-            cumulative = pledge.envelope.receipt.receipt.cumulative
-            if view and view.total_claimed >= cumulative and self._is_open(view, now):
-                return True
-            uncovered.add(channel)
-            return False
+            receipt = pledge.envelope.receipt.receipt
+            if (
+                view is None
+                or view.total_claimed < receipt.cumulative
+                or not self._is_open(view, now)
+            ):
+                uncovered.add(channel)
+                return False
+            if self._is_new(receipt.adapter):
+                if len(adapters | {receipt.adapter}) > MAX_BATCH_ADAPTERS:
+                    return False
+                adapters.add(receipt.adapter)
+            return True
 
         chosen = self._choose(now, is_covered)
         # Asked about, and not claimed any more: next time they come last.
@@ -434,11 +485,10 @@ class Aggregator:
         Raises BatchError when it does not continue this state.
         """
         transition = recompute(batch, self.state, manifests)
-        for digest in decode_batch(batch).adapters:
-            self._store.keep_manifest(digest, manifests[digest])
+        new = {digest: manifests[digest] for digest in decode_batch(batch).adapters}
         sealed = SealedEpoch(transition.header, batch)
         places = [_place_of(data) for data in decode_batch(batch).receipts]
-        self._store.adopt(sealed, places, now + self._pace.promise_s)
+        self._store.adopt(sealed, places, new, deadline=now + self._pace.promise_s)
         self.state.apply(transition)
         self._reload()
         return sealed
@@ -469,8 +519,8 @@ class Aggregator:
         for channel in {pledge.envelope.place[0] for pledge in pledges}:
             if not self._queue.has_channel(channel):
                 del self._tips[channel]
-        for digest in self.state.adapters.keys() & self._terms.keys():
-            del self._terms[digest]
+        for adapter in self.state.adapters.keys() & self._new_terms.keys():
+            del self._new_terms[adapter]
 
     def _manifests(self, batch: bytes) -> dict[bytes, bytes]:
         found = {
@@ -495,13 +545,23 @@ class Aggregator:
         """Read back what is accepted and not sealed."""
         self._queue = FairQueue()
         self._tips: dict[bytes, ChannelTip] = {}
+        self._new_terms: dict[bytes, AdapterTerms] = {}  # of adapters that are first in the queue
         for data, deadline in self._store.unsealed():
             envelope = open_envelope(data, self.network)
-            terms = self.find_terms(envelope.receipt.receipt.adapter)
+            terms = self._read_terms(_adapter(envelope))
             tip = self._tip(envelope)
             self._tips[envelope.place[0]] = tip.follow(envelope.receipt, self.network, terms)
-            self._queue.append(Pledge(envelope, deadline))
+            self._enqueue(Pledge(envelope, deadline), terms)
         self._doubted = {channel for channel in self._doubted if self._queue.has_channel(channel)}
+
+    def _read_terms(self, adapter: bytes) -> AdapterTerms | None:
+        """Return the terms of an adapter that an accepted receipt names."""
+        known = self.state.adapters.get(adapter) or self._new_terms.get(adapter)
+        if known is None and adapter != BARE_BASE:
+            data = self._store.find_manifest(adapter)
+            assert data is not None, f"the store forgot manifest {adapter.hex()}"
+            known = terms_of(parse_manifest(data))
+        return known
 
     def check(self) -> None:
         """Raise AssertionError unless what the class promises holds."""
@@ -520,6 +580,13 @@ class Aggregator:
             assert held == list(range(first, tip.sequence + 1)), f"channel {channel.hex()} has gaps"
             assert held, "a tip of a channel that is sealed"
         assert all(self._queue.has_channel(channel) for channel in self._doubted)
+        named = {_adapter(pledge.envelope) for pledge in self._queue}
+        assert self._new_terms.keys() == set(filter(self._is_new, named))
+        assert not self._learnt.keys() & self._new_terms.keys()
+
+
+def _adapter(envelope: VerifiedEnvelope) -> bytes:
+    return envelope.receipt.receipt.adapter
 
 
 def _place_of(data: bytes) -> tuple[Place, bytes]:

@@ -30,6 +30,7 @@ from proofs.aggregator import (
     SealedEpoch,
     Waiting,
 )
+from proofs.batch import decode_batch
 from proofs.channel import ChannelTip
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
 from proofs.errors import BatchError, LedgerConflict, LedgerError
@@ -49,6 +50,7 @@ from tests.proofs.scene import (
     chain,
     config,
     follow,
+    publish,
     receipt,
     resigned,
     signer,
@@ -63,9 +65,7 @@ GRACE_S = PACE.grace_s
 
 
 def fresh(path: Path | str = ":memory:") -> Aggregator:
-    aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(path)), PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
-    return aggregator
+    return Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(path)), PACE)
 
 
 def give(
@@ -74,7 +74,11 @@ def give(
     view: ChannelView = PLENTY,
     now: int = NOW,
 ) -> Outcome:
-    return aggregator.receive(taken, view, terms_for(taken.receipt.receipt.adapter), now)
+    """Deliver a receipt, with its manifest where that is not known yet."""
+    adapter = taken.receipt.receipt.adapter
+    if adapter != BARE_BASE:
+        aggregator.learn(MANIFESTS[adapter], adapter)
+    return aggregator.receive(taken, view, terms_for(adapter), now)
 
 
 def claimed(*envelopes: VerifiedEnvelope) -> dict[bytes, int]:
@@ -207,7 +211,6 @@ def test_a_co_signed_receipt_has_the_place_until_the_grace_ends_and_not_after() 
     agreed = chain(1)[0]
     ledger = AggregatorLedger(Ledger(":memory:"))
     aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
     assert isinstance(give(aggregator, alone), InGrace)
     assert isinstance(give(aggregator, agreed, now=NOW + GRACE_S - 1), Accepted)
     assert len(ledger.evidence()) == 1
@@ -248,11 +251,81 @@ def test_a_receipt_whose_manifest_nobody_showed_is_not_taken() -> None:
     outcome = aggregator.receive(chain(1)[0], PLENTY, None, NOW)
     assert isinstance(outcome, Rejected)
     assert (outcome.invariant, outcome.retryable) == ("manifest", True)
-    outcome = give(aggregator, chain(1)[0])
-    assert isinstance(outcome, Rejected), "the terms must come from a manifest that is kept"
+    outcome = aggregator.receive(chain(1)[0], PLENTY, terms_for(ADAPTER), NOW)
+    assert isinstance(outcome, Rejected), "the terms must come from a manifest that is here"
     assert outcome.invariant == "manifest"
     assert aggregator.learn(MANIFEST, ADAPTER) == terms_for(ADAPTER)
     assert isinstance(give(aggregator, chain(1)[0]), Accepted)
+
+
+def test_manifests_of_receipts_that_are_not_taken_leave_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One claimed channel, and a new adapter for each of many receipts that do not follow."""
+    monkeypatch.setattr(module, "MAX_LEARNT", 3)
+    path = tmp_path / "ledger"
+    ledger = AggregatorLedger(Ledger(path))
+    aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
+    adapters = [publish(number) for number in range(8)]
+    for adapter in adapters:
+        stray = resigned(ChannelTip(config()), adapter=adapter, payouts=bytes(32))
+        assert isinstance(give(aggregator, stray), Rejected)
+    assert all(ledger.find_manifest(adapter) is None for adapter in adapters)
+    known = [adapter for adapter in adapters if aggregator.find_terms(adapter)]
+    assert known == adapters[-3:]
+    taken = resigned(ChannelTip(config()), adapter=adapters[0])
+    assert isinstance(give(aggregator, taken), Accepted)
+    assert ledger.find_manifest(adapters[0]) == MANIFESTS[adapters[0]]
+    assert fresh(path).find_terms(adapters[0]) == terms_for(adapters[0])
+
+
+def test_a_receipt_in_grace_whose_manifest_was_forgotten_asks_for_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEARNT", 1)
+    aggregator = fresh()
+    alone = chain(2, cosigned=False)
+    assert isinstance(give(aggregator, alone[0]), InGrace)
+    assert isinstance(give(aggregator, alone[1]), Waiting)
+    other = publish(0)
+    aggregator.learn(MANIFESTS[other], other)
+    late = NOW + GRACE_S
+    outcome = aggregator.receive(alone[0], PLENTY, terms_for(ADAPTER), late)
+    assert isinstance(outcome, Rejected)
+    assert outcome.invariant == "manifest"
+    outcome = give(aggregator, alone[0], now=late)
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.promises) == 2
+
+
+def test_new_adapters_are_few_in_an_epoch_and_one_payers_do_not_keep_out_anothers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever recomputes fetches every new manifest, so an epoch may not name thousands."""
+    monkeypatch.setattr(module, "MAX_BATCH_ADAPTERS", 3)
+    monkeypatch.setattr(module, "MAX_NEW_ADAPTERS_PER_PAYER", 7)
+    aggregator = fresh()
+    tips = [ChannelTip(config("greedy", nonce=number)) for number in range(9)]
+    greedy = [
+        resigned(tip, client="greedy", adapter=publish(number)) for number, tip in enumerate(tips)
+    ]
+    outcomes = [give(aggregator, one) for one in greedy]
+    assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True] * 7 + [False] * 2
+    assert isinstance(outcomes[7], Rejected)
+    assert (outcomes[7].invariant, outcomes[7].retryable) == ("quota", True)
+    again = resigned(ChannelTip(config("greedy", nonce=99)), client="greedy", adapter=publish(0))
+    assert isinstance(give(aggregator, again), Accepted), "one that is there already"
+    honest = chain(1)[0]
+    outcome = give(aggregator, honest)
+    assert isinstance(outcome, Accepted)
+    assert outcome.promises[0].deadline == NOW + PACE.promise_s + 2 * PACE.epoch_s
+    sizes = []
+    while (sealed := close(aggregator)) is not None:
+        sizes.append(len(decode_batch(sealed.batch).adapters))
+        if len(sizes) == 1:
+            assert aggregator.state.find_tip(honest.voucher.channel_id) is not None
+        aggregator.check()
+    assert sizes == [3, 3, 2]
 
 
 def test_a_node_cannot_keep_the_creators_part_though_its_client_signed_that() -> None:
@@ -339,7 +412,6 @@ def sign_with_nonce(name: str, digest: bytes, nonce: int) -> bytes:
 def test_second_body_for_a_place_is_kept_as_evidence_and_not_counted(sealed_first: bool) -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
     aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
     first = chain(1)[0]
     give(aggregator, first)
     if sealed_first:
@@ -607,7 +679,6 @@ def test_unsealing_goes_back_further_than_the_state_remembers(tmp_path: Path) ->
 def test_an_unsealed_batch_that_the_chain_took_after_all_is_adopted() -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
     aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
     taken = chain(3)
     for one in taken[:2]:
         give(aggregator, one)
@@ -738,7 +809,6 @@ class AggregatorUnderFire(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "ledger.sqlite"
         self.ledger = Ledger(self.path)
         self.aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(self.ledger), PACE)
-        self.aggregator.learn(MANIFEST, ADAPTER)
         self.mirror = History(NETWORK)
         self.now = NOW
         # when each arrived since the last death; an accepted one stays

@@ -126,10 +126,11 @@ def test_what_is_not_there_cannot_move() -> None:
 
 def test_transaction_is_all_or_nothing() -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
-    ledger.accept(PLEDGES[:1])
+    ledger.accept(PLEDGES[:1], {})
     with pytest.raises(LedgerConflict):
-        ledger.accept([PLEDGES[1], PLEDGES[0]])
+        ledger.accept([PLEDGES[1], PLEDGES[0]], {bytes(32): b"manifest"})
     assert list(ledger.unsealed()) == [(RECEIPTS[0].encoded, NOW + 600)]
+    assert ledger.find_manifest(bytes(32)) is None
 
 
 def filled_aggregator(ledger: AggregatorLedger) -> Aggregator:
@@ -331,7 +332,7 @@ FILL = """
     ledger, won = AggregatorLedger(Ledger(sys.argv[1])), 0
     for envelope in chain(100):
         try:
-            ledger.accept([Pledge(envelope, 1)])
+            ledger.accept([Pledge(envelope, 1)], {})
             won += 1
         except LedgerConflict:
             pass
