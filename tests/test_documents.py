@@ -129,6 +129,7 @@ FACTS = [
     ("manifest.md", f"{POLICY.creator_bps:,}; {POLICY.creator_bps + POLICY.contributors_bps:,}"),
     ("manifest.md", f"{POLICY.contributors_bps:,} divided by weight"),
     ("manifest.md", f"the owner's, role 0, {WHOLE_BPS:,}"),
+    ("settlement.md", f"zeros, sorted, at most {batch.MAX_BATCH_ADAPTERS}."),
     ("settlement.md", f"1 to {batch.MAX_BATCH_RECEIPTS:,}, sorted"),
     ("settlement.md", f"one array, at most {batch.MAX_BATCH_BYTES >> 20} MiB"),
     ("settlement.md", f"({settlement.LOG_PAGE_BLOCKS:,} blocks at a time)"),
