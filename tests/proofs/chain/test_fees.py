@@ -14,6 +14,7 @@ from proofs.chain.fees import GWEI, FeeLimits
 from proofs.chain.local_rpc import LocalRpc
 from proofs.chain.structs import Fees
 from proofs.chain.wallet import Wallet
+from tests.proofs.chain.test_reorganisations import next_header
 from tests.proofs.chain.world import CHAIN_ID, World, memory_world, secret
 
 LIMITS = FeeLimits(max_fee_wei=100 * GWEI, max_tip_wei=5 * GWEI, bump_after_s=0.02)
@@ -48,13 +49,14 @@ def with_tip(world: World, tip: object) -> None:
 
 
 def test_an_absurd_tip_is_refused_by_name_and_nothing_is_sent(world: World):
+    world.earn(1000)
     with_tip(world, hex(10**16))
     payer = world.client("payer")
     nonce = payer.wallet.mined_nonce()
     with pytest.raises(FeeTooHigh, match=r"tip of 10000000 gwei.*max_tip_gwei"):
         payer.channels.deposit(world.config(), 100)
     with pytest.raises(FeeTooHigh):
-        world.post(world.next_header({}))
+        world.send_post(next_header(world))
     assert payer.wallet.mined_nonce() == nonce
 
 
