@@ -86,7 +86,8 @@ class Settlement:
     # --- receipts in ---
 
     def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
-        """A client signed: keep the receipt with the voucher that pays it, and send it soon.
+        """A receipt is ours, with its client's signature or without: keep it with the voucher that
+        pays it, and send it soon. One that lacked the signature is kept with it.
 
         On disk when this returns.
         """
@@ -202,9 +203,7 @@ class Settlement:
     def _claim_vouchers(self, rows: Sequence[ChannelRow]) -> int:
         channels = self._chain.channels
         open_rows = {
-            row.channel_id: row
-            for row in rows
-            if row.cumulative > self._settled.get(row.channel_id, 0)
+            row.channel_id: row for row in rows if row.owed > self._settled.get(row.channel_id, 0)
         }
         if not open_rows:
             return 0
@@ -214,7 +213,7 @@ class Settlement:
         due = [
             Due(
                 channel,
-                amount=min(row.cumulative, now[channel].balance) - now[channel].total_claimed,
+                amount=min(row.owed, now[channel].balance) - now[channel].total_claimed,
                 is_leaving=bool(now[channel].withdraw_requested_at),
             )
             for channel, row in open_rows.items()
@@ -225,7 +224,7 @@ class Settlement:
                 VoucherClaim(
                     open_rows[channel].config,
                     _voucher(open_rows[channel]),
-                    min(open_rows[channel].cumulative, now[channel].balance),
+                    min(open_rows[channel].owed, now[channel].balance),
                 )
                 for channel in worth
             ]
@@ -240,9 +239,7 @@ class Settlement:
 
     def _rows(self) -> list[ChannelRow]:
         """Channels that pay us and whose vouchers we may claim."""
-        rows = [
-            row for row in self._book.all() if row.operator == self._operator and row.cumulative
-        ]
+        rows = [row for row in self._book.all() if row.operator == self._operator and row.owed]
         return [row for row in rows if row.config.receiver_authorizer == self._operator]
 
     async def claim_payouts(self) -> None:

@@ -4,6 +4,7 @@ counter, its receipts. Only wires and reports.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
 from proofs.receipt import BARE_BASE, decode_body
 from proofs.signing import Signer
 
-from ..api import EarningsInfo, ReceiptInfo, ReceiptState
+from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState
 from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..keys import Keys
@@ -39,7 +40,7 @@ from .origin import Origin, check_same_chain
 from .purse import Purse
 from .settlement import Settlement, run_gossip
 from .till import Till
-from .vault import Vault
+from .vault import Limits, Vault
 
 CHAIN_DEADLINE_S = 20.0
 CONNECT_DEADLINE_S = 60.0
@@ -152,22 +153,28 @@ class Money:
         self.till = Till(
             notary,
             self._books.channels,
-            chain.channels.read,
+            chain.channels,
             on_receipt=self.settlement.earned,
             on_withdrawal=self.settlement.claim_soon,
+            grace_s=config.grace_s,
+            shallow=config.shallow_deposit,
+            clock=time.time,
         )
         payer = self._connection.payer
-        vault = Vault(
-            payer.channels.deposit,
-            payer.channels.read,
-            config.channel_deposit,
-            config.max_channel_deposit,
+        limits = Limits(
+            first=config.first_deposit,
+            step=config.channel_deposit,
+            most=config.max_channel_deposit,
+            locked=config.max_locked,
         )
         self.purse = Purse(
             notary,
             self._books.channels,
-            vault,
+            Vault(payer.channels, limits),
             on_receipt=self.settlement.paid,
+            telemetry=self._telemetry,
+            idle_s=config.idle_withdraw_s,
+            clock=time.time,
             payer=payer.address,
         )
         if config.role == "aggregator":
@@ -209,6 +216,8 @@ class Money:
             nursery.start_soon(self.settlement.run_outbox)
             nursery.start_soon(self.settlement.run_claims, self._config.claim_interval_s)
         if self.till is not None and self.purse is not None:
+            nursery.start_soon(self.till.run)
+            nursery.start_soon(self.purse.run)
             nursery.start_soon(run_checks, (self.till.check, self.purse.check), self._telemetry)
 
     async def close(self) -> None:
@@ -295,6 +304,15 @@ class Money:
             counterparty=to_hex(receipt.client if is_node else receipt.operator),
             epoch=entry.epoch,
         )
+
+    async def channels(self) -> list[ChannelInfo]:
+        """This daemon's channels: first those that it pays from, then those that pay it."""
+        paying = await self.purse.channels() if self.purse else []
+        return paying + (await self.till.channels() if self.till else [])
+
+    async def withdraw(self, channel: bytes | None) -> list[ChannelInfo]:
+        """Take money back out of one channel, or of all."""
+        return await self.purse.withdraw(channel) if self.purse else []
 
     async def earnings(self) -> list[EarningsInfo]:
         """What this daemon's accounts earned; at an aggregator everybody's."""
