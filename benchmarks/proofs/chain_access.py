@@ -1,9 +1,9 @@
 """How long it takes to read what a network has on its chain, over a node that is slow.
 
 One process, one core, and a simulated node that waits before each answer: the figures are the
-number of calls and what we compute with them; what the node computes is not counted. The channels are real
-ones on a chain in memory, the headers lie in a chain of 38,000,000 blocks whose node allows 500
-blocks of logs a call.
+number of calls and what we compute with them; what the node computes is not counted. The channels
+are real ones on a chain in memory, the headers lie in a chain of 38,000,000 blocks whose node
+allows 500 blocks of logs a call.
 
 python -m benchmarks.proofs.chain_access        prints a table and writes it to benchmarks/results/
 """

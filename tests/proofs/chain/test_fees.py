@@ -14,7 +14,6 @@ from proofs.chain.fees import GWEI, FeeLimits
 from proofs.chain.local_rpc import LocalRpc
 from proofs.chain.structs import Fees
 from proofs.chain.wallet import Wallet
-from tests.proofs.chain.test_reorganisations import next_header
 from tests.proofs.chain.world import CHAIN_ID, World, memory_world, secret
 
 LIMITS = FeeLimits(max_fee_wei=100 * GWEI, max_tip_wei=5 * GWEI, bump_after_s=0.02)
@@ -56,7 +55,7 @@ def test_an_absurd_tip_is_refused_by_name_and_nothing_is_sent(world: World):
     with pytest.raises(FeeTooHigh, match=r"tip of 10000000 gwei.*max_tip_gwei"):
         payer.channels.deposit(world.config(), 100)
     with pytest.raises(FeeTooHigh):
-        world.send_post(next_header(world))
+        world.send_post(world.next_header())
     assert payer.wallet.mined_nonce() == nonce
 
 

@@ -21,7 +21,6 @@ from proofs.chain.origin import Stated, find_deployment
 from proofs.chain.poster import Poster
 from proofs.chain.rpc import Rpc
 from proofs.ledger import Ledger, PostJournal
-from tests.proofs.chain.test_reorganisations import next_header
 from tests.proofs.chain.world import World, memory_world, secret
 
 JUNK = st.one_of(
@@ -72,9 +71,9 @@ class Scene:
         self.config = self.world.config()
         self.world.client("payer").channels.deposit(self.config, 1000)
         self.world.earn(1000)
-        self.world.send_post(next_header(self.world))
+        self.world.send_post(self.world.next_header())
         self.channel = self.client.channels.id_of(self.config)
-        self.header = next_header(self.world)
+        self.header = self.world.next_header()
         self.poster = Poster(self.client, PostJournal(Ledger(":memory:")))
 
     def questions(self) -> list[Callable[[], Any]]:

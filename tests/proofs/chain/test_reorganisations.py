@@ -12,21 +12,10 @@ from proofs.chain.errors import WrongChain
 from proofs.chain.evm import MemoryChain
 from proofs.chain.headers import Reorganised
 from proofs.chain.poster import Poster, PostPolicy
-from proofs.epoch import EpochHeader
 from proofs.ledger import Ledger, PostJournal
 from tests.proofs.chain.world import World, address, memory_rpc, memory_world
 
 DEPTHS = [1, 2, 3, 7, 12, 20]
-
-
-def next_header(world: World, **changes) -> EpochHeader:
-    """One more header, of one more receipt that cost a unit."""
-    settlement = world.client("anybody").settlement
-    last = settlement.read()
-    books = world.books()
-    books.num_receipts = last.num_receipts + 1
-    before = settlement.find_header(last.epoch)
-    return books.header(before, payout_total=last.payout_total + 1, **changes)
 
 
 def mine(chain: MemoryChain, num_blocks: int) -> None:
@@ -52,7 +41,7 @@ def test_a_header_that_was_taken_back_is_posted_again(depth: int, tmp_path: Path
     start = chain.head.block_number
     headers = []
     for _ in range(depth):
-        headers.append(next_header(world))
+        headers.append(world.next_header())
         poster.post(headers[-1])
     assert poster.first_unposted() == depth + 1
 
@@ -74,7 +63,7 @@ def test_the_same_process_sends_at_once_what_a_reorganisation_dropped(tmp_path: 
         PostPolicy(confirmations=3, bump_after_s=3600),
     )
     chain_head = chain.head.block_number
-    header = next_header(world)
+    header = world.next_header()
     with pytest.raises(Exception, match="not posted"):
         poster.post(header, deadline_s=0.1)
     chain.revert_to(chain_head)
@@ -153,7 +142,7 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
     world, chain = unfinished_world()
     mine(chain, 20)
     walk = world.client("anybody", confirmations=3).walk_headers()
-    first = next_header(world)
+    first = world.next_header()
     world.send_post(first)
     mine(chain, 1)
     assert walk.next() is None
@@ -165,7 +154,7 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
     start = chain.head.block_number
     gone = []
     for _ in range(depth):
-        gone.append(next_header(world))
+        gone.append(world.next_header())
         world.send_post(gone[-1])
     mine(chain, 2)
     assert [walk.next().header for _ in gone] == gone  # type: ignore[union-attr]
@@ -174,7 +163,7 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
     chain.revert_to(start)
     assert walk.next() == Reorganised(1), "however deep the stated depth is, this is noticed"
     mine(chain, 5)
-    other = next_header(world, batch_digest=b"\x33" * 32)
+    other = world.next_header(batch_digest=b"\x33" * 32)
     world.send_post(other)
     assert walk.next() is None
     mine(chain, 2)
@@ -188,7 +177,7 @@ def test_a_chain_that_was_started_anew_is_told_from_a_reorganisation():
     world, _ = memory_world()
     world.earn(1000)
     walk = world.client("anybody").walk_headers()
-    world.send_post(next_header(world))
+    world.send_post(world.next_header())
     assert walk.next() is not None
     other, _ = memory_world()
     walk._contract.rpc._endpoints._endpoints[0].provider._local = (  # type: ignore[attr-defined]
