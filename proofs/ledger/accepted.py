@@ -161,11 +161,7 @@ class AggregatorLedger:
                 self._ledger.write(
                     "INSERT INTO accepted (channel, sequence, digest, deadline, epoch) VALUES (?,"
                     " ?, ?, ?, ?)",
-                    channel_id,
-                    sequence,
-                    digest,
-                    deadline,
-                    epoch,
+                    *(channel_id, sequence, digest, deadline, epoch),
                 )
 
     def unseal(self, first: int) -> None:
