@@ -13,7 +13,7 @@ they are asked for, and the last used ones kept.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -341,15 +341,17 @@ class EpochState:
 class _Kept(Generic[T]):
     """The trees that were used last, as many as have MAX_KEPT_LEAVES together."""
 
-    _trees: dict[int, tuple[T, int]] = field(default_factory=dict)  # the last used comes last
+    # The last used comes last. No plain dict: to find its first key, it walks over all that were
+    # taken out before.
+    _trees: OrderedDict[int, tuple[T, int]] = field(default_factory=OrderedDict)
     _num_leaves: int = 0
 
     def get(self, index: int) -> T | None:
         """Find a tree, and note that it is in use."""
-        found = self._trees.pop(index, None)
+        found = self._trees.get(index)
         if found is None:
             return None
-        self._trees[index] = found
+        self._trees.move_to_end(index)
         return found[0]
 
     def put(self, index: int, tree: T, num_leaves: int) -> None:

@@ -109,6 +109,8 @@ class SumTree:
     - `cut` and an update with the former leaves take a change back.
     """
 
+    __slots__ = ("_levels",)  # there are very many small ones
+
     def __init__(self, leaves: Iterable[SumNode] = ()) -> None:
         # _levels[h][i] covers the leaves [i << h, (i + 1) << h) as far as there are any: a last
         # node without a right neighbour rises unchanged. The top level is the root alone.
