@@ -2,39 +2,47 @@
 
 Normative text: docs/protocols/settlement.md.
 
-    state before + batch bytes → recompute
-    → state after, and with it the one header that may be posted
+    state before + batch bytes + manifests
+        → recompute   the Transition to the one header that may be posted
+        → follow      the one to what an aggregator would have posted that checks nothing
 
 Whoever recomputes checks every signature, every channel's chain, every share and every total again,
-and believes nobody. Does not know whether its channels' vouchers were claimed: that the
-chain tells.
+and believes nobody. Does not know whether its channels' vouchers were claimed: that the chain
+tells.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
 
-from .attribution.shares import split
+from .attribution.shares import POLICY, AdapterTerms, award, shares_for, terms_of
 from .channel import ChannelTip
 from .codec import Address, Amount, Digest, NotCanonical, Record, decode, encode
 from .digest import Network
-from .epoch import NO_HEADER, EpochHeader
+from .draft import Draft
 from .errors import BatchError, ProofError
-from .merkle import Frontier, leaf_hash
-from .receipt import MAX_RECEIPT_BYTES, VerifiedReceipt, decode_receipt, verify_receipt
-from .sumtree import PayoutTree
+from .manifest import parse_manifest
+from .receipt import (
+    BARE_BASE,
+    MAX_RECEIPT_BYTES,
+    VerifiedReceipt,
+    decode_body,
+    decode_receipt,
+    derive_shares,
+    digest_of,
+    verify_receipt,
+)
+from .state import EpochState, Transition
 from .voucher import ChannelConfig, channel_id
 
-VERSION = 1
+VERSION = 2
 MAX_BATCH_BYTES = 1 << 20
 MAX_BATCH_RECEIPTS = 1_000
-MAX_BATCH_PAYOUTS = 1 << 15
 
 SignedBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
 
@@ -42,7 +50,8 @@ SignedBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
 class ReceiptBatch(Record, frozen=True):
     """The batch as it is published.
 
-    Receipts are sorted by (channel, sequence), opened channels by id, payouts by account.
+    Receipts are sorted by (channel, sequence), opened channels by id. `adapters` are the digests of
+    the manifests that no batch before named, sorted.
     """
 
     version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
@@ -53,87 +62,101 @@ class ReceiptBatch(Record, frozen=True):
     epoch: Amount
     previous: Digest
     opened: Annotated[list[ChannelConfig], msgspec.Meta(max_length=MAX_BATCH_RECEIPTS)]
+    adapters: Annotated[list[Digest], msgspec.Meta(max_length=MAX_BATCH_RECEIPTS)]
     receipts: Annotated[
         list[SignedBytes], msgspec.Meta(min_length=1, max_length=MAX_BATCH_RECEIPTS)
     ]
-    payouts: Annotated[list[tuple[Address, Amount]], msgspec.Meta(max_length=MAX_BATCH_PAYOUTS)]
 
 
 @dataclass(frozen=True)
-class EpochState:
-    """Everything that follows from all epochs so far. `header` is None before the first."""
+class Followed:
+    """Where a batch leads that breaks rules, and each of its faults."""
 
-    network: Network
-    header: EpochHeader | None = None
-    log: Frontier = field(default_factory=Frontier)
-    payouts: Mapping[bytes, int] = field(default_factory=dict)  # account → awarded in all
-    channels: Mapping[bytes, ChannelTip] = field(default_factory=dict)
-
-    @property
-    def epoch(self) -> int:
-        """Return the last epoch's number; 0 before the first."""
-        return self.header.epoch if self.header else 0
-
-    @property
-    def header_hash(self) -> bytes:
-        """Return the hash that the next header names as previous."""
-        return self.header.hash if self.header else NO_HEADER
-
-    @cached_property
-    def payout_tree(self) -> PayoutTree:
-        """Return the tree whose root the header commits to; proves payouts."""
-        return PayoutTree(self.payouts)
-
-
-def recompute(data: bytes, previous: EpochState) -> EpochState:
-    """Check a batch from bytes nobody vouched for and return the state after it.
-
-    The batch is right when the header of the result is the one on the chain. Raises BatchError that
-    names what does not hold.
-    """
-    batch = decode_batch(data)
-    _check_place(batch, previous)
-    receipts = _verify_receipts(batch.receipts, previous.network)
-    channels = _follow(
-        receipts,
-        {**previous.channels, **_open_channels(batch, receipts, previous)},
-        previous.network,
-    )
-    payouts, changed = add_payouts(previous.payouts, receipts)
-    if batch.payouts != changed:
-        raise BatchError("payouts", "the batch awards something else than its receipts say")
-    log = previous.log.append(leaf_hash(receipt.encoded) for receipt in receipts)
-    after = replace(previous, log=log, payouts=payouts, channels=channels)
-    return replace(after, header=_header(after, previous, data))
+    transition: Transition
+    faults: tuple[BatchError, ...]
 
 
 def compose(
-    receipts: Sequence[VerifiedReceipt],
+    receipts: Iterable[VerifiedReceipt],
     configs: Mapping[bytes, ChannelConfig],
-    previous: EpochState,
+    state: EpochState,
 ) -> bytes:
     """Write the one batch of these receipts.
 
     Takes its channels' configs from `configs` by channel id.
     """
     receipts = sorted(receipts, key=_place)
-    channels = sorted(
-        {receipt.receipt.channel_id for receipt in receipts} - previous.channels.keys()
-    )
-    network = previous.network
+    channels = sorted({receipt.receipt.channel_id for receipt in receipts})
+    adapters = {receipt.receipt.adapter for receipt in receipts} - state.adapters.keys()
+    network = state.network
     batch = ReceiptBatch(
         version=VERSION,
         chain_id=network.chain_id,
         settlement=network.settlement,
         token=network.token,
         channels=network.channels,
-        epoch=previous.epoch + 1,
-        previous=previous.header_hash,
-        opened=[configs[channel] for channel in channels],
+        epoch=state.epoch + 1,
+        previous=state.header_hash,
+        opened=[configs[channel] for channel in channels if state.find_channel(channel) is None],
+        adapters=sorted(adapters - {BARE_BASE}),
         receipts=[receipt.encoded for receipt in receipts],
-        payouts=add_payouts(previous.payouts, receipts)[1],
     )
     return encode(batch)
+
+
+def recompute(data: bytes, state: EpochState, manifests: Mapping[bytes, bytes]) -> Transition:
+    """Check a batch from bytes nobody vouched for, and plan what it makes of the state.
+
+    `manifests` holds the bytes of each manifest that is new here, by its digest. The batch is right
+    when the header of the result is the one on the chain. Raises BatchError that names what does
+    not hold.
+    """
+    batch = decode_batch(data)
+    _check_place(batch, state)
+    receipts = _verify_receipts(batch.receipts, state.network)
+    configs = _open_channels(batch, receipts, state)
+    draft = Draft(state)
+    draft.learn(_read_adapters(batch, receipts, state, manifests))
+    tips: dict[bytes, ChannelTip] = {}
+    for index, verified in enumerate(receipts):
+        receipt = verified.receipt
+        channel = receipt.channel_id
+        terms = draft.terms(receipt.adapter)
+        try:
+            tip = tips.get(channel) or state.find_tip(channel) or ChannelTip(configs[channel])
+            tip = tips[channel] = tip.follow(verified, state.network, terms)
+        except ProofError as error:
+            raise BatchError(f"receipt {index}", str(error)) from error
+        awards = award(receipt.amount, derive_shares(receipt, terms))
+        draft.take(verified.signed, receipt, tip.config, awards, payouts=tip.payouts)
+    return draft.finish(hashlib.sha256(data).digest())
+
+
+def follow(data: bytes, state: EpochState, manifests: Mapping[bytes, bytes]) -> Followed:
+    """Plan what an aggregator made of a batch that checked nothing, and list what it should have.
+
+    Takes every receipt that can be read and whose channel and manifest are known; the others are
+    faults alone. Raises BatchError when the batch itself cannot be read.
+    """
+    batch = decode_batch(data)
+    faults: list[BatchError] = []
+    try:
+        recompute(data, state, manifests)
+    except BatchError as error:
+        faults.append(error)
+    walk = _Walk(batch, state)
+    for digest in batch.adapters:
+        try:
+            walk.draft.learn({digest: _read_adapter(digest, manifests)})
+        except BatchError as error:
+            faults.append(error)
+    for index, entry in enumerate(batch.receipts):
+        try:
+            walk.take(entry)
+        except ProofError as error:
+            faults.append(BatchError(f"receipt {index}", str(error)))
+    distinct = {str(fault): fault for fault in faults}
+    return Followed(walk.draft.finish(hashlib.sha256(data).digest()), tuple(distinct.values()))
 
 
 def decode_batch(data: bytes) -> ReceiptBatch:
@@ -144,25 +167,51 @@ def decode_batch(data: bytes) -> ReceiptBatch:
         raise BatchError(error.rule, str(error)) from error
 
 
-def add_payouts(
-    payouts: Mapping[bytes, int], receipts: Iterable[VerifiedReceipt]
-) -> tuple[dict[bytes, int], list[tuple[bytes, int]]]:
-    """Award these receipts; return all accounts' new totals, and those that changed, sorted by
-    account.
-    """
-    after = dict(payouts)
-    changed = set[bytes]()
-    for verified in receipts:
-        shares = verified.receipt.shares
-        for share, part in zip(shares, split(verified.receipt.amount, shares), strict=True):
-            if part:
-                after[share.address] = after.get(share.address, 0) + part
-                changed.add(share.address)
-    return after, [(account, after[account]) for account in sorted(changed)]
+class _Walk:
+    """Takes a batch's receipts without asking whether they hold."""
+
+    def __init__(self, batch: ReceiptBatch, state: EpochState) -> None:
+        self.draft = Draft(state)
+        self._state = state
+        self._configs = {channel_id(config, state.network): config for config in batch.opened}
+        self._tips: dict[bytes, ChannelTip] = {}
+
+    def take(self, entry: bytes) -> None:
+        """Take one receipt, then raise what is wrong with it.
+
+        Where it cannot be taken at all, it raises first.
+        """
+        signed = decode_receipt(entry)
+        receipt = decode_body(signed.body)
+        tip = self._tip(receipt.channel_id)
+        terms = self.draft.terms(receipt.adapter)
+        if terms is None and receipt.adapter != BARE_BASE:
+            raise BatchError("adapters", f"the manifest {receipt.adapter.hex()} is not known")
+        shares = shares_for(POLICY, receipt.owner, terms)
+        payouts = tip.payouts.award(shares, receipt.amount)
+        awards = award(receipt.amount, shares)
+        self.draft.take(signed, receipt, tip.config, awards, payouts=payouts)
+        self._tips[receipt.channel_id] = ChannelTip(
+            tip.config,
+            receipt.sequence,
+            digest_of(signed.body),
+            receipt.cumulative,
+            payouts=payouts,
+        )
+        verified = verify_receipt(signed, self._state.network)
+        tip.follow(verified, self._state.network, terms)
+
+    def _tip(self, channel: bytes) -> ChannelTip:
+        found = self._tips.get(channel) or self._state.find_tip(channel)
+        if found is not None:
+            return found
+        if channel not in self._configs:
+            raise BatchError("opened", f"channel {channel.hex()} is not known")
+        return ChannelTip(self._configs[channel])
 
 
-def _check_place(batch: ReceiptBatch, previous: EpochState) -> None:
-    network = previous.network
+def _check_place(batch: ReceiptBatch, state: EpochState) -> None:
+    network = state.network
     if batch.version != VERSION:
         raise BatchError(
             "version", f"{batch.version} is unknown; this node reads version {VERSION}"
@@ -177,9 +226,9 @@ def _check_place(batch: ReceiptBatch, previous: EpochState) -> None:
             "network",
             f"the batch is for chain {batch.chain_id} and settlement {batch.settlement.hex()}",
         )
-    if batch.epoch != previous.epoch + 1:
-        raise BatchError("epoch", f"{batch.epoch}; the next is {previous.epoch + 1}")
-    if batch.previous != previous.header_hash:
+    if batch.epoch != state.epoch + 1:
+        raise BatchError("epoch", f"{batch.epoch}; the next is {state.epoch + 1}")
+    if batch.previous != state.header_hash:
         raise BatchError("previous", "the batch continues another chain of headers")
 
 
@@ -198,14 +247,15 @@ def _verify_receipts(encoded: Sequence[bytes], network: Network) -> list[Verifie
 
 
 def _open_channels(
-    batch: ReceiptBatch, receipts: Sequence[VerifiedReceipt], previous: EpochState
-) -> dict[bytes, ChannelTip]:
-    """Return the channels that begin here: exactly those of the receipts that were not known
-    before.
+    batch: ReceiptBatch, receipts: Sequence[VerifiedReceipt], state: EpochState
+) -> dict[bytes, ChannelConfig]:
+    """Return the configs of the channels that begin here: exactly those of the receipts that were
+    not known before.
     """
-    opened = {channel_id(config, previous.network): ChannelTip(config) for config in batch.opened}
-    needed = {receipt.receipt.channel_id for receipt in receipts} - previous.channels.keys()
-    if list(opened) != sorted(needed) or len(opened) != len(batch.opened):
+    opened = {channel_id(config, state.network): config for config in batch.opened}
+    needed = {receipt.receipt.channel_id for receipt in receipts}
+    new = sorted(channel for channel in needed if state.find_channel(channel) is None)
+    if list(opened) != new or len(opened) != len(batch.opened):
         raise BatchError(
             "opened",
             "the opened channels are not, in order, those that have their first receipt here",
@@ -213,30 +263,33 @@ def _open_channels(
     return opened
 
 
-def _follow(
-    receipts: Sequence[VerifiedReceipt], channels: dict[bytes, ChannelTip], network: Network
-) -> dict[bytes, ChannelTip]:
-    for index, receipt in enumerate(receipts):
-        channel = receipt.receipt.channel_id
-        try:
-            channels[channel] = channels[channel].follow(receipt, network)
-        except ProofError as error:
-            raise BatchError(f"receipt {index}", str(error)) from error
-    return channels
+def _read_adapters(
+    batch: ReceiptBatch,
+    receipts: Sequence[VerifiedReceipt],
+    state: EpochState,
+    manifests: Mapping[bytes, bytes],
+) -> dict[bytes, AdapterTerms]:
+    """Return the terms of the adapters that are new here: exactly those of the receipts that were
+    not known before.
+    """
+    needed = {receipt.receipt.adapter for receipt in receipts}
+    if batch.adapters != sorted(needed - state.adapters.keys() - {BARE_BASE}):
+        raise BatchError(
+            "adapters", "the adapters are not, in order, those that are first served here"
+        )
+    return {digest: _read_adapter(digest, manifests) for digest in batch.adapters}
 
 
-def _header(after: EpochState, previous: EpochState, data: bytes) -> EpochHeader:
-    root = after.payout_tree.root
-    return EpochHeader(
-        epoch=previous.epoch + 1,
-        previous=previous.header_hash,
-        receipts_root=after.log.root,
-        num_receipts=after.log.size,
-        channels_root=bytes(32),
-        payout_root=root.hash,
-        payout_total=root.sum,
-        batch_digest=hashlib.sha256(data).digest(),
-    )
+def _read_adapter(digest: bytes, manifests: Mapping[bytes, bytes]) -> AdapterTerms:
+    data = manifests.get(digest)
+    if data is None:
+        raise BatchError("manifest", f"{digest.hex()} is missing; find it as a block by its digest")
+    if hashlib.sha256(data).digest() != digest:
+        raise BatchError("manifest", f"these bytes do not hash to {digest.hex()}")
+    try:
+        return terms_of(parse_manifest(data))
+    except ProofError as error:
+        raise BatchError("manifest", f"{digest.hex()}: {error}") from error
 
 
 def _place(verified: VerifiedReceipt) -> tuple[bytes, int]:

@@ -11,11 +11,13 @@ Both trees have the sum `payout_total`.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
 
 from .digest import keccak, word
-from .sumtree import SumNode, leaf
+from .sumtree import Opening, Proof, SumNode, leaf, root_of
 
 NO_HEADER = bytes(32)  # what the first header names as previous
+CHANNEL_LEAF_BYTES = 152
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class EpochHeader:
         return keccak(self.encoded)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ChannelLeaf:
     """Where a channel stands: its last receipt, and what it owes to whom after it."""
 
@@ -69,7 +71,7 @@ class ChannelLeaf:
         return leaf(self.encoded, self.cumulative)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AccountLeaf:
     """What an account was awarded in all, and the commitment of the entries that add up to it."""
 
@@ -88,7 +90,7 @@ class AccountLeaf:
         return leaf(self.encoded, self.amount)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EntryLeaf:
     """What one channel awarded to one account, and where that stands.
 
@@ -111,6 +113,59 @@ class EntryLeaf:
     def node(self) -> SumNode:
         """Return the leaf in the account's tree of entries."""
         return leaf(self.encoded, self.amount)
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutLeaf:
+    """What one channel paid to one account."""
+
+    account: bytes
+    amount: int
+
+    @property
+    def encoded(self) -> bytes:
+        """Return the leaf's content, 36 bytes."""
+        return self.account + self.amount.to_bytes(16, "big")
+
+    @property
+    def node(self) -> SumNode:
+        """Return the leaf in the channel's tree of payouts."""
+        return leaf(self.encoded, self.amount)
+
+
+L = TypeVar("L", ChannelLeaf, AccountLeaf, EntryLeaf, PayoutLeaf)
+
+
+@dataclass(frozen=True)
+class Shown(Generic[L]):
+    """A leaf, and the path from it to its tree's root."""
+
+    leaf: L
+    proof: Proof
+
+    @property
+    def opening(self) -> Opening:
+        """Return what the tree commits to, by this path. Raises ValueError where it is none."""
+        root = root_of(self.leaf.node, self.proof)
+        return Opening(self.proof.size, root.sum, root.hash)
+
+    @property
+    def commitment(self) -> bytes:
+        """Return the commitment that this path leads to. Raises ValueError where it is none."""
+        return self.opening.commitment
+
+
+def decode_channel_leaf(content: bytes) -> ChannelLeaf:
+    """Decode a channel's leaf from its own content."""
+    assert len(content) == CHANNEL_LEAF_BYTES, f"a channel's leaf has {CHANNEL_LEAF_BYTES} bytes"
+    return ChannelLeaf(
+        channel_id=content[:32],
+        sequence=int.from_bytes(content[32:40], "big"),
+        cumulative=int.from_bytes(content[40:56], "big"),
+        payouts=content[56:88],
+        body=content[88:120],
+        evidence=content[120:],
+    )
 
 
 def decode_header(encoded: bytes) -> EpochHeader:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from .sumtree import split
 
+HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 
@@ -72,28 +73,56 @@ class Log:
     """
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
-        self._levels: list[list[bytes]] = [
-            []
-        ]  # _levels[h][i] = the full subtree over leaves [i << h, (i + 1) << h)
+        # The full subtree over the leaves [i << h, (i + 1) << h) is the i-th hash of _levels[h].
+        self._levels = [bytearray()]
         self.append(leaves)
 
     @property
     def size(self) -> int:
         """Return the number of entries."""
-        return len(self._levels[0])
+        return len(self._levels[0]) // HASH_BYTES
 
     def append(self, leaves: Iterable[bytes]) -> None:
         """Add leaf hashes at the end."""
-        for new in leaves:
-            node = new
-            # A leaf closes one subtree at each height where the old size ends in a one.
-            for height in range(trailing_ones(self.size) + 1):
-                if height == len(self._levels):
-                    self._levels.append([])
-                level = self._levels[height]
-                level.append(node)
-                if len(level) % 2 == 0:
-                    node = node_hash(level[-2], level[-1])
+        below = self._levels[0]
+        below.extend(b"".join(leaves))
+        height = 0
+        # Level by level: each complete pair of nodes closes a subtree of the level above.
+        while len(below) >= 2 * HASH_BYTES:
+            height += 1
+            if height == len(self._levels):
+                self._levels.append(bytearray())
+            level = self._levels[height]
+            pairs = range(2 * len(level), len(below) - 2 * HASH_BYTES + 1, 2 * HASH_BYTES)
+            level.extend(b"".join(_join(below[at : at + 2 * HASH_BYTES]) for at in pairs))
+            below = level
+
+    def cut(self, size: int) -> None:
+        """Drop the entries from `size` on."""
+        assert 0 <= size <= self.size, f"a log of {self.size} cannot be cut to {size}"
+        for height, level in enumerate(self._levels):
+            del level[(size >> height) * HASH_BYTES :]
+
+    @property
+    def leaves(self) -> bytes:
+        """Return all leaf hashes, one after the other."""
+        return bytes(self._levels[0])
+
+    def leaf(self, index: int) -> bytes:
+        """Return one leaf hash. Raises IndexError where there is none."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"no entry {index} in a log of {self.size}")
+        return self._full(0, index)
+
+    def root_with(self, leaves: Sequence[bytes]) -> bytes:
+        """Return the root that the log would have with these leaf hashes added."""
+        size = self.size
+        peaks = tuple(
+            self._full(height, (size >> height) - 1)
+            for height in range(size.bit_length() - 1, -1, -1)
+            if size >> height & 1
+        )
+        return Frontier(size, peaks).append(leaves).root
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root of the whole log, or of its first `size` entries."""
@@ -152,9 +181,27 @@ class Log:
         height = width.bit_length() - 1
         # Full subtrees are kept; only those on the right edge are hashed anew.
         if width == 1 << height:
-            return self._levels[height][low >> height]
+            return self._full(height, low >> height)
         middle = low + split(width)
         return node_hash(self._node(low, middle), self._node(middle, high))
+
+    def _full(self, height: int, place: int) -> bytes:
+        return bytes(self._levels[height][place * HASH_BYTES : (place + 1) * HASH_BYTES])
+
+
+@dataclass(frozen=True)
+class InclusionProof:
+    """The proof that an entry is number `index` in the log of `size` entries."""
+
+    index: int
+    size: int
+    path: tuple[bytes, ...]
+
+    def verify(self, data: bytes, receipts_root: bytes) -> bool:
+        """Return whether these bytes (a receipt's body) are in the log with this root."""
+        return verify_inclusion(
+            leaf_hash(data), self.index, self.size, self.path, root=receipts_root
+        )
 
 
 def verify_inclusion(
@@ -221,6 +268,10 @@ def verify_consistency(
         first = first >> 1
         last = last >> 1
     return last == 0 and old_node == old_root and node == root
+
+
+def _join(pair: bytes | bytearray) -> bytes:
+    return hashlib.sha256(b"\x01" + pair).digest()
 
 
 def trailing_ones(value: int) -> int:

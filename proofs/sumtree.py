@@ -33,7 +33,6 @@ MAX_SIZE = (1 << 64) - 1
 MAX_PROOF_STEPS = 64
 
 _NODE_BYTES = 48  # sum 16 || hash 32, as the node above hashes it
-_PAIR_BYTES = 2 * _NODE_BYTES
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,31 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Undo:
-    """What takes one `update` back: the size before, and the leaves that it replaced."""
+class Opening:
+    """What a commitment commits to."""
 
     size: int
-    replaced: Mapping[int, bytes]
+    sum: int
+    root: bytes
+
+    @property
+    def commitment(self) -> bytes:
+        """Return the commitment that this opens."""
+        return commitment(self.size, SumNode(self.sum, self.root))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one change writes: nodes by height and place, and the size that the tree then has."""
+
+    size: int
+    root: SumNode
+    levels: tuple[Mapping[int, bytes], ...]
+
+    @property
+    def commitment(self) -> bytes:
+        """Return the commitment to the tree after the change."""
+        return commitment(self.size, self.root)
 
 
 def leaf(content: bytes, amount: int) -> SumNode:
@@ -85,8 +104,9 @@ def commitment(size: int, root: SumNode) -> bytes:
 class SumTree:
     """One tree, all of its nodes kept: 96 bytes of memory for each leaf.
 
-    - A change costs O(log n) hashes for each leaf, and fewer where leaves share nodes.
-    - What `update` returns takes it back, the newest first.
+    - `plan` computes what a change would write, `apply` writes it.
+    - A change costs at most log2(n) hashes for each leaf; nodes that leaves share are hashed once.
+    - `cut` and an update with the former leaves take a change back.
     """
 
     def __init__(self, leaves: Iterable[SumNode] = ()) -> None:
@@ -116,6 +136,11 @@ class SumTree:
         """Return the commitment to the whole tree."""
         return commitment(self.size, self.root)
 
+    @property
+    def opening(self) -> Opening:
+        """Return what the commitment commits to."""
+        return Opening(self.size, self.root.sum, self.root.hash)
+
     def leaf(self, index: int) -> SumNode:
         """Return one leaf. Raises IndexError where there is none."""
         if not 0 <= index < self.size:
@@ -127,30 +152,58 @@ class SumTree:
         self.update({self.size: new})
         return self.size - 1
 
-    def extend(self, leaves: Iterable[SumNode]) -> Undo:
+    def extend(self, leaves: Iterable[SumNode]) -> None:
         """Add leaves at the end, in this order."""
-        return self.update(dict(enumerate(leaves, self.size)))
+        self.update(dict(enumerate(leaves, self.size)))
 
-    def update(self, leaves: Mapping[int, SumNode]) -> Undo:
-        """Set leaves by index, each inner node hashed once; those from `size` on are appended.
+    def update(self, leaves: Mapping[int, SumNode]) -> None:
+        """Set leaves by index; those from `size` on are appended.
 
-        Raises OverflowError, and changes nothing, where the sum would not fit 128 bits. Raises
-        IndexError where the appended ones leave a gap.
+        Raises, and changes nothing, as `plan` does.
+        """
+        self.apply(self.plan(leaves))
+
+    def plan(self, leaves: Mapping[int, SumNode]) -> Change:
+        """Compute what `update` would write, and change nothing.
+
+        Raises OverflowError where a sum would not fit 128 bits. Raises IndexError where the
+        appended leaves leave a gap.
         """
         size = self.size
         added = sorted(index for index in leaves if index >= size)
-        if added != list(range(size, size + len(added))) or any(index < 0 for index in leaves):
-            raise IndexError(f"leaves are appended from index {size} on, without a gap")
-        before = sum(self._sum(index) for index in leaves if index < size)
-        _bytes16(self.root.sum - before + sum(new.sum for new in leaves.values()))
-        undo = Undo(size, {index: self._slice(0, index) for index in leaves if index < size})
-        self._set({index: _pack(new) for index, new in leaves.items()}, size + len(added))
-        return undo
+        size += len(added)
+        if added != list(range(self.size, size)) or any(index < 0 for index in leaves):
+            raise IndexError(f"leaves are appended from index {self.size} on, without a gap")
+        fresh = {index: _pack(new) for index, new in leaves.items()}
+        levels = [fresh]
+        for height in range(_height(size)):
+            width = _width(size, height)
+            fresh = {
+                place: self._above(height, place, width, fresh)
+                for place in {below >> 1 for below in fresh}
+            }
+            levels.append(fresh)
+        return Change(size, _unpack(fresh[0]) if fresh else self.root, tuple(levels))
 
-    def undo(self, undo: Undo) -> None:
-        """Take back the newest change that is not taken back yet."""
-        assert undo.size <= self.size, "a later change must be taken back first"
-        self._set(undo.replaced, undo.size)
+    def apply(self, change: Change) -> None:
+        """Write a change that was planned for the tree as it is."""
+        for height, nodes in enumerate(change.levels):
+            if height == len(self._levels):
+                self._levels.append(bytearray())
+            level = self._levels[height]
+            level.extend(bytes(_width(change.size, height) * _NODE_BYTES - len(level)))
+            for place, packed in nodes.items():
+                level[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = packed
+
+    def cut(self, size: int) -> None:
+        """Drop the leaves from `size` on."""
+        assert 0 <= size <= self.size, f"a tree of {self.size} cannot be cut to {size}"
+        del self._levels[_height(size) + 1 :]
+        for height, level in enumerate(self._levels):
+            del level[_width(size, height) * _NODE_BYTES :]
+        if size:
+            # The nodes over the new right edge covered more than they do now.
+            self.update({size - 1: self.leaf(size - 1)})
 
     def prove(self, index: int) -> Proof:
         """Return the path of a leaf. Raises IndexError where there is none."""
@@ -168,49 +221,24 @@ class SumTree:
         widths = [len(level) // _NODE_BYTES for level in self._levels]
         assert widths[-1] <= 1, "the top level is the root alone"
         assert all(above == (below + 1) // 2 for below, above in pairwise(widths))
-        for height in range(1, len(self._levels)):
-            for place in range(widths[height]):
-                assert self._slice(height, place) == self._above(height - 1, place)
+        for height, above_width in enumerate(widths[1:]):
+            for place in range(above_width):
+                above = self._above(height, place, widths[height], {})
+                assert self._slice(height + 1, place) == above
 
-    def _set(self, leaves: Mapping[int, bytes], size: int) -> None:
-        """Write packed leaves into a tree that then has `size`, and hash what stands above them."""
-        dirty = set(leaves)
-        if size != self.size:
-            # The old right edge and the new one change even where no leaf there does.
-            dirty |= {index for index in (self.size - 1, size - 1) if 0 <= index < size}
-        self._resize(size)
-        bottom = self._levels[0]
-        for index, packed in leaves.items():
-            bottom[index * _NODE_BYTES : (index + 1) * _NODE_BYTES] = packed
-        for height in range(1, len(self._levels)):
-            level = self._levels[height]
-            dirty = {place >> 1 for place in dirty}
-            for place in dirty:
-                packed = self._above(height - 1, place)
-                level[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = packed
-
-    def _resize(self, size: int) -> None:
-        height = 0
-        width = size
-        while True:
-            if height == len(self._levels):
-                self._levels.append(bytearray())
-            level = self._levels[height]
-            length = width * _NODE_BYTES
-            if len(level) > length:
-                del level[length:]
-            else:
-                level.extend(bytes(length - len(level)))
-            if width <= 1:
-                break
-            width = (width + 1) // 2
-            height += 1
-        del self._levels[height + 1 :]
-
-    def _above(self, height: int, place: int) -> bytes:
-        """Compute the node above the pair `place` of a level, which may lack its right half."""
-        pair = self._levels[height][place * _PAIR_BYTES : (place + 1) * _PAIR_BYTES]
-        return _join(pair) if len(pair) == _PAIR_BYTES else bytes(pair)
+    def _above(self, height: int, place: int, width: int, fresh: Mapping[int, bytes]) -> bytes:
+        """Compute the node above a pair of a level with `width` nodes, of which some are fresh."""
+        left = 2 * place
+        right = left + 1
+        if right == width:
+            return fresh.get(left) or self._slice(height, left)
+        if left in fresh or right in fresh:
+            pair = (fresh.get(left) or self._slice(height, left)) + (
+                fresh.get(right) or self._slice(height, right)
+            )
+        else:
+            pair = bytes(self._levels[height][left * _NODE_BYTES : (right + 1) * _NODE_BYTES])
+        return _join(pair)
 
     def _slice(self, height: int, place: int) -> bytes:
         return bytes(self._levels[height][place * _NODE_BYTES : (place + 1) * _NODE_BYTES])
@@ -270,10 +298,20 @@ def split(size: int) -> int:
 
 def _path(index: int, size: int) -> list[tuple[int, int]]:
     """List (height, place) of the nodes from a leaf up to just below the root."""
-    return [(height, index >> height) for height in range((size - 1).bit_length())]
+    return [(height, index >> height) for height in range(_height(size))]
 
 
-def _join(pair: bytes | bytearray) -> bytes:
+def _height(size: int) -> int:
+    """Return how many levels stand above the leaves."""
+    return (size - 1).bit_length() if size else 0
+
+
+def _width(size: int, height: int) -> int:
+    """Return how many nodes a level has; none where the tree is not so high."""
+    return -(-size >> height) if height <= _height(size) else 0
+
+
+def _join(pair: bytes) -> bytes:
     sums = int.from_bytes(pair[:16], "big") + int.from_bytes(pair[48:64], "big")
     return _bytes16(sums) + keccak(b"\x01" + pair)
 

@@ -102,16 +102,17 @@ def measure_channels() -> Iterator[tuple[str, int]]:
     config = channel(world, 0)
     yield "deposit, which opens a channel", deposit(world, config, salt=1).gas_used
     yield "deposit, into an open channel", deposit(world, config, salt=2).gas_used
-    (claimed,) = operator.channels.claim([world.voucher(config, 1)])
+    (claimed,) = operator.channels.claim([world.voucher(config, 1)]).transactions
     yield "claim of 1 voucher, the receiver's first of all", claimed.gas_used
 
     opened = [channel(world, number) for number in range(1, NUM_VOUCHERS + 2)]
     for number, each in enumerate(opened):
         deposit(world, each, salt=3 + number)
     first, *others = opened
-    (claimed,) = operator.channels.claim([world.voucher(first, 100)])
+    (claimed,) = operator.channels.claim([world.voucher(first, 100)]).transactions
     yield "claim of 1 voucher", claimed.gas_used
-    (claimed,) = operator.channels.claim([world.voucher(each, 100) for each in others])
+    claims = [world.voucher(each, 100) for each in others]
+    (claimed,) = operator.channels.claim(claims).transactions
     yield f"claim of {NUM_VOUCHERS} vouchers, each of its channel", claimed.gas_used
     rows = [claim_values(world.voucher(each, 200)) for each in others]
     signature = operator.wallet.signer.sign_digest(there.read_one("getClaimBatchDigest", rows))

@@ -3,19 +3,24 @@
     client.channels      money into channels, claims, withdrawals    (channels.py)
     client.settlement    headers and payouts                         (settlement.py)
     client.token         balances                                    (token.py)
+    client.walk_headers  headers as they become final, in order      (headers.py)
 
 Synchronous, and safe to share between threads. Knows no function of any contract.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..digest import Network
-from ..hextext import from_hex
 from .channels import Channels
 from .contract import DeployedContract
-from .deploy import COLLECTOR, Deployment
+from .deploy import Deployment
+from .fees import FeeLimits
+from .finality import Finality
+from .headers import HeaderWalk
+from .origin import Stated, find_deployment
 from .settlement import Settlement
 from .structs import CONFIRM_DEADLINE_S
 from .token import Token
@@ -25,40 +30,37 @@ if TYPE_CHECKING:
 
 
 def open_client(
-    url: str, settlement: bytes, secret: bytes, deadline_s: float = CONFIRM_DEADLINE_S
+    urls: str | Sequence[str],
+    settlement: bytes,
+    secret: bytes,
+    deadline_s: float = CONFIRM_DEADLINE_S,
+    *,
+    stated: Stated | None = None,
+    limits: FeeLimits | None = None,
+    confirmations: int = 0,
 ) -> ChainClient:
     """A client for the network whose settlement contract is here; channels and token are read from
-    it.
+    it, and compared with what is stated.
     """
     from .rpc import Rpc  # brings web3: a daemon without a chain must not wait for it
 
-    rpc = Rpc(url)
+    rpc = Rpc(urls)
     try:
-        return ChainClient(rpc, find_deployment(rpc, settlement), secret, deadline_s)
+        deployment = find_deployment(rpc, settlement, stated or Stated())
+        return ChainClient(
+            rpc, deployment, secret, deadline_s, limits=limits, confirmations=confirmations
+        )
     except BaseException:  # whatever it was, the session must not stay open
         rpc.close()
         raise
 
 
-def find_deployment(rpc: Rpc, settlement: bytes) -> Deployment:
-    """The network's addresses, as its settlement contract names them.
-
-    WrongChain when there is none.
-    """
-    channels, token = (
-        rpc.read("Settlement", settlement, name)[0] for name in ("channels", "token")
-    )
-    return Deployment(
-        rpc.web3.eth.chain_id,
-        channels=from_hex(channels),
-        collector=COLLECTOR,
-        token=from_hex(token),
-        settlement=settlement,
-    )
-
-
 class ChainClient:
-    """One key's view of one network's contracts."""
+    """One key's view of one network's contracts.
+
+    `confirmations`: how many blocks deep something must lie before it counts, its own included; 0
+    is as deep as the chain calls final.
+    """
 
     def __init__(
         self,
@@ -66,18 +68,26 @@ class ChainClient:
         deployment: Deployment,
         secret: bytes,
         deadline_s: float = CONFIRM_DEADLINE_S,
+        *,
+        limits: FeeLimits | None = None,
+        confirmations: int = 0,
     ) -> None:
         from .wallet import Wallet  # brings web3
 
         self.rpc = rpc
         self.deployment = deployment
-        self.wallet = Wallet(rpc, secret, deployment.chain_id)
-        settlement = DeployedContract(
+        self.limits = limits or FeeLimits()
+        self.finality = Finality(rpc, confirmations, deployment.first_block)
+        self._confirmations = confirmations
+        self._deadline_s = deadline_s
+        self.wallet = Wallet(rpc, secret, deployment.chain_id, self.limits)
+        self._contract = DeployedContract(
             "Settlement", deployment.settlement, rpc, self.wallet, deadline_s
         )
-        self.settlement = Settlement(settlement, deployment.first_block)
-        self.channels = Channels(settlement.beside("Channels", deployment.channels), deployment)
-        self.token = Token(settlement.beside("IFeeToken", deployment.token))
+        self.settlement = Settlement(self._contract, deployment.first_block)
+        channels = self._contract.beside("Channels", deployment.channels)
+        self.channels = Channels(channels, deployment, self.finality)
+        self.token = Token(self._contract.beside("IFeeToken", deployment.token))
 
     @property
     def address(self) -> bytes:
@@ -89,6 +99,27 @@ class ChainClient:
         """What signatures of this network are bound to."""
         return self.deployment.network
 
+    def for_key(self, secret: bytes) -> ChainClient:
+        """The same view of the same network, for another key."""
+        return ChainClient(
+            self.rpc,
+            self.deployment,
+            secret,
+            self._deadline_s,
+            limits=self.limits,
+            confirmations=self._confirmations,
+        )
+
+    def walk_headers(self) -> HeaderWalk:
+        """A walk along all headers, from the first one on."""
+        return HeaderWalk(
+            self._contract, self.finality, self.deployment.first_block, self.read_origin()
+        )
+
+    def read_origin(self) -> bytes:
+        """The hash of the block in which the network was deployed: on every chain another one."""
+        return self.rpc.get_block(self.deployment.first_block).hash
+
     def close(self) -> None:
-        """Give the connections back."""
+        """Give the connections back, also those of `for_key`."""
         self.rpc.close()

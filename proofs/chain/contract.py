@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..hextext import from_hex
 
 if TYPE_CHECKING:  # they bring web3: a daemon without a chain must not wait for it
+    from web3.types import EventData
+
     from .rpc import Rpc
     from .wallet import TransactionReceipt, Wallet
 
@@ -29,14 +32,22 @@ class DeployedContract:
         """Another contract on the same chain, for the same key."""
         return replace(self, name=name, address=address)
 
-    def read(self, function: str, *values: object) -> tuple[Any, ...]:
-        """Call a view function; all that it returns."""
-        return self.rpc.read(self.name, self.address, function, *values)
+    def read(self, function: str, *values: object, block: str | int = "latest") -> tuple[Any, ...]:
+        """Call a view function; all that it returns, at a block."""
+        return self.rpc.read(self.name, self.address, function, *values, block=block)
 
-    def read_one(self, function: str, *values: object) -> Any:
+    def read_one(self, function: str, *values: object, block: str | int = "latest") -> Any:
         """Call a view function that returns one value."""
-        (value,) = self.read(function, *values)
+        (value,) = self.read(function, *values, block=block)
         return value
+
+    def events(
+        self, event: str, wanted: Mapping[str, object], *, first: int, last: int
+    ) -> Iterator[EventData]:
+        """The contract's events between two blocks, both included, oldest first; `wanted` are
+        values of indexed arguments.
+        """
+        return self.rpc.search(self.name, self.address, event, wanted, first=first, last=last)
 
     def encode(self, function: str, *values: object) -> bytes:
         """Encode a call, for whoever sends it in a way of its own."""

@@ -2,8 +2,12 @@
 
 ChainError
 ├── ChainUnreachable      nobody answers at the RPC address, or not in time
+│   └── OversizedAnswer   the answer is larger, or takes longer, than we allow
+├── OddAnswer             somebody answers, but not what was asked: null for a block, a word for a
+│                         number
 ├── WrongChain            somebody answers, but it is not the chain or the contract that we were
-                          told
+│                         told
+├── FeeTooHigh            gas costs more than the operator allows, or so the node says
 ├── RpcRefused            the node refuses the request (its code and words are kept)
 │   ├── NonceTaken        another transaction of this key took the nonce
 │   ├── Underpriced       the transaction offers too little for its gas
@@ -23,6 +27,23 @@ class ChainError(Exception):
 
 class ChainUnreachable(ChainError):
     """Nobody answers at the RPC address, or not in time; try again, or name another RPC."""
+
+
+class OversizedAnswer(ChainUnreachable):
+    """An answer is larger, or takes longer, than we allow; ask for less at a time."""
+
+
+class OddAnswer(ChainError):
+    """What answers is not what was asked for: null for a block, a word for a number. Name another
+    RPC if it goes on.
+    """
+
+
+class FeeTooHigh(ChainError):
+    """Gas costs more than the operator allows, or the node says so.
+
+    Nothing is sent; wait, raise max_fee_gwei or max_tip_gwei, or name another RPC.
+    """
 
 
 class WrongChain(ChainError):

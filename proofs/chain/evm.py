@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eth.abc import BlockHeaderAPI, ComputationAPI, ReceiptAPI, SignedTransactionAPI
+from eth.constants import GENESIS_PARENT_HASH
 from eth.exceptions import PyEVMError
 from eth.vm.spoof import SpoofTransaction
 from eth_tester.backends.pyevm.main import setup_tester_chain
@@ -88,6 +89,7 @@ class MemoryChain:
     balances: Mapping[bytes, int]
     clock: Callable[[], float] = time.time
     automine: bool = True
+    finalized_depth: int | None = 0  # blocks below the head; None: the chain calls nothing final
     mined: dict[bytes, Mined] = field(default_factory=dict)
     blocks: list[Block] = field(default_factory=list)
     _pool: dict[tuple[bytes, int], SignedTransactionAPI] = field(default_factory=dict)
@@ -145,9 +147,9 @@ class MemoryChain:
         """What the next block takes per gas."""
         return int(self._chain.header.base_fee_per_gas)
 
-    def balance(self, account: bytes) -> int:
-        """An account's wei."""
-        return int(self._state().get_balance(account))
+    def balance(self, account: bytes, height: int | None = None) -> int:
+        """An account's wei, now or after a block."""
+        return int(self._state(height).get_balance(account))
 
     def nonce(self, account: bytes, *, pending: bool = False) -> int:
         """How many transactions an account has sent; those that wait count when `pending`."""
@@ -156,29 +158,47 @@ class MemoryChain:
             nonce += 1
         return nonce
 
-    def code_at(self, account: bytes) -> bytes:
-        """A contract's code."""
-        return bytes(self._state().get_code(account))
+    def code_at(self, account: bytes, height: int | None = None) -> bytes:
+        """A contract's code, now or after a block."""
+        return bytes(self._state(height).get_code(account))
 
-    def storage_at(self, account: bytes, slot: int) -> int:
-        """One word of a contract's storage."""
-        return int(self._state().get_storage(account, slot))
+    def storage_at(self, account: bytes, slot: int, height: int | None = None) -> int:
+        """One word of a contract's storage, now or after a block."""
+        return int(self._state(height).get_storage(account, slot))
 
-    def call(self, call: Call) -> bytes:
-        """What a call returns; Reverted when it reverts."""
-        return bytes(self._try(call)[0].output)
+    def call(self, call: Call, height: int | None = None) -> bytes:
+        """What a call returns, now or after a block; Reverted when it reverts."""
+        return bytes(self._try(call, height)[0].output)
 
     def estimate_gas(self, call: Call) -> int:
         """Gas that is enough for this call; Reverted when it reverts."""
-        computation, limit = self._try(call)
+        computation, limit = self._try(call, None)
         num_tokens = sum(4 if byte else 1 for byte in call.data)
         floor = 21_000 + 10 * num_tokens  # EIP-7623
         return min(max(limit - computation.get_gas_remaining(), floor) * 5 // 4, BLOCK_GAS_LIMIT)
 
+    # ── reorganisations ──
+
+    def revert_to(self, height: int) -> list[bytes]:
+        """Take back every block above this one; their transactions, signed, in their order. What
+        waits in the pool goes on waiting.
+        """
+        gone = self.blocks[height + 1 :]
+        del self.blocks[height + 1 :]
+        transactions = [mined.transaction for block in gone for mined in block.transactions]
+        for transaction in transactions:
+            del self.mined[bytes(transaction.hash)]
+        header = self.head
+        database = self._chain.chaindb
+        database._set_as_canonical_chain_head(database.db, header, GENESIS_PARENT_HASH)
+        self._chain.header = self._chain.create_header_from_parent(header)
+        return [transaction.encode() for transaction in transactions]
+
     # ── inside ──
 
-    def _state(self) -> Any:
-        return self._chain.get_vm().state
+    def _state(self, height: int | None = None) -> Any:
+        header = None if height is None else self.blocks[height].header
+        return self._chain.get_vm(header).state
 
     def _check(self, transaction: SignedTransactionAPI) -> None:
         nonce = self.nonce(transaction.sender)
@@ -242,16 +262,16 @@ class MemoryChain:
             (bytes(mined.transaction.hash), mined) for mined in self.blocks[-1].transactions
         )
 
-    def _try(self, call: Call) -> tuple[ComputationAPI, int]:
+    def _try(self, call: Call, height: int | None) -> tuple[ComputationAPI, int]:
         self._read_clock()
-        vm = self._chain.get_vm()
+        vm = self._chain.get_vm(None if height is None else self.blocks[height].header)
         snapshot = vm.state.snapshot()
         vm.state.set_balance(call.sender, CALLER_WEI)
         transaction = vm.get_transaction_builder().new_unsigned_dynamic_fee_transaction(
             chain_id=self.chain_id,
             nonce=vm.state.get_nonce(call.sender),
             max_priority_fee_per_gas=0,
-            max_fee_per_gas=self.base_fee(),
+            max_fee_per_gas=vm.get_header().base_fee_per_gas,
             gas=BLOCK_GAS_LIMIT,
             to=call.to,
             value=call.value,

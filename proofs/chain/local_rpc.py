@@ -33,19 +33,21 @@ class LocalRpc:
             "eth_gasPrice": lambda: hex(chain.base_fee() + PRIORITY_FEE_WEI),
             "eth_maxPriorityFeePerGas": lambda: hex(PRIORITY_FEE_WEI),
             "eth_feeHistory": self._fee_history,
-            "eth_getBalance": lambda account, _block="latest": hex(
-                chain.balance(from_hex(account))
+            "eth_getBalance": lambda account, block="latest": hex(
+                chain.balance(from_hex(account), self._past(block))
             ),
-            "eth_getCode": lambda account, _block="latest": to_hex(
-                chain.code_at(from_hex(account))
+            "eth_getCode": lambda account, block="latest": to_hex(
+                chain.code_at(from_hex(account), self._past(block))
             ),
-            "eth_getStorageAt": lambda account, slot, _block="latest": word(
-                chain.storage_at(from_hex(account), as_int(slot))
+            "eth_getStorageAt": lambda account, slot, block="latest": word(
+                chain.storage_at(from_hex(account), as_int(slot), self._past(block))
             ),
             "eth_getTransactionCount": lambda account, block="latest": hex(
                 chain.nonce(from_hex(account), pending=block == "pending")
             ),
-            "eth_call": lambda call, _block="latest", *_: to_hex(chain.call(read_call(call))),
+            "eth_call": lambda call, block="latest", *_: to_hex(
+                chain.call(read_call(call), self._past(block))
+            ),
             "eth_estimateGas": lambda call, *_: hex(chain.estimate_gas(read_call(call))),
             "eth_sendRawTransaction": lambda raw: to_hex(chain.send(from_hex(raw))),
             "eth_getTransactionReceipt": self._receipt,
@@ -55,6 +57,8 @@ class LocalRpc:
             "evm_setAutomine": lambda on: setattr(chain, "automine", bool(on)),
             "evm_mine": lambda *_: chain.mine(),
             "evm_increaseTime": lambda seconds: chain.increase_time(as_int(seconds)),
+            "evm_snapshot": lambda: hex(chain.head.block_number),
+            "evm_revert": self._revert,
         }
 
     def answer(self, request: Json) -> Json:
@@ -84,13 +88,35 @@ class LocalRpc:
     # ── answers that need more than one line ──
 
     def _height(self, block: str) -> int:
+        """A block's number. Rejected where the chain has none so named."""
+        head = int(self._chain.head.block_number)
         if block == "earliest":
             return 0
-        return (
-            int(self._chain.head.block_number)
-            if block in ("latest", "pending", "safe", "finalized")
-            else as_int(block)
-        )
+        if block in ("latest", "pending"):
+            return head
+        if block in ("safe", "finalized"):
+            depth = self._chain.finalized_depth
+            if depth is None:
+                raise Rejected(f"{block} block not found")
+            return max(head - depth, 0)
+        return as_int(block)
+
+    def _past(self, block: str) -> int | None:
+        """The number of a block whose state is asked for; None for the state of now."""
+        height = self._height(block)
+        if block in ("latest", "pending"):
+            return None
+        if not 0 <= height < len(self._chain.blocks):
+            raise Rejected("header not found")
+        return height
+
+    def _revert(self, snapshot: str) -> bool:
+        """Go back to a snapshot; False when it was taken back itself."""
+        height = as_int(snapshot)
+        if height >= len(self._chain.blocks):
+            return False
+        self._chain.revert_to(height)
+        return True
 
     def _block(self, height: int) -> Json:
         if not 0 <= height < len(self._chain.blocks):

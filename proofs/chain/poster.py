@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from ..epoch import EpochHeader
@@ -21,12 +22,14 @@ from ..ledger import PostAttempt, PostJournal
 from .client import ChainClient
 from .errors import (
     ContractReverted,
+    FeeTooHigh,
     HeaderConflict,
     NonceTaken,
     TransactionFailed,
     TransactionStuck,
     Underpriced,
 )
+from .origin import find_first
 from .structs import Fees
 
 POST_DEADLINE_S = 300.0
@@ -49,12 +52,10 @@ class Posted:
 
 @dataclass(frozen=True)
 class PostPolicy:
-    """How patient to be, and how much to offer."""
+    """How patient to be. What may be offered is the wallet's to say."""
 
     confirmations: int = 1  # blocks, its own included
     bump_after_s: float = 30.0
-    bump_percent: int = 13  # nodes want 10 or 12.5 more to replace a transaction
-    fee_limit_wei: int = 500 * 10**9  # per gas; above it we wait and do not bump
     max_attempts: int = 20  # per epoch
 
 
@@ -75,7 +76,8 @@ class Poster:
         self._policy = policy or PostPolicy()
         self._clock = clock
         self._sleep = sleep
-        self._sent: dict[bytes, float] = {}  # when this process first sent an attempt
+        self._sent: dict[bytes, float] = {}  # when this call first sent an attempt
+        self._nonces = ExitStack()  # of this call's attempts: the wallet leaves them to us
 
     def post(self, header: EpochHeader, deadline_s: float = POST_DEADLINE_S) -> Posted:
         """Bring this header onto the chain, or find that it is there.
@@ -85,7 +87,11 @@ class Poster:
         ContractReverted when the contract refuses it, HeaderConflict, TransactionStuck after the
         deadline, ChainUnreachable.
         """
-        until = self._clock() + deadline_s
+        self._sent.clear()  # a reorganisation may have thrown out what was sent
+        with ExitStack() as self._nonces:
+            return self._post(header, self._clock() + deadline_s, deadline_s)
+
+    def _post(self, header: EpochHeader, until: float, deadline_s: float) -> Posted:
         pause = FIRST_POLL_S
         while True:
             posted = self.find(header)
@@ -114,10 +120,20 @@ class Poster:
             )
         return self._find_own(header.epoch) or self._find_foreign(header.epoch)
 
+    def first_unposted(self) -> int:
+        """The first epoch whose header is not on the chain: after the last that we posted, or
+        earlier where a reorganisation took headers back.
+        """
+        find = self._client.settlement.find_header_hash
+        last = self._journal.last_posted()
+        if not last or find(last) is not None:
+            return last + 1
+        return find_first(lambda epoch: epoch > 0 and find(epoch) is None, last)
+
     # ── inside ──
 
     def _is_deep(self, posted: Posted) -> bool:
-        head = self._client.rpc.web3.eth.block_number
+        head = self._client.rpc.block_number()
         return head - posted.block + 1 >= self._policy.confirmations
 
     def _find_own(self, epoch: int) -> Posted | None:
@@ -191,10 +207,12 @@ class Poster:
         """The same header and nonce for more money; the old attempt again when that would be too
         much.
         """
-        bumped = Fees(attempt.max_fee_wei, attempt.tip_wei).bumped(self._policy.bump_percent)
-        asked = self._wallet.suggest_fees()
-        fees = Fees(max(bumped.max_fee_wei, asked.max_fee_wei), max(bumped.tip_wei, asked.tip_wei))
-        if fees.max_fee_wei > self._policy.fee_limit_wei:
+        offered = Fees(attempt.max_fee_wei, attempt.tip_wei)
+        try:
+            fees = self._wallet.limits.bump(offered, self._wallet.suggest_fees())
+        except FeeTooHigh:
+            fees = None
+        if fees is None:
             del self._sent[attempt.hash]
             return attempt
         return self._sign(header, attempt.nonce, fees)
@@ -210,3 +228,4 @@ class Poster:
             self._sent[attempt.hash] = self._clock() - self._policy.bump_after_s  # bump at once
             return
         self._sent[attempt.hash] = self._clock()
+        self._nonces.enter_context(self._wallet.hold_nonce(attempt.nonce))

@@ -18,8 +18,6 @@ from .structs import PostedHeader, SettlementState, header_values, proof_values,
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
 
-LOG_PAGE_BLOCKS = 5_000
-
 
 class Settlement:
     """One network's settlement contract, for one key. No header is older than `first_block`."""
@@ -63,12 +61,9 @@ class Settlement:
         return self._search({})
 
     def _search(self, wanted: dict[str, int]) -> Iterator[PostedHeader]:
-        rpc = self._contract.rpc
-        posted = rpc.contract(self._contract.name, self._contract.address).events.Posted
-        last = rpc.web3.eth.block_number
-        for start in range(self._first_block, last + 1, LOG_PAGE_BLOCKS):
-            end = min(start + LOG_PAGE_BLOCKS - 1, last)
-            yield from map(read_posted, posted.get_logs(wanted, from_block=start, to_block=end))
+        last = self._contract.rpc.block_number()
+        events = self._contract.events("Posted", wanted, first=self._first_block, last=last)
+        return map(read_posted, events)
 
     # ── payouts ──
 

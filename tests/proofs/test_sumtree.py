@@ -16,7 +16,6 @@ from proofs.sumtree import (
     Proof,
     SumNode,
     SumTree,
-    Undo,
     commitment,
     leaf,
     parent,
@@ -70,7 +69,7 @@ class Changing(RuleBasedStateMachine):
         super().__init__()
         self.tree = SumTree()
         self.leaves: list[SumNode] = []
-        self.past: list[tuple[list[SumNode], Undo]] = []
+        self.past: list[list[SumNode]] = []
 
     @rule(data=st.data(), new=st.lists(st.integers(0, 1 << 100), max_size=9))
     def change(self, data: st.DataObject, new: list[int]) -> None:
@@ -79,8 +78,10 @@ class Changing(RuleBasedStateMachine):
         )
         old = data.draw(changed) if self.leaves else {}
         amounts = {**old, **dict(enumerate(new, len(self.leaves)))}
-        undo = self.tree.update({index: node(amount) for index, amount in amounts.items()})
-        self.past.append((list(self.leaves), undo))
+        change = self.tree.plan({index: node(amount) for index, amount in amounts.items()})
+        self.tree.apply(change)
+        assert change.commitment == self.tree.commitment
+        self.past.append(list(self.leaves))
         self.leaves += [EMPTY] * len(new)
         for index, amount in amounts.items():
             self.leaves[index] = node(amount)
@@ -88,8 +89,10 @@ class Changing(RuleBasedStateMachine):
     @precondition(lambda self: self.past)
     @rule()
     def undo(self) -> None:
-        self.leaves, undo = self.past.pop()
-        self.tree.undo(undo)
+        now = self.leaves
+        self.leaves = self.past.pop()
+        self.tree.cut(len(self.leaves))
+        self.tree.update({index: old for index, old in enumerate(self.leaves) if old != now[index]})
 
     @invariant()
     def is_the_plain_tree(self) -> None:

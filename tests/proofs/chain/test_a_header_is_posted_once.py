@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from proofs.chain.devchain import mint
-from proofs.chain.errors import ContractReverted, HeaderConflict, TransactionStuck
+from proofs.chain.errors import ContractReverted, FeeTooHigh, HeaderConflict, TransactionStuck
+from proofs.chain.fees import GWEI, FeeLimits
 from proofs.chain.poster import Poster, PostPolicy
 from proofs.epoch import EpochHeader
 from proofs.ledger import Ledger, PostJournal
@@ -159,10 +160,18 @@ def test_no_more_is_offered_than_the_limit(tmp_path: Path):
     world, chain = memory_world()
     header = world.next_header({})
     chain.automine = False
-    poster = poster_for(world, tmp_path, bump_after_s=0.02, fee_limit_wei=1)
+    journal = PostJournal(Ledger(tmp_path / "journal.sqlite"))
+    limits = FeeLimits(max_fee_wei=4 * GWEI)  # the first offer is allowed, a dearer one is not
+    client = world.client("aggregator", limits=limits)
     with pytest.raises(TransactionStuck):
-        poster.post(header, deadline_s=0.3)
-    assert len(poster._journal.attempts(1)) == 1
+        Poster(client, journal, PostPolicy(bump_after_s=0.02)).post(header, deadline_s=0.3)
+    assert {attempt.max_fee_wei <= 4 * GWEI for attempt in journal.attempts(1)} == {True}
+
+    client = world.client("aggregator", limits=FeeLimits(max_fee_wei=1))
+    header = replace(header, epoch=2)
+    with pytest.raises(FeeTooHigh, match="max_fee_gwei"):
+        client.wallet.send(*client.settlement.encode_post(world.next_header({})))
+    assert journal.attempts(2) == []
 
 
 def test_it_waits_for_as_many_blocks_as_it_was_told(tmp_path: Path):

@@ -4,6 +4,8 @@ payouts.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from proofs.chain.client import open_client
@@ -25,7 +27,7 @@ def test_every_unit_that_a_payer_spent_arrives_where_the_header_says(served: Wor
     assert (state.balance, state.total_claimed, state.withdraw_requested_at) == (1_500, 0, 0)
     assert payer.token.balance_of(payer.address) == before - 1_500
 
-    (claimed,) = operator.channels.claim([served.voucher(config, 400)])
+    (claimed,) = operator.channels.claim([served.voucher(config, 400)]).transactions
     operator.channels.claim([served.voucher(config, 900)])
     operator.channels.claim([served.voucher(config, 400)])  # an old voucher changes nothing
     assert payer.channels.read(payer.channels.id_of(config)).total_claimed == 900
@@ -87,7 +89,10 @@ def test_errors_have_names_over_http(served: World):
 
 def test_a_client_finds_channels_and_token_through_the_settlement_contract(served: World):
     client = open_client(served.rpc.url, served.deployment.settlement, secret("payer"))
-    assert client.deployment == served.deployment
+    first = client.deployment.first_block
+    assert client.deployment == replace(served.deployment, first_block=first)
+    assert client.rpc.code(served.deployment.settlement, first)
+    assert not client.rpc.code(served.deployment.settlement, first - 1)
     assert client.settlement.aggregator() == address("aggregator")
     with pytest.raises(WrongChain, match="no Settlement contract"):
         open_client(served.rpc.url, address("nobody"), secret("payer"))

@@ -55,8 +55,8 @@ class World:
         self.rpc = rpc
         self.deployment = deployment
 
-    def client(self, name: str) -> ChainClient:
-        return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=20)
+    def client(self, name: str, **settings) -> ChainClient:
+        return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=20, **settings)
 
     def channels(self, by: str) -> DeployedContract:
         """The channels contract, also for what no client of ours ever calls."""
