@@ -41,9 +41,11 @@ class Published:
         self._first = tuple(peer for peer in first if peer and peer != host.peer_id)
         self._telemetry = telemetry
 
-    async def batch(self, digest: bytes) -> bytes:
-        """Get a batch by the digest that its header names. P2pError when nobody gives it."""
-        return await self._get(digest, MAX_BATCH_BYTES, self._first)
+    async def batch(self, digest: bytes, holders: Sequence[str] = ()) -> bytes:
+        """Get a batch by the digest that its header names; `holders` probably have it. P2pError when
+        nobody gives it.
+        """
+        return await self._get(digest, MAX_BATCH_BYTES, (*holders, *self._first))
 
     async def manifest(self, digest: bytes, holders: Sequence[str] = ()) -> bytes:
         """Get a manifest by its digest; `holders` probably have it. P2pError when nobody gives
