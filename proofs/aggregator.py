@@ -1,66 +1,71 @@
-"""Takes receipts, keeps each channel's chain, seals epochs.
+"""Takes receipts that are claimed, keeps each channel's chain, seals epochs.
 
-Sans-IO: envelopes come verified, the chain's numbers as arguments, memory is a store. Knows no
-clock.
+Sans-IO: envelopes come verified, the chain's numbers, manifests' terms and the time as arguments;
+memory is a store.
 
-    receive:  next in its channel → accepted, with a promise     ahead of its turn → waits
-              here already → duplicate
-              another body for a taken place → evidence
-    seal:     accepted receipts whose vouchers are claimed on chain → batch → header
+    receive:  not claimed on chain yet        → rejected for now; it needs no memory and no promise
+              ahead of its turn               → waits
+              its node's signature alone      → in grace, in which a co-signed one has its place
+              next in its channel             → accepted, with a promise and its deadline
+              here already                    → duplicate, the same promise
+              another body for a taken place  → evidence
+    seal:     a fair choice of what is accepted and still claimed → batch → header
 
-Payouts never exceed what was claimed, because a receipt is sealed only when its channel's claimed
-total covers its cumulative amount. So the settlement contract can always take the header. Every
-change is in the store before it is in memory: killed anywhere, an aggregator that is restored from
-its store goes on where it was.
+Whatever grows by what strangers send is bounded by payer, so nobody's receipts keep out another's;
+and who wants many payers needs claimed money in a channel of each. Every change is in the store
+before it is in memory: killed anywhere, an aggregator that is restored from its store goes on where
+it was.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .batch import MAX_BATCH_BYTES, MAX_BATCH_RECEIPTS, compose, recompute
+from .attribution.shares import AdapterTerms, terms_of
+from .batch import MAX_BATCH_RECEIPTS, compose, decode_batch, recompute
 from .channel import ChannelTip
 from .digest import Network
-from .envelope import VerifiedEnvelope, open_envelope
+from .envelope import Place, VerifiedEnvelope, open_envelope
 from .epoch import EpochHeader
 from .errors import ReceiptError, VoucherError
+from .fair import FairQueue, Pledge
 from .history import History
-from .outcomes import Accepted, Duplicate, Equivocation, Outcome, Rejected, Waiting
+from .manifest import parse_manifest
+from .outcomes import Accepted, Duplicate, Equivocation, InGrace, Outcome, Rejected, Waiting
 from .promise import Evidence, Promise, make_promise, verify_evidence
-from .receipt import decode_receipt
+from .receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from .signing import Signer
-from .voucher import ChannelConfig, Voucher
-from .waiting import WaitingRoom
+from .state import EpochState
+from .waiting import Waiter, WaitingRoom
 
-MAX_UNSEALED_PER_CHANNEL = 1_024  # accepted receipts whose voucher nobody claimed yet
-MAX_UNSEALED = 65_536
-BATCH_OVERHEAD_BYTES = 1_024
-
-
-class ChannelView(Protocol):
-    """A channel on the chain, as the caller read it lately."""
-
-    @property
-    def balance(self) -> int:
-        """Return everything that was deposited and not taken back, claimed or not."""
-
-    @property
-    def total_claimed(self) -> int:
-        """Return how much of the balance vouchers have claimed so far."""
+MAX_UNSEALED_PER_PAYER = 2 * MAX_BATCH_RECEIPTS
+CHECKPOINT_RECEIPTS = 20_000  # after so many more, a checkpoint is due
 
 
 @dataclass(frozen=True)
-class ClaimDue:
-    """A voucher to claim on chain, up to `total` in all, before the receipts that it pays for can
-    be sealed.
+class Pace:
+    """How fast an aggregator is, in seconds.
+
+    `grace_s`: how long a client may still co-sign; `promise_s`: by when a receipt is in a header on
+    chain, when nothing is queued; `epoch_s`: from one seal to the next.
     """
 
-    config: ChannelConfig
-    voucher: Voucher
-    total: int
+    grace_s: int = 60
+    promise_s: int = 600
+    epoch_s: int = 30
+
+
+PACE = Pace()
+
+
+class ChannelView(Protocol):
+    """A channel on the chain, as final as its reader demands."""
+
+    @property
+    def total_claimed(self) -> int:
+        """Return how much of the channel vouchers have claimed so far."""
 
 
 @dataclass(frozen=True)
@@ -71,253 +76,434 @@ class SealedEpoch:
     batch: bytes
 
 
+@dataclass(frozen=True)
+class TakenReceipt:
+    """An accepted receipt as the store remembers it: signed, and its promise's deadline."""
+
+    receipt: bytes
+    deadline: int
+
+
 class AggregatorStore(Protocol):
     """The aggregator's memory. What a method wrote is durable when it returns, all of it or
-    nothing.
+    nothing. Any may raise LedgerError, and has then done nothing.
     """
 
-    def batches(self) -> Iterable[bytes]:
-        """Return all sealed batches, oldest first."""
+    def batches(self, after: int) -> Iterable[bytes]:
+        """Return all sealed batches after this epoch, oldest first."""
 
-    def unsealed(self) -> Iterable[bytes]:
-        """Return the envelopes that were accepted and not sealed, in the order of acceptance."""
+    def unsealed(self) -> Iterable[tuple[bytes, int]]:
+        """Return the envelopes that were accepted and not sealed, with their promises' deadlines,
+        in the order of acceptance.
+        """
 
-    def find_receipt(self, channel_id: bytes, sequence: int) -> bytes | None:
-        """Return the accepted signed receipt in this place, or None."""
+    def find_receipt(self, channel_id: bytes, sequence: int) -> TakenReceipt | None:
+        """Return the accepted receipt in this place, or None."""
 
-    def accept(self, envelopes: Sequence[VerifiedEnvelope]) -> None:
-        """Add accepted envelopes. Raises LedgerConflict when a place is taken."""
+    def find_manifest(self, digest: bytes) -> bytes | None:
+        """Return the bytes of a manifest, or None."""
+
+    def keep_manifest(self, digest: bytes, data: bytes) -> None:
+        """Keep the bytes of a manifest."""
+
+    def accept(self, pledges: Sequence[Pledge]) -> None:
+        """Add accepted receipts. Raises LedgerConflict when a place is taken."""
+
+    def upgrade(self, pledge: Pledge) -> None:
+        """Put an accepted receipt's envelope in the stead of the one that is kept."""
 
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
         """Keep the first evidence for a place."""
 
-    def seal(self, sealed: SealedEpoch, places: Sequence[tuple[bytes, int]]) -> None:
+    def seal(self, sealed: SealedEpoch, places: Sequence[Place]) -> None:
         """Add an epoch and mark its receipts as sealed. Raises LedgerConflict when the epoch
         exists.
         """
+
+    def adopt(
+        self, sealed: SealedEpoch, places: Sequence[tuple[Place, bytes]], deadline: int
+    ) -> None:
+        """Add an epoch that the chain has: mark those of its receipts (place, digest of the body)
+        that were accepted, add the others.
+        """
+
+    def unseal(self, first: int) -> None:
+        """Take back all epochs from this one on; their receipts are accepted and not sealed."""
+
+    def checkpoint(self) -> bytes | None:
+        """Return the newest checkpoint, or None."""
+
+    def keep_checkpoint(self, epoch: int, data: bytes) -> None:
+        """Keep the checkpoint of the state after this epoch."""
 
 
 class Aggregator:
     """One aggregator of one network, restored from its store. Owned by one task.
 
-    - For each channel, `_unsealed` holds without gaps the receipts between its last sealed one and
-    its tip.
+    - For each channel, `_queue` holds without gaps the receipts between its last sealed one and its
+    tip.
     - What was accepted once is never forgotten, and counts once.
+    - A promise's deadline covers everything that was promised before it.
     """
 
-    def __init__(self, network: Network, signer: Signer, store: AggregatorStore) -> None:
+    def __init__(
+        self, network: Network, signer: Signer, store: AggregatorStore, pace: Pace = PACE
+    ) -> None:
         self.network = network
         self._signer = signer
         self._store = store
+        self._pace = pace
         self._waiting = WaitingRoom()
-        self._unsealed: dict[
-            tuple[bytes, int], VerifiedEnvelope
-        ] = {}  # by channel and sequence, in order of acceptance
-        self._num_unsealed: Counter[bytes] = Counter()
-        self.history = History(network)
-        for batch in store.batches():
-            self.history.append(batch)
-        self._tips: dict[bytes, ChannelTip] = dict(self.history.state.channels)
-        for data in store.unsealed():
-            envelope = open_envelope(data, network)
-            self._advance([envelope], self._tip(envelope).follow(envelope.receipt, network))
+        self._doubted: set[bytes] = set()  # channels whose claims were not there at the last seal
+        self._terms: dict[bytes, AdapterTerms] = {}  # of manifests that no epoch has named yet
+        self._restore()
+
+    @property
+    def state(self) -> EpochState:
+        """Return the state after the last sealed epoch."""
+        return self.history.state
+
+    @property
+    def num_unsealed(self) -> int:
+        """Return how many accepted receipts no epoch has taken yet."""
+        return len(self._queue)
 
     # ── receipts ──
 
-    def receive(self, envelope: VerifiedEnvelope, view: ChannelView | None) -> Outcome:
-        """Take one receipt.
+    def receive(
+        self,
+        envelope: VerifiedEnvelope,
+        view: ChannelView | None,
+        terms: AdapterTerms | None,
+        now: int,
+    ) -> Outcome:
+        """Take one receipt at `now` (Unix seconds).
 
-        `view` is the channel on chain as the caller read it lately, None when it is not there.
+        `view` is the channel on chain, None when it is not there. `terms` are those of the
+        manifest that the receipt names, which `learn` returned; None for the bare base.
         """
         receipt = envelope.receipt.receipt
         tip = self._tip(envelope)
         if receipt.sequence <= tip.sequence:
-            return self._compare(envelope, self._get_accepted(receipt.channel_id, receipt.sequence))
-        refusal = self._find_refusal(envelope, view)
+            return self._compare(envelope)
+        refusal = self._find_refusal(envelope, view, terms)
         if refusal is not None:
             return refusal
+        waiter = self._waiting.find(envelope.place)
+        if waiter is not None and waiter.envelope.receipt.digest != envelope.receipt.digest:
+            evidence = self._keep_evidence(envelope, waiter.envelope.receipt.encoded)
+            if waiter.envelope.receipt.is_cosigned or not envelope.receipt.is_cosigned:
+                return evidence
+            waiter = None
+        if waiter is None or envelope.receipt.is_cosigned:
+            waiter = Waiter(envelope, terms, waiter.since if waiter else now)
         if receipt.sequence > tip.sequence + 1:
-            return self._wait(envelope, tip)
+            missing = Waiting(tip.sequence + 1, receipt.sequence - 1)
+            return self._wait(waiter, missing)
         try:
-            run, tip = self._collect_run(envelope, tip)
+            tip.follow(waiter.envelope.receipt, self.network, terms)
         except (ReceiptError, VoucherError) as error:
             return Rejected(error.invariant, str(error), retryable=False)
-        # To the store first: a promise that a crash could forget would be evidence against us.
-        self._store.accept(run)
-        self._advance(run, tip)
-        return Accepted(tuple(self.promise(taken.receipt.encoded) for taken in run))
+        if not self._is_ripe(waiter, now):
+            return self._wait(waiter, InGrace(waiter.since + self._pace.grace_s))
+        return self._accept(waiter, tip, now)
 
-    def promise(self, entry: bytes) -> Promise:
-        """Promise to include an accepted signed receipt."""
-        return make_promise(self._signer, entry, self.network)
+    def learn(self, manifest: bytes, digest: bytes) -> AdapterTerms:
+        """Keep an adapter's manifest, and return what attribution reads in it.
+
+        Raises ManifestError when it is none, AssertionError when the digest is another's.
+        """
+        known = self.find_terms(digest)
+        if known is None:
+            assert digest_of(manifest) == digest, "fetched by its digest"
+            known = terms_of(parse_manifest(manifest))
+            self._store.keep_manifest(digest, manifest)
+            self._terms[digest] = known
+        return known
+
+    def find_terms(self, digest: bytes) -> AdapterTerms | None:
+        """Return the terms of a manifest that was learnt, or None."""
+        if digest == BARE_BASE:
+            return None
+        known = self.state.adapters.get(digest) or self._terms.get(digest)
+        if known is None and (data := self._store.find_manifest(digest)) is not None:
+            known = self._terms[digest] = terms_of(parse_manifest(data))
+        return known
 
     def _tip(self, envelope: VerifiedEnvelope) -> ChannelTip:
-        return self._tips.get(envelope.receipt.receipt.channel_id) or ChannelTip(envelope.config)
+        channel_id = envelope.voucher.channel_id
+        tip = self._tips.get(channel_id) or self.state.find_tip(channel_id)
+        return tip or ChannelTip(envelope.config)
 
-    def _get_accepted(self, channel_id: bytes, sequence: int) -> bytes:
-        unsealed = self._unsealed.get((channel_id, sequence))
-        entry = (
-            unsealed.receipt.encoded if unsealed else self._store.find_receipt(channel_id, sequence)
-        )
-        assert entry is not None, (
-            f"the store forgot receipt {sequence} of channel {channel_id.hex()}"
-        )
-        return entry
+    def _find_refusal(
+        self, envelope: VerifiedEnvelope, view: ChannelView | None, terms: AdapterTerms | None
+    ) -> Rejected | None:
+        receipt = envelope.receipt.receipt
+        claimed = view.total_claimed if view else 0
+        if claimed < receipt.cumulative:
+            return Rejected(
+                "unclaimed",
+                f"the chain says that {claimed} of channel {receipt.channel_id.hex()} is claimed;"
+                f" claim {receipt.cumulative}, then send this again",
+                retryable=True,
+            )
+        if receipt.adapter != BARE_BASE and (
+            terms is None or self.find_terms(receipt.adapter) != terms
+        ):
+            return Rejected(
+                "manifest",
+                f"the manifest of adapter {receipt.adapter.hex()} is not here yet; provide it, then"
+                " send this again",
+                retryable=True,
+            )
+        if self._queue.num_of(envelope.payer) >= MAX_UNSEALED_PER_PAYER:
+            return Rejected(
+                "quota",
+                f"{MAX_UNSEALED_PER_PAYER} receipts of this payer are taken and not sealed yet;"
+                " send this again later",
+                retryable=True,
+            )
+        return None
 
-    def _compare(self, envelope: VerifiedEnvelope, accepted: bytes) -> Duplicate | Equivocation:
+    def _is_ripe(self, waiter: Waiter, now: int) -> bool:
+        is_over = now >= waiter.since + self._pace.grace_s
+        return waiter.envelope.receipt.is_cosigned or is_over
+
+    def _wait(self, waiter: Waiter, outcome: Waiting | InGrace) -> Waiting | InGrace | Rejected:
+        if self._waiting.add(waiter):
+            return outcome
+        return Rejected(
+            "waiting",
+            "too many receipts of this payer wait for others; send the first of them first",
+            retryable=True,
+        )
+
+    def _accept(self, waiter: Waiter, tip: ChannelTip, now: int) -> Accepted:
+        run, tip = self._collect_run(waiter, tip, now)
+        pledges = []
+        for number, taken in enumerate(run):
+            num_epochs = (len(self._queue) + number) // MAX_BATCH_RECEIPTS
+            deadline = now + self._pace.promise_s + num_epochs * self._pace.epoch_s
+            pledges.append(Pledge(taken.envelope, deadline))
+        # To the store first: a promise that a crash could forget would be evidence against us.
+        self._store.accept(pledges)
+        for pledge in pledges:
+            self._waiting.remove(pledge.envelope.place)
+            self._queue.append(pledge)
+        self._tips[waiter.envelope.place[0]] = tip
+        return Accepted(tuple(self._promise(pledge) for pledge in pledges))
+
+    def _collect_run(
+        self, waiter: Waiter, tip: ChannelTip, now: int
+    ) -> tuple[list[Waiter], ChannelTip]:
+        """Collect this receipt and those that waited for it, as far as they follow one another and
+        the payer's quota goes.
+        """
+        channel_id, sequence = waiter.envelope.place
+        room = MAX_UNSEALED_PER_PAYER - self._queue.num_of(waiter.envelope.payer)
+        run: list[Waiter] = []
+        following: Waiter | None = waiter
+        while following is not None and len(run) < room:
+            if not self._is_ripe(following, now):
+                break
+            try:
+                tip = tip.follow(following.envelope.receipt, self.network, following.terms)
+            except (ReceiptError, VoucherError):
+                # It follows another body than the one that came: whoever sends it again is told so.
+                self._waiting.remove(following.envelope.place)
+                break
+            run.append(following)
+            sequence += 1
+            following = self._waiting.find((channel_id, sequence))
+        return run, tip
+
+    def _promise(self, pledge: Pledge) -> Promise:
+        return make_promise(self._signer, pledge.envelope.receipt, pledge.deadline, self.network)
+
+    def _compare(self, envelope: VerifiedEnvelope) -> Duplicate | Equivocation:
         """Tell a receipt whose place is taken from the one that took it.
 
         The same body is a duplicate (other signatures under it make no other receipt); another one
         is evidence.
         """
-        if decode_receipt(accepted).body == envelope.receipt.signed.body:
-            return Duplicate(self.promise(accepted))
-        return self._keep_evidence(envelope, accepted)
+        pledge = self._queue.find(envelope.payer, envelope.place)
+        taken = (
+            TakenReceipt(pledge.envelope.receipt.encoded, pledge.deadline)
+            if pledge
+            else self._store.find_receipt(*envelope.place)
+        )
+        assert taken is not None, f"the store forgot receipt {envelope.place}"
+        if digest_of(decode_receipt(taken.receipt).body) != envelope.receipt.digest:
+            return self._keep_evidence(envelope, taken.receipt)
+        if pledge and envelope.receipt.is_cosigned and not pledge.envelope.receipt.is_cosigned:
+            upgraded = Pledge(envelope, pledge.deadline)
+            self._store.upgrade(upgraded)
+            self._queue.replace(upgraded)
+        return Duplicate(self._promise(Pledge(envelope, taken.deadline)))
 
     def _keep_evidence(self, envelope: VerifiedEnvelope, rival: bytes) -> Equivocation:
         evidence = Evidence(rival, envelope.receipt.encoded)
-        # whoever reads it later has nothing but these bytes, so nothing but these bytes is judged
+        # Whoever reads it later has nothing but these bytes, so nothing but these bytes is judged.
         channel_id, sequence = verify_evidence(evidence, self.network)
         self._store.keep_evidence(channel_id, sequence, evidence)
         return Equivocation(evidence)
 
-    def _find_refusal(
-        self, envelope: VerifiedEnvelope, view: ChannelView | None
-    ) -> Rejected | None:
-        channel = envelope.voucher.channel_id
-        amount = envelope.voucher.max_claimable_amount
-        if view is None or not view.balance:
-            return Rejected(
-                "channel",
-                f"the chain knows no money in channel {channel.hex()}",
-                retryable=True,
-            )
-        if amount > view.balance:
-            return Rejected(
-                "balance",
-                f"the voucher allows {amount}; the channel holds {view.balance}",
-                retryable=True,
-            )
-        if (
-            self._num_unsealed[channel] >= MAX_UNSEALED_PER_CHANNEL
-            or len(self._unsealed) >= MAX_UNSEALED
-        ):
-            return Rejected(
-                "unclaimed",
-                "too many receipts wait for their vouchers to be claimed; claim, then send this"
-                " again",
-                retryable=True,
-            )
-        return None
-
-    def _wait(
-        self, envelope: VerifiedEnvelope, tip: ChannelTip
-    ) -> Waiting | Rejected | Equivocation:
-        receipt = envelope.receipt.receipt
-        rival = self._waiting.find(receipt.channel_id, receipt.sequence)
-        if rival is not None and rival.receipt.digest != envelope.receipt.digest:
-            return self._keep_evidence(envelope, rival.receipt.encoded)
-        if rival is None and not self._waiting.add(envelope):
-            return Rejected(
-                "waiting",
-                f"no room to wait for receipt {tip.sequence + 1} of this channel; send that one"
-                " first",
-                retryable=True,
-            )
-        return Waiting(tip.sequence + 1, receipt.sequence - 1)
-
-    def _collect_run(
-        self, envelope: VerifiedEnvelope, tip: ChannelTip
-    ) -> tuple[list[VerifiedEnvelope], ChannelTip]:
-        """Collect this receipt and those that waited for it, as far as they follow one another."""
-        run = [envelope]
-        tip = tip.follow(envelope.receipt, self.network)
-        while following := self._waiting.take(envelope.voucher.channel_id, tip.sequence + 1):
-            try:
-                tip = tip.follow(following.receipt, self.network)
-            except (ReceiptError, VoucherError):
-                # it follows another body than the one that came: whoever sends it again is told so
-                break
-            run.append(following)
-        return run, tip
-
-    def _advance(self, run: Iterable[VerifiedEnvelope], tip: ChannelTip) -> None:
-        for envelope in run:
-            channel = envelope.voucher.channel_id
-            self._unsealed[channel, envelope.receipt.receipt.sequence] = envelope
-            self._num_unsealed[channel] += 1
-            self._tips[channel] = tip
-
     # ── epochs ──
 
-    # A dict keeps the last envelope of each channel, whose cumulative amount covers all before it.
-    def claims_due(self) -> list[ClaimDue]:
-        """List the vouchers that cover what is accepted and not sealed, one for each channel.
-
-        Some may be claimed already.
+    def channels_due(self, now: int) -> list[bytes]:
+        """List the channels that the next epoch would settle: how much of each is claimed must be
+        read from the chain before `seal`.
         """
-        last = {channel: envelope for (channel, _), envelope in self._unsealed.items()}
-        return [
-            ClaimDue(envelope.config, envelope.voucher, self._tips[channel].cumulative)
-            for channel, envelope in last.items()
-        ]
+        chosen = self._choose(now, lambda pledge: pledge.envelope.place[0] not in self._doubted)
+        due = dict.fromkeys(pledge.envelope.place[0] for pledge in chosen)
+        due |= dict.fromkeys(sorted(self._doubted)[:MAX_BATCH_RECEIPTS])
+        return list(due)
 
-    def seal(self, claimed: Mapping[bytes, int]) -> SealedEpoch | None:
+    def seal(self, claimed: Mapping[bytes, int], now: int) -> SealedEpoch | None:
         """Close an epoch over what is claimed; return None when that is nothing.
 
         `claimed` maps channel ids to `total_claimed` as the chain has it now; a channel that it
-        does not name waits for a later epoch.
+        does not name, or whose claim a reorganisation took back, waits for a later epoch and holds
+        up no other. Takes up to a second: call it from a thread.
         """
-        chosen = self._choose(claimed)
+
+        uncovered = set[bytes]()
+
+        def is_covered(pledge: Pledge) -> bool:
+            channel = pledge.envelope.place[0]
+            if pledge.envelope.receipt.receipt.cumulative <= claimed.get(channel, 0):
+                return True
+            uncovered.add(channel)
+            return False
+
+        chosen = self._choose(now, is_covered)
+        # Asked about, and not claimed any more: next time they come last.
+        self._doubted = (self._doubted - claimed.keys()) | (uncovered & claimed.keys())
         if not chosen:
             return None
-        configs = {envelope.voucher.channel_id: envelope.config for envelope in chosen}
-        batch = compose([envelope.receipt for envelope in chosen], configs, self.history.state)
-        state = recompute(batch, self.history.state)  # as any stranger will, before anybody is told
-        assert state.header is not None
-        sealed = SealedEpoch(state.header, batch)
-        places = [
-            (envelope.voucher.channel_id, envelope.receipt.receipt.sequence) for envelope in chosen
-        ]
-        self._store.seal(sealed, places)
-        self.history.extend(batch, state)
-        for channel, sequence in places:
-            del self._unsealed[channel, sequence]
-            self._num_unsealed[channel] -= 1
-        self._num_unsealed += Counter()  # drops the zeros
+        configs = {pledge.envelope.place[0]: pledge.envelope.config for pledge in chosen}
+        receipts = [pledge.envelope.receipt for pledge in chosen]
+        batch = compose(receipts, configs, self.state)
+        # As any stranger will, before anybody is told.
+        transition = recompute(batch, self.state, self._manifests(batch))
+        sealed = SealedEpoch(transition.header, batch)
+        self._store.seal(sealed, [pledge.envelope.place for pledge in chosen])
+        self.state.apply(transition)
+        self._drop(chosen)
         return sealed
 
-    def _choose(self, claimed: Mapping[bytes, int]) -> list[VerifiedEnvelope]:
-        """Choose what is claimed, oldest first, as much as surely fits into one batch."""
-        chosen: list[VerifiedEnvelope] = []
-        room = MAX_BATCH_BYTES - BATCH_OVERHEAD_BYTES
-        for (channel, _), envelope in self._unsealed.items():
-            if envelope.receipt.receipt.cumulative <= claimed.get(channel, 0):
-                room -= _batch_bytes(envelope)
-                if room < 0 or len(chosen) == MAX_BATCH_RECEIPTS:
-                    break
-                chosen.append(envelope)
-        return chosen
+    def unseal(self, first: int) -> None:
+        """Take back the sealed epochs from `first` on, because the chain will not take their
+        headers any more: a reorganisation took back what they stand on. Their receipts are sealed
+        again when they are claimed again.
+
+        Only for headers that are not on the chain, and no longer in the way there.
+        """
+        assert 1 <= first <= self.state.epoch, f"epoch {first} is not sealed"
+        self._store.unseal(first)
+        if not self.history.revert(first - 1):
+            self._restore()
+        else:
+            self._reload()
+
+    def adopt(self, batch: bytes, manifests: Mapping[bytes, bytes], now: int) -> SealedEpoch:
+        """Go on from a batch whose header the chain has, as when this ledger is rebuilt.
+
+        Raises BatchError when it does not continue this state.
+        """
+        transition = recompute(batch, self.state, manifests)
+        for digest in decode_batch(batch).adapters:
+            self._store.keep_manifest(digest, manifests[digest])
+        sealed = SealedEpoch(transition.header, batch)
+        places = [_place_of(data) for data in decode_batch(batch).receipts]
+        self._store.adopt(sealed, places, now + self._pace.promise_s)
+        self.state.apply(transition)
+        self._reload()
+        return sealed
+
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """Return whether a restart would have much to verify."""
+        header = self.state.header
+        return (
+            header is not None and header.num_receipts >= self._checkpointed + CHECKPOINT_RECEIPTS
+        )
+
+    def write_checkpoint(self) -> None:
+        """Write the state down, so that a restart verifies only what comes after it."""
+        header = self.state.header
+        assert header is not None, "there is nothing to write down"
+        self._store.keep_checkpoint(header.epoch, self.history.write_checkpoint(self._signer))
+        self._checkpointed = header.num_receipts
+
+    def _choose(self, now: int, is_covered: Callable[[Pledge], bool]) -> list[Pledge]:
+        # A full batch of the largest receipts, each with a new channel and adapter, is below the
+        # bound of its bytes.
+        urgent_until = now + self._pace.promise_s // 2
+        return self._queue.choose(MAX_BATCH_RECEIPTS, urgent_until, is_covered)
+
+    def _drop(self, pledges: Sequence[Pledge]) -> None:
+        self._queue.remove(pledges)
+        for channel in {pledge.envelope.place[0] for pledge in pledges}:
+            if not self._queue.has_channel(channel):
+                del self._tips[channel]
+        for digest in self.state.adapters.keys() & self._terms.keys():
+            del self._terms[digest]
+
+    def _manifests(self, batch: bytes) -> dict[bytes, bytes]:
+        found = {
+            digest: self._store.find_manifest(digest) for digest in decode_batch(batch).adapters
+        }
+        return {digest: data for digest, data in found.items() if data is not None}
+
+    # ── memory ──
+
+    def _restore(self) -> None:
+        """Read everything back: the last checkpoint, the batches after it, what is not sealed."""
+        self.history = History(self.network)
+        checkpoint = self._store.checkpoint()
+        if checkpoint is not None:
+            self.history.restore(checkpoint, self._signer.address)
+        self._checkpointed = self.state.log.size
+        for batch in self._store.batches(self.state.epoch):
+            self.history.append(batch, self._manifests(batch))
+        self._reload()
+
+    def _reload(self) -> None:
+        """Read back what is accepted and not sealed."""
+        self._queue = FairQueue()
+        self._tips: dict[bytes, ChannelTip] = {}
+        for data, deadline in self._store.unsealed():
+            envelope = open_envelope(data, self.network)
+            terms = self.find_terms(envelope.receipt.receipt.adapter)
+            tip = self._tip(envelope)
+            self._tips[envelope.place[0]] = tip.follow(envelope.receipt, self.network, terms)
+            self._queue.append(Pledge(envelope, deadline))
+        self._doubted = {channel for channel in self._doubted if self._queue.has_channel(channel)}
 
     def check(self) -> None:
         """Raise AssertionError unless what the class promises holds."""
         self._waiting.check()
-        assert Counter(channel for channel, _ in self._unsealed) == self._num_unsealed
+        self._queue.check()
+        for pledge in self._queue:
+            assert pledge.envelope.place[1] <= self._tips[pledge.envelope.place[0]].sequence
         for channel, tip in self._tips.items():
-            sealed = self.history.state.channels.get(channel)
+            sealed = self.state.find_tip(channel)
             first = sealed.sequence + 1 if sealed else 1
-            held = [sequence for owner, sequence in self._unsealed if owner == channel]
+            held = [
+                pledge.envelope.place[1]
+                for pledge in self._queue
+                if pledge.envelope.place[0] == channel
+            ]
             assert held == list(range(first, tip.sequence + 1)), f"channel {channel.hex()} has gaps"
-        assert sum(self.history.state.payouts.values()) == self.history.state.payout_tree.root.sum
+            assert held, "a tip of a channel that is sealed"
+        assert all(self._queue.has_channel(channel) for channel in self._doubted)
 
 
-def _batch_bytes(envelope: VerifiedEnvelope) -> int:
-    """Return an upper bound of the bytes that one receipt adds to a batch: itself, its channel, and
-    one payout for each share.
-    """
-    # 3 for the receipt's MessagePack header, 192 for a channel's configuration that it may open, 32
-    # for an account and its amount.
-    return len(envelope.receipt.encoded) + 3 + 192 + 32 * len(envelope.receipt.receipt.shares)
+def _place_of(data: bytes) -> tuple[Place, bytes]:
+    body = decode_receipt(data).body
+    receipt = decode_body(body)
+    return (receipt.channel_id, receipt.sequence), digest_of(body)
 
 
 __all__ = [
@@ -325,11 +511,14 @@ __all__ = [
     "Aggregator",
     "AggregatorStore",
     "ChannelView",
-    "ClaimDue",
     "Duplicate",
     "Equivocation",
+    "InGrace",
     "Outcome",
+    "Pace",
+    "Pledge",
     "Rejected",
     "SealedEpoch",
+    "TakenReceipt",
     "Waiting",
 ]

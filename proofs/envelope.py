@@ -33,6 +33,9 @@ from .voucher import ChannelConfig, Voucher, channel_id, check_channel, verify_v
 
 MAX_ENVELOPE_BYTES = 1 << 10
 
+Place = tuple[bytes, int]
+"""Where a receipt stands: its channel and its sequence in it."""
+
 
 class ReceiptEnvelope(Record, frozen=True):
     """An envelope as it is gossiped. Nothing in it is checked but its form."""
@@ -50,6 +53,16 @@ class VerifiedEnvelope:
     receipt: VerifiedReceipt
     voucher: Voucher
     config: ChannelConfig
+
+    @property
+    def place(self) -> Place:
+        """Return the receipt's place."""
+        return self.voucher.channel_id, self.receipt.receipt.sequence
+
+    @property
+    def payer(self) -> bytes:
+        """Return whose channel pays."""
+        return self.config.payer
 
     @cached_property
     def encoded(self) -> bytes:

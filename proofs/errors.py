@@ -9,6 +9,7 @@
     ├── BatchError       a published batch is not what its aggregator claims; `invariant` names it
     └── LedgerError      the ledger cannot do what is asked
         ├── LedgerConflict   somebody else already wrote something different there
+        ├── LedgerFull       the disk is full; nothing was written, nothing is lost
         └── UnknownEntry     there is no such entry
 
 Whose fault: the first five the sender's of the bytes, the last ours or that of a second process on
@@ -68,6 +69,10 @@ class LedgerConflict(LedgerError):
     """Something different is already written there; a second process on the same file is the usual
     reason.
     """
+
+
+class LedgerFull(LedgerError):
+    """The disk is full: nothing was written, nothing is lost. Free some space, and try again."""
 
 
 class UnknownEntry(LedgerError):

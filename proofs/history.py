@@ -1,71 +1,82 @@
 """Recomputes all epochs so far from their batches: mirrors keep it, claims and explanations get
-their proofs from it.
+their proofs from its state.
 
-Does not know whether a header is on the chain.
+Checkpoints let a restart verify only what is new: whoever wrote one signs it, and reads back none
+but its own. Does not know whether a header is on the chain.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from typing import Annotated
 
-from .batch import EpochState, decode_batch, recompute
-from .digest import Network
-from .merkle import Log, leaf_hash, verify_consistency, verify_inclusion
-from .sumtree import PayoutProof
+import msgspec
+
+from .batch import recompute
+from .checkpoint import MAX_CHECKPOINT_BYTES, read_checkpoint, write_checkpoint
+from .codec import NotCanonical, Record, Signature, decode, encode
+from .digest import Network, keccak
+from .errors import BadSignature, LedgerError
+from .signing import Signer, recover
+from .state import EpochState, Transition
+
+_DOMAIN = b"lorikeet checkpoint 2\0"
 
 
-@dataclass(frozen=True)
-class InclusionProof:
-    """The proof that an entry is number `index` in the log of `size` entries."""
-
-    index: int
-    size: int
-    path: tuple[bytes, ...]
-
-    def verify(self, entry: bytes, receipts_root: bytes) -> bool:
-        """Return whether these bytes (a signed receipt) are in the log with this root."""
-        return verify_inclusion(
-            leaf_hash(entry), self.index, self.size, self.path, root=receipts_root
-        )
+class _SignedCheckpoint(Record, frozen=True):
+    state: Annotated[bytes, msgspec.Meta(max_length=MAX_CHECKPOINT_BYTES)]
+    signature: Signature
 
 
 class History:
-    """A chain of epochs. Append batches in order; proofs are for the last epoch's header."""
+    """A chain of epochs, of which the last ones can be taken back."""
 
     def __init__(self, network: Network) -> None:
+        self.network = network
         self.state = EpochState(network)
-        self.log = Log()
-        self._index: dict[bytes, int] = {}  # leaf hash → place in the log
 
-    def append(self, batch: bytes) -> EpochState:
-        """Recompute one more epoch. Raises BatchError, and changes nothing, when it does
-        not hold.
+    def append(self, batch: bytes, manifests: Mapping[bytes, bytes]) -> Transition:
+        """Recompute one more epoch; `manifests` has the bytes of those that are new, by digest.
+
+        Raises BatchError, and changes nothing, when it does not hold.
         """
-        return self.extend(batch, recompute(batch, self.state))
+        transition = recompute(batch, self.state, manifests)
+        self.state.apply(transition)
+        return transition
 
-    def extend(self, batch: bytes, state: EpochState) -> EpochState:
-        """Append an epoch that the caller has recomputed already.
-
-        Checks on the way, with the proof that a stranger would ask for, that the log before is the
-        beginning of the one whose root the new header names.
+    def revert(self, epoch: int) -> bool:
+        """Take epochs back until `epoch` is the last; false, with nothing done, when that is too
+        long ago.
         """
-        leaves = [leaf_hash(entry) for entry in decode_batch(batch).receipts]
-        size = self.log.size
-        self._index.update(zip(leaves, range(size, size + len(leaves)), strict=True))
-        self.log.append(leaves)
-        root = state.log.root
-        proof = self.log.prove_consistency(size)
-        assert verify_consistency(size, self.state.log.root, self.log.size, root, path=proof), (
-            f"epoch {state.epoch} rewrites the log of receipts"
-        )
-        self.state = state
-        return state
+        if self.state.epoch - epoch > self.state.num_undo:
+            return False
+        while self.state.epoch > epoch:
+            self.state.revert()
+        return True
 
-    def prove_receipt(self, entry: bytes) -> InclusionProof:
-        """Prove that a signed receipt is in the log. Raises KeyError when it is not."""
-        index = self._index[leaf_hash(entry)]
-        return InclusionProof(index, self.log.size, tuple(self.log.prove_inclusion(index)))
+    def write_checkpoint(self, signer: Signer) -> bytes:
+        """Return the state as bytes that `restore` reads back from the same key."""
+        state = write_checkpoint(self.state)
+        return encode(_SignedCheckpoint(state, signer.sign_digest(_digest(state))))
 
-    def prove_payout(self, account: bytes) -> PayoutProof:
-        """Prove what an account was awarded in all. Raises KeyError when nothing was."""
-        return self.state.payout_tree.prove(account)
+    def restore(self, checkpoint: bytes, address: bytes) -> None:
+        """Go on from a checkpoint that this address wrote, instead of from nothing.
+
+        Raises LedgerError, and changes nothing, when somebody else wrote it or it is damaged.
+        """
+        try:
+            signed = decode(checkpoint, _DECODER, MAX_CHECKPOINT_BYTES)
+            author = recover(_digest(signed.state), signed.signature)
+        except (NotCanonical, BadSignature) as error:
+            raise LedgerError(f"this checkpoint cannot be read: {error}") from error
+        if author != address:
+            raise LedgerError(f"this checkpoint was written by {author.hex()}, not by this node")
+        self.state = read_checkpoint(signed.state, self.network)
+
+
+def _digest(state: bytes) -> bytes:
+    return keccak(_DOMAIN + hashlib.sha256(state).digest())
+
+
+_DECODER = msgspec.msgpack.Decoder(_SignedCheckpoint)

@@ -1,6 +1,6 @@
 """Lists what can become of a receipt that an aggregator is given.
 
-Five values, one of them each time. Decides nothing; aggregator.py does.
+Six values, one of them each time. Decides nothing; aggregator.py does.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class InGrace:
+    """Good, but only its node signed it: until `until` (Unix seconds) its client may still show
+    another receipt for this place that both signed.
+    """
+
+    until: int
+
+
+@dataclass(frozen=True)
 class Duplicate:
     """Here already; the promise again."""
 
@@ -36,8 +45,8 @@ class Duplicate:
 class Rejected:
     """Not taken. `invariant` names what does not hold.
 
-    Where `retryable`, the same envelope may be taken later: the chain or this aggregator's room
-    stood against it, not what it says.
+    Where `retryable`, the same envelope may be taken later: the chain or its payer's quota stood
+    against it, not what it says.
     """
 
     invariant: str
@@ -52,4 +61,4 @@ class Equivocation:
     evidence: Evidence
 
 
-Outcome = Accepted | Waiting | Duplicate | Rejected | Equivocation
+Outcome = Accepted | Waiting | InGrace | Duplicate | Rejected | Equivocation

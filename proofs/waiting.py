@@ -1,54 +1,90 @@
-"""Holds receipts that came ahead of their turn.
+"""Holds receipts that came ahead of their turn, or whose grace is not over.
 
-Bounded and forgetful: senders keep their receipts until they are promised. Does not know which
-receipt is next.
+Bounded and forgetful: senders keep their receipts until they are promised. Quotas are by payer, and
+who has most gives way, so nobody's receipts keep out another's. Does not know which receipt is
+next.
 """
 
 from __future__ import annotations
 
-from .envelope import VerifiedEnvelope
+from collections import Counter
+from dataclasses import dataclass
 
-MAX_WAITING_PER_CHANNEL = 64
-MAX_WAITING = 4_096
+from .attribution.shares import AdapterTerms
+from .envelope import Place, VerifiedEnvelope
+
+MAX_WAITING_PER_PAYER = 256
+MAX_WAITING = 8_192
+WAITING_S = 600
+
+
+@dataclass(frozen=True)
+class Waiter:
+    """A verified envelope, the terms of its adapter, and since when (Unix seconds) it waits."""
+
+    envelope: VerifiedEnvelope
+    terms: AdapterTerms | None
+    since: int
 
 
 class WaitingRoom:
-    """Verified envelopes by channel and sequence, one for each place."""
+    """Waiters by place, one for each, the oldest first."""
 
     def __init__(self) -> None:
-        self._by_channel: dict[bytes, dict[int, VerifiedEnvelope]] = {}
-        self._size = 0
+        self._waiters: dict[Place, Waiter] = {}
+        self._num_by_payer: Counter[bytes] = Counter()
 
-    def find(self, channel_id: bytes, sequence: int) -> VerifiedEnvelope | None:
-        """Return the envelope that waits for this place, or None."""
-        return self._by_channel.get(channel_id, {}).get(sequence)
+    def find(self, place: Place) -> Waiter | None:
+        """Return who waits for this place, or None."""
+        return self._waiters.get(place)
 
-    def add(self, envelope: VerifiedEnvelope) -> bool:
-        """Add an envelope if there is room and its place is free; return whether it was added."""
-        receipt = envelope.receipt.receipt
-        places = self._by_channel.get(receipt.channel_id, {})
-        if (
-            receipt.sequence in places
-            or len(places) >= MAX_WAITING_PER_CHANNEL
-            or self._size >= MAX_WAITING
-        ):
+    def add(self, waiter: Waiter) -> bool:
+        """Let it wait, instead of whoever waits for its place; return whether there was room."""
+        self._expire(waiter.since)
+        self.remove(waiter.envelope.place)
+        if self._num_by_payer[waiter.envelope.payer] >= MAX_WAITING_PER_PAYER:
             return False
-        self._by_channel.setdefault(receipt.channel_id, places)[receipt.sequence] = envelope
-        self._size += 1
+        if len(self._waiters) >= MAX_WAITING and not self._make_room(waiter.envelope.payer):
+            return False
+        self._waiters[waiter.envelope.place] = waiter
+        self._num_by_payer[waiter.envelope.payer] += 1
         return True
 
-    def take(self, channel_id: bytes, sequence: int) -> VerifiedEnvelope | None:
-        """Remove and return the envelope that waits for this place, or None."""
-        places = self._by_channel.get(channel_id, {})
-        envelope = places.pop(sequence, None)
-        if envelope is not None:
-            self._size -= 1
-            if not places:
-                del self._by_channel[channel_id]
-        return envelope
+    def remove(self, place: Place) -> None:
+        """Forget who waits for this place, if anybody does."""
+        waiter = self._waiters.pop(place, None)
+        if waiter is None:
+            return
+        self._num_by_payer[waiter.envelope.payer] -= 1
+        if not self._num_by_payer[waiter.envelope.payer]:
+            del self._num_by_payer[waiter.envelope.payer]
 
     def check(self) -> None:
         """Raise AssertionError unless the counts are right and within their limits."""
-        sizes = [len(places) for places in self._by_channel.values()]
-        assert sum(sizes) == self._size <= MAX_WAITING
-        assert all(1 <= size <= MAX_WAITING_PER_CHANNEL for size in sizes)
+        assert (
+            Counter(waiter.envelope.payer for waiter in self._waiters.values())
+            == self._num_by_payer
+        )
+        assert len(self._waiters) <= MAX_WAITING
+        assert all(num <= MAX_WAITING_PER_PAYER for num in self._num_by_payer.values())
+        assert all(waiter.envelope.place == place for place, waiter in self._waiters.items())
+
+    def _expire(self, now: int) -> None:
+        while self._waiters:
+            place = next(iter(self._waiters))
+            if self._waiters[place].since + WAITING_S > now:
+                return
+            self.remove(place)
+
+    def _make_room(self, payer: bytes) -> bool:
+        """Forget the newest of whoever has most; false when that would be this payer itself."""
+        most = max(self._num_by_payer.values())
+        mine = self._num_by_payer[payer]
+        if mine and most <= mine + 1:
+            return False
+        # The newest: many payers who come with one receipt each push out one another.
+        for place in reversed(self._waiters):
+            if self._num_by_payer[self._waiters[place].envelope.payer] == most:
+                self.remove(place)
+                return True
+        raise AssertionError("somebody has most")

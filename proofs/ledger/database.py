@@ -1,6 +1,7 @@
 """Opens one SQLite file: its schema, and transactions that are on the disk when they end.
 
-Knows tables, not what they mean.
+Knows tables, not what they mean. A transaction that cannot be written, because the disk is full or
+fails, raises LedgerError and has done nothing; whoever asked may try again.
 
 Several threads may share a Ledger, several processes a file: writers queue, each transaction begins
 by taking the write lock.
@@ -17,22 +18,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import LedgerConflict, LedgerError
+from ..errors import LedgerConflict, LedgerError, LedgerFull
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_DEADLINE_MS = 10_000
 WAL_RETRY_S = 0.01
 
-# Version 1 left this table to whoever wrote channels, so a file of that version may have it
-# already.
-_CHANNEL = """
-CREATE TABLE IF NOT EXISTS channel (
+_SCHEMA = """
+CREATE TABLE channel (
     id BLOB PRIMARY KEY,
     operator BLOB NOT NULL,             -- who is paid
     body BLOB NOT NULL
-)
-"""
-_SCHEMA = """
+);
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY,
     digest BLOB NOT NULL UNIQUE,        -- sha-256 of the receipt's body
@@ -41,22 +38,39 @@ CREATE TABLE outbox (
     state INTEGER NOT NULL,
     tries INTEGER NOT NULL DEFAULT 0,   -- how often it was handed out for sending
     promise BLOB,
+    deadline INTEGER,                   -- of the promise, Unix seconds
     epoch INTEGER
 );
 CREATE INDEX outbox_state ON outbox (state, tries, id);
+CREATE INDEX outbox_epoch ON outbox (epoch) WHERE epoch IS NOT NULL;
 CREATE TABLE accepted (
     id INTEGER PRIMARY KEY,
     channel BLOB NOT NULL,
     sequence INTEGER NOT NULL,
-    envelope BLOB NOT NULL,
+    digest BLOB NOT NULL,               -- sha-256 of the receipt's body
+    envelope BLOB,                      -- NULL: only the batch of its epoch brought it here
+    deadline INTEGER NOT NULL,          -- of the promise, Unix seconds
     epoch INTEGER,                      -- NULL: not sealed yet
     UNIQUE (channel, sequence)
 );
 CREATE INDEX accepted_unsealed ON accepted (id) WHERE epoch IS NULL;
+CREATE INDEX accepted_epoch ON accepted (epoch) WHERE epoch IS NOT NULL;
+CREATE TABLE manifest (
+    digest BLOB PRIMARY KEY,
+    data BLOB NOT NULL
+);
 CREATE TABLE epoch (
     epoch INTEGER PRIMARY KEY,
     header BLOB NOT NULL,               -- its ABI encoding
     batch BLOB NOT NULL
+);
+CREATE TABLE unsealed_batch (           -- of epochs that were taken back
+    header BLOB PRIMARY KEY,
+    batch BLOB NOT NULL
+);
+CREATE TABLE checkpoint (
+    epoch INTEGER PRIMARY KEY,
+    data BLOB NOT NULL
 );
 CREATE TABLE evidence (
     channel BLOB NOT NULL,
@@ -79,7 +93,7 @@ CREATE TABLE posted (
     epoch INTEGER PRIMARY KEY,
     hash BLOB NOT NULL,
     block INTEGER NOT NULL
-);
+)
 """
 
 
@@ -91,13 +105,14 @@ class Ledger:
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._close = weakref.finalize(self, self._db.close)
-        self._db.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
-        self._write_ahead()
-        self._db.execute("PRAGMA synchronous = FULL")
-        with self.transaction():
-            self._create()
+        with _naming_faults():
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._close = weakref.finalize(self, self._db.close)
+            self._db.execute(f"PRAGMA busy_timeout = {BUSY_DEADLINE_MS}")
+            self._write_ahead()
+            self._db.execute("PRAGMA synchronous = FULL")
+            with self.transaction():
+                self._create()
 
     def _write_ahead(self) -> None:
         """Switch the file to WAL.
@@ -125,11 +140,7 @@ class Ledger:
         if not found:
             for statement in _SCHEMA.split(";\n"):
                 self._db.execute(statement)
-            self._db.execute(_CHANNEL)
             self._db.execute("INSERT INTO ledger_schema VALUES (?)", (SCHEMA_VERSION,))
-        elif found == [1]:
-            self._db.execute(_CHANNEL)
-            self._db.execute("UPDATE ledger_schema SET version = ?", (SCHEMA_VERSION,))
         elif found != [SCHEMA_VERSION]:
             raise LedgerError(
                 f"the ledger has schema {found[0]}; this program reads {SCHEMA_VERSION}: use the"
@@ -140,39 +151,59 @@ class Ledger:
     def transaction(self) -> Iterator[None]:
         """Do all writes inside or none.
 
-        Raises LedgerConflict when one contradicts what is there. A transaction inside another is
-        part of it: it is on the disk when the outer one ends.
+        Raises LedgerConflict when one contradicts what is there, LedgerFull when the disk is full.
+        A transaction inside another is part of it: it is on the disk when the outer one ends.
         """
         with self._lock:
             if self._db.in_transaction:  # of this thread, since it holds the lock
                 yield
                 return
-            # IMMEDIATE: one that read first and then wrote could fail half-way for the lock.
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException as error:  # whatever ends the block, half of it must not stay
-                self._db.execute("ROLLBACK")
-                if isinstance(error, sqlite3.IntegrityError):
-                    raise LedgerConflict(
-                        f"somebody else wrote something different there ({error}); is a second"
-                        " process at work?"
-                    ) from error
-                raise
-            self._db.execute("COMMIT")
+            with _naming_faults():
+                # IMMEDIATE: one that read first and then wrote could fail half-way for the lock.
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                    self._db.execute("COMMIT")
+                except BaseException:  # whatever ends the block, half of it must not stay
+                    self._roll_back()
+                    raise
+
+    def _roll_back(self) -> None:
+        # SQLite has done it already where the disk failed in the middle.
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
 
     def write(self, statement: str, *values: object) -> int:
         """Run one statement inside a transaction; return how many rows it changed."""
-        with self._lock:
+        with self._lock, _naming_faults():
             assert self._db.in_transaction, "write inside a transaction"
             return self._db.execute(statement, values).rowcount
 
     def read(self, query: str, *values: object) -> list[Sequence[Any]]:
         """Return all rows of a query."""
-        with self._lock:
+        with self._lock, _naming_faults():
             return self._db.execute(query, values).fetchall()
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._close()
+
+
+@contextmanager
+def _naming_faults() -> Iterator[None]:
+    """Raise what SQLite raises as an error of ours that says what to do."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise LedgerConflict(
+            f"somebody else wrote something different there ({error}); is a second process at work?"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        # Python 3.11 names the code; it has the error's kind in its lowest byte.
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise LedgerFull(
+                f"the disk is full ({error}); nothing is lost: free some space"
+            ) from error
+        raise LedgerError(f"the ledger cannot be read or written now: {error}") from error

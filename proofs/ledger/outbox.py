@@ -1,6 +1,7 @@
 """Keeps a daemon's own receipts and how far each has come.
 
-A receipt moves forward only and is never deleted. Sends nothing and asks no chain.
+A receipt moves forward and is never deleted; only a chain that takes epochs back takes it back.
+Sends nothing and asks no chain.
 
 queued → gossiped → promised → included → final
          sent once  aggregator  in a sealed  its header is
@@ -18,7 +19,7 @@ import msgspec
 from ..codec import encode
 from ..errors import UnknownEntry
 from ..promise import Promise
-from ..receipt import SignedReceipt, decode_receipt, digest_of
+from ..receipt import NO_SIGNATURE, SignedReceipt, decode_receipt, digest_of
 from .database import Ledger
 
 
@@ -55,9 +56,9 @@ class Outbox:
         self._ledger = ledger
 
     def add(self, signed: SignedReceipt, envelope: bytes | None) -> bytes:
-        """Add a receipt that has both signatures; return its digest.
+        """Add a receipt, with both signatures or the node's alone; return its digest.
 
-        Adding it again changes nothing.
+        Adding it again changes nothing, but for a client's signature that was missing.
         """
         digest = digest_of(signed.body)
         with self._ledger.transaction():
@@ -65,8 +66,22 @@ class Outbox:
                 "INSERT INTO outbox (digest, receipt, envelope, state) VALUES (?, ?, ?, ?) ON"
                 " CONFLICT (digest) DO NOTHING"
             )
-            self._ledger.write(statement, digest, encode(signed), envelope, OutboxState.QUEUED)
+            is_new = self._ledger.write(
+                statement, digest, encode(signed), envelope, OutboxState.QUEUED
+            )
+            if not is_new and signed.client_signature != NO_SIGNATURE:
+                self._upgrade(digest, signed, envelope)
         return digest
+
+    def _upgrade(self, digest: bytes, signed: SignedReceipt, envelope: bytes | None) -> None:
+        entry = self.find(digest)
+        if entry is not None and entry.signed.client_signature == NO_SIGNATURE:
+            self._ledger.write(
+                "UPDATE outbox SET receipt = ?, envelope = ? WHERE digest = ?",
+                encode(signed),
+                envelope,
+                digest,
+            )
 
     def advance(self, digest: bytes, state: OutboxState) -> bool:
         """Move a receipt forward; return False when it is that far already. Raises UnknownEntry."""
@@ -79,9 +94,10 @@ class Outbox:
         """
         return self._move(
             digest,
-            "promise = ?, state = ?",
+            "promise = ?, deadline = ?, state = ?",
             OutboxState.PROMISED,
             encode(promise),
+            promise.deadline,
             OutboxState.PROMISED,
         )
 
@@ -101,6 +117,26 @@ class Outbox:
         with self._ledger.transaction():
             statement = "UPDATE outbox SET state = ? WHERE state = ? AND epoch <= ?"
             return self._ledger.write(statement, OutboxState.FINAL, OutboxState.INCLUDED, epoch)
+
+    def take_back(self, first: int) -> int:
+        """Take back what was said of the epochs from this one on, because the chain has others now;
+        return how many receipts moved.
+
+        They are promised again, or sent again where there is no promise.
+        """
+        with self._ledger.transaction():
+            statement = (
+                "UPDATE outbox SET epoch = NULL, state = CASE WHEN promise IS NULL THEN ? ELSE ?"
+                " END WHERE epoch >= ?"
+            )
+            return self._ledger.write(statement, OutboxState.GOSSIPED, OutboxState.PROMISED, first)
+
+    def overdue(self, now: int, limit: int) -> list[OutboxEntry]:
+        """Return receipts whose promise ran out before `now` (Unix seconds) and that are in no
+        epoch, the longest overdue first: what a court should hear of.
+        """
+        where = "WHERE state = ? AND deadline < ? ORDER BY deadline, id LIMIT ?"
+        return self._entries(where, OutboxState.PROMISED, now, limit)
 
     def unpromised(self, limit: int) -> list[OutboxEntry]:
         """Hand out receipts to send, or to send again: those handed out least often first, then the

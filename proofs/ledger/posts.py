@@ -64,6 +64,13 @@ class PostJournal:
                 block,
             )
 
+    def forget_posted(self, first: int) -> None:
+        """Forget that the headers from this epoch on are on the chain: a reorganisation took them
+        back. Their attempts stay, since any of them may still be mined.
+        """
+        with self._ledger.transaction():
+            self._ledger.write("DELETE FROM posted WHERE epoch >= ?", first)
+
     def find_posted(self, epoch: int) -> tuple[bytes, int] | None:
         """Return the transaction that brought this epoch's header and its block number, or None."""
         rows = self._ledger.read("SELECT hash, block FROM posted WHERE epoch = ?", epoch)

@@ -10,12 +10,21 @@ from functools import cache
 
 import msgspec
 
-from proofs.attribution.shares import Share
+from proofs.attribution.shares import POLICY, AdapterTerms, fee, shares_for, terms_of
 from proofs.channel import ChannelTip
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
-from proofs.receipt import Receipt, SignedReceipt, encode_body, sign_receipt
+from proofs.manifest import Contributor, File, build_manifest, parse_manifest
+from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
+    Receipt,
+    SignedReceipt,
+    VerifiedReceipt,
+    encode_body,
+    sign_receipt,
+)
 from proofs.signing import Signer
 from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher
 
@@ -27,7 +36,7 @@ class View:
     """A channel on chain."""
 
     balance: int = 1 << 40
-    total_claimed: int = 0
+    total_claimed: int = 1 << 40
 
 
 @cache
@@ -49,12 +58,41 @@ def config(
     )
 
 
-def shares(*entries: tuple[str, int, int]) -> tuple[Share, ...]:
-    found = [Share(address(name), role, bps) for name, role, bps in entries]
-    return tuple(sorted(found, key=lambda share: (share.address, share.role)))
+BASE = bytes([1]) * 32
+PROMPT_PRICE = 100
+TOKEN_PRICE = 500
 
 
-DIVIDED = shares(("owner", 0, 6_000), ("creator", 1, 2_500), ("data", 2, 1_500))
+def manifest(*contributors: tuple[str, int], creator: str = "creator") -> bytes:
+    """An adapter's manifest; contributors with their weights."""
+    return build_manifest(
+        signer(creator),
+        name="law",
+        adapter_version="1",
+        base=BASE,
+        tokenizer_hash=bytes(32),
+        template_hash=bytes(32),
+        licence="CC0",
+        source="",
+        created_at=1,
+        contributors=[
+            Contributor(address(name), name, "source", "CC0", weight)
+            for name, weight in contributors
+        ],
+        files=[File("a", 1, [(bytes(32), 1)])],
+    )
+
+
+MANIFEST = manifest(("data", 1))
+ADAPTER = hashlib.sha256(MANIFEST).digest()
+TERMS = terms_of(parse_manifest(MANIFEST))
+MANIFESTS = {ADAPTER: MANIFEST}
+"""What a mirror fetched: every adapter that this economy's receipts may name."""
+
+
+def terms_for(adapter: bytes) -> AdapterTerms | None:
+    """What attribution reads in an adapter's manifest; None for the bare base."""
+    return None if adapter == BARE_BASE else terms_of(parse_manifest(MANIFESTS[adapter]))
 
 
 def receipt(
@@ -62,14 +100,14 @@ def receipt(
     *,
     parties: tuple[str, str] = ("client", "node"),
     tokens: int = 7,
+    adapter: bytes = ADAPTER,
     network: Network = NETWORK,
     **changes: object,
 ) -> Receipt:
     """The next receipt of a channel; `changes` make it wrong, or other."""
     client, node = parties
-    amount = 3 * 10 + tokens * 50
     plain = Receipt(
-        version=1,
+        version=2,
         chain_id=network.chain_id,
         settlement=network.settlement,
         channel_id=channel_id(tip.config, network),
@@ -77,31 +115,58 @@ def receipt(
         previous=tip.previous,
         operator=signer(node).address,
         client=signer(client).address,
-        base=bytes([1]) * 32,
-        adapter=bytes(32),
+        base=BASE,
+        adapter=adapter,
+        owner=address("owner"),
         prompt_commitment=bytes([2]) * 32,
         answer_commitment=bytes([3]) * 32,
         prompt_tokens=3,
         completion_tokens=tokens,
-        prompt_price=10,
-        completion_price=50,
-        amount=amount,
-        cumulative=tip.cumulative + amount,
+        prompt_price=PROMPT_PRICE,
+        completion_price=TOKEN_PRICE,
+        amount=0,
+        cumulative=0,
         seed=bytes([4]) * 32,
         dtype=b"float32",
         started_at=1_795_000_000,
-        shares=DIVIDED,
+        payouts=bytes(32),
     )
-    return msgspec.structs.replace(plain, **changes)
+    told = {name: value for name, value in changes.items() if name not in _DERIVED}
+    body = msgspec.structs.replace(plain, **told)
+    return msgspec.structs.replace(_settle(tip, body), **changes)
+
+
+_DERIVED = ("amount", "cumulative", "payouts")
+
+
+def _settle(tip: ChannelTip, body: Receipt) -> Receipt:
+    """Write what the tokens cost and who is paid, by the terms that everybody derives."""
+    shares = shares_for(POLICY, body.owner, terms_for(body.adapter))
+    amount = fee(body.price, shares)
+    return msgspec.structs.replace(
+        body,
+        amount=amount,
+        cumulative=tip.cumulative + amount,
+        payouts=tip.payouts.award(shares, amount).commitment,
+    )
+
+
+def follow(tip: ChannelTip, taken: VerifiedReceipt) -> ChannelTip:
+    """The channel after its next receipt."""
+    return tip.follow(taken, NETWORK, terms_for(taken.receipt.adapter))
 
 
 def sign(
-    body: Receipt, client: str = "client", node: str = "node", network: Network = NETWORK
+    body: Receipt,
+    client: str | None = "client",
+    node: str = "node",
+    network: Network = NETWORK,
 ) -> SignedReceipt:
+    """Sign as both; without a client the receipt is unilateral."""
     return SignedReceipt(
         encode_body(body),
         sign_receipt(signer(node), body, network),
-        sign_receipt(signer(client), body, network),
+        sign_receipt(signer(client), body, network) if client else NO_SIGNATURE,
     )
 
 
@@ -112,28 +177,47 @@ def envelope(
     client: str = "client",
     node: str = "node",
     spare: int = 0,
+    cosigned: bool = True,
 ) -> bytes:
+    """A receipt with the voucher that pays for it; one that the client did not sign, too."""
     voucher = sign_voucher(signer(client), body.channel_id, body.cumulative + spare, NETWORK)
-    return seal_envelope(sign(body, client, node), voucher, channel)
+    return seal_envelope(sign(body, client if cosigned else None, node), voucher, channel)
 
 
 @cache
 def chain(
-    length: int, client: str = "client", node: str = "node", nonce: int = 0
+    length: int,
+    client: str = "client",
+    node: str = "node",
+    nonce: int = 0,
+    *,
+    cosigned: bool = True,
+    adapter: bytes = ADAPTER,
 ) -> tuple[VerifiedEnvelope, ...]:
     """The first receipts of one channel, verified."""
     tip = ChannelTip(config(client, node, nonce))
     found = []
     for number in range(length):
-        body = receipt(tip, parties=(client, node), tokens=number % 5)
-        found.append(open_envelope(envelope(body, tip.config, client=client, node=node), NETWORK))
-        tip = tip.follow(found[-1].receipt, NETWORK)
+        body = receipt(tip, parties=(client, node), tokens=number % 5, adapter=adapter)
+        data = envelope(body, tip.config, client=client, node=node, cosigned=cosigned)
+        found.append(open_envelope(data, NETWORK))
+        tip = follow(tip, found[-1].receipt)
     return tuple(found)
 
 
-def resigned(tip: ChannelTip, **changes: object) -> VerifiedEnvelope:
+def resigned(
+    tip: ChannelTip,
+    *,
+    client: str = "client",
+    node: str = "node",
+    cosigned: bool = True,
+    **changes: object,
+) -> VerifiedEnvelope:
     """A receipt for a place, with another body."""
-    return open_envelope(envelope(receipt(tip, **changes), tip.config), NETWORK)
+    body = receipt(tip, parties=(client, node), **changes)
+    return open_envelope(
+        envelope(body, tip.config, client=client, node=node, cosigned=cosigned), NETWORK
+    )
 
 
 def replace_network(**changes: object) -> Network:

@@ -1,3 +1,7 @@
+"""The aggregator's core: what it takes, what it refuses and forgets, whom it serves first, and that
+every epoch is the one that a stranger recomputes.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -11,99 +15,299 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from proofs import aggregator as module
-from proofs.aggregator import Accepted, Aggregator, Duplicate, Equivocation, Rejected, Waiting
+from proofs import waiting as waiting_module
+from proofs.aggregator import (
+    Accepted,
+    Aggregator,
+    Duplicate,
+    Equivocation,
+    InGrace,
+    Outcome,
+    Pace,
+    Rejected,
+    SealedEpoch,
+    Waiting,
+)
 from proofs.channel import ChannelTip
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
-from proofs.errors import LedgerConflict
+from proofs.errors import BatchError, LedgerConflict, LedgerError
 from proofs.history import History
 from proofs.ledger import AggregatorLedger, Ledger
 from proofs.promise import verify_evidence, verify_promise
-from proofs.receipt import SignedReceipt, receipt_digest
-from proofs.waiting import MAX_WAITING_PER_CHANNEL
-from tests.proofs.scene import NETWORK, View, chain, config, envelope, receipt, resigned, signer
+from proofs.receipt import BARE_BASE, SignedReceipt, receipt_digest
+from proofs.state import Transition
+from proofs.waiting import MAX_WAITING_PER_PAYER, WAITING_S
+from tests.proofs.scene import (
+    ADAPTER,
+    MANIFEST,
+    MANIFESTS,
+    NETWORK,
+    View,
+    address,
+    chain,
+    config,
+    follow,
+    receipt,
+    resigned,
+    signer,
+    terms_for,
+)
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 SIGNER = signer("aggregator")
-PLENTY = View(balance=1 << 40)
+PLENTY = View()
+NOW = 1_795_000_000
+PACE = Pace(grace_s=60, promise_s=600, epoch_s=30)
+GRACE_S = PACE.grace_s
 
 
 def fresh(path: Path | str = ":memory:") -> Aggregator:
-    return Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(path)))
+    aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(path)), PACE)
+    aggregator.learn(MANIFEST, ADAPTER)
+    return aggregator
+
+
+def give(
+    aggregator: Aggregator,
+    taken: VerifiedEnvelope,
+    view: View | None = PLENTY,
+    now: int = NOW,
+) -> Outcome:
+    return aggregator.receive(taken, view, terms_for(taken.receipt.receipt.adapter), now)
 
 
 def claimed(*envelopes: VerifiedEnvelope) -> dict[bytes, int]:
     return {taken.voucher.channel_id: taken.receipt.receipt.cumulative for taken in envelopes}
 
 
-def test_receipts_in_order_are_promised_and_sealed_once_claimed() -> None:
+def close(
+    aggregator: Aggregator, now: int = NOW, claims: dict[bytes, int] | None = None
+) -> SealedEpoch | None:
+    """Seal what is due; the chain says that everything is claimed, or what `claims` says."""
+    due = aggregator.channels_due(now)
+    read = dict.fromkeys(due, 1 << 40) if claims is None else claims
+    return aggregator.seal({channel: read.get(channel, 0) for channel in due}, now)
+
+
+# --- claim first, deliver then ---
+
+
+def test_receipts_in_order_are_promised_by_a_deadline_and_sealed() -> None:
     taken = chain(3)
     aggregator = fresh()
     for one in taken:
-        outcome = aggregator.receive(one, PLENTY)
+        outcome = give(aggregator, one)
         assert isinstance(outcome, Accepted)
-        assert verify_promise(outcome.promises[0], one.receipt.encoded, SIGNER.address, NETWORK)
-    assert aggregator.seal({}) is None, "nothing is claimed yet"
-    (due,) = aggregator.claims_due()
-    assert (due.total, due.voucher) == (taken[2].receipt.receipt.cumulative, taken[2].voucher)
-    sealed = aggregator.seal(claimed(taken[2]))
+        (promise,) = outcome.promises
+        assert verify_promise(promise, one.receipt.signed.body, SIGNER.address, NETWORK)
+        assert promise.deadline == NOW + PACE.promise_s
+    assert aggregator.channels_due(NOW) == [taken[0].voucher.channel_id]
+    sealed = close(aggregator)
     assert sealed is not None
     assert sealed.header.num_receipts == 3
-    assert History(NETWORK).append(sealed.batch).header == sealed.header
-    assert aggregator.claims_due() == []
-    assert aggregator.seal(claimed(taken[2])) is None
+    assert History(NETWORK).append(sealed.batch, MANIFESTS).header == sealed.header
+    assert aggregator.channels_due(NOW) == []
+    assert close(aggregator) is None
 
 
-def test_only_what_is_claimed_is_sealed_so_payouts_never_exceed_claims() -> None:
-    taken = chain(4)
-    other = chain(2, client="other")
+@pytest.mark.parametrize("view", [None, View(total_claimed=0), View(total_claimed=299)])
+def test_what_is_not_claimed_on_chain_is_refused_for_now(view: View | None) -> None:
     aggregator = fresh()
-    for one in (*taken, *other):
-        aggregator.receive(one, PLENTY)
-    part = claimed(taken[1])
-    part[taken[0].voucher.channel_id] += 1  # more than two receipts' worth, less than three
-    sealed = aggregator.seal(part)
+    outcome = give(aggregator, chain(1)[0], view)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.invariant, outcome.retryable) == ("unclaimed", True)
+    assert isinstance(give(aggregator, chain(1)[0], View(total_claimed=300)), Accepted)
+
+
+def test_a_flood_of_unclaimed_receipts_leaves_no_trace_and_keeps_out_nobody(
+    tmp_path: Path,
+) -> None:
+    """64 channels of strangers who never claim: once these filled the aggregator for good."""
+    path = tmp_path / "ledger.sqlite"
+    aggregator = fresh(path)
+    size = path.stat().st_size
+    strangers = [chain(4, client="stranger", nonce=nonce) for nonce in range(64)]
+    for _ in range(20):
+        for taken in strangers:
+            for one in reversed(taken):
+                outcome = give(aggregator, one, View(balance=1_000_000, total_claimed=0))
+                assert isinstance(outcome, Rejected)
+    assert aggregator.num_unsealed == 0
+    assert path.stat().st_size == size
+    aggregator = fresh(path)
+    assert isinstance(give(aggregator, chain(1)[0]), Accepted)
+    sealed = close(aggregator)
     assert sealed is not None
-    assert sealed.header.num_receipts == 2
-    assert sealed.header.payout_total <= sum(part.values())
-    sealed = aggregator.seal(claimed(taken[3], other[1]))
+    assert sealed.header.num_receipts == 1
+
+
+def test_a_payer_that_claims_fills_its_own_quota_and_nobody_elses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_UNSEALED_PER_PAYER", 5)
+    aggregator = fresh()
+    greedy = [*chain(4, client="greedy"), *chain(4, client="greedy", nonce=1)]
+    outcomes = [give(aggregator, one) for one in greedy]
+    assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True] * 5 + [False] * 3
+    refused = outcomes[-1]
+    assert isinstance(refused, Rejected)
+    assert (refused.invariant, refused.retryable) == ("quota", True)
+    assert isinstance(give(aggregator, chain(1)[0]), Accepted)
+    close(aggregator)
+    assert isinstance(give(aggregator, greedy[5]), Accepted)
+    aggregator.check()
+
+
+def test_a_run_that_waited_stops_at_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNSEALED_PER_PAYER", 3)
+    aggregator = fresh()
+    taken = chain(5)
+    for one in reversed(taken[1:]):
+        assert isinstance(give(aggregator, one), Waiting)
+    outcome = give(aggregator, taken[0])
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.promises) == 3
+    close(aggregator)
+    outcome = give(aggregator, taken[3])
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.promises) == 2
+
+
+# --- served is paid: receipts that only the node signed ---
+
+
+def test_a_client_that_never_signs_pays_all_the_same_after_the_grace() -> None:
+    aggregator = fresh()
+    taken = chain(3, cosigned=False)
+    for one in taken[:2]:
+        assert give(aggregator, one) in (InGrace(NOW + GRACE_S), Waiting(1, 1))
+    assert give(aggregator, taken[0], now=NOW + GRACE_S - 1) == InGrace(NOW + GRACE_S)
+    assert close(aggregator) is None
+    outcome = give(aggregator, taken[0], now=NOW + GRACE_S)
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.promises) == 2, "the second's grace ran beside the first's"
+    sealed = close(aggregator, NOW + GRACE_S)
     assert sealed is not None
-    assert sealed.header.num_receipts == 6
-    assert sealed.header.payout_total == sum(claimed(taken[3], other[1]).values())
+    assert History(NETWORK).append(sealed.batch, MANIFESTS).header == sealed.header
+    assert aggregator.state.amount(address("owner")) > 0
+
+
+def test_a_co_signature_in_the_grace_makes_the_receipt_good_at_once() -> None:
+    aggregator = fresh()
+    alone = chain(1, cosigned=False)[0]
+    assert isinstance(give(aggregator, alone), InGrace)
+    assert isinstance(give(aggregator, chain(1)[0], now=NOW + 1), Accepted)
+    assert isinstance(give(aggregator, alone, now=NOW + 2), Duplicate)
+
+
+def test_a_co_signed_receipt_has_the_place_until_the_grace_ends_and_not_after() -> None:
+    """The node signed twice; what the client signed too is what was agreed on."""
+    alone = resigned(ChannelTip(config()), cosigned=False, seed=bytes([9]) * 32)
+    agreed = chain(1)[0]
+    ledger = AggregatorLedger(Ledger(":memory:"))
+    aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
+    aggregator.learn(MANIFEST, ADAPTER)
+    assert isinstance(give(aggregator, alone), InGrace)
+    assert isinstance(give(aggregator, agreed, now=NOW + GRACE_S - 1), Accepted)
+    assert len(ledger.evidence()) == 1
+    assert isinstance(give(aggregator, alone, now=NOW + GRACE_S), Equivocation)
+    late = fresh()
+    give(late, alone)
+    assert isinstance(give(late, alone, now=NOW + GRACE_S), Accepted)
+    assert isinstance(give(late, agreed, now=NOW + GRACE_S), Equivocation)
+
+
+def test_one_body_alone_does_not_push_out_another_that_was_there_first() -> None:
+    aggregator = fresh()
+    first = chain(1, cosigned=False)[0]
+    second = resigned(ChannelTip(config()), cosigned=False, seed=bytes([9]) * 32)
+    give(aggregator, first)
+    assert isinstance(give(aggregator, second, now=NOW + GRACE_S), Equivocation)
+    assert isinstance(give(aggregator, first, now=NOW + GRACE_S), Accepted)
+
+
+def test_a_late_co_signature_is_published_though_the_nodes_alone_was_taken() -> None:
+    aggregator = fresh()
+    give(aggregator, chain(1, cosigned=False)[0])
+    accepted = give(aggregator, chain(1, cosigned=False)[0], now=NOW + GRACE_S)
+    assert isinstance(accepted, Accepted)
+    duplicate = give(aggregator, chain(1)[0], now=NOW + 2 * GRACE_S)
+    assert duplicate == Duplicate(accepted.promises[0])
+    sealed = close(aggregator)
+    assert sealed is not None
+    assert chain(1)[0].receipt.encoded in sealed.batch
+
+
+# --- shares follow from the manifest ---
+
+
+def test_a_receipt_whose_manifest_nobody_showed_is_not_taken() -> None:
+    """It may name an adapter that does not exist; then it is nobody's."""
+    aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(":memory:")), PACE)
+    outcome = aggregator.receive(chain(1)[0], PLENTY, None, NOW)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.invariant, outcome.retryable) == ("manifest", True)
+    outcome = give(aggregator, chain(1)[0])
+    assert isinstance(outcome, Rejected), "the terms must come from a manifest that is kept"
+    assert outcome.invariant == "manifest"
+    assert aggregator.learn(MANIFEST, ADAPTER) == terms_for(ADAPTER)
+    assert isinstance(give(aggregator, chain(1)[0]), Accepted)
+
+
+def test_a_node_cannot_keep_the_creators_part_though_its_client_signed_that() -> None:
+    tip = ChannelTip(config())
+    plain = receipt(tip, adapter=BARE_BASE, tokens=7)
+    outcome = give(fresh(), resigned(tip, payouts=plain.payouts, tokens=7))
+    assert isinstance(outcome, Rejected)
+    assert (outcome.invariant, outcome.retryable) == ("payouts", False)
+
+
+def test_a_fee_below_the_least_fee_of_its_shares_is_refused() -> None:
+    """Thousands of accounts for a few cents: each share of each receipt costs something."""
+    tip = ChannelTip(config())
+    dust = resigned(tip, tokens=0, prompt_price=1, amount=3, cumulative=3)
+    outcome = give(fresh(), dust)
+    assert isinstance(outcome, Rejected)
+    assert outcome.invariant == "amount"
+
+
+# --- order ---
 
 
 def test_receipts_ahead_of_their_turn_wait_and_are_taken_with_the_missing_one() -> None:
     taken = chain(5)
     aggregator = fresh()
     for index in (4, 2, 1, 3):
-        assert aggregator.receive(taken[index], PLENTY) == Waiting(1, index)
-    assert aggregator.receive(taken[3], PLENTY) == Waiting(1, 3), "twice is once"
-    outcome = aggregator.receive(taken[0], PLENTY)
+        assert give(aggregator, taken[index]) == Waiting(1, index)
+    assert give(aggregator, taken[3]) == Waiting(1, 3), "twice is once"
+    outcome = give(aggregator, taken[0])
     assert isinstance(outcome, Accepted)
     assert len(outcome.promises) == 5
     aggregator.check()
 
 
-def test_duplicate_is_counted_once_and_promised_again() -> None:
+def test_duplicate_is_counted_once_and_promised_the_same_again() -> None:
     taken = chain(2)
     aggregator = fresh()
-    first = aggregator.receive(taken[0], PLENTY)
+    first = give(aggregator, taken[0])
     assert isinstance(first, Accepted)
-    assert aggregator.receive(taken[0], None) == Duplicate(first.promises[0])
-    aggregator.seal(claimed(taken[0]))
-    assert aggregator.receive(taken[0], PLENTY) == Duplicate(first.promises[0])
-    aggregator.receive(taken[1], PLENTY)
-    sealed = aggregator.seal(claimed(taken[1]))
+    assert give(aggregator, taken[0], None, NOW + 500) == Duplicate(first.promises[0])
+    close(aggregator)
+    assert give(aggregator, taken[0], now=NOW + 900) == Duplicate(first.promises[0])
+    give(aggregator, taken[1])
+    sealed = close(aggregator)
     assert sealed is not None
     assert sealed.header.num_receipts == 2
 
 
 def test_other_signatures_under_the_same_body_make_no_second_receipt() -> None:
     """Whoever holds a key can sign again with another nonce: the bytes differ, the receipt is the
-    same.
+    same, and so is its promise.
     """
     first = chain(1)[0]
     aggregator = fresh()
-    aggregator.receive(first, PLENTY)
+    accepted = give(aggregator, first)
+    assert isinstance(accepted, Accepted)
     digest = receipt_digest(first.receipt.receipt, NETWORK)
     signed = SignedReceipt(
         first.receipt.signed.body,
@@ -112,7 +316,7 @@ def test_other_signatures_under_the_same_body_make_no_second_receipt() -> None:
     )
     again = open_envelope(seal_envelope(signed, first.voucher, first.config), NETWORK)
     assert again.receipt.encoded != first.receipt.encoded
-    assert isinstance(aggregator.receive(again, PLENTY), Duplicate)
+    assert give(aggregator, again) == Duplicate(accepted.promises[0])
 
 
 def sign_with_nonce(name: str, digest: bytes, nonce: int) -> bytes:
@@ -131,39 +335,40 @@ def sign_with_nonce(name: str, digest: bytes, nonce: int) -> bytes:
 @pytest.mark.parametrize("sealed_first", [False, True])
 def test_second_body_for_a_place_is_kept_as_evidence_and_not_counted(sealed_first: bool) -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
-    aggregator = Aggregator(NETWORK, SIGNER, ledger)
+    aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
+    aggregator.learn(MANIFEST, ADAPTER)
     first = chain(1)[0]
-    aggregator.receive(first, PLENTY)
+    give(aggregator, first)
     if sealed_first:
-        aggregator.seal(claimed(first))
+        close(aggregator)
     twin = resigned(ChannelTip(config()), seed=bytes([9]) * 32)
-    outcome = aggregator.receive(twin, PLENTY)
+    outcome = give(aggregator, twin)
     assert isinstance(outcome, Equivocation)
     assert ledger.evidence() == [outcome.evidence]
     assert verify_evidence(outcome.evidence, NETWORK) == (first.voucher.channel_id, 1)
-    assert aggregator.history.log.size == int(sealed_first)
+    assert aggregator.state.log.size == int(sealed_first)
 
 
 def test_two_bodies_that_both_wait_are_evidence_too() -> None:
     aggregator = fresh()
     taken = chain(2)
-    tip = ChannelTip(config()).follow(taken[0].receipt, NETWORK)
-    assert isinstance(aggregator.receive(taken[1], PLENTY), Waiting)
-    assert isinstance(aggregator.receive(resigned(tip, seed=bytes([9]) * 32), PLENTY), Equivocation)
+    tip = follow(ChannelTip(config()), taken[0].receipt)
+    assert isinstance(give(aggregator, taken[1]), Waiting)
+    assert isinstance(give(aggregator, resigned(tip, seed=bytes([9]) * 32)), Equivocation)
 
 
 def test_receipt_that_follows_another_body_is_rejected_and_those_behind_it_do_not_count() -> None:
     first = chain(1)[0]
     other = resigned(ChannelTip(config()), seed=bytes([9]) * 32)
-    follower = resigned(ChannelTip(config()).follow(other.receipt, NETWORK), seed=bytes([8]) * 32)
+    follower = resigned(follow(ChannelTip(config()), other.receipt), seed=bytes([8]) * 32)
     aggregator = fresh()
-    aggregator.receive(first, PLENTY)
-    outcome = aggregator.receive(follower, PLENTY)
+    give(aggregator, first)
+    outcome = give(aggregator, follower)
     assert isinstance(outcome, Rejected)
     assert outcome.invariant == "previous"
     aggregator = fresh()
-    assert aggregator.receive(follower, PLENTY) == Waiting(1, 1)
-    outcome = aggregator.receive(first, PLENTY)
+    assert give(aggregator, follower) == Waiting(1, 1)
+    outcome = give(aggregator, first)
     assert isinstance(outcome, Accepted)
     assert len(outcome.promises) == 1
     aggregator.check()
@@ -171,88 +376,338 @@ def test_receipt_that_follows_another_body_is_rejected_and_those_behind_it_do_no
 
 def test_wrong_cumulative_amount_is_rejected() -> None:
     first = chain(1)[0]
-    tip = ChannelTip(config()).follow(first.receipt, NETWORK)
+    tip = follow(ChannelTip(config()), first.receipt)
     aggregator = fresh()
-    aggregator.receive(first, PLENTY)
+    give(aggregator, first)
+    right = receipt(tip).cumulative
     for off in (-1, 1):
-        wrong = resigned(tip, cumulative=tip.cumulative + 380 + off)
-        outcome = aggregator.receive(wrong, PLENTY)
+        outcome = give(aggregator, resigned(tip, cumulative=right + off))
         assert isinstance(outcome, Rejected)
         assert outcome.invariant == "cumulative"
 
 
-@pytest.mark.parametrize(
-    ("invariant", "view"), [("channel", None), ("channel", View(0)), ("balance", View(29))]
-)
-def test_receipt_without_money_behind_it_is_rejected(invariant: str, view: View | None) -> None:
-    outcome = fresh().receive(chain(1)[0], view)
-    assert isinstance(outcome, Rejected)
-    assert outcome.invariant == invariant
-
-
-def test_waiting_receipts_are_bounded() -> None:
+def test_waiting_receipts_are_bounded_by_payer_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "MAX_WAITING_PER_PAYER", 3)
     aggregator = fresh()
-    taken = chain(MAX_WAITING_PER_CHANNEL + 2)
-    for one in taken[1:-1]:
-        assert isinstance(aggregator.receive(one, PLENTY), Waiting)
-    outcome = aggregator.receive(taken[-1], PLENTY)
+    taken = chain(6)
+    for one in taken[1:4]:
+        assert isinstance(give(aggregator, one), Waiting)
+    outcome = give(aggregator, taken[4])
     assert isinstance(outcome, Rejected)
-    assert outcome.invariant == "waiting"
-    assert isinstance(aggregator.receive(taken[0], PLENTY), Accepted)
-    assert isinstance(aggregator.receive(taken[-1], PLENTY), Accepted)
+    assert (outcome.invariant, outcome.retryable) == ("waiting", True)
+    assert isinstance(give(aggregator, chain(2, client="other")[1]), Waiting)
+    assert isinstance(give(aggregator, taken[4], now=NOW + WAITING_S), Waiting)
+    outcome = give(aggregator, taken[0])
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.promises) == 1, "the others are forgotten"
     aggregator.check()
 
 
-def test_receipts_that_nobody_claims_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNSEALED_PER_CHANNEL", 2)
+def test_a_full_waiting_room_makes_room_for_who_has_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_module, "MAX_WAITING", 4)
     aggregator = fresh()
-    taken = chain(3)
-    for one in taken[:2]:
-        aggregator.receive(one, PLENTY)
-    outcome = aggregator.receive(taken[2], PLENTY)
-    assert isinstance(outcome, Rejected)
-    assert outcome.invariant == "unclaimed"
-    aggregator.seal(claimed(taken[1]))
-    assert isinstance(aggregator.receive(taken[2], PLENTY), Accepted)
+    greedy = chain(6, client="greedy")
+    for one in greedy[1:5]:
+        assert isinstance(give(aggregator, one), Waiting)
+    assert isinstance(give(aggregator, greedy[5]), Rejected)
+    for name in ("a", "b", "c", "d"):
+        assert isinstance(give(aggregator, chain(2, client=name)[1]), Waiting)
+        aggregator.check()
+    outcome = give(aggregator, greedy[0])
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.promises) <= 2
+    assert MAX_WAITING_PER_PAYER > 4
+
+
+# --- epochs ---
+
+
+def test_only_what_is_still_claimed_is_sealed_so_payouts_never_exceed_claims() -> None:
+    taken = chain(4)
+    other = chain(2, client="other")
+    aggregator = fresh()
+    for one in (*taken, *other):
+        give(aggregator, one)
+    part = claimed(taken[1])
+    part[taken[0].voucher.channel_id] += 1  # more than two receipts' worth, less than three
+    sealed = close(aggregator, claims=part)
+    assert sealed is not None
+    assert sealed.header.num_receipts == 2
+    assert sealed.header.payout_total <= sum(part.values())
+    sealed = close(aggregator, claims=claimed(taken[3], other[1]))
+    assert sealed is not None
+    assert sealed.header.num_receipts == 6
+    assert sealed.header.payout_total == sum(claimed(taken[3], other[1]).values())
+
+
+def test_a_channel_whose_claim_vanished_holds_up_nobody_and_is_asked_about_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 2)
+    aggregator = fresh()
+    vanished = chain(2, client="vanished")
+    honest = chain(3)
+    for one in (*vanished, *honest):
+        give(aggregator, one)
+    gone = vanished[0].voucher.channel_id
+    covered = claimed(honest[2])
+    while (sealed := close(aggregator, claims=covered)) is not None:
+        assert gone in aggregator.channels_due(NOW)
+        last = sealed
+    assert last.header.num_receipts == 3
+    sealed = close(aggregator)
+    assert sealed is not None
+    assert sealed.header.num_receipts == 5
+    assert aggregator.channels_due(NOW) == []
+    aggregator.check()
+
+
+def test_one_payer_with_many_receipts_does_not_make_another_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of receipts once made the honest one wait thirteen epochs."""
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 10)
+    aggregator = fresh()
+    for one in chain(150, client="spammer"):
+        give(aggregator, one)
+    honest = [chain(2, client=name)[0] for name in ("a", "b", "c")]
+    for one in honest:
+        give(aggregator, one)
+    close(aggregator)
+    for one in honest:
+        assert aggregator.state.find_tip(one.voucher.channel_id) is not None
+    tip = aggregator.state.find_tip(chain(1, client="spammer")[0].voucher.channel_id)
+    assert tip is not None
+    assert tip.sequence == 7
+
+
+def test_payers_take_turns_over_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 2)
+    aggregator = fresh()
+    chains = {name: chain(2, client=name) for name in "abcde"}
+    for taken in chains.values():
+        for one in taken:
+            give(aggregator, one)
+    for _ in range(3):
+        close(aggregator)
+    reached = [aggregator.state.find_tip(taken[0].voucher.channel_id) for taken in chains.values()]
+    assert [tip and tip.sequence for tip in reached] == [2, 1, 1, 1, 1]
+
+
+def test_every_promise_is_kept_though_payers_come_and_push_in_front(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A deadline covers what was promised before it, and urgent ones go first."""
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 4)
+    aggregator = fresh()
+    deadlines: dict[tuple[bytes, int], int] = {}
+    now = NOW
+    crowd = [chain(8, client=f"newcomer {number}") for number in range(30)]
+
+    def promise(*taken: VerifiedEnvelope) -> None:
+        for one in taken:
+            outcome = give(aggregator, one, now=now)
+            assert isinstance(outcome, Accepted)
+            deadlines[one.place] = outcome.promises[0].deadline
+
+    promise(*chain(90, client="busy"))
+    while deadlines:
+        if crowd:
+            promise(*crowd.pop())
+        sealed = close(aggregator, now)
+        assert sealed is not None
+        for place, deadline in list(deadlines.items()):
+            tip = aggregator.state.find_tip(place[0])
+            if tip is not None and tip.sequence >= place[1]:
+                assert now <= deadline
+                del deadlines[place]
+        now += PACE.epoch_s
 
 
 def test_epoch_takes_no_more_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 3)
     aggregator = fresh()
-    taken = chain(7)
-    for one in taken:
-        aggregator.receive(one, PLENTY)
+    for one in chain(7):
+        give(aggregator, one)
     sizes = []
-    while (sealed := aggregator.seal(claimed(taken[6]))) is not None:
+    while (sealed := close(aggregator)) is not None:
         sizes.append(sealed.header.num_receipts)
     assert sizes == [3, 6, 7]
+
+
+# --- a chain that changes its mind, a lost disk ---
+
+
+def test_what_was_sealed_and_not_posted_can_be_unsealed_and_is_sealed_again() -> None:
+    aggregator = fresh()
+    taken = chain(4)
+    for one in taken[:2]:
+        give(aggregator, one)
+    first = close(aggregator)
+    give(aggregator, taken[2])
+    second = close(aggregator)
+    give(aggregator, taken[3])
+    assert first is not None
+    assert second is not None
+    aggregator.unseal(2)
+    aggregator.check()
+    assert aggregator.state.header == first.header
+    assert close(aggregator, claims=claimed(taken[1])) is None, "its claim is gone"
+    third = close(aggregator)
+    assert third is not None
+    assert (third.header.epoch, third.header.num_receipts) == (2, 4)
+    assert third.header.previous == first.header.hash
+    aggregator.unseal(1)
+    assert aggregator.state.header is None
+    again = close(aggregator)
+    assert again is not None
+    assert (again.header.epoch, again.header.num_receipts) == (1, 4)
+
+
+def test_unsealing_goes_back_further_than_the_state_remembers(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    aggregator = fresh(path)
+    headers = []
+    for one in chain(20):
+        give(aggregator, one)
+        sealed = close(aggregator)
+        assert sealed is not None
+        headers.append(sealed.header)
+        if sealed.header.epoch in (3, 7, 18):
+            aggregator.write_checkpoint()
+    aggregator.unseal(2)
+    assert aggregator.state.header == headers[0]
+    assert aggregator.num_unsealed == 19
+    aggregator.check()
+    assert fresh(path).state.header == headers[0]
+
+
+def test_an_unsealed_batch_that_the_chain_took_after_all_is_adopted() -> None:
+    ledger = AggregatorLedger(Ledger(":memory:"))
+    aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
+    aggregator.learn(MANIFEST, ADAPTER)
+    taken = chain(3)
+    for one in taken[:2]:
+        give(aggregator, one)
+    sealed = close(aggregator)
+    assert sealed is not None
+    aggregator.unseal(1)
+    give(aggregator, taken[2])
+    batch = ledger.find_unsealed_batch(sealed.header.encoded)
+    assert batch == sealed.batch
+    assert aggregator.adopt(batch, MANIFESTS, NOW) == sealed
+    assert aggregator.num_unsealed == 1
+    aggregator.check()
+    assert isinstance(give(aggregator, taken[0]), Duplicate)
+
+
+def test_a_lost_ledger_is_rebuilt_from_the_published_batches() -> None:
+    original = fresh()
+    batches = []
+    taken = chain(5)
+    for one in taken[:4]:
+        give(original, one)
+        sealed = close(original)
+        assert sealed is not None
+        batches.append(sealed.batch)
+    rebuilt = Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(":memory:")), PACE)
+    with pytest.raises(BatchError):
+        rebuilt.adopt(batches[1], MANIFESTS, NOW)
+    for batch in batches:
+        rebuilt.adopt(batch, MANIFESTS, NOW)
+    assert rebuilt.state.header == original.state.header
+    duplicate = give(rebuilt, taken[1])
+    assert isinstance(duplicate, Duplicate)
+    assert duplicate.promise.deadline >= NOW
+    twin = resigned(follow(ChannelTip(config()), taken[0].receipt), seed=bytes([9]) * 32)
+    assert isinstance(give(rebuilt, twin), Equivocation)
+    assert isinstance(give(rebuilt, taken[4]), Accepted)
+    rebuilt.check()
+
+
+def test_a_batch_of_the_chain_takes_the_place_of_what_was_accepted_instead() -> None:
+    """The same key ran twice: what the other one posted is what counts."""
+    elsewhere = fresh()
+    twin = resigned(ChannelTip(config()), seed=bytes([9]) * 32)
+    give(elsewhere, twin)
+    sealed = close(elsewhere)
+    assert sealed is not None
+    aggregator = fresh()
+    for one in chain(2):
+        give(aggregator, one)
+    aggregator.adopt(sealed.batch, MANIFESTS, NOW)
+    assert aggregator.num_unsealed == 0
+    aggregator.check()
+    following = resigned(follow(ChannelTip(config()), twin.receipt))
+    assert isinstance(give(aggregator, following), Accepted)
+
+
+def test_restart_reads_a_checkpoint_and_verifies_only_what_came_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger"
+    aggregator = fresh(path)
+    taken = chain(6)
+    for number, one in enumerate(taken):
+        give(aggregator, one)
+        close(aggregator)
+        if number == 3:
+            assert not aggregator.is_checkpoint_due
+            monkeypatch.setattr(module, "CHECKPOINT_RECEIPTS", 4)
+            assert aggregator.is_checkpoint_due
+            aggregator.write_checkpoint()
+            assert not aggregator.is_checkpoint_due
+    appended: list[bytes] = []
+    plain = History.append
+
+    def append(history: History, batch: bytes, manifests: dict[bytes, bytes]) -> Transition:
+        appended.append(batch)
+        return plain(history, batch, manifests)
+
+    monkeypatch.setattr(History, "append", append)
+    again = fresh(path)
+    assert len(appended) == 2
+    assert again.state.header == aggregator.state.header
+    again.state.check()
+
+
+def test_a_checkpoint_of_another_key_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    aggregator = fresh(path)
+    give(aggregator, chain(1)[0])
+    close(aggregator)
+    aggregator.write_checkpoint()
+    with pytest.raises(LedgerError, match="written by"):
+        Aggregator(NETWORK, signer("mallory"), AggregatorLedger(Ledger(path)), PACE)
 
 
 def test_second_aggregator_on_the_same_file_cannot_seal_another_epoch(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     taken = chain(2)
     first = fresh(path)
-    first.receive(taken[0], PLENTY)
+    give(first, taken[0])
     second = fresh(path)
-    assert first.seal(claimed(taken[0])) is not None
+    assert close(first) is not None
     with pytest.raises(LedgerConflict):
-        second.seal(claimed(taken[0]))
-    first.receive(taken[1], PLENTY)
+        close(second)
+    give(first, taken[1])
     with pytest.raises(LedgerConflict):
-        second.receive(taken[1], PLENTY)
-    assert fresh(path).history.state == first.history.state
+        give(second, taken[1])
+    assert fresh(path).state.header == first.state.header
 
 
 CHAINS = {
-    f"client {number}": chain(6, client=f"client {number}", node=f"node {number % 2}")
-    for number in range(3)
+    f"client {number}": chain(
+        6, client=f"client {number}", node=f"node {number % 2}", cosigned=number != 1
+    )
+    for number in range(4)
 }
 names = st.sampled_from(sorted(CHAINS))
 
 
 class AggregatorUnderFire(RuleBasedStateMachine):
-    """Receipts come late, twice, out of order and forged, and the process dies between any two of
-    them: every epoch is the model's epoch.
+    """Receipts come late, twice, out of order and forged, some with one signature; epochs are taken
+    back, and the process dies between any two of them: every epoch is the model's epoch.
     """
 
     @initialize()
@@ -260,88 +715,112 @@ class AggregatorUnderFire(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "ledger.sqlite"
         self.ledger = Ledger(self.path)
-        self.aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(self.ledger))
+        self.aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(self.ledger), PACE)
+        self.aggregator.learn(MANIFEST, ADAPTER)
         self.mirror = History(NETWORK)
-        self.seen: dict[str, set[int]] = {
-            name: set() for name in CHAINS
-        }  # arrived since the last death, or accepted
+        self.now = NOW
+        # when each arrived since the last death; an accepted one stays
+        self.seen: dict[str, dict[int, int]] = {name: {} for name in CHAINS}
         self.accepted = dict.fromkeys(CHAINS, 0)
-        self.sealed = dict.fromkeys(CHAINS, 0)
+        self.reached: list[dict[str, int]] = [dict.fromkeys(CHAINS, 0)]  # after each epoch
         self.forged: set[tuple[str, int]] = set()
 
-    @rule(name=names, index=st.integers(0, 5))
-    def receive(self, name: str, index: int) -> None:
-        outcome = self.aggregator.receive(CHAINS[name][index], PLENTY)
+    @rule(name=names, index=st.integers(0, 5), later=st.integers(0, 40))
+    def receive(self, name: str, index: int, later: int) -> None:
+        self.now += later
+        outcome = give(self.aggregator, CHAINS[name][index], now=self.now)
         if index < self.accepted[name]:
             assert isinstance(outcome, Duplicate)
             return
-        self.seen[name].add(index)
-        reached = self.accepted[name]
-        while reached in self.seen[name]:
+        self.seen[name].setdefault(index, self.now)
+        if index > self.accepted[name]:
+            assert outcome == Waiting(self.accepted[name] + 1, index)
+            return
+        reached = index
+        while self.is_ripe(name, reached):
             reached += 1
-        if reached == self.accepted[name]:
-            assert outcome == Waiting(reached + 1, index)
+        if reached == index:
+            assert outcome == InGrace(self.seen[name][index] + GRACE_S)
         else:
             assert isinstance(outcome, Accepted)
-            assert len(outcome.promises) == reached - self.accepted[name]
+            assert len(outcome.promises) == reached - index
         self.accepted[name] = reached
+
+    def is_ripe(self, name: str, index: int) -> bool:
+        since = self.seen[name].get(index)
+        if since is None:
+            return False
+        return CHAINS[name][0].receipt.is_cosigned or self.now >= since + GRACE_S
 
     @rule(name=names, index=st.integers(0, 5))
     def receive_other_body(self, name: str, index: int) -> None:
         if index >= self.accepted[name]:
             return
         original = CHAINS[name][index]
-        client = name
+        tip = ChannelTip(original.config)
+        for earlier in CHAINS[name][:index]:
+            tip = follow(tip, earlier.receipt)
         node = f"node {int(name[-1]) % 2}"
-        tip = ChannelTip(
-            original.config,
-            index,
-            original.receipt.receipt.previous,
-            original.receipt.receipt.cumulative - original.receipt.receipt.amount,
-        )
-        body = receipt(tip, parties=(client, node), seed=bytes([99]) * 32)
-        outcome = self.aggregator.receive(
-            open_envelope(envelope(body, tip.config, client=client, node=node), NETWORK), PLENTY
-        )
-        assert isinstance(outcome, Equivocation)
+        twin = resigned(tip, client=name, node=node, seed=bytes([99]) * 32)
+        assert isinstance(give(self.aggregator, twin, now=self.now), Equivocation)
         self.forged.add((name, index))
 
     @rule(share=st.sampled_from([0.0, 0.5, 1.0]))
     def seal(self, share: float) -> None:
+        before = self.reached[-1]
         covered = {}
+        after = {}
         for name, taken in CHAINS.items():
-            reach = max(self.sealed[name], int(self.accepted[name] * share))
+            reach = max(before[name], int(self.accepted[name] * share))
             covered[taken[0].voucher.channel_id] = (
                 taken[reach - 1].receipt.receipt.cumulative if reach else 0
             )
-            self.sealed[name] = reach
-        sealed = self.aggregator.seal(covered)
-        assert (sealed is None) == (sum(self.sealed.values()) == self.mirror.log.size)
+            after[name] = reach
+        sealed = close(self.aggregator, self.now, covered)
+        assert (sealed is None) == (after == before)
         if sealed is not None:
-            assert self.mirror.append(sealed.batch).header == sealed.header
-            assert sealed.header.num_receipts == sum(self.sealed.values())
+            assert self.mirror.append(sealed.batch, MANIFESTS).header == sealed.header
+            assert sealed.header.num_receipts == sum(after.values())
             assert sealed.header.payout_total <= sum(covered.values())
+            self.reached.append(after)
+
+    @rule(back=st.integers(1, 3))
+    def take_back(self, back: int) -> None:
+        first = max(1, len(self.reached) - back)
+        if first >= len(self.reached):
+            return
+        self.aggregator.unseal(first)
+        assert self.mirror.revert(first - 1)
+        del self.reached[first:]
+
+    @rule()
+    def write_checkpoint(self) -> None:
+        if len(self.reached) > 1:
+            self.aggregator.write_checkpoint()
 
     @rule()
     def die_and_come_back(self) -> None:
         self.ledger.close()
         self.ledger = Ledger(self.path)
         before = self.aggregator
-        self.aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(self.ledger))
-        self.seen = {name: set(range(self.accepted[name])) for name in CHAINS}
-        assert self.aggregator.history.state == before.history.state
-        assert self.aggregator.claims_due() == before.claims_due()
+        self.aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(self.ledger), PACE)
+        for name, seen in self.seen.items():
+            self.seen[name] = {i: at for i, at in seen.items() if i < self.accepted[name]}
+        assert self.aggregator.num_unsealed == before.num_unsealed
         assert len(AggregatorLedger(self.ledger).evidence()) == len(self.forged)
 
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "aggregator"):
             self.aggregator.check()
-            assert self.aggregator.history.state == self.mirror.state
-            assert self.aggregator.history.log.root() == self.mirror.state.log.root
+            assert self.aggregator.state.header == self.mirror.state.header
+            assert self.aggregator.state.log.root() == self.mirror.state.log.root()
+            waiting = sum(self.accepted.values()) - sum(self.reached[-1].values())
+            assert self.aggregator.num_unsealed == waiting
 
     def teardown(self) -> None:
         if hasattr(self, "ledger"):
+            self.aggregator.state.check()
             self.ledger.close()
             self.folder.cleanup()
 

@@ -9,39 +9,27 @@ from hypothesis import strategies as st
 from proofs.attribution.shares import (
     CONTRIBUTOR,
     CREATOR,
+    MAX_SHARES,
+    MIN_SHARE_FEE,
     NODE,
+    POLICY,
+    AdapterTerms,
     Share,
     SharePolicy,
-    find_fault,
+    award,
+    fee,
     shares_for,
     split,
+    terms_of,
 )
-from proofs.manifest import Contributor, File, Manifest, build_manifest, parse_manifest
-from tests.proofs.scene import address, signer
+from proofs.manifest import parse_manifest
+from tests.proofs.scene import BASE, address, manifest, signer
 
-POLICY = SharePolicy()
 OWNER = address("owner")
 
 
-def manifest(*contributors: tuple[str, int]) -> Manifest:
-    listed = [
-        Contributor(address(name), name, "source", "CC0", weight) for name, weight in contributors
-    ]
-    return parse_manifest(
-        build_manifest(
-            signer("creator"),
-            name="law",
-            adapter_version="1",
-            base=bytes(32),
-            tokenizer_hash=bytes(32),
-            template_hash=bytes(32),
-            licence="CC0",
-            source="",
-            created_at=1,
-            contributors=listed,
-            files=[File("a", 1, [(bytes(32), 1)])],
-        )
-    )
+def terms(*contributors: tuple[str, int]) -> AdapterTerms:
+    return terms_of(parse_manifest(manifest(*contributors)))
 
 
 def test_twenty_thousand_random_splits_are_exact_and_fair() -> None:
@@ -75,14 +63,13 @@ def test_bare_base_pays_the_owner_alone() -> None:
 
 
 def test_creator_gets_the_contributors_part_where_there_are_none() -> None:
-    found = {share.role: share.bps for share in shares_for(POLICY, OWNER, manifest())}
+    found = {share.role: share.bps for share in shares_for(POLICY, OWNER, terms())}
     assert found == {NODE: 6_000, CREATOR: 4_000}
 
 
 def test_contributors_divide_their_part_by_weight() -> None:
     found = {
-        share.address: share.bps
-        for share in shares_for(POLICY, OWNER, manifest(("a", 2), ("b", 1)))
+        share.address: share.bps for share in shares_for(POLICY, OWNER, terms(("a", 2), ("b", 1)))
     }
     assert (found[address("a")], found[address("b")]) == (1_000, 500)
 
@@ -90,25 +77,55 @@ def test_contributors_divide_their_part_by_weight() -> None:
 def test_one_address_with_two_weights_is_one_share() -> None:
     found = [
         share.bps
-        for share in shares_for(POLICY, OWNER, manifest(("a", 2), ("a", 1)))
+        for share in shares_for(POLICY, OWNER, terms(("a", 2), ("a", 1)))
         if share.role == CONTRIBUTOR
     ]
     assert found == [1_500]
 
 
-@given(
-    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(1, 2**31 - 1)), max_size=48),
-    st.integers(0, 10_000),
-    st.integers(0, 10_000),
-)
-def test_shares_of_any_manifest_and_policy_are_what_receipts_want(
-    contributors: list[tuple[str, int]], node: int, creator: int
+def test_terms_are_what_attribution_reads_in_a_manifest() -> None:
+    assert terms(("a", 2), ("b", 1)) == AdapterTerms(
+        signer("creator").address, ((address("a"), 2), (address("b"), 1)), BASE
+    )
+
+
+people = st.lists(
+    st.tuples(st.sampled_from([address(name) for name in "abcdefgh"]), st.integers(1, 2**31 - 1)),
+    max_size=48,
+).map(tuple)
+
+
+@given(people, st.integers(0, 10_000), st.integers(0, 10_000))
+def test_shares_of_any_terms_and_policy_are_sorted_unique_and_whole(
+    contributors: tuple[tuple[bytes, int], ...], node: int, creator: int
 ) -> None:
     node = min(node, 10_000 - creator)
-    shares = shares_for(
-        SharePolicy(node, creator, 10_000 - node - creator), OWNER, manifest(*contributors)
-    )
-    assert find_fault(shares) is None
+    policy = SharePolicy(node, creator, 10_000 - node - creator)
+    shares = shares_for(policy, OWNER, AdapterTerms(address("creator"), contributors, BASE))
+    keys = [(share.address, share.role) for share in shares]
+    assert keys == sorted(set(keys))
+    assert sum(share.bps for share in shares) == 10_000
+    assert all(share.bps >= 1 for share in shares)
+    assert 1 <= len(shares) <= MAX_SHARES
+
+
+@given(people, st.integers(0, 2**40))
+def test_every_unit_of_a_fee_is_awarded_once(
+    contributors: tuple[tuple[bytes, int], ...], price: int
+) -> None:
+    shares = shares_for(POLICY, OWNER, AdapterTerms(address("a"), contributors, BASE))
+    amount = fee(price, shares)
+    awarded = award(amount, shares)
+    assert amount >= max(price, MIN_SHARE_FEE * len(shares))
+    assert sum(part for _, part in awarded) == amount
+    assert len({account for account, _ in awarded}) == len(awarded)
+    assert all(part > 0 for _, part in awarded)
+
+
+def test_one_account_in_two_roles_is_awarded_both_parts_at_once() -> None:
+    shares = shares_for(POLICY, address("a"), terms(("a", 1)))
+    assert len(shares) == 3
+    assert dict(award(10_000, shares)) == {address("a"): 7_500, signer("creator").address: 2_500}
 
 
 def test_policy_must_give_away_exactly_everything() -> None:
