@@ -30,7 +30,7 @@ from proofs.history import History
 from proofs.ledger import Outbox
 from proofs.receipt import decode_receipt, digest_of
 from proofs.signing import Signer
-from proofs.state import Transition
+from proofs.state import EpochState, Transition
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
@@ -56,11 +56,11 @@ class Posted:
 class Judge(Protocol):
     """Who hears of every header: watching.py."""
 
-    async def approve(self, one: Posted, transition: Transition) -> None:
-        """Look at a header that follows from its batch, before the state goes on to it."""
+    async def approve(self, one: Posted, state: EpochState, transition: Transition) -> None:
+        """Look at a header that follows from its batch, and to which `state` has gone on."""
 
-    async def accuse(self, one: Posted, error: BatchError) -> None:
-        """Act on a header that does not follow from its batch."""
+    async def accuse(self, one: Posted, state: EpochState, error: BatchError) -> None:
+        """Act on a header that does not follow from its batch; `state` stands before it."""
 
 
 @dataclass(frozen=True)
@@ -184,12 +184,12 @@ class Mirror:
         except BatchError as error:
             await self._refuse(posted, batch, error)
             return
-        if self._judge is not None:
-            await self._judge.approve(one, transition)
         self.history.state.apply(transition)
         self._note(batch, header)
         self._remember_payouts(posted)
         await self._published.provide([batch, *manifests.values()])
+        if self._judge is not None:
+            await self._judge.approve(one, self.history.state, transition)
         await self._checkpoint_if_due()
 
     def _recompute(self, one: Posted) -> Transition:
@@ -215,9 +215,8 @@ class Mirror:
             manifests = await self._get_manifests(batch)
         except (BatchError, P2pError):
             manifests = {}
-        await self._judge.accuse(
-            Posted(posted, self._headers.get(epoch - 1), batch, manifests), error
-        )
+        one = Posted(posted, self._headers.get(epoch - 1), batch, manifests)
+        await self._judge.accuse(one, self.history.state, error)
 
     def _note(self, batch: bytes, header: EpochHeader) -> None:
         ours = self._outbox.mark_included(
@@ -264,7 +263,7 @@ class Mirror:
             return
         self._telemetry.count("epochs_taken_back", self.history.state.epoch - epoch)
         self._telemetry.log(f"mirror: the chain took back what came after epoch {epoch}")
-        self._outbox.mark_taken_back(epoch)
+        self._outbox.take_back(epoch + 1)
         if not self.history.revert(epoch):
             self._begin_anew()
 

@@ -222,7 +222,3 @@ def _find_late(
     for index in places:
         yield from case.against_channel(state.show_channel(index))
 
-
-def is_overdue(promise: Promise, posted_at: int) -> bool:
-    """Whether a header posted then must include the promised receipt."""
-    return posted_at > promise.deadline
