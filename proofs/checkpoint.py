@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from .attribution.shares import AdapterTerms
-from .codec import Address, Amount, Digest, NotCanonical, Record, decode, encode
+from .codec import Address, Amount, Digest, NotCanonical, Record, Signature, decode, encode
 from .digest import Network
 from .epoch import AccountLeaf, decode_channel_leaf, decode_header
 from .errors import LedgerError
@@ -28,6 +28,7 @@ MAX_CHECKPOINT_BYTES = 1 << 32
 class _Channel(Record, frozen=True):
     config: ChannelConfig
     leaf: Annotated[bytes, msgspec.Meta(min_length=152, max_length=152)]
+    node_signature: Signature
     payees: bytes
     receipts: bytes
 
@@ -67,7 +68,8 @@ def write_checkpoint(state: EpochState) -> bytes:
             header=state.header.encoded if state.header else b"",
             leaves=state.log.leaves,
             channels=[
-                _Channel(one.config, one.leaf.encoded, one.payees, one.receipts) for one in channels
+                _Channel(one.config, one.leaf.encoded, one.node_signature, one.payees, one.receipts)
+                for one in channels
             ],
             accounts=[
                 _Account(
@@ -102,7 +104,13 @@ def read_checkpoint(data: bytes, network: Network) -> EpochState:
     state.restore(
         decode_header(found.header) if found.header else None,
         [
-            ChannelStanding(one.config, decode_channel_leaf(one.leaf), one.payees, one.receipts)
+            ChannelStanding(
+                one.config,
+                decode_channel_leaf(one.leaf),
+                one.node_signature,
+                one.payees,
+                one.receipts,
+            )
             for one in found.channels
         ],
         [

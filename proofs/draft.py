@@ -38,6 +38,7 @@ class _Channel:
     payees: list[Payee]
     receipts: bytearray
     leaf: ChannelLeaf | None = None
+    node_signature: bytes = b""
 
 
 @dataclass
@@ -84,14 +85,8 @@ class Draft:
         for account, part in awards:
             self._award(index, channel, account, part, payouts)
         channel.payouts = payouts
-        channel.leaf = ChannelLeaf(
-            receipt.channel_id,
-            receipt.sequence,
-            receipt.cumulative,
-            receipt.payouts,
-            body=digest_of(signed.body),
-            evidence=keccak(signed.node_signature),
-        )
+        channel.node_signature = signed.node_signature
+        channel.leaf = leaf_of_receipt(signed, receipt)
         place = self._state.log.size + len(self._leaves)
         channel.receipts += place.to_bytes(RECEIPT_BYTES, "big")
         self._leaves.append(leaf_of(signed.body))
@@ -207,8 +202,24 @@ class Draft:
         return self._state.account(index).places if is_old else b""
 
 
+def leaf_of_receipt(signed: SignedReceipt, receipt: Receipt) -> ChannelLeaf:
+    """Return the leaf of a channel whose last receipt this is."""
+    return ChannelLeaf(
+        receipt.channel_id,
+        receipt.sequence,
+        receipt.cumulative,
+        receipt.payouts,
+        body=digest_of(signed.body),
+        evidence=keccak(signed.node_signature),
+    )
+
+
 def _standing(channel: _Channel) -> ChannelStanding:
     assert channel.leaf is not None, "a channel that was begun took a receipt"
     return ChannelStanding(
-        channel.config, channel.leaf, pack_payees(channel.payees), bytes(channel.receipts)
+        channel.config,
+        channel.leaf,
+        channel.node_signature,
+        pack_payees(channel.payees),
+        bytes(channel.receipts),
     )

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from .attribution.shares import Share, award
 from .errors import ReceiptError
-from .sumtree import Proof, SumNode, SumTree, leaf
+from .sumtree import Opening, Proof, SumNode, SumTree, leaf
 
 MAX_CHANNEL_ACCOUNTS = 256
 ADDRESS_BYTES = 20
@@ -86,6 +86,11 @@ class ChannelPayouts:
     def commitment(self) -> bytes:
         """Return what a receipt names as `payouts`: size, sum and root in one."""
         return self._tree.commitment
+
+    @property
+    def opening(self) -> Opening:
+        """Return what the commitment commits to."""
+        return self._tree.opening
 
     def award(self, shares: Sequence[Share], amount: int) -> ChannelPayouts:
         """Divide a fee among these shares.

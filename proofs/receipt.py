@@ -146,6 +146,20 @@ def receipt_digest(receipt: Receipt, network: Network) -> bytes:
     return _digest(receipt, encode_body(receipt), network)
 
 
+def signed_digest(
+    channel_id: bytes,
+    sequence: int,
+    cumulative: int,
+    payouts: bytes,
+    *,
+    body: bytes,
+    network: Network,
+) -> bytes:
+    """Return the 32 bytes that are signed, of all that a contract sees of a receipt."""
+    fields = struct_hash(_RECEIPT_TYPE, channel_id, sequence, cumulative, payouts, body)
+    return typed_digest(network.receipts_domain, fields)
+
+
 def sign_receipt(signer: Signer, receipt: Receipt, network: Network) -> bytes:
     """Sign as node or as client."""
     return signer.sign_digest(receipt_digest(receipt, network))
@@ -258,15 +272,14 @@ def check_signature(invariant: str, digest: bytes, signature: bytes, address: by
 
 
 def _digest(receipt: Receipt, body: bytes, network: Network) -> bytes:
-    fields = struct_hash(
-        _RECEIPT_TYPE,
+    return signed_digest(
         receipt.channel_id,
         receipt.sequence,
         receipt.cumulative,
         receipt.payouts,
-        digest_of(body),
+        body=digest_of(body),
+        network=network,
     )
-    return typed_digest(network.receipts_domain, fields)
 
 
 _BODY = msgspec.msgpack.Decoder(Receipt)

@@ -41,12 +41,13 @@ class Place(NamedTuple):
 class ChannelStanding:
     """A channel after its last receipt.
 
-    `payees` are packed rows, in the order of the channel's payouts; `receipts` the places of its
-    receipts in the log, 8 bytes each.
+    `node_signature` is the one under the last receipt. `payees` are packed rows, in the order of
+    the channel's payouts; `receipts` the places of its receipts in the log, 8 bytes each.
     """
 
     config: ChannelConfig
     leaf: ChannelLeaf
+    node_signature: bytes
     payees: bytes
     receipts: bytes
 

@@ -147,6 +147,15 @@ class SumTree:
             raise IndexError(f"no leaf {index} in a tree of {self.size}")
         return self._node(0, index)
 
+    def find_node(self, height: int, place: int, size: int) -> SumNode | None:
+        """Return the node over the leaves [place << height, (place + 1) << height), or None where
+        a tree of `size` leaves has others under it than this one.
+        """
+        end = (place + 1) << height
+        if min(end, size) != min(end, self.size) or place << height >= self.size:
+            return None
+        return self._node(height, place)
+
     def append(self, new: SumNode) -> int:
         """Add one leaf at the end and return its index."""
         self.update({self.size: new})
@@ -279,6 +288,25 @@ def root_of(node: SumNode, proof: Proof) -> SumNode:
     if rest:
         raise ValueError("the proof is longer than its index and size say")
     return node
+
+
+def nodes_of(node: SumNode, proof: Proof) -> dict[tuple[int, int], SumNode]:
+    """Return each node that a proof names or leads to, by height and place.
+
+    Raises ValueError where it is none, as `root_of` does.
+    """
+    root_of(node, proof)
+    found = {}
+    siblings = iter(proof.siblings)
+    width = proof.size
+    for height, place in _path(proof.index, proof.size):
+        found[height, place] = node
+        if place ^ 1 < width:
+            other = found[height, place ^ 1] = next(siblings)
+            node = parent(other, node) if place & 1 else parent(node, other)
+        width = (width + 1) // 2
+    found[_height(proof.size), 0] = node
+    return found
 
 
 def verify(node: SumNode, proof: Proof, expected: bytes) -> bool:

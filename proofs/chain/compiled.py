@@ -19,7 +19,15 @@ from eth_utils.crypto import keccak
 from .errors import ContractReverted
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
-CONTRACTS = ("Channels", "DevDollar", "Erc3009Collector", "IFeeToken", "Multicall3", "Settlement")
+CONTRACTS = (
+    "Channels",
+    "Court",
+    "DevDollar",
+    "Erc3009Collector",
+    "IFeeToken",
+    "Multicall3",
+    "Settlement",
+)
 
 
 @dataclass(frozen=True)

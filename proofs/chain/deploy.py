@@ -5,7 +5,7 @@ Knows no key and no process: who deploys gives a wallet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from eth_abi import encode  # type: ignore[attr-defined]
@@ -13,10 +13,12 @@ from eth_abi import encode  # type: ignore[attr-defined]
 from ..digest import X402_CHANNELS, Network
 from ..hextext import to_hex
 from .compiled import load_contract
+from .contract import DeployedContract
+from .structs import CONFIRM_DEADLINE_S, Board, Terms, board_values
 
 if TYPE_CHECKING:
     from .rpc import Rpc
-    from .wallet import Wallet
+    from .wallet import TransactionReceipt, Wallet
 
 # x402 signs for these addresses on every chain. Where the real contracts are not deployed, as on a
 # chain that just started, ours are placed there.
@@ -24,6 +26,12 @@ CHANNELS = X402_CHANNELS
 COLLECTOR = bytes.fromhex("4020806089470a89826cb9fb1f4059150b550004")
 MULTICALL = bytes.fromhex("ca11bde05977b3631167028862be2a173976ca11")
 PLACED = {CHANNELS: "Channels", COLLECTOR: "Erc3009Collector", MULTICALL: "Multicall3"}
+
+TERMS_TYPE = "(uint64,uint64,uint64,uint64,uint128,uint128)"
+DEVELOPMENT_TERMS = Terms(
+    window=6, answer_time=3, silence=60, timelock=10, bond=1_000_000, demand_fee=10_000
+)
+"""Short, so that a demonstration ends today: a bond of one dollar, a cent for a demand."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +70,33 @@ def deploy_dev_dollar(wallet: Wallet) -> bytes:
     return wallet.send(b"", load_contract("DevDollar").bytecode).contract
 
 
-def deploy_settlement(wallet: Wallet, aggregator: bytes, channels: bytes, token: bytes) -> bytes:
-    """A new Settlement that takes headers from `aggregator`."""
-    arguments = encode(("address", "address", "address"), (aggregator, channels, token))
-    return wallet.send(b"", load_contract("Settlement").bytecode + arguments).contract
+def deploy_settlement(
+    wallet: Wallet, board: Board, channels: bytes, token: bytes, terms: Terms
+) -> TransactionReceipt:
+    """A new Settlement, which brings its court along; where it is, the receipt says."""
+    types = ("(address,address,address[],uint8)", "address", "address", TERMS_TYPE)
+    arguments = encode(types, (board_values(board), channels, token, astuple(terms)))
+    return wallet.send(b"", load_contract("Settlement").bytecode + arguments)
 
 
-def deploy_for_development(wallet: Wallet, chain_id: int, aggregator: bytes) -> Deployment:
-    """Token and settlement, beside the channels that were placed before."""
+def deploy_for_development(
+    rpc: Rpc, wallet: Wallet, board: Board, terms: Terms = DEVELOPMENT_TERMS
+) -> Deployment:
+    """Token and settlement, beside the channels that were placed before, with the bond in place.
+
+    The wallet pays the bond, of dollars that it mints.
+    """
     token = deploy_dev_dollar(wallet)
+    receipt = deploy_settlement(wallet, board, CHANNELS, token, terms)
+    dollars = DeployedContract("DevDollar", token, rpc, wallet, CONFIRM_DEADLINE_S)
+    dollars.send("mint", wallet.address, terms.bond)
+    dollars.send("approve", receipt.contract, terms.bond)
+    dollars.beside("Settlement", receipt.contract).send("fundBond", terms.bond)
     return Deployment(
-        chain_id,
+        rpc.chain_id(),
         CHANNELS,
         COLLECTOR,
         token,
-        settlement=deploy_settlement(wallet, aggregator, CHANNELS, token),
+        settlement=receipt.contract,
+        first_block=receipt.block,
     )

@@ -31,7 +31,7 @@ from .deploy import Deployment, deploy_for_development, placed_code
 from .evm import MemoryChain
 from .rpc import Rpc
 from .serve import serve_rpc
-from .structs import CONFIRM_DEADLINE_S
+from .structs import CONFIRM_DEADLINE_S, Board
 from .wallet import TransactionReceipt, Wallet
 
 CHAIN_ID = 31337
@@ -59,6 +59,8 @@ class DevChain:
     aggregator: str
     aggregator_key: str | None
     funded: dict[str, str]
+    owner_key: str = ""
+    first_block: int = 0
 
     @property
     def deployment(self) -> Deployment:
@@ -66,7 +68,14 @@ class DevChain:
         channels, collector, token, settlement = map(
             from_hex, (self.channels, self.collector, self.token, self.settlement)
         )
-        return Deployment(self.chain_id, channels, collector, token, settlement=settlement)
+        return Deployment(
+            self.chain_id,
+            channels,
+            collector,
+            token,
+            settlement=settlement,
+            first_block=self.first_block,
+        )
 
     def secrets(self) -> list[bytes]:
         """Secrets of accounts that have gas and dollars."""
@@ -84,17 +93,25 @@ def known_secret(name: str) -> bytes:
 
 @contextmanager
 def open_chain(
-    aggregator: bytes | None = None, fund: Sequence[bytes] = (), anvil: str | None = None
+    aggregator: bytes | None = None,
+    fund: Sequence[bytes] = (),
+    anvil: str | None = None,
+    *,
+    witnesses: Sequence[bytes] = (),
+    quorum: int = 0,
 ) -> Iterator[DevChain]:
     """A chain in its own process while the context lasts.
 
-    `anvil`: path of the binary, "auto" to use the one on PATH.
+    `anvil`: path of the binary, "auto" to use the one on PATH. A `quorum` of the witnesses must
+    sign each header.
     """
     command = [sys.executable, "-m", "proofs.chain.devchain", "--port", "0"]
     command += ["--aggregator", to_hex(aggregator)] if aggregator else []
     command += [word for address in fund for word in ("--fund", to_hex(address))]
     binary = shutil.which("anvil") if anvil == "auto" else anvil
     command += ["--anvil", binary] if binary else []
+    command += [word for address in witnesses for word in ("--witness", to_hex(address))]
+    command += ["--quorum", str(quorum)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin
     assert process.stdout
@@ -140,7 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     funded += map(from_hex, options.fund)
     with run_node(options, funded) as url:
-        deployment = deploy(url, aggregator, funded)
+        witnesses = tuple(map(from_hex, options.witness))
+        owner = Signer(known_secret("deployer")).address
+        deployment = deploy(url, Board(owner, aggregator, witnesses, options.quorum), funded)
         key = None if options.aggregator else known_secret("aggregator")
         print(json.dumps(asdict(describe(url, deployment, aggregator, key, secrets))), flush=True)
         while not stop.wait(
@@ -168,6 +187,16 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=[],
         help="an address that gets gas and dollars; may be repeated",
     )
+    parser.add_argument(
+        "--witness",
+        metavar="0x…",
+        action="append",
+        default=[],
+        help="an address that may co-sign headers; may be repeated",
+    )
+    parser.add_argument(
+        "--quorum", type=int, default=0, help="how many witnesses must sign each header"
+    )
     parser.add_argument("--anvil", metavar="PATH", help="run this anvil instead of py-evm")
     return parser.parse_args(arguments)
 
@@ -184,11 +213,11 @@ def run_node(options: argparse.Namespace, funded: Sequence[bytes]) -> Iterator[s
             yield url
 
 
-def deploy(url: str, aggregator: bytes, funded: Sequence[bytes]) -> Deployment:
-    """Token and settlement, and dollars for everybody."""
+def deploy(url: str, board: Board, funded: Sequence[bytes]) -> Deployment:
+    """Token and settlement with the bond in it, and dollars for everybody."""
     rpc = Rpc(url)
     deployer = known_secret("deployer")
-    deployment = deploy_for_development(Wallet(rpc, deployer, CHAIN_ID), CHAIN_ID, aggregator)
+    deployment = deploy_for_development(rpc, Wallet(rpc, deployer, CHAIN_ID), board)
     client = ChainClient(rpc, deployment, deployer)
     for address in funded:
         mint(client, address, FUND_DOLLARS)
@@ -217,6 +246,8 @@ def describe(
         aggregator=to_hex(aggregator),
         aggregator_key=to_hex(key) if key else None,
         funded={to_hex(Signer(secret).address): to_hex(secret) for secret in secrets},
+        owner_key=to_hex(known_secret("deployer")),
+        first_block=deployment.first_block,
     )
 
 

@@ -1,19 +1,42 @@
-"""Follows the header chain and claims payouts: the calls of the settlement contract.
+"""Follows the header chain, claims payouts, settles channels that leave, and minds the aggregator's
+office: the calls of the settlement contract.
 
 A call that the contract refuses raises ContractReverted, and nothing is sent. Headers are posted by
-poster.py. Knows no channel, and not what a header's receipts say.
+poster.py, lies are shown to the court (court.py). Knows not what a header's receipts say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..epoch import EpochHeader
+from ..epoch import AccountLeaf, ChannelLeaf, EpochHeader, PayoutLeaf, Shown
 from ..hextext import from_hex
-from ..sumtree import PayoutProof
+from ..voucher import NO_ADDRESS, ChannelConfig
 from .contract import DeployedContract
-from .structs import PostedHeader, SettlementState, header_values, proof_values, read_posted
+from .court import Court
+from .structs import (
+    NO_CHANNEL,
+    Board,
+    ChannelExit,
+    ForcedReceipt,
+    Office,
+    PendingExit,
+    PostedHeader,
+    SettlementState,
+    SignedTerms,
+    Terms,
+    board_values,
+    config_values,
+    header_values,
+    posted_values,
+    proof_values,
+    read_posted,
+    shown_values,
+    signed_values,
+)
+from .token import Token
 
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
@@ -26,9 +49,16 @@ class Settlement:
         self._contract = contract
         self._first_block = first_block
 
-    def aggregator(self) -> bytes:
-        """Who may post headers."""
-        return from_hex(self._contract.read_one("aggregator"))
+    @cached_property
+    def court(self) -> Court:
+        """The one that convicts."""
+        address = from_hex(self._contract.read_one("court"))
+        return Court(self._contract.beside("Court", address), self._token, self.terms)
+
+    @cached_property
+    def terms(self) -> Terms:
+        """What was fixed at the deployment."""
+        return Terms(*self._contract.read_one("terms"))
 
     def read(self) -> SettlementState:
         """The end of the header chain."""
@@ -36,29 +66,50 @@ class Settlement:
         return SettlementState(
             epoch=epoch,
             header_hash=self.find_header_hash(epoch) or bytes(32),
+            posted_at=self._contract.read_one("lastPostedAt"),
             num_receipts=self._contract.read_one("numReceipts"),
             payout_total=self._contract.read_one("payoutTotal"),
             total_paid=self._contract.read_one("totalPaid"),
+            total_exited=self._contract.read_one("totalExited"),
         )
 
     # ── headers ──
 
-    def encode_post(self, header: EpochHeader) -> tuple[bytes, bytes]:
-        """The contract and the call data of a post, for the poster to sign and send."""
-        return self._contract.address, self._contract.encode("post", header_values(header))
+    def encode_post(
+        self, header: EpochHeader, witness_signatures: Sequence[bytes] = ()
+    ) -> tuple[bytes, bytes]:
+        """The contract and the call data of a post, for the poster to sign and send.
+
+        The signatures of a quorum go by ascending address of the witnesses (witness.py).
+        """
+        values = (header_values(header), list(witness_signatures))
+        return self._contract.address, self._contract.encode("post", *values)
 
     def find_header_hash(self, epoch: int) -> bytes | None:
-        """The hash of a posted header."""
-        found = bytes(self._contract.read_one("headerHashes", epoch))
-        return found if any(found) else None
+        """The hash of a posted header that was not taken back."""
+        posted = self.find_header(epoch)
+        return None if posted is None else posted.header.hash
 
     def find_header(self, epoch: int) -> PostedHeader | None:
-        """A posted header, from its event."""
-        return next(self._search({"epoch": epoch}), None)
+        """A posted header that was not taken back, from its event."""
+        if not 0 < epoch <= int(self._contract.read_one("lastEpoch")):
+            return None
+        word = bytes(self._contract.read_one("posted", epoch))
+        return next((each for each in self._search({"epoch": epoch}) if each.word == word), None)
 
     def headers(self) -> Iterator[PostedHeader]:
-        """All posted headers in their order."""
-        return self._search({})
+        """All posted headers in their order, without those that were taken back."""
+        last = int(self._contract.read_one("lastEpoch"))
+        standing = {each.header.epoch: each for each in self._search({})}
+        return (standing[epoch] for epoch in range(1, last + 1))
+
+    def is_final(self, posted: PostedHeader) -> bool:
+        """Whether claims are paid under this header."""
+        return bool(self._contract.read_one("isFinal", posted_values(posted)))
+
+    def is_posted(self, posted: PostedHeader) -> bool:
+        """Whether this header was not taken back."""
+        return bool(self._contract.read_one("isPosted", posted.header.epoch, posted.word))
 
     def _search(self, wanted: dict[str, int]) -> Iterator[PostedHeader]:
         last = self._contract.rpc.block_number()
@@ -68,12 +119,150 @@ class Settlement:
     # ── payouts ──
 
     def paid_to(self, account: bytes) -> int:
-        """What `account` was paid so far."""
+        """What `account` was paid under headers so far."""
         return int(self._contract.read_one("claimed", account))
 
-    def claim(self, header: EpochHeader, proof: PayoutProof) -> TransactionReceipt:
-        """Have the proof's account paid what it was awarded up to this header and not paid yet.
+    def claim(self, posted: PostedHeader, account: Shown[AccountLeaf]) -> TransactionReceipt:
+        """Have an account paid what it was awarded up to a final header and not paid yet.
 
         Anybody may send this.
         """
-        return self._contract.send("claim", header_values(header), *proof_values(proof))
+        return self._contract.send("claim", posted_values(posted), *shown_values(account))
+
+    def credit_of(self, account: bytes) -> int:
+        """What waits for `account` to be collected: a released bond, a fee, a refused payment."""
+        return int(self._contract.read_one("credit", account))
+
+    def collect(self, account: bytes) -> TransactionReceipt:
+        """Send an account what is credited to it. Anybody may."""
+        return self._contract.send("collect", account)
+
+    # ── the aggregator's office ──
+
+    def aggregator(self) -> bytes:
+        """Who may post headers; zeros while the office is vacant."""
+        return from_hex(self._contract.read_one("aggregator"))
+
+    def read_office(self) -> Office:
+        """Who holds the office, and on what terms."""
+        aggregator = self.aggregator()
+        return Office(
+            aggregator=None if aggregator == NO_ADDRESS else aggregator,
+            bond=self._contract.read_one("bond"),
+            term=self._contract.read_one("term"),
+            silent_from=self._contract.read_one("silentFrom"),
+        )
+
+    def owner(self) -> bytes:
+        """Who may propose a board."""
+        return from_hex(self._contract.read_one("owner"))
+
+    def witnesses(self) -> tuple[tuple[bytes, ...], int]:
+        """The witnesses, and how many of them must sign a header."""
+        found = self._contract.read_one("witnesses")
+        return tuple(map(from_hex, found)), int(self._contract.read_one("quorum"))
+
+    def fund_bond(self, amount: int) -> TransactionReceipt:
+        """Add our money to the bond of whoever is aggregator."""
+        self._token.allow(self._contract.address, amount)
+        return self._contract.send("fundBond", amount)
+
+    def say_alive(self) -> TransactionReceipt:
+        """Say that we are there, when there is nothing to post. We are the aggregator."""
+        return self._contract.send("alive")
+
+    def dismiss(self) -> TransactionReceipt:
+        """End the office of an aggregator that was silent too long. Anybody may."""
+        return self._contract.send("dismiss")
+
+    def propose(self, board: Board) -> TransactionReceipt:
+        """Propose a board, effective after the timelock. We are the owner."""
+        return self._contract.send("propose", board_values(board))
+
+    def install(self, board: Board) -> TransactionReceipt:
+        """Install the proposed board when its timelock is over. Anybody may."""
+        return self._contract.send("install", board_values(board))
+
+    # ── channels that leave ──
+
+    def force(
+        self, config: ChannelConfig, receipt: SignedTerms, node_signature: bytes
+    ) -> TransactionReceipt:
+        """Put a receipt on chain that the aggregator ignored; costs the fee of a demand."""
+        self._token.allow(self._contract.address, self.terms.demand_fee)
+        values = (config_values(config), signed_values(receipt), node_signature)
+        return self._contract.send("force", *values)
+
+    def answer_forced(
+        self, posted: PostedHeader, channel: Shown[ChannelLeaf]
+    ) -> TransactionReceipt:
+        """Show that a header has a forced receipt, or a later one of its channel."""
+        return self._contract.send("answerForced", posted_values(posted), shown_values(channel))
+
+    def find_forced(self, channel_id: bytes) -> ForcedReceipt | None:
+        """The forced receipt of a channel that nobody has answered."""
+        _, deadline, sequence = self._contract.read("forced", channel_id)
+        return ForcedReceipt(channel_id, sequence, deadline) if deadline else None
+
+    def left_at(self, channel_id: bytes) -> int:
+        """The second after which no header may move a channel; 2^64 - 1 while headers may."""
+        return int(self._contract.read_one("leftAt", channel_id))
+
+    def exit(
+        self,
+        config: ChannelConfig,
+        receipt: SignedTerms,
+        signatures: tuple[bytes, bytes],
+        base: tuple[PostedHeader, Shown[ChannelLeaf] | None] | None,
+        paid: Sequence[PayoutLeaf],
+        owed: Sequence[PayoutLeaf],
+    ) -> TransactionReceipt:
+        """Settle a channel by a receipt: `signatures` are the node's and the client's, which may be
+        empty; `base` the final header to go on from, and the channel's leaf in it.
+        """
+        header, leaf = base or (None, None)
+        request = (
+            config_values(config),
+            signed_values(receipt),
+            *signatures,
+            posted_values(header),
+            shown_values(leaf or NO_CHANNEL),
+            _lines(paid),
+            _lines(owed),
+        )
+        return self._contract.send("exit", request)
+
+    def cancel_exit(
+        self, posted: PostedHeader, channel: Shown[ChannelLeaf]
+    ) -> TransactionReceipt:
+        """Show the leaf of a channel whose pending exit says that there is none."""
+        return self._contract.send("cancelExit", posted_values(posted), shown_values(channel))
+
+    def finish_exit(
+        self, channel_id: bytes, paid: Sequence[PayoutLeaf], owed: Sequence[PayoutLeaf]
+    ) -> TransactionReceipt:
+        """Have a pending exit paid whose window is over."""
+        return self._contract.send("finishExit", channel_id, _lines(paid), _lines(owed))
+
+    def find_exit(self, channel_id: bytes) -> ChannelExit | None:
+        """Where exits settled a channel to."""
+        found = ChannelExit(*self._contract.read("exited", channel_id))
+        return found if found.sequence else None
+
+    def find_pending_exit(self, channel_id: bytes) -> PendingExit | None:
+        """The exit of a channel that is under way."""
+        payouts, _, cumulative, sequence, due_at, _, _, is_cosigned = self._contract.read(
+            "pendingExits", channel_id
+        )
+        if not sequence:
+            return None
+        return PendingExit(payouts, cumulative, sequence, due_at, is_cosigned)
+
+    @cached_property
+    def _token(self) -> Token:
+        address = from_hex(self._contract.read_one("token"))
+        return Token(self._contract.beside("IFeeToken", address))
+
+
+def _lines(payouts: Sequence[PayoutLeaf]) -> list[tuple[bytes, int]]:
+    return [(each.account, each.amount) for each in payouts]

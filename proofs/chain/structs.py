@@ -4,17 +4,27 @@ contracts' order. Knows no node and no key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from ..epoch import EpochHeader
-from ..sumtree import PayoutProof
+from ..digest import keccak
+from ..epoch import AccountLeaf, ChannelLeaf, EntryLeaf, EpochHeader, PayoutLeaf, Shown
+from ..promise import Promise
+from ..sumtree import Opening, Proof
 from ..voucher import ChannelConfig, Voucher
 
 if TYPE_CHECKING:
     from web3.types import EventData
 
 CONFIRM_DEADLINE_S = 60.0  # for a transaction to come into a block
+
+AnyShown = Shown[ChannelLeaf] | Shown[AccountLeaf] | Shown[EntryLeaf] | Shown[PayoutLeaf]
+NONE = bytes(32)
+# What stands in a call where there is no leaf to show.
+NO_PROOF = Proof(0, 0, ())
+NO_CHANNEL = Shown(ChannelLeaf(NONE, 0, 0, NONE, NONE, NONE), NO_PROOF)
+NO_ACCOUNT = Shown(AccountLeaf(bytes(20), 0, NONE), NO_PROOF)
+NO_PAYOUT = Shown(PayoutLeaf(bytes(20), 0), NO_PROOF)
 
 
 @dataclass(frozen=True)
@@ -79,22 +89,111 @@ class ChannelState:
 
 @dataclass(frozen=True)
 class PostedHeader:
-    """A header as the chain has it, and the transaction that brought it."""
+    """A header as the chain has it, and the transaction that brought it.
+
+    `posted_at`: in Unix seconds of the chain; the contract wants it wherever it wants the header.
+    """
 
     header: EpochHeader
     transaction: bytes
     block: int
+    posted_at: int
+
+    @property
+    def word(self) -> bytes:
+        """What the contract keeps of it."""
+        return keccak(self.header.hash + self.posted_at.to_bytes(8, "big"))
 
 
 @dataclass(frozen=True)
 class SettlementState:
-    """The end of the header chain, and what was paid out so far."""
+    """The end of the header chain, and what was paid out so far: under headers, and by exits."""
 
     epoch: int
     header_hash: bytes
+    posted_at: int
     num_receipts: int
     payout_total: int
     total_paid: int
+    total_exited: int
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is fixed when a settlement contract is deployed: times in seconds, amounts in the fee
+    token's smallest unit.
+    """
+
+    window: int
+    answer_time: int
+    silence: int
+    timelock: int
+    bond: int
+    demand_fee: int
+
+
+@dataclass(frozen=True)
+class Board:
+    """Who decides what; a `quorum` of the witnesses must have signed each header."""
+
+    owner: bytes
+    aggregator: bytes
+    witnesses: tuple[bytes, ...] = ()
+    quorum: int = 0
+
+
+@dataclass(frozen=True)
+class Office:
+    """The aggregator's office as the chain has it. `aggregator` is None while it is vacant."""
+
+    aggregator: bytes | None
+    bond: int
+    term: int
+    silent_from: int
+
+
+@dataclass(frozen=True)
+class ForcedReceipt:
+    """A receipt that was put on chain because it was ignored: the channel leaves after
+    `deadline`.
+    """
+
+    channel_id: bytes
+    sequence: int
+    deadline: int
+
+
+@dataclass(frozen=True)
+class ChannelExit:
+    """Where exits settled a channel to."""
+
+    payouts: bytes
+    sequence: int
+    left_at: int
+
+
+@dataclass(frozen=True)
+class PendingExit:
+    """An exit that waits for `due_at`."""
+
+    payouts: bytes
+    cumulative: int
+    sequence: int
+    due_at: int
+    is_cosigned: bool
+
+
+@dataclass(frozen=True)
+class SignedTerms:
+    """What a channel's parties sign of a receipt, as the contract wants it: the hash of its body in
+    place of the body.
+    """
+
+    channel_id: bytes
+    sequence: int
+    cumulative: int
+    payouts: bytes
+    body: bytes
 
 
 def config_values(config: ChannelConfig) -> tuple[object, ...]:
@@ -114,17 +213,45 @@ def claim_values(claim: VoucherClaim) -> tuple[object, ...]:
 
 def header_values(header: EpochHeader) -> tuple[object, ...]:
     """A header in the contract's order."""
-    totals = (header.payout_root, header.payout_total, header.batch_digest)
-    return (header.epoch, header.previous, header.receipts_root, header.num_receipts, *totals)
+    return astuple(header)
 
 
-def proof_values(proof: PayoutProof) -> tuple[object, ...]:
-    """A payout proof in the contract's order: account, amount, siblings."""
-    return (
-        proof.account,
-        proof.amount,
-        [(other.sum, other.hash, other.is_left) for other in proof.siblings],
-    )
+def board_values(board: Board) -> tuple[object, ...]:
+    """A board in the contract's order."""
+    return (board.owner, board.aggregator, list(board.witnesses), board.quorum)
+
+
+def signed_values(receipt: SignedTerms) -> tuple[object, ...]:
+    """What is signed of a receipt, in the contract's order."""
+    return astuple(receipt)
+
+
+def posted_values(posted: PostedHeader | None) -> tuple[object, ...]:
+    """A posted header in the contract's order; None is the one before the first."""
+    if posted is None:
+        return ((0, NONE, NONE, 0, NONE, NONE, 0, NONE), 0)
+    return (header_values(posted.header), posted.posted_at)
+
+
+def proof_values(proof: Proof) -> tuple[object, ...]:
+    """A proof in the contract's order."""
+    return (proof.index, proof.size, [(other.sum, other.hash) for other in proof.siblings])
+
+
+def shown_values(shown: AnyShown) -> tuple[object, ...]:
+    """A leaf and its proof in the contract's order."""
+    return (astuple(shown.leaf), proof_values(shown.proof))
+
+
+def opening_values(opening: Opening) -> tuple[object, ...]:
+    """What a commitment commits to, in the contract's order."""
+    return (opening.size, opening.sum, opening.root)
+
+
+def promise_values(promise: Promise) -> tuple[object, ...]:
+    """A promise in the contract's order, without its signature."""
+    place = (promise.channel_id, promise.sequence, promise.cumulative)
+    return (*place, promise.body, promise.deadline)
 
 
 def read_posted(event: EventData) -> PostedHeader:
@@ -133,4 +260,5 @@ def read_posted(event: EventData) -> PostedHeader:
         EpochHeader(*event["args"]["header"].values()),
         bytes(event["transactionHash"]),
         event["blockNumber"],
+        event["args"]["postedAt"],
     )

@@ -48,6 +48,12 @@ class Token:
         """What an account has."""
         return int(self._contract.read_one("balanceOf", account))
 
+    def allow(self, spender: bytes, amount: int) -> None:
+        """Let a contract fetch this much of our money, where it may not yet."""
+        own = self._contract.wallet.address
+        if int(self._contract.read_one("allowance", own, spender)) < amount:
+            self._contract.send("approve", spender, amount)
+
     def sign_transfer(self, transfer: Transfer) -> bytes:
         """Sign that `transfer.to` may fetch this from us; moves nothing by itself."""
         domain = bytes(self._contract.read_one("DOMAIN_SEPARATOR"))

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
+
+import {IHeaders} from "../interfaces/IHeaders.sol";
+import {Digests} from "../libraries/Digests.sol";
+import {SumTree} from "../libraries/SumTree.sol";
+import {Header, HeaderHash, PostedHeader, postedWord} from "../types/Header.sol";
+import {AccountLeaf, Leaves} from "../types/Leaves.sol";
+import {Office} from "./Office.sol";
+
+/// @title The header chain: appended by the aggregator, taken back where it lies, paid from once
+/// nobody can challenge it any more.
+/// @notice A header is final when its window is over and no demand blocks it or one before it. Only
+/// final headers pay, only others can be taken back: nothing that was paid is ever taken back.
+///
+/// Nothing is deleted when headers are taken back. What counts is `epoch ≤ lastEpoch`, and an epoch
+/// is written anew before `lastEpoch` reaches it again, so taking back costs the same for one header
+/// as for thousands.
+abstract contract Headers is Office, IHeaders {
+    using SafeERC20 for IERC20;
+
+    uint64 private constant MAX_RECEIPTS = 1_000; // a header may add
+    uint64 private constant NONE = type(uint64).max;
+
+    // One slot: the end of the header chain.
+    /// @inheritdoc IHeaders
+    uint64 public lastEpoch;
+    /// @inheritdoc IHeaders
+    uint64 public numReceipts;
+    /// @inheritdoc IHeaders
+    uint64 public lastPostedAt;
+    /// @inheritdoc IHeaders
+    uint64 public firstDemanded = NONE;
+
+    // One slot: what the fees that were received are promised to.
+    /// @inheritdoc IHeaders
+    uint128 public payoutTotal;
+    /// @inheritdoc IHeaders
+    uint128 public totalExited;
+
+    /// @inheritdoc IHeaders
+    uint128 public totalPaid;
+    /// @inheritdoc IHeaders
+    mapping(uint64 epoch => bytes32) public posted;
+    /// @inheritdoc IHeaders
+    mapping(address account => uint128) public claimed;
+
+    /// @dev How many demands block a header, by the word under which it is posted.
+    mapping(bytes32 word => uint256) private _numBlocks;
+    /// @dev A bit for each epoch that a demand blocks, 256 to a word: the next one is found by
+    /// looking at a handful of words, however many headers there are.
+    mapping(uint256 number => uint256) private _blockedBits;
+
+    /// @inheritdoc IHeaders
+    function post(Header calldata header, bytes[] calldata witnessSignatures) external {
+        _checkPoster();
+        uint64 last = lastEpoch;
+        require(header.epoch == last + 1, WrongEpoch(last + 1, header.epoch));
+        require(_follows(header.previous, last), WrongPrevious(header.previous));
+        require(
+            header.numReceipts > numReceipts && header.numReceipts - numReceipts <= MAX_RECEIPTS
+                && header.payoutTotal > payoutTotal,
+            TotalsOutOfRange(header.numReceipts, header.payoutTotal)
+        );
+        HeaderHash headerHash = header.hash();
+        _checkWitnesses(headerHash, witnessSignatures);
+
+        uint64 postedAt = uint64(block.timestamp);
+        lastEpoch = header.epoch;
+        numReceipts = header.numReceipts;
+        lastPostedAt = postedAt;
+        payoutTotal = header.payoutTotal;
+        posted[header.epoch] = postedWord(headerHash, postedAt);
+        emit Posted(header.epoch, headerHash, header, postedAt);
+
+        _checkReceived();
+    }
+
+    /// @inheritdoc IHeaders
+    function claim(
+        PostedHeader calldata here,
+        AccountLeaf calldata leaf,
+        SumTree.Proof calldata proof
+    ) external {
+        _checkPosted(here);
+        require(_isFinal(here.header.epoch, here.postedAt), StillOpen(here.header.epoch));
+        (uint128 sum, bytes32 root) = SumTree.rootOf(leaf.amount, Leaves.hash(leaf), proof);
+        require(
+            sum == here.header.payoutTotal
+                && SumTree.commitment(proof.size, sum, root) == here.header.payoutRoot,
+            SumTree.BadProof()
+        );
+        uint128 before = claimed[leaf.account];
+        require(leaf.amount > before, NothingToClaim(leaf.account, before, leaf.amount));
+        uint128 amount = leaf.amount - before;
+        uint256 paid = uint256(totalPaid) + amount;
+        require(paid <= payoutTotal, ClaimExceedsTotal(paid, payoutTotal));
+
+        claimed[leaf.account] = leaf.amount;
+        totalPaid = uint128(paid);
+        emit Claimed(leaf.account, amount, leaf.amount, here.header.epoch);
+        token.safeTransfer(leaf.account, amount);
+    }
+
+    /// @inheritdoc IHeaders
+    function isFinal(PostedHeader calldata here) external view returns (bool) {
+        _checkPosted(here);
+        return _isFinal(here.header.epoch, here.postedAt);
+    }
+
+    // ── inside: what holds of a header ───────────────────────────────────────────────────────────
+
+    function _lastPost() internal view override returns (uint64) {
+        return lastPostedAt;
+    }
+
+    function _isLastFinal() internal view override returns (bool) {
+        return lastEpoch == 0 || _isFinal(lastEpoch, lastPostedAt);
+    }
+
+    function _checkPosted(PostedHeader calldata here) internal view {
+        require(isPosted(here.header.epoch, here.word()), UnknownHeader(here.header.epoch));
+    }
+
+    /// @inheritdoc IHeaders
+    function isPosted(uint64 epoch, bytes32 word) public view returns (bool) {
+        return epoch != 0 && epoch <= lastEpoch && posted[epoch] == word;
+    }
+
+    function _isFinal(uint64 epoch, uint64 postedAt) internal view returns (bool) {
+        return block.timestamp >= uint256(postedAt) + window && epoch < firstDemanded;
+    }
+
+    /// @dev Pulls in what was claimed for this contract, and checks that all of it covers what is
+    /// promised. Bonds, fees of demands and gifts do not count: the channels know what was claimed.
+    function _checkReceived() internal {
+        channels.settle(address(this), address(token));
+        (uint128 received,) = channels.receivers(address(this), address(token));
+        uint256 awarded = uint256(payoutTotal) + totalExited;
+        require(awarded <= received, PayoutExceedsReceived(awarded, received));
+    }
+
+    function _follows(HeaderHash previous, uint64 last) private view returns (bool) {
+        if (last == 0) return HeaderHash.unwrap(previous) == 0;
+        return posted[last] == postedWord(previous, lastPostedAt);
+    }
+
+    function _checkWitnesses(HeaderHash headerHash, bytes[] calldata signatures) private view {
+        uint8 needed = quorum;
+        if (needed == 0) return;
+        require(signatures.length >= needed, WitnessesMissing(needed));
+        bytes32 digest = Digests.ofHeader(headerHash, address(this));
+        address last = address(0);
+        for (uint256 i = 0; i < needed; i++) {
+            (address signer,,) = ECDSA.tryRecoverCalldata(digest, signatures[i]);
+            require(signer > last && isWitness[signer], WitnessesMissing(needed));
+            last = signer;
+        }
+    }
+
+    // ── taking back ──────────────────────────────────────────────────────────────────────
+
+    /// @dev A header that can be challenged, and the one before it, to which the chain returns.
+    function _checkOpen(PostedHeader calldata here, PostedHeader calldata before) private view {
+        _checkPosted(here);
+        require(!_isFinal(here.header.epoch, here.postedAt), StillOpen(here.header.epoch));
+        if (here.header.epoch == 1) return;
+        require(
+            before.header.epoch == here.header.epoch - 1
+                && before.word() == posted[before.header.epoch],
+            UnknownHeader(before.header.epoch)
+        );
+    }
+
+    /// @inheritdoc IHeaders
+    function convict(PostedHeader calldata here, PostedHeader calldata before, address prover)
+        external
+        onlyCourt
+    {
+        _checkOpen(here, before);
+        uint64 epoch = here.header.epoch;
+        emit TakenBack(epoch, lastEpoch);
+        _unblockFrom(epoch);
+        bool first = epoch == 1;
+        lastEpoch = epoch - 1;
+        numReceipts = first ? 0 : before.header.numReceipts;
+        lastPostedAt = first ? 0 : before.postedAt;
+        payoutTotal = first ? 0 : before.header.payoutTotal;
+        _punish(prover, epoch);
+    }
+
+    // ── headers that a demand blocks ─────────────────────────────────────────────────────
+
+    /// @inheritdoc IHeaders
+    function blockHeader(uint64 epoch, bytes32 word) external onlyCourt {
+        if (_numBlocks[word]++ == 0) _blockedBits[epoch >> 8] |= 1 << (epoch & 0xff);
+        if (epoch < firstDemanded) firstDemanded = epoch;
+    }
+
+    /// @inheritdoc IHeaders
+    function unblockHeader(uint64 epoch, bytes32 word) external onlyCourt {
+        if (--_numBlocks[word] != 0) return;
+        _blockedBits[epoch >> 8] &= ~(1 << (epoch & 0xff));
+        if (epoch == firstDemanded) firstDemanded = _findBlocked(epoch);
+    }
+
+    /// @dev The demands themselves stay, and are void: they name headers that are not posted any
+    /// more.
+    function _unblockFrom(uint64 epoch) private {
+        if (firstDemanded == NONE) return;
+        uint256 end = lastEpoch >> 8;
+        uint256 start = epoch >> 8;
+        _blockedBits[start] &= (1 << (epoch & 0xff)) - 1;
+        for (uint256 number = start + 1; number <= end; number++) {
+            if (_blockedBits[number] != 0) _blockedBits[number] = 0;
+        }
+        if (firstDemanded >= epoch) firstDemanded = NONE;
+    }
+
+    function _findBlocked(uint64 from) private view returns (uint64) {
+        uint256 end = lastEpoch >> 8;
+        for (uint256 number = from >> 8; number <= end; number++) {
+            uint256 bits = _blockedBits[number];
+            if (bits == 0) continue;
+            uint256 epoch = number << 8;
+            while (bits & 1 == 0) {
+                bits >>= 1;
+                epoch++;
+            }
+            return uint64(epoch);
+        }
+        return NONE;
+    }
+}

@@ -1,0 +1,186 @@
+"""Shows the court what convicts an aggregator, demands what nobody can locate, and answers demands:
+the calls of the court contract.
+
+A call that the contract refuses raises ContractReverted, and nothing is sent. What there is to show,
+proofs/court.py finds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from ..court import (
+    AbsentAnswer,
+    AccountAnswer,
+    Accusation,
+    Answer,
+    ChannelAnswer,
+    EntryAnswer,
+    Question,
+)
+from ..epoch import ChannelLeaf, Shown
+from ..promise import Promise
+from ..sumtree import Opening
+from ..voucher import ChannelConfig
+from .contract import DeployedContract
+from .structs import (
+    NO_ACCOUNT,
+    NO_CHANNEL,
+    NO_PAYOUT,
+    PostedHeader,
+    Terms,
+    config_values,
+    opening_values,
+    posted_values,
+    promise_values,
+    shown_values,
+)
+from .token import Token
+
+if TYPE_CHECKING:
+    from .wallet import TransactionReceipt
+
+STATES = ("none", "open", "held", "closed")
+NOTHING = {"payout": NO_PAYOUT, "earlier": NO_CHANNEL, "account": NO_ACCOUNT}
+"""What stands in a call for a part that an accusation does not need, by its name."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Where a demand stands: `state` is one of STATES; in Unix seconds, the answer is due at `until`
+    while it is open, and the header is held until then while it is held.
+    """
+
+    by: bytes
+    until: int
+    state: str
+
+
+class Court:
+    """One network's court, for one key."""
+
+    def __init__(self, contract: DeployedContract, token: Token, terms: Terms) -> None:
+        self._contract = contract
+        self._token = token
+        self._terms = terms
+
+    @property
+    def address(self) -> bytes:
+        """Where the court is."""
+        return self._contract.address
+
+    def prove(
+        self, posted: PostedHeader, before: PostedHeader | None, accusation: Accusation
+    ) -> TransactionReceipt:
+        """Convict: the header and all after it are taken back, half of the bond is ours.
+
+        `before` is the header before it, None in the first epoch.
+        """
+        return self._contract.send(*self.proof_call(posted, before, accusation))
+
+    def proof_call(
+        self, posted: PostedHeader, before: PostedHeader | None, accusation: Accusation
+    ) -> tuple[object, ...]:
+        """The function and the values that `prove` sends."""
+        parts = (
+            part
+            for each in fields(accusation)
+            for part in values_of(each.name, getattr(accusation, each.name))
+        )
+        name = f"prove{type(accusation).__name__}"
+        return (name, posted_values(posted), posted_values(before), *parts)
+
+    # ── demands ──
+
+    def demand(self, posted: PostedHeader, question: Question) -> TransactionReceipt:
+        """Demand to see one leaf of a header that can still be challenged; costs the fee."""
+        self._token.allow(self._contract.address, self._terms.demand_fee)
+        return self._contract.send("demand", posted_values(posted), question_values(question))
+
+    def answer(self, posted: PostedHeader, answer: Answer) -> TransactionReceipt:
+        """Show what was demanded, and earn the fee."""
+        values: tuple[object, ...]
+        match answer:
+            case ChannelAnswer(channel, config, signature):
+                name = "answerChannel"
+                values = (shown_values(channel), config_values(config), signature)
+            case AccountAnswer(account, entries):
+                name = "answerAccount"
+                values = (shown_values(account), opening_values(entries))
+            case EntryAnswer(account, entry, channel, payout):
+                name = "answerEntry"
+                values = tuple(map(shown_values, (account, entry, channel, payout)))
+            case AbsentAnswer(question, found, opening):
+                name = "answerAbsent"
+                shown = shown_values(found or NO_ACCOUNT)
+                values = (question_values(question), shown, opening_values(opening))
+        return self._contract.send(name, posted_values(posted), *values)
+
+    def release(self, posted: PostedHeader, question: Question) -> TransactionReceipt:
+        """End the hold of an answer that came late in the window."""
+        return self._contract.send("release", posted_values(posted), question_values(question))
+
+    def convict_default(
+        self, posted: PostedHeader, before: PostedHeader | None, question: Question
+    ) -> TransactionReceipt:
+        """Convict because a demand was not answered in time; the reward is the demander's."""
+        values = (posted_values(posted), posted_values(before), question_values(question))
+        return self._contract.send("convictDefault", *values)
+
+    def refund(self, posted: PostedHeader, question: Question) -> TransactionReceipt:
+        """Give the fee of a demand back whose header was taken back."""
+        return self._contract.send("refund", posted_values(posted), question_values(question))
+
+    def find_demand(self, posted: PostedHeader, question: Question) -> Demand | None:
+        """Where a demand stands; None when this was never demanded."""
+        asked = (posted_values(posted), question_values(question))
+        by, until, state = self._contract.read("demands", self._contract.read_one("demandId", *asked))
+        return Demand(bytes.fromhex(by[2:]), until, STATES[state]) if state else None
+
+    def demanded(self, posted: PostedHeader, first: int, last: int) -> Iterator[Question]:
+        """What was demanded of a header between two blocks, both included."""
+        wanted = {"epoch": posted.header.epoch}
+        for event in self._contract.events("Demanded", wanted, first=first, last=last):
+            part, index, entry = event["args"]["question"].values()
+            yield Question(part, index, entry)
+
+    # ── promises ──
+
+    def stand(self, promise: Promise) -> TransactionReceipt:
+        """Demand that a promise be shown kept whose deadline is over; costs the fee."""
+        self._token.allow(self._contract.address, self._terms.demand_fee)
+        return self._contract.send("stand", promise_values(promise), promise.signature)
+
+    def answer_stand(
+        self, promise: Promise, posted: PostedHeader, channel: Shown[ChannelLeaf]
+    ) -> TransactionReceipt:
+        """Show the promised receipt in a header, or a later one of its channel."""
+        values = (promise_values(promise), posted_values(posted), shown_values(channel))
+        return self._contract.send("answerStand", *values)
+
+    def convict_broken(self, promise: Promise, term: int) -> TransactionReceipt:
+        """Convict because a promise was not shown kept, demanded in this term of the office."""
+        return self._contract.send("convictBroken", promise_values(promise), term)
+
+
+def question_values(question: Question) -> tuple[int, int, int]:
+    """A question in the contract's order."""
+    return (int(question.part), question.index, question.entry)
+
+
+def values_of(name: str, part: object) -> tuple[object, ...]:
+    """One part of an accusation as the contract's arguments."""
+    match part:
+        case None:
+            return (shown_values(NOTHING[name]),)
+        case Shown():
+            return (shown_values(part),)
+        case Opening():
+            return (opening_values(part),)
+        case ChannelConfig():
+            return (config_values(part),)
+        case Promise():
+            return (promise_values(part), part.signature)
+    return (part,)
