@@ -41,6 +41,7 @@ from .daemon import NodeDaemon
 from .engine_host import EngineHost
 from .engine_process import EngineSettings
 from .errors import ConfigError, EngineLost
+from .keys import Keys, hold_key, load_keys
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
 from .wire import infer as wire
@@ -71,13 +72,23 @@ async def open_daemon(
 
     Raises ConfigError for what the operator has to change.
     """
-    config.home.mkdir(parents=True, exist_ok=True)
+    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys = await trio.to_thread.run_sync(load_keys, config.key_files)
+    with hold_key(keys.operator.peer_id):
+        async with _open_held(config, keys, engine_command) as daemon:
+            yield daemon
+
+
+@asynccontextmanager
+async def _open_held(
+    config: Config, keys: Keys, engine_command: tuple[str, ...] | None
+) -> AsyncIterator[NodeDaemon]:
+    identity = keys.operator
     telemetry = Telemetry(config.home / "log")
-    identity = Identity.load_or_create(config.key_path)
     try:
         async with (
             _open_network(config, identity) as host,
-            open_money(config, identity, host, telemetry) as money,
+            open_money(config, keys, host, telemetry) as money,
             trio.open_nursery() as nursery,
         ):
             ground = Ground(config, identity, host, BlockStore(config.home / "blocks"), telemetry)

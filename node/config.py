@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 import platformdirs
 
 from .errors import ConfigError
+from .keys import KeyFiles
 
 Role = Literal["volunteer", "gateway", "bootstrap", "aggregator"]
 
@@ -64,7 +65,29 @@ class Config:
         "peer ids of creators whose adapters may be called by their bare name, first one first",
     )
     aggregator: str = _setting("", "peer id of the node that settles receipts")
-    chain_rpc: str = _setting("", "an Ethereum node; empty means that nothing is paid")
+    chain_rpc: tuple[str, ...] = _setting(
+        (),
+        "Ethereum nodes of one chain, the first that works is asked; empty means that nothing is"
+        " paid",
+    )
+    chain_id: int = _setting(0, "the chain's id; 0: whatever the first node says")
+    first_block: int = _setting(
+        0, "the block in which the settlement contract was deployed; 0: find it"
+    )
+    confirmations: int = _setting(
+        0,
+        "how many blocks deep a deposit, a claim or a header must lie before it counts; 0: as deep"
+        " as the chain calls final",
+    )
+    max_fee_gwei: float = _setting(500.0, "what a transaction offers for each gas, at most")
+    max_tip_gwei: float = _setting(
+        50.0, "of that, what goes to whoever makes the block; more is a broken or lying node"
+    )
+    unit_wei: int = _setting(
+        300_000_000,
+        "what a millionth of a dollar is worth in wei, so that nothing is claimed that brings less"
+        " than its gas; 0: claim whatever is due",
+    )
     settlement: str = _setting("", "address of the settlement contract")
     channels: str = _setting("", "address of the payment channels' contract")
     token: str = _setting("", "address of the fee token")
@@ -72,6 +95,10 @@ class Config:
         "",
         "address that is paid for this node's work; empty: the node's own key, which should"
         " not hold money for long",
+    )
+    password_file: str = _setting(
+        "",
+        "a file with the password of this node's encrypted keys; empty: LORIKEET_PASSWORD says it",
     )
     base_path: str = _setting(
         "",
@@ -127,6 +154,13 @@ class Config:
                 "chain_rpc is set, so settlement, channels and token must be set too (addresses of"
                 " the contracts)"
             )
+        if min(self.chain_id, self.first_block, self.confirmations, self.unit_wei) < 0:
+            raise ConfigError("chain_id, first_block, confirmations, unit_wei must not be negative")
+        if not 0 < self.max_tip_gwei <= self.max_fee_gwei:
+            raise ConfigError(
+                f"max_tip_gwei is {self.max_tip_gwei}; use more than 0 and at most max_fee_gwei"
+                f" ({self.max_fee_gwei})"
+            )
         if self.prompt_price < 0 or self.completion_price < 0:
             raise ConfigError("prices must not be negative")
         if not 0 < self.channel_deposit <= self.max_channel_deposit:
@@ -144,6 +178,21 @@ class Config:
     def key_path(self) -> Path:
         """The operator's secret key."""
         return self.home / "key"
+
+    @property
+    def key_files(self) -> KeyFiles:
+        """All keys of this daemon, and their password."""
+        return KeyFiles(
+            operator=self.key_path,
+            payer=self.home / "payer.key",
+            aggregator=self.home / "aggregator.key",
+            password=Path(self.password_file).expanduser() if self.password_file else None,
+        )
+
+    @property
+    def origin_path(self) -> Path:
+        """Which chain this home belongs to."""
+        return self.home / "chain.json"
 
     @property
     def ledger_path(self) -> Path:

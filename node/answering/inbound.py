@@ -21,6 +21,7 @@ from engine.messages import Sampling
 from p2p.cid import Cid
 from p2p.errors import P2pError, StreamClosed
 from p2p.streams import FrameStream
+from proofs.errors import LedgerError
 from proofs.receipt import BARE_BASE
 
 from ..catalogue.catalogue import Catalogue
@@ -89,14 +90,25 @@ class Inbound:
             await Visit(self, stream).run()
         except NodeError as error:
             self.telemetry.count("requests_refused")
-            self.telemetry.log(f"inbound: refused {stream.remote[-8:]}: {error}")
+            self.telemetry.log(
+                f"inbound: refused {stream.remote[-8:]}: {error}", peer=stream.remote
+            )
             await self._refuse(stream, error.code, str(error))
         except wire.WireError as error:
             self.telemetry.reject("message", stream.remote, str(error))
             await self._refuse(stream, "bad_request", str(error))
         except P2pError as error:
             self.telemetry.count("clients_vanished")
-            self.telemetry.log(f"inbound: {stream.remote[-8:]} went away: {error}")
+            self.telemetry.log(
+                f"inbound: {stream.remote[-8:]} went away: {error}", peer=stream.remote
+            )
+        except (LedgerError, OSError) as error:  # our disk: what is not written down is not served
+            self.telemetry.trouble("inbound", f"requests are refused: {error}")
+            await self._refuse(
+                stream, "internal", "this node's disk takes nothing now; ask another"
+            )
+        else:
+            self.telemetry.clear("inbound")
 
     def terms(self) -> NodeTerms:
         """What is offered now."""
@@ -114,7 +126,9 @@ class Inbound:
         try:
             await stream.send(wire.encode(wire.Refusal(code, message[:1000])), SEND_DEADLINE_S)
         except P2pError as error:
-            self.telemetry.log(f"inbound: {stream.remote[-8:]} did not hear why: {error}")
+            self.telemetry.log(
+                f"inbound: {stream.remote[-8:]} did not hear why: {error}", peer=stream.remote
+            )
 
 
 class Visit:

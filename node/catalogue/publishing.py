@@ -95,7 +95,7 @@ class Publisher:
         for text in self._holdings.written():
             try:
                 pulled = await self._holdings.hold(Cid.parse(text))
-            except (AdapterError, EngineError, NoProvider, InvalidInput) as error:
+            except (AdapterError, EngineError, NoProvider, InvalidInput, OSError) as error:
                 self._log(f"publishing: {text} is not served: {error}")
                 continue
             if peer_id_of(pulled.manifest.creator) == self._identity.peer_id:

@@ -39,7 +39,10 @@ class Pocket:
 
 
 class Purse:
-    """All channels that this daemon pays from."""
+    """All channels that this daemon pays from.
+
+    `payer` holds the money; without one the key does that signs the vouchers.
+    """
 
     def __init__(
         self,
@@ -47,8 +50,10 @@ class Purse:
         book: ChannelBook,
         vault: Vault,
         on_receipt: Callable[[VerifiedReceipt], None],
+        payer: bytes | None = None,
     ) -> None:
         self._notary = notary
+        self._payer = payer or notary.address
         self._book = book
         self._vault = vault
         self._on_receipt = on_receipt
@@ -113,7 +118,7 @@ class Purse:
         network = self._notary.network
         salt = operator_salt(operator, secrets.token_bytes(SALT_NONCE_BYTES))
         config = ChannelConfig(
-            own,
+            self._payer,
             own,
             network.settlement,
             operator,

@@ -21,9 +21,10 @@ from trio_typing import TaskStatus
 from p2p.errors import P2pError
 from p2p.gossip import Verdict
 from p2p.host import Host
+from proofs.chain.claiming import Due, GasPrice, choose_claims, is_payout_worth
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError
 from proofs.chain.structs import VoucherClaim
+from proofs.chain.views import LATEST
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
@@ -35,6 +36,7 @@ from proofs.receipt import VerifiedReceipt
 from proofs.sumtree import PayoutProof
 from proofs.voucher import Voucher
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire import receipts as wire
@@ -47,7 +49,9 @@ CHAIN_DEADLINE_S = 60.0
 
 
 class Settlement:
-    """The outbox and the claims of one daemon. `aggregator` is a peer id, "" gossips only."""
+    """The outbox and the claims of one daemon. `aggregator` is a peer id, "" gossips only;
+    `unit_wei` is what a unit of the fee token is worth, 0 claims whatever is due.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Settlement:
         aggregator_address: bytes,
         operator: bytes,
         accounts: Sequence[bytes],
+        unit_wei: int = 0,
     ) -> None:
         self._host = host
         self._chain = chain
@@ -72,6 +77,8 @@ class Settlement:
         self._aggregator_address = aggregator_address
         self._operator = operator
         self._accounts = tuple(dict.fromkeys(accounts))
+        self._unit_wei = unit_wei
+        self._settled: dict[bytes, int] = {}  # claimed so deep that it stays: not asked again
         self._refused: set[bytes] = set()  # for good, by the aggregator: digests
         self._wake = trio.Event()
         self._claim_now = trio.Event()
@@ -98,10 +105,11 @@ class Settlement:
         """Send what has no promise yet, at once and again every interval, until cancelled."""
         while True:
             self._wake = trio.Event()
-            while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
-                await self._gossip(entries)
-                if not await self._deliver(entries):
-                    break
+            with survive(self._telemetry, "outbox"):
+                while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
+                    await self._gossip(entries)
+                    if not await self._deliver(entries):
+                        break
             with trio.move_on_after(interval_s):
                 await self._wake.wait()
 
@@ -182,28 +190,53 @@ class Settlement:
         """Book what clients' receipts cost so far to the settlement contract, so that they can be
         sealed.
         """
-        try:
+        claimed = 0
+        with survive(self._telemetry, "claims of vouchers"):
             claimed = await in_thread(
                 self._claim_vouchers, self._rows(), deadline_s=CHAIN_DEADLINE_S
             )
-        except (ChainError, trio.TooSlowError) as error:
-            self._telemetry.log(f"settlement: vouchers were not claimed now: {error}")
-            return
         if claimed:
             self._telemetry.count("vouchers_claimed", claimed)
             self._telemetry.log(f"settlement: claimed {claimed} vouchers")
 
     def _claim_vouchers(self, rows: Sequence[ChannelRow]) -> int:
-        due = [
-            row
+        channels = self._chain.channels
+        open_rows = {
+            row.channel_id: row
             for row in rows
-            if row.cumulative > self._chain.channels.read(row.channel_id).total_claimed
-        ]
-        if due:
-            self._chain.channels.claim(
-                [VoucherClaim(row.config, _voucher(row), row.cumulative) for row in due]
+            if row.cumulative > self._settled.get(row.channel_id, 0)
+        }
+        if not open_rows:
+            return 0
+        for channel, state in zip(open_rows, channels.read_many(list(open_rows)), strict=True):
+            self._settled[channel] = state.total_claimed
+        now = dict(zip(open_rows, channels.read_many(list(open_rows), LATEST), strict=True))
+        due = [
+            Due(
+                channel,
+                amount=min(row.cumulative, now[channel].balance) - now[channel].total_claimed,
+                is_leaving=bool(now[channel].withdraw_requested_at),
             )
-        return len(due)
+            for channel, row in open_rows.items()
+        ]
+        worth = [one.channel_id for one in choose_claims(due, self._gas_price())]
+        claimed = channels.claim(
+            [
+                VoucherClaim(
+                    open_rows[channel].config,
+                    _voucher(open_rows[channel]),
+                    min(open_rows[channel].cumulative, now[channel].balance),
+                )
+                for channel in worth
+            ]
+        )
+        for claim, error in claimed.refused:
+            self._telemetry.count("vouchers_refused")
+            self._telemetry.log(
+                f"settlement: channel {claim.voucher.channel_id.hex()[:12]} cannot be claimed, the"
+                f" others are: {error}"
+            )
+        return len(worth) - len(claimed.refused)
 
     def _rows(self) -> list[ChannelRow]:
         """Channels that pay us and whose vouchers we may claim."""
@@ -218,27 +251,27 @@ class Settlement:
         for account in self._accounts if header else ():
             if not self._mirror.credited(account):
                 continue
-            try:
+            amount = 0
+            with survive(self._telemetry, f"the payout of 0x{account.hex()}"):
                 amount = await in_thread(
                     self._claim_payout,
                     header,
                     self._mirror.prove_payout(account),
                     deadline_s=CHAIN_DEADLINE_S,
                 )
-            except (ChainError, trio.TooSlowError) as error:
-                self._telemetry.log(
-                    f"settlement: the payout of 0x{account.hex()} was not claimed now: {error}"
-                )
-                continue
             if amount:
                 self._telemetry.count("payouts_claimed")
                 self._telemetry.log(f"settlement: 0x{account.hex()} was paid {amount}")
 
     def _claim_payout(self, header: EpochHeader, proof: PayoutProof) -> int:
         unpaid = proof.amount - self._chain.settlement.paid_to(proof.account)
-        if unpaid > 0:
-            self._chain.settlement.claim(header, proof)
-        return max(unpaid, 0)
+        if unpaid <= 0 or not is_payout_worth(unpaid, self._gas_price()):
+            return 0
+        self._chain.settlement.claim(header, proof)
+        return unpaid
+
+    def _gas_price(self) -> GasPrice:
+        return GasPrice(self._chain.wallet.suggest_fees().max_fee_wei, self._unit_wei)
 
 
 def _voucher(row: ChannelRow) -> Voucher:

@@ -13,9 +13,10 @@ import trio
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.host import Host
-from p2p.identity import Identity
 from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
+from proofs.chain.fees import GWEI, FeeLimits
+from proofs.chain.origin import Stated
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.hextext import from_hex, to_hex
@@ -26,6 +27,7 @@ from proofs.signing import Signer
 from ..api import EarningsInfo, ReceiptInfo, ReceiptState
 from ..config import Config
 from ..errors import ConfigError, NodeError
+from ..keys import Keys
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.notary import Notary
@@ -33,12 +35,16 @@ from ..wire.receipts import PROTOCOL
 from .aggregator import AggregatorRole
 from .book import ChannelBook
 from .mirror import Mirror
+from .origin import Origin, check_same_chain
 from .purse import Purse
 from .settlement import Settlement, run_gossip
 from .till import Till
 from .vault import Vault
 
 CHAIN_DEADLINE_S = 20.0
+CONNECT_DEADLINE_S = 60.0
+DEVELOPMENT_CHAINS = (1337, 31337)
+"""Chains whose dollars are free and worth no gas: there everything is claimed that is due."""
 LAST_CLAIM_DEADLINE_S = 2.0
 MAX_LISTED_RECEIPTS = 1000
 MAX_SHOWN_REJECTIONS = 20
@@ -57,9 +63,12 @@ _STATE_WORDS: dict[OutboxState, ReceiptState] = {
 
 @dataclass(frozen=True)
 class Connection:
-    """The chain, and who aggregates on it."""
+    """The chain as the operator's key sees it, and as the key does that pays others; and who
+    aggregates on it.
+    """
 
     chain: ChainClient
+    payer: ChainClient
     network: Network
     aggregator: bytes
 
@@ -90,18 +99,19 @@ class Money:
     def __init__(
         self,
         config: Config,
-        identity: Identity,
+        keys: Keys,
         host: Host,
         telemetry: Telemetry,
         connection: Connection | None,
         books: Books,
     ) -> None:
         self._config = config
+        self._keys = keys
         self._host = host
         self._telemetry = telemetry
         self._connection = connection
         self._books = books
-        self._signer = Signer(identity.secret)
+        self._signer = Signer(keys.operator.secret)
         self._outbox = books.outbox
         self.till: Till | None = None
         self.purse: Purse | None = None
@@ -136,6 +146,7 @@ class Money:
             aggregator_address=self._connection.aggregator,
             operator=self._signer.address,
             accounts=self.accounts,
+            unit_wei=0 if chain.deployment.chain_id in DEVELOPMENT_CHAINS else config.unit_wei,
         )
         notary = Notary(self._signer, network)
         self.till = Till(
@@ -145,25 +156,35 @@ class Money:
             on_receipt=self.settlement.earned,
             on_withdrawal=self.settlement.claim_soon,
         )
+        payer = self._connection.payer
         vault = Vault(
-            chain.channels.deposit,
-            chain.channels.read,
+            payer.channels.deposit,
+            payer.channels.read,
             config.channel_deposit,
             config.max_channel_deposit,
         )
-        self.purse = Purse(notary, self._books.channels, vault, on_receipt=self.settlement.paid)
+        self.purse = Purse(
+            notary,
+            self._books.channels,
+            vault,
+            on_receipt=self.settlement.paid,
+            payer=payer.address,
+        )
         if config.role == "aggregator":
-            if self._connection.aggregator != self._signer.address:
+            signer = Signer(self._keys.aggregator)
+            if self._connection.aggregator != signer.address:
                 raise ConfigError(
                     "the settlement contract takes headers from"
                     f" 0x{self._connection.aggregator.hex()}, not from this daemon's key"
+                    f" {to_hex(signer.address)} ({config.key_files.aggregator.name}, or key where"
+                    " there is none)"
                 )
             self.aggregator = AggregatorRole(
                 self._host,
                 store,
-                chain,
+                chain.for_key(self._keys.aggregator),
                 network,
-                signer=self._signer,
+                signer=signer,
                 ledger=self._books.ledger,
                 telemetry=self._telemetry,
             )
@@ -216,6 +237,7 @@ class Money:
         ]
         about: dict[str, object] = {
             "paid": self._connection is not None,
+            "troubles": dict(self._telemetry.troubles),
             "rejections": rejections[-MAX_SHOWN_REJECTIONS:],
         }
         if self._connection is None:
@@ -230,6 +252,11 @@ class Money:
             "chain_id": deployment.chain_id,
             "settlement": to_hex(deployment.settlement),
             "token": to_hex(deployment.token),
+            "payer": to_hex(self._connection.payer.address),
+            "nodes": [
+                {"node": one.name, "trouble": one.trouble}
+                for one in self._connection.chain.rpc.health()
+            ],
         }
         if self.mirror is not None:
             header = self.mirror.header
@@ -307,12 +334,12 @@ async def run_checks(
 
 @asynccontextmanager
 async def open_money(
-    config: Config, identity: Identity, host: Host, telemetry: Telemetry
+    config: Config, keys: Keys, host: Host, telemetry: Telemetry
 ) -> AsyncIterator[Money]:
     """Connect to the chain that the configuration names, if any, and open the books."""
-    connection = await _connect(config, identity) if config.chain_rpc else None
+    connection = await _connect(config, keys) if config.chain_rpc else None
     ledger = Ledger(config.ledger_path)
-    money = Money(config, identity, host, telemetry, connection=connection, books=Books(ledger))
+    money = Money(config, keys, host, telemetry, connection=connection, books=Books(ledger))
     try:
         yield money
         await money.close()
@@ -322,26 +349,51 @@ async def open_money(
         ledger.close()
 
 
-async def _connect(config: Config, identity: Identity) -> Connection:
+async def _connect(config: Config, keys: Keys) -> Connection:
     try:
+        stated = Stated(
+            chain_id=config.chain_id or None,
+            channels=from_hex(config.channels),
+            token=from_hex(config.token),
+            first_block=config.first_block or None,
+        )
         settlement = from_hex(config.settlement)
         return await in_thread(
-            _open_connection,
-            config.chain_rpc,
-            settlement,
-            identity.secret,
-            deadline_s=CHAIN_DEADLINE_S,
+            _open_connection, config, settlement, stated, keys, deadline_s=CONNECT_DEADLINE_S
         )
     except (ChainError, trio.TooSlowError, ValueError) as error:
         raise ConfigError(
-            f"the chain at {config.chain_rpc} does not answer as configured: {error}; check"
-            " chain_rpc and settlement"
+            f"the chain at {', '.join(config.chain_rpc)} does not answer as configured: {error};"
+            " check chain_rpc and settlement"
         ) from error
 
 
-def _open_connection(rpc: str, settlement: bytes, secret: bytes) -> Connection:
-    chain = open_client(rpc, settlement, secret)
-    return Connection(chain, chain.network, chain.settlement.aggregator())
+def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Keys) -> Connection:
+    limits = FeeLimits(round(config.max_fee_gwei * GWEI), round(config.max_tip_gwei * GWEI))
+    chain = open_client(
+        config.chain_rpc,
+        settlement,
+        keys.operator.secret,
+        stated=stated,
+        limits=limits,
+        confirmations=config.confirmations,
+    )
+    try:
+        deployment = chain.deployment
+        check_same_chain(
+            config.origin_path,
+            Origin(
+                deployment.chain_id,
+                to_hex(deployment.settlement),
+                deployment.first_block,
+                to_hex(chain.read_origin()),
+            ),
+        )
+        aggregator = chain.settlement.aggregator()
+    except BaseException:  # whatever it was, the session must not stay open
+        chain.close()
+        raise
+    return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator)
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:

@@ -74,7 +74,7 @@ class Plan:
             http_port=0,
             publishers=self.publishers or tuple(one.identity.peer_id for one in self.volunteers),
             aggregator=self.member(AGGREGATOR).identity.peer_id,
-            chain_rpc=chain.rpc if paid else "",
+            chain_rpc=(chain.rpc,) if paid else (),
             settlement=chain.settlement if paid else "",
             channels=chain.channels if paid else "",
             token=chain.token if paid else "",

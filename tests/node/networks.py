@@ -62,7 +62,7 @@ class Lab:
         }
         if self.chain is not None:
             values |= {
-                "chain_rpc": self.chain.rpc,
+                "chain_rpc": (self.chain.rpc,),
                 "settlement": self.chain.settlement,
                 "channels": self.chain.channels,
                 "token": self.chain.token,
