@@ -31,7 +31,12 @@ class PromiseBook:
         """List those that a header posted then must keep."""
         return [one for one in self._by_channel.values() if posted_at > one.deadline]
 
-    def forget_kept(self, state: EpochState, posted_at: int) -> None:
+    def forget(self, promise: Promise) -> None:
+        """Forget a promise that is settled in another way."""
+        if self._by_channel.get(promise.channel_id) == promise:
+            del self._by_channel[promise.channel_id]
+
+    def forget_kept(self, state: EpochState) -> None:
         """Forget those that this state keeps."""
         for channel_id, promise in list(self._by_channel.items()):
             index = state.find_channel(channel_id)

@@ -15,8 +15,10 @@ from p2p.host import Host
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ChainError
 from proofs.digest import Network
-from proofs.epoch import EpochHeader, recover_witness
+from proofs.epoch import EpochHeader
 from proofs.errors import BadSignature
+from proofs.signing import recover
+from proofs.witness import witness_digest
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
@@ -49,8 +51,8 @@ class Quorum:
 
         Raises QuorumMissing, ChainError.
         """
-        quorum, known = await in_thread(
-            self._chain.settlement.quorum, deadline_s=CHAIN_DEADLINE_S
+        known, quorum = await in_thread(
+            self._chain.settlement.witnesses, deadline_s=CHAIN_DEADLINE_S
         )
         signed: dict[bytes, bytes] = {}
         async with trio.open_nursery() as nursery:
@@ -84,7 +86,8 @@ class Quorum:
             if isinstance(answer, wire.Declined):
                 self._telemetry.log(f"aggregator: witness {peer_id[-8:]} declines: {answer.reason}")
                 return None
-            return recover_witness(header, answer.signature, self._network), answer.signature
+            digest = witness_digest(header.hash, self._network)
+            return recover(digest, answer.signature), answer.signature
         except (P2pError, msgspec.MsgspecError, UnicodeError, BadSignature) as error:
             self._telemetry.log(f"aggregator: witness {peer_id[-8:]} gave no signature: {error}")
             return None

@@ -13,10 +13,11 @@ from p2p.errors import P2pError
 from p2p.streams import FrameStream
 from proofs.batch import decode_batch, recompute
 from proofs.digest import Network
-from proofs.epoch import EpochHeader, decode_header, sign_header
+from proofs.epoch import EpochHeader, decode_header
 from proofs.errors import BatchError
 from proofs.history import History
 from proofs.signing import Signer
+from proofs.witness import sign_header
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
@@ -63,7 +64,7 @@ class Witness:
         except (P2pError, trio.TooSlowError) as error:
             return wire.Declined(str(error)[: wire.MAX_REASON_CHARS])
         self._telemetry.count("headers_attested")
-        return wire.Attested(sign_header(self._signer, header, self._network))
+        return wire.Attested(sign_header(self._signer, header.hash, self._network))
 
     async def _verify(self, header: EpochHeader, peer_id: str) -> None:
         history = self._mirror.history

@@ -21,9 +21,11 @@ from ..court import (
     Question,
 )
 from ..epoch import ChannelLeaf, Shown
+from ..hextext import from_hex, to_hex
 from ..promise import Promise
 from ..sumtree import Opening
 from ..voucher import ChannelConfig
+from .answered import decode_answer
 from .contract import DeployedContract
 from .structs import (
     NO_ACCOUNT,
@@ -145,6 +147,19 @@ class Court:
         for event in self._contract.events("Demanded", wanted, first=first, last=last):
             part, index, entry = event["args"]["question"].values()
             yield Question(part, index, entry)
+
+    def find_answer(self, posted: PostedHeader, question: Question) -> Answer | None:
+        """What was answered to a demand, from the call that brought it; None while it is open."""
+        asked = (posted_values(posted), question_values(question))
+        wanted = {"id": self._contract.read_one("demandId", *asked)}
+        rpc = self._contract.rpc
+        last = rpc.block_number()
+        for event in self._contract.events("Answered", wanted, first=posted.block, last=last):
+            call = rpc.call("eth_getTransactionByHash", to_hex(bytes(event["transactionHash"])))
+            found = decode_answer(*self._contract.decode_call(from_hex(call["input"])))
+            if found is not None:
+                return found
+        return None
 
     # ── promises ──
 

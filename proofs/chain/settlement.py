@@ -37,9 +37,13 @@ from .structs import (
     signed_values,
 )
 from .token import Token
+from .views import LATEST, View
 
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
+
+
+NEVER = (1 << 64) - 1
 
 
 class Settlement:
