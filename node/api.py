@@ -20,6 +20,8 @@ from engine.messages import Choosing
 EndReason = Literal["stop", "length", "cancelled"]
 AdapterState = Literal["held", "ready", "known"]
 """Its bytes are here; it is in the engine; it was heard of on the network."""
+ChannelState = Literal["open", "empty", "withdrawing", "closed", "dead"]
+"""Pays; has nothing in it; its money is on the way back; pays no more; holds less than is owed."""
 ReceiptState = Literal["queued", "gossiped", "promised", "included", "final"]
 PartOfReceipt = Literal["node", "client"]
 
@@ -177,6 +179,29 @@ class EarningsInfo:
 
 
 @dataclass(frozen=True)
+class ChannelInfo:
+    """One payment channel; `role` is this daemon's part in it, `counterparty` the other's address.
+
+    `balance`: what was put in and not paid back. `spent`: what receipts cost. `vouched`: what was
+    promised, cumulative like `spent`. `claimed`: what the node took on the chain. `reserved`: for
+    answers without a receipt. `free`: what is left. `available_at`: when a withdrawal ends, in Unix
+    seconds.
+    """
+
+    channel: str
+    role: PartOfReceipt
+    counterparty: str
+    state: ChannelState
+    balance: int
+    spent: int
+    vouched: int
+    claimed: int
+    reserved: int
+    free: int
+    available_at: int | None = None
+
+
+@dataclass(frozen=True)
 class PullReport:
     """How an adapter came here.
 
@@ -252,6 +277,14 @@ class Daemon(Protocol):
 
     async def receipt(self, digest: str) -> bytes:
         """The signed receipt with that body digest (hex)."""
+
+    async def channels(self) -> list[ChannelInfo]:
+        """The payment channels that this daemon pays from, and those that pay it."""
+
+    async def withdraw(self, channel: str | None) -> list[ChannelInfo]:
+        """Take back what is free in a channel that this daemon pays from (its id in hex; None: in
+        all of them). It comes once the channel's delay is over.
+        """
 
     async def earnings(self) -> list[EarningsInfo]:
         """What this node's owner (and, at an aggregator, everybody) has earned."""

@@ -191,7 +191,14 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
     known = Known()
     fetcher = Fetcher(host, ground.store, ground.telemetry)
     folders = AdapterFolders(ground.config.home / "adapters", ground.store)
-    holdings = Holdings(base.identity.base, fetcher, folders, engine, note_held)
+    holdings = Holdings(
+        base.identity.base,
+        fetcher,
+        folders,
+        engine,
+        note_held,
+        guest_bytes=ground.config.max_guest_bytes,
+    )
     names = Names(
         host.dht,
         ground.identity.peer_id,

@@ -125,6 +125,11 @@ class Config:
         "adapters ready in the engine at once, the others wait on the disk; 0: what suits the"
         " machine",
     )
+    max_guest_bytes: int = _setting(
+        8 << 30,
+        "bytes of adapters that are kept because strangers asked for them; the one that nobody"
+        " asked for longest makes room",
+    )
     prompt_price: int = _setting(10, "what a token of prompt costs here, in millionths of a dollar")
     completion_price: int = _setting(50, "what a token of answer costs here")
     max_prompt_price: int = _setting(
@@ -133,10 +138,25 @@ class Config:
     max_completion_price: int = _setting(
         500, "what this node pays another for a token of answer, at most"
     )
-    channel_deposit: int = _setting(
-        1_000_000, "what is put into a channel at a time when this node pays another"
+    first_deposit: int = _setting(
+        50_000, "what is put into a new channel when this node pays another for the first time"
     )
-    max_channel_deposit: int = _setting(10_000_000, "what is ever put into one channel, at most")
+    channel_deposit: int = _setting(
+        1_000_000,
+        "what is put into a channel at a time, at most; it grows with what was spent there",
+    )
+    max_channel_deposit: int = _setting(10_000_000, "what lies unspent in one channel, at most")
+    max_locked: int = _setting(20_000_000, "what lies unspent in all channels together, at most")
+    idle_withdraw_s: float = _setting(
+        3 * 86_400.0, "seconds without a request until the rest of a channel is taken back"
+    )
+    witnesses: tuple[str, ...] = _setting(
+        (), "peer ids of the nodes that sign headers after recomputing them"
+    )
+    promise_s: float = _setting(
+        600.0, "seconds within which an aggregator promises to have a receipt in a posted header"
+    )
+    watch_interval_s: float = _setting(5.0, "seconds between looks at new headers")
     epoch_s: float = _setting(30.0, "seconds between an aggregator's posts")
     claim_interval_s: float = _setting(60.0, "seconds between claims of vouchers and payouts")
     republish_interval_s: float = _setting(
@@ -167,6 +187,10 @@ class Config:
             raise ConfigError(
                 f"channel_deposit is {self.channel_deposit}; use 1 to max_channel_deposit"
                 f" ({self.max_channel_deposit})"
+            )
+        if self.first_deposit <= 0 or self.max_locked <= 0 or self.max_guest_bytes < 0:
+            raise ConfigError(
+                "first_deposit and max_locked must be above 0, max_guest_bytes 0 or more"
             )
 
     @property

@@ -23,6 +23,7 @@ from proofs.hextext import to_hex
 from .answering.service import Service
 from .api import (
     AdapterInfo,
+    ChannelInfo,
     CompletionEvent,
     CompletionRequest,
     EarningsInfo,
@@ -151,6 +152,20 @@ class NodeDaemon:
                 f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is"
             )
         return found
+
+    async def channels(self) -> list[ChannelInfo]:
+        """The payment channels that this daemon pays from, and those that pay it."""
+        return await self.money.channels() if self.money else []
+
+    async def withdraw(self, channel: str | None) -> list[ChannelInfo]:
+        """Take back what is free in a channel (its id in hex), or in all."""
+        try:
+            named = None if channel is None else bytes.fromhex(channel.removeprefix("0x"))
+        except ValueError:
+            raise BadRequest(
+                f"channel {channel!r} is not hex; `lorikeet channels` lists them"
+            ) from None
+        return await self.money.withdraw(named) if self.money else []
 
     async def earnings(self) -> list[EarningsInfo]:
         """What this node's owner (and, at an aggregator, everybody) has earned."""

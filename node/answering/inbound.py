@@ -283,7 +283,7 @@ class Visit:
         catalogue = self._in.catalogue
         if action.adapter == BARE_BASE:
             return node.AdapterHeld(catalogue.shares(self._in.owner, None), {})
-        pulled = await catalogue.hold(Cid(action.adapter))
+        pulled = await catalogue.hold_guest(Cid(action.adapter))
         shares = catalogue.shares(self._in.owner, pulled.manifest)
         return node.AdapterHeld(shares, dict(pulled.timings_ms))
 

@@ -219,9 +219,9 @@ class _RemoteCall:
         self._outcome: client.Outcome | None = None
 
     async def open(self) -> Mapping[str, float]:
-        deal = await self._infer.open()
+        await self._infer.open()
         self._is_agreed = True
-        return {"connect": self._connect_ms} | dict(deal.offer.timings)
+        return {"connect": self._connect_ms}
 
     async def next_tokens(self) -> wire.Output | None:
         found = await self._infer.next_tokens()

@@ -19,7 +19,14 @@ from p2p.host import Host
 from p2p.peers import PeerAddress
 from p2p.streams import FrameStream
 
-from ..errors import NodeError, NodeRefused, NodeVanished, PaymentError, RemoteError
+from ..errors import (
+    NodeCheated,
+    NodeError,
+    NodeRefused,
+    NodeVanished,
+    PaymentError,
+    RemoteError,
+)
 from ..money.addresses import address_of_peer
 from ..money.purse import Pocket, Purse
 from ..wire import client_session as client
@@ -197,22 +204,25 @@ class Caller:
 
     @asynccontextmanager
     async def _lend_pocket(self, peer_id: str) -> AsyncIterator[Pocket | None]:
-        """The channel that pays this node; one that the node does not take is forgotten."""
+        """The channel that pays this node; one about which we and the node do not agree is left."""
         if self._purse is None:
             yield None
             return
         pocket = await self._purse.pocket(peer_id)
         pocket.visits += 1
-        is_refused = False
+        is_left = False
         try:
             yield pocket
         except NodeRefused as refusal:
-            is_refused = refusal.code == "no_channel"
+            is_left = refusal.code == "no_channel"
+            raise
+        except NodeCheated:
+            is_left = True
             raise
         finally:
             pocket.visits -= 1
-            if is_refused:
-                self._purse.forget(peer_id)
+            if is_left:
+                self._purse.forget(pocket)
 
     @asynccontextmanager
     async def _open_stream(self, peer: PeerAddress) -> AsyncIterator[FrameStream]:

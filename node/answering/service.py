@@ -20,6 +20,7 @@ from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
 from p2p.peers import PeerAddress
+from proofs.attribution.shares import Share
 from proofs.manifest import Manifest
 from proofs.receipt import BARE_BASE
 
@@ -37,7 +38,6 @@ from ..errors import (
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
-from ..wire.metering import ShareRow
 from .checks import check_request
 from .peers import Outcome, Peer, Peers
 from .router import Router
@@ -61,7 +61,7 @@ class Catalogue(Protocol):
     async def manifest(self, cid: Cid) -> Manifest:
         """What its creator signed."""
 
-    def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
+    def shares(self, owner: bytes, manifest: Manifest | None) -> tuple[Share, ...]:
         """Who must share the fee for it when `owner`'s node serves it."""
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from p2p.cid import Cid
 from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
-from proofs.attribution.shares import SharePolicy
+from proofs.attribution.shares import Share, SharePolicy, shares_for
 from proofs.manifest import Manifest
 
 from ..api import AdapterInfo, AdapterState, PullReport
 from ..errors import AdapterError
-from ..wire.metering import ShareRow, expected_shares
 from .announcements import Known
 from .fetching import Fetcher, Pulled, since_ms
 from .holding import Holdings, size_of
@@ -53,13 +52,17 @@ class Catalogue:
         """Make an adapter servable here; raises NoProvider, AdapterError, EngineError."""
         return await self.holdings.hold(cid)
 
+    async def hold_guest(self, cid: Cid) -> Pulled:
+        """The same for a stranger: it makes room again when others are wanted more."""
+        return await self.holdings.hold_guest(cid)
+
     async def providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
         return await self.fetcher.find_providers(cid)
 
-    def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
+    def shares(self, owner: bytes, manifest: Manifest | None) -> tuple[Share, ...]:
         """Say who shares a fee that `owner`'s node earns with an adapter; None is the bare base."""
-        return expected_shares(SharePolicy(), owner, manifest)
+        return shares_for(SharePolicy(), owner, manifest)
 
     async def manifest(self, cid: Cid) -> Manifest:
         """Give the signed description behind a CID, fetched when it is not here; raises NoProvider,

@@ -19,7 +19,7 @@ from p2p.cid import Cid
 from p2p.errors import FetchFailed, P2pError
 from p2p.host import Host
 from p2p.peers import PeerAddress
-from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_manifest
+from proofs.manifest import MAX_MANIFEST_BYTES, File, Manifest, ManifestError, parse_manifest
 
 from ..errors import AdapterError, NoProvider
 from ..telemetry import Telemetry
@@ -43,6 +43,8 @@ class Pulled:
     timings_ms: dict[str, float] = field(default_factory=dict)
     blocks_by_peer: dict[str, int] = field(default_factory=dict)
     rejected: tuple[tuple[str, str, str], ...] = ()
+    fetched: set[Cid] = field(default_factory=set)
+    """What came from the network for it, the manifest among it: nothing else is to be deleted."""
 
     def add(self, part: str, ms: float) -> None:
         """Count time towards a part."""
@@ -87,14 +89,20 @@ class Fetcher:
         except P2pError as error:
             raise NoProvider(f"the manifest {cid} could not be fetched: {error}") from error
         timings_ms = {"lookup": (found - started) * 1000, "fetch": since_ms(found)}
-        return Pulled(cid, _parse(cid, data), providers, timings_ms)
+        try:
+            manifest = _parse(cid, data)
+        except AdapterError:
+            self._store.delete(cid)
+            raise
+        return Pulled(cid, manifest, providers, timings_ms, fetched={cid})
 
-    async def fetch_blocks(self, pulled: Pulled) -> None:
-        """Have every block of the adapter's files in the store, and say in `pulled` how they came.
+    async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
+        """Have every block of these files of the adapter in the store, and say in `pulled` how they
+        came.
 
         Raises NoProvider.
         """
-        blocks = [block for file in pulled.manifest.files for block in file.blocks]
+        blocks = [block for file in files for block in file.blocks]
         wanted = [BlockRef(Cid(digest), size) for digest, size in blocks]
         missing = [ref for ref in wanted if not self._store.has(ref.cid)]
         if not missing:
@@ -103,6 +111,7 @@ class Fetcher:
             started = time.perf_counter()
             pulled.providers = await self.find_providers(pulled.cid)
             pulled.add("lookup", since_ms(started))
+        pulled.fetched |= {ref.cid for ref in missing}
         try:
             report = await fetch_blocks(
                 self._host, self._store, missing, pulled.providers, deadline_s=FETCH_DEADLINE_S
@@ -116,11 +125,12 @@ class Fetcher:
     def _note(self, pulled: Pulled, report: FetchReport) -> None:
         pulled.add("fetch", report.seconds * 1000)
         pulled.add("verify", report.verify_s * 1000)
-        pulled.blocks_by_peer = dict(report.blocks_by_peer)
-        pulled.rejected = tuple((peer, str(cid), reason) for peer, cid, reason in report.rejected)
+        rejected = tuple((peer, str(cid), reason) for peer, cid, reason in report.rejected)
+        pulled.rejected += rejected
         for peer, count in report.blocks_by_peer.items():
+            pulled.blocks_by_peer[peer] = pulled.blocks_by_peer.get(peer, 0) + count
             self._telemetry.count(f"blocks_fetched:{peer}", count)
-        for peer, block, reason in pulled.rejected:
+        for peer, block, reason in rejected:
             self._telemetry.reject("block", peer, f"{reason}: {block}")
 
 

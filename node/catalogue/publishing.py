@@ -94,7 +94,7 @@ class Publisher:
         """
         for text in self._holdings.written():
             try:
-                pulled = await self._holdings.hold(Cid.parse(text))
+                pulled = await self._holdings.restore(Cid.parse(text))
             except (AdapterError, EngineError, NoProvider, InvalidInput, OSError) as error:
                 self._log(f"publishing: {text} is not served: {error}")
                 continue

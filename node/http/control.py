@@ -33,6 +33,12 @@ class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str | None = None
 
 
+class WithdrawBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST withdraw. `channel` is an id in hex; null: all channels."""
+
+    channel: str | None
+
+
 def routes(daemon: Daemon) -> list[Route]:
     """One route per question, each a line of `Daemon`."""
 
@@ -56,6 +62,13 @@ def routes(daemon: Daemon) -> list[Route]:
     async def earnings(_: Request) -> Response:
         return json_response(await daemon.earnings())
 
+    async def channels(_: Request) -> Response:
+        return json_response(await daemon.channels())
+
+    async def withdraw(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=WithdrawBody)
+        return json_response(await daemon.withdraw(body.channel))
+
     async def pull(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PullBody)
         return json_response(await daemon.pull(body.model))
@@ -73,8 +86,9 @@ def routes(daemon: Daemon) -> list[Route]:
         "receipts": receipts,
         "receipts/{digest}": receipt,
         "earnings": earnings,
+        "channels": channels,
     }
-    tells = {"pull": pull, "push": push}
+    tells = {"pull": pull, "push": push, "withdraw": withdraw}
     return [
         *(Route(f"{PREFIX}/{path}", reporting(endpoint)) for path, endpoint in asks.items()),
         *(

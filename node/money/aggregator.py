@@ -17,7 +17,6 @@ import msgspec
 import trio
 
 from p2p.errors import P2pError
-from p2p.host import Host
 from p2p.streams import FrameStream
 from proofs.aggregator import (
     Accepted,
@@ -70,7 +69,6 @@ class AggregatorRole:
 
     def __init__(
         self,
-        host: Host,
         published: Published,
         chain: ChainClient,
         signer: Signer,
@@ -80,7 +78,6 @@ class AggregatorRole:
         quorum: Quorum,
         pace: Pace,
     ) -> None:
-        self._host = host
         self._published = published
         self._chain = chain
         self._network: Network = chain.network
@@ -306,15 +303,16 @@ class AggregatorRole:
             self._telemetry.log(f"aggregator: the office was not looked after now: {error}")
 
     def _fill_bond_and_show(self) -> None:
-        office = self._chain.settlement.office()
-        missing = office.terms.bond - office.bond
+        settlement = self._chain.settlement
+        office = settlement.read_office()
+        missing = settlement.terms.bond - office.bond
         if office.aggregator != self._chain.address:
             return
         if missing > 0:
-            self._chain.settlement.fund_bond(missing)
+            settlement.fund_bond(missing)
         left_s = office.silent_from - self._chain.rpc.get_block().timestamp
-        if left_s < office.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:
-            self._chain.settlement.say_alive()
+        if left_s < settlement.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:
+            settlement.say_alive()
 
     def describe(self) -> dict[str, object]:
         """Where it stands, for people and JSON."""

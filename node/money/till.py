@@ -2,8 +2,9 @@
 keeps what the protocol's machine wants kept. Takes no decision about vouchers or receipts
 (wire/channels.py does).
 
-A voucher reserves nothing on chain, so a channel is read again while it is used. Nothing new is
-accepted while a withdrawal is under way, and what is owed is claimed at once.
+A voucher reserves nothing on chain, so a channel is read again while it is used, and is worth what
+the chain says it holds. Nothing new is accepted while a withdrawal is under way or once less is
+left than is owed, and what is owed is claimed at once.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import trio
 
 from proofs.chain.errors import ChainError
 from proofs.errors import ProofError
+from proofs.hextext import to_hex
 from proofs.receipt import VerifiedReceipt
 from proofs.voucher import ChannelConfig, channel_id, check_channel
 
-from ..errors import BadRequest, NoChannel
+from ..api import ChannelInfo, ChannelState
+from ..errors import BadRequest, NoChannel, NodeError
 from ..threads import in_thread
 from ..wire.channels import ChannelFacts, ChannelRow, PayeeChannel, Persist
 from ..wire.notary import Notary
 from .addresses import address_of_peer
 from .book import ChannelBook
-from .vault import ReadChannel
+from .vault import ChannelOnChain, ReadChannel
 
 CHAIN_DEADLINE_S = 20.0
 MIN_WITHDRAW_DELAY_S = 900
@@ -94,11 +97,18 @@ class Till:
                 self._on_receipt(persist.receipt, persist.row)
 
     async def read(self, tab: Tab, at: float) -> None:
-        """Tell the channel what the chain says at `at` or later; NoChannel when it says nothing."""
+        """Tell the channel what the chain says at `at` or later; NodeError when it says nothing."""
         async with tab.reading:
             await trio.sleep_until(at)
             if tab.channel.read_at < at:
                 await self._read_now(tab.channel)
+
+    async def channels(self) -> list[ChannelInfo]:
+        """Every channel that ever paid this node, newest first; NodeError when the chain says
+        nothing.
+        """
+        rows = reversed(self._book.of_operator(self.operator))
+        return [_describe(row, await self._ask_chain(row.channel_id)) for row in rows]
 
     def check(self) -> None:
         """Raise AssertionError unless the invariants of every channel hold."""
@@ -123,19 +133,46 @@ class Till:
             )
 
     async def _read_now(self, channel: PayeeChannel) -> None:
-        try:
-            state = await in_thread(self._read, channel.channel_id, deadline_s=CHAIN_DEADLINE_S)
-        except (trio.TooSlowError, ChainError) as error:
-            raise NoChannel(
-                f"the chain did not say what the channel holds ({error}); ask again"
-            ) from error
-        was_withdrawing = channel.is_withdrawing
+        state = await self._ask_chain(channel.channel_id)
+        was_good = not (channel.is_withdrawing or channel.is_dead)
         facts = ChannelFacts(state.balance, bool(state.withdraw_requested_at))
         channel.note(facts, trio.current_time())
-        if channel.is_withdrawing and not was_withdrawing:
+        if was_good and (channel.is_withdrawing or channel.is_dead):
             self._on_withdrawal()
+
+    async def _ask_chain(self, channel: bytes) -> ChannelOnChain:
+        try:
+            return await in_thread(self._read, channel, deadline_s=CHAIN_DEADLINE_S)
+        except (trio.TooSlowError, ChainError) as error:
+            raise NodeError(
+                f"the chain did not say what the channel holds ({error}); ask again"
+            ) from error
 
     def _forget_idle(self) -> None:
         for channel, tab in list(self._tabs.items()):
             if not tab.visits:
                 del self._tabs[channel]
+
+
+def _describe(row: ChannelRow, state: ChannelOnChain) -> ChannelInfo:
+    asked_at = state.withdraw_requested_at
+    if state.balance < row.owed:
+        word: ChannelState = "dead"
+    elif asked_at:
+        word = "withdrawing"
+    else:
+        word = "open" if state.balance else "empty"
+    reserved = row.owed - row.cumulative
+    return ChannelInfo(
+        channel=row.channel_id.hex(),
+        role="node",
+        counterparty=to_hex(row.config.payer),
+        state=word,
+        balance=state.balance,
+        spent=row.cumulative,
+        vouched=row.voucher,
+        claimed=state.total_claimed,
+        reserved=reserved,
+        free=max(min(state.balance, row.voucher) - row.owed, 0),
+        available_at=asked_at + row.config.withdraw_delay if asked_at else None,
+    )

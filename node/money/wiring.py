@@ -4,6 +4,7 @@ counter, its receipts. Only wires and reports.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import trio
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.host import Host
+from proofs.aggregator import Pace
 from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
 from proofs.chain.fees import GWEI, FeeLimits
@@ -24,7 +26,7 @@ from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
 from proofs.receipt import BARE_BASE, decode_body
 from proofs.signing import Signer
 
-from ..api import EarningsInfo, ReceiptInfo, ReceiptState
+from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState
 from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..keys import Keys
@@ -32,14 +34,21 @@ from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.notary import Notary
 from ..wire.receipts import PROTOCOL
+from ..wire.witness import PROTOCOL as WITNESS_PROTOCOL
 from .aggregator import AggregatorRole
 from .book import ChannelBook
+from .claiming import Claims
+from .delivering import Delivery, run_gossip
 from .mirror import Mirror
 from .origin import Origin, check_same_chain
+from .promises import PromiseBook
+from .published import Published
 from .purse import Purse
-from .settlement import Settlement, run_gossip
+from .quorum import Quorum
 from .till import Till
-from .vault import Vault
+from .vault import Limits, Vault
+from .watching import Watcher
+from .witnessing import Witness
 
 CHAIN_DEADLINE_S = 20.0
 CONNECT_DEADLINE_S = 60.0
@@ -116,7 +125,11 @@ class Money:
         self.till: Till | None = None
         self.purse: Purse | None = None
         self.mirror: Mirror | None = None
-        self.settlement: Settlement | None = None
+        self.claims: Claims | None = None
+        self.delivery: Delivery | None = None
+        self.watcher: Watcher | None = None
+        self.witness: Witness | None = None
+        self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
 
     def build(self, store: BlockStore) -> None:
@@ -126,48 +139,63 @@ class Money:
         config = self._config
         chain = self._connection.chain
         network = self._connection.network
-        self.mirror = Mirror(
-            self._host,
-            store,
-            chain,
-            network,
-            outbox=self._outbox,
-            telemetry=self._telemetry,
-            aggregator=config.aggregator,
+        published = Published(
+            self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
-        self.settlement = Settlement(
-            self._host,
+        self.watcher = Watcher(chain, self._promises, self._telemetry, config.watch_interval_s)
+        self.mirror = Mirror(
+            published,
             chain,
             self._outbox,
+            self._telemetry,
+            signer=self._signer,
+            accounts=self.accounts,
+            checkpoint=config.home / "epochs",
+            judge=self.watcher,
+        )
+        self.claims = Claims(
+            chain,
             self._books.channels,
-            mirror=self.mirror,
-            telemetry=self._telemetry,
-            aggregator=config.aggregator,
-            aggregator_address=self._connection.aggregator,
+            self.mirror,
+            self._telemetry,
             operator=self._signer.address,
             accounts=self.accounts,
             unit_wei=0 if chain.deployment.chain_id in DEVELOPMENT_CHAINS else config.unit_wei,
+            on_claimed=self._send_soon,
         )
+        self.delivery = Delivery(
+            self._host,
+            self._outbox,
+            self._telemetry,
+            network,
+            aggregator=config.aggregator,
+            address=self._aggregator_now,
+            is_claimed=self.claims.is_claimed,
+        )
+        self.witness = Witness(self._signer, self.mirror, published, self._telemetry)
         notary = Notary(self._signer, network)
         self.till = Till(
             notary,
             self._books.channels,
             chain.channels.read,
-            on_receipt=self.settlement.earned,
-            on_withdrawal=self.settlement.claim_soon,
+            on_receipt=self.delivery.earned,
+            on_withdrawal=self.claims.claim_soon,
         )
         payer = self._connection.payer
-        vault = Vault(
-            payer.channels.deposit,
-            payer.channels.read,
-            config.channel_deposit,
-            config.max_channel_deposit,
+        limits = Limits(
+            first=config.first_deposit,
+            step=config.channel_deposit,
+            most=config.max_channel_deposit,
+            locked=config.max_locked,
         )
         self.purse = Purse(
             notary,
             self._books.channels,
-            vault,
-            on_receipt=self.settlement.paid,
+            Vault(payer.channels, limits),
+            on_receipt=self.delivery.paid,
+            telemetry=self._telemetry,
+            idle_s=config.idle_withdraw_s,
+            clock=time.time,
             payer=payer.address,
         )
         if config.role == "aggregator":
@@ -179,15 +207,28 @@ class Money:
                     f" {to_hex(signer.address)} ({config.key_files.aggregator.name}, or key where"
                     " there is none)"
                 )
+            own = chain.for_key(self._keys.aggregator)
             self.aggregator = AggregatorRole(
-                self._host,
-                store,
-                chain.for_key(self._keys.aggregator),
-                network,
-                signer=signer,
-                ledger=self._books.ledger,
-                telemetry=self._telemetry,
+                published,
+                own,
+                signer,
+                self._books.ledger,
+                self._telemetry,
+                quorum=Quorum(self._host, own, config.witnesses, self._telemetry),
+                pace=Pace(
+                    grace_s=round(config.grace_s),
+                    promise_s=round(config.promise_s),
+                    epoch_s=max(1, round(config.epoch_s)),
+                ),
             )
+
+    def _aggregator_now(self) -> bytes:
+        assert self._connection is not None, "only with a chain is anything promised"
+        return self._connection.aggregator
+
+    def _send_soon(self) -> None:
+        if self.delivery is not None:
+            self.delivery.send_soon()
 
     async def run_in(self, nursery: trio.Nursery) -> None:
         """Start this role's tasks."""
@@ -196,28 +237,35 @@ class Money:
             run_gossip,
             self._host,
             network,
-            self.aggregator.hear if self.aggregator else None,
+            self._aggregator_now,
+            self._promises.add,
             self._telemetry,
         )
+        config = self._config
         if self.aggregator is not None:
             self._host.serve(
                 PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
             )
-            nursery.start_soon(self.aggregator.run, self._config.epoch_s)
-        if self.mirror is not None and self.settlement is not None:
-            nursery.start_soon(self.mirror.run, min(5.0, self._config.epoch_s / 2))
-            nursery.start_soon(self.settlement.run_outbox)
-            nursery.start_soon(self.settlement.run_claims, self._config.claim_interval_s)
+            nursery.start_soon(self.aggregator.run, config.epoch_s)
+        if self.mirror is not None and self.delivery is not None and self.claims is not None:
+            assert self.witness is not None
+            assert self.watcher is not None
+            self._host.serve(WITNESS_PROTOCOL, self.witness.serve, streams_per_peer=2)
+            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
+            nursery.start_soon(self.watcher.run)
+            nursery.start_soon(self.delivery.run)
+            nursery.start_soon(self.claims.run, config.claim_interval_s)
         if self.till is not None and self.purse is not None:
+            nursery.start_soon(self.purse.run)
             nursery.start_soon(run_checks, (self.till.check, self.purse.check), self._telemetry)
 
     async def close(self) -> None:
         """Claim at the end what is due; bounded, because the machine may be going down."""
-        if self.settlement is not None:
+        if self.claims is not None:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + LAST_CLAIM_DEADLINE_S
             ):
-                await self.settlement.claim_vouchers()
+                await self.claims.claim_vouchers()
 
     # --- reports ---
 
@@ -296,13 +344,22 @@ class Money:
             epoch=entry.epoch,
         )
 
+    async def channels(self) -> list[ChannelInfo]:
+        """This daemon's channels: first those that it pays from, then those that pay it."""
+        paying = await self.purse.channels() if self.purse else []
+        return paying + (await self.till.channels() if self.till else [])
+
+    async def withdraw(self, channel: bytes | None) -> list[ChannelInfo]:
+        """Take money back out of one channel, or of all."""
+        return await self.purse.withdraw(channel) if self.purse else []
+
     async def earnings(self) -> list[EarningsInfo]:
         """What this daemon's accounts earned; at an aggregator everybody's."""
         if self.mirror is None or self._connection is None:
             return []
-        payouts = self.mirror.history.state.payouts
-        accounts = sorted(payouts) if self.aggregator is not None else self.accounts
-        credited = {account: payouts.get(account, 0) for account in accounts}
+        state = self.mirror.history.state
+        accounts = state.all_accounts() if self.aggregator is not None else self.accounts
+        credited = {account: state.amount(account) for account in accounts}
         try:
             return await in_thread(
                 _read_earnings, self._connection.chain, credited, deadline_s=CHAIN_DEADLINE_S

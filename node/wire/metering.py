@@ -6,7 +6,10 @@ One channel's money, cumulative, from left to right; several requests may run on
 once:
 
     0 ──settled──┬──reserved by running requests──┬──free──┐
-                                                       voucher <= deposit
+                                                       min(voucher, deposit)
+
+A voucher may be higher than the deposit, or the deposit sink below what was promised (a withdrawal,
+a reorganised chain): only what both cover is good for anything more.
 """
 
 from __future__ import annotations
@@ -16,15 +19,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from proofs.attribution.shares import Share, SharePolicy, shares_for
+from proofs.attribution.shares import Share
 from proofs.digest import Network
-from proofs.manifest import Manifest
 from proofs.receipt import VERSION, Receipt, commit
 
 from ..errors import PaymentRequired
 from .infer import Ask, Offer, seed_of
-
-ShareRow = tuple[bytes, int, int]  # address, role, basis points
 
 
 @dataclass(frozen=True)
@@ -79,43 +79,47 @@ class Account:
         """What request `key` may still spend; 0 for one that is not known."""
         return self._reserved.get(key, 0)
 
+    def needed_with(self, key: int, limit: int) -> int:
+        """The least voucher that lets request `key` spend up to `limit` beside everything else."""
+        return self.needed - self.reserved_for(key) + limit
+
     def missing(self, key: int, limit: int) -> int:
         """By how much the deposit is too small for request `key` to spend up to `limit`; 0 when it
         is not.
         """
-        return max(0, self.needed - self.reserved_for(key) + limit - self.deposit)
+        return max(0, self.needed_with(key, limit) - self.deposit)
 
     def raise_voucher(self, amount: int) -> None:
         """A voucher for `amount` was given; an older, smaller one arriving late changes nothing."""
-        if amount > self.deposit:
-            raise PaymentRequired(
-                f"the voucher of {amount} exceeds the channel's deposit of {self.deposit}; deposit"
-                " more"
-            )
         self.voucher = max(self.voucher, amount)
 
     def reserve(self, key: int, limit: int) -> None:
-        """Let request `key` spend up to `limit` in all, if the voucher covers it beside everything
-        else.
+        """Let request `key` spend up to `limit` in all, if voucher and deposit cover it beside
+        everything else.
 
         A limit that is not higher changes nothing: tokens may have been made for the higher one.
         """
-        limit = max(limit, self.reserved_for(key))
+        if limit <= self.reserved_for(key):
+            return
         others = self.needed - self.reserved_for(key)
-        if others + limit > self.voucher:
-            raise PaymentRequired(
-                f"the voucher of {self.voucher} does not cover {others} already owed or reserved"
-                f" and {limit} for this request"
-            )
+        for name, amount in (("voucher", self.voucher), ("deposit", self.deposit)):
+            if others + limit > amount:
+                raise PaymentRequired(
+                    f"the {name} of {amount} does not cover {others} already owed or reserved"
+                    f" and {limit} for this request"
+                )
+        self._reserved[key] = limit
+
+    def restore(self, key: int, limit: int) -> None:
+        """Reserve again what was reserved before a restart, whatever covers it now."""
         self._reserved[key] = limit
 
     def want(self, key: int, limit: int) -> int:
         """Plan to spend up to `limit` on request `key`; gives the voucher that this needs."""
-        others = self.needed - self.reserved_for(key)
-        if others + limit > self.deposit:
+        if self.missing(key, limit):
             raise PaymentRequired(
-                f"the channel's deposit of {self.deposit} does not cover {others + limit}; deposit"
-                " more"
+                f"the channel's deposit of {self.deposit} does not cover"
+                f" {self.needed_with(key, limit)}; deposit more"
             )
         self._reserved[key] = limit
         self.voucher = max(self.voucher, self.needed)
@@ -137,7 +141,7 @@ class Account:
 
     def check(self) -> None:
         """Raise AssertionError unless the picture at the top holds."""
-        assert 0 <= self.settled <= self.needed <= self.voucher <= self.deposit, self
+        assert 0 <= self.settled <= self.needed <= self.voucher, self
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,7 @@ class Deal:
     channel_id: bytes
     salt: bytes
     seed: bytes
+    shares: tuple[Share, ...]
 
     @classmethod
     def close(
@@ -177,13 +182,15 @@ class Deal:
         salt: bytes,
         operator: bytes,
         channel_id: bytes,
+        shares: tuple[Share, ...],
     ) -> Deal:
         """Fix the deal; the seed follows from both halves.
 
-        `channel_id` is 32 zero bytes when nothing is paid.
+        `channel_id` is 32 zero bytes when nothing is paid; `shares` is what the adapter's manifest
+        and the policy say.
         """
         seed = seed_of(ask, offer.node_seed, client_seed)
-        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed)
+        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed, shares=shares)
 
     @property
     def prompt_tokens(self) -> int:
@@ -226,13 +233,8 @@ class Deal:
             seed=self.seed,
             dtype=offer.dtype,
             started_at=offer.started_at,
-            shares=tuple(Share(*share) for share in offer.shares),
+            shares=self.shares,
         )
-
-
-def expected_shares(policy: SharePolicy, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
-    """Who must get how much of every fee for this adapter; None is the bare base."""
-    return [(share.address, share.role, share.bps) for share in shares_for(policy, owner, manifest)]
 
 
 def find_difference(expected: Receipt, given: Receipt) -> str | None:

@@ -16,9 +16,9 @@ import msgspec
 
 from engine.messages import Choosing, Grammar
 from node.wire import infer as wire
-from node.wire.metering import FIRST, Account, Deal, Position, Price, expected_shares
+from node.wire.metering import FIRST, Account, Deal, Position, Price
 from node.wire.receipts import Accepted, Deliver, Rejected, Taken, Waiting
-from proofs.attribution.shares import SharePolicy
+from proofs.attribution.shares import Share, SharePolicy, shares_for
 from proofs.codec import encode
 from proofs.envelope import seal_envelope
 from proofs.manifest import parse_manifest
@@ -173,10 +173,8 @@ def offer(name: str, **changes: object) -> wire.Offer:
         prompt_price=PRICE.prompt,
         completion_price=PRICE.completion,
         owner=OWNER,
-        shares=expected_shares(SharePolicy(), OWNER, parse_manifest(MANIFEST)),
         dtype=b"bfloat16",
         started_at=STARTED_AT,
-        timings=[("lookup", 1.5), ("fetch", 24.0), ("load", 3.25)],
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -184,6 +182,12 @@ def offer(name: str, **changes: object) -> wire.Offer:
 def begin(name: str, payment: wire.Pay | None) -> wire.Begin:
     """The client's half of the seed, and its first voucher."""
     return wire.Begin(digest(f"client seed {name}"), digest(f"salt {name}")[:16], payment)
+
+
+def shares_of(asked: wire.Ask) -> tuple[Share, ...]:
+    """Who shares the fee, as both sides derive it."""
+    is_base = asked.adapter == bytes(32)
+    return shares_for(SharePolicy(), OWNER, None if is_base else parse_manifest(MANIFEST))
 
 
 def close(talk: Talk) -> Deal:
@@ -198,6 +202,7 @@ def close(talk: Talk) -> Deal:
         salt=begun.salt,
         operator=NODE.address,
         channel_id=CHANNEL,
+        shares=shares_of(asked),
     )
     talk.derived |= {
         "ask_sha256": hashlib.sha256(wire.encode(asked)).hexdigest(),
@@ -276,7 +281,7 @@ def broken(channel: Channel) -> tuple[Talk, Receipt]:
     """The client falls silent after the tokens that it paid; what it owes then."""
     talk = Talk("broken", "No second voucher comes, so the node ends the answer.")
     talk.client(ask("broken", (5, 6), 40), "the same channel")
-    talk.node(offer("broken", timings=[]), "the adapter is here already")
+    talk.node(offer("broken"), "the adapter is here already")
     payment = channel.pay(2, prompt_tokens=2, paid_tokens=32)
     talk.client(begin("broken", payment), "pays for the prompt and 32 tokens")
     talk.node(wire.Output(list(range(300, 332)), []), "all 32")
@@ -294,7 +299,7 @@ def pending(channel: Channel, owed: Receipt) -> Talk:
     talk.node(shown, f"receipt {owed.sequence}, over the 32 tokens of `broken`")
     talk.client(wire.Settle(sign_receipt(CLIENT, owed, NETWORK)), "signs it")
     channel.settle(2, owed)
-    talk.node(offer("pending", timings=[]), "now the offer")
+    talk.node(offer("pending"), "now the offer")
     payment = channel.pay(3, prompt_tokens=1, paid_tokens=3)
     talk.client(begin("pending", payment), "pays for the prompt and all 3 tokens")
     talk.node(wire.Output([11, 12, 13], []), "the answer")
@@ -307,8 +312,7 @@ def unpaid() -> Talk:
     talk = Talk("unpaid", "The bare base, without a chain: no voucher and no receipt.")
     wish = ask("unpaid", (1, 2), 16, terms=EVERYTHING, logprobs=2, channel=None, adapter=bytes(32))
     talk.client(wish, "no channel; two alternatives of each token")
-    shares = expected_shares(SharePolicy(), OWNER, None)
-    talk.node(offer("unpaid", paid=False, shares=shares, timings=[]), "asks for nothing")
+    talk.node(offer("unpaid", paid=False), "asks for nothing")
     talk.client(begin("unpaid", None), "opens the seed")
     top = [(5, -0.25), (9, -1.75)]
     talk.node(wire.Output([5], [wire.TokenLogprobs(-0.25, top)]), "a token and its alternatives")

@@ -15,7 +15,7 @@ from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
 
-from .twins import BASE, TwinEngine, TwinSource, put_adapter
+from .twins import BASE, TwinEngine, TwinSource, config_of, put_adapter
 
 CREATOR = Identity.generate()
 
@@ -50,7 +50,7 @@ async def test_an_adapter_is_written_served_and_offered(tmp_path: Path) -> None:
     assert scene.holdings.held() == [(cid, manifest)]
     assert scene.engine is not None
     served = scene.engine.served[cid.digest]
-    assert served.config.read_bytes() == b"law adapter_config.json onelaw adapter_config.json two"
+    assert served.config.read_bytes() == config_of("law") + b"}"
     assert served.weights == scene.path(cid, WEIGHTS_FILE)
 
 

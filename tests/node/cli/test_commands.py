@@ -79,7 +79,9 @@ async def test_run_streams_the_answer_to_stdout_and_the_facts_to_stderr(tmp_path
     )
 
 
-@pytest.mark.parametrize("command", ["status", "peers", "list", "receipts", "earnings", "ps"])
+@pytest.mark.parametrize(
+    "command", ["status", "peers", "list", "receipts", "earnings", "channels", "ps"]
+)
 async def test_what_is_looked_at_comes_as_lines_and_as_json(tmp_path: Path, command: str) -> None:
     async with serve_twin(Twin()) as url:
         point_home_at(tmp_path, url)

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from node.errors import NodeCheated
 from node.wire import channels, client_session, node_session
-from node.wire.channels import PayeeChannel, PayerChannel, Persist
+from node.wire.channels import PayeeChannel, PayerChannel, Persist, Promised
 from node.wire.client_session import ClientSession
 from node.wire.infer import PAY_TOKENS
 from node.wire.metering import Account, Deal
 from node.wire.node_session import NodeSession, TakeTurn, TurnTaken
 from node.wire.session import Send
 from proofs.errors import ReceiptError
+from proofs.receipt import Receipt
 
 from .two_sided import World
 
@@ -51,7 +53,7 @@ def let_a_limit_sink(patch: pytest.MonkeyPatch) -> None:
 
 def reserve_beyond_the_voucher(patch: pytest.MonkeyPatch) -> None:
     def reserve(self: Account, key: int, limit: int) -> None:
-        self._reserved[key] = limit
+        self._reserved[key] = max(limit, self.reserved_for(key))
 
     patch.setattr(Account, "reserve", reserve)
 
@@ -129,15 +131,40 @@ def sign_whatever_is_shown(patch: pytest.MonkeyPatch) -> None:
 
 
 def sign_any_pending(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PayerChannel, "_check_pending", lambda self, receipt: None)
-    patch.setattr(
-        PayerChannel, "_settle", lambda self, key, amount: self._account.settle(key, amount)
-    )
+    patch.setattr(PayerChannel, "_check_pending", lambda self, key, receipt: None)
+
+
+def sign_a_pending_without_memory(patch: pytest.MonkeyPatch) -> None:
+    """Whatever is within the voucher, as the first version of this machine did."""
+
+    def find(self: PayerChannel, receipt: Receipt) -> int:
+        try:
+            return real(self, receipt)
+        except NodeCheated:
+            key = next(self._keys)
+            rest = max(self.row.voucher - self.row.cumulative - self._account.reserved, 0)
+            self._promised[key] = Promised(receipt, rest)
+            return key
+
+    real = PayerChannel._find
+    patch.setattr(PayerChannel, "_find", find)
+
+
+def trust_a_pending_on_its_terms(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Promised, "receipt", lambda self, position, given: given)
+
+
+def forget_what_was_lost(patch: pytest.MonkeyPatch) -> None:
+    def leave(self: PayerChannel, key: int) -> None:
+        self.release(key)
+
+    patch.setattr(PayerChannel, "leave", leave)
 
 
 def forget_what_was_signed(patch: pytest.MonkeyPatch) -> None:
     def cosign_pending(self: PayerChannel, body: bytes, node_signature: bytes) -> Any:
-        self._check_pending(self._read_draft(body, node_signature))
+        receipt = self._read_draft(body, node_signature)
+        self._check_pending(self._find(receipt), receipt)
         return real(self, body, node_signature)
 
     real = PayerChannel.cosign_pending
@@ -170,9 +197,12 @@ MUTANTS: list[tuple[Patch, str]] = [
     (show_drafts_out_of_turn, "$"),  # two sessions draft at once: the machine's own assertion
     (pay_twice_as_far_ahead, "tokens ahead"),
     (sign_whatever_is_shown, "a receipt is not kept"),
-    (sign_any_pending, "not the client's|a place in the chain"),
+    (sign_any_pending, "Account|not the client's|a place in the chain"),
+    (sign_a_pending_without_memory, "the answer was not asked for|a paid request is not kept"),
+    (trust_a_pending_on_its_terms, "not the client's|a place in the chain|a unit was paid twice"),
+    (forget_what_was_lost, "no answer any more|a paid request is not kept|did not write down"),
     (forget_what_was_signed, "no answer any more"),
-    (send_the_signature_first, "no answer any more"),
+    (send_the_signature_first, "no answer any more|receipts differ"),
 ]
 
 

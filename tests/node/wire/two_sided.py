@@ -21,13 +21,21 @@ from node.errors import EngineError, EngineLost, NodeError, PaymentRequired
 from node.wire import client_session as client
 from node.wire import infer as wire
 from node.wire import node_session as node
-from node.wire.channels import ChannelFacts, ChannelRow, PayeeChannel, PayerChannel, Persist
+from node.wire.channels import (
+    ChannelFacts,
+    ChannelRow,
+    Funds,
+    PayeeChannel,
+    PayerChannel,
+    Persist,
+)
 from node.wire.client_session import ClientSession, Question
 from node.wire.infer import PAY_TOKENS
 from node.wire.metering import Price
 from node.wire.node_session import NodeSession, NodeTerms
 from node.wire.notary import Notary
 from node.wire.session import Fail, Failed, PeerGone, Send, Tick
+from proofs.attribution.shares import Share
 from proofs.errors import ReceiptError, VoucherError
 from proofs.receipt import (
     Receipt,
@@ -192,7 +200,12 @@ class World:
     # --- processes ---
 
     def boot_client(self) -> None:
-        self.payer = PayerChannel(self.client_disk.row, self.balance, self.payer_notary)
+        self.payer = PayerChannel(self.client_disk.row, self.payer_notary)
+        self.note_balance()
+
+    def note_balance(self) -> None:
+        """The client asks the chain."""
+        self.client_disk.keep(self.payer.note(Funds(self.balance)))
 
     def boot_node(self) -> None:
         self.payee = PayeeChannel(self.node_disk.row, self.payee_notary)
@@ -232,7 +245,7 @@ class World:
             logprobs=None,
             stop_ids=(),
             client_seed=seed,
-            shares=lambda owner: [(owner, 0, 10_000)],
+            shares=lambda owner: (Share(owner, 0, 10_000),),
         )
         terms = NodeTerms(
             BASE, self.payee_notary.address, self.payee_notary.address, PRICE, True, engine=READY
@@ -395,14 +408,14 @@ class World:
         if missing := self.payer.missing(deed.key, deed.limit):
             amount = max(missing, DEPOSIT)
             self.balance += amount
-            self.payer.deposited(amount)
+            self.note_balance()
         self.tell_client(stream, client.Deposited())
 
     def finish_deed(self, stream: Stream) -> None:
         deed = stream.node_deeds.popleft()
         match deed:
             case node.HoldAdapter():
-                shares = [(self.payee_notary.address, 0, 10_000)]
+                shares = (Share(self.payee_notary.address, 0, 10_000),)
                 self.tell_node(stream, node.AdapterHeld(shares, {}))
             case node.OpenChannel():
                 self.tell_node(stream, node.ChannelOpened(self.payee))
@@ -573,16 +586,13 @@ class World:
                 {"cumulative": receipt.cumulative + 1},
                 {"client": bytes(20)},
             )[how % 6]
-            if isinstance(message, wire.Pending):  # a client cannot recount what it did not see
-                if "seed" in changes:
-                    return
-                if "amount" in changes:
-                    more = 1000 * PRICE.completion
-                    changes = {
-                        "completion_tokens": receipt.completion_tokens + 1000,
-                        "amount": receipt.amount + more,
-                        "cumulative": receipt.cumulative + more,
-                    }
+            if isinstance(message, wire.Pending) and "amount" in changes:
+                more = 1000 * PRICE.completion  # a client does not recount what it did not see
+                changes = {
+                    "completion_tokens": receipt.completion_tokens + 1000,
+                    "amount": receipt.amount + more,
+                    "cumulative": receipt.cumulative + more,
+                }
             forged = msgspec.structs.replace(receipt, **changes)
             lie = msgspec.structs.replace(
                 message,
@@ -722,7 +732,8 @@ class World:
         seeds = [r.receipt.seed for r in receipts]
         assert len(set(seeds)) == len(seeds), "an answer was paid twice"
         stream = next((s for s in self.streams if s.seed == last.seed), None)
-        if stream is not None and not stream.has_lied:
+        assert stream is not None, "the answer was not asked for"
+        if not stream.has_lied:
             sent = stream.made[: last.completion_tokens]
             assert last.completion_tokens == len(sent), "more was billed than was made"
             assert last.answer_commitment == commit(stream.salt, sent), "another answer was billed"
