@@ -10,6 +10,7 @@ The deciding is in proofs.aggregator.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -40,10 +41,12 @@ from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.errors import LedgerError, ManifestError, ProofError
 from proofs.hextext import to_hex
+from proofs.history import History
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
 from proofs.promise import Evidence, verify_evidence
 from proofs.receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
+from proofs.state import EpochState
 
 from ..telemetry import Telemetry
 from ..threads import in_thread
@@ -90,10 +93,14 @@ class AggregatorRole:
         self._views: dict[bytes, tuple[ChannelState, float]] = {}
         self._lock = trio.Lock()
 
-    @property
-    def core(self) -> Aggregator:
-        """The state that it seals."""
-        return self._core
+    def state_at(self, epoch: int) -> EpochState:
+        """The state after one of the sealed epochs, recomputed where it is not the last. Blocks."""
+        if epoch == self._core.state.epoch:
+            return self._core.state
+        history = History(self._network)
+        for batch in itertools.islice(self._ledger.batches(0), epoch):
+            history.append(batch, self._manifests_in(batch))
+        return history.state
 
     # --- receipts ---
 
@@ -166,9 +173,7 @@ class AggregatorRole:
     async def _look_up(self, envelopes: Sequence[VerifiedEnvelope]) -> None:
         """Read the channels on chain that are not known well enough, all at once."""
         now = trio.current_time()
-        stale = {
-            one.voucher.channel_id: None for one in envelopes if not self._is_known(one, now)
-        }
+        stale = {one.voucher.channel_id: None for one in envelopes if not self._is_known(one, now)}
         if not stale:
             return
         if len(self._views) + len(stale) > MAX_VIEWS:
@@ -269,7 +274,7 @@ class AggregatorRole:
 
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
-        await self._published.provide([sealed.batch, *self._manifests_of(sealed.batch)])
+        await self._published.provide([sealed.batch, *self._manifests_in(sealed.batch).values()])
         signatures = await self._quorum.gather(sealed.header)
         posted = await in_thread(
             self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S
@@ -277,9 +282,11 @@ class AggregatorRole:
         self._telemetry.count("headers_posted")
         self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
 
-    def _manifests_of(self, batch: bytes) -> list[bytes]:
-        found = [self._ledger.find_manifest(digest) for digest in decode_batch(batch).adapters]
-        return [data for data in found if data is not None]
+    def _manifests_in(self, batch: bytes) -> dict[bytes, bytes]:
+        found = {
+            digest: self._ledger.find_manifest(digest) for digest in decode_batch(batch).adapters
+        }
+        return {digest: data for digest, data in found.items() if data is not None}
 
     async def _reconsider(self, error: ContractReverted) -> None:
         """The contract refuses the next header: where what it stands on was taken back by the

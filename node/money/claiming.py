@@ -158,9 +158,7 @@ class Claims:
             if claimable is None:
                 continue
             try:
-                amount = await in_thread(
-                    self._claim_payout, claimable, deadline_s=CHAIN_DEADLINE_S
-                )
+                amount = await in_thread(self._claim_payout, claimable, deadline_s=CHAIN_DEADLINE_S)
             except (ChainError, trio.TooSlowError) as error:
                 self._telemetry.log(
                     f"settlement: the payout of 0x{account.hex()} was not claimed now: {error}"

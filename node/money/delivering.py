@@ -163,8 +163,9 @@ async def run_gossip(
     host: Host,
     network: Network | None,
     aggregator: Aggregator,
-    on_promise: OnPromise | None,
+    on_promise: OnPromise,
     telemetry: Telemetry,
+    *,
     task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Forward promised receipts that hold and no others, until cancelled.
@@ -186,7 +187,7 @@ async def run_gossip(
     messages = await host.gossip.subscribe(wire.TOPIC, judge)
     task_status.started()
     async for message in messages:
-        if on_promise is not None and network is not None:
+        if network is not None:
             on_promise(msgspec.msgpack.decode(message.data, type=wire.Promised).promise)
 
 

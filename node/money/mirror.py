@@ -1,7 +1,7 @@
 """A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
 word is taken for what was sealed.
 
-    header on the chain → batch and manifests from whoever has them → recomputed → is it this header?
+    header on the chain → batch and manifests, from anybody → recomputed → is it this header?
     → our receipts are included → the header's window is over → final, our payouts can be claimed
 
 What does not follow goes to the judge (watching.py). Claims nothing and posts nothing.
@@ -122,6 +122,10 @@ class Mirror:
         """A header as the chain has it, one of the last few thousand."""
         return self._headers.get(epoch)
 
+    def open_headers(self) -> list[PostedHeader]:
+        """List the headers that can still be challenged, oldest first."""
+        return [posted for posted, _ in self._ripening]
+
     def credited(self, account: bytes) -> int:
         """What an account was awarded in all, final or not."""
         return self.history.state.amount(account)
@@ -178,9 +182,7 @@ class Mirror:
         try:
             manifests = await self._get_manifests(batch)
             one = Posted(posted, self._headers.get(header.epoch - 1), batch, manifests)
-            transition = await in_thread(
-                self._recompute, one, deadline_s=RECOMPUTE_DEADLINE_S
-            )
+            transition = await in_thread(self._recompute, one, deadline_s=RECOMPUTE_DEADLINE_S)
         except BatchError as error:
             await self._refuse(posted, batch, error)
             return
@@ -206,9 +208,7 @@ class Mirror:
     async def _refuse(self, posted: PostedHeader, batch: bytes, error: BatchError) -> None:
         epoch = posted.header.epoch
         self._telemetry.count("epochs_contradicted")
-        self._telemetry.log(
-            f"mirror: epoch {epoch} does NOT follow from its receipts: {error}"
-        )
+        self._telemetry.log(f"mirror: epoch {epoch} does NOT follow from its receipts: {error}")
         if self._judge is None:
             return
         try:

@@ -42,8 +42,9 @@ class Published:
         self._telemetry = telemetry
 
     async def batch(self, digest: bytes, holders: Sequence[str] = ()) -> bytes:
-        """Get a batch by the digest that its header names; `holders` probably have it. P2pError when
-        nobody gives it.
+        """Get a batch by the digest that its header names; `holders` probably have it.
+
+        P2pError when nobody gives it.
         """
         return await self._get(digest, MAX_BATCH_BYTES, (*holders, *self._first))
 

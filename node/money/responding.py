@@ -5,61 +5,86 @@ Anybody who has the state can answer; the fee of the demand is the answerer's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import trio
 
 from proofs.chain.client import ChainClient
-from proofs.chain.court import DemandState
 from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import PostedHeader
-from proofs.chain.views import LATEST
 from proofs.court import Question, answer
 from proofs.state import EpochState
 
+from ..survive import survive
 from ..telemetry import Telemetry
+from ..threads import in_thread
 
-StateAt = Callable[[int], EpochState | None]
+ANSWER_DEADLINE_S = 600.0  # a state of long ago is recomputed for it
+StateAt = Callable[[int], EpochState]
+OpenHeaders = Callable[[], Sequence[PostedHeader]]
 
 
 class Respondent:
-    """The demands about headers that can still be challenged. Its methods block.
+    """The demands about headers that can still be challenged.
 
-    `state_at` gives the state after an epoch; None where it is not here any more.
+    `state_at` gives the state after an epoch, and may take its time; `headers` those that are open.
     """
 
-    def __init__(self, chain: ChainClient, state_at: StateAt, telemetry: Telemetry) -> None:
+    def __init__(
+        self, chain: ChainClient, state_at: StateAt, headers: OpenHeaders, telemetry: Telemetry
+    ) -> None:
         self._chain = chain
-        self._court = chain.settlement.court
+        self._settlement = chain.settlement
         self._state_at = state_at
+        self._headers = headers
         self._telemetry = telemetry
+        self._next_block = chain.deployment.first_block
+        self._forced: set[bytes] = set()
 
-    def answer_all(self, headers: list[PostedHeader]) -> None:
-        """Answer every open demand about these headers."""
+    async def run(self, interval_s: float) -> None:
+        """Answer what is demanded, every interval, until cancelled."""
+        while True:
+            with survive(self._telemetry, "answers to demands"):
+                headers = list(self._headers())
+                await in_thread(self._answer_all, headers, deadline_s=ANSWER_DEADLINE_S)
+            await trio.sleep(interval_s)
+
+    def _answer_all(self, headers: Sequence[PostedHeader]) -> None:
         last = self._chain.rpc.block_number()
         for posted in headers:
-            for question in self._court.demanded(posted, posted.block, last):
-                demand = self._court.find_demand(posted, question)
-                if demand is not None and demand.state == DemandState.OPEN:
+            for question in self._settlement.court.demanded(posted, posted.block, last):
+                demand = self._settlement.court.find_demand(posted, question)
+                if demand is not None and demand.is_open:
                     self._answer(posted, question)
-
-    def answer_forced(self, channel_ids: list[bytes], posted: PostedHeader) -> None:
-        """Show of these channels that the header has their forced receipts."""
-        state = self._state_at(posted.header.epoch)
-        for channel_id in channel_ids:
-            forced = self._chain.settlement.find_forced(channel_id)
-            index = state.find_channel(channel_id) if state else None
-            if forced is None or state is None or index is None:
-                continue
-            if state.channel(index).leaf.sequence >= forced.sequence:
-                self._chain.settlement.answer_forced(posted, state.show_channel(index))
-                self._telemetry.count("demands_answered")
+        self._forced |= set(self._settlement.forced(self._next_block, last))
+        self._next_block = last + 1
+        if headers:
+            self._answer_forced(headers[-1])
 
     def _answer(self, posted: PostedHeader, question: Question) -> None:
         state = self._state_at(posted.header.epoch)
-        if state is None or state.header != posted.header:
+        if state.header != posted.header:
             return
         try:
-            self._court.answer(posted, answer(state, question))
+            self._settlement.court.answer(posted, answer(state, question))
         except ContractReverted as error:
             self._telemetry.log(f"answers: a demand was not answered: {error}")
             return
         self._telemetry.count("demands_answered")
+
+    def _answer_forced(self, posted: PostedHeader) -> None:
+        """Show that the header has the receipts that were put on chain."""
+        if not self._forced:
+            return
+        state = self._state_at(posted.header.epoch)
+        for channel_id in list(self._forced):
+            forced = self._settlement.find_forced(channel_id)
+            if forced is None:
+                self._forced.discard(channel_id)
+                continue
+            index = state.find_channel(channel_id)
+            if index is None or state.channel(index).leaf.sequence < forced.sequence:
+                continue
+            self._settlement.answer_forced(posted, state.show_channel(index))
+            self._forced.discard(channel_id)
+            self._telemetry.count("demands_answered")

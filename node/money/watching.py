@@ -17,7 +17,7 @@ import trio
 
 from proofs.batch import follow
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError, ContractReverted
+from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import PostedHeader
 from proofs.chain.views import LATEST
 from proofs.checkpoint import read_checkpoint, write_checkpoint
@@ -96,9 +96,7 @@ class Watcher:
                 return
             question = inquiry.ask()
             if question is None:
-                self._telemetry.log(
-                    f"watch: epoch {epoch} differs from its batch, but pays nobody what is another's"
-                )
+                self._telemetry.log(f"watch: epoch {epoch} differs from its batch, but robs nobody")
                 return
             try:
                 await in_thread(
@@ -220,9 +218,7 @@ def _two_states(state: EpochState, one: Posted) -> tuple[EpochState, EpochState]
     return before, after
 
 
-def _find_late(
-    state: EpochState, facts: Facts, channels: Iterable[int]
-) -> Sequence[Accusation]:
+def _find_late(state: EpochState, facts: Facts, channels: Iterable[int]) -> Sequence[Accusation]:
     """Find what convicts a header that follows from its batch: money that is not there, promises
     that are not kept.
     """

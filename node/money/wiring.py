@@ -45,6 +45,7 @@ from .promises import PromiseBook
 from .published import Published
 from .purse import Purse
 from .quorum import Quorum
+from .responding import Respondent
 from .till import Till
 from .vault import Limits, Vault
 from .watching import Watcher
@@ -128,6 +129,7 @@ class Money:
         self.claims: Claims | None = None
         self.delivery: Delivery | None = None
         self.watcher: Watcher | None = None
+        self.respondent: Respondent | None = None
         self.witness: Witness | None = None
         self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
@@ -222,6 +224,10 @@ class Money:
                 ),
             )
 
+            self.respondent = Respondent(
+                own, self.aggregator.state_at, self.mirror.open_headers, self._telemetry
+            )
+
     def _aggregator_now(self) -> bytes:
         assert self._connection is not None, "only with a chain is anything promised"
         return self._connection.aggregator
@@ -247,6 +253,8 @@ class Money:
                 PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
             )
             nursery.start_soon(self.aggregator.run, config.epoch_s)
+            assert self.respondent is not None
+            nursery.start_soon(self.respondent.run, config.watch_interval_s)
         if self.mirror is not None and self.delivery is not None and self.claims is not None:
             assert self.witness is not None
             assert self.watcher is not None

@@ -53,9 +53,7 @@ class Witness:
         answer = await self._answer(decode_header(asked.header), stream.remote)
         await stream.send(msgspec.msgpack.encode(answer), wire.ATTEST_DEADLINE_S)
 
-    async def _answer(
-        self, header: EpochHeader, peer_id: str
-    ) -> wire.Attested | wire.Declined:
+    async def _answer(self, header: EpochHeader, peer_id: str) -> wire.Attested | wire.Declined:
         try:
             await self._verify(header, peer_id)
         except BatchError as error:

@@ -26,9 +26,7 @@ EnvelopeBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_ENVELOPE_BYTES)]
 class Deliver(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """To the aggregator: receipts with their vouchers, which are claimed."""
 
-    envelopes: Annotated[
-        list[EnvelopeBytes], msgspec.Meta(min_length=1, max_length=MAX_DELIVERED)
-    ]
+    envelopes: Annotated[list[EnvelopeBytes], msgspec.Meta(min_length=1, max_length=MAX_DELIVERED)]
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):

@@ -13,12 +13,14 @@ from ..court import (
     Answer,
     ChannelAnswer,
     EntryAnswer,
+    Part,
     Question,
 )
 from ..epoch import AccountLeaf, ChannelLeaf, EntryLeaf, PayoutLeaf, Shown
 from ..hextext import from_hex
 from ..sumtree import Opening, Proof, SumNode
 from ..voucher import ChannelConfig
+
 
 def decode_answer(name: str, values: tuple[Any, ...]) -> Answer | None:
     """An answer from the call that brought it: the function's name, and its values after the
@@ -40,7 +42,7 @@ def decode_answer(name: str, values: tuple[Any, ...]) -> Answer | None:
             asked, account, opening = values
             shown = _account(account)
             return AbsentAnswer(
-                Question(*map(int, asked)),
+                Question(Part(asked[0]), asked[1], asked[2]),
                 shown if any(shown.leaf.entries) else None,
                 _opening(opening),
             )

@@ -59,7 +59,9 @@ class DeployedContract:
         from web3.exceptions import Web3Exception  # brings web3
 
         try:
-            function, values = self.rpc.contract(self.name, self.address).decode_function_input(data)
+            function, values = self.rpc.contract(self.name, self.address).decode_function_input(
+                data
+            )
         except (Web3Exception, ValueError, TypeError) as error:
             raise OddAnswer(f"this call is none of {self.name}: {error}") from error
         return function.fn_name, tuple(map(_plain, values.values()))[1:]

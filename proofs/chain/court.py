@@ -59,6 +59,11 @@ class Demand:
     until: int
     state: str
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its answer is still due."""
+        return self.state == "open"
+
 
 class Court:
     """One network's court, for one key."""
@@ -138,7 +143,9 @@ class Court:
     def find_demand(self, posted: PostedHeader, question: Question) -> Demand | None:
         """Where a demand stands; None when this was never demanded."""
         asked = (posted_values(posted), question_values(question))
-        by, until, state = self._contract.read("demands", self._contract.read_one("demandId", *asked))
+        by, until, state = self._contract.read(
+            "demands", self._contract.read_one("demandId", *asked)
+        )
         return Demand(bytes.fromhex(by[2:]), until, STATES[state]) if state else None
 
     def demanded(self, posted: PostedHeader, first: int, last: int) -> Iterator[Question]:
