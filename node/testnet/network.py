@@ -142,6 +142,9 @@ class Network:
         ]
         for member in self.plan.members:
             command += ["--fund", to_hex(member.address)]
+        for member in self.plan.witnesses:
+            command += ["--witness", to_hex(member.address)]
+        command += ["--quorum", str(self.plan.quorum)]
         self.progress("chain", "starting")
         child = self.launcher.start("chain", command, self.plan.home / "chain" / "out.log")
         self.children.append(child)

@@ -22,6 +22,8 @@ NETWORK = "lorikeet-testnet"
 BOOTSTRAP = "bootstrap"
 AGGREGATOR = "aggregator"
 GATEWAY = "client"
+MAX_WITNESSES = 3
+WATCH_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ class Plan:
     engine_threads: int = 1
 
     @property
+    def witnesses(self) -> list[Member]:
+        """Those whose signatures a header needs."""
+        return self.volunteers[:MAX_WITNESSES]
+
+    @property
+    def quorum(self) -> int:
+        """How many of them must sign: more than half, so one may be away where there are three."""
+        return len(self.witnesses) // 2 + 1
+
+    @property
     def volunteers(self) -> list[Member]:
         """Those that serve."""
         return [member for member in self.members if member.role == "volunteer"]
@@ -80,8 +92,10 @@ class Plan:
             token=chain.token if paid else "",
             owner=to_hex(owner_of(member.name)) if member.role == "volunteer" else "",
             engine_threads=self.engine_threads,
+            witnesses=tuple(one.identity.peer_id for one in self.witnesses),
             epoch_s=self.epoch_s,
             claim_interval_s=self.epoch_s,
+            watch_interval_s=WATCH_INTERVAL_S,
         )
 
 

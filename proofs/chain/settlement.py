@@ -36,6 +36,7 @@ from .structs import (
     signed_values,
 )
 from .token import Token
+from .views import LATEST, View
 
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
