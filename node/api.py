@@ -286,5 +286,10 @@ class Daemon(Protocol):
         all of them). It comes once the channel's delay is over.
         """
 
+    async def block(self, digest: str) -> bytes:
+        """A block that is here: a batch, a manifest, a piece of an adapter; by the hex sha-256 of
+        its bytes.
+        """
+
     async def earnings(self) -> list[EarningsInfo]:
         """What this node's owner (and, at an aggregator, everybody) has earned."""

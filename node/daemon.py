@@ -15,7 +15,9 @@ import msgspec
 import trio
 
 from engine import messages as m
-from p2p.errors import InvalidIdentity
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.errors import InvalidIdentity, InvalidInput
 from p2p.host import Host
 from p2p.identity import Identity
 from proofs.hextext import to_hex
@@ -35,7 +37,7 @@ from .api import (
 from .catalogue.catalogue import Catalogue
 from .config import Config
 from .engine_host import EngineHost
-from .errors import BadRequest, EngineError, NodeError
+from .errors import BadRequest, EngineError, NodeError, NoProvider
 from .money.wiring import Money
 from .telemetry import Telemetry
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
@@ -53,6 +55,7 @@ class NodeDaemon:
         config: Config,
         address: bytes,
         host: Host,
+        store: BlockStore,
         telemetry: Telemetry,
         engine: EngineHost | None,
         catalogue: Catalogue | None,
@@ -62,6 +65,7 @@ class NodeDaemon:
     ) -> None:
         self.config = config
         self.host = host
+        self._store = store
         self.telemetry = telemetry
         self.engine = engine
         self.money = money
@@ -166,6 +170,17 @@ class NodeDaemon:
                 f"channel {channel!r} is not hex; `lorikeet channels` lists them"
             ) from None
         return await self.money.withdraw(named) if self.money else []
+
+    async def block(self, digest: str) -> bytes:
+        """Give a block that is here, by the hex sha-256 of its bytes."""
+        try:
+            cid = Cid(bytes.fromhex(digest))
+        except (ValueError, InvalidInput):
+            raise BadRequest(f"{digest!r} is no digest; it has 64 hex digits") from None
+        found = await trio.to_thread.run_sync(self._store.get, cid)
+        if found is None:
+            raise NoProvider(f"block {digest} is not here; ask another node")
+        return found
 
     async def earnings(self) -> list[EarningsInfo]:
         """What this node's owner (and, at an aggregator, everybody) has earned."""

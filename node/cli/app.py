@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import NodeError
-from . import ask, channels, daemon, look, testnet
+from . import ask, audit, channels, daemon, look, testnet
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
 
@@ -44,6 +44,9 @@ app.command("push", rich_help_panel=ASK)(ask.push)
 app.command("list", rich_help_panel=ASK)(look.list_adapters)
 app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
+app.command("verify", rich_help_panel=MONEY)(audit.verify)
+app.command("why", rich_help_panel=MONEY)(audit.why)
+app.command("claim", rich_help_panel=MONEY)(audit.claim)
 app.command("channels", rich_help_panel=MONEY)(channels.channels)
 app.command("withdraw", rich_help_panel=MONEY)(channels.withdraw)
 

@@ -59,6 +59,12 @@ def routes(daemon: Daemon) -> list[Route]:
             await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack"
         )
 
+    async def block(request: Request) -> Response:
+        return Response(
+            await daemon.block(request.path_params["digest"]),
+            media_type="application/octet-stream",
+        )
+
     async def earnings(_: Request) -> Response:
         return json_response(await daemon.earnings())
 
@@ -85,6 +91,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "peers": peers,
         "receipts": receipts,
         "receipts/{digest}": receipt,
+        "blocks/{digest}": block,
         "earnings": earnings,
         "channels": channels,
     }
