@@ -13,7 +13,6 @@ and signed for. Decides what to demand next; demands nothing itself.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations
 
 from .court import (
     AbsentAnswer,
@@ -57,10 +56,11 @@ class Inquiry:
         self._shown_accounts: dict[int, Shown[AccountLeaf]] = {}
         self._entry_answers: dict[tuple[int, int], EntryAnswer] = {}
         self._asked: set[Question] = set()
+        self._accusation = next(self._against_sums(), None)
 
     def accuse(self) -> Accusation | None:
         """Return what convicts the header by all that is known of it, or None."""
-        return next(self._accusations(), None)
+        return self._accusation
 
     def ask(self) -> Question | None:
         """Return what to demand next, or None when nothing that differs is left to see."""
@@ -71,19 +71,9 @@ class Inquiry:
 
     def hear(self, answer: Answer) -> None:
         """Take an answer that the contract accepted."""
-        if isinstance(answer, ChannelAnswer):
-            self._channel_answers[answer.channel.proof.index] = answer
-            self._see_channel(answer.channel)
-        elif isinstance(answer, AccountAnswer):
-            self._see_account(answer.account)
-        elif isinstance(answer, EntryAnswer):
-            self._see_account(answer.account)
-            self._see_channel(answer.channel)
-            number = answer.entry.proof.index
-            self._entries[answer.account.proof.index].hear(answer.entry)
-            self._entry_answers[answer.account.proof.index, number] = answer
-        else:
-            self._see_absence(answer)
+        self._see(answer)
+        if self._accusation is None:
+            self._accusation = next(self._accusations(answer), None)
 
     # ── what to demand ──
 
@@ -140,24 +130,37 @@ class Inquiry:
 
     # ── what convicts ──
 
-    def _accusations(self) -> Iterator[Accusation]:
-        case = self._case
+    def _accusations(self, answer: Answer) -> Iterator[Accusation]:
+        """Find what an answer convicts of, beside all that was seen before."""
+        yield from self._against_sums()
+        if isinstance(answer, ChannelAnswer):
+            shown = answer.channel
+            yield from self._case.against_signature(shown, answer.config, answer.node_signature)
+            yield from self._against_channel(shown)
+        elif isinstance(answer, AccountAnswer):
+            yield from self._account_twice(answer.account)
+        elif isinstance(answer, EntryAnswer):
+            yield from self._against_channel(answer.channel)
+            yield from self._account_twice(answer.account)
+            yield from self._entry_twice(answer)
+            place = answer.payout.proof.index
+            yield from self._case.against_payout(answer.channel, answer.payout, place)
+
+    def _against_sums(self) -> Iterator[Accusation]:
         for tree in (self._channels, self._accounts):
             if tree.opening is not None:
-                yield from case.against_sum(tree.opening)
-        for index, shown in self._shown_channels.items():
-            yield from case.against_channel(shown)
-            answer = self._channel_answers.get(index)
-            if answer is not None:
-                yield from case.against_signature(shown, answer.config, answer.node_signature)
-            known = self._own.find_channel(shown.leaf.channel_id)
-            if known is not None:
-                yield from case.against_payouts(shown, self._own.payouts(known))
-            yield from self._unbacked_by(index, shown)
-        for (_, _), entry in self._entry_answers.items():
-            place = entry.payout.proof.index
-            yield from case.against_payout(entry.channel, entry.payout, place)
-        yield from self._twice()
+                yield from self._case.against_sum(tree.opening)
+
+    def _against_channel(self, shown: Shown[ChannelLeaf]) -> Iterator[Accusation]:
+        yield from self._case.against_channel(shown)
+        known = self._own.find_channel(shown.leaf.channel_id)
+        if known is not None:
+            yield from self._case.against_payouts(shown, self._own.payouts(known))
+        yield from self._unbacked_by(shown.proof.index, shown)
+        for other in self._shown_channels.values():
+            is_elsewhere = other.proof.index != shown.proof.index
+            if is_elsewhere and other.leaf.channel_id == shown.leaf.channel_id:
+                yield ChannelTwice(other, shown)
 
     def _unbacked_by(self, index: int, shown: Shown[ChannelLeaf]) -> Iterator[Accusation]:
         """Find own entries, known to be in the header too, of a channel that is not there."""
@@ -170,20 +173,36 @@ class Inquiry:
             account = own.show_account(payee.account)
             yield Unbacked(account, own.show_entry(payee.account, payee.entry), shown, None)
 
-    def _twice(self) -> Iterator[Accusation]:
-        for one, other in combinations(self._shown_channels.values(), 2):
-            if one.leaf.channel_id == other.leaf.channel_id:
-                yield ChannelTwice(one, other)
-        for first, second in combinations(self._shown_accounts.values(), 2):
-            if first.leaf.account == second.leaf.account:
-                yield AccountTwice(first, second)
-        for here, there in combinations(self._entry_answers.values(), 2):
-            is_same_account = here.account.proof.index == there.account.proof.index
-            is_same_channel = here.entry.leaf.channel_id == there.entry.leaf.channel_id
-            if is_same_account and is_same_channel:
-                yield EntryTwice(here.account, here.entry, there.entry)
+    def _account_twice(self, shown: Shown[AccountLeaf]) -> Iterator[Accusation]:
+        for other in self._shown_accounts.values():
+            is_elsewhere = other.proof.index != shown.proof.index
+            if is_elsewhere and other.leaf.account == shown.leaf.account:
+                yield AccountTwice(other, shown)
+
+    def _entry_twice(self, answer: EntryAnswer) -> Iterator[Accusation]:
+        for other in self._entry_answers.values():
+            is_same_account = other.account.proof.index == answer.account.proof.index
+            is_elsewhere = other.entry.proof.index != answer.entry.proof.index
+            is_same_channel = other.entry.leaf.channel_id == answer.entry.leaf.channel_id
+            if is_same_account and is_elsewhere and is_same_channel:
+                yield EntryTwice(answer.account, other.entry, answer.entry)
 
     # ── what was seen ──
+
+    def _see(self, answer: Answer) -> None:
+        if isinstance(answer, ChannelAnswer):
+            self._channel_answers[answer.channel.proof.index] = answer
+            self._see_channel(answer.channel)
+        elif isinstance(answer, AccountAnswer):
+            self._see_account(answer.account)
+        elif isinstance(answer, EntryAnswer):
+            self._see_account(answer.account)
+            self._see_channel(answer.channel)
+            index = answer.account.proof.index
+            self._entries[index].hear(answer.entry)
+            self._entry_answers[index, answer.entry.proof.index] = answer
+        else:
+            self._see_absence(answer)
 
     def _see_channel(self, shown: Shown[ChannelLeaf]) -> None:
         self._shown_channels[shown.proof.index] = shown

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from .attribution.shares import Share, award
+from .epoch import PayoutLeaf
 from .errors import ReceiptError
-from .sumtree import Opening, Proof, SumNode, SumTree, leaf
+from .sumtree import Opening, Proof, SumNode, SumTree
 
 MAX_CHANNEL_ACCOUNTS = 256
 ADDRESS_BYTES = 20
@@ -34,7 +35,7 @@ class ChannelPayouts:
             raise ReceiptError("accounts", "an account stands twice in a channel's payouts")
         self._accounts = b"".join(account for account, _ in found)
         self._check_size()
-        self._tree = SumTree(payout_leaf(account, amount) for account, amount in found)
+        self._tree = SumTree(PayoutLeaf(account, amount).node for account, amount in found)
 
     @classmethod
     def _of(cls, accounts: bytes, tree: SumTree) -> ChannelPayouts:
@@ -105,7 +106,7 @@ class ChannelPayouts:
                 place = len(accounts) // ADDRESS_BYTES
                 accounts += account
             before = self.amount(place) if place < len(self) else 0
-            leaves[place] = payout_leaf(account, before + part)
+            leaves[place] = PayoutLeaf(account, before + part).node
         tree = self._tree.copy()
         tree.update(leaves)
         return self._of(accounts, tree)
@@ -120,11 +121,6 @@ class ChannelPayouts:
                 "accounts",
                 f"a channel pays at most {MAX_CHANNEL_ACCOUNTS} accounts; open another one",
             )
-
-
-def payout_leaf(account: bytes, amount: int) -> SumNode:
-    """Return the leaf of one account of a channel."""
-    return leaf(account + amount.to_bytes(16, "big"), amount)
 
 
 NO_PAYOUTS = ChannelPayouts()

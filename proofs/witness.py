@@ -1,4 +1,4 @@
-"""Makes what a witness signs: that it holds the batch of a header and recomputed the header from it.
+"""Makes what a witness signs: that it holds a header's batch and recomputed the header from it.
 
 Knows no batch and no chain; the settlement contract says who the witnesses are.
 """

@@ -28,8 +28,9 @@ from node.wire import channels, client_session, infer, node_session, receipts
 from p2p import gossip, hardened_gossip, hardening, identity, names, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
-from proofs import batch, envelope, manifest, promise, receipt, voucher
-from proofs.attribution.shares import WHOLE_BPS, SharePolicy
+from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
+from proofs.aggregator import MAX_UNSEALED_PER_PAYER, PACE
+from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
 from proofs.digest import keccak
@@ -42,7 +43,6 @@ GOLDEN = ROOT / "tests" / "golden"
 PLAIN = {name: " ".join(text.split()) for name, text in PAGES.items()}
 HOUR_S = 3600
 DEFAULTS = Config(home=Path("anywhere"))
-POLICY = SharePolicy()
 
 PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL}
 TOPICS = {node.catalogue.announcements.TOPIC, receipts.TOPIC}
@@ -99,10 +99,24 @@ FACTS = [
     ("delivery.md", f"the topic `{receipts.TOPIC}` and `{receipts.PROTOCOL}`"),
     ("delivery.md", f"1 to {receipts.MAX_DELIVERED} envelopes"),
     ("delivery.md", f"at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB, canonical"),
+    ("delivery.md", f"period of {PACE.grace_s} s (`grace_s`)"),
+    ("delivery.md", f"now + {PACE.promise_s} s (`promise_s`) + {PACE.epoch_s} s (`epoch_s`)"),
+    ("delivery.md", f"at most {MAX_UNSEALED_PER_PAYER:,} receipts of one payer are accepted"),
+    (
+        "delivery.md",
+        f"it waits, at most {waiting.WAITING_S} s. {waiting.MAX_WAITING_PER_PAYER} for",
+    ),
+    ("delivery.md", f"each payer, {waiting.MAX_WAITING:,} in all"),
+    ("delivery.md", f"Up to {batch.MAX_BATCH_RECEIPTS:,} receipts that are still claimed"),
     ("delivery.md", f"every {node.money.settlement.OUTBOX_INTERVAL_S:.0f} s while some"),
     ("delivery.md", f"waits {aggregator.IDLE_DEADLINE_S:.0f} s for it"),
     ("delivery.md", f"the answer {receipts.DELIVER_DEADLINE_S:.0f} s each"),
     ("receipt.md", f"A body has at most {receipt.MAX_BODY_BYTES:,} bytes"),
+    ("receipt.md", f"at most {receipt.MAX_RECEIPT_BYTES} bytes. The node's"),
+    ("receipt.md", f"the least fee is {MIN_SHARE_FEE} units a share"),
+    ("receipt.md", f"there are at most {payouts.MAX_CHANNEL_ACCOUNTS}:"),
+    ("receipt.md", f"and sent to the aggregator, at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB"),
+    ("receipt.md", f"An array of {len(receipt.Receipt.__struct_fields__)} elements"),
     ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES}), so the id binds"),
     ("manifest.md", f"at most {manifest.MAX_MANIFEST_BYTES >> 10} KiB"),
     ("manifest.md", f"up to {manifest.MAX_CONTRIBUTORS} of [address 20"),
@@ -119,7 +133,7 @@ FACTS = [
 STRUCTS = {
     "receipt.md": [receipt._RECEIPT_TYPE, voucher._CONFIG_TYPE, voucher._VOUCHER_TYPE],
     "chain.md": [token.RECEIVE_TYPE],
-    "settlement.md": [promise._PROMISE_TYPE],
+    "delivery.md": [promise._PROMISE_TYPE],
 }
 """EIP-712 types: their hashes, of exactly what the page writes."""
 

@@ -1,14 +1,15 @@
 """Shows the court what convicts an aggregator, demands what nobody can locate, and answers demands:
 the calls of the court contract.
 
-A call that the contract refuses raises ContractReverted, and nothing is sent. What there is to show,
-proofs/court.py finds out.
+A call that the contract refuses raises ContractReverted, and nothing is sent. What there is to
+show, proofs/court.py finds out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from ..court import (
@@ -44,25 +45,32 @@ from .token import Token
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
 
-STATES = ("none", "open", "held", "closed")
 NOTHING = {"payout": NO_PAYOUT, "earlier": NO_CHANNEL, "account": NO_ACCOUNT}
 """What stands in a call for a part that an accusation does not need, by its name."""
 
 
+class DemandState(IntEnum):
+    """How far a demand is."""
+
+    OPEN = 1
+    HELD = 2  # answered late in the window: time for whoever proves a lie by the answer
+    CLOSED = 3
+
+
 @dataclass(frozen=True)
 class Demand:
-    """Where a demand stands: `state` is one of STATES; in Unix seconds, the answer is due at `until`
-    while it is open, and the header is held until then while it is held.
+    """Where a demand stands: until `until`, in Unix seconds, its answer is due where it is open,
+    and its header is held where it is held.
     """
 
     by: bytes
     until: int
-    state: str
+    state: DemandState
 
     @property
     def is_open(self) -> bool:
         """Whether its answer is still due."""
-        return self.state == "open"
+        return self.state == DemandState.OPEN
 
 
 class Court:
@@ -143,10 +151,9 @@ class Court:
     def find_demand(self, posted: PostedHeader, question: Question) -> Demand | None:
         """Where a demand stands; None when this was never demanded."""
         asked = (posted_values(posted), question_values(question))
-        by, until, state = self._contract.read(
-            "demands", self._contract.read_one("demandId", *asked)
-        )
-        return Demand(bytes.fromhex(by[2:]), until, STATES[state]) if state else None
+        demand_id = self._contract.read_one("demandId", *asked)
+        by, until, state = self._contract.read("demands", demand_id)
+        return Demand(from_hex(by), until, DemandState(state)) if state else None
 
     def demanded(self, posted: PostedHeader, first: int, last: int) -> Iterator[Question]:
         """What was demanded of a header between two blocks, both included."""

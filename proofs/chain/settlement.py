@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from ..court import ExitRequest
 from ..epoch import AccountLeaf, ChannelLeaf, EpochHeader, PayoutLeaf, Shown
 from ..hextext import from_hex
 from ..voucher import NO_ADDRESS, ChannelConfig
@@ -25,15 +26,14 @@ from .structs import (
     PendingExit,
     PostedHeader,
     SettlementState,
-    SignedTerms,
     Terms,
     board_values,
     config_values,
     header_values,
     posted_values,
     read_posted,
+    receipt_values,
     shown_values,
-    signed_values,
 )
 from .token import Token
 from .views import LATEST, View
@@ -189,11 +189,11 @@ class Settlement:
     # ── channels that leave ──
 
     def force(
-        self, config: ChannelConfig, receipt: SignedTerms, node_signature: bytes
+        self, config: ChannelConfig, receipt: ChannelLeaf, node_signature: bytes
     ) -> TransactionReceipt:
         """Put a receipt on chain that the aggregator ignored; costs the fee of a demand."""
         self._token.allow(self._contract.address, self.terms.demand_fee)
-        values = (config_values(config), signed_values(receipt), node_signature)
+        values = (config_values(config), receipt_values(receipt), node_signature)
         return self._contract.send("force", *values)
 
     def answer_forced(
@@ -228,29 +228,23 @@ class Settlement:
         """The second after which no header may move a channel; 2^64 - 1 while headers may."""
         return int(self._contract.read_one("leftAt", channel_id))
 
-    def exit(
-        self,
-        config: ChannelConfig,
-        receipt: SignedTerms,
-        signatures: tuple[bytes, bytes],
-        base: tuple[PostedHeader, Shown[ChannelLeaf] | None] | None,
-        paid: Sequence[PayoutLeaf],
-        owed: Sequence[PayoutLeaf],
-    ) -> TransactionReceipt:
-        """Settle a channel by a receipt: `signatures` are the node's and the client's, which may be
-        empty; `base` the final header to go on from, and the channel's leaf in it.
+    def exit(self, request: ExitRequest, posted: PostedHeader | None) -> TransactionReceipt:
+        """Settle a channel by a receipt, going on from a final header, or None before the first.
+
+        Paid at once where both signed and the header has the channel; else after the window, by
+        `finish_exit`.
         """
-        header, leaf = base or (None, None)
-        request = (
-            config_values(config),
-            signed_values(receipt),
-            *signatures,
-            posted_values(header),
-            shown_values(leaf or NO_CHANNEL),
-            _lines(paid),
-            _lines(owed),
+        values = (
+            config_values(request.config),
+            receipt_values(request.receipt),
+            request.node_signature,
+            request.client_signature,
+            posted_values(posted),
+            shown_values(request.base or NO_CHANNEL),
+            _lines(request.paid),
+            _lines(request.owed),
         )
-        return self._contract.send("exit", request)
+        return self._contract.send("exit", values)
 
     def cancel_exit(self, posted: PostedHeader, channel: Shown[ChannelLeaf]) -> TransactionReceipt:
         """Show the leaf of a channel whose pending exit says that there is none."""

@@ -183,19 +183,6 @@ class PendingExit:
     is_cosigned: bool
 
 
-@dataclass(frozen=True)
-class SignedTerms:
-    """What a channel's parties sign of a receipt, as the contract wants it: the hash of its body in
-    place of the body.
-    """
-
-    channel_id: bytes
-    sequence: int
-    cumulative: int
-    payouts: bytes
-    body: bytes
-
-
 def config_values(config: ChannelConfig) -> tuple[object, ...]:
     """A config in the contract's order."""
     parties = (config.payer, config.payer_authorizer, config.receiver, config.receiver_authorizer)
@@ -221,9 +208,9 @@ def board_values(board: Board) -> tuple[object, ...]:
     return (board.owner, board.aggregator, list(board.witnesses), board.quorum)
 
 
-def signed_values(receipt: SignedTerms) -> tuple[object, ...]:
-    """What is signed of a receipt, in the contract's order."""
-    return astuple(receipt)
+def receipt_values(leaf: ChannelLeaf) -> tuple[object, ...]:
+    """What is signed of a channel's last receipt, in the contract's order."""
+    return (leaf.channel_id, leaf.sequence, leaf.cumulative, leaf.payouts, leaf.body)
 
 
 def posted_values(posted: PostedHeader | None) -> tuple[object, ...]:

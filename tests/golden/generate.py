@@ -9,31 +9,24 @@ import hashlib
 import json
 from typing import Any
 
-from proofs.attribution.shares import Share
-from proofs.codec import encode
 from proofs.epoch import NO_HEADER, EpochHeader
 from proofs.merkle import Log, leaf_hash
-from proofs.receipt import (
-    Receipt,
-    SignedReceipt,
-    commit,
-    digest_of,
-    encode_body,
-    receipt_digest,
-    sign_receipt,
-)
+from proofs.promise import make_promise, promise_digest
+from proofs.receipt import receipt_digest, verify_receipt
 from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
-from .money import channels, epochs, shares
+from .epochs import epochs
+from .money import channels, shares
 from .page import PAGE, with_bytes
+from .receipts import DEADLINE, chain, payouts, receipts
 from .talks import infer
 from .world import (
+    AGGREGATOR,
     CLIENT,
     CONFIG,
     FOLDER,
     NETWORK,
-    NODE,
     account,
     manifest,
     named,
@@ -41,45 +34,6 @@ from .world import (
     network,
     secret,
 )
-
-AMOUNT = 2_570
-
-
-def receipt() -> Receipt:
-    """The receipt that all vectors speak about."""
-    return Receipt(
-        version=1,
-        chain_id=NETWORK.chain_id,
-        settlement=NETWORK.settlement,
-        channel_id=channel_id(CONFIG, NETWORK),
-        sequence=1,
-        previous=bytes(32),
-        operator=NODE.address,
-        client=CLIENT.address,
-        base=hashlib.sha256(b"base").digest(),
-        adapter=hashlib.sha256(b"adapter").digest(),
-        prompt_commitment=commit(bytes(16), [1, 2, 49_151]),
-        answer_commitment=commit(bytes(range(16)), [7, 8, 9]),
-        prompt_tokens=7,
-        completion_tokens=50,
-        prompt_price=10,
-        completion_price=50,
-        amount=AMOUNT,
-        cumulative=AMOUNT,
-        seed=hashlib.sha256(b"seed").digest(),
-        dtype=b"bfloat16",
-        started_at=1_795_000_000,
-        shares=tuple(
-            sorted(
-                (
-                    Share(account(1), 0, 6_000),
-                    Share(account(2), 1, 2_500),
-                    Share(account(3), 2, 1_500),
-                ),
-                key=lambda share: share.address,
-            )
-        ),
-    )
 
 
 def sumtree() -> dict[str, Any]:
@@ -138,7 +92,7 @@ def headers() -> list[dict[str, Any]]:
     """A chain of three headers; the last has the largest values that fit."""
     found = []
     previous = NO_HEADER
-    for epoch, receipts, total in (
+    for epoch, num_receipts, total in (
         (1, 3, 7_710),
         (2, 1_003, 1 << 70),
         ((1 << 64) - 1, (1 << 64) - 1, (1 << 128) - 1),
@@ -151,7 +105,7 @@ def headers() -> list[dict[str, Any]]:
             epoch,
             previous,
             digests[0],
-            receipts,
+            num_receipts,
             channels_root=digests[1],
             payout_root=digests[2],
             payout_total=total,
@@ -163,35 +117,34 @@ def headers() -> list[dict[str, Any]]:
 
 
 def digests() -> dict[str, Any]:
-    """Everything EIP-712."""
+    """Everything EIP-712, of the first receipt of receipt.json."""
     channel = channel_id(CONFIG, NETWORK)
+    _, signed, _ = chain()[0]
+    verified = verify_receipt(signed, NETWORK)
+    receipt = verified.receipt
+    promise = make_promise(AGGREGATOR, verified, DEADLINE, NETWORK)
     return {
         **network(),
         "node_secret": secret("node").hex(),
         "client_secret": secret("client").hex(),
+        "aggregator_secret": secret("aggregator").hex(),
         "receipts_domain": NETWORK.receipts_domain.hex(),
         "channels_domain": NETWORK.channels_domain.hex(),
         "config": named(CONFIG),
         "channel_id": channel.hex(),
-        "voucher_amount": AMOUNT,
-        "voucher_digest": voucher_digest(channel, AMOUNT, NETWORK).hex(),
-        "voucher_signature": sign_voucher(CLIENT, channel, AMOUNT, NETWORK).signature.hex(),
-        "receipt_body_sha256": digest_of(encode_body(receipt())).hex(),
-        "receipt_digest": receipt_digest(receipt(), NETWORK).hex(),
-    }
-
-
-def signed_receipt() -> dict[str, Any]:
-    """The receipt's bytes."""
-    body = encode_body(receipt())
-    signatures = sign_receipt(NODE, receipt(), NETWORK), sign_receipt(CLIENT, receipt(), NETWORK)
-    signed = encode(SignedReceipt(body, *signatures))
-    return {
-        "body": body.hex(),
-        "node_signature": signatures[0].hex(),
-        "client_signature": signatures[1].hex(),
-        "signed": signed.hex(),
-        "leaf": leaf_hash(signed).hex(),
+        "voucher_amount": receipt.amount,
+        "voucher_digest": voucher_digest(channel, receipt.amount, NETWORK).hex(),
+        "voucher_signature": sign_voucher(CLIENT, channel, receipt.amount, NETWORK).signature.hex(),
+        "sequence": receipt.sequence,
+        "cumulative": receipt.cumulative,
+        "payouts": receipt.payouts.hex(),
+        "receipt_body_sha256": verified.digest.hex(),
+        "receipt_digest": receipt_digest(receipt, NETWORK).hex(),
+        "node_signature": signed.node_signature.hex(),
+        "client_signature": signed.client_signature.hex(),
+        "promise_deadline": DEADLINE,
+        "promise_digest": promise_digest(promise, NETWORK).hex(),
+        "promise_signature": promise.signature.hex(),
     }
 
 
@@ -221,7 +174,8 @@ VECTORS = {
     "sumtree": sumtree,
     "header": headers,
     "digests": digests,
-    "receipt": signed_receipt,
+    "receipt": receipts,
+    "payouts": payouts,
     "merkle": merkle,
     "infer": infer,
     "channel": channels,

@@ -1,40 +1,37 @@
-"""Channels and deposits, the division of fees, and two epochs in a row."""
+"""Channels and deposits, and the division of fees."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from eth_abi import encode as abi_encode
 
-from p2p.cid import Cid
-from proofs.attribution.shares import CONTRIBUTOR, Share, SharePolicy, shares_for, split
-from proofs.batch import compose, decode_batch
+from proofs.attribution.shares import (
+    CONTRIBUTOR,
+    POLICY,
+    AdapterTerms,
+    Share,
+    award,
+    fee,
+    shares_for,
+    split,
+)
 from proofs.chain.deploy import COLLECTOR
 from proofs.chain.structs import config_values
 from proofs.chain.token import Transfer, transfer_digest
-from proofs.channel import ChannelTip
 from proofs.digest import domain_separator, keccak, word
-from proofs.envelope import VerifiedEnvelope, open_envelope
-from proofs.history import History
-from proofs.manifest import Contributor, parse_manifest
-from proofs.merkle import leaf_hash
-from proofs.receipt import decode_body, decode_receipt
 from proofs.voucher import channel_id
-from tests.proofs import scene
 
-from .talks import envelopes
 from .world import (
+    BASE,
     CLIENT,
     CONFIG,
     CREATOR,
-    MANIFEST,
     NETWORK,
     OWNER,
     account,
     named,
-    named_header,
     network,
     party,
     secret,
@@ -43,7 +40,6 @@ from .world import (
 TOKEN_NAME = "Dev Dollar"
 DEPOSIT_TYPES = "((address,address,address,address,address,uint40,bytes32),uint128,address,bytes)"
 OTHER = account(7)
-SMALL = scene.shares(("small", 0, 6_000), ("smaller", 1, 2_500), ("least", 2, 1_500))
 
 
 # --- channels ---
@@ -68,6 +64,9 @@ def channels() -> dict[str, Any]:
         "refuse": [
             _config(why, **changes)
             for why, changes in {
+                "its client could refund everything at once": {
+                    "receiver_authorizer": CLIENT.address
+                },
                 "pays somebody else than the settlement contract": {"receiver": OTHER},
                 "holds another token": {"token": OTHER},
                 "its salt names another operator": {"salt": OTHER + CONFIG.salt[20:]},
@@ -164,84 +163,28 @@ def _split(amount: int, *bps: int) -> dict[str, Any]:
 
 def _shares(why: str, weights: list[tuple[int, int]] | None) -> dict[str, Any]:
     """`weights` are those of the contributors, who are numbered accounts; 0 is the creator."""
-    manifest = None
+    terms = None
     if weights is not None:
-        people = [
-            Contributor(account(who) if who else CREATOR.address, "", "", "", weight=weight)
-            for who, weight in weights
-        ]
-        manifest = msgspec.structs.replace(parse_manifest(MANIFEST), contributors=people)
-    found = shares_for(SharePolicy(), OWNER, manifest)
+        people = tuple(
+            (account(who) if who else CREATOR.address, weight) for who, weight in weights
+        )
+        terms = AdapterTerms(CREATOR.address, people, BASE)
+    shares = shares_for(POLICY, OWNER, terms)
     return {
         "why": why,
         "owner": OWNER.hex(),
-        "creator": manifest.creator_address.hex() if manifest else None,
-        "contributors": [named(one) for one in manifest.contributors] if manifest else None,
-        "shares": [named(share) for share in found],
+        "creator": terms.creator.hex() if terms else None,
+        "contributors": [
+            {"address": who.hex(), "weight": weight} for who, weight in terms.contributors
+        ]
+        if terms
+        else None,
+        "shares": [named(share) for share in shares],
+        "fees": [_fee(price, shares) for price in (0, 299, 1_290, 1_000_003)],
     }
 
 
-# --- epochs ---
-
-
-def epochs() -> dict[str, Any]:
-    """Two batches in a row: the golden channel's three receipts, and another channel's three."""
-    golden = [open_envelope(data, NETWORK) for data in envelopes()]
-    other = _other_channel()
-    history = History(NETWORK)
-    return {
-        "network": network(),
-        "epochs": [
-            _epoch(history, [golden[0], *other[:2]]),
-            _epoch(history, [*golden[1:], other[2]]),
-        ],
-    }
-
-
-def _other_channel() -> list[VerifiedEnvelope]:
-    """A receipt with a tie, one so small that a share of it is nothing, and a usual one."""
-    tip = ChannelTip(scene.config())
-    found = []
-    for changes in (
-        {"tokens": 0},
-        {"tokens": 0, "prompt_price": 1, "amount": 3, "cumulative": 33, "shares": SMALL},
-        {"tokens": 7},
-    ):
-        body = scene.receipt(tip, **changes)
-        found.append(open_envelope(scene.envelope(body, tip.config), NETWORK))
-        tip = tip.follow(found[-1].receipt, NETWORK)
-    return found
-
-
-def _epoch(history: History, sealed: Sequence[VerifiedEnvelope]) -> dict[str, Any]:
-    configs = {one.voucher.channel_id: one.config for one in sealed}
-    data = compose([one.receipt for one in sealed], configs, history.state)
-    batch = decode_batch(data)
-    header = history.append(data).header
-    assert header is not None, "an epoch that was appended has a header"
-    return {
-        "batch": data.hex(),
-        "cid": str(Cid.of(data)),
-        "opened": [
-            {"channel_id": channel_id(config, NETWORK).hex(), "config": named(config)}
-            for config in batch.opened
-        ],
-        "receipts": [_divided(entry) for entry in batch.receipts],
-        "payouts": named(batch.payouts),
-        "header": named_header(header),
-    }
-
-
-def _divided(entry: bytes) -> dict[str, Any]:
-    receipt = decode_body(decode_receipt(entry).body)
-    parts = split(receipt.amount, receipt.shares)
-    return {
-        "channel_id": receipt.channel_id.hex(),
-        "sequence": receipt.sequence,
-        "amount": receipt.amount,
-        "shares": [
-            {**named(share), "part": part}
-            for share, part in zip(receipt.shares, parts, strict=True)
-        ],
-        "leaf": leaf_hash(entry).hex(),
-    }
+def _fee(price: int, shares: tuple[Share, ...]) -> dict[str, Any]:
+    amount = fee(price, shares)
+    awards = [{"account": who.hex(), "amount": part} for who, part in award(amount, shares)]
+    return {"price": price, "fee": amount, "awards": awards}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
 import msgpack
 from eth_account import Account
 from eth_account.messages import encode_typed_data
+from eth_keys import keys
 from eth_utils import keccak
 
 # Fields that are text; every other string in a vector's fields is bytes in hex.
@@ -46,12 +49,16 @@ def pack(value: Any) -> bytes:
 
 
 def typed(
-    domain: tuple[str, int, str], name: str, fields: dict[str, str], *values: Any
+    domain: tuple[str, int, str],
+    name: str,
+    fields: dict[str, str],
+    *values: Any,
+    version: str = "1",
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """EIP-712 data: domain (name, chain id, contract; version is 1), types, message."""
+    """EIP-712 data: domain (name, chain id, contract), types, message."""
     about = {
         "name": domain[0],
-        "version": "1",
+        "version": version,
         "chainId": domain[1],
         "verifyingContract": "0x" + domain[2],
     }
@@ -76,8 +83,33 @@ def receipt_data(network: dict[str, Any], body: str) -> tuple[Any, Any, Any]:
     return typed(
         ("Lorikeet", network["chain_id"], network["settlement"]),
         "Receipt",
-        {"channelId": "bytes32", "sequence": "uint64", "cumulative": "uint128", "body": "bytes32"},
-        *(fields[3], fields[4], fields[17], hashlib.sha256(unhex(body)).digest()),
+        {
+            "channelId": "bytes32",
+            "sequence": "uint64",
+            "cumulative": "uint128",
+            "payouts": "bytes32",
+            "body": "bytes32",
+        },
+        *(fields[3], fields[4], fields[18], fields[22], hashlib.sha256(unhex(body)).digest()),
+        version="2",
+    )
+
+
+def promise_data(network: dict[str, Any], body: str, deadline: int) -> tuple[Any, Any, Any]:
+    """What the aggregator signs when it takes a receipt."""
+    fields = msgpack.unpackb(unhex(body))
+    return typed(
+        ("Lorikeet", network["chain_id"], network["settlement"]),
+        "Promise",
+        {
+            "channelId": "bytes32",
+            "sequence": "uint64",
+            "cumulative": "uint128",
+            "body": "bytes32",
+            "deadline": "uint64",
+        },
+        *(fields[3], fields[4], fields[18], hashlib.sha256(unhex(body)).digest(), deadline),
+        version="2",
     )
 
 
@@ -86,6 +118,84 @@ def voucher_data(network: dict[str, Any], channel: str, amount: int) -> tuple[An
     domain = ("x402 Batch Settlement", network["chain_id"], network["channels"])
     fields = {"channelId": "bytes32", "maxClaimableAmount": "uint128"}
     return typed(domain, "Voucher", fields, unhex(channel), amount)
+
+
+def divide(amount: int, weights: Sequence[int]) -> list[int]:
+    """The largest remainder, in exact fractions."""
+    exact = [Fraction(amount * weight, sum(weights)) for weight in weights]
+    parts = [floor(part) for part in exact]
+    left = amount - sum(parts)
+    largest = sorted(range(len(exact)), key=lambda place: (parts[place] - exact[place], place))
+    return [part + (place in largest[:left]) for place, part in enumerate(parts)]
+
+
+Shares = list[tuple[bytes, int, int]]  # address, role, basis points
+
+
+def shares(owner: bytes, creator: bytes | None, contributors: list[tuple[bytes, int]]) -> Shares:
+    """Who shares a fee; no creator is the bare base."""
+    rows = {(owner, 0): 10_000 if creator is None else 6_000}
+    if creator is not None:
+        rows[creator, 1] = 2_500 if contributors else 4_000
+    for who, part in zip(
+        (who for who, _ in contributors),
+        divide(1_500, [weight for _, weight in contributors]) if contributors else [],
+        strict=True,
+    ):
+        if part:
+            rows[who, 2] = rows.get((who, 2), 0) + part
+    return [(who, role, bps) for (who, role), bps in sorted(rows.items())]
+
+
+def manifest_shares(owner: bytes, manifest: bytes | None) -> Shares:
+    """Who shares a fee for the adapter with this manifest; None is the bare base."""
+    if manifest is None:
+        return shares(owner, None, [])
+    fields = msgpack.unpackb(manifest)
+    creator = keys.PublicKey.from_compressed_bytes(fields[8]).to_canonical_address()
+    return shares(owner, creator, [(row[0], row[4]) for row in fields[10]])
+
+
+def awards(amount: int, rows: Shares) -> dict[bytes, int]:
+    """What each account gets of a fee, in the shares' order."""
+    found: dict[bytes, int] = {}
+    for (who, _, _), part in zip(rows, divide(amount, [row[2] for row in rows]), strict=True):
+        if part:
+            found[who] = found.get(who, 0) + part
+    return found
+
+
+def sum_root(leaves: list[tuple[int, bytes]]) -> tuple[int, bytes]:
+    """A sum tree's root over (sum, content), written down naively."""
+    if not leaves:
+        return 0, bytes(32)
+    if len(leaves) == 1:
+        amount, content = leaves[0]
+        return amount, keccak(b"\0" + content)
+    half = max(1 << bit for bit in range(20) if 1 << bit < len(leaves))
+    (left, left_hash), (right, right_hash) = sum_root(leaves[:half]), sum_root(leaves[half:])
+    joined = left.to_bytes(16, "big") + left_hash + right.to_bytes(16, "big") + right_hash
+    return left + right, keccak(b"\1" + joined)
+
+
+def sum_commitment(leaves: list[tuple[int, bytes]]) -> bytes:
+    """What a receipt or a header names of a sum tree."""
+    total, root = sum_root(leaves)
+    return keccak(b"\2" + len(leaves).to_bytes(8, "big") + total.to_bytes(16, "big") + root)
+
+
+def payouts_commitment(paid: dict[bytes, int]) -> bytes:
+    """What a receipt names as payouts: accounts in the order of their first payment."""
+    return sum_commitment(
+        [(amount, who + amount.to_bytes(16, "big")) for who, amount in paid.items()]
+    )
+
+
+def signer_of(digest: bytes, signature: bytes) -> bytes:
+    """The address that signed."""
+    found = keys.Signature(signature[:64] + bytes([signature[64] - 27]))
+    address: bytes = found.recover_public_key_from_msg_hash(digest).to_canonical_address()
+    return address
 
 
 def longer_forms(data: bytes) -> Iterator[bytes]:

@@ -78,6 +78,7 @@ class Books:
     channels: list[Channel]
     accounts: list[Account]
     overrides: dict[str, object] = field(default_factory=dict)  # of the header
+    posted: tuple[SumTree, SumTree] = field(default_factory=lambda: (SumTree(), SumTree()))
 
     @classmethod
     def of(cls, state: EpochState) -> Books:
@@ -86,9 +87,7 @@ class Books:
         for index in range(state.channels.size):
             standing = state.channel(index)
             lines = [PayoutLeaf(*row) for row in state.payouts(index).rows]
-            channels.append(
-                Channel(standing.config, standing.leaf, standing.node_signature, lines)
-            )
+            channels.append(Channel(standing.config, standing.leaf, standing.node_signature, lines))
         accounts = []
         for index in range(state.accounts.size):
             account = state.account(index)
@@ -125,7 +124,8 @@ class Books:
                     return
 
     def header(self, honest: EpochHeader) -> EpochHeader:
-        """The header of these books, in place of an honest one."""
+        """The header of these books as they are now, in place of an honest one."""
+        self.posted = self.channel_tree, self.account_tree
         header = replace(
             honest,
             channels_root=self.channel_tree.commitment,
@@ -136,16 +136,17 @@ class Books:
 
     def answer(self, question: Question) -> Answer:
         """The best answer that these books give."""
+        channels, accounts = self.posted
         index = question.index
         if question.part == Part.CHANNEL:
             if index >= len(self.channels):
-                return AbsentAnswer(question, None, self.channel_tree.opening)
+                return AbsentAnswer(question, None, channels.opening)
             channel = self.channels[index]
             return ChannelAnswer(self._channel(index), channel.config, channel.node_signature)
         if index >= len(self.accounts):
-            return AbsentAnswer(question, None, self.account_tree.opening)
+            return AbsentAnswer(question, None, accounts.opening)
         account = self.accounts[index]
-        shown = Shown(account.leaf, self.account_tree.prove(index))
+        shown = Shown(account.leaf, accounts.prove(index))
         if question.part == Part.ACCOUNT:
             return AccountAnswer(shown, account.tree.opening)
         if question.entry >= len(account.entries):
@@ -162,4 +163,4 @@ class Books:
         )
 
     def _channel(self, index: int) -> Shown[ChannelLeaf]:
-        return Shown(self.channels[index].leaf, self.channel_tree.prove(index))
+        return Shown(self.channels[index].leaf, self.posted[0].prove(index))

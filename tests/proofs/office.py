@@ -269,9 +269,7 @@ class Office:
         else:
             self._hear_absence(answer, header, question)
 
-    def _hear_absence(
-        self, answer: AbsentAnswer, header: EpochHeader, question: Question
-    ) -> None:
+    def _hear_absence(self, answer: AbsentAnswer, header: EpochHeader, question: Question) -> None:
         require(answer.question == question, "NoSuchDemand")
         is_channel = question.part == Part.CHANNEL
         tree = header.channels_root if is_channel else header.payout_root
@@ -318,9 +316,7 @@ class Office:
             and config.receiver_authorizer == config.salt[:20]
         )
 
-    def _is_forged(
-        self, leaf: ChannelLeaf, config: ChannelConfig, node_signature: bytes
-    ) -> bool:
+    def _is_forged(self, leaf: ChannelLeaf, config: ChannelConfig, node_signature: bytes) -> bool:
         require(keccak(node_signature) == leaf.evidence, "BadProof")
         return self._signer(leaf, node_signature) != config.receiver_authorizer
 

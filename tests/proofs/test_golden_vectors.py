@@ -6,7 +6,6 @@ import hashlib
 import json
 from typing import Any
 
-import msgpack
 import pytest
 from eth_abi import encode as abi_encode
 from eth_account import Account
@@ -20,9 +19,8 @@ from x402.mechanisms.evm.batch_settlement.utils import (
     get_batch_settlement_eip712_domain,
 )
 
-from proofs.promise import Promise, make_promise
 from proofs.sumtree import Proof, SumNode, verify
-from tests.golden.generate import FOLDER, NETWORK, NODE, VECTORS
+from tests.golden.generate import FOLDER, VECTORS
 
 
 def load(name: str) -> Any:
@@ -71,65 +69,6 @@ def test_voucher_is_signed_as_the_x402_types_and_eth_account_sign_it() -> None:
         bytes.fromhex(vector["client_secret"]), domain, VOUCHER_TYPES, message
     ).signature
     assert bytes(signature).hex() == vector["voucher_signature"]
-
-
-def test_receipt_is_signed_as_eth_account_signs_it() -> None:
-    vector = load("digests")
-    receipt = load("receipt")
-    domain = {
-        "name": "Lorikeet",
-        "version": "1",
-        "chainId": vector["chain_id"],
-        "verifyingContract": "0x" + vector["settlement"],
-    }
-    fields = {
-        "channelId": "bytes32",
-        "sequence": "uint64",
-        "cumulative": "uint128",
-        "body": "bytes32",
-    }
-    types = {"Receipt": [{"name": name, "type": kind} for name, kind in fields.items()]}
-    body = msgpack.unpackb(bytes.fromhex(receipt["body"]))
-    message = {
-        "channelId": body[3],
-        "sequence": body[4],
-        "cumulative": body[17],
-        "body": hashlib.sha256(bytes.fromhex(receipt["body"])).digest(),
-    }
-    assert digest_of(domain, types, message).hex() == vector["receipt_digest"]
-    for side in ("node", "client"):
-        signature = Account.sign_typed_data(
-            bytes.fromhex(vector[f"{side}_secret"]), domain, types, message
-        ).signature
-        assert bytes(signature).hex() == receipt[f"{side}_signature"]
-
-
-def test_promise_is_signed_as_eth_account_signs_it() -> None:
-    vector = load("digests")
-    leaf = bytes.fromhex(load("receipt")["leaf"])
-    domain = {
-        "name": "Lorikeet",
-        "version": "1",
-        "chainId": vector["chain_id"],
-        "verifyingContract": "0x" + vector["settlement"],
-    }
-    types = {"Promise": [{"name": "receipt", "type": "bytes32"}]}
-    signature = bytes(
-        Account.sign_typed_data(
-            bytes.fromhex(vector["node_secret"]), domain, types, {"receipt": leaf}
-        ).signature
-    )
-    assert make_promise(NODE, bytes.fromhex(load("receipt")["signed"]), NETWORK) == Promise(
-        leaf, signature
-    )
-
-
-def test_receipt_bytes_are_those_of_another_messagepack() -> None:
-    vector = load("receipt")
-    for name in ("body", "signed"):
-        data = bytes.fromhex(vector[name])
-        assert msgpack.packb(msgpack.unpackb(data)) == data
-    assert msgpack.unpackb(bytes.fromhex(vector["signed"]))[0].hex() == vector["body"]
 
 
 def test_header_hash_is_that_of_the_abi_encoding() -> None:

@@ -1,4 +1,4 @@
-"""What is written stays written: through a kill, beside a second process, and never backwards."""
+"""What is written stays written: through a kill, on a full disk, beside a second process."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from proofs.aggregator import Accepted, Aggregator
+from proofs.aggregator import Accepted, Aggregator, Pledge
 from proofs.epoch import EpochHeader, decode_header
-from proofs.errors import LedgerConflict, LedgerError, UnknownEntry
+from proofs.errors import LedgerConflict, LedgerError, LedgerFull, UnknownEntry
 from proofs.ledger import AggregatorLedger, Ledger, Outbox, OutboxState, PostAttempt, PostJournal
 from proofs.promise import make_promise
-from tests.proofs.scene import NETWORK, View, chain, signer
+from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, TERMS, View, chain, signer
 
 RECEIPTS = chain(3)
+NOW = 1_795_000_000
+PLEDGES = [Pledge(taken, NOW + 600) for taken in RECEIPTS]
+PROMISES = [
+    make_promise(signer("aggregator"), taken.receipt, NOW + 600 + number, NETWORK)
+    for number, taken in enumerate(RECEIPTS)
+]
 
 
 def filled(ledger: Ledger) -> tuple[Outbox, list[bytes]]:
@@ -31,9 +37,8 @@ def test_receipt_in_the_outbox_moves_forward_only() -> None:
     outbox, (digest, *_) = filled(Ledger(":memory:"))
     assert outbox.advance(digest, OutboxState.GOSSIPED)
     assert not outbox.advance(digest, OutboxState.GOSSIPED)
-    promise = make_promise(signer("aggregator"), RECEIPTS[0].receipt.encoded, NETWORK)
-    assert outbox.keep_promise(digest, promise)
-    assert not outbox.keep_promise(digest, promise)
+    assert outbox.keep_promise(digest, PROMISES[0])
+    assert not outbox.keep_promise(digest, PROMISES[0])
     assert not outbox.advance(digest, OutboxState.QUEUED)
     assert outbox.mark_included([digest, bytes(32)], 4) == 1
     assert outbox.mark_included([digest], 5) == 0, "it stays in the epoch that took it"
@@ -41,8 +46,45 @@ def test_receipt_in_the_outbox_moves_forward_only() -> None:
     assert outbox.mark_final(4) == 1
     entry = outbox.find(digest)
     assert entry is not None
-    assert (entry.state, entry.epoch, entry.promise) == (OutboxState.FINAL, 4, promise)
+    assert (entry.state, entry.epoch, entry.promise) == (OutboxState.FINAL, 4, PROMISES[0])
     assert entry.signed == RECEIPTS[0].receipt.signed
+
+
+def test_epochs_that_the_chain_takes_back_are_taken_back_in_the_outbox() -> None:
+    outbox, digests = filled(Ledger(":memory:"))
+    outbox.keep_promise(digests[0], PROMISES[0])
+    outbox.keep_promise(digests[1], PROMISES[1])
+    outbox.mark_included(digests[:1], 3)
+    outbox.mark_included(digests[1:], 4)
+    assert outbox.take_back(4) == 2
+    states = [entry.state for entry in reversed(outbox.newest(3))]
+    assert states == [OutboxState.INCLUDED, OutboxState.PROMISED, OutboxState.GOSSIPED]
+    assert [entry.digest for entry in outbox.unpromised(9)] == digests[2:]
+    assert outbox.mark_included(digests, 5) == 2
+    assert outbox.take_back(6) == 0
+
+
+def test_promises_that_ran_out_are_listed_until_they_are_kept() -> None:
+    outbox, digests = filled(Ledger(":memory:"))
+    for digest, promise in zip(digests, PROMISES, strict=True):
+        outbox.keep_promise(digest, promise)
+    assert outbox.overdue(NOW + 600, 9) == []
+    assert [entry.digest for entry in outbox.overdue(NOW + 602, 9)] == digests[:2]
+    outbox.mark_included(digests[:1], 1)
+    assert [entry.digest for entry in outbox.overdue(NOW + 9_999, 1)] == digests[1:2]
+
+
+def test_a_later_co_signature_upgrades_a_receipt_and_nothing_undoes_that() -> None:
+    outbox = Outbox(Ledger(":memory:"))
+    alone = chain(1, cosigned=False)[0]
+    both = RECEIPTS[0]
+    digest = outbox.add(alone.receipt.signed, alone.encoded)
+    outbox.keep_promise(digest, PROMISES[0])
+    assert outbox.add(both.receipt.signed, both.encoded) == digest
+    outbox.add(alone.receipt.signed, alone.encoded)
+    (entry,) = outbox.newest(9)
+    assert (entry.signed, entry.envelope) == (both.receipt.signed, both.encoded)
+    assert entry.state is OutboxState.PROMISED
 
 
 def test_adding_again_does_not_send_a_receipt_back_to_the_queue() -> None:
@@ -73,22 +115,39 @@ def test_what_is_not_there_cannot_move() -> None:
 
 def test_transaction_is_all_or_nothing() -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
-    ledger.accept(RECEIPTS[:1])
+    ledger.accept(PLEDGES[:1])
     with pytest.raises(LedgerConflict):
-        ledger.accept([RECEIPTS[1], RECEIPTS[0]])
-    assert list(ledger.unsealed()) == [RECEIPTS[0].encoded]
+        ledger.accept([PLEDGES[1], PLEDGES[0]])
+    assert list(ledger.unsealed()) == [(RECEIPTS[0].encoded, NOW + 600)]
+
+
+def filled_aggregator(ledger: AggregatorLedger) -> Aggregator:
+    aggregator = Aggregator(NETWORK, signer("aggregator"), ledger)
+    aggregator.learn(MANIFEST, ADAPTER)
+    for taken in RECEIPTS:
+        aggregator.receive(taken, View(), TERMS, NOW)
+    return aggregator
 
 
 def test_sealed_epoch_is_found_again_byte_for_byte() -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
-    aggregator = Aggregator(NETWORK, signer("aggregator"), ledger)
-    for taken in RECEIPTS:
-        aggregator.receive(taken, View())
-    sealed = aggregator.seal({RECEIPTS[0].voucher.channel_id: 1 << 40})
+    sealed = filled_aggregator(ledger).seal({RECEIPTS[0].voucher.channel_id: 1 << 40}, NOW)
     assert ledger.find_epoch(1) == sealed
     assert ledger.find_epoch(2) is None
     assert ledger.last_epoch() == 1
     assert list(ledger.unsealed()) == []
+
+
+def test_two_checkpoints_are_kept_and_those_of_epochs_taken_back_are_not() -> None:
+    ledger = AggregatorLedger(Ledger(":memory:"))
+    assert ledger.checkpoint() is None
+    for epoch in (3, 5, 5, 9):
+        ledger.keep_checkpoint(epoch, b"after %d" % epoch)
+    assert ledger.checkpoint() == b"after 9"
+    ledger.unseal(6)
+    assert ledger.checkpoint() == b"after 5"
+    ledger.unseal(4)
+    assert ledger.checkpoint() is None
 
 
 def test_header_survives_its_encoding() -> None:
@@ -97,6 +156,7 @@ def test_header_survives_its_encoding() -> None:
         bytes([1]) * 32,
         bytes([2]) * 32,
         7,
+        channels_root=bytes([5]) * 32,
         payout_root=bytes([3]) * 32,
         payout_total=(1 << 128) - 1,
         batch_digest=bytes([4]) * 32,
@@ -123,6 +183,10 @@ def test_journal_keeps_attempts_in_order_and_knows_what_was_posted(tmp_path: Pat
     assert again.attempts(8) == []
     assert again.find_posted(9) == (attempts[2].hash, 101)
     assert again.last_posted() == 9
+    again.forget_posted(9)
+    assert again.find_posted(9) is None
+    assert again.last_posted() == 0
+    assert again.attempts(9) == attempts, "any of them may still be mined"
 
 
 def test_ledger_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -136,7 +200,7 @@ def test_ledger_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> 
 
 def test_other_tables_in_the_same_file_do_not_matter(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger") as db:
-        db.execute("CREATE TABLE channel (id BLOB)")
+        db.execute("CREATE TABLE somebody_elses (id BLOB)")
     filled(Ledger(tmp_path / "ledger"))
 
 
@@ -154,6 +218,72 @@ def test_threads_share_a_ledger(tmp_path: Path) -> None:
     assert sorted(moved) == [False] * 7 + [True]
 
 
+# --- a disk that is full ---
+
+
+def fill_up(ledger: Ledger, spare_pages: int = 0) -> None:
+    """No page more fits on the disk, but for so many."""
+    ((pages,),) = ledger.read("PRAGMA page_count")
+    ledger.read(f"PRAGMA max_page_count = {pages + spare_pages}")
+
+
+def make_space(ledger: Ledger) -> None:
+    ledger.read("PRAGMA max_page_count = 1000000")
+
+
+@pytest.mark.parametrize("spare_pages", range(12))
+def test_a_full_disk_is_said_loses_nothing_and_stops_nobody(
+    tmp_path: Path, spare_pages: int
+) -> None:
+    """Whichever write it is that finds no room: what was promised is there, and what failed can be
+    done again as soon as there is.
+    """
+    ledger = Ledger(tmp_path / "ledger")
+    store = AggregatorLedger(ledger)
+    aggregator = Aggregator(NETWORK, signer("aggregator"), store)
+    aggregator.learn(MANIFEST, ADAPTER)
+    outbox = Outbox(ledger)
+    taken = chain(40)
+    fill_up(ledger, spare_pages)
+    promised = 0
+    num_failures = 0
+    while promised < len(taken):
+        try:
+            outbox.add(taken[promised].receipt.signed, taken[promised].encoded)
+            outcome = aggregator.receive(taken[promised], View(), TERMS, NOW)
+            assert isinstance(outcome, Accepted)
+            promised += 1
+            if promised % 8 == 0:
+                sealed = aggregator.seal({taken[0].voucher.channel_id: 1 << 40}, NOW)
+                assert sealed is not None
+                aggregator.write_checkpoint()
+        except LedgerFull:
+            num_failures += 1
+            aggregator.check()
+            again = Aggregator(NETWORK, signer("aggregator"), store)
+            assert again.state.header == aggregator.state.header
+            assert again.state.log.size + again.num_unsealed == promised
+            make_space(ledger)
+    assert num_failures == 1
+    assert len(outbox.newest(99)) == len(taken)
+    aggregator.seal({taken[0].voucher.channel_id: 1 << 40}, NOW)
+    assert aggregator.state.log.size == len(taken)
+
+
+def test_a_broken_file_is_a_ledger_error(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    path.write_bytes(b"this is no database, but long enough to be looked at" * 100)
+    with pytest.raises(LedgerError):
+        Ledger(path)
+    ledger = Ledger(":memory:")
+    ledger.close()
+    with pytest.raises(LedgerError):
+        Outbox(ledger).newest(1)
+
+
+# --- other processes, and a process that is killed ---
+
+
 def run(script: str, *arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
@@ -164,12 +294,13 @@ def run(script: str, *arguments: object) -> subprocess.Popen[bytes]:
 FILL = """
     import sys
     from proofs.errors import LedgerConflict
+    from proofs.aggregator import Pledge
     from proofs.ledger import AggregatorLedger, Ledger
     from tests.proofs.scene import chain
     ledger, won = AggregatorLedger(Ledger(sys.argv[1])), 0
     for envelope in chain(100):
         try:
-            ledger.accept([envelope])
+            ledger.accept([Pledge(envelope, 1)])
             won += 1
         except LedgerConflict:
             pass
@@ -190,35 +321,36 @@ RECEIVE = """
     import sys
     from proofs.aggregator import Aggregator
     from proofs.ledger import AggregatorLedger, Ledger
-    from tests.proofs.scene import NETWORK, View, chain, signer
+    from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, TERMS, View, chain, signer
     aggregator = Aggregator(NETWORK, signer("aggregator"), AggregatorLedger(Ledger(sys.argv[1])))
+    aggregator.learn(MANIFEST, ADAPTER)
     for number, envelope in enumerate(chain(300)):
-        aggregator.receive(envelope, View())
+        aggregator.receive(envelope, View(), TERMS, 1_795_000_000)
         if number % 7 == 6:
-            aggregator.seal({envelope.voucher.channel_id: envelope.receipt.receipt.cumulative})
+            aggregator.seal({envelope.voucher.channel_id: 1 << 40}, 1_795_000_000)
+        if number % 14 == 13:
+            aggregator.write_checkpoint()
         print(number, flush=True)
 """
 
 
-def test_killed_aggregator_remembers_everything_it_promised(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", [0, 6, 13, 40, 41])
+def test_killed_aggregator_remembers_everything_it_promised(tmp_path: Path, last: int) -> None:
     path = tmp_path / "ledger"
-    process = run(RECEIVE, path)
-    assert process.stdout is not None
-    promised = -1
-    for line in process.stdout:
-        promised = int(line)
-        if promised == 40:
-            process.send_signal(signal.SIGKILL)
-            break
-    promised = max([promised, *map(int, process.stdout.read().split())])
-    process.stdout.close()
-    process.wait(timeout=30)
+    with run(RECEIVE, path) as process:
+        assert process.stdout is not None
+        promised = -1
+        for line in process.stdout:
+            promised = int(line)
+            if promised == last:
+                process.send_signal(signal.SIGKILL)
+                break
+        promised = max([promised, *map(int, process.stdout.read().split())])
     ledger = AggregatorLedger(Ledger(path))
     aggregator = Aggregator(NETWORK, signer("aggregator"), ledger)
     aggregator.check()
-    due = aggregator.claims_due()
-    reached = aggregator.history.log.size + len(list(ledger.unsealed()))
+    aggregator.state.check()
+    reached = aggregator.state.log.size + aggregator.num_unsealed
     assert reached >= promised + 1
     following = chain(reached + 1)[reached]
-    assert isinstance(aggregator.receive(following, View()), Accepted)
-    assert len(due) <= 1
+    assert isinstance(aggregator.receive(following, View(), TERMS, NOW), Accepted)

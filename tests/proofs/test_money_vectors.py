@@ -6,8 +6,7 @@ Each is written down once more in the plainest way, from docs/protocols alone.
 from __future__ import annotations
 
 import hashlib
-from fractions import Fraction
-from math import floor
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -20,9 +19,10 @@ from eth_utils import keccak
 from x402.mechanisms.evm.batch_settlement import compute_channel_id
 from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as X402Config
 
-from proofs.batch import EpochState, recompute
+from proofs.batch import recompute
 from proofs.errors import BatchError, ManifestError
 from proofs.manifest import parse_manifest
+from proofs.state import EpochState
 from tests.golden import other
 from tests.golden.world import NETWORK
 
@@ -150,149 +150,226 @@ def test_a_manifest_with_one_changed_byte_is_refused() -> None:
             parse_manifest(form)
 
 
-def divide(amount: int, weights: list[int]) -> list[int]:
-    """The largest remainder, in exact fractions."""
-    exact = [Fraction(amount * weight, sum(weights)) for weight in weights]
-    parts = [floor(part) for part in exact]
-    left = amount - sum(parts)
-    largest = sorted(range(len(exact)), key=lambda place: (parts[place] - exact[place], place))
-    return [part + (place in largest[:left]) for place, part in enumerate(parts)]
-
-
 @pytest.mark.parametrize("vector", SHARES["split"], ids=lambda vector: str(vector["bps"]))
 def test_amounts_are_divided_by_the_largest_remainder(vector: dict[str, Any]) -> None:
-    parts = divide(int(vector["amount"]), vector["bps"])
+    parts = other.divide(int(vector["amount"]), vector["bps"])
     assert list(map(str, parts)) == vector["parts"]
 
 
 @pytest.mark.parametrize("vector", SHARES["shares"], ids=lambda vector: vector["why"])
-def test_shares_follow_from_the_manifest(vector: dict[str, Any]) -> None:
-    people = vector["contributors"]
-    rows: dict[tuple[str, int], int] = {(vector["owner"], 0): 10_000 if people is None else 6_000}
-    if people is not None:
-        rows[vector["creator"], 1] = 2_500 if people else 4_000
-    parts = divide(1_500, [one["weight"] for one in people]) if people else []
-    for one, part in zip(people or [], parts, strict=True):
-        if part:
-            rows[one["address"], 2] = rows.get((one["address"], 2), 0) + part
+def test_shares_and_fees_follow_from_the_manifest(vector: dict[str, Any]) -> None:
+    creator = vector["creator"] and other.unhex(vector["creator"])
+    people = [(other.unhex(one["address"]), one["weight"]) for one in vector["contributors"] or []]
+    rows = other.shares(other.unhex(vector["owner"]), creator, people)
     assert vector["shares"] == [
-        {"address": address, "role": role, "bps": bps}
-        for (address, role), bps in sorted(rows.items())
+        {"address": who.hex(), "role": role, "bps": bps} for who, role, bps in rows
     ]
+    for shown in vector["fees"]:
+        assert shown["fee"] == max(shown["price"], 100 * len(rows))
+        assert shown["awards"] == [
+            {"account": who.hex(), "amount": part}
+            for who, part in other.awards(shown["fee"], rows).items()
+        ]
 
 
 # --- epochs ---
 
 
-def tree(hashed: list[bytes]) -> bytes:
+def log_root(hashed: list[bytes]) -> bytes:
     """RFC 9162's root, written down naively."""
     if len(hashed) == 1:
         return hashed[0]
     half = max(1 << bit for bit in range(10) if 1 << bit < len(hashed))
-    return hashlib.sha256(b"\1" + tree(hashed[:half]) + tree(hashed[half:])).digest()
+    return hashlib.sha256(b"\1" + log_root(hashed[:half]) + log_root(hashed[half:])).digest()
 
 
-def sums(leaves: list[tuple[bytes, int]]) -> tuple[int, bytes]:
-    """The payout tree's root, written down naively."""
-    if len(leaves) == 1:
-        account, amount = leaves[0]
-        return amount, keccak(b"\0" + account + amount.to_bytes(16, "big"))
-    half = max(1 << bit for bit in range(10) if 1 << bit < len(leaves))
-    (left, left_hash), (right, right_hash) = sums(leaves[:half]), sums(leaves[half:])
-    content = left.to_bytes(16, "big") + left_hash + right.to_bytes(16, "big") + right_hash
-    return left + right, keccak(b"\1" + content)
+@dataclass
+class Channel:
+    """Where a channel stands."""
+
+    config: list[Any]
+    sequence: int = 0
+    body: bytes = bytes(32)
+    cumulative: int = 0
+    evidence: bytes = b""
+    paid: dict[bytes, int] = field(default_factory=dict)
 
 
-def signer_of(body: bytes, signature: bytes) -> str:
-    """Who signed a receipt."""
-    digest = other.digest_of(other.receipt_data(EPOCHS["network"], body.hex()))
-    found = keys.Signature(signature[:64] + bytes([signature[64] - 27]))
-    key = found.recover_public_key_from_msg_hash(other.unhex(digest))
-    return key.to_canonical_address().hex()
+@dataclass
+class Books:
+    """All that follows from the batches, in lists and dicts."""
+
+    channels: dict[bytes, Channel] = field(default_factory=dict)
+    accounts: dict[bytes, list[bytes]] = field(default_factory=dict)  # → channels of its entries
+    manifests: dict[bytes, bytes] = field(default_factory=dict)
+    log: list[bytes] = field(default_factory=list)
+    header_hash: bytes = bytes(32)
+
+    def take(self, batch: list[Any], network: list[Any]) -> None:
+        """Every rule of the page for one batch."""
+        opened, adapters, receipts = batch[7:]
+        ids = [other.unhex(compute_id(config)) for config in opened]
+        assert ids == sorted(ids)
+        assert not self.channels.keys() & set(ids)
+        self.channels |= {key: Channel(row) for key, row in zip(ids, opened, strict=True)}
+        new = {msgpack.unpackb(msgpack.unpackb(entry)[0])[9] for entry in receipts}
+        assert adapters == sorted(new - {bytes(32)} - self.manifests.keys())
+        for digest in adapters:
+            manifest = other.unhex(EPOCHS["manifests"][digest.hex()])
+            assert hashlib.sha256(manifest).digest() == digest
+            self.manifests[digest] = manifest
+        places = []
+        for entry in receipts:
+            places.append(self.pay(entry, network))
+        assert places == sorted(places)
+
+    def pay(self, entry: bytes, network: list[Any]) -> tuple[bytes, int]:
+        """Every rule of the page for one receipt."""
+        body, node_signature, client_signature = msgpack.unpackb(entry)
+        fields = msgpack.unpackb(body)
+        key, sequence, previous, operator, client, base, adapter, owner = fields[3:11]
+        channel = self.channels[key]
+        assert fields[:3] == [2, *network[:2]]
+        digest = other.unhex(other.digest_of(other.receipt_data(EPOCHS["network"], body.hex())))
+        assert other.signer_of(digest, node_signature) == operator
+        if client_signature:
+            assert other.signer_of(digest, client_signature) == client
+        config = channel.config
+        assert config[2:5] == [network[1], operator, network[2]]
+        assert config[6][:20] == operator
+        assert client in config[:2]
+        assert (sequence, previous) == (channel.sequence + 1, channel.body)
+        if any(adapter):
+            assert msgpack.unpackb(self.manifests[adapter])[3] == base
+        rows = other.manifest_shares(owner, self.manifests.get(adapter))
+        tokens, prices, (amount, cumulative) = fields[13:15], fields[15:17], fields[17:19]
+        price = tokens[0] * prices[0] + tokens[1] * prices[1]
+        assert amount == max(price, 100 * len(rows))
+        assert cumulative == channel.cumulative + amount
+        for who, part in other.awards(amount, rows).items():
+            if who not in channel.paid:
+                self.accounts.setdefault(who, []).append(key)
+            channel.paid[who] = channel.paid.get(who, 0) + part
+        assert other.payouts_commitment(channel.paid) == fields[22]
+        channel.sequence = sequence
+        channel.body = hashlib.sha256(body).digest()
+        channel.cumulative = cumulative
+        channel.evidence = keccak(node_signature)
+        self.log.append(hashlib.sha256(b"\0" + body).digest())
+        return key, sequence
+
+    def channel_leaves(self) -> list[tuple[int, bytes]]:
+        """(sum, content) of the tree of channels."""
+        return [
+            (
+                channel.cumulative,
+                key
+                + channel.sequence.to_bytes(8, "big")
+                + channel.cumulative.to_bytes(16, "big")
+                + other.payouts_commitment(channel.paid)
+                + channel.body
+                + channel.evidence,
+            )
+            for key, channel in self.channels.items()
+        ]
+
+    def entry_leaves(self, who: bytes) -> list[tuple[int, bytes]]:
+        """(sum, content) of an account's entries."""
+        order = list(self.channels)
+        found = []
+        for key in self.accounts[who]:
+            amount = self.channels[key].paid[who]
+            place = list(self.channels[key].paid).index(who)
+            index = order.index(key).to_bytes(8, "big") + place.to_bytes(8, "big")
+            found.append((amount, key + amount.to_bytes(16, "big") + index))
+        return found
+
+    def account_leaves(self) -> list[tuple[int, bytes]]:
+        """(sum, content) of the tree of accounts."""
+        found = []
+        for who in self.accounts:
+            entries = self.entry_leaves(who)
+            amount = sum(part for part, _ in entries)
+            content = who + amount.to_bytes(16, "big") + other.sum_commitment(entries)
+            found.append((amount, content))
+        return found
 
 
-def test_two_epochs_in_a_row_follow_from_their_receipts() -> None:
-    previous = bytes(32)
-    log: list[bytes] = []
-    totals: dict[bytes, int] = {}
-    tips: dict[bytes, tuple[int, bytes, int]] = {}
-    configs: dict[bytes, list[Any]] = {}
+def compute_id(config: list[Any]) -> str:
+    """The channel's id, by x402's package."""
+    parties = ["0x" + party.hex() for party in config[:5]]
+    theirs = X402Config(*parties, config[5], "0x" + config[6].hex())
+    return compute_channel_id(theirs, EPOCHS["network"]["chain_id"])[2:]
+
+
+def test_two_epochs_in_a_row_follow_from_their_receipts_and_manifests() -> None:
+    books = Books()
+    network = other.plain(EPOCHS["network"])
     for number, epoch in enumerate(EPOCHS["epochs"], 1):
         data = other.unhex(epoch["batch"])
         batch = msgpack.unpackb(data)
         assert other.pack(batch) == data
-        network = other.plain(EPOCHS["network"])
-        assert batch[:7] == [1, *network, number, previous]
-        assert batch[7] == [other.plain(opened["config"]) for opened in epoch["opened"]]
-        ids = [other.unhex(opened["channel_id"]) for opened in epoch["opened"]]
-        assert ids == sorted(ids)
-        configs |= dict(zip(ids, batch[7], strict=True))
-        changed: set[bytes] = set()
-        places = []
-        for entry, shown in zip(batch[8], epoch["receipts"], strict=True):
-            body, *signatures = msgpack.unpackb(entry)
-            fields = msgpack.unpackb(body)
-            channel, sequence, hash_before, operator, client = fields[3:8]
-            amount, cumulative, shares = fields[16], fields[17], fields[21]
-            places.append((channel, sequence))
-            assert [signer_of(body, each) for each in signatures] == [operator.hex(), client.hex()]
-            config = configs[channel]
-            assert (config[2], config[4]) == (network[1], network[2])
-            assert config[6][:20] == operator
-            assert client in config[:2]
-            last, digest, so_far = tips.get(channel, (0, bytes(32), 0))
-            assert (sequence, hash_before) == (last + 1, digest)
-            assert cumulative == so_far + amount
-            tips[channel] = (sequence, hashlib.sha256(body).digest(), cumulative)
-            parts = divide(amount, [bps for _, _, bps in shares])
-            assert [share["part"] for share in shown["shares"]] == parts
-            for (account, _, _), part in zip(shares, parts, strict=True):
-                if part:
-                    totals[account] = totals.get(account, 0) + part
-                    changed.add(account)
-            log.append(hashlib.sha256(b"\0" + entry).digest())
-            assert shown["leaf"] == log[-1].hex()
-        assert places == sorted(places)
-        assert batch[9] == [[account, totals[account]] for account in sorted(changed)]
-        assert other.plain(epoch["payouts"]) == batch[9]
-        total, root = sums(sorted(totals.items()))
-        header = epoch["header"]
-        words = [number, previous, tree(log), len(log), root, total, hashlib.sha256(data).digest()]
-        types = ["uint64", "bytes32", "bytes32", "uint64", "bytes32", "uint128", "bytes32"]
-        previous = keccak(abi_encode(types, words))
+        assert batch[:7] == [2, *network, number, books.header_hash]
+        books.take(batch, network)
+        channels = books.channel_leaves()
+        accounts = books.account_leaves()
+        assert [content.hex() for _, content in channels] == [
+            shown["content"] for shown in epoch["channels"]
+        ]
+        assert [content.hex() for _, content in accounts] == [
+            shown["content"] for shown in epoch["accounts"]
+        ]
+        for who, shown in zip(books.accounts, epoch["accounts"], strict=True):
+            assert [content.hex() for _, content in books.entry_leaves(who)] == [
+                entry["content"] for entry in shown["entries"]
+            ]
+        total = sum(amount for amount, _ in channels)
+        assert total == sum(amount for amount, _ in accounts)
+        types = ["uint64", "bytes32", "bytes32", "uint64", "bytes32", "bytes32", "uint128"]
+        words = [
+            number,
+            books.header_hash,
+            log_root(books.log),
+            len(books.log),
+            other.sum_commitment(channels),
+            other.sum_commitment(accounts),
+            total,
+            hashlib.sha256(data).digest(),
+        ]
+        books.header_hash = keccak(abi_encode([*types, "bytes32"], words))
         shown_words = [word.hex() if isinstance(word, bytes) else str(word) for word in words]
-        assert list(header.values()) == [*shown_words, previous.hex()]
+        assert list(epoch["header"].values()) == [*shown_words, books.header_hash.hex()]
 
 
-def test_the_epochs_hold_ties_and_a_share_that_is_nothing() -> None:
-    receipts = [receipt for epoch in EPOCHS["epochs"] for receipt in epoch["receipts"]]
-    parts = [share["part"] for receipt in receipts for share in receipt["shares"]]
-    assert 0 in parts
-    ties = [
-        receipt
-        for receipt in receipts
-        if sorted(receipt["amount"] * share["bps"] % 10_000 for share in receipt["shares"])
-        == [0, 5_000, 5_000]
+def test_the_epochs_hold_what_a_verifier_may_get_wrong() -> None:
+    receipts = [
+        msgpack.unpackb(entry)
+        for epoch in EPOCHS["epochs"]
+        for entry in msgpack.unpackb(other.unhex(epoch["batch"]))[9]
     ]
-    assert ties
-    nobody = next(
-        share["address"] for receipt in receipts for share in receipt["shares"] if not share["part"]
-    )
-    assert nobody not in [account for epoch in EPOCHS["epochs"] for account, _ in epoch["payouts"]]
+    assert any(not client for _, _, client in receipts), "a receipt that only its node signed"
+    adapters = {msgpack.unpackb(body)[9] for body, _, _ in receipts}
+    assert bytes(32) in adapters
+    assert len(adapters) > 2
+    accounts = EPOCHS["epochs"][1]["accounts"]
+    assert any(len(account["entries"]) > 1 for account in accounts), "one paid by two channels"
 
 
 def test_our_code_recomputes_the_epochs_and_refuses_any_other_bytes() -> None:
     state = EpochState(NETWORK)
+    manifests = {
+        other.unhex(digest): other.unhex(data) for digest, data in EPOCHS["manifests"].items()
+    }
     for epoch in EPOCHS["epochs"]:
         data = other.unhex(epoch["batch"])
         for position in range(0, len(data), 7):
             changed = bytearray(data)
             changed[position] ^= 1
             with pytest.raises(BatchError):
-                recompute(bytes(changed), state)
+                recompute(bytes(changed), state, manifests)
         for form in (data + b"\xc0", data[:-1], next(other.longer_forms(data))):
             with pytest.raises(BatchError):
-                recompute(form, state)
-        state = recompute(data, state)
+                recompute(form, state, manifests)
+        state.apply(recompute(data, state, manifests))
         assert state.header is not None
         assert state.header.hash.hex() == epoch["header"]["hash"]

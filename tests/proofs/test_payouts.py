@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proofs.attribution.shares import Share, award
+from proofs.epoch import PayoutLeaf
 from proofs.errors import ReceiptError
-from proofs.payouts import MAX_CHANNEL_ACCOUNTS, NO_PAYOUTS, ChannelPayouts, payout_leaf
+from proofs.payouts import MAX_CHANNEL_ACCOUNTS, NO_PAYOUTS, ChannelPayouts
 from proofs.sumtree import NOTHING, SumTree, verify
 
 # Some begin inside one another's bytes: 20 bytes of a pattern of 3.
@@ -49,11 +50,11 @@ def test_payouts_are_the_sum_of_all_awards_in_the_order_of_the_first(
     assert payouts.rows == tuple(expected.items())
     assert payouts.total == sum(amount for _, amount in given_fees)
     assert payouts == ChannelPayouts(expected.items())
-    leaves = [payout_leaf(account, amount) for account, amount in expected.items()]
+    leaves = [PayoutLeaf(account, amount).node for account, amount in expected.items()]
     assert payouts.commitment == SumTree(leaves).commitment
     for place, (account, amount) in enumerate(payouts.rows):
         assert payouts.find(account) == place
-        assert verify(payout_leaf(account, amount), payouts.prove(place), payouts.commitment)
+        assert verify(PayoutLeaf(account, amount).node, payouts.prove(place), payouts.commitment)
     assert all(payouts.find(account) is None for account in ACCOUNTS if account not in expected)
 
 

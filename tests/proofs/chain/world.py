@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
 
 import msgspec
 from web3.providers import BaseProvider
@@ -16,13 +14,12 @@ from proofs.chain.devchain import CHAIN_ID, FUND_DOLLARS, FUND_WEI, mint
 from proofs.chain.evm import MemoryChain
 from proofs.chain.local_rpc import LocalRpc
 from proofs.chain.rpc import Rpc
-from proofs.chain.structs import VoucherClaim
+from proofs.chain.structs import Board, PostedHeader, Terms, VoucherClaim
 from proofs.chain.wallet import TransactionReceipt, Wallet
-from proofs.digest import keccak
 from proofs.epoch import EpochHeader
 from proofs.signing import Signer
-from proofs.sumtree import PayoutTree
-from proofs.voucher import ChannelConfig, channel_id, sign_voucher
+from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher
+from tests.proofs.chain.books import Books
 
 
 def secret(name: str) -> bytes:
@@ -63,11 +60,19 @@ class World:
         wallet = self.client(by).wallet
         return DeployedContract("Channels", self.deployment.channels, self.rpc, wallet, 20)
 
-    def config(self, by: str = "payer", to: str = "operator", **changes) -> ChannelConfig:
+    def config(
+        self, by: str = "payer", to: str = "operator", number: int = 0, **changes
+    ) -> ChannelConfig:
         token = self.deployment.token
         receiver = self.deployment.settlement
         config = ChannelConfig(
-            address(by), address(by), receiver, address(to), token, 900, bytes(32)
+            address(by),
+            address(by),
+            receiver,
+            address(to),
+            token,
+            900,
+            operator_salt(address(to), number.to_bytes(12, "big")),
         )
         return msgspec.structs.replace(config, **changes)
 
@@ -78,46 +83,63 @@ class World:
         voucher = sign_voucher(Signer(secret(signer)), channel_id(config, network), amount, network)
         return VoucherClaim(config, voucher, amount if total is None else total)
 
-    def next_header(self, payouts: Mapping[bytes, int], **changes) -> EpochHeader:
-        state = self.client("anybody").settlement.read()
-        root = PayoutTree(payouts).root
-        header = EpochHeader(
-            state.epoch + 1,
-            state.header_hash,
-            b"\x11" * 32,
-            state.num_receipts + 1,
-            payout_root=root.hash,
-            payout_total=root.sum,
-            batch_digest=b"\x22" * 32,
-        )
-        return replace(header, **changes)
+    def books(self) -> Books:
+        """An aggregator's empty books, for the channels between payer and operator."""
+        network = self.client("anybody").network
+        return Books(network, Signer(secret("operator")), Signer(secret("payer")))
 
-    def post(self, header: EpochHeader, by: str = "aggregator") -> TransactionReceipt:
+    def post(self, header: EpochHeader, by: str = "aggregator") -> PostedHeader:
         """Once, and without the poster's care."""
+        self.send_post(header, by)
+        found = self.client(by).settlement.find_header(header.epoch)
+        assert found is not None
+        return found
+
+    def send_post(self, header: EpochHeader, by: str = "aggregator") -> TransactionReceipt:
         client = self.client(by)
         return client.wallet.send(*client.settlement.encode_post(header))
 
+    def wait(self, seconds: int) -> None:
+        """Let time pass on the chain."""
+        self.rpc.call("evm_increaseTime", seconds)
+        self.rpc.call("evm_mine")
+
+    def fund(self, config: ChannelConfig, amount: int, total: int | None = None) -> None:
+        """Deposit into a channel of the payer's, and have the operator claim all, or a total."""
+        self.client("payer").channels.deposit(config, amount)
+        self.client("operator").channels.claim([self.voucher(config, total or amount)])
+
     def earn(self, amount: int, payer: str = "payer") -> None:
         """Put fees into the settlement contract the way they come: deposit, voucher, claim."""
-        config = self.config(
-            payer, salt=keccak(f"{payer} {amount} {self.rpc.call('eth_blockNumber')}".encode())
-        )
+        config = self.config(payer, number=int(self.rpc.call("eth_blockNumber"), 16))
         self.client(payer).channels.deposit(config, amount)
         self.client("operator").channels.claim([self.voucher(config, amount, payer)])
 
 
+START = 1_800_000_000  # the chain's clock stands still but for its blocks, and for `wait`
+TERMS = Terms(
+    window=1_000, answer_time=200, silence=10_000, timelock=2_000, bond=1_000_000, demand_fee=500
+)
 NAMES = ("payer", "operator", "aggregator", "anybody", "other")
 
 
-def memory_world(names: tuple[str, ...] = NAMES) -> tuple[World, MemoryChain]:
+def memory_world(
+    names: tuple[str, ...] = NAMES,
+    witnesses: tuple[bytes, ...] = (),
+    quorum: int = 0,
+    terms: Terms = TERMS,
+) -> tuple[World, MemoryChain]:
     """A fresh chain in this process."""
     balances = dict.fromkeys([address("deployer"), *map(address, names)], FUND_WEI)
-    chain = MemoryChain(CHAIN_ID, placed_code(), balances)
+    chain = MemoryChain(CHAIN_ID, placed_code(), balances, clock=lambda: START)
     rpc = memory_rpc(chain)
     world = World(
         rpc,
         deploy_for_development(
-            Wallet(rpc, secret("deployer"), CHAIN_ID), CHAIN_ID, address("aggregator")
+            rpc,
+            Wallet(rpc, secret("deployer"), CHAIN_ID),
+            Board(address("deployer"), address("aggregator"), witnesses, quorum),
+            terms,
         ),
     )
     for name in names:
