@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import platformdirs
 
 from p2p.errors import InvalidIdentity
 from p2p.identity import Identity, check_private, write_private
@@ -121,7 +120,10 @@ def hold_key(peer_id: str) -> Iterator[None]:
     """One daemon per key on this machine, whatever its home: two would sign different receipts for
     one place, which is what cheats are convicted of. The kernel drops the lock with the process.
     """
-    folder = platformdirs.user_runtime_path("lorikeet", ensure_exists=True)
+    folder = Path(tempfile.gettempdir()) / f"lorikeet-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise ConfigError(f"{folder} belongs to somebody else; set TMPDIR to a folder of yours")
     with (folder / f"{peer_id}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -119,6 +119,7 @@ class Telemetry:
         self._rejections: deque[Rejection] = deque(maxlen=MAX_REJECTIONS)
         self._troubles: dict[str, _Trouble] = {}
         self._windows: OrderedDict[str, _Window] = OrderedDict()
+        self._strangers = _Window(clock())
         self._clock = clock
         self._stream = sys.stderr if stream is None else stream
         self._file = LogFile(log_path, max_log_bytes) if log_path else None
@@ -198,24 +199,22 @@ class Telemetry:
 
     def _may_tell(self, peer: str) -> bool:
         """Whether one more line about this peer is allowed now, and count it."""
-        allowed = [
-            self._take(name, most)
-            for name, most in ((peer, MAX_LINES_PER_PEER), ("", MAX_LINES_ABOUT_PEERS))
-        ]
-        return all(allowed)
-
-    def _take(self, name: str, most: int) -> bool:
-        now = self._clock()
-        window = self._windows.get(name)
-        if window is None or not 0 <= now - window.began < PEER_WINDOW_S:
-            if window is not None and window.withheld:
-                who = f"of {name[-8:]}" if name else "of strangers"
-                self._write(f"log: {window.withheld} more lines about doings {who} were left out")
-            window = self._windows[name] = _Window(now)
-            while len(self._windows) > MAX_PEERS:
+        if peer not in self._windows:
+            self._windows[peer] = _Window(self._clock())
+            if len(self._windows) > MAX_PEERS:
                 self._windows.popitem(last=False)
+        return self._take(self._windows[peer], MAX_LINES_PER_PEER, peer[-8:]) and self._take(
+            self._strangers, MAX_LINES_ABOUT_PEERS, "strangers"
+        )
+
+    def _take(self, window: _Window, most: int, whose: str) -> bool:
+        now = self._clock()
+        if not 0 <= now - window.began < PEER_WINDOW_S:
+            if window.withheld:
+                self._write(f"log: {window.withheld} more lines about {whose} were left out")
+            window.began = now
+            window.lines = 0
+            window.withheld = 0
         window.lines += 1
-        if window.lines <= most:
-            return True
-        window.withheld += 1
-        return False
+        window.withheld += window.lines > most
+        return window.lines <= most

@@ -1,4 +1,4 @@
-"""A node that is simulated: it answers as one of our chains does, slowly, and counts what it is asked.
+"""A node that is simulated: it answers as one of our chains does, slowly, and counts its calls.
 
 `SparseChain` is a chain of many blocks, of which a few hold headers.
 """

@@ -4,6 +4,8 @@ chain, and what each is up to is told.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from web3.providers import BaseProvider
 
@@ -84,7 +86,7 @@ def test_a_node_that_comes_back_is_asked_again_and_rests_longer_each_time_it_fai
         if first.asked > before:
             asked_at.append(clock.now)
         clock.now += 1
-    pauses = [later - earlier for earlier, later in zip(asked_at, asked_at[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(asked_at)]
     assert pauses[:4] == [1, 2, 4, 8]
     assert max(pauses) == LONGEST_REST_S
     first.answer = "0x11"
