@@ -1,5 +1,5 @@
-"""Recomputes what was posted from the chain's headers and the published blocks alone, and tells what
-follows for one receipt or one account. Believes no node: it is given a chain and a way to get
+"""Recomputes what was posted from the chain's headers and the published blocks alone, and tells
+what follows for one receipt or one account. Believes no node: it is given a chain and a way to get
 blocks by their hash.
 
 Its functions block. Claims nothing.

@@ -39,6 +39,7 @@ from .aggregator import AggregatorRole
 from .book import ChannelBook
 from .claiming import Claims
 from .delivering import Delivery, run_gossip
+from .exits import Exits
 from .mirror import Mirror
 from .origin import Origin, check_same_chain
 from .promises import PromiseBook
@@ -128,6 +129,7 @@ class Money:
         self.mirror: Mirror | None = None
         self.claims: Claims | None = None
         self.delivery: Delivery | None = None
+        self.exits: Exits | None = None
         self.watcher: Watcher | None = None
         self.respondent: Respondent | None = None
         self.witness: Witness | None = None
@@ -173,6 +175,14 @@ class Money:
             aggregator=config.aggregator,
             address=self._aggregator_now,
             is_claimed=self.claims.is_claimed,
+        )
+        self.exits = Exits(
+            chain,
+            self._books.channels,
+            self._outbox,
+            self.mirror,
+            self._telemetry,
+            operator=self._signer.address,
         )
         self.witness = Witness(self._signer, self.mirror, published, self._telemetry)
         notary = Notary(self._signer, network)
@@ -258,6 +268,8 @@ class Money:
         if self.mirror is not None and self.delivery is not None and self.claims is not None:
             assert self.witness is not None
             assert self.watcher is not None
+            assert self.exits is not None
+            nursery.start_soon(self.exits.run, config.watch_interval_s)
             self._host.serve(WITNESS_PROTOCOL, self.witness.serve, streams_per_peer=2)
             nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
             nursery.start_soon(self.watcher.run)
