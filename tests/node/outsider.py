@@ -76,6 +76,13 @@ class Outsider:
         )
         self.node_chain.channels.claim([VoucherClaim(self.config, voucher, self.tip.cumulative)])
 
+    def claim_all(self) -> None:
+        """Claim everything that lies in the channel, whatever its receipts cost."""
+        voucher = sign_voucher(
+            self.client, channel_id(self.config, self.network), DEPOSIT, self.network
+        )
+        self.node_chain.channels.claim([VoucherClaim(self.config, voucher, DEPOSIT)])
+
     async def deliver(self, peer_id: str, *envelopes: bytes) -> list[str]:
         """Hand envelopes to the aggregator; what it says to each."""
         async with self.host.open_stream(peer_id, PROTOCOL, DEADLINE_S) as stream:
