@@ -1,4 +1,4 @@
-"""An aggregator that steals is caught by any one watcher, and the money finds its way without it."""
+"""An aggregator that steals is caught by any one watcher; money finds its way without it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from proofs.receipt import (
     verify_receipt,
 )
 from proofs.voucher import ChannelConfig, channel_id, operator_salt
-from tests.node.networks import Lab, open_lab, until
+from tests.node.networks import Lab, ask, open_lab, until
 from tests.node.outsider import open_outsider
 from tests.proofs import scene
 
@@ -104,3 +104,30 @@ async def test_a_header_over_an_unfunded_channel_costs_the_bond_and_pays_nobody(
             assert not settlement.is_posted(posted)
             assert settlement.read_office().aggregator is None
             assert outsider.chain.token.balance_of(lab.address("watcher")) > before
+
+
+async def test_without_an_aggregator_a_channel_settles_itself(tmp_path: Path) -> None:
+    names = ("volunteer", "gateway", "aggregator", "outsider node", "outsider client")
+    with open_lab(tmp_path, chain_for=names) as lab:
+        quick = {"watch_interval_s": 0.5}
+        async with (
+            lab.daemon("volunteer", **quick) as volunteer,
+            lab.daemon("gateway", role="gateway", **quick) as gateway,
+            open_outsider(lab) as outsider,
+        ):
+            await trio.to_thread.run_sync(outsider.claim_all)
+            store = BlockStore(tmp_path / "stolen")
+            serve_blocks(outsider.host, store)
+            await outsider.host.connect(volunteer.host.addresses[0], 10)
+            await trio.to_thread.run_sync(steal, lab, store, 7)
+            await outsider.host.dht.provide(store.list()[0])
+            settlement = outsider.chain.settlement
+            await until(lambda: settlement.read_office().aggregator is None, WINDOW_S)
+
+            before = outsider.chain.token.balance_of(lab.address("volunteer"))
+            answered = await ask(gateway)
+            assert answered.ended.amount > 0
+            await until(lambda: volunteer.telemetry.counters.get("exits_paid") == 1, WINDOW_S)
+            after = outsider.chain.token.balance_of(lab.address("volunteer"))
+            assert after - before == answered.ended.amount
+            assert settlement.read().total_exited == answered.ended.amount
