@@ -242,12 +242,14 @@ class Mirror:
         )
 
     async def _ripen(self) -> None:
-        """Take note of the headers whose window is over."""
+        """Take note of the headers whose window is over, and of those that were taken back."""
+        settlement = self._chain.settlement
         while self._ripening:
             posted, shown = self._ripening[0]
-            if not await in_thread(
-                self._chain.settlement.is_final, posted, deadline_s=CHAIN_DEADLINE_S
-            ):
+            if not await in_thread(settlement.is_posted, posted, deadline_s=CHAIN_DEADLINE_S):
+                self._go_back(posted.header.epoch - 1)
+                return
+            if not await in_thread(settlement.is_final, posted, deadline_s=CHAIN_DEADLINE_S):
                 return
             self._ripening.popleft()
             self.final = posted
