@@ -29,6 +29,7 @@ from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.channels import ChannelRow
 from .book import ChannelBook
+from .claiming import Claims
 from .mirror import Mirror
 
 CHAIN_DEADLINE_S = 300.0
@@ -59,8 +60,10 @@ class Exits:
         mirror: Mirror,
         telemetry: Telemetry,
         *,
+        claims: Claims,
         operator: bytes,
     ) -> None:
+        self._claims = claims
         self._chain = chain
         self._settlement = chain.settlement
         self._book = book
@@ -128,6 +131,9 @@ class Exits:
 
     def _leave(self, one: Settlement, now: int) -> None:
         channel_id = one.row.channel_id
+        if not self._claims.is_claimed(channel_id, one.owed.total):
+            trio.from_thread.run_sync(self._claims.claim_soon)
+            return
         before = self._settlement.find_exit(channel_id)
         if before is not None and before.sequence >= one.sequence:
             return

@@ -182,6 +182,7 @@ class Money:
             self._outbox,
             self.mirror,
             self._telemetry,
+            claims=self.claims,
             operator=self._signer.address,
         )
         self.witness = Witness(self._signer, self.mirror, published, self._telemetry)
