@@ -162,6 +162,15 @@ class Config:
     republish_interval_s: float = _setting(
         60.0, "seconds between telling the network again what is held here"
     )
+    shallow_deposit: int = _setting(
+        100_000,
+        "what of a client's deposit counts before it is so deep in the chain that it stays",
+    )
+    grace_s: float = _setting(
+        60.0,
+        "seconds that this node waits for a client's signature under a receipt before it settles"
+        " without it",
+    )
     unpaid_deadline_s: float = _setting(
         10.0, "seconds that an answer waits for the next payment before it is cancelled"
     )

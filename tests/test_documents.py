@@ -29,7 +29,7 @@ from p2p import gossip, hardened_gossip, hardening, identity, names, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
 from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
-from proofs.aggregator import MAX_UNSEALED_PER_PAYER, PACE
+from proofs.aggregator import MAX_NEW_ADAPTERS_PER_PAYER, MAX_UNSEALED_PER_PAYER, PACE
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
@@ -102,11 +102,10 @@ FACTS = [
     ("delivery.md", f"period of {PACE.grace_s} s (`grace_s`)"),
     ("delivery.md", f"now + {PACE.promise_s} s (`promise_s`) + {PACE.epoch_s} s (`epoch_s`)"),
     ("delivery.md", f"at most {MAX_UNSEALED_PER_PAYER:,} receipts of one payer are accepted"),
-    (
-        "delivery.md",
-        f"it waits, at most {waiting.WAITING_S} s. {waiting.MAX_WAITING_PER_PAYER} for",
-    ),
-    ("delivery.md", f"each payer, {waiting.MAX_WAITING:,} in all"),
+    ("delivery.md", f"and at most {MAX_NEW_ADAPTERS_PER_PAYER} adapters among them"),
+    ("delivery.md", f"At most {batch.MAX_BATCH_ADAPTERS} adapters are new in an epoch"),
+    ("delivery.md", f"it waits, at most {waiting.WAITING_S} s."),
+    ("delivery.md", f"{waiting.MAX_WAITING_PER_PAYER} for each payer, {waiting.MAX_WAITING:,} in"),
     ("delivery.md", f"Up to {batch.MAX_BATCH_RECEIPTS:,} receipts that are still claimed"),
     ("delivery.md", f"every {node.money.settlement.OUTBOX_INTERVAL_S:.0f} s while some"),
     ("delivery.md", f"waits {aggregator.IDLE_DEADLINE_S:.0f} s for it"),

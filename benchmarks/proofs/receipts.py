@@ -26,8 +26,8 @@ from tests.proofs.scene import (
     MANIFEST,
     MANIFESTS,
     NETWORK,
+    PLENTY,
     TERMS,
-    View,
     chain,
     follow,
     signer,
@@ -89,10 +89,10 @@ def _epoch(name: str, taken: tuple[VerifiedEnvelope, ...]) -> dict[str, float]:
     aggregator.learn(MANIFEST, ADAPTER)
     start = time.process_time()
     for envelope in taken:
-        aggregator.receive(envelope, View(), TERMS, NOW)
+        aggregator.receive(envelope, PLENTY, TERMS, NOW)
     receive_us = (time.process_time() - start) / len(taken) * 1e6
     start = time.process_time()
-    sealed = aggregator.seal({taken[0].voucher.channel_id: 1 << 62}, NOW)
+    sealed = aggregator.seal({taken[0].voucher.channel_id: PLENTY}, NOW)
     seal_ms = (time.process_time() - start) * 1e3
     assert sealed is not None
     recompute_us = best_us(

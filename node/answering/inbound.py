@@ -21,6 +21,7 @@ from engine.messages import Sampling
 from p2p.cid import Cid
 from p2p.errors import P2pError, StreamClosed
 from p2p.streams import FrameStream
+from proofs.attribution.shares import terms_of
 from proofs.errors import LedgerError
 from proofs.receipt import BARE_BASE
 
@@ -282,10 +283,9 @@ class Visit:
     async def _hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
         catalogue = self._in.catalogue
         if action.adapter == BARE_BASE:
-            return node.AdapterHeld(catalogue.shares(self._in.owner, None), {})
+            return node.AdapterHeld(None, {})
         pulled = await catalogue.hold_guest(Cid(action.adapter))
-        shares = catalogue.shares(self._in.owner, pulled.manifest)
-        return node.AdapterHeld(shares, dict(pulled.timings_ms))
+        return node.AdapterHeld(terms_of(pulled.manifest), dict(pulled.timings_ms))
 
     async def _open(self, action: node.OpenChannel) -> node.ChannelOpened:
         assert self._in.till is not None

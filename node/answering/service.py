@@ -20,7 +20,7 @@ from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
 from p2p.peers import PeerAddress
-from proofs.attribution.shares import Share
+from proofs.attribution.shares import terms_of
 from proofs.manifest import Manifest
 from proofs.receipt import BARE_BASE
 
@@ -60,9 +60,6 @@ class Catalogue(Protocol):
 
     async def manifest(self, cid: Cid) -> Manifest:
         """What its creator signed."""
-
-    def shares(self, owner: bytes, manifest: Manifest | None) -> tuple[Share, ...]:
-        """Who must share the fee for it when `owner`'s node serves it."""
 
 
 class Times:
@@ -183,7 +180,7 @@ class Service:
             logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
             client_seed=_client_seed(request.seed),
-            shares=lambda owner: self._catalogue.shares(owner, manifest),
+            attribution=terms_of(manifest) if manifest else None,
         )
 
     # --- whom to ask ---

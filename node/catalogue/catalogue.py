@@ -12,7 +12,6 @@ from pathlib import Path
 from p2p.cid import Cid
 from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
-from proofs.attribution.shares import Share, SharePolicy, shares_for
 from proofs.manifest import Manifest
 
 from ..api import AdapterInfo, AdapterState, PullReport
@@ -59,10 +58,6 @@ class Catalogue:
     async def providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
         return await self.fetcher.find_providers(cid)
-
-    def shares(self, owner: bytes, manifest: Manifest | None) -> tuple[Share, ...]:
-        """Say who shares a fee that `owner`'s node earns with an adapter; None is the bare base."""
-        return shares_for(SharePolicy(), owner, manifest)
 
     async def manifest(self, cid: Cid) -> Manifest:
         """Give the signed description behind a CID, fetched when it is not here; raises NoProvider,

@@ -143,9 +143,9 @@ class Purse:
 
     async def channels(self) -> list[ChannelInfo]:
         """Every channel that this daemon ever paid from, newest first."""
-        return [
-            _describe(row, await self._vault.read(row.channel_id)) for row in reversed(self._rows())
-        ]
+        rows = self._rows()[::-1]
+        states = await self._vault.read_many([row.channel_id for row in rows]) if rows else []
+        return [_describe(row, state) for row, state in zip(rows, states, strict=True)]
 
     async def withdraw(self, channel: bytes | None) -> list[ChannelInfo]:
         """Take back what is free in one channel, or in all; none of them is paid from any more.
@@ -185,11 +185,10 @@ class Purse:
 
     async def _find(self, operator: bytes) -> ChannelRow | None:
         """The channel of this node that can be used and has most in it."""
+        rows = [row for row in self._book.of_operator(operator) if not row.funds.is_closed]
+        states = await self._vault.read_many([row.channel_id for row in rows]) if rows else []
         found = []
-        for row in self._book.of_operator(operator):
-            if row.funds.is_closed:
-                continue
-            state = await self._vault.read(row.channel_id)
+        for row, state in zip(rows, states, strict=True):
             row = self._seen(row, state)
             if not state.withdraw_requested_at and state.balance >= row.cumulative:
                 found.append(row)
@@ -319,8 +318,11 @@ class Purse:
 
     def _rows(self) -> list[ChannelRow]:
         """Channels that we pay from, oldest first."""
-        own = self._notary.address
-        return [row for row in self._book.all() if row.config.payer == own != row.operator]
+        return [
+            row
+            for row in self._book.all()
+            if row.config.payer == self._payer and row.operator != self._notary.address
+        ]
 
     def _now(self) -> int:
         return int(self._clock())

@@ -6,13 +6,14 @@ than the operator allows, and back out of them. Signs no vouchers and knows no r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import trio
 
 from proofs.chain.errors import ChainError, ContractReverted
+from proofs.chain.views import LATEST
 from proofs.voucher import ChannelConfig
 
 from ..errors import NoChannel, PaymentRequired
@@ -41,8 +42,10 @@ class ChannelOnChain(Protocol):
 class Chain(Protocol):
     """What a payer does to its channels (proofs.chain's Channels). Every call blocks."""
 
-    def read(self, channel_id: bytes) -> ChannelOnChain:
-        """A channel now; all zeros when nobody ever deposited."""
+    def read_many(
+        self, channel_ids: Sequence[bytes], block: str | int | None = None
+    ) -> Sequence[ChannelOnChain]:
+        """Channels' states at a block; all zeros when nobody ever deposited."""
 
     def deposit(self, config: ChannelConfig, amount: int) -> object:
         """Put our own money into our channel."""
@@ -52,9 +55,6 @@ class Chain(Protocol):
 
     def finalize_withdraw(self, config: ChannelConfig) -> object:
         """Take what was asked for."""
-
-
-ReadChannel = Callable[[bytes], ChannelOnChain]
 
 
 class NothingSent(NoChannel):
@@ -110,8 +110,15 @@ class Vault:
         return min(max(step, missing), room, room_in_all)
 
     async def read(self, channel_id: bytes) -> ChannelOnChain:
-        """A channel now; NoChannel when the chain does not say."""
-        return await self._call(self._chain.read, channel_id)
+        """A channel in the newest block, where our own deposits are first seen; NoChannel when the
+        chain does not say.
+        """
+        (state,) = await self.read_many([channel_id])
+        return state
+
+    async def read_many(self, channel_ids: Sequence[bytes]) -> Sequence[ChannelOnChain]:
+        """The same of many."""
+        return await self._call(self._chain.read_many, channel_ids, LATEST)
 
     async def deposit(self, config: ChannelConfig, amount: int) -> None:
         """Put money into a channel.

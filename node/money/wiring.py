@@ -190,9 +190,12 @@ class Money:
         self.till = Till(
             notary,
             self._books.channels,
-            chain.channels.read,
+            chain.channels,
             on_receipt=self.delivery.earned,
             on_withdrawal=self.claims.claim_soon,
+            grace_s=config.grace_s,
+            shallow=config.shallow_deposit,
+            clock=time.time,
         )
         payer = self._connection.payer
         limits = Limits(
@@ -277,6 +280,7 @@ class Money:
             nursery.start_soon(self.delivery.run)
             nursery.start_soon(self.claims.run, config.claim_interval_s)
         if self.till is not None and self.purse is not None:
+            nursery.start_soon(self.till.run)
             nursery.start_soon(self.purse.run)
             nursery.start_soon(run_checks, (self.till.check, self.purse.check), self._telemetry)
 

@@ -9,7 +9,8 @@ a key.
     want ─────────── voucher ──────────────▶ reserve            before the tokens
                                              draft              after them, in one chain
     compare, sign ◀── draft, node's signature
-    settle ────────── client's signature ──▶ settle             a receipt
+    settle ────────── client's signature ──▶ settle             a receipt with both signatures
+                      none for GRACE_S       tick               a receipt with the node's alone
 
 What a method returns as `Persist` must be on the disk before anything that follows it is said.
 """
@@ -17,13 +18,24 @@ What a method returns as `Persist` must be on the disk before anything that foll
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from proofs.attribution.shares import AdapterTerms, Share, fee
 from proofs.errors import ProofError
-from proofs.receipt import Receipt, SignedReceipt, VerifiedReceipt, decode_body, digest_of
+from proofs.payouts import MAX_CHANNEL_ACCOUNTS, ChannelPayouts
+from proofs.receipt import (
+    NO_SIGNATURE,
+    Receipt,
+    SignedReceipt,
+    VerifiedReceipt,
+    decode_body,
+    derive_shares,
+    digest_of,
+)
 from proofs.receipt import encode_body as encode_receipt
 from proofs.voucher import ChannelConfig, Voucher
 
@@ -32,29 +44,41 @@ from .infer import Pay
 from .metering import FIRST, Account, Deal, Position, find_difference
 from .notary import Notary
 
+GRACE_S = 60.0  # how long a node waits for its client's signature
 RECHECK_S = 45.0
 MAX_PROMISED = 128  # paid requests without a receipt that a payer remembers in one channel
 REREAD_S = 1.0  # the chain is not asked about one channel more often than this
 
 
 class Draft(msgspec.Struct, frozen=True, array_like=True):
-    """A receipt that only the node has signed yet."""
+    """A receipt that only the node has signed yet.
+
+    `terms`: of its adapter. `made_at`: in Unix seconds. `is_sent`: the client had its time, and the
+    receipt is on its way without its signature.
+    """
 
     body: bytes
     node_signature: bytes
-    amount: int
+    terms: AdapterTerms | None
+    made_at: int
+    is_sent: bool = False
+
+    def follow(self, position: Position) -> Position:
+        """Where the next receipt stands, if this one stands at `position`."""
+        return _after(decode_body(self.body), digest_of(self.body), self.terms, position)
 
 
 class Promised(msgspec.Struct, frozen=True, array_like=True):
     """A request that its payer paid for and that no receipt has ended.
 
-    `terms`: the receipt over an answer of no tokens, in the channel's first place. `limit`: what it
-    may cost. `is_released`: the node made an offer since without showing a receipt for it, so its
-    money may be promised again.
+    `body`: the receipt over an answer of no tokens, in the channel's first place. `terms`: of its
+    adapter. `limit`: what it may cost. `is_released`: the node made an offer since without showing
+    a receipt for it, so its money may be promised again.
     """
 
-    terms: Receipt
-    limit: int
+    body: Receipt
+    terms: AdapterTerms | None
+    limit: int = 0
     is_released: bool = False
 
     @property
@@ -66,14 +90,20 @@ class Promised(msgspec.Struct, frozen=True, array_like=True):
         """What its receipt must be in this place, as far as this side can know: how many tokens
         came, and which, is taken from the one that is `given`.
         """
-        return msgspec.structs.replace(
-            self.terms,
+        told = msgspec.structs.replace(
+            self.body,
             sequence=position.sequence,
             previous=position.previous,
             answer_commitment=given.answer_commitment,
             completion_tokens=given.completion_tokens,
-            amount=given.amount,
-            cumulative=position.cumulative + given.amount,
+        )
+        shares = derive_shares(told, self.terms)
+        amount = fee(told.price, shares)
+        return msgspec.structs.replace(
+            told,
+            amount=amount,
+            cumulative=position.cumulative + amount,
+            payouts=position.payouts.award(shares, amount).commitment,
         )
 
 
@@ -94,8 +124,9 @@ class Funds(msgspec.Struct, frozen=True, array_like=True):
 class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
     """What either side must not forget about one channel.
 
-    `sequence`, `previous`, `cumulative` are those of the last receipt with both signatures;
-    `drafts` come after it. `drafts` is the node's alone, `promised` and `funds` the payer's.
+    `sequence`, `previous`, `cumulative` and `payouts` (account, amount) are those of the last
+    receipt with both signatures; `drafts` come after it. `drafts` is the node's alone, `promised`
+    and `funds` the payer's.
     """
 
     channel_id: bytes
@@ -106,6 +137,7 @@ class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
     cumulative: int = 0
     voucher: int = 0
     voucher_signature: bytes = b""
+    payouts: tuple[tuple[bytes, int], ...] = ()
     drafts: tuple[Draft, ...] = ()
     promised: tuple[Promised, ...] = ()
     funds: Funds = Funds()
@@ -113,12 +145,13 @@ class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
     @property
     def position(self) -> Position:
         """Where the next receipt stands, ignoring drafts."""
-        return Position(self.sequence + 1, self.previous, self.cumulative)
+        payouts = ChannelPayouts(self.payouts)
+        return Position(self.sequence + 1, self.previous, self.cumulative, payouts)
 
     @property
     def owed(self) -> int:
         """What the node has receipts and drafts for."""
-        return self.cumulative + sum(draft.amount for draft in self.drafts)
+        return decode_body(self.drafts[-1].body).cumulative if self.drafts else self.cumulative
 
     @property
     def locked(self) -> int:
@@ -133,7 +166,9 @@ class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Persist:
-    """Write the row, and with it, in one transaction, the receipt that has just become one."""
+    """Write the row, and with it, in one transaction, the receipt that has just become one, or has
+    got the client's signature.
+    """
 
     row: ChannelRow
     receipt: VerifiedReceipt | None = None
@@ -152,21 +187,29 @@ class PayeeChannel:
 
     - `raise_voucher` takes a promise, `reserve` lets a request spend of it; `draft` ends the
       request with a receipt that the node signs, `release` ends it for nothing.
-    - `pending` is the oldest draft; `settle` makes it a receipt. Show one draft at a time.
+    - `pending` is the oldest draft; `settle` gives it the client's signature. Show one draft at a
+      time.
+    - `tick` makes receipts of drafts that their client left alone for `grace_s`: what it vouched
+      for is its consent. They stay drafts until it signs, for it has to see them once.
     - `note` what the chain says, whenever `is_stale`: until then the channel holds nothing.
     """
 
-    def __init__(self, row: ChannelRow, notary: Notary) -> None:
+    def __init__(self, row: ChannelRow, notary: Notary, *, grace_s: float = GRACE_S) -> None:
         self.row = row
         self._notary = notary
+        self._grace_s = grace_s
         self._keys = itertools.count(1)
         self._account = Account(row.cumulative, row.voucher, deposit=0)
+        self._settled = row.position
+        self._next = row.position  # after the last draft
         self._drafts: list[tuple[int, Draft]] = []
         for draft in row.drafts:
             key = self.new_key()
-            self._account.restore(key, draft.amount)
+            before = self._next
+            self._next = draft.follow(before)
+            self._account.restore(key, self._next.cumulative - before.cumulative)
             self._drafts.append((key, draft))
-        self._open: set[int] = set()
+        self._open: dict[int, tuple[Share, ...]] = {}
         self.read_at = float("-inf")
         self.is_withdrawing = False
         self.is_dead = False
@@ -248,22 +291,40 @@ class PayeeChannel:
         deposit does not cover that.
         """
         self._account.reserve(key, limit)
-        self._open.add(key)
+        self._open.setdefault(key, ())
+
+    def promise_shares(self, key: int, shares: tuple[Share, ...]) -> None:
+        """Note who will share the fee of request `key`; NoChannel when the channel would pay more
+        accounts than it may.
+        """
+        accounts = {account for account, _ in self._next.payouts.rows}
+        for others in (*self._open.values(), shares):
+            accounts |= {share.address for share in others}
+        if len(accounts) > MAX_CHANNEL_ACCOUNTS:
+            raise NoChannel(
+                f"this channel would pay {len(accounts)} accounts; {MAX_CHANNEL_ACCOUNTS} is the"
+                " most: open another one"
+            )
+        if key in self._open:
+            self._open[key] = shares
 
     # --- receipts ---
 
-    def draft(self, key: int, deal: Deal, answer_ids: Sequence[int]) -> Persist:
-        """End request `key` with the channel's next receipt, signed by this node."""
-        receipt = deal.receipt(self._notary.network, self._next_position(), answer_ids)
+    def draft(self, key: int, deal: Deal, answer_ids: Sequence[int], now: int) -> Persist:
+        """End request `key` with the channel's next receipt, signed by this node at `now` (Unix
+        seconds).
+        """
+        receipt = deal.receipt(self._notary.network, self._next, answer_ids)
         signature = self._notary.sign_receipt(receipt)
-        draft = Draft(encode_receipt(receipt), signature, receipt.amount)
+        draft = Draft(encode_receipt(receipt), signature, deal.terms, now)
         self._account.shrink(key, receipt.amount)
-        self._open.discard(key)
+        self._open.pop(key, None)
         self._drafts.append((key, draft))
-        return self._keep(drafts=tuple(kept for _, kept in self._drafts))
+        self._next = draft.follow(self._next)
+        return self._keep(drafts=self._kept_drafts())
 
     def settle(self, client_signature: bytes) -> Persist:
-        """Make the oldest draft a receipt; BadRequest when the signature is not the client's."""
+        """Give the oldest draft the client's signature; BadRequest when it is not the client's."""
         key, draft = self._drafts[0]
         signed = SignedReceipt(draft.body, draft.node_signature, client_signature)
         try:
@@ -271,14 +332,29 @@ class PayeeChannel:
         except ProofError as error:
             raise BadRequest(f"the receipt's signature is not valid: {error}") from error
         self._drafts.pop(0)
-        self._account.settle(key, draft.amount)
-        return self._keep(
-            verified,
-            sequence=verified.receipt.sequence,
-            previous=verified.digest,
-            cumulative=verified.receipt.cumulative,
-            drafts=tuple(kept for _, kept in self._drafts),
-        )
+        self._account.settle(key, verified.receipt.amount)
+        self._settled = draft.follow(self._settled)
+        return self._keep(verified, drafts=self._kept_drafts(), **_standing(self._settled))
+
+    # --- grace ---
+
+    @property
+    def due_at(self) -> float:
+        """When `tick` has something to do, in Unix seconds; never: infinity."""
+        unsent = (draft.made_at for _, draft in self._drafts if not draft.is_sent)
+        return min(unsent, default=math.inf) + self._grace_s
+
+    def tick(self, now: float) -> list[Persist]:
+        """Make receipts of the drafts whose time is over at `now` (Unix seconds), oldest first."""
+        done = []
+        for place, (key, draft) in enumerate(self._drafts):
+            if not draft.is_sent and now >= draft.made_at + self._grace_s:
+                sent = msgspec.structs.replace(draft, is_sent=True)
+                self._drafts[place] = (key, sent)
+                signed = SignedReceipt(draft.body, draft.node_signature, NO_SIGNATURE)
+                verified = self._notary.verify_receipt(signed)
+                done.append(self._keep(verified, drafts=self._kept_drafts()))
+        return done
 
     def owes(self, key: int) -> bool:
         """Whether request `key` has money reserved that no receipt speaks about."""
@@ -287,7 +363,7 @@ class PayeeChannel:
     def release(self, key: int) -> None:
         """Request `key` costs nothing."""
         if key in self._open:
-            self._open.discard(key)
+            del self._open[key]
             self._account.release(key)
 
     def check(self) -> None:
@@ -300,25 +376,21 @@ class PayeeChannel:
             receipt = decode_body(draft.body)
             assert receipt.sequence == position.sequence, "a draft is out of order"
             assert receipt.previous == position.previous, "a draft does not follow the one before"
-            assert receipt.cumulative == position.cumulative + draft.amount, (
+            assert receipt.cumulative == position.cumulative + receipt.amount, (
                 "a draft's sum is wrong"
             )
-            assert self._account.reserved_for(key) == draft.amount, "a draft is not reserved"
-            position = Position(
-                receipt.sequence + 1, digest_of(draft.body), cumulative=receipt.cumulative
-            )
+            assert self._account.reserved_for(key) == receipt.amount, "a draft is not reserved"
+            position = draft.follow(position)
+            assert receipt.payouts == position.payouts.commitment, "a draft's payouts are wrong"
+        assert position == self._next, "the chain's end is not known"
         assert tuple(draft for _, draft in self._drafts) == self.row.drafts, "a draft is not kept"
         assert self._account.settled == self.row.cumulative, "a receipt is not kept"
         assert self._account.voucher == self.row.voucher, "a voucher is not kept"
 
-    def _next_position(self) -> Position:
-        if not self._drafts:
-            return self.row.position
-        last = self._drafts[-1][1].body
-        receipt = decode_body(last)
-        return Position(receipt.sequence + 1, digest_of(last), receipt.cumulative)
+    def _kept_drafts(self) -> tuple[Draft, ...]:
+        return tuple(draft for _, draft in self._drafts)
 
-    def _keep(self, receipt: VerifiedReceipt | None = None, **changes: object) -> Persist:
+    def _keep(self, receipt: VerifiedReceipt | None = None, /, **changes: object) -> Persist:
         self.row = msgspec.structs.replace(self.row, **changes)
         return Persist(self.row, receipt)
 
@@ -357,6 +429,7 @@ class PayerChannel:
         self.low = low
         self._notary = notary
         self._account = Account(row.cumulative, row.voucher, row.funds.deposit)
+        self._settled = row.position
         self._keys = itertools.count(1)
         self._promised = {next(self._keys): promised for promised in row.promised}
         self._lost = set(self._promised)
@@ -395,7 +468,8 @@ class PayerChannel:
     def begin(self, deal: Deal) -> int:
         """Name one more request, on these terms."""
         key = next(self._keys)
-        self._promised[key] = Promised(deal.receipt(self._notary.network, FIRST, ()), limit=0)
+        body = deal.receipt(self._notary.network, FIRST, ())
+        self._promised[key] = Promised(body, deal.terms)
         return key
 
     def missing(self, key: int, limit: int) -> int:
@@ -448,11 +522,11 @@ class PayerChannel:
         """Sign the receipt of request `key` if it is the one that this side would have written;
         NodeCheated names the first field that differs.
         """
-        own = deal.receipt(self._notary.network, self.row.position, answer_ids)
+        own = deal.receipt(self._notary.network, self._settled, answer_ids)
         given = self._read_draft(body, node_signature)
         _check_same(own, given, "this answer")
         self._settle(key, own.amount)
-        return self._sign(given, body, node_signature)
+        return self._sign(given, body, node_signature, deal.terms)
 
     def cosign_pending(self, body: bytes, node_signature: bytes) -> Signed:
         """Sign a receipt over an answer that broke off: one that was paid here, on its terms, next
@@ -463,9 +537,10 @@ class PayerChannel:
             signature = self._notary.sign_receipt(receipt)
             return Signed(receipt, digest_of(body), signature, persist=None)
         key = self._find(receipt)
+        promised = self._promised[key]
         self._check_pending(key, receipt)
         self._settle(key, receipt.amount)
-        return self._sign(receipt, body, node_signature)
+        return self._sign(receipt, body, node_signature, promised.terms)
 
     def release(self, key: int) -> Persist | None:
         """Request `key` is over and cost nothing."""
@@ -485,7 +560,7 @@ class PayerChannel:
     def _find(self, receipt: Receipt) -> int:
         """Which paid request a receipt is about."""
         for key, promised in self._promised.items():
-            if promised.limit and promised.terms.seed == receipt.seed:
+            if promised.limit and promised.body.seed == receipt.seed:
                 return key
         raise NodeCheated(
             "the node shows an unsigned receipt over an answer that was not paid here, or has one;"
@@ -495,7 +570,7 @@ class PayerChannel:
     def _check_pending(self, key: int, receipt: Receipt) -> None:
         """Check what can be known about an answer that was never seen whole."""
         promised = self._promised[key]
-        _check_same(promised.receipt(self.row.position, receipt), receipt, "the request it is for")
+        _check_same(promised.receipt(self._settled, receipt), receipt, "the request it is for")
         if receipt.amount > promised.limit:
             raise NodeCheated(
                 f"the node bills {receipt.amount} for an answer that was to cost {promised.limit}"
@@ -543,21 +618,36 @@ class PayerChannel:
         except ProofError as error:
             raise NodeCheated(f"the node's receipt is not valid: {error}") from error
 
-    def _sign(self, receipt: Receipt, body: bytes, node_signature: bytes) -> Signed:
+    def _sign(
+        self, receipt: Receipt, body: bytes, node_signature: bytes, terms: AdapterTerms | None
+    ) -> Signed:
         signature = self._notary.sign_receipt(receipt)
         verified = self._notary.verify_receipt(SignedReceipt(body, node_signature, signature))
-        persist = self._keep(
-            verified,
-            sequence=receipt.sequence,
-            previous=verified.digest,
-            cumulative=receipt.cumulative,
-            promised=self._remembered(),
-        )
+        self._settled = _after(receipt, verified.digest, terms, self._settled)
+        persist = self._keep(verified, promised=self._remembered(), **_standing(self._settled))
         return Signed(receipt, verified.digest, signature, persist)
 
-    def _keep(self, receipt: VerifiedReceipt | None = None, **changes: object) -> Persist:
+    def _keep(self, receipt: VerifiedReceipt | None = None, /, **changes: object) -> Persist:
         self.row = msgspec.structs.replace(self.row, **changes)
         return Persist(self.row, receipt)
+
+
+def _after(
+    receipt: Receipt, digest: bytes, terms: AdapterTerms | None, position: Position
+) -> Position:
+    """Where the next receipt stands, after this one at `position`."""
+    payouts = position.payouts.award(derive_shares(receipt, terms), receipt.amount)
+    return Position(receipt.sequence + 1, digest, receipt.cumulative, payouts)
+
+
+def _standing(position: Position) -> dict[str, object]:
+    """What a row says of the receipts before a position."""
+    return {
+        "sequence": position.sequence - 1,
+        "previous": position.previous,
+        "cumulative": position.cumulative,
+        "payouts": position.payouts.rows,
+    }
 
 
 def _check_same(own: Receipt, given: Receipt, what: str) -> None:

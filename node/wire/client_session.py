@@ -22,7 +22,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from engine.messages import Choosing
-from proofs.attribution.shares import Share
+from proofs.attribution.shares import AdapterTerms
 
 from ..api import EndReason
 from ..errors import NodeCheated, NodeError, NodeRefused, NodeVanished, PaymentRequired
@@ -44,7 +44,8 @@ MAX_CLOCK_SKEW_S = 600
 class Question:
     """One request in the engine's terms.
 
-    `adapter` is 32 zero bytes for the bare base; `shares(owner)` says who must share the fee.
+    `adapter` is 32 zero bytes for the bare base; `attribution` is what its manifest
+    says about the fee.
     """
 
     base: bytes
@@ -55,7 +56,7 @@ class Question:
     logprobs: int | None
     stop_ids: tuple[int, ...]
     client_seed: bytes
-    shares: Callable[[bytes], tuple[Share, ...]]
+    attribution: AdapterTerms | None
 
 
 @dataclass(frozen=True)
@@ -275,7 +276,7 @@ class ClientSession:
             salt=self._salt,
             operator=self._operator,
             channel_id=self._channel.channel_id if self._channel else bytes(32),
-            shares=self._question.shares(offer.owner),
+            terms=self._question.attribution,
         )
         if self._channel is None:
             self._begin(None, now)
@@ -352,7 +353,7 @@ class ClientSession:
             self._out.append(Deposit(self._key, limit))
             return
         payment = self._channel.pay(self._key, limit)
-        self._paid_tokens = tokens
+        self._paid_tokens = self._deal.credit(limit)  # more, where the least fee pays for more
         self._keep(payment.persist)
         if self._stage is _Stage.ASKED:
             self._begin(payment.pay, now)

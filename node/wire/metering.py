@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
-from proofs.attribution.shares import Share
+from proofs.attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
 from proofs.digest import Network
-from proofs.receipt import VERSION, Receipt, commit
+from proofs.payouts import NO_PAYOUTS, ChannelPayouts
+from proofs.receipt import FIRST_PREVIOUS, VERSION, Receipt, commit
 
 from ..errors import PaymentRequired
 from .infer import Ask, Offer, seed_of
@@ -146,14 +148,15 @@ class Account:
 
 @dataclass(frozen=True)
 class Position:
-    """Where the next receipt stands in its channel."""
+    """Where the next receipt stands in its channel: `cumulative` and `payouts` before it."""
 
     sequence: int
     previous: bytes
-    cumulative: int  # before this receipt
+    cumulative: int
+    payouts: ChannelPayouts
 
 
-FIRST = Position(1, bytes(32), 0)
+FIRST = Position(1, FIRST_PREVIOUS, 0, NO_PAYOUTS)
 """Where a channel's first receipt stands."""
 
 
@@ -161,7 +164,8 @@ FIRST = Position(1, bytes(32), 0)
 class Deal:
     """What both sides agreed on before the first token.
 
-    Each side builds it from the messages; then both write the same receipt.
+    Each side builds it from the messages, and reads in the adapter's manifest who shares the fee
+    (`terms`; None for the bare base); then both write the same receipt.
     """
 
     ask: Ask
@@ -170,7 +174,7 @@ class Deal:
     channel_id: bytes
     salt: bytes
     seed: bytes
-    shares: tuple[Share, ...]
+    terms: AdapterTerms | None
 
     @classmethod
     def close(
@@ -182,15 +186,14 @@ class Deal:
         salt: bytes,
         operator: bytes,
         channel_id: bytes,
-        shares: tuple[Share, ...],
+        terms: AdapterTerms | None,
     ) -> Deal:
         """Fix the deal; the seed follows from both halves.
 
-        `channel_id` is 32 zero bytes when nothing is paid; `shares` is what the adapter's manifest
-        and the policy say.
+        `channel_id` is 32 zero bytes when nothing is paid.
         """
         seed = seed_of(ask, offer.node_seed, client_seed)
-        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed, shares=shares)
+        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed, terms=terms)
 
     @property
     def prompt_tokens(self) -> int:
@@ -202,9 +205,28 @@ class Deal:
         """The offered prices."""
         return Price(self.offer.prompt_price, self.offer.completion_price)
 
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """Who shares the fee, as everybody derives it."""
+        return shares_for(POLICY, self.offer.owner, self.terms)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is asked for any token."""
+        return not (self.price.prompt or self.price.completion)
+
     def cost(self, num_tokens: int) -> int:
-        """What the prompt and so many tokens of answer cost."""
-        return self.price.cost(self.prompt_tokens, num_tokens)
+        """What the prompt and so many tokens of answer cost: at least the protocol's fee for each
+        share, and nothing where every token is free.
+        """
+        price = self.price.cost(self.prompt_tokens, num_tokens)
+        return 0 if self.is_free else fee(price, self.shares)
+
+    def credit(self, limit: int) -> int:
+        """How many tokens of answer `limit` pays for."""
+        if limit < self.cost(0):
+            return 0
+        return self.price.credit(limit, self.prompt_tokens, self.ask.max_tokens) or 0
 
     def receipt(self, network: Network, position: Position, answer_ids: Sequence[int]) -> Receipt:
         """The one receipt that fits this deal, this place in the channel and this answer."""
@@ -222,6 +244,7 @@ class Deal:
             client=ask.client,
             base=ask.base,
             adapter=ask.adapter,
+            owner=offer.owner,
             prompt_commitment=commit(self.salt, ask.prompt_ids),
             answer_commitment=commit(self.salt, answer_ids),
             prompt_tokens=len(ask.prompt_ids),
@@ -233,7 +256,7 @@ class Deal:
             seed=self.seed,
             dtype=offer.dtype,
             started_at=offer.started_at,
-            shares=self.shares,
+            payouts=position.payouts.award(self.shares, amount).commitment,
         )
 
 

@@ -14,8 +14,9 @@ out, to be done in order.
 - The engine may make as many tokens as the vouchers pay for that were checked, never one more.
 - A channel's receipts form a chain and `Settle` names none of them, so only one session of a
   channel shows drafts at a time: the one that has the *turn*.
-- However a paid answer ends, what was sent is drafted for the client's next visit, unless a fault
-  of this node's engine broke it: then it costs nothing.
+- However a paid answer ends, what was sent is drafted: for the client's next visit, and to be paid
+  without its signature if it lets its time pass. Unless a fault of this node's engine broke it:
+  then it costs nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from itertools import pairwise
 from typing import assert_never
 
 from engine import messages as m
-from proofs.attribution.shares import Share
+from proofs.attribution.shares import MIN_SHARE_FEE, AdapterTerms
 
 from ..errors import (
     BadRequest,
@@ -75,9 +76,11 @@ class NodeTerms:
 
 @dataclass(frozen=True)
 class AdapterHeld:
-    """The adapter is servable; `shares` is who shares the fee for it."""
+    """The adapter is servable; `terms` is what its manifest says about the fee (None: the bare
+    base).
+    """
 
-    shares: tuple[Share, ...]
+    terms: AdapterTerms | None
     timings_ms: dict[str, float]
 
 
@@ -251,10 +254,9 @@ class NodeSession:
         """How many tokens are paid."""
         if self._deal is None:
             return 0
-        deal = self._deal
         if self._channel is None:
-            return deal.ask.max_tokens
-        return deal.price.credit(self._limit, deal.prompt_tokens, deal.ask.max_tokens) or 0
+            return self._deal.ask.max_tokens
+        return self._deal.credit(self._limit)
 
     def start(self, now: float) -> None:
         """Begin to wait for Ask."""
@@ -435,7 +437,10 @@ class NodeSession:
     def _check_first_payment(self) -> None:
         """Refuse to begin for less than the prompt and one token."""
         assert self._ask is not None
-        least = self._terms.price.cost(len(self._ask.prompt_ids), 1)
+        price = self._terms.price.cost(len(self._ask.prompt_ids), 1)
+        self._check_limit(max(price, MIN_SHARE_FEE) if price else 0)
+
+    def _check_limit(self, least: int) -> None:
         if self._limit < least:
             raise PaymentRequired(
                 f"a limit of {self._limit} does not pay for the prompt and one token; pay at least"
@@ -461,8 +466,11 @@ class NodeSession:
             salt=self._begun.salt,
             operator=self._terms.operator,
             channel_id=self._channel.channel_id if self._channel else bytes(32),
-            shares=held.shares,
+            terms=held.terms,
         )
+        if self._channel is not None:
+            self._check_limit(self._deal.cost(1))
+            self._channel.promise_shares(self._key, self._deal.shares)
         self._start_engine(now)
 
     def _start_engine(self, now: float) -> None:
@@ -534,7 +542,7 @@ class NodeSession:
             self._give_turn()
             self._stage = _Stage.OVER
             return
-        self._out.append(self._channel.draft(self._key, self._deal, self._sent))
+        self._draft(self._channel, self._deal)
         draft = self._channel.pending
         assert draft is not None
         self._own = draft.body
@@ -606,9 +614,12 @@ class NodeSession:
         is_our_fault = isinstance(last, Fail) and isinstance(last.error, EngineError)
         deal = self._deal
         if deal and self._sent and not is_our_fault and deal.cost(len(self._sent)):
-            self._out.append(channel.draft(self._key, deal, self._sent))
+            self._draft(channel, deal)
         else:
             channel.release(self._key)
+
+    def _draft(self, channel: PayeeChannel, deal: Deal) -> None:
+        self._out.append(channel.draft(self._key, deal, self._sent, int(self._clock())))
 
     # --- helpers ---
 

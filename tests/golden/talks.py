@@ -1,6 +1,7 @@
 """Whole conversations of the infer protocol, made by our own rules of money and receipts.
 
-paid → broken → pending        one channel, three requests; the second breaks off
+paid → broken → pending        one channel, three requests; the second breaks off, the third costs
+                               the least fee
 unpaid                         the bare base, without a chain, with everything that `Ask` can say
 """
 
@@ -18,28 +19,32 @@ from engine.messages import Choosing, Grammar
 from node.wire import infer as wire
 from node.wire.metering import FIRST, Account, Deal, Position, Price
 from node.wire.receipts import Accepted, Deliver, Rejected, Taken, Waiting
-from proofs.attribution.shares import Share, SharePolicy, shares_for
+from proofs.attribution.shares import POLICY, fee, shares_for
 from proofs.codec import encode
 from proofs.envelope import seal_envelope
-from proofs.manifest import parse_manifest
 from proofs.promise import make_promise
 from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
     Receipt,
     SignedReceipt,
+    decode_receipt,
+    derive_shares,
     digest_of,
     encode_body,
     receipt_digest,
     sign_receipt,
+    verify_receipt,
 )
 from proofs.voucher import Voucher, channel_id, sign_voucher, voucher_digest
 
+from .receipts import DEADLINE, TERMS
 from .world import (
     ADAPTER,
     AGGREGATOR,
     BASE,
     CLIENT,
     CONFIG,
-    MANIFEST,
     NETWORK,
     NODE,
     OWNER,
@@ -129,7 +134,7 @@ class Channel:
 
     def pay(self, key: int, prompt_tokens: int, paid_tokens: int) -> wire.Pay:
         """A voucher for the prompt and so many tokens of one request."""
-        limit = PRICE.cost(prompt_tokens, paid_tokens)
+        limit = fee(PRICE.cost(prompt_tokens, paid_tokens), shares_for(POLICY, OWNER, TERMS))
         amount = self.account.want(key, limit)
         return wire.Pay(limit, amount, sign_voucher(CLIENT, CHANNEL, amount, NETWORK).signature)
 
@@ -138,8 +143,9 @@ class Channel:
         self.account.settle(key, receipt.amount)
         voucher = sign_voucher(CLIENT, CHANNEL, self.account.voucher, NETWORK)
         self.receipts.append((receipt, voucher))
-        body = encode_body(receipt)
-        self.position = Position(receipt.sequence + 1, digest_of(body), receipt.cumulative)
+        digest = digest_of(encode_body(receipt))
+        payouts = self.position.payouts.award(derive_shares(receipt, TERMS), receipt.amount)
+        self.position = Position(receipt.sequence + 1, digest, receipt.cumulative, payouts)
 
 
 def digest(words: str) -> bytes:
@@ -184,12 +190,6 @@ def begin(name: str, payment: wire.Pay | None) -> wire.Begin:
     return wire.Begin(digest(f"client seed {name}"), digest(f"salt {name}")[:16], payment)
 
 
-def shares_of(asked: wire.Ask) -> tuple[Share, ...]:
-    """Who shares the fee, as both sides derive it."""
-    is_base = asked.adapter == bytes(32)
-    return shares_for(SharePolicy(), OWNER, None if is_base else parse_manifest(MANIFEST))
-
-
 def close(talk: Talk) -> Deal:
     """What both sides agreed on in this talk; writes down the seed."""
     (asked,) = talk.find(wire.Ask)
@@ -202,7 +202,7 @@ def close(talk: Talk) -> Deal:
         salt=begun.salt,
         operator=NODE.address,
         channel_id=CHANNEL,
-        shares=shares_of(asked),
+        terms=None if asked.adapter == BARE_BASE else TERMS,
     )
     talk.derived |= {
         "ask_sha256": hashlib.sha256(wire.encode(asked)).hexdigest(),
@@ -217,6 +217,7 @@ def write(talk: Talk, deal: Deal, position: Position) -> Receipt:
     answer_ids = [token for output in talk.find(wire.Output) for token in output.token_ids]
     receipt = deal.receipt(NETWORK, position, answer_ids)
     body = encode_body(receipt)
+    after = position.payouts.award(deal.shares, receipt.amount)
     vouchers = [begun.payment for begun in talk.find(wire.Begin)] + talk.find(wire.Pay)
     signed = SignedReceipt(
         body, sign_receipt(NODE, receipt, NETWORK), sign_receipt(CLIENT, receipt, NETWORK)
@@ -239,7 +240,9 @@ def write(talk: Talk, deal: Deal, position: Position) -> Receipt:
         "digest": receipt_digest(receipt, NETWORK).hex(),
         "node_signature": signed.node_signature.hex(),
         "client_signature": signed.client_signature.hex(),
+        "payouts": [{"account": who.hex(), "amount": amount} for who, amount in after.rows],
         "signed": encode(signed).hex(),
+        "unilateral": encode(msgspec.structs.replace(signed, client_signature=NO_SIGNATURE)).hex(),
     }
     return receipt
 
@@ -354,11 +357,12 @@ def delivery() -> dict[str, Any]:
     first, _, third = envelopes()
     forged = bytearray(third)
     forged[-1] ^= 1  # of the channel's salt: the receipt now names another channel
-    entry = bytes.fromhex(talks()[0]["paid"].derived["signed"])
+    signed = decode_receipt(bytes.fromhex(talks()[0]["paid"].derived["signed"]))
+    receipt = verify_receipt(signed, NETWORK)
     deliver = Deliver([first, third, bytes(forged)])
     taken = Taken(
         [
-            Accepted(make_promise(AGGREGATOR, entry, NETWORK)),
+            Accepted(make_promise(AGGREGATOR, receipt, DEADLINE, NETWORK)),
             Waiting("receipts 2 to 2 of the channel come first"),
             Rejected(FORGED, retryable=False),
         ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -102,6 +102,7 @@ class Changing(RuleBasedStateMachine):
 
 
 TestChanging = Changing.TestCase
+TestChanging.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
 
 
 @given(st.integers(1, 40), st.data())

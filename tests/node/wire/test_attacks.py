@@ -12,11 +12,10 @@ from node.wire import infer as wire
 from node.wire import node_session as node
 from node.wire.channels import ChannelFacts, PayeeChannel, PayerChannel
 from node.wire.session import PeerGone
-from proofs.attribution.shares import Share
 from proofs.receipt import decode_body, encode_body
 
 from .test_sessions import answering, error_of
-from .two_sided import PRICE, Stream, World
+from .two_sided import LAW, PRICE, Stream, World
 
 THIEF = b"\x66" * 20
 
@@ -45,9 +44,7 @@ def test_a_voucher_is_worth_no_more_than_what_is_left_in_the_channel() -> None:
     take_money_back(world, left)
     before = stream.node.credit
     greedy = wire.Pay(everything // 2, everything, world.payee.row.voucher_signature)
-    while not any(isinstance(each, node.ReadChannel | node.GiveUp) for each in []):
-        actions = stream.node.receive(greedy, world.now)
-        break
+    actions = stream.node.receive(greedy, world.now)
     for _ in range(10):
         if not actions or not isinstance(actions[0], node.ReadChannel):
             break
@@ -102,7 +99,8 @@ def show(world: World, **changes: Any) -> PayerChannel:
 @pytest.mark.parametrize(
     "change",
     [
-        {"shares": (Share(THIEF, 0, 10_000),)},
+        {"owner": THIEF},
+        {"payouts": b"\x07" * 32},
         {"adapter": b"\x07" * 32},
         {"base": b"\x07" * 32},
         {"prompt_commitment": b"\x07" * 32},
@@ -169,8 +167,8 @@ def test_a_lost_answer_is_remembered_over_a_restart_and_an_offer() -> None:
     assert world.payer.release_lost() is not None
     world.client_disk.row = world.payer.row
     world.crash_client()
-    with pytest.raises(NodeCheated, match="shares"):
-        show(world, shares=(Share(THIEF, 0, 10_000),))
+    with pytest.raises(NodeCheated, match="owner"):
+        show(world, owner=THIEF)
     show(world)
     assert world.payer.row.promised == ()
 
@@ -182,7 +180,7 @@ def deeds_of(world: World, ask: dict[str, Any], pay: wire.Pay | None = None) -> 
     """What a node does for a stranger, up to its end or to its wish for a payment."""
     stream = world.open(3)
     assert stream.node is not None
-    stream.to_node[0] = msgspec.structs.replace(stream.to_node[0], adapter=b"\x05" * 32, **ask)
+    stream.to_node[0] = msgspec.structs.replace(stream.to_node[0], adapter=LAW, **ask)
     done: list[str] = []
     real = world.finish_deed
 
