@@ -1,11 +1,11 @@
 """Keeps an engine process alive, and gives the daemon calls that wait for its answers.
 
-    supervise:  start → Ready → hold again what was held → serve until it dies → whoever waits gets
-                EngineLost → back off → start
+    supervise:  start → Ready → load again what was loaded before → serve until it dies →
+                waiters get EngineLost → back off → start
 
-One reader task and one writer task per engine process; a request is a bounded channel of the
-engine's messages about it. Knows the engine only by its border; who hears which message is
-engine_link.py's. Knows no peers, no text and no money.
+One reader task and one writer task per engine process; each request is a bounded channel of the
+engine's messages about it. Knows the engine only by its messages, and no peers, text or money;
+engine_link.py decides who receives which message.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class EngineRun:
         self.request_id = request_id
 
     def grant(self, credit: int) -> None:
-        """Raise the tokens that may be produced in all."""
+        """Raise the total number of tokens that may be produced."""
         self._tell(m.Grant(self.request_id, credit))
 
     def cancel(self) -> None:
@@ -59,12 +59,13 @@ class EngineRun:
         self._tell(m.Cancel(self.request_id))
 
     def __aiter__(self) -> EngineRun:
-        """Iterate over the engine's messages until the request ended."""
+        """Iterate over the engine's messages until the request ends."""
         return self
 
     async def __anext__(self) -> m.Tokens | m.Finished:
-        """Wait for the next message; raises EngineLost, EngineBusy, EngineFailed or BadRequest when
-        the request failed.
+        """Wait for the next message.
+
+        Raises EngineLost, EngineBusy, EngineFailed or BadRequest when the request failed.
         """
         if self._is_over:
             raise StopAsyncIteration
@@ -75,7 +76,7 @@ class EngineRun:
         return event
 
     def hear(self, event: RunEvent) -> None:
-        """Take one message; BorderError when there are more of them than tokens were asked for.
+        """Accept one message. Raises BorderError when there are more than tokens were asked for.
 
         There is always room for the end, which comes once.
         """
@@ -109,7 +110,7 @@ class EngineHost:
 
     @property
     def is_up(self) -> bool:
-        """Whether the engine takes requests now."""
+        """Return whether the engine takes requests now."""
         return self._serving
 
     async def wait_up(self, deadline_s: float = READY_DEADLINE_S) -> m.Ready:
@@ -157,27 +158,29 @@ class EngineHost:
                 self.tell(cancel)
 
     async def load(self, files: AdapterFiles) -> m.AdapterHeld:
-        """Have the engine serve an adapter now and after every restart; raises AdapterError with
-        the engine's reason.
+        """Have the engine serve an adapter, now and after every restart.
+
+        Raises AdapterError with the engine's reason.
         """
         held = await self._load(files)
         self._link.keep(files)
         return held
 
     def serves(self, adapter: bytes) -> bool:
-        """Say whether the engine serves an adapter, or will when it is up again; it stops serving
-        one whose files have broken.
+        """Return whether the engine serves an adapter, or will once it is up again.
+
+        It stops serving an adapter whose files turn out to be broken.
         """
         return self._link.keeps(adapter)
 
     def release(self, adapter: bytes) -> None:
-        """Have the engine serve an adapter no longer."""
+        """Have the engine stop serving an adapter."""
         command = self._link.release(adapter)
         if command is not None:
             self.tell(command)
 
     async def stats(self) -> m.Stats:
-        """Ask for the engine's figures now."""
+        """Ask for the engine's current figures."""
         return await self._ask(self._link.ask_stats, STATS_DEADLINE_S)
 
     async def replay(
@@ -188,7 +191,9 @@ class EngineHost:
         sampling: m.Sampling,
         deadline_s: float = REPLAY_DEADLINE_S,
     ) -> list[float]:
-        """Ask by how much each token of an answer missed winning under this seed (0 = it won)."""
+        """Ask by how many logits each token of an answer missed winning under this seed (0: it
+        won).
+        """
         replay = m.Replay(
             self._link.new_id(), list(prompt_ids), list(answer_ids), adapter, sampling=sampling
         )
@@ -196,7 +201,9 @@ class EngineHost:
         return answer.margins
 
     def tell(self, command: m.ToEngine) -> bool:
-        """Queue a command for the engine, in order; False when there is no engine to take it."""
+        """Queue a command for the engine, in order; return False when there is no engine to take
+        it.
+        """
         if self._commands is None:
             return False
         try:
@@ -209,7 +216,9 @@ class EngineHost:
         return await self._ask(partial(self._link.ask_load, files), LOAD_DEADLINE_S)
 
     async def _ask(self, note: Callable[[Waiter[T]], m.ToEngine | None], deadline_s: float) -> T:
-        """Wait for one answer: `note` has the link remember the waiter, and gives the command."""
+        """Wait for one answer; `note` registers the waiter with the link and returns the
+        command.
+        """
         arrived = trio.Event()
         waiter = Waiter[T](arrived.set)
         command = note(waiter)
@@ -244,7 +253,7 @@ class EngineHost:
             await trio.sleep(backoff_s)
 
     async def _live_once(self) -> None:
-        """Run one engine process, from its start to its end."""
+        """Run one engine process from start to end."""
         try:
             engine = await start_engine(self._settings, self._stderr)
         except OSError as error:
@@ -258,7 +267,9 @@ class EngineHost:
                 self._lose()
 
     async def _converse(self, engine: EngineProcess) -> None:
-        """Speak until the engine closes its end, dies or says what no engine may say."""
+        """Exchange messages until the engine closes its end, dies or sends what no engine may
+        send.
+        """
         try:
             if await self._wait_ready(engine):
                 async with trio.open_nursery() as nursery:
@@ -288,7 +299,7 @@ class EngineHost:
         return True
 
     async def _come_up(self) -> None:
-        """Have the engine serve again what it served before a restart, then let waiters in."""
+        """Load again what the engine served before a restart, then let waiters in."""
         assert self.ready is not None
         if self._settings.vocabulary is not None:
             self.tell(self._settings.vocabulary)

@@ -1,4 +1,4 @@
-"""What a daemon tells its operator: log lines a human can read, counters, and the last rejections.
+"""Tells the operator what a daemon does: readable log lines, counters, and the latest rejections.
 
 Decides nothing; holds no global state.
 """
@@ -19,7 +19,7 @@ MAX_LINE_CHARS = 2000
 
 @dataclass(frozen=True)
 class Rejection:
-    """Something a peer sent that was not true.
+    """A false claim by a peer.
 
     `what` is "receipt" | "block" | "announcement" | "answer".
     """
@@ -31,7 +31,9 @@ class Rejection:
 
 
 class Telemetry:
-    """Counters and lines of one daemon; owned by `app`, handed to whoever has something to tell."""
+    """The counters and log of one daemon; owned by `app`, handed to whatever has something to
+    report.
+    """
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class Telemetry:
         self._file = log_path.open("a", buffering=1) if log_path else None
 
     def log(self, line: str) -> None:
-        """One line, with the time before it, to <home>/log and stderr."""
+        """Write one line, preceded by the time, to <home>/log and stderr."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._clock()))
         text = f"{stamp} {line[:MAX_LINE_CHARS]}\n"
         for sink in (self._file, self._stream):
@@ -59,8 +61,8 @@ class Telemetry:
         self._counters[name] += amount
 
     def reject(self, what: str, peer_id: str, reason: str) -> None:
-        """A peer sent something untrue: count it by kind and by reason, and remember who and
-        why.
+        """Record a false claim: count it by kind and by reason, and remember who made it and why it
+        is false.
         """
         self.count(f"{what}s_rejected")
         self.count(f"{what}s_rejected:{reason.split(':')[0][:40]}")
@@ -69,12 +71,12 @@ class Telemetry:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """A copy of all counters."""
+        """Return a copy of all counters."""
         return dict(self._counters)
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
-        """The last rejections, oldest first."""
+        """Return the latest rejections, oldest first."""
         return tuple(self._rejections)
 
     def close(self) -> None:

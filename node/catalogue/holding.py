@@ -1,9 +1,9 @@
-"""Holds adapters: whatever is missing of one is fetched, checked, written, and given to the engine.
+"""Holds adapters: fetches what is missing of one, checks it, writes it, and gives it to the engine.
 
     hold:  CID → manifest → base checked → blocks → files → engine → offered to others
 
-"Held" means here: its bytes are on this disk and, where there is an engine, it serves them. Knows
-neither names nor requests, and no money.
+"Held" means that an adapter's bytes are on this disk and, where there is an engine, that it serves
+them. Decides what is held; knows no names, requests or money.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, VERIFICATION_FILE)
 
 
 class Source(Protocol):
-    """Where an adapter's bytes come from: catalogue.fetching.Fetcher."""
+    """Where an adapter's bytes come from: implemented by catalogue.fetching.Fetcher."""
 
     async def fetch_manifest(self, cid: Cid) -> Pulled:
-        """Have the manifest here; raises NoProvider, AdapterError."""
+        """Fetch the manifest unless it is here. Raises NoProvider, AdapterError."""
 
     async def fetch_blocks(self, pulled: Pulled) -> None:
-        """Have all blocks in the store; raises NoProvider."""
+        """Fetch every block that is not in the store. Raises NoProvider."""
 
 
 class Engine(Protocol):
-    """Who serves an adapter's files: engine_host.EngineHost."""
+    """What serves an adapter's files: implemented by engine_host.EngineHost."""
 
     async def wait_up(self) -> m.Ready:
-        """Wait until it takes commands; raises EngineLost."""
+        """Wait until it takes commands. Raises EngineLost."""
 
     async def load(self, files: AdapterFiles) -> m.AdapterHeld:
-        """Serve an adapter; raises AdapterError, EngineLost."""
+        """Serve an adapter. Raises AdapterError, EngineLost."""
 
     def serves(self, adapter: bytes) -> bool:
-        """Say whether it serves an adapter."""
+        """Return whether it serves an adapter."""
 
 
 class AdapterFolders:
-    """One folder for each adapter, written from the blocks in the store."""
+    """Keeps one folder per adapter, written from the blocks in the store."""
 
     def __init__(self, folder: Path, store: BlockStore) -> None:
         self._folder = folder
@@ -66,8 +66,9 @@ class AdapterFolders:
         return sorted(path.name for path in self._folder.glob("bafkrei*"))
 
     def write(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
-        """Write an adapter's files, whole or not at all, unless they are here and hash to its
-        blocks. Reads and writes the disk; AdapterError for a block that is not in the store.
+        """Write an adapter's files, all or none, unless they are here and match its blocks' hashes.
+
+        Reads and writes the disk. Raises AdapterError for a block that is not in the store.
         """
         folder = self._folder / str(cid)
         paths = [(folder / _safe_name(file.name), file.blocks) for file in manifest.files]
@@ -85,8 +86,8 @@ class AdapterFolders:
 class Holdings:
     """The adapters that one daemon holds.
 
-    `base` is the digest of the base served or asked for here; `engine` None holds bytes only;
-    `on_held` hears of each adapter that can now be had here.
+    `base` is the digest of the base that is served or asked for here; `engine` None holds bytes
+    only; `on_held` is called with each adapter that can now be fetched from here.
     """
 
     def __init__(
@@ -134,23 +135,25 @@ class Holdings:
 
     @property
     def computes(self) -> bool:
-        """Whether there is an engine that serves what is held."""
+        """Return whether there is an engine that serves what is held."""
         return self._engine is not None
 
     def find(self, cid: Cid) -> Manifest | None:
-        """Give the manifest of an adapter that is held."""
+        """Return the manifest of a held adapter, or None."""
         return self._held.get(cid)
 
     def held(self) -> list[tuple[Cid, Manifest]]:
-        """List what is held."""
+        """List the held adapters."""
         return list(self._held.items())
 
     def written(self) -> list[str]:
-        """List the CIDs, as text, whose files lie here, held or not."""
+        """List the CIDs, as text, whose files are here, held or not."""
         return self._folders.written()
 
     def _is_servable(self, cid: Cid) -> bool:
-        """Held, and the engine did not drop it since (its files may have broken)."""
+        """Return whether it is held and the engine has not dropped it since (its files may have
+        broken).
+        """
         return cid in self._held and (self._engine is None or self._engine.serves(cid.digest))
 
     def _check(self, manifest: Manifest) -> None:
@@ -168,12 +171,12 @@ class Holdings:
 
 
 def size_of(manifest: Manifest) -> int:
-    """Give the bytes of all of an adapter's files together."""
+    """Return the total bytes of an adapter's files."""
     return sum(file.size for file in manifest.files)
 
 
 def _safe_name(name: str) -> str:
-    """Only the known files may be written; a manifest cannot choose a path."""
+    """Return a file's name if it is one of the known ones; a manifest cannot choose a path."""
     if name not in ADAPTER_FILES:
         raise AdapterError(
             f"the manifest names a file {name!r}; an adapter has {', '.join(ADAPTER_FILES)}"

@@ -1,6 +1,6 @@
-"""A PEFT folder on disk → a signed manifest and its blocks.
+"""Turns a PEFT folder on disk into a signed manifest and its blocks.
 
-Reads files; knows no network and no engine.
+Decides what a folder must contain. Reads files; knows no network and no engine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MAX_VERIFICATION_BYTES = 4096
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """What an adapter is made for."""
+    """The base that an adapter is made for."""
 
     base: bytes
     tokenizer_hash: bytes
@@ -63,14 +63,15 @@ class Package:
     paths: tuple[Path, ...]
 
     def blocks(self) -> Iterator[bytes]:
-        """Every block of every file, in order."""
+        """Yield every block of every file, in order."""
         for path in self.paths:
             yield from _blocks(path)
 
 
 def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
-    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml;
-    AdapterError names what is missing.
+    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml.
+
+    Raises AdapterError that names what is missing.
     """
     paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     for path, limit in zip(
@@ -116,8 +117,9 @@ def _check_config(path: Path) -> None:
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """What honest answers of an adapter look like; AdapterError when the file says nothing
-    sensible.
+    """Read how far honest answers of an adapter miss in a replay.
+
+    Raises AdapterError when the file is malformed.
     """
     if path.stat().st_size > MAX_VERIFICATION_BYTES:
         raise AdapterError(
