@@ -1,7 +1,7 @@
-"""Which requests the engine takes. Decides; queues nothing and computes nothing.
+"""Decides which requests the engine takes. Queues nothing and computes nothing.
 
-One rule a line, in the order in which a request hears of them. It does not know what becomes of a
-request afterwards, nor whether its grammar compiles.
+The rules stand one per line, in the order in which a request is told of them. Does not know what
+becomes of a request afterwards, nor whether its grammar compiles.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ MAX_PRIORITY = 100
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may be: ids below `vocab_size`, prompt and answer together at most
+    """The bounds on a request: ids below `vocab_size`, prompt and answer together at most
     `context_tokens`.
+
+    `max_waiting` bounds the requests that wait, `max_waiting_tokens` their tokens together;
+    deadlines are in seconds.
     """
 
     vocab_size: int
@@ -34,7 +37,7 @@ class Limits:
 
     @classmethod
     def of(cls, config: EngineConfig, vocab_size: int, context_tokens: int) -> Limits:
-        """The limits of a configuration over a base."""
+        """Return the limits of a configuration over a base."""
         return cls(
             vocab_size=vocab_size,
             context_tokens=context_tokens,
@@ -47,8 +50,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Queue:
-    """What a request meets: ids in use, how many requests and tokens wait, and which adapters are
-    known (`check_known` raises UnknownAdapter).
+    """The state that a request meets: the ids in use, how many requests and tokens wait, and which
+    adapters are known (`check_known` raises UnknownAdapter).
     """
 
     taken_ids: Container[int]
@@ -59,8 +62,9 @@ class Queue:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A request that may run, whichever message brought it. A replay has answer_ids, and nothing
-    to generate.
+    """A request that may run, whichever message brought it.
+
+    A replay has `answer_ids` and nothing to generate.
     """
 
     request_id: int
@@ -77,7 +81,7 @@ class Admitted:
     num_logprobs: int | None = None
 
     def to_sequence(self, arrival: int, now_s: float, matcher: Matcher | None) -> Sequence:
-        """The sequence that will run."""
+        """Make the sequence that will run."""
         return Sequence(
             request_id=self.request_id,
             arrival=arrival,
@@ -98,14 +102,14 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Refused:
-    """A request that may not run, and why."""
+    """A request that may not run, and the rule that it breaks."""
 
     request_id: int
     error: EngineError
 
 
 def admit(message: Submit | Replay, limits: Limits, queue: Queue) -> Admitted | Refused:
-    """Take a request, or say the first rule that it breaks."""
+    """Take a request, or return the first rule that it breaks. Raises nothing."""
     try:
         match message:
             case Submit():

@@ -51,7 +51,7 @@ class Chooser:
 
     @property
     def takes_best(self) -> bool:
-        """Whether the highest logit simply wins."""
+        """Return whether the highest logit simply wins."""
         return self._choosing.temperature == 0 and self._matcher is None and not self._changes.any
 
     @property
@@ -121,7 +121,7 @@ class _Changes:
         return self.counts_answer or len(self.ids) > 0
 
     def values(self, logits: NDArray[np.float32]) -> Floats:
-        """What becomes of `ids`' own `logits`, in binary64."""
+        """Return the changed logits of `ids`, from their own `logits`, in binary64."""
         choosing = self._choosing
         values: Floats = logits.astype(np.float64) + self._bias
         if self._repeats:

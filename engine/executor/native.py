@@ -198,7 +198,7 @@ class NativeExecutor:
             self._library.lorikeet_destroy(self._handle)
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
-        """See Executor."""
+        """Allocate keys and values in host memory, not yet written."""
         assert page_tokens == PAGE_TOKENS, (
             f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
         )
@@ -211,18 +211,18 @@ class NativeExecutor:
         )
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """See Executor."""
+        """Do nothing: the library was built and loaded when this was made."""
         return ""
 
     def close(self) -> None:
-        """See Executor."""
+        """Do nothing: the C++ threads end when this is freed."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See Executor."""
+        """Look up the base's embeddings of `tokens [n]`, [n, hidden] float32."""
         return self._embedding[tokens].float()
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
-        """See Executor."""
+        """Run one step in one C++ call. Raises MemoryError when the library cannot allocate."""
         wanted = len(step.logit_rows)
         place = self._place(wanted)
         # Named, not inlined: the C++ side reads addresses, and an array without a name would be
@@ -256,7 +256,7 @@ class NativeExecutor:
         return place.output
 
     def prepare(self, step: StepInput) -> None:
-        """See Executor."""
+        """Do nothing: a step here ends before the next is known."""
 
     def _place(self, wanted: int) -> _Output:
         """Return the place of a step's results for `wanted` rows.
@@ -281,7 +281,9 @@ class NativeExecutor:
         return place
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
-        """See Executor."""
+        """Choose from rows of `logits [wanted, vocab]` float32 in one C++ call. Raises
+        MemoryError.
+        """
         described = (_Draw * len(draws))(*(_describe_draw(draw) for draw in draws))
         if (
             self._library.lorikeet_draw(

@@ -119,7 +119,7 @@ class SlotBank:
         return self._layouts[slot][1].value
 
     def ends(self, slot: int) -> Ends | None:
-        """See Bank."""
+        """Return what the slot's adapter changes outside the layers, in host memory."""
         return self._slots[slot][1].ends
 
     def table(self, slot: int) -> Table:

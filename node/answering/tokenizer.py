@@ -306,9 +306,8 @@ def _from_gguf(metadata: dict[str, Any], path: Path) -> BaseTokenizer:
             f"{path}: a special token's id lies outside the vocabulary of {len(tokens)}"
         )
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    whole_words = (
-        pre == "llama-bpe"
-    )  # Llama 3 takes a word that is a token as it is, whatever the merges would make of it
+    # Llama 3 takes a word that is a token as it is, whatever the merges would make of it.
+    whole_words = pre == "llama-bpe"
     vocabulary = Tokenizer(
         models.BPE(
             vocab={token: at for at, token in enumerate(tokens)},

@@ -51,8 +51,8 @@ TYPES: Mapping[int, str] = {
 def problem_of(error: NodeError) -> Problem:
     """Return the status and code of a daemon's error, as its class declares them."""
     if isinstance(error, NodeRefused):
-        # What it refused for is the client's to mend, as if we had; its own faults are a bad
-        # gateway here.
+        # If the client can fix what the node refused for, it gets the status that we would give;
+        # the node's own faults are a bad gateway here.
         status = BY_CODE[error.code].status
         return Problem(error.status if status == FAULT else status, error.code, str(error))
     return Problem(error.status, error.http_code or error.code, str(error), error.field)

@@ -119,16 +119,16 @@ async def stop(children: Sequence[Child]) -> None:
         await wait_until(lambda: not any(child.is_running for child in children), STOP_DEADLINE_S)
         for child in children:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(
-                    child.process.pid, signal.SIGKILL
-                )  # it leads its group; the rest of it may have outlived it
+                # the child leads its group, and others of the group may have outlived it
+                os.killpg(child.process.pid, signal.SIGKILL)
             child.process.wait(KILL_DEADLINE_S)
 
 
 async def wait_until(condition: Callable[[], bool], deadline_s: float) -> None:
     """Wait until the condition holds or the deadline passes."""
     with trio.move_on_after(deadline_s):
-        while not condition():  # noqa: ASYNC110  # nobody tells us of the end of processes that are not our children
+        # Polled: the kernel does not tell us when processes end that are not our children.
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(POLL_S)
 
 
