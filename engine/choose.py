@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .cuda.accelerator import Accelerator
 
 KERNELS = ("auto", "cuda", "native", "torch")
-LEAST_CAPABILITY = (7, 0)
+MIN_CAPABILITY = (7, 0)
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def _open_device() -> Accelerator | str:
     except ImportError as error:
         return f"Triton cannot be imported: {error}"
     device = CudaDevice()
-    if device.capability < LEAST_CAPABILITY:
-        has, needs = (".".join(map(str, each)) for each in (device.capability, LEAST_CAPABILITY))
+    if device.capability < MIN_CAPABILITY:
+        has, needs = (".".join(map(str, each)) for each in (device.capability, MIN_CAPABILITY))
         return (
             f"{device.name} has compute capability {has}, and Triton compiles for {needs} and newer"
         )

@@ -188,8 +188,8 @@ def _check_given(name: str, ids: list[int]) -> None:
         raise BadRequest(f"{name} is empty")
 
 
-def _check_context(num_tokens: int, least_new: int, limits: Limits) -> None:
-    if num_tokens + least_new > limits.context_tokens:
+def _check_context(num_tokens: int, min_new: int, limits: Limits) -> None:
+    if num_tokens + min_new > limits.context_tokens:
         raise BadRequest(
             f"{num_tokens} tokens do not fit a context of {limits.context_tokens}; shorten the"
             " prompt"

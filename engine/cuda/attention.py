@@ -33,7 +33,7 @@ from .tables import queries_per_tile
 
 GROUP_ROWS = 16
 """Fewest rows of a product: what the heads of one group are padded to in decoding."""
-MOST_SPLITS = 64
+MAX_SPLITS = 64
 """Most pieces that a context is cut into."""
 MANY_BLOCKS = 4096
 """Enough blocks for 132 multiprocessors to end at nearly the same time."""
@@ -57,7 +57,7 @@ def choose_split(runs: int, kv_heads: int) -> Split:
     Powers of two, since kernels are compiled for each: seven at most, however many runs a step of
     prompts and answers happens to have.
     """
-    most = min(MOST_SPLITS, 1 << max(0, (MANY_BLOCKS // (runs * kv_heads)).bit_length() - 1))
+    most = min(MAX_SPLITS, 1 << max(0, (MANY_BLOCKS // (runs * kv_heads)).bit_length() - 1))
     return Split(most, 64 if runs * kv_heads <= 16 else 128 if runs * kv_heads <= 128 else 256)
 
 
@@ -65,8 +65,8 @@ def decode_scratch_numbers(runs: int, heads: int, kv_heads: int, head_dim: int) 
     """Return how many float32 `scratch` of attend_decode must hold at least, for so many runs or
     fewer, whatever their contexts.
     """
-    most_pieces = max(runs, min(runs * MOST_SPLITS, MANY_BLOCKS // kv_heads))
-    return most_pieces * heads * (head_dim + 2)
+    max_pieces = max(runs, min(runs * MAX_SPLITS, MANY_BLOCKS // kv_heads))
+    return max_pieces * heads * (head_dim + 2)
 
 
 class _DecodeArguments(NamedTuple):

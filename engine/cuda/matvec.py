@@ -28,7 +28,7 @@ ROWS = 2
 """Rows of the weight that a block takes: with SwiGLU one of gate and the same of up."""
 WARP_COLUMNS = 512
 """Columns of a piece that one warp takes: two reads a thread and row in the short types."""
-MOST_WARPS = 4
+MAX_WARPS = 4
 
 
 def choose_warps(columns: int) -> int:
@@ -39,7 +39,7 @@ def choose_warps(columns: int) -> int:
     Of ten shapes on an H200 this one was the fastest for four of the five linears above, and 1 %
     behind for gate and up.
     """
-    return max(1, min(MOST_WARPS, int(triton.next_power_of_2(columns)) // (2 * WARP_COLUMNS)))
+    return max(1, min(MAX_WARPS, int(triton.next_power_of_2(columns)) // (2 * WARP_COLUMNS)))
 
 
 def matvec(

@@ -42,7 +42,7 @@ the whole rows.
 ESTIMATE_SLACK = 1e-3
 RELATIVE_SLACK = 1e-6
 """Several times the error of float32; the price is a few more blocks that are looked at twice."""
-LEAST_TEMPERATURE = 1e-20
+MIN_TEMPERATURE = 1e-20
 """Below it float32 overflows; such draws are made on the host."""
 
 _BELOW_ALL = -(2**63) + 1  # a key below every other, whose lowest bit says finite
@@ -169,7 +169,7 @@ def draw_reference(logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
 
 def _group(each: Draw) -> str:
     """Return which draws this one is made with, by what is done to their rows first."""
-    if 0 < each.temperature < LEAST_TEMPERATURE:
+    if 0 < each.temperature < MIN_TEMPERATURE:
         return "on host"
     if len(each.changed) or each.allowed is not None:
         return "changed"

@@ -91,11 +91,11 @@ def load_adapter(
         raise AdapterError(f"{weights_path.name} cannot be read: {error}") from error
 
 
-def _read_bounded(path: Path, limit_bytes: int) -> bytes:
+def _read_bounded(path: Path, max_bytes: int) -> bytes:
     with path.open("rb") as file:
-        data = file.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise AdapterError(f"{path.name} is larger than {limit_bytes} bytes")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise AdapterError(f"{path.name} is larger than {max_bytes} bytes")
     return data
 
 

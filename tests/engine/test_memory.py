@@ -21,8 +21,8 @@ from engine.config import (
 )
 from engine.errors import AdapterError, ModelError
 from engine.executor.memory import (
-    LEAST_KV_TOKENS,
     MARGIN,
+    MIN_KV_TOKENS,
     RESERVE_BYTES,
     Demand,
     Division,
@@ -34,7 +34,7 @@ from engine.lora.adapter import bytes_to_read, load_adapter, read_header
 from engine.lora.adapters import AdapterLoader, LoadDone, LoadJob
 from engine.lora.layout import Loaded
 from engine.memory import (
-    LEAST_UNLIMITED,
+    UNLIMITED_BYTES,
     Free,
     Mount,
     folders_above,
@@ -102,7 +102,7 @@ def test_no_limit_of_version_1_is_none() -> None:
     files = {"memory.limit_in_bytes": "9223372036854771712\n", "memory.usage_in_bytes": "1\n"}
     group = parse_version_1(lambda name: files.get(name, ""))
     assert group is not None
-    assert int(files["memory.limit_in_bytes"]) > LEAST_UNLIMITED
+    assert int(files["memory.limit_in_bytes"]) > UNLIMITED_BYTES
     assert group.free_bytes is None
 
 
@@ -215,7 +215,7 @@ def check_division(division: Division, demand: Demand, free: int, kv_tokens: int
         demand.base_bytes + demand.work_bytes + division.kv_tokens * demand.token_bytes + sum(parts)
     )
     assert handed_out + RESERVE_BYTES <= free * (1 - MARGIN) + 1
-    assert division.kv_tokens == kv_tokens if kv_tokens else division.kv_tokens >= LEAST_KV_TOKENS
+    assert division.kv_tokens == kv_tokens if kv_tokens else division.kv_tokens >= MIN_KV_TOKENS
     assert (
         min(division.slot_bytes, division.host_cache_bytes, division.untaken_bytes)
         >= demand.adapter_bytes

@@ -574,7 +574,7 @@ def test_every_row_sees_its_own_context(
     dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        attention, "MOST_SPLITS", 2
+        attention, "MAX_SPLITS", 2
     )  # the interpreter takes a millisecond for each block that leaves at once
     context = make_context(
         heads,
@@ -592,7 +592,7 @@ def test_every_row_sees_its_own_context(
 
 def test_the_widest_heads_see_their_context_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only in short numbers: see Accelerator.why_not."""
-    monkeypatch.setattr(attention, "MOST_SPLITS", 2)
+    monkeypatch.setattr(attention, "MAX_SPLITS", 2)
     context = make_context(2, 1, 256, [(1, 40), (5, 30)], dtype=torch.float16)
     q = random(6, 2 * 256, dtype=torch.float16)
     assert_near(attend(context, q, 2, 256), attend_plainly(context, q, 2, 256))
@@ -618,7 +618,7 @@ def test_long_contexts_are_cut_and_merged_in_order(
     """20 pieces of 64 tokens, seven of them a block's, or one block for all; the merging goes round
     twice.
     """
-    monkeypatch.setattr(attention, "MOST_SPLITS", most)
+    monkeypatch.setattr(attention, "MAX_SPLITS", most)
     context = make_context(4, 2, 16, [(1, 1270), (1, 64), (1, 63)], dtype=torch.float32, padding=0)
     q = random(3, 64)
     given = attend(context, q, 4, 16)
@@ -630,7 +630,7 @@ def test_long_contexts_are_cut_and_merged_in_order(
 def test_a_decoded_row_is_what_prefill_gives_and_padding_runs_write_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "MOST_SPLITS", 2)
+    monkeypatch.setattr(attention, "MAX_SPLITS", 2)
     heads = 4
     head_dim = 16
     prefill = make_context(heads, 2, head_dim, [(37, 0)], dtype=torch.float32)
