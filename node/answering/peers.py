@@ -32,7 +32,7 @@ from .remote import Caller
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AnswerEnd:
     """How an answer ended. `receipt` is its body's digest, None where nothing was paid."""
 
     reason: EndReason
@@ -58,7 +58,7 @@ class Call(Protocol):
     async def stop(self) -> None:
         """Ask for an early end; what was made until then still comes."""
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         """Settle what the answer cost, once it is complete."""
 
 
@@ -180,10 +180,10 @@ class _EngineCall:
     async def stop(self) -> None:
         self._run.cancel()
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         ended = self._finished
         assert ended is not None, "an answer is finished before its end"
-        return Outcome(ended.reason, 0, None, ended.neighbours, ended.timings_ms)
+        return AnswerEnd(ended.reason, 0, None, ended.neighbours, ended.timings_ms)
 
 
 # --- another node: a receipt for every answer ---
@@ -236,10 +236,10 @@ class _RemoteCall:
     async def stop(self) -> None:
         self._infer.stop_soon()
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         ended = self._outcome
         assert ended is not None, "an answer is finished before its end"
-        return Outcome(
+        return AnswerEnd(
             ended.reason, ended.amount, ended.receipt, ended.neighbours, ended.timings_ms
         )
 

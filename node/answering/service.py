@@ -40,7 +40,7 @@ from ..telemetry import Telemetry
 from ..wire.client_session import Question
 from ..wire.metering import ShareRow
 from .checks import check_request
-from .peers import Outcome, Peer, Peers
+from .peers import AnswerEnd, Peer, Peers
 from .router import Router
 from .stream import AnswerSender, Writer, open_answer
 from .tokenizer import BaseTokenizer
@@ -253,7 +253,7 @@ class Service:
             outcome = await call.finish()
         self._end(question, outcome, writer=writer, times=times)
 
-    def _end(self, question: Question, outcome: Outcome, *, writer: Writer, times: Times) -> None:
+    def _end(self, question: Question, outcome: AnswerEnd, *, writer: Writer, times: Times) -> None:
         times.add(outcome.timings_ms)
         times.mark("total")
         writer.flush()

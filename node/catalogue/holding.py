@@ -24,11 +24,7 @@ from proofs.manifest import Manifest
 from ..engine_link import AdapterFiles
 from ..errors import AdapterError, WrongBase
 from .fetching import Pulled
-from .packaging import CONFIG_FILE, VERIFICATION_FILE, WEIGHTS_FILE
-
-MAX_ADAPTER_BYTES = 2 << 30
-ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, VERIFICATION_FILE)
-"""The last is optional."""
+from .packaging import CONFIG_FILE, MAX_FILE_BYTES, WEIGHTS_FILE, check_files
 
 
 class Source(Protocol):
@@ -68,10 +64,12 @@ class AdapterFolders:
     def write(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
         """Write an adapter's files, all or none, unless they are here and match its blocks' hashes.
 
-        Reads and writes the disk. Raises AdapterError for a block that is not in the store.
+        The manifest's files have been checked (`check_files`). Reads and writes the disk. Raises
+        AdapterError for a block that is not in the store.
         """
+        assert all(file.name in MAX_FILE_BYTES for file in manifest.files), "a name is not checked"
         folder = self._folder / str(cid)
-        paths = [(folder / _safe_name(file.name), file.blocks) for file in manifest.files]
+        paths = [(folder / file.name, file.blocks) for file in manifest.files]
         if not all(_is_whole(path, blocks) for path, blocks in paths):
             draft = self._folder / f".{cid}.{os.getpid()}"
             shutil.rmtree(draft, ignore_errors=True)
@@ -162,26 +160,12 @@ class Holdings:
                 f"adapter {manifest.name!r} was made for base {manifest.base.hex()[:16]}…; this"
                 f" node serves {self.base.hex()[:16]}…"
             )
-        size_bytes = size_of(manifest)
-        if size_bytes > MAX_ADAPTER_BYTES:
-            raise AdapterError(
-                f"adapter {manifest.name!r} has {size_bytes} bytes; the limit is"
-                f" {MAX_ADAPTER_BYTES}"
-            )
+        check_files(manifest)
 
 
 def size_of(manifest: Manifest) -> int:
     """Return the total bytes of an adapter's files."""
     return sum(file.size for file in manifest.files)
-
-
-def _safe_name(name: str) -> str:
-    """Return a file's name if it is one of the known ones; a manifest cannot choose a path."""
-    if name not in ADAPTER_FILES:
-        raise AdapterError(
-            f"the manifest names a file {name!r}; an adapter has {', '.join(ADAPTER_FILES)}"
-        )
-    return name
 
 
 def _is_whole(path: Path, blocks: Sequence[tuple[bytes, int]]) -> bool:

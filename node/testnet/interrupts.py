@@ -42,7 +42,11 @@ async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope)
 
 
 def first_error(error: BaseException) -> BaseException:
-    """Return the first error inside nested groups, as nurseries wrap them."""
+    """Return the first error inside nested groups, as nurseries wrap them.
+
+    Hides the others, which `p2p.errors.sole_error` does not: a person at a terminal needs one
+    message, a caller that handles errors needs to know that there are several.
+    """
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
