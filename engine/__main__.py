@@ -187,13 +187,13 @@ def _serve(chosen: argparse.Namespace) -> int:
 
 def _logits(chosen: argparse.Namespace) -> int:
     from .config import EngineConfig
-    from .errors import EngineError
+    from .errors import CannotServe
     from .logits import Job, write_logits
 
     config = EngineConfig(chosen.base, chosen.dtype, chosen.kernels, chosen.threads)
     try:
         shape = write_logits(Job(config, chosen.adapter, chosen.input_ids, chosen.out))
-    except EngineError as error:
+    except CannotServe as error:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     print(f"{chosen.out}: logits {list(shape)}")
@@ -205,7 +205,7 @@ def _calibrate(chosen: argparse.Namespace) -> int:
 
     from .calibrate import Plan, run
     from .config import EngineConfig
-    from .errors import EngineError
+    from .errors import CannotServe
 
     named = (
         "float32/native,bfloat16/native,float32/torch,bfloat16/torch"
@@ -228,7 +228,7 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     )
     try:
         report = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
-    except EngineError as error:
+    except CannotServe as error:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     print(f"{'answers':28} suspicious     mean score")

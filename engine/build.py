@@ -24,11 +24,12 @@ from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
 from .lora.adapter import load_adapter
-from .lora.adapters import AdapterLoader, Adapters, CopyDone, Load, LoadDone
 from .lora.arena import Arena
-from .lora.bank import Bank, SlotBank
+from .lora.bank import Bank, CopyDone, SlotBank
+from .lora.held import HeldAdapters
 from .lora.host_cache import HostCache
 from .lora.layout import PackedAdapter
+from .lora.loader import AdapterLoader, Load, LoadDone
 from .lora.slots import SlotTable
 from .lora.spill import Spill
 from .memory import Free, free_memory, lies_in_memory
@@ -136,7 +137,7 @@ def assemble(
     recall = (
         spill.recall if load is None and accelerator is None else _recall_nothing
     )  # beside a device the loader's thread holds nobody up
-    adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit, recall)
+    adapters = HeldAdapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit, recall)
     budget = Budget(
         step_tokens=config.step_tokens,
         max_running=config.max_running,

@@ -23,7 +23,9 @@ from .errors import DeviceLost, UnknownAdapter
 from .grammar import GrammarDone, GrammarJob, Grammars, Matcher
 from .intake import Admitted, Limits, Queue, Refused, admit
 from .kv.prefix import PrefixCache
-from .lora.adapters import Adapters, CopyDone, LoadDone
+from .lora.bank import CopyDone
+from .lora.held import HeldAdapters
+from .lora.loader import LoadDone
 from .messages import (
     Cancel,
     Failed,
@@ -64,7 +66,7 @@ class _InFlight:
     started_s: float
     cancelled: list[int] = field(default_factory=list)
 
-    def holds(self, request_id: int) -> bool:
+    def includes(self, request_id: int) -> bool:
         """Whether the request takes part in it."""
         return any(chunk.sequence.request_id == request_id for chunk in self.flight.batch.chunks)
 
@@ -77,7 +79,7 @@ class Engine:
         limits: Limits,
         scheduler: Scheduler,
         runner: Runner,
-        adapters: Adapters,
+        adapters: HeldAdapters,
         pages: PrefixCache,
         grammars: Grammars,
         clock: Callable[[], float] = time.monotonic,
@@ -209,11 +211,6 @@ class Engine:
                     self._end(sequence, failed(sequence.request_id, error))
 
     @property
-    def num_compiling(self) -> int:
-        """Requests whose grammar is being compiled."""
-        return len(self._compiling)
-
-    @property
     def num_copying(self) -> int:
         """Adapters on their way into a slot."""
         return self._adapters.num_copying
@@ -289,7 +286,7 @@ class Engine:
             self._compiling[request_id] = replace(compiling, credit=max(compiling.credit, credit))
 
     def _cancel(self, request_id: int) -> None:
-        if self._in_flight is not None and self._in_flight.holds(request_id):
+        if self._in_flight is not None and self._in_flight.includes(request_id):
             # its pages and its seat are in use until that step is over
             self._in_flight.cancelled.append(request_id)
             return
@@ -330,7 +327,7 @@ class Engine:
             waiting=len(self._scheduler.waiting),
             kv_pages_free=self._pages.num_available,
             kv_pages=self._pages.pool.num_pages,
-            adapters_held=self._adapters.slots.held(),
+            adapters_held=self._adapters.slots.known(),
             adapters_ready=self._adapters.slots.ready(),
             tokens_generated=self._tally.tokens_generated,
             max_adapters_in_one_step=self._tally.most_adapters,

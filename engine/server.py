@@ -20,7 +20,8 @@ from .engine import Engine
 from .errors import BorderError, DeviceLost, OutOfDeviceMemory
 from .framing import READ_BYTES, MessageDecoder, encode_frames
 from .grammar import GrammarDone
-from .lora.adapters import CopyDone, LoadDone
+from .lora.bank import CopyDone
+from .lora.loader import LoadDone
 from .messages import FromEngine, ToEngine
 
 IDLE_WAKE_S = 1.0

@@ -21,9 +21,8 @@ from queue import SimpleQueue
 import torch
 
 from ..errors import DeviceLost
-from ..lora.adapters import CopyDone
 from ..lora.arena import rounded
-from ..lora.bank import address_table
+from ..lora.bank import CopyDone, address_table
 from ..lora.ends import Ends
 from ..lora.layout import PackedAdapter, Placed
 from .device import Device, fault_of

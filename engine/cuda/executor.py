@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import EngineError, ModelError, OutOfDeviceMemory
+from ..errors import CannotServe, ModelError, OutOfDeviceMemory
 from ..executor.draw import Draw, Drawn
 from ..executor.step import Ints, Run, StepInput, StepOutput
 from ..kv.pages import ZERO_PAGE
@@ -165,7 +165,7 @@ class CudaExecutor:
             raise ModelError(
                 f"no memory is left for a step: {error}; choose fewer --kv-tokens"
             ) from error
-        except EngineError:
+        except CannotServe:
             raise
         # Triton's many: a card with too little shared memory, an instruction that it lacks
         except Exception as error:

@@ -42,11 +42,6 @@ class Arena:
         self._by_owner: dict[bytes, Region] = {}
 
     @property
-    def taken_bytes(self) -> int:
-        """Return the bytes of all regions."""
-        return sum(region.size_bytes for region in self._regions)
-
-    @property
     def owners(self) -> set[bytes]:
         """Return all owners of a region."""
         return set(self._by_owner)

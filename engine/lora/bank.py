@@ -25,6 +25,14 @@ MAX_STACKS = 8
 
 
 @dataclass(frozen=True)
+class CopyDone:
+    """The bytes of a placement are in their slot, unless another has taken it meanwhile."""
+
+    generation: int
+    copy_ms: float
+
+
+@dataclass(frozen=True)
 class Table:
     """An adapter as the executor reads it.
 
@@ -49,7 +57,7 @@ class Bank(Protocol):
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
         """Put an adapter into a slot, over what was there.
 
-        Returns False when it is on its way; its generation is announced when it is there.
+        Returns False when it is on its way; CopyDone announces when it is there.
         """
 
     def clear(self, slot: int) -> None:

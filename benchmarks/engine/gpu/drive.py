@@ -26,7 +26,7 @@ from benchmarks.engine.gpu import world as gpu_world
 from benchmarks.engine.times import Times
 from engine.build import Built, assemble
 from engine.config import EngineConfig
-from engine.lora.adapters import Load
+from engine.lora.loader import Load
 from engine.messages import (
     AdapterHeld,
     AdapterRefused,
