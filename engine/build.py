@@ -37,7 +37,8 @@ from .messages import Ready
 from .model.config import ModelConfig
 from .model.weights import Weights, open_weights
 from .runner import Runner
-from .scheduler import Budget, Scheduler
+from .schedule import Budget
+from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from .cuda.accelerator import Accelerator

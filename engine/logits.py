@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from .batch import build_batch
 from .choose import choose_machine
 from .config import EngineConfig
+from .count import ceil_div
 from .decoder import Decoder
 from .errors import DeviceLost, InvalidRequest
 from .kv.cache import KvCache
@@ -27,7 +28,7 @@ from .messages import Sampling
 from .model.weights import open_weights
 from .noise import SEED_BYTES
 from .sampler import Chooser
-from .scheduler import Chunk
+from .schedule import Chunk
 from .sequence import Sequence
 
 ADAPTER = b"\1" * 32
@@ -108,7 +109,7 @@ def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
             f"--input-ids: input_ids lie in [{int(ids.min())}, {int(ids.max())}]; the base's"
             f" vocabulary is [0, {base.vocab_size})"
         )
-    num_pages = -(-length // config.page_tokens)
+    num_pages = ceil_div(length, config.page_tokens)
     arrived: SimpleQueue[CopyDone | DeviceLost] = SimpleQueue()
     bank: Bank = SlotBank()
     if accelerator is not None:

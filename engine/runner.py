@@ -18,7 +18,7 @@ from .lora.bank import Bank
 from .lora.slots import SlotTable
 from .messages import TokenLogprobs
 from .sampler import report_logprobs
-from .scheduler import Chunk, Schedule
+from .schedule import Chunk, Schedule
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..count import round_up
 from ..errors import DeviceLost, OutOfDeviceMemory
 from ..lora.layout import PAGE_BYTES
 
@@ -165,7 +166,7 @@ class CudaDevice:
         """
         runtime = self._cuda.cudart()
         address = blob.data_ptr()
-        size = -(-blob.numel() // PAGE_BYTES) * PAGE_BYTES
+        size = round_up(blob.numel(), PAGE_BYTES)
         if (
             address % PAGE_BYTES
             or blob.is_pinned()

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..count import ceil_div
 from ..errors import CannotServe, ModelError, OutOfDeviceMemory
 from ..executor.draw import Draw, Drawn
 from ..executor.step import Ints, Run, StepInput, StepOutput
@@ -102,7 +103,7 @@ class CudaExecutor:
         self.where = device.where
         self.name = f"cuda, {device.name}"
         self._queries = queries_per_tile(config.heads, config.kv_heads)
-        self._context_pages = -(-context // PAGE_TOKENS)
+        self._context_pages = ceil_div(context, PAGE_TOKENS)
         self._graphs = Graphs(device, log)
         self._watchdog = Watchdog(step_deadline_s)
         self._captured_for = 0, 0

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..count import round_up
 from ..model.parts import PARTS, SITES
 from .apply import SiteWeights
 from .ends import Ends
@@ -184,7 +185,7 @@ def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> Sit
     if rank:
         # Rounded up to 4: in float32 an odd width makes a row's bits depend on its place among the
         # rows (measured).
-        shrink = torch.zeros(num, parts[0].part.width_in, -(-rank // 4) * 4, dtype=layout.dtype)
+        shrink = torch.zeros(num, parts[0].part.width_in, round_up(rank, 4), dtype=layout.dtype)
         expand = torch.zeros(num, shrink.shape[2], width, dtype=layout.dtype)
     if any(placed.gain_at is not None for placed in parts):
         gain = torch.ones(num, 1, width)

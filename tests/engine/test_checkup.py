@@ -21,7 +21,8 @@ from engine.lora.held import HeldAdapters
 from engine.lora.host_cache import HostCache
 from engine.lora.slots import SlotTable
 from engine.messages import Failed
-from engine.scheduler import Budget, Scheduler
+from engine.schedule import Budget
+from engine.scheduler import Scheduler
 from engine.server import CHECK_EVERY_S, IDLE_BEFORE_CHECK_S, Checkup, Server
 
 

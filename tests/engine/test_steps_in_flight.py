@@ -29,7 +29,8 @@ from engine.messages import (
     Submit,
     Tokens,
 )
-from engine.scheduler import Schedule, Scheduler
+from engine.schedule import Schedule
+from engine.scheduler import Scheduler
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 
 from .worlds import Lab, some_tokens, submit

@@ -40,7 +40,7 @@ from engine.messages import (
 )
 from engine.model.weights import Weights, open_weights
 from engine.sampler import Chooser
-from engine.scheduler import Chunk
+from engine.schedule import Chunk
 from engine.sequence import Sequence
 
 KERNELS = (
