@@ -133,9 +133,7 @@ class Grammars:
             return self._compile(grammar)
         except InvalidRequest as error:
             return error
-        except (
-            Exception
-        ) as error:  # a stranger's grammar found a bug: this request is lost, not the engine
+        except Exception as error:  # a stranger's grammar found a bug: only its request is lost
             return InvalidRequest(
                 f"grammar could not be prepared ({type(error).__name__}: {error})"
             )

@@ -151,7 +151,7 @@ class Copier:
             started = time.perf_counter()
             try:
                 self._device.copy(job.pairs).wait()
-            except Exception as error:
+            except Exception as error:  # the last word of this thread, whatever ended it
                 self._done(
                     DeviceLost(f"an adapter could not be copied: {fault_of(error) or error}")
                 )

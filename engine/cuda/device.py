@@ -106,9 +106,8 @@ def fault_of(error: BaseException) -> OutOfDeviceMemory | DeviceLost | None:
     """
     text = str(error)
     if isinstance(error.__context__, torch.OutOfMemoryError):
-        return fault_of(
-            error.__context__
-        )  # what a broken capture says when it is ended is only what follows from it
+        # what a broken capture says when it is ended is only what follows from it
+        return fault_of(error.__context__)
     of_cuda = isinstance(error, RuntimeError) and any(
         word in text for word in ("CUDA", "CUBLAS_STATUS")
     )
@@ -195,12 +194,10 @@ class CudaDevice:
                 torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
             ):
                 work()
-        except BaseException:
-            with contextlib.suppress(
-                RuntimeError
-                # of an allocator that is done with the pool, as it is when the work itself has
-                # failed
-            ):
+        except BaseException:  # raised again, once this thread is back where it was
+            # RuntimeError: of an allocator that is done with the pool, as it is when the work
+            # itself has failed
+            with contextlib.suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(self.where.index, pool)
             raise
         self._first_graph = first or graph  # a pool lives only as long as one of its graphs

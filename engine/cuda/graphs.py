@@ -95,15 +95,12 @@ class Graphs:
         started = time.perf_counter()
         try:
             self._graphs[key] = self._device.capture(work)
-        # the same work has just run; whatever keeps it from being recorded, it can go on as it did
-        except Exception as error:
+        except Exception as error:  # the same work has just run, and can go on as it did
             self._refused.add(key)
             self._device.release()
-            fault = fault_of(
-                error
-                # a lost device says so again at the next step; here it would only be a word for a
-                # broken capture
-            )
+            # a lost device says so again at the next step; here it would only be a word for a
+            # broken capture
+            fault = fault_of(error)
             reason = (
                 fault
                 if isinstance(fault, OutOfDeviceMemory)

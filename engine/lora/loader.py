@@ -98,6 +98,5 @@ class AdapterLoader:
             return self._load(job.config_path, job.weights_path)
         except BadAdapter as error:
             return error
-        # a stranger's file found a bug of ours: this adapter is lost, not the engine
-        except Exception as error:
+        except Exception as error:  # a stranger's file found a bug of ours: only it is lost
             return BadAdapter(f"the adapter could not be read ({type(error).__name__}: {error})")
