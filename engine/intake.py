@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from .config import EngineConfig
-from .errors import BadRequest, Busy, EngineError
+from .errors import Busy, CannotServe, InvalidRequest
 from .grammar import Matcher, check_grammar
 from .messages import MAX_LOGPROBS, MAX_STOP_IDS, Replay, Sampling, Submit
 from .sampler import Chooser, check_sampling
@@ -105,7 +105,7 @@ class Refused:
     """A request that may not run, and the rule that it breaks."""
 
     request_id: int
-    error: EngineError
+    error: CannotServe
 
 
 def admit(message: Submit | Replay, limits: Limits, queue: Queue) -> Admitted | Refused:
@@ -116,7 +116,7 @@ def admit(message: Submit | Replay, limits: Limits, queue: Queue) -> Admitted | 
                 return _admit_submit(message, limits, queue)
             case Replay():
                 return _admit_replay(message, limits, queue)
-    except EngineError as error:
+    except CannotServe as error:
         return Refused(message.request_id, error)
 
 
@@ -168,7 +168,7 @@ def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
 
 def _check_new(request_id: int, queue: Queue) -> None:
     if request_id in queue.taken_ids:
-        raise BadRequest(f"request {request_id} is already running; use another id")
+        raise InvalidRequest(f"request {request_id} is already running; use another id")
 
 
 def _check_room(num_tokens: int, limits: Limits, queue: Queue) -> None:
@@ -185,12 +185,12 @@ def _check_room(num_tokens: int, limits: Limits, queue: Queue) -> None:
 
 def _check_given(name: str, ids: list[int]) -> None:
     if not ids:
-        raise BadRequest(f"{name} is empty")
+        raise InvalidRequest(f"{name} is empty")
 
 
 def _check_context(num_tokens: int, min_new: int, limits: Limits) -> None:
     if num_tokens + min_new > limits.context_tokens:
-        raise BadRequest(
+        raise InvalidRequest(
             f"{num_tokens} tokens do not fit a context of {limits.context_tokens}; shorten the"
             " prompt"
         )
@@ -198,12 +198,12 @@ def _check_context(num_tokens: int, min_new: int, limits: Limits) -> None:
 
 def _check_ids(ids: list[int], limits: Limits) -> None:
     if not all(0 <= token < limits.vocab_size for token in ids):
-        raise BadRequest(f"a token id is not in [0, {limits.vocab_size})")
+        raise InvalidRequest(f"a token id is not in [0, {limits.vocab_size})")
 
 
 def _check_end(message: Submit) -> None:
     if message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS:
-        raise BadRequest(
+        raise InvalidRequest(
             f"max_tokens is {message.max_tokens} (1 or more), stop_ids are"
             f" {len(message.stop_ids)} (at most {MAX_STOP_IDS})"
         )
@@ -211,7 +211,7 @@ def _check_end(message: Submit) -> None:
 
 def _check_urgency(message: Submit) -> None:
     if abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0:
-        raise BadRequest(
+        raise InvalidRequest(
             f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is"
             f" {message.deadline_ms} (0 or more)"
         )
@@ -219,7 +219,7 @@ def _check_urgency(message: Submit) -> None:
 
 def _check_logprobs(logprobs: int | None) -> None:
     if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
-        raise BadRequest(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}")
+        raise InvalidRequest(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}")
 
 
 def _check_choice(sampling: Sampling, adapter: bytes | None, limits: Limits, queue: Queue) -> None:

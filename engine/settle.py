@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .errors import BadRequest, Busy, EngineError, UnknownAdapter
+from .errors import Busy, CannotServe, InvalidRequest, UnknownAdapter
 from .intake import Limits
 from .messages import Failed, FailureCode, Finished, FinishReason, Replayed, StepRecord, Tokens
 from .runner import ChunkResult
@@ -103,10 +103,10 @@ def end_before_start(request_id: int, prompt_tokens: int) -> Finished:
     )
 
 
-def failed(request_id: int, error: EngineError) -> Failed:
+def failed(request_id: int, error: CannotServe) -> Failed:
     """Return the last word of a request that met an error."""
-    codes: dict[type[EngineError], FailureCode] = {
-        BadRequest: "bad_request",
+    codes: dict[type[CannotServe], FailureCode] = {
+        InvalidRequest: "bad_request",
         UnknownAdapter: "unknown_adapter",
         Busy: "busy",
     }

@@ -28,6 +28,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..count import ceil_div
 from ..model.attention import attend_plainly
 from .tables import queries_per_tile
 
@@ -571,7 +572,7 @@ def _attend_run(
     tokens = start + len(q)
     kv_heads = len(pool_layer) // 2
     seen = (
-        pool_layer[:, pages[: -(-tokens // page_tokens)].long()]
+        pool_layer[:, pages[: ceil_div(tokens, page_tokens)].long()]
         .view(2, kv_heads, -1, pool_layer.shape[2] // page_tokens)[:, :, :tokens]
         .float()
     )

@@ -23,9 +23,8 @@ from queue import SimpleQueue
 import torch
 
 from ..errors import DeviceLost
-from ..lora.adapters import CopyDone
 from ..lora.arena import rounded
-from ..lora.bank import address_table
+from ..lora.bank import CopyDone, address_table
 from ..lora.ends import Ends
 from ..lora.layout import PackedAdapter, Placed
 from .device import Device, fault_of
@@ -163,7 +162,7 @@ class Copier:
             started = time.perf_counter()
             try:
                 self._device.copy(job.pairs).wait()
-            except Exception as error:  # the top of this thread: the engine must hear of any error
+            except Exception as error:  # the last word of this thread, whatever ended it
                 self._done(
                     DeviceLost(f"an adapter could not be copied: {fault_of(error) or error}")
                 )

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..count import round_up
 from ..errors import DeviceLost, OutOfDeviceMemory
 from ..lora.layout import PAGE_BYTES
 
@@ -168,7 +169,7 @@ class CudaDevice:
         """
         runtime = self._cuda.cudart()
         address = blob.data_ptr()
-        size = -(-blob.numel() // PAGE_BYTES) * PAGE_BYTES
+        size = round_up(blob.numel(), PAGE_BYTES)
         if (
             address % PAGE_BYTES
             or blob.is_pinned()
@@ -199,7 +200,7 @@ class CudaDevice:
                 torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
             ):
                 work()
-        except BaseException:
+        except BaseException:  # raised again, once this thread is back where it was
             # The allocator raises when it is done with the pool already, as it is when the work
             # itself has failed.
             with contextlib.suppress(RuntimeError):

@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
+from ..count import ceil_div
+
 HEADS_PER_BLOCK = 8
 """Heads that one block of rotate_and_store takes: one warp's worth of 16-byte reads at head_dim 128
 is two heads.
@@ -196,7 +198,7 @@ def rotate_and_store(
     query_norm, key_norm, eps = (
         (any_weight, any_weight, 0.0) if norms is None else (norms.query, norms.key, norms.eps)
     )
-    _rotate_and_store[(len(qkv), triton.cdiv(all_heads, HEADS_PER_BLOCK))](
+    _rotate_and_store[(len(qkv), ceil_div(all_heads, HEADS_PER_BLOCK))](
         *_RotateAndStoreArguments(
             qkv=qkv,
             cos=any_weight if cos is None else cos,
@@ -336,7 +338,7 @@ def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
     Source: Shazeer, GLU Variants Improve Transformer (arXiv:2002.05202).
     """
     rows, width = out.shape
-    _swiglu[(rows, triton.cdiv(width, SWIGLU_BLOCK))](
+    _swiglu[(rows, ceil_div(width, SWIGLU_BLOCK))](
         gate_up,
         out,
         gate_up.stride(0),

@@ -99,8 +99,7 @@ class Graphs:
         started = time.perf_counter()
         try:
             self._graphs[key] = self._device.capture(work)
-        # The same work has just run, so it can go on launch by launch, whatever prevents a capture.
-        except Exception as error:
+        except Exception as error:  # the same work has just run, and can go on as it did
             self._refused.add(key)
             self._device.release()
             # Only want of memory is believed here: a broken capture can look like a lost device,

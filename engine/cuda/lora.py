@@ -21,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ..count import ceil_div, round_up
 from ..lora.layout import BLOCK_COLUMNS, ROW_STEP, lane_width
 from .tables import TILE_ROWS
 
@@ -48,7 +49,7 @@ def scratch_numbers(rows: int, max_rank: int, width_in: int, num_parts: int) -> 
 
     Take the largest over all sites: they use it one after another.
     """
-    return num_parts * -(-width_in // SPLIT_COLUMNS) * rows * max_rank
+    return num_parts * ceil_div(width_in, SPLIT_COLUMNS) * rows * max_rank
 
 
 class _ShrinkRowsArguments(NamedTuple):
@@ -105,7 +106,7 @@ def shrink_site(
     assert scratch.numel() >= scratch_numbers(len(x), max_rank, width_in, num_parts), (
         "scratch is too small: see scratch_numbers"
     )
-    _shrink_rows[(num_tiles, num_parts, triton.cdiv(width_in, SPLIT_COLUMNS))](
+    _shrink_rows[(num_tiles, num_parts, ceil_div(width_in, SPLIT_COLUMNS))](
         *_ShrinkRowsArguments(
             x=x,
             tiles=tiles,
@@ -174,9 +175,9 @@ def expand_site(
     """
     num_tiles = tiles.shape[1]
     dtype = triton_type(out.dtype)
-    splits = triton.cdiv(width_in, SPLIT_COLUMNS)
+    splits = ceil_div(width_in, SPLIT_COLUMNS)
     lane = lane_width(out.dtype)
-    chunks = [triton.cdiv(width, EXPAND_COLUMNS) for width in widths]
+    chunks = [ceil_div(width, EXPAND_COLUMNS) for width in widths]
     padded = [*widths, 0, 0][:MAX_PARTS]
     _expand_rows[(num_tiles, sum(chunks))](
         *_ExpandRowsArguments(
@@ -691,7 +692,7 @@ def _pieces(
 
 
 def _shrink(address: int, rank: int, x: torch.Tensor) -> torch.Tensor:
-    return _numbers(address, (rank, -(-x.shape[1] // ROW_STEP) * ROW_STEP), x.dtype)[
+    return _numbers(address, (rank, round_up(x.shape[1], ROW_STEP)), x.dtype)[
         :, : x.shape[1]
     ].float()
 
@@ -699,7 +700,7 @@ def _shrink(address: int, rank: int, x: torch.Tensor) -> torch.Tensor:
 def _expand(address: int, rank: int, width: int, dtype: torch.dtype) -> torch.Tensor:
     lane = lane_width(dtype)
     blocks = _numbers(
-        address, (-(-width // BLOCK_COLUMNS), -(-rank // lane), BLOCK_COLUMNS, lane), dtype
+        address, (ceil_div(width, BLOCK_COLUMNS), ceil_div(rank, lane), BLOCK_COLUMNS, lane), dtype
     ).float()
     return blocks.permute(1, 3, 0, 2).reshape(-1, len(blocks) * BLOCK_COLUMNS)[:rank, :width]
 

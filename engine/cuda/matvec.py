@@ -22,6 +22,8 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
+from ..count import ceil_div
+
 READ_BYTES = 16
 """What a thread reads at once; it adds that much up by itself before it adds to its total."""
 ROWS = 2
@@ -92,7 +94,7 @@ def _launch(
     width = out.shape[1]
     rows = ROWS // 2 if folds else ROWS
     warps = choose_warps(weight.shape[1])
-    _matvec[(triton.cdiv(width, rows),)](
+    _matvec[(ceil_div(width, rows),)](
         x,
         weight,
         weight if bias is None else bias,

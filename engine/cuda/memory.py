@@ -28,6 +28,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
 from ..model.config import ModelConfig
@@ -137,7 +138,7 @@ def divide(
     `num_pages` or `num_slots` that an operator has chosen are kept. Raises ModelError.
     """
     rest = free_bytes - demand.base_bytes - demand.work_bytes - int(MARGIN * total_bytes)
-    request = -(-load.request_tokens // demand.page_tokens) * demand.page_bytes
+    request = ceil_div(load.request_tokens, demand.page_tokens) * demand.page_bytes
     if num_pages is not None:
         kv = (1 + num_pages) * demand.page_bytes
         why = "as asked for"

@@ -27,6 +27,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from ..count import ceil_div
 from ..executor.draw import EXCLUDED_MARGIN, MAX_MARGIN, Draw, Drawn, draw_one
 
 BLOCK_IDS = 4096
@@ -51,7 +52,7 @@ _COLUMNS = 10  # of _table
 
 def best_scratch_numbers(wanted: int, vocab: int) -> int:
     """Return how many int64 `scratch` of best_and_finite must hold at least."""
-    return wanted * -(-vocab // BLOCK_IDS)
+    return wanted * ceil_div(vocab, BLOCK_IDS)
 
 
 def best_and_finite(
@@ -67,7 +68,7 @@ def best_and_finite(
     14.7 µs (H200).
     """
     wanted, vocab = logits.shape
-    blocks = triton.cdiv(vocab, BLOCK_IDS)
+    blocks = ceil_div(vocab, BLOCK_IDS)
     assert scratch.numel() >= wanted * blocks, "scratch is too small: see best_scratch_numbers"
     _best_of_block[(wanted, blocks)](
         logits, scratch, logits.stride(0), vocab, block=BLOCK_IDS, num_warps=4, num_stages=1
@@ -224,7 +225,7 @@ def _draw_together(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
         )
         table.view(torch.float64)[which, 8] = boundary
         table[which, 7] = last
-    blocks = triton.cdiv(vocab, DRAW_IDS)
+    blocks = ceil_div(vocab, DRAW_IDS)
     tops = torch.empty(count, blocks, dtype=torch.float32, device=device)
     lows = torch.empty(count, blocks, dtype=torch.float64, device=device)
     result = torch.empty(count, 2, dtype=torch.float64, device=device)

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..count import ceil_div, round_up
 from ..executor.step import Run, Segment, StepInput
 
 TILE_ROWS = 16
@@ -131,8 +132,8 @@ def mixed_room(rows: int, runs: int, queries: int, pages: int) -> Room:
 
 def measure(step: StepInput, page_tokens: int, queries: int) -> Room:
     """Return exactly the room that `step` needs. `queries`: queries_per_tile."""
-    tiles = int((-(-_stretches(step.segments, len(step.tokens))[2] // _tile_rows(step))).sum())
-    query_tiles = sum(-(-run.count // queries) for run in step.runs if run.count > 1)
+    tiles = int(ceil_div(_stretches(step.segments, len(step.tokens))[2], _tile_rows(step)).sum())
+    query_tiles = sum(ceil_div(run.count, queries) for run in step.runs if run.count > 1)
     return Room(
         len(step.tokens),
         tiles,
@@ -229,7 +230,7 @@ def _tile_rows(step: StepInput) -> int:
 
 def _fill_tiles(tiles: Words, segments: Sequence[Segment], rows: int, tile_rows: int) -> None:
     slots, firsts, counts = _stretches(segments, rows)
-    num = -(-counts // tile_rows)
+    num = ceil_div(counts, tile_rows)
     which = np.repeat(np.arange(len(num)), num)
     inside = (np.arange(len(which)) - np.repeat(np.cumsum(num) - num, num)) * tile_rows
     at = len(which)
@@ -274,7 +275,7 @@ def _fill_query_tiles(query_tiles: Words, runs: Sequence[Run], queries: int) -> 
     at = 0
     for index, run in enumerate(runs):
         if run.count > 1:
-            num = -(-run.count // queries)
+            num = ceil_div(run.count, queries)
             query_tiles[0, at : at + num] = index
             query_tiles[1, at : at + num] = np.arange(num) * queries
             at += num
@@ -283,8 +284,8 @@ def _fill_query_tiles(query_tiles: Words, runs: Sequence[Run], queries: int) -> 
 
 
 def _num_pages(run: Run, page_tokens: int) -> int:
-    return -(-(run.start + run.count) // page_tokens)
+    return ceil_div(run.start + run.count, page_tokens)
 
 
 def _aligned(words: int) -> int:
-    return -(-words // ALIGN_WORDS) * ALIGN_WORDS
+    return round_up(words, ALIGN_WORDS)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..config import HOST_CACHE_SHARE, MAX_HOST_CACHE_BYTES, WANTED_KV_TOKENS, Choice, EngineConfig
+from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
 from ..memory import Free
@@ -203,7 +204,7 @@ def _min_adapter_bytes(demand: Demand) -> int:
         "untaken": demand.adapter_bytes,
         "reading": demand.reading_bytes,
     }
-    return max(-(-needed // TENTHS[name]) for name, needed in parts.items()) * sum(
+    return max(ceil_div(needed, TENTHS[name]) for name, needed in parts.items()) * sum(
         TENTHS.values()
     ) + sum(TENTHS.values())
 

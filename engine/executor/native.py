@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..config import cpu_features
+from ..count import ceil_div, round_up
 from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width
 from ..model.config import ModelConfig
@@ -299,7 +300,8 @@ class NativeExecutor:
     def _describe_shape(self, context: int, threads: int) -> _Shape:
         config = self._config
         query, key = (
-            _up(count * config.head_dim, BLOCK_COLUMNS) for count in (config.heads, config.kv_heads)
+            round_up(count * config.head_dim, BLOCK_COLUMNS)
+            for count in (config.heads, config.kv_heads)
         )
         angles = torch.arange(context).float()[:, None] * config.inverse_frequencies()[None, :]
         cosine = self._kept(angles.cos())
@@ -312,7 +314,7 @@ class NativeExecutor:
             Place.LOGITS: config.vocab_size,
         }
         # Rows begin at multiples of 64 numbers, so that a vector load never runs into the next row.
-        padded = (i64 * len(Place))(*(_up(widths[place], 64) for place in Place))
+        padded = (i64 * len(Place))(*(round_up(widths[place], 64) for place in Place))
         return _Shape(
             dtype=self._dtype.itemsize == 2,
             threads=threads,
@@ -437,7 +439,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
     rows = torch.full((len(blocks) * BLOCK_COLUMNS,), -1)
     table = np.zeros((len(blocks), 4), np.int32)
     starts = np.cumsum([0, *widths])
-    targets = np.cumsum([0, *(_up(width, BLOCK_COLUMNS) for width in widths)])
+    targets = np.cumsum([0, *(round_up(width, BLOCK_COLUMNS) for width in widths)])
     for place, block in enumerate(blocks):
         if block is None:
             table[place, 0] = table[place - 1, 0]
@@ -459,7 +461,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
 
 def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | None]:
     """Yield (part, block of that part) in packed order, in pairs; None fills the last panel."""
-    counts = [_up(width, BLOCK_COLUMNS) // BLOCK_COLUMNS for width in widths]
+    counts = [ceil_div(width, BLOCK_COLUMNS) for width in widths]
     if alternate:
         yield from ((part, index) for index in range(counts[0]) for part in range(2))
         return
@@ -475,7 +477,7 @@ def pack_linear(
 
     words = in / lane, rounded up to `steps`.
     """
-    width = _up(weight.shape[1], lane * steps)
+    width = round_up(weight.shape[1], lane * steps)
     packed = pages.zeros(
         len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype
     )
@@ -522,7 +524,3 @@ def _adapter_tables(step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int6
         segments += (table.address, segment.first, segment.count)
         words = max(words, table.shrunk_words)
     return np.array(tables, np.int64), np.array(segments, np.int64), words
-
-
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple

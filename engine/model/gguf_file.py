@@ -18,6 +18,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from ..base_files import GgufHeader, parse_header
+from ..count import round_up
 from ..errors import ModelError
 
 MAX_ALIGNMENT = 1 << 16
@@ -95,7 +96,7 @@ class GgufFile:
         align = self.fields.get("general.alignment", 32)
         if type(align) is not int or not 1 <= align <= MAX_ALIGNMENT:
             raise ValueError(f"general.alignment {align}")
-        start = -(-header.end // align) * align
+        start = round_up(header.end, align)
         for entry in header.tensors:
             name = entry.name
             shape = entry.shape

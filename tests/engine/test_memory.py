@@ -19,7 +19,7 @@ from engine.config import (
     choose_dtype,
     settled,
 )
-from engine.errors import AdapterError, ModelError
+from engine.errors import BadAdapter, ModelError
 from engine.executor.memory import (
     MARGIN,
     MIN_KV_TOKENS,
@@ -31,8 +31,8 @@ from engine.executor.memory import (
 )
 from engine.info import describe
 from engine.lora.adapter import bytes_to_read, load_adapter, read_header
-from engine.lora.adapters import AdapterLoader, LoadDone, LoadJob
 from engine.lora.layout import Loaded
+from engine.lora.loader import AdapterLoader, LoadDone, LoadJob
 from engine.memory import (
     UNLIMITED_BYTES,
     Free,
@@ -284,7 +284,7 @@ def test_an_adapter_that_takes_more_to_read_than_is_kept_for_it_is_refused_befor
     packed = load_adapter(files[0], files[1], weights, torch.float32, room_bytes=needed)
     assert packed.size_bytes < needed
     with pytest.raises(
-        AdapterError, match=f"takes {needed} bytes of memory, of which {needed - 1} are kept"
+        BadAdapter, match=f"takes {needed} bytes of memory, of which {needed - 1} are kept"
     ):
         load_adapter(files[0], files[1], weights, torch.float32, room_bytes=needed - 1)
 

@@ -14,6 +14,9 @@ import pytest
 
 from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
+from engine.errors import BadAdapter
+from engine.lora.layout import Loaded
+from engine.lora.loader import LoadDone, LoadJob
 from engine.messages import (
     MAX_STOP_IDS,
     Cancel,
@@ -26,7 +29,8 @@ from engine.messages import (
     Submit,
     Tokens,
 )
-from engine.scheduler import Schedule, Scheduler
+from engine.schedule import Schedule
+from engine.scheduler import Scheduler
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 
 from .worlds import Lab, some_tokens, submit
@@ -34,11 +38,22 @@ from .worlds import Lab, some_tokens, submit
 NUM_ADAPTERS = 4
 
 
+LAST_JOB = LoadJob(b"no adapter's", Path("none"), Path("none"))
+"""It is over when all before it are, since there is one thread that loads."""
+
+
 def open_lab(**settings: Any) -> Lab:
+    random_adapters = RandomAdapters(LLAMA)
+
+    def load(config_path: Path, weights_path: Path) -> Loaded:
+        if weights_path == LAST_JOB.weights_path:
+            raise BadAdapter("there is none")
+        return random_adapters(config_path, weights_path)
+
     lab = Lab(
         random_weights(LLAMA),
         accelerator=Narrow(HostDevice(), REFERENCES, 64 << 20),
-        load=RandomAdapters(LLAMA),
+        load=load,
         **settings,
     )
     for number in range(NUM_ADAPTERS):
@@ -54,8 +69,12 @@ def settle_copies(lab: Lab) -> None:
     """Take in every load and copy, so that a run does not depend on when another thread gets its
     turn.
     """
-    while lab.engine.num_copying or lab.engine._adapters._jobs:
-        lab.engine.receive(lab.done.get(timeout=20))
+    lab.built.loader.submit(LAST_JOB)
+    is_loading = True
+    while is_loading or lab.engine.num_copying:
+        done = lab.done.get(timeout=20)
+        is_loading = is_loading and not (isinstance(done, LoadDone) and done.job == LAST_JOB)
+        lab.engine.receive(done)
 
 
 def count_foreseen(
@@ -164,14 +183,15 @@ def test_what_is_foreseen_is_what_would_have_been_scheduled(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_time = SimpleNamespace(perf_counter=lambda: 0.0)
-    monkeypatch.setattr(
-        "engine.lora.adapters.time", no_time
-    )  # who leaves a slot depends on how long its load took
+    # who leaves a slot depends on how long its load took
+    for reads in ("loader", "held"):
+        monkeypatch.setattr(f"engine.lora.{reads}.time", no_time)
     counts = count_foreseen(monkeypatch, lambda schedule: schedule)
     with_foresight = play(seed, 500)
     followed, dropped = counts
     monkeypatch.undo()
-    monkeypatch.setattr("engine.lora.adapters.time", no_time)
+    for reads in ("loader", "held"):
+        monkeypatch.setattr(f"engine.lora.{reads}.time", no_time)
     count_foreseen(monkeypatch, lambda schedule: None)
     without = play(seed, 500)
     assert with_foresight == without

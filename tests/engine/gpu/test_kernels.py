@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -825,6 +826,51 @@ def test_tables_say_what_the_step_says(
 
 
 # --- what the interpreter forgives ---
+
+
+KERNEL_MODULES = (attention, elementwise, lora, matvec, sampling)
+MAX_WITHOUT_RECORD = 5
+
+
+def kernels() -> dict[str, Any]:
+    """What is launched, by name."""
+    return {
+        name: value
+        for module in KERNEL_MODULES
+        for name, value in vars(module).items()
+        if hasattr(value, "arg_names") and name not in HELPERS
+    }
+
+
+def records() -> dict[str, type[Any]]:
+    """The arguments that a kernel is given by their places, by its name: _NormArguments, _norm."""
+    return {
+        re.sub("([A-Z])", r"_\1", name[1:].removesuffix("Arguments")).lower(): value
+        for module in KERNEL_MODULES
+        for name, value in vars(module).items()
+        if name.endswith("Arguments")
+    }
+
+
+@pytest.mark.parametrize("name", records())
+def test_a_launch_gives_its_arguments_in_the_order_in_which_the_kernel_takes_them(
+    name: str,
+) -> None:
+    fields = list(records()[name]._fields)
+    assert kernels()[name].arg_names[: len(fields)] == fields
+
+
+def test_whatever_kernel_takes_many_arguments_by_their_places_has_a_record() -> None:
+    by_place = {
+        name: [
+            each
+            for each in kernel.arg_names
+            if "constexpr" not in str(kernel.fn.__annotations__.get(each))
+        ]
+        for name, kernel in kernels().items()
+    }
+    many = {name for name, given in by_place.items() if len(given) > MAX_WITHOUT_RECORD}
+    assert many == set(records())
 
 
 def test_every_kernel_compiles_for_volunteers_cards_without_spilling() -> None:
