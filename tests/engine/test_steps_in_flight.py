@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,19 +27,22 @@ from engine.messages import (
     Submit,
     Tokens,
 )
+from engine.model.config import ModelConfig
 from engine.scheduler import Schedule, Scheduler
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 
 from .worlds import Lab, some_tokens, submit
 
+SHALLOW = replace(LLAMA, layers=1)
+"""For what asks only when something is scheduled, not which tokens come."""
 NUM_ADAPTERS = 4
 
 
-def open_lab(**settings: Any) -> Lab:
+def open_lab(base: ModelConfig = LLAMA, **settings: Any) -> Lab:
     lab = Lab(
-        random_weights(LLAMA),
+        random_weights(base),
         accelerator=Narrow(HostDevice(), REFERENCES, 64 << 20),
-        load=RandomAdapters(LLAMA),
+        load=RandomAdapters(base),
         **settings,
     )
     for number in range(NUM_ADAPTERS):
@@ -93,6 +97,7 @@ def play(
     """
     draw = random.Random(seed)
     lab = open_lab(
+        SHALLOW,
         max_adapters=2,
         max_running=5,
         kv_tokens=320,
@@ -107,7 +112,7 @@ def play(
             prompt = some_tokens(draw.choice((1, 5, 15, 30)), number)
             tokens = draw.randrange(1, 40)
             stops = [
-                draw.randrange(LLAMA.vocab_size) for _ in range(draw.choice((0, 0, MAX_STOP_IDS)))
+                draw.randrange(SHALLOW.vocab_size) for _ in range(draw.choice((0, 0, MAX_STOP_IDS)))
             ]
             sampling = Sampling(
                 bytes([number % 256]) * 32,
