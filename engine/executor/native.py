@@ -481,12 +481,13 @@ def pack_linear(
     packed = pages.zeros(
         len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype
     )
+    words = packed.view(torch.int32).squeeze(-1)  # a lane is moved as the one word that it is
     gathered = weight.new_zeros(PANEL_COLUMNS, width)
     for panel, rows in enumerate(columns.rows.view(-1, PANEL_COLUMNS)):
         there = rows >= 0
         gathered.zero_()
         gathered[there, : weight.shape[1]] = weight[rows[there]]
-        packed[panel] = gathered.view(PANEL_COLUMNS, -1, lane).transpose(0, 1)
+        words[panel] = gathered.view(torch.int32).T
     return packed
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +30,15 @@ from engine.messages import (
     Submit,
     Tokens,
 )
+from engine.model.config import ModelConfig
 from engine.schedule import Schedule
 from engine.scheduler import Scheduler
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 
 from .worlds import Lab, some_tokens, submit
 
+SHALLOW = replace(LLAMA, layers=1)
+"""For what asks only when something is scheduled, not which tokens come."""
 NUM_ADAPTERS = 4
 
 
@@ -42,8 +46,8 @@ LAST_JOB = LoadJob(b"no adapter's", Path("none"), Path("none"))
 """It is over when all before it are, since there is one thread that loads."""
 
 
-def open_lab(**settings: Any) -> Lab:
-    random_adapters = RandomAdapters(LLAMA)
+def open_lab(base: ModelConfig = LLAMA, **settings: Any) -> Lab:
+    random_adapters = RandomAdapters(base)
 
     def load(config_path: Path, weights_path: Path) -> Loaded:
         if weights_path == LAST_JOB.weights_path:
@@ -51,7 +55,7 @@ def open_lab(**settings: Any) -> Lab:
         return random_adapters(config_path, weights_path)
 
     lab = Lab(
-        random_weights(LLAMA),
+        random_weights(base),
         accelerator=Narrow(HostDevice(), REFERENCES, 64 << 20),
         load=load,
         **settings,
@@ -112,6 +116,7 @@ def play(
     """
     draw = random.Random(seed)
     lab = open_lab(
+        SHALLOW,
         max_adapters=2,
         max_running=5,
         kv_tokens=320,
@@ -126,7 +131,7 @@ def play(
             prompt = some_tokens(draw.choice((1, 5, 15, 30)), number)
             tokens = draw.randrange(1, 40)
             stops = [
-                draw.randrange(LLAMA.vocab_size) for _ in range(draw.choice((0, 0, MAX_STOP_IDS)))
+                draw.randrange(SHALLOW.vocab_size) for _ in range(draw.choice((0, 0, MAX_STOP_IDS)))
             ]
             sampling = Sampling(
                 bytes([number % 256]) * 32,

@@ -50,6 +50,13 @@ PAGE_TOKENS = 16
 EPS = 1e-5
 
 
+def rows(many: int, few: int) -> int:
+    """How many rows a weight has: the slow interpreter does every other block as it does the first,
+    so it gets just enough to have several, and one that is not full.
+    """
+    return many if HAS_GPU else few
+
+
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Normal numbers in host memory."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape))).to(dtype)
@@ -156,7 +163,14 @@ def test_swiglu_agrees_even_where_the_exponential_overflows(dtype: torch.dtype, 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("width_in", "width_out"),
-    [(16, 2), (72, 75), (577, 33), (576, 1536 if HAS_GPU else 48), (4096, 64), (14336, 5)],
+    [
+        (16, 2),
+        (72, rows(75, 11)),
+        (577, rows(33, 7)),
+        (576, rows(1536, 8)),
+        (4096, rows(64, 6)),
+        (14336, 5),
+    ],
 )
 def test_a_row_times_a_weight_agrees_and_has_the_same_bits_again(
     dtype: torch.dtype, width_in: int, width_out: int, biased: bool
@@ -189,7 +203,13 @@ def test_a_row_times_a_weight_agrees_and_has_the_same_bits_again(
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("width_in", "width"),
-    [(16, 1), (72, 75), (577, 33), (576, 1536 if HAS_GPU else 40), (4096, 32)],
+    [
+        (16, 1),
+        (72, rows(75, 11)),
+        (577, rows(33, 7)),
+        (576, rows(1536, 8)),
+        (4096, rows(32, 6)),
+    ],
 )
 def test_a_row_through_gate_and_up_agrees_even_where_the_exponential_overflows(
     dtype: torch.dtype, width_in: int, width: int, biased: bool
