@@ -1,4 +1,4 @@
-"""The daemon as its faces see it: every call of node/api.py, handed to the part that does it.
+"""Presents the daemon to its faces: hands every call of node/api.py to the part that does it.
 
 Decides nothing.
 """
@@ -116,11 +116,11 @@ class NodeDaemon:
         return to_plain_stats(self.engine.ready, stats, self.engine.restarts)
 
     async def adapters(self) -> list[AdapterInfo]:
-        """Every adapter held here or heard of."""
+        """List every adapter that is held here or has been heard of."""
         return await self._catalogue.listing() if self._catalogue else []
 
     def peers(self) -> list[PeerInfo]:
-        """Who is connected."""
+        """List the connected peers."""
         return [
             PeerInfo(peer.peer_id, peer.address, _roles(peer.protocols))
             for peer in self.host.peers()
@@ -131,8 +131,8 @@ class NodeDaemon:
         return await self._need_catalogue().pull(model)
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
-        """Publish a PEFT folder, as the creator whose key is in that file (this node itself when
-        there is none).
+        """Publish a PEFT folder, as the creator whose key is in that file (None: this node
+        itself).
         """
         try:
             creator = (
@@ -145,11 +145,11 @@ class NodeDaemon:
         return await self._need_catalogue().publish(folder, creator)
 
     async def receipts(self) -> list[ReceiptInfo]:
-        """This daemon's receipts, newest first."""
+        """List this daemon's receipts, newest first."""
         return self.money.receipts() if self.money else []
 
     async def receipt(self, digest: str) -> bytes:
-        """The signed receipt with that body digest (hex)."""
+        """Return the signed receipt with that body digest (hex)."""
         found = self.money.receipt(digest) if self.money else None
         if found is None:
             raise NodeError(
@@ -183,7 +183,7 @@ class NodeDaemon:
         return found
 
     async def earnings(self) -> list[EarningsInfo]:
-        """What this node's owner (and, at an aggregator, everybody) has earned."""
+        """List what this node's owner (and, at an aggregator, everybody) has earned."""
         return await self.money.earnings() if self.money else []
 
     def _need_catalogue(self) -> Catalogue:
@@ -196,7 +196,7 @@ class NodeDaemon:
 
 
 def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
-    """What a peer does, as far as the protocols it serves tell."""
+    """Infer a peer's roles from the protocols it serves."""
     known = {INFER_PROTOCOL: "volunteer", RECEIPTS_PROTOCOL: "aggregator"}
     return tuple(known[protocol] for protocol in protocols if protocol in known)
 
@@ -204,7 +204,7 @@ def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
 def to_plain_stats(
     ready: m.Ready | None, stats: m.Stats | None, restarts: int
 ) -> dict[str, object]:
-    """Give the engine's figures as plain values, for people and JSON."""
+    """Convert the engine's figures to plain values, for people and JSON."""
     plain: dict[str, object] = {"restarts": restarts, "up": ready is not None and stats is not None}
     if ready is not None:
         plain |= {

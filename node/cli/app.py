@@ -1,4 +1,7 @@
-"""The command's tree: which verbs there are, and how their errors end the process."""
+"""Builds the command's tree: which verbs there are, and how their errors end the process.
+
+Does not know what a verb does.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ app.command("withdraw", rich_help_panel=MONEY)(channels.withdraw)
 
 
 def main() -> None:
-    """Run one command; the process ends with its exit code."""
+    """Run one command; end the process with its exit code."""
     try:
         app(prog_name="lorikeet")
     except CliError as error:
@@ -69,7 +72,7 @@ def main() -> None:
 
 
 def fail(message: str, exit_code: int) -> None:
-    """Say what went wrong and end."""
+    """Print what went wrong and exit."""
     err.print(
         f"[bold red]error:[/bold red] {escape(message)}"
         if err.is_terminal

@@ -1,5 +1,7 @@
-"""The `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of
+"""Serves the `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of
 `node.api`'s values.
+
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class WithdrawBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def routes(daemon: Daemon) -> list[Route]:
-    """One route per question, each a line of `Daemon`."""
+    """Return one route per question, each a single call of `Daemon`."""
 
     async def status(_: Request) -> Response:
         return json_response(await daemon.status())
@@ -106,7 +108,7 @@ def routes(daemon: Daemon) -> list[Route]:
 
 
 def reporting(endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose errors become problems with a status."""
+    """Return an endpoint whose errors become problems with a status."""
 
     async def wrapped(request: Request) -> Response:
         try:
