@@ -72,7 +72,7 @@ class Config:
     )
     chain_id: int = _setting(0, "the chain's id; 0: whatever the first node says")
     first_block: int = _setting(
-        0, "the block in which the settlement contract was deployed; 0: find it"
+        0, "the block in which the settlement contract was deployed; 0: as the contract says"
     )
     confirmations: int = _setting(
         0,

@@ -52,7 +52,7 @@ class Transition:
     channels: Mapping[int, ChannelStanding]
     accounts: Mapping[int, AccountStanding]
     payouts: Mapping[int, ChannelPayouts]  # of the same channels
-    entries: Mapping[int, Change]  # of the same accounts
+    entries: Mapping[int, SumTree]  # of the same accounts
     channels_change: Change
     accounts_change: Change
     leaves: tuple[bytes, ...]  # new in the log
@@ -239,10 +239,7 @@ class EpochState:
             transition_channels=tuple(transition.channels),
             adapters=tuple(transition.adapters),
         )
-        for index, change in transition.entries.items():
-            # Before the standings change, from which a tree that is not kept is built.
-            entries = self.entries(index) if index < undo.num_accounts else SumTree()
-            entries.apply(change)
+        for index, entries in transition.entries.items():
             self._entries.put(index, entries, entries.size)
         for index, payouts in transition.payouts.items():
             self._payouts.put(index, payouts, len(payouts))

@@ -35,6 +35,7 @@ from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
 from proofs.digest import keccak
+from proofs.ledger.accepted import MAX_EVIDENCE_PER_CHANNEL
 from tests.golden import other
 from tests.golden.page import PAGE, with_bytes
 
@@ -96,6 +97,12 @@ FACTS = [
     ("infer.md", f"signs at most {client_session.MAX_PENDING} in one visit"),
     ("infer.md", f"`Ask` {node_session.ASK_DEADLINE_S:.0f} s"),
     ("infer.md", f"`Begin` {node_session.BEGIN_DEADLINE_S:.0f} s"),
+    ("infer.md", f"`Offer` {client_session.OFFER_DEADLINE_S:.0f} s"),
+    ("infer.md", f"first `Output` {client_session.FIRST_TOKEN_DEADLINE_S:.0f} s"),
+    ("infer.md", f"one {client_session.TOKEN_DEADLINE_S:.0f} s, `Settle`"),
+    ("infer.md", f"after {DEFAULTS.grace_s:.0f} s (`grace_s`)"),
+    ("infer.md", f"at least {MIN_SHARE_FEE} units for each share"),
+    ("infer.md", f"{payouts.MAX_CHANNEL_ACCOUNTS} accounts that one channel pays"),
     ("infer.md", f"`Settle` {node_session.SETTLE_DEADLINE_S:.0f} s"),
     ("delivery.md", f"the topic `{receipts.TOPIC}` and `{receipts.PROTOCOL}`"),
     ("delivery.md", f"1 to {receipts.MAX_DELIVERED} envelopes"),
@@ -105,6 +112,7 @@ FACTS = [
     ("delivery.md", f"at most {MAX_UNSEALED_PER_PAYER:,} receipts of one payer are accepted"),
     ("delivery.md", f"and at most {MAX_NEW_ADAPTERS_PER_PAYER} adapters among them"),
     ("delivery.md", f"At most {batch.MAX_BATCH_ADAPTERS} adapters are new in an epoch"),
+    ("delivery.md", f"for at most {MAX_EVIDENCE_PER_CHANNEL} places of a channel"),
     ("delivery.md", f"it waits, at most {waiting.WAITING_S} s."),
     ("delivery.md", f"{waiting.MAX_WAITING_PER_PAYER} for each payer, {waiting.MAX_WAITING:,} in"),
     ("delivery.md", f"Up to {batch.MAX_BATCH_RECEIPTS:,} receipts that are still claimed"),
@@ -128,6 +136,7 @@ FACTS = [
     ("manifest.md", f"{POLICY.creator_bps:,}; {POLICY.creator_bps + POLICY.contributors_bps:,}"),
     ("manifest.md", f"{POLICY.contributors_bps:,} divided by weight"),
     ("manifest.md", f"the owner's, role 0, {WHOLE_BPS:,}"),
+    ("settlement.md", f"zeros, sorted, at most {batch.MAX_BATCH_ADAPTERS}."),
     ("settlement.md", f"1 to {batch.MAX_BATCH_RECEIPTS:,}, sorted"),
     ("settlement.md", f"one array, at most {batch.MAX_BATCH_BYTES >> 20} MiB"),
     ("settlement.md", f"({settlement.LOG_PAGE_BLOCKS:,} blocks at a time)"),

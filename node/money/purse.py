@@ -89,9 +89,9 @@ class Purse:
         async with self._locks.setdefault(operator, trio.Lock()):
             if operator not in self._pockets:
                 row = await self._find(operator) or await self._open(operator)
-                channel = PayerChannel(row, self._notary, low=self._vault.low)
-                self._pockets[operator] = Pocket(channel)
+                self._pockets[operator] = Pocket(PayerChannel(row, self._notary))
             pocket = self._pockets[operator]
+            pocket.channel.low = self._vault.low(pocket.channel.row.cumulative)
             if pocket.channel.row.funds.under_way:
                 await self._look(pocket.channel)
             self._note_use(pocket.channel)

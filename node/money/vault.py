@@ -82,10 +82,9 @@ class Vault:
         self._chain = chain
         self._limits = limits
 
-    @property
-    def low(self) -> int:
-        """A channel with less free than this is filled before the next request."""
-        return min(self._limits.step, self._limits.most) // 4
+    def low(self, spent: int) -> int:
+        """A channel with less free than this is filled as the next request begins."""
+        return min(self._step(spent), self._limits.most) // 4
 
     def plan(self, missing: int, *, spent: int, unspent: int, locked: int) -> int:
         """How much to deposit into a channel: what is missing or the next step, as far as the
@@ -93,7 +92,6 @@ class Vault:
 
         PaymentRequired when they do not go as far as what is missing.
         """
-        step = min(max(self._limits.first, 2 * spent), self._limits.step)
         room = max(self._limits.most - unspent, 0)
         room_in_all = max(self._limits.locked - locked, 0)
         if missing > room:
@@ -107,7 +105,10 @@ class Vault:
                 f" allows {self._limits.locked}. `lorikeet channels` shows them, `lorikeet"
                 " withdraw` takes money back"
             )
-        return min(max(step, missing), room, room_in_all)
+        return min(max(self._step(spent), missing), room, room_in_all)
+
+    def _step(self, spent: int) -> int:
+        return min(max(self._limits.first, 2 * spent), self._limits.step)
 
     async def read(self, channel_id: bytes) -> ChannelOnChain:
         """A channel in the newest block, where our own deposits are first seen; NoChannel when the

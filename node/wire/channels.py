@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
@@ -424,9 +425,9 @@ class PayerChannel:
     - What was paid and not ended is remembered over restarts.
     """
 
-    def __init__(self, row: ChannelRow, notary: Notary, *, low: int = 0) -> None:
+    def __init__(self, row: ChannelRow, notary: Notary) -> None:
         self.row = row
-        self.low = low
+        self.low = 0
         self._notary = notary
         self._account = Account(row.cumulative, row.voucher, row.funds.deposit)
         self._settled = row.position
@@ -522,8 +523,9 @@ class PayerChannel:
         """Sign the receipt of request `key` if it is the one that this side would have written;
         NodeCheated names the first field that differs.
         """
-        own = deal.receipt(self._notary.network, self._settled, answer_ids)
         given = self._read_draft(body, node_signature)
+        with _as_cheating():
+            own = deal.receipt(self._notary.network, self._settled, answer_ids)
         _check_same(own, given, "this answer")
         self._settle(key, own.amount)
         return self._sign(given, body, node_signature, deal.terms)
@@ -570,7 +572,9 @@ class PayerChannel:
     def _check_pending(self, key: int, receipt: Receipt) -> None:
         """Check what can be known about an answer that was never seen whole."""
         promised = self._promised[key]
-        _check_same(promised.receipt(self._settled, receipt), receipt, "the request it is for")
+        with _as_cheating():
+            own = promised.receipt(self._settled, receipt)
+        _check_same(own, receipt, "the request it is for")
         if receipt.amount > promised.limit:
             raise NodeCheated(
                 f"the node bills {receipt.amount} for an answer that was to cost {promised.limit}"
@@ -613,10 +617,8 @@ class PayerChannel:
         self._forget(key)
 
     def _read_draft(self, body: bytes, node_signature: bytes) -> Receipt:
-        try:
+        with _as_cheating():
             return self._notary.read_draft(body, node_signature, self.row.operator)
-        except ProofError as error:
-            raise NodeCheated(f"the node's receipt is not valid: {error}") from error
 
     def _sign(
         self, receipt: Receipt, body: bytes, node_signature: bytes, terms: AdapterTerms | None
@@ -648,6 +650,15 @@ def _standing(position: Position) -> dict[str, object]:
         "cumulative": position.cumulative,
         "payouts": position.payouts.rows,
     }
+
+
+@contextmanager
+def _as_cheating() -> Iterator[None]:
+    """What is no valid receipt an honest node does not show."""
+    try:
+        yield
+    except ProofError as error:
+        raise NodeCheated(f"the node's receipt is not valid: {error}") from error
 
 
 def _check_same(own: Receipt, given: Receipt, what: str) -> None:

@@ -29,7 +29,6 @@ from .errors import (
     TransactionStuck,
     Underpriced,
 )
-from .origin import find_first
 from .structs import Fees
 
 POST_DEADLINE_S = 300.0
@@ -132,11 +131,7 @@ class Poster:
         """The first epoch whose header is not on the chain: after the last that we posted, or
         earlier where a reorganisation took headers back.
         """
-        find = self._client.settlement.find_header_hash
-        last = self._journal.last_posted()
-        if not last or find(last) is not None:
-            return last + 1
-        return find_first(lambda epoch: epoch > 0 and find(epoch) is None, last)
+        return min(self._journal.last_posted(), self._client.settlement.last_epoch()) + 1
 
     # ── inside ──
 

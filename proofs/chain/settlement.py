@@ -41,6 +41,8 @@ from .views import LATEST, View
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
 
+PAGE_BLOCKS = 5_000
+
 
 NEVER = (1 << 64) - 1
 
@@ -98,7 +100,12 @@ class Settlement:
         if not 0 < epoch <= int(self._contract.read_one("lastEpoch")):
             return None
         word = bytes(self._contract.read_one("posted", epoch))
-        return next((each for each in self._search({"epoch": epoch}) if each.word == word), None)
+        wanted = {"epoch": epoch}
+        return next((each for each in self._search_back(wanted) if each.word == word), None)
+
+    def last_epoch(self) -> int:
+        """The last posted header's epoch; 0 before the first."""
+        return int(self._contract.read_one("lastEpoch"))
 
     def headers(self) -> Iterator[PostedHeader]:
         """All posted headers in their order, without those that were taken back."""
@@ -113,6 +120,15 @@ class Settlement:
     def is_posted(self, posted: PostedHeader) -> bool:
         """Whether this header was not taken back."""
         return bool(self._contract.read_one("isPosted", posted.header.epoch, posted.word))
+
+    def _search_back(self, wanted: dict[str, int]) -> Iterator[PostedHeader]:
+        """The newest first, since who asks for one header mostly asks for one of the last."""
+        end = self._contract.rpc.block_number()
+        while end >= self._first_block:
+            start = max(end - PAGE_BLOCKS + 1, self._first_block)
+            events = self._contract.events("Posted", wanted, first=start, last=end)
+            yield from reversed([*map(read_posted, events)])
+            end = start - 1
 
     def _search(self, wanted: dict[str, int]) -> Iterator[PostedHeader]:
         last = self._contract.rpc.block_number()

@@ -240,7 +240,8 @@ def write(talk: Talk, deal: Deal, position: Position) -> Receipt:
         "digest": receipt_digest(receipt, NETWORK).hex(),
         "node_signature": signed.node_signature.hex(),
         "client_signature": signed.client_signature.hex(),
-        "payouts": [{"account": who.hex(), "amount": amount} for who, amount in after.rows],
+        "paid": [{"account": who.hex(), "amount": amount} for who, amount in after.rows],
+        "payouts": after.commitment.hex(),
         "signed": encode(signed).hex(),
         "unilateral": encode(msgspec.structs.replace(signed, client_signature=NO_SIGNATURE)).hex(),
     }

@@ -187,6 +187,7 @@ def test_the_receipt_follows_from_the_talk(name: str) -> None:
         "started_at": offered["started_at"],
         "payouts": payouts_up_to(name).hex(),
     }
+    assert derived["payouts"] == receipt["payouts"]
     assert derived["receipt"] == receipt
     assert other.pack(other.plain(receipt)).hex() == derived["body"]
     assert hashlib.sha256(other.unhex(derived["body"])).hexdigest() == derived["body_sha256"]
@@ -204,7 +205,7 @@ def payouts_up_to(name: str) -> bytes:
     for each in PAID[: PAID.index(name) + 1]:
         amount = TALKS[each]["derived"]["receipt"]["amount"]
         before = dict(paid)
-        for row in TALKS[each]["derived"]["payouts"]:
+        for row in TALKS[each]["derived"]["paid"]:
             paid[bytes.fromhex(row["account"])] = row["amount"]
         gained = sorted(paid[account] - before.get(account, 0) for account in paid)
         exact = sorted(amount * bps / 10_000 for bps in PARTS.values())

@@ -12,10 +12,11 @@ from node.wire import infer as wire
 from node.wire import node_session as node
 from node.wire.channels import ChannelFacts, PayeeChannel, PayerChannel
 from node.wire.session import PeerGone
+from proofs.attribution.shares import POLICY, AdapterTerms, shares_for
 from proofs.receipt import decode_body, encode_body
 
 from .test_sessions import answering, error_of
-from .two_sided import LAW, PRICE, Stream, World
+from .two_sided import BASE, LAW, PRICE, Stream, World
 
 THIEF = b"\x66" * 20
 
@@ -224,3 +225,22 @@ def test_nothing_is_fetched_for_who_does_not_pay(pay: wire.Pay) -> None:
 
 def test_what_is_paid_is_fetched() -> None:
     assert deeds_of(World(), {})[-1] == "HoldAdapter"
+
+
+# --- a channel pays so many accounts and no more ---
+
+
+def crowd(number: int) -> AdapterTerms:
+    """An adapter of 60 contributors whom no other adapter has."""
+    people = tuple((bytes([number, each]).rjust(20, b"\x0f"), 1) for each in range(60))
+    return AdapterTerms(bytes([number]) * 20, people, BASE)
+
+
+def test_a_channel_that_would_pay_too_many_accounts_is_refused_before_the_answer() -> None:
+    world = World()
+    for number in range(4):
+        shares = shares_for(POLICY, THIEF, crowd(number))
+        world.payee.reserve(key := world.payee.new_key(), 0)
+        world.payee.promise_shares(key, shares)
+    with pytest.raises(NoChannel, match="open another one"):
+        world.payee.promise_shares(world.payee.new_key(), shares_for(POLICY, THIEF, crowd(9)))
