@@ -152,7 +152,7 @@ class EpochState:
 
     def all_accounts(self) -> list[bytes]:
         """List every account that was ever awarded something, in the order of the first awards."""
-        return [standing.leaf.account for standing in self._accounts]
+        return list(self._account_index)
 
     def amount(self, account: bytes) -> int:
         """Return what an account was awarded in all."""

@@ -31,7 +31,7 @@ from proofs.manifest import File, Manifest
 from ..engine_link import AdapterFiles
 from ..errors import AdapterError, EngineBusy, WrongBase
 from .fetching import Pulled
-from .packaging import CONFIG_FILE, WEIGHTS_FILE, check_files
+from .packaging import CONFIG_FILE, MAX_FILE_BYTES, WEIGHTS_FILE, check_files
 
 MAX_GUEST_BYTES = 8 << 30
 COPIES = 2  # of each byte on the disk: in a block, and in a file for the engine
@@ -110,7 +110,7 @@ class AdapterFolders:
         """List the adapters that strangers wanted, the one unused for longest first."""
         found = []
         for mark in self._folder.glob(f"bafkrei*/{GUEST_FILE}"):
-            files = [file for file in mark.parent.iterdir() if file.name in FILE_LIMITS]
+            files = [file for file in mark.parent.iterdir() if file.name in MAX_FILE_BYTES]
             size_bytes = sum(file.stat().st_size for file in files)
             used_ns = mark.stat().st_mtime_ns
             found.append(Guest(Cid.parse(mark.parent.name), COPIES * size_bytes, used_ns))

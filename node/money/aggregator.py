@@ -20,8 +20,10 @@ import trio
 from p2p.errors import P2pError
 from p2p.streams import FrameStream
 from proofs.aggregator import (
+    NEVER,
     Accepted,
     Aggregator,
+    ChannelView,
     Duplicate,
     Equivocation,
     InGrace,
@@ -36,7 +38,6 @@ from proofs.batch import decode_batch
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ChainError, ContractReverted
 from proofs.chain.poster import Poster
-from proofs.chain.structs import ChannelState
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.errors import LedgerError, ManifestError, ProofError
@@ -61,6 +62,7 @@ VIEW_S = 45.0  # how long a channel's state is believed
 MAX_VIEWS = 65_536
 IDLE_DEADLINE_S = 60.0
 MAX_SHOWN_EVIDENCE = 20
+NO_CHANNEL = ChannelView(0, NEVER)
 ALIVE_SHARE = 3  # it says that it is there when a third of the silence is over
 
 
@@ -90,7 +92,7 @@ class AggregatorRole:
         self._poster = Poster(chain, self._journal)
         self._quorum = quorum
         self._core = Aggregator(self._network, signer, self._ledger, pace)
-        self._views: dict[bytes, tuple[ChannelState, float]] = {}
+        self._views: dict[bytes, tuple[ChannelView, float]] = {}
         self._lock = trio.Lock()
 
     def state_at(self, epoch: int) -> EpochState:
@@ -150,7 +152,7 @@ class AggregatorRole:
 
     async def _receive(self, envelope: VerifiedEnvelope, peer_id: str) -> Outcome:
         terms = await self._get_terms(envelope.receipt.receipt.adapter, peer_id)
-        view, _ = self._views.get(envelope.voucher.channel_id, (None, 0.0))
+        view, _ = self._views.get(envelope.voucher.channel_id, (NO_CHANNEL, 0.0))
         async with self._lock:
             outcome = self._core.receive(envelope, view, terms, int(time.time()))
         self._tell(outcome, envelope, peer_id)
@@ -178,10 +180,17 @@ class AggregatorRole:
             return
         if len(self._views) + len(stale) > MAX_VIEWS:
             self._views.clear()
-        states = await in_thread(
-            self._chain.channels.read_many, list(stale), deadline_s=CHAIN_DEADLINE_S
-        )
-        self._views |= {channel: (state, now) for channel, state in zip(stale, states, strict=True)}
+        views = await in_thread(self._read_views, list(stale), deadline_s=CHAIN_DEADLINE_S)
+        self._views |= {channel: (view, now) for channel, view in views.items()}
+
+    def _read_views(self, channels: list[bytes]) -> dict[bytes, ChannelView]:
+        """These channels, as deep as the network's finality asks. Blocks."""
+        states = self._chain.channels.read_many(channels)
+        left = self._chain.settlement.left_at_many(channels)
+        return {
+            channel: ChannelView(state.total_claimed, left.get(channel, NEVER))
+            for channel, state in zip(channels, states, strict=True)
+        }
 
     def _is_known(self, envelope: VerifiedEnvelope, now: float) -> bool:
         known = self._views.get(envelope.voucher.channel_id)
@@ -228,15 +237,10 @@ class AggregatorRole:
         if not due:
             return
         try:
-            states = await in_thread(
-                self._chain.channels.read_many, due, deadline_s=CHAIN_DEADLINE_S
-            )
-            claimed = {
-                channel: state.total_claimed for channel, state in zip(due, states, strict=True)
-            }
+            views = await in_thread(self._read_views, due, deadline_s=CHAIN_DEADLINE_S)
             async with self._lock:
                 # Not abandoned: whoever held the lock next would meet a state that still changes.
-                sealed = await trio.to_thread.run_sync(self._core.seal, claimed, now)
+                sealed = await trio.to_thread.run_sync(self._core.seal, views, now)
         except (ChainError, trio.TooSlowError, LedgerError) as error:
             self._telemetry.log(f"aggregator: this epoch is not sealed now: {error}")
             return

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -253,14 +254,8 @@ class Money:
     async def run_in(self, nursery: trio.Nursery) -> None:
         """Start this role's tasks."""
         network = self._connection.network if self._connection else None
-        await nursery.start(
-            run_gossip,
-            self._host,
-            network,
-            self._aggregator_now,
-            self._promises.add,
-            self._telemetry,
-        )
+        gossip = partial(run_gossip, self._host, network, self._aggregator_now)
+        await nursery.start(gossip, self._promises.add, self._telemetry)
         config = self._config
         if self.aggregator is not None:
             self._host.serve(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..court import (
     AbsentAnswer,
@@ -93,11 +93,12 @@ class Court:
 
         `before` is the header before it, None in the first epoch.
         """
-        return self._contract.send(*self.proof_call(posted, before, accusation))
+        name, values = self.proof_call(posted, before, accusation)
+        return self._contract.send(name, *values)
 
     def proof_call(
         self, posted: PostedHeader, before: PostedHeader | None, accusation: Accusation
-    ) -> tuple[object, ...]:
+    ) -> tuple[str, tuple[object, ...]]:
         """The function and the values that `prove` sends."""
         parts = (
             part
@@ -105,7 +106,7 @@ class Court:
             for part in values_of(each.name, getattr(accusation, each.name))
         )
         name = f"prove{type(accusation).__name__}"
-        return (name, posted_values(posted), posted_values(before), *parts)
+        return name, (posted_values(posted), posted_values(before), *parts)
 
     # ── demands ──
 
@@ -126,7 +127,12 @@ class Court:
                 values = (shown_values(account), opening_values(entries))
             case EntryAnswer(account, entry, channel, payout):
                 name = "answerEntry"
-                values = tuple(map(shown_values, (account, entry, channel, payout)))
+                values = (
+                    shown_values(account),
+                    shown_values(entry),
+                    shown_values(channel),
+                    shown_values(payout),
+                )
             case AbsentAnswer(question, found, opening):
                 name = "answerAbsent"
                 shown = shown_values(found or NO_ACCOUNT)
@@ -199,7 +205,7 @@ def question_values(question: Question) -> tuple[int, int, int]:
     return (int(question.part), question.index, question.entry)
 
 
-def values_of(name: str, part: object) -> tuple[object, ...]:
+def values_of(name: str, part: Any) -> tuple[object, ...]:
     """One part of an accusation as the contract's arguments."""
     match part:
         case None:
