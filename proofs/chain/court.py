@@ -32,6 +32,7 @@ from .structs import (
     NO_ACCOUNT,
     NO_CHANNEL,
     NO_PAYOUT,
+    AnyShown,
     PostedHeader,
     Terms,
     config_values,
@@ -45,7 +46,7 @@ from .token import Token
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
 
-NOTHING = {"payout": NO_PAYOUT, "earlier": NO_CHANNEL, "account": NO_ACCOUNT}
+NOTHING: dict[str, AnyShown] = {"payout": NO_PAYOUT, "earlier": NO_CHANNEL, "account": NO_ACCOUNT}
 """What stands in a call for a part that an accusation does not need, by its name."""
 
 
