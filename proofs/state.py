@@ -150,6 +150,10 @@ class EpochState:
         """Return where an account stands."""
         return unpack_account(self._accounts[index])
 
+    def all_accounts(self) -> list[bytes]:
+        """List every account that was ever awarded something, in the order of the first awards."""
+        return list(self._account_index)
+
     def amount(self, account: bytes) -> int:
         """Return what an account was awarded in all."""
         index = self.find_account(account)

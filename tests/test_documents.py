@@ -21,6 +21,7 @@ import node.money.wiring
 import p2p.blocks.server
 import p2p.host
 import p2p.library
+from node.catalogue import packaging
 from node.config import Config
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
@@ -127,6 +128,10 @@ FACTS = [
     ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES}), so the id binds"),
     ("manifest.md", f"at most {manifest.MAX_MANIFEST_BYTES >> 10} KiB"),
     ("manifest.md", f"up to {manifest.MAX_CONTRIBUTORS} of [address 20"),
+    *(
+        ("manifest.md", f"| `{name}` | {max_bytes:,}")
+        for name, max_bytes in packaging.MAX_FILE_BYTES.items()
+    ),
     ("manifest.md", f"in its `Offer` | {POLICY.node_bps:,} |"),
     ("manifest.md", f"{POLICY.creator_bps:,}; {POLICY.creator_bps + POLICY.contributors_bps:,}"),
     ("manifest.md", f"{POLICY.contributors_bps:,} divided by weight"),
