@@ -48,13 +48,14 @@ def with_tip(world: World, tip: object) -> None:
 
 
 def test_an_absurd_tip_is_refused_by_name_and_nothing_is_sent(world: World):
+    world.earn(1000)
     with_tip(world, hex(10**16))
     payer = world.client("payer")
     nonce = payer.wallet.mined_nonce()
     with pytest.raises(FeeTooHigh, match=r"tip of 10000000 gwei.*max_tip_gwei"):
         payer.channels.deposit(world.config(), 100)
     with pytest.raises(FeeTooHigh):
-        world.post(world.next_header({}))
+        world.send_post(world.next_header())
     assert payer.wallet.mined_nonce() == nonce
 
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from proofs.chain.client import ChainClient
 from proofs.chain.contract import DeployedContract
-from proofs.chain.errors import RpcRefused, WrongChain
+from proofs.chain.errors import RpcRefused
 from proofs.chain.finality import Finality
 from proofs.chain.headers import HeaderWalk
-from proofs.chain.origin import find_first, find_first_block
+from proofs.chain.origin import find_first_block
 from proofs.chain.pages import FIRST_PAGE_BLOCKS, LogPages
 from proofs.chain.rpc import MAX_CALLS_PER_PAGE, Rpc
 from proofs.chain.structs import PostedHeader
@@ -21,7 +21,7 @@ from tests.proofs.chain.world import memory_world, secret
 
 def test_many_channels_are_read_in_few_calls():
     world, chain = memory_world()
-    configs = [world.config(salt=number.to_bytes(32, "big")) for number in range(3)]
+    configs = [world.config(number=number) for number in range(3)]
     for number, config in enumerate(configs):
         world.client("payer").channels.deposit(config, 100 + number)
     provider = slow_chain(chain, 0.0)
@@ -88,11 +88,6 @@ def test_a_node_that_refuses_for_another_reason_is_not_held_against_later_pages(
     assert asked[0] == FIRST_PAGE_BLOCKS
 
 
-@given(st.integers(0, 10**7), st.integers(0, 10**7))
-def test_the_first_block_is_found(first: int, beyond: int):
-    assert find_first(lambda block: block >= first, first + beyond) == first
-
-
 def sparse(**changes) -> tuple[SparseChain, SlowProvider, Rpc]:
     shape = {"head": 38_000_000, "first": 37_980_001, "stride": 19, "epochs": 1000, "limit": 500}
     chain = SparseChain(**{**shape, **changes})
@@ -123,16 +118,7 @@ def test_a_thousand_headers_at_block_38_million_take_a_hundred_calls():
     assert provider.calls.total() <= 4
 
 
-def test_a_node_that_has_no_old_state_says_which_setting_helps():
+def test_the_contract_says_from_which_block_on_it_stands_and_the_operator_may_know_better():
     chain, _, rpc = sparse()
-    answer = chain.answer
-
-    def pruned(request):
-        if request["method"] == "eth_getCode" and int(request["params"][1], 16) < 37_999_000:
-            return {"id": 1, "error": {"code": -32000, "message": "missing trie node"}}
-        return answer(request)
-
-    rpc = Rpc("pruned", provider=SlowProvider(pruned, 0.0))
-    with pytest.raises(WrongChain, match="set first_block"):
-        find_first_block(rpc, chain.settlement, None)
-    assert find_first_block(rpc, chain.settlement, chain.first) == chain.first
+    assert find_first_block(rpc, chain.settlement, None) == chain.first
+    assert find_first_block(rpc, chain.settlement, 17) == 17

@@ -70,9 +70,10 @@ class Scene:
         )
         self.config = self.world.config()
         self.world.client("payer").channels.deposit(self.config, 1000)
-        self.world.post(self.world.next_header({}))
+        self.world.earn(1000)
+        self.world.send_post(self.world.next_header())
         self.channel = self.client.channels.id_of(self.config)
-        self.header = self.world.next_header({})
+        self.header = self.world.next_header()
         self.poster = Poster(self.client, PostJournal(Ledger(":memory:")))
 
     def questions(self) -> list[Callable[[], Any]]:

@@ -15,7 +15,7 @@ from proofs.chain.poster import Poster, PostPolicy
 from proofs.ledger import Ledger, PostJournal
 from tests.proofs.chain.world import World, address, memory_rpc, memory_world
 
-DEPTHS = [1, 3, 20]
+DEPTHS = [1, 2, 3, 7, 12, 20]
 
 
 def mine(chain: MemoryChain, num_blocks: int) -> None:
@@ -26,6 +26,7 @@ def mine(chain: MemoryChain, num_blocks: int) -> None:
 def unfinished_world() -> tuple[World, MemoryChain]:
     """A chain that calls nothing final."""
     world, chain = memory_world()
+    world.earn(1000)
     chain.finalized_depth = None
     return world, chain
 
@@ -40,7 +41,7 @@ def test_a_header_that_was_taken_back_is_posted_again(depth: int, tmp_path: Path
     start = chain.head.block_number
     headers = []
     for _ in range(depth):
-        headers.append(world.next_header({}))
+        headers.append(world.next_header())
         poster.post(headers[-1])
     assert poster.first_unposted() == depth + 1
 
@@ -62,7 +63,7 @@ def test_the_same_process_sends_at_once_what_a_reorganisation_dropped(tmp_path: 
         PostPolicy(confirmations=3, bump_after_s=3600),
     )
     chain_head = chain.head.block_number
-    header = world.next_header({})
+    header = world.next_header()
     with pytest.raises(Exception, match="not posted"):
         poster.post(header, deadline_s=0.1)
     chain.revert_to(chain_head)
@@ -141,7 +142,8 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
     world, chain = unfinished_world()
     mine(chain, 20)
     walk = world.client("anybody", confirmations=3).walk_headers()
-    world.post(first := world.next_header({}))
+    first = world.next_header()
+    world.send_post(first)
     mine(chain, 1)
     assert walk.next() is None
     mine(chain, 1)
@@ -152,8 +154,8 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
     start = chain.head.block_number
     gone = []
     for _ in range(depth):
-        gone.append(world.next_header({}))
-        world.post(gone[-1])
+        gone.append(world.next_header())
+        world.send_post(gone[-1])
     mine(chain, 2)
     assert [walk.next().header for _ in gone] == gone  # type: ignore[union-attr]
     assert walk.next() is None
@@ -161,8 +163,8 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
     chain.revert_to(start)
     assert walk.next() == Reorganised(1), "however deep the stated depth is, this is noticed"
     mine(chain, 5)
-    other = world.next_header({}, batch_digest=b"\x33" * 32)
-    world.post(other)
+    other = world.next_header(batch_digest=b"\x33" * 32)
+    world.send_post(other)
     assert walk.next() is None
     mine(chain, 2)
     found = walk.next()
@@ -173,8 +175,9 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
 
 def test_a_chain_that_was_started_anew_is_told_from_a_reorganisation():
     world, _ = memory_world()
+    world.earn(1000)
     walk = world.client("anybody").walk_headers()
-    world.post(world.next_header({}))
+    world.send_post(world.next_header())
     assert walk.next() is not None
     other, _ = memory_world()
     walk._contract.rpc._endpoints._endpoints[0].provider._local = (  # type: ignore[attr-defined]
