@@ -20,7 +20,7 @@ from p2p.host import Host
 from proofs.digest import Network
 from proofs.envelope import decode_envelope, open_envelope, seal_envelope
 from proofs.errors import ProofError
-from proofs.ledger import Outbox, OutboxEntry, OutboxState
+from proofs.ledger import Outbox, OutboxEntry
 from proofs.promise import Promise, verify_promise
 from proofs.receipt import VerifiedReceipt, decode_body, decode_receipt
 from proofs.voucher import Voucher
@@ -152,8 +152,6 @@ class Delivery:
         assert entry.envelope is not None, "what was delivered has an envelope"
         promised = wire.Promised(entry.envelope, promise)
         await self._host.gossip.publish(wire.TOPIC, msgspec.msgpack.encode(promised))
-        if entry.state < OutboxState.GOSSIPED:
-            self._outbox.advance(entry.digest, OutboxState.GOSSIPED)
 
 
 OnPromise = Callable[[Promise], None]

@@ -66,7 +66,6 @@ CHECK_INTERVAL_S = 3600.0
 
 _STATE_WORDS: dict[OutboxState, ReceiptState] = {
     OutboxState.QUEUED: "queued",
-    OutboxState.GOSSIPED: "gossiped",
     OutboxState.PROMISED: "promised",
     OutboxState.INCLUDED: "included",
     OutboxState.FINAL: "final",
