@@ -10,31 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import random
-import resource
-import sys
-import time
-from collections.abc import Iterator
 
 import msgspec
 
-from benchmarks import write_result
-from proofs.attribution.shares import POLICY, AdapterTerms, Share, award, fee, shares_for
-from proofs.batch import compose, recompute
+from proofs.attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
 from proofs.channel import ChannelTip
-from proofs.checkpoint import read_checkpoint, write_checkpoint
-from proofs.draft import Draft
 from proofs.receipt import (
-    NO_SIGNATURE,
     Receipt,
-    SignedReceipt,
-    VerifiedReceipt,
     encode_body,
-    sign_receipt,
-    verify_receipt,
 )
-from proofs.state import EpochState
-from proofs.voucher import ChannelConfig, channel_id
-from tests.proofs.economy import NETWORK, STARTED_AT, config, signer
+from proofs.voucher import channel_id
+from tests.proofs.economy import NETWORK, STARTED_AT, config
 
 SCALE = (1_000_000, 10_000, 100_000)
 PER_EPOCH = 1_000

@@ -13,6 +13,10 @@ interface Vm {
         pure
         returns (bytes32);
     function prank(address sender) external;
+    function startPrank(address sender) external;
+    function stopPrank() external;
+    function snapshotState() external returns (uint256);
+    function revertToState(uint256 id) external returns (bool);
     function warp(uint256 timestamp) external;
     function chainId(uint256 id) external;
     function etch(address target, bytes calldata code) external;
