@@ -1,8 +1,8 @@
 """A settlement contract in use: 10,000 channels and 100,000 accounts, of which one channel and the
 accounts that share it are real.
 
-The others are leaves that nobody looks behind: what a proof costs depends on how many there are. Its
-owner may write whatever it likes. Measures nothing.
+The others are leaves that nobody looks behind: what a proof costs depends on how many there are.
+Its owner may write whatever it likes. Measures nothing.
 """
 
 from __future__ import annotations
@@ -243,26 +243,31 @@ def gather(world: World) -> Crowd:
 
 
 def unfunded(crowd: Crowd) -> Accusation:
+    """Let the receipts cost more than was claimed."""
     crowd.sign(sequence=crowd.channel.sequence + 1, cumulative=2 * MUCH)
     return Unfunded(crowd.show_channel())
 
 
 def forged(crowd: Crowd) -> Accusation:
+    """Have somebody else sign."""
     signature = Signer(secret("other")).sign_digest(crowd.digest(crowd.channel))
     crowd.set_channel(replace(crowd.channel, evidence=keccak(signature)))
     return Forged(crowd.show_channel(), crowd.config, signature)
 
 
 def missummed(crowd: Crowd) -> Accusation:
+    """Give the header another total than its channels."""
     return Missummed(crowd.channels.opening)
 
 
 def channel_missummed(crowd: Crowd) -> Accusation:
+    """Let the channel cost more than it owes."""
     crowd.sign(sequence=crowd.channel.sequence + 1, cumulative=crowd.channel.cumulative + 1)
     return ChannelMissummed(crowd.show_channel(), crowd.payout_tree.opening)
 
 
 def account_missummed(crowd: Crowd) -> Accusation:
+    """Award more than the entries say."""
     lying = replace(crowd.account(0), amount=crowd.account(0).amount + 1)
     crowd.accounts.update({0: lying.node})
     shown = Shown(lying, crowd.accounts.prove(0))
@@ -270,6 +275,7 @@ def account_missummed(crowd: Crowd) -> Accusation:
 
 
 def unbacked(crowd: Crowd) -> Accusation:
+    """Award more than the channel owes."""
     crowd.entries[0][0] = replace(crowd.entries[0][0], amount=crowd.entries[0][0].amount + 1)
     crowd.accounts.update({0: crowd.account(0).node})
     entry = crowd.show_entry(0)
@@ -277,11 +283,13 @@ def unbacked(crowd: Crowd) -> Accusation:
 
 
 def channel_twice(crowd: Crowd) -> Accusation:
+    """Count the channel twice."""
     crowd.channels.update({0: crowd.channel.node})
     return ChannelTwice(Shown(crowd.channel, crowd.channels.prove(0)), crowd.show_channel())
 
 
 def account_twice(crowd: Crowd) -> Accusation:
+    """Count an account twice."""
     last = NUM_ACCOUNTS // 2
     crowd.accounts.update({last: crowd.account(0).node})
     other = Shown(crowd.account(0), crowd.accounts.prove(last))
@@ -289,18 +297,21 @@ def account_twice(crowd: Crowd) -> Accusation:
 
 
 def entry_twice(crowd: Crowd) -> Accusation:
+    """Count an entry twice."""
     crowd.entries[0][1] = crowd.entries[0][0]
     crowd.accounts.update({0: crowd.account(0).node})
     return EntryTwice(crowd.show_account(0), crowd.show_entry(0), crowd.show_entry(0, 1))
 
 
 def taken_back(crowd: Crowd) -> Accusation:
+    """Go back to the first receipt."""
     earlier = crowd.show_channel()
     crowd.sign(sequence=1)
     return TakenBack(earlier, crowd.show_channel())
 
 
 def lowered(crowd: Crowd) -> Accusation:
+    """Take an account's share back."""
     earlier = crowd.show_channel()
     owed = crowd.show_payout(0)
     crowd.payouts[0] = replace(crowd.payouts[0], amount=1)
@@ -309,6 +320,7 @@ def lowered(crowd: Crowd) -> Accusation:
 
 
 def excluded(crowd: Crowd) -> Accusation:
+    """Leave a promised receipt out."""
     network = crowd.world.deployment.network
     deadline = crowd.posted[-1].posted_at
     place = (crowd.channel.channel_id, crowd.channel.sequence + 1, crowd.channel.cumulative + 1)
@@ -318,6 +330,7 @@ def excluded(crowd: Crowd) -> Accusation:
 
 
 def after_exit(crowd: Crowd) -> Accusation:
+    """Move the channel after it has left."""
     earlier = crowd.show_channel()
     settlement = crowd.world.client("anybody").settlement
     settlement.force(crowd.config, crowd.channel, crowd.signatures[0])

@@ -204,6 +204,13 @@ def measure_court(crowd: Crowd) -> Iterator[tuple[str, int]]:
         answer = crowd.answer(question)
         name = type(answer).__name__.removesuffix("Answer")
         yield f"answer{name}", court.answer(crowd.posted[-1], answer).gas_used
+    undo = rpc.call("evm_snapshot")
+    question = Question(Part.CHANNEL, 0)
+    court.demand(crowd.posted[-1], question)
+    crowd.world.wait(TERMS.answer_time + 1)
+    convicted = court.convict_default(crowd.posted[-1], crowd.posted[-2], question)
+    yield "convictDefault", convicted.gas_used
+    rpc.call("evm_revert", undo)
     for lie in LIES:
         undo = rpc.call("evm_snapshot")
         liar = crowd.copy()
@@ -212,20 +219,13 @@ def measure_court(crowd: Crowd) -> Iterator[tuple[str, int]]:
         convicted = court.prove(liar.posted[-1], liar.posted[-2], accusation)
         yield f"prove{type(accusation).__name__}", convicted.gas_used
         rpc.call("evm_revert", undo)
-    undo = rpc.call("evm_snapshot")
-    question = Question(Part.CHANNEL, 0)
-    court.demand(crowd.posted[-1], question)
-    crowd.world.wait(TERMS.answer_time + 1)
-    convicted = court.convict_default(crowd.posted[-1], crowd.posted[-2], question)
-    yield "convictDefault", convicted.gas_used
-    rpc.call("evm_revert", undo)
 
 
 def measure_office(world: World) -> Iterator[tuple[str, int]]:
     """Who is aggregator, and how that changes."""
     owner = world.client("deployer").settlement
     undo = world.rpc.call("evm_snapshot")
-    yield "fundBond", owner.fund_bond(1).gas_used
+    yield "fundBond", world.client("payer").settlement.fund_bond(1).gas_used
     yield "alive", world.client("aggregator").settlement.say_alive().gas_used
     board = Board(address("deployer"), address("other"), (address("anybody"),), 1)
     yield "propose", owner.propose(board).gas_used

@@ -331,9 +331,8 @@ abstract contract Books is World {
         for (uint256 i = 0; i < sums.length; i++) {
             AccountLeaf memory leaf = book.accounts[i];
             sums[i] = leaf.amount;
-            hashes[i] = keccak256(
-                abi.encodePacked(bytes1(0x00), leaf.account, leaf.amount, leaf.entries)
-            );
+            hashes[i] =
+                keccak256(abi.encodePacked(bytes1(0x00), leaf.account, leaf.amount, leaf.entries));
         }
     }
 
@@ -364,9 +363,8 @@ abstract contract Books is World {
         hashes = new bytes32[](sums.length);
         for (uint256 i = 0; i < sums.length; i++) {
             sums[i] = payouts[i].amount;
-            hashes[i] = keccak256(
-                abi.encodePacked(bytes1(0x00), payouts[i].account, payouts[i].amount)
-            );
+            hashes[i] =
+                keccak256(abi.encodePacked(bytes1(0x00), payouts[i].account, payouts[i].amount));
         }
     }
 }

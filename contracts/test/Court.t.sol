@@ -54,9 +54,7 @@ contract CourtTest is Books {
         PostedHeader memory lying = _postMore(book);
         _expect(SumTree.BadProof.selector); // another signature than the leaf's
         court.proveForged(lying, honest, showChannel(book, c), book.configs[c], new bytes(65));
-        court.proveForged(
-            lying, honest, showChannel(book, c), book.configs[c], book.signatures[c]
-        );
+        court.proveForged(lying, honest, showChannel(book, c), book.configs[c], book.signatures[c]);
         _tookBack(1);
     }
 
@@ -107,9 +105,7 @@ contract CourtTest is Books {
         (Book memory book, PostedHeader memory honest) = _begin(seed);
         uint256 c = seed % NUM_CHANNELS;
         _expect(IProofs.NotALie.selector);
-        court.proveChannelMissummed(
-            honest, nothing(), showChannel(book, c), openPayouts(book, c)
-        );
+        court.proveChannelMissummed(honest, nothing(), showChannel(book, c), openPayouts(book, c));
         book.channels[c].cumulative += uint128(bound(more, 1, MOST));
         book.channels[c].sequence++;
         resign(book, c);
@@ -126,9 +122,7 @@ contract CourtTest is Books {
         (Book memory book, PostedHeader memory honest) = _begin(seed);
         uint256 a = seed % NUM_ACCOUNTS;
         _expect(IProofs.NotALie.selector);
-        court.proveAccountMissummed(
-            honest, nothing(), showAccount(book, a), openEntries(book, a)
-        );
+        court.proveAccountMissummed(honest, nothing(), showAccount(book, a), openEntries(book, a));
         book.accounts[a].amount += uint128(bound(more, 1, MOST));
         PostedHeader memory lying = _postMore(book);
         court.proveAccountMissummed(lying, honest, showAccount(book, a), openEntries(book, a));

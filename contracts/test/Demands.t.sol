@@ -75,7 +75,9 @@ contract DemandsTest is Books {
         Question memory question = Question(Part.CHANNEL, 0, 0);
         if (how == 0) book.channels[0].evidence = bytes32("evidence");
         if (how == 1) book.channels[0].cumulative += 100 * MOST;
-        if (how == 2) (book.accounts[0].amount, question.part) = (book.accounts[0].amount + 9, Part.ACCOUNT);
+        if (how == 2) {
+            (book.accounts[0].amount, question.part) = (book.accounts[0].amount + 9, Part.ACCOUNT);
+        }
         if (how > 2) {
             EntryLeaf memory entry = book.entries[0][0];
             if (how == 3) entry.amount++;
@@ -264,9 +266,7 @@ contract DemandsTest is Books {
         uint256 k = question.entry;
         AccountProof memory none;
         if (question.part == Part.CHANNEL && i < NUM_CHANNELS) {
-            court.answerChannel(
-                here, showChannel(book, i), book.configs[i], book.signatures[i]
-            );
+            court.answerChannel(here, showChannel(book, i), book.configs[i], book.signatures[i]);
         } else if (question.part == Part.CHANNEL) {
             court.answerAbsent(here, question, none, openChannels(book));
         } else if (i >= NUM_ACCOUNTS) {

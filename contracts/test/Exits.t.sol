@@ -89,9 +89,17 @@ contract ExitsTest is Books {
         if (how == 0) refused = IExits.Unclaimed.selector;
         if (how == 3) request.owed[1].amount++;
         if (how == 4) request.paid = new PayoutLeaf[](0);
-        if (how == 5) (request.nodeSignature, refused) = (request.clientSignature, IExits.BadReceiptSignature.selector);
-        if (how == 6) (request.clientSignature, refused) = (request.nodeSignature, IExits.BadReceiptSignature.selector);
-        if (how == 7) (request.config, refused) = (channel(payer, 1), IExits.NotOurChannel.selector);
+        if (how == 5) {
+            (request.nodeSignature, refused) =
+            (request.clientSignature, IExits.BadReceiptSignature.selector);
+        }
+        if (how == 6) {
+            (request.clientSignature, refused) =
+            (request.nodeSignature, IExits.BadReceiptSignature.selector);
+        }
+        if (how == 7) {
+            (request.config, refused) = (channel(payer, 1), IExits.NotOurChannel.selector);
+        }
         vm.expectPartialRevert(refused);
         settlement.exit(request);
     }
@@ -207,7 +215,7 @@ contract ExitsTest is Books {
         ExitRequest memory request = exitOf(book, 0, before, here, true);
         vm.expectPartialRevert(IExits.HasLeft.selector);
         settlement.force(request.config, request.receipt, request.nodeSignature);
-        (,uint64 deadline,) = settlement.forced(book.channels[0].channelId);
+        (, uint64 deadline,) = settlement.forced(book.channels[0].channelId);
         vm.warp(deadline);
         vm.prank(aggregator);
         settlement.alive();
@@ -223,7 +231,9 @@ contract ExitsTest is Books {
             checkEqual(settlement.leftAt(book.channels[0].channelId), deadline, "then it left");
         }
         Book memory next = _rewrite(seed, 2);
-        if (how == 1) (next.channels[0], next.payouts[0]) = (before.channels[0], before.payouts[0]);
+        if (how == 1) {
+            (next.channels[0], next.payouts[0]) = (before.channels[0], before.payouts[0]);
+        }
         PostedHeader memory later = post(next);
         if (how == 1) vm.expectRevert(abi.encodePacked(IProofs.NotALie.selector));
         court.proveAfterExit(later, here, showChannel(next, 0), showChannel(before, 0));
@@ -247,7 +257,7 @@ contract ExitsTest is Books {
     function test_a_channel_that_left_goes_on_from_a_header_after_that(uint256 seed) external {
         (Book memory book, Book memory before, PostedHeader memory here) = _begin(seed);
         _force(book, 0);
-        (,uint64 deadline,) = settlement.forced(book.channels[0].channelId);
+        (, uint64 deadline,) = settlement.forced(book.channels[0].channelId);
         vm.warp(deadline - 1);
         Book memory next = _rewrite(seed, 2);
         (next.channels[0], next.payouts[0]) = (before.channels[0], before.payouts[0]);
@@ -281,7 +291,6 @@ contract ExitsTest is Books {
         }
         return write(amounts, sequence);
     }
-
 
     function _absent() private pure returns (ChannelProof memory none) {}
 

@@ -43,9 +43,9 @@ contract HeadersTest is Books {
         header.payoutTotal = first.header.payoutTotal + total % 3 - 1;
         if (epoch % 4 == 0) header.epoch = epoch;
         if (epoch % 4 == 1) header.previous = previous;
-        bool follows = header.epoch == 2
-            && HeaderHash.unwrap(header.previous) == hashOf(first) && header.numReceipts > 1
-            && header.numReceipts <= 1_001 && header.payoutTotal > first.header.payoutTotal;
+        bool follows = header.epoch == 2 && HeaderHash.unwrap(header.previous) == hashOf(first)
+            && header.numReceipts > 1 && header.numReceipts <= 1_001
+            && header.payoutTotal > first.header.payoutTotal;
         vm.prank(aggregator);
         try settlement.post(header, new bytes[](0)) {
             check(follows, "taken, so it follows");
@@ -86,7 +86,9 @@ contract HeadersTest is Books {
                 (keys[j], keys[j - 1]) = (keys[j - 1], keys[j]);
             }
         }
-        for (uint256 i = 0; i < 3; i++) witnesses[i] = vm.addr(keys[i]);
+        for (uint256 i = 0; i < 3; i++) {
+            witnesses[i] = vm.addr(keys[i]);
+        }
         _install(Board(owner, aggregator, witnesses, quorum));
         fundAll(FUND);
         Header memory header = headerOf(write(amountsOf(1, MOST), 1));
@@ -152,7 +154,9 @@ contract HeadersTest is Books {
         settlement.claim(posted, proof.leaf, proof.proof);
     }
 
-    function test_a_proof_pays_its_own_account_its_own_amount(uint256 part, uint128 more) external {
+    function test_a_proof_pays_its_own_account_its_own_amount(uint256 part, uint128 more)
+        external
+    {
         fundAll(FUND);
         Book memory book = write(amountsOf(1, MOST), 1);
         PostedHeader memory posted = post(book);

@@ -47,8 +47,7 @@ contract OfficeTest is Books {
         vm.warp(block.timestamp + bound(postedAfter, 0, TIMELOCK - 1));
         PostedHeader memory posted = post(write(amountsOf(1, 100), 1));
         vm.warp(block.timestamp + bound(waited, 0, 2 * TIMELOCK));
-        bool ready =
-            block.timestamp >= effectiveAt && block.timestamp >= posted.postedAt + WINDOW;
+        bool ready = block.timestamp >= effectiveAt && block.timestamp >= posted.postedAt + WINDOW;
         if (block.timestamp < effectiveAt) vm.expectPartialRevert(IOffice.NotEffective.selector);
         else if (!ready) vm.expectPartialRevert(IOffice.NotFinal.selector);
         settlement.install(_board(NEXT));
@@ -109,9 +108,11 @@ contract OfficeTest is Books {
         checkEqual(settlement.bond(), silent ? 0 : BOND, "the bond is not there twice");
     }
 
-    function test_a_board_with_impossible_witnesses_is_refused(uint8 count, uint8 quorum, uint8 same)
-        external
-    {
+    function test_a_board_with_impossible_witnesses_is_refused(
+        uint8 count,
+        uint8 quorum,
+        uint8 same
+    ) external {
         count = uint8(bound(count, 0, 18));
         Board memory board = Board(owner, NEXT, new address[](count), quorum % 20);
         for (uint256 i = 0; i < count; i++) {

@@ -9,7 +9,8 @@ contract SumTreeTest is Checks {
     uint256 private constant MAX_LEAVES = 24;
 
     function test_every_proof_leads_to_the_commitment(uint256 seed, uint256 count) external view {
-        (uint128[] memory sums, bytes32[] memory hashes) = _leaves(seed, bound(count, 1, MAX_LEAVES));
+        (uint128[] memory sums, bytes32[] memory hashes) =
+            _leaves(seed, bound(count, 1, MAX_LEAVES));
         SumTree.Opening memory opening = Trees.open(sums, hashes);
         uint256 total = 0;
         for (uint256 i = 0; i < sums.length; i++) {
@@ -27,7 +28,8 @@ contract SumTreeTest is Checks {
         external
         pure
     {
-        (uint128[] memory sums, bytes32[] memory hashes) = _leaves(seed, bound(count, 0, MAX_LEAVES));
+        (uint128[] memory sums, bytes32[] memory hashes) =
+            _leaves(seed, bound(count, 0, MAX_LEAVES));
         SumTree.Opening memory opening = Trees.open(sums, hashes);
         (uint128 sum, bytes32 root) = SumTree.rootOfAll(sums, hashes);
         check(sum == opening.sum && root == opening.root, "level by level, the same tree");
@@ -39,20 +41,29 @@ contract SumTreeTest is Checks {
         uint256 which,
         uint64 change
     ) external view {
-        (uint128[] memory sums, bytes32[] memory hashes) = _leaves(seed, bound(count, 2, MAX_LEAVES));
+        (uint128[] memory sums, bytes32[] memory hashes) =
+            _leaves(seed, bound(count, 2, MAX_LEAVES));
         bytes32 committed = Trees.commitment(Trees.open(sums, hashes));
         uint256 index = seed % sums.length;
         SumTree.Proof memory proof = Trees.prove(sums, hashes, index);
         uint64 difference = uint64(bound(change, 1, 2 ** 60));
         SumTree.Sibling memory step = proof.siblings[which % proof.siblings.length];
         uint256 part = which % 7;
-        if (part == 0) sums[index] += difference;
-        else if (part == 1) hashes[index] ^= bytes32(uint256(difference));
-        else if (part == 2) step.sum += difference;
-        else if (part == 3) step.hash ^= bytes32(uint256(difference));
-        else if (part == 4) proof.index = uint64((index + difference % (proof.size - 1) + 1) % proof.size);
-        else if (part == 5) proof.size += difference;
-        else proof.siblings = _shortened(proof.siblings);
+        if (part == 0) {
+            sums[index] += difference;
+        } else if (part == 1) {
+            hashes[index] ^= bytes32(uint256(difference));
+        } else if (part == 2) {
+            step.sum += difference;
+        } else if (part == 3) {
+            step.hash ^= bytes32(uint256(difference));
+        } else if (part == 4) {
+            proof.index = uint64((index + difference % (proof.size - 1) + 1) % proof.size);
+        } else if (part == 5) {
+            proof.size += difference;
+        } else {
+            proof.siblings = _shortened(proof.siblings);
+        }
         try this.commitmentOf(sums[index], hashes[index], proof) returns (bytes32 found) {
             check(found != committed, "a changed proof leads elsewhere");
         } catch {}

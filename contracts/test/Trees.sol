@@ -7,12 +7,11 @@ import {SumTree} from "../src/libraries/SumTree.sol";
 /// @dev Leaves are given by their sums and hashes; the split is that of RFC 9162, the largest power
 /// of two below the number of leaves.
 library Trees {
-    function rootOf(
-        uint128[] memory sums,
-        bytes32[] memory hashes,
-        uint256 start,
-        uint256 end
-    ) internal pure returns (uint128 sum, bytes32 hash) {
+    function rootOf(uint128[] memory sums, bytes32[] memory hashes, uint256 start, uint256 end)
+        internal
+        pure
+        returns (uint128 sum, bytes32 hash)
+    {
         if (end == start) return (0, 0);
         if (end - start == 1) return (sums[start], hashes[start]);
         uint256 middle = start + split(end - start);
@@ -34,9 +33,7 @@ library Trees {
     }
 
     function commitment(SumTree.Opening memory opening) internal pure returns (bytes32) {
-        return keccak256(
-            abi.encodePacked(bytes1(0x02), opening.size, opening.sum, opening.root)
-        );
+        return keccak256(abi.encodePacked(bytes1(0x02), opening.size, opening.sum, opening.root));
     }
 
     function prove(uint128[] memory sums, bytes32[] memory hashes, uint256 index)
