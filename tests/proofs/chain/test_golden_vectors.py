@@ -1,5 +1,6 @@
-"""The golden vectors of channels and deposits, computed by the contracts; those of trees, headers and
-digests are computed by contracts/test/Golden.t.sol.
+"""The golden vectors of channels and deposits, computed by the contracts.
+
+Those of trees, headers and digests are computed by contracts/test/Golden.t.sol.
 """
 
 from __future__ import annotations
