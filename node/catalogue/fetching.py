@@ -1,9 +1,9 @@
-"""Brings an adapter's bytes here: who has them, the manifest, the blocks that are missing.
+"""Brings an adapter's bytes here: finds who has them, fetches the manifest and the missing blocks.
 
-    CID → the manifest, from the store or from a provider → blocks from all providers at once, each
-    hashed on arrival
+    CID → the manifest, from the store or from a provider → blocks from all providers at once,
+          each hashed on arrival
 
-Knows neither the base nor the engine; whether an adapter is wanted is holding.py's.
+Does not know the base or the engine; holding.py decides which adapters are wanted.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ MAX_PROVIDERS = 8
 
 @dataclass
 class Pulled:
-    """One adapter whose bytes are here, and how they came: times in milliseconds.
+    """An adapter whose bytes are here, and how they came; times in milliseconds.
 
-    `rejected`: peer, CID and reason of each block that was not what its hash says.
+    `rejected`: peer, CID and reason for each block that did not match its hash.
     """
 
     cid: Cid
@@ -47,7 +47,7 @@ class Pulled:
     """What came from the network for it, the manifest among it: nothing else is to be deleted."""
 
     def add(self, part: str, ms: float) -> None:
-        """Count time towards a part."""
+        """Add time to a part."""
         self.timings_ms[part] = self.timings_ms.get(part, 0.0) + ms
 
 
@@ -66,8 +66,9 @@ class Fetcher:
         )
 
     async def fetch_manifest(self, cid: Cid) -> Pulled:
-        """Have the manifest, from the store or from a provider; who provides is asked once, for the
-        blocks as well. Raises NoProvider, AdapterError.
+        """Return the manifest, from the store or from a provider.
+
+        The providers are looked up once, and kept for the blocks. Raises NoProvider, AdapterError.
         """
         data = self._store.get(cid)
         if data is not None:
@@ -142,5 +143,5 @@ def _parse(cid: Cid, data: bytes) -> Manifest:
 
 
 def since_ms(started: float) -> float:
-    """Give the milliseconds since a `time.perf_counter`."""
+    """Return the milliseconds since a reading of `time.perf_counter`."""
     return (time.perf_counter() - started) * 1000

@@ -1,4 +1,4 @@
-"""Holds adapters: whatever is missing of one is fetched, checked, written, and given to the engine.
+"""Holds adapters: fetches what is missing of one, checks it, writes it, and gives it to the engine.
 
     hold:  CID → manifest → base and files checked → its configuration, read → its weights
                → files → engine → offered to others
@@ -22,7 +22,7 @@ from typing import Protocol
 import trio
 
 from engine import messages as m
-from engine.errors import AdapterError as ConfigRefused
+from engine.errors import BadAdapter as ConfigRefused
 from engine.lora.adapter_config import parse_config
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
@@ -31,17 +31,10 @@ from proofs.manifest import File, Manifest
 from ..engine_link import AdapterFiles
 from ..errors import AdapterError, EngineBusy, WrongBase
 from .fetching import Pulled
-from .packaging import CONFIG_FILE, MAX_VERIFICATION_BYTES, VERIFICATION_FILE, WEIGHTS_FILE
+from .packaging import CONFIG_FILE, MAX_FILE_BYTES, WEIGHTS_FILE, check_files
 
-MAX_ADAPTER_BYTES = 2 << 30
 MAX_GUEST_BYTES = 8 << 30
 COPIES = 2  # of each byte on the disk: in a block, and in a file for the engine
-FILE_LIMITS = {
-    CONFIG_FILE: m.MAX_ADAPTER_CONFIG_BYTES,
-    WEIGHTS_FILE: m.MAX_ADAPTER_WEIGHTS_BYTES,
-    VERIFICATION_FILE: MAX_VERIFICATION_BYTES,
-}
-"""What an adapter may consist of, in bytes; the last file is optional."""
 GUEST_FILE = ".guest"
 """In an adapter's folder: strangers wanted it, last when this file was written. Holds the CIDs, as
 text, of what was fetched for it.
@@ -49,26 +42,26 @@ text, of what was fetched for it.
 
 
 class Source(Protocol):
-    """Where an adapter's bytes come from: catalogue.fetching.Fetcher."""
+    """Where an adapter's bytes come from: implemented by catalogue.fetching.Fetcher."""
 
     async def fetch_manifest(self, cid: Cid) -> Pulled:
-        """Have the manifest here; raises NoProvider, AdapterError."""
+        """Fetch the manifest unless it is here. Raises NoProvider, AdapterError."""
 
     async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
         """Have all blocks of some of its files in the store; raises NoProvider."""
 
 
 class Engine(Protocol):
-    """Who serves an adapter's files: engine_host.EngineHost."""
+    """What serves an adapter's files: implemented by engine_host.EngineHost."""
 
     async def wait_up(self) -> m.Ready:
-        """Wait until it takes commands; raises EngineLost."""
+        """Wait until it takes commands. Raises EngineLost."""
 
     async def load(self, files: AdapterFiles) -> m.AdapterHeld:
-        """Serve an adapter; raises AdapterError, EngineLost."""
+        """Serve an adapter. Raises AdapterError, EngineLost."""
 
     def serves(self, adapter: bytes) -> bool:
-        """Say whether it serves an adapter."""
+        """Return whether it serves an adapter."""
 
     def release(self, adapter: bytes) -> None:
         """Serve an adapter no longer."""
@@ -84,7 +77,7 @@ class Guest:
 
 
 class AdapterFolders:
-    """One folder for each adapter, written from the blocks in the store."""
+    """Keeps one folder per adapter, written from the blocks in the store."""
 
     def __init__(self, folder: Path, store: BlockStore) -> None:
         self._folder = folder
@@ -95,9 +88,12 @@ class AdapterFolders:
         return sorted(path.name for path in self._folder.glob("bafkrei*"))
 
     def write(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
-        """Write an adapter's files, whole or not at all, unless they are here and hash to its
-        blocks. Reads and writes the disk; AdapterError for a block that is not in the store.
+        """Write an adapter's files, all or none, unless they are here and match its blocks' hashes.
+
+        The manifest's files have been checked (`check_files`). Reads and writes the disk. Raises
+        AdapterError for a block that is not in the store.
         """
+        assert all(file.name in MAX_FILE_BYTES for file in manifest.files), "a name is not checked"
         folder = self._folder / str(cid)
         paths = [(folder / file.name, file.blocks) for file in manifest.files]
         if not all(_is_whole(path, blocks) for path, blocks in paths):
@@ -114,7 +110,7 @@ class AdapterFolders:
         """List the adapters that strangers wanted, the one unused for longest first."""
         found = []
         for mark in self._folder.glob(f"bafkrei*/{GUEST_FILE}"):
-            files = [file for file in mark.parent.iterdir() if file.name in FILE_LIMITS]
+            files = [file for file in mark.parent.iterdir() if file.name in MAX_FILE_BYTES]
             size_bytes = sum(file.stat().st_size for file in files)
             used_ns = mark.stat().st_mtime_ns
             found.append(Guest(Cid.parse(mark.parent.name), COPIES * size_bytes, used_ns))
@@ -307,23 +303,25 @@ class Holdings:
 
     @property
     def computes(self) -> bool:
-        """Whether there is an engine that serves what is held."""
+        """Return whether there is an engine that serves what is held."""
         return self._engine is not None
 
     def find(self, cid: Cid) -> Manifest | None:
-        """Give the manifest of an adapter that is held."""
+        """Return the manifest of a held adapter, or None."""
         return self._held.get(cid)
 
     def held(self) -> list[tuple[Cid, Manifest]]:
-        """List what is held."""
+        """List the held adapters."""
         return list(self._held.items())
 
     def written(self) -> list[str]:
-        """List the CIDs, as text, whose files lie here, held or not."""
+        """List the CIDs, as text, whose files are here, held or not."""
         return self._folders.written()
 
     def _is_servable(self, cid: Cid) -> bool:
-        """Held, and the engine did not drop it since (its files may have broken)."""
+        """Return whether it is held and the engine has not dropped it since (its files may have
+        broken).
+        """
         return cid in self._held and (self._engine is None or self._engine.serves(cid.digest))
 
     def _check(self, manifest: Manifest) -> None:
@@ -332,37 +330,12 @@ class Holdings:
                 f"adapter {manifest.name!r} was made for base {manifest.base.hex()[:16]}…; this"
                 f" node serves {self.base.hex()[:16]}…"
             )
-        _check_files(manifest)
-        size_bytes = size_of(manifest)
-        if size_bytes > MAX_ADAPTER_BYTES:
-            raise AdapterError(
-                f"adapter {manifest.name!r} has {size_bytes} bytes; the limit is"
-                f" {MAX_ADAPTER_BYTES}"
-            )
+        check_files(manifest)
 
 
 def size_of(manifest: Manifest) -> int:
-    """Give the bytes of all of an adapter's files together."""
+    """Return the total bytes of an adapter's files."""
     return sum(file.size for file in manifest.files)
-
-
-def _check_files(manifest: Manifest) -> None:
-    """Only the known files may be written, each once; a manifest cannot choose a path."""
-    names = [file.name for file in manifest.files]
-    for file in manifest.files:
-        if file.name not in FILE_LIMITS:
-            raise AdapterError(
-                f"the manifest names a file {file.name!r}; an adapter has {', '.join(FILE_LIMITS)}"
-            )
-        if file.size > FILE_LIMITS[file.name]:
-            raise AdapterError(
-                f"{file.name} has {file.size} bytes; the limit is {FILE_LIMITS[file.name]}"
-            )
-    if len(set(names)) < len(names) or not {CONFIG_FILE, WEIGHTS_FILE} <= set(names):
-        raise AdapterError(
-            f"the manifest names {', '.join(names)}; an adapter has {CONFIG_FILE} and"
-            f" {WEIGHTS_FILE}, each once"
-        )
 
 
 def _check_config(manifest: Manifest, data: bytes) -> None:

@@ -1,4 +1,7 @@
-"""The commands that make and start a daemon: init, up."""
+"""Provides the commands that create and start a daemon: init, up.
+
+Knows the settings; serving.py runs the process.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ def init(
 
 
 def parse_setting(text: str) -> tuple[str, str]:
-    """NAME=VALUE."""
+    """Split NAME=VALUE."""
     name, sign, value = text.partition("=")
     if not sign or name not in settings():
         raise CliError(f"--set {text}: say NAME=VALUE with a NAME of lorikeet.toml", EXIT_USAGE)

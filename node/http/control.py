@@ -1,5 +1,7 @@
-"""The `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of
+"""Serves the `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of
 `node.api`'s values.
+
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class WithdrawBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def routes(daemon: Daemon) -> list[Route]:
-    """One route per question, each a line of `Daemon`."""
+    """Return one route per question, each a single call of `Daemon`."""
 
     async def status(_: Request) -> Response:
         return json_response(await daemon.status())
@@ -57,6 +59,12 @@ def routes(daemon: Daemon) -> list[Route]:
     async def receipt(request: Request) -> Response:
         return Response(
             await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack"
+        )
+
+    async def block(request: Request) -> Response:
+        return Response(
+            await daemon.block(request.path_params["digest"]),
+            media_type="application/octet-stream",
         )
 
     async def earnings(_: Request) -> Response:
@@ -85,6 +93,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "peers": peers,
         "receipts": receipts,
         "receipts/{digest}": receipt,
+        "blocks/{digest}": block,
         "earnings": earnings,
         "channels": channels,
     }
@@ -99,7 +108,7 @@ def routes(daemon: Daemon) -> list[Route]:
 
 
 def reporting(endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose errors become problems with a status."""
+    """Return an endpoint whose errors become problems with a status."""
 
     async def wrapped(request: Request) -> Response:
         try:

@@ -8,12 +8,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.host import Host
+from proofs.aggregator import Pace
 from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
 from proofs.chain.fees import GWEI, FeeLimits
@@ -33,14 +35,23 @@ from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.notary import Notary
 from ..wire.receipts import PROTOCOL
+from ..wire.witness import PROTOCOL as WITNESS_PROTOCOL
 from .aggregator import AggregatorRole
 from .book import ChannelBook
+from .claiming import Claims
+from .delivering import Delivery, run_gossip
+from .exits import Exits
 from .mirror import Mirror
 from .origin import Origin, check_same_chain
+from .promises import PromiseBook
+from .published import Published
 from .purse import Purse
-from .settlement import Settlement, run_gossip
+from .quorum import Quorum
+from .responding import Respondent
 from .till import Till
 from .vault import Limits, Vault
+from .watching import Watcher
+from .witnessing import Witness
 
 CHAIN_DEADLINE_S = 20.0
 CONNECT_DEADLINE_S = 60.0
@@ -117,7 +128,13 @@ class Money:
         self.till: Till | None = None
         self.purse: Purse | None = None
         self.mirror: Mirror | None = None
-        self.settlement: Settlement | None = None
+        self.claims: Claims | None = None
+        self.delivery: Delivery | None = None
+        self.exits: Exits | None = None
+        self.watcher: Watcher | None = None
+        self.respondent: Respondent | None = None
+        self.witness: Witness | None = None
+        self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
 
     def build(self, store: BlockStore) -> None:
@@ -127,35 +144,56 @@ class Money:
         config = self._config
         chain = self._connection.chain
         network = self._connection.network
-        self.mirror = Mirror(
-            self._host,
-            store,
-            chain,
-            network,
-            outbox=self._outbox,
-            telemetry=self._telemetry,
-            aggregator=config.aggregator,
+        published = Published(
+            self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
-        self.settlement = Settlement(
-            self._host,
+        self.watcher = Watcher(chain, self._promises, self._telemetry, config.watch_interval_s)
+        self.mirror = Mirror(
+            published,
             chain,
             self._outbox,
+            self._telemetry,
+            signer=self._signer,
+            accounts=self.accounts,
+            checkpoint=config.home / "epochs",
+            judge=self.watcher,
+        )
+        self.claims = Claims(
+            chain,
             self._books.channels,
-            mirror=self.mirror,
-            telemetry=self._telemetry,
-            aggregator=config.aggregator,
-            aggregator_address=self._connection.aggregator,
+            self.mirror,
+            self._telemetry,
             operator=self._signer.address,
             accounts=self.accounts,
             unit_wei=0 if chain.deployment.chain_id in DEVELOPMENT_CHAINS else config.unit_wei,
+            on_claimed=self._send_soon,
         )
+        self.delivery = Delivery(
+            self._host,
+            self._outbox,
+            self._telemetry,
+            network,
+            aggregator=config.aggregator,
+            address=self._aggregator_now,
+            is_claimed=self.claims.is_claimed,
+        )
+        self.exits = Exits(
+            chain,
+            self._books.channels,
+            self._outbox,
+            self.mirror,
+            self._telemetry,
+            claims=self.claims,
+            operator=self._signer.address,
+        )
+        self.witness = Witness(self._signer, self.mirror, published, self._telemetry)
         notary = Notary(self._signer, network)
         self.till = Till(
             notary,
             self._books.channels,
             chain.channels,
-            on_receipt=self.settlement.earned,
-            on_withdrawal=self.settlement.claim_soon,
+            on_receipt=self.delivery.earned,
+            on_withdrawal=self.claims.claim_soon,
             grace_s=config.grace_s,
             shallow=config.shallow_deposit,
             clock=time.time,
@@ -171,7 +209,7 @@ class Money:
             notary,
             self._books.channels,
             Vault(payer.channels, limits),
-            on_receipt=self.settlement.paid,
+            on_receipt=self.delivery.paid,
             telemetry=self._telemetry,
             idle_s=config.idle_withdraw_s,
             clock=time.time,
@@ -186,35 +224,56 @@ class Money:
                     f" {to_hex(signer.address)} ({config.key_files.aggregator.name}, or key where"
                     " there is none)"
                 )
+            own = chain.for_key(self._keys.aggregator)
             self.aggregator = AggregatorRole(
-                self._host,
-                store,
-                chain.for_key(self._keys.aggregator),
-                network,
-                signer=signer,
-                ledger=self._books.ledger,
-                telemetry=self._telemetry,
+                published,
+                own,
+                signer,
+                self._books.ledger,
+                self._telemetry,
+                quorum=Quorum(self._host, own, config.witnesses, self._telemetry),
+                pace=Pace(
+                    grace_s=round(config.grace_s),
+                    promise_s=round(config.promise_s),
+                    epoch_s=max(1, round(config.epoch_s)),
+                ),
             )
+
+            self.respondent = Respondent(
+                own, self.aggregator.state_at, self.mirror.open_headers, self._telemetry
+            )
+
+    def _aggregator_now(self) -> bytes:
+        assert self._connection is not None, "only with a chain is anything promised"
+        return self._connection.aggregator
+
+    def _send_soon(self) -> None:
+        if self.delivery is not None:
+            self.delivery.send_soon()
 
     async def run_in(self, nursery: trio.Nursery) -> None:
         """Start this role's tasks."""
         network = self._connection.network if self._connection else None
-        await nursery.start(
-            run_gossip,
-            self._host,
-            network,
-            self.aggregator.hear if self.aggregator else None,
-            self._telemetry,
-        )
+        gossip = partial(run_gossip, self._host, network, self._aggregator_now)
+        await nursery.start(gossip, self._promises.add, self._telemetry)
+        config = self._config
         if self.aggregator is not None:
             self._host.serve(
                 PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
             )
-            nursery.start_soon(self.aggregator.run, self._config.epoch_s)
-        if self.mirror is not None and self.settlement is not None:
-            nursery.start_soon(self.mirror.run, min(5.0, self._config.epoch_s / 2))
-            nursery.start_soon(self.settlement.run_outbox)
-            nursery.start_soon(self.settlement.run_claims, self._config.claim_interval_s)
+            nursery.start_soon(self.aggregator.run, config.epoch_s)
+            assert self.respondent is not None
+            nursery.start_soon(self.respondent.run, config.watch_interval_s)
+        if self.mirror is not None and self.delivery is not None and self.claims is not None:
+            assert self.witness is not None
+            assert self.watcher is not None
+            assert self.exits is not None
+            nursery.start_soon(self.exits.run, config.watch_interval_s)
+            self._host.serve(WITNESS_PROTOCOL, self.witness.serve, streams_per_peer=2)
+            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
+            nursery.start_soon(self.watcher.run)
+            nursery.start_soon(self.delivery.run)
+            nursery.start_soon(self.claims.run, config.claim_interval_s)
         if self.till is not None and self.purse is not None:
             nursery.start_soon(self.till.run)
             nursery.start_soon(self.purse.run)
@@ -222,11 +281,11 @@ class Money:
 
     async def close(self) -> None:
         """Claim at the end what is due; bounded, because the machine may be going down."""
-        if self.settlement is not None:
+        if self.claims is not None:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + LAST_CLAIM_DEADLINE_S
             ):
-                await self.settlement.claim_vouchers()
+                await self.claims.claim_vouchers()
 
     # --- reports ---
 
@@ -318,9 +377,9 @@ class Money:
         """What this daemon's accounts earned; at an aggregator everybody's."""
         if self.mirror is None or self._connection is None:
             return []
-        payouts = self.mirror.history.state.payouts
-        accounts = sorted(payouts) if self.aggregator is not None else self.accounts
-        credited = {account: payouts.get(account, 0) for account in accounts}
+        state = self.mirror.history.state
+        accounts = state.all_accounts() if self.aggregator is not None else self.accounts
+        credited = {account: state.amount(account) for account in accounts}
         try:
             return await in_thread(
                 _read_earnings, self._connection.chain, credited, deadline_s=CHAIN_DEADLINE_S

@@ -36,11 +36,15 @@ from .structs import (
     shown_values,
 )
 from .token import Token
+from .views import LATEST, View
 
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
 
 PAGE_BLOCKS = 5_000
+
+
+NEVER = (1 << 64) - 1
 
 
 class Settlement:
@@ -218,6 +222,23 @@ class Settlement:
         """The forced receipt of a channel that nobody has answered."""
         _, deadline, sequence = self._contract.read("forced", channel_id)
         return ForcedReceipt(channel_id, sequence, deadline) if deadline else None
+
+    def forced(self, first: int, last: int) -> Iterator[bytes]:
+        """The channels of receipts that were put on chain between two blocks, both included."""
+        for event in self._contract.events("Forced", {}, first=first, last=last):
+            yield bytes(event["args"]["channelId"])
+
+    def left_at_many(self, channel_ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Those of these channels that have left, each with the second after which no header may
+        move it.
+        """
+        views = [
+            View(self._contract.name, self._contract.address, "leftAt", (channel_id,))
+            for channel_id in channel_ids
+        ]
+        found = self._contract.rpc.read_many(views, LATEST)
+        left = {channel: at for channel, (at,) in zip(channel_ids, found, strict=True)}
+        return {channel: at for channel, at in left.items() if at < NEVER}
 
     def left_at(self, channel_id: bytes) -> int:
         """The second after which no header may move a channel; 2^64 - 1 while headers may."""

@@ -16,6 +16,7 @@ from ..promise import Evidence
 from ..receipt import decode_receipt, digest_of
 from .database import Ledger
 
+MAX_EVIDENCE_PER_CHANNEL = 16  # whoever signs twice could go on for ever
 KEPT_CHECKPOINTS = 2  # the newest may stand on epochs that are taken back
 
 
@@ -83,10 +84,14 @@ class AggregatorLedger:
             )
 
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
-        """Keep the first evidence for a place."""
+        """Keep the first evidence for a place, and a bounded number for each channel."""
         with self._ledger.transaction():
-            statement = "INSERT INTO evidence VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-            self._ledger.write(statement, channel_id, sequence, evidence.first, evidence.second)
+            statement = (
+                "INSERT INTO evidence SELECT ?, ?, ?, ? WHERE (SELECT count(*) FROM evidence WHERE"
+                " channel = ?) < ? ON CONFLICT DO NOTHING"
+            )
+            row = (channel_id, sequence, evidence.first, evidence.second)
+            self._ledger.write(statement, *row, channel_id, MAX_EVIDENCE_PER_CHANNEL)
 
     def evidence(self) -> list[Evidence]:
         """Return all evidence, by channel and sequence."""

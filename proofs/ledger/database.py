@@ -136,8 +136,6 @@ class Ledger:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error):
-                    raise
                 if time.monotonic() > until:
                     raise LedgerError(
                         "another process holds the ledger for more than"

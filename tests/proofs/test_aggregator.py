@@ -432,6 +432,19 @@ def test_two_bodies_that_both_wait_are_evidence_too() -> None:
     assert isinstance(give(aggregator, resigned(tip, seed=bytes([9]) * 32)), Equivocation)
 
 
+def test_a_node_that_signs_twice_for_ever_fills_no_disk() -> None:
+    """For places that nobody can reach, with a cumulative that its few claimed units cover."""
+    ledger = AggregatorLedger(Ledger(":memory:"))
+    aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
+    tip = ChannelTip(config())
+    for sequence in range(2, 40):
+        for seed in (1, 2):
+            place = {"sequence": sequence, "previous": bytes([7]) * 32}
+            give(aggregator, resigned(tip, seed=bytes([seed]) * 32, **place))
+    assert len(ledger.evidence()) == 16
+    aggregator.check()
+
+
 def test_receipt_that_follows_another_body_is_rejected_and_those_behind_it_do_not_count() -> None:
     first = chain(1)[0]
     other = resigned(ChannelTip(config()), seed=bytes([9]) * 32)

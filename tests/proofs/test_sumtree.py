@@ -79,8 +79,11 @@ class Changing(RuleBasedStateMachine):
         old = data.draw(changed) if self.leaves else {}
         amounts = {**old, **dict(enumerate(new, len(self.leaves)))}
         change = self.tree.plan({index: node(amount) for index, amount in amounts.items()})
+        at_once = self.tree.copy()
+        at_once.update({index: node(amount) for index, amount in amounts.items()})
         self.tree.apply(change)
-        assert change.commitment == self.tree.commitment
+        assert change.commitment == self.tree.commitment == at_once.commitment
+        at_once.check()
         self.past.append(list(self.leaves))
         self.leaves += [EMPTY] * len(new)
         for index, amount in amounts.items():

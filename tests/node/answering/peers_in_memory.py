@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import trio
 
 from engine import messages as m
-from node.answering.peers import Call, Outcome, Peer
+from node.answering.peers import AnswerEnd, Call, Peer
 from node.answering.router import Router
 from node.answering.service import Service
 from node.answering.tokenizer import BaseTokenizer
@@ -99,10 +99,10 @@ class _CallInMemory:
         self._peer.stopped += 1
         self._left.clear()
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         self._peer.finished += 1
         part = self._peer.part
-        return Outcome(part.reason, part.amount, part.receipt, 1, {"queue": 1.0})
+        return AnswerEnd(part.reason, part.amount, part.receipt, 1, {"queue": 1.0})
 
 
 @dataclass
