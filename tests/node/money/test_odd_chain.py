@@ -112,10 +112,12 @@ async def test_whatever_its_ethereum_node_says_the_daemon_lives(tmp_path: Path) 
 async def test_addresses_that_are_not_the_contracts_are_refused_at_the_start(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    with open_lab(tmp_path, chain_for=("aggregator",)) as lab:
-        with pytest.raises(ConfigError, match=words):
-            async with lab.daemon("aggregator", role="aggregator", **changes):
-                pass
+    with (
+        open_lab(tmp_path, chain_for=("aggregator",)) as lab,
+        pytest.raises(ConfigError, match=words),
+    ):
+        async with lab.daemon("aggregator", role="aggregator", **changes):
+            pass
 
 
 async def test_a_chain_that_was_started_anew_is_told_at_the_start(tmp_path: Path) -> None:
@@ -123,7 +125,9 @@ async def test_a_chain_that_was_started_anew_is_told_at_the_start(tmp_path: Path
         home = lab.config("aggregator").home
         async with lab.daemon("aggregator", role="aggregator"):
             pass
-    with open_lab(tmp_path / "second", chain_for=("aggregator",)) as lab:
-        with pytest.raises(ConfigError, match=r"started anew.*new --home"):
-            async with lab.daemon("aggregator", role="aggregator", home=home):
-                pass
+    with (
+        open_lab(tmp_path / "second", chain_for=("aggregator",)) as lab,
+        pytest.raises(ConfigError, match=r"started anew.*new --home"),
+    ):
+        async with lab.daemon("aggregator", role="aggregator", home=home):
+            pass
