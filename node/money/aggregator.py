@@ -49,6 +49,7 @@ from proofs.receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
 from proofs.state import EpochState
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire import receipts as wire
@@ -236,14 +237,12 @@ class AggregatorRole:
         due = self._core.channels_due(now)
         if not due:
             return
-        try:
+        sealed = None
+        with survive(self._telemetry, "epochs"):
             views = await in_thread(self._read_views, due, deadline_s=CHAIN_DEADLINE_S)
             async with self._lock:
                 # Not abandoned: whoever held the lock next would meet a state that still changes.
                 sealed = await trio.to_thread.run_sync(self._core.seal, views, now)
-        except (ChainError, trio.TooSlowError, LedgerError) as error:
-            self._telemetry.log(f"aggregator: this epoch is not sealed now: {error}")
-            return
         if sealed is not None:
             self._telemetry.count("epochs_sealed")
             self._telemetry.log(
@@ -255,26 +254,23 @@ class AggregatorRole:
     async def _checkpoint_if_due(self) -> None:
         if not self._core.is_checkpoint_due:
             return
-        try:
+        with survive(self._telemetry, "checkpoints"):
             async with self._lock:
                 await trio.to_thread.run_sync(self._core.write_checkpoint)
-        except LedgerError as error:
-            self._telemetry.log(f"aggregator: no checkpoint was written now: {error}")
 
     async def _post_all(self) -> None:
         """Post every sealed header that is not on the chain, in order; the poster makes each happen
         once.
         """
-        try:
-            first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
-            for epoch in range(first, self._ledger.last_epoch() + 1):
-                sealed = self._ledger.find_epoch(epoch)
-                assert sealed is not None
-                await self._post(sealed)
-        except ContractReverted as error:
-            await self._reconsider(error)
-        except (ChainError, trio.TooSlowError, LedgerError, P2pError) as error:
-            self._telemetry.log(f"aggregator: not all is posted yet: {error}")
+        with survive(self._telemetry, "headers"):
+            try:
+                first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
+                for epoch in range(first, self._ledger.last_epoch() + 1):
+                    sealed = self._ledger.find_epoch(epoch)
+                    assert sealed is not None
+                    await self._post(sealed)
+            except ContractReverted as error:
+                await self._reconsider(error)
 
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
@@ -308,10 +304,8 @@ class AggregatorRole:
 
     async def _keep_office(self) -> None:
         """Fill the bond, and say that we are there, where there was nothing to post for long."""
-        try:
+        with survive(self._telemetry, "the office"):
             await in_thread(self._fill_bond_and_show, deadline_s=CHAIN_DEADLINE_S)
-        except (ChainError, trio.TooSlowError) as error:
-            self._telemetry.log(f"aggregator: the office was not looked after now: {error}")
 
     def _fill_bond_and_show(self) -> None:
         settlement = self._chain.settlement

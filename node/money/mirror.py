@@ -20,7 +20,6 @@ import trio
 from p2p.errors import P2pError
 from proofs.batch import decode_batch, recompute
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError
 from proofs.chain.headers import Reorganised
 from proofs.chain.structs import PostedHeader
 from proofs.digest import Network
@@ -32,6 +31,7 @@ from proofs.receipt import decode_receipt, digest_of
 from proofs.signing import Signer
 from proofs.state import EpochState, Transition
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from .checkpoints import CheckpointFile
@@ -138,14 +138,10 @@ class Mirror:
         """Follow the chain of headers, until cancelled."""
         await trio.to_thread.run_sync(self._restore)
         while True:
-            try:
+            with survive(self._telemetry, "mirror"):
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
                 await self._ripen()
-            except (ChainError, trio.TooSlowError, P2pError, LedgerError) as error:
-                self._telemetry.log(
-                    f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}"
-                )
             await trio.sleep(interval_s)
 
     async def follow(self) -> bool:
