@@ -274,7 +274,7 @@ class AggregatorRole:
 
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
-        await self._published.provide([sealed.batch, *self._manifests_in(sealed.batch).values()])
+        await self._published.provide(sealed.batch, self._manifests_in(sealed.batch).values())
         signatures = await self._quorum.gather(sealed.header)
         posted = await in_thread(
             self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S

@@ -9,6 +9,7 @@ What does not follow goes to the judge (watching.py). Claims nothing and posts n
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,7 +186,7 @@ class Mirror:
         self.history.state.apply(transition)
         self._note(batch, header)
         self._remember_payouts(posted)
-        await self._published.provide([batch, *manifests.values()])
+        await self._published.provide(batch, manifests.values())
         if self._judge is not None:
             await self._judge.approve(one, self.history.state, transition)
         await self._checkpoint_if_due()
@@ -199,7 +200,9 @@ class Mirror:
         return transition
 
     async def _get_manifests(self, batch: bytes) -> dict[bytes, bytes]:
-        return await self._published.manifests(decode_batch(batch).adapters)
+        return await self._published.manifests(
+            decode_batch(batch).adapters, hashlib.sha256(batch).digest()
+        )
 
     async def _refuse(self, posted: PostedHeader, batch: bytes, error: BatchError) -> None:
         epoch = posted.header.epoch
