@@ -1,5 +1,5 @@
-"""The aggregator's role: takes receipts, promises, seals epochs, has witnesses sign them, publishes
-batches, posts headers, answers demands.
+"""Runs the aggregator's role: takes receipts, promises, seals epochs, has witnesses sign them,
+publishes batches, posts headers.
 
 The deciding is in proofs.aggregator.
 
@@ -97,7 +97,7 @@ class AggregatorRole:
         self._lock = trio.Lock()
 
     def state_at(self, epoch: int) -> EpochState:
-        """The state after one of the sealed epochs, recomputed where it is not the last. Blocks."""
+        """Return the state after one of the sealed epochs, recomputed where it is not the last. Blocks."""
         if epoch == self._core.state.epoch:
             return self._core.state
         history = History(self._network)
@@ -160,7 +160,7 @@ class AggregatorRole:
         return outcome
 
     async def _get_terms(self, adapter: bytes, peer_id: str) -> AdapterTerms | None:
-        """What the adapter's manifest says; from whoever delivers, or the network. None where it
+        """Return what the adapter's manifest says; from whoever delivers, or the network. None where it
         cannot be had now: the receipt is then not taken yet.
         """
         known = self._core.find_terms(adapter)
@@ -185,7 +185,7 @@ class AggregatorRole:
         self._views |= {channel: (view, now) for channel, view in views.items()}
 
     def _read_views(self, channels: list[bytes]) -> dict[bytes, ChannelView]:
-        """These channels, as deep as the network's finality asks. Blocks."""
+        """Read these channels, as deep as the network's finality asks. Blocks."""
         states = self._chain.channels.read_many(channels)
         left = self._chain.settlement.left_at_many(channels)
         return {
@@ -289,7 +289,7 @@ class AggregatorRole:
         return {digest: data for digest, data in found.items() if data is not None}
 
     async def _reconsider(self, error: ContractReverted) -> None:
-        """The contract refuses the next header: where what it stands on was taken back by the
+        """Think again when the contract refuses the next header: where what it stands on was taken back by the
         chain, seal it anew later, with what is still claimed.
         """
         self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")
@@ -320,7 +320,7 @@ class AggregatorRole:
             settlement.say_alive()
 
     def describe(self) -> dict[str, object]:
-        """Where it stands, for people and JSON."""
+        """Describe where it stands, for people and JSON."""
         state = self._core.state
         return {
             "epoch": state.epoch,

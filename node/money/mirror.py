@@ -1,4 +1,4 @@
-"""A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
+"""Keeps a copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
 word is taken for what was sealed.
 
     header on the chain → batch and manifests, from anybody → recomputed → is it this header?
@@ -111,16 +111,16 @@ class Mirror:
 
     @property
     def network(self) -> Network:
-        """The network whose epochs these are."""
+        """Return the network whose epochs these are."""
         return self.history.network
 
     @property
     def header(self) -> EpochHeader | None:
-        """The last header whose batch was recomputed here."""
+        """Return the last header whose batch was recomputed here."""
         return self.history.state.header
 
     def posted(self, epoch: int) -> PostedHeader | None:
-        """A header as the chain has it, one of the last few thousand."""
+        """Return a header as the chain has it, one of the last few thousand."""
         return self._headers.get(epoch)
 
     def open_headers(self) -> list[PostedHeader]:
@@ -128,11 +128,11 @@ class Mirror:
         return [posted for posted, _ in self._ripening]
 
     def credited(self, account: bytes) -> int:
-        """What an account was awarded in all, final or not."""
+        """Return what an account was awarded in all, final or not."""
         return self.history.state.amount(account)
 
     def claimable(self, account: bytes) -> Claimable | None:
-        """The proof that the settlement contract pays one of our accounts for."""
+        """Return the proof that the settlement contract pays one of our accounts for."""
         return self._claimable.get(account)
 
     async def run(self, interval_s: float) -> None:
@@ -161,7 +161,7 @@ class Mirror:
         return True
 
     def _is_on_our_way(self, posted: PostedHeader) -> bool:
-        """Whether a header continues what is here; goes back first where it replaces some of it."""
+        """Return whether a header continues what is here; goes back first where it replaces some of it."""
         header = posted.header
         self._headers[header.epoch] = posted
         self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)

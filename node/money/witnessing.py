@@ -1,5 +1,5 @@
-"""A witness's side: signs a header that it recomputed itself and whose batch it keeps and provides,
-so that no header without its data opens claims.
+"""Signs, as a witness, a header that it recomputed itself and whose batch it keeps and provides, so
+that no header without its data opens claims.
 
 Does not judge whether channels are funded: whoever does has the challenge window for it.
 """
