@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from queue import SimpleQueue
 
-LACKS_COMPILER = 3
-"""Exit status of `build`; scripts/setup knows it."""
+from .arguments import LACKS_COMPILER, make_parser
+
 SWITCH_INTERVAL_S = 0.0005
 """Python's lock goes from the loader's thread to the step's after half a millisecond, not after
 five: a step is six.
@@ -22,111 +22,11 @@ five: a step is six.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(prog="python -m engine", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="speak frames over an inherited socket")
-    serve.add_argument("--fd", type=int, required=True)
-    serve.add_argument("--base", type=Path, required=True)
-    commands.add_parser(
-        "build",
-        help=(
-            f"build the native executor ahead of its first use; exit status {LACKS_COMPILER}: only"
-            " a compiler is missing"
-        ),
-    )
-    info = commands.add_parser("info", help="what is chosen on this machine, and why")
-    info.add_argument("--base", type=Path)
-    logits = commands.add_parser(
-        "logits",
-        help="write the logits of given token ids to a file, to compare them with anything",
-    )
-    logits.add_argument(
-        "--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file"
-    )
-    logits.add_argument("--adapter", type=Path, help="a PEFT folder")
-    logits.add_argument(
-        "--input-ids",
-        type=Path,
-        required=True,
-        help="safetensors with input_ids, whole numbers [batch, length]",
-    )
-    logits.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="safetensors to write: logits, float32 [batch, length, vocab]",
-    )
-    calibrate = commands.add_parser(
-        "calibrate",
-        help=(
-            "how far honest answers of an adapter miss in a replay, and which dishonest ones that"
-            " tells"
-        ),
-    )
-    calibrate.add_argument(
-        "--base", type=Path, required=True, help="a Hugging Face folder or a GGUF file"
-    )
-    calibrate.add_argument(
-        "--adapter",
-        type=Path,
-        required=True,
-        help="a PEFT folder; verification.json is written into it, or to --out",
-    )
-    calibrate.add_argument("--other", type=Path, help="another PEFT folder, for the comparison")
-    calibrate.add_argument(
-        "--kinds",
-        default="auto",
-        help=(
-            "what honest nodes run, as FORMAT/KERNELS,… (auto: float32 and bfloat16, both kernels)"
-        ),
-    )
-    calibrate.add_argument("--answers", type=int, default=24, help="answers of each kind")
-    calibrate.add_argument("--tokens", type=int, default=96, help="tokens of each answer")
-    calibrate.add_argument(
-        "--one-in",
-        type=int,
-        default=10_000,
-        help="of so many honest answers at most one may be called suspicious",
-    )
-    calibrate.add_argument("--threads", type=int, default=0)
-    calibrate.add_argument("--out", type=Path)
-    commands.add_parser(
-        "bench",
-        help="compare with other engines; what follows goes to benchmarks.engine.compare",
-        add_help=False,
-    )
-    for command in (serve, info, logits):
-        command.add_argument(
-            "--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto"
-        )
-        command.add_argument(
-            "--kernels", choices=("auto", "cuda", "native", "torch"), default="auto"
-        )
-        command.add_argument("--threads", type=int, default=0)
-    for command in (serve, info):
-        command.add_argument(
-            "--kv-tokens",
-            type=int,
-            default=0,
-            help="tokens of all running requests together (0: what suits the machine)",
-        )
-        command.add_argument(
-            "--max-adapters",
-            type=int,
-            default=0,
-            help="adapters ready at once (0: what suits the machine)",
-        )
-    serve.add_argument(
-        "--draft-tokens",
-        type=int,
-        default=0,
-        help="how far to guess ahead from an answer's own text; leaves it unchanged",
-    )
+    """Parse the command line and run; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["bench"]:
         return _bench(given[1:])
-    chosen = parser.parse_args(given)
+    chosen = make_parser(__doc__ or "").parse_args(given)
     if chosen.command == "build":
         return _build()
     # Before torch is imported: once OMP_PROC_BIND has pinned this thread, the process seems to have
@@ -141,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     ](chosen)
 
 
+# --- the commands: each imports torch, directly or not, so it imports when it runs ---
+
+
 def _serve(chosen: argparse.Namespace) -> int:
     cores = os.sched_getaffinity(0)
     from .build import build_engine
@@ -148,16 +51,12 @@ def _serve(chosen: argparse.Namespace) -> int:
     from .errors import DeviceLost, ModelError
     from .server import Inbound, Server
 
-    os.sched_setaffinity(
-        0,
-        cores,
-        # importing torch under OMP_PROC_BIND pinned this thread, and the executor's threads would
-        # inherit its one core
-    )
+    # importing torch under OMP_PROC_BIND pinned this thread, and the executor's threads would
+    # inherit its one core
+    os.sched_setaffinity(0, cores)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C belongs to the daemon; its end closes our socket
+    # Ctrl-C belongs to the daemon; its end closes our socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = socket.socket(fileno=chosen.fd)
     inbox: SimpleQueue[Inbound] = SimpleQueue()
     config = EngineConfig(
@@ -187,13 +86,13 @@ def _serve(chosen: argparse.Namespace) -> int:
 
 def _logits(chosen: argparse.Namespace) -> int:
     from .config import EngineConfig
-    from .errors import EngineError
+    from .errors import CannotServe
     from .logits import Job, write_logits
 
     config = EngineConfig(chosen.base, chosen.dtype, chosen.kernels, chosen.threads)
     try:
         shape = write_logits(Job(config, chosen.adapter, chosen.input_ids, chosen.out))
-    except EngineError as error:
+    except CannotServe as error:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     print(f"{chosen.out}: logits {list(shape)}")
@@ -205,7 +104,7 @@ def _calibrate(chosen: argparse.Namespace) -> int:
 
     from .calibrate import Plan, run
     from .config import EngineConfig
-    from .errors import EngineError
+    from .errors import CannotServe
 
     named = (
         "float32/native,bfloat16/native,float32/torch,bfloat16/torch"
@@ -228,7 +127,7 @@ def _calibrate(chosen: argparse.Namespace) -> int:
     )
     try:
         report = run(plan, lambda line: print(line, file=sys.stderr, flush=True))
-    except EngineError as error:
+    except CannotServe as error:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     print(f"{'answers':28} suspicious     mean score")
@@ -296,6 +195,5 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        status
-    )  # the reader may sit in recv and the loader in a parse: nothing here needs a slow goodbye
+    # the reader may sit in recv and the loader in a parse: nothing here needs a slow goodbye
+    os._exit(status)

@@ -1,10 +1,11 @@
-"""What a base's files say before a tensor is read: a GGUF file's header, and the base's identity.
+"""Reads what a base's files say before any tensor is read: a GGUF file's header, and the base's
+identity.
 
-The engine and the daemon both read by it, so that they agree on which base they have. Knows no
-tensors and no model: it says where things lie, not what they mean.
+The engine and the daemon both use it, so that they agree on which base they have. Decides what a
+base's identity is. Knows no tensors and no model: it says where things lie, not what they mean.
 
-Layout: magic "GGUF", u32 version, u64 tensors, u64 fields, fields, tensor infos, padding, data.
-Little-endian throughout.
+Layout (the GGUF specification, versions 2 and 3): magic "GGUF", u32 version, u64 tensors, u64
+fields, fields, tensor infos, padding, data. Little-endian throughout.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ARRAY = 9
 
 @dataclass(frozen=True)
 class Array:
-    """Where an array's items lie in the file; `kind` is a key of SCALARS, or STRING."""
+    """The place of an array's items in the file; `kind` is a key of SCALARS, or STRING."""
 
     kind: int
     count: int
@@ -50,7 +51,7 @@ class Array:
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Of one tensor: `shape` in torch order, `offset` from where the data begins."""
+    """One tensor's header: `shape` in torch order, `offset` in bytes from where the data begins."""
 
     name: str
     shape: tuple[int, ...]
@@ -60,9 +61,9 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """A header without its arrays' items: those are large, and rarely wanted.
+    """A header without its arrays' items, which are large and rarely wanted.
 
-    `end` is where it ends and the padding before the data begins.
+    `end` is the byte at which it ends and the padding before the data begins.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class GgufHeader:
 
 
 def parse_header(data: bytes | mmap.mmap, name: str) -> GgufHeader:
-    """Read a GGUF header of version 2 or 3; ModelError names the file."""
+    """Read a GGUF header of version 2 or 3. Raises ModelError that names the file."""
     try:
         return _Parser(data).header()
     except (struct.error, IndexError, KeyError, OverflowError, ValueError) as error:
@@ -100,14 +101,14 @@ def _map(descriptor: int) -> mmap.mmap:
 
 
 class _Parser:
-    """One walk over a file's bytes. Every count and length is bounded before it is followed."""
+    """One pass over a file's bytes. Every count and length is bounded before it is followed."""
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
         self._data = data
         self._at = 0
 
     def header(self) -> GgufHeader:
-        """All of it."""
+        """Read the whole header."""
         if self._data[:4] != b"GGUF":
             raise ValueError("wrong magic")
         self._at = 4
@@ -129,7 +130,7 @@ class _Parser:
         return GgufHeader(fields, arrays, tensors, self._at)
 
     def items(self, array: Array) -> list[Any]:
-        """What an array holds."""
+        """Read an array's items."""
         self._at = array.at
         if array.kind == STRING:
             return [self._string() for _ in range(array.count)]
@@ -160,7 +161,7 @@ class _Parser:
         if kind != STRING:
             at += count * struct.calcsize("<" + SCALARS[kind])
         else:
-            # Item by item through `_string` would take 30 times as long.
+            # Decoding each item with `_string` would take 30 times as long.
             lengths = struct.Struct("<Q").unpack_from
             for _ in range(count):
                 at += 8 + lengths(self._data, at)[0]
@@ -183,8 +184,9 @@ class _Parser:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files that hold a base's weights, in order of name: the GGUF file itself, or a folder's
-    *.safetensors. Raises ModelError when a folder has none.
+    """List the files that hold a base's weights, in order of name.
+
+    A GGUF file by itself, or a folder's *.safetensors. Raises ModelError when a folder has none.
     """
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files:
@@ -193,8 +195,10 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def base_id(path: Path) -> bytes:
-    """A base's identity: SHA-256 of its weights file; of several, of their names and digests in
-    order of name. Raises ModelError.
+    """Compute a base's identity: the SHA-256 of its weights file, 32 bytes.
+
+    Of several files, the SHA-256 over each one's name, a zero byte and its digest, in order of
+    name. Raises ModelError.
     """
     files = weight_files(path)
     try:

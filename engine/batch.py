@@ -13,7 +13,7 @@ import numpy as np
 
 from .executor.step import Run, Segment, StepInput
 from .lora.bank import Bank
-from .scheduler import Chunk
+from .schedule import Chunk
 
 
 @dataclass(frozen=True)

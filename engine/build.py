@@ -24,18 +24,21 @@ from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
 from .lora.adapter import load_adapter
-from .lora.adapters import AdapterLoader, Adapters, CopyDone, Load, LoadDone
 from .lora.arena import Arena
-from .lora.bank import Bank, SlotBank
+from .lora.bank import Bank, CopyDone, SlotBank
+from .lora.held import HeldAdapters, Recall
 from .lora.host_cache import HostCache
 from .lora.layout import PackedAdapter
+from .lora.loader import AdapterLoader, Load, LoadDone
 from .lora.slots import SlotTable
 from .lora.spill import Spill
 from .memory import Free, free_memory, lies_in_memory
 from .messages import Ready
+from .model.config import ModelConfig
 from .model.weights import Weights, open_weights
 from .runner import Runner
-from .scheduler import Budget, Scheduler
+from .schedule import Budget
+from .scheduler import Scheduler
 
 if TYPE_CHECKING:
     from .cuda.accelerator import Accelerator
@@ -43,6 +46,21 @@ if TYPE_CHECKING:
 
 Done = LoadDone | CopyDone | GrammarDone | DeviceLost
 """What other threads tell the engine's."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is decided before anything large is made: the machine, the number format, and who has
+    how much memory. `split` is of a device's memory, where there is one.
+    """
+
+    accelerator: Accelerator | None
+    config: EngineConfig
+    dtype: Choice
+    division: Division
+    split: Split | None
+    num_pages: int
+    context: int
 
 
 @dataclass(frozen=True)
@@ -86,72 +104,27 @@ def assemble(
     load: Load | None = None,
     free: Free | None = None,
 ) -> Built:
-    """An engine over weights that are open already, on the device that is given or found, in the
-    memory that is `free`. Raises ModelError.
+    """Make an engine over weights that are open already, on the device that is given or found, in
+    the memory that is `free`. Raises ModelError.
 
     `load` gives adapters where they are no files (a benchmark's); on a device they had better be
     pinned. `free` None: what the system says.
     """
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
-    base = weights.config
-    chosen = choose_machine(config, base, accelerator)
-    accelerator = chosen.accelerator
-    config = chosen.config
-    choice = chosen.dtype
-    division = divide_host(
-        base, config, choice, accelerator is not None, free=free or free_memory()
+    plan = _plan(weights.config, config, accelerator, free)
+    decoder = _make_decoder(weights, plan)
+    cache = _make_cache(decoder, plan)
+    loader, recall = _make_loader(weights, plan, load, on_done)
+    slots, bank, end_bank = _make_slots(weights.config, plan, on_done)
+    adapters = HeldAdapters(
+        slots, bank, HostCache(plan.config.host_cache_bytes), loader.submit, recall
     )
-    config = division.settle(config)
-    split = None if accelerator is None else accelerator.divide(base, choice.dtype, config)
-    num_pages = max(1, config.kv_tokens // config.page_tokens) if split is None else split.num_pages
-    context = min(base.context, num_pages * config.page_tokens)
-    with torch.inference_mode():
-        decoder = Decoder(
-            weights,
-            choice.dtype,
-            context,
-            config.kernels,
-            threads=config.threads,
-            weights_int8=choice.weights_int8,
-            accelerator=accelerator,
-        )
-        torch.set_num_threads(config.threads if decoder.wants_torch_threads else 1)
-        cache = _make_cache(decoder, num_pages, config.page_tokens, accelerator is not None)
-
-    def parse(config_path: Path, weights_path: Path) -> PackedAdapter:
-        with torch.inference_mode():
-            return load_adapter(
-                config_path, weights_path, weights, choice.dtype, room_bytes=division.reading_bytes
-            )
-
-    spill = Spill(parse, cache_folder(), config.spill_bytes, lies_in_memory)
-    loader = AdapterLoader(
-        load or (spill.load if accelerator is None else accelerator.pinning(spill.load)),
-        on_done,
-        division.untaken_bytes,
-    )
-    slots, bank, end_bank = _make_slots(config, weights, accelerator, split, on_done=on_done)
-    pages = PrefixCache(PagePool(num_pages))
-    recall = (
-        spill.recall if load is None and accelerator is None else _recall_nothing
-    )  # beside a device the loader's thread holds nobody up
-    adapters = Adapters(slots, bank, HostCache(config.host_cache_bytes), loader.submit, recall)
-    budget = Budget(
-        step_tokens=config.step_tokens,
-        max_running=config.max_running,
-        page_tokens=config.page_tokens,
-        age_bound_s=config.age_bound_s,
-        draft_tokens=config.draft_tokens,
-        prompt_step_tokens=config.prompt_step_tokens,
-        beside_tokens=config.beside_tokens,
-        seat_steps=config.seat_steps,
-    )
-    scheduler = Scheduler(budget, pages, adapters)
-    grammars = Grammars(base.vocab_size, on_done)
+    pages = PrefixCache(PagePool(plan.num_pages))
+    grammars = Grammars(weights.config.vocab_size, on_done)
     engine = Engine(
-        Limits.of(config, base.vocab_size, context),
-        scheduler,
+        Limits.of(plan.config, weights.config.vocab_size, plan.context),
+        Scheduler(_budget_of(plan.config), pages, adapters),
         Runner(decoder, cache, slots, bank),
         adapters,
         pages=pages,
@@ -159,30 +132,15 @@ def assemble(
     )
     with torch.inference_mode():
         warmed = decoder.warm_up(cache.pool, bank)
-    ready = Ready(
-        base=weights.base_id,
-        dtype=choice.name,
-        vocab_size=base.vocab_size,
-        max_context_tokens=context,
-        kv_pages=num_pages,
-        page_tokens=config.page_tokens,
-        threads=config.threads,
-        load_ms=(time.perf_counter() - started) * 1e3,
-    )
-    notes = (
-        (describe_division(division),)
-        if split is None
-        else (describe_split(split, config.page_tokens), warmed)
-    )
     return Built(
         engine,
-        ready,
+        _greet(weights, plan, (time.perf_counter() - started) * 1e3),
         loader,
         grammars,
-        dtype=choice,
+        dtype=plan.dtype,
         kernels=decoder.name,
         ends=(loader.close, grammars.close, end_bank, decoder.close),
-        notes=notes,
+        notes=_describe(plan, warmed),
     )
 
 
@@ -203,29 +161,128 @@ def describe_division(division: Division) -> str:
     return f"room for keys and values of {division.kv_tokens} tokens, {adapters}; {division.reason}"
 
 
-def _make_cache(decoder: Decoder, num_pages: int, page_tokens: int, masked: bool) -> KvCache:
+def _plan(
+    base: ModelConfig, asked: EngineConfig, accelerator: Accelerator | None, free: Free | None
+) -> _Plan:
+    chosen = choose_machine(asked, base, accelerator)
+    accelerator = chosen.accelerator
+    division = divide_host(
+        base, chosen.config, chosen.dtype, accelerator is not None, free=free or free_memory()
+    )
+    config = division.settle(chosen.config)
+    split = None if accelerator is None else accelerator.divide(base, chosen.dtype.dtype, config)
+    num_pages = max(1, config.kv_tokens // config.page_tokens) if split is None else split.num_pages
+    return _Plan(
+        accelerator,
+        config,
+        chosen.dtype,
+        division,
+        split,
+        num_pages=num_pages,
+        context=min(base.context, num_pages * config.page_tokens),
+    )
+
+
+@torch.inference_mode()
+def _make_decoder(weights: Weights, plan: _Plan) -> Decoder:
+    config = plan.config
+    decoder = Decoder(
+        weights,
+        plan.dtype.dtype,
+        plan.context,
+        config.kernels,
+        threads=config.threads,
+        weights_int8=plan.dtype.weights_int8,
+        accelerator=plan.accelerator,
+    )
+    torch.set_num_threads(config.threads if decoder.wants_torch_threads else 1)
+    return decoder
+
+
+@torch.inference_mode()
+def _make_cache(decoder: Decoder, plan: _Plan) -> KvCache:
+    page_tokens = plan.config.page_tokens
     try:
-        return KvCache(decoder.make_pool(1 + num_pages, page_tokens), page_tokens, masked)
+        pool = decoder.make_pool(1 + plan.num_pages, page_tokens)
+        return KvCache(pool, page_tokens, plan.accelerator is not None)
     except OutOfDeviceMemory as error:
         raise ModelError(
-            f"no memory for keys and values of {num_pages * page_tokens} tokens: {error}; choose"
-            " fewer --kv-tokens"
+            f"no memory for keys and values of {plan.num_pages * page_tokens} tokens: {error};"
+            " choose fewer --kv-tokens"
         ) from error
 
 
-def _recall_nothing(_config_path: Path, _weights_path: Path, _most_bytes: int) -> None:
+def _make_loader(
+    weights: Weights, plan: _Plan, load: Load | None, on_done: Callable[[Done], None]
+) -> tuple[AdapterLoader, Recall]:
+    """What reads adapters, on a thread of its own, and what gives those back that were read before
+    and need not be waited for.
+    """
+
+    def parse(config_path: Path, weights_path: Path) -> PackedAdapter:
+        with torch.inference_mode():
+            return load_adapter(
+                config_path,
+                weights_path,
+                weights,
+                plan.dtype.dtype,
+                room_bytes=plan.division.reading_bytes,
+            )
+
+    accelerator = plan.accelerator
+    spill = Spill(parse, cache_folder(), plan.config.spill_bytes, lies_in_memory)
+    loads = load or (spill.load if accelerator is None else accelerator.pinning(spill.load))
+    # beside a device the loader's thread holds nobody up
+    recalls = load is None and accelerator is None
+    return (
+        AdapterLoader(loads, on_done, plan.division.untaken_bytes),
+        spill.recall if recalls else _recall_nothing,
+    )
+
+
+def _recall_nothing(_config_path: Path, _weights_path: Path, _max_bytes: int) -> None:
     return None
 
 
 def _make_slots(
-    config: EngineConfig,
-    weights: Weights,
-    accelerator: Accelerator | None,
-    split: Split | None,
-    on_done: Callable[[Done], None],
+    base: ModelConfig, plan: _Plan, on_done: Callable[[Done], None]
 ) -> tuple[SlotTable, Bank, Callable[[], None]]:
     """Slots, their memory, and what ends the threads of it."""
-    if accelerator is None or split is None:
+    config = plan.config
+    split = plan.split
+    if plan.accelerator is None or split is None:
         return SlotTable(config.max_adapters, Arena(config.slot_bytes)), SlotBank(), lambda: None
-    bank = accelerator.make_bank(weights.config, split, on_done)
+    bank = plan.accelerator.make_bank(base, split, on_done)
     return SlotTable(split.num_slots, Arena(split.adapter_bytes)), bank, bank.close
+
+
+def _budget_of(config: EngineConfig) -> Budget:
+    return Budget(
+        step_tokens=config.step_tokens,
+        max_running=config.max_running,
+        page_tokens=config.page_tokens,
+        age_bound_s=config.age_bound_s,
+        draft_tokens=config.draft_tokens,
+        prompt_step_tokens=config.prompt_step_tokens,
+        beside_tokens=config.beside_tokens,
+        seat_steps=config.seat_steps,
+    )
+
+
+def _greet(weights: Weights, plan: _Plan, load_ms: float) -> Ready:
+    return Ready(
+        base=weights.base_id,
+        dtype=plan.dtype.name,
+        vocab_size=weights.config.vocab_size,
+        max_context_tokens=plan.context,
+        kv_pages=plan.num_pages,
+        page_tokens=plan.config.page_tokens,
+        threads=plan.config.threads,
+        load_ms=load_ms,
+    )
+
+
+def _describe(plan: _Plan, warmed: str) -> tuple[str, ...]:
+    if plan.split is None:
+        return (describe_division(plan.division),)
+    return describe_split(plan.split, plan.config.page_tokens), warmed

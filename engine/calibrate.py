@@ -22,7 +22,7 @@ import torch
 from .build import Done, assemble
 from .config import EngineConfig
 from .engine import Engine
-from .errors import BadRequest
+from .errors import InvalidRequest
 from .messages import (
     AdapterRefused,
     Choosing,
@@ -83,7 +83,7 @@ class Report:
 
 
 def run(plan: Plan, say: Callable[[str], None]) -> Report:
-    """Make answers, replay them, calibrate, and try the thresholds. Raises EngineError."""
+    """Make answers, replay them, calibrate, and try the thresholds. Raises CannotServe."""
     weights = open_weights(plan.config.base_path)
     honest: list[Answer] = []
     for kind in plan.kinds:
@@ -183,7 +183,7 @@ class Player:
         self._vocab_size = vocab_size
 
     def hold(self, name: bytes, folder: Path) -> None:
-        """Take an adapter in. Raises BadRequest with the engine's reason."""
+        """Take an adapter in. Raises InvalidRequest with the engine's reason."""
         self._engine.handle(
             HoldAdapter(
                 name, str(folder / "adapter_config.json"), str(folder / "adapter_model.safetensors")
@@ -192,7 +192,7 @@ class Player:
         self._engine.receive(self._done.get(timeout=LOAD_DEADLINE_S))
         for message in self._engine.take_messages():
             if isinstance(message, AdapterRefused):
-                raise BadRequest(f"{folder}: {message.message}")
+                raise InvalidRequest(f"{folder}: {message.message}")
 
     def answer(self, adapter: bytes | None, dice: str, plan: Plan) -> list[Answer]:
         """Make the plan's answers.
@@ -279,7 +279,7 @@ class Player:
         replies = self._engine.take_messages()
         for message in replies:
             if isinstance(message, Failed):
-                raise BadRequest(message.message)
+                raise InvalidRequest(message.message)
         return replies
 
     def _await_copy(self) -> bool:

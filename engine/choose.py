@@ -1,7 +1,6 @@
-"""Chooses the executor that runs a model here, and the device: the one place where that choice is
-made.
+"""Decides which executor and which device run a model here; no other file makes that choice.
 
-Runs nothing and divides no memory.
+Runs nothing, and does not divide memory.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
     from .cuda.accelerator import Accelerator
 
 KERNELS = ("auto", "cuda", "native", "torch")
-LEAST_CAPABILITY = (7, 0)
+MIN_CAPABILITY = (7, 0)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The outcome of a configuration on this machine: the device if any, settled numbers, number
+    """What a configuration comes to on this machine: the device if any, settled numbers, number
     format.
     """
 
@@ -41,9 +40,9 @@ class Chosen:
 def choose_machine(
     asked: EngineConfig, base: ModelConfig | None, accelerator: Accelerator | None = None
 ) -> Chosen:
-    """Choose the machine for a base, if there is one. Raises ModelError.
+    """Choose the device and number format for a base. Raises ModelError.
 
-    The device is `accelerator`, or the one that is found.
+    The device is `accelerator` where it is given, else the one that is found.
     """
     accelerator = accelerator or find_accelerator(asked.kernels, base, asked.dtype)
     capability = None if accelerator is None else accelerator.device.capability
@@ -58,7 +57,8 @@ def choose_machine(
 def find_accelerator(
     kernels: str, config: ModelConfig | None = None, dtype: str = "auto"
 ) -> Accelerator | None:
-    """Find the device on which `kernels` run a model in a number format; None: the processor.
+    """Find the device on which `kernels` run a model in a number format; return None for the
+    processor.
 
     Raises ModelError where `cuda` is asked for and cannot be had.
     """
@@ -87,8 +87,8 @@ def _open_device() -> Accelerator | str:
     except ImportError as error:
         return f"Triton cannot be imported: {error}"
     device = CudaDevice()
-    if device.capability < LEAST_CAPABILITY:
-        has, needs = (".".join(map(str, each)) for each in (device.capability, LEAST_CAPABILITY))
+    if device.capability < MIN_CAPABILITY:
+        has, needs = (".".join(map(str, each)) for each in (device.capability, MIN_CAPABILITY))
         return (
             f"{device.name} has compute capability {has}, and Triton compiles for {needs} and newer"
         )

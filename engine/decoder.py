@@ -1,8 +1,9 @@
-"""Runs the base model on its device: rows in, logits out, over paged keys and values and the
-adapters of each row.
+"""Runs the base model on its device: rows in, logits out, over paged keys and values and each row's
+adapter.
 
-Schedules nothing. What an adapter changes outside the layers (embedding, head) is applied here, in
-torch, to the few rows that have it; everything inside the layers is the executor's.
+Decides nothing about scheduling. What an adapter changes outside the layers (embedding, head) is
+applied here, in torch, to the few rows that have it; everything inside the layers is left to the
+executor.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Changing = tuple[Segment, Ends]
 class Decoder:
     """The model as the runner sees it: `run` does a step, `forward` returns only its logits.
 
-    `name` tells which executor runs it; for the rest see Executor.
+    `name` tells which executor runs it; `wants_torch_threads` and `runs_beside` are the executor's.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Decoder:
         return output
 
     def prepare(self, step: StepInput) -> None:
-        """See Executor."""
+        """Prepare the next step while one is under way."""
         self._executor.prepare(step)
 
     def draw(self, output: StepOutput, draws: list[Draw]) -> list[Drawn]:

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .batch import Batch
-from .errors import DeviceLost, UnknownAdapter
-from .grammar import GrammarDone, GrammarJob, Grammars, Matcher
-from .intake import Admitted, Limits, Queue, Refused, admit
+from .errors import DeviceLost
+from .grammar import GrammarDone, Grammars
+from .intake import Limits
 from .kv.prefix import PrefixCache
-from .lora.adapters import Adapters, CopyDone, LoadDone
+from .lora.bank import CopyDone
+from .lora.held import HeldAdapters
+from .lora.loader import LoadDone
 from .messages import (
     Cancel,
     Failed,
@@ -39,19 +41,11 @@ from .messages import (
     ToEngine,
     Vocabulary,
 )
+from .requests import Requests
 from .runner import ChunkResult, Flight, Runner
-from .scheduler import Schedule, Scheduler
-from .sequence import Sequence
-from .settle import (
-    LastWord,
-    Tally,
-    advance,
-    end_before_start,
-    end_early,
-    failed,
-    find_overdue,
-    goes_on,
-)
+from .schedule import Schedule
+from .scheduler import Scheduler
+from .settle import Tally, advance, goes_on
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class _InFlight:
     started_s: float
     cancelled: list[int] = field(default_factory=list)
 
-    def holds(self, request_id: int) -> bool:
+    def includes(self, request_id: int) -> bool:
         """Whether the request takes part in it."""
         return any(chunk.sequence.request_id == request_id for chunk in self.flight.batch.chunks)
 
@@ -77,24 +71,21 @@ class Engine:
         limits: Limits,
         scheduler: Scheduler,
         runner: Runner,
-        adapters: Adapters,
+        adapters: HeldAdapters,
         pages: PrefixCache,
         grammars: Grammars,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits = limits
         self._scheduler = scheduler
         self._runner = runner
         self._adapters = adapters
         self._pages = pages
         self._clock = clock
         self._grammars = grammars
-        self._compiling: dict[int, Admitted] = {}
-        self._sequences: dict[int, Sequence] = {}
+        self._requests = Requests(limits, scheduler, adapters, grammars, self._tell)
         self._in_flight: _InFlight | None = None
         self._outbox: list[FromEngine] = []
         self._tally = Tally()
-        self._arrivals = 0
 
     def step(self) -> bool:
         """One forward pass, or the end of one and the beginning of the next, if anything can run.
@@ -121,8 +112,8 @@ class Engine:
 
     def _begin(self, now_s: float) -> bool:
         """Begin a step, if anything can run; where this thread computes, it is over then."""
-        for sequence, last in self._overdue(now_s):
-            self._end(sequence, last)
+        for sequence, last in self._requests.overdue(now_s):
+            self._requests.end(sequence, last)
         schedule = self._scheduler.schedule(now_s)
         self._adapters.renew_recalls()
         if not schedule.chunks:
@@ -136,7 +127,7 @@ class Engine:
 
     def _foresee(self, before: _InFlight, now_s: float) -> tuple[Schedule, Batch] | None:
         """The step after the one in flight, laid out, where only the tokens are not known yet."""
-        if before.cancelled or self._overdue(now_s):
+        if before.cancelled or self._requests.overdue(now_s):
             return None
         schedule = self._scheduler.foresee(before.flight.batch.chunks)
         return (
@@ -154,9 +145,9 @@ class Engine:
         """Take one message from the daemon. Errors of a request become its `Failed`."""
         match message:
             case Submit() | Replay():
-                self._accept(message)
+                self._requests.accept(message, self._clock())
             case Grant(request_id, credit):
-                self._grant(request_id, credit)
+                self._requests.grant(request_id, credit)
             case Cancel(request_id):
                 self._cancel(request_id)
             case HoldAdapter(adapter, config_path, weights_path):
@@ -176,42 +167,15 @@ class Engine:
         """
         match done:
             case LoadDone():
-                self._receive_adapter(done)
+                answer = self._adapters.receive(done)
+                self._outbox += [answer] if answer else []
+                self._requests.fail_unserved(done.job.adapter)
             case CopyDone():
                 self._adapters.copied(done)
             case GrammarDone():
-                self._receive_grammar(done)
+                self._requests.receive_grammar(done, self._clock())
             case DeviceLost():
                 raise done
-
-    def _receive_grammar(self, done: GrammarDone) -> None:
-        """The request that waited for it is queued, unless it was cancelled meanwhile."""
-        request = self._compiling.pop(done.job.request_id, None)
-        if request is None:
-            return
-        if isinstance(done.outcome, Matcher):
-            self._enqueue(request, done.outcome)
-        else:
-            self._outbox.append(failed(request.request_id, done.outcome))
-
-    def _receive_adapter(self, done: LoadDone) -> None:
-        """Requests that wait for a refused one fail; so do those that were at work with it, where
-        its bytes have left memory.
-        """
-        answer = self._adapters.receive(done)
-        self._outbox += [answer] if answer else []
-        stranded = [] if self._adapters.is_here(done.job.adapter) else self._scheduler.running
-        for sequence in [*self._scheduler.waiting, *stranded]:
-            if sequence.adapter == done.job.adapter:
-                try:
-                    self._adapters.check_known(sequence.adapter)
-                except UnknownAdapter as error:
-                    self._end(sequence, failed(sequence.request_id, error))
-
-    @property
-    def num_compiling(self) -> int:
-        """Requests whose grammar is being compiled."""
-        return len(self._compiling)
 
     @property
     def num_copying(self) -> int:
@@ -231,79 +195,23 @@ class Engine:
         # whatever the device still writes, it writes before the next step begins
         self._in_flight = None
         for sequence in list(self._scheduler.running):
-            self._end(sequence, Failed(sequence.request_id, code, message))
+            self._requests.end(sequence, Failed(sequence.request_id, code, message))
 
     def check(self) -> None:
         """All invariants of the stateful cores."""
         self._scheduler.check()
         self._adapters.check()
-        assert {id(s) for s in self._sequences.values()} == {
-            id(s) for s in self._scheduler.running + self._scheduler.waiting
-        }
-
-    # --- requests ---
-
-    def _accept(self, message: Submit | Replay) -> None:
-        match admit(message, self._limits, self._queue()):
-            case Refused(request_id, error):
-                self._outbox.append(failed(request_id, error))
-            case Admitted(sampling=sampling) as request:
-                if sampling.choosing.grammar is None:
-                    self._enqueue(request, None)
-                else:
-                    self._compiling[request.request_id] = request
-                    self._grammars.submit(GrammarJob(request.request_id, sampling.choosing.grammar))
-
-    def _queue(self) -> Queue:
-        """Requests whose grammar is compiled wait as well."""
-        waiting = self._scheduler.waiting
-        compiling = self._compiling
-        return Queue(
-            taken_ids=self._sequences.keys() | compiling.keys(),
-            num_waiting=len(waiting) + len(compiling),
-            waiting_tokens=sum(len(each.tokens) for each in waiting)
-            + sum(len(each.prompt_ids) for each in compiling.values()),
-            check_known=self._adapters.check_known,
-        )
-
-    def _enqueue(self, request: Admitted, matcher: Matcher | None) -> None:
-        if request.adapter is not None:
-            try:
-                self._adapters.check_known(request.adapter)
-            except UnknownAdapter as error:
-                self._outbox.append(failed(request.request_id, error))
-                return
-            self._adapters.use(request.adapter)
-        self._arrivals += 1
-        sequence = request.to_sequence(self._arrivals, self._clock(), matcher)
-        self._sequences[sequence.request_id] = sequence
-        self._scheduler.add(sequence)
-
-    def _grant(self, request_id: int, credit: int) -> None:
-        sequence = self._sequences.get(request_id)
-        if sequence is not None:
-            sequence.credit = max(sequence.credit, credit)
-            sequence.parked_s = None if sequence.has_credit else sequence.parked_s
-        compiling = self._compiling.get(request_id)
-        if compiling is not None:
-            self._compiling[request_id] = replace(compiling, credit=max(compiling.credit, credit))
+        self._requests.check()
 
     def _cancel(self, request_id: int) -> None:
-        if self._in_flight is not None and self._in_flight.holds(request_id):
+        if self._in_flight is not None and self._in_flight.includes(request_id):
             # its pages and its seat are in use until that step is over
             self._in_flight.cancelled.append(request_id)
-            return
-        compiling = self._compiling.pop(request_id, None)
-        if compiling is not None and not compiling.is_replay:
-            self._outbox.append(end_before_start(request_id, len(compiling.prompt_ids)))
-        sequence = self._sequences.get(request_id)
-        if sequence is not None:
-            self._end(sequence, end_early(sequence, self._clock()))
+        else:
+            self._requests.cancel(request_id, self._clock())
 
-    def _overdue(self, now_s: float) -> list[tuple[Sequence, LastWord]]:
-        return find_overdue(self._sequences.values(), self._limits, now_s)
-
-    # --- after a step ---
+    def _tell(self, message: FromEngine) -> None:
+        self._outbox.append(message)
 
     def _settle(self, results: list[ChunkResult], started_s: float, ended_s: float) -> None:
         record = self._tally.count(results, (ended_s - started_s) * 1e3)
@@ -315,14 +223,7 @@ class Engine:
             if progress.tokens is not None:
                 self._outbox.append(progress.tokens)
             if progress.last is not None:
-                self._end(sequence, progress.last)
-
-    def _end(self, sequence: Sequence, last: LastWord) -> None:
-        self._scheduler.remove(sequence)
-        del self._sequences[sequence.request_id]
-        if sequence.adapter is not None:
-            self._adapters.leave(sequence.adapter)
-        self._outbox.append(last)
+                self._requests.end(sequence, progress.last)
 
     def _stats(self) -> Stats:
         return Stats(
@@ -330,7 +231,7 @@ class Engine:
             waiting=len(self._scheduler.waiting),
             kv_pages_free=self._pages.num_available,
             kv_pages=self._pages.pool.num_pages,
-            adapters_held=self._adapters.slots.held(),
+            adapters_held=self._adapters.slots.known(),
             adapters_ready=self._adapters.slots.ready(),
             tokens_generated=self._tally.tokens_generated,
             max_adapters_in_one_step=self._tally.most_adapters,

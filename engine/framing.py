@@ -31,12 +31,11 @@ def encode_frames(messages: Iterable[Message]) -> bytes:
 
 
 class MessageDecoder(Generic[M]):
-    """Decodes what arrives into messages of one union, `ToEngine` or `FromEngine`.
+    """Decodes arriving bytes into messages of one union, `ToEngine` or `FromEngine`.
 
-    - `feed` bytes in pieces of any size, then call `next_message` until it returns None.
-    - Holds at most one frame and what was fed beyond it; a length is judged before its bytes are
-      awaited.
-    - After a BorderError the stream cannot be read any further.
+    - `feed` bytes in pieces of any size, then call `next_message` until it returns None. - Holds at
+    most one frame and what was fed beyond it; a length is checked before its bytes are awaited. -
+    After a BorderError the stream cannot be read any further.
     """
 
     def __init__(self, kind: object) -> None:
@@ -44,7 +43,7 @@ class MessageDecoder(Generic[M]):
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take bytes off the socket."""
+        """Add bytes that came from the socket."""
         self._buffer += data
 
     def next_message(self) -> M | None:
@@ -70,5 +69,5 @@ class MessageDecoder(Generic[M]):
 
     @property
     def is_empty(self) -> bool:
-        """Whether the stream may end here without cutting a frame."""
+        """Return whether the stream may end here without cutting a frame."""
         return not self._buffer

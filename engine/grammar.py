@@ -20,7 +20,7 @@ import llguidance.numpy
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BadRequest
+from .errors import InvalidRequest
 from .grammar_check import LIMITS, Checker
 from .messages import Grammar, Vocabulary
 
@@ -49,16 +49,16 @@ class Matcher:
         """Return one bit for each id that may follow, packed, lowest first; valid until the next
         call.
 
-        Raises BadRequest when that is too complex.
+        Raises InvalidRequest when that is too complex.
         """
         started = time.perf_counter()
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
         if self._matcher.is_error():
-            raise BadRequest(
+            raise InvalidRequest(
                 f"the grammar cannot be followed further: {_first_line(self._matcher)}; simplify it"
             )
         if time.perf_counter() - started > MASK_DEADLINE_S:
-            raise BadRequest(
+            raise InvalidRequest(
                 f"the grammar is too complex: one token took longer than {MASK_DEADLINE_S} s;"
                 " simplify it"
             )
@@ -83,7 +83,7 @@ class GrammarDone:
     """The outcome of a job."""
 
     job: GrammarJob
-    outcome: Matcher | BadRequest
+    outcome: Matcher | InvalidRequest
 
 
 class Grammars:
@@ -128,33 +128,33 @@ class Grammars:
         except (OSError, ValueError) as error:
             self._reason = f"the base's tokenizer cannot be used for grammars: {error}"
 
-    def _attempt(self, grammar: Grammar) -> Matcher | BadRequest:
+    def _attempt(self, grammar: Grammar) -> Matcher | InvalidRequest:
         try:
             return self._compile(grammar)
-        except BadRequest as error:
+        except InvalidRequest as error:
             return error
-        except (
-            Exception
-        ) as error:  # a stranger's grammar found a bug: this request is lost, not the engine
-            return BadRequest(f"grammar could not be prepared ({type(error).__name__}: {error})")
+        except Exception as error:  # a stranger's grammar found a bug: only its request is lost
+            return InvalidRequest(
+                f"grammar could not be prepared ({type(error).__name__}: {error})"
+            )
 
     def _compile(self, grammar: Grammar) -> Matcher:
         if self._tokenizer is None:
-            raise BadRequest(f"grammar: {self._reason}")
+            raise InvalidRequest(f"grammar: {self._reason}")
         source = _source(grammar)
         self._checker.check(source)
         matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
         if matcher.is_error():
-            raise BadRequest(f"grammar is refused: {_first_line(matcher)}")
+            raise InvalidRequest(f"grammar is refused: {_first_line(matcher)}")
         return Matcher(matcher, self._vocab_size)
 
 
 def check_grammar(grammar: Grammar) -> None:
-    """Raise BadRequest for a grammar that can be refused without compiling it."""
+    """Raise InvalidRequest for a grammar that can be refused without compiling it."""
     if grammar.kind not in ("json_schema", "regex"):
-        raise BadRequest(f"grammar has kind {grammar.kind!r}; it must be json_schema or regex")
+        raise InvalidRequest(f"grammar has kind {grammar.kind!r}; it must be json_schema or regex")
     if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
-        raise BadRequest(
+        raise InvalidRequest(
             f"grammar has {len(grammar.text.encode())} bytes; the limit is {MAX_GRAMMAR_BYTES}"
         )
 
@@ -165,7 +165,7 @@ def _source(grammar: Grammar) -> str:
     try:
         return llguidance.LLMatcher.grammar_from_json_schema(grammar.text)
     except ValueError as error:
-        raise BadRequest(f"grammar: the json_schema is not JSON: {error}") from error
+        raise InvalidRequest(f"grammar: the json_schema is not JSON: {error}") from error
 
 
 def _read(path: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import llguidance
 
-from .errors import BadRequest
+from .errors import InvalidRequest
 
 CHECK_DEADLINE_S = 1.0
 START_DEADLINE_S = 20.0
@@ -46,7 +46,9 @@ class Checker:
         self._child: subprocess.Popen[bytes] | None = None
 
     def check(self, grammar: str) -> None:
-        """Raise BadRequest when llguidance refuses `grammar`, or takes longer than the deadline."""
+        """Raise InvalidRequest when llguidance refuses `grammar` or takes longer than the
+        deadline.
+        """
         child = self._started()
         assert child.stdin is not None
         try:
@@ -54,17 +56,17 @@ class Checker:
             child.stdin.flush()
         except OSError as error:
             self.close()
-            raise BadRequest(f"grammar could not be checked ({error}); try again") from error
+            raise InvalidRequest(f"grammar could not be checked ({error}); try again") from error
         answer = _read_line(child, self._deadline_s)
         if not answer:
             self.close()
-            raise BadRequest(
+            raise InvalidRequest(
                 f"grammar is too complex: it could not be prepared within {self._deadline_s:g} s;"
                 " simplify it"
             )
         reason = json.loads(answer)
         if reason:
-            raise BadRequest(f"grammar is refused: {reason}")
+            raise InvalidRequest(f"grammar is refused: {reason}")
 
     def close(self) -> None:
         """End the child, whatever it does."""
@@ -89,7 +91,7 @@ class Checker:
             )
             if _read_line(self._child, START_DEADLINE_S) != b'""\n':
                 self.close()
-                raise BadRequest(
+                raise InvalidRequest(
                     "grammar could not be checked: the process that does it did not start; try"
                     " again"
                 )

@@ -1,7 +1,7 @@
-"""Which requests the engine takes. Decides; queues nothing and computes nothing.
+"""Decides which requests the engine takes. Queues nothing and computes nothing.
 
-One rule a line, in the order in which a request hears of them. It does not know what becomes of a
-request afterwards, nor whether its grammar compiles.
+The rules stand one per line, in the order in which a request is told of them. Does not know what
+becomes of a request afterwards, nor whether its grammar compiles.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from .config import EngineConfig
-from .errors import BadRequest, Busy, EngineError
+from .errors import Busy, CannotServe, InvalidRequest
 from .grammar import Matcher, check_grammar
 from .messages import MAX_LOGPROBS, MAX_STOP_IDS, Replay, Sampling, Submit
 from .sampler import Chooser, check_sampling
@@ -21,8 +21,11 @@ MAX_PRIORITY = 100
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may be: ids below `vocab_size`, prompt and answer together at most
+    """The bounds on a request: ids below `vocab_size`, prompt and answer together at most
     `context_tokens`.
+
+    `max_waiting` bounds the requests that wait, `max_waiting_tokens` their tokens together;
+    deadlines are in seconds.
     """
 
     vocab_size: int
@@ -34,7 +37,7 @@ class Limits:
 
     @classmethod
     def of(cls, config: EngineConfig, vocab_size: int, context_tokens: int) -> Limits:
-        """The limits of a configuration over a base."""
+        """Return the limits of a configuration over a base."""
         return cls(
             vocab_size=vocab_size,
             context_tokens=context_tokens,
@@ -47,8 +50,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class Queue:
-    """What a request meets: ids in use, how many requests and tokens wait, and which adapters are
-    known (`check_known` raises UnknownAdapter).
+    """The state that a request meets: the ids in use, how many requests and tokens wait, and which
+    adapters are known (`check_known` raises UnknownAdapter).
     """
 
     taken_ids: Container[int]
@@ -59,8 +62,9 @@ class Queue:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A request that may run, whichever message brought it. A replay has answer_ids, and nothing
-    to generate.
+    """A request that may run, whichever message brought it.
+
+    A replay has `answer_ids` and nothing to generate.
     """
 
     request_id: int
@@ -77,7 +81,7 @@ class Admitted:
     num_logprobs: int | None = None
 
     def to_sequence(self, arrival: int, now_s: float, matcher: Matcher | None) -> Sequence:
-        """The sequence that will run."""
+        """Make the sequence that will run."""
         return Sequence(
             request_id=self.request_id,
             arrival=arrival,
@@ -98,21 +102,21 @@ class Admitted:
 
 @dataclass(frozen=True)
 class Refused:
-    """A request that may not run, and why."""
+    """A request that may not run, and the rule that it breaks."""
 
     request_id: int
-    error: EngineError
+    error: CannotServe
 
 
 def admit(message: Submit | Replay, limits: Limits, queue: Queue) -> Admitted | Refused:
-    """Take a request, or say the first rule that it breaks."""
+    """Take a request, or return the first rule that it breaks. Raises nothing."""
     try:
         match message:
             case Submit():
                 return _admit_submit(message, limits, queue)
             case Replay():
                 return _admit_replay(message, limits, queue)
-    except EngineError as error:
+    except CannotServe as error:
         return Refused(message.request_id, error)
 
 
@@ -164,7 +168,7 @@ def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
 
 def _check_new(request_id: int, queue: Queue) -> None:
     if request_id in queue.taken_ids:
-        raise BadRequest(f"request {request_id} is already running; use another id")
+        raise InvalidRequest(f"request {request_id} is already running; use another id")
 
 
 def _check_room(num_tokens: int, limits: Limits, queue: Queue) -> None:
@@ -181,12 +185,12 @@ def _check_room(num_tokens: int, limits: Limits, queue: Queue) -> None:
 
 def _check_given(name: str, ids: list[int]) -> None:
     if not ids:
-        raise BadRequest(f"{name} is empty")
+        raise InvalidRequest(f"{name} is empty")
 
 
-def _check_context(num_tokens: int, least_new: int, limits: Limits) -> None:
-    if num_tokens + least_new > limits.context_tokens:
-        raise BadRequest(
+def _check_context(num_tokens: int, min_new: int, limits: Limits) -> None:
+    if num_tokens + min_new > limits.context_tokens:
+        raise InvalidRequest(
             f"{num_tokens} tokens do not fit a context of {limits.context_tokens}; shorten the"
             " prompt"
         )
@@ -194,12 +198,12 @@ def _check_context(num_tokens: int, least_new: int, limits: Limits) -> None:
 
 def _check_ids(ids: list[int], limits: Limits) -> None:
     if not all(0 <= token < limits.vocab_size for token in ids):
-        raise BadRequest(f"a token id is not in [0, {limits.vocab_size})")
+        raise InvalidRequest(f"a token id is not in [0, {limits.vocab_size})")
 
 
 def _check_end(message: Submit) -> None:
     if message.max_tokens < 1 or len(message.stop_ids) > MAX_STOP_IDS:
-        raise BadRequest(
+        raise InvalidRequest(
             f"max_tokens is {message.max_tokens} (1 or more), stop_ids are"
             f" {len(message.stop_ids)} (at most {MAX_STOP_IDS})"
         )
@@ -207,7 +211,7 @@ def _check_end(message: Submit) -> None:
 
 def _check_urgency(message: Submit) -> None:
     if abs(message.priority) > MAX_PRIORITY or message.deadline_ms < 0:
-        raise BadRequest(
+        raise InvalidRequest(
             f"priority is {message.priority} (within {MAX_PRIORITY} of 0), deadline_ms is"
             f" {message.deadline_ms} (0 or more)"
         )
@@ -215,7 +219,7 @@ def _check_urgency(message: Submit) -> None:
 
 def _check_logprobs(logprobs: int | None) -> None:
     if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
-        raise BadRequest(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}")
+        raise InvalidRequest(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}")
 
 
 def _check_choice(sampling: Sampling, adapter: bytes | None, limits: Limits, queue: Queue) -> None:

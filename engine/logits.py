@@ -18,17 +18,17 @@ from safetensors.torch import save_file
 from .batch import build_batch
 from .choose import choose_machine
 from .config import EngineConfig
+from .count import ceil_div
 from .decoder import Decoder
-from .errors import BadRequest, DeviceLost
+from .errors import DeviceLost, InvalidRequest
 from .kv.cache import KvCache
 from .lora.adapter import load_adapter
-from .lora.adapters import CopyDone
-from .lora.bank import Bank, SlotBank
+from .lora.bank import Bank, CopyDone, SlotBank
 from .messages import Sampling
 from .model.weights import open_weights
 from .noise import SEED_BYTES
 from .sampler import Chooser
-from .scheduler import Chunk
+from .schedule import Chunk
 from .sequence import Sequence
 
 ADAPTER = b"\1" * 32
@@ -50,12 +50,12 @@ class Job:
 def write_logits(job: Job) -> tuple[int, ...]:
     """Compute and write `logits` [batch, length, vocab] float32; return their shape.
 
-    Raises EngineError with one line that names the field. The path is the serving one: chunks of
+    Raises CannotServe with one line that names the field. The path is the serving one: chunks of
     `step_tokens` rows over paged keys and values, the adapter in a slot.
     """
     ids = read_ids(job.ids_path)
     if not job.out_path.absolute().parent.is_dir():
-        raise BadRequest(
+        raise InvalidRequest(
             f"--out: there is no folder {job.out_path.absolute().parent}; make it first"
         )
     with torch.inference_mode():
@@ -67,21 +67,23 @@ def write_logits(job: Job) -> tuple[int, ...]:
 
 
 def read_ids(path: Path) -> torch.Tensor:
-    """Read `input_ids` [batch, length] int64 from a safetensors file. Raises BadRequest."""
+    """Read `input_ids` [batch, length] int64 from a safetensors file. Raises InvalidRequest."""
     try:
         with safe_open(path, framework="pt") as file:
             if "input_ids" not in file.keys():  # noqa: SIM118 (a handle is no mapping)
-                raise BadRequest(f"--input-ids: {path.name} holds no tensor input_ids")
+                raise InvalidRequest(f"--input-ids: {path.name} holds no tensor input_ids")
             ids: torch.Tensor = file.get_tensor("input_ids")
     except (OSError, SafetensorError) as error:
-        raise BadRequest(f"--input-ids: {path} cannot be read as safetensors: {error}") from error
+        raise InvalidRequest(
+            f"--input-ids: {path} cannot be read as safetensors: {error}"
+        ) from error
     if (
         ids.is_floating_point()
         or ids.dtype == torch.bool
         or ids.dim() != 2
         or not 1 <= ids.numel() <= MAX_IDS
     ):
-        raise BadRequest(
+        raise InvalidRequest(
             f"--input-ids: input_ids is {ids.dtype} of shape {list(ids.shape)}; it must be whole"
             f" numbers [batch, length], at most {MAX_IDS}"
         )
@@ -98,16 +100,16 @@ def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
     choice = chosen.dtype
     torch.set_num_threads(config.threads)
     if length > base.context:
-        raise BadRequest(
+        raise InvalidRequest(
             f"--input-ids: input_ids has rows of {length} tokens; the base's context is"
             f" {base.context}"
         )
     if int(ids.min()) < 0 or int(ids.max()) >= base.vocab_size:
-        raise BadRequest(
+        raise InvalidRequest(
             f"--input-ids: input_ids lie in [{int(ids.min())}, {int(ids.max())}]; the base's"
             f" vocabulary is [0, {base.vocab_size})"
         )
-    num_pages = -(-length // config.page_tokens)
+    num_pages = ceil_div(length, config.page_tokens)
     arrived: SimpleQueue[CopyDone | DeviceLost] = SimpleQueue()
     bank: Bank = SlotBank()
     if accelerator is not None:

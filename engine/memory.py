@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-LEAST_UNLIMITED = 1 << 62
+UNLIMITED_BYTES = 1 << 62
 """Version 1 writes the largest whole number of pages where there is no limit."""
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 """Kinds of file systems whose files are memory."""
@@ -166,7 +166,7 @@ def parse_version_1(file: Callable[[str], str]) -> Group | None:
         return None
     statistics = parse_statistics(file("memory.stat"))
     idle = sum(statistics.get(f"total_{kind}_file", 0) for kind in ("active", "inactive"))
-    return Group(limit if limit < LEAST_UNLIMITED else None, used, idle)
+    return Group(limit if limit < UNLIMITED_BYTES else None, used, idle)
 
 
 def parse_version_2(file: Callable[[str], str]) -> Group | None:

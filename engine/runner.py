@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from .batch import Batch, build_batch, follow
 from .decoder import Decoder
-from .errors import AdapterError, BadRequest, EngineError
+from .errors import BadAdapter, CannotServe, InvalidRequest
 from .executor.draw import MAX_MARGIN, Draw
 from .executor.step import StepOutput
 from .kv.cache import KvCache
@@ -18,7 +18,7 @@ from .lora.bank import Bank
 from .lora.slots import SlotTable
 from .messages import TokenLogprobs
 from .sampler import report_logprobs
-from .scheduler import Chunk, Schedule
+from .schedule import Chunk, Schedule
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class ChunkResult:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
-    error: EngineError | None = None
+    error: CannotServe | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _Reading:
             self._results if not all(finite) else (), self._firsts, strict=False
         ):
             if not all(finite[first : first + result.chunk.wanted]):
-                result.error = AdapterError(
+                result.error = BadAdapter(
                     "the logits are not finite; the adapter's weights overflow this dtype"
                 )
         self._score(
@@ -154,7 +154,7 @@ class _Reading:
                     sequence.chooser.draw(logits, row, len(sequence.tokens) + len(result.tokens))
                 )
                 drawing.append(result)
-            except BadRequest as error:
+            except InvalidRequest as error:
                 result.error = error
         for result, draw, drawn in zip(
             drawing, draws, self._decoder.draw(self._output, draws), strict=True
@@ -200,7 +200,7 @@ class _Reading:
             try:
                 for at in range(0, chunk.wanted, together):
                     self._score_some(result, first_row + at, first_place + at, together)
-            except BadRequest as error:
+            except InvalidRequest as error:
                 result.error = error
 
     def _score_some(self, result: ChunkResult, row: int, position: int, count: int) -> None:

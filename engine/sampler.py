@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import BadRequest
+from .errors import InvalidRequest
 from .executor.draw import Draw
 from .grammar import Matcher
 from .messages import Choosing, ChoosingError, Sampling, TokenLogprobs, check_choosing
@@ -23,19 +23,19 @@ Floats = NDArray[np.float64]
 
 
 def check_sampling(sampling: Sampling, vocab_size: int) -> None:
-    """Raise BadRequest that names the first field that makes no sense.
+    """Raise InvalidRequest that names the first field that makes no sense.
 
     The grammar is checked by compiling it.
     """
     if len(sampling.seed) != SEED_BYTES:
-        raise BadRequest(f"seed has {len(sampling.seed)} bytes; it must have {SEED_BYTES}")
+        raise InvalidRequest(f"seed has {len(sampling.seed)} bytes; it must have {SEED_BYTES}")
     try:
         check_choosing(sampling.choosing)
     except ChoosingError as error:
-        raise BadRequest(str(error)) from None
+        raise InvalidRequest(str(error)) from None
     for token, _ in sampling.choosing.logit_bias:
         if token >= vocab_size:
-            raise BadRequest(f"logit_bias names id {token}; ids lie in [0, {vocab_size})")
+            raise InvalidRequest(f"logit_bias names id {token}; ids lie in [0, {vocab_size})")
 
 
 class Chooser:
@@ -51,7 +51,7 @@ class Chooser:
 
     @property
     def takes_best(self) -> bool:
-        """Whether the highest logit simply wins."""
+        """Return whether the highest logit simply wins."""
         return self._choosing.temperature == 0 and self._matcher is None and not self._changes.any
 
     @property
@@ -76,7 +76,7 @@ class Chooser:
     ) -> Draw:
         """Make the draw of the next token from a row of the step's logits.
 
-        `logits` are those of the `changed_ids`. Raises BadRequest (see Matcher).
+        `logits` are those of the `changed_ids`. Raises InvalidRequest (see Matcher).
         """
         choosing = self._choosing
         return Draw(
@@ -121,7 +121,7 @@ class _Changes:
         return self.counts_answer or len(self.ids) > 0
 
     def values(self, logits: NDArray[np.float32]) -> Floats:
-        """What becomes of `ids`' own `logits`, in binary64."""
+        """Return the changed logits of `ids`, from their own `logits`, in binary64."""
         choosing = self._choosing
         values: Floats = logits.astype(np.float64) + self._bias
         if self._repeats:

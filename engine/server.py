@@ -20,7 +20,8 @@ from .engine import Engine
 from .errors import BorderError, DeviceLost, OutOfDeviceMemory
 from .framing import READ_BYTES, MessageDecoder, encode_frames
 from .grammar import GrammarDone
-from .lora.adapters import CopyDone, LoadDone
+from .lora.bank import CopyDone
+from .lora.loader import LoadDone
 from .messages import FromEngine, ToEngine
 
 IDLE_WAKE_S = 1.0
@@ -129,8 +130,7 @@ class Server:
             _log(str(error))
             engine.fail_all(str(error), "busy")
             return True
-        # the top of a step: whatever bug of ours it meets costs those that run, not those that wait
-        except Exception as error:
+        except Exception as error:  # a bug of ours costs those that run, not those that wait
             traceback.print_exc()
             self._crashes += 1
             engine.fail_all(f"the engine's step failed ({type(error).__name__}); retry")

@@ -1,6 +1,6 @@
-"""What a step's results mean for its requests, and the last word that each request hears.
+"""Applies a step's results to its requests, and decides the last word that each request hears.
 
-Changes sequences and counts; sends nothing, and knows neither pages nor seats.
+Changes sequences and counts. Sends nothing, and knows neither pages nor seats.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .errors import BadRequest, Busy, EngineError, UnknownAdapter
+from .errors import Busy, CannotServe, InvalidRequest, UnknownAdapter
 from .intake import Limits
 from .messages import Failed, FailureCode, Finished, FinishReason, Replayed, StepRecord, Tokens
 from .runner import ChunkResult
@@ -21,7 +21,7 @@ LastWord = Finished | Failed | Replayed
 """The message after which a request hears nothing more."""
 
 
-@dataclass(slots=True)  # not frozen, which would cost each row of each step
+@dataclass(slots=True)  # not frozen: freezing costs time for each row of each step
 class Progress:
     """What a request hears after a step: new tokens, and its last word if it is over."""
 
@@ -31,7 +31,7 @@ class Progress:
 
 @dataclass
 class Tally:
-    """Counts over all steps, and records of the latest."""
+    """Counts over all steps, and records of the latest MAX_STEP_RECORDS."""
 
     steps: int = 0
     tokens_generated: int = 0
@@ -41,7 +41,7 @@ class Tally:
     records: deque[StepRecord] = field(default_factory=lambda: deque(maxlen=MAX_STEP_RECORDS))
 
     def count(self, results: list[ChunkResult], step_ms: float) -> StepRecord:
-        """Count a step that is over; before its results are settled."""
+        """Count a finished step, before its results are settled; return its record."""
         self.steps += 1
         record = _record(self.steps, results, step_ms)
         self.records.append(record)
@@ -57,10 +57,10 @@ class Tally:
 
 
 def advance(result: ChunkResult, record: StepRecord, now_s: float) -> Progress:
-    """Take one sequence's part of a step."""
+    """Apply one sequence's part of a step; return what the request hears."""
     chunk = result.chunk
     sequence = chunk.sequence
-    # the rest of the draft will be written over
+    # the keys and values of a draft's wrong tokens are there too, and will be written over
     sequence.computed = chunk.start + chunk.count - len(chunk.draft) + _num_right(result)
     sequence.neighbours = max(sequence.neighbours, len(record.adapters))
     if sequence.first_token_s is None:
@@ -73,7 +73,7 @@ def advance(result: ChunkResult, record: StepRecord, now_s: float) -> Progress:
 
 
 def goes_on(result: ChunkResult) -> bool:
-    """Whether a row gave a token that does not end its answer."""
+    """Return whether a row gave one token that does not end its answer."""
     return (
         result.error is None
         and len(result.tokens) == 1
@@ -82,14 +82,14 @@ def goes_on(result: ChunkResult) -> bool:
 
 
 def end_early(sequence: Sequence, now_s: float) -> LastWord:
-    """The last word of a request that was cancelled, or parked for too long."""
+    """Return the last word of a request that was cancelled, or parked for too long."""
     if sequence.replay:
         return Failed(sequence.request_id, "internal", "the replay was cancelled")
     return _finished(sequence, "cancelled", now_s)
 
 
 def end_before_start(request_id: int, prompt_tokens: int) -> Finished:
-    """The last word of a request that was cancelled before it was queued."""
+    """Return the last word of a request that was cancelled before it was queued."""
     return Finished(
         request_id,
         "cancelled",
@@ -103,10 +103,10 @@ def end_before_start(request_id: int, prompt_tokens: int) -> Finished:
     )
 
 
-def failed(request_id: int, error: EngineError) -> Failed:
-    """The last word of a request that met an error."""
-    codes: dict[type[EngineError], FailureCode] = {
-        BadRequest: "bad_request",
+def failed(request_id: int, error: CannotServe) -> Failed:
+    """Return the last word of a request that met an error."""
+    codes: dict[type[CannotServe], FailureCode] = {
+        InvalidRequest: "bad_request",
         UnknownAdapter: "unknown_adapter",
         Busy: "busy",
     }
@@ -116,7 +116,11 @@ def failed(request_id: int, error: EngineError) -> Failed:
 def find_overdue(
     sequences: Iterable[Sequence], limits: Limits, now_s: float
 ) -> list[tuple[Sequence, LastWord]]:
-    """Whose time is over, and what each hears; notes since when one is parked."""
+    """List the sequences whose time is over, and each one's last word.
+
+    Also records when a sequence without credit was first seen, since parking has a deadline of its
+    own.
+    """
     overdue: list[tuple[Sequence, LastWord]] = []
     for sequence in sequences:
         if sequence.deadline_s is not None and now_s > sequence.deadline_s:
@@ -136,7 +140,7 @@ def find_overdue(
 
 
 def _num_right(result: ChunkResult) -> int:
-    """How many of a draft's tokens were right."""
+    """Count how many of a draft's tokens were right."""
     return max(0, len(result.tokens) - 1)
 
 
@@ -168,7 +172,10 @@ def _record(step: int, results: list[ChunkResult], step_ms: float) -> StepRecord
 
 
 def _finished(sequence: Sequence, reason: FinishReason, now_s: float) -> Finished:
-    """Times are told apart as: waiting for a place, waiting for the adapter, prompt, decoding."""
+    """Sum up a finished request.
+
+    Its times are told apart as: waiting for a place, waiting for the adapter, prompt, decoding.
+    """
     started = sequence.started_s or now_s
     loading_s = (
         (sequence.ready_s or started) - (sequence.asked_s or started)

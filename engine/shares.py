@@ -1,4 +1,7 @@
-"""How many tokens each adapter has had. Decides nothing; it does not know who asked for them."""
+"""Counts how many tokens each adapter has been served, so that the scheduler can be fair.
+
+Decides only where a returning adapter starts; does not know who asked for the tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ MAX_SERVED = 4096
 
 
 class Shares:
-    """Tokens served, by adapter; None is the base alone."""
+    """Tokens served to each adapter; None is the bare base."""
 
     def __init__(self, running: Callable[[], Collection[bytes | None]]) -> None:
-        """`running` gives the adapters that run now."""
+        """Start without counts; `running` returns the adapters that run now."""
         self._running = running
         self._served: dict[bytes | None, float] = {}
 
     def of(self, adapter: bytes | None) -> float:
-        """What an adapter has had; nothing if it is not remembered."""
+        """Return how many tokens an adapter was served; 0 if it is not remembered."""
         return self._served.get(adapter, 0.0)
 
     def count(self, adapter: bytes | None, tokens: int) -> None:
@@ -27,8 +30,10 @@ class Shares:
         self._served[adapter] += tokens
 
     def _join(self, adapter: bytes | None) -> None:
-        """One that comes back does not bring credit from when it was away, but begins with the
-        least of those that run.
+        """Start a new or returning adapter at the smallest share of those that run.
+
+        Starting at 0, it would be owed all tokens that the others got while it was away. Source:
+        the lift of the Virtual Token Counter, Sheng et al. (arXiv:2401.00588).
         """
         running = self._running()
         if len(self._served) >= MAX_SERVED:

@@ -1,4 +1,4 @@
-"""`python -m node` is the `lorikeet` command."""
+"""Makes `python -m node` the `lorikeet` command. Decides nothing."""
 
 from .cli.app import main
 

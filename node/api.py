@@ -1,9 +1,10 @@
-"""What the faces (HTTP, command line, test network) may ask of a daemon, and what they get back.
+"""Declares what the faces (HTTP, command line, test network) may ask of a daemon, and what they get
+back.
 
-Decides nothing; moves no bytes.
+Decides nothing and does not know how anything is done.
 
-Everything here is immutable and made of plain values, so that a face can be tested against a twin
-of `Daemon` and the daemon without a face. Identities are text at this border: a CID ("bafkrei…"), a
+Everything here is immutable and made of plain values, so a face can be tested against a twin of
+`Daemon`, and the daemon without a face. Identities are text at this border: a CID ("bafkrei…"), a
 peer id ("16Uiu2…"), an address ("0x…"). Amounts are integers in the fee token's smallest unit.
 """
 
@@ -20,6 +21,8 @@ from engine.messages import Choosing
 EndReason = Literal["stop", "length", "cancelled"]
 AdapterState = Literal["held", "ready", "known"]
 """Its bytes are here; it is in the engine; it was heard of on the network."""
+ChannelState = Literal["open", "empty", "withdrawing", "closed", "dead"]
+"""Pays; has nothing in it; its money is on the way back; pays no more; holds less than is owed."""
 ReceiptState = Literal["queued", "gossiped", "promised", "included", "final"]
 PartOfReceipt = Literal["node", "client"]
 
@@ -106,8 +109,8 @@ class Ended:
     engine).
 
     `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill,
-    first_token, total. `neighbours`: most distinct adapters that shared one engine step with this
-    request.
+    first_token, total. `neighbours`: the most distinct adapters that shared one engine step with
+    this request.
     """
 
     reason: EndReason
@@ -126,7 +129,7 @@ CompletionEvent = Started | Delta | Ended
 class AdapterInfo:
     """One adapter that this daemon knows.
 
-    `providers`: how many peers say that they hold it, this one among them; at most 8 others are
+    `providers`: how many peers say that they hold it, this one included; at most 8 others are
     counted, 0 when nobody answered in time.
     """
 
@@ -166,8 +169,8 @@ class ReceiptInfo:
 
 @dataclass(frozen=True)
 class EarningsInfo:
-    """What an address has been credited (posted cumulative payout), has claimed, and holds on
-    chain.
+    """The amounts that an address has been credited (posted cumulative payout), has claimed, and
+    holds on the chain.
     """
 
     address: str
@@ -177,10 +180,33 @@ class EarningsInfo:
 
 
 @dataclass(frozen=True)
-class PullReport:
-    """How an adapter came here.
+class ChannelInfo:
+    """One payment channel; `role` is this daemon's part in it, `counterparty` the other's address.
 
-    `blocks_by_peer` counts verified blocks; `rejected` names (peer, cid, reason) of each bad one.
+    `balance`: what was put in and not paid back. `spent`: what receipts cost. `vouched`: what was
+    promised, cumulative like `spent`. `claimed`: what the node took on the chain. `reserved`: for
+    answers without a receipt. `free`: what is left. `available_at`: when a withdrawal ends, in Unix
+    seconds.
+    """
+
+    channel: str
+    role: PartOfReceipt
+    counterparty: str
+    state: ChannelState
+    balance: int
+    spent: int
+    vouched: int
+    claimed: int
+    reserved: int
+    free: int
+    available_at: int | None = None
+
+
+@dataclass(frozen=True)
+class PullReport:
+    """How an adapter was obtained, and how long each part took.
+
+    `blocks_by_peer` counts verified blocks; `rejected` lists (peer, cid, reason) for each bad one.
     """
 
     name: str
@@ -200,7 +226,7 @@ class StatusInfo:
 
     `engine` is the engine's own figures as plain values (None when this node has none).
 
-    `rejections`: the last untrue things that peers sent, oldest first: (what, peer id, reason).
+    `rejections`: the latest false claims by peers, oldest first: (what, peer id, reason).
     """
 
     peer_id: str
@@ -220,7 +246,7 @@ class StatusInfo:
 class Daemon(Protocol):
     """A running node.
 
-    Every coroutine raises `node.errors.NodeError` (or a child) with a message that names the mend.
+    Every coroutine raises `node.errors.NodeError` (or a subclass) whose message says how to fix it.
     """
 
     def complete(
@@ -232,26 +258,39 @@ class Daemon(Protocol):
         """Describe this node now."""
 
     async def adapters(self) -> list[AdapterInfo]:
-        """Every adapter held here or heard of."""
+        """List every adapter that is held here or has been heard of."""
 
     def peers(self) -> list[PeerInfo]:
-        """Who is connected."""
+        """List the connected peers."""
 
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
-        """Publish a PEFT folder (adapter_config.json, adapter_model.safetensors, lorikeet.toml with
-        name, licence, source, contributors).
+        """Publish a PEFT folder: adapter_config.json, adapter_model.safetensors, and a
+        lorikeet.toml with name, licence, source and contributors.
 
-        `key` is the creator's key file, made when there is none; None is this node's own key.
+        `key` is the creator's key file, created when there is none; None means this node's own key.
         """
 
     async def receipts(self) -> list[ReceiptInfo]:
-        """This daemon's receipts, newest first."""
+        """List this daemon's receipts, newest first."""
 
     async def receipt(self, digest: str) -> bytes:
-        """The signed receipt with that body digest (hex)."""
+        """Return the signed receipt with that body digest (hex)."""
+
+    async def channels(self) -> list[ChannelInfo]:
+        """The payment channels that this daemon pays from, and those that pay it."""
+
+    async def withdraw(self, channel: str | None) -> list[ChannelInfo]:
+        """Take back what is free in a channel that this daemon pays from (its id in hex; None: in
+        all of them). It comes once the channel's delay is over.
+        """
+
+    async def block(self, digest: str) -> bytes:
+        """A block that is here: a batch, a manifest, a piece of an adapter; by the hex sha-256 of
+        its bytes.
+        """
 
     async def earnings(self) -> list[EarningsInfo]:
-        """What this node's owner (and, at an aggregator, everybody) has earned."""
+        """List what this node's owner (and, at an aggregator, everybody) has earned."""

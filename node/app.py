@@ -1,6 +1,7 @@
 """Builds a daemon from its configuration and runs its tasks.
 
-The only place that constructs; every task is in its nursery.
+The only place that constructs the parts, and the owner of the nursery in which they all run. Knows
+no protocol and handles no request.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from .daemon import NodeDaemon
 from .engine_host import EngineHost
 from .engine_process import EngineSettings
 from .errors import ConfigError, EngineLost
+from .keys import Keys, hold_key, load_keys
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
 from .wire import infer as wire
@@ -66,18 +68,28 @@ class Ground:
 async def open_daemon(
     config: Config, *, engine_command: tuple[str, ...] | None = None
 ) -> AsyncIterator[NodeDaemon]:
-    """Run a whole daemon, in the role that the configuration names; it stops, cleanly and within
-    5 s, when the block ends. `engine_command` replaces the engine's program.
+    """Run a whole daemon in the role that the configuration names.
 
-    Raises ConfigError for what the operator has to change.
+    When the block ends it stops cleanly, within 5 s. `engine_command` replaces the engine's
+    program. Raises ConfigError for what the operator has to change.
     """
-    config.home.mkdir(parents=True, exist_ok=True)
+    config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    keys = await trio.to_thread.run_sync(load_keys, config.key_files)
+    with hold_key(keys.operator.peer_id):
+        async with _open_held(config, keys, engine_command) as daemon:
+            yield daemon
+
+
+@asynccontextmanager
+async def _open_held(
+    config: Config, keys: Keys, engine_command: tuple[str, ...] | None
+) -> AsyncIterator[NodeDaemon]:
+    identity = keys.operator
     telemetry = Telemetry(config.home / "log")
-    identity = Identity.load_or_create(config.key_path)
     try:
         async with (
             _open_network(config, identity) as host,
-            open_money(config, identity, host, telemetry) as money,
+            open_money(config, keys, host, telemetry) as money,
             trio.open_nursery() as nursery,
         ):
             ground = Ground(config, identity, host, BlockStore(config.home / "blocks"), telemetry)
@@ -140,7 +152,8 @@ async def _build(
         config,
         _address(ground),
         ground.host,
-        ground.telemetry,
+        ground.store,
+        telemetry=ground.telemetry,
         engine=engine,
         catalogue=catalogue,
         service=service,
@@ -180,7 +193,14 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
     known = Known()
     fetcher = Fetcher(host, ground.store, ground.telemetry)
     folders = AdapterFolders(ground.config.home / "adapters", ground.store)
-    holdings = Holdings(base.identity.base, fetcher, folders, engine, note_held)
+    holdings = Holdings(
+        base.identity.base,
+        fetcher,
+        folders,
+        engine,
+        note_held,
+        guest_bytes=ground.config.max_guest_bytes,
+    )
     names = Names(
         host.dht,
         ground.identity.peer_id,
@@ -241,12 +261,12 @@ def _serve_strangers(
 
 
 def _address(ground: Ground) -> bytes:
-    """The address of the node's own key on a chain."""
+    """Return the chain address of the node's own key."""
     return Signer(ground.identity.secret).address
 
 
 async def _come_up(engine: EngineHost, catalogue: Catalogue, telemetry: Telemetry) -> None:
-    """Once the engine is ready: serve what was held before, then tell the network."""
+    """Wait for the engine, serve what was held before, then tell the network."""
     while True:
         try:
             ready = await engine.wait_up()

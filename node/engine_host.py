@@ -1,11 +1,8 @@
-"""Keeps an engine process alive, and gives the daemon calls that wait for its answers.
+"""Gives the daemon the calls that its engine answers: requests, adapters, replays, figures.
 
-    supervise:  start → Ready → hold again what was held → serve until it dies → whoever waits gets
-                EngineLost → back off → start
-
-One reader task and one writer task per engine process; a request is a bounded channel of the
-engine's messages about it. Knows the engine only by its border; who hears which message is
-engine_link.py's. Knows no peers, no text and no money.
+Each request is a bounded channel of the engine's messages about it. Knows the engine only by its
+messages, and no peers, text or money. Decides neither who receives which message (engine_link.py)
+nor when another engine is started (engine_supervisor.py).
 """
 
 from __future__ import annotations
@@ -14,28 +11,19 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
 from engine import messages as m
 from engine.errors import BorderError
 
-from .engine_link import AdapterFiles, EngineLink, RunEvent, Waiter
-from .engine_process import EngineProcess, EngineSettings, start_engine
-from .errors import AdapterError, EngineLost, NodeError
+from .engine_link import AdapterFiles, EngineLink, RunEvent
+from .engine_process import EngineSettings
+from .engine_supervisor import READY_DEADLINE_S, STARTING, EngineSupervisor
+from .errors import EngineLost, NodeError
 
-READY_DEADLINE_S = 120.0
-LOAD_DEADLINE_S = 60.0
 REPLAY_DEADLINE_S = 60.0
 STATS_DEADLINE_S = 5.0
-FIRST_BACKOFF_S = 0.2
-MAX_BACKOFF_S = 5.0
-STEADY_S = 10.0  # an engine that lived this long starts again without waiting
-COMMANDS_QUEUED = 4096
-STARTING = "the engine is starting again; ask again in some seconds"
-
-T = TypeVar("T")
 
 
 class EngineRun:
@@ -51,7 +39,7 @@ class EngineRun:
         self.request_id = request_id
 
     def grant(self, credit: int) -> None:
-        """Raise the tokens that may be produced in all."""
+        """Raise the total number of tokens that may be produced."""
         self._tell(m.Grant(self.request_id, credit))
 
     def cancel(self) -> None:
@@ -59,12 +47,13 @@ class EngineRun:
         self._tell(m.Cancel(self.request_id))
 
     def __aiter__(self) -> EngineRun:
-        """Iterate over the engine's messages until the request ended."""
+        """Iterate over the engine's messages until the request ends."""
         return self
 
     async def __anext__(self) -> m.Tokens | m.Finished:
-        """Wait for the next message; raises EngineLost, EngineBusy, EngineFailed or BadRequest when
-        the request failed.
+        """Wait for the next message.
+
+        Raises EngineLost, EngineBusy, EngineFailed or BadRequest when the request failed.
         """
         if self._is_over:
             raise StopAsyncIteration
@@ -75,7 +64,7 @@ class EngineRun:
         return event
 
     def hear(self, event: RunEvent) -> None:
-        """Take one message; BorderError when there are more of them than tokens were asked for.
+        """Accept one message. Raises BorderError when there are more than tokens were asked for.
 
         There is always room for the end, which comes once.
         """
@@ -94,34 +83,36 @@ class EngineHost:
     def __init__(
         self, settings: EngineSettings, log: Callable[[str], None], *, stderr: Path | None = None
     ) -> None:
-        self._settings = settings
-        self._log = log
-        self._stderr = stderr
         self._link = EngineLink(log)
-        self._commands: trio.MemorySendChannel[m.ToEngine] | None = None
-        self._serving = False
-        self._up = trio.Event()
-        self.pid: int | None = None
-        self.ready: m.Ready | None = None
-        self.restarts = 0
+        self._supervisor = EngineSupervisor(settings, self._link, log, stderr)
 
-    # --- what the daemon asks ---
+    async def run(self) -> None:
+        """Keep one engine process running, until cancelled."""
+        await self._supervisor.run()
 
     @property
     def is_up(self) -> bool:
-        """Whether the engine takes requests now."""
-        return self._serving
+        """Return whether the engine takes requests now."""
+        return self._supervisor.is_up
+
+    @property
+    def pid(self) -> int | None:
+        """Return the engine's process id; None while there is no engine."""
+        return self._supervisor.pid
+
+    @property
+    def ready(self) -> m.Ready | None:
+        """Return what the latest engine said of itself; None before the first one is ready."""
+        return self._supervisor.ready
+
+    @property
+    def restarts(self) -> int:
+        """Count the engines that ended."""
+        return self._supervisor.restarts
 
     async def wait_up(self, deadline_s: float = READY_DEADLINE_S) -> m.Ready:
-        """Wait until the engine takes requests."""
-        with trio.move_on_after(deadline_s):
-            while not self._serving:
-                await self._up.wait()
-        if not self._serving or self.ready is None:
-            raise EngineLost(
-                f"the engine did not start within {deadline_s:.0f} s; see the log beside it"
-            )
-        return self.ready
+        """Wait until the engine takes requests. Raises EngineLost after the deadline."""
+        return await self._supervisor.wait_up(deadline_s)
 
     @asynccontextmanager
     async def generate(
@@ -135,7 +126,7 @@ class EngineHost:
         logprobs: int | None = None,
     ) -> AsyncIterator[EngineRun]:
         """Run one request; leaving the block before its end cancels it."""
-        run = EngineRun(self.tell, self._link.new_id(), max_tokens)
+        run = EngineRun(self._supervisor.tell, self._link.new_id(), max_tokens)
         self._link.listen(run.request_id, run.hear)
         try:
             submit = m.Submit(
@@ -148,37 +139,39 @@ class EngineHost:
                 stop_ids=list(stop_ids),
                 logprobs=logprobs,
             )
-            if not self._serving or not self.tell(submit):
+            if not self.is_up or not self._supervisor.tell(submit):
                 raise EngineLost(STARTING)
             yield run
         finally:
             cancel = self._link.stop_listening(run.request_id)
             if cancel is not None:
-                self.tell(cancel)
+                self._supervisor.tell(cancel)
 
     async def load(self, files: AdapterFiles) -> m.AdapterHeld:
-        """Have the engine serve an adapter now and after every restart; raises AdapterError with
-        the engine's reason.
+        """Have the engine serve an adapter, now and after every restart.
+
+        Raises AdapterError with the engine's reason.
         """
-        held = await self._load(files)
+        held = await self._supervisor.load(files)
         self._link.keep(files)
         return held
 
     def serves(self, adapter: bytes) -> bool:
-        """Say whether the engine serves an adapter, or will when it is up again; it stops serving
-        one whose files have broken.
+        """Return whether the engine serves an adapter, or will once it is up again.
+
+        It stops serving an adapter whose files turn out to be broken.
         """
         return self._link.keeps(adapter)
 
     def release(self, adapter: bytes) -> None:
-        """Have the engine serve an adapter no longer."""
+        """Have the engine stop serving an adapter."""
         command = self._link.release(adapter)
         if command is not None:
-            self.tell(command)
+            self._supervisor.tell(command)
 
     async def stats(self) -> m.Stats:
-        """Ask for the engine's figures now."""
-        return await self._ask(self._link.ask_stats, STATS_DEADLINE_S)
+        """Ask for the engine's current figures."""
+        return await self._supervisor.ask(self._link.ask_stats, STATS_DEADLINE_S)
 
     async def replay(
         self,
@@ -188,126 +181,13 @@ class EngineHost:
         sampling: m.Sampling,
         deadline_s: float = REPLAY_DEADLINE_S,
     ) -> list[float]:
-        """Ask by how much each token of an answer missed winning under this seed (0 = it won)."""
+        """Ask by how many logits each token of an answer missed winning under this seed (0: it
+        won).
+        """
         replay = m.Replay(
             self._link.new_id(), list(prompt_ids), list(answer_ids), adapter, sampling=sampling
         )
-        answer: m.Replayed = await self._ask(partial(self._link.ask_replay, replay), deadline_s)
-        return answer.margins
-
-    def tell(self, command: m.ToEngine) -> bool:
-        """Queue a command for the engine, in order; False when there is no engine to take it."""
-        if self._commands is None:
-            return False
-        try:
-            self._commands.send_nowait(command)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            return False
-        return True
-
-    async def _load(self, files: AdapterFiles) -> m.AdapterHeld:
-        return await self._ask(partial(self._link.ask_load, files), LOAD_DEADLINE_S)
-
-    async def _ask(self, note: Callable[[Waiter[T]], m.ToEngine | None], deadline_s: float) -> T:
-        """Wait for one answer: `note` has the link remember the waiter, and gives the command."""
-        arrived = trio.Event()
-        waiter = Waiter[T](arrived.set)
-        command = note(waiter)
-        try:
-            if command is not None and not self.tell(command):
-                raise EngineLost(STARTING)
-            with trio.move_on_after(deadline_s):
-                await arrived.wait()
-        finally:
-            self._link.leave(waiter)
-        if waiter.answer is None:
-            raise EngineLost(f"the engine did not answer within {deadline_s:.0f} s")
-        if isinstance(waiter.answer, NodeError):
-            raise waiter.answer
-        return waiter.answer
-
-    # --- supervising ---
-
-    async def run(self) -> None:
-        """Keep one engine process running, until cancelled."""
-        backoff_s = FIRST_BACKOFF_S
-        while True:
-            started = trio.current_time()
-            await self._live_once()
-            backoff_s = (
-                FIRST_BACKOFF_S
-                if trio.current_time() - started > STEADY_S
-                else min(2 * backoff_s, MAX_BACKOFF_S)
-            )
-            self.restarts += 1
-            self._log(f"engine: it ended; starting another in {backoff_s:.1f} s")
-            await trio.sleep(backoff_s)
-
-    async def _live_once(self) -> None:
-        """Run one engine process, from its start to its end."""
-        try:
-            engine = await start_engine(self._settings, self._stderr)
-        except OSError as error:
-            self._log(f"engine: cannot start {self._settings.command[0]}: {error}")
-            return
-        async with engine:
-            self.pid = engine.pid
-            try:
-                await self._converse(engine)
-            finally:
-                self._lose()
-
-    async def _converse(self, engine: EngineProcess) -> None:
-        """Speak until the engine closes its end, dies or says what no engine may say."""
-        try:
-            if await self._wait_ready(engine):
-                async with trio.open_nursery() as nursery:
-                    send, receive = trio.open_memory_channel[m.ToEngine](COMMANDS_QUEUED)
-                    self._commands = send
-                    nursery.start_soon(engine.write, receive)
-                    nursery.start_soon(self._come_up)
-                    while (message := await engine.receive()) is not None:
-                        self._link.receive(message)
-                    nursery.cancel_scope.cancel()
-        except* (
-            trio.BrokenResourceError,
-            trio.ClosedResourceError,
-            BorderError,
-        ) as faults:
-            said = [f"{type(fault).__name__}: {fault}" for fault in faults.exceptions]
-            self._log("engine: " + "; ".join(said))
-
-    async def _wait_ready(self, engine: EngineProcess) -> bool:
-        first = None
-        with trio.move_on_after(READY_DEADLINE_S):
-            first = await engine.receive()
-        if not isinstance(first, m.Ready):
-            self._log("engine: it did not become ready; its own words are in engine.log")
-            return False
-        self.ready = first
-        return True
-
-    async def _come_up(self) -> None:
-        """Have the engine serve again what it served before a restart, then let waiters in."""
-        assert self.ready is not None
-        if self._settings.vocabulary is not None:
-            self.tell(self._settings.vocabulary)
-        for files in self._link.kept():
-            try:
-                await self._load(files)
-            except (AdapterError, EngineLost) as error:
-                name = files.adapter.hex()[:12]
-                self._log(f"engine: adapter {name} is not served again: {error}")
-        self._log(
-            f"engine: ready, base {self.ready.base.hex()[:12]}, {self.ready.dtype},"
-            f" {self.ready.threads} threads"
+        answer: m.Replayed = await self._supervisor.ask(
+            partial(self._link.ask_replay, replay), deadline_s
         )
-        self._serving = True
-        self._up.set()
-        self._up = trio.Event()
-
-    def _lose(self) -> None:
-        self.pid = None
-        self._commands = None
-        self._serving = False
-        self._link.lose()
+        return answer.margins

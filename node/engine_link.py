@@ -1,11 +1,11 @@
-"""Decides who hears which of the engine's messages, and what the daemon tells the engine about it.
+"""Decides who receives which of the engine's messages, and what the daemon tells the engine.
 
-    ask:      a waiter or a listener is noted → the command that the engine has to be told
+    ask:      register a waiter or a listener → the command to send to the engine
     receive:  a message of the engine → whoever waits for it
-    lose:     the engine died → everybody who still waits hears EngineLost
+    lose:     the engine died → everybody still waiting gets EngineLost
 
-Each waiter hears once, each listener hears one end, whatever the engine sends and whenever it dies.
-Knows no process, no socket and no event loop.
+Each waiter is answered once and each listener gets one end, whatever the engine sends and whenever
+it dies. Knows no process, no socket and no event loop.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOST = (
 
 @dataclass(frozen=True)
 class AdapterFiles:
-    """Where an adapter's verified files lie."""
+    """The paths of an adapter's verified files."""
 
     adapter: bytes
     config: Path
@@ -44,9 +44,9 @@ class AdapterFiles:
 
 
 class Waiter(Generic[T]):
-    """Somebody who waits for one answer, or for the error that stands in its place.
+    """A party waiting for one answer, or for the error that replaces it.
 
-    `wake` is called when it came. A second answer is a bug here, not the engine's.
+    `wake` is called when it arrives. A second answer is a bug here, not the engine's.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -61,7 +61,7 @@ class Waiter(Generic[T]):
 
 
 class EngineLink:
-    """Everybody in one daemon who waits for its engine, over all of the engine's lives.
+    """Every party in one daemon that waits for its engine, across all of the engine's restarts.
 
     `log` is told what the engine does unasked.
     """
@@ -78,15 +78,15 @@ class EngineLink:
     # --- asking ---
 
     def new_id(self) -> int:
-        """Give a request id that was never used before."""
+        """Return a request id that was never used before."""
         return next(self._ids)
 
     def listen(self, request_id: int, listener: Listener) -> None:
-        """Have `listener` hear a request to its end."""
+        """Deliver a request's messages to `listener` until it ends."""
         self._runs[request_id] = listener
 
     def stop_listening(self, request_id: int) -> m.Cancel | None:
-        """Forget a request; a `Cancel` to send when it has not ended."""
+        """Forget a request; return the `Cancel` to send when it has not ended."""
         return m.Cancel(request_id) if self._runs.pop(request_id, None) is not None else None
 
     def ask_replay(self, replay: m.Replay, waiter: Waiter[m.Replayed]) -> m.Replay:
@@ -100,7 +100,7 @@ class EngineLink:
         return m.GetStats()
 
     def ask_load(self, files: AdapterFiles, waiter: Waiter[m.AdapterHeld]) -> m.HoldAdapter | None:
-        """Wait until the engine serves an adapter; None when it has been told already."""
+        """Wait until the engine serves an adapter; return None when it has been told already."""
         waiters = self._loads.setdefault(files.adapter, [])
         waiters.append(waiter)
         if len(waiters) > 1:
@@ -108,7 +108,7 @@ class EngineLink:
         return m.HoldAdapter(files.adapter, str(files.config), str(files.weights))
 
     def leave(self, waiter: Waiter[Any]) -> None:
-        """Forget a waiter that waits no longer, whether it heard or not."""
+        """Forget a waiter that no longer waits, answered or not."""
         self._replays = {key: one for key, one in self._replays.items() if one is not waiter}
         self._stats = [one for one in self._stats if one is not waiter]
         for adapter, waiters in list(self._loads.items()):
@@ -119,27 +119,27 @@ class EngineLink:
     # --- what the engine serves, now and after every restart ---
 
     def keep(self, files: AdapterFiles) -> None:
-        """Remember an adapter that the engine serves, to have it served again after a restart."""
+        """Remember an adapter that the engine serves, to load it again after a restart."""
         self._held[files.adapter] = files
 
     def release(self, adapter: bytes) -> m.ReleaseAdapter | None:
-        """Forget an adapter; None when it is not kept."""
+        """Forget an adapter; return None when it is not kept."""
         return m.ReleaseAdapter(adapter) if self._held.pop(adapter, None) else None
 
     def keeps(self, adapter: bytes) -> bool:
-        """Say whether an adapter is kept."""
+        """Return whether an adapter is kept."""
         return adapter in self._held
 
     def kept(self) -> Sequence[AdapterFiles]:
-        """List what is kept."""
+        """List the adapters that are kept."""
         return list(self._held.values())
 
     # --- hearing ---
 
     def receive(self, message: m.FromEngine) -> None:
-        """Hand one message to whoever waits for it; nobody may have stayed.
+        """Hand one message to whoever waits for it; there may be nobody left.
 
-        Raises BorderError for what no engine may say.
+        Raises BorderError for a message that no engine may send.
         """
         match message:
             case m.Tokens() | m.Finished():
@@ -160,7 +160,7 @@ class EngineLink:
                 raise BorderError("the engine said Ready twice")
 
     def lose(self) -> None:
-        """Tell everybody who waits that the engine is gone; what is kept stays kept."""
+        """Tell every waiter that the engine is gone; what is kept stays kept."""
         for request_id in list(self._runs):
             self._to_run(request_id, EngineLost(LOST))
         for request_id in list(self._replays):
@@ -193,7 +193,9 @@ class EngineLink:
             waiter.put(answer)
 
     def _refuse(self, refused: m.AdapterRefused) -> None:
-        """An adapter cannot be served, or, unasked, not any more: its files broke since."""
+        """Note that an adapter cannot be served or, unasked, no longer can: its files broke
+        since.
+        """
         if self._held.pop(refused.adapter, None):
             name = refused.adapter.hex()[:12]
             self._log(f"engine: adapter {name} is not served any more: {refused.message}")
@@ -201,7 +203,7 @@ class EngineLink:
         self._to_loads(refused.adapter, error)
 
     def check(self) -> None:
-        """Raise AssertionError unless everybody who is noted still waits."""
+        """Raise AssertionError unless everybody registered is still waiting."""
         loads = itertools.chain(*self._loads.values())
         waiting: list[Waiter[Any]] = [*self._replays.values(), *self._stats, *loads]
         assert all(waiter.answer is None for waiter in waiting)
@@ -209,7 +211,7 @@ class EngineLink:
 
 
 def _error_of(failed: m.Failed) -> NodeError:
-    """Say whose fault it is: a bad request is bad at any node."""
+    """Choose the error for a failure; a bad request is bad at any node."""
     match failed.code:
         case "busy":
             return EngineBusy(failed.message)

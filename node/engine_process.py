@@ -1,6 +1,6 @@
-"""One engine process, from its start to its end: the command line, the socket, frames both ways.
+"""Runs one engine process from start to end: command line, socket, frames both ways.
 
-Knows neither what a message is about nor when to start another.
+Decides nothing about restarts, and does not know what a message means.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ END_DEADLINE_S = 2.0
 class EngineSettings:
     """How to start the engine; `command` is its program, without the options below.
 
-    `vocabulary` is told to each process first.
+    Each process is sent `vocabulary` before anything else.
     """
 
     base: Path
@@ -37,7 +37,7 @@ class EngineSettings:
     command: tuple[str, ...] = (sys.executable, "-m", "engine", "serve")
 
     def arguments(self, fd: int) -> list[str]:
-        """Give the whole command line for an engine that speaks on socket `fd`."""
+        """Return the command line for an engine that speaks on socket `fd`."""
         options: dict[str, object] = {"--fd": fd, "--base": self.base, "--dtype": self.dtype}
         options |= {"--kv-tokens": self.kv_tokens} if self.kv_tokens else {}
         options |= {"--max-adapters": self.max_adapters} if self.max_adapters else {}
@@ -47,7 +47,9 @@ class EngineSettings:
 
 
 class EngineProcess(trio.abc.AsyncResource):
-    """A running engine and our end of its socket. Made by `start_engine`; closing ends it."""
+    """A running engine and our end of its socket. Made by `start_engine`; closing it ends the
+    engine.
+    """
 
     def __init__(self, process: trio.Process, stream: trio.SocketStream) -> None:
         self._process = process
@@ -56,7 +58,8 @@ class EngineProcess(trio.abc.AsyncResource):
         self.pid = process.pid
 
     async def receive(self) -> m.FromEngine | None:
-        """Wait for the next message; None when the engine closed, inside a frame or not.
+        """Wait for the next message; return None when the engine closed the stream, even inside a
+        frame.
 
         Raises BorderError for bytes that are not a message, trio.BrokenResourceError when the
         engine is gone.
@@ -74,7 +77,7 @@ class EngineProcess(trio.abc.AsyncResource):
             await self._stream.send_all(encode_frames([command]))
 
     async def aclose(self) -> None:
-        """Close the socket, which ends a healthy engine; kill one that stays."""
+        """Close the socket, which ends a healthy engine; kill one that does not end."""
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(self._stream)
             with trio.move_on_after(END_DEADLINE_S):
@@ -85,7 +88,7 @@ class EngineProcess(trio.abc.AsyncResource):
 
 
 async def start_engine(settings: EngineSettings, stderr: Path | None) -> EngineProcess:
-    """Start an engine; its own words are added to the file `stderr`.
+    """Start an engine and append what it prints to the file `stderr`.
 
     Raises OSError when the program cannot be started.
     """
@@ -120,7 +123,7 @@ async def _spawn(
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Give the daemon's environment.
+    """Return the engine's environment: the daemon's, with threads pinned where that helps.
 
     An engine that has the whole machine pins its threads; several on one machine would pin theirs
     to the same core.

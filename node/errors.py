@@ -43,7 +43,8 @@ RefusalCode = Literal[
 
 
 class NodeError(Exception):
-    """Anything a daemon reports to whoever asked; the message names the thing and the mend.
+    """Anything that a daemon reports to whoever asked; the message names the fault and how to fix
+    it.
 
     What is declared here, and inherited, is all that the faces and the wire know of an error.
     """
@@ -75,7 +76,7 @@ class BadRequest(NodeError):
 
 
 class UnknownModel(BadRequest):
-    """No adapter answers to this text. `closest` are names that exist and look like it."""
+    """No adapter answers to this text. `closest` lists existing names that look like it."""
 
     code = "unknown_adapter"
     status = 404
@@ -109,7 +110,7 @@ class WrongBase(AdapterError):
 
 
 class EngineError(NodeError):
-    """The engine could not do it."""
+    """The engine could not do what was asked."""
 
     code: RefusalCode = "engine_failed"
 
@@ -122,7 +123,7 @@ class NoEngine(EngineError):
 
 
 class EngineLost(EngineError):
-    """The engine process ended under the request; it is restarted, so ask again in some seconds."""
+    """The engine process ended during the request; it is restarting, so retry in a few seconds."""
 
     code = "engine_lost"
     status = 503
@@ -136,7 +137,7 @@ class EngineBusy(EngineError):
 
 
 class EngineFailed(EngineError):
-    """The engine refused or failed this request alone."""
+    """The engine refused or failed this one request."""
 
 
 class RemoteError(NodeError):
@@ -156,7 +157,7 @@ class NoProvider(RemoteError):
 
 
 class NodeRefused(RemoteError):
-    """The node declined before it began, in one of the protocol's words."""
+    """The node declined before it began, with one of the protocol's codes."""
 
     def __init__(self, peer_id: str, code: RefusalCode, message: str) -> None:
         super().__init__(f"node {peer_id[-8:]} refused ({code}): {message}")
@@ -164,7 +165,7 @@ class NodeRefused(RemoteError):
 
 
 class NodeVanished(RemoteError):
-    """The node went away or fell silent while it owed us something."""
+    """The node disconnected or fell silent while it owed us something."""
 
 
 class NodeCheated(RemoteError):
@@ -172,7 +173,7 @@ class NodeCheated(RemoteError):
 
 
 class PaymentError(NodeError):
-    """Money between a client and a node."""
+    """A fault in the payment between a client and a node."""
 
     elsewhere = False
     status = 402

@@ -1,6 +1,6 @@
-"""The note that a running daemon leaves in its home: where it serves, and which process it is.
+"""Keeps the note that a running daemon leaves in its home: where it serves, and its process id.
 
-Starts and stops nothing.
+Starts and stops nothing; does not know whether that process still runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ RUNNING_FILE = "daemon.json"
 
 
 class Running(msgspec.Struct, frozen=True):
-    """What a daemon writes to <home>/daemon.json while it serves: where, and which process."""
+    """The contents of <home>/daemon.json while a daemon serves: its addresses and its process."""
 
     pid: int
     http: str
@@ -22,7 +22,7 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def read_running(home: Path) -> Running | None:
-    """Where the daemon of that home serves, None when none says so."""
+    """Return where the daemon of that home serves, or None when there is no note."""
     try:
         return msgspec.json.decode((home / RUNNING_FILE).read_bytes(), type=Running)
     except (OSError, msgspec.DecodeError):

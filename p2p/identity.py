@@ -8,6 +8,7 @@ Knows no network.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ _PEER_ID_HEADER = bytes(
     (0x00, 37, 0x08, 0x02, 0x12, PUBLIC_KEY_BYTES)
 )  # identity multihash of protobuf(Secp256k1, key)
 _MAX_PEER_ID_CHARS = 64
+OTHERS_MODE = 0o077
+"""What nobody but the owner may do with a secret's file."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,19 @@ class Identity:
         The file holds the secret as one line of hex. Raises InvalidIdentity.
         """
         try:
-            text = path.read_text(encoding="ascii")
+            return cls.load(path)
         except FileNotFoundError:
             return cls._create(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """Read the key in this file, which nobody else may read.
+
+        Raises InvalidIdentity, FileNotFoundError.
+        """
+        check_private(path)
+        try:
+            text = path.read_text(encoding="ascii")
         except UnicodeDecodeError as error:
             raise InvalidIdentity(f"{path} is not a key file: it is not text") from error
         try:
@@ -74,19 +87,10 @@ class Identity:
     @classmethod
     def _create(cls, path: Path) -> Identity:
         identity = cls.generate()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(identity.secret.hex() + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(temporary, path)  # fails if somebody else made it meanwhile
-        except FileExistsError:
-            return cls.load_or_create(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            write_private(path, identity.secret.hex() + "\n")
+        except FileExistsError:  # somebody else made it meanwhile
+            return cls.load(path)
         return identity
 
     @cached_property
@@ -98,6 +102,34 @@ class Identity:
     def peer_id(self) -> str:
         """Return the text that names this node in the network ("16Uiu2HA…")."""
         return peer_id_of(self.public_key)
+
+
+def check_private(path: Path) -> None:
+    """Raise InvalidIdentity when others may read this file, FileNotFoundError where none is."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & OTHERS_MODE:
+        raise InvalidIdentity(
+            f"{path} holds a secret and has mode {mode:04o}: others on this machine may read it;"
+            f" `chmod 600 {path}`, and make a new one if anybody else was here"
+        )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a new file of mode 0600 that is whole and on the disk when this returns.
+
+    Raises FileExistsError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def peer_id_of(public_key: bytes) -> str:

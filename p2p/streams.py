@@ -39,18 +39,18 @@ class FrameStream:
     One task may send while another receives; two may not receive.
     """
 
-    def __init__(self, stream: INetStream, remote: str, limit_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, stream: INetStream, remote: str, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self.remote = remote
         self._stream = stream
-        self._limit_bytes = limit_bytes
-        self._decoder = FrameDecoder(limit_bytes)
+        self._max_bytes = max_bytes
+        self._decoder = FrameDecoder(max_bytes)
         self._send_lock = trio.Lock()
         self._closed = False
         self._ended = False
 
     async def send(self, frame: bytes | memoryview, deadline_s: float) -> None:
         """Write one frame. Raises StreamClosed, PeerTimeout, FrameTooLarge."""
-        data = encode_frame(frame, self._limit_bytes)
+        data = encode_frame(frame, self._max_bytes)
         with trio.move_on_after(deadline_s):
             async with self._send_lock:
                 await self._write(data)
@@ -69,13 +69,13 @@ class FrameStream:
             await self.reset()
             raise
 
-    async def receive(self, deadline_s: float, *, limit_bytes: int | None = None) -> bytes:
-        """Read one frame of at most `limit_bytes` (the stream's own limit if not given).
+    async def receive(self, deadline_s: float, *, max_bytes: int | None = None) -> bytes:
+        """Read one frame of at most `max_bytes` (the stream's own limit if not given).
 
         Raises StreamClosed, PeerTimeout, FrameTooLarge.
         """
         with trio.move_on_after(deadline_s):
-            while (frame := self._decoder.next_frame(limit_bytes)) is None:
+            while (frame := self._decoder.next_frame(max_bytes)) is None:
                 await self._read()
             return frame
         raise PeerTimeout(f"{self.remote} sent no frame for {deadline_s:.1f} s")

@@ -12,11 +12,11 @@ MAX_FRAME_BYTES = 1 << 20
 HEADER_BYTES = 4
 
 
-def encode_frame(payload: bytes | memoryview, limit_bytes: int = MAX_FRAME_BYTES) -> bytes:
+def encode_frame(payload: bytes | memoryview, max_bytes: int = MAX_FRAME_BYTES) -> bytes:
     """Encode one frame, ready to write. Raises FrameTooLarge."""
-    if len(payload) > limit_bytes:
+    if len(payload) > max_bytes:
         raise FrameTooLarge(
-            f"a frame of {len(payload)} bytes is over the limit of {limit_bytes}; split it"
+            f"a frame of {len(payload)} bytes is over the limit of {max_bytes}; split it"
         )
     return b"".join((len(payload).to_bytes(HEADER_BYTES, "big"), payload))
 
@@ -29,23 +29,23 @@ class FrameDecoder:
       resynchronised.
     """
 
-    def __init__(self, limit_bytes: int = MAX_FRAME_BYTES) -> None:
-        self._limit_bytes = limit_bytes
+    def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Take bytes off the wire."""
         self._buffer += data
 
-    def next_frame(self, limit_bytes: int | None = None) -> bytes | None:
+    def next_frame(self, max_bytes: int | None = None) -> bytes | None:
         """Return the next whole frame, or None until more bytes are fed.
 
-        `limit_bytes` can only lower the decoder's limit.
+        `max_bytes` can only lower the decoder's limit.
         """
         if len(self._buffer) < HEADER_BYTES:
             return None
         length = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
-        limit = self._limit_bytes if limit_bytes is None else min(limit_bytes, self._limit_bytes)
+        limit = self._max_bytes if max_bytes is None else min(max_bytes, self._max_bytes)
         if length > limit:
             raise FrameTooLarge(
                 f"the peer announced a frame of {length} bytes; the limit is {limit}"

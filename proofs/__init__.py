@@ -6,12 +6,13 @@ To read it in the order in which a fee travels:
 
     signing digest codec errors     keys, EIP-712, the one byte form of things
     voucher                         who pays whom, and how much at most
-    receipt attribution/shares      what node and client sign; how a fee is divided
-    manifest                        who made an adapter, and from whose data
+    manifest attribution/shares     who made an adapter, from whose data; how a fee is divided
+    receipt payouts                 what node and client sign; what a channel paid whom
     envelope                        receipt + voucher + channel: what any peer can check
-    channel waiting outcomes        which receipt comes next, which wait, what becomes of each
-    aggregator                      accepting receipts, sealing an epoch
-    merkle sumtree epoch batch      the log, the payout tree, the header, the published batch
-    history promise                 recomputing all of it; proofs for people, evidence against them
-    ledger/ chain/                  remembering; money
+    channel waiting fair outcomes   which receipt comes next, which wait, whose turn it is
+    aggregator promise              accepting receipts by a deadline, sealing an epoch
+    merkle sumtree epoch            the log, the trees, their leaves, the header
+    batch draft state history       the published batch, and all that follows from it
+    court inquiry                   what convicts an aggregator, and how to find it
+    checkpoint ledger/ chain/       remembering; money
 """

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .attribution.shares import AdapterTerms, terms_of
-from .batch import MAX_BATCH_RECEIPTS, compose, decode_batch, recompute
+from .batch import MAX_BATCH_ADAPTERS, MAX_BATCH_RECEIPTS, compose, decode_batch, recompute
 from .channel import ChannelTip
 from .digest import Network
 from .envelope import Place, VerifiedEnvelope, open_envelope
@@ -41,6 +41,8 @@ from .state import EpochState
 from .waiting import Waiter, WaitingRoom
 
 MAX_UNSEALED_PER_PAYER = 2 * MAX_BATCH_RECEIPTS
+MAX_NEW_ADAPTERS_PER_PAYER = MAX_BATCH_ADAPTERS  # that no epoch has named yet
+MAX_LEARNT = 1_024  # manifests in memory that no accepted receipt names, 64 KiB at most each
 CHECKPOINT_RECEIPTS = 20_000  # after so many more, a checkpoint is due
 
 
@@ -60,12 +62,20 @@ class Pace:
 PACE = Pace()
 
 
-class ChannelView(Protocol):
-    """A channel on the chain, as final as its reader demands."""
+NEVER = (1 << 64) - 1
 
-    @property
-    def total_claimed(self) -> int:
-        """Return how much of the channel vouchers have claimed so far."""
+
+@dataclass(frozen=True)
+class ChannelView:
+    """A channel on the chain, as final as its reader demands.
+
+    `total_claimed`: how much vouchers have claimed so far; 0 where there is no such channel.
+    `left_at`: the second after which no header may move it, because it settles by itself; NEVER
+    while headers may.
+    """
+
+    total_claimed: int
+    left_at: int
 
 
 @dataclass(frozen=True)
@@ -103,17 +113,17 @@ class AggregatorStore(Protocol):
     def find_manifest(self, digest: bytes) -> bytes | None:
         """Return the bytes of a manifest, or None."""
 
-    def keep_manifest(self, digest: bytes, data: bytes) -> None:
-        """Keep the bytes of a manifest."""
+    def accept(self, pledges: Sequence[Pledge], manifests: Mapping[bytes, bytes]) -> None:
+        """Add accepted receipts, and the manifests that are new with them, by their digests.
 
-    def accept(self, pledges: Sequence[Pledge]) -> None:
-        """Add accepted receipts. Raises LedgerConflict when a place is taken."""
+        Raises LedgerConflict when a place is taken.
+        """
 
     def upgrade(self, pledge: Pledge) -> None:
         """Put an accepted receipt's envelope in the stead of the one that is kept."""
 
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
-        """Keep the first evidence for a place."""
+        """Keep the first evidence for a place, and a bounded number for each channel."""
 
     def seal(self, sealed: SealedEpoch, places: Sequence[Place]) -> None:
         """Add an epoch and mark its receipts as sealed. Raises LedgerConflict when the epoch
@@ -121,10 +131,14 @@ class AggregatorStore(Protocol):
         """
 
     def adopt(
-        self, sealed: SealedEpoch, places: Sequence[tuple[Place, bytes]], deadline: int
+        self,
+        sealed: SealedEpoch,
+        places: Sequence[tuple[Place, bytes]],
+        manifests: Mapping[bytes, bytes],
+        deadline: int,
     ) -> None:
-        """Add an epoch that the chain has: mark those of its receipts (place, digest of the body)
-        that were accepted, add the others.
+        """Add an epoch that the chain has, with the manifests that are new in it: mark those of its
+        receipts (place, digest of the body) that were accepted, add the others.
         """
 
     def unseal(self, first: int) -> None:
@@ -154,8 +168,8 @@ class Aggregator:
         self._store = store
         self._pace = pace
         self._waiting = WaitingRoom()
-        self._doubted: set[bytes] = set()  # channels whose claims were not there at the last seal
-        self._terms: dict[bytes, AdapterTerms] = {}  # of manifests that no epoch has named yet
+        self._doubted: set[bytes] = set()  # channels that the last seal could not take
+        self._learnt: dict[bytes, tuple[AdapterTerms, bytes]] = {}  # the newest comes last
         self._restore()
 
     @property
@@ -173,20 +187,20 @@ class Aggregator:
     def receive(
         self,
         envelope: VerifiedEnvelope,
-        view: ChannelView | None,
+        view: ChannelView,
         terms: AdapterTerms | None,
         now: int,
     ) -> Outcome:
         """Take one receipt at `now` (Unix seconds).
 
-        `view` is the channel on chain, None when it is not there. `terms` are those of the
+        `view` is its channel on chain. `terms` are those of the
         manifest that the receipt names, which `learn` returned; None for the bare base.
         """
         receipt = envelope.receipt.receipt
         tip = self._tip(envelope)
         if receipt.sequence <= tip.sequence:
             return self._compare(envelope)
-        refusal = self._find_refusal(envelope, view, terms)
+        refusal = self._find_refusal(envelope, view, terms, now)
         if refusal is not None:
             return refusal
         waiter = self._waiting.find(envelope.place)
@@ -209,25 +223,26 @@ class Aggregator:
         return self._accept(waiter, tip, now)
 
     def learn(self, manifest: bytes, digest: bytes) -> AdapterTerms:
-        """Keep an adapter's manifest, and return what attribution reads in it.
+        """Take an adapter's manifest, and return what attribution reads in it.
 
-        Raises ManifestError when it is none, AssertionError when the digest is another's.
+        Kept for a while; for good with the first accepted receipt that names it. Raises
+        ManifestError when it is none, AssertionError when the digest is another's.
         """
         known = self.find_terms(digest)
-        if known is None:
-            assert digest_of(manifest) == digest, "fetched by its digest"
-            known = terms_of(parse_manifest(manifest))
-            self._store.keep_manifest(digest, manifest)
-            self._terms[digest] = known
-        return known
+        if known is not None:
+            return known
+        assert digest_of(manifest) == digest, "fetched by its digest"
+        terms = terms_of(parse_manifest(manifest))
+        if len(self._learnt) >= MAX_LEARNT:
+            del self._learnt[next(iter(self._learnt))]
+        self._learnt[digest] = terms, manifest
+        return terms
 
     def find_terms(self, digest: bytes) -> AdapterTerms | None:
-        """Return the terms of a manifest that was learnt, or None."""
-        if digest == BARE_BASE:
-            return None
-        known = self.state.adapters.get(digest) or self._terms.get(digest)
-        if known is None and (data := self._store.find_manifest(digest)) is not None:
-            known = self._terms[digest] = terms_of(parse_manifest(data))
+        """Return the terms of a manifest that is known here, or None."""
+        known = self.state.adapters.get(digest) or self._new_terms.get(digest)
+        if known is None and digest in self._learnt:
+            known, _ = self._learnt[digest]
         return known
 
     def _tip(self, envelope: VerifiedEnvelope) -> ChannelTip:
@@ -236,16 +251,24 @@ class Aggregator:
         return tip or ChannelTip(envelope.config)
 
     def _find_refusal(
-        self, envelope: VerifiedEnvelope, view: ChannelView | None, terms: AdapterTerms | None
+        self,
+        envelope: VerifiedEnvelope,
+        view: ChannelView,
+        terms: AdapterTerms | None,
+        now: int,
     ) -> Rejected | None:
         receipt = envelope.receipt.receipt
-        claimed = view.total_claimed if view else 0
-        if claimed < receipt.cumulative:
+        channel = receipt.channel_id.hex()
+        if view.total_claimed < receipt.cumulative:
             return Rejected(
                 "unclaimed",
-                f"the chain says that {claimed} of channel {receipt.channel_id.hex()} is claimed;"
-                f" claim {receipt.cumulative}, then send this again",
+                f"the chain says that {view.total_claimed} of channel {channel} is claimed; claim"
+                f" {receipt.cumulative}, then send this again",
                 retryable=True,
+            )
+        if not self._is_open(view, now):
+            return Rejected(
+                "left", f"channel {channel} settles by itself, by an exit", retryable=False
             )
         if receipt.adapter != BARE_BASE and (
             terms is None or self.find_terms(receipt.adapter) != terms
@@ -263,7 +286,28 @@ class Aggregator:
                 " send this again later",
                 retryable=True,
             )
+        if not self._has_room_for(receipt.adapter, envelope.payer):
+            return Rejected(
+                "quota",
+                f"{MAX_NEW_ADAPTERS_PER_PAYER} new adapters of this payer are not sealed yet; send"
+                " this again later",
+                retryable=True,
+            )
         return None
+
+    def _is_new(self, adapter: bytes) -> bool:
+        """Return whether no epoch has named this adapter yet."""
+        return adapter != BARE_BASE and adapter not in self.state.adapters
+
+    def _has_room_for(self, adapter: bytes, payer: bytes) -> bool:
+        if not self._is_new(adapter) or adapter in self._new_terms:
+            return True
+        named = {pledge.envelope.receipt.receipt.adapter for pledge in self._queue.line(payer)}
+        return sum(map(self._is_new, named)) < MAX_NEW_ADAPTERS_PER_PAYER
+
+    def _is_open(self, view: ChannelView, now: int) -> bool:
+        """Return whether a header that is posted in time may move this channel."""
+        return view.left_at > now + self._pace.promise_s
 
     def _is_ripe(self, waiter: Waiter, now: int) -> bool:
         is_over = now >= waiter.since + self._pace.grace_s
@@ -280,18 +324,31 @@ class Aggregator:
 
     def _accept(self, waiter: Waiter, tip: ChannelTip, now: int) -> Accepted:
         run, tip = self._collect_run(waiter, tip, now)
+        num_adapters = len(self._new_terms.keys() | {_adapter(one.envelope) for one in run})
         pledges = []
-        for number, taken in enumerate(run):
-            num_epochs = (len(self._queue) + number) // MAX_BATCH_RECEIPTS
+        for number, taken in enumerate(run, len(self._queue)):
+            num_epochs = max(number // MAX_BATCH_RECEIPTS, num_adapters // MAX_BATCH_ADAPTERS)
             deadline = now + self._pace.promise_s + num_epochs * self._pace.epoch_s
             pledges.append(Pledge(taken.envelope, deadline))
+        manifests = {
+            adapter: self._learnt[adapter][1]
+            for adapter in map(_adapter, (taken.envelope for taken in run))
+            if self._is_new(adapter) and adapter not in self._new_terms
+        }
         # To the store first: a promise that a crash could forget would be evidence against us.
-        self._store.accept(pledges)
-        for pledge in pledges:
+        self._store.accept(pledges, manifests)
+        for taken, pledge in zip(run, pledges, strict=True):
             self._waiting.remove(pledge.envelope.place)
-            self._queue.append(pledge)
+            self._enqueue(pledge, taken.terms)
         self._tips[waiter.envelope.place[0]] = tip
         return Accepted(tuple(self._promise(pledge) for pledge in pledges))
+
+    def _enqueue(self, pledge: Pledge, terms: AdapterTerms | None) -> None:
+        self._queue.append(pledge)
+        adapter = _adapter(pledge.envelope)
+        if terms is not None and self._is_new(adapter):
+            self._new_terms[adapter] = terms
+            self._learnt.pop(adapter, None)
 
     def _collect_run(
         self, waiter: Waiter, tip: ChannelTip, now: int
@@ -304,13 +361,18 @@ class Aggregator:
         run: list[Waiter] = []
         following: Waiter | None = waiter
         while following is not None and len(run) < room:
+            envelope = following.envelope
             if not self._is_ripe(following, now):
                 break
+            if self.find_terms(_adapter(envelope)) != following.terms:
+                break  # its manifest was forgotten meanwhile
+            if not self._has_room_for(_adapter(envelope), envelope.payer):
+                break
             try:
-                tip = tip.follow(following.envelope.receipt, self.network, following.terms)
+                tip = tip.follow(envelope.receipt, self.network, following.terms)
             except (ReceiptError, VoucherError):
                 # It follows another body than the one that came: whoever sends it again is told so.
-                self._waiting.remove(following.envelope.place)
+                self._waiting.remove(envelope.place)
                 break
             run.append(following)
             sequence += 1
@@ -351,34 +413,45 @@ class Aggregator:
     # ── epochs ──
 
     def channels_due(self, now: int) -> list[bytes]:
-        """List the channels that the next epoch would settle: how much of each is claimed must be
-        read from the chain before `seal`.
+        """List the channels that the next epoch would settle, to be read from the chain before
+        `seal`.
         """
         chosen = self._choose(now, lambda pledge: pledge.envelope.place[0] not in self._doubted)
         due = dict.fromkeys(pledge.envelope.place[0] for pledge in chosen)
         due |= dict.fromkeys(sorted(self._doubted)[:MAX_BATCH_RECEIPTS])
         return list(due)
 
-    def seal(self, claimed: Mapping[bytes, int], now: int) -> SealedEpoch | None:
+    def seal(self, views: Mapping[bytes, ChannelView], now: int) -> SealedEpoch | None:
         """Close an epoch over what is claimed; return None when that is nothing.
 
-        `claimed` maps channel ids to `total_claimed` as the chain has it now; a channel that it
-        does not name, or whose claim a reorganisation took back, waits for a later epoch and holds
+        `views` are the channels as the chain has them now, by their ids. One that is not there,
+        whose claim a reorganisation took back, or that has left, waits for a later epoch and holds
         up no other. Takes up to a second: call it from a thread.
         """
 
         uncovered = set[bytes]()
+        adapters = set[bytes]()
 
         def is_covered(pledge: Pledge) -> bool:
             channel = pledge.envelope.place[0]
-            if pledge.envelope.receipt.receipt.cumulative <= claimed.get(channel, 0):
-                return True
-            uncovered.add(channel)
-            return False
+            view = views.get(channel)
+            receipt = pledge.envelope.receipt.receipt
+            if (
+                view is None
+                or view.total_claimed < receipt.cumulative
+                or not self._is_open(view, now)
+            ):
+                uncovered.add(channel)
+                return False
+            if self._is_new(receipt.adapter):
+                if len(adapters | {receipt.adapter}) > MAX_BATCH_ADAPTERS:
+                    return False
+                adapters.add(receipt.adapter)
+            return True
 
         chosen = self._choose(now, is_covered)
         # Asked about, and not claimed any more: next time they come last.
-        self._doubted = (self._doubted - claimed.keys()) | (uncovered & claimed.keys())
+        self._doubted = (self._doubted - views.keys()) | (uncovered & views.keys())
         if not chosen:
             return None
         configs = {pledge.envelope.place[0]: pledge.envelope.config for pledge in chosen}
@@ -412,11 +485,10 @@ class Aggregator:
         Raises BatchError when it does not continue this state.
         """
         transition = recompute(batch, self.state, manifests)
-        for digest in decode_batch(batch).adapters:
-            self._store.keep_manifest(digest, manifests[digest])
+        new = {digest: manifests[digest] for digest in decode_batch(batch).adapters}
         sealed = SealedEpoch(transition.header, batch)
         places = [_place_of(data) for data in decode_batch(batch).receipts]
-        self._store.adopt(sealed, places, now + self._pace.promise_s)
+        self._store.adopt(sealed, places, new, deadline=now + self._pace.promise_s)
         self.state.apply(transition)
         self._reload()
         return sealed
@@ -447,8 +519,8 @@ class Aggregator:
         for channel in {pledge.envelope.place[0] for pledge in pledges}:
             if not self._queue.has_channel(channel):
                 del self._tips[channel]
-        for digest in self.state.adapters.keys() & self._terms.keys():
-            del self._terms[digest]
+        for adapter in self.state.adapters.keys() & self._new_terms.keys():
+            del self._new_terms[adapter]
 
     def _manifests(self, batch: bytes) -> dict[bytes, bytes]:
         found = {
@@ -473,13 +545,23 @@ class Aggregator:
         """Read back what is accepted and not sealed."""
         self._queue = FairQueue()
         self._tips: dict[bytes, ChannelTip] = {}
+        self._new_terms: dict[bytes, AdapterTerms] = {}  # of adapters that are first in the queue
         for data, deadline in self._store.unsealed():
             envelope = open_envelope(data, self.network)
-            terms = self.find_terms(envelope.receipt.receipt.adapter)
+            terms = self._read_terms(_adapter(envelope))
             tip = self._tip(envelope)
             self._tips[envelope.place[0]] = tip.follow(envelope.receipt, self.network, terms)
-            self._queue.append(Pledge(envelope, deadline))
+            self._enqueue(Pledge(envelope, deadline), terms)
         self._doubted = {channel for channel in self._doubted if self._queue.has_channel(channel)}
+
+    def _read_terms(self, adapter: bytes) -> AdapterTerms | None:
+        """Return the terms of an adapter that an accepted receipt names."""
+        known = self.state.adapters.get(adapter) or self._new_terms.get(adapter)
+        if known is None and adapter != BARE_BASE:
+            data = self._store.find_manifest(adapter)
+            assert data is not None, f"the store forgot manifest {adapter.hex()}"
+            known = terms_of(parse_manifest(data))
+        return known
 
     def check(self) -> None:
         """Raise AssertionError unless what the class promises holds."""
@@ -498,6 +580,13 @@ class Aggregator:
             assert held == list(range(first, tip.sequence + 1)), f"channel {channel.hex()} has gaps"
             assert held, "a tip of a channel that is sealed"
         assert all(self._queue.has_channel(channel) for channel in self._doubted)
+        named = {_adapter(pledge.envelope) for pledge in self._queue}
+        assert self._new_terms.keys() == set(filter(self._is_new, named))
+        assert not self._learnt.keys() & self._new_terms.keys()
+
+
+def _adapter(envelope: VerifiedEnvelope) -> bytes:
+    return envelope.receipt.receipt.adapter
 
 
 def _place_of(data: bytes) -> tuple[Place, bytes]:
@@ -507,6 +596,7 @@ def _place_of(data: bytes) -> tuple[Place, bytes]:
 
 
 __all__ = [
+    "NEVER",
     "Accepted",
     "Aggregator",
     "AggregatorStore",

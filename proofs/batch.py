@@ -43,6 +43,7 @@ from .voucher import ChannelConfig, channel_id
 VERSION = 2
 MAX_BATCH_BYTES = 1 << 20
 MAX_BATCH_RECEIPTS = 1_000
+MAX_BATCH_ADAPTERS = 32  # so whoever recomputes fetches at most 2 MiB of new manifests
 
 SignedBytes = Annotated[bytes, msgspec.Meta(max_length=MAX_RECEIPT_BYTES)]
 
@@ -62,7 +63,7 @@ class ReceiptBatch(Record, frozen=True):
     epoch: Amount
     previous: Digest
     opened: Annotated[list[ChannelConfig], msgspec.Meta(max_length=MAX_BATCH_RECEIPTS)]
-    adapters: Annotated[list[Digest], msgspec.Meta(max_length=MAX_BATCH_RECEIPTS)]
+    adapters: Annotated[list[Digest], msgspec.Meta(max_length=MAX_BATCH_ADAPTERS)]
     receipts: Annotated[
         list[SignedBytes], msgspec.Meta(min_length=1, max_length=MAX_BATCH_RECEIPTS)
     ]

@@ -14,10 +14,10 @@ import msgspec
 from .attribution.shares import AdapterTerms
 from .codec import Address, Amount, Digest, NotCanonical, Record, Signature, decode, encode
 from .digest import Network
-from .epoch import AccountLeaf, decode_channel_leaf, decode_header
+from .epoch import ACCOUNT_LEAF_BYTES, CHANNEL_LEAF_BYTES, decode_channel_leaf, decode_header
 from .errors import LedgerError
 from .merkle import HASH_BYTES, Log
-from .standing import AccountStanding, ChannelStanding
+from .standing import ChannelStanding, unpack_account
 from .state import EpochState
 from .voucher import ChannelConfig
 
@@ -27,17 +27,12 @@ MAX_CHECKPOINT_BYTES = 1 << 32
 
 class _Channel(Record, frozen=True):
     config: ChannelConfig
-    leaf: Annotated[bytes, msgspec.Meta(min_length=152, max_length=152)]
+    leaf: Annotated[
+        bytes, msgspec.Meta(min_length=CHANNEL_LEAF_BYTES, max_length=CHANNEL_LEAF_BYTES)
+    ]
     node_signature: Signature
     payees: bytes
     receipts: bytes
-
-
-class _Account(Record, frozen=True):
-    account: Address
-    amount: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-    entries: Digest
-    places: bytes
 
 
 class _Checkpoint(Record, frozen=True):
@@ -49,7 +44,7 @@ class _Checkpoint(Record, frozen=True):
     header: bytes  # empty before the first epoch
     leaves: bytes  # of the log
     channels: list[_Channel]
-    accounts: list[_Account]
+    accounts: list[Annotated[bytes, msgspec.Meta(min_length=ACCOUNT_LEAF_BYTES)]]
     adapters: list[tuple[Digest, AdapterTerms]]  # in order of their digests
 
 
@@ -71,15 +66,7 @@ def write_checkpoint(state: EpochState) -> bytes:
                 _Channel(one.config, one.leaf.encoded, one.node_signature, one.payees, one.receipts)
                 for one in channels
             ],
-            accounts=[
-                _Account(
-                    one.leaf.account,
-                    one.leaf.amount.to_bytes(16, "big"),
-                    one.leaf.entries,
-                    one.places,
-                )
-                for one in accounts
-            ],
+            accounts=[one.packed for one in accounts],
             adapters=sorted(state.adapters.items()),
         )
     )
@@ -113,12 +100,7 @@ def read_checkpoint(data: bytes, network: Network) -> EpochState:
             )
             for one in found.channels
         ],
-        [
-            AccountStanding(
-                AccountLeaf(one.account, int.from_bytes(one.amount, "big"), one.entries), one.places
-            )
-            for one in found.accounts
-        ],
+        [unpack_account(packed) for packed in found.accounts],
         Log(leaves[start : start + HASH_BYTES] for start in range(0, len(leaves), HASH_BYTES)),
         adapters=dict(found.adapters),
     )

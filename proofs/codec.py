@@ -43,13 +43,13 @@ def encode(value: object) -> bytes:
     return _ENCODER.encode(value)
 
 
-def decode(data: bytes, decoder: msgspec.msgpack.Decoder[T], limit_bytes: int) -> T:
+def decode(data: bytes, decoder: msgspec.msgpack.Decoder[T], max_bytes: int) -> T:
     """Decode a record from bytes nobody vouched for.
 
     Raises NotCanonical unless they are exactly what `encode` gives.
     """
-    if len(data) > limit_bytes:
-        raise NotCanonical("size", f"{len(data)} bytes; at most {limit_bytes} are allowed")
+    if len(data) > max_bytes:
+        raise NotCanonical("size", f"{len(data)} bytes; at most {max_bytes} are allowed")
     try:
         value = decoder.decode(data)
         again = _ENCODER.encode(value)

@@ -1,8 +1,8 @@
 """Builds what convicts an aggregator whose header lies, and what answers for one that does not.
 
-Twin of contracts/src/settlement (Court, Demands, Exits): each Accusation has the arguments of the
-contract's proof of the same name, besides the posted headers. Reads no chain: what the chain knows
-comes as Facts. What nobody can locate, inquiry.py searches for.
+Twin of contracts/src/court and contracts/src/settlement/Exits.sol: each Accusation has the
+arguments of the contract's proof of the same name, besides the posted headers. Reads no chain: what
+the chain knows comes as Facts. What nobody can locate, inquiry.py searches for.
 
     case = Case(before, header, facts)
     find_lies(case, after)     the header commits to `after`: every proof that holds against it
@@ -56,7 +56,9 @@ class Forged:
 
 @dataclass(frozen=True)
 class Missummed:
-    """The tree of channels, or that of accounts, does not add up to the header's total."""
+    """The tree of channels, or that of accounts, does not add up to the header's total, or is said
+    to be empty.
+    """
 
     opening: Opening
 
@@ -284,7 +286,7 @@ class Case:
 
     def against_sum(self, opening: Opening) -> Iterator[Accusation]:
         """Compare what the tree of channels or accounts adds up to with the header's total."""
-        if opening.sum != self.header.payout_total or opening.size == 0:
+        if not adds_to(opening, self.header.payout_total):
             yield Missummed(opening)
 
     def against_channel(self, channel: Shown[ChannelLeaf]) -> Iterator[Accusation]:
@@ -339,7 +341,7 @@ class Case:
         """Check the payouts to which a channel's leaf commits."""
         if payouts.commitment != channel.leaf.payouts:
             return
-        if payouts.total != channel.leaf.cumulative:
+        if not adds_to(payouts.opening, channel.leaf.cumulative):
             yield ChannelMissummed(channel, payouts.opening)
         index = channel.proof.index
         if index >= self.before.channels.size:
@@ -349,6 +351,14 @@ class Case:
             now = min(place, len(payouts) - 1)
             leaf = PayoutLeaf(payouts.account(now), payouts.amount(now))
             yield from self.against_payout(channel, Shown(leaf, payouts.prove(now)), place)
+
+    def against_entries(
+        self, account: Shown[AccountLeaf], entries: Opening
+    ) -> Iterator[Accusation]:
+        """Compare what an account's entries add up to with what it is awarded."""
+        is_opened = entries.commitment == account.leaf.entries
+        if is_opened and not adds_to(entries, account.leaf.amount):
+            yield AccountMissummed(account, entries)
 
     def against_payout(
         self, channel: Shown[ChannelLeaf], payout: Shown[PayoutLeaf], place: int
@@ -405,6 +415,11 @@ def find_lies(
         yield from case.against_channel(channel)
         yield from case.against_signature(channel, standing.config, standing.node_signature)
         yield from case.against_payouts(channel, after.payouts(index))
+
+
+def adds_to(opening: Opening, amount: int) -> bool:
+    """Return whether a tree adds up to this amount, which is not nothing, so that it has leaves."""
+    return opening.sum == amount and opening.size != 0
 
 
 def goes_on(earlier: ChannelLeaf, later: ChannelLeaf) -> bool:

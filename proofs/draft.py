@@ -16,16 +16,18 @@ from .payouts import ChannelPayouts
 from .receipt import Receipt, SignedReceipt, digest_of, leaf_of
 from .standing import (
     ENTRY_BYTES,
+    PAYEE_BYTES,
     RECEIPT_BYTES,
     AccountStanding,
     ChannelStanding,
     Payee,
     Place,
-    pack_payees,
     pack_places,
+    read_payee,
+    write_payee,
 )
 from .state import EpochState, Transition
-from .sumtree import Change, SumTree
+from .sumtree import SumTree
 from .voucher import ChannelConfig
 
 
@@ -35,7 +37,7 @@ class _Channel:
 
     config: ChannelConfig
     payouts: ChannelPayouts
-    payees: list[Payee]
+    payees: bytearray
     receipts: bytearray
     leaf: ChannelLeaf | None = None
     node_signature: bytes = b""
@@ -95,7 +97,7 @@ class Draft:
         """Return the whole epoch, with its header."""
         state = self._state
         channels = {index: _standing(channel) for index, channel in self._channels.items()}
-        entries = {index: self._change(index, one) for index, one in self._accounts.items()}
+        entries = {index: self._entries(index, one) for index, one in self._accounts.items()}
         accounts = {
             index: AccountStanding(
                 AccountLeaf(one.account, entries[index].root.sum, entries[index].commitment),
@@ -137,11 +139,11 @@ class Draft:
             channel = _Channel(
                 standing.config,
                 self._state.payouts(index),
-                standing.all_payees(),
+                bytearray(standing.payees),
                 bytearray(standing.receipts),
             )
         else:
-            channel = _Channel(config, ChannelPayouts(), [], bytearray())
+            channel = _Channel(config, ChannelPayouts(), bytearray(), bytearray())
         self._channels[index] = channel
         return channel
 
@@ -150,30 +152,33 @@ class Draft:
     ) -> None:
         place = payouts.find(account)
         assert place is not None, "the payouts after a receipt name everybody whom it pays"
-        if place < len(channel.payees):
-            payee = channel.payees[place]
+        num_payees = len(channel.payees) // PAYEE_BYTES
+        if place < num_payees:
+            payee = read_payee(channel.payees, place)
             one = self._account(payee.account, account)
-            channel.payees[place] = payee._replace(amount=payee.amount + part)
+            more = Payee(payee.account, payee.entry, payee.amount + part)
+            write_payee(channel.payees, place, more)
             one.touched[payee.entry] = Place(index, place)
             return
-        assert place == len(channel.payees), "accounts are added in the order of the awards"
+        assert place == num_payees, "accounts are added in the order of the awards"
         number = self._index_of_account(account)
         one = self._account(number, account)
         entry = one.num_entries + len(one.added)
         one.added.append(Place(index, place))
         one.touched[entry] = Place(index, place)
-        channel.payees.append(Payee(number, entry, part))
+        write_payee(channel.payees, place, Payee(number, entry, part))
 
-    def _change(self, index: int, one: _Account) -> Change:
-        """Plan the change of an account's entries."""
+    def _entries(self, index: int, one: _Account) -> SumTree:
+        """Return an account's entries after the epoch."""
         is_old = index < self._state.accounts.size
-        tree = self._state.entries(index) if is_old else SumTree()
-        return tree.plan({entry: self._entry(place).node for entry, place in one.touched.items()})
+        tree = self._state.entries(index).copy() if is_old else SumTree()
+        tree.update({entry: self._entry(place).node for entry, place in one.touched.items()})
+        return tree
 
     def _entry(self, place: Place) -> EntryLeaf:
         channel = self._channels[place.channel]
         assert channel.leaf is not None, "a channel that awards took a receipt"
-        amount = channel.payees[place.place].amount
+        amount = read_payee(channel.payees, place.place).amount
         return EntryLeaf(channel.leaf.channel_id, amount, place.channel, place.place)
 
     def _index_of_channel(self, channel_id: bytes) -> int:
@@ -220,6 +225,6 @@ def _standing(channel: _Channel) -> ChannelStanding:
         channel.config,
         channel.leaf,
         channel.node_signature,
-        pack_payees(channel.payees),
+        bytes(channel.payees),
         bytes(channel.receipts),
     )

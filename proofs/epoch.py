@@ -18,6 +18,7 @@ from .sumtree import Opening, Proof, SumNode, leaf, root_of
 
 NO_HEADER = bytes(32)  # what the first header names as previous
 CHANNEL_LEAF_BYTES = 152
+ACCOUNT_LEAF_BYTES = 68
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,12 @@ def decode_channel_leaf(content: bytes) -> ChannelLeaf:
         body=content[88:120],
         evidence=content[120:],
     )
+
+
+def decode_account_leaf(content: bytes) -> AccountLeaf:
+    """Decode an account's leaf from its own content."""
+    assert len(content) == ACCOUNT_LEAF_BYTES, f"an account's leaf has {ACCOUNT_LEAF_BYTES} bytes"
+    return AccountLeaf(content[:20], int.from_bytes(content[20:36], "big"), content[36:])
 
 
 def decode_header(encoded: bytes) -> EpochHeader:

@@ -42,6 +42,10 @@ class FairQueue:
         """Return how many pledges of this payer wait."""
         return len(self._lines.get(payer, {}))
 
+    def line(self, payer: bytes) -> Iterable[Pledge]:
+        """Return the pledges of a payer, in order of acceptance."""
+        return self._lines.get(payer, {}).values()
+
     def has_channel(self, channel_id: bytes) -> bool:
         """Return whether a receipt of this channel waits."""
         return channel_id in self._num_by_channel

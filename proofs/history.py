@@ -17,7 +17,8 @@ from .batch import recompute
 from .checkpoint import MAX_CHECKPOINT_BYTES, read_checkpoint, write_checkpoint
 from .codec import NotCanonical, Record, Signature, decode, encode
 from .digest import Network, keccak
-from .errors import BadSignature, LedgerError
+from .epoch import EpochHeader
+from .errors import BadSignature, BatchError, LedgerError
 from .signing import Signer, recover
 from .state import EpochState, Transition
 
@@ -36,12 +37,22 @@ class History:
         self.network = network
         self.state = EpochState(network)
 
-    def append(self, batch: bytes, manifests: Mapping[bytes, bytes]) -> Transition:
+    def append(
+        self,
+        batch: bytes,
+        manifests: Mapping[bytes, bytes],
+        posted: EpochHeader | None = None,
+    ) -> Transition:
         """Recompute one more epoch; `manifests` has the bytes of those that are new, by digest.
 
-        Raises BatchError, and changes nothing, when it does not hold.
+        Raises BatchError, and changes nothing, when it does not hold, or when its header is another
+        one than `posted` (None: it is not on the chain yet).
         """
         transition = recompute(batch, self.state, manifests)
+        if posted is not None and posted != transition.header:
+            raise BatchError(
+                "header", "the header on the chain is another one than its batch gives"
+            )
         self.state.apply(transition)
         return transition
 

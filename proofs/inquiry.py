@@ -145,6 +145,8 @@ class Inquiry:
             yield from self._entry_twice(answer)
             place = answer.payout.proof.index
             yield from self._case.against_payout(answer.channel, answer.payout, place)
+        elif answer.account is not None:
+            yield from self._case.against_entries(answer.account, answer.opening)
 
     def _against_sums(self) -> Iterator[Accusation]:
         for tree in (self._channels, self._accounts):

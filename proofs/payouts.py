@@ -38,6 +38,15 @@ class ChannelPayouts:
         self._tree = SumTree(PayoutLeaf(account, amount).node for account, amount in found)
 
     @classmethod
+    def of_lines(cls, lines: Iterable[bytes]) -> ChannelPayouts:
+        """Build them from the contents of their leaves, each account once: quicker than by rows."""
+        found = list(lines)
+        accounts = b"".join([line[:ADDRESS_BYTES] for line in found])
+        return cls._of(
+            accounts, SumTree.of_contents((line[ADDRESS_BYTES:], line) for line in found)
+        )
+
+    @classmethod
     def _of(cls, accounts: bytes, tree: SumTree) -> ChannelPayouts:
         made = cls.__new__(cls)
         made._accounts = accounts

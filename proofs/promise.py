@@ -108,5 +108,5 @@ def _digest(
     deadline: int,
     network: Network,
 ) -> bytes:
-    fields = struct_hash(_PROMISE_TYPE, channel_id, sequence, cumulative, body, deadline)
-    return typed_digest(network.receipts_domain, fields)
+    fields = (channel_id, sequence, cumulative, body, deadline)
+    return typed_digest(network.receipts_domain, struct_hash(_PROMISE_TYPE, *fields))

@@ -156,8 +156,8 @@ def signed_digest(
     network: Network,
 ) -> bytes:
     """Return the 32 bytes that are signed, of all that a contract sees of a receipt."""
-    fields = struct_hash(_RECEIPT_TYPE, channel_id, sequence, cumulative, payouts, body)
-    return typed_digest(network.receipts_domain, fields)
+    fields = (channel_id, sequence, cumulative, payouts, body)
+    return typed_digest(network.receipts_domain, struct_hash(_RECEIPT_TYPE, *fields))
 
 
 def sign_receipt(signer: Signer, receipt: Receipt, network: Network) -> bytes:

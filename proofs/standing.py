@@ -6,12 +6,12 @@ more. Knows no tree; state.py does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
-from .epoch import AccountLeaf, ChannelLeaf
+from .epoch import ACCOUNT_LEAF_BYTES, AccountLeaf, ChannelLeaf, decode_account_leaf
 from .voucher import ChannelConfig
 
 PAYEE_BYTES = 24
@@ -58,8 +58,7 @@ class ChannelStanding:
 
     def payee(self, place: int) -> Payee:
         """Return one row."""
-        account, entry, amount = _PAYEE.unpack_from(self.payees, place * PAYEE_BYTES)
-        return Payee(account, entry, int.from_bytes(amount, "big"))
+        return read_payee(self.payees, place)
 
     def all_payees(self) -> list[Payee]:
         """Return all rows."""
@@ -67,6 +66,16 @@ class ChannelStanding:
             Payee(account, entry, int.from_bytes(amount, "big"))
             for account, entry, amount in _PAYEE.iter_unpack(self.payees)
         ]
+
+    def packed_amount(self, place: int) -> bytes:
+        """Return the amount of one row, 16 bytes."""
+        end = (place + 1) * PAYEE_BYTES
+        return self.payees[end - 16 : end]
+
+    def packed_amounts(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (account, amount as 16 bytes) of all rows."""
+        for account, _, amount in _PAYEE.iter_unpack(self.payees):
+            yield account, amount
 
     def place_in_log(self, sequence: int) -> int | None:
         """Return where a receipt of this channel stands in the log, or None where it has none."""
@@ -83,6 +92,11 @@ class AccountStanding:
     places: bytes
 
     @property
+    def packed(self) -> bytes:
+        """Return it as bytes, which is how very many of them are kept."""
+        return self.leaf.encoded + self.places
+
+    @property
     def num_entries(self) -> int:
         """Return how many channels paid this account."""
         return len(self.places) // ENTRY_BYTES
@@ -96,11 +110,27 @@ class AccountStanding:
         return [Place(*found) for found in _ENTRY.iter_unpack(self.places)]
 
 
-def pack_payees(payees: Iterable[Payee]) -> bytes:
-    """Pack the rows of a channel."""
-    return b"".join(
-        _PAYEE.pack(account, entry, amount.to_bytes(16, "big")) for account, entry, amount in payees
-    )
+def unpack_account(packed: bytes) -> AccountStanding:
+    """Return an account from its own bytes."""
+    leaf = decode_account_leaf(packed[:ACCOUNT_LEAF_BYTES])
+    return AccountStanding(leaf, packed[ACCOUNT_LEAF_BYTES:])
+
+
+def read_payee(payees: bytes | bytearray, place: int) -> Payee:
+    """Return one row of those of a channel."""
+    account, entry, amount = _PAYEE.unpack_from(payees, place * PAYEE_BYTES)
+    return Payee(account, entry, int.from_bytes(amount, "big"))
+
+
+def write_payee(payees: bytearray, place: int, payee: Payee) -> None:
+    """Set one row of those of a channel, or append the next."""
+    start = place * PAYEE_BYTES
+    payees[start : start + PAYEE_BYTES] = pack_payee(payee)
+
+
+def pack_payee(payee: Payee) -> bytes:
+    """Pack one row of a channel."""
+    return _PAYEE.pack(payee.account, payee.entry, payee.amount.to_bytes(16, "big"))
 
 
 def pack_places(places: Iterable[Place]) -> bytes:

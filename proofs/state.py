@@ -13,8 +13,8 @@ they are asked for, and the last used ones kept.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -31,8 +31,8 @@ from .epoch import (
     Shown,
 )
 from .merkle import InclusionProof, Log
-from .payouts import ChannelPayouts
-from .standing import AccountStanding, ChannelStanding
+from .payouts import ADDRESS_BYTES, ChannelPayouts
+from .standing import AccountStanding, ChannelStanding, unpack_account
 from .sumtree import Change, SumTree
 
 MAX_UNDO_EPOCHS = 16  # how many of the last epochs can be taken back
@@ -52,7 +52,7 @@ class Transition:
     channels: Mapping[int, ChannelStanding]
     accounts: Mapping[int, AccountStanding]
     payouts: Mapping[int, ChannelPayouts]  # of the same channels
-    entries: Mapping[int, Change]  # of the same accounts
+    entries: Mapping[int, SumTree]  # of the same accounts
     channels_change: Change
     accounts_change: Change
     leaves: tuple[bytes, ...]  # new in the log
@@ -87,7 +87,7 @@ class EpochState:
         self.log = Log()
         self.adapters: dict[bytes, AdapterTerms] = {}  # by the digest of the manifest
         self._channels: list[ChannelStanding] = []
-        self._accounts: list[AccountStanding] = []
+        self._accounts: list[bytes] = []  # packed: the collector of garbage need not look at bytes
         self._channel_index: dict[bytes, int] = {}
         self._account_index: dict[bytes, int] = {}
         self._payouts = _Kept[ChannelPayouts]()
@@ -148,7 +148,11 @@ class EpochState:
 
     def account(self, index: int) -> AccountStanding:
         """Return where an account stands."""
-        return self._accounts[index]
+        return unpack_account(self._accounts[index])
+
+    def all_accounts(self) -> list[bytes]:
+        """List every account that was ever awarded something, in the order of the first awards."""
+        return list(self._account_index)
 
     def amount(self, account: bytes) -> int:
         """Return what an account was awarded in all."""
@@ -166,9 +170,10 @@ class EpochState:
         """Return what a channel paid to whom."""
         found = self._payouts.get(channel)
         if found is None:
-            found = ChannelPayouts(
-                (self.account(payee.account).leaf.account, payee.amount)
-                for payee in self.channel(channel).all_payees()
+            accounts = self._accounts
+            found = ChannelPayouts.of_lines(
+                accounts[account][:ADDRESS_BYTES] + amount
+                for account, amount in self.channel(channel).packed_amounts()
             )
             self._payouts.put(channel, found, len(found))
         return found
@@ -177,8 +182,7 @@ class EpochState:
         """Return the tree of an account's entries."""
         found = self._entries.get(account)
         if found is None:
-            numbers = range(self.account(account).num_entries)
-            found = SumTree(self.entry(account, number).node for number in numbers)
+            found = SumTree.of_contents(self._entry_contents(account))
             self._entries.put(account, found, found.size)
         return found
 
@@ -221,16 +225,21 @@ class EpochState:
             num_channels=self.channels.size,
             num_accounts=self.accounts.size,
             log_size=self.log.size,
-            channels=_standing(self._channels, transition.channels),
-            accounts=_standing(self._accounts, transition.accounts),
+            channels={
+                index: self.channel(index)
+                for index in transition.channels
+                if index < self.channels.size
+            },
+            accounts={
+                index: self.account(index)
+                for index in transition.accounts
+                if index < self.accounts.size
+            },
             transition_accounts=tuple(transition.accounts),
             transition_channels=tuple(transition.channels),
             adapters=tuple(transition.adapters),
         )
-        for index, change in transition.entries.items():
-            # Before the standings change, from which a tree that is not kept is built.
-            entries = self.entries(index) if index < undo.num_accounts else SumTree()
-            entries.apply(change)
+        for index, entries in transition.entries.items():
             self._entries.put(index, entries, entries.size)
         for index, payouts in transition.payouts.items():
             self._payouts.put(index, payouts, len(payouts))
@@ -252,8 +261,8 @@ class EpochState:
         undo = self._undo.pop()
         for standing in self._channels[undo.num_channels :]:
             del self._channel_index[standing.leaf.channel_id]
-        for account in self._accounts[undo.num_accounts :]:
-            del self._account_index[account.leaf.account]
+        for packed in self._accounts[undo.num_accounts :]:
+            del self._account_index[packed[:ADDRESS_BYTES]]
         del self._channels[undo.num_channels :]
         del self._accounts[undo.num_accounts :]
         self._set_channels(undo.channels)
@@ -301,12 +310,21 @@ class EpochState:
             assert self.payouts(index).total == channel.leaf.cumulative
             for place, payee in enumerate(channel.all_payees()):
                 assert self.account(payee.account).place(payee.entry) == (index, place)
-        for index, account in enumerate(self._accounts):
+        for index in range(len(self._accounts)):
+            account = self.account(index)
             assert self.find_account(account.leaf.account) == index
             assert self.accounts.leaf(index) == account.leaf.node
             assert self.entries(index).commitment == account.leaf.entries
             assert self.entries(index).root.sum == account.leaf.amount
         assert self.is_committed
+
+    def _entry_contents(self, account: int) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (sum, content) of an account's entries, as `entry` has them, packed."""
+        for index, place in self.account(account).all_places():
+            channel = self._channels[index]
+            amount = channel.packed_amount(place)
+            where = index.to_bytes(8, "big") + place.to_bytes(8, "big")
+            yield amount, channel.leaf.channel_id + amount + where
 
     def _set_channels(self, channels: Mapping[int, ChannelStanding]) -> None:
         for index, standing in sorted(channels.items()):
@@ -318,28 +336,26 @@ class EpochState:
     def _set_accounts(self, accounts: Mapping[int, AccountStanding]) -> None:
         for index, standing in sorted(accounts.items()):
             if index == len(self._accounts):
-                self._accounts.append(standing)
+                self._accounts.append(b"")
                 self._account_index[standing.leaf.account] = index
-            self._accounts[index] = standing
-
-
-def _standing(now: list[T], changed: Mapping[int, T]) -> dict[int, T]:
-    return {index: now[index] for index in changed if index < len(now)}
+            self._accounts[index] = standing.packed
 
 
 @dataclass
 class _Kept(Generic[T]):
     """The trees that were used last, as many as have MAX_KEPT_LEAVES together."""
 
-    _trees: dict[int, tuple[T, int]] = field(default_factory=dict)  # the last used comes last
+    # The last used comes last. No plain dict: to find its first key, it walks over all that were
+    # taken out before.
+    _trees: OrderedDict[int, tuple[T, int]] = field(default_factory=OrderedDict)
     _num_leaves: int = 0
 
     def get(self, index: int) -> T | None:
         """Find a tree, and note that it is in use."""
-        found = self._trees.pop(index, None)
+        found = self._trees.get(index)
         if found is None:
             return None
-        self._trees[index] = found
+        self._trees.move_to_end(index)
         return found[0]
 
     def put(self, index: int, tree: T, num_leaves: int) -> None:

@@ -104,16 +104,26 @@ def commitment(size: int, root: SumNode) -> bytes:
 class SumTree:
     """One tree, all of its nodes kept: 96 bytes of memory for each leaf.
 
-    - `plan` computes what a change would write, `apply` writes it.
+    - `update` writes at once; `plan` computes what it would write, and `apply` writes that.
     - A change costs at most log2(n) hashes for each leaf; nodes that leaves share are hashed once.
     - `cut` and an update with the former leaves take a change back.
     """
 
+    __slots__ = ("_levels",)  # there are very many small ones
+
     def __init__(self, leaves: Iterable[SumNode] = ()) -> None:
         # _levels[h][i] covers the leaves [i << h, (i + 1) << h) as far as there are any: a last
         # node without a right neighbour rises unchanged. The top level is the root alone.
-        self._levels = [bytearray()]
-        self.extend(leaves)
+        self._levels = _build(b"".join(map(_pack, leaves)))
+
+    @classmethod
+    def of_contents(cls, leaves: Iterable[tuple[bytes, bytes]]) -> SumTree:
+        """Build a tree from (sum, 16 bytes, and content) of each leaf: quicker than from nodes."""
+        made = cls.__new__(cls)
+        made._levels = _build(
+            b"".join([amount + keccak(b"\x00" + content) for amount, content in leaves])
+        )
+        return made
 
     def copy(self) -> SumTree:
         """Return a tree that can be changed without changing this one."""
@@ -170,27 +180,37 @@ class SumTree:
 
         Raises, and changes nothing, as `plan` does.
         """
-        self.apply(self.plan(leaves))
+        size = self._size_with(leaves)
+        replaced = sum(self._sum(index) for index in leaves if index < self.size)
+        # No subtree's sum is above that of the whole, which is looked at before anything changes.
+        _bytes16(self.root.sum - replaced + sum(new.sum for new in leaves.values()))
+        level = self._levels[0]
+        level.extend(bytes(size * _NODE_BYTES - len(level)))
+        for index, new in leaves.items():
+            level[index * _NODE_BYTES : (index + 1) * _NODE_BYTES] = _pack(new)
+        dirty = set(leaves)
+        for height in range(1, _height(size) + 1):
+            if height == len(self._levels):
+                self._levels.append(bytearray())
+            above = self._levels[height]
+            above.extend(bytes(-(-size >> height) * _NODE_BYTES - len(above)))
+            dirty = {place >> 1 for place in dirty}
+            for place in dirty:
+                pair = level[2 * place * _NODE_BYTES : 2 * (place + 1) * _NODE_BYTES]
+                above[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = _join(pair)
+            level = above
 
     def plan(self, leaves: Mapping[int, SumNode]) -> Change:
-        """Compute what `update` would write, and change nothing.
+        """Compute what `update` would write, and change nothing: for trees too large to copy.
 
         Raises OverflowError where a sum would not fit 128 bits. Raises IndexError where the
         appended leaves leave a gap.
         """
-        size = self.size
-        added = sorted(index for index in leaves if index >= size)
-        size += len(added)
-        if added != list(range(self.size, size)) or any(index < 0 for index in leaves):
-            raise IndexError(f"leaves are appended from index {self.size} on, without a gap")
+        size = self._size_with(leaves)
         fresh = {index: _pack(new) for index, new in leaves.items()}
         levels = [fresh]
         for height in range(_height(size)):
-            width = _width(size, height)
-            fresh = {
-                place: self._above(height, place, width, fresh)
-                for place in {below >> 1 for below in fresh}
-            }
+            fresh = self._plan_level(height, -(-size >> height), fresh)
             levels.append(fresh)
         return Change(size, _unpack(fresh[0]) if fresh else self.root, tuple(levels))
 
@@ -200,7 +220,9 @@ class SumTree:
             if height == len(self._levels):
                 self._levels.append(bytearray())
             level = self._levels[height]
-            level.extend(bytes(_width(change.size, height) * _NODE_BYTES - len(level)))
+            missing = -(-change.size >> height) * _NODE_BYTES - len(level)
+            if missing:
+                level.extend(bytes(missing))
             for place, packed in nodes.items():
                 level[place * _NODE_BYTES : (place + 1) * _NODE_BYTES] = packed
 
@@ -232,22 +254,37 @@ class SumTree:
         assert all(above == (below + 1) // 2 for below, above in pairwise(widths))
         for height, above_width in enumerate(widths[1:]):
             for place in range(above_width):
-                above = self._above(height, place, widths[height], {})
-                assert self._slice(height + 1, place) == above
+                pair = self._levels[height][2 * place * _NODE_BYTES :][: 2 * _NODE_BYTES]
+                assert self._slice(height + 1, place) == _join(pair)
 
-    def _above(self, height: int, place: int, width: int, fresh: Mapping[int, bytes]) -> bytes:
-        """Compute the node above a pair of a level with `width` nodes, of which some are fresh."""
-        left = 2 * place
-        right = left + 1
-        if right == width:
-            return fresh.get(left) or self._slice(height, left)
-        if left in fresh or right in fresh:
-            pair = (fresh.get(left) or self._slice(height, left)) + (
-                fresh.get(right) or self._slice(height, right)
-            )
-        else:
-            pair = bytes(self._levels[height][left * _NODE_BYTES : (right + 1) * _NODE_BYTES])
-        return _join(pair)
+    def _size_with(self, leaves: Mapping[int, SumNode]) -> int:
+        """Return the size after these are set; those beyond the end must leave no gap."""
+        before = self.size
+        if not leaves:
+            return before
+        size = max(before, max(leaves) + 1)
+        if min(leaves) < 0 or sum(index >= before for index in leaves) != size - before:
+            raise IndexError(f"leaves are appended from index {before} on, without a gap")
+        return size
+
+    def _plan_level(self, height: int, width: int, fresh: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Compute the nodes above the fresh ones of a level that has `width` nodes."""
+        level = self._levels[height] if height < len(self._levels) else b""
+        above = {}
+        for place, packed in fresh.items():
+            if place & 1:
+                left = fresh.get(place - 1)
+                pair = (
+                    left or bytes(level[(place - 1) * _NODE_BYTES : place * _NODE_BYTES])
+                ) + packed
+            elif place + 1 in fresh:
+                continue  # its right neighbour joins the two
+            elif place + 1 < width:
+                pair = packed + level[(place + 1) * _NODE_BYTES : (place + 2) * _NODE_BYTES]
+            else:
+                pair = packed
+            above[place >> 1] = _join(pair)
+        return above
 
     def _slice(self, height: int, place: int) -> bytes:
         return bytes(self._levels[height][place * _NODE_BYTES : (place + 1) * _NODE_BYTES])
@@ -339,9 +376,32 @@ def _width(size: int, height: int) -> int:
     return -(-size >> height) if height <= _height(size) else 0
 
 
-def _join(pair: bytes) -> bytes:
-    sums = int.from_bytes(pair[:16], "big") + int.from_bytes(pair[48:64], "big")
-    return _bytes16(sums) + keccak(b"\x01" + pair)
+def _build(leaves: bytes) -> list[bytearray]:
+    """Return all levels over these packed leaves."""
+    from_bytes = int.from_bytes
+    level = bytearray(leaves)
+    levels = [level]
+    while len(level) > _NODE_BYTES:
+        above = []
+        for at in range(0, len(level) - _NODE_BYTES, 2 * _NODE_BYTES):
+            # As `_join`, written out: half of all hashes are made here.
+            pair = level[at : at + 2 * _NODE_BYTES]
+            total = from_bytes(pair[:16], "big") + from_bytes(pair[48:64], "big")
+            above.append(total.to_bytes(16, "big"))
+            above.append(keccak(b"\x01" + pair))
+        if len(level) // _NODE_BYTES & 1:
+            above.append(bytes(level[-_NODE_BYTES:]))
+        level = bytearray(b"".join(above))
+        levels.append(level)
+    return levels
+
+
+def _join(pair: bytes | bytearray) -> bytes:
+    """Return the node above two packed ones, or above a last one, which rises unchanged."""
+    if len(pair) == _NODE_BYTES:
+        return bytes(pair)
+    total = int.from_bytes(pair[:16], "big") + int.from_bytes(pair[48:64], "big")
+    return total.to_bytes(16, "big") + keccak(b"\x01" + pair)
 
 
 def _pack(node: SumNode) -> bytes:

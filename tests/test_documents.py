@@ -21,6 +21,7 @@ import node.money.wiring
 import p2p.blocks.server
 import p2p.host
 import p2p.library
+from node.catalogue import packaging
 from node.config import Config
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
@@ -28,11 +29,13 @@ from node.wire import channels, client_session, infer, node_session, receipts
 from p2p import gossip, hardened_gossip, hardening, identity, names, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
-from proofs import batch, envelope, manifest, promise, receipt, voucher
-from proofs.attribution.shares import WHOLE_BPS, SharePolicy
+from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
+from proofs.aggregator import MAX_NEW_ADAPTERS_PER_PAYER, MAX_UNSEALED_PER_PAYER, PACE
+from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
 from proofs.digest import keccak
+from proofs.ledger.accepted import MAX_EVIDENCE_PER_CHANNEL
 from tests.golden import other
 from tests.golden.page import PAGE, with_bytes
 
@@ -42,7 +45,6 @@ GOLDEN = ROOT / "tests" / "golden"
 PLAIN = {name: " ".join(text.split()) for name, text in PAGES.items()}
 HOUR_S = 3600
 DEFAULTS = Config(home=Path("anywhere"))
-POLICY = SharePolicy()
 
 PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL}
 TOPICS = {node.catalogue.announcements.TOPIC, receipts.TOPIC}
@@ -95,21 +97,46 @@ FACTS = [
     ("infer.md", f"signs at most {client_session.MAX_PENDING} in one visit"),
     ("infer.md", f"`Ask` {node_session.ASK_DEADLINE_S:.0f} s"),
     ("infer.md", f"`Begin` {node_session.BEGIN_DEADLINE_S:.0f} s"),
+    ("infer.md", f"`Offer` {client_session.OFFER_DEADLINE_S:.0f} s"),
+    ("infer.md", f"first `Output` {client_session.FIRST_TOKEN_DEADLINE_S:.0f} s"),
+    ("infer.md", f"one {client_session.TOKEN_DEADLINE_S:.0f} s, `Settle`"),
+    ("infer.md", f"after {DEFAULTS.grace_s:.0f} s (`grace_s`)"),
+    ("infer.md", f"at least {MIN_SHARE_FEE} units for each share"),
+    ("infer.md", f"{payouts.MAX_CHANNEL_ACCOUNTS} accounts that one channel pays"),
     ("infer.md", f"`Settle` {node_session.SETTLE_DEADLINE_S:.0f} s"),
     ("delivery.md", f"the topic `{receipts.TOPIC}` and `{receipts.PROTOCOL}`"),
     ("delivery.md", f"1 to {receipts.MAX_DELIVERED} envelopes"),
     ("delivery.md", f"at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB, canonical"),
+    ("delivery.md", f"period of {PACE.grace_s} s (`grace_s`)"),
+    ("delivery.md", f"now + {PACE.promise_s} s (`promise_s`) + {PACE.epoch_s} s (`epoch_s`)"),
+    ("delivery.md", f"at most {MAX_UNSEALED_PER_PAYER:,} receipts of one payer are accepted"),
+    ("delivery.md", f"and at most {MAX_NEW_ADAPTERS_PER_PAYER} adapters among them"),
+    ("delivery.md", f"At most {batch.MAX_BATCH_ADAPTERS} adapters are new in an epoch"),
+    ("delivery.md", f"for at most {MAX_EVIDENCE_PER_CHANNEL} places of a channel"),
+    ("delivery.md", f"it waits, at most {waiting.WAITING_S} s."),
+    ("delivery.md", f"{waiting.MAX_WAITING_PER_PAYER} for each payer, {waiting.MAX_WAITING:,} in"),
+    ("delivery.md", f"Up to {batch.MAX_BATCH_RECEIPTS:,} receipts that are still claimed"),
     ("delivery.md", f"every {node.money.settlement.OUTBOX_INTERVAL_S:.0f} s while some"),
     ("delivery.md", f"waits {aggregator.IDLE_DEADLINE_S:.0f} s for it"),
     ("delivery.md", f"the answer {receipts.DELIVER_DEADLINE_S:.0f} s each"),
     ("receipt.md", f"A body has at most {receipt.MAX_BODY_BYTES:,} bytes"),
+    ("receipt.md", f"at most {receipt.MAX_RECEIPT_BYTES} bytes. The node's"),
+    ("receipt.md", f"the least fee is {MIN_SHARE_FEE} units a share"),
+    ("receipt.md", f"there are at most {payouts.MAX_CHANNEL_ACCOUNTS}:"),
+    ("receipt.md", f"and sent to the aggregator, at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB"),
+    ("receipt.md", f"An array of {len(receipt.Receipt.__struct_fields__)} elements"),
     ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES}), so the id binds"),
     ("manifest.md", f"at most {manifest.MAX_MANIFEST_BYTES >> 10} KiB"),
     ("manifest.md", f"up to {manifest.MAX_CONTRIBUTORS} of [address 20"),
+    *(
+        ("manifest.md", f"| `{name}` | {max_bytes:,}")
+        for name, max_bytes in packaging.MAX_FILE_BYTES.items()
+    ),
     ("manifest.md", f"in its `Offer` | {POLICY.node_bps:,} |"),
     ("manifest.md", f"{POLICY.creator_bps:,}; {POLICY.creator_bps + POLICY.contributors_bps:,}"),
     ("manifest.md", f"{POLICY.contributors_bps:,} divided by weight"),
     ("manifest.md", f"the owner's, role 0, {WHOLE_BPS:,}"),
+    ("settlement.md", f"zeros, sorted, at most {batch.MAX_BATCH_ADAPTERS}."),
     ("settlement.md", f"1 to {batch.MAX_BATCH_RECEIPTS:,}, sorted"),
     ("settlement.md", f"one array, at most {batch.MAX_BATCH_BYTES >> 20} MiB"),
     ("settlement.md", f"({settlement.LOG_PAGE_BLOCKS:,} blocks at a time)"),
@@ -119,7 +146,7 @@ FACTS = [
 STRUCTS = {
     "receipt.md": [receipt._RECEIPT_TYPE, voucher._CONFIG_TYPE, voucher._VOUCHER_TYPE],
     "chain.md": [token.RECEIVE_TYPE],
-    "settlement.md": [promise._PROMISE_TYPE],
+    "delivery.md": [promise._PROMISE_TYPE],
 }
 """EIP-712 types: their hashes, of exactly what the page writes."""
 

@@ -61,7 +61,7 @@ def find_unexplained(path: Path) -> Iterator[int]:
             yield number
 
 
-@pytest.mark.parametrize("package", ["p2p", "proofs", "node", "demo"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_whoever_catches_everything_says_why(package: str) -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}"

@@ -39,7 +39,7 @@ from benchmarks.engine.world import make_adapter, make_base, make_prompts
 from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.grammar import GrammarDone
-from engine.lora.adapters import LoadDone
+from engine.lora.loader import LoadDone
 from engine.messages import AdapterHeld, Failed, Finished, HoldAdapter, Sampling, Submit, Tokens
 
 RESIDENT = 64

@@ -28,7 +28,7 @@ from engine.build import build_engine
 from engine.config import EngineConfig
 from engine.executor.memory import linear_numbers
 from engine.grammar import GrammarDone
-from engine.lora.adapters import LoadDone
+from engine.lora.loader import LoadDone
 from engine.messages import Choosing, Replay, Replayed, Sampling, Submit, Tokens
 from engine.model.config import ModelConfig
 from engine.model.weights import open_weights

@@ -28,9 +28,11 @@ contract GoldenTest is Checks {
         string memory file = vm.readFile(string.concat(FOLDER, "payouts.json"));
         uint256 checked = 0;
         for (uint256 i = 0; vm.keyExistsJson(file, _at("", i)); i++) {
-            for (uint256 k = 0; vm.keyExistsJson(file, _at(string.concat(_at("", i), ".rows"), k)); k++) {
-                string memory row = _at(string.concat(_at("", i), ".rows"), k);
-                string memory proof = _at(string.concat(_at("", i), ".proofs"), k);
+            string memory proofs = string.concat(_at("", i), ".proofs");
+            for (uint256 k = 0; vm.keyExistsJson(file, _at(proofs, k)); k++) {
+                string memory proof = _at(proofs, k);
+                uint256 place = vm.parseJsonUint(file, string.concat(proof, ".index"));
+                string memory row = _at(string.concat(_at("", i), ".rows"), place);
                 address account = address(bytes20(_bytes(file, row, ".account")));
                 uint128 amount = uint128(vm.parseJsonUint(file, string.concat(row, ".amount")));
                 check(

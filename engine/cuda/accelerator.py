@@ -15,8 +15,9 @@ import torch
 
 from ..config import EngineConfig, choose_dtype
 from ..errors import DeviceLost, ModelError, OutOfDeviceMemory
-from ..lora.adapters import CopyDone, Load
+from ..lora.bank import CopyDone
 from ..lora.layout import Loaded
+from ..lora.loader import Load
 from ..model.config import ModelConfig
 from ..model.parts import PARTS
 from ..model.weights import Weights

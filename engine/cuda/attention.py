@@ -1,9 +1,10 @@
-"""Paged attention over a step's runs (tables.py): a decode kernel for runs of one row, a prefill
-kernel for longer ones.
+"""Attends over a step's runs (tables.py) to paged keys and values: a decode kernel for runs of one
+row, a prefill kernel for longer ones.
 
 The pool of one layer is [2 * kv_heads, num_pages, page_tokens * head_dim], keys first; inside a
 page [page_tokens, head_dim]. Page tables are ragged: `runs` says where in `pages` a run's pages
-begin, so nothing is padded to the longest context.
+begin, so nothing is padded to the longest context. Decides how a context is split; knows no
+sequence beyond its pages, and no weight.
 
 Query heads that share a key head lie together as the rows of one product, so keys and values are
 read once for all of them. Softmax runs along with the products (a running maximum and sum per
@@ -12,6 +13,10 @@ in a page is never seen.
 
 Counts that change from step to step are not specialised: Triton would compile a kernel anew, in the
 middle of serving, for 1 and for multiples of 16.
+
+Sources: online softmax and tiling, Dao, FlashAttention-2 (arXiv:2307.08691); pages, Kwon et al.,
+PagedAttention (arXiv:2309.06180); splitting a long context over blocks and merging the pieces, Dao
+et al., Flash-Decoding (2023); shared key heads, Ainslie et al., GQA (arXiv:2305.13245).
 """
 
 from __future__ import annotations
@@ -23,15 +28,18 @@ import torch
 import triton
 import triton.language as tl
 
+from ..count import ceil_div
 from ..model.attention import attend_plainly
 from .tables import queries_per_tile
 
 GROUP_ROWS = 16
 """Fewest rows of a product: what the heads of one group are padded to in decoding."""
-MOST_SPLITS = 64
+MAX_SPLITS = 64
+"""Most pieces that a context is cut into."""
 MANY_BLOCKS = 4096
 """Enough blocks for 132 multiprocessors to end at nearly the same time."""
 MERGED_AT_ONCE = 16
+"""Pieces that one round of the merging kernel takes."""
 
 
 class Split(NamedTuple):
@@ -44,22 +52,22 @@ class Split(NamedTuple):
 
 
 def choose_split(runs: int, kv_heads: int) -> Split:
-    """Depends on the number of runs alone, never on a context: a graph's launches are fixed, and
-    pieces beyond a context leave at once.
+    """Choose a split by the number of runs alone, never by a context: a graph's launches are fixed,
+    and pieces beyond a context leave at once.
 
     Powers of two, since kernels are compiled for each: seven at most, however many runs a step of
     prompts and answers happens to have.
     """
-    most = min(MOST_SPLITS, 1 << max(0, (MANY_BLOCKS // (runs * kv_heads)).bit_length() - 1))
+    most = min(MAX_SPLITS, 1 << max(0, (MANY_BLOCKS // (runs * kv_heads)).bit_length() - 1))
     return Split(most, 64 if runs * kv_heads <= 16 else 128 if runs * kv_heads <= 128 else 256)
 
 
 def decode_scratch_numbers(runs: int, heads: int, kv_heads: int, head_dim: int) -> int:
-    """How many float32 `scratch` of attend_decode must hold at least, for so many runs or fewer;
-    depends on no context length.
+    """Return how many float32 `scratch` of attend_decode must hold at least, for so many runs or
+    fewer, whatever their contexts.
     """
-    most_pieces = max(runs, min(runs * MOST_SPLITS, MANY_BLOCKS // kv_heads))
-    return most_pieces * heads * (head_dim + 2)
+    max_pieces = max(runs, min(runs * MAX_SPLITS, MANY_BLOCKS // kv_heads))
+    return max_pieces * heads * (head_dim + 2)
 
 
 class _DecodeArguments(NamedTuple):
@@ -99,16 +107,17 @@ def attend_decode(
     scratch: torch.Tensor,
     page_tokens: int,
 ) -> None:
-    """For each run of exactly one row: its queries over all tokens up to its own, into its row of
-    `out`. Other runs are left alone.
+    """For each run of exactly one row, attend its queries to all tokens up to its own, and write
+    its row of `out`. Leave other runs alone.
 
-    q: [rows, heads * head_dim], the first columns of qkv. pool_layer: see above. runs: [4,
-    num_runs] int32, pages int32: see tables.py. out: [rows, heads * head_dim]; rows of no run are
-    not written. scratch: float32, see decode_scratch_numbers.
+    q: [rows, heads * head_dim], the first columns of qkv. pool_layer: see the module. runs: [4,
+    num_runs] int32, pages int32: see tables.py. out: [rows, heads * head_dim], q's dtype; rows of
+    no run are not written. scratch: float32, see decode_scratch_numbers.
 
-    Two launches, one where a context is in one piece (choose_split): attention over pieces, then
-    merging them in order. 64 runs of 1,024 tokens, 8 key heads of 128, bfloat16: 268 MB, 62 µs;
-    merging them another 8 MB, 2 µs. Measured on an H200: 71.8 µs and 4.5 µs.
+    Grids [num_runs, kv_heads, pieces], then [num_runs, heads]: attention over pieces, then merging
+    them in order; the second is left out where a context is in one piece (choose_split). 64 runs of
+    1,024 tokens, 8 key heads of 128, bfloat16: 268 MB, 62 µs; merging them another 8 MB, 2 µs.
+    Measured on an H200: 71.8 µs and 4.5 µs.
     """
     kv_heads = len(pool_layer) // 2
     head_dim = pool_layer.shape[2] // page_tokens
@@ -168,7 +177,7 @@ def attend_decode(
 
 
 def _shape(head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Head width in registers, keys taken at once, and stages under way.
+    """Return the head width in registers, the keys taken at once, and the stages under way.
 
     With these the kernels stay within the 99 KB of shared memory that any card since compute
     capability 8.0 has, at head_dim up to 128.
@@ -178,13 +187,15 @@ def _shape(head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
 
 
 def _scale(head_dim: int) -> float:
-    """What turns products into exponents of two."""
+    """Return the factor that turns products into exponents of two: exp2 is the card's own
+    instruction.
+    """
     return math.log2(math.e) / math.sqrt(head_dim)
 
 
 @triton.jit
 def _cells(pages, token, there, page_tokens: tl.constexpr):
-    """Where in the pool of a head these tokens lie, in tokens."""
+    """Return where these tokens lie in the pool of a head, counted in tokens."""
     page = tl.load(pages + token // page_tokens, there, 0)
     return page.to(tl.int64) * page_tokens + token % page_tokens
 
@@ -204,8 +215,10 @@ def _attend_block(
     scale,
     head_dim: tl.constexpr,
 ):
-    """Take some more tokens into the running softmax. query [rows, dim]; highest, total [rows];
-    mixed [rows, dim]; seen [rows, tokens].
+    """Take some more tokens into the running softmax; return highest, total and mixed anew.
+
+    query, mixed: [rows, dim]; highest, total: [rows]; seen: [rows, tokens]. `mixed` and `total`
+    stand for exponents relative to `highest`, so when that rises they are scaled down by `fade`.
     """
     k = tl.load(
         keys + cell[None, :] * head_dim + dim[:, None],
@@ -213,7 +226,7 @@ def _attend_block(
         0.0,
     )
     scores = tl.where(seen, tl.dot(query, k, input_precision="ieee") * scale, float("-inf"))
-    new = tl.maximum(highest, tl.max(scores, 1))
+    new = tl.maximum(highest, tl.max(scores, 1))  # finite: each row sees its piece's first token
     weights = tl.exp2(scores - new[:, None])
     fade = tl.exp2(highest - new)
     v = tl.load(
@@ -227,7 +240,7 @@ def _attend_block(
 
 @triton.jit
 def _span(length, splits: tl.constexpr, split_tokens: tl.constexpr):
-    """How many tokens each piece of a context takes."""
+    """Return how many tokens each piece of a context takes."""
     return tl.cdiv(tl.cdiv(length, split_tokens), splits) * split_tokens
 
 
@@ -254,8 +267,10 @@ def _decode(
     splits: tl.constexpr,
     split_tokens: tl.constexpr,
 ):
-    """mixes [runs, heads, splits, head_dim] and sums [runs, heads, splits, 2]: a piece's weighted
-    values, its highest exponent, its weights' sum.
+    """Attend one run's queries of one key head to one piece of its context.
+
+    mixes: [runs, heads, splits, head_dim], the piece's weighted values. sums: [runs, heads, splits,
+    2], its highest exponent and its weights' sum. With one piece the result goes to `out` instead.
     """
     run = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -264,11 +279,12 @@ def _decode(
     count = tl.load(runs + num_runs + run)
     start = tl.load(runs + 2 * num_runs + run)
     at = tl.load(runs + 3 * num_runs + run)
-    # keeps the four reads together; the compiler would put some behind the branch, one wait after
-    # the other
+    # Keeps the four reads together: the compiler would move some behind the branch, and each would
+    # be waited for in turn.
     tl.debug_barrier()
     length = start + 1
     span = _span(length, splits, split_tokens)
+    # count != 1 is a longer run, which is prefill's, or padding
     if (count != 1) | (piece * span >= length):
         return
     line = tl.arange(0, group_block)
@@ -329,7 +345,7 @@ def _merge(
     split_tokens: tl.constexpr,
     some: tl.constexpr,
 ):
-    """One head of one run: its pieces in order, `some` at once."""
+    """Merge the pieces of one head of one run, in order, `some` at once, into `out`."""
     run = tl.program_id(0)
     head = tl.program_id(1)
     first = tl.load(runs + run)
@@ -337,6 +353,7 @@ def _merge(
     start = tl.load(runs + 2 * num_runs + run)
     if count != 1:
         return
+    # only pieces that _decode wrote: beyond them scratch holds what an earlier step left
     pieces = tl.cdiv(start + 1, _span(start + 1, splits, split_tokens))
     dim = tl.arange(0, dim_block)
     base = (run.to(tl.int64) * tl.num_programs(1) + head) * splits
@@ -371,7 +388,7 @@ def attend_decode_reference(
     scratch: torch.Tensor,
     page_tokens: int,
 ) -> None:
-    """See attend_decode."""
+    """Compute attend_decode in plain torch."""
     for first, count, start, at in runs.T.tolist():
         if count == 1:
             _attend_run(
@@ -410,16 +427,16 @@ def attend_prefill(
     out: torch.Tensor,
     page_tokens: int,
 ) -> None:
-    """For each run of several rows that `query_tiles` cover: each row's queries over all tokens up
-    to its own, into its row of `out`.
+    """For each run of several rows that `query_tiles` cover, attend each row's queries to all
+    tokens up to its own, and write its row of `out`.
 
-    query_tiles: [2, num_tiles] int32, made with tables.queries_per_tile. Everything else: see
-    attend_decode.
+    query_tiles: [2, num_tiles] int32, made with tables.queries_per_tile. Everything else is as for
+    attend_decode. Grid [num_tiles, kv_heads].
 
     Bound by products, not by bytes: 8 runs of 2,048 rows at the shapes of Llama-3.1-8B are 0.27
-    Tflop a layer against 7.1 in its linears, 0.7 ms at 400 Tflop/s. Unmeasured by itself: all of
-    such a step takes 0.41 s on an H200, the linears' share of it at least 0.29. In float32 it keeps
-    some 2 KB a thread outside registers: slow, for comparisons only.
+    Tflop a layer against 7.1 in its linears, 0.7 ms at 400 Tflop/s. Not measured by itself: all of
+    such a step takes 0.41 s on an H200, the linears' share of it at least 0.29. In float32 it
+    spills some 2 KB a thread out of registers: slow, for comparisons only.
     """
     kv_heads = len(pool_layer) // 2
     head_dim = pool_layer.shape[2] // page_tokens
@@ -477,7 +494,9 @@ def _prefill(
     page_tokens: tl.constexpr,
     tokens: tl.constexpr,
 ):
-    """Some rows of one run, all heads of one group: row by row, its heads side by side."""
+    """Attend some rows of one run, all heads of one group: line = row * group_block + head within
+    the group.
+    """
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     run = tl.load(query_tiles + tile)
@@ -511,7 +530,7 @@ def _prefill(
         token = low + tl.arange(0, tokens)
         there = token < end
         cell = _cells(pages + at, token, there, page_tokens)
-        seen = token[None, :] <= (start + row)[:, None]
+        seen = token[None, :] <= (start + row)[:, None]  # causal: a row sees up to its own token
         highest, total, mixed = _attend_block(
             query, highest, total, mixed, keys, values, cell, there, seen, dim, scale, head_dim
         )
@@ -535,7 +554,7 @@ def attend_prefill_reference(
     out: torch.Tensor,
     page_tokens: int,
 ) -> None:
-    """See attend_prefill."""
+    """Compute attend_prefill in plain torch."""
     for index in sorted({index for index in query_tiles[0].tolist() if index >= 0}):
         first, count, start, at = runs[:, index].tolist()
         rows = slice(first, first + count)
@@ -553,7 +572,7 @@ def _attend_run(
     tokens = start + len(q)
     kv_heads = len(pool_layer) // 2
     seen = (
-        pool_layer[:, pages[: -(-tokens // page_tokens)].long()]
+        pool_layer[:, pages[: ceil_div(tokens, page_tokens)].long()]
         .view(2, kv_heads, -1, pool_layer.shape[2] // page_tokens)[:, :, :tokens]
         .float()
     )

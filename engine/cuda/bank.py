@@ -1,13 +1,15 @@
-"""The slots' memory on a device: one room for all blobs, and the table by which kernels find them.
+"""Keeps the slots' memory on a device: one region for all blobs, and the table by which kernels
+find them.
 
 Copies run on a thread and a stream of their own.
 
     load ──▶ copier: blob, ends and the slot's entries into the room, in the order of loads ──▶
     event ──▶ done(CopyDone)
 
-An adapter that leaves while its copy is under way does no harm: the bytes go where nobody looks, a
-later copy into the same place comes later on the same stream, and the host's blob is kept until its
-copy is over.
+An adapter that leaves while its copy is under way does no harm: the bytes land where nobody looks,
+a later copy into the same place follows on the same stream, and the host's blob is kept until its
+copy is over. Decides neither which adapter gets a slot (slots.py) nor where its bytes lie
+(arena.py).
 """
 
 from __future__ import annotations
@@ -21,9 +23,8 @@ from queue import SimpleQueue
 import torch
 
 from ..errors import DeviceLost
-from ..lora.adapters import CopyDone
 from ..lora.arena import rounded
-from ..lora.bank import address_table
+from ..lora.bank import CopyDone, address_table
 from ..lora.ends import Ends
 from ..lora.layout import PackedAdapter, Placed
 from .device import Device, fault_of
@@ -41,7 +42,7 @@ class _Resident:
 
 @dataclass(frozen=True)
 class _Job:
-    """One placement's copies. `packed` is only kept: its memory is being read."""
+    """One placement's copies. `packed` is held only because its memory is being read."""
 
     generation: int
     pairs: Pairs
@@ -49,8 +50,10 @@ class _Job:
 
 
 class DeviceBank:
-    """`load` begins a copy; `entries` is what kernels read, [num_slots, parts, 5] int64 on the
-    device, as lora/bank.address_table gives it.
+    """The bank of a device; `load` begins a copy.
+
+    `entries`, [num_slots, parts, 5] int64 on the device, is what kernels read:
+    lora/bank.address_table of each slot's adapter.
     """
 
     def __init__(
@@ -64,20 +67,25 @@ class DeviceBank:
         self.entries = torch.zeros(num_slots, num_parts, 5, dtype=torch.int64, device=device.where)
         self._room = torch.empty(room_bytes, dtype=torch.uint8, device=device.where)
         self._slots: dict[int, _Resident] = {}
-        # copies go beside the computing, and must not overtake the zeros, or whoever had this
-        # memory before
+        # Copies run on a stream of their own: without this wait they could overtake the zeros, or
+        # the work of whoever had this memory before.
         device.mark().wait()
         self._copier = Copier(device, done)
 
     def size_of(self, packed: PackedAdapter) -> int:
-        """See lora/bank.Bank."""
+        """Return the bytes of the arena that an adapter takes: its blob and its ends, each rounded
+        up.
+        """
         ends = () if packed.ends is None else packed.ends.tensors()
         return rounded(packed.layout.size_bytes) + sum(
             rounded(each.nbytes) for each in ends if each is not None
         )
 
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
-        """See lora/bank.Bank. The end of the copy is announced by its generation."""
+        """Begin to copy an adapter into a slot, to byte `offset` of the room.
+
+        Always returns False; `done` announces its generation when it has arrived.
+        """
         pairs: Pairs = []
 
         def place(source: torch.Tensor) -> torch.Tensor:
@@ -103,33 +111,35 @@ class DeviceBank:
         return False
 
     def clear(self, slot: int) -> None:
-        """See lora/bank.Bank."""
+        """Forget who sat in a slot; its bytes stay until they are written over."""
         self._slots.pop(slot, None)
 
     def layout_number(self, slot: int) -> int:
-        """See lora/bank.Bank. Kernels take any layouts side by side."""
+        """Return 0 for every slot: kernels take any layouts side by side, so there is nothing to
+        sort by.
+        """
         return 0
 
     def ends(self, slot: int) -> Ends | None:
-        """See lora/bank.Bank."""
+        """Return what the slot's adapter changes outside the layers, on the device."""
         return self._slots[slot].ends
 
     def rank(self, slot: int) -> int:
-        """The largest rank among the parts of the slot's adapter."""
+        """Return the largest rank among the parts of the slot's adapter."""
         return self._slots[slot].rank
 
     def close(self) -> None:
-        """End after the copies that were begun."""
+        """End the copier after the copies that were begun."""
         self._copier.close()
 
 
 def _rank(placed: Placed) -> int:
-    """At least 1 where there is anything to do."""
+    """Return a part's rank, and at least 1 where it has a gain or a shift."""
     return max(placed.rank, int(placed.gain_at is not None or placed.shift_at is not None))
 
 
 class Copier:
-    """One thread that begins copies and waits for each; `done` is called on that thread."""
+    """Begins copies on one thread and waits for each there; `done` is called on that thread."""
 
     def __init__(self, device: Device, done: Callable[[CopyDone | DeviceLost], None]) -> None:
         self._device = device
@@ -145,17 +155,17 @@ class Copier:
         """End after the jobs that are queued."""
         self._jobs.put(None)
 
-    # the room may be a tensor of that mode, which refuses to be written in another
+    # the room may be made in inference mode, and such a tensor refuses to be written outside it
     @torch.inference_mode()
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             started = time.perf_counter()
             try:
                 self._device.copy(job.pairs).wait()
-            except Exception as error:
+            except Exception as error:  # the last word of this thread, whatever ended it
                 self._done(
                     DeviceLost(f"an adapter could not be copied: {fault_of(error) or error}")
                 )
                 return
             self._done(CopyDone(job.generation, (time.perf_counter() - started) * 1e3))
-            del job  # while this thread waits for the next one, it must not keep the bank's memory
+            del job  # or this thread would keep the bank's memory while it waits for the next one

@@ -1,6 +1,7 @@
-"""The small operations between products: norms, rotation and storing, SwiGLU.
+"""Computes the small operations between products: norms, rotation and storing, SwiGLU.
 
-Each kernel has its plain torch reference beside it.
+Each kernel has its plain torch reference beside it. Decides how a row is spread over blocks; knows
+no layer, no adapter and no sequence.
 
 Rows are contiguous; a tensor's rows may lie further apart than they are wide. Expected times are
 bytes moved / 4.3 TB/s (what an H200 copies) at the shapes of Llama-3.1-8B. Below some 100 rows a
@@ -17,11 +18,14 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
+from ..count import ceil_div
+
 HEADS_PER_BLOCK = 8
 """Heads that one block of rotate_and_store takes: one warp's worth of 16-byte reads at head_dim 128
 is two heads.
 """
 SWIGLU_BLOCK = 1024
+"""Columns that one block of swiglu takes."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,12 @@ class HeadNorms:
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-    """`out [rows, width]` = root-mean-square norm of `hidden [rows, width]` float32, times `weight
-    [width]` float32; rounded once.
+    """Normalise `hidden [rows, width]` float32 by its root mean square and scale by `weight
+    [width]` float32, into `out [rows, width]`; round once.
 
-    One block a row, the row in registers. 64 rows of 4096: 1.6 MB, 0.4 µs.
+    Grid [rows]: one block per row, the row in registers. 64 rows of 4096: 1.6 MB, 0.4 µs.
+
+    Source: Zhang & Sennrich, Root Mean Square Layer Normalization (arXiv:1910.07467).
     """
     _launch_norm(hidden, None, weight, eps, out=out)
 
@@ -45,16 +51,17 @@ def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.
 def rms_norm_reference(
     hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
 ) -> None:
-    """See rms_norm."""
+    """Compute rms_norm with torch's own operation."""
     out.copy_(functional.rms_norm(hidden, (hidden.shape[-1],), weight, eps))
 
 
 def add_rms_norm(
     hidden: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
 ) -> None:
-    """`hidden [rows, width]` float32 `+= delta [rows, width]` in place, then as rms_norm.
+    """Add `delta [rows, width]` to `hidden [rows, width]` float32 in place, then normalise as
+    rms_norm does.
 
-    64 rows of 4096: 3.1 MB, 0.7 µs.
+    Grid [rows]. 64 rows of 4096: 3.1 MB, 0.7 µs.
     """
     _launch_norm(hidden, delta, weight, eps, out=out)
 
@@ -116,6 +123,10 @@ def _norm(
     adds: tl.constexpr,
     block: tl.constexpr,
 ):
+    """Compute rms_norm of row program_id(0), after adding delta where `adds`.
+
+    block: a power of two, at least `width`; columns beyond it are masked, and add 0 to the sum.
+    """
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, block)
     inside = columns < width
@@ -133,7 +144,7 @@ def _norm(
 def add_rms_norm_reference(
     hidden: torch.Tensor, delta: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
 ) -> None:
-    """See add_rms_norm."""
+    """Compute add_rms_norm in plain torch."""
     hidden += delta
     rms_norm_reference(hidden, weight, eps, out)
 
@@ -165,16 +176,20 @@ def rotate_and_store(
     kv_heads: int,
     norms: HeadNorms | None,
 ) -> None:
-    """Norm and rotate the queries of `qkv [rows, (heads + 2 * kv_heads) * head_dim]` in place; put
-    keys (normed, rotated) and values into the pool.
+    """Norm and rotate the queries of `qkv [rows, (heads + 2 * kv_heads) * head_dim]` in place;
+    store keys (normed, rotated) and values in the pool.
 
     cos, sin: [context, head_dim / 2] float32 by position, sines unsigned; both None: no rotation.
     Halves are rotated, as in layers.rotate. positions, cells: [rows] int32; cell < 0: a padding
-    row, nothing is stored. pool_layer: [2 * kv_heads, num_pages, page_tokens * head_dim].
-    Everything between reading and writing is float32. The keys inside `qkv` are left as they were.
+    row, nothing is stored. pool_layer: [2 * kv_heads, num_pages, page_tokens * head_dim]. norms:
+    None where heads are not normed. Everything between reading and writing is float32. The keys
+    inside `qkv` are left as they were.
 
-    One block takes HEADS_PER_BLOCK heads of a row. 64 rows of 32 + 16 heads of 128, bfloat16: 1.6
-    MB, 0.4 µs.
+    Grid [rows, all heads / HEADS_PER_BLOCK]. 64 rows of 32 + 16 heads of 128, bfloat16: 1.6 MB, 0.4
+    µs.
+
+    Source: Su et al., RoFormer (arXiv:2104.09864); the norms of heads as in Qwen3
+    (arXiv:2505.09388).
     """
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     all_heads = heads + 2 * kv_heads
@@ -183,7 +198,7 @@ def rotate_and_store(
     query_norm, key_norm, eps = (
         (any_weight, any_weight, 0.0) if norms is None else (norms.query, norms.key, norms.eps)
     )
-    _rotate_and_store[(len(qkv), triton.cdiv(all_heads, HEADS_PER_BLOCK))](
+    _rotate_and_store[(len(qkv), ceil_div(all_heads, HEADS_PER_BLOCK))](
         *_RotateAndStoreArguments(
             qkv=qkv,
             cos=any_weight if cos is None else cos,
@@ -230,6 +245,12 @@ def _rotate_and_store(
     rotates: tl.constexpr,
     norms: tl.constexpr,
 ):
+    """Take `heads_block` heads of row program_id(0), as rotate_and_store says.
+
+    `x` and `y` are a head's two halves, [heads_block, half]. Each head is a query, a key or a value
+    by its number, so one block may hold all three kinds, and what applies to one kind is masked for
+    the others.
+    """
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * heads_block + tl.arange(0, heads_block)[:, None]
     at = tl.arange(0, half_block)[None, :]
@@ -239,12 +260,13 @@ def _rotate_and_store(
     position = tl.load(positions + row)
     cell = tl.load(cells + row).to(tl.int64)
     source = qkv + row * qkv_stride + head * (2 * half) + at
-    # What is a value passes through unchanged: its bits go from one place to the other.
+    # A value passes through unchanged, so it is not rounded anew: its bits are copied.
     first = tl.load(source, inside, 0.0)
     second = tl.load(source + half, inside, 0.0)
     x = first.to(tl.float32)
     y = second.to(tl.float32)
     if norms:
+        # "+ 0 * head" spreads the one vector over all heads of the block before it is masked
         inverse = tl.rsqrt((tl.sum(x * x, 1) + tl.sum(y * y, 1)) / (2 * half) + eps)[:, None]
         for_query = inside & is_query
         for_key = inside & (head >= heads) & (head < heads + kv_heads)
@@ -282,7 +304,7 @@ def rotate_and_store_reference(
     kv_heads: int,
     norms: HeadNorms | None,
 ) -> None:
-    """See rotate_and_store."""
+    """Compute rotate_and_store in plain torch."""
     by_head = qkv.view(len(qkv), heads + 2 * kv_heads, -1)
     query = by_head[:, :heads].float()
     key = by_head[:, heads : heads + kv_heads].float()
@@ -308,13 +330,15 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
 
 
 def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """`out [rows, n]` = silu(first half) * second half of `gate_up [rows, 2 * n]`, in float32,
-    rounded once.
+    """Compute `out [rows, n]` = silu(first half) * second half of `gate_up [rows, 2 * n]`, in
+    float32; round once.
 
-    64 rows of 2 * 14336, bfloat16: 5.5 MB, 1.3 µs.
+    Grid [rows, n / SWIGLU_BLOCK]. 64 rows of 2 * 14336, bfloat16: 5.5 MB, 1.3 µs.
+
+    Source: Shazeer, GLU Variants Improve Transformer (arXiv:2002.05202).
     """
     rows, width = out.shape
-    _swiglu[(rows, triton.cdiv(width, SWIGLU_BLOCK))](
+    _swiglu[(rows, ceil_div(width, SWIGLU_BLOCK))](
         gate_up,
         out,
         gate_up.stride(0),
@@ -328,17 +352,18 @@ def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
 
 @triton.jit
 def _swiglu(gate_up, out, source_stride, out_stride, width, block: tl.constexpr):
+    """Compute `block` columns of row program_id(0)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * block + tl.arange(0, block)
     inside = columns < width
     gate = tl.load(gate_up + row * source_stride + columns, inside, 0.0).to(tl.float32)
     up = tl.load(gate_up + row * source_stride + width + columns, inside, 0.0).to(tl.float32)
-    small = tl.exp(-tl.abs(gate))  # of the other sign it would overflow
+    small = tl.exp(-tl.abs(gate))  # exp(-gate) itself would overflow for large negative gates
     gated = gate * tl.where(gate >= 0, 1.0, small) / (1.0 + small)
     tl.store(out + row * out_stride + columns, (gated * up).to(out.dtype.element_ty), inside)
 
 
 def swiglu_reference(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """See swiglu."""
+    """Compute swiglu in plain torch."""
     gate, up = gate_up.float().chunk(2, -1)
     out.copy_(functional.silu(gate) * up)

@@ -4,9 +4,9 @@ must know comes back in one copy.
     StepInput ──Staging.fill──▶ pinned buffer ──▶ device ──▶ Launches ──▶ (best, finite) ──▶ pinned
     buffer ──▶ wait
 
-Decides whether a step runs as a graph (graphs.py), padded to its bucket, or launch by launch, and
-what becomes of a fault or a hang. Does not know which kernels a step consists of (launches.py), nor
-which tensors they work in (space.py). Logits stay on the device.
+Decides what becomes of a fault or a hang, and how large a step's tables are that no graph holds
+(graph_steps.py has those that one does). Does not know which kernels a step consists of
+(launches.py), nor which tensors they work in (space.py). Logits stay on the device.
 """
 
 from __future__ import annotations
@@ -14,51 +14,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import EngineError, ModelError, OutOfDeviceMemory
+from ..errors import CannotServe, ModelError, OutOfDeviceMemory
 from ..executor.draw import Draw, Drawn
 from ..executor.step import Ints, Run, StepInput, StepOutput
 from ..kv.pages import ZERO_PAGE
 from ..lora.bank import Bank
 from ..model.program import make_program
 from ..model.weights import Weights
-from .bank import DeviceBank
 from .device import Device, fault_of
+from .graph_steps import GraphSteps, bank_of, largest_rank
 from .graphs import (
     BUCKETS,
-    MAX_MIXED_ROWS,
     MAX_ROWS,
     MIXED_ROWS,
     MIXED_RUNS,
     RANKS,
     Graphs,
     Key,
-    bucket_of,
     log_line,
-    rank_of,
 )
 from .kernels import TRITON, Kernels
 from .launches import Launches, Pass
 from .memory import check_fits, demand_of, shortage
 from .space import PAGE_TOKENS, Results, Staging, StepMemory, work_bytes
-from .tables import (
-    NO_CELL,
-    Room,
-    Tables,
-    Words,
-    count_pages,
-    decode_room,
-    measure,
-    mixed_room,
-    queries_per_tile,
-    split,
-)
+from .tables import NO_CELL, measure, queries_per_tile, split
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 WARM_ROWS = 64
@@ -67,16 +51,6 @@ come.
 """
 WARM_RANK = RANKS[0]
 WARM_PROMPT_ROWS = 64
-
-
-@dataclass(frozen=True)
-class _Laid:
-    """A step that a graph will run, written into the host's table."""
-
-    step: StepInput
-    key: Key
-    room: Room
-    tables: Tables[Words]
 
 
 class CudaExecutor:
@@ -102,12 +76,9 @@ class CudaExecutor:
         self.where = device.where
         self.name = f"cuda, {device.name}"
         self._queries = queries_per_tile(config.heads, config.kv_heads)
-        self._context_pages = -(-context // PAGE_TOKENS)
         self._graphs = Graphs(device, log)
         self._watchdog = Watchdog(step_deadline_s)
-        self._captured_for = 0, 0
         self._staging = Staging(device, self._queries)
-        self._prepared: _Laid | None = None
         demand = demand_of(
             config, dtype.itemsize, PAGE_TOKENS, work_bytes(config, dtype, context, MAX_ROWS)
         )
@@ -115,7 +86,7 @@ class CudaExecutor:
         check_fits(demand, free_bytes, device.name)
         try:
             self._load(weights, dtype, context)
-        except Exception as error:
+        except Exception as error:  # a fault of the device has no type, only a text (fault_of)
             fault = fault_of(error)
             if isinstance(fault, OutOfDeviceMemory):
                 raise ModelError(f"{shortage(demand, free_bytes, device.name)}: {fault}") from error
@@ -133,9 +104,14 @@ class CudaExecutor:
             context=context,
         )
         self._memory = StepMemory(self._config, dtype, self._device)
-        # the device's table, at one address for all graphs: as large as the largest of them needs
-        largest = self._room(Key(MAX_MIXED_ROWS, 0, MAX_ROWS), MAX_ROWS * self._context_pages)
-        self._table = self._memory.empty(largest.words, dtype=torch.int32)
+        self._graph_steps = GraphSteps(
+            self._graphs,
+            self._launches,
+            self._memory,
+            self._staging,
+            queries=self._queries,
+            context=context,
+        )
         self._device.release()
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
@@ -165,10 +141,9 @@ class CudaExecutor:
             raise ModelError(
                 f"no memory is left for a step: {error}; choose fewer --kv-tokens"
             ) from error
-        except EngineError:
+        except CannotServe:
             raise
-        # Triton's many: a card with too little shared memory, an instruction that it lacks
-        except Exception as error:
+        except Exception as error:  # Triton's many: too little shared memory, a missing instruction
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise ModelError(
                 f"the kernels do not run on {self._device.name} ({reason}); --kernels native keeps"
@@ -195,7 +170,8 @@ class CudaExecutor:
                 ]
                 for key in keys:
                     padding = StepInput(none, none, none, none, runs=[], segments=[], bank=bank)
-                    self._read_back(self._run_graph(self._lay(padding, key), pool), 0).wait()
+                    laid = self._graph_steps.lay(padding, key)
+                    self._read_back(self._graph_steps.run(laid, pool), 0).wait()
         return (
             f"{len(self._graphs)} graphs captured in {self._graphs.capture_s:.1f} s,"
             f" {time.perf_counter() - started:.1f} s with kernels"
@@ -205,18 +181,17 @@ class CudaExecutor:
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """See Executor."""
         with self._watchdog.over("a step"), self._faults():
-            laid = self._take_laid(step, embedded)
+            laid = self._graph_steps.take(step, embedded)
             results = (
-                self._run_plainly(step, pool, embedded, _rank(step))
+                self._run_plainly(step, pool, embedded, largest_rank(step))
                 if laid is None
-                else self._run_graph(laid, pool)
+                else self._graph_steps.run(laid, pool)
             )
             return self._read_back(results, len(step.logit_rows))
 
     def prepare(self, step: StepInput) -> None:
         """See Executor."""
-        key = _key(step)
-        self._prepared = None if key is None else self._lay(step, key)
+        self._graph_steps.prepare(step)
 
     @torch.inference_mode()
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
@@ -227,75 +202,6 @@ class CudaExecutor:
     def close(self) -> None:
         """End the watchdog's thread."""
         self._watchdog.close()
-
-    # --- a step as a graph ---
-
-    def _take_laid(self, step: StepInput, embedded: torch.Tensor | None) -> _Laid | None:
-        """Give the step as its graph reads it; None where it runs launch by launch.
-
-        What was prepared is good for this one call. Its tokens are written anew: they were not
-        known yet when the rest was written, beside the step that chose them.
-        """
-        laid = self._prepared
-        self._prepared = None
-        if embedded is not None:
-            return None  # a graph looks the tokens up
-        if laid is not None and laid.step is step:
-            laid.tables.tokens[: len(step.tokens)] = step.tokens
-            return laid
-        key = _key(step)
-        return None if key is None else self._lay(step, key)
-
-    def _lay(self, step: StepInput, key: Key) -> _Laid:
-        room = self._room(key, count_pages(step, PAGE_TOKENS))
-        return _Laid(step, key, room, self._staging.fill(step, room))
-
-    def _room(self, key: Key, pages: int) -> Room:
-        """Lay out the tables of a graph.
-
-        Pages come last, so that fewer leave every other table where it is: only as many words are
-        copied as the step has pages, while the graph was captured with the most.
-        """
-        return (
-            mixed_room(key.rows, key.runs, self._queries, pages)
-            if key.runs
-            else decode_room(key.rows, pages)
-        )
-
-    def _run_graph(self, laid: _Laid, pool: torch.Tensor) -> Results:
-        """Run a step that fits its key; all that it reads and writes lies where it always lies."""
-        key = laid.key
-        bank = _device_bank(laid.step)
-        # graphs hold addresses: of another pool or another bank's table none is right any more
-        addresses = pool.data_ptr(), bank.entries.data_ptr()
-        if self._captured_for != addresses:
-            self._graphs.forget()
-            self._captured_for = addresses
-        self._staging.upload(laid.room, self._table)
-        self._graphs.run(key, lambda: partial(self._launches, self._graph_pass(key, pool, bank)))
-        memory = self._memory
-        return memory.results if key.runs else replace(memory.results, final=memory.space.normed)
-
-    def _graph_pass(self, key: Key, pool: torch.Tensor, bank: DeviceBank) -> Pass:
-        memory = self._memory
-        room = self._room(key, (key.runs or key.rows) * self._context_pages)
-        space = memory.space.cut(key.rows)
-        results = (
-            memory.results.cut(key.runs)
-            if key.runs
-            # in decoding every row is wanted: what the last norm wrote is final as it is
-            else replace(memory.results.cut(key.rows), final=space.normed)
-        )
-        lora = memory.lora_for(key.rows, key.rank, bank)
-        return Pass(
-            tables=split(self._table[: room.words], room),
-            pool=pool,
-            space=space,
-            results=results,
-            attention_scratch=memory.attention_scratch,
-            lora=lora,
-            forks=True,
-        )
 
     # --- a step launch by launch ---
 
@@ -313,7 +219,7 @@ class CudaExecutor:
         space = memory.space_for(rows)
         results = memory.results_for(len(step.logit_rows))
         scratch = memory.attention_scratch_for(len(step.runs))
-        lora = memory.lora_for(rows, rank, _device_bank(step))
+        lora = memory.lora_for(rows, rank, bank_of(step))
         self._launches(
             Pass(
                 tables=split(table, room),
@@ -349,35 +255,10 @@ class CudaExecutor:
         """Give errors of the device their names, and memory that no graph needs back to it."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # a fault of the device has no type, only a text (fault_of)
             fault = fault_of(error)
             if fault is None:
                 raise
             if isinstance(fault, OutOfDeviceMemory):
                 self._memory.shrink()
             raise fault from error
-
-
-def _key(step: StepInput) -> Key | None:
-    """Find the graph that holds a step; None where none does.
-
-    Decoding is told by its shape, every run one row whose logits are wanted, whatever its runs are.
-    """
-    if len(step.runs) == len(step.tokens) == len(step.logit_rows):
-        rows = bucket_of(len(step.tokens))
-        return None if rows is None else Key(rows, _rank(step))
-    rows = bucket_of(len(step.tokens), MIXED_ROWS)
-    runs = bucket_of(max(len(step.runs), len(step.logit_rows)), MIXED_RUNS)
-    return None if rows is None or runs is None else Key(rows, _rank(step), runs)
-
-
-def _rank(step: StepInput) -> int:
-    """Give the rank that scratch is laid out for: 0 in a step without adapters."""
-    bank = _device_bank(step)
-    return rank_of(max([bank.rank(segment.slot) for segment in step.segments], default=0))
-
-
-def _device_bank(step: StepInput) -> DeviceBank:
-    bank = step.bank
-    assert isinstance(bank, DeviceBank), "a device's executor reads a device's bank"
-    return bank

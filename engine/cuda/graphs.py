@@ -1,13 +1,14 @@
-"""Steps of few rows as graphs: hundreds of launches become one.
+"""Runs steps of few rows as graphs, so that hundreds of launches become one.
 
-One graph per number of rows and largest rank; adapters are no part of it.
+There is one graph per number of rows and largest rank; adapters are no part of it.
 
     decoding   every run is one row whose logits are wanted: a graph for each bucket of rows
     mixed      prompts among them: a graph for each bucket of rows and of runs, of each of which one
                row's logits may be wanted
 
 A graph is captured the first time that its key comes, after that very step has run launch by
-launch; what cannot be captured, as for want of memory, goes on running launch by launch.
+launch; what cannot be captured, e.g. for want of memory, goes on running launch by launch. Decides
+which buckets exist and when to capture; does not know what a launch computes.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 MAX_ROWS = BUCKETS[-1]
 MIXED_ROWS = (64, 128, 192, 256, 384, 512)
 MIXED_RUNS = (16, 64, MAX_ROWS)
-"""Rows and runs that graphs of mixed steps exist for; a step that has more runs launch by launch.
-"""
+"""Rows and runs that graphs of mixed steps exist for; a larger step runs launch by launch."""
 MAX_MIXED_ROWS = MIXED_ROWS[-1]
 RANKS = (16, 32, 64, 128, 256, 512)
 """Largest ranks that graphs with adapters exist for."""
@@ -34,10 +34,10 @@ RANKS = (16, 32, 64, 128, 256, 512)
 
 @dataclass(frozen=True)
 class Key:
-    """Which graph: `rows` of its bucket, and the largest `rank` that an adapter of its rows may
+    """Which graph: its bucket of `rows`, and the largest `rank` that an adapter of its rows may
     have (0: the graph knows no adapters).
 
-    runs: of a mixed graph's bucket; 0: of decoding.
+    runs: the bucket of a mixed graph; 0 for decoding.
     """
 
     rows: int
@@ -46,22 +46,24 @@ class Key:
 
 
 def log_line(text: str) -> None:
-    """One line for the operator."""
+    """Print one line for the operator."""
     print(f"engine: {text}", file=sys.stderr, flush=True)
 
 
 def bucket_of(count: int, buckets: tuple[int, ...] = BUCKETS) -> int | None:
-    """The smallest of `buckets` that holds so many; None when none does."""
+    """Return the smallest of `buckets` that holds so many; None when none does."""
     return next((bucket for bucket in buckets if bucket >= count), None)
 
 
 def rank_of(rank: int) -> int:
-    """The rank that scratch is laid out for when the largest in a step is `rank`; 0 stays 0."""
+    """Return the rank that scratch is laid out for when the largest in a step is `rank`; 0
+    stays 0.
+    """
     return 0 if rank == 0 else next((each for each in RANKS if each >= rank), rank)
 
 
 class Graphs:
-    """`run` does a key's work, as a graph where there is one."""
+    """Runs work by key, as a graph where there is one."""
 
     def __init__(self, device: Device, log: Callable[[str], None] = log_line) -> None:
         self._device = device
@@ -75,8 +77,10 @@ class Graphs:
         return len(self._graphs)
 
     def run(self, key: Key, make: Callable[[], Work]) -> None:
-        """Do the work of a key: launches that are the same, over the same addresses, whenever it
-        comes. `make` gives it where there is no graph.
+        """Do the work of a key. It must be the same launches over the same addresses whenever that
+        key comes.
+
+        `make` builds the work where there is no graph yet.
         """
         graph = self._graphs.get(key)
         if graph is not None:
@@ -88,22 +92,19 @@ class Graphs:
             self._capture(key, work)
 
     def forget(self) -> None:
-        """Forget all graphs: their addresses are no longer right."""
+        """Forget all graphs, because the addresses in them are no longer right."""
         self._graphs.clear()
 
     def _capture(self, key: Key, work: Work) -> None:
         started = time.perf_counter()
         try:
             self._graphs[key] = self._device.capture(work)
-        # the same work has just run; whatever keeps it from being recorded, it can go on as it did
-        except Exception as error:
+        except Exception as error:  # the same work has just run, and can go on as it did
             self._refused.add(key)
             self._device.release()
-            fault = fault_of(
-                error
-                # a lost device says so again at the next step; here it would only be a word for a
-                # broken capture
-            )
+            # Only want of memory is believed here: a broken capture can look like a lost device,
+            # and one that is really lost says so again at the next step.
+            fault = fault_of(error)
             reason = (
                 fault
                 if isinstance(fault, OutOfDeviceMemory)

@@ -1,5 +1,7 @@
-"""The operations of a step on a device as one value, so that an executor can be given the kernels
-or the references that they are held to.
+"""Gathers the operations of a step on a device into one value, so that an executor can be given the
+kernels or the references that they are held to.
+
+Computes nothing itself.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from . import attention, elementwise, lora, matvec, sampling
 
 @dataclass(frozen=True)
 class Kernels:
-    """Each as the function of that name in elementwise.py, matvec.py, lora.py, attention.py and
-    sampling.py says.
+    """The operations of a step: each is the function of that name in elementwise.py, matvec.py,
+    lora.py, attention.py or sampling.py.
     """
 
     rms_norm: Callable[..., None]

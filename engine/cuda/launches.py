@@ -244,7 +244,7 @@ class Launches:
         return launch
 
     def _pick(self, operation: Operation, waiting: _Waiting) -> None:
-        """Nothing here: the norm that follows adds to hidden first, and picks rows after that."""
+        """Do nothing: the next norm adds to hidden first, and picks rows after that."""
 
     # --- linears ---
 

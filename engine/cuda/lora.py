@@ -1,9 +1,13 @@
-"""What adapters add to a fused linear: `out = gain * out + bias + shift + expand @ (shrink @ x)`
-per row, each row with its own adapter.
+"""Adds what adapters change about a fused linear: `out = gain * out + bias + shift + expand @
+(shrink @ x)` per row, each row with its own adapter.
 
 Rows come sorted by adapter in tiles of at most TILE_ROWS (tables.py). Weights lie as lora/layout.py
 packs them; `entries` says where. Counts that change from step to step are not specialised, as in
-attention.py.
+attention.py. Decides how a product is cut into blocks; does not know which adapter sits in which
+slot.
+
+Sources: LoRA, Hu et al. (arXiv:2106.09685); rows of many adapters in one launch, Chen et al.,
+Punica (arXiv:2310.18547).
 """
 
 from __future__ import annotations
@@ -17,32 +21,35 @@ import torch
 import triton
 import triton.language as tl
 
+from ..count import ceil_div, round_up
 from ..lora.layout import BLOCK_COLUMNS, ROW_STEP, lane_width
 from .tables import TILE_ROWS
 
 SPLIT_COLUMNS = 1024
-"""How much of a row of x one block of the shrink kernel takes; partial sums of a row are added in
+"""Columns of x that one block of the shrink kernel takes; a row's partial sums are added in the
 order of the columns.
 """
 STEP_COLUMNS = 256
-"""How much of it a product of several rows takes at once."""
+"""Columns of x that a product of several rows takes at once."""
 RANK_BLOCK = 16
+"""Ranks that a block takes at once: the least that a tensor core takes."""
 EXPAND_COLUMNS = 256
 """Columns of out that one block of the expand kernel writes: with RANK_BLOCK, 8 KB of bfloat16
 weights, 128 bytes a thread.
 """
 FEW_COLUMNS = 64
-"""How many of them a product of several rows takes at once."""
+"""Columns of out that a product of several rows takes at once."""
 MAX_PARTS = 3
+"""Most parts of a site: q, k and v."""
 
 
 def scratch_numbers(rows: int, max_rank: int, width_in: int, num_parts: int) -> int:
-    """How many float32 `scratch` of a site must hold at least: [num_parts, pieces of x, rows,
-    max_rank].
+    """Return how many float32 `scratch` of a site must hold at least: [num_parts, pieces of x,
+    rows, max_rank].
 
     Take the largest over all sites: they use it one after another.
     """
-    return num_parts * -(-width_in // SPLIT_COLUMNS) * rows * max_rank
+    return num_parts * ceil_div(width_in, SPLIT_COLUMNS) * rows * max_rank
 
 
 class _ShrinkRowsArguments(NamedTuple):
@@ -70,24 +77,25 @@ def shrink_site(
     scratch: torch.Tensor,
     max_rank: int,
 ) -> None:
-    """`shrink @ x` of each of a site's parts, in pieces of x, into `scratch`, for the rows that
-    `tiles` cover; expand_site reads it there.
+    """Compute `shrink @ x` of each of a site's parts, in pieces of x, into `scratch`, for the rows
+    that `tiles` cover; expand_site reads it there.
 
     x: [rows, width_in]. tiles: [3, num_tiles] int32, see tables.py. first_part: layer * PARTS + the
     place of the site's first part. entries: [num_slots, parts, 5] int64 as lora/bank.address_table
-    gives it, its addresses on this device. scratch: float32, see scratch_numbers; max_rank: no
-    adapter of `tiles` may have a larger rank, it only says how scratch is laid out, so a graph can
-    be captured with plenty.
+    gives it, its addresses on this device. scratch: float32, see scratch_numbers. max_rank: no
+    adapter of `tiles` may have a larger rank; it only says how scratch is laid out, so a graph can
+    be captured with room to spare.
 
-    One launch, which depends on nothing but x. Weights are read once per tile; 64 tiles of rank 16
-    at the shapes of Llama-3.1-8B, bfloat16 (expected; an H200 takes 34 µs for the four shrinks of a
-    layer and 37 for the expands, where these add up to 19 and 21):
+    Grid [num_tiles, num_parts, pieces of x], one launch, which depends on nothing but x. Weights
+    are read once per tile; 64 tiles of rank 16 at the shapes of Llama-3.1-8B, bfloat16 (expected;
+    an H200 takes 34 µs for the four shrinks of a layer and 37 for the expands, where these add up
+    to 19 and 21):
 
-        site        shrink reads      expand reads
-        q, k, v     25 MB, 5.9 µs     13 MB, 2.9 µs
-        out          8 MB, 2.0 µs      8 MB, 2.0 µs
-        gate, up    17 MB, 3.9 µs     59 MB, 13.7 µs
-        down        29 MB, 6.8 µs      8 MB, 2.0 µs
+            site        shrink reads      expand reads
+            q, k, v     25 MB, 5.9 µs     13 MB, 2.9 µs
+            out          8 MB, 2.0 µs      8 MB, 2.0 µs
+            gate, up    17 MB, 3.9 µs     59 MB, 13.7 µs
+            down        29 MB, 6.8 µs      8 MB, 2.0 µs
 
     A row alone in its tile is multiplied by ordinary instructions, its weights on their way from
     memory to registers all at once; where rows share a tile, tensor cores multiply 16 at a time and
@@ -98,7 +106,7 @@ def shrink_site(
     assert scratch.numel() >= scratch_numbers(len(x), max_rank, width_in, num_parts), (
         "scratch is too small: see scratch_numbers"
     )
-    _shrink_rows[(num_tiles, num_parts, triton.cdiv(width_in, SPLIT_COLUMNS))](
+    _shrink_rows[(num_tiles, num_parts, ceil_div(width_in, SPLIT_COLUMNS))](
         *_ShrinkRowsArguments(
             x=x,
             tiles=tiles,
@@ -155,20 +163,21 @@ def expand_site(
     scratch: torch.Tensor,
     max_rank: int,
 ) -> None:
-    """`out [rows, sum(widths)] = gain * out + bias + shift + expand @ (what shrink_site left in
-    scratch)` in place, for the rows of `tiles`.
+    """Compute `out [rows, sum(widths)] = gain * out + bias + shift + expand @ (what shrink_site
+    left in scratch)` in place, for the rows of `tiles`.
 
     widths: the site's parts' widths, one to three. bias: [sum(widths)] in out's dtype where the
     linear has one and was computed without; rows without an adapter get nothing else. tiles,
     entries, first_part, scratch, max_rank and x's width_in as shrink_site was given them.
 
-    One launch; its times are shrink_site's.
+    Grid [num_tiles, blocks of EXPAND_COLUMNS over all parts], one launch; shrink_site has its
+    times.
     """
     num_tiles = tiles.shape[1]
     dtype = triton_type(out.dtype)
-    splits = triton.cdiv(width_in, SPLIT_COLUMNS)
+    splits = ceil_div(width_in, SPLIT_COLUMNS)
     lane = lane_width(out.dtype)
-    chunks = [triton.cdiv(width, EXPAND_COLUMNS) for width in widths]
+    chunks = [ceil_div(width, EXPAND_COLUMNS) for width in widths]
     padded = [*widths, 0, 0][:MAX_PARTS]
     _expand_rows[(num_tiles, sum(chunks))](
         *_ExpandRowsArguments(
@@ -206,7 +215,7 @@ def expand_site(
 
 
 def triton_type(dtype: torch.dtype) -> tl.dtype:
-    """Triton's name for a type of weights."""
+    """Return Triton's name for a type of weights."""
     return {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}[
         dtype
     ]
@@ -232,8 +241,8 @@ def _shrink_rows(
     step: tl.constexpr,
     row_step: tl.constexpr,
 ):
-    """scratch [parts, splits, rows, max_rank]: a tile's rows times one part's A, over `split`
-    columns of x.
+    """Multiply a tile's rows by one part's A, over `split` columns of x, into scratch [parts,
+    splits, rows, max_rank].
     """
     tile = tl.program_id(0)
     part = tl.program_id(1)
@@ -291,8 +300,8 @@ def _shrink_rows(
 def _shrink_one(
     x, weights, target, rank, begin, width_in, stride, rank_block: tl.constexpr, split: tl.constexpr
 ):
-    """target [rank] = A @ x over `split` columns: 16 reads of 16 bytes a thread before the first is
-    needed.
+    """Compute target [rank] = A @ x over `split` columns, with 16 reads of 16 bytes a thread under
+    way before the first is needed.
     """
     ranks = tl.arange(0, rank_block)
     column = begin + tl.arange(0, split)
@@ -322,7 +331,7 @@ def _shrink_many(
     split: tl.constexpr,
     step: tl.constexpr,
 ):
-    """target [count, rank] = x @ A^T over `split` columns."""
+    """Compute target [count, rank] = x @ A^T over `split` columns, by tensor cores."""
     ranks = tl.arange(0, rank_block)
     line = tl.arange(0, tile_rows)
     source = x + line.to(tl.int64)[:, None] * x_stride
@@ -337,6 +346,7 @@ def _shrink_many(
             )
             inside = (low + ranks < rank)[None, :] & (column < width_in)[:, None]
             a = tl.load(weights + (low + ranks)[None, :] * stride + column[:, None], inside, 0.0)
+            # "ieee": float32 operands are multiplied in full, not rounded to TF32
             total = tl.dot(rows, a, total, input_precision="ieee")
         tl.store(
             target + line[:, None] * max_rank + low + ranks[None, :],
@@ -375,8 +385,8 @@ def _expand_rows(
     block: tl.constexpr,
     lane: tl.constexpr,
 ):
-    """A tile's rows of some columns of one part: sum the pieces of scratch in order, multiply by B,
-    add to out with everything else.
+    """Compute a tile's rows of some columns of one part: sum the pieces of scratch in order,
+    multiply by B, and add to out with gain, bias and shift.
     """
     tile = tl.program_id(0)
     chunk = tl.program_id(1)
@@ -403,6 +413,7 @@ def _expand_rows(
     if (not has_bias) & (rank == 0) & (gain == 0) & (shift == 0):
         return
     weights = tl.multiple_of(expand.to(tl.pointer_type(tl.int32)), 64)
+    # short types lie two ranks to a 32-bit word (lora/layout.py), so B is read as words of int32
     lanes = (rank + lane - 1) // lane
     pieces = scratch + (part.to(tl.int64) * splits * rows + first) * max_rank
     piece_stride = tl.cast(rows, tl.int64) * max_rank
@@ -459,7 +470,8 @@ def _expand_rows(
 
 @triton.jit
 def _affine(gain, bias, shift, flat, there, has_bias: tl.constexpr):
-    """By what the base's product is multiplied, and what is added, float32."""
+    """Return the factor for the base's product and what is added to it, both float32 [columns]."""
+    # an address of 0 stands for no vector; the branch is the same for the whole block
     factor = tl.full(flat.shape, 1.0, tl.float32)
     addend = tl.zeros(flat.shape, tl.float32)
     if gain != 0:
@@ -479,7 +491,7 @@ def _affine(gain, bias, shift, flat, there, has_bias: tl.constexpr):
 def _load_expand(
     weights, low, lanes, flat, width, step: tl.constexpr, block: tl.constexpr, lane: tl.constexpr
 ):
-    """B for some columns as words [step, columns] of `lane` ranks each, from rank `low`.
+    """Load B for some columns as words [step, columns] of `lane` ranks each, from rank `low`.
 
     A column's lanes lie 64 bytes apart, so a thread takes four columns' words of every lane, and
     summing over lanes needs no other thread.
@@ -495,7 +507,7 @@ def _load_expand(
 
 @triton.jit
 def _number(words, index: tl.constexpr, dtype: tl.constexpr):
-    """The `index`-th number of each 32-bit word."""
+    """Extract the `index`-th number of each 32-bit word."""
     if dtype == tl.float32:
         number = words.to(tl.float32, bitcast=True)
     else:
@@ -525,18 +537,19 @@ def _expand_one(
     block: tl.constexpr,
     lane: tl.constexpr,
 ):
-    """One row's `columns`; each thread has 8 reads of 16 bytes under way at rank 16 and more."""
+    """Compute `columns` of one row; each thread has 8 reads of 16 bytes under way at rank 16 and
+    more.
+    """
     step: tl.constexpr = rank_block // lane
     flat = first_column + tl.arange(0, columns)
-    base = tl.load(
-        target + flat, flat < width, 0.0
-    )  # only looked at after the loop, so that nothing waits for it
+    # requested here and not looked at before the loop is over, so that nothing waits for it
+    base = tl.load(target + flat, flat < width, 0.0)
     total = tl.zeros((columns,), tl.float32)
     piece = tl.arange(0, splits_block)[:, None]
     line = tl.arange(0, step)[None, :]
     for low in range(0, rank, rank_block):
         words = _load_expand(weights, low, lanes, flat, width, step, block, lane)
-        # without it the assembler waits for the shrunk row before it has asked for all weights
+        # without it the assembler waits for the shrunk row before it has requested all weights
         tl.debug_barrier()
         ranks = low + line * lane
         shrunk = tl.load(
@@ -583,7 +596,7 @@ def _expand_many(
     block: tl.constexpr,
     lane: tl.constexpr,
 ):
-    """The same for up to `tile_rows` rows and fewer columns, with tensor cores."""
+    """Compute the same for up to `tile_rows` rows and fewer columns, with tensor cores."""
     step: tl.constexpr = rank_block // lane
     line = tl.arange(0, tile_rows)[:, None]
     flat = first_column + tl.arange(0, columns)
@@ -596,6 +609,7 @@ def _expand_many(
         for index in tl.static_range(lane):
             ranks = low + tl.arange(0, step)[None, :] * lane + index
             shrunk = tl.zeros((tile_rows, step), tl.float32)
+            # in the order of the columns, so that the sum has the same bits every time
             for piece in range(splits):
                 shrunk += tl.load(
                     pieces + piece * piece_stride + line * max_rank + ranks,
@@ -624,7 +638,7 @@ def shrink_site_reference(
     scratch: torch.Tensor,
     max_rank: int,
 ) -> None:
-    """See shrink_site; host memory only."""
+    """Compute shrink_site in plain torch; the addresses in `entries` must be of host memory."""
     pieces = _pieces(scratch, len(x), max_rank, x.shape[1], num_parts=num_parts)
     for slot, first, count in tiles.T.tolist():
         for part in range(num_parts if slot >= 0 and count else 0):
@@ -647,7 +661,7 @@ def expand_site_reference(
     scratch: torch.Tensor,
     max_rank: int,
 ) -> None:
-    """See expand_site; host memory only."""
+    """Compute expand_site in plain torch; the addresses in `entries` must be of host memory."""
     pieces = _pieces(scratch, len(out), max_rank, width_in, num_parts=len(widths))
     for slot, first, count in tiles.T.tolist():
         rows = slice(first, first + count)
@@ -678,7 +692,7 @@ def _pieces(
 
 
 def _shrink(address: int, rank: int, x: torch.Tensor) -> torch.Tensor:
-    return _numbers(address, (rank, -(-x.shape[1] // ROW_STEP) * ROW_STEP), x.dtype)[
+    return _numbers(address, (rank, round_up(x.shape[1], ROW_STEP)), x.dtype)[
         :, : x.shape[1]
     ].float()
 
@@ -686,12 +700,12 @@ def _shrink(address: int, rank: int, x: torch.Tensor) -> torch.Tensor:
 def _expand(address: int, rank: int, width: int, dtype: torch.dtype) -> torch.Tensor:
     lane = lane_width(dtype)
     blocks = _numbers(
-        address, (-(-width // BLOCK_COLUMNS), -(-rank // lane), BLOCK_COLUMNS, lane), dtype
+        address, (ceil_div(width, BLOCK_COLUMNS), ceil_div(rank, lane), BLOCK_COLUMNS, lane), dtype
     ).float()
     return blocks.permute(1, 3, 0, 2).reshape(-1, len(blocks) * BLOCK_COLUMNS)[:rank, :width]
 
 
 def _numbers(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """What lies at `address` in host memory."""
+    """Return what lies at `address` in host memory, without a copy."""
     memory = (ctypes.c_uint8 * (math.prod(shape) * dtype.itemsize)).from_address(address)
     return torch.frombuffer(memory, dtype=dtype).view(shape)

@@ -1,6 +1,7 @@
-"""A linear of one row, bound by reading its weight once.
+"""Multiplies a weight by one row, bound by reading the weight once.
 
-Each function has its plain torch reference beside it.
+Each function has its plain torch reference beside it. Decides how many warps share a row of the
+weight; does not know which linear it computes, nor any adapter.
 
 A block makes a few outputs by itself, over all columns and in a fixed order: the same bits every
 time. The expected times are the weight's bytes / 4.29 TB/s (what an H200 copies) at the shapes of
@@ -21,33 +22,35 @@ import triton
 import triton.language as tl
 from torch.nn import functional
 
+from ..count import ceil_div
+
 READ_BYTES = 16
-"""What a thread asks for at once; it adds that much up by itself before it adds to what it had."""
+"""What a thread reads at once; it adds that much up by itself before it adds to its total."""
 ROWS = 2
 """Rows of the weight that a block takes: with SwiGLU one of gate and the same of up."""
 WARP_COLUMNS = 512
 """Columns of a piece that one warp takes: two reads a thread and row in the short types."""
-MOST_WARPS = 4
+MAX_WARPS = 4
 
 
 def choose_warps(columns: int) -> int:
-    """For a weight of so many columns.
+    """Choose the number of warps for a weight of so many columns.
 
     Few columns still make two pieces: the compiler reads ahead only around a loop.
 
     Of ten shapes on an H200 this one was the fastest for four of the five linears above, and 1 %
     behind for gate and up.
     """
-    return max(1, min(MOST_WARPS, int(triton.next_power_of_2(columns)) // (2 * WARP_COLUMNS)))
+    return max(1, min(MAX_WARPS, int(triton.next_power_of_2(columns)) // (2 * WARP_COLUMNS)))
 
 
 def matvec(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    """`out [1, n] = x [1, width] @ weight[n, width].T + bias [n]` in float32, rounded once to out's
-    dtype.
+    """Compute `out [1, n] = x [1, width] @ weight[n, width].T + bias [n]` in float32; round once to
+    out's dtype.
 
-    x and weight have one dtype; the weight's rows lie one after the other.
+    x and weight have one dtype; the weight's rows lie one after the other. Grid [n / ROWS].
     """
     _launch(x, weight, bias, out, folds=False)
 
@@ -55,17 +58,18 @@ def matvec(
 def matvec_reference(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    """See matvec."""
+    """Compute matvec in plain torch."""
     out.copy_(_product(x, weight, bias))
 
 
 def matvec_swiglu(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    """`out [1, n]` = silu(first half) * second half of `x [1, width] @ weight[2 * n, width].T +
-    bias [2 * n]`, in float32, rounded once.
+    """Compute `out [1, n]` = silu(first half) * second half of `x [1, width] @ weight[2 * n,
+    width].T + bias [2 * n]`, in float32; round once.
 
-    So gate and up are not rounded, as they are between a linear and elementwise.swiglu.
+    So gate and up are not rounded, as they are between a linear and elementwise.swiglu. Grid [n]: a
+    block takes a row of gate and the same row of up.
     """
     _launch(x, weight, bias, out, folds=True)
 
@@ -73,7 +77,7 @@ def matvec_swiglu(
 def matvec_swiglu_reference(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
 ) -> None:
-    """See matvec_swiglu."""
+    """Compute matvec_swiglu in plain torch."""
     gate, up = _product(x, weight, bias).chunk(2, -1)
     out.copy_(functional.silu(gate) * up)
 
@@ -90,7 +94,7 @@ def _launch(
     width = out.shape[1]
     rows = ROWS // 2 if folds else ROWS
     warps = choose_warps(weight.shape[1])
-    _matvec[(triton.cdiv(width, rows),)](
+    _matvec[(ceil_div(width, rows),)](
         x,
         weight,
         weight if bias is None else bias,
@@ -121,15 +125,15 @@ def _matvec(
     columns: tl.constexpr,
     lane: tl.constexpr,
 ):
-    """`rows` numbers of out, each of one row of the weight or, with `folds`, of two that are
-    `width` apart.
+    """Compute `rows` numbers of out, each from one row of the weight or, with `folds`, from two
+    that are `width` apart.
 
-    A piece is asked for one round before it is added up. Otherwise the assembler, saving registers,
-    would ask for a row or two and wait for them before it asks for the next, whatever barrier is in
-    between; so every thread's reads of a piece are under way at once.
+    A piece is requested one round before it is added up. Otherwise the assembler, saving registers,
+    would request a row or two and wait for them before requesting the next, whatever barrier is in
+    between; this way every thread's reads of a piece are under way at once.
     """
     place = tl.program_id(0) * rows + tl.arange(0, rows)
-    row = tl.minimum(place, width - 1)  # beyond the last the last is read again: no mask over rows
+    row = tl.minimum(place, width - 1)  # beyond the last, read the last again: no mask over rows
     first = weight + row.to(tl.int64)[:, None] * width_in
     second = first + tl.cast(width, tl.int64) * width_in
     column = tl.arange(0, columns)[None, :]
@@ -153,15 +157,17 @@ def _matvec(
         up = tl.sum(other, 1)
         if has_bias:
             up += tl.load(bias + width + row).to(tl.float32)
-        small = tl.exp(-tl.abs(result))  # of the other sign it would overflow
+        small = tl.exp(-tl.abs(result))  # exp(-result) itself would overflow when it is negative
         result = result * tl.where(result >= 0, 1.0, small) / (1.0 + small) * up
     tl.store(out + place, result.to(out.dtype.element_ty), place < width)
 
 
 @triton.jit
 def _load_piece(x, first, second, column, width_in: tl.constexpr, folds: tl.constexpr):
-    """Some columns of x [1, columns] and of the weight's rows [rows, columns], zeros beyond the
-    last; x stays in the caches, the weight need not.
+    """Load some columns of x [1, columns] and of the weight's rows [rows, columns], zeros beyond
+    the last.
+
+    x stays in the caches; the weight is read once, so it is marked to leave them first.
     """
     inside = column < width_in
     numbers = tl.load(x + column, inside, 0.0)
@@ -174,7 +180,7 @@ def _load_piece(x, first, second, column, width_in: tl.constexpr, folds: tl.cons
 
 @triton.jit
 def _fold(piece, numbers, rows: tl.constexpr, columns: tl.constexpr, lane: tl.constexpr):
-    """A piece's products with x, added up as far as a thread has them: [rows, columns / lane]."""
+    """Multiply a piece with x and add up as far as one thread has it: [rows, columns / lane]."""
     return tl.sum(
         tl.reshape(piece.to(tl.float32) * numbers.to(tl.float32), (rows, columns // lane, lane)), 2
     )

@@ -1,23 +1,25 @@
-"""How a device's memory is divided. Pure: bytes in, bytes out.
+"""Decides how a device's memory is divided. Pure: bytes in, bytes out.
 
-First the base and what a step works with; what is left goes to keys and values and to adapters, by
-what both earn together:
+First the base and what a step works with; the rest goes to keys and values and to adapters, by what
+the two earn together:
 
     running    n = min(max_running, KV bytes / bytes of one request, adapter bytes / bytes of one
                adapter)
-                   who runs needs room for its tokens, and at worst each brings an adapter of its
-                   own
+                   a running request needs room for its tokens, and at worst each brings an
+                   adapter of its own
     step       t = (base bytes + n * KV bytes of one request) / read_bytes_s
     missing    m = 1 - H(resident) / H(known)          requests fall on `known` adapters by Zipf's
                law, H(k) = 1 + 1/2 + … + 1/k
     earned       = n / (t + m * (adapter bytes / copy_bytes_s) / answer_tokens)      tokens a
-                 second: a request whose adapter has to come
-                   holds its place for the time of the copy, once for all tokens of its answer
+                 second: a request whose adapter has to be copied
+                   holds its place for that long, once for all tokens of its answer
 
-The split with the most tokens a second wins; among equals the one with most keys and values, which
-also hold prefixes that requests share. On a small card that means about as many adapters as
-requests can run; on a large one, where max_running is reached, what is over goes to adapters until
-none is missing. Absolute speeds matter little: only that of a copy against that of a step does.
+The split with the most tokens a second wins; among equals the one with the most keys and values,
+which also hold prefixes that requests share. On a small card that means about as many adapters as
+requests can run; on a large one, where max_running is reached, the surplus goes to adapters until
+none is missing. Absolute speeds matter little: only that of a copy relative to that of a step does.
+
+Does not know what is free (device.py) or what a step's work space is (space.py).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
 from ..model.config import ModelConfig
@@ -44,9 +47,10 @@ MAX_SLOTS = 4096
 
 @dataclass(frozen=True)
 class Load:
-    """What is expected of the device; only ratios matter much.
+    """What is expected of the device; mostly ratios matter.
 
-    Tokens of one request in all and of its answer; adapters that requests name.
+    `request_tokens` of one request in all and `answer_tokens` of its answer; `known_adapters` are
+    those that requests name.
     """
 
     max_running: int
@@ -59,8 +63,8 @@ class Load:
 
 @dataclass(frozen=True)
 class Demand:
-    """Bytes of a model: the base, a step's work space, keys and values of one page of so many
-    tokens, an adapter of typical rank, a slot's table.
+    """The bytes that a model needs: its base, a step's work space, one page of `page_tokens` keys
+    and values, an adapter of typical rank, a slot's table.
     """
 
     base_bytes: int
@@ -73,7 +77,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Split:
-    """Who gets what. `num_pages` without the zero page; `reason` in words."""
+    """The division. `num_pages` excludes the zero page; `reason` is in words."""
 
     num_pages: int
     adapter_bytes: int
@@ -82,7 +86,9 @@ class Split:
 
 
 def demand_of(config: ModelConfig, itemsize: int, page_tokens: int, work_bytes: int) -> Demand:
-    """The bytes of a model whose numbers take `itemsize` bytes each (norms take four)."""
+    """Compute the bytes that a model needs whose numbers take `itemsize` bytes each (norms take
+    four).
+    """
     page = config.kv_numbers * page_tokens * itemsize
     slot = config.layers * len(parts_of(config)) * 5 * 8
     return Demand(
@@ -96,7 +102,7 @@ def demand_of(config: ModelConfig, itemsize: int, page_tokens: int, work_bytes: 
 
 
 def base_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Count the bytes of all weights, each number of a norm or bias in four."""
+    """Count the bytes of all weights; each number of a norm or bias takes four."""
     total = 0
     for _, shape in expected_tensors(config):
         total += math.prod(shape) * (itemsize if len(shape) == 2 else 4)
@@ -110,7 +116,7 @@ def check_fits(demand: Demand, free_bytes: int, what: str) -> None:
 
 
 def shortage(demand: Demand, free_bytes: int, what: str) -> str:
-    """That a base does not fit, in words: what is needed and free, and the mend."""
+    """Say that a base does not fit: what is needed, what is free, and what to do."""
     return (
         f"the base needs {demand.base_bytes + demand.work_bytes} bytes of {what}"
         f" ({demand.base_bytes} for its weights, {demand.work_bytes} for a step), of which"
@@ -132,7 +138,7 @@ def divide(
     `num_pages` or `num_slots` that an operator has chosen are kept. Raises ModelError.
     """
     rest = free_bytes - demand.base_bytes - demand.work_bytes - int(MARGIN * total_bytes)
-    request = -(-load.request_tokens // demand.page_tokens) * demand.page_bytes
+    request = ceil_div(load.request_tokens, demand.page_tokens) * demand.page_bytes
     if num_pages is not None:
         kv = (1 + num_pages) * demand.page_bytes
         why = "as asked for"
@@ -164,7 +170,9 @@ def earned(
     load: Load,
     num_slots: int = MAX_SLOTS,
 ) -> float:
-    """Tokens a second of a split, by the model above; at most `num_slots` adapters are resident."""
+    """Return the tokens a second of a split, by the model above; at most `num_slots` adapters are
+    resident.
+    """
     each_bytes = demand.adapter_bytes + demand.slot_bytes
     running = min(
         load.max_running, kv_bytes / request_bytes, adapters_bytes / each_bytes, num_slots
@@ -181,12 +189,14 @@ def earned(
 
 @lru_cache(1 << 14)
 def harmonic(count: int) -> float:
-    """1 + 1/2 + … + 1/count."""
+    """Sum 1 + 1/2 + … + 1/count."""
     return sum(1 / k for k in range(1, count + 1))
 
 
 def _best_kv(demand: Demand, rest: int, request: int, load: Load, num_slots: int) -> int:
-    """0 when nothing leaves two pages and an adapter."""
+    """Return the bytes of keys and values with which a split earns most; 0 when no split leaves two
+    pages and an adapter.
+    """
     candidates = [rest * k // CANDIDATES for k in range(1, CANDIDATES)]
     kept = [
         kv

@@ -1,4 +1,4 @@
-"""Choosing tokens on the device: the highest logit, and draws exactly as executor/draw.py and
+"""Chooses tokens on the device: the highest logit, and draws exactly as executor/draw.py and
 docs/protocols/sampling.md say.
 
 A draw is two launches. The first estimates every id's score in float32 and keeps each block's
@@ -8,9 +8,12 @@ to the highest to win, so a card that is slow in float64 does little of it:
     score = logit / temperature + noise
         in float32: off by less than ESTIMATE_SLACK + RELATIVE_SLACK * |score|
 
-Which ids may win is said by a boundary (logit, id): higher logits may, and equal ones up to that
-id. Rows that ask for top-k or top-p are ranked by torch to find theirs. Rows whose logits are
-changed or forbidden are first copied in float64.
+A boundary (logit, id) says which ids may win: higher logits may, and equal ones up to that id. Rows
+that ask for top-k or top-p are ranked by torch to find theirs. Rows whose logits are changed or
+forbidden are first copied in float64. Decides which draws are made together; knows no request.
+
+Sources: noise, Philox-4x32-10 of Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (SC
+2011); the Gumbel-max trick, Maddison et al., A* Sampling (arXiv:1411.0030).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from ..count import ceil_div
 from ..executor.draw import EXCLUDED_MARGIN, MAX_MARGIN, Draw, Drawn, draw_one
 
 BLOCK_IDS = 4096
@@ -31,40 +35,40 @@ BLOCK_IDS = 4096
 DRAW_IDS = 1024
 """Ids that one block of a draw looks at."""
 MAX_COPIED_ROWS = 64
-"""So many rows are copied or sorted at once: at 128,256 ids and 8 bytes, 66 MB each time."""
+"""Rows that are copied or sorted at once: at 128,256 ids and 8 bytes, 66 MB each time."""
 FEW_RANKED = 1024
-"""So many of a row's ids are ranked where top-k or top-p is asked; a boundary further down costs
-sorting the whole rows.
+"""Ids of a row that are ranked where top-k or top-p is asked; a boundary further down costs sorting
+the whole rows.
 """
 ESTIMATE_SLACK = 1e-3
 RELATIVE_SLACK = 1e-6
-"""Several times what float32 can be off; what it costs is a few more blocks looked at twice."""
-LEAST_TEMPERATURE = 1e-20
+"""Several times the error of float32; the price is a few more blocks that are looked at twice."""
+MIN_TEMPERATURE = 1e-20
 """Below it float32 overflows; such draws are made on the host."""
 
-_BELOW_ALL = -(2**63) + 1
-_COLUMNS = 10
+_BELOW_ALL = -(2**63) + 1  # a key below every other, whose lowest bit says finite
+_COLUMNS = 10  # of _table
 
 
 def best_scratch_numbers(wanted: int, vocab: int) -> int:
-    """How many int64 `scratch` of best_and_finite must hold at least."""
-    return wanted * -(-vocab // BLOCK_IDS)
+    """Return how many int64 `scratch` of best_and_finite must hold at least."""
+    return wanted * ceil_div(vocab, BLOCK_IDS)
 
 
 def best_and_finite(
     logits: torch.Tensor, best: torch.Tensor, finite: torch.Tensor, scratch: torch.Tensor
 ) -> None:
-    """The lowest id of the highest logit and whether all logits are finite, for each row of `logits
-    [wanted, vocab]` float32.
+    """Find the lowest id of the highest logit, and whether all logits are finite, for each row of
+    `logits [wanted, vocab]` float32.
 
     best: [wanted] int64; some id where a row is not finite. finite: [wanted] int64, 1 or 0.
     scratch: int64, see best_scratch_numbers.
 
-    Two launches: blocks of a row, then rows. 64 rows of 128,256: 33 MB, 7.6 µs; measured 14.7 µs
-    (H200).
+    Grids [wanted, blocks of BLOCK_IDS], then [wanted]. 64 rows of 128,256: 33 MB, 7.6 µs; measured
+    14.7 µs (H200).
     """
     wanted, vocab = logits.shape
-    blocks = triton.cdiv(vocab, BLOCK_IDS)
+    blocks = ceil_div(vocab, BLOCK_IDS)
     assert scratch.numel() >= wanted * blocks, "scratch is too small: see best_scratch_numbers"
     _best_of_block[(wanted, blocks)](
         logits, scratch, logits.stride(0), vocab, block=BLOCK_IDS, num_warps=4, num_stages=1
@@ -83,8 +87,11 @@ def best_and_finite(
 
 @triton.jit
 def _best_of_block(logits, keys, stride, vocab, block: tl.constexpr):
-    """keys [wanted, blocks]: the logit's order in the upper half, then the id from the highest
-    down, then whether all are finite.
+    """Find the best of a block, as one integer whose order is the order wanted: keys [wanted,
+    blocks] int64.
+
+    The upper half is the logit (its float32 bits, mapped so that integers compare as the floats
+    do), then the id counted down, so that the lower one wins a tie, then whether all are finite.
     """
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -94,6 +101,8 @@ def _best_of_block(logits, keys, stride, vocab, block: tl.constexpr):
     x = tl.where(x == x, tl.where(x == 0.0, 0.0, x), float("-inf"))  # no NaN, no second zero
     highest = tl.max(x, 0)
     best = tl.min(tl.where((x == highest) & (ids < vocab), ids, 0x7FFFFFFF), 0)
+    # Negative floats compare the wrong way round as integers, so all their bits but the sign are
+    # flipped.
     bits = highest.to(tl.int32, bitcast=True)
     order = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     tl.store(
@@ -104,6 +113,7 @@ def _best_of_block(logits, keys, stride, vocab, block: tl.constexpr):
 
 @triton.jit
 def _best_of_row(keys, best, finite, blocks, padded: tl.constexpr, below_all: tl.constexpr):
+    """Reduce a row's keys to its best id and whether all of it is finite."""
     row = tl.program_id(0)
     part = tl.arange(0, padded)
     some = tl.load(keys + row.to(tl.int64) * blocks + part, part < blocks, below_all)
@@ -115,7 +125,7 @@ def _best_of_row(keys, best, finite, blocks, padded: tl.constexpr, below_all: tl
 def best_and_finite_reference(
     logits: torch.Tensor, best: torch.Tensor, finite: torch.Tensor, scratch: torch.Tensor
 ) -> None:
-    """See best_and_finite."""
+    """Compute best_and_finite in plain torch."""
     best.copy_(logits.argmax(-1))
     finite.copy_(logits.isfinite().all(-1))
 
@@ -153,14 +163,14 @@ def draw(logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
 
 
 def draw_reference(logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
-    """See draw."""
+    """Choose by executor/draw.py, row by row."""
     rows = logits.cpu().numpy()
     return [draw_one(rows[each.row], each) for each in draws]
 
 
 def _group(each: Draw) -> str:
-    """Which draws are made together: by what is done to their rows first."""
-    if 0 < each.temperature < LEAST_TEMPERATURE:
+    """Return which draws this one is made with, by what is done to their rows first."""
+    if 0 < each.temperature < MIN_TEMPERATURE:
         return "on host"
     if len(each.changed) or each.allowed is not None:
         return "changed"
@@ -198,7 +208,7 @@ class _DecideArguments(NamedTuple):
 
 
 def _draw_together(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
-    """Winner and margin, [draws, 2] float64 on the device."""
+    """Return winner and margin, [draws, 2] float64 on the device."""
     device = logits.device
     vocab = logits.shape[1]
     count = len(draws)
@@ -215,7 +225,7 @@ def _draw_together(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
         )
         table.view(torch.float64)[which, 8] = boundary
         table[which, 7] = last
-    blocks = triton.cdiv(vocab, DRAW_IDS)
+    blocks = ceil_div(vocab, DRAW_IDS)
     tops = torch.empty(count, blocks, dtype=torch.float32, device=device)
     lows = torch.empty(count, blocks, dtype=torch.float64, device=device)
     result = torch.empty(count, 2, dtype=torch.float64, device=device)
@@ -261,8 +271,8 @@ def _draw_together(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
 
 
 def _table(draws: Sequence[Draw]) -> NDArray[np.int64]:
-    """[draws, 10]: row, position, key, nonce, the token whose margin is asked (-1: none), the
-    boundary's id; as float64: its logit, the temperature.
+    """Lay out draws for the kernels, [draws, 10] int64: row, position, key, nonce, the token whose
+    margin is asked (-1: none), the boundary's id; as float64: its logit, the temperature.
 
     The boundary at first lets all ids win that are allowed at all.
     """
@@ -281,8 +291,8 @@ def _table(draws: Sequence[Draw]) -> NDArray[np.int64]:
 
 
 def _changed_rows(rows: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """`rows [draws, vocab]` in float64, changed and forbidden as each draw says; a forbidden id has
-    -inf.
+    """Return `rows [draws, vocab]` in float64, changed and forbidden as each draw says; a forbidden
+    id has -inf.
     """
     device = rows.device
     dense = rows.double()
@@ -309,7 +319,7 @@ def _changed_rows(rows: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
 def _find_boundaries(
     rows: torch.Tensor, draws: Sequence[Draw]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last kept (logit float64, id), each [draws], of `rows [draws, vocab]`, as
+    """Return the last kept (logit float64, id), each [draws], of `rows [draws, vocab]`, as
     draw._count_kept counts.
 
     Looks at the FEW_RANKED highest of each row first; only where a boundary may lie further down
@@ -343,8 +353,9 @@ def _find_boundaries(
             0.0,
         )
         sums = weights.cumsum(1)
-        # Where top-k leaves all that are there, the sum over all of them; else it ends among the
-        # ranked ones, or further down.
+        # The weight that top-p takes its share of: what top-k left. If all of that is ranked here,
+        # the last sum; else every id's weight, which is exact only where top-k leaves all ids (the
+        # test for `break` below lets nothing else pass).
         total = torch.where(eligible <= width, sums[:, -1:], everything)
         by_weight = torch.where(top_p < 1.0, (sums < top_p * total).sum(1, keepdim=True) + 1, vocab)
         count = torch.minimum(
@@ -360,8 +371,8 @@ def _find_boundaries(
 
 
 def _rank(rows: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `width` highest of each row in float64 and their ids, equal ones by id; of those equal to
-    the lowest, any.
+    """Return the `width` highest of each row in float64 and their ids, equal ones by id; among
+    those equal to the lowest, any.
     """
     if width == rows.shape[1]:
         ranked, order = rows.sort(dim=1, descending=True, stable=True)
@@ -374,7 +385,9 @@ def _rank(rows: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @triton.jit
 def _noise_words(ids, position, k0, k1, n0, n1):
-    """The first word of Philox-4x32-10 for the counter (id, position, nonce), all uint32."""
+    """Compute the first word of Philox-4x32-10 for the counter (id, position, nonce), all
+    uint32.
+    """
     m0 = tl.full((), 0xD2511F53, tl.uint32)
     m1 = tl.full((), 0xCD9E8D57, tl.uint32)
     w0 = tl.full((), 0x9E3779B9, tl.uint32)
@@ -399,15 +412,16 @@ def _noise_words(ids, position, k0, k1, n0, n1):
 
 @triton.jit
 def _gumbel(words):
-    """-ln(-ln((word + 1/2) / 2^32)) in float64."""
+    """Compute -ln(-ln((word + 1/2) / 2^32)) in float64."""
     return -tl.log(-tl.log((words.to(tl.float64) + 0.5) * (1.0 / 4294967296.0)))
 
 
 @triton.jit
 def _gumbel_estimate(words):
-    """The same in float32.
+    """Compute the same in float32.
 
-    Where u is near one its distance from one is exact, and -ln u is that distance's series.
+    Where u is near 1 it cannot be told from 1 in float32, but its distance from 1 can, and -ln u is
+    that distance's series.
     """
     u = (words.to(tl.float32) + 0.5) * (1.0 / 4294967296.0)
     v = ((words ^ 0xFFFFFFFF).to(tl.float32) + 0.5) * (1.0 / 4294967296.0)
@@ -417,7 +431,7 @@ def _gumbel_estimate(words):
 
 @triton.jit
 def _counter(table, line, columns: tl.constexpr):
-    """position, key and nonce of a draw, uint32."""
+    """Load position, key and nonce of a draw, uint32."""
     first = table + line * columns
     position = tl.load(first + 1).to(tl.uint32)
     k0 = tl.load(first + 2).to(tl.uint32)
@@ -427,6 +441,7 @@ def _counter(table, line, columns: tl.constexpr):
 
 @triton.jit
 def _may_win(x, ids, boundary, last):
+    """Return which ids are on the winning side of the boundary."""
     return (x > boundary) | ((x == boundary) & (ids <= last))
 
 
@@ -434,8 +449,8 @@ def _may_win(x, ids, boundary, last):
 def _estimate(
     logits, table, numbers, tops, lows, stride, vocab, columns: tl.constexpr, block: tl.constexpr
 ):
-    """tops, lows [draws, blocks]: each block's highest estimated score and lowest logit of the ids
-    that may win.
+    """Compute tops, lows [draws, blocks]: each block's highest estimated score and lowest logit,
+    over the ids that may win.
     """
     line = tl.program_id(0)
     part = tl.program_id(1)
@@ -475,7 +490,9 @@ def _decide(
     excluded: tl.constexpr,
     most: tl.constexpr,
 ):
-    """result [draws, 2]: the winner, and the margin of the token that was asked for."""
+    """Compute result [draws, 2] float64: the winner, and the margin of the token that was asked
+    for.
+    """
     line = tl.program_id(0)
     row = logits + tl.load(table + line * columns) * stride
     token = tl.load(table + line * columns + 6)
@@ -487,6 +504,8 @@ def _decide(
     position, k0, k1, n0, n1 = _counter(table, line, columns)
     part = tl.arange(0, padded)
     highest = tl.max(tl.load(tops + line * blocks + part, part < blocks, float("-inf")), 0)
+    # The relative error is that of logit / temperature, which differs from the score by the noise:
+    # less than 32 (a uniform of 32 bits gives at most 23).
     enough = highest - slack - relative * (tl.abs(highest) + 32.0)
     best = tl.full((), float("-inf"), tl.float64)
     winner = tl.full((), 0, tl.int32)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from ..count import ceil_div, round_up
 from ..executor.step import StepInput
 from ..lora.layout import PAGE_BYTES
 from ..model.config import ModelConfig
@@ -107,14 +108,14 @@ class StepMemory:
         """Give a space of exactly `rows` rows, for a step that runs launch by launch."""
         if rows > len(self._wide_space.hidden):
             self._wide_space = self.space  # the old one goes before the new one comes
-            self._wide_space = self._make_space(-(-rows // MAX_ROWS) * MAX_ROWS)
+            self._wide_space = self._make_space(round_up(rows, MAX_ROWS))
         return self._wide_space.cut(rows)
 
     def results_for(self, wanted: int) -> Results:
         """Give results of at least `wanted` rows, for a step that runs launch by launch."""
         if wanted > len(self._wide_results.logits):
             self._wide_results = self.results  # as in space_for
-            self._wide_results = self._make_results(-(-wanted // MAX_ROWS) * MAX_ROWS)
+            self._wide_results = self._make_results(round_up(wanted, MAX_ROWS))
         return self._wide_results
 
     def attention_scratch_for(self, runs: int) -> torch.Tensor:
@@ -232,7 +233,7 @@ def work_bytes(config: ModelConfig, dtype: torch.dtype, context: int, step_rows:
     )
     scratch = 4 * decode_scratch_numbers(MAX_ROWS, config.heads, config.kv_heads, config.head_dim)
     scratch += 4 * _lora_scratch_numbers(config, rows, RANKS[2])
-    tables = 4 * MAX_ROWS * -(-context // PAGE_TOKENS) + 4 * context * config.head_dim
+    tables = 4 * MAX_ROWS * ceil_div(context, PAGE_TOKENS) + 4 * context * config.head_dim
     return rows * per_row + wanted * per_wanted + scratch + tables
 
 

@@ -1,6 +1,8 @@
-"""What a step's kernels read: rows, LoRA tiles, runs and their pages, built on the host with numpy.
+"""Builds what a step's kernels read (rows, LoRA tiles, runs and their pages) on the host, with
+numpy.
 
-Pure; touches no device.
+Decides how rows are cut into tiles. Pure; touches no device, and does not know what a kernel
+computes.
 
 All of it lies in one int32 buffer, so that a step costs one copy to the device; `split` gives the
 same views of the host's and of the device's buffer. What is smaller than its room is padded so that
@@ -28,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..count import ceil_div, round_up
 from ..executor.step import Run, Segment, StepInput
 
 TILE_ROWS = 16
@@ -50,7 +53,7 @@ A = TypeVar("A", Words, torch.Tensor)
 
 @dataclass(frozen=True)
 class Room:
-    """How many of each the tables hold: a graph bucket's, or exactly a step's."""
+    """The number of entries that each table holds: a graph bucket's, or exactly a step's."""
 
     rows: int
     tiles: int
@@ -61,17 +64,17 @@ class Room:
 
     @property
     def words(self) -> int:
-        """The buffer's length in int32."""
+        """Return the buffer's length in int32."""
         return sum(_aligned(lines * count) for lines, count in self.shapes())
 
     def holds(self, other: Room) -> bool:
-        """Whether a step that needs `other` fits."""
+        """Return whether a step that needs `other` fits."""
         return all(
             mine >= theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)
         )
 
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Lines and columns of each of the Tables, in the order in which they lie."""
+        """List the lines and columns of each of the Tables, in the order in which they lie."""
         rows = (1, self.rows)
         tiles = (3, self.tiles)
         runs = (4, self.runs)
@@ -89,8 +92,8 @@ class Room:
 
 @dataclass(frozen=True)
 class Tables(Generic[A]):
-    """Views of one buffer, on the host (numpy) or on the device (torch); shapes in the module's
-    docstring.
+    """Views of one buffer, on the host (numpy) or on the device (torch); the module's docstring has
+    the shapes.
     """
 
     tokens: A
@@ -104,18 +107,18 @@ class Tables(Generic[A]):
 
 
 def decode_room(rows: int, pages: int) -> Room:
-    """What a bucket of `rows` rows, each a run of its own whose logits are wanted, needs; `pages`
-    in all of its runs together.
+    """Return the room of a bucket of `rows` rows, each a run of its own whose logits are wanted;
+    `pages` for all of its runs together.
     """
     return Room(rows, rows, rows, 0, wanted=rows, pages=pages)
 
 
 def mixed_room(rows: int, runs: int, queries: int, pages: int) -> Room:
-    """What a bucket of `rows` rows in at most `runs` runs needs, of each of which one row's logits
-    may be wanted.
+    """Return the room of a bucket of `rows` rows in at most `runs` runs, one row of each of which
+    may want logits.
 
-    A tile ends where a run does, or is full; so does a query tile of a run of several rows. Between
-    two adapters' rows may be bare ones.
+    A tile ends where a run does, or when full; so does a query tile of a run of several rows. Bare
+    rows may lie between two adapters' rows.
     """
     return Room(
         rows,
@@ -128,9 +131,9 @@ def mixed_room(rows: int, runs: int, queries: int, pages: int) -> Room:
 
 
 def measure(step: StepInput, page_tokens: int, queries: int) -> Room:
-    """Exactly what `step` needs. `queries`: of queries_per_tile."""
-    tiles = int((-(-_stretches(step.segments, len(step.tokens))[2] // _tile_rows(step))).sum())
-    query_tiles = sum(-(-run.count // queries) for run in step.runs if run.count > 1)
+    """Return exactly the room that `step` needs. `queries`: queries_per_tile."""
+    tiles = int(ceil_div(_stretches(step.segments, len(step.tokens))[2], _tile_rows(step)).sum())
+    query_tiles = sum(ceil_div(run.count, queries) for run in step.runs if run.count > 1)
     return Room(
         len(step.tokens),
         tiles,
@@ -142,19 +145,21 @@ def measure(step: StepInput, page_tokens: int, queries: int) -> Room:
 
 
 def count_pages(step: StepInput, page_tokens: int) -> int:
-    """Entries of a step's `pages`."""
+    """Count the entries of a step's `pages`."""
     return sum([_num_pages(run, page_tokens) for run in step.runs])
 
 
 def queries_per_tile(heads: int, kv_heads: int) -> int:
-    """Most rows of a query tile: the query heads that share a key head lie together in a block,
-    rounded up to a power of two.
+    """Return the most rows of a query tile.
+
+    The query heads that share a key head lie together in a block, their number rounded up to a
+    power of two.
     """
     return max(1, PREFILL_ROWS // (1 << (heads // kv_heads - 1).bit_length()))
 
 
 def split(buffer: A, room: Room) -> Tables[A]:
-    """Views of `buffer [room.words]` int32."""
+    """Return views of `buffer [room.words]` int32."""
     views: list[A] = []
     at = 0
     for lines, count in room.shapes():
@@ -165,15 +170,17 @@ def split(buffer: A, room: Room) -> Tables[A]:
 
 
 class KnownPages:
-    """Page lists as arrays, made once: a sequence's list only grows, so that one of the same length
-    is the same. Keeps those of the last step.
+    """Caches page lists as arrays.
+
+    A sequence's list only grows, so one of the same length is the same. Keeps those of the last
+    step.
     """
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Sequence[int], Words]] = {}
 
     def of(self, runs: Sequence[Run], page_tokens: int) -> list[Words]:
-        """Per run the pages that its last row sees."""
+        """Return for each run the pages that its last row sees."""
         known: dict[int, tuple[Sequence[int], Words]] = {}
         found = []
         for run in runs:
@@ -211,12 +218,10 @@ def fill(
 
 
 def _tile_rows(step: StepInput) -> int:
-    """Most rows of a tile.
+    """Return the most rows of a tile: one where every run is one row, though an adapter's weights
+    are then read again for each.
 
-    Where every run is one row each has a tile of its own, though an adapter's weights are read
-    again for each.
-
-    They come from the cache then, while a tile of several rows takes its weights through tensor
+    Those reads come from the cache, while a tile of several rows takes its weights through tensor
     cores piece by piece, and one such tile keeps the whole launch waiting: 64 rows of 46 adapters
     took 3 % longer than 64 rows of 64, and now take 2 % less (measured on an H200).
     """
@@ -225,7 +230,7 @@ def _tile_rows(step: StepInput) -> int:
 
 def _fill_tiles(tiles: Words, segments: Sequence[Segment], rows: int, tile_rows: int) -> None:
     slots, firsts, counts = _stretches(segments, rows)
-    num = -(-counts // tile_rows)
+    num = ceil_div(counts, tile_rows)
     which = np.repeat(np.arange(len(num)), num)
     inside = (np.arange(len(which)) - np.repeat(np.cumsum(num) - num, num)) * tile_rows
     at = len(which)
@@ -237,8 +242,8 @@ def _fill_tiles(tiles: Words, segments: Sequence[Segment], rows: int, tile_rows:
 
 
 def _stretches(segments: Sequence[Segment], rows: int) -> NDArray[np.int64]:
-    """[3, n]: slot, first, count of all rows in order: the segments and the bare rows between
-    them.
+    """Return [3, n] int64: slot, first, count of all rows in order, the segments and the bare rows
+    between them.
     """
     given = (
         np.array([(segment.slot, segment.first, segment.count) for segment in segments], np.int64)
@@ -270,7 +275,7 @@ def _fill_query_tiles(query_tiles: Words, runs: Sequence[Run], queries: int) -> 
     at = 0
     for index, run in enumerate(runs):
         if run.count > 1:
-            num = -(-run.count // queries)
+            num = ceil_div(run.count, queries)
             query_tiles[0, at : at + num] = index
             query_tiles[1, at : at + num] = np.arange(num) * queries
             at += num
@@ -279,8 +284,8 @@ def _fill_query_tiles(query_tiles: Words, runs: Sequence[Run], queries: int) -> 
 
 
 def _num_pages(run: Run, page_tokens: int) -> int:
-    return -(-(run.start + run.count) // page_tokens)
+    return ceil_div(run.start + run.count, page_tokens)
 
 
 def _aligned(words: int) -> int:
-    return -(-words // ALIGN_WORDS) * ALIGN_WORDS
+    return round_up(words, ALIGN_WORDS)

@@ -1,7 +1,7 @@
 """Notices a step that does not end.
 
 A kernel that hangs cannot be stopped from outside, so the process ends and the daemon starts
-another.
+another. Decides when work has lasted too long; knows neither the device nor what the work is.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ HANGS = 6
 
 
 def end_process(message: str) -> None:
-    """Say why, and end without a goodbye: whoever waits for the device would never come to it."""
+    """Print why, and exit at once: an orderly exit would wait for the device."""
     print(f"engine: {message}", file=sys.stderr, flush=True)
     os._exit(HANGS)
 
 
 class Watchdog:
-    """`with watchdog.over("a step"):` around what may hang; past `deadline_s` the message goes to
-    `on_hang`, on a thread of its own.
+    """Watches one piece of work at a time: `with watchdog.over("a step"):` around what may hang.
 
-    One piece of work at a time. To begin and to end it costs two assignments.
+    Past `deadline_s` the message goes to `on_hang`, on the watchdog's thread. Beginning and ending
+    work costs one assignment each.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Watchdog:
 
     @contextmanager
     def over(self, what: str) -> Iterator[None]:
-        """While the work lasts."""
+        """Watch the work in the block."""
         self._work = what, self._clock()
         try:
             yield
@@ -55,11 +55,11 @@ class Watchdog:
             self._work = None
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._closed.set()
 
     def look(self) -> bool:
-        """Whether the work has lasted too long; says so then."""
+        """Return whether the work has lasted too long, after reporting it."""
         work = self._work
         if work is None or self._clock() - work[1] <= self._deadline_s:
             return False

@@ -137,7 +137,7 @@ def _flags(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> tuple[str, .
 
 
 def _stem(chosen: InstructionSet, extra_flags: tuple[str, ...]) -> str:
-    """How the names of what any compiler makes of this source begin."""
+    """Return how the file names begin of everything that any compiler makes of this source."""
     texts = (path.read_text() for path in sorted(SOURCE.parent.glob("*.[ch]pp")))
     digest = _digest(*_flags(chosen, extra_flags), *texts)
     return f"executor-{chosen.name}-{digest}"

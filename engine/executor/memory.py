@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..config import HOST_CACHE_SHARE, MAX_HOST_CACHE_BYTES, WANTED_KV_TOKENS, Choice, EngineConfig
+from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
 from ..memory import Free
@@ -25,8 +26,8 @@ are recalled and for what those leave behind.
 """
 MARGIN = 0.05
 """Share of what is free that nobody plans with."""
-LEAST_KV_TOKENS = 512
-LEAST_RANK = 16
+MIN_KV_TOKENS = 512
+PLANNED_RANK = 16
 TENTHS = {"host": 2, "slots": 2, "untaken": 2, "reading": 4}
 PAGE_TOKENS = 16
 UNKNOWN_BYTES = 1 << 44
@@ -40,7 +41,7 @@ class Demand:
     """Bytes of a model: its weights, what loading them takes for a while, a step's work space, keys
     and values of a token, an adapter.
 
-    adapter_bytes: of rank LEAST_RANK on all linears; reading_bytes: what reading that one takes for
+    adapter_bytes: of PLANNED_RANK on all linears; reading_bytes: what reading that one takes for
     a while, itself included.
     """
 
@@ -116,7 +117,7 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
         + 3 * config.intermediate
         + config.vocab_size
     )
-    adapted = adapter_numbers(config, LEAST_RANK)
+    adapted = adapter_numbers(config, PLANNED_RANK)
     return Demand(
         base_bytes=linears * (1 if choice.weights_int8 else size)
         + config.vocab_size * config.hidden * size,
@@ -147,12 +148,12 @@ def divide(demand: Demand, free: Free, kv_tokens: int = 0) -> Division:
     if free.free_bytes is None:
         return _division(demand, UNKNOWN_BYTES, kv_tokens, free.reason)
     usable = int(free.free_bytes * (1 - MARGIN)) - RESERVE_BYTES
-    least_adapters = _least_adapters(demand)
-    rest = usable - demand.base_bytes - demand.work_bytes - least_adapters
-    least_kv = min(kv_tokens or LEAST_KV_TOKENS, LEAST_KV_TOKENS) * demand.token_bytes
-    if usable < demand.base_bytes + demand.loading_bytes or rest < least_kv:
+    min_adapter_bytes = _min_adapter_bytes(demand)
+    rest = usable - demand.base_bytes - demand.work_bytes - min_adapter_bytes
+    min_kv_bytes = min(kv_tokens or MIN_KV_TOKENS, MIN_KV_TOKENS) * demand.token_bytes
+    if usable < demand.base_bytes + demand.loading_bytes or rest < min_kv_bytes:
         needed = demand.base_bytes + max(
-            demand.loading_bytes, demand.work_bytes + least_adapters + least_kv
+            demand.loading_bytes, demand.work_bytes + min_adapter_bytes + min_kv_bytes
         )
         raise ModelError(
             f"the base and the least to serve it take {_mib(needed)} of memory, and {_mib(usable)}"
@@ -167,7 +168,7 @@ def divide(demand: Demand, free: Free, kv_tokens: int = 0) -> Division:
         )
     return _division(
         demand,
-        rest + least_adapters,
+        rest + min_adapter_bytes,
         kv_tokens,
         f"of {_mib(usable)} that can be had: {free.reason}",
     )
@@ -175,9 +176,9 @@ def divide(demand: Demand, free: Free, kv_tokens: int = 0) -> Division:
 
 def _division(demand: Demand, rest: int, kv_tokens: int, reason: str) -> Division:
     if not kv_tokens:
-        room = min(rest // 2, rest - _least_adapters(demand))
+        room = min(rest // 2, rest - _min_adapter_bytes(demand))
         kv_tokens = (
-            min(WANTED_KV_TOKENS, max(LEAST_KV_TOKENS, room // demand.token_bytes))
+            min(WANTED_KV_TOKENS, max(MIN_KV_TOKENS, room // demand.token_bytes))
             // PAGE_TOKENS
             * PAGE_TOKENS
         )
@@ -195,15 +196,15 @@ def _division(demand: Demand, rest: int, kv_tokens: int, reason: str) -> Divisio
     )
 
 
-def _least_adapters(demand: Demand) -> int:
-    """Return the bytes with which an adapter of rank LEAST_RANK fits into each part."""
+def _min_adapter_bytes(demand: Demand) -> int:
+    """Return the bytes with which an adapter of rank PLANNED_RANK fits into each part."""
     parts = {
         "host": demand.adapter_bytes,
         "slots": demand.adapter_bytes,
         "untaken": demand.adapter_bytes,
         "reading": demand.reading_bytes,
     }
-    return max(-(-needed // TENTHS[name]) for name, needed in parts.items()) * sum(
+    return max(ceil_div(needed, TENTHS[name]) for name, needed in parts.items()) * sum(
         TENTHS.values()
     ) + sum(TENTHS.values())
 

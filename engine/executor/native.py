@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..config import cpu_features
+from ..count import ceil_div, round_up
 from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width
 from ..model.config import ModelConfig
@@ -198,7 +199,7 @@ class NativeExecutor:
             self._library.lorikeet_destroy(self._handle)
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
-        """See Executor."""
+        """Allocate keys and values in host memory, not yet written."""
         assert page_tokens == PAGE_TOKENS, (
             f"pages of {page_tokens} tokens; the executor knows {PAGE_TOKENS}"
         )
@@ -211,18 +212,18 @@ class NativeExecutor:
         )
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """See Executor."""
+        """Do nothing: the library was built and loaded when this was made."""
         return ""
 
     def close(self) -> None:
-        """See Executor."""
+        """Do nothing: the C++ threads end when this is freed."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See Executor."""
+        """Look up the base's embeddings of `tokens [n]`, [n, hidden] float32."""
         return self._embedding[tokens].float()
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
-        """See Executor."""
+        """Run one step in one C++ call. Raises MemoryError when the library cannot allocate."""
         wanted = len(step.logit_rows)
         place = self._place(wanted)
         # Named, not inlined: the C++ side reads addresses, and an array without a name would be
@@ -256,7 +257,7 @@ class NativeExecutor:
         return place.output
 
     def prepare(self, step: StepInput) -> None:
-        """See Executor."""
+        """Do nothing: a step here ends before the next is known."""
 
     def _place(self, wanted: int) -> _Output:
         """Return the place of a step's results for `wanted` rows.
@@ -281,7 +282,9 @@ class NativeExecutor:
         return place
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
-        """See Executor."""
+        """Choose from rows of `logits [wanted, vocab]` float32 in one C++ call. Raises
+        MemoryError.
+        """
         described = (_Draw * len(draws))(*(_describe_draw(draw) for draw in draws))
         if (
             self._library.lorikeet_draw(
@@ -297,7 +300,8 @@ class NativeExecutor:
     def _describe_shape(self, context: int, threads: int) -> _Shape:
         config = self._config
         query, key = (
-            _up(count * config.head_dim, BLOCK_COLUMNS) for count in (config.heads, config.kv_heads)
+            round_up(count * config.head_dim, BLOCK_COLUMNS)
+            for count in (config.heads, config.kv_heads)
         )
         angles = torch.arange(context).float()[:, None] * config.inverse_frequencies()[None, :]
         cosine = self._kept(angles.cos())
@@ -310,7 +314,7 @@ class NativeExecutor:
             Place.LOGITS: config.vocab_size,
         }
         # Rows begin at multiples of 64 numbers, so that a vector load never runs into the next row.
-        padded = (i64 * len(Place))(*(_up(widths[place], 64) for place in Place))
+        padded = (i64 * len(Place))(*(round_up(widths[place], 64) for place in Place))
         return _Shape(
             dtype=self._dtype.itemsize == 2,
             threads=threads,
@@ -435,7 +439,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
     rows = torch.full((len(blocks) * BLOCK_COLUMNS,), -1)
     table = np.zeros((len(blocks), 4), np.int32)
     starts = np.cumsum([0, *widths])
-    targets = np.cumsum([0, *(_up(width, BLOCK_COLUMNS) for width in widths)])
+    targets = np.cumsum([0, *(round_up(width, BLOCK_COLUMNS) for width in widths)])
     for place, block in enumerate(blocks):
         if block is None:
             table[place, 0] = table[place - 1, 0]
@@ -457,7 +461,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
 
 def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | None]:
     """Yield (part, block of that part) in packed order, in pairs; None fills the last panel."""
-    counts = [_up(width, BLOCK_COLUMNS) // BLOCK_COLUMNS for width in widths]
+    counts = [ceil_div(width, BLOCK_COLUMNS) for width in widths]
     if alternate:
         yield from ((part, index) for index in range(counts[0]) for part in range(2))
         return
@@ -473,16 +477,17 @@ def pack_linear(
 
     words = in / lane, rounded up to `steps`.
     """
-    width = _up(weight.shape[1], lane * steps)
+    width = round_up(weight.shape[1], lane * steps)
     packed = pages.zeros(
         len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype
     )
+    words = packed.view(torch.int32).squeeze(-1)  # a lane is moved as the one word that it is
     gathered = weight.new_zeros(PANEL_COLUMNS, width)
     for panel, rows in enumerate(columns.rows.view(-1, PANEL_COLUMNS)):
         there = rows >= 0
         gathered.zero_()
         gathered[there, : weight.shape[1]] = weight[rows[there]]
-        packed[panel] = gathered.view(PANEL_COLUMNS, -1, lane).transpose(0, 1)
+        words[panel] = gathered.view(torch.int32).T
     return packed
 
 
@@ -520,7 +525,3 @@ def _adapter_tables(step: StepInput) -> tuple[NDArray[np.int64], NDArray[np.int6
         segments += (table.address, segment.first, segment.count)
         words = max(words, table.shrunk_words)
     return np.array(tables, np.int64), np.array(segments, np.int64), words
-
-
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple

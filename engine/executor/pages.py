@@ -12,6 +12,8 @@ from contextlib import suppress
 
 import torch
 
+from ..count import round_up
+
 HUGE_PAGE_BYTES = 2 << 20
 REGION_BYTES = 64 << 20
 ALIGN_BYTES = 64
@@ -37,12 +39,12 @@ class HugePages:
             self._region = _map_region(max(size, REGION_BYTES))
             self._taken = 0
         piece = self._region[self._taken : self._taken + size]
-        self._taken = -(-(self._taken + size) // ALIGN_BYTES) * ALIGN_BYTES
+        self._taken = round_up(self._taken + size, ALIGN_BYTES)
         return piece.view(dtype).view(shape)
 
 
 def _map_region(size_bytes: int) -> torch.Tensor:
-    whole = -(-size_bytes // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES
+    whole = round_up(size_bytes, HUGE_PAGE_BYTES)
     # One huge page more than needed: the mapping may begin anywhere, the region must not.
     memory = mmap.mmap(-1, whole + HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError):  # without huge pages it is ordinary memory

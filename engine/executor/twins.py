@@ -59,7 +59,7 @@ class TorchExecutor:
         self._cos, self._sin = rope_table(self._config.inverse_frequencies(), context, dtype)
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
-        """See Executor."""
+        """Allocate keys and values in host memory, not yet written."""
         return torch.empty(
             self._config.layers,
             2 * self._config.kv_heads,
@@ -69,24 +69,24 @@ class TorchExecutor:
         )
 
     def warm_up(self, pool: torch.Tensor, bank: Bank) -> str:
-        """See Executor."""
+        """Do nothing: torch builds nothing on the first step."""
         return ""
 
     def close(self) -> None:
-        """See Executor."""
+        """Do nothing: there are no threads of its own."""
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
-        """See Executor."""
+        """Look up the base's embeddings of `tokens [n]`, [n, hidden] float32."""
         return self._tensors["model.embed_tokens"][tokens].float()
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
-        """See Executor."""
+        """Choose from rows of `logits [wanted, vocab]` float32, one after the other."""
         rows = logits.numpy()
         return [draw_one(rows[draw.row], draw) for draw in draws]
 
     @torch.inference_mode()
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
-        """See Executor."""
+        """Run one step, operation by operation; it is over when this returns."""
         page_tokens = pool.shape[3] // self._config.head_dim
         pass_ = _Pass(
             step, pool.view(*pool.shape[:3], page_tokens, -1), page_tokens, self._cos, self._sin
@@ -100,7 +100,7 @@ class TorchExecutor:
         return StepOutput(logits, places[Place.FINAL][:wanted], lambda: numbers)
 
     def prepare(self, step: StepInput) -> None:
-        """See Executor."""
+        """Do nothing: a step here ends before the next is known."""
 
     def _load(self, number: int, operation: Operation, weights: Weights, kernel: str) -> None:
         if operation.kind is Kind.LINEAR:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..errors import AdapterError
+from ..errors import BadAdapter
 from ..messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
 from ..model.config import ModelConfig
 from ..model.parts import Part, parts_of
@@ -67,14 +67,14 @@ def load_adapter(
 ) -> PackedAdapter:
     """Read, check and pack one adapter, in `room_bytes` of memory.
 
-    Raises AdapterError naming the field or tensor and the mend.
+    Raises BadAdapter naming the field or tensor and the mend.
     """
     try:
         config = parse_config(_read_bounded(config_path, MAX_ADAPTER_CONFIG_BYTES))
         header = read_header(weights_path)
         modules = match_tensors(header, config, base.config)
         if room_bytes is not None and (needed := bytes_to_read(header, dtype)) > room_bytes:
-            raise AdapterError(
+            raise BadAdapter(
                 f"reading the adapter takes {needed} bytes of memory, of which {room_bytes} are"
                 " kept for that; allow the engine more"
             )
@@ -88,14 +88,14 @@ def load_adapter(
         assert reader.num_read == len(header), "a declared tensor was not applied"
         return pack(base.config, parts, dtype, ends)
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{weights_path.name} cannot be read: {error}") from error
+        raise BadAdapter(f"{weights_path.name} cannot be read: {error}") from error
 
 
-def _read_bounded(path: Path, limit_bytes: int) -> bytes:
+def _read_bounded(path: Path, max_bytes: int) -> bytes:
     with path.open("rb") as file:
-        data = file.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise AdapterError(f"{path.name} is larger than {limit_bytes} bytes")
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise BadAdapter(f"{path.name} is larger than {max_bytes} bytes")
     return data
 
 
@@ -105,13 +105,13 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     """
     size = path.stat().st_size
     if size > MAX_ADAPTER_WEIGHTS_BYTES:
-        raise AdapterError(
+        raise BadAdapter(
             f"{path.name} has {size} bytes; at most {MAX_ADAPTER_WEIGHTS_BYTES} are served"
         )
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            raise AdapterError(
+            raise BadAdapter(
                 f"{path.name} is truncated or no safetensors file: a header of {length} bytes in"
                 f" {size}"
             )
@@ -121,10 +121,10 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         entries.pop("__metadata__", None)
         header = {name: _tensor_header(name, entry) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise AdapterError(f"{path.name} has an unreadable header: {error}") from error
+        raise BadAdapter(f"{path.name} has an unreadable header: {error}") from error
     declared = sum(tensor.size_bytes for tensor in header.values())
     if declared != size - 8 - length:
-        raise AdapterError(
+        raise BadAdapter(
             f"{path.name} declares {declared} bytes of tensors and holds {size - 8 - length}; it is"
             " truncated or padded"
         )
@@ -149,9 +149,9 @@ def _tensor_header(name: str, entry: dict[str, Any]) -> TensorHeader:
     shape = tuple(int(size) for size in entry["shape"])
     begin, end = entry["data_offsets"]
     if dtype not in SERVED_DTYPES:
-        raise AdapterError(f"tensor {name[:200]} is {dtype[:20]}; we read {sorted(SERVED_DTYPES)}")
+        raise BadAdapter(f"tensor {name[:200]} is {dtype[:20]}; we read {sorted(SERVED_DTYPES)}")
     if min(shape, default=0) < 1 or math.prod(shape) * SERVED_DTYPES[dtype] != end - begin:
-        raise AdapterError(
+        raise BadAdapter(
             f"tensor {name[:200]} has shape {shape}, which is not its {end - begin} bytes"
         )
     return TensorHeader(shape, dtype, end - begin)
@@ -176,7 +176,7 @@ def match_tensors(
 ) -> Modules:
     """Find each tensor's place in the base and check its shape.
 
-    All halves of every module must be there. Raises AdapterError.
+    All halves of every module must be there. Raises BadAdapter.
     """
     parts = {part.name: part for part in parts_of(base)}
     modules = Modules({}, {})
@@ -187,9 +187,9 @@ def match_tensors(
             if (half in EMBEDDING_PAIR and module == "lm_head") or (
                 half in HEAD_PAIR and module == "embed_tokens"
             ):
-                raise AdapterError(f"tensor {name} belongs to no kind of adapter for {module}")
+                raise BadAdapter(f"tensor {name} belongs to no kind of adapter for {module}")
             if half == "tokens" and module not in config.tokens:
-                raise AdapterError(
+                raise BadAdapter(
                     f"tensor {name} has no place: trainable_token_indices does not name {module}"
                 )
             _expect(name, tensor, _end_shape(config, module, half, base))
@@ -197,7 +197,7 @@ def match_tensors(
         else:
             found = TENSOR_NAME.fullmatch(name)
             if found is None or found[2] not in parts or int(found[1]) >= base.layers:
-                raise AdapterError(
+                raise BadAdapter(
                     f"tensor {name[:200]} has no place in this base ({base.layers} layers; q, k, v,"
                     " o, gate, up, down projections)"
                 )
@@ -210,11 +210,11 @@ def match_tensors(
                     if has_bias(base, part)
                     else "this base has no bias there"
                 )
-                raise AdapterError(f"tensor {name} has no place: {why}")
+                raise BadAdapter(f"tensor {name} has no place: {why}")
             _expect(name, tensor, _part_shape(config, layer, part, half))
             _place(modules.parts.setdefault((layer, part.name), {}), half, name)
     if not modules.parts and not modules.ends:
-        raise AdapterError("the adapter declares no tensor")
+        raise BadAdapter("the adapter declares no tensor")
     for tensors in modules.parts.values():
         _check_part(tensors, config)
     _check_ends(modules.ends, config, base)
@@ -228,7 +228,7 @@ def has_bias(base: ModelConfig, part: Part) -> bool:
 
 def _expect(name: str, tensor: TensorHeader, expected: tuple[int, ...]) -> None:
     if tensor.shape != expected:
-        raise AdapterError(
+        raise BadAdapter(
             f"tensor {name} has shape {list(tensor.shape)}, this base and its rank need"
             f" {list(expected)}: made for another base?"
         )
@@ -236,7 +236,7 @@ def _expect(name: str, tensor: TensorHeader, expected: tuple[int, ...]) -> None:
 
 def _place(tensors: Tensors, half: str, name: str) -> None:
     if tensors.setdefault(half, name) != name:
-        raise AdapterError(f"tensor {name} is declared twice, also as {tensors[half]}")
+        raise BadAdapter(f"tensor {name} is declared twice, also as {tensors[half]}")
 
 
 def _check_part(tensors: Tensors, config: AdapterConfig) -> None:
@@ -261,13 +261,13 @@ def _check_whole(present: set[str], needed: set[str], tensors: Tensors, field: s
         verdict = (
             "has no place here" if set(wrong) <= present else "is missing: it lacks its other half"
         )
-        raise AdapterError(
+        raise BadAdapter(
             f"beside tensor {next(iter(tensors.values()))} {', '.join(wrong)}{field} {verdict}"
         )
 
 
 def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConfig) -> None:
-    """Raise AdapterError unless each end is changed in at most one way.
+    """Raise BadAdapter unless each end is changed in at most one way.
 
     The ways are a pair, some rows of its own, or the whole.
     """
@@ -277,7 +277,7 @@ def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConf
         pair = tensors.keys() - {"weight", "tokens"}
         if by_tokens + (module in config.saved) + bool(pair) > 1:
             ways = "target_modules, modules_to_save and trainable_token_indices"
-            raise AdapterError(
+            raise BadAdapter(
                 f"{module} is changed in two ways at once (of {ways}); that is not served"
             )
         for field, half, declared in (
@@ -285,9 +285,9 @@ def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConf
             ("trainable_token_indices", "tokens", config.tokens),
         ):
             if module in declared and half not in tensors:
-                raise AdapterError(f"{field} names {module}, but the file has no tensor for it")
+                raise BadAdapter(f"{field} names {module}, but the file has no tensor for it")
         if pair and (config.dora or config.lora_bias):
-            raise AdapterError(
+            raise BadAdapter(
                 f"{'use_dora' if config.dora else 'lora_bias'} is not served for the embedding or"
                 f" the head ({tensors[min(pair)]})"
             )
@@ -316,9 +316,7 @@ def _end_shape(config: AdapterConfig, module: str, half: str, base: ModelConfig)
 def _checked_rank(config: AdapterConfig, module: str) -> int:
     rank = config.rank_of(module)
     if not 1 <= rank <= MAX_RANK:
-        raise AdapterError(
-            f"rank_pattern gives rank {rank} to {module}; it must be 1 to {MAX_RANK}"
-        )
+        raise BadAdapter(f"rank_pattern gives rank {rank} to {module}; it must be 1 to {MAX_RANK}")
     return rank
 
 
@@ -335,7 +333,7 @@ class _Reader:
         tensor = tensor if scale == 1.0 else tensor * scale
         self.num_read += 1
         if not math.isfinite(float((tensor.to(self.dtype) * 0.0).sum())):
-            raise AdapterError(
+            raise BadAdapter(
                 f"tensor {name} holds numbers that are not finite in"
                 f" {str(self.dtype).removeprefix('torch.')}"
             )
@@ -364,7 +362,7 @@ def _read_part(
     length = torch.linalg.vector_norm(base.read(f"{module}.weight").float() + b @ a, dim=1)
     gain = magnitude / length
     if not torch.isfinite(gain).all():
-        raise AdapterError(
+        raise BadAdapter(
             f"tensor {tensors['lora_magnitude_vector']} scales rows of length 0; the adapter is"
             " damaged"
         )
@@ -418,18 +416,18 @@ def _read_ends(
 
 def _token_ids(ids: tuple[int, ...], vocab_size: int) -> torch.Tensor:
     if not all(0 <= each < vocab_size for each in ids):
-        raise AdapterError(
+        raise BadAdapter(
             f"trainable_token_indices names a token that this base, with {vocab_size}, has not"
         )
     return torch.tensor(ids)
 
 
 def _check_base_copy(name: str, rows: torch.Tensor, module: str, base: Weights) -> None:
-    """Raise AdapterError unless `rows` are the base's own matrix.
+    """Raise BadAdapter unless `rows` are the base's own matrix.
 
     PEFT saves that matrix beside an adapter of the embedding or the head, though nobody trained it.
     """
     if not torch.allclose(rows, base.read(f"{module}.weight").float(), rtol=1e-2, atol=1e-5):
-        raise AdapterError(
+        raise BadAdapter(
             f"tensor {name} is not the base's own matrix, and modules_to_save does not name it"
         )

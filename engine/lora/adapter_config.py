@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import AdapterError
+from ..errors import BadAdapter
 
 MAX_RANK = 1024
 MAX_PATTERNS = 4096
@@ -85,24 +85,24 @@ class AdapterConfig:
 
 
 def parse_config(data: bytes) -> AdapterConfig:
-    """Check adapter_config.json field by field. Raises AdapterError."""
+    """Check adapter_config.json field by field. Raises BadAdapter."""
     try:
         raw = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise AdapterError(f"adapter_config.json is not JSON: {error}") from error
+        raise BadAdapter(f"adapter_config.json is not JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise AdapterError("adapter_config.json is not a JSON object")
+        raise BadAdapter("adapter_config.json is not a JSON object")
     _refuse_unserved(raw)
     rank = _number(raw, "r", 8)
     alpha = _number(raw, "lora_alpha", 8)
     if rank != int(rank) or not 1 <= rank <= MAX_RANK:
-        raise AdapterError(f"r is {rank}; it must be a whole number from 1 to {MAX_RANK}")
+        raise BadAdapter(f"r is {rank}; it must be a whole number from 1 to {MAX_RANK}")
     ranks = {key: int(value) for key, value in _patterns(raw, "rank_pattern").items()}
     rslora, dora, lora_bias = (
         bool(raw.get(field, False)) for field in ("use_rslora", "use_dora", "lora_bias")
     )
     if dora and lora_bias:
-        raise AdapterError(
+        raise BadAdapter(
             "lora_bias together with use_dora is not served; PEFT does not train it either"
         )
     saved = _saved(raw)
@@ -123,20 +123,20 @@ def parse_config(data: bytes) -> AdapterConfig:
 
 def _refuse_unserved(raw: dict[str, Any]) -> None:
     if raw.get("peft_type") != "LORA":
-        raise AdapterError(f"peft_type is {raw.get('peft_type')!r}; only LORA is served")
+        raise BadAdapter(f"peft_type is {raw.get('peft_type')!r}; only LORA is served")
     if raw.get("bias", "none") not in ("none", "all", "lora_only"):
-        raise AdapterError(f"bias is {str(raw['bias'])[:40]!r}; it must be none, all or lora_only")
+        raise BadAdapter(f"bias is {str(raw['bias'])[:40]!r}; it must be none, all or lora_only")
     if raw.get("fan_in_fan_out"):
-        raise AdapterError("fan_in_fan_out is not served for this base's linears")
+        raise BadAdapter("fan_in_fan_out is not served for this base's linears")
     init = raw.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower().startswith(MUTATES_BASE):
-        raise AdapterError(
+        raise BadAdapter(
             f"init_lora_weights={init!r} changed the base's weights; convert the adapter to plain"
             " LoRA first"
         )
     for field, value in raw.items():
         if field not in KNOWN and value not in (None, False, [], {}, "", 0):
-            raise AdapterError(
+            raise BadAdapter(
                 f"the field {field} is {str(value)[:80]!r}, which is not served; train without it"
             )
 
@@ -144,7 +144,7 @@ def _refuse_unserved(raw: dict[str, Any]) -> None:
 def _number(raw: dict[str, Any], field: str, default: float) -> float:
     value = raw.get(field, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise AdapterError(f"{field} is {str(value)[:40]!r}, not a finite number")
+        raise BadAdapter(f"{field} is {str(value)[:40]!r}, not a finite number")
     return value
 
 
@@ -153,7 +153,7 @@ def _saved(raw: dict[str, Any]) -> frozenset[str]:
     if not isinstance(names, list) or not all(
         isinstance(name, str) and _end_of(name) for name in names
     ):
-        raise AdapterError(
+        raise BadAdapter(
             f"modules_to_save is {str(names)[:80]}; only embed_tokens and lm_head are served,"
             " others with LoRA (target_modules)"
         )
@@ -167,13 +167,13 @@ def _trained_tokens(raw: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     given = raw.get("trainable_token_indices") or {}
     by_module = {"embed_tokens": given} if isinstance(given, list) else given
     if not isinstance(by_module, dict):
-        raise AdapterError(
+        raise BadAdapter(
             "trainable_token_indices must be a list of token ids, or map modules to such lists"
         )
     tokens = {}
     for name, ids in by_module.items():
         if not _end_of(name):
-            raise AdapterError(
+            raise BadAdapter(
                 f"trainable_token_indices names {name[:80]}; only embed_tokens and lm_head have"
                 " tokens"
             )
@@ -182,7 +182,7 @@ def _trained_tokens(raw: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             or not all(type(each) is int for each in ids)
             or len(set(ids)) != len(ids)
         ):
-            raise AdapterError(
+            raise BadAdapter(
                 f"trainable_token_indices of {name[:80]} must be a list of different token ids"
             )
         tokens[_end_of(name)] = tuple(ids)
@@ -198,10 +198,10 @@ def _end_of(name: str) -> str:
 def _patterns(raw: dict[str, Any], field: str) -> dict[str, float]:
     patterns = raw.get(field) or {}
     if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
-        raise AdapterError(f"{field} must map at most {MAX_PATTERNS} module names to numbers")
+        raise BadAdapter(f"{field} must map at most {MAX_PATTERNS} module names to numbers")
     for key in patterns:
         if not PATTERN_KEY.fullmatch(key):
-            raise AdapterError(
+            raise BadAdapter(
                 f"{field} has the key {key[:80]!r}; only plain module names are served, no regular"
                 " expressions"
             )

@@ -16,6 +16,8 @@ from bisect import insort
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..count import round_up
+
 ALIGN_BYTES = 256
 """Regions begin at multiples of it, which suits any load of the device."""
 
@@ -40,11 +42,6 @@ class Arena:
         self.size_bytes = size_bytes // ALIGN_BYTES * ALIGN_BYTES
         self._regions: list[Region] = []
         self._by_owner: dict[bytes, Region] = {}
-
-    @property
-    def taken_bytes(self) -> int:
-        """Return the bytes of all regions."""
-        return sum(region.size_bytes for region in self._regions)
 
     @property
     def owners(self) -> set[bytes]:
@@ -128,4 +125,4 @@ class Arena:
 
 def rounded(size_bytes: int) -> int:
     """Return the bytes that a region of `size_bytes` takes."""
-    return max(1, -(-size_bytes // ALIGN_BYTES)) * ALIGN_BYTES
+    return max(ALIGN_BYTES, round_up(size_bytes, ALIGN_BYTES))

@@ -16,12 +16,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..count import round_up
 from ..model.parts import PARTS, SITES
 from .apply import SiteWeights
 from .ends import Ends
 from .layout import Layout, PackedAdapter, Placed, dense_expand, shrink_view, vector_view
 
 MAX_STACKS = 8
+
+
+@dataclass(frozen=True)
+class CopyDone:
+    """The bytes of a placement are in their slot, unless another has taken it meanwhile."""
+
+    generation: int
+    copy_ms: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,7 @@ class Bank(Protocol):
     def load(self, slot: int, generation: int, packed: PackedAdapter, offset: int = 0) -> bool:
         """Put an adapter into a slot, over what was there.
 
-        Returns False when it is on its way; its generation is announced when it is there.
+        Returns False when it is on its way; CopyDone announces when it is there.
         """
 
     def clear(self, slot: int) -> None:
@@ -119,7 +128,7 @@ class SlotBank:
         return self._layouts[slot][1].value
 
     def ends(self, slot: int) -> Ends | None:
-        """See Bank."""
+        """Return what the slot's adapter changes outside the layers, in host memory."""
         return self._slots[slot][1].ends
 
     def table(self, slot: int) -> Table:
@@ -176,7 +185,7 @@ def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> Sit
     if rank:
         # Rounded up to 4: in float32 an odd width makes a row's bits depend on its place among the
         # rows (measured).
-        shrink = torch.zeros(num, parts[0].part.width_in, -(-rank // 4) * 4, dtype=layout.dtype)
+        shrink = torch.zeros(num, parts[0].part.width_in, round_up(rank, 4), dtype=layout.dtype)
         expand = torch.zeros(num, shrink.shape[2], width, dtype=layout.dtype)
     if any(placed.gain_at is not None for placed in parts):
         gain = torch.ones(num, 1, width)

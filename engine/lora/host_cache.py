@@ -1,8 +1,7 @@
 """Packed adapters in host memory, within a byte budget; the files stay on disk.
 
-Who leaves is decided as in GreedyDual-Size-Frequency (Cherkasova, 1998): the value of an entry is
-uses * reload cost / size, above a clock that rises to the value of each entry that leaves, so that
-yesterday's favourite leaves at last. O(log n) per use.
+Decides who leaves: whoever is worth least (worth.py), in O(log n) per use. Knows nothing of slots,
+and reads no file.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ import heapq
 from dataclasses import dataclass
 
 from .layout import PackedAdapter
+from .worth import Clock, Worth, reload_cost
 
 
 @dataclass
 class _Entry:
     packed: PackedAdapter
-    reload_ms: float
-    uses: int
-    value: float
+    worth: Worth
 
 
 class HostCache:
@@ -30,7 +28,7 @@ class HostCache:
         self._budget_bytes = budget_bytes
         self._entries: dict[bytes, _Entry] = {}
         self._heap: list[tuple[float, bytes]] = []
-        self._clock = 0.0
+        self._clock = Clock()
         self.size_bytes = 0
 
     def find(self, adapter: bytes) -> PackedAdapter | None:
@@ -40,9 +38,9 @@ class HostCache:
 
     def touch(self, adapter: bytes) -> None:
         """Count a use of an adapter that is here."""
-        entry = self._entries[adapter]
-        entry.uses += 1
-        self._push(adapter, entry)
+        worth = self._entries[adapter].worth
+        self._clock.use(worth)
+        self._push(adapter, worth)
 
     def put(self, adapter: bytes, packed: PackedAdapter, reload_ms: float) -> list[bytes]:
         """Keep it; returns the adapters that had to leave.
@@ -51,15 +49,18 @@ class HostCache:
         """
         before = self._entries.get(adapter)
         self.remove(adapter)
-        entry = _Entry(packed, reload_ms, before.uses if before else 1, 0.0)
-        self._entries[adapter] = entry
+        worth = Worth(
+            reload_cost(reload_ms, packed.size_bytes), uses=before.worth.uses if before else 1
+        )
+        self._entries[adapter] = _Entry(packed, worth)
         self.size_bytes += packed.size_bytes
         dropped = []
         while self.size_bytes > self._budget_bytes and len(self._entries) > 1:
             oldest = self._pop(adapter)
             self.remove(oldest)
             dropped.append(oldest)
-        self._push(adapter, entry)
+        self._clock.renew(worth)  # only now: whoever left has moved the clock
+        self._push(adapter, worth)
         return dropped
 
     def remove(self, adapter: bytes) -> None:
@@ -70,24 +71,22 @@ class HostCache:
     def check(self) -> None:
         """The byte count is the sum of the entries, and each can be found to leave."""
         assert self.size_bytes == sum(entry.packed.size_bytes for entry in self._entries.values())
-        assert {(entry.value, adapter) for adapter, entry in self._entries.items()} <= set(
+        assert {(entry.worth.value, adapter) for adapter, entry in self._entries.items()} <= set(
             self._heap
         )
 
-    def _push(self, adapter: bytes, entry: _Entry) -> None:
-        entry.value = self._clock + entry.uses * entry.reload_ms / max(1, entry.packed.size_bytes)
-        heapq.heappush(self._heap, (entry.value, adapter))
-        if (
-            len(self._heap) > 4 * len(self._entries) + 64
-        ):  # outdated values are dropped as they are met, or here
-            self._heap = [(each.value, key) for key, each in self._entries.items()]
+    def _push(self, adapter: bytes, worth: Worth) -> None:
+        heapq.heappush(self._heap, (worth.value, adapter))
+        # outdated values are dropped as they are met, or here
+        if len(self._heap) > 4 * len(self._entries) + 64:
+            self._heap = [(each.worth.value, key) for key, each in self._entries.items()]
             heapq.heapify(self._heap)
 
     def _pop(self, newest: bytes) -> bytes:
-        """The entry of least value; `newest` has none yet and stays."""
+        """Find who is worth least; `newest` is not valued yet and stays."""
         while True:
             value, adapter = heapq.heappop(self._heap)
             entry = self._entries.get(adapter)
-            if adapter != newest and entry is not None and entry.value == value:
-                self._clock = max(self._clock, value)
+            if adapter != newest and entry is not None and entry.worth.value == value:
+                self._clock.leave(entry.worth)
                 return adapter

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..count import ceil_div, round_up
 from ..model.config import ModelConfig
 from ..model.parts import PARTS, Part, parts_of
 
@@ -123,7 +124,7 @@ class Layout:
         lane = lane_width(self.dtype)
         words = Counter[tuple[int, int]]()
         for index, placed in enumerate(self.parts):
-            words[index // PARTS, placed.part.kind] += -(-placed.rank // lane)
+            words[index // PARTS, placed.part.kind] += ceil_div(placed.rank, lane)
         return max(words.values(), default=0)
 
 
@@ -225,7 +226,7 @@ def _place(
     """Place what follows the shrinks of a site, from `at` on; return it and where it ends."""
     lane = lane_width(dtype)
     expand_bytes = (
-        num_blocks(part) * -(-weights.rank // lane) * BLOCK_COLUMNS * lane * dtype.itemsize
+        num_blocks(part) * ceil_div(weights.rank, lane) * BLOCK_COLUMNS * lane * dtype.itemsize
     )
     vector_bytes = num_blocks(part) * BLOCK_COLUMNS * 4
     expand_at = at
@@ -254,7 +255,7 @@ def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Te
 def expand_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
     """View B of stacked blobs [n, size_bytes] as [n, blocks, ceil(rank / V), 16, V]."""
     lane = lane_width(layout.dtype)
-    shape = (len(blobs), num_blocks(placed.part), -(-placed.rank // lane), BLOCK_COLUMNS, lane)
+    shape = (len(blobs), num_blocks(placed.part), ceil_div(placed.rank, lane), BLOCK_COLUMNS, lane)
     end = placed.expand_at + shape[1] * shape[2] * BLOCK_COLUMNS * 4
     return blobs[:, placed.expand_at : end].view(layout.dtype).view(shape)
 
@@ -286,12 +287,12 @@ def _write_expand(blocks: torch.Tensor, b: torch.Tensor) -> None:
 
 def padded_in(part: Part) -> int:
     """Return the columns of a row of shrink, padding included."""
-    return -(-part.width_in // ROW_STEP) * ROW_STEP
+    return round_up(part.width_in, ROW_STEP)
 
 
 def num_blocks(part: Part) -> int:
     """Return the number of blocks of expand."""
-    return -(-part.width_out // BLOCK_COLUMNS)
+    return ceil_div(part.width_out, BLOCK_COLUMNS)
 
 
 def adapter_numbers(config: ModelConfig, rank: int) -> int:
@@ -306,4 +307,4 @@ def adapter_numbers(config: ModelConfig, rank: int) -> int:
 
 
 def _aligned(count: int) -> int:
-    return -(-count // ALIGN_BYTES) * ALIGN_BYTES
+    return round_up(count, ALIGN_BYTES)

@@ -1,13 +1,14 @@
 """Which adapter sits in which slot. Decides; moves no bytes.
 
-    DISK ──held──▶ HOST ──pin──▶ LOADING ──loaded──▶ READY ──evict──▶ HOST
+    DISK ──known─▶ HOST ──pin──▶ LOADING ──loaded──▶ READY ──evict──▶ HOST
       ▲              │
       └───dropped────┘   (a pin takes a DISK adapter to LOADING as well)
 
 A slot is owned by at most one adapter. Pinned adapters stay; an adapter with pins is LOADING or
 READY. Each placement has a generation, so that a load that ends late, after its slot was given
-away, is recognised. Where the bytes of slots are counted too, on a device, an adapter in a slot has
-its region of an arena, and as many idle ones leave as it takes to make room.
+away, is recognised. An adapter in a slot has its region of an arena (arena.py), because slots have
+no size of their own; as many idle ones leave as it takes to make room, those that are worth least
+(worth.py). Knows no request, no file and no memory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from .arena import Arena, rounded
+from .worth import Clock, Worth
 
 
 class State(Enum):
@@ -29,16 +31,16 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Placement:
-    """Bytes to move: put `adapter` into `slot`, at byte `offset` of the arena if there is one;
-    `evicted` left for it, and `emptied` stay empty.
+    """Bytes to move: put `adapter` into `slot`, at byte `offset` of the arena; `evicted` left for
+    it, and `emptied` are the slots of those that stay empty.
     """
 
     adapter: bytes
     slot: int
     generation: int
-    evicted: tuple[bytes, ...] = ()
-    offset: int = 0
-    emptied: tuple[int, ...] = ()
+    offset: int
+    evicted: tuple[bytes, ...]
+    emptied: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,11 @@ class NoFreeSlot:
 @dataclass(slots=True)
 class _Entry:
     state: State
-    reload_cost: float = 1.0
-    size_bytes: int = 0
+    worth: Worth
+    size_bytes: int
     slot: int | None = None
     generation: int = 0
     pins: int = 0
-    uses: int = 0
-    value: float = 0.0
     last_pin: int = 0
 
 
@@ -66,43 +66,40 @@ class SlotTable:
     """Adapters and slots. Pin before use, unpin after; `pin` says what to load."""
 
     num_slots: int
-    arena: Arena | None = None
+    arena: Arena
     _entries: dict[bytes, _Entry] = field(default_factory=dict)
     _owners: dict[int, bytes] = field(default_factory=dict)
     _pin_count: int = 0
     _generation: int = 0
-    _clock: float = 0.0
+    _clock: Clock = field(default_factory=Clock)
 
-    def hold(
-        self, adapter: bytes, in_host: bool, reload_cost: float = 1.0, size_bytes: int = 0
-    ) -> None:
-        """Know an adapter.
+    def know(self, adapter: bytes, reload_cost: float, size_bytes: int) -> None:
+        """Know an adapter that is in host memory.
 
         `reload_cost` is its reload time over its size: the dearer, the longer it stays;
-        `size_bytes` are those in an arena.
+        `size_bytes` are those in the arena.
         """
-        entry = self._entries.setdefault(adapter, _Entry(State.DISK))
-        entry.reload_cost = reload_cost
+        entry = self._entries.setdefault(adapter, _Entry(State.HOST, Worth(reload_cost), 0))
+        entry.worth.reload_cost = reload_cost
         if entry.slot is None:
             entry.size_bytes = size_bytes
-        if entry.state in (State.DISK, State.HOST):
-            entry.state = State.HOST if in_host else State.DISK
+            entry.state = State.HOST
 
     @property
-    def room_bytes(self) -> int | None:
-        """Bytes for all slots together, where they are counted."""
-        return None if self.arena is None else self.arena.size_bytes
+    def room_bytes(self) -> int:
+        """Bytes for all slots together."""
+        return self.arena.size_bytes
 
-    def can_ever_hold(self, size_bytes: int) -> bool:
+    def can_ever_place(self, size_bytes: int) -> bool:
         """Whether an adapter of that size fits once everybody else has left."""
-        return self.arena is None or rounded(size_bytes) <= self.arena.size_bytes
+        return rounded(size_bytes) <= self.arena.size_bytes
 
-    def holds(self, adapter: bytes) -> bool:
-        """Whether `hold` was called and `forget` was not."""
+    def knows(self, adapter: bytes) -> bool:
+        """Whether `know` was called and `forget` was not."""
         return adapter in self._entries
 
     def state(self, adapter: bytes) -> State:
-        """The adapter's state; it must be held."""
+        """The adapter's state; it must be known."""
         return self._entries[adapter].state
 
     def slot(self, adapter: bytes) -> int:
@@ -117,19 +114,19 @@ class SlotTable:
         return self._entries[adapter].generation
 
     def pins(self, adapter: bytes) -> int:
-        """How many uses hold the adapter."""
+        """How many uses keep the adapter in its slot."""
         return self._entries[adapter].pins
 
     def ready(self) -> list[bytes]:
         """Adapters that sit in a slot, loaded."""
         return [adapter for adapter, entry in self._entries.items() if entry.state is State.READY]
 
-    def held(self) -> list[bytes]:
-        """All adapters known."""
+    def known(self) -> list[bytes]:
+        """All adapters that `knows` is true of."""
         return list(self._entries)
 
     def pin(self, adapter: bytes) -> Placement | NoFreeSlot | None:
-        """Use a held adapter.
+        """Use a known adapter.
 
         None: it has its slot already (READY, or LOADING: wait for it). NoFreeSlot: not pinned.
         """
@@ -143,8 +140,7 @@ class SlotTable:
         entry.pins += 1
         self._pin_count += 1
         entry.last_pin = self._pin_count
-        entry.uses += 1
-        entry.value = self._clock + entry.uses * entry.reload_cost
+        self._clock.use(entry.worth)
         return placement
 
     def unpin(self, adapter: bytes) -> None:
@@ -201,11 +197,10 @@ class SlotTable:
             )
             assert entry.pins >= 0
             assert entry.pins == 0 or entry.slot is not None, "a pinned adapter has no slot"
-        if self.arena is not None:
-            self.arena.check()
-            assert self.arena.owners == set(self._owners.values()), (
-                "an adapter lies where it has no slot"
-            )
+        self.arena.check()
+        assert self.arena.owners == set(self._owners.values()), (
+            "an adapter lies where it has no slot"
+        )
 
     def _find_room(self, size_bytes: int) -> tuple[bytes, ...] | None:
         """Who must leave so that one more of that size fits: nobody, or those that are worth least.
@@ -213,7 +208,7 @@ class SlotTable:
         None: it cannot fit now.
         """
         victims: list[bytes] = []
-        if self.arena is not None and self.arena.find_hole(size_bytes) is None:
+        if self.arena.find_hole(size_bytes) is None:
             found = self.arena.find_victims(size_bytes, self._worth)
             if found is None:
                 return None
@@ -235,7 +230,7 @@ class SlotTable:
         None: it is pinned.
         """
         entry = self._entries[adapter]
-        return None if entry.pins else (entry.value, entry.last_pin)
+        return None if entry.pins else (entry.worth.value, entry.last_pin)
 
     def _place(self, adapter: bytes, entry: _Entry, leaving: tuple[bytes, ...]) -> Placement:
         slot = (
@@ -254,20 +249,17 @@ class SlotTable:
         entry.generation = self._generation
         entry.state = State.LOADING
         self._owners[slot] = adapter
-        offset = 0 if self.arena is None else self.arena.put(adapter, entry.size_bytes)
-        return Placement(adapter, slot, self._generation, leaving, offset=offset, emptied=emptied)
+        offset = self.arena.put(adapter, entry.size_bytes)
+        return Placement(adapter, slot, self._generation, offset, evicted=leaving, emptied=emptied)
 
     def _evict(self, adapter: bytes) -> None:
         entry = self._entries[adapter]
         self._leave(adapter, entry)
         entry.slot = None
         entry.state = State.HOST
-        self._clock = max(
-            self._clock, entry.value
-        )  # values rise with it, so that yesterday's favourite leaves at last
+        self._clock.leave(entry.worth)
 
     def _leave(self, adapter: bytes, entry: _Entry) -> None:
         if entry.slot is not None:
             del self._owners[entry.slot]
-            if self.arena is not None:
-                self.arena.remove(adapter)
+            self.arena.remove(adapter)

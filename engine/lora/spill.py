@@ -116,16 +116,16 @@ class Spill:
             return self._remember(signature, loaded)
         return loaded
 
-    def recall(self, config_path: Path, weights_path: Path, most_bytes: int) -> Loaded | None:
+    def recall(self, config_path: Path, weights_path: Path, max_bytes: int) -> Loaded | None:
         """Return what `load` would give, or None where that would have to wait.
 
-        It must be at most `most_bytes`, in the page cache, and not held by the other thread.
+        It must be at most `max_bytes`, in the page cache, and not held by the other thread.
         """
         if not self._changing.acquire(blocking=False):
             return None
         try:
             place = self._places.get((_signature(config_path), _signature(weights_path)))
-            if place is None or place.layout.size_bytes > most_bytes:
+            if place is None or place.layout.size_bytes > max_bytes:
                 return None
             memory = self._rooms.take(place.layout.size_bytes)
             packed = place.lay_out(memory)

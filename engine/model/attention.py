@@ -21,6 +21,7 @@ from typing import Protocol
 
 import torch
 
+from ..count import ceil_div
 from ..kv.pages import ZERO_PAGE
 from .layers import bmm
 
@@ -71,7 +72,7 @@ def group_runs(runs: Sequence[Rows], num_rows: int, page_tokens: int) -> list[At
     """Put runs of equal length and tile count together; order inside a group is row order."""
     shapes: dict[tuple[int, int], list[Rows]] = {}
     for run in runs:
-        shapes.setdefault((run.count, -(-(run.start + run.count) // TILE_TOKENS)), []).append(run)
+        shapes.setdefault((run.count, ceil_div(run.start + run.count, TILE_TOKENS)), []).append(run)
     return [
         _group(count, tiles, members, num_rows, page_tokens)
         for (count, tiles), members in shapes.items()

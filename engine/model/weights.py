@@ -56,7 +56,8 @@ def _check_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Raise ModelError when a tensor holds a NaN or an infinity, which would make every answer
     fail.
     """
-    if not math.isfinite(float(tensor.sum(dtype=torch.float64))):
+    least, most = torch.aminmax(tensor)  # either is NaN where any number is
+    if not (math.isfinite(least) and math.isfinite(most)):
         raise ModelError(f"tensor {name} of the base holds numbers that are not finite")
     return tensor
 

@@ -1,1 +1,1 @@
-"""One request, from its text to its receipt: on this node or on another."""
+"""Answers a request, from its text to its receipt, on this node or on another."""

@@ -1,4 +1,4 @@
-"""What a daemon must know about the base without loading it: its identity and its tokenizer.
+"""Reads what a daemon must know about the base without loading it: its identity and its tokenizer.
 
 Reads files; imports no tensors.
 """
@@ -18,15 +18,16 @@ from .tokenizer import BaseTokenizer, load_tokenizer
 
 @dataclass(frozen=True)
 class Base:
-    """One base model: who it is, and how text becomes its token ids."""
+    """One base model: its identity, and the tokenizer that turns text into its token ids."""
 
     identity: BaseIdentity
     tokenizer: BaseTokenizer
 
 
 def load_base(path: Path) -> Base:
-    """Read a GGUF file or a Hugging Face folder; hashing the weights takes some tenths of a second
-    for 100 MB.
+    """Read a GGUF file or a Hugging Face folder.
+
+    Hashing the weights takes a few tenths of a second per 100 MB. Raises ConfigError.
     """
     tokenizer = load_tokenizer(path)
     try:

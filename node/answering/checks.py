@@ -1,6 +1,6 @@
-"""What a request may ask of an answer at most, seen before anything is done for it.
+"""Decides which requests are within the protocol's bounds, before anything is done for them.
 
-Chooses nothing, and knows no model: how many tokens fit is the engine's to say.
+Does not know the model: how many tokens fit is for the engine to say.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from ..wire.infer import MAX_TOKENS
 
 
 def check_request(request: CompletionRequest) -> CompletionRequest:
-    """Give the request with every number of its terms' own type, as the wire wants them; raises
-    BadRequest naming the first field that makes no sense.
+    """Return the request with every number converted to its field's own type, as the wire needs
+    them.
+
+    Raises BadRequest that names the first field that is out of bounds.
     """
     _check_count("max_tokens", request.max_tokens, 1, MAX_TOKENS)
     _check_count("logprobs", request.logprobs or 0, 0, MAX_LOGPROBS)

@@ -19,8 +19,10 @@ from trio_typing import TaskStatus
 
 from engine.messages import Sampling
 from p2p.cid import Cid
-from p2p.errors import P2pError, StreamClosed
+from p2p.errors import P2pError, StreamClosed, sole_error
 from p2p.streams import FrameStream
+from proofs.attribution.shares import terms_of
+from proofs.errors import LedgerError
 from proofs.receipt import BARE_BASE
 
 from ..catalogue.catalogue import Catalogue
@@ -89,14 +91,25 @@ class Inbound:
             await Visit(self, stream).run()
         except NodeError as error:
             self.telemetry.count("requests_refused")
-            self.telemetry.log(f"inbound: refused {stream.remote[-8:]}: {error}")
+            self.telemetry.log(
+                f"inbound: refused {stream.remote[-8:]}: {error}", peer=stream.remote
+            )
             await self._refuse(stream, error.code, str(error))
         except wire.WireError as error:
             self.telemetry.reject("message", stream.remote, str(error))
             await self._refuse(stream, "bad_request", str(error))
         except P2pError as error:
             self.telemetry.count("clients_vanished")
-            self.telemetry.log(f"inbound: {stream.remote[-8:]} went away: {error}")
+            self.telemetry.log(
+                f"inbound: {stream.remote[-8:]} went away: {error}", peer=stream.remote
+            )
+        except (LedgerError, OSError) as error:  # our disk: what is not written down is not served
+            self.telemetry.trouble("inbound", f"requests are refused: {error}")
+            await self._refuse(
+                stream, "internal", "this node's disk takes nothing now; ask another"
+            )
+        else:
+            self.telemetry.clear("inbound")
 
     def terms(self) -> NodeTerms:
         """What is offered now."""
@@ -114,7 +127,9 @@ class Inbound:
         try:
             await stream.send(wire.encode(wire.Refusal(code, message[:1000])), SEND_DEADLINE_S)
         except P2pError as error:
-            self.telemetry.log(f"inbound: {stream.remote[-8:]} did not hear why: {error}")
+            self.telemetry.log(
+                f"inbound: {stream.remote[-8:]} did not hear why: {error}", peer=stream.remote
+            )
 
 
 class Visit:
@@ -144,6 +159,8 @@ class Visit:
                 nursery.start_soon(self._listen)
                 failure = await self._attend(nursery)
                 nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:  # the nursery wraps; a full disk has its name
+            raise sole_error(group) from None
         finally:
             self._leave()
         if failure is not None:
@@ -268,10 +285,9 @@ class Visit:
     async def _hold(self, action: node.HoldAdapter) -> node.AdapterHeld:
         catalogue = self._in.catalogue
         if action.adapter == BARE_BASE:
-            return node.AdapterHeld(catalogue.shares(self._in.owner, None), {})
-        pulled = await catalogue.hold(Cid(action.adapter))
-        shares = catalogue.shares(self._in.owner, pulled.manifest)
-        return node.AdapterHeld(shares, dict(pulled.timings_ms))
+            return node.AdapterHeld(None, {})
+        pulled = await catalogue.hold_guest(Cid(action.adapter))
+        return node.AdapterHeld(terms_of(pulled.manifest), dict(pulled.timings_ms))
 
     async def _open(self, action: node.OpenChannel) -> node.ChannelOpened:
         assert self._in.till is not None

@@ -1,7 +1,8 @@
-"""Who can answer a question: this node's own engine, or another node, behind one seam.
+"""Presents everything that can answer a question (this node's engine, another node) as `Peer` and
+`Call`.
 
-`service.py` tells the story of a request over `Peer` and `Call` alone; a test gives it peers that
-live in memory. Decides nothing about whom to ask.
+service.py tells the story of a request over these two alone; a test gives it peers that live in
+memory. Does not decide whom to ask.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from .remote import Caller
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How an answer ended. `receipt` is the digest of its body, None where nothing was paid."""
+class AnswerEnd:
+    """How an answer ended. `receipt` is its body's digest, None where nothing was paid."""
 
     reason: EndReason
     amount: int
@@ -46,48 +47,50 @@ Tokens = m.Tokens | wire.Output
 
 
 class Call(Protocol):
-    """One question at one peer, from the terms to the receipt."""
+    """One question to one peer, from agreeing on terms to the receipt."""
 
     async def open(self) -> Mapping[str, float]:
-        """Agree on terms. Gives the time (ms) that each part took so far."""
+        """Agree on terms. Returns how long (ms) each part took so far."""
 
     async def next_tokens(self) -> Tokens | None:
-        """The next tokens of the answer; None when it is complete."""
+        """Return the next tokens of the answer, or None when it is complete."""
 
     async def stop(self) -> None:
         """Ask for an early end; what was made until then still comes."""
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         """Settle what the answer cost, once it is complete."""
 
 
 class Peer(Protocol):
-    """Somebody who can answer. Errors are NodeErrors; RemoteErrors say that another may do."""
+    """A party that can answer. Errors are NodeErrors; a RemoteError says that another peer may
+    succeed.
+    """
 
     @property
     def peer_id(self) -> str:
-        """Its name on the network."""
+        """Return its peer id."""
 
     def ask(self, question: Question) -> AbstractAsyncContextManager[Call]:
-        """Reach it; leaving the block early ends the answer there, and what came is settled."""
+        """Open a call; leaving the block early ends the answer there, and what came is settled."""
 
 
 class Peers(Protocol):
-    """Everybody who can be asked from here."""
+    """Every party that can be asked from here."""
 
     @property
     def connected(self) -> Collection[str]:
-        """The ids of those to whom a connection stands."""
+        """Return the ids of the peers with an open connection."""
 
     def here(self) -> Peer:
-        """This node itself; NoEngine when it runs none."""
+        """Return this node itself. Raises NoEngine when it runs none."""
 
     def at(self, address: PeerAddress) -> Peer:
-        """Another node."""
+        """Return another node."""
 
 
 class NetworkPeers:
-    """The real ones: the engine of this process's host, and nodes over libp2p."""
+    """The real peers: this node's own engine, and nodes over libp2p."""
 
     def __init__(
         self, host: Host, engine: EngineHost | None, holder: Holder, caller: Caller
@@ -99,17 +102,17 @@ class NetworkPeers:
 
     @property
     def connected(self) -> Collection[str]:
-        """The ids of those to whom a connection stands."""
+        """Return the ids of the peers with an open connection."""
         return {peer.peer_id for peer in self._host.peers()}
 
     def here(self) -> Peer:
-        """This node itself; NoEngine when it runs none."""
+        """Return this node itself. Raises NoEngine when it runs none."""
         if self._engine is None:
             raise NoEngine("this daemon runs no engine; name another node")
         return OwnEngine(self._host.peer_id, self._engine, self._holder)
 
     def at(self, address: PeerAddress) -> Peer:
-        """Another node."""
+        """Return another node."""
         return RemoteNode(address, self._caller)
 
 
@@ -120,20 +123,20 @@ class Holder(Protocol):
     """Makes an adapter servable by this node's engine."""
 
     async def hold(self, cid: Cid) -> Held:
-        """Fetch, check and load it, unless that is done."""
+        """Fetch, check and load an adapter, unless that is done."""
 
 
 class Held(Protocol):
-    """What making an adapter servable took."""
+    """What it took to make an adapter servable."""
 
     @property
     def timings_ms(self) -> dict[str, float]:
-        """By part."""
+        """Return the time of each part."""
 
 
 @dataclass(frozen=True)
 class OwnEngine:
-    """This node's own engine as a peer."""
+    """This node's own engine, as a peer."""
 
     peer_id: str
     engine: EngineHost
@@ -177,10 +180,10 @@ class _EngineCall:
     async def stop(self) -> None:
         self._run.cancel()
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         ended = self._finished
         assert ended is not None, "an answer is finished before its end"
-        return Outcome(ended.reason, 0, None, ended.neighbours, ended.timings_ms)
+        return AnswerEnd(ended.reason, 0, None, ended.neighbours, ended.timings_ms)
 
 
 # --- another node: a receipt for every answer ---
@@ -188,19 +191,19 @@ class _EngineCall:
 
 @dataclass(frozen=True)
 class RemoteNode:
-    """Another node as a peer."""
+    """Another node, as a peer."""
 
     address: PeerAddress
     caller: Caller
 
     @property
     def peer_id(self) -> str:
-        """Its name on the network."""
+        """Return its peer id."""
         return self.address.peer_id
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[Call]:
-        """Reach it; a block that is cancelled stops the answer and settles what came."""
+        """Open a call; cancelling the block stops the answer and settles what came."""
         began = time.perf_counter()
         async with self.caller.call(self.address, question) as infer:
             call = _RemoteCall(infer, connect_ms=(time.perf_counter() - began) * 1000)
@@ -219,9 +222,9 @@ class _RemoteCall:
         self._outcome: client.Outcome | None = None
 
     async def open(self) -> Mapping[str, float]:
-        deal = await self._infer.open()
+        await self._infer.open()
         self._is_agreed = True
-        return {"connect": self._connect_ms} | dict(deal.offer.timings)
+        return {"connect": self._connect_ms}
 
     async def next_tokens(self) -> wire.Output | None:
         found = await self._infer.next_tokens()
@@ -233,14 +236,14 @@ class _RemoteCall:
     async def stop(self) -> None:
         self._infer.stop_soon()
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         ended = self._outcome
         assert ended is not None, "an answer is finished before its end"
-        return Outcome(
+        return AnswerEnd(
             ended.reason, ended.amount, ended.receipt, ended.neighbours, ended.timings_ms
         )
 
     async def leave(self) -> None:
-        """Whoever asked is gone: what came is settled all the same."""
+        """Settle what came although whoever asked is gone."""
         if self._is_agreed and self._outcome is None:
             await self._infer.settle_early()

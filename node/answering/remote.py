@@ -1,6 +1,7 @@
-"""The client's side of an infer stream: carries events to the machine that decides
-(wire/client_session.py), and does what it says: with the stream and the purse. Knows no order of
-messages, no text and no HTTP.
+"""Runs the client's side of an infer stream: feeds events to the machine that decides
+(wire/client_session.py), and carries out its actions on the stream and the purse.
+
+Knows no order of messages, no text and no HTTP.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from p2p.host import Host
 from p2p.peers import PeerAddress
 from p2p.streams import FrameStream
 
-from ..errors import NodeError, NodeRefused, NodeVanished, PaymentError, RemoteError
+from ..errors import (
+    NodeCheated,
+    NodeError,
+    NodeRefused,
+    NodeVanished,
+    PaymentError,
+    RemoteError,
+)
 from ..money.addresses import address_of_peer
 from ..money.purse import Pocket, Purse
 from ..wire import client_session as client
@@ -37,8 +45,8 @@ STOP_DEADLINE_S = 5.0
 class Call:
     """A stream to a node that answers one question; made by `Caller.call`.
 
-    Its state has one owner: the task that asks. What was to be done is still done after a wait was
-    cancelled.
+    Its state has one owner: the task that asks. Actions left over when a wait is cancelled are
+    carried out by the next one.
     """
 
     def __init__(
@@ -55,14 +63,16 @@ class Call:
         self._todo = deque(session.start(trio.current_time()))
 
     async def open(self) -> Deal:
-        """Ask, and agree on terms; raises NodeRefused, NodeCheated, NodeVanished, PaymentError."""
+        """Ask, and agree on terms. Raises NodeRefused, NodeCheated, NodeVanished, PaymentError."""
         found = await self._next()
         assert isinstance(found, client.Agree)
         return found.deal
 
     async def next_tokens(self) -> wire.Output | Outcome:
-        """Give the next tokens of the answer, paid ahead as it grows, or how it ended and was
-        settled; raises as `open` does.
+        """Return the next tokens of the answer, paying ahead as it grows, or how it ended and was
+        settled.
+
+        Raises what `open` does.
         """
         found = await self._next()
         assert not isinstance(found, client.Agree)
@@ -73,8 +83,9 @@ class Call:
         self._feed(client.StopWanted())
 
     async def settle_early(self) -> None:
-        """Stop and settle what came, within STOP_DEADLINE_S; never raises a node's fault: whoever
-        calls is already leaving.
+        """Stop and settle what came, within STOP_DEADLINE_S.
+
+        Never raises a node's fault: whoever calls this is already leaving.
         """
         with trio.CancelScope(shield=True, deadline=trio.current_time() + STOP_DEADLINE_S):
             try:
@@ -85,7 +96,7 @@ class Call:
                 return
 
     async def _next(self) -> client.Agree | client.Emit | client.Finish:
-        """Do what the machine says until it has something for whoever asks."""
+        """Carry out the machine's actions until it has something for the caller."""
         while True:
             while self._todo:
                 match action := self._todo[0]:
@@ -105,7 +116,7 @@ class Call:
             self._feed(await self._hear())
 
     def _feed(self, event: client.ClientEvent) -> None:
-        """Give the machine an event; what is to be kept is kept before anything else is done."""
+        """Give the machine an event; what must be kept is on disk before any other action runs."""
         for action in self._session.receive(event, trio.current_time()):
             if isinstance(action, Persist):
                 assert self._purse is not None
@@ -127,8 +138,8 @@ class Call:
             return Malformed(wire.WireError(str(error)))
 
     async def _say(self, message: wire.Message) -> None:
-        """Send what stands first; it stands there until it is sent, and a frame that was cut has
-        ended the stream.
+        """Send the first action's message, and drop it only once it is sent: a frame that was cut
+        off has ended the stream.
         """
         try:
             await self._stream.send(wire.encode(message), SEND_DEADLINE_S)
@@ -137,8 +148,8 @@ class Call:
         self._todo.popleft()
 
     async def _deposit(self, deposit: client.Deposit) -> None:
-        """Deposit what is missing. It is not tried again once it was cancelled: the money may be
-        under way.
+        """Deposit what is missing. A cancelled deposit is not retried: the money may be on its
+        way.
         """
         assert self._purse is not None
         assert self._pocket is not None
@@ -154,7 +165,8 @@ class Call:
 class Caller:
     """Opens calls to nodes.
 
-    `purse` None pays nobody (there is no chain); `most` is the highest price this client accepts.
+    `purse` None pays nobody (there is no chain); `most` is the highest price that this client
+    accepts.
     """
 
     def __init__(
@@ -174,7 +186,9 @@ class Caller:
 
     @asynccontextmanager
     async def call(self, peer: PeerAddress, question: Question) -> AsyncIterator[Call]:
-        """A stream to this node, with the channel that pays it; raises NodeVanished, NoChannel."""
+        """Open a stream to this node, with the channel that pays it. Raises NodeVanished,
+        NoChannel.
+        """
         try:
             await self._host.connect_to(peer, CONNECT_DEADLINE_S)
         except P2pError as error:
@@ -197,22 +211,25 @@ class Caller:
 
     @asynccontextmanager
     async def _lend_pocket(self, peer_id: str) -> AsyncIterator[Pocket | None]:
-        """The channel that pays this node; one that the node does not take is forgotten."""
+        """The channel that pays this node; one about which we and the node do not agree is left."""
         if self._purse is None:
             yield None
             return
         pocket = await self._purse.pocket(peer_id)
         pocket.visits += 1
-        is_refused = False
+        is_left = False
         try:
             yield pocket
         except NodeRefused as refusal:
-            is_refused = refusal.code == "no_channel"
+            is_left = refusal.code == "no_channel"
+            raise
+        except NodeCheated:
+            is_left = True
             raise
         finally:
             pocket.visits -= 1
-            if is_refused:
-                self._purse.forget(peer_id)
+            if is_left:
+                self._purse.forget(pocket)
 
     @asynccontextmanager
     async def _open_stream(self, peer: PeerAddress) -> AsyncIterator[FrameStream]:

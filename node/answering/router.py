@@ -1,4 +1,4 @@
-"""Who should answer: this node's engine, or which peer. Decides purely; asks and dials nobody."""
+"""Decides who should answer: this node's engine, or which peer. Pure; asks and dials nobody."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class There:
 class Router:
     """Ranks nodes.
 
-    Remembers, for a short while, who provides what and which peers failed; `now_s` is any clock
-    that does not go back.
+    Remembers for a short while which peers provide what and which failed; `now_s` is any clock that
+    does not go backwards.
     """
 
     own_peer_id: str
@@ -35,11 +35,13 @@ class Router:
     _providers: dict[Cid, tuple[tuple[PeerAddress, ...], float]] = field(default_factory=dict)
 
     def serves_here(self, named_node: str | None) -> bool:
-        """Whether this node's own engine should answer: it has one and nobody else was named."""
+        """Return whether this node's own engine should answer: it has one, and no other node was
+        named.
+        """
         return self.has_engine and named_node in (None, self.own_peer_id)
 
     def recall(self, cid: Cid, now_s: float) -> tuple[PeerAddress, ...]:
-        """Who was found to provide this lately; empty when that is forgotten, or when all of them
+        """Return who was recently found to provide this; empty when that has expired or all of them
         failed since.
         """
         peers, until = self._providers.get(cid, ((), 0.0))
@@ -50,7 +52,7 @@ class Router:
         )
 
     def remember(self, cid: Cid, peers: Iterable[PeerAddress], now_s: float) -> None:
-        """These provide it now."""
+        """Record who provides this now."""
         if len(self._providers) >= MAX_REMEMBERED:
             self._providers.pop(next(iter(self._providers)))
         self._providers[cid] = (tuple(peers), now_s + REMEMBER_S)
@@ -58,8 +60,8 @@ class Router:
     def rank(
         self, candidates: Iterable[PeerAddress], connected: Collection[str], now_s: float
     ) -> There:
-        """Order providers: those that did not fail lately first, then those already connected, else
-        as found.
+        """Order providers: first those that did not fail recently, then those already connected,
+        otherwise as found.
         """
         unique = {peer.peer_id: peer for peer in candidates if peer.peer_id != self.own_peer_id}
         order = sorted(
@@ -69,7 +71,7 @@ class Router:
         return There(tuple(order))
 
     def failed(self, peer_id: str, now_s: float) -> None:
-        """A peer vanished, cheated or refused: ask it last for a while."""
+        """Record that a peer vanished, cheated or refused; it is asked last for a while."""
         if len(self._benched) >= MAX_BENCHED:
             self._benched.pop(next(iter(self._benched)))
         self._benched[peer_id] = now_s + BENCH_S

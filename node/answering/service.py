@@ -1,7 +1,8 @@
-"""One request, from its text to its receipt.
+"""Answers one request, from its text to its receipt.
 
 The story is `_answer`: text → question → who is asked → tokens → text → how it ended. Decides who
-is asked next when a node fails; how a stream is paid and how text is cut stand elsewhere.
+is asked next when a node fails; does not know how a stream is paid (wire/) or where text is cut
+(stream.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
 from p2p.peers import PeerAddress
+from proofs.attribution.shares import terms_of
 from proofs.manifest import Manifest
 from proofs.receipt import BARE_BASE
 
@@ -37,9 +39,8 @@ from ..errors import (
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
-from ..wire.metering import ShareRow
 from .checks import check_request
-from .peers import Outcome, Peer, Peers
+from .peers import AnswerEnd, Peer, Peers
 from .router import Router
 from .stream import AnswerSender, Writer, open_answer
 from .tokenizer import BaseTokenizer
@@ -50,19 +51,16 @@ class Catalogue(Protocol):
 
     @property
     def base(self) -> bytes:
-        """The digest of the base that this daemon knows."""
+        """Return the digest of the base that this daemon knows."""
 
     async def resolve(self, model: str) -> Cid | None:
-        """Which adapter a text means; None is the bare base. Raises UnknownModel."""
+        """Return the adapter that a text names; None is the bare base. Raises UnknownModel."""
 
     async def providers(self, cid: Cid) -> Sequence[PeerAddress]:
-        """Who on the network has it."""
+        """Find the peers that provide it."""
 
     async def manifest(self, cid: Cid) -> Manifest:
-        """What its creator signed."""
-
-    def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
-        """Who must share the fee for it when `owner`'s node serves it."""
+        """Return what its creator signed."""
 
 
 class Times:
@@ -74,7 +72,7 @@ class Times:
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Add what the block takes to a part."""
+        """Add the time that the block takes to a part."""
         began = time.perf_counter()
         try:
             yield
@@ -82,21 +80,21 @@ class Times:
             self.add({part: (time.perf_counter() - began) * 1000})
 
     def add(self, parts: Mapping[str, float]) -> None:
-        """Add what was measured elsewhere."""
+        """Add times measured elsewhere."""
         for part, took_ms in parts.items():
             self._parts[part] = self._parts.get(part, 0.0) + took_ms
 
     def mark(self, part: str) -> None:
-        """Write down once how long ago the request came."""
+        """Record, once, how long ago the request came."""
         self._parts.setdefault(part, (time.perf_counter() - self._started) * 1000)
 
     def as_dict(self) -> dict[str, float]:
-        """All parts so far."""
+        """Return all parts so far."""
         return dict(self._parts)
 
 
 class Service:
-    """Answers requests of this daemon's own faces, here or on the network."""
+    """Answers requests from this daemon's own faces, here or on the network."""
 
     def __init__(
         self,
@@ -128,7 +126,9 @@ class Service:
     async def _run(
         self, request: CompletionRequest, answer: AnswerSender, scope: trio.CancelScope
     ) -> None:
-        """Answer until it ends, fails or is cancelled; whatever fails is told to who asked."""
+        """Answer until the answer ends, fails or is cancelled; report any failure to whoever
+        asked.
+        """
         try:
             with scope:
                 await self._answer(request, answer)
@@ -145,7 +145,9 @@ class Service:
             answer.close()
 
     async def _answer(self, request: CompletionRequest, answer: AnswerSender) -> None:
-        """Text → question → who is asked, best first → tokens → text → how it ended."""
+        """Turn text into a question, ask the best peer first, turn tokens into text, and say how it
+        ended.
+        """
         request = check_request(request)
         _check_node(request.node)
         prompt_ids = self._tokenizer.encode_prompt(request.prompt)
@@ -169,8 +171,10 @@ class Service:
     async def _question(
         self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
     ) -> Question:
-        """In the engine's terms. Who shares the fee matters where there is one: nobody pays himself
-        and an own engine does not wait for the manifest here.
+        """Put the request in the engine's terms.
+
+        Who shares the fee is looked up only where there is a fee: nobody pays himself, so an answer
+        by one's own engine does not wait for the manifest here.
         """
         is_paid = not self._router.serves_here(request.node)
         manifest = await self._catalogue.manifest(cid) if cid and is_paid else None
@@ -183,20 +187,20 @@ class Service:
             logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
             client_seed=_client_seed(request.seed),
-            shares=lambda owner: self._catalogue.shares(owner, manifest),
+            attribution=terms_of(manifest) if manifest else None,
         )
 
     # --- whom to ask ---
 
     async def _peers_for(self, request: CompletionRequest, cid: Cid | None) -> list[Peer]:
-        """This node, or else who may answer, best first."""
+        """List who may answer, best first: this node, or else other nodes."""
         if self._router.serves_here(request.node):
             return [self._peers.here()]
         return [self._peers.at(address) for address in await self._places(request.node, cid)]
 
     async def _places(self, named: str | None, cid: Cid | None) -> Sequence[PeerAddress]:
-        """The named node, else providers of the adapter, else those of the base: they can fetch
-        the adapter.
+        """List the named node, else providers of the adapter, else those of the base, which can
+        fetch the adapter.
         """
         connected = self._peers.connected
         if named is not None and named in connected:
@@ -219,8 +223,8 @@ class Service:
         return tuple(found)
 
     def _failed(self, peer: Peer, error: NodeError, writer: Writer) -> NodeError:
-        """Remember a peer's failure. Raises it where nobody else can do better: the peer was not
-        to blame, or a token came already.
+        """Record a peer's failure; re-raise it where no other peer can do better (the peer was not
+        to blame, or a token already came).
         """
         self._router.failed(peer.peer_id, time.monotonic())
         if isinstance(error, NodeCheated):
@@ -246,7 +250,7 @@ class Service:
             outcome = await call.finish()
         self._end(question, outcome, writer=writer, times=times)
 
-    def _end(self, question: Question, outcome: Outcome, *, writer: Writer, times: Times) -> None:
+    def _end(self, question: Question, outcome: AnswerEnd, *, writer: Writer, times: Times) -> None:
         times.add(outcome.timings_ms)
         times.mark("total")
         writer.flush()
@@ -273,14 +277,14 @@ def _check_node(node: str | None) -> None:
 
 
 def _may_try_elsewhere(error: NodeError) -> bool:
-    """Whether another node could do what this one did not."""
+    """Return whether another node could succeed where this one did not."""
     if isinstance(error, NodeRefused):
         return BY_CODE[error.code].elsewhere
     return isinstance(error, NodeVanished | NodeCheated | NoProvider)
 
 
 def _client_seed(seed: int | None) -> bytes:
-    """The client's half of the sampling seed: random, or fixed by the request."""
+    """Return the client's half of the sampling seed: random, or fixed by the request."""
     if seed is None:
         return secrets.token_bytes(32)
     return hashlib.sha256(b"lorikeet client seed %d" % seed).digest()

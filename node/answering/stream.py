@@ -1,5 +1,5 @@
-"""An answer on its way to whoever asked: a bounded queue of events, and the writer that turns
-tokens into text.
+"""Carries an answer to whoever asked: a bounded queue of events, and the writer that turns tokens
+into text.
 
 Decides where text is cut; does not know who answers.
 """
@@ -24,13 +24,15 @@ EVENTS_BESIDE_TOKENS = 8
 
 
 class AnswerSender:
-    """Where the events of one answer go in. Closing it ends the answer."""
+    """The end of an answer into which events are put. Closing it ends the answer."""
 
     def __init__(self, channel: trio.MemorySendChannel[CompletionEvent | NodeError]) -> None:
         self._channel = channel
 
     def put(self, event: CompletionEvent) -> None:
-        """Queue an event; there is room for one a token, so it never waits for a slow listener."""
+        """Queue an event; there is room for one per token, so it never waits for a slow
+        listener.
+        """
         self._channel.send_nowait(event)
 
     def fail(self, error: NodeError) -> None:
@@ -38,12 +40,14 @@ class AnswerSender:
         self._channel.send_nowait(error)
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """End the answer; nothing more comes."""
         self._channel.close()
 
 
 class AnswerReceiver:
-    """Where they come out: iterate it; an error that ended the answer is raised in its turn."""
+    """The end from which events are read, by iterating; an error that ended the answer is raised in
+    its turn.
+    """
 
     def __init__(self, channel: trio.MemoryReceiveChannel[CompletionEvent | NodeError]) -> None:
         self._channel = channel
@@ -53,7 +57,7 @@ class AnswerReceiver:
         return self
 
     async def __anext__(self) -> CompletionEvent:
-        """The next event."""
+        """Wait for the next event."""
         try:
             event = await self._channel.receive()
         except trio.EndOfChannel:
@@ -64,7 +68,7 @@ class AnswerReceiver:
 
 
 def open_answer(max_tokens: int) -> tuple[AnswerSender, AnswerReceiver]:
-    """Both ends of an answer of at most so many tokens."""
+    """Create both ends of an answer of at most so many tokens."""
     room = max(max_tokens, 0) + EVENTS_BESIDE_TOKENS
     send, receive = trio.open_memory_channel[CompletionEvent | NodeError](room)
     return AnswerSender(send), AnswerReceiver(receive)
@@ -88,7 +92,7 @@ class Writer:
         self._answer.put(event)
 
     def put(self, token_ids: Sequence[int], logprobs: Sequence[Reported] = ()) -> bool:
-        """More tokens; True when the answer should end here because a stop text came."""
+        """Write more tokens; return True when a stop text came and the answer should end here."""
         self.num_tokens += len(token_ids)
         if self.stopped:
             return False
@@ -98,7 +102,7 @@ class Writer:
         return self.stopped
 
     def flush(self) -> None:
-        """Give out what was held back for a stop text or an incomplete character."""
+        """Write what was held back for a stop text or an incomplete character."""
         if self.stopped:
             return
         text, stopped = self._finder.feed(self._detokenizer.flush())

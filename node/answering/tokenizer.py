@@ -1,9 +1,9 @@
-"""Text to token ids and back, from the base's own files.
-
-Knows no network, and of the engine only how a base's files are read; the engine sees only ids.
+"""Turns text into token ids and back, by the base's own files.
 
 A GGUF file's metadata, or a Hugging Face folder's tokenizer.json, gives the vocabulary and the chat
 template. The template is a stranger's program, so it runs in jinja's sandbox.
+
+Knows no network, and of the engine only how a base's files are read; the engine sees only ids.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ INCOMPLETE = "\ufffd"
 
 
 def _byte_letters() -> dict[str, int]:
-    """Letter → byte of byte-level vocabularies: printable ones of Latin-1 stand for themselves, the
-    others are the letters from U+0100 on.
+    """Map each letter of a byte-level vocabulary to its byte (GPT-2's `bytes_to_unicode`).
+
+    Printable Latin-1 characters stand for themselves; the other bytes are the letters from U+0100
+    on.
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
@@ -60,7 +62,7 @@ _BYTES = _byte_letters()
 class BaseTokenizer:
     """The vocabulary and template of one base.
 
-    `tokenizer_hash` and `template_hash` are what a manifest names.
+    `tokenizer_hash` and `template_hash` are the ones that a manifest names.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class BaseTokenizer:
         self.name = name
 
     def encode_prompt(self, prompt: str | tuple[ChatMessage, ...]) -> list[int]:
-        """Give a prompt's token ids; chat turns go through the base's template."""
+        """Return a prompt's token ids; chat turns go through the base's template. Raises
+        BadRequest.
+        """
         text = prompt if isinstance(prompt, str) else self.render(prompt)
         if not text:
             raise BadRequest("the prompt is empty")
@@ -94,8 +98,10 @@ class BaseTokenizer:
         return list(self._vocabulary.encode(text, add_special_tokens=isinstance(prompt, str)).ids)
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
-        """Lay chat turns out as the base was trained to read them, ending where the assistant
+        """Lay out chat turns as the base was trained to read them, ending where the assistant
         speaks.
+
+        Raises BadRequest.
         """
         if self._template is None:
             raise BadRequest("this base has no chat template: send a plain prompt")
@@ -108,12 +114,13 @@ class BaseTokenizer:
             raise BadRequest(f"the base's chat template refused these messages: {error}") from error
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Give the text of ids, without control tokens."""
+        """Return the text of ids, without control tokens."""
         return self._vocabulary.decode(list(token_ids), skip_special_tokens=True)
 
     def spell(self, token_id: int) -> bytes:
-        """The bytes that one id stands for, which need not be whole characters; a control token is
-        spelled by its name.
+        """Return the bytes that one id stands for, not necessarily whole characters.
+
+        A control token is spelled by its name.
         """
         text = self._vocabulary.decode([token_id], skip_special_tokens=False)
         if INCOMPLETE not in text:
@@ -126,19 +133,19 @@ class BaseTokenizer:
         )
 
     def save(self, path: Path) -> None:
-        """Write the vocabulary as a tokenizer.json, whatever the base's own files look like."""
+        """Write the vocabulary as a tokenizer.json, whatever format the base's own files have."""
         whole = path.with_suffix(".partial")
         whole.write_text(self._vocabulary.to_str())
         whole.replace(path)
 
     def detokenizer(self) -> Detokenizer:
-        """A fresh stream decoder for one answer."""
+        """Return a new stream decoder for one answer."""
         return Detokenizer(self)
 
 
 class Detokenizer:
-    """Turns arriving ids into text that never has to be taken back: incomplete characters wait for
-    their last byte.
+    """Turns arriving ids into text that never has to be taken back: an incomplete character waits
+    for its last byte.
     """
 
     def __init__(self, tokenizer: BaseTokenizer) -> None:
@@ -148,7 +155,7 @@ class Detokenizer:
         self._shown = 0  # characters of decode(ids[start:]) already given out
 
     def feed(self, token_ids: Sequence[int]) -> str:
-        """More text, possibly empty."""
+        """Add ids and return the new text, possibly empty."""
         self._ids.extend(token_ids)
         text = self._tokenizer.decode(self._ids[self._start :])
         if text.endswith(INCOMPLETE):
@@ -159,11 +166,11 @@ class Detokenizer:
         return fresh
 
     def flush(self) -> str:
-        """Whatever is left at the end, complete or not."""
+        """Return whatever is left at the end, complete or not."""
         return self._tokenizer.decode(self._ids[self._start :])[self._shown :]
 
     def _forget(self) -> None:
-        """Keep a short window, so that a long answer costs linear time."""
+        """Keep only a short window of ids, so that a long answer costs linear time."""
         if len(self._ids) - self._start > 32:
             self._start = len(self._ids) - 8
             self._shown = len(self._tokenizer.decode(self._ids[self._start :]))
@@ -177,7 +184,7 @@ class StopFinder:
     held: str = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
-        """Give the text that is safe to show, and whether a stop string was met."""
+        """Return the text that is safe to show, and whether a stop string was found."""
         self.held += text
         hits = [at for at in (self.held.find(stop) for stop in self.stops) if at >= 0]
         if hits:
@@ -199,7 +206,7 @@ class StopFinder:
 
 
 def load_tokenizer(path: Path) -> BaseTokenizer:
-    """Read a base's tokenizer from a GGUF file or a Hugging Face folder."""
+    """Read a base's tokenizer from a GGUF file or a Hugging Face folder. Raises ConfigError."""
     if path.is_dir():
         return _from_folder(path)
     try:
@@ -299,9 +306,8 @@ def _from_gguf(metadata: dict[str, Any], path: Path) -> BaseTokenizer:
             f"{path}: a special token's id lies outside the vocabulary of {len(tokens)}"
         )
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    whole_words = (
-        pre == "llama-bpe"
-    )  # Llama 3 takes a word that is a token as it is, whatever the merges would make of it
+    # Llama 3 takes a word that is a token as it is, whatever the merges would make of it.
+    whole_words = pre == "llama-bpe"
     vocabulary = Tokenizer(
         models.BPE(
             vocab={token: at for at, token in enumerate(tokens)},

@@ -1,1 +1,1 @@
-"""Which adapters there are: published, found, held."""
+"""Publishes, finds and holds adapters."""

@@ -1,9 +1,10 @@
-"""What is heard of adapters on the network, and what this node says of its own.
+"""Listens to what is said of adapters on the network, and says what this node has.
 
     heard:  a manifest on the topic → its creator's signature holds → forwarded and remembered
-    said:   provider records, signed names, manifests on the topic; what fails is said again later
+    said:   provider records, signed names, manifests on the topic; failures are retried later
 
-Fetches no adapter, and decides neither which are held nor when to speak.
+Decides which announcements are forwarded. Fetches no adapter, and decides neither which are held
+nor when to speak.
 """
 
 from __future__ import annotations
@@ -30,29 +31,29 @@ MAX_KNOWN = 4096
 
 
 class Topics(Protocol):
-    """Where announcements go and come from: p2p.gossip.Gossip."""
+    """The gossip topics: implemented by p2p.gossip.Gossip."""
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Send to everybody who subscribes."""
+        """Send to every subscriber."""
 
     async def subscribe(
         self, topic: str, validate: Validate
     ) -> trio.MemoryReceiveChannel[GossipMessage]:
-        """Hear what `validate` accepts."""
+        """Receive the messages that `validate` accepts."""
 
 
 class Records(Protocol):
-    """Where provider records and names are put: p2p.dht.Dht."""
+    """The DHT's records: implemented by p2p.dht.Dht."""
 
     async def provide(self, cid: Cid) -> bool:
-        """Say that this node has the bytes; raises P2pError."""
+        """Publish that this node has the bytes. Raises P2pError."""
 
     async def put_name(self, record: NameRecord) -> int:
-        """Store a signed name; raises P2pError."""
+        """Store a signed name. Raises P2pError."""
 
 
 class Known:
-    """The adapters this node has heard of, the `limit` latest of them."""
+    """The `limit` adapters that this node heard of most recently."""
 
     def __init__(self, limit: int = MAX_KNOWN) -> None:
         self._limit = limit
@@ -66,7 +67,7 @@ class Known:
             self._manifests.popitem(last=False)
 
     def find(self, cid: Cid) -> Manifest | None:
-        """Give the manifest behind a CID, if it was heard of."""
+        """Return the manifest with this CID, or None if it was not heard of."""
         return self._manifests.get(cid)
 
     def __iter__(self) -> Iterator[tuple[Cid, Manifest]]:
@@ -75,8 +76,9 @@ class Known:
 
 
 class Announcer:
-    """Says on the network what this node has. Raises nothing: what fails is logged, and its caller
-    says it again in time.
+    """Says on the network what this node has.
+
+    Raises nothing: failures are logged, and the caller repeats everything in time.
     """
 
     def __init__(self, records: Records, topics: Topics, log: Callable[[str], None]) -> None:
@@ -85,15 +87,16 @@ class Announcer:
         self._log = log
 
     async def provide(self, cid: Cid) -> None:
-        """Say that this node has the bytes of a CID."""
+        """Publish that this node has the bytes of a CID."""
         try:
             await self._records.provide(cid)
         except P2pError as error:
             self._log(f"announcements: {cid} was not provided now: {error}; it is tried again")
 
     async def put_name(self, creator: Identity, name: str, cid: Cid) -> None:
-        """Say that a creator's name is this adapter; the time is the sequence, so that later
-        wins.
+        """Publish that a creator's name means this adapter.
+
+        The time in seconds is the record's sequence, so the later one wins.
         """
         try:
             await self._records.put_name(sign_name(creator, name, int(time.time()), cid))
@@ -103,7 +106,7 @@ class Announcer:
             )
 
     async def announce(self, manifest_bytes: bytes) -> None:
-        """Tell everybody who listens of an adapter."""
+        """Tell every listener about an adapter."""
         await self._topics.publish(TOPIC, manifest_bytes)
 
 

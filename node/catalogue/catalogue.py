@@ -1,6 +1,6 @@
-"""The whole catalogue of one daemon, as its faces and its requests use it.
+"""Presents one daemon's adapters to its faces and its requests.
 
-Puts nothing together that could stand alone: names, holdings, what is known, and reports over them.
+Decides nothing: passes calls on to names, holdings, what is known, and reports over them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from pathlib import Path
 from p2p.cid import Cid
 from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
-from proofs.attribution.shares import SharePolicy
 from proofs.manifest import Manifest
 
 from ..api import AdapterInfo, AdapterState, PullReport
 from ..errors import AdapterError
-from ..wire.metering import ShareRow, expected_shares
 from .announcements import Known
 from .fetching import Fetcher, Pulled, since_ms
 from .holding import Holdings, size_of
@@ -40,30 +38,31 @@ class Catalogue:
 
     @property
     def base(self) -> bytes:
-        """The digest of the base served or asked for here."""
+        """Return the digest of the base that is served or asked for here."""
         return self.holdings.base
 
     # --- what requests ask ---
 
     async def resolve(self, model: str) -> Cid | None:
-        """Give the CID that a text means, None for the bare base; raises UnknownModel."""
+        """Return the CID that a text names, None for the bare base. Raises UnknownModel."""
         return await self.names.resolve(model)
 
     async def hold(self, cid: Cid) -> Pulled:
-        """Make an adapter servable here; raises NoProvider, AdapterError, EngineError."""
+        """Make an adapter servable here. Raises NoProvider, AdapterError, EngineError."""
         return await self.holdings.hold(cid)
+
+    async def hold_guest(self, cid: Cid) -> Pulled:
+        """The same for a stranger: it makes room again when others are wanted more."""
+        return await self.holdings.hold_guest(cid)
 
     async def providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
         return await self.fetcher.find_providers(cid)
 
-    def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
-        """Say who shares a fee that `owner`'s node earns with an adapter; None is the bare base."""
-        return expected_shares(SharePolicy(), owner, manifest)
-
     async def manifest(self, cid: Cid) -> Manifest:
-        """Give the signed description behind a CID, fetched when it is not here; raises NoProvider,
-        AdapterError.
+        """Return the manifest with this CID, fetching it when it is not here.
+
+        Raises NoProvider, AdapterError.
         """
         found = self.holdings.find(cid) or self.known.find(cid)
         if found is None:
@@ -74,7 +73,7 @@ class Catalogue:
     # --- what the daemon's faces ask ---
 
     async def pull(self, model: str) -> PullReport:
-        """Resolve a text and hold that adapter."""
+        """Resolve a text and hold the adapter that it names."""
         started = time.perf_counter()
         cid = await self.names.resolve(model)
         if cid is None:
@@ -100,7 +99,7 @@ class Catalogue:
         return self._describe(published.cid, published.manifest, num_others=0)
 
     async def listing(self) -> list[AdapterInfo]:
-        """List everything held or heard of, with how many peers provide it."""
+        """List every adapter held or heard of, with how many peers provide it."""
         manifests = dict(self.known) | dict(self.holdings.held())
         others = await self.popularity.count(list(manifests))
         return [self._describe(cid, manifest, others[cid]) for cid, manifest in manifests.items()]
@@ -120,5 +119,7 @@ class Catalogue:
 
 
 def names_of(known: Known, holdings: Holdings) -> list[str]:
-    """List the names of everything held or heard of, to suggest when another was meant."""
+    """List the names of every adapter held or heard of, to suggest for a name that was not
+    found.
+    """
     return [manifest.name for _, manifest in (*known, *holdings.held())]

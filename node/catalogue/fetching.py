@@ -1,9 +1,9 @@
-"""Brings an adapter's bytes here: who has them, the manifest, the blocks that are missing.
+"""Brings an adapter's bytes here: finds who has them, fetches the manifest and the missing blocks.
 
-    CID → the manifest, from the store or from a provider → blocks from all providers at once, each
-    hashed on arrival
+    CID → the manifest, from the store or from a provider → blocks from all providers at once,
+          each hashed on arrival
 
-Knows neither the base nor the engine; whether an adapter is wanted is holding.py's.
+Does not know the base or the engine; holding.py decides which adapters are wanted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from p2p.cid import Cid
 from p2p.errors import FetchFailed, P2pError
 from p2p.host import Host
 from p2p.peers import PeerAddress
-from proofs.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestError, parse_manifest
+from proofs.manifest import MAX_MANIFEST_BYTES, File, Manifest, ManifestError, parse_manifest
 
 from ..errors import AdapterError, NoProvider
 from ..telemetry import Telemetry
@@ -32,9 +32,9 @@ MAX_PROVIDERS = 8
 
 @dataclass
 class Pulled:
-    """One adapter whose bytes are here, and how they came: times in milliseconds.
+    """An adapter whose bytes are here, and how they came; times in milliseconds.
 
-    `rejected`: peer, CID and reason of each block that was not what its hash says.
+    `rejected`: peer, CID and reason for each block that did not match its hash.
     """
 
     cid: Cid
@@ -43,9 +43,11 @@ class Pulled:
     timings_ms: dict[str, float] = field(default_factory=dict)
     blocks_by_peer: dict[str, int] = field(default_factory=dict)
     rejected: tuple[tuple[str, str, str], ...] = ()
+    fetched: set[Cid] = field(default_factory=set)
+    """What came from the network for it, the manifest among it: nothing else is to be deleted."""
 
     def add(self, part: str, ms: float) -> None:
-        """Count time towards a part."""
+        """Add time to a part."""
         self.timings_ms[part] = self.timings_ms.get(part, 0.0) + ms
 
 
@@ -64,8 +66,9 @@ class Fetcher:
         )
 
     async def fetch_manifest(self, cid: Cid) -> Pulled:
-        """Have the manifest, from the store or from a provider; who provides is asked once, for the
-        blocks as well. Raises NoProvider, AdapterError.
+        """Return the manifest, from the store or from a provider.
+
+        The providers are looked up once, and kept for the blocks. Raises NoProvider, AdapterError.
         """
         data = self._store.get(cid)
         if data is not None:
@@ -87,14 +90,20 @@ class Fetcher:
         except P2pError as error:
             raise NoProvider(f"the manifest {cid} could not be fetched: {error}") from error
         timings_ms = {"lookup": (found - started) * 1000, "fetch": since_ms(found)}
-        return Pulled(cid, _parse(cid, data), providers, timings_ms)
+        try:
+            manifest = _parse(cid, data)
+        except AdapterError:
+            self._store.delete(cid)
+            raise
+        return Pulled(cid, manifest, providers, timings_ms, fetched={cid})
 
-    async def fetch_blocks(self, pulled: Pulled) -> None:
-        """Have every block of the adapter's files in the store, and say in `pulled` how they came.
+    async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
+        """Have every block of these files of the adapter in the store, and say in `pulled` how they
+        came.
 
         Raises NoProvider.
         """
-        blocks = [block for file in pulled.manifest.files for block in file.blocks]
+        blocks = [block for file in files for block in file.blocks]
         wanted = [BlockRef(Cid(digest), size) for digest, size in blocks]
         missing = [ref for ref in wanted if not self._store.has(ref.cid)]
         if not missing:
@@ -103,6 +112,7 @@ class Fetcher:
             started = time.perf_counter()
             pulled.providers = await self.find_providers(pulled.cid)
             pulled.add("lookup", since_ms(started))
+        pulled.fetched |= {ref.cid for ref in missing}
         try:
             report = await fetch_blocks(
                 self._host, self._store, missing, pulled.providers, deadline_s=FETCH_DEADLINE_S
@@ -116,11 +126,12 @@ class Fetcher:
     def _note(self, pulled: Pulled, report: FetchReport) -> None:
         pulled.add("fetch", report.seconds * 1000)
         pulled.add("verify", report.verify_s * 1000)
-        pulled.blocks_by_peer = dict(report.blocks_by_peer)
-        pulled.rejected = tuple((peer, str(cid), reason) for peer, cid, reason in report.rejected)
+        rejected = tuple((peer, str(cid), reason) for peer, cid, reason in report.rejected)
+        pulled.rejected += rejected
         for peer, count in report.blocks_by_peer.items():
+            pulled.blocks_by_peer[peer] = pulled.blocks_by_peer.get(peer, 0) + count
             self._telemetry.count(f"blocks_fetched:{peer}", count)
-        for peer, block, reason in pulled.rejected:
+        for peer, block, reason in rejected:
             self._telemetry.reject("block", peer, f"{reason}: {block}")
 
 
@@ -132,5 +143,5 @@ def _parse(cid: Cid, data: bytes) -> Manifest:
 
 
 def since_ms(started: float) -> float:
-    """Give the milliseconds since a `time.perf_counter`."""
+    """Return the milliseconds since a reading of `time.perf_counter`."""
     return (time.perf_counter() - started) * 1000

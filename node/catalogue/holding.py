@@ -1,61 +1,83 @@
-"""Holds adapters: whatever is missing of one is fetched, checked, written, and given to the engine.
+"""Holds adapters: fetches what is missing of one, checks it, writes it, and gives it to the engine.
 
-    hold:  CID → manifest → base checked → blocks → files → engine → offered to others
+    hold:  CID → manifest → base and files checked → its configuration, read → its weights
+               → files → engine → offered to others
 
-"Held" means here: its bytes are on this disk and, where there is an engine, it serves them. Knows
-neither names nor requests, and no money.
+"Held" means here: its bytes are on this disk and, where there is an engine, it serves them. What
+strangers asked for is a *guest*: all guests together have a bounded place, the one that nobody
+wanted for longest makes room, and nothing is left of one that came to nothing. Knows neither names
+nor requests, and no money.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import trio
 
 from engine import messages as m
+from engine.errors import BadAdapter as ConfigRefused
+from engine.lora.adapter_config import parse_config
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
-from proofs.manifest import Manifest
+from proofs.manifest import File, Manifest
 
 from ..engine_link import AdapterFiles
-from ..errors import AdapterError, WrongBase
+from ..errors import AdapterError, EngineBusy, WrongBase
 from .fetching import Pulled
-from .packaging import CONFIG_FILE, VERIFICATION_FILE, WEIGHTS_FILE
+from .packaging import CONFIG_FILE, MAX_FILE_BYTES, WEIGHTS_FILE, check_files
 
-MAX_ADAPTER_BYTES = 2 << 30
-ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE, VERIFICATION_FILE)
-"""The last is optional."""
+MAX_GUEST_BYTES = 8 << 30
+COPIES = 2  # of each byte on the disk: in a block, and in a file for the engine
+GUEST_FILE = ".guest"
+"""In an adapter's folder: strangers wanted it, last when this file was written. Holds the CIDs, as
+text, of what was fetched for it.
+"""
 
 
 class Source(Protocol):
-    """Where an adapter's bytes come from: catalogue.fetching.Fetcher."""
+    """Where an adapter's bytes come from: implemented by catalogue.fetching.Fetcher."""
 
     async def fetch_manifest(self, cid: Cid) -> Pulled:
-        """Have the manifest here; raises NoProvider, AdapterError."""
+        """Fetch the manifest unless it is here. Raises NoProvider, AdapterError."""
 
-    async def fetch_blocks(self, pulled: Pulled) -> None:
-        """Have all blocks in the store; raises NoProvider."""
+    async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
+        """Have all blocks of some of its files in the store; raises NoProvider."""
 
 
 class Engine(Protocol):
-    """Who serves an adapter's files: engine_host.EngineHost."""
+    """What serves an adapter's files: implemented by engine_host.EngineHost."""
 
     async def wait_up(self) -> m.Ready:
-        """Wait until it takes commands; raises EngineLost."""
+        """Wait until it takes commands. Raises EngineLost."""
 
     async def load(self, files: AdapterFiles) -> m.AdapterHeld:
-        """Serve an adapter; raises AdapterError, EngineLost."""
+        """Serve an adapter. Raises AdapterError, EngineLost."""
 
     def serves(self, adapter: bytes) -> bool:
-        """Say whether it serves an adapter."""
+        """Return whether it serves an adapter."""
+
+    def release(self, adapter: bytes) -> None:
+        """Serve an adapter no longer."""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """An adapter that strangers wanted: its bytes on the disk, and when it was wanted last."""
+
+    cid: Cid
+    size_bytes: int
+    used_ns: int
 
 
 class AdapterFolders:
-    """One folder for each adapter, written from the blocks in the store."""
+    """Keeps one folder per adapter, written from the blocks in the store."""
 
     def __init__(self, folder: Path, store: BlockStore) -> None:
         self._folder = folder
@@ -66,11 +88,14 @@ class AdapterFolders:
         return sorted(path.name for path in self._folder.glob("bafkrei*"))
 
     def write(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
-        """Write an adapter's files, whole or not at all, unless they are here and hash to its
-        blocks. Reads and writes the disk; AdapterError for a block that is not in the store.
+        """Write an adapter's files, all or none, unless they are here and match its blocks' hashes.
+
+        The manifest's files have been checked (`check_files`). Reads and writes the disk. Raises
+        AdapterError for a block that is not in the store.
         """
+        assert all(file.name in MAX_FILE_BYTES for file in manifest.files), "a name is not checked"
         folder = self._folder / str(cid)
-        paths = [(folder / _safe_name(file.name), file.blocks) for file in manifest.files]
+        paths = [(folder / file.name, file.blocks) for file in manifest.files]
         if not all(_is_whole(path, blocks) for path, blocks in paths):
             draft = self._folder / f".{cid}.{os.getpid()}"
             shutil.rmtree(draft, ignore_errors=True)
@@ -81,12 +106,58 @@ class AdapterFolders:
             draft.rename(folder)
         return AdapterFiles(cid.digest, folder / CONFIG_FILE, folder / WEIGHTS_FILE)
 
+    def guests(self) -> list[Guest]:
+        """List the adapters that strangers wanted, the one unused for longest first."""
+        found = []
+        for mark in self._folder.glob(f"bafkrei*/{GUEST_FILE}"):
+            files = [file for file in mark.parent.iterdir() if file.name in MAX_FILE_BYTES]
+            size_bytes = sum(file.stat().st_size for file in files)
+            used_ns = mark.stat().st_mtime_ns
+            found.append(Guest(Cid.parse(mark.parent.name), COPIES * size_bytes, used_ns))
+        return sorted(found, key=lambda guest: guest.used_ns)
+
+    def mark_guest(self, cid: Cid, fetched: Iterable[Cid] = ()) -> None:
+        """Note that strangers want an adapter now, and what was fetched for it."""
+        mark = self._mark(cid)
+        mark.write_text("\n".join(sorted({*self._fetched(cid), *map(str, fetched)})))
+
+    def unmark_guest(self, cid: Cid) -> None:
+        """This operator wants an adapter: it stays."""
+        self._mark(cid).unlink(missing_ok=True)
+
+    def is_own(self, cid: Cid) -> bool:
+        """Say whether an adapter lies here that this operator wanted."""
+        return (self._folder / str(cid)).is_dir() and not self._mark(cid).exists()
+
+    def delete(self, cid: Cid, kept: set[Cid]) -> None:
+        """Delete a guest's folder and what was fetched for it, but for `kept` blocks."""
+        fetched = {Cid.parse(text) for text in self._fetched(cid)}
+        shutil.rmtree(self._folder / str(cid), ignore_errors=True)
+        self.discard(fetched - kept)
+
+    def discard(self, blocks: Iterable[Cid]) -> None:
+        """Delete blocks from the store."""
+        for block in blocks:
+            self._store.delete(block)
+
+    def read(self, file: File) -> bytes:
+        """A file's bytes, from its blocks in the store; AdapterError for one that is missing."""
+        return b"".join(_read_blocks(file.name, self._store, file.blocks))
+
+    def _fetched(self, cid: Cid) -> list[str]:
+        mark = self._mark(cid)
+        return mark.read_text().split() if mark.exists() else []
+
+    def _mark(self, cid: Cid) -> Path:
+        return self._folder / str(cid) / GUEST_FILE
+
 
 class Holdings:
     """The adapters that one daemon holds.
 
     `base` is the digest of the base served or asked for here; `engine` None holds bytes only;
-    `on_held` hears of each adapter that can now be had here.
+    `on_held` hears of each adapter that can now be had here; `guest_bytes` is what strangers'
+    adapters may take on the disk.
     """
 
     def __init__(
@@ -96,61 +167,161 @@ class Holdings:
         folders: AdapterFolders,
         engine: Engine | None,
         on_held: Callable[[Cid], None],
+        *,
+        guest_bytes: int = MAX_GUEST_BYTES,
     ) -> None:
         self.base = base
         self._source = source
         self._folders = folders
         self._engine = engine
         self._on_held = on_held
+        self._guest_bytes = guest_bytes
         self._held: dict[Cid, Manifest] = {}
         self._locks: dict[Cid, trio.Lock] = {}
+        self._arriving: dict[Cid, Manifest] = {}  # guests that are not written yet
 
     async def hold(self, cid: Cid) -> Pulled:
-        """Make an adapter servable; returns at once when it already is.
+        """Make an adapter servable; returns at once when it already is. It stays.
 
         Raises NoProvider, AdapterError (WrongBase among them) and EngineError.
         """
+        pulled = await self.restore(cid)
+        self._folders.unmark_guest(cid)
+        return pulled
+
+    async def restore(self, cid: Cid) -> Pulled:
+        """The same, but a guest stays a guest."""
+        async with self._lock(cid):
+            if self._is_servable(cid):
+                return Pulled(cid, self._held[cid])
+            pulled = await self._source.fetch_manifest(cid)
+            await self._serve(pulled, await self._bring(pulled))
+            return pulled
+
+    async def hold_guest(self, cid: Cid) -> Pulled:
+        """Make an adapter servable for a stranger, until others need its place.
+
+        Raises as `hold` does, and EngineBusy when there is no place now.
+        """
+        if self._folders.is_own(cid):
+            return await self.restore(cid)
+        async with self._lock(cid):
+            if not self._is_servable(cid):
+                return await self._invite(cid)
+            self._folders.mark_guest(cid)
+            return Pulled(cid, self._held[cid])
+
+    async def _invite(self, cid: Cid) -> Pulled:
+        """Bring a guest, or leave nothing of it."""
+        pulled = await self._source.fetch_manifest(cid)
+        files = None
+        try:
+            self._check(pulled.manifest)
+            self._make_room(cid, pulled.manifest)
+            files = await self._bring(pulled)
+            self._folders.mark_guest(cid, pulled.fetched)
+        finally:  # whoever asked may have gone
+            self._arriving.pop(cid, None)
+            if files is None:
+                self._folders.discard(pulled.fetched - self._blocks_beside(cid))
+        try:
+            await self._serve(pulled, files)
+        except AdapterError:
+            self._evict(cid)
+            raise
+        return pulled
+
+    async def _bring(self, pulled: Pulled) -> AdapterFiles:
+        """Check, fetch and write; the weights come once the configuration was read."""
+        manifest = pulled.manifest
+        self._check(manifest)
+        [config] = [file for file in manifest.files if file.name == CONFIG_FILE]
+        await self._source.fetch_blocks(pulled, [config])
+        _check_config(manifest, self._folders.read(config))
+        await self._source.fetch_blocks(pulled, manifest.files)
+        return await trio.to_thread.run_sync(self._folders.write, pulled.cid, manifest)
+
+    async def _serve(self, pulled: Pulled, files: AdapterFiles) -> None:
+        if self._engine is not None:
+            await self._engine.wait_up()
+            pulled.timings_ms["load"] = (await self._engine.load(files)).load_ms
+        self._held[pulled.cid] = pulled.manifest
+        self._on_held(pulled.cid)
+
+    # --- room for guests ---
+
+    def _make_room(self, cid: Cid, manifest: Manifest) -> None:
+        """See that the guests and this one fit into their place; it is taken from now on."""
+        size_bytes = COPIES * size_of(manifest)
+        if size_bytes > self._guest_bytes:
+            raise AdapterError(
+                f"adapter {manifest.name!r} takes {size_bytes} bytes; this node keeps no more than"
+                f" {self._guest_bytes} of what strangers ask for (max_guest_bytes)"
+            )
+        guests = [guest for guest in self._folders.guests() if guest.cid != cid]
+        arriving = sum(COPIES * size_of(other) for other in self._arriving.values())
+        taken = arriving + sum(guest.size_bytes for guest in guests)
+        for guest in guests:
+            if taken + size_bytes <= self._guest_bytes:
+                break
+            self._evict(guest.cid)
+            taken -= guest.size_bytes
+        if taken + size_bytes > self._guest_bytes:
+            raise EngineBusy("other adapters are on their way and need the place; ask again")
+        self._arriving[cid] = manifest
+
+    def _evict(self, cid: Cid) -> None:
+        self._held.pop(cid, None)
+        if self._engine is not None:
+            self._engine.release(cid.digest)
+        self._folders.delete(cid, self._blocks_beside(cid))
+
+    def _blocks_beside(self, cid: Cid) -> set[Cid]:
+        """What other adapters, held or on their way, need of the store."""
+        others = {**self._held, **self._arriving}
+        others.pop(cid, None)
+        blocks = {
+            Cid(digest)
+            for manifest in others.values()
+            for file in manifest.files
+            for digest, _ in file.blocks
+        }
+        return blocks | set(others)
+
+    # --- what is held ---
+
+    @asynccontextmanager
+    async def _lock(self, cid: Cid) -> AsyncIterator[None]:
+        """One task at a time brings an adapter."""
         lock = self._locks.setdefault(cid, trio.Lock())
         try:
             async with lock:
-                if self._is_servable(cid):
-                    return Pulled(cid, self._held[cid])
-                return await self._hold(cid)
+                yield
         finally:
             if not lock.locked():
                 self._locks.pop(cid, None)
 
-    async def _hold(self, cid: Cid) -> Pulled:
-        pulled = await self._source.fetch_manifest(cid)
-        self._check(pulled.manifest)
-        await self._source.fetch_blocks(pulled)
-        files = await trio.to_thread.run_sync(self._folders.write, cid, pulled.manifest)
-        if self._engine is not None:
-            await self._engine.wait_up()
-            pulled.timings_ms["load"] = (await self._engine.load(files)).load_ms
-        self._held[cid] = pulled.manifest
-        self._on_held(cid)
-        return pulled
-
     @property
     def computes(self) -> bool:
-        """Whether there is an engine that serves what is held."""
+        """Return whether there is an engine that serves what is held."""
         return self._engine is not None
 
     def find(self, cid: Cid) -> Manifest | None:
-        """Give the manifest of an adapter that is held."""
+        """Return the manifest of a held adapter, or None."""
         return self._held.get(cid)
 
     def held(self) -> list[tuple[Cid, Manifest]]:
-        """List what is held."""
+        """List the held adapters."""
         return list(self._held.items())
 
     def written(self) -> list[str]:
-        """List the CIDs, as text, whose files lie here, held or not."""
+        """List the CIDs, as text, whose files are here, held or not."""
         return self._folders.written()
 
     def _is_servable(self, cid: Cid) -> bool:
-        """Held, and the engine did not drop it since (its files may have broken)."""
+        """Return whether it is held and the engine has not dropped it since (its files may have
+        broken).
+        """
         return cid in self._held and (self._engine is None or self._engine.serves(cid.digest))
 
     def _check(self, manifest: Manifest) -> None:
@@ -159,26 +330,20 @@ class Holdings:
                 f"adapter {manifest.name!r} was made for base {manifest.base.hex()[:16]}…; this"
                 f" node serves {self.base.hex()[:16]}…"
             )
-        size_bytes = size_of(manifest)
-        if size_bytes > MAX_ADAPTER_BYTES:
-            raise AdapterError(
-                f"adapter {manifest.name!r} has {size_bytes} bytes; the limit is"
-                f" {MAX_ADAPTER_BYTES}"
-            )
+        check_files(manifest)
 
 
 def size_of(manifest: Manifest) -> int:
-    """Give the bytes of all of an adapter's files together."""
+    """Return the total bytes of an adapter's files."""
     return sum(file.size for file in manifest.files)
 
 
-def _safe_name(name: str) -> str:
-    """Only the known files may be written; a manifest cannot choose a path."""
-    if name not in ADAPTER_FILES:
-        raise AdapterError(
-            f"the manifest names a file {name!r}; an adapter has {', '.join(ADAPTER_FILES)}"
-        )
-    return name
+def _check_config(manifest: Manifest, data: bytes) -> None:
+    """Raise AdapterError unless the engine could serve an adapter that is so configured."""
+    try:
+        parse_config(data)
+    except ConfigRefused as error:
+        raise AdapterError(f"adapter {manifest.name!r} cannot be served: {error}") from error
 
 
 def _is_whole(path: Path, blocks: Sequence[tuple[bytes, int]]) -> bool:
@@ -193,11 +358,17 @@ def _is_whole(path: Path, blocks: Sequence[tuple[bytes, int]]) -> bool:
 
 def _write_file(path: Path, store: BlockStore, blocks: Sequence[tuple[bytes, int]]) -> None:
     with path.open("wb") as file:
-        for digest, size in blocks:
-            data = store.get(Cid(digest))
-            if data is None or len(data) != size:
-                raise AdapterError(
-                    f"block {Cid(digest)} of {path.name} is missing or has another size than the"
-                    " manifest says"
-                )
-            file.write(data)
+        file.writelines(_read_blocks(path.name, store, blocks))
+
+
+def _read_blocks(
+    name: str, store: BlockStore, blocks: Sequence[tuple[bytes, int]]
+) -> Iterator[bytes]:
+    for digest, size in blocks:
+        data = store.get(Cid(digest))
+        if data is None or len(data) != size:
+            raise AdapterError(
+                f"block {Cid(digest)} of {name} is missing or has another size than the manifest"
+                " says"
+            )
+        yield data

@@ -1,9 +1,10 @@
-"""Which adapter a text means: a CID, OWNER/NAME, or a bare name of a creator this node trusts.
+"""Decides which adapter a text means: a CID, OWNER/NAME, or a bare name by a creator this node
+trusts.
 
     text → the base's own names → a CID as it is → the name under each publisher, asked at once
-         → the first of them that has it, else UnknownModel with what looks like it
+         → the first of them that has it, else UnknownModel with similar names
 
-Remembers for some seconds what was found. Asks by `Lookup`; fetches nothing.
+Remembers for a few seconds what was found. Asks through `Lookup`; fetches nothing.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ MAX_SUGGESTED = 3
 
 
 class Lookup(Protocol):
-    """Who is asked what a name means: p2p.dht.Dht."""
+    """What is asked for the meaning of a name: implemented by p2p.dht.Dht."""
 
     async def find_name(self, owner: str, name: str, deadline_s: float) -> NameRecord | None:
-        """The newest record of a name, or None; raises P2pError."""
+        """Find the newest record of a name. Raises P2pError."""
 
 
 class Names:
     """What texts mean to one node.
 
-    `base_texts` mean the bare base. `publishers` are the peer ids whose names need no owner before
-    them, first one first; this node's own names come last. `suggest` gives the names that exist.
+    `base_texts` mean the bare base. `publishers` are the peer ids whose names need no owner in
+    front, in order of precedence; this node's own names come last. `suggest` returns the names that
+    exist.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class Names:
         self._cache: dict[tuple[str, str], tuple[Cid, float]] = {}
 
     async def resolve(self, text: str) -> Cid | None:
-        """Give the CID that a text means, None for the bare base; raises UnknownModel within
-        seconds.
+        """Return the CID that a text names, None for the bare base.
+
+        Raises UnknownModel within seconds.
         """
         if text in self._base_texts:
             return None
@@ -88,7 +91,9 @@ class Names:
         return list(self._own.items())
 
     def _split(self, text: str) -> tuple[Sequence[str], str]:
-        """Give the owners to ask, and the name; UnknownModel for what can be neither."""
+        """Return the owners to ask, and the name. Raises UnknownModel for a text that cannot be
+        either.
+        """
         owner, _, name = text.rpartition("/")
         try:
             if owner:
@@ -98,7 +103,7 @@ class Names:
             raise self._unknown(text) from error
 
     async def _find_under_all(self, owners: Sequence[str], name: str) -> list[Cid | None]:
-        """Ask for the name under every owner at once; answers in the owners' order."""
+        """Ask for the name under every owner at once; return the answers in the owners' order."""
         found: list[Cid | None] = [None] * len(owners)
 
         async def find(index: int, owner: str) -> None:

@@ -1,6 +1,6 @@
-"""A PEFT folder on disk → a signed manifest and its blocks.
+"""Turns a PEFT folder on disk into a signed manifest and its blocks.
 
-Reads files; knows no network and no engine.
+Decides what a folder must contain. Reads files; knows no network and no engine.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,17 @@ VERIFICATION_FILE = "verification.json"
 
 A package may lack it.
 """
-MAX_VERIFICATION_BYTES = 4096
+MAX_FILE_BYTES: Mapping[str, int] = {
+    CONFIG_FILE: MAX_ADAPTER_CONFIG_BYTES,
+    WEIGHTS_FILE: MAX_ADAPTER_WEIGHTS_BYTES,
+    VERIFICATION_FILE: 4096,
+}
+"""The files that an adapter may have, and the most bytes of each (docs/protocols/manifest.md)."""
 
 
 @dataclass(frozen=True)
 class BaseIdentity:
-    """What an adapter is made for."""
+    """The base that an adapter is made for."""
 
     base: bytes
     tokenizer_hash: bytes
@@ -63,25 +68,23 @@ class Package:
     paths: tuple[Path, ...]
 
     def blocks(self) -> Iterator[bytes]:
-        """Every block of every file, in order."""
+        """Yield every block of every file, in order."""
         for path in self.paths:
             yield from _blocks(path)
 
 
 def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
-    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml;
-    AdapterError names what is missing.
+    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml.
+
+    Raises AdapterError that names what is missing.
     """
     paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
-    for path, limit in zip(
-        paths, (MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES), strict=True
-    ):
+    for path in paths:
         if not path.is_file():
             raise AdapterError(
                 f"{path} is missing; a PEFT folder has {CONFIG_FILE} and {WEIGHTS_FILE}"
             )
-        if path.stat().st_size > limit:
-            raise AdapterError(f"{path} has {path.stat().st_size} bytes; the limit is {limit}")
+        _check_size(path)
     _check_config(paths[0])
     if (folder / VERIFICATION_FILE).is_file():
         read_thresholds(folder / VERIFICATION_FILE)
@@ -116,19 +119,43 @@ def _check_config(path: Path) -> None:
 
 
 def read_thresholds(path: Path) -> Thresholds:
-    """What honest answers of an adapter look like; AdapterError when the file says nothing
-    sensible.
+    """Read how far honest answers of an adapter miss in a replay.
+
+    Raises AdapterError when the file is malformed.
     """
-    if path.stat().st_size > MAX_VERIFICATION_BYTES:
-        raise AdapterError(
-            f"{path} has {path.stat().st_size} bytes; the limit is {MAX_VERIFICATION_BYTES}"
-        )
+    _check_size(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Thresholds)
     except (msgspec.DecodeError, UnicodeError) as error:
         raise AdapterError(
             f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate"
         ) from error
+
+
+def check_files(manifest: Manifest) -> None:
+    """Raise AdapterError for a file that an adapter does not have, or that is too large.
+
+    A manifest chooses no path: only the names in MAX_FILE_BYTES pass.
+    """
+    for file in manifest.files:
+        if file.name not in MAX_FILE_BYTES:
+            raise AdapterError(
+                f"the manifest names a file {file.name!r}; an adapter has"
+                f" {', '.join(MAX_FILE_BYTES)}"
+            )
+        if file.size > MAX_FILE_BYTES[file.name]:
+            raise AdapterError(
+                f"{file.name} of adapter {manifest.name!r} has {file.size} bytes; the limit is"
+                f" {MAX_FILE_BYTES[file.name]}"
+            )
+
+
+def _check_size(path: Path) -> None:
+    size_bytes = path.stat().st_size
+    if size_bytes > MAX_FILE_BYTES[path.name]:
+        raise AdapterError(
+            f"{path} has {size_bytes} bytes; the limit is {MAX_FILE_BYTES[path.name]}"
+        )
 
 
 def _describe(folder: Path) -> dict[str, Any]:

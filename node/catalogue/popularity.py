@@ -1,5 +1,7 @@
-"""How many peers hold each adapter of a listing, asked of the network in bounded time and
-remembered for a while. Decides nothing.
+"""Counts how many peers hold each adapter of a listing, within bounded time, and remembers the
+counts for a while.
+
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ MAX_REMEMBERED = 4096
 
 
 class Popularity:
-    """Counts of providers, this node not among them. `find` asks the network for one adapter's."""
+    """Counts of providers, not counting this node. `find` asks the network about one adapter."""
 
     def __init__(
         self,
@@ -33,8 +35,8 @@ class Popularity:
         self._counts: dict[Cid, tuple[int, float]] = {}
 
     async def count(self, cids: Sequence[Cid]) -> dict[Cid, int]:
-        """What is known of these after at most COUNT_DEADLINE_S; 0 for what nobody answered about
-        in time.
+        """Return what is known of these after at most COUNT_DEADLINE_S; 0 where nobody answered in
+        time.
         """
         now = self._clock()
         stale = [

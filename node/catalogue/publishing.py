@@ -1,11 +1,11 @@
-"""Publishes adapters: a folder signed and offered, and what was published said again.
+"""Publishes adapters: signs and offers a folder, and repeats what was published.
 
-    publish:    folder → manifest signed by its creator + blocks in the store → held → provider
-                record → signed name → announcement
-    republish:  every interval, all of it again
-    restore:    after a restart, what lies on the disk is held again
+    publish:    folder → manifest signed by its creator + blocks in the store → held →
+                provider record → signed name → announcement
+    republish:  all of it again, every interval
+    restore:    after a restart, hold again what is on the disk
 
-Fetches nothing itself; how adapters are held is holding.py's.
+Decides when to speak. Fetches nothing itself; holding.py decides how adapters are held.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .packaging import BaseIdentity, Package, load_package
 
 
 class Publisher:
-    """What one node, under its own key `identity`, offers to others."""
+    """What one node offers to others under its own key `identity`."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Publisher:
         self._log = log
 
     async def publish(self, folder: Path, creator: Identity | None = None) -> Pulled:
-        """Sign and offer a PEFT folder; it is held here, too.
+        """Sign and offer a PEFT folder; this node holds it too.
 
-        `creator` None is this node. A name under another key is not renewed by this node: that key
-        is not kept. Its creator publishes again in time. Raises AdapterError.
+        `creator` None is this node. A name under another key is not renewed by this node, since
+        that key is not kept: its creator must publish again in time. Raises AdapterError.
         """
         creator = creator or self._identity
         package = await trio.to_thread.run_sync(load_package, folder, creator.secret, self._base)
@@ -75,7 +75,7 @@ class Publisher:
         return self._store.put(package.manifest_bytes)
 
     async def run_republish(self, interval_s: float) -> None:
-        """Say again, every interval, what this node provides and named, until cancelled."""
+        """Repeat every interval what this node provides and has named, until cancelled."""
         while True:
             await trio.sleep(interval_s)
             if self._holdings.computes:
@@ -89,13 +89,13 @@ class Publisher:
                     await self._announcer.announce(manifest)
 
     async def restore(self) -> None:
-        """Hold again what lay on the disk before a restart; one adapter that fails does not stop
+        """Hold again what was on the disk before a restart; one adapter that fails does not stop
         the others.
         """
         for text in self._holdings.written():
             try:
-                pulled = await self._holdings.hold(Cid.parse(text))
-            except (AdapterError, EngineError, NoProvider, InvalidInput) as error:
+                pulled = await self._holdings.restore(Cid.parse(text))
+            except (AdapterError, EngineError, NoProvider, InvalidInput, OSError) as error:
                 self._log(f"publishing: {text} is not served: {error}")
                 continue
             if peer_id_of(pulled.manifest.creator) == self._identity.peer_id:
@@ -103,5 +103,5 @@ class Publisher:
                 await self._announcer.put_name(self._identity, pulled.manifest.name, pulled.cid)
 
     async def offer_base(self) -> None:
-        """Say that this node computes on the base."""
+        """Publish that this node computes on the base."""
         await self._announcer.provide(Cid(self._base.base))

@@ -1,3 +1,3 @@
-"""The `lorikeet` command: a face over the daemon's HTTP routes, and the start of a daemon
+"""Provides the `lorikeet` command: a face over the daemon's HTTP routes, and the start of a daemon
 itself.
 """

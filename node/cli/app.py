@@ -1,4 +1,7 @@
-"""The command's tree: which verbs there are, and how their errors end the process."""
+"""Builds the command's tree: which verbs there are, and how their errors end the process.
+
+Does not know what a verb does.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import NodeError
-from . import ask, daemon, look, testnet
+from . import ask, audit, channels, daemon, look, testnet
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
 
@@ -44,10 +47,15 @@ app.command("push", rich_help_panel=ASK)(ask.push)
 app.command("list", rich_help_panel=ASK)(look.list_adapters)
 app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
+app.command("verify", rich_help_panel=MONEY)(audit.verify)
+app.command("why", rich_help_panel=MONEY)(audit.why)
+app.command("claim", rich_help_panel=MONEY)(audit.claim)
+app.command("channels", rich_help_panel=MONEY)(channels.channels)
+app.command("withdraw", rich_help_panel=MONEY)(channels.withdraw)
 
 
 def main() -> None:
-    """Run one command; the process ends with its exit code."""
+    """Run one command; end the process with its exit code."""
     try:
         app(prog_name="lorikeet")
     except CliError as error:
@@ -64,7 +72,7 @@ def main() -> None:
 
 
 def fail(message: str, exit_code: int) -> None:
-    """Say what went wrong and end."""
+    """Print what went wrong and exit."""
     err.print(
         f"[bold red]error:[/bold red] {escape(message)}"
         if err.is_terminal

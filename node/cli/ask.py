@@ -1,4 +1,7 @@
-"""The commands that make the daemon work: run, pull, push."""
+"""Provides the commands that make the daemon work: run, pull, push.
+
+Decides what a person sees of an answer; asks through client.py.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from .show import brief, err, money, out, show_facts, show_json, size
 
 @dataclass
 class Told:
-    """What an answer has told so far."""
+    """What has come of an answer so far."""
 
     text: str = ""
     chunks: int = 0
@@ -34,7 +37,7 @@ class Told:
     begun_at: float = field(default_factory=time.monotonic)
 
     def take(self, chunk: Mapping[str, Any]) -> str:
-        """Learn from one chunk; gives back its text."""
+        """Record one chunk and return its text."""
         self.facts |= chunk.get("lorikeet") or {}
         self.usage |= chunk.get("usage") or {}
         texts = []
@@ -45,11 +48,11 @@ class Told:
         return "".join(texts)
 
     def as_json(self) -> dict[str, Any]:
-        """The whole answer as data."""
+        """Return the whole answer as data."""
         return {"text": self.text, "finish_reason": self.reason, "usage": self.usage, **self.facts}
 
     def as_line(self) -> str:
-        """The facts that a person wants after an answer."""
+        """Return the facts that a person wants after an answer."""
         timings = self.facts.get("timings", {})
         tokens = self.usage.get("completion_tokens", 0)
         decode_s = (timings.get("total", 0.0) - timings.get("first_token", 0.0)) / 1000
@@ -68,7 +71,7 @@ class Told:
 
 
 def within_bounds(option: typer.CallbackParam, value: float) -> float:
-    """Refuse a term that no node would take, before anything is sent."""
+    """Reject a value that no node would accept, before anything is sent."""
     try:
         choosing_from({str(option.name): value})
     except ChoosingError as error:
@@ -126,7 +129,7 @@ def run(
     node: Annotated[str | None, typer.Option(help="The peer that must answer.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a model; the answer streams to stdout, one line of facts to stderr."""
+    """Ask a model; stream the answer to stdout and print one line of facts to stderr."""
     body: dict[str, Any] = {
         "model": model,
         "max_tokens": max_tokens,
@@ -166,7 +169,7 @@ def run(
 def stream_answer(
     client: DaemonClient, path: str, body: object, told: Told, *, quiet: bool
 ) -> None:
-    """Write the text as it comes."""
+    """Write the text as it arrives."""
     with client.stream(path, body) as chunks:
         for chunk in chunks:
             text = told.take(chunk)
@@ -180,7 +183,7 @@ def stream_answer(
 
 @contextmanager
 def cancelling_on_interrupt(told: Told) -> Iterator[None]:
-    """Ctrl-C hangs up, and hanging up cancels; says so."""
+    """Hang up on Ctrl-C, which cancels the answer, and say so."""
     try:
         yield
     except KeyboardInterrupt:
@@ -190,7 +193,7 @@ def cancelling_on_interrupt(told: Told) -> Iterator[None]:
 
 
 def read_schema(path: Path) -> dict[str, Any]:
-    """A schema's file as a request's `response_format`."""
+    """Read a schema's file as a request's `response_format`."""
     try:
         schema = json.loads(path.read_text())
     except ValueError as error:
@@ -199,7 +202,7 @@ def read_schema(path: Path) -> dict[str, Any]:
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The argument, or all of stdin."""
+    """Return the argument, or all of stdin."""
     if prompt is not None and prompt != "-":
         return prompt
     if sys.stdin.isatty():
@@ -214,7 +217,7 @@ def read_prompt(prompt: str | None) -> str:
 
 
 def say(line: str) -> None:
-    """One dim line beside the output."""
+    """Print one dim line to stderr."""
     err.print(f"[dim]{escape(line)}[/dim]" if err.is_terminal else line, markup=err.is_terminal)
 
 
@@ -297,7 +300,7 @@ def push(
 
 @contextmanager
 def progress(what: str) -> Iterator[None]:
-    """A spinner on a terminal, nothing in a pipe."""
+    """Show a spinner on a terminal, nothing in a pipe."""
     if not out.is_terminal:
         yield
         return

@@ -1,5 +1,7 @@
-"""The command line's view of a running daemon: finds it, asks it, and turns what goes wrong into an
-exit code. Prints nothing.
+"""Gives the command line its view of a running daemon: finds it, asks it, and turns failures into
+exit codes.
+
+Decides which daemon is asked and how long to wait for it. Prints nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ Value = TypeVar("Value")
 
 
 class CliError(Exception):
-    """Ends the command with `exit_code`; the message is what the person reads."""
+    """Ends the command with `exit_code`; the message is what the user reads."""
 
     def __init__(self, message: str, exit_code: int = EXIT_ERROR) -> None:
         super().__init__(message)
@@ -37,7 +39,7 @@ class CliError(Exception):
 
 
 def find_url(home: Path) -> str:
-    """The daemon's HTTP address: what it wrote down, else what its configuration says."""
+    """Return the daemon's HTTP address: from its note, else from its configuration."""
     running = read_running(home)
     if running is not None:
         return running.http
@@ -57,11 +59,11 @@ class DaemonClient:
         )
 
     def get(self, path: str, kind: type[Value]) -> Value:
-        """One `/lorikeet/v1` value."""
+        """Fetch one `/lorikeet/v1` value."""
         return decode(self._send("GET", path).content, kind)
 
     def get_bytes(self, path: str) -> bytes:
-        """One `/lorikeet/v1` object as it is."""
+        """Fetch one `/lorikeet/v1` object as raw bytes."""
         return self._send("GET", path).content
 
     def post(self, path: str, body: object, kind: type[Value]) -> Value:
@@ -70,8 +72,8 @@ class DaemonClient:
 
     @contextmanager
     def stream(self, path: str, body: object) -> Iterator[Iterator[dict[str, Any]]]:
-        """The chunks of a streamed answer; leaving the block early hangs up, which cancels the
-        answer.
+        """Yield the chunks of a streamed answer; leaving the block early hangs up, which cancels
+        the answer.
         """
         timeout = httpx.Timeout(LONG_ANSWER_S, connect=CONNECT_S)
         with (
@@ -122,7 +124,7 @@ class DaemonClient:
 
 @contextmanager
 def open_client(home: Path) -> Iterator[DaemonClient]:
-    """A client for the length of one command."""
+    """Open a client for the length of one command."""
     client = DaemonClient(home)
     try:
         yield client
@@ -131,7 +133,7 @@ def open_client(home: Path) -> Iterator[DaemonClient]:
 
 
 def decode(data: bytes, kind: type[Value]) -> Value:
-    """A value of the border; a daemon of another version may say something else."""
+    """Decode a value from the daemon; one of another version may send something else."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
@@ -142,7 +144,7 @@ def decode(data: bytes, kind: type[Value]) -> Value:
 
 
 def error_of(response: httpx.Response) -> CliError:
-    """What the daemon said went wrong."""
+    """Build the error that the daemon's response describes."""
     try:
         return CliError(str(response.json()["error"]["message"]))
     except (ValueError, KeyError, TypeError):
@@ -152,7 +154,7 @@ def error_of(response: httpx.Response) -> CliError:
 
 
 def events_of(response: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The server-sent events of a response, decoded."""
+    """Yield the server-sent events of a response, decoded."""
     for line in response.iter_lines():
         data = line.removeprefix("data: ")
         if data == line or data == "[DONE]":

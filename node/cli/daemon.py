@@ -1,7 +1,11 @@
-"""The commands that make and start a daemon: init, up."""
+"""Provides the commands that create and start a daemon: init, up.
+
+Knows the settings; serving.py runs the process.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -30,12 +34,21 @@ def init(
             help="Any other setting; may be repeated. A list is ONE,TWO or an array.",
         ),
     ] = None,
+    encrypt: Annotated[
+        bool,
+        typer.Option(
+            "--encrypt",
+            help="Encrypt the keys with a password: LORIKEET_PASSWORD, or password_file.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a node's folder: its key and its lorikeet.toml."""
-    from p2p.identity import Identity
+    """Make a node's folder: its keys and its lorikeet.toml."""
     from proofs.signing import address_of
 
+    from ..keys import PRIVATE_UMASK, make_key, read_password
+
+    os.umask(PRIVATE_UMASK)
     stated = {"role": role, "bootstrap": ",".join(bootstrap or [])} | dict(
         parse_setting(text) for text in stated_settings or []
     )
@@ -43,22 +56,28 @@ def init(
     if path.exists():
         raise CliError(f"{path} exists already; edit it, or choose another --home")
     config = load_config(home, {ENV_PREFIX + name.upper(): value for name, value in stated.items()})
-    home.mkdir(parents=True, exist_ok=True)
+    files = config.key_files
+    password = read_password(files.password) if encrypt else None
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.write_text(dump_config(config))
-    identity = Identity.load_or_create(config.key_path)
+    identity = make_key(files.operator, password)
     facts = {
         "home": str(home),
         "peer": identity.peer_id,
         "address": to_hex(address_of(identity.public_key)),
         "config": str(path),
     }
+    if config.role in ("volunteer", "gateway"):
+        facts["payer"] = to_hex(address_of(make_key(files.payer, password).public_key))
+    if config.role == "aggregator":
+        facts["aggregator"] = to_hex(address_of(make_key(files.aggregator, password).public_key))
     if as_json:
         return show_json(facts)
     return show_facts([*facts.items(), ("next", f"lorikeet up --home {home}")])
 
 
 def parse_setting(text: str) -> tuple[str, str]:
-    """NAME=VALUE."""
+    """Split NAME=VALUE."""
     name, sign, value = text.partition("=")
     if not sign or name not in settings():
         raise CliError(f"--set {text}: say NAME=VALUE with a NAME of lorikeet.toml", EXIT_USAGE)
@@ -67,10 +86,12 @@ def parse_setting(text: str) -> tuple[str, str]:
 
 def up(home: Home) -> None:
     """Run the daemon here until Ctrl-C or SIGTERM."""
+    from ..keys import PRIVATE_UMASK
     from . import (
         serving,  # the network stack takes a second to import, and only this command needs it
     )
 
+    os.umask(PRIVATE_UMASK)
     home.mkdir(parents=True, exist_ok=True)
     with serving.hold_home(home):
         serving.run(load_config(home))

@@ -1,4 +1,7 @@
-"""The commands that only look: status, peers, ps, list, receipts, earnings."""
+"""Provides the commands that only look: status, peers, ps, list, receipts, earnings.
+
+Changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ def ps(home: Home, as_json: Json = False) -> None:
 
 
 def brief_value(value: object) -> object:
-    """A list by its members, anything else as it is."""
+    """Return a list as its members, anything else as it is."""
     return " ".join(str(one) for one in value) or "-" if isinstance(value, list) else value
 
 

@@ -1,4 +1,4 @@
-"""The options that every command shares."""
+"""Declares the options that every command shares. Decides nothing else."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A daemon's process: home taken, HTTP face opened, one ready line, then until a signal.
+"""Runs a daemon's process: locks its home, opens the HTTP face, prints one ready line, serves until
+a signal.
 
-Knows nothing of what is served.
+Does not know what is served.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MAX_SHUTDOWN_S = 4.5
 
 @contextmanager
 def hold_home(home: Path) -> Iterator[None]:
-    """One daemon per home: the kernel drops the lock with the process, however it ends."""
+    """Allow one daemon per home; the kernel drops the lock with the process, however that ends."""
     with (home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,7 +43,7 @@ def hold_home(home: Path) -> Iterator[None]:
 
 
 def run(config: Config) -> None:
-    """Serve until a signal; what a nursery wrapped comes out as the one error that it is."""
+    """Serve until a signal; of a group of errors raise the first one."""
     try:
         trio.run(serve, config)
     except BaseExceptionGroup as group:
@@ -53,7 +54,7 @@ def run(config: Config) -> None:
 
 
 async def serve(config: Config) -> None:
-    """One daemon and its HTTP face, until SIGINT or SIGTERM."""
+    """Run one daemon and its HTTP face until SIGINT or SIGTERM."""
     try:
         sock = listen(config.http_host, config.http_port)
     except OSError as error:
@@ -68,7 +69,7 @@ async def serve(config: Config) -> None:
 
 
 async def serve_until_cancelled(config: Config, sock: socket.socket) -> None:
-    """The daemon, reachable over HTTP."""
+    """Run the daemon, reachable over HTTP, until cancelled."""
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
         nursery.start_soon(serve_http, daemon, sock)
         status = await daemon.status()
@@ -80,7 +81,7 @@ async def serve_until_cancelled(config: Config, sock: socket.socket) -> None:
 
 
 async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """End the program well at the first signal, and in any case within `MAX_SHUTDOWN_S`."""
+    """End the program cleanly at the first signal, and in any case within `MAX_SHUTDOWN_S`."""
     async for _ in signals:
         # A thread, because a loop that hangs can't end itself. It goes with the process when that
         # ends in time.
@@ -93,7 +94,9 @@ async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope)
 
 @contextmanager
 def announced(running: Running, home: Path) -> Iterator[None]:
-    """While it serves, <home>/daemon.json and one line on stdout say where."""
+    """Announce where it serves, in <home>/daemon.json and one line on stdout, while the block
+    lasts.
+    """
     path = home / RUNNING_FILE
     fresh = path.with_suffix(".new")
     fresh.write_bytes(msgspec.json.encode(running))

@@ -1,6 +1,6 @@
-"""How values look to a person (tables, colours) and to a pipe (tab-separated lines, JSON).
+"""Prints values for a person (tables, colours) and for a pipe (tab-separated lines, JSON).
 
-Asks nothing.
+Asks nothing of the daemon.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def show_json(value: object) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document to stdout."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """A table on a terminal; in a pipe one line per row, nothing shortened."""
+    """Print a table on a terminal; in a pipe one line per row, nothing shortened."""
     listed = [[str(cell) for cell in row] for row in rows]
     if not out.is_terminal:
         for row in [[column.lower().replace(" ", "_") for column in columns], *listed]:
@@ -43,7 +43,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
 
 
 def show_facts(facts: Sequence[tuple[str, object]]) -> None:
-    """Name and value, one pair a line."""
+    """Print names and values, one pair per line."""
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
         if out.is_terminal:
@@ -53,20 +53,20 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
 
 
 def money(amount: int) -> str:
-    """An amount in whole fee tokens."""
+    """Format an amount in whole fee tokens."""
     return f"{amount / 10**TOKEN_DECIMALS:.{TOKEN_DECIMALS}f}"
 
 
 def size(num_bytes: int) -> str:
-    """A size as people say it."""
+    """Format a size in bytes for people."""
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 100_000 else f"{num_bytes / 1e3:.1f} kB"
 
 
 def brief(text: str | None) -> str:
-    """The telling end of a long identity."""
+    """Return the distinctive end of a long identity."""
     return "-" if not text else text if len(text) <= TAIL_CHARS + 2 else "…" + text[-TAIL_CHARS:]
 
 
 def on_terminal(text: str | None) -> str:
-    """An identity: shortened on a terminal, whole in a pipe."""
+    """Return an identity, shortened on a terminal, whole in a pipe."""
     return brief(text) if out.is_terminal else (text or "")

@@ -1,4 +1,7 @@
-"""`lorikeet testnet`: a whole network on this machine."""
+"""Provides `lorikeet testnet`: a whole network on this machine.
+
+Decides only where its files lie; node/testnet does the rest.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ app = typer.Typer(
 
 
 def default_network_home() -> Path:
-    """Beside the default daemon."""
+    """Return the folder beside the default daemon's."""
     return default_home() / "testnet"
 
 

@@ -1,3 +1,3 @@
-"""The daemon's HTTP face on loopback: OpenAI's routes for any client, `/lorikeet/v1` for the
+"""Serves the daemon's HTTP face on loopback: OpenAI's routes for any client, `/lorikeet/v1` for the
 command line.
 """

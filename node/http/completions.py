@@ -1,6 +1,7 @@
-"""OpenAI's routes over a daemon: answers streamed or whole.
+"""Serves OpenAI's routes over a daemon, answers streamed or whole.
 
-A client that leaves cancels its answers.
+Decides when an answer is cancelled: as soon as its client leaves. Does not know how a body is read
+(openai.py) or an answer shaped (shapes.py).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Endpoint = Callable[[Request], Awaitable["Response | AnswerResponse"]]
 
 
 def routes(daemon: Daemon) -> list[Route]:
-    """The routes that an OpenAI client uses, and the health check."""
+    """Return the routes that an OpenAI client uses, and the health check."""
 
     async def health(_: Request) -> Response:
         return json_response({"status": "ok"})
@@ -57,7 +58,7 @@ def routes(daemon: Daemon) -> list[Route]:
 
 
 async def list_models(daemon: Daemon) -> list[dict[str, object]]:
-    """The bare base, then every adapter held here or heard of."""
+    """List the bare base, then every adapter held here or heard of."""
     listed: list[dict[str, object]] = [
         {"id": "base", "object": "model", "created": 0, "owned_by": "lorikeet"}
     ]
@@ -75,7 +76,7 @@ async def list_models(daemon: Daemon) -> list[dict[str, object]]:
 
 
 def answering(daemon: Daemon, *, chat: bool) -> Endpoint:
-    """An endpoint that reads a body and answers it."""
+    """Return an endpoint that reads a body and answers it."""
 
     async def endpoint(request: Request) -> Response | AnswerResponse:
         try:
@@ -92,8 +93,8 @@ def answering(daemon: Daemon, *, chat: bool) -> Endpoint:
 
 @dataclass(frozen=True)
 class AnswerResponse:
-    """The answers to one request on their way; an ASGI response whose status waits for the first
-    word of the daemon.
+    """The answers to one request on their way: an ASGI response whose status waits for the daemon's
+    first event.
     """
 
     daemon: Daemon
@@ -122,7 +123,7 @@ class AnswerResponse:
             await json_response(self.shape.whole(choices))(scope, receive, send)
 
     async def _fill(self, choices: list[Choice], stream: EventStream) -> Problem | None:
-        """Have all answers made side by side; the first that fails ends the others."""
+        """Run all answers side by side; the first that fails ends the others."""
         problems: list[Problem] = []
         async with trio.open_nursery() as nursery:
             for choice in choices:
@@ -143,7 +144,7 @@ class AnswerResponse:
             scope.cancel()
 
     def _take(self, choice: Choice, event: CompletionEvent) -> list[dict[str, Any]]:
-        """One event of one answer; gives what a stream says of it."""
+        """Record one event of one answer; return the chunks that a stream sends for it."""
         if isinstance(event, Started):
             choice.started = event
             return self.shape.opening(choice)
@@ -155,7 +156,7 @@ class AnswerResponse:
 
 
 async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
-    """Cancel as soon as the client is gone."""
+    """Cancel as soon as the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
@@ -170,7 +171,7 @@ class EventStream:
         self.begun = False
 
     async def send(self, *chunks: object) -> None:
-        """Send one event per chunk; several tasks may, each in its turn."""
+        """Send one event per chunk; several tasks may call it, and their events do not mix."""
         async with self._turn:
             await self._begin()
             data = b"".join(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks)
@@ -178,14 +179,14 @@ class EventStream:
                 await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
-        """Say that all was sent."""
+        """Send the mark that all was sent."""
         await self._begin()
         await self._send(
             {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
         )
 
     async def fail(self, problem: Problem) -> None:
-        """Say that the rest will not come; the status has left already."""
+        """Send that the rest will not come; the status has already left."""
         data = b"data: " + msgspec.json.encode(problem.as_json()) + b"\n\n"
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 

@@ -1,5 +1,7 @@
-"""The `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of
+"""Serves the `/lorikeet/v1` routes: what the command line asks of its daemon, as JSON forms of
 `node.api`'s values.
+
+Decides nothing.
 """
 
 from __future__ import annotations
@@ -33,8 +35,14 @@ class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str | None = None
 
 
+class WithdrawBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST withdraw. `channel` is an id in hex; null: all channels."""
+
+    channel: str | None
+
+
 def routes(daemon: Daemon) -> list[Route]:
-    """One route per question, each a line of `Daemon`."""
+    """Return one route per question, each a single call of `Daemon`."""
 
     async def status(_: Request) -> Response:
         return json_response(await daemon.status())
@@ -53,8 +61,21 @@ def routes(daemon: Daemon) -> list[Route]:
             await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack"
         )
 
+    async def block(request: Request) -> Response:
+        return Response(
+            await daemon.block(request.path_params["digest"]),
+            media_type="application/octet-stream",
+        )
+
     async def earnings(_: Request) -> Response:
         return json_response(await daemon.earnings())
+
+    async def channels(_: Request) -> Response:
+        return json_response(await daemon.channels())
+
+    async def withdraw(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=WithdrawBody)
+        return json_response(await daemon.withdraw(body.channel))
 
     async def pull(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PullBody)
@@ -72,9 +93,11 @@ def routes(daemon: Daemon) -> list[Route]:
         "peers": peers,
         "receipts": receipts,
         "receipts/{digest}": receipt,
+        "blocks/{digest}": block,
         "earnings": earnings,
+        "channels": channels,
     }
-    tells = {"pull": pull, "push": push}
+    tells = {"pull": pull, "push": push, "withdraw": withdraw}
     return [
         *(Route(f"{PREFIX}/{path}", reporting(endpoint)) for path, endpoint in asks.items()),
         *(
@@ -85,7 +108,7 @@ def routes(daemon: Daemon) -> list[Route]:
 
 
 def reporting(endpoint: Endpoint) -> Endpoint:
-    """An endpoint whose errors become problems with a status."""
+    """Return an endpoint whose errors become problems with a status."""
 
     async def wrapped(request: Request) -> Response:
         try:

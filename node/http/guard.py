@@ -1,4 +1,4 @@
-"""Who may speak to the daemon over HTTP, and how much: loopback's own clients, bounded bodies.
+"""Decides who may speak to the daemon over HTTP, and how much: local clients only, bounded bodies.
 
 Knows no route.
 """
@@ -23,18 +23,18 @@ TOO_LARGE = Problem(
 
 
 class LoopbackGuard:
-    """Lets only loopback's own clients in, and only bounded bodies.
+    """Admits only local clients, and only bounded bodies.
 
-    A page from elsewhere can make a browser knock here: by a name that it rebinds to 127.0.0.1
-    (then `Host` is that name) or by a plain cross-origin post (then `Origin` is that page). Both
-    are refused, and no CORS header is ever sent.
+    A web page can make a browser send requests here: by a name that it rebinds to 127.0.0.1 (then
+    `Host` is that name) or by a plain cross-origin post (then `Origin` is that page). Both are
+    refused, and no CORS header is ever sent.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; websockets are not served at all."""
+        """Pass on or refuse one request; websockets are not served at all."""
         if scope["type"] != "http":
             return
         problem = refusal_of(Request(scope))
@@ -51,7 +51,7 @@ class LoopbackGuard:
 
 
 async def read_body(receive: Receive) -> bytes | Problem:
-    """A whole small body, before anything looks at it."""
+    """Read a whole small body before anything looks at it."""
     body = b""
     more = True
     with trio.move_on_after(BODY_DEADLINE_S):
@@ -68,7 +68,9 @@ async def read_body(receive: Receive) -> bytes | Problem:
 
 
 async def receive_part(receive: Receive) -> tuple[bytes, bool]:
-    """The body's next part, and whether more comes (a client that left sends no more)."""
+    """Return the body's next part, and whether more follows (nothing does once the client has
+    left).
+    """
     message = await receive()
     return message.get("body", b""), message["type"] == "http.request" and message.get(
         "more_body", False
@@ -76,7 +78,7 @@ async def receive_part(receive: Receive) -> tuple[bytes, bool]:
 
 
 def once(body: bytes, receive: Receive) -> Receive:
-    """`receive` that gives the body as one message, then whatever comes."""
+    """Return a `receive` that gives the body as one message, then whatever follows."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -86,7 +88,7 @@ def once(body: bytes, receive: Receive) -> Receive:
 
 
 async def drain(receive: Receive) -> None:
-    """Let a refused body come to its end, so that its sender gets to read why."""
+    """Read a refused body to its end, so that its sender gets to read why."""
     with trio.move_on_after(MAX_DRAIN_S):
         more = True
         while more:
@@ -94,7 +96,7 @@ async def drain(receive: Receive) -> None:
 
 
 def refusal_of(request: Request) -> Problem | None:
-    """Why a request's headers are refused."""
+    """Return why a request's headers are refused, None when they are not."""
     host = request.headers.get("host", "")
     if hostname_of(f"//{host}") not in LOOPBACK_HOSTS:
         return Problem(
@@ -113,7 +115,7 @@ def refusal_of(request: Request) -> Problem | None:
 
 
 def hostname_of(url: str) -> str | None:
-    """The host part, None when there is none."""
+    """Return the host part, None when there is none."""
     try:
         return urlsplit(url).hostname
     except ValueError:

@@ -1,9 +1,9 @@
-"""What an OpenAI-shaped body asks.
+"""Decides what an OpenAI-shaped body asks for.
 
 Pure: bytes in, a checked question out; knows no socket and no daemon.
 
-A parameter that we do not know and that might change the answer is refused by name: an answer that
-silently ignores what was asked is a lie.
+An unknown parameter that might change the answer is refused by name: an answer that silently
+ignores part of the request would be a lie.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 
 class BadField(Exception):
-    """The body asks for something that cannot be given; `field` is where."""
+    """The body asks for something that cannot be given; `field` says where."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ class BadField(Exception):
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
-    """`stream_options`: whether a last chunk counts the tokens."""
+    """`stream_options`: whether a last chunk reports the token counts."""
 
     include_usage: bool = False
 
@@ -86,8 +86,9 @@ class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NamedSchema(msgspec.Struct, frozen=True):
-    """`response_format.json_schema`; its name and description are for the model's eyes elsewhere,
-    and every schema is followed strictly.
+    """`response_format.json_schema`.
+
+    Its name and description are accepted and not used; every schema is enforced strictly.
     """
 
     schema: dict[str, Any] = {}
@@ -101,8 +102,8 @@ class ResponseFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that both kinds of body share, beside those of `Choosing` that have the same name
-    and bounds there.
+    """The fields that both kinds of body share, beside those of `Choosing`, which have the same
+    names and bounds here.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
@@ -125,7 +126,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One part of a message's content; only text is understood."""
+    """One part of a message's content; only text is accepted."""
 
     type: str
     text: str
@@ -156,8 +157,8 @@ class TextBody(Body, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Asked:
-    """The question, once for each answer that is wanted (they differ in their seeds), and how the
-    answers are to be sent.
+    """The question, once per wanted answer (they differ in their seeds), and how the answers are to
+    be sent.
     """
 
     requests: tuple[CompletionRequest, ...]
@@ -167,7 +168,7 @@ class Asked:
 
 
 def parse(data: bytes, *, chat: bool) -> Asked:
-    """Read one body; raises `BadField`."""
+    """Read one body. Raises BadField."""
     fields = read_object(data)
     kind: type[ChatBody] | type[TextBody] = ChatBody if chat else TextBody
     refuse_unknown(fields, known=CHOOSING | frozenset(kind.__struct_fields__))
@@ -192,7 +193,7 @@ def parse(data: bytes, *, chat: bool) -> Asked:
 
 
 def read_object(data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`."""
+    """Return the JSON object in `data`."""
     try:
         fields = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -213,12 +214,12 @@ def convert(fields: object, kind: type[Kind]) -> Kind:
 
 
 def missing_field(message: str) -> str:
-    """The name in "Object missing required field `name`"."""
+    """Extract the name from "Object missing required field `name`"."""
     return message.split("`")[1] if message.count("`") >= 2 else "body"
 
 
 def refuse_unknown(fields: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Name the first field that might change the answer and is not understood."""
+    """Raise BadField for the first unknown field that might change the answer."""
     for name, value in fields.items():
         if value is None or name in known or name in IGNORED:
             continue
@@ -238,7 +239,7 @@ def refuse_unknown(fields: Mapping[str, Any], known: frozenset[str]) -> None:
 
 
 def refuse_unknown_in_turns(turns: list[dict[str, Any]]) -> None:
-    """Tool calls and the like inside a message are refused too; empty ones are what a client echoes
+    """Refuse tool calls and the like inside a message; empty ones pass, since clients echo them
     back.
     """
     for index, turn in enumerate(turns):
@@ -251,13 +252,13 @@ def refuse_unknown_in_turns(turns: list[dict[str, Any]]) -> None:
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """A value as it may stand in a message."""
+    """Shorten a value so that it fits into a message."""
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= limit else text[:limit] + "…"
 
 
 def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionRequest:
-    """The daemon's form of a checked body."""
+    """Convert a checked body to the daemon's form."""
     limit = body.max_tokens
     if isinstance(body, ChatBody):
         limit = body.max_completion_tokens or limit
@@ -278,7 +279,7 @@ def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionReque
 
 
 def as_choosing(body: ChatBody | TextBody, fields: Mapping[str, Any]) -> Choosing:
-    """How tokens are to be chosen, within the node's bounds."""
+    """Read how tokens are to be chosen, within the node's bounds."""
     asked = {name: fields[name] for name in CHOOSING if fields.get(name) is not None}
     try:
         return choosing_from(
@@ -291,8 +292,9 @@ def as_choosing(body: ChatBody | TextBody, fields: Mapping[str, Any]) -> Choosin
 
 
 def seed_of(seed: int | None, number: int) -> int | None:
-    """The seed of one of several answers; the first has the request's own, and none is reproducible
-    without one.
+    """Return the seed of one of several answers.
+
+    The first has the request's own; without one none is reproducible.
     """
     if seed is None or number == 0:
         return seed
@@ -300,7 +302,7 @@ def seed_of(seed: int | None, number: int) -> int | None:
 
 
 def as_biases(biases: Mapping[str, float]) -> list[tuple[int, float]]:
-    """Token ids are JSON's object keys, so they come as text."""
+    """Read logit biases; token ids are JSON object keys, so they come as text."""
     for key in biases:
         if not key.isdecimal():
             raise BadField("logit_bias", f"logit_bias names {key!r}; its keys are token ids")
@@ -308,7 +310,7 @@ def as_biases(biases: Mapping[str, float]) -> list[tuple[int, float]]:
 
 
 def as_grammar(body: ChatBody | TextBody) -> Grammar | None:
-    """What the answer must match, said in one of two ways."""
+    """Read what the answer must match, given in one of two ways."""
     wanted = body.response_format
     regex = None if body.lorikeet is None else body.lorikeet.regex
     if regex is not None:
@@ -332,7 +334,9 @@ def as_grammar(body: ChatBody | TextBody) -> Grammar | None:
 
 
 def as_logprobs(body: ChatBody | TextBody) -> int | None:
-    """How many likely tokens to report beside each one; None for nothing at all."""
+    """Return how many likely tokens to report beside each one; None to report no log-probabilities
+    at all.
+    """
     if isinstance(body, TextBody):
         return body.logprobs
     if not body.logprobs:
@@ -343,12 +347,12 @@ def as_logprobs(body: ChatBody | TextBody) -> int | None:
 
 
 def as_text(prompt: str | list[str]) -> str:
-    """The one prompt."""
+    """Return the one prompt."""
     return prompt if isinstance(prompt, str) else prompt[0]
 
 
 def as_stop(stop: str | list[str] | None) -> tuple[str, ...]:
-    """The stop texts; an empty one would end every answer."""
+    """Return the stop texts; an empty one is refused, since it would end every answer."""
     texts = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if "" in texts:
         raise BadField("stop", "a stop text must not be empty")
@@ -356,7 +360,7 @@ def as_stop(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def as_message(index: int, turn: Turn) -> ChatMessage:
-    """One turn with its parts joined; "developer" is what "system" used to be called."""
+    """Return one turn with its parts joined; "developer" is OpenAI's newer word for "system"."""
     role = "system" if turn.role == "developer" else turn.role
     if role not in ("system", "user", "assistant"):
         raise BadField(

@@ -1,6 +1,6 @@
-"""How an error looks to an HTTP client: a status and OpenAI's error object.
+"""Shows an error to an HTTP client as a status and OpenAI's error object.
 
-Which status and word belong to an error, its class declares (node/errors.py).
+Does not decide which status and code an error has: its class declares them (node/errors.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAULT = 500
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a request got no answer. `field` is the request's field at fault, where one is."""
+    """The reason why a request got no answer. `field` is the request's field at fault, if any."""
 
     status: int
     code: str
@@ -27,7 +27,7 @@ class Problem:
     field: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """OpenAI's error object."""
+        """Return OpenAI's error object."""
         return {
             "error": {
                 "message": self.message,
@@ -51,18 +51,18 @@ TYPES: Mapping[int, str] = {
 def problem_of(error: NodeError) -> Problem:
     """Return the status and code of a daemon's error, as its class declares them."""
     if isinstance(error, NodeRefused):
-        # What it refused for is the client's to mend, as if we had; its own faults are a bad
-        # gateway here.
+        # If the client can fix what the node refused for, it gets the status that we would give;
+        # the node's own faults are a bad gateway here.
         status = BY_CODE[error.code].status
         return Problem(error.status if status == FAULT else status, error.code, str(error))
     return Problem(error.status, error.http_code or error.code, str(error), error.field)
 
 
 def problem_response(problem: Problem) -> Response:
-    """The problem as a JSON response."""
+    """Return the problem as a JSON response."""
     return json_response(problem.as_json(), problem.status)
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """Any plain value, struct or dataclass as JSON."""
+    """Return any plain value, struct or dataclass as JSON."""
     return Response(msgspec.json.encode(value), status, media_type="application/json")

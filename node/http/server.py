@@ -1,6 +1,6 @@
 """Serves the routes on a loopback socket, as one task of the daemon's program.
 
-Knows who may speak to it, not what is said.
+Decides limits of connections and headers; does not know what the routes do.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_app(daemon: Daemon) -> ASGIApp:
-    """Every route of one daemon behind the guard."""
+    """Put every route of one daemon behind the guard."""
     routes = [*completions.routes(daemon), *control.routes(daemon)]
     return LoopbackGuard(
         Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
@@ -41,7 +41,7 @@ def make_app(daemon: Daemon) -> ASGIApp:
 
 
 async def no_such_route(request: Request, error: Exception) -> Response:
-    """A wrong path or method, in the shape of every other error."""
+    """Answer a wrong path or method in the shape of every other error."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     return problem_response(
         Problem(
@@ -51,9 +51,9 @@ async def no_such_route(request: Request, error: Exception) -> Response:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound, listening socket; port 0 lets the kernel choose.
+    """Open a listening socket; port 0 lets the kernel choose.
 
-    Raises `OSError`, e.g. when another daemon has the port.
+    Raises OSError, e.g. when another daemon has the port.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -68,13 +68,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(sock: socket.socket) -> str:
-    """Where a client reaches that socket."""
+    """Return the URL at which clients reach that socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
-    """Serve until cancelled. Takes the socket over and closes it."""
+    """Serve until cancelled. Takes ownership of the socket and closes it."""
     # Hypercorn's own worker would let one connection's failure end all others; its connection class
     # alone does not.
     config = hypercorn_config()
@@ -93,7 +93,7 @@ async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
 
 
 def hypercorn_config() -> HypercornConfig:
-    """HTTP/1.1 with bounded headers; it keeps no log of its own."""
+    """Configure HTTP/1.1 with bounded headers and no log of its own."""
     config = HypercornConfig()
     config.h11_max_incomplete_size = MAX_HEADER_BYTES
     config.keep_alive_timeout = KEEP_ALIVE_S

@@ -1,6 +1,6 @@
-"""How answers are shaped for an OpenAI client, whole or in chunks, with our facts beside them.
+"""Shapes answers for an OpenAI client, whole or in chunks, with our own facts beside them.
 
-Pure.
+Pure; knows no socket and no daemon.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from .openai import Asked
 
 @dataclass
 class Choice:
-    """One of the answers to a request, as far as it has come; `spelled` counts the characters of
-    tokens whose log-probabilities were shown.
+    """One of the answers to a request, as far as it has come.
+
+    `spelled` counts the characters of the tokens whose log-probabilities were sent.
     """
 
     number: int
@@ -27,7 +28,7 @@ class Choice:
     spelled: int = 0
 
     def take(self, delta: Delta) -> None:
-        """More of it."""
+        """Append more of it."""
         self.texts.append(delta.text)
         self.logprobs += delta.logprobs
 
@@ -44,7 +45,7 @@ class AnswerShape:
     created: int
 
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
-        """What a stream says before an answer's first token."""
+        """Return what a stream sends before an answer's first token."""
         started = _begun(choice)
         facts = {
             "served_by": started.served_by,
@@ -58,7 +59,7 @@ class AnswerShape:
         )
 
     def more(self, choice: Choice, delta: Delta) -> list[dict[str, Any]]:
-        """The chunk of some text; none while there is nothing to say."""
+        """Return the chunk for some text; none while there is nothing to send."""
         if not delta.text and not delta.logprobs:
             return []
         return [
@@ -72,7 +73,7 @@ class AnswerShape:
         ]
 
     def closing(self, choice: Choice) -> list[dict[str, Any]]:
-        """An answer's last chunk: why it ended, with our facts."""
+        """Return an answer's last chunk: why it ended, with our facts."""
         ended = _complete(choice)
         return [
             self._chunk(choice, {}, "", finish_reason(ended))
@@ -80,7 +81,7 @@ class AnswerShape:
         ]
 
     def usage(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
-        """A stream's very last chunk, if it was asked for."""
+        """Return a stream's very last chunk, if it was asked for."""
         if not self.asked.include_usage:
             return []
         facts = (
@@ -91,7 +92,7 @@ class AnswerShape:
         return [self._head(chunk=True) | {"choices": [], "usage": usage_of(choices)} | facts]
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        """All answers as one object; the facts of several stand each beside its answer."""
+        """Return all answers as one object; with several, each carries its own facts."""
         shaped = [self._whole(choice) for choice in choices]
         facts = [facts_of(_begun(choice), _complete(choice)) for choice in choices]
         if len(choices) == 1:
@@ -177,7 +178,7 @@ def _text_logprobs(choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[st
 
 
 def facts_of(started: Started, ended: Ended) -> dict[str, Any]:
-    """The `lorikeet` extension of an answer."""
+    """Return the `lorikeet` extension of an answer."""
     return {
         "served_by": started.served_by,
         "adapter": started.model,
@@ -190,7 +191,7 @@ def facts_of(started: Started, ended: Ended) -> dict[str, Any]:
 
 
 def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
-    """OpenAI's token counts: the prompt once, the answers together."""
+    """Return OpenAI's token counts: the prompt once, the answers together."""
     prompt = _complete(choices[0]).prompt_tokens
     completion = sum(_complete(choice).completion_tokens for choice in choices)
     return {
@@ -201,7 +202,7 @@ def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
 
 
 def finish_reason(ended: Ended) -> str:
-    """OpenAI's word for why an answer ended."""
+    """Return OpenAI's word for why an answer ended."""
     return "length" if ended.reason == "length" else "stop"
 
 

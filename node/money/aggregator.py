@@ -1,56 +1,70 @@
-"""The aggregator's role: hears receipts, promises, seals epochs, publishes batches, posts headers.
+"""Runs the aggregator's role: takes receipts, promises, seals epochs, has witnesses sign them,
+publishes batches, posts headers.
 
 The deciding is in proofs.aggregator.
 
-gossip and streams → envelope checked → channel read on chain → promise
-every epoch: claimed totals read → sealed → batch in the block store → header posted, once
+    a stream → envelope checked → channel and manifest looked up → promise
+    every epoch: what is claimed, read at once → sealed, in a thread → batch provided → witnesses
+                 → header posted, once
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Sequence
 
 import msgspec
 import trio
 
-from p2p.blocks.store import BlockStore
 from p2p.errors import P2pError
-from p2p.host import Host
 from p2p.streams import FrameStream
 from proofs.aggregator import (
+    NEVER,
     Accepted,
     Aggregator,
-    ClaimDue,
+    ChannelView,
     Duplicate,
     Equivocation,
+    InGrace,
     Outcome,
+    Pace,
     Rejected,
     SealedEpoch,
     Waiting,
 )
+from proofs.attribution.shares import AdapterTerms
+from proofs.batch import decode_batch
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError
+from proofs.chain.errors import ChainError, ContractReverted
 from proofs.chain.poster import Poster
-from proofs.chain.structs import ChannelState, VoucherClaim
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
-from proofs.errors import LedgerError, ProofError
+from proofs.errors import LedgerError, ManifestError, ProofError
 from proofs.hextext import to_hex
+from proofs.history import History
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
 from proofs.promise import Evidence, verify_evidence
-from proofs.receipt import decode_body, decode_receipt, digest_of
+from proofs.receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
+from proofs.state import EpochState
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire import receipts as wire
+from .published import Published
+from .quorum import Quorum
 
 CHAIN_DEADLINE_S = 60.0
+SEAL_DEADLINE_S = 60.0
 POST_DEADLINE_S = 300.0
 VIEW_S = 45.0  # how long a channel's state is believed
 MAX_VIEWS = 65_536
 IDLE_DEADLINE_S = 60.0
 MAX_SHOWN_EVIDENCE = 20
+NO_CHANNEL = ChannelView(0, NEVER)
+ALIVE_SHARE = 3  # it says that it is there when a third of the silence is over
 
 
 class AggregatorRole:
@@ -61,26 +75,35 @@ class AggregatorRole:
 
     def __init__(
         self,
-        host: Host,
-        store: BlockStore,
+        published: Published,
         chain: ChainClient,
-        network: Network,
         signer: Signer,
         ledger: Ledger,
         telemetry: Telemetry,
+        *,
+        quorum: Quorum,
+        pace: Pace,
     ) -> None:
-        self._host = host
-        self._store = store
+        self._published = published
         self._chain = chain
-        self._network = network
+        self._network: Network = chain.network
         self._telemetry = telemetry
-        self._address = signer.address
         self._ledger = AggregatorLedger(ledger)
         self._journal = PostJournal(ledger)
         self._poster = Poster(chain, self._journal)
-        self._core = Aggregator(network, signer, self._ledger)
-        self._views: dict[bytes, tuple[ChannelState, float]] = {}
+        self._quorum = quorum
+        self._core = Aggregator(self._network, signer, self._ledger, pace)
+        self._views: dict[bytes, tuple[ChannelView, float]] = {}
         self._lock = trio.Lock()
+
+    def state_at(self, epoch: int) -> EpochState:
+        """Return the state after one of the sealed epochs, recomputed where it is not the last. Blocks."""
+        if epoch == self._core.state.epoch:
+            return self._core.state
+        history = History(self._network)
+        for batch in itertools.islice(self._ledger.batches(0), epoch):
+            history.append(batch, self._manifests_in(batch))
+        return history.state
 
     # --- receipts ---
 
@@ -93,60 +116,88 @@ class AggregatorRole:
         except (msgspec.MsgspecError, UnicodeError) as error:
             self._telemetry.reject("message", stream.remote, str(error))
             return
-        outcomes = [await self._take(data, stream.remote) for data in deliver.envelopes]
+        outcomes = await self._take_all(deliver.envelopes, stream.remote)
         await stream.send(msgspec.msgpack.encode(wire.Taken(outcomes)), wire.DELIVER_DEADLINE_S)
 
+    async def _take_all(
+        self, envelopes: Sequence[bytes], peer_id: str
+    ) -> list[wire.Accepted | wire.Waiting | wire.Rejected]:
+        opened: list[VerifiedEnvelope | ProofError] = []
+        for data in envelopes:
+            try:
+                opened.append(open_envelope(data, self._network))
+            except ProofError as error:
+                opened.append(error)
+        good = [one for one in opened if isinstance(one, VerifiedEnvelope)]
+        try:
+            await self._look_up(good)
+        except (ChainError, trio.TooSlowError) as error:
+            reason = str(error)[: wire.MAX_REASON_CHARS]
+            self._telemetry.log(f"aggregator: {len(good)} receipts wait: {error}")
+            return [wire.Waiting(reason)] * len(opened)
+        return [await self._take(one, peer_id) for one in opened]
+
     async def _take(
-        self, data: bytes, peer_id: str
+        self, opened: VerifiedEnvelope | ProofError, peer_id: str
     ) -> wire.Accepted | wire.Waiting | wire.Rejected:
+        if isinstance(opened, ProofError):
+            self._telemetry.reject("receipt", peer_id, str(opened))
+            return wire.Rejected(str(opened)[: wire.MAX_REASON_CHARS], retryable=False)
         try:
-            envelope = open_envelope(data, self._network)
-        except ProofError as error:
-            self._telemetry.reject("receipt", peer_id, str(error))
-            return wire.Rejected(str(error)[: wire.MAX_REASON_CHARS], retryable=False)
-        try:
-            return _answer(envelope, await self.receive(envelope, peer_id))
-        except (ChainError, LedgerError, trio.TooSlowError) as error:
+            return _answer(opened, await self._receive(opened, peer_id))
+        except (LedgerError, ManifestError) as error:
             self._telemetry.log(
-                f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}"
+                f"aggregator: receipt {opened.receipt.digest.hex()[:12]} waits: {error}"
             )
             return wire.Waiting(str(error)[: wire.MAX_REASON_CHARS])
 
-    async def hear(self, envelope: VerifiedEnvelope, peer_id: str) -> None:
-        """Take one verified receipt from gossip; what fails now is delivered again by its node."""
-        try:
-            await self.receive(envelope, peer_id)
-        except (ChainError, LedgerError, trio.TooSlowError) as error:
-            self._telemetry.log(
-                f"aggregator: receipt {envelope.receipt.digest.hex()[:12]} waits: {error}"
-            )
-
-    async def receive(self, envelope: VerifiedEnvelope, peer_id: str) -> Outcome:
-        """Take one verified receipt, from gossip or a stream."""
-        view = await self._view(envelope)
+    async def _receive(self, envelope: VerifiedEnvelope, peer_id: str) -> Outcome:
+        terms = await self._get_terms(envelope.receipt.receipt.adapter, peer_id)
+        view, _ = self._views.get(envelope.voucher.channel_id, (NO_CHANNEL, 0.0))
         async with self._lock:
-            outcome = self._core.receive(envelope, view)
+            outcome = self._core.receive(envelope, view, terms, int(time.time()))
         self._tell(outcome, envelope, peer_id)
         return outcome
 
-    async def _view(self, envelope: VerifiedEnvelope) -> ChannelState:
-        """The channel on chain, read again when it is old or no longer covers what is promised."""
-        channel = envelope.voucher.channel_id
+    async def _get_terms(self, adapter: bytes, peer_id: str) -> AdapterTerms | None:
+        """Return what the adapter's manifest says; from whoever delivers, or the network. None where it
+        cannot be had now: the receipt is then not taken yet.
+        """
+        known = self._core.find_terms(adapter)
+        if known is not None or adapter == BARE_BASE:
+            return known
+        try:
+            data = await self._published.manifest(adapter, [peer_id])
+        except P2pError as error:
+            self._telemetry.log(f"aggregator: the manifest {adapter.hex()[:12]} is away: {error}")
+            return None
+        return self._core.learn(data, adapter)
+
+    async def _look_up(self, envelopes: Sequence[VerifiedEnvelope]) -> None:
+        """Read the channels on chain that are not known well enough, all at once."""
         now = trio.current_time()
-        known = self._views.get(channel)
-        if (
-            known is None
-            or known[1] < now - VIEW_S
-            or known[0].balance < envelope.voucher.max_claimable_amount
-        ):
-            if len(self._views) >= MAX_VIEWS:
-                self._views.clear()
-            known = (
-                await in_thread(self._chain.channels.read, channel, deadline_s=CHAIN_DEADLINE_S),
-                now,
-            )
-            self._views[channel] = known
-        return known[0]
+        stale = {one.voucher.channel_id: None for one in envelopes if not self._is_known(one, now)}
+        if not stale:
+            return
+        if len(self._views) + len(stale) > MAX_VIEWS:
+            self._views.clear()
+        views = await in_thread(self._read_views, list(stale), deadline_s=CHAIN_DEADLINE_S)
+        self._views |= {channel: (view, now) for channel, view in views.items()}
+
+    def _read_views(self, channels: list[bytes]) -> dict[bytes, ChannelView]:
+        """Read these channels, as deep as the network's finality asks. Blocks."""
+        states = self._chain.channels.read_many(channels)
+        left = self._chain.settlement.left_at_many(channels)
+        return {
+            channel: ChannelView(state.total_claimed, left.get(channel, NEVER))
+            for channel, state in zip(channels, states, strict=True)
+        }
+
+    def _is_known(self, envelope: VerifiedEnvelope, now: float) -> bool:
+        known = self._views.get(envelope.voucher.channel_id)
+        if known is None or known[1] < now - VIEW_S:
+            return False
+        return known[0].total_claimed >= envelope.receipt.receipt.cumulative
 
     def _tell(self, outcome: Outcome, envelope: VerifiedEnvelope, peer_id: str) -> None:
         match outcome:
@@ -156,6 +207,8 @@ class AggregatorRole:
                 self._telemetry.count("receipts_duplicate")
             case Waiting():
                 self._telemetry.count("receipts_out_of_order")
+            case InGrace():
+                self._telemetry.count("receipts_in_grace")
             case Rejected():
                 self._telemetry.reject("receipt", peer_id, f"{outcome.invariant}: {outcome.reason}")
             case Equivocation():
@@ -166,101 +219,115 @@ class AggregatorRole:
                 )
                 self._telemetry.count("equivocations")
                 self._telemetry.reject(
-                    "receipt",
-                    peer_id,
-                    f"{reason}, both signed by 0x{receipt.operator.hex()} and"
-                    f" 0x{receipt.client.hex()}",
+                    "receipt", peer_id, f"{reason}, both signed by 0x{receipt.operator.hex()}"
                 )
 
     # --- epochs ---
 
     async def run(self, epoch_s: float) -> None:
-        """Publish and post what a restart left undone, then seal each epoch, until cancelled."""
-        for epoch in range(1, self._ledger.last_epoch() + 1):
-            sealed = self._ledger.find_epoch(epoch)
-            assert sealed is not None
-            await self._publish(sealed)
+        """Seal each epoch and post what is not posted, until cancelled."""
         while True:
             await self._post_all()
+            await self._keep_office()
             await trio.sleep(epoch_s)
             await self._seal()
 
     async def _seal(self) -> None:
-        try:
-            claimed = await in_thread(
-                self._claim_and_read, self._core.claims_due(), deadline_s=CHAIN_DEADLINE_S
-            )
-        except (ChainError, trio.TooSlowError) as error:
-            self._telemetry.log(f"aggregator: this epoch is not sealed now: {error}")
+        now = int(time.time())
+        due = self._core.channels_due(now)
+        if not due:
             return
-        async with self._lock:
-            sealed = self._core.seal(claimed)
+        sealed = None
+        with survive(self._telemetry, "epochs"):
+            views = await in_thread(self._read_views, due, deadline_s=CHAIN_DEADLINE_S)
+            async with self._lock:
+                # Not abandoned: whoever held the lock next would meet a state that still changes.
+                sealed = await trio.to_thread.run_sync(self._core.seal, views, now)
         if sealed is not None:
             self._telemetry.count("epochs_sealed")
             self._telemetry.log(
                 f"aggregator: sealed epoch {sealed.header.epoch}, {sealed.header.num_receipts}"
                 " receipts in all"
             )
-            await self._publish(sealed)
+        await self._checkpoint_if_due()
 
-    def _claim_and_read(self, due: Sequence[ClaimDue]) -> dict[bytes, int]:
-        """Claim the vouchers that are ours to claim (the others are their nodes'), and say how much
-        of each channel is claimed.
-        """
-        claimed = {
-            claim.voucher.channel_id: (
-                self._chain.channels.read(claim.voucher.channel_id).total_claimed
-            )
-            for claim in due
-        }
-        ours = [
-            claim
-            for claim in due
-            if claim.config.receiver_authorizer == self._address
-            and claimed[claim.voucher.channel_id] < claim.total
-        ]
-        if ours:
-            self._chain.channels.claim(
-                [VoucherClaim(claim.config, claim.voucher, claim.total) for claim in ours]
-            )
-            claimed |= {claim.voucher.channel_id: claim.total for claim in ours}
-        return claimed
-
-    async def _publish(self, sealed: SealedEpoch) -> None:
-        """Make the batch fetchable by its digest."""
-        cid = self._store.put(sealed.batch)
-        try:
-            await self._host.dht.provide(cid)
-        except P2pError as error:
-            self._telemetry.log(f"aggregator: batch {cid} was not advertised now: {error}")
+    async def _checkpoint_if_due(self) -> None:
+        if not self._core.is_checkpoint_due:
+            return
+        with survive(self._telemetry, "checkpoints"):
+            async with self._lock:
+                await trio.to_thread.run_sync(self._core.write_checkpoint)
 
     async def _post_all(self) -> None:
         """Post every sealed header that is not on the chain, in order; the poster makes each happen
         once.
         """
-        for epoch in range(self._journal.last_posted() + 1, self._ledger.last_epoch() + 1):
-            sealed = self._ledger.find_epoch(epoch)
-            assert sealed is not None
+        with survive(self._telemetry, "headers"):
             try:
-                posted = await in_thread(
-                    self._poster.post, sealed.header, deadline_s=POST_DEADLINE_S
-                )
-            except (ChainError, trio.TooSlowError) as error:
-                self._telemetry.log(
-                    f"aggregator: the header of epoch {epoch} is not posted yet: {error}"
-                )
-                return
-            self._telemetry.count("headers_posted")
-            self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
+                first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
+                for epoch in range(first, self._ledger.last_epoch() + 1):
+                    sealed = self._ledger.find_epoch(epoch)
+                    assert sealed is not None
+                    await self._post(sealed)
+            except ContractReverted as error:
+                await self._reconsider(error)
+
+    async def _post(self, sealed: SealedEpoch) -> None:
+        epoch = sealed.header.epoch
+        await self._published.provide(sealed.batch, self._manifests_in(sealed.batch).values())
+        signatures = await self._quorum.gather(sealed.header)
+        posted = await in_thread(
+            self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S
+        )
+        self._telemetry.count("headers_posted")
+        self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
+
+    def _manifests_in(self, batch: bytes) -> dict[bytes, bytes]:
+        found = {
+            digest: self._ledger.find_manifest(digest) for digest in decode_batch(batch).adapters
+        }
+        return {digest: data for digest, data in found.items() if data is not None}
+
+    async def _reconsider(self, error: ContractReverted) -> None:
+        """Think again when the contract refuses the next header: where what it stands on was taken back by the
+        chain, seal it anew later, with what is still claimed.
+        """
+        self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")
+        if error.error not in ("PayoutExceedsReceived", "WrongPrevious"):
+            return
+        first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
+        async with self._lock:
+            if first <= self._core.state.epoch:
+                self._views.clear()
+                await trio.to_thread.run_sync(self._core.unseal, first)
+                self._telemetry.count("epochs_unsealed")
+
+    async def _keep_office(self) -> None:
+        """Fill the bond, and say that we are there, where there was nothing to post for long."""
+        with survive(self._telemetry, "the office"):
+            await in_thread(self._fill_bond_and_show, deadline_s=CHAIN_DEADLINE_S)
+
+    def _fill_bond_and_show(self) -> None:
+        settlement = self._chain.settlement
+        office = settlement.read_office()
+        missing = settlement.terms.bond - office.bond
+        if office.aggregator != self._chain.address:
+            return
+        if missing > 0:
+            settlement.fund_bond(missing)
+        left_s = office.silent_from - self._chain.rpc.get_block().timestamp
+        if left_s < settlement.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:
+            settlement.say_alive()
 
     def describe(self) -> dict[str, object]:
-        """Where it stands, for people and JSON."""
-        state = self._core.history.state
+        """Describe where it stands, for people and JSON."""
+        state = self._core.state
         return {
             "epoch": state.epoch,
             "posted": self._journal.last_posted(),
             "receipts": state.log.size,
-            "payout_total": sum(state.payouts.values()),
+            "unsealed": self._core.num_unsealed,
+            "payout_total": state.header.payout_total if state.header else 0,
             "equivocations": [
                 _describe_evidence(evidence, self._network)
                 for evidence in self._ledger.evidence()[:MAX_SHOWN_EVIDENCE]
@@ -301,6 +368,10 @@ def _answer(
             return wire.Waiting(
                 f"receipts {outcome.first_missing} to {outcome.last_missing} of the channel come"
                 " first"
+            )
+        case InGrace():
+            return wire.Waiting(
+                f"its client has not signed; until {outcome.until} (Unix s) it may show another"
             )
         case Rejected():
             reason = f"{outcome.invariant}: {outcome.reason}"[: wire.MAX_REASON_CHARS]

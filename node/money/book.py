@@ -28,13 +28,13 @@ class ChannelBook:
         """Find one channel."""
         return next(self._rows("WHERE id = ?", channel_id), None)
 
-    def find_by_operator(self, operator: bytes) -> ChannelRow | None:
-        """Find the newest channel that pays this operator."""
-        return next(self._rows("WHERE operator = ? ORDER BY rowid DESC", operator), None)
+    def of_operator(self, operator: bytes) -> list[ChannelRow]:
+        """List the channels that pay this operator, oldest first."""
+        return list(self._rows("WHERE operator = ? ORDER BY rowid", operator))
 
     def all(self) -> list[ChannelRow]:
-        """List every channel."""
-        return list(self._rows(""))
+        """List every channel, oldest first."""
+        return list(self._rows("ORDER BY rowid"))
 
     def save(self, row: ChannelRow) -> None:
         """Write a channel down."""

@@ -1,148 +1,304 @@
-"""A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
+"""Keeps a copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
 word is taken for what was sealed.
 
-header on the chain → batch from whoever has it → recomputed → is it this header?
-→ our receipts are included, then final
+    header on the chain → batch and manifests, from anybody → recomputed → is it this header?
+    → our receipts are included → the header's window is over → final, our payouts can be claimed
+
+What does not follow goes to the judge (watching.py). Claims nothing and posts nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
 import trio
 
-from p2p.blocks.client import fetch_block
-from p2p.blocks.store import BlockStore
-from p2p.cid import Cid
 from p2p.errors import P2pError
-from p2p.host import Host
-from p2p.peers import PeerAddress
-from proofs.batch import MAX_BATCH_BYTES, EpochState, decode_batch, recompute
+from proofs.batch import decode_batch, recompute
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError
+from proofs.chain.headers import Reorganised
 from proofs.chain.structs import PostedHeader
 from proofs.digest import Network
-from proofs.epoch import EpochHeader
-from proofs.errors import BatchError
+from proofs.epoch import AccountLeaf, EpochHeader, Shown
+from proofs.errors import BatchError, LedgerError
 from proofs.history import History
 from proofs.ledger import Outbox
 from proofs.receipt import decode_receipt, digest_of
-from proofs.sumtree import PayoutProof
+from proofs.signing import Signer
+from proofs.state import EpochState, Transition
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from .checkpoints import CheckpointFile
+from .published import Published
 
-CHAIN_DEADLINE_S = 30.0
-FETCH_DEADLINE_S = 20.0
-PROVIDERS_DEADLINE_S = 4.0
+CHAIN_DEADLINE_S = 60.0
+RECOMPUTE_DEADLINE_S = 120.0
+CHECKPOINT_RECEIPTS = 20_000  # after so many more, a restart would verify too much again
+MAX_KEPT_HEADERS = 4_096
+
+
+@dataclass(frozen=True)
+class Posted:
+    """What one posted header came with."""
+
+    posted: PostedHeader
+    before: PostedHeader | None
+    batch: bytes
+    manifests: dict[bytes, bytes]
+
+
+class Judge(Protocol):
+    """Who hears of every header: watching.py."""
+
+    async def approve(self, one: Posted, state: EpochState, transition: Transition) -> None:
+        """Look at a header that follows from its batch, and to which `state` has gone on."""
+
+    async def accuse(self, one: Posted, state: EpochState, error: BatchError) -> None:
+        """Act on a header that does not follow from its batch; `state` stands before it."""
+
+
+@dataclass(frozen=True)
+class Claimable:
+    """Under a final header: what an account was awarded in all, with the proof."""
+
+    posted: PostedHeader
+    shown: Shown[AccountLeaf]
 
 
 class Mirror:
-    """All epochs so far, recomputed.
+    """All epochs so far, recomputed. Its history grows only by headers that are on the chain.
 
-    Its history grows only by batches whose header is on the chain.
+    - `history` stands after the last header; `final` is the last one whose window is over.
+    - Of our own accounts it keeps the proof under each header until a later one is final.
     """
 
     def __init__(
         self,
-        host: Host,
-        store: BlockStore,
+        published: Published,
         chain: ChainClient,
-        network: Network,
         outbox: Outbox,
         telemetry: Telemetry,
-        aggregator: str,
+        *,
+        signer: Signer,
+        accounts: Sequence[bytes],
+        checkpoint: Path,
+        judge: Judge | None = None,
     ) -> None:
-        self._host = host
-        self._store = store
+        self._published = published
         self._chain = chain
         self._outbox = outbox
         self._telemetry = telemetry
-        self._aggregator = aggregator
-        self.network = network
-        self.history = History(network)
+        self._signer = signer
+        self._accounts = tuple(accounts)
+        self._file = CheckpointFile(checkpoint)
+        self._judge = judge
+        self.history = History(chain.network)
+        self.final: PostedHeader | None = None
+        self._walk = chain.walk_headers()
+        self._sought: bytes | None = None  # the hash at which a checkpoint goes on
+        self._pending: PostedHeader | None = None
+        self._headers: dict[int, PostedHeader] = {}
+        self._ripening: deque[tuple[PostedHeader, dict[bytes, Shown[AccountLeaf]]]] = deque()
+        self._claimable: dict[bytes, Claimable] = {}
+        self._checkpointed = 0
+
+    @property
+    def network(self) -> Network:
+        """Return the network whose epochs these are."""
+        return self.history.network
 
     @property
     def header(self) -> EpochHeader | None:
-        """The last header whose batch was recomputed here."""
+        """Return the last header whose batch was recomputed here."""
         return self.history.state.header
 
-    def credited(self, account: bytes) -> int:
-        """What an account was awarded in all."""
-        return self.history.state.payouts.get(account, 0)
+    def posted(self, epoch: int) -> PostedHeader | None:
+        """Return a header as the chain has it, one of the last few thousand."""
+        return self._headers.get(epoch)
 
-    def prove_payout(self, account: bytes) -> PayoutProof:
-        """The proof that the settlement contract wants."""
-        return self.history.prove_payout(account)
+    def open_headers(self) -> list[PostedHeader]:
+        """List the headers that can still be challenged, oldest first."""
+        return [posted for posted, _ in self._ripening]
+
+    def credited(self, account: bytes) -> int:
+        """Return what an account was awarded in all, final or not."""
+        return self.history.state.amount(account)
+
+    def claimable(self, account: bytes) -> Claimable | None:
+        """Return the proof that the settlement contract pays one of our accounts for."""
+        return self._claimable.get(account)
 
     async def run(self, interval_s: float) -> None:
         """Follow the chain of headers, until cancelled."""
+        await trio.to_thread.run_sync(self._restore)
         while True:
-            try:
+            with survive(self._telemetry, "mirror"):
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
-            except (ChainError, trio.TooSlowError, P2pError) as error:
-                self._telemetry.log(
-                    f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}"
-                )
-            except BatchError as error:
-                self._telemetry.count("epochs_contradicted")
-                self._telemetry.log(
-                    f"mirror: epoch {self.history.state.epoch + 1} does NOT follow from its"
-                    f" receipts: {error}"
-                )
+                await self._ripen()
             await trio.sleep(interval_s)
 
     async def follow(self) -> bool:
-        """Take the next epoch, if the chain has one."""
-        posted = await in_thread(self._find_next, deadline_s=CHAIN_DEADLINE_S)
-        if posted is None:
-            return False
-        batch = await self._fetch(posted.header)
-        history = self.history
+        """Take the next header, if the chain has one; False when there is none yet."""
+        if self._pending is None:
+            found = await in_thread(self._walk.next, deadline_s=CHAIN_DEADLINE_S)
+            if found is None:
+                return self._begin_anew_if_lost()
+            if isinstance(found, Reorganised):
+                self._go_back(found.epoch)
+                return True
+            self._pending = found
+        if self._is_on_our_way(self._pending):
+            await self._take(self._pending)
+        self._pending = None
+        return True
+
+    def _is_on_our_way(self, posted: PostedHeader) -> bool:
+        """Return whether a header continues what is here; goes back first where it replaces some of it."""
         header = posted.header
-        state = await in_thread(_recompute, history, batch, deadline_s=CHAIN_DEADLINE_S)
-        if state.header != header:
+        self._headers[header.epoch] = posted
+        self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)
+        if self._sought is not None:
+            if header.hash == self._sought:
+                self._sought = None
+            return False
+        if header.epoch <= self.history.state.epoch:  # the contract took the others back
+            self._go_back(header.epoch - 1)
+        return header.previous == self.history.state.header_hash
+
+    async def _take(self, posted: PostedHeader) -> None:
+        header = posted.header
+        batch = await self._published.batch(header.batch_digest)
+        try:
+            manifests = await self._get_manifests(batch)
+            one = Posted(posted, self._headers.get(header.epoch - 1), batch, manifests)
+            transition = await in_thread(self._recompute, one, deadline_s=RECOMPUTE_DEADLINE_S)
+        except BatchError as error:
+            await self._refuse(posted, batch, error)
+            return
+        self.history.state.apply(transition)
+        self._note(batch, header)
+        self._remember_payouts(posted)
+        await self._published.provide(batch, manifests.values())
+        if self._judge is not None:
+            await self._judge.approve(one, self.history.state, transition)
+        await self._checkpoint_if_due()
+
+    def _recompute(self, one: Posted) -> Transition:
+        transition = recompute(one.batch, self.history.state, one.manifests)
+        if transition.header != one.posted.header:
             raise BatchError(
                 "header", "the header on the chain is another one than its batch gives"
             )
-        history.extend(batch, state)
-        self._note(batch, header)
-        return True
+        return transition
 
-    def _find_next(self) -> PostedHeader | None:
-        epoch = self.history.state.epoch + 1
-        chain = self._chain.settlement
-        return chain.find_header(epoch) if chain.find_header_hash(epoch) else None
+    async def _get_manifests(self, batch: bytes) -> dict[bytes, bytes]:
+        return await self._published.manifests(
+            decode_batch(batch).adapters, hashlib.sha256(batch).digest()
+        )
 
-    async def _fetch(self, header: EpochHeader) -> bytes:
-        cid = Cid(header.batch_digest)
-        here = self._store.get(cid)
-        if here is not None:
-            return here
-        providers = (
-            [PeerAddress(self._aggregator)]
-            if self._aggregator and self._aggregator != self._host.peer_id
-            else []
-        )
-        providers += await self._host.dht.find_providers(cid, deadline_s=PROVIDERS_DEADLINE_S)
-        return await fetch_block(
-            self._host,
-            self._store,
-            cid,
-            MAX_BATCH_BYTES,
-            providers=providers,
-            deadline_s=FETCH_DEADLINE_S,
-        )
+    async def _refuse(self, posted: PostedHeader, batch: bytes, error: BatchError) -> None:
+        epoch = posted.header.epoch
+        self._telemetry.count("epochs_contradicted")
+        self._telemetry.log(f"mirror: epoch {epoch} does NOT follow from its receipts: {error}")
+        if self._judge is None:
+            return
+        try:
+            manifests = await self._get_manifests(batch)
+        except (BatchError, P2pError):
+            manifests = {}
+        one = Posted(posted, self._headers.get(epoch - 1), batch, manifests)
+        await self._judge.accuse(one, self.history.state, error)
 
     def _note(self, batch: bytes, header: EpochHeader) -> None:
-        receipts = decode_batch(batch).receipts
         ours = self._outbox.mark_included(
-            (digest_of(decode_receipt(entry).body) for entry in receipts), header.epoch
+            (digest_of(decode_receipt(entry).body) for entry in decode_batch(batch).receipts),
+            header.epoch,
         )
-        self._outbox.mark_final(header.epoch)
         self._telemetry.count("epochs_mirrored")
         if ours:
             self._telemetry.log(f"mirror: epoch {header.epoch} holds {ours} of our receipts")
 
+    def _remember_payouts(self, posted: PostedHeader) -> None:
+        state = self.history.state
+        places = {account: state.find_account(account) for account in self._accounts}
+        self._ripening.append(
+            (
+                posted,
+                {
+                    account: state.show_account(index)
+                    for account, index in places.items()
+                    if index is not None
+                },
+            )
+        )
 
-def _recompute(history: History, batch: bytes) -> EpochState:
-    return recompute(batch, history.state)
+    async def _ripen(self) -> None:
+        """Take note of the headers whose window is over, and of those that were taken back."""
+        settlement = self._chain.settlement
+        while self._ripening:
+            posted, shown = self._ripening[0]
+            if not await in_thread(settlement.is_posted, posted, deadline_s=CHAIN_DEADLINE_S):
+                self._go_back(posted.header.epoch - 1)
+                return
+            if not await in_thread(settlement.is_final, posted, deadline_s=CHAIN_DEADLINE_S):
+                return
+            self._ripening.popleft()
+            self.final = posted
+            self._claimable = {account: Claimable(posted, one) for account, one in shown.items()}
+            self._outbox.mark_final(posted.header.epoch)
+
+    def _go_back(self, epoch: int) -> None:
+        """Forget every epoch after this one."""
+        self._pending = None
+        while self._ripening and self._ripening[-1][0].header.epoch > epoch:
+            self._ripening.pop()
+        if epoch >= self.history.state.epoch:
+            return
+        self._telemetry.count("epochs_taken_back", self.history.state.epoch - epoch)
+        self._telemetry.log(f"mirror: the chain took back what came after epoch {epoch}")
+        self._outbox.take_back(epoch + 1)
+        if not self.history.revert(epoch):
+            self._begin_anew()
+
+    def _begin_anew_if_lost(self) -> bool:
+        if self._sought is None:
+            return False
+        self._telemetry.log("mirror: the chain does not know our checkpoint; recomputing all")
+        self._begin_anew()
+        return True
+
+    def _begin_anew(self) -> None:
+        self.history = History(self.network)
+        self._sought = None
+        self._ripening.clear()
+        self._walk.rewind()
+
+    def _restore(self) -> None:
+        data = self._file.read()
+        if data is None:
+            return
+        try:
+            self.history.restore(data, self._signer.address)
+        except LedgerError as error:
+            self._telemetry.log(f"mirror: {error}; recomputing all")
+            return
+        self._sought = self.history.state.header_hash
+        self._checkpointed = self.history.state.log.size
+
+    async def _checkpoint_if_due(self) -> None:
+        size = self.history.state.log.size
+        if size < self._checkpointed + CHECKPOINT_RECEIPTS:
+            return
+        await trio.to_thread.run_sync(self._write_checkpoint)
+        self._checkpointed = size
+
+    def _write_checkpoint(self) -> None:
+        self._file.write(self.history.write_checkpoint(self._signer))

@@ -2,34 +2,43 @@
 keeps what the protocol's machine wants kept. Takes no decision about vouchers or receipts
 (wire/channels.py does).
 
-A voucher reserves nothing on chain, so a channel is read again while it is used. Nothing new is
-accepted while a withdrawal is under way, and what is owed is claimed at once.
+A voucher reserves nothing on chain, so a channel is read again while it is used, and is worth what
+the chain says it holds. Nothing new is accepted while a withdrawal is under way or once less is
+left than is owed, and what is owed is claimed at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import trio
 
 from proofs.chain.errors import ChainError
+from proofs.chain.views import LATEST
 from proofs.errors import ProofError
+from proofs.hextext import to_hex
 from proofs.receipt import VerifiedReceipt
 from proofs.voucher import ChannelConfig, channel_id, check_channel
 
-from ..errors import BadRequest, NoChannel
+from ..api import ChannelInfo, ChannelState
+from ..errors import BadRequest, NoChannel, NodeError
 from ..threads import in_thread
 from ..wire.channels import ChannelFacts, ChannelRow, PayeeChannel, Persist
 from ..wire.notary import Notary
 from .addresses import address_of_peer
 from .book import ChannelBook
-from .vault import ReadChannel
+from .vault import ChannelOnChain
 
 CHAIN_DEADLINE_S = 20.0
 MIN_WITHDRAW_DELAY_S = 900
 MAX_TABS = 4096
 
+TICK_S = 5.0
+
+T = TypeVar("T")
 OnReceipt = Callable[[VerifiedReceipt, ChannelRow], None]
 
 
@@ -46,29 +55,52 @@ class Tab:
     visits: int = 0
 
 
+class Chain(Protocol):
+    """What a payee reads (proofs.chain's Channels). Every call blocks."""
+
+    def read(self, channel_id: bytes, shallow: int = 0) -> ChannelOnChain:
+        """A channel as whoever is paid from it should see it."""
+
+    def read_many(
+        self, channel_ids: Sequence[bytes], block: str | int | None = None
+    ) -> Sequence[ChannelOnChain]:
+        """Channels' states at a block."""
+
+
 class Till:
     """All channels that pay this node.
 
-    `on_receipt` gets every receipt that has both signatures, with the channel it was paid in;
-    `on_withdrawal` hears that a client wants its money back.
+    `on_receipt` gets every receipt, with the channel it was paid in: one with both signatures at
+    once, one that its client let lie after `grace_s`, and again if the client signs later.
+    `on_withdrawal` hears that a client wants its money back. `shallow` of a deposit counts before
+    it is so deep in the chain that it stays. `clock` gives Unix seconds.
     """
 
     def __init__(
         self,
         notary: Notary,
         book: ChannelBook,
-        read_channel: ReadChannel,
+        chain: Chain,
         on_receipt: OnReceipt,
         *,
         on_withdrawal: Callable[[], None],
+        grace_s: float,
+        shallow: int,
+        clock: Callable[[], float],
     ) -> None:
         self._notary = notary
         self._book = book
-        self._read = read_channel
+        self._chain = chain
+        self._shallow = shallow
         self._on_receipt = on_receipt
         self._on_withdrawal = on_withdrawal
+        self._grace_s = grace_s
+        self._clock = clock
         self._tabs: dict[bytes, Tab] = {}
         self.operator = notary.address
+        for row in book.of_operator(self.operator):  # what a restart left
+            if any(not draft.is_sent for draft in row.drafts):
+                self._tabs[row.channel_id] = self._new_tab(row)
 
     def open(self, peer_id: str, client: bytes, config: ChannelConfig) -> Tab:
         """Find the channel that shall pay; NoChannel or BadRequest says why it cannot.
@@ -81,12 +113,26 @@ class Till:
             if len(self._tabs) >= MAX_TABS:
                 self._forget_idle()
             row = self._book.find(channel) or ChannelRow(channel, self.operator, config)
-            self._tabs[channel] = Tab(PayeeChannel(row, self._notary))
+            self._tabs[channel] = self._new_tab(row)
         return self._tabs[channel]
 
+    async def run(self, interval_s: float = TICK_S) -> None:
+        """Take what clients let lie for too long without their signatures, until cancelled."""
+        while True:
+            self.tick()
+            await trio.sleep(interval_s)
+
+    def tick(self) -> None:
+        """Write down the receipts that have become due."""
+        now = self._clock()
+        for tab in self._tabs.values():
+            if tab.channel.due_at <= now:
+                for persist in tab.channel.tick(now):
+                    self.keep(persist)
+
     def keep(self, persist: Persist) -> None:
-        """Write a channel down, and with it the receipt that has just got its second signature; on
-        the disk when this returns.
+        """Write a channel down, and with it the receipt that has just become one; on the disk when
+        this returns.
         """
         with self._book.transaction():
             self._book.save(persist.row)
@@ -94,11 +140,20 @@ class Till:
                 self._on_receipt(persist.receipt, persist.row)
 
     async def read(self, tab: Tab, at: float) -> None:
-        """Tell the channel what the chain says at `at` or later; NoChannel when it says nothing."""
+        """Tell the channel what the chain says at `at` or later; NodeError when it says nothing."""
         async with tab.reading:
             await trio.sleep_until(at)
             if tab.channel.read_at < at:
                 await self._read_now(tab.channel)
+
+    async def channels(self) -> list[ChannelInfo]:
+        """Every channel that ever paid this node, newest first; NodeError when the chain says
+        nothing.
+        """
+        rows = self._book.of_operator(self.operator)[::-1]
+        ids = [row.channel_id for row in rows]
+        states = await self._ask_chain(self._chain.read_many, ids, LATEST) if rows else []
+        return [_describe(row, state) for row, state in zip(rows, states, strict=True)]
 
     def check(self) -> None:
         """Raise AssertionError unless the invariants of every channel hold."""
@@ -123,19 +178,49 @@ class Till:
             )
 
     async def _read_now(self, channel: PayeeChannel) -> None:
-        try:
-            state = await in_thread(self._read, channel.channel_id, deadline_s=CHAIN_DEADLINE_S)
-        except (trio.TooSlowError, ChainError) as error:
-            raise NoChannel(
-                f"the chain did not say what the channel holds ({error}); ask again"
-            ) from error
-        was_withdrawing = channel.is_withdrawing
+        state = await self._ask_chain(self._chain.read, channel.channel_id, self._shallow)
+        was_good = not (channel.is_withdrawing or channel.is_dead)
         facts = ChannelFacts(state.balance, bool(state.withdraw_requested_at))
         channel.note(facts, trio.current_time())
-        if channel.is_withdrawing and not was_withdrawing:
+        if was_good and (channel.is_withdrawing or channel.is_dead):
             self._on_withdrawal()
+
+    async def _ask_chain(self, read: Callable[..., T], *values: object) -> T:
+        try:
+            return await in_thread(read, *values, deadline_s=CHAIN_DEADLINE_S)
+        except (trio.TooSlowError, ChainError) as error:
+            raise NodeError(
+                f"the chain did not say what the channel holds ({error}); ask again"
+            ) from error
+
+    def _new_tab(self, row: ChannelRow) -> Tab:
+        return Tab(PayeeChannel(row, self._notary, grace_s=self._grace_s))
 
     def _forget_idle(self) -> None:
         for channel, tab in list(self._tabs.items()):
-            if not tab.visits:
+            if not tab.visits and tab.channel.due_at == math.inf:
                 del self._tabs[channel]
+
+
+def _describe(row: ChannelRow, state: ChannelOnChain) -> ChannelInfo:
+    asked_at = state.withdraw_requested_at
+    if state.balance < row.owed:
+        word: ChannelState = "dead"
+    elif asked_at:
+        word = "withdrawing"
+    else:
+        word = "open" if state.balance else "empty"
+    reserved = row.owed - row.cumulative
+    return ChannelInfo(
+        channel=row.channel_id.hex(),
+        role="node",
+        counterparty=to_hex(row.config.payer),
+        state=word,
+        balance=state.balance,
+        spent=row.cumulative,
+        vouched=row.voucher,
+        claimed=state.total_claimed,
+        reserved=reserved,
+        free=max(min(state.balance, row.voucher) - row.owed, 0),
+        available_at=asked_at + row.config.withdraw_delay if asked_at else None,
+    )

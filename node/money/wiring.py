@@ -4,18 +4,22 @@ counter, its receipts. Only wires and reports.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.host import Host
-from p2p.identity import Identity
+from proofs.aggregator import Pace
 from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
+from proofs.chain.fees import GWEI, FeeLimits
+from proofs.chain.origin import Stated
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.hextext import from_hex, to_hex
@@ -23,22 +27,36 @@ from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
 from proofs.receipt import BARE_BASE, decode_body
 from proofs.signing import Signer
 
-from ..api import EarningsInfo, ReceiptInfo, ReceiptState
+from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState
 from ..config import Config
 from ..errors import ConfigError, NodeError
+from ..keys import Keys
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.notary import Notary
 from ..wire.receipts import PROTOCOL
+from ..wire.witness import PROTOCOL as WITNESS_PROTOCOL
 from .aggregator import AggregatorRole
 from .book import ChannelBook
+from .claiming import Claims
+from .delivering import Delivery, run_gossip
+from .exits import Exits
 from .mirror import Mirror
+from .origin import Origin, check_same_chain
+from .promises import PromiseBook
+from .published import Published
 from .purse import Purse
-from .settlement import Settlement, run_gossip
+from .quorum import Quorum
+from .responding import Respondent
 from .till import Till
-from .vault import Vault
+from .vault import Limits, Vault
+from .watching import Watcher
+from .witnessing import Witness
 
 CHAIN_DEADLINE_S = 20.0
+CONNECT_DEADLINE_S = 60.0
+DEVELOPMENT_CHAINS = (1337, 31337)
+"""Chains whose dollars are free and worth no gas: there everything is claimed that is due."""
 LAST_CLAIM_DEADLINE_S = 2.0
 MAX_LISTED_RECEIPTS = 1000
 MAX_SHOWN_REJECTIONS = 20
@@ -57,9 +75,12 @@ _STATE_WORDS: dict[OutboxState, ReceiptState] = {
 
 @dataclass(frozen=True)
 class Connection:
-    """The chain, and who aggregates on it."""
+    """The chain as the operator's key sees it, and as the key does that pays others; and who
+    aggregates on it.
+    """
 
     chain: ChainClient
+    payer: ChainClient
     network: Network
     aggregator: bytes
 
@@ -90,23 +111,30 @@ class Money:
     def __init__(
         self,
         config: Config,
-        identity: Identity,
+        keys: Keys,
         host: Host,
         telemetry: Telemetry,
         connection: Connection | None,
         books: Books,
     ) -> None:
         self._config = config
+        self._keys = keys
         self._host = host
         self._telemetry = telemetry
         self._connection = connection
         self._books = books
-        self._signer = Signer(identity.secret)
+        self._signer = Signer(keys.operator.secret)
         self._outbox = books.outbox
         self.till: Till | None = None
         self.purse: Purse | None = None
         self.mirror: Mirror | None = None
-        self.settlement: Settlement | None = None
+        self.claims: Claims | None = None
+        self.delivery: Delivery | None = None
+        self.exits: Exits | None = None
+        self.watcher: Watcher | None = None
+        self.respondent: Respondent | None = None
+        self.witness: Witness | None = None
+        self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
 
     def build(self, store: BlockStore) -> None:
@@ -116,87 +144,148 @@ class Money:
         config = self._config
         chain = self._connection.chain
         network = self._connection.network
-        self.mirror = Mirror(
-            self._host,
-            store,
-            chain,
-            network,
-            outbox=self._outbox,
-            telemetry=self._telemetry,
-            aggregator=config.aggregator,
+        published = Published(
+            self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
-        self.settlement = Settlement(
-            self._host,
+        self.watcher = Watcher(chain, self._promises, self._telemetry, config.watch_interval_s)
+        self.mirror = Mirror(
+            published,
             chain,
             self._outbox,
+            self._telemetry,
+            signer=self._signer,
+            accounts=self.accounts,
+            checkpoint=config.home / "epochs",
+            judge=self.watcher,
+        )
+        self.claims = Claims(
+            chain,
             self._books.channels,
-            mirror=self.mirror,
-            telemetry=self._telemetry,
-            aggregator=config.aggregator,
-            aggregator_address=self._connection.aggregator,
+            self.mirror,
+            self._telemetry,
             operator=self._signer.address,
             accounts=self.accounts,
+            unit_wei=0 if chain.deployment.chain_id in DEVELOPMENT_CHAINS else config.unit_wei,
+            on_claimed=self._send_soon,
         )
+        self.delivery = Delivery(
+            self._host,
+            self._outbox,
+            self._telemetry,
+            network,
+            aggregator=config.aggregator,
+            address=self._aggregator_now,
+            is_claimed=self.claims.is_claimed,
+        )
+        self.exits = Exits(
+            chain,
+            self._books.channels,
+            self._outbox,
+            self.mirror,
+            self._telemetry,
+            claims=self.claims,
+            operator=self._signer.address,
+        )
+        self.witness = Witness(self._signer, self.mirror, published, self._telemetry)
         notary = Notary(self._signer, network)
         self.till = Till(
             notary,
             self._books.channels,
-            chain.channels.read,
-            on_receipt=self.settlement.earned,
-            on_withdrawal=self.settlement.claim_soon,
+            chain.channels,
+            on_receipt=self.delivery.earned,
+            on_withdrawal=self.claims.claim_soon,
+            grace_s=config.grace_s,
+            shallow=config.shallow_deposit,
+            clock=time.time,
         )
-        vault = Vault(
-            chain.channels.deposit,
-            chain.channels.read,
-            config.channel_deposit,
-            config.max_channel_deposit,
+        payer = self._connection.payer
+        limits = Limits(
+            first=config.first_deposit,
+            step=config.channel_deposit,
+            most=config.max_channel_deposit,
+            locked=config.max_locked,
         )
-        self.purse = Purse(notary, self._books.channels, vault, on_receipt=self.settlement.paid)
+        self.purse = Purse(
+            notary,
+            self._books.channels,
+            Vault(payer.channels, limits),
+            on_receipt=self.delivery.paid,
+            telemetry=self._telemetry,
+            idle_s=config.idle_withdraw_s,
+            clock=time.time,
+            payer=payer.address,
+        )
         if config.role == "aggregator":
-            if self._connection.aggregator != self._signer.address:
+            signer = Signer(self._keys.aggregator)
+            if self._connection.aggregator != signer.address:
                 raise ConfigError(
                     "the settlement contract takes headers from"
                     f" 0x{self._connection.aggregator.hex()}, not from this daemon's key"
+                    f" {to_hex(signer.address)} ({config.key_files.aggregator.name}, or key where"
+                    " there is none)"
                 )
+            own = chain.for_key(self._keys.aggregator)
             self.aggregator = AggregatorRole(
-                self._host,
-                store,
-                chain,
-                network,
-                signer=self._signer,
-                ledger=self._books.ledger,
-                telemetry=self._telemetry,
+                published,
+                own,
+                signer,
+                self._books.ledger,
+                self._telemetry,
+                quorum=Quorum(self._host, own, config.witnesses, self._telemetry),
+                pace=Pace(
+                    grace_s=round(config.grace_s),
+                    promise_s=round(config.promise_s),
+                    epoch_s=max(1, round(config.epoch_s)),
+                ),
             )
+
+            self.respondent = Respondent(
+                own, self.aggregator.state_at, self.mirror.open_headers, self._telemetry
+            )
+
+    def _aggregator_now(self) -> bytes:
+        assert self._connection is not None, "only with a chain is anything promised"
+        return self._connection.aggregator
+
+    def _send_soon(self) -> None:
+        if self.delivery is not None:
+            self.delivery.send_soon()
 
     async def run_in(self, nursery: trio.Nursery) -> None:
         """Start this role's tasks."""
         network = self._connection.network if self._connection else None
-        await nursery.start(
-            run_gossip,
-            self._host,
-            network,
-            self.aggregator.hear if self.aggregator else None,
-            self._telemetry,
-        )
+        gossip = partial(run_gossip, self._host, network, self._aggregator_now)
+        await nursery.start(gossip, self._promises.add, self._telemetry)
+        config = self._config
         if self.aggregator is not None:
             self._host.serve(
                 PROTOCOL, self.aggregator.serve, streams_per_peer=AGGREGATOR_STREAMS_PER_PEER
             )
-            nursery.start_soon(self.aggregator.run, self._config.epoch_s)
-        if self.mirror is not None and self.settlement is not None:
-            nursery.start_soon(self.mirror.run, min(5.0, self._config.epoch_s / 2))
-            nursery.start_soon(self.settlement.run_outbox)
-            nursery.start_soon(self.settlement.run_claims, self._config.claim_interval_s)
+            nursery.start_soon(self.aggregator.run, config.epoch_s)
+            assert self.respondent is not None
+            nursery.start_soon(self.respondent.run, config.watch_interval_s)
+        if self.mirror is not None and self.delivery is not None and self.claims is not None:
+            assert self.witness is not None
+            assert self.watcher is not None
+            assert self.exits is not None
+            nursery.start_soon(self.exits.run, config.watch_interval_s)
+            self._host.serve(WITNESS_PROTOCOL, self.witness.serve, streams_per_peer=2)
+            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
+            nursery.start_soon(self.watcher.run)
+            nursery.start_soon(self.delivery.run)
+            nursery.start_soon(self.claims.run, config.claim_interval_s)
         if self.till is not None and self.purse is not None:
+            nursery.start_soon(self.till.run)
+            nursery.start_soon(self.purse.run)
             nursery.start_soon(run_checks, (self.till.check, self.purse.check), self._telemetry)
 
     async def close(self) -> None:
         """Claim at the end what is due; bounded, because the machine may be going down."""
-        if self.settlement is not None:
+        if self.claims is not None:
             with trio.CancelScope(
                 shield=True, deadline=trio.current_time() + LAST_CLAIM_DEADLINE_S
             ):
-                await self.settlement.claim_vouchers()
+                await self.claims.claim_vouchers()
 
     # --- reports ---
 
@@ -216,6 +305,7 @@ class Money:
         ]
         about: dict[str, object] = {
             "paid": self._connection is not None,
+            "troubles": dict(self._telemetry.troubles),
             "rejections": rejections[-MAX_SHOWN_REJECTIONS:],
         }
         if self._connection is None:
@@ -230,6 +320,11 @@ class Money:
             "chain_id": deployment.chain_id,
             "settlement": to_hex(deployment.settlement),
             "token": to_hex(deployment.token),
+            "payer": to_hex(self._connection.payer.address),
+            "nodes": [
+                {"node": one.name, "trouble": one.trouble}
+                for one in self._connection.chain.rpc.health()
+            ],
         }
         if self.mirror is not None:
             header = self.mirror.header
@@ -269,13 +364,22 @@ class Money:
             epoch=entry.epoch,
         )
 
+    async def channels(self) -> list[ChannelInfo]:
+        """This daemon's channels: first those that it pays from, then those that pay it."""
+        paying = await self.purse.channels() if self.purse else []
+        return paying + (await self.till.channels() if self.till else [])
+
+    async def withdraw(self, channel: bytes | None) -> list[ChannelInfo]:
+        """Take money back out of one channel, or of all."""
+        return await self.purse.withdraw(channel) if self.purse else []
+
     async def earnings(self) -> list[EarningsInfo]:
         """What this daemon's accounts earned; at an aggregator everybody's."""
         if self.mirror is None or self._connection is None:
             return []
-        payouts = self.mirror.history.state.payouts
-        accounts = sorted(payouts) if self.aggregator is not None else self.accounts
-        credited = {account: payouts.get(account, 0) for account in accounts}
+        state = self.mirror.history.state
+        accounts = state.all_accounts() if self.aggregator is not None else self.accounts
+        credited = {account: state.amount(account) for account in accounts}
         try:
             return await in_thread(
                 _read_earnings, self._connection.chain, credited, deadline_s=CHAIN_DEADLINE_S
@@ -307,12 +411,12 @@ async def run_checks(
 
 @asynccontextmanager
 async def open_money(
-    config: Config, identity: Identity, host: Host, telemetry: Telemetry
+    config: Config, keys: Keys, host: Host, telemetry: Telemetry
 ) -> AsyncIterator[Money]:
     """Connect to the chain that the configuration names, if any, and open the books."""
-    connection = await _connect(config, identity) if config.chain_rpc else None
+    connection = await _connect(config, keys) if config.chain_rpc else None
     ledger = Ledger(config.ledger_path)
-    money = Money(config, identity, host, telemetry, connection=connection, books=Books(ledger))
+    money = Money(config, keys, host, telemetry, connection=connection, books=Books(ledger))
     try:
         yield money
         await money.close()
@@ -322,26 +426,51 @@ async def open_money(
         ledger.close()
 
 
-async def _connect(config: Config, identity: Identity) -> Connection:
+async def _connect(config: Config, keys: Keys) -> Connection:
     try:
+        stated = Stated(
+            chain_id=config.chain_id or None,
+            channels=from_hex(config.channels),
+            token=from_hex(config.token),
+            first_block=config.first_block or None,
+        )
         settlement = from_hex(config.settlement)
         return await in_thread(
-            _open_connection,
-            config.chain_rpc,
-            settlement,
-            identity.secret,
-            deadline_s=CHAIN_DEADLINE_S,
+            _open_connection, config, settlement, stated, keys, deadline_s=CONNECT_DEADLINE_S
         )
     except (ChainError, trio.TooSlowError, ValueError) as error:
         raise ConfigError(
-            f"the chain at {config.chain_rpc} does not answer as configured: {error}; check"
-            " chain_rpc and settlement"
+            f"the chain at {', '.join(config.chain_rpc)} does not answer as configured: {error};"
+            " check chain_rpc and settlement"
         ) from error
 
 
-def _open_connection(rpc: str, settlement: bytes, secret: bytes) -> Connection:
-    chain = open_client(rpc, settlement, secret)
-    return Connection(chain, chain.network, chain.settlement.aggregator())
+def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Keys) -> Connection:
+    limits = FeeLimits(round(config.max_fee_gwei * GWEI), round(config.max_tip_gwei * GWEI))
+    chain = open_client(
+        config.chain_rpc,
+        settlement,
+        keys.operator.secret,
+        stated=stated,
+        limits=limits,
+        confirmations=config.confirmations,
+    )
+    try:
+        deployment = chain.deployment
+        check_same_chain(
+            config.origin_path,
+            Origin(
+                deployment.chain_id,
+                to_hex(deployment.settlement),
+                deployment.first_block,
+                to_hex(chain.read_origin()),
+            ),
+        )
+        aggregator = chain.settlement.aggregator()
+    except BaseException:  # whatever it was, the session must not stay open
+        chain.close()
+        raise
+    return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator)
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:

@@ -1,3 +1,3 @@
-"""A whole network on one machine: a chain, a bootstrap node, an aggregator, volunteers and a
+"""Runs a whole network on one machine: a chain, a bootstrap node, an aggregator, volunteers and a
 client, each its own process.
 """

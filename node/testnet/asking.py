@@ -1,6 +1,6 @@
 """Asks a node of the test network over its HTTP face, concurrently.
 
-Knows the routes, not the network.
+Knows the routes, not the network. Decides nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 
 class AskFailed(Exception):
-    """A node said no, or nothing; `code` is the error's code where it has one."""
+    """A node refused or did not answer; `code` is the error's code if it has one."""
 
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
@@ -33,8 +33,9 @@ class AskFailed(Exception):
 
 @dataclass
 class Asking:
-    """An answer as it comes; `clock_s` of the first and last text are kept to measure the pace that
-    a client sees.
+    """An answer as it arrives.
+
+    `clock_s` at the first and last text is kept to measure the pace that a client sees.
     """
 
     model: str
@@ -47,18 +48,18 @@ class Asking:
 
     @property
     def tokens(self) -> int:
-        """How many tokens were answered."""
+        """Return how many tokens were answered."""
         return self.usage.get("completion_tokens", 0)
 
     @property
     def tokens_s(self) -> float:
-        """The pace after the first token."""
+        """Return the tokens per second after the first one."""
         spent = self.text_s[-1] - self.text_s[0] if len(self.text_s) > 1 else 0.0
         return (self.tokens - 1) / spent if spent > 0 else 0.0
 
 
 class NodeClient:
-    """One node's HTTP face; raises `AskFailed`."""
+    """One node's HTTP face. Every method raises AskFailed."""
 
     def __init__(self, url: str) -> None:
         self._http = httpx.AsyncClient(
@@ -78,23 +79,23 @@ class NodeClient:
         await self._http.__aexit__(kind, error, trace)
 
     async def status(self) -> StatusInfo:
-        """Who it is and how it does."""
+        """Fetch the node's status."""
         return await self._get("status", StatusInfo)
 
     async def adapters(self) -> list[AdapterInfo]:
-        """What it holds or has heard of."""
+        """List the adapters that it holds or has heard of."""
         return await self._get("adapters", list[AdapterInfo])
 
     async def receipts(self) -> list[ReceiptInfo]:
-        """Its ledger."""
+        """List the receipts in its ledger."""
         return await self._get("receipts", list[ReceiptInfo])
 
     async def receipt(self, digest: str) -> bytes:
-        """A signed receipt's bytes."""
+        """Fetch a signed receipt's bytes."""
         return (await self._send("GET", f"/lorikeet/v1/receipts/{digest}")).content
 
     async def earnings(self) -> list[EarningsInfo]:
-        """Who earned what."""
+        """List who earned what."""
         return await self._get("earnings", list[EarningsInfo])
 
     async def pull(self, model: str) -> PullReport:
@@ -165,7 +166,7 @@ class NodeClient:
 
 
 def failure_of(response: httpx.Response) -> AskFailed:
-    """What a node said went wrong."""
+    """Build the error that a node's response describes."""
     try:
         error = response.json()["error"]
         return AskFailed(error["message"], error["code"])

@@ -1,10 +1,10 @@
 """Becomes the command that it is given, bound to die with its parent.
 
-Run as a file, so that it starts in milliseconds; imports no package.
+Run as a file, so that it starts in milliseconds; imports no package and knows no network.
 
-A parent that is killed can't clean up, but the kernel can: PR_SET_PDEATHSIG outlives exec. It is
-set here rather than between fork and exec of the parent, where Python allows nothing that may take
-a lock.
+A parent that is killed cannot clean up, but the kernel can: PR_SET_PDEATHSIG survives exec. It is
+set here rather than between the parent's fork and exec, where Python allows nothing that may take a
+lock.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """`child.py PARENT_PID COMMAND…`"""
+    """Run `child.py PARENT_PID COMMAND…`."""
     parent = int(sys.argv[1])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we asked to be told

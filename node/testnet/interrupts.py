@@ -1,4 +1,7 @@
-"""Runs a program until it ends or a signal asks it to, and lets it clean up either way."""
+"""Runs a program until it ends or a signal asks it to, and lets it clean up either way.
+
+Does not know what the program does.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_until_signal(program: Callable[[], Awaitable[None]]) -> bool:
-    """Whether it ended by itself.
+    """Run the program; return whether it ended by itself.
 
-    The first signal cancels it; its errors come as the one that was first.
+    The first signal cancels it. Of several errors, the first is raised.
     """
     try:
         return trio.run(watch, program)
@@ -22,7 +25,7 @@ def run_until_signal(program: Callable[[], Awaitable[None]]) -> bool:
 
 
 async def watch(program: Callable[[], Awaitable[None]]) -> bool:
-    """The program beside a task that waits for signals."""
+    """Run the program beside a task that waits for signals."""
     with trio.open_signal_receiver(*SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
@@ -33,13 +36,17 @@ async def watch(program: Callable[[], Awaitable[None]]) -> bool:
 
 
 async def cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """Cancel once; later signals are heard and change nothing: the way out is bounded."""
+    """Cancel at the first signal; ignore later ones, since the way out is bounded."""
     async for _ in signals:
         scope.cancel()
 
 
 def first_error(error: BaseException) -> BaseException:
-    """What nurseries wrapped; of several errors the first."""
+    """Return the first error inside nested groups, as nurseries wrap them.
+
+    Hides the others, which `p2p.errors.sole_error` does not: a person at a terminal needs one
+    message, a caller that handles errors needs to know that there are several.
+    """
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,6 +1,6 @@
 """Brings a planned network up, in parallel and with visible progress, and takes it down.
 
-Asks the nodes nothing but to be ready.
+Decides the order of starting; asks the nodes only whether they are ready.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Progress = Callable[[str, str], None]  # (name, what it is now)
 
 
 class Written(msgspec.Struct, frozen=True):
-    """<home>/network.json: how to find a network that runs."""
+    """The contents of <home>/network.json: how to find a network that runs."""
 
     mark: str
     rpc: str
@@ -43,7 +43,7 @@ class Written(msgspec.Struct, frozen=True):
 
 
 class NetworkRuns(Exception):
-    """A network runs in that folder already."""
+    """A network already runs in that folder."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Node:
 
     @property
     def url(self) -> str:
-        """Its HTTP address."""
+        """Return its HTTP address."""
         return self.running.http
 
     @property
     def peer_id(self) -> str:
-        """Who it is on the network."""
+        """Return its peer id."""
         return self.running.peer_id
 
 
@@ -78,11 +78,11 @@ class Network:
 
     @property
     def client(self) -> Node:
-        """The gateway that asks and pays."""
+        """Return the gateway that asks and pays."""
         return self.nodes[GATEWAY]
 
     async def start(self) -> None:
-        """Chain and bootstrap node first, side by side; then everybody else at once."""
+        """Start the chain and the bootstrap node first, side by side; then all others at once."""
         bootstrap = self.plan.member(BOOTSTRAP)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._start_chain)
@@ -96,7 +96,7 @@ class Network:
         self._write()
 
     async def start_node(self, member: Member, chain: DevChain, bootstrap: Sequence[str]) -> None:
-        """One node, until it serves."""
+        """Start one node and wait until it serves."""
         write_config(self.plan.config_of(member, chain, bootstrap))
         self.progress(member.name, "starting")
         child = self.launcher.start(
@@ -112,13 +112,13 @@ class Network:
         self.progress(member.name, f"ready at {running.http}")
 
     async def wait_for_engines(self) -> None:
-        """Until every volunteer has loaded the base."""
+        """Wait until every volunteer has loaded the base."""
         async with trio.open_nursery() as nursery:
             for member in self.plan.volunteers:
                 nursery.start_soon(self.wait_for_engine, self.nodes[member.name])
 
     async def wait_for_engine(self, node: Node) -> StatusInfo:
-        """A volunteer's status, as soon as its engine serves."""
+        """Return a volunteer's status as soon as its engine serves."""
         self.progress(node.member.name, "loads the base")
         async with NodeClient(node.url) as client:
             with trio.move_on_after(ENGINE_DEADLINE_S):
@@ -142,6 +142,9 @@ class Network:
         ]
         for member in self.plan.members:
             command += ["--fund", to_hex(member.address)]
+        for member in self.plan.witnesses:
+            command += ["--witness", to_hex(member.address)]
+        command += ["--quorum", str(self.plan.quorum)]
         self.progress("chain", "starting")
         child = self.launcher.start("chain", command, self.plan.home / "chain" / "out.log")
         self.children.append(child)
@@ -157,7 +160,7 @@ class Network:
         )
 
     async def stop(self) -> int:
-        """End every process; how many were still there afterwards (none, if all is well)."""
+        """End every process; return how many were still there afterwards (none, if all is well)."""
         await stop(self.children)
         (self.plan.home / NETWORK_FILE).unlink(missing_ok=True)
         return len(find_marked(self.launcher.mark))
@@ -172,7 +175,9 @@ NO_CHAIN = DevChain(
 async def open_network(
     plan: Plan, progress: Progress, *, keep: bool = False
 ) -> AsyncIterator[Network]:
-    """A network for the length of the block. `keep`: it stays when the block ends well."""
+    """Run a network for the length of the block. `keep`: it stays up when the block ends without an
+    error.
+    """
     refuse_second(plan.home)
     network = Network(plan, Launcher(secrets.token_hex(8), outlive=keep), progress)
     stays = False
@@ -186,7 +191,7 @@ async def open_network(
 
 
 def read_written(home: Path) -> Written | None:
-    """The network of that home, None when there is none."""
+    """Read the network of that home; None when there is none."""
     try:
         return msgspec.json.decode((home / NETWORK_FILE).read_bytes(), type=Written)
     except (OSError, msgspec.DecodeError):
@@ -194,7 +199,7 @@ def read_written(home: Path) -> Written | None:
 
 
 def refuse_second(home: Path) -> None:
-    """One network per home."""
+    """Raise NetworkRuns if that home already has a running network."""
     written = read_written(home)
     if written is not None and find_marked(written.mark):
         raise NetworkRuns(

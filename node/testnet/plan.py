@@ -1,6 +1,6 @@
-"""Who is in a test network and how each is configured.
+"""Decides who is in a test network and how each node is configured.
 
-Pure, except that keys are made in each home. Starts nothing.
+Pure, except that it creates each home and its key. Starts nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ NETWORK = "lorikeet-testnet"
 BOOTSTRAP = "bootstrap"
 AGGREGATOR = "aggregator"
 GATEWAY = "client"
+MAX_WITNESSES = 3
+WATCH_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
 class Member:
-    """One node to be: its home, its key."""
+    """One planned node: its name, role, home and key."""
 
     name: str
     role: Role
@@ -35,15 +37,15 @@ class Member:
 
     @property
     def address(self) -> bytes:
-        """Its operator's address (20 bytes)."""
+        """Return its operator's address (20 bytes)."""
         return address_of(self.identity.public_key)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A network to be.
+    """A planned network.
 
-    `publishers` are peer ids whose names everybody knows; `epoch_s` is how often receipts are
+    `publishers` are the peer ids whose names every node knows; `epoch_s` is how often receipts are
     sealed.
     """
 
@@ -54,16 +56,26 @@ class Plan:
     engine_threads: int = 1
 
     @property
+    def witnesses(self) -> list[Member]:
+        """Those whose signatures a header needs."""
+        return self.volunteers[:MAX_WITNESSES]
+
+    @property
+    def quorum(self) -> int:
+        """How many of them must sign: more than half, so one may be away where there are three."""
+        return len(self.witnesses) // 2 + 1
+
+    @property
     def volunteers(self) -> list[Member]:
-        """Those that serve."""
+        """Return the members that serve."""
         return [member for member in self.members if member.role == "volunteer"]
 
     def member(self, name: str) -> Member:
-        """One by its name."""
+        """Return a member by its name."""
         return next(member for member in self.members if member.name == name)
 
     def config_of(self, member: Member, chain: DevChain, bootstrap: Sequence[str]) -> Config:
-        """A member's whole configuration."""
+        """Return a member's whole configuration."""
         paid = member.role != "bootstrap"
         return Config(
             home=member.home,
@@ -74,22 +86,24 @@ class Plan:
             http_port=0,
             publishers=self.publishers or tuple(one.identity.peer_id for one in self.volunteers),
             aggregator=self.member(AGGREGATOR).identity.peer_id,
-            chain_rpc=chain.rpc if paid else "",
+            chain_rpc=(chain.rpc,) if paid else (),
             settlement=chain.settlement if paid else "",
             channels=chain.channels if paid else "",
             token=chain.token if paid else "",
             owner=to_hex(owner_of(member.name)) if member.role == "volunteer" else "",
             engine_threads=self.engine_threads,
+            witnesses=tuple(one.identity.peer_id for one in self.witnesses),
             epoch_s=self.epoch_s,
             claim_interval_s=self.epoch_s,
+            watch_interval_s=WATCH_INTERVAL_S,
         )
 
 
 def plan_network(
     home: Path, num_volunteers: int, publishers: Sequence[str] = (), epoch_s: float = 5.0
 ) -> Plan:
-    """A bootstrap node, an aggregator, volunteers a, b, c …, and a client; makes their homes and
-    keys.
+    """Plan a bootstrap node, an aggregator, volunteers a, b, c …, and a client; create their homes
+    and keys.
     """
     names: list[tuple[str, Role]] = [
         (BOOTSTRAP, "bootstrap"),
@@ -103,24 +117,25 @@ def plan_network(
 
 
 def letters(count: int) -> Iterator[str]:
-    """a, b, c … z, then a1, b1 …"""
+    """Yield a, b, c … z, then a1, b1 …"""
     for index in range(count):
         yield chr(ord("a") + index % 26) + (str(index // 26) if index >= 26 else "")
 
 
 def make_member(home: Path, name: str, role: Role) -> Member:
-    """A member with its key on disk."""
+    """Create a member with its key on disk."""
     home.mkdir(parents=True, exist_ok=True)
     return Member(name, role, home, Identity.load_or_create(Config(home=home).key_path))
 
 
 def owner_of(name: str) -> bytes:
-    """The cold address that a test network's volunteer is paid at; its key is known to everybody,
-    like all keys here.
+    """Return the cold address that a test network's volunteer is paid at.
+
+    Its key is public, like all keys here.
     """
     return address_of(Identity.from_secret(known_secret(f"owner of {name}")).public_key)
 
 
 def write_config(config: Config) -> None:
-    """Put a configuration where its daemon reads it."""
+    """Write a configuration where its daemon reads it."""
     (config.home / CONFIG_FILE).write_text(dump_config(config))

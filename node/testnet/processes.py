@@ -1,8 +1,8 @@
-"""Starts, watches and ends the processes of one test network. Does not know what they are.
+"""Starts, watches and ends the processes of one test network.
 
 Every process of a network, and every process that those start, carries the network's mark in its
-environment. So what is left of a network can be found and ended by anybody, without trusting
-process numbers written down before.
+environment. So anybody can find and end what is left of a network, without trusting process numbers
+written down before. Does not know what the processes are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TAIL_LINES = 15
 
 
 class ProcessDied(Exception):
-    """A process of the network ended, or did not become ready; the message has the end of its
+    """A process of the network ended or did not become ready; the message includes the end of its
     log.
     """
 
@@ -42,18 +42,18 @@ class Child:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether it is still running."""
         return self.process.poll() is None
 
     def tail(self) -> str:
-        """The end of what it printed."""
+        """Return the end of what it printed."""
         lines = self.log_path.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         return "\n".join(f"    {line}" for line in lines)
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """How the children of one network are started. `outlive`: they go on when this process dies."""
+    """Starts the children of one network. `outlive`: they go on when this process dies."""
 
     mark: str
     outlive: bool = False
@@ -65,9 +65,10 @@ class Launcher:
         log_path: Path,
         env: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start one.
+        """Start a child.
 
-        Must run on the main thread: the kernel takes a thread's end for its parent's.
+        Must run on the main thread: the kernel treats the end of the starting thread as the
+        parent's end.
         """
         words = (
             list(command)
@@ -88,7 +89,10 @@ class Launcher:
 
 
 async def wait_for_line(child: Child, prefix: str, deadline_s: float) -> str:
-    """The first line it prints that starts with `prefix`."""
+    """Return the first line it prints that starts with `prefix`.
+
+    Raises ProcessDied when it ends first, or after the deadline.
+    """
     with trio.move_on_after(deadline_s):
         while True:
             for line in child.log_path.read_text(errors="replace").splitlines(keepends=True):
@@ -107,7 +111,7 @@ async def wait_for_line(child: Child, prefix: str, deadline_s: float) -> str:
 
 
 async def stop(children: Sequence[Child]) -> None:
-    """End them all at once: politely, then by force. Also when we are being cancelled."""
+    """End them all at once: politely, then by force; also while being cancelled."""
     with trio.CancelScope(shield=True):
         for child in children:
             if child.is_running:
@@ -115,21 +119,21 @@ async def stop(children: Sequence[Child]) -> None:
         await wait_until(lambda: not any(child.is_running for child in children), STOP_DEADLINE_S)
         for child in children:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(
-                    child.process.pid, signal.SIGKILL
-                )  # it leads its group; the rest of it may have outlived it
+                # the child leads its group, and others of the group may have outlived it
+                os.killpg(child.process.pid, signal.SIGKILL)
             child.process.wait(KILL_DEADLINE_S)
 
 
 async def wait_until(condition: Callable[[], bool], deadline_s: float) -> None:
-    """Return when it is so, or at the deadline."""
+    """Wait until the condition holds or the deadline passes."""
     with trio.move_on_after(deadline_s):
-        while not condition():  # noqa: ASYNC110  # nobody tells us of the end of processes that are not our children
+        # Polled: the kernel does not tell us when processes end that are not our children.
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(POLL_S)
 
 
 def find_marked(mark: str) -> list[int]:
-    """The processes that carry this network's mark and have not ended."""
+    """List the running processes that carry this network's mark."""
     wanted = f"{MARK}={mark}".encode()
     return [
         pid
@@ -139,7 +143,7 @@ def find_marked(mark: str) -> list[int]:
 
 
 def environment_of(pid: int) -> list[bytes]:
-    """A process's environment; nothing when it has ended or is not ours to read."""
+    """Return a process's environment; empty when it has ended or is not ours to read."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -147,7 +151,7 @@ def environment_of(pid: int) -> list[bytes]:
 
 
 async def end_marked(mark: str) -> int:
-    """End whatever carries the mark; how many that were."""
+    """End every process that carries the mark; return how many there were."""
     found = find_marked(mark)
     for number, deadline_s in (
         (signal.SIGTERM, STOP_DEADLINE_S),

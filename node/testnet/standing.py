@@ -1,6 +1,6 @@
-"""`lorikeet testnet up`: a network that stands until somebody ends it.
+"""Runs `lorikeet testnet up`: a network that stands until somebody ends it.
 
-Decides what a person is told.
+Decides what the user is told; network.py does the rest.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ async def stand(home: Path, num_volunteers: int, folders: Sequence[Path], *, kee
 
 
 def find_folders(adapters: Path) -> list[Path]:
-    """Every adapter folder in there, as absolute paths."""
+    """List every adapter folder in there, as absolute paths."""
     return sorted(path.parent for path in adapters.resolve().glob("*/adapter_config.json"))
 
 
 async def publish(network: Network, folders: Sequence[Path], console: Console) -> list[str]:
-    """Push adapter folders at the first volunteer; their names."""
+    """Push adapter folders to the first volunteer; return their names."""
     names: list[str] = []
     async with NodeClient(network.nodes[network.plan.volunteers[0].name].url) as client:
         for folder in folders:
@@ -52,7 +52,7 @@ async def publish(network: Network, folders: Sequence[Path], console: Console) -
 
 
 def advice(network: Network, names: list[str]) -> str:
-    """What to try, ready to be copied."""
+    """Return what to try, ready to be copied."""
     name = names[0] if names else "base"
     command = own_command()
     home = network.plan.home / GATEWAY
@@ -71,7 +71,7 @@ End it with:
 
 
 def own_command() -> str:
-    """How this very installation's `lorikeet` is called from here."""
+    """Return how this installation's `lorikeet` is called from here."""
     command = Path(sys.executable).with_name("lorikeet")
     if shutil.which("lorikeet") == str(command):
         return "lorikeet"

@@ -9,7 +9,8 @@ a key.
     want ─────────── voucher ──────────────▶ reserve            before the tokens
                                              draft              after them, in one chain
     compare, sign ◀── draft, node's signature
-    settle ────────── client's signature ──▶ settle             a receipt
+    settle ────────── client's signature ──▶ settle             a receipt with both signatures
+                      none for GRACE_S       tick               a receipt with the node's alone
 
 What a method returns as `Persist` must be on the disk before anything that follows it is said.
 """
@@ -17,38 +18,116 @@ What a method returns as `Persist` must be on the disk before anything that foll
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import msgspec
 
+from proofs.attribution.shares import AdapterTerms, Share, fee
 from proofs.errors import ProofError
-from proofs.receipt import Receipt, SignedReceipt, VerifiedReceipt, decode_body, digest_of
+from proofs.payouts import MAX_CHANNEL_ACCOUNTS, ChannelPayouts
+from proofs.receipt import (
+    NO_SIGNATURE,
+    Receipt,
+    SignedReceipt,
+    VerifiedReceipt,
+    decode_body,
+    derive_shares,
+    digest_of,
+)
 from proofs.receipt import encode_body as encode_receipt
 from proofs.voucher import ChannelConfig, Voucher
 
 from ..errors import BadRequest, NoChannel, NodeCheated, PaymentRequired
 from .infer import Pay
-from .metering import Account, Deal, Position, find_difference
+from .metering import FIRST, Account, Deal, Position, find_difference
 from .notary import Notary
 
+GRACE_S = 60.0  # how long a node waits for its client's signature
 RECHECK_S = 45.0
+MAX_PROMISED = 128  # paid requests without a receipt that a payer remembers in one channel
 REREAD_S = 1.0  # the chain is not asked about one channel more often than this
 
 
 class Draft(msgspec.Struct, frozen=True, array_like=True):
-    """A receipt that only the node has signed yet."""
+    """A receipt that only the node has signed yet.
+
+    `terms`: of its adapter. `made_at`: in Unix seconds. `is_sent`: the client had its time, and the
+    receipt is on its way without its signature.
+    """
 
     body: bytes
     node_signature: bytes
-    amount: int
+    terms: AdapterTerms | None
+    made_at: int
+    is_sent: bool = False
+
+    def follow(self, position: Position) -> Position:
+        """Where the next receipt stands, if this one stands at `position`."""
+        return _after(decode_body(self.body), digest_of(self.body), self.terms, position)
+
+
+class Promised(msgspec.Struct, frozen=True, array_like=True):
+    """A request that its payer paid for and that no receipt has ended.
+
+    `body`: the receipt over an answer of no tokens, in the channel's first place. `terms`: of its
+    adapter. `limit`: what it may cost. `is_released`: the node made an offer since without showing
+    a receipt for it, so its money may be promised again.
+    """
+
+    body: Receipt
+    terms: AdapterTerms | None
+    limit: int = 0
+    is_released: bool = False
+
+    @property
+    def reserved(self) -> int:
+        """What may not be promised to anybody else."""
+        return 0 if self.is_released else self.limit
+
+    def receipt(self, position: Position, given: Receipt) -> Receipt:
+        """What its receipt must be in this place, as far as this side can know: how many tokens
+        came, and which, is taken from the one that is `given`.
+        """
+        told = msgspec.structs.replace(
+            self.body,
+            sequence=position.sequence,
+            previous=position.previous,
+            answer_commitment=given.answer_commitment,
+            completion_tokens=given.completion_tokens,
+        )
+        shares = derive_shares(told, self.terms)
+        amount = fee(told.price, shares)
+        return msgspec.structs.replace(
+            told,
+            amount=amount,
+            cumulative=position.cumulative + amount,
+            payouts=position.payouts.award(shares, amount).commitment,
+        )
+
+
+class Funds(msgspec.Struct, frozen=True, array_like=True):
+    """What a payer knows about its money in one channel. Times in Unix seconds.
+
+    `deposit`: what the chain said last that was put in and not paid back. `under_way`: sent at
+    `sent_at`, not seen yet. `is_closed`: only to be taken back from now on.
+    """
+
+    deposit: int = 0
+    under_way: int = 0
+    sent_at: int = 0
+    used_at: int = 0
+    is_closed: bool = False
 
 
 class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
     """What either side must not forget about one channel.
 
-    `sequence`, `previous`, `cumulative` are those of the last receipt with both signatures;
-    `drafts` come after it.
+    `sequence`, `previous`, `cumulative` and `payouts` (account, amount) are those of the last
+    receipt with both signatures; `drafts` come after it. `drafts` is the node's alone, `promised`
+    and `funds` the payer's.
     """
 
     channel_id: bytes
@@ -59,17 +138,38 @@ class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
     cumulative: int = 0
     voucher: int = 0
     voucher_signature: bytes = b""
+    payouts: tuple[tuple[bytes, int], ...] = ()
     drafts: tuple[Draft, ...] = ()
+    promised: tuple[Promised, ...] = ()
+    funds: Funds = Funds()
 
     @property
     def position(self) -> Position:
         """Where the next receipt stands, ignoring drafts."""
-        return Position(self.sequence + 1, self.previous, self.cumulative)
+        payouts = ChannelPayouts(self.payouts)
+        return Position(self.sequence + 1, self.previous, self.cumulative, payouts)
+
+    @property
+    def owed(self) -> int:
+        """What the node has receipts and drafts for."""
+        return decode_body(self.drafts[-1].body).cumulative if self.drafts else self.cumulative
+
+    @property
+    def locked(self) -> int:
+        """What lies in the channel, or is on its way into it, and is not spent."""
+        return max(self.funds.deposit + self.funds.under_way - self.cumulative, 0)
+
+    @property
+    def reserved(self) -> int:
+        """What requests that no receipt has ended may still cost their payer."""
+        return sum(promised.reserved for promised in self.promised)
 
 
 @dataclass(frozen=True)
 class Persist:
-    """Write the row, and with it, in one transaction, the receipt that has just become one."""
+    """Write the row, and with it, in one transaction, the receipt that has just become one, or has
+    got the client's signature.
+    """
 
     row: ChannelRow
     receipt: VerifiedReceipt | None = None
@@ -88,24 +188,32 @@ class PayeeChannel:
 
     - `raise_voucher` takes a promise, `reserve` lets a request spend of it; `draft` ends the
       request with a receipt that the node signs, `release` ends it for nothing.
-    - `pending` is the oldest draft; `settle` makes it a receipt. Show one draft at a time.
-    - `note` what the chain says, whenever `is_stale`.
+    - `pending` is the oldest draft; `settle` gives it the client's signature. Show one draft at a
+      time.
+    - `tick` makes receipts of drafts that their client left alone for `grace_s`: what it vouched
+      for is its consent. They stay drafts until it signs, for it has to see them once.
+    - `note` what the chain says, whenever `is_stale`: until then the channel holds nothing.
     """
 
-    def __init__(self, row: ChannelRow, notary: Notary) -> None:
+    def __init__(self, row: ChannelRow, notary: Notary, *, grace_s: float = GRACE_S) -> None:
         self.row = row
         self._notary = notary
+        self._grace_s = grace_s
         self._keys = itertools.count(1)
-        self._account = Account(row.cumulative, row.voucher, row.voucher)
+        self._account = Account(row.cumulative, row.voucher, deposit=0)
+        self._settled = row.position
+        self._next = row.position  # after the last draft
         self._drafts: list[tuple[int, Draft]] = []
         for draft in row.drafts:
             key = self.new_key()
-            self._account.reserve(key, draft.amount)
+            before = self._next
+            self._next = draft.follow(before)
+            self._account.restore(key, self._next.cumulative - before.cumulative)
             self._drafts.append((key, draft))
-        self._open: set[int] = set()
+        self._open: dict[int, tuple[Share, ...]] = {}
         self.read_at = float("-inf")
         self.is_withdrawing = False
-        self._fault: str | None = None
+        self.is_dead = False
 
     @property
     def channel_id(self) -> bytes:
@@ -114,7 +222,7 @@ class PayeeChannel:
 
     @property
     def deposit(self) -> int:
-        """What the channel holds as far as is known."""
+        """What the channel holds, as the chain said last."""
         return self._account.deposit
 
     @property
@@ -130,26 +238,29 @@ class PayeeChannel:
 
     def is_stale(self, now: float) -> bool:
         """Whether the chain should be asked again before this channel is trusted."""
-        return now - self.read_at >= (REREAD_S if self._fault else RECHECK_S)
+        return now - self.read_at >= (REREAD_S if self._fault() else RECHECK_S)
 
     def note(self, facts: ChannelFacts, now: float) -> None:
         """Take over what the chain said at `now`."""
         self.read_at = now
-        self._account.deposit = max(facts.balance, self._account.voucher)
+        self._account.deposit = facts.balance
         self.is_withdrawing = facts.is_withdrawing
-        self._fault = None
-        if facts.is_withdrawing:
-            self._fault = "a withdrawal of this channel is under way; open another one"
-        elif facts.balance <= self._account.settled:
-            self._fault = (
-                f"the channel holds {facts.balance}, of which {self._account.settled} is spent;"
-                " deposit more"
-            )
+        self.is_dead = facts.balance < self.row.owed
 
     def check_usable(self) -> None:
         """Raise NoChannel when this channel cannot pay any more, by what the chain said last."""
-        if self._fault:
-            raise NoChannel(self._fault)
+        if fault := self._fault():
+            raise NoChannel(fault)
+
+    def _fault(self) -> str | None:
+        if self.is_dead:
+            return (
+                f"this channel is dead: it holds {self.deposit}, less than the {self.row.owed} that"
+                " is owed in it; open another one"
+            )
+        if self.is_withdrawing:
+            return "a withdrawal of this channel is under way; open another one"
+        return None
 
     # --- vouchers ---
 
@@ -163,11 +274,13 @@ class PayeeChannel:
         except ProofError as error:
             raise PaymentRequired(f"the voucher is not valid: {error}") from error
 
-    def raise_voucher(self, pay: Pay) -> Persist | None:
-        """Take a voucher that was checked; PaymentRequired when it is above the deposit.
+    def lacks_deposit(self, key: int, pay: Pay) -> bool:
+        """Whether this payment would be good if more lay in the channel."""
+        is_promised = self._account.needed_with(key, pay.limit) <= max(pay.amount, self.row.voucher)
+        return is_promised and self._account.missing(key, pay.limit) > 0
 
-        One that is not higher than the last changes nothing.
-        """
+    def raise_voucher(self, pay: Pay) -> Persist | None:
+        """Take a voucher that was checked. One that is not higher than the last changes nothing."""
         before = self._account.voucher
         self._account.raise_voucher(pay.amount)
         if self._account.voucher == before:
@@ -175,26 +288,44 @@ class PayeeChannel:
         return self._keep(voucher=pay.amount, voucher_signature=pay.signature)
 
     def reserve(self, key: int, limit: int) -> None:
-        """Let request `key` spend up to `limit` in all; PaymentRequired when the voucher does not
-        cover that.
+        """Let request `key` spend up to `limit` in all; PaymentRequired when the voucher or the
+        deposit does not cover that.
         """
         self._account.reserve(key, limit)
-        self._open.add(key)
+        self._open.setdefault(key, ())
+
+    def promise_shares(self, key: int, shares: tuple[Share, ...]) -> None:
+        """Note who will share the fee of request `key`; NoChannel when the channel would pay more
+        accounts than it may.
+        """
+        accounts = {account for account, _ in self._next.payouts.rows}
+        for others in (*self._open.values(), shares):
+            accounts |= {share.address for share in others}
+        if len(accounts) > MAX_CHANNEL_ACCOUNTS:
+            raise NoChannel(
+                f"this channel would pay {len(accounts)} accounts; {MAX_CHANNEL_ACCOUNTS} is the"
+                " most: open another one"
+            )
+        if key in self._open:
+            self._open[key] = shares
 
     # --- receipts ---
 
-    def draft(self, key: int, deal: Deal, answer_ids: Sequence[int]) -> Persist:
-        """End request `key` with the channel's next receipt, signed by this node."""
-        receipt = deal.receipt(self._notary.network, self._next_position(), answer_ids)
+    def draft(self, key: int, deal: Deal, answer_ids: Sequence[int], now: int) -> Persist:
+        """End request `key` with the channel's next receipt, signed by this node at `now` (Unix
+        seconds).
+        """
+        receipt = deal.receipt(self._notary.network, self._next, answer_ids)
         signature = self._notary.sign_receipt(receipt)
-        draft = Draft(encode_receipt(receipt), signature, receipt.amount)
+        draft = Draft(encode_receipt(receipt), signature, deal.terms, now)
         self._account.shrink(key, receipt.amount)
-        self._open.discard(key)
+        self._open.pop(key, None)
         self._drafts.append((key, draft))
-        return self._keep(drafts=tuple(kept for _, kept in self._drafts))
+        self._next = draft.follow(self._next)
+        return self._keep(drafts=self._kept_drafts())
 
     def settle(self, client_signature: bytes) -> Persist:
-        """Make the oldest draft a receipt; BadRequest when the signature is not the client's."""
+        """Give the oldest draft the client's signature; BadRequest when it is not the client's."""
         key, draft = self._drafts[0]
         signed = SignedReceipt(draft.body, draft.node_signature, client_signature)
         try:
@@ -202,14 +333,29 @@ class PayeeChannel:
         except ProofError as error:
             raise BadRequest(f"the receipt's signature is not valid: {error}") from error
         self._drafts.pop(0)
-        self._account.settle(key, draft.amount)
-        return self._keep(
-            verified,
-            sequence=verified.receipt.sequence,
-            previous=verified.digest,
-            cumulative=verified.receipt.cumulative,
-            drafts=tuple(kept for _, kept in self._drafts),
-        )
+        self._account.settle(key, verified.receipt.amount)
+        self._settled = draft.follow(self._settled)
+        return self._keep(verified, drafts=self._kept_drafts(), **_standing(self._settled))
+
+    # --- grace ---
+
+    @property
+    def due_at(self) -> float:
+        """When `tick` has something to do, in Unix seconds; never: infinity."""
+        unsent = (draft.made_at for _, draft in self._drafts if not draft.is_sent)
+        return min(unsent, default=math.inf) + self._grace_s
+
+    def tick(self, now: float) -> list[Persist]:
+        """Make receipts of the drafts whose time is over at `now` (Unix seconds), oldest first."""
+        done = []
+        for place, (key, draft) in enumerate(self._drafts):
+            if not draft.is_sent and now >= draft.made_at + self._grace_s:
+                sent = msgspec.structs.replace(draft, is_sent=True)
+                self._drafts[place] = (key, sent)
+                signed = SignedReceipt(draft.body, draft.node_signature, NO_SIGNATURE)
+                verified = self._notary.verify_receipt(signed)
+                done.append(self._keep(verified, drafts=self._kept_drafts()))
+        return done
 
     def owes(self, key: int) -> bool:
         """Whether request `key` has money reserved that no receipt speaks about."""
@@ -218,7 +364,7 @@ class PayeeChannel:
     def release(self, key: int) -> None:
         """Request `key` costs nothing."""
         if key in self._open:
-            self._open.discard(key)
+            del self._open[key]
             self._account.release(key)
 
     def check(self) -> None:
@@ -231,25 +377,21 @@ class PayeeChannel:
             receipt = decode_body(draft.body)
             assert receipt.sequence == position.sequence, "a draft is out of order"
             assert receipt.previous == position.previous, "a draft does not follow the one before"
-            assert receipt.cumulative == position.cumulative + draft.amount, (
+            assert receipt.cumulative == position.cumulative + receipt.amount, (
                 "a draft's sum is wrong"
             )
-            assert self._account.reserved_for(key) == draft.amount, "a draft is not reserved"
-            position = Position(
-                receipt.sequence + 1, digest_of(draft.body), cumulative=receipt.cumulative
-            )
+            assert self._account.reserved_for(key) == receipt.amount, "a draft is not reserved"
+            position = draft.follow(position)
+            assert receipt.payouts == position.payouts.commitment, "a draft's payouts are wrong"
+        assert position == self._next, "the chain's end is not known"
         assert tuple(draft for _, draft in self._drafts) == self.row.drafts, "a draft is not kept"
         assert self._account.settled == self.row.cumulative, "a receipt is not kept"
         assert self._account.voucher == self.row.voucher, "a voucher is not kept"
 
-    def _next_position(self) -> Position:
-        if not self._drafts:
-            return self.row.position
-        last = self._drafts[-1][1].body
-        receipt = decode_body(last)
-        return Position(receipt.sequence + 1, digest_of(last), receipt.cumulative)
+    def _kept_drafts(self) -> tuple[Draft, ...]:
+        return tuple(draft for _, draft in self._drafts)
 
-    def _keep(self, receipt: VerifiedReceipt | None = None, **changes: object) -> Persist:
+    def _keep(self, receipt: VerifiedReceipt | None = None, /, **changes: object) -> Persist:
         self.row = msgspec.structs.replace(self.row, **changes)
         return Persist(self.row, receipt)
 
@@ -278,17 +420,22 @@ class PayerChannel:
     """One channel as its payer sees it.
 
     - `begin` a request, `pay` for it in steps, end it with `cosign`, or `leave` it: then it is
-      lost, and what it reserved stays reserved until the node's next offer (`forget_lost`).
-    - `cosign_pending` signs for a request that broke off.
+      lost, and what it reserved stays reserved until the node's next offer (`release_lost`).
+    - `cosign_pending` signs for a request that broke off, if it was paid here, on its terms.
+    - What was paid and not ended is remembered over restarts.
     """
 
-    def __init__(self, row: ChannelRow, deposit: int, notary: Notary) -> None:
+    def __init__(self, row: ChannelRow, notary: Notary) -> None:
         self.row = row
+        self.low = 0
         self._notary = notary
-        self._account = Account(row.cumulative, row.voucher, max(deposit, row.voucher))
+        self._account = Account(row.cumulative, row.voucher, row.funds.deposit)
+        self._settled = row.position
         self._keys = itertools.count(1)
-        self._seeds: dict[int, bytes] = {}  # of requests that are open or lost; a receipt names it
-        self._lost: set[int] = set()
+        self._promised = {next(self._keys): promised for promised in row.promised}
+        self._lost = set(self._promised)
+        for key, promised in self._promised.items():
+            self._account.restore(key, promised.reserved)
 
     @property
     def channel_id(self) -> bytes:
@@ -305,54 +452,63 @@ class PayerChannel:
         """What is deposited and neither spent nor reserved."""
         return self._account.free
 
+    # --- the chain ---
+
     @property
-    def unspent(self) -> int:
-        """What is deposited and not settled."""
-        return self._account.deposit - self._account.settled
+    def is_low(self) -> bool:
+        """Whether more should be deposited before a request needs it: less than `low` is free."""
+        return self._account.free < self.low
+
+    def note(self, funds: Funds) -> Persist:
+        """Take over what is known about the money in the channel."""
+        self._account.deposit = funds.deposit
+        return self._keep(funds=funds)
 
     # --- paying ---
 
-    def begin(self, seed: bytes) -> int:
-        """Name one more request, whose receipt will have this seed."""
+    def begin(self, deal: Deal) -> int:
+        """Name one more request, on these terms."""
         key = next(self._keys)
-        self._seeds[key] = seed
+        body = deal.receipt(self._notary.network, FIRST, ())
+        self._promised[key] = Promised(body, deal.terms)
         return key
 
     def missing(self, key: int, limit: int) -> int:
         """By how much the deposit is too small for request `key` to spend up to `limit`."""
         return self._account.missing(key, limit)
 
-    def deposited(self, amount: int) -> None:
-        """More lies in the channel now."""
-        self._account.deposit += amount
-
     def pay(self, key: int, limit: int) -> Payment:
         """Let request `key` spend up to `limit` beside everything else; nothing may be `missing`.
 
         NodeCheated when the node has shown a receipt that ends this request.
         """
-        if key not in self._seeds:
+        if key not in self._promised:
             raise NodeCheated("the node went on with an answer that it had billed as broken off")
         amount = self._account.want(key, limit)
-        persist = None
-        if amount > self.row.voucher or not self.row.voucher_signature:
+        before = self.row
+        self._promised[key] = msgspec.structs.replace(self._promised[key], limit=limit)
+        changes: dict[str, object] = {"promised": self._remembered()}
+        if amount > before.voucher or not before.voucher_signature:
             signature = self._notary.sign_voucher(self.channel_id, amount)
-            persist = self._keep(voucher=amount, voucher_signature=signature)
+            changes |= {"voucher": amount, "voucher_signature": signature}
+        persist = self._keep(**changes)
         pay = Pay(limit, self.row.voucher, self.row.voucher_signature)
-        return Payment(pay, persist)
+        return Payment(pay, persist if self.row != before else None)
 
     def leave(self, key: int) -> None:
         """The stream of request `key` ended; if no receipt closed it, the node may still show
         one.
         """
-        if key in self._seeds:
+        if key in self._promised:
             self._lost.add(key)
 
-    def forget_lost(self) -> None:
-        """The node showed everything it may claim: what lost requests reserved is free again."""
-        for key in list(self._lost):
-            self._forget(key)
-            self._account.release(key)
+    def release_lost(self) -> Persist | None:
+        """The node made an offer: whatever it may claim it has shown, or shows later; what lost
+        requests reserved may be promised again.
+        """
+        self._release_lost()
+        promised = self._remembered()
+        return self._keep(promised=promised) if promised != self.row.promised else None
 
     # --- receipts ---
 
@@ -367,114 +523,149 @@ class PayerChannel:
         """Sign the receipt of request `key` if it is the one that this side would have written;
         NodeCheated names the first field that differs.
         """
-        own = deal.receipt(self._notary.network, self.row.position, answer_ids)
         given = self._read_draft(body, node_signature)
-        difference = find_difference(own, given)
-        if difference is not None:
-            wrong = f"{getattr(given, difference)!r:.80}, not {getattr(own, difference)!r:.80}"
-            raise NodeCheated(
-                f"the node's receipt has another {difference} than this answer: {wrong}; it is not"
-                " signed"
-            )
+        with _as_cheating():
+            own = deal.receipt(self._notary.network, self._settled, answer_ids)
+        _check_same(own, given, "this answer")
         self._settle(key, own.amount)
-        return self._sign(given, body, node_signature)
+        return self._sign(given, body, node_signature, deal.terms)
 
     def cosign_pending(self, body: bytes, node_signature: bytes) -> Signed:
-        """Sign a receipt over an answer that broke off: next in the channel, true in itself, and
-        within what was vouched for.
+        """Sign a receipt over an answer that broke off: one that was paid here, on its terms, next
+        in the channel, and within its limit.
         """
         receipt = self._read_draft(body, node_signature)
         if digest_of(body) == self.row.previous:  # signed before; the node did not get it
             signature = self._notary.sign_receipt(receipt)
             return Signed(receipt, digest_of(body), signature, persist=None)
-        self._check_pending(receipt)
-        key = self._find(receipt.seed)
-        if key is None:
-            self._settle_unknown(receipt)
-        else:
-            self._settle(key, receipt.amount)
-        return self._sign(receipt, body, node_signature)
+        key = self._find(receipt)
+        promised = self._promised[key]
+        self._check_pending(key, receipt)
+        self._settle(key, receipt.amount)
+        return self._sign(receipt, body, node_signature, promised.terms)
 
-    def release(self, key: int) -> None:
+    def release(self, key: int) -> Persist | None:
         """Request `key` is over and cost nothing."""
         self._forget(key)
         self._account.release(key)
+        promised = self._remembered()
+        return self._keep(promised=promised) if promised != self.row.promised else None
 
     def check(self) -> None:
         """Raise AssertionError unless the account holds and the row says all of it."""
         self._account.check()
-        assert self._lost <= set(self._seeds), "a lost request is not known"
+        assert self._lost <= set(self._promised), "a lost request is not known"
         assert self._account.settled == self.row.cumulative, "a receipt is not kept"
         assert self._account.voucher == self.row.voucher, "a voucher is not kept"
+        assert self._account.reserved == self.row.reserved, "a paid request is not kept"
 
-    def _find(self, seed: bytes) -> int | None:
-        return next((key for key, known in self._seeds.items() if known == seed), None)
+    def _find(self, receipt: Receipt) -> int:
+        """Which paid request a receipt is about."""
+        for key, promised in self._promised.items():
+            if promised.limit and promised.body.seed == receipt.seed:
+                return key
+        raise NodeCheated(
+            "the node shows an unsigned receipt over an answer that was not paid here, or has one;"
+            " it is not signed"
+        )
+
+    def _check_pending(self, key: int, receipt: Receipt) -> None:
+        """Check what can be known about an answer that was never seen whole."""
+        promised = self._promised[key]
+        with _as_cheating():
+            own = promised.receipt(self._settled, receipt)
+        _check_same(own, receipt, "the request it is for")
+        if receipt.amount > promised.limit:
+            raise NodeCheated(
+                f"the node bills {receipt.amount} for an answer that was to cost {promised.limit}"
+            )
+        if promised.is_released:
+            self._release_lost()
+        others = self._account.reserved - self._account.reserved_for(key)
+        if receipt.cumulative + others > self.row.voucher:
+            raise PaymentRequired(
+                f"the node shows an unsigned receipt over {receipt.cumulative} while {others} of"
+                f" the {self.row.voucher} vouched for is reserved by requests that run; ask again"
+                " when they ended"
+            )
+
+    def _release_lost(self) -> None:
+        for key in self._lost:
+            self._account.release(key)
+            self._promised[key] = msgspec.structs.replace(self._promised[key], is_released=True)
+
+    def _remembered(self) -> tuple[Promised, ...]:
+        """What a row keeps: everything that was paid, as far as there is room; the one lost for
+        longest goes first.
+        """
+        lost = [key for key in self._promised if key in self._lost]
+        for key in lost[: max(len(self._promised) - MAX_PROMISED, 0)]:
+            self._forget(key)
+            self._account.release(key)
+        return tuple(promised for promised in self._promised.values() if promised.limit)
 
     def _forget(self, key: int) -> None:
-        self._seeds.pop(key, None)
+        self._promised.pop(key, None)
         self._lost.discard(key)
 
     def _settle(self, key: int, amount: int) -> None:
-        """End a request that is known with a receipt."""
-        limit = self._account.reserved_for(key)
+        """End a request with a receipt."""
+        limit = self._promised[key].limit if key in self._promised else 0
         if amount > limit:
             raise NodeCheated(f"the node bills {amount} for an answer that was to cost {limit}")
         self._account.settle(key, amount)
         self._forget(key)
 
-    def _settle_unknown(self, receipt: Receipt) -> None:
-        """End a request of an earlier life of this daemon with a receipt: it is paid by what was
-        vouched for and is not reserved by requests that run.
-        """
-        self.forget_lost()
-        if receipt.cumulative + self._account.reserved > self.row.voucher:
-            raise PaymentRequired(
-                f"the node shows an unsigned receipt over {receipt.cumulative} while"
-                f" {self._account.reserved} of the {self.row.voucher} vouched for is reserved by"
-                " requests that run; ask again when they ended"
-            )
-        self._account.settled = receipt.cumulative
-
     def _read_draft(self, body: bytes, node_signature: bytes) -> Receipt:
-        try:
+        with _as_cheating():
             return self._notary.read_draft(body, node_signature, self.row.operator)
-        except ProofError as error:
-            raise NodeCheated(f"the node's receipt is not valid: {error}") from error
 
-    def _check_pending(self, receipt: Receipt) -> None:
-        """Check what can be known about an answer that was never seen whole."""
-        row = self.row
-        facts = {
-            "channel": (receipt.channel_id, row.channel_id),
-            "sequence": (receipt.sequence, row.sequence + 1),
-            "previous receipt": (receipt.previous, row.previous),
-            "operator": (receipt.operator, row.operator),
-            "client": (receipt.client, self._notary.address),
-            "cumulative amount": (receipt.cumulative, row.cumulative + receipt.amount),
-        }
-        for name, (given, expected) in facts.items():
-            if given != expected:
-                raise NodeCheated(
-                    f"the node shows an unsigned receipt with another {name} than this channel's"
-                    " next; it is not signed"
-                )
-        if receipt.cumulative > row.voucher:
-            raise NodeCheated(
-                f"the node shows an unsigned receipt over {receipt.cumulative}; only {row.voucher}"
-                " was ever vouched for"
-            )
-
-    def _sign(self, receipt: Receipt, body: bytes, node_signature: bytes) -> Signed:
+    def _sign(
+        self, receipt: Receipt, body: bytes, node_signature: bytes, terms: AdapterTerms | None
+    ) -> Signed:
         signature = self._notary.sign_receipt(receipt)
         verified = self._notary.verify_receipt(SignedReceipt(body, node_signature, signature))
-        persist = self._keep(
-            verified,
-            sequence=receipt.sequence,
-            previous=verified.digest,
-            cumulative=receipt.cumulative,
-        )
+        self._settled = _after(receipt, verified.digest, terms, self._settled)
+        persist = self._keep(verified, promised=self._remembered(), **_standing(self._settled))
         return Signed(receipt, verified.digest, signature, persist)
 
-    def _keep(self, receipt: VerifiedReceipt | None = None, **changes: object) -> Persist:
+    def _keep(self, receipt: VerifiedReceipt | None = None, /, **changes: object) -> Persist:
         self.row = msgspec.structs.replace(self.row, **changes)
         return Persist(self.row, receipt)
+
+
+def _after(
+    receipt: Receipt, digest: bytes, terms: AdapterTerms | None, position: Position
+) -> Position:
+    """Where the next receipt stands, after this one at `position`."""
+    payouts = position.payouts.award(derive_shares(receipt, terms), receipt.amount)
+    return Position(receipt.sequence + 1, digest, receipt.cumulative, payouts)
+
+
+def _standing(position: Position) -> dict[str, object]:
+    """What a row says of the receipts before a position."""
+    return {
+        "sequence": position.sequence - 1,
+        "previous": position.previous,
+        "cumulative": position.cumulative,
+        "payouts": position.payouts.rows,
+    }
+
+
+@contextmanager
+def _as_cheating() -> Iterator[None]:
+    """What is no valid receipt an honest node does not show."""
+    try:
+        yield
+    except ProofError as error:
+        raise NodeCheated(f"the node's receipt is not valid: {error}") from error
+
+
+def _check_same(own: Receipt, given: Receipt, what: str) -> None:
+    """Raise NodeCheated that names the first field in which the node's receipt is another one."""
+    difference = find_difference(own, given)
+    if difference is not None:
+        wrong = f"{getattr(given, difference)!r:.80}, not {getattr(own, difference)!r:.80}"
+        raise NodeCheated(
+            f"the node's receipt has another {difference} than {what}: {wrong}; it is not signed"
+        )

@@ -8,7 +8,8 @@ done in order.
                                           Pending: Settle
 
 - It pays for the prompt and PAY_TOKENS tokens, and again when half of them came; never more ahead.
-- It signs what it would have written itself, and for answers that broke off what it vouched for.
+- It signs what it would have written itself, and for an answer that broke off what was agreed and
+  paid for that answer.
 - Whatever is not as the page says ends the session with NodeCheated, before anything is signed.
 """
 
@@ -21,19 +22,21 @@ from enum import Enum, auto
 from typing import assert_never
 
 from engine.messages import Choosing
+from proofs.attribution.shares import AdapterTerms
 
 from ..api import EndReason
 from ..errors import NodeCheated, NodeError, NodeRefused, NodeVanished, PaymentRequired
 from . import infer as wire
 from .channels import PayerChannel, Persist, Signed
 from .infer import PAY_TOKENS
-from .metering import Deal, Price, ShareRow
+from .metering import Deal, Price
 from .session import Fail, Failed, Malformed, PeerGone, Send, Tick
 
-OFFER_DEADLINE_S = 120.0  # the node may have to fetch the adapter first
+OFFER_DEADLINE_S = 120.0
+FIRST_TOKEN_DEADLINE_S = 120.0  # the node may have to fetch the adapter first
 TOKEN_DEADLINE_S = 60.0
 SETTLE_DEADLINE_S = 15.0
-MAX_PENDING = 8
+MAX_PENDING = 64
 MAX_CLOCK_SKEW_S = 600
 
 
@@ -41,7 +44,8 @@ MAX_CLOCK_SKEW_S = 600
 class Question:
     """One request in the engine's terms.
 
-    `adapter` is 32 zero bytes for the bare base; `shares(owner)` says who must share the fee.
+    `adapter` is 32 zero bytes for the bare base; `attribution` is what its manifest
+    says about the fee.
     """
 
     base: bytes
@@ -52,7 +56,7 @@ class Question:
     logprobs: int | None
     stop_ids: tuple[int, ...]
     client_seed: bytes
-    shares: Callable[[bytes], list[ShareRow]]
+    attribution: AdapterTerms | None
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ ClientEvent = wire.FromNode | Tick | PeerGone | Malformed | Failed | Deposited |
 
 @dataclass(frozen=True)
 class Deposit:
-    """Put at least so much into the channel that request `key` may spend up to `limit`; answer with
-    Deposited or Failed.
+    """Put so much into the channel that request `key` may spend up to `limit`, and more where
+    little is free; answer with Deposited or Failed.
     """
 
     key: int
@@ -166,6 +170,7 @@ class ClientSession:
         self._paid_tokens = 0
         self._num_pending = 0
         self._is_depositing = False
+        self._has_deposited = False
         self._is_stopping = False
         self._ended: tuple[wire.Done, Signed | None] | None = None
         self._out: list[ClientAction] = []
@@ -228,6 +233,7 @@ class ClientSession:
                 raise NodeRefused(self._peer, event.code, event.message)
             case Deposited():
                 self._is_depositing = False
+                self._has_deposited = True
                 self._pay(now)
             case StopWanted():
                 self._stop()
@@ -270,12 +276,13 @@ class ClientSession:
             salt=self._salt,
             operator=self._operator,
             channel_id=self._channel.channel_id if self._channel else bytes(32),
+            terms=self._question.attribution,
         )
         if self._channel is None:
             self._begin(None, now)
         else:
-            self._channel.forget_lost()
-            self._key = self._channel.begin(self._deal.seed)
+            self._keep(self._channel.release_lost())
+            self._key = self._channel.begin(self._deal)
             self._pay(now)
 
     def _begin(self, payment: wire.Pay | None, now: float) -> None:
@@ -330,19 +337,23 @@ class ClientSession:
     # --- paying ---
 
     def _pay(self, now: float) -> None:
-        """Pay PAY_TOKENS ahead of what came, after a deposit if it takes one."""
+        """Pay PAY_TOKENS ahead of what came, after a deposit if it takes one.
+
+        The money goes into the channel once the node has made an offer, not before.
+        """
         if self._channel is None or self._is_depositing or self._is_stopping:
             return
         assert self._key is not None
         assert self._deal is not None
         tokens = min(len(self._answer) + PAY_TOKENS, self._ask.max_tokens)
         limit = self._deal.cost(tokens)
-        if self._channel.missing(self._key, limit):
+        is_low = self._stage is _Stage.ASKED and not self._has_deposited and self._channel.is_low
+        if is_low or self._channel.missing(self._key, limit):
             self._is_depositing = True
             self._out.append(Deposit(self._key, limit))
             return
         payment = self._channel.pay(self._key, limit)
-        self._paid_tokens = tokens
+        self._paid_tokens = self._deal.credit(limit)  # more, where the least fee pays for more
         self._keep(payment.persist)
         if self._stage is _Stage.ASKED:
             self._begin(payment.pay, now)
@@ -365,11 +376,6 @@ class ClientSession:
             raise PaymentRequired(
                 f"{self._node} asks {asked} per token; the limit is {most.prompt}/{most.completion}"
                 " (max_prompt_price …)"
-            )
-        if offer.shares != self._question.shares(offer.owner):
-            raise NodeCheated(
-                f"{self._node} divides the fee otherwise than the adapter's manifest and the"
-                " policy say"
             )
         if abs(offer.started_at - self._clock()) > MAX_CLOCK_SKEW_S + OFFER_DEADLINE_S:
             raise NodeCheated(
@@ -431,7 +437,7 @@ class ClientSession:
 
     def _release(self) -> None:
         if self._channel is not None and self._key is not None:
-            self._channel.release(self._key)
+            self._keep(self._channel.release(self._key))
 
     def _end(self, last: Finish | Fail) -> None:
         self._out.append(last)
@@ -446,8 +452,10 @@ class ClientSession:
             self._out.append(persist)
 
     def _await_next(self, now: float) -> None:
-        is_asked = self._stage is _Stage.ASKED
-        self.deadline = now + (OFFER_DEADLINE_S if is_asked else TOKEN_DEADLINE_S)
+        if self._stage is _Stage.ASKED:
+            self.deadline = now + OFFER_DEADLINE_S
+        else:
+            self.deadline = now + (TOKEN_DEADLINE_S if self._answer else FIRST_TOKEN_DEADLINE_S)
 
     @property
     def _node(self) -> str:

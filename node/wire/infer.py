@@ -20,8 +20,8 @@ from proofs.voucher import ChannelConfig
 from ..api import EndReason
 from ..errors import RefusalCode
 
-PROTOCOL = "/lorikeet/infer/2"
-VERSION = 2
+PROTOCOL = "/lorikeet/infer/3"
+VERSION = 3
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_TIMINGS = 16
@@ -122,7 +122,8 @@ class Pending(Message, frozen=True, array_like=True):
 class Offer(Message, frozen=True, array_like=True):
     """The node's half of the seed and its terms.
 
-    Prices per token; `shares` is who gets how many basis points; `paid` False asks nothing.
+    Prices per token; `paid` False asks nothing. Who shares the fee follows from `owner` and the
+    adapter's manifest.
     """
 
     node_seed: Digest
@@ -130,10 +131,8 @@ class Offer(Message, frozen=True, array_like=True):
     prompt_price: Amount
     completion_price: Amount
     owner: Address
-    shares: Annotated[list[tuple[Address, int, int]], msgspec.Meta(max_length=64)]
     dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
     started_at: Amount
-    timings: Timings
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -6,25 +6,27 @@ One channel's money, cumulative, from left to right; several requests may run on
 once:
 
     0 ──settled──┬──reserved by running requests──┬──free──┐
-                                                       voucher <= deposit
+                                                       min(voucher, deposit)
+
+A voucher may be higher than the deposit, or the deposit sink below what was promised (a withdrawal,
+a reorganised chain): only what both cover is good for anything more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import msgspec
 
-from proofs.attribution.shares import Share, SharePolicy, shares_for
+from proofs.attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
 from proofs.digest import Network
-from proofs.manifest import Manifest
-from proofs.receipt import VERSION, Receipt, commit
+from proofs.payouts import NO_PAYOUTS, ChannelPayouts
+from proofs.receipt import FIRST_PREVIOUS, VERSION, Receipt, commit
 
 from ..errors import PaymentRequired
 from .infer import Ask, Offer, seed_of
-
-ShareRow = tuple[bytes, int, int]  # address, role, basis points
 
 
 @dataclass(frozen=True)
@@ -79,43 +81,47 @@ class Account:
         """What request `key` may still spend; 0 for one that is not known."""
         return self._reserved.get(key, 0)
 
+    def needed_with(self, key: int, limit: int) -> int:
+        """The least voucher that lets request `key` spend up to `limit` beside everything else."""
+        return self.needed - self.reserved_for(key) + limit
+
     def missing(self, key: int, limit: int) -> int:
         """By how much the deposit is too small for request `key` to spend up to `limit`; 0 when it
         is not.
         """
-        return max(0, self.needed - self.reserved_for(key) + limit - self.deposit)
+        return max(0, self.needed_with(key, limit) - self.deposit)
 
     def raise_voucher(self, amount: int) -> None:
         """A voucher for `amount` was given; an older, smaller one arriving late changes nothing."""
-        if amount > self.deposit:
-            raise PaymentRequired(
-                f"the voucher of {amount} exceeds the channel's deposit of {self.deposit}; deposit"
-                " more"
-            )
         self.voucher = max(self.voucher, amount)
 
     def reserve(self, key: int, limit: int) -> None:
-        """Let request `key` spend up to `limit` in all, if the voucher covers it beside everything
-        else.
+        """Let request `key` spend up to `limit` in all, if voucher and deposit cover it beside
+        everything else.
 
         A limit that is not higher changes nothing: tokens may have been made for the higher one.
         """
-        limit = max(limit, self.reserved_for(key))
+        if limit <= self.reserved_for(key):
+            return
         others = self.needed - self.reserved_for(key)
-        if others + limit > self.voucher:
-            raise PaymentRequired(
-                f"the voucher of {self.voucher} does not cover {others} already owed or reserved"
-                f" and {limit} for this request"
-            )
+        for name, amount in (("voucher", self.voucher), ("deposit", self.deposit)):
+            if others + limit > amount:
+                raise PaymentRequired(
+                    f"the {name} of {amount} does not cover {others} already owed or reserved"
+                    f" and {limit} for this request"
+                )
+        self._reserved[key] = limit
+
+    def restore(self, key: int, limit: int) -> None:
+        """Reserve again what was reserved before a restart, whatever covers it now."""
         self._reserved[key] = limit
 
     def want(self, key: int, limit: int) -> int:
         """Plan to spend up to `limit` on request `key`; gives the voucher that this needs."""
-        others = self.needed - self.reserved_for(key)
-        if others + limit > self.deposit:
+        if self.missing(key, limit):
             raise PaymentRequired(
-                f"the channel's deposit of {self.deposit} does not cover {others + limit}; deposit"
-                " more"
+                f"the channel's deposit of {self.deposit} does not cover"
+                f" {self.needed_with(key, limit)}; deposit more"
             )
         self._reserved[key] = limit
         self.voucher = max(self.voucher, self.needed)
@@ -137,19 +143,20 @@ class Account:
 
     def check(self) -> None:
         """Raise AssertionError unless the picture at the top holds."""
-        assert 0 <= self.settled <= self.needed <= self.voucher <= self.deposit, self
+        assert 0 <= self.settled <= self.needed <= self.voucher, self
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where the next receipt stands in its channel."""
+    """Where the next receipt stands in its channel: `cumulative` and `payouts` before it."""
 
     sequence: int
     previous: bytes
-    cumulative: int  # before this receipt
+    cumulative: int
+    payouts: ChannelPayouts
 
 
-FIRST = Position(1, bytes(32), 0)
+FIRST = Position(1, FIRST_PREVIOUS, 0, NO_PAYOUTS)
 """Where a channel's first receipt stands."""
 
 
@@ -157,7 +164,8 @@ FIRST = Position(1, bytes(32), 0)
 class Deal:
     """What both sides agreed on before the first token.
 
-    Each side builds it from the messages; then both write the same receipt.
+    Each side builds it from the messages, and reads in the adapter's manifest who shares the fee
+    (`terms`; None for the bare base); then both write the same receipt.
     """
 
     ask: Ask
@@ -166,6 +174,7 @@ class Deal:
     channel_id: bytes
     salt: bytes
     seed: bytes
+    terms: AdapterTerms | None
 
     @classmethod
     def close(
@@ -177,13 +186,14 @@ class Deal:
         salt: bytes,
         operator: bytes,
         channel_id: bytes,
+        terms: AdapterTerms | None,
     ) -> Deal:
         """Fix the deal; the seed follows from both halves.
 
         `channel_id` is 32 zero bytes when nothing is paid.
         """
         seed = seed_of(ask, offer.node_seed, client_seed)
-        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed)
+        return cls(ask, offer, operator, channel_id, salt=salt, seed=seed, terms=terms)
 
     @property
     def prompt_tokens(self) -> int:
@@ -195,9 +205,28 @@ class Deal:
         """The offered prices."""
         return Price(self.offer.prompt_price, self.offer.completion_price)
 
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """Who shares the fee, as everybody derives it."""
+        return shares_for(POLICY, self.offer.owner, self.terms)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is asked for any token."""
+        return not (self.price.prompt or self.price.completion)
+
     def cost(self, num_tokens: int) -> int:
-        """What the prompt and so many tokens of answer cost."""
-        return self.price.cost(self.prompt_tokens, num_tokens)
+        """What the prompt and so many tokens of answer cost: at least the protocol's fee for each
+        share, and nothing where every token is free.
+        """
+        price = self.price.cost(self.prompt_tokens, num_tokens)
+        return 0 if self.is_free else fee(price, self.shares)
+
+    def credit(self, limit: int) -> int:
+        """How many tokens of answer `limit` pays for."""
+        if limit < self.cost(0):
+            return 0
+        return self.price.credit(limit, self.prompt_tokens, self.ask.max_tokens) or 0
 
     def receipt(self, network: Network, position: Position, answer_ids: Sequence[int]) -> Receipt:
         """The one receipt that fits this deal, this place in the channel and this answer."""
@@ -215,6 +244,7 @@ class Deal:
             client=ask.client,
             base=ask.base,
             adapter=ask.adapter,
+            owner=offer.owner,
             prompt_commitment=commit(self.salt, ask.prompt_ids),
             answer_commitment=commit(self.salt, answer_ids),
             prompt_tokens=len(ask.prompt_ids),
@@ -226,13 +256,8 @@ class Deal:
             seed=self.seed,
             dtype=offer.dtype,
             started_at=offer.started_at,
-            shares=tuple(Share(*share) for share in offer.shares),
+            payouts=position.payouts.award(self.shares, amount).commitment,
         )
-
-
-def expected_shares(policy: SharePolicy, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
-    """Who must get how much of every fee for this adapter; None is the bare base."""
-    return [(share.address, share.role, share.bps) for share in shares_for(policy, owner, manifest)]
 
 
 def find_difference(expected: Receipt, given: Receipt) -> str | None:

@@ -4,15 +4,19 @@ it signs.
 Decides; sends nothing, knows no clock, no disk, no engine and no chain. Events come in, deeds go
 out, to be done in order.
 
-    ASK ──Ask──▶ PREPARING ──▶ (turn, Pending … Settle) ──Offer──▶ BEGIN ──Begin──▶ ANSWERING
-                 adapter, channel                                                tokens, Pay, Stop
+    ASK ──Ask──▶ PREPARING ──▶ (turn, Pending … Settle) ──Offer──▶ BEGIN ──Begin──▶ PAYING
+                 channel                                                            voucher
+    PAYING ──▶ HOLDING ──▶ ANSWERING
+               adapter     tokens, Pay, Stop
     ANSWERING ──finished──▶ CLOSING: turn, (Pending … Settle), Done … Settle, Settled ──▶ OVER
 
+- Nothing is fetched for somebody who has not paid for the prompt and one token.
 - The engine may make as many tokens as the vouchers pay for that were checked, never one more.
 - A channel's receipts form a chain and `Settle` names none of them, so only one session of a
   channel shows drafts at a time: the one that has the *turn*.
-- However a paid answer ends, what was sent is drafted for the client's next visit, unless a fault
-  of this node's engine broke it: then it costs nothing.
+- However a paid answer ends, what was sent is drafted: for the client's next visit, and to be paid
+  without its signature if it lets its time pass. Unless a fault of this node's engine broke it:
+  then it costs nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from itertools import pairwise
 from typing import assert_never
 
 from engine import messages as m
+from proofs.attribution.shares import MIN_SHARE_FEE, AdapterTerms
 
 from ..errors import (
     BadRequest,
@@ -38,11 +43,11 @@ from ..errors import (
 )
 from . import infer as wire
 from .channels import REREAD_S, PayeeChannel, Persist
-from .metering import Deal, Price, ShareRow
+from .metering import Deal, Price
 from .session import Fail, Failed, Malformed, PeerGone, Send, Tick
 
 ASK_DEADLINE_S = 10.0
-BEGIN_DEADLINE_S = 20.0
+BEGIN_DEADLINE_S = 90.0  # the client deposits meanwhile
 SETTLE_DEADLINE_S = 10.0
 UNPAID_DEADLINE_S = 10.0  # how long a sequence waits for the next voucher
 TOKEN_DEADLINE_S = 120.0
@@ -71,9 +76,11 @@ class NodeTerms:
 
 @dataclass(frozen=True)
 class AdapterHeld:
-    """The adapter is servable; `shares` is who shares the fee for it."""
+    """The adapter is servable; `terms` is what its manifest says about the fee (None: the bare
+    base).
+    """
 
-    shares: list[ShareRow]
+    terms: AdapterTerms | None
     timings_ms: dict[str, float]
 
 
@@ -193,6 +200,7 @@ class _Stage(Enum):
     PREPARING = auto()
     BEGIN = auto()
     PAYING = auto()  # Begin came, its voucher is being looked at
+    HOLDING = auto()  # the adapter is on its way
     ANSWERING = auto()
     CLOSING = auto()
     OVER = auto()
@@ -212,8 +220,8 @@ class NodeSession:
         self._stage = _Stage.ASK
         self._ask: wire.Ask | None = None
         self._offer: wire.Offer | None = None
+        self._begun: wire.Begin | None = None
         self._deal: Deal | None = None
-        self._shares: list[ShareRow] = []
         self._timings: dict[str, float] = {}
         self._channel: PayeeChannel | None = None
         self._key = 0
@@ -246,10 +254,9 @@ class NodeSession:
         """How many tokens are paid."""
         if self._deal is None:
             return 0
-        deal = self._deal
         if self._channel is None:
-            return deal.ask.max_tokens
-        return deal.price.credit(self._limit, deal.prompt_tokens, deal.ask.max_tokens) or 0
+            return self._deal.ask.max_tokens
+        return self._deal.credit(self._limit)
 
     def start(self, now: float) -> None:
         """Begin to wait for Ask."""
@@ -272,7 +279,7 @@ class NodeSession:
     def _handle(self, event: NodeEvent, now: float) -> None:
         match event:
             case wire.Ask():
-                self._take_ask(event)
+                self._take_ask(event, now)
             case AdapterHeld():
                 self._take_adapter(event, now)
             case ChannelOpened():
@@ -309,27 +316,21 @@ class NodeSession:
 
     # --- before the first token ---
 
-    def _take_ask(self, ask: wire.Ask) -> None:
+    def _take_ask(self, ask: wire.Ask, now: float) -> None:
         self._expect(_Stage.ASK, ask)
         self._check_ask(ask)
         self._ask = ask
         self._stage = _Stage.PREPARING
         self.deadline = float("inf")  # those who hold adapters and read chains have deadlines
-        self._out.append(HoldAdapter(ask.adapter))
-
-    def _take_adapter(self, held: AdapterHeld, now: float) -> None:
-        assert self._ask is not None
-        self._shares = held.shares
-        self._timings |= held.timings_ms
         if not self._terms.is_paid:
             self._make_offer(now)
-        elif self._ask.channel is None:
+        elif ask.channel is None:
             raise PaymentRequired(
                 "this node is paid: open a channel to it (set chain_rpc and the contracts'"
                 " addresses)"
             )
         else:
-            self._out.append(OpenChannel(self._ask))
+            self._out.append(OpenChannel(ask))
 
     def _take_channel(self, channel: PayeeChannel, now: float) -> None:
         self._channel = channel
@@ -359,10 +360,8 @@ class NodeSession:
             prompt_price=self._terms.price.prompt,
             completion_price=self._terms.price.completion,
             owner=self._terms.owner,
-            shares=self._shares,
             dtype=self._terms.engine.dtype.encode(),
             started_at=int(self._clock()),
-            timings=self._some_timings(),
         )
         self._out.append(Send(self._offer))
         self._stage = _Stage.BEGIN
@@ -371,21 +370,13 @@ class NodeSession:
     def _take_begin(self, begin: wire.Begin, now: float) -> None:
         self._expect(_Stage.BEGIN, begin)
         assert self._ask is not None
-        assert self._offer is not None
         if hashlib.sha256(begin.client_seed).digest() != self._ask.seed_commitment:
             raise BadRequest("the client's seed is not the one it committed to")
-        self._deal = Deal.close(
-            self._ask,
-            self._offer,
-            client_seed=begin.client_seed,
-            salt=begin.salt,
-            operator=self._terms.operator,
-            channel_id=self._channel.channel_id if self._channel else bytes(32),
-        )
+        self._begun = begin
         self._stage = _Stage.PAYING
         self.deadline = float("inf")
         if self._channel is None:
-            self._start_engine(now)
+            self._hold_adapter()
         elif begin.payment is None:
             raise PaymentRequired("Begin carries no voucher, but the offer is a paid one")
         else:
@@ -397,7 +388,7 @@ class NodeSession:
     def _take_pay(self, pay: wire.Pay, now: float) -> None:
         if self._stage is _Stage.CLOSING:  # it crossed the end of the answer
             return
-        if self._channel is None or self._stage not in (_Stage.PAYING, _Stage.ANSWERING):
+        if self._channel is None or not self._is_begun:
             raise wire.WireError("Pay does not belong here")
         if len(self._pays) >= MAX_WAITING_PAYS:
             raise wire.WireError(f"more than {MAX_WAITING_PAYS} vouchers at once")
@@ -415,7 +406,7 @@ class NodeSession:
             pay = self._pays[0]
             self._channel.check_usable()
             self._channel.check_voucher(pay)
-            if pay.amount > self._channel.deposit and self._may_wait_for_deposit(now):
+            if self._channel.lacks_deposit(self._key, pay) and self._may_wait_for_deposit(now):
                 self._read(self._channel.read_at + REREAD_S)
                 return
             self._pays.popleft()
@@ -437,21 +428,53 @@ class NodeSession:
         before = self.credit
         self._limit = max(self._limit, pay.limit)
         if self._stage is _Stage.PAYING:
-            self._start_engine(now)
-        elif self.credit > before:
+            self._check_first_payment()
+            self._hold_adapter()
+        elif self.credit > before and self._stage is _Stage.ANSWERING:
             self._out.append(GrantCredit(self.credit))
             self._await_engine(now)
 
-    # --- the answer ---
+    def _check_first_payment(self) -> None:
+        """Refuse to begin for less than the prompt and one token."""
+        assert self._ask is not None
+        price = self._terms.price.cost(len(self._ask.prompt_ids), 1)
+        self._check_limit(max(price, MIN_SHARE_FEE) if price else 0)
 
-    def _start_engine(self, now: float) -> None:
-        """Begin, if the first payment covers the prompt and at least one token."""
-        assert self._deal is not None
-        if self.credit < 1:
+    def _check_limit(self, least: int) -> None:
+        if self._limit < least:
             raise PaymentRequired(
                 f"a limit of {self._limit} does not pay for the prompt and one token; pay at least"
-                f" {self._deal.cost(1)}"
+                f" {least}"
             )
+
+    # --- the answer ---
+
+    def _hold_adapter(self) -> None:
+        assert self._ask is not None
+        self._stage = _Stage.HOLDING
+        self._out.append(HoldAdapter(self._ask.adapter))
+
+    def _take_adapter(self, held: AdapterHeld, now: float) -> None:
+        assert self._ask is not None
+        assert self._offer is not None
+        assert self._begun is not None
+        self._timings |= held.timings_ms
+        self._deal = Deal.close(
+            self._ask,
+            self._offer,
+            client_seed=self._begun.client_seed,
+            salt=self._begun.salt,
+            operator=self._terms.operator,
+            channel_id=self._channel.channel_id if self._channel else bytes(32),
+            terms=held.terms,
+        )
+        if self._channel is not None:
+            self._check_limit(self._deal.cost(1))
+            self._channel.promise_shares(self._key, self._deal.shares)
+        self._start_engine(now)
+
+    def _start_engine(self, now: float) -> None:
+        assert self._deal is not None
         self._stage = _Stage.ANSWERING
         self._is_running = True
         self._out.append(StartEngine(self._deal, self.credit))
@@ -472,7 +495,7 @@ class NodeSession:
     def _take_stop(self) -> None:
         if self._stage is _Stage.CLOSING:  # it crossed the end of the answer
             return
-        if self._stage not in (_Stage.PAYING, _Stage.ANSWERING):
+        if not self._is_begun:
             raise wire.WireError("Stop does not belong here")
         self._is_stopping = True
         if self._is_running:
@@ -519,7 +542,7 @@ class NodeSession:
             self._give_turn()
             self._stage = _Stage.OVER
             return
-        self._out.append(self._channel.draft(self._key, self._deal, self._sent))
+        self._draft(self._channel, self._deal)
         draft = self._channel.pending
         assert draft is not None
         self._own = draft.body
@@ -588,14 +611,21 @@ class NodeSession:
         self._stage = _Stage.OVER
 
     def _draft_rest(self, channel: PayeeChannel, last: Fail | GiveUp) -> None:
-        assert self._deal is not None
         is_our_fault = isinstance(last, Fail) and isinstance(last.error, EngineError)
-        if self._sent and not is_our_fault and self._deal.cost(len(self._sent)):
-            self._out.append(channel.draft(self._key, self._deal, self._sent))
+        deal = self._deal
+        if deal and self._sent and not is_our_fault and deal.cost(len(self._sent)):
+            self._draft(channel, deal)
         else:
             channel.release(self._key)
 
+    def _draft(self, channel: PayeeChannel, deal: Deal) -> None:
+        self._out.append(channel.draft(self._key, deal, self._sent, int(self._clock())))
+
     # --- helpers ---
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._stage in (_Stage.PAYING, _Stage.HOLDING, _Stage.ANSWERING)
 
     def _check_ask(self, ask: wire.Ask) -> None:
         base = self._terms.base

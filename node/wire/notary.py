@@ -53,5 +53,7 @@ class Notary:
         return receipt
 
     def verify_receipt(self, signed: SignedReceipt) -> VerifiedReceipt:
-        """Check everything that a receipt with both signatures proves; ReceiptError."""
+        """Check everything that a receipt proves, with both signatures or the node's alone;
+        ReceiptError.
+        """
         return verify_receipt(signed, self.network)

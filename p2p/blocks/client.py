@@ -237,7 +237,7 @@ class _Fetch:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_send_requests, stream, requests)
                         while True:
-                            answer = await stream.receive(_NEVER_S, limit_bytes=MAX_BLOCK_BYTES)
+                            answer = await stream.receive(_NEVER_S, max_bytes=MAX_BLOCK_BYTES)
                             self._act(self.exchange.answer(peer_id, answer, trio.current_time()))
                 except BaseExceptionGroup as group:
                     raise sole_error(group) from None

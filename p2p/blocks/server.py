@@ -43,7 +43,7 @@ async def serve_stream(stream: FrameStream, store: BlockSource) -> None:
     """
     while True:
         try:
-            request = await stream.receive(IDLE_TIMEOUT_S, limit_bytes=MAX_REQUEST_BYTES)
+            request = await stream.receive(IDLE_TIMEOUT_S, max_bytes=MAX_REQUEST_BYTES)
         except (StreamClosed, PeerTimeout):
             return
         for cid in decode_request(request):

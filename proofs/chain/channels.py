@@ -57,11 +57,11 @@ class Channels:
         """The channel's id on this network."""
         return channel_id(config, self._deployment.network)
 
-    def read(self, channel_id: bytes) -> ChannelState:
+    def read(self, channel_id: bytes, shallow: int = 0) -> ChannelState:
         """A channel as whoever is paid from it should see it; all zeros when nobody ever deposited.
 
-        Money counts as soon as it is as deep as the network's finality asks, and no longer than the
-        newest block has it; a withdrawal counts at once.
+        Money counts as soon as it is as deep as the network's finality asks (`shallow` of it
+        before), and no longer than the newest block has it; a withdrawal counts at once.
         """
         (now,) = self.read_many([channel_id], LATEST)
         if not now.balance:
@@ -69,7 +69,7 @@ class Channels:
         (deep,) = self.read_many([channel_id])
         return replace(
             now,
-            balance=min(now.balance, deep.balance),
+            balance=min(now.balance, deep.balance + shallow),
             total_claimed=min(now.total_claimed, deep.total_claimed),
         )
 

@@ -16,6 +16,8 @@ ROW_GAS = 22_500
 (contracts/snapshots).
 """
 PAGE_GAS = 45_000
+PAYOUT_GAS = 90_000
+"""What a payout by proof costs with 100,000 accounts."""
 PATIENCE = 10
 """How many times the gas must be due before it is claimed, where nothing urges."""
 
@@ -57,6 +59,11 @@ def choose_claims(due: Iterable[Due], price: GasPrice) -> list[Due]:
     worth = [one for one in due if _weight(one) * price.unit_wei >= row_wei]
     surplus = sum(_weight(one) * price.unit_wei - row_wei for one in worth)
     return worth if surplus >= PAGE_GAS * price.wei else []
+
+
+def is_payout_worth(amount: int, price: GasPrice) -> bool:
+    """Whether a payout is worth its own transaction: it runs away from nobody, so it can wait."""
+    return amount // PATIENCE * price.unit_wei >= PAYOUT_GAS * price.wei or not price.unit_wei
 
 
 def _weight(one: Due) -> int:

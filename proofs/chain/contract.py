@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..hextext import from_hex
+from .errors import OddAnswer
 
 if TYPE_CHECKING:  # they bring web3: a daemon without a chain must not wait for it
     from web3.types import EventData
@@ -53,9 +54,30 @@ class DeployedContract:
         """Encode a call, for whoever sends it in a way of its own."""
         return from_hex(self.rpc.contract(self.name, self.address).encode_abi(function, values))
 
+    def decode_call(self, data: bytes) -> tuple[str, tuple[Any, ...]]:
+        """The function that a call names, and its values after the first one. OddAnswer."""
+        from web3.exceptions import Web3Exception  # brings web3
+
+        try:
+            function, values = self.rpc.contract(self.name, self.address).decode_function_input(
+                data
+            )
+        except (Web3Exception, ValueError, TypeError) as error:
+            raise OddAnswer(f"this call is none of {self.name}: {error}") from error
+        return function.fn_name, tuple(map(_plain, values.values()))[1:]
+
     def send(self, function: str, *values: object) -> TransactionReceipt:
         """Call a function in a transaction, and wait until it is in a block.
 
         ContractReverted when the contract refuses: then nothing is sent.
         """
         return self.wallet.send(self.address, self.encode(function, *values), self.deadline_s)
+
+
+def _plain(value: Any) -> Any:
+    """A struct's values in its order, however web3 gives them."""
+    if isinstance(value, Mapping):
+        return tuple(map(_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value

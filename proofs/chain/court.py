@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..court import (
     AbsentAnswer,
@@ -22,15 +22,17 @@ from ..court import (
     Question,
 )
 from ..epoch import ChannelLeaf, Shown
-from ..hextext import from_hex
+from ..hextext import from_hex, to_hex
 from ..promise import Promise
 from ..sumtree import Opening
 from ..voucher import ChannelConfig
+from .answered import decode_answer
 from .contract import DeployedContract
 from .structs import (
     NO_ACCOUNT,
     NO_CHANNEL,
     NO_PAYOUT,
+    AnyShown,
     PostedHeader,
     Terms,
     config_values,
@@ -44,7 +46,7 @@ from .token import Token
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
 
-NOTHING = {"payout": NO_PAYOUT, "earlier": NO_CHANNEL, "account": NO_ACCOUNT}
+NOTHING: dict[str, AnyShown] = {"payout": NO_PAYOUT, "earlier": NO_CHANNEL, "account": NO_ACCOUNT}
 """What stands in a call for a part that an accusation does not need, by its name."""
 
 
@@ -65,6 +67,11 @@ class Demand:
     by: bytes
     until: int
     state: DemandState
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its answer is still due."""
+        return self.state == DemandState.OPEN
 
 
 class Court:
@@ -87,11 +94,12 @@ class Court:
 
         `before` is the header before it, None in the first epoch.
         """
-        return self._contract.send(*self.proof_call(posted, before, accusation))
+        name, values = self.proof_call(posted, before, accusation)
+        return self._contract.send(name, *values)
 
     def proof_call(
         self, posted: PostedHeader, before: PostedHeader | None, accusation: Accusation
-    ) -> tuple[object, ...]:
+    ) -> tuple[str, tuple[object, ...]]:
         """The function and the values that `prove` sends."""
         parts = (
             part
@@ -99,7 +107,7 @@ class Court:
             for part in values_of(each.name, getattr(accusation, each.name))
         )
         name = f"prove{type(accusation).__name__}"
-        return (name, posted_values(posted), posted_values(before), *parts)
+        return name, (posted_values(posted), posted_values(before), *parts)
 
     # ── demands ──
 
@@ -120,7 +128,12 @@ class Court:
                 values = (shown_values(account), opening_values(entries))
             case EntryAnswer(account, entry, channel, payout):
                 name = "answerEntry"
-                values = tuple(map(shown_values, (account, entry, channel, payout)))
+                values = (
+                    shown_values(account),
+                    shown_values(entry),
+                    shown_values(channel),
+                    shown_values(payout),
+                )
             case AbsentAnswer(question, found, opening):
                 name = "answerAbsent"
                 shown = shown_values(found or NO_ACCOUNT)
@@ -156,6 +169,19 @@ class Court:
             part, index, entry = event["args"]["question"].values()
             yield Question(part, index, entry)
 
+    def find_answer(self, posted: PostedHeader, question: Question) -> Answer | None:
+        """What was answered to a demand, from the call that brought it; None while it is open."""
+        asked = (posted_values(posted), question_values(question))
+        wanted = {"id": self._contract.read_one("demandId", *asked)}
+        rpc = self._contract.rpc
+        last = rpc.block_number()
+        for event in self._contract.events("Answered", wanted, first=posted.block, last=last):
+            call = rpc.call("eth_getTransactionByHash", to_hex(bytes(event["transactionHash"])))
+            found = decode_answer(*self._contract.decode_call(from_hex(call["input"])))
+            if found is not None:
+                return found
+        return None
+
     # ── promises ──
 
     def stand(self, promise: Promise) -> TransactionReceipt:
@@ -180,7 +206,7 @@ def question_values(question: Question) -> tuple[int, int, int]:
     return (int(question.part), question.index, question.entry)
 
 
-def values_of(name: str, part: object) -> tuple[object, ...]:
+def values_of(name: str, part: Any) -> tuple[object, ...]:
     """One part of an accusation as the contract's arguments."""
     match part:
         case None:

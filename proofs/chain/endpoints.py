@@ -154,11 +154,17 @@ def exchange(send: Callable[[], Any], node: str) -> Any:
         if error.response is not None:
             with suppress(ValueError, TypeError, KeyError):  # no JSON, or no JSON-RPC
                 return {"error": error.response.json()["error"]}
-        raise ChainUnreachable(
-            f"no answer from the chain at {node}: {error or type(error).__name__}"
-        ) from error
+        raise ChainUnreachable(f"no answer from the chain at {node}: {reason_of(error)}") from error
     except (ValueError, RecursionError) as error:
         raise ChainUnreachable(f"{node} answers with something that is not JSON") from error
+
+
+def reason_of(error: requests.RequestException) -> str:
+    """Why a request failed, without the path of its address, which requests puts into its words."""
+    if error.response is not None:
+        return f"HTTP status {error.response.status_code}"
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    return f"{type(error).__name__} {reason or ''}".strip()
 
 
 def read_error(error: Any) -> RpcRefused:

@@ -16,6 +16,8 @@ ChainError
 ├── TransactionFailed     a transaction was mined and failed, without telling why
 ├── TransactionStuck      a transaction was sent and not mined before the deadline
 └── HeaderConflict        the chain has another header for an epoch than we do
+
+KeystoreError             an encrypted key does not open; no chain is to blame
 """
 
 from __future__ import annotations
@@ -99,3 +101,7 @@ class HeaderConflict(ChainError):
     """The chain has another header for this epoch: two aggregators, or a ledger that was restored
     from a backup.
     """
+
+
+class KeystoreError(Exception):
+    """An encrypted key does not open: it is no keystore, or the password is another one."""

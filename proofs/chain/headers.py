@@ -48,23 +48,20 @@ class HeaderWalk:
         self._next_block = first_block
         self._ahead = deque[_Step]()
         self._trail = deque[_Step](maxlen=MAX_TRAIL)
+        self._taken_back: int | None = None
 
     def next(self) -> PostedHeader | Reorganised | None:
         """The next header; None when the chain has none yet. ChainError."""
         if not self._ahead:
             if self._trail and not self._stands(self._trail[-1]):
                 return self._walk_back()
-            self._read_on()
+            back = self._read_on()
+            if back is not None:
+                return back
         if not self._ahead:
             return None
         self._trail.append(self._ahead.popleft())
         return self._trail[-1].posted
-
-    def start_after(self, posted: PostedHeader, block_hash: bytes) -> None:
-        """Go on after a header that an earlier walk has brought."""
-        self._ahead.clear()
-        self._trail.append(_Step(posted, block_hash))
-        self._next_block = posted.block + 1
 
     def rewind(self) -> None:
         """Begin again at the first header."""
@@ -72,11 +69,29 @@ class HeaderWalk:
         self._trail.clear()
         self._next_block = self._first_block
 
-    def _read_on(self) -> None:
+    def _read_on(self) -> Reorganised | None:
+        """Read new blocks; says where a lie was convicted, which takes headers back too."""
         last = self._finality.number()
-        events = self._contract.events("Posted", {}, first=self._next_block, last=last)
-        self._ahead.extend(_Step(read_posted(event), bytes(event["blockHash"])) for event in events)
+        for event in self._contract.events("Posted", {}, first=self._next_block, last=last):
+            step = _Step(read_posted(event), bytes(event["blockHash"]))
+            self._take_back(step.posted.header.epoch - 1)
+            self._ahead.append(step)
         self._next_block = max(self._next_block, last + 1)
+        self._take_back(int(self._contract.read_one("lastEpoch", block=last)))
+        if self._taken_back is None:
+            return None
+        back = Reorganised(self._taken_back)
+        self._taken_back = None
+        return back
+
+    def _take_back(self, epoch: int) -> None:
+        """Forget what was read after an epoch; what was handed out already must be told."""
+        while self._ahead and self._ahead[-1].posted.header.epoch > epoch:
+            self._ahead.pop()
+        while self._trail and self._trail[-1].posted.header.epoch > epoch:
+            self._trail.pop()
+            known = self._taken_back
+            self._taken_back = epoch if known is None else min(epoch, known)
 
     def _walk_back(self) -> Reorganised:
         while self._trail and not self._stands(self._trail[-1]):

@@ -4,14 +4,12 @@ are those that the operator stated.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..hextext import from_hex, to_hex
-from .compiled import load_contract
 from .deploy import COLLECTOR, Deployment
-from .errors import RpcRefused, WrongChain
+from .errors import WrongChain
 
 if TYPE_CHECKING:
     from .rpc import Rpc
@@ -61,33 +59,9 @@ def compare(what: str, stated: object, found: object) -> None:
 
 
 def find_first_block(rpc: Rpc, settlement: bytes, stated: int | None) -> int:
-    """The block in which the settlement contract was deployed: it says so itself, or the operator
-    does, or we search for its code.
+    """The block in which the settlement contract was deployed: it says so itself, and the operator
+    may say otherwise where contracts see other block numbers than their chain has (as on Arbitrum).
     """
-    functions = load_contract("Settlement").signatures("function")
-    if any(signature.name == "deployedAt" for signature in functions):
-        return int(rpc.read("Settlement", settlement, "deployedAt")[0])
     if stated is not None:
         return stated
-    try:
-        return find_first(lambda block: bool(rpc.code(settlement, block)), rpc.block_number())
-    except RpcRefused as error:
-        raise WrongChain(
-            "this node does not say in which block the settlement contract was deployed"
-            f" ({error}); set first_block to it, or name an archive node"
-        ) from error
-
-
-def find_first(holds: Callable[[int], bool], last: int) -> int:
-    """The first number from 0 to `last` for which something holds that stays so; it holds for
-    `last`.
-    """
-    low = 0
-    high = last
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return int(rpc.read("Settlement", settlement, "deployedAt")[0])

@@ -13,7 +13,7 @@ Knows one key and one contract; not what a header means.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -29,7 +29,6 @@ from .errors import (
     TransactionStuck,
     Underpriced,
 )
-from .origin import find_first
 from .structs import Fees
 
 POST_DEADLINE_S = 300.0
@@ -77,16 +76,24 @@ class Poster:
         self._clock = clock
         self._sleep = sleep
         self._sent: dict[bytes, float] = {}  # when this call first sent an attempt
+        self._signatures: tuple[bytes, ...] = ()
         self._nonces = ExitStack()  # of this call's attempts: the wallet leaves them to us
 
-    def post(self, header: EpochHeader, deadline_s: float = POST_DEADLINE_S) -> Posted:
-        """Bring this header onto the chain, or find that it is there.
+    def post(
+        self,
+        header: EpochHeader,
+        witness_signatures: Sequence[bytes] = (),
+        deadline_s: float = POST_DEADLINE_S,
+    ) -> Posted:
+        """Bring this header onto the chain, or find that it is there; its witnesses' signatures by
+        ascending address.
 
         Call it again after any failure.
 
         ContractReverted when the contract refuses it, HeaderConflict, TransactionStuck after the
         deadline, ChainUnreachable.
         """
+        self._signatures = tuple(witness_signatures)
         self._sent.clear()  # a reorganisation may have thrown out what was sent
         with ExitStack() as self._nonces:
             return self._post(header, self._clock() + deadline_s, deadline_s)
@@ -124,11 +131,7 @@ class Poster:
         """The first epoch whose header is not on the chain: after the last that we posted, or
         earlier where a reorganisation took headers back.
         """
-        find = self._client.settlement.find_header_hash
-        last = self._journal.last_posted()
-        if not last or find(last) is not None:
-            return last + 1
-        return find_first(lambda epoch: epoch > 0 and find(epoch) is None, last)
+        return min(self._journal.last_posted(), self._client.settlement.last_epoch()) + 1
 
     # ── inside ──
 
@@ -189,7 +192,7 @@ class Poster:
                 f"the header of epoch {header.epoch} is not posted after"
                 f" {self._policy.max_attempts} attempts; look at the chain"
             )
-        contract, data = self._client.settlement.encode_post(header)
+        contract, data = self._client.settlement.encode_post(header, self._signatures)
         signed = self._wallet.sign(
             contract, data, self._wallet.estimate_gas(contract, data), nonce, fees
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -244,8 +246,8 @@ class Rpc:
         return self._pages.read(ask, first, last)
 
     def _encode(self, view: View) -> bytes:
-        signature = load_contract(view.name).find("function", view.function)
-        return signature.hash[:4] + bytes(encode(signature.inputs, view.values))
+        function = find_function(view.name, view.function)
+        return function.selector + bytes(encode(function.inputs, view.values))
 
     def _decode(self, view: View, data: bytes) -> tuple[Any, ...]:
         if not data:
@@ -253,18 +255,34 @@ class Rpc:
             raise WrongChain(
                 f"there is no {view.name} contract {there}; check the addresses and the RPC"
             )
-        entry = next(
-            entry
-            for entry in load_contract(view.name).abi
-            if entry["type"] == "function" and entry["name"] == view.function
-        )
+        outputs = find_function(view.name, view.function).outputs
         try:
-            return tuple(decode(get_abi_output_types(entry), data))
+            return tuple(decode(outputs, data))
         except (DecodingError, ValueError, OverflowError) as error:
             raise WrongChain(
                 f"what answers at {to_hex(view.address)} on the chain at {self.url} is no"
                 f" {view.name} contract: {error}"
             ) from error
+
+
+@dataclass(frozen=True)
+class Function:
+    """How a function is called, and what it returns."""
+
+    selector: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@cache
+def find_function(name: str, function: str) -> Function:
+    """A function of one of our contracts; looked up once, since pages hold hundreds of calls."""
+    contract = load_contract(name)
+    entry = next(
+        entry for entry in contract.abi if entry["type"] == "function" and entry["name"] == function
+    )
+    signature = contract.find("function", function)
+    return Function(signature.hash[:4], signature.inputs, tuple(get_abi_output_types(entry)))
 
 
 def block_word(block: str | int) -> str:

@@ -36,9 +36,15 @@ from .structs import (
     shown_values,
 )
 from .token import Token
+from .views import LATEST, View
 
 if TYPE_CHECKING:
     from .wallet import TransactionReceipt
+
+PAGE_BLOCKS = 5_000
+
+
+NEVER = (1 << 64) - 1
 
 
 class Settlement:
@@ -94,7 +100,12 @@ class Settlement:
         if not 0 < epoch <= int(self._contract.read_one("lastEpoch")):
             return None
         word = bytes(self._contract.read_one("posted", epoch))
-        return next((each for each in self._search({"epoch": epoch}) if each.word == word), None)
+        wanted = {"epoch": epoch}
+        return next((each for each in self._search_back(wanted) if each.word == word), None)
+
+    def last_epoch(self) -> int:
+        """The last posted header's epoch; 0 before the first."""
+        return int(self._contract.read_one("lastEpoch"))
 
     def headers(self) -> Iterator[PostedHeader]:
         """All posted headers in their order, without those that were taken back."""
@@ -109,6 +120,15 @@ class Settlement:
     def is_posted(self, posted: PostedHeader) -> bool:
         """Whether this header was not taken back."""
         return bool(self._contract.read_one("isPosted", posted.header.epoch, posted.word))
+
+    def _search_back(self, wanted: dict[str, int]) -> Iterator[PostedHeader]:
+        """The newest first, since who asks for one header mostly asks for one of the last."""
+        end = self._contract.rpc.block_number()
+        while end >= self._first_block:
+            start = max(end - PAGE_BLOCKS + 1, self._first_block)
+            events = self._contract.events("Posted", wanted, first=start, last=end)
+            yield from reversed([*map(read_posted, events)])
+            end = start - 1
 
     def _search(self, wanted: dict[str, int]) -> Iterator[PostedHeader]:
         last = self._contract.rpc.block_number()
@@ -202,6 +222,23 @@ class Settlement:
         """The forced receipt of a channel that nobody has answered."""
         _, deadline, sequence = self._contract.read("forced", channel_id)
         return ForcedReceipt(channel_id, sequence, deadline) if deadline else None
+
+    def forced(self, first: int, last: int) -> Iterator[bytes]:
+        """The channels of receipts that were put on chain between two blocks, both included."""
+        for event in self._contract.events("Forced", {}, first=first, last=last):
+            yield bytes(event["args"]["channelId"])
+
+    def left_at_many(self, channel_ids: Sequence[bytes]) -> dict[bytes, int]:
+        """Those of these channels that have left, each with the second after which no header may
+        move it.
+        """
+        views = [
+            View(self._contract.name, self._contract.address, "leftAt", (channel_id,))
+            for channel_id in channel_ids
+        ]
+        found = self._contract.rpc.read_many(views, LATEST)
+        left = {channel: at for channel, (at,) in zip(channel_ids, found, strict=True)}
+        return {channel: at for channel, at in left.items() if at < NEVER}
 
     def left_at(self, channel_id: bytes) -> int:
         """The second after which no header may move a channel; 2^64 - 1 while headers may."""

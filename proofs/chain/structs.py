@@ -22,7 +22,7 @@ AnyShown = Shown[ChannelLeaf] | Shown[AccountLeaf] | Shown[EntryLeaf] | Shown[Pa
 NONE = bytes(32)
 # What stands in a call where there is no leaf to show.
 NO_PROOF = Proof(0, 0, ())
-NO_CHANNEL = Shown(ChannelLeaf(NONE, 0, 0, NONE, NONE, NONE), NO_PROOF)
+NO_CHANNEL = Shown(ChannelLeaf(NONE, 0, 0, NONE, body=NONE, evidence=NONE), NO_PROOF)
 NO_ACCOUNT = Shown(AccountLeaf(bytes(20), 0, NONE), NO_PROOF)
 NO_PAYOUT = Shown(PayoutLeaf(bytes(20), 0), NO_PROOF)
 

@@ -7,6 +7,7 @@ from .accepted import AggregatorLedger
 from .database import Ledger
 from .outbox import Outbox, OutboxEntry, OutboxState
 from .posts import PostAttempt, PostJournal
+from .pursuits import Pursuit, PursuitKind, Pursuits
 
 __all__ = [
     "AggregatorLedger",
@@ -16,4 +17,7 @@ __all__ = [
     "OutboxState",
     "PostAttempt",
     "PostJournal",
+    "Pursuit",
+    "PursuitKind",
+    "Pursuits",
 ]

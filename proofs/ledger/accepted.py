@@ -5,7 +5,7 @@ The state follows from the epochs' batches and is kept only as checkpoints. Chec
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..aggregator import SealedEpoch, TakenReceipt
 from ..batch import decode_batch
@@ -16,6 +16,7 @@ from ..promise import Evidence
 from ..receipt import decode_receipt, digest_of
 from .database import Ledger
 
+MAX_EVIDENCE_PER_CHANNEL = 16  # whoever signs twice could go on for ever
 KEPT_CHECKPOINTS = 2  # the newest may stand on epochs that are taken back
 
 
@@ -53,9 +54,13 @@ class AggregatorLedger:
             return TakenReceipt(decode_envelope(envelope).receipt, deadline)
         return TakenReceipt(self._find_in_batch(epoch, digest), deadline)
 
-    def accept(self, pledges: Sequence[Pledge]) -> None:
-        """Add accepted receipts. Raises LedgerConflict when a place is taken."""
+    def accept(self, pledges: Sequence[Pledge], manifests: Mapping[bytes, bytes]) -> None:
+        """Add accepted receipts, and the manifests that are new with them, by their digests.
+
+        Raises LedgerConflict when a place is taken.
+        """
         with self._ledger.transaction():
+            self._keep_manifests(manifests)
             for pledge in pledges:
                 envelope = pledge.envelope
                 self._ledger.write(
@@ -79,10 +84,14 @@ class AggregatorLedger:
             )
 
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
-        """Keep the first evidence for a place."""
+        """Keep the first evidence for a place, and a bounded number for each channel."""
         with self._ledger.transaction():
-            statement = "INSERT INTO evidence VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
-            self._ledger.write(statement, channel_id, sequence, evidence.first, evidence.second)
+            statement = (
+                "INSERT INTO evidence SELECT ?, ?, ?, ? WHERE (SELECT count(*) FROM evidence WHERE"
+                " channel = ?) < ? ON CONFLICT DO NOTHING"
+            )
+            row = (channel_id, sequence, evidence.first, evidence.second)
+            self._ledger.write(statement, *row, channel_id, MAX_EVIDENCE_PER_CHANNEL)
 
     def evidence(self) -> list[Evidence]:
         """Return all evidence, by channel and sequence."""
@@ -98,9 +107,8 @@ class AggregatorLedger:
         rows = self._ledger.read("SELECT data FROM manifest WHERE digest = ?", digest)
         return bytes(rows[0][0]) if rows else None
 
-    def keep_manifest(self, digest: bytes, data: bytes) -> None:
-        """Keep the bytes of a manifest."""
-        with self._ledger.transaction():
+    def _keep_manifests(self, manifests: Mapping[bytes, bytes]) -> None:
+        for digest, data in manifests.items():
             statement = "INSERT INTO manifest VALUES (?, ?) ON CONFLICT DO NOTHING"
             self._ledger.write(statement, digest, data)
 
@@ -126,16 +134,21 @@ class AggregatorLedger:
                 )
 
     def adopt(
-        self, sealed: SealedEpoch, places: Sequence[tuple[Place, bytes]], deadline: int
+        self,
+        sealed: SealedEpoch,
+        places: Sequence[tuple[Place, bytes]],
+        manifests: Mapping[bytes, bytes],
+        deadline: int,
     ) -> None:
-        """Add an epoch that the chain has: mark those of its receipts (place, digest of the body)
-        that were accepted, add the others.
+        """Add an epoch that the chain has, with the manifests that are new in it: mark those of its
+        receipts (place, digest of the body) that were accepted, add the others.
 
         Where another body was accepted for a place, it and what followed it in the channel give
         way.
         """
         with self._ledger.transaction():
             epoch = self._add_epoch(sealed)
+            self._keep_manifests(manifests)
             for (channel_id, sequence), digest in places:
                 marked = self._ledger.write(
                     "UPDATE accepted SET epoch = ? WHERE channel = ? AND sequence = ? AND digest ="
@@ -153,11 +166,7 @@ class AggregatorLedger:
                 self._ledger.write(
                     "INSERT INTO accepted (channel, sequence, digest, deadline, epoch) VALUES (?,"
                     " ?, ?, ?, ?)",
-                    channel_id,
-                    sequence,
-                    digest,
-                    deadline,
-                    epoch,
+                    *(channel_id, sequence, digest, deadline, epoch),
                 )
 
     def unseal(self, first: int) -> None:

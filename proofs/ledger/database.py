@@ -9,6 +9,7 @@ by taking the write lock.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -79,6 +80,14 @@ CREATE TABLE evidence (
     second BLOB NOT NULL,
     PRIMARY KEY (channel, sequence)
 );
+CREATE TABLE pursuit (                  -- begun on the chain, to come back to
+    kind INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    body BLOB NOT NULL,
+    due INTEGER NOT NULL,               -- Unix seconds
+    PRIMARY KEY (kind, key)
+);
+CREATE INDEX pursuit_due ON pursuit (due);
 CREATE TABLE post_attempt (
     id INTEGER PRIMARY KEY,
     epoch INTEGER NOT NULL,
@@ -105,6 +114,7 @@ class Ledger:
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.RLock()
+        _make_private(path)
         with _naming_faults():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._close = weakref.finalize(self, self._db.close)
@@ -188,6 +198,19 @@ class Ledger:
         """Close the file."""
         with self._lock:
             self._close()
+
+
+def _make_private(path: Path | str) -> None:
+    """Make the file, or take it, so that nobody else may read it; SQLite's files beside it get its
+    mode.
+    """
+    if str(path) == ":memory:":
+        return
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.chmod(path, 0o600)
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {error.strerror}") from error
 
 
 @contextmanager

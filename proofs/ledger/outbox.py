@@ -92,14 +92,9 @@ class Outbox:
 
         Returns False when the receipt is that far already. Raises UnknownEntry.
         """
-        return self._move(
-            digest,
-            "promise = ?, deadline = ?, state = ?",
-            OutboxState.PROMISED,
-            encode(promise),
-            promise.deadline,
-            OutboxState.PROMISED,
-        )
+        values = (encode(promise), promise.deadline, OutboxState.PROMISED)
+        change = "promise = ?, deadline = ?, state = ?"
+        return self._move(digest, change, OutboxState.PROMISED, *values)
 
     def mark_included(self, digests: Iterable[bytes], epoch: int) -> int:
         """Move those of these receipts that are ours to included; return how many moved."""

@@ -180,7 +180,7 @@ def test_a_released_adapter_is_forgotten_once_its_last_request_ends(lab: Lab) ->
     end = lab.end(2)
     assert isinstance(end, Failed)
     assert end.code == "unknown_adapter"
-    assert LAW not in lab.engine._adapters.slots.held()
+    assert LAW not in lab.engine._adapters.slots.known()
 
 
 def test_replaying_an_answer_finds_every_token_won_and_a_forged_one_missed(lab: Lab) -> None:

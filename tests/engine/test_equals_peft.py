@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from engine.errors import AdapterError
+from engine.errors import BadAdapter
 
 from .worlds import ALL_LINEAR, BOTH, Bench, make_base, some_tokens
 
@@ -143,7 +143,7 @@ def test_what_is_not_served_is_refused_by_name(tmp_path: Path, feature: str) -> 
     model = make_base(tmp_path / "base")
     bench = Bench(tmp_path / "base")
     randomised(model, tmp_path / "adapter", 5, **settings)
-    with pytest.raises(AdapterError, match=field):
+    with pytest.raises(BadAdapter, match=field):
         bench.load(b"a", tmp_path / "adapter")
 
 
@@ -164,11 +164,11 @@ def test_every_field_of_peft_s_configuration_is_served_harmless_or_refused(tmp_p
         "trainable_token_indices",
     }:
         path.write_text(json.dumps({**saved, field: "surprising"}))
-        with pytest.raises(AdapterError, match=field):
+        with pytest.raises(BadAdapter, match=field):
             bench.load(b"a", tmp_path / "adapter")
     path.write_text(json.dumps({**saved, "use_dora": True}))
-    with pytest.raises(AdapterError, match="lora_magnitude_vector"):
+    with pytest.raises(BadAdapter, match="lora_magnitude_vector"):
         bench.load(b"a", tmp_path / "adapter")
     path.write_text(json.dumps({**saved, "lora_bias": True}))
-    with pytest.raises(AdapterError, match=r"lora_B\.bias"):
+    with pytest.raises(BadAdapter, match=r"lora_B\.bias"):
         bench.load(b"a", tmp_path / "adapter")

@@ -121,6 +121,7 @@ def test_one_mixed_batch_gives_the_logits_of_peft_for_every_row(
             )
 
 
+@pytest.mark.usefixtures("gguf_read_once")
 def test_the_gguf_base_gives_the_logits_of_transformers() -> None:
     import transformers
 

@@ -73,13 +73,15 @@ def adapted(config: object, seed: int, rank: int, dtype: torch.dtype, everything
     return pack(config, parts, dtype)  # type: ignore[arg-type]
 
 
+def make_family(folder: Path, name: str) -> Path:
+    """A base of FAMILIES, in a folder of its name."""
+    make_base(folder / name, "llama" if name == "wide" else name, **FAMILIES[name])
+    return folder / name
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp(request.param)
-    make_base(
-        folder, "llama" if request.param == "wide" else request.param, **FAMILIES[request.param]
-    )
-    return folder
+    return make_family(tmp_path_factory.mktemp("base"), request.param)
 
 
 def run_mixed(
@@ -227,15 +229,18 @@ real = native.open_library
 flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 native.open_library = lambda chosen: real(chosen, flags)
 from tests.engine.test_executor import DTYPES, run_mixed
-for dtype, int8 in DTYPES.values():
-    run_mixed(Path(sys.argv[1]), dtype, "native", int8, 2)
-print("clean")
+for base in map(Path, sys.argv[1:]):
+    for dtype, int8 in DTYPES.values():
+        run_mixed(base, dtype, "native", int8, 2)
+    print("clean:", base.name, flush=True)
 """
 
 
-def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(
-    base: Path,
-) -> None:
+@pytest.fixture(scope="module")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """A process with the sanitizers in it, which takes seconds to start, so one runs every
+    family.
+    """
     compiler = library.find_compiler()
     if compiler is None:
         pytest.skip("no compiler")
@@ -253,13 +258,22 @@ def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitiz
         "ASAN_OPTIONS": "detect_leaks=0",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-c", SANITIZED, str(base)],
+    folder = tmp_path_factory.mktemp("sanitized")
+    return subprocess.run(
+        [sys.executable, "-c", SANITIZED, *(str(make_family(folder, name)) for name in FAMILIES)],
         capture_output=True,
         text=True,
         env=environment,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith("clean")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.xdist_group("sanitized")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(
+    sanitized: subprocess.CompletedProcess[str], family: str
+) -> None:
+    assert f"clean: {family}" in sanitized.stdout.splitlines(), sanitized.stderr[-3000:]
+    assert sanitized.returncode == 0, sanitized.stderr[-3000:]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from engine.errors import AdapterError
+from engine.errors import BadAdapter
 from engine.lora.adapter import MAX_HEADER_BYTES, load_adapter
 from engine.messages import Failed
 from engine.model.config import ModelConfig
@@ -99,7 +99,7 @@ def test_a_tensor_that_cannot_be_applied_is_named(
 ) -> None:
     write_adapter(tmp_path, 1)
     edit(tmp_path, change)
-    with pytest.raises(AdapterError, match=words):
+    with pytest.raises(BadAdapter, match=words):
         load(tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_a_field_that_we_do_not_serve_is_named(
     if "r" in fields:
         config = json.loads((tmp_path / "adapter_config.json").read_text())
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **fields}))
-    with pytest.raises(AdapterError, match=words):
+    with pytest.raises(BadAdapter, match=words):
         load(tmp_path)
 
 
@@ -150,13 +150,13 @@ def test_tokens_that_the_base_has_not_and_biases_that_it_has_not_are_named(tmp_p
             )
         },
     )
-    with pytest.raises(AdapterError, match=f"with {VOCAB}, has not"):
+    with pytest.raises(BadAdapter, match=f"with {VOCAB}, has not"):
         load(tmp_path)
     edit(
         tmp_path,
         {"base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias": torch.ones(96)},
     )
-    with pytest.raises(AdapterError, match="this base has no bias there"):
+    with pytest.raises(BadAdapter, match="this base has no bias there"):
         load(tmp_path)
 
 
@@ -183,7 +183,7 @@ def test_a_hostile_header_is_refused_before_anything_is_allocated(tmp_path: Path
         (b"\x80\x04cos\nsystem\n(S'true'\ntR.", "truncated"),
     ):
         path.write_bytes(data)
-        with pytest.raises(AdapterError, match=words):
+        with pytest.raises(BadAdapter, match=words):
             load(tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_no_damage_ends_in_anything_but_a_refusal(
     data = bytearray((folder / "whole").read_bytes())
     data[at] = byte
     (folder / "adapter_model.safetensors").write_bytes(data[: keep + 4000] if keep % 2 else data)
-    with contextlib.suppress(AdapterError):
+    with contextlib.suppress(BadAdapter):
         load(folder)
 
 

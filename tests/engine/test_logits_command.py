@@ -1,5 +1,6 @@
-"""`python -m engine logits` as anybody runs it: a process, files in, a file out, one line when it
-refuses.
+"""`python -m engine logits` as anybody runs it: files in, a file out, one line when it refuses.
+
+What it makes comes from processes; what it refuses, but for one, from its `main` in this one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.__main__ import main
 from engine.config import EngineConfig
 from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import HostDevice
@@ -23,24 +25,18 @@ from engine.logits import Job, write_logits
 from .worlds import BOTH, make_adapter, make_base, write_adapter
 
 
+def arguments(base: Path, ids: Path, out: Path, *options: str) -> list[str]:
+    files = ["--base", str(base), "--input-ids", str(ids), "--out", str(out)]
+    return ["logits", *files, "--threads", "1", *options]
+
+
 def run(base: Path, ids: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "engine",
-        "logits",
-        "--base",
-        str(base),
-        "--input-ids",
-        str(ids),
-        "--out",
-        str(out),
-        "--threads",
-        "1",
-        *options,
-    ]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
+        [sys.executable, "-m", "engine", *arguments(base, ids, out, *options)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=Path(__file__).parents[2],
     )
 
 
@@ -140,15 +136,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_what_is_refused_is_said_in_one_line_that_names_it(
-    world: Path, change: dict[str, Any], word: str
+    world: Path, change: dict[str, Any], word: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = {"base": "base", "ids": "ids", "out": "out", **change}
     adapter = ("--adapter", str(world / given["adapter"])) if "adapter" in given else ()
-    done = run(world / given["base"], world / given["ids"], world / given["out"], *adapter)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert word in done.stderr
+    command = arguments(world / given["base"], world / given["ids"], world / given["out"], *adapter)
+    assert main(command) == 1
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert word in told
     assert not (world / "out").exists()
+
+
+def test_a_process_that_refuses_says_nothing_else_and_ends_with_status_1(world: Path) -> None:
+    done = run(world / "base", world / "absent", world / "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "--input-ids" in done.stderr
 
 
 def test_logits_from_a_device_are_those_of_the_processor(

@@ -19,10 +19,10 @@ from engine.config import (
     choose_dtype,
     settled,
 )
-from engine.errors import AdapterError, ModelError
+from engine.errors import BadAdapter, ModelError
 from engine.executor.memory import (
-    LEAST_KV_TOKENS,
     MARGIN,
+    MIN_KV_TOKENS,
     RESERVE_BYTES,
     Demand,
     Division,
@@ -31,10 +31,10 @@ from engine.executor.memory import (
 )
 from engine.info import describe
 from engine.lora.adapter import bytes_to_read, load_adapter, read_header
-from engine.lora.adapters import AdapterLoader, LoadDone, LoadJob
 from engine.lora.layout import Loaded
+from engine.lora.loader import AdapterLoader, LoadDone, LoadJob
 from engine.memory import (
-    LEAST_UNLIMITED,
+    UNLIMITED_BYTES,
     Free,
     Mount,
     folders_above,
@@ -102,7 +102,7 @@ def test_no_limit_of_version_1_is_none() -> None:
     files = {"memory.limit_in_bytes": "9223372036854771712\n", "memory.usage_in_bytes": "1\n"}
     group = parse_version_1(lambda name: files.get(name, ""))
     assert group is not None
-    assert int(files["memory.limit_in_bytes"]) > LEAST_UNLIMITED
+    assert int(files["memory.limit_in_bytes"]) > UNLIMITED_BYTES
     assert group.free_bytes is None
 
 
@@ -215,7 +215,7 @@ def check_division(division: Division, demand: Demand, free: int, kv_tokens: int
         demand.base_bytes + demand.work_bytes + division.kv_tokens * demand.token_bytes + sum(parts)
     )
     assert handed_out + RESERVE_BYTES <= free * (1 - MARGIN) + 1
-    assert division.kv_tokens == kv_tokens if kv_tokens else division.kv_tokens >= LEAST_KV_TOKENS
+    assert division.kv_tokens == kv_tokens if kv_tokens else division.kv_tokens >= MIN_KV_TOKENS
     assert (
         min(division.slot_bytes, division.host_cache_bytes, division.untaken_bytes)
         >= demand.adapter_bytes
@@ -284,7 +284,7 @@ def test_an_adapter_that_takes_more_to_read_than_is_kept_for_it_is_refused_befor
     packed = load_adapter(files[0], files[1], weights, torch.float32, room_bytes=needed)
     assert packed.size_bytes < needed
     with pytest.raises(
-        AdapterError, match=f"takes {needed} bytes of memory, of which {needed - 1} are kept"
+        BadAdapter, match=f"takes {needed} bytes of memory, of which {needed - 1} are kept"
     ):
         load_adapter(files[0], files[1], weights, torch.float32, room_bytes=needed - 1)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.errors import AdapterError
-from engine.lora import adapters
+from engine.errors import BadAdapter
+from engine.lora import held
 from engine.lora.adapter import load_adapter
 from engine.lora.layout import PackedAdapter
 from engine.lora.spill import Spill
@@ -88,7 +88,7 @@ def test_a_refused_adapter_is_refused_each_time(tmp_path: Path, loader: Counting
     spill = Spill(loader, tmp_path, 1 << 20)
     files(tmp_path / "1")[0].write_text("{}")
     for _ in range(2):
-        with pytest.raises(AdapterError, match="peft_type"):
+        with pytest.raises(BadAdapter, match="peft_type"):
             spill.load(*files(tmp_path / "1"))
 
 
@@ -241,7 +241,7 @@ def test_between_two_steps_no_more_is_recalled_than_takes_a_moment(
     tmp_path: Path, loader: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 2 * loader(*files(tmp_path / "0")).size_bytes  # the engine's are float32
-    monkeypatch.setattr(adapters, "RECALL_BYTES", int(1.5 * size))
+    monkeypatch.setattr(held, "RECALL_BYTES", int(1.5 * size))
     lab = open_lab(tmp_path, 3)
     lab.step()
     for index in range(2):

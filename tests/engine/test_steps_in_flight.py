@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,9 @@ import pytest
 
 from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
+from engine.errors import BadAdapter
+from engine.lora.layout import Loaded
+from engine.lora.loader import LoadDone, LoadJob
 from engine.messages import (
     MAX_STOP_IDS,
     Cancel,
@@ -26,19 +30,34 @@ from engine.messages import (
     Submit,
     Tokens,
 )
-from engine.scheduler import Schedule, Scheduler
+from engine.model.config import ModelConfig
+from engine.schedule import Schedule
+from engine.scheduler import Scheduler
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
 
 from .worlds import Lab, some_tokens, submit
 
+SHALLOW = replace(LLAMA, layers=1)
+"""For what asks only when something is scheduled, not which tokens come."""
 NUM_ADAPTERS = 4
 
 
-def open_lab(**settings: Any) -> Lab:
+LAST_JOB = LoadJob(b"no adapter's", Path("none"), Path("none"))
+"""It is over when all before it are, since there is one thread that loads."""
+
+
+def open_lab(base: ModelConfig = LLAMA, **settings: Any) -> Lab:
+    random_adapters = RandomAdapters(base)
+
+    def load(config_path: Path, weights_path: Path) -> Loaded:
+        if weights_path == LAST_JOB.weights_path:
+            raise BadAdapter("there is none")
+        return random_adapters(config_path, weights_path)
+
     lab = Lab(
-        random_weights(LLAMA),
+        random_weights(base),
         accelerator=Narrow(HostDevice(), REFERENCES, 64 << 20),
-        load=RandomAdapters(LLAMA),
+        load=load,
         **settings,
     )
     for number in range(NUM_ADAPTERS):
@@ -54,8 +73,12 @@ def settle_copies(lab: Lab) -> None:
     """Take in every load and copy, so that a run does not depend on when another thread gets its
     turn.
     """
-    while lab.engine.num_copying or lab.engine._adapters._jobs:
-        lab.engine.receive(lab.done.get(timeout=20))
+    lab.built.loader.submit(LAST_JOB)
+    is_loading = True
+    while is_loading or lab.engine.num_copying:
+        done = lab.done.get(timeout=20)
+        is_loading = is_loading and not (isinstance(done, LoadDone) and done.job == LAST_JOB)
+        lab.engine.receive(done)
 
 
 def count_foreseen(
@@ -93,6 +116,7 @@ def play(
     """
     draw = random.Random(seed)
     lab = open_lab(
+        SHALLOW,
         max_adapters=2,
         max_running=5,
         kv_tokens=320,
@@ -107,7 +131,7 @@ def play(
             prompt = some_tokens(draw.choice((1, 5, 15, 30)), number)
             tokens = draw.randrange(1, 40)
             stops = [
-                draw.randrange(LLAMA.vocab_size) for _ in range(draw.choice((0, 0, MAX_STOP_IDS)))
+                draw.randrange(SHALLOW.vocab_size) for _ in range(draw.choice((0, 0, MAX_STOP_IDS)))
             ]
             sampling = Sampling(
                 bytes([number % 256]) * 32,
@@ -164,14 +188,15 @@ def test_what_is_foreseen_is_what_would_have_been_scheduled(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_time = SimpleNamespace(perf_counter=lambda: 0.0)
-    monkeypatch.setattr(
-        "engine.lora.adapters.time", no_time
-    )  # who leaves a slot depends on how long its load took
+    # who leaves a slot depends on how long its load took
+    for reads in ("loader", "held"):
+        monkeypatch.setattr(f"engine.lora.{reads}.time", no_time)
     counts = count_foreseen(monkeypatch, lambda schedule: schedule)
     with_foresight = play(seed, 500)
     followed, dropped = counts
     monkeypatch.undo()
-    monkeypatch.setattr("engine.lora.adapters.time", no_time)
+    for reads in ("loader", "held"):
+        monkeypatch.setattr(f"engine.lora.{reads}.time", no_time)
     count_foreseen(monkeypatch, lambda schedule: None)
     without = play(seed, 500)
     assert with_foresight == without

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine.kv.pages import ZERO_PAGE, PagePool
 from engine.kv.prefix import PrefixCache, first_key, next_key
+from engine.lora.arena import Arena
 from engine.lora.bank import SlotBank
 from engine.lora.host_cache import HostCache
 from engine.lora.layout import Layout, PackedAdapter
@@ -132,17 +133,17 @@ class HostMachine(RuleBasedStateMachine):
 class SlotsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.table = SlotTable(3)
+        self.table = SlotTable(3, Arena(1 << 20))
         self.pins: list[bytes] = []
         self.loading: list[Placement] = []
 
-    @rule(adapter=st.sampled_from(ADAPTERS), in_host=st.booleans(), cost=st.floats(0.01, 10))
-    def hold(self, adapter: bytes, in_host: bool, cost: float) -> None:
-        self.table.hold(adapter, in_host, cost)
+    @rule(adapter=st.sampled_from(ADAPTERS), cost=st.floats(0.01, 10), size=st.integers(0, 1000))
+    def know(self, adapter: bytes, cost: float, size: int) -> None:
+        self.table.know(adapter, cost, size)
 
     @rule(adapter=st.sampled_from(ADAPTERS))
     def pin(self, adapter: bytes) -> None:
-        if not self.table.holds(adapter):
+        if not self.table.knows(adapter):
             return
         pinned_slots = set(self.pins)
         placement = self.table.pin(adapter)
@@ -175,7 +176,7 @@ class SlotsMachine(RuleBasedStateMachine):
 
     @rule(adapter=st.sampled_from(ADAPTERS))
     def drop_from_host(self, adapter: bytes) -> None:
-        if self.table.holds(adapter):
+        if self.table.knows(adapter):
             self.table.drop_from_host(adapter)
 
     @invariant()

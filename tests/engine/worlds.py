@@ -21,15 +21,17 @@ from engine.config import EngineConfig, cpu_features
 from engine.cuda.memory import Split
 from engine.decoder import Decoder
 from engine.executor.library import lacks_compiler, usable_sets
+from engine.grammar import GrammarDone, GrammarJob
 from engine.kv.cache import KvCache
 from engine.lora.adapter import load_adapter
-from engine.lora.adapters import Load
 from engine.lora.bank import SlotBank
 from engine.lora.layout import PackedAdapter
+from engine.lora.loader import Load
 from engine.messages import (
     Failed,
     Finished,
     FromEngine,
+    Grammar,
     HoldAdapter,
     Replayed,
     Sampling,
@@ -38,7 +40,7 @@ from engine.messages import (
 )
 from engine.model.weights import Weights, open_weights
 from engine.sampler import Chooser
-from engine.scheduler import Chunk
+from engine.schedule import Chunk
 from engine.sequence import Sequence
 
 KERNELS = (
@@ -61,6 +63,8 @@ SHAPE = {
     "max_position_embeddings": 1024,
     "rms_norm_eps": 1e-5,
 }
+LAST_JOB = GrammarJob(-1, Grammar("json_schema", ""))
+"""No request's; it is over when all before it are."""
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -245,10 +249,20 @@ class Lab:
             pass
 
     def _await_others(self) -> bool:
-        if not self.engine.num_compiling and not self.engine.num_copying:
-            return False
-        self.engine.receive(self.done.get(timeout=20))
-        return True
+        """Take in what other threads still do: copies, and the grammars that are compiled in the
+        order in which they were asked for, so that a last one tells when there are no more.
+        """
+        if self.engine.num_copying:
+            self.engine.receive(self.done.get(timeout=20))
+            return True
+        self.built.grammars.submit(LAST_JOB)
+        received = False
+        while True:
+            done = self.done.get(timeout=20)
+            if isinstance(done, GrammarDone) and done.job == LAST_JOB:
+                return received
+            self.engine.receive(done)
+            received = True
 
     def tokens(self, request_id: int) -> list[int]:
         return [

@@ -1,6 +1,7 @@
 """Whole conversations of the infer protocol, made by our own rules of money and receipts.
 
-paid → broken → pending        one channel, three requests; the second breaks off
+paid → broken → pending        one channel, three requests; the second breaks off, the third costs
+                               the least fee
 unpaid                         the bare base, without a chain, with everything that `Ask` can say
 """
 
@@ -16,30 +17,34 @@ import msgspec
 
 from engine.messages import Choosing, Grammar
 from node.wire import infer as wire
-from node.wire.metering import FIRST, Account, Deal, Position, Price, expected_shares
+from node.wire.metering import FIRST, Account, Deal, Position, Price
 from node.wire.receipts import Accepted, Deliver, Rejected, Taken, Waiting
-from proofs.attribution.shares import SharePolicy
+from proofs.attribution.shares import POLICY, fee, shares_for
 from proofs.codec import encode
 from proofs.envelope import seal_envelope
-from proofs.manifest import parse_manifest
 from proofs.promise import make_promise
 from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
     Receipt,
     SignedReceipt,
+    decode_receipt,
+    derive_shares,
     digest_of,
     encode_body,
     receipt_digest,
     sign_receipt,
+    verify_receipt,
 )
 from proofs.voucher import Voucher, channel_id, sign_voucher, voucher_digest
 
+from .receipts import DEADLINE, TERMS
 from .world import (
     ADAPTER,
     AGGREGATOR,
     BASE,
     CLIENT,
     CONFIG,
-    MANIFEST,
     NETWORK,
     NODE,
     OWNER,
@@ -129,7 +134,7 @@ class Channel:
 
     def pay(self, key: int, prompt_tokens: int, paid_tokens: int) -> wire.Pay:
         """A voucher for the prompt and so many tokens of one request."""
-        limit = PRICE.cost(prompt_tokens, paid_tokens)
+        limit = fee(PRICE.cost(prompt_tokens, paid_tokens), shares_for(POLICY, OWNER, TERMS))
         amount = self.account.want(key, limit)
         return wire.Pay(limit, amount, sign_voucher(CLIENT, CHANNEL, amount, NETWORK).signature)
 
@@ -138,8 +143,9 @@ class Channel:
         self.account.settle(key, receipt.amount)
         voucher = sign_voucher(CLIENT, CHANNEL, self.account.voucher, NETWORK)
         self.receipts.append((receipt, voucher))
-        body = encode_body(receipt)
-        self.position = Position(receipt.sequence + 1, digest_of(body), receipt.cumulative)
+        digest = digest_of(encode_body(receipt))
+        payouts = self.position.payouts.award(derive_shares(receipt, TERMS), receipt.amount)
+        self.position = Position(receipt.sequence + 1, digest, receipt.cumulative, payouts)
 
 
 def digest(words: str) -> bytes:
@@ -173,10 +179,8 @@ def offer(name: str, **changes: object) -> wire.Offer:
         prompt_price=PRICE.prompt,
         completion_price=PRICE.completion,
         owner=OWNER,
-        shares=expected_shares(SharePolicy(), OWNER, parse_manifest(MANIFEST)),
         dtype=b"bfloat16",
         started_at=STARTED_AT,
-        timings=[("lookup", 1.5), ("fetch", 24.0), ("load", 3.25)],
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -198,6 +202,7 @@ def close(talk: Talk) -> Deal:
         salt=begun.salt,
         operator=NODE.address,
         channel_id=CHANNEL,
+        terms=None if asked.adapter == BARE_BASE else TERMS,
     )
     talk.derived |= {
         "ask_sha256": hashlib.sha256(wire.encode(asked)).hexdigest(),
@@ -212,6 +217,7 @@ def write(talk: Talk, deal: Deal, position: Position) -> Receipt:
     answer_ids = [token for output in talk.find(wire.Output) for token in output.token_ids]
     receipt = deal.receipt(NETWORK, position, answer_ids)
     body = encode_body(receipt)
+    after = position.payouts.award(deal.shares, receipt.amount)
     vouchers = [begun.payment for begun in talk.find(wire.Begin)] + talk.find(wire.Pay)
     signed = SignedReceipt(
         body, sign_receipt(NODE, receipt, NETWORK), sign_receipt(CLIENT, receipt, NETWORK)
@@ -234,7 +240,10 @@ def write(talk: Talk, deal: Deal, position: Position) -> Receipt:
         "digest": receipt_digest(receipt, NETWORK).hex(),
         "node_signature": signed.node_signature.hex(),
         "client_signature": signed.client_signature.hex(),
+        "paid": [{"account": who.hex(), "amount": amount} for who, amount in after.rows],
+        "payouts": after.commitment.hex(),
         "signed": encode(signed).hex(),
+        "unilateral": encode(msgspec.structs.replace(signed, client_signature=NO_SIGNATURE)).hex(),
     }
     return receipt
 
@@ -276,7 +285,7 @@ def broken(channel: Channel) -> tuple[Talk, Receipt]:
     """The client falls silent after the tokens that it paid; what it owes then."""
     talk = Talk("broken", "No second voucher comes, so the node ends the answer.")
     talk.client(ask("broken", (5, 6), 40), "the same channel")
-    talk.node(offer("broken", timings=[]), "the adapter is here already")
+    talk.node(offer("broken"), "the adapter is here already")
     payment = channel.pay(2, prompt_tokens=2, paid_tokens=32)
     talk.client(begin("broken", payment), "pays for the prompt and 32 tokens")
     talk.node(wire.Output(list(range(300, 332)), []), "all 32")
@@ -294,7 +303,7 @@ def pending(channel: Channel, owed: Receipt) -> Talk:
     talk.node(shown, f"receipt {owed.sequence}, over the 32 tokens of `broken`")
     talk.client(wire.Settle(sign_receipt(CLIENT, owed, NETWORK)), "signs it")
     channel.settle(2, owed)
-    talk.node(offer("pending", timings=[]), "now the offer")
+    talk.node(offer("pending"), "now the offer")
     payment = channel.pay(3, prompt_tokens=1, paid_tokens=3)
     talk.client(begin("pending", payment), "pays for the prompt and all 3 tokens")
     talk.node(wire.Output([11, 12, 13], []), "the answer")
@@ -307,8 +316,7 @@ def unpaid() -> Talk:
     talk = Talk("unpaid", "The bare base, without a chain: no voucher and no receipt.")
     wish = ask("unpaid", (1, 2), 16, terms=EVERYTHING, logprobs=2, channel=None, adapter=bytes(32))
     talk.client(wish, "no channel; two alternatives of each token")
-    shares = expected_shares(SharePolicy(), OWNER, None)
-    talk.node(offer("unpaid", paid=False, shares=shares, timings=[]), "asks for nothing")
+    talk.node(offer("unpaid", paid=False), "asks for nothing")
     talk.client(begin("unpaid", None), "opens the seed")
     top = [(5, -0.25), (9, -1.75)]
     talk.node(wire.Output([5], [wire.TokenLogprobs(-0.25, top)]), "a token and its alternatives")
@@ -350,11 +358,12 @@ def delivery() -> dict[str, Any]:
     first, _, third = envelopes()
     forged = bytearray(third)
     forged[-1] ^= 1  # of the channel's salt: the receipt now names another channel
-    entry = bytes.fromhex(talks()[0]["paid"].derived["signed"])
+    signed = decode_receipt(bytes.fromhex(talks()[0]["paid"].derived["signed"]))
+    receipt = verify_receipt(signed, NETWORK)
     deliver = Deliver([first, third, bytes(forged)])
     taken = Taken(
         [
-            Accepted(make_promise(AGGREGATOR, entry, NETWORK)),
+            Accepted(make_promise(AGGREGATOR, receipt, DEADLINE, NETWORK)),
             Waiting("receipts 2 to 2 of the channel come first"),
             Rejected(FORGED, retryable=False),
         ]

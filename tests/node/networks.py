@@ -62,7 +62,7 @@ class Lab:
         }
         if self.chain is not None:
             values |= {
-                "chain_rpc": self.chain.rpc,
+                "chain_rpc": (self.chain.rpc,),
                 "settlement": self.chain.settlement,
                 "channels": self.chain.channels,
                 "token": self.chain.token,
@@ -81,16 +81,25 @@ class Lab:
 
 @contextmanager
 def open_lab(
-    folder: Path, *, chain_for: tuple[str, ...] = (), aggregator: str = "aggregator"
+    folder: Path,
+    *,
+    chain_for: tuple[str, ...] = (),
+    aggregator: str = "aggregator",
+    witnesses: tuple[str, ...] = (),
 ) -> Iterator[Lab]:
-    """A lab; with names in `chain_for`, on a development chain that funds their addresses."""
+    """A lab; with names in `chain_for`, on a development chain that funds their addresses, and
+    whose headers all the `witnesses` must sign.
+    """
     make_base(folder / "base")
     lab = Lab(folder)
     if not chain_for:
         yield lab
         return
     with open_chain(
-        aggregator=lab.address(aggregator), fund=[lab.address(name) for name in chain_for]
+        aggregator=lab.address(aggregator),
+        fund=[lab.address(name) for name in chain_for],
+        witnesses=[lab.address(name) for name in witnesses],
+        quorum=len(witnesses),
     ) as chain:
         lab.chain = chain
         yield lab

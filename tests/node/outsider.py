@@ -21,7 +21,14 @@ from proofs.chain.structs import VoucherClaim
 from proofs.channel import ChannelTip
 from proofs.digest import Network
 from proofs.envelope import seal_envelope
-from proofs.receipt import SignedReceipt, encode_body, sign_receipt, verify_receipt
+from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
+    SignedReceipt,
+    encode_body,
+    sign_receipt,
+    verify_receipt,
+)
 from proofs.signing import Signer
 from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher
 from tests.proofs import scene
@@ -59,7 +66,7 @@ class Outsider:
     def advance(self, **changes: Any) -> bytes:
         """The channel's next receipt; the tip moves on."""
         signed = self._sign(**changes)
-        self.tip = self.tip.follow(verify_receipt(signed, self.network), self.network)
+        self.tip = self.tip.follow(verify_receipt(signed, self.network), self.network, None)
         return self._seal(signed, 0)
 
     def claim(self) -> None:
@@ -69,6 +76,13 @@ class Outsider:
         )
         self.node_chain.channels.claim([VoucherClaim(self.config, voucher, self.tip.cumulative)])
 
+    def claim_all(self) -> None:
+        """Claim everything that lies in the channel, whatever its receipts cost."""
+        voucher = sign_voucher(
+            self.client, channel_id(self.config, self.network), DEPOSIT, self.network
+        )
+        self.node_chain.channels.claim([VoucherClaim(self.config, voucher, DEPOSIT)])
+
     async def deliver(self, peer_id: str, *envelopes: bytes) -> list[str]:
         """Hand envelopes to the aggregator; what it says to each."""
         async with self.host.open_stream(peer_id, PROTOCOL, DEADLINE_S) as stream:
@@ -76,18 +90,17 @@ class Outsider:
             taken = msgspec.msgpack.decode(await stream.receive(DEADLINE_S), type=Taken)
         return [type(outcome).__name__ for outcome in taken.outcomes]
 
-    def _sign(self, **changes: Any) -> SignedReceipt:
+    def _sign(self, *, cosigned: bool = True, **changes: Any) -> SignedReceipt:
         body = scene.receipt(
             self.tip,
             network=self.network,
             operator=self.node.address,
             client=self.client.address,
-            **changes,
+            **({"adapter": BARE_BASE} | changes),
         )
-        return SignedReceipt(
-            encode_body(body),
-            *(sign_receipt(who, body, self.network) for who in (self.node, self.client)),
-        )
+        client = sign_receipt(self.client, body, self.network) if cosigned else NO_SIGNATURE
+        node = sign_receipt(self.node, body, self.network)
+        return SignedReceipt(encode_body(body), node, client)
 
     def _seal(self, signed: SignedReceipt, spare: int) -> bytes:
         receipt = verify_receipt(signed, self.network).receipt

@@ -158,11 +158,12 @@ def test_the_receipt_follows_from_the_talk(name: str) -> None:
     asked, offered = first(talk, "Ask"), first(talk, "Offer")
     salt = other.unhex(first(talk, "Begin")["salt"])
     answer = answer_of(talk)
-    amount = len(asked["prompt_ids"]) * offered["prompt_price"]
-    amount += len(answer) * offered["completion_price"]
+    price = len(asked["prompt_ids"]) * offered["prompt_price"]
+    price += len(answer) * offered["completion_price"]
+    amount = max(price, 100 * len(PARTS))
     before = TALKS[PAID[PAID.index(name) - 1]]["derived"] if name != "paid" else None
     receipt = {
-        "version": 1,
+        "version": 2,
         "chain_id": VECTOR["network"]["chain_id"],
         "settlement": VECTOR["network"]["settlement"],
         "channel_id": VECTOR["channel"]["channel_id"],
@@ -172,6 +173,7 @@ def test_the_receipt_follows_from_the_talk(name: str) -> None:
         "client": VECTOR["client"]["address"],
         "base": asked["base"],
         "adapter": asked["adapter"],
+        "owner": offered["owner"],
         "prompt_commitment": commit(salt, asked["prompt_ids"]),
         "answer_commitment": commit(salt, answer),
         "prompt_tokens": len(asked["prompt_ids"]),
@@ -183,16 +185,33 @@ def test_the_receipt_follows_from_the_talk(name: str) -> None:
         "seed": derived["seed"],
         "dtype": offered["dtype"],
         "started_at": offered["started_at"],
-        "shares": [
-            {"address": address, "role": role, "bps": bps}
-            for address, role, bps in offered["shares"]
-        ],
+        "payouts": payouts_up_to(name).hex(),
     }
+    assert derived["payouts"] == receipt["payouts"]
     assert derived["receipt"] == receipt
     assert other.pack(other.plain(receipt)).hex() == derived["body"]
     assert hashlib.sha256(other.unhex(derived["body"])).hexdigest() == derived["body_sha256"]
     assert receipt["prompt_commitment"] == derived["prompt_commitment"]
     assert receipt["answer_commitment"] == derived["answer_commitment"]
+
+
+PARTS = {"owner": 6_000, "creator": 2_500, "first": 1_000, "second": 500}
+"""The golden adapter's manifest: its contributors weigh 2 and 1."""
+
+
+def payouts_up_to(name: str) -> bytes:
+    """What the channel paid whom after this request: the tree of settlement.md, written anew."""
+    paid: dict[bytes, int] = {}
+    for each in PAID[: PAID.index(name) + 1]:
+        amount = TALKS[each]["derived"]["receipt"]["amount"]
+        before = dict(paid)
+        for row in TALKS[each]["derived"]["paid"]:
+            paid[bytes.fromhex(row["account"])] = row["amount"]
+        gained = sorted(paid[account] - before.get(account, 0) for account in paid)
+        exact = sorted(amount * bps / 10_000 for bps in PARTS.values())
+        assert sum(gained) == amount
+        assert all(abs(got - due) < 1 for got, due in zip(gained, exact, strict=True))
+    return other.payouts_commitment(paid)
 
 
 def commit(salt: bytes, token_ids: list[int]) -> str:
@@ -217,11 +236,13 @@ def test_receipts_and_vouchers_are_signed_as_eth_account_signs_them(name: str) -
 def test_a_signed_receipt_with_one_changed_byte_is_refused(name: str) -> None:
     signed = other.unhex(TALKS[name]["derived"]["signed"])
     verify_receipt(decode_receipt(signed), NETWORK)
-    for position in range(len(signed)):
-        changed = bytearray(signed)
-        changed[position] ^= 1
-        with pytest.raises(ReceiptError):
-            verify_receipt(decode_receipt(bytes(changed)), NETWORK)
+    for data in (signed, other.unhex(TALKS[name]["derived"]["unilateral"])):
+        verify_receipt(decode_receipt(data), NETWORK)
+        for position in range(len(data)):
+            changed = bytearray(data)
+            changed[position] ^= 1
+            with pytest.raises(ReceiptError):
+                verify_receipt(decode_receipt(bytes(changed)), NETWORK)
     with pytest.raises(ReceiptError):
         decode_receipt(signed + b"\xc0")
 
@@ -287,9 +308,6 @@ def test_the_delivered_envelopes_hold_but_for_the_forged_one() -> None:
 
 def test_the_promise_is_signed_as_eth_account_signs_it() -> None:
     promise = VECTOR["delivery"]["messages"][1]["fields"]["outcomes"][0]["promise"]
-    signed = other.unhex(TALKS["paid"]["derived"]["signed"])
-    assert promise["leaf"] == hashlib.sha256(b"\0" + signed).hexdigest()
-    network = VECTOR["network"]
-    domain = ("Lorikeet", network["chain_id"], network["settlement"])
-    data = other.typed(domain, "Promise", {"receipt": "bytes32"}, other.unhex(promise["leaf"]))
+    body = TALKS["paid"]["derived"]["body"]
+    data = other.promise_data(VECTOR["network"], body, promise["deadline"])
     assert other.sign(VECTOR["delivery"]["aggregator"]["secret"], data) == promise["signature"]

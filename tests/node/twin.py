@@ -4,6 +4,7 @@ fails on demand.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import trio
 
 from node.api import (
     AdapterInfo,
+    ChannelInfo,
     CompletionEvent,
     CompletionRequest,
     Delta,
@@ -26,7 +28,7 @@ from node.api import (
     StatusInfo,
     TokenLogprobs,
 )
-from node.errors import NodeError, UnknownModel
+from node.errors import BadRequest, NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
 
 PEER = "16Uiu2HAmTwin"
@@ -50,6 +52,18 @@ RECEIPT = ReceiptInfo(
     amount=620,
     counterparty="0x" + "11" * 20,
     epoch=3,
+)
+CHANNEL = ChannelInfo(
+    "cd" * 32,
+    "client",
+    "0x" + "11" * 20,
+    "open",
+    balance=50_000,
+    spent=620,
+    vouched=1_000,
+    claimed=0,
+    reserved=0,
+    free=49_380,
 )
 WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
 
@@ -151,6 +165,14 @@ class Twin:
         if digest != RECEIPT.digest:
             raise NodeError(f"no receipt {digest}")
         return b"\x93signed"
+
+    async def channels(self) -> list[ChannelInfo]:
+        return [CHANNEL]
+
+    async def withdraw(self, channel: str | None) -> list[ChannelInfo]:
+        if channel not in (None, CHANNEL.channel):
+            raise BadRequest(f"no channel {channel}")
+        return [dataclasses.replace(CHANNEL, state="withdrawing", available_at=1_800_000_000)]
 
     async def earnings(self) -> list[EarningsInfo]:
         return [EarningsInfo("0x" + "22" * 20, 620, 300, 1_000)]

@@ -57,9 +57,21 @@ def test_a_key_file_is_private_and_read_back(tmp_path):
 def test_a_damaged_key_file_is_named_and_kept(tmp_path, content):
     path = tmp_path / "key"
     path.write_bytes(content)
-    with pytest.raises(InvalidIdentity):
+    path.chmod(0o600)
+    with pytest.raises(InvalidIdentity, match=r"not a key file|scalar"):
         Identity.load_or_create(path)
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o601])
+def test_a_key_file_that_others_may_open_is_refused_with_the_mend(tmp_path, mode):
+    path = tmp_path / "key"
+    made = Identity.load_or_create(path)
+    path.chmod(mode)
+    with pytest.raises(InvalidIdentity, match=f"chmod 600 {path}"):
+        Identity.load_or_create(path)
+    path.chmod(0o400)
+    assert Identity.load_or_create(path) == made
 
 
 def test_a_cid_is_read_alike_by_another_implementation():

@@ -25,7 +25,7 @@ def test_frames_survive_any_cutting_of_the_stream(frames, data):
 
 
 def test_an_announced_length_is_judged_before_its_bytes_come():
-    decoder = FrameDecoder(limit_bytes=1000)
+    decoder = FrameDecoder(max_bytes=1000)
     decoder.feed((1001).to_bytes(4, "big"))
     for _ in range(2):
         with pytest.raises(FrameTooLarge, match="1001"):
@@ -33,18 +33,18 @@ def test_an_announced_length_is_judged_before_its_bytes_come():
 
 
 def test_a_reader_can_lower_the_limit_for_one_frame_but_not_raise_it():
-    decoder = FrameDecoder(limit_bytes=1000)
+    decoder = FrameDecoder(max_bytes=1000)
     decoder.feed(encode_frame(b"x" * 100) + (5000).to_bytes(4, "big"))
     with pytest.raises(FrameTooLarge):
-        decoder.next_frame(limit_bytes=99)
-    assert decoder.next_frame(limit_bytes=100) == b"x" * 100
+        decoder.next_frame(max_bytes=99)
+    assert decoder.next_frame(max_bytes=100) == b"x" * 100
     with pytest.raises(FrameTooLarge):
-        decoder.next_frame(limit_bytes=10_000)
+        decoder.next_frame(max_bytes=10_000)
 
 
 def test_a_frame_over_the_limit_is_not_sent():
     with pytest.raises(FrameTooLarge):
-        encode_frame(b"x" * 11, limit_bytes=10)
+        encode_frame(b"x" * 11, max_bytes=10)
 
 
 def test_a_ban_ends_by_itself_and_the_longest_one_wins():

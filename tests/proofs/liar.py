@@ -25,7 +25,7 @@ from proofs.epoch import (
 from proofs.receipt import signed_digest
 from proofs.signing import Signer
 from proofs.state import EpochState
-from proofs.sumtree import SumTree
+from proofs.sumtree import Opening, SumTree
 from proofs.voucher import ChannelConfig
 from tests.proofs.economy import NETWORK
 
@@ -62,6 +62,7 @@ class Account:
     account: bytes
     entries: list[EntryLeaf]
     extra: int = 0  # what the leaf says beyond its entries
+    size: int | None = None  # how many entries the leaf commits to, if it lies
 
     @property
     def tree(self) -> SumTree:
@@ -70,7 +71,12 @@ class Account:
     @property
     def leaf(self) -> AccountLeaf:
         tree = self.tree
-        return AccountLeaf(self.account, tree.root.sum + self.extra, tree.commitment)
+        return AccountLeaf(self.account, tree.root.sum + self.extra, self.opening.commitment)
+
+    @property
+    def opening(self) -> Opening:
+        honest = self.tree.opening
+        return honest if self.size is None else replace(honest, size=self.size)
 
 
 @dataclass
@@ -148,9 +154,9 @@ class Books:
         account = self.accounts[index]
         shown = Shown(account.leaf, accounts.prove(index))
         if question.part == Part.ACCOUNT:
-            return AccountAnswer(shown, account.tree.opening)
-        if question.entry >= len(account.entries):
-            return AbsentAnswer(question, shown, account.tree.opening)
+            return AccountAnswer(shown, account.opening)
+        if question.entry >= account.opening.size:
+            return AbsentAnswer(question, shown, account.opening)
         entry = account.entries[question.entry]
         where = min(entry.channel_index, len(self.channels) - 1)
         lines = self.channels[where]

@@ -1,5 +1,5 @@
 """The settlement contract's judgement, written down again in plain Python: what of court.py's
-accusations and answers it accepts. Mirrors contracts/src/settlement; stands on no tree of ours.
+accusations and answers it accepts. Mirrors contracts/src/court; stands on no tree of ours.
 """
 
 from __future__ import annotations
@@ -138,15 +138,15 @@ class Office:
         elif isinstance(lie, Missummed):
             roots = (header.channels_root, header.payout_root)
             require(opened(lie.opening) in roots, "BadProof")
-            require(lie.opening.sum != header.payout_total or lie.opening.size == 0, "NotALie")
+            require(not _adds_to(lie.opening, header.payout_total), "NotALie")
         elif isinstance(lie, ChannelMissummed):
             check_channel(lie.channel)
             require(opened(lie.payouts) == lie.channel.leaf.payouts, "BadProof")
-            require(lie.payouts.sum != lie.channel.leaf.cumulative, "NotALie")
+            require(not _adds_to(lie.payouts, lie.channel.leaf.cumulative), "NotALie")
         elif isinstance(lie, AccountMissummed):
             check_account(lie.account)
             require(opened(lie.entries) == lie.account.leaf.entries, "BadProof")
-            require(lie.entries.sum != lie.account.leaf.amount, "NotALie")
+            require(not _adds_to(lie.entries, lie.account.leaf.amount), "NotALie")
         elif isinstance(lie, Unbacked):
             check_account(lie.account)
             require(commitment_of(lie.entry) == lie.account.leaf.entries, "BadProof")
@@ -252,7 +252,7 @@ class Office:
             require(commitment_of(answer.account) == header.payout_root, "BadProof")
             require(
                 opened(answer.entries) == answer.account.leaf.entries
-                and answer.entries.sum == answer.account.leaf.amount,
+                and _adds_to(answer.entries, answer.account.leaf.amount),
                 "NoAnswer",
             )
             require(question == Question(Part.ACCOUNT, answer.account.proof.index), "NoSuchDemand")
@@ -358,6 +358,10 @@ class Office:
             account.leaf.account,
             entry.leaf.amount,
         )
+
+
+def _adds_to(opening: Opening, amount: int) -> bool:
+    return opening.sum == amount and opening.size != 0
 
 
 def _goes_on(earlier: Shown[ChannelLeaf], later: Shown[ChannelLeaf]) -> bool:

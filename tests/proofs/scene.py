@@ -5,11 +5,12 @@ that ours are compared with.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import msgspec
 
+from proofs.aggregator import NEVER, ChannelView
 from proofs.attribution.shares import POLICY, AdapterTerms, fee, shares_for, terms_of
 from proofs.channel import ChannelTip
 from proofs.codec import encode
@@ -31,12 +32,8 @@ from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_vouche
 NETWORK = Network(31_337, bytes.fromhex("5e" * 20), bytes.fromhex("70" * 20))
 
 
-@dataclass(frozen=True)
-class View:
-    """A channel on chain."""
-
-    balance: int = 1 << 40
-    total_claimed: int = 1 << 40
+PLENTY = ChannelView(1 << 40, NEVER)
+"""A channel on chain that is claimed as far as anybody could want."""
 
 
 @cache
@@ -88,6 +85,14 @@ ADAPTER = hashlib.sha256(MANIFEST).digest()
 TERMS = terms_of(parse_manifest(MANIFEST))
 MANIFESTS = {ADAPTER: MANIFEST}
 """What a mirror fetched: every adapter that this economy's receipts may name."""
+
+
+def publish(number: int) -> bytes:
+    """One more adapter, by its digest."""
+    data = manifest(("data", number + 2))
+    digest = hashlib.sha256(data).digest()
+    MANIFESTS[digest] = data
+    return digest
 
 
 def terms_for(adapter: bytes) -> AdapterTerms | None:

@@ -17,8 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from proofs import aggregator as module
 from proofs import waiting as waiting_module
 from proofs.aggregator import (
+    NEVER,
     Accepted,
     Aggregator,
+    ChannelView,
     Duplicate,
     Equivocation,
     InGrace,
@@ -28,6 +30,7 @@ from proofs.aggregator import (
     SealedEpoch,
     Waiting,
 )
+from proofs.batch import decode_batch
 from proofs.channel import ChannelTip
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
 from proofs.errors import BatchError, LedgerConflict, LedgerError
@@ -42,11 +45,12 @@ from tests.proofs.scene import (
     MANIFEST,
     MANIFESTS,
     NETWORK,
-    View,
+    PLENTY,
     address,
     chain,
     config,
     follow,
+    publish,
     receipt,
     resigned,
     signer,
@@ -55,25 +59,26 @@ from tests.proofs.scene import (
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 SIGNER = signer("aggregator")
-PLENTY = View()
 NOW = 1_795_000_000
 PACE = Pace(grace_s=60, promise_s=600, epoch_s=30)
 GRACE_S = PACE.grace_s
 
 
 def fresh(path: Path | str = ":memory:") -> Aggregator:
-    aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(path)), PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
-    return aggregator
+    return Aggregator(NETWORK, SIGNER, AggregatorLedger(Ledger(path)), PACE)
 
 
 def give(
     aggregator: Aggregator,
     taken: VerifiedEnvelope,
-    view: View | None = PLENTY,
+    view: ChannelView = PLENTY,
     now: int = NOW,
 ) -> Outcome:
-    return aggregator.receive(taken, view, terms_for(taken.receipt.receipt.adapter), now)
+    """Deliver a receipt, with its manifest where that is not known yet."""
+    adapter = taken.receipt.receipt.adapter
+    if adapter != BARE_BASE:
+        aggregator.learn(MANIFESTS[adapter], adapter)
+    return aggregator.receive(taken, view, terms_for(adapter), now)
 
 
 def claimed(*envelopes: VerifiedEnvelope) -> dict[bytes, int]:
@@ -86,7 +91,7 @@ def close(
     """Seal what is due; the chain says that everything is claimed, or what `claims` says."""
     due = aggregator.channels_due(now)
     read = dict.fromkeys(due, 1 << 40) if claims is None else claims
-    return aggregator.seal({channel: read.get(channel, 0) for channel in due}, now)
+    return aggregator.seal({one: ChannelView(read.get(one, 0), NEVER) for one in due}, now)
 
 
 # --- claim first, deliver then ---
@@ -110,13 +115,13 @@ def test_receipts_in_order_are_promised_by_a_deadline_and_sealed() -> None:
     assert close(aggregator) is None
 
 
-@pytest.mark.parametrize("view", [None, View(total_claimed=0), View(total_claimed=299)])
-def test_what_is_not_claimed_on_chain_is_refused_for_now(view: View | None) -> None:
+@pytest.mark.parametrize("total_claimed", [0, 299])
+def test_what_is_not_claimed_on_chain_is_refused_for_now(total_claimed: int) -> None:
     aggregator = fresh()
-    outcome = give(aggregator, chain(1)[0], view)
+    outcome = give(aggregator, chain(1)[0], ChannelView(total_claimed, NEVER))
     assert isinstance(outcome, Rejected)
     assert (outcome.invariant, outcome.retryable) == ("unclaimed", True)
-    assert isinstance(give(aggregator, chain(1)[0], View(total_claimed=300)), Accepted)
+    assert isinstance(give(aggregator, chain(1)[0], ChannelView(300, NEVER)), Accepted)
 
 
 def test_a_flood_of_unclaimed_receipts_leaves_no_trace_and_keeps_out_nobody(
@@ -130,7 +135,7 @@ def test_a_flood_of_unclaimed_receipts_leaves_no_trace_and_keeps_out_nobody(
     for _ in range(20):
         for taken in strangers:
             for one in reversed(taken):
-                outcome = give(aggregator, one, View(balance=1_000_000, total_claimed=0))
+                outcome = give(aggregator, one, ChannelView(0, NEVER))
                 assert isinstance(outcome, Rejected)
     assert aggregator.num_unsealed == 0
     assert path.stat().st_size == size
@@ -206,7 +211,6 @@ def test_a_co_signed_receipt_has_the_place_until_the_grace_ends_and_not_after() 
     agreed = chain(1)[0]
     ledger = AggregatorLedger(Ledger(":memory:"))
     aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
     assert isinstance(give(aggregator, alone), InGrace)
     assert isinstance(give(aggregator, agreed, now=NOW + GRACE_S - 1), Accepted)
     assert len(ledger.evidence()) == 1
@@ -247,11 +251,81 @@ def test_a_receipt_whose_manifest_nobody_showed_is_not_taken() -> None:
     outcome = aggregator.receive(chain(1)[0], PLENTY, None, NOW)
     assert isinstance(outcome, Rejected)
     assert (outcome.invariant, outcome.retryable) == ("manifest", True)
-    outcome = give(aggregator, chain(1)[0])
-    assert isinstance(outcome, Rejected), "the terms must come from a manifest that is kept"
+    outcome = aggregator.receive(chain(1)[0], PLENTY, terms_for(ADAPTER), NOW)
+    assert isinstance(outcome, Rejected), "the terms must come from a manifest that is here"
     assert outcome.invariant == "manifest"
     assert aggregator.learn(MANIFEST, ADAPTER) == terms_for(ADAPTER)
     assert isinstance(give(aggregator, chain(1)[0]), Accepted)
+
+
+def test_manifests_of_receipts_that_are_not_taken_leave_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One claimed channel, and a new adapter for each of many receipts that do not follow."""
+    monkeypatch.setattr(module, "MAX_LEARNT", 3)
+    path = tmp_path / "ledger"
+    ledger = AggregatorLedger(Ledger(path))
+    aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
+    adapters = [publish(number) for number in range(8)]
+    for adapter in adapters:
+        stray = resigned(ChannelTip(config()), adapter=adapter, payouts=bytes(32))
+        assert isinstance(give(aggregator, stray), Rejected)
+    assert all(ledger.find_manifest(adapter) is None for adapter in adapters)
+    known = [adapter for adapter in adapters if aggregator.find_terms(adapter)]
+    assert known == adapters[-3:]
+    taken = resigned(ChannelTip(config()), adapter=adapters[0])
+    assert isinstance(give(aggregator, taken), Accepted)
+    assert ledger.find_manifest(adapters[0]) == MANIFESTS[adapters[0]]
+    assert fresh(path).find_terms(adapters[0]) == terms_for(adapters[0])
+
+
+def test_a_receipt_in_grace_whose_manifest_was_forgotten_asks_for_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_LEARNT", 1)
+    aggregator = fresh()
+    alone = chain(2, cosigned=False)
+    assert isinstance(give(aggregator, alone[0]), InGrace)
+    assert isinstance(give(aggregator, alone[1]), Waiting)
+    other = publish(0)
+    aggregator.learn(MANIFESTS[other], other)
+    late = NOW + GRACE_S
+    outcome = aggregator.receive(alone[0], PLENTY, terms_for(ADAPTER), late)
+    assert isinstance(outcome, Rejected)
+    assert outcome.invariant == "manifest"
+    outcome = give(aggregator, alone[0], now=late)
+    assert isinstance(outcome, Accepted)
+    assert len(outcome.promises) == 2
+
+
+def test_new_adapters_are_few_in_an_epoch_and_one_payers_do_not_keep_out_anothers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever recomputes fetches every new manifest, so an epoch may not name thousands."""
+    monkeypatch.setattr(module, "MAX_BATCH_ADAPTERS", 3)
+    monkeypatch.setattr(module, "MAX_NEW_ADAPTERS_PER_PAYER", 7)
+    aggregator = fresh()
+    tips = [ChannelTip(config("greedy", nonce=number)) for number in range(9)]
+    greedy = [
+        resigned(tip, client="greedy", adapter=publish(number)) for number, tip in enumerate(tips)
+    ]
+    outcomes = [give(aggregator, one) for one in greedy]
+    assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True] * 7 + [False] * 2
+    assert isinstance(outcomes[7], Rejected)
+    assert (outcomes[7].invariant, outcomes[7].retryable) == ("quota", True)
+    again = resigned(ChannelTip(config("greedy", nonce=99)), client="greedy", adapter=publish(0))
+    assert isinstance(give(aggregator, again), Accepted), "one that is there already"
+    honest = chain(1)[0]
+    outcome = give(aggregator, honest)
+    assert isinstance(outcome, Accepted)
+    assert outcome.promises[0].deadline == NOW + PACE.promise_s + 2 * PACE.epoch_s
+    sizes = []
+    while (sealed := close(aggregator)) is not None:
+        sizes.append(len(decode_batch(sealed.batch).adapters))
+        if len(sizes) == 1:
+            assert aggregator.state.find_tip(honest.voucher.channel_id) is not None
+        aggregator.check()
+    assert sizes == [3, 3, 2]
 
 
 def test_a_node_cannot_keep_the_creators_part_though_its_client_signed_that() -> None:
@@ -291,7 +365,9 @@ def test_duplicate_is_counted_once_and_promised_the_same_again() -> None:
     aggregator = fresh()
     first = give(aggregator, taken[0])
     assert isinstance(first, Accepted)
-    assert give(aggregator, taken[0], None, NOW + 500) == Duplicate(first.promises[0])
+    assert give(aggregator, taken[0], ChannelView(0, NEVER), NOW + 500) == Duplicate(
+        first.promises[0]
+    )
     close(aggregator)
     assert give(aggregator, taken[0], now=NOW + 900) == Duplicate(first.promises[0])
     give(aggregator, taken[1])
@@ -336,7 +412,6 @@ def sign_with_nonce(name: str, digest: bytes, nonce: int) -> bytes:
 def test_second_body_for_a_place_is_kept_as_evidence_and_not_counted(sealed_first: bool) -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
     aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
     first = chain(1)[0]
     give(aggregator, first)
     if sealed_first:
@@ -355,6 +430,19 @@ def test_two_bodies_that_both_wait_are_evidence_too() -> None:
     tip = follow(ChannelTip(config()), taken[0].receipt)
     assert isinstance(give(aggregator, taken[1]), Waiting)
     assert isinstance(give(aggregator, resigned(tip, seed=bytes([9]) * 32)), Equivocation)
+
+
+def test_a_node_that_signs_twice_for_ever_fills_no_disk() -> None:
+    """For places that nobody can reach, with a cumulative that its few claimed units cover."""
+    ledger = AggregatorLedger(Ledger(":memory:"))
+    aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
+    tip = ChannelTip(config())
+    for sequence in range(2, 40):
+        for seed in (1, 2):
+            place = {"sequence": sequence, "previous": bytes([7]) * 32}
+            give(aggregator, resigned(tip, seed=bytes([seed]) * 32, **place))
+    assert len(ledger.evidence()) == 16
+    aggregator.check()
 
 
 def test_receipt_that_follows_another_body_is_rejected_and_those_behind_it_do_not_count() -> None:
@@ -460,6 +548,25 @@ def test_a_channel_whose_claim_vanished_holds_up_nobody_and_is_asked_about_again
     assert sealed.header.num_receipts == 5
     assert aggregator.channels_due(NOW) == []
     aggregator.check()
+
+
+def test_a_channel_that_left_is_neither_taken_nor_sealed() -> None:
+    """Whoever moves a channel in a header after its exit is convicted."""
+    aggregator = fresh()
+    taken = chain(3)
+    later = ChannelView(1 << 40, NOW + PACE.promise_s + 1)
+    soon = ChannelView(1 << 40, NOW + PACE.promise_s)
+    assert isinstance(give(aggregator, taken[0], later), Accepted)
+    outcome = give(aggregator, taken[1], soon)
+    assert isinstance(outcome, Rejected)
+    assert (outcome.invariant, outcome.retryable) == ("left", False)
+    other = chain(1, client="other")[0]
+    give(aggregator, other)
+    channel = taken[0].voucher.channel_id
+    sealed = aggregator.seal({channel: soon, other.voucher.channel_id: PLENTY}, NOW)
+    assert sealed is not None
+    assert sealed.header.num_receipts == 1
+    assert aggregator.seal({channel: later}, NOW) is not None
 
 
 def test_one_payer_with_many_receipts_does_not_make_another_wait(
@@ -585,7 +692,6 @@ def test_unsealing_goes_back_further_than_the_state_remembers(tmp_path: Path) ->
 def test_an_unsealed_batch_that_the_chain_took_after_all_is_adopted() -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
     aggregator = Aggregator(NETWORK, SIGNER, ledger, PACE)
-    aggregator.learn(MANIFEST, ADAPTER)
     taken = chain(3)
     for one in taken[:2]:
         give(aggregator, one)
@@ -716,7 +822,6 @@ class AggregatorUnderFire(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "ledger.sqlite"
         self.ledger = Ledger(self.path)
         self.aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(self.ledger), PACE)
-        self.aggregator.learn(MANIFEST, ADAPTER)
         self.mirror = History(NETWORK)
         self.now = NOW
         # when each arrived since the last death; an accepted one stays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -22,9 +23,9 @@ from proofs.channel import ChannelTip
 from proofs.codec import encode
 from proofs.digest import keccak
 from proofs.envelope import MAX_ENVELOPE_BYTES, VerifiedEnvelope
-from proofs.errors import BatchError
+from proofs.errors import BatchError, LedgerError
 from proofs.history import History
-from proofs.receipt import MAX_RECEIPT_BYTES, derive_shares
+from proofs.receipt import MAX_RECEIPT_BYTES, derive_shares, verify_receipt
 from proofs.state import EpochState
 from tests.proofs.scene import (
     ADAPTER,
@@ -191,6 +192,14 @@ def test_fees_that_are_divided_otherwise_than_the_manifest_says_are_caught(
         recompute(encode(msgspec.structs.replace(one, receipts=[forged])), EMPTY, MANIFESTS)
 
 
+def test_a_channel_that_its_client_can_refund_at_once_is_in_no_batch() -> None:
+    own = msgspec.structs.replace(config(), receiver_authorizer=signer("client").address)
+    taken = verify_receipt(sign(receipt(ChannelTip(own))), NETWORK)
+    data = compose([taken], {taken.receipt.channel_id: own}, EMPTY)
+    with pytest.raises(BatchError, match="receiver authorizer"):
+        recompute(data, EMPTY, MANIFESTS)
+
+
 def test_left_out_receipt_breaks_its_channel() -> None:
     with pytest.raises(BatchError, match="sequence"):
         recompute(write(A[0], A[2], *B[:2]), EMPTY, MANIFESTS)
@@ -237,6 +246,22 @@ def test_failed_recomputation_changes_nothing() -> None:
         history.append(GOOD, MANIFESTS)
     assert (history.state.header, history.state.log.size) == before
     history.state.check()
+
+
+def test_a_header_that_does_not_follow_from_its_batch_changes_nothing() -> None:
+    history = History(NETWORK)
+    header = recompute(GOOD, EMPTY, MANIFESTS).header
+    with pytest.raises(BatchError) as caught:
+        history.append(GOOD, MANIFESTS, replace(header, payout_total=header.payout_total + 1))
+    assert caught.value.invariant == "header"
+    assert history.state.header is None
+    assert history.append(GOOD, MANIFESTS, header).header == header
+
+
+@pytest.mark.parametrize("data", [b"", b"no checkpoint", encode([b"state", bytes(65)])])
+def test_what_is_no_checkpoint_is_not_read(data: bytes) -> None:
+    with pytest.raises(LedgerError, match="cannot be read"):
+        History(NETWORK).restore(data, signer("mirror").address)
 
 
 def test_batch_is_an_array_in_the_documented_order() -> None:

@@ -341,7 +341,12 @@ def commit_to_another_size(_: World, books: Books, chance: random.Random) -> Non
     books.overrides = {name: commitment(size, tree.root)}
 
 
+def commit_to_no_entries(_: World, books: Books, chance: random.Random) -> None:
+    chance.choice(books.accounts).size = 0
+
+
 LIES: list[Lie] = [
+    commit_to_no_entries,
     inflate_an_account,
     inflate_an_entry,
     award_the_thief_nothing_s_worth,

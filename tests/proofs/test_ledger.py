@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,19 @@ import pytest
 from proofs.aggregator import Accepted, Aggregator, Pledge
 from proofs.epoch import EpochHeader, decode_header
 from proofs.errors import LedgerConflict, LedgerError, LedgerFull, UnknownEntry
-from proofs.ledger import AggregatorLedger, Ledger, Outbox, OutboxState, PostAttempt, PostJournal
+from proofs.ledger import (
+    AggregatorLedger,
+    Ledger,
+    Outbox,
+    OutboxState,
+    PostAttempt,
+    PostJournal,
+    Pursuit,
+    PursuitKind,
+    Pursuits,
+)
 from proofs.promise import make_promise
-from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, TERMS, View, chain, signer
+from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, PLENTY, TERMS, chain, signer
 
 RECEIPTS = chain(3)
 NOW = 1_795_000_000
@@ -115,23 +126,24 @@ def test_what_is_not_there_cannot_move() -> None:
 
 def test_transaction_is_all_or_nothing() -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
-    ledger.accept(PLEDGES[:1])
+    ledger.accept(PLEDGES[:1], {})
     with pytest.raises(LedgerConflict):
-        ledger.accept([PLEDGES[1], PLEDGES[0]])
+        ledger.accept([PLEDGES[1], PLEDGES[0]], {bytes(32): b"manifest"})
     assert list(ledger.unsealed()) == [(RECEIPTS[0].encoded, NOW + 600)]
+    assert ledger.find_manifest(bytes(32)) is None
 
 
 def filled_aggregator(ledger: AggregatorLedger) -> Aggregator:
     aggregator = Aggregator(NETWORK, signer("aggregator"), ledger)
     aggregator.learn(MANIFEST, ADAPTER)
     for taken in RECEIPTS:
-        aggregator.receive(taken, View(), TERMS, NOW)
+        aggregator.receive(taken, PLENTY, TERMS, NOW)
     return aggregator
 
 
 def test_sealed_epoch_is_found_again_byte_for_byte() -> None:
     ledger = AggregatorLedger(Ledger(":memory:"))
-    sealed = filled_aggregator(ledger).seal({RECEIPTS[0].voucher.channel_id: 1 << 40}, NOW)
+    sealed = filled_aggregator(ledger).seal({RECEIPTS[0].voucher.channel_id: PLENTY}, NOW)
     assert ledger.find_epoch(1) == sealed
     assert ledger.find_epoch(2) is None
     assert ledger.last_epoch() == 1
@@ -189,6 +201,26 @@ def test_journal_keeps_attempts_in_order_and_knows_what_was_posted(tmp_path: Pat
     assert again.attempts(9) == attempts, "any of them may still be mined"
 
 
+def test_what_was_begun_on_the_chain_is_come_back_to_after_a_restart(tmp_path: Path) -> None:
+    pursuits = Pursuits(Ledger(tmp_path / "ledger"))
+    demand = Pursuit(PursuitKind.DEMAND, b"question", b"header", NOW + 10)
+    leaving = Pursuit(PursuitKind.EXIT, b"channel", b"receipt", NOW + 5)
+    assert pursuits.begin(demand)
+    assert pursuits.begin(leaving)
+    assert not pursuits.begin(Pursuit(PursuitKind.EXIT, b"channel", b"another", NOW))
+    again = Pursuits(Ledger(tmp_path / "ledger"))
+    assert again.due(NOW) == []
+    assert again.due(NOW + 10) == [leaving, demand]
+    again.put_off(leaving, NOW + 20)
+    assert again.due(NOW + 10) == [demand]
+    assert again.find(PursuitKind.EXIT, b"channel") == replace(leaving, due=NOW + 20)
+    again.end(demand)
+    again.end(demand)
+    assert again.find(PursuitKind.DEMAND, b"question") is None
+    with pytest.raises(UnknownEntry):
+        again.put_off(demand, NOW)
+
+
 def test_ledger_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     Ledger(path).close()
@@ -231,7 +263,7 @@ def make_space(ledger: Ledger) -> None:
     ledger.read("PRAGMA max_page_count = 1000000")
 
 
-@pytest.mark.parametrize("spare_pages", range(12))
+@pytest.mark.parametrize("spare_pages", [0, 1, 2, 3, 5, 7, 9, 12])
 def test_a_full_disk_is_said_loses_nothing_and_stops_nobody(
     tmp_path: Path, spare_pages: int
 ) -> None:
@@ -243,18 +275,18 @@ def test_a_full_disk_is_said_loses_nothing_and_stops_nobody(
     aggregator = Aggregator(NETWORK, signer("aggregator"), store)
     aggregator.learn(MANIFEST, ADAPTER)
     outbox = Outbox(ledger)
-    taken = chain(40)
+    taken = chain(32)
     fill_up(ledger, spare_pages)
     promised = 0
     num_failures = 0
     while promised < len(taken):
         try:
             outbox.add(taken[promised].receipt.signed, taken[promised].encoded)
-            outcome = aggregator.receive(taken[promised], View(), TERMS, NOW)
+            outcome = aggregator.receive(taken[promised], PLENTY, TERMS, NOW)
             assert isinstance(outcome, Accepted)
             promised += 1
             if promised % 8 == 0:
-                sealed = aggregator.seal({taken[0].voucher.channel_id: 1 << 40}, NOW)
+                sealed = aggregator.seal({taken[0].voucher.channel_id: PLENTY}, NOW)
                 assert sealed is not None
                 aggregator.write_checkpoint()
         except LedgerFull:
@@ -266,7 +298,7 @@ def test_a_full_disk_is_said_loses_nothing_and_stops_nobody(
             make_space(ledger)
     assert num_failures == 1
     assert len(outbox.newest(99)) == len(taken)
-    aggregator.seal({taken[0].voucher.channel_id: 1 << 40}, NOW)
+    aggregator.seal({taken[0].voucher.channel_id: PLENTY}, NOW)
     assert aggregator.state.log.size == len(taken)
 
 
@@ -300,7 +332,7 @@ FILL = """
     ledger, won = AggregatorLedger(Ledger(sys.argv[1])), 0
     for envelope in chain(100):
         try:
-            ledger.accept([Pledge(envelope, 1)])
+            ledger.accept([Pledge(envelope, 1)], {})
             won += 1
         except LedgerConflict:
             pass
@@ -321,13 +353,13 @@ RECEIVE = """
     import sys
     from proofs.aggregator import Aggregator
     from proofs.ledger import AggregatorLedger, Ledger
-    from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, TERMS, View, chain, signer
+    from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, PLENTY, TERMS, chain, signer
     aggregator = Aggregator(NETWORK, signer("aggregator"), AggregatorLedger(Ledger(sys.argv[1])))
     aggregator.learn(MANIFEST, ADAPTER)
     for number, envelope in enumerate(chain(300)):
-        aggregator.receive(envelope, View(), TERMS, 1_795_000_000)
+        aggregator.receive(envelope, PLENTY, TERMS, 1_795_000_000)
         if number % 7 == 6:
-            aggregator.seal({envelope.voucher.channel_id: 1 << 40}, 1_795_000_000)
+            aggregator.seal({envelope.voucher.channel_id: PLENTY}, 1_795_000_000)
         if number % 14 == 13:
             aggregator.write_checkpoint()
         print(number, flush=True)
@@ -353,4 +385,4 @@ def test_killed_aggregator_remembers_everything_it_promised(tmp_path: Path, last
     reached = aggregator.state.log.size + aggregator.num_unsealed
     assert reached >= promised + 1
     following = chain(reached + 1)[reached]
-    assert isinstance(aggregator.receive(following, View(), TERMS, NOW), Accepted)
+    assert isinstance(aggregator.receive(following, PLENTY, TERMS, NOW), Accepted)

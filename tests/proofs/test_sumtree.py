@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -79,8 +79,11 @@ class Changing(RuleBasedStateMachine):
         old = data.draw(changed) if self.leaves else {}
         amounts = {**old, **dict(enumerate(new, len(self.leaves)))}
         change = self.tree.plan({index: node(amount) for index, amount in amounts.items()})
+        at_once = self.tree.copy()
+        at_once.update({index: node(amount) for index, amount in amounts.items()})
         self.tree.apply(change)
-        assert change.commitment == self.tree.commitment
+        assert change.commitment == self.tree.commitment == at_once.commitment
+        at_once.check()
         self.past.append(list(self.leaves))
         self.leaves += [EMPTY] * len(new)
         for index, amount in amounts.items():
@@ -102,6 +105,7 @@ class Changing(RuleBasedStateMachine):
 
 
 TestChanging = Changing.TestCase
+TestChanging.settings = settings(max_examples=30, stateful_step_count=12, deadline=None)
 
 
 @given(st.integers(1, 40), st.data())

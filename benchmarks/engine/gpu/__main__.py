@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine.gpu import bare
-from benchmarks.engine.gpu import model as gpu_model
 from benchmarks.engine.gpu.board import Board, Outcome
+from benchmarks.engine.gpu.model import SHAPES, Limits, expectations, plan
 from benchmarks.engine.gpu.run import Run, Stage
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -137,9 +137,7 @@ class Gpu:
         machine["dtype"] = self._options["dtype"]
         itemsize = {"float32": 4}.get(self._options["dtype"], 2)
         try:
-            scale = gpu_model.plan(
-                self._asked.shape, itemsize, machine["free_bytes"], machine["host_bytes"]
-            )
+            scale = plan(self._asked.shape, itemsize, machine["free_bytes"], machine["host_bytes"])
         except ValueError as error:
             self.board.outcomes.append(Outcome("plan", "failed", 0.0, str(error)))
             return
@@ -154,10 +152,8 @@ class Gpu:
 
     def _expect(self) -> None:
         if self.board.scale and self.board.limits:
-            limits = gpu_model.Limits(**self.board.limits)
-            self.board.expect(
-                gpu_model.expectations(limits, self._scale, self.board.machine["free_bytes"])
-            )
+            limits = Limits(**self.board.limits)
+            self.board.expect(expectations(limits, self._scale, self.board.machine["free_bytes"]))
 
     def _tests(self, name: str, files: list[Path], *more: str) -> None:
         """Test files by pytest on the device, with a configuration of its own: the repository's
@@ -302,7 +298,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--shape",
         default="auto",
-        choices=("auto", *gpu_model.SHAPES),
+        choices=("auto", *SHAPES),
         help="of the random base; auto: the largest that fits",
     )
     parser.add_argument(

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.engine.gpu import world as gpu_world
+from benchmarks.engine.gpu import world
 from benchmarks.engine.times import Times
 from engine.build import Built, assemble
 from engine.config import EngineConfig
-from engine.lora.adapters import Load
+from engine.lora.loader import Load
 from engine.messages import (
     AdapterHeld,
     AdapterRefused,
@@ -116,7 +116,7 @@ class Driver:
         """Register adapters; returns when all are in host memory."""
         missing = 0
         for number in numbers:
-            self.engine.handle(HoldAdapter(name_of(number), "random", gpu_world.path(number)))
+            self.engine.handle(HoldAdapter(name_of(number), "random", world.path(number)))
             missing += 1
         while missing:
             self._receive(WAIT_S)
@@ -352,7 +352,7 @@ class Driver:
 
     def _prompts(self, count: int, length: int) -> list[list[int]]:
         self._seed += 1
-        return gpu_world.make_prompts(count, length, self.vocab_size, self._seed)
+        return world.make_prompts(count, length, self.vocab_size, self._seed)
 
     def _receive(self, wait_s: float) -> None:
         try:

@@ -19,16 +19,16 @@ NUM_ANSWERS = 8
 """With four adapters of mixed ranks and without, greedy and at two temperatures."""
 
 
-MOST_BYTES = 8 << 30
+MAX_BYTES = 8 << 30
 
 
 class Plain(CudaDevice):
     """The device without graphs, and with little memory: the tool needs some of it for itself."""
 
     def memory(self) -> Memory:
-        """What there is, up to MOST_BYTES."""
+        """What there is, up to MAX_BYTES."""
         there = super().memory()
-        return Memory(min(there.free_bytes, MOST_BYTES), min(there.total_bytes, MOST_BYTES))
+        return Memory(min(there.free_bytes, MAX_BYTES), min(there.total_bytes, MAX_BYTES))
 
     def capture(self, work: Work) -> Work:
         """The work itself, to be done again launch by launch."""

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from benchmarks.engine.gpu.board import Outcome
 
-LEAST_S = 8.0
+MIN_STAGE_S = 8.0
 """With less time left, a stage is not begun: it could not even start."""
 TAIL_LINES = 12
 FINDINGS = ({"figure", "measured", "detail"}, {"trouble", "error"}, {"fact", "value"})
@@ -58,7 +58,7 @@ class Run:
     def stage(self, stage: Stage, take: Callable[[Mapping[str, Any]], None]) -> Outcome:
         """Run one stage; `take` gets each JSON line as it comes."""
         allowed = min(stage.budget_s, self.left_s)
-        if allowed < LEAST_S and stage.budget_s >= LEAST_S:
+        if allowed < MIN_STAGE_S and stage.budget_s >= MIN_STAGE_S:
             return Outcome(
                 stage.name, "left out", 0.0, f"only {max(0.0, self.left_s):.0f} s were left"
             )

@@ -58,19 +58,19 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
     """The stage `name`, in this process."""
     import torch
 
-    from benchmarks.engine.gpu import agreement as gpu_agreement
-    from benchmarks.engine.gpu import decode as gpu_decode
-    from benchmarks.engine.gpu import limits as gpu_limits
-    from benchmarks.engine.gpu import paging as gpu_paging
-    from benchmarks.engine.gpu import rows as gpu_rows
+    from benchmarks.engine.gpu.agreement import agreement
+    from benchmarks.engine.gpu.decode import decode, profile
+    from benchmarks.engine.gpu.limits import limits
     from benchmarks.engine.gpu.model import plan
+    from benchmarks.engine.gpu.paging import paging, resident, seats
+    from benchmarks.engine.gpu.rows import Fact, Rows, World
 
     if name == "look":
-        tell(gpu_rows.Fact("machine", look(options["kernels"])))
+        tell(Fact("machine", look(options["kernels"])))
         return
     dtype = getattr(torch, options["dtype"])
     if name == "agreement":
-        gpu_agreement.agreement(options["kernels"], dtype, tell, options.get("answers", 24))
+        agreement(options["kernels"], dtype, tell, options.get("answers", 24))
         return
     if name == "memcheck":
         from benchmarks.engine.gpu.memcheck import memcheck
@@ -78,16 +78,16 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
         memcheck(dtype, tell)
         return
     scale = plan(options["shape"], dtype.itemsize, options["free_bytes"], options["host_bytes"])
-    world = gpu_rows.World(options["kernels"], dtype, scale, options["free_bytes"])
+    world = World(options["kernels"], dtype, scale, options["free_bytes"])
     stages = (
-        gpu_limits.limits,
-        gpu_decode.decode,
-        gpu_decode.profile,
-        gpu_paging.paging,
-        gpu_paging.seats,
-        gpu_paging.resident,
+        limits,
+        decode,
+        profile,
+        paging,
+        seats,
+        resident,
     )
-    {stage.__name__: stage for stage in stages}[name](world, gpu_rows.Rows(tell))
+    {stage.__name__: stage for stage in stages}[name](world, Rows(tell))
 
 
 def look(kernels: str) -> dict[str, Any]:

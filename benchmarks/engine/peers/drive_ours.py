@@ -71,9 +71,8 @@ def start_in_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     from engine.config import EngineConfig
     from engine.messages import AdapterHeld, Tokens
 
-    os.sched_setaffinity(
-        0, cores
-    )  # as engine/__main__.py does: importing torch under OMP_PROC_BIND pinned this thread
+    # as engine/__main__.py does: importing torch under OMP_PROC_BIND pinned this thread
+    os.sched_setaffinity(0, cores)
     done: SimpleQueue[Any] = SimpleQueue()
     config = EngineConfig(
         Path(options["base"]),
@@ -110,8 +109,7 @@ def start_in_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
 
 def start_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """`python -m engine serve` on a socket pair: what the daemon runs."""
-    import msgspec
-
+    from engine.framing import READ_BYTES, MessageDecoder, encode_frames
     from engine.messages import AdapterHeld, Failed, FromEngine, Tokens
 
     ours, theirs = socket.socketpair()
@@ -141,19 +139,17 @@ def start_process(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         command, pass_fds=[theirs.fileno()], env=environment, stderr=subprocess.PIPE, text=True
     )
     theirs.close()
-    stream = ours.makefile("rwb", buffering=1 << 20)
-    decoder = msgspec.msgpack.Decoder(FromEngine)
+    decoder = MessageDecoder[FromEngine](FromEngine)
 
     def send(messages: list[Any]) -> None:
-        for message in messages:
-            frame = msgspec.msgpack.encode(message)
-            stream.write(len(frame).to_bytes(4, "big") + frame)
-        stream.flush()
+        ours.sendall(encode_frames(messages))
 
     def receive() -> Any:
-        head = stream.read(4)
-        assert len(head) == 4, f"the engine ended with status {child.wait()}"
-        return decoder.decode(stream.read(int.from_bytes(head, "big")))
+        while (message := decoder.next_message()) is None:
+            data = ours.recv(READ_BYTES)
+            assert data, f"the engine ended with status {child.wait()}"
+            decoder.feed(data)
+        return message
 
     ready = receive()
     assert child.stderr is not None

@@ -18,13 +18,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.engine.gpu import decode as gpu_decode
-from benchmarks.engine.gpu import model as gpu_model
-from benchmarks.engine.gpu import paging as gpu_paging
-from benchmarks.engine.gpu import stage as gpu_stage
+from benchmarks.engine.gpu import model, stage
 from benchmarks.engine.gpu.__main__ import keep_compiled, says_nothing
 from benchmarks.engine.gpu.board import MISSED, OPEN, REACHED, Board, Outcome
+from benchmarks.engine.gpu.decode import decode
 from benchmarks.engine.gpu.model import SHAPES, Limits
+from benchmarks.engine.gpu.paging import paging, seats
 from benchmarks.engine.gpu.rows import Fact, Figure, Rows, Trouble, World
 from benchmarks.engine.gpu.run import Run, Stage
 from benchmarks.engine.gpu.world import Adapters, all_linear_layout, random_weights
@@ -42,8 +41,8 @@ FREE = 141 * GB
 CPU = torch.device("cpu")
 
 
-def scale_of(shape: str = "auto", free_bytes: int = FREE) -> gpu_model.Scale:
-    return gpu_model.plan(shape, 2, free_bytes, 120 * GB)
+def scale_of(shape: str = "auto", free_bytes: int = FREE) -> model.Scale:
+    return model.plan(shape, 2, free_bytes, 120 * GB)
 
 
 # --- the roofline ---
@@ -51,13 +50,13 @@ def scale_of(shape: str = "auto", free_bytes: int = FREE) -> gpu_model.Scale:
 
 def test_an_8b_step_reads_15_gb_and_an_adapter_of_rank_16_adds_84_mb() -> None:
     config = SHAPES["llama-3.1-8b"]
-    assert gpu_model.step_weight_bytes(config, 2) == pytest.approx(15.0e9, rel=0.01)
+    assert model.step_weight_bytes(config, 2) == pytest.approx(15.0e9, rel=0.01)
     assert (
-        gpu_model.adapter_bytes(config, 16, 2)
+        model.adapter_bytes(config, 16, 2)
         == 83_886_080
         == all_linear_layout(config, 16, torch.bfloat16).size_bytes
     )
-    assert gpu_model.base_bytes(config, 2) == 2 * sum(
+    assert model.base_bytes(config, 2) == 2 * sum(
         torch.Size(shape).numel() for _, shape in expected_tensors(config) if len(shape) == 2
     )
 
@@ -66,20 +65,20 @@ def test_an_8b_step_reads_15_gb_and_an_adapter_of_rank_16_adds_84_mb() -> None:
 def test_distinct_adapters_leave_the_share_of_base_only_that_the_design_counts_on(
     batch: int, share: float
 ) -> None:
-    assert gpu_model.lora_share(H200, scale_of(), batch, batch) == pytest.approx(share, abs=5e-4)
+    assert model.lora_share(H200, scale_of(), batch, batch) == pytest.approx(share, abs=5e-4)
 
 
 def test_one_row_is_bound_by_weights_and_prompts_by_products() -> None:
     scale = scale_of()
-    assert gpu_model.decode_seconds(H200, scale, 1) == pytest.approx(3.52e-3, rel=0.01)
+    assert model.decode_seconds(H200, scale, 1) == pytest.approx(3.52e-3, rel=0.01)
     tokens = scale.prefill[0] * scale.prefill[1]
-    assert gpu_model.prefill_seconds(H200, scale) == pytest.approx(
+    assert model.prefill_seconds(H200, scale) == pytest.approx(
         (2 * 6.98e9 * tokens + 8.8e12) / 790e12, rel=0.01
     )
 
 
 def test_goals_are_those_that_were_set() -> None:
-    rows = {each.row: each for each in gpu_model.expectations(H200, scale_of(), FREE)}
+    rows = {each.row: each for each in model.expectations(H200, scale_of(), FREE)}
     set_ = {
         "base-1": 0.8,
         "base-64": 0.7,
@@ -109,13 +108,13 @@ def test_goals_are_those_that_were_set() -> None:
 def test_as_many_adapters_meet_as_there_are_rows_or_adapters_at_most(
     adapters: int, batch: int
 ) -> None:
-    distinct = gpu_model.expected_distinct(adapters, batch)
+    distinct = model.expected_distinct(adapters, batch)
     assert 1.0 - 1e-9 <= distinct <= min(adapters, batch) + 1e-9
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=50), st.floats(0, 1))
 def test_a_quantile_lies_between_the_least_and_the_most(values: list[float], share: float) -> None:
-    assert min(values) - 1e-6 <= gpu_model.quantile(values, share) <= max(values) + 1e-6
+    assert min(values) - 1e-6 <= model.quantile(values, share) <= max(values) + 1e-6
 
 
 # --- what fits ---
@@ -143,14 +142,14 @@ def test_a_card_gets_the_largest_base_and_batches_that_fit_it(
 @given(st.integers(GB, 200 * GB), st.integers(GB, 500 * GB))
 def test_a_plan_never_asks_for_more_memory_than_there_is(free_bytes: int, host_bytes: int) -> None:
     try:
-        scale = gpu_model.plan("auto", 2, free_bytes, host_bytes)
+        scale = model.plan("auto", 2, free_bytes, host_bytes)
     except ValueError:
         assert free_bytes < 4 * GB
         return
     config = scale.config
-    kv_tokens = gpu_model.kv_tokens_for(scale, free_bytes)
-    used = gpu_model.base_bytes(config, 2) + kv_tokens * gpu_model.kv_bytes(config, 2)
-    used += scale.largest_batch * gpu_model.adapter_bytes(config, scale.rank, 2)
+    kv_tokens = model.kv_tokens_for(scale, free_bytes)
+    used = model.base_bytes(config, 2) + kv_tokens * model.kv_bytes(config, 2)
+    used += scale.largest_batch * model.adapter_bytes(config, scale.rank, 2)
     assert used <= free_bytes
     assert kv_tokens >= scale.largest_batch * scale.reserved_tokens
     assert scale.room_bytes & (scale.room_bytes - 1) == 0, (
@@ -165,10 +164,10 @@ def test_the_engine_divides_a_card_so_that_a_plan_has_the_adapters_it_asks_for(
     free_bytes = int(free_gb * GB)
     scale = scale_of(free_bytes=free_bytes)
     device = Accelerator(HostDevice(free_bytes), REFERENCES)
-    size = gpu_model.adapter_bytes(scale.config, scale.rank, 2)
+    size = model.adapter_bytes(scale.config, scale.rank, 2)
     paging_tokens = 2 * scale.paged_slots * (2 * scale.context // 8 + 32)
     for slots, kv_tokens in (
-        (scale.largest_batch, gpu_model.kv_tokens_for(scale, free_bytes)),
+        (scale.largest_batch, model.kv_tokens_for(scale, free_bytes)),
         (scale.paged_slots, paging_tokens),
     ):
         config = EngineConfig(
@@ -216,7 +215,7 @@ def test_adapters_that_share_their_room_differ_in_every_number_that_is_applied()
 # --- stages and what becomes of them ---
 
 
-def stage(name: str, code: str, budget_s: float = 20.0) -> Stage:
+def make_stage(name: str, code: str, budget_s: float = 20.0) -> Stage:
     return Stage(name, budget_s, (sys.executable, "-c", code))
 
 
@@ -224,7 +223,7 @@ def test_a_stage_that_fails_keeps_what_it_had_told_and_says_why(tmp_path: Path) 
     told: list[Any] = []
     run = Run(60.0, tmp_path)
     outcome = run.stage(
-        stage(
+        make_stage(
             "bad",
             'print(\'{"figure": "x", "measured": 1, "detail": {}}\', flush=True); import os; raise'
             ' SystemError(f"{os.getcwd()}/bad luck")',
@@ -234,7 +233,7 @@ def test_a_stage_that_fails_keeps_what_it_had_told_and_says_why(tmp_path: Path) 
     assert told == [{"figure": "x", "measured": 1, "detail": {}}]
     assert (outcome.status, outcome.stage) == ("failed", "bad")
     assert "SystemError: bad luck" in outcome.error, "where the machine keeps its files stays there"
-    assert run.stage(stage("good", "print('3 passed')"), told.append) == Outcome(
+    assert run.stage(make_stage("good", "print('3 passed')"), told.append) == Outcome(
         "good", "ok", pytest.approx(0, abs=20), "3 passed"
     )
 
@@ -250,7 +249,7 @@ sys.stdout.flush()
 os.kill(os.getpid(), signal.SIGKILL)"""
     told: list[Any] = []
     run = Run(60.0, tmp_path)
-    outcome = run.stage(stage("torn", code), told.append)
+    outcome = run.stage(make_stage("torn", code), told.append)
     assert told == [{"fact": "one", "value": 1}]
     assert (outcome.status, outcome.error.partition(".")[0]) == (
         "failed",
@@ -259,7 +258,8 @@ os.kill(os.getpid(), signal.SIGKILL)"""
     assert run.log_of("torn") == '{"compiled": []}\n{not JSON}\n{"figure": "x", "measured"'
     assert (
         run.stage(
-            stage("good", "import sys; sys.stdout.buffer.write(b'\\xff 3 passed')"), told.append
+            make_stage("good", "import sys; sys.stdout.buffer.write(b'\\xff 3 passed')"),
+            told.append,
         ).status
         == "ok"
     )
@@ -274,7 +274,7 @@ def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> N
     run = Run(
         60.0, tmp_path, clock=lambda: 100.0 if len(told) == 2 else 0.0
     )  # its time is over once both processes are there
-    outcome = run.stage(stage("slow", code), told.append)
+    outcome = run.stage(make_stage("slow", code), told.append)
     assert outcome.status == "too slow"
     for line in told:
         with suppress(ProcessLookupError):  # gone already
@@ -284,7 +284,7 @@ def test_a_stage_that_hangs_is_ended_with_all_its_processes(tmp_path: Path) -> N
 
 
 def test_a_stage_is_left_out_when_the_time_is_over(tmp_path: Path) -> None:
-    outcome = Run(2.0, tmp_path).stage(stage("late", "print()"), print)
+    outcome = Run(2.0, tmp_path).stage(make_stage("late", "print()"), print)
     assert (outcome.status, outcome.seconds) == ("left out", 0.0)
 
 
@@ -294,10 +294,10 @@ def board_of(measured: dict[str, float]) -> Board:
         machine={"device": "Card", "torch": "2.11.0"},
         scale={"shape": "tiny", "context": 64, "rank": 4},
     )
-    board.take(gpu_stage.line_of(Fact("limits", vars(H200))))
-    board.expect(gpu_model.expectations(H200, scale_of(), FREE))
+    board.take(stage.line_of(Fact("limits", vars(H200))))
+    board.expect(model.expectations(H200, scale_of(), FREE))
     for row, value in measured.items():
-        board.take(gpu_stage.line_of(Figure(row, value, {"rounds": [value]})))
+        board.take(stage.line_of(Figure(row, value, {"rounds": [value]})))
     return board
 
 
@@ -314,12 +314,12 @@ def test_a_row_is_held_against_its_goal_from_the_right_side() -> None:
 
 
 def test_the_exit_status_tells_failed_from_missed_from_reached() -> None:
-    rows = {each.row: each for each in gpu_model.expectations(H200, scale_of(), FREE)}
+    rows = {each.row: each for each in model.expectations(H200, scale_of(), FREE)}
     board = board_of({row: each.limit for row, each in rows.items()})
     assert board.status() == 0
-    board.take(gpu_stage.line_of(Figure("seats", 1.5)))
+    board.take(stage.line_of(Figure("seats", 1.5)))
     assert board.status() == 3
-    board.take(gpu_stage.line_of(Trouble("extra", "RuntimeError: no")))
+    board.take(stage.line_of(Trouble("extra", "RuntimeError: no")))
     assert board.status() == 1
     assert board_of({}).status() == 1
 
@@ -332,7 +332,7 @@ def test_nothing_may_be_expected_after_it_was_measured() -> None:
 
 def test_the_report_has_a_line_for_every_row_and_for_what_failed(tmp_path: Path) -> None:
     board = board_of({"base-1": 240.0, "distinct-1": 0.99})
-    board.take(gpu_stage.line_of(Trouble("prefill", "OutOfMemoryError: 3 GB")))
+    board.take(stage.line_of(Trouble("prefill", "OutOfMemoryError: 3 GB")))
     board.take(
         {
             "fact": "profile-bare",
@@ -408,16 +408,16 @@ def test_every_row_is_measured_over_a_tiny_base() -> None:
         "host_bytes": GB,
         "answers": 4,
     }
-    scale = gpu_model.plan("tiny", 4, 4 << 20, GB)
-    gpu_stage.run("limits", options, lambda found: board.take(gpu_stage.line_of(found)))
-    board.expect(gpu_model.expectations(Limits(**board.limits), scale, 4 << 20))
+    scale = model.plan("tiny", 4, 4 << 20, GB)
+    stage.run("limits", options, lambda found: board.take(stage.line_of(found)))
+    board.expect(model.expectations(Limits(**board.limits), scale, 4 << 20))
     for name in ("agreement", "decode", "paging", "seats", "resident"):
-        gpu_stage.run(name, options, lambda found: board.take(gpu_stage.line_of(found)))
+        stage.run(name, options, lambda found: board.take(stage.line_of(found)))
     # A step of the native executor has no operation of torch's, which are what is profiled.
-    gpu_stage.run(
+    stage.run(
         "profile",
         {**options, "kernels": "torch"},
-        lambda found: board.take(gpu_stage.line_of(found)),
+        lambda found: board.take(stage.line_of(found)),
     )
     assert board.troubles == {}
     assert {each.row for each in board.expectations} <= set(board.figures)
@@ -430,12 +430,12 @@ def test_every_row_is_measured_over_a_tiny_base() -> None:
 
 def test_rows_are_measured_on_a_device_whose_copies_end_later() -> None:
     board = Board("host", machine={"device": "host memory"})
-    scale = gpu_model.plan("tiny", 4, 8 << 20, GB)
+    scale = model.plan("tiny", 4, 8 << 20, GB)
     world = World(
         "cuda", torch.float32, scale, 8 << 20, Accelerator(HostDevice(64 << 20), REFERENCES)
     )
-    for measure in (gpu_decode.decode, gpu_paging.paging, gpu_paging.seats):
-        measure(world, Rows(lambda found: board.take(gpu_stage.line_of(found))))
+    for measure in (decode, paging, seats):
+        measure(world, Rows(lambda found: board.take(stage.line_of(found))))
     assert board.troubles == {}
     assert {
         "base-1",
@@ -461,7 +461,7 @@ class Bare(importlib.machinery.PathFinder):
         return super().find_spec(name, path, target)
 real = importlib.machinery.PathFinder
 sys.meta_path[:] = [Bare if finder is real else finder for finder in sys.meta_path]
-sys.argv = ["gpu_stage", *sys.argv[1:]]
+sys.argv = ["stage", *sys.argv[1:]]
 runpy.run_module("benchmarks.engine.gpu.stage", run_name="__main__")
 """
 

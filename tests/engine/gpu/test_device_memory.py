@@ -206,13 +206,13 @@ class SlotsOverArenaMachine(RuleBasedStateMachine):
         self.table = SlotTable(4, Arena(10 * 256))
         self.pins: list[bytes] = []
         for number, adapter in enumerate(self.ADAPTERS):
-            self.table.hold(adapter, True, 1.0, 256 * (1 + number))
+            self.table.know(adapter, 1.0, 256 * (1 + number))
 
     @rule(adapter=st.sampled_from(ADAPTERS))
     def pin(self, adapter: bytes) -> None:
-        before = {each: self.table.arena._by_owner.get(each) for each in self.pins}  # type: ignore[union-attr]
+        before = {each: self.table.arena._by_owner.get(each) for each in self.pins}
         placement = self.table.pin(adapter)
-        assert {each: self.table.arena._by_owner.get(each) for each in before} == before  # type: ignore[union-attr]
+        assert {each: self.table.arena._by_owner.get(each) for each in before} == before
         if isinstance(placement, NoFreeSlot):
             assert self.pins
             return
@@ -239,7 +239,7 @@ class SlotsOverArenaMachine(RuleBasedStateMachine):
 def test_of_equal_sizes_the_one_worth_least_leaves_and_of_equals_the_one_used_longest_ago() -> None:
     table = SlotTable(9, Arena(3 * 256))
     for adapter in (b"a", b"b", b"c", b"d"):
-        table.hold(adapter, True, 1.0, 256)
+        table.know(adapter, 1.0, 256)
     for adapter in (b"a", b"b", b"c"):
         table.pin(adapter)
         table.unpin(adapter)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,13 @@ cases.
 """
 PAGE_TOKENS = 16
 EPS = 1e-5
+
+
+def rows(many: int, few: int) -> int:
+    """How many rows a weight has: the slow interpreter does every other block as it does the first,
+    so it gets just enough to have several, and one that is not full.
+    """
+    return many if HAS_GPU else few
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -155,7 +163,14 @@ def test_swiglu_agrees_even_where_the_exponential_overflows(dtype: torch.dtype, 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("width_in", "width_out"),
-    [(16, 2), (72, 75), (577, 33), (576, 1536 if HAS_GPU else 48), (4096, 64), (14336, 5)],
+    [
+        (16, 2),
+        (72, rows(75, 11)),
+        (577, rows(33, 7)),
+        (576, rows(1536, 8)),
+        (4096, rows(64, 6)),
+        (14336, 5),
+    ],
 )
 def test_a_row_times_a_weight_agrees_and_has_the_same_bits_again(
     dtype: torch.dtype, width_in: int, width_out: int, biased: bool
@@ -188,7 +203,13 @@ def test_a_row_times_a_weight_agrees_and_has_the_same_bits_again(
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
     ("width_in", "width"),
-    [(16, 1), (72, 75), (577, 33), (576, 1536 if HAS_GPU else 40), (4096, 32)],
+    [
+        (16, 1),
+        (72, rows(75, 11)),
+        (577, rows(33, 7)),
+        (576, rows(1536, 8)),
+        (4096, rows(32, 6)),
+    ],
 )
 def test_a_row_through_gate_and_up_agrees_even_where_the_exponential_overflows(
     dtype: torch.dtype, width_in: int, width: int, biased: bool
@@ -574,7 +595,7 @@ def test_every_row_sees_its_own_context(
     dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        attention, "MOST_SPLITS", 2
+        attention, "MAX_SPLITS", 2
     )  # the interpreter takes a millisecond for each block that leaves at once
     context = make_context(
         heads,
@@ -592,7 +613,7 @@ def test_every_row_sees_its_own_context(
 
 def test_the_widest_heads_see_their_context_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only in short numbers: see Accelerator.why_not."""
-    monkeypatch.setattr(attention, "MOST_SPLITS", 2)
+    monkeypatch.setattr(attention, "MAX_SPLITS", 2)
     context = make_context(2, 1, 256, [(1, 40), (5, 30)], dtype=torch.float16)
     q = random(6, 2 * 256, dtype=torch.float16)
     assert_near(attend(context, q, 2, 256), attend_plainly(context, q, 2, 256))
@@ -618,7 +639,7 @@ def test_long_contexts_are_cut_and_merged_in_order(
     """20 pieces of 64 tokens, seven of them a block's, or one block for all; the merging goes round
     twice.
     """
-    monkeypatch.setattr(attention, "MOST_SPLITS", most)
+    monkeypatch.setattr(attention, "MAX_SPLITS", most)
     context = make_context(4, 2, 16, [(1, 1270), (1, 64), (1, 63)], dtype=torch.float32, padding=0)
     q = random(3, 64)
     given = attend(context, q, 4, 16)
@@ -630,7 +651,7 @@ def test_long_contexts_are_cut_and_merged_in_order(
 def test_a_decoded_row_is_what_prefill_gives_and_padding_runs_write_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "MOST_SPLITS", 2)
+    monkeypatch.setattr(attention, "MAX_SPLITS", 2)
     heads = 4
     head_dim = 16
     prefill = make_context(heads, 2, head_dim, [(37, 0)], dtype=torch.float32)
@@ -825,6 +846,51 @@ def test_tables_say_what_the_step_says(
 
 
 # --- what the interpreter forgives ---
+
+
+KERNEL_MODULES = (attention, elementwise, lora, matvec, sampling)
+MAX_WITHOUT_RECORD = 5
+
+
+def kernels() -> dict[str, Any]:
+    """What is launched, by name."""
+    return {
+        name: value
+        for module in KERNEL_MODULES
+        for name, value in vars(module).items()
+        if hasattr(value, "arg_names") and name not in HELPERS
+    }
+
+
+def records() -> dict[str, type[Any]]:
+    """The arguments that a kernel is given by their places, by its name: _NormArguments, _norm."""
+    return {
+        re.sub("([A-Z])", r"_\1", name[1:].removesuffix("Arguments")).lower(): value
+        for module in KERNEL_MODULES
+        for name, value in vars(module).items()
+        if name.endswith("Arguments")
+    }
+
+
+@pytest.mark.parametrize("name", records())
+def test_a_launch_gives_its_arguments_in_the_order_in_which_the_kernel_takes_them(
+    name: str,
+) -> None:
+    fields = list(records()[name]._fields)
+    assert kernels()[name].arg_names[: len(fields)] == fields
+
+
+def test_whatever_kernel_takes_many_arguments_by_their_places_has_a_record() -> None:
+    by_place = {
+        name: [
+            each
+            for each in kernel.arg_names
+            if "constexpr" not in str(kernel.fn.__annotations__.get(each))
+        ]
+        for name, kernel in kernels().items()
+    }
+    many = {name for name, given in by_place.items() if len(given) > MAX_WITHOUT_RECORD}
+    assert many == set(records())
 
 
 def test_every_kernel_compiles_for_volunteers_cards_without_spilling() -> None:

@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 import trio
 
 from engine import messages as m
-from node.answering.peers import Call, Outcome, Peer
+from node.answering.peers import AnswerEnd, Call, Peer
 from node.answering.router import Router
 from node.answering.service import Service
 from node.answering.tokenizer import BaseTokenizer
 from node.errors import NodeError, NoEngine, UnknownModel
 from node.telemetry import Telemetry
 from node.wire.client_session import Question
-from node.wire.metering import ShareRow
 from p2p.cid import Cid
 from p2p.identity import Identity
 from p2p.peers import PeerAddress
-from proofs.manifest import Manifest
+from proofs.manifest import Manifest, parse_manifest
+from tests.proofs import scene
 
 LAW = Cid(b"l" * 32)
 BASE = b"b" * 32
@@ -99,10 +99,10 @@ class _CallInMemory:
         self._peer.stopped += 1
         self._left.clear()
 
-    async def finish(self) -> Outcome:
+    async def finish(self) -> AnswerEnd:
         self._peer.finished += 1
         part = self._peer.part
-        return Outcome(part.reason, part.amount, part.receipt, 1, {"queue": 1.0})
+        return AnswerEnd(part.reason, part.amount, part.receipt, 1, {"queue": 1.0})
 
 
 @dataclass
@@ -154,10 +154,7 @@ class CatalogueInMemory:
         return [PeerAddress(peer_id(name)) for name in self.providers_of.get(cid, [])]
 
     async def manifest(self, cid: Cid) -> Manifest:
-        return None  # type: ignore[return-value]  # nobody in memory looks into it
-
-    def shares(self, owner: bytes, manifest: Manifest | None) -> list[ShareRow]:
-        return [(owner, 0, 10_000)]
+        return parse_manifest(scene.MANIFEST)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from node.errors import (
     UnknownModel,
 )
 from p2p.cid import Cid
+from tests.proofs import scene
 
 from ..tiny import make_base
 from .peers_in_memory import BASE, LAW, Part, World, make_world, peer_id
@@ -137,7 +138,7 @@ async def test_a_question_carries_what_was_asked(tokenizer: BaseTokenizer) -> No
     assert list(question.prompt_ids) == ids_of(tokenizer, "Hi")
     assert (question.max_tokens, question.terms.temperature, question.logprobs) == (8, 0.5, 2)
     assert question.stop_ids == tokenizer.stop_ids
-    assert question.shares(b"o" * 20) == [(b"o" * 20, 0, 10_000)]
+    assert question.attribution == scene.TERMS
 
 
 async def test_a_seed_makes_the_client_s_half_the_same_and_its_absence_another(

@@ -39,6 +39,7 @@ def tokenizer() -> BaseTokenizer:
     reason="transformers is only there for training",
 )
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("gguf_read_once")
 def test_ids_and_chat_layout_equal_those_of_transformers(tokenizer: BaseTokenizer) -> None:
     import transformers
 

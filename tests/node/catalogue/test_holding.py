@@ -5,17 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
-from node.catalogue.holding import MAX_ADAPTER_BYTES, AdapterFolders, Holdings
-from node.catalogue.packaging import CONFIG_FILE, VERIFICATION_FILE, WEIGHTS_FILE
+from node.catalogue.holding import AdapterFolders, Holdings
+from node.catalogue.packaging import (
+    CONFIG_FILE,
+    MAX_FILE_BYTES,
+    VERIFICATION_FILE,
+    WEIGHTS_FILE,
+    check_files,
+)
 from node.errors import AdapterError, NoProvider, WrongBase
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
+from proofs.manifest import File
 
-from .twins import BASE, TwinEngine, TwinSource, put_adapter
+from .twins import BASE, TwinEngine, TwinSource, config_of, put_adapter
 
 CREATOR = Identity.generate()
 
@@ -50,7 +58,7 @@ async def test_an_adapter_is_written_served_and_offered(tmp_path: Path) -> None:
     assert scene.holdings.held() == [(cid, manifest)]
     assert scene.engine is not None
     served = scene.engine.served[cid.digest]
-    assert served.config.read_bytes() == b"law adapter_config.json onelaw adapter_config.json two"
+    assert served.config.read_bytes() == config_of("law") + b"}"
     assert served.weights == scene.path(cid, WEIGHTS_FILE)
 
 
@@ -135,15 +143,26 @@ async def test_an_adapter_of_another_base_is_refused_before_its_blocks_come(tmp_
     assert scene.folders.written() == []
 
 
-async def test_an_adapter_beyond_the_limit_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", [CONFIG_FILE, VERIFICATION_FILE])
+async def test_a_file_beyond_its_limit_is_refused_before_blocks_come(
+    tmp_path: Path, name: str
 ) -> None:
     scene = Scene(tmp_path)
-    cid, _ = put_adapter(scene.store, CREATOR, "fat", size_bytes=2 << 20)
-    monkeypatch.setattr("node.catalogue.holding.MAX_ADAPTER_BYTES", (2 << 20) - 1)
-    assert MAX_ADAPTER_BYTES > 2 << 20
-    with pytest.raises(AdapterError, match="the limit is"):
+    cid, _ = put_adapter(
+        scene.store, CREATOR, "fat", files=(WEIGHTS_FILE, name), size_bytes=1 << 20
+    )
+    with pytest.raises(AdapterError, match=f"{name}.* the limit is {MAX_FILE_BYTES[name]}"):
         await scene.holdings.hold(cid)
+    assert scene.folders.written() == []
+
+
+@pytest.mark.parametrize("name", MAX_FILE_BYTES)
+def test_a_file_may_have_as_many_bytes_as_its_limit_and_no_more(tmp_path: Path, name: str) -> None:
+    _, manifest = put_adapter(BlockStore(tmp_path), CREATOR, "fat")
+    at_most = MAX_FILE_BYTES[name]
+    check_files(msgspec.structs.replace(manifest, files=[File(name, at_most, [])]))
+    with pytest.raises(AdapterError, match=f"{name}.* the limit is {at_most}"):
+        check_files(msgspec.structs.replace(manifest, files=[File(name, at_most + 1, [])]))
 
 
 async def test_a_manifest_chooses_no_path(tmp_path: Path) -> None:

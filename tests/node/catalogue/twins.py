@@ -4,6 +4,7 @@ engine; and small signed adapters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,9 +91,13 @@ class TwinTopics:
 
 @dataclass
 class TwinSource:
-    """Gives what is in its store; a manifest or a block that is not there nobody provides."""
+    """Gives what is in its store, or else in another node's; a manifest or a block that is in
+    neither nobody provides.
+    """
 
     store: BlockStore
+    remote: BlockStore | None = None
+    files_fetched: list[str] = field(default_factory=list)
     num_fetched: int = 0
     gate: trio.Event | None = None
 
@@ -102,12 +107,22 @@ class TwinSource:
         if self.gate is not None:
             await self.gate.wait()
         data = self.store.get(cid)
+        if data is not None:
+            return Pulled(cid, parse_manifest(data))
+        data = self.remote.get(cid) if self.remote is not None else None
         if data is None:
             raise NoProvider(f"no node provides {cid}")
-        return Pulled(cid, parse_manifest(data))
+        self.store.put(data)
+        return Pulled(cid, parse_manifest(data), fetched={cid})
 
-    async def fetch_blocks(self, pulled: Pulled) -> None:
+    async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
         await trio.lowlevel.checkpoint()
+        self.files_fetched += [file.name for file in files]
+        if self.remote is not None:
+            for cid in [Cid(digest) for file in files for digest, _ in file.blocks]:
+                if not self.store.has(cid) and (data := self.remote.get(cid)) is not None:
+                    self.store.put(data)
+                    pulled.fetched.add(cid)
 
 
 @dataclass
@@ -131,6 +146,9 @@ class TwinEngine:
     def serves(self, adapter: bytes) -> bool:
         return adapter in self.served
 
+    def release(self, adapter: bytes) -> None:
+        self.served.pop(adapter, None)
+
 
 def put_adapter(
     store: BlockStore,
@@ -145,6 +163,8 @@ def put_adapter(
     listed = []
     for file in files:
         blocks = [f"{name} {file} {part}".encode() for part in ("one", "two")]
+        if file == CONFIG_FILE:
+            blocks = [config_of(name), b"}"]
         refs = [(store.put(block).digest, len(block)) for block in blocks]
         listed.append(File(file, sum(size for _, size in refs), refs))
     if size_bytes is not None:
@@ -165,6 +185,11 @@ def put_adapter(
         files=listed,
     )
     return store.put(data), parse_manifest(data)
+
+
+def config_of(name: str) -> bytes:
+    """An adapter's configuration, but for its last byte."""
+    return b'{"peft_type": "LORA", "revision": "%s"' % name.encode()
 
 
 def make_folder(folder: Path, name: str) -> Path:

@@ -109,7 +109,7 @@ def open_gate(chain_rpc: str) -> Iterator[Gate]:
 def aggregator_process(lab: Lab, chain_rpc: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m node up` as aggregator, and its address on the network."""
     config = lab.config(
-        "aggregator", role="aggregator", http_port=0, chain_rpc=chain_rpc, epoch_s=0.5
+        "aggregator", role="aggregator", http_port=0, chain_rpc=(chain_rpc,), epoch_s=0.5
     )
     config.home.mkdir(parents=True, exist_ok=True)
     (config.home / CONFIG_FILE).write_text(dump_config(config))

@@ -34,7 +34,7 @@ def test_a_voucher_is_on_the_disk_when_save_returns(tmp_path: Path) -> None:
     raised = msgspec.structs.replace(ROW, voucher=77, voucher_signature=bytes(65))
     book.save(raised)
     assert ChannelBook(Ledger(tmp_path / "ledger.sqlite")).find(ROW.channel_id) == raised
-    assert book.find_by_operator(ROW.operator) == raised
+    assert book.of_operator(ROW.operator) == [raised]
     assert book.all() == [raised]
 
 

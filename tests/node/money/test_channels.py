@@ -89,7 +89,7 @@ async def test_a_requested_withdrawal_is_refused_by_name_and_the_voucher_claimed
         (row,) = channels(gateway.config.home)
         chain = chain_of(lab, "leaving gateway")
         assert chain.channels.read(row.channel_id).total_claimed == 0
-        chain.channels.initiate_withdraw(row.config, 1_000_000)
+        chain.channels.initiate_withdraw(row.config, 10_000)
         with pytest.raises(NodeRefused, match="withdrawal of this channel is under way") as refused:
             await ask(gateway)
         assert refused.value.code == "no_channel"

@@ -38,7 +38,7 @@ class TwinAggregator:
         self, peer_id: str, protocol: str, deadline_s: float
     ) -> AsyncIterator[TwinAggregator]:
         await trio.lowlevel.checkpoint()
-        assert (peer_id, protocol) == ("aggregator", "/lorikeet/receipts/2")
+        assert (peer_id, protocol) == ("aggregator", "/lorikeet/receipts/3")
         if not self.answers:
             raise PeerUnreachable("away")
         yield self

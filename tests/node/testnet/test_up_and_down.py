@@ -20,6 +20,7 @@ from node.running import read_running
 from node.testnet.network import Written, read_written
 from node.testnet.plan import GATEWAY
 from node.testnet.processes import find_marked, wait_until
+from tests.node.tiny import make_base
 
 pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.timeout(300)]
 """Whole networks run one after the other: side by side they would only wait for the processor."""
@@ -29,12 +30,21 @@ UP_DEADLINE_S = 150
 GONE_DEADLINE_S = 20
 
 
+def on_a_tiny_base(folder: Path) -> dict[str, str]:
+    """An environment in which every daemon has a base that loads in no time, for what is about
+    processes alone.
+    """
+    return {**os.environ, "LORIKEET_BASE_PATH": str(make_base(folder / "base"))}
+
+
 @asynccontextmanager
-async def network_up(home: Path, *options: str) -> AsyncIterator[tuple[trio.Process, Written]]:
+async def network_up(
+    home: Path, *options: str, env: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[trio.Process, Written]]:
     """`lorikeet testnet up` as a person starts it, once it says that it is up."""
     with (home / "told").open("wb") as told:
         process = await trio.lowlevel.open_process(
-            [*UP, "--home", str(home), *options], stdout=told, stderr=told
+            [*UP, "--home", str(home), *options], stdout=told, stderr=told, env=env
         )
     try:
         with trio.fail_after(UP_DEADLINE_S):
@@ -78,7 +88,7 @@ async def nothing_is_left(mark: str, ports: list[int]) -> None:
 async def test_nothing_outlives_a_network_that_is_interrupted_or_killed(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    async with network_up(tmp_path) as (process, written):
+    async with network_up(tmp_path, env=on_a_tiny_base(tmp_path)) as (process, written):
         ports = ports_of(tmp_path)
         assert len(find_marked(written.mark)) >= len(written.nodes) + 1
         assert all(map(is_open, ports))
@@ -174,7 +184,11 @@ async def test_a_node_that_cannot_start_ends_the_rest_and_shows_its_log(tmp_path
     (home / "adapters").write_text("in the way")
     (home / "blocks").write_text("in the way")
     done = await trio.run_process(
-        [*UP, "--home", str(tmp_path)], check=False, capture_stdout=True, capture_stderr=True
+        [*UP, "--home", str(tmp_path)],
+        check=False,
+        capture_stdout=True,
+        capture_stderr=True,
+        env=on_a_tiny_base(tmp_path),
     )
     assert done.returncode == 1
     told = done.stderr.decode()

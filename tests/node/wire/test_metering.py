@@ -85,12 +85,31 @@ def test_what_is_not_covered_is_refused_and_changes_nothing() -> None:
     account.reserve(1, 150)
     for wrong in (
         lambda: account.reserve(2, 51),
-        lambda: account.raise_voucher(1001),
         lambda: account.want(2, 800),
     ):
         with pytest.raises(PaymentRequired):
             wrong()
     assert (account.needed, account.voucher) == (250, 300)
+
+
+def test_a_voucher_above_the_deposit_is_good_for_the_deposit() -> None:
+    account = Account(100, 300, 1000)
+    account.raise_voucher(5000)
+    account.reserve(1, 900)
+    with pytest.raises(PaymentRequired, match="the deposit of 1000"):
+        account.reserve(2, 1)
+    account.deposit = 1001
+    account.reserve(2, 1)
+
+
+def test_what_was_reserved_stays_when_the_deposit_sinks() -> None:
+    account = Account(100, 300, 1000)
+    account.reserve(1, 150)
+    account.deposit = 90
+    account.reserve(1, 150)
+    with pytest.raises(PaymentRequired, match="the deposit of 90"):
+        account.reserve(1, 151)
+    account.check()
 
 
 @given(

@@ -6,18 +6,22 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
-from node.wire import channels, client_session, node_session
-from node.wire.channels import PayeeChannel, PayerChannel, Persist
+from node.errors import NodeCheated
+from node.wire import channels, client_session, metering, node_session
+from node.wire.channels import PayeeChannel, PayerChannel, Persist, Promised
 from node.wire.client_session import ClientSession
 from node.wire.infer import PAY_TOKENS
 from node.wire.metering import Account, Deal
 from node.wire.node_session import NodeSession, TakeTurn, TurnTaken
 from node.wire.session import Send
+from proofs.attribution.shares import Share
 from proofs.errors import ReceiptError
+from proofs.receipt import Receipt
 
-from .two_sided import World
+from .two_sided import GRACE_S, TERMS_OF, World
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 MAX_SCHEDULES = 3_000
@@ -51,7 +55,7 @@ def let_a_limit_sink(patch: pytest.MonkeyPatch) -> None:
 
 def reserve_beyond_the_voucher(patch: pytest.MonkeyPatch) -> None:
     def reserve(self: Account, key: int, limit: int) -> None:
-        self._reserved[key] = limit
+        self._reserved[key] = max(limit, self.reserved_for(key))
 
     patch.setattr(Account, "reserve", reserve)
 
@@ -90,8 +94,8 @@ def bill_nothing_to_who_vanished(patch: pytest.MonkeyPatch) -> None:
 
 
 def bill_one_token_more(patch: pytest.MonkeyPatch) -> None:
-    def draft(self: PayeeChannel, key: int, deal: Deal, ids: Any) -> Persist:
-        return real(self, key, deal, [*ids, 7])
+    def draft(self: PayeeChannel, key: int, deal: Deal, ids: Any, now: int) -> Persist:
+        return real(self, key, deal, [*ids, 7], now)
 
     real = PayeeChannel.draft
     patch.setattr(PayeeChannel, "draft", draft)
@@ -129,15 +133,41 @@ def sign_whatever_is_shown(patch: pytest.MonkeyPatch) -> None:
 
 
 def sign_any_pending(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(PayerChannel, "_check_pending", lambda self, receipt: None)
-    patch.setattr(
-        PayerChannel, "_settle", lambda self, key, amount: self._account.settle(key, amount)
-    )
+    patch.setattr(PayerChannel, "_check_pending", lambda self, key, receipt: None)
+
+
+def sign_a_pending_without_memory(patch: pytest.MonkeyPatch) -> None:
+    """Whatever is within the voucher, as the first version of this machine did."""
+
+    def find(self: PayerChannel, receipt: Receipt) -> int:
+        try:
+            return real(self, receipt)
+        except NodeCheated:
+            key = next(self._keys)
+            rest = self.row.voucher - self.row.cumulative
+            self._promised[key] = Promised(receipt, TERMS_OF[receipt.adapter], rest)
+            return key
+
+    real = PayerChannel._find
+    patch.setattr(PayerChannel, "_find", find)
+    sign_any_pending(patch)
+
+
+def trust_a_pending_on_its_terms(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Promised, "receipt", lambda self, position, given: given)
+
+
+def forget_what_was_lost(patch: pytest.MonkeyPatch) -> None:
+    def leave(self: PayerChannel, key: int) -> None:
+        self.release(key)
+
+    patch.setattr(PayerChannel, "leave", leave)
 
 
 def forget_what_was_signed(patch: pytest.MonkeyPatch) -> None:
     def cosign_pending(self: PayerChannel, body: bytes, node_signature: bytes) -> Any:
-        self._check_pending(self._read_draft(body, node_signature))
+        receipt = self._read_draft(body, node_signature)
+        self._check_pending(self._find(receipt), receipt)
         return real(self, body, node_signature)
 
     real = PayerChannel.cosign_pending
@@ -155,6 +185,58 @@ def send_the_signature_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(World, "do_client", do)
 
 
+def give_no_grace(patch: pytest.MonkeyPatch) -> None:
+    def tick(self: PayeeChannel, now: float) -> list[Persist]:
+        return real(self, now + 2 * GRACE_S)
+
+    real = PayeeChannel.tick
+    patch.setattr(PayeeChannel, "tick", tick)
+    patch.setattr(PayeeChannel, "due_at", property(lambda self: float(not self._drafts) * 1e9))
+
+
+def wait_for_a_signature_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PayeeChannel, "tick", lambda self, now: [])
+    patch.setattr(PayeeChannel, "due_at", property(lambda self: float("inf")))
+
+
+def take_the_latest_draft_alone(patch: pytest.MonkeyPatch) -> None:
+    def tick(self: PayeeChannel, now: float) -> list[Persist]:
+        return real(self, now)[-1:]
+
+    real = PayeeChannel.tick
+    patch.setattr(PayeeChannel, "tick", tick)
+
+
+def forget_a_draft_that_was_sent(patch: pytest.MonkeyPatch) -> None:
+    def tick(self: PayeeChannel, now: float) -> list[Persist]:
+        done = real(self, now)
+        self._drafts = [(key, draft) for key, draft in self._drafts if not draft.is_sent]
+        return done
+
+    real = PayeeChannel.tick
+    patch.setattr(PayeeChannel, "tick", tick)
+
+
+def pay_the_node_alone(patch: pytest.MonkeyPatch) -> None:
+    def receipt(self: Deal, network: Any, position: Any, ids: Any) -> Receipt:
+        found = real(self, network, position, ids)
+        alone = position.payouts.award((Share(self.offer.owner, 0, 10_000),), found.amount)
+        return msgspec.structs.replace(found, payouts=alone.commitment)
+
+    real = Deal.receipt
+    patch.setattr(Deal, "receipt", receipt)
+
+
+def forget_earlier_payouts(patch: pytest.MonkeyPatch) -> None:
+    real = channels._standing
+    patch.setattr(channels, "_standing", lambda position: real(position) | {"payouts": ()})
+
+
+def ignore_the_least_fee(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(metering, "fee", lambda price, shares: price)
+    patch.setattr(channels, "fee", lambda price, shares: price)
+
+
 MUTANTS: list[tuple[Patch, str]] = [
     (credit_a_step_early, "unpaid|owed"),
     (count_a_voucher_twice, "Account|voucher"),
@@ -170,9 +252,22 @@ MUTANTS: list[tuple[Patch, str]] = [
     (show_drafts_out_of_turn, "$"),  # two sessions draft at once: the machine's own assertion
     (pay_twice_as_far_ahead, "tokens ahead"),
     (sign_whatever_is_shown, "a receipt is not kept"),
-    (sign_any_pending, "not the client's|a place in the chain"),
+    (sign_any_pending, "Account|not the client's|a place in the chain"),
+    (
+        sign_a_pending_without_memory,
+        "the answer was not asked for|a paid request is not kept|Account",
+    ),
+    (trust_a_pending_on_its_terms, "not the client's|a place in the chain|a unit was paid twice"),
+    (forget_what_was_lost, "no answer any more|a paid request is not kept|did not write down"),
+    (give_no_grace, "the client had"),
+    (wait_for_a_signature_for_ever, "a draft was left"),
+    (take_the_latest_draft_alone, "did not write down|place in the chain|is not paid"),
+    (forget_a_draft_that_was_sent, "a draft|the chain's end is not known"),
+    (pay_the_node_alone, "another part|payouts are wrong"),
+    (forget_earlier_payouts, "another part|payouts are wrong|end is not known"),
+    (ignore_the_least_fee, "unpaid|Account|is owed|another part|no answer any more"),
     (forget_what_was_signed, "no answer any more"),
-    (send_the_signature_first, "no answer any more"),
+    (send_the_signature_first, "no answer any more|receipts differ|who signed that"),
 ]
 
 

@@ -4,6 +4,8 @@ nobody ever owes more than was agreed, is paid twice, or forgets what it signed.
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,19 @@ unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), dat
 @given(schedule=schedules)
 def test_nobody_is_cheated_whatever_happens(schedule: bytes) -> None:
     World().run(schedule)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(8))
+def test_nobody_is_cheated_in_five_hundred_schedules_of_a_seed(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(500):
+        schedule = chance.randbytes(chance.randrange(60, 400))
+        try:
+            World().run(schedule)
+        except Exception as error:
+            error.add_note(f"the schedule: {schedule.hex()}")
+            raise
 
 
 @settings(unhurried, max_examples=25)

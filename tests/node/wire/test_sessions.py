@@ -118,7 +118,9 @@ def test_a_stop_before_the_first_token_is_kept_in_mind() -> None:
     world.tell_node(stream, stream.to_node.popleft())
     world.tell_node(stream, wire.Stop())
     assert not stream.is_cancelled
-    world.finish_deed(stream)
+    world.finish_deed(stream)  # the chain is read
+    assert not stream.is_cancelled
+    world.finish_deed(stream)  # the adapter is held
     assert stream.is_cancelled
 
 
@@ -128,7 +130,7 @@ def test_a_deposit_that_is_not_seen_in_time_is_payment_required() -> None:
     assert stream.node is not None
     amount = world.balance + 1
     signature = world.payer_notary.sign_voucher(world.payee.channel_id, amount)
-    actions = stream.node.receive(wire.Pay(500, amount, signature), world.now)
+    actions = stream.node.receive(wire.Pay(amount, amount, signature), world.now)
     num_readings = 0
     while not any(isinstance(action, Fail) for action in actions):
         [reading] = actions

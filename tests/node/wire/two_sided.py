@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -21,21 +22,33 @@ from node.errors import EngineError, EngineLost, NodeError, PaymentRequired
 from node.wire import client_session as client
 from node.wire import infer as wire
 from node.wire import node_session as node
-from node.wire.channels import ChannelFacts, ChannelRow, PayeeChannel, PayerChannel, Persist
+from node.wire.channels import (
+    ChannelFacts,
+    ChannelRow,
+    Funds,
+    PayeeChannel,
+    PayerChannel,
+    Persist,
+)
 from node.wire.client_session import ClientSession, Question
 from node.wire.infer import PAY_TOKENS
 from node.wire.metering import Price
 from node.wire.node_session import NodeSession, NodeTerms
 from node.wire.notary import Notary
 from node.wire.session import Fail, Failed, PeerGone, Send, Tick
+from proofs.attribution.shares import POLICY, AdapterTerms, Share, award, fee, shares_for
 from proofs.errors import ReceiptError, VoucherError
+from proofs.payouts import ChannelPayouts
 from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
     Receipt,
     SignedReceipt,
     VerifiedReceipt,
     check_terms,
     commit,
     decode_body,
+    digest_of,
     encode_body,
 )
 from proofs.voucher import ChannelConfig, Voucher, channel_id, operator_salt
@@ -43,6 +56,7 @@ from tests.proofs.scene import NETWORK, signer
 
 PRICE = Price(3, 10)
 DEPOSIT = 5_000
+GRACE_S = 60.0
 MAX_LIVE = 3
 MAX_STREAMS = 7
 BASE = bytes(32)
@@ -50,6 +64,14 @@ READY = m.Ready(BASE, "float32", 1000, 4096, kv_pages=1, page_tokens=1, threads=
 TERMS = Choosing(
     0.0, 0, 1.0, 0.0, 1.0, presence_penalty=0.0, frequency_penalty=0.0, logit_bias=[], grammar=None
 )
+
+
+CREATOR = b"\x0c" * 20
+LAW = b"\x01" * 32
+TERMS_OF: dict[bytes, AdapterTerms | None] = {
+    BARE_BASE: None,
+    LAW: AdapterTerms(CREATOR, ((b"\x0d" * 20, 2), (b"\x0e" * 20, 1)), BASE),
+}
 
 
 class CheapNotary(Notary):
@@ -88,7 +110,8 @@ class CheapNotary(Notary):
         receipt = self.read_draft(
             signed.body, signed.node_signature, decode_body(signed.body).operator
         )
-        if signed.client_signature != self.seal(receipt.client, signed.body):
+        theirs = signed.client_signature
+        if theirs != NO_SIGNATURE and theirs != self.seal(receipt.client, signed.body):
             raise ReceiptError("client signature", "not the client's")
         return VerifiedReceipt(receipt, signed)
 
@@ -118,10 +141,14 @@ class Disk:
 
     def keep(self, persist: Persist) -> None:
         self.row = persist.row
-        if persist.receipt is not None and persist.receipt.digest not in {
-            known.digest for known in self.receipts
-        }:
-            self.receipts.append(persist.receipt)
+        if persist.receipt is None:
+            return
+        for place, known in enumerate(self.receipts):
+            if known.digest == persist.receipt.digest:
+                if persist.receipt.is_cosigned:
+                    self.receipts[place] = persist.receipt
+                return
+        self.receipts.append(persist.receipt)
 
 
 @dataclass
@@ -129,6 +156,8 @@ class Stream:
     """One question on its way, and both machines that deal with it."""
 
     number: int
+    adapter: bytes
+    owner: bytes
     prompt: tuple[int, ...]
     max_tokens: int
     salt: bytes
@@ -153,8 +182,13 @@ class Stream:
     node_error: Exception | None = None
     has_lied: bool = False
 
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        return shares_for(POLICY, self.owner, TERMS_OF[self.adapter])
+
     def cost(self, num_tokens: int) -> int:
-        return PRICE.cost(len(self.prompt), num_tokens)
+        price = PRICE.cost(len(self.prompt), num_tokens)
+        return fee(price, self.shares) if Price(0, 0) != PRICE else 0
 
 
 class World:
@@ -179,12 +213,14 @@ class World:
         self.node_disk = Disk(row)
         self.balance = DEPOSIT
         self.now = 1000.0
+        self.drafted: dict[bytes, float] = {}  # when, in Unix seconds, by the body's digest
         self.streams: list[Stream] = []
         self.turn: Stream | None = None
         self.waiting: deque[Stream] = deque()
         self.fuse: int | None = None
         self.token = 0
         self.max_unsettled = 0
+        self.checked: dict[int, object] = {}  # what each end's row was when it was looked at
         self.log: list[str] = []
         self.boot_client()
         self.boot_node()
@@ -192,10 +228,40 @@ class World:
     # --- processes ---
 
     def boot_client(self) -> None:
-        self.payer = PayerChannel(self.client_disk.row, self.balance, self.payer_notary)
+        self.checked.clear()
+        self.payer = PayerChannel(self.client_disk.row, self.payer_notary)
+        self.note_balance()
+
+    def note_balance(self) -> None:
+        """The client asks the chain."""
+        self.client_disk.keep(self.payer.note(Funds(self.balance)))
 
     def boot_node(self) -> None:
-        self.payee = PayeeChannel(self.node_disk.row, self.payee_notary)
+        self.checked.clear()
+        self.payee = PayeeChannel(self.node_disk.row, self.payee_notary, grace_s=GRACE_S)
+
+    @property
+    def unix(self) -> float:
+        """What both sides' clocks say."""
+        return 4000.0 + self.now
+
+    def keep_node(self, persist: Persist) -> None:
+        """The node writes; nothing becomes due before its client had time to sign."""
+        for draft in persist.row.drafts:
+            self.drafted.setdefault(digest_of(draft.body), self.unix)
+        if persist.receipt is not None and not persist.receipt.is_cosigned:
+            age_s = self.unix - self.drafted[persist.receipt.digest]
+            assert age_s > GRACE_S - 1, f"the client had {age_s} s to sign"
+        self.node_disk.keep(persist)
+
+    def tick_node(self) -> None:
+        """The node looks what has become due."""
+        try:
+            for persist in self.payee.tick(self.unix):
+                self.burn()
+                self.keep_node(persist)
+        except Crash:
+            self.crash_node()
 
     def crash_client(self) -> None:
         self.log.append("the client crashes")
@@ -222,21 +288,21 @@ class World:
         number = len(self.streams)
         prompt = tuple(range(1, 2 + size % 5))
         max_tokens = (1, 20, 40, 100)[size % 4]
+        adapter = (BARE_BASE, LAW)[size // 4 % 2]
         seed = hashlib.sha256(b"seed %d" % number).digest()
         question = Question(
             base=BASE,
-            adapter=bytes(32),
+            adapter=adapter,
             prompt_ids=prompt,
             max_tokens=max_tokens,
             terms=TERMS,
             logprobs=None,
             stop_ids=(),
             client_seed=seed,
-            shares=lambda owner: [(owner, 0, 10_000)],
+            attribution=TERMS_OF[adapter],
         )
-        terms = NodeTerms(
-            BASE, self.payee_notary.address, self.payee_notary.address, PRICE, True, engine=READY
-        )
+        owner = self.payee_notary.address
+        terms = NodeTerms(BASE, self.payee_notary.address, owner, PRICE, True, engine=READY)
         asking = ClientSession(
             question,
             self.payer,
@@ -245,11 +311,11 @@ class World:
             operator=self.payee_notary.address,
             client=self.payer_notary.address,
             salt=seed[:16],
-            clock=lambda: 5000.0,
+            clock=lambda: self.unix,
         )
         node_seed = hashlib.sha256(b"node %d" % number).digest()
-        answering = NodeSession(terms, node_seed=node_seed, clock=lambda: 5000.0)
-        stream = Stream(number, prompt, max_tokens, seed[:16], asking, answering)
+        answering = NodeSession(terms, node_seed=node_seed, clock=lambda: self.unix)
+        stream = Stream(number, adapter, owner, prompt, max_tokens, seed[:16], asking, answering)
         self.streams.append(stream)
         answering.start(self.now)
         self.do_client(stream, asking.start(self.now))
@@ -310,10 +376,12 @@ class World:
         pay = message.payment if isinstance(message, wire.Begin) else message
         if isinstance(pay, wire.Pay) and PRICE.completion:
             stream.paid_limit = max(stream.paid_limit, pay.limit)
-            ahead = (stream.paid_limit - stream.cost(0)) // PRICE.completion
+            rest = stream.paid_limit - PRICE.cost(len(stream.prompt), 0)
+            least = fee(0, stream.shares) // PRICE.completion
+            ahead = rest // PRICE.completion
             assert stream.client is not None
             ahead -= stream.client.num_tokens
-            assert ahead <= PAY_TOKENS, f"the client paid {ahead} tokens ahead"
+            assert ahead <= max(PAY_TOKENS, least), f"the client paid {ahead} tokens ahead"
 
     def do_node(self, stream: Stream, actions: Sequence[node.NodeAction]) -> None:
         ordered = sorted(actions, key=lambda action: not isinstance(action, Persist))
@@ -321,7 +389,7 @@ class World:
             self.burn()
             match action:
                 case Persist():
-                    self.node_disk.keep(action)
+                    self.keep_node(action)
                 case Send():
                     if isinstance(action.message, wire.Output):
                         stream.sent += action.message.token_ids
@@ -384,6 +452,8 @@ class World:
                     found.append(lambda s=stream: self.generate(s))  # type: ignore[misc]
         if self.turn is None and self.waiting:
             found.append(self.give_turn)
+        if self.payee.due_at <= self.unix:
+            found.append(self.tick_node)
         return found
 
     def give_turn(self) -> None:
@@ -395,15 +465,15 @@ class World:
         if missing := self.payer.missing(deed.key, deed.limit):
             amount = max(missing, DEPOSIT)
             self.balance += amount
-            self.payer.deposited(amount)
+            self.note_balance()
         self.tell_client(stream, client.Deposited())
 
     def finish_deed(self, stream: Stream) -> None:
         deed = stream.node_deeds.popleft()
         match deed:
             case node.HoldAdapter():
-                shares = [(self.payee_notary.address, 0, 10_000)]
-                self.tell_node(stream, node.AdapterHeld(shares, {}))
+                terms = TERMS_OF[deed.adapter]
+                self.tell_node(stream, node.AdapterHeld(terms, {}))
             case node.OpenChannel():
                 self.tell_node(stream, node.ChannelOpened(self.payee))
             case node.ReadChannel():
@@ -573,16 +643,13 @@ class World:
                 {"cumulative": receipt.cumulative + 1},
                 {"client": bytes(20)},
             )[how % 6]
-            if isinstance(message, wire.Pending):  # a client cannot recount what it did not see
-                if "seed" in changes:
-                    return
-                if "amount" in changes:
-                    more = 1000 * PRICE.completion
-                    changes = {
-                        "completion_tokens": receipt.completion_tokens + 1000,
-                        "amount": receipt.amount + more,
-                        "cumulative": receipt.cumulative + more,
-                    }
+            if isinstance(message, wire.Pending) and "amount" in changes:
+                more = 1000 * PRICE.completion  # a client does not recount what it did not see
+                changes = {
+                    "completion_tokens": receipt.completion_tokens + 1000,
+                    "amount": receipt.amount + more,
+                    "cumulative": receipt.cumulative + more,
+                }
             forged = msgspec.structs.replace(receipt, **changes)
             lie = msgspec.structs.replace(
                 message,
@@ -615,6 +682,12 @@ class World:
             else:
                 self.pass_time(1.0)
             self.check()
+        self.fuse = None
+        for stream in self.streams:
+            self.break_stream(stream, 3)
+        self.drain()
+        if schedule[-1] % 2:
+            self.stay_away()
         self.recover()
 
     def guard(self, act: Callable[[], object]) -> None:
@@ -622,6 +695,15 @@ class World:
             act()
         except Crash:
             self.crash_client()
+
+    def stay_away(self) -> None:
+        """The client never comes back: what it was sent is paid all the same."""
+        self.pass_time(GRACE_S + 1)
+        self.drain()
+        assert all(draft.is_sent for draft in self.payee.row.drafts), "a draft was left"
+        paid = self.node_disk.receipts[-1].receipt.cumulative if self.node_disk.receipts else 0
+        assert paid == self.payee.row.owed <= self.balance, "what is owed is not paid"
+        self.check_billed()
 
     def recover(self) -> None:
         """Whatever happened: once the streams are gone, an honest visit settles all of it."""
@@ -663,8 +745,11 @@ class World:
     # --- what must hold ---
 
     def check(self) -> None:
-        self.payer.check()
-        self.payee.check()
+        for end in (self.payer, self.payee):
+            end._account.check()
+            if end.row is not self.checked.get(id(end)):
+                end.check()
+                self.checked[id(end)] = end.row
         assert self.payer.row == self.client_disk.row, "the client did not write down what it knows"
         assert self.payee.row == self.node_disk.row, "the node did not write down what it knows"
         assert self.payee.row.voucher <= self.payer_notary.highest_voucher, "a voucher was invented"
@@ -684,7 +769,7 @@ class World:
             for stream in self.streams
             if stream.node and not stream.node.is_over and stream.sent and self.is_unbilled(stream)
         )
-        owed = row.cumulative + sum(draft.amount for draft in row.drafts) + running
+        owed = row.owed + running
         assert owed <= row.voucher, f"{owed} is owed and {row.voucher} vouched for"
 
     def is_unbilled(self, stream: Stream) -> bool:
@@ -699,30 +784,55 @@ class World:
         self.max_unsettled = max(self.max_unsettled, len(unsettled))
         due = self.payer.row.cumulative + sum(s.cost(len(s.seen)) for s in unsettled)
         most = (PAY_TOKENS + 5) * PRICE.completion + 5 * PRICE.prompt
+        most = max(most, fee(0, shares_for(POLICY, CREATOR[:19] + b"!", TERMS_OF[LAW])))
         ahead = self.payer.row.voucher - due
         assert ahead <= (1 + self.max_unsettled) * most, f"{ahead} was vouched for in advance"
 
     def check_receipts(self) -> None:
-        """One chain on each side, of which the node's is the client's but for the last receipt."""
+        """One chain on each side: the client's is what it signed, of which the node may lack the
+        last, and the node's goes on with what the client has not seen or signed.
+        """
         ours = self.client_disk.receipts
         theirs = self.node_disk.receipts
-        assert [r.digest for r in theirs] == [r.digest for r in ours[: len(theirs)]], (
+        if (len(ours), theirs) == self.checked.get(0):
+            return
+        self.checked[0] = (len(ours), list(theirs))
+        common = min(len(ours), len(theirs))
+        assert [r.digest for r in theirs[:common]] == [r.digest for r in ours[:common]], (
             "receipts differ"
         )
         assert len(ours) - len(theirs) <= 1, "the node lost receipts"
+        assert not any(r.is_cosigned for r in theirs[common:]), "who signed that?"
         if ours:
             self.check_receipt(ours)
+            assert ours[-1].receipt.cumulative == self.payer.row.cumulative
+        if theirs:
+            self.check_receipt(theirs)
 
     def check_receipt(self, receipts: list[VerifiedReceipt]) -> None:
+        """The last of a chain, which is whole up to it."""
         last = receipts[-1].receipt
         assert last.sequence == len(receipts), "a place in the chain is empty or taken twice"
         assert last.previous == (receipts[-2].digest if len(receipts) > 1 else bytes(32))
         assert last.cumulative == sum(r.receipt.amount for r in receipts), "a unit was paid twice"
-        assert last.cumulative == self.payer.row.cumulative
         seeds = [r.receipt.seed for r in receipts]
         assert len(set(seeds)) == len(seeds), "an answer was paid twice"
         stream = next((s for s in self.streams if s.seed == last.seed), None)
-        if stream is not None and not stream.has_lied:
+        assert stream is not None, "the answer was not asked for"
+        self.check_payouts([r.receipt for r in receipts])
+        if not stream.has_lied:
             sent = stream.made[: last.completion_tokens]
             assert last.completion_tokens == len(sent), "more was billed than was made"
             assert last.answer_commitment == commit(stream.salt, sent), "another answer was billed"
+
+    def check_payouts(self, receipts: list[Receipt]) -> None:
+        """Everybody gets his part of every answer, to the unit."""
+        paid: dict[bytes, int] = {}
+        for receipt in receipts:
+            for account, part in award(receipt.amount, self.stream_of(receipt).shares):
+                paid[account] = paid.get(account, 0) + part
+        commitment = ChannelPayouts(paid.items()).commitment
+        assert receipts[-1].payouts == commitment, "somebody is paid another part"
+
+    def stream_of(self, receipt: Receipt) -> Stream:
+        return next(stream for stream in self.streams if stream.seed == receipt.seed)

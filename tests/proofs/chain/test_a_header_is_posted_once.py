@@ -47,8 +47,9 @@ def posted_epochs(world: World) -> list[int]:
 def test_a_process_killed_anywhere_on_its_way_posts_once(served: World, tmp_path: Path):
     journal = tmp_path / "journal.sqlite"
     aggregator = served.client("aggregator")
+    served.earn(1000)
     for where in DEATHS:
-        header = served.next_header({})
+        header = served.next_header()
         assert run(served, journal, where, header) == -signal.SIGKILL, where
         ledger = Ledger(journal)
         Poster(aggregator, PostJournal(ledger)).post(header)
@@ -65,7 +66,8 @@ def poster_for(world: World, tmp_path: Path, **policy) -> Poster:
 
 def test_posting_again_finds_what_is_there(world: World, tmp_path: Path):
     poster = poster_for(world, tmp_path)
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     first = poster.post(header)
     assert poster.post(header) == first
     assert poster_for(world, tmp_path).post(header) == first
@@ -73,7 +75,8 @@ def test_posting_again_finds_what_is_there(world: World, tmp_path: Path):
 
 
 def test_a_lost_journal_does_not_post_twice(world: World, tmp_path: Path):
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     first = poster_for(world, tmp_path).post(header)
     (tmp_path / "journal.sqlite").unlink()
     again = poster_for(world, tmp_path).post(header)
@@ -82,7 +85,8 @@ def test_a_lost_journal_does_not_post_twice(world: World, tmp_path: Path):
 
 def test_a_stuck_transaction_is_replaced_by_a_dearer_one_with_its_nonce(tmp_path: Path):
     world, chain = memory_world()
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     chain.automine = False
     poster = poster_for(world, tmp_path, bump_after_s=0.05)
 
@@ -103,7 +107,8 @@ def test_a_stuck_transaction_is_replaced_by_a_dearer_one_with_its_nonce(tmp_path
 def test_over_any_node_a_dearer_transaction_takes_the_stuck_ones_place(
     served: World, tmp_path: Path
 ):
-    header = served.next_header({})
+    served.earn(1000)
+    header = served.next_header()
     poster = poster_for(served, tmp_path, bump_after_s=0.05)
     served.rpc.call("evm_setAutomine", False)
     try:
@@ -119,7 +124,8 @@ def test_over_any_node_a_dearer_transaction_takes_the_stuck_ones_place(
 
 def test_an_earlier_attempt_that_is_mined_counts(tmp_path: Path):
     world, chain = memory_world()
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     chain.automine = False
     poster = poster_for(world, tmp_path, bump_after_s=0.05)
     with pytest.raises(TransactionStuck):
@@ -133,7 +139,8 @@ def test_an_earlier_attempt_that_is_mined_counts(tmp_path: Path):
 
 def test_a_transaction_that_the_network_forgot_is_sent_again(tmp_path: Path):
     world, chain = memory_world()
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     chain.automine = False
     with pytest.raises(TransactionStuck):
         poster_for(world, tmp_path).post(header, deadline_s=0.1)
@@ -145,7 +152,8 @@ def test_a_transaction_that_the_network_forgot_is_sent_again(tmp_path: Path):
 
 def test_a_nonce_that_another_transaction_took_is_replaced(tmp_path: Path):
     world, chain = memory_world()
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     chain.automine = False
     with pytest.raises(TransactionStuck):
         poster_for(world, tmp_path).post(header, deadline_s=0.1)
@@ -158,7 +166,8 @@ def test_a_nonce_that_another_transaction_took_is_replaced(tmp_path: Path):
 
 def test_no_more_is_offered_than_the_limit(tmp_path: Path):
     world, chain = memory_world()
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     chain.automine = False
     journal = PostJournal(Ledger(tmp_path / "journal.sqlite"))
     limits = FeeLimits(max_fee_wei=4 * GWEI)  # the first offer is allowed, a dearer one is not
@@ -170,13 +179,14 @@ def test_no_more_is_offered_than_the_limit(tmp_path: Path):
     client = world.client("aggregator", limits=FeeLimits(max_fee_wei=1))
     header = replace(header, epoch=2)
     with pytest.raises(FeeTooHigh, match="max_fee_gwei"):
-        client.wallet.send(*client.settlement.encode_post(world.next_header({})))
+        client.wallet.send(*client.settlement.encode_post(world.next_header()))
     assert journal.attempts(2) == []
 
 
 def test_it_waits_for_as_many_blocks_as_it_was_told(tmp_path: Path):
     world, chain = memory_world()
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     poster = poster_for(world, tmp_path, confirmations=3)
     with pytest.raises(TransactionStuck):
         poster.post(header, deadline_s=0.1)
@@ -190,12 +200,13 @@ def test_it_waits_for_as_many_blocks_as_it_was_told(tmp_path: Path):
 def test_a_header_that_the_contract_refuses_is_never_sent(world: World, tmp_path: Path):
     poster = poster_for(world, tmp_path)
     with pytest.raises(ContractReverted, match="PayoutExceedsReceived"):
-        poster.post(world.next_header({}, payout_total=1))
+        poster.post(world.next_header(payout_total=10**15))
     assert poster._journal.attempts(1) == []
 
 
 def test_another_header_for_the_same_epoch_is_a_conflict_with_a_name(world: World, tmp_path: Path):
-    header = world.next_header({})
+    world.earn(1000)
+    header = world.next_header()
     poster = poster_for(world, tmp_path)
     poster.post(header)
     with pytest.raises(HeaderConflict, match="another header for epoch 1"):

@@ -88,6 +88,15 @@ class World:
         network = self.client("anybody").network
         return Books(network, Signer(secret("operator")), Signer(secret("payer")))
 
+    def next_header(self, **changes: object) -> EpochHeader:
+        """One more header, of one more receipt that cost a unit; `earn` before."""
+        settlement = self.client("anybody").settlement
+        last = settlement.read()
+        books = self.books()
+        books.num_receipts = last.num_receipts + 1
+        before = settlement.find_header(last.epoch)
+        return books.header(before, **({"payout_total": last.payout_total + 1} | changes))
+
     def post(self, header: EpochHeader, by: str = "aggregator") -> PostedHeader:
         """Once, and without the poster's care."""
         self.send_post(header, by)

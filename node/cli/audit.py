@@ -1,0 +1,229 @@
+"""The commands that believe no node: verify, why, claim. Each recomputes what was posted from the
+chain itself; of a node it takes blocks alone, which are named by their hash.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import httpx
+import typer
+
+from proofs.chain.errors import ChainError
+from proofs.hextext import from_hex, to_hex
+
+from ..config import load_config
+from ..keys import load_keys
+from .client import EXIT_ERROR, EXIT_USAGE, CliError, find_url, open_client
+from .options import Home, Json
+from .show import money, on_terminal, show_facts, show_json, show_table
+
+if TYPE_CHECKING:
+    from proofs.chain.client import ChainClient
+
+    from ..money.audit import Audit, GetBlock
+
+BLOCK_DEADLINE_S = 60.0
+MAX_BLOCK_BYTES = 1 << 20
+
+Source = Annotated[
+    str,
+    typer.Option(
+        "--from", help="Whose blocks to take, an HTTP address; any node's. Else this node's own."
+    ),
+]
+
+
+def verify(
+    home: Home,
+    epochs: Annotated[
+        list[int] | None, typer.Argument(help="Which to show; all when none is named.")
+    ] = None,
+    source: Source = "",
+    as_json: Json = False,
+) -> None:
+    """Recompute every posted epoch from the chain and the published batches; exit 1 when one does
+    not follow.
+    """
+    with open_audit(home, source) as (audit, chain):
+        rows = [
+            {
+                "epoch": one.header.epoch,
+                "receipts": one.header.num_receipts,
+                "awarded": one.header.payout_total,
+                "final": chain.settlement.is_final(one),
+                "transaction": to_hex(one.transaction),
+            }
+            for one in audit.posted
+            if not epochs or one.header.epoch in epochs
+        ]
+    missing = set(epochs or ()) - {row["epoch"] for row in rows}
+    if missing:
+        raise CliError(f"no such epoch is on the chain: {', '.join(map(str, sorted(missing)))}")
+    if as_json:
+        return show_json(rows)
+    return show_table(
+        ("epoch", "receipts so far", "awarded so far", "state", "posted in"),
+        [
+            (
+                row["epoch"],
+                row["receipts"],
+                money(int(str(row["awarded"]))),
+                "final" if row["final"] else "can be challenged",
+                on_terminal(str(row["transaction"])),
+            )
+            for row in rows
+        ],
+        empty="No epoch is on the chain yet.",
+    )
+
+
+def why(
+    home: Home,
+    receipt: Annotated[
+        str, typer.Argument(help="A receipt's digest (`lorikeet receipts`), or a file with one.")
+    ],
+    source: Source = "",
+    as_json: Json = False,
+) -> None:
+    """Follow one receipt step by step: signatures, shares, inclusion, funds, payouts."""
+    from ..money.audit import explain
+
+    signed = read_receipt(home, receipt)
+    with open_audit(home, source) as (audit, chain):
+        steps = explain(audit, chain, signed)
+    if as_json:
+        show_json([vars(step) for step in steps])
+    else:
+        show_table(
+            ("step", "outcome", "detail"),
+            [(step.name, step.outcome, step.detail) for step in steps],
+            empty="",
+        )
+    if any(step.outcome == "broken" for step in steps):
+        raise typer.Exit(EXIT_ERROR)
+
+
+def claim(
+    home: Home,
+    account: Annotated[
+        str, typer.Option("--for", help="The address to be paid; this node pays the gas.")
+    ],
+    source: Source = "",
+    as_json: Json = False,
+) -> None:
+    """Have an address paid what it was awarded: a creator needs no daemon of its own for that."""
+    address = read_address(account)
+    with open_audit(home, source, only_final=True, signing=True) as (audit, chain):
+        shown = audit.show_account(address)
+        awarded = shown.leaf.amount if shown else 0
+        paid = chain.settlement.paid_to(address)
+        transaction = b""
+        if shown is not None and awarded > paid:
+            transaction = chain.settlement.claim(audit.posted[-1], shown).hash
+        facts = {
+            "account": to_hex(address),
+            "awarded": awarded,
+            "paid_before": paid,
+            "paid_now": max(awarded - paid, 0),
+            "transaction": to_hex(transaction) if transaction else None,
+        }
+    if as_json:
+        return show_json(facts)
+    return show_facts(
+        [
+            ("account", facts["account"]),
+            ("awarded", f"{money(awarded)} under headers that are final"),
+            ("paid now", money(max(awarded - paid, 0))),
+            ("transaction", facts["transaction"] or "none: there is nothing to claim"),
+        ]
+    )
+
+
+@contextmanager
+def open_audit(
+    home: Path, source: str, *, only_final: bool = False, signing: bool = False
+) -> Iterator[tuple[Audit, ChainClient]]:
+    """What was posted, recomputed, and the chain. `signing`: with this node's key."""
+    from ..money.audit import AuditFailed, audit_chain
+
+    try:
+        with open_chain(home, signing=signing) as chain, open_source(home, source) as get_block:
+            yield audit_chain(chain, get_block, only_final=only_final), chain
+    except AuditFailed as error:
+        raise CliError(str(error)) from error
+    except ChainError as error:
+        raise CliError(f"the chain: {error}") from error
+
+
+@contextmanager
+def open_chain(home: Path, *, signing: bool) -> Iterator[ChainClient]:
+    """The chain that the configuration names, compared with what it states."""
+    from proofs.chain.client import open_client as open_chain_client
+    from proofs.chain.origin import Stated
+
+    config = load_config(home)
+    if not config.chain_rpc:
+        raise CliError(f"no chain is configured: set chain_rpc in {home}/lorikeet.toml", EXIT_USAGE)
+    secret = load_keys(config.key_files).operator.secret if signing else secrets.token_bytes(32)
+    chain = open_chain_client(
+        config.chain_rpc,
+        from_hex(config.settlement),
+        secret,
+        stated=Stated(
+            chain_id=config.chain_id or None,
+            channels=from_hex(config.channels),
+            token=from_hex(config.token),
+            first_block=config.first_block or None,
+        ),
+        confirmations=config.confirmations,
+    )
+    try:
+        yield chain
+    finally:
+        chain.close()
+
+
+@contextmanager
+def open_source(home: Path, source: str) -> Iterator[GetBlock]:
+    """Where blocks are fetched from by HTTP."""
+    url = source or find_url(home)
+    with httpx.Client(base_url=url, trust_env=False, timeout=BLOCK_DEADLINE_S) as http:
+
+        def get(digest: bytes) -> bytes:
+            try:
+                answer = http.get(f"/lorikeet/v1/blocks/{digest.hex()}")
+            except httpx.HTTPError as error:
+                raise CliError(f"{url} gives no blocks: {error}") from error
+            if answer.status_code != httpx.codes.OK or len(answer.content) > MAX_BLOCK_BYTES:
+                raise CliError(
+                    f"{url} does not have block {digest.hex()} (status {answer.status_code}); name"
+                    " another node with --from"
+                )
+            return answer.content
+
+        yield get
+
+
+def read_receipt(home: Path, receipt: str) -> bytes:
+    """A signed receipt: from a file of that name, or from this node by its digest."""
+    path = Path(receipt)
+    if path.is_file():
+        return path.read_bytes()
+    with open_client(home) as client:
+        return client.get_bytes(f"receipts/{receipt}")
+
+
+def read_address(text: str) -> bytes:
+    """An address of 20 bytes."""
+    try:
+        address = from_hex(text)
+    except ValueError:
+        address = b""
+    if len(address) != 20:
+        raise CliError(f"{text!r} is no address; it is 0x and 40 hex digits", EXIT_USAGE)
+    return address

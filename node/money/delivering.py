@@ -1,0 +1,215 @@
+"""Delivers a node's receipts to the aggregator, and tells the network of its promises.
+
+    receipt → (its voucher is claimed: claiming.py) → the aggregator → its promise → gossip
+
+Only the node sends receipts; the client keeps its copies and sees them included. Whoever hears a
+promise can hold the aggregator to it (watching.py). Knows no stream of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+from trio_typing import TaskStatus
+
+from p2p.errors import P2pError
+from p2p.gossip import Verdict
+from p2p.host import Host
+from proofs.digest import Network
+from proofs.envelope import decode_envelope, open_envelope, seal_envelope
+from proofs.errors import ProofError
+from proofs.ledger import Outbox, OutboxEntry, OutboxState
+from proofs.promise import Promise, verify_promise
+from proofs.receipt import VerifiedReceipt, decode_body, decode_receipt
+from proofs.voucher import Voucher
+
+from ..survive import survive
+from ..telemetry import Telemetry
+from ..wire import receipts as wire
+from ..wire.channels import ChannelRow
+
+OUTBOX_INTERVAL_S = 5.0
+IsClaimed = Callable[[bytes, int], bool]  # channel id, cumulative amount
+Aggregator = Callable[[], bytes]
+
+
+class Delivery:
+    """The outbox of one daemon. `aggregator` is a peer id; `address` says whose promises count now.
+
+    `is_claimed` tells whether a channel's vouchers are claimed so far, as the chain said last: what
+    is not is not sent, for the aggregator would not take it.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        outbox: Outbox,
+        telemetry: Telemetry,
+        network: Network,
+        *,
+        aggregator: str,
+        address: Aggregator,
+        is_claimed: IsClaimed,
+    ) -> None:
+        self._host = host
+        self._outbox = outbox
+        self._telemetry = telemetry
+        self._network = network
+        self._aggregator = aggregator
+        self._address = address
+        self._is_claimed = is_claimed
+        self._refused: set[bytes] = set()  # for good, by the aggregator: digests
+        self._wake = trio.Event()
+
+    def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
+        """Keep a receipt that pays us, with the voucher that covers it, and send it soon.
+
+        One that both sides signed takes the place of the same receipt with our signature alone. On
+        disk when this returns.
+        """
+        voucher = Voucher(row.channel_id, row.voucher, row.voucher_signature)
+        self._outbox.add(receipt.signed, seal_envelope(receipt.signed, voucher, row.config))
+        self._telemetry.count("receipts_earned" if receipt.is_cosigned else "receipts_unilateral")
+        self._wake.set()
+
+    def paid(self, receipt: VerifiedReceipt) -> None:
+        """Keep our copy of a receipt that we signed as client."""
+        self._outbox.add(receipt.signed, None)
+        self._telemetry.count("receipts_paid")
+
+    def send_soon(self) -> None:
+        """Something was claimed: what waited for it can be sent."""
+        self._wake.set()
+
+    async def run(self, interval_s: float = OUTBOX_INTERVAL_S) -> None:
+        """Send what has no promise yet, at once and again every interval, until cancelled."""
+        while True:
+            self._wake = trio.Event()
+            with survive(self._telemetry, "outbox"):
+                while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
+                    if not await self._deliver([one for one in entries if self._is_ready(one)]):
+                        break
+            with trio.move_on_after(interval_s):
+                await self._wake.wait()
+
+    def _is_ready(self, entry: OutboxEntry) -> bool:
+        if entry.digest in self._refused:
+            return False
+        receipt = decode_body(entry.signed.body)
+        return self._is_claimed(receipt.channel_id, receipt.cumulative)
+
+    async def _deliver(self, entries: Sequence[OutboxEntry]) -> bool:
+        """Hand receipts to the aggregator; True when all it may still take were promised."""
+        if not entries or not self._aggregator or self._aggregator == self._host.peer_id:
+            return False
+        try:
+            async with self._host.open_stream(
+                self._aggregator, wire.PROTOCOL, wire.DELIVER_DEADLINE_S
+            ) as stream:
+                deliver = wire.Deliver(
+                    [entry.envelope for entry in entries if entry.envelope is not None]
+                )
+                await stream.send(msgspec.msgpack.encode(deliver), wire.DELIVER_DEADLINE_S)
+                answer = await stream.receive(wire.DELIVER_DEADLINE_S)
+            taken = msgspec.msgpack.decode(answer, type=wire.Taken)
+        except (P2pError, msgspec.MsgspecError, UnicodeError) as error:
+            self._telemetry.log(
+                f"settlement: the aggregator did not take {len(entries)} receipts now: {error};"
+                " they are sent again"
+            )
+            return False
+        kept = [
+            await self._keep(entry, outcome)
+            for entry, outcome in zip(entries, taken.outcomes, strict=False)
+        ]
+        return len(kept) == len(entries) and all(kept)
+
+    async def _keep(
+        self, entry: OutboxEntry, outcome: wire.Accepted | wire.Waiting | wire.Rejected
+    ) -> bool:
+        """Take what the aggregator says to one receipt; True when it need not be sent again."""
+        name = entry.digest.hex()[:12]
+        match outcome:
+            case wire.Accepted():
+                if self._holds(outcome.promise, entry):
+                    self._outbox.keep_promise(entry.digest, outcome.promise)
+                    self._telemetry.count("receipts_promised")
+                    await self._tell(entry, outcome.promise)
+                    return True
+                self._telemetry.log(f"settlement: the promise of receipt {name} does not hold")
+            case wire.Waiting():
+                self._telemetry.log(f"settlement: receipt {name} waits: {outcome.reason}")
+            case wire.Rejected():
+                self._telemetry.log(f"settlement: receipt {name} is rejected: {outcome.reason}")
+                if not outcome.retryable:
+                    self._refused.add(entry.digest)
+        return False
+
+    def _holds(self, promise: Promise, entry: OutboxEntry) -> bool:
+        return verify_promise(promise, entry.signed.body, self._address(), self._network)
+
+    async def _tell(self, entry: OutboxEntry, promise: Promise) -> None:
+        assert entry.envelope is not None, "what was delivered has an envelope"
+        promised = wire.Promised(entry.envelope, promise)
+        await self._host.gossip.publish(wire.TOPIC, msgspec.msgpack.encode(promised))
+        if entry.state < OutboxState.GOSSIPED:
+            self._outbox.advance(entry.digest, OutboxState.GOSSIPED)
+
+
+OnPromise = Callable[[Promise], None]
+
+
+async def run_gossip(
+    host: Host,
+    network: Network | None,
+    aggregator: Aggregator,
+    on_promise: OnPromise,
+    telemetry: Telemetry,
+    *,
+    task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Forward promised receipts that hold and no others, until cancelled.
+
+    Without a chain nothing can be checked, so nothing is forwarded.
+    """
+
+    def judge(data: bytes, from_peer: str) -> Verdict:
+        if network is None:
+            return Verdict.IGNORE
+        try:
+            read_promised(data, network, aggregator())
+        except ProofError as error:
+            telemetry.reject("receipt", from_peer, str(error))
+            return Verdict.REJECT
+        telemetry.count("receipts_verified")
+        return Verdict.ACCEPT
+
+    messages = await host.gossip.subscribe(wire.TOPIC, judge)
+    task_status.started()
+    async for message in messages:
+        if network is not None:
+            on_promise(msgspec.msgpack.decode(message.data, type=wire.Promised).promise)
+
+
+def read_promised(data: bytes, network: Network, aggregator: bytes) -> Promise:
+    """Check a message of the topic from bytes nobody vouched for.
+
+    The aggregator's signature first: what it did not sign costs one curve operation. Raises
+    ProofError.
+    """
+    if len(data) > wire.MAX_PROMISED_BYTES:
+        raise ProofError(f"size: {len(data)} bytes; at most {wire.MAX_PROMISED_BYTES}")
+    try:
+        promised = msgspec.msgpack.decode(data, type=wire.Promised)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ProofError(f"schema: {error}") from error
+    if msgspec.msgpack.encode(promised) != data:
+        raise ProofError("form: not canonical")
+    envelope = decode_envelope(promised.envelope)
+    body = decode_receipt(envelope.receipt).body
+    if not verify_promise(promised.promise, body, aggregator, network):
+        raise ProofError("promise: not the aggregator's, or of another receipt")
+    open_envelope(promised.envelope, network)
+    return promised.promise

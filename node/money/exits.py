@@ -1,0 +1,165 @@
+"""Settles this node's channels without an aggregator, when there is none: the way out.
+
+    the aggregator is convicted or silent → (dismissed) → each channel's last receipt goes to the
+    contract itself, which pays everybody whom the receipt names
+
+Only what no header has is settled so. What only this node signed waits for the contract's window,
+in which the client may show better. Knows no demand and no proof of a lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trio
+
+from proofs.chain.client import ChainClient
+from proofs.chain.errors import ContractReverted
+from proofs.chain.structs import PostedHeader
+from proofs.chain.views import LATEST
+from proofs.court import build_exit, lines_of
+from proofs.ledger import Outbox
+from proofs.payouts import ChannelPayouts
+from proofs.receipt import NO_SIGNATURE, SignedReceipt, decode_body
+from proofs.state import EpochState
+
+from ..survive import survive
+from ..telemetry import Telemetry
+from ..threads import in_thread
+from ..wire.channels import ChannelRow
+from .book import ChannelBook
+from .claiming import Claims
+from .mirror import Mirror
+
+CHAIN_DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What one channel can be settled by: its last receipt, and the payouts after it."""
+
+    row: ChannelRow
+    signed: SignedReceipt
+    owed: ChannelPayouts
+
+    @property
+    def sequence(self) -> int:
+        """Return the receipt's place in its channel."""
+        return decode_body(self.signed.body).sequence
+
+
+class Exits:
+    """The exits of one daemon's channels."""
+
+    def __init__(
+        self,
+        chain: ChainClient,
+        book: ChannelBook,
+        outbox: Outbox,
+        mirror: Mirror,
+        telemetry: Telemetry,
+        *,
+        claims: Claims,
+        operator: bytes,
+    ) -> None:
+        self._claims = claims
+        self._chain = chain
+        self._settlement = chain.settlement
+        self._book = book
+        self._outbox = outbox
+        self._mirror = mirror
+        self._telemetry = telemetry
+        self._operator = operator
+        self._paid: dict[bytes, ChannelPayouts] = {}  # by commitment: of exits that we made
+
+    async def run(self, interval_s: float) -> None:
+        """Look every interval whether channels must leave, until cancelled."""
+        while True:
+            with survive(self._telemetry, "exits"):
+                await in_thread(self._look, deadline_s=CHAIN_DEADLINE_S)
+            await trio.sleep(interval_s)
+
+    def _look(self) -> None:
+        office = self._settlement.read_office()
+        now = self._chain.rpc.get_block(LATEST).timestamp
+        if office.aggregator is not None:
+            if now <= office.silent_from or not self._can_leave():
+                return
+            self._settlement.dismiss()
+            self._telemetry.log("exits: the aggregator was silent for too long and is dismissed")
+        if not self._can_leave():
+            return
+        for one in self._due(self._mirror.history.state):
+            self._leave(one, now)
+
+    def _can_leave(self) -> bool:
+        """Return whether the last header is final, and is the one that this node's mirror stands at."""
+        state = self._settlement.read()
+        here = self._mirror.history.state
+        if here.epoch != state.epoch or (here.header and here.header.hash != state.header_hash):
+            return False
+        posted = self._last()
+        return here.epoch == 0 or (posted is not None and self._settlement.is_final(posted))
+
+    def _last(self) -> PostedHeader | None:
+        return self._mirror.posted(self._mirror.history.state.epoch)
+
+    def _due(self, state: EpochState) -> Iterator[Settlement]:
+        """Find the channels that owe more than the last header has of them."""
+        for row in self._book.of_operator(self._operator):
+            tip = state.find_tip(row.channel_id)
+            for one in self._settlements(row):
+                if one.sequence > (tip.sequence if tip else 0):
+                    yield one
+
+    def _settlements(self, row: ChannelRow) -> Iterator[Settlement]:
+        """Give the last receipt that both signed, and the last that waited for its client in vain."""
+        entry = self._outbox.find(row.previous) if row.sequence else None
+        if entry is not None:
+            yield Settlement(row, entry.signed, ChannelPayouts(row.payouts))
+        position = row.position
+        last: Settlement | None = None
+        for draft in row.drafts:
+            if not draft.is_sent:
+                break
+            position = draft.follow(position)
+            signed = SignedReceipt(draft.body, draft.node_signature, NO_SIGNATURE)
+            last = Settlement(row, signed, position.payouts)
+        if last is not None:
+            yield last
+
+    def _leave(self, one: Settlement, now: int) -> None:
+        channel_id = one.row.channel_id
+        if not self._claims.is_claimed(channel_id, one.owed.total):
+            trio.from_thread.run_sync(self._claims.claim_soon)
+            return
+        before = self._settlement.find_exit(channel_id)
+        if before is not None and before.sequence >= one.sequence:
+            return
+        paid = None if before is None else self._paid.get(before.payouts)
+        if before is not None and paid is None:
+            self._telemetry.log(
+                f"exits: channel {channel_id.hex()[:12]} left before; what was paid is not known"
+                " here"
+            )
+            return
+        state = self._mirror.history.state
+        request = build_exit(state, one.row.config, one.signed, one.owed, paid)
+        pending = self._settlement.find_pending_exit(channel_id)
+        try:
+            if pending is None or pending.sequence < one.sequence:
+                self._settlement.exit(request, self._last())
+                self._telemetry.count("exits_begun")
+            elif pending.sequence == one.sequence and pending.due_at <= now:
+                self._settlement.finish_exit(channel_id, request.paid, lines_of(one.owed))
+        except ContractReverted as error:
+            self._telemetry.log(f"exits: channel {channel_id.hex()[:12]} cannot leave now: {error}")
+            return
+        after = self._settlement.find_exit(channel_id)
+        if after is not None and after.sequence == one.sequence:
+            self._paid[one.owed.commitment] = one.owed
+            self._telemetry.count("exits_paid")
+            self._telemetry.log(
+                f"exits: channel {channel_id.hex()[:12]} settled up to receipt {one.sequence}"
+            )

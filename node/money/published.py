@@ -1,0 +1,120 @@
+"""Fetches what an epoch was published with, its batch and the manifests that are new in it, and
+provides it to others.
+
+Everything here is a block, named by its hash, so it does not matter who gives it. Knows no chain,
+and not what a batch says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from p2p.blocks.client import fetch_block
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.errors import P2pError
+from p2p.host import Host
+from p2p.peers import PeerAddress
+from proofs.batch import MAX_BATCH_BYTES
+from proofs.manifest import MAX_MANIFEST_BYTES
+
+from ..telemetry import Telemetry
+
+FETCH_DEADLINE_S = 20.0
+PROVIDERS_DEADLINE_S = 4.0
+PARALLEL_FETCHES = 8
+
+
+class Published:
+    """The blocks of all epochs, as far as this node has them or can get them.
+
+    `first` are peers that are asked before the DHT is.
+    """
+
+    def __init__(
+        self, host: Host, store: BlockStore, first: Sequence[str], telemetry: Telemetry
+    ) -> None:
+        self._host = host
+        self._store = store
+        self._first = tuple(peer for peer in first if peer and peer != host.peer_id)
+        self._telemetry = telemetry
+
+    async def batch(self, digest: bytes, holders: Sequence[str] = ()) -> bytes:
+        """Get a batch by the digest that its header names; `holders` probably have it.
+
+        P2pError when nobody gives it.
+        """
+        return await self._get(digest, MAX_BATCH_BYTES, (*holders, *self._first))
+
+    async def manifest(self, digest: bytes, holders: Sequence[str] = ()) -> bytes:
+        """Get a manifest by its digest; `holders` probably have it. P2pError when nobody gives
+        it.
+        """
+        return await self._get(digest, MAX_MANIFEST_BYTES, (*holders, *self._first))
+
+    async def manifests(self, digests: Iterable[bytes], batch: bytes) -> dict[bytes, bytes]:
+        """Get the manifests that are new in a batch, whose digest this is: whoever has the one has
+        the others. P2pError when one cannot be had.
+        """
+        digests = list(digests)
+        if all(self._store.get(Cid(digest)) is not None for digest in digests):
+            holders: list[str] = []
+        else:
+            holders = await self._find_holders(batch)
+        found: dict[bytes, bytes] = {}
+        limit = trio.CapacityLimiter(PARALLEL_FETCHES)
+        failed: list[P2pError] = []
+
+        async def get(digest: bytes) -> None:
+            async with limit:
+                try:
+                    found[digest] = await self.manifest(digest, holders)
+                except P2pError as error:
+                    failed.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for digest in digests:
+                nursery.start_soon(get, digest)
+        if failed:
+            raise failed[0]
+        return found
+
+    async def provide(self, batch: bytes, manifests: Iterable[bytes]) -> None:
+        """Store a batch and its manifests, and tell the network that the batch is here.
+
+        Not the manifests: who says that it has one of those says that it has the whole adapter.
+        """
+        for manifest in manifests:
+            self._store.put(manifest)
+        cid = self._store.put(batch)
+        try:
+            await self._host.dht.provide(cid)
+        except P2pError as error:
+            self._telemetry.log(f"money: batch {cid} was not advertised now: {error}")
+
+    async def _find_holders(self, batch: bytes) -> list[str]:
+        found = await self._host.dht.find_providers(Cid(batch), deadline_s=PROVIDERS_DEADLINE_S)
+        return [one.peer_id for one in found]
+
+    async def _get(self, digest: bytes, max_bytes: int, first: Sequence[str]) -> bytes:
+        cid = Cid(digest)
+        here = self._store.get(cid)
+        if here is not None:
+            return here
+        try:
+            return await self._fetch(cid, max_bytes, [PeerAddress(peer) for peer in first])
+        except P2pError:
+            found = await self._host.dht.find_providers(cid, deadline_s=PROVIDERS_DEADLINE_S)
+            return await self._fetch(cid, max_bytes, list(found))
+
+    async def _fetch(self, cid: Cid, max_bytes: int, providers: Sequence[PeerAddress]) -> bytes:
+        return await fetch_block(
+            self._host,
+            self._store,
+            cid,
+            max_bytes,
+            providers=providers,
+            deadline_s=FETCH_DEADLINE_S,
+        )

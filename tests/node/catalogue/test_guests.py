@@ -1,0 +1,184 @@
+"""Adapters that strangers asked for: a bounded place, nothing left of what came to nothing, and the
+operator's own stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from node.catalogue.holding import COPIES, AdapterFolders, Holdings, size_of
+from node.catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE
+from node.errors import AdapterError, EngineBusy
+from p2p.blocks.store import BlockStore
+from p2p.cid import Cid
+from p2p.identity import Identity
+
+from . import twins
+from .twins import BASE, TwinEngine, TwinSource, put_adapter
+
+CREATOR = Identity.generate()
+ROOM = 3  # adapters
+
+
+@dataclass
+class Scene:
+    """A node whose disk is empty, beside one that has everything."""
+
+    home: Path
+    engine: TwinEngine = field(default_factory=TwinEngine)
+
+    def __post_init__(self) -> None:
+        self.far = BlockStore(self.home / "far")
+        self.store = BlockStore(self.home / "blocks")
+        self.source = TwinSource(self.store, self.far)
+        self.size_bytes = COPIES * size_of(put_adapter(self.far, CREATOR, "a0")[1])
+        self.restart()
+
+    def restart(self) -> None:
+        self.folders = AdapterFolders(self.home / "adapters", self.store)
+        self.holdings = Holdings(
+            BASE.base,
+            self.source,
+            self.folders,
+            self.engine,
+            lambda cid: None,
+            guest_bytes=ROOM * self.size_bytes,
+        )
+
+    def adapter(self, name: str, **changes: object) -> Cid:
+        return put_adapter(self.far, CREATOR, name, **changes)[0]  # type: ignore[arg-type]
+
+    @property
+    def size_on_disk(self) -> int:
+        files = [*(self.home / "adapters").rglob("adapter_*"), *(self.home / "blocks").rglob("*")]
+        return sum(path.stat().st_size for path in files if path.is_file())
+
+
+async def test_an_adapter_that_the_engine_refuses_leaves_nothing(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    for number in range(3):
+        cid = scene.adapter(f"junk{number}")
+        scene.engine.refuses.add(cid.digest)
+        with pytest.raises(AdapterError, match=r"x\.weight"):
+            await scene.holdings.hold_guest(cid)
+    assert scene.size_on_disk == 0
+    assert scene.store.list() == []
+    assert scene.folders.written() == []
+
+
+@pytest.mark.parametrize(
+    "config", [b"\x00 random", b'{"peft_type": "IA3"', b'{"peft_type": "LORA", "r": 4096']
+)
+async def test_weights_are_not_fetched_for_a_configuration_that_is_not_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: bytes
+) -> None:
+    monkeypatch.setattr(twins, "config_of", lambda name: config)
+    scene = Scene(tmp_path)
+    cid = scene.adapter("junk")
+    with pytest.raises(AdapterError, match="cannot be served"):
+        await scene.holdings.hold_guest(cid)
+    assert scene.source.files_fetched == [CONFIG_FILE]
+    assert scene.store.list() == []
+
+
+async def test_the_guest_that_nobody_wanted_for_longest_makes_room(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    cids = [scene.adapter(f"a{number}") for number in range(5)]
+    for cid in cids[:3]:
+        await scene.holdings.hold_guest(cid)
+    await scene.holdings.hold_guest(cids[0])
+    scene.restart()  # who was wanted when is remembered
+    await scene.holdings.hold_guest(cids[3])
+    assert sorted(scene.folders.written()) == sorted(str(cids[each]) for each in (0, 2, 3))
+    assert cids[1].digest not in scene.engine.served
+    for number in range(5, 20):
+        await scene.holdings.hold_guest(scene.adapter(f"a{number}"))
+    manifests = ROOM * 2_000
+    assert scene.size_on_disk <= ROOM * scene.size_bytes + manifests
+
+
+async def test_what_the_operator_wants_is_no_guest(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    own, invited = scene.adapter("own"), scene.adapter("invited")
+    await scene.holdings.hold(own)
+    await scene.holdings.hold_guest(own)
+    await scene.holdings.hold_guest(invited)
+    await scene.holdings.hold(invited)
+    scene.restart()
+    for text in scene.folders.written():
+        await scene.holdings.restore(Cid.parse(text))
+    for number in range(5):
+        await scene.holdings.hold_guest(scene.adapter(f"a{number}"))
+    assert {own, invited} <= {cid for cid, _ in scene.holdings.held()}
+    assert scene.folders.guests()[0].cid not in (own, invited)
+
+
+async def test_a_guest_takes_no_block_with_it_that_others_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(twins, "config_of", lambda name: b'{"peft_type": "LORA"')  # all the same
+    scene = Scene(tmp_path)
+    guest, own = scene.adapter("guest"), scene.adapter("own")
+    await scene.holdings.hold_guest(guest)
+    await scene.holdings.hold(own)
+    for number in range(4):
+        await scene.holdings.hold_guest(scene.adapter(f"a{number}"))
+    assert scene.holdings.find(guest) is None
+    manifest = scene.holdings.find(own)
+    assert manifest is not None
+    blocks = [Cid(digest) for file in manifest.files for digest, _ in file.blocks]
+    assert all(scene.store.has(block) for block in blocks)
+
+
+async def test_an_adapter_larger_than_the_place_is_refused_before_a_block_of_it_comes(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    cid = scene.adapter("fat", size_bytes=2 << 20)
+    with pytest.raises(AdapterError, match="max_guest_bytes"):
+        await scene.holdings.hold_guest(cid)
+    assert scene.source.files_fetched == []
+    assert scene.store.list() == []
+
+
+async def test_whoever_goes_away_leaves_nothing_half(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    real = scene.source.fetch_blocks
+
+    async def fetch_slowly(*arguments: object) -> None:
+        await real(*arguments)  # type: ignore[arg-type]
+        if scene.source.files_fetched[-1] == WEIGHTS_FILE:
+            await trio.sleep_forever()
+
+    scene.source.fetch_blocks = fetch_slowly  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.holdings.hold_guest, scene.adapter("slow"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert scene.store.list()
+        nursery.cancel_scope.cancel()
+    assert scene.store.list() == []
+
+
+async def test_what_is_on_its_way_takes_its_place(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    gate = trio.Event()
+    real = scene.source.fetch_blocks
+
+    async def fetch_late(*arguments: object) -> None:
+        await gate.wait()
+        await real(*arguments)  # type: ignore[arg-type]
+
+    scene.source.fetch_blocks = fetch_late  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        for number in range(ROOM):
+            nursery.start_soon(scene.holdings.hold_guest, scene.adapter(f"a{number}"))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(EngineBusy):
+            await scene.holdings.hold_guest(scene.adapter("one more"))
+        gate.set()
+    assert len(scene.folders.guests()) == ROOM

@@ -1,0 +1,133 @@
+"""An aggregator that steals is caught by any one watcher; money finds its way without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from node.money.audit import audit_chain
+from p2p.blocks.server import serve_blocks
+from p2p.blocks.store import BlockStore
+from proofs.batch import compose, recompute
+from proofs.chain.client import open_client
+from proofs.chain.poster import Poster
+from proofs.chain.structs import PostedHeader
+from proofs.channel import ChannelTip
+from proofs.ledger import Ledger, PostJournal
+from proofs.receipt import (
+    BARE_BASE,
+    SignedReceipt,
+    encode_body,
+    sign_receipt,
+    verify_receipt,
+)
+from proofs.voucher import ChannelConfig, channel_id, operator_salt
+from tests.node.networks import Lab, ask, open_lab, until
+from tests.node.outsider import open_outsider
+from tests.proofs import scene
+
+WINDOW_S = 60
+
+
+def steal(lab: Lab, store: BlockStore, amount_tokens: int) -> PostedHeader:
+    """Post, with the aggregator's key, an epoch whose only receipt is of a channel that never held
+    a cent and pays the thief. Blocks.
+    """
+    assert lab.chain is not None
+    secret = lab.identity("aggregator").secret
+    chain = open_client(lab.chain.rpc, bytes.fromhex(lab.chain.settlement[2:]), secret)
+    try:
+
+        def get_block(digest: bytes) -> bytes:
+            raise AssertionError("there is nothing before the theft")
+
+        audit = audit_chain(chain, get_block)
+        network = chain.network
+        node, client = scene.signer("thief's node"), scene.signer("thief's client")
+        salt = operator_salt(node.address, bytes(12))
+        config = ChannelConfig(
+            client.address,
+            client.address,
+            network.settlement,
+            node.address,
+            network.token,
+            86_400,
+            salt,
+        )
+        body = scene.receipt(
+            ChannelTip(config),
+            network=network,
+            operator=node.address,
+            client=client.address,
+            adapter=BARE_BASE,
+            tokens=amount_tokens,
+        )
+        signed = SignedReceipt(
+            encode_body(body),
+            sign_receipt(node, body, network),
+            sign_receipt(client, body, network),
+        )
+        receipts = [verify_receipt(signed, network)]
+        state = audit.history.state
+        batch = compose(receipts, {channel_id(config, network): config}, state)
+        header = recompute(batch, state, {}).header
+        store.put(batch)
+        Poster(chain, PostJournal(Ledger(":memory:"))).post(header)
+        posted = chain.settlement.find_header(1)
+        assert posted is not None
+        return posted
+    finally:
+        chain.close()
+
+
+async def test_a_header_over_an_unfunded_channel_costs_the_bond_and_pays_nobody(
+    tmp_path: Path,
+) -> None:
+    names = ("outsider node", "outsider client", "aggregator", "watcher")
+    with open_lab(tmp_path, chain_for=names) as lab:
+        async with (
+            lab.daemon("watcher", role="gateway", watch_interval_s=0.3) as watcher,
+            open_outsider(lab) as outsider,
+        ):
+            await trio.to_thread.run_sync(outsider.claim_all)  # somebody's fees lie in the contract
+            store = BlockStore(tmp_path / "stolen")
+            serve_blocks(outsider.host, store)
+            await outsider.host.connect(watcher.host.addresses[0], 10)
+            before = outsider.chain.token.balance_of(lab.address("watcher"))
+            posted = await trio.to_thread.run_sync(steal, lab, store, 7)
+            await outsider.host.dht.provide(store.list()[0])
+            await until(
+                lambda: watcher.telemetry.counters.get("aggregators_convicted") == 1, WINDOW_S
+            )
+            settlement = outsider.chain.settlement
+            assert not settlement.is_posted(posted)
+            assert settlement.read_office().aggregator is None
+            assert outsider.chain.token.balance_of(lab.address("watcher")) > before
+
+
+async def test_without_an_aggregator_a_channel_settles_itself(tmp_path: Path) -> None:
+    names = ("volunteer", "gateway", "aggregator", "outsider node", "outsider client")
+    with open_lab(tmp_path, chain_for=names) as lab:
+        quick = {"watch_interval_s": 0.5}
+        async with (
+            lab.daemon("volunteer", **quick) as volunteer,
+            lab.daemon("gateway", role="gateway", **quick) as gateway,
+            open_outsider(lab) as outsider,
+        ):
+            await trio.to_thread.run_sync(outsider.claim_all)
+            store = BlockStore(tmp_path / "stolen")
+            serve_blocks(outsider.host, store)
+            await outsider.host.connect(volunteer.host.addresses[0], 10)
+            await trio.to_thread.run_sync(steal, lab, store, 7)
+            await outsider.host.dht.provide(store.list()[0])
+            settlement = outsider.chain.settlement
+            await until(lambda: settlement.read_office().aggregator is None, WINDOW_S)
+
+            before = outsider.chain.token.balance_of(lab.address("volunteer"))
+            answered = await ask(gateway)
+            assert answered.ended.amount > 0
+            await until(lambda: volunteer.telemetry.counters.get("exits_paid") == 1, WINDOW_S)
+            after = outsider.chain.token.balance_of(lab.address("volunteer"))
+            assert after - before == answered.ended.amount
+            assert settlement.read().total_exited == answered.ended.amount
