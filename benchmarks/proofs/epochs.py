@@ -12,13 +12,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import random
-<<<<<<< HEAD
-
-import msgspec
-
-from proofs.attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
-from proofs.channel import ChannelTip
-=======
 import statistics
 import sys
 import time
@@ -34,15 +27,14 @@ from proofs.digest import keccak
 from proofs.epoch import AccountLeaf, ChannelLeaf, EntryLeaf, EpochHeader
 from proofs.merkle import Log
 from proofs.payouts import ChannelPayouts
->>>>>>> money
 from proofs.receipt import (
     Receipt,
+    SignedReceipt,
+    VerifiedReceipt,
     encode_body,
+    sign_receipt,
+    verify_receipt,
 )
-<<<<<<< HEAD
-from proofs.voucher import channel_id
-from tests.proofs.economy import NETWORK, STARTED_AT, config
-=======
 from proofs.signing import Signer
 from proofs.standing import (
     AccountStanding,
@@ -56,7 +48,6 @@ from proofs.state import EpochState
 from proofs.sumtree import SumTree
 from proofs.voucher import ChannelConfig, channel_id
 from tests.proofs.economy import NETWORK, STARTED_AT, config, signer
->>>>>>> money
 
 SCALE = (1_000_000, 10_000, 100_000)
 PER_EPOCH = 1_000
