@@ -1,5 +1,5 @@
-"""The aggregator's role: takes receipts, promises, seals epochs, has witnesses sign them, publishes
-batches, posts headers, answers demands.
+"""Runs the aggregator's role: takes receipts, promises, seals epochs, has witnesses sign them,
+publishes batches, posts headers.
 
 The deciding is in proofs.aggregator.
 
@@ -97,7 +97,7 @@ class AggregatorRole:
         self._lock = trio.Lock()
 
     def state_at(self, epoch: int) -> EpochState:
-        """The state after one of the sealed epochs, recomputed where it is not the last. Blocks."""
+        """Return the state after a sealed epoch, recomputed where it is not the last. Blocks."""
         if epoch == self._core.state.epoch:
             return self._core.state
         history = History(self._network)
@@ -160,8 +160,9 @@ class AggregatorRole:
         return outcome
 
     async def _get_terms(self, adapter: bytes, peer_id: str) -> AdapterTerms | None:
-        """What the adapter's manifest says; from whoever delivers, or the network. None where it
-        cannot be had now: the receipt is then not taken yet.
+        """Return what the adapter's manifest says; from whoever delivers, or the network.
+
+        None where it cannot be had now: the receipt is then not taken yet.
         """
         known = self._core.find_terms(adapter)
         if known is not None or adapter == BARE_BASE:
@@ -185,7 +186,7 @@ class AggregatorRole:
         self._views |= {channel: (view, now) for channel, view in views.items()}
 
     def _read_views(self, channels: list[bytes]) -> dict[bytes, ChannelView]:
-        """These channels, as deep as the network's finality asks. Blocks."""
+        """Read these channels, as deep as the network's finality asks. Blocks."""
         states = self._chain.channels.read_many(channels)
         left = self._chain.settlement.left_at_many(channels)
         return {
@@ -274,7 +275,7 @@ class AggregatorRole:
 
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
-        await self._published.provide([sealed.batch, *self._manifests_in(sealed.batch).values()])
+        await self._published.provide(sealed.batch, self._manifests_in(sealed.batch).values())
         signatures = await self._quorum.gather(sealed.header)
         posted = await in_thread(
             self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S
@@ -289,8 +290,8 @@ class AggregatorRole:
         return {digest: data for digest, data in found.items() if data is not None}
 
     async def _reconsider(self, error: ContractReverted) -> None:
-        """The contract refuses the next header: where what it stands on was taken back by the
-        chain, seal it anew later, with what is still claimed.
+        """Take back what is sealed, where the contract refuses its header because the chain took back
+        what it stands on: it is sealed anew later, with what is still claimed.
         """
         self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")
         if error.error not in ("PayoutExceedsReceived", "WrongPrevious"):
@@ -320,7 +321,7 @@ class AggregatorRole:
             settlement.say_alive()
 
     def describe(self) -> dict[str, object]:
-        """Where it stands, for people and JSON."""
+        """Describe where it stands, for people and JSON."""
         state = self._core.state
         return {
             "epoch": state.epoch,

@@ -1,4 +1,4 @@
-"""A daemon's claims: vouchers into the settlement contract, payouts to its accounts.
+"""Claims a daemon's money: vouchers into the settlement contract, payouts to its accounts.
 
     a channel owes more than is claimed, and that is worth the gas → claimed → its receipts are sent
     a header is final that awards our accounts more than was paid   → paid out
@@ -38,7 +38,7 @@ class Owed:
 
     @property
     def target(self) -> int:
-        """Up to where it can be claimed: what is owed, as far as the channel holds it."""
+        """Return up to where it can be claimed: what is owed, as far as the channel holds it."""
         return min(self.row.owed, self.state.balance)
 
 
@@ -69,7 +69,7 @@ class Claims:
         self._claim_now = trio.Event()
 
     def is_claimed(self, channel_id: bytes, cumulative: int) -> bool:
-        """Whether the chain said that a channel's vouchers are claimed so far."""
+        """Return whether the chain said that a channel's vouchers are claimed so far."""
         return self._claimed.get(channel_id, 0) >= cumulative
 
     def claim_soon(self) -> None:
@@ -140,7 +140,7 @@ class Claims:
         return [Owed(row, state) for row, state in zip(rows, now, strict=True)]
 
     def _rows(self) -> list[ChannelRow]:
-        """Channels that pay us and owe more than is known to be claimed for good."""
+        """List channels that pay us and owe more than is known to be claimed for good."""
         return [
             row
             for row in self._book.all()

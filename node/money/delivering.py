@@ -1,4 +1,4 @@
-"""A node's receipts on their way to the aggregator.
+"""Delivers a node's receipts to the aggregator, and tells the network of its promises.
 
     receipt → (its voucher is claimed: claiming.py) → the aggregator → its promise → gossip
 
