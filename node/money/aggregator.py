@@ -97,7 +97,7 @@ class AggregatorRole:
         self._lock = trio.Lock()
 
     def state_at(self, epoch: int) -> EpochState:
-        """Return the state after one of the sealed epochs, recomputed where it is not the last. Blocks."""
+        """Return the state after a sealed epoch, recomputed where it is not the last. Blocks."""
         if epoch == self._core.state.epoch:
             return self._core.state
         history = History(self._network)
@@ -160,8 +160,9 @@ class AggregatorRole:
         return outcome
 
     async def _get_terms(self, adapter: bytes, peer_id: str) -> AdapterTerms | None:
-        """Return what the adapter's manifest says; from whoever delivers, or the network. None where it
-        cannot be had now: the receipt is then not taken yet.
+        """Return what the adapter's manifest says; from whoever delivers, or the network.
+
+        None where it cannot be had now: the receipt is then not taken yet.
         """
         known = self._core.find_terms(adapter)
         if known is not None or adapter == BARE_BASE:
@@ -289,8 +290,8 @@ class AggregatorRole:
         return {digest: data for digest, data in found.items() if data is not None}
 
     async def _reconsider(self, error: ContractReverted) -> None:
-        """Think again when the contract refuses the next header: where what it stands on was taken back by the
-        chain, seal it anew later, with what is still claimed.
+        """Take back what is sealed, where the contract refuses its header because the chain took back
+        what it stands on: it is sealed anew later, with what is still claimed.
         """
         self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")
         if error.error not in ("PayoutExceedsReceived", "WrongPrevious"):

@@ -1,5 +1,5 @@
-"""Keeps a copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
-word is taken for what was sealed.
+"""Keeps a copy of every epoch, fetched by the digest that the chain names and recomputed here:
+nobody's word is taken for what was sealed.
 
     header on the chain → batch and manifests, from anybody → recomputed → is it this header?
     → our receipts are included → the header's window is over → final, our payouts can be claimed
@@ -161,7 +161,7 @@ class Mirror:
         return True
 
     def _is_on_our_way(self, posted: PostedHeader) -> bool:
-        """Return whether a header continues what is here; goes back first where it replaces some of it."""
+        """Return whether a header continues what is here, after going back where it replaces some."""
         header = posted.header
         self._headers[header.epoch] = posted
         self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)
