@@ -119,9 +119,9 @@ class Mirror:
         """Return the last header whose batch was recomputed here."""
         return self.history.state.header
 
-    def posted(self, epoch: int) -> PostedHeader | None:
-        """Return a header as the chain has it, one of the last few thousand."""
-        return self._headers.get(epoch)
+    def last_posted(self) -> PostedHeader | None:
+        """Return the header that this history stands at, as the chain has it."""
+        return self._headers.get(self.history.state.epoch)
 
     def open_headers(self) -> list[PostedHeader]:
         """List the headers that can still be challenged, oldest first."""
@@ -161,7 +161,7 @@ class Mirror:
         return True
 
     def _is_on_our_way(self, posted: PostedHeader) -> bool:
-        """Return whether a header continues what is here, after going back where it replaces some."""
+        """Return whether a header continues what is here; go back first where it replaces some."""
         header = posted.header
         self._headers[header.epoch] = posted
         self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)

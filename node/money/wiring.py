@@ -146,6 +146,8 @@ class Money:
         published = Published(
             self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
+        for promise in self._outbox.promises():
+            self._promises.add(promise)
         self.watcher = Watcher(chain, self._promises, self._telemetry, config.watch_interval_s)
         self.mirror = Mirror(
             published,
@@ -175,6 +177,7 @@ class Money:
             aggregator=config.aggregator,
             address=self._aggregator_now,
             is_claimed=self.claims.is_claimed,
+            on_promise=self._promises.add,
         )
         self.exits = Exits(
             chain,
@@ -239,7 +242,7 @@ class Money:
             )
 
             self.respondent = Respondent(
-                own, self.aggregator.state_at, self.mirror.open_headers, self._telemetry
+                own, self.aggregator.state_at, self.mirror, self._telemetry
             )
 
     def _aggregator_now(self) -> bytes:

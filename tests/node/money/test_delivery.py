@@ -22,7 +22,7 @@ from proofs.aggregator import PACE
 from proofs.envelope import VerifiedEnvelope, decode_envelope
 from proofs.errors import ProofError
 from proofs.ledger import AggregatorLedger, Ledger, Outbox, OutboxState
-from proofs.promise import Evidence, make_promise
+from proofs.promise import Evidence, Promise, make_promise
 from proofs.signing import Signer
 from tests.proofs.scene import NETWORK, chain, replace_network, signer
 
@@ -84,6 +84,7 @@ class Scene:
         self.claimed = self.envelopes[-1].receipt.receipt.cumulative
         self.outbox = Outbox(Ledger(":memory:"))
         self.host = TwinAggregator()
+        self.promises: list[Promise] = []
         self.telemetry = Telemetry(stream=io.StringIO())
         host: Any = self.host
         self.delivery = Delivery(
@@ -94,6 +95,7 @@ class Scene:
             aggregator="aggregator",
             address=lambda: AGGREGATOR.address,
             is_claimed=lambda channel_id, cumulative: cumulative <= self.claimed,
+            on_promise=self.promises.append,
         )
         for one in self.envelopes:
             self.outbox.add(one.receipt.signed, one.encoded)
@@ -117,6 +119,22 @@ async def test_a_promise_is_kept_and_its_receipt_sent_no_more(
     assert [(one.envelope, one.promise.deadline) for one in scene.host.gossiped] == [
         (one.encoded, DEADLINE) for one in scene.envelopes
     ]
+    assert scene.promises == scene.outbox.promises()
+    assert len(scene.promises) == 3
+
+
+async def test_what_a_promise_that_ran_out_did_not_bring_is_sent_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    scene = Scene()
+    late, *others = scene.envelopes
+    scene.host.answers = {one.encoded: promised(one) for one in others}
+    broken = make_promise(AGGREGATOR, late.receipt, 1_600_000_000, NETWORK)
+    scene.host.answers[late.encoded] = Accepted(broken)
+    await scene.deliver_for(12)
+    first, *later = scene.host.delivered
+    assert len(first) == 3
+    assert later == [[late.encoded]] * 2
 
 
 async def test_only_what_is_claimed_is_sent(autojump_clock: trio.testing.MockClock) -> None:
