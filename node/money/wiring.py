@@ -24,10 +24,10 @@ from proofs.codec import encode
 from proofs.digest import Network
 from proofs.hextext import from_hex, to_hex
 from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
-from proofs.receipt import BARE_BASE, decode_body
+from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
 
-from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState
+from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
 from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..keys import Keys
@@ -48,6 +48,7 @@ from .published import Published
 from .purse import Purse
 from .quorum import Quorum
 from .responding import Respondent
+from .stuck import list_stuck, read_facts
 from .till import Till
 from .vault import Limits, Vault
 from .watching import Watcher
@@ -59,6 +60,7 @@ DEVELOPMENT_CHAINS = (1337, 31337)
 """Chains whose dollars are free and worth no gas: there everything is claimed that is due."""
 LAST_CLAIM_DEADLINE_S = 2.0
 MAX_LISTED_RECEIPTS = 1000
+MAX_LISTED_STUCK = 1000
 MAX_SHOWN_REJECTIONS = 20
 AGGREGATOR_STREAMS_PER_PEER = 8
 CHECK_INTERVAL_S = 3600.0
@@ -361,6 +363,7 @@ class Money:
             tokens=receipt.prompt_tokens + receipt.completion_tokens,
             amount=receipt.amount,
             counterparty=to_hex(receipt.client if is_node else receipt.operator),
+            is_cosigned=entry.signed.client_signature != NO_SIGNATURE,
             epoch=entry.epoch,
         )
 
@@ -388,6 +391,63 @@ class Money:
             raise NodeError(
                 f"the chain did not say what was paid: {error}; check chain_rpc"
             ) from error
+
+    async def stuck(self) -> list[StuckInfo]:
+        """What this daemon earned and was not paid yet, and what it waits for."""
+        if self.mirror is None or self.claims is None or self.delivery is None:
+            return []
+        assert self._connection is not None, "only with a chain is anything earned"
+        chain = self._connection.chain
+        rows = self._books.channels.of_operator(self._signer.address)
+        entries = self._outbox.unpaid(MAX_LISTED_STUCK)
+        channels = [row.channel_id for row in rows]
+        awarded = {account: self.mirror.credited(account) for account in self.accounts}
+        found = {account: self.mirror.claimable(account) for account in self.accounts}
+        claimable = {
+            account: one.shown.leaf.amount for account, one in found.items() if one is not None
+        }
+        try:
+            facts = await in_thread(
+                read_facts, chain, channels, awarded, claimable, deadline_s=CHAIN_DEADLINE_S
+            )
+            window_s = await in_thread(_read_window, chain, deadline_s=CHAIN_DEADLINE_S)
+        except (ChainError, trio.TooSlowError) as error:
+            raise NodeError(
+                f"the chain did not say what money waits for: {error}; check chain_rpc"
+            ) from error
+        known = _Whereabouts(self.claims, self.delivery, self.mirror, window_s)
+        return list_stuck(rows, entries, facts, known, grace_s=self._config.grace_s)
+
+
+@dataclass(frozen=True)
+class _Whereabouts:
+    """What the parts know of receipts on their way: stuck.py's `Known`."""
+
+    claims: Claims
+    delivery: Delivery
+    mirror: Mirror
+    window_s: int
+
+    def is_claimed(self, channel_id: bytes, cumulative: int) -> bool:
+        """Whether a channel's vouchers are claimed so far."""
+        return self.claims.is_claimed(channel_id, cumulative)
+
+    def why_held(self, channel_id: bytes) -> str | None:
+        """Why a channel's voucher was not claimed last time."""
+        return self.claims.why_held(channel_id)
+
+    def is_refused(self, digest: bytes) -> bool:
+        """Whether the aggregator refused a receipt for good."""
+        return self.delivery.is_refused(digest)
+
+    def last_words(self, digest: bytes) -> str | None:
+        """What the aggregator said last."""
+        return self.delivery.last_words(digest)
+
+    def final_at(self, epoch: int) -> int | None:
+        """When an epoch's challenge window ends."""
+        posted = self.mirror.posted(epoch)
+        return None if posted is None else posted.posted_at + self.window_s
 
 
 async def run_checks(
@@ -471,6 +531,10 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
         chain.close()
         raise
     return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator)
+
+
+def _read_window(chain: ChainClient) -> int:
+    return chain.settlement.terms.window
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:
