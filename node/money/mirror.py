@@ -107,6 +107,7 @@ class Mirror:
         self._ripening: deque[tuple[PostedHeader, dict[bytes, Shown[AccountLeaf]]]] = deque()
         self._claimable: dict[bytes, Claimable] = {}
         self._checkpointed = 0
+        self.level = trio.Event()  # set once it has had all that the chain had by then
 
     @property
     def network(self) -> Network:
@@ -142,6 +143,7 @@ class Mirror:
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
                 await self._ripen()
+                self.level.set()
             except (ChainError, trio.TooSlowError, P2pError, LedgerError) as error:
                 self._telemetry.log(
                     f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}"

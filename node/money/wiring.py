@@ -51,7 +51,7 @@ from .responding import Respondent
 from .stuck import list_stuck, read_facts
 from .till import Till
 from .vault import Limits, Vault
-from .watching import Watcher
+from .watching import OnVerdict, Watcher, ignore_verdict
 from .witnessing import Witness
 
 CHAIN_DEADLINE_S = 20.0
@@ -118,7 +118,9 @@ class Money:
         telemetry: Telemetry,
         connection: Connection | None,
         books: Books,
+        on_verdict: OnVerdict = ignore_verdict,
     ) -> None:
+        self._on_verdict = on_verdict
         self._config = config
         self._keys = keys
         self._host = host
@@ -149,7 +151,13 @@ class Money:
         published = Published(
             self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
-        self.watcher = Watcher(chain, self._promises, self._telemetry, config.watch_interval_s)
+        self.watcher = Watcher(
+            chain,
+            self._promises,
+            self._telemetry,
+            config.watch_interval_s,
+            on_verdict=self._on_verdict,
+        )
         self.mirror = Mirror(
             published,
             chain,
@@ -160,6 +168,8 @@ class Money:
             checkpoint=config.home / "epochs",
             judge=self.watcher,
         )
+        if config.role == "watcher":  # earns nothing and pays nobody
+            return
         self.claims = Claims(
             chain,
             self._books.channels,
@@ -266,14 +276,14 @@ class Money:
             nursery.start_soon(self.aggregator.run, config.epoch_s)
             assert self.respondent is not None
             nursery.start_soon(self.respondent.run, config.watch_interval_s)
-        if self.mirror is not None and self.delivery is not None and self.claims is not None:
+        if self.mirror is not None and self.watcher is not None:
+            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
+            nursery.start_soon(self.watcher.run)
+        if self.delivery is not None and self.claims is not None:
             assert self.witness is not None
-            assert self.watcher is not None
             assert self.exits is not None
             nursery.start_soon(self.exits.run, config.watch_interval_s)
             self._host.serve(WITNESS_PROTOCOL, self.witness.serve, streams_per_peer=2)
-            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
-            nursery.start_soon(self.watcher.run)
             nursery.start_soon(self.delivery.run)
             nursery.start_soon(self.claims.run, config.claim_interval_s)
         if self.till is not None and self.purse is not None:
@@ -471,12 +481,25 @@ async def run_checks(
 
 @asynccontextmanager
 async def open_money(
-    config: Config, keys: Keys, host: Host, telemetry: Telemetry
+    config: Config,
+    keys: Keys,
+    host: Host,
+    telemetry: Telemetry,
+    *,
+    on_verdict: OnVerdict = ignore_verdict,
 ) -> AsyncIterator[Money]:
     """Connect to the chain that the configuration names, if any, and open the books."""
     connection = await _connect(config, keys) if config.chain_rpc else None
     ledger = Ledger(config.ledger_path)
-    money = Money(config, keys, host, telemetry, connection=connection, books=Books(ledger))
+    money = Money(
+        config,
+        keys,
+        host,
+        telemetry,
+        connection=connection,
+        books=Books(ledger),
+        on_verdict=on_verdict,
+    )
     try:
         yield money
         await money.close()
