@@ -229,6 +229,12 @@ class Money:
         )
         if config.role == "aggregator":
             signer = Signer(self._keys.aggregator)
+            if not any(self._connection.aggregator):
+                raise ConfigError(
+                    "the aggregator's office is vacant: whoever held it was convicted, or silent"
+                    " for too long. The owner of the settlement contract gives it:"
+                    f" lorikeet aggregator propose --aggregator {to_hex(signer.address)}"
+                )
             if self._connection.aggregator != signer.address:
                 raise ConfigError(
                     "the settlement contract takes headers from"
