@@ -356,7 +356,9 @@ class AggregatorRole:
             return
         if missing > 0:
             settlement.fund_bond(missing)
-        left_s = office.silent_from - self._chain.rpc.get_block().timestamp
+        # The last block may be old where nobody sends anything; the next one will not be.
+        now = max(self._chain.rpc.get_block().timestamp, int(time.time()))
+        left_s = office.silent_from - now
         if left_s < settlement.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:
             settlement.say_alive()
 
