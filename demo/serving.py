@@ -147,7 +147,8 @@ def write_key(folder: Path, name: str) -> Path:
     """The creator's key, where the node that publishes can read it."""
     path = folder / f"{name}.key"
     folder.mkdir(mode=0o700, exist_ok=True)
-    write_private(path, cast.creator_of(name).secret.hex() + "\n")
+    if not path.exists():  # from an earlier demo in the same home
+        write_private(path, cast.creator_of(name).secret.hex() + "\n")
     return path.resolve()
 
 
