@@ -16,20 +16,35 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from benchmarks.proofs.crowd import (
+    LIES,
+    NUM_ENTRIES,
+    NUM_SHARES,
+    TRACKED,
+    WITNESSES,
+    Crowd,
+    gather,
+)
 from proofs.chain.deploy import deploy_settlement
-from proofs.chain.structs import claim_values, config_values
+from proofs.chain.structs import Board, claim_values, config_values
 from proofs.chain.wallet import TransactionReceipt
-from proofs.sumtree import PayoutTree
+from proofs.court import Part, Question
 from proofs.voucher import ChannelConfig
-from tests.proofs.chain.world import World, address, memory_world
+from tests.proofs.chain.world import TERMS, World, address, memory_world
 
 SNAPSHOTS = Path(__file__).resolve().parents[2] / "contracts" / "snapshots"
 COMMAND = "scripts/contracts"
 MUCH = 10**6
 TIME = 2_000_000_000
 """A deposit is valid until then: in seconds, on the chain's clock."""
-NUM_ACCOUNTS = 64
 NUM_VOUCHERS = 10
+PAGE = 100
+POST = "post, with fees to pull in and 2 of 2 witnesses"
+CLAIM = "claim, again"
+EXIT = f"exit with {NUM_SHARES} shares, by two signatures"
+VOUCHER = f"claim of {PAGE} vouchers, each"
+GOALS = {POST: 110_000, CLAIM: 95_000, EXIT: 400_000, VOUCHER: 22_500}
+PROOF_GOAL = 1_000_000
 
 Gas = Mapping[str, int]
 Row = tuple[str, int | None, int | None]
@@ -46,11 +61,21 @@ def main() -> int:
     if options.check:
         return check(measured)
     for contract, gas in measured.items():
-        print(f"{contract}\n" + "".join(f"  {name:58}{used:>9,}\n" for name, used in gas.items()))
+        print(
+            contract
+            + "".join(f"\n  {name:58}{used:>10,}{goal(name)}" for name, used in gas.items())
+        )
         if options.write:
             SNAPSHOTS.mkdir(exist_ok=True)
             (SNAPSHOTS / f"{contract}.json").write_text(json.dumps(gas, indent=1) + "\n")
     return 0
+
+
+def goal(name: str) -> str:
+    """The goal beside a call, if it has one."""
+    judged = name.startswith(("prove", "answer", "convict"))
+    limit = GOALS.get(name, PROOF_GOAL if judged else None)
+    return "" if limit is None else f"   goal {limit:,}"
 
 
 def check(measured: Mapping[str, Gas]) -> int:
@@ -105,12 +130,16 @@ def measure_channels() -> Iterator[tuple[str, int]]:
     (claimed,) = operator.channels.claim([world.voucher(config, 1)]).transactions
     yield "claim of 1 voucher, the receiver's first of all", claimed.gas_used
 
-    opened = [channel(world, number) for number in range(1, NUM_VOUCHERS + 2)]
+    opened = [channel(world, number) for number in range(1, PAGE + 2)]
     for number, each in enumerate(opened):
         deposit(world, each, salt=3 + number)
     first, *others = opened
     (claimed,) = operator.channels.claim([world.voucher(first, 100)]).transactions
     yield "claim of 1 voucher", claimed.gas_used
+    claims = [world.voucher(each, 50) for each in others]
+    (claimed,) = operator.channels.claim(claims).transactions
+    yield VOUCHER, claimed.gas_used // PAGE
+    others = others[:NUM_VOUCHERS]
     claims = [world.voucher(each, 100) for each in others]
     (claimed,) = operator.channels.claim(claims).transactions
     yield f"claim of {NUM_VOUCHERS} vouchers, each of its channel", claimed.gas_used
@@ -137,36 +166,111 @@ def measure_channels() -> Iterator[tuple[str, int]]:
 
 
 def measure_settlement() -> Iterator[tuple[str, int]]:
-    """Every call of the settlement contract."""
-    world, _ = memory_world()
+    """Every call of the settlement contract, and of the court."""
+    witnesses = sorted(address(name) for name in WITNESSES)
+    world, _ = memory_world(witnesses=tuple(witnesses), quorum=len(witnesses))
     deployer = world.client("deployer")
-    anybody = world.client("anybody")
-    places = (world.deployment.channels, world.deployment.token)
-    deploy_settlement(deployer.wallet, address("aggregator"), *places)
-    yield "deployment", world.rpc.web3.eth.get_block("latest")["gasUsed"]
+    board = Board(address("deployer"), address("aggregator"))
+    receipt = deploy_settlement(
+        deployer.wallet, board, world.deployment.channels, world.deployment.token, TERMS
+    )
+    yield "deployment, with the court", receipt.gas_used
 
-    accounts = [address(f"account {number}") for number in range(NUM_ACCOUNTS)]
-    world.earn(MUCH)
-    first = dict.fromkeys(accounts, 100)
-    header = world.next_header(first)
-    yield "post, the first", world.post(header).gas_used
-    paid = anybody.settlement.claim(header, PayoutTree(first).prove(accounts[0]))
-    yield f"claim from a tree of {NUM_ACCOUNTS} accounts, the first of all", paid.gas_used
-    paid = anybody.settlement.claim(header, PayoutTree(first).prove(accounts[1]))
-    yield f"claim from a tree of {NUM_ACCOUNTS} accounts, an account's first", paid.gas_used
+    crowd = gather(world)
+    yield "post, the first", crowd.post()
+    yield POST, crowd.post()
+    posted = crowd.final()
+    anybody = world.client("anybody").settlement
+    yield "claim, the first of all", anybody.claim(posted, crowd.show_account(0)).gas_used
+    yield "claim, an account's first", anybody.claim(posted, crowd.show_account(1)).gas_used
+    crowd.post()
+    posted = crowd.final()
+    yield CLAIM, anybody.claim(posted, crowd.show_account(0)).gas_used
+    yield from measure_court(crowd)
+    yield from measure_office(world)
+    yield from measure_exits()
 
-    world.earn(MUCH)
-    second = dict.fromkeys(accounts, 200)
-    header = world.next_header(second)
-    yield "post, with fees to pull in", world.post(header).gas_used
-    paid = anybody.settlement.claim(header, PayoutTree(second).prove(accounts[1]))
-    yield f"claim from a tree of {NUM_ACCOUNTS} accounts, an account's next", paid.gas_used
-    yield "post, with none", world.post(world.next_header(second)).gas_used
+
+def measure_court(crowd: Crowd) -> Iterator[tuple[str, int]]:
+    """Each answer and each proof; what a proof does is undone before the next."""
+    rpc = crowd.world.rpc
+    court = crowd.world.client("anybody").settlement.court
+    crowd.post()
+    for question in (
+        Question(Part.CHANNEL, TRACKED),
+        Question(Part.ACCOUNT, 0),
+        Question(Part.ENTRY, 0, 0),
+        Question(Part.ENTRY, 0, NUM_ENTRIES),
+    ):
+        demanded = court.demand(crowd.posted[-1], question)
+        if question.part is Part.CHANNEL:
+            yield "demand, the first of all", demanded.gas_used
+        answer = crowd.answer(question)
+        name = type(answer).__name__.removesuffix("Answer")
+        yield f"answer{name}", court.answer(crowd.posted[-1], answer).gas_used
+    undo = rpc.call("evm_snapshot")
+    question = Question(Part.CHANNEL, 0)
+    court.demand(crowd.posted[-1], question)
+    crowd.world.wait(TERMS.answer_time + 1)
+    convicted = court.convict_default(crowd.posted[-1], crowd.posted[-2], question)
+    yield "convictDefault", convicted.gas_used
+    rpc.call("evm_revert", undo)
+    for lie in LIES:
+        undo = rpc.call("evm_snapshot")
+        liar = crowd.copy()
+        accusation = lie(liar)
+        liar.post(lying=True)
+        convicted = court.prove(liar.posted[-1], liar.posted[-2], accusation)
+        yield f"prove{type(accusation).__name__}", convicted.gas_used
+        rpc.call("evm_revert", undo)
+
+
+def measure_office(world: World) -> Iterator[tuple[str, int]]:
+    """Who is aggregator, and how that changes."""
+    owner = world.client("deployer").settlement
+    undo = world.rpc.call("evm_snapshot")
+    yield "fundBond", world.client("payer").settlement.fund_bond(1).gas_used
+    yield "alive", world.client("aggregator").settlement.say_alive().gas_used
+    board = Board(address("deployer"), address("other"), (address("anybody"),), 1)
+    yield "propose", owner.propose(board).gas_used
+    world.wait(TERMS.timelock)
+    yield "install", owner.install(board).gas_used
+    yield "collect", owner.collect(address("aggregator")).gas_used
+    world.rpc.call("evm_revert", undo)
+    world.wait(TERMS.silence)
+    yield "dismiss", owner.dismiss().gas_used
+
+
+def measure_exits() -> Iterator[tuple[str, int]]:
+    """A channel with 8 shares among 10,000, with an aggregator that is gone."""
+    world, _ = memory_world()
+    crowd = gather(world)
+    crowd.post()
+    before = crowd.copy()
+    crowd.pay()
+    settlement = world.client("anybody").settlement
+    undo = world.rpc.call("evm_snapshot")
+    forced = settlement.force(crowd.config, crowd.channel, crowd.signatures[0])
+    yield "force", forced.gas_used
+    crowd.post(lying=True)
+    answered = settlement.answer_forced(crowd.posted[-1], crowd.show_channel())
+    yield "answerForced", answered.gas_used
+    world.rpc.call("evm_revert", undo)
+    world.wait(TERMS.silence)
+    here = before.posted[-1]
+    undo = world.rpc.call("evm_snapshot")
+    yield EXIT, settlement.exit(before.exit_to(crowd), here).gas_used
+    world.rpc.call("evm_revert", undo)
+    request = before.exit_to(crowd, cosigned=False)
+    yield "exit by one signature", settlement.exit(request, here).gas_used
+    world.wait(TERMS.window)
+    finished = settlement.finish_exit(crowd.channel.channel_id, request.paid, request.owed)
+    yield "finishExit", finished.gas_used
 
 
 def channel(world: World, number: int) -> ChannelConfig:
     """One of the payer's channels."""
-    return world.config(salt=number.to_bytes(32, "big"))
+    return world.config(number=number)
 
 
 def deposit(world: World, config: ChannelConfig, salt: int) -> TransactionReceipt:

@@ -4,9 +4,11 @@ pragma solidity 0.8.37;
 import {Channels} from "../dev/Channels.sol";
 import {DevDollar} from "../dev/DevDollar.sol";
 import {Erc3009Collector} from "../dev/Erc3009Collector.sol";
+import {Court} from "../src/Court.sol";
 import {Settlement} from "../src/Settlement.sol";
 import {IChannels} from "../src/interfaces/IChannels.sol";
 import {IFeeToken} from "../src/interfaces/IFeeToken.sol";
+import {Board, Terms} from "../src/interfaces/IOffice.sol";
 import {ChannelConfig, ChannelId, Voucher, VoucherClaim} from "../src/types/Channel.sol";
 import {Checks} from "./Checks.sol";
 
@@ -16,6 +18,13 @@ abstract contract World is Checks {
     address internal constant CHANNELS = 0x4020074e9dF2ce1deE5A9C1b5c3f541D02a10003;
     uint256 internal constant PAYER_KEY = 0xA11CE;
     uint256 internal constant OPERATOR_KEY = 0x0B0B;
+    uint256 internal constant AGGREGATOR_KEY = 0xA66;
+    uint64 internal constant WINDOW = 1_000;
+    uint64 internal constant ANSWER_TIME = 200;
+    uint64 internal constant SILENCE = 10_000;
+    uint64 internal constant TIMELOCK = 2_000;
+    uint128 internal constant BOND = 1_001; // odd: half of it is not half
+    uint128 internal constant DEMAND_FEE = 10;
     uint256 internal constant FUNDS = 10 ** 30;
     uint40 internal constant DELAY = 1 hours;
 
@@ -24,7 +33,10 @@ abstract contract World is Checks {
     DevDollar internal immutable dollars = new DevDollar();
     IFeeToken internal immutable token = IFeeToken(address(dollars));
     Settlement internal immutable settlement;
-    address internal immutable aggregator = address(0xA66);
+    Court internal immutable court;
+    address internal immutable aggregator = vm.addr(AGGREGATOR_KEY);
+    address internal immutable owner = address(0x0113);
+    address internal immutable watcher = address(0x7A7C);
     address internal immutable operator = vm.addr(OPERATOR_KEY);
     address internal immutable payer = vm.addr(PAYER_KEY);
 
@@ -32,8 +44,24 @@ abstract contract World is Checks {
 
     constructor() {
         vm.etch(CHANNELS, address(new Channels()).code);
-        settlement = new Settlement(aggregator, IChannels(CHANNELS), token);
+        vm.warp(1_000_000);
+        settlement = new Settlement(
+            Board(owner, aggregator, new address[](0), 0),
+            IChannels(CHANNELS),
+            token,
+            Terms(WINDOW, ANSWER_TIME, SILENCE, TIMELOCK, BOND, DEMAND_FEE)
+        );
+        court = Court(settlement.court());
         dollars.mint(payer, FUNDS);
+        dollars.mint(watcher, 10 ** 9);
+        fundBond();
+    }
+
+    /// @dev Puts up a bond for whoever is aggregator.
+    function fundBond() internal {
+        dollars.mint(address(this), BOND);
+        dollars.approve(address(settlement), BOND);
+        settlement.fundBond(BOND);
     }
 
     /// @dev The channel number `number` of a payer to the settlement contract.
@@ -45,7 +73,7 @@ abstract contract World is Checks {
             receiverAuthorizer: operator,
             token: address(token),
             withdrawDelay: DELAY,
-            salt: bytes32(number)
+            salt: bytes32(bytes20(operator)) | bytes32(uint256(uint96(number)))
         });
     }
 

@@ -19,7 +19,7 @@ from trio_typing import TaskStatus
 
 from engine.messages import Sampling
 from p2p.cid import Cid
-from p2p.errors import P2pError, StreamClosed
+from p2p.errors import P2pError, StreamClosed, sole_error
 from p2p.streams import FrameStream
 from proofs.attribution.shares import terms_of
 from proofs.errors import LedgerError
@@ -159,6 +159,8 @@ class Visit:
                 nursery.start_soon(self._listen)
                 failure = await self._attend(nursery)
                 nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:  # the nursery wraps; a full disk has its name
+            raise sole_error(group) from None
         finally:
             self._leave()
         if failure is not None:

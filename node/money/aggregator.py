@@ -1,5 +1,5 @@
-"""The aggregator's role: takes receipts, promises, seals epochs, has witnesses sign them, publishes
-batches, posts headers, answers demands.
+"""Runs the aggregator's role: takes receipts, promises, seals epochs, has witnesses sign them,
+publishes batches, posts headers.
 
 The deciding is in proofs.aggregator.
 
@@ -49,6 +49,7 @@ from proofs.receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from proofs.signing import Signer
 from proofs.state import EpochState
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire import receipts as wire
@@ -96,7 +97,7 @@ class AggregatorRole:
         self._lock = trio.Lock()
 
     def state_at(self, epoch: int) -> EpochState:
-        """The state after one of the sealed epochs, recomputed where it is not the last. Blocks."""
+        """Return the state after a sealed epoch, recomputed where it is not the last. Blocks."""
         if epoch == self._core.state.epoch:
             return self._core.state
         history = History(self._network)
@@ -159,8 +160,9 @@ class AggregatorRole:
         return outcome
 
     async def _get_terms(self, adapter: bytes, peer_id: str) -> AdapterTerms | None:
-        """What the adapter's manifest says; from whoever delivers, or the network. None where it
-        cannot be had now: the receipt is then not taken yet.
+        """Return what the adapter's manifest says; from whoever delivers, or the network.
+
+        None where it cannot be had now: the receipt is then not taken yet.
         """
         known = self._core.find_terms(adapter)
         if known is not None or adapter == BARE_BASE:
@@ -184,7 +186,7 @@ class AggregatorRole:
         self._views |= {channel: (view, now) for channel, view in views.items()}
 
     def _read_views(self, channels: list[bytes]) -> dict[bytes, ChannelView]:
-        """These channels, as deep as the network's finality asks. Blocks."""
+        """Read these channels, as deep as the network's finality asks. Blocks."""
         states = self._chain.channels.read_many(channels)
         left = self._chain.settlement.left_at_many(channels)
         return {
@@ -236,14 +238,12 @@ class AggregatorRole:
         due = self._core.channels_due(now)
         if not due:
             return
-        try:
+        sealed = None
+        with survive(self._telemetry, "epochs"):
             views = await in_thread(self._read_views, due, deadline_s=CHAIN_DEADLINE_S)
             async with self._lock:
                 # Not abandoned: whoever held the lock next would meet a state that still changes.
                 sealed = await trio.to_thread.run_sync(self._core.seal, views, now)
-        except (ChainError, trio.TooSlowError, LedgerError) as error:
-            self._telemetry.log(f"aggregator: this epoch is not sealed now: {error}")
-            return
         if sealed is not None:
             self._telemetry.count("epochs_sealed")
             self._telemetry.log(
@@ -255,30 +255,27 @@ class AggregatorRole:
     async def _checkpoint_if_due(self) -> None:
         if not self._core.is_checkpoint_due:
             return
-        try:
+        with survive(self._telemetry, "checkpoints"):
             async with self._lock:
                 await trio.to_thread.run_sync(self._core.write_checkpoint)
-        except LedgerError as error:
-            self._telemetry.log(f"aggregator: no checkpoint was written now: {error}")
 
     async def _post_all(self) -> None:
         """Post every sealed header that is not on the chain, in order; the poster makes each happen
         once.
         """
-        try:
-            first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
-            for epoch in range(first, self._ledger.last_epoch() + 1):
-                sealed = self._ledger.find_epoch(epoch)
-                assert sealed is not None
-                await self._post(sealed)
-        except ContractReverted as error:
-            await self._reconsider(error)
-        except (ChainError, trio.TooSlowError, LedgerError, P2pError) as error:
-            self._telemetry.log(f"aggregator: not all is posted yet: {error}")
+        with survive(self._telemetry, "headers"):
+            try:
+                first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
+                for epoch in range(first, self._ledger.last_epoch() + 1):
+                    sealed = self._ledger.find_epoch(epoch)
+                    assert sealed is not None
+                    await self._post(sealed)
+            except ContractReverted as error:
+                await self._reconsider(error)
 
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
-        await self._published.provide([sealed.batch, *self._manifests_in(sealed.batch).values()])
+        await self._published.provide(sealed.batch, self._manifests_in(sealed.batch).values())
         signatures = await self._quorum.gather(sealed.header)
         posted = await in_thread(
             self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S
@@ -293,8 +290,8 @@ class AggregatorRole:
         return {digest: data for digest, data in found.items() if data is not None}
 
     async def _reconsider(self, error: ContractReverted) -> None:
-        """The contract refuses the next header: where what it stands on was taken back by the
-        chain, seal it anew later, with what is still claimed.
+        """Take back what is sealed, where the contract refuses its header because the chain took back
+        what it stands on: it is sealed anew later, with what is still claimed.
         """
         self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")
         if error.error not in ("PayoutExceedsReceived", "WrongPrevious"):
@@ -308,10 +305,8 @@ class AggregatorRole:
 
     async def _keep_office(self) -> None:
         """Fill the bond, and say that we are there, where there was nothing to post for long."""
-        try:
+        with survive(self._telemetry, "the office"):
             await in_thread(self._fill_bond_and_show, deadline_s=CHAIN_DEADLINE_S)
-        except (ChainError, trio.TooSlowError) as error:
-            self._telemetry.log(f"aggregator: the office was not looked after now: {error}")
 
     def _fill_bond_and_show(self) -> None:
         settlement = self._chain.settlement
@@ -326,7 +321,7 @@ class AggregatorRole:
             settlement.say_alive()
 
     def describe(self) -> dict[str, object]:
-        """Where it stands, for people and JSON."""
+        """Describe where it stands, for people and JSON."""
         state = self._core.state
         return {
             "epoch": state.epoch,

@@ -70,7 +70,7 @@ class Audit:
             self.epochs[hashlib.sha256(body).digest()] = header.epoch
 
     def show_account(self, account: bytes) -> Shown[AccountLeaf] | None:
-        """What an account was awarded in all, with the proof under the last header here."""
+        """Return what an account was awarded in all, with the proof under the last header here."""
         index = self.history.state.find_account(account)
         return None if index is None else self.history.state.show_account(index)
 
@@ -118,7 +118,7 @@ def explain(audit: Audit, chain: ChainClient, signed: bytes) -> list[Step]:
 
 
 def shares_of(audit: Audit, receipt: Receipt) -> tuple[Share, ...]:
-    """Who shares a receipt's fee, as its adapter's manifest says."""
+    """Return who shares a receipt's fee, as its adapter's manifest says."""
     return derive_shares(receipt, _terms_of(audit, receipt))
 
 

@@ -1,4 +1,4 @@
-"""One file that holds a checkpoint: whole or not there, whatever dies while it is written.
+"""Keeps a checkpoint in one file: whole or not there, whatever dies while it is written.
 
 Does not know what a checkpoint says.
 """
@@ -18,7 +18,7 @@ class CheckpointFile:
         self._path = path
 
     def read(self) -> bytes | None:
-        """The last checkpoint; None when there is none."""
+        """Return the last checkpoint; None when there is none."""
         try:
             return self._path.read_bytes()
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A daemon's claims: vouchers into the settlement contract, payouts to its accounts.
+"""Claims a daemon's money: vouchers into the settlement contract, payouts to its accounts.
 
     a channel owes more than is claimed, and that is worth the gas → claimed → its receipts are sent
     a header is final that awards our accounts more than was paid   → paid out
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import trio
 
-from proofs.chain.claiming import Due, GasPrice, choose_claims
+from proofs.chain.claiming import Due, GasPrice, choose_claims, is_payout_worth
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError
 from proofs.chain.structs import ChannelState, VoucherClaim
 from proofs.voucher import Voucher
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.channels import ChannelRow
@@ -38,7 +38,7 @@ class Owed:
 
     @property
     def target(self) -> int:
-        """Up to where it can be claimed: what is owed, as far as the channel holds it."""
+        """Return up to where it can be claimed: what is owed, as far as the channel holds it."""
         return min(self.row.owed, self.state.balance)
 
 
@@ -69,7 +69,7 @@ class Claims:
         self._claim_now = trio.Event()
 
     def is_claimed(self, channel_id: bytes, cumulative: int) -> bool:
-        """Whether the chain said that a channel's vouchers are claimed so far."""
+        """Return whether the chain said that a channel's vouchers are claimed so far."""
         return self._claimed.get(channel_id, 0) >= cumulative
 
     def claim_soon(self) -> None:
@@ -91,13 +91,12 @@ class Claims:
         """Book what clients' receipts cost so far to the settlement contract, as far as it is worth
         the gas.
         """
-        try:
+        claimed = 0
+        refused: list[str] = []
+        with survive(self._telemetry, "claims of vouchers"):
             claimed, refused = await in_thread(
                 self._claim_vouchers, self._rows(), deadline_s=CHAIN_DEADLINE_S
             )
-        except (ChainError, trio.TooSlowError) as error:
-            self._telemetry.log(f"settlement: vouchers were not claimed now: {error}")
-            return
         for reason in refused:
             self._telemetry.log(f"settlement: a voucher is refused: {reason}")
         if claimed:
@@ -106,7 +105,6 @@ class Claims:
 
     def _claim_vouchers(self, rows: Sequence[ChannelRow]) -> tuple[int, list[str]]:
         owed = self._look(rows)
-        price = GasPrice(self._chain.wallet.suggest_fees().max_fee_wei, self._unit_wei)
         due = [
             Due(
                 one.row.channel_id,
@@ -115,7 +113,7 @@ class Claims:
             )
             for one in owed
         ]
-        chosen = {one.channel_id for one in choose_claims(due, price)}
+        chosen = {one.channel_id for one in choose_claims(due, self._gas_price())} if due else set()
         claims = [
             VoucherClaim(one.row.config, _voucher(one.row), one.target)
             for one in owed
@@ -142,7 +140,7 @@ class Claims:
         return [Owed(row, state) for row, state in zip(rows, now, strict=True)]
 
     def _rows(self) -> list[ChannelRow]:
-        """Channels that pay us and owe more than is known to be claimed for good."""
+        """List channels that pay us and owe more than is known to be claimed for good."""
         return [
             row
             for row in self._book.all()
@@ -157,13 +155,9 @@ class Claims:
             claimable = self._mirror.claimable(account)
             if claimable is None:
                 continue
-            try:
+            amount = 0
+            with survive(self._telemetry, f"the payout of 0x{account.hex()}"):
                 amount = await in_thread(self._claim_payout, claimable, deadline_s=CHAIN_DEADLINE_S)
-            except (ChainError, trio.TooSlowError) as error:
-                self._telemetry.log(
-                    f"settlement: the payout of 0x{account.hex()} was not claimed now: {error}"
-                )
-                continue
             if amount:
                 self._telemetry.count("payouts_claimed")
                 self._telemetry.log(f"settlement: 0x{account.hex()} was paid {amount}")
@@ -171,9 +165,13 @@ class Claims:
     def _claim_payout(self, claimable: Claimable) -> int:
         leaf = claimable.shown.leaf
         unpaid = leaf.amount - self._chain.settlement.paid_to(leaf.account)
-        if unpaid > 0:
-            self._chain.settlement.claim(claimable.posted, claimable.shown)
-        return max(unpaid, 0)
+        if unpaid <= 0 or not is_payout_worth(unpaid, self._gas_price()):
+            return 0
+        self._chain.settlement.claim(claimable.posted, claimable.shown)
+        return unpaid
+
+    def _gas_price(self) -> GasPrice:
+        return GasPrice(self._chain.wallet.suggest_fees().max_fee_wei, self._unit_wei)
 
 
 def _voucher(row: ChannelRow) -> Voucher:

@@ -1,4 +1,4 @@
-"""A node's receipts on their way to the aggregator.
+"""Delivers a node's receipts to the aggregator, and tells the network of its promises.
 
     receipt → (its voucher is claimed: claiming.py) → the aggregator → its promise → gossip
 
@@ -25,6 +25,7 @@ from proofs.promise import Promise, verify_promise
 from proofs.receipt import VerifiedReceipt, decode_body, decode_receipt
 from proofs.voucher import Voucher
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..wire import receipts as wire
 from ..wire.channels import ChannelRow
@@ -86,9 +87,10 @@ class Delivery:
         """Send what has no promise yet, at once and again every interval, until cancelled."""
         while True:
             self._wake = trio.Event()
-            while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
-                if not await self._deliver([one for one in entries if self._is_ready(one)]):
-                    break
+            with survive(self._telemetry, "outbox"):
+                while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
+                    if not await self._deliver([one for one in entries if self._is_ready(one)]):
+                        break
             with trio.move_on_after(interval_s):
                 await self._wake.wait()
 

@@ -45,7 +45,7 @@ class Settlement:
 
     @property
     def sequence(self) -> int:
-        """The receipt's place in its channel."""
+        """Return the receipt's place in its channel."""
         return decode_body(self.signed.body).sequence
 
 
@@ -94,7 +94,7 @@ class Exits:
             self._leave(one, now)
 
     def _can_leave(self) -> bool:
-        """Whether the last header is final, and is the one that this node's mirror stands at."""
+        """Return whether the last header is final and this node's mirror stands at it."""
         state = self._settlement.read()
         here = self._mirror.history.state
         if here.epoch != state.epoch or (here.header and here.header.hash != state.header_hash):
@@ -114,7 +114,7 @@ class Exits:
                     yield one
 
     def _settlements(self, row: ChannelRow) -> Iterator[Settlement]:
-        """The last receipt that both signed, and the last that waited for its client in vain."""
+        """Give the last receipt that both signed, and the last whose client never came."""
         entry = self._outbox.find(row.previous) if row.sequence else None
         if entry is not None:
             yield Settlement(row, entry.signed, ChannelPayouts(row.payouts))

@@ -1,5 +1,5 @@
-"""A copy of every epoch, fetched by the digest that the chain names and recomputed here: nobody's
-word is taken for what was sealed.
+"""Keeps a copy of every epoch, fetched by the digest that the chain names and recomputed here:
+nobody's word is taken for what was sealed.
 
     header on the chain → batch and manifests, from anybody → recomputed → is it this header?
     → our receipts are included → the header's window is over → final, our payouts can be claimed
@@ -9,6 +9,7 @@ What does not follow goes to the judge (watching.py). Claims nothing and posts n
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ import trio
 from p2p.errors import P2pError
 from proofs.batch import decode_batch, recompute
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError
 from proofs.chain.headers import Reorganised
 from proofs.chain.structs import PostedHeader
 from proofs.digest import Network
@@ -32,6 +32,7 @@ from proofs.receipt import decode_receipt, digest_of
 from proofs.signing import Signer
 from proofs.state import EpochState, Transition
 
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
 from .checkpoints import CheckpointFile
@@ -110,16 +111,16 @@ class Mirror:
 
     @property
     def network(self) -> Network:
-        """The network whose epochs these are."""
+        """Return the network whose epochs these are."""
         return self.history.network
 
     @property
     def header(self) -> EpochHeader | None:
-        """The last header whose batch was recomputed here."""
+        """Return the last header whose batch was recomputed here."""
         return self.history.state.header
 
     def posted(self, epoch: int) -> PostedHeader | None:
-        """A header as the chain has it, one of the last few thousand."""
+        """Return a header as the chain has it, one of the last few thousand."""
         return self._headers.get(epoch)
 
     def open_headers(self) -> list[PostedHeader]:
@@ -127,25 +128,21 @@ class Mirror:
         return [posted for posted, _ in self._ripening]
 
     def credited(self, account: bytes) -> int:
-        """What an account was awarded in all, final or not."""
+        """Return what an account was awarded in all, final or not."""
         return self.history.state.amount(account)
 
     def claimable(self, account: bytes) -> Claimable | None:
-        """The proof that the settlement contract pays one of our accounts for."""
+        """Return the proof that the settlement contract pays one of our accounts for."""
         return self._claimable.get(account)
 
     async def run(self, interval_s: float) -> None:
         """Follow the chain of headers, until cancelled."""
         await trio.to_thread.run_sync(self._restore)
         while True:
-            try:
+            with survive(self._telemetry, "mirror"):
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
                 await self._ripen()
-            except (ChainError, trio.TooSlowError, P2pError, LedgerError) as error:
-                self._telemetry.log(
-                    f"mirror: epoch {self.history.state.epoch + 1} is not here yet: {error}"
-                )
             await trio.sleep(interval_s)
 
     async def follow(self) -> bool:
@@ -164,7 +161,7 @@ class Mirror:
         return True
 
     def _is_on_our_way(self, posted: PostedHeader) -> bool:
-        """Whether a header continues what is here; goes back first where it replaces some of it."""
+        """Return whether a header continues what is here, after going back where it replaces some."""
         header = posted.header
         self._headers[header.epoch] = posted
         self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)
@@ -189,7 +186,7 @@ class Mirror:
         self.history.state.apply(transition)
         self._note(batch, header)
         self._remember_payouts(posted)
-        await self._published.provide([batch, *manifests.values()])
+        await self._published.provide(batch, manifests.values())
         if self._judge is not None:
             await self._judge.approve(one, self.history.state, transition)
         await self._checkpoint_if_due()
@@ -203,7 +200,9 @@ class Mirror:
         return transition
 
     async def _get_manifests(self, batch: bytes) -> dict[bytes, bytes]:
-        return await self._published.manifests(decode_batch(batch).adapters)
+        return await self._published.manifests(
+            decode_batch(batch).adapters, hashlib.sha256(batch).digest()
+        )
 
     async def _refuse(self, posted: PostedHeader, batch: bytes, error: BatchError) -> None:
         epoch = posted.header.epoch

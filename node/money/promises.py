@@ -1,4 +1,4 @@
-"""The aggregator's promises that this node has heard, until they are kept.
+"""Keeps the aggregator's promises that this node has heard, until they are kept.
 
 Bounded: a promise costs its receiver claimed money and its aggregator a signature. Judges nobody.
 """

@@ -54,8 +54,15 @@ class Published:
         """
         return await self._get(digest, MAX_MANIFEST_BYTES, (*holders, *self._first))
 
-    async def manifests(self, digests: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Get several manifests, by their digests. P2pError when one cannot be had."""
+    async def manifests(self, digests: Iterable[bytes], batch: bytes) -> dict[bytes, bytes]:
+        """Get the manifests that are new in a batch, whose digest this is: whoever has the one has
+        the others. P2pError when one cannot be had.
+        """
+        digests = list(digests)
+        if all(self._store.get(Cid(digest)) is not None for digest in digests):
+            holders: list[str] = []
+        else:
+            holders = await self._find_holders(batch)
         found: dict[bytes, bytes] = {}
         limit = trio.CapacityLimiter(PARALLEL_FETCHES)
         failed: list[P2pError] = []
@@ -63,7 +70,7 @@ class Published:
         async def get(digest: bytes) -> None:
             async with limit:
                 try:
-                    found[digest] = await self.manifest(digest)
+                    found[digest] = await self.manifest(digest, holders)
                 except P2pError as error:
                     failed.append(error)
 
@@ -74,14 +81,22 @@ class Published:
             raise failed[0]
         return found
 
-    async def provide(self, blocks: Iterable[bytes]) -> None:
-        """Store these blocks, and tell the network that they are here."""
-        for block in blocks:
-            cid = self._store.put(block)
-            try:
-                await self._host.dht.provide(cid)
-            except P2pError as error:
-                self._telemetry.log(f"money: block {cid} was not advertised now: {error}")
+    async def provide(self, batch: bytes, manifests: Iterable[bytes]) -> None:
+        """Store a batch and its manifests, and tell the network that the batch is here.
+
+        Not the manifests: who says that it has one of those says that it has the whole adapter.
+        """
+        for manifest in manifests:
+            self._store.put(manifest)
+        cid = self._store.put(batch)
+        try:
+            await self._host.dht.provide(cid)
+        except P2pError as error:
+            self._telemetry.log(f"money: batch {cid} was not advertised now: {error}")
+
+    async def _find_holders(self, batch: bytes) -> list[str]:
+        found = await self._host.dht.find_providers(Cid(batch), deadline_s=PROVIDERS_DEADLINE_S)
+        return [one.peer_id for one in found]
 
     async def _get(self, digest: bytes, max_bytes: int, first: Sequence[str]) -> bytes:
         cid = Cid(digest)

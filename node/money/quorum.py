@@ -74,7 +74,7 @@ class Quorum:
         return [signed[address] for address in sorted(signed)[:quorum]]
 
     async def _ask(self, peer_id: str, header: EpochHeader) -> tuple[bytes, bytes] | None:
-        """A witness's address and signature; None when it gave none."""
+        """Return a witness's address and signature; None when it gave none."""
         try:
             async with self._host.open_stream(
                 peer_id, wire.PROTOCOL, wire.ATTEST_DEADLINE_S

@@ -1,10 +1,12 @@
-"""A witness's side: signs a header that it recomputed itself and whose batch it keeps and provides,
-so that no header without its data opens claims.
+"""Signs, as a witness, a header that it recomputed itself and whose batch it keeps and provides, so
+that no header without its data opens claims.
 
 Does not judge whether channels are funded: whoever does has the challenge window for it.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import msgspec
 import trio
@@ -71,13 +73,15 @@ class Witness:
                 "previous", f"this witness stands at epoch {history.state.epoch}; ask again"
             )
         batch = await self._published.batch(header.batch_digest, [peer_id])
-        manifests = await self._published.manifests(decode_batch(batch).adapters)
+        manifests = await self._published.manifests(
+            decode_batch(batch).adapters, hashlib.sha256(batch).digest()
+        )
         found = await in_thread(
             _plan_header, history, batch, manifests, deadline_s=wire.ATTEST_DEADLINE_S
         )
         if found != header:
             raise BatchError("header", "it is another one than its batch gives")
-        await self._published.provide([batch, *manifests.values()])
+        await self._published.provide(batch, manifests.values())
 
 
 def _plan_header(history: History, batch: bytes, manifests: dict[bytes, bytes]) -> EpochHeader:

@@ -541,6 +541,8 @@ class PayerChannel:
         key = self._find(receipt)
         promised = self._promised[key]
         self._check_pending(key, receipt)
+        if promised.is_released:
+            self._release_lost()
         self._settle(key, receipt.amount)
         return self._sign(receipt, body, node_signature, promised.terms)
 
@@ -579,9 +581,10 @@ class PayerChannel:
             raise NodeCheated(
                 f"the node bills {receipt.amount} for an answer that was to cost {promised.limit}"
             )
-        if promised.is_released:
-            self._release_lost()
-        others = self._account.reserved - self._account.reserved_for(key)
+        beside = set(self._promised) - {key}
+        if promised.is_released:  # then so is what else was lost, if that is what it takes
+            beside -= self._lost
+        others = sum(self._account.reserved_for(each) for each in beside)
         if receipt.cumulative + others > self.row.voucher:
             raise PaymentRequired(
                 f"the node shows an unsigned receipt over {receipt.cumulative} while {others} of"

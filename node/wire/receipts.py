@@ -1,4 +1,4 @@
-"""What nodes and the aggregator say to one another about receipts.
+"""Declares what nodes and the aggregator say to one another about receipts.
 
 Normative text: docs/protocols/delivery.md. Sends nothing.
 """

@@ -1,4 +1,4 @@
-"""What an aggregator and its witnesses say to one another.
+"""Declares what an aggregator and its witnesses say to one another.
 
 Normative text: docs/protocols/delivery.md. Sends nothing.
 

@@ -37,6 +37,8 @@ def run_anvil(
         "1",
         "--hardfork",
         "prague",
+        "--slots-in-an-epoch",
+        "0",  # its newest block is final, as py-evm's
     ]
     process = subprocess.Popen(
         command,

@@ -246,9 +246,9 @@ abstract contract Demands is Proofs, IDemands {
     }
 
     function _default(bytes32 id) private returns (address by) {
+        by = _close(id);
         uint64 until = demands[id].until;
         require(block.timestamp > until, NotDue(until));
-        return _close(id);
     }
 
     function _close(bytes32 id) private returns (address by) {

@@ -149,8 +149,10 @@ async def test_a_client_signs_nothing_that_it_did_not_count(
     async with paid_pair(paid_lab, 3) as (_, gateway):
         real_draft = PayeeChannel.draft
 
-        def draft_other(self: PayeeChannel, key: int, deal: Any, answer_ids: list[int]) -> Any:
-            return real_draft(self, key, deal, [*answer_ids[:-1], 7])
+        def draft_other(
+            self: PayeeChannel, key: int, deal: Any, answer_ids: list[int], now: int
+        ) -> Any:
+            return real_draft(self, key, deal, [*answer_ids[:-1], 7], now)
 
         with monkeypatch.context() as patch:
             patch.setattr(PayeeChannel, "draft", draft_other)

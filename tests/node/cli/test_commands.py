@@ -15,7 +15,7 @@ import trio
 
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running
-from tests.node.twin import PEER, RECEIPT, WORDS, Twin, serve_twin
+from tests.node.twin import CHANNEL, PEER, RECEIPT, WORDS, Twin, serve_twin
 
 
 def point_home_at(home: Path, url: str) -> None:
@@ -91,6 +91,19 @@ async def test_what_is_looked_at_comes_as_lines_and_as_json(tmp_path: Path, comm
     assert b"\x1b" not in plain.stdout
     assert all("\t" in line for line in plain.stdout.decode().splitlines())
     json.loads(as_json.stdout)
+
+
+async def test_money_is_taken_out_of_one_channel_or_of_all(tmp_path: Path) -> None:
+    async with serve_twin(Twin()) as url:
+        point_home_at(tmp_path, url)
+        one = await lorikeet(tmp_path, "withdraw", CHANNEL.channel)
+        every = await lorikeet(tmp_path, "withdraw", "--all", "--json")
+        none = await lorikeet(tmp_path, "withdraw")
+        unknown = await lorikeet(tmp_path, "withdraw", "ab")
+    assert one.stdout.decode().splitlines()[1].split("\t")[:2] == [CHANNEL.channel, "withdrawing"]
+    assert json.loads(every.stdout)[0]["available_at"] == 1_800_000_000
+    assert (none.returncode, unknown.returncode) == (2, 1)
+    assert "--all" in none.stderr.decode()
 
 
 async def test_pull_reports_who_sent_what_and_who_was_rejected(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -63,24 +62,6 @@ def test_what_was_saved_survives_a_kill_in_mid_work(tmp_path: Path) -> None:
     row = ChannelBook(Ledger(path)).find(ROW.channel_id)
     assert row is not None
     assert row.voucher in (told, told + 1)
-
-
-def test_a_file_of_the_first_schema_keeps_its_channels(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    Ledger(path).close()
-    old = sqlite3.connect(path)
-    with old:
-        old.execute("DROP TABLE channel")
-        old.execute("UPDATE ledger_schema SET version = 1")
-        old.execute(
-            "CREATE TABLE channel (id BLOB PRIMARY KEY, operator BLOB NOT NULL, body BLOB NOT NULL)"
-        )
-        body = msgspec.msgpack.encode(ROW)
-        old.execute("INSERT INTO channel VALUES (?, ?, ?)", (ROW.channel_id, ROW.operator, body))
-    old.close()
-    ledger = Ledger(path)
-    assert ChannelBook(ledger).all() == [ROW]
-    assert ledger.read("SELECT version FROM ledger_schema") == [(2,)]
 
 
 def test_a_receipt_and_its_channel_are_written_together_or_not_at_all(tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ def test_nobody_is_cheated_whatever_happens(schedule: bytes) -> None:
     World().run(schedule)
 
 
+def test_a_receipt_that_cannot_be_signed_now_changes_nothing() -> None:
+    """Found by the fifty thousand: a lost request was released, and its row said otherwise."""
+    schedule = bytes(35) + bytes.fromhex(
+        "e20600e2f700000000000000000200000000000000000000f401010101010100f8010300020101e2"
+        "0013e200013500b9e2980001000101010100000000e29f"
+    )
+    World().run(schedule)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(8))
 def test_nobody_is_cheated_in_five_hundred_schedules_of_a_seed(seed: int) -> None:

@@ -1,4 +1,7 @@
-"""The golden vectors that Python computes, computed by the contracts."""
+"""The golden vectors of channels and deposits, computed by the contracts.
+
+Those of trees, headers and digests are computed by contracts/test/Golden.t.sol.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +15,17 @@ from proofs.chain.deploy import CHANNELS, placed_code
 from proofs.chain.devchain import CHAIN_ID, FUND_WEI
 from proofs.chain.errors import ContractReverted
 from proofs.chain.evm import MemoryChain
-from proofs.chain.structs import config_values, header_values
+from proofs.chain.structs import config_values
 from proofs.chain.wallet import Wallet
-from proofs.epoch import EpochHeader
 from proofs.hextext import from_hex, to_hex
 from proofs.voucher import ChannelConfig
-from tests.proofs.chain.world import World, memory_rpc, memory_world, secret
+from tests.proofs.chain.world import memory_rpc, memory_world, secret
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def load(name: str) -> Any:
     return json.loads((GOLDEN / name).read_text())
-
-
-def test_payout_trees(world: World):
-    settlement = world.deployment.settlement
-    num_checked = 0
-    for tree in load("sumtree.json"):
-        for leaf in tree["accounts"]:
-            siblings = [
-                (int(other["sum"]), bytes.fromhex(other["hash"]), other["is_left"])
-                for other in leaf["siblings"]
-            ]
-            values = (bytes.fromhex(leaf["account"]), int(leaf["amount"]), siblings)
-            root = world.rpc.read("Settlement", settlement, "payoutRootOf", *values)
-            assert root == (int(tree["root"]["sum"]), bytes.fromhex(tree["root"]["hash"]))
-            num_checked += 1
-    assert num_checked > 30
-
-
-def test_headers(world: World):
-    for entry in load("header.json"):
-        digest = entry.pop("hash")
-        counts = ("epoch", "num_receipts", "payout_total")
-        header = EpochHeader(
-            **{
-                name: int(value) if name in counts else bytes.fromhex(value)
-                for name, value in entry.items()
-            }
-        )
-        settlement = world.deployment.settlement
-        found = world.rpc.read("Settlement", settlement, "headerHash", header_values(header))[0]
-        assert found.hex() == digest
 
 
 def test_channel_ids_and_voucher_digests():

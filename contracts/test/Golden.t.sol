@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Digests} from "../src/libraries/Digests.sol";
+import {SumTree} from "../src/libraries/SumTree.sol";
+import {ChannelId} from "../src/types/Channel.sol";
+import {Header, HeaderHash} from "../src/types/Header.sol";
+import {Leaves, PayoutLeaf} from "../src/types/Leaves.sol";
+import {Promise, Receipt} from "../src/types/Receipt.sol";
+import {Checks} from "./Checks.sol";
+
+/// @title The vectors that Python computes, computed here.
+/// @dev They have bytes as hex without 0x, and large numbers as text.
+contract GoldenTest is Checks {
+    string private constant FOLDER = "../tests/golden/";
+
+    function test_sum_trees() external view {
+        string memory file = vm.readFile(string.concat(FOLDER, "sumtree.json"));
+        uint256 checked = 0;
+        for (uint256 t = 0; t < 11; t++) {
+            checked += _tree(file, string.concat(".grown[", vm.toString(t), "]"));
+        }
+        checked += _tree(file, ".changed") + _tree(file, ".largest_sum");
+        check(checked > 60, "there were proofs to check");
+    }
+
+    function test_leaves_of_payouts() external view {
+        string memory file = vm.readFile(string.concat(FOLDER, "payouts.json"));
+        uint256 checked = 0;
+        for (uint256 i = 0; vm.keyExistsJson(file, _at("", i)); i++) {
+            string memory proofs = string.concat(_at("", i), ".proofs");
+            for (uint256 k = 0; vm.keyExistsJson(file, _at(proofs, k)); k++) {
+                string memory proof = _at(proofs, k);
+                uint256 place = vm.parseJsonUint(file, string.concat(proof, ".index"));
+                string memory row = _at(string.concat(_at("", i), ".rows"), place);
+                address account = address(bytes20(_bytes(file, row, ".account")));
+                uint128 amount = uint128(vm.parseJsonUint(file, string.concat(row, ".amount")));
+                check(
+                    this.payoutLeaf(PayoutLeaf(account, amount)) == _word(file, proof, ".leaf"),
+                    "the same leaf"
+                );
+                checked++;
+            }
+        }
+        check(checked > 3, "there were leaves to check");
+    }
+
+    function test_headers() external view {
+        string memory file = vm.readFile(string.concat(FOLDER, "header.json"));
+        uint256 count = 0;
+        for (; vm.keyExistsJson(file, _at("", count)); count++) {
+            string memory entry = _at("", count);
+            Header memory header = Header({
+                epoch: uint64(_number(file, entry, ".epoch")),
+                previous: HeaderHash.wrap(_word(file, entry, ".previous")),
+                receiptsRoot: _word(file, entry, ".receipts_root"),
+                numReceipts: uint64(_number(file, entry, ".num_receipts")),
+                channelsRoot: _word(file, entry, ".channels_root"),
+                payoutRoot: _word(file, entry, ".payout_root"),
+                payoutTotal: uint128(_number(file, entry, ".payout_total")),
+                batchDigest: _word(file, entry, ".batch_digest")
+            });
+            check(this.headerHash(header) == _word(file, entry, ".hash"), "the same hash");
+        }
+        check(count > 1, "there were headers to check");
+    }
+
+    function test_digests() external {
+        string memory file = vm.readFile(string.concat(FOLDER, "digests.json"));
+        vm.chainId(vm.parseJsonUint(file, ".chain_id"));
+        address settlement = address(bytes20(_bytes(file, "", ".settlement")));
+        Receipt memory receipt = Receipt({
+            channelId: ChannelId.wrap(_word(file, "", ".channel_id")),
+            sequence: uint64(vm.parseJsonUint(file, ".sequence")),
+            cumulative: uint128(vm.parseJsonUint(file, ".cumulative")),
+            payouts: _word(file, "", ".payouts"),
+            body: _word(file, "", ".receipt_body_sha256")
+        });
+        check(
+            Digests.ofReceipt(receipt, settlement) == _word(file, "", ".receipt_digest"),
+            "of a receipt"
+        );
+        Promise memory pledge = Promise({
+            channelId: receipt.channelId,
+            sequence: receipt.sequence,
+            cumulative: receipt.cumulative,
+            body: receipt.body,
+            deadline: uint64(vm.parseJsonUint(file, ".promise_deadline"))
+        });
+        check(
+            this.promiseDigest(pledge, settlement) == _word(file, "", ".promise_digest"),
+            "of a promise"
+        );
+    }
+
+    /// @dev From outside, since the libraries read calldata.
+    function commitmentOf(uint128 sum, bytes32 leaf, SumTree.Proof calldata proof)
+        external
+        pure
+        returns (bytes32)
+    {
+        return SumTree.commitmentOf(sum, leaf, proof);
+    }
+
+    function payoutLeaf(PayoutLeaf calldata leaf) external pure returns (bytes32) {
+        return Leaves.hash(leaf);
+    }
+
+    function headerHash(Header calldata header) external pure returns (bytes32) {
+        return HeaderHash.unwrap(header.hash());
+    }
+
+    function promiseDigest(Promise calldata pledge, address settlement)
+        external
+        view
+        returns (bytes32)
+    {
+        return Digests.ofPromise(pledge, settlement);
+    }
+
+    function _tree(string memory file, string memory tree) private view returns (uint256 count) {
+        bytes32 committed = _word(file, tree, ".commitment");
+        uint64 size = uint64(vm.parseJsonUint(file, string.concat(tree, ".size")));
+        for (; count < size; count++) {
+            string memory proof = _at(string.concat(tree, ".proofs"), count);
+            uint256 steps = 0;
+            while (vm.keyExistsJson(file, _at(string.concat(proof, ".siblings"), steps))) steps++;
+            SumTree.Sibling[] memory siblings = new SumTree.Sibling[](steps);
+            for (uint256 i = 0; i < steps; i++) {
+                string memory step = _at(string.concat(proof, ".siblings"), i);
+                siblings[i] = SumTree.Sibling(
+                    uint128(_number(file, step, ".sum")), _word(file, step, ".hash")
+                );
+            }
+            check(
+                this.commitmentOf(
+                    uint128(_number(file, proof, ".leaf.sum")),
+                    _word(file, proof, ".leaf.hash"),
+                    SumTree.Proof(uint64(count), size, siblings)
+                ) == committed,
+                "the same commitment"
+            );
+        }
+        if (size == 0) check(SumTree.commitment(0, 0, 0) == committed, "of nothing");
+    }
+
+    function _at(string memory list, uint256 index) private pure returns (string memory) {
+        return string.concat(list, "[", vm.toString(index), "]");
+    }
+
+    function _number(string memory file, string memory entry, string memory key)
+        private
+        pure
+        returns (uint256)
+    {
+        return vm.parseUint(vm.parseJsonString(file, string.concat(entry, key)));
+    }
+
+    function _word(string memory file, string memory entry, string memory key)
+        private
+        pure
+        returns (bytes32)
+    {
+        return bytes32(_bytes(file, entry, key));
+    }
+
+    function _bytes(string memory file, string memory entry, string memory key)
+        private
+        pure
+        returns (bytes memory)
+    {
+        string memory text = vm.parseJsonString(file, string.concat(entry, key));
+        return vm.parseBytes(string.concat("0x", text));
+    }
+}
