@@ -58,7 +58,6 @@ async def show_theft(scene: Scene, step: Step) -> None:
     chain = scene.network.chain.client(member.identity.secret)
     folder = scene.network.plan.home / "thief"
     try:
-        await on_chain(chain.settlement.say_alive)  # or it might lose its office for silence first
         receipt = await ask_unpaid(scene, cast.UNPAID_PROMPTS[0])
         async with open_thief(member.identity, chain, folder, witnesses_of(scene)) as thief:
             before = await balances(scene)

@@ -15,8 +15,6 @@ from proofs.ledger import Ledger
 from proofs.signing import Signer
 from tests.node.networks import open_lab
 
-QUIET_S = 30  # more than a third of a development chain's silence, and less than all of it
-
 
 def test_it_says_that_it_is_there_although_no_block_came_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -37,7 +35,7 @@ def test_it_says_that_it_is_there_although_no_block_came_meanwhile(
         )
         role._fill_bond_and_show()
         assert chain.rpc.nonce(chain.address) == 0  # deployed a moment ago
-        later = time.time() + QUIET_S
+        later = time.time() + chain.settlement.terms.silence / 2
         monkeypatch.setattr(time, "time", lambda: later)
         role._fill_bond_and_show()
         assert chain.rpc.nonce(chain.address) == 1
