@@ -290,7 +290,7 @@ class AggregatorRole:
         return {digest: data for digest, data in found.items() if data is not None}
 
     async def _reconsider(self, error: ContractReverted) -> None:
-        """Take back what is sealed, where the contract refuses its header because the chain took back
+        """Take back what is sealed, where the contract refuses its header: the chain took back
         what it stands on: it is sealed anew later, with what is still claimed.
         """
         self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")

@@ -161,7 +161,7 @@ class Mirror:
         return True
 
     def _is_on_our_way(self, posted: PostedHeader) -> bool:
-        """Return whether a header continues what is here, after going back where it replaces some."""
+        """Return whether a header continues what is here; go back first where it replaces some."""
         header = posted.header
         self._headers[header.epoch] = posted
         self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)
