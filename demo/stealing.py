@@ -112,7 +112,7 @@ async def ask_unpaid(scene: Scene, prompt: str) -> Receipt:
     )
     scene.stage.say(
         f"“{prompt}”: {cast.C} answers as {cast.UNPAID} and claims {money(receipt.amount)} into the"
-        " settlement contract; no header says yet whose that is"
+        " settlement contract, where no header has it"
     )
     return receipt
 
@@ -194,8 +194,8 @@ async def check_undone(scene: Scene, posted: PostedHeader, account: bytes) -> No
     require(office.aggregator is None and office.bond == 0, "the office is vacant")
     require(await on_chain(partial(scene.chain.token.balance_of, account)) == 0, "nothing is lost")
     scene.stage.say(
-        f"epoch {posted.header.epoch} is taken back, the aggregator's office is vacant, the thief"
-        f" has {money(0)}"
+        f"epoch {posted.header.epoch} is taken back, the aggregator's office is vacant, and the thief"
+        " has nothing"
     )
 
 
