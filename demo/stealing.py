@@ -194,8 +194,8 @@ async def check_undone(scene: Scene, posted: PostedHeader, account: bytes) -> No
     require(office.aggregator is None and office.bond == 0, "the office is vacant")
     require(await on_chain(partial(scene.chain.token.balance_of, account)) == 0, "nothing is lost")
     scene.stage.say(
-        f"epoch {posted.header.epoch} is taken back, the aggregator's office is vacant, and the thief"
-        " has nothing"
+        f"epoch {posted.header.epoch} is taken back, the aggregator's office is vacant, and the"
+        " thief has nothing"
     )
 
 

@@ -316,8 +316,7 @@ class AggregatorRole:
             return
         if missing > 0:
             settlement.fund_bond(missing)
-        # Our own clock, too: where blocks come with transactions only, the last one may be old, and
-        # the next one ends the silence and the office at once.
+        # The last block may be old where nobody sends anything; the next one will not be.
         now = max(self._chain.rpc.get_block().timestamp, int(time.time()))
         left_s = office.silent_from - now
         if left_s < settlement.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:

@@ -61,6 +61,7 @@ class Delivery:
         self._address = address
         self._is_claimed = is_claimed
         self._refused: set[bytes] = set()  # for good, by the aggregator: digests
+        self._said: dict[bytes, str] = {}  # what it said last of a receipt that it did not take
         self._wake = trio.Event()
 
     def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
@@ -78,6 +79,16 @@ class Delivery:
         """Keep our copy of a receipt that we signed as client."""
         self._outbox.add(receipt.signed, None)
         self._telemetry.count("receipts_paid")
+
+    def is_refused(self, digest: bytes) -> bool:
+        """Whether the aggregator refused a receipt for good."""
+        return digest in self._refused
+
+    def last_words(self, digest: bytes) -> str | None:
+        """What the aggregator said last of a receipt that it did not promise; None: it was not
+        asked since this daemon started.
+        """
+        return self._said.get(digest)
 
     def send_soon(self) -> None:
         """Something was claimed: what waited for it can be sent."""
@@ -119,6 +130,7 @@ class Delivery:
                 f"settlement: the aggregator did not take {len(entries)} receipts now: {error};"
                 " they are sent again"
             )
+            self._said |= {entry.digest: f"no answer: {error}" for entry in entries}
             return False
         kept = [
             await self._keep(entry, outcome)
@@ -135,14 +147,18 @@ class Delivery:
             case wire.Accepted():
                 if self._holds(outcome.promise, entry):
                     self._outbox.keep_promise(entry.digest, outcome.promise)
+                    self._said.pop(entry.digest, None)
                     self._telemetry.count("receipts_promised")
                     await self._tell(entry, outcome.promise)
                     return True
                 self._telemetry.log(f"settlement: the promise of receipt {name} does not hold")
+                self._said[entry.digest] = "a promise that does not hold"
             case wire.Waiting():
                 self._telemetry.log(f"settlement: receipt {name} waits: {outcome.reason}")
+                self._said[entry.digest] = outcome.reason
             case wire.Rejected():
                 self._telemetry.log(f"settlement: receipt {name} is rejected: {outcome.reason}")
+                self._said[entry.digest] = outcome.reason
                 if not outcome.retryable:
                     self._refused.add(entry.digest)
         return False

@@ -108,6 +108,7 @@ class Mirror:
         self._ripening: deque[tuple[PostedHeader, dict[bytes, Shown[AccountLeaf]]]] = deque()
         self._claimable: dict[bytes, Claimable] = {}
         self._checkpointed = 0
+        self.level = trio.Event()  # set once it has had all that the chain had by then
 
     @property
     def network(self) -> Network:
@@ -143,6 +144,7 @@ class Mirror:
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
                 await self._ripen()
+                self.level.set()
             await trio.sleep(interval_s)
 
     async def follow(self) -> bool:

@@ -148,6 +148,12 @@ class Outbox:
                 )
         return entries
 
+    def unpaid(self, limit: int) -> list[OutboxEntry]:
+        """Return receipts that pay us and that no final header has, oldest first."""
+        return self._entries(
+            "WHERE state < ? AND envelope IS NOT NULL ORDER BY id LIMIT ?", OutboxState.FINAL, limit
+        )
+
     def newest(self, limit: int) -> list[OutboxEntry]:
         """Return the latest receipts, newest first."""
         return self._entries("ORDER BY id DESC LIMIT ?", limit)
