@@ -7,10 +7,10 @@ Believes no node.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -28,9 +28,6 @@ from proofs.receipt import Receipt
 
 from .record import ClaimFailed
 
-if TYPE_CHECKING:
-    from web3.types import EventData
-
 POLL_S = 0.3
 FETCH_S = 30.0
 CHAIN_DEADLINE_S = 60.0
@@ -46,6 +43,14 @@ class Earned:
     role: str
     amount: int = 0
     receipts: list[Receipt] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of the settlement contract, and the transaction that brought it."""
+
+    args: Mapping[str, Any]
+    transaction: bytes
 
 
 async def audit_with(
@@ -83,11 +88,12 @@ def totals(earned: Sequence[Earned]) -> dict[bytes, int]:
     return dict(sums)
 
 
-def find_events(chain: ChainClient, name: str, **wanted: object) -> list[EventData]:
+def find_events(chain: ChainClient, name: str, **wanted: object) -> list[Event]:
     """The settlement contract's events of one name, oldest first; `wanted` are indexed values."""
     deployment = chain.deployment
     span = {"first": deployment.first_block, "last": chain.rpc.block_number()}
-    return list(chain.rpc.search("Settlement", deployment.settlement, name, wanted, **span))
+    found = chain.rpc.search("Settlement", deployment.settlement, name, wanted, **span)
+    return [Event(each["args"], bytes(each["transactionHash"])) for each in found]
 
 
 async def on_chain(call: Callable[[], Result]) -> Result:

@@ -215,7 +215,7 @@ def claim(chain: ChainClient, audit: Audit, account: bytes, had: int) -> Paid:
             if chain.settlement.paid_to(account) < shown.leaf.amount:
                 raise
     *_, last = find_events(chain, "Claimed", account=to_hex(account))
-    tx = bytes(last["transactionHash"])
+    tx = last.transaction
     return Paid(
         account,
         tx,

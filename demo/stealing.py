@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -21,15 +21,12 @@ from proofs.hextext import from_hex, to_hex
 from proofs.receipt import Receipt, decode_body, decode_receipt
 
 from . import cast
-from .audit import audit_with, find_events, on_chain, wait_on_chain
+from .audit import Event, audit_with, find_events, on_chain, wait_on_chain
 from .paying import gas_of, names_of
 from .record import Step, require
 from .scene import Scene
 from .serving import ask_into
 from .thief import open_thief
-
-if TYPE_CHECKING:
-    from web3.types import EventData
 
 CLAIMED_DEADLINE_S = 40.0
 CONVICTED_DEADLINE_S = 60.0
@@ -139,11 +136,11 @@ def show_header(scene: Scene, posted: PostedHeader, account: bytes, loot: int) -
 def find_verdict(chain: ChainClient, posted: PostedHeader) -> Verdict | None:
     """The conviction for this header, when there is one. Blocks."""
     for event in find_events(chain, "Convicted"):
-        if event["args"]["firstEpoch"] == posted.header.epoch:
-            transaction = bytes(event["transactionHash"])
+        if event.args["firstEpoch"] == posted.header.epoch:
+            transaction = event.transaction
             return Verdict(
-                from_hex(event["args"]["prover"]),
-                event["args"]["reward"],
+                from_hex(event.args["prover"]),
+                event.args["reward"],
                 transaction,
                 gas_of(chain, transaction),
                 proof=called(chain, transaction),
@@ -218,7 +215,7 @@ async def show_exits(scene: Scene, step: Step) -> None:
     paid = await on_chain(partial(payouts_of, scene.chain, receipt.channel_id))
     due = receipt.cumulative - in_header
     require(
-        sum(event["args"]["amount"] for event in exits) == sum(paid.values()) == due,
+        sum(event.args["amount"] for event in exits) == sum(paid.values()) == due,
         f"exits pay what no header has of the channel ({due}), and nothing twice",
     )
     gas = await show_exit_table(scene, exits)
@@ -227,7 +224,7 @@ async def show_exits(scene: Scene, step: Step) -> None:
     step.facts["exits"] = {
         "amount": due,
         "paid": {to_hex(account): amount for account, amount in paid.items()},
-        "transactions": [to_hex(bytes(event["transactionHash"])) for event in exits],
+        "transactions": [to_hex(event.transaction) for event in exits],
     }
 
 
@@ -237,7 +234,7 @@ def has_left(chain: ChainClient, receipt: Receipt) -> bool:
     return found is not None and found.sequence >= receipt.sequence
 
 
-def exits_of(chain: ChainClient, channel_id: bytes) -> list[EventData]:
+def exits_of(chain: ChainClient, channel_id: bytes) -> list[Event]:
     """The exits that settled a channel. Blocks."""
     return find_events(chain, "Exited", channelId=channel_id)
 
@@ -246,19 +243,19 @@ def payouts_of(chain: ChainClient, channel_id: bytes) -> dict[bytes, int]:
     """What a channel's exits paid whom. Blocks."""
     paid: dict[bytes, int] = {}
     for event in find_events(chain, "PaidOut", channelId=channel_id):
-        account = from_hex(event["args"]["account"])
-        paid[account] = paid.get(account, 0) + event["args"]["amount"]
+        account = from_hex(event.args["account"])
+        paid[account] = paid.get(account, 0) + event.args["amount"]
     return paid
 
 
-async def show_exit_table(scene: Scene, exits: list[EventData]) -> int:
+async def show_exit_table(scene: Scene, exits: list[Event]) -> int:
     """Each exit of the channel; what the last one cost."""
-    transactions = [bytes(event["transactionHash"]) for event in exits]
+    transactions = [event.transaction for event in exits]
     gas = await on_chain(lambda: [gas_of(scene.chain, each) for each in transactions])
     rows = [
         (
             f"receipt {event['args']['sequence']}",
-            money(event["args"]["amount"]),
+            money(event.args["amount"]),
             f"{cost:,}",
             scene.stage.short(to_hex(transaction)),
         )
