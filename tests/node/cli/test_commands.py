@@ -15,7 +15,7 @@ import trio
 
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running
-from tests.node.twin import PEER, RECEIPT, STUCK, WORDS, Twin, serve_twin
+from tests.node.twin import CHANNEL, PEER, RECEIPT, STUCK, WORDS, Twin, serve_twin
 
 
 def point_home_at(home: Path, url: str) -> None:
