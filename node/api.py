@@ -23,7 +23,7 @@ AdapterState = Literal["held", "ready", "known"]
 """Its bytes are here; it is in the engine; it was heard of on the network."""
 ChannelState = Literal["open", "empty", "withdrawing", "closed", "dead"]
 """Pays; has nothing in it; its money is on the way back; pays no more; holds less than is owed."""
-ReceiptState = Literal["queued", "gossiped", "promised", "included", "final"]
+ReceiptState = Literal["queued", "promised", "included", "final"]
 PartOfReceipt = Literal["node", "client"]
 Obstacle = Literal[
     "signature", "claim", "aggregator", "refused", "epoch", "window", "exit", "payout", "dead"

@@ -68,7 +68,6 @@ CHECK_INTERVAL_S = 3600.0
 
 _STATE_WORDS: dict[OutboxState, ReceiptState] = {
     OutboxState.QUEUED: "queued",
-    OutboxState.GOSSIPED: "gossiped",
     OutboxState.PROMISED: "promised",
     OutboxState.INCLUDED: "included",
     OutboxState.FINAL: "final",
@@ -151,6 +150,8 @@ class Money:
         published = Published(
             self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
+        for promise in self._outbox.promises():
+            self._promises.add(promise)
         self.watcher = Watcher(
             chain,
             self._promises,
@@ -188,6 +189,7 @@ class Money:
             aggregator=config.aggregator,
             address=self._aggregator_now,
             is_claimed=self.claims.is_claimed,
+            on_promise=self._promises.add,
         )
         self.exits = Exits(
             chain,
@@ -258,7 +260,7 @@ class Money:
             )
 
             self.respondent = Respondent(
-                own, self.aggregator.state_at, self.mirror.open_headers, self._telemetry
+                own, self.aggregator.state_at, self.mirror, self._telemetry
             )
 
     def _aggregator_now(self) -> bytes:
