@@ -254,7 +254,7 @@ async def show_exit_table(scene: Scene, exits: list[Event]) -> int:
     gas = await on_chain(lambda: [gas_of(scene.chain, each) for each in transactions])
     rows = [
         (
-            f"receipt {event['args']['sequence']}",
+            f"receipt {event.args['sequence']}",
             money(event.args["amount"]),
             f"{cost:,}",
             scene.stage.short(to_hex(transaction)),
