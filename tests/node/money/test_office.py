@@ -81,18 +81,18 @@ async def test_an_honest_aggregator_answers_whatever_is_demanded(tmp_path: Path)
         ):
             peer_id = await outsider.host.connect(aggregator.host.addresses[0], 10)
             await trio.to_thread.run_sync(outsider.claim_all)
-            (accepted,) = await outsider.hand_over(peer_id, outsider.advance(tokens=2))
             settlement = outsider.chain.settlement
+            bully = chain_for(lab, lab.identity("bully").secret)
+            court = bully.settlement.court
+            fees = 3 * settlement.terms.demand_fee
+            await trio.to_thread.run_sync(bully.token.allow, court.address, fees)
+            (accepted,) = await outsider.hand_over(peer_id, outsider.advance(tokens=2))
             await until(lambda: settlement.find_header(1), WINDOW_S)
             posted = settlement.find_header(1)
             assert posted is not None
-            bully = chain_for(lab, lab.identity("bully").secret)
-            court = bully.settlement.court
             questions = [
                 Question(Part.CHANNEL, 0, 0),
-                Question(Part.ACCOUNT, 0, 0),
                 Question(Part.ENTRY, 0, 0),
-                Question(Part.CHANNEL, 99, 0),
             ]
 
             def demand_all() -> None:
