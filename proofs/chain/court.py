@@ -22,7 +22,7 @@ from ..court import (
     Question,
 )
 from ..epoch import ChannelLeaf, Shown
-from ..hextext import from_hex, to_hex
+from ..hextext import from_hex
 from ..promise import Promise
 from ..sumtree import Opening
 from ..voucher import ChannelConfig
@@ -173,13 +173,9 @@ class Court:
         """What was answered to a demand, from the call that brought it; None while it is open."""
         asked = (posted_values(posted), question_values(question))
         wanted = {"id": self._contract.read_one("demandId", *asked)}
-        rpc = self._contract.rpc
-        last = rpc.block_number()
+        last = self._contract.rpc.block_number()
         for event in self._contract.events("Answered", wanted, first=posted.block, last=last):
-            call = rpc.call("eth_getTransactionByHash", to_hex(bytes(event["transactionHash"])))
-            found = decode_answer(*self._contract.decode_call(from_hex(call["input"])))
-            if found is not None:
-                return found
+            return decode_answer(*self._contract.decode_call(bytes(event["args"]["call"])))
         return None
 
     # ── promises ──
