@@ -190,7 +190,7 @@ class Court:
         shown kept, by the demand's id.
         """
         return {
-            bytes(event["args"]["id"]): Promise(*event["args"]["pledge"].values(), signature=b"")
+            bytes(event["args"]["id"]): Promise(*event["args"]["pledge"].values(), b"")
             for event in self._contract.events("StandDemanded", {}, first=first, last=last)
         }
 
