@@ -7,7 +7,7 @@ show, proofs/court.py finds out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -190,7 +190,7 @@ class Court:
         shown kept, by the demand's id.
         """
         return {
-            bytes(event["args"]["id"]): Promise(*event["args"]["pledge"].values(), b"")
+            bytes(event["args"]["id"]): read_promise(event["args"]["pledge"])
             for event in self._contract.events("StandDemanded", {}, first=first, last=last)
         }
 
@@ -209,6 +209,18 @@ class Court:
     def convict_broken(self, promise: Promise, term: int) -> TransactionReceipt:
         """Convict because a promise was not shown kept, demanded in this term of the office."""
         return self._contract.send("convictBroken", promise_values(promise), term)
+
+
+def read_promise(pledge: Mapping[str, Any]) -> Promise:
+    """A promise in an event, which is without its signature."""
+    return Promise(
+        channel_id=bytes(pledge["channelId"]),
+        sequence=pledge["sequence"],
+        cumulative=pledge["cumulative"],
+        body=bytes(pledge["body"]),
+        deadline=pledge["deadline"],
+        signature=b"",
+    )
 
 
 def question_values(question: Question) -> tuple[int, int, int]:
