@@ -1,8 +1,8 @@
 """A hostile peer for the demo, built on the same p2p package as the honest ones: `python -m
 demo.attacker …`.
 
-It offers an adapter whose blocks it corrupts by one bit, and gossips a receipt that it overheard,
-with a raised amount. Prints a line when each is done.
+It offers an adapter whose blocks it corrupts by one bit, and gossips a promised receipt that it
+overheard, with a raised amount. Prints a line when each is done.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from node.wire.receipts import TOPIC
+from node.wire.receipts import TOPIC, Promised
 from p2p.blocks.client import fetch_block, fetch_blocks
 from p2p.blocks.exchange import BlockRef
 from p2p.blocks.server import serve_blocks
@@ -50,10 +50,11 @@ class CorruptStore:
 
 
 def tamper(data: bytes) -> bytes:
-    """An envelope whose receipt gives its operator more: the form is right and the arithmetic too,
-    only nobody signed it.
+    """A promise of a receipt that gives its operator more: the form is right and the arithmetic
+    too, only nobody signed it.
     """
-    envelope = decode_envelope(data)
+    promised = msgspec.msgpack.decode(data, type=Promised)
+    envelope = decode_envelope(promised.envelope)
     signed = decode_receipt(envelope.receipt)
     receipt = decode_body(signed.body)
     extra = -(-STOLEN // receipt.completion_price)
@@ -64,8 +65,9 @@ def tamper(data: bytes) -> bytes:
         cumulative=receipt.cumulative + extra * receipt.completion_price,
     )
     lie = msgspec.structs.replace(signed, body=encode_body(raised))
+    forged = msgspec.structs.replace(envelope, receipt=msgspec.msgpack.encode(lie))
     return msgspec.msgpack.encode(
-        msgspec.structs.replace(envelope, receipt=msgspec.msgpack.encode(lie))
+        msgspec.structs.replace(promised, envelope=msgspec.msgpack.encode(forged))
     )
 
 

@@ -30,6 +30,9 @@ TOGETHER: Mapping[str, str] = {
     "verse": "Speak to me of the moon.",
 }
 OVERHEARD_PROMPT = "Say hello."
+UNPAID = "verse"  # whose maker and contributors an aggregator that steals robs, too
+UNPAID_PROMPTS = ("Speak to me of a thief.", "Speak to me of justice.")
+UNPAID_TOKENS = 12
 ANSWER_TOKENS = 40
 TOGETHER_TOKENS = 120
 """More, so that the first answer still runs when the last one begins, on a busy machine too."""

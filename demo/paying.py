@@ -8,25 +8,28 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain as in_a_row
 
 import trio
 
 from node.cli.show import money
-from node.testnet.plan import AGGREGATOR, owner_of
-from p2p.blocks.store import BlockStore
+from node.money.audit import Audit, explain
+from node.testnet.plan import owner_of
 from p2p.cid import Cid
-from p2p.peers import PeerAddress
 from proofs.chain.client import ChainClient
 from proofs.chain.devchain import FUND_DOLLARS
 from proofs.chain.errors import ContractReverted
+from proofs.chain.structs import PostedHeader
+from proofs.epoch import EpochHeader
 from proofs.hextext import to_hex
-from proofs.sumtree import verify_payout
+from proofs.receipt import decode_body, decode_receipt, digest_of
 
-from .audit import Audit, Earned, audit_chain, find_claim, on_chain, totals
-from .record import ClaimFailed, Step, require
+from .audit import Earned, audit_with, earned_in, find_events, on_chain, totals, wait_on_chain
+from .record import Step, require
 from .scene import Scene
 
 POSTED_DEADLINE_S = 60.0
+FINAL_DEADLINE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -41,52 +44,74 @@ class Paid:
 
 
 async def show_payouts(scene: Scene, step: Step) -> None:
-    """Wait for the epoch, recompute it, prove every receipt and every payout, claim, look at the
-    balances.
+    """Wait for the epoch, recompute it, prove every receipt and every payout, claim when nobody can
+    challenge it any more, look at the balances, follow every receipt to its end.
     """
+    await show_terms(scene)
     await wait_until_posted(scene, len(scene.record.answers))
-    audit = await audit_chain(
-        scene.chain,
-        scene.watcher,
-        BlockStore(scene.network.plan.home / "watcher"),
-        [aggregator_of(scene)],
-    )
-    show_headers(scene, audit)
+    audit = await audit_with(scene.watcher, scene.chain, scene.store, scene.holders)
+    await show_headers(scene, audit)
     await check_inclusion(scene, audit)
-    earned = audit.earned()
+    earned = earned_in(audit)
     check_totals(audit, earned)
+    await wait_until_final(scene, audit.posted[-1])
     paid = await claim_all(scene, audit, earned)
     show_table(scene, earned, paid)
+    await follow_receipts(scene, audit)
     step.facts |= {
         "epochs": len(audit.posted),
         "receipts": len(audit.receipts),
-        "payout_total": audit.header.payout_total,
+        "payout_total": last_header(audit).payout_total,
     }
+
+
+async def show_terms(scene: Scene) -> None:
+    """What an aggregator must respect, as the settlement contract says it."""
+    settlement = scene.chain.settlement
+    terms = await on_chain(lambda: settlement.terms)
+    witnesses, quorum = await on_chain(settlement.witnesses)
+    office = await on_chain(settlement.read_office)
+    require(office.bond >= terms.bond, f"the aggregator's bond is whole ({office.bond})")
+    scene.stage.say(
+        f"a header needs {quorum} of {len(witnesses)} witnesses, can be challenged for"
+        f" {terms.window} s, and answers with a bond of {money(terms.bond)}"
+    )
 
 
 async def wait_until_posted(scene: Scene, num_receipts: int) -> None:
     """Until the log on the chain is as long as the answers are many."""
-    with trio.move_on_after(POSTED_DEADLINE_S):
-        while True:
-            state = await on_chain(scene.chain.settlement.read)
-            if state.num_receipts >= num_receipts:
-                return
-            await trio.sleep(0.5)
-    raise ClaimFailed(
-        f"{state.num_receipts} of {num_receipts} receipts were posted within"
-        f" {POSTED_DEADLINE_S:.0f} s"
+    await wait_on_chain(
+        lambda: scene.chain.settlement.read().num_receipts >= num_receipts,
+        f"{num_receipts} receipts are posted",
+        POSTED_DEADLINE_S,
     )
 
 
-def aggregator_of(scene: Scene) -> PeerAddress:
-    """Where batches are published."""
-    running = scene.network.nodes[AGGREGATOR].running
-    return PeerAddress(running.peer_id, tuple(running.p2p))
+async def wait_until_final(scene: Scene, posted: PostedHeader) -> None:
+    """Until the header's window is over: before that nothing is paid under it."""
+    epoch = posted.header.epoch
+    begun_s = trio.current_time()
+    await wait_on_chain(
+        partial(scene.chain.settlement.is_final, posted),
+        f"epoch {epoch} is final",
+        FINAL_DEADLINE_S,
+    )
+    scene.stage.say(
+        f"nobody challenged epoch {epoch}: it is final after {trio.current_time() - begun_s:.1f} s"
+        " more, and claims are paid"
+    )
 
 
-def show_headers(scene: Scene, audit: Audit) -> None:
+def last_header(audit: Audit) -> EpochHeader:
+    """The newest header: what the chain says is owed."""
+    return audit.posted[-1].header
+
+
+async def show_headers(scene: Scene, audit: Audit) -> None:
     """What was posted; each was recomputed from its batch."""
-    gas = [gas_of(scene.chain, posted.transaction) for posted in audit.posted]
+    gas = await on_chain(
+        lambda: [gas_of(scene.chain, posted.transaction) for posted in audit.posted]
+    )
     rows = [
         (
             str(posted.header.epoch),
@@ -99,12 +124,12 @@ def show_headers(scene: Scene, audit: Audit) -> None:
     ]
     scene.stage.table(("epoch", "receipts so far", "batch", "gas", "posted in"), rows)
     scene.stage.say(
-        "every batch was fetched by its CID and recomputed: signatures, channels, shares, totals,"
-        " roots"
+        "every batch was fetched by its CID and recomputed: signatures, channels, totals, roots;"
+        " shares follow from the adapters' manifests"
     )
     scene.record.chain |= {
-        "receipts_root": audit.header.receipts_root.hex(),
-        "payout_root": audit.header.payout_root.hex(),
+        "receipts_root": last_header(audit).receipts_root.hex(),
+        "payout_root": last_header(audit).payout_root.hex(),
     }
     scene.record.figure("receipts_verified", len(audit.receipts))
     scene.record.figure("batch_gas", gas[-1])
@@ -123,12 +148,14 @@ async def check_inclusion(scene: Scene, audit: Audit) -> None:
     """The client's own copy of each answer's receipt is in the log whose root is on the chain."""
     for answer in scene.record.answers:
         signed = await scene.client.receipt(answer["receipt"])
-        try:
-            proof = audit.history.prove_receipt(signed)
-        except KeyError:
-            raise ClaimFailed(f"the receipt {answer['receipt'][:16]}… is not in the log") from None
+        body = decode_receipt(signed).body
         require(
-            proof.verify(signed, audit.header.receipts_root),
+            digest_of(body) in audit.epochs, f"the receipt {answer['receipt'][:16]}… is in the log"
+        )
+        receipt = decode_body(body)
+        proof = audit.history.state.prove_receipt(receipt.channel_id, receipt.sequence)
+        require(
+            proof.verify(body, last_header(audit).receipts_root),
             f"the inclusion proof of {answer['receipt'][:16]}… holds",
         )
     scene.stage.say(
@@ -140,7 +167,7 @@ def check_totals(audit: Audit, earned: Sequence[Earned]) -> None:
     """Shares, receipts and the chain speak of the same sum."""
     fees = sum(receipt.amount for receipt in audit.receipts)
     require(
-        sum(row.amount for row in earned) == fees == audit.header.payout_total,
+        sum(row.amount for row in earned) == fees == last_header(audit).payout_total,
         "payouts are the sum of the receipts' fees, and what the chain says",
     )
     require(
@@ -154,9 +181,11 @@ async def claim_all(scene: Scene, audit: Audit, earned: Sequence[Earned]) -> dic
     paid: dict[bytes, Paid] = {}
     funded = {member.address for member in scene.network.plan.members}
     for account, total in totals(earned).items():
-        proof = audit.history.prove_payout(account)
+        shown = audit.show_account(account)
         require(
-            proof.amount == total and verify_payout(proof, audit.payout_root),
+            shown is not None
+            and shown.leaf.amount == total
+            and shown.commitment == last_header(audit).payout_root,
             f"the payout proof of 0x{account.hex()} holds",
         )
         had = FUND_DOLLARS if account in funded else 0
@@ -177,21 +206,22 @@ def claim(chain: ChainClient, audit: Audit, account: bytes, had: int) -> Paid:
     Its own node may do the same at the same time, and then it does not matter whose claim it was.
     Blocks.
     """
-    proof = audit.history.prove_payout(account)
-    while chain.settlement.paid_to(account) < proof.amount:
+    shown = audit.show_account(account)
+    assert shown is not None, "whoever earned something has a leaf"
+    while chain.settlement.paid_to(account) < shown.leaf.amount:
         try:
-            chain.settlement.claim(audit.header, proof)
+            chain.settlement.claim(audit.posted[-1], shown)
         except ContractReverted:
-            if chain.settlement.paid_to(account) < proof.amount:
+            if chain.settlement.paid_to(account) < shown.leaf.amount:
                 raise
-    tx = find_claim(chain, account)
-    assert tx is not None, "whoever was paid was paid by a transaction"
+    *_, last = find_events(chain, "Claimed", account=to_hex(account))
+    tx = last.transaction
     return Paid(
         account,
         tx,
         gas_of(chain, tx),
         chain.token.balance_of(account) - had,
-        num_siblings=len(proof.siblings),
+        num_siblings=len(shown.proof.siblings),
     )
 
 
@@ -227,9 +257,24 @@ def show_table(scene: Scene, earned: Sequence[Earned], paid: dict[bytes, Paid]) 
     )
 
 
+async def follow_receipts(scene: Scene, audit: Audit) -> None:
+    """What `lorikeet why` says of every answer's receipt: each step must hold."""
+    signed = [await scene.client.receipt(answer["receipt"]) for answer in scene.record.answers]
+    steps = await on_chain(
+        lambda: [*in_a_row(*(explain(audit, scene.chain, one) for one in signed))]
+    )
+    for one in steps:
+        require(one.outcome == "holds", f"{one.name}: {one.detail}")
+    scene.stage.say(
+        f"{len(signed)} receipts followed from their signatures to the last payout: {len(steps)}"
+        " steps, all hold"
+    )
+
+
 def names_of(scene: Scene) -> dict[bytes, str]:
     """Whose the addresses are."""
-    names = {
+    names = {member.address: member.name for member in scene.network.plan.members}
+    names |= {
         owner_of(member.name): f"owner of {member.name}" for member in scene.network.plan.volunteers
     }
     for name, manifest in scene.manifests.items():

@@ -26,6 +26,10 @@ FIGURES = (
     "gas_per_receipt",
     "claim_gas",
     "claims_ok",
+    "theft_caught_s",
+    "conviction_gas",
+    "bond_paid",
+    "exit_gas",
     "processes_left",
 )
 

@@ -13,9 +13,11 @@ from node.api import AdapterInfo
 from node.testnet.asking import Asking, NodeClient
 from node.testnet.network import Network
 from node.testnet.plan import BOOTSTRAP, GATEWAY, NETWORK
+from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
+from p2p.peers import PeerAddress
 from proofs.chain.client import ChainClient
 from proofs.manifest import Manifest
 
@@ -37,6 +39,7 @@ class Scene:
     # word
     watcher: Host
     chain: ChainClient
+    store: BlockStore  # what the watcher fetched
     published: dict[str, AdapterInfo] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
 
@@ -44,6 +47,15 @@ class Scene:
     def client(self) -> NodeClient:
         """The gateway."""
         return self.nodes[GATEWAY]
+
+    @property
+    def holders(self) -> list[PeerAddress]:
+        """Where to get what was published with an epoch: whoever runs and keeps a copy."""
+        return [
+            PeerAddress(node.peer_id, tuple(node.running.p2p))
+            for name, node in self.network.nodes.items()
+            if name != BOOTSTRAP and node.child.is_running
+        ]
 
     def peer_id(self, name: str) -> str:
         """A node's identity."""
@@ -106,7 +118,13 @@ async def open_scene(network: Network, stage: Stage, record: Record) -> AsyncIte
         chain = network.chain
         assert chain is not None
         yield Scene(
-            network, stage, record, nodes, watcher=watcher, chain=chain.client(chain.secrets()[0])
+            network,
+            stage,
+            record,
+            nodes,
+            watcher=watcher,
+            chain=chain.client(chain.secrets()[0]),
+            store=BlockStore(network.plan.home / "watcher"),
         )
 
 

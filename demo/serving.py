@@ -16,8 +16,8 @@ from node.cli.show import money, size
 from node.testnet.asking import Asking, NodeClient
 from node.testnet.network import Network, Node
 from p2p.blocks.client import fetch_block
-from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
+from p2p.identity import write_private
 from proofs.manifest import MAX_MANIFEST_BYTES, parse_manifest
 
 from . import cast
@@ -147,18 +147,18 @@ def write_key(folder: Path, name: str) -> Path:
     """The creator's key, where the node that publishes can read it."""
     path = folder / f"{name}.key"
     folder.mkdir(mode=0o700, exist_ok=True)
-    path.write_text(cast.creator_of(name).secret.hex() + "\n")
+    if not path.exists():  # from an earlier demo in the same home
+        write_private(path, cast.creator_of(name).secret.hex() + "\n")
     return path.resolve()
 
 
 async def read_manifests(scene: Scene) -> None:
     """What the creators signed, fetched like any peer would."""
-    store = BlockStore(scene.network.plan.home / "watcher")
     for name, info in scene.published.items():
         providers = await scene.watcher.dht.find_providers(Cid.parse(info.cid))
         data = await fetch_block(
             scene.watcher,
-            store,
+            scene.store,
             Cid.parse(info.cid),
             MAX_MANIFEST_BYTES,
             providers=providers,

@@ -1,6 +1,6 @@
-"""The demo's story: nine steps in order.
+"""The demo's story: eleven steps in order.
 
-What each step shows and checks stands in serving, paying and attacking.
+What each step shows and checks stands in serving, paying, attacking and stealing.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .serving import (
     show_side_by_side,
 )
 from .stage import Stage
+from .stealing import show_exits, show_theft
 
 NUM_VOLUNTEERS = 3
 EPOCH_S = 6.0
@@ -63,10 +64,12 @@ def acts(adapters: Path) -> list[tuple[str, Act]]:
         ("Requests for all adapters and the base share batches in one engine", show_shared_batches),
         ("Vouchers, receipts, an epoch on the chain, and claims", show_payouts),
         ("Two attacks, both caught and named", show_attacks),
+        ("The aggregator steals: one watcher convicts it, and its bond is paid out", show_theft),
+        ("With no aggregator left, answers are paid all the same", show_exits),
     ]
 
 
-NUM_STEPS = 9
+NUM_STEPS = 11
 
 
 async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep: bool) -> None:
@@ -135,9 +138,10 @@ def progress(stage: Stage, name: str, state: str) -> None:
 
 
 async def show_staying(scene: Scene, step: Step) -> None:
-    """Everything runs on; what to try."""
+    """Everything but the convicted aggregator runs on; what to try."""
     running = [child for child in scene.network.children if child.is_running]
     require(len(running) == len(scene.network.children), "every process runs")
+    scene.stage.say("nobody aggregates any more, so every node settles its channels by itself")
     scene.record.figure("processes_left", len(find_marked(scene.network.launcher.mark)))
     scene.stage.give(advice(scene.network, list(ADAPTERS)))
 

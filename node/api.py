@@ -23,8 +23,16 @@ AdapterState = Literal["held", "ready", "known"]
 """Its bytes are here; it is in the engine; it was heard of on the network."""
 ChannelState = Literal["open", "empty", "withdrawing", "closed", "dead"]
 """Pays; has nothing in it; its money is on the way back; pays no more; holds less than is owed."""
-ReceiptState = Literal["queued", "gossiped", "promised", "included", "final"]
+ReceiptState = Literal["queued", "promised", "included", "final"]
 PartOfReceipt = Literal["node", "client"]
+Obstacle = Literal[
+    "signature", "claim", "aggregator", "refused", "epoch", "window", "exit", "payout", "dead"
+]
+"""What unpaid money waits for: the client's signature; its voucher to be claimed; the aggregator's
+promise; nothing, for the aggregator refuses it for good; a posted header; the end of the challenge
+window; the channel's own way out; the claim of a payout; nothing, for the channel holds less than
+is owed.
+"""
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,11 @@ class PeerInfo:
 
 @dataclass(frozen=True)
 class ReceiptInfo:
-    """One receipt in this daemon's ledger; `role` is the part that this node had in it."""
+    """One receipt in this daemon's ledger; `role` is the part that this node had in it.
+
+    `is_cosigned`: its client signed it too; else the node's signature and the client's voucher
+    stand for it.
+    """
 
     digest: str
     state: ReceiptState
@@ -164,6 +176,7 @@ class ReceiptInfo:
     tokens: int
     amount: int
     counterparty: str
+    is_cosigned: bool
     epoch: int | None = None
 
 
@@ -177,6 +190,23 @@ class EarningsInfo:
     credited: int
     claimed: int
     balance: int
+
+
+@dataclass(frozen=True)
+class StuckInfo:
+    """Money that was earned here and is not paid yet, and what it waits for.
+
+    `unit` is a receipt's digest, a channel's id or an account, whichever waits. `amount`: a
+    receipt's fee, which all its shares are paid of; what a channel lacks; what an account is due.
+    `until`: when the wait ends, in Unix seconds, where that is known.
+    """
+
+    unit: str
+    channel: str | None
+    amount: int
+    waits_for: Obstacle
+    detail: str
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -294,3 +324,6 @@ class Daemon(Protocol):
 
     async def earnings(self) -> list[EarningsInfo]:
         """List what this node's owner (and, at an aggregator, everybody) has earned."""
+
+    async def stuck(self) -> list[StuckInfo]:
+        """List what was earned here and is not paid yet, each with what it waits for."""

@@ -43,6 +43,7 @@ from .engine_host import EngineHost
 from .engine_process import EngineSettings
 from .errors import ConfigError, EngineLost
 from .keys import Keys, hold_key, load_keys
+from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
 from .wire import infer as wire
@@ -66,30 +67,37 @@ class Ground:
 
 @asynccontextmanager
 async def open_daemon(
-    config: Config, *, engine_command: tuple[str, ...] | None = None
+    config: Config,
+    *,
+    engine_command: tuple[str, ...] | None = None,
+    on_verdict: OnVerdict = ignore_verdict,
 ) -> AsyncIterator[NodeDaemon]:
     """Run a whole daemon in the role that the configuration names.
 
     When the block ends it stops cleanly, within 5 s. `engine_command` replaces the engine's
-    program. Raises ConfigError for what the operator has to change.
+    program; `on_verdict` hears what the watcher finds. Raises ConfigError for what the operator has
+    to change.
     """
     config.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     keys = await trio.to_thread.run_sync(load_keys, config.key_files)
     with hold_key(keys.operator.peer_id):
-        async with _open_held(config, keys, engine_command) as daemon:
+        async with _open_held(config, keys, engine_command, on_verdict) as daemon:
             yield daemon
 
 
 @asynccontextmanager
 async def _open_held(
-    config: Config, keys: Keys, engine_command: tuple[str, ...] | None
+    config: Config,
+    keys: Keys,
+    engine_command: tuple[str, ...] | None,
+    on_verdict: OnVerdict,
 ) -> AsyncIterator[NodeDaemon]:
     identity = keys.operator
     telemetry = Telemetry(config.home / "log")
     try:
         async with (
             _open_network(config, identity) as host,
-            open_money(config, keys, host, telemetry) as money,
+            open_money(config, keys, host, telemetry, on_verdict=on_verdict) as money,
             trio.open_nursery() as nursery,
         ):
             ground = Ground(config, identity, host, BlockStore(config.home / "blocks"), telemetry)

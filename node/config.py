@@ -20,7 +20,7 @@ import platformdirs
 from .errors import ConfigError
 from .keys import KeyFiles
 
-Role = Literal["volunteer", "gateway", "bootstrap", "aggregator"]
+Role = Literal["volunteer", "gateway", "bootstrap", "aggregator", "watcher"]
 
 CONFIG_FILE = "lorikeet.toml"
 ENV_PREFIX = "LORIKEET_"
@@ -44,8 +44,8 @@ class Config:
     home: Path
     role: Role = _setting(  # noqa: RUF009  # it makes a field
         "volunteer",
-        "volunteer (computes), gateway (asks others and pays), bootstrap (introduces peers)"
-        " or aggregator (settles)",
+        "volunteer (computes), gateway (asks others and pays), bootstrap (introduces peers),"
+        " aggregator (settles) or watcher (recomputes every epoch and challenges lies)",
     )
     listen: tuple[str, ...] = _setting(
         ("/ip4/0.0.0.0/tcp/4101",), "where peers reach this node, as multiaddresses"

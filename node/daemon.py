@@ -33,6 +33,7 @@ from .api import (
     PullReport,
     ReceiptInfo,
     StatusInfo,
+    StuckInfo,
 )
 from .catalogue.catalogue import Catalogue
 from .config import Config
@@ -185,6 +186,10 @@ class NodeDaemon:
     async def earnings(self) -> list[EarningsInfo]:
         """List what this node's owner (and, at an aggregator, everybody) has earned."""
         return await self.money.earnings() if self.money else []
+
+    async def stuck(self) -> list[StuckInfo]:
+        """List what was earned here and is not paid yet, each with what it waits for."""
+        return await self.money.stuck() if self.money else []
 
     def _need_catalogue(self) -> Catalogue:
         if self._catalogue is None:

@@ -16,7 +16,7 @@ from libp2p.kad_dht.provider_store import PROVIDER_RECORD_EXPIRATION_INTERVAL
 import engine.messages
 import node.app
 import node.catalogue.announcements
-import node.money.settlement
+import node.money.delivering
 import node.money.wiring
 import p2p.blocks.server
 import p2p.host
@@ -25,7 +25,7 @@ from node.catalogue import packaging
 from node.config import Config
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
-from node.wire import channels, client_session, infer, node_session, receipts
+from node.wire import channels, client_session, infer, node_session, receipts, witness
 from p2p import gossip, hardened_gossip, hardening, identity, names, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
@@ -46,7 +46,7 @@ PLAIN = {name: " ".join(text.split()) for name, text in PAGES.items()}
 HOUR_S = 3600
 DEFAULTS = Config(home=Path("anywhere"))
 
-PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL}
+PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL, witness.PROTOCOL}
 TOPICS = {node.catalogue.announcements.TOPIC, receipts.TOPIC}
 DHT = str(hardening.dht_protocol("<network>"))
 
@@ -104,7 +104,10 @@ FACTS = [
     ("infer.md", f"at least {MIN_SHARE_FEE} units for each share"),
     ("infer.md", f"{payouts.MAX_CHANNEL_ACCOUNTS} accounts that one channel pays"),
     ("infer.md", f"`Settle` {node_session.SETTLE_DEADLINE_S:.0f} s"),
-    ("delivery.md", f"the topic `{receipts.TOPIC}` and `{receipts.PROTOCOL}`"),
+    ("delivery.md", f"the topic `{receipts.TOPIC}`, `{receipts.PROTOCOL}` and"),
+    ("delivery.md", f"at most {receipts.MAX_PROMISED_BYTES:,} bytes together"),
+    ("delivery.md", f"a `bin` of {witness.HEADER_BYTES} bytes"),
+    ("delivery.md", f"from each side, {witness.ATTEST_DEADLINE_S:.0f} s for each"),
     ("delivery.md", f"1 to {receipts.MAX_DELIVERED} envelopes"),
     ("delivery.md", f"at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB, canonical"),
     ("delivery.md", f"period of {PACE.grace_s} s (`grace_s`)"),
@@ -116,7 +119,7 @@ FACTS = [
     ("delivery.md", f"it waits, at most {waiting.WAITING_S} s."),
     ("delivery.md", f"{waiting.MAX_WAITING_PER_PAYER} for each payer, {waiting.MAX_WAITING:,} in"),
     ("delivery.md", f"Up to {batch.MAX_BATCH_RECEIPTS:,} receipts that are still claimed"),
-    ("delivery.md", f"every {node.money.settlement.OUTBOX_INTERVAL_S:.0f} s while some"),
+    ("delivery.md", f"every {node.money.delivering.OUTBOX_INTERVAL_S:.0f} s while some"),
     ("delivery.md", f"waits {aggregator.IDLE_DEADLINE_S:.0f} s for it"),
     ("delivery.md", f"the answer {receipts.DELIVER_DEADLINE_S:.0f} s each"),
     ("receipt.md", f"A body has at most {receipt.MAX_BODY_BYTES:,} bytes"),
@@ -138,8 +141,8 @@ FACTS = [
     ("manifest.md", f"the owner's, role 0, {WHOLE_BPS:,}"),
     ("settlement.md", f"zeros, sorted, at most {batch.MAX_BATCH_ADAPTERS}."),
     ("settlement.md", f"1 to {batch.MAX_BATCH_RECEIPTS:,}, sorted"),
-    ("settlement.md", f"one array, at most {batch.MAX_BATCH_BYTES >> 20} MiB"),
-    ("settlement.md", f"({settlement.LOG_PAGE_BLOCKS:,} blocks at a time)"),
+    ("settlement.md", f"one array of 10, at most {batch.MAX_BATCH_BYTES >> 20} MiB"),
+    ("settlement.md", f"({settlement.PAGE_BLOCKS:,} blocks at a time)"),
 ]
 """What a page must say, spaces and line ends aside."""
 

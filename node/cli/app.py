@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import NodeError
-from . import ask, audit, channels, daemon, look, testnet
+from . import aggregator, ask, audit, channels, daemon, look, testnet, watch
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
 
@@ -49,9 +49,11 @@ app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
 app.command("verify", rich_help_panel=MONEY)(audit.verify)
 app.command("why", rich_help_panel=MONEY)(audit.why)
+app.command("watch", rich_help_panel=MONEY)(watch.watch)
 app.command("claim", rich_help_panel=MONEY)(audit.claim)
 app.command("channels", rich_help_panel=MONEY)(channels.channels)
 app.command("withdraw", rich_help_panel=MONEY)(channels.withdraw)
+app.add_typer(aggregator.app, name="aggregator", rich_help_panel=MONEY)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import typer
 
 from proofs.chain.errors import ChainError
@@ -18,24 +17,15 @@ from proofs.hextext import from_hex, to_hex
 
 from ..config import load_config
 from ..keys import load_keys
-from .client import EXIT_ERROR, EXIT_USAGE, CliError, find_url, open_client
+from .client import EXIT_ERROR, EXIT_USAGE, CliError, open_client
 from .options import Home, Json
 from .show import money, on_terminal, show_facts, show_json, show_table
+from .source import Source, open_source
 
 if TYPE_CHECKING:
     from proofs.chain.client import ChainClient
 
-    from ..money.audit import Audit, GetBlock
-
-BLOCK_DEADLINE_S = 60.0
-MAX_BLOCK_BYTES = 1 << 20
-
-Source = Annotated[
-    str,
-    typer.Option(
-        "--from", help="Whose blocks to take, an HTTP address; any node's. Else this node's own."
-    ),
-]
+    from ..money.audit import Audit
 
 
 def verify(
@@ -145,35 +135,49 @@ def claim(
 
 
 @contextmanager
+def asking_chain() -> Iterator[None]:
+    """What the chain refuses inside the block ends the command, by its name."""
+    try:
+        yield
+    except ChainError as error:
+        raise CliError(f"the chain: {error}") from error
+
+
+@contextmanager
 def open_audit(
     home: Path, source: str, *, only_final: bool = False, signing: bool = False
 ) -> Iterator[tuple[Audit, ChainClient]]:
     """What was posted, recomputed, and the chain. `signing`: with this node's key."""
     from ..money.audit import AuditFailed, audit_chain
 
+    secret = load_keys(load_config(home).key_files).operator.secret if signing else None
     try:
-        with open_chain(home, signing=signing) as chain, open_source(home, source) as get_block:
+        with (
+            asking_chain(),
+            open_chain(home, secret) as chain,
+            open_source(home, source) as get_block,
+        ):
             yield audit_chain(chain, get_block, only_final=only_final), chain
     except AuditFailed as error:
         raise CliError(str(error)) from error
-    except ChainError as error:
-        raise CliError(f"the chain: {error}") from error
 
 
 @contextmanager
-def open_chain(home: Path, *, signing: bool) -> Iterator[ChainClient]:
-    """The chain that the configuration names, compared with what it states."""
-    from proofs.chain.client import open_client as open_chain_client
-    from proofs.chain.origin import Stated
-
+def open_chain(home: Path, secret: bytes | None = None) -> Iterator[ChainClient]:
+    """The chain that the configuration names, compared with what it states; for that key, or for
+    one of no worth where nothing is to be signed.
+    """
     config = load_config(home)
     if not config.chain_rpc:
         raise CliError(f"no chain is configured: set chain_rpc in {home}/lorikeet.toml", EXIT_USAGE)
-    secret = load_keys(config.key_files).operator.secret if signing else secrets.token_bytes(32)
+
+    from proofs.chain.client import open_client as open_chain_client  # brings web3
+    from proofs.chain.origin import Stated
+
     chain = open_chain_client(
         config.chain_rpc,
         from_hex(config.settlement),
-        secret,
+        secret or secrets.token_bytes(32),
         stated=Stated(
             chain_id=config.chain_id or None,
             channels=from_hex(config.channels),
@@ -186,27 +190,6 @@ def open_chain(home: Path, *, signing: bool) -> Iterator[ChainClient]:
         yield chain
     finally:
         chain.close()
-
-
-@contextmanager
-def open_source(home: Path, source: str) -> Iterator[GetBlock]:
-    """Where blocks are fetched from by HTTP."""
-    url = source or find_url(home)
-    with httpx.Client(base_url=url, trust_env=False, timeout=BLOCK_DEADLINE_S) as http:
-
-        def get(digest: bytes) -> bytes:
-            try:
-                answer = http.get(f"/lorikeet/v1/blocks/{digest.hex()}")
-            except httpx.HTTPError as error:
-                raise CliError(f"{url} gives no blocks: {error}") from error
-            if answer.status_code != httpx.codes.OK or len(answer.content) > MAX_BLOCK_BYTES:
-                raise CliError(
-                    f"{url} does not have block {digest.hex()} (status {answer.status_code}); name"
-                    " another node with --from"
-                )
-            return answer.content
-
-        yield get
 
 
 def read_receipt(home: Path, receipt: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from ..api import ChannelInfo
 from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json
-from .show import money, on_terminal, show_json, show_table
+from .show import money, on_terminal, show_json, show_table, when
 
 
 def channels(home: Home, as_json: Json = False) -> None:
@@ -51,7 +50,7 @@ def show_channels(listed: Sequence[ChannelInfo]) -> None:
             money(one.spent),
             money(one.claimed),
             money(one.free),
-            "-" if one.available_at is None else _when(one.available_at),
+            "-" if one.available_at is None else when(one.available_at),
         )
         for one in listed
     ]
@@ -67,7 +66,3 @@ def show_channels(listed: Sequence[ChannelInfo]) -> None:
         "Comes back",
     )
     show_table(columns, rows, empty="no channels yet")
-
-
-def _when(at: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))

@@ -21,7 +21,7 @@ from .show import show_facts, show_json
 def init(
     home: Home,
     role: Annotated[
-        str, typer.Option(help="volunteer, gateway, bootstrap or aggregator.")
+        str, typer.Option(help="volunteer, gateway, bootstrap, aggregator or watcher.")
     ] = "volunteer",
     bootstrap: Annotated[
         list[str] | None, typer.Option(help="A peer to start from (multiaddr); may be repeated.")

@@ -6,14 +6,15 @@ Changes nothing.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..api import AdapterInfo, EarningsInfo, PeerInfo, ReceiptInfo, StatusInfo
+from ..api import AdapterInfo, EarningsInfo, PeerInfo, ReceiptInfo, StatusInfo, StuckInfo
 from .client import open_client
 from .options import Home, Json
-from .show import money, on_terminal, show_facts, show_json, show_table, size
+from .show import money, on_terminal, show_facts, show_json, show_table, size, when
 
 
 def status(home: Home, as_json: Json = False) -> None:
@@ -115,6 +116,7 @@ def receipts(
             on_terminal(one.digest),
             one.state,
             one.role,
+            "both" if one.is_cosigned else "node",
             on_terminal(one.adapter),
             one.tokens,
             money(one.amount),
@@ -125,14 +127,36 @@ def receipts(
         for one in listed
     ]
     return show_table(
-        ("Receipt", "State", "As", "Adapter", "Tokens", "Amount", "With", "Sequence", "Epoch"),
+        (
+            "Receipt",
+            "State",
+            "As",
+            "Signed by",
+            "Adapter",
+            "Tokens",
+            "Amount",
+            "With",
+            "Sequence",
+            "Epoch",
+        ),
         rows,
         empty="no receipts yet",
     )
 
 
-def earnings(home: Home, as_json: Json = False) -> None:
+def earnings(
+    home: Home,
+    why_zero: Annotated[
+        bool,
+        typer.Option(
+            "--why-zero", help="Show what is not paid yet, and what each of it waits for."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show what was earned, claimed and held on the chain."""
+    if why_zero:
+        return show_stuck(home, as_json)
     with open_client(home) as client:
         listed = client.get("earnings", list[EarningsInfo])
     if as_json:
@@ -143,3 +167,23 @@ def earnings(home: Home, as_json: Json = False) -> None:
     return show_table(
         ("Address", "Credited", "Claimed", "Balance"), rows, empty="nothing earned yet"
     )
+
+
+def show_stuck(home: Path, as_json: bool) -> None:
+    """Show each amount that is not paid yet."""
+    with open_client(home) as client:
+        listed = client.get("stuck", list[StuckInfo])
+    if as_json:
+        return show_json(listed)
+    rows = [
+        (
+            on_terminal(one.unit),
+            money(one.amount),
+            one.waits_for,
+            "-" if one.until is None else when(one.until),
+            one.detail,
+        )
+        for one in listed
+    ]
+    empty = "nothing waits: all that was earned here is paid"
+    return show_table(("What", "Amount", "Waits for", "Until", "Why"), rows, empty=empty)

@@ -6,6 +6,7 @@ Asks nothing of the daemon.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -55,6 +56,11 @@ def show_facts(facts: Sequence[tuple[str, object]]) -> None:
 def money(amount: int) -> str:
     """Format an amount in whole fee tokens."""
     return f"{amount / 10**TOKEN_DECIMALS:.{TOKEN_DECIMALS}f}"
+
+
+def when(at: int) -> str:
+    """Format Unix seconds as local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def size(num_bytes: int) -> str:

@@ -70,6 +70,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def earnings(_: Request) -> Response:
         return json_response(await daemon.earnings())
 
+    async def stuck(_: Request) -> Response:
+        return json_response(await daemon.stuck())
+
     async def channels(_: Request) -> Response:
         return json_response(await daemon.channels())
 
@@ -95,6 +98,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "receipts/{digest}": receipt,
         "blocks/{digest}": block,
         "earnings": earnings,
+        "stuck": stuck,
         "channels": channels,
     }
     tells = {"pull": pull, "push": push, "withdraw": withdraw}

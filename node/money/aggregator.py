@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import trio
@@ -34,13 +34,14 @@ from proofs.aggregator import (
     Waiting,
 )
 from proofs.attribution.shares import AdapterTerms
-from proofs.batch import decode_batch
+from proofs.batch import decode_batch, recompute
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ChainError, ContractReverted
 from proofs.chain.poster import Poster
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
-from proofs.errors import LedgerError, ManifestError, ProofError
+from proofs.epoch import EpochHeader
+from proofs.errors import BatchError, LedgerError, ManifestError, ProofError
 from proofs.hextext import to_hex
 from proofs.history import History
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
@@ -226,12 +227,49 @@ class AggregatorRole:
     # --- epochs ---
 
     async def run(self, epoch_s: float) -> None:
-        """Seal each epoch and post what is not posted, until cancelled."""
+        """Seal each epoch and post what is not posted, until cancelled.
+
+        Nothing is sealed before this ledger has what the chain has: where its disk was lost, or
+        another one was aggregator before, it is rebuilt from the chain and the published batches.
+        """
+        is_level = False
         while True:
-            await self._post_all()
+            with survive(self._telemetry, "the ledger"):
+                is_level = is_level or await self._catch_up()
+            if is_level:
+                await self._post_all()
             await self._keep_office()
             await trio.sleep(epoch_s)
-            await self._seal()
+            if is_level:
+                await self._seal()
+
+    async def _catch_up(self) -> bool:
+        """Adopt the epochs that the chain has and this ledger has not; False where one of them does
+        not follow from its batch: whoever posted that will be convicted.
+        """
+        last = await in_thread(self._chain.settlement.last_epoch, deadline_s=CHAIN_DEADLINE_S)
+        while self._core.state.epoch < last:
+            epoch = self._core.state.epoch + 1
+            posted = await in_thread(
+                self._chain.settlement.find_header, epoch, deadline_s=CHAIN_DEADLINE_S
+            )
+            if posted is None:  # taken back just now
+                return False
+            batch = await self._published.batch(posted.header.batch_digest)
+            try:
+                manifests = await self._published.manifests(decode_batch(batch).adapters)
+                async with self._lock:
+                    await trio.to_thread.run_sync(self._adopt, batch, manifests, posted.header)
+            except BatchError as error:
+                self._telemetry.log(f"aggregator: epoch {epoch} of the chain is a lie: {error}")
+                return False
+            self._telemetry.count("epochs_adopted")
+        return True
+
+    def _adopt(self, batch: bytes, manifests: Mapping[bytes, bytes], header: EpochHeader) -> None:
+        if recompute(batch, self._core.state, manifests).header != header:
+            raise BatchError("header", "it is another one than its batch gives")
+        self._core.adopt(batch, manifests, int(time.time()))
 
     async def _seal(self) -> None:
         now = int(time.time())
@@ -276,7 +314,9 @@ class AggregatorRole:
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
         await self._published.provide(sealed.batch, self._manifests_in(sealed.batch).values())
-        signatures = await self._quorum.gather(sealed.header)
+        found = await in_thread(self._poster.find, sealed.header, deadline_s=CHAIN_DEADLINE_S)
+        # Of what is on the chain the witnesses have signed enough, and have gone on.
+        signatures = [] if found is not None else await self._quorum.gather(sealed.header)
         posted = await in_thread(
             self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S
         )
@@ -290,8 +330,8 @@ class AggregatorRole:
         return {digest: data for digest, data in found.items() if data is not None}
 
     async def _reconsider(self, error: ContractReverted) -> None:
-        """Take back what is sealed, where the contract refuses its header because the chain took back
-        what it stands on: it is sealed anew later, with what is still claimed.
+        """Take back what is sealed, where the contract refuses its header because the chain took
+        back what it stands on: it is sealed anew later, with what is still claimed.
         """
         self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")
         if error.error not in ("PayoutExceedsReceived", "WrongPrevious"):
@@ -316,7 +356,9 @@ class AggregatorRole:
             return
         if missing > 0:
             settlement.fund_bond(missing)
-        left_s = office.silent_from - self._chain.rpc.get_block().timestamp
+        # The last block may be old where nobody sends anything; the next one will not be.
+        now = max(self._chain.rpc.get_block().timestamp, int(time.time()))
+        left_s = office.silent_from - now
         if left_s < settlement.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:
             settlement.say_alive()
 

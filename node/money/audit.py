@@ -156,7 +156,7 @@ def _explain_inclusion(audit: Audit, verified: VerifiedReceipt, epoch: int) -> S
     assert state.header is not None
     if not proof.verify(verified.signed.body, state.header.receipts_root):
         return Step("included", "broken", "the log has another receipt in its place")
-    return Step("included", "holds", f"in epoch {epoch}, number {proof.index} of {proof.size}")
+    return Step("included", "holds", f"in epoch {epoch}, leaf {proof.index} of {proof.size}")
 
 
 def _explain_funds(chain: ChainClient, receipt: Receipt) -> Step:

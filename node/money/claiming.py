@@ -17,7 +17,7 @@ import trio
 from proofs.chain.claiming import Due, GasPrice, choose_claims, is_payout_worth
 from proofs.chain.client import ChainClient
 from proofs.chain.structs import ChannelState, VoucherClaim
-from proofs.voucher import Voucher
+from proofs.voucher import Voucher, channel_id
 
 from ..survive import survive
 from ..telemetry import Telemetry
@@ -66,7 +66,14 @@ class Claims:
         self._unit_wei = unit_wei
         self._on_claimed = on_claimed
         self._claimed: dict[bytes, int] = {}  # as deep as the network's finality asks
+        self._held: dict[bytes, str] = {}  # why a channel's voucher was not claimed last time
         self._claim_now = trio.Event()
+
+    def why_held(self, channel_id: bytes) -> str | None:
+        """Why a channel's voucher was not claimed when it was looked at last; None: nothing is
+        known to be in the way.
+        """
+        return self._held.get(channel_id)
 
     def is_claimed(self, channel_id: bytes, cumulative: int) -> bool:
         """Return whether the chain said that a channel's vouchers are claimed so far."""
@@ -114,6 +121,11 @@ class Claims:
             for one in owed
         ]
         chosen = {one.channel_id for one in choose_claims(due, self._gas_price())} if due else set()
+        self._held = {
+            one.channel_id: f"{one.amount} is worth less than its gas now; unit_wei says how much"
+            for one in due
+            if one.channel_id not in chosen and one.amount > 0
+        }
         claims = [
             VoucherClaim(one.row.config, _voucher(one.row), one.target)
             for one in owed
@@ -122,6 +134,10 @@ class Claims:
         if not claims:
             return 0, []
         done = self._chain.channels.claim(claims)
+        self._held |= {
+            channel_id(claim.config, self._chain.network): f"the contract refuses it: {error}"
+            for claim, error in done.refused
+        }
         self._look([one.row for one in owed if one.row.channel_id in chosen])
         return len(claims) - len(done.refused), [str(error) for _, error in done.refused]
 

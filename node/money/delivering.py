@@ -8,6 +8,7 @@ promise can hold the aggregator to it (watching.py). Knows no stream of an answe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -20,7 +21,7 @@ from p2p.host import Host
 from proofs.digest import Network
 from proofs.envelope import decode_envelope, open_envelope, seal_envelope
 from proofs.errors import ProofError
-from proofs.ledger import Outbox, OutboxEntry, OutboxState
+from proofs.ledger import Outbox, OutboxEntry
 from proofs.promise import Promise, verify_promise
 from proofs.receipt import VerifiedReceipt, decode_body, decode_receipt
 from proofs.voucher import Voucher
@@ -33,13 +34,15 @@ from ..wire.channels import ChannelRow
 OUTBOX_INTERVAL_S = 5.0
 IsClaimed = Callable[[bytes, int], bool]  # channel id, cumulative amount
 Aggregator = Callable[[], bytes]
+OnPromise = Callable[[Promise], None]
 
 
 class Delivery:
     """The outbox of one daemon. `aggregator` is a peer id; `address` says whose promises count now.
 
     `is_claimed` tells whether a channel's vouchers are claimed so far, as the chain said last: what
-    is not is not sent, for the aggregator would not take it.
+    is not is not sent, for the aggregator would not take it. `on_promise` hears what the aggregator
+    promises us.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Delivery:
         aggregator: str,
         address: Aggregator,
         is_claimed: IsClaimed,
+        on_promise: OnPromise,
     ) -> None:
         self._host = host
         self._outbox = outbox
@@ -60,7 +64,9 @@ class Delivery:
         self._aggregator = aggregator
         self._address = address
         self._is_claimed = is_claimed
+        self._on_promise = on_promise
         self._refused: set[bytes] = set()  # for good, by the aggregator: digests
+        self._said: dict[bytes, str] = {}  # what it said last of a receipt that it did not take
         self._wake = trio.Event()
 
     def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
@@ -79,15 +85,28 @@ class Delivery:
         self._outbox.add(receipt.signed, None)
         self._telemetry.count("receipts_paid")
 
+    def is_refused(self, digest: bytes) -> bool:
+        """Whether the aggregator refused a receipt for good."""
+        return digest in self._refused
+
+    def last_words(self, digest: bytes) -> str | None:
+        """What the aggregator said last of a receipt that it did not promise; None: it was not
+        asked since this daemon started.
+        """
+        return self._said.get(digest)
+
     def send_soon(self) -> None:
         """Something was claimed: what waited for it can be sent."""
         self._wake.set()
 
     async def run(self, interval_s: float = OUTBOX_INTERVAL_S) -> None:
-        """Send what has no promise yet, at once and again every interval, until cancelled."""
+        """Send what has no promise yet, or one that ran out, at once and again every interval,
+        until cancelled.
+        """
         while True:
             self._wake = trio.Event()
             with survive(self._telemetry, "outbox"):
+                self._outbox.queue_overdue(int(time.time()))
                 while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
                     if not await self._deliver([one for one in entries if self._is_ready(one)]):
                         break
@@ -119,6 +138,7 @@ class Delivery:
                 f"settlement: the aggregator did not take {len(entries)} receipts now: {error};"
                 " they are sent again"
             )
+            self._said |= {entry.digest: f"no answer: {error}" for entry in entries}
             return False
         kept = [
             await self._keep(entry, outcome)
@@ -135,14 +155,19 @@ class Delivery:
             case wire.Accepted():
                 if self._holds(outcome.promise, entry):
                     self._outbox.keep_promise(entry.digest, outcome.promise)
+                    self._on_promise(outcome.promise)
+                    self._said.pop(entry.digest, None)
                     self._telemetry.count("receipts_promised")
                     await self._tell(entry, outcome.promise)
                     return True
                 self._telemetry.log(f"settlement: the promise of receipt {name} does not hold")
+                self._said[entry.digest] = "a promise that does not hold"
             case wire.Waiting():
                 self._telemetry.log(f"settlement: receipt {name} waits: {outcome.reason}")
+                self._said[entry.digest] = outcome.reason
             case wire.Rejected():
                 self._telemetry.log(f"settlement: receipt {name} is rejected: {outcome.reason}")
+                self._said[entry.digest] = outcome.reason
                 if not outcome.retryable:
                     self._refused.add(entry.digest)
         return False
@@ -154,11 +179,6 @@ class Delivery:
         assert entry.envelope is not None, "what was delivered has an envelope"
         promised = wire.Promised(entry.envelope, promise)
         await self._host.gossip.publish(wire.TOPIC, msgspec.msgpack.encode(promised))
-        if entry.state < OutboxState.GOSSIPED:
-            self._outbox.advance(entry.digest, OutboxState.GOSSIPED)
-
-
-OnPromise = Callable[[Promise], None]
 
 
 async def run_gossip(

@@ -16,7 +16,6 @@ import trio
 
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
-from proofs.chain.structs import PostedHeader
 from proofs.chain.views import LATEST
 from proofs.court import build_exit, lines_of
 from proofs.ledger import Outbox
@@ -99,11 +98,8 @@ class Exits:
         here = self._mirror.history.state
         if here.epoch != state.epoch or (here.header and here.header.hash != state.header_hash):
             return False
-        posted = self._last()
+        posted = self._mirror.last_posted()
         return here.epoch == 0 or (posted is not None and self._settlement.is_final(posted))
-
-    def _last(self) -> PostedHeader | None:
-        return self._mirror.posted(self._mirror.history.state.epoch)
 
     def _due(self, state: EpochState) -> Iterator[Settlement]:
         """Find the channels that owe more than the last header has of them."""
@@ -149,7 +145,7 @@ class Exits:
         pending = self._settlement.find_pending_exit(channel_id)
         try:
             if pending is None or pending.sequence < one.sequence:
-                self._settlement.exit(request, self._last())
+                self._settlement.exit(request, self._mirror.last_posted())
                 self._telemetry.count("exits_begun")
             elif pending.sequence == one.sequence and pending.due_at <= now:
                 self._settlement.finish_exit(channel_id, request.paid, lines_of(one.owed))

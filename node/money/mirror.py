@@ -108,6 +108,7 @@ class Mirror:
         self._ripening: deque[tuple[PostedHeader, dict[bytes, Shown[AccountLeaf]]]] = deque()
         self._claimable: dict[bytes, Claimable] = {}
         self._checkpointed = 0
+        self.level = trio.Event()  # set once it has had all that the chain had by then
 
     @property
     def network(self) -> Network:
@@ -122,6 +123,10 @@ class Mirror:
     def posted(self, epoch: int) -> PostedHeader | None:
         """Return a header as the chain has it, one of the last few thousand."""
         return self._headers.get(epoch)
+
+    def last_posted(self) -> PostedHeader | None:
+        """Return the header that this history stands at, as the chain has it."""
+        return self.posted(self.history.state.epoch)
 
     def open_headers(self) -> list[PostedHeader]:
         """List the headers that can still be challenged, oldest first."""
@@ -143,6 +148,7 @@ class Mirror:
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
                 await self._ripen()
+                self.level.set()
             await trio.sleep(interval_s)
 
     async def follow(self) -> bool:
@@ -161,7 +167,7 @@ class Mirror:
         return True
 
     def _is_on_our_way(self, posted: PostedHeader) -> bool:
-        """Return whether a header continues what is here, after going back where it replaces some."""
+        """Return whether a header continues what is here; go back first where it replaces some."""
         header = posted.header
         self._headers[header.epoch] = posted
         self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)

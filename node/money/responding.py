@@ -12,44 +12,48 @@ import trio
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import PostedHeader
-from proofs.court import Question, answer
+from proofs.court import Question, answer, keeps
+from proofs.promise import Promise
 from proofs.state import EpochState
 
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from .mirror import Mirror
 
 ANSWER_DEADLINE_S = 600.0  # a state of long ago is recomputed for it
 StateAt = Callable[[int], EpochState]
-OpenHeaders = Callable[[], Sequence[PostedHeader]]
 
 
 class Respondent:
-    """The demands about headers that can still be challenged.
+    """The demands about headers that can still be challenged, and about receipts that a header must
+    have: promised ones, and those that somebody put on chain.
 
-    `state_at` gives the state after an epoch, and may take its time; `headers` those that are open.
+    `state_at` gives the state after an epoch, and may take its time.
     """
 
     def __init__(
-        self, chain: ChainClient, state_at: StateAt, headers: OpenHeaders, telemetry: Telemetry
+        self, chain: ChainClient, state_at: StateAt, mirror: Mirror, telemetry: Telemetry
     ) -> None:
         self._chain = chain
         self._settlement = chain.settlement
         self._state_at = state_at
-        self._headers = headers
+        self._mirror = mirror
         self._telemetry = telemetry
         self._next_block = chain.deployment.first_block
         self._forced: set[bytes] = set()
+        self._stood: dict[bytes, Promise] = {}  # by the demand's id
 
     async def run(self, interval_s: float) -> None:
         """Answer what is demanded, every interval, until cancelled."""
         while True:
             with survive(self._telemetry, "answers to demands"):
-                headers = list(self._headers())
-                await in_thread(self._answer_all, headers, deadline_s=ANSWER_DEADLINE_S)
+                headers = self._mirror.open_headers()
+                last = self._mirror.last_posted()
+                await in_thread(self._answer_all, headers, last, deadline_s=ANSWER_DEADLINE_S)
             await trio.sleep(interval_s)
 
-    def _answer_all(self, headers: Sequence[PostedHeader]) -> None:
+    def _answer_all(self, headers: Sequence[PostedHeader], newest: PostedHeader | None) -> None:
         last = self._chain.rpc.block_number()
         for posted in headers:
             for question in self._settlement.court.demanded(posted, posted.block, last):
@@ -57,9 +61,14 @@ class Respondent:
                 if demand is not None and demand.is_open:
                     self._answer(posted, question)
         self._forced |= set(self._settlement.forced(self._next_block, last))
+        self._stood |= self._settlement.court.stood(self._next_block, last)
         self._next_block = last + 1
-        if headers:
-            self._answer_forced(headers[-1])
+        if newest is None or not (self._forced or self._stood):
+            return
+        state = self._state_at(newest.header.epoch)
+        if state.header == newest.header:
+            self._answer_forced(newest, state)
+            self._answer_stands(newest, state)
 
     def _answer(self, posted: PostedHeader, question: Question) -> None:
         state = self._state_at(posted.header.epoch)
@@ -72,11 +81,8 @@ class Respondent:
             return
         self._telemetry.count("demands_answered")
 
-    def _answer_forced(self, posted: PostedHeader) -> None:
+    def _answer_forced(self, posted: PostedHeader, state: EpochState) -> None:
         """Show that the header has the receipts that were put on chain."""
-        if not self._forced:
-            return
-        state = self._state_at(posted.header.epoch)
         for channel_id in list(self._forced):
             forced = self._settlement.find_forced(channel_id)
             if forced is None:
@@ -88,3 +94,20 @@ class Respondent:
             self._settlement.answer_forced(posted, state.show_channel(index))
             self._forced.discard(channel_id)
             self._telemetry.count("demands_answered")
+
+    def _answer_stands(self, posted: PostedHeader, state: EpochState) -> None:
+        """Show that the header keeps the promises that somebody demands to see kept."""
+        for demand_id, promise in list(self._stood.items()):
+            if not self._settlement.court.is_open(demand_id):
+                del self._stood[demand_id]
+                continue
+            index = state.find_channel(promise.channel_id)
+            if index is None or not keeps(state.channel(index).leaf, promise):
+                continue
+            try:
+                shown = state.show_channel(index)
+                self._settlement.court.answer_stand(promise, posted, shown)
+                self._telemetry.count("demands_answered")
+            except ContractReverted as error:  # of an earlier term of the office
+                self._telemetry.log(f"answers: a promise was not shown kept: {error}")
+            del self._stood[demand_id]

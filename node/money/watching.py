@@ -10,8 +10,10 @@ What is a lie is decided by proofs/court.py and proofs/inquiry.py; this carries 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
 
 import trio
 
@@ -39,12 +41,37 @@ ALREADY = ("DemandedBefore",)  # somebody else asks the same
 GONE = ("UnknownHeader", "OfficeVacant")  # it was taken back already
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one look: the header holds; it does not follow, which is being acted on; its
+    aggregator is convicted. `epoch` is None where no header was looked at, but a promise.
+    """
+
+    epoch: int | None
+    word: Literal["holds", "contradicted", "convicted"]
+    detail: str
+
+
+OnVerdict = Callable[[Verdict], None]
+
+
+def ignore_verdict(verdict: Verdict) -> None:
+    """Hear a verdict that the log tells already."""
+
+
 class Watcher:
-    """The judge of one daemon's mirror."""
+    """The judge of one daemon's mirror. `on_verdict` hears what comes of each look."""
 
     def __init__(
-        self, chain: ChainClient, promises: PromiseBook, telemetry: Telemetry, poll_s: float
+        self,
+        chain: ChainClient,
+        promises: PromiseBook,
+        telemetry: Telemetry,
+        poll_s: float,
+        *,
+        on_verdict: OnVerdict = ignore_verdict,
     ) -> None:
+        self._on_verdict = on_verdict
         self._chain = chain
         self._court = chain.settlement.court
         self._promises = promises
@@ -64,13 +91,21 @@ class Watcher:
                 list(transition.channels),
                 deadline_s=CHAIN_DEADLINE_S,
             )
-            for accusation in _find_late(state, facts, transition.channels):
+            epoch = one.posted.header.epoch
+            accusations = _find_late(state, facts, transition.channels)
+            for accusation in accusations:
+                name = type(accusation).__name__
+                self._on_verdict(Verdict(epoch, "contradicted", name))
                 if await self._convict(one, accusation):
                     return
             self._promises.forget_kept(state)
+            if not accusations:
+                detail = f"{state.log.size} receipts in all; {len(transition.channels)} channels"
+                self._on_verdict(Verdict(epoch, "holds", f"{detail} moved, each of them funded"))
 
     async def accuse(self, one: Posted, state: EpochState, error: BatchError) -> None:
         """Act on a header that does not follow from its batch; `state` stands before it."""
+        self._on_verdict(Verdict(one.posted.header.epoch, "contradicted", str(error)))
         with survive(self._telemetry, "watch"):
             # Copies: an inquiry takes as long as the chain does, and the mirror goes on meanwhile.
             before, after = await trio.to_thread.run_sync(_two_states, state, one)
@@ -151,6 +186,9 @@ class Watcher:
             )
         except ContractReverted as error:
             if error.error in GONE:
+                self._on_verdict(
+                    Verdict(one.posted.header.epoch, "convicted", "somebody was faster")
+                )
                 return True
             self._telemetry.log(f"watch: the contract does not take this proof ({name}): {error}")
             return False
@@ -162,6 +200,7 @@ class Watcher:
         self._telemetry.log(
             f"watch: epoch {one.posted.header.epoch} convicted its aggregator: {why}"
         )
+        self._on_verdict(Verdict(one.posted.header.epoch, "convicted", why))
 
     def _read_facts(
         self, posted: PostedHeader, state: EpochState, channels: Iterable[int]
@@ -181,13 +220,15 @@ class Watcher:
         """Demand what was promised and is in no header, until cancelled."""
         while True:
             with survive(self._telemetry, "watch: promises"):
-                await in_thread(self._chase, deadline_s=CHAIN_DEADLINE_S)
+                for verdict in await in_thread(self._chase, deadline_s=CHAIN_DEADLINE_S):
+                    self._on_verdict(verdict)
             await trio.sleep(self._poll_s)
 
-    def _chase(self) -> None:
+    def _chase(self) -> list[Verdict]:
+        verdicts: list[Verdict] = []
         overdue = self._promises.overdue(self._chain.rpc.get_block(LATEST).timestamp)
         if not overdue and not self._stood:
-            return
+            return verdicts
         office = self._chain.settlement.read_office()
         for promise in overdue:
             if promise.body not in self._stood and office.aggregator is not None:
@@ -207,6 +248,9 @@ class Watcher:
             self._promises.forget(promise)
             self._telemetry.count("aggregators_convicted")
             self._telemetry.log("watch: a promise was broken; its aggregator is convicted")
+            place = f"receipt {promise.sequence} of channel {promise.channel_id.hex()}"
+            verdicts.append(Verdict(None, "convicted", f"{place} was promised and is in no header"))
+        return verdicts
 
 
 def _two_states(state: EpochState, one: Posted) -> tuple[EpochState, EpochState]:

@@ -24,10 +24,10 @@ from proofs.codec import encode
 from proofs.digest import Network
 from proofs.hextext import from_hex, to_hex
 from proofs.ledger import Ledger, Outbox, OutboxEntry, OutboxState
-from proofs.receipt import BARE_BASE, decode_body
+from proofs.receipt import BARE_BASE, NO_SIGNATURE, decode_body
 from proofs.signing import Signer
 
-from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState
+from ..api import ChannelInfo, EarningsInfo, ReceiptInfo, ReceiptState, StuckInfo
 from ..config import Config
 from ..errors import ConfigError, NodeError
 from ..keys import Keys
@@ -48,9 +48,10 @@ from .published import Published
 from .purse import Purse
 from .quorum import Quorum
 from .responding import Respondent
+from .stuck import list_stuck, read_facts
 from .till import Till
 from .vault import Limits, Vault
-from .watching import Watcher
+from .watching import OnVerdict, Watcher, ignore_verdict
 from .witnessing import Witness
 
 CHAIN_DEADLINE_S = 20.0
@@ -59,6 +60,7 @@ DEVELOPMENT_CHAINS = (1337, 31337)
 """Chains whose dollars are free and worth no gas: there everything is claimed that is due."""
 LAST_CLAIM_DEADLINE_S = 2.0
 MAX_LISTED_RECEIPTS = 1000
+MAX_LISTED_STUCK = 1000
 MAX_SHOWN_REJECTIONS = 20
 AGGREGATOR_STREAMS_PER_PEER = 8
 CHECK_INTERVAL_S = 3600.0
@@ -66,7 +68,6 @@ CHECK_INTERVAL_S = 3600.0
 
 _STATE_WORDS: dict[OutboxState, ReceiptState] = {
     OutboxState.QUEUED: "queued",
-    OutboxState.GOSSIPED: "gossiped",
     OutboxState.PROMISED: "promised",
     OutboxState.INCLUDED: "included",
     OutboxState.FINAL: "final",
@@ -116,7 +117,9 @@ class Money:
         telemetry: Telemetry,
         connection: Connection | None,
         books: Books,
+        on_verdict: OnVerdict = ignore_verdict,
     ) -> None:
+        self._on_verdict = on_verdict
         self._config = config
         self._keys = keys
         self._host = host
@@ -147,7 +150,15 @@ class Money:
         published = Published(
             self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
-        self.watcher = Watcher(chain, self._promises, self._telemetry, config.watch_interval_s)
+        for promise in self._outbox.promises():
+            self._promises.add(promise)
+        self.watcher = Watcher(
+            chain,
+            self._promises,
+            self._telemetry,
+            config.watch_interval_s,
+            on_verdict=self._on_verdict,
+        )
         self.mirror = Mirror(
             published,
             chain,
@@ -158,6 +169,8 @@ class Money:
             checkpoint=config.home / "epochs",
             judge=self.watcher,
         )
+        if config.role == "watcher":  # earns nothing and pays nobody
+            return
         self.claims = Claims(
             chain,
             self._books.channels,
@@ -176,6 +189,7 @@ class Money:
             aggregator=config.aggregator,
             address=self._aggregator_now,
             is_claimed=self.claims.is_claimed,
+            on_promise=self._promises.add,
         )
         self.exits = Exits(
             chain,
@@ -217,6 +231,12 @@ class Money:
         )
         if config.role == "aggregator":
             signer = Signer(self._keys.aggregator)
+            if not any(self._connection.aggregator):
+                raise ConfigError(
+                    "the aggregator's office is vacant: whoever held it was convicted, or silent"
+                    " for too long. The owner of the settlement contract gives it:"
+                    f" lorikeet aggregator propose --aggregator {to_hex(signer.address)}"
+                )
             if self._connection.aggregator != signer.address:
                 raise ConfigError(
                     "the settlement contract takes headers from"
@@ -240,7 +260,7 @@ class Money:
             )
 
             self.respondent = Respondent(
-                own, self.aggregator.state_at, self.mirror.open_headers, self._telemetry
+                own, self.aggregator.state_at, self.mirror, self._telemetry
             )
 
     def _aggregator_now(self) -> bytes:
@@ -264,14 +284,14 @@ class Money:
             nursery.start_soon(self.aggregator.run, config.epoch_s)
             assert self.respondent is not None
             nursery.start_soon(self.respondent.run, config.watch_interval_s)
-        if self.mirror is not None and self.delivery is not None and self.claims is not None:
+        if self.mirror is not None and self.watcher is not None:
+            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
+            nursery.start_soon(self.watcher.run)
+        if self.delivery is not None and self.claims is not None:
             assert self.witness is not None
-            assert self.watcher is not None
             assert self.exits is not None
             nursery.start_soon(self.exits.run, config.watch_interval_s)
             self._host.serve(WITNESS_PROTOCOL, self.witness.serve, streams_per_peer=2)
-            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
-            nursery.start_soon(self.watcher.run)
             nursery.start_soon(self.delivery.run)
             nursery.start_soon(self.claims.run, config.claim_interval_s)
         if self.till is not None and self.purse is not None:
@@ -361,6 +381,7 @@ class Money:
             tokens=receipt.prompt_tokens + receipt.completion_tokens,
             amount=receipt.amount,
             counterparty=to_hex(receipt.client if is_node else receipt.operator),
+            is_cosigned=entry.signed.client_signature != NO_SIGNATURE,
             epoch=entry.epoch,
         )
 
@@ -389,6 +410,63 @@ class Money:
                 f"the chain did not say what was paid: {error}; check chain_rpc"
             ) from error
 
+    async def stuck(self) -> list[StuckInfo]:
+        """What this daemon earned and was not paid yet, and what it waits for."""
+        if self.mirror is None or self.claims is None or self.delivery is None:
+            return []
+        assert self._connection is not None, "only with a chain is anything earned"
+        chain = self._connection.chain
+        rows = self._books.channels.of_operator(self._signer.address)
+        entries = self._outbox.unpaid(MAX_LISTED_STUCK)
+        channels = [row.channel_id for row in rows]
+        awarded = {account: self.mirror.credited(account) for account in self.accounts}
+        found = {account: self.mirror.claimable(account) for account in self.accounts}
+        claimable = {
+            account: one.shown.leaf.amount for account, one in found.items() if one is not None
+        }
+        try:
+            facts = await in_thread(
+                read_facts, chain, channels, awarded, claimable, deadline_s=CHAIN_DEADLINE_S
+            )
+            window_s = await in_thread(_read_window, chain, deadline_s=CHAIN_DEADLINE_S)
+        except (ChainError, trio.TooSlowError) as error:
+            raise NodeError(
+                f"the chain did not say what money waits for: {error}; check chain_rpc"
+            ) from error
+        known = _Whereabouts(self.claims, self.delivery, self.mirror, window_s)
+        return list_stuck(rows, entries, facts, known, grace_s=self._config.grace_s)
+
+
+@dataclass(frozen=True)
+class _Whereabouts:
+    """What the parts know of receipts on their way: stuck.py's `Known`."""
+
+    claims: Claims
+    delivery: Delivery
+    mirror: Mirror
+    window_s: int
+
+    def is_claimed(self, channel_id: bytes, cumulative: int) -> bool:
+        """Whether a channel's vouchers are claimed so far."""
+        return self.claims.is_claimed(channel_id, cumulative)
+
+    def why_held(self, channel_id: bytes) -> str | None:
+        """Why a channel's voucher was not claimed last time."""
+        return self.claims.why_held(channel_id)
+
+    def is_refused(self, digest: bytes) -> bool:
+        """Whether the aggregator refused a receipt for good."""
+        return self.delivery.is_refused(digest)
+
+    def last_words(self, digest: bytes) -> str | None:
+        """What the aggregator said last."""
+        return self.delivery.last_words(digest)
+
+    def final_at(self, epoch: int) -> int | None:
+        """When an epoch's challenge window ends."""
+        posted = self.mirror.posted(epoch)
+        return None if posted is None else posted.posted_at + self.window_s
+
 
 async def run_checks(
     checks: Sequence[Callable[[], None]],
@@ -411,12 +489,25 @@ async def run_checks(
 
 @asynccontextmanager
 async def open_money(
-    config: Config, keys: Keys, host: Host, telemetry: Telemetry
+    config: Config,
+    keys: Keys,
+    host: Host,
+    telemetry: Telemetry,
+    *,
+    on_verdict: OnVerdict = ignore_verdict,
 ) -> AsyncIterator[Money]:
     """Connect to the chain that the configuration names, if any, and open the books."""
     connection = await _connect(config, keys) if config.chain_rpc else None
     ledger = Ledger(config.ledger_path)
-    money = Money(config, keys, host, telemetry, connection=connection, books=Books(ledger))
+    money = Money(
+        config,
+        keys,
+        host,
+        telemetry,
+        connection=connection,
+        books=Books(ledger),
+        on_verdict=on_verdict,
+    )
     try:
         yield money
         await money.close()
@@ -471,6 +562,10 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
         chain.close()
         raise
     return Connection(chain, chain.for_key(keys.payer), chain.network, aggregator)
+
+
+def _read_window(chain: ChainClient) -> int:
+    return chain.settlement.terms.window
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:

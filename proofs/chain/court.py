@@ -189,6 +189,20 @@ class Court:
         self._token.allow(self._contract.address, self._terms.demand_fee)
         return self._contract.send("stand", promise_values(promise), promise.signature)
 
+    def stood(self, first: int, last: int) -> dict[bytes, Promise]:
+        """The promises, without their signatures, that somebody demanded between two blocks to be
+        shown kept, by the demand's id.
+        """
+        return {
+            bytes(event["args"]["id"]): Promise(*event["args"]["pledge"].values(), signature=b"")
+            for event in self._contract.events("StandDemanded", {}, first=first, last=last)
+        }
+
+    def is_open(self, demand_id: bytes) -> bool:
+        """Whether an answer is still due."""
+        _, _, state = self._contract.read("demands", demand_id)
+        return int(state) == DemandState.OPEN
+
     def answer_stand(
         self, promise: Promise, posted: PostedHeader, channel: Shown[ChannelLeaf]
     ) -> TransactionReceipt:

@@ -29,9 +29,11 @@ PLACED = {CHANNELS: "Channels", COLLECTOR: "Erc3009Collector", MULTICALL: "Multi
 
 TERMS_TYPE = "(uint64,uint64,uint64,uint64,uint128,uint128)"
 DEVELOPMENT_TERMS = Terms(
-    window=6, answer_time=3, silence=60, timelock=10, bond=1_000_000, demand_fee=10_000
+    window=6, answer_time=3, silence=600, timelock=10, bond=1_000_000, demand_fee=10_000
 )
-"""Short, so that a demonstration ends today: a bond of one dollar, a cent for a demand."""
+"""Short, so that a demonstration ends today: a bond of one dollar, a cent for a demand. Only the
+silence is longer: an aggregator on a busy machine, or on one that slept, keeps its office.
+"""
 
 
 @dataclass(frozen=True)

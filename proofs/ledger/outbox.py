@@ -3,9 +3,9 @@
 A receipt moves forward and is never deleted; only a chain that takes epochs back takes it back.
 Sends nothing and asks no chain.
 
-queued → gossiped → promised → included → final
-         sent once  aggregator  in a sealed  its header is
-                    signed for  epoch        deep in the chain
+queued → promised → included → final
+         aggregator  in a header   its header can't
+         signed for  on the chain  be challenged any more
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ class OutboxState(IntEnum):
     """The stages of a receipt, in order."""
 
     QUEUED = 0
-    GOSSIPED = 1
-    PROMISED = 2
-    INCLUDED = 3
-    FINAL = 4
+    PROMISED = 1
+    INCLUDED = 2
+    FINAL = 3
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,24 @@ class Outbox:
                 digest,
             )
 
-    def advance(self, digest: bytes, state: OutboxState) -> bool:
-        """Move a receipt forward; return False when it is that far already. Raises UnknownEntry."""
-        return self._move(digest, "state = ?", state, state)
-
     def keep_promise(self, digest: bytes, promise: Promise) -> bool:
         """Keep the aggregator's promise and move the receipt to promised.
 
         Returns False when the receipt is that far already. Raises UnknownEntry.
         """
-        values = (encode(promise), promise.deadline, OutboxState.PROMISED)
-        change = "promise = ?, deadline = ?, state = ?"
-        return self._move(digest, change, OutboxState.PROMISED, *values)
+        with self._ledger.transaction():
+            moved = self._ledger.write(
+                "UPDATE outbox SET promise = ?, deadline = ?, state = ? WHERE digest = ? AND state"
+                " < ?",
+                encode(promise),
+                promise.deadline,
+                OutboxState.PROMISED,
+                digest,
+                OutboxState.PROMISED,
+            )
+            if not moved and not self._ledger.read("SELECT 1 FROM outbox WHERE digest = ?", digest):
+                raise UnknownEntry(f"no receipt {digest.hex()} in the outbox")
+        return bool(moved)
 
     def mark_included(self, digests: Iterable[bytes], epoch: int) -> int:
         """Move those of these receipts that are ours to included; return how many moved."""
@@ -124,14 +129,20 @@ class Outbox:
                 "UPDATE outbox SET epoch = NULL, state = CASE WHEN promise IS NULL THEN ? ELSE ?"
                 " END WHERE epoch >= ?"
             )
-            return self._ledger.write(statement, OutboxState.GOSSIPED, OutboxState.PROMISED, first)
+            return self._ledger.write(statement, OutboxState.QUEUED, OutboxState.PROMISED, first)
 
-    def overdue(self, now: int, limit: int) -> list[OutboxEntry]:
-        """Return receipts whose promise ran out before `now` (Unix seconds) and that are in no
-        epoch, the longest overdue first: what a court should hear of.
+    def promises(self) -> list[Promise]:
+        """Return the promises that no header has kept yet, as far as this ledger knows."""
+        entries = self._entries("WHERE state = ? AND promise IS NOT NULL", OutboxState.PROMISED)
+        return [entry.promise for entry in entries if entry.promise is not None]
+
+    def queue_overdue(self, now: int) -> int:
+        """Queue again what a promise that ran out before `now` (Unix seconds) has brought into no
+        header: another aggregator may take it. Return how many receipts moved.
         """
-        where = "WHERE state = ? AND deadline < ? ORDER BY deadline, id LIMIT ?"
-        return self._entries(where, OutboxState.PROMISED, now, limit)
+        with self._ledger.transaction():
+            statement = "UPDATE outbox SET state = ? WHERE state = ? AND deadline < ?"
+            return self._ledger.write(statement, OutboxState.QUEUED, OutboxState.PROMISED, now)
 
     def unpromised(self, limit: int) -> list[OutboxEntry]:
         """Hand out receipts to send, or to send again: those handed out least often first, then the
@@ -148,6 +159,12 @@ class Outbox:
                 )
         return entries
 
+    def unpaid(self, limit: int) -> list[OutboxEntry]:
+        """Return receipts that pay us and that no final header has, oldest first."""
+        return self._entries(
+            "WHERE state < ? AND envelope IS NOT NULL ORDER BY id LIMIT ?", OutboxState.FINAL, limit
+        )
+
     def newest(self, limit: int) -> list[OutboxEntry]:
         """Return the latest receipts, newest first."""
         return self._entries("ORDER BY id DESC LIMIT ?", limit)
@@ -155,15 +172,6 @@ class Outbox:
     def find(self, digest: bytes) -> OutboxEntry | None:
         """Return one receipt, or None."""
         return next(iter(self._entries("WHERE digest = ?", digest)), None)
-
-    def _move(self, digest: bytes, change: str, limit: OutboxState, *values: object) -> bool:
-        with self._ledger.transaction():
-            moved = self._ledger.write(
-                f"UPDATE outbox SET {change} WHERE digest = ? AND state < ?", *values, digest, limit
-            )
-            if not moved and not self._ledger.read("SELECT 1 FROM outbox WHERE digest = ?", digest):
-                raise UnknownEntry(f"no receipt {digest.hex()} in the outbox")
-        return bool(moved)
 
     def _entries(self, where: str, *values: object) -> list[OutboxEntry]:
         rows = self._ledger.read(

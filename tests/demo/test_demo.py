@@ -69,7 +69,7 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert told["ok"]
     assert set(told) == KEYS[""]
-    assert len(told["steps"]) == 9
+    assert len(told["steps"]) == 11
     assert all(step["ok"] and step["seconds"] >= 0 for step in told["steps"])
     assert all(set(answer) == KEYS["answers"] for answer in told["answers"])
     assert all(set(payout) == KEYS["payouts"] for payout in told["payouts"])

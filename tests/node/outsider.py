@@ -13,7 +13,7 @@ import msgspec
 import trio
 from libp2p.network.exceptions import SwarmException
 
-from node.wire.receipts import PROTOCOL, Deliver, Taken
+from node.wire.receipts import PROTOCOL, Accepted, Deliver, Rejected, Taken, Waiting
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 from proofs.chain.client import ChainClient, open_client
@@ -84,11 +84,17 @@ class Outsider:
         self.node_chain.channels.claim([VoucherClaim(self.config, voucher, DEPOSIT)])
 
     async def deliver(self, peer_id: str, *envelopes: bytes) -> list[str]:
+        """Hand envelopes to the aggregator; the name of what it says to each."""
+        return [type(one).__name__ for one in await self.hand_over(peer_id, *envelopes)]
+
+    async def hand_over(
+        self, peer_id: str, *envelopes: bytes
+    ) -> list[Accepted | Waiting | Rejected]:
         """Hand envelopes to the aggregator; what it says to each."""
         async with self.host.open_stream(peer_id, PROTOCOL, DEADLINE_S) as stream:
             await stream.send(msgspec.msgpack.encode(Deliver(list(envelopes))), DEADLINE_S)
             taken = msgspec.msgpack.decode(await stream.receive(DEADLINE_S), type=Taken)
-        return [type(outcome).__name__ for outcome in taken.outcomes]
+        return taken.outcomes
 
     def _sign(self, *, cosigned: bool = True, **changes: Any) -> SignedReceipt:
         body = scene.receipt(
@@ -142,6 +148,38 @@ async def open_outsider(lab: Lab) -> AsyncIterator[Outsider]:
     finally:
         chain.close()
         node_chain.close()
+
+
+def flood(network: Network, number: int) -> list[bytes]:
+    """First receipts, right and covered by vouchers, of so many channels that hold nothing."""
+    node, client = Signer(b"\x01" * 32), Signer(b"\x02" * 32)
+    envelopes = []
+    for nonce in range(number):
+        salt = operator_salt(node.address, nonce.to_bytes(12, "big"))
+        config = ChannelConfig(
+            client.address,
+            client.address,
+            network.settlement,
+            node.address,
+            network.token,
+            86_400,
+            salt,
+        )
+        body = scene.receipt(
+            ChannelTip(config),
+            network=network,
+            operator=node.address,
+            client=client.address,
+            adapter=BARE_BASE,
+        )
+        signed = SignedReceipt(
+            encode_body(body),
+            sign_receipt(node, body, network),
+            sign_receipt(client, body, network),
+        )
+        voucher = sign_voucher(client, body.channel_id, body.cumulative, network)
+        envelopes.append(seal_envelope(signed, voucher, config))
+    return envelopes
 
 
 def meet_nobody_new(host: Host) -> None:

@@ -26,6 +26,7 @@ from node.api import (
     ReceiptInfo,
     Started,
     StatusInfo,
+    StuckInfo,
     TokenLogprobs,
 )
 from node.errors import BadRequest, NodeError, UnknownModel
@@ -51,6 +52,7 @@ RECEIPT = ReceiptInfo(
     tokens=12,
     amount=620,
     counterparty="0x" + "11" * 20,
+    is_cosigned=True,
     epoch=3,
 )
 CHANNEL = ChannelInfo(
@@ -64,6 +66,9 @@ CHANNEL = ChannelInfo(
     claimed=0,
     reserved=0,
     free=49_380,
+)
+STUCK = StuckInfo(
+    RECEIPT.digest, RECEIPT.channel, 620, "epoch", "the aggregator promised it", 1_800_000_000
 )
 WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
 
@@ -176,6 +181,9 @@ class Twin:
 
     async def earnings(self) -> list[EarningsInfo]:
         return [EarningsInfo("0x" + "22" * 20, 620, 300, 1_000)]
+
+    async def stuck(self) -> list[StuckInfo]:
+        return [STUCK]
 
     def _known(self, model: str) -> None:
         if model not in ("law", "base"):

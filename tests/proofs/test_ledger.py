@@ -46,11 +46,8 @@ def filled(ledger: Ledger) -> tuple[Outbox, list[bytes]]:
 
 def test_receipt_in_the_outbox_moves_forward_only() -> None:
     outbox, (digest, *_) = filled(Ledger(":memory:"))
-    assert outbox.advance(digest, OutboxState.GOSSIPED)
-    assert not outbox.advance(digest, OutboxState.GOSSIPED)
     assert outbox.keep_promise(digest, PROMISES[0])
     assert not outbox.keep_promise(digest, PROMISES[0])
-    assert not outbox.advance(digest, OutboxState.QUEUED)
     assert outbox.mark_included([digest, bytes(32)], 4) == 1
     assert outbox.mark_included([digest], 5) == 0, "it stays in the epoch that took it"
     assert outbox.mark_final(3) == 0
@@ -69,20 +66,26 @@ def test_epochs_that_the_chain_takes_back_are_taken_back_in_the_outbox() -> None
     outbox.mark_included(digests[1:], 4)
     assert outbox.take_back(4) == 2
     states = [entry.state for entry in reversed(outbox.newest(3))]
-    assert states == [OutboxState.INCLUDED, OutboxState.PROMISED, OutboxState.GOSSIPED]
+    assert states == [OutboxState.INCLUDED, OutboxState.PROMISED, OutboxState.QUEUED]
     assert [entry.digest for entry in outbox.unpromised(9)] == digests[2:]
     assert outbox.mark_included(digests, 5) == 2
     assert outbox.take_back(6) == 0
 
 
-def test_promises_that_ran_out_are_listed_until_they_are_kept() -> None:
+def test_what_a_promise_that_ran_out_did_not_bring_is_sent_again() -> None:
     outbox, digests = filled(Ledger(":memory:"))
     for digest, promise in zip(digests, PROMISES, strict=True):
         outbox.keep_promise(digest, promise)
-    assert outbox.overdue(NOW + 600, 9) == []
-    assert [entry.digest for entry in outbox.overdue(NOW + 602, 9)] == digests[:2]
+    assert outbox.promises() == PROMISES
+    assert outbox.queue_overdue(NOW + 600) == 0
+    assert outbox.unpromised(9) == []
     outbox.mark_included(digests[:1], 1)
-    assert [entry.digest for entry in outbox.overdue(NOW + 9_999, 1)] == digests[1:2]
+    assert outbox.promises() == PROMISES[1:]
+    assert outbox.queue_overdue(NOW + 602) == 1
+    assert [entry.digest for entry in outbox.unpromised(9)] == digests[1:2]
+    later = make_promise(signer("another"), RECEIPTS[1].receipt, NOW + 9_999, NETWORK)
+    assert outbox.keep_promise(digests[1], later)
+    assert outbox.promises() == [later, PROMISES[2]]
 
 
 def test_a_later_co_signature_upgrades_a_receipt_and_nothing_undoes_that() -> None:
@@ -100,7 +103,7 @@ def test_a_later_co_signature_upgrades_a_receipt_and_nothing_undoes_that() -> No
 
 def test_adding_again_does_not_send_a_receipt_back_to_the_queue() -> None:
     outbox, digests = filled(Ledger(":memory:"))
-    outbox.advance(digests[0], OutboxState.PROMISED)
+    outbox.keep_promise(digests[0], PROMISES[0])
     outbox.add(RECEIPTS[0].receipt.signed, RECEIPTS[0].encoded)
     assert [entry.digest for entry in outbox.unpromised(10)] == digests[1:]
     assert [entry.digest for entry in outbox.newest(2)] == digests[:0:-1]
@@ -121,7 +124,7 @@ def test_clients_copy_is_listed_and_never_sent() -> None:
 
 def test_what_is_not_there_cannot_move() -> None:
     with pytest.raises(UnknownEntry):
-        Outbox(Ledger(":memory:")).advance(bytes(32), OutboxState.GOSSIPED)
+        Outbox(Ledger(":memory:")).keep_promise(bytes(32), PROMISES[0])
 
 
 def test_transaction_is_all_or_nothing() -> None:
@@ -240,7 +243,7 @@ def test_threads_share_a_ledger(tmp_path: Path) -> None:
     outbox, (digest, *_) = filled(Ledger(tmp_path / "ledger"))
     moved: list[bool] = []
     threads = [
-        threading.Thread(target=lambda: moved.append(outbox.advance(digest, OutboxState.GOSSIPED)))
+        threading.Thread(target=lambda: moved.append(outbox.keep_promise(digest, PROMISES[0])))
         for _ in range(8)
     ]
     for thread in threads:

@@ -10,19 +10,31 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 import trio
 
 from node.money.aggregator import AggregatorRole
-from node.money.settlement import Settlement
+from node.money.delivering import Delivery, read_promised
 from node.telemetry import Telemetry
-from node.wire.receipts import Accepted, Deliver, Rejected, Taken, Waiting
+from node.wire.receipts import Accepted, Deliver, Promised, Rejected, Taken, Waiting
 from p2p.errors import PeerUnreachable
+from proofs.aggregator import PACE
+from proofs.envelope import VerifiedEnvelope, decode_envelope
+from proofs.errors import ProofError
 from proofs.ledger import AggregatorLedger, Ledger, Outbox, OutboxState
-from proofs.promise import Evidence, make_promise
-from tests.proofs.scene import NETWORK, chain, signer
+from proofs.promise import Evidence, Promise, make_promise
+from proofs.signing import Signer
+from tests.proofs.scene import NETWORK, chain, replace_network, signer
 
 AGGREGATOR = signer("aggregator")
 STRANGER = signer("stranger")
+
+
+DEADLINE = 1_800_000_000  # Unix s
+
+
+def promised(one: VerifiedEnvelope, by: Signer = AGGREGATOR) -> Accepted:
+    return Accepted(make_promise(by, one.receipt, DEADLINE, NETWORK))
 
 
 @dataclass
@@ -32,6 +44,7 @@ class TwinAggregator:
     peer_id: str = "me"
     answers: dict[bytes, Accepted | Waiting | Rejected] = field(default_factory=dict)
     delivered: list[list[bytes]] = field(default_factory=list)
+    gossiped: list[Promised] = field(default_factory=list)
 
     @asynccontextmanager
     async def open_stream(
@@ -55,6 +68,8 @@ class TwinAggregator:
 
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
+        assert topic == "promises"
+        self.gossiped.append(msgspec.msgpack.decode(data, type=Promised))
 
     @property
     def gossip(self) -> TwinAggregator:
@@ -62,34 +77,32 @@ class TwinAggregator:
 
 
 class Scene:
-    """A node with three receipts to deliver."""
+    """A node with three receipts to deliver; all of its channel is claimed, as far as `claimed`."""
 
     def __init__(self) -> None:
         self.envelopes = chain(3)
+        self.claimed = self.envelopes[-1].receipt.receipt.cumulative
         self.outbox = Outbox(Ledger(":memory:"))
         self.host = TwinAggregator()
+        self.promises: list[Promise] = []
         self.telemetry = Telemetry(stream=io.StringIO())
-        parts: dict[str, Any] = {
-            "host": self.host,
-            "chain": None,
-            "outbox": self.outbox,
-            "book": None,
-            "mirror": SimpleNamespace(network=NETWORK),
-            "telemetry": self.telemetry,
-        }
-        self.settlement = Settlement(
-            **parts,
+        host: Any = self.host
+        self.delivery = Delivery(
+            host,
+            self.outbox,
+            self.telemetry,
+            NETWORK,
             aggregator="aggregator",
-            aggregator_address=AGGREGATOR.address,
-            operator=bytes(20),
-            accounts=[],
+            address=lambda: AGGREGATOR.address,
+            is_claimed=lambda channel_id, cumulative: cumulative <= self.claimed,
+            on_promise=self.promises.append,
         )
         for one in self.envelopes:
             self.outbox.add(one.receipt.signed, one.encoded)
 
     async def deliver_for(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
-            await self.settlement.run_outbox(5.0)
+            await self.delivery.run(5.0)
 
     def states(self) -> list[OutboxState]:
         return [entry.state for entry in reversed(self.outbox.newest(10))]
@@ -99,26 +112,55 @@ async def test_a_promise_is_kept_and_its_receipt_sent_no_more(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     scene = Scene()
-    scene.host.answers = {
-        one.encoded: Accepted(make_promise(AGGREGATOR, one.receipt.encoded, NETWORK))
-        for one in scene.envelopes
-    }
+    scene.host.answers = {one.encoded: promised(one) for one in scene.envelopes}
     await scene.deliver_for(60)
     assert scene.states() == [OutboxState.PROMISED] * 3
     assert len(scene.host.delivered) == 1
+    assert [(one.envelope, one.promise.deadline) for one in scene.host.gossiped] == [
+        (one.encoded, DEADLINE) for one in scene.envelopes
+    ]
+    assert scene.promises == scene.outbox.promises()
+    assert len(scene.promises) == 3
+
+
+async def test_what_a_promise_that_ran_out_did_not_bring_is_sent_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    scene = Scene()
+    late, *others = scene.envelopes
+    scene.host.answers = {one.encoded: promised(one) for one in others}
+    broken = make_promise(AGGREGATOR, late.receipt, 1_600_000_000, NETWORK)
+    scene.host.answers[late.encoded] = Accepted(broken)
+    await scene.deliver_for(12)
+    first, *later = scene.host.delivered
+    assert len(first) == 3
+    assert later == [[late.encoded]] * 2
+
+
+async def test_only_what_is_claimed_is_sent(autojump_clock: trio.testing.MockClock) -> None:
+    scene = Scene()
+    scene.host.answers = {one.encoded: promised(one) for one in scene.envelopes}
+    scene.claimed = scene.envelopes[0].receipt.receipt.cumulative
+    await scene.deliver_for(12)
+    assert {envelope for sent in scene.host.delivered for envelope in sent} == {
+        scene.envelopes[0].encoded
+    }
+    assert scene.states() == [OutboxState.PROMISED] + [OutboxState.QUEUED] * 2
+    scene.claimed = scene.envelopes[-1].receipt.receipt.cumulative
+    scene.delivery.send_soon()
+    await scene.deliver_for(1)
+    assert scene.states() == [OutboxState.PROMISED] * 3
 
 
 async def test_a_promise_of_somebody_else_is_no_promise(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     scene = Scene()
-    scene.host.answers = {
-        one.encoded: Accepted(make_promise(STRANGER, one.receipt.encoded, NETWORK))
-        for one in scene.envelopes
-    }
+    scene.host.answers = {one.encoded: promised(one, by=STRANGER) for one in scene.envelopes}
     await scene.deliver_for(12)
-    assert scene.states() == [OutboxState.GOSSIPED] * 3
+    assert scene.states() == [OutboxState.QUEUED] * 3
     assert len(scene.host.delivered) == 3
+    assert scene.host.gossiped == []
 
 
 async def test_what_waits_or_may_be_taken_later_is_sent_again_and_what_is_refused_is_not(
@@ -144,23 +186,49 @@ async def test_an_aggregator_that_is_away_is_asked_again(
     scene = Scene()
     await scene.deliver_for(12)
     assert scene.host.delivered == []
-    scene.host.answers = {
-        one.encoded: Accepted(make_promise(AGGREGATOR, one.receipt.encoded, NETWORK))
-        for one in scene.envelopes
-    }
+    scene.host.answers = {one.encoded: promised(one) for one in scene.envelopes}
     await scene.deliver_for(12)
     assert scene.states() == [OutboxState.PROMISED] * 3
 
 
+def test_what_is_gossiped_is_a_receipt_that_this_aggregator_promised() -> None:
+    one, other, _ = chain(3)
+    promise = make_promise(AGGREGATOR, one.receipt, DEADLINE, NETWORK)
+    good = msgspec.msgpack.encode(Promised(one.encoded, promise))
+    assert read_promised(good, NETWORK, AGGREGATOR.address) == promise
+    short = msgspec.structs.replace(decode_envelope(one.encoded), voucher_amount=1)
+    unpaid = msgspec.msgpack.encode(short)
+    strange = make_promise(STRANGER, one.receipt, DEADLINE, NETWORK)
+    lies = [
+        b"garbage",
+        good + bytes(2_000),
+        msgspec.msgpack.encode([*msgspec.msgpack.decode(good), 1]),
+        msgspec.msgpack.encode(Promised(one.encoded, strange)),
+        msgspec.msgpack.encode(Promised(other.encoded, promise)),
+        msgspec.msgpack.encode(Promised(unpaid, promise)),
+    ]
+    for lie in lies:
+        with pytest.raises(ProofError):
+            read_promised(lie, NETWORK, AGGREGATOR.address)
+    with pytest.raises(ProofError):
+        read_promised(good, NETWORK, STRANGER.address)
+    with pytest.raises(ProofError):
+        read_promised(good, replace_network(chain_id=1), AGGREGATOR.address)
+
+
 def test_evidence_that_no_longer_holds_accuses_nobody() -> None:
     ledger = Ledger(":memory:")
-    parts: dict[str, Any] = {"host": None, "store": None, "chain": SimpleNamespace(wallet=None)}
+    parts: dict[str, Any] = {
+        "published": None,
+        "chain": SimpleNamespace(network=NETWORK, wallet=None),
+        "quorum": None,
+    }
     role = AggregatorRole(
         **parts,
-        network=NETWORK,
         signer=AGGREGATOR,
         ledger=ledger,
         telemetry=Telemetry(stream=io.StringIO()),
+        pace=PACE,
     )
     one, other = (envelope.receipt.encoded for envelope in chain(2))
     AggregatorLedger(ledger).keep_evidence(bytes(32), 1, Evidence(one, other))

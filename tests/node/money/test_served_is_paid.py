@@ -64,10 +64,10 @@ async def test_a_client_that_never_signs_pays_for_all_it_was_sent(
         monkeypatch.setattr(Purse, "_find", another_channel)
         for _ in range(2):
             with pytest.raises(NodeVanished):
-                await ask(thief, max_tokens=40)
+                await ask(thief, max_tokens=40, node=volunteer.host.peer_id)
             thief.money.purse._pockets.clear()  # type: ignore[union-attr]
         monkeypatch.undo()
-        await until(lambda: volunteer.telemetry.counters.get("receipts_earned") == 2, 30)
+        await until(lambda: volunteer.telemetry.counters.get("receipts_unilateral") == 2, 30)
         rows = await volunteer.receipts()
         assert [row.tokens for row in rows] == [45, 45]
         assert await thief.receipts() == []
