@@ -23,11 +23,6 @@ from itertools import pairwise
 
 from .digest import keccak
 
-# Version 1's tree, for what is not rewritten yet.
-from .payout_tree import PayoutProof as PayoutProof
-from .payout_tree import PayoutTree as PayoutTree
-from .payout_tree import verify_payout as verify_payout
-
 MAX_SUM = (1 << 128) - 1
 MAX_SIZE = (1 << 64) - 1
 MAX_PROOF_STEPS = 64

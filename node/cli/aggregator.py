@@ -157,14 +157,14 @@ def rebuild(
     """Rebuild a lost ledger from the chain and the published batches; nobody's word is taken. The
     daemon of this home must be down.
     """
+    config = load_config(home)
+    if config.role != "aggregator":
+        raise CliError(f"{home} is the home of a {config.role}, not of an aggregator", EXIT_USAGE)
     from proofs.aggregator import Aggregator
     from proofs.signing import Signer
 
     from .serving import hold_home
 
-    config = load_config(home)
-    if config.role != "aggregator":
-        raise CliError(f"{home} is the home of a {config.role}, not of an aggregator", EXIT_USAGE)
     signer = Signer(load_keys(config.key_files).aggregator)
     with hold_home(home), asking_chain(), open_chain(home) as chain:
         ledger = Ledger(config.ledger_path)

@@ -167,12 +167,13 @@ def open_chain(home: Path, secret: bytes | None = None) -> Iterator[ChainClient]
     """The chain that the configuration names, compared with what it states; for that key, or for
     one of no worth where nothing is to be signed.
     """
-    from proofs.chain.client import open_client as open_chain_client
-    from proofs.chain.origin import Stated
-
     config = load_config(home)
     if not config.chain_rpc:
         raise CliError(f"no chain is configured: set chain_rpc in {home}/lorikeet.toml", EXIT_USAGE)
+
+    from proofs.chain.client import open_client as open_chain_client  # brings web3
+    from proofs.chain.origin import Stated
+
     chain = open_chain_client(
         config.chain_rpc,
         from_hex(config.settlement),

@@ -40,12 +40,12 @@ def watch(
     """Recompute every posted epoch as it comes and challenge what does not follow, until Ctrl-C. A
     proof costs this home's key some gas and earns half of the bond.
     """
-    from ..testnet.interrupts import run_until_signal
-    from . import serving  # the network stack takes a second to import
-
     config = dataclasses.replace(load_config(home), role="watcher")
     if not config.chain_rpc:
         raise CliError(f"no chain is configured: set chain_rpc in {home / CONFIG_FILE}", EXIT_USAGE)
+    from ..testnet.interrupts import run_until_signal
+    from . import serving  # the network stack takes a second to import
+
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     heard = Heard(as_json)
     with ExitStack() as stack:

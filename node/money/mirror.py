@@ -120,9 +120,13 @@ class Mirror:
         """Return the last header whose batch was recomputed here."""
         return self.history.state.header
 
+    def posted(self, epoch: int) -> PostedHeader | None:
+        """Return a header as the chain has it, one of the last few thousand."""
+        return self._headers.get(epoch)
+
     def last_posted(self) -> PostedHeader | None:
         """Return the header that this history stands at, as the chain has it."""
-        return self._headers.get(self.history.state.epoch)
+        return self.posted(self.history.state.epoch)
 
     def open_headers(self) -> list[PostedHeader]:
         """List the headers that can still be challenged, oldest first."""

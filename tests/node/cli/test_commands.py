@@ -15,7 +15,7 @@ import trio
 
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running
-from tests.node.twin import CHANNEL, PEER, RECEIPT, WORDS, Twin, serve_twin
+from tests.node.twin import CHANNEL, PEER, RECEIPT, STUCK, WORDS, Twin, serve_twin
 
 
 def point_home_at(home: Path, url: str) -> None:
@@ -104,6 +104,29 @@ async def test_money_is_taken_out_of_one_channel_or_of_all(tmp_path: Path) -> No
     assert json.loads(every.stdout)[0]["available_at"] == 1_800_000_000
     assert (none.returncode, unknown.returncode) == (2, 1)
     assert "--all" in none.stderr.decode()
+
+
+async def test_why_zero_names_each_unit_what_it_waits_for_and_until_when(tmp_path: Path) -> None:
+    async with serve_twin(Twin()) as url:
+        point_home_at(tmp_path, url)
+        plain = await lorikeet(tmp_path, "earnings", "--why-zero")
+        as_json = await lorikeet(tmp_path, "earnings", "--why-zero", "--json")
+    (line,) = plain.stdout.decode().splitlines()[1:]
+    what, amount, waits_for, until, why = line.split("\t")
+    assert (what, amount, waits_for, why) == (RECEIPT.digest, "0.000620", "epoch", STUCK.detail)
+    assert until.startswith("2027-01-1")
+    assert json.loads(as_json.stdout) == [msgspec.to_builtins(STUCK)]
+
+
+async def test_commands_of_money_say_what_they_lack_and_the_mend(tmp_path: Path) -> None:
+    for command in (["verify"], ["watch"], ["aggregator", "status"]):
+        done = await lorikeet(tmp_path, *command)
+        assert done.returncode == 2
+        assert "set chain_rpc in" in done.stderr.decode()
+    wrong = await lorikeet(tmp_path, "aggregator", "rebuild")
+    assert (wrong.returncode, b"not of an aggregator" in wrong.stderr) == (2, True)
+    account = await lorikeet(tmp_path, "claim", "--for", "0x12")
+    assert (account.returncode, b"40 hex digits" in account.stderr) == (2, True)
 
 
 async def test_pull_reports_who_sent_what_and_who_was_rejected(tmp_path: Path) -> None:

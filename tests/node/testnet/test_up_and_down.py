@@ -147,6 +147,8 @@ async def test_a_kept_network_answers_is_paid_and_stands_until_down_ends_it(tmp_
         ports = ports_of(tmp_path)
         assert all(map(is_open, ports))
         await a_gateway_pays_a_volunteer(tmp_path / GATEWAY, tmp_path / "volunteer-a")
+        await the_money_is_followed(tmp_path / GATEWAY, tmp_path / "volunteer-a")
+        await a_watcher_and_a_lost_ledger(tmp_path)
         second = await trio.run_process(
             [*UP, "--home", str(tmp_path)], check=False, capture_stderr=True
         )
@@ -176,6 +178,70 @@ async def a_gateway_pays_a_volunteer(client: Path, volunteer: Path) -> None:
     assert sum(one["amount"] for one in listed) == answer["amount"] + facts["amount"]
     assert unknown.returncode == 1
     assert "no-such-adapter" in unknown.stderr.decode()
+
+
+async def told(home: Path, *arguments: str) -> Any:
+    """What a command says as JSON, when it ends well."""
+    done = await lorikeet(home, *arguments, "--json")
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+async def the_money_is_followed(client: Path, volunteer: Path) -> None:
+    """Whoever earned sees what it waits for, until it is paid; whoever paid can follow it."""
+    receipts = await told(client, "receipts")
+    with trio.fail_after(90):
+        while stuck := await told(volunteer, "earnings", "--why-zero"):
+            assert {one["waits_for"] for one in stuck} <= {
+                *("signature", "claim", "aggregator", "epoch", "window", "payout")
+            }
+            await trio.sleep(0.5)
+    earned = sum(one["credited"] for one in await told(volunteer, "earnings"))
+    assert earned == sum(one["amount"] for one in receipts)
+    assert all(one["is_cosigned"] for one in receipts)
+    epochs = await told(client, "verify")
+    assert epochs[-1]["awarded"] == earned
+    assert [one["epoch"] for one in await told(client, "verify", "--from", "p2p")] == [
+        one["epoch"] for one in epochs
+    ]
+    steps = await told(client, "why", receipts[0]["digest"])
+    assert [(step["name"], step["outcome"]) for step in steps] == [
+        (name, "holds") for name in ("signatures", "shares", "included", "funded", "paid")
+    ]
+    absent = await lorikeet(client, "verify", "999")
+    assert (absent.returncode, b"999" in absent.stderr) == (1, True)
+    claimed = await told(client, "claim", "--for", "0x" + "11" * 20)
+    assert (claimed["paid_now"], claimed["transaction"]) == (0, None)
+
+
+async def a_watcher_and_a_lost_ledger(network: Path) -> None:
+    """A watcher with a home of its own finds that all holds; an aggregator's home without a ledger
+    gets it back from the chain and whoever has the batches.
+    """
+    watcher = beside(network / GATEWAY)
+    done = await lorikeet(watcher, "watch", "--once", "--json")
+    verdicts = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr.decode()
+    assert [one["word"] for one in verdicts] == ["holds"] * len(verdicts) != []
+    taken = await lorikeet(network / GATEWAY, "watch", "--once")
+    assert (taken.returncode, b"--role watcher" in taken.stderr) == (1, True)
+
+    office = await told(watcher, "aggregator", "status")
+    lost = beside(network / "aggregator")
+    rebuilt = await told(lost, "aggregator", "rebuild")
+    assert rebuilt["epochs"] == office["epoch"] == len(verdicts)
+    again = await told(lost, "aggregator", "rebuild")
+    assert again == rebuilt | {"known_before": rebuilt["epochs"]}
+    stranger = await lorikeet(watcher, "aggregator", "propose", "--quorum", "0")
+    assert (stranger.returncode, office["owner"] in stranger.stderr.decode()) == (1, True)
+
+
+def beside(home: Path) -> Path:
+    """Another home with the same settings, and a key of its own."""
+    other = home.with_name(f"{home.name}-too")
+    other.mkdir(mode=0o700)
+    (other / "lorikeet.toml").write_text((home / "lorikeet.toml").read_text())
+    return other
 
 
 async def test_a_node_that_cannot_start_ends_the_rest_and_shows_its_log(tmp_path: Path) -> None:
