@@ -19,10 +19,7 @@ interface Vm {
     function chainId(uint256 id) external;
     function etch(address target, bytes calldata code) external;
     function readFile(string calldata path) external view returns (string memory);
-    function keyExistsJson(string calldata json, string calldata key)
-        external
-        view
-        returns (bool);
+    function keyExistsJson(string calldata json, string calldata key) external view returns (bool);
     function parseJsonString(string calldata json, string calldata key)
         external
         pure

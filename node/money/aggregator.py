@@ -257,7 +257,9 @@ class AggregatorRole:
                 return False
             batch = await self._published.batch(posted.header.batch_digest)
             try:
-                manifests = await self._published.manifests(decode_batch(batch).adapters)
+                manifests = await self._published.manifests(
+                    decode_batch(batch).adapters, posted.header.batch_digest
+                )
                 async with self._lock:
                     await trio.to_thread.run_sync(self._adopt, batch, manifests, posted.header)
             except BatchError as error:

@@ -9,7 +9,7 @@ in which the client may show better. Knows no demand and no proof of a lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import trio
@@ -61,7 +61,9 @@ class Exits:
         *,
         claims: Claims,
         operator: bytes,
+        on_aggregator: Callable[[bytes], None],
     ) -> None:
+        self._on_aggregator = on_aggregator
         self._claims = claims
         self._chain = chain
         self._settlement = chain.settlement
@@ -81,6 +83,8 @@ class Exits:
 
     def _look(self) -> None:
         office = self._settlement.read_office()
+        if office.aggregator is not None:
+            self._on_aggregator(office.aggregator)
         now = self._chain.rpc.get_block(LATEST).timestamp
         if office.aggregator is not None:
             if now <= office.silent_from or not self._can_leave():

@@ -82,26 +82,31 @@ class Watcher:
     # ── headers ──
 
     async def approve(self, one: Posted, state: EpochState, transition: Transition) -> None:
-        """Look at a header that follows from its batch, and to which `state` has gone on."""
-        with survive(self._telemetry, "watch"):
-            facts = await in_thread(
-                self._read_facts,
-                one.posted,
-                state,
-                list(transition.channels),
-                deadline_s=CHAIN_DEADLINE_S,
-            )
-            epoch = one.posted.header.epoch
-            accusations = _find_late(state, facts, transition.channels)
-            for accusation in accusations:
-                name = type(accusation).__name__
-                self._on_verdict(Verdict(epoch, "contradicted", name))
-                if await self._convict(one, accusation):
-                    return
-            self._promises.forget_kept(state)
-            if not accusations:
-                detail = f"{state.log.size} receipts in all; {len(transition.channels)} channels"
-                self._on_verdict(Verdict(epoch, "holds", f"{detail} moved, each of them funded"))
+        """Look at a header that follows from its batch, and to which `state` has gone on.
+
+        Looks again until the chain has answered: a header that nobody looked at becomes final.
+        """
+        while True:
+            with survive(self._telemetry, "watch"):
+                await self._look(one, state, list(transition.channels))
+                return
+            await trio.sleep(self._poll_s)
+
+    async def _look(self, one: Posted, state: EpochState, channels: list[int]) -> None:
+        facts = await in_thread(
+            self._read_facts, one.posted, state, channels, deadline_s=CHAIN_DEADLINE_S
+        )
+        epoch = one.posted.header.epoch
+        accusations = _find_late(state, facts, channels)
+        for accusation in accusations:
+            name = type(accusation).__name__
+            self._on_verdict(Verdict(epoch, "contradicted", name))
+            if await self._convict(one, accusation):
+                return
+        self._promises.forget_kept(state)
+        if not accusations:
+            detail = f"{state.log.size} receipts in all; {len(channels)} channels"
+            self._on_verdict(Verdict(epoch, "holds", f"{detail} moved, each of them funded"))
 
     async def accuse(self, one: Posted, state: EpochState, error: BatchError) -> None:
         """Act on a header that does not follow from its batch; `state` stands before it."""

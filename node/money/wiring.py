@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
@@ -199,6 +199,7 @@ class Money:
             self._telemetry,
             claims=self.claims,
             operator=self._signer.address,
+            on_aggregator=self._note_aggregator,
         )
         self.witness = Witness(self._signer, self.mirror, published, self._telemetry)
         notary = Notary(self._signer, network)
@@ -266,6 +267,13 @@ class Money:
     def _aggregator_now(self) -> bytes:
         assert self._connection is not None, "only with a chain is anything promised"
         return self._connection.aggregator
+
+    def _note_aggregator(self, aggregator: bytes) -> None:
+        """The office may have changed hands: from now on promises are those of who holds it."""
+        assert self._connection is not None, "only with a chain is there an office"
+        if aggregator != self._connection.aggregator:
+            self._telemetry.log(f"money: the aggregator is {to_hex(aggregator)} now")
+            self._connection = replace(self._connection, aggregator=aggregator)
 
     def _send_soon(self) -> None:
         if self.delivery is not None:

@@ -7,7 +7,7 @@ show, proofs/court.py finds out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from ..court import (
     Question,
 )
 from ..epoch import ChannelLeaf, Shown
-from ..hextext import from_hex, to_hex
+from ..hextext import from_hex
 from ..promise import Promise
 from ..sumtree import Opening
 from ..voucher import ChannelConfig
@@ -173,13 +173,9 @@ class Court:
         """What was answered to a demand, from the call that brought it; None while it is open."""
         asked = (posted_values(posted), question_values(question))
         wanted = {"id": self._contract.read_one("demandId", *asked)}
-        rpc = self._contract.rpc
-        last = rpc.block_number()
+        last = self._contract.rpc.block_number()
         for event in self._contract.events("Answered", wanted, first=posted.block, last=last):
-            call = rpc.call("eth_getTransactionByHash", to_hex(bytes(event["transactionHash"])))
-            found = decode_answer(*self._contract.decode_call(from_hex(call["input"])))
-            if found is not None:
-                return found
+            return decode_answer(*self._contract.decode_call(bytes(event["args"]["call"])))
         return None
 
     # ── promises ──
@@ -194,7 +190,7 @@ class Court:
         shown kept, by the demand's id.
         """
         return {
-            bytes(event["args"]["id"]): Promise(*event["args"]["pledge"].values(), signature=b"")
+            bytes(event["args"]["id"]): read_promise(event["args"]["pledge"])
             for event in self._contract.events("StandDemanded", {}, first=first, last=last)
         }
 
@@ -213,6 +209,18 @@ class Court:
     def convict_broken(self, promise: Promise, term: int) -> TransactionReceipt:
         """Convict because a promise was not shown kept, demanded in this term of the office."""
         return self._contract.send("convictBroken", promise_values(promise), term)
+
+
+def read_promise(pledge: Mapping[str, Any]) -> Promise:
+    """A promise in an event, which is without its signature."""
+    return Promise(
+        channel_id=bytes(pledge["channelId"]),
+        sequence=pledge["sequence"],
+        cumulative=pledge["cumulative"],
+        body=bytes(pledge["body"]),
+        deadline=pledge["deadline"],
+        signature=b"",
+    )
 
 
 def question_values(question: Question) -> tuple[int, int, int]:

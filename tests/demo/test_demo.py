@@ -75,5 +75,8 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert all(set(payout) == KEYS["payouts"] for payout in told["payouts"])
     assert {payout["role"] for payout in told["payouts"]} == {"node", "creator", "contributor"}
     assert None not in told["figures"].values()
+    assert told["steps"][8]["theft"]["proof"] == "proveUnfunded"
+    exits = told["steps"][9]["exits"]
+    assert sum(exits["paid"].values()) == exits["amount"] >= told["steps"][8]["theft"]["amount"]
     assert told["figures"]["processes_left"] == 0
     assert "\x1b" not in done.stdout

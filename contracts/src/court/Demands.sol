@@ -183,7 +183,7 @@ abstract contract Demands is Proofs, IDemands {
         );
         bytes32 id = _standId(pledge, settlement.term());
         _close(id);
-        emit Answered(id, msg.sender, 0);
+        emit Answered(id, msg.sender, 0, msg.data);
         _pay(msg.sender);
     }
 
@@ -241,7 +241,9 @@ abstract contract Demands is Proofs, IDemands {
         } else {
             (demands[id].state, demands[id].until) = (DemandState.HELD, heldUntil);
         }
-        emit Answered(id, msg.sender, heldUntil);
+        // The whole call, because whoever answers through a contract of its own could hide it: what
+        // was shown is what the next demand goes by.
+        emit Answered(id, msg.sender, heldUntil, msg.data);
         _pay(msg.sender);
     }
 

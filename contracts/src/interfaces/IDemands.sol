@@ -36,7 +36,7 @@ interface IDemands {
         uint64 indexed epoch, bytes32 indexed id, address by, Question question, uint64 dueAt
     );
     event StandDemanded(bytes32 indexed id, address by, Promise pledge, uint64 dueAt);
-    event Answered(bytes32 indexed id, address by, uint64 heldUntil);
+    event Answered(bytes32 indexed id, address by, uint64 heldUntil, bytes call);
     event Closed(bytes32 indexed id);
 
     /// @notice The header's window is over: nothing of it can be demanded any more.

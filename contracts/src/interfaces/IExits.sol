@@ -25,7 +25,6 @@ interface IExits {
     event ExitStarted(ChannelId indexed channelId, uint64 sequence, uint64 dueAt);
     event ExitCancelled(ChannelId indexed channelId, uint64 sequence);
     event Exited(ChannelId indexed channelId, uint64 sequence, uint128 amount, bytes32 payouts);
-    event PaidOut(ChannelId indexed channelId, address indexed account, uint128 amount);
 
     /// @notice The config is not that of the receipt's channel, or the channel does not pay this
     /// contract's token to it for the operator that its salt names.

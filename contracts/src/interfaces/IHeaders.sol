@@ -7,9 +7,7 @@ import {AccountLeaf} from "../types/Leaves.sol";
 
 /// @title The header chain, and what is claimed under it.
 interface IHeaders {
-    event Posted(
-        uint64 indexed epoch, HeaderHash indexed headerHash, Header header, uint64 postedAt
-    );
+    event Posted(uint64 indexed epoch, Header header, uint64 postedAt);
     event Claimed(address indexed account, uint128 amount, uint128 cumulativeAmount, uint64 epoch);
     event TakenBack(uint64 firstEpoch, uint64 lastEpoch);
 

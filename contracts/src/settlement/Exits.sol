@@ -222,13 +222,13 @@ abstract contract Exits is Headers, IExits {
         Exit memory before = exited[id];
         if (before.sequence != 0) return (before.payouts, before.sequence, false);
         bytes32 nothing = SumTree.commitment(0, 0, 0);
-        if (lastEpoch == 0) return (nothing, 0, false);
+        if (_lastEpoch == 0) return (nothing, 0, false);
 
         PostedHeader calldata here = request.here;
         _checkPosted(here);
         require(
             _isFinal(here.header.epoch, here.postedAt)
-                && (here.header.epoch == lastEpoch || here.postedAt > leftAt(id)),
+                && (here.header.epoch == _lastEpoch || here.postedAt > leftAt(id)),
             ExitsClosed()
         );
         if (request.base.proof.size == 0) return (nothing, 0, true);
@@ -307,7 +307,6 @@ abstract contract Exits is Headers, IExits {
         for (uint256 i = 0; i < owed.length; i++) {
             uint128 more = owed[i].amount - (i < paid.length ? paid[i].amount : 0);
             if (more == 0) continue;
-            emit PaidOut(id, owed[i].account, more);
             _pay(owed[i].account, more);
         }
         address by = forced[id].by;

@@ -24,26 +24,20 @@ abstract contract Headers is Office, IHeaders {
     using SafeERC20 for IERC20;
 
     uint64 private constant MAX_RECEIPTS = 1_000; // a header may add
-    uint64 private constant NONE = type(uint64).max;
+    uint40 private constant NONE = type(uint40).max;
 
-    // One slot: the end of the header chain.
-    /// @inheritdoc IHeaders
-    uint64 public lastEpoch;
-    /// @inheritdoc IHeaders
-    uint64 public numReceipts;
-    /// @inheritdoc IHeaders
-    uint64 public lastPostedAt;
-    /// @inheritdoc IHeaders
-    uint64 public firstDemanded = NONE;
-
-    // One slot: what the fees that were received are promised to.
-    /// @inheritdoc IHeaders
-    uint128 public payoutTotal;
-    /// @inheritdoc IHeaders
-    uint128 public totalExited;
+    // One slot, since a post writes all of it: the end of the header chain. 40 bits hold epochs,
+    // receipts and seconds for thirty thousand years, 96 bits all the money of any token.
+    uint40 internal _lastEpoch;
+    uint40 private _numReceipts;
+    uint40 private _lastPostedAt;
+    uint40 private _firstDemanded = NONE;
+    uint96 internal _payoutTotal;
 
     /// @inheritdoc IHeaders
     uint128 public totalPaid;
+    /// @inheritdoc IHeaders
+    uint128 public totalExited;
     /// @inheritdoc IHeaders
     mapping(uint64 epoch => bytes32) public posted;
     /// @inheritdoc IHeaders
@@ -58,24 +52,24 @@ abstract contract Headers is Office, IHeaders {
     /// @inheritdoc IHeaders
     function post(Header calldata header, bytes[] calldata witnessSignatures) external {
         _checkPoster();
-        uint64 last = lastEpoch;
+        uint64 last = _lastEpoch;
         require(header.epoch == last + 1, WrongEpoch(last + 1, header.epoch));
         require(_follows(header.previous, last), WrongPrevious(header.previous));
         require(
-            header.numReceipts > numReceipts && header.numReceipts - numReceipts <= MAX_RECEIPTS
-                && header.payoutTotal > payoutTotal,
+            header.numReceipts > _numReceipts && header.numReceipts - _numReceipts <= MAX_RECEIPTS
+                && header.payoutTotal > _payoutTotal && header.payoutTotal <= type(uint96).max,
             TotalsOutOfRange(header.numReceipts, header.payoutTotal)
         );
         HeaderHash headerHash = header.hash();
         _checkWitnesses(headerHash, witnessSignatures);
 
         uint64 postedAt = uint64(block.timestamp);
-        lastEpoch = header.epoch;
-        numReceipts = header.numReceipts;
-        lastPostedAt = postedAt;
-        payoutTotal = header.payoutTotal;
+        _lastEpoch = uint40(header.epoch);
+        _numReceipts = uint40(header.numReceipts);
+        _lastPostedAt = uint40(postedAt);
+        _payoutTotal = uint96(header.payoutTotal);
         posted[header.epoch] = postedWord(headerHash, postedAt);
-        emit Posted(header.epoch, headerHash, header, postedAt);
+        emit Posted(header.epoch, header, postedAt);
 
         _checkReceived();
     }
@@ -98,7 +92,7 @@ abstract contract Headers is Office, IHeaders {
         require(leaf.amount > before, NothingToClaim(leaf.account, before, leaf.amount));
         uint128 amount = leaf.amount - before;
         uint256 paid = uint256(totalPaid) + amount;
-        require(paid <= payoutTotal, ClaimExceedsTotal(paid, payoutTotal));
+        require(paid <= _payoutTotal, ClaimExceedsTotal(paid, _payoutTotal));
 
         claimed[leaf.account] = leaf.amount;
         totalPaid = uint128(paid);
@@ -112,14 +106,39 @@ abstract contract Headers is Office, IHeaders {
         return _isFinal(here.header.epoch, here.postedAt);
     }
 
+    /// @inheritdoc IHeaders
+    function lastEpoch() external view returns (uint64) {
+        return _lastEpoch;
+    }
+
+    /// @inheritdoc IHeaders
+    function numReceipts() external view returns (uint64) {
+        return _numReceipts;
+    }
+
+    /// @inheritdoc IHeaders
+    function lastPostedAt() external view returns (uint64) {
+        return _lastPostedAt;
+    }
+
+    /// @inheritdoc IHeaders
+    function payoutTotal() external view returns (uint128) {
+        return _payoutTotal;
+    }
+
+    /// @inheritdoc IHeaders
+    function firstDemanded() external view returns (uint64) {
+        return _firstDemanded == NONE ? type(uint64).max : _firstDemanded;
+    }
+
     // ── inside: what holds of a header ───────────────────────────────────────────────────────────
 
     function _lastPost() internal view override returns (uint64) {
-        return lastPostedAt;
+        return _lastPostedAt;
     }
 
     function _isLastFinal() internal view override returns (bool) {
-        return lastEpoch == 0 || _isFinal(lastEpoch, lastPostedAt);
+        return _lastEpoch == 0 || _isFinal(_lastEpoch, _lastPostedAt);
     }
 
     function _checkPosted(PostedHeader calldata here) internal view {
@@ -128,11 +147,11 @@ abstract contract Headers is Office, IHeaders {
 
     /// @inheritdoc IHeaders
     function isPosted(uint64 epoch, bytes32 word) public view returns (bool) {
-        return epoch != 0 && epoch <= lastEpoch && posted[epoch] == word;
+        return epoch != 0 && epoch <= _lastEpoch && posted[epoch] == word;
     }
 
     function _isFinal(uint64 epoch, uint64 postedAt) internal view returns (bool) {
-        return block.timestamp >= uint256(postedAt) + window && epoch < firstDemanded;
+        return block.timestamp >= uint256(postedAt) + window && epoch < _firstDemanded;
     }
 
     /// @dev Pulls in what was claimed for this contract, and checks that all of it covers what is
@@ -140,13 +159,13 @@ abstract contract Headers is Office, IHeaders {
     function _checkReceived() internal {
         channels.settle(address(this), address(token));
         (uint128 received,) = channels.receivers(address(this), address(token));
-        uint256 awarded = uint256(payoutTotal) + totalExited;
+        uint256 awarded = uint256(_payoutTotal) + totalExited;
         require(awarded <= received, PayoutExceedsReceived(awarded, received));
     }
 
     function _follows(HeaderHash previous, uint64 last) private view returns (bool) {
         if (last == 0) return HeaderHash.unwrap(previous) == 0;
-        return posted[last] == postedWord(previous, lastPostedAt);
+        return posted[last] == postedWord(previous, _lastPostedAt);
     }
 
     function _checkWitnesses(HeaderHash headerHash, bytes[] calldata signatures) private view {
@@ -183,13 +202,13 @@ abstract contract Headers is Office, IHeaders {
     {
         _checkOpen(here, before);
         uint64 epoch = here.header.epoch;
-        emit TakenBack(epoch, lastEpoch);
+        emit TakenBack(epoch, _lastEpoch);
         _unblockFrom(epoch);
         bool first = epoch == 1;
-        lastEpoch = epoch - 1;
-        numReceipts = first ? 0 : before.header.numReceipts;
-        lastPostedAt = first ? 0 : before.postedAt;
-        payoutTotal = first ? 0 : before.header.payoutTotal;
+        _lastEpoch = uint40(epoch - 1);
+        _numReceipts = first ? 0 : uint40(before.header.numReceipts);
+        _lastPostedAt = first ? 0 : uint40(before.postedAt);
+        _payoutTotal = first ? 0 : uint96(before.header.payoutTotal);
         _punish(prover, epoch);
     }
 
@@ -198,31 +217,31 @@ abstract contract Headers is Office, IHeaders {
     /// @inheritdoc IHeaders
     function blockHeader(uint64 epoch, bytes32 word) external onlyCourt {
         if (_numBlocks[word]++ == 0) _blockedBits[epoch >> 8] |= 1 << (epoch & 0xff);
-        if (epoch < firstDemanded) firstDemanded = epoch;
+        if (epoch < _firstDemanded) _firstDemanded = uint40(epoch);
     }
 
     /// @inheritdoc IHeaders
     function unblockHeader(uint64 epoch, bytes32 word) external onlyCourt {
         if (--_numBlocks[word] != 0) return;
         _blockedBits[epoch >> 8] &= ~(1 << (epoch & 0xff));
-        if (epoch == firstDemanded) firstDemanded = _findBlocked(epoch);
+        if (epoch == _firstDemanded) _firstDemanded = _findBlocked(epoch);
     }
 
     /// @dev The demands themselves stay, and are void: they name headers that are not posted any
     /// more.
     function _unblockFrom(uint64 epoch) private {
-        if (firstDemanded == NONE) return;
-        uint256 end = lastEpoch >> 8;
+        if (_firstDemanded == NONE) return;
+        uint256 end = uint256(_lastEpoch) >> 8;
         uint256 start = epoch >> 8;
         _blockedBits[start] &= (1 << (epoch & 0xff)) - 1;
         for (uint256 number = start + 1; number <= end; number++) {
             if (_blockedBits[number] != 0) _blockedBits[number] = 0;
         }
-        if (firstDemanded >= epoch) firstDemanded = NONE;
+        if (_firstDemanded >= epoch) _firstDemanded = NONE;
     }
 
-    function _findBlocked(uint64 from) private view returns (uint64) {
-        uint256 end = lastEpoch >> 8;
+    function _findBlocked(uint64 from) private view returns (uint40) {
+        uint256 end = uint256(_lastEpoch) >> 8;
         for (uint256 number = from >> 8; number <= end; number++) {
             uint256 bits = _blockedBits[number];
             if (bits == 0) continue;
@@ -231,7 +250,7 @@ abstract contract Headers is Office, IHeaders {
                 bits >>= 1;
                 epoch++;
             }
-            return uint64(epoch);
+            return uint40(epoch);
         }
         return NONE;
     }

@@ -179,7 +179,8 @@ abstract contract Office is IOffice {
 
     function _checkPoster() internal view {
         require(msg.sender == aggregator, NotAggregator(msg.sender));
-        require(_isBonded, BondMissing(bond, requiredBond));
+        // No require: it would read the bond, to say how much it is, each time.
+        if (!_isBonded) revert BondMissing(bond, requiredBond);
         require(!_isFrozen(), OfficeFrozen());
     }
 

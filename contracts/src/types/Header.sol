@@ -29,9 +29,14 @@ struct PostedHeader {
 using {hash} for Header global;
 using {word} for PostedHeader global;
 
-/// @notice Hashes a header: keccak256 of its ABI encoding, eight words.
-function hash(Header calldata header) pure returns (HeaderHash) {
-    return HeaderHash.wrap(keccak256(abi.encode(header)));
+/// @notice Hashes a header: keccak256 of its ABI encoding, eight words, as they came. A number with
+/// more bits than its type has is refused where it is read, which `post` does.
+function hash(Header calldata header) pure returns (HeaderHash headerHash) {
+    assembly ("memory-safe") {
+        let free := mload(0x40)
+        calldatacopy(free, header, 256)
+        headerHash := keccak256(free, 256)
+    }
 }
 
 /// @notice The word under which a posted header is kept.
