@@ -1,5 +1,5 @@
-"""An aggregator that breaks its promise loses its office, one that answers keeps it: whole daemons on
-a real chain.
+"""An aggregator that breaks its promise loses its office, one that answers keeps it: whole daemons
+on a real chain.
 """
 
 from __future__ import annotations
