@@ -17,6 +17,7 @@ from node.testnet.processes import stop
 from p2p.peers import PeerAddress
 from proofs.chain.client import ChainClient
 from proofs.chain.structs import PostedHeader
+from proofs.digest import keccak
 from proofs.hextext import from_hex, to_hex
 from proofs.receipt import Receipt, decode_body, decode_receipt
 
@@ -31,6 +32,7 @@ from .thief import open_thief
 CLAIMED_DEADLINE_S = 40.0
 CONVICTED_DEADLINE_S = 60.0
 EXITED_DEADLINE_S = 60.0
+TRANSFER = keccak(b"Transfer(address,address,uint256)")  # what a token says of a payment
 BURNT = 2  # parts of a bond: one for whoever showed the lie, one for nobody
 
 
@@ -240,11 +242,16 @@ def exits_of(chain: ChainClient, channel_id: bytes) -> list[Event]:
 
 
 def payouts_of(chain: ChainClient, channel_id: bytes) -> dict[bytes, int]:
-    """What a channel's exits paid whom. Blocks."""
+    """What a channel's exits paid whom: what the token says of their transactions. Blocks."""
     paid: dict[bytes, int] = {}
-    for event in find_events(chain, "PaidOut", channelId=channel_id):
-        account = from_hex(event.args["account"])
-        paid[account] = paid.get(account, 0) + event.args["amount"]
+    settlement = chain.deployment.settlement.rjust(32, b"\0")
+    for event in exits_of(chain, channel_id):
+        receipt = chain.wallet.find_receipt(event.transaction)
+        assert receipt is not None, "an event stands in a mined transaction"
+        for log in receipt.logs:
+            if log.topics[:2] == (TRANSFER, settlement) and log.address == chain.deployment.token:
+                account = log.topics[2][12:]
+                paid[account] = paid.get(account, 0) + int.from_bytes(log.data, "big")
     return paid
 
 
