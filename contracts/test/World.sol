@@ -30,7 +30,7 @@ abstract contract World is Checks {
 
     Channels internal immutable channels = Channels(CHANNELS);
     Erc3009Collector internal immutable collector = new Erc3009Collector();
-    DevDollar internal immutable dollars = new DevDollar();
+    DevDollar internal immutable dollars = newDollars();
     IFeeToken internal immutable token = IFeeToken(address(dollars));
     Settlement internal immutable settlement;
     Court internal immutable court;
@@ -55,6 +55,11 @@ abstract contract World is Checks {
         dollars.mint(payer, FUNDS);
         dollars.mint(watcher, 10 ** 9);
         fundBond();
+    }
+
+    /// @dev The token that fees are paid in here.
+    function newDollars() internal virtual returns (DevDollar) {
+        return new DevDollar();
     }
 
     /// @dev Puts up a bond for whoever is aggregator.
