@@ -87,10 +87,9 @@ def make_adapter(
     folder: Path, name: str, seed: int, *, rank: int = 4, extra: str = "", padding_rank: int = 0
 ) -> Path:
     """A PEFT folder with a lorikeet.toml; `extra` adds a tensor under that name, `padding_rank`
-    makes it bigger.
+    makes its weights bigger than its configuration says.
     """
     folder.mkdir(parents=True)
-    rank = padding_rank or rank
     config = {
         "peft_type": "LORA",
         "r": rank,
@@ -101,6 +100,7 @@ def make_adapter(
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     random = np.random.default_rng(seed)
+    rank = padding_rank or rank
     tensors = {}
     for layer in range(LAYERS):
         for target in ("q_proj", "v_proj"):
