@@ -96,6 +96,11 @@ class AggregatorRole:
         self._core = Aggregator(self._network, signer, self._ledger, pace)
         self._views: dict[bytes, tuple[ChannelView, float]] = {}
         self._lock = trio.Lock()
+        self._ahead_s = 0  # by how much the chain's clock was ahead of ours when it was looked at
+
+    def _now(self) -> int:
+        """Return the chain's time, in Unix seconds: ours, or later where its clock runs ahead."""
+        return int(time.time()) + self._ahead_s
 
     def state_at(self, epoch: int) -> EpochState:
         """Return the state after a sealed epoch, recomputed where it is not the last. Blocks."""
@@ -156,7 +161,7 @@ class AggregatorRole:
         terms = await self._get_terms(envelope.receipt.receipt.adapter, peer_id)
         view, _ = self._views.get(envelope.voucher.channel_id, (NO_CHANNEL, 0.0))
         async with self._lock:
-            outcome = self._core.receive(envelope, view, terms, int(time.time()))
+            outcome = self._core.receive(envelope, view, terms, self._now())
         self._tell(outcome, envelope, peer_id)
         return outcome
 
@@ -271,10 +276,10 @@ class AggregatorRole:
     def _adopt(self, batch: bytes, manifests: Mapping[bytes, bytes], header: EpochHeader) -> None:
         if recompute(batch, self._core.state, manifests).header != header:
             raise BatchError("header", "it is another one than its batch gives")
-        self._core.adopt(batch, manifests, int(time.time()))
+        self._core.adopt(batch, manifests, self._now())
 
     async def _seal(self) -> None:
-        now = int(time.time())
+        now = self._now()
         due = self._core.channels_due(now)
         if not due:
             return
@@ -359,7 +364,9 @@ class AggregatorRole:
         if missing > 0:
             settlement.fund_bond(missing)
         # The last block may be old where nobody sends anything; the next one will not be.
-        now = max(self._chain.rpc.get_block().timestamp, int(time.time()))
+        block = self._chain.rpc.get_block()
+        self._ahead_s = max(0, block.timestamp - int(time.time()))
+        now = self._now()
         left_s = office.silent_from - now
         if left_s < settlement.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:
             settlement.say_alive()

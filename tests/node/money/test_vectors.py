@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from node.errors import NoChannel
 from node.money.book import ChannelBook
 from node.money.till import Till
 from node.wire import infer as wire
-from node.wire.channels import ChannelFacts, ChannelRow, PayerChannel
+from node.wire.channels import ChannelFacts, ChannelRow, Funds, PayerChannel
 from node.wire.metering import Deal
 from node.wire.notary import Notary
 from proofs.chain.structs import ChannelState
@@ -20,6 +21,7 @@ from proofs.ledger import Ledger
 from proofs.receipt import digest_of
 from proofs.voucher import ChannelConfig
 from tests.golden import other
+from tests.golden.receipts import TERMS
 from tests.golden.talks import CHANNEL, DEPOSIT
 from tests.golden.world import CLIENT, CONFIG, NETWORK, NODE
 
@@ -28,9 +30,11 @@ CHANNELS = other.load("channel")
 CLIENT_PEER = other.load("infer")["client"]["peer_id"]
 
 
-def read_channel(channel: bytes) -> ChannelState:
-    """Every channel holds the same."""
-    return ChannelState(DEPOSIT, 0, 0, 0, refund_nonce=0)
+class Chain:
+    """A chain on which every channel holds the same."""
+
+    def read(self, channel_id: bytes, shallow: int = 0) -> ChannelState:
+        return ChannelState(DEPOSIT, 0, 0, 0, refund_nonce=0)
 
 
 @pytest.fixture
@@ -45,9 +49,12 @@ def till(book: ChannelBook) -> Till:
     return Till(
         Notary(NODE, NETWORK),
         book,
-        read_channel,
+        Chain(),
         lambda receipt, row: None,
         on_withdrawal=lambda: None,
+        grace_s=60.0,
+        shallow=0,
+        clock=time.time,
     )
 
 
@@ -88,6 +95,7 @@ class Replay:
             salt=self.only(wire.Begin).salt,
             operator=NODE.address,
             channel_id=CHANNEL,
+            terms=TERMS,
         )
         self.answer = [token for each in self.all(wire.Output) for token in each.token_ids]
 
@@ -119,7 +127,7 @@ async def test_the_node_takes_the_vouchers_and_writes_the_receipts(till: Till) -
             channel.check_voucher(payment)
             channel.raise_voucher(payment)
             channel.reserve(key, payment.limit)
-        draft = channel.draft(key, talk.deal, talk.answer).row.drafts[-1]
+        draft = channel.draft(key, talk.deal, talk.answer, 0).row.drafts[-1]
         assert draft.body.hex() == talk.derived["body"]
         assert draft.node_signature.hex() == talk.derived["node_signature"]
         if talk is not broken:
@@ -129,15 +137,15 @@ async def test_the_node_takes_the_vouchers_and_writes_the_receipts(till: Till) -
 
 
 def test_the_client_gives_the_vouchers_and_signs_the_receipts() -> None:
-    row = ChannelRow(CHANNEL, NODE.address, CONFIG)
-    channel = PayerChannel(row, DEPOSIT, Notary(CLIENT, NETWORK))
+    row = ChannelRow(CHANNEL, NODE.address, CONFIG, funds=Funds(deposit=DEPOSIT))
+    channel = PayerChannel(row, Notary(CLIENT, NETWORK))
     paid, broken, pending = (Replay(name) for name in ("paid", "broken", "pending"))
     for talk in (paid, broken, pending):
         if talk is pending:
             shown = talk.only(wire.Pending)
             signed = channel.cosign_pending(shown.body, shown.node_signature)
             assert signed.signature == talk.all(wire.Settle)[0].signature
-        key = channel.begin(talk.deal.seed)
+        key = channel.begin(talk.deal)
         for payment in talk.payments:
             assert channel.pay(key, payment.limit).pay == payment
         if talk is broken:
