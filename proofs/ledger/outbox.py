@@ -132,8 +132,11 @@ class Outbox:
             return self._ledger.write(statement, OutboxState.QUEUED, OutboxState.PROMISED, first)
 
     def promises(self) -> list[Promise]:
-        """Return the promises that no header has kept yet, as far as this ledger knows."""
-        entries = self._entries("WHERE state = ? AND promise IS NOT NULL", OutboxState.PROMISED)
+        """Return the promises that no header has kept yet, as far as this ledger knows, those of the
+        oldest receipts first.
+        """
+        where = "WHERE state = ? AND promise IS NOT NULL ORDER BY id"
+        entries = self._entries(where, OutboxState.PROMISED)
         return [entry.promise for entry in entries if entry.promise is not None]
 
     def queue_overdue(self, now: int) -> int:
