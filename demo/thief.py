@@ -117,8 +117,8 @@ def forge_batch(audit: Audit, account: bytes, loot: int) -> bytes:
         network.settlement,
         node.address,
         network.token,
-        WITHDRAW_DELAY_S,
-        operator_salt(node.address, secrets.token_bytes(12)),
+        withdraw_delay=WITHDRAW_DELAY_S,
+        salt=operator_salt(node.address, secrets.token_bytes(12)),
     )
     body = invent_receipt(channel, network, client.address, account, loot)
     signed = SignedReceipt(

@@ -129,7 +129,14 @@ def _of_receipt(entry: OutboxEntry, facts: ChainFacts, known: Known) -> StuckInf
 
     def say(waits_for: Obstacle, detail: str, until: int | None = None) -> StuckInfo:
         channel = receipt.channel_id.hex()
-        return StuckInfo(entry.digest.hex(), channel, receipt.amount, waits_for, detail, until)
+        return StuckInfo(
+            entry.digest.hex(),
+            channel,
+            receipt.amount,
+            waits_for,
+            detail=detail,
+            until=until,
+        )
 
     if entry.state == OutboxState.INCLUDED:
         assert entry.epoch is not None, "what is included is in an epoch"

@@ -88,15 +88,12 @@ class Outbox:
         Returns False when the receipt is that far already. Raises UnknownEntry.
         """
         with self._ledger.transaction():
-            moved = self._ledger.write(
+            statement = (
                 "UPDATE outbox SET promise = ?, deadline = ?, state = ? WHERE digest = ? AND state"
-                " < ?",
-                encode(promise),
-                promise.deadline,
-                OutboxState.PROMISED,
-                digest,
-                OutboxState.PROMISED,
+                " < ?"
             )
+            kept = (encode(promise), promise.deadline, OutboxState.PROMISED)
+            moved = self._ledger.write(statement, *kept, digest, OutboxState.PROMISED)
             if not moved and not self._ledger.read("SELECT 1 FROM outbox WHERE digest = ?", digest):
                 raise UnknownEntry(f"no receipt {digest.hex()} in the outbox")
         return bool(moved)
@@ -132,8 +129,8 @@ class Outbox:
             return self._ledger.write(statement, OutboxState.QUEUED, OutboxState.PROMISED, first)
 
     def promises(self) -> list[Promise]:
-        """Return the promises that no header has kept yet, as far as this ledger knows, those of the
-        oldest receipts first.
+        """Return the promises that no header has kept yet, as far as this ledger knows; those of
+        the oldest receipts come first.
         """
         where = "WHERE state = ? AND promise IS NOT NULL ORDER BY id"
         entries = self._entries(where, OutboxState.PROMISED)
