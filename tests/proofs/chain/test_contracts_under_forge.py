@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,27 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "contracts"
+QUICK = {
+    "FOUNDRY_FUZZ_RUNS": "32",
+    "FOUNDRY_INVARIANT_RUNS": "1",
+    "FOUNDRY_INVARIANT_DEPTH": "512",  # in which every kind of call succeeds
+}
 
 
 @pytest.mark.timeout(600)  # the compiler takes most of it, on a busy machine minutes
 def test_the_contracts_pass_their_own_tests():
+    run_forge(QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_contracts_pass_their_own_tests_at_length():
+    run_forge({})
+
+
+def run_forge(settings: dict[str, str]) -> None:
     command = [sys.executable, str(SCRIPT), "--test", "--offline"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | settings)
     if "contracts: skipped" in done.stdout:
         pytest.skip(done.stdout.strip())
     assert done.returncode == 0, done.stdout + done.stderr
