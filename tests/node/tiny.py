@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 HIDDEN = 32
 LAYERS = 2
+MAX_RANK = 1024  # what a configuration may say
 HEADS = 2
 MLP = 64
 TEMPLATE = (
@@ -87,20 +88,20 @@ def make_adapter(
     folder: Path, name: str, seed: int, *, rank: int = 4, extra: str = "", padding_rank: int = 0
 ) -> Path:
     """A PEFT folder with a lorikeet.toml; `extra` adds a tensor under that name, `padding_rank`
-    makes its weights bigger than its configuration says.
+    makes it bigger; above what a configuration may say, its weights alone.
     """
     folder.mkdir(parents=True)
+    rank = padding_rank or rank
     config = {
         "peft_type": "LORA",
-        "r": rank,
-        "lora_alpha": 8 * rank,
+        "r": min(rank, MAX_RANK),
+        "lora_alpha": 8 * min(rank, MAX_RANK),
         "target_modules": ["q_proj", "v_proj"],
         "task_type": "CAUSAL_LM",
         "bias": "none",
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     random = np.random.default_rng(seed)
-    rank = padding_rank or rank
     tensors = {}
     for layer in range(LAYERS):
         for target in ("q_proj", "v_proj"):
