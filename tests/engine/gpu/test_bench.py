@@ -398,6 +398,7 @@ def test_what_triton_compiles_is_kept_for_the_next_stage_even_without_a_home(
 # --- the whole of it, on the CPU ---
 
 
+@pytest.mark.timeout(400)  # it shares two processors with a whole network
 def test_every_row_is_measured_over_a_tiny_base() -> None:
     board = Board("tiny", machine={"device": "CPU"})
     options = {
@@ -428,6 +429,7 @@ def test_every_row_is_measured_over_a_tiny_base() -> None:
     assert board.facts["profile-distinct"]["lines"]
 
 
+@pytest.mark.timeout(400)
 def test_rows_are_measured_on_a_device_whose_copies_end_later() -> None:
     board = Board("host", machine={"device": "host memory"})
     scale = model.plan("tiny", 4, 8 << 20, GB)
