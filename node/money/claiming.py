@@ -17,7 +17,8 @@ import trio
 from proofs.chain.claiming import Due, GasPrice, choose_claims, is_payout_worth
 from proofs.chain.client import ChainClient
 from proofs.chain.structs import ChannelState, VoucherClaim
-from proofs.voucher import Voucher, channel_id
+from proofs.chain.views import LATEST
+from proofs.voucher import channel_id
 
 from ..survive import survive
 from ..telemetry import Telemetry
@@ -127,7 +128,7 @@ class Claims:
             if one.channel_id not in chosen and one.amount > 0
         }
         claims = [
-            VoucherClaim(one.row.config, _voucher(one.row), one.target)
+            VoucherClaim(one.row.config, one.row.as_voucher, one.target)
             for one in owed
             if one.row.channel_id in chosen
         ]
@@ -144,7 +145,7 @@ class Claims:
     def _look(self, rows: Sequence[ChannelRow]) -> list[Owed]:
         """Read what the chain says of these channels, and note what of them is claimed for good."""
         ids = [row.channel_id for row in rows]
-        now = self._chain.channels.read_many(ids, "latest")
+        now = self._chain.channels.read_many(ids, LATEST)
         deep = self._chain.channels.read_many(ids)
         before = dict(self._claimed)
         self._claimed |= {
@@ -188,7 +189,3 @@ class Claims:
 
     def _gas_price(self) -> GasPrice:
         return GasPrice(self._chain.wallet.suggest_fees().max_fee_wei, self._unit_wei)
-
-
-def _voucher(row: ChannelRow) -> Voucher:
-    return Voucher(row.channel_id, row.voucher, row.voucher_signature)

@@ -24,7 +24,6 @@ from proofs.errors import ProofError
 from proofs.ledger import Outbox, OutboxEntry
 from proofs.promise import Promise, verify_promise
 from proofs.receipt import VerifiedReceipt, decode_body, decode_receipt
-from proofs.voucher import Voucher
 
 from ..survive import survive
 from ..telemetry import Telemetry
@@ -75,8 +74,7 @@ class Delivery:
         One that both sides signed takes the place of the same receipt with our signature alone. On
         disk when this returns.
         """
-        voucher = Voucher(row.channel_id, row.voucher, row.voucher_signature)
-        self._outbox.add(receipt.signed, seal_envelope(receipt.signed, voucher, row.config))
+        self._outbox.add(receipt.signed, seal_envelope(receipt.signed, row.as_voucher, row.config))
         self._telemetry.count("receipts_earned" if receipt.is_cosigned else "receipts_unilateral")
         self._wake.set()
 

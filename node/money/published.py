@@ -59,10 +59,9 @@ class Published:
         the others. P2pError when one cannot be had.
         """
         digests = list(digests)
-        if all(self._store.get(Cid(digest)) is not None for digest in digests):
-            holders: list[str] = []
-        else:
-            holders = await self._find_holders(batch)
+        holders: list[str] = []
+        if not all(self._store.has(Cid(digest)) for digest in digests):
+            holders = [one.peer_id for one in await self._find_providers(Cid(batch))]
         found: dict[bytes, bytes] = {}
         limit = trio.CapacityLimiter(PARALLEL_FETCHES)
         failed: list[P2pError] = []
@@ -94,9 +93,8 @@ class Published:
         except P2pError as error:
             self._telemetry.log(f"money: batch {cid} was not advertised now: {error}")
 
-    async def _find_holders(self, batch: bytes) -> list[str]:
-        found = await self._host.dht.find_providers(Cid(batch), deadline_s=PROVIDERS_DEADLINE_S)
-        return [one.peer_id for one in found]
+    async def _find_providers(self, cid: Cid) -> list[PeerAddress]:
+        return list(await self._host.dht.find_providers(cid, deadline_s=PROVIDERS_DEADLINE_S))
 
     async def _get(self, digest: bytes, max_bytes: int, first: Sequence[str]) -> bytes:
         cid = Cid(digest)
@@ -106,8 +104,7 @@ class Published:
         try:
             return await self._fetch(cid, max_bytes, [PeerAddress(peer) for peer in first])
         except P2pError:
-            found = await self._host.dht.find_providers(cid, deadline_s=PROVIDERS_DEADLINE_S)
-            return await self._fetch(cid, max_bytes, list(found))
+            return await self._fetch(cid, max_bytes, await self._find_providers(cid))
 
     async def _fetch(self, cid: Cid, max_bytes: int, providers: Sequence[PeerAddress]) -> bytes:
         return await fetch_block(

@@ -150,6 +150,11 @@ class ChannelRow(msgspec.Struct, frozen=True, array_like=True):
         return Position(self.sequence + 1, self.previous, self.cumulative, payouts)
 
     @property
+    def as_voucher(self) -> Voucher:
+        """The highest voucher that was given in the channel."""
+        return Voucher(self.channel_id, self.voucher, self.voucher_signature)
+
+    @property
     def owed(self) -> int:
         """What the node has receipts and drafts for."""
         return decode_body(self.drafts[-1].body).cumulative if self.drafts else self.cumulative

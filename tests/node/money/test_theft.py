@@ -22,7 +22,7 @@ from proofs.receipt import (
     sign_receipt,
     verify_receipt,
 )
-from proofs.voucher import ChannelConfig, channel_id, operator_salt
+from proofs.voucher import channel_id
 from tests.node.networks import Lab, ask, open_lab, until
 from tests.node.outsider import open_outsider
 from tests.proofs import scene
@@ -44,17 +44,9 @@ def steal(lab: Lab, store: BlockStore, amount_tokens: int) -> PostedHeader:
 
         audit = audit_chain(chain, get_block)
         network = chain.network
-        node, client = scene.signer("thief's node"), scene.signer("thief's client")
-        salt = operator_salt(node.address, bytes(12))
-        config = ChannelConfig(
-            client.address,
-            client.address,
-            network.settlement,
-            node.address,
-            network.token,
-            86_400,
-            salt,
-        )
+        node = scene.signer("thief's node")
+        client = scene.signer("thief's client")
+        config = scene.config("thief's client", "thief's node", network=network)
         body = scene.receipt(
             ChannelTip(config),
             network=network,
