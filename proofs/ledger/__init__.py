@@ -7,7 +7,6 @@ from .accepted import AggregatorLedger
 from .database import Ledger
 from .outbox import Outbox, OutboxEntry, OutboxState
 from .posts import PostAttempt, PostJournal
-from .pursuits import Pursuit, PursuitKind, Pursuits
 
 __all__ = [
     "AggregatorLedger",
@@ -17,7 +16,4 @@ __all__ = [
     "OutboxState",
     "PostAttempt",
     "PostJournal",
-    "Pursuit",
-    "PursuitKind",
-    "Pursuits",
 ]

@@ -80,14 +80,6 @@ CREATE TABLE evidence (
     second BLOB NOT NULL,
     PRIMARY KEY (channel, sequence)
 );
-CREATE TABLE pursuit (                  -- begun on the chain, to come back to
-    kind INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    body BLOB NOT NULL,
-    due INTEGER NOT NULL,               -- Unix seconds
-    PRIMARY KEY (kind, key)
-);
-CREATE INDEX pursuit_due ON pursuit (due);
 CREATE TABLE post_attempt (
     id INTEGER PRIMARY KEY,
     epoch INTEGER NOT NULL,

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,6 @@ from proofs.ledger import (
     OutboxState,
     PostAttempt,
     PostJournal,
-    Pursuit,
-    PursuitKind,
-    Pursuits,
 )
 from proofs.promise import make_promise
 from tests.proofs.scene import ADAPTER, MANIFEST, NETWORK, PLENTY, TERMS, chain, signer
@@ -202,26 +198,6 @@ def test_journal_keeps_attempts_in_order_and_knows_what_was_posted(tmp_path: Pat
     assert again.find_posted(9) is None
     assert again.last_posted() == 0
     assert again.attempts(9) == attempts, "any of them may still be mined"
-
-
-def test_what_was_begun_on_the_chain_is_come_back_to_after_a_restart(tmp_path: Path) -> None:
-    pursuits = Pursuits(Ledger(tmp_path / "ledger"))
-    demand = Pursuit(PursuitKind.DEMAND, b"question", b"header", NOW + 10)
-    leaving = Pursuit(PursuitKind.EXIT, b"channel", b"receipt", NOW + 5)
-    assert pursuits.begin(demand)
-    assert pursuits.begin(leaving)
-    assert not pursuits.begin(Pursuit(PursuitKind.EXIT, b"channel", b"another", NOW))
-    again = Pursuits(Ledger(tmp_path / "ledger"))
-    assert again.due(NOW) == []
-    assert again.due(NOW + 10) == [leaving, demand]
-    again.put_off(leaving, NOW + 20)
-    assert again.due(NOW + 10) == [demand]
-    assert again.find(PursuitKind.EXIT, b"channel") == replace(leaving, due=NOW + 20)
-    again.end(demand)
-    again.end(demand)
-    assert again.find(PursuitKind.DEMAND, b"question") is None
-    with pytest.raises(UnknownEntry):
-        again.put_off(demand, NOW)
 
 
 def test_ledger_of_another_version_is_refused_and_left_alone(tmp_path: Path) -> None:
