@@ -27,7 +27,7 @@ from .standing import (
     write_payee,
 )
 from .state import EpochState, Transition
-from .sumtree import SumTree
+from .sumtree import Opening, SumTree
 from .voucher import ChannelConfig
 
 
@@ -45,10 +45,12 @@ class _Channel:
 
 @dataclass
 class _Account:
-    """An account while awards to it are taken. `touched` are the entries that change."""
+    """An account while awards to it are taken. `places` are its entries before, packed; `touched`
+    are those that change.
+    """
 
     account: bytes
-    num_entries: int
+    places: bytes
     added: list[Place] = field(default_factory=list)
     touched: dict[int, Place] = field(default_factory=dict)
 
@@ -99,10 +101,7 @@ class Draft:
         channels = {index: _standing(channel) for index, channel in self._channels.items()}
         entries = {index: self._entries(index, one) for index, one in self._accounts.items()}
         accounts = {
-            index: AccountStanding(
-                AccountLeaf(one.account, entries[index].root.sum, entries[index].commitment),
-                self._places_before(index) + pack_places(one.added),
-            )
+            index: _standing_of(one, entries[index].opening)
             for index, one in self._accounts.items()
         }
         channels_change = state.channels.plan(
@@ -163,7 +162,7 @@ class Draft:
         assert place == num_payees, "accounts are added in the order of the awards"
         number = self._index_of_account(account)
         one = self._account(number, account)
-        entry = one.num_entries + len(one.added)
+        entry = len(one.places) // ENTRY_BYTES + len(one.added)
         one.added.append(Place(index, place))
         one.touched[entry] = Place(index, place)
         write_payee(channel.payees, place, Payee(number, entry, part))
@@ -198,13 +197,10 @@ class Draft:
     def _account(self, index: int, account: bytes) -> _Account:
         one = self._accounts.get(index)
         if one is None:
-            before = len(self._places_before(index))
-            one = self._accounts[index] = _Account(account, before // ENTRY_BYTES)
+            is_old = index < self._state.accounts.size
+            places = self._state.account(index).places if is_old else b""
+            one = self._accounts[index] = _Account(account, places)
         return one
-
-    def _places_before(self, index: int) -> bytes:
-        is_old = index < self._state.accounts.size
-        return self._state.account(index).places if is_old else b""
 
 
 def leaf_of_receipt(signed: SignedReceipt, receipt: Receipt) -> ChannelLeaf:
@@ -217,6 +213,11 @@ def leaf_of_receipt(signed: SignedReceipt, receipt: Receipt) -> ChannelLeaf:
         body=digest_of(signed.body),
         evidence=keccak(signed.node_signature),
     )
+
+
+def _standing_of(one: _Account, entries: Opening) -> AccountStanding:
+    leaf = AccountLeaf(one.account, entries.sum, entries.commitment)
+    return AccountStanding(leaf, one.places + pack_places(one.added))
 
 
 def _standing(channel: _Channel) -> ChannelStanding:

@@ -144,7 +144,8 @@ class SumTree:
     @property
     def opening(self) -> Opening:
         """Return what the commitment commits to."""
-        return Opening(self.size, self.root.sum, self.root.hash)
+        root = self.root
+        return Opening(self.size, root.sum, root.hash)
 
     def leaf(self, index: int) -> SumNode:
         """Return one leaf. Raises IndexError where there is none."""

@@ -42,6 +42,7 @@ from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.epoch import EpochHeader
 from proofs.errors import BatchError, LedgerError, ManifestError, ProofError
+from proofs.heap import settle_heap
 from proofs.hextext import to_hex
 from proofs.history import History
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
@@ -240,7 +241,9 @@ class AggregatorRole:
         is_level = False
         while True:
             with survive(self._telemetry, "the ledger"):
-                is_level = is_level or await self._catch_up()
+                if not is_level and await self._catch_up():
+                    is_level = True
+                    await trio.to_thread.run_sync(settle_heap)
             if is_level:
                 await self._post_all()
             await self._keep_office()
