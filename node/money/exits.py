@@ -14,13 +14,22 @@ from dataclasses import dataclass
 
 import trio
 
+from proofs.attribution.shares import AdapterTerms, terms_of
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.chain.views import LATEST
 from proofs.court import build_exit, lines_of
 from proofs.ledger import Outbox
-from proofs.payouts import ChannelPayouts
-from proofs.receipt import NO_SIGNATURE, SignedReceipt, decode_body
+from proofs.manifest import parse_manifest
+from proofs.payouts import NO_PAYOUTS, ChannelPayouts
+from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
+    Receipt,
+    SignedReceipt,
+    decode_body,
+    derive_shares,
+)
 from proofs.state import EpochState
 
 from ..survive import survive
@@ -30,6 +39,7 @@ from ..wire.channels import ChannelRow
 from .book import ChannelBook
 from .claiming import Claims
 from .mirror import Mirror
+from .published import Published
 
 CHAIN_DEADLINE_S = 300.0
 
@@ -60,11 +70,13 @@ class Exits:
         telemetry: Telemetry,
         *,
         claims: Claims,
+        published: Published,
         operator: bytes,
         on_aggregator: Callable[[bytes], None],
     ) -> None:
         self._on_aggregator = on_aggregator
         self._claims = claims
+        self._published = published
         self._chain = chain
         self._settlement = chain.settlement
         self._book = book
@@ -72,7 +84,6 @@ class Exits:
         self._mirror = mirror
         self._telemetry = telemetry
         self._operator = operator
-        self._paid: dict[bytes, ChannelPayouts] = {}  # by commitment: of exits that we made
 
     async def run(self, interval_s: float) -> None:
         """Look every interval whether channels must leave, until cancelled."""
@@ -137,14 +148,14 @@ class Exits:
         before = self._settlement.find_exit(channel_id)
         if before is not None and before.sequence >= one.sequence:
             return
-        paid = None if before is None else self._paid.get(before.payouts)
+        state = self._mirror.history.state
+        paid = None if before is None else self._find_payouts(one.row, before.payouts, state)
         if before is not None and paid is None:
             self._telemetry.log(
-                f"exits: channel {channel_id.hex()[:12]} left before; what was paid is not known"
-                " here"
+                f"exits: channel {channel_id.hex()[:12]} left by receipt {before.sequence}, and a"
+                " receipt up to it, or the manifest of one, is not here: it cannot leave again"
             )
             return
-        state = self._mirror.history.state
         request = build_exit(state, one.row.config, one.signed, one.owed, paid)
         pending = self._settlement.find_pending_exit(channel_id)
         try:
@@ -158,8 +169,47 @@ class Exits:
             return
         after = self._settlement.find_exit(channel_id)
         if after is not None and after.sequence == one.sequence:
-            self._paid[one.owed.commitment] = one.owed
             self._telemetry.count("exits_paid")
             self._telemetry.log(
                 f"exits: channel {channel_id.hex()[:12]} settled up to receipt {one.sequence}"
             )
+
+    def _find_payouts(
+        self, row: ChannelRow, commitment: bytes, state: EpochState
+    ) -> ChannelPayouts | None:
+        """Work out the payouts that an earlier exit paid, whoever made it; None where something is
+        missing.
+
+        This node signed every receipt of its channel, and no header moves a channel that has left:
+        so they are found between the last header's leaf and the newest receipt.
+        """
+        tip = state.find_tip(row.channel_id)
+        payouts = tip.payouts if tip else NO_PAYOUTS
+        for receipt, terms in self._receipts_after(row, tip.sequence if tip else 0, state):
+            if payouts.commitment == commitment:
+                break
+            if terms is None and receipt.adapter != BARE_BASE:
+                return None
+            payouts = payouts.award(derive_shares(receipt, terms), receipt.amount)
+        return payouts if payouts.commitment == commitment else None
+
+    def _receipts_after(
+        self, row: ChannelRow, sequence: int, state: EpochState
+    ) -> list[tuple[Receipt, AdapterTerms | None]]:
+        """List a channel's receipts after this one, with their adapters' terms, oldest first."""
+        found = [(decode_body(draft.body), draft.terms) for draft in reversed(row.drafts)]
+        entry = self._outbox.find(row.previous)
+        while entry is not None:
+            receipt = decode_body(entry.signed.body)
+            if receipt.sequence <= sequence:
+                break
+            found.append((receipt, self._find_terms(receipt.adapter, state)))
+            entry = self._outbox.find(receipt.previous)
+        return found[::-1]
+
+    def _find_terms(self, adapter: bytes, state: EpochState) -> AdapterTerms | None:
+        """Find what an adapter's manifest says, without asking anybody."""
+        if adapter in state.adapters:
+            return state.adapters[adapter]
+        data = self._published.find(adapter)
+        return None if data is None else terms_of(parse_manifest(data))

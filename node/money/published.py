@@ -41,6 +41,10 @@ class Published:
         self._first = tuple(peer for peer in first if peer and peer != host.peer_id)
         self._telemetry = telemetry
 
+    def find(self, digest: bytes) -> bytes | None:
+        """Return a block that is here, without asking anybody. Blocks."""
+        return self._store.get(Cid(digest))
+
     async def batch(self, digest: bytes, holders: Sequence[str] = ()) -> bytes:
         """Get a batch by the digest that its header names; `holders` probably have it.
 
@@ -98,7 +102,7 @@ class Published:
 
     async def _get(self, digest: bytes, max_bytes: int, first: Sequence[str]) -> bytes:
         cid = Cid(digest)
-        here = self._store.get(cid)
+        here = self.find(digest)
         if here is not None:
             return here
         try:

@@ -198,6 +198,7 @@ class Money:
             self.mirror,
             self._telemetry,
             claims=self.claims,
+            published=published,
             operator=self._signer.address,
             on_aggregator=self._note_aggregator,
         )

@@ -123,3 +123,32 @@ async def test_without_an_aggregator_a_channel_settles_itself(tmp_path: Path) ->
             after = outsider.chain.token.balance_of(lab.address("volunteer"))
             assert after - before == answered.ended.amount
             assert settlement.read().total_exited == answered.ended.amount
+            again = await ask(gateway)
+            await until(lambda: volunteer.telemetry.counters.get("exits_paid") == 2, WINDOW_S)
+            total = answered.ended.amount + again.ended.amount
+            assert settlement.read().total_exited == total
+
+
+async def test_a_channel_that_left_leaves_again_after_a_restart(tmp_path: Path) -> None:
+    names = ("volunteer", "gateway", "aggregator", "outsider node", "outsider client")
+    with open_lab(tmp_path, chain_for=names) as lab:
+        quick = {"watch_interval_s": 0.5}
+        async with (
+            lab.daemon("gateway", role="gateway", **quick) as gateway,
+            open_outsider(lab) as outsider,
+        ):
+            await trio.to_thread.run_sync(outsider.claim_all)
+            settlement = outsider.chain.settlement
+            outsider.chain.rpc.call("evm_increaseTime", settlement.terms.silence + 1)
+            outsider.chain.rpc.call("evm_mine")
+            total = 0
+            for _ in range(2):
+                async with lab.daemon("volunteer", **quick) as volunteer:
+                    answered = await ask(gateway)
+                    assert answered.ended.amount > 0
+                    total += answered.ended.amount
+                    await until(
+                        lambda: volunteer.telemetry.counters.get("exits_paid") == 1, WINDOW_S
+                    )
+            assert settlement.read_office().aggregator is None
+            assert settlement.read().total_exited == total
