@@ -21,7 +21,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -188,6 +188,15 @@ class ChannelFacts:
     is_withdrawing: bool
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """A draft that waits for its client: of which request, and where the next receipt stands."""
+
+    key: int
+    draft: Draft
+    after: Position
+
+
 class PayeeChannel:
     """One channel as the node sees it that is paid.
 
@@ -207,14 +216,13 @@ class PayeeChannel:
         self._keys = itertools.count(1)
         self._account = Account(row.cumulative, row.voucher, deposit=0)
         self._settled = row.position
-        self._next = row.position  # after the last draft
-        self._drafts: list[tuple[int, Draft]] = []
+        self._drafts: list[_Shown] = []
         for draft in row.drafts:
             key = self.new_key()
             before = self._next
-            self._next = draft.follow(before)
-            self._account.restore(key, self._next.cumulative - before.cumulative)
-            self._drafts.append((key, draft))
+            after = draft.follow(before)
+            self._account.restore(key, after.cumulative - before.cumulative)
+            self._drafts.append(_Shown(key, draft, after))
         self._open: dict[int, tuple[Share, ...]] = {}
         self.read_at = float("-inf")
         self.is_withdrawing = False
@@ -233,7 +241,12 @@ class PayeeChannel:
     @property
     def pending(self) -> Draft | None:
         """The oldest receipt that lacks the client's signature."""
-        return self._drafts[0][1] if self._drafts else None
+        return self._drafts[0].draft if self._drafts else None
+
+    @property
+    def _next(self) -> Position:
+        """Where the next draft stands."""
+        return self._drafts[-1].after if self._drafts else self._settled
 
     def new_key(self) -> int:
         """Name one more request."""
@@ -325,21 +338,22 @@ class PayeeChannel:
         draft = Draft(encode_receipt(receipt), signature, deal.terms, now)
         self._account.shrink(key, receipt.amount)
         self._open.pop(key, None)
-        self._drafts.append((key, draft))
-        self._next = draft.follow(self._next)
+        after = _after(receipt, digest_of(draft.body), deal.terms, self._next)
+        self._drafts.append(_Shown(key, draft, after))
         return self._keep(drafts=self._kept_drafts())
 
     def settle(self, client_signature: bytes) -> Persist:
         """Give the oldest draft the client's signature; BadRequest when it is not the client's."""
-        key, draft = self._drafts[0]
+        first = self._drafts[0]
+        draft = first.draft
         signed = SignedReceipt(draft.body, draft.node_signature, client_signature)
         try:
             verified = self._notary.verify_receipt(signed)
         except ProofError as error:
             raise BadRequest(f"the receipt's signature is not valid: {error}") from error
         self._drafts.pop(0)
-        self._account.settle(key, verified.receipt.amount)
-        self._settled = draft.follow(self._settled)
+        self._account.settle(first.key, verified.receipt.amount)
+        self._settled = first.after
         return self._keep(verified, drafts=self._kept_drafts(), **_standing(self._settled))
 
     # --- grace ---
@@ -347,16 +361,17 @@ class PayeeChannel:
     @property
     def due_at(self) -> float:
         """When `tick` has something to do, in Unix seconds; never: infinity."""
-        unsent = (draft.made_at for _, draft in self._drafts if not draft.is_sent)
+        unsent = (one.draft.made_at for one in self._drafts if not one.draft.is_sent)
         return min(unsent, default=math.inf) + self._grace_s
 
     def tick(self, now: float) -> list[Persist]:
         """Make receipts of the drafts whose time is over at `now` (Unix seconds), oldest first."""
         done = []
-        for place, (key, draft) in enumerate(self._drafts):
+        for place, one in enumerate(self._drafts):
+            draft = one.draft
             if not draft.is_sent and now >= draft.made_at + self._grace_s:
                 sent = msgspec.structs.replace(draft, is_sent=True)
-                self._drafts[place] = (key, sent)
+                self._drafts[place] = replace(one, draft=sent)
                 signed = SignedReceipt(draft.body, draft.node_signature, NO_SIGNATURE)
                 verified = self._notary.verify_receipt(signed)
                 done.append(self._keep(verified, drafts=self._kept_drafts()))
@@ -378,23 +393,24 @@ class PayeeChannel:
         """
         self._account.check()
         position = self.row.position
-        for key, draft in self._drafts:
-            receipt = decode_body(draft.body)
+        assert position == self._settled, "the chain's end is not known"
+        for one in self._drafts:
+            receipt = decode_body(one.draft.body)
             assert receipt.sequence == position.sequence, "a draft is out of order"
             assert receipt.previous == position.previous, "a draft does not follow the one before"
             assert receipt.cumulative == position.cumulative + receipt.amount, (
                 "a draft's sum is wrong"
             )
-            assert self._account.reserved_for(key) == receipt.amount, "a draft is not reserved"
-            position = draft.follow(position)
+            assert self._account.reserved_for(one.key) == receipt.amount, "a draft is not reserved"
+            position = one.draft.follow(position)
+            assert position == one.after, "where a draft leads is not known"
             assert receipt.payouts == position.payouts.commitment, "a draft's payouts are wrong"
-        assert position == self._next, "the chain's end is not known"
-        assert tuple(draft for _, draft in self._drafts) == self.row.drafts, "a draft is not kept"
+        assert self._kept_drafts() == self.row.drafts, "a draft is not kept"
         assert self._account.settled == self.row.cumulative, "a receipt is not kept"
         assert self._account.voucher == self.row.voucher, "a voucher is not kept"
 
     def _kept_drafts(self) -> tuple[Draft, ...]:
-        return tuple(draft for _, draft in self._drafts)
+        return tuple(one.draft for one in self._drafts)
 
     def _keep(self, receipt: VerifiedReceipt | None = None, /, **changes: object) -> Persist:
         self.row = msgspec.structs.replace(self.row, **changes)

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import msgspec
-
 from proofs.attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
 from proofs.digest import Network
 from proofs.payouts import NO_PAYOUTS, ChannelPayouts
@@ -262,5 +260,5 @@ class Deal:
 
 def find_difference(expected: Receipt, given: Receipt) -> str | None:
     """Name the first field in which two receipts differ."""
-    names = (field.name for field in msgspec.structs.fields(expected))
+    names = expected.__struct_fields__
     return next((name for name in names if getattr(expected, name) != getattr(given, name)), None)

@@ -210,7 +210,7 @@ def take_the_latest_draft_alone(patch: pytest.MonkeyPatch) -> None:
 def forget_a_draft_that_was_sent(patch: pytest.MonkeyPatch) -> None:
     def tick(self: PayeeChannel, now: float) -> list[Persist]:
         done = real(self, now)
-        self._drafts = [(key, draft) for key, draft in self._drafts if not draft.is_sent]
+        self._drafts = [one for one in self._drafts if not one.draft.is_sent]
         return done
 
     real = PayeeChannel.tick
