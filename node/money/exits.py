@@ -4,12 +4,14 @@
     contract itself, which pays everybody whom the receipt names
 
 Only what no header has is settled so. What only this node signed waits for the contract's window,
-in which the client may show better. Knows no demand and no proof of a lie.
+in which the client may show better. A channel that left once settles itself for ever, whoever holds
+the office: its last receipts are paid here, and nothing more is sold in it once headers settle the
+others again. Knows no demand and no proof of a lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -84,6 +86,15 @@ class Exits:
         self._mirror = mirror
         self._telemetry = telemetry
         self._operator = operator
+        self._is_vacant = False
+        self._left: set[bytes] = set()
+        self._said: set[bytes] = set()  # channels of which it was told that they cannot leave
+
+    def has_left(self, channel_id: bytes) -> bool:
+        """Return whether a channel settles itself, as far as was seen, while headers settle the
+        others. In a vacancy none is better than another.
+        """
+        return channel_id in self._left and not self._is_vacant
 
     async def run(self, interval_s: float) -> None:
         """Look every interval whether channels must leave, until cancelled."""
@@ -94,18 +105,34 @@ class Exits:
 
     def _look(self) -> None:
         office = self._settlement.read_office()
+        now = self._chain.rpc.get_block(LATEST).timestamp
+        self._is_vacant = office.aggregator is None
         if office.aggregator is not None:
             self._on_aggregator(office.aggregator)
-        now = self._chain.rpc.get_block(LATEST).timestamp
-        if office.aggregator is not None:
-            if now <= office.silent_from or not self._can_leave():
-                return
+            if now > office.silent_from and self._can_leave():
+                self._dismiss()
+                self._is_vacant = True
+        due = list(self._due(self._mirror.history.state))
+        self._note_left([one.row.channel_id for one in due], now)
+        everybody = self._is_vacant and self._can_leave()
+        for one in due:
+            if everybody or one.row.channel_id in self._left:
+                self._leave(one, now)
+
+    def _dismiss(self) -> None:
+        try:
             self._settlement.dismiss()
+        except ContractReverted as error:
+            if error.error != "OfficeVacant":  # somebody was faster
+                raise
+        else:
             self._telemetry.log("exits: the aggregator was silent for too long and is dismissed")
-        if not self._can_leave():
-            return
-        for one in self._due(self._mirror.history.state):
-            self._leave(one, now)
+
+    def _note_left(self, channels: Sequence[bytes], now: int) -> None:
+        unknown = [channel for channel in channels if channel not in self._left]
+        if unknown:
+            left = self._settlement.left_at_many(unknown)
+            self._left |= {channel for channel, at in left.items() if at < now}
 
     def _can_leave(self) -> bool:
         """Return whether the last header is final and this node's mirror stands at it."""
@@ -148,13 +175,18 @@ class Exits:
         before = self._settlement.find_exit(channel_id)
         if before is not None and before.sequence >= one.sequence:
             return
+        if before is None and not self._can_leave():
+            return
         state = self._mirror.history.state
         paid = None if before is None else self._find_payouts(one.row, before.payouts, state)
         if before is not None and paid is None:
-            self._telemetry.log(
-                f"exits: channel {channel_id.hex()[:12]} left by receipt {before.sequence}, and a"
-                " receipt up to it, or the manifest of one, is not here: it cannot leave again"
-            )
+            if channel_id not in self._said:
+                self._said.add(channel_id)
+                self._telemetry.log(
+                    f"exits: channel {channel_id.hex()[:12]} left by receipt {before.sequence}, and"
+                    " a receipt up to it, or the manifest of one, is not here: it cannot leave"
+                    " again"
+                )
             return
         request = build_exit(state, one.row.config, one.signed, one.owed, paid)
         pending = self._settlement.find_pending_exit(channel_id)
@@ -169,6 +201,7 @@ class Exits:
             return
         after = self._settlement.find_exit(channel_id)
         if after is not None and after.sequence == one.sequence:
+            self._left.add(channel_id)
             self._telemetry.count("exits_paid")
             self._telemetry.log(
                 f"exits: channel {channel_id.hex()[:12]} settled up to receipt {one.sequence}"

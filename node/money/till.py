@@ -72,7 +72,8 @@ class Till:
 
     `on_receipt` gets every receipt, with the channel it was paid in: one with both signatures at
     once, one that its client let lie after `grace_s`, and again if the client signs later.
-    `on_withdrawal` hears that a client wants its money back. `shallow` of a deposit counts before
+    `on_withdrawal` hears that a client wants its money back. `has_left` says whether a channel
+    settles itself by exits, which cost more than most answers. `shallow` of a deposit counts before
     it is so deep in the chain that it stays. `clock` gives Unix seconds.
     """
 
@@ -84,10 +85,12 @@ class Till:
         on_receipt: OnReceipt,
         *,
         on_withdrawal: Callable[[], None],
+        has_left: Callable[[bytes], bool],
         grace_s: float,
         shallow: int,
         clock: Callable[[], float],
     ) -> None:
+        self._has_left = has_left
         self._notary = notary
         self._book = book
         self._chain = chain
@@ -109,6 +112,10 @@ class Till:
         """
         self._check(peer_id, client, config)
         channel = channel_id(config, self._notary.network)
+        if self._has_left(channel):
+            raise NoChannel(
+                "the channel has settled by itself, without an aggregator; open another"
+            )
         if channel not in self._tabs:
             if len(self._tabs) >= MAX_TABS:
                 self._forget_idle()

@@ -210,6 +210,7 @@ class Money:
             chain.channels,
             on_receipt=self.delivery.earned,
             on_withdrawal=self.claims.claim_soon,
+            has_left=self.exits.has_left,
             grace_s=config.grace_s,
             shallow=config.shallow_deposit,
             clock=time.time,

@@ -52,6 +52,7 @@ def till(book: ChannelBook) -> Till:
         Chain(),
         lambda receipt, row: None,
         on_withdrawal=lambda: None,
+        has_left=lambda _: False,
         grace_s=60.0,
         shallow=0,
         clock=time.time,
