@@ -38,16 +38,27 @@ class Inquiry:
     """One differing header. Owned by one task.
 
     `own` is the state that the batch leads to, and `touched` are the channels that it moves; where
-    no batch can be had, it is the state before.
+    no batch can be had, it is the state before. `first` is what is asked before anything else, as
+    far as the tree differs that it stands in: what whoever asks has money in.
 
         while (found := inquiry.accuse()) is None and (question := inquiry.ask()) is not None:
             … demand it, wait; unanswered in time: convicted by default; else inquiry.hear(answer)
+
+    All that `ask` gives before the next answer may be demanded at once: each is a leaf below
+    another node that differs.
     """
 
-    def __init__(self, case: Case, own: EpochState, touched: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        case: Case,
+        own: EpochState,
+        touched: Iterable[int] = (),
+        first: Iterable[Question] = (),
+    ) -> None:
         self._case = case
         self._own = own
         self._touched = tuple(touched)
+        self._first = tuple(first)
         self._channels = _Seen(own.channels, case.header.channels_root)
         self._accounts = _Seen(own.accounts, case.header.payout_root)
         self._entries: dict[int, _Seen] = {}  # by the index of the account
@@ -78,11 +89,13 @@ class Inquiry:
     # ── what to demand ──
 
     def _wanted(self) -> Iterator[Question]:
-        channel = self._channels.find_suspect()
-        if channel is not None:
+        for question in self._first:
+            tree = self._channels if question.part == Part.CHANNEL else self._accounts
+            if not tree.is_own:
+                yield question
+        for channel in self._channels.suspects():
             yield Question(Part.CHANNEL, channel)
-        account = self._accounts.find_suspect()
-        if account is not None:
+        for account in self._accounts.suspects():
             yield Question(Part.ACCOUNT, account)
         for index, shown in self._shown_channels.items():
             yield from self._about_channel(index, shown)
@@ -100,8 +113,7 @@ class Inquiry:
             yield Question(Part.CHANNEL, elsewhere)
 
     def _about_account(self, index: int) -> Iterator[Question]:
-        entry = self._entries[index].find_suspect()
-        if entry is not None:
+        for entry in self._entries[index].suspects():
             yield Question(Part.ENTRY, index, entry)
         elsewhere = self._own.find_account(self._shown_accounts[index].leaf.account)
         if elsewhere is not None and elsewhere != index:
@@ -246,14 +258,14 @@ class _Seen:
         self._nodes |= nodes_of(shown.leaf.node, shown.proof)
         self._leaves.add(shown.proof.index)
 
-    def find_suspect(self) -> int | None:
-        """Return a leaf below a node that differs from the own one, as low as any is known."""
+    def suspects(self) -> Iterator[int]:
+        """Yield a leaf below each node that differs from the own one, the lowest nodes first."""
         if self.is_own:
-            return None
-        if self.opening is None:
-            return 0
+            return
+        if self.opening is None or not self._leaves:
+            yield 0
+            return
         for (height, place), node in sorted(self._nodes.items()):
             is_open = all(leaf >> height != place for leaf in self._leaves)
             if is_open and self._own.find_node(height, place, self.opening.size) != node:
-                return place << height
-        return None
+                yield place << height

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..money.watching import Verdict
 
 LEVEL_DEADLINE_S = 300.0
-COLOURS = {"holds": "green", "contradicted": "yellow", "convicted": "red"}
+COLOURS = {"holds": "green", "contradicted": "yellow", "hidden": "yellow", "convicted": "red"}
 
 
 def watch(
@@ -101,6 +101,11 @@ async def watch_chain(config: Config, heard: Heard, *, once: bool) -> None:
                 f" {LEVEL_DEADLINE_S:.0f} s: nobody gives its batch, or the chain is silent; see"
                 f" {config.home / 'log'}"
             )
+        assert daemon.money.watcher is not None, "who mirrors watches"
+        with trio.move_on_after(LEVEL_DEADLINE_S) as scope:
+            await daemon.money.watcher.wait_idle()
+        if scope.cancelled_caught:
+            raise CliError(f"what was demanded is not answered; see {config.home / 'log'}")
         trouble = daemon.telemetry.troubles.get("watch")
         if trouble is not None:
             raise CliError(f"not every epoch was judged: {trouble}")

@@ -4,12 +4,12 @@ nobody's word is taken for what was sealed.
     header on the chain → batch and manifests, from anybody → recomputed → is it this header?
     → our receipts are included → the header's window is over → final, our payouts can be claimed
 
-What does not follow goes to the judge (watching.py). Claims nothing and posts nothing.
+What does not follow, and what nobody gives the batch of, goes to the judge (watching.py). Claims
+nothing and posts nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from proofs.batch import decode_batch, recompute
 from proofs.chain.client import ChainClient
 from proofs.chain.headers import Reorganised
 from proofs.chain.structs import PostedHeader
+from proofs.chain.views import LATEST
 from proofs.digest import Network
 from proofs.epoch import AccountLeaf, EpochHeader, Shown
 from proofs.errors import BatchError, LedgerError
@@ -42,14 +43,21 @@ CHAIN_DEADLINE_S = 60.0
 RECOMPUTE_DEADLINE_S = 120.0
 CHECKPOINT_RECEIPTS = 20_000  # after so many more, a restart would verify too much again
 MAX_KEPT_HEADERS = 4_096
+PATIENCE_PARTS = 3  # of a header's window, one is for getting its batch; the rest is for demands
 
 
 @dataclass(frozen=True)
-class Posted:
-    """What one posted header came with."""
+class Pair:
+    """A posted header and the one before it, as the court wants to see them."""
 
     posted: PostedHeader
     before: PostedHeader | None
+
+
+@dataclass(frozen=True)
+class Posted(Pair):
+    """What one posted header came with."""
+
     batch: bytes
     manifests: dict[bytes, bytes]
 
@@ -62,6 +70,11 @@ class Judge(Protocol):
 
     async def accuse(self, one: Posted, state: EpochState, error: BatchError) -> None:
         """Act on a header that does not follow from its batch; `state` stands before it."""
+
+    async def miss(self, pair: Pair, state: EpochState) -> None:
+        """Act on a header whose batch nobody gives, each time that it was asked for in vain;
+        `state` stands before it.
+        """
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,7 @@ class Mirror:
         self._walk = chain.walk_headers()
         self._sought: bytes | None = None  # the hash at which a checkpoint goes on
         self._pending: PostedHeader | None = None
+        self._pending_since = 0.0
         self._headers: dict[int, PostedHeader] = {}
         self._ripening: deque[tuple[PostedHeader, dict[bytes, Shown[AccountLeaf]]]] = deque()
         self._claimable: dict[bytes, Claimable] = {}
@@ -147,13 +161,14 @@ class Mirror:
             with survive(self._telemetry, "mirror"):
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
-                await self._ripen()
                 self.level.set()
+            with survive(self._telemetry, "finality"):
+                await self._ripen()
             await trio.sleep(interval_s)
 
     async def follow(self) -> bool:
         """Take the next header, if the chain has one; False when there is none yet."""
-        if self._pending is None:
+        if self._pending is None or not await self._is_posted(self._pending):
             found = await in_thread(self._walk.next, deadline_s=CHAIN_DEADLINE_S)
             if found is None:
                 return self._begin_anew_if_lost()
@@ -161,10 +176,16 @@ class Mirror:
                 self._go_back(found.epoch)
                 return True
             self._pending = found
+            self._pending_since = trio.current_time()
         if self._is_on_our_way(self._pending):
             await self._take(self._pending)
         self._pending = None
         return True
+
+    async def _is_posted(self, posted: PostedHeader) -> bool:
+        return await in_thread(
+            self._chain.settlement.is_posted, posted, deadline_s=CHAIN_DEADLINE_S
+        )
 
     def _is_on_our_way(self, posted: PostedHeader) -> bool:
         """Return whether a header continues what is here; go back first where it replaces some."""
@@ -180,22 +201,53 @@ class Mirror:
         return header.previous == self.history.state.header_hash
 
     async def _take(self, posted: PostedHeader) -> None:
-        header = posted.header
-        batch = await self._published.batch(header.batch_digest)
+        one = await self._gather(Pair(posted, self._headers.get(posted.header.epoch - 1)))
         try:
-            manifests = await self._get_manifests(batch)
-            one = Posted(posted, self._headers.get(header.epoch - 1), batch, manifests)
             transition = await in_thread(self._recompute, one, deadline_s=RECOMPUTE_DEADLINE_S)
         except BatchError as error:
-            await self._refuse(posted, batch, error)
+            await self._refuse(one, error)
             return
         self.history.state.apply(transition)
-        self._note(batch, header)
+        self._note(one.batch, posted.header)
         self._remember_payouts(posted)
-        await self._published.provide(batch, manifests.values())
+        await self._published.provide(one.batch, one.manifests.values())
         if self._judge is not None:
             await self._judge.approve(one, self.history.state, transition)
         await self._checkpoint_if_due()
+
+    async def _gather(self, pair: Pair) -> Posted:
+        """Get what a header was published with. P2pError or TooSlowError where nobody gives it; the
+        judge hears of that when the part of the window is over that is for it.
+        """
+        left_s = await in_thread(self._read_patience, pair.posted, deadline_s=CHAIN_DEADLINE_S)
+        window_s = self._chain.settlement.terms.window
+        waited_s = trio.current_time() - self._pending_since
+        left_s = min(left_s, window_s / PATIENCE_PARTS - waited_s)
+        try:
+            with trio.move_on_after(left_s) if left_s > 0 else trio.CancelScope() as scope:
+                return await self._fetch(pair)
+            assert scope.cancelled_caught
+            raise trio.TooSlowError
+        except (P2pError, trio.TooSlowError):
+            if (left_s <= 0 or scope.cancelled_caught) and self._judge is not None:
+                await self._judge.miss(pair, self.history.state)
+            raise
+
+    async def _fetch(self, pair: Pair) -> Posted:
+        digest = pair.posted.header.batch_digest
+        batch = await self._published.batch(digest)
+        try:
+            adapters = decode_batch(batch).adapters
+        except BatchError:  # recomputing says what is wrong with it
+            adapters = []
+        manifests = await self._published.manifests(adapters, digest)
+        return Posted(pair.posted, pair.before, batch, manifests)
+
+    def _read_patience(self, posted: PostedHeader) -> float:
+        """Return how long to wait for a header's batch, by the chain's clock. Blocks."""
+        window_s = self._chain.settlement.terms.window
+        now = self._chain.rpc.get_block(LATEST).timestamp
+        return posted.posted_at + window_s / PATIENCE_PARTS - now
 
     def _recompute(self, one: Posted) -> Transition:
         transition = recompute(one.batch, self.history.state, one.manifests)
@@ -205,23 +257,12 @@ class Mirror:
             )
         return transition
 
-    async def _get_manifests(self, batch: bytes) -> dict[bytes, bytes]:
-        return await self._published.manifests(
-            decode_batch(batch).adapters, hashlib.sha256(batch).digest()
-        )
-
-    async def _refuse(self, posted: PostedHeader, batch: bytes, error: BatchError) -> None:
-        epoch = posted.header.epoch
+    async def _refuse(self, one: Posted, error: BatchError) -> None:
+        epoch = one.posted.header.epoch
         self._telemetry.count("epochs_contradicted")
         self._telemetry.log(f"mirror: epoch {epoch} does NOT follow from its receipts: {error}")
-        if self._judge is None:
-            return
-        try:
-            manifests = await self._get_manifests(batch)
-        except (BatchError, P2pError):
-            manifests = {}
-        one = Posted(posted, self._headers.get(epoch - 1), batch, manifests)
-        await self._judge.accuse(one, self.history.state, error)
+        if self._judge is not None:
+            await self._judge.accuse(one, self.history.state, error)
 
     def _note(self, batch: bytes, header: EpochHeader) -> None:
         ours = self._outbox.mark_included(
@@ -251,7 +292,7 @@ class Mirror:
         settlement = self._chain.settlement
         while self._ripening:
             posted, shown = self._ripening[0]
-            if not await in_thread(settlement.is_posted, posted, deadline_s=CHAIN_DEADLINE_S):
+            if not await self._is_posted(posted):
                 self._go_back(posted.header.epoch - 1)
                 return
             if not await in_thread(settlement.is_final, posted, deadline_s=CHAIN_DEADLINE_S):

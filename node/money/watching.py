@@ -3,52 +3,58 @@ the one that lies. One honest watcher is enough.
 
     a header that follows from its batch     → are its channels funded? are promises kept?
     one that does not                        → which proof convicts it? else: demand, and look again
+    one whose batch nobody gives             → demand what is ours in it, then whatever it changed
     a promise that no header keeps           → demand that it be shown kept
 
-What is a lie is decided by proofs/court.py and proofs/inquiry.py; this carries it to the chain.
+What is a lie is decided by proofs/court.py; a lie that must be searched for, searching.py finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import trio
 
-from proofs.batch import follow
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import PostedHeader
 from proofs.chain.views import LATEST
-from proofs.checkpoint import read_checkpoint, write_checkpoint
-from proofs.court import Accusation, Case, Facts, Question, find_lies
+from proofs.court import (
+    Accusation,
+    Case,
+    Facts,
+    Part,
+    Question,
+)
 from proofs.errors import BatchError
-from proofs.inquiry import Inquiry
 from proofs.promise import Promise
 from proofs.state import EpochState, Transition
 
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
-from .mirror import Posted
+from .mirror import Pair, Posted
 from .promises import PromiseBook
+from .searching import GONE, Known, Search, Searcher, copy_state, two_states
 
 CHAIN_DEADLINE_S = 120.0
-MAX_DEMANDS = 256  # of one inquiry
-ALREADY = ("DemandedBefore",)  # somebody else asks the same
-GONE = ("UnknownHeader", "OfficeVacant")  # it was taken back already
+MAX_FIRST = 64  # demands about our own accounts and channels
+MAX_MISSED = 64
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of one look: the header holds; it does not follow, which is being acted on; its
-    aggregator is convicted. `epoch` is None where no header was looked at, but a promise.
+    """What came of one look: the header holds; it does not follow, or nobody gives its batch, which
+    is being acted on; its aggregator is convicted. `epoch` is None where no header was looked at,
+    but a promise.
     """
 
     epoch: int | None
-    word: Literal["holds", "contradicted", "convicted"]
+    word: Literal["holds", "contradicted", "hidden", "convicted"]
     detail: str
 
 
@@ -60,7 +66,10 @@ def ignore_verdict(verdict: Verdict) -> None:
 
 
 class Watcher:
-    """The judge of one daemon's mirror. `on_verdict` hears what comes of each look."""
+    """The judge of one daemon's mirror. `on_verdict` hears what comes of each look.
+
+    `accounts` are the node's own; `own_channels` gives the channels that it holds receipts of.
+    """
 
     def __init__(
         self,
@@ -69,14 +78,27 @@ class Watcher:
         telemetry: Telemetry,
         poll_s: float,
         *,
+        accounts: Sequence[bytes] = (),
+        own_channels: Callable[[], Iterable[bytes]] = tuple,
         on_verdict: OnVerdict = ignore_verdict,
     ) -> None:
+        self._accounts = tuple(accounts)
+        self._own_channels = own_channels
+        self._missed: deque[bytes] = deque(maxlen=MAX_MISSED)  # words of headers
         self._on_verdict = on_verdict
         self._chain = chain
         self._court = chain.settlement.court
         self._promises = promises
         self._telemetry = telemetry
         self._poll_s = poll_s
+        self._searcher = Searcher(
+            chain,
+            telemetry,
+            poll_s,
+            overdue=promises.overdue,
+            convict=self._convict,
+            tell=self._tell,
+        )
         self._stood: dict[bytes, tuple[Promise, int]] = {}  # demanded, in which term of the office
 
     # ── headers ──
@@ -86,6 +108,7 @@ class Watcher:
 
         Looks again until the chain has answered: a header that nobody looked at becomes final.
         """
+        self._searcher.end(one.posted.word)
         while True:
             with survive(self._telemetry, "watch"):
                 await self._look(one, state, list(transition.channels))
@@ -109,76 +132,41 @@ class Watcher:
             self._on_verdict(Verdict(epoch, "holds", f"{detail} moved, each of them funded"))
 
     async def accuse(self, one: Posted, state: EpochState, error: BatchError) -> None:
-        """Act on a header that does not follow from its batch; `state` stands before it."""
+        """Act on a header that does not follow from its batch; `state` stands before it.
+
+        The search goes on beside the mirror: it takes as long as the chain does.
+        """
         self._on_verdict(Verdict(one.posted.header.epoch, "contradicted", str(error)))
-        with survive(self._telemetry, "watch"):
-            # Copies: an inquiry takes as long as the chain does, and the mirror goes on meanwhile.
-            before, after = await trio.to_thread.run_sync(_two_states, state, one)
-            facts = await in_thread(
-                self._read_facts,
-                one.posted,
-                after,
-                range(after.channels.size),
-                deadline_s=CHAIN_DEADLINE_S,
-            )
-            case = Case(before, one.posted.header, facts)
-            if after.header == one.posted.header:
-                for accusation in find_lies(case, after):
-                    if await self._convict(one, accusation):
-                        return
-            await self._inquire(one, Inquiry(case, after))
+        before, after, touched = await trio.to_thread.run_sync(two_states, state, one)
+        self._searcher.begin(Search(one, before, after, touched))
 
-    async def _inquire(self, one: Posted, inquiry: Inquiry) -> None:
-        epoch = one.posted.header.epoch
-        for _ in range(MAX_DEMANDS):
-            accusation = inquiry.accuse()
-            if accusation is not None and await self._convict(one, accusation):
-                return
-            question = inquiry.ask()
-            if question is None:
-                self._telemetry.log(f"watch: epoch {epoch} differs from its batch, but robs nobody")
-                return
-            try:
-                await in_thread(
-                    self._court.demand, one.posted, question, deadline_s=CHAIN_DEADLINE_S
-                )
-                self._telemetry.count("demands_made")
-            except ContractReverted as error:
-                if error.error in GONE:
-                    return
-                if error.error not in ALREADY:
-                    raise
-            if await self._wait(one, question, inquiry):
-                return
+    async def miss(self, pair: Pair, state: EpochState) -> None:
+        """Act on a header whose batch nobody gives; `state` stands before it.
 
-    async def _wait(self, one: Posted, question: Question, inquiry: Inquiry) -> bool:
-        """Wait for the answer to a demand; True when there was none in time, which convicts."""
-        while True:
-            await trio.sleep(self._poll_s)
-            found = await in_thread(
-                self._court.find_answer, one.posted, question, deadline_s=CHAIN_DEADLINE_S
-            )
-            if found is not None:
-                inquiry.hear(found)
-                return False
-            try:
-                await in_thread(
-                    self._court.convict_default,
-                    one.posted,
-                    one.before,
-                    question,
-                    deadline_s=CHAIN_DEADLINE_S,
-                )
-            except ContractReverted as error:
-                if error.error == "NotDue":
-                    continue
-                if error.error in GONE:
-                    return True
-                raise
-            self._tell(one, "it did not answer a demand")
-            return True
+        What we have money in is demanded first, then whatever else the header changed.
+        """
+        if pair.posted.word in self._missed:
+            return
+        self._missed.append(pair.posted.word)
+        epoch = pair.posted.header.epoch
+        self._telemetry.count("batches_missed")
+        self._telemetry.log(f"watch: nobody gives the batch of epoch {epoch}; it is demanded")
+        self._on_verdict(Verdict(epoch, "hidden", "nobody gives its batch"))
+        before = await trio.to_thread.run_sync(copy_state, state)
+        first = list(self._first_questions(before, pair.posted.posted_at))
+        self._searcher.begin(Search(pair, before, before, first=first[:MAX_FIRST]))
 
-    async def _convict(self, one: Posted, accusation: Accusation) -> bool:
+    def _first_questions(self, state: EpochState, posted_at: int) -> Iterator[Question]:
+        """Find what of a header this node can place by itself: where promises must be kept, its own
+        accounts, its own channels.
+        """
+        promised = [promise.channel_id for promise in self._promises.overdue(posted_at)]
+        accounts = map(state.find_account, self._accounts)
+        channels = map(state.find_channel, [*promised, *self._own_channels()])
+        for part, places in ((Part.ACCOUNT, accounts), (Part.CHANNEL, channels)):
+            yield from (Question(part, index) for index in places if index is not None)
+
+    async def _convict(self, one: Pair, accusation: Accusation) -> bool:
         """Show a proof to the contract; True when it convicts, by us or by somebody faster."""
         name = type(accusation).__name__
         try:
@@ -200,7 +188,7 @@ class Watcher:
         self._tell(one, name)
         return True
 
-    def _tell(self, one: Posted, why: str) -> None:
+    def _tell(self, one: Pair, why: str) -> None:
         self._telemetry.count("aggregators_convicted")
         self._telemetry.log(
             f"watch: epoch {one.posted.header.epoch} convicted its aggregator: {why}"
@@ -210,24 +198,33 @@ class Watcher:
     def _read_facts(
         self, posted: PostedHeader, state: EpochState, channels: Iterable[int]
     ) -> Facts:
-        ids = [state.channel(index).leaf.channel_id for index in channels]
-        states = self._chain.channels.read_many(ids, LATEST)
-        return Facts(
-            posted_at=posted.posted_at,
-            claimed={channel: one.total_claimed for channel, one in zip(ids, states, strict=True)},
-            left_at=self._chain.settlement.left_at_many(ids),
-            promises=self._promises.overdue(posted.posted_at),
-        )
+        known = Known()
+        known.look_up(self._chain, [state.channel(index).leaf.channel_id for index in channels])
+        promises = self._promises.overdue(posted.posted_at)
+        return Facts(posted.posted_at, known.claimed, known.left_at, promises)
 
-    # ── promises that no header keeps ──
+    async def wait_idle(self) -> None:
+        """Wait until no header is being searched for what convicts it."""
+        await self._searcher.wait_idle()
+
+    # ── all the time ──
 
     async def run(self) -> None:
-        """Demand what was promised and is in no header, until cancelled."""
+        """Search the headers that lie or hide, and demand what was promised and is in none, until
+        cancelled.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._searcher.run)
+            nursery.start_soon(self._chase_promises)
+
+    async def _chase_promises(self) -> None:
         while True:
             with survive(self._telemetry, "watch: promises"):
                 for verdict in await in_thread(self._chase, deadline_s=CHAIN_DEADLINE_S):
                     self._on_verdict(verdict)
             await trio.sleep(self._poll_s)
+
+    # ── promises that no header keeps ──
 
     def _chase(self) -> list[Verdict]:
         verdicts: list[Verdict] = []
@@ -256,15 +253,6 @@ class Watcher:
             place = f"receipt {promise.sequence} of channel {promise.channel_id.hex()}"
             verdicts.append(Verdict(None, "convicted", f"{place} was promised and is in no header"))
         return verdicts
-
-
-def _two_states(state: EpochState, one: Posted) -> tuple[EpochState, EpochState]:
-    """Copy the state before a header, and go on in another copy as a careless aggregator would."""
-    data = write_checkpoint(state)
-    before, after = (read_checkpoint(data, state.network) for _ in range(2))
-    with suppress(BatchError):  # no batch of this network: what the header has is searched for
-        after.apply(follow(one.batch, after, one.manifests).transition)
-    return before, after
 
 
 def _find_late(state: EpochState, facts: Facts, channels: Iterable[int]) -> Sequence[Accusation]:

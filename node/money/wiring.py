@@ -157,6 +157,8 @@ class Money:
             self._promises,
             self._telemetry,
             config.watch_interval_s,
+            accounts=self.accounts,
+            own_channels=self._own_channels,
             on_verdict=self._on_verdict,
         )
         self.mirror = Mirror(
@@ -265,6 +267,14 @@ class Money:
             self.respondent = Respondent(
                 own, self.aggregator.state_at, self.mirror, self._telemetry
             )
+
+    def _own_channels(self) -> list[bytes]:
+        """List the channels that this daemon is paid from, then those that it pays from; newest
+        first.
+        """
+        rows = reversed(self._books.channels.all())
+        own = self._signer.address
+        return [row.channel_id for row in sorted(rows, key=lambda row: row.operator != own)]
 
     def _aggregator_now(self) -> bytes:
         assert self._connection is not None, "only with a chain is anything promised"
