@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -45,6 +46,7 @@ MAX_DEMANDS = 256  # of one header
 MAX_FOUND = 64
 ALREADY = ("DemandedBefore",)  # somebody else asks the same
 GONE = ("UnknownHeader", "OfficeVacant")  # it was taken back already
+UNDECIDED = ("NotDue", "NoSuchDemand")  # there is time, or it was answered just now
 LATE = ("TooLate",)  # its window is over: nothing more can be asked
 
 Convict = Callable[[Pair, Accusation], Awaitable[bool]]
@@ -182,9 +184,18 @@ class Searcher:
                 why = "no leaf is left to ask for" if left else f"it was asked {MAX_DEMANDS} times"
                 self._telemetry.log(f"watch: epoch {epoch} showed nothing that convicts it; {why}")
                 return
-            for question in asked:
+            for number, question in enumerate(asked):
                 if await self._wait(search, question, inquiry):
+                    await in_thread(
+                        self._refund, search.one, asked[number + 1 :], deadline_s=CHAIN_DEADLINE_S
+                    )
                     return
+
+    def _refund(self, one: Pair, questions: Sequence[Question]) -> None:
+        """Have the fees of demands given back whose header is gone. Blocks."""
+        for question in questions:
+            with suppress(ContractReverted):  # it was answered
+                self._court.refund(one.posted, question)
 
     async def _demand_all(self, one: Pair, questions: Sequence[Question]) -> list[Question]:
         """Demand leaves; returns those that are demanded, by us or somebody else: all of them,
@@ -230,7 +241,7 @@ class Searcher:
             except ContractReverted as error:
                 if error.error in GONE:
                     return True
-                if error.error != "NotDue":
+                if error.error not in UNDECIDED:
                     raise
             else:
                 self._tell(one, "it did not answer a demand")

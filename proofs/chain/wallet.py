@@ -42,6 +42,10 @@ from .structs import CONFIRM_DEADLINE_S, Fees
 POLL_S = 0.25
 FIRST_POLL_S = 0.02
 GAS_MARGIN_PERCENT = 20
+SPARE_GAS = 150_000
+"""What others do before a call is mined may make it dearer by some words that were not there: who
+is accused answers just before the next demand. What is not used costs nothing.
+"""
 MAX_GAS = 100_000_000  # more than any block holds
 TRANSFER_GAS = 21_000
 FALLBACK_TIP_WEI = 10**9
@@ -138,7 +142,7 @@ class Wallet:
         gas = self._rpc.estimate_gas(self.address, to, data)
         if gas > MAX_GAS:
             raise odd("a call's gas", f"at most {MAX_GAS}", gas)
-        return gas * (100 + GAS_MARGIN_PERCENT) // 100
+        return gas * (100 + GAS_MARGIN_PERCENT) // 100 + SPARE_GAS
 
     def next_nonce(self) -> int:
         """The nonce after everything that the node has from this key."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from node.app import open_daemon
 from node.config import Config
 from node.daemon import NodeDaemon
 from p2p.identity import Identity
+from proofs.chain.deploy import deploy_settlement
 from proofs.chain.devchain import DevChain, open_chain
+from proofs.chain.structs import Board, Terms
+from proofs.hextext import to_hex
 from proofs.signing import Signer
 
 from .tiny import make_base
@@ -86,9 +89,11 @@ def open_lab(
     chain_for: tuple[str, ...] = (),
     aggregator: str = "aggregator",
     witnesses: tuple[str, ...] = (),
+    terms: Terms | None = None,
 ) -> Iterator[Lab]:
     """A lab; with names in `chain_for`, on a development chain that funds their addresses, and
-    whose headers all the `witnesses` must sign.
+    whose headers all the `witnesses` must sign; with other `terms` than a development chain's, if
+    given.
     """
     make_base(folder / "base")
     lab = Lab(folder)
@@ -102,7 +107,29 @@ def open_lab(
         quorum=len(witnesses),
     ) as chain:
         lab.chain = chain
+        if terms is not None:
+            board = Board(
+                owner=lab.address(aggregator),
+                aggregator=lab.address(aggregator),
+                witnesses=tuple(lab.address(name) for name in witnesses),
+                quorum=len(witnesses),
+            )
+            lab.chain = deploy_again(chain, board, terms)
         yield lab
+
+
+def deploy_again(chain: DevChain, board: Board, terms: Terms) -> DevChain:
+    """Another settlement contract on a development chain, on other terms, with its bond."""
+    client = chain.client(chain.secrets()[0])
+    try:
+        token = client.deployment.token
+        made = deploy_settlement(client.wallet, board, client.deployment.channels, token, terms)
+        own = replace(chain, settlement=to_hex(made.contract), first_block=made.block)
+        client = own.client(chain.secrets()[0])
+        client.settlement.fund_bond(terms.bond)
+        return own
+    finally:
+        client.close()
 
 
 async def ask(

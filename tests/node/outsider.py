@@ -16,11 +16,13 @@ from libp2p.network.exceptions import SwarmException
 from node.wire.receipts import PROTOCOL, Accepted, Deliver, Rejected, Taken, Waiting
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
+from proofs.batch import compose, recompute
 from proofs.chain.client import ChainClient, open_client
 from proofs.chain.structs import VoucherClaim
 from proofs.channel import ChannelTip
 from proofs.digest import Network
 from proofs.envelope import seal_envelope
+from proofs.epoch import EpochHeader
 from proofs.receipt import (
     BARE_BASE,
     NO_SIGNATURE,
@@ -30,6 +32,7 @@ from proofs.receipt import (
     verify_receipt,
 )
 from proofs.signing import Signer
+from proofs.state import EpochState
 from proofs.voucher import ChannelConfig, channel_id, operator_salt, sign_voucher
 from tests.proofs import scene
 
@@ -68,6 +71,14 @@ class Outsider:
         signed = self._sign(**changes)
         self.tip = self.tip.follow(verify_receipt(signed, self.network), self.network, None)
         return self._seal(signed, 0)
+
+    def seal(self) -> tuple[bytes, EpochHeader]:
+        """The batch and the header of a first epoch with the channel's first receipt alone."""
+        receipt = verify_receipt(self._sign(), self.network)
+        state = EpochState(self.network)
+        configs = {channel_id(self.config, self.network): self.config}
+        batch = compose([receipt], configs, state)
+        return batch, recompute(batch, state, {}).header
 
     def claim(self) -> None:
         """Claim on chain what the channel's receipts cost."""

@@ -6,71 +6,13 @@ from pathlib import Path
 
 import trio
 
-from node.money.audit import audit_chain
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
-from proofs.batch import compose, recompute
-from proofs.chain.client import open_client
-from proofs.chain.poster import Poster
-from proofs.chain.structs import PostedHeader
-from proofs.channel import ChannelTip
-from proofs.ledger import Ledger, PostJournal
-from proofs.receipt import (
-    BARE_BASE,
-    SignedReceipt,
-    encode_body,
-    sign_receipt,
-    verify_receipt,
-)
-from proofs.voucher import channel_id
-from tests.node.networks import Lab, ask, open_lab, until
+from tests.node.networks import ask, open_lab, until
 from tests.node.outsider import open_outsider
-from tests.proofs import scene
+from tests.node.thief import steal
 
 WINDOW_S = 60
-
-
-def steal(lab: Lab, store: BlockStore, amount_tokens: int) -> PostedHeader:
-    """Post, with the aggregator's key, an epoch whose only receipt is of a channel that never held
-    a cent and pays the thief. Blocks.
-    """
-    assert lab.chain is not None
-    secret = lab.identity("aggregator").secret
-    chain = open_client(lab.chain.rpc, bytes.fromhex(lab.chain.settlement[2:]), secret)
-    try:
-
-        def get_block(digest: bytes) -> bytes:
-            raise AssertionError("there is nothing before the theft")
-
-        audit = audit_chain(chain, get_block)
-        network = chain.network
-        node = scene.signer("thief's node")
-        client = scene.signer("thief's client")
-        config = scene.config("thief's client", "thief's node", network=network)
-        body = scene.receipt(
-            ChannelTip(config),
-            network=network,
-            operator=node.address,
-            client=client.address,
-            adapter=BARE_BASE,
-            tokens=amount_tokens,
-        )
-        signed = SignedReceipt(
-            encode_body(body),
-            sign_receipt(node, body, network),
-            sign_receipt(client, body, network),
-        )
-        receipts = [verify_receipt(signed, network)]
-        state = audit.history.state
-        batch = compose(receipts, {channel_id(config, network): config}, state)
-        header = recompute(batch, state, {}).header
-        store.put(batch)
-        Poster(chain, PostJournal(Ledger(":memory:"))).post(header)
-        posted = chain.settlement.find_header(1)
-        assert posted is not None
-        return posted
-    finally:
-        chain.close()
 
 
 async def test_a_header_over_an_unfunded_channel_costs_the_bond_and_pays_nobody(

@@ -11,16 +11,11 @@ import msgspec
 from node.wire.witness import ATTEST_DEADLINE_S, PROTOCOL, Attest, Attested, Declined
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
-from proofs.batch import compose, recompute
-from proofs.envelope import decode_envelope
 from proofs.epoch import EpochHeader
-from proofs.receipt import decode_receipt, verify_receipt
 from proofs.signing import recover
-from proofs.state import EpochState
-from proofs.voucher import channel_id
 from proofs.witness import witness_digest
 from tests.node.networks import open_lab
-from tests.node.outsider import Outsider, open_outsider
+from tests.node.outsider import open_outsider
 
 WINDOW_S = 60
 QUICK: dict[str, Any] = {"watch_interval_s": 0.3}
@@ -38,7 +33,7 @@ async def test_a_witness_signs_what_it_recomputed_and_nothing_whose_batch_it_can
             store = BlockStore(tmp_path / "published")
             serve_blocks(outsider.host, store)
             peer_id = await outsider.host.connect(witness.host.addresses[0], 10)
-            batch, header = sealed(outsider)
+            batch, header = outsider.seal()
 
             async def attest(asked: EpochHeader) -> Attested | Declined:
                 async with outsider.host.open_stream(peer_id, PROTOCOL, 10) as stream:
@@ -61,13 +56,3 @@ async def test_a_witness_signs_what_it_recomputed_and_nothing_whose_batch_it_can
             assert isinstance(signed, Attested)
             digest = witness_digest(header.hash, outsider.network)
             assert recover(digest, signed.signature) == lab.address("witness")
-
-
-def sealed(outsider: Outsider) -> tuple[bytes, EpochHeader]:
-    """The batch and the header of an epoch with one receipt of the outsider."""
-    network = outsider.network
-    data = decode_envelope(outsider.envelope()).receipt
-    receipt = verify_receipt(decode_receipt(data), network)
-    state = EpochState(network)
-    batch = compose([receipt], {channel_id(outsider.config, network): outsider.config}, state)
-    return batch, recompute(batch, state, {}).header
