@@ -24,6 +24,7 @@ Role = Literal["volunteer", "gateway", "bootstrap", "aggregator", "watcher"]
 
 CONFIG_FILE = "lorikeet.toml"
 ENV_PREFIX = "LORIKEET_"
+MAX_PORT = 65_535
 
 
 T = TypeVar("T")
@@ -60,6 +61,11 @@ class Config:
         "127.0.0.1", "where the HTTP API listens; loopback, since it asks for no password"
     )
     http_port: int = _setting(4180, "its port; 0 takes any free one")
+    public_blocks: str = _setting(
+        "",
+        "host:port at which anybody may get this node's blocks over HTTP, so that a stranger can"
+        " recompute what was posted, as 0.0.0.0:4181; empty: nobody but this machine",
+    )
     publishers: tuple[str, ...] = _setting(
         (),
         "peer ids of creators whose adapters may be called by their bare name, first one first",
@@ -178,6 +184,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise ConfigError(f"role is {self.role!r}; use one of {', '.join(get_args(Role))}")
+        if self.public_blocks:
+            split_address(self.public_blocks)
         if self.chain_rpc and not (self.settlement and self.channels and self.token):
             raise ConfigError(
                 "chain_rpc is set, so settlement, channels and token must be set too (addresses of"
@@ -269,6 +277,18 @@ def dump_config(config: Config) -> str:
         mark = "# " if value == setting.default else ""
         lines.append(f"# {setting.metadata['what it sets']}\n{mark}{name} = {_toml(value)}\n")
     return "\n".join(lines)
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split host:port, in which an IPv6 host stands in brackets. Raises ConfigError."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise ConfigError(
+            f"public_blocks is {text!r}; use host:port, as 0.0.0.0:4181 or [::]:4181, or leave it"
+            " empty"
+        )
+    return host, int(port)
 
 
 def bundled_weights() -> Path:

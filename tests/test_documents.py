@@ -23,6 +23,7 @@ import p2p.host
 import p2p.library
 from node.catalogue import packaging
 from node.config import Config
+from node.http import public
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
 from node.wire import channels, client_session, infer, node_session, receipts, witness
@@ -104,6 +105,12 @@ FACTS = [
     ("infer.md", f"at least {MIN_SHARE_FEE} units for each share"),
     ("infer.md", f"{payouts.MAX_CHANNEL_ACCOUNTS} accounts that one channel pays"),
     ("infer.md", f"`Settle` {node_session.SETTLE_DEADLINE_S:.0f} s"),
+    ("settlement.md", f"200, at most {limits.MAX_BLOCK_BYTES:,} of them"),
+    ("settlement.md", f"takes {public.MAX_CONNECTIONS} connections, each for"),
+    ("settlement.md", f"each for {public.MAX_CONNECTION_S:.0f} s at most"),
+    ("settlement.md", f"{public.CLIENT_REQUESTS_PER_S:.0f} requests a second ("),
+    ("settlement.md", f"({public.CLIENT_REQUESTS_AT_ONCE} at once) from one address"),
+    ("settlement.md", f"and {public.REQUESTS_PER_S:.0f} a second ({public.REQUESTS_AT_ONCE} at"),
     ("delivery.md", f"the topic `{receipts.TOPIC}`, `{receipts.PROTOCOL}` and"),
     ("delivery.md", f"at most {receipts.MAX_PROMISED_BYTES:,} bytes together"),
     ("delivery.md", f"a `bin` of {witness.HEADER_BYTES} bytes"),

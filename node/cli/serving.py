@@ -19,8 +19,9 @@ import msgspec
 import trio
 
 from ..app import open_daemon
-from ..config import CONFIG_FILE, Config
+from ..config import CONFIG_FILE, Config, split_address
 from ..errors import NodeError
+from ..http.public import serve_blocks_to_anybody
 from ..http.server import listen, serve_http, url_of
 from ..running import RUNNING_FILE, Running
 from ..testnet.interrupts import first_error
@@ -55,23 +56,34 @@ def run(config: Config) -> None:
 
 async def serve(config: Config) -> None:
     """Run one daemon and its HTTP face until SIGINT or SIGTERM."""
-    try:
-        sock = listen(config.http_host, config.http_port)
-    except OSError as error:
-        mend = f"set http_port in {config.home / CONFIG_FILE}"
-        raise CliError(
-            f"cannot listen on {config.http_host}:{config.http_port} ({error.strerror}); {mend}"
-        ) from None
+    sock = _listen(config, config.http_host, config.http_port, "http_port")
+    public = None
+    if config.public_blocks:
+        public = _listen(config, *split_address(config.public_blocks), "public_blocks")
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel_on_signal, signals, nursery.cancel_scope)
-            await serve_until_cancelled(config, sock)
+            await serve_until_cancelled(config, sock, public)
 
 
-async def serve_until_cancelled(config: Config, sock: socket.socket) -> None:
-    """Run the daemon, reachable over HTTP, until cancelled."""
+def _listen(config: Config, host: str, port: int, setting: str) -> socket.socket:
+    try:
+        return listen(host, port)
+    except OSError as error:
+        raise CliError(
+            f"cannot listen on {host}:{port} ({error.strerror}); set {setting} in"
+            f" {config.home / CONFIG_FILE}"
+        ) from None
+
+
+async def serve_until_cancelled(
+    config: Config, sock: socket.socket, public: socket.socket | None = None
+) -> None:
+    """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks."""
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
         nursery.start_soon(serve_http, daemon, sock)
+        if public is not None:
+            nursery.start_soon(serve_blocks_to_anybody, daemon, public)
         status = await daemon.status()
         running = Running(
             pid=os.getpid(), http=url_of(sock), p2p=list(status.addresses), peer_id=status.peer_id

@@ -6,6 +6,7 @@ Decides limits of connections and headers; does not know what the routes do.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 
 import trio
@@ -74,18 +75,41 @@ def url_of(sock: socket.socket) -> str:
 
 
 async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
-    """Serve until cancelled. Takes ownership of the socket and closes it."""
+    """Serve every route until cancelled. Takes ownership of the socket and closes it."""
+    await serve_app(make_app(daemon), sock, config=hypercorn_config())
+
+
+async def serve_app(
+    app: ASGIApp,
+    sock: socket.socket,
+    *,
+    config: HypercornConfig,
+    max_connections: float = math.inf,
+    max_connection_s: float = math.inf,
+) -> None:
+    """Serve one application until cancelled. Takes ownership of the socket and closes it.
+
+    A connection beyond the limit is closed at once, one that lasts too long is cut.
+    """
     # Hypercorn's own worker would let one connection's failure end all others; its connection class
     # alone does not.
-    config = hypercorn_config()
     context = WorkerContext(None)
-    app = wrap_app(make_app(daemon), MAX_BODY_BYTES, "asgi")  # type: ignore[arg-type]  # starlette and hypercorn type ASGI differently
+    wrapped = wrap_app(app, MAX_BODY_BYTES, "asgi")  # type: ignore[arg-type]  # starlette and hypercorn type ASGI differently
+    places = trio.CapacityLimiter(max_connections)
 
     async def serve_connection(stream: trio.SocketStream) -> None:
         try:
-            await TCPServer(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+            places.acquire_on_behalf_of_nowait(stream)
+        except trio.WouldBlock:
+            await stream.aclose()
+            return
+        try:
+            with trio.move_on_after(max_connection_s):
+                await TCPServer(wrapped, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
         except Exception:  # the top of one connection: our bug closes it and no other
             logger.exception("a connection was closed after an error of ours")
+        finally:
+            places.release_on_behalf_of(stream)
 
     await trio.serve_listeners(
         serve_connection, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))]

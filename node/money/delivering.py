@@ -31,6 +31,7 @@ from ..wire import receipts as wire
 from ..wire.channels import ChannelRow
 
 OUTBOX_INTERVAL_S = 5.0
+MAX_PAUSE_S = 60.0  # between two tries to reach an aggregator that is away
 IsClaimed = Callable[[bytes, int], bool]  # channel id, cumulative amount
 Aggregator = Callable[[], bytes]
 OnPromise = Callable[[Promise], None]
@@ -67,6 +68,7 @@ class Delivery:
         self._refused: set[bytes] = set()  # for good, by the aggregator: digests
         self._said: dict[bytes, str] = {}  # what it said last of a receipt that it did not take
         self._wake = trio.Event()
+        self._is_away = False
 
     def earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
         """Keep a receipt that pays us, with the voucher that covers it, and send it soon.
@@ -99,15 +101,22 @@ class Delivery:
 
     async def run(self, interval_s: float = OUTBOX_INTERVAL_S) -> None:
         """Send what has no promise yet, or one that ran out, at once and again every interval,
-        until cancelled.
+        until cancelled. An aggregator that is away is asked less and less often.
         """
+        pause_s = interval_s
         while True:
             self._wake = trio.Event()
+            self._is_away = False
             with survive(self._telemetry, "outbox"):
                 self._outbox.queue_overdue(int(time.time()))
                 while entries := self._outbox.unpromised(wire.MAX_DELIVERED):
                     if not await self._deliver([one for one in entries if self._is_ready(one)]):
                         break
+            if self._is_away:
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
+                continue
+            pause_s = interval_s
             with trio.move_on_after(interval_s):
                 await self._wake.wait()
 
@@ -132,12 +141,13 @@ class Delivery:
                 answer = await stream.receive(wire.DELIVER_DEADLINE_S)
             taken = msgspec.msgpack.decode(answer, type=wire.Taken)
         except (P2pError, msgspec.MsgspecError, UnicodeError) as error:
-            self._telemetry.log(
-                f"settlement: the aggregator did not take {len(entries)} receipts now: {error};"
-                " they are sent again"
+            self._telemetry.trouble(
+                "settlement", f"the aggregator takes no receipts now: {error}; they are sent again"
             )
             self._said |= {entry.digest: f"no answer: {error}" for entry in entries}
+            self._is_away = True
             return False
+        self._telemetry.clear("settlement")
         kept = [
             await self._keep(entry, outcome)
             for entry, outcome in zip(entries, taken.outcomes, strict=False)
@@ -148,7 +158,6 @@ class Delivery:
         self, entry: OutboxEntry, outcome: wire.Accepted | wire.Waiting | wire.Rejected
     ) -> bool:
         """Take what the aggregator says to one receipt; True when it need not be sent again."""
-        name = entry.digest.hex()[:12]
         match outcome:
             case wire.Accepted():
                 if self._holds(outcome.promise, entry):
@@ -158,17 +167,21 @@ class Delivery:
                     self._telemetry.count("receipts_promised")
                     await self._tell(entry, outcome.promise)
                     return True
-                self._telemetry.log(f"settlement: the promise of receipt {name} does not hold")
-                self._said[entry.digest] = "a promise that does not hold"
+                self._note(entry, "its promise does not hold")
             case wire.Waiting():
-                self._telemetry.log(f"settlement: receipt {name} waits: {outcome.reason}")
-                self._said[entry.digest] = outcome.reason
+                self._note(entry, outcome.reason)
             case wire.Rejected():
-                self._telemetry.log(f"settlement: receipt {name} is rejected: {outcome.reason}")
-                self._said[entry.digest] = outcome.reason
+                self._note(entry, outcome.reason)
                 if not outcome.retryable:
                     self._refused.add(entry.digest)
         return False
+
+    def _note(self, entry: OutboxEntry, reason: str) -> None:
+        """Remember why a receipt was not taken, and tell it where it is another reason."""
+        if self._said.get(entry.digest) != reason:
+            name = entry.digest.hex()[:12]
+            self._telemetry.log(f"settlement: receipt {name} is not taken: {reason}")
+        self._said[entry.digest] = reason
 
     def _holds(self, promise: Promise, entry: OutboxEntry) -> bool:
         return verify_promise(promise, entry.signed.body, self._address(), self._network)

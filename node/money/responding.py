@@ -6,6 +6,7 @@ Anybody who has the state can answer; the fee of the demand is the answerer's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import trio
 
@@ -22,7 +23,16 @@ from ..threads import in_thread
 from .mirror import Mirror
 
 ANSWER_DEADLINE_S = 600.0  # a state of long ago is recomputed for it
+AGAIN_BLOCKS = 64  # read again each time: a reorganisation may bring there what was elsewhere
 StateAt = Callable[[int], EpochState]
+
+
+@dataclass
+class _Asked:
+    """What was demanded of one header and is open, and from which block on there may be more."""
+
+    next_block: int
+    open: set[Question] = field(default_factory=set)
 
 
 class Respondent:
@@ -41,6 +51,7 @@ class Respondent:
         self._mirror = mirror
         self._telemetry = telemetry
         self._next_block = chain.deployment.first_block
+        self._asked: dict[bytes, _Asked] = {}  # by the word of a header that is open
         self._forced: set[bytes] = set()
         self._stood: dict[bytes, Promise] = {}  # by the demand's id
 
@@ -55,13 +66,15 @@ class Respondent:
 
     def _answer_all(self, headers: Sequence[PostedHeader], newest: PostedHeader | None) -> None:
         last = self._chain.rpc.block_number()
+        known = self._asked
+        self._asked = {
+            posted.word: known.get(posted.word) or _Asked(posted.block) for posted in headers
+        }
         for posted in headers:
-            for question in self._settlement.court.demanded(posted, posted.block, last):
-                demand = self._settlement.court.find_demand(posted, question)
-                if demand is not None and demand.is_open:
-                    self._answer(posted, question)
-        self._forced |= set(self._settlement.forced(self._next_block, last))
-        self._stood |= self._settlement.court.stood(self._next_block, last)
+            self._answer_demands(posted, self._asked[posted.word], last)
+        first = max(self._chain.deployment.first_block, self._next_block - AGAIN_BLOCKS)
+        self._forced |= set(self._settlement.forced(first, last))
+        self._stood |= self._settlement.court.stood(first, last)
         self._next_block = last + 1
         if newest is None or not (self._forced or self._stood):
             return
@@ -70,6 +83,19 @@ class Respondent:
             self._answer_forced(newest, state)
             self._answer_stands(newest, state)
 
+    def _answer_demands(self, posted: PostedHeader, asked: _Asked, last: int) -> None:
+        """Answer what is open of a header: what was, and what was demanded since the last look."""
+        court = self._settlement.court
+        first = max(posted.block, asked.next_block - AGAIN_BLOCKS)
+        candidates = asked.open | set(court.demanded(posted, first, last))
+        asked.next_block = last + 1
+        asked.open = set()
+        for question in candidates:
+            demand = court.find_demand(posted, question)
+            if demand is not None and demand.is_open:
+                asked.open.add(question)
+                self._answer(posted, question)
+
     def _answer(self, posted: PostedHeader, question: Question) -> None:
         state = self._state_at(posted.header.epoch)
         if state.header != posted.header:
@@ -77,8 +103,10 @@ class Respondent:
         try:
             self._settlement.court.answer(posted, answer(state, question))
         except ContractReverted as error:
-            self._telemetry.log(f"answers: a demand was not answered: {error}")
+            what = f"{question.part.name.lower()} {question.index}"
+            self._telemetry.trouble("answers", f"the demand of {what} is not answered: {error}")
             return
+        self._telemetry.clear("answers")
         self._telemetry.count("demands_answered")
 
     def _answer_forced(self, posted: PostedHeader, state: EpochState) -> None:

@@ -45,6 +45,7 @@ class TwinAggregator:
     answers: dict[bytes, Accepted | Waiting | Rejected] = field(default_factory=dict)
     delivered: list[list[bytes]] = field(default_factory=list)
     gossiped: list[Promised] = field(default_factory=list)
+    num_tries: int = 0
 
     @asynccontextmanager
     async def open_stream(
@@ -52,6 +53,7 @@ class TwinAggregator:
     ) -> AsyncIterator[TwinAggregator]:
         await trio.lowlevel.checkpoint()
         assert (peer_id, protocol) == ("aggregator", "/lorikeet/receipts/3")
+        self.num_tries += 1
         if not self.answers:
             raise PeerUnreachable("away")
         yield self
@@ -85,7 +87,8 @@ class Scene:
         self.outbox = Outbox(Ledger(":memory:"))
         self.host = TwinAggregator()
         self.promises: list[Promise] = []
-        self.telemetry = Telemetry(stream=io.StringIO())
+        self.lines = io.StringIO()
+        self.telemetry = Telemetry(stream=self.lines)
         host: Any = self.host
         self.delivery = Delivery(
             host,
@@ -189,6 +192,36 @@ async def test_an_aggregator_that_is_away_is_asked_again(
     scene.host.answers = {one.encoded: promised(one) for one in scene.envelopes}
     await scene.deliver_for(12)
     assert scene.states() == [OutboxState.PROMISED] * 3
+
+
+async def test_an_aggregator_that_stays_away_is_asked_less_often_and_told_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    scene = Scene()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scene.delivery.run, 5.0)
+        for _ in range(600):
+            await trio.sleep(1)
+            scene.delivery.send_soon()  # whatever is claimed meanwhile
+        assert scene.host.num_tries <= 15
+        assert scene.lines.getvalue().count("takes no receipts now") == 1
+        scene.host.answers = {one.encoded: promised(one) for one in scene.envelopes}
+        await trio.sleep(61)
+        nursery.cancel_scope.cancel()
+    assert scene.states() == [OutboxState.PROMISED] * 3
+    assert scene.lines.getvalue().count("works again") == 1
+
+
+async def test_why_a_receipt_waits_is_told_when_it_changes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    scene = Scene()
+    scene.host.answers = {one.encoded: Waiting("its turn") for one in scene.envelopes}
+    await scene.deliver_for(52)
+    assert scene.lines.getvalue().count("is not taken: its turn") == 3
+    scene.host.answers = {one.encoded: Waiting("its grace") for one in scene.envelopes}
+    await scene.deliver_for(52)
+    assert scene.lines.getvalue().count("is not taken: ") == 6
 
 
 def test_what_is_gossiped_is_a_receipt_that_this_aggregator_promised() -> None:
