@@ -199,10 +199,8 @@ class Visit:
     def _receive(self, event: node.NodeEvent) -> list[node.NodeAction]:
         """Give what follows from an event; what is to be kept has been kept."""
         actions = self._session.receive(event, trio.current_time())
-        for action in actions:
-            if isinstance(action, Persist):
-                assert self._in.till is not None
-                self._in.till.keep(action)
+        if self._in.till is not None:
+            self._in.till.keep(*(action for action in actions if isinstance(action, Persist)))
         return [action for action in actions if not isinstance(action, Persist)]
 
     async def _do(self, action: Deed, nursery: trio.Nursery) -> None:
@@ -324,7 +322,9 @@ class Visit:
         """End the machine if something else ended the visit (this daemon stops): what was sent is
         written down.
         """
-        self._receive(PeerGone("this node stops"))
-        self._give_turn()
-        if self._tab is not None:
-            self._tab.visits -= 1
+        try:
+            self._receive(PeerGone("this node stops"))
+        finally:  # a full disk must not keep the channel's next request waiting
+            self._give_turn()
+            if self._tab is not None:
+                self._tab.visits -= 1

@@ -117,12 +117,10 @@ class Call:
 
     def _feed(self, event: client.ClientEvent) -> None:
         """Give the machine an event; what must be kept is on disk before any other action runs."""
-        for action in self._session.receive(event, trio.current_time()):
-            if isinstance(action, Persist):
-                assert self._purse is not None
-                self._purse.keep(action)
-            else:
-                self._todo.append(action)
+        actions = self._session.receive(event, trio.current_time())
+        if self._purse is not None:
+            self._purse.keep(*(action for action in actions if isinstance(action, Persist)))
+        self._todo += [action for action in actions if not isinstance(action, Persist)]
 
     async def _hear(self) -> client.ClientEvent:
         patience_s = max(self._session.deadline - trio.current_time(), 0.0)

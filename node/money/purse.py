@@ -23,11 +23,12 @@ from proofs.voucher import SALT_NONCE_BYTES, ChannelConfig, channel_id, operator
 
 from ..api import ChannelInfo, ChannelState
 from ..errors import BadRequest, NoChannel, PaymentRequired
+from ..survive import survive
 from ..telemetry import Telemetry
 from ..wire.channels import ChannelRow, Funds, PayerChannel, Persist
 from ..wire.notary import Notary
 from .addresses import address_of_peer
-from .book import ChannelBook
+from .book import ChannelBook, Keeper
 from .vault import ChannelOnChain, NothingSent, Vault
 
 WITHDRAW_DELAY_S = 24 * 3600
@@ -72,7 +73,7 @@ class Purse:
         self._payer = payer or notary.address
         self._book = book
         self._vault = vault
-        self._on_receipt = on_receipt
+        self._keeper = Keeper(book, lambda receipt, _: on_receipt(receipt))
         self._telemetry = telemetry
         self._idle_s = idle_s
         self._clock = clock
@@ -106,14 +107,11 @@ class Purse:
             del self._pockets[row.operator]
         self.keep(pocket.channel.note(msgspec.structs.replace(row.funds, is_closed=True)))
 
-    def keep(self, persist: Persist) -> None:
-        """Write a channel down, and with it the receipt that we have just signed; on the disk when
+    def keep(self, *persists: Persist) -> None:
+        """Write a channel down, and with it the receipts that we have just signed; on the disk when
         this returns.
         """
-        with self._book.transaction():
-            self._book.save(persist.row)
-            if persist.receipt is not None:
-                self._on_receipt(persist.receipt)
+        self._keeper.keep(*persists)
 
     async def deposit(self, pocket: Pocket, key: int, limit: int) -> None:
         """Deposit what request `key` misses to spend up to `limit`, or the next step where little
@@ -164,7 +162,9 @@ class Purse:
     async def run(self, interval_s: float = TIDY_INTERVAL_S) -> None:
         """Take back, every interval, what lies in closed and idle channels, until cancelled."""
         while True:
-            await self.tidy()
+            with survive(self._telemetry, "purse"):
+                self._keeper.keep_late()
+                await self.tidy()
             await trio.sleep(interval_s)
 
     async def tidy(self) -> None:

@@ -20,16 +20,17 @@ from proofs.chain.errors import ChainError
 from proofs.chain.views import LATEST
 from proofs.errors import ProofError
 from proofs.hextext import to_hex
-from proofs.receipt import VerifiedReceipt
 from proofs.voucher import ChannelConfig, channel_id, check_channel
 
 from ..api import ChannelInfo, ChannelState
 from ..errors import BadRequest, NoChannel, NodeError
+from ..survive import survive
+from ..telemetry import Telemetry
 from ..threads import in_thread
 from ..wire.channels import ChannelFacts, ChannelRow, PayeeChannel, Persist
 from ..wire.notary import Notary
 from .addresses import address_of_peer
-from .book import ChannelBook
+from .book import ChannelBook, Keeper, OnReceipt
 from .vault import ChannelOnChain
 
 CHAIN_DEADLINE_S = 20.0
@@ -39,7 +40,6 @@ MAX_TABS = 4096
 TICK_S = 5.0
 
 T = TypeVar("T")
-OnReceipt = Callable[[VerifiedReceipt, ChannelRow], None]
 
 
 @dataclass
@@ -84,6 +84,7 @@ class Till:
         chain: Chain,
         on_receipt: OnReceipt,
         *,
+        telemetry: Telemetry,
         on_withdrawal: Callable[[], None],
         has_left: Callable[[bytes], bool],
         grace_s: float,
@@ -95,7 +96,8 @@ class Till:
         self._book = book
         self._chain = chain
         self._shallow = shallow
-        self._on_receipt = on_receipt
+        self._keeper = Keeper(book, on_receipt)
+        self._telemetry = telemetry
         self._on_withdrawal = on_withdrawal
         self._grace_s = grace_s
         self._clock = clock
@@ -126,7 +128,9 @@ class Till:
     async def run(self, interval_s: float = TICK_S) -> None:
         """Take what clients let lie for too long without their signatures, until cancelled."""
         while True:
-            self.tick()
+            with survive(self._telemetry, "till"):
+                self._keeper.keep_late()
+                self.tick()
             await trio.sleep(interval_s)
 
     def tick(self) -> None:
@@ -134,17 +138,13 @@ class Till:
         now = self._clock()
         for tab in self._tabs.values():
             if tab.channel.due_at <= now:
-                for persist in tab.channel.tick(now):
-                    self.keep(persist)
+                self.keep(*tab.channel.tick(now))
 
-    def keep(self, persist: Persist) -> None:
-        """Write a channel down, and with it the receipt that has just become one; on the disk when
-        this returns.
+    def keep(self, *persists: Persist) -> None:
+        """Write a channel down, and with it the receipts that have just become some; on the disk
+        when this returns.
         """
-        with self._book.transaction():
-            self._book.save(persist.row)
-            if persist.receipt is not None:
-                self._on_receipt(persist.receipt, persist.row)
+        self._keeper.keep(*persists)
 
     async def read(self, tab: Tab, at: float) -> None:
         """Tell the channel what the chain says at `at` or later; NodeError when it says nothing."""
@@ -205,7 +205,8 @@ class Till:
 
     def _forget_idle(self) -> None:
         for channel, tab in list(self._tabs.items()):
-            if not tab.visits and tab.channel.due_at == math.inf:
+            is_due = tab.channel.due_at < math.inf or self._keeper.is_late(channel)
+            if not tab.visits and not is_due:
                 del self._tabs[channel]
 
 

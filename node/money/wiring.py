@@ -211,6 +211,7 @@ class Money:
             self._books.channels,
             chain.channels,
             on_receipt=self.delivery.earned,
+            telemetry=self._telemetry,
             on_withdrawal=self.claims.claim_soon,
             has_left=self.exits.has_left,
             grace_s=config.grace_s,

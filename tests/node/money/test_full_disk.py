@@ -1,17 +1,30 @@
-"""A daemon whose disk is full: it says so, lives, and works again when there is space."""
+"""A daemon whose disk is full, at whatever write: it says so, lives, and works again when there is
+space, and no receipt is left out.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from node.errors import NodeError
+from node.daemon import NodeDaemon
+from node.errors import NodeError, NodeVanished
+from node.money.book import Keeper
+from node.wire.channels import ChannelRow
+from node.wire.client_session import ClientSession
 from p2p.blocks.store import BlockStore
-from tests.node.networks import ask, open_lab
+from proofs.ledger import Ledger, Outbox
+from proofs.receipt import decode_body
+from tests.node.networks import ask, open_lab, until
+
+BALLAST = "INSERT INTO evidence VALUES (x'00', 1, zeroblob(1000000), x'00')"
+WRITES = 5  # of an answer, on either side: vouchers, the draft, both signatures
 
 
 def full(*_: object, **__: object) -> int:
@@ -45,3 +58,98 @@ async def test_a_node_whose_disk_is_full_says_so_lives_and_works_again(
             ledger.read(f"PRAGMA max_page_count = {2**30}")
             assert (await ask(gateway)).ended.completion_tokens == 8
             assert volunteer.telemetry.troubles == {}
+
+
+@contextmanager
+def full_from(keeper: Keeper, ledger: Ledger, number: int) -> Iterator[None]:
+    """From the `number`th write of channels on there is no room for what is written."""
+    book: Any = keeper._book
+    save = book.save
+    count = 0
+    (pages,) = ledger.read("PRAGMA page_count")[0]
+
+    def save_on_a_full_disk(row: ChannelRow) -> None:
+        nonlocal count
+        save(row)
+        count += 1
+        if count >= number:
+            ledger.read(f"PRAGMA max_page_count = {pages}")
+            ledger.write(BALLAST)
+
+    book.save = save_on_a_full_disk
+    try:
+        yield
+    finally:
+        book.save = save
+        ledger.read(f"PRAGMA max_page_count = {2**30}")
+
+
+def books_of(daemon: NodeDaemon) -> tuple[Ledger, ChannelRow]:
+    assert daemon.money is not None
+    ledger = daemon.money._books.ledger
+    (row,) = daemon.money._books.channels.all()
+    return ledger, row
+
+
+async def test_no_receipt_is_left_out_whichever_write_the_disk_refuses(tmp_path: Path) -> None:
+    with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
+        async with (
+            lab.daemon("volunteer", grace_s=0.5) as volunteer,
+            lab.daemon("gateway", role="gateway") as gateway,
+        ):
+            assert volunteer.money is not None
+            assert gateway.money is not None
+            till = volunteer.money.till
+            purse = gateway.money.purse
+            assert till is not None
+            assert purse is not None
+            answered = [(await ask(gateway)).ended.amount]
+            for daemon, side in ((volunteer, till), (gateway, purse)):
+                ledger, _ = books_of(daemon)
+                for number in range(1, WRITES + 1):
+                    with full_from(side._keeper, ledger, number), suppress(NodeError):
+                        answered.append((await ask(gateway)).ended.amount)
+                    answered.append((await ask(gateway)).ended.amount)
+                    till.check()
+                    purse.check()
+
+            def is_all_written() -> bool:
+                till.tick()
+                _, row = books_of(volunteer)
+                return all(draft.is_sent for draft in row.drafts)
+
+            await until(is_all_written)
+            ledger, row = books_of(volunteer)
+            entries = Outbox(ledger).newest(100)[::-1]
+            receipts = [decode_body(entry.signed.body) for entry in entries]
+            assert [one.sequence for one in receipts] == [*range(1, len(receipts) + 1)]
+            assert sum(one.amount for one in receipts) == row.owed
+            assert len(receipts) >= len(answered)
+
+
+async def test_a_client_that_never_signs_pays_though_the_disk_was_full_when_its_time_was_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
+        async with (
+            lab.daemon("volunteer", grace_s=0.5) as volunteer,
+            lab.daemon("gateway", role="gateway") as gateway,
+        ):
+            assert volunteer.money is not None
+            assert volunteer.money.till is not None
+            with monkeypatch.context() as patched:
+                patched.setattr(ClientSession, "_take_done", vanish)
+                with pytest.raises(NodeVanished):
+                    await ask(gateway, node=volunteer.host.peer_id)
+            ledger, _ = books_of(volunteer)
+            with full_from(volunteer.money.till._keeper, ledger, 1):
+                await until(lambda: "till" in volunteer.telemetry.troubles, 30)
+                assert "disk is full" in volunteer.telemetry.troubles["till"]
+                assert await volunteer.receipts() == []
+            await until(lambda: volunteer.receipts(), 30)
+            assert "till" not in volunteer.telemetry.troubles
+            assert (await ask(gateway)).ended.completion_tokens == 8
+
+
+def vanish(*_: object) -> None:
+    raise NodeVanished("we have what we wanted")

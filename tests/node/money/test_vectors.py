@@ -12,6 +12,7 @@ import pytest
 from node.errors import NoChannel
 from node.money.book import ChannelBook
 from node.money.till import Till
+from node.telemetry import Telemetry
 from node.wire import infer as wire
 from node.wire.channels import ChannelFacts, ChannelRow, Funds, PayerChannel
 from node.wire.metering import Deal
@@ -51,6 +52,7 @@ def till(book: ChannelBook) -> Till:
         book,
         Chain(),
         lambda receipt, row: None,
+        telemetry=Telemetry(),
         on_withdrawal=lambda: None,
         has_left=lambda _: False,
         grace_s=60.0,
