@@ -64,7 +64,8 @@ class Queue:
 class Admitted:
     """A request that may run, whichever message brought it.
 
-    A replay has `answer_ids` and nothing to generate.
+    A replay has `answer_ids` and nothing to generate. The last `num_answered` of a submitted
+    request's `prompt_ids` are the beginning of its answer.
     """
 
     request_id: int
@@ -79,16 +80,28 @@ class Admitted:
     priority: int = 0
     deadline_ms: float = 0
     num_logprobs: int | None = None
+    num_answered: int = 0
 
     def to_sequence(self, arrival: int, now_s: float, matcher: Matcher | None) -> Sequence:
-        """Make the sequence that will run."""
+        """Make the sequence that will run. Raises InvalidRequest when nothing may follow the
+        beginning of its answer.
+        """
+        num_asked = len(self.prompt_ids) - self.num_answered
+        chooser = Chooser(self.sampling, self.prompt_ids[:num_asked], matcher)
+        for token in self.prompt_ids[num_asked:]:
+            chooser.accept(token)
+        if self.num_answered and chooser.is_over:
+            raise InvalidRequest(
+                f"the first {self.num_answered} tokens of the answer end what its grammar allows,"
+                " or break it; nothing can follow them"
+            )
         return Sequence(
             request_id=self.request_id,
             arrival=arrival,
             tokens=self.prompt_ids + self.answer_ids,
             num_prompt=len(self.prompt_ids),
             adapter=self.adapter,
-            chooser=Chooser(self.sampling, self.prompt_ids, matcher),
+            chooser=chooser,
             max_length=self.max_length,
             credit=self.credit,
             stop_ids=self.stop_ids,
@@ -126,6 +139,7 @@ def _admit_submit(message: Submit, limits: Limits, queue: Queue) -> Admitted:
     _check_given("prompt_ids", message.prompt_ids)
     _check_context(len(message.prompt_ids), 1, limits)
     _check_ids(message.prompt_ids, limits)
+    _check_answered(message)
     _check_end(message)
     _check_urgency(message)
     _check_logprobs(message.logprobs)
@@ -142,6 +156,7 @@ def _admit_submit(message: Submit, limits: Limits, queue: Queue) -> Admitted:
         priority=message.priority,
         deadline_ms=message.deadline_ms,
         num_logprobs=message.logprobs,
+        num_answered=message.num_answered,
     )
 
 
@@ -199,6 +214,14 @@ def _check_context(num_tokens: int, min_new: int, limits: Limits) -> None:
 def _check_ids(ids: list[int], limits: Limits) -> None:
     if not all(0 <= token < limits.vocab_size for token in ids):
         raise InvalidRequest(f"a token id is not in [0, {limits.vocab_size})")
+
+
+def _check_answered(message: Submit) -> None:
+    if not 0 <= message.num_answered < len(message.prompt_ids):
+        raise InvalidRequest(
+            f"num_answered is {message.num_answered}; it must leave at least one of the"
+            f" {len(message.prompt_ids)} prompt_ids"
+        )
 
 
 def _check_end(message: Submit) -> None:

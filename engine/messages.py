@@ -150,7 +150,9 @@ class Submit(Message, frozen=True, array_like=True):
     `max_tokens` in all. Generation ends after any id of `stop_ids` (the id is included) or at
     `max_tokens`. `priority`: higher goes first for places and prompt tokens; `deadline_ms` after
     arrival it fails instead of going on (0: never). `logprobs`: how many of the likeliest ids to
-    report beside each token (None: no log-probabilities at all).
+    report beside each token (None: no log-probabilities at all). `num_answered`: so many of the
+    last `prompt_ids` are the answer's own beginning, which another engine made; penalties and
+    grammar go on from there.
     """
 
     request_id: int
@@ -163,6 +165,7 @@ class Submit(Message, frozen=True, array_like=True):
     priority: int = 0
     deadline_ms: int = 0
     logprobs: int | None = None
+    num_answered: int = 0
 
 
 class Grant(Message, frozen=True, array_like=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .errors import UnknownAdapter
+from .errors import InvalidRequest, UnknownAdapter
 from .grammar import GrammarDone, GrammarJob, Grammars, Matcher
 from .intake import Admitted, Limits, Queue, Refused, admit
 from .lora.held import HeldAdapters
@@ -125,14 +125,15 @@ class Requests:
         )
 
     def _enqueue(self, request: Admitted, matcher: Matcher | None, now_s: float) -> None:
-        if request.adapter is not None:
-            try:
+        try:
+            sequence = request.to_sequence(self._arrivals + 1, now_s, matcher)
+            if request.adapter is not None:
                 self._adapters.check_known(request.adapter)
-            except UnknownAdapter as error:
-                self._tell(failed(request.request_id, error))
-                return
+        except (InvalidRequest, UnknownAdapter) as error:
+            self._tell(failed(request.request_id, error))
+            return
+        if request.adapter is not None:
             self._adapters.use(request.adapter)
         self._arrivals += 1
-        sequence = request.to_sequence(self._arrivals, now_s, matcher)
         self._sequences[sequence.request_id] = sequence
         self._scheduler.add(sequence)

@@ -110,14 +110,31 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Continued:
+    """The node that answered was lost, and another one goes on where it stopped.
+
+    The text is the one that an unbroken answer would have been. `after_tokens`: how many were there
+    already.
+    """
+
+    served_by: str
+    after_tokens: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The answer is complete.
+
+    `amount` and `receipt` are the last node's. What an earlier node is owed for its part of an
+    answer that went on elsewhere, its own receipt says, on the next visit there.
 
     `receipt` is the hex sha-256 of the receipt's body, None when nothing was paid (one's own
     engine).
 
     `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill,
-    first_token, total. `neighbours`: the most distinct adapters that shared one engine step with
+    first_token, total; resume is the longest time without a token because a node was lost.
+    `neighbours`: the most distinct adapters that shared one engine step with
     this request.
     """
 
@@ -130,7 +147,7 @@ class Ended:
     neighbours: int
 
 
-CompletionEvent = Started | Delta | Ended
+CompletionEvent = Started | Delta | Continued | Ended
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,12 @@ class EngineHost:
         credit: int,
         stop_ids: Sequence[int],
         logprobs: int | None = None,
+        num_answered: int = 0,
     ) -> AsyncIterator[EngineRun]:
-        """Run one request; leaving the block before its end cancels it."""
+        """Run one request; leaving the block before its end cancels it.
+
+        The last `num_answered` of `prompt_ids` are the beginning of its answer.
+        """
         run = EngineRun(self._supervisor.tell, self._link.new_id(), max_tokens)
         self._link.listen(run.request_id, run.hear)
         try:
@@ -138,6 +142,7 @@ class EngineHost:
                 credit=min(credit, max_tokens),
                 stop_ids=list(stop_ids),
                 logprobs=logprobs,
+                num_answered=num_answered,
             )
             if not self.is_up or not self._supervisor.tell(submit):
                 raise EngineLost(STARTING)

@@ -259,6 +259,7 @@ class Visit:
                 start.credit,
                 stop_ids=ask.stop_ids,
                 logprobs=ask.logprobs,
+                num_answered=ask.resumed.num_answered if ask.resumed else 0,
             ) as run:
                 begun = True
                 task_status.started(run)

@@ -27,6 +27,7 @@ from ..errors import NoEngine
 from ..wire import client_session as client
 from ..wire import infer as wire
 from ..wire.client_session import Question
+from ..wire.metering import Deal
 from .remote import Call as InferCall
 from .remote import Caller
 
@@ -52,8 +53,14 @@ class Call(Protocol):
     async def open(self) -> Mapping[str, float]:
         """Agree on terms. Returns how long (ms) each part took so far."""
 
+    @property
+    def seed(self) -> bytes:
+        """Return the sampling seed that was agreed on."""
+
     async def next_tokens(self) -> Tokens | None:
-        """Return the next tokens of the answer, or None when it is complete."""
+        """Return the next tokens of the answer, none of them where the peer only says that it is
+        at work; None when the answer is complete.
+        """
 
     async def stop(self) -> None:
         """Ask for an early end; what was made until then still comes."""
@@ -147,23 +154,27 @@ class OwnEngine:
         """Start the answer; leaving the block cancels it."""
         await self.engine.wait_up()
         timings: Mapping[str, float] = {}
+        resumed = question.resumed
+        seed = resumed.seed if resumed else question.client_seed
         if question.adapter != BARE_BASE:
             timings = (await self.holder.hold(Cid(question.adapter))).timings_ms
         async with self.engine.generate(
             question.prompt_ids,
             None if question.adapter == BARE_BASE else question.adapter,
-            m.Sampling(question.client_seed, question.terms),
+            m.Sampling(seed, question.terms),
             question.max_tokens,
             credit=question.max_tokens,
             stop_ids=question.stop_ids,
             logprobs=question.logprobs,
+            num_answered=resumed.num_answered if resumed else 0,
         ) as run:
-            yield _EngineCall(run, timings)
+            yield _EngineCall(run, seed, timings)
 
 
 class _EngineCall:
-    def __init__(self, run: EngineRun, timings_ms: Mapping[str, float]) -> None:
+    def __init__(self, run: EngineRun, seed: bytes, timings_ms: Mapping[str, float]) -> None:
         self._run = run
+        self.seed = seed
         self._timings_ms = timings_ms
         self._finished: m.Finished | None = None
 
@@ -218,13 +229,17 @@ class _RemoteCall:
     def __init__(self, infer: InferCall, connect_ms: float) -> None:
         self._infer = infer
         self._connect_ms = connect_ms
-        self._is_agreed = False
+        self._deal: Deal | None = None
         self._outcome: client.Outcome | None = None
 
     async def open(self) -> Mapping[str, float]:
-        await self._infer.open()
-        self._is_agreed = True
+        self._deal = await self._infer.open()
         return {"connect": self._connect_ms}
+
+    @property
+    def seed(self) -> bytes:
+        assert self._deal is not None, "the seed is agreed on first"
+        return self._deal.seed
 
     async def next_tokens(self) -> wire.Output | None:
         found = await self._infer.next_tokens()
@@ -245,5 +260,5 @@ class _RemoteCall:
 
     async def leave(self) -> None:
         """Settle what came although whoever asked is gone."""
-        if self._is_agreed and self._outcome is None:
+        if self._deal is not None and self._outcome is None:
             await self._infer.settle_early()

@@ -1,13 +1,14 @@
 """Answers one request, from its text to its receipt.
 
 The story is `_answer`: text → question → who is asked → tokens → text → how it ended. Decides who
-is asked next when a node fails; does not know how a stream is paid (wire/) or where text is cut
-(stream.py).
+is asked next when a node fails, also in the middle of its answer; does not know how a stream is
+paid (wire/) or where text is cut (stream.py).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import time
 import traceback
@@ -25,10 +26,11 @@ from proofs.attribution.shares import terms_of
 from proofs.manifest import Manifest
 from proofs.receipt import BARE_BASE
 
-from ..api import CompletionEvent, CompletionRequest, Ended, Started
+from ..api import CompletionEvent, CompletionRequest, Continued, Ended, Started
 from ..errors import (
     BY_CODE,
     BadRequest,
+    EngineLost,
     NodeCheated,
     NodeError,
     NodeRefused,
@@ -40,10 +42,16 @@ from ..errors import (
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
 from .checks import check_request
-from .peers import AnswerEnd, Peer, Peers
+from .peers import AnswerEnd, Call, Peer, Peers, Tokens
+from .rest import Rest
 from .router import Router
 from .stream import AnswerSender, Writer, open_answer
 from .tokenizer import BaseTokenizer
+
+STALL_S = 3.0  # a node that answers, and says nothing for so long, is lost if there is another one
+MAX_LOST = 3  # so many nodes may be lost in the middle of one answer
+RESUME_DEADLINE_S = 20.0  # so long after the last token somebody must go on
+RESUME_PAUSE_S = 0.25
 
 
 class Catalogue(Protocol):
@@ -87,6 +95,10 @@ class Times:
     def mark(self, part: str) -> None:
         """Record, once, how long ago the request came."""
         self._parts.setdefault(part, (time.perf_counter() - self._started) * 1000)
+
+    def longest(self, part: str, took_ms: float) -> None:
+        """Record the longest of several times."""
+        self._parts[part] = max(self._parts.get(part, 0.0), took_ms)
 
     def as_dict(self) -> dict[str, float]:
         """Return all parts so far."""
@@ -156,17 +168,42 @@ class Service:
             cid = await self._catalogue.resolve(request.model)
             peers = await self._peers_for(request, cid)
             question = await self._question(request, prompt_ids, cid)
+        rest = Rest(question)
         writer = Writer(answer, self._tokenizer, request.stop)
+        outcome = await self._ask_until_whole(request, cid, peers, rest, writer=writer, times=times)
+        self._end(question, outcome, writer=writer, times=times)
+
+    async def _ask_until_whole(
+        self,
+        request: CompletionRequest,
+        cid: Cid | None,
+        peers: Sequence[Peer],
+        rest: Rest,
+        *,
+        writer: Writer,
+        times: Times,
+    ) -> AnswerEnd:
+        """Ask one peer after the other; each goes on where the one before was lost."""
         failure: NodeError = NoProvider(
             f"no node serves {request.model!r} now; is one running and connected?"
         )
-        for peer in peers:
-            try:
-                await self._ask(peer, question, request.model, writer=writer, times=times)
-                return
-            except (RemoteError, PaymentError) as error:
-                failure = self._failed(peer, error, writer)
-        raise failure
+        while True:
+            for place, peer in enumerate(peers):
+                patience_s = STALL_S if place + 1 < len(peers) else math.inf
+                try:
+                    return await self._ask(
+                        peer, rest, request.model, patience_s, writer=writer, times=times
+                    )
+                except (RemoteError, PaymentError, EngineLost) as error:
+                    failure = self._failed(peer, error, rest)
+                if writer.stopped or rest.ended:
+                    return AnswerEnd(rest.ended or "stop", 0, None, neighbours=1)
+                rest.lose(str(failure))
+            if not 0 < rest.num_lost <= MAX_LOST or rest.silent_s > RESUME_DEADLINE_S:
+                raise failure
+            # In the middle of an answer a node that starts again, or a new one, is waited for.
+            await trio.sleep(RESUME_PAUSE_S)
+            peers = await self._peers_for(request, cid)
 
     async def _question(
         self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
@@ -222,14 +259,14 @@ class Service:
         self._router.remember(cid, found, time.monotonic())
         return tuple(found)
 
-    def _failed(self, peer: Peer, error: NodeError, writer: Writer) -> NodeError:
-        """Record a peer's failure; re-raise it where no other peer can do better (the peer was not
-        to blame, or a token already came).
+    def _failed(self, peer: Peer, error: NodeError, rest: Rest) -> NodeError:
+        """Record a peer's failure; re-raise it where no other peer can do better: the peer was not
+        to blame, or tokens came from one that cheats.
         """
         self._router.failed(peer.peer_id, time.monotonic())
         if isinstance(error, NodeCheated):
             self._telemetry.reject("answer", peer.peer_id, str(error))
-        if writer.num_tokens or not _may_try_elsewhere(error):
+        if not _may_go_on(error, rest):
             raise error
         self._telemetry.log(f"service: {error}; trying another node")
         return error
@@ -237,18 +274,36 @@ class Service:
     # --- one peer's whole answer ---
 
     async def _ask(
-        self, peer: Peer, question: Question, model: str, *, writer: Writer, times: Times
-    ) -> None:
-        async with peer.ask(question) as call:
+        self,
+        peer: Peer,
+        rest: Rest,
+        model: str,
+        patience_s: float,
+        *,
+        writer: Writer,
+        times: Times,
+    ) -> AnswerEnd:
+        """Have one peer make the rest of the answer. One that says nothing for `patience_s` while
+        it should answer counts as lost.
+        """
+        async with peer.ask(rest.question) as call:
             times.add(await call.open())
-            cid = None if question.adapter == BARE_BASE else str(Cid(question.adapter))
-            writer.write(Started(peer.peer_id, model, cid, times.as_dict()))
-            while (tokens := await call.next_tokens()) is not None:
+            rest.begin(call.seed)
+            if rest.num_tokens:
+                writer.write(Continued(peer.peer_id, rest.num_tokens, rest.why_lost))
+            else:
+                adapter = rest.question.adapter
+                cid = None if adapter == BARE_BASE else str(Cid(adapter))
+                writer.write(Started(peer.peer_id, model, cid, times.as_dict()))
+            while (tokens := await _within(patience_s, call, peer, rest)) is not None:
+                if not tokens.token_ids:
+                    continue
                 times.mark("first_token")
+                if (gap_s := rest.take(tokens.token_ids)) is not None:
+                    times.longest("resume", gap_s * 1000)
                 if writer.put(tokens.token_ids, tokens.logprobs):
                     await call.stop()
-            outcome = await call.finish()
-        self._end(question, outcome, writer=writer, times=times)
+            return await call.finish()
 
     def _end(self, question: Question, outcome: AnswerEnd, *, writer: Writer, times: Times) -> None:
         times.add(outcome.timings_ms)
@@ -281,6 +336,26 @@ def _may_try_elsewhere(error: NodeError) -> bool:
     if isinstance(error, NodeRefused):
         return BY_CODE[error.code].elsewhere
     return isinstance(error, NodeVanished | NodeCheated | NoProvider)
+
+
+def _may_go_on(error: NodeError, rest: Rest) -> bool:
+    """Return whether a peer may make the rest of the answer: another one, or this node's engine
+    when it is up again.
+    """
+    if isinstance(error, EngineLost):
+        return rest.num_tokens > 0
+    if isinstance(error, NodeCheated) and rest.num_tokens:
+        return False  # what came may be junk as well
+    return _may_try_elsewhere(error)
+
+
+async def _within(patience_s: float, call: Call, peer: Peer, rest: Rest) -> Tokens | None:
+    """Wait for the next tokens, or a sign that the peer is at work."""
+    with trio.move_on_after(patience_s):
+        return await call.next_tokens()
+    raise NodeVanished(
+        f"node {peer.peer_id} said nothing for {patience_s:.0f} s after {rest.num_tokens} tokens"
+    )
 
 
 def _client_seed(seed: int | None) -> bytes:

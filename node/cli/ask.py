@@ -58,6 +58,10 @@ class Told:
         decode_s = (timings.get("total", 0.0) - timings.get("first_token", 0.0)) / 1000
         parts = [
             f"{self.facts.get('adapter', '?')} served by {brief(self.facts.get('served_by'))}",
+            *(
+                f"then by {brief(each['served_by'])} after {each['after_tokens']} tokens"
+                for each in self.facts.get("continued", ())
+            ),
             f"{tokens} tokens"
             + (f" at {(tokens - 1) / decode_s:.0f}/s" if tokens > 1 and decode_s > 0 else ""),
             f"first after {timings['first_token']:.0f} ms" if "first_token" in timings else "",

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import CompletionEvent, Daemon, Delta, Started
+from ..api import CompletionEvent, Continued, Daemon, Delta, Started
 from ..errors import NodeError
 from .openai import Asked, BadField, parse
 from .problems import Problem, json_response, problem_of, problem_response
@@ -151,6 +151,9 @@ class AnswerResponse:
         if isinstance(event, Delta):
             choice.take(event)
             return self.shape.more(choice, event) if self.asked.stream else []
+        if isinstance(event, Continued):
+            choice.continued.append(event)  # told at the end: the text goes on as it would have
+            return []
         choice.ended = event
         return self.shape.closing(choice)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..api import Delta, Ended, LikelyToken, Started, TokenLogprobs
+from ..api import Continued, Delta, Ended, LikelyToken, Started, TokenLogprobs
 from .openai import Asked
 
 
@@ -22,6 +22,7 @@ class Choice:
 
     number: int
     started: Started | None = None
+    continued: list[Continued] = field(default_factory=list)
     ended: Ended | None = None
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -75,26 +76,19 @@ class AnswerShape:
     def closing(self, choice: Choice) -> list[dict[str, Any]]:
         """Return an answer's last chunk: why it ended, with our facts."""
         ended = _complete(choice)
-        return [
-            self._chunk(choice, {}, "", finish_reason(ended))
-            | {"lorikeet": facts_of(_begun(choice), ended)}
-        ]
+        return [self._chunk(choice, {}, "", finish_reason(ended)) | {"lorikeet": facts_of(choice)}]
 
     def usage(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
         """Return a stream's very last chunk, if it was asked for."""
         if not self.asked.include_usage:
             return []
-        facts = (
-            {"lorikeet": facts_of(_begun(choices[0]), _complete(choices[0]))}
-            if len(choices) == 1
-            else {}
-        )
+        facts = {"lorikeet": facts_of(choices[0])} if len(choices) == 1 else {}
         return [self._head(chunk=True) | {"choices": [], "usage": usage_of(choices)} | facts]
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Return all answers as one object; with several, each carries its own facts."""
         shaped = [self._whole(choice) for choice in choices]
-        facts = [facts_of(_begun(choice), _complete(choice)) for choice in choices]
+        facts = [facts_of(choice) for choice in choices]
         if len(choices) == 1:
             return self._head(chunk=False) | {
                 "choices": shaped,
@@ -177,8 +171,14 @@ def _text_logprobs(choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[st
     }
 
 
-def facts_of(started: Started, ended: Ended) -> dict[str, Any]:
-    """Return the `lorikeet` extension of an answer."""
+def facts_of(choice: Choice) -> dict[str, Any]:
+    """Return the `lorikeet` extension of an answer; `continued` only where a node was lost."""
+    started = _begun(choice)
+    ended = _complete(choice)
+    continued = [
+        {"served_by": each.served_by, "after_tokens": each.after_tokens, "reason": each.reason}
+        for each in choice.continued
+    ]
     return {
         "served_by": started.served_by,
         "adapter": started.model,
@@ -187,7 +187,7 @@ def facts_of(started: Started, ended: Ended) -> dict[str, Any]:
         "amount": ended.amount,
         "timings": {**started.timings_ms, **ended.timings_ms},
         "neighbours": ended.neighbours,
-    }
+    } | ({"continued": continued} if continued else {})
 
 
 def usage_of(choices: Sequence[Choice]) -> dict[str, int]:

@@ -584,9 +584,17 @@ class PayerChannel:
 
     def _find(self, receipt: Receipt) -> int:
         """Which paid request a receipt is about."""
-        for key, promised in self._promised.items():
-            if promised.limit and promised.body.seed == receipt.seed:
+        seeds = {
+            key: promised.body
+            for key, promised in self._promised.items()
+            if promised.limit and promised.body.seed == receipt.seed
+        }
+        # Where an answer went on in the channel in which it broke off, two of them have one seed.
+        for key, body in seeds.items():
+            if body.prompt_commitment == receipt.prompt_commitment:
                 return key
+        for key in seeds:
+            return key
         raise NodeCheated(
             "the node shows an unsigned receipt over an answer that was not paid here, or has one;"
             " it is not signed"

@@ -16,8 +16,8 @@ done in order.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import assert_never
 
@@ -45,7 +45,7 @@ class Question:
     """One request in the engine's terms.
 
     `adapter` is 32 zero bytes for the bare base; `attribution` is what its manifest
-    says about the fee.
+    says about the fee. `resumed`: the last of `prompt_ids` are the answer so far.
     """
 
     base: bytes
@@ -57,6 +57,19 @@ class Question:
     stop_ids: tuple[int, ...]
     client_seed: bytes
     attribution: AdapterTerms | None
+    resumed: wire.Resumed | None = None
+
+    def after(self, seed: bytes, made: Sequence[int]) -> Question:
+        """Return the question for the rest of the answer, when these tokens of it are made, with
+        this seed.
+        """
+        num_answered = len(made) + (self.resumed.num_answered if self.resumed else 0)
+        return replace(
+            self,
+            prompt_ids=(*self.prompt_ids, *made),
+            max_tokens=self.max_tokens - len(made),
+            resumed=wire.Resumed(seed, num_answered),
+        )
 
 
 @dataclass(frozen=True)
@@ -295,6 +308,9 @@ class ClientSession:
     def _take_tokens(self, output: wire.Output, now: float) -> None:
         self._expect(_Stage.ANSWERING, output)
         self._check_output(output)
+        if not output.token_ids:  # a beat; the deadline for tokens stays
+            self._out.append(Emit(output))
+            return
         self._answer += output.token_ids
         self._await_next(now)
         if self.num_paid_ahead <= PAY_TOKENS // 2 and self._paid_tokens < self._ask.max_tokens:
@@ -475,4 +491,5 @@ def _ask_of(question: Question, client: bytes, channel: PayerChannel | None) -> 
         seed_commitment=hashlib.sha256(question.client_seed).digest(),
         client=client,
         channel=channel.config if channel else None,
+        resumed=question.resumed,
     )

@@ -20,11 +20,12 @@ from proofs.voucher import ChannelConfig
 from ..api import EndReason
 from ..errors import RefusalCode
 
-PROTOCOL = "/lorikeet/infer/3"
-VERSION = 3
+PROTOCOL = "/lorikeet/infer/4"
+VERSION = 4
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_TIMINGS = 16
+BEAT_S = 1.0  # a node that has nothing to say while it answers says so this often
 PAY_TOKENS = 32  # how far ahead a client pays, and so the most that either side can lose
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -49,6 +50,17 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
 # --- client to node ---
 
 
+class Resumed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where an answer goes on that another node began.
+
+    `seed` is the sampling seed that was agreed on there; the last `num_answered` of `prompt_ids`
+    are the answer so far, which is asked for and paid like any other prompt.
+    """
+
+    seed: Digest
+    num_answered: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+
+
 class Ask(Message, frozen=True, array_like=True):
     """What is asked.
 
@@ -56,6 +68,7 @@ class Ask(Message, frozen=True, array_like=True):
     unpaid answer.
 
     `logprobs`: how many of the likeliest ids to report beside each token; None reports nothing.
+    `resumed` None begins a new answer.
     """
 
     version: int
@@ -69,6 +82,7 @@ class Ask(Message, frozen=True, array_like=True):
     seed_commitment: Digest
     client: Address
     channel: ChannelConfig | None
+    resumed: Resumed | None
 
 
 class Begin(Message, frozen=True, array_like=True):
@@ -145,9 +159,11 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 class Output(Message, frozen=True, array_like=True):
     """The next tokens of the answer, in order; `logprobs`, one for each, where they were asked for,
     else empty.
+
+    One without tokens is a *beat*: the node is at work, and has nothing yet.
     """
 
-    token_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_TOKENS)]
+    token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_TOKENS)]
     logprobs: Annotated[list[TokenLogprobs], msgspec.Meta(max_length=MAX_TOKENS)]
 
 
@@ -197,7 +213,7 @@ def expect(message: Message, kind: type[M]) -> M:
 
 
 def seed_of(ask: Ask, node_seed: bytes, client_seed: bytes) -> bytes:
-    """The sampling seed that neither side can choose alone."""
+    """The sampling seed of a new answer, which neither side can choose alone."""
     return hashlib.sha256(
         b"lorikeet seed" + client_seed + node_seed + hashlib.sha256(encode(ask)).digest()
     ).digest()

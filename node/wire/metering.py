@@ -186,11 +186,12 @@ class Deal:
         channel_id: bytes,
         terms: AdapterTerms | None,
     ) -> Deal:
-        """Fix the deal; the seed follows from both halves.
+        """Fix the deal; the seed follows from both halves, or is that of the answer that goes on.
 
         `channel_id` is 32 zero bytes when nothing is paid.
         """
-        seed = seed_of(ask, offer.node_seed, client_seed)
+        resumed = ask.resumed
+        seed = resumed.seed if resumed else seed_of(ask, offer.node_seed, client_seed)
         return cls(ask, offer, operator, channel_id, salt=salt, seed=seed, terms=terms)
 
     @property

@@ -237,12 +237,18 @@ class NodeSession:
         self._is_stopping = False
         self._sent: list[int] = []
         self._out: list[NodeAction] = []
-        self.deadline = float("inf")
+        self._until = float("inf")
+        self._beat_at = float("inf")
 
     @property
     def is_over(self) -> bool:
         """Whether nothing follows any more."""
         return self._stage is _Stage.OVER
+
+    @property
+    def deadline(self) -> float:
+        """When Tick should come, if nothing else does."""
+        return min(self._until, self._beat_at)
 
     @property
     def num_sent(self) -> int:
@@ -260,7 +266,7 @@ class NodeSession:
 
     def start(self, now: float) -> None:
         """Begin to wait for Ask."""
-        self.deadline = now + ASK_DEADLINE_S
+        self._until = now + ASK_DEADLINE_S
 
     def receive(self, event: NodeEvent, now: float) -> list[NodeAction]:
         """Take one event in; gives what to do, in order. After the end nothing is done."""
@@ -302,8 +308,10 @@ class NodeSession:
             case m.Finished():
                 self._take_finished(event, now)
             case Tick():
-                if now >= self.deadline:
+                if now >= self._until:
                     self._give_up_waiting()
+                elif now >= self._beat_at:
+                    self._beat(now)
             case PeerGone():
                 self._end(GiveUp(event.reason))
             case Malformed():
@@ -321,7 +329,7 @@ class NodeSession:
         self._check_ask(ask)
         self._ask = ask
         self._stage = _Stage.PREPARING
-        self.deadline = float("inf")  # those who hold adapters and read chains have deadlines
+        self._until = float("inf")  # those who hold adapters and read chains have deadlines
         if not self._terms.is_paid:
             self._make_offer(now)
         elif ask.channel is None:
@@ -365,7 +373,7 @@ class NodeSession:
         )
         self._out.append(Send(self._offer))
         self._stage = _Stage.BEGIN
-        self.deadline = now + BEGIN_DEADLINE_S
+        self._until = now + BEGIN_DEADLINE_S
 
     def _take_begin(self, begin: wire.Begin, now: float) -> None:
         self._expect(_Stage.BEGIN, begin)
@@ -374,9 +382,9 @@ class NodeSession:
             raise BadRequest("the client's seed is not the one it committed to")
         self._begun = begin
         self._stage = _Stage.PAYING
-        self.deadline = float("inf")
+        self._until = float("inf")
         if self._channel is None:
-            self._hold_adapter()
+            self._hold_adapter(now)
         elif begin.payment is None:
             raise PaymentRequired("Begin carries no voucher, but the offer is a paid one")
         else:
@@ -429,7 +437,7 @@ class NodeSession:
         self._limit = max(self._limit, pay.limit)
         if self._stage is _Stage.PAYING:
             self._check_first_payment()
-            self._hold_adapter()
+            self._hold_adapter(now)
         elif self.credit > before and self._stage is _Stage.ANSWERING:
             self._out.append(GrantCredit(self.credit))
             self._await_engine(now)
@@ -449,10 +457,11 @@ class NodeSession:
 
     # --- the answer ---
 
-    def _hold_adapter(self) -> None:
+    def _hold_adapter(self, now: float) -> None:
         assert self._ask is not None
         self._stage = _Stage.HOLDING
         self._out.append(HoldAdapter(self._ask.adapter))
+        self._beat_at = now + wire.BEAT_S
 
     def _take_adapter(self, held: AdapterHeld, now: float) -> None:
         assert self._ask is not None
@@ -490,7 +499,13 @@ class NodeSession:
         logprobs = [wire.TokenLogprobs(each.logprob, each.top) for each in tokens.logprobs]
         self._out.append(Send(wire.Output(tokens.token_ids, logprobs)))
         self._sent += tokens.token_ids
+        self._beat_at = now + wire.BEAT_S
         self._await_engine(now)
+
+    def _beat(self, now: float) -> None:
+        """Say that this node lives, so that its client need not look for another one."""
+        self._out.append(Send(wire.Output([], [])))
+        self._beat_at = now + wire.BEAT_S
 
     def _take_stop(self) -> None:
         if self._stage is _Stage.CLOSING:  # it crossed the end of the answer
@@ -509,7 +524,8 @@ class NodeSession:
         self._is_running = False
         self._finished = finished
         self._stage = _Stage.CLOSING
-        self.deadline = float("inf")
+        self._until = float("inf")
+        self._beat_at = float("inf")
         load_ms = self._timings.get("load", 0.0) + finished.load_ms
         self._timings |= finished.timings_ms | {"load": load_ms}
         if self._channel is None:
@@ -548,12 +564,12 @@ class NodeSession:
         self._own = draft.body
         self._send_done(draft.body, draft.node_signature)
         self._shown = draft.body
-        self.deadline = now + SETTLE_DEADLINE_S
+        self._until = now + SETTLE_DEADLINE_S
 
     def _show(self, body: bytes, message: wire.Pending, now: float) -> None:
         self._out.append(Send(message))
         self._shown = body
-        self.deadline = now + SETTLE_DEADLINE_S
+        self._until = now + SETTLE_DEADLINE_S
 
     def _take_settle(self, settle: wire.Settle, now: float) -> None:
         if self._shown is None:
@@ -586,7 +602,7 @@ class NodeSession:
 
     def _await_engine(self, now: float) -> None:
         is_paid = len(self._sent) < self.credit
-        self.deadline = now + (TOKEN_DEADLINE_S if is_paid else self._terms.unpaid_deadline_s)
+        self._until = now + (TOKEN_DEADLINE_S if is_paid else self._terms.unpaid_deadline_s)
 
     def _give_up_waiting(self) -> None:
         if self._stage is not _Stage.ANSWERING:
@@ -642,6 +658,11 @@ class NodeSession:
             raise BadRequest(
                 f"prompt and answer of {len(ask.prompt_ids)} + {ask.max_tokens} tokens exceed the"
                 f" context of {ready.max_context_tokens}"
+            )
+        if ask.resumed is not None and ask.resumed.num_answered >= len(ask.prompt_ids):
+            raise BadRequest(
+                f"the prompt of {len(ask.prompt_ids)} tokens cannot end with"
+                f" {ask.resumed.num_answered} of an answer and begin with a question"
             )
         if any(token >= ready.vocab_size for token in ask.prompt_ids):
             raise BadRequest("a prompt token is outside the vocabulary")

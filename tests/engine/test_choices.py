@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import tokenizers
 import torch
@@ -123,6 +124,40 @@ def test_every_kind_of_choice_is_the_same_alone_and_in_a_crowd_and_replays_with_
         assert max(replayed.margins) < 1e-3, request
         alone.close()
     crowd.close()
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_another_engine_goes_on_as_the_first_would_have(
+    base: Path, kernels: str, dtype: str
+) -> None:
+    """A prefix computed as a prompt, rather than token by token, leaves the rest as it was."""
+    first = lab_of(base, kernels=kernels, dtype=dtype)
+    second = lab_of(base, kernels=kernels, dtype=dtype)
+    for kind in ANY_KIND:
+        whole = first.run(ask(1, kind, stop_ids=[STOP]))[1]
+        for place in {1, 2, len(whole) // 2, len(whole) - 1} - {0}:
+            request = ask(2, kind, tokens=24 - place, stop_ids=[STOP], num_answered=place)
+            rest = msgspec.structs.replace(request, prompt_ids=request.prompt_ids + whole[:place])
+            assert second.run(rest)[2] == whole[place:], (kind, place)
+            second.messages.clear()
+        first.messages.clear()
+    first.close()
+    second.close()
+
+
+def test_what_its_grammar_has_ended_cannot_go_on(base: Path) -> None:
+    lab = lab_of(base)
+    sampling = Sampling(SEED, Choosing(grammar=Grammar("regex", "[ab]")))
+    letters = tokenizers.Tokenizer.from_file(str(base / "tokenizer.json"))
+    for number, answered in enumerate(("a", "x")):
+        ids = letters.encode(answered).ids
+        lab.run(submit(number, [1, 2, *ids], sampling=sampling, num_answered=len(ids)))
+        failed = lab.end(number)
+        assert isinstance(failed, Failed)
+        assert "nothing can follow" in failed.message
+    assert lab.run(ask(9, "plain"))[9]
+    lab.close()
 
 
 def test_an_answer_under_other_rules_misses_in_the_replay(base: Path) -> None:

@@ -62,6 +62,8 @@ def test_a_replay_fills_the_context_to_the_last_token_and_a_request_leaves_room_
         ({"prompt": [100]}, "token id"),
         ({"prompt": [-1]}, "token id"),
         ({"max_tokens": 0}, "max_tokens"),
+        ({"num_answered": -1}, "num_answered"),
+        ({"num_answered": 2}, "num_answered is 2"),
         ({"stop_ids": [1] * (MAX_STOP_IDS + 1)}, "stop_ids"),
         ({"priority": 101}, "priority"),
         ({"deadline_ms": -1}, "deadline_ms"),

@@ -167,6 +167,7 @@ def ask(name: str, prompt_ids: Sequence[int], max_tokens: int, **changes: object
         seed_commitment=hashlib.sha256(digest(f"client seed {name}")).digest(),
         client=CLIENT.address,
         channel=CONFIG,
+        resumed=None,
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -326,6 +327,30 @@ def unpaid() -> Talk:
     return talk
 
 
+def resumed(lost: Talk) -> Talk:
+    """Another node goes on with the answer that `lost` began, after its one token."""
+    talk = Talk("resumed", "Another node goes on with the answer of `unpaid`, after its one token.")
+    seed = bytes.fromhex(lost.derived["seed"])
+    goes_on = wire.Resumed(seed, num_answered=1)
+    wish = ask(
+        "resumed",
+        (1, 2, 5),
+        15,
+        terms=EVERYTHING,
+        channel=None,
+        adapter=bytes(32),
+        resumed=goes_on,
+    )
+    talk.client(wish, "the last of the prompt's tokens is the answer so far")
+    talk.node(offer("resumed", paid=False), "its own half of a seed, which nobody needs")
+    talk.client(begin("resumed", None), "opens a seed, which nobody needs either")
+    talk.node(wire.Output([], []), "a beat: the node is at work")
+    talk.node(wire.Output([9, STOP_ID], []), "the answer's second and last token")
+    talk.node(wire.Done("stop", 1, [], b"", None), "its end")
+    close(talk)
+    return talk
+
+
 @cache
 def talks() -> tuple[dict[str, Talk], Channel]:
     """All conversations, and where the channel stands after them."""
@@ -333,7 +358,8 @@ def talks() -> tuple[dict[str, Talk], Channel]:
     first = paid(channel)
     second, owed = broken(channel)
     third = pending(channel, owed)
-    found = {talk.name: talk for talk in (first, second, third, unpaid())}
+    fourth = unpaid()
+    found = {talk.name: talk for talk in (first, second, third, fourth, resumed(fourth))}
     return found, channel
 
 

@@ -137,7 +137,7 @@ def test_the_channel_is_the_one_of_x402() -> None:
     assert compute_channel_id(theirs, chain_id) == "0x" + VECTOR["channel"]["channel_id"]
 
 
-@pytest.mark.parametrize("name", TALKS)
+@pytest.mark.parametrize("name", TALKS.keys() - {"resumed"})
 def test_the_seed_is_made_of_both_halves_and_the_question(name: str) -> None:
     talk = TALKS[name]
     derived = talk["derived"]
@@ -149,6 +149,17 @@ def test_the_seed_is_made_of_both_halves_and_the_question(name: str) -> None:
     assert derived["seed_commitment"] == hashlib.sha256(client_seed).hexdigest()
     mixed = b"lorikeet seed" + client_seed + node_seed + question
     assert derived["seed"] == hashlib.sha256(mixed).hexdigest()
+
+
+def test_an_answer_goes_on_with_the_seed_of_its_first_part() -> None:
+    lost = TALKS["unpaid"]
+    goes_on = first(TALKS["resumed"], "Ask")
+    before = first(lost, "Ask")
+    assert goes_on["resumed"]["seed"] == lost["derived"]["seed"]
+    assert goes_on["prompt_ids"] == before["prompt_ids"] + answer_of(lost)
+    assert goes_on["resumed"]["num_answered"] == len(answer_of(lost))
+    assert goes_on["max_tokens"] == before["max_tokens"] - len(answer_of(lost))
+    assert goes_on["terms"] == before["terms"]
 
 
 @pytest.mark.parametrize("name", PAID)

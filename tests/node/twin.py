@@ -17,6 +17,7 @@ from node.api import (
     ChannelInfo,
     CompletionEvent,
     CompletionRequest,
+    Continued,
     Delta,
     EarningsInfo,
     Ended,
@@ -33,6 +34,7 @@ from node.errors import BadRequest, NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
 
 PEER = "16Uiu2HAmTwin"
+OTHER_PEER = "16Uiu2HAmOther"
 LAW = AdapterInfo(
     "law",
     "bafkreilaw",
@@ -75,10 +77,14 @@ WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
 
 @dataclass
 class Twin:
-    """`Daemon`, in memory. `error` is raised before the answer, or after `error_after` words."""
+    """`Daemon`, in memory. `error` is raised before the answer, or after `error_after` words.
+
+    Another peer goes on after `continued_after` words.
+    """
 
     error: NodeError | None = None
     error_after: int = 0
+    continued_after: int | None = None
     word_delay_s: float = 0.0
     asked: list[CompletionRequest] = field(default_factory=list)
     pushed: list[Path] = field(default_factory=list)
@@ -104,6 +110,8 @@ class Twin:
         )
         words = WORDS[: request.max_tokens]
         for index, word in enumerate(words):
+            if index == self.continued_after:
+                yield Continued(OTHER_PEER, index, "the first went away")
             if self.error is not None and index == self.error_after:
                 raise self.error
             await trio.sleep(self.word_delay_s)

@@ -6,6 +6,7 @@ keep to the contract of `node.answering.peers`, and remember what they were aske
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -51,6 +52,8 @@ class Part:
     """Instead of the end, after all tokens."""
     waits: bool = False
     """Neither more tokens nor an end come."""
+    pause_s: float = 0.0
+    """Before each of them."""
 
 
 @dataclass
@@ -71,14 +74,15 @@ class PeerInMemory:
             raise self.part.unreachable
         finished = self.finished
         try:
-            yield _CallInMemory(self)
+            yield _CallInMemory(self, question)
         finally:
             self.left_early += self.finished == finished
 
 
 class _CallInMemory:
-    def __init__(self, peer: PeerInMemory) -> None:
+    def __init__(self, peer: PeerInMemory, question: Question) -> None:
         self._peer = peer
+        self._question = question
         self._left = list(peer.part.tokens)
 
     async def open(self) -> Mapping[str, float]:
@@ -86,7 +90,14 @@ class _CallInMemory:
             raise self._peer.part.refusal
         return self._peer.part.timings_ms
 
+    @property
+    def seed(self) -> bytes:
+        if self._question.resumed is not None:
+            return self._question.resumed.seed
+        return hashlib.sha256(self._peer.peer_id.encode()).digest()
+
     async def next_tokens(self) -> m.Tokens | None:
+        await trio.sleep(self._peer.part.pause_s)
         if self._left:
             return m.Tokens(1, list(self._left.pop(0)), step=1)
         if self._peer.part.waits:

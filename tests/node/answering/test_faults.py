@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import trio
 
+from engine.messages import Choosing
 from node.answering.remote import Call
-from node.api import CompletionRequest, Delta
+from node.api import CompletionEvent, CompletionRequest, Continued, Delta, Ended, Started
 from node.config import CONFIG_FILE, dump_config
 from node.daemon import NodeDaemon
-from node.errors import EngineLost, NodeCheated, NodeRefused, NodeVanished
+from node.errors import NodeCheated, NodeError, NodeRefused, NodeVanished
 from node.wire.channels import PayeeChannel, PayerChannel, Payment
 from node.wire.client_session import ClientSession
 from p2p.cid import Cid
@@ -48,18 +49,28 @@ async def paid_pair(
 
 
 async def ask_until(
-    daemon: NodeDaemon, do: Callable[[], Any], *, max_tokens: int = 900, **settings: Any
-) -> None:
-    """Begin a long answer and do something when its first tokens came."""
+    daemon: NodeDaemon,
+    do: Callable[[], Any],
+    *,
+    max_tokens: int = 900,
+    seen: list[CompletionEvent] | None = None,
+    **settings: Any,
+) -> list[int]:
+    """Begin a long answer and do something when its first tokens came; all its tokens."""
     done = False
-    with trio.fail_after(30):
-        async with daemon.complete(
-            CompletionRequest("base", "hello", max_tokens=max_tokens, **settings)
-        ) as events:
+    made: list[int] = []
+    request = CompletionRequest("base", "hello", max_tokens=max_tokens, **settings)
+    with trio.fail_after(60):
+        async with daemon.complete(request) as events:
             async for event in events:
-                if isinstance(event, Delta) and not done:
-                    done = True
-                    do()
+                if seen is not None:
+                    seen.append(event)
+                if isinstance(event, Delta):
+                    made += event.token_ids
+                    if not done:
+                        done = True
+                        do()
+    return made
 
 
 async def test_a_client_that_vanishes_signs_when_it_comes_back(
@@ -71,12 +82,12 @@ async def test_a_client_that_vanishes_signs_when_it_comes_back(
         async def crash(self: Call) -> Any:
             tokens = await real(self)
             if self._session.num_tokens > 3:
-                raise NodeVanished("our own crash")
+                raise NodeError("our own crash")
             return tokens
 
         with monkeypatch.context() as patch:
             patch.setattr(Call, "next_tokens", crash)
-            with pytest.raises(NodeVanished):
+            with pytest.raises(NodeError, match="our own crash"):
                 await ask(gateway, max_tokens=200)
         await until(lambda: volunteer.telemetry.counters.get("clients_vanished"))
         assert await volunteer.receipts() == []
@@ -161,7 +172,9 @@ async def test_a_client_signs_nothing_that_it_did_not_count(
         assert gateway.telemetry.counters["answers_rejected"] == 1
 
 
-async def test_an_engine_killed_in_mid_answer_costs_that_answer_only(tmp_path: Path) -> None:
+async def test_an_engine_killed_in_mid_answer_goes_on_when_it_is_up_again(
+    tmp_path: Path,
+) -> None:
     with open_lab(tmp_path) as lab:
         async with (
             lab.daemon("volunteer") as volunteer,
@@ -174,14 +187,43 @@ async def test_an_engine_killed_in_mid_answer_costs_that_answer_only(tmp_path: P
                 assert engine.pid is not None
                 os.kill(engine.pid, signal.SIGKILL)
 
-            with pytest.raises(EngineLost, match="ask again"):
-                await ask_until(volunteer, kill)
-            await engine.wait_up(20)
-            with pytest.raises(NodeRefused) as refused:
-                await ask_until(gateway, kill)
-            assert refused.value.code == "engine_lost"
-            await engine.wait_up(20)
+            warm = Choosing(1.0, presence_penalty=0.5)
+            long: dict[str, Any] = {"max_tokens": 900, "choosing": warm, "seed": 3}
+            whole = (await ask(volunteer, **long)).token_ids
+            assert await ask_until(volunteer, kill, **long) == whole
+            greedy = Choosing(0.0)
+            whole = (await ask(gateway, max_tokens=900, choosing=greedy)).token_ids
+            assert await ask_until(gateway, kill, choosing=greedy) == whole
             assert (await ask(gateway)).ended.completion_tokens == 8
+
+
+async def test_an_answer_survives_the_death_of_its_node(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        async with (
+            lab.daemon("bootstrap", role="bootstrap"),
+            lab.daemon("gateway", role="gateway") as gateway,
+        ):
+            with node_process(lab, "one") as one, node_process(lab, "two") as two:
+                nodes = {peer_id: process for process, peer_id in (one, two)}
+                for peer_id in nodes:
+                    await until(lambda peer_id=peer_id: serves(gateway, peer_id), 90)
+                greedy = Choosing(0.0, frequency_penalty=0.3)
+                long: dict[str, Any] = {"max_tokens": 900, "choosing": greedy}
+                whole = await ask(gateway, **long)
+                seen: list[CompletionEvent] = []
+
+                def kill() -> None:
+                    assert isinstance(seen[0], Started)
+                    nodes[seen[0].served_by].kill()
+
+                made = await ask_until(gateway, kill, seen=seen, **long)
+            assert made == whole.token_ids
+            (moved,) = (event for event in seen if isinstance(event, Continued))
+            assert isinstance(seen[0], Started)
+            assert moved.served_by != seen[0].served_by
+            assert 0 < moved.after_tokens < len(made)
+            assert isinstance(seen[-1], Ended)
+            assert seen[-1].completion_tokens == len(made)
 
 
 async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(

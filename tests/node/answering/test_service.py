@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.messages import Choosing, Grammar
+from node.answering.service import MAX_LOST, STALL_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
-from node.api import CompletionEvent, CompletionRequest, Delta, Ended, Started
+from node.api import CompletionEvent, CompletionRequest, Continued, Delta, Ended, Started
 from node.errors import (
     BadRequest,
     EngineBusy,
@@ -24,9 +26,11 @@ from node.errors import (
     PaymentRequired,
     UnknownModel,
 )
+from node.wire.infer import Resumed
 from p2p.cid import Cid
 from tests.proofs import scene
 
+from ..networks import until
 from ..tiny import make_base
 from .peers_in_memory import BASE, LAW, Part, World, make_world, peer_id
 
@@ -37,14 +41,18 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> BaseTokenizer:
 
 
 async def ask(
-    world: World, seen: list[CompletionEvent] | None = None, **changes: Any
+    world: World,
+    seen: list[CompletionEvent] | None = None,
+    *,
+    within_s: float = 5.0,
+    **changes: Any,
 ) -> list[CompletionEvent]:
     """All events of one answer, also in `seen`; an error that ended it is raised."""
     seen = [] if seen is None else seen
     failure: NodeError | None = None
     values = {"model": "base", "prompt": "Hi", "max_tokens": 8}
     request = CompletionRequest(**(values | changes))
-    with trio.fail_after(5):
+    with trio.fail_after(within_s):
         async with trio.open_nursery() as nursery:
             try:
                 async with world.service.complete(request, nursery) as events:
@@ -253,14 +261,105 @@ async def test_the_last_failure_is_told_when_all_fail(tokenizer: BaseTokenizer) 
         await ask(make_world(tokenizer, parts))
 
 
-async def test_once_a_token_came_there_is_no_other_node(tokenizer: BaseTokenizer) -> None:
-    parts = {"a": Part([ids_of(tokenizer, "so far")], failure=NodeVanished("gone")), "b": Part()}
+async def test_another_node_goes_on_where_one_was_lost(tokenizer: BaseTokenizer) -> None:
+    so_far = ids_of(tokenizer, "so far")
+    parts = {
+        "a": Part([so_far], failure=NodeVanished("gone")),
+        "b": Part([ids_of(tokenizer, ", so")], failure=refusal("engine_lost")),
+        "c": Part([ids_of(tokenizer, " good")], amount=7, receipt=b"r" * 32),
+    }
     world = make_world(tokenizer, parts)
+    events = await ask(world, max_tokens=64, seed=1)
+    assert text_of(events) == "so far, so good"
+    whole = world.peers.asked("a").questions[0]
+    first, second = (world.peers.asked(name).questions[0] for name in "bc")
+    seed = hashlib.sha256(peer_id("a").encode()).digest()
+    assert first == whole.after(seed, so_far)
+    assert first.prompt_ids == (*whole.prompt_ids, *so_far)
+    assert first.max_tokens == 64 - len(so_far)
+    assert first.resumed == Resumed(seed, len(so_far))
+    assert second.resumed == Resumed(seed, len(so_far) + 4)
+    moved = [event for event in events if isinstance(event, Continued)]
+    assert [(one.served_by, one.after_tokens) for one in moved] == [
+        (peer_id("b"), len(so_far)),
+        (peer_id("c"), len(so_far) + 4),
+    ]
+    assert "gone" in moved[0].reason
+    assert sum(isinstance(event, Started) for event in events) == 1
+    last = events[-1]
+    assert isinstance(last, Ended)
+    assert (last.prompt_tokens, last.completion_tokens) == (2, len(so_far) + 4 + 5)
+    assert last.amount == 7
+    assert last.timings_ms["resume"] >= 0
+
+
+async def test_a_node_that_comes_back_goes_on_itself(tokenizer: BaseTokenizer) -> None:
+    parts = {"a": Part([[5]], failure=NodeVanished("its stream died"))}
+    world = make_world(tokenizer, parts)
+    seen: list[CompletionEvent] = []
+    async with trio.open_nursery() as nursery:
+
+        async def mend() -> None:
+            await until(lambda: any(isinstance(event, Delta) for event in seen))
+            parts["a"].failure = None
+
+        nursery.start_soon(mend)
+        await ask(world, seen)
+    assert [len(q.prompt_ids) for q in world.peers.asked("a").questions] == [2, 3]
+    assert isinstance(seen[-1], Ended)
+
+
+async def test_nodes_that_are_lost_again_and_again_end_the_answer(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {"a": Part([[5]], failure=NodeVanished("gone"))})
     seen: list[CompletionEvent] = []
     with pytest.raises(NodeVanished, match="gone"):
         await ask(world, seen)
-    assert text_of(seen) == "so far"
+    assert len(world.peers.asked("a").questions) == MAX_LOST + 1
+
+
+async def test_an_answer_whose_last_token_came_is_whole(tokenizer: BaseTokenizer) -> None:
+    gone = NodeVanished("gone")
+    for tokens, changes, reason in (
+        ([[5], [6]], {"max_tokens": 2}, "length"),
+        ([[5], [tokenizer.stop_ids[0]]], {}, "stop"),
+        ([ids_of(tokenizer, "one END")], {"stop": ("END",), "max_tokens": 64}, "stop"),
+    ):
+        world = make_world(tokenizer, {"a": Part(tokens, failure=gone), "b": Part([[7]])})
+        events = await ask(world, **changes)
+        assert world.peers.all_asked == [peer_id("a")]
+        assert isinstance(events[-1], Ended)
+        assert events[-1].reason == reason
+
+
+async def test_nothing_is_built_on_what_a_cheat_said(tokenizer: BaseTokenizer) -> None:
+    parts = {"a": Part([[5]], failure=NodeCheated("a lies")), "b": Part([[6]])}
+    world = make_world(tokenizer, parts)
+    with pytest.raises(NodeCheated):
+        await ask(world)
     assert world.peers.all_asked == [peer_id("a")]
+
+
+async def test_a_silent_node_is_left_when_there_is_another(
+    tokenizer: BaseTokenizer, autojump_clock: trio.testing.MockClock
+) -> None:
+    world = make_world(tokenizer, {"a": Part([[5]], waits=True), "b": Part([[6]])})
+    began = trio.current_time()
+    events = await ask(world)
+    assert trio.current_time() - began == pytest.approx(STALL_S)
+    assert sum(isinstance(event, Continued) for event in events) == 1
+
+
+async def test_a_node_that_says_it_is_at_work_is_waited_for(
+    tokenizer: BaseTokenizer, autojump_clock: trio.testing.MockClock
+) -> None:
+    part = Part([[5], [], [], [], [6]], pause_s=2.0)
+    world = make_world(tokenizer, {"a": part, "b": Part([[7]])})
+    events = await ask(world, within_s=60)
+    assert world.peers.all_asked == [peer_id("a")]
+    deltas = [event.token_ids for event in events if isinstance(event, Delta) and event.token_ids]
+    assert deltas == [(5,), (6,)], "a beat is no token"
 
 
 async def test_a_cheat_is_remembered_by_name_and_another_node_asked(

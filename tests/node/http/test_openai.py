@@ -15,7 +15,7 @@ from node import errors
 from node.api import ChatMessage
 from node.http.guard import MAX_BODY_BYTES
 from node.http.openai import BadField, parse
-from tests.node.twin import PEER, RECEIPT, WORDS, Twin, serve_twin
+from tests.node.twin import OTHER_PEER, PEER, RECEIPT, WORDS, Twin, serve_twin
 
 T = TypeVar("T")
 USER = [{"role": "user", "content": "May I?"}]
@@ -47,6 +47,7 @@ async def test_the_official_client_reads_a_whole_chat_answer() -> None:
     assert answer.usage.total_tokens == 7 + len(WORDS)
     facts = answer.model_extra["lorikeet"]
     assert (facts["served_by"], facts["receipt"], facts["neighbours"]) == (PEER, RECEIPT.digest, 2)
+    assert "continued" not in facts
     assert facts["timings"] == {"lookup": 1.5, "first_token": 20.0, "total": 40.0}
     request = twin.asked[0]
     assert (
@@ -56,6 +57,22 @@ async def test_the_official_client_reads_a_whole_chat_answer() -> None:
         request.stop,
         request.max_tokens,
     ) == ((ChatMessage("user", "May I?"),), 5, 0.5, ("\n",), 40)
+
+
+async def test_who_went_on_with_an_answer_is_told_beside_it() -> None:
+    twin = Twin(continued_after=1)
+    async with serve_twin(twin) as url:
+        answer = await ask(
+            url,
+            lambda client: client.chat.completions.create(model="law", messages=USER),
+        )
+    assert answer.choices[0].message.content == "".join(WORDS)
+    (moved,) = answer.model_extra["lorikeet"]["continued"]
+    assert moved == {
+        "served_by": OTHER_PEER,
+        "after_tokens": 1,
+        "reason": "the first went away",
+    }
 
 
 async def test_the_official_client_reads_a_streamed_chat_answer_with_usage() -> None:

@@ -261,7 +261,10 @@ MUTANTS: list[tuple[Patch, str]] = [
     (forget_what_was_lost, "no answer any more|a paid request is not kept|did not write down"),
     (give_no_grace, "the client had"),
     (wait_for_a_signature_for_ever, "a draft was left"),
-    (take_the_latest_draft_alone, "did not write down|place in the chain|is not paid"),
+    (
+        take_the_latest_draft_alone,
+        "did not write down|place in the chain|is not paid|receipts differ",
+    ),
     (forget_a_draft_that_was_sent, "a draft|the chain's end is not known"),
     (pay_the_node_alone, "another part|payouts are wrong"),
     (forget_earlier_payouts, "another part|payouts are wrong|end is not known"),
