@@ -36,8 +36,10 @@ from proofs.aggregator import (
 from proofs.attribution.shares import AdapterTerms
 from proofs.batch import decode_batch, recompute
 from proofs.chain.client import ChainClient
-from proofs.chain.errors import ChainError, ContractReverted
+from proofs.chain.errors import ChainError, ContractReverted, HeaderConflict
 from proofs.chain.poster import Poster
+from proofs.chain.structs import PostedHeader
+from proofs.chain.views import LATEST
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.epoch import EpochHeader
@@ -67,6 +69,11 @@ IDLE_DEADLINE_S = 60.0
 MAX_SHOWN_EVIDENCE = 20
 NO_CHANNEL = ChannelView(0, NEVER)
 ALIVE_SHARE = 3  # it says that it is there when a third of the silence is over
+STALE = ("PayoutExceedsReceived", "WrongPrevious")  # what a header stood on is gone
+
+
+class ClaimGone(ChainError):
+    """A claim that a sealed epoch stands on is not on the chain any more."""
 
 
 class AggregatorRole:
@@ -97,6 +104,8 @@ class AggregatorRole:
         self._core = Aggregator(self._network, signer, self._ledger, pace)
         self._views: dict[bytes, tuple[ChannelView, float]] = {}
         self._lock = trio.Lock()
+        self._is_level = False  # whether this ledger has what the chain has
+        self._shown_s: float | None = None  # when it last posted or said that it is there
         self._ahead_s = 0  # by how much the chain's clock was ahead of ours when it was looked at
 
     def _now(self) -> int:
@@ -238,29 +247,28 @@ class AggregatorRole:
         Nothing is sealed before this ledger has what the chain has: where its disk was lost, or
         another one was aggregator before, it is rebuilt from the chain and the published batches.
         """
-        is_level = False
         while True:
             with survive(self._telemetry, "the ledger"):
-                if not is_level and await self._catch_up():
-                    is_level = True
+                if not self._is_level and await self._catch_up():
+                    self._is_level = True
                     await trio.to_thread.run_sync(settle_heap)
-            if is_level:
+            if self._is_level:
                 await self._post_all()
             await self._keep_office()
             await trio.sleep(epoch_s)
-            if is_level:
+            if self._is_level:
                 await self._seal()
 
     async def _catch_up(self) -> bool:
-        """Adopt the epochs that the chain has and this ledger has not; False where one of them does
-        not follow from its batch: whoever posted that will be convicted.
+        """Adopt the epochs that the chain has and this ledger has not, or has others in their
+        place; False where one of them does not follow from its batch: whoever posted that will be
+        convicted.
         """
         last = await in_thread(self._chain.settlement.last_epoch, deadline_s=CHAIN_DEADLINE_S)
+        await self._unseal_what_lost(last)
         while self._core.state.epoch < last:
             epoch = self._core.state.epoch + 1
-            posted = await in_thread(
-                self._chain.settlement.find_header, epoch, deadline_s=CHAIN_DEADLINE_S
-            )
+            posted = await self._find_header(epoch)
             if posted is None:  # taken back just now
                 return False
             batch = await self._published.batch(posted.header.batch_digest)
@@ -275,6 +283,28 @@ class AggregatorRole:
                 return False
             self._telemetry.count("epochs_adopted")
         return True
+
+    async def _unseal_what_lost(self, last: int) -> None:
+        """Take back our epochs in whose place the chain has others: another aggregator's, or what
+        we had unsealed and the chain took after all.
+        """
+        epoch = min(last, self._core.state.epoch)
+        first = None
+        while epoch > 0 and await self._is_another(epoch):
+            first = epoch
+            epoch -= 1
+        if first is not None:
+            await self._unseal(first)
+
+    async def _is_another(self, epoch: int) -> bool:
+        posted = await self._find_header(epoch)
+        sealed = self._ledger.find_epoch(epoch)
+        return posted is not None and sealed is not None and posted.header != sealed.header
+
+    async def _find_header(self, epoch: int) -> PostedHeader | None:
+        return await in_thread(
+            self._chain.settlement.find_header, epoch, deadline_s=CHAIN_DEADLINE_S
+        )
 
     def _adopt(self, batch: bytes, manifests: Mapping[bytes, bytes], header: EpochHeader) -> None:
         if recompute(batch, self._core.state, manifests).header != header:
@@ -318,20 +348,43 @@ class AggregatorRole:
                     sealed = self._ledger.find_epoch(epoch)
                     assert sealed is not None
                     await self._post(sealed)
-            except ContractReverted as error:
+            except (ContractReverted, ClaimGone) as error:
                 await self._reconsider(error)
+            except HeaderConflict as error:
+                self._telemetry.log(f"aggregator: {error}")
+                self._is_level = False
 
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
         await self._published.provide(sealed.batch, self._manifests_in(sealed.batch).values())
         found = await in_thread(self._poster.find, sealed.header, deadline_s=CHAIN_DEADLINE_S)
+        signatures: list[bytes] = []
         # Of what is on the chain the witnesses have signed enough, and have gone on.
-        signatures = [] if found is not None else await self._quorum.gather(sealed.header)
+        if found is None:
+            await in_thread(self._check_claims, sealed, deadline_s=CHAIN_DEADLINE_S)
+            signatures = await self._quorum.gather(sealed.header)
         posted = await in_thread(
             self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S
         )
+        self._shown_s = time.monotonic()
         self._telemetry.count("headers_posted")
         self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
+
+    def _check_claims(self, sealed: SealedEpoch) -> None:
+        """Raise ClaimGone where the chain took back a claim that an epoch stands on. The contract
+        knows only the sum of all claims, and whoever posts such a header is convicted. Blocks.
+        """
+        owed: dict[bytes, int] = {}
+        for data in decode_batch(sealed.batch).receipts:
+            receipt = decode_body(decode_receipt(data).body)
+            owed[receipt.channel_id] = max(owed.get(receipt.channel_id, 0), receipt.cumulative)
+        states = self._chain.channels.read_many(list(owed), LATEST)
+        for (channel, cumulative), state in zip(owed.items(), states, strict=True):
+            if state.total_claimed < cumulative:
+                raise ClaimGone(
+                    f"{cumulative} of channel {channel.hex()[:12]} was claimed when epoch"
+                    f" {sealed.header.epoch} was sealed, now it is {state.total_claimed}"
+                )
 
     def _manifests_in(self, batch: bytes) -> dict[bytes, bytes]:
         found = {
@@ -339,14 +392,18 @@ class AggregatorRole:
         }
         return {digest: data for digest, data in found.items() if data is not None}
 
-    async def _reconsider(self, error: ContractReverted) -> None:
-        """Take back what is sealed, where the contract refuses its header because the chain took
-        back what it stands on: it is sealed anew later, with what is still claimed.
+    async def _reconsider(self, error: ContractReverted | ClaimGone) -> None:
+        """Take back what is sealed, where the contract refuses its header, or would convict whoever
+        posts it, because the chain took back what it stands on: it is sealed anew later, with what
+        is still claimed.
         """
-        self._telemetry.log(f"aggregator: the contract refuses the next header: {error}")
-        if error.error not in ("PayoutExceedsReceived", "WrongPrevious"):
+        self._telemetry.log(f"aggregator: the next header cannot be posted: {error}")
+        if isinstance(error, ContractReverted) and error.error not in STALE:
             return
         first = await in_thread(self._poster.first_unposted, deadline_s=CHAIN_DEADLINE_S)
+        await self._unseal(first)
+
+    async def _unseal(self, first: int) -> None:
         async with self._lock:
             if first <= self._core.state.epoch:
                 self._views.clear()
@@ -369,10 +426,14 @@ class AggregatorRole:
         # The last block may be old where nobody sends anything; the next one will not be.
         block = self._chain.rpc.get_block()
         self._ahead_s = max(0, block.timestamp - int(time.time()))
-        now = self._now()
-        left_s = office.silent_from - now
-        if left_s < settlement.terms.silence * (ALIVE_SHARE - 1) // ALIVE_SHARE:
+        share_s = settlement.terms.silence // ALIVE_SHARE
+        is_due = office.silent_from - self._now() < (ALIVE_SHARE - 1) * share_s
+        if self._shown_s is not None:  # a clock that nobody sets knows better than one that is off
+            is_due = time.monotonic() >= self._shown_s + share_s
+        if is_due:
             settlement.say_alive()
+        if is_due or self._shown_s is None:
+            self._shown_s = time.monotonic()
 
     def describe(self) -> dict[str, object]:
         """Describe where it stands, for people and JSON."""

@@ -18,6 +18,7 @@ from proofs.chain.claiming import Due, GasPrice, choose_claims, is_payout_worth
 from proofs.chain.client import ChainClient
 from proofs.chain.structs import ChannelState, VoucherClaim
 from proofs.chain.views import LATEST
+from proofs.state import EpochState
 from proofs.voucher import channel_id
 
 from ..survive import survive
@@ -157,13 +158,16 @@ class Claims:
         return [Owed(row, state) for row, state in zip(rows, now, strict=True)]
 
     def _rows(self) -> list[ChannelRow]:
-        """List channels that pay us and owe more than is known to be claimed for good."""
+        """List channels that pay us and owe more than is known to be claimed for good; also what
+        no header has yet, for the chain may take a claim back however deep it was.
+        """
+        state = self._mirror.history.state
         return [
             row
             for row in self._book.all()
             if row.operator == self._operator
             and row.config.receiver_authorizer == self._operator
-            and row.owed > self._claimed.get(row.channel_id, 0)
+            and row.owed > min(self._claimed.get(row.channel_id, 0), _settled(state, row))
         ]
 
     async def claim_payouts(self) -> None:
@@ -189,3 +193,9 @@ class Claims:
 
     def _gas_price(self) -> GasPrice:
         return GasPrice(self._chain.wallet.suggest_fees().max_fee_wei, self._unit_wei)
+
+
+def _settled(state: EpochState, row: ChannelRow) -> int:
+    """Return what the last header has of a channel."""
+    tip = state.find_tip(row.channel_id)
+    return 0 if tip is None else tip.cumulative

@@ -4,8 +4,8 @@
 
 The signed transaction is stored before anybody sees it. So a restart knows every transaction that
 may be under way, sends the same bytes again, and takes the receipt of whichever is mined. All
-attempts for an epoch share a nonce while it is free, and the contract takes each epoch once: two of
-them can't both succeed.
+attempts for an epoch share a nonce while it is free, also those of a header that was unsealed and
+of the one in its place, and the contract takes each epoch once: two of them can't both succeed.
 
 Knows one key and one contract; not what a header means.
 """
@@ -125,13 +125,14 @@ class Poster:
                 f"the chain has another header for epoch {header.epoch}; compare the ledger with"
                 " the chain before going on"
             )
-        return self._find_own(header.epoch) or self._find_foreign(header.epoch)
+        return self._find_own(header) or self._find_foreign(header.epoch)
 
     def first_unposted(self) -> int:
         """The first epoch whose header is not on the chain: after the last that we posted, or
         earlier where a reorganisation took headers back.
         """
-        return min(self._journal.last_posted(), self._client.settlement.last_epoch()) + 1
+        self._journal.forget_posted(self._client.settlement.last_epoch() + 1)
+        return self._journal.last_posted() + 1
 
     # ── inside ──
 
@@ -139,15 +140,18 @@ class Poster:
         head = self._client.rpc.block_number()
         return head - posted.block + 1 >= self._policy.confirmations
 
-    def _find_own(self, epoch: int) -> Posted | None:
-        for attempt in self._journal.attempts(epoch):
+    def _find_own(self, header: EpochHeader) -> Posted | None:
+        for attempt in self._own_attempts(header):
             try:
                 receipt = self._wallet.find_receipt(attempt.hash)
             except TransactionFailed:
                 continue
             if receipt is not None:
-                return Posted(epoch, receipt.hash, receipt.block, receipt.gas_used)
+                return Posted(header.epoch, receipt.hash, receipt.block, receipt.gas_used)
         return None
+
+    def _own_attempts(self, header: EpochHeader) -> list[PostAttempt]:
+        return [one for one in self._journal.attempts(header.epoch) if one.header == header.hash]
 
     def _find_foreign(self, epoch: int) -> Posted | None:
         posted = self._client.settlement.find_header(epoch)
@@ -169,6 +173,8 @@ class Poster:
         attempt = self._find_usable(header.epoch)
         if attempt is None:
             attempt = self._sign(header, self._wallet.next_nonce(), self._wallet.suggest_fees())
+        elif attempt.header != header.hash:
+            attempt = self._supersede(header, attempt)
         elif (
             self._clock() - self._sent.get(attempt.hash, self._clock()) >= self._policy.bump_after_s
         ):
@@ -187,7 +193,7 @@ class Poster:
         return attempts[-1] if usable else None
 
     def _sign(self, header: EpochHeader, nonce: int, fees: Fees) -> PostAttempt:
-        if len(self._journal.attempts(header.epoch)) >= self._policy.max_attempts:
+        if len(self._own_attempts(header)) >= self._policy.max_attempts:
             raise TransactionStuck(
                 f"the header of epoch {header.epoch} is not posted after"
                 f" {self._policy.max_attempts} attempts; look at the chain"
@@ -197,14 +203,28 @@ class Poster:
             contract, data, self._wallet.estimate_gas(contract, data), nonce, fees
         )
         attempt = PostAttempt(
+            header.hash,
             nonce,
             bytes(signed.raw_transaction),
             bytes(signed.hash),
-            fees.max_fee_wei,
+            max_fee_wei=fees.max_fee_wei,
             tip_wei=fees.tip_wei,
         )
         self._journal.add_attempt(header.epoch, attempt)
         return attempt
+
+    def _supersede(self, header: EpochHeader, attempt: PostAttempt) -> PostAttempt:
+        """The header that was sealed in the place of the attempt's, with its nonce, for so much
+        more that it takes the attempt's place where that still waits.
+        """
+        offered = Fees(attempt.max_fee_wei, attempt.tip_wei)
+        fees = self._wallet.limits.bump(offered, self._wallet.suggest_fees())
+        if fees is None:
+            raise FeeTooHigh(
+                f"a header that was unsealed may still be mined for epoch {header.epoch}, and to"
+                " take its place costs more than max_fee_gwei allows: wait, or raise it"
+            )
+        return self._sign(header, attempt.nonce, fees)
 
     def _bump(self, header: EpochHeader, attempt: PostAttempt) -> PostAttempt:
         """The same header and nonce for more money; the old attempt again when that would be too

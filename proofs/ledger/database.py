@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import LedgerConflict, LedgerError, LedgerFull
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_DEADLINE_MS = 10_000
 WAL_RETRY_S = 0.01
 
@@ -83,6 +83,7 @@ CREATE TABLE evidence (
 CREATE TABLE post_attempt (
     id INTEGER PRIMARY KEY,
     epoch INTEGER NOT NULL,
+    header BLOB NOT NULL,               -- the hash of the header that it posts
     nonce INTEGER NOT NULL,
     raw BLOB NOT NULL,
     hash BLOB NOT NULL UNIQUE,

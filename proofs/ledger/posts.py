@@ -12,8 +12,9 @@ from .database import Ledger
 
 @dataclass(frozen=True)
 class PostAttempt:
-    """A signed transaction that posts a header, sent or about to be."""
+    """A signed transaction that posts the header of this hash, sent or about to be."""
 
+    header: bytes
     nonce: int
     raw: bytes
     hash: bytes
@@ -28,25 +29,27 @@ class PostJournal:
         self._ledger = ledger
 
     def attempts(self, epoch: int) -> list[PostAttempt]:
-        """Return all attempts for this epoch, oldest first."""
+        """Return all attempts for this epoch, oldest first: also for headers that were sealed in
+        its place before, since any of them may still be mined.
+        """
         rows = self._ledger.read(
-            "SELECT nonce, raw, hash, max_fee_wei, tip_wei FROM post_attempt WHERE epoch = ? ORDER"
-            " BY id",
+            "SELECT header, nonce, raw, hash, max_fee_wei, tip_wei FROM post_attempt"
+            " WHERE epoch = ? ORDER BY id",
             epoch,
         )
         return [
-            PostAttempt(nonce, raw, digest, int(fee), tip_wei=int(tip))
-            for nonce, raw, digest, fee, tip in rows
+            PostAttempt(header, nonce, raw, digest, max_fee_wei=int(fee), tip_wei=int(tip))
+            for header, nonce, raw, digest, fee, tip in rows
         ]
 
     def add_attempt(self, epoch: int, attempt: PostAttempt) -> None:
         """Store one more attempt. Raises LedgerConflict when this transaction is there already."""
         statement = (
-            "INSERT INTO post_attempt (epoch, nonce, raw, hash, max_fee_wei, tip_wei) VALUES (?, ?,"
-            " ?, ?, ?, ?)"
+            "INSERT INTO post_attempt (epoch, header, nonce, raw, hash, max_fee_wei, tip_wei)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)"
         )
         fees_wei = str(attempt.max_fee_wei), str(attempt.tip_wei)  # over SQLite's 63 bits, perhaps
-        row = (epoch, attempt.nonce, attempt.raw, attempt.hash, *fees_wei)
+        row = (epoch, attempt.header, attempt.nonce, attempt.raw, attempt.hash, *fees_wei)
         with self._ledger.transaction():
             self._ledger.write(statement, *row)
 
@@ -70,11 +73,6 @@ class PostJournal:
         """
         with self._ledger.transaction():
             self._ledger.write("DELETE FROM posted WHERE epoch >= ?", first)
-
-    def find_posted(self, epoch: int) -> tuple[bytes, int] | None:
-        """Return the transaction that brought this epoch's header and its block number, or None."""
-        rows = self._ledger.read("SELECT hash, block FROM posted WHERE epoch = ?", epoch)
-        return (rows[0][0], rows[0][1]) if rows else None
 
     def last_posted(self) -> int:
         """Return the last epoch whose header is on the chain; 0 when there is none."""

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -176,26 +177,38 @@ def test_header_survives_its_encoding() -> None:
 
 
 def test_journal_keeps_attempts_in_order_and_knows_what_was_posted(tmp_path: Path) -> None:
-    journal = PostJournal(Ledger(tmp_path / "ledger"))
+    ledger = Ledger(tmp_path / "ledger")
+    journal = PostJournal(ledger)
+
+    def posted() -> list[Any]:
+        return ledger.read("SELECT hash, block FROM posted WHERE epoch = 9")
+
     attempts = [
-        PostAttempt(5, b"raw %d" % number, bytes([number]) * 32, (1 << 80) + number, tip_wei=number)
+        PostAttempt(
+            b"\x07" * 32,
+            5,
+            b"raw %d" % number,
+            bytes([number]) * 32,
+            max_fee_wei=(1 << 80) + number,
+            tip_wei=number,
+        )
         for number in range(3)
     ]
     for attempt in attempts:
         journal.add_attempt(9, attempt)
     with pytest.raises(LedgerConflict):
         journal.add_attempt(9, attempts[0])
-    assert journal.find_posted(9) is None
+    assert posted() == []
     journal.confirm(9, attempts[1].hash, 100)
     journal.confirm(9, attempts[1].hash, 100)
     journal.confirm(9, attempts[2].hash, 101)
     again = PostJournal(Ledger(tmp_path / "ledger"))
     assert again.attempts(9) == attempts
     assert again.attempts(8) == []
-    assert again.find_posted(9) == (attempts[2].hash, 101)
+    assert posted() == [(attempts[2].hash, 101)]
     assert again.last_posted() == 9
     again.forget_posted(9)
-    assert again.find_posted(9) is None
+    assert posted() == []
     assert again.last_posted() == 0
     assert again.attempts(9) == attempts, "any of them may still be mined"
 

@@ -211,3 +211,31 @@ def test_another_header_for_the_same_epoch_is_a_conflict_with_a_name(world: Worl
     poster.post(header)
     with pytest.raises(HeaderConflict, match="another header for epoch 1"):
         poster.post(replace(header, batch_digest=b"\3" * 32))
+
+
+def test_a_header_that_was_unsealed_is_not_sent_for_the_one_in_its_place(tmp_path: Path):
+    world, chain = memory_world()
+    world.earn(1000)
+    chain.automine = False
+    unsealed = world.next_header()
+    instead = replace(unsealed, batch_digest=b"\3" * 32)
+    with pytest.raises(TransactionStuck):
+        poster_for(world, tmp_path).post(unsealed, deadline_s=0.1)
+    poster = poster_for(world, tmp_path)
+    with pytest.raises(TransactionStuck):
+        poster.post(instead, deadline_s=0.1)
+    chain.mine()
+    assert poster.post(instead, deadline_s=5).epoch == 1
+    assert [posted.header for posted in world.client("anybody").settlement.headers()] == [instead]
+    assert world.client("aggregator").wallet.mined_nonce() == 1, "it took the other's nonce"
+
+
+def test_what_the_journal_says_is_posted_goes_with_what_the_chain_took_back(tmp_path: Path):
+    world, chain = memory_world()
+    world.earn(1000)
+    before = chain.head.block_number
+    poster = poster_for(world, tmp_path)
+    poster.post(world.next_header())
+    assert (poster.first_unposted(), poster._journal.last_posted()) == (2, 1)
+    chain.revert_to(before)
+    assert (poster.first_unposted(), poster._journal.last_posted()) == (1, 0)
