@@ -6,8 +6,8 @@ this again before raising the pin.
 
 - An exception in any background task, stream handler, validator or message parser costs that task
   or stream, never the host.
-- A peer that ignores its receive window, opens streams without end or floods a topic is cut off;
-  nothing it sends grows without bound.
+- A peer that opens streams without end or floods a topic is cut off; nothing it sends grows without
+  bound (its receive windows: transport/).
 - An inbound connection gives its slot back when it ends (the library keeps it until the host stops:
   deaf after 300 connections).
 - A dial tries every address; a failed one does not block a corrected one. Dead peers are not
@@ -28,18 +28,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-import trio
-
-os.environ.setdefault(
-    "PY_YAMUX_RELEASE_ON_READ", "0"
-)  # return receive credit in half windows: 25 % more throughput
-os.environ.setdefault(
-    "PY_YAMUX_ASSUME_RTT_MS", "100"
-)  # let windows grow at once instead of after the first ping
-
 import libp2p.network.swarm as swarm_module
-import libp2p.stream_muxer.muxer_multistream as muxer_module
-import libp2p.stream_muxer.yamux.yamux as yamux_module
+import trio
 from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
@@ -49,21 +39,15 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from multiaddr import Multiaddr
 
-MAX_WINDOW_BYTES = 4 << 20  # receive window of one stream
-MAX_STREAM_BUFFER_BYTES = MAX_WINDOW_BYTES + (
-    1 << 20
-)  # unread bytes of one stream before its peer counts as hostile
 MAX_INBOUND_STREAMS_PER_PEER = 128
 MAX_ADDRESSES_PER_DIAL = 8
 DIAL_ADDRESS_TIMEOUT_S = 5.0
 FAILED_ADDRESS_MEMORY_S = 20.0
 MAX_FAILED_ADDRESSES = 10_000
 DAEMON_RESTART_DELAY_S = 1.0
-_WINDOW_UPDATE_TIMEOUT_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +55,6 @@ if not os.environ.get("LIBP2P_DEBUG"):
     logging.getLogger("libp2p").addHandler(
         logging.NullHandler()
     )  # its warnings are about peers, not about us
-yamux_module.MAX_WINDOW_SIZE = MAX_WINDOW_BYTES
 swarm_module._HAPPY_EYEBALLS_DELAY = (
     0.01  # the library's own dial loop, should anything still reach it
 )
@@ -138,53 +121,7 @@ async def run_service(service: Any) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
-# --- streams and the muxer ---
-
-
-class BoundedBuffer(bytearray):
-    """A stream's unread bytes.
-
-    A peer that ignores the receive window overruns it; the stream then ends.
-    """
-
-    def extend(self, data: Any) -> None:
-        """Take bytes, up to the limit."""
-        if len(self) + len(data) > MAX_STREAM_BUFFER_BYTES:
-            raise BufferError(
-                f"the peer sent {len(self) + len(data)} bytes past a window of {MAX_WINDOW_BYTES}"
-            )
-        super().extend(data)
-
-
-class _BoundedBuffers(dict[int, bytearray]):
-    def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
-        super().__setitem__(stream_id, BoundedBuffer(buffer))
-
-
-class HardenedYamuxStream(YamuxStream):
-    """Shields the window update after a read, so that a cancelled read has either taken no bytes or
-    returns them.
-    """
-
-    async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
-        # Without the shield a cancelled read would swallow its bytes: they are off the buffer
-        # before the update.
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _WINDOW_UPDATE_TIMEOUT_S):
-            await super()._auto_tune_and_send_window_update(bytes_read=bytes_read)
-
-
-yamux_module.YamuxStream = HardenedYamuxStream  # type: ignore[misc]  # Yamux makes its streams by this name
-
-
-class HardenedYamux(Yamux):
-    """Yamux whose buffers are bounded."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.stream_buffers = _BoundedBuffers()
-
-
-muxer_module.Yamux = HardenedYamux  # type: ignore[attr-defined]  # the upgrader makes its connections by this name
+# --- streams ---
 
 
 class StreamGuard:
@@ -266,6 +203,14 @@ class HardenedSwarm(Swarm):
         """Stop listening everywhere."""
         for listener in list(self.listeners.values()):
             await listener.close()
+
+    async def close_peer(self, peer_id: ID) -> None:
+        """Close this peer's connections, and those that somebody opened meanwhile (the library
+        would forget these and leave them open).
+        """
+        while connections := self.get_connections(peer_id):
+            for connection in connections:
+                await connection.close()  # takes itself off the list
 
     def forget_failures(self, peer_id: ID) -> None:
         """Let the next dial of this peer try every address."""

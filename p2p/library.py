@@ -16,12 +16,13 @@ from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp.tcp import TCP
-from libp2p.transport.upgrader import TransportUpgrader
 
 from .addresses import advertised, parse_address
-from .hardening import HardenedHost, HardenedSwarm, HardenedYamux
+from .hardening import HardenedHost, HardenedSwarm
 from .identity import Identity
+from .transport import FastUpgrader
 
 MAX_CONNECTIONS = 300
 
@@ -51,9 +52,7 @@ def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost
     store = PeerStore()
     store.add_key_pair(peer_id, keys)
     noise = NoiseTransport(keys, noise_privkey=create_noise_key_pair().private_key)
-    upgrader = TransportUpgrader(
-        {TProtocol(NOISE_PROTOCOL): noise}, {TProtocol(YAMUX_PROTOCOL): HardenedYamux}
-    )
+    upgrader = FastUpgrader({TProtocol(NOISE_PROTOCOL): noise}, {TProtocol(YAMUX_PROTOCOL): Yamux})
     connections = ConnectionConfig(
         min_connections=0,
         low_watermark=0,

@@ -12,16 +12,19 @@ The only view of a stream that the rest of the program has. Does not know what a
 
 from __future__ import annotations
 
+from math import inf
+
 import trio
 from libp2p.abc import INetStream
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import IOException
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.network.stream.net_stream import NetStream
 
 from .errors import PeerTimeout, StreamClosed
+from .transport import FastYamuxStream
 from .wire import MAX_FRAME_BYTES, FrameDecoder, encode_frame
 
-READ_BYTES = 64 << 10
 CLOSE_TIMEOUT_S = 2.0
 _LIBRARY_ERRORS = (
     StreamError,
@@ -41,7 +44,10 @@ class FrameStream:
 
     def __init__(self, stream: INetStream, remote: str, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self.remote = remote
+        assert isinstance(stream, NetStream)
+        assert isinstance(stream.muxed_stream, FastYamuxStream)
         self._stream = stream
+        self._muxed = stream.muxed_stream
         self._max_bytes = max_bytes
         self._decoder = FrameDecoder(max_bytes)
         self._send_lock = trio.Lock()
@@ -61,7 +67,7 @@ class FrameStream:
         if self._closed:
             raise StreamClosed(f"the stream to {self.remote} is closed here")
         try:
-            await self._stream.write(data)
+            await self._muxed.write(data, stall_s=inf)  # the deadline is the caller's
         except _LIBRARY_ERRORS as error:
             await self.reset()
             raise StreamClosed(f"{self.remote} ended the stream: {error}") from error
@@ -84,7 +90,7 @@ class FrameStream:
         if self._ended or self._closed:
             raise StreamClosed(f"the stream with {self.remote} has ended")
         try:
-            data = await self._stream.read(READ_BYTES)
+            data = await self._muxed.receive()
         except _LIBRARY_ERRORS as error:
             self._ended = True
             how = (

@@ -7,6 +7,7 @@ frame holds.
 from __future__ import annotations
 
 from .errors import FrameTooLarge
+from .transport.frames import ByteQueue
 
 MAX_FRAME_BYTES = 1 << 20
 HEADER_BYTES = 4
@@ -31,34 +32,34 @@ class FrameDecoder:
 
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._buffer = bytearray()
+        self._queue = ByteQueue()
+        self._length: int | None = None  # of the frame whose header was read
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes off the wire."""
-        self._buffer += data
+    def feed(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes off the wire. They are kept as they are, so they must not change."""
+        self._queue.append(memoryview(data))
 
     def next_frame(self, max_bytes: int | None = None) -> bytes | None:
         """Return the next whole frame, or None until more bytes are fed.
 
         `max_bytes` can only lower the decoder's limit.
         """
-        if len(self._buffer) < HEADER_BYTES:
-            return None
-        length = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
+        if self._length is None:
+            if len(self._queue) < HEADER_BYTES:
+                return None
+            self._length = int.from_bytes(self._queue.read(HEADER_BYTES), "big")
         limit = self._max_bytes if max_bytes is None else min(max_bytes, self._max_bytes)
-        if length > limit:
+        if self._length > limit:
             raise FrameTooLarge(
-                f"the peer announced a frame of {length} bytes; the limit is {limit}"
+                f"the peer announced a frame of {self._length} bytes; the limit is {limit}"
             )
-        end = HEADER_BYTES + length
-        if len(self._buffer) < end:
+        if len(self._queue) < self._length:
             return None
-        with memoryview(self._buffer) as view:
-            frame = bytes(view[HEADER_BYTES:end])
-        del self._buffer[:end]
+        frame = self._queue.read(self._length)
+        self._length = None
         return frame
 
     @property
     def is_empty(self) -> bool:
         """Return whether the stream may end here without cutting a frame."""
-        return not self._buffer
+        return not self._queue and self._length is None

@@ -27,7 +27,7 @@ from node.http import public
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
 from node.wire import channels, client_session, infer, node_session, receipts, witness
-from p2p import gossip, hardened_gossip, hardening, identity, names, wire
+from p2p import gossip, hardened_gossip, hardening, identity, names, transport, wire
 from p2p.blocks import limits
 from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
 from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
@@ -55,7 +55,7 @@ FACTS = [
     ("p2p.md", f"base58( {identity._PEER_ID_HEADER.hex(' ')} || public key )"),
     ("p2p.md", f"at most {p2p.library.MAX_CONNECTIONS} connections, 3 of one peer"),
     ("p2p.md", f"{hardening.MAX_INBOUND_STREAMS_PER_PEER} streams that one peer opens"),
-    ("p2p.md", f"{hardening.MAX_WINDOW_BYTES >> 20} MiB of a stream"),
+    ("p2p.md", f"{transport.MAX_WINDOW_BYTES >> 20} MiB of a stream"),
     ("p2p.md", f"A payload has at most {wire.MAX_FRAME_BYTES:,} bytes"),
     ("p2p.md", f"at most {hardened_gossip.MAX_MESSAGE_BYTES:,} bytes of data"),
     ("p2p.md", f"an RPC has at most {hardened_gossip.MAX_RPC_BYTES:,} bytes"),

@@ -10,9 +10,9 @@ from p2p.errors import (
     ProtocolRefused,
     StreamClosed,
 )
-from p2p.hardening import MAX_WINDOW_BYTES
 from p2p.identity import Identity
 from p2p.peers import PeerAddress
+from p2p.transport import MAX_WINDOW_BYTES
 from p2p.wire import MAX_FRAME_BYTES
 
 from .helpers import connect, echo, eventually, is_alive, open_hosts, raw_stream, settled
