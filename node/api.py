@@ -271,7 +271,8 @@ class PullReport:
 class StatusInfo:
     """A snapshot of the daemon.
 
-    `engine` is the engine's own figures as plain values (None when this node has none).
+    `engine` is the engine's own figures as plain values (None when this node has none), `reach` how
+    others reach it.
 
     `rejections`: the latest false claims by peers, oldest first: (what, peer id, reason).
     """
@@ -288,6 +289,7 @@ class StatusInfo:
     settlement: Mapping[str, object] | None
     counters: Mapping[str, int] = field(default_factory=dict)
     rejections: tuple[tuple[str, str, str], ...] = ()
+    reach: Mapping[str, object] = field(default_factory=dict)
 
 
 class Daemon(Protocol):

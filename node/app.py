@@ -20,6 +20,7 @@ from p2p.cid import Cid
 from p2p.errors import HostFailed, InvalidInput, sole_error
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
+from p2p.reach.reservations import relay_limits
 from proofs.hextext import from_hex
 from proofs.signing import Signer
 
@@ -117,7 +118,15 @@ async def _open_held(
 @asynccontextmanager
 async def _open_network(config: Config, identity: Identity) -> AsyncIterator[Host]:
     network = NetworkConfig(
-        listen=config.listen, bootstrap=config.bootstrap, network=config.network
+        listen=config.listen,
+        bootstrap=config.bootstrap,
+        network=config.network,
+        psk=bytes.fromhex(config.network_key) if config.network_key else None,
+        mdns=config.mdns,
+        announce=config.announce,
+        relay=relay_limits(config.relay_bytes_per_s, config.relay_circuit_bytes),
+        port_mapping=config.port_mapping,
+        known_peers=config.home / "peers.json",
     )
     async with AsyncExitStack() as stack:
         try:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,13 +50,32 @@ class Config:
         " aggregator (settles) or watcher (recomputes every epoch and challenges lies)",
     )
     listen: tuple[str, ...] = _setting(
-        ("/ip4/0.0.0.0/tcp/4101",), "where peers reach this node, as multiaddresses"
+        ("/ip4/0.0.0.0/tcp/4101",),
+        "where peers reach this node, as multiaddresses; empty: by relays only",
     )
     bootstrap: tuple[str, ...] = _setting(
-        (), "peers to start from, as full multiaddresses (/ip4/…/tcp/…/p2p/…)"
+        (), "peers to start from, as full multiaddresses (/ip4, /dns4 or /dnsaddr, …/p2p/…)"
     )
     network: str = _setting(
         "lorikeet-devnet", "the network's name; nodes of different networks do not meet"
+    )
+    network_key: str = _setting(
+        "", "64 hex digits that all nodes of a private network share; nobody connects without"
+    )
+    announce: tuple[str, ...] = _setting(
+        (), "addresses to tell peers instead of those found, for example a forwarded port"
+    )
+    mdns: bool = _setting(False, "find nodes on the local network by multicast")
+    port_mapping: bool = _setting(
+        True, "ask the router to forward this node's port while nobody can reach it"
+    )
+    relay_bytes_per_s: int = _setting(
+        8 << 20,
+        "bytes a second that this node, when it can be reached, carries for nodes behind routers;"
+        " 0: none",
+    )
+    relay_circuit_bytes: int = _setting(
+        1 << 30, "bytes that it carries over one relayed connection, at most"
     )
     http_host: str = _setting(
         "127.0.0.1", "where the HTTP API listens; loopback, since it asks for no password"
@@ -205,6 +225,10 @@ class Config:
                 f"channel_deposit is {self.channel_deposit}; use 1 to max_channel_deposit"
                 f" ({self.max_channel_deposit})"
             )
+        if not re.fullmatch("([0-9a-f]{64})?", self.network_key):
+            raise ConfigError("network_key must be 64 hex digits, as `openssl rand -hex 32` makes")
+        if self.relay_bytes_per_s < 0 or self.relay_circuit_bytes <= 0:
+            raise ConfigError("relay_bytes_per_s must be 0 or more, relay_circuit_bytes above 0")
         if self.first_deposit <= 0 or self.max_locked <= 0 or self.max_guest_bytes < 0:
             raise ConfigError(
                 "first_deposit and max_locked must be above 0, max_guest_bytes 0 or more"
@@ -338,6 +362,13 @@ def _read_whole(value: Any) -> int:
     return int(value)
 
 
+def _read_yes_no(value: Any) -> bool:
+    said = {"true": True, "false": False}.get(str(value).lower())
+    if said is None:
+        raise ValueError
+    return said
+
+
 def _read_number(value: Any) -> float:
     if isinstance(value, bool):
         raise TypeError
@@ -357,6 +388,7 @@ def _read_texts(value: Any) -> tuple[str, ...]:
 
 _READERS: Mapping[type[Any], tuple[Callable[[Any], Any], str]] = {
     str: (_read_text, "a text"),
+    bool: (_read_yes_no, "true or false"),
     int: (_read_whole, "a whole number"),
     float: (_read_number, "a number"),
     tuple: (_read_texts, 'a list of texts, as one,two or ["one", "two"]'),
@@ -368,4 +400,4 @@ def _toml(value: object) -> str:
         return "[" + ", ".join(_toml(part) for part in value) + "]"
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

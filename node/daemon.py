@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -102,6 +103,7 @@ class NodeDaemon:
             engine=await self._engine_figures(),
             settlement=self.money.describe() if self.money else None,
             counters=self.telemetry.counters,
+            reach=asdict(self.host.reachability()),
             rejections=tuple(
                 (one.what, one.peer_id, one.reason) for one in self.telemetry.rejections
             ),

@@ -5,15 +5,21 @@ Knows this machine's interfaces. Knows no peers and opens no connection.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 from collections.abc import Sequence
+from pathlib import Path
 
 from multiaddr import Multiaddr
 
+from .dialling import CIRCUIT, Realm, realm_of, realm_of_ip
 from .errors import HostFailed, InvalidAddress
 from .identity import public_key_of
 
 MAX_ADDRESS_CHARS = 512
+_SIOCGIFADDR = 0x8915  # linux/sockios.h: an interface's IPv4 address
+_GLOBAL_SCOPE = "00"  # in /proc/net/if_inet6
 
 
 def split_peer(address: str) -> tuple[str, str]:
@@ -35,7 +41,7 @@ def parse_address(address: str, peer_id: str) -> Multiaddr:
 
     Raises InvalidAddress.
     """
-    if "/p2p/" in address:
+    if "/p2p/" in address and not address.endswith(f"/{CIRCUIT}"):
         owner, address = split_peer(address)
         if owner != peer_id:
             raise InvalidAddress(f"{address} is said to be of {peer_id} but names {owner}")
@@ -46,18 +52,23 @@ def parse_address(address: str, peer_id: str) -> Multiaddr:
 
 
 def advertised(listening: Sequence[Multiaddr]) -> list[Multiaddr]:
-    """List the addresses to tell others. 0.0.0.0 becomes this machine's own addresses, first the
-    one that leads outside.
+    """List the addresses to tell others: 0.0.0.0 and :: become this machine's own addresses.
+
+    Loopback is told only by a host that has nothing else to say.
     """
-    result: dict[str, Multiaddr] = {}
-    for address in listening:
-        text = str(address)
-        for concrete in (
-            (f"/ip4/{ip}/" for ip in _own_ips()) if text.startswith("/ip4/0.0.0.0/") else ("",)
-        ):
-            replaced = text.replace("/ip4/0.0.0.0/", concrete, 1) if concrete else text
-            result.setdefault(replaced, Multiaddr(replaced))
-    return list(result.values())
+    concrete = [one for address in listening for one in _concrete(str(address))]
+    far = [text for text in concrete if realm_of(text) > Realm.LOOPBACK]
+    return [Multiaddr(text) for text in dict.fromkeys(far or concrete)]
+
+
+def _concrete(address: str) -> list[str]:
+    for anything, ips, family in (
+        ("/ip4/0.0.0.0/", own_ipv4, "ip4"),
+        ("/ip6/::/", own_ipv6, "ip6"),
+    ):
+        if address.startswith(anything):
+            return [address.replace(anything, f"/{family}/{ip}/", 1) for ip in ips()]
+    return [address]
 
 
 def check_free(address: str) -> None:
@@ -85,13 +96,51 @@ def check_free(address: str) -> None:
         ) from error
 
 
-def _own_ips() -> tuple[str, ...]:
+def own_ipv4() -> list[str]:
+    """List this machine's IPv4 addresses: the one that leads outside, else those of its
+    interfaces, else loopback.
+    """
+    outward = _outward(socket.AF_INET, "192.0.2.1")
+    return [outward] if outward else _interface_ipv4() or ["127.0.0.1"]
+
+
+def own_ipv6() -> list[str]:
+    """List this machine's IPv6 addresses: the one that leads outside, else those of its
+    interfaces, else loopback.
+    """
+    outward = _outward(socket.AF_INET6, "2001:db8::1")
+    return [outward] if outward else _interface_ipv6() or ["::1"]
+
+
+def _outward(family: int, target: str) -> str | None:
+    """Ask the routing table which of our addresses leads outside; sends nothing."""
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(
-                ("192.0.2.1", 9)
-            )  # sends nothing; asks the routing table which address leads outside
-            outward: str = probe.getsockname()[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((target, 9))
+            ip: str = probe.getsockname()[0]
     except OSError:
-        return ("127.0.0.1",)
-    return tuple(dict.fromkeys((outward, "127.0.0.1")))
+        return None
+    return ip if realm_of_ip(ip) > Realm.LOOPBACK else None
+
+
+def _interface_ipv4() -> list[str]:
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+            except OSError:  # an interface without an address
+                continue
+            found.append(socket.inet_ntoa(answer[20:24]))
+    return [ip for ip in found if realm_of_ip(ip) > Realm.LOOPBACK]
+
+
+def _interface_ipv6() -> list[str]:
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    except OSError:
+        return []
+    whole = [line.split() for line in lines]
+    ips = [socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0])) for row in whole]
+    return [ip for ip, row in zip(ips, whole, strict=True) if row[3] == _GLOBAL_SCOPE]

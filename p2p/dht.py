@@ -88,6 +88,11 @@ class Dht:
         self._provided.setdefault(cid, False)
         self._woken.set()
 
+    def addresses_changed(self) -> None:
+        """Have everything said again soon, since a record holds the addresses of its time."""
+        self._provided = dict.fromkeys(self._provided, False)
+        self._woken.set()
+
     async def keep_providing(self) -> None:
         """Repeat soon what nobody heard, and everything each hour. Runs until cancelled."""
         next_full = trio.current_time() + REPROVIDE_INTERVAL_S

@@ -39,6 +39,7 @@ JUDGE_TIMEOUT_S = 5.0
 OUTBOUND_QUEUE_RPCS = 256
 MAKE_ROOM_TIMEOUT_S = 1.0
 HEARTBEAT_S = 1
+GREETINGS = 3  # of a new peer, in case one is lost
 PUBLISH_SCORE = -40.0  # a peer below this is not listened to
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class HardenedPubsub(Pubsub):
         self._judge = judge
         self._deliver = deliver
         self._num_judging = 0
+        self._greeted: dict[ID, int] = {}  # how often each connected peer was
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
         """Register a peer, then send our topics again.
@@ -137,15 +139,19 @@ class HardenedPubsub(Pubsub):
         if queue is not None and self.topic_ids:
             queue.push(self.get_hello_packet())
 
-    def heal(self) -> None:
-        """Open the streams that failed to open, and send our topics again to every peer.
-
-        Cheap; repeated by the host.
+    def heal(self, *, all_again: bool) -> None:
+        """Open the streams that failed to open, and send our topics again: to a new peer a few
+        times, to all others if `all_again`. Repeated by the host.
         """
-        for peer_id in self.host.get_connected_peers():
+        connected = self.host.get_connected_peers()
+        for peer_id in connected:
             if peer_id not in self.peers:
                 self._schedule_peer_stream_retry(peer_id)
-            self._greet(peer_id)
+            if all_again or self._greeted.get(peer_id, 0) < GREETINGS:
+                self._greet(peer_id)
+        self._greeted = {
+            peer_id: min(GREETINGS, self._greeted.get(peer_id, 0) + 1) for peer_id in connected
+        }
 
     async def make_room(self) -> None:
         """Wait at most a second until the queues to all peers are half empty, so that our own burst

@@ -8,10 +8,7 @@ this again before raising the pin.
   or stream, never the host.
 - A peer that opens streams without end or floods a topic is cut off; nothing it sends grows without
   bound (its receive windows: transport/).
-- An inbound connection gives its slot back when it ends (the library keeps it until the host stops:
-  deaf after 300 connections).
-- A dial tries every address; a failed one does not block a corrected one. Dead peers are not
-  dialled again by the library itself.
+- Addresses are told as they are: through a relay too, which the library would cut off.
 - The DHT speaks under the network's own protocol id, so that two networks never mix.
 
 Adds no behaviour of its own, and knows no protocol of ours.
@@ -21,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -30,23 +26,16 @@ from typing import Any
 
 import libp2p.network.swarm as swarm_module
 import trio
-from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
+from libp2p.abc import INetStream
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.kad_dht.common import PROTOCOL_ID as LIBRARY_DHT_PROTOCOL
-from libp2p.network.auto_connector import AutoConnector
-from libp2p.network.exceptions import SwarmException
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from multiaddr import Multiaddr
 
 MAX_INBOUND_STREAMS_PER_PEER = 128
-MAX_ADDRESSES_PER_DIAL = 8
-DIAL_ADDRESS_TIMEOUT_S = 5.0
-FAILED_ADDRESS_MEMORY_S = 20.0
-MAX_FAILED_ADDRESSES = 10_000
 DAEMON_RESTART_DELAY_S = 1.0
 
 logger = logging.getLogger(__name__)
@@ -155,136 +144,29 @@ class StreamGuard:
 # --- connections ---
 
 
-class NoAutoConnector(AutoConnector):
-    """Dials nobody.
-
-    The library's would fill up to 150 connections with whoever it ever heard of, dead or alive.
-    """
-
-    async def maybe_connect(self) -> None:
-        """Do nothing."""
-
-    async def run_background_task(self, nursery: trio.Nursery) -> None:
-        """Do nothing."""
-
-
-class HardenedSwarm(Swarm):
-    """Guards every inbound stream, frees inbound slots, and tries all addresses of a peer
-    in turn.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._failed_until: dict[tuple[str, str], float] = {}
-        self._dialling: dict[ID, trio.Lock] = {}
-        self.auto_connector = NoAutoConnector(self)
-
-    def set_stream_handler(self, stream_handler: StreamHandlerFn) -> None:
-        """Install the handler of all inbound streams, guarded."""
-        self.common_stream_handler = StreamGuard(stream_handler)
-
-    async def upgrade_inbound_raw_conn(
-        self, raw_conn: IRawConnection, maddr: Multiaddr
-    ) -> IMuxedConn:
-        """Serve an inbound connection to its end, then free its slot (the library would wait for
-        the host to stop).
-        """
-        muxed = await super().upgrade_inbound_raw_conn(raw_conn, maddr)
-        # The library gives a slot back when this method fails; so it has to fail, once the
-        # connection is over.
-        await muxed.event_closed.wait()  # type: ignore[attr-defined]
-        raise SwarmException("the connection has ended")
-
-    def begin_closing(self) -> None:
-        """Take and dial no more connections."""
-        self._closing = True
-
-    async def close_listeners(self) -> None:
-        """Stop listening everywhere."""
-        for listener in list(self.listeners.values()):
-            await listener.close()
-
-    async def close_peer(self, peer_id: ID) -> None:
-        """Close this peer's connections, and those that somebody opened meanwhile (the library
-        would forget these and leave them open).
-        """
-        while connections := self.get_connections(peer_id):
-            for connection in connections:
-                await connection.close()  # takes itself off the list
-
-    def forget_failures(self, peer_id: ID) -> None:
-        """Let the next dial of this peer try every address."""
-        for key in [key for key in self._failed_until if key[0] == str(peer_id)]:
-            del self._failed_until[key]
-
-    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
-        """Return the peer's open connections, or a new one to the first address that answers.
-
-        Raises SwarmException.
-        """
-        # One dial per peer at a time: two tasks that want it would open two connections.
-        lock = self._dialling.setdefault(peer_id, trio.Lock())
-        try:
-            async with lock:
-                return self._live_connections(peer_id) or [await self._dial_any(peer_id)]
-        finally:
-            if not lock.statistics().tasks_waiting and not lock.locked():
-                self._dialling.pop(peer_id, None)
-
-    def _live_connections(self, peer_id: ID) -> list[INetConn]:
-        return [
-            connection for connection in self.get_connections(peer_id) if not connection.is_closed
-        ]
-
-    async def _dial_any(self, peer_id: ID) -> INetConn:
-        addresses = self._dialable(peer_id)
-        if not addresses:
-            raise SwarmException(
-                f"no address of {peer_id} to try: none is known, or all failed within"
-                f" {FAILED_ADDRESS_MEMORY_S:.0f} s"
-            )
-        for address in addresses:
-            try:
-                with trio.fail_after(DIAL_ADDRESS_TIMEOUT_S):
-                    return await self._dial_addr_single_attempt(address, peer_id)
-            except (SwarmException, trio.TooSlowError) as error:
-                logger.debug("dialling %s at %s: %r", peer_id, address, error)
-                self._note_failure(peer_id, address)
-        raise SwarmException(f"none of {len(addresses)} addresses of {peer_id} answered")
-
-    def _dialable(self, peer_id: ID) -> list[Multiaddr]:
-        if peer_id == self.self_id:
-            raise SwarmException("a node does not dial itself")
-        try:
-            known = self.peerstore.addrs(peer_id)
-        except PeerStoreError:
-            return []
-        now = time.monotonic()
-        fresh = (
-            address
-            for address in known
-            if self._failed_until.get((str(peer_id), str(address)), 0.0) < now
-        )
-        return [
-            address
-            for address in fresh
-            if self.transport_manager.transport_for_dialing(address) is not None
-        ][:MAX_ADDRESSES_PER_DIAL]
-
-    def _note_failure(self, peer_id: ID, address: Multiaddr) -> None:
-        # Forgetting all only costs a few dials more; choosing whom to forget would cost a second
-        # index.
-        if len(self._failed_until) >= MAX_FAILED_ADDRESSES:
-            self._failed_until.clear()
-        self._failed_until[str(peer_id), str(address)] = time.monotonic() + FAILED_ADDRESS_MEMORY_S
-
-
 class HardenedHost(BasicHost):
     """A host that speaks the library's DHT protocol under this network's name."""
 
     def __init__(self, *args: Any, network_name: str, **kwargs: Any) -> None:
         self._dht_protocol = dht_protocol(network_name)
+        self.told: Callable[[], Sequence[Multiaddr]] = list  # until Reach knows better
         super().__init__(*args, **kwargs)
+
+    def get_addrs(self) -> list[Multiaddr]:
+        """List the addresses that peers are told, each ending in /p2p/ and this host's peer id.
+
+        The library cuts at the first /p2p/, and so tells a relay's address as this host's.
+        """
+        own = Multiaddr(f"/p2p/{self.get_id()}")
+        return [address.encapsulate(own) for address in self.told()]
+
+    def protocols_served(self) -> tuple[str, ...]:
+        """List what this host answers to."""
+        return tuple(str(protocol) for protocol in self.get_mux().get_protocols() if protocol)
+
+    async def push_identify(self) -> None:
+        """Tell all connected peers that our addresses or protocols have changed."""
+        await self._push_identify_to_all_peers()
 
     def _named(self, protocol: TProtocol) -> TProtocol:
         return self._dht_protocol if protocol == LIBRARY_DHT_PROTOCOL else protocol

@@ -21,6 +21,7 @@ from trio_typing import TaskStatus
 
 from .addresses import check_free, parse_address, split_peer
 from .dht import Dht, new_kademlia
+from .dialling import Realm, realm_of
 from .errors import (
     HostFailed,
     InvalidInput,
@@ -34,7 +35,6 @@ from .gossip import Gossip
 from .hardened_gossip import HardenedPubsub, new_router
 from .hardening import (
     HardenedHost,
-    HardenedSwarm,
     StreamGuard,
     dht_protocol,
     run_service,
@@ -42,11 +42,15 @@ from .hardening import (
 from .identity import Identity, public_key_of
 from .library import NetworkConfig, new_library
 from .peers import BanList, PeerAddress
+from .reach.service import Reach, Reachability
 from .streams import FrameStream
+from .swarm import HardenedSwarm
 
 STREAMS_PER_PEER = 16  # of one protocol, inbound
 BOOTSTRAP_TIMEOUT_S = 3.0
 KEEP_IN_TOUCH_S = 3.0
+GREET_ALL_S = 60.0
+MEET_AGAIN_S = 15.0
 SHUTDOWN_TIMEOUT_S = 1.0
 ADDRESS_TTL_S = 3600
 
@@ -69,7 +73,12 @@ class Host:
     """The open host, made by `open_host`. Every method that waits has a deadline."""
 
     def __init__(
-        self, library: HardenedHost, swarm: HardenedSwarm, dht: Dht, gossip: Gossip
+        self,
+        library: HardenedHost,
+        swarm: HardenedSwarm,
+        dht: Dht,
+        gossip: Gossip,
+        reach: Reach,
     ) -> None:
         self.peer_id = str(library.get_id())
         self.dht = dht
@@ -77,6 +86,16 @@ class Host:
         self.bans = BanList()  # by trio.current_time()
         self._library = library
         self._swarm = swarm
+        self._reach = reach
+        self._noted: set[ID] = set()  # DHT servers that are in the routing table
+
+    def lacks_relays(self) -> bool:
+        """Return whether this host should be reached by relays and has too few."""
+        return self._reach.lacks_relays
+
+    def reachability(self) -> Reachability:
+        """Say how others reach this host now."""
+        return self._reach.describe()
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -92,7 +111,8 @@ class Host:
         ]
 
     def _describe(self, peer: ID, connections: Sequence[INetConn]) -> ConnectedPeer:
-        addresses = connections[0].get_transport_addresses()
+        best = self._swarm.live_connections(peer) or connections
+        addresses = best[0].get_transport_addresses()
         return ConnectedPeer(
             str(peer), str(addresses[0]) if addresses else "", self._library.protocols_of(peer)
         )
@@ -109,7 +129,9 @@ class Host:
 
         Raises InvalidAddress, PeerUnreachable, PeerTimeout.
         """
-        peer_id, _ = split_peer(address)
+        peer_id, transport = split_peer(address)
+        if realm_of(transport) == Realm.LOOPBACK:
+            self._swarm.knows_loopback = True
         await self.connect_to(PeerAddress(peer_id, (address,)), deadline_s)
         return peer_id
 
@@ -229,11 +251,15 @@ class Host:
             await self.close_connections()
             await self._swarm.close_listeners()
 
-    async def note_dht_servers(self, protocol: str) -> None:
-        """Put the connected peers that serve the DHT's protocol into its routing table."""
-        for peer in self._library.get_connected_peers():
-            if protocol in self._library.protocols_of(peer):
-                await self.dht.add_server(peer)
+    async def note_dht_servers(self, protocol: str, *, all_again: bool) -> None:
+        """Put the connected peers that serve the DHT's protocol into its routing table, those that
+        were put there before only if `all_again`.
+        """
+        connected = self._library.get_connected_peers()
+        servers = {peer for peer in connected if protocol in self._library.protocols_of(peer)}
+        for peer in servers if all_again else servers - self._noted:
+            await self.dht.add_server(peer)
+        self._noted = servers
 
     async def close_connections(self) -> None:
         """Close all connections at once, within a second."""
@@ -272,7 +298,15 @@ async def _run_host(
     pubsub = HardenedPubsub(library, router, gossip.judge, gossip.deliver)
     gossip.attach(pubsub)
     kademlia = new_kademlia(library, is_server=config.dht_server)
-    host = Host(library, swarm, Dht(kademlia, identity.peer_id), gossip)
+    reach = Reach(
+        library,
+        swarm,
+        announce=[parse_address(address, identity.peer_id) for address in config.announce],
+        relay=config.relay,
+        port_mapping=config.port_mapping,
+    )
+    host = Host(library, swarm, Dht(kademlia, identity.peer_id), gossip, reach)
+    reach.on_new_addresses = host.dht.addresses_changed
     with trio.CancelScope() as scope:
         async with AsyncExitStack() as stack:
             stack.callback(pubsub.seen_messages.stop)
@@ -282,8 +316,6 @@ async def _run_host(
             ):
                 raise HostFailed(f"cannot listen on {', '.join(config.listen)}; is the port taken?")
             stack.push_async_callback(host.shut_down)
-            if library.mDNS is not None:
-                library.mDNS.start()
             await stack.enter_async_context(run_service(pubsub))
             await stack.enter_async_context(run_service(router))
             await pubsub.wait_until_ready()
@@ -293,6 +325,7 @@ async def _run_host(
             )  # after meeting somebody: its first round would reach nobody and count as done
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(host.dht.keep_providing)
+                nursery.start_soon(reach.run)
                 nursery.start_soon(
                     _keep_in_touch,
                     host,
@@ -339,15 +372,22 @@ async def _keep_in_touch(
     dht_protocol_id: str,
     bootstrap: Sequence[str],
 ) -> None:
-    """Meet the bootstrap peers again while nobody is connected, heal gossip, and put connected
-    DHT servers into its routing table.
+    """Put connected DHT servers into its routing table and heal gossip: for new peers soon, for all
+    once a minute. Meet the bootstrap peers again while nobody, or too few relays, are connected.
     """
+    next_full = 0.0
+    next_meeting = 0.0
     while True:
         await trio.sleep(KEEP_IN_TOUCH_S)
-        await host.note_dht_servers(dht_protocol_id)
-        pubsub.heal()
-        if not host.peers():
-            await _meet(host, bootstrap)
+        now = trio.current_time()
+        await host.note_dht_servers(dht_protocol_id, all_again=now >= next_full)
+        pubsub.heal(all_again=now >= next_full)
+        if now >= next_full:
+            next_full = now + GREET_ALL_S
+        missing = [one for one in bootstrap if not host.is_connected(split_peer(one)[0])]
+        if missing and (not host.peers() or (now >= next_meeting and host.lacks_relays())):
+            next_meeting = now + MEET_AGAIN_S
+            await _meet(host, missing)
 
 
 __all__ = ["ConnectedPeer", "Host", "NetworkConfig", "PeerAddress", "StreamHandler", "open_host"]

@@ -5,7 +5,8 @@ Decides which transports there are and how many connections; starts nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
@@ -19,9 +20,10 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp.tcp import TCP
 
-from .addresses import advertised, parse_address
-from .hardening import HardenedHost, HardenedSwarm
+from .hardening import HardenedHost
 from .identity import Identity
+from .reach.reservations import RelayLimits
+from .swarm import HardenedSwarm
 from .transport import FastUpgrader
 
 MAX_CONNECTIONS = 300
@@ -33,7 +35,9 @@ class NetworkConfig:
     topics).
 
     `announce` replaces the addresses that peers are told; `psk` (32 bytes) keeps everybody without
-    it out.
+    it out. `relay` bounds what this host carries for hosts behind routers, None: nothing. A router
+    is asked to map the port where `port_mapping` says so; `known_peers` is the file in which peers
+    outlive a restart. An empty `listen` takes no connection: such a host is reached by relays.
     """
 
     listen: tuple[str, ...] = ("/ip4/127.0.0.1/tcp/0",)
@@ -43,6 +47,9 @@ class NetworkConfig:
     psk: bytes | None = None
     mdns: bool = False
     announce: tuple[str, ...] = ()
+    relay: RelayLimits | None = field(default_factory=RelayLimits)
+    port_mapping: bool = True
+    known_peers: Path | None = None
 
 
 def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost, HardenedSwarm]:
@@ -69,12 +76,9 @@ def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost
         connection_config=connections,
         psk=config.psk.hex() if config.psk is not None else None,
     )
-    announce = [parse_address(address, identity.peer_id) for address in config.announce]
     library = HardenedHost(
         swarm,
         network_name=config.network,
-        enable_mDNS=config.mdns,
-        addrs_factory=lambda listening: announce or advertised(listening),
         # a peer's word about our address is not ours to spread
         disable_identify_address_discovery=True,
     )

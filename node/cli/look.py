@@ -6,6 +6,7 @@ Changes nothing.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,11 +32,31 @@ def status(home: Home, as_json: Json = False) -> None:
         ("base", info.base),
         ("listens on", " ".join(info.addresses)),
         ("peers", info.num_peers),
+        *_reach_facts(info.reach),
         ("up for", f"{info.uptime_s:.0f} s"),
         *((name, value) for name, value in sorted(info.counters.items())),
         *((f"settlement {name}", value) for name, value in (info.settlement or {}).items()),
     ]
     return show_facts(facts)
+
+
+def _reach_facts(reach: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Say how others reach this node."""
+    if not reach:
+        return []
+    how = {
+        "reachable": "others can dial this node",
+        "behind": "behind a router",
+        "unknown": "nobody has tried yet",
+    }
+    facts: list[tuple[str, object]] = [("reached", how[reach["state"]])]
+    if reach["relays"]:
+        facts.append(("by relays", " ".join(reach["relays"])))
+    if reach["mapped_port"]:
+        facts.append(("router maps", reach["mapped_port"]))
+    if reach["circuits"] is not None:
+        facts.append(("relays for others", f"{reach['circuits']} connections"))
+    return facts
 
 
 def peers(home: Home, as_json: Json = False) -> None:
