@@ -82,12 +82,12 @@ async def map_by_nat_pmp(
     """
     with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         await udp.connect((gateway, server_port))
-        outside = await _exchange(udp, struct.pack("!BB", 0, 0), 12)
+        outside = await _exchange(udp, bytes(2), 12)
         if outside is None:
             return None
         ip = socket.inet_ntoa(outside[8:12])
-        request = struct.pack("!BBHHH", 0, _MAP_TCP, 0, port, port) + LIFETIME_S.to_bytes(4, "big")
-        mapped = await _exchange(udp, request, 16)
+        asked = struct.pack("!HHI", port, port, LIFETIME_S)
+        mapped = await _exchange(udp, bytes((0, _MAP_TCP, 0, 0)) + asked, 16)
     if mapped is None or realm_of_ip(ip) != Realm.PUBLIC:
         return None
     inside, given = struct.unpack("!HH", mapped[8:12])
