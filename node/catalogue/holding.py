@@ -100,10 +100,13 @@ class AdapterFolders:
             draft = self._folder / f".{cid}.{os.getpid()}"
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
-            for path, blocks in paths:
-                _write_file(draft / path.name, self._store, blocks)
-            shutil.rmtree(folder, ignore_errors=True)  # what is broken
-            draft.rename(folder)
+            try:
+                for path, blocks in paths:
+                    _write_file(draft / path.name, self._store, blocks)
+                shutil.rmtree(folder, ignore_errors=True)  # what is broken
+                draft.rename(folder)
+            finally:  # half an adapter must not keep a full disk full
+                shutil.rmtree(draft, ignore_errors=True)
         return AdapterFiles(cid.digest, folder / CONFIG_FILE, folder / WEIGHTS_FILE)
 
     def guests(self) -> list[Guest]:
@@ -117,9 +120,21 @@ class AdapterFolders:
         return sorted(found, key=lambda guest: guest.used_ns)
 
     def mark_guest(self, cid: Cid, fetched: Iterable[Cid] = ()) -> None:
-        """Note that strangers want an adapter now, and what was fetched for it."""
+        """Note that strangers want an adapter now, and what was fetched for it. OSError where that
+        is not known yet and the disk does not take it; what was known stays.
+        """
         mark = self._mark(cid)
-        mark.write_text("\n".join(sorted({*self._fetched(cid), *map(str, fetched)})))
+        known = {*self._fetched(cid)}
+        everything = known | {*map(str, fetched)}
+        if mark.exists() and everything == known:
+            os.utime(mark)  # takes no room
+            return
+        part = mark.with_suffix(".part")
+        try:
+            part.write_text("\n".join(sorted(everything)))
+            part.replace(mark)
+        finally:
+            part.unlink(missing_ok=True)
 
     def unmark_guest(self, cid: Cid) -> None:
         """This operator wants an adapter: it stays."""

@@ -6,6 +6,7 @@ Does not know what is served.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -18,6 +19,8 @@ from pathlib import Path
 import msgspec
 import trio
 
+from proofs.errors import LedgerError
+
 from ..app import open_daemon
 from ..config import CONFIG_FILE, Config, split_address
 from ..errors import NodeError
@@ -28,6 +31,7 @@ from ..testnet.interrupts import first_error
 from .client import CliError
 
 MAX_SHUTDOWN_S = 4.5
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -51,6 +55,10 @@ def run(config: Config) -> None:
         error = first_error(group)
         if isinstance(error, NodeError | CliError):
             raise error from None
+        if isinstance(error, LedgerError):  # at the start: once it runs, it outlives that
+            raise CliError(str(error)) from None
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise CliError(f"{error.strerror}: {error.filename}; free some space") from None
         raise
 
 

@@ -36,8 +36,8 @@ from proofs.state import EpochState, Transition
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
-from .checkpoints import CheckpointFile
 from .published import Published
+from .wholefile import WholeFile
 
 CHAIN_DEADLINE_S = 60.0
 RECOMPUTE_DEADLINE_S = 120.0
@@ -110,7 +110,7 @@ class Mirror:
         self._telemetry = telemetry
         self._signer = signer
         self._accounts = tuple(accounts)
-        self._file = CheckpointFile(checkpoint)
+        self._file = WholeFile(checkpoint)
         self._judge = judge
         self.history = History(chain.network)
         self.final: PostedHeader | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import ConfigError
+from .wholefile import WholeFile
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -22,13 +23,15 @@ class Origin(msgspec.Struct, frozen=True):
 
 def check_same_chain(path: Path, found: Origin) -> None:
     """Raise ConfigError unless this is the chain that the home saw before; the first one is
-    remembered.
+    remembered. LedgerError when the disk does not take it.
     """
+    file = WholeFile(path)
     try:
-        known = msgspec.json.decode(path.read_bytes(), type=Origin)
-    except FileNotFoundError:
-        path.write_bytes(msgspec.json.encode(found))
-        return
+        data = file.read()
+        if data is None:
+            file.write(msgspec.json.encode(found))
+            return
+        known = msgspec.json.decode(data, type=Origin)
     except msgspec.MsgspecError as error:
         raise ConfigError(f"{path} is broken ({error}); remove it") from error
     if (known.chain_id, known.settlement) != (found.chain_id, found.settlement):

@@ -186,6 +186,11 @@ class Till:
 
     async def _read_now(self, channel: PayeeChannel) -> None:
         state = await self._ask_chain(self._chain.read, channel.channel_id, self._shallow)
+        if state.total_claimed > channel.row.owed:  # our books of it are lost, or another home's
+            raise NoChannel(
+                f"{state.total_claimed} of the channel was claimed by an earlier life of this node,"
+                " which knows nothing of it now; open another"
+            )
         was_good = not (channel.is_withdrawing or channel.is_dead)
         facts = ChannelFacts(state.balance, bool(state.withdraw_requested_at))
         channel.note(facts, trio.current_time())

@@ -4,8 +4,13 @@ operator's own stay.
 
 from __future__ import annotations
 
+import errno
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -182,3 +187,39 @@ async def test_what_is_on_its_way_takes_its_place(tmp_path: Path) -> None:
             await scene.holdings.hold_guest(scene.adapter("one more"))
         gate.set()
     assert len(scene.folders.guests()) == ROOM
+
+
+@contextmanager
+def full_from(number: int) -> Iterator[None]:
+    """From the `number`th file that is opened to be written on, the disk takes nothing."""
+    count = 0
+    real = io.open
+
+    def open_on_a_full_disk(path: Any, mode: str = "r", *values: Any, **named: Any) -> Any:
+        nonlocal count
+        count += mode[0] in "wxa"
+        if mode[0] in "wxa" and count >= number:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real(path, mode, *values, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(io, "open", open_on_a_full_disk)
+        yield
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+async def test_whichever_write_the_disk_refuses_nothing_half_is_left_and_room_mends_it(
+    tmp_path: Path, number: int
+) -> None:
+    scene = Scene(tmp_path)
+    cid = scene.adapter("law")
+    with full_from(number), suppress(OSError):
+        await scene.holdings.hold_guest(cid)
+    assert list((tmp_path / "adapters").glob(".*")) == []
+    assert list((tmp_path / "blocks").rglob(".*")) == []
+    await scene.holdings.hold_guest(cid)
+    assert cid.digest in scene.engine.served
+    with full_from(1):
+        await scene.holdings.hold_guest(cid)  # it is here: that it is wanted takes no room
+    scene.folders.delete(cid, set())
+    assert scene.size_on_disk == 0, "what was fetched for it is known"

@@ -144,7 +144,7 @@ async def test_what_a_dead_aggregator_left_is_paid_by_exits_and_its_successor(
                 owed += (await ask(gateway, node=volunteer.host.peer_id)).ended.amount  # another
 
                 def is_paid() -> bool:
-                    pass_time(chain, settlement.terms.window)
+                    chain.rpc.call("evm_mine")
                     return chain.token.balance_of(lab.address("volunteer")) - before == owed
 
                 await until(is_paid, WINDOW_S)

@@ -1,6 +1,6 @@
-"""Keeps a checkpoint in one file: whole or not there, whatever dies while it is written.
+"""Keeps a file whole or not there, whatever dies while it is written.
 
-Does not know what a checkpoint says.
+Does not know what it says.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from pathlib import Path
 from proofs.errors import LedgerError
 
 
-class CheckpointFile:
+class WholeFile:
     """The file. What `write` returned from is on the disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def read(self) -> bytes | None:
-        """Return the last checkpoint; None when there is none."""
+        """Return what was written last; None when there is nothing."""
         try:
             return self._path.read_bytes()
         except FileNotFoundError:
             return None
 
     def write(self, data: bytes) -> None:
-        """Put this checkpoint in the place of the last. Raises LedgerError, and leaves the last one
-        there, when the disk does not take it.
+        """Put this in the place of what is there. Raises LedgerError, and leaves that there, when
+        the disk does not take it.
         """
         part = self._path.with_suffix(".part")
         try:
@@ -37,4 +37,4 @@ class CheckpointFile:
             part.replace(self._path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise LedgerError(f"no checkpoint was written to {self._path}: {error}") from error
+            raise LedgerError(f"{self._path} was not written: {error.strerror}") from error
