@@ -253,3 +253,14 @@ def test_the_first_message_is_read_element_by_element() -> None:
     section = PAGES["conversations.md"].split("## Reading the first message")[1].split("\n## ")[0]
     elements = re.findall(r"^    ([0-9a-f]+) ", section, re.MULTILINE)
     assert "".join(elements) == other.load("infer")["talks"][0]["messages"][0]["hex"]
+
+
+def test_every_attack_has_a_test_of_its_name() -> None:
+    table = PAGES["settlement.md"].partition("## Attacks and their tests")[2]
+    rows = [line.split("|")[1:4] for line in table.splitlines() if line.startswith("| ")][1:]
+    named = [re.findall(r"`([^`]+)::([^`]+)`", tests) for _, _, tests in rows]
+    assert all(named), "an attack without a test"
+    played = {int(number) for number, _, _ in rows}
+    assert played == set(range(1, 17)) - {9}  # 9, junk answers, is not about the money's rules
+    for path, test in {pair for pairs in named for pair in pairs}:
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / path).read_text(), re.M), (path, test)

@@ -387,6 +387,80 @@ def test_every_lie_is_convicted(lie: Lie, is_batch_there: bool, seed: int) -> No
     assert pursue(found, books, own) is not None, "the lie stands"
 
 
+def search(
+    found: World, books: Books, own: EpochState, first: list[Question]
+) -> tuple[Accusation | Question | None, list[list[Question]]]:
+    """What a watcher does that demands all that differs at once: what convicted, and its rounds."""
+    header = books.header(found.honest)
+    found.post(header)
+    inquiry = Inquiry(found.case(header), own, first=first)
+    rounds: list[list[Question]] = []
+    while True:
+        accusation = inquiry.accuse()
+        if accusation is not None:
+            found.office.judge(accusation, 3)
+            return accusation, rounds
+        questions = list(iter(inquiry.ask, None))
+        if not questions:
+            return None, rounds
+        rounds.append(questions)
+        for question in questions:
+            given_answer = books.answer(question)
+            if not found.office.accepts(given_answer, question, 3):
+                return question, rounds
+            inquiry.hear(given_answer)
+
+
+def most_rounds(state: EpochState) -> int:
+    """How many rounds the page allows: one and the height of the higher tree, then the same among
+    the entries of one account.
+    """
+    entries = max(state.entries(index).size for index in range(state.accounts.size))
+    higher = max(state.channels.size, state.accounts.size)
+    return 2 + higher.bit_length() + entries.bit_length()
+
+
+@pytest.mark.parametrize("lie", LIES)
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 1 << 30))
+def test_a_hidden_lie_is_found_in_few_rounds_and_what_is_ours_is_asked_first(
+    lie: Lie, seed: int
+) -> None:
+    found = world(seed)
+    chance = random.Random(seed)
+    books = Books.of(found.after)
+    lie(found, books, chance)
+    header = books.header(found.honest)
+    if header == found.honest:
+        return
+    before = found.before
+    first = [
+        Question(Part.ACCOUNT, chance.randrange(before.accounts.size)),
+        Question(Part.CHANNEL, chance.randrange(before.channels.size)),
+    ]
+    convicting, rounds = search(found, books, before, first)
+    assert convicting is not None, "the lie stands"
+    assert len(rounds) <= most_rounds(found.after)
+    if rounds and header.channels_root != before.channels.commitment:
+        assert first[1] in rounds[0]
+    if rounds and header.payout_root != before.accounts.commitment:
+        assert first[0] in rounds[0]
+
+
+def test_nothing_is_demanded_twice_and_nothing_convicts_an_honest_header_without_its_batch() -> (
+    None
+):
+    for seed in range(4):
+        found = world(seed)
+        books = Books.of(found.after)
+        first = [Question(Part.ACCOUNT, 0), Question(Part.CHANNEL, 0)]
+        convicting, rounds = search(found, books, found.before, first)
+        assert convicting is None
+        asked = [question for questions in rounds for question in questions]
+        assert len(asked) == len(set(asked))
+        assert len(rounds) <= most_rounds(found.after)
+
+
 @pytest.mark.parametrize("is_batch_there", [True, False])
 @given(seed=st.integers(0, 3))
 @settings(max_examples=4, deadline=None)
