@@ -8,18 +8,23 @@ import trio
 
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
+from proofs.chain.structs import Terms
 from tests.node.networks import ask, open_lab, until
 from tests.node.outsider import open_outsider
 from tests.node.thief import steal
 
 WINDOW_S = 60
+TERMS = Terms(
+    window=120, answer_time=6, silence=600, timelock=10, bond=1_000_000, demand_fee=10_000
+)
+"""Time for a batch to come on a busy machine, so that nothing needs to be demanded."""
 
 
 async def test_a_header_over_an_unfunded_channel_costs_the_bond_and_pays_nobody(
     tmp_path: Path,
 ) -> None:
     names = ("outsider node", "outsider client", "aggregator", "watcher")
-    with open_lab(tmp_path, chain_for=names) as lab:
+    with open_lab(tmp_path, chain_for=names, terms=TERMS) as lab:
         async with (
             lab.daemon("watcher", role="gateway", watch_interval_s=0.3) as watcher,
             open_outsider(lab) as outsider,
@@ -33,6 +38,9 @@ async def test_a_header_over_an_unfunded_channel_costs_the_bond_and_pays_nobody(
             await outsider.host.dht.provide(store.list()[0])
             await until(
                 lambda: watcher.telemetry.counters.get("aggregators_convicted") == 1, WINDOW_S
+            )
+            assert (
+                "convicted its aggregator: Unfunded" in (tmp_path / "watcher" / "log").read_text()
             )
             settlement = outsider.chain.settlement
             assert not settlement.is_posted(posted)
