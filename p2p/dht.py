@@ -1,58 +1,39 @@
-"""Finds who has a CID and what a name means, by the Kademlia DHT.
+"""Finds who has a CID and what a name means, by the Kademlia DHT, and tells it what this node has.
 
-The library's own lookups answer from copies that are up to two days old; these ask the network each
-time, within a deadline, and return only records that were checked. Does not know whether a peer it
-names is alive, nor what the bytes of a CID are.
+Asks the network each time, within a deadline, and returns only records that were checked.
+routing.py knows whom to ask. Does not know what the bytes of a CID are.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
 
 import trio
-from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.id import ID
-from libp2p.records.validator import NamespacedValidator, Validator
+from libp2p.peer.peerinfo import PeerInfo
 
 from .cid import Cid
-from .errors import InvalidInput, InvalidNameRecord, StaleName
+from .errors import InvalidInput, InvalidNameRecord, NameRefused, StaleName
 from .hardening import HardenedHost
 from .identity import public_key_of
-from .names import NAMESPACE, NameRecord, encode_name, name_key, newest, validate_name
+from .kademlia import BoundedKademlia
+from .names import NameRecord, check_date, encode_name, name_key, newest, validate_name
 from .peers import PeerAddress
+from .queries import Answer, Named, Queries
+from .routing import TELL_TIMEOUT_S, Routing, at_once
 
-LOOKUP_PARALLEL = 10
-STORE_TIMEOUT_S = 5.0
-PROVIDER_RECORDS_PER_10_S = (
-    2_000  # of one peer; the library's 10 loses most of what a node with many adapters says
-)
-REPROVIDE_INTERVAL_S = 3600.0
+PEER_TIMEOUT_S = 1.0  # of a look-up, which somebody waits for
+ENOUGH_RECORDS = 3  # answers that agree on the newest record, or that name providers
+TELL_AGAIN_S = 300.0
 PROVIDE_RETRY_S = 2.0
+REPROVIDE_INTERVAL_S = 3600.0
+MAX_CORRECTIONS = 64
 _MULTIHASH_HEADER = bytes((0x12, 32))
 
 logger = logging.getLogger(__name__)
-
-
-class _NameValidator(Validator):
-    """Gives names.py to the library as its validator."""
-
-    def validate(self, key: str, value: bytes) -> None:
-        validate_name(key, value)
-
-    def select(self, key: str, values: list[bytes]) -> int:
-        return newest([validate_name(key, value) for value in values])
-
-
-def new_kademlia(host: HardenedHost, *, is_server: bool) -> KadDHT:
-    """Make the library's DHT with our limits, and with names as the only values it stores."""
-    validator = NamespacedValidator({NAMESPACE: _NameValidator()}, strict_validation=True)
-    mode = DHTMode.SERVER if is_server else DHTMode.CLIENT
-    kademlia = KadDHT(
-        host, mode, validator=validator, validator_changed=True, strict_validation=True
-    )
-    kademlia._provider_rate_max = PROVIDER_RECORDS_PER_10_S
-    return kademlia
 
 
 class Dht:
@@ -61,40 +42,77 @@ class Dht:
     - What is provided is remembered: what reached nobody is said again until it does, and
     everything is said again each hour.
     - `find_…` ask the network, never a cache; what they return may still be dead, so connect before
-    believing it.
+    believing it, and say so if it is (`note_failed`).
+    - A peer that was not to be reached is not asked, named or waited for within GONE_S (peers.py).
     """
 
-    def __init__(self, kademlia: KadDHT, peer_id: str) -> None:
+    def __init__(
+        self, host: HardenedHost, kademlia: BoundedKademlia, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._host = host
         self._kademlia = kademlia
-        self._peer_id = peer_id
-        self._provided: dict[Cid, bool] = {}  # what we have, and whether anybody was told
+        self._clock = clock
+        self._own = host.get_id()
+        self._queries = Queries(host)
+        self.routing = Routing(host, kademlia, self._queries)
+        self._provided: dict[Cid, dict[bytes, float]] = {}  # what we have, who was told and when
+        self._corrections: dict[tuple[bytes, str], NameRecord] = {}
         self._woken = trio.Event()
 
-    async def add_server(self, peer: ID) -> None:
-        """Put a peer that serves the DHT into the routing table."""
-        await self._kademlia.add_peer(peer, skip_server_mode_check=True)
+    def note_failed(self, peer_id: str) -> None:
+        """Leave a peer out for a while and forget where it was: no address of it answered."""
+        self.routing.note_silent(ID.from_base58(peer_id), is_sure=True)
+
+    def note_alive(self, peer_id: str) -> None:
+        """Count a peer among the living again: a connection to it was made."""
+        self.routing.note_alive(ID.from_base58(peer_id))
+
+    def is_gone(self, peer_id: str) -> bool:
+        """Return whether a peer was not to be reached lately."""
+        return self.routing.is_gone(ID.from_base58(peer_id).to_bytes())
+
+    # --- providers ---
 
     async def provide(self, cid: Cid) -> bool:
         """Tell the network that this node has the bytes of `cid`.
 
-        Returns False if nobody could be told yet; it will be said again.
+        Returns False if nobody could be told yet; it will be said again. Whoever was told within
+        TELL_AGAIN_S is not told again.
         """
-        told: bool = await self._kademlia.provide(str(cid))
-        self._provided[cid] = told
-        return told
+        key = _multihash(cid)
+        told = self._provided.setdefault(cid, {})
+        own = PeerInfo(self._own, list(self._host.get_addrs()))
+        self._kademlia.provider_store.add_provider(key, own)
+        now = trio.current_time()
+        closest = await self.routing.find_closest(key)
+        fresh = {peer: told[peer] for peer in closest if now - told.get(peer, -1e9) < TELL_AGAIN_S}
+
+        async def tell(peer: bytes) -> None:
+            if await self.routing.tries(
+                ID(peer), self._queries.add_provider(ID(peer), key, TELL_TIMEOUT_S)
+            ):
+                fresh[peer] = now
+
+        await at_once(tell, [peer for peer in closest if peer not in fresh])
+        if self._provided.get(cid) is told:  # else it is to be said again with other addresses
+            self._provided[cid] = fresh
+        return bool(fresh)
 
     def provide_soon(self, cid: Cid) -> None:
         """Have `keep_providing` say it at once while the caller goes on."""
-        self._provided.setdefault(cid, False)
+        self._provided.setdefault(cid, {})
         self._woken.set()
 
     def addresses_changed(self) -> None:
         """Have everything said again soon, since a record holds the addresses of its time."""
-        self._provided = dict.fromkeys(self._provided, False)
+        self._provided = {cid: {} for cid in self._provided}
         self._woken.set()
 
     async def keep_providing(self) -> None:
-        """Repeat soon what nobody heard, and everything each hour. Runs until cancelled."""
+        """Repeat soon what nobody heard, and everything each hour; mend old records that were met.
+
+        Runs until cancelled.
+        """
         next_full = trio.current_time() + REPROVIDE_INTERVAL_S
         while True:
             with trio.move_on_after(PROVIDE_RETRY_S):
@@ -105,67 +123,110 @@ class Dht:
                 await self.provide(cid)
             if is_due:
                 next_full = trio.current_time() + REPROVIDE_INTERVAL_S
+            await self._correct()
 
     async def find_providers(
         self, cid: Cid, limit: int = 8, deadline_s: float = 5.0
     ) -> list[PeerAddress]:
         """Ask the network for peers that say they have `cid`, this node excluded, each once with
-        all its known addresses.
+        all its known addresses; one that is gone only where nobody else has it.
 
-        Returns an empty list when nobody says so in time.
+        Connected ones come first. Returns an empty list when nobody says so in time.
         """
         key = _multihash(cid)
-        found: dict[str, list[str]] = {}
-        for info in self._kademlia.provider_store.get_providers(key):
-            self._note(found, info.peer_id, info.addrs)
+        local = self._kademlia.provider_store.get_providers(key)
+        told = {self._own: [Named(info.peer_id.to_bytes(), tuple(info.addrs)) for info in local]}
+        found = {named.peer for named in told[self._own] if not self.routing.is_gone(named.peer)}
+        num_answers = 0
 
-        async def ask(peer: ID) -> bool:
-            (
-                providers,
-                _,
-            ) = await self._kademlia.provider_store._get_providers_from_peer_with_closers(peer, key)
-            for info in providers:
-                self._note(found, info.peer_id, info.addrs)
-            return len(found) >= limit
+        async def ask(peer: ID, timeout_s: float) -> Answer:
+            return await self._queries.get_providers(peer, key, timeout_s)
 
-        await self._ask_closest(key, ask, deadline_s)
-        return [
-            PeerAddress(peer_id, tuple(dict.fromkeys(addresses)))
-            for peer_id, addresses in list(found.items())[:limit]
-        ]
+        def take(peer: ID, answer: Answer) -> bool:
+            nonlocal num_answers
+            others = [named for named in answer.providers if self._may_provide(named.peer)]
+            living = {named.peer for named in others if not self.routing.is_gone(named.peer)}
+            is_news = not living <= found
+            found.update(living)
+            told[peer] = others
+            num_answers += bool(living)
+            return num_answers >= ENOUGH_RECORDS and (len(found) >= limit or not is_news)
 
-    def _note(self, found: dict[str, list[str]], peer: ID, addresses: list[object]) -> None:
-        peer_id = str(peer)
+        with trio.move_on_after(deadline_s):
+            walk = await self.routing.look_up(key, ask, take, PEER_TIMEOUT_S)
+            if not found:
+                await self.routing.ask_slow(walk, ask, take)
+        return self._rank(told)[:limit]
+
+    def _rank(self, told: Mapping[ID, Sequence[Named]]) -> list[PeerAddress]:
+        """Merge what several peers told, one of each in turn, so that none of them fills a list;
+        those connected for longest have the first word.
+        """
+        connected = {peer: age for age, peer in enumerate(self._host.get_connected_peers())}
+        tellers = sorted(told, key=lambda peer: connected.get(peer, len(connected)))
+        addresses: dict[bytes, list[str]] = {}
+        for named in chain.from_iterable(zip_longest(*(told[peer] for peer in tellers))):
+            if named is not None and self._may_provide(named.peer):
+                known = addresses.setdefault(named.peer, [])
+                known.extend(str(one) for one in named.addresses)
+        living = [peer for peer in addresses if not self.routing.is_gone(peer)]
+        order = sorted(living or addresses, key=lambda peer: ID(peer) not in connected)
+        return [PeerAddress(str(ID(peer)), tuple(dict.fromkeys(addresses[peer]))) for peer in order]
+
+    def _may_provide(self, peer: bytes) -> bool:
+        if peer == self._own.to_bytes():
+            return False
         try:
-            public_key_of(peer_id)
+            public_key_of(str(ID(peer)))
         except InvalidInput:
-            return
-        if peer_id != self._peer_id:
-            found.setdefault(peer_id, []).extend(str(address) for address in addresses)
+            return False
+        return True
+
+    # --- names ---
 
     async def put_name(self, record: NameRecord, deadline_s: float = 10.0) -> int:
-        """Store a record here and at the closest peers; return how many others took it.
+        """Have the closest peers hold a record; return how many others do now, 0 where nobody is.
 
-        Raises StaleName if a newer one is known here.
+        Raises InvalidNameRecord for one from the future, StaleName if a record that wins against it
+        is known here or at any of them, and NameRefused if they are there and none takes it.
         """
+        check_date(record, self._clock())
         key = record.key.encode()
         value = encode_name(record)
-        known = self._local_name(record.key)
-        if known is not None and known != record and newest([record, known]) == 1:
-            raise StaleName(
-                f"{record.name!r} is known at sequence {known.sequence}; sign the new record with a"
-                " higher one"
-            )
-        self._kademlia.value_store.put(key, value)
-        num_stored = 0
+        self._check_newest(record, [self._local_name(record.key)])
+        held: dict[bytes, NameRecord | None] = {}
 
-        async def store(peer: ID) -> bool:
-            nonlocal num_stored
-            num_stored += await self._kademlia.value_store._store_at_peer(peer, key, value)
+        async def ask(peer: ID, timeout_s: float) -> Answer:
+            return await self._queries.get_value(peer, key, timeout_s)
+
+        def take(peer: ID, answer: Answer) -> bool:
+            held[peer.to_bytes()] = self._read_name(record.key, peer, answer)
             return False
 
-        await self._ask_closest(key, store, deadline_s)
-        return num_stored
+        with trio.move_on_after(deadline_s) as scope:
+            walk = await self.routing.look_up(key, ask, take, TELL_TIMEOUT_S)
+        if scope.cancelled_caught:
+            return 0
+        self._check_newest(record, held.values())
+        holders = {peer for peer, known in held.items() if known == record}
+
+        async def store(peer: bytes) -> None:
+            put = self._queries.put_value(ID(peer), key, value, TELL_TIMEOUT_S)
+            if await self.routing.tries(ID(peer), put):
+                holders.add(peer)
+
+        targets = [peer for peer in walk.holders() if peer not in holders]
+        with trio.move_on_after(deadline_s):
+            await at_once(store, targets)
+        if targets and not holders:
+            raise NameRefused(
+                f"none of {len(targets)} peers took the name {record.name!r} at sequence"
+                f" {record.sequence}; a record from the future is not believed: this machine's"
+                f" clock says {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(self._clock()))},"
+                " so set it right if it is wrong, and publish again"
+            )
+        self._store_name(record)
+        return len(holders)
 
     async def find_name(self, owner: str, name: str, deadline_s: float = 5.0) -> NameRecord | None:
         """Ask the network for a name; return its newest record within the deadline, or None.
@@ -174,44 +235,88 @@ class Dht:
         """
         public_key_of(owner)
         key = name_key(owner, name)
-        found = [record for record in (self._local_name(key),) if record is not None]
+        found: dict[ID, NameRecord] = {}
+        local = self._local_name(key)
 
-        async def ask(peer: ID) -> bool:
-            value = await self._kademlia.value_store._get_from_peer(peer, key.encode())
-            if isinstance(value, bytes):
-                try:
-                    found.append(validate_name(key, value))
-                except InvalidNameRecord as error:
-                    logger.info("%s gave a bad record for %s: %s", peer, key, error)
+        async def ask(peer: ID, timeout_s: float) -> Answer:
+            return await self._queries.get_value(peer, key.encode(), timeout_s)
+
+        def best() -> NameRecord | None:
+            return _newest([*found.values(), local])
+
+        def take(peer: ID, answer: Answer) -> bool:
+            record = self._read_name(key, peer, answer)
+            if record is not None:
+                found[peer] = record
+            return sum(record == best() for record in found.values()) >= ENOUGH_RECORDS
+
+        with trio.move_on_after(deadline_s):
+            walk = await self.routing.look_up(key.encode(), ask, take, PEER_TIMEOUT_S)
+            if not found:
+                await self.routing.ask_slow(walk, ask, take)
+        winner = best()
+        if winner is not None:
+            self._note_old(winner, (peer for peer in found if found[peer] != winner))
+        return winner
+
+    def learn_name(self, record: NameRecord) -> bool:
+        """Keep a checked record that came another way, to answer others with it.
+
+        Returns False for one that is no news.
+        """
+        known = self._local_name(record.key)
+        if _newest([known, record]) == known:
             return False
+        self._store_name(record)
+        return True
 
-        await self._ask_closest(key.encode(), ask, deadline_s)
-        return found[newest(found)] if found else None
+    def _note_old(self, winner: NameRecord, peers: Iterable[ID]) -> None:
+        """Have the peers that hold an older record told of the newer one."""
+        for peer in peers:
+            if len(self._corrections) < MAX_CORRECTIONS:
+                self._corrections[peer.to_bytes(), winner.key] = winner
+                self._woken.set()
+
+    async def _correct(self) -> None:
+        while self._corrections:
+            (peer, key), record = self._corrections.popitem()
+            put = self._queries.put_value(
+                ID(peer), key.encode(), encode_name(record), TELL_TIMEOUT_S
+            )
+            await self.routing.tries(ID(peer), put)
+
+    def _read_name(self, key: str, peer: ID, answer: Answer) -> NameRecord | None:
+        if answer.value is None:
+            return None
+        try:
+            record = validate_name(key, answer.value)
+            check_date(record, self._clock())
+        except InvalidNameRecord as error:
+            logger.info("%s gave a bad record for %s: %s", peer, key, error)
+            return None
+        return record
 
     def _local_name(self, key: str) -> NameRecord | None:
         stored = self._kademlia.value_store.get(key.encode())
         return None if stored is None else validate_name(key, stored.value)
 
-    async def _ask_closest(
-        self, key: bytes, ask: Callable[[ID], Awaitable[bool]], deadline_s: float
-    ) -> None:
-        """Ask the peers closest to a key, several at once, until one answer is enough or the
-        deadline passes.
-        """
-        with trio.move_on_after(deadline_s) as scope:
-            peers = await self._kademlia.peer_routing.find_closest_peers_network(key)
-            limiter = trio.CapacityLimiter(LOOKUP_PARALLEL)
+    def _store_name(self, record: NameRecord) -> None:
+        self._kademlia.value_store.put_value(record.key.encode(), encode_name(record))
 
-            async def ask_one(peer: ID) -> None:
-                async with limiter:
-                    with trio.move_on_after(STORE_TIMEOUT_S):
-                        if await ask(peer):
-                            scope.cancel()
+    def _check_newest(self, record: NameRecord, others: Iterable[NameRecord | None]) -> None:
+        known = _newest([record, *others])
+        if known is not None and known != record:
+            self._store_name(known)
+            raise StaleName(
+                f"{record.name!r} is known at sequence {known.sequence}; sign the new record with a"
+                " higher one",
+                known.sequence,
+            )
 
-            async with trio.open_nursery() as nursery:
-                for peer in peers:
-                    if str(peer) != self._peer_id:
-                        nursery.start_soon(ask_one, peer)
+
+def _newest(records: Iterable[NameRecord | None]) -> NameRecord | None:
+    known = [record for record in records if record is not None]
+    return known[newest(known)] if known else None
 
 
 def _multihash(cid: Cid) -> bytes:

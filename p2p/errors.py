@@ -15,6 +15,7 @@ P2pError
 ├── PeerTimeout                  it speaks, but too slowly
 ├── StreamClosed                 it ended or reset the stream
 ├── StaleName                    a newer record of this name exists
+├── NameRefused                  others are there, and none of them takes the record
 ├── MessageTooLarge              our own gossip message is over the limit
 ├── BlockMismatch                bytes do not hash to their CID
 ├── FetchFailed                  blocks are missing after all providers and the deadline
@@ -75,7 +76,15 @@ class StreamClosed(P2pError):
 
 
 class StaleName(P2pError):
-    """A record of this name with a higher sequence is known."""
+    """A record of this name that wins against the given one is known; `sequence` is its own."""
+
+    def __init__(self, message: str, sequence: int) -> None:
+        super().__init__(message)
+        self.sequence = sequence
+
+
+class NameRefused(P2pError):
+    """Every peer that answered refused a name's record."""
 
 
 class MessageTooLarge(P2pError):

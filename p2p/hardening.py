@@ -148,7 +148,7 @@ class HardenedHost(BasicHost):
     """A host that speaks the library's DHT protocol under this network's name."""
 
     def __init__(self, *args: Any, network_name: str, **kwargs: Any) -> None:
-        self._dht_protocol = dht_protocol(network_name)
+        self.dht_protocol = dht_protocol(network_name)
         self.told: Callable[[], Sequence[Multiaddr]] = list  # until Reach knows better
         super().__init__(*args, **kwargs)
 
@@ -169,7 +169,7 @@ class HardenedHost(BasicHost):
         await self._push_identify_to_all_peers()
 
     def _named(self, protocol: TProtocol) -> TProtocol:
-        return self._dht_protocol if protocol == LIBRARY_DHT_PROTOCOL else protocol
+        return self.dht_protocol if protocol == LIBRARY_DHT_PROTOCOL else protocol
 
     def set_stream_handler(self, protocol_id: TProtocol, stream_handler: StreamHandlerFn) -> None:
         """Serve a protocol."""
@@ -185,6 +185,11 @@ class HardenedHost(BasicHost):
             return tuple(self.peerstore.get_protocols(peer))
         except PeerStoreError:
             return ()
+
+    def may_serve_dht(self, peer: ID) -> bool:
+        """Whether a peer serves this network's DHT, or has not said yet what it serves."""
+        protocols = self.protocols_of(peer)
+        return not protocols or self.dht_protocol in protocols
 
     async def stop_background(self) -> None:
         """Cancel what the library runs outside any nursery of ours."""

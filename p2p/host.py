@@ -20,7 +20,7 @@ from libp2p.peer.id import ID
 from trio_typing import TaskStatus
 
 from .addresses import check_free, parse_address, split_peer
-from .dht import Dht, new_kademlia
+from .dht import Dht
 from .dialling import Realm, realm_of
 from .errors import (
     HostFailed,
@@ -40,6 +40,7 @@ from .hardening import (
     run_service,
 )  # isort: skip  # mends first
 from .identity import Identity, public_key_of
+from .kademlia import BoundedKademlia
 from .library import NetworkConfig, new_library
 from .peers import BanList, PeerAddress
 from .reach.service import Reach, Reachability
@@ -151,12 +152,15 @@ class Host:
             with trio.fail_after(deadline_s):
                 await self._swarm.dial_peer(peer_id)
         except trio.TooSlowError:
+            self.dht.note_failed(peer.peer_id)
             raise PeerTimeout(
                 f"{peer.peer_id} did not answer within {deadline_s:.1f} s at"
                 f" {', '.join(peer.addresses) or 'any known address'}"
             ) from None
         except BaseLibp2pError as error:
+            self.dht.note_failed(peer.peer_id)
             raise PeerUnreachable(f"{peer.peer_id} is not reachable: {error}") from error
+        self.dht.note_alive(peer.peer_id)
 
     def _remember(self, peer_id: ID, peer: PeerAddress) -> None:
         """Put these addresses before those known, and try all of them again."""
@@ -258,7 +262,7 @@ class Host:
         connected = self._library.get_connected_peers()
         servers = {peer for peer in connected if protocol in self._library.protocols_of(peer)}
         for peer in servers if all_again else servers - self._noted:
-            await self.dht.add_server(peer)
+            await self.dht.routing.add_server(peer)
         self._noted = servers
 
     async def close_connections(self) -> None:
@@ -297,7 +301,7 @@ async def _run_host(
     router = new_router()
     pubsub = HardenedPubsub(library, router, gossip.judge, gossip.deliver)
     gossip.attach(pubsub)
-    kademlia = new_kademlia(library, is_server=config.dht_server)
+    kademlia = BoundedKademlia(library, is_server=config.dht_server)
     reach = Reach(
         library,
         swarm,
@@ -305,7 +309,7 @@ async def _run_host(
         relay=config.relay,
         port_mapping=config.port_mapping,
     )
-    host = Host(library, swarm, Dht(kademlia, identity.peer_id), gossip, reach)
+    host = Host(library, swarm, Dht(library, kademlia), gossip, reach)
     reach.on_new_addresses = host.dht.addresses_changed
     with trio.CancelScope() as scope:
         async with AsyncExitStack() as stack:
@@ -320,10 +324,9 @@ async def _run_host(
             await stack.enter_async_context(run_service(router))
             await pubsub.wait_until_ready()
             await _meet(host, config.bootstrap)
-            await stack.enter_async_context(
-                run_service(kademlia)
-            )  # after meeting somebody: its first round would reach nobody and count as done
+            await stack.enter_async_context(run_service(kademlia))
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.dht.routing.keep_routing)
                 nursery.start_soon(host.dht.keep_providing)
                 nursery.start_soon(reach.run)
                 nursery.start_soon(

@@ -26,6 +26,9 @@ NAMESPACE = "lorikeet"
 VERSION = 1
 MAX_RECORD_BYTES = 512
 MAX_SEQUENCE = (1 << 64) - 1
+MAX_AHEAD_S = 24 * 3600
+"""A sequence is the Unix time of its signing, or one more than the last: one that is further ahead
+of the reader's clock is not believed, else a clock that ran wild would end a name for good."""
 SIGNATURE_BYTES = 65
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _DOMAIN = b"lorikeet name record\n"
@@ -141,6 +144,15 @@ def validate_name(key: str, value: bytes) -> NameRecord:
     if record.key != key:
         raise InvalidNameRecord(f"a record for {record.key} stands under {key[:200]}")
     return record
+
+
+def check_date(record: NameRecord, now: float) -> None:
+    """Raise InvalidNameRecord for a record from the future. `now` in Unix seconds."""
+    if record.sequence > now + MAX_AHEAD_S:
+        raise InvalidNameRecord(
+            f"{record.name!r} has sequence {record.sequence}, which is"
+            f" {record.sequence - now:.0f} s ahead of this clock; {MAX_AHEAD_S} are believed"
+        )
 
 
 def newest(records: Sequence[NameRecord]) -> int:

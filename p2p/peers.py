@@ -1,5 +1,5 @@
-"""Says where a peer is, and which peers not to ask for a while. Pure: time comes in, bounded; knows
-no network.
+"""Says where a peer is, which peers not to ask for a while, and which seem gone. Pure: time comes
+in, bounded; knows no network.
 """
 
 from __future__ import annotations
@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MAX_BANS = 10_000
+GONE_S = 30.0
+SLOW_ONCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,50 @@ class BanList:
         self._bans = {peer: ban for peer, ban in self._bans.items() if ban.until > now}
         while len(self._bans) > self._max_bans:
             del self._bans[min(self._bans, key=lambda peer: self._bans[peer].until)]
+
+
+@dataclass(frozen=True)
+class _Silence:
+    is_gone: bool
+    since: float
+
+
+class Silences:
+    """Peers that did not answer, by their bytes.
+
+    One that could not be reached is gone, for `GONE_S`. One that was slow once is left out for a
+    moment, since it may be busy, or this machine may be; slow twice in a row, it is gone.
+    """
+
+    def __init__(self, max_peers: int = MAX_BANS) -> None:
+        self._silences: dict[bytes, _Silence] = {}
+        self._max_peers = max_peers
+
+    def note(self, peer: bytes, now: float, *, is_sure: bool, counts: bool = True) -> bool:
+        """Note one more silence; return whether the peer counts as gone now.
+
+        One that does not count makes nobody gone, however often it comes.
+        """
+        known = self._silences.pop(peer, None)
+        is_again = known is not None and now - known.since < GONE_S
+        is_gone = is_sure or (is_again and (counts or (known is not None and known.is_gone)))
+        self._silences[peer] = _Silence(is_gone, now)
+        while len(self._silences) > self._max_peers:
+            del self._silences[next(iter(self._silences))]
+        return is_gone
+
+    def lift(self, peer: bytes) -> None:
+        """The peer answered."""
+        self._silences.pop(peer, None)
+
+    def is_silent(self, peer: bytes, now: float) -> bool:
+        """Return whether not to ask this peer now."""
+        known = self._silences.get(peer)
+        if known is None:
+            return False
+        return now - known.since < (GONE_S if known.is_gone else SLOW_ONCE_S)
+
+    def is_gone(self, peer: bytes, now: float) -> bool:
+        """Return whether this peer is believed to be gone."""
+        known = self._silences.get(peer)
+        return known is not None and known.is_gone and now - known.since < GONE_S

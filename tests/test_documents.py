@@ -29,9 +29,9 @@ from node.http import public
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
 from node.wire import channels, client_session, infer, node_session, receipts, witness
-from p2p import gossip, hardened_gossip, hardening, identity, names, transport, wire
+from p2p import gossip, hardened_gossip, hardening, identity, kademlia, names, transport, walk, wire
 from p2p.blocks import limits
-from p2p.dht import PROVIDER_RECORDS_PER_10_S, REPROVIDE_INTERVAL_S
+from p2p.dht import REPROVIDE_INTERVAL_S
 from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
 from proofs.aggregator import MAX_NEW_ADAPTERS_PER_PAYER, MAX_UNSEALED_PER_PAYER, PACE
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
@@ -64,7 +64,14 @@ FACTS = [
     ("p2p.md", f"takes {gossip.MESSAGES_PER_SECOND:.0f} messages a second"),
     ("p2p.md", f"a second, {gossip.BURST_MESSAGES} at once"),
     ("p2p.md", f"`{DHT}`"),
-    ("p2p.md", f"at most {PROVIDER_RECORDS_PER_10_S:,} from one peer within 10 s"),
+    ("p2p.md", f"at most {kademlia.PROVIDER_RECORDS_PER_10_S:,} from one peer within 10 s"),
+    ("p2p.md", f"A node keeps {kademlia.MAX_PROVIDER_RECORDS:,} records"),
+    ("p2p.md", f"{kademlia.MAX_PROVIDER_RECORDS_OF_PEER:,} of one peer and"),
+    ("p2p.md", f"and {kademlia.MAX_PROVIDERS_OF_KEY} of one key"),
+    ("p2p.md", f"Of {kademlia.MAX_VALUES:,} values"),
+    ("p2p.md", f"the {walk.CLOSEST} closest that live"),
+    ("p2p.md", f"longer than {1000 * walk.SLOW_S:.0f} ms"),
+    ("names.md", f"than {names.MAX_AHEAD_S // HOUR_S} hours ahead of the reader's clock"),
     ("p2p.md", f"the {BUCKET_SIZE} peers closest to it"),
     ("p2p.md", f"A record lives {PROVIDER_RECORD_EXPIRATION_INTERVAL // HOUR_S} hours"),
     ("p2p.md", f"A value lives {DEFAULT_TTL // HOUR_S} hours"),

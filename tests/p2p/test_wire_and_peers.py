@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from p2p.errors import FrameTooLarge
 from p2p.gossip import RateLimit
-from p2p.peers import BanList
+from p2p.peers import GONE_S, SLOW_ONCE_S, BanList, Silences
 from p2p.wire import FrameDecoder, encode_frame
 
 
@@ -74,3 +74,27 @@ def test_a_rate_limit_lets_through_no_more_than_burst_and_rate(gaps):
         allowed += limit.allow(("peer", "topic"), now)
     assert allowed <= 5 + 10 * now + 1
     assert limit.allow(("another peer", "topic"), now)
+
+
+def test_a_peer_that_was_slow_once_is_left_out_for_a_moment_and_one_that_is_gone_for_longer():
+    silences = Silences()
+    assert not silences.note(b"slow", 0.0, is_sure=False)
+    assert silences.note(b"gone", 0.0, is_sure=True)
+    assert silences.is_silent(b"slow", SLOW_ONCE_S - 0.1)
+    assert not silences.is_silent(b"slow", SLOW_ONCE_S)
+    assert not silences.is_gone(b"slow", 0.0)
+    assert silences.is_gone(b"gone", GONE_S - 0.1)
+    assert not silences.is_silent(b"gone", GONE_S)
+    assert silences.note(b"slow", GONE_S - 0.1, is_sure=False)
+    assert not silences.note(b"gone", 3 * GONE_S, is_sure=False)
+    silences.lift(b"slow")
+    assert not silences.is_silent(b"slow", GONE_S)
+
+
+def test_what_others_say_of_its_place_makes_nobody_gone():
+    silences = Silences(max_peers=2)
+    for _ in range(3):
+        assert not silences.note(b"far", 0.0, is_sure=False, counts=False)
+    silences.note(b"a", 0.0, is_sure=True)
+    silences.note(b"b", 0.0, is_sure=True)
+    assert not silences.is_silent(b"far", 0.0)
