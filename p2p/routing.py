@@ -27,6 +27,7 @@ WALK_DEADLINE_S = 10.0
 REFRESH_INTERVAL_S = 300.0
 FIRST_REFRESH_S = 5.0
 PROBE_INTERVAL_S = 10.0
+STRANGER_S = 600.0
 MAX_PROBED = 4  # peers of the routing table without a connection, looked at in one round
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Routing:
         self._queries = queries
         self._own = host.get_id()
         self._silences = Silences()  # by trio.current_time()
+        self._strangers: dict[ID, float] = {}  # since when
         self._closest: dict[bytes, tuple[tuple[bytes, ...], float]] = {}
 
     # --- who is there ---
@@ -119,13 +121,14 @@ class Routing:
         await at_once(probe, chosen)
 
     def _forget_strangers(self) -> None:
-        """Drop what was noted long ago of peers that are neither connected nor in the table."""
-        store = self._host.peerstore
+        """Drop what is noted of peers that were neither connected nor in the table for long."""
+        now = trio.current_time()
         kept = {*self._host.get_connected_peers(), *self._kademlia.routing_table.get_peer_ids()}
-        placed = set(store.peers_with_addrs())
-        for peer in store.peer_ids():
-            if peer not in kept and peer not in placed and peer != self._own:
-                store.clear_peerdata(peer)
+        strangers = set(self._host.peerstore.peer_ids()) - kept - {self._own}
+        self._strangers = {peer: self._strangers.get(peer, now) for peer in strangers}
+        for peer, since in self._strangers.items():
+            if now - since >= STRANGER_S:
+                self._forget_place(peer)
 
     async def find_closest(self, key: bytes) -> list[bytes]:
         """List the living peers closest to a key of at most 50 bytes; a few minutes old at most."""
