@@ -51,7 +51,10 @@ class Call(Protocol):
     """One question to one peer, from agreeing on terms to the receipt."""
 
     async def open(self) -> Mapping[str, float]:
-        """Agree on terms. Returns how long (ms) each part took so far."""
+        """Hear the terms; nothing is promised yet. Returns how long (ms) each part took so far."""
+
+    async def accept(self) -> None:
+        """Take the offer: from now on the answer is made, and paid."""
 
     @property
     def seed(self) -> bytes:
@@ -181,6 +184,9 @@ class _EngineCall:
     async def open(self) -> Mapping[str, float]:
         return self._timings_ms
 
+    async def accept(self) -> None:
+        """Nobody is paid here, and the engine is at work already."""
+
     async def next_tokens(self) -> m.Tokens | None:
         event = await anext(self._run)
         if isinstance(event, m.Tokens):
@@ -230,11 +236,16 @@ class _RemoteCall:
         self._infer = infer
         self._connect_ms = connect_ms
         self._deal: Deal | None = None
+        self._is_begun = False
         self._outcome: client.Outcome | None = None
 
     async def open(self) -> Mapping[str, float]:
         self._deal = await self._infer.open()
         return {"connect": self._connect_ms}
+
+    async def accept(self) -> None:
+        await self._infer.accept()
+        self._is_begun = True
 
     @property
     def seed(self) -> bytes:
@@ -260,5 +271,5 @@ class _RemoteCall:
 
     async def leave(self) -> None:
         """Settle what came although whoever asked is gone."""
-        if self._deal is not None and self._outcome is None:
+        if self._is_begun and self._outcome is None:
             await self._infer.settle_early()

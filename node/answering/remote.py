@@ -63,10 +63,22 @@ class Call:
         self._todo = deque(session.start(trio.current_time()))
 
     async def open(self) -> Deal:
-        """Ask, and agree on terms. Raises NodeRefused, NodeCheated, NodeVanished, PaymentError."""
+        """Ask, and hear the offer; nothing is promised yet.
+
+        Raises NodeRefused, NodeCheated, NodeVanished, PaymentError.
+        """
         found = await self._next()
         assert isinstance(found, client.Agree)
         return found.deal
+
+    async def accept(self) -> None:
+        """Take the offer: pay for the first tokens, after a deposit if it takes one.
+
+        Raises what `open` does.
+        """
+        self._feed(client.Accepted())
+        found = await self._next()
+        assert isinstance(found, client.Begun)
 
     async def next_tokens(self) -> wire.Output | Outcome:
         """Return the next tokens of the answer, paying ahead as it grows, or how it ended and was
@@ -75,7 +87,7 @@ class Call:
         Raises what `open` does.
         """
         found = await self._next()
-        assert not isinstance(found, client.Agree)
+        assert isinstance(found, client.Emit | client.Finish)
         return found.output if isinstance(found, client.Emit) else found.outcome
 
     def stop_soon(self) -> None:
@@ -95,12 +107,12 @@ class Call:
             except (RemoteError, PaymentError):
                 return
 
-    async def _next(self) -> client.Agree | client.Emit | client.Finish:
+    async def _next(self) -> client.Agree | client.Begun | client.Emit | client.Finish:
         """Carry out the machine's actions until it has something for the caller."""
         while True:
             while self._todo:
                 match action := self._todo[0]:
-                    case client.Agree() | client.Emit() | client.Finish():
+                    case client.Agree() | client.Begun() | client.Emit() | client.Finish():
                         self._todo.popleft()
                         return action
                     case Fail():

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -36,13 +37,12 @@ from ..errors import (
     NodeRefused,
     NodeVanished,
     NoProvider,
-    PaymentError,
-    RemoteError,
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
 from .checks import check_request
 from .peers import AnswerEnd, Call, Peer, Peers, Tokens
+from .race import Entry, Race
 from .rest import Rest
 from .router import Router
 from .stream import AnswerSender, Writer, open_answer
@@ -183,19 +183,27 @@ class Service:
         writer: Writer,
         times: Times,
     ) -> AnswerEnd:
-        """Ask one peer after the other; each goes on where the one before was lost."""
+        """Have the answer made: whoever makes the first offer begins, and where one is lost another
+        goes on.
+        """
         failure: NodeError = NoProvider(
             f"no node serves {request.model!r} now; is one running and connected?"
         )
+
+        def on_failure(peer: Peer, error: NodeError) -> None:
+            nonlocal failure
+            failure = self._failed(peer, error, rest)
+
+        left = list(peers)
         while True:
-            for place, peer in enumerate(peers):
-                patience_s = STALL_S if place + 1 < len(peers) else math.inf
-                try:
-                    return await self._ask(
-                        peer, rest, request.model, patience_s, writer=writer, times=times
-                    )
-                except (RemoteError, PaymentError, EngineLost) as error:
-                    failure = self._failed(peer, error, rest)
+            while left:
+                race = Race(left, self._patience, on_failure)
+                attempt = partial(
+                    self._ask, rest=rest, model=request.model, writer=writer, times=times
+                )
+                outcome = await race.run(attempt)
+                if outcome is not None:
+                    return outcome
                 if writer.stopped or rest.ended:
                     return AnswerEnd(rest.ended or "stop", 0, None, neighbours=1)
                 rest.lose(str(failure))
@@ -203,7 +211,7 @@ class Service:
                 raise failure
             # In the middle of an answer a node that starts again, or a new one, is waited for.
             await trio.sleep(RESUME_PAUSE_S)
-            peers = await self._peers_for(request, cid)
+            left = await self._peers_for(request, cid)
 
     async def _question(
         self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
@@ -249,21 +257,21 @@ class Service:
         if named:
             found = (peer for peer in providers if peer.peer_id == named)
             return (next(found, PeerAddress(named)),)
-        return self._router.rank(providers, connected, time.monotonic()).peers
+        return self._router.rank(providers, connected, trio.current_time()).peers
 
     async def _providers(self, cid: Cid) -> tuple[PeerAddress, ...]:
-        known = self._router.recall(cid, time.monotonic())
+        known = self._router.recall(cid, trio.current_time())
         if known:
             return known
         found = await self._catalogue.providers(cid)
-        self._router.remember(cid, found, time.monotonic())
+        self._router.remember(cid, found, trio.current_time())
         return tuple(found)
 
     def _failed(self, peer: Peer, error: NodeError, rest: Rest) -> NodeError:
         """Record a peer's failure; re-raise it where no other peer can do better: the peer was not
         to blame, or tokens came from one that cheats.
         """
-        self._router.failed(peer.peer_id, time.monotonic())
+        self._router.failed(peer.peer_id, trio.current_time())
         if isinstance(error, NodeCheated):
             self._telemetry.reject("answer", peer.peer_id, str(error))
         if not _may_go_on(error, rest):
@@ -274,28 +282,34 @@ class Service:
     # --- one peer's whole answer ---
 
     async def _ask(
-        self,
-        peer: Peer,
-        rest: Rest,
-        model: str,
-        patience_s: float,
-        *,
-        writer: Writer,
-        times: Times,
+        self, entry: Entry, *, rest: Rest, model: str, writer: Writer, times: Times
     ) -> AnswerEnd:
-        """Have one peer make the rest of the answer. One that says nothing for `patience_s` while
-        it should answer counts as lost.
+        """Have one peer make the rest of the answer, if its offer is the first.
+
+        One that says nothing for STALL_S while it should answer counts as lost.
         """
+        peer = entry.peer
+        began = trio.current_time()
+
+        def waited_s() -> float:
+            return trio.current_time() - began
+
         async with peer.ask(rest.question) as call:
-            times.add(await call.open())
+            try:
+                opened_ms = await call.open()
+                await entry.win()
+            except trio.Cancelled:
+                if entry.was_left:
+                    self._router.late(
+                        peer.peer_id, trio.current_time() - began, trio.current_time()
+                    )
+                raise
+            self._router.offered(peer.peer_id, waited_s(), trio.current_time())
+            times.add(opened_ms)
             rest.begin(call.seed)
-            if rest.num_tokens:
-                writer.write(Continued(peer.peer_id, rest.num_tokens, rest.why_lost))
-            else:
-                adapter = rest.question.adapter
-                cid = None if adapter == BARE_BASE else str(Cid(adapter))
-                writer.write(Started(peer.peer_id, model, cid, times.as_dict()))
-            while (tokens := await _within(patience_s, call, peer, rest)) is not None:
+            self._tell(peer, rest, model, writer=writer, times=times)
+            await call.accept()
+            while (tokens := await _within(STALL_S, call, entry, rest)) is not None:
                 if not tokens.token_ids:
                     continue
                 times.mark("first_token")
@@ -304,6 +318,19 @@ class Service:
                 if writer.put(tokens.token_ids, tokens.logprobs):
                     await call.stop()
             return await call.finish()
+
+    def _tell(self, peer: Peer, rest: Rest, model: str, *, writer: Writer, times: Times) -> None:
+        """Say who answers from here on."""
+        if rest.num_tokens:
+            writer.write(Continued(peer.peer_id, rest.num_tokens, rest.why_lost))
+            return
+        adapter = rest.question.adapter
+        cid = None if adapter == BARE_BASE else str(Cid(adapter))
+        writer.write(Started(peer.peer_id, model, cid, times.as_dict()))
+
+    def _patience(self, peer: Peer) -> float:
+        """How long (s) to wait for a peer's offer before another one is asked as well."""
+        return self._router.patience(peer.peer_id, trio.current_time())
 
     def _end(self, question: Question, outcome: AnswerEnd, *, writer: Writer, times: Times) -> None:
         times.add(outcome.timings_ms)
@@ -349,12 +376,14 @@ def _may_go_on(error: NodeError, rest: Rest) -> bool:
     return _may_try_elsewhere(error)
 
 
-async def _within(patience_s: float, call: Call, peer: Peer, rest: Rest) -> Tokens | None:
-    """Wait for the next tokens, or a sign that the peer is at work."""
-    with trio.move_on_after(patience_s):
+async def _within(stall_s: float, call: Call, entry: Entry, rest: Rest) -> Tokens | None:
+    """Wait for the next tokens, or a sign that the peer is at work; without limit where there is
+    nobody else.
+    """
+    with trio.move_on_after(stall_s if entry.has_rivals else math.inf):
         return await call.next_tokens()
     raise NodeVanished(
-        f"node {peer.peer_id} said nothing for {patience_s:.0f} s after {rest.num_tokens} tokens"
+        f"node {entry.peer.peer_id} said nothing for {stall_s:.0f} s after {rest.num_tokens} tokens"
     )
 
 

@@ -3,10 +3,11 @@
 Decides; sends nothing, knows no clock, no disk and no chain. Events come in, deeds go out, to be
 done in order.
 
-    start ──Ask──▶ ASKED ──Offer: Begin──▶ ANSWERING ──Done: Settle──▶ SETTLING ──Settled──▶ OVER
-                   Pending: Settle        Output: Pay ahead
-                                          Pending: Settle
+    start ──Ask──▶ ASKED ──Offer: Agree, Accepted: Begin──▶ ANSWERING
+                   Pending: Settle                          Output: Pay ahead, Pending: Settle
+    ANSWERING ──Done: Settle──▶ SETTLING ──Settled──▶ OVER
 
+- Until its caller accepts an offer, nothing is promised: another node's may be taken instead.
 - It pays for the prompt and PAY_TOKENS tokens, and again when half of them came; never more ahead.
 - It signs what it would have written itself, and for an answer that broke off what was agreed and
   paid for that answer.
@@ -101,7 +102,14 @@ class StopWanted:
     """Nobody wants more of this answer; what came is settled."""
 
 
-ClientEvent = wire.FromNode | Tick | PeerGone | Malformed | Failed | Deposited | StopWanted
+@dataclass(frozen=True)
+class Accepted:
+    """The offer is taken: pay, and let the node begin."""
+
+
+ClientEvent = (
+    wire.FromNode | Tick | PeerGone | Malformed | Failed | Deposited | StopWanted | Accepted
+)
 
 
 # --- deeds, beside those of session.py ---
@@ -119,9 +127,14 @@ class Deposit:
 
 @dataclass(frozen=True)
 class Agree:
-    """Both sides know the terms; the answer follows."""
+    """Both sides know the terms; the answer follows Accepted."""
 
     deal: Deal
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The node is told to begin, and paid for the first tokens."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,7 @@ class Finish:
     outcome: Outcome
 
 
-ClientAction = Send | Persist | Deposit | Agree | Emit | Finish | Fail
+ClientAction = Send | Persist | Deposit | Agree | Begun | Emit | Finish | Fail
 
 
 class _Stage(Enum):
@@ -234,7 +247,7 @@ class ClientSession:
             case wire.Pending():
                 self._sign_pending(event, now)
             case wire.Offer():
-                self._accept(event, now)
+                self._hear_offer(event)
             case wire.Output():
                 self._take_tokens(event, now)
             case wire.Done():
@@ -248,6 +261,8 @@ class ClientSession:
                 self._is_depositing = False
                 self._has_deposited = True
                 self._pay(now)
+            case Accepted():
+                self._take_offer(now)
             case StopWanted():
                 self._stop()
             case PeerGone():
@@ -275,7 +290,7 @@ class ClientSession:
         self._out.append(Send(wire.Settle(signed.signature)))
         self._await_next(now)
 
-    def _accept(self, offer: wire.Offer, now: float) -> None:
+    def _hear_offer(self, offer: wire.Offer) -> None:
         self._expect(_Stage.ASKED, offer)
         if self._deal is not None:
             raise NodeCheated(f"{self._node} made a second offer")
@@ -291,17 +306,22 @@ class ClientSession:
             channel_id=self._channel.channel_id if self._channel else bytes(32),
             terms=self._question.attribution,
         )
+        if self._channel is not None:
+            self._keep(self._channel.release_lost())
+        self._out.append(Agree(self._deal))
+
+    def _take_offer(self, now: float) -> None:
+        assert self._deal is not None, "an offer is taken before it came"
         if self._channel is None:
             self._begin(None, now)
         else:
-            self._keep(self._channel.release_lost())
             self._key = self._channel.begin(self._deal)
             self._pay(now)
 
     def _begin(self, payment: wire.Pay | None, now: float) -> None:
         assert self._deal is not None
         self._out.append(Send(wire.Begin(self._question.client_seed, self._salt, payment)))
-        self._out.append(Agree(self._deal))
+        self._out.append(Begun())
         self._stage = _Stage.ANSWERING
         self._await_next(now)
 

@@ -54,6 +54,16 @@ class Part:
     """Neither more tokens nor an end come."""
     pause_s: float = 0.0
     """Before each of them."""
+    offer_s: float = 0.0
+    """Before the offer."""
+
+
+@dataclass
+class Crowd:
+    """How many are asked now, and were at most."""
+
+    now: int = 0
+    most: int = 0
 
 
 @dataclass
@@ -62,10 +72,12 @@ class PeerInMemory:
 
     peer_id: str
     part: Part
+    crowd: Crowd
     questions: list[Question] = field(default_factory=list)
     stopped: int = 0
     left_early: int = 0
     finished: int = 0
+    accepted: int = 0
 
     @asynccontextmanager
     async def ask(self, question: Question) -> AsyncIterator[Call]:
@@ -73,10 +85,13 @@ class PeerInMemory:
         if self.part.unreachable is not None:
             raise self.part.unreachable
         finished = self.finished
+        self.crowd.now += 1
+        self.crowd.most = max(self.crowd.most, self.crowd.now)
         try:
             yield _CallInMemory(self, question)
         finally:
             self.left_early += self.finished == finished
+            self.crowd.now -= 1
 
 
 class _CallInMemory:
@@ -88,7 +103,11 @@ class _CallInMemory:
     async def open(self) -> Mapping[str, float]:
         if self._peer.part.refusal is not None:
             raise self._peer.part.refusal
+        await trio.sleep(self._peer.part.offer_s)
         return self._peer.part.timings_ms
+
+    async def accept(self) -> None:
+        self._peer.accepted += 1
 
     @property
     def seed(self) -> bytes:
@@ -124,6 +143,7 @@ class PeersInMemory:
     own: Part | None = None
     connected: set[str] = field(default_factory=set)
     made: dict[str, PeerInMemory] = field(default_factory=dict)
+    crowd: Crowd = field(default_factory=Crowd)
 
     def here(self) -> Peer:
         if self.own is None:
@@ -144,7 +164,7 @@ class PeersInMemory:
         return [peer.peer_id for peer in self.made.values() if peer.questions]
 
     def _peer(self, its_id: str, part: Part) -> PeerInMemory:
-        return self.made.setdefault(its_id, PeerInMemory(its_id, part))
+        return self.made.setdefault(its_id, PeerInMemory(its_id, part, self.crowd))
 
 
 @dataclass

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from node.answering.remote import Call
-from node.errors import BadRequest, NodeCheated, NodeRefused, NodeVanished
+from node.errors import BadRequest, NodeCheated, NodeError, NodeRefused
 from node.money.purse import Purse
 from node.wire.channels import PayeeChannel, Persist
 from node.wire.client_session import ClientSession
@@ -55,7 +55,7 @@ async def test_a_client_that_never_signs_pays_for_all_it_was_sent(
     ):
 
         def keep_the_signature(self: ClientSession, *_: object) -> None:
-            raise NodeVanished("we have what we wanted")
+            raise NodeError("we have what we wanted")
 
         async def another_channel(self: Purse, operator: bytes) -> None:
             return None
@@ -63,7 +63,7 @@ async def test_a_client_that_never_signs_pays_for_all_it_was_sent(
         monkeypatch.setattr(ClientSession, "_take_done", keep_the_signature)
         monkeypatch.setattr(Purse, "_find", another_channel)
         for _ in range(2):
-            with pytest.raises(NodeVanished):
+            with pytest.raises(NodeError, match="what we wanted"):
                 await ask(thief, max_tokens=40, node=volunteer.host.peer_id)
             thief.money.purse._pockets.clear()  # type: ignore[union-attr]
         monkeypatch.undo()
@@ -96,12 +96,12 @@ async def test_a_signature_that_comes_late_is_added(
         async def crash(self: Call) -> Any:
             tokens = await real(self)
             if self._session.num_tokens > 3:
-                raise NodeVanished("our own crash")
+                raise NodeError("our own crash")
             return tokens
 
         with monkeypatch.context() as patch:
             patch.setattr(Call, "next_tokens", crash)
-            with pytest.raises(NodeVanished):
+            with pytest.raises(NodeError, match="own crash"):
                 await ask(gateway, max_tokens=200)
         await until(volunteer.receipts, 30)
         (alone,) = await volunteer.receipts()
@@ -190,7 +190,7 @@ async def test_many_requests_of_one_channel_survive_one_that_breaks_off(
 
         async def crash(self: Call) -> Any:
             if self._session._ask.max_tokens == 77 and self._session.num_tokens > 3:
-                raise NodeVanished("our own crash")
+                raise NodeError("our own crash")
             return await real(self)
 
         monkeypatch.setattr(Call, "next_tokens", crash)
@@ -199,7 +199,7 @@ async def test_many_requests_of_one_channel_survive_one_that_breaks_off(
         async def one(max_tokens: int) -> None:
             try:
                 ended.append((await ask(gateway, max_tokens=max_tokens)).ended.completion_tokens)
-            except NodeVanished:
+            except NodeError:
                 ended.append(0)
 
         async with trio.open_nursery() as nursery:

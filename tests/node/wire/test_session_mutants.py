@@ -251,13 +251,16 @@ MUTANTS: list[tuple[Patch, str]] = [
     (keep_a_settled_draft, "a draft"),
     (show_drafts_out_of_turn, "$"),  # two sessions draft at once: the machine's own assertion
     (pay_twice_as_far_ahead, "tokens ahead"),
-    (sign_whatever_is_shown, "a receipt is not kept"),
-    (sign_any_pending, "Account|not the client's|a place in the chain"),
+    (sign_whatever_is_shown, "a receipt is not kept|not the client's"),
+    (sign_any_pending, "Account|not the client's|a place in the chain|a receipt is not kept"),
     (
         sign_a_pending_without_memory,
         "the answer was not asked for|a paid request is not kept|Account",
     ),
-    (trust_a_pending_on_its_terms, "not the client's|a place in the chain|a unit was paid twice"),
+    (
+        trust_a_pending_on_its_terms,
+        "not the client's|a place in the chain|a unit was paid twice|a receipt is not kept",
+    ),
     (forget_what_was_lost, "no answer any more|a paid request is not kept|did not write down"),
     (give_no_grace, "the client had"),
     (wait_for_a_signature_for_ever, "a draft was left"),

@@ -167,7 +167,7 @@ class Stream:
     to_client: deque[wire.FromNode] = field(default_factory=deque)
     client_ended: bool = False  # no more comes from there
     node_ended: bool = False
-    client_deeds: deque[client.Deposit] = field(default_factory=deque)
+    client_deeds: deque[client.Deposit | client.Agree] = field(default_factory=deque)
     node_deeds: deque[node.NodeAction] = field(default_factory=deque)
     credit: int | None = None  # of the engine, while it runs
     is_cancelled: bool = False
@@ -362,6 +362,9 @@ class World:
                     stream.client_deeds.append(action)
                 case client.Agree():
                     stream.seed = action.deal.seed
+                    stream.client_deeds.append(action)
+                case client.Begun():
+                    pass
                 case client.Emit():
                     stream.seen += action.output.token_ids
                 case client.Finish():
@@ -440,7 +443,7 @@ class World:
                 elif stream.node_ended:
                     found.append(lambda s=stream: self.tell_client(s, PeerGone("ended")))  # type: ignore[misc]
                 if stream.client_deeds:
-                    found.append(lambda s=stream: self.deposit(s))  # type: ignore[misc]
+                    found.append(lambda s=stream: self.finish_client_deed(s))  # type: ignore[misc]
             if stream.node is not None and not stream.node.is_over:
                 if stream.to_node:
                     found.append(lambda s=stream: self.tell_node(s, s.to_node.popleft()))  # type: ignore[misc]
@@ -460,8 +463,11 @@ class World:
         self.turn = self.waiting.popleft()
         self.tell_node(self.turn, node.TurnTaken())
 
-    def deposit(self, stream: Stream) -> None:
+    def finish_client_deed(self, stream: Stream) -> None:
         deed = stream.client_deeds.popleft()
+        if isinstance(deed, client.Agree):
+            self.tell_client(stream, client.Accepted())
+            return
         if missing := self.payer.missing(deed.key, deed.limit):
             amount = max(missing, DEPOSIT)
             self.balance += amount
@@ -579,6 +585,7 @@ class World:
                         self.finish_engine(stream, "stop")
             case 9:
                 if stream and stream.client_deeds:
+                    # Also instead of taking an offer: another node's came first.
                     stream.client_deeds.popleft()
                     self.tell_client(stream, Failed(PaymentRequired("no more money")))
             case 10:
