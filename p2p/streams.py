@@ -26,6 +26,7 @@ from .transport import FastYamuxStream
 from .wire import MAX_FRAME_BYTES, FrameDecoder, encode_frame
 
 CLOSE_TIMEOUT_S = 2.0
+MAX_UNTIMED_BYTES = 1 << 20
 _LIBRARY_ERRORS = (
     StreamError,
     IOException,
@@ -53,6 +54,7 @@ class FrameStream:
         self._send_lock = trio.Lock()
         self._closed = False
         self._ended = False
+        self._num_untimed = 0  # bytes of frames that were received without a turn for others
 
     async def send(self, frame: bytes | memoryview, deadline_s: float) -> None:
         """Write one frame. Raises StreamClosed, PeerTimeout, FrameTooLarge."""
@@ -81,8 +83,12 @@ class FrameStream:
         Raises StreamClosed, PeerTimeout, FrameTooLarge.
         """
         with trio.move_on_after(deadline_s):
+            if self._num_untimed > MAX_UNTIMED_BYTES:
+                self._num_untimed = 0
+                await trio.lowlevel.checkpoint()
             while (frame := self._decoder.next_frame(max_bytes)) is None:
                 await self._read()
+            self._num_untimed += len(frame)
             return frame
         raise PeerTimeout(f"{self.remote} sent no frame for {deadline_s:.1f} s")
 

@@ -37,7 +37,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
-from p2p.blocks import BLOCK_BYTES, BlockRef, serve_blocks
+from p2p.blocks import BLOCK_BYTES, BlockRef, BlockStore, Draft, fetch_blocks, serve_blocks
 from p2p.cid import DIGEST_BYTES, Cid
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
@@ -138,24 +138,23 @@ async def _take_fast(address: str, size_bytes: int) -> float:
 
 
 async def _give_blocks(path: Path) -> None:
-    from p2p.blocks import BlockStore
-
-    data = path.read_bytes()  # noqa: ASYNC240  # nobody waits yet
-    store = BlockStore(path.parent / "store")
-    for start in range(0, len(data), BLOCK_BYTES):
-        store.put(data[start : start + BLOCK_BYTES])
+    store = BlockStore(path.with_name("store"))
+    refs = read_list(path.with_name("list"))
+    store.adopt({path: [(ref.cid.digest, ref.size_bytes) for ref in refs]})
+    for ref in refs:  # as a daemon does when it starts: what it holds is hashed once
+        assert store.get(ref.cid) is not None
     async with open_host(Identity.generate(), NetworkConfig()) as host:
         serve_blocks(host, store)
         await _until_told(host.addresses[0])
 
 
 async def _take_blocks(address: str, refs: list[BlockRef], folder: Path) -> float:
-    from p2p.blocks import BlockStore, fetch_blocks
-
     provider = PeerAddress(address.rpartition("/")[2], (address,))
+    layout = {folder / "taken": [(ref.cid.digest, ref.size_bytes) for ref in refs]}
     async with open_host(Identity.generate(), NetworkConfig()) as host:
         await host.connect_to(provider, 10)
-        report = await fetch_blocks(host, BlockStore(folder), refs, [provider], deadline_s=300)
+        with Draft(layout) as draft:
+            report = await fetch_blocks(host, draft, refs, [provider], deadline_s=300)
         return report.seconds
 
 

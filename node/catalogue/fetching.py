@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from p2p.blocks.client import FetchReport, fetch_block, fetch_blocks
+from p2p.blocks.draft import Draft
 from p2p.blocks.exchange import BlockRef
+from p2p.blocks.rate import Rate
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.errors import FetchFailed, P2pError
@@ -44,7 +46,9 @@ class Pulled:
     blocks_by_peer: dict[str, int] = field(default_factory=dict)
     rejected: tuple[tuple[str, str, str], ...] = ()
     fetched: set[Cid] = field(default_factory=set)
-    """What came from the network for it, the manifest among it: nothing else is to be deleted."""
+    """What came from the network into the store for it: nothing else is to be deleted there."""
+    draft: Draft | None = None
+    """Where its files are put together; without one, blocks go to the store."""
 
     def add(self, part: str, ms: float) -> None:
         """Add time to a part."""
@@ -54,10 +58,13 @@ class Pulled:
 class Fetcher:
     """Fetches from the network into the store of one daemon."""
 
-    def __init__(self, host: Host, store: BlockStore, telemetry: Telemetry) -> None:
+    def __init__(
+        self, host: Host, store: BlockStore, telemetry: Telemetry, rate: Rate | None = None
+    ) -> None:
         self._host = host
         self._store = store
         self._telemetry = telemetry
+        self._rate = rate
 
     async def find_providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
@@ -98,24 +105,31 @@ class Fetcher:
         return Pulled(cid, manifest, providers, timings_ms, fetched={cid})
 
     async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
-        """Have every block of these files of the adapter in the store, and say in `pulled` how they
+        """Have every block of these files of the adapter in its draft, and say in `pulled` how they
         came.
 
         Raises NoProvider.
         """
         blocks = [block for file in files for block in file.blocks]
         wanted = [BlockRef(Cid(digest), size) for digest, size in blocks]
-        missing = [ref for ref in wanted if not self._store.has(ref.cid)]
+        sink = pulled.draft or self._store
+        missing = [ref for ref in wanted if not sink.has(ref.cid)]
         if not missing:
             return
         if not pulled.providers:
             started = time.perf_counter()
             pulled.providers = await self.find_providers(pulled.cid)
             pulled.add("lookup", since_ms(started))
-        pulled.fetched |= {ref.cid for ref in missing}
+        if pulled.draft is None:
+            pulled.fetched |= {ref.cid for ref in missing}
         try:
             report = await fetch_blocks(
-                self._host, self._store, missing, pulled.providers, deadline_s=FETCH_DEADLINE_S
+                self._host,
+                sink,
+                missing,
+                pulled.providers,
+                deadline_s=FETCH_DEADLINE_S,
+                rate=self._rate,
             )
         except FetchFailed as error:
             raise NoProvider(

@@ -1,7 +1,7 @@
 """Holds adapters: fetches what is missing of one, checks it, writes it, and gives it to the engine.
 
-    hold:  CID → manifest → base and files checked → its configuration, read → its weights
-               → files → engine → offered to others
+    hold:  CID → manifest → base and files checked → its configuration, read → its weights,
+               each block where it belongs → engine → offered to others, out of the files
 
 "Held" means here: its bytes are on this disk and, where there is an engine, it serves them. What
 strangers asked for is a *guest*: all guests together have a bounded place, the one that nobody
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ import trio
 from engine import messages as m
 from engine.errors import BadAdapter as ConfigRefused
 from engine.lora.adapter_config import parse_config
+from p2p.blocks.draft import Draft, Layout
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from proofs.manifest import File, Manifest
@@ -34,7 +35,6 @@ from .fetching import Pulled
 from .packaging import CONFIG_FILE, MAX_FILE_BYTES, WEIGHTS_FILE, check_files
 
 MAX_GUEST_BYTES = 8 << 30
-COPIES = 2  # of each byte on the disk: in a block, and in a file for the engine
 GUEST_FILE = ".guest"
 """In an adapter's folder: strangers wanted it, last when this file was written. Holds the CIDs, as
 text, of what was fetched for it.
@@ -77,7 +77,10 @@ class Guest:
 
 
 class AdapterFolders:
-    """Keeps one folder per adapter, written from the blocks in the store."""
+    """Keeps one folder per adapter, out of whose files the store gives blocks to others.
+
+    A folder whose name begins with a dot is a draft. It lasts over a crash: a fetch goes on.
+    """
 
     def __init__(self, folder: Path, store: BlockStore) -> None:
         self._folder = folder
@@ -87,36 +90,70 @@ class AdapterFolders:
         """List the adapters that were written here, by their CIDs as text."""
         return sorted(path.name for path in self._folder.glob("bafkrei*"))
 
-    def write(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
-        """Write an adapter's files, all or none, unless they are here and match its blocks' hashes.
+    def open_draft(self, cid: Cid, manifest: Manifest) -> Draft | None:
+        """Begin an adapter's files, or go on with them, with what the store has; None when they are
+        whole.
 
-        The manifest's files have been checked (`check_files`). Reads and writes the disk. Raises
-        AdapterError for a block that is not in the store.
+        The manifest's files have been checked (`check_files`). Reads and writes the disk.
         """
-        assert all(file.name in MAX_FILE_BYTES for file in manifest.files), "a name is not checked"
+        if all(_is_whole(*file) for file in self._layout(cid, manifest).items()):
+            return None
+        draft = Draft(self._layout(cid, manifest, is_draft=True))
+        for block in draft.missing:
+            data = self._store.get(block)
+            if data is not None:
+                draft.put_verified(block, data)
+        return draft
+
+    def write(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
+        """Have an adapter's files whole, of the blocks in its draft and in the store.
+
+        Leaves them as they are when they match its blocks' hashes. Raises as `finish` does.
+        """
+        draft = self.open_draft(cid, manifest)
+        if draft is None:
+            return self.give_out(cid, manifest)
+        with draft:
+            return self.finish(cid, manifest, draft)
+
+    def finish(self, cid: Cid, manifest: Manifest, draft: Draft) -> AdapterFiles:
+        """Make a draft an adapter, all or nothing. Raises AdapterError for a missing block."""
+        if draft.missing:
+            raise AdapterError(
+                f"{len(draft.missing)} blocks of adapter {manifest.name!r} are missing, first"
+                f" {draft.missing[0]}"
+            )
+        shutil.rmtree(self._folder / str(cid), ignore_errors=True)  # what is broken
+        self._draft_folder(cid).rename(self._folder / str(cid))
+        return self.give_out(cid, manifest)
+
+    def give_out(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
+        """Give blocks to others out of an adapter's files."""
+        self._store.adopt(self._layout(cid, manifest))
         folder = self._folder / str(cid)
-        paths = [(folder / file.name, file.blocks) for file in manifest.files]
-        if not all(_is_whole(path, blocks) for path, blocks in paths):
-            draft = self._folder / f".{cid}.{os.getpid()}"
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-            try:
-                for path, blocks in paths:
-                    _write_file(draft / path.name, self._store, blocks)
-                shutil.rmtree(folder, ignore_errors=True)  # what is broken
-                draft.rename(folder)
-            finally:  # half an adapter must not keep a full disk full
-                shutil.rmtree(draft, ignore_errors=True)
         return AdapterFiles(cid.digest, folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+
+    def drop_draft(self, cid: Cid) -> None:
+        """Leave nothing of an adapter that did not become whole."""
+        shutil.rmtree(self._draft_folder(cid), ignore_errors=True)
+
+    def _layout(self, cid: Cid, manifest: Manifest, *, is_draft: bool = False) -> Layout:
+        folder = self._draft_folder(cid) if is_draft else self._folder / str(cid)
+        assert all(file.name in MAX_FILE_BYTES for file in manifest.files), "a name is not checked"
+        return {folder / file.name: file.blocks for file in manifest.files}
+
+    def _draft_folder(self, cid: Cid) -> Path:
+        return self._folder / f".{cid}"
 
     def guests(self) -> list[Guest]:
         """List the adapters that strangers wanted, the one unused for longest first."""
         found = []
-        for mark in self._folder.glob(f"bafkrei*/{GUEST_FILE}"):
+        for mark in self._folder.glob(f"*/{GUEST_FILE}"):
             files = [file for file in mark.parent.iterdir() if file.name in MAX_FILE_BYTES]
             size_bytes = sum(file.stat().st_size for file in files)
             used_ns = mark.stat().st_mtime_ns
-            found.append(Guest(Cid.parse(mark.parent.name), COPIES * size_bytes, used_ns))
+            cid = Cid.parse(mark.parent.name.removeprefix("."))  # a draft that a crash left
+            found.append(Guest(cid, size_bytes, used_ns))
         return sorted(found, key=lambda guest: guest.used_ns)
 
     def mark_guest(self, cid: Cid, fetched: Iterable[Cid] = ()) -> None:
@@ -131,6 +168,7 @@ class AdapterFolders:
             return
         part = mark.with_suffix(".part")
         try:
+            part.parent.mkdir(parents=True, exist_ok=True)
             part.write_text("\n".join(sorted(everything)))
             part.replace(mark)
         finally:
@@ -147,7 +185,9 @@ class AdapterFolders:
     def delete(self, cid: Cid, kept: set[Cid]) -> None:
         """Delete a guest's folder and what was fetched for it, but for `kept` blocks."""
         fetched = {Cid.parse(text) for text in self._fetched(cid)}
+        self._store.forget(self._folder / str(cid))
         shutil.rmtree(self._folder / str(cid), ignore_errors=True)
+        self.drop_draft(cid)
         self.discard(fetched - kept)
 
     def discard(self, blocks: Iterable[Cid]) -> None:
@@ -155,16 +195,13 @@ class AdapterFolders:
         for block in blocks:
             self._store.delete(block)
 
-    def read(self, file: File) -> bytes:
-        """A file's bytes, from its blocks in the store; AdapterError for one that is missing."""
-        return b"".join(_read_blocks(file.name, self._store, file.blocks))
-
     def _fetched(self, cid: Cid) -> list[str]:
         mark = self._mark(cid)
         return mark.read_text().split() if mark.exists() else []
 
     def _mark(self, cid: Cid) -> Path:
-        return self._folder / str(cid) / GUEST_FILE
+        folder = self._folder / str(cid)
+        return (folder if folder.is_dir() else self._draft_folder(cid)) / GUEST_FILE
 
 
 class Holdings:
@@ -233,11 +270,13 @@ class Holdings:
         try:
             self._check(pulled.manifest)
             self._make_room(cid, pulled.manifest)
+            self._folders.mark_guest(cid, pulled.fetched)  # a crash leaves a draft of a guest
             files = await self._bring(pulled)
             self._folders.mark_guest(cid, pulled.fetched)
         finally:  # whoever asked may have gone
             self._arriving.pop(cid, None)
             if files is None:
+                self._folders.drop_draft(cid)
                 self._folders.discard(pulled.fetched - self._blocks_beside(cid))
         try:
             await self._serve(pulled, files)
@@ -250,11 +289,28 @@ class Holdings:
         """Check, fetch and write; the weights come once the configuration was read."""
         manifest = pulled.manifest
         self._check(manifest)
-        [config] = [file for file in manifest.files if file.name == CONFIG_FILE]
-        await self._source.fetch_blocks(pulled, [config])
-        _check_config(manifest, self._folders.read(config))
-        await self._source.fetch_blocks(pulled, manifest.files)
-        return await trio.to_thread.run_sync(self._folders.write, pulled.cid, manifest)
+        folders = self._folders
+        draft = await trio.to_thread.run_sync(folders.open_draft, pulled.cid, manifest)
+        if draft is None:
+            return folders.give_out(pulled.cid, manifest)
+        try:
+            with draft:
+                await self._fill(draft, pulled)
+                return folders.finish(pulled.cid, manifest, draft)
+        except OSError:  # half an adapter must not keep a full disk full
+            folders.drop_draft(pulled.cid)
+            raise
+
+    async def _fill(self, draft: Draft, pulled: Pulled) -> None:
+        manifest = pulled.manifest
+        pulled.draft = draft
+        try:
+            [config] = [file for file in manifest.files if file.name == CONFIG_FILE]
+            await self._source.fetch_blocks(pulled, [config])
+            _check_config(manifest, _read(config, draft))
+            await self._source.fetch_blocks(pulled, manifest.files)
+        finally:
+            pulled.draft = None
 
     async def _serve(self, pulled: Pulled, files: AdapterFiles) -> None:
         if self._engine is not None:
@@ -263,18 +319,31 @@ class Holdings:
         self._held[pulled.cid] = pulled.manifest
         self._on_held(pulled.cid)
 
+    def place(self, cid: Cid, manifest: Manifest, blocks: Iterable[bytes]) -> None:
+        """Write the files of an adapter that is published here, for `hold` to find.
+
+        Reads and writes the disk. Raises as `hold` does.
+        """
+        self._check(manifest)
+        draft = self._folders.open_draft(cid, manifest)
+        if draft is not None:
+            with draft:
+                for block in blocks:
+                    draft.put(block)
+
     # --- room for guests ---
 
     def _make_room(self, cid: Cid, manifest: Manifest) -> None:
         """See that the guests and this one fit into their place; it is taken from now on."""
-        size_bytes = COPIES * size_of(manifest)
+        size_bytes = size_of(manifest)
         if size_bytes > self._guest_bytes:
             raise AdapterError(
                 f"adapter {manifest.name!r} takes {size_bytes} bytes; this node keeps no more than"
                 f" {self._guest_bytes} of what strangers ask for (max_guest_bytes)"
             )
-        guests = [guest for guest in self._folders.guests() if guest.cid != cid]
-        arriving = sum(COPIES * size_of(other) for other in self._arriving.values())
+        coming = {cid, *self._arriving}
+        guests = [guest for guest in self._folders.guests() if guest.cid not in coming]
+        arriving = sum(size_of(other) for other in self._arriving.values())
         taken = arriving + sum(guest.size_bytes for guest in guests)
         for guest in guests:
             if taken + size_bytes <= self._guest_bytes:
@@ -371,19 +440,12 @@ def _is_whole(path: Path, blocks: Sequence[tuple[bytes, int]]) -> bool:
         return False
 
 
-def _write_file(path: Path, store: BlockStore, blocks: Sequence[tuple[bytes, int]]) -> None:
-    with path.open("wb") as file:
-        file.writelines(_read_blocks(path.name, store, blocks))
-
-
-def _read_blocks(
-    name: str, store: BlockStore, blocks: Sequence[tuple[bytes, int]]
-) -> Iterator[bytes]:
-    for digest, size in blocks:
-        data = store.get(Cid(digest))
-        if data is None or len(data) != size:
-            raise AdapterError(
-                f"block {Cid(digest)} of {name} is missing or has another size than the manifest"
-                " says"
-            )
-        yield data
+def _read(file: File, draft: Draft) -> bytes:
+    """Return a file's bytes. Raises AdapterError for a block that is missing."""
+    found = []
+    for digest, _ in file.blocks:
+        data = draft.get(Cid(digest))
+        if data is None:
+            raise AdapterError(f"block {Cid(digest)} of {file.name} is missing")
+        found.append(data)
+    return b"".join(found)

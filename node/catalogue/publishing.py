@@ -70,9 +70,9 @@ class Publisher:
         return pulled
 
     def _store_package(self, package: Package) -> Cid:
-        for block in package.blocks():
-            self._store.put(block)
-        return self._store.put(package.manifest_bytes)
+        cid = self._store.put(package.manifest_bytes)
+        self._holdings.place(cid, package.manifest, package.blocks())
+        return cid
 
     async def run_republish(self, interval_s: float) -> None:
         """Repeat every interval what this node provides and has named, until cancelled."""

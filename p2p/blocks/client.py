@@ -22,12 +22,18 @@ from ..peers import PeerAddress
 from ..streams import FrameStream
 from .exchange import Action, Ask, BlockRef, Drop, Exchange, Keep, Rejection
 from .limits import MAX_BLOCK_BYTES, PROTOCOL, encode_request
+from .rate import Rate
 
 MAX_PROVIDERS = 8  # asked at once
 CONNECT_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 10.0
 CHECK_INTERVAL_S = 0.1
 BAN_S = 600.0
+# Who is first leaves the others their share for a while: a connection takes six round trips, a
+# stream over one that is open two, and all began at the same time.
+PATIENCE = 10  # of the time that the first one took to be ready
+MIN_PATIENCE_S = 0.05
+MAX_PATIENCE_S = 0.3
 ATTEMPTS_PER_PROVIDER = 2
 RETRY_DELAY_S = 0.2
 _NEVER_S = float("inf")  # the exchange, not the stream, judges who is late
@@ -80,13 +86,14 @@ async def fetch_blocks(
     providers: Sequence[PeerAddress],
     deadline_s: float,
     on_event: Callable[[BlockEvent], None] | None = None,
+    rate: Rate | None = None,
 ) -> FetchReport:
-    """Fetch all of `wanted` that the store lacks.
+    """Fetch all of `wanted` that the store lacks, no faster than `rate`.
 
     Raises FetchFailed; what was verified until then stays, so that the next call resumes.
     """
     missing = [ref for ref in {ref.cid: ref for ref in wanted}.values() if not store.has(ref.cid)]
-    fetch = _Fetch(host, store, missing, on_event or (lambda event: None))
+    fetch = _Fetch(host, store, missing, on_event or (lambda event: None), rate or Rate())
     started = time.perf_counter()
     with trio.move_on_after(deadline_s) as scope:
         try:
@@ -147,6 +154,7 @@ class _Fetch:
     store: BlockSink
     wanted: list[BlockRef]
     on_event: Callable[[BlockEvent], None]
+    rate: Rate
     verify_s: float = 0.0
     num_bytes: int = 0
     blocks_by_peer: Counter[str] = field(default_factory=Counter)
@@ -158,6 +166,8 @@ class _Fetch:
     def __post_init__(self) -> None:
         self.exchange = Exchange(self.wanted, self._verify)
         self._is_over = trio.Event()
+        self._first_ready = trio.Event()
+        self._is_patient = True
 
     async def run(self, providers: Sequence[PeerAddress]) -> None:
         """Use all providers until every block is here or nobody can bring the rest."""
@@ -166,10 +176,12 @@ class _Fetch:
         usable = self._usable(providers)
         self.hopeful = {provider.peer_id for provider in usable}
         self.reasons |= dict.fromkeys(self.hopeful, "has none of them")
+        self.exchange.expect(len(self.hopeful), trio.current_time())
         async with trio.open_nursery() as nursery:
             for provider in usable:
                 nursery.start_soon(self._use, provider)
             nursery.start_soon(self._watch)
+            nursery.start_soon(self._wait_for_others)
             await self._is_over.wait()
             nursery.cancel_scope.cancel()
 
@@ -205,6 +217,21 @@ class _Fetch:
             self._act(self.exchange.check_deadlines(trio.current_time()))
         self._is_over.set()
 
+    async def _wait_for_others(self) -> None:
+        """Leave the others their share until it is plain that they take long."""
+        started = trio.current_time()
+        await self._first_ready.wait()
+        patience_s = PATIENCE * (trio.current_time() - started)
+        await trio.sleep(min(max(patience_s, MIN_PATIENCE_S), MAX_PATIENCE_S))
+        self._is_patient = False
+        self._act(self.exchange.expect(0, trio.current_time()))
+
+    def _lose_hope(self, peer_id: str) -> None:
+        """This one is ready, or will not be."""
+        self.hopeful.discard(peer_id)
+        if self._is_patient:
+            self._act(self.exchange.expect(len(self.hopeful), trio.current_time()))
+
     async def _use(self, provider: PeerAddress) -> None:
         """Ask one provider until it fails, and once more if it failed without malice."""
         for attempt in range(ATTEMPTS_PER_PROVIDER):
@@ -223,7 +250,7 @@ class _Fetch:
                 break
             self.hopeful.add(provider.peer_id)
             await trio.sleep(RETRY_DELAY_S)
-        self.hopeful.discard(provider.peer_id)
+        self._lose_hope(provider.peer_id)
 
     async def _ask_until_lost(self, provider: PeerAddress) -> None:
         peer_id = provider.peer_id
@@ -232,16 +259,24 @@ class _Fetch:
             self.requests[peer_id], requests = trio.open_memory_channel[Ask](len(self.wanted) + 1)
             with trio.CancelScope() as self.scopes[peer_id]:
                 self._act(self.exchange.add_peer(peer_id, trio.current_time()))
-                self.hopeful.discard(peer_id)
+                self._lose_hope(peer_id)
+                self._first_ready.set()
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(_send_requests, stream, requests)
                         while True:
                             answer = await stream.receive(_NEVER_S, max_bytes=MAX_BLOCK_BYTES)
                             self._act(self.exchange.answer(peer_id, answer, trio.current_time()))
+                            await self._slow_down(peer_id, len(answer))
                 except BaseExceptionGroup as group:
                     raise sole_error(group) from None
             await stream.reset()
+
+    async def _slow_down(self, peer_id: str, num_bytes: int) -> None:
+        until = self.rate.reserve(num_bytes)
+        if until > trio.current_time():
+            self.exchange.excuse(peer_id, until)
+            await trio.sleep_until(until)
 
     def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:

@@ -7,10 +7,11 @@ Moves no bytes, knows no clock and no network: time and answers come in, actions
        └──── absent · wrong · late · peer lost ────┘
 
 - A peer answers in the order it was asked, so an answer needs no name.
-- What is outstanding at a peer is what it delivered lately in TARGET_OUTSTANDING_S: fast peers get
-more, slow ones are never swamped.
+- What is outstanding at a peer is what it delivers in two of its round trips: fast and far peers
+get more, slow ones are never swamped. It is asked again when half of that has come.
+- While others are still being connected to (`expect`), nobody gets more than its even share.
 - When nothing is left to ask, a peer that would be sooner is asked again for what a slower one
-still owes (once per block).
+still owes (once per block); one that has not answered yet counts as fast as the others are.
 - One wrong block and the peer is dropped as hostile; no answer within the deadline and it is
 dropped as stalled. What it owed is asked elsewhere.
 """
@@ -25,9 +26,12 @@ from typing import NamedTuple
 from ..cid import Cid
 from .limits import MAX_REQUEST_BLOCKS
 
-# A window must cover the round trip (up to about 0.2 s across an ocean), or a fast peer idles
-# between requests. A larger one only means that more has to be asked again when the peer fails.
-TARGET_OUTSTANDING_S = 0.25
+# A window must cover the round trip, or a fast peer idles between requests: twice, since it is
+# filled up when half is free. A larger one only means that more has to be asked again when the peer
+# fails. A first answer's time holds the block's own, and the bounds forgive both kinds of error.
+ROUND_TRIPS_OUTSTANDING = 2
+MIN_OUTSTANDING_S = 0.05
+MAX_OUTSTANDING_S = 1.0
 # One whole block at least, so that the slowest peer always has something to do.
 MIN_WINDOW_BYTES = 256 << 10
 START_WINDOW_BYTES = 512 << 10
@@ -108,7 +112,10 @@ class _Peer:
     absent: set[Cid] = field(default_factory=set)
     window_bytes: int = START_WINDOW_BYTES
     bytes_per_s: float = 0.0
+    round_trip_s: float = MAX_OUTSTANDING_S
     last_answer_at: float = 0.0
+    was_excused: bool = False
+    num_asked: int = 0
 
 
 class Exchange:
@@ -130,6 +137,7 @@ class Exchange:
         }  # missing blocks and who owes them
         self._peers: dict[str, _Peer] = {}
         self._verify = verify
+        self._num_expected = 0
         self.rejected: list[Rejection] = []
 
     @property
@@ -150,6 +158,11 @@ class Exchange:
     def owes(self, peer_id: str) -> bool:
         """Return whether this peer has answers to give."""
         return peer_id in self._peers and bool(self._peers[peer_id].owed)
+
+    def expect(self, num_peers: int, now: float) -> list[Action]:
+        """Leave their share to so many peers that may still join; 0 leaves nothing to anybody."""
+        self._num_expected = num_peers
+        return self._ask_all(now)
 
     def add_peer(self, peer_id: str, now: float) -> list[Action]:
         """Add a peer that is ready to be asked. One that comes back starts afresh."""
@@ -201,6 +214,13 @@ class Exchange:
             kept.append(Keep(peer_id, debt.cid, data))
         return kept + self._ask_all(now)
 
+    def excuse(self, peer_id: str, until: float) -> None:
+        """Nothing is taken from this peer until then: it is our doing, and tells nothing of it."""
+        peer = self._peers.get(peer_id)
+        if peer is not None:
+            peer.last_answer_at = until
+            peer.was_excused = True
+
     def check_deadlines(self, now: float) -> list[Action]:
         """Drop every peer that has owed an answer for too long."""
         late = [
@@ -251,16 +271,23 @@ class Exchange:
     def _measure(self, peer: _Peer, debt: _Debt, num_bytes: int, now: float) -> None:
         # A peer answers in order, so the time of its answer to one block begins when the one before
         # it was done.
+        if peer.was_excused:
+            peer.was_excused = False
+            return
+        was_idle = debt.asked_at >= peer.last_answer_at
         interval = max(now - max(debt.asked_at, peer.last_answer_at), _MIN_INTERVAL_S)
         peer.last_answer_at = now
+        if was_idle:
+            peer.round_trip_s = min(peer.round_trip_s, interval)
         rate = num_bytes / interval
         peer.bytes_per_s = (
             rate
             if not peer.bytes_per_s
             else peer.bytes_per_s + _RATE_SMOOTHING * (rate - peer.bytes_per_s)
         )
+        outstanding_s = max(ROUND_TRIPS_OUTSTANDING * peer.round_trip_s, MIN_OUTSTANDING_S)
         peer.window_bytes = int(
-            min(max(peer.bytes_per_s * TARGET_OUTSTANDING_S, MIN_WINDOW_BYTES), MAX_WINDOW_BYTES)
+            min(max(peer.bytes_per_s * outstanding_s, MIN_WINDOW_BYTES), MAX_WINDOW_BYTES)
         )
 
     def _note_absent(self, peer: _Peer, cid: Cid, now: float) -> list[Action]:
@@ -295,10 +322,13 @@ class Exchange:
     def _ask(self, peer_id: str, now: float) -> list[Action]:
         peer = self._peers[peer_id]
         asked: list[Cid] = []
+        if peer.owed and 2 * peer.owed_bytes > peer.window_bytes:
+            return []  # few large requests instead of one for each answer
         while (
             len(asked) < MAX_REQUEST_BLOCKS
             and (cid := self._choose(peer_id, peer, now)) is not None
         ):
+            peer.num_asked += 1
             peer.owed.append(_Debt(cid, now))
             peer.owed_bytes += self._sizes[cid]
             self._holders[cid].add(peer_id)
@@ -308,25 +338,36 @@ class Exchange:
     def _choose(self, peer_id: str, peer: _Peer, now: float) -> Cid | None:
         if peer.owed and peer.owed_bytes >= peer.window_bytes:
             return None
+        if self._num_expected and peer.num_asked >= self._share():
+            return None
         for index, cid in enumerate(self._unasked):
             if cid not in peer.absent:
                 del self._unasked[index]
                 return cid
         return None if self._unasked else self._choose_again(peer_id, peer, now)
 
+    def _share(self) -> int:
+        """How many blocks each peer would get if all that are expected came."""
+        return -(-len(self._sizes) // (len(self._peers) + self._num_expected))
+
     def _choose_again(self, peer_id: str, peer: _Peer, now: float) -> Cid | None:
         """Return a block that another peer owes and this one would bring sooner (the endgame), or
         None.
         """
-        if not peer.bytes_per_s:
+        bytes_per_s = peer.bytes_per_s or self._typical_rate()
+        if not bytes_per_s:
             return None
         for cid, holders in self._holders.items():
             if len(holders) != 1 or peer_id in holders or cid in peer.absent:
                 continue
-            ours = (peer.owed_bytes + self._sizes[cid]) / peer.bytes_per_s
+            ours = (peer.owed_bytes + self._sizes[cid]) / bytes_per_s
             if ours < ENDGAME_ADVANTAGE * self._time_left(cid, next(iter(holders)), now):
                 return cid
         return None
+
+    def _typical_rate(self) -> float:
+        rates = sorted(peer.bytes_per_s for peer in self._peers.values() if peer.bytes_per_s)
+        return rates[len(rates) // 2] if rates else 0.0
 
     def _time_left(self, cid: Cid, holder: str, now: float) -> float:
         """Return the seconds a peer will still need for a block it owes, by its rate, or by its

@@ -13,6 +13,7 @@ from ..errors import PeerTimeout, StreamClosed
 from ..host import Host
 from ..streams import FrameStream
 from .limits import ABSENT, MAX_BLOCK_BYTES, MAX_REQUEST_BYTES, PROTOCOL, decode_request
+from .rate import Rate
 
 STREAMS_PER_PEER = 4
 IDLE_TIMEOUT_S = 60.0
@@ -26,16 +27,17 @@ class BlockSource(Protocol):
         """Return the block, or None if it is not here."""
 
 
-def serve_blocks(host: Host, store: BlockSource) -> None:
-    """Answer block requests from `store` for as long as the host is open."""
+def serve_blocks(host: Host, store: BlockSource, rate: Rate | None = None) -> None:
+    """Answer block requests from `store` for as long as the host is open, no faster than `rate`."""
+    bound = rate or Rate()
 
     async def handle(stream: FrameStream) -> None:
-        await serve_stream(stream, store)
+        await serve_stream(stream, store, bound)
 
     host.serve(PROTOCOL, handle, streams_per_peer=STREAMS_PER_PEER)
 
 
-async def serve_stream(stream: FrameStream, store: BlockSource) -> None:
+async def serve_stream(stream: FrameStream, store: BlockSource, rate: Rate) -> None:
     """Answer each request in order, each block as one frame, with an empty frame for what is not
     here.
 
@@ -48,6 +50,7 @@ async def serve_stream(stream: FrameStream, store: BlockSource) -> None:
             return
         for cid in decode_request(request):
             block = store.get(cid)
-            await stream.send(
-                ABSENT if block is None or len(block) > MAX_BLOCK_BYTES else block, ANSWER_TIMEOUT_S
-            )
+            if block is None or len(block) > MAX_BLOCK_BYTES:
+                block = ABSENT
+            await rate.take(len(block))
+            await stream.send(block, ANSWER_TIMEOUT_S)

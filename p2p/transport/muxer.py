@@ -37,8 +37,8 @@ from .frames import (
 from .noise import MAX_PLAIN_BYTES, WIRE_ERRORS, FastSession
 from .stream import MAX_WINDOW_BYTES, FastYamuxStream, acquire
 
-# Four full Noise messages with the header in the first: no message is sent half empty.
-MAX_BURST_BYTES = 4 * MAX_PLAIN_BYTES - HEADER_BYTES
+# Full Noise messages with the header in the first; 256 KiB and a little go at once.
+MAX_BURST_BYTES = 5 * MAX_PLAIN_BYTES - HEADER_BYTES
 MIN_BURST_BYTES = MAX_PLAIN_BYTES - HEADER_BYTES
 # What one stream may hold the wire for: others wait no longer than that.
 SLOW_BURST_S = 0.02

@@ -37,8 +37,9 @@ HONEST = {
 class Simulation:
     """Peers that answer in order, each at its own speed, with its own faults."""
 
-    def __init__(self, num_blocks, peers):
+    def __init__(self, num_blocks, peers, patience_s=0.0):
         self.exchange = Exchange(REFS[:num_blocks])
+        self.exchange.expect(len(peers), 0.0)
         self.peers = {
             f"peer{index}": {**peer, "queue": [], "num_answers": 0, "is_busy": False}
             for index, peer in enumerate(peers)
@@ -51,6 +52,7 @@ class Simulation:
         self._order = 0
         for peer_id, peer in self.peers.items():
             self.schedule(peer["joins_at"], "join", peer_id)
+        self.schedule(patience_s, "stop_waiting", None)
 
     def schedule(self, at, kind, peer_id):
         self._order += 1
@@ -69,6 +71,9 @@ class Simulation:
 
     def join(self, peer_id):
         self.act(self.exchange.add_peer(peer_id, self.now))
+
+    def stop_waiting(self, _):
+        self.act(self.exchange.expect(0, self.now))
 
     def tick(self, _):
         self.act(self.exchange.check_deadlines(self.now))
@@ -117,9 +122,13 @@ class Simulation:
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.integers(1, len(BLOCKS)), st.lists(behaviours, min_size=1, max_size=5))
-def test_one_honest_peer_is_enough_whatever_the_others_do(num_blocks, peers):
-    simulation = Simulation(num_blocks, [*peers, HONEST]).run()
+@given(
+    st.integers(1, len(BLOCKS)),
+    st.lists(behaviours, min_size=1, max_size=5),
+    st.floats(0, 6),
+)
+def test_one_honest_peer_is_enough_whatever_the_others_do(num_blocks, peers, patience_s):
+    simulation = Simulation(num_blocks, [*peers, HONEST], patience_s).run()
     assert simulation.exchange.is_done
     assert set(simulation.kept) == {ref.cid for ref in REFS[:num_blocks]}
     assert f"peer{len(peers)}" not in simulation.dropped
@@ -211,3 +220,70 @@ def test_a_silent_peer_is_dropped_at_the_deadline_and_not_before():
     (drop,) = exchange.check_deadlines(ANSWER_DEADLINE_S + 1)
     assert (drop.peer_id, drop.is_hostile) == ("p", False)
     assert exchange.is_stuck
+
+
+def asked_of(actions):
+    return {action.peer_id: len(action.cids) for action in actions if isinstance(action, Ask)}
+
+
+def test_whoever_is_first_leaves_the_others_their_share_while_they_are_expected():
+    exchange = Exchange(REFS[:12])
+    assert exchange.expect(3, 0.0) == []
+    assert asked_of(exchange.add_peer("first", 0.0)) == {"first": 3}  # of 12: one of four
+    assert asked_of(exchange.expect(2, 0.1)) == {"first": 1}  # one has failed: a third
+    assert asked_of(exchange.add_peer("second", 0.2)) == {"second": 3}
+    left = asked_of(exchange.expect(0, 0.3))  # patience is over
+    assert sum(left.values()) == 5
+    exchange.check()
+
+
+def test_a_newcomer_takes_over_the_end_of_what_the_first_one_owes():
+    big = [bytes([index]) * 100_000 for index in range(12)]
+    exchange = Exchange([BlockRef(Cid.of(data), 100_000) for data in big])
+    exchange.add_peer("first", 0.0)
+    now = 0.001
+    while exchange._unasked:
+        exchange.answer("first", big.pop(0), now)
+        now += 0.001
+    assert len(exchange._peers["first"].owed) >= 2
+    assert asked_of(exchange.add_peer("second", now))["second"] >= 1
+    exchange.check()
+
+
+def test_a_window_is_filled_up_when_half_of_it_is_free_and_not_for_each_answer():
+    big = [bytes([index]) * 1000 for index in range(200)]
+    exchange = Exchange([BlockRef(Cid.of(data), 1000) for data in big])
+    owed = [*exchange.add_peer("p", 0.0)[0].cids]
+    data_of = {Cid.of(data): data for data in big}
+    num_requests, now = 1, 0.0
+    while not exchange.is_done:
+        now += 0.001
+        for action in exchange.answer("p", data_of[owed.pop(0)], now):
+            if isinstance(action, Ask):
+                owed += action.cids
+                num_requests += 1
+    assert num_requests <= 200 / 32
+
+
+def test_what_is_outstanding_follows_rate_and_round_trip():
+    def window_after(round_trip_s, bytes_per_s):
+        size = 100_000
+        blocks = [index.to_bytes(2, "big") * (size // 2) for index in range(120)]
+        data_of = {Cid.of(data): data for data in blocks}
+        exchange = Exchange([BlockRef(cid, size) for cid in data_of])
+        asked = [(0.0, cid) for cid in exchange.add_peer("p", 0.0)[0].cids]
+        now = 0.0
+        while asked:
+            asked_at, cid = asked.pop(0)
+            now = max(asked_at + round_trip_s, now) + size / bytes_per_s
+            for action in exchange.answer("p", data_of[cid], now):
+                if isinstance(action, Ask):
+                    asked += [(now, cid) for cid in action.cids]
+            if exchange._peers["p"].owed:
+                window = exchange._peers["p"].window_bytes
+        return window
+
+    near, far = window_after(0.001, 10e6), window_after(0.2, 10e6)
+    assert near < 1_000_000  # and not a quarter of a second's worth
+    assert 3_500_000 < far < 6_000_000  # two round trips' worth
+    assert window_after(0.001, 1e6) == 256 << 10

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,9 +18,9 @@ import pytest
 import trio
 import trio.testing
 
-from node.catalogue.holding import COPIES, AdapterFolders, Holdings, size_of
+from node.catalogue.holding import AdapterFolders, Holdings, size_of
 from node.catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE
-from node.errors import AdapterError, EngineBusy
+from node.errors import AdapterError, EngineBusy, NoProvider
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
@@ -41,7 +43,7 @@ class Scene:
         self.far = BlockStore(self.home / "far")
         self.store = BlockStore(self.home / "blocks")
         self.source = TwinSource(self.store, self.far)
-        self.size_bytes = COPIES * size_of(put_adapter(self.far, CREATOR, "a0")[1])
+        self.size_bytes = size_of(put_adapter(self.far, CREATOR, "a0")[1])
         self.restart()
 
     def restart(self) -> None:
@@ -191,9 +193,12 @@ async def test_what_is_on_its_way_takes_its_place(tmp_path: Path) -> None:
 
 @contextmanager
 def full_from(number: int) -> Iterator[None]:
-    """From the `number`th file that is opened to be written on, the disk takes nothing."""
+    """From the `number`th file that is opened to be written, or block that is written to one, on,
+    the disk takes nothing.
+    """
     count = 0
     real = io.open
+    real_pwrite = os.pwrite
 
     def open_on_a_full_disk(path: Any, mode: str = "r", *values: Any, **named: Any) -> Any:
         nonlocal count
@@ -202,8 +207,16 @@ def full_from(number: int) -> Iterator[None]:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return real(path, mode, *values, **named)
 
+    def write_on_a_full_disk(*values: Any) -> int:
+        nonlocal count
+        count += 1
+        if count >= number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_pwrite(*values)
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(io, "open", open_on_a_full_disk)
+        patched.setattr(os, "pwrite", write_on_a_full_disk)
         yield
 
 
@@ -223,3 +236,55 @@ async def test_whichever_write_the_disk_refuses_nothing_half_is_left_and_room_me
         await scene.holdings.hold_guest(cid)  # it is here: that it is wanted takes no room
     scene.folders.delete(cid, set())
     assert scene.size_on_disk == 0, "what was fetched for it is known"
+
+
+async def test_a_guest_that_a_crash_cut_off_goes_on_or_makes_room(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    cid = scene.adapter("cut")
+    real = scene.source.fetch_blocks
+
+    async def fetch_until_killed(*arguments: object) -> None:
+        if CONFIG_FILE not in scene.source.files_fetched:
+            return await real(*arguments)  # type: ignore[arg-type]
+        snapshot(tmp_path, tmp_path.with_name("killed"))
+        raise NoProvider("killed")
+
+    scene.source.fetch_blocks = fetch_until_killed  # type: ignore[method-assign]
+    with pytest.raises(NoProvider):
+        await scene.holdings.hold_guest(cid)
+    assert list((tmp_path / "adapters").iterdir()) == []
+
+    scene = Scene(tmp_path.with_name("killed"))  # what the disk was like at that moment
+    assert [guest.cid for guest in scene.folders.guests()] == [cid]
+    assert scene.folders.written() == []
+    for number in range(ROOM):
+        await scene.holdings.hold_guest(scene.adapter(f"a{number}"))
+    assert cid not in [guest.cid for guest in scene.folders.guests()]
+
+    await scene.holdings.hold_guest(cid)
+    assert scene.holdings.find(cid) is not None
+
+
+async def test_an_adapters_bytes_lie_on_the_disk_once_and_are_given_out_from_there(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    cid = scene.adapter("once")
+    await scene.holdings.hold(cid)
+    manifest = scene.holdings.find(cid)
+    assert manifest is not None
+    blocks = [Cid(digest) for file in manifest.files for digest, _ in file.blocks]
+    assert sorted([*blocks, cid]) == scene.store.list()
+    assert [scene.store.get(block) for block in blocks] == [
+        scene.far.get(block) for block in blocks
+    ]
+    assert BlockStore(tmp_path / "blocks").list() == [cid]
+    weights = tmp_path / "adapters" / str(cid) / WEIGHTS_FILE
+    weights.write_bytes(b"broken" * 20)  # nothing wrong is given to others
+    of_weights = [Cid(digest) for digest, _ in manifest.files[1].blocks]
+    assert [scene.store.get(block) for block in of_weights] == [None, None]
+
+
+def snapshot(home: Path, copy: Path) -> None:
+    """Copy a home as it is now."""
+    shutil.copytree(home, copy, dirs_exist_ok=True)

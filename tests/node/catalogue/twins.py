@@ -118,11 +118,11 @@ class TwinSource:
     async def fetch_blocks(self, pulled: Pulled, files: Sequence[File]) -> None:
         await trio.lowlevel.checkpoint()
         self.files_fetched += [file.name for file in files]
+        assert pulled.draft is not None
         if self.remote is not None:
             for cid in [Cid(digest) for file in files for digest, _ in file.blocks]:
-                if not self.store.has(cid) and (data := self.remote.get(cid)) is not None:
-                    self.store.put(data)
-                    pulled.fetched.add(cid)
+                if not pulled.draft.has(cid) and (data := self.remote.get(cid)) is not None:
+                    pulled.draft.put(data)
 
 
 @dataclass
