@@ -7,9 +7,14 @@ memory is a store.
               ahead of its turn               → waits
               its node's signature alone      → in grace, in which a co-signed one has its place
               next in its channel             → accepted, with a promise and its deadline
+              no room in the next epoch       → rejected for now, with a place in the line
               here already                    → duplicate, the same promise
               another body for a taken place  → evidence
+    recall:   promised once and forgotten, as with a lost disk: in the next epoch, without a word
     seal:     a fair choice of what is accepted and still claimed → batch → header
+
+What is promised and not sealed fits one epoch: whatever happened meanwhile, the next one keeps
+every promise.
 
 Whatever grows by what strangers send is bounded by payer, so nobody's receipts keep out another's;
 and who wants many payers needs claimed money in a channel of each. Every change is in the store
@@ -23,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from .admission import Admission
 from .attribution.shares import AdapterTerms, terms_of
 from .batch import MAX_BATCH_ADAPTERS, MAX_BATCH_RECEIPTS, compose, decode_batch, recompute
 from .channel import ChannelTip
@@ -35,13 +41,12 @@ from .history import History
 from .manifest import parse_manifest
 from .outcomes import Accepted, Duplicate, Equivocation, InGrace, Outcome, Rejected, Waiting
 from .promise import Evidence, Promise, make_promise, verify_evidence
+from .recall import Recalled
 from .receipt import BARE_BASE, decode_body, decode_receipt, digest_of
 from .signing import Signer
 from .state import EpochState
 from .waiting import Waiter, WaitingRoom
 
-MAX_UNSEALED_PER_PAYER = 2 * MAX_BATCH_RECEIPTS
-MAX_NEW_ADAPTERS_PER_PAYER = MAX_BATCH_ADAPTERS  # that no epoch has named yet
 MAX_LEARNT = 1_024  # manifests in memory that no accepted receipt names, 64 KiB at most each
 CHECKPOINT_RECEIPTS = 20_000  # after so many more, a checkpoint is due
 
@@ -51,12 +56,11 @@ class Pace:
     """How fast an aggregator is, in seconds.
 
     `grace_s`: how long a client may still co-sign; `promise_s`: by when a receipt is in a header on
-    chain, when nothing is queued; `epoch_s`: from one seal to the next.
+    chain, which is many epochs.
     """
 
     grace_s: int = 60
     promise_s: int = 600
-    epoch_s: int = 30
 
 
 PACE = Pace()
@@ -125,9 +129,11 @@ class AggregatorStore(Protocol):
     def keep_evidence(self, channel_id: bytes, sequence: int, evidence: Evidence) -> None:
         """Keep the first evidence for a place, and a bounded number for each channel."""
 
-    def seal(self, sealed: SealedEpoch, places: Sequence[Place]) -> None:
-        """Add an epoch and mark its receipts as sealed. Raises LedgerConflict when the epoch
-        exists.
+    def seal(
+        self, sealed: SealedEpoch, places: Sequence[Place], recalled: Sequence[Recalled]
+    ) -> None:
+        """Add an epoch and mark its receipts as sealed, those that were recalled with their
+        manifests. Raises LedgerConflict when the epoch exists.
         """
 
     def adopt(
@@ -157,7 +163,7 @@ class Aggregator:
     - For each channel, `_queue` holds without gaps the receipts between its last sealed one and its
     tip.
     - What was accepted once is never forgotten, and counts once.
-    - A promise's deadline covers everything that was promised before it.
+    - What is promised and can be sealed is never more than one epoch takes.
     """
 
     def __init__(
@@ -169,6 +175,9 @@ class Aggregator:
         self._pace = pace
         self._waiting = WaitingRoom()
         self._doubted: set[bytes] = set()  # channels that the last seal could not take
+        self._recalled: dict[bytes, Recalled] = {}  # of each channel the next
+        self._places = Admission(MAX_BATCH_RECEIPTS)
+        self._namings = Admission(MAX_BATCH_ADAPTERS)  # of adapters that no epoch has named yet
         self._learnt: dict[bytes, tuple[AdapterTerms, bytes]] = {}  # the newest comes last
         self._restore()
 
@@ -220,7 +229,7 @@ class Aggregator:
             return Rejected(error.invariant, str(error), retryable=False)
         if not self._is_ripe(waiter, now):
             return self._wait(waiter, InGrace(waiter.since + self._pace.grace_s))
-        return self._accept(waiter, tip, now)
+        return self._find_room(envelope, now) or self._accept(waiter, tip, now)
 
     def learn(self, manifest: bytes, digest: bytes) -> AdapterTerms:
         """Take an adapter's manifest, and return what attribution reads in it.
@@ -279,31 +288,44 @@ class Aggregator:
                 " send this again",
                 retryable=True,
             )
-        if self._queue.num_of(envelope.payer) >= MAX_UNSEALED_PER_PAYER:
+        return None
+
+    def _find_room(self, envelope: VerifiedEnvelope, now: int) -> Rejected | None:
+        """Refuse for now what the next epoch has no room for: nothing else is ever promised."""
+        payer = envelope.payer
+        held = self._queue.num_of(payer)
+        if not self._places.admits(payer, held, self._num_open, now):
             return Rejected(
-                "quota",
-                f"{MAX_UNSEALED_PER_PAYER} receipts of this payer are taken and not sealed yet;"
-                " send this again later",
+                "room",
+                f"the next epoch is full: {self._num_open} receipts are promised, {held} of this"
+                " payer; send this again soon, in its turn it is taken",
                 retryable=True,
             )
-        if not self._has_room_for(receipt.adapter, envelope.payer):
+        if not self._has_room_for(envelope.receipt.receipt.adapter, payer, now):
             return Rejected(
-                "quota",
-                f"{MAX_NEW_ADAPTERS_PER_PAYER} new adapters of this payer are not sealed yet; send"
-                " this again later",
+                "room",
+                f"the next epoch is full: {len(self._new_terms)} adapters in it are new; send this"
+                " again soon, in its turn it is taken",
                 retryable=True,
             )
         return None
+
+    @property
+    def _num_open(self) -> int:
+        """Count what the next epoch must take. What is not claimed any more, nobody can ask for."""
+        doubted = sum(map(self._queue.num_of_channel, self._doubted))
+        return len(self._queue) - doubted + len(self._recalled)
 
     def _is_new(self, adapter: bytes) -> bool:
         """Return whether no epoch has named this adapter yet."""
         return adapter != BARE_BASE and adapter not in self.state.adapters
 
-    def _has_room_for(self, adapter: bytes, payer: bytes) -> bool:
+    def _has_room_for(self, adapter: bytes, payer: bytes, now: int) -> bool:
         if not self._is_new(adapter) or adapter in self._new_terms:
             return True
         named = {pledge.envelope.receipt.receipt.adapter for pledge in self._queue.line(payer)}
-        return sum(map(self._is_new, named)) < MAX_NEW_ADAPTERS_PER_PAYER
+        held = sum(map(self._is_new, named))
+        return self._namings.admits(payer, held, len(self._new_terms), now)
 
     def _is_open(self, view: ChannelView, now: int) -> bool:
         """Return whether a header that is posted in time may move this channel."""
@@ -324,12 +346,7 @@ class Aggregator:
 
     def _accept(self, waiter: Waiter, tip: ChannelTip, now: int) -> Accepted:
         run, tip = self._collect_run(waiter, tip, now)
-        num_adapters = len(self._new_terms.keys() | {_adapter(one.envelope) for one in run})
-        pledges = []
-        for number, taken in enumerate(run, len(self._queue)):
-            num_epochs = max(number // MAX_BATCH_RECEIPTS, num_adapters // MAX_BATCH_ADAPTERS)
-            deadline = now + self._pace.promise_s + num_epochs * self._pace.epoch_s
-            pledges.append(Pledge(taken.envelope, deadline))
+        pledges = [Pledge(taken.envelope, now + self._pace.promise_s) for taken in run]
         manifests = {
             adapter: self._learnt[adapter][1]
             for adapter in map(_adapter, (taken.envelope for taken in run))
@@ -353,20 +370,20 @@ class Aggregator:
     def _collect_run(
         self, waiter: Waiter, tip: ChannelTip, now: int
     ) -> tuple[list[Waiter], ChannelTip]:
-        """Collect this receipt and those that waited for it, as far as they follow one another and
-        the payer's quota goes.
+        """Collect this receipt, for which there is room, and those that waited for it, as far as
+        they follow one another and the room goes.
         """
         channel_id, sequence = waiter.envelope.place
-        room = MAX_UNSEALED_PER_PAYER - self._queue.num_of(waiter.envelope.payer)
+        held = self._queue.num_of(waiter.envelope.payer)
         run: list[Waiter] = []
         following: Waiter | None = waiter
-        while following is not None and len(run) < room:
+        while following is not None:
             envelope = following.envelope
             if not self._is_ripe(following, now):
                 break
             if self.find_terms(_adapter(envelope)) != following.terms:
                 break  # its manifest was forgotten meanwhile
-            if not self._has_room_for(_adapter(envelope), envelope.payer):
+            if run and not self._has_room_behind(run, envelope, held, now):
                 break
             try:
                 tip = tip.follow(envelope.receipt, self.network, following.terms)
@@ -378,6 +395,20 @@ class Aggregator:
             sequence += 1
             following = self._waiting.find((channel_id, sequence))
         return run, tip
+
+    def _has_room_behind(
+        self, run: Sequence[Waiter], envelope: VerifiedEnvelope, held: int, now: int
+    ) -> bool:
+        """Return whether the next epoch has room for one more receipt behind a run.
+
+        Of a new adapter the run's first receipt brings at most one: others come by themselves.
+        """
+        adapter = _adapter(envelope)
+        is_known = not self._is_new(adapter) or adapter in self._new_terms
+        taken = self._num_open + len(run)
+        return (is_known or adapter == _adapter(run[0].envelope)) and self._places.admits(
+            envelope.payer, held + len(run), taken, now
+        )
 
     def _promise(self, pledge: Pledge) -> Promise:
         return make_promise(self._signer, pledge.envelope.receipt, pledge.deadline, self.network)
@@ -416,8 +447,11 @@ class Aggregator:
         """List the channels that the next epoch would settle, to be read from the chain before
         `seal`.
         """
-        chosen = self._choose(now, lambda pledge: pledge.envelope.place[0] not in self._doubted)
-        due = dict.fromkeys(pledge.envelope.place[0] for pledge in chosen)
+        chosen = self._choose(
+            now, lambda pledge: pledge.envelope.place[0] not in self._doubted, MAX_BATCH_RECEIPTS
+        )
+        due = dict.fromkeys(self._recalled)
+        due |= dict.fromkeys(pledge.envelope.place[0] for pledge in chosen)
         due |= dict.fromkeys(sorted(self._doubted)[:MAX_BATCH_RECEIPTS])
         return list(due)
 
@@ -429,8 +463,9 @@ class Aggregator:
         up no other. Takes up to a second: call it from a thread.
         """
 
+        recalled = self._choose_recalled(views, now)
         uncovered = set[bytes]()
-        adapters = set[bytes]()
+        adapters = set(filter(self._is_new, (one.receipt.receipt.adapter for one in recalled)))
 
         def is_covered(pledge: Pledge) -> bool:
             channel = pledge.envelope.place[0]
@@ -449,21 +484,67 @@ class Aggregator:
                 adapters.add(receipt.adapter)
             return True
 
-        chosen = self._choose(now, is_covered)
+        chosen = self._choose(now, is_covered, MAX_BATCH_RECEIPTS - len(recalled))
         # Asked about, and not claimed any more: next time they come last.
         self._doubted = (self._doubted - views.keys()) | (uncovered & views.keys())
-        if not chosen:
+        if not chosen and not recalled:
             return None
         configs = {pledge.envelope.place[0]: pledge.envelope.config for pledge in chosen}
+        configs |= {one.place[0]: one.config for one in recalled}
         receipts = [pledge.envelope.receipt for pledge in chosen]
-        batch = compose(receipts, configs, self.state)
+        batch = compose([*receipts, *(one.receipt for one in recalled)], configs, self.state)
+        manifests = self._manifests(batch)
+        manifests |= {one.receipt.receipt.adapter: one.manifest for one in recalled}
         # As any stranger will, before anybody is told.
-        transition = recompute(batch, self.state, self._manifests(batch))
+        transition = recompute(batch, self.state, manifests)
         sealed = SealedEpoch(transition.header, batch)
-        self._store.seal(sealed, [pledge.envelope.place for pledge in chosen])
+        self._store.seal(sealed, [pledge.envelope.place for pledge in chosen], recalled)
         self.state.apply(transition)
         self._drop(chosen)
+        self._drop_kept()
         return sealed
+
+    def recall(self, recalled: Recalled) -> bool:
+        """Take up a receipt again that was promised here and forgotten: it is in the next epoch.
+
+        Return whether there is something to do: not where the channel has come as far, in an epoch
+        or among what is promised.
+        """
+        channel, sequence = recalled.place
+        tip = self._tips.get(channel) or self.state.find_tip(channel) or ChannelTip(recalled.config)
+        if sequence <= tip.sequence:
+            return False
+        tip.follow(recalled.receipt, self.network, recalled.terms)
+        self._recalled[channel] = recalled
+        return True
+
+    def _choose_recalled(self, views: Mapping[bytes, ChannelView], now: int) -> list[Recalled]:
+        """Choose what was recalled and is claimed, with as many new adapters as an epoch may name.
+
+        Where the queue has its channel, it has another receipt for the place.
+        """
+        chosen: list[Recalled] = []
+        adapters = set[bytes]()
+        for channel, one in sorted(self._recalled.items(), key=lambda item: item[1].deadline):
+            body = one.receipt.receipt
+            view = views.get(channel)
+            if view is None or view.total_claimed < body.cumulative:
+                continue
+            if not self._is_open(view, now) or self._queue.has_channel(channel):
+                continue
+            more = {body.adapter} if self._is_new(body.adapter) else set()
+            if len(adapters | more) > MAX_BATCH_ADAPTERS or len(chosen) == MAX_BATCH_RECEIPTS:
+                continue
+            adapters |= more
+            chosen.append(one)
+        return chosen
+
+    def _drop_kept(self) -> None:
+        """Forget what was recalled and is in an epoch, or has another receipt in its place."""
+        for channel, one in list(self._recalled.items()):
+            tip = self.state.find_tip(channel)
+            if tip is not None and tip.sequence >= one.place[1]:
+                del self._recalled[channel]
 
     def unseal(self, first: int) -> None:
         """Take back the sealed epochs from `first` on, because the chain will not take their
@@ -508,11 +589,16 @@ class Aggregator:
         self._store.keep_checkpoint(header.epoch, self.history.write_checkpoint(self._signer))
         self._checkpointed = header.num_receipts
 
-    def _choose(self, now: int, is_covered: Callable[[Pledge], bool]) -> list[Pledge]:
+    def _choose(
+        self,
+        now: int,
+        is_covered: Callable[[Pledge], bool],
+        limit: int,
+    ) -> list[Pledge]:
         # A full batch of the largest receipts, each with a new channel and adapter, is below the
         # bound of its bytes.
         urgent_until = now + self._pace.promise_s // 2
-        return self._queue.choose(MAX_BATCH_RECEIPTS, urgent_until, is_covered)
+        return self._queue.choose(limit, urgent_until, is_covered)
 
     def _drop(self, pledges: Sequence[Pledge]) -> None:
         self._queue.remove(pledges)

@@ -105,6 +105,12 @@ def compose(
     return encode(batch)
 
 
+def moved_by(data: bytes) -> dict[bytes, int]:
+    """Return the channels that a batch of our own moves, each with what it costs afterwards."""
+    receipts = (decode_body(decode_receipt(one).body) for one in decode_batch(data).receipts)
+    return {receipt.channel_id: receipt.cumulative for receipt in receipts}
+
+
 def recompute(data: bytes, state: EpochState, manifests: Mapping[bytes, bytes]) -> Transition:
     """Check a batch from bytes nobody vouched for, and plan what it makes of the state.
 

@@ -12,7 +12,7 @@ the chain knows comes as Facts. What nobody can locate, inquiry.py searches for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -141,14 +141,6 @@ class Lowered:
 
 
 @dataclass(frozen=True)
-class Excluded:
-    """A header that was posted after a promise's deadline leaves its receipt out."""
-
-    promise: Promise
-    channel: Shown[ChannelLeaf]
-
-
-@dataclass(frozen=True)
 class AfterExit:
     """A channel that has left was moved. `earlier` is None in the first epoch."""
 
@@ -168,7 +160,6 @@ Accusation = (
     | EntryTwice
     | TakenBack
     | Lowered
-    | Excluded
     | AfterExit
 )
 
@@ -273,7 +264,6 @@ class Facts:
     posted_at: int
     claimed: Mapping[bytes, int] = field(default_factory=dict)
     left_at: Mapping[bytes, int] = field(default_factory=dict)
-    promises: Sequence[Promise] = ()
 
 
 @dataclass(frozen=True)
@@ -295,10 +285,6 @@ class Case:
         claimed = self.facts.claimed.get(leaf.channel_id)
         if claimed is not None and leaf.cumulative > claimed:
             yield Unfunded(channel)
-        for promise in self.facts.promises:
-            is_over = self.facts.posted_at > promise.deadline
-            if is_over and promise.channel_id == leaf.channel_id and not keeps(leaf, promise):
-                yield Excluded(promise, channel)
         earlier = self._find_earlier(channel)
         if earlier is not None and not (
             earlier.proof.index == channel.proof.index and goes_on(earlier.leaf, leaf)
@@ -436,10 +422,10 @@ def goes_on(earlier: ChannelLeaf, later: ChannelLeaf) -> bool:
 
 
 def keeps(leaf: ChannelLeaf, promise: Promise) -> bool:
-    """Return whether a channel's leaf has reached a promised receipt."""
-    if leaf.sequence == promise.sequence:
-        return leaf.body == promise.body
-    return leaf.sequence > promise.sequence
+    """Return whether a channel's leaf has reached a promised receipt, or its node's other one for
+    the same place: nobody else could bring the channel there.
+    """
+    return leaf.sequence >= promise.sequence
 
 
 # ── exits ──

@@ -42,6 +42,10 @@ class FairQueue:
         """Return how many pledges of this payer wait."""
         return len(self._lines.get(payer, {}))
 
+    def num_of_channel(self, channel_id: bytes) -> int:
+        """Return how many pledges of this channel wait."""
+        return self._num_by_channel[channel_id]
+
     def line(self, payer: bytes) -> Iterable[Pledge]:
         """Return the pledges of a payer, in order of acceptance."""
         return self._lines.get(payer, {}).values()

@@ -1,16 +1,26 @@
-"""Makes what an aggregator signs when it takes a receipt, and what convicts a node that signed two
-for one place.
+"""Makes what an aggregator signs when it takes a receipt, what reminds it of that, and what
+convicts a node that signed two for one place.
 
 Both stand alone; knows no state, no clock and no chain.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from .codec import Amount, Digest, Record, Signature
 from .digest import Network, keccak, struct_hash, typed_digest
 from .errors import BadSignature, ReceiptError
-from .receipt import VerifiedReceipt, decode_body, decode_receipt, digest_of, verify_receipt
+from .receipt import (
+    SignedReceipt,
+    VerifiedReceipt,
+    decode_body,
+    decode_receipt,
+    digest_of,
+    verify_receipt,
+)
 from .signing import Signer, recover
+from .voucher import ChannelConfig
 
 _PROMISE_TYPE = keccak(
     b"Promise(bytes32 channelId,uint64 sequence,uint128 cumulative,bytes32 body,uint64 deadline)"
@@ -18,8 +28,8 @@ _PROMISE_TYPE = keccak(
 
 
 class Promise(Record, frozen=True):
-    """The promise that the channel's leaf in every header posted after `deadline` has reached this
-    receipt.
+    """The promise that the channel's leaf in a header posted by `deadline`, or in the first one
+    after it, has reached this receipt.
 
     `body` is the digest of the receipt's body; `deadline` in Unix seconds of the chain.
     """
@@ -30,6 +40,19 @@ class Promise(Record, frozen=True):
     body: Digest
     deadline: Amount
     signature: Signature
+
+
+@dataclass(frozen=True)
+class Reminder:
+    """A promise with everything that is needed to keep it, whatever its giver has forgotten.
+
+    `signed` carries the node's signature alone, `manifest` is empty for the bare base.
+    """
+
+    promise: Promise
+    config: ChannelConfig
+    signed: SignedReceipt
+    manifest: bytes
 
 
 class Evidence(Record, frozen=True):

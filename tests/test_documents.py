@@ -33,7 +33,8 @@ from p2p import gossip, hardened_gossip, hardening, identity, kademlia, names, t
 from p2p.blocks import limits
 from p2p.dht import REPROVIDE_INTERVAL_S
 from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
-from proofs.aggregator import MAX_NEW_ADAPTERS_PER_PAYER, MAX_UNSEALED_PER_PAYER, PACE
+from proofs.admission import LINE_S, MAX_LINE, SHARE
+from proofs.aggregator import PACE
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
@@ -127,9 +128,9 @@ FACTS = [
     ("delivery.md", f"1 to {receipts.MAX_DELIVERED} envelopes"),
     ("delivery.md", f"at most {envelope.MAX_ENVELOPE_BYTES >> 10} KiB, canonical"),
     ("delivery.md", f"period of {PACE.grace_s} s (`grace_s`)"),
-    ("delivery.md", f"now + {PACE.promise_s} s (`promise_s`) + {PACE.epoch_s} s (`epoch_s`)"),
-    ("delivery.md", f"at most {MAX_UNSEALED_PER_PAYER:,} receipts of one payer are accepted"),
-    ("delivery.md", f"and at most {MAX_NEW_ADAPTERS_PER_PAYER} adapters among them"),
+    ("delivery.md", f"now + {PACE.promise_s} s (`promise_s`)"),
+    ("delivery.md", f"at most {SHARE} times what is left"),
+    ("delivery.md", f"asks again within {LINE_S} s. The line has {MAX_LINE:,} places"),
     ("delivery.md", f"At most {batch.MAX_BATCH_ADAPTERS} adapters are new in an epoch"),
     ("delivery.md", f"for at most {MAX_EVIDENCE_PER_CHANNEL} places of a channel"),
     ("delivery.md", f"it waits, at most {waiting.WAITING_S} s."),

@@ -26,7 +26,6 @@ from proofs.court import (
     ChannelTwice,
     EntryAnswer,
     EntryTwice,
-    Excluded,
     ExitRequest,
     Forged,
     Lowered,
@@ -39,8 +38,17 @@ from proofs.court import (
 )
 from proofs.digest import keccak
 from proofs.epoch import AccountLeaf, ChannelLeaf, EntryLeaf, EpochHeader, PayoutLeaf, Shown
-from proofs.promise import Promise, promise_digest
-from proofs.receipt import NO_SIGNATURE, signed_digest
+from proofs.promise import Promise, Reminder, promise_digest
+from proofs.receipt import (
+    BARE_BASE,
+    NO_SIGNATURE,
+    Receipt,
+    SignedReceipt,
+    digest_of,
+    encode_body,
+    sign_receipt,
+    signed_digest,
+)
 from proofs.signing import Signer
 from proofs.sumtree import SumTree, leaf
 from proofs.voucher import ChannelConfig, channel_id
@@ -319,14 +327,43 @@ def lowered(crowd: Crowd) -> Accusation:
     return Lowered(earlier, crowd.show_channel(), owed, crowd.show_payout(0))
 
 
-def excluded(crowd: Crowd) -> Accusation:
-    """Leave a promised receipt out."""
+def remind(crowd: Crowd) -> Reminder:
+    """Promise the channel's next receipt, of which nobody has heard."""
     network = crowd.world.deployment.network
+    leaf = crowd.channel
+    signer = Signer(secret("operator"))
+    body = Receipt(
+        version=2,
+        chain_id=network.chain_id,
+        settlement=network.settlement,
+        channel_id=leaf.channel_id,
+        sequence=leaf.sequence + 1,
+        previous=leaf.body,
+        operator=signer.address,
+        client=crowd.config.payer,
+        base=keccak(b"base"),
+        adapter=BARE_BASE,
+        owner=signer.address,
+        prompt_commitment=keccak(b"prompt"),
+        answer_commitment=keccak(b"answer"),
+        prompt_tokens=10,
+        completion_tokens=100,
+        prompt_price=10,
+        completion_price=10,
+        amount=1_100,
+        cumulative=leaf.cumulative + 1_100,
+        seed=bytes(32),
+        dtype=b"bfloat16",
+        started_at=1_800_000_000,
+        payouts=keccak(b"payouts"),
+    )
+    signed = SignedReceipt(encode_body(body), sign_receipt(signer, body, network), NO_SIGNATURE)
+    place = (leaf.channel_id, body.sequence, body.cumulative)
     deadline = crowd.posted[-1].posted_at
-    place = (crowd.channel.channel_id, crowd.channel.sequence + 1, crowd.channel.cumulative + 1)
-    given = Promise(*place, body=keccak(b"body"), deadline=deadline, signature=bytes(65))
+    given = Promise(*place, body=digest_of(signed.body), deadline=deadline, signature=bytes(65))
     signature = Signer(secret("aggregator")).sign_digest(promise_digest(given, network))
-    return Excluded(msgspec.structs.replace(given, signature=signature), crowd.show_channel())
+    promise = msgspec.structs.replace(given, signature=signature)
+    return Reminder(promise, crowd.config, signed, b"")
 
 
 def after_exit(crowd: Crowd) -> Accusation:
@@ -351,6 +388,5 @@ LIES = (
     entry_twice,
     taken_back,
     lowered,
-    excluded,
     after_exit,
 )

@@ -24,6 +24,7 @@ from benchmarks.proofs.crowd import (
     WITNESSES,
     Crowd,
     gather,
+    remind,
 )
 from proofs.chain.deploy import deploy_settlement
 from proofs.chain.devchain import mint
@@ -216,6 +217,7 @@ def measure_court(crowd: Crowd) -> Iterator[tuple[str, int]]:
     convicted = court.convict_default(crowd.posted[-1], crowd.posted[-2], question)
     yield "convictDefault", convicted.gas_used
     rpc.call("evm_revert", undo)
+    yield from measure_promise(crowd)
     for lie in LIES:
         undo = rpc.call("evm_snapshot")
         liar = crowd.copy()
@@ -224,6 +226,30 @@ def measure_court(crowd: Crowd) -> Iterator[tuple[str, int]]:
         convicted = court.prove(liar.posted[-1], liar.posted[-2], accusation)
         yield f"prove{type(accusation).__name__}", convicted.gas_used
         rpc.call("evm_revert", undo)
+
+
+def measure_promise(crowd: Crowd) -> Iterator[tuple[str, int]]:
+    """What it costs to ask for a promise, to show it kept, to show it broken."""
+    rpc = crowd.world.rpc
+    court = crowd.world.client("anybody").settlement.court
+    undo = rpc.call("evm_snapshot")
+    reminder = remind(crowd)
+    crowd.world.wait(1)
+    stood = court.stand(reminder, crowd.posted[-1], crowd.show_channel())
+    yield "stand", stood.gas_used
+    later = crowd.copy()
+    again = rpc.call("evm_snapshot")
+    later.post()
+    kept = court.answer_stand(reminder.promise, later.posted[-1], later.show_channel())
+    yield "answerStand", kept.gas_used
+    rpc.call("evm_revert", again)
+    crowd.world.wait(TERMS.window + 1)
+    later = crowd.copy()
+    later.post(lying=True)
+    crowd.world.wait(TERMS.answer_time + 1)
+    broken = court.convict_broken(reminder.promise, 1, later.posted[-1])
+    yield "convictBroken", broken.gas_used
+    rpc.call("evm_revert", undo)
 
 
 def measure_office(world: World) -> Iterator[tuple[str, int]]:

@@ -122,7 +122,7 @@ abstract contract Books is World {
 
     function post(Header memory header) internal returns (PostedHeader memory posted) {
         vm.prank(settlement.aggregator());
-        settlement.post(header, new bytes[](0));
+        settlement.post(header, new bytes[](0), anywhere());
         posted = PostedHeader(header, uint64(block.timestamp));
         while (headers.length >= header.epoch) headers.pop();
         headers.push(posted);

@@ -13,7 +13,6 @@ import {
     EntryLeaf,
     PayoutLeaf
 } from "../src/types/Leaves.sol";
-import {Promise} from "../src/types/Receipt.sol";
 import {Books} from "./Books.sol";
 import {Trees} from "./Trees.sol";
 
@@ -246,49 +245,6 @@ contract CourtTest is Books {
         _proveLowered(lying, before, book, (c + 1) % NUM_CHANNELS);
         _proveLowered(lying, before, book, c);
         _tookBack(1);
-    }
-
-    function test_excluded(uint256 seed, uint64 late, bool another) external {
-        (Book memory book, PostedHeader memory honest) = _begin(seed);
-        uint256 c = seed % NUM_CHANNELS;
-        ChannelLeaf memory leaf = book.channels[c];
-        if (another) leaf.body = bytes32("another");
-        else leaf.sequence = 2;
-        uint64 deadline = uint64(block.timestamp) + 10;
-        (Promise memory pledge, bytes memory signature) = promised(leaf, deadline);
-        book = write(_amounts, 1);
-        vm.warp(deadline + late % 2);
-        Book memory more = write(_amounts, 1);
-        more.channels[(c + 1) % NUM_CHANNELS].sequence = 2;
-        PostedHeader memory second = _postMore(more);
-        if (late % 2 == 0) {
-            _expect(IProofs.NotALie.selector); // the deadline was not over
-            court.proveExcluded(second, honest, pledge, signature, showChannel(more, c));
-            return;
-        }
-        _expect(IProofs.NotALie.selector);
-        court.proveExcluded(
-            second, honest, pledge, signed(OPERATOR_KEY, bytes32("x")), showChannel(more, c)
-        );
-        _expect(IProofs.NotALie.selector); // another channel
-        court.proveExcluded(
-            second, honest, pledge, signature, showChannel(more, (c + 1) % NUM_CHANNELS)
-        );
-        court.proveExcluded(second, honest, pledge, signature, showChannel(more, c));
-        _tookBack(1);
-    }
-
-    function test_a_promise_that_was_kept_convicts_nobody(uint256 seed, uint64 later) external {
-        (Book memory book, PostedHeader memory honest) = _begin(seed);
-        uint256 c = seed % NUM_CHANNELS;
-        (Promise memory pledge, bytes memory signature) =
-            promised(book.channels[c], uint64(block.timestamp));
-        vm.warp(block.timestamp + 1);
-        if (later % 2 == 0) book.channels[c].sequence = 2 + later / 2;
-        else book.channels[(c + 1) % NUM_CHANNELS].sequence = 2;
-        PostedHeader memory second = _postMore(book);
-        _expect(IProofs.NotALie.selector);
-        court.proveExcluded(second, honest, pledge, signature, showChannel(book, c));
     }
 
     // ── who may convict, what, and until when ────────────────────────────────────────────────────

@@ -178,52 +178,6 @@ contract DemandsTest is Books {
         );
     }
 
-    // ── promises ─────────────────────────────────────────────────────────────────────────────────
-
-    function test_a_promise_that_is_not_shown_kept_convicts(bool kept, uint64 waited) external {
-        (Book memory book, PostedHeader memory here) = _begin();
-        if (!kept) book.channels[0].sequence = 2;
-        uint64 deadline = uint64(block.timestamp) + 5;
-        (Promise memory pledge, bytes memory signature) = promised(book.channels[0], deadline);
-        vm.expectPartialRevert(IDemands.NotDue.selector);
-        court.stand(pledge, signature);
-        vm.warp(deadline + 1);
-        _stand(pledge, signature);
-        book = write(amountsOf(1, MOST), 1);
-        ChannelProof memory proof = showChannel(book, 0);
-        if (!kept) vm.expectRevert(abi.encodePacked(IDemands.NoAnswer.selector));
-        court.answerStand(pledge, here, proof);
-        vm.warp(deadline + 1 + bound(waited, 0, 2 * ANSWER_TIME));
-        bool broken = !kept && block.timestamp > deadline + 1 + ANSWER_TIME;
-        if (kept) vm.expectPartialRevert(IDemands.NoSuchDemand.selector);
-        else if (!broken) vm.expectPartialRevert(IDemands.NotDue.selector);
-        court.convictBroken(pledge, 1);
-        check((settlement.aggregator() == address(0)) == broken, "who breaks its word goes");
-        checkEqual(settlement.lastEpoch(), 1, "no header is taken back");
-    }
-
-    function test_a_promise_of_a_term_that_is_over_only_gives_the_fee_back() external {
-        (Book memory book,) = _begin();
-        book.channels[0].sequence = 2;
-        (Promise memory pledge, bytes memory signature) =
-            promised(book.channels[0], uint64(block.timestamp) + 5);
-        vm.warp(block.timestamp + 6);
-        _stand(pledge, signature);
-        Board memory board = Board(owner, aggregator, new address[](0), 0);
-        vm.prank(owner);
-        settlement.propose(board);
-        vm.warp(settlement.effectiveAt());
-        vm.expectRevert(abi.encodePacked(IOffice.OfficeFrozen.selector));
-        court.convictBroken(pledge, 1);
-        settlement.install(board);
-        uint256 had = token.balanceOf(watcher);
-        court.convictBroken(pledge, 1);
-        checkEqual(token.balanceOf(watcher) - had, DEMAND_FEE, "the fee");
-        check(settlement.aggregator() == aggregator, "and nothing else");
-        vm.expectRevert(abi.encodeWithSignature("NotALie()"));
-        court.stand(pledge, signature);
-    }
-
     // ── inside ───────────────────────────────────────────────────────────────────────────────────
 
     /// @dev From outside, so that it can be tried.
@@ -249,13 +203,6 @@ contract DemandsTest is Books {
         vm.startPrank(watcher);
         token.approve(address(court), DEMAND_FEE);
         court.demand(here, question);
-        vm.stopPrank();
-    }
-
-    function _stand(Promise memory pledge, bytes memory signature) private {
-        vm.startPrank(watcher);
-        token.approve(address(court), DEMAND_FEE);
-        court.stand(pledge, signature);
         vm.stopPrank();
     }
 

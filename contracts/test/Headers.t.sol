@@ -6,7 +6,7 @@ import {IChannels} from "../src/interfaces/IChannels.sol";
 import {IHeaders} from "../src/interfaces/IHeaders.sol";
 import {Board, IOffice, Terms} from "../src/interfaces/IOffice.sol";
 import {SumTree} from "../src/libraries/SumTree.sol";
-import {Header, HeaderHash, PostedHeader} from "../src/types/Header.sol";
+import {Anchor, Header, HeaderHash, PostedHeader} from "../src/types/Header.sol";
 import {AccountProof} from "../src/types/Leaves.sol";
 import {Books} from "./Books.sol";
 
@@ -26,7 +26,7 @@ contract HeadersTest is Books {
         bool fits = header.payoutTotal <= received;
         if (!fits) vm.expectPartialRevert(IHeaders.PayoutExceedsReceived.selector);
         vm.prank(aggregator);
-        settlement.post(header, new bytes[](0));
+        settlement.post(header, new bytes[](0), anywhere());
         checkEqual(settlement.lastEpoch(), fits ? 1 : 0, "the end of the chain");
     }
 
@@ -47,11 +47,31 @@ contract HeadersTest is Books {
             && header.numReceipts > 1 && header.numReceipts <= 1_001
             && header.payoutTotal > first.header.payoutTotal;
         vm.prank(aggregator);
-        try settlement.post(header, new bytes[](0)) {
+        try settlement.post(header, new bytes[](0), anywhere()) {
             check(follows, "taken, so it follows");
         } catch {
             check(!follows, "refused, so it does not follow");
         }
+    }
+
+    function test_a_header_is_posted_on_its_branch_and_in_time_or_not_at_all(
+        uint64 height,
+        uint64 number,
+        uint64 notAfter,
+        bool another
+    ) external {
+        fundAll(FUND);
+        Header memory header = headerOf(write(amountsOf(1, MOST), 1));
+        height = uint64(bound(height, 300, 10_000));
+        vm.roll(height);
+        number = uint64(bound(number, height - 300, height + 10));
+        notAfter = uint64(bound(notAfter, block.timestamp - 2, block.timestamp + 2));
+        bytes32 hash = blockhash(number);
+        if (another) hash = keccak256(abi.encode(hash));
+        vm.prank(aggregator);
+        if (notAfter < block.timestamp) vm.expectPartialRevert(IHeaders.Expired.selector);
+        else if (another) vm.expectPartialRevert(IHeaders.WrongBranch.selector);
+        settlement.post(header, new bytes[](0), Anchor(number, hash, notAfter));
     }
 
     function test_nobody_but_a_bonded_aggregator_posts(address stranger) external {
@@ -60,7 +80,7 @@ contract HeadersTest is Books {
         if (stranger != aggregator) {
             vm.expectRevert(abi.encodeWithSelector(IOffice.NotAggregator.selector, stranger));
             vm.prank(stranger);
-            settlement.post(header, new bytes[](0));
+            settlement.post(header, new bytes[](0), anywhere());
         }
         Settlement poor = new Settlement(
             Board(owner, aggregator, new address[](0), 0),
@@ -70,7 +90,7 @@ contract HeadersTest is Books {
         );
         vm.expectRevert(abi.encodeWithSelector(IOffice.BondMissing.selector, 0, BOND));
         vm.prank(aggregator);
-        poor.post(header, new bytes[](0));
+        poor.post(header, new bytes[](0), anywhere());
     }
 
     function test_a_quorum_of_different_witnesses_signed(uint8 quorum, uint8 signers, bool twice)
@@ -100,7 +120,7 @@ contract HeadersTest is Books {
         bool enough = signers >= quorum && (!twice || quorum == 1);
         if (!enough) vm.expectPartialRevert(IHeaders.WitnessesMissing.selector);
         vm.prank(aggregator);
-        settlement.post(header, signatures);
+        settlement.post(header, signatures, anywhere());
         checkEqual(settlement.lastEpoch(), enough ? 1 : 0, "as many as are asked for");
     }
 

@@ -69,16 +69,16 @@ contract OfficeTest is Books {
         vm.warp(settlement.effectiveAt());
         vm.expectRevert(abi.encodePacked(IOffice.OfficeFrozen.selector));
         vm.prank(aggregator);
-        settlement.post(header, new bytes[](0));
+        settlement.post(header, new bytes[](0), anywhere());
         vm.expectRevert(abi.encodePacked(IOffice.NotProposed.selector));
         settlement.install(_board(aggregator));
         settlement.install(_board(NEXT));
         vm.expectPartialRevert(IOffice.BondMissing.selector);
         vm.prank(NEXT);
-        settlement.post(header, new bytes[](0));
+        settlement.post(header, new bytes[](0), anywhere());
         fundBond();
         vm.prank(NEXT);
-        settlement.post(header, new bytes[](0));
+        settlement.post(header, new bytes[](0), anywhere());
     }
 
     function test_the_same_aggregator_keeps_its_bond_when_the_witnesses_change() external {

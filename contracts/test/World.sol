@@ -10,6 +10,7 @@ import {IChannels} from "../src/interfaces/IChannels.sol";
 import {IFeeToken} from "../src/interfaces/IFeeToken.sol";
 import {Board, Terms} from "../src/interfaces/IOffice.sol";
 import {ChannelConfig, ChannelId, Voucher, VoucherClaim} from "../src/types/Channel.sol";
+import {Anchor} from "../src/types/Header.sol";
 import {Checks} from "./Checks.sol";
 
 /// @title A chain with everything deployed, and keys for everybody.
@@ -67,6 +68,11 @@ abstract contract World is Checks {
         dollars.mint(address(this), BOND);
         dollars.approve(address(settlement), BOND);
         settlement.fundBond(BOND);
+    }
+
+    /// @dev Binds a header to no branch of the chain and to no time.
+    function anywhere() internal pure returns (Anchor memory) {
+        return Anchor(type(uint64).max, 0, type(uint64).max);
     }
 
     /// @dev The channel number `number` of a payer to the settlement contract.

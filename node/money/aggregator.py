@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 import trio
@@ -34,12 +35,12 @@ from proofs.aggregator import (
     Waiting,
 )
 from proofs.attribution.shares import AdapterTerms
-from proofs.batch import decode_batch, recompute
+from proofs.batch import decode_batch, moved_by, recompute
+from proofs.chain.anchoring import find_anchor
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ChainError, ContractReverted, HeaderConflict
 from proofs.chain.poster import Poster
-from proofs.chain.structs import PostedHeader
-from proofs.chain.views import LATEST
+from proofs.chain.structs import ANYWHERE, Anchor, PostedHeader
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope
 from proofs.epoch import EpochHeader
@@ -59,6 +60,7 @@ from ..threads import in_thread
 from ..wire import receipts as wire
 from .published import Published
 from .quorum import Quorum
+from .reminders import Reminders
 
 CHAIN_DEADLINE_S = 60.0
 SEAL_DEADLINE_S = 60.0
@@ -101,6 +103,7 @@ class AggregatorRole:
         self._journal = PostJournal(ledger)
         self._poster = Poster(chain, self._journal)
         self._quorum = quorum
+        self._reminders = Reminders(chain, telemetry)
         self._core = Aggregator(self._network, signer, self._ledger, pace)
         self._views: dict[bytes, tuple[ChannelView, float]] = {}
         self._lock = trio.Lock()
@@ -252,11 +255,10 @@ class AggregatorRole:
                 if not self._is_level and await self._catch_up():
                     self._is_level = True
                     await trio.to_thread.run_sync(settle_heap)
-            if self._is_level:
-                await self._post_all()
             await self._keep_office()
+            is_posted = self._is_level and await self._post_all()
             await trio.sleep(epoch_s)
-            if self._is_level:
+            if is_posted:  # or more would be promised than fits one epoch, should this one fall
                 await self._seal()
 
     async def _catch_up(self) -> bool:
@@ -311,7 +313,23 @@ class AggregatorRole:
             raise BatchError("header", "it is another one than its batch gives")
         self._core.adopt(batch, manifests, self._now())
 
+    async def _recall(self) -> None:
+        """Take up again what somebody demands on the chain that we promised: this ledger may have
+        been lost since.
+        """
+        found = await in_thread(self._reminders.read, deadline_s=CHAIN_DEADLINE_S)
+        async with self._lock:
+            for one in found:
+                try:
+                    is_new = self._core.recall(one)
+                except ProofError as error:
+                    self._telemetry.log(f"aggregator: a promised receipt cannot follow: {error}")
+                    continue
+                self._telemetry.count("receipts_recalled", int(is_new))
+
     async def _seal(self) -> None:
+        with survive(self._telemetry, "reminders"):
+            await self._recall()
         now = self._now()
         due = self._core.channels_due(now)
         if not due:
@@ -337,9 +355,9 @@ class AggregatorRole:
             async with self._lock:
                 await trio.to_thread.run_sync(self._core.write_checkpoint)
 
-    async def _post_all(self) -> None:
+    async def _post_all(self) -> bool:
         """Post every sealed header that is not on the chain, in order; the poster makes each happen
-        once.
+        once. Return whether all are there.
         """
         with survive(self._telemetry, "headers"):
             try:
@@ -348,11 +366,13 @@ class AggregatorRole:
                     sealed = self._ledger.find_epoch(epoch)
                     assert sealed is not None
                     await self._post(sealed)
+                return True
             except (ContractReverted, ClaimGone) as error:
                 await self._reconsider(error)
             except HeaderConflict as error:
                 self._telemetry.log(f"aggregator: {error}")
                 self._is_level = False
+        return False
 
     async def _post(self, sealed: SealedEpoch) -> None:
         epoch = sealed.header.epoch
@@ -360,31 +380,27 @@ class AggregatorRole:
         found = await in_thread(self._poster.find, sealed.header, deadline_s=CHAIN_DEADLINE_S)
         signatures: list[bytes] = []
         # Of what is on the chain the witnesses have signed enough, and have gone on.
+        anchor = ANYWHERE
         if found is None:
-            await in_thread(self._check_claims, sealed, deadline_s=CHAIN_DEADLINE_S)
             signatures = await self._quorum.gather(sealed.header)
-        posted = await in_thread(
-            self._poster.post, sealed.header, signatures, deadline_s=POST_DEADLINE_S
-        )
+            anchor = await in_thread(self._find_anchor, sealed, deadline_s=CHAIN_DEADLINE_S)
+        post = partial(self._poster.post, anchor=anchor)
+        posted = await in_thread(post, sealed.header, signatures, deadline_s=POST_DEADLINE_S)
         self._shown_s = time.monotonic()
         self._telemetry.count("headers_posted")
         self._telemetry.log(f"aggregator: posted epoch {epoch} in 0x{posted.transaction.hex()}")
 
-    def _check_claims(self, sealed: SealedEpoch) -> None:
-        """Raise ClaimGone where the chain took back a claim that an epoch stands on. The contract
-        knows only the sum of all claims, and whoever posts such a header is convicted. Blocks.
+    def _find_anchor(self, sealed: SealedEpoch) -> Anchor:
+        """Find on which branch of the chain, and until when, what an epoch says is true; raise
+        ClaimGone where it is not any more. The contract knows only the sum of all claims, and
+        whoever posts a header without them is convicted. Blocks.
         """
-        owed: dict[bytes, int] = {}
-        for data in decode_batch(sealed.batch).receipts:
-            receipt = decode_body(decode_receipt(data).body)
-            owed[receipt.channel_id] = max(owed.get(receipt.channel_id, 0), receipt.cumulative)
-        states = self._chain.channels.read_many(list(owed), LATEST)
-        for (channel, cumulative), state in zip(owed.items(), states, strict=True):
-            if state.total_claimed < cumulative:
-                raise ClaimGone(
-                    f"{cumulative} of channel {channel.hex()[:12]} was claimed when epoch"
-                    f" {sealed.header.epoch} was sealed, now it is {state.total_claimed}"
-                )
+        anchor = find_anchor(self._chain, moved_by(sealed.batch))
+        if anchor is None:
+            raise ClaimGone(
+                f"a channel of epoch {sealed.header.epoch} is no longer claimed so far, or leaves"
+            )
+        return anchor
 
     def _manifests_in(self, batch: bytes) -> dict[bytes, bytes]:
         found = {

@@ -34,7 +34,7 @@ OUTBOX_INTERVAL_S = 5.0
 MAX_PAUSE_S = 60.0  # between two tries to reach an aggregator that is away
 IsClaimed = Callable[[bytes, int], bool]  # channel id, cumulative amount
 Aggregator = Callable[[], bytes]
-OnPromise = Callable[[Promise], None]
+OnPromise = Callable[[Promise, bytes], None]  # and the envelope of the receipt that it is for
 
 
 class Delivery:
@@ -162,7 +162,8 @@ class Delivery:
             case wire.Accepted():
                 if self._holds(outcome.promise, entry):
                     self._outbox.keep_promise(entry.digest, outcome.promise)
-                    self._on_promise(outcome.promise)
+                    assert entry.envelope is not None, "what was delivered has an envelope"
+                    self._on_promise(outcome.promise, entry.envelope)
                     self._said.pop(entry.digest, None)
                     self._telemetry.count("receipts_promised")
                     await self._tell(entry, outcome.promise)
@@ -221,7 +222,8 @@ async def run_gossip(
     task_status.started()
     async for message in messages:
         if network is not None:
-            on_promise(msgspec.msgpack.decode(message.data, type=wire.Promised).promise)
+            promised = msgspec.msgpack.decode(message.data, type=wire.Promised)
+            on_promise(promised.promise, promised.envelope)
 
 
 def read_promised(data: bytes, network: Network, aggregator: bytes) -> Promise:

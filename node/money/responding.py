@@ -74,7 +74,10 @@ class Respondent:
             self._answer_demands(posted, self._asked[posted.word], last)
         first = max(self._chain.deployment.first_block, self._next_block - AGAIN_BLOCKS)
         self._forced |= set(self._settlement.forced(first, last))
-        self._stood |= self._settlement.court.stood(first, last)
+        self._stood |= {
+            demand_id: reminder.promise
+            for demand_id, reminder in self._settlement.court.stood(first, last).items()
+        }
         self._next_block = last + 1
         if newest is None or not (self._forced or self._stood):
             return

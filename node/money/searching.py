@@ -33,7 +33,6 @@ from proofs.court import (
 )
 from proofs.errors import BatchError
 from proofs.inquiry import Inquiry
-from proofs.promise import Promise
 from proofs.state import EpochState
 
 from ..survive import survive
@@ -51,7 +50,6 @@ LATE = ("TooLate",)  # its window is over: nothing more can be asked
 
 Convict = Callable[[Pair, Accusation], Awaitable[bool]]
 Tell = Callable[[Pair, str], None]
-Overdue = Callable[[int], list[Promise]]
 
 
 @dataclass
@@ -84,8 +82,7 @@ class Search:
 
 class Searcher:
     """The searches of one watcher. `convict` shows an accusation to the court; `tell` hears that a
-    demand was not answered, which convicts; `overdue` are the promises that a header posted at a
-    time must keep.
+    demand was not answered, which convicts.
     """
 
     def __init__(
@@ -94,7 +91,6 @@ class Searcher:
         telemetry: Telemetry,
         poll_s: float,
         *,
-        overdue: Overdue,
         convict: Convict,
         tell: Tell,
     ) -> None:
@@ -102,7 +98,6 @@ class Searcher:
         self._court = chain.settlement.court
         self._telemetry = telemetry
         self._poll_s = poll_s
-        self._overdue = overdue
         self._convict = convict
         self._tell = tell
         self._searches: deque[Search] = deque()
@@ -165,8 +160,7 @@ class Searcher:
         ids = [own.channel(index).leaf.channel_id for index in range(own.channels.size)]
         known.look_up(self._chain, ids)
         posted = search.one.posted
-        promises = self._overdue(posted.posted_at)
-        facts = Facts(posted.posted_at, known.claimed, known.left_at, promises)
+        facts = Facts(posted.posted_at, known.claimed, known.left_at)
         return Case(search.before, posted.header, facts)
 
     async def _inquire(self, search: Search, inquiry: Inquiry) -> None:

@@ -1,10 +1,9 @@
 """Holds the aggregator to its word: looks at every header while it can be challenged, and convicts
 the one that lies. One honest watcher is enough.
 
-    a header that follows from its batch     → are its channels funded? are promises kept?
+    a header that follows from its batch     → are its channels funded?
     one that does not                        → which proof convicts it? else: demand, and look again
     one whose batch nobody gives             → demand what is ours in it, then whatever it changed
-    a promise that no header keeps           → demand that it be shown kept
 
 What is a lie is decided by proofs/court.py; a lie that must be searched for, searching.py finds.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +20,6 @@ import trio
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import PostedHeader
-from proofs.chain.views import LATEST
 from proofs.court import (
     Accusation,
     Case,
@@ -31,7 +28,6 @@ from proofs.court import (
     Question,
 )
 from proofs.errors import BatchError
-from proofs.promise import Promise
 from proofs.state import EpochState, Transition
 
 from ..survive import survive
@@ -87,19 +83,11 @@ class Watcher:
         self._missed: deque[bytes] = deque(maxlen=MAX_MISSED)  # words of headers
         self._on_verdict = on_verdict
         self._chain = chain
-        self._court = chain.settlement.court
         self._promises = promises
+        self._court = chain.settlement.court
         self._telemetry = telemetry
         self._poll_s = poll_s
-        self._searcher = Searcher(
-            chain,
-            telemetry,
-            poll_s,
-            overdue=promises.overdue,
-            convict=self._convict,
-            tell=self._tell,
-        )
-        self._stood: dict[bytes, tuple[Promise, int]] = {}  # demanded, in which term of the office
+        self._searcher = Searcher(chain, telemetry, poll_s, convict=self._convict, tell=self._tell)
 
     # ── headers ──
 
@@ -126,7 +114,6 @@ class Watcher:
             self._on_verdict(Verdict(epoch, "contradicted", name))
             if await self._convict(one, accusation):
                 return
-        self._promises.forget_kept(state)
         if not accusations:
             detail = f"{state.log.size} receipts in all; {len(channels)} channels"
             self._on_verdict(Verdict(epoch, "holds", f"{detail} moved, each of them funded"))
@@ -200,71 +187,25 @@ class Watcher:
     ) -> Facts:
         known = Known()
         known.look_up(self._chain, [state.channel(index).leaf.channel_id for index in channels])
-        promises = self._promises.overdue(posted.posted_at)
-        return Facts(posted.posted_at, known.claimed, known.left_at, promises)
+        return Facts(posted.posted_at, known.claimed, known.left_at)
 
     async def wait_idle(self) -> None:
         """Wait until no header is being searched for what convicts it."""
         await self._searcher.wait_idle()
 
-    # ── all the time ──
-
     async def run(self) -> None:
-        """Search the headers that lie or hide, and demand what was promised and is in none, until
-        cancelled.
-        """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._searcher.run)
-            nursery.start_soon(self._chase_promises)
-
-    async def _chase_promises(self) -> None:
-        while True:
-            with survive(self._telemetry, "watch: promises"):
-                for verdict in await in_thread(self._chase, deadline_s=CHAIN_DEADLINE_S):
-                    self._on_verdict(verdict)
-            await trio.sleep(self._poll_s)
-
-    # ── promises that no header keeps ──
-
-    def _chase(self) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        overdue = self._promises.overdue(self._chain.rpc.get_block(LATEST).timestamp)
-        if not overdue and not self._stood:
-            return verdicts
-        office = self._chain.settlement.read_office()
-        for promise in overdue:
-            if promise.body not in self._stood and office.aggregator is not None:
-                with suppress(ContractReverted):  # asked before, or its channel has left
-                    self._court.stand(promise)
-                    self._telemetry.log("watch: an overdue promise is demanded")
-                self._stood[promise.body] = (promise, office.term)
-        for body, (promise, term) in list(self._stood.items()):
-            try:
-                self._court.convict_broken(promise, term)
-            except ContractReverted as error:
-                if error.error != "NotDue":
-                    del self._stood[body]
-                    self._promises.forget(promise)
-                continue
-            del self._stood[body]
-            self._promises.forget(promise)
-            self._telemetry.count("aggregators_convicted")
-            self._telemetry.log("watch: a promise was broken; its aggregator is convicted")
-            place = f"receipt {promise.sequence} of channel {promise.channel_id.hex()}"
-            verdicts.append(Verdict(None, "convicted", f"{place} was promised and is in no header"))
-        return verdicts
+        """Search the headers that lie or hide, until cancelled."""
+        await self._searcher.run()
 
 
 def _find_late(state: EpochState, facts: Facts, channels: Iterable[int]) -> Sequence[Accusation]:
-    """Find what convicts a header that follows from its batch: money that is not there, promises
-    that are not kept.
+    """Find what convicts a header that follows from its batch: money that is not there, a channel
+    that had left.
     """
-    promised = {state.find_channel(promise.channel_id) for promise in facts.promises}
-    places = dict.fromkeys([*channels, *(index for index in promised if index is not None)])
     assert state.header is not None
     case = Case(EpochState(state.network), state.header, facts)
     return [
         accusation
-        for index in places
+        for index in channels
         for accusation in case.against_channel(state.show_channel(index))
     ]

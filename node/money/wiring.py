@@ -38,6 +38,7 @@ from ..wire.receipts import PROTOCOL
 from ..wire.witness import PROTOCOL as WITNESS_PROTOCOL
 from .aggregator import AggregatorRole
 from .book import ChannelBook
+from .chasing import Chaser
 from .claiming import Claims
 from .delivering import Delivery, run_gossip
 from .exits import Exits
@@ -135,6 +136,7 @@ class Money:
         self.delivery: Delivery | None = None
         self.exits: Exits | None = None
         self.watcher: Watcher | None = None
+        self.chaser: Chaser | None = None
         self.respondent: Respondent | None = None
         self.witness: Witness | None = None
         self._promises = PromiseBook()
@@ -150,8 +152,9 @@ class Money:
         published = Published(
             self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
-        for promise in self._outbox.promises():
-            self._promises.add(promise)
+        for entry in self._outbox.promised():
+            if entry.promise is not None and entry.envelope is not None:
+                self._promises.add(entry.promise, entry.envelope)
         self.watcher = Watcher(
             chain,
             self._promises,
@@ -170,6 +173,14 @@ class Money:
             accounts=self.accounts,
             checkpoint=config.home / "epochs",
             judge=self.watcher,
+        )
+        self.chaser = Chaser(
+            chain,
+            self._promises,
+            self.mirror,
+            published,
+            self._telemetry,
+            on_verdict=self._on_verdict,
         )
         if config.role == "watcher":  # earns nothing and pays nobody
             return
@@ -261,7 +272,6 @@ class Money:
                 pace=Pace(
                     grace_s=round(config.grace_s),
                     promise_s=round(config.promise_s),
-                    epoch_s=max(1, round(config.epoch_s)),
                 ),
             )
 
@@ -305,9 +315,10 @@ class Money:
             nursery.start_soon(self.aggregator.run, config.epoch_s)
             assert self.respondent is not None
             nursery.start_soon(self.respondent.run, config.watch_interval_s)
-        if self.mirror is not None and self.watcher is not None:
+        if self.mirror is not None and self.watcher is not None and self.chaser is not None:
             nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
             nursery.start_soon(self.watcher.run)
+            nursery.start_soon(self.chaser.run, config.watch_interval_s)
         if self.delivery is not None and self.claims is not None:
             assert self.witness is not None
             assert self.exits is not None

@@ -1,6 +1,7 @@
-"""Reads what was answered to a demand: it stands in the call of whoever answered.
+"""Reads what was answered to a demand, and what a promise was demanded with: it stands in the call
+of whoever answered or demanded.
 
-Believes nothing of it: the contract checked the answer when it took it.
+Believes nothing of it: the contract checked it when it took it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from ..court import (
 )
 from ..epoch import AccountLeaf, ChannelLeaf, EntryLeaf, PayoutLeaf, Shown
 from ..hextext import from_hex
+from ..promise import Promise, Reminder
+from ..receipt import NO_SIGNATURE, SignedReceipt
 from ..sumtree import Opening, Proof, SumNode
 from ..voucher import ChannelConfig
 
 
 def decode_answer(name: str, values: tuple[Any, ...]) -> Answer | None:
-    """An answer from the call that brought it: the function's name, and its values after the
-    header. None when it is no answering function.
+    """An answer from the call that brought it: the function's name, and its values. None when it is
+    no answering function.
     """
+    values = values[1:]  # the first is the header
     match name:
         case "answerChannel":
             channel, config, signature = values
@@ -47,6 +51,19 @@ def decode_answer(name: str, values: tuple[Any, ...]) -> Answer | None:
                 _opening(opening),
             )
     return None
+
+
+def decode_reminder(name: str, values: tuple[Any, ...]) -> Reminder | None:
+    """What a promise was demanded with; None when the call is another one."""
+    if name != "stand":
+        return None
+    pledge, signature, config, _, body, node_signature, manifest = values[0]
+    channel, sequence, cumulative, digest, deadline = pledge
+    promise = Promise(
+        bytes(channel), sequence, cumulative, bytes(digest), deadline, bytes(signature)
+    )
+    signed = SignedReceipt(bytes(body), bytes(node_signature), NO_SIGNATURE)
+    return Reminder(promise, _config(config), signed, bytes(manifest))
 
 
 def _channel(value: Any) -> Shown[ChannelLeaf]:

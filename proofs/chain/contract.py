@@ -55,7 +55,7 @@ class DeployedContract:
         return from_hex(self.rpc.contract(self.name, self.address).encode_abi(function, values))
 
     def decode_call(self, data: bytes) -> tuple[str, tuple[Any, ...]]:
-        """The function that a call names, and its values after the first one. OddAnswer."""
+        """The function that a call names, and its values. OddAnswer."""
         from web3.exceptions import Web3Exception  # brings web3
 
         try:
@@ -64,7 +64,7 @@ class DeployedContract:
             )
         except (Web3Exception, ValueError, TypeError) as error:
             raise OddAnswer(f"this call is none of {self.name}: {error}") from error
-        return function.fn_name, tuple(map(_plain, values.values()))[1:]
+        return function.fn_name, tuple(map(_plain, values.values()))
 
     def send(self, function: str, *values: object) -> TransactionReceipt:
         """Call a function in a transaction, and wait until it is in a block.

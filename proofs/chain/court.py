@@ -7,10 +7,12 @@ show, proofs/court.py finds out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
+
+from eth_abi import encode  # type: ignore[attr-defined]
 
 from ..court import (
     AbsentAnswer,
@@ -21,12 +23,13 @@ from ..court import (
     EntryAnswer,
     Question,
 )
+from ..digest import keccak
 from ..epoch import ChannelLeaf, Shown
 from ..hextext import from_hex
-from ..promise import Promise
+from ..promise import Promise, Reminder
 from ..sumtree import Opening
 from ..voucher import ChannelConfig
-from .answered import decode_answer
+from .answered import decode_answer, decode_reminder
 from .contract import DeployedContract
 from .structs import (
     NO_ACCOUNT,
@@ -39,6 +42,7 @@ from .structs import (
     opening_values,
     posted_values,
     promise_values,
+    reminder_values,
     shown_values,
 )
 from .token import Token
@@ -180,19 +184,39 @@ class Court:
 
     # ── promises ──
 
-    def stand(self, promise: Promise) -> TransactionReceipt:
-        """Demand that a promise be shown kept whose deadline is over; costs the fee."""
-        self._token.allow(self._contract.address, self._terms.demand_fee)
-        return self._contract.send("stand", promise_values(promise), promise.signature)
+    def stand(
+        self,
+        reminder: Reminder,
+        posted: PostedHeader | None,
+        earlier: Shown[ChannelLeaf] | None,
+    ) -> TransactionReceipt:
+        """Demand that a promise be kept whose deadline is over; costs the fee.
 
-    def stood(self, first: int, last: int) -> dict[bytes, Promise]:
-        """The promises, without their signatures, that somebody demanded between two blocks to be
-        shown kept, by the demand's id.
+        `earlier` is the channel's leaf in a posted header, which the promised receipt follows; None
+        for a channel's first receipt.
         """
-        return {
-            bytes(event["args"]["id"]): read_promise(event["args"]["pledge"])
-            for event in self._contract.events("StandDemanded", {}, first=first, last=last)
-        }
+        self._token.allow(self._contract.address, self._terms.demand_fee)
+        before = (posted_values(posted), shown_values(earlier or NO_CHANNEL))
+        return self._contract.send("stand", reminder_values(reminder), *before)
+
+    def stood(self, first: int, last: int) -> dict[bytes, Reminder]:
+        """The promises that somebody demanded between two blocks to be kept, with what is needed
+        for that, by the demand's id.
+        """
+        found: dict[bytes, Reminder] = {}
+        for event in self._contract.events("StandDemanded", {}, first=first, last=last):
+            call = bytes(event["args"]["call"])
+            reminder = decode_reminder(*self._contract.decode_call(call))
+            if reminder is not None:
+                found[bytes(event["args"]["id"])] = reminder
+        return found
+
+    def find_stand(self, promise: Promise, term: int) -> Demand | None:
+        """Where the demand of a promise stands that was made in this term of the office."""
+        kinds = ("(bytes32,uint64,uint128,bytes32,uint64)", "uint32")
+        demand_id = keccak(encode(kinds, (promise_values(promise), term)))
+        by, until, state = self._contract.read("demands", demand_id)
+        return Demand(from_hex(by), until, DemandState(state)) if state else None
 
     def is_open(self, demand_id: bytes) -> bool:
         """Whether an answer is still due."""
@@ -202,25 +226,18 @@ class Court:
     def answer_stand(
         self, promise: Promise, posted: PostedHeader, channel: Shown[ChannelLeaf]
     ) -> TransactionReceipt:
-        """Show the promised receipt in a header, or a later one of its channel."""
+        """Show that the channel has come as far as the promise in a header."""
         values = (promise_values(promise), posted_values(posted), shown_values(channel))
         return self._contract.send("answerStand", *values)
 
-    def convict_broken(self, promise: Promise, term: int) -> TransactionReceipt:
-        """Convict because a promise was not shown kept, demanded in this term of the office."""
-        return self._contract.send("convictBroken", promise_values(promise), term)
-
-
-def read_promise(pledge: Mapping[str, Any]) -> Promise:
-    """A promise in an event, which is without its signature."""
-    return Promise(
-        channel_id=bytes(pledge["channelId"]),
-        sequence=pledge["sequence"],
-        cumulative=pledge["cumulative"],
-        body=bytes(pledge["body"]),
-        deadline=pledge["deadline"],
-        signature=b"",
-    )
+    def convict_broken(
+        self, promise: Promise, term: int, posted: PostedHeader | None
+    ) -> TransactionReceipt:
+        """Convict because a promise, demanded in this term of the office, was not kept, though this
+        header was posted after it was due.
+        """
+        values = (promise_values(promise), term, posted_values(posted))
+        return self._contract.send("convictBroken", *values)
 
 
 def question_values(question: Question) -> tuple[int, int, int]:
@@ -239,6 +256,4 @@ def values_of(name: str, part: Any) -> tuple[object, ...]:
             return (opening_values(part),)
         case ChannelConfig():
             return (config_values(part),)
-        case Promise():
-            return (promise_values(part), part.signature)
     return (part,)

@@ -29,11 +29,12 @@ from .errors import (
     TransactionStuck,
     Underpriced,
 )
-from .structs import Fees
+from .structs import ANYWHERE, Anchor, Fees
 
 POST_DEADLINE_S = 300.0
 FIRST_POLL_S = 0.02
 SLOWEST_POLL_S = 2.0
+STRANDED = ("WrongBranch", "Expired")  # what the contract says of an anchor
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Poster:
         self._sleep = sleep
         self._sent: dict[bytes, float] = {}  # when this call first sent an attempt
         self._signatures: tuple[bytes, ...] = ()
+        self._anchor = ANYWHERE
         self._nonces = ExitStack()  # of this call's attempts: the wallet leaves them to us
 
     def post(
@@ -84,16 +86,20 @@ class Poster:
         header: EpochHeader,
         witness_signatures: Sequence[bytes] = (),
         deadline_s: float = POST_DEADLINE_S,
+        *,
+        anchor: Anchor = ANYWHERE,
     ) -> Posted:
         """Bring this header onto the chain, or find that it is there; its witnesses' signatures by
         ascending address.
 
-        Call it again after any failure.
+        What is signed from now on names the `anchor`; earlier attempts keep theirs, and where they
+        cannot be mined any more, a new one takes their nonce. Call it again after any failure.
 
         ContractReverted when the contract refuses it, HeaderConflict, TransactionStuck after the
         deadline, ChainUnreachable.
         """
         self._signatures = tuple(witness_signatures)
+        self._anchor = anchor
         self._sent.clear()  # a reorganisation may have thrown out what was sent
         with ExitStack() as self._nonces:
             return self._post(header, self._clock() + deadline_s, deadline_s)
@@ -175,7 +181,7 @@ class Poster:
             attempt = self._sign(header, self._wallet.next_nonce(), self._wallet.suggest_fees())
         elif attempt.header != header.hash:
             attempt = self._supersede(header, attempt)
-        elif (
+        elif (attempt.hash not in self._sent and self._is_stranded(attempt)) or (
             self._clock() - self._sent.get(attempt.hash, self._clock()) >= self._policy.bump_after_s
         ):
             attempt = self._bump(header, attempt)
@@ -198,7 +204,7 @@ class Poster:
                 f"the header of epoch {header.epoch} is not posted after"
                 f" {self._policy.max_attempts} attempts; look at the chain"
             )
-        contract, data = self._client.settlement.encode_post(header, self._signatures)
+        contract, data = self._client.settlement.encode_post(header, self._signatures, self._anchor)
         signed = self._wallet.sign(
             contract, data, self._wallet.estimate_gas(contract, data), nonce, fees
         )
@@ -236,9 +242,19 @@ class Poster:
         except FeeTooHigh:
             fees = None
         if fees is None:
-            del self._sent[attempt.hash]
+            self._sent.pop(attempt.hash, None)
             return attempt
         return self._sign(header, attempt.nonce, fees)
+
+    def _is_stranded(self, attempt: PostAttempt) -> bool:
+        """Whether the contract would refuse this attempt for ever: its branch is gone, or its
+        time.
+        """
+        try:
+            self._wallet.estimate_gas(*self._wallet.read_call(attempt.raw))
+        except ContractReverted as error:
+            return error.error in STRANDED
+        return False
 
     def _send(self, attempt: PostAttempt) -> None:
         try:

@@ -8,6 +8,7 @@ poster.py, lies are shown to the court (court.py). Knows not what a header's rec
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ from ..voucher import NO_ADDRESS, ChannelConfig
 from .contract import DeployedContract
 from .court import Court
 from .structs import (
+    ANYWHERE,
     NO_CHANNEL,
+    Anchor,
     Board,
     ChannelExit,
     ForcedReceipt,
@@ -81,13 +84,16 @@ class Settlement:
     # ── headers ──
 
     def encode_post(
-        self, header: EpochHeader, witness_signatures: Sequence[bytes] = ()
+        self,
+        header: EpochHeader,
+        witness_signatures: Sequence[bytes] = (),
+        anchor: Anchor = ANYWHERE,
     ) -> tuple[bytes, bytes]:
         """The contract and the call data of a post, for the poster to sign and send.
 
         The signatures of a quorum go by ascending address of the witnesses (witness.py).
         """
-        values = (header_values(header), list(witness_signatures))
+        values = (header_values(header), list(witness_signatures), astuple(anchor))
         return self._contract.address, self._contract.encode("post", *values)
 
     def find_header_hash(self, epoch: int) -> bytes | None:
@@ -172,6 +178,10 @@ class Settlement:
             silent_from=self._contract.read_one("silentFrom"),
         )
 
+    def silent_from(self, block: str | int) -> int:
+        """From when on the aggregator can be dismissed, as a block has it."""
+        return int(self._contract.read_one("silentFrom", block=block))
+
     def owner(self) -> bytes:
         """Who may propose a board."""
         return from_hex(self._contract.read_one("owner"))
@@ -228,15 +238,17 @@ class Settlement:
         for event in self._contract.events("Forced", {}, first=first, last=last):
             yield bytes(event["args"]["channelId"])
 
-    def left_at_many(self, channel_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Those of these channels that have left, each with the second after which no header may
-        move it.
+    def left_at_many(
+        self, channel_ids: Sequence[bytes], block: str | int = LATEST
+    ) -> dict[bytes, int]:
+        """Those of these channels that have left at a block, each with the second after which no
+        header may move it.
         """
         views = [
             View(self._contract.name, self._contract.address, "leftAt", (channel_id,))
             for channel_id in channel_ids
         ]
-        found = self._contract.rpc.read_many(views, LATEST)
+        found = self._contract.rpc.read_many(views, block)
         left = {channel: at for channel, (at,) in zip(channel_ids, found, strict=True)}
         return {channel: at for channel, at in left.items() if at < NEVER}
 

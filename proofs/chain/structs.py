@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..digest import keccak
 from ..epoch import AccountLeaf, ChannelLeaf, EntryLeaf, EpochHeader, PayoutLeaf, Shown
-from ..promise import Promise
+from ..promise import Promise, Reminder
+from ..receipt import decode_body
 from ..sumtree import Opening, Proof
 from ..voucher import ChannelConfig, Voucher
 
@@ -103,6 +104,21 @@ class PostedHeader:
     def word(self) -> bytes:
         """What the contract keeps of it."""
         return keccak(self.header.hash + self.posted_at.to_bytes(8, "big"))
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """On which branch of the chain, and until when (Unix seconds), a header may be posted: the one
+    that has this block, which is one of the last 256.
+    """
+
+    number: int
+    hash: bytes
+    not_after: int
+
+
+ANYWHERE = Anchor((1 << 64) - 1, NONE, (1 << 64) - 1)
+"""Binds a header to no branch and no time."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +255,19 @@ def promise_values(promise: Promise) -> tuple[object, ...]:
     """A promise in the contract's order, without its signature."""
     place = (promise.channel_id, promise.sequence, promise.cumulative)
     return (*place, promise.body, promise.deadline)
+
+
+def reminder_values(reminder: Reminder) -> tuple[object, ...]:
+    """A promise with what is needed to keep it, in the contract's order."""
+    return (
+        promise_values(reminder.promise),
+        reminder.promise.signature,
+        config_values(reminder.config),
+        decode_body(reminder.signed.body).payouts,
+        reminder.signed.body,
+        reminder.signed.node_signature,
+        reminder.manifest,
+    )
 
 
 def read_posted(event: EventData) -> PostedHeader:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 
 from eth_account import Account
 from eth_account.datastructures import SignedTransaction
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from hexbytes import HexBytes
 
 from ..hextext import to_hex
 from ..signing import Signer
@@ -179,6 +181,11 @@ class Wallet:
         offer = {"maxFeePerGas": fees.max_fee_wei, "maxPriorityFeePerGas": fees.tip_wei, "gas": gas}
         signed: SignedTransaction = self._account.sign_transaction({**call, **offer})
         return signed
+
+    def read_call(self, raw: bytes) -> tuple[bytes, bytes]:
+        """Whom a transaction that was signed here calls, and with what."""
+        fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+        return bytes(fields["to"]), bytes(fields["data"])
 
     def broadcast(self, raw: bytes) -> None:
         """Hand a signed transaction to the node; that it has it already is as good."""

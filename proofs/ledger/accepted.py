@@ -13,6 +13,7 @@ from ..envelope import Place, decode_envelope
 from ..epoch import decode_header
 from ..fair import Pledge
 from ..promise import Evidence
+from ..recall import Recalled
 from ..receipt import decode_receipt, digest_of
 from .database import Ledger
 
@@ -120,9 +121,11 @@ class AggregatorLedger:
         for (epoch,) in self._ledger.read(query, after):
             yield self._ledger.read("SELECT batch FROM epoch WHERE epoch = ?", epoch)[0][0]
 
-    def seal(self, sealed: SealedEpoch, places: Sequence[Place]) -> None:
-        """Add an epoch and mark its receipts as sealed. Raises LedgerConflict when the epoch
-        exists.
+    def seal(
+        self, sealed: SealedEpoch, places: Sequence[Place], recalled: Sequence[Recalled]
+    ) -> None:
+        """Add an epoch and mark its receipts as sealed, those that were recalled with their
+        manifests. Raises LedgerConflict when the epoch exists.
         """
         with self._ledger.transaction():
             epoch = self._add_epoch(sealed)
@@ -131,6 +134,14 @@ class AggregatorLedger:
                     "UPDATE accepted SET epoch = ? WHERE channel = ? AND sequence = ?",
                     epoch,
                     *place,
+                )
+            for one in recalled:
+                adapter = one.receipt.receipt.adapter
+                self._keep_manifests({adapter: one.manifest} if one.manifest else {})
+                self._ledger.write(
+                    "INSERT INTO accepted (channel, sequence, digest, deadline, epoch) VALUES (?,"
+                    " ?, ?, ?, ?)",
+                    *(*one.place, one.receipt.digest, one.deadline, epoch),
                 )
 
     def adopt(

@@ -128,13 +128,12 @@ class Outbox:
             )
             return self._ledger.write(statement, OutboxState.QUEUED, OutboxState.PROMISED, first)
 
-    def promises(self) -> list[Promise]:
-        """Return the promises that no header has kept yet, as far as this ledger knows; those of
+    def promised(self) -> list[OutboxEntry]:
+        """Return the receipts whose promise no header has kept yet, as far as this ledger knows;
         the oldest receipts come first.
         """
         where = "WHERE state = ? AND promise IS NOT NULL ORDER BY id"
-        entries = self._entries(where, OutboxState.PROMISED)
-        return [entry.promise for entry in entries if entry.promise is not None]
+        return self._entries(where, OutboxState.PROMISED)
 
     def queue_overdue(self, now: int) -> int:
         """Queue again what a promise that ran out before `now` (Unix seconds) has brought into no

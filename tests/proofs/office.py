@@ -20,7 +20,6 @@ from proofs.court import (
     ChannelTwice,
     EntryAnswer,
     EntryTwice,
-    Excluded,
     ExitRequest,
     Forged,
     Lowered,
@@ -34,7 +33,6 @@ from proofs.court import (
 from proofs.digest import Network, keccak
 from proofs.epoch import ChannelLeaf, EpochHeader, PayoutLeaf, Shown
 from proofs.errors import BadSignature
-from proofs.promise import promise_digest
 from proofs.receipt import signed_digest
 from proofs.signing import recover
 from proofs.sumtree import Opening
@@ -195,25 +193,6 @@ class Office:
                         now.leaf.account != owed.leaf.account or now.leaf.amount < owed.leaf.amount
                     )
                 ),
-                "NotALie",
-            )
-        elif isinstance(lie, Excluded):
-            check_channel(lie.channel)
-            promise = lie.promise
-            leaf = lie.channel.leaf
-            try:
-                signer = recover(promise_digest(promise, self.network), promise.signature)
-            except BadSignature as error:
-                raise Refused("NotALie") from error
-            require(signer == self.aggregator, "NotALie")
-            require(promise.channel_id not in self.left_at, "NotALie")
-            is_kept = leaf.sequence > promise.sequence or (
-                leaf.sequence == promise.sequence and leaf.body == promise.body
-            )
-            require(
-                posted_at > promise.deadline
-                and leaf.channel_id == promise.channel_id
-                and not is_kept,
                 "NotALie",
             )
         elif isinstance(lie, AfterExit):

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from proofs import aggregator as module
 from proofs import waiting as waiting_module
+from proofs.admission import Admission
 from proofs.aggregator import (
     NEVER,
     Accepted,
@@ -60,7 +61,8 @@ from tests.proofs.scene import (
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 SIGNER = signer("aggregator")
 NOW = 1_795_000_000
-PACE = Pace(grace_s=60, promise_s=600, epoch_s=30)
+PACE = Pace(grace_s=60, promise_s=600)
+EPOCH_S = 30
 GRACE_S = PACE.grace_s
 
 
@@ -146,36 +148,80 @@ def test_a_flood_of_unclaimed_receipts_leaves_no_trace_and_keeps_out_nobody(
     assert sealed.header.num_receipts == 1
 
 
-def test_a_payer_that_claims_fills_its_own_quota_and_nobody_elses(
+def test_a_payer_that_claims_fills_its_own_share_and_nobody_elses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_UNSEALED_PER_PAYER", 5)
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 6)
     aggregator = fresh()
     greedy = [*chain(4, client="greedy"), *chain(4, client="greedy", nonce=1)]
     outcomes = [give(aggregator, one) for one in greedy]
     assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True] * 5 + [False] * 3
-    refused = outcomes[-1]
+    refused = outcomes[5]
     assert isinstance(refused, Rejected)
-    assert (refused.invariant, refused.retryable) == ("quota", True)
+    assert (refused.invariant, refused.retryable) == ("room", True)
+    assert "send this again" in refused.reason
     assert isinstance(give(aggregator, chain(1)[0]), Accepted)
     close(aggregator)
     assert isinstance(give(aggregator, greedy[5]), Accepted)
     aggregator.check()
 
 
-def test_a_run_that_waited_stops_at_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNSEALED_PER_PAYER", 3)
+def test_a_run_that_waited_stops_where_the_room_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 4)
     aggregator = fresh()
     taken = chain(5)
     for one in reversed(taken[1:]):
         assert isinstance(give(aggregator, one), Waiting)
     outcome = give(aggregator, taken[0])
     assert isinstance(outcome, Accepted)
-    assert len(outcome.promises) == 3
+    assert len(outcome.promises) == 4
     close(aggregator)
-    outcome = give(aggregator, taken[3])
+    outcome = give(aggregator, taken[4])
     assert isinstance(outcome, Accepted)
-    assert len(outcome.promises) == 2
+    assert len(outcome.promises) == 1
+
+
+@pytest.mark.parametrize("is_bounded", [True, False])
+def test_whatever_is_promised_fits_the_next_epoch(
+    monkeypatch: pytest.MonkeyPatch, is_bounded: bool
+) -> None:
+    """An outage of any length, and a restart after it: the one epoch that follows has it all; not
+    where promises are given without a bound.
+    """
+    if not is_bounded:
+        monkeypatch.setattr(Admission, "admits", lambda *_: True)
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 20)
+    ledger = Ledger(":memory:")
+    aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(ledger), PACE)
+    promised: list[tuple[bytes, int]] = []
+    for number in range(40):
+        for one in chain(6, client=f"payer {number}"):
+            if isinstance(give(aggregator, one, now=NOW + number * EPOCH_S), Accepted):
+                promised.append(one.place)
+    aggregator = Aggregator(NETWORK, SIGNER, AggregatorLedger(ledger), PACE)
+    late = give(aggregator, chain(1, client="late")[0])
+    assert isinstance(late, Rejected) == is_bounded
+    sealed = close(aggregator, NOW + 100 * PACE.promise_s)
+    assert sealed is not None
+    tips = [(aggregator.state.find_tip(channel), sequence) for channel, sequence in promised]
+    kept = [tip is not None and tip.sequence >= sequence for tip, sequence in tips]
+    assert all(kept) == is_bounded
+    assert (len(promised) == 20) == is_bounded
+
+
+def test_who_found_no_room_is_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast a crowd asks after each epoch, who asked before it comes before it."""
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 4)
+    aggregator = fresh()
+    crowd = [chain(9, client=f"newcomer {number}") for number in range(12)]
+    for taken in crowd[:4]:
+        assert isinstance(give(aggregator, taken[0]), Accepted)
+    honest = chain(1)[0]
+    assert isinstance(give(aggregator, honest), Rejected)
+    close(aggregator)
+    accepted = [isinstance(give(aggregator, taken[0]), Accepted) for taken in crowd[4:]]
+    assert accepted == [True] * 3 + [False] * 5, "one place is kept"
+    assert isinstance(give(aggregator, honest), Accepted)
 
 
 # --- served is paid: receipts that only the node signed ---
@@ -303,29 +349,26 @@ def test_new_adapters_are_few_in_an_epoch_and_one_payers_do_not_keep_out_another
 ) -> None:
     """Whoever recomputes fetches every new manifest, so an epoch may not name thousands."""
     monkeypatch.setattr(module, "MAX_BATCH_ADAPTERS", 3)
-    monkeypatch.setattr(module, "MAX_NEW_ADAPTERS_PER_PAYER", 7)
     aggregator = fresh()
     tips = [ChannelTip(config("greedy", nonce=number)) for number in range(9)]
     greedy = [
         resigned(tip, client="greedy", adapter=publish(number)) for number, tip in enumerate(tips)
     ]
-    outcomes = [give(aggregator, one) for one in greedy]
-    assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True] * 7 + [False] * 2
+    honest = chain(1)[0]
+    outcomes = [give(aggregator, one) for one in greedy[:2]]
+    outcomes += [give(aggregator, one) for one in (honest, *greedy[2:])]
+    assert [isinstance(outcome, Accepted) for outcome in outcomes] == [True] * 3 + [False] * 7
     assert isinstance(outcomes[7], Rejected)
-    assert (outcomes[7].invariant, outcomes[7].retryable) == ("quota", True)
+    assert (outcomes[7].invariant, outcomes[7].retryable) == ("room", True)
     again = resigned(ChannelTip(config("greedy", nonce=99)), client="greedy", adapter=publish(0))
     assert isinstance(give(aggregator, again), Accepted), "one that is there already"
-    honest = chain(1)[0]
-    outcome = give(aggregator, honest)
-    assert isinstance(outcome, Accepted)
-    assert outcome.promises[0].deadline == NOW + PACE.promise_s + 2 * PACE.epoch_s
     sizes = []
     while (sealed := close(aggregator)) is not None:
         sizes.append(len(decode_batch(sealed.batch).adapters))
-        if len(sizes) == 1:
-            assert aggregator.state.find_tip(honest.voucher.channel_id) is not None
+        for one in greedy:
+            give(aggregator, one)
         aggregator.check()
-    assert sizes == [3, 3, 2]
+    assert sizes == [3, 3, 3, 1]
 
 
 def test_a_node_cannot_keep_the_creators_part_though_its_client_signed_that() -> None:
@@ -531,12 +574,12 @@ def test_only_what_is_still_claimed_is_sealed_so_payouts_never_exceed_claims() -
 def test_a_channel_whose_claim_vanished_holds_up_nobody_and_is_asked_about_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 2)
     aggregator = fresh()
     vanished = chain(2, client="vanished")
     honest = chain(3)
     for one in (*vanished, *honest):
         give(aggregator, one)
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 2)
     gone = vanished[0].voucher.channel_id
     covered = claimed(honest[2])
     while (sealed := close(aggregator, claims=covered)) is not None:
@@ -573,28 +616,32 @@ def test_one_payer_with_many_receipts_does_not_make_another_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Thousands of receipts once made the honest one wait thirteen epochs."""
-    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 10)
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 20)
     aggregator = fresh()
-    for one in chain(150, client="spammer"):
-        give(aggregator, one)
+    spam = chain(150, client="spammer")
     honest = [chain(2, client=name)[0] for name in ("a", "b", "c")]
+    taken = [give(aggregator, one) for one in spam]
+    assert sum(isinstance(one, Accepted) for one in taken) == 16
     for one in honest:
-        give(aggregator, one)
+        assert isinstance(give(aggregator, one), Accepted)
     close(aggregator)
     for one in honest:
         assert aggregator.state.find_tip(one.voucher.channel_id) is not None
-    tip = aggregator.state.find_tip(chain(1, client="spammer")[0].voucher.channel_id)
+    tip = aggregator.state.find_tip(spam[0].voucher.channel_id)
     assert tip is not None
-    assert tip.sequence == 7
+    assert tip.sequence == 16
 
 
-def test_payers_take_turns_over_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 2)
+def test_payers_take_turns_when_an_epoch_must_leave_some_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after epochs that were taken back: their receipts stand in line once more."""
     aggregator = fresh()
     chains = {name: chain(2, client=name) for name in "abcde"}
     for taken in chains.values():
         for one in taken:
             give(aggregator, one)
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 2)
     for _ in range(3):
         close(aggregator)
     reached = [aggregator.state.find_tip(taken[0].voucher.channel_id) for taken in chains.values()]
@@ -604,23 +651,21 @@ def test_payers_take_turns_over_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_promise_is_kept_though_payers_come_and_push_in_front(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A deadline covers what was promised before it, and urgent ones go first."""
-    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 4)
+    """What is promised fits the next epoch, and each payer comes to its turn."""
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 8)
     aggregator = fresh()
     deadlines: dict[tuple[bytes, int], int] = {}
     now = NOW
-    crowd = [chain(8, client=f"newcomer {number}") for number in range(30)]
-
-    def promise(*taken: VerifiedEnvelope) -> None:
-        for one in taken:
-            outcome = give(aggregator, one, now=now)
-            assert isinstance(outcome, Accepted)
-            deadlines[one.place] = outcome.promises[0].deadline
-
-    promise(*chain(90, client="busy"))
-    while deadlines:
-        if crowd:
-            promise(*crowd.pop())
+    waiting = [*chain(90, client="busy")]
+    crowd = [list(chain(8, client=f"newcomer {number}")) for number in range(30)]
+    rounds = 0
+    while waiting or any(crowd) or deadlines:
+        for line in (waiting, *crowd):
+            while line:
+                outcome = give(aggregator, line[0], now=now)
+                if not isinstance(outcome, Accepted):
+                    break
+                deadlines[line.pop(0).place] = outcome.promises[0].deadline
         sealed = close(aggregator, now)
         assert sealed is not None
         for place, deadline in list(deadlines.items()):
@@ -628,14 +673,17 @@ def test_every_promise_is_kept_though_payers_come_and_push_in_front(
             if tip is not None and tip.sequence >= place[1]:
                 assert now <= deadline
                 del deadlines[place]
-        now += PACE.epoch_s
+        assert not deadlines, "all of it is in the next epoch"
+        now += EPOCH_S
+        rounds += 1
+    assert rounds <= (90 + 30 * 8) // 8 + 3, "nothing is left free that somebody wants"
 
 
 def test_epoch_takes_no_more_than_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 3)
     aggregator = fresh()
     for one in chain(7):
         give(aggregator, one)
+    monkeypatch.setattr(module, "MAX_BATCH_RECEIPTS", 3)
     sizes = []
     while (sealed := close(aggregator)) is not None:
         sizes.append(sealed.header.num_receipts)

@@ -26,7 +26,6 @@ from proofs.court import (
     ChannelMissummed,
     ChannelTwice,
     EntryTwice,
-    Excluded,
     Facts,
     Forged,
     Lowered,
@@ -39,10 +38,11 @@ from proofs.court import (
     answer,
     build_exit,
     find_lies,
+    keeps,
 )
 from proofs.epoch import EntryLeaf, EpochHeader, PayoutLeaf
 from proofs.inquiry import Inquiry
-from proofs.promise import Promise, make_promise
+from proofs.promise import make_promise
 from proofs.receipt import BARE_BASE, SignedReceipt, VerifiedReceipt, decode_body
 from proofs.signing import Signer
 from proofs.state import EpochState
@@ -78,11 +78,11 @@ class World:
         assert self.after.header is not None
         return self.after.header
 
-    def facts(self, promises: tuple[Promise, ...] = ()) -> Facts:
-        return Facts(POSTED_AT, self.office.claimed, self.office.left_at, promises)
+    def facts(self) -> Facts:
+        return Facts(POSTED_AT, self.office.claimed, self.office.left_at)
 
-    def case(self, header: EpochHeader, promises: tuple[Promise, ...] = ()) -> Case:
-        return Case(self.before, header, self.facts(promises))
+    def case(self, header: EpochHeader) -> Case:
+        return Case(self.before, header, self.facts())
 
     def post(self, header: EpochHeader) -> None:
         self.office.posted[2:] = [(header, POSTED_AT)]
@@ -117,13 +117,11 @@ def built(seed: int, counts: tuple[int, int, int] = (7, 7, 5)) -> World:
     return found
 
 
-def pursue(
-    found: World, books: Books, own: EpochState, promises: tuple[Promise, ...] = ()
-) -> Accusation | Question | None:
+def pursue(found: World, books: Books, own: EpochState) -> Accusation | Question | None:
     """What a watcher does: what convicted in the end, an accusation or an unanswered demand."""
     header = books.header(found.honest)
     found.post(header)
-    inquiry = Inquiry(found.case(header, promises), own)
+    inquiry = Inquiry(found.case(header), own)
     for _ in range(500):
         accusation = inquiry.accuse()
         if accusation is not None:
@@ -506,9 +504,6 @@ def honest_accusations(found: World, chance: random.Random) -> list[Accusation]:
     other = after.show_entry(number, chance.randrange(after.account(number).num_entries))
     backing = entry.leaf.channel_index
     owed = before.show_payout(index, chance.randrange(before.channel(index).num_payees))
-    pledge = make_promise(AGGREGATOR, found.last[0], POSTED_AT - 1, NETWORK)
-    promised = after.find_channel(pledge.channel_id)
-    assert promised is not None
     accusations: list[Accusation] = [
         Unfunded(channel),
         Forged(channel, standing.config, standing.node_signature),
@@ -525,8 +520,6 @@ def honest_accusations(found: World, chance: random.Random) -> list[Accusation]:
         EntryTwice(account, entry, other),
         TakenBack(before.show_channel(index), channel),
         TakenBack(before.show_channel(index), elsewhere),
-        Excluded(pledge, after.show_channel(promised)),
-        Excluded(pledge, elsewhere),
         AfterExit(channel, before.show_channel(index)),
         AfterExit(channel, None),
     ]
@@ -571,19 +564,19 @@ def take_a_channel_back(found: World, books: Books, chance: random.Random) -> in
 
 @given(seed=st.integers(0, 1 << 30))
 @settings(max_examples=10, deadline=None)
-def test_a_promised_receipt_that_is_left_out_convicts(seed: int) -> None:
+def test_a_receipt_that_is_left_out_is_no_lie_of_the_header(seed: int) -> None:
+    """It takes from nobody. Whoever was promised it, asks for it by itself."""
     found = world(seed)
     books = Books.of(found.after)
     index = take_a_channel_back(found, books, random.Random(seed))
+    assert pursue(found, books, found.after) is None
     channel = books.channels[index].leaf.channel_id
-    left_out = [verified for verified in found.last if verified.receipt.channel_id == channel]
-    late = make_promise(AGGREGATOR, left_out[0], POSTED_AT, NETWORK)
-    assert pursue(found, books, found.after, (late,)) is None, "there was time until then"
-    promise = make_promise(AGGREGATOR, left_out[0], POSTED_AT - 1, NETWORK)
-    assert isinstance(pursue(found, books, found.after, (promise,)), Excluded)
-    forged = msgspec.structs.replace(promise, signature=signer("thief").sign_digest(bytes(32)))
-    excluded = Excluded(forged, found.after.show_channel(index))
-    assert not found.office.convicts(excluded, 3)
+    (left_out, *_) = (one for one in found.last if one.receipt.channel_id == channel)
+    promise = make_promise(AGGREGATOR, left_out, POSTED_AT, NETWORK)
+    where = found.after.find_channel(channel)
+    assert where is not None
+    assert not keeps(books.channels[index].leaf, promise)
+    assert keeps(found.after.channel(where).leaf, promise)
 
 
 @given(seed=st.integers(0, 1 << 30))

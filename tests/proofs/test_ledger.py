@@ -73,16 +73,16 @@ def test_what_a_promise_that_ran_out_did_not_bring_is_sent_again() -> None:
     outbox, digests = filled(Ledger(":memory:"))
     for digest, promise in zip(digests, PROMISES, strict=True):
         outbox.keep_promise(digest, promise)
-    assert outbox.promises() == PROMISES
+    assert [entry.promise for entry in outbox.promised()] == PROMISES
     assert outbox.queue_overdue(NOW + 600) == 0
     assert outbox.unpromised(9) == []
     outbox.mark_included(digests[:1], 1)
-    assert outbox.promises() == PROMISES[1:]
+    assert [entry.promise for entry in outbox.promised()] == PROMISES[1:]
     assert outbox.queue_overdue(NOW + 602) == 1
     assert [entry.digest for entry in outbox.unpromised(9)] == digests[1:2]
     later = make_promise(signer("another"), RECEIPTS[1].receipt, NOW + 9_999, NETWORK)
     assert outbox.keep_promise(digests[1], later)
-    assert outbox.promises() == [later, PROMISES[2]]
+    assert [entry.promise for entry in outbox.promised()] == [later, PROMISES[2]]
 
 
 def test_a_later_co_signature_upgrades_a_receipt_and_nothing_undoes_that() -> None:

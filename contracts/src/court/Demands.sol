@@ -5,14 +5,13 @@ import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 
 import {IHeaders} from "../interfaces/IHeaders.sol";
-import {IOffice, Terms} from "../interfaces/IOffice.sol";
+import {Terms} from "../interfaces/IOffice.sol";
 import {DemandState, IDemands, Part, Question} from "../interfaces/IDemands.sol";
 import {Receipts} from "../libraries/Receipts.sol";
 import {SumTree} from "../libraries/SumTree.sol";
 import {ChannelConfig} from "../types/Channel.sol";
 import {PostedHeader} from "../types/Header.sol";
 import {AccountProof, ChannelProof, EntryProof, PayoutProof} from "../types/Leaves.sol";
-import {Promise} from "../types/Receipt.sol";
 import {Proofs} from "./Proofs.sol";
 
 /// @title Makes the aggregator show what it committed to.
@@ -38,9 +37,9 @@ abstract contract Demands is Proofs, IDemands {
     mapping(bytes32 id => Demand) public demands;
     uint256 private _numOpen;
 
-    uint64 private immutable window;
-    uint64 private immutable answerTime;
-    uint128 private immutable demandFee;
+    uint64 internal immutable window;
+    uint64 internal immutable answerTime;
+    uint128 internal immutable demandFee;
 
     constructor(Terms memory terms) {
         window = terms.window;
@@ -56,7 +55,7 @@ abstract contract Demands is Proofs, IDemands {
         require(block.timestamp < uint256(here.postedAt) + window, TooLate(here.postedAt + window));
         require(question.part == Part.ENTRY || question.entry == 0, NoAnswer());
         bytes32 id = demandId(here, question);
-        uint64 dueAt = _open(id);
+        uint64 dueAt = _open(id, answerTime);
         settlement.blockHeader(here.header.epoch, here.word());
         emit Demanded(here.header.epoch, id, msg.sender, question, dueAt);
         IERC20(token).safeTransferFrom(msg.sender, address(this), demandFee);
@@ -156,49 +155,6 @@ abstract contract Demands is Proofs, IDemands {
         _pay(_close(demandId(here, question)));
     }
 
-    // ── promises ─────────────────────────────────────────────────────────────────────────────────
-
-    /// @inheritdoc IDemands
-    function stand(Promise calldata pledge, bytes calldata signature) external {
-        _checkPromise(pledge, signature);
-        require(block.timestamp > pledge.deadline, NotDue(pledge.deadline));
-        bytes32 id = _standId(pledge, settlement.term());
-        uint64 dueAt = _open(id);
-        emit StandDemanded(id, msg.sender, pledge, dueAt);
-        IERC20(token).safeTransferFrom(msg.sender, address(this), demandFee);
-    }
-
-    /// @inheritdoc IDemands
-    function answerStand(
-        Promise calldata pledge,
-        PostedHeader calldata here,
-        ChannelProof calldata channel
-    ) external {
-        _checkPosted(here);
-        _checkChannel(here, channel);
-        require(
-            Receipts.isSame(channel.leaf.channelId, pledge.channelId)
-                && _keeps(channel.leaf, pledge),
-            NoAnswer()
-        );
-        bytes32 id = _standId(pledge, settlement.term());
-        _close(id);
-        emit Answered(id, msg.sender, 0, msg.data);
-        _pay(msg.sender);
-    }
-
-    /// @inheritdoc IDemands
-    function convictBroken(Promise calldata pledge, uint32 inTerm) external {
-        address by = _default(_standId(pledge, inTerm));
-        if (inTerm == settlement.term() && !_hasLeft(pledge.channelId)) {
-            // From the end of a timelock on the aggregator can't post what it promised.
-            uint64 frozenFrom = settlement.effectiveAt();
-            require(frozenFrom == 0 || block.timestamp < frozenFrom, IOffice.OfficeFrozen());
-            settlement.punish(by);
-        }
-        _pay(by);
-    }
-
     /// @inheritdoc IDemands
     function demandId(PostedHeader calldata here, Question calldata question)
         public
@@ -218,14 +174,9 @@ abstract contract Demands is Proofs, IDemands {
         return keccak256(abi.encode(here.word(), part, index, entry));
     }
 
-    /// @dev A promise is asked for once in a term.
-    function _standId(Promise calldata pledge, uint32 inTerm) private pure returns (bytes32) {
-        return keccak256(abi.encode(pledge, inTerm));
-    }
-
-    function _open(bytes32 id) private returns (uint64 dueAt) {
+    function _open(bytes32 id, uint64 time) internal returns (uint64 dueAt) {
         require(demands[id].state == DemandState.NONE, DemandedBefore(id));
-        dueAt = uint64(block.timestamp + answerTime * (1 + _numOpen / AT_ONCE));
+        dueAt = uint64(block.timestamp + time + answerTime * (_numOpen / AT_ONCE));
         _numOpen++;
         demands[id] = Demand(msg.sender, dueAt, DemandState.OPEN);
     }
@@ -247,13 +198,13 @@ abstract contract Demands is Proofs, IDemands {
         _pay(msg.sender);
     }
 
-    function _default(bytes32 id) private returns (address by) {
+    function _default(bytes32 id) internal returns (address by) {
         by = _close(id);
         uint64 until = demands[id].until;
         require(block.timestamp > until, NotDue(until));
     }
 
-    function _close(bytes32 id) private returns (address by) {
+    function _close(bytes32 id) internal returns (address by) {
         require(demands[id].state == DemandState.OPEN, NoSuchDemand(id));
         demands[id].state = DemandState.CLOSED;
         _numOpen--;
@@ -261,7 +212,7 @@ abstract contract Demands is Proofs, IDemands {
         return demands[id].by;
     }
 
-    function _checkPosted(PostedHeader calldata here) private view {
+    function _checkPosted(PostedHeader calldata here) internal view {
         require(
             settlement.isPosted(here.header.epoch, here.word()),
             IHeaders.UnknownHeader(here.header.epoch)
@@ -270,7 +221,7 @@ abstract contract Demands is Proofs, IDemands {
 
     /// @dev Where the token refuses whoever should have a fee, the fee stays here: nobody's answer
     /// or conviction waits for it.
-    function _pay(address account) private {
+    function _pay(address account) internal {
         IERC20(token).trySafeTransfer(account, demandFee);
     }
 }

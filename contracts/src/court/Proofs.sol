@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
-
 import {IChannels} from "../interfaces/IChannels.sol";
 import {IProofs} from "../interfaces/IProofs.sol";
 import {ISettlement} from "../interfaces/ISettlement.sol";
-import {Digests} from "../libraries/Digests.sol";
 import {Receipts} from "../libraries/Receipts.sol";
 import {SumTree} from "../libraries/SumTree.sol";
-import {ChannelConfig, ChannelId} from "../types/Channel.sol";
+import {ChannelConfig} from "../types/Channel.sol";
 import {PostedHeader} from "../types/Header.sol";
 import {
     AccountProof,
@@ -18,7 +15,7 @@ import {
     EntryProof,
     PayoutProof
 } from "../types/Leaves.sol";
-import {Promise, Receipt} from "../types/Receipt.sol";
+import {Receipt} from "../types/Receipt.sol";
 
 /// @title Judges what a header says by what it commits to, and by what the chain knows.
 /// @notice Whether the accused header is posted and not final, the settlement contract checks
@@ -31,9 +28,11 @@ import {Promise, Receipt} from "../types/Receipt.sol";
 /// is left out either.
 ///
 /// Why an honest aggregator is safe. Each proof shows leaves by their index under the header's own
-/// commitment, where only one leaf can be shown at an index; what is claimed of a channel only
-/// grows; a config counts only when its digest is the channel's id; and a promise only while the
-/// channel has not left and its signer holds the office.
+/// commitment, where only one leaf can be shown at an index; a config counts only when its digest is
+/// the channel's id. Only two proofs ask the chain for more: what is claimed of a channel
+/// (`proveUnfunded`) only grows, and when a channel leaves (`proveAfterExit`) is never moved to an
+/// earlier time. Both were so in the block that the header's `Anchor` names, in whose branch alone,
+/// and before the channel leaves, it can be posted.
 abstract contract Proofs is IProofs {
     /// @inheritdoc IProofs
     ISettlement public immutable settlement;
@@ -223,25 +222,6 @@ abstract contract Proofs is IProofs {
     }
 
     /// @inheritdoc IProofs
-    function proveExcluded(
-        PostedHeader calldata here,
-        PostedHeader calldata before,
-        Promise calldata pledge,
-        bytes calldata signature,
-        ChannelProof calldata channel
-    ) external {
-        _checkChannel(here, channel);
-        _checkPromise(pledge, signature);
-        require(
-            here.postedAt > pledge.deadline
-                && Receipts.isSame(channel.leaf.channelId, pledge.channelId)
-                && !_keeps(channel.leaf, pledge),
-            NotALie()
-        );
-        settlement.convict(here, before, msg.sender);
-    }
-
-    /// @inheritdoc IProofs
     function proveAfterExit(
         PostedHeader calldata here,
         PostedHeader calldata before,
@@ -307,34 +287,6 @@ abstract contract Proofs is IProofs {
 
     function _isFunded(ChannelLeaf calldata leaf) internal view returns (bool) {
         return leaf.cumulative <= Receipts.claimedOf(channels, leaf.channelId);
-    }
-
-    function _hasLeft(ChannelId id) internal view returns (bool) {
-        return block.timestamp > settlement.leftAt(id);
-    }
-
-    /// @dev A promise counts while its deadline lies in the term of whoever signed it, and as long
-    /// as the channel is the aggregator's to settle. A term before may have made promises that
-    /// nobody can keep any more; the timelock is longer than they run.
-    function _checkPromise(Promise calldata pledge, bytes calldata signature) internal view {
-        bytes32 digest = Digests.ofPromise(pledge, address(settlement));
-        (address signer,,) = ECDSA.tryRecoverCalldata(digest, signature);
-        require(
-            signer != address(0) && signer == settlement.aggregator()
-                && pledge.deadline > settlement.installedAt() && !_hasLeft(pledge.channelId),
-            NotALie()
-        );
-    }
-
-    /// @dev Whether the promised receipt is in. Behind a later one it can't be seen, and the later
-    /// one was signed over it.
-    function _keeps(ChannelLeaf calldata leaf, Promise calldata pledge)
-        internal
-        pure
-        returns (bool)
-    {
-        return leaf.sequence > pledge.sequence
-            || (leaf.sequence == pledge.sequence && leaf.body == pledge.body);
     }
 
     /// @dev Whether the entry is a line of the channel's payouts. Reverts when the proofs show

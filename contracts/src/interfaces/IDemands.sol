@@ -5,7 +5,6 @@ import {SumTree} from "../libraries/SumTree.sol";
 import {ChannelConfig} from "../types/Channel.sol";
 import {PostedHeader} from "../types/Header.sol";
 import {AccountProof, ChannelProof, EntryProof, PayoutProof} from "../types/Leaves.sol";
-import {Promise} from "../types/Receipt.sol";
 
 /// @notice What of a header is demanded.
 enum Part {
@@ -35,7 +34,6 @@ interface IDemands {
     event Demanded(
         uint64 indexed epoch, bytes32 indexed id, address by, Question question, uint64 dueAt
     );
-    event StandDemanded(bytes32 indexed id, address by, Promise pledge, uint64 dueAt);
     event Answered(bytes32 indexed id, address by, uint64 heldUntil, bytes call);
     event Closed(bytes32 indexed id);
 
@@ -102,22 +100,6 @@ interface IDemands {
 
     /// @notice Gives the fee of a demand back whose header was taken back meanwhile.
     function refund(PostedHeader calldata here, Question calldata question) external;
-
-    /// @notice Demands that a promise, whose deadline is over, be shown kept; costs the fee. For
-    /// channels that no header has, and where there is no header to convict.
-    function stand(Promise calldata pledge, bytes calldata signature) external;
-
-    /// @notice Shows the promised receipt, or a later one of its channel, in any posted header.
-    function answerStand(
-        Promise calldata pledge,
-        PostedHeader calldata here,
-        ChannelProof calldata channel
-    ) external;
-
-    /// @notice Convicts because a promise was not shown kept in time. Where the aggregator who gave
-    /// it is gone, or the channel has left, only the fee comes back.
-    /// @param inTerm the term of the office in which it was demanded
-    function convictBroken(Promise calldata pledge, uint32 inTerm) external;
 
     /// @notice The name of a demand.
     function demandId(PostedHeader calldata here, Question calldata question)

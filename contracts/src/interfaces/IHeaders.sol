@@ -2,7 +2,7 @@
 pragma solidity 0.8.37;
 
 import {SumTree} from "../libraries/SumTree.sol";
-import {Header, HeaderHash, PostedHeader} from "../types/Header.sol";
+import {Anchor, Header, HeaderHash, PostedHeader} from "../types/Header.sol";
 import {AccountLeaf} from "../types/Leaves.sol";
 
 /// @title The header chain, and what is claimed under it.
@@ -22,6 +22,10 @@ interface IHeaders {
     error PayoutExceedsReceived(uint256 awarded, uint128 received);
     /// @notice Too few witnesses signed the header; their signatures go by ascending address.
     error WitnessesMissing(uint8 quorum);
+    /// @notice The header was sealed over another branch of the chain, or too many blocks ago.
+    error WrongBranch(uint64 number);
+    /// @notice The header was to be posted by then, or not at all.
+    error Expired(uint64 notAfter);
     /// @notice This header is not posted here at this time, or was taken back.
     error UnknownHeader(uint64 epoch);
     /// @notice The header can still be challenged: nothing is paid under it yet.
@@ -35,7 +39,12 @@ interface IHeaders {
     /// chain. Only the aggregator, with its full bond.
     /// @param witnessSignatures of at least a quorum, over the EIP-712 struct
     /// `Header(bytes32 header)`, by ascending address
-    function post(Header calldata header, bytes[] calldata witnessSignatures) external;
+    /// @param anchor where and until when this may be posted, for the aggregator's own protection
+    function post(
+        Header calldata header,
+        bytes[] calldata witnessSignatures,
+        Anchor calldata anchor
+    ) external;
 
     /// @notice Pays an account what it was awarded up to a final header and not paid yet, whoever
     /// calls.

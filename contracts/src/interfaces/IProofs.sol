@@ -6,7 +6,6 @@ import {SumTree} from "../libraries/SumTree.sol";
 import {ChannelConfig} from "../types/Channel.sol";
 import {PostedHeader} from "../types/Header.sol";
 import {AccountProof, ChannelProof, EntryProof, PayoutProof} from "../types/Leaves.sol";
-import {Promise} from "../types/Receipt.sol";
 
 /// @title What convicts an aggregator: one short proof for each lie that a header can tell.
 /// @notice `here` is the lying header, which must not be final, and `before` the one before it, to
@@ -122,15 +121,6 @@ interface IProofs {
         ChannelProof calldata later,
         PayoutProof calldata owedEarlier,
         PayoutProof calldata owedLater
-    ) external;
-
-    /// @notice A header that was posted after a promise's deadline leaves its receipt out.
-    function proveExcluded(
-        PostedHeader calldata here,
-        PostedHeader calldata before,
-        Promise calldata pledge,
-        bytes calldata signature,
-        ChannelProof calldata channel
     ) external;
 
     /// @notice A channel that has left was moved.

@@ -8,7 +8,7 @@ import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {IHeaders} from "../interfaces/IHeaders.sol";
 import {Digests} from "../libraries/Digests.sol";
 import {SumTree} from "../libraries/SumTree.sol";
-import {Header, HeaderHash, PostedHeader, postedWord} from "../types/Header.sol";
+import {Anchor, Header, HeaderHash, PostedHeader, postedWord} from "../types/Header.sol";
 import {AccountLeaf, Leaves} from "../types/Leaves.sol";
 import {Office} from "./Office.sol";
 
@@ -50,8 +50,14 @@ abstract contract Headers is Office, IHeaders {
     mapping(uint256 number => uint256) private _blockedBits;
 
     /// @inheritdoc IHeaders
-    function post(Header calldata header, bytes[] calldata witnessSignatures) external {
+    function post(
+        Header calldata header,
+        bytes[] calldata witnessSignatures,
+        Anchor calldata anchor
+    ) external {
         _checkPoster();
+        require(block.timestamp <= anchor.notAfter, Expired(anchor.notAfter));
+        require(blockhash(anchor.number) == anchor.hash, WrongBranch(anchor.number));
         uint64 last = _lastEpoch;
         require(header.epoch == last + 1, WrongEpoch(last + 1, header.epoch));
         require(_follows(header.previous, last), WrongPrevious(header.previous));

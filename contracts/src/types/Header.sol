@@ -26,6 +26,15 @@ struct PostedHeader {
     uint64 postedAt; // seconds, of the chain's clock
 }
 
+/// @notice On which branch of the chain, and until when, a header may be posted. What an honest
+/// aggregator seals is true of the branch that it read: a transaction that waits for long, or that a
+/// reorganisation carries over, must not bring it onto another.
+struct Anchor {
+    uint64 number; // of a block, one of the last 256
+    bytes32 hash; // of that block; zero, with a number to come, binds to no branch
+    uint64 notAfter; // seconds, of the chain's clock
+}
+
 using {hash} for Header global;
 using {word} for PostedHeader global;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {ChannelId} from "./Channel.sol";
+import {ChannelConfig, ChannelId} from "./Channel.sol";
 
 /// @notice What the parties of a channel sign about one answer. `body` is the sha-256 of the whole
 /// receipt, which the contract never sees; `payouts` commits to who is owed what of the channel.
@@ -14,11 +14,22 @@ struct Receipt {
 }
 
 /// @notice What the aggregator signs when it takes a receipt: "a header posted by `deadline`
-/// includes it".
+/// includes it", or the first that is posted later.
 struct Promise {
     ChannelId channelId;
     uint64 sequence;
     uint128 cumulative;
     bytes32 body;
     uint64 deadline; // Unix seconds
+}
+
+/// @notice A promise with everything that is needed to keep it, whatever its giver has forgotten.
+struct Reminder {
+    Promise pledge;
+    bytes signature; // the aggregator's
+    ChannelConfig config;
+    bytes32 payouts; // as the receipt says
+    bytes body; // of the receipt
+    bytes nodeSignature; // under the receipt
+    bytes manifest; // of the adapter that the body names; empty for the bare base
 }

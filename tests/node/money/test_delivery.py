@@ -98,7 +98,7 @@ class Scene:
             aggregator="aggregator",
             address=lambda: AGGREGATOR.address,
             is_claimed=lambda channel_id, cumulative: cumulative <= self.claimed,
-            on_promise=self.promises.append,
+            on_promise=lambda promise, _: self.promises.append(promise),
         )
         for one in self.envelopes:
             self.outbox.add(one.receipt.signed, one.encoded)
@@ -122,7 +122,7 @@ async def test_a_promise_is_kept_and_its_receipt_sent_no_more(
     assert [(one.envelope, one.promise.deadline) for one in scene.host.gossiped] == [
         (one.encoded, DEADLINE) for one in scene.envelopes
     ]
-    assert scene.promises == scene.outbox.promises()
+    assert scene.promises == [entry.promise for entry in scene.outbox.promised()]
     assert len(scene.promises) == 3
 
 

@@ -19,7 +19,6 @@ from proofs.court import (
     ChannelMissummed,
     ChannelTwice,
     EntryTwice,
-    Excluded,
     Forged,
     Lowered,
     Missummed,
@@ -29,7 +28,6 @@ from proofs.court import (
 )
 from proofs.digest import keccak
 from proofs.epoch import EntryLeaf, PayoutLeaf
-from proofs.promise import Promise, promise_digest
 from proofs.signing import Signer
 from proofs.sumtree import Opening
 from tests.proofs.chain.books import Account, Books
@@ -253,14 +251,6 @@ def lowered_out(scene: Scene) -> Accusation:
     )
 
 
-def excluded(scene: Scene) -> Accusation:
-    return Excluded(promise(scene, 1, 3), scene.books.show_channel(1))
-
-
-def excluded_by_another(scene: Scene) -> Accusation:
-    return Excluded(promise(scene, 1, 2, body=b"\x01" * 32), scene.books.show_channel(1))
-
-
 LIES = [
     unfunded,
     forged_by_another,
@@ -285,10 +275,9 @@ LIES = [
     lowered_account,
     lowered_out,
 ]
-BROKEN_PROMISES = [excluded, excluded_by_another]
 
 
-@pytest.mark.parametrize("lie", [*LIES, *BROKEN_PROMISES])
+@pytest.mark.parametrize("lie", LIES)
 def test_a_lie_is_taken_back_and_costs_the_office_and_the_bond(
     scene: Scene, lie: Callable[[Scene], Accusation]
 ):
@@ -340,7 +329,6 @@ def test_nothing_that_is_true_convicts(scene: Scene):
     before, books = scene.before, scene.books
     channel = books.show_channel(0)
     config, signature = books.channels[0].config, books.channels[0].signatures[0]
-    kept = promise(scene, 0, 3, body=books.channels[0].leaf.body)
     other = scene.world.config(number=9)
     for accusation in (
         Unfunded(channel),
@@ -365,9 +353,6 @@ def test_nothing_that_is_true_convicts(scene: Scene):
         TakenBack(before.show_channel(1), channel),
         lowering(scene, 0),
         lowering(scene, 1),
-        Excluded(kept, channel),
-        Excluded(promise(scene, 0, 2, body=b"\x01" * 32), channel),
-        Excluded(promise(scene, 1, 3, late=60), books.show_channel(1)),
         AfterExit(channel, before.show_channel(0)),
     ):
         assert scene.accuse(accusation) == "NotALie", accusation
@@ -476,24 +461,6 @@ def move(books: Books, amount: int) -> None:
     payouts[0] = replace(payouts[0], amount=payouts[0].amount - amount)
     payouts[1] = replace(payouts[1], amount=payouts[1].amount + amount)
     books.sign(0)
-
-
-def promise(
-    scene: Scene, index: int, sequence: int, body: bytes = b"\x01" * 32, late: int = -1
-) -> Promise:
-    """The aggregator's promise for a receipt of a channel, whose deadline was, or comes."""
-    channel = scene.books.channels[index].leaf
-    deadline = scene.posted[-1].posted_at + 1 + late
-    given = Promise(channel.channel_id, sequence, 1, body, deadline, bytes(65))
-    digest = promise_digest(given, scene.books.network)
-    signature = Signer(secret("aggregator")).sign_digest(digest)
-    return replace_promise(given, signature)
-
-
-def replace_promise(given: Promise, signature: bytes) -> Promise:
-    import msgspec
-
-    return msgspec.structs.replace(given, signature=signature)
 
 
 def replace_config(world: World, **changes: object):
