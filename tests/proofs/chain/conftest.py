@@ -1,22 +1,13 @@
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from proofs.chain.devchain import open_chain
 from proofs.chain.rpc import Rpc
+from tests.proofs.chain.engines import ENGINES
 from tests.proofs.chain.world import NAMES, World, address, memory_world
-
-ENGINES = [
-    pytest.param(None, id="py-evm"),
-    pytest.param(
-        shutil.which("anvil"),
-        id="anvil",
-        marks=pytest.mark.skipif(shutil.which("anvil") is None, reason="no anvil on PATH"),
-    ),
-]
 
 
 @pytest.fixture(scope="module", params=ENGINES)

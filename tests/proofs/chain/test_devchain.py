@@ -16,7 +16,7 @@ from eth_utils.address import to_checksum_address
 from proofs.chain.devchain import FUND_DOLLARS, FUND_WEI, open_chain
 from proofs.chain.evm import MemoryChain
 from proofs.chain.serve import MAX_REQUEST_BYTES, serve_rpc
-from tests.proofs.chain.conftest import ENGINES
+from tests.proofs.chain.engines import ENGINES
 from tests.proofs.chain.world import NAMES, World, address, secret
 
 

@@ -31,6 +31,7 @@ from proofs.epoch import EntryLeaf, PayoutLeaf
 from proofs.signing import Signer
 from proofs.sumtree import Opening
 from tests.proofs.chain.books import Account, Books
+from tests.proofs.chain.engines import ENGINES, open_world
 from tests.proofs.chain.world import World, address, memory_world, secret
 
 A = address("account a")
@@ -65,9 +66,13 @@ class Scene:
         return None
 
 
-@pytest.fixture(scope="module")
-def opened() -> Scene:
-    world, _ = memory_world()
+@pytest.fixture(scope="module", params=ENGINES)
+def opened(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    with open_world(request.param) as world:
+        yield write_two_headers(world)
+
+
+def write_two_headers(world: World) -> Scene:
     books = world.books()
     posted: list[PostedHeader] = []
     for epoch in (1, 2):

@@ -141,16 +141,26 @@ def memory_world(
     """A fresh chain in this process."""
     balances = dict.fromkeys([address("deployer"), *map(address, names)], FUND_WEI)
     chain = MemoryChain(CHAIN_ID, placed_code(), balances, clock=lambda: START)
-    rpc = memory_rpc(chain)
+    board = Board(address("deployer"), address("aggregator"), witnesses, quorum)
+    return deploy_world(memory_rpc(chain), names, board, terms), chain
+
+
+def deploy_world(
+    rpc: Rpc,
+    names: tuple[str, ...] = NAMES,
+    board: Board | None = None,
+    terms: Terms = TERMS,
+) -> World:
+    """Everything deployed on a chain that has x402's contracts, and dollars for everybody."""
     world = World(
         rpc,
         deploy_for_development(
             rpc,
             Wallet(rpc, secret("deployer"), CHAIN_ID),
-            Board(address("deployer"), address("aggregator"), witnesses, quorum),
+            board or Board(address("deployer"), address("aggregator")),
             terms,
         ),
     )
     for name in names:
         mint(world.client("deployer"), address(name), FUND_DOLLARS)
-    return world, chain
+    return world
