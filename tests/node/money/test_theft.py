@@ -39,9 +39,11 @@ async def test_a_header_over_an_unfunded_channel_costs_the_bond_and_pays_nobody(
             await until(
                 lambda: watcher.telemetry.counters.get("aggregators_convicted") == 1, WINDOW_S
             )
-            assert (
-                "convicted its aggregator: Unfunded" in (tmp_path / "watcher" / "log").read_text()
-            )
+            log = (tmp_path / "watcher" / "log").read_text()
+            assert "convicted its aggregator: Unfunded" in log
+            mirror = watcher.money and watcher.money.mirror
+            assert mirror is not None
+            await until(lambda: mirror.history.state.epoch == 0, WINDOW_S)  # it goes back, too
             settlement = outsider.chain.settlement
             assert not settlement.is_posted(posted)
             assert settlement.read_office().aggregator is None
