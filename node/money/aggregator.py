@@ -109,6 +109,7 @@ class AggregatorRole:
         self._lock = trio.Lock()
         self._is_level = False  # whether this ledger has what the chain has
         self._shown_s: float | None = None  # when it last posted or said that it is there
+        self._seen_block = b""
         self._ahead_s = 0  # by how much the chain's clock was ahead of ours when it was looked at
 
     def _now(self) -> int:
@@ -439,9 +440,12 @@ class AggregatorRole:
             return
         if missing > 0:
             settlement.fund_bond(missing)
-        # The last block may be old where nobody sends anything; the next one will not be.
+        # The last block may be old where nobody sends anything; the next one will not be. One that
+        # was seen before says nothing new: our time would stand still.
         block = self._chain.rpc.get_block()
-        self._ahead_s = max(0, block.timestamp - int(time.time()))
+        if block.hash != self._seen_block:
+            self._seen_block = block.hash
+            self._ahead_s = max(0, block.timestamp - int(time.time()))
         share_s = settlement.terms.silence // ALIVE_SHARE
         is_due = office.silent_from - self._now() < (ALIVE_SHARE - 1) * share_s
         if self._shown_s is not None:  # a clock that nobody sets knows better than one that is off

@@ -19,9 +19,10 @@ import trio
 
 from node.daemon import NodeDaemon
 from node.errors import ConfigError
+from node.wire.receipts import MAX_DELIVERED
 from proofs.chain.devchain import open_chain
 from tests.node.networks import open_lab, until
-from tests.node.outsider import Outsider, open_outsider
+from tests.node.outsider import Outsider, flood, open_outsider
 
 Mode = Callable[[Any, Any], Any]  # what was asked, what the chain answered
 FEW_BLOCKS = 20
@@ -188,6 +189,32 @@ async def test_receipts_are_sealed_after_each_fault_of_the_ethereum_node(tmp_pat
                 await deliver_next(outsider, peer_id)
                 await until(lambda: is_all_posted(outsider), 60)
                 await until(lambda: not daemon.telemetry.troubles, 60)
+
+
+async def test_two_hundred_unclaimed_channels_delay_nobody_over_a_slow_node(tmp_path: Path) -> None:
+    names = ("outsider node", "outsider client", "aggregator")
+    with open_lab(tmp_path, chain_for=names) as lab:
+        assert lab.chain is not None
+        with open_proxy(lab.chain.rpc) as proxy:
+            settings: dict[str, Any] = {"role": "aggregator", "chain_rpc": (proxy.url,)}
+            async with open_outsider(lab) as outsider:
+                await trio.to_thread.run_sync(outsider.claim_all)
+                unclaimed = await trio.to_thread.run_sync(flood, outsider.network, 200)
+                for life in (1, 2):
+                    lab.bootstrap = ()
+                    proxy.mode = None
+                    async with lab.daemon("aggregator", epoch_s=0.3, **settings) as daemon:
+                        proxy.mode = slowly
+                        peer_id = await outsider.host.connect(daemon.host.addresses[0], 10)
+                        for first in range(0, len(unclaimed), MAX_DELIVERED):
+                            some = unclaimed[first : first + MAX_DELIVERED]
+                            answers = await outsider.deliver(peer_id, *some)
+                            assert answers == ["Rejected"] * len(some)
+                        epoch = outsider.chain.settlement.last_epoch()
+                        await deliver_next(outsider, peer_id)
+                        await until(lambda: is_all_posted(outsider), 60)
+                        assert outsider.chain.settlement.last_epoch() == epoch + 1
+                        assert outsider.chain.settlement.read().num_receipts == life
 
 
 async def deliver_next(outsider: Outsider, peer_id: str) -> None:
