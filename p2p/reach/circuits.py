@@ -19,18 +19,18 @@ from libp2p.io.abc import ReadWriteCloser
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from multiaddr import Multiaddr
 
 from ..dialling import CIRCUIT, is_circuit
 from ..errors import InvalidAddress, P2pError, PeerUnreachable, StreamClosed
 from ..hardening import HardenedHost, StreamGuard
 from ..swarm import HardenedSwarm
-from .messages import STREAM_ERRORS, read_message, write_message
-from .relay import HOP, STOP
+from .messages import STREAM_ERRORS, fast_stream, read_message, write_message
+from .relay import HOP, STALLED_WRITE_S, STOP
 
 STOP_STREAMS_PER_PEER = 64
 MESSAGE_TIMEOUT_S = 8.0
@@ -53,8 +53,8 @@ class CircuitStream(ReadWriteCloser):
     async def read(self, n: int | None = None) -> bytes:
         """Return up to `n` bytes, b"" at the end."""
         try:
-            return await self._stream.read(n)
-        except StreamEOF:
+            return await fast_stream(self._stream).read(n)
+        except MuxedStreamEOF:
             return b""
         except STREAM_ERRORS as error:
             raise ConnectionClosedError(f"the relay ended the circuit: {error}") from error
@@ -62,7 +62,7 @@ class CircuitStream(ReadWriteCloser):
     async def write(self, data: bytes) -> None:
         """Write all of it."""
         try:
-            await self._stream.write(data)
+            await fast_stream(self._stream).write(data, stall_s=STALLED_WRITE_S)
         except STREAM_ERRORS as error:
             raise ConnectionClosedError(f"the relay ended the circuit: {error}") from error
 

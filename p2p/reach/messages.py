@@ -15,6 +15,7 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.utils.varint import encode_varint_prefixed, read_varint_prefixed_bytes_limited
 
 from ..errors import InvalidInput, PeerTimeout, StreamClosed
+from ..transport.stream import FastYamuxStream
 
 MAX_MESSAGE_BYTES = 8 << 10
 STREAM_ERRORS = (
@@ -25,6 +26,15 @@ STREAM_ERRORS = (
 )
 
 M = TypeVar("M", bound=Message)
+
+
+def fast_stream(stream: INetStream) -> FastYamuxStream:
+    """Return the stream below the library's wrapper: it takes and gives bytes without copies, and
+    waits for a slow peer as long as it is told to.
+    """
+    muxed = stream.muxed_stream  # type: ignore[attr-defined]
+    assert isinstance(muxed, FastYamuxStream)
+    return muxed
 
 
 async def read_message(stream: INetStream, kind: type[M], deadline_s: float) -> M:

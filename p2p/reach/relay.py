@@ -9,21 +9,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import cast
 
 import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
-from libp2p.network.stream.exceptions import StreamEOF
-from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb import circuit_pb2 as pb
+from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 from multiaddr import Multiaddr
 
 from ..errors import InvalidInput, P2pError, PeerUnreachable
 from ..hardening import HardenedHost, StreamGuard
 from ..swarm import HardenedSwarm, is_relayed
-from .messages import STREAM_ERRORS, read_message, write_message
+from ..transport.stream import FastYamuxStream
+from .messages import STREAM_ERRORS, fast_stream, read_message, write_message
 from .reservations import Circuit, Pace, Refused, RelayLimits, Reservations
 
 HOP = TProtocol("/libp2p/circuit/relay/0.2.0/hop")
@@ -33,7 +32,6 @@ MESSAGE_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 8.0
 STALLED_WRITE_S = 30.0
 HALF_CLOSED_S = 5.0
-CARRY_BYTES = 64 << 10
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +169,7 @@ class Relay:
             async with trio.open_nursery() as nursery:
 
                 async def carry(source: INetStream, target: INetStream) -> None:
-                    if await self._carry(source, target, circuit):
+                    if await self._carry(fast_stream(source), fast_stream(target), circuit):
                         scope.deadline = min(scope.deadline, trio.current_time() + HALF_CLOSED_S)
                     else:
                         scope.cancel()
@@ -180,14 +178,16 @@ class Relay:
                 nursery.start_soon(carry, other, one)
         await _end(one)
 
-    async def _carry(self, source: INetStream, target: INetStream, circuit: Circuit) -> bool:
+    async def _carry(
+        self, source: FastYamuxStream, target: FastYamuxStream, circuit: Circuit
+    ) -> bool:
         """Pass bytes on until the source has said all; False when it broke before."""
         try:
             while True:
                 try:
-                    data = await source.read(CARRY_BYTES)
-                except StreamEOF:
-                    await cast(NetStream, target).close_write()
+                    data = await source.receive()
+                except MuxedStreamEOF:
+                    await target.close()
                     return True
                 if not circuit.spend(len(data)):
                     logger.info("relay: %s → %s is spent", circuit.source, circuit.target)
@@ -195,9 +195,8 @@ class Relay:
                 self.bytes_carried += len(data)
                 if (delay := self._pace.delay(len(data), trio.current_time())) > 0:
                     await trio.sleep(delay)
-                with trio.fail_after(STALLED_WRITE_S):
-                    await target.write(data)
-        except (*STREAM_ERRORS, trio.TooSlowError) as error:
+                await target.write(memoryview(data), stall_s=STALLED_WRITE_S)
+        except STREAM_ERRORS as error:
             logger.debug("relay: %s → %s ended: %r", circuit.source, circuit.target, error)
             return False
 

@@ -12,7 +12,6 @@ from p2p.cid import Cid
 from p2p.errors import P2pError
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
-from p2p.reach import relay as relay_module
 from p2p.reach.dialback import AUTONAT
 from p2p.reach.punch import DCUTR
 from p2p.reach.relay import HOP, STOP
@@ -97,7 +96,7 @@ def break_bytes(how):
     async def carry(self, source, target, circuit):
         count = 0
         while True:
-            data = await source.read(relay_module.CARRY_BYTES)
+            data = bytes(await source.receive())
             count += 1
             if count > how["after"]:
                 data = data[: how["keep"]] if "keep" in how else data[::-1]
