@@ -139,7 +139,7 @@ class HardenedPubsub(Pubsub):
         if queue is not None and self.topic_ids:
             queue.push(self.get_hello_packet())
 
-    def heal(self, *, all_again: bool) -> None:
+    def heal(self, all_again: bool) -> None:
         """Open the streams that failed to open, and send our topics again: to a new peer a few
         times, to all others if `all_again`. Repeated by the host.
         """

@@ -191,6 +191,16 @@ class HardenedHost(BasicHost):
         protocols = self.protocols_of(peer)
         return not protocols or self.dht_protocol in protocols
 
+    def told_by(self, peer: ID) -> list[Multiaddr]:
+        """List the addresses that a peer tells, without its own /p2p/ ending."""
+        try:
+            return [
+                Multiaddr(str(one).removesuffix(f"/p2p/{peer}"))
+                for one in self.peerstore.addrs(peer)
+            ]
+        except PeerStoreError:
+            return []
+
     async def stop_background(self) -> None:
         """Cancel what the library runs outside any nursery of ours."""
         for scope in list(self._identify_tasks):

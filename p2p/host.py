@@ -24,7 +24,6 @@ from .dht import Dht
 from .dialling import Realm, realm_of
 from .errors import (
     HostFailed,
-    InvalidInput,
     P2pError,
     PeerTimeout,
     PeerUnreachable,
@@ -42,16 +41,15 @@ from .hardening import (
 from .identity import Identity, public_key_of
 from .kademlia import BoundedKademlia
 from .library import NetworkConfig, new_library
+from .meeting import Meeting
 from .peers import BanList, PeerAddress
+from .reach.known import KnownPeers
+from .reach.mdns import Neighbours
 from .reach.service import Reach, Reachability
 from .streams import FrameStream
 from .swarm import HardenedSwarm
 
 STREAMS_PER_PEER = 16  # of one protocol, inbound
-BOOTSTRAP_TIMEOUT_S = 3.0
-KEEP_IN_TOUCH_S = 3.0
-GREET_ALL_S = 60.0
-MEET_AGAIN_S = 15.0
 SHUTDOWN_TIMEOUT_S = 1.0
 ADDRESS_TTL_S = 3600
 
@@ -80,6 +78,8 @@ class Host:
         dht: Dht,
         gossip: Gossip,
         reach: Reach,
+        *,
+        dht_protocol: str,
     ) -> None:
         self.peer_id = str(library.get_id())
         self.dht = dht
@@ -88,6 +88,7 @@ class Host:
         self._library = library
         self._swarm = swarm
         self._reach = reach
+        self._dht_protocol = dht_protocol
         self._noted: set[ID] = set()  # DHT servers that are in the routing table
 
     def lacks_relays(self) -> bool:
@@ -117,6 +118,19 @@ class Host:
         return ConnectedPeer(
             str(peer), str(addresses[0]) if addresses else "", self._library.protocols_of(peer)
         )
+
+    def has_peers(self) -> bool:
+        """Return whether anybody is connected."""
+        return bool(self._swarm.get_connections())
+
+    def direct_peers(self) -> list[PeerAddress]:
+        """List the peers that no relay carries, with the addresses that they tell."""
+        peers = [one for one in self._library.get_connected_peers() if self._swarm.has_direct(one)]
+        return [
+            PeerAddress(str(peer), tuple(f"{one}/p2p/{peer}" for one in told))
+            for peer in peers
+            if (told := self._library.told_by(peer))
+        ]
 
     def is_connected(self, peer_id: str) -> bool:
         """Return whether a connection to this peer is open."""
@@ -255,12 +269,13 @@ class Host:
             await self.close_connections()
             await self._swarm.close_listeners()
 
-    async def note_dht_servers(self, protocol: str, *, all_again: bool) -> None:
+    async def note_dht_servers(self, *, all_again: bool) -> None:
         """Put the connected peers that serve the DHT's protocol into its routing table, those that
         were put there before only if `all_again`.
         """
         connected = self._library.get_connected_peers()
-        servers = {peer for peer in connected if protocol in self._library.protocols_of(peer)}
+        served = self._library.protocols_of
+        servers = {peer for peer in connected if self._dht_protocol in served(peer)}
         for peer in servers if all_again else servers - self._noted:
             await self.dht.routing.add_server(peer)
         self._noted = servers
@@ -309,8 +324,10 @@ async def _run_host(
         relay=config.relay,
         port_mapping=config.port_mapping,
     )
-    host = Host(library, swarm, Dht(library, kademlia), gossip, reach)
-    reach.on_new_addresses = host.dht.addresses_changed
+    dht = Dht(library, kademlia)
+    host = Host(library, swarm, dht, gossip, reach, dht_protocol=dht_protocol(config.network))
+    meeting = Meeting(host, config.bootstrap, KnownPeers(config.known_peers))
+    reach.on_new_addresses = dht.addresses_changed
     with trio.CancelScope() as scope:
         async with AsyncExitStack() as stack:
             stack.callback(pubsub.seen_messages.stop)
@@ -323,74 +340,28 @@ async def _run_host(
             await stack.enter_async_context(run_service(pubsub))
             await stack.enter_async_context(run_service(router))
             await pubsub.wait_until_ready()
-            await _meet(host, config.bootstrap)
+            await meeting.meet()
             await stack.enter_async_context(run_service(kademlia))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(host.dht.routing.keep_routing)
                 nursery.start_soon(host.dht.keep_providing)
                 nursery.start_soon(reach.run)
-                nursery.start_soon(
-                    _keep_in_touch,
-                    host,
-                    pubsub,
-                    dht_protocol(config.network),
-                    config.bootstrap,
-                )
+                nursery.start_soon(meeting.keep_in_touch, pubsub.heal)
+                if config.mdns:
+                    neighbours = Neighbours(identity.peer_id, lambda: list(host.addresses))
+                    nursery.start_soon(meeting.meet_neighbours, neighbours)
                 # from here on `is_over` ends it, in order: cancelled in the middle, the library
                 # would leak its sockets
                 scope.shield = True
                 task_status.started(host)
                 await is_over.wait()
+                await meeting.remember()
                 nursery.cancel_scope.cancel()
 
 
 def _library_id(peer_id: str) -> ID:
     public_key_of(peer_id)
     return ID.from_base58(peer_id)
-
-
-async def _meet(host: Host, addresses: Sequence[str]) -> None:
-    """Try all bootstrap peers at once for a few seconds; those that do not answer are tried again
-    later.
-    """
-
-    async def meet(address: str) -> None:
-        try:
-            await host.connect(address, BOOTSTRAP_TIMEOUT_S)
-        except InvalidInput:
-            raise
-        except P2pError as error:
-            logger.warning("bootstrap peer %s: %s", address, error)
-
-    for address in addresses:
-        split_peer(address)
-    async with trio.open_nursery() as nursery:
-        for address in addresses:
-            nursery.start_soon(meet, address)
-
-
-async def _keep_in_touch(
-    host: Host,
-    pubsub: HardenedPubsub,
-    dht_protocol_id: str,
-    bootstrap: Sequence[str],
-) -> None:
-    """Put connected DHT servers into its routing table and heal gossip: for new peers soon, for all
-    once a minute. Meet the bootstrap peers again while nobody, or too few relays, are connected.
-    """
-    next_full = 0.0
-    next_meeting = 0.0
-    while True:
-        await trio.sleep(KEEP_IN_TOUCH_S)
-        now = trio.current_time()
-        await host.note_dht_servers(dht_protocol_id, all_again=now >= next_full)
-        pubsub.heal(all_again=now >= next_full)
-        if now >= next_full:
-            next_full = now + GREET_ALL_S
-        missing = [one for one in bootstrap if not host.is_connected(split_peer(one)[0])]
-        if missing and (not host.peers() or (now >= next_meeting and host.lacks_relays())):
-            next_meeting = now + MEET_AGAIN_S
-            await _meet(host, missing)
 
 
 __all__ = ["ConnectedPeer", "Host", "NetworkConfig", "PeerAddress", "StreamHandler", "open_host"]

@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from benchmarks import write_result
-from tests.p2p.reach.lab import Remote, behind, lab, public
+from tests.p2p.reach.lab import Remote, behind, lab, part, public
 
 ONE_WAY_S = 0.02
 PAIRS = (
@@ -34,8 +34,7 @@ UNLIMITED = {"bytes_per_s": 1 << 30, "circuit_bytes": 1 << 34}
 async def try_once(asker: Remote, giver: Remote, digest: str, ref: list[Any]) -> dict[str, Any]:
     """Connect, fetch one block, wait for a direct connection; seconds from the first dial."""
     providers = (await asker.do("find", digest=digest))["providers"]
-    await asker.do("leave", peer_id=giver.peer_id)
-    await giver.until(lambda found: asker.peer_id not in found["peers"])
+    await part(asker, giver)
     addresses = providers.get(giver.peer_id, [])
     try:
         connected = await asker.do("connect", peer_id=giver.peer_id, addresses=addresses)

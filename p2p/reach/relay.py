@@ -30,7 +30,7 @@ STOP = TProtocol("/libp2p/circuit/relay/0.2.0/stop")
 HOP_STREAMS_PER_PEER = 16
 MESSAGE_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 8.0
-STALLED_WRITE_S = 30.0
+STALLED_WRITE_S = 60.0
 HALF_CLOSED_S = 5.0
 
 logger = logging.getLogger(__name__)

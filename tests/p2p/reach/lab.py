@@ -66,7 +66,6 @@ class Site:
     nat: str | None = None  # "cone" or "symmetric"
     resets: bool = False
     private_ip: str = ""
-    listens: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
     secret: bytes = field(default_factory=lambda: Identity.generate().secret)
 
@@ -214,6 +213,17 @@ class Remote:
         return await self.until(lambda found: len(found["relays"]) >= num_relays)
 
 
+async def part(one: Remote, other: Remote) -> None:
+    """Close all connections between two hosts; others may make them meet again meanwhile."""
+    with trio.fail_after(ORDER_TIMEOUT_S):
+        while True:
+            await one.do("leave", peer_id=other.peer_id)
+            await other.do("leave", peer_id=one.peer_id)
+            met = [await one.describe(), await other.describe()]
+            if not any({one.peer_id, other.peer_id} & set(each["peers"]) for each in met):
+                return
+
+
 def _start(specs: list[dict[str, Any]], descriptors: list[int]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.p2p.reach.nodes", *map(json.dumps, specs)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=descriptors)
@@ -221,18 +231,20 @@ def _start(specs: list[dict[str, Any]], descriptors: list[int]) -> subprocess.Po
 
 @asynccontextmanager
 async def lab(
-    sites: list[Site], *, delay_s: float | None = 0.02, listen: str = "0.0.0.0"
+    sites: list[Site], *, delay_s: float | None = 0.02, with_bootstrap: bool = True
 ) -> AsyncIterator[list[Remote]]:
-    """Run a host at each site; those with a public address are everybody's bootstrap peers."""
+    """Run a host at each site; those with a public address are everybody's bootstrap peers, unless
+    there are to be none.
+    """
     with networks(sites, delay_s) as inner:
         pairs = [socket.socketpair() for _ in sites]
-        bootstrap = [site.address for site in sites if site.nat is None]
+        bootstrap = [one.address for one in sites if one.nat is None and with_bootstrap]
         specs = [
             {
                 "namespace": inner[site.name],
                 "fd": theirs.fileno(),
                 "secret": site.secret.hex(),
-                "listen": [f"/ip4/{listen}/tcp/{PORT}"] if site.listens else [],
+                "listen": [f"/ip4/0.0.0.0/tcp/{PORT}"],
                 "bootstrap": [one for one in bootstrap if one != site.address],
                 "relay": {},
                 **site.settings,

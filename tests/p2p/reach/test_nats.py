@@ -1,13 +1,12 @@
 """Hosts behind real routers reach one another: directly where routers let them, else by relay."""
 
-from .lab import Remote, behind, lab, needs_lab, public
+from .lab import Remote, behind, lab, needs_lab, part, public
 
 
 async def try_pair(asker: Remote, giver: Remote, refs: list, deadline_s: float = 3.0) -> dict:
     """Connect by what the DHT says, fetch, and see whether a direct connection comes."""
     providers = (await asker.do("find", digest=refs[0][0]))["providers"]
-    await asker.do("leave", peer_id=giver.peer_id)
-    await giver.until(lambda found: asker.peer_id not in found["peers"])
+    await part(asker, giver)
     addresses = providers[giver.peer_id]
     connected = await asker.do("connect", peer_id=giver.peer_id, addresses=addresses)
     fetched = await asker.do("fetch", peer_id=giver.peer_id, addresses=addresses, refs=[refs.pop()])
