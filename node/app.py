@@ -153,6 +153,7 @@ async def _build(
     service: Service | None = None
     if config.role in ("volunteer", "gateway"):
         base = await trio.to_thread.run_sync(load_base, config.weights_path())
+        _check_base(config, base)
         if config.has_engine:
             engine = _new_engine(ground, base.tokenizer, engine_command)
         catalogue = _new_catalogue(ground, base, engine)
@@ -177,6 +178,16 @@ async def _build(
         money=money,
         nursery=nursery,
     )
+
+
+def _check_base(config: Config, base: Base) -> None:
+    """Raise ConfigError if the network computes on another base than is here."""
+    here = base.identity.base.hex()
+    if config.base not in ("", here):
+        raise ConfigError(
+            f"this network computes on base {config.base[:16]}…, here is {here[:16]}…; set"
+            " base_path to that base"
+        )
 
 
 def _new_engine(

@@ -131,6 +131,11 @@ class Config:
         "the base model, a GGUF file or a Hugging Face folder; empty: the one that came with"
         " the installation",
     )
+    base: str = _setting(
+        "",
+        "digest of the base that this network computes on, as status shows it; a node with another"
+        " is refused. Empty: any",
+    )
     engine_dtype: str = _setting("auto", "auto, float32, bfloat16 or int8")
     engine_threads: int = _setting(
         0,

@@ -35,7 +35,6 @@ from .hardened_gossip import HardenedPubsub, new_router
 from .hardening import (
     HardenedHost,
     StreamGuard,
-    dht_protocol,
     run_service,
 )  # isort: skip  # mends first
 from .identity import Identity, public_key_of
@@ -78,8 +77,6 @@ class Host:
         dht: Dht,
         gossip: Gossip,
         reach: Reach,
-        *,
-        dht_protocol: str,
     ) -> None:
         self.peer_id = str(library.get_id())
         self.dht = dht
@@ -88,7 +85,6 @@ class Host:
         self._library = library
         self._swarm = swarm
         self._reach = reach
-        self._dht_protocol = dht_protocol
         self._noted: set[ID] = set()  # DHT servers that are in the routing table
 
     def lacks_relays(self) -> bool:
@@ -274,8 +270,8 @@ class Host:
         were put there before only if `all_again`.
         """
         connected = self._library.get_connected_peers()
-        served = self._library.protocols_of
-        servers = {peer for peer in connected if self._dht_protocol in served(peer)}
+        protocol = self._library.dht_protocol
+        servers = {peer for peer in connected if protocol in self._library.protocols_of(peer)}
         for peer in servers if all_again else servers - self._noted:
             await self.dht.routing.add_server(peer)
         self._noted = servers
@@ -325,7 +321,7 @@ async def _run_host(
         port_mapping=config.port_mapping,
     )
     dht = Dht(library, kademlia)
-    host = Host(library, swarm, dht, gossip, reach, dht_protocol=dht_protocol(config.network))
+    host = Host(library, swarm, dht, gossip, reach)
     meeting = Meeting(host, config.bootstrap, KnownPeers(config.known_peers))
     reach.on_new_addresses = dht.addresses_changed
     with trio.CancelScope() as scope:

@@ -98,7 +98,9 @@ class Meeting:
                 await self.meet()
 
     async def remember(self) -> None:
-        """Write down who is connected."""
+        """Write down who is connected, where that outlives us."""
+        if not self._known.is_kept:
+            return
         for peer in self._host.direct_peers():
             self._known.note(peer.peer_id, peer.addresses)
         try:

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import NodeError
-from . import aggregator, ask, audit, channels, daemon, look, testnet, watch
+from . import aggregator, ask, audit, channels, daemon, invite, look, testnet, watch
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
 
@@ -37,6 +37,7 @@ ASK = "Adapters and answers"
 MONEY = "Money"
 app.command("init", rich_help_panel=NODE)(daemon.init)
 app.command("up", rich_help_panel=NODE)(daemon.up)
+app.command("invite", rich_help_panel=NODE)(invite.invite)
 app.command("status", rich_help_panel=NODE)(look.status)
 app.command("peers", rich_help_panel=NODE)(look.peers)
 app.command("ps", rich_help_panel=NODE)(look.ps)

@@ -14,6 +14,7 @@ from proofs.hextext import to_hex
 
 from ..config import CONFIG_FILE, ENV_PREFIX, dump_config, load_config, settings
 from .client import EXIT_USAGE, CliError
+from .invite import join
 from .options import Home, Json
 from .show import show_facts, show_json
 
@@ -84,7 +85,15 @@ def parse_setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def up(home: Home) -> None:
+def up(
+    home: Home,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--join", metavar="TOKEN", help="Join the network of this token (lorikeet invite)."
+        ),
+    ] = None,
+) -> None:
     """Run the daemon here until Ctrl-C or SIGTERM."""
     from ..keys import PRIVATE_UMASK
     from . import (
@@ -94,4 +103,6 @@ def up(home: Home) -> None:
     os.umask(PRIVATE_UMASK)
     home.mkdir(parents=True, exist_ok=True)
     with serving.hold_home(home):
+        if token is not None:
+            join(home, token)
         serving.run(load_config(home))

@@ -28,6 +28,11 @@ class KnownPeers:
         self._peers: dict[str, tuple[str, ...]] = {} if path is None else _read(path)
         self._is_saved = True
 
+    @property
+    def is_kept(self) -> bool:
+        """Return whether there is a file."""
+        return self._path is not None
+
     def note(self, peer_id: str, addresses: Sequence[str]) -> None:
         """Remember where a peer is reached; addresses on loopback are of another network."""
         kept = tuple(one for one in addresses if realm_of(one) > Realm.NOWHERE)[:MAX_ADDRESSES]

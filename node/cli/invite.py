@@ -1,0 +1,81 @@
+"""Provides `lorikeet invite`, and what `lorikeet up --join` does with its token.
+
+Does not know how a token is written: node/invite.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..api import StatusInfo
+from ..config import CONFIG_FILE, ENV_PREFIX, Config, dump_config, load_config
+from ..invite import MAX_BOOTSTRAP, SHARED, read_invite, write_invite
+from .client import CliError, open_client
+from .options import Home
+from .show import err
+
+
+def invite(
+    home: Home,
+    with_rpc: Annotated[
+        bool,
+        typer.Option(
+            "--with-rpc",
+            help="Share chain_rpc too; think of keys that its addresses may hold.",
+        ),
+    ] = False,
+) -> None:
+    """Print a token with which another machine joins this network: lorikeet up --join TOKEN."""
+    config = load_config(home)
+    with open_client(home) as client:
+        status = client.get("status", StatusInfo)
+    shared: dict[str, Any] = {name: getattr(config, name) for name in SHARED}
+    if not with_rpc:
+        del shared["chain_rpc"]
+    shared["bootstrap"] = _spread_out([*status.addresses, *config.bootstrap])
+    shared["base"] = config.base or status.base.rpartition(" ")[2]
+    if not shared["bootstrap"]:
+        raise CliError("nobody could reach this node yet; see `lorikeet status`, and try again")
+    if config.network_key:
+        err.print("whoever has this token can join the private network", highlight=False)
+    print(write_invite(shared))
+
+
+def _spread_out(addresses: list[str]) -> list[str]:
+    """Take a few addresses, of every peer one before of any two."""
+    owners = [address.rpartition("/")[2] for address in addresses]
+    turn = [owners[:number].count(owner) for number, owner in enumerate(owners)]
+    order = sorted(range(len(addresses)), key=lambda number: turn[number])
+    return [addresses[number] for number in order[:MAX_BOOTSTRAP]]
+
+
+def join(home: Path, token: str) -> None:
+    """Write this home's lorikeet.toml from a token, or see that it is already of that network."""
+    settings = read_invite(token)
+    path = home / CONFIG_FILE
+    if not path.exists():
+        path.write_text(dump_config(load_config(home, _as_environment(settings))))
+        return
+    here = load_config(home, {})
+    there = load_config(home, _as_environment(settings))
+    differing = [name for name in settings if getattr(here, name) != getattr(there, name)]
+    if set(differing) - {"bootstrap"}:
+        raise CliError(
+            f"{path} is of another network ({', '.join(differing)} differ); join with another"
+            " --home, or edit it"
+        )
+    path.write_text(_with_bootstrap(here, there))
+
+
+def _with_bootstrap(here: Config, there: Config) -> str:
+    """Add the token's bootstrap peers to those known, the new ones first."""
+    both = tuple(dict.fromkeys((*there.bootstrap, *here.bootstrap)))
+    return dump_config(replace(here, bootstrap=both[: 2 * MAX_BOOTSTRAP]))
+
+
+def _as_environment(settings: dict[str, str]) -> dict[str, str]:
+    return {ENV_PREFIX + name.upper(): value for name, value in settings.items()}
