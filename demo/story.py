@@ -1,6 +1,6 @@
-"""The demo's story: eleven steps in order.
+"""The demo's story: twelve steps in order.
 
-What each step shows and checks stands in serving, paying, attacking and stealing.
+What each step shows and checks stands in serving, paying, attacking, stealing and surviving.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .serving import (
 )
 from .stage import Stage
 from .stealing import show_exits, show_theft
+from .surviving import show_survival
 
 NUM_VOLUNTEERS = 3
 EPOCH_S = 6.0
@@ -66,10 +67,11 @@ def acts(adapters: Path) -> list[tuple[str, Act]]:
         ("Two attacks, both caught and named", show_attacks),
         ("The aggregator steals: one watcher convicts it, and its bond is paid out", show_theft),
         ("With no aggregator left, answers are paid all the same", show_exits),
+        ("A node is killed in the middle of an answer, and the answer goes on", show_survival),
     ]
 
 
-NUM_STEPS = 11
+NUM_STEPS = 12
 
 
 async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep: bool) -> None:
@@ -138,7 +140,10 @@ def progress(stage: Stage, name: str, state: str) -> None:
 
 
 async def show_staying(scene: Scene, step: Step) -> None:
-    """Everything but the convicted aggregator runs on; what to try."""
+    """Everything but the convicted aggregator runs on, the node that was killed as well; what to
+    try.
+    """
+    await scene.network.revive()
     running = [child for child in scene.network.children if child.is_running]
     require(len(running) == len(scene.network.children), "every process runs")
     scene.stage.say("nobody aggregates any more, so every node settles its channels by itself")

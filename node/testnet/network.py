@@ -111,6 +111,16 @@ class Network:
         self.nodes[member.name] = Node(member, running, child)
         self.progress(member.name, f"ready at {running.http}")
 
+    async def revive(self) -> None:
+        """Start those nodes again that have ended, and wait until they serve."""
+        assert self.chain is not None
+        start_from = self.nodes[BOOTSTRAP].running.p2p[:1]
+        dead = [node for node in self.nodes.values() if not node.child.is_running]
+        async with trio.open_nursery() as nursery:
+            for node in dead:
+                self.children.remove(node.child)
+                nursery.start_soon(self.start_node, node.member, self.chain, start_from)
+
     async def wait_for_engines(self) -> None:
         """Wait until every volunteer has loaded the base."""
         async with trio.open_nursery() as nursery:
