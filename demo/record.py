@@ -30,6 +30,7 @@ FIGURES = (
     "conviction_gas",
     "bond_paid",
     "exit_gas",
+    "resume_ms",
     "processes_left",
 )
 

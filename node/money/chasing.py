@@ -18,7 +18,6 @@ from p2p.errors import P2pError
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import PostedHeader
-from proofs.chain.views import LATEST
 from proofs.epoch import ChannelLeaf, Shown
 from proofs.promise import Promise, Reminder
 from proofs.receipt import BARE_BASE
@@ -80,11 +79,17 @@ class Chaser:
             await trio.sleep(interval_s)
 
     async def _ask_all(self) -> None:
-        block = await in_thread(self._chain.rpc.get_block, LATEST, deadline_s=CHAIN_DEADLINE_S)
+        now = await in_thread(self._read_time, deadline_s=CHAIN_DEADLINE_S)
         self._promises.forget_kept(self._mirror.history.state)
-        for heard in list(self._promises.due(block.timestamp, self._mirror.history.state)):
+        for heard in list(self._promises.due(now, self._mirror.history.state)):
             if heard.promise.body not in self._asked and len(self._asked) < MAX_ASKED:
                 await self._ask(heard)
+
+    def _read_time(self) -> int:
+        """Return the time up to which the mirror may have seen headers: a promise that is kept
+        above the depth that counts is not demanded. Blocks.
+        """
+        return self._chain.rpc.get_block(self._chain.finality.number()).timestamp
 
     async def _ask(self, heard: Heard) -> None:
         manifest = b""

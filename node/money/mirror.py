@@ -119,6 +119,7 @@ class Mirror:
         self._pending: PostedHeader | None = None
         self._pending_since = 0.0
         self._headers: dict[int, PostedHeader] = {}
+        self._unwritten: deque[Posted] = deque()  # recomputed, and refused by the disk
         self._ripening: deque[tuple[PostedHeader, dict[bytes, Shown[AccountLeaf]]]] = deque()
         self._claimable: dict[bytes, Claimable] = {}
         self._checkpointed = 0
@@ -162,6 +163,8 @@ class Mirror:
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
                 self.level.set()
+            with survive(self._telemetry, "the mirror's disk"):
+                await self._write_down()
             with survive(self._telemetry, "finality"):
                 await self._ripen()
             await trio.sleep(interval_s)
@@ -208,11 +211,21 @@ class Mirror:
             await self._refuse(one, error)
             return
         self.history.state.apply(transition)
-        self._note(one.batch, posted.header)
         self._remember_payouts(posted)
-        await self._published.provide(one.batch, one.manifests.values())
+        self._unwritten.append(one)
+        # Judged before it is written down: a full disk must not keep a lie from being seen.
         if self._judge is not None:
             await self._judge.approve(one, self.history.state, transition)
+        with survive(self._telemetry, "the mirror's disk"):
+            await self._write_down()
+
+    async def _write_down(self) -> None:
+        """Keep and provide what was recomputed, also what the disk refused before."""
+        while self._unwritten:
+            one = self._unwritten[0]
+            await self._published.provide(one.batch, one.manifests.values())
+            self._note(one.batch, one.posted.header)
+            self._unwritten.popleft()
         await self._checkpoint_if_due()
 
     async def _gather(self, pair: Pair) -> Posted:
@@ -307,6 +320,8 @@ class Mirror:
         self._pending = None
         while self._ripening and self._ripening[-1][0].header.epoch > epoch:
             self._ripening.pop()
+        while self._unwritten and self._unwritten[-1].posted.header.epoch > epoch:
+            self._unwritten.pop()
         if epoch >= self.history.state.epoch:
             return
         self._telemetry.count("epochs_taken_back", self.history.state.epoch - epoch)
@@ -326,6 +341,7 @@ class Mirror:
         self.history = History(self.network)
         self._sought = None
         self._ripening.clear()
+        self._unwritten.clear()
         self._walk.rewind()
 
     def _restore(self) -> None:
