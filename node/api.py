@@ -313,7 +313,10 @@ class Daemon(Protocol):
         """List the connected peers."""
 
     async def pull(self, model: str) -> PullReport:
-        """Fetch, verify, load and advertise an adapter."""
+        """Fetch, verify, load and advertise an adapter. It stays until `unpin`."""
+
+    async def unpin(self, model: str) -> AdapterInfo:
+        """Let an adapter that was pulled make room for others, once the place is needed."""
 
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
         """Publish a PEFT folder: adapter_config.json, adapter_model.safetensors, and a

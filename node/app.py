@@ -14,6 +14,7 @@ from functools import partial
 import trio
 
 from engine.messages import Vocabulary
+from p2p.blocks.rate import Rate
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
@@ -146,7 +147,7 @@ async def _build(
 ) -> NodeDaemon:
     """Construct the parts of this role and start their tasks."""
     config = ground.config
-    serve_blocks(ground.host, ground.store)
+    serve_blocks(ground.host, ground.store, Rate(config.max_upload_bytes_s))
     money.build(ground.store)
     engine: EngineHost | None = None
     catalogue: Catalogue | None = None
@@ -219,7 +220,8 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         ground.telemetry.count("adapters_pulled")
 
     known = Known()
-    fetcher = Fetcher(host, ground.store, ground.telemetry)
+    rate = Rate(ground.config.max_download_bytes_s)
+    fetcher = Fetcher(host, ground.store, ground.telemetry, rate)
     folders = AdapterFolders(ground.config.home / "adapters", ground.store)
     holdings = Holdings(
         base.identity.base,

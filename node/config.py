@@ -161,6 +161,13 @@ class Config:
         "bytes of adapters that are kept because strangers asked for them; the one that nobody"
         " asked for longest makes room",
     )
+    max_upload_bytes_s: int = _setting(
+        0,
+        "bytes of adapters and epochs that others get from here in a second, at most; 0: no bound",
+    )
+    max_download_bytes_s: int = _setting(
+        0, "bytes of adapters that come here in a second, at most; 0: no bound"
+    )
     prompt_price: int = _setting(10, "what a token of prompt costs here, in millionths of a dollar")
     completion_price: int = _setting(50, "what a token of answer costs here")
     max_prompt_price: int = _setting(
@@ -234,10 +241,11 @@ class Config:
             raise ConfigError("network_key must be 64 hex digits, as `openssl rand -hex 32` makes")
         if self.relay_bytes_per_s < 0 or self.relay_circuit_bytes <= 0:
             raise ConfigError("relay_bytes_per_s must be 0 or more, relay_circuit_bytes above 0")
-        if self.first_deposit <= 0 or self.max_locked <= 0 or self.max_guest_bytes < 0:
-            raise ConfigError(
-                "first_deposit and max_locked must be above 0, max_guest_bytes 0 or more"
-            )
+        if self.first_deposit <= 0 or self.max_locked <= 0:
+            raise ConfigError("first_deposit and max_locked must be above 0")
+        for name in ("max_guest_bytes", "max_upload_bytes_s", "max_download_bytes_s"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")
 
     @property
     def has_engine(self) -> bool:

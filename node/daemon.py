@@ -133,6 +133,10 @@ class NodeDaemon:
         """Fetch, verify, load and advertise an adapter."""
         return await self._need_catalogue().pull(model)
 
+    async def unpin(self, model: str) -> AdapterInfo:
+        """Let an adapter that was pulled make room for others."""
+        return await self._need_catalogue().unpin(model)
+
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
         """Publish a PEFT folder, as the creator whose key is in that file (None: this node
         itself).

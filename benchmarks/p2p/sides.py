@@ -1,13 +1,16 @@
 """The sides of the comparison in blocks.py: who gives and who takes the same bytes, each in a
 process of its own.
 
-    python -m benchmarks.p2p.sides give SIDE FILE      prints its address, serves until stdin ends
-    python -m benchmarks.p2p.sides take SIDE ADDRESS LIST FOLDER      prints one JSON object
+    python -m benchmarks.p2p.sides give SIDE FILE [BYTES_PER_S]
+        prints its address and serves until stdin ends
+    python -m benchmarks.p2p.sides take SIDE ADDRESS[,ADDRESS…] LIST FOLDER
+        prints one JSON object
 
 `FILE` is what is given; `LIST` holds the digests of its blocks, one after the other. Sides: `stock`
 (py-libp2p as it comes, one raw stream), `fast` (the same stream over p2p/transport), `blocks` (the
 block protocol: verified, on disk) and `tls` (Python's ssl over blocking sockets, the same blocks
-hashed and written the same way).
+hashed and written the same way). A `liar` changes a bit of every block from its third on, a
+`staller` gives three and is silent.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ import ssl
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -37,7 +43,16 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX_PROTOCOL
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from multiaddr import Multiaddr
 
-from p2p.blocks import BLOCK_BYTES, BlockRef, BlockStore, Draft, fetch_blocks, serve_blocks
+from p2p.blocks import (
+    BLOCK_BYTES,
+    BlockRef,
+    BlockStore,
+    Draft,
+    FetchReport,
+    Rate,
+    fetch_blocks,
+    serve_blocks,
+)
 from p2p.cid import DIGEST_BYTES, Cid
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
@@ -48,28 +63,47 @@ WRITE_BYTES = 1 << 20
 READ_BYTES = 64 << 10  # the library is slower with more
 
 
-def give(side: str, path: Path) -> None:
+def give(side: str, path: Path, bytes_per_s: int = 0) -> None:
     """Serve a file until stdin ends."""
     if side == "tls":
         _give_tls(path)
+    elif side in ("stock", "fast"):
+        trio.run({"stock": _give_stock, "fast": _give_fast}[side], path)
     else:
-        trio.run({"stock": _give_stock, "fast": _give_fast, "blocks": _give_blocks}[side], path)
+        trio.run(_give_blocks, side, path, bytes_per_s)
+
+
+@dataclass
+class Took:
+    """What a transfer took, from its first byte to its last."""
+
+    seconds: float = 0.0
+    cpu_s: float = 0.0
+
+    @contextmanager
+    def measure(self) -> Iterator[None]:
+        """Measure what happens inside."""
+        started, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds, self.cpu_s = time.perf_counter() - started, time.process_time() - cpu
 
 
 def take(side: str, address: str, refs: list[BlockRef], folder: Path) -> dict[str, float]:
     """Take the file once and say how long it took."""
-    size_bytes = sum(ref.size_bytes for ref in refs)
-    cpu = time.process_time()
+    took = Took()
+    num_mb = sum(ref.size_bytes for ref in refs) / 1e6
+    num_bytes = 0
     if side == "tls":
-        seconds = _take_tls(address, refs, folder)
+        _take_tls(address, refs, folder, took)
     elif side == "blocks":
-        seconds = trio.run(_take_blocks, address, refs, folder)
+        num_bytes = trio.run(_take_blocks, address.split(","), refs, folder, took).num_bytes
     else:
-        seconds = trio.run({"stock": _take_stock, "fast": _take_fast}[side], address, size_bytes)
-    cpu = time.process_time() - cpu
+        run = {"stock": _take_stock, "fast": _take_fast}[side]
+        trio.run(run, address, sum(ref.size_bytes for ref in refs), took)
     return {
-        "mb_s": size_bytes / 1e6 / seconds,
-        "cpu_ms_per_mb": 1000 * cpu / (size_bytes / 1e6),
+        "mb_s": num_mb / took.seconds,
+        "cpu_ms_per_mb": 1000 * took.cpu_s / num_mb,
+        "mb_fetched": num_bytes / 1e6,
     }
 
 
@@ -95,12 +129,11 @@ async def _write_raw(stream, data: bytes) -> None:
         await stream.write(bytes(view[start : start + WRITE_BYTES]))
 
 
-async def _read_raw(stream, size_bytes: int) -> float:
-    started = time.perf_counter()
+async def _read_raw(stream, size_bytes: int, took: Took) -> None:
     left = size_bytes
-    while left:
-        left -= len(await stream.read(min(READ_BYTES, left)))
-    return time.perf_counter() - started
+    with took.measure():
+        while left:
+            left -= len(await stream.read(min(READ_BYTES, left)))
 
 
 async def _give_stock(path: Path) -> None:
@@ -111,12 +144,13 @@ async def _give_stock(path: Path) -> None:
         await _until_told(str(host.get_addrs()[0]))
 
 
-async def _take_stock(address: str, size_bytes: int) -> float:
+async def _take_stock(address: str, size_bytes: int, took: Took) -> None:
     host = _stock_host()
     async with host.run(listen_addrs=[]):
         peer = info_from_p2p_addr(Multiaddr(address))
         await host.connect(peer)
-        return await _read_raw(await host.new_stream(peer.peer_id, [RAW_PROTOCOL]), size_bytes)
+        stream = await host.new_stream(peer.peer_id, [RAW_PROTOCOL])
+        await _read_raw(stream, size_bytes, took)
 
 
 async def _give_fast(path: Path) -> None:
@@ -126,36 +160,57 @@ async def _give_fast(path: Path) -> None:
         await _until_told(host.addresses[0])
 
 
-async def _take_fast(address: str, size_bytes: int) -> float:
+async def _take_fast(address: str, size_bytes: int, took: Took) -> None:
     async with open_host(Identity.generate(), NetworkConfig()) as host:
         await host.connect(address, 10)
         peer_id = info_from_p2p_addr(Multiaddr(address)).peer_id
         stream = await host._library.new_stream(peer_id, [RAW_PROTOCOL])
-        return await _read_raw(stream, size_bytes)
+        await _read_raw(stream, size_bytes, took)
 
 
 # --- the block protocol ---
 
 
-async def _give_blocks(path: Path) -> None:
+class _Faulty:
+    """A store that lies or falls silent after a few blocks."""
+
+    def __init__(self, store: BlockStore, side: str) -> None:
+        self._store = store
+        self._side = side
+        self._num_left = 3
+
+    def get(self, cid: Cid) -> bytes | None:
+        data = self._store.get(cid)
+        self._num_left -= 1
+        if self._num_left >= 0 or data is None:
+            return data
+        if self._side == "staller":
+            time.sleep(3600)  # its whole process: it answers nothing
+        return bytes([data[0] ^ 1]) + data[1:]
+
+
+async def _give_blocks(side: str, path: Path, bytes_per_s: int) -> None:
     store = BlockStore(path.with_name("store"))
     refs = read_list(path.with_name("list"))
     store.adopt({path: [(ref.cid.digest, ref.size_bytes) for ref in refs]})
     for ref in refs:  # as a daemon does when it starts: what it holds is hashed once
         assert store.get(ref.cid) is not None
     async with open_host(Identity.generate(), NetworkConfig()) as host:
-        serve_blocks(host, store)
+        source = store if side == "blocks" else _Faulty(store, side)
+        serve_blocks(host, source, Rate(bytes_per_s))
         await _until_told(host.addresses[0])
 
 
-async def _take_blocks(address: str, refs: list[BlockRef], folder: Path) -> float:
-    provider = PeerAddress(address.rpartition("/")[2], (address,))
+async def _take_blocks(
+    addresses: list[str], refs: list[BlockRef], folder: Path, took: Took
+) -> FetchReport:
+    providers = [PeerAddress(address.rpartition("/")[2], (address,)) for address in addresses]
     layout = {folder / "taken": [(ref.cid.digest, ref.size_bytes) for ref in refs]}
     async with open_host(Identity.generate(), NetworkConfig()) as host:
-        await host.connect_to(provider, 10)
-        with Draft(layout) as draft:
-            report = await fetch_blocks(host, draft, refs, [provider], deadline_s=300)
-        return report.seconds
+        for provider in providers:
+            await host.connect_to(provider, 10)
+        with Draft(layout) as draft, took.measure():
+            return await fetch_blocks(host, draft, refs, providers, deadline_s=300)
 
 
 # --- TLS ---
@@ -176,16 +231,18 @@ def _give_tls(path: Path) -> None:
             secured.recv(1)
 
 
-def _take_tls(address: str, refs: list[BlockRef], folder: Path) -> float:
+def _take_tls(address: str, refs: list[BlockRef], folder: Path, took: Took) -> None:
     host, _, port = address.partition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     file = os.open(folder / "taken", os.O_RDWR | os.O_CREAT)
     buffer = memoryview(bytearray(BLOCK_BYTES))
-    with context.wrap_socket(socket.create_connection((host, int(port)))) as secured:
-        started = time.perf_counter()
-        offset = 0
+    offset = 0
+    with (
+        context.wrap_socket(socket.create_connection((host, int(port)))) as secured,
+        took.measure(),
+    ):
         for ref in refs:
             have = 0
             while have < ref.size_bytes:
@@ -193,9 +250,7 @@ def _take_tls(address: str, refs: list[BlockRef], folder: Path) -> float:
             block = buffer[: ref.size_bytes]
             assert sha256(block).digest() == ref.cid.digest
             offset += os.pwrite(file, block, offset)
-        seconds = time.perf_counter() - started
     os.close(file)
-    return seconds
 
 
 def _certificate(folder: Path) -> Path:
@@ -237,7 +292,7 @@ def main() -> None:
     """Be one side."""
     verb, side, *rest = sys.argv[1:]
     if verb == "give":
-        give(side, Path(rest[0]))
+        give(side, Path(rest[0]), *map(int, rest[1:]))
     else:
         address, digests, folder = rest
         print(json.dumps(take(side, address, read_list(Path(digests)), Path(folder))))

@@ -93,6 +93,13 @@ class Catalogue:
             rejected=pulled.rejected,
         )
 
+    async def unpin(self, model: str) -> AdapterInfo:
+        """Resolve a text and let the adapter that it names make room for others."""
+        cid = await self.names.resolve(model)
+        if cid is None:
+            raise AdapterError("the bare base always stays; name an adapter")
+        return self._describe(cid, self.holdings.unpin(cid), num_others=0)
+
     async def publish(self, folder: Path, creator: Identity | None) -> AdapterInfo:
         """Sign and offer a PEFT folder."""
         published = await self.publisher.publish(folder, creator)

@@ -241,6 +241,17 @@ class Holdings:
         self._folders.unmark_guest(cid)
         return pulled
 
+    def unpin(self, cid: Cid) -> Manifest:
+        """Let an adapter make room for others, as if strangers had wanted it now.
+
+        Raises AdapterError for one that is not here.
+        """
+        manifest = self._held.get(cid)
+        if manifest is None:
+            raise AdapterError(f"{cid} is not held here; `lorikeet ps` lists what is")
+        self._folders.mark_guest(cid, [cid])
+        return manifest
+
     async def restore(self, cid: Cid) -> Pulled:
         """The same, but a guest stays a guest."""
         async with self._lock(cid):

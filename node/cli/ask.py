@@ -230,7 +230,7 @@ def pull(
     model: Annotated[str, typer.Argument(help="NAME, PEER/NAME or a CID.")],
     as_json: Json = False,
 ) -> None:
-    """Fetch, verify, load and advertise an adapter."""
+    """Fetch, verify, load and advertise an adapter; it stays until unpin."""
     with open_client(home) as client, progress(f"pulling {model}"):
         report = client.post("pull", {"model": model}, PullReport)
     if as_json:
@@ -261,6 +261,19 @@ def pull(
             ),
         ]
     )
+
+
+def unpin(
+    home: Home,
+    model: Annotated[str, typer.Argument(help="NAME, PEER/NAME or a CID.")],
+    as_json: Json = False,
+) -> None:
+    """Let an adapter that was pulled make room for others (max_guest_bytes)."""
+    with open_client(home) as client:
+        info = client.post("unpin", {"model": model}, AdapterInfo)
+    if as_json:
+        return show_json(info)
+    return show_facts([("adapter", f"{info.name}  {info.cid}"), ("size", size(info.size_bytes))])
 
 
 def push(

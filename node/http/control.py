@@ -23,7 +23,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class PullBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """POST pull."""
+    """POST pull, POST unpin."""
 
     model: str
 
@@ -84,6 +84,10 @@ def routes(daemon: Daemon) -> list[Route]:
         body = msgspec.json.decode(await request.body(), type=PullBody)
         return json_response(await daemon.pull(body.model))
 
+    async def unpin(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=PullBody)
+        return json_response(await daemon.unpin(body.model))
+
     async def push(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PushBody)
         return json_response(
@@ -101,7 +105,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "stuck": stuck,
         "channels": channels,
     }
-    tells = {"pull": pull, "push": push, "withdraw": withdraw}
+    tells = {"pull": pull, "unpin": unpin, "push": push, "withdraw": withdraw}
     return [
         *(Route(f"{PREFIX}/{path}", reporting(endpoint)) for path, endpoint in asks.items()),
         *(

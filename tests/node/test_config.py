@@ -57,6 +57,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("first_deposit = 0", "first_deposit"),
         ("max_locked = 0", "max_locked"),
         ("max_guest_bytes = -1", "max_guest_bytes"),
+        ("max_upload_bytes_s = -1", "max_upload_bytes_s is -1; use 0 or more"),
+        ("max_download_bytes_s = -1", "max_download_bytes_s"),
         ("http_port = true", "whole number"),
         ("http_port = 1.5", "whole number"),
         ("network = 7", "'network' is 7; it takes a text"),

@@ -167,6 +167,10 @@ class Twin:
             rejected=(("16Uiu2HAmLiar", "bafkreiblock", "wrong bytes"),),
         )
 
+    async def unpin(self, model: str) -> AdapterInfo:
+        self._known(model)
+        return LAW
+
     async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
         self.pushed.append(folder)
         return LAW

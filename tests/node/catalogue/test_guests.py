@@ -125,6 +125,24 @@ async def test_what_the_operator_wants_is_no_guest(tmp_path: Path) -> None:
     assert scene.folders.guests()[0].cid not in (own, invited)
 
 
+async def test_what_is_unpinned_makes_room_like_a_guest_and_leaves_nothing(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    own = scene.adapter("own")
+    with pytest.raises(AdapterError, match="not held"):
+        scene.holdings.unpin(own)
+    await scene.holdings.hold(own)
+    assert scene.holdings.unpin(own).name == "own"
+    for number in range(ROOM):
+        await scene.holdings.hold_guest(scene.adapter(f"a{number}"))
+    assert scene.holdings.find(own) is None
+    assert not scene.store.has(own)
+    assert str(own) not in scene.folders.written()
+    await scene.holdings.hold(own)
+    for number in range(ROOM, 2 * ROOM):
+        await scene.holdings.hold_guest(scene.adapter(f"a{number}"))
+    assert scene.holdings.find(own) is not None
+
+
 async def test_a_guest_takes_no_block_with_it_that_others_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

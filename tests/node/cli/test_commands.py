@@ -139,6 +139,15 @@ async def test_pull_reports_who_sent_what_and_who_was_rejected(tmp_path: Path) -
     assert "did you mean law?" in unknown.stderr.decode()
 
 
+async def test_unpin_says_what_makes_room(tmp_path: Path) -> None:
+    async with serve_twin(Twin()) as url:
+        point_home_at(tmp_path, url)
+        done = await lorikeet(tmp_path, "unpin", "law")
+        unknown = await lorikeet(tmp_path, "unpin", "lwa")
+    assert "bafkreilaw" in done.stdout.decode()
+    assert (unknown.returncode, b"did you mean law?" in unknown.stderr) == (1, True)
+
+
 async def test_exit_codes_tell_apart_errors_usage_and_no_daemon(tmp_path: Path) -> None:
     async with serve_twin(Twin(error=NoChannel("no channel to that node; deposit first"))) as url:
         point_home_at(tmp_path, url)

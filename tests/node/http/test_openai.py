@@ -424,6 +424,7 @@ async def test_control_routes_speak_the_borders_values() -> None:
         assert (await client.post("/pull", json={"model": "law"})).json()["blocks_by_peer"] == {
             "16Uiu2HAmOther": 8
         }
+        assert (await client.post("/unpin", json={"model": "law"})).json()["name"] == "law"
         assert (await client.post("/push", json={"folder": "/tmp/x"})).json()["cid"] == "bafkreilaw"
         assert (await client.post("/pull", json={"modle": "law"})).status_code == 400
         assert (await client.post("/pull", json={"model": "nobody"})).status_code == 404
