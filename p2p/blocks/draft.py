@@ -52,7 +52,7 @@ class Draft:
                 os.ftruncate(self._files[path], sum(size_bytes for _, size_bytes in blocks))
             for cid, place in places_of(layout):
                 self._find(cid, place)
-        except BaseException:
+        except BaseException:  # whatever ends it, no descriptor stays open
             self.close()
             raise
 

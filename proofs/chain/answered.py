@@ -60,7 +60,12 @@ def decode_reminder(name: str, values: tuple[Any, ...]) -> Reminder | None:
     pledge, signature, config, _, body, node_signature, manifest = values[0]
     channel, sequence, cumulative, digest, deadline = pledge
     promise = Promise(
-        bytes(channel), sequence, cumulative, bytes(digest), deadline, bytes(signature)
+        bytes(channel),
+        sequence,
+        cumulative,
+        body=bytes(digest),
+        deadline=deadline,
+        signature=bytes(signature),
     )
     signed = SignedReceipt(bytes(body), bytes(node_signature), NO_SIGNATURE)
     return Reminder(promise, _config(config), signed, bytes(manifest))
