@@ -144,14 +144,24 @@ class Money:
 
     def build(self, store: BlockStore) -> None:
         """Construct this role's parts."""
-        if self._connection is None or self._config.role == "bootstrap":
-            return
+        connection = self._connection
         config = self._config
-        chain = self._connection.chain
-        network = self._connection.network
+        if connection is None or config.role == "bootstrap":
+            return
         published = Published(
             self._host, store, [config.aggregator, *config.witnesses], self._telemetry
         )
+        mirror = self._build_watch(connection.chain, published)
+        if config.role == "watcher":  # earns nothing and pays nobody
+            return
+        claims = self._build_receipts(connection, published, mirror)
+        self._build_counter(connection, claims)
+        if config.role == "aggregator":
+            self._build_aggregator(connection, published, mirror)
+
+    def _build_watch(self, chain: ChainClient, published: Published) -> Mirror:
+        """Construct what recomputes every epoch, and holds the aggregator to its word."""
+        config = self._config
         for entry in self._outbox.promised():
             if entry.promise is not None and entry.envelope is not None:
                 self._promises.add(entry.promise, entry.envelope)
@@ -164,7 +174,7 @@ class Money:
             own_channels=self._own_channels,
             on_verdict=self._on_verdict,
         )
-        self.mirror = Mirror(
+        self.mirror = mirror = Mirror(
             published,
             chain,
             self._outbox,
@@ -177,17 +187,23 @@ class Money:
         self.chaser = Chaser(
             chain,
             self._promises,
-            self.mirror,
+            mirror,
             published,
             self._telemetry,
             on_verdict=self._on_verdict,
         )
-        if config.role == "watcher":  # earns nothing and pays nobody
-            return
-        self.claims = Claims(
+        return mirror
+
+    def _build_receipts(
+        self, connection: Connection, published: Published, mirror: Mirror
+    ) -> Claims:
+        """Construct what becomes of receipts: claimed, delivered, or settled without anybody."""
+        config = self._config
+        chain = connection.chain
+        self.claims = claims = Claims(
             chain,
             self._books.channels,
-            self.mirror,
+            mirror,
             self._telemetry,
             operator=self._signer.address,
             accounts=self.accounts,
@@ -198,38 +214,44 @@ class Money:
             self._host,
             self._outbox,
             self._telemetry,
-            network,
+            connection.network,
             aggregator=config.aggregator,
             address=self._aggregator_now,
-            is_claimed=self.claims.is_claimed,
+            is_claimed=claims.is_claimed,
             on_promise=self._promises.add,
         )
         self.exits = Exits(
             chain,
             self._books.channels,
             self._outbox,
-            self.mirror,
+            mirror,
             self._telemetry,
-            claims=self.claims,
+            claims=claims,
             published=published,
             operator=self._signer.address,
             on_aggregator=self._note_aggregator,
         )
-        self.witness = Witness(self._signer, self.mirror, published, self._telemetry)
-        notary = Notary(self._signer, network)
+        self.witness = Witness(self._signer, mirror, published, self._telemetry)
+        return claims
+
+    def _build_counter(self, connection: Connection, claims: Claims) -> None:
+        """Construct both sides of the counter: what is paid here, and what this daemon pays."""
+        assert self.delivery is not None
+        assert self.exits is not None
+        config = self._config
+        notary = Notary(self._signer, connection.network)
         self.till = Till(
             notary,
             self._books.channels,
-            chain.channels,
+            connection.chain.channels,
             on_receipt=self.delivery.earned,
             telemetry=self._telemetry,
-            on_withdrawal=self.claims.claim_soon,
+            on_withdrawal=claims.claim_soon,
             has_left=self.exits.has_left,
             grace_s=config.grace_s,
             shallow=config.shallow_deposit,
             clock=time.time,
         )
-        payer = self._connection.payer
         limits = Limits(
             first=config.first_deposit,
             step=config.channel_deposit,
@@ -239,44 +261,45 @@ class Money:
         self.purse = Purse(
             notary,
             self._books.channels,
-            Vault(payer.channels, limits),
+            Vault(connection.payer.channels, limits),
             on_receipt=self.delivery.paid,
             telemetry=self._telemetry,
             idle_s=config.idle_withdraw_s,
             clock=time.time,
-            payer=payer.address,
+            payer=connection.payer.address,
         )
-        if config.role == "aggregator":
-            signer = Signer(self._keys.aggregator)
-            if not any(self._connection.aggregator):
-                raise ConfigError(
-                    "the aggregator's office is vacant: whoever held it was convicted, or silent"
-                    " for too long. The owner of the settlement contract gives it:"
-                    f" lorikeet aggregator propose --aggregator {to_hex(signer.address)}"
-                )
-            if self._connection.aggregator != signer.address:
-                raise ConfigError(
-                    "the settlement contract takes headers from"
-                    f" 0x{self._connection.aggregator.hex()}, not from this daemon's key"
-                    f" {to_hex(signer.address)} ({config.key_files.aggregator.name}, or key where"
-                    " there is none)"
-                )
-            own = chain.for_key(self._keys.aggregator)
-            self.aggregator = AggregatorRole(
-                published,
-                own,
-                signer,
-                self._books.ledger,
-                self._telemetry,
-                quorum=Quorum(self._host, own, config.witnesses, self._telemetry),
-                pace=Pace(
-                    grace_s=round(config.grace_s),
-                    promise_s=round(config.promise_s),
-                ),
-            )
 
-            self.respondent = Respondent(
-                own, self.aggregator.state_at, self.mirror, self._telemetry
+    def _build_aggregator(
+        self, connection: Connection, published: Published, mirror: Mirror
+    ) -> None:
+        """Construct the aggregator's office. Raises ConfigError where this key does not hold it."""
+        config = self._config
+        signer = Signer(self._keys.aggregator)
+        self._check_office(connection.aggregator, signer.address)
+        own = connection.chain.for_key(self._keys.aggregator)
+        self.aggregator = AggregatorRole(
+            published,
+            own,
+            signer,
+            self._books.ledger,
+            self._telemetry,
+            quorum=Quorum(self._host, own, config.witnesses, self._telemetry),
+            pace=Pace(grace_s=round(config.grace_s), promise_s=round(config.promise_s)),
+        )
+        self.respondent = Respondent(own, self.aggregator.state_at, mirror, self._telemetry)
+
+    def _check_office(self, holder: bytes, own: bytes) -> None:
+        if not any(holder):
+            raise ConfigError(
+                "the aggregator's office is vacant: whoever held it was convicted, or silent for"
+                " too long. The owner of the settlement contract gives it:"
+                f" lorikeet aggregator propose --aggregator {to_hex(own)}"
+            )
+        if holder != own:
+            raise ConfigError(
+                f"the settlement contract takes headers from {to_hex(holder)}, not from this"
+                f" daemon's key {to_hex(own)} ({self._config.key_files.aggregator.name}, or key"
+                " where there is none)"
             )
 
     def _own_channels(self) -> list[bytes]:
