@@ -86,16 +86,12 @@ class Router:
 
     def offered(self, peer_id: str, took_s: float, now_s: float) -> None:
         """Record how long a peer took to make an offer."""
-        if len(self._offers) >= MAX_MEASURED:
-            self._offers.pop(next(iter(self._offers)))
         before = self._usual(peer_id, now_s)
-        usual = took_s if before is None else (3 * before + took_s) / 4
-        self._offers[peer_id] = (usual, now_s + MEASURED_S)
+        self._note(peer_id, took_s if before is None else (3 * before + took_s) / 4, now_s)
 
     def late(self, peer_id: str, waited_s: float, now_s: float) -> None:
         """Record that a peer made no offer for so long, and was left for another one."""
-        usual = max(self._usual(peer_id, now_s) or 0.0, waited_s)
-        self._offers[peer_id] = (usual, now_s + MEASURED_S)
+        self._note(peer_id, max(self._usual(peer_id, now_s) or 0.0, waited_s), now_s)
 
     def patience(self, peer_id: str, now_s: float) -> float:
         """Return how long (s) to wait for a peer's offer before another one is asked as well."""
@@ -107,6 +103,11 @@ class Router:
         if len(self._benched) >= MAX_BENCHED:
             self._benched.pop(next(iter(self._benched)))
         self._benched[peer_id] = now_s + BENCH_S
+
+    def _note(self, peer_id: str, usual_s: float, now_s: float) -> None:
+        if len(self._offers) >= MAX_MEASURED:
+            self._offers.pop(next(iter(self._offers)))
+        self._offers[peer_id] = (usual_s, now_s + MEASURED_S)
 
     def _usual(self, peer_id: str, now_s: float) -> float | None:
         usual, until = self._offers.get(peer_id, (None, 0.0))
