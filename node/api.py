@@ -48,9 +48,9 @@ class CompletionRequest:
     """One question. `prompt` is raw text or chat turns (the base's template is applied to turns).
 
     `choosing` is how its tokens are chosen; `logprobs` is how many likely tokens to report beside
-    each. `model` is "base", "name", "peerid/name" or a CID. `node` names the peer that must answer;
-    None lets the router choose. `seed` makes the client's half of the seed reproducible; None draws
-    it at random.
+    each. `model` is "base", "name", "name@version", "peerid/name" or a CID. `node` names the peer
+    that must answer; None lets the router choose. `seed` makes the client's half of the seed
+    reproducible; None draws it at random.
     """
 
     model: str
@@ -155,7 +155,7 @@ class AdapterInfo:
     """One adapter that this daemon knows.
 
     `providers`: how many peers say that they hold it, this one included; at most 8 others are
-    counted, 0 when nobody answered in time.
+    counted, 0 when nobody answered in time. `version`: what stands behind the name's @.
     """
 
     name: str
@@ -165,6 +165,43 @@ class AdapterInfo:
     size_bytes: int
     licence: str
     providers: int = 0
+    version: str = ""
+    description: str = ""
+    languages: tuple[str, ...] = ()
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class PushTold:
+    """What a creator says of an adapter beside its folder; what is empty the folder says."""
+
+    description: str = ""
+    languages: tuple[str, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """One version of a name; `cid` None: it is withdrawn. `is_meant`: the bare name means it."""
+
+    name: str
+    cid: str | None
+    is_meant: bool
+    signed_at: int
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What to look for among the adapters known here; what is empty does not matter.
+
+    `base` is the hex digest of a base's weights, or how it begins.
+    """
+
+    words: tuple[str, ...] = ()
+    language: str = ""
+    licence: str = ""
+    base: str = ""
+    max_size_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -318,12 +355,27 @@ class Daemon(Protocol):
     async def unpin(self, model: str) -> AdapterInfo:
         """Let an adapter that was pulled make room for others, once the place is needed."""
 
-    async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
+    async def push(
+        self, folder: Path, key: Path | None = None, told: PushTold | None = None
+    ) -> AdapterInfo:
         """Publish a PEFT folder: adapter_config.json, adapter_model.safetensors, and a
-        lorikeet.toml with name, licence, source and contributors.
+        lorikeet.toml with name, version, licence, source, description, languages and contributors.
 
         `key` is the creator's key file, created when there is none; None means this node's own key.
+        What is `told` wins over the folder.
         """
+
+    async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
+        """List the adapters heard of that match, the best first."""
+
+    async def versions(self, name: str) -> list[VersionInfo]:
+        """List the versions of NAME (this node's own) or OWNER/NAME, the oldest first."""
+
+    async def roll_back(self, version: str, key: Path | None = None) -> list[VersionInfo]:
+        """Have NAME mean NAME@VERSION again. Returns all versions."""
+
+    async def retract(self, version: str, key: Path | None = None) -> list[VersionInfo]:
+        """Withdraw NAME@VERSION: nobody takes new requests for it. Returns all versions."""
 
     async def receipts(self) -> list[ReceiptInfo]:
         """List this daemon's receipts, newest first."""

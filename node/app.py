@@ -6,10 +6,11 @@ no protocol and handles no request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import trio
 
@@ -32,10 +33,12 @@ from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
 from .answering.tokenizer import BaseTokenizer
-from .catalogue.announcements import Announcer, Known, run_announcements
+from .catalogue.announcements import Announcer, keep_saved, run_announcements
+from .catalogue.book import NameBook
 from .catalogue.catalogue import Catalogue, names_of
 from .catalogue.fetching import Fetcher
 from .catalogue.holding import AdapterFolders, Holdings
+from .catalogue.known import Known
 from .catalogue.names import Names
 from .catalogue.popularity import Popularity
 from .catalogue.publishing import Publisher
@@ -164,8 +167,11 @@ async def _build(
             nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
             _serve_strangers(ground, money, catalogue, engine)
         nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
+        nursery.start_soon(catalogue.names.run)
+        nursery.start_soon(keep_saved, catalogue.known, _known_file(config), ground.telemetry.log)
+    host = ground.host
     known = catalogue.known if catalogue else None
-    await nursery.start(run_announcements, ground.host.gossip, known, ground.telemetry)
+    await nursery.start(run_announcements, host.gossip, known, host.dht, ground.telemetry)
     await money.run_in(nursery)
     return NodeDaemon(
         config,
@@ -219,7 +225,8 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         host.dht.provide_soon(cid)
         ground.telemetry.count("adapters_pulled")
 
-    known = Known()
+    known = _load_known(_known_file(ground.config), log)
+    book = NameBook(ground.config.home / "names", log)
     rate = Rate(ground.config.max_download_bytes_s)
     fetcher = Fetcher(host, ground.store, ground.telemetry, rate)
     folders = AdapterFolders(ground.config.home / "adapters", ground.store)
@@ -237,6 +244,8 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         ground.config.publishers,
         (*BASE_TEXTS, base.tokenizer.name, str(Cid(base.identity.base))),
         partial(names_of, known, holdings),
+        book=book,
+        known=known,
         log=log,
     )
     publisher = Publisher(
@@ -245,6 +254,8 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         ground.store,
         holdings,
         names,
+        book=book,
+        known=known,
         announcer=Announcer(host.dht, host.gossip, log),
         log=log,
     )
@@ -257,6 +268,20 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         publisher=publisher,
         popularity=Popularity(fetcher.find_providers),
     )
+
+
+def _known_file(config: Config) -> Path:
+    return config.home / "catalogue" / "known"
+
+
+def _load_known(path: Path, log: Callable[[str], None]) -> Known:
+    """Read what was known before a restart; what cannot be read is learnt anew."""
+    known = Known()
+    try:
+        known.load(path)
+    except (OSError, ValueError) as error:
+        log(f"daemon: {path} was not read: {error}; what it held is heard of again in time")
+    return known
 
 
 def _new_service(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,11 +32,16 @@ from .api import (
     EarningsInfo,
     PeerInfo,
     PullReport,
+    PushTold,
     ReceiptInfo,
+    SearchRequest,
     StatusInfo,
     StuckInfo,
+    VersionInfo,
 )
 from .catalogue.catalogue import Catalogue
+from .catalogue.packaging import Description
+from .catalogue.searching import Query
 from .config import Config
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NodeError, NoProvider
@@ -137,19 +142,45 @@ class NodeDaemon:
         """Let an adapter that was pulled make room for others."""
         return await self._need_catalogue().unpin(model)
 
-    async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
+    async def push(
+        self, folder: Path, key: Path | None = None, told: PushTold | None = None
+    ) -> AdapterInfo:
         """Publish a PEFT folder, as the creator whose key is in that file (None: this node
         itself).
         """
-        try:
-            creator = (
-                await trio.to_thread.run_sync(Identity.load_or_create, key)
-                if key is not None
-                else None
-            )
-        except (InvalidIdentity, OSError) as error:
-            raise BadRequest(f"the creator's key {key}: {error}") from error
-        return await self._need_catalogue().publish(folder, creator)
+        creator = None if key is None else await _load_key(Identity.load_or_create, key)
+        said = told or PushTold()
+        description = Description(said.description, said.languages, said.licence)
+        return await self._need_catalogue().publish(folder, creator, description)
+
+    async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
+        """List the adapters heard of that match, the best first."""
+        query = Query(
+            wanted.words,
+            wanted.language,
+            wanted.licence,
+            wanted.base,
+            max_size_bytes=wanted.max_size_bytes,
+        )
+        return await self._need_catalogue().search(query)
+
+    async def versions(self, name: str) -> list[VersionInfo]:
+        """List the versions of a name, the oldest first."""
+        return await self._need_catalogue().versions(name)
+
+    async def roll_back(self, version: str, key: Path | None = None) -> list[VersionInfo]:
+        """Have NAME mean NAME@VERSION again."""
+        catalogue = self._need_catalogue()
+        creator = None if key is None else await _load_key(Identity.load, key)
+        record = await catalogue.publisher.roll_back(version, creator)
+        return await catalogue.versions(f"{record.owner}/{version.rpartition('@')[0]}")
+
+    async def retract(self, version: str, key: Path | None = None) -> list[VersionInfo]:
+        """Withdraw NAME@VERSION."""
+        catalogue = self._need_catalogue()
+        creator = None if key is None else await _load_key(Identity.load, key)
+        record = await catalogue.publisher.retract(version, creator)
+        return await catalogue.versions(f"{record.owner}/{version.rpartition('@')[0]}")
 
     async def receipts(self) -> list[ReceiptInfo]:
         """List this daemon's receipts, newest first."""
@@ -204,6 +235,13 @@ class NodeDaemon:
                 " gateway"
             )
         return self._catalogue
+
+
+async def _load_key(load: Callable[[Path], Identity], path: Path) -> Identity:
+    try:
+        return await trio.to_thread.run_sync(load, path)
+    except (InvalidIdentity, OSError) as error:
+        raise BadRequest(f"the creator's key {path}: {error}") from error
 
 
 def _roles(protocols: Iterable[str]) -> tuple[str, ...]:

@@ -83,14 +83,23 @@ class UnknownModel(BadRequest):
     http_code = "model_not_found"
     field = "model"
 
-    def __init__(self, model: str, closest: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: str, closest: Sequence[str] = (), *, is_withdrawn: bool = False
+    ) -> None:
+        self.closest = tuple(closest)
+        if is_withdrawn:
+            name = model.rpartition("@")[0] or model
+            super().__init__(
+                f"{model!r} was withdrawn by its creator; `lorikeet versions {name}` lists what is"
+                " left"
+            )
+            return
         hint = (
             f"; did you mean {', '.join(closest)}?"
             if closest
             else "; `lorikeet list` shows what is known"
         )
         super().__init__(f"no adapter named {model!r} was found on the network{hint}")
-        self.closest = tuple(closest)
 
 
 class AdapterError(NodeError):

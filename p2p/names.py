@@ -1,4 +1,5 @@
-"""Signs and checks names: "this creator's `law` is now that manifest".
+"""Signs and checks names: "this creator's `law` is now that manifest", "`law@2` is that one", or is
+withdrawn.
 
 Pure codec and validator; the DHT carries the bytes (docs/protocols/names.md). Does not know what a
 target holds, nor whether a newer record exists.
@@ -30,14 +31,15 @@ MAX_AHEAD_S = 24 * 3600
 """A sequence is the Unix time of its signing, or one more than the last: one that is further ahead
 of the reader's clock is not believed, else a clock that ran wild would end a name for good."""
 SIGNATURE_BYTES = 65
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+VERSION_MARK = "@"
+_NAME = re.compile(r"(?=.{1,64}\Z)[a-z0-9][a-z0-9._-]*(@[a-z0-9][a-z0-9._-]*)?")
 _DOMAIN = b"lorikeet name record\n"
 _HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 
 @dataclass(frozen=True)
 class NameRecord:
-    """An owner's statement about one name.
+    """An owner's statement about one name; `target` None: it means nothing any more.
 
     Made by `sign_name` or `decode_name`, so its signature holds.
     """
@@ -45,7 +47,7 @@ class NameRecord:
     owner: str  # peer id
     name: str
     sequence: int
-    target: Cid
+    target: Cid | None
     signature: bytes
 
     @property
@@ -55,16 +57,22 @@ class NameRecord:
 
 
 def check_name(name: str) -> str:
-    """Return the name if it is valid: 1 to 64 of a-z 0-9 . _ - that begin with a letter or digit.
+    """Return the name if it is valid: 1 to 64 of a-z 0-9 . _ - that begin with a letter or digit,
+    and one @ before a version, if any.
 
     Raises InvalidNameRecord.
     """
     if not _NAME.fullmatch(name):
         raise InvalidNameRecord(
             f"{name[:80]!r} is no name: use 1 to 64 of a-z, 0-9, '.', '_', '-', first a letter or"
-            " digit"
+            " digit; a version stands behind an '@'"
         )
     return name
+
+
+def version_name(name: str, version: str) -> str:
+    """Return the name of one version ("law@2"). Raises InvalidNameRecord where none can be."""
+    return check_name(f"{name}{VERSION_MARK}{version}")
 
 
 def name_key(owner: str, name: str) -> str:
@@ -72,8 +80,8 @@ def name_key(owner: str, name: str) -> str:
     return f"/{NAMESPACE}/{owner}/{check_name(name)}"
 
 
-def sign_name(identity: Identity, name: str, sequence: int, target: Cid) -> NameRecord:
-    """Sign that `name` is `target` from `sequence` on."""
+def sign_name(identity: Identity, name: str, sequence: int, target: Cid | None) -> NameRecord:
+    """Sign that `name` is `target` from `sequence` on; None withdraws it."""
     if not 0 <= sequence <= MAX_SEQUENCE:
         raise InvalidNameRecord(f"sequence {sequence} is outside 0 … 2^64-1")
     digest = _digest(_body(identity.public_key, check_name(name), sequence, target))
@@ -124,7 +132,7 @@ def _from_fields(fields: _Fields) -> NameRecord:
     ):
         raise InvalidNameRecord("a key, sequence or signature has the wrong size")
     try:
-        target = Cid(fields.target)
+        target = Cid(fields.target) if fields.target else None
     except InvalidInput as error:
         raise InvalidNameRecord(str(error)) from error
     body = _body(fields.public_key, check_name(fields.name), fields.sequence, target)
@@ -178,8 +186,8 @@ def _check_signature(digest: bytes, signature: bytes, public_key: bytes) -> None
         raise InvalidNameRecord("the signature is not the owner's")
 
 
-def _body(public_key: bytes, name: str, sequence: int, target: Cid) -> list[object]:
-    return [VERSION, public_key, name, sequence, target.digest]
+def _body(public_key: bytes, name: str, sequence: int, target: Cid | None) -> list[object]:
+    return [VERSION, public_key, name, sequence, target.digest if target else b""]
 
 
 def _digest(body: list[object]) -> bytes:

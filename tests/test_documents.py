@@ -51,7 +51,11 @@ HOUR_S = 3600
 DEFAULTS = Config(home=Path("anywhere"))
 
 PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL, witness.PROTOCOL}
-TOPICS = {node.catalogue.announcements.TOPIC, receipts.TOPIC}
+TOPICS = {
+    node.catalogue.announcements.TOPIC,
+    node.catalogue.announcements.NAMES_TOPIC,
+    receipts.TOPIC,
+}
 DHT = str(hardening.dht_protocol("<network>"))
 
 FACTS = [

@@ -1,7 +1,7 @@
-"""Listens to what is said of adapters on the network, and says what this node has.
+"""Listens to what is said of adapters and names on the network, and says what this node has.
 
-    heard:  a manifest on the topic → its creator's signature holds → forwarded and remembered
-    said:   provider records, signed names, manifests on the topic; failures are retried later
+    heard:  an adapter or a name on its topic → its creator's signature holds → forwarded, kept
+    said:   provider records, signed names, adapters and names on the topics
 
 Decides which announcements are forwarded. Fetches no adapter, and decides neither which are held
 nor when to speak.
@@ -10,24 +10,27 @@ nor when to speak.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import trio
 from trio_typing import TaskStatus
 
 from p2p.cid import Cid
-from p2p.errors import P2pError
+from p2p.errors import InvalidNameRecord, NameRefused, P2pError, StaleName
 from p2p.gossip import GossipMessage, Validate, Verdict
-from p2p.identity import Identity
-from p2p.names import NameRecord, sign_name
-from proofs.manifest import Manifest, ManifestError, parse_manifest
+from p2p.names import NameRecord, check_date, decode_name, encode_name
+from proofs.manifest import ManifestError
 
 from ..telemetry import Telemetry
+from .about import MAX_ANNOUNCEMENT_BYTES, Announcement, parse_announcement
+from .book import write_whole
+from .known import Known
 
 TOPIC = "adapters"
-MAX_KNOWN = 4096
+NAMES_TOPIC = "names"
+SAVE_INTERVAL_S = 60.0
 
 
 class Topics(Protocol):
@@ -52,33 +55,18 @@ class Records(Protocol):
         """Store a signed name. Raises P2pError."""
 
 
-class Known:
-    """The `limit` adapters that this node heard of most recently."""
+class KeptNames(Protocol):
+    """What a node answers others with: implemented by p2p.dht.Dht."""
 
-    def __init__(self, limit: int = MAX_KNOWN) -> None:
-        self._limit = limit
-        self._manifests: OrderedDict[Cid, Manifest] = OrderedDict()
-
-    def learn(self, cid: Cid, manifest: Manifest) -> None:
-        """Remember an adapter; the one not heard of for longest makes room."""
-        self._manifests[cid] = manifest
-        self._manifests.move_to_end(cid)
-        while len(self._manifests) > self._limit:
-            self._manifests.popitem(last=False)
-
-    def find(self, cid: Cid) -> Manifest | None:
-        """Return the manifest with this CID, or None if it was not heard of."""
-        return self._manifests.get(cid)
-
-    def __iter__(self) -> Iterator[tuple[Cid, Manifest]]:
-        """Iterate over everything known, the latest last."""
-        return iter(list(self._manifests.items()))
+    def learn_name(self, record: NameRecord) -> bool:
+        """Keep a record that was checked."""
 
 
 class Announcer:
     """Says on the network what this node has.
 
-    Raises nothing: failures are logged, and the caller repeats everything in time.
+    Where nobody answers, that is logged and the caller repeats it in time; where others are there
+    and do not believe a name, its error is the caller's.
     """
 
     def __init__(self, records: Records, topics: Topics, log: Callable[[str], None]) -> None:
@@ -93,27 +81,39 @@ class Announcer:
         except P2pError as error:
             self._log(f"announcements: {cid} was not provided now: {error}; it is tried again")
 
-    async def put_name(self, creator: Identity, name: str, cid: Cid) -> None:
-        """Publish that a creator's name means this adapter.
+    async def put_name(self, record: NameRecord) -> int:
+        """Publish a name; return how many others hold it now.
 
-        The time in seconds is the record's sequence, so the later one wins.
+        Raises StaleName for one that is older than what others know, NameRefused and
+        InvalidNameRecord for one that nobody believes.
         """
         try:
-            await self._records.put_name(sign_name(creator, name, int(time.time()), cid))
+            num_holders = await self._records.put_name(record)
+            await self._topics.publish(NAMES_TOPIC, encode_name(record))
+        except (StaleName, NameRefused, InvalidNameRecord):
+            raise
         except P2pError as error:
             self._log(
-                f"announcements: the name {name} was not published now: {error}; it is tried again"
+                f"announcements: the name {record.name} was not published now: {error}; it is"
+                " tried again"
             )
+            return 0
+        return num_holders
 
-    async def announce(self, manifest_bytes: bytes) -> None:
-        """Tell every listener about an adapter."""
-        await self._topics.publish(TOPIC, manifest_bytes)
+    async def announce(self, announcement: Announcement) -> None:
+        """Tell every listener about an adapter, unless its manifest is too large for that."""
+        data = announcement.encode()
+        if len(data) <= MAX_ANNOUNCEMENT_BYTES:
+            await self._topics.publish(TOPIC, data)
 
 
 async def run_announcements(
     topics: Topics,
     known: Known | None,
+    kept: KeptNames,
     telemetry: Telemetry,
+    clock: Callable[[], float] = time.time,
+    *,
     task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Forward announcements whose creator signed them, and remember them, until cancelled.
@@ -121,17 +121,59 @@ async def run_announcements(
     `known` is None at daemons that forward only.
     """
 
-    def judge(data: bytes, from_peer: str) -> Verdict:
+    def judge_adapter(data: bytes, from_peer: str) -> Verdict:
         try:
-            parse_manifest(data)
+            parse_announcement(data)
         except ManifestError as error:
             telemetry.reject("announcement", from_peer, str(error))
             return Verdict.REJECT
         return Verdict.ACCEPT
 
-    announcements = await topics.subscribe(TOPIC, judge)
-    task_status.started()
-    async for message in announcements:
-        telemetry.count("announcements_heard")
+    def judge_name(data: bytes, from_peer: str) -> Verdict:
+        try:
+            record = decode_name(data)
+        except InvalidNameRecord as error:
+            telemetry.reject("name", from_peer, str(error))
+            return Verdict.REJECT
+        try:
+            check_date(record, clock())
+        except InvalidNameRecord as error:  # its clock may be wrong, or ours
+            telemetry.log(f"announcements: {error}")
+            return Verdict.IGNORE
+        return Verdict.ACCEPT
+
+    adapters = await topics.subscribe(TOPIC, judge_adapter)
+    names = await topics.subscribe(NAMES_TOPIC, judge_name)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_hear_names, names, known, kept, telemetry)
+        task_status.started()
+        async for message in adapters:
+            telemetry.count("announcements_heard")
+            if known is not None:
+                known.learn(parse_announcement(message.data), message.from_peer)
+
+
+async def _hear_names(
+    names: trio.MemoryReceiveChannel[GossipMessage],
+    known: Known | None,
+    kept: KeptNames,
+    telemetry: Telemetry,
+) -> None:
+    async for message in names:
+        telemetry.count("names_heard")
+        record = decode_name(message.data)
+        kept.learn_name(record)
         if known is not None:
-            known.learn(Cid.of(message.data), parse_manifest(message.data))
+            known.learn_name(record)
+
+
+async def keep_saved(known: Known, path: Path, log: Callable[[str], None]) -> None:
+    """Write what is known to a file now and then, until cancelled."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        await trio.sleep(SAVE_INTERVAL_S)
+        if known.is_dirty:
+            try:
+                await trio.to_thread.run_sync(write_whole, path, known.encode())
+            except OSError as error:
+                log(f"announcements: what is known was not written: {error}; it is tried again")

@@ -6,22 +6,32 @@ Decides nothing: passes calls on to names, holdings, what is known, and reports 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import trio
+
 from p2p.cid import Cid
+from p2p.errors import P2pError
 from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
 from proofs.manifest import Manifest
 
-from ..api import AdapterInfo, AdapterState, PullReport
+from ..api import AdapterInfo, AdapterState, PullReport, VersionInfo
 from ..errors import AdapterError
-from .announcements import Known
 from .fetching import Fetcher, Pulled, since_ms
 from .holding import Holdings, size_of
+from .known import Known
 from .names import Names
+from .packaging import Description
 from .popularity import Popularity
 from .publishing import Publisher
+from .searching import Query
+
+MAX_RESULTS = 50
+MAX_FETCHED = 256
+WITHDRAWAL_DEADLINE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,10 @@ class Catalogue:
     fetcher: Fetcher
     publisher: Publisher
     popularity: Popularity
+    ahead: dict[Cid, list[PeerAddress]] = field(default_factory=dict)
+    """Providers that were looked up beside the last name."""
+    fetched: dict[Cid, Manifest] = field(default_factory=dict)
+    """Manifests that were wanted here and not announced."""
 
     @property
     def base(self) -> bytes:
@@ -44,30 +58,72 @@ class Catalogue:
     # --- what requests ask ---
 
     async def resolve(self, model: str) -> Cid | None:
-        """Return the CID that a text names, None for the bare base. Raises UnknownModel."""
-        return await self.names.resolve(model)
+        """Return the CID that a text names, None for the bare base. Raises UnknownModel.
+
+        Where others will be asked and the name was heard of, its providers are looked up meanwhile.
+        """
+        guess = None if self.holdings.computes else self.names.guess(model)
+        if guess is None:
+            return await self.names.resolve(model)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_ahead, guess)
+            return await self.names.resolve(model)
 
     async def hold(self, cid: Cid) -> Pulled:
         """Make an adapter servable here. Raises NoProvider, AdapterError, EngineError."""
-        return await self.holdings.hold(cid)
+        return await self._unless_withdrawn(cid, self.holdings.hold)
 
     async def hold_guest(self, cid: Cid) -> Pulled:
         """The same for a stranger: it makes room again when others are wanted more."""
-        return await self.holdings.hold_guest(cid)
+        return await self._unless_withdrawn(cid, self.holdings.hold_guest)
 
     async def providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
-        return await self.fetcher.find_providers(cid)
+        return self.ahead.pop(cid, None) or await self.fetcher.find_providers(cid)
+
+    async def _look_ahead(self, cid: Cid) -> None:
+        """Find the providers of what a name most likely means, for the question that follows."""
+        try:
+            found = await self.fetcher.find_providers(cid)
+        except P2pError:
+            return  # whoever wants them asks again, and is told
+        self.ahead.clear()
+        self.ahead[cid] = found
+
+    async def _unless_withdrawn(self, cid: Cid, hold: Callable[[Cid], Awaitable[Pulled]]) -> Pulled:
+        """Hold an adapter whose creator has not withdrawn it; what is not known of that is asked
+        while it is fetched.
+        """
+        manifest = self.holdings.find(cid) or self.known.find(cid)
+        if manifest is not None:
+            self._check_not_withdrawn(manifest)
+        if self.holdings.find(cid) is not None:
+            return await hold(cid)
+        pulled = await hold(cid)
+        with trio.move_on_after(WITHDRAWAL_DEADLINE_S):
+            await self.names.find_version(pulled.manifest)
+        self._check_not_withdrawn(pulled.manifest)
+        return pulled
+
+    def _check_not_withdrawn(self, manifest: Manifest) -> None:
+        if self.known.is_withdrawn(manifest):
+            name = f"{peer_id_of(manifest.creator)}/{manifest.name}"
+            raise AdapterError(
+                f"version {manifest.adapter_version} of {manifest.name!r} was withdrawn by its"
+                f" creator; `lorikeet versions {name}` lists what is left"
+            )
 
     async def manifest(self, cid: Cid) -> Manifest:
         """Return the manifest with this CID, fetching it when it is not here.
 
         Raises NoProvider, AdapterError.
         """
-        found = self.holdings.find(cid) or self.known.find(cid)
+        found = self.holdings.find(cid) or self.known.find(cid) or self.fetched.get(cid)
         if found is None:
-            found = (await self.fetcher.fetch_manifest(cid)).manifest
-            self.known.learn(cid, found)
+            pulled = await self.fetcher.fetch_manifest(cid)
+            self.fetched[cid] = found = pulled.manifest
+            while len(self.fetched) > MAX_FETCHED:
+                del self.fetched[next(iter(self.fetched))]
         return found
 
     # --- what the daemon's faces ask ---
@@ -100,19 +156,51 @@ class Catalogue:
             raise AdapterError("the bare base always stays; name an adapter")
         return self._describe(cid, self.holdings.unpin(cid), num_others=0)
 
-    async def publish(self, folder: Path, creator: Identity | None) -> AdapterInfo:
+    async def publish(
+        self, folder: Path, creator: Identity | None, description: Description | None = None
+    ) -> AdapterInfo:
         """Sign and offer a PEFT folder."""
-        published = await self.publisher.publish(folder, creator)
+        published = await self.publisher.publish(folder, creator, description)
         return self._describe(published.cid, published.manifest, num_others=0)
 
     async def listing(self) -> list[AdapterInfo]:
         """List every adapter held or heard of, with how many peers provide it."""
+        return await self._describe_all(dict(self.known) | dict(self.holdings.held()))
+
+    async def search(self, query: Query) -> list[AdapterInfo]:
+        """List the adapters that match, those that match best first; none that is withdrawn."""
         manifests = dict(self.known) | dict(self.holdings.held())
+        ranks = {
+            cid: rank
+            for cid, manifest in manifests.items()
+            if not self.known.is_withdrawn(manifest)
+            and (rank := query.rank(manifest, self.known.about(cid))) is not None
+        }
+        best = sorted(ranks, key=lambda cid: (-ranks[cid], -manifests[cid].created_at))
+        return await self._describe_all({cid: manifests[cid] for cid in best[:MAX_RESULTS]})
+
+    async def versions(self, text: str) -> list[VersionInfo]:
+        """List the versions of NAME or OWNER/NAME, the oldest first."""
+        owner, _, name = text.rpartition("/")
+        owner = owner or self.names.own_peer_id
+        meant = await self.names.find(owner, name)
+        return [
+            VersionInfo(
+                record.name,
+                str(record.target) if record.target else None,
+                is_meant=meant is not None and None is not record.target == meant.target,
+                signed_at=record.sequence,
+            )
+            for record in self.publisher.versions(owner, name)
+        ]
+
+    async def _describe_all(self, manifests: Mapping[Cid, Manifest]) -> list[AdapterInfo]:
         others = await self.popularity.count(list(manifests))
         return [self._describe(cid, manifest, others[cid]) for cid, manifest in manifests.items()]
 
     def _describe(self, cid: Cid, manifest: Manifest, num_others: int) -> AdapterInfo:
         is_held = self.holdings.find(cid) is not None
+        about = self.known.about(cid)
         held: AdapterState = "ready" if self.holdings.computes else "held"
         return AdapterInfo(
             manifest.name,
@@ -122,6 +210,10 @@ class Catalogue:
             size_bytes=size_of(manifest),
             licence=manifest.licence,
             providers=num_others + is_held,
+            version=manifest.adapter_version,
+            description=about.description,
+            languages=about.languages,
+            base=manifest.base.hex(),
         )
 
 

@@ -1,10 +1,11 @@
 """Decides which adapter a text means: a CID, OWNER/NAME, or a bare name by a creator this node
-trusts.
+trusts; a version stands behind an @.
 
     text → the base's own names → a CID as it is → the name under each publisher, asked at once
          → the first of them that has it, else UnknownModel with similar names
 
-Remembers for a few seconds what was found. Asks through `Lookup`; fetches nothing.
+What this node published it knows; what it heard of lately it answers at once and has confirmed
+meanwhile. Asks through `Lookup`; fetches nothing.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import trio
 
 from p2p.cid import Cid
 from p2p.errors import InvalidInput, P2pError
-from p2p.identity import public_key_of
-from p2p.names import NameRecord, check_name
+from p2p.identity import peer_id_of, public_key_of
+from p2p.names import NameRecord, check_name, newest, version_name
+from proofs.manifest import Manifest
 
 from ..errors import UnknownModel
+from .book import NameBook
+from .known import Known
 
 MAX_CACHED = 4096
 CACHE_S = 20.0
 LOOKUP_DEADLINE_S = 4.0
 MAX_SUGGESTED = 3
+MAX_UNCONFIRMED = 64
 
 
 class Lookup(Protocol):
@@ -52,18 +58,24 @@ class Names:
         base_texts: Collection[str],
         suggest: Callable[[], Iterable[str]],
         *,
+        book: NameBook,
+        known: Known,
         log: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lookup = lookup
-        self._own_peer_id = own_peer_id
+        self.own_peer_id = own_peer_id
         self._publishers = tuple(dict.fromkeys((*publishers, own_peer_id)))
         self._base_texts = frozenset(base_texts)
         self._suggest = suggest
+        self._book = book
+        self._known = known
         self._log = log
         self._clock = clock
-        self._own: dict[str, Cid] = {}
-        self._cache: dict[tuple[str, str], tuple[Cid, float]] = {}
+        self._cache: dict[tuple[str, str], tuple[NameRecord, float]] = {}
+        self._confirm, self._unconfirmed = trio.open_memory_channel[tuple[str, str]](
+            MAX_UNCONFIRMED
+        )
 
     async def resolve(self, text: str) -> Cid | None:
         """Return the CID that a text names, None for the bare base.
@@ -77,18 +89,51 @@ class Names:
         except InvalidInput:
             pass
         owners, name = self._split(text)
-        for target in await self._find_under_all(owners, name):
-            if target is not None:
-                return target
-        raise self._unknown(text)
+        records = await self._find_under_all(owners, name)
+        for record in records:
+            if record is not None and record.target is not None:
+                return record.target
+        raise self._unknown(text, is_withdrawn=any(records))
 
-    def claim(self, name: str, cid: Cid) -> None:
-        """Remember a name that this node's own key publishes."""
-        self._own[name] = cid
+    def guess(self, text: str) -> Cid | None:
+        """Return what a text meant when it was heard of last, without asking anybody."""
+        try:
+            owners, name = self._split(text)
+        except UnknownModel:
+            return None
+        for owner in owners:
+            record = self._book.find(owner, name) or self._known.find_name(owner, name)
+            if record is not None and record.target is not None:
+                return record.target
+        return None
 
-    def own(self) -> list[tuple[str, Cid]]:
-        """List the names that this node's own key publishes."""
-        return list(self._own.items())
+    async def find(self, owner: str, name: str) -> NameRecord | None:
+        """Return the newest record of a name that is known here or to the network."""
+        own = self._book.find(owner, name)
+        if own is not None and owner == self.own_peer_id:
+            return own
+        cached, until = self._cache.get((owner, name), (None, 0.0))
+        if until > self._clock():
+            return cached
+        heard = self._known.find_name(owner, name, fresh=True)
+        if heard is not None:
+            self._remember(heard)
+            self._confirm_soon(owner, name)
+            return heard
+        return await self._ask(owner, name)
+
+    async def find_version(self, manifest: Manifest) -> NameRecord | None:
+        """Return what its creator says of an adapter's version, None where he says nothing."""
+        try:
+            name = version_name(manifest.name, manifest.adapter_version)
+        except InvalidInput:
+            return None
+        return await self.find(peer_id_of(manifest.creator), name)
+
+    async def run(self) -> None:
+        """Confirm what was answered from what was heard of, until cancelled."""
+        async for owner, name in self._unconfirmed:
+            await self._ask(owner, name)
 
     def _split(self, text: str) -> tuple[Sequence[str], str]:
         """Return the owners to ask, and the name. Raises UnknownModel for a text that cannot be
@@ -102,37 +147,47 @@ class Names:
         except InvalidInput as error:
             raise self._unknown(text) from error
 
-    async def _find_under_all(self, owners: Sequence[str], name: str) -> list[Cid | None]:
+    async def _find_under_all(self, owners: Sequence[str], name: str) -> list[NameRecord | None]:
         """Ask for the name under every owner at once; return the answers in the owners' order."""
-        found: list[Cid | None] = [None] * len(owners)
+        found: list[NameRecord | None] = [None] * len(owners)
 
         async def find(index: int, owner: str) -> None:
-            found[index] = await self._find(owner, name)
+            found[index] = await self.find(owner, name)
 
         async with trio.open_nursery() as nursery:
             for index, owner in enumerate(owners):
                 nursery.start_soon(find, index, owner)
         return found
 
-    async def _find(self, owner: str, name: str) -> Cid | None:
-        if owner == self._own_peer_id and name in self._own:
-            return self._own[name]
-        cached = self._cache.get((owner, name))
-        if cached and cached[1] > self._clock():
-            return cached[0]
+    async def _ask(self, owner: str, name: str) -> NameRecord | None:
+        """Ask the network; what was heard of before counts where it is newer, or nobody answers."""
         try:
-            record = await self._lookup.find_name(owner, name, deadline_s=LOOKUP_DEADLINE_S)
+            found = await self._lookup.find_name(owner, name, deadline_s=LOOKUP_DEADLINE_S)
         except P2pError as error:
             self._log(f"names: looking for {name} of {owner[-8:]}: {error}")
+            found = None
+        if found is not None:
+            self._known.learn_name(found)
+        heard = self._known.find_name(owner, name)
+        records = [record for record in (found, heard) if record is not None]
+        if not records:
             return None
-        if record is None:
-            return None
+        record = records[newest(records)]
+        self._remember(record)
+        return record
+
+    def _confirm_soon(self, owner: str, name: str) -> None:
+        with suppress(trio.WouldBlock):  # the next question for it is soon enough
+            self._confirm.send_nowait((owner, name))
+
+    def _remember(self, record: NameRecord) -> None:
         if len(self._cache) >= MAX_CACHED:
             self._cache.clear()
-        self._cache[owner, name] = (record.target, self._clock() + CACHE_S)
-        return record.target
+        self._cache[record.owner, record.name] = (record, self._clock() + CACHE_S)
 
-    def _unknown(self, text: str) -> UnknownModel:
+    def _unknown(self, text: str, *, is_withdrawn: bool = False) -> UnknownModel:
+        if is_withdrawn:
+            return UnknownModel(text, is_withdrawn=True)
         names = sorted(set(self._suggest()))
         return UnknownModel(
             text, difflib.get_close_matches(text.rpartition("/")[2], names, n=MAX_SUGGESTED)

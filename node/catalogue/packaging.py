@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from engine.verdict import Thresholds
 from p2p.blocks.limits import BLOCK_BYTES
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
-from p2p.names import check_name
+from p2p.names import check_name, version_name
 from proofs.hextext import from_hex
 from proofs.manifest import (
     Contributor,
@@ -33,6 +33,7 @@ from proofs.manifest import (
 from proofs.signing import Signer
 
 from ..errors import AdapterError
+from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -46,6 +47,7 @@ MAX_FILE_BYTES: Mapping[str, int] = {
     CONFIG_FILE: MAX_ADAPTER_CONFIG_BYTES,
     WEIGHTS_FILE: MAX_ADAPTER_WEIGHTS_BYTES,
     VERIFICATION_FILE: 4096,
+    ABOUT_FILE: MAX_ABOUT_BYTES,
 }
 """The files that an adapter may have, and the most bytes of each (docs/protocols/manifest.md)."""
 
@@ -60,23 +62,58 @@ class BaseIdentity:
 
 
 @dataclass(frozen=True)
+class Description:
+    """What a creator says of an adapter beside its folder; what stands here wins."""
+
+    text: str = ""
+    languages: tuple[str, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True)
 class Package:
-    """An adapter ready to be offered."""
+    """An adapter ready to be offered. `states_version`: its folder says which version it is."""
 
     manifest_bytes: bytes
     manifest: Manifest
     paths: tuple[Path, ...]
+    about_bytes: bytes = b""
+    states_version: bool = False
 
     def blocks(self) -> Iterator[bytes]:
         """Yield every block of every file, in order."""
         for path in self.paths:
             yield from _blocks(path)
+        if self.about_bytes:
+            yield self.about_bytes
+
+    def equals(self, other: Manifest) -> bool:
+        """Return whether another manifest says the same, but for its version and its date."""
+        own = self.manifest
+        return all(
+            getattr(own, field) == getattr(other, field)
+            for field in own.__struct_fields__
+            if field not in ("adapter_version", "created_at", "signature")
+        )
+
+    def signed_before(self, manifest_bytes: bytes) -> Package:
+        """Return this package under a manifest that says the same and was published before."""
+        manifest = parse_manifest(manifest_bytes)
+        return replace(self, manifest_bytes=manifest_bytes, manifest=manifest)
 
 
-def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
+def load_package(
+    folder: Path,
+    secret: bytes,
+    base: BaseIdentity,
+    description: Description | None = None,
+    *,
+    next_version: Callable[[str], str] = lambda name: "1",
+) -> Package:
     """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml.
 
-    Raises AdapterError that names what is missing.
+    `next_version` gives a name's version where the folder states none. Raises AdapterError that
+    names what is missing.
     """
     paths: tuple[Path, ...] = (folder / CONFIG_FILE, folder / WEIGHTS_FILE)
     for path in paths:
@@ -89,12 +126,16 @@ def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
     if (folder / VERIFICATION_FILE).is_file():
         read_thresholds(folder / VERIFICATION_FILE)
         paths = (*paths, folder / VERIFICATION_FILE)
-    about = _describe(folder)
+    about = _describe(folder, description or Description())
     try:
+        name = check_name(str(about["name"]))
+        version = str(about["version"]) if "version" in about else next_version(name)
+        version_name(name, version)
+        page = _about(about)
         data = build_manifest(
             Signer(secret),
-            name=check_name(str(about["name"])),
-            adapter_version=str(about.get("version", "1")),
+            name=name,
+            adapter_version=version,
             base=base.base,
             tokenizer_hash=base.tokenizer_hash,
             template_hash=base.template_hash,
@@ -102,10 +143,10 @@ def load_package(folder: Path, secret: bytes, base: BaseIdentity) -> Package:
             source=str(about.get("source", "")),
             created_at=int(time.time()),
             contributors=[_contributor(entry) for entry in about.get("contributors", [])],
-            files=[_file(path) for path in paths],
+            files=[*(_file(path) for path in paths), *_page_file(page)],
         )
-        return Package(data, parse_manifest(data), paths)
-    except (ManifestError, InvalidInput) as error:
+        return Package(data, parse_manifest(data), paths, page, states_version="version" in about)
+    except (ManifestError, InvalidInput, msgspec.ValidationError) as error:
         raise AdapterError(f"{folder / DESCRIPTION_FILE}: {error}") from error
 
 
@@ -158,17 +199,32 @@ def _check_size(path: Path) -> None:
         )
 
 
-def _describe(folder: Path) -> dict[str, Any]:
+def _describe(folder: Path, description: Description) -> dict[str, Any]:
     path = folder / DESCRIPTION_FILE
     try:
         about = tomllib.loads(path.read_text())
     except FileNotFoundError:
-        return {"name": folder.name.lower()}
+        about = {"name": folder.name.lower()}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path}: {error}") from error
     if not about.get("name"):
         raise AdapterError(f"{path} gives the adapter no name")
-    return about
+    said = {
+        "description": description.text,
+        "languages": list(description.languages),
+        "licence": description.licence,
+    }
+    return about | {field: value for field, value in said.items() if value}
+
+
+def _about(about: Mapping[str, Any]) -> bytes:
+    """Write the page that describes the adapter; nothing where there is nothing to say."""
+    said = {field: about[field] for field in ("description", "languages") if about.get(field)}
+    return msgspec.json.encode(msgspec.convert(said, About)) if said else b""
+
+
+def _page_file(page: bytes) -> list[File]:
+    return [File(ABOUT_FILE, len(page), [(Cid.of(page).digest, len(page))])] if page else []
 
 
 def _contributor(entry: dict[str, Any]) -> Contributor:

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from ..errors import NodeError
-from . import aggregator, ask, audit, channels, daemon, invite, look, testnet, watch
+from . import aggregator, ask, audit, channels, daemon, invite, look, publish, testnet, watch
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
 
@@ -45,7 +45,11 @@ app.add_typer(testnet.app, name="testnet", rich_help_panel=NODE)
 app.command("run", rich_help_panel=ASK)(ask.run)
 app.command("pull", rich_help_panel=ASK)(ask.pull)
 app.command("unpin", rich_help_panel=ASK)(ask.unpin)
-app.command("push", rich_help_panel=ASK)(ask.push)
+app.command("push", rich_help_panel=ASK)(publish.push)
+app.command("search", rich_help_panel=ASK)(publish.search)
+app.command("versions", rich_help_panel=ASK)(publish.versions)
+app.command("rollback", rich_help_panel=ASK)(publish.rollback)
+app.command("retract", rich_help_panel=ASK)(publish.retract)
 app.command("list", rich_help_panel=ASK)(look.list_adapters)
 app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)

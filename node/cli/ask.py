@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from engine.messages import ChoosingError, choosing_from
 
-from ..api import AdapterInfo, PullReport
+from ..api import PullReport
 from .client import EXIT_INTERRUPTED, EXIT_USAGE, CliError, DaemonClient, open_client
 from .options import Home, Json
 from .show import brief, err, money, out, show_facts, show_json, size
@@ -274,45 +274,6 @@ def unpin(
     if as_json:
         return show_json(info)
     return show_facts([("adapter", f"{info.name}  {info.cid}"), ("size", size(info.size_bytes))])
-
-
-def push(
-    home: Home,
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            exists=True,
-            file_okay=False,
-            resolve_path=True,
-            help="A PEFT folder with a lorikeet.toml.",
-        ),
-    ],
-    key: Annotated[
-        Path | None,
-        typer.Option(
-            dir_okay=False,
-            resolve_path=True,
-            help="The creator's key file, made if absent; else the node's own.",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Publish an adapter: sign its manifest, store its blocks, advertise it."""
-    with open_client(home) as client, progress(f"publishing {folder.name}"):
-        info = client.post(
-            "push", {"folder": str(folder), "key": None if key is None else str(key)}, AdapterInfo
-        )
-    if as_json:
-        return show_json(info)
-    return show_facts(
-        [
-            ("adapter", info.name),
-            ("cid", info.cid),
-            ("creator", info.creator),
-            ("size", size(info.size_bytes)),
-            ("try", f"lorikeet run {info.name} …"),
-        ]
-    )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..api import Daemon
+from ..api import Daemon, PushTold, SearchRequest
 from ..errors import NodeError
 from .problems import Problem, json_response, problem_of, problem_response
 
@@ -32,6 +32,14 @@ class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST push. `folder` and the creator's `key` are absolute paths on this machine."""
 
     folder: str
+    key: str | None = None
+    told: PushTold = PushTold()
+
+
+class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST rollback and POST retract. `version` is NAME@VERSION; `key` as in push."""
+
+    version: str
     key: str | None = None
 
 
@@ -90,9 +98,22 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def push(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PushBody)
-        return json_response(
-            await daemon.push(Path(body.folder), None if body.key is None else Path(body.key))
-        )
+        return json_response(await daemon.push(Path(body.folder), key_of(body), body.told))
+
+    async def search(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=SearchRequest)
+        return json_response(await daemon.search(body))
+
+    async def versions(request: Request) -> Response:
+        return json_response(await daemon.versions(request.path_params["name"]))
+
+    async def rollback(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=VersionBody)
+        return json_response(await daemon.roll_back(body.version, key_of(body)))
+
+    async def retract(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=VersionBody)
+        return json_response(await daemon.retract(body.version, key_of(body)))
 
     asks = {
         "status": status,
@@ -104,8 +125,17 @@ def routes(daemon: Daemon) -> list[Route]:
         "earnings": earnings,
         "stuck": stuck,
         "channels": channels,
+        "versions/{name:path}": versions,
     }
-    tells = {"pull": pull, "unpin": unpin, "push": push, "withdraw": withdraw}
+    tells = {
+        "pull": pull,
+        "unpin": unpin,
+        "push": push,
+        "search": search,
+        "rollback": rollback,
+        "retract": retract,
+        "withdraw": withdraw,
+    }
     return [
         *(Route(f"{PREFIX}/{path}", reporting(endpoint)) for path, endpoint in asks.items()),
         *(
@@ -113,6 +143,11 @@ def routes(daemon: Daemon) -> list[Route]:
             for path, endpoint in tells.items()
         ),
     ]
+
+
+def key_of(body: PushBody | VersionBody) -> Path | None:
+    """Return the creator's key file that a body names."""
+    return None if body.key is None else Path(body.key)
 
 
 def reporting(endpoint: Endpoint) -> Endpoint:

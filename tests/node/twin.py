@@ -24,11 +24,14 @@ from node.api import (
     LikelyToken,
     PeerInfo,
     PullReport,
+    PushTold,
     ReceiptInfo,
+    SearchRequest,
     Started,
     StatusInfo,
     StuckInfo,
     TokenLogprobs,
+    VersionInfo,
 )
 from node.errors import BadRequest, NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
@@ -43,7 +46,11 @@ LAW = AdapterInfo(
     size_bytes=1_800_000,
     licence="CC0-1.0",
     providers=2,
+    version="1",
+    description="What a court would say.",
+    languages=("en",),
 )
+VERSION = VersionInfo("law@1", "bafkreilaw", is_meant=True, signed_at=1_794_000_000)
 RECEIPT = ReceiptInfo(
     "ab" * 32,
     "promised",
@@ -88,6 +95,8 @@ class Twin:
     word_delay_s: float = 0.0
     asked: list[CompletionRequest] = field(default_factory=list)
     pushed: list[Path] = field(default_factory=list)
+    told: PushTold | None = None
+    searched: list[SearchRequest] = field(default_factory=list)
     cancelled: trio.Event = field(default_factory=trio.Event)
 
     @asynccontextmanager
@@ -171,9 +180,27 @@ class Twin:
         self._known(model)
         return LAW
 
-    async def push(self, folder: Path, key: Path | None = None) -> AdapterInfo:
+    async def push(
+        self, folder: Path, key: Path | None = None, told: PushTold | None = None
+    ) -> AdapterInfo:
         self.pushed.append(folder)
+        self.told = told
         return LAW
+
+    async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
+        self.searched.append(wanted)
+        return [LAW]
+
+    async def versions(self, name: str) -> list[VersionInfo]:
+        if name != "law":
+            raise UnknownModel(name)
+        return [VERSION]
+
+    async def roll_back(self, version: str, key: Path | None = None) -> list[VersionInfo]:
+        return [dataclasses.replace(VERSION, name=version)]
+
+    async def retract(self, version: str, key: Path | None = None) -> list[VersionInfo]:
+        return [dataclasses.replace(VERSION, name=version, cid=None, is_meant=False)]
 
     async def receipts(self) -> list[ReceiptInfo]:
         return [RECEIPT]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 import trio
 
+from node.catalogue.book import NameBook
+from node.catalogue.known import FRESH_S, Known
 from node.catalogue.names import CACHE_S, Names
 from node.errors import UnknownModel
 from p2p.cid import Cid
@@ -16,29 +21,41 @@ from .twins import TwinRecords
 ME = Identity.generate()
 FIRST = Identity.generate()
 SECOND = Identity.generate()
+NOW = int(time.time())
 LAW = Cid.of(b"law")
 VERSE = Cid.of(b"verse")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scene, "folder", tmp_path, raising=False)
 
 
 class Scene:
     """Names over a twin of the DHT, with a clock that stands still until it is moved."""
 
+    folder: Path
+
     def __init__(self, *publishers: Identity) -> None:
         self.records = TwinRecords()
         self.now_s = 0.0
         self.lines: list[str] = []
+        self.book = NameBook(self.folder, self.lines.append)
+        self.known = Known(lambda: NOW + self.now_s)
         self.names = Names(
             self.records,
             ME.peer_id,
             [one.peer_id for one in publishers],
             ("base", "", "SmolLM2"),
             lambda: ["law", "verse", "medicine"],
+            book=self.book,
+            known=self.known,
             log=self.lines.append,
             clock=lambda: self.now_s,
         )
 
-    def publish(self, creator: Identity, name: str, cid: Cid) -> None:
-        self.records.names[creator.peer_id, name] = sign_name(creator, name, 1, cid)
+    def publish(self, creator: Identity, name: str, cid: Cid | None, sequence: int = 1) -> None:
+        self.records.names[creator.peer_id, name] = sign_name(creator, name, sequence, cid)
 
 
 @pytest.mark.parametrize("text", ["base", "", "SmolLM2"])
@@ -79,11 +96,10 @@ async def test_a_name_with_its_owner_asks_for_that_owner_alone() -> None:
 
 async def test_what_this_node_published_is_known_without_asking() -> None:
     scene = Scene()
-    scene.names.claim("law", LAW)
+    scene.book.sign(ME, "law", LAW)
     scene.records.fails = True
     assert await scene.names.resolve("law") == LAW
     assert await scene.names.resolve(f"{ME.peer_id}/law") == LAW
-    assert scene.names.own() == [("law", LAW)]
 
 
 async def test_what_was_found_is_asked_again_only_after_a_while() -> None:
@@ -91,11 +107,11 @@ async def test_what_was_found_is_asked_again_only_after_a_while() -> None:
     model = f"{FIRST.peer_id}/law"
     scene.publish(FIRST, "law", LAW)
     assert await scene.names.resolve(model) == LAW
-    scene.publish(FIRST, "law", VERSE)
+    scene.publish(FIRST, "law", VERSE, 2)
     scene.now_s = CACHE_S - 0.1
     assert await scene.names.resolve(model) == LAW
     assert len(scene.records.asked) == 1
-    scene.now_s = CACHE_S + 0.1
+    scene.now_s = FRESH_S + 0.1
     assert await scene.names.resolve(model) == VERSE
 
 
@@ -149,3 +165,44 @@ async def test_all_owners_are_asked_at_once(autojump_clock: trio.testing.MockClo
     with pytest.raises(UnknownModel):
         await scene.names.resolve("law")
     assert trio.current_time() - started == pytest.approx(3)
+
+
+async def test_what_was_heard_of_lately_is_answered_at_once_and_confirmed_meanwhile() -> None:
+    scene = Scene()
+    model = f"{FIRST.peer_id}/law"
+    scene.known.learn_name(sign_name(FIRST, "law", 1, LAW))
+    scene.publish(FIRST, "law", VERSE, 2)
+    async with trio.open_nursery() as nursery:
+        assert await scene.names.resolve(model) == LAW
+        assert scene.records.asked == []
+        nursery.start_soon(scene.names.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scene.records.asked == [(FIRST.peer_id, "law")]
+        assert await scene.names.resolve(model) == VERSE
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_heard_of_long_ago_counts_where_nobody_answers_or_answers_older() -> None:
+    scene = Scene()
+    model = f"{FIRST.peer_id}/law"
+    scene.known.learn_name(sign_name(FIRST, "law", 2, LAW))
+    scene.now_s = FRESH_S + 1
+    assert scene.names.guess(model) == LAW
+    scene.publish(FIRST, "law", VERSE, 1)
+    assert await scene.names.resolve(model) == LAW
+    assert scene.records.asked == [(FIRST.peer_id, "law")]
+    scene.now_s *= 3
+    scene.records.fails = True
+    assert await scene.names.resolve(model) == LAW
+
+
+async def test_a_version_is_a_name_and_one_that_is_withdrawn_says_so() -> None:
+    scene = Scene(FIRST)
+    scene.publish(FIRST, "law@1", LAW)
+    scene.publish(FIRST, "law@2", None)
+    assert await scene.names.resolve("law@1") == LAW
+    assert await scene.names.resolve(f"{FIRST.peer_id}/law@1") == LAW
+    with pytest.raises(UnknownModel, match="withdrawn by its creator"):
+        await scene.names.resolve("law@2")
+    with pytest.raises(UnknownModel, match="no adapter named"):
+        await scene.names.resolve("law@3")

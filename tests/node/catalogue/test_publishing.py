@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,19 +11,33 @@ import pytest
 import trio
 import trio.testing
 
-from node.catalogue.announcements import Announcer, Known
+from node.catalogue.about import parse_announcement
+from node.catalogue.announcements import Announcer
+from node.catalogue.book import NameBook
 from node.catalogue.catalogue import Catalogue, names_of
 from node.catalogue.holding import AdapterFolders, Holdings
+from node.catalogue.known import Known
 from node.catalogue.names import Names
+from node.catalogue.packaging import Description
 from node.catalogue.popularity import Popularity
 from node.catalogue.publishing import Publisher
+from node.catalogue.searching import Query
 from node.errors import AdapterError, NoProvider
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.identity import Identity
 from p2p.peers import PeerAddress
 
-from .twins import BASE, TwinEngine, TwinRecords, TwinSource, TwinTopics, make_folder, put_adapter
+from .twins import (
+    BASE,
+    TwinEngine,
+    TwinRecords,
+    TwinSource,
+    TwinTopics,
+    announce,
+    make_folder,
+    put_adapter,
+)
 
 ME = Identity.generate()
 CREATOR = Identity.generate()
@@ -38,11 +54,13 @@ class Scene:
     topics: TwinTopics = field(default_factory=TwinTopics)
     lines: list[str] = field(default_factory=list)
     num_providers: int = 0
+    clock: Callable[[], float] = time.time
 
     def __post_init__(self) -> None:
         log = self.lines.append
         self.store = BlockStore(self.home / "blocks")
-        known = Known()
+        self.known = known = Known(self.clock)
+        self.book = NameBook(self.home / "names", log, self.clock)
         folders = AdapterFolders(self.home / "adapters", self.store)
         source = TwinSource(self.store)
         holdings = Holdings(BASE.base, source, folders, self.engine, lambda cid: None)
@@ -52,6 +70,8 @@ class Scene:
             [],
             ("base",),
             lambda: names_of(known, holdings),
+            book=self.book,
+            known=known,
             log=log,
         )
         publisher = Publisher(
@@ -60,8 +80,11 @@ class Scene:
             self.store,
             holdings,
             names,
+            book=self.book,
+            known=known,
             announcer=Announcer(self.records, self.topics, log),
             log=log,
+            clock=self.clock,
         )
         self.catalogue = Catalogue(
             "SmolLM2",
@@ -85,23 +108,27 @@ async def test_a_published_folder_is_held_offered_named_and_announced(tmp_path: 
     assert (info.name, info.creator, info.state, info.providers) == ("law", ME.peer_id, "ready", 1)
     assert scene.records.provided == [cid]
     assert scene.records.names[ME.peer_id, "law"].target == cid
-    assert scene.topics.said == [scene.store.get(cid)]
+    assert scene.records.names[ME.peer_id, "law@1"].target == cid
+    [said] = scene.topics.said
+    assert parse_announcement(said).cid == cid
     assert await scene.catalogue.names.resolve("law") == cid
     report = await scene.catalogue.pull("law")
     assert (report.name, report.cid, report.size_bytes) == ("law", info.cid, info.size_bytes)
 
 
-async def test_an_adapter_of_another_key_is_named_once_and_not_renewed(
+async def test_what_another_key_signed_is_said_again_as_it_was_signed(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    scene = Scene(tmp_path / "home")
+    started = time.time()
+    scene = Scene(tmp_path / "home", clock=lambda: started + 20 * trio.current_time())
     info = await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), CREATOR)
     assert info.creator == CREATOR.peer_id
-    assert scene.catalogue.names.own() == []
+    signed = dict(scene.records.names)
+    assert {owner for owner, _ in signed} == {CREATOR.peer_id}
     scene.records.names.clear()
     with trio.move_on_after(REPUBLISH_S * 1.5):
         await scene.catalogue.publisher.run_republish(REPUBLISH_S)
-    assert scene.records.names == {}
+    assert scene.records.names == signed
     assert Cid.parse(info.cid) in scene.records.provided
 
 
@@ -119,7 +146,7 @@ async def test_a_network_that_was_away_is_told_at_the_next_turn(
         await scene.catalogue.publisher.run_republish(REPUBLISH_S)
     assert scene.records.provided == [Cid(BASE.base), cid]
     assert scene.records.names[ME.peer_id, "law"].target == cid
-    assert scene.topics.said == [scene.store.get(cid)]
+    assert [parse_announcement(said).cid for said in scene.topics.said] == [cid]
 
 
 async def test_a_node_without_an_engine_offers_no_base(
@@ -143,8 +170,12 @@ async def test_after_a_restart_everything_is_held_and_own_names_are_said_again(
     after = Scene(tmp_path / "home")
     await after.catalogue.publisher.restore()
     assert {str(cid) for cid, _ in after.catalogue.holdings.held()} == {law.cid, verse.cid}
-    assert after.catalogue.names.own() == [("law", Cid.parse(law.cid))]
-    assert list(after.records.names) == [(ME.peer_id, "law")]
+    said = {place: record.target for place, record in after.records.names.items()}
+    assert said == {
+        (owner, name): Cid.parse(info.cid)
+        for owner, info in ((ME.peer_id, law), (CREATOR.peer_id, verse))
+        for name in (info.name, f"{info.name}@1")
+    }
 
 
 async def test_one_adapter_that_cannot_be_restored_stops_no_other(tmp_path: Path) -> None:
@@ -176,12 +207,10 @@ async def test_a_folder_that_is_no_adapter_is_neither_signed_nor_said(tmp_path: 
 
 async def test_a_listing_tells_what_is_held_and_what_was_heard_of(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "home", num_providers=2)
-    law = await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), None)
-    cid, manifest = put_adapter(BlockStore(tmp_path / "elsewhere"), CREATOR, "verse")
-    scene.catalogue.known.learn(cid, manifest)
-    scene.catalogue.known.learn(
-        Cid.parse(law.cid), await scene.catalogue.manifest(Cid.parse(law.cid))
-    )
+    await scene.catalogue.publish(make_folder(tmp_path / "law", "law"), None)
+    verse = announce(tmp_path / "elsewhere", CREATOR, "verse")
+    cid, manifest = verse.cid, verse.manifest
+    scene.known.learn(verse, "a peer")
     listed = {info.name: (info.state, info.providers) for info in await scene.catalogue.listing()}
     assert listed == {"law": ("ready", 3), "verse": ("known", 2)}
     assert await scene.catalogue.manifest(cid) == manifest
@@ -200,3 +229,19 @@ async def test_a_manifest_nobody_told_of_is_fetched_once_and_then_known(tmp_path
 async def test_the_bare_base_needs_no_pull(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="bare base"):
         await Scene(tmp_path / "home").catalogue.pull("base")
+
+
+async def test_what_the_creator_says_of_it_is_announced_and_found(tmp_path: Path) -> None:
+    scene = Scene(tmp_path / "home")
+    folder = make_folder(tmp_path / "law", "law")
+    description = Description("What a court would say.", ("en", "fr"), "MIT")
+    info = await scene.catalogue.publish(folder, None, description)
+    assert (info.description, info.languages) == ("What a court would say.", ("en", "fr"))
+    assert info.licence == "MIT"
+    [said] = scene.topics.said
+    assert parse_announcement(said).about.languages == ("en", "fr")
+    found = await scene.catalogue.search(Query(words=("court",), language="fr"))
+    assert [one.cid for one in found] == [info.cid]
+    assert await scene.catalogue.search(Query(language="de")) == []
+    with pytest.raises(AdapterError, match="languages"):
+        await scene.catalogue.publish(folder, None, Description(languages=("no tag!",)))

@@ -12,16 +12,18 @@ import msgspec
 import trio
 
 from engine import messages as m
+from node.catalogue.about import ABOUT_FILE, Announcement, make_announcement
+from node.catalogue.announcements import TOPIC
 from node.catalogue.fetching import Pulled
 from node.catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE, BaseIdentity
 from node.engine_link import AdapterFiles
 from node.errors import AdapterError, NoProvider
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
-from p2p.errors import PeerTimeout
+from p2p.errors import P2pError, PeerTimeout, StaleName
 from p2p.gossip import GossipMessage, Validate, Verdict
 from p2p.identity import Identity
-from p2p.names import NameRecord
+from p2p.names import NameRecord, newest
 from proofs.manifest import File, Manifest, build_manifest, parse_manifest
 from proofs.signing import Signer
 
@@ -37,14 +39,27 @@ class TwinRecords:
     provided: list[Cid] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
     fails: bool = False
+    refuses: P2pError | None = None
 
     async def find_name(self, owner: str, name: str, deadline_s: float) -> NameRecord | None:
         self.asked.append((owner, name))
         await self._go()
         return self.names.get((owner, name))
 
+    def learn_name(self, record: NameRecord) -> bool:
+        known = self.names.get((record.owner, record.name))
+        if known is not None and newest([known, record]) == 0:
+            return False
+        self.names[record.owner, record.name] = record
+        return True
+
     async def put_name(self, record: NameRecord) -> int:
         await self._go()
+        if self.refuses is not None:
+            raise self.refuses
+        known = self.names.get((record.owner, record.name))
+        if known is not None and known != record and newest([record, known]) == 1:
+            raise StaleName("it is known at a higher sequence", known.sequence)
         self.names[record.owner, record.name] = record
         return 1
 
@@ -61,31 +76,34 @@ class TwinRecords:
 
 @dataclass
 class TwinTopics:
-    """One node's topics: `said` is what it published; `bring` is a message from outside."""
+    """One node's topics: `said` and `names_said` are what it published; `bring` is a message from
+    outside.
+    """
 
     said: list[bytes] = field(default_factory=list)
-    validate: Validate | None = None
-    _send: trio.MemorySendChannel[GossipMessage] | None = None
+    names_said: list[bytes] = field(default_factory=list)
+    _topics: dict[str, tuple[Validate, trio.MemorySendChannel[GossipMessage]]] = field(
+        default_factory=dict
+    )
 
     async def publish(self, topic: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
-        self.said.append(data)
+        (self.said if topic == TOPIC else self.names_said).append(data)
 
     async def subscribe(
         self, topic: str, validate: Validate
     ) -> trio.MemoryReceiveChannel[GossipMessage]:
         await trio.lowlevel.checkpoint()
-        self.validate = validate
-        self._send, receive = trio.open_memory_channel[GossipMessage](100)
+        send, receive = trio.open_memory_channel[GossipMessage](100)
+        self._topics[topic] = (validate, send)
         return receive
 
-    def bring(self, data: bytes, from_peer: str) -> Verdict:
-        assert self.validate is not None
-        assert self._send is not None
-        verdict = self.validate(data, from_peer)
+    def bring(self, data: bytes, from_peer: str, topic: str = TOPIC) -> Verdict:
+        validate, send = self._topics[topic]
+        verdict = validate(data, from_peer)
         assert isinstance(verdict, Verdict)
         if verdict is Verdict.ACCEPT:
-            self._send.send_nowait(GossipMessage(data, from_peer))
+            send.send_nowait(GossipMessage(data, from_peer))
         return verdict
 
 
@@ -158,6 +176,8 @@ def put_adapter(
     base: bytes = BASE.base,
     files: tuple[str, ...] = (CONFIG_FILE, WEIGHTS_FILE),
     size_bytes: int | None = None,
+    about: bytes | None = None,
+    version: str = "1",
 ) -> tuple[Cid, Manifest]:
     """Store an adapter of tiny files, each cut into two blocks, and its manifest."""
     listed = []
@@ -171,10 +191,12 @@ def put_adapter(
         block = bytes(1 << 20)
         refs = [(store.put(block).digest, len(block))] * (size_bytes >> 20)
         listed[-1] = File(files[-1], len(block) * len(refs), refs)
+    if about is not None:
+        listed.append(File(ABOUT_FILE, len(about), [(store.put(about).digest, len(about))]))
     data = build_manifest(
         Signer(creator.secret),
         name=name,
-        adapter_version="1",
+        adapter_version=version,
         base=base,
         tokenizer_hash=BASE.tokenizer_hash,
         template_hash=BASE.template_hash,
@@ -185,6 +207,17 @@ def put_adapter(
         files=listed,
     )
     return store.put(data), parse_manifest(data)
+
+
+def announce(
+    folder: Path, creator: Identity, name: str, about: bytes | None = None
+) -> Announcement:
+    """What is announced of a new small adapter."""
+    store = BlockStore(folder / "blocks")
+    cid, _ = put_adapter(store, creator, name, about=about)
+    data = store.get(cid)
+    assert data is not None
+    return make_announcement(data, about)
 
 
 def config_of(name: str) -> bytes:
