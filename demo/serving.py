@@ -26,6 +26,7 @@ from .scene import Scene, folders_of
 from .stage import Stage
 
 PEERS_DEADLINE_S = 20.0
+MIN_RELAYS = 2
 MANIFEST_DEADLINE_S = 15.0
 ADVERTISED_DEADLINE_S = 20.0
 MAX_SILENCE_S = 1.5  # of an answer that runs while an adapter is fetched and loaded beside it
@@ -59,6 +60,14 @@ async def show_network(network: Network, stage: Stage, step: Step) -> None:
     stage.table(("node", "role", "pid", "peers", "peer id", "http"), rows)
     assert network.chain is not None
     stage.say(f"chain at {network.chain.rpc}, settlement contract {network.chain.settlement}")
+    for name in network.plan.walled:
+        relays = await wait_for_relays(network.nodes[name])
+        names = [one.member.name for one in network.nodes.values() if one.peer_id in relays]
+        stage.say(
+            f"{name} takes no connection, as behind a router; whoever wants it comes through"
+            f" {' or '.join(names)}, which carry sealed bytes"
+        )
+        step.facts["relays"] = names
     step.facts["processes"] = len(pids)
 
 
@@ -72,6 +81,23 @@ async def wait_for_peers(node: Node) -> int:
                     return num_peers
                 await trio.sleep(0.2)
     raise ClaimFailed(f"{node.member.name} found no peer within {PEERS_DEADLINE_S:.0f} s")
+
+
+async def wait_for_relays(node: Node) -> list[str]:
+    """The relays of a node that takes no connection, as soon as there are two."""
+    async with NodeClient(node.url) as client:
+        with trio.move_on_after(PEERS_DEADLINE_S):
+            while True:
+                status = await client.status()
+                relays: Any = status.reach["relays"]
+                if len(relays) >= MIN_RELAYS:
+                    require(
+                        all("/p2p-circuit/" in address for address in status.addresses),
+                        f"{node.member.name} is told to others by its relays only",
+                    )
+                    return list(relays)
+                await trio.sleep(0.2)
+    raise ClaimFailed(f"{node.member.name} found no relays within {PEERS_DEADLINE_S:.0f} s")
 
 
 async def show_base(scene: Scene, step: Step) -> None:

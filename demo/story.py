@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,7 +21,7 @@ from node.testnet.processes import find_marked
 from node.testnet.standing import advice
 
 from .attacking import show_attacks
-from .cast import ADAPTERS, creator_of
+from .cast import ADAPTERS, C, creator_of
 from .paying import show_payouts
 from .record import Record, Step, require
 from .scene import Scene, open_scene
@@ -98,9 +99,9 @@ async def begin(
     stack: AsyncExitStack, home: Path, stage: Stage, record: Record, *, keep: bool
 ) -> Network | None:
     """Start the network; None when it did not come up."""
-    plan = plan_network(
-        home, NUM_VOLUNTEERS, [creator_of(name).peer_id for name in ADAPTERS], EPOCH_S
-    )
+    publishers = [creator_of(name).peer_id for name in ADAPTERS]
+    plan = plan_network(home, NUM_VOLUNTEERS, publishers, EPOCH_S)
+    plan = replace(plan, walled=frozenset({C}))
     with stepping(stage, record, 1, FIRST) as step:
         network = await stack.enter_async_context(
             open_network(plan, partial(progress, stage), keep=keep)

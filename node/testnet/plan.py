@@ -54,6 +54,8 @@ class Plan:
     publishers: tuple[str, ...] = ()
     epoch_s: float = 5.0
     engine_threads: int = 1
+    walled: frozenset[str] = frozenset()
+    """Names of nodes that take no connection, as behind a router: relays carry to them."""
 
     @property
     def witnesses(self) -> list[Member]:
@@ -80,7 +82,7 @@ class Plan:
         return Config(
             home=member.home,
             role=member.role,
-            listen=LISTEN,
+            listen=() if member.name in self.walled else LISTEN,
             bootstrap=tuple(bootstrap),
             network=NETWORK,
             http_port=0,

@@ -29,7 +29,6 @@ from .messages import STREAM_ERRORS, read_message, write_message
 DCUTR = TProtocol("/libp2p/dcutr")
 STREAMS_PER_PEER = 2
 MESSAGE_TIMEOUT_S = 5.0
-IDENTIFY_TIMEOUT_S = 3.0
 DIRECT_TIMEOUT_S = 1.5
 HANDSHAKE_TIMEOUT_S = 3.0
 WINDOW_S = 2.5
@@ -61,25 +60,19 @@ class Puncher:
         if peer in self._busy_with or self._swarm.has_direct(peer):
             return
         with self._busy(peer):
-            if not await self._knows_dcutr(peer):
-                return
-            if await self._dial_plainly(peer, Realm.PUBLIC):
-                return
-            for _ in range(MAX_ROUNDS):
-                try:
-                    if await self._round(peer):
-                        self.num_punched += 1
-                        return
-                except (P2pError, *STREAM_ERRORS, trio.TooSlowError) as error:
-                    logger.debug("no hole towards %s: %s", peer, error)
-                    return
+            if await self._punch_in_rounds(peer):
+                self.num_punched += 1
+            else:
+                await self._dial_plainly(peer, Realm.PUBLIC)
 
-    async def _knows_dcutr(self, peer: ID) -> bool:
-        """Wait until a peer has identified itself, and say whether it punches."""
-        with trio.move_on_after(IDENTIFY_TIMEOUT_S):
-            while not self._library.protocols_of(peer):  # noqa: ASYNC110  # no event tells it
-                await trio.sleep(0.02)
-        return DCUTR in self._library.protocols_of(peer)
+    async def _punch_in_rounds(self, peer: ID) -> bool:
+        try:
+            for _ in range(MAX_ROUNDS):
+                if await self._round(peer):
+                    return True
+        except (P2pError, *STREAM_ERRORS, trio.TooSlowError) as error:
+            logger.debug("no hole towards %s: %s", peer, error)
+        return False
 
     async def _dial_plainly(self, peer: ID, least: Realm) -> bool:
         """Dial a peer at the direct addresses that it tells, as one that is not behind a router."""
