@@ -27,7 +27,9 @@ from .relay import Relay
 from .reservations import RelayLimits
 from .verdict import Sight, State, Verdict
 
-TEND_INTERVAL_S = 1.0
+TEND_INTERVAL_S = 3.0  # and whenever something happens
+ASK_INTERVAL_S = 1.0
+OWN_IPS_INTERVAL_S = 15.0
 ASK_AGAIN_S = 900.0
 ASK_SOON_S = 60.0
 OPINIONS_WANTED = 3
@@ -84,6 +86,8 @@ class Reach:
         self._relay = Relay(library, swarm, relay, self._direct_addresses) if relay else None
         self._mapper = PortMapper() if port_mapping else None
         self._own_ips: frozenset[str] = frozenset()
+        self._listened: list[Multiaddr] = []
+        self._look_again_at = 0.0
         self._idle_since: dict[int, float] = {}
         self.on_new_addresses = _ignore
         self.lacks_relays = False
@@ -101,7 +105,7 @@ class Reach:
     def _direct_addresses(self) -> list[Multiaddr]:
         if self._announce:
             return self._announce
-        listening = advertised(self._library.get_transport_addrs())
+        listening = advertised(self._listening())
         least = Realm.PRIVATE if any(realm_of(a) > Realm.LOOPBACK for a in listening) else Realm(1)
         confirmed = [
             Multiaddr(address)
@@ -181,7 +185,9 @@ class Reach:
     async def _tend(self, started_at: float) -> None:
         """Bring relaying, our places and what we told into line with what we know."""
         now = trio.current_time()
-        self._note_own_ips()
+        if now >= self._look_again_at:
+            self._look_again_at = now + OWN_IPS_INTERVAL_S
+            self._note_own_ips()
         state = self._state()
         self._swarm.shows_listen_port = state != "reachable"
         if self._relay is not None and self._relay.is_offered != (state == "reachable"):
@@ -198,19 +204,24 @@ class Reach:
 
     def _state(self) -> State:
         """Say whether others can dial us. On loopback there is nothing between us and anybody."""
-        if self._library.get_transport_addrs() and self._is_local():
+        if self._listening() and self._is_local():
             return "reachable"
         return self._verdict.state(trio.current_time())
 
+    def _listening(self) -> list[Multiaddr]:
+        """List where we listen; that does not change once it is so."""
+        self._listened = self._listened or self._library.get_transport_addrs()
+        return self._listened
+
     def _is_local(self) -> bool:
         """Return whether we listen on loopback only, or nowhere."""
-        listening = self._library.get_transport_addrs()
+        listening = self._listening()
         return all(realm_of(address) == Realm.LOOPBACK for address in listening)
 
     def _needs_relays(self, state: State, started_at: float) -> bool:
         if self._announce or state == "reachable":
             return False
-        if state == "behind" or not self._library.get_transport_addrs():
+        if state == "behind" or not self._listening():
             return True
         is_patient = trio.current_time() < started_at + PATIENCE_S
         return self._verdict.is_translated(self._own_ips) or not (
@@ -219,7 +230,7 @@ class Reach:
 
     def _note_own_ips(self) -> None:
         """Start afresh when this machine came into another network."""
-        listening = {ip_of(address) or "" for address in self._library.get_transport_addrs()}
+        listening = {ip_of(address) or "" for address in self._listening()}
         own = frozenset((*own_ipv4(), *own_ipv6(), *listening))
         if self._own_ips and own != self._own_ips:
             logger.info("this machine's addresses have changed; reachability is learnt anew")
@@ -232,20 +243,22 @@ class Reach:
         next_full = 0.0
         while True:
             now = trio.current_time()
+            if self._is_local():  # nobody needs to be asked
+                await trio.sleep(TEND_INTERVAL_S)
+                continue
+            is_full = now >= next_full
             askable = self._askable()
-            if now < next_full:
-                askable = [one for one in askable if not self._verdict.has_asked(str(one))]
-            known = sum(self._verdict.has_asked(str(one)) for one in self._askable())
-            wanted = OPINIONS_WANTED if now >= next_full else OPINIONS_WANTED - known
-            if askable and not self._is_local() and wanted > 0:
+            fresh = [one for one in askable if is_full or not self._verdict.has_asked(str(one))]
+            wanted = OPINIONS_WANTED if is_full else OPINIONS_WANTED - len(askable) + len(fresh)
+            if fresh and wanted > 0:
                 async with trio.open_nursery() as nursery:
-                    for peer in askable[:wanted]:
+                    for peer in fresh[:wanted]:
                         nursery.start_soon(self._ask, peer)
-                is_sure = self._state() == "reachable"
-                if now >= next_full:
+                if is_full:
+                    is_sure = self._state() == "reachable"
                     next_full = now + (ASK_AGAIN_S if is_sure else ASK_SOON_S)
                 self._wake()
-            await trio.sleep(TEND_INTERVAL_S)
+            await trio.sleep(ASK_INTERVAL_S)
 
     def _askable(self) -> list[ID]:
         found = [
@@ -267,14 +280,11 @@ class Reach:
 
     def _candidates(self) -> list[str]:
         """List where we might be reached: what the router gave, what peers see, where we listen."""
-        ports = [
-            int(address.value_for_protocol("tcp"))
-            for address in self._library.get_transport_addrs()
-        ]
+        ports = [int(address.value_for_protocol("tcp")) for address in self._listening()]
         seen = [to_address(ip, port) for ip in self._verdict.seen_ips() for port in ports]
         mapped = [to_address(ip, port) for ip, port in self._verdict.mappings()]
         given = [self._mapper.address] if self._mapper and self._mapper.address else []
-        listening = [str(one) for one in advertised(self._library.get_transport_addrs())]
+        listening = [str(one) for one in advertised(self._listening())]
         return list(dict.fromkeys([*given, *listening, *seen, *mapped]))[:MAX_CANDIDATES]
 
     def _mappings(self) -> list[Multiaddr]:
@@ -282,7 +292,7 @@ class Reach:
         guessed = [
             (ip, int(address.value_for_protocol("tcp")))
             for ip in self._verdict.seen_ips()[:1]
-            for address in self._library.get_transport_addrs()[:1]
+            for address in self._listening()[:1]
         ]
         ends = self._verdict.mappings() or guessed
         return [Multiaddr(to_address(ip, port)) for ip, port in ends]
@@ -293,7 +303,7 @@ class Reach:
             if self._state() == "behind" and not mapper.address:
                 listening = [
                     one
-                    for one in self._library.get_transport_addrs()
+                    for one in self._listening()
                     if realm_of_ip(ip_of(one) or "") != Realm.LOOPBACK
                 ]
                 if listening:
