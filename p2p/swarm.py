@@ -41,6 +41,7 @@ from .resolving import resolve
 DIAL_ADDRESS_TIMEOUT_S = 5.0
 DIAL_CIRCUIT_TIMEOUT_S = 10.0
 DIAL_STAGGER_S = 0.25
+DIAL_NEAR_STAGGER_S = 0.05  # what is on this network answers at once
 FAILED_ADDRESS_MEMORY_S = 20.0
 MAX_FAILED_ADDRESSES = 10_000
 _PORT_IS_BUSY = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
@@ -212,7 +213,8 @@ class HardenedSwarm(Swarm):
             for address in addresses:
                 is_over = trio.Event()
                 nursery.start_soon(attempt, address, is_over)
-                with trio.move_on_after(DIAL_STAGGER_S):
+                is_near = realm_of_ip(ip_of(address) or "") == Realm.PRIVATE
+                with trio.move_on_after(DIAL_NEAR_STAGGER_S if is_near else DIAL_STAGGER_S):
                     await is_over.wait()
         if not won:
             raise SwarmException(f"none of {len(addresses)} addresses of {peer_id} answered")

@@ -72,7 +72,7 @@ class Reach:
         self._verdict = Verdict()
         self._woken = trio.Event()
         self._changed = False
-        self._pending_punches: list[ID] = []
+        self._nursery: trio.Nursery | None = None  # while `run` runs
         self._places = Places(library, swarm, self._note_change)
         self._circuits = Circuits(
             library,
@@ -155,8 +155,8 @@ class Reach:
         return []
 
     def _note_inbound_circuit(self, peer: ID) -> None:
-        self._pending_punches.append(peer)
-        self._wake()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._puncher.initiate, peer)
 
     def _note_change(self) -> None:
         self._changed = True
@@ -170,13 +170,12 @@ class Reach:
     async def run(self) -> None:
         """Do what is due until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._keep_asking)
             if self._mapper is not None:
                 nursery.start_soon(self._keep_mapped, self._mapper)
             started_at = trio.current_time()
             while True:
-                while self._pending_punches:
-                    nursery.start_soon(self._puncher.initiate, self._pending_punches.pop())
                 await self._tend(started_at)
                 with trio.move_on_after(TEND_INTERVAL_S):
                     await self._woken.wait()
