@@ -80,14 +80,14 @@ async def test_a_relay_that_is_gone_is_replaced_and_the_dht_hears_of_it():
         assert short_lived.peer_id in giver.reachability().relays
         await short_lived.shut_down()
         expected = {relay.peer_id for relay in relays}
-        await eventually(lambda: set(giver.reachability().relays) == expected, 10)
+        await eventually(lambda: set(giver.reachability().relays) == expected, 20)
 
         async def is_told():
             found = await relays[1].dht.find_providers(cid)
             ways = [way for one in found for way in one.addresses]
             return ways and not any(short_lived.peer_id in way for way in ways)
 
-        await eventually(is_told, 10)
+        await eventually(is_told, 20)
 
 
 def break_bytes(how):
