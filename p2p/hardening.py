@@ -35,6 +35,8 @@ from libp2p.peer.peerstore import PeerStoreError
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from multiaddr import Multiaddr
 
+from .transport import QuickMultiselectClient
+
 MAX_INBOUND_STREAMS_PER_PEER = 128
 DAEMON_RESTART_DELAY_S = 1.0
 
@@ -151,6 +153,7 @@ class HardenedHost(BasicHost):
         self.dht_protocol = dht_protocol(network_name)
         self.told: Callable[[], Sequence[Multiaddr]] = list  # until Reach knows better
         super().__init__(*args, **kwargs)
+        self.multiselect_client = QuickMultiselectClient()
 
     def get_addrs(self) -> list[Multiaddr]:
         """List the addresses that peers are told, each ending in /p2p/ and this host's peer id.

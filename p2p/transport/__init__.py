@@ -4,11 +4,13 @@
                                                        a stream's queue ──▶ stream.py ──▶ reader
     writer ──▶ stream.py: a window's worth ──▶ muxer.py: frames, sealed at once ──▶ socket
 
-Nothing here knows this program: `FastUpgrader` takes the place of libp2p's TransportUpgrader.
+Nothing here knows this program: `FastUpgrader` takes the place of libp2p's TransportUpgrader, and
+`QuickMultiselectClient` that of a host's `multiselect_client`.
 What brought the speed stands in docs/decisions/LOG.md, each step with its measure.
 """
 
+from .negotiation import QuickMultiselectClient
 from .stream import MAX_WINDOW_BYTES, FastYamuxStream
 from .upgrader import FastUpgrader
 
-__all__ = ["MAX_WINDOW_BYTES", "FastUpgrader", "FastYamuxStream"]
+__all__ = ["MAX_WINDOW_BYTES", "FastUpgrader", "FastYamuxStream", "QuickMultiselectClient"]

@@ -15,6 +15,7 @@ from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID, Yamux
 from libp2p.transport.upgrader import TransportUpgrader
 
 from .muxer import FastYamux
+from .negotiation import QuickMultiselectClient
 from .noise import SCRATCH_BYTES, FastSession
 
 
@@ -24,6 +25,8 @@ class FastUpgrader(TransportUpgrader):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._scratch = memoryview(bytearray(SCRATCH_BYTES))
+        for agreeing in (self.security_multistream, self.muxer_multistream):
+            agreeing._selector.multiselect_client = QuickMultiselectClient()
 
     async def upgrade_security(
         self, raw_conn: IRawConnection, is_initiator: bool, peer_id: ID | None = None

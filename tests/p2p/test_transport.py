@@ -10,9 +10,12 @@ from hashlib import sha256
 import pytest
 import trio
 import trio.testing
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamError, MuxedStreamReset
+from libp2p.utils import encode_delim
 
-from p2p.transport import MAX_WINDOW_BYTES, frames, muxer
+from p2p.transport import MAX_WINDOW_BYTES, QuickMultiselectClient, frames, muxer
 from p2p.transport.frames import encode_header
 
 from .helpers import eventually, settled
@@ -344,3 +347,40 @@ async def test_random_frames_end_no_more_than_their_connection():
                     except MuxedStreamError:
                         break
             assert sum(len(queue) for queue in pair.listener.stream_buffers.values()) < 2e6
+
+
+class Line:
+    """What a responder says, and what it was told in which pieces."""
+
+    def __init__(self, *answers):
+        self.told = []
+        self.answers = b"".join(encode_delim(answer.encode()) for answer in answers)
+
+    async def write(self, data):
+        self.told.append(data)
+
+    async def read(self, n):
+        data, self.answers = self.answers[:n], self.answers[n:]
+        return data
+
+
+GREETING = "/multistream/1.0.0"
+
+
+async def test_a_greeting_and_a_question_go_together_and_both_answers_count():
+    def told(*messages):
+        return b"".join(encode_delim(message.encode()) for message in messages)
+
+    async def agree(line, *protocols):
+        communicator = MultiselectCommunicator(line)
+        return await QuickMultiselectClient().select_one_of(protocols, communicator, 5)
+
+    line = Line(GREETING, "/a")
+    assert await agree(line, "/a", "/b") == "/a"
+    assert line.told == [told(GREETING, "/a")]
+    line = Line(GREETING, "na", "/b")
+    assert await agree(line, "/a", "/b") == "/b"
+    assert line.told == [told(GREETING, "/a"), told("/b")]
+    for answers in ((GREETING, "na"), ("/another/1.0.0", "/a"), (GREETING, "/b"), (GREETING,)):
+        with pytest.raises(MultiselectClientError):
+            await agree(Line(*answers), "/a")
