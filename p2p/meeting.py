@@ -59,9 +59,7 @@ class Meeting:
             for address in missing:
                 nursery.start_soon(self._meet_bootstrap, address)
         if not self._host.has_peers():
-            async with trio.open_nursery() as nursery:
-                for peer in self._known.latest(MAX_KNOWN_DIALLED):
-                    nursery.start_soon(self._meet_known, peer)
+            await self._meet_known()
 
     async def _meet_bootstrap(self, address: str) -> None:
         try:
@@ -71,11 +69,22 @@ class Meeting:
         except P2pError as error:
             logger.warning("bootstrap peer %s: %s", address, error)
 
-    async def _meet_known(self, peer: PeerAddress) -> None:
+    async def _meet_known(self) -> None:
+        """Dial the peers of the last run. Where some answer, those that do not are forgotten."""
+        peers = self._known.latest(MAX_KNOWN_DIALLED)
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(self._greet, peer)
+        if self._host.has_peers():
+            for peer in peers:
+                if not self._host.is_connected(peer.peer_id):
+                    self._known.forget(peer.peer_id)
+
+    async def _greet(self, peer: PeerAddress) -> None:
         try:
             await self._host.connect_to(peer, BOOTSTRAP_TIMEOUT_S)
         except P2pError as error:
-            logger.info("%s, known from the last run: %s", peer.peer_id, error)
+            logger.info("%s is not met: %s", peer.peer_id, error)
 
     async def keep_in_touch(self, heal: Callable[[bool], None]) -> None:
         """Put DHT servers into the routing table and heal gossip: for new peers soon, for all once
@@ -116,7 +125,7 @@ class Meeting:
 
             async def greet(peer: PeerAddress) -> None:
                 async with limiter:
-                    await self._meet_known(peer)
+                    await self._greet(peer)
 
             async for peer in neighbours.found:
                 if not self._host.is_connected(peer.peer_id):

@@ -60,7 +60,7 @@ class Puncher:
         if peer in self._busy_with or self._swarm.has_direct(peer):
             return
         with self._busy(peer):
-            if await self._punch_in_rounds(peer):
+            if self._seen_at() and await self._punch_in_rounds(peer):
                 self.num_punched += 1
             else:
                 await self._dial_plainly(peer, Realm.PUBLIC)
@@ -98,6 +98,8 @@ class Puncher:
             await write_message(stream, self._connect_message(), MESSAGE_TIMEOUT_S)
             addresses = await self._read_connect(stream)
             rtt_s = trio.current_time() - asked_at
+            if not addresses:
+                return False
             if await self._are_neighbours(peer, addresses):
                 return True
             await write_message(stream, pb.HolePunch(type=pb.HolePunch.SYNC), MESSAGE_TIMEOUT_S)

@@ -287,7 +287,11 @@ class Reach:
         return list(dict.fromkeys([*given, *listening, *seen, *mapped]))[:MAX_CANDIDATES]
 
     def _mappings(self) -> list[Multiaddr]:
-        """List where a router maps our port: what a hole must be punched at."""
+        """List where a router maps our port: what a hole must be punched at. Nothing where each
+        connection is mapped anew, so that no hole would fit.
+        """
+        if self._verdict.is_symmetric():
+            return []
         guessed = [
             (ip, int(address.value_for_protocol("tcp")))
             for ip in self._verdict.seen_ips()[:1]

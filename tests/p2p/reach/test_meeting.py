@@ -28,8 +28,11 @@ async def test_a_restart_joins_without_any_bootstrap_peer(tmp_path):
         async with open_host(identity, settings) as b:
             await eventually(lambda: b.direct_peers() and a.peer_id in b.direct_peers()[0].peer_id)
         assert list(json.loads(path.read_text())) == [a.peer_id]
+        gone = f"/ip4/127.0.0.1/tcp/9/p2p/{PEER}"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {PEER: [gone]}))
         async with open_host(identity, NetworkConfig(known_peers=path)) as b:
             await eventually(lambda: b.is_connected(a.peer_id))
+        assert list(json.loads(path.read_text())) == [a.peer_id]  # who did not answer is forgotten
 
 
 @given(st.binary(max_size=300))
