@@ -120,7 +120,7 @@ class Names:
             self._remember(heard)
             self._confirm_soon(owner, name)
             return heard
-        return await self._ask(owner, name)
+        return await self.look_up(owner, name)
 
     async def find_version(self, manifest: Manifest) -> NameRecord | None:
         """Return what its creator says of an adapter's version, None where he says nothing."""
@@ -133,7 +133,7 @@ class Names:
     async def run(self) -> None:
         """Confirm what was answered from what was heard of, until cancelled."""
         async for owner, name in self._unconfirmed:
-            await self._ask(owner, name)
+            await self.look_up(owner, name)
 
     def _split(self, text: str) -> tuple[Sequence[str], str]:
         """Return the owners to ask, and the name. Raises UnknownModel for a text that cannot be
@@ -159,7 +159,7 @@ class Names:
                 nursery.start_soon(find, index, owner)
         return found
 
-    async def _ask(self, owner: str, name: str) -> NameRecord | None:
+    async def look_up(self, owner: str, name: str) -> NameRecord | None:
         """Ask the network; what was heard of before counts where it is newer, or nobody answers."""
         try:
             found = await self._lookup.find_name(owner, name, deadline_s=LOOKUP_DEADLINE_S)

@@ -71,6 +71,8 @@ class Publisher:
         self._log = log
         self._clock = clock
         self._said_at: dict[tuple[str, str], float] = {}
+        for record in book.records():
+            self._learn(record)
 
     async def publish(
         self, folder: Path, creator: Identity | None = None, description: Description | None = None
@@ -194,8 +196,14 @@ class Publisher:
         self, creator: Identity, name: str, target: Cid | None, *, above: int = 0
     ) -> NameRecord:
         record = self._book.sign(creator, name, target, above=above)
-        self._known.learn_name(record)
+        self._learn(record)
         return record
+
+    def _learn(self, record: NameRecord) -> None:
+        try:
+            self._known.learn_name(record)
+        except InvalidNameRecord as error:
+            self._log(f"publishing: {error}; this machine's clock was wrong, so publish again")
 
     async def run_republish(self, interval_s: float) -> None:
         """Repeat every interval what this node provides and has named, until cancelled."""
@@ -223,8 +231,8 @@ class Publisher:
                 self._said_at[place] = now
         except StaleName as error:
             self._log(f"publishing: {error}")
-            newer = self._known.find_name(*place)
-            if newer is not None and newer.sequence > record.sequence:
+            newer = await self._names.look_up(*place)
+            if newer is not None:
                 self._book.adopt(newer)
         except (NameRefused, InvalidNameRecord) as error:
             self._log(f"publishing: {error}")
@@ -261,7 +269,6 @@ class Publisher:
             except (AdapterError, EngineError, NoProvider, InvalidInput, OSError) as error:
                 self._log(f"publishing: {text} is not served: {error}")
         for record in self._book.records():
-            self._known.learn_name(record)
             await self._repeat(record)
 
     async def offer_base(self) -> None:

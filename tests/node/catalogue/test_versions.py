@@ -155,3 +155,31 @@ async def test_a_push_that_others_do_not_believe_says_so(tmp_path: Path) -> None
     scene.records.refuses = None
     cid = await push(scene, "law", "one")
     assert scene.records.names[ME.peer_id, "law"].target == cid
+
+
+async def test_a_node_that_kept_an_older_push_takes_up_the_newer_and_does_not_undo_it(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path / "home")
+    await push(scene, "law", "here")
+    newer = sign_name(ME, "law", int(time.time()) + 60, Cid.of(b"elsewhere"))
+    scene.records.names[ME.peer_id, "law"] = newer
+    restarted = Scene(tmp_path / "home", records=scene.records)
+    await restarted.catalogue.publisher.restore()
+    assert scene.records.names[ME.peer_id, "law"] == newer
+    assert restarted.book.find(ME.peer_id, "law") == newer
+    assert await means(restarted, "law") == Cid.of(b"elsewhere")
+
+
+async def test_a_name_that_a_wild_clock_signed_stops_no_start_and_is_pushed_anew(
+    tmp_path: Path,
+) -> None:
+    wild = Scene(tmp_path / "home", clock=lambda: time.time() + 3 * MAX_AHEAD_S)
+    wild.records.refuses = NameRefused("a record from the future is not believed")
+    with pytest.raises(AdapterError, match="from the future"):
+        await push(wild, "law", "one")
+    mended = Scene(tmp_path / "home")
+    await mended.catalogue.publisher.restore()
+    cid = await push(mended, "law", "two")
+    assert mended.records.names[ME.peer_id, "law"].target == cid
+    assert mended.records.names[ME.peer_id, "law"].sequence <= time.time() + 1

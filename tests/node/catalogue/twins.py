@@ -4,6 +4,7 @@ engine; and small signed adapters.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from p2p.cid import Cid
 from p2p.errors import P2pError, PeerTimeout, StaleName
 from p2p.gossip import GossipMessage, Validate, Verdict
 from p2p.identity import Identity
-from p2p.names import NameRecord, newest
+from p2p.names import NameRecord, check_date, newest
 from proofs.manifest import File, Manifest, build_manifest, parse_manifest
 from proofs.signing import Signer
 
@@ -57,6 +58,7 @@ class TwinRecords:
         await self._go()
         if self.refuses is not None:
             raise self.refuses
+        check_date(record, time.time())
         known = self.names.get((record.owner, record.name))
         if known is not None and known != record and newest([record, known]) == 1:
             raise StaleName("it is known at a higher sequence", known.sequence)
