@@ -118,7 +118,7 @@ async def publish(swarm: Swarm, num_hosts: int) -> None:
 async def test_newcomers_find_and_fetch_while_the_oldest_leave(tmp_path, monkeypatch):
     monkeypatch.setattr("p2p.routing.PROBE_INTERVAL_S", 1)
     monkeypatch.setattr("p2p.routing.STRANGER_S", 1)
-    monkeypatch.setattr("p2p.host.KEEP_IN_TOUCH_S", 0.5)
+    monkeypatch.setattr("p2p.meeting.KEEP_IN_TOUCH_S", 0.5)
     await run_swarm(tmp_path, num_hosts=4, num_joins=4)
 
 

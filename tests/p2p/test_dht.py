@@ -37,7 +37,7 @@ NOW = int(time.time())
 
 @pytest.fixture(autouse=True)
 def quickly_in_touch(monkeypatch):
-    monkeypatch.setattr("p2p.host.KEEP_IN_TOUCH_S", 0.05)
+    monkeypatch.setattr("p2p.meeting.KEEP_IN_TOUCH_S", 0.05)
 
 
 async def connect_all(hosts):
