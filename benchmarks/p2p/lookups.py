@@ -298,12 +298,14 @@ def main() -> None:
     if arguments.hosts:
         trio.run(run_hosts, arguments.hosts, arguments.bootstrap, arguments.publish)
         return
-    rows = []
+    rows: list[dict[str, object]] = []
     for num_hosts, percent in [arguments.scene] if arguments.scene else SCENES:
-        rows += trio.run(run_scene, num_hosts, percent, arguments.tries)
-        print(json.dumps(rows[-1], indent=1), flush=True)
-    if not arguments.scene:
-        write_result("p2p-lookups", {"rows": rows, "names": NUM_NAMES, "holders": HOLDERS})
+        measured = trio.run(run_scene, num_hosts, percent, arguments.tries)
+        print(json.dumps(measured, indent=1), flush=True)
+        rows += measured
+    scene = "".join(f"-{number}" for number in arguments.scene or ())
+    figures = {"rows": rows, "names": NUM_NAMES, "holders": HOLDERS}
+    write_result(f"p2p-lookups{scene}", figures)
 
 
 if __name__ == "__main__":
