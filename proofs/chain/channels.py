@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from eth_abi import encode  # type: ignore[attr-defined]
-
 from ..digest import keccak, word
 from ..voucher import ChannelConfig, channel_id
+from .abi import encode
 from .claiming import drop_refused
 from .contract import DeployedContract
 from .deploy import Deployment

@@ -11,11 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from eth_abi import decode  # type: ignore[attr-defined]
-from eth_abi.exceptions import DecodingError
-from eth_utils.abi import get_abi_input_types
-from eth_utils.crypto import keccak
-
+from ..digest import keccak
+from .abi import decode, input_types
 from .errors import ContractReverted
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
@@ -44,7 +41,7 @@ class Signature:
         """Keccak of the canonical form: an event's topic; the first four bytes select a function or
         an error.
         """
-        return bytes(keccak(text=f"{self.name}({','.join(self.inputs)})"))
+        return keccak(f"{self.name}({','.join(self.inputs)})".encode())
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class Contract:
         """All functions, events or errors."""
         for entry in self.abi:
             if entry["type"] == kind:
-                yield Signature(entry["name"], tuple(get_abi_input_types(entry)))
+                yield Signature(entry["name"], input_types(entry))
 
 
 @cache
@@ -99,7 +96,7 @@ def decode_revert(data: bytes) -> ContractReverted:
     if signature is None:
         return ContractReverted(f"0x{data[:4].hex()}", (data[4:],), "", data)
     try:
-        values = tuple(decode(signature.inputs, data[4:]))
-    except DecodingError:
+        values = decode(signature.inputs, data[4:])
+    except ValueError:
         values = (data[4:],)
     return ContractReverted(signature.name, values, sentence, data)

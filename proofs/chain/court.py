@@ -12,8 +12,6 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from eth_abi import encode  # type: ignore[attr-defined]
-
 from ..court import (
     AbsentAnswer,
     AccountAnswer,
@@ -29,6 +27,7 @@ from ..hextext import from_hex
 from ..promise import Promise, Reminder
 from ..sumtree import Opening
 from ..voucher import ChannelConfig
+from .abi import encode
 from .answered import decode_answer, decode_reminder
 from .contract import DeployedContract
 from .structs import (

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
-from eth_abi import encode  # type: ignore[attr-defined]
-
 from ..digest import X402_CHANNELS, Network
 from ..hextext import to_hex
+from .abi import encode
 from .compiled import load_contract
 from .contract import DeployedContract
 from .structs import CONFIRM_DEADLINE_S, Board, Terms, board_values
