@@ -287,6 +287,28 @@ class ChannelInfo:
 
 
 @dataclass(frozen=True)
+class FileInfo:
+    """One file of an adapter, on this disk; `sha256` in hex, of the whole."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FilesInfo:
+    """An adapter whose files are here; `digest` is its manifest's, in hex."""
+
+    name: str
+    cid: str
+    digest: str
+    creator: str
+    licence: str
+    files: tuple[FileInfo, ...]
+
+
+@dataclass(frozen=True)
 class PullReport:
     """How an adapter was obtained, and how long each part took.
 
@@ -354,6 +376,15 @@ class Daemon(Protocol):
 
     async def unpin(self, model: str) -> AdapterInfo:
         """Let an adapter that was pulled make room for others, once the place is needed."""
+
+    async def files(self, model: str, commit: str | None = None) -> FilesInfo:
+        """Fetch and verify an adapter unless it is here, and say where its files lie. It makes room
+        for others once the place is needed.
+
+        With `commit`, the first digits of a manifest's digest in hex, the adapter of that name
+        which has it, if that is known; else what the name means. Raises UnknownModel for the bare
+        base, too.
+        """
 
     async def push(
         self, folder: Path, key: Path | None = None, told: PushTold | None = None

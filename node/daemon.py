@@ -30,6 +30,7 @@ from .api import (
     CompletionEvent,
     CompletionRequest,
     EarningsInfo,
+    FilesInfo,
     PeerInfo,
     PullReport,
     PushTold,
@@ -141,6 +142,10 @@ class NodeDaemon:
     async def unpin(self, model: str) -> AdapterInfo:
         """Let an adapter that was pulled make room for others."""
         return await self._need_catalogue().unpin(model)
+
+    async def files(self, model: str, commit: str | None = None) -> FilesInfo:
+        """Have an adapter here and say where its files lie."""
+        return await self._need_catalogue().files(model, commit)
 
     async def push(
         self, folder: Path, key: Path | None = None, told: PushTold | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import trio
@@ -18,9 +19,10 @@ from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
 from proofs.manifest import Manifest
 
-from ..api import AdapterInfo, AdapterState, PullReport, VersionInfo
-from ..errors import AdapterError
+from ..api import AdapterInfo, AdapterState, FilesInfo, PullReport, VersionInfo
+from ..errors import AdapterError, UnknownModel
 from .fetching import Fetcher, Pulled, since_ms
+from .hashing import FileHashes
 from .holding import Holdings, size_of
 from .known import Known
 from .names import Names
@@ -49,6 +51,7 @@ class Catalogue:
     """Providers that were looked up beside the last name."""
     fetched: dict[Cid, Manifest] = field(default_factory=dict)
     """Manifests that were wanted here and not announced."""
+    hashes: FileHashes = field(default_factory=FileHashes)
 
     @property
     def base(self) -> bytes:
@@ -148,6 +151,40 @@ class Catalogue:
             blocks_by_peer=pulled.blocks_by_peer,
             rejected=pulled.rejected,
         )
+
+    async def files(self, model: str, commit: str | None = None) -> FilesInfo:
+        """Hold the adapter that a text names, of that commit where one is known, and say where its
+        files lie.
+
+        Raises UnknownModel for the bare base, and as `hold_guest` does.
+        """
+        known = self._find_commit(model, commit) if commit else None
+        cid = known or await self.names.resolve(model)
+        if cid is None:
+            raise UnknownModel(model)
+        manifest = (await self.hold_guest(cid)).manifest
+        files = await self.hashes.describe(self.holdings.layout(cid, manifest))
+        if files is None:  # they broke on the disk, or just made room for others
+            self.holdings.drop(cid)
+            await self.hold_guest(cid)
+            files = await self.hashes.describe(self.holdings.layout(cid, manifest))
+        if files is None:
+            raise AdapterError(f"the files of {model!r} do not stay whole on this disk")
+        creator = peer_id_of(manifest.creator)
+        return FilesInfo(
+            manifest.name, str(cid), cid.digest.hex(), creator, manifest.licence, files=files
+        )
+
+    def _find_commit(self, text: str, commit: str) -> Cid | None:
+        """Return the adapter under a text, held or heard of, whose digest begins like that."""
+        owner, _, name = text.rpartition("/")
+        for cid, manifest in chain(self.holdings.held(), self.known):
+            if not cid.digest.hex().startswith(commit):
+                continue
+            is_owner = owner in ("", peer_id_of(manifest.creator))
+            if text == str(cid) or (is_owner and name == manifest.name):
+                return cid
+        return None
 
     async def unpin(self, model: str) -> AdapterInfo:
         """Resolve a text and let the adapter that it names make room for others."""

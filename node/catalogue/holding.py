@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,10 @@ class AdapterFolders:
         folder = self._draft_folder(cid) if is_draft else self._folder / str(cid)
         assert all(file.name in MAX_FILE_BYTES for file in manifest.files), "a name is not checked"
         return {folder / file.name: file.blocks for file in manifest.files}
+
+    def layout(self, cid: Cid, manifest: Manifest) -> Mapping[Path, File]:
+        """Return where the files of an adapter lie that was written here."""
+        return {self._folder / str(cid) / file.name: file for file in manifest.files}
 
     def _draft_folder(self, cid: Cid) -> Path:
         return self._folder / f".{cid}"
@@ -366,9 +370,7 @@ class Holdings:
         self._arriving[cid] = manifest
 
     def _evict(self, cid: Cid) -> None:
-        self._held.pop(cid, None)
-        if self._engine is not None:
-            self._engine.release(cid.digest)
+        self.drop(cid)
         self._folders.delete(cid, self._blocks_beside(cid))
 
     def _blocks_beside(self, cid: Cid) -> set[Cid]:
@@ -408,6 +410,16 @@ class Holdings:
     def held(self) -> list[tuple[Cid, Manifest]]:
         """List the held adapters."""
         return list(self._held.items())
+
+    def layout(self, cid: Cid, manifest: Manifest) -> Mapping[Path, File]:
+        """Return where the files of an adapter lie while it is held."""
+        return self._folders.layout(cid, manifest)
+
+    def drop(self, cid: Cid) -> None:
+        """Hold an adapter no longer whose files broke; the next `hold` mends them."""
+        self._held.pop(cid, None)
+        if self._engine is not None:
+            self._engine.release(cid.digest)
 
     def written(self) -> list[str]:
         """List the CIDs, as text, whose files are here, held or not."""

@@ -12,7 +12,19 @@ import typer
 from rich.markup import escape
 
 from ..errors import NodeError
-from . import aggregator, ask, audit, channels, daemon, invite, look, publish, testnet, watch
+from . import (
+    aggregator,
+    ask,
+    audit,
+    channels,
+    daemon,
+    invite,
+    look,
+    mirror,
+    publish,
+    testnet,
+    watch,
+)
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
 
@@ -46,6 +58,7 @@ app.command("run", rich_help_panel=ASK)(ask.run)
 app.command("pull", rich_help_panel=ASK)(ask.pull)
 app.command("unpin", rich_help_panel=ASK)(ask.unpin)
 app.command("push", rich_help_panel=ASK)(publish.push)
+app.command("mirror", rich_help_panel=ASK)(mirror.mirror)
 app.command("search", rich_help_panel=ASK)(publish.search)
 app.command("versions", rich_help_panel=ASK)(publish.versions)
 app.command("rollback", rich_help_panel=ASK)(publish.rollback)

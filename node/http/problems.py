@@ -63,6 +63,8 @@ def problem_response(problem: Problem) -> Response:
     return json_response(problem.as_json(), problem.status)
 
 
-def json_response(value: object, status: int = 200) -> Response:
+def json_response(
+    value: object, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return any plain value, struct or dataclass as JSON."""
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

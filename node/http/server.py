@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from ..api import Daemon
-from . import completions, control
+from . import completions, control, hub
 from .guard import MAX_BODY_BYTES, LoopbackGuard
 from .problems import Problem, problem_response
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 def make_app(daemon: Daemon) -> ASGIApp:
     """Put every route of one daemon behind the guard."""
-    routes = [*completions.routes(daemon), *control.routes(daemon)]
+    routes = [*completions.routes(daemon), *control.routes(daemon), *hub.routes(daemon)]
     return LoopbackGuard(
         Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
     )

@@ -21,6 +21,7 @@ from node.api import (
     Delta,
     EarningsInfo,
     Ended,
+    FilesInfo,
     LikelyToken,
     PeerInfo,
     PullReport,
@@ -50,6 +51,7 @@ LAW = AdapterInfo(
     description="What a court would say.",
     languages=("en",),
 )
+FILES = FilesInfo("law", LAW.cid, "ab" * 32, LAW.creator, LAW.licence, files=())
 VERSION = VersionInfo("law@1", "bafkreilaw", is_meant=True, signed_at=1_794_000_000)
 RECEIPT = ReceiptInfo(
     "ab" * 32,
@@ -179,6 +181,11 @@ class Twin:
     async def unpin(self, model: str) -> AdapterInfo:
         self._known(model)
         return LAW
+
+    async def files(self, model: str, commit: str | None = None) -> FilesInfo:
+        if model != "law":
+            raise UnknownModel(model, ["law"])
+        return FILES
 
     async def push(
         self, folder: Path, key: Path | None = None, told: PushTold | None = None

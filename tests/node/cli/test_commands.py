@@ -6,13 +6,16 @@ import pty
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 import trio
 
+from node.api import StatusInfo
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running
 from tests.node.twin import CHANNEL, PEER, RECEIPT, STUCK, WORDS, Twin, serve_twin
@@ -91,6 +94,32 @@ async def test_what_is_looked_at_comes_as_lines_and_as_json(tmp_path: Path, comm
     assert b"\x1b" not in plain.stdout
     assert all("\t" in line for line in plain.stdout.decode().splitlines())
     json.loads(as_json.stdout)
+
+
+async def test_mirror_says_where_a_hubs_client_finds_adapters(tmp_path: Path) -> None:
+    async with serve_twin(Twin()) as url:
+        point_home_at(tmp_path, url)
+        plain = await lorikeet(tmp_path, "mirror")
+        as_json = await lorikeet(tmp_path, "mirror", "--json")
+        endpoint = json.loads(as_json.stdout)["HF_ENDPOINT"]
+        async with httpx.AsyncClient(trust_env=False) as client:
+            found = await client.get(f"{endpoint}/api/models/law")
+    assert plain.stdout.decode() == f"export HF_ENDPOINT={endpoint}\n"
+    assert found.json()["sha"] == "ab" * 20
+
+
+class NoCatalogue(Twin):
+    async def status(self) -> StatusInfo:
+        return replace(await super().status(), role="aggregator", base="")
+
+
+async def test_mirror_says_which_daemon_has_no_adapters(tmp_path: Path) -> None:
+    async with serve_twin(NoCatalogue()) as url:
+        point_home_at(tmp_path, url)
+        refused = await lorikeet(tmp_path, "mirror")
+    assert refused.returncode == 1
+    assert "aggregator" in refused.stderr.decode()
+    assert refused.stdout == b""
 
 
 async def test_money_is_taken_out_of_one_channel_or_of_all(tmp_path: Path) -> None:

@@ -1,0 +1,214 @@
+"""Serves adapters as a hub of models does, so that programs made for one take them from the swarm:
+`HF_ENDPOINT=http://127.0.0.1:4180/hub`.
+
+Decides what a repository, its revisions and its files are: an adapter by NAME, PEER/NAME or CID;
+`main`, its versions, and its commit, the first 40 hex digits of its manifest's digest; the files of
+its manifest. Does not know how an adapter is fetched: the daemon does that on the first request and
+keeps it as a guest. What is no adapter of the swarm does not exist here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import trio
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
+
+from ..api import Daemon, FileInfo, FilesInfo
+from ..errors import NodeError, UnknownModel
+from .problems import json_response, problem_of
+
+PREFIX = "/hub"
+MAIN = "main"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT_CHARS = 40
+MAX_REPO_CHARS = 256
+MAX_AT_ONCE = 32
+"""How many adapters are looked up or fetched at a time; further requests wait."""
+MAX_MESSAGE_CHARS = 1024
+NO_BASES = (
+    "; there are adapters here and no bases: load a base from its folder, or without HF_ENDPOINT"
+)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class NotThere(Exception):
+    """What was asked for does not exist; `code` is a hub's word for what is missing."""
+
+    def __init__(self, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.headers = headers or {}
+
+
+class Hub:
+    """Answers a hub's questions about the adapters of one daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._places = trio.CapacityLimiter(MAX_AT_ONCE)
+
+    async def info(self, request: Request) -> Response:
+        """Describe an adapter as a repository."""
+        repo, adapter = await self._find(request)
+        return json_response(describe(repo, adapter), headers=commit_of(adapter))
+
+    async def tree(self, request: Request) -> Response:
+        """List an adapter's files; it has no folders."""
+        _, adapter = await self._find(request)
+        folder = request.path_params.get("folder", "")
+        if folder.strip("/"):
+            raise no_entry(folder, adapter)
+        return json_response(
+            [tree_entry(file) for file in adapter.files], headers=commit_of(adapter)
+        )
+
+    async def file(self, request: Request) -> Response:
+        """Give a file, or the ranges of it that are asked for."""
+        _, adapter = await self._find(request)
+        name = request.path_params["file"]
+        for file in adapter.files:
+            if file.name == name:
+                headers = {"etag": f'"{file.sha256}"', **commit_of(adapter)}
+                return FileResponse(
+                    file.path, headers=headers, media_type="application/octet-stream"
+                )
+        raise no_entry(name, adapter)
+
+    async def _find(self, request: Request) -> tuple[str, FilesInfo]:
+        """Have the adapter here that a request names. Raises NotThere, NodeError."""
+        repo = request.path_params["repo"][:MAX_REPO_CHARS]
+        revision = request.path_params.get("revision", MAIN)[:MAX_REPO_CHARS]
+        try:
+            async with self._places:
+                return repo, await self._find_revision(repo, revision)
+        except UnknownModel as error:
+            code = "RepoNotFound" if is_stable(revision) else "RevisionNotFound"
+            raise NotThere(code, f"{error}{NO_BASES}") from error
+
+    async def _find_revision(self, repo: str, revision: str) -> FilesInfo:
+        if revision == MAIN:
+            return await self._daemon.files(repo)
+        if not is_stable(revision):
+            return await self._daemon.files(f"{repo}@{revision}")
+        adapter = await self._daemon.files(repo, revision)
+        if not adapter.digest.startswith(revision):
+            raise NotThere("RevisionNotFound", f"{repo!r} has no commit {revision} that is known")
+        return adapter
+
+
+def routes(daemon: Daemon) -> list[Route]:
+    """Return the routes that a hub's client reads from."""
+    hub = Hub(daemon)
+    model = f"{PREFIX}/api/models/{{repo:path}}"
+    endpoints = {
+        f"{model}/revision/{{revision:path}}": hub.info,
+        f"{model}/tree/{{revision}}": hub.tree,
+        f"{model}/tree/{{revision}}/{{folder:path}}": hub.tree,
+        model: hub.info,
+        f"{PREFIX}/{{repo:path}}/resolve/{{revision}}/{{file:path}}": hub.file,
+    }
+    return [Route(path, reporting(endpoint)) for path, endpoint in endpoints.items()]
+
+
+def reporting(endpoint: Endpoint) -> Endpoint:
+    """Return an endpoint whose errors are told as a hub tells them."""
+
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except NotThere as error:
+            return refuse(404, error.code, str(error), error.headers)
+        except NodeError as error:
+            problem = problem_of(error)
+            return refuse(problem.status, problem.code, problem.message)
+
+    return wrapped
+
+
+def refuse(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return an error; a client that asks by HEAD reads it in the headers."""
+    line = "".join(char if " " <= char <= "~" else "?" for char in message[:MAX_MESSAGE_CHARS])
+    told = {"x-error-code": code, "x-error-message": line, **(headers or {})}
+    return json_response({"error": message}, status, headers=told)
+
+
+def no_entry(name: str, adapter: FilesInfo) -> NotThere:
+    """Return the error for a file that an adapter does not have."""
+    return NotThere("EntryNotFound", f"{adapter.name!r} has no {name!r}", commit_of(adapter))
+
+
+def is_stable(revision: str) -> bool:
+    """Say whether a revision is the one that every adapter has, or a commit; else it is a version's
+    name.
+    """
+    return revision == MAIN or COMMIT.fullmatch(revision) is not None
+
+
+def commit_of(adapter: FilesInfo) -> dict[str, str]:
+    """Return the header that names an adapter's content."""
+    return {"x-repo-commit": adapter.digest[:COMMIT_CHARS]}
+
+
+def describe(repo: str, adapter: FilesInfo) -> dict[str, Any]:
+    """Return what a hub tells of a repository."""
+    return {
+        "id": repo,
+        "modelId": repo,
+        "author": adapter.creator,
+        "sha": adapter.digest[:COMMIT_CHARS],
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "library_name": "peft",
+        "tags": ["peft", "lora", f"license:{adapter.licence}", f"lorikeet:{adapter.cid}"],
+        "siblings": [sibling(file) for file in adapter.files],
+    }
+
+
+def sibling(file: FileInfo) -> dict[str, Any]:
+    """Return a file as a repository's description lists it."""
+    pointer = pointer_to(file)
+    lfs = {"sha256": file.sha256, "size": file.size_bytes, "pointerSize": len(pointer)}
+    return {
+        "rfilename": file.name,
+        "size": file.size_bytes,
+        "blobId": blob_id(pointer),
+        "lfs": lfs,
+    }
+
+
+def tree_entry(file: FileInfo) -> dict[str, Any]:
+    """Return a file as a listing of a folder has it."""
+    pointer = pointer_to(file)
+    lfs = {"oid": file.sha256, "size": file.size_bytes, "pointerSize": len(pointer)}
+    return {
+        "type": "file",
+        "path": file.name,
+        "size": file.size_bytes,
+        "oid": blob_id(pointer),
+        "lfs": lfs,
+    }
+
+
+def pointer_to(file: FileInfo) -> bytes:
+    """Return what a git repository holds in place of a large file (git-lfs, specification 1); here
+    every file is one, so that its hash is a sha-256.
+    """
+    return (
+        "version https://git-lfs.github.com/spec/v1\n"
+        f"oid sha256:{file.sha256}\nsize {file.size_bytes}\n"
+    ).encode()
+
+
+def blob_id(data: bytes) -> str:
+    """Return git's name for some bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
