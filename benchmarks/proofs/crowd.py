@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from proofs.chain.structs import PostedHeader
+from proofs.chain.anchoring import find_anchor
+from proofs.chain.structs import ANYWHERE, PostedHeader
 from proofs.court import (
     AbsentAnswer,
     AccountAnswer,
@@ -150,8 +151,9 @@ class Crowd:
         signers = (Signer(secret(name)) for name in WITNESSES)
         signatures = [sign_header(signer, header.hash, network) for signer in signers]
         needed = client.settlement.witnesses()[1]
+        anchor = find_anchor(client, {self.channel.channel_id: self.channel.cumulative})
         call = client.settlement.encode_post(
-            header, in_order(signatures, header.hash, network)[:needed]
+            header, in_order(signatures, header.hash, network)[:needed], anchor or ANYWHERE
         )
         receipt = client.wallet.send(*call)
         found = client.settlement.find_header(header.epoch)

@@ -29,7 +29,8 @@ contract DemandsTest is Books {
         settlement.claim(here, account.leaf, account.proof);
 
         _answer(here, book, question);
-        checkEqual(token.balanceOf(address(this)) - had, DEMAND_FEE, "the fee is the answerer's");
+        checkEqual(token.balanceOf(address(this)) - had, DEMAND_FEE / 2, "half is the answerer's");
+        checkEqual(token.balanceOf(address(court)), DEMAND_FEE - DEMAND_FEE / 2, "half is lost");
         vm.expectPartialRevert(IDemands.NoSuchDemand.selector);
         _answer(here, book, question);
         vm.expectPartialRevert(IHeaders.StillOpen.selector); // held: the answer came late
@@ -101,16 +102,44 @@ contract DemandsTest is Books {
     }
 
     function test_nothing_is_demanded_twice_or_of_a_final_header(uint64 waited) external {
-        (, PostedHeader memory here) = _begin();
+        (Book memory book, PostedHeader memory here) = _begin();
         Question memory question = Question(Part.ACCOUNT, 2, 0);
         _demand(here, question);
         vm.expectPartialRevert(IDemands.DemandedBefore.selector);
         court.demand(here, question);
         vm.expectRevert(abi.encodePacked(IDemands.NoAnswer.selector)); // one name for one question
         court.demand(here, Question(Part.ACCOUNT, 2, 1));
+        _answer(here, book, question);
         vm.warp(here.postedAt + WINDOW + waited % WINDOW);
         vm.expectPartialRevert(IDemands.TooLate.selector);
         court.demand(here, Question(Part.ACCOUNT, 3, 0));
+    }
+
+    function test_what_is_held_can_be_asked_more_for_one_more_window_and_no_longer() external {
+        (Book memory book, PostedHeader memory here) = _begin();
+        uint64 end = here.postedAt + 2 * WINDOW;
+        vm.warp(here.postedAt + WINDOW - 1);
+        uint64 index = 0;
+        _demand(here, Question(Part.ACCOUNT, index, 0));
+        for (; block.timestamp + ANSWER_TIME < end; index++) {
+            vm.warp(block.timestamp + ANSWER_TIME / 2);
+            _answer(here, book, Question(Part.ACCOUNT, index, 0)); // which holds it
+            vm.warp(block.timestamp + ANSWER_TIME / 2);
+            _demand(here, Question(Part.ACCOUNT, index + 1, 0));
+            court.release(here, Question(Part.ACCOUNT, index, 0));
+        }
+        check(!settlement.isFinal(here), "asked about for two windows");
+        checkEqual(index, 5, "as often as answer times fit");
+        vm.warp(end);
+        vm.startPrank(watcher);
+        token.approve(address(court), DEMAND_FEE);
+        vm.expectRevert(abi.encodeWithSelector(IDemands.TooLate.selector, end));
+        court.demand(here, Question(Part.CHANNEL, 0, 0));
+        vm.stopPrank();
+        _answer(here, book, Question(Part.ACCOUNT, index, 0));
+        vm.warp(end + ANSWER_TIME);
+        court.release(here, Question(Part.ACCOUNT, index, 0));
+        check(settlement.isFinal(here), "an answer time later it is final");
     }
 
     function test_a_demand_blocks_its_header_and_later_ones_and_no_earlier(uint8 order) external {

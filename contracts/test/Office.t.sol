@@ -32,6 +32,24 @@ contract OfficeTest is Books {
         }
     }
 
+    function test_a_window_that_is_too_short_for_a_search_is_for_development_chains(
+        uint64 chain,
+        uint64 window
+    ) external {
+        window = uint64(bound(window, 2 * ANSWER_TIME, 60 * ANSWER_TIME));
+        vm.chainId(bound(chain, 1, type(uint64).max - 1));
+        bool isForDevelopment = block.chainid == 31337 || block.chainid == 1337;
+        if (!isForDevelopment && window < 48 * ANSWER_TIME) {
+            vm.expectRevert(abi.encodePacked(IOffice.BadTerms.selector));
+        }
+        new Settlement(
+            _board(aggregator),
+            IChannels(CHANNELS),
+            token,
+            Terms(window, ANSWER_TIME, 60 * ANSWER_TIME, 1, 1, 1)
+        );
+    }
+
     function test_a_board_waits_for_its_timelock_and_for_the_last_header(
         uint64 postedAfter,
         uint64 waited

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {IDemands} from "../src/interfaces/IDemands.sol";
+import {IDemands, Part, Question} from "../src/interfaces/IDemands.sol";
 import {Board, IOffice} from "../src/interfaces/IOffice.sol";
 import {IPromises} from "../src/interfaces/IPromises.sol";
 import {ChannelConfig} from "../src/types/Channel.sol";
@@ -110,6 +110,22 @@ contract PromisesTest is Books {
         ChannelProof memory none;
         court.stand(reminder, nothing(), none);
         vm.stopPrank();
+    }
+
+    function test_promises_that_are_asked_for_give_no_time_to_show_leaves() external {
+        (Book memory book, PostedHeader memory here) = _begin();
+        vm.warp(block.timestamp + 100);
+        for (uint64 i = 0; i < 65; i++) {
+            _deadline = uint64(block.timestamp) - 1 - i; // one receipt, promised again and again
+            _stand(_reminder(book, 0, 2), here, book);
+        }
+        Question memory question = Question(Part.CHANNEL, 0, 0);
+        vm.startPrank(watcher);
+        token.approve(address(court), DEMAND_FEE);
+        court.demand(here, question);
+        vm.stopPrank();
+        (, uint64 until,) = court.demands(court.demandId(here, question));
+        checkEqual(until, block.timestamp + ANSWER_TIME, "as if nothing else were open");
     }
 
     function test_another_receipt_of_the_same_node_in_its_place_keeps_it() external {

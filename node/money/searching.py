@@ -1,7 +1,7 @@
 """Searches one header after the other for what convicts it, demand by demand, as proofs/inquiry.py
 decides; whose batch is known and whose nobody gives.
 
-Demands cost a fee and can be made within a header's window alone, so all leaves that are known to
+Demands cost a fee and can be made for two windows at most, so all leaves that are known to
 differ are demanded at once: a round takes as long as one answer may.
 """
 
@@ -46,7 +46,7 @@ MAX_FOUND = 64
 ALREADY = ("DemandedBefore",)  # somebody else asks the same
 GONE = ("UnknownHeader", "OfficeVacant")  # it was taken back already
 UNDECIDED = ("NotDue", "NoSuchDemand")  # there is time, or it was answered just now
-LATE = ("TooLate",)  # its window is over: nothing more can be asked
+LATE = ("TooLate",)  # it is final, or two windows old: nothing more can be asked
 
 Convict = Callable[[Pair, Accusation], Awaitable[bool]]
 Tell = Callable[[Pair, str], None]

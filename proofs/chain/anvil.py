@@ -47,8 +47,11 @@ def run_anvil(
         text=True,
         preexec_fn=die_with_parent,
     )
+    drainer: threading.Thread | None = None
     try:
         url = wait_until_listening(process)
+        drainer = threading.Thread(target=drain, args=(process.stdout,), daemon=True)
+        drainer.start()
         rpc = Rpc(url)
         place_code(rpc)
         for account, wei in balances.items():
@@ -62,17 +65,20 @@ def run_anvil(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if drainer is not None:
+            drainer.join()
+        if process.stdout:
+            process.stdout.close()
 
 
 def wait_until_listening(process: subprocess.Popen[str]) -> str:
-    """The URL that anvil says it listens on; what it says later is read and dropped."""
+    """The URL that anvil says it listens on."""
     assert process.stdout
     killer = threading.Timer(START_DEADLINE_S, process.kill)
     killer.start()
     try:
         for line in process.stdout:
             if found := LISTENING.search(line):
-                threading.Thread(target=drain, args=(process.stdout,), daemon=True).start()
                 return f"http://{found[1]}:{found[2]}"
     finally:
         killer.cancel()
@@ -80,7 +86,7 @@ def wait_until_listening(process: subprocess.Popen[str]) -> str:
 
 
 def drain(lines: Iterator[str]) -> None:
-    """Read to the end, so that the writer never waits."""
+    """Read to the end and drop it, so that the writer never waits."""
     for _ in lines:
         pass
 

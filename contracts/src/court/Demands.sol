@@ -21,7 +21,12 @@ import {Proofs} from "./Proofs.sol";
 /// of a header once.
 ///
 /// An answer may bring to light what convicts. So it holds the header for one more answer time,
-/// unless that much of the window is left anyway.
+/// unless that much of the window is left anyway. What is held can be asked more, for one more
+/// window at most: a search is not cut off by answers that were made to take long, and nobody's
+/// questions keep a header open for ever.
+///
+/// Half of the fee is lost where a demand is answered, whoever asked: an aggregator that asks itself,
+/// to give itself more time, pays for it.
 abstract contract Demands is Proofs, IDemands {
     using SafeERC20 for IERC20;
 
@@ -35,6 +40,8 @@ abstract contract Demands is Proofs, IDemands {
 
     /// @inheritdoc IDemands
     mapping(bytes32 id => Demand) public demands;
+    /// @dev Of demands about leaves. One about a promise is open for a whole window: a liar's own would
+    /// make everybody's take longer all that time.
     uint256 private _numOpen;
 
     uint64 internal immutable window;
@@ -51,13 +58,15 @@ abstract contract Demands is Proofs, IDemands {
 
     /// @inheritdoc IDemands
     function demand(PostedHeader calldata here, Question calldata question) external {
-        _checkPosted(here);
-        require(block.timestamp < uint256(here.postedAt) + window, TooLate(here.postedAt + window));
+        uint64 until = here.postedAt + 2 * window;
+        require(block.timestamp < until && !settlement.isFinal(here), TooLate(until));
         require(question.part == Part.ENTRY || question.entry == 0, NoAnswer());
         bytes32 id = demandId(here, question);
-        uint64 dueAt = _open(id, answerTime);
-        settlement.blockHeader(here.header.epoch, here.word());
+        // slither-disable-next-line divide-before-multiply
+        uint64 dueAt = uint64(block.timestamp + answerTime * (1 + _numOpen++ / AT_ONCE));
+        _open(id, dueAt);
         emit Demanded(here.header.epoch, id, msg.sender, question, dueAt);
+        settlement.blockHeader(here.header.epoch, here.word());
         IERC20(token).safeTransferFrom(msg.sender, address(this), demandFee);
     }
 
@@ -132,8 +141,8 @@ abstract contract Demands is Proofs, IDemands {
         require(held.state == DemandState.HELD, NoSuchDemand(id));
         require(block.timestamp >= held.until, NotDue(held.until));
         held.state = DemandState.CLOSED;
-        settlement.unblockHeader(here.header.epoch, here.word());
         emit Closed(id);
+        settlement.unblockHeader(here.header.epoch, here.word());
     }
 
     /// @inheritdoc IDemands
@@ -143,8 +152,9 @@ abstract contract Demands is Proofs, IDemands {
         Question calldata question
     ) external {
         address by = _default(demandId(here, question));
+        _numOpen--;
         settlement.convict(here, before, by);
-        _pay(by);
+        _pay(by, demandFee);
     }
 
     /// @inheritdoc IDemands
@@ -152,7 +162,9 @@ abstract contract Demands is Proofs, IDemands {
         require(
             !settlement.isPosted(here.header.epoch, here.word()), StillPosted(here.header.epoch)
         );
-        _pay(_close(demandId(here, question)));
+        address by = _close(demandId(here, question));
+        _numOpen--;
+        _pay(by, demandFee);
     }
 
     /// @inheritdoc IDemands
@@ -174,10 +186,8 @@ abstract contract Demands is Proofs, IDemands {
         return keccak256(abi.encode(here.word(), part, index, entry));
     }
 
-    function _open(bytes32 id, uint64 time) internal returns (uint64 dueAt) {
+    function _open(bytes32 id, uint64 dueAt) internal {
         require(demands[id].state == DemandState.NONE, DemandedBefore(id));
-        dueAt = uint64(block.timestamp + time + answerTime * (_numOpen / AT_ONCE));
-        _numOpen++;
         demands[id] = Demand(msg.sender, dueAt, DemandState.OPEN);
     }
 
@@ -185,17 +195,15 @@ abstract contract Demands is Proofs, IDemands {
     function _answer(PostedHeader calldata here, bytes32 id) private {
         _checkPosted(here);
         _close(id);
+        _numOpen--;
         uint64 heldUntil = uint64(block.timestamp) + answerTime;
-        if (heldUntil <= here.postedAt + window) {
-            settlement.unblockHeader(here.header.epoch, here.word());
-            heldUntil = 0;
-        } else {
-            (demands[id].state, demands[id].until) = (DemandState.HELD, heldUntil);
-        }
+        bool isHeld = heldUntil > here.postedAt + window;
+        if (isHeld) (demands[id].state, demands[id].until) = (DemandState.HELD, heldUntil);
         // The whole call, because whoever answers through a contract of its own could hide it: what
         // was shown is what the next demand goes by.
-        emit Answered(id, msg.sender, heldUntil, msg.data);
-        _pay(msg.sender);
+        emit Answered(id, msg.sender, isHeld ? heldUntil : 0, msg.data);
+        if (!isHeld) settlement.unblockHeader(here.header.epoch, here.word());
+        _pay(msg.sender, demandFee / 2);
     }
 
     function _default(bytes32 id) internal returns (address by) {
@@ -207,7 +215,6 @@ abstract contract Demands is Proofs, IDemands {
     function _close(bytes32 id) internal returns (address by) {
         require(demands[id].state == DemandState.OPEN, NoSuchDemand(id));
         demands[id].state = DemandState.CLOSED;
-        _numOpen--;
         emit Closed(id);
         return demands[id].by;
     }
@@ -219,9 +226,9 @@ abstract contract Demands is Proofs, IDemands {
         );
     }
 
-    /// @dev Where the token refuses whoever should have a fee, the fee stays here: nobody's answer
-    /// or conviction waits for it.
-    function _pay(address account) internal {
-        IERC20(token).trySafeTransfer(account, demandFee);
+    /// @dev Where the token refuses whoever should have a fee, the fee stays here, as the lost halves
+    /// do: nobody's answer or conviction waits for it.
+    function _pay(address account, uint128 amount) internal {
+        IERC20(token).trySafeTransfer(account, amount);
     }
 }

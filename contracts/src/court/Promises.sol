@@ -44,7 +44,8 @@ abstract contract Promises is Demands, IPromises {
             NotOwed()
         );
         bytes32 id = _standId(pledge, settlement.term());
-        uint64 dueAt = _open(id, window);
+        uint64 dueAt = uint64(block.timestamp) + window;
+        _open(id, dueAt);
         emit StandDemanded(id, msg.sender, dueAt, msg.data);
         IERC20(token).safeTransferFrom(msg.sender, address(this), demandFee);
     }
@@ -65,7 +66,7 @@ abstract contract Promises is Demands, IPromises {
         bytes32 id = _standId(pledge, settlement.term());
         _close(id);
         emit Answered(id, msg.sender, 0, msg.data);
-        _pay(msg.sender);
+        _pay(msg.sender, demandFee / 2);
     }
 
     /// @inheritdoc IPromises
@@ -84,7 +85,7 @@ abstract contract Promises is Demands, IPromises {
             require(block.timestamp > from, NotDue(from));
             settlement.punish(by);
         }
-        _pay(by);
+        _pay(by, demandFee);
     }
 
     // ── inside ───────────────────────────────────────────────────────────────────────────────────

@@ -39,6 +39,12 @@ abstract contract Proofs is IProofs {
     IChannels internal immutable channels;
     address internal immutable token;
 
+    /// @dev Convicts by what the function shows, for whoever called it; or nothing happens at all.
+    modifier convicting(PostedHeader calldata here, PostedHeader calldata before) {
+        _;
+        settlement.convict(here, before, msg.sender);
+    }
+
     constructor(ISettlement settlement_, IChannels channels_, address token_) {
         settlement = settlement_;
         channels = channels_;
@@ -50,10 +56,9 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata here,
         PostedHeader calldata before,
         ChannelProof calldata channel
-    ) external {
+    ) external convicting(here, before) {
         _checkChannel(here, channel);
         require(!_isFunded(channel.leaf), NotALie());
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -63,11 +68,10 @@ abstract contract Proofs is IProofs {
         ChannelProof calldata channel,
         ChannelConfig calldata config,
         bytes calldata nodeSignature
-    ) external {
+    ) external convicting(here, before) {
         _checkChannel(here, channel);
         require(Receipts.isConfigOf(channels, channel.leaf.channelId, config), SumTree.BadProof());
         require(!_isOurs(config) || _isForged(channel.leaf, config, nodeSignature), NotALie());
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -75,14 +79,13 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata here,
         PostedHeader calldata before,
         SumTree.Opening calldata opening
-    ) external {
+    ) external convicting(here, before) {
         bytes32 opened = _commitment(opening);
         require(
             opened == here.header.channelsRoot || opened == here.header.payoutRoot,
             SumTree.BadProof()
         );
         require(!_addsTo(opening, here.header.payoutTotal), NotALie());
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -91,11 +94,10 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata before,
         ChannelProof calldata channel,
         SumTree.Opening calldata payouts
-    ) external {
+    ) external convicting(here, before) {
         _checkChannel(here, channel);
         require(_commitment(payouts) == channel.leaf.payouts, SumTree.BadProof());
         require(!_addsTo(payouts, channel.leaf.cumulative), NotALie());
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -104,11 +106,10 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata before,
         AccountProof calldata account,
         SumTree.Opening calldata entries
-    ) external {
+    ) external convicting(here, before) {
         _checkAccount(here, account);
         require(_commitment(entries) == account.leaf.entries, SumTree.BadProof());
         require(!_addsTo(entries, account.leaf.amount), NotALie());
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -119,10 +120,9 @@ abstract contract Proofs is IProofs {
         EntryProof calldata entry,
         ChannelProof calldata channel,
         PayoutProof calldata payout
-    ) external {
+    ) external convicting(here, before) {
         _checkEntry(here, account, entry);
         require(!_isBacked(here, account, entry, channel, payout), NotALie());
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -131,7 +131,7 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata before,
         ChannelProof calldata one,
         ChannelProof calldata other
-    ) external {
+    ) external convicting(here, before) {
         _checkChannel(here, one);
         _checkChannel(here, other);
         require(
@@ -139,7 +139,6 @@ abstract contract Proofs is IProofs {
                 && one.proof.index != other.proof.index,
             NotALie()
         );
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -148,14 +147,13 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata before,
         AccountProof calldata one,
         AccountProof calldata other
-    ) external {
+    ) external convicting(here, before) {
         _checkAccount(here, one);
         _checkAccount(here, other);
         require(
             one.leaf.account == other.leaf.account && one.proof.index != other.proof.index,
             NotALie()
         );
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -165,7 +163,7 @@ abstract contract Proofs is IProofs {
         AccountProof calldata account,
         EntryProof calldata one,
         EntryProof calldata other
-    ) external {
+    ) external convicting(here, before) {
         _checkEntry(here, account, one);
         require(other.commitment() == account.leaf.entries, SumTree.BadProof());
         require(
@@ -173,7 +171,6 @@ abstract contract Proofs is IProofs {
                 && one.proof.index != other.proof.index,
             NotALie()
         );
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -182,7 +179,7 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata before,
         ChannelProof calldata earlier,
         ChannelProof calldata later
-    ) external {
+    ) external convicting(here, before) {
         _checkEarlier(here, before, earlier);
         _checkChannel(here, later);
         require(
@@ -191,7 +188,6 @@ abstract contract Proofs is IProofs {
                     && !_goesOn(earlier.leaf, later.leaf)),
             NotALie()
         );
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -202,7 +198,7 @@ abstract contract Proofs is IProofs {
         ChannelProof calldata later,
         PayoutProof calldata owedEarlier,
         PayoutProof calldata owedLater
-    ) external {
+    ) external convicting(here, before) {
         _checkEarlier(here, before, earlier);
         _checkChannel(here, later);
         require(
@@ -218,7 +214,6 @@ abstract contract Proofs is IProofs {
                         || owedLater.leaf.amount < owedEarlier.leaf.amount)),
             NotALie()
         );
-        settlement.convict(here, before, msg.sender);
     }
 
     /// @inheritdoc IProofs
@@ -227,7 +222,7 @@ abstract contract Proofs is IProofs {
         PostedHeader calldata before,
         ChannelProof calldata channel,
         ChannelProof calldata earlier
-    ) external {
+    ) external convicting(here, before) {
         _checkChannel(here, channel);
         require(here.postedAt > settlement.leftAt(channel.leaf.channelId), NotALie());
         if (here.header.epoch > 1) {
@@ -239,7 +234,6 @@ abstract contract Proofs is IProofs {
                 NotALie()
             );
         }
-        settlement.convict(here, before, msg.sender);
     }
 
     // ── inside ───────────────────────────────────────────────────────────────────────────────────

@@ -28,8 +28,9 @@ enum DemandState {
 
 /// @title What the aggregator must show of a header on demand, for lies that nobody can locate
 /// because data is missing or does not add up.
-/// @notice A demand costs a fee, which goes to whoever answers: anybody can who has the data. While
-/// one is open, its header and all later ones are not final. Unanswered in time, it convicts.
+/// @notice A demand costs a fee, of which half goes to whoever answers: anybody can who has the data;
+/// the other half is lost. While one is open, its header and all later ones are not final. Unanswered
+/// in time, it convicts.
 interface IDemands {
     event Demanded(
         uint64 indexed epoch, bytes32 indexed id, address by, Question question, uint64 dueAt
@@ -37,7 +38,7 @@ interface IDemands {
     event Answered(bytes32 indexed id, address by, uint64 heldUntil, bytes call);
     event Closed(bytes32 indexed id);
 
-    /// @notice The header's window is over: nothing of it can be demanded any more.
+    /// @notice The header is final, or two windows have passed: nothing of it can be demanded any more.
     error TooLate(uint64 until);
     /// @notice The header is still posted: the demand is answered or convicts.
     error StillPosted(uint64 epoch);

@@ -80,11 +80,11 @@ interface IExits {
     function leftAt(ChannelId channelId) external view returns (uint64);
 
     /// @notice Where a channel was settled to by exits; zeros when it was not. No header that was
-    /// posted after `leftAt` may move it.
+    /// posted after `left` may move it.
     function exited(ChannelId channelId)
         external
         view
-        returns (bytes32 payouts, uint64 sequence, uint64 leftAt);
+        returns (bytes32 payouts, uint64 sequence, uint64 left);
 
     /// @notice The forced receipt of a channel; the channel has left when `deadline` is over.
     function forced(ChannelId channelId)

@@ -12,7 +12,7 @@ struct Terms {
     uint64 silence; // without a header after which an aggregator may be dismissed
     uint64 timelock; // between the proposal of a new board and its installation
     uint128 bond; // what must lie here before a header can be posted
-    uint128 demandFee; // what a demand costs; it goes to whoever answers
+    uint128 demandFee; // what a demand costs; half of it goes to whoever answers
 }
 
 /// @notice Who decides what: the owner proposes boards, the aggregator posts headers, and `quorum`
@@ -36,8 +36,8 @@ interface IOffice {
     event Credited(address indexed account, uint128 amount);
     event Collected(address indexed account, uint128 amount);
 
-    /// @notice The terms do not fit together: the window must hold two answer times, and the
-    /// silence the window.
+    /// @notice The terms do not fit together: the window must hold 48 answer times (on development
+    /// chains two), and the silence the window.
     error BadTerms();
     /// @notice The quorum must not exceed the witnesses, who are at most 16, all different.
     error BadBoard();

@@ -222,13 +222,13 @@ abstract contract Exits is Headers, IExits {
         Exit memory before = exited[id];
         if (before.sequence != 0) return (before.payouts, before.sequence, false);
         bytes32 nothing = SumTree.commitment(0, 0, 0);
-        if (_lastEpoch == 0) return (nothing, 0, false);
+        if (_tip.epoch == 0) return (nothing, 0, false);
 
         PostedHeader calldata here = request.here;
         _checkPosted(here);
         require(
             _isFinal(here.header.epoch, here.postedAt)
-                && (here.header.epoch == _lastEpoch || here.postedAt > leftAt(id)),
+                && (here.header.epoch == _tip.epoch || here.postedAt > leftAt(id)),
             ExitsClosed()
         );
         if (request.base.proof.size == 0) return (nothing, 0, true);
@@ -287,7 +287,8 @@ abstract contract Exits is Headers, IExits {
         return _hasLeft(id) || (aggregator == address(0) && pending.term == term);
     }
 
-    /// @dev The books first, then the money.
+    /// @dev The books first, then the money. What is credited after a transfer is what the token refused.
+    // slither-disable-next-line reentrancy-benign,reentrancy-events
     function _settle(
         Receipt memory receipt,
         PayoutLeaf[] calldata paid,
@@ -301,17 +302,16 @@ abstract contract Exits is Headers, IExits {
             amount -= paid[i].amount;
         }
         totalExited += amount;
+        address by = forced[id].by;
+        if (by != address(0)) forced[id].by = address(0);
         emit Exited(id, receipt.sequence, amount, receipt.payouts);
-        _checkReceived();
+        _checkReceived(_tip.payoutTotal);
 
         for (uint256 i = 0; i < owed.length; i++) {
             uint128 more = owed[i].amount - (i < paid.length ? paid[i].amount : 0);
             if (more == 0) continue;
             _pay(owed[i].account, more);
         }
-        address by = forced[id].by;
-        if (by == address(0)) return;
-        forced[id].by = address(0);
-        _pay(by, demandFee);
+        if (by != address(0)) _pay(by, demandFee);
     }
 }

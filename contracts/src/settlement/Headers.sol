@@ -26,13 +26,17 @@ abstract contract Headers is Office, IHeaders {
     uint64 private constant MAX_RECEIPTS = 1_000; // a header may add
     uint40 private constant NONE = type(uint40).max;
 
-    // One slot, since a post writes all of it: the end of the header chain. 40 bits hold epochs,
-    // receipts and seconds for thirty thousand years, 96 bits all the money of any token.
-    uint40 internal _lastEpoch;
-    uint40 private _numReceipts;
-    uint40 private _lastPostedAt;
-    uint40 private _firstDemanded = NONE;
-    uint96 internal _payoutTotal;
+    /// @dev One slot, since a post reads and writes all of it: the end of the header chain. 40 bits hold
+    /// epochs, receipts and seconds for thirty thousand years, 96 bits all the money of any token.
+    struct Tip {
+        uint40 epoch;
+        uint40 numReceipts;
+        uint40 postedAt;
+        uint40 firstDemanded;
+        uint96 payoutTotal;
+    }
+
+    Tip internal _tip = Tip(0, 0, 0, NONE, 0);
 
     /// @inheritdoc IHeaders
     uint128 public totalPaid;
@@ -58,26 +62,30 @@ abstract contract Headers is Office, IHeaders {
         _checkPoster();
         require(block.timestamp <= anchor.notAfter, Expired(anchor.notAfter));
         require(blockhash(anchor.number) == anchor.hash, WrongBranch(anchor.number));
-        uint64 last = _lastEpoch;
-        require(header.epoch == last + 1, WrongEpoch(last + 1, header.epoch));
+        Tip memory last = _tip;
+        require(header.epoch == last.epoch + 1, WrongEpoch(last.epoch + 1, header.epoch));
         require(_follows(header.previous, last), WrongPrevious(header.previous));
         require(
-            header.numReceipts > _numReceipts && header.numReceipts - _numReceipts <= MAX_RECEIPTS
-                && header.payoutTotal > _payoutTotal && header.payoutTotal <= type(uint96).max,
+            header.numReceipts > last.numReceipts
+                && header.numReceipts - last.numReceipts <= MAX_RECEIPTS
+                && header.payoutTotal > last.payoutTotal && header.payoutTotal <= type(uint96).max,
             TotalsOutOfRange(header.numReceipts, header.payoutTotal)
         );
         HeaderHash headerHash = header.hash();
         _checkWitnesses(headerHash, witnessSignatures);
 
         uint64 postedAt = uint64(block.timestamp);
-        _lastEpoch = uint40(header.epoch);
-        _numReceipts = uint40(header.numReceipts);
-        _lastPostedAt = uint40(postedAt);
-        _payoutTotal = uint96(header.payoutTotal);
+        _tip = Tip({
+            epoch: uint40(header.epoch),
+            numReceipts: uint40(header.numReceipts),
+            postedAt: uint40(postedAt),
+            firstDemanded: last.firstDemanded,
+            payoutTotal: uint96(header.payoutTotal)
+        });
         posted[header.epoch] = postedWord(headerHash, postedAt);
         emit Posted(header.epoch, header, postedAt);
 
-        _checkReceived();
+        _checkReceived(header.payoutTotal);
     }
 
     /// @inheritdoc IHeaders
@@ -98,7 +106,7 @@ abstract contract Headers is Office, IHeaders {
         require(leaf.amount > before, NothingToClaim(leaf.account, before, leaf.amount));
         uint128 amount = leaf.amount - before;
         uint256 paid = uint256(totalPaid) + amount;
-        require(paid <= _payoutTotal, ClaimExceedsTotal(paid, _payoutTotal));
+        require(paid <= _tip.payoutTotal, ClaimExceedsTotal(paid, _tip.payoutTotal));
 
         claimed[leaf.account] = leaf.amount;
         totalPaid = uint128(paid);
@@ -114,37 +122,37 @@ abstract contract Headers is Office, IHeaders {
 
     /// @inheritdoc IHeaders
     function lastEpoch() external view returns (uint64) {
-        return _lastEpoch;
+        return _tip.epoch;
     }
 
     /// @inheritdoc IHeaders
     function numReceipts() external view returns (uint64) {
-        return _numReceipts;
+        return _tip.numReceipts;
     }
 
     /// @inheritdoc IHeaders
     function lastPostedAt() external view returns (uint64) {
-        return _lastPostedAt;
+        return _tip.postedAt;
     }
 
     /// @inheritdoc IHeaders
     function payoutTotal() external view returns (uint128) {
-        return _payoutTotal;
+        return _tip.payoutTotal;
     }
 
     /// @inheritdoc IHeaders
     function firstDemanded() external view returns (uint64) {
-        return _firstDemanded == NONE ? type(uint64).max : _firstDemanded;
+        return _tip.firstDemanded == NONE ? type(uint64).max : _tip.firstDemanded;
     }
 
     // ── inside: what holds of a header ───────────────────────────────────────────────────────────
 
     function _lastPost() internal view override returns (uint64) {
-        return _lastPostedAt;
+        return _tip.postedAt;
     }
 
     function _isLastFinal() internal view override returns (bool) {
-        return _lastEpoch == 0 || _isFinal(_lastEpoch, _lastPostedAt);
+        return _tip.epoch == 0 || _isFinal(_tip.epoch, _tip.postedAt);
     }
 
     function _checkPosted(PostedHeader calldata here) internal view {
@@ -153,25 +161,25 @@ abstract contract Headers is Office, IHeaders {
 
     /// @inheritdoc IHeaders
     function isPosted(uint64 epoch, bytes32 word) public view returns (bool) {
-        return epoch != 0 && epoch <= _lastEpoch && posted[epoch] == word;
+        return epoch != 0 && epoch <= _tip.epoch && posted[epoch] == word;
     }
 
     function _isFinal(uint64 epoch, uint64 postedAt) internal view returns (bool) {
-        return block.timestamp >= uint256(postedAt) + window && epoch < _firstDemanded;
+        return block.timestamp >= uint256(postedAt) + window && epoch < _tip.firstDemanded;
     }
 
     /// @dev Pulls in what was claimed for this contract, and checks that all of it covers what is
     /// promised. Bonds, fees of demands and gifts do not count: the channels know what was claimed.
-    function _checkReceived() internal {
+    function _checkReceived(uint256 payoutTotal_) internal {
         channels.settle(address(this), address(token));
         (uint128 received,) = channels.receivers(address(this), address(token));
-        uint256 awarded = uint256(_payoutTotal) + totalExited;
+        uint256 awarded = payoutTotal_ + totalExited;
         require(awarded <= received, PayoutExceedsReceived(awarded, received));
     }
 
-    function _follows(HeaderHash previous, uint64 last) private view returns (bool) {
-        if (last == 0) return HeaderHash.unwrap(previous) == 0;
-        return posted[last] == postedWord(previous, _lastPostedAt);
+    function _follows(HeaderHash previous, Tip memory last) private view returns (bool) {
+        if (last.epoch == 0) return HeaderHash.unwrap(previous) == 0;
+        return posted[last.epoch] == postedWord(previous, last.postedAt);
     }
 
     function _checkWitnesses(HeaderHash headerHash, bytes[] calldata signatures) private view {
@@ -208,13 +216,17 @@ abstract contract Headers is Office, IHeaders {
     {
         _checkOpen(here, before);
         uint64 epoch = here.header.epoch;
-        emit TakenBack(epoch, _lastEpoch);
+        emit TakenBack(epoch, _tip.epoch);
         _unblockFrom(epoch);
-        bool first = epoch == 1;
-        _lastEpoch = uint40(epoch - 1);
-        _numReceipts = first ? 0 : uint40(before.header.numReceipts);
-        _lastPostedAt = first ? 0 : uint40(before.postedAt);
-        _payoutTotal = first ? 0 : uint96(before.header.payoutTotal);
+        _tip = epoch == 1
+            ? Tip(0, 0, 0, _tip.firstDemanded, 0)
+            : Tip({
+                epoch: uint40(epoch - 1),
+                numReceipts: uint40(before.header.numReceipts),
+                postedAt: uint40(before.postedAt),
+                firstDemanded: _tip.firstDemanded,
+                payoutTotal: uint96(before.header.payoutTotal)
+            });
         _punish(prover, epoch);
     }
 
@@ -223,31 +235,31 @@ abstract contract Headers is Office, IHeaders {
     /// @inheritdoc IHeaders
     function blockHeader(uint64 epoch, bytes32 word) external onlyCourt {
         if (_numBlocks[word]++ == 0) _blockedBits[epoch >> 8] |= 1 << (epoch & 0xff);
-        if (epoch < _firstDemanded) _firstDemanded = uint40(epoch);
+        if (epoch < _tip.firstDemanded) _tip.firstDemanded = uint40(epoch);
     }
 
     /// @inheritdoc IHeaders
     function unblockHeader(uint64 epoch, bytes32 word) external onlyCourt {
         if (--_numBlocks[word] != 0) return;
         _blockedBits[epoch >> 8] &= ~(1 << (epoch & 0xff));
-        if (epoch == _firstDemanded) _firstDemanded = _findBlocked(epoch);
+        if (epoch == _tip.firstDemanded) _tip.firstDemanded = _findBlocked(epoch);
     }
 
     /// @dev The demands themselves stay, and are void: they name headers that are not posted any
     /// more.
     function _unblockFrom(uint64 epoch) private {
-        if (_firstDemanded == NONE) return;
-        uint256 end = uint256(_lastEpoch) >> 8;
+        if (_tip.firstDemanded == NONE) return;
+        uint256 end = uint256(_tip.epoch) >> 8;
         uint256 start = epoch >> 8;
         _blockedBits[start] &= (1 << (epoch & 0xff)) - 1;
         for (uint256 number = start + 1; number <= end; number++) {
             if (_blockedBits[number] != 0) _blockedBits[number] = 0;
         }
-        if (_firstDemanded >= epoch) _firstDemanded = NONE;
+        if (_tip.firstDemanded >= epoch) _tip.firstDemanded = NONE;
     }
 
     function _findBlocked(uint64 from) private view returns (uint40) {
-        uint256 end = uint256(_lastEpoch) >> 8;
+        uint256 end = uint256(_tip.epoch) >> 8;
         for (uint256 number = from >> 8; number <= end; number++) {
             uint256 bits = _blockedBits[number];
             if (bits == 0) continue;

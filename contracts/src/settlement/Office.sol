@@ -19,6 +19,10 @@ abstract contract Office is IOffice {
     using SafeERC20 for IERC20;
 
     uint256 private constant MAX_WITNESSES = 16;
+    /// @dev How many answers, one after the other, a window must have time for: so many as it takes to
+    /// find a lie among 100,000 accounts with 8,192 entries each, and as many again.
+    uint64 private constant MIN_ANSWERS = 48;
+    uint64 private constant MIN_ANSWERS_DEVELOPMENT = 2;
     /// @dev Where the half of a lost bond goes that no prover gets. Without it an aggregator that
     /// lied could convict itself, before an honest watcher does, and have its whole bond back.
     address internal constant NOBODY = 0x000000000000000000000000000000000000dEaD;
@@ -78,7 +82,7 @@ abstract contract Office is IOffice {
         address court_
     ) {
         require(
-            terms_.answerTime > 0 && terms_.window >= 2 * terms_.answerTime
+            terms_.answerTime > 0 && terms_.window / terms_.answerTime >= _minAnswers()
                 && terms_.silence >= terms_.window && terms_.timelock > 0,
             BadTerms()
         );
@@ -231,8 +235,9 @@ abstract contract Office is IOffice {
     }
 
     function _seat(Board memory board) private {
-        for (uint256 i = 0; i < _witnesses.length; i++) {
-            isWitness[_witnesses[i]] = false;
+        address[] memory before = _witnesses;
+        for (uint256 i = 0; i < before.length; i++) {
+            isWitness[before[i]] = false;
         }
         for (uint256 i = 0; i < board.witnesses.length; i++) {
             isWitness[board.witnesses[i]] = true;
@@ -247,6 +252,13 @@ abstract contract Office is IOffice {
         _frozenFrom = 0;
         proposal = 0;
         emit BoardInstalled(board.aggregator, term);
+    }
+
+    /// @dev A chain that anybody starts for himself is for trees of a few leaves. The ids are those that
+    /// `DevDollar` knows.
+    function _minAnswers() private view returns (uint64) {
+        bool isForDevelopment = block.chainid == 31337 || block.chainid == 1337;
+        return isForDevelopment ? MIN_ANSWERS_DEVELOPMENT : MIN_ANSWERS;
     }
 
     function _checkBoard(Board memory board) private pure {

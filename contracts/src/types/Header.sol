@@ -5,8 +5,6 @@ pragma solidity 0.8.37;
 /// also holds roots and a digest of 32 bytes each.
 type HeaderHash is bytes32;
 
-using {equals as ==} for HeaderHash global;
-
 /// @notice One epoch, as the aggregator posts it. Totals count every epoch so far.
 struct Header {
     uint64 epoch; // from 1
@@ -56,8 +54,4 @@ function word(PostedHeader calldata posted) pure returns (bytes32) {
 /// @notice keccak256(header hash 32 || posted at 8).
 function postedWord(HeaderHash headerHash, uint64 postedAt) pure returns (bytes32) {
     return keccak256(abi.encodePacked(headerHash, postedAt));
-}
-
-function equals(HeaderHash left, HeaderHash right) pure returns (bool) {
-    return HeaderHash.unwrap(left) == HeaderHash.unwrap(right);
 }
