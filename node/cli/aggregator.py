@@ -1,5 +1,5 @@
-"""Provides `lorikeet aggregator`: how the office stands, how it changes hands, and how a lost
-ledger is rebuilt from the chain and the published batches.
+"""Provides `lorikeet aggregator`: how the office stands, how it changes hands, who has a bond or a
+fee to come, and how a lost ledger is rebuilt from the chain and the published batches.
 
 Every command asks the chain itself; none needs a running daemon.
 """
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from ..money.audit import GetBlock
 
 app = typer.Typer(
-    help="The aggregator's office: status, rebuild, propose, install.", no_args_is_help=True
+    help="The aggregator's office: status, collect, rebuild, propose, install.",
+    no_args_is_help=True,
 )
 
 AggregatorAddress = Annotated[
@@ -103,6 +104,32 @@ def status(home: Home, as_json: Json = False) -> None:
             ("paid", f"{money(state.total_paid)}, and {money(state.total_exited)} by exits"),
         ]
     )
+
+
+@app.command()
+def collect(
+    home: Home,
+    address: Annotated[str, typer.Argument(help="Whose; else this home's key.")] = "",
+    key: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Send an address what the contract owes it: a released bond, or what the token refused to
+    pay before. Any key may; this one pays the gas.
+    """
+    with asking_chain(), open_chain(home, _secret(home, key)) as chain:
+        account = read_address(address) if address else chain.address
+        amount = chain.settlement.credit_of(account)
+        transaction = chain.settlement.collect(account).hash if amount else None
+    facts = {
+        "address": to_hex(account),
+        "collected": amount,
+        "transaction": to_hex(transaction) if transaction else None,
+    }
+    if as_json:
+        return show_json(facts)
+    said = money(amount) if amount else "nothing: the contract owes it nothing"
+    rows = [("address", facts["address"]), ("collected", said)]
+    return show_facts(rows + ([("transaction", facts["transaction"])] if transaction else []))
 
 
 @app.command()

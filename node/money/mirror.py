@@ -143,6 +143,11 @@ class Mirror:
         """Return the header that this history stands at, as the chain has it."""
         return self.posted(self.history.state.epoch)
 
+    def state_at(self, epoch: int) -> EpochState | None:
+        """Return the state after an epoch, where that is the one that this history stands at."""
+        state = self.history.state
+        return state if state.epoch == epoch else None
+
     def open_headers(self) -> list[PostedHeader]:
         """List the headers that can still be challenged, oldest first."""
         return [posted for posted, _ in self._ripening]

@@ -43,6 +43,7 @@ from .claiming import Claims
 from .delivering import Delivery, run_gossip
 from .exits import Exits
 from .mirror import Mirror
+from .objecting import Objector
 from .origin import Origin, check_same_chain
 from .promises import PromiseBook
 from .published import Published
@@ -138,6 +139,7 @@ class Money:
         self.watcher: Watcher | None = None
         self.chaser: Chaser | None = None
         self.respondent: Respondent | None = None
+        self.objector: Objector | None = None
         self.witness: Witness | None = None
         self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
@@ -192,6 +194,7 @@ class Money:
             self._telemetry,
             on_verdict=self._on_verdict,
         )
+        self.objector = Objector(chain, mirror.state_at, mirror, self._telemetry)
         return mirror
 
     def _build_receipts(
@@ -338,6 +341,8 @@ class Money:
             nursery.start_soon(self.aggregator.run, config.epoch_s)
             assert self.respondent is not None
             nursery.start_soon(self.respondent.run, config.watch_interval_s)
+        if self.objector is not None:
+            nursery.start_soon(self.objector.run, config.watch_interval_s)
         if self.mirror is not None and self.watcher is not None and self.chaser is not None:
             nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
             nursery.start_soon(self.watcher.run)

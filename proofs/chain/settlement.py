@@ -291,12 +291,19 @@ class Settlement:
 
     def find_pending_exit(self, channel_id: bytes) -> PendingExit | None:
         """The exit of a channel that is under way."""
-        payouts, _, cumulative, sequence, due_at, _, _, is_cosigned = self._contract.read(
+        payouts, _, cumulative, sequence, due_at, absent_from, _, is_cosigned = self._contract.read(
             "pendingExits", channel_id
         )
         if not sequence:
             return None
-        return PendingExit(payouts, cumulative, sequence, due_at, is_cosigned)
+        return PendingExit(
+            payouts, cumulative, sequence, due_at, is_cosigned=is_cosigned, absent_from=absent_from
+        )
+
+    def exits_begun(self, first: int, last: int) -> Iterator[bytes]:
+        """The channels whose exits were begun between two blocks, both included, and waited."""
+        for event in self._contract.events("ExitStarted", {}, first=first, last=last):
+            yield bytes(event["args"]["channelId"])
 
     @cached_property
     def _token(self) -> Token:

@@ -190,13 +190,16 @@ class ChannelExit:
 
 @dataclass(frozen=True)
 class PendingExit:
-    """An exit that waits for `due_at`."""
+    """An exit that waits for `due_at`. `absent_from`: the epoch whose header is said to have no
+    leaf of the channel; 0 where the leaf was shown.
+    """
 
     payouts: bytes
     cumulative: int
     sequence: int
     due_at: int
     is_cosigned: bool
+    absent_from: int = 0
 
 
 def config_values(config: ChannelConfig) -> tuple[object, ...]:

@@ -123,6 +123,11 @@ async def test_what_a_dead_aggregator_left_is_paid_by_exits_and_its_successor(
                 )
 
             await hand_over(lab, chain)
+            collected = await lorikeet(
+                lab.folder / "owner", "aggregator", "collect", to_hex(lab.address("aggregator"))
+            )
+            assert collected["collected"] == settlement.terms.bond, "it did not lie"
+            assert settlement.credit_of(lab.address("aggregator")) == 0
             home = lab.folder / "successor"
             config = lab.config("successor", role="aggregator", **second)
             (home / CONFIG_FILE).write_text(dump_config(config))
