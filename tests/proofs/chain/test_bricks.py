@@ -8,7 +8,7 @@ import pytest
 
 from proofs.chain.errors import ContractReverted
 from proofs.court import Missummed
-from tests.proofs.chain.world import World, address, memory_world
+from tests.proofs.chain.world import World, address
 
 FUNDS = 10_000
 NODE = address("node's owner")
@@ -16,10 +16,9 @@ MAX_RECEIPTS = 1_000
 
 
 @pytest.fixture
-def world() -> World:
-    made, _ = memory_world()
-    made.fund(made.config(), FUNDS)
-    return made
+def world(anywhere: World) -> World:
+    anywhere.fund(anywhere.config(), FUNDS)
+    return anywhere
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from proofs.court import AbsentAnswer, AccountAnswer, ChannelAnswer, EntryAnswer
 from proofs.signing import Signer
 from proofs.witness import in_order, sign_header
 from tests.proofs.chain.books import Books
-from tests.proofs.chain.world import TERMS, World, address, memory_world, secret
+from tests.proofs.chain.world import TERMS, World, address, secret
 
 A = address("account a")
 B = address("account b")
@@ -39,8 +39,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def opened() -> Scene:
-    world, _ = memory_world()
+def opened(engine: World) -> Scene:
+    world = engine
     config = world.config()
     world.fund(config, FUNDS)
     before = world.books()
@@ -67,7 +67,7 @@ def refusal(call, *values) -> str:
 def test_a_channel_settles_when_the_aggregator_is_silent(scene: Scene):
     request = scene.books.exit(0, scene.before)
     assert refusal(scene.settlement.exit, request, scene.posted) == "NotSilent"
-    scene.world.wait(TERMS.silence)
+    scene.world.wait(TERMS.silence + 1)
     scene.settlement.exit(request, scene.posted)
     assert (scene.balance(A), scene.balance(B)) == (10, 20)
     assert scene.settlement.read_office().aggregator is None
@@ -80,7 +80,7 @@ def test_a_channel_settles_when_the_aggregator_is_silent(scene: Scene):
 
 
 def test_one_signature_waits_for_the_window(scene: Scene):
-    scene.world.wait(TERMS.silence)
+    scene.world.wait(TERMS.silence + 1)
     request = scene.books.exit(0, scene.before, cosigned=False)
     scene.settlement.exit(request, scene.posted)
     pending = scene.settlement.find_pending_exit(request.receipt.channel_id)
@@ -94,7 +94,7 @@ def test_one_signature_waits_for_the_window(scene: Scene):
 
 
 def test_a_hidden_leaf_cancels_an_exit(scene: Scene):
-    scene.world.wait(TERMS.silence)
+    scene.world.wait(TERMS.silence + 1)
     request = replace(scene.books.exit(0), paid=())
     scene.settlement.exit(request, scene.posted)
     scene.settlement.cancel_exit(scene.posted, scene.before.show_channel(0))

@@ -16,7 +16,7 @@ from proofs.chain.pages import FIRST_PAGE_BLOCKS, LogPages
 from proofs.chain.rpc import MAX_CALLS_PER_PAGE, Rpc
 from proofs.chain.structs import PostedHeader
 from tests.proofs.chain.simulated import SlowProvider, SparseChain, block_hash, slow_chain
-from tests.proofs.chain.world import memory_world, secret
+from tests.proofs.chain.world import World, memory_world, secret
 
 
 def test_many_channels_are_read_in_few_calls():
@@ -34,6 +34,17 @@ def test_many_channels_are_read_in_few_calls():
     assert provider.calls["eth_call"] == pages
     assert provider.calls.total() <= pages + 1
     assert client.channels.read_many([]) == []
+
+
+def test_what_is_read_in_one_call_is_the_same_on_every_node(anywhere: World):
+    configs = [anywhere.config(number=number) for number in range(3)]
+    for number, config in enumerate(configs):
+        anywhere.client("payer").channels.deposit(config, 100 + number)
+    channels = anywhere.client("operator").channels
+    ids = [channels.id_of(config) for config in configs]
+    states = channels.read_many([*ids, bytes([1]) * 32])
+    assert [state.balance for state in states] == [100, 101, 102, 0]
+    assert states[:3] == [channels.read(one) for one in ids]
 
 
 @given(
