@@ -1,6 +1,7 @@
-"""Answers what others demand to see of a right header, so that nobody is convicted for being slow.
+"""Answers what others demand to see of a right header, so that nobody is convicted for being slow,
+and ends the hold of what was answered late, so that the header becomes final.
 
-Anybody who has the state can answer; the fee of the demand is the answerer's.
+Anybody who has the state can answer; half the fee of the demand is the answerer's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from proofs.chain.client import ChainClient
+from proofs.chain.court import DemandState
 from proofs.chain.errors import ContractReverted
 from proofs.chain.structs import PostedHeader
 from proofs.court import Question, answer, keeps
@@ -29,7 +31,9 @@ StateAt = Callable[[int], EpochState]
 
 @dataclass
 class _Asked:
-    """What was demanded of one header and is open, and from which block on there may be more."""
+    """What was demanded of one header and is open or holds it, and from which block on there may be
+    more.
+    """
 
     next_block: int
     open: set[Question] = field(default_factory=set)
@@ -95,9 +99,25 @@ class Respondent:
         asked.open = set()
         for question in candidates:
             demand = court.find_demand(posted, question)
-            if demand is not None and demand.is_open:
-                asked.open.add(question)
+            if demand is None or demand.state is DemandState.CLOSED:
+                continue
+            asked.open.add(question)
+            if demand.is_open:
                 self._answer(posted, question)
+            else:
+                self._release(posted, question)
+
+    def _release(self, posted: PostedHeader, question: Question) -> None:
+        """End the hold of an answer that came late in the window, if its time is over: the contract
+        says so before anything is sent.
+        """
+        try:
+            self._settlement.court.release(posted, question)
+        except ContractReverted as error:
+            if error.error not in ("NotDue", "NoSuchDemand"):  # it is early; somebody was faster
+                raise
+        else:
+            self._telemetry.count("holds_released")
 
     def _answer(self, posted: PostedHeader, question: Question) -> None:
         state = self._state_at(posted.header.epoch)

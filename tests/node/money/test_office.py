@@ -148,6 +148,8 @@ async def test_an_honest_aggregator_answers_whatever_is_demanded(tmp_path: Path)
             ]
 
             def demand_all() -> None:
+                # Late in the window, so that each answer holds the header for a while.
+                bully.rpc.call("evm_increaseTime", settlement.terms.window // 2)
                 for question in questions:
                     court.demand(posted, question)
 
@@ -158,6 +160,12 @@ async def test_an_honest_aggregator_answers_whatever_is_demanded(tmp_path: Path)
             )
             for question in questions:
                 assert court.find_answer(posted, question) is not None
+
+            await until(
+                lambda: aggregator.telemetry.counters.get("holds_released") == len(questions),
+                WINDOW_S,
+            )
+            await until(lambda: settlement.is_final(posted), WINDOW_S)
 
             # A promise that is kept can be demanded, too, and long after its header is final.
             bully.rpc.call("evm_increaseTime", 30)
