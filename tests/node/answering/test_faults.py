@@ -226,29 +226,32 @@ async def test_an_answer_survives_the_death_of_its_node(tmp_path: Path) -> None:
             assert seen[-1].completion_tokens == len(made)
 
 
-async def test_an_adapter_whose_files_broke_is_written_again_from_its_blocks(
+async def test_an_adapter_whose_files_broke_is_fetched_again_from_whoever_has_it(
     tmp_path: Path,
 ) -> None:
     with open_lab(tmp_path) as lab:
-        async with lab.daemon("volunteer") as volunteer:
-            info = await volunteer.push(make_adapter(tmp_path / "law", "law", 1))
-            expected = (await ask(volunteer, model="law")).token_ids
-            [weights] = lab.config("volunteer").home.rglob("adapters/*/adapter_model.safetensors")
-            whole = weights.read_bytes()
-            weights.write_bytes(whole[:-100])
-            engine = volunteer.engine
-            assert engine is not None
-            assert engine.pid is not None
-            os.kill(engine.pid, signal.SIGKILL)
-            await until(
-                lambda: not engine.serves(Cid.parse(info.cid).digest)
-            )  # the engine that came up in its place refuses them
-            assert (await ask(volunteer, model="law")).token_ids == expected
-            assert weights.read_bytes() == whole
-            weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        async with lab.daemon("volunteer") as volunteer:
-            assert (await ask(volunteer, model=info.cid)).token_ids == expected
-            assert weights.read_bytes() == whole
+        async with lab.daemon("keeper", role="gateway") as keeper:
+            async with lab.daemon("volunteer") as volunteer:
+                info = await volunteer.push(make_adapter(tmp_path / "law", "law", 1))
+                await keeper.pull(info.cid)
+                expected = (await ask(volunteer, model="law")).token_ids
+                home = lab.config("volunteer").home
+                [weights] = home.rglob("adapters/*/adapter_model.safetensors")
+                whole = weights.read_bytes()
+                weights.write_bytes(whole[:-100])
+                engine = volunteer.engine
+                assert engine is not None
+                assert engine.pid is not None
+                os.kill(engine.pid, signal.SIGKILL)
+                await until(
+                    lambda: not engine.serves(Cid.parse(info.cid).digest)
+                )  # the engine that came up in its place refuses them
+                assert (await ask(volunteer, model="law")).token_ids == expected
+                assert weights.read_bytes() == whole
+                weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            async with lab.daemon("volunteer") as volunteer:
+                assert (await ask(volunteer, model=info.cid)).token_ids == expected
+                assert weights.read_bytes() == whole
 
 
 async def test_a_node_killed_in_mid_answer_is_named(tmp_path: Path) -> None:
