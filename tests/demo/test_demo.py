@@ -69,7 +69,7 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert told["ok"]
     assert set(told) == KEYS[""]
-    assert len(told["steps"]) == 11
+    assert len(told["steps"]) == 12
     assert all(step["ok"] and step["seconds"] >= 0 for step in told["steps"])
     assert all(set(answer) == KEYS["answers"] for answer in told["answers"])
     assert all(set(payout) == KEYS["payouts"] for payout in told["payouts"])
@@ -78,5 +78,6 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert told["steps"][8]["theft"]["proof"] == "proveUnfunded"
     exits = told["steps"][9]["exits"]
     assert sum(exits["paid"].values()) == exits["amount"] >= told["steps"][8]["theft"]["amount"]
+    assert told["steps"][10]["after_tokens"] > 0
     assert told["figures"]["processes_left"] == 0
     assert "\x1b" not in done.stdout
