@@ -238,8 +238,14 @@ class MemoryChain:
         return transaction
 
     def _read_clock(self) -> None:
-        """The next block is of now, and later than the one before it."""
-        timestamp = max(self.head.timestamp + 1, int(self.clock()) + self._ahead_s)
+        """The next block is of now, and later than the one before it.
+
+        Many blocks within a second carry the chain's time ahead; it goes on from there, or it would
+        stand still until the clock is there as well.
+        """
+        now = int(self.clock())
+        timestamp = max(self.head.timestamp + 1, now + self._ahead_s)
+        self._ahead_s = max(self._ahead_s, self.head.timestamp - now)
         self._chain.header = self._chain.header.copy(timestamp=timestamp)
 
     def _mine(self, transactions: list[SignedTransactionAPI]) -> None:

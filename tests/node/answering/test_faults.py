@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from engine.messages import Choosing
+from node.answering import service
 from node.answering.remote import Call
 from node.api import CompletionEvent, CompletionRequest, Continued, Delta, Ended, Started
 from node.config import CONFIG_FILE, dump_config
@@ -254,7 +255,10 @@ async def test_an_adapter_whose_files_broke_is_fetched_again_from_whoever_has_it
                 assert weights.read_bytes() == whole
 
 
-async def test_a_node_killed_in_mid_answer_is_named(tmp_path: Path) -> None:
+async def test_a_node_killed_in_mid_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "RESUME_DEADLINE_S", 1.0)
     with open_lab(tmp_path) as lab:
         async with (
             lab.daemon("bootstrap", role="bootstrap"),

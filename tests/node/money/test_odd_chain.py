@@ -151,6 +151,7 @@ async def test_whatever_its_ethereum_node_says_the_daemon_lives(tmp_path: Path) 
                     await until(lambda: not daemon.telemetry.troubles, 60)
 
 
+@pytest.mark.slow
 async def test_receipts_are_sealed_after_each_fault_of_the_ethereum_node(tmp_path: Path) -> None:
     names = ("outsider node", "outsider client", "aggregator")
     with open_lab(tmp_path, chain_for=names) as lab:

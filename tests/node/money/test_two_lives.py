@@ -33,6 +33,7 @@ def places(home: Path) -> list[tuple[bytes, int]]:
     return [(body.channel_id, body.sequence) for body in bodies]
 
 
+@pytest.mark.slow
 async def test_no_place_has_two_receipts_though_each_key_has_two_homes(tmp_path: Path) -> None:
     with open_lab(tmp_path, chain_for=("volunteer", "gateway")) as lab:
         assert lab.chain is not None
