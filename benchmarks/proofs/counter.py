@@ -146,6 +146,7 @@ class Counter:
             seed_commitment=hashlib.sha256(seed).digest(),
             client=self.client.address,
             channel=self.payer.config,
+            resumed=None,
         )
         offer = wire.Offer(
             node_seed=seed,
