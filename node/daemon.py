@@ -41,7 +41,6 @@ from .api import (
     VersionInfo,
 )
 from .catalogue.catalogue import Catalogue
-from .catalogue.packaging import Description
 from .catalogue.searching import Query
 from .config import Config
 from .engine_host import EngineHost
@@ -154,9 +153,7 @@ class NodeDaemon:
         itself).
         """
         creator = None if key is None else await _load_key(Identity.load_or_create, key)
-        said = told or PushTold()
-        description = Description(said.description, said.languages, said.licence)
-        return await self._need_catalogue().publish(folder, creator, description)
+        return await self._need_catalogue().publish(folder, creator, told)
 
     async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
         """List the adapters heard of that match, the best first."""

@@ -19,14 +19,13 @@ from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
 from proofs.manifest import Manifest
 
-from ..api import AdapterInfo, AdapterState, FilesInfo, PullReport, VersionInfo
+from ..api import AdapterInfo, AdapterState, FilesInfo, PullReport, PushTold, VersionInfo
 from ..errors import AdapterError, UnknownModel
 from .fetching import Fetcher, Pulled, since_ms
 from .hashing import FileHashes
 from .holding import Holdings, size_of
 from .known import Known
 from .names import Names
-from .packaging import Description
 from .popularity import Popularity
 from .publishing import Publisher
 from .searching import Query
@@ -194,10 +193,10 @@ class Catalogue:
         return self._describe(cid, self.holdings.unpin(cid), num_others=0)
 
     async def publish(
-        self, folder: Path, creator: Identity | None, description: Description | None = None
+        self, folder: Path, creator: Identity | None, told: PushTold | None = None
     ) -> AdapterInfo:
         """Sign and offer a PEFT folder."""
-        published = await self.publisher.publish(folder, creator, description)
+        published = await self.publisher.publish(folder, creator, told)
         return self._describe(published.cid, published.manifest, num_others=0)
 
     async def listing(self) -> list[AdapterInfo]:

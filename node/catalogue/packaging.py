@@ -32,6 +32,7 @@ from proofs.manifest import (
 )
 from proofs.signing import Signer
 
+from ..api import PushTold
 from ..errors import AdapterError
 from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
 
@@ -59,15 +60,6 @@ class BaseIdentity:
     base: bytes
     tokenizer_hash: bytes
     template_hash: bytes
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a creator says of an adapter beside its folder; what stands here wins."""
-
-    text: str = ""
-    languages: tuple[str, ...] = ()
-    licence: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +98,7 @@ def load_package(
     folder: Path,
     secret: bytes,
     base: BaseIdentity,
-    description: Description | None = None,
+    told: PushTold | None = None,
     *,
     next_version: Callable[[str], str] = lambda name: "1",
 ) -> Package:
@@ -126,7 +118,7 @@ def load_package(
     if (folder / VERIFICATION_FILE).is_file():
         read_thresholds(folder / VERIFICATION_FILE)
         paths = (*paths, folder / VERIFICATION_FILE)
-    about = _describe(folder, description or Description())
+    about = _describe(folder, told or PushTold())
     try:
         name = check_name(str(about["name"]))
         version = str(about["version"]) if "version" in about else next_version(name)
@@ -199,7 +191,7 @@ def _check_size(path: Path) -> None:
         )
 
 
-def _describe(folder: Path, description: Description) -> dict[str, Any]:
+def _describe(folder: Path, told: PushTold) -> dict[str, Any]:
     path = folder / DESCRIPTION_FILE
     try:
         about = tomllib.loads(path.read_text())
@@ -210,9 +202,9 @@ def _describe(folder: Path, description: Description) -> dict[str, Any]:
     if not about.get("name"):
         raise AdapterError(f"{path} gives the adapter no name")
     said = {
-        "description": description.text,
-        "languages": list(description.languages),
-        "licence": description.licence,
+        "description": told.description,
+        "languages": list(told.languages),
+        "licence": told.licence,
     }
     return about | {field: value for field, value in said.items() if value}
 

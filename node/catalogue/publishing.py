@@ -27,6 +27,7 @@ from p2p.identity import Identity
 from p2p.names import NameRecord, check_name, version_name
 from proofs.manifest import Manifest, ManifestError, parse_manifest
 
+from ..api import PushTold
 from ..errors import AdapterError, BadRequest, EngineError, NoProvider
 from .about import Announcement, about_of, make_announcement
 from .announcements import Announcer
@@ -35,7 +36,7 @@ from .fetching import Pulled
 from .holding import Holdings
 from .known import Known
 from .names import Names
-from .packaging import BaseIdentity, Description, Package, load_package
+from .packaging import BaseIdentity, Package, load_package
 
 RENEW_S = 12 * 3600.0
 """A name is signed anew after this; the DHT forgets it 24 hours after it took it."""
@@ -75,7 +76,7 @@ class Publisher:
             self._learn(record)
 
     async def publish(
-        self, folder: Path, creator: Identity | None = None, description: Description | None = None
+        self, folder: Path, creator: Identity | None = None, told: PushTold | None = None
     ) -> Pulled:
         """Sign and offer a PEFT folder; this node holds it too.
 
@@ -84,9 +85,7 @@ class Publisher:
         """
         creator = creator or self._identity
         load = partial(load_package, next_version=partial(self._next_version, creator))
-        package = await trio.to_thread.run_sync(
-            load, folder, creator.secret, self._base, description
-        )
+        package = await trio.to_thread.run_sync(load, folder, creator.secret, self._base, told)
         package = self._as_published(creator, package)
         cid = await trio.to_thread.run_sync(self._store_package, package)
         pulled = await self._holdings.hold(cid)

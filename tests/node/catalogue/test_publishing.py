@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from node.api import PushTold
 from node.catalogue.about import parse_announcement
 from node.catalogue.announcements import Announcer
 from node.catalogue.book import NameBook
@@ -18,7 +19,6 @@ from node.catalogue.catalogue import Catalogue, names_of
 from node.catalogue.holding import AdapterFolders, Holdings
 from node.catalogue.known import Known
 from node.catalogue.names import Names
-from node.catalogue.packaging import Description
 from node.catalogue.popularity import Popularity
 from node.catalogue.publishing import Publisher
 from node.catalogue.searching import Query
@@ -234,7 +234,7 @@ async def test_the_bare_base_needs_no_pull(tmp_path: Path) -> None:
 async def test_what_the_creator_says_of_it_is_announced_and_found(tmp_path: Path) -> None:
     scene = Scene(tmp_path / "home")
     folder = make_folder(tmp_path / "law", "law")
-    description = Description("What a court would say.", ("en", "fr"), "MIT")
+    description = PushTold("What a court would say.", ("en", "fr"), "MIT")
     info = await scene.catalogue.publish(folder, None, description)
     assert (info.description, info.languages) == ("What a court would say.", ("en", "fr"))
     assert info.licence == "MIT"
@@ -244,4 +244,4 @@ async def test_what_the_creator_says_of_it_is_announced_and_found(tmp_path: Path
     assert [one.cid for one in found] == [info.cid]
     assert await scene.catalogue.search(Query(language="de")) == []
     with pytest.raises(AdapterError, match="languages"):
-        await scene.catalogue.publish(folder, None, Description(languages=("no tag!",)))
+        await scene.catalogue.publish(folder, None, PushTold(languages=("no tag!",)))
