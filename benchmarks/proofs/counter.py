@@ -24,7 +24,7 @@ import msgspec
 
 from benchmarks import write_result
 from engine.messages import Choosing
-from node.money.book import ChannelBook
+from node.money.book import ChannelBook, Keeper
 from node.wire import infer as wire
 from node.wire import receipts
 from node.wire.channels import ChannelFacts, ChannelRow, PayeeChannel, PayerChannel, Persist
@@ -34,6 +34,7 @@ from proofs.attribution.shares import AdapterTerms
 from proofs.envelope import seal_envelope
 from proofs.ledger import Ledger, Outbox
 from proofs.promise import make_promise
+from proofs.receipt import VerifiedReceipt
 from proofs.signing import Signer
 from proofs.voucher import channel_id
 from tests.proofs.economy import NETWORK, STARTED_AT, config, signer
@@ -81,7 +82,7 @@ class Counter:
         self.payee.note(ChannelFacts(MUCH, is_withdrawing=False), 0.0)
         self.payer.note(msgspec.structs.replace(row.funds, deposit=MUCH))
         self.ledger = ledger
-        self.book = ChannelBook(ledger)
+        self.keeper = Keeper(ChannelBook(ledger), self._earned)
         self.outbox = Outbox(ledger)
 
     def answer(self, number: int, clock: Clock) -> None:
@@ -122,15 +123,13 @@ class Counter:
             self.outbox.mark_final(epoch)
 
     def _keep(self, persist: Persist | None) -> None:
-        """Keep what the till keeps, the way it does."""
-        if persist is None:
-            return
-        with self.book.transaction():
-            self.book.save(persist.row)
-            if persist.receipt is not None:
-                signed = persist.receipt.signed
-                row = persist.row
-                self.outbox.add(signed, seal_envelope(signed, row.as_voucher, row.config))
+        if persist is not None:
+            self.keeper.keep(persist)
+
+    def _earned(self, receipt: VerifiedReceipt, row: ChannelRow) -> None:
+        """Keep a receipt as a node's delivery does."""
+        signed = receipt.signed
+        self.outbox.add(signed, seal_envelope(signed, row.as_voucher, row.config))
 
     def _deal(self, number: int) -> Deal:
         seed = hashlib.sha256(b"seed %d" % number).digest()
