@@ -41,7 +41,6 @@ from .api import (
     VersionInfo,
 )
 from .catalogue.catalogue import Catalogue
-from .catalogue.searching import Query
 from .config import Config
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NodeError, NoProvider
@@ -157,14 +156,7 @@ class NodeDaemon:
 
     async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
         """List the adapters heard of that match, the best first."""
-        query = Query(
-            wanted.words,
-            wanted.language,
-            wanted.licence,
-            wanted.base,
-            max_size_bytes=wanted.max_size_bytes,
-        )
-        return await self._need_catalogue().search(query)
+        return await self._need_catalogue().search(wanted)
 
     async def versions(self, name: str) -> list[VersionInfo]:
         """List the versions of a name, the oldest first."""

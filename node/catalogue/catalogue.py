@@ -19,7 +19,15 @@ from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
 from proofs.manifest import Manifest
 
-from ..api import AdapterInfo, AdapterState, FilesInfo, PullReport, PushTold, VersionInfo
+from ..api import (
+    AdapterInfo,
+    AdapterState,
+    FilesInfo,
+    PullReport,
+    PushTold,
+    SearchRequest,
+    VersionInfo,
+)
 from ..errors import AdapterError, UnknownModel
 from .fetching import Fetcher, Pulled, since_ms
 from .hashing import FileHashes
@@ -28,7 +36,7 @@ from .known import Known
 from .names import Names
 from .popularity import Popularity
 from .publishing import Publisher
-from .searching import Query
+from .searching import rank
 
 MAX_RESULTS = 50
 MAX_FETCHED = 256
@@ -203,14 +211,14 @@ class Catalogue:
         """List every adapter held or heard of, with how many peers provide it."""
         return await self._describe_all(dict(self.known) | dict(self.holdings.held()))
 
-    async def search(self, query: Query) -> list[AdapterInfo]:
+    async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
         """List the adapters that match, those that match best first; none that is withdrawn."""
         manifests = dict(self.known) | dict(self.holdings.held())
         ranks = {
-            cid: rank
+            cid: found
             for cid, manifest in manifests.items()
             if not self.known.is_withdrawn(manifest)
-            and (rank := query.rank(manifest, self.known.about(cid))) is not None
+            and (found := rank(wanted, manifest, self.known.about(cid))) is not None
         }
         best = sorted(ranks, key=lambda cid: (-ranks[cid], -manifests[cid].created_at))
         return await self._describe_all({cid: manifests[cid] for cid in best[:MAX_RESULTS]})

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from proofs.manifest import Manifest
 
+from ..api import SearchRequest
 from .about import About
 
 IN_NAME = 4
@@ -13,32 +12,22 @@ IN_DESCRIPTION = 2
 ELSEWHERE = 1
 
 
-@dataclass(frozen=True)
-class Query:
-    """Words that must all occur, and conditions; what is empty does not matter.
+def rank(wanted: SearchRequest, manifest: Manifest, about: About) -> int | None:
+    """Return how well an adapter matches, None where it does not.
 
-    `language` "en" also matches "en-GB". `base` is how the hex digest of a base begins.
+    All words must occur. Language "en" also matches "en-GB".
     """
-
-    words: tuple[str, ...] = ()
-    language: str = ""
-    licence: str = ""
-    base: str = ""
-    max_size_bytes: int | None = None
-
-    def rank(self, manifest: Manifest, about: About) -> int | None:
-        """Return how well an adapter matches, None where it does not."""
-        size_bytes = sum(file.size for file in manifest.files)
-        if self.max_size_bytes is not None and size_bytes > self.max_size_bytes:
-            return None
-        if self.licence and manifest.licence.casefold() != self.licence.casefold():
-            return None
-        if not manifest.base.hex().startswith(self.base.casefold()):
-            return None
-        if self.language and not any(_speaks(one, self.language) for one in about.languages):
-            return None
-        ranks = [_rank_word(word.casefold(), manifest, about) for word in self.words]
-        return sum(ranks) if all(ranks) else None
+    size_bytes = sum(file.size for file in manifest.files)
+    if wanted.max_size_bytes is not None and size_bytes > wanted.max_size_bytes:
+        return None
+    if wanted.licence and manifest.licence.casefold() != wanted.licence.casefold():
+        return None
+    if not manifest.base.hex().startswith(wanted.base.casefold()):
+        return None
+    if wanted.language and not any(_speaks(one, wanted.language) for one in about.languages):
+        return None
+    ranks = [_rank_word(word.casefold(), manifest, about) for word in wanted.words]
+    return sum(ranks) if all(ranks) else None
 
 
 def _rank_word(word: str, manifest: Manifest, about: About) -> int:

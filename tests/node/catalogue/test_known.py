@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from node.api import SearchRequest
 from node.catalogue.about import About, Announcement
 from node.catalogue.known import EXPIRES_S, FRESH_S, Known
-from node.catalogue.searching import Query
+from node.catalogue.searching import rank
 from p2p.cid import Cid
 from p2p.errors import InvalidNameRecord
 from p2p.identity import Identity
@@ -153,33 +154,33 @@ def test_versions_stand_in_their_order_and_a_withdrawn_one_is_known(
 @pytest.mark.parametrize(
     ("query", "matches"),
     [
-        (Query(), True),
-        (Query(words=("ADAPTER", "court")), True),
-        (Query(words=("adapter", "cook")), False),
-        (Query(language="en"), True),
-        (Query(language="EN-gb"), True),
-        (Query(language="e"), False),
-        (Query(language="de"), False),
-        (Query(licence="cc0"), True),
-        (Query(licence="MIT"), False),
-        (Query(base=BASE.base.hex()[:6]), True),
-        (Query(base="00"), False),
-        (Query(max_size_bytes=10_000), True),
-        (Query(max_size_bytes=10), False),
+        (SearchRequest(), True),
+        (SearchRequest(words=("ADAPTER", "court")), True),
+        (SearchRequest(words=("adapter", "cook")), False),
+        (SearchRequest(language="en"), True),
+        (SearchRequest(language="EN-gb"), True),
+        (SearchRequest(language="e"), False),
+        (SearchRequest(language="de"), False),
+        (SearchRequest(licence="cc0"), True),
+        (SearchRequest(licence="MIT"), False),
+        (SearchRequest(base=BASE.base.hex()[:6]), True),
+        (SearchRequest(base="00"), False),
+        (SearchRequest(max_size_bytes=10_000), True),
+        (SearchRequest(max_size_bytes=10), False),
     ],
 )
 def test_a_search_matches_words_and_conditions(
-    adapters: list[Announcement], query: Query, matches: bool
+    adapters: list[Announcement], query: SearchRequest, matches: bool
 ) -> None:
     about = About("What a Court would say.", ("en-GB", "fr"))
-    assert (query.rank(adapters[0].manifest, about) is not None) is matches
+    assert (rank(query, adapters[0].manifest, about) is not None) is matches
 
 
 def test_a_word_in_the_name_counts_more_than_one_in_the_description(
     adapters: list[Announcement],
 ) -> None:
-    in_name = Query(words=("adapter",)).rank(adapters[0].manifest, About("court"))
-    in_text = Query(words=("court",)).rank(adapters[0].manifest, About("court"))
+    in_name = rank(SearchRequest(words=("adapter",)), adapters[0].manifest, About("court"))
+    in_text = rank(SearchRequest(words=("court",)), adapters[0].manifest, About("court"))
     assert in_name is not None
     assert in_text is not None
     assert in_name > in_text

@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.api import PushTold
+from node.api import PushTold, SearchRequest
 from node.catalogue.about import parse_announcement
 from node.catalogue.announcements import Announcer
 from node.catalogue.book import NameBook
@@ -21,7 +21,6 @@ from node.catalogue.known import Known
 from node.catalogue.names import Names
 from node.catalogue.popularity import Popularity
 from node.catalogue.publishing import Publisher
-from node.catalogue.searching import Query
 from node.errors import AdapterError, NoProvider
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
@@ -240,8 +239,8 @@ async def test_what_the_creator_says_of_it_is_announced_and_found(tmp_path: Path
     assert info.licence == "MIT"
     [said] = scene.topics.said
     assert parse_announcement(said).about.languages == ("en", "fr")
-    found = await scene.catalogue.search(Query(words=("court",), language="fr"))
+    found = await scene.catalogue.search(SearchRequest(words=("court",), language="fr"))
     assert [one.cid for one in found] == [info.cid]
-    assert await scene.catalogue.search(Query(language="de")) == []
+    assert await scene.catalogue.search(SearchRequest(language="de")) == []
     with pytest.raises(AdapterError, match="languages"):
         await scene.catalogue.publish(folder, None, PushTold(languages=("no tag!",)))
