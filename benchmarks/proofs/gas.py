@@ -29,7 +29,6 @@ from benchmarks.proofs.crowd import (
 from proofs.chain.deploy import deploy_settlement
 from proofs.chain.devchain import mint
 from proofs.chain.structs import Board, claim_values, config_values
-from proofs.chain.wallet import TransactionReceipt
 from proofs.court import Part, Question
 from proofs.voucher import ChannelConfig
 from tests.proofs.chain.world import TERMS, World, address, memory_world
@@ -37,8 +36,6 @@ from tests.proofs.chain.world import TERMS, World, address, memory_world
 SNAPSHOTS = Path(__file__).resolve().parents[2] / "contracts" / "snapshots"
 COMMAND = "scripts/contracts"
 MUCH = 10**6
-TIME = 2_000_000_000
-"""A deposit is valid until then: in seconds, on the chain's clock."""
 NUM_VOUCHERS = 10
 PAGE = 100
 POST = "post, with fees to pull in and 2 of 2 witnesses"
@@ -122,19 +119,19 @@ def show(row: Row) -> str:
 
 def measure_channels() -> Iterator[tuple[str, int]]:
     """Every call of the channels contract."""
-    world, _ = memory_world()
+    world, _ = memory_world(seed="gas")
     there = world.channels("operator")
     payer = world.client("payer")
     operator = world.client("operator")
     config = channel(world, 0)
-    yield "deposit, which opens a channel", deposit(world, config, salt=1).gas_used
-    yield "deposit, into an open channel", deposit(world, config, salt=2).gas_used
+    yield "deposit, which opens a channel", world.deposit(config, MUCH).gas_used
+    yield "deposit, into an open channel", world.deposit(config, MUCH).gas_used
     (claimed,) = operator.channels.claim([world.voucher(config, 1)]).transactions
     yield "claim of 1 voucher, the receiver's first of all", claimed.gas_used
 
     opened = [channel(world, number) for number in range(1, PAGE + 2)]
-    for number, each in enumerate(opened):
-        deposit(world, each, salt=3 + number)
+    for each in opened:
+        world.deposit(each, MUCH)
     first, *others = opened
     (claimed,) = operator.channels.claim([world.voucher(first, 100)]).transactions
     yield "claim of 1 voucher", claimed.gas_used
@@ -170,7 +167,7 @@ def measure_channels() -> Iterator[tuple[str, int]]:
 def measure_settlement() -> Iterator[tuple[str, int]]:
     """Every call of the settlement contract, and of the court."""
     witnesses = sorted(address(name) for name in WITNESSES)
-    world, _ = memory_world(witnesses=tuple(witnesses), quorum=len(witnesses))
+    world, _ = memory_world(witnesses=tuple(witnesses), quorum=len(witnesses), seed="gas")
     deployer = world.client("deployer")
     board = Board(address("deployer"), address("aggregator"))
     receipt = deploy_settlement(
@@ -270,7 +267,7 @@ def measure_office(world: World) -> Iterator[tuple[str, int]]:
 
 def measure_exits() -> Iterator[tuple[str, int]]:
     """A channel with 8 shares among 10,000, with an aggregator that is gone."""
-    world, _ = memory_world()
+    world, _ = memory_world(seed="gas")
     crowd = gather(world)
     crowd.post()
     before = crowd.copy()
@@ -305,12 +302,6 @@ def measure_exits() -> Iterator[tuple[str, int]]:
 def channel(world: World, number: int) -> ChannelConfig:
     """One of the payer's channels."""
     return world.config(number=number)
-
-
-def deposit(world: World, config: ChannelConfig, salt: int) -> TransactionReceipt:
-    """A deposit whose every byte is fixed: what call data costs depends on its zeros."""
-    channels = world.client("payer").channels
-    return channels.relay_deposit(config, channels.sign_deposit(config, MUCH, TIME, salt))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Knows transactions and blocks; no contract and no network.
 
-For development and tests. Its clock is the real one plus whatever `increase_time` added. With
-automining off, transactions wait in a pool until `mine`, so that stuck and replaced transactions
-can be tried out.
+For development and tests. Its clock is the real one plus whatever `increase_time` added; a given
+clock and a given `randomness` make every block's hash the same each time. With automining off,
+transactions wait in a pool until `mine`, so that stuck and replaced transactions can be tried out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eth.abc import BlockHeaderAPI, ComputationAPI, ReceiptAPI, SignedTransactio
 from eth.constants import GENESIS_PARENT_HASH
 from eth.exceptions import PyEVMError
 from eth.vm.spoof import SpoofTransaction
-from eth_tester.backends.pyevm.main import setup_tester_chain
+from eth_tester.backends.pyevm.main import get_default_genesis_params, setup_tester_chain
 from eth_utils.exceptions import ValidationError
 from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 
@@ -88,6 +88,7 @@ class MemoryChain:
     code: Mapping[bytes, bytes]
     balances: Mapping[bytes, int]
     clock: Callable[[], float] = time.time
+    randomness: Callable[[], bytes] = lambda: os.urandom(32)
     automine: bool = True
     finalized_depth: int | None = 0  # blocks below the head; None: the chain calls nothing final
     mined: dict[bytes, Mined] = field(default_factory=dict)
@@ -101,7 +102,8 @@ class MemoryChain:
             a: {"balance": wei, "storage": {}, "code": self.code.get(a, b""), "nonce": 0}
             for a, wei in accounts.items()
         }
-        _, self._chain = setup_tester_chain(None, genesis, 1)
+        parameters = get_default_genesis_params({"timestamp": int(self.clock())})
+        _, self._chain = setup_tester_chain(parameters, genesis, 1)
         type(self._chain).chain_id = self.chain_id
         self.blocks.append(Block(self._chain.get_canonical_block_by_number(0).header))
 
@@ -262,7 +264,7 @@ class MemoryChain:
             contract = computation.msg.storage_address if computation.msg.is_create else b""
             done.append((transaction, receipt, receipt.gas_used - gas_before, bytes(contract)))
             gas_before = receipt.gas_used
-        header = self._chain.mine_block(mix_hash=os.urandom(32), blob_gas_used=0).header
+        header = self._chain.mine_block(mix_hash=self.randomness(), blob_gas_used=0).header
         self.blocks.append(Block(header, tuple(number_logs(header, done))))
         self.mined.update(
             (bytes(mined.transaction.hash), mined) for mined in self.blocks[-1].transactions

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.proofs import gas
+from tests.proofs.chain.world import memory_world
 
 
 @pytest.fixture
@@ -45,3 +46,15 @@ def test_calls_that_came_or_went_fail_too(capsys: pytest.CaptureFixture[str]) ->
 def test_a_contract_without_a_snapshot_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert gas.check({"Nowhere": {"open": 1}}) == 1
     assert "Nowhere" in capsys.readouterr().out
+
+
+def test_two_chains_of_one_seed_have_the_same_hashes():
+    """What a post costs depends on the zeros of the hash that it names."""
+    hashes = []
+    for _ in range(2):
+        world, chain = memory_world(seed="one")
+        world.fund(world.config(), 1_000)
+        world.earn(1_000)
+        world.post(world.next_header())
+        hashes.append([block.header.hash for block in chain.blocks])
+    assert hashes[0] == hashes[1]

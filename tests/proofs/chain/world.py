@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 
 import msgspec
 from web3.providers import BaseProvider
@@ -51,6 +52,7 @@ class World:
     def __init__(self, rpc: Rpc, deployment: Deployment) -> None:
         self.rpc = rpc
         self.deployment = deployment
+        self._salts = itertools.count(1)
 
     def client(self, name: str, **settings) -> ChainClient:
         return ChainClient(self.rpc, self.deployment, secret(name), deadline_s=20, **settings)
@@ -113,18 +115,27 @@ class World:
         self.rpc.call("evm_increaseTime", seconds)
         self.rpc.call("evm_mine")
 
+    def deposit(
+        self, config: ChannelConfig, amount: int, payer: str = "payer"
+    ) -> TransactionReceipt:
+        """A deposit whose every byte is fixed: what call data costs depends on its zeros."""
+        channels = self.client(payer).channels
+        signed = channels.sign_deposit(config, amount, FAR_OFF, next(self._salts))
+        return channels.relay_deposit(config, signed)
+
     def fund(self, config: ChannelConfig, amount: int, total: int | None = None) -> None:
         """Deposit into a channel of the payer's, and have the operator claim all, or a total."""
-        self.client("payer").channels.deposit(config, amount)
+        self.deposit(config, amount)
         self.client("operator").channels.claim([self.voucher(config, total or amount)])
 
     def earn(self, amount: int, payer: str = "payer") -> None:
         """Put fees into the settlement contract the way they come: deposit, voucher, claim."""
         config = self.config(payer, number=int(self.rpc.call("eth_blockNumber"), 16))
-        self.client(payer).channels.deposit(config, amount)
+        self.deposit(config, amount, payer)
         self.client("operator").channels.claim([self.voucher(config, amount, payer)])
 
 
+FAR_OFF = 4_000_000_000  # a deposit is valid until then, in seconds on the chain's clock
 START = 1_800_000_000  # the chain's clock stands still but for its blocks, and for `wait`
 TERMS = Terms(
     window=1_000, answer_time=200, silence=10_000, timelock=2_000, bond=1_000_000, demand_fee=500
@@ -137,10 +148,14 @@ def memory_world(
     witnesses: tuple[bytes, ...] = (),
     quorum: int = 0,
     terms: Terms = TERMS,
+    seed: str | None = None,
 ) -> tuple[World, MemoryChain]:
-    """A fresh chain in this process."""
+    """A fresh chain in this process; of one seed, the same to the last hash."""
     balances = dict.fromkeys([address("deployer"), *map(address, names)], FUND_WEI)
     chain = MemoryChain(CHAIN_ID, placed_code(), balances, clock=lambda: START)
+    if seed is not None:
+        numbers = itertools.count()
+        chain.randomness = lambda: secret(f"{seed} {next(numbers)}")
     board = Board(address("deployer"), address("aggregator"), witnesses, quorum)
     return deploy_world(memory_rpc(chain), names, board, terms), chain
 
