@@ -22,6 +22,7 @@ from p2p.cid import Cid
 from p2p.errors import HostFailed, InvalidInput, sole_error
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
+from p2p.lookup.server import Lookups
 from p2p.reach.reservations import relay_limits
 from proofs.hextext import from_hex
 from proofs.signing import Signer
@@ -151,6 +152,7 @@ async def _build(
     """Construct the parts of this role and start their tasks."""
     config = ground.config
     serve_blocks(ground.host, ground.store, Rate(config.max_upload_bytes_s))
+    Lookups(ground.host)
     money.build(ground.store)
     engine: EngineHost | None = None
     catalogue: Catalogue | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 import trio
@@ -34,6 +35,23 @@ MAX_CORRECTIONS = 64
 _MULTIHASH_HEADER = bytes((0x12, 32))
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HeldName:
+    """A name's record that is here, and how long ago it came."""
+
+    record: NameRecord
+    age_s: float
+
+
+@dataclass(frozen=True)
+class HeldProvider:
+    """Who said to have something, as it was told here."""
+
+    peer: PeerAddress
+    age_s: float
+    is_own: bool = False
 
 
 class Dht:
@@ -158,6 +176,22 @@ class Dht:
                 await self.routing.ask_slow(walk, ask, take)
         return self._rank(told)[:limit]
 
+    def recall_providers(self, cid: Cid) -> list[HeldProvider]:
+        """List who is known here to have `cid`, without asking anybody: this node first if it has
+        it, then the latest; nobody who is gone.
+        """
+        held = [
+            HeldProvider(PeerAddress(str(one.peer_id), tuple(map(str, one.addresses))), age_s)
+            for one, age_s in self._kademlia.provider_store.held(_multihash(cid))
+            if self._may_provide(one.peer_id.to_bytes())
+            and not self.routing.is_gone(one.peer_id.to_bytes())
+        ]
+        if cid in self._provided:
+            addresses = tuple(str(address) for address in self._host.get_addrs())
+            own = PeerAddress(str(self._own), addresses)
+            held.append(HeldProvider(own, 0.0, is_own=True))
+        return sorted(held, key=lambda one: (not one.is_own, one.age_s))
+
     def _rank(self, told: Mapping[ID, Sequence[Named]]) -> list[PeerAddress]:
         """Merge what several peers told, one of each in turn, so that none of them fills a list;
         those connected for longest have the first word.
@@ -258,6 +292,18 @@ class Dht:
         if winner is not None:
             self._note_old(winner, (peer for peer in found if found[peer] != winner))
         return winner
+
+    def recall_name(self, owner: str, name: str) -> HeldName | None:
+        """Return the record of a name that is here, without asking anybody.
+
+        Raises InvalidInput for what cannot be a name or an owner.
+        """
+        public_key_of(owner)
+        key = name_key(owner, name)
+        record = self._local_name(key)
+        if record is None:
+            return None
+        return HeldName(record, self._kademlia.value_store.age_s(key.encode()))
 
     def learn_name(self, record: NameRecord) -> bool:
         """Keep a checked record that came another way, to answer others with it.

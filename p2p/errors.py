@@ -9,6 +9,7 @@ P2pError
 │   ├── InvalidAddress
 │   ├── InvalidIdentity          a key file that is not a key
 │   ├── InvalidNameRecord
+│   ├── InvalidLookup
 │   └── FrameTooLarge
 ├── PeerUnreachable              no address of the peer answered
 │   └── ProtocolRefused          it answered, but does not speak the protocol
@@ -51,6 +52,10 @@ class InvalidIdentity(InvalidInput):
 
 class InvalidNameRecord(InvalidInput):
     """A name record that is not canonical, not bounded or not signed by its owner."""
+
+
+class InvalidLookup(InvalidInput):
+    """A look-up, or its answer, that is not what the protocol says."""
 
 
 class FrameTooLarge(InvalidInput):

@@ -74,6 +74,11 @@ class BoundedValues(ValueStore):
             time.time() + VALUE_LIFE_S,
         )
 
+    def age_s(self, key: bytes) -> float:
+        """Return how long ago a value that is here came."""
+        _, until = self.store[key]
+        return max(time.time() - (until - VALUE_LIFE_S), 0.0)
+
     def _drop_farthest(self) -> None:
         self.cleanup_expired()
         own = _place(self.local_peer_id.to_bytes())
@@ -121,6 +126,12 @@ class BoundedProviders(ProviderStore):
         records = list(self.providers.get(key, {}).values())
         told = random.sample(records, min(len(records), TOLD_PROVIDERS))
         return [PeerInfo(record.peer_id, record.addresses) for record in told]
+
+    def held(self, key: bytes) -> list[tuple[ProviderRecord, float]]:
+        """List all who have it, and how many seconds ago each said so."""
+        now = time.time()
+        records = self.providers.get(key, {}).values()
+        return [(one, max(now - one.timestamp, 0.0)) for one in records if not one.is_expired()]
 
     def cleanup_expired(self) -> None:
         """Drop what was said too long ago."""

@@ -32,6 +32,8 @@ from node.wire import channels, client_session, infer, node_session, receipts, w
 from p2p import gossip, hardened_gossip, hardening, identity, kademlia, names, transport, walk, wire
 from p2p.blocks import limits
 from p2p.dht import REPROVIDE_INTERVAL_S
+from p2p.lookup import messages as lookup
+from p2p.lookup import server as lookups
 from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
 from proofs.admission import LINE_S, MAX_LINE, SHARE
 from proofs.aggregator import PACE
@@ -50,7 +52,7 @@ PLAIN = {name: " ".join(text.split()) for name, text in PAGES.items()}
 HOUR_S = 3600
 DEFAULTS = Config(home=Path("anywhere"))
 
-PROTOCOLS = {limits.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL, witness.PROTOCOL}
+PROTOCOLS = {limits.PROTOCOL, lookup.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL, witness.PROTOCOL}
 TOPICS = {
     node.catalogue.announcements.TOPIC,
     node.catalogue.announcements.NAMES_TOPIC,
@@ -90,6 +92,27 @@ FACTS = [
     ("blocks.md", f"1 to {limits.MAX_BLOCK_BYTES:,} bytes"),
     ("blocks.md", f"cut into blocks of {limits.BLOCK_BYTES:,} bytes"),
     ("blocks.md", f"1 ≤ n ≤ {limits.MAX_REQUEST_BLOCKS}"),
+    ("p2p.md", f"records, providers | {lookups.STREAMS_PER_PEER} streams"),
+    ("lookup.md", f"# Look-ups: `{lookup.PROTOCOL}`"),
+    ("lookup.md", f"at most {lookup.MAX_LOOKUP_BYTES} bytes each"),
+    ("lookup.md", f"at most {lookup.MAX_ANSWER_BYTES:,} bytes. Either"),
+    ("lookup.md", f"bin of at most {lookup.MAX_KEY_BYTES} bytes"),
+    ("lookup.md", f"at most {lookup.MAX_FOUND} bin, best first"),
+    ("lookup.md", f"together at most {lookup.MAX_FOUND_BYTES:,} bytes"),
+    (
+        "lookup.md",
+        f"at most {lookup.MAX_ADDRESSES} addresses of at most {lookup.MAX_ADDRESS_CHARS}",
+    ),
+    (
+        "lookup.md",
+        f"({lookups.MAX_REMEMBERED:,} answers, {lookups.MAX_REMEMBERED_BYTES >> 20} MiB)",
+    ),
+    ("lookup.md", f"found nothing for {lookups.NOTHING_AGE_S:.0f} s"),
+    ("lookup.md", f"{lookups.LOOKUPS_PER_SECOND:.0f} a second, {lookups.BURST_LOOKUPS} at once"),
+    ("lookup.md", f"{lookups.SEARCHES_PER_SECOND:.0f} a second, {lookups.BURST_SEARCHES} at once"),
+    ("lookup.md", f"{lookups.MAX_SEARCHES} at once; one has {lookups.SEARCH_DEADLINE_S:.0f} s"),
+    ("lookup.md", f"without a look-up | {lookups.IDLE_TIMEOUT_S:.0f} s"),
+    ("lookup.md", f"not taken | {lookups.SEND_TIMEOUT_S:.0f} s"),
     ("names.md", f"DHT key `/{names.NAMESPACE}/<owner peer id>/<name>`"),
     ("names.md", f"at most {names.MAX_RECORD_BYTES} bytes"),
     ("names.md", f"forgets a value {DEFAULT_TTL // HOUR_S} h after"),

@@ -17,6 +17,7 @@ from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
 from .epochs import epochs
+from .lookups import lookups
 from .money import channels, shares
 from .page import PAGE, with_bytes
 from .receipts import DEADLINE, chain, payouts, receipts
@@ -182,6 +183,7 @@ VECTORS = {
     "manifest": manifest,
     "shares": shares,
     "batch": epochs,
+    "lookup": lookups,
 }
 
 if __name__ == "__main__":
