@@ -24,6 +24,8 @@ from typing import Any
 import libp2p.pubsub.pubsub as pubsub_module
 import trio
 from libp2p.abc import INetStream
+from libp2p.io.exceptions import IncompleteReadError
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, PROTOCOL_ID_V12, GossipSub
 from libp2p.pubsub.pb import rpc_pb2
@@ -31,6 +33,8 @@ from libp2p.pubsub.pubsub import Pubsub
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.score import ScoreParams, TopicScoreParams
 from libp2p.pubsub.validators import signature_validator
+
+from .swarm import is_relayed
 
 MAX_MESSAGE_BYTES = 64 << 10
 MAX_RPC_BYTES = 512 << 10
@@ -40,6 +44,7 @@ OUTBOUND_QUEUE_RPCS = 256
 MAKE_ROOM_TIMEOUT_S = 1.0
 HEARTBEAT_S = 1
 GREETINGS = 3  # of a new peer, in case one is lost
+_ENDS = (StreamError, IncompleteReadError)  # a peer that leaves is not to blame
 PUBLISH_SCORE = -40.0  # a peer below this is not listened to
 
 logger = logging.getLogger(__name__)
@@ -124,14 +129,22 @@ class HardenedPubsub(Pubsub):
         self._judge = judge
         self._deliver = deliver
         self._num_judging = 0
+        self._opening_to: set[ID] = set()
         self._greeted: dict[ID, int] = {}  # how often each connected peer was
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
         """Register a peer, then send our topics again.
 
-        A topic subscribed while the first greeting was under way would never be told.
+        A topic subscribed while the first greeting was under way would never be told. Of two tasks
+        that open a stream to one peer, the library would forget one stream and leave it open.
         """
-        await super()._handle_new_peer(peer_id)
+        if peer_id in self._opening_to:
+            return
+        self._opening_to.add(peer_id)
+        try:
+            await super()._handle_new_peer(peer_id)
+        finally:
+            self._opening_to.discard(peer_id)
         self._greet(peer_id)
 
     def _greet(self, peer_id: ID) -> None:
@@ -147,11 +160,33 @@ class HardenedPubsub(Pubsub):
         for peer_id in connected:
             if peer_id not in self.peers:
                 self._schedule_peer_stream_retry(peer_id)
+            elif self._is_left(self.peers[peer_id]):
+                self.manager.run_task(self._move, peer_id)
             if all_again or self._greeted.get(peer_id, 0) < GREETINGS:
                 self._greet(peer_id)
         self._greeted = {
             peer_id: min(GREETINGS, self._greeted.get(peer_id, 0) + 1) for peer_id in connected
         }
+
+    def _is_left(self, stream: INetStream) -> bool:
+        """Return whether a relay carries a stream to a peer that is connected directly by now."""
+        connection: Any = stream.muxed_conn  # yamux says as well how it leads there
+        swarm: Any = self.host.get_network()
+        return is_relayed(connection) and swarm.has_direct(connection.peer_id)
+
+    async def _move(self, peer_id: ID) -> None:
+        """Send to a peer over its direct connection from now on, so that the relay gets its circuit
+        back. What its mesh knows of the peer stays.
+        """
+        left = self.peers.pop(peer_id, None)
+        queue = self.peer_queues.pop(peer_id, None)
+        if queue is not None:
+            queue.close()
+        try:
+            await self._handle_new_peer(peer_id)
+        finally:
+            if left is not None:
+                await left.reset()
 
     async def make_room(self) -> None:
         """Wait at most a second until the queues to all peers are half empty, so that our own burst
@@ -163,13 +198,17 @@ class HardenedPubsub(Pubsub):
 
     async def stream_handler(self, stream: INetStream) -> None:
         """Read one peer's messages; whatever the peer sends, only its stream ends."""
+        peer_id = stream.muxed_conn.peer_id
         try:
             await self.continuously_read_stream(stream)
+        except _ENDS as error:
+            logger.debug("gossip of %s has ended: %r", peer_id, error)
         except Exception as error:  # the top of one stream: any bytes may come, any parser fail
-            logger.info("gossip of %s is unreadable: %r", stream.muxed_conn.peer_id, error)
-            self.penalise(stream.muxed_conn.peer_id)
-            await stream.reset()
-            self._handle_dead_peer(stream.muxed_conn.peer_id)
+            logger.info("gossip of %s is unreadable: %r", peer_id, error)
+            self.penalise(peer_id)
+        await stream.reset()
+        if not self._is_left(stream):  # else it only came to the direct connection
+            self._handle_dead_peer(peer_id)
 
     async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
         """Judge, deliver and forward one message, our own or a peer's. Raises nothing."""

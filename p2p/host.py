@@ -135,6 +135,10 @@ class Host:
             for connection in self._swarm.get_connections(_library_id(peer_id))
         )
 
+    def is_direct(self, peer_id: str) -> bool:
+        """Return whether a connection to this peer is open that no relay carries."""
+        return self._swarm.has_direct(_library_id(peer_id))
+
     async def connect(self, address: str, deadline_s: float) -> str:
         """Connect to a full address (…/p2p/PEERID) and return the peer id found there.
 

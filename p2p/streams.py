@@ -16,6 +16,7 @@ from math import inf
 
 import trio
 from libp2p.abc import INetStream
+from libp2p.connection_types import ConnectionType
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import IOException
 from libp2p.network.stream.exceptions import StreamError
@@ -55,6 +56,11 @@ class FrameStream:
         self._closed = False
         self._ended = False
         self._num_untimed = 0  # bytes of frames that were received without a turn for others
+
+    @property
+    def is_relayed(self) -> bool:
+        """Return whether a relay carries it."""
+        return self._muxed.conn.get_connection_type() == ConnectionType.RELAYED
 
     async def send(self, frame: bytes | memoryview, deadline_s: float) -> None:
         """Write one frame. Raises StreamClosed, PeerTimeout, FrameTooLarge."""

@@ -6,10 +6,11 @@ know which peers have a block; the caller brings them.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -19,14 +20,13 @@ from ..cid import Cid
 from ..errors import FetchFailed, FrameTooLarge, P2pError, sole_error
 from ..host import Host
 from ..peers import PeerAddress
-from ..streams import FrameStream
 from .exchange import Action, Ask, BlockRef, Drop, Exchange, Keep, Rejection
-from .limits import MAX_BLOCK_BYTES, PROTOCOL, encode_request
+from .limits import PROTOCOL
+from .line import Line
 from .rate import Rate
 
 MAX_PROVIDERS = 8  # asked at once
 CONNECT_TIMEOUT_S = 5.0
-SEND_TIMEOUT_S = 10.0
 CHECK_INTERVAL_S = 0.1
 BAN_S = 600.0
 # Who is first leaves the others their share for a while: a connection takes six round trips, a
@@ -36,7 +36,9 @@ MIN_PATIENCE_S = 0.05
 MAX_PATIENCE_S = 0.3
 ATTEMPTS_PER_PROVIDER = 2
 RETRY_DELAY_S = 0.2
-_NEVER_S = float("inf")  # the exchange, not the stream, judges who is late
+STAY_S = 2.0  # at a relay, before a stream past it is tried once more
+
+logger = logging.getLogger(__name__)
 
 
 class BlockSink(Protocol):
@@ -159,7 +161,7 @@ class _Fetch:
     num_bytes: int = 0
     blocks_by_peer: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
-    requests: dict[str, trio.MemorySendChannel[Ask]] = field(default_factory=dict)
+    lines: dict[str, Line] = field(default_factory=dict)
     scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
     hopeful: set[str] = field(default_factory=set)  # providers that are being connected to
 
@@ -255,22 +257,40 @@ class _Fetch:
     async def _ask_until_lost(self, provider: PeerAddress) -> None:
         peer_id = provider.peer_id
         await self.host.connect_to(provider, CONNECT_TIMEOUT_S)
-        async with self.host.open_stream(peer_id, PROTOCOL, CONNECT_TIMEOUT_S) as stream:
-            self.requests[peer_id], requests = trio.open_memory_channel[Ask](len(self.wanted) + 1)
+        async with AsyncExitStack() as streams:
+            open_stream = self.host.open_stream(peer_id, PROTOCOL, CONNECT_TIMEOUT_S)
+            line = Line(await streams.enter_async_context(open_stream), len(self.wanted) + 1)
+            self.lines[peer_id] = line
             with trio.CancelScope() as self.scopes[peer_id]:
                 self._act(self.exchange.add_peer(peer_id, trio.current_time()))
                 self._lose_hope(peer_id)
                 self._first_ready.set()
                 try:
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(_send_requests, stream, requests)
-                        while True:
-                            answer = await stream.receive(_NEVER_S, max_bytes=MAX_BLOCK_BYTES)
+                        nursery.start_soon(line.send_requests)
+                        if line.is_relayed:
+                            nursery.start_soon(self._leave_relay, peer_id, line, streams)
+                        while True:  # the exchange, not the stream, judges who is late
+                            answer = await line.receive()
                             self._act(self.exchange.answer(peer_id, answer, trio.current_time()))
                             await self._slow_down(peer_id, len(answer))
                 except BaseExceptionGroup as group:
                     raise sole_error(group) from None
-            await stream.reset()
+            await line.reset()
+
+    async def _leave_relay(self, peer_id: str, line: Line, streams: AsyncExitStack) -> None:
+        """Go on over a direct connection as soon as there is one; where the provider takes no more
+        streams, try again later.
+        """
+        while line.is_relayed:
+            await trio.sleep(CHECK_INTERVAL_S)
+            if self.host.is_direct(peer_id):
+                try:
+                    open_stream = self.host.open_stream(peer_id, PROTOCOL, CONNECT_TIMEOUT_S)
+                    line.move_to(await streams.enter_async_context(open_stream))
+                except P2pError as error:
+                    logger.debug("%s is asked through its relay still: %s", peer_id, error)
+                    await trio.sleep(STAY_S)
 
     async def _slow_down(self, peer_id: str, num_bytes: int) -> None:
         until = self.rate.reserve(num_bytes)
@@ -281,8 +301,8 @@ class _Fetch:
     def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case Ask(peer_id):
-                    self.requests[peer_id].send_nowait(action)
+                case Ask(peer_id, cids):
+                    self.lines[peer_id].ask(cids)
                 case Keep(peer_id, cid, data):
                     self.store.put_verified(cid, data)
                     self._count(peer_id, cid, len(data))
@@ -309,12 +329,3 @@ class _Fetch:
         is_right = cid.matches(data)
         self.verify_s += time.perf_counter() - started
         return is_right
-
-
-async def _send_requests(stream: FrameStream, requests: trio.MemoryReceiveChannel[Ask]) -> None:
-    """Send the requests that the exchange makes. A failure ends the stream, which the receiver
-    reports.
-    """
-    with suppress(P2pError):
-        async for ask in requests:
-            await stream.send(encode_request(ask.cids), SEND_TIMEOUT_S)

@@ -403,3 +403,23 @@ def test_keys_of_libp2p_are_made_by_a_library_that_agrees_with_ours():
     library = create_new_key_pair(identity.secret)
     signature = library.private_key.sign(b"message")
     assert coincurve.PublicKey(identity.public_key).verify(signature, b"message")
+
+
+async def test_two_tasks_that_open_gossip_to_one_peer_open_one_stream():
+    async with open_hosts(2) as (a, b):
+        await connect(b, a)
+        pubsub = b.gossip._pubsub
+        (peer,) = b._library.get_connected_peers()
+        await eventually(lambda: peer in pubsub.peers)
+        pubsub._handle_dead_peer(peer)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(pubsub._handle_new_peer, peer)
+
+        def opened():
+            (connection,) = b._swarm.get_connections()
+            streams = [one for one in connection.get_streams() if one.get_protocol() == MESHSUB]
+            return len([one for one in streams if one.muxed_stream.is_initiator])
+
+        await settled()
+        assert opened() == 2  # the one that died unsaid, and one more
