@@ -349,6 +349,7 @@ class StatusInfo:
     counters: Mapping[str, int] = field(default_factory=dict)
     rejections: tuple[tuple[str, str, str], ...] = ()
     reach: Mapping[str, object] = field(default_factory=dict)
+    hub_origin: str = ""
 
 
 class Daemon(Protocol):

@@ -81,6 +81,11 @@ class Config:
         "127.0.0.1", "where the HTTP API listens; loopback, since it asks for no password"
     )
     http_port: int = _setting(4180, "its port; 0 takes any free one")
+    hub_origin: str = _setting(
+        "",
+        "a hub of models that programs at /hub are served from where the swarm lacks something, as"
+        " https://huggingface.co; empty: no other host is asked",
+    )
     public_blocks: str = _setting(
         "",
         "host:port at which anybody may get this node's blocks over HTTP, so that a stranger can"
@@ -218,6 +223,11 @@ class Config:
             raise ConfigError(f"role is {self.role!r}; use one of {', '.join(get_args(Role))}")
         if self.public_blocks:
             split_address(self.public_blocks)
+        if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*[^\s/?#])?)?", self.hub_origin):
+            raise ConfigError(
+                f"hub_origin is {self.hub_origin!r}; use a URL without a slash at its end, as"
+                " https://huggingface.co, or leave it empty"
+            )
         if self.chain_rpc and not (self.settlement and self.channels and self.token):
             raise ConfigError(
                 "chain_rpc is set, so settlement, channels and token must be set too (addresses of"

@@ -108,6 +108,7 @@ class NodeDaemon:
             settlement=self.money.describe() if self.money else None,
             counters=self.telemetry.counters,
             reach=asdict(self.host.reachability()),
+            hub_origin=self.config.hub_origin,
             rejections=tuple(
                 (one.what, one.peer_id, one.reason) for one in self.telemetry.rejections
             ),

@@ -27,10 +27,11 @@ def mirror(home: Home, as_json: Json = False) -> None:
         )
     endpoint = find_url(home) + HUB
     if as_json:
-        return show_json({ENDPOINT: endpoint})
+        return show_json({ENDPOINT: endpoint, "origin": status.hub_origin})
     print(f"export {ENDPOINT}={endpoint}")
+    beside = f"all else from {status.hub_origin}" if status.hub_origin else "a base is not served"
     err.print(
-        "adapters by NAME, PEER/NAME or CID, as in snapshot_download('law'); a base is not served",
+        f"adapters by NAME, PEER/NAME or CID, as in snapshot_download('law'); {beside}",
         markup=False,
     )
     return None

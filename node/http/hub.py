@@ -4,12 +4,14 @@
 Decides what a repository, its revisions and its files are: an adapter by NAME, PEER/NAME or CID;
 `main`, its versions, and its commit, the first 40 hex digits of its manifest's digest; the files of
 its manifest. Does not know how an adapter is fetched: the daemon does that on the first request and
-keeps it as a guest. What is no adapter of the swarm does not exist here.
+keeps it as a guest. What the swarm does not have an origin is asked for, where there is one
+(origin.py); the swarm's names win, and each answer says whose it is.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -21,6 +23,7 @@ from starlette.routing import Route
 
 from ..api import Daemon, FileInfo, FilesInfo
 from ..errors import NodeError, UnknownModel
+from .origin import FROM, Origin, OriginFailed
 from .problems import json_response, problem_of
 
 PREFIX = "/hub"
@@ -31,11 +34,16 @@ MAX_REPO_CHARS = 256
 MAX_AT_ONCE = 32
 """How many adapters are looked up or fetched at a time; further requests wait."""
 MAX_MESSAGE_CHARS = 1024
+ABSENT_S = 20.0
+"""For how long a name that the swarm did not have is asked of the origin at once."""
+MAX_ABSENT = 1024
 NO_BASES = (
     "; there are adapters here and no bases: load a base from its folder, or without HF_ENDPOINT"
 )
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+
+logger = logging.getLogger(__name__)
 
 
 class NotThere(Exception):
@@ -45,6 +53,49 @@ class NotThere(Exception):
         super().__init__(message)
         self.code = code
         self.headers = headers or {}
+
+
+class Elsewhere:
+    """Has an origin answer for what the swarm does not have, and says which side answered."""
+
+    def __init__(self, origin: Origin | None, log: Callable[[str], None]) -> None:
+        self._origin = origin
+        self._log = log
+        self._absent: dict[str, tuple[str, float]] = {}
+
+    def beside(self, endpoint: Endpoint) -> Endpoint:
+        """Return an endpoint that answers out of the swarm, else out of the origin."""
+
+        async def wrapped(request: Request) -> Response:
+            response = await self._answer(endpoint, request)
+            if "file" in request.path_params and request.method == "GET":
+                path = request.url.path.removeprefix(PREFIX)
+                self._log(f"hub: {path} ({response.status_code}) from {response.headers[FROM]}")
+            return response
+
+        return wrapped
+
+    async def rest(self, request: Request) -> Response:
+        """Answer what only an origin has: data sets, whose token that is."""
+        assert self._origin is not None
+        return await self._origin.answer(request, PREFIX)
+
+    async def _answer(self, endpoint: Endpoint, request: Request) -> Response:
+        name = named_by(request)
+        missing, until = self._absent.get(name, ("", 0.0))
+        if self._origin is not None and trio.current_time() < until:
+            return await self._origin.answer(request, PREFIX, missing)
+        try:
+            response = await endpoint(request)
+        except NotThere as error:
+            if self._origin is None or error.code == "EntryNotFound":
+                raise
+            if len(self._absent) >= MAX_ABSENT:
+                self._absent.clear()
+            self._absent[name] = (str(error), trio.current_time() + ABSENT_S)
+            return await self._origin.answer(request, PREFIX, str(error))
+        response.headers[FROM] = "swarm"
+        return response
 
 
 class Hub:
@@ -103,9 +154,12 @@ class Hub:
         return adapter
 
 
-def routes(daemon: Daemon) -> list[Route]:
-    """Return the routes that a hub's client reads from."""
+def routes(
+    daemon: Daemon, origin: Origin | None = None, log: Callable[[str], None] = logger.info
+) -> list[Route]:
+    """Return the routes that a hub's client reads from; `log` hears which side gave a file."""
     hub = Hub(daemon)
+    elsewhere = Elsewhere(origin, log)
     model = f"{PREFIX}/api/models/{{repo:path}}"
     endpoints = {
         f"{model}/revision/{{revision:path}}": hub.info,
@@ -114,7 +168,10 @@ def routes(daemon: Daemon) -> list[Route]:
         model: hub.info,
         f"{PREFIX}/{{repo:path}}/resolve/{{revision}}/{{file:path}}": hub.file,
     }
-    return [Route(path, reporting(endpoint)) for path, endpoint in endpoints.items()]
+    beside = {path: elsewhere.beside(endpoint) for path, endpoint in endpoints.items()}
+    if origin is not None:
+        beside[f"{PREFIX}/{{path:path}}"] = elsewhere.rest
+    return [Route(path, reporting(endpoint)) for path, endpoint in beside.items()]
 
 
 def reporting(endpoint: Endpoint) -> Endpoint:
@@ -125,6 +182,8 @@ def reporting(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except NotThere as error:
             return refuse(404, error.code, str(error), error.headers)
+        except OriginFailed as error:
+            return refuse(502, "OriginFailed", str(error))
         except NodeError as error:
             problem = problem_of(error)
             return refuse(problem.status, problem.code, problem.message)
@@ -139,6 +198,12 @@ def refuse(
     line = "".join(char if " " <= char <= "~" else "?" for char in message[:MAX_MESSAGE_CHARS])
     told = {"x-error-code": code, "x-error-message": line, **(headers or {})}
     return json_response({"error": message}, status, headers=told)
+
+
+def named_by(request: Request) -> str:
+    """Return what of the swarm a request names."""
+    params = request.path_params
+    return f"{params['repo']}@{params.get('revision', MAIN)}"[:MAX_REPO_CHARS]
 
 
 def no_entry(name: str, adapter: FilesInfo) -> NotThere:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import trio
 from hypercorn.config import Config as HypercornConfig
@@ -24,6 +26,7 @@ from starlette.types import ASGIApp
 from ..api import Daemon
 from . import completions, control, hub
 from .guard import MAX_BODY_BYTES, LoopbackGuard
+from .origin import Origin, open_origin
 from .problems import Problem, problem_response
 
 MAX_HEADER_BYTES = 16 << 10
@@ -33,9 +36,12 @@ KEEP_ALIVE_S = 75.0
 logger = logging.getLogger(__name__)
 
 
-def make_app(daemon: Daemon) -> ASGIApp:
+def make_app(
+    daemon: Daemon, origin: Origin | None = None, log: Callable[[str], None] = logger.info
+) -> ASGIApp:
     """Put every route of one daemon behind the guard."""
-    routes = [*completions.routes(daemon), *control.routes(daemon), *hub.routes(daemon)]
+    hub_routes = hub.routes(daemon, origin, log)
+    routes = [*completions.routes(daemon), *control.routes(daemon), *hub_routes]
     return LoopbackGuard(
         Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
     )
@@ -74,9 +80,19 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve_http(daemon: Daemon, sock: socket.socket) -> None:
-    """Serve every route until cancelled. Takes ownership of the socket and closes it."""
-    await serve_app(make_app(daemon), sock, config=hypercorn_config())
+async def serve_http(
+    daemon: Daemon,
+    sock: socket.socket,
+    hub_origin: str = "",
+    log: Callable[[str], None] = logger.info,
+) -> None:
+    """Serve every route until cancelled. Takes ownership of the socket and closes it.
+
+    `hub_origin` is asked for what the swarm does not have; `log` hears which of them gave a file.
+    """
+    async with AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(open_origin(hub_origin)) if hub_origin else None
+        await serve_app(make_app(daemon, origin, log), sock, config=hypercorn_config())
 
 
 async def serve_app(

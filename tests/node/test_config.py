@@ -93,3 +93,23 @@ def test_a_list_in_a_variable_may_be_parts_between_commas(
 def test_half_an_array_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^setting 'listen' is .*; it takes a list of texts"):
         load_config(Path("nowhere"), env={"LORIKEET_LISTEN": text})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "huggingface.co",
+        "https://hub.example/",
+        "https://me:word@hub.example",
+        "ftp://hub",
+        "https://a?b",
+    ],
+)
+def test_an_origin_that_is_no_plain_url_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="hub_origin"):
+        Config(tmp_path, hub_origin=url)
+
+
+@pytest.mark.parametrize("url", ["", "https://huggingface.co", "http://127.0.0.1:4180/hub"])
+def test_an_origin_is_a_url(tmp_path: Path, url: str) -> None:
+    assert Config(tmp_path, hub_origin=url).hub_origin == url

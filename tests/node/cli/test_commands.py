@@ -105,7 +105,22 @@ async def test_mirror_says_where_a_hubs_client_finds_adapters(tmp_path: Path) ->
         async with httpx.AsyncClient(trust_env=False) as client:
             found = await client.get(f"{endpoint}/api/models/law")
     assert plain.stdout.decode() == f"export HF_ENDPOINT={endpoint}\n"
+    assert json.loads(as_json.stdout)["origin"] == ""
     assert found.json()["sha"] == "ab" * 20
+
+
+class BesideAnother(Twin):
+    async def status(self) -> StatusInfo:
+        return replace(await super().status(), hub_origin="https://hub.example")
+
+
+async def test_mirror_says_which_hub_stands_behind_it(tmp_path: Path) -> None:
+    async with serve_twin(BesideAnother()) as url:
+        point_home_at(tmp_path, url)
+        plain = await lorikeet(tmp_path, "mirror")
+        as_json = await lorikeet(tmp_path, "mirror", "--json")
+    assert "all else from https://hub.example" in plain.stderr.decode()
+    assert json.loads(as_json.stdout)["origin"] == "https://hub.example"
 
 
 class NoCatalogue(Twin):
