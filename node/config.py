@@ -51,7 +51,8 @@ class Config:
     )
     listen: tuple[str, ...] = _setting(
         ("/ip4/0.0.0.0/tcp/4101",),
-        "where peers reach this node, as multiaddresses; empty: by relays only",
+        "where peers reach this node, as multiaddresses (…/ws is for browsers); empty: by relays"
+        " only",
     )
     bootstrap: tuple[str, ...] = _setting(
         (), "peers to start from, as full multiaddresses (/ip4, /dns4 or /dnsaddr, …/p2p/…)"

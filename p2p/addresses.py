@@ -13,7 +13,7 @@ from pathlib import Path
 
 from multiaddr import Multiaddr
 
-from .dialling import CIRCUIT, Realm, realm_of, realm_of_ip
+from .dialling import CIRCUIT, Realm, is_websocket, realm_of, realm_of_ip
 from .errors import HostFailed, InvalidAddress
 from .identity import public_key_of
 
@@ -52,13 +52,15 @@ def parse_address(address: str, peer_id: str) -> Multiaddr:
 
 
 def advertised(listening: Sequence[Multiaddr]) -> list[Multiaddr]:
-    """List the addresses to tell others: 0.0.0.0 and :: become this machine's own addresses.
+    """List the addresses to tell others: 0.0.0.0 and :: become this machine's own addresses, and
+    WebSockets come after TCP.
 
     Loopback is told only by a host that has nothing else to say.
     """
     concrete = [one for address in listening for one in _concrete(str(address))]
     far = [text for text in concrete if realm_of(text) > Realm.LOOPBACK]
-    return [Multiaddr(text) for text in dict.fromkeys(far or concrete)]
+    told = sorted(dict.fromkeys(far or concrete), key=is_websocket)
+    return [Multiaddr(text) for text in told]
 
 
 def _concrete(address: str) -> list[str]:
@@ -82,8 +84,13 @@ def check_free(address: str) -> None:
         or parts[1] not in ("ip4", "ip6")
         or parts[3] != "tcp"
         or not parts[4].isdigit()
+        or parts[5:] not in ([], ["ws"])
     ):
-        raise HostFailed(f"cannot listen on {address}; expected for example /ip4/0.0.0.0/tcp/4101")
+        raise HostFailed(
+            f"cannot listen on {address}; expected for example /ip4/0.0.0.0/tcp/4101, or"
+            " /ip4/0.0.0.0/tcp/4102/ws for browsers (for wss put a TLS proxy before that, and"
+            " announce its address)"
+        )
     family = socket.AF_INET if parts[1] == "ip4" else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -63,6 +63,11 @@ def is_named(address: Multiaddr | str) -> bool:
     return str(address).split("/", 2)[1] in NAME_PROTOCOLS
 
 
+def is_websocket(address: Multiaddr | str) -> bool:
+    """Return whether an address is a WebSocket's, with TLS or without."""
+    return not {"ws", "wss"}.isdisjoint(str(address).split("/"))
+
+
 def to_address(ip: str, port: int) -> str:
     """Write a TCP address as a multiaddress."""
     ip = ip.removeprefix(_IPV4_MAPPED)
@@ -70,7 +75,7 @@ def to_address(ip: str, port: int) -> str:
 
 
 def dial_order(addresses: Iterable[Multiaddr], *, with_loopback: bool) -> list[Multiaddr]:
-    """Order what is worth dialling: direct addresses as they were given, relays behind them.
+    """Order what is worth dialling: TCP as it was given, then WebSockets, then relays.
 
     At most MAX_ADDRESSES_PER_DIAL, so that a peer cannot make this node knock at many doors.
     """
@@ -78,4 +83,5 @@ def dial_order(addresses: Iterable[Multiaddr], *, with_loopback: bool) -> list[M
     heard = list(dict.fromkeys(address for address in addresses if realm_of(address) >= least))
     circuits = [address for address in heard if is_circuit(address)][:MAX_CIRCUITS_PER_DIAL]
     direct = [address for address in heard if not is_circuit(address)]
+    direct.sort(key=is_websocket)  # what one node needs of another costs more there
     return direct[: MAX_ADDRESSES_PER_DIAL - len(circuits)] + circuits

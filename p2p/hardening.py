@@ -189,6 +189,10 @@ class HardenedHost(BasicHost):
         except PeerStoreError:
             return ()
 
+    def serves_dht(self, peer: ID) -> bool:
+        """Whether a peer has said that it serves this network's DHT."""
+        return self.dht_protocol in self.protocols_of(peer)
+
     def may_serve_dht(self, peer: ID) -> bool:
         """Whether a peer serves this network's DHT, or has not said yet what it serves."""
         protocols = self.protocols_of(peer)

@@ -1,4 +1,4 @@
-"""Builds the libp2p host that host.py runs: TCP, Noise and Yamux, and nothing else.
+"""Builds the libp2p host that host.py runs: TCP and WebSockets, Noise and Yamux, and nothing else.
 
 Decides which transports there are and how many connections; starts nothing.
 """
@@ -25,6 +25,7 @@ from .identity import Identity
 from .reach.reservations import RelayLimits
 from .swarm import HardenedSwarm
 from .transport import FastUpgrader
+from .websocket.transport import WebSockets
 
 MAX_CONNECTIONS = 300
 
@@ -71,7 +72,7 @@ def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost
         peer_id,
         store,
         upgrader,
-        [TCP()],
+        [TCP(), WebSockets()],
         retry_config=RetryConfig(max_retries=0),
         connection_config=connections,
         psk=config.psk.hex() if config.psk is not None else None,
@@ -82,4 +83,5 @@ def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost
         # a peer's word about our address is not ours to spread
         disable_identify_address_discovery=True,
     )
+    swarm.serves_dht = library.serves_dht
     return library, swarm

@@ -43,6 +43,8 @@ async def _resolve(address: str, found: list[Multiaddr], depth: int) -> None:
                 else:
                     _add(text, found)
         return
+    if tail.endswith("/tls/ws") or tail.endswith("/wss"):  # the certificate is the name's
+        tail = f"{tail.removesuffix('/wss').removesuffix('/tls/ws')}/tls/sni/{name}/ws"
     for ip in await _ips_of(name, _FAMILIES[protocol]):
         _add(f"/{'ip6' if ':' in ip else 'ip4'}/{ip}{tail}", found)
 

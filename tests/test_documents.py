@@ -29,11 +29,25 @@ from node.http import public
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
 from node.wire import channels, client_session, infer, node_session, receipts, witness
-from p2p import gossip, hardened_gossip, hardening, identity, kademlia, names, transport, walk, wire
+from p2p import (
+    admission,
+    gossip,
+    hardened_gossip,
+    hardening,
+    identity,
+    kademlia,
+    names,
+    swarm,
+    transport,
+    walk,
+    wire,
+)
 from p2p.blocks import limits
 from p2p.dht import REPROVIDE_INTERVAL_S
 from p2p.lookup import messages as lookup
 from p2p.lookup import server as lookups
+from p2p.websocket import listener
+from p2p.websocket import stream as websocket
 from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
 from proofs.admission import LINE_S, MAX_LINE, SHARE
 from proofs.aggregator import PACE
@@ -63,6 +77,15 @@ DHT = str(hardening.dht_protocol("<network>"))
 FACTS = [
     ("p2p.md", f"base58( {identity._PEER_ID_HEADER.hex(' ')} || public key )"),
     ("p2p.md", f"at most {p2p.library.MAX_CONNECTIONS} connections, 3 of one peer"),
+    ("p2p.md", f"at most {admission.MAX_INBOUND} are such as others opened"),
+    ("p2p.md", f"{admission.MAX_HANDSHAKES} sockets are in their handshake"),
+    ("p2p.md", f"closed; one has {swarm.HANDSHAKE_TIMEOUT_S:.0f} s), and {admission.MAX_VISITORS}"),
+    ("p2p.md", f"no stream and is here for {swarm.NEW_S:.0f} s"),
+    ("p2p.md", f"may have {admission.MAX_PER_NETWORK}, and is refused more"),
+    ("p2p.md", f"messages of at most {websocket.MAX_MESSAGE_BYTES:,} bytes"),
+    ("p2p.md", f"our nodes send {websocket.SENT_MESSAGE_BYTES:,}"),
+    ("p2p.md", f"has {listener.ASKING_TIMEOUT_S:.0f} s to ask for its WebSocket"),
+    ("p2p.md", f"of more than {listener.MAX_ASKING} that are asking"),
     ("p2p.md", f"{hardening.MAX_INBOUND_STREAMS_PER_PEER} streams that one peer opens"),
     ("p2p.md", f"{transport.MAX_WINDOW_BYTES >> 20} MiB of a stream"),
     ("p2p.md", f"A payload has at most {wire.MAX_FRAME_BYTES:,} bytes"),

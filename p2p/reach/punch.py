@@ -20,7 +20,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from libp2p.relay.circuit_v2.pb import dcutr_pb2 as pb
 from multiaddr import Multiaddr
 
-from ..dialling import Realm, ip_of, is_circuit, realm_of
+from ..dialling import Realm, ip_of, is_circuit, is_websocket, realm_of
 from ..errors import InvalidInput, P2pError
 from ..hardening import HardenedHost, StreamGuard
 from ..swarm import HardenedSwarm
@@ -157,7 +157,8 @@ class Puncher:
                 address = Multiaddr(str(Multiaddr(raw)).partition("/p2p/")[0])
             except Exception as error:  # multiaddr raises several unrelated kinds
                 raise InvalidInput(f"an address is none: {error}") from error
-            if realm_of(address) == Realm.PUBLIC and ip_of(address) and "/tcp/" in str(address):
+            is_tcp = "/tcp/" in str(address) and not is_websocket(address)
+            if realm_of(address) == Realm.PUBLIC and ip_of(address) and is_tcp:
                 found.append(address)
         return found[:MAX_PUNCHED_ADDRESSES]
 

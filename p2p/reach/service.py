@@ -15,7 +15,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from ..addresses import advertised, own_ipv4, own_ipv6
-from ..dialling import Realm, ip_of, realm_of, realm_of_ip, to_address
+from ..dialling import Realm, ip_of, is_websocket, realm_of, realm_of_ip, to_address
 from ..hardening import HardenedHost
 from ..swarm import HardenedSwarm, is_relayed
 from .circuits import Circuits
@@ -212,6 +212,10 @@ class Reach:
         self._listened = self._listened or self._library.get_transport_addrs()
         return self._listened
 
+    def _tcp_listening(self) -> list[Multiaddr]:
+        """List where we listen for nodes: what a router should map and peers should see."""
+        return [address for address in self._listening() if not is_websocket(address)]
+
     def _is_local(self) -> bool:
         """Return whether we listen on loopback only, or nowhere."""
         listening = self._listening()
@@ -279,7 +283,7 @@ class Reach:
 
     def _candidates(self) -> list[str]:
         """List where we might be reached: what the router gave, what peers see, where we listen."""
-        ports = [int(address.value_for_protocol("tcp")) for address in self._listening()]
+        ports = [int(address.value_for_protocol("tcp")) for address in self._tcp_listening()]
         seen = [to_address(ip, port) for ip in self._verdict.seen_ips() for port in ports]
         mapped = [to_address(ip, port) for ip, port in self._verdict.mappings()]
         given = [self._mapper.address] if self._mapper and self._mapper.address else []
@@ -295,7 +299,7 @@ class Reach:
         guessed = [
             (ip, int(address.value_for_protocol("tcp")))
             for ip in self._verdict.seen_ips()[:1]
-            for address in self._listening()[:1]
+            for address in self._tcp_listening()[:1]
         ]
         ends = self._verdict.mappings() or guessed
         return [Multiaddr(to_address(ip, port)) for ip, port in ends]
@@ -306,7 +310,7 @@ class Reach:
             if self._state() == "behind" and not mapper.address:
                 listening = [
                     one
-                    for one in self._listening()
+                    for one in self._tcp_listening()
                     if realm_of_ip(ip_of(one) or "") != Realm.LOOPBACK
                 ]
                 if listening:
