@@ -34,6 +34,8 @@ from .messages import (
     GetStats,
     Grant,
     HoldAdapter,
+    Locate,
+    Located,
     ReleaseAdapter,
     Replay,
     Stats,
@@ -159,6 +161,8 @@ class Engine:
                 self._grammars.submit(message)
             case GetStats():
                 self._outbox.append(self._stats())
+            case Locate(adapter):
+                self._outbox.append(Located(adapter, self._adapters.place(adapter)))
 
     def receive(self, done: LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
         """Take what another thread has finished.

@@ -29,6 +29,10 @@ MAX_GRAMMAR_CHARS = 32 << 10
 
 FinishReason = Literal["stop", "length", "cancelled"]
 FailureCode = Literal["bad_request", "unknown_adapter", "busy", "deadline", "internal"]
+Place = Literal["slot", "memory", "disk", "absent"]
+"""Where an adapter's bytes are: in a slot or on their way into one; in host memory; in their files;
+nowhere that this engine knows.
+"""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
@@ -230,7 +234,15 @@ class GetStats(Message, frozen=True, array_like=True):
     """Ask for `Stats`."""
 
 
-ToEngine = Submit | Grant | Cancel | HoldAdapter | ReleaseAdapter | Replay | Vocabulary | GetStats
+class Locate(Message, frozen=True, array_like=True):
+    """Ask where an adapter's bytes are. Answered by `Located`."""
+
+    adapter: bytes
+
+
+ToEngine = (
+    Submit | Grant | Cancel | HoldAdapter | ReleaseAdapter | Replay | Vocabulary | GetStats | Locate
+)
 
 
 # --- engine to daemon ---
@@ -337,6 +349,13 @@ class AdapterRefused(Message, frozen=True, array_like=True):
     message: str
 
 
+class Located(Message, frozen=True, array_like=True):
+    """Where an adapter's bytes are now."""
+
+    adapter: bytes
+    place: Place
+
+
 class Replayed(Message, frozen=True, array_like=True):
     """Per answered token: by how much its perturbed score missed the winner's (0.0 = it won), in
     logits.
@@ -375,4 +394,6 @@ class Stats(Message, frozen=True, array_like=True):
     tokens_accepted: int = 0
 
 
-FromEngine = Ready | Tokens | Finished | Failed | AdapterHeld | AdapterRefused | Replayed | Stats
+FromEngine = (
+    Ready | Tokens | Finished | Failed | AdapterHeld | AdapterRefused | Located | Replayed | Stats
+)

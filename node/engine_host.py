@@ -18,12 +18,14 @@ from engine import messages as m
 from engine.errors import BorderError
 
 from .engine_link import AdapterFiles, EngineLink, RunEvent
+from .engine_load import EngineLoad
 from .engine_process import EngineSettings
 from .engine_supervisor import READY_DEADLINE_S, STARTING, EngineSupervisor
 from .errors import EngineLost, NodeError
 
 REPLAY_DEADLINE_S = 60.0
 STATS_DEADLINE_S = 5.0
+PLACE_DEADLINE_S = 0.5
 
 
 class EngineRun:
@@ -85,6 +87,8 @@ class EngineHost:
     ) -> None:
         self._link = EngineLink(log)
         self._supervisor = EngineSupervisor(settings, self._link, log, stderr)
+        self.load_now = EngineLoad()
+        """What it is at, and how fast it was lately."""
 
     async def run(self) -> None:
         """Keep one engine process running, until cancelled."""
@@ -131,7 +135,13 @@ class EngineHost:
         The last `num_answered` of `prompt_ids` are the beginning of its answer.
         """
         run = EngineRun(self._supervisor.tell, self._link.new_id(), max_tokens)
-        self._link.listen(run.request_id, run.hear)
+
+        def hear(event: RunEvent) -> None:
+            self.load_now.hear(run.request_id, event)
+            run.hear(event)
+
+        self._link.listen(run.request_id, hear)
+        self.load_now.begin(run.request_id, len(prompt_ids), max_tokens)
         try:
             submit = m.Submit(
                 run.request_id,
@@ -148,6 +158,7 @@ class EngineHost:
                 raise EngineLost(STARTING)
             yield run
         finally:
+            self.load_now.end(run.request_id)
             cancel = self._link.stop_listening(run.request_id)
             if cancel is not None:
                 self._supervisor.tell(cancel)
@@ -159,6 +170,7 @@ class EngineHost:
         """
         held = await self._supervisor.load(files)
         self._link.keep(files)
+        self.load_now.load_ms.take(held.load_ms)
         return held
 
     def serves(self, adapter: bytes) -> bool:
@@ -173,6 +185,13 @@ class EngineHost:
         command = self._link.release(adapter)
         if command is not None:
             self._supervisor.tell(command)
+
+    async def place(self, adapter: bytes) -> m.Place:
+        """Ask where an adapter's bytes are, within PLACE_DEADLINE_S. Raises EngineLost."""
+        located: m.Located = await self._supervisor.ask(
+            partial(self._link.ask_place, adapter), PLACE_DEADLINE_S
+        )
+        return located.place
 
     async def stats(self) -> m.Stats:
         """Ask for the engine's current figures."""

@@ -72,6 +72,7 @@ class EngineLink:
         self._runs: dict[int, Listener] = {}
         self._replays: dict[int, Waiter[m.Replayed]] = {}
         self._loads: dict[bytes, list[Waiter[m.AdapterHeld]]] = {}
+        self._places: dict[bytes, list[Waiter[m.Located]]] = {}
         self._stats: list[Waiter[m.Stats]] = []
         self._held: dict[bytes, AdapterFiles] = {}
 
@@ -107,14 +108,18 @@ class EngineLink:
             return None
         return m.HoldAdapter(files.adapter, str(files.config), str(files.weights))
 
+    def ask_place(self, adapter: bytes, waiter: Waiter[m.Located]) -> m.Locate | None:
+        """Wait to hear where an adapter's bytes are; return None when that is asked already."""
+        waiters = self._places.setdefault(adapter, [])
+        waiters.append(waiter)
+        return m.Locate(adapter) if len(waiters) == 1 else None
+
     def leave(self, waiter: Waiter[Any]) -> None:
         """Forget a waiter that no longer waits, answered or not."""
         self._replays = {key: one for key, one in self._replays.items() if one is not waiter}
         self._stats = [one for one in self._stats if one is not waiter]
-        for adapter, waiters in list(self._loads.items()):
-            self._loads[adapter] = [one for one in waiters if one is not waiter]
-            if not self._loads[adapter]:
-                del self._loads[adapter]
+        _leave_each(self._loads, waiter)
+        _leave_each(self._places, waiter)
 
     # --- what the engine serves, now and after every restart ---
 
@@ -152,6 +157,8 @@ class EngineLink:
                 self._to_loads(message.adapter, message)
             case m.AdapterRefused():
                 self._refuse(message)
+            case m.Located():
+                self._to_places(message.adapter, message)
             case m.Replayed():
                 self._to_replay(message.request_id, message)
             case m.Stats():
@@ -167,6 +174,8 @@ class EngineLink:
             self._to_replay(request_id, EngineLost(LOST))
         for adapter in list(self._loads):
             self._to_loads(adapter, EngineLost(LOST))
+        for adapter in list(self._places):
+            self._to_places(adapter, EngineLost(LOST))
         self._to_stats(EngineLost(LOST))
 
     def _to_run(self, request_id: int, event: RunEvent) -> None:
@@ -184,6 +193,10 @@ class EngineLink:
 
     def _to_loads(self, adapter: bytes, answer: m.AdapterHeld | NodeError) -> None:
         for waiter in self._loads.pop(adapter, []):
+            waiter.put(answer)
+
+    def _to_places(self, adapter: bytes, answer: m.Located | NodeError) -> None:
+        for waiter in self._places.pop(adapter, []):
             waiter.put(answer)
 
     def _to_stats(self, answer: m.Stats | NodeError) -> None:
@@ -204,10 +217,19 @@ class EngineLink:
 
     def check(self) -> None:
         """Raise AssertionError unless everybody registered is still waiting."""
-        loads = itertools.chain(*self._loads.values())
-        waiting: list[Waiter[Any]] = [*self._replays.values(), *self._stats, *loads]
+        about: list[list[Waiter[Any]]] = [*self._loads.values(), *self._places.values()]
+        each = itertools.chain(*about)
+        waiting: list[Waiter[Any]] = [*self._replays.values(), *self._stats, *each]
         assert all(waiter.answer is None for waiter in waiting)
-        assert all(self._loads.values()), "an adapter nobody waits for is still noted"
+        assert all(about), "an adapter nobody waits for is still noted"
+
+
+def _leave_each(about: dict[bytes, list[Waiter[T]]], waiter: Waiter[Any]) -> None:
+    """Forget a waiter that waits for something about an adapter."""
+    for adapter, waiters in list(about.items()):
+        about[adapter] = [one for one in waiters if one is not waiter]
+        if not about[adapter]:
+            del about[adapter]
 
 
 def _error_of(failed: m.Failed) -> NodeError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadAdapter, UnknownAdapter
-from ..messages import AdapterHeld, AdapterRefused
+from ..messages import AdapterHeld, AdapterRefused, Place
 from .bank import Bank, CopyDone
 from .host_cache import HostCache
 from .layout import Loaded, PackedAdapter
@@ -219,6 +219,14 @@ class HeldAdapters:
             return True
         self._send_for(held, job)
         return False
+
+    def place(self, adapter: bytes) -> Place:
+        """Return where its bytes are now."""
+        if not self.slots.knows(adapter):
+            return "absent"
+        if self.slots.state(adapter) in (State.LOADING, State.READY):
+            return "slot"
+        return "disk" if self._host.find(adapter) is None else "memory"
 
     def renew_recalls(self) -> None:
         """A step has been scheduled: before the next one RECALL_BYTES may be recalled again."""

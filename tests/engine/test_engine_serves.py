@@ -18,6 +18,8 @@ from engine.messages import (
     Finished,
     GetStats,
     Grant,
+    Locate,
+    Located,
     ReleaseAdapter,
     Replay,
     Replayed,
@@ -85,6 +87,27 @@ def test_requests_with_different_adapters_sit_in_one_step(lab: Lab) -> None:
     end = lab.end(2)
     assert isinstance(end, Finished)
     assert end.neighbours == 3
+
+
+def test_the_engine_says_where_an_adapters_bytes_are(lab: Lab) -> None:
+    def place(adapter: bytes) -> str:
+        lab.engine.handle(Locate(adapter))
+        lab.collect()
+        located = lab.messages[-1]
+        assert isinstance(located, Located)
+        assert located.adapter == adapter
+        return located.place
+
+    assert place(LAW) == "memory"
+    lab.run(submit(1, some_tokens(9, 1), LAW))
+    assert place(LAW) == "slot"
+    assert place(VERSE) == "memory"
+    lab.engine._adapters._host.remove(VERSE)
+    lab.engine._adapters.slots.drop_from_host(VERSE)
+    assert place(VERSE) == "disk"
+    lab.engine.handle(ReleaseAdapter(LAW))
+    assert place(LAW) == "absent"
+    assert place(b"?" * 32) == "absent"
 
 
 def test_a_sequence_out_of_credit_waits_with_its_pages_until_granted(lab: Lab) -> None:

@@ -70,6 +70,8 @@ def main() -> None:
                         steps=[],
                     )
                 )
+            case m.Locate():
+                send(m.Located(command.adapter, "slot" if command.adapter in held else "absent"))
             case m.Replay():
                 send(m.Replayed(command.request_id, [0.0] * len(command.answer_ids)))
 

@@ -156,11 +156,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.left: dict[int, int] = {}
         self.replays: dict[int, Ear] = {}
         self.loads: list[tuple[bytes, Ear]] = []
+        self.places: list[tuple[bytes, Ear]] = []
         self.stats: list[Ear] = []
         self.gone: list[tuple[Ear, int]] = []
 
     def ears(self) -> list[Ear]:
-        return [*self.replays.values(), *self.stats, *(ear for _, ear in self.loads)]
+        about = (*self.loads, *self.places)
+        return [*self.replays.values(), *self.stats, *(ear for _, ear in about)]
 
     @rule()
     def generate(self) -> None:
@@ -185,6 +187,19 @@ class AnyOrder(RuleBasedStateMachine):
         ear = Ear()
         self.loads.append((files.adapter, ear))
         assert (self.link.ask_load(files, ear.waiter) is None) == others
+
+    @rule(adapter=st.sampled_from([LAW.adapter, VERSE.adapter]))
+    def locate(self, adapter: bytes) -> None:
+        gone = [one for one, _ in self.gone]
+        others = any(
+            ear.waiter.answer is None and ear not in gone
+            for asked, ear in self.places
+            if asked == adapter
+        )
+        ear = Ear()
+        self.places.append((adapter, ear))
+        asked = self.link.ask_place(adapter, ear.waiter)
+        assert asked == (None if others else m.Locate(adapter))
 
     @rule()
     def ask_stats(self) -> None:
@@ -211,7 +226,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(
         request_id=st.integers(0, 8),
         adapter=st.sampled_from([LAW.adapter, VERSE.adapter, b"?" * 32]),
-        kind=st.sampled_from(["tokens", "finished", "failed", "replayed", "held", "refused", "st"]),
+        kind=st.sampled_from(
+            ["tokens", "finished", "failed", "replayed", "held", "refused", "st", "at"]
+        ),
     )
     def hear(self, request_id: int, adapter: bytes, kind: str) -> None:
         told: dict[str, m.FromEngine] = {
@@ -222,6 +239,7 @@ class AnyOrder(RuleBasedStateMachine):
             "held": m.AdapterHeld(adapter, 10, 4, 1.0),
             "refused": m.AdapterRefused(adapter, "no"),
             "st": STATS,
+            "at": m.Located(adapter, "disk"),
         }
         self.link.receive(told[kind])
 
@@ -257,11 +275,12 @@ test_in_any_order_everybody_hears_exactly_once = AnyOrder.TestCase
 
 def test_who_waited_for_a_dead_engine_hears_that_it_died() -> None:
     link, _ = new_link()
-    ears = [Ear(), Ear(), Ear()]
+    ears = [Ear(), Ear(), Ear(), Ear()]
     heard: list[RunEvent] = []
     link.listen(1, heard.append)
     link.ask_stats(ears[0].waiter)
     link.ask_load(LAW, ears[1].waiter)
     link.ask_replay(m.Replay(2, [1], [2], None, sampling=m.Sampling(bytes(32))), ears[2].waiter)
+    link.ask_place(LAW.adapter, ears[3].waiter)
     link.lose()
-    assert [type(one) for one in [*heard, *(ear.waiter.answer for ear in ears)]] == [EngineLost] * 4
+    assert [type(one) for one in [*heard, *(ear.waiter.answer for ear in ears)]] == [EngineLost] * 5
