@@ -162,7 +162,7 @@ class Engine:
             case GetStats():
                 self._outbox.append(self._stats())
             case Locate(adapter):
-                self._outbox.append(Located(adapter, self._adapters.place(adapter)))
+                self._outbox.append(Located(adapter, self._adapters.residency(adapter)))
 
     def receive(self, done: LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
         """Take what another thread has finished.

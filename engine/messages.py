@@ -29,7 +29,7 @@ MAX_GRAMMAR_CHARS = 32 << 10
 
 FinishReason = Literal["stop", "length", "cancelled"]
 FailureCode = Literal["bad_request", "unknown_adapter", "busy", "deadline", "internal"]
-Place = Literal["slot", "memory", "disk", "absent"]
+Residency = Literal["slot", "memory", "disk", "absent"]
 """Where an adapter's bytes are: in a slot or on their way into one; in host memory; in their files;
 nowhere that this engine knows.
 """
@@ -353,7 +353,7 @@ class Located(Message, frozen=True, array_like=True):
     """Where an adapter's bytes are now."""
 
     adapter: bytes
-    place: Place
+    residency: Residency
 
 
 class Replayed(Message, frozen=True, array_like=True):

@@ -132,7 +132,7 @@ class Ended:
     `receipt` is the hex sha-256 of the receipt's body, None when nothing was paid (one's own
     engine).
 
-    `timings_ms` has, where it applies: lookup, connect, fetch, verify, load, queue, prefill,
+    `timings_ms` has, where it applies: lookup, quote, connect, fetch, verify, load, queue, prefill,
     first_token, total; resume is the longest time without a token because a node was lost.
     `neighbours`: the most distinct adapters that shared one engine step with
     this request.

@@ -30,6 +30,8 @@ from proofs.signing import Signer
 from .answering.bases import Base, load_base
 from .answering.inbound import Inbound
 from .answering.peers import NetworkPeers
+from .answering.quoting import STREAMS_PER_PEER as QUOTE_STREAMS_PER_PEER
+from .answering.quoting import Quoting
 from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
@@ -53,6 +55,7 @@ from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
 from .wire import infer as wire
+from .wire import quote as quote_wire
 from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
@@ -305,16 +308,25 @@ def _serve_strangers(
     ground: Ground, money: Money, catalogue: Catalogue, engine: EngineHost
 ) -> None:
     config = ground.config
+    price = Price(config.prompt_price, config.completion_price)
     inbound = Inbound(
         engine,
         catalogue,
         money.till,
-        Price(config.prompt_price, config.completion_price),
+        price,
         owner=from_hex(config.owner) or _address(ground),
         telemetry=ground.telemetry,
         unpaid_deadline_s=config.unpaid_deadline_s,
     )
     ground.host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)
+    quoting = Quoting(
+        engine,
+        catalogue,
+        price if money.till else None,
+        lambda peer_id, cid: None,
+        ground.telemetry,
+    )
+    ground.host.serve(quote_wire.PROTOCOL, quoting.serve, streams_per_peer=QUOTE_STREAMS_PER_PEER)
 
 
 def _address(ground: Ground) -> bytes:

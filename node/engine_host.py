@@ -25,7 +25,7 @@ from .errors import EngineLost, NodeError
 
 REPLAY_DEADLINE_S = 60.0
 STATS_DEADLINE_S = 5.0
-PLACE_DEADLINE_S = 0.5
+LOCATE_DEADLINE_S = 0.5
 
 
 class EngineRun:
@@ -186,12 +186,12 @@ class EngineHost:
         if command is not None:
             self._supervisor.tell(command)
 
-    async def place(self, adapter: bytes) -> m.Place:
-        """Ask where an adapter's bytes are, within PLACE_DEADLINE_S. Raises EngineLost."""
+    async def residency(self, adapter: bytes) -> m.Residency:
+        """Ask where an adapter's bytes are, within LOCATE_DEADLINE_S. Raises EngineLost."""
         located: m.Located = await self._supervisor.ask(
-            partial(self._link.ask_place, adapter), PLACE_DEADLINE_S
+            partial(self._link.ask_residency, adapter), LOCATE_DEADLINE_S
         )
-        return located.place
+        return located.residency
 
     async def stats(self) -> m.Stats:
         """Ask for the engine's current figures."""

@@ -72,7 +72,7 @@ class EngineLink:
         self._runs: dict[int, Listener] = {}
         self._replays: dict[int, Waiter[m.Replayed]] = {}
         self._loads: dict[bytes, list[Waiter[m.AdapterHeld]]] = {}
-        self._places: dict[bytes, list[Waiter[m.Located]]] = {}
+        self._locating: dict[bytes, list[Waiter[m.Located]]] = {}
         self._stats: list[Waiter[m.Stats]] = []
         self._held: dict[bytes, AdapterFiles] = {}
 
@@ -108,9 +108,9 @@ class EngineLink:
             return None
         return m.HoldAdapter(files.adapter, str(files.config), str(files.weights))
 
-    def ask_place(self, adapter: bytes, waiter: Waiter[m.Located]) -> m.Locate | None:
+    def ask_residency(self, adapter: bytes, waiter: Waiter[m.Located]) -> m.Locate | None:
         """Wait to hear where an adapter's bytes are; return None when that is asked already."""
-        waiters = self._places.setdefault(adapter, [])
+        waiters = self._locating.setdefault(adapter, [])
         waiters.append(waiter)
         return m.Locate(adapter) if len(waiters) == 1 else None
 
@@ -119,7 +119,7 @@ class EngineLink:
         self._replays = {key: one for key, one in self._replays.items() if one is not waiter}
         self._stats = [one for one in self._stats if one is not waiter]
         _leave_each(self._loads, waiter)
-        _leave_each(self._places, waiter)
+        _leave_each(self._locating, waiter)
 
     # --- what the engine serves, now and after every restart ---
 
@@ -158,7 +158,7 @@ class EngineLink:
             case m.AdapterRefused():
                 self._refuse(message)
             case m.Located():
-                self._to_places(message.adapter, message)
+                self._to_located(message.adapter, message)
             case m.Replayed():
                 self._to_replay(message.request_id, message)
             case m.Stats():
@@ -174,8 +174,8 @@ class EngineLink:
             self._to_replay(request_id, EngineLost(LOST))
         for adapter in list(self._loads):
             self._to_loads(adapter, EngineLost(LOST))
-        for adapter in list(self._places):
-            self._to_places(adapter, EngineLost(LOST))
+        for adapter in list(self._locating):
+            self._to_located(adapter, EngineLost(LOST))
         self._to_stats(EngineLost(LOST))
 
     def _to_run(self, request_id: int, event: RunEvent) -> None:
@@ -195,8 +195,8 @@ class EngineLink:
         for waiter in self._loads.pop(adapter, []):
             waiter.put(answer)
 
-    def _to_places(self, adapter: bytes, answer: m.Located | NodeError) -> None:
-        for waiter in self._places.pop(adapter, []):
+    def _to_located(self, adapter: bytes, answer: m.Located | NodeError) -> None:
+        for waiter in self._locating.pop(adapter, []):
             waiter.put(answer)
 
     def _to_stats(self, answer: m.Stats | NodeError) -> None:
@@ -217,7 +217,7 @@ class EngineLink:
 
     def check(self) -> None:
         """Raise AssertionError unless everybody registered is still waiting."""
-        about: list[list[Waiter[Any]]] = [*self._loads.values(), *self._places.values()]
+        about: list[list[Waiter[Any]]] = [*self._loads.values(), *self._locating.values()]
         each = itertools.chain(*about)
         waiting: list[Waiter[Any]] = [*self._replays.values(), *self._stats, *each]
         assert all(waiter.answer is None for waiter in waiting)

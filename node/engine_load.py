@@ -131,19 +131,21 @@ class EngineLoad:
         """Return for how long nothing has run; 0 while something does."""
         return 0.0 if self._idle_since is None else self.clock() - self._idle_since
 
-    def first_token_ms(self, prompt_tokens: int, place: m.Place, fetch_bytes: int | None) -> float:
+    def first_token_ms(
+        self, prompt_tokens: int, residency: m.Residency, fetch_bytes: int | None
+    ) -> float:
         """Return how long after its payment a request's first token may be expected.
 
-        `place`: where its adapter is; `fetch_bytes`: what is to be fetched of an absent one, None
-        where its size is not known.
+        `residency`: where its adapter is; `fetch_bytes`: what is to be fetched of an absent one,
+        None where its size is not known.
         """
         before = sum(one.prompt_tokens for one in self._requests.values() if not one.made)
         expected = (before + prompt_tokens) * self.prefill_ms.value + self.step_ms.value
         if self.waiting:
             expected += self.queue_ms.value
-        if place in ("disk", "absent"):
+        if residency in ("disk", "absent"):
             expected += self.load_ms.value
-        if place == "absent":
+        if residency == "absent":
             size_bytes = UNKNOWN_SIZE_BYTES if fetch_bytes is None else fetch_bytes
             expected += self.find_ms.value + size_bytes / self.fetch_bytes_ms.value
         return expected

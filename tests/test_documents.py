@@ -23,12 +23,13 @@ import node.money.wiring
 import p2p.blocks.server
 import p2p.host
 import p2p.library
+from node.answering import beliefs, quotes, quoting, router
 from node.catalogue import packaging
 from node.config import Config
 from node.http import public
 from node.money import aggregator, purse, till
 from node.testnet.plan import NETWORK as TESTNET
-from node.wire import channels, client_session, infer, node_session, receipts, witness
+from node.wire import channels, client_session, infer, node_session, quote, receipts, witness
 from p2p import (
     admission,
     gossip,
@@ -66,7 +67,14 @@ PLAIN = {name: " ".join(text.split()) for name, text in PAGES.items()}
 HOUR_S = 3600
 DEFAULTS = Config(home=Path("anywhere"))
 
-PROTOCOLS = {limits.PROTOCOL, lookup.PROTOCOL, infer.PROTOCOL, receipts.PROTOCOL, witness.PROTOCOL}
+PROTOCOLS = {
+    limits.PROTOCOL,
+    lookup.PROTOCOL,
+    infer.PROTOCOL,
+    quote.PROTOCOL,
+    receipts.PROTOCOL,
+    witness.PROTOCOL,
+}
 TOPICS = {
     node.catalogue.announcements.TOPIC,
     node.catalogue.announcements.NAMES_TOPIC,
@@ -136,6 +144,37 @@ FACTS = [
     ("lookup.md", f"{lookups.MAX_SEARCHES} at once; one has {lookups.SEARCH_DEADLINE_S:.0f} s"),
     ("lookup.md", f"without a look-up | {lookups.IDLE_TIMEOUT_S:.0f} s"),
     ("lookup.md", f"not taken | {lookups.SEND_TIMEOUT_S:.0f} s"),
+    ("p2p.md", f"what it would cost | {quoting.STREAMS_PER_PEER} streams"),
+    ("quote.md", f"# Quotes: `{quote.PROTOCOL}`"),
+    ("quote.md", f"at most {quote.MAX_QUOTE_BYTES} bytes, whose"),
+    (
+        "quote.md",
+        f"1 to {infer.MAX_PROMPT_TOKENS:,} | | | `max_tokens` | int, 1 to {infer.MAX_TOKENS:,}",
+    ),
+    ("quote.md", f"int, 0 to {quote.MAX_MS:,}: from"),
+    ("quote.md", f"prices stand for {quoting.STANDS_MS / 1000:.0f} s"),
+    ("quote.md", f"streams of one peer | {quoting.STREAMS_PER_PEER} |"),
+    (
+        "quote.md",
+        f"one peer | {quoting.QUOTES_PER_SECOND:.0f} a second, {quoting.BURST_QUOTES:.0f} at once",
+    ),
+    (
+        "quote.md",
+        f"together | {quoting.ALL_QUOTES_PER_SECOND:.0f} a second,"
+        f" {quoting.ALL_BURST_QUOTES:.0f} at once",
+    ),
+    ("quote.md", f"without a question | {quoting.LISTEN_DEADLINE_S:.0f} s"),
+    ("quote.md", f"at most {router.MAX_QUOTED} candidates"),
+    ("quote.md", f"fewer than {router.THIN} hold"),
+    ("quote.md", f"waits {quotes.FIRST_S} s for the first quote"),
+    ("quote.md", f"at least {quotes.REST_S} s"),
+    ("quote.md", f"within {beliefs.WARM_S:.0f} s; then quotes older than {beliefs.FRESH_S:.0f} s"),
+    ("quote.md", f"`({router.LEAST_S} s + expected)"),
+    ("quote.md", f"{beliefs.BUSY_S} s for each request there"),
+    ("quote.md", f"{router.NEW_CHANNEL_S} s where a channel"),
+    ("quote.md", f"failed within {router.BENCH_S:.0f} s"),
+    ("quote.md", f"({beliefs.SLACK_S} s are forgiven), 1 to {beliefs.MAX_DOUBT:.0f}"),
+    ("quote.md", f"doubt is gone after {beliefs.FORGIVEN_S:.0f} s"),
     ("names.md", f"DHT key `/{names.NAMESPACE}/<owner peer id>/<name>`"),
     ("names.md", f"at most {names.MAX_RECORD_BYTES} bytes"),
     ("names.md", f"forgets a value {DEFAULT_TTL // HOUR_S} h after"),

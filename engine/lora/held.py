@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BadAdapter, UnknownAdapter
-from ..messages import AdapterHeld, AdapterRefused, Place
+from ..messages import AdapterHeld, AdapterRefused, Residency
 from .bank import Bank, CopyDone
 from .host_cache import HostCache
 from .layout import Loaded, PackedAdapter
@@ -220,7 +220,7 @@ class HeldAdapters:
         self._send_for(held, job)
         return False
 
-    def place(self, adapter: bytes) -> Place:
+    def residency(self, adapter: bytes) -> Residency:
         """Return where its bytes are now."""
         if not self.slots.knows(adapter):
             return "absent"

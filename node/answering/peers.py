@@ -8,7 +8,7 @@ memory. Does not decide whom to ask.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -27,7 +27,8 @@ from ..errors import NoEngine
 from ..wire import client_session as client
 from ..wire import infer as wire
 from ..wire.client_session import Question
-from ..wire.metering import Deal
+from ..wire.metering import Deal, Price
+from ..wire.quote import AskQuote, FromNode
 from .remote import Call as InferCall
 from .remote import Caller
 
@@ -95,8 +96,22 @@ class Peers(Protocol):
     def here(self) -> Peer:
         """Return this node itself. Raises NoEngine when it runs none."""
 
-    def at(self, address: PeerAddress) -> Peer:
-        """Return another node."""
+    def at(self, address: PeerAddress, quoted: Price | None = None) -> Peer:
+        """Return another node; `quoted` are the prices by which it must stand."""
+
+    @property
+    def serving(self) -> Sequence[PeerAddress]:
+        """Return the connected nodes that answer questions."""
+
+    @property
+    def most(self) -> Price:
+        """Return the highest price that is paid to another node."""
+
+    def paid(self, addresses: Sequence[PeerAddress]) -> Collection[str]:
+        """Return the ids of those that can be paid without opening a channel."""
+
+    async def quote(self, address: PeerAddress, wanted: AskQuote) -> tuple[FromNode, float]:
+        """Ask another node for a quote; return how long (s) that took, too. Raises RemoteError."""
 
 
 class NetworkPeers:
@@ -121,9 +136,28 @@ class NetworkPeers:
             raise NoEngine("this daemon runs no engine; name another node")
         return OwnEngine(self._host.peer_id, self._engine, self._holder)
 
-    def at(self, address: PeerAddress) -> Peer:
-        """Return another node."""
-        return RemoteNode(address, self._caller)
+    def at(self, address: PeerAddress, quoted: Price | None = None) -> Peer:
+        """Return another node; `quoted` are the prices by which it must stand."""
+        return RemoteNode(address, self._caller, quoted)
+
+    @property
+    def serving(self) -> Sequence[PeerAddress]:
+        """Return the connected nodes that answer questions."""
+        peers = self._host.peers()
+        return [PeerAddress(one.peer_id) for one in peers if wire.PROTOCOL in one.protocols]
+
+    @property
+    def most(self) -> Price:
+        """Return the highest price that is paid to another node."""
+        return self._caller.most
+
+    def paid(self, addresses: Sequence[PeerAddress]) -> Collection[str]:
+        """Return the ids of those that can be paid without opening a channel."""
+        return {one.peer_id for one in addresses if self._caller.has_channel(one.peer_id)}
+
+    async def quote(self, address: PeerAddress, wanted: AskQuote) -> tuple[FromNode, float]:
+        """Ask another node for a quote; return how long (s) that took, too. Raises RemoteError."""
+        return await self._caller.quote(address, wanted)
 
 
 # --- this node: nobody pays himself ---
@@ -212,6 +246,7 @@ class RemoteNode:
 
     address: PeerAddress
     caller: Caller
+    quoted: Price | None = None
 
     @property
     def peer_id(self) -> str:
@@ -222,7 +257,7 @@ class RemoteNode:
     async def ask(self, question: Question) -> AsyncIterator[Call]:
         """Open a call; cancelling the block stops the answer and settles what came."""
         began = time.perf_counter()
-        async with self.caller.call(self.address, question) as infer:
+        async with self.caller.call(self.address, question, self.quoted) as infer:
             call = _RemoteCall(infer, connect_ms=(time.perf_counter() - began) * 1000)
             try:
                 yield call

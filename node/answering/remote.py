@@ -32,6 +32,7 @@ from ..money.addresses import address_of_peer
 from ..money.purse import Pocket, Purse
 from ..wire import client_session as client
 from ..wire import infer as wire
+from ..wire import quote as quotes
 from ..wire.channels import Persist
 from ..wire.client_session import ClientSession, Outcome, Question
 from ..wire.metering import Deal, Price
@@ -40,6 +41,7 @@ from ..wire.session import Fail, Failed, Malformed, PeerGone, Send, Tick
 CONNECT_DEADLINE_S = 8.0
 SEND_DEADLINE_S = 10.0
 STOP_DEADLINE_S = 5.0
+QUOTE_DEADLINE_S = 1.0  # once there is a connection
 
 
 class Call:
@@ -194,15 +196,44 @@ class Caller:
         self._client = client
         self._clock = clock
 
-    @asynccontextmanager
-    async def call(self, peer: PeerAddress, question: Question) -> AsyncIterator[Call]:
-        """Open a stream to this node, with the channel that pays it. Raises NodeVanished,
-        NoChannel.
+    @property
+    def most(self) -> Price:
+        """Return the highest price that is paid."""
+        return self._most
+
+    def has_channel(self, peer_id: str) -> bool:
+        """Return whether a node can be paid without opening a channel, or need not be paid."""
+        return self._purse is None or self._purse.has_channel(peer_id)
+
+    async def quote(
+        self, peer: PeerAddress, wanted: quotes.AskQuote
+    ) -> tuple[quotes.FromNode, float]:
+        """Ask a node what an answer would cost and how soon it would begin; return how long (s) it
+        took to say so, too. Raises NodeVanished, NodeCheated.
         """
+        await self._connect(peer)
+        began = time.perf_counter()
         try:
-            await self._host.connect_to(peer, CONNECT_DEADLINE_S)
-        except P2pError as error:
-            raise NodeVanished(f"node {peer.peer_id} cannot be reached: {error}") from error
+            with trio.fail_after(QUOTE_DEADLINE_S):
+                async with self._host.open_stream(
+                    peer.peer_id, quotes.PROTOCOL, QUOTE_DEADLINE_S
+                ) as stream:
+                    await stream.send(quotes.encode(wanted), QUOTE_DEADLINE_S)
+                    frame = await stream.receive(QUOTE_DEADLINE_S, max_bytes=quotes.MAX_QUOTE_BYTES)
+            return quotes.decode_answer(frame), time.perf_counter() - began
+        except (P2pError, trio.TooSlowError) as error:
+            raise NodeVanished(f"node {peer.peer_id} quoted nothing: {error}") from error
+        except wire.WireError as error:
+            raise NodeCheated(f"node {peer.peer_id} sent no quote: {error}") from error
+
+    @asynccontextmanager
+    async def call(
+        self, peer: PeerAddress, question: Question, quoted: Price | None = None
+    ) -> AsyncIterator[Call]:
+        """Open a stream to this node, with the channel that pays it; `quoted` are the prices by
+        which it must stand. Raises NodeVanished, NoChannel.
+        """
+        await self._connect(peer)
         async with self._lend_pocket(peer.peer_id) as pocket, self._open_stream(peer) as stream:
             session = ClientSession(
                 question,
@@ -213,11 +244,18 @@ class Caller:
                 client=self._client,
                 salt=secrets.token_bytes(16),
                 clock=self._clock,
+                quoted=quoted,
             )
             try:
                 yield Call(stream, session, self._purse, pocket)
             finally:
                 session.leave()
+
+    async def _connect(self, peer: PeerAddress) -> None:
+        try:
+            await self._host.connect_to(peer, CONNECT_DEADLINE_S)
+        except P2pError as error:
+            raise NodeVanished(f"node {peer.peer_id} cannot be reached: {error}") from error
 
     @asynccontextmanager
     async def _lend_pocket(self, peer_id: str) -> AsyncIterator[Pocket | None]:

@@ -1,15 +1,27 @@
 """Decides who should answer: this node's engine, or which peer, and how long one is waited for.
 Pure; asks and dials nobody.
+
+Of nodes that quoted, first comes the one with the lowest
+
+    (LEAST_S + when its first token is expected) * (its price / the lowest price)^2
+
+so one that is twice as dear must be four times as quick. Those that stayed silent follow, then
+those that would refuse or are dearer than this client pays, then those that failed lately.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from p2p.cid import Cid
 from p2p.peers import PeerAddress
+
+from ..wire.metering import Price
+from ..wire.quote import AskQuote, Quote
+from .beliefs import Beliefs
 
 BENCH_S = 30.0  # a node that failed us is asked last for this long
 MAX_BENCHED = 1024
@@ -21,6 +33,11 @@ PATIENCE = 3.0  # times its usual
 MEASURED_S = 120.0  # how long a measured latency counts
 SAME = 1.5  # latencies within this factor are alike
 MAX_MEASURED = 1024
+MAX_QUOTED = 8  # candidates that are asked for quotes
+LEAST_S = 0.02  # how much sooner than nothing makes no difference
+NEW_CHANNEL_S = 0.25  # what it is worth not to open another channel
+THIN = 3  # fewer providers are few
+OTHERS_FOR_EACH = 2  # so many others hear that an adapter is wanted, for each that is missing
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,7 @@ class Router:
 
     own_peer_id: str
     has_engine: bool
+    beliefs: Beliefs = field(default_factory=Beliefs)
     _benched: dict[str, float] = field(default_factory=dict)
     _providers: dict[Cid, tuple[tuple[PeerAddress, ...], float]] = field(default_factory=dict)
     _offers: dict[str, tuple[float, float]] = field(default_factory=dict)  # seconds, and until when
@@ -84,6 +102,85 @@ class Router:
         )
         return There(tuple(order))
 
+    # --- quotes ---
+
+    def unasked(
+        self, candidates: Sequence[PeerAddress], adapter: bytes, now_s: float
+    ) -> list[PeerAddress]:
+        """List the candidates, of the best, whose quotes are missing or not fresh."""
+        return [
+            peer
+            for peer in candidates[:MAX_QUOTED]
+            if not self.beliefs.is_fresh(peer.peer_id, adapter, now_s)
+        ]
+
+    def is_settled(self, candidates: Sequence[PeerAddress], adapter: bytes, now_s: float) -> bool:
+        """Return whether nobody's quote is worth a wait: one of them answered such a request
+        lately.
+        """
+        return any(
+            self.beliefs.is_warm(peer.peer_id, adapter, now_s)
+            and not self._is_benched(peer.peer_id, now_s)
+            for peer in candidates
+        )
+
+    def choose(
+        self,
+        candidates: Sequence[PeerAddress],
+        wanted: AskQuote,
+        now_s: float,
+        *,
+        paid: Collection[str],
+    ) -> There:
+        """Order candidates by what they quoted, and keep the order of those that did not.
+
+        `paid`: the peers that can be paid without opening a channel.
+        """
+        heard = {
+            peer.peer_id: self.beliefs.find(peer.peer_id, wanted.adapter, now_s)
+            for peer in candidates
+        }
+        costs = {
+            peer_id: cost_of(one.said, wanted)
+            for peer_id, one in heard.items()
+            if one is not None and isinstance(one.said, Quote)
+        }
+        least = min(costs.values(), default=0)
+
+        def place(peer: PeerAddress) -> tuple[int, float]:
+            one = heard[peer.peer_id]
+            if self._is_benched(peer.peer_id, now_s):
+                return (3, 0.0)
+            if one is None or one.said is None:
+                return (1, 0.0 if one is None else one.took_s)
+            if not isinstance(one.said, Quote) or is_too_dear(one.said, wanted):
+                return (2, 0.0)
+            expected_s = self.beliefs.expected_s(peer.peer_id, one, one.said, now_s)
+            if peer.peer_id not in paid:
+                expected_s += NEW_CHANNEL_S
+            return (0, score(expected_s, costs[peer.peer_id], least))
+
+        return There(tuple(sorted(candidates, key=place)))
+
+    def others(
+        self, serving: Iterable[PeerAddress], candidates: Collection[PeerAddress], adapter: bytes
+    ) -> list[PeerAddress]:
+        """List further nodes to ask for quotes where few hold an adapter, so that they hear that it
+        is wanted, and one of them may fetch it.
+
+        Every client names the same ones first: those whose peer ids hash, with the adapter, lowest.
+        """
+        known = {self.own_peer_id, *(peer.peer_id for peer in candidates)}
+        strangers = [peer for peer in serving if peer.peer_id not in known]
+        strangers.sort(key=lambda peer: sha256(adapter + peer.peer_id.encode()).digest())
+        return strangers[: max(THIN - len(candidates), 0) * OTHERS_FOR_EACH]
+
+    def quoted_price(self, peer_id: str, adapter: bytes, now_s: float) -> Price | None:
+        """Return the prices by which a peer must stand now."""
+        return self.beliefs.price(peer_id, adapter, now_s)
+
+    # --- deeds ---
+
     def offered(self, peer_id: str, took_s: float, now_s: float) -> None:
         """Record how long a peer took to make an offer."""
         before = self._usual(peer_id, now_s)
@@ -120,3 +217,20 @@ class Router:
 
     def _is_benched(self, peer_id: str, now_s: float) -> bool:
         return self._benched.get(peer_id, 0.0) > now_s
+
+
+def score(expected_s: float, cost: int, least_cost: int) -> float:
+    """Return how bad a quote is, beside one of `least_cost`."""
+    return (LEAST_S + expected_s) * ((cost + 1) / (least_cost + 1)) ** 2
+
+
+def cost_of(quote: Quote, wanted: AskQuote) -> int:
+    """Return what the longest answer that is wanted would cost."""
+    price = Price(quote.prompt_price, quote.completion_price)
+    return price.cost(wanted.prompt_tokens, wanted.max_tokens)
+
+
+def is_too_dear(quote: Quote, wanted: AskQuote) -> bool:
+    """Return whether a quote is above what the client pays."""
+    most = Price(wanted.prompt_price, wanted.completion_price)
+    return Price(quote.prompt_price, quote.completion_price).is_above(most)

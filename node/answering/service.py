@@ -12,8 +12,8 @@ import math
 import secrets
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -40,7 +40,9 @@ from ..errors import (
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
+from ..wire.quote import AskQuote
 from .checks import check_request
+from .choosing import Chooser
 from .peers import AnswerEnd, Call, Peer, Peers, Tokens
 from .race import Entry, Race
 from .rest import Rest
@@ -121,6 +123,7 @@ class Service:
         self._router = router
         self._peers = peers
         self._telemetry = telemetry
+        self._chooser = Chooser(catalogue, router, peers, telemetry)
 
     @asynccontextmanager
     async def complete(
@@ -129,21 +132,25 @@ class Service:
         """Answer one request in `nursery`; leaving the block early cancels it everywhere."""
         sender, receiver = open_answer(request.max_tokens)
         scope = trio.CancelScope()
-        nursery.start_soon(self._run, request, sender, scope)
+        nursery.start_soon(self._run, request, sender, scope, nursery)
         try:
             yield receiver
         finally:
             scope.cancel()
 
     async def _run(
-        self, request: CompletionRequest, answer: AnswerSender, scope: trio.CancelScope
+        self,
+        request: CompletionRequest,
+        answer: AnswerSender,
+        scope: trio.CancelScope,
+        nursery: trio.Nursery,
     ) -> None:
         """Answer until the answer ends, fails or is cancelled; report any failure to whoever
         asked.
         """
         try:
             with scope:
-                await self._answer(request, answer)
+                await self._answer(request, answer, nursery)
         except NodeError as error:
             answer.fail(error)
         except Exception as error:  # our own bug, or a full disk: it costs this answer alone
@@ -156,9 +163,11 @@ class Service:
         finally:
             answer.close()
 
-    async def _answer(self, request: CompletionRequest, answer: AnswerSender) -> None:
+    async def _answer(
+        self, request: CompletionRequest, answer: AnswerSender, nursery: trio.Nursery
+    ) -> None:
         """Turn text into a question, ask the best peer first, turn tokens into text, and say how it
-        ended.
+        ended. What is asked for later requests goes on in `nursery`.
         """
         request = check_request(request)
         _check_node(request.node)
@@ -166,17 +175,23 @@ class Service:
         times = Times()
         with times.measure("lookup"):
             cid = await self._catalogue.resolve(request.model)
-            peers = await self._peers_for(request, cid)
-            question = await self._question(request, prompt_ids, cid)
-        rest = Rest(question)
-        writer = Writer(answer, self._tokenizer, request.stop)
-        outcome = await self._ask_until_whole(request, cid, peers, rest, writer=writer, times=times)
+        wanted = self._wanted(request, prompt_ids, cid)
+        find = partial(self._find, request, wanted, nursery, times)
+        peers = await find()
+        with self._under_way(peers):
+            with times.measure("lookup"):
+                question = await self._question(request, prompt_ids, cid)
+            rest = Rest(question)
+            writer = Writer(answer, self._tokenizer, request.stop)
+            outcome = await self._ask_until_whole(
+                request, find, peers, rest, writer=writer, times=times
+            )
         self._end(question, outcome, writer=writer, times=times)
 
     async def _ask_until_whole(
         self,
         request: CompletionRequest,
-        cid: Cid | None,
+        find: Callable[[], Awaitable[list[Peer]]],
         peers: Sequence[Peer],
         rest: Rest,
         *,
@@ -211,7 +226,7 @@ class Service:
                 raise failure
             # In the middle of an answer a node that starts again, or a new one, is waited for.
             await trio.sleep(RESUME_PAUSE_S)
-            left = await self._peers_for(request, cid)
+            left = await find()
 
     async def _question(
         self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
@@ -235,37 +250,40 @@ class Service:
             attribution=terms_of(manifest) if manifest else None,
         )
 
-    # --- whom to ask ---
-
-    async def _peers_for(self, request: CompletionRequest, cid: Cid | None) -> list[Peer]:
+    async def _find(
+        self, request: CompletionRequest, wanted: AskQuote, nursery: trio.Nursery, times: Times
+    ) -> list[Peer]:
         """List who may answer, best first: this node, or else other nodes."""
         if self._router.serves_here(request.node):
             return [self._peers.here()]
-        return [self._peers.at(address) for address in await self._places(request.node, cid)]
+        if request.node is not None:
+            return [await self._chooser.find_named(request.node, wanted)]
+        with times.measure("lookup"):
+            providers = await self._chooser.find_providers(wanted)
+        with times.measure("quote"):
+            return await self._chooser.choose(providers, wanted, nursery)
 
-    async def _places(self, named: str | None, cid: Cid | None) -> Sequence[PeerAddress]:
-        """List the named node, else providers of the adapter, else those of the base, which can
-        fetch the adapter.
-        """
-        connected = self._peers.connected
-        if named is not None and named in connected:
-            return (PeerAddress(named),)
-        base = Cid(self._catalogue.base)
-        providers = await self._providers(cid or base)
-        if cid is not None and (not providers or named):
-            providers = (*providers, *await self._providers(base))
-        if named:
-            found = (peer for peer in providers if peer.peer_id == named)
-            return (next(found, PeerAddress(named)),)
-        return self._router.rank(providers, connected, trio.current_time()).peers
+    @contextmanager
+    def _under_way(self, peers: Sequence[Peer]) -> Iterator[None]:
+        """Count a request at the first choice until the block ends, so that others spread."""
+        with ExitStack() as stack:
+            if peers:
+                first = peers[0].peer_id
+                stack.enter_context(self._router.beliefs.under_way(first, trio.current_time()))
+            yield
 
-    async def _providers(self, cid: Cid) -> tuple[PeerAddress, ...]:
-        known = self._router.recall(cid, trio.current_time())
-        if known:
-            return known
-        found = await self._catalogue.providers(cid)
-        self._router.remember(cid, found, trio.current_time())
-        return tuple(found)
+    def _wanted(
+        self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
+    ) -> AskQuote:
+        most = self._peers.most
+        return AskQuote(
+            base=self._catalogue.base,
+            adapter=cid.digest if cid else BARE_BASE,
+            prompt_tokens=len(prompt_ids),
+            max_tokens=request.max_tokens,
+            prompt_price=most.prompt,
+            completion_price=most.completion,
+        )
 
     def _failed(self, peer: Peer, error: NodeError, rest: Rest) -> NodeError:
         """Record a peer's failure; re-raise it where no other peer can do better: the peer was not
@@ -290,34 +308,44 @@ class Service:
         """
         peer = entry.peer
         began = trio.current_time()
-
-        def waited_s() -> float:
-            return trio.current_time() - began
-
         async with peer.ask(rest.question) as call:
             try:
                 opened_ms = await call.open()
                 await entry.win()
             except trio.Cancelled:
                 if entry.was_left:
-                    self._router.late(
-                        peer.peer_id, trio.current_time() - began, trio.current_time()
-                    )
+                    now = trio.current_time()
+                    self._router.late(peer.peer_id, now - began, now)
                 raise
-            self._router.offered(peer.peer_id, waited_s(), trio.current_time())
+            now = trio.current_time()
+            self._router.offered(peer.peer_id, now - began, now)
             times.add(opened_ms)
             rest.begin(call.seed)
             self._tell(peer, rest, model, writer=writer, times=times)
             await call.accept()
-            while (tokens := await _within(STALL_S, call, entry, rest)) is not None:
-                if not tokens.token_ids:
-                    continue
-                times.mark("first_token")
-                if (gap_s := rest.take(tokens.token_ids)) is not None:
-                    times.longest("resume", gap_s * 1000)
-                if writer.put(tokens.token_ids, tokens.logprobs):
-                    await call.stop()
+            await self._hear(call, entry, rest, writer=writer, times=times)
             return await call.finish()
+
+    async def _hear(
+        self, call: Call, entry: Entry, rest: Rest, *, writer: Writer, times: Times
+    ) -> None:
+        """Take the tokens of an answer that is paid, to its end."""
+        paid_at: float | None = trio.current_time()
+        while (tokens := await _within(STALL_S, call, entry, rest)) is not None:
+            if not tokens.token_ids:
+                continue
+            times.mark("first_token")
+            if paid_at is not None:
+                now = trio.current_time()
+                took_s = now - paid_at
+                self._router.beliefs.learn(
+                    entry.peer.peer_id, rest.question.adapter, took_s, now_s=now
+                )
+                paid_at = None
+            if (gap_s := rest.take(tokens.token_ids)) is not None:
+                times.longest("resume", gap_s * 1000)
+            if writer.put(tokens.token_ids, tokens.logprobs):
+                await call.stop()
 
     def _tell(self, peer: Peer, rest: Rest, model: str, *, writer: Writer, times: Times) -> None:
         """Say who answers from here on."""

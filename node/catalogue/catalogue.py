@@ -123,12 +123,16 @@ class Catalogue:
                 f" creator; `lorikeet versions {name}` lists what is left"
             )
 
+    def find(self, cid: Cid) -> Manifest | None:
+        """Return the manifest with this CID, if it was met."""
+        return self.holdings.find(cid) or self.known.find(cid) or self.fetched.get(cid)
+
     async def manifest(self, cid: Cid) -> Manifest:
         """Return the manifest with this CID, fetching it when it is not here.
 
         Raises NoProvider, AdapterError.
         """
-        found = self.holdings.find(cid) or self.known.find(cid) or self.fetched.get(cid)
+        found = self.find(cid)
         if found is None:
             pulled = await self.fetcher.fetch_manifest(cid)
             self.fetched[cid] = found = pulled.manifest

@@ -98,6 +98,13 @@ class Purse:
             self._note_use(pocket.channel)
             return pocket
 
+    def has_channel(self, peer_id: str) -> bool:
+        """Return whether there is a channel with money in it that pays this node."""
+        operator = address_of_peer(peer_id)
+        pocket = self._pockets.get(operator)
+        rows = [pocket.channel.row] if pocket else self._book.of_operator(operator)
+        return any(row.locked > 0 and not row.funds.is_closed for row in rows)
+
     def forget(self, pocket: Pocket) -> None:
         """The node and we do not agree about this channel any more: its rest is taken back, and the
         next request pays from another one.

@@ -165,8 +165,8 @@ class ClientSession:
     """One stream, from Ask to Settled.
 
     `channel` None pays nothing; `salt` (16 random bytes) blinds the receipt's commitments; `clock`
-    gives Unix seconds. Call `start` once, then `receive` with every event, and with Tick when
-    `deadline` is over.
+    gives Unix seconds; `quoted` are the prices by which the node must stand. Call `start` once,
+    then `receive` with every event, and with Tick when `deadline` is over.
     """
 
     def __init__(
@@ -180,10 +180,12 @@ class ClientSession:
         client: bytes,
         salt: bytes,
         clock: Callable[[], float],
+        quoted: Price | None = None,
     ) -> None:
         self._question = question
         self._channel = channel
         self._most = most
+        self._quoted = quoted
         self._peer = peer
         self._operator = operator
         self._salt = salt
@@ -407,8 +409,15 @@ class ClientSession:
                 f"{self._node} is paid, and this daemon has no chain; set chain_rpc and the"
                 " contracts' addresses"
             )
-        if offer.prompt_price > most.prompt or offer.completion_price > most.completion:
-            asked = f"{offer.prompt_price}/{offer.completion_price}"
+        price = Price(offer.prompt_price, offer.completion_price)
+        asked = f"{price.prompt}/{price.completion}"
+        quoted = self._quoted
+        if quoted is not None and price.is_above(quoted):
+            raise NodeCheated(
+                f"{self._node} asks {asked} per token, and had quoted"
+                f" {quoted.prompt}/{quoted.completion}"
+            )
+        if price.is_above(most):
             raise PaymentRequired(
                 f"{self._node} asks {asked} per token; the limit is {most.prompt}/{most.completion}"
                 " (max_prompt_price …)"

@@ -38,6 +38,10 @@ class Price:
         """What so many tokens cost."""
         return prompt_tokens * self.prompt + completion_tokens * self.completion
 
+    def is_above(self, most: Price) -> bool:
+        """Return whether these prices are above others in anything."""
+        return self.prompt > most.prompt or self.completion > most.completion
+
     def credit(self, limit: int, prompt_tokens: int, max_tokens: int) -> int | None:
         """How many tokens of answer `limit` pays for, at most `max_tokens`; None when it does not
         even pay for the prompt.

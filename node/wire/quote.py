@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from engine.messages import Place
+from engine.messages import Residency
 
 from ..errors import RefusalCode
 from .infer import MAX_PROMPT_TOKENS, MAX_TOKENS, Amount, Digest, Message, WireError
@@ -44,12 +44,12 @@ class AskQuote(Message, frozen=True, array_like=True):
 class Quote(Message, frozen=True, array_like=True):
     """What the node expects now, and what it asks.
 
-    `place` is where the adapter is; `fetch_bytes` is what must be fetched where it is absent, None
-    where that is not known. `first_token_ms` counts from the payment. The prices stand for
+    `residency` is where the adapter is; `fetch_bytes` is what must be fetched where it is absent,
+    None where that is not known. `first_token_ms` counts from the payment. The prices stand for
     `stands_ms` from when the quote comes; the rest is a guess.
     """
 
-    place: Place
+    residency: Residency
     fetch_bytes: Amount | None
     running: Count
     waiting: Count

@@ -96,7 +96,7 @@ def test_the_engine_says_where_an_adapters_bytes_are(lab: Lab) -> None:
         located = lab.messages[-1]
         assert isinstance(located, Located)
         assert located.adapter == adapter
-        return located.place
+        return located.residency
 
     assert place(LAW) == "memory"
     lab.run(submit(1, some_tokens(9, 1), LAW))

@@ -20,6 +20,7 @@ from .epochs import epochs
 from .lookups import lookups
 from .money import channels, shares
 from .page import PAGE, with_bytes
+from .quotes import quotes
 from .receipts import DEADLINE, chain, payouts, receipts
 from .talks import infer
 from .world import (
@@ -179,6 +180,7 @@ VECTORS = {
     "payouts": payouts,
     "merkle": merkle,
     "infer": infer,
+    "quote": quotes,
     "channel": channels,
     "manifest": manifest,
     "shares": shares,

@@ -198,7 +198,7 @@ class AnyOrder(RuleBasedStateMachine):
         )
         ear = Ear()
         self.places.append((adapter, ear))
-        asked = self.link.ask_place(adapter, ear.waiter)
+        asked = self.link.ask_residency(adapter, ear.waiter)
         assert asked == (None if others else m.Locate(adapter))
 
     @rule()
@@ -281,6 +281,6 @@ def test_who_waited_for_a_dead_engine_hears_that_it_died() -> None:
     link.ask_stats(ears[0].waiter)
     link.ask_load(LAW, ears[1].waiter)
     link.ask_replay(m.Replay(2, [1], [2], None, sampling=m.Sampling(bytes(32))), ears[2].waiter)
-    link.ask_place(LAW.adapter, ears[3].waiter)
+    link.ask_residency(LAW.adapter, ears[3].waiter)
     link.lose()
     assert [type(one) for one in [*heard, *(ear.waiter.answer for ear in ears)]] == [EngineLost] * 5

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -19,9 +19,11 @@ from node.answering.peers import AnswerEnd, Call, Peer
 from node.answering.router import Router
 from node.answering.service import Service
 from node.answering.tokenizer import BaseTokenizer
-from node.errors import NodeError, NoEngine, UnknownModel
+from node.errors import NodeError, NodeVanished, NoEngine, UnknownModel
 from node.telemetry import Telemetry
 from node.wire.client_session import Question
+from node.wire.metering import Price
+from node.wire.quote import AskQuote, FromNode
 from p2p.cid import Cid
 from p2p.identity import Identity
 from p2p.peers import PeerAddress
@@ -56,6 +58,10 @@ class Part:
     """Before each of them."""
     offer_s: float = 0.0
     """Before the offer."""
+    quote: FromNode | None = None
+    """None: it speaks no quotes."""
+    quote_s: float = 0.0
+    """Before the quote."""
 
 
 @dataclass
@@ -144,15 +150,43 @@ class PeersInMemory:
     connected: set[str] = field(default_factory=set)
     made: dict[str, PeerInMemory] = field(default_factory=dict)
     crowd: Crowd = field(default_factory=Crowd)
+    serving_names: Sequence[str] = ()
+    quoted: list[tuple[str, AskQuote]] = field(default_factory=list)
+    """Who was asked for a quote, and about what."""
+    bound: dict[str, Price | None] = field(default_factory=dict)
+    """The prices by which each must stand, when it was last asked for an answer."""
 
     def here(self) -> Peer:
         if self.own is None:
             raise NoEngine("this daemon runs no engine; name another node")
         return self._peer(peer_id("self"), self.own)
 
-    def at(self, address: PeerAddress) -> Peer:
+    @property
+    def serving(self) -> Sequence[PeerAddress]:
+        return [PeerAddress(peer_id(name)) for name in self.serving_names]
+
+    @property
+    def most(self) -> Price:
+        return Price(100, 500)
+
+    def paid(self, addresses: Sequence[PeerAddress]) -> Collection[str]:
+        return {one.peer_id for one in addresses}
+
+    async def quote(self, address: PeerAddress, wanted: AskQuote) -> tuple[FromNode, float]:
+        part = self._part(address)
+        self.quoted.append((address.peer_id, wanted))
+        await trio.sleep(part.quote_s)
+        if part.quote is None:
+            raise NodeVanished("it quotes nothing")
+        return part.quote, part.quote_s
+
+    def at(self, address: PeerAddress, quoted: Price | None = None) -> Peer:
+        self.bound[address.peer_id] = quoted
+        return self._peer(address.peer_id, self._part(address))
+
+    def _part(self, address: PeerAddress) -> Part:
         names = {peer_id(name): name for name in self.parts}
-        return self._peer(address.peer_id, self.parts[names[address.peer_id]])
+        return self.parts[names[address.peer_id]]
 
     def asked(self, name: str) -> PeerInMemory:
         """The peer of that name, if it was ever asked."""

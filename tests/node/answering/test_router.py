@@ -1,21 +1,38 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from node.answering.router import (
     BENCH_S,
+    LEAST_S,
     MAX_MEASURED,
+    MAX_QUOTED,
     MAX_REMEMBERED,
     MEASURED_S,
     MIN_PATIENCE_S,
+    OTHERS_FOR_EACH,
     PATIENCE,
     REMEMBER_S,
     UNKNOWN_OFFER_S,
     Router,
+    score,
 )
+from node.wire.metering import Price
+from node.wire.quote import AskQuote, NoQuote, Quote
 from p2p.cid import Cid
 from p2p.peers import PeerAddress
 
+from .test_beliefs import quote
+
 A, B, C = (PeerAddress(name) for name in "abc")
 LAW = Cid.of(b"law")
+LIMIT = Price(100, 500)
 
 
 def test_nodes_that_failed_come_last_and_connected_ones_first() -> None:
@@ -86,3 +103,122 @@ def test_what_is_measured_is_bounded() -> None:
         router.late(str(number), 9.0, now_s=0.0)
     assert router.patience("0", now_s=0.0) == UNKNOWN_OFFER_S
     assert router.patience(str(MAX_MEASURED), now_s=0.0) == PATIENCE * 9.0
+
+
+# --- quotes ---
+
+
+def asked(**changes: Any) -> AskQuote:
+    plain = AskQuote(
+        b"b" * 32, LAW.digest, 10, 100, prompt_price=LIMIT.prompt, completion_price=LIMIT.completion
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def hear(router: Router, peer: PeerAddress, said: Any, took_s: float = 0.01) -> None:
+    router.beliefs.hear(peer.peer_id, LAW.digest, said, took_s, now_s=0.0)
+
+
+def order(router: Router, *peers: PeerAddress, paid: Sequence[str] = ("a", "b", "c")) -> str:
+    chosen = router.choose(peers or (A, B, C), asked(), 1.0, paid=paid).peers
+    return "".join(peer.peer_id for peer in chosen)
+
+
+def test_the_quicker_comes_first_and_the_dearer_only_if_it_is_four_times_as_quick() -> None:
+    router = Router("me", has_engine=False)
+    hear(router, A, quote(first_token_ms=900))
+    hear(router, B, quote(first_token_ms=40))
+    hear(router, C, quote(first_token_ms=40, prompt_price=20, completion_price=100))
+    assert order(router) == "bca"
+    hear(router, A, quote(first_token_ms=200))
+    assert order(router) == "bac"
+
+
+def test_a_busy_node_comes_after_an_idle_one_and_a_channel_is_worth_a_little() -> None:
+    router = Router("me", has_engine=False)
+    hear(router, A, quote(running=6))
+    hear(router, B, quote())
+    assert order(router, A, B) == "ba"
+    assert order(router, A, B, paid=["a"]) == "ab"
+    hear(router, A, quote(running=40))
+    assert order(router, A, B, paid=["a"]) == "ba"
+
+
+def test_silence_comes_after_a_quote_then_refusals_and_too_dear_ones_then_failures() -> None:
+    router = Router("me", has_engine=False)
+    hear(router, A, NoQuote("wrong_base"))
+    hear(router, B, None, took_s=1.0)
+    assert order(router) == "cba", "who was not asked comes before who was silent"
+    hear(router, C, quote(completion_price=LIMIT.completion + 1))
+    assert order(router) == "bac"
+    hear(router, C, quote(first_token_ms=100_000))
+    router.failed("b", now_s=0.0)
+    assert order(router) == "cab"
+
+
+@given(data=st.data())
+def test_nobody_is_lost_and_a_better_quote_never_comes_later(data: st.DataObject) -> None:
+    router = Router("me", has_engine=False)
+    peers = [PeerAddress(name) for name in "abcdefgh"]
+    said = st.one_of(
+        st.none(),
+        st.just(NoQuote("busy")),
+        st.builds(
+            quote,
+            first_token_ms=st.integers(0, 5000),
+            prompt_price=st.integers(0, 120),
+            completion_price=st.integers(0, 600),
+            running=st.integers(0, 20),
+        ),
+    )
+    for peer in peers:
+        hear(router, peer, data.draw(said))
+    before = router.choose(peers, asked(), 1.0, paid=()).peers
+    assert sorted(before, key=str) == sorted(peers, key=str)
+    at = data.draw(st.integers(0, 7))
+    heard = router.beliefs.find(before[at].peer_id, LAW.digest, 1.0)
+    assert heard is not None
+    if isinstance(heard.said, Quote):
+        cheaper = data.draw(st.integers(0, heard.said.prompt_price))
+        sooner = data.draw(st.integers(0, heard.said.first_token_ms))
+        better = msgspec.structs.replace(heard.said, prompt_price=cheaper, first_token_ms=sooner)
+        hear(router, before[at], better)
+        after = router.choose(before, asked(), 1.0, paid=()).peers
+        assert after.index(before[at]) <= at
+
+
+@given(expected_s=st.floats(0, 100), times=st.floats(1.01, 10), cost=st.integers(1, 10**9))
+def test_twice_as_dear_is_four_times_as_quick(expected_s: float, times: float, cost: int) -> None:
+    cheap = score(expected_s, cost, cost)
+    assert score(expected_s * times, cost, cost) >= cheap
+    dear = score((LEAST_S + expected_s) / 4 - LEAST_S, 2 * cost + 1, cost)
+    assert dear == pytest.approx(cheap)
+    assert score(expected_s, 0, 0) == LEAST_S + expected_s, "where nothing is paid, time decides"
+
+
+def test_only_missing_quotes_are_asked_for_and_a_warm_node_is_not_kept_waiting() -> None:
+    router = Router("me", has_engine=False)
+    many = [PeerAddress(str(number)) for number in range(MAX_QUOTED + 3)]
+    assert router.unasked(many, LAW.digest, 0.0) == many[:MAX_QUOTED]
+    hear(router, A, quote())
+    assert router.unasked([A, B], LAW.digest, 0.5) == [B]
+    assert not router.is_settled([A, B], LAW.digest, 0.5)
+    router.beliefs.learn("a", LAW.digest, 0.1, 0.5)
+    assert router.is_settled([A, B], LAW.digest, 0.6)
+    router.failed("a", now_s=0.6)
+    assert not router.is_settled([A, B], LAW.digest, 0.7)
+
+
+def test_where_few_hold_an_adapter_every_client_tells_the_same_others() -> None:
+    peers = [PeerAddress(str(number)) for number in range(30)]
+    clients = [Router(name, has_engine=False) for name in ("one", "two")]
+    told = [
+        {peer.peer_id for peer in client.others(order, [A], LAW.digest)}
+        for client, order in zip(clients, (peers, peers[::-1]), strict=True)
+    ]
+    assert told[0] == told[1]
+    assert len(told[0]) == 2 * OTHERS_FOR_EACH
+    other = {peer.peer_id for peer in clients[0].others(peers, [A], b"v" * 32)}
+    assert other != told[0]
+    assert clients[0].others([A, B, PeerAddress("one")], [A, B], LAW.digest) == []
+    assert clients[0].others(peers, [A, B, C], LAW.digest) == []

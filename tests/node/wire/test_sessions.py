@@ -12,6 +12,7 @@ from node.wire import client_session as client
 from node.wire import infer as wire
 from node.wire import node_session as node
 from node.wire.channels import ChannelFacts
+from node.wire.metering import Price
 from node.wire.session import Fail, Failed, PeerGone, Send
 
 from . import two_sided
@@ -43,6 +44,24 @@ def test_biases_that_do_not_ascend_are_refused_at_once() -> None:
         assert stream.node is not None
         refused = stream.node.receive(msgspec.structs.replace(ask, terms=terms), 1000.0)
         assert isinstance(error_of(refused), BadRequest)
+
+
+def test_an_offer_above_the_quote_is_a_lie_and_one_at_it_is_taken() -> None:
+    for quoted, is_lie in ((two_sided.PRICE, False), (Price(0, 0), True)):
+        world = World()
+        stream = world.open(0)
+        while not stream.to_client:
+            world.moves()[-1]()
+        offer = stream.to_client.popleft()
+        assert isinstance(offer, wire.Offer)
+        session = stream.client
+        assert session is not None
+        session._quoted = quoted
+        actions = session.receive(offer, world.now)
+        if is_lie:
+            assert isinstance(error_of(actions), NodeCheated)
+        else:
+            assert any(isinstance(action, client.Agree) for action in actions)
 
 
 def test_a_payment_that_is_not_higher_needs_its_signature_all_the_same() -> None:

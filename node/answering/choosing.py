@@ -1,0 +1,87 @@
+"""Finds whom to ask on the network: the node that a request names, or providers of its adapter, or
+of its base, in the order of their quotes.
+
+Looks up and gathers; what decides is in router.py. Does not know what is asked of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from p2p.cid import Cid
+from p2p.peers import PeerAddress
+from proofs.receipt import BARE_BASE
+
+from ..telemetry import Telemetry
+from ..wire.quote import AskQuote
+from .peers import Peer, Peers
+from .quotes import Quotes
+from .router import Router
+
+
+class Finder(Protocol):
+    """Who provides what: implemented by catalogue.catalogue.Catalogue."""
+
+    async def providers(self, cid: Cid) -> Sequence[PeerAddress]:
+        """Find the peers that provide it."""
+
+
+class Chooser:
+    """Lists peers, best first."""
+
+    def __init__(self, finder: Finder, router: Router, peers: Peers, telemetry: Telemetry) -> None:
+        self._finder = finder
+        self._router = router
+        self._peers = peers
+        self._quotes = Quotes(router, peers, telemetry)
+
+    async def find_named(self, node: str, wanted: AskQuote) -> Peer:
+        """Return the node with that peer id, with its addresses as far as they can be found."""
+        if node in self._peers.connected:
+            return self._peers.at(PeerAddress(node))
+        providers = await self._look_up(Cid(wanted.base))
+        if wanted.adapter != BARE_BASE:
+            providers = (*await self._look_up(Cid(wanted.adapter)), *providers)
+        found = (peer for peer in providers if peer.peer_id == node)
+        return self._peers.at(next(found, PeerAddress(node)))
+
+    async def find_providers(self, wanted: AskQuote) -> Sequence[PeerAddress]:
+        """List providers of the adapter, else those of the base, which can fetch the adapter."""
+        providers: Sequence[PeerAddress] = ()
+        if wanted.adapter != BARE_BASE:
+            providers = await self._look_up(Cid(wanted.adapter))
+        providers = providers or await self._look_up(Cid(wanted.base))
+        return self._router.rank(providers, self._peers.connected, trio.current_time()).peers
+
+    async def choose(
+        self, providers: Sequence[PeerAddress], wanted: AskQuote, nursery: trio.Nursery
+    ) -> list[Peer]:
+        """Order providers by what they quote. Where they are few, others hear of it in `nursery`
+        and may fetch the adapter.
+        """
+        others: list[PeerAddress] = []
+        if wanted.adapter != BARE_BASE:
+            others = self._router.others(self._peers.serving, providers, wanted.adapter)
+            self._quotes.tell(others, wanted, nursery)
+        await self._quotes.gather(providers, wanted, nursery)
+        now = trio.current_time()
+        beliefs = self._router.beliefs
+        able = [one for one in others if beliefs.has_quote(one.peer_id, wanted.adapter, now)]
+        candidates = [*providers, *able]
+        paid = self._peers.paid(candidates)
+        order = self._router.choose(candidates, wanted, now, paid=paid).peers
+        return [
+            self._peers.at(one, self._router.quoted_price(one.peer_id, wanted.adapter, now))
+            for one in order
+        ]
+
+    async def _look_up(self, cid: Cid) -> Sequence[PeerAddress]:
+        known = self._router.recall(cid, trio.current_time())
+        if known:
+            return known
+        found = await self._finder.providers(cid)
+        self._router.remember(cid, found, trio.current_time())
+        return tuple(found)
