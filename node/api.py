@@ -21,6 +21,10 @@ from engine.messages import Choosing
 EndReason = Literal["stop", "length", "cancelled"]
 AdapterState = Literal["held", "ready", "known"]
 """Its bytes are here; it is in the engine; it was heard of on the network."""
+FoundState = Literal["fits", "doubtful", "refused", "base", "other"]
+"""An adapter for this base; one that names another base, of the same shape; one that cannot be
+served here; a base; something else.
+"""
 ChannelState = Literal["open", "empty", "withdrawing", "closed", "dead"]
 """Pays; has nothing in it; its money is on the way back; pays no more; holds less than is owed."""
 ReceiptState = Literal["queued", "promised", "included", "final"]
@@ -178,6 +182,26 @@ class PushTold:
     description: str = ""
     languages: tuple[str, ...] = ()
     licence: str = ""
+    name: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class FoundInfo:
+    """What was found on this disk, in a hub's cache or a folder.
+
+    `name`: under which it would be published, empty where it cannot be. `reason`: why not, or what
+    to do with it. `told`: what its card says.
+    """
+
+    repo: str
+    revision: str
+    state: FoundState
+    folder: str
+    name: str
+    size_bytes: int
+    reason: str
+    told: PushTold
 
 
 @dataclass(frozen=True)
@@ -388,14 +412,23 @@ class Daemon(Protocol):
         """
 
     async def push(
-        self, folder: Path, key: Path | None = None, told: PushTold | None = None
+        self,
+        folder: Path,
+        key: Path | None = None,
+        told: PushTold | None = None,
+        *,
+        in_place: bool = False,
     ) -> AdapterInfo:
         """Publish a PEFT folder: adapter_config.json, adapter_model.safetensors, and a
         lorikeet.toml with name, version, licence, source, description, languages and contributors.
 
         `key` is the creator's key file, created when there is none; None means this node's own key.
-        What is `told` wins over the folder.
+        What is `told` wins over the folder. With `in_place`, its files are served where they lie
+        and not copied.
         """
+
+    async def find_on_disk(self, path: Path) -> list[FoundInfo]:
+        """List the adapters and bases in a hub's cache, or the adapter in a PEFT folder."""
 
     async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
         """List the adapters heard of that match, the best first."""

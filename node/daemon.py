@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from engine import messages as m
+from engine.errors import ModelError
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.errors import InvalidIdentity, InvalidInput
@@ -31,6 +32,7 @@ from .api import (
     CompletionRequest,
     EarningsInfo,
     FilesInfo,
+    FoundInfo,
     PeerInfo,
     PullReport,
     PushTold,
@@ -41,6 +43,8 @@ from .api import (
     VersionInfo,
 )
 from .catalogue.catalogue import Catalogue
+from .catalogue.fitting import load_base_shape
+from .catalogue.importing import find_all
 from .config import Config
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NodeError, NoProvider
@@ -147,13 +151,27 @@ class NodeDaemon:
         return await self._need_catalogue().files(model, commit)
 
     async def push(
-        self, folder: Path, key: Path | None = None, told: PushTold | None = None
+        self,
+        folder: Path,
+        key: Path | None = None,
+        told: PushTold | None = None,
+        *,
+        in_place: bool = False,
     ) -> AdapterInfo:
         """Publish a PEFT folder, as the creator whose key is in that file (None: this node
         itself).
         """
         creator = None if key is None else await _load_key(Identity.load_or_create, key)
-        return await self._need_catalogue().publish(folder, creator, told)
+        return await self._need_catalogue().publish(folder, creator, told, in_place=in_place)
+
+    async def find_on_disk(self, path: Path) -> list[FoundInfo]:
+        """List the adapters and bases in a hub's cache, or the adapter in a PEFT folder."""
+        self._need_catalogue()
+        try:
+            base = await trio.to_thread.run_sync(load_base_shape, self.config.weights_path())
+            return await trio.to_thread.run_sync(find_all, path, base)
+        except (ModelError, OSError) as error:
+            raise BadRequest(f"{path} cannot be looked through: {error}") from error
 
     async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
         """List the adapters heard of that match, the best first."""

@@ -205,10 +205,15 @@ class Catalogue:
         return self._describe(cid, self.holdings.unpin(cid), num_others=0)
 
     async def publish(
-        self, folder: Path, creator: Identity | None, told: PushTold | None = None
+        self,
+        folder: Path,
+        creator: Identity | None,
+        told: PushTold | None = None,
+        *,
+        in_place: bool = False,
     ) -> AdapterInfo:
-        """Sign and offer a PEFT folder."""
-        published = await self.publisher.publish(folder, creator, told)
+        """Sign and offer a PEFT folder; with `in_place`, without a copy of it."""
+        published = await self.publisher.publish(folder, creator, told, in_place=in_place)
         return self._describe(published.cid, published.manifest, num_others=0)
 
     async def listing(self) -> list[AdapterInfo]:

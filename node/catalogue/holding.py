@@ -31,7 +31,10 @@ from proofs.manifest import File, Manifest
 
 from ..engine_link import AdapterFiles
 from ..errors import AdapterError, EngineBusy, WrongBase
+from .about import ABOUT_FILE
 from .fetching import Pulled
+from .hashing import Stamp, stamp_of
+from .linking import link_all
 from .packaging import CONFIG_FILE, MAX_FILE_BYTES, WEIGHTS_FILE, check_files
 
 MAX_GUEST_BYTES = 8 << 30
@@ -85,6 +88,7 @@ class AdapterFolders:
     def __init__(self, folder: Path, store: BlockStore) -> None:
         self._folder = folder
         self._store = store
+        self._stamps: dict[Cid, dict[Path, Stamp | None]] = {}
 
     def written(self) -> list[str]:
         """List the adapters that were written here, by their CIDs as text."""
@@ -104,6 +108,25 @@ class AdapterFolders:
             if data is not None:
                 draft.put_verified(block, data)
         return draft
+
+    def link(self, cid: Cid, manifest: Manifest, paths: Iterable[Path], page: bytes) -> None:
+        """Have an adapter's files here, as links to files that lie elsewhere (linking.py).
+
+        Raises AdapterError for files that changed meanwhile.
+        """
+        if all(_is_whole(*file) for file in self._layout(cid, manifest).items()):
+            return
+        folder = self._folder / f".link-{cid}"  # no draft: into that, missing blocks are written
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            link_all(paths, {ABOUT_FILE: page} if page else {}, folder)
+            for file in manifest.files:
+                if not _is_whole(folder / file.name, file.blocks):
+                    raise AdapterError(f"{file.name} changed while it was read; import it again")
+            shutil.rmtree(self._folder / str(cid), ignore_errors=True)  # what is broken
+            folder.rename(self._folder / str(cid))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
         """Have an adapter's files whole, of the blocks in its draft and in the store.
@@ -129,9 +152,26 @@ class AdapterFolders:
 
     def give_out(self, cid: Cid, manifest: Manifest) -> AdapterFiles:
         """Give blocks to others out of an adapter's files."""
-        self._store.adopt(self._layout(cid, manifest))
+        layout = self._layout(cid, manifest)
+        self._store.adopt(layout)
+        self._stamps[cid] = {path: _stamp(path) for path in layout}
         folder = self._folder / str(cid)
         return AdapterFiles(cid.digest, folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+
+    def is_touched(self, cid: Cid, manifest: Manifest) -> bool:
+        """Say whether a file has another number, size or time than when it was given out."""
+        now = {path: _stamp(path) for path in self._layout(cid, manifest)}
+        return now != self._stamps.get(cid)
+
+    def find_broken(self, cid: Cid, manifest: Manifest) -> Path | None:
+        """Return a file that is not what it was, None where all are. Reads the files."""
+        layout = self._layout(cid, manifest)
+        stamps = {path: _stamp(path) for path in layout}
+        for path, blocks in layout.items():
+            if not _is_whole(path, blocks):
+                return path.resolve()
+        self._stamps[cid] = stamps
+        return None
 
     def drop_draft(self, cid: Cid) -> None:
         """Leave nothing of an adapter that did not become whole."""
@@ -190,6 +230,7 @@ class AdapterFolders:
         """Delete a guest's folder and what was fetched for it, but for `kept` blocks."""
         fetched = {Cid.parse(text) for text in self._fetched(cid)}
         self._store.forget(self._folder / str(cid))
+        self._stamps.pop(cid, None)
         shutil.rmtree(self._folder / str(cid), ignore_errors=True)
         self.drop_draft(cid)
         self.discard(fetched - kept)
@@ -346,6 +387,21 @@ class Holdings:
                 for block in blocks:
                     draft.put(block)
 
+    def link(self, cid: Cid, manifest: Manifest, paths: Iterable[Path], page: bytes) -> None:
+        """The same, out of files that stay where they lie; `page` is its about.json, if any."""
+        self._check(manifest)
+        self._folders.link(cid, manifest, paths, page)
+
+    async def find_changed(self) -> list[tuple[Cid, Manifest, Path]]:
+        """List the held adapters of which a file was changed or removed."""
+        changed = []
+        for cid, manifest in self.held():
+            if self._folders.is_touched(cid, manifest):
+                path = await trio.to_thread.run_sync(self._folders.find_broken, cid, manifest)
+                if path is not None:
+                    changed.append((cid, manifest, path))
+        return changed
+
     # --- room for guests ---
 
     def _make_room(self, cid: Cid, manifest: Manifest) -> None:
@@ -451,6 +507,13 @@ def _check_config(manifest: Manifest, data: bytes) -> None:
         parse_config(data)
     except ConfigRefused as error:
         raise AdapterError(f"adapter {manifest.name!r} cannot be served: {error}") from error
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        return stamp_of(path)
+    except OSError:
+        return None
 
 
 def _is_whole(path: Path, blocks: Sequence[tuple[bytes, int]]) -> bool:

@@ -199,14 +199,17 @@ def _describe(folder: Path, told: PushTold) -> dict[str, Any]:
         about = {"name": folder.name.lower()}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AdapterError(f"{path}: {error}") from error
-    if not about.get("name"):
-        raise AdapterError(f"{path} gives the adapter no name")
     said = {
         "description": told.description,
         "languages": list(told.languages),
         "licence": told.licence,
+        "name": told.name,
+        "source": told.source,
     }
-    return about | {field: value for field, value in said.items() if value}
+    about |= {field: value for field, value in said.items() if value}
+    if not about.get("name"):
+        raise AdapterError(f"{path} gives the adapter no name")
+    return about
 
 
 def _about(about: Mapping[str, Any]) -> bytes:

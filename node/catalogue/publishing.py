@@ -76,9 +76,14 @@ class Publisher:
             self._learn(record)
 
     async def publish(
-        self, folder: Path, creator: Identity | None = None, told: PushTold | None = None
+        self,
+        folder: Path,
+        creator: Identity | None = None,
+        told: PushTold | None = None,
+        *,
+        in_place: bool = False,
     ) -> Pulled:
-        """Sign and offer a PEFT folder; this node holds it too.
+        """Sign and offer a PEFT folder; this node holds it too, with `in_place` without a copy.
 
         `creator` None is this node. Raises AdapterError, also where it is published and others do
         not believe its name.
@@ -86,8 +91,10 @@ class Publisher:
         creator = creator or self._identity
         load = partial(load_package, next_version=partial(self._next_version, creator))
         package = await trio.to_thread.run_sync(load, folder, creator.secret, self._base, told)
+        if in_place:
+            self._check_source(creator, package)
         package = self._as_published(creator, package)
-        cid = await trio.to_thread.run_sync(self._store_package, package)
+        cid = await trio.to_thread.run_sync(self._store_package, package, in_place)
         pulled = await self._holdings.hold(cid)
         name = package.manifest.name
         await self._announcer.provide(cid)  # before its name: who finds the name finds a provider
@@ -171,6 +178,18 @@ class Publisher:
             )
         return package
 
+    def _check_source(self, creator: Identity, package: Package) -> None:
+        """Raise AdapterError where the name is of another adapter, of which this is no version."""
+        name, source = package.manifest.name, package.manifest.source
+        versions = self.versions(creator.peer_id, name)
+        data = self._store.get(versions[-1].target) if versions and versions[-1].target else None
+        before = parse_manifest(data).source.partition("@")[0] if data is not None else None
+        if before is not None and before != source.partition("@")[0]:
+            raise AdapterError(
+                f"the name {name!r} is taken: this key published it from"
+                f" {before or 'another folder'}; choose another with --as"
+            )
+
     # --- saying ---
 
     async def _say(self, creator: Identity, name: str, target: Cid | None) -> NameRecord:
@@ -210,12 +229,22 @@ class Publisher:
             await trio.sleep(interval_s)
             if self._holdings.computes:
                 await self.offer_base()
+            await self._drop_changed()
             for cid, _ in self._holdings.held():
                 await self._announcer.provide(cid)
             for record in self._book.records():
                 await self._repeat(record)
                 if record.target is not None and "@" not in record.name:
                     await self._announce(record.target)
+
+    async def _drop_changed(self) -> None:
+        """Offer nothing any more of which a file was changed or removed behind this node's back."""
+        for cid, manifest, path in await self._holdings.find_changed():
+            self._holdings.drop(cid)
+            self._log(
+                f"publishing: {manifest.name}@{manifest.adapter_version} is not served any more:"
+                f" {path} was changed or removed; import it again, or `lorikeet pull {cid}`"
+            )
 
     async def _repeat(self, record: NameRecord) -> None:
         """Say a name again where that is due; learn of a newer one that the same key signed."""
@@ -253,9 +282,12 @@ class Publisher:
             self._log(f"publishing: {cid} is not announced: {error}")
             return None
 
-    def _store_package(self, package: Package) -> Cid:
+    def _store_package(self, package: Package, in_place: bool) -> Cid:
         cid = self._store.put(package.manifest_bytes)
-        self._holdings.place(cid, package.manifest, package.blocks())
+        if in_place:
+            self._holdings.link(cid, package.manifest, package.paths, package.about_bytes)
+        else:
+            self._holdings.place(cid, package.manifest, package.blocks())
         return cid
 
     async def restore(self) -> None:

@@ -18,6 +18,7 @@ from . import (
     audit,
     channels,
     daemon,
+    importing,
     invite,
     look,
     mirror,
@@ -58,6 +59,7 @@ app.command("run", rich_help_panel=ASK)(ask.run)
 app.command("pull", rich_help_panel=ASK)(ask.pull)
 app.command("unpin", rich_help_panel=ASK)(ask.unpin)
 app.command("push", rich_help_panel=ASK)(publish.push)
+app.command("import", rich_help_panel=ASK)(importing.import_)
 app.command("mirror", rich_help_panel=ASK)(mirror.mirror)
 app.command("search", rich_help_panel=ASK)(publish.search)
 app.command("versions", rich_help_panel=ASK)(publish.versions)

@@ -34,6 +34,13 @@ class PushBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str
     key: str | None = None
     told: PushTold = PushTold()
+    in_place: bool = False
+
+
+class FindBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST find. `path` is an absolute path on this machine."""
+
+    path: str
 
 
 class VersionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +105,13 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def push(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PushBody)
-        return json_response(await daemon.push(Path(body.folder), key_of(body), body.told))
+        folder = Path(body.folder)
+        info = await daemon.push(folder, key_of(body), body.told, in_place=body.in_place)
+        return json_response(info)
+
+    async def find(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=FindBody)
+        return json_response(await daemon.find_on_disk(Path(body.path)))
 
     async def search(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=SearchRequest)
@@ -131,6 +144,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "pull": pull,
         "unpin": unpin,
         "push": push,
+        "find": find,
         "search": search,
         "rollback": rollback,
         "retract": retract,

@@ -22,6 +22,7 @@ from node.api import (
     EarningsInfo,
     Ended,
     FilesInfo,
+    FoundInfo,
     LikelyToken,
     PeerInfo,
     PullReport,
@@ -81,6 +82,13 @@ CHANNEL = ChannelInfo(
 STUCK = StuckInfo(
     RECEIPT.digest, RECEIPT.channel, 620, "epoch", "the aggregator promised it", 1_800_000_000
 )
+TOLD = PushTold(licence="mit", name="law", source="org/law@abc")
+FOUND = (
+    FoundInfo("org/law", "abc", "fits", "/cache/law", "law", 1_800_000, reason="", told=TOLD),
+    FoundInfo("org/odd", "abc", "doubtful", "/cache/odd", "odd", 9, reason="other", told=TOLD),
+    FoundInfo("org/big", "abc", "refused", "/cache/big", "big", 9, reason="wide", told=TOLD),
+    FoundInfo("org/base", "abc", "base", "/cache/base", "", 9, reason="a base", told=PushTold()),
+)
 WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
 
 
@@ -97,6 +105,7 @@ class Twin:
     word_delay_s: float = 0.0
     asked: list[CompletionRequest] = field(default_factory=list)
     pushed: list[Path] = field(default_factory=list)
+    imported: list[Path] = field(default_factory=list)
     told: PushTold | None = None
     searched: list[SearchRequest] = field(default_factory=list)
     cancelled: trio.Event = field(default_factory=trio.Event)
@@ -188,11 +197,21 @@ class Twin:
         return FILES
 
     async def push(
-        self, folder: Path, key: Path | None = None, told: PushTold | None = None
+        self,
+        folder: Path,
+        key: Path | None = None,
+        told: PushTold | None = None,
+        *,
+        in_place: bool = False,
     ) -> AdapterInfo:
-        self.pushed.append(folder)
+        if self.error is not None:
+            raise self.error
+        (self.imported if in_place else self.pushed).append(folder)
         self.told = told
         return LAW
+
+    async def find_on_disk(self, path: Path) -> list[FoundInfo]:
+        return list(FOUND)
 
     async def search(self, wanted: SearchRequest) -> list[AdapterInfo]:
         self.searched.append(wanted)

@@ -10,6 +10,7 @@ import pytest
 from node.api import PushTold, SearchRequest
 from node.cli.client import CliError
 from node.cli.publish import parse_size
+from node.errors import AdapterError
 from tests.node.twin import LAW, Twin, serve_twin
 
 from .test_commands import lorikeet, point_home_at
@@ -70,3 +71,63 @@ def test_a_size_has_a_unit(text: str, size_bytes: int | None) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(CliError, match="20M"):
         parse_size(text)
+
+
+async def test_an_import_lists_what_there_is_and_what_fits(tmp_path: Path) -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url:
+        point_home_at(tmp_path, url)
+        listed = await lorikeet(tmp_path, "import", str(tmp_path))
+        as_json = await lorikeet(tmp_path, "import", str(tmp_path), "--json")
+        dry = await lorikeet(tmp_path, "import", str(tmp_path), "--all", "--dry-run")
+    assert [line.split("\t")[0] for line in listed.stdout.decode().splitlines()[1:]] == [
+        "org/law",
+        "org/odd",
+        "org/big",
+        "org/base",
+    ]
+    assert "1 fit" in listed.stderr.decode()
+    assert [one["state"] for one in json.loads(as_json.stdout)] == [
+        "fits",
+        "doubtful",
+        "refused",
+        "base",
+    ]
+    assert [line.split("\t")[0] for line in dry.stdout.decode().splitlines()[1:]] == ["org/law"]
+    assert "nothing was" in dry.stderr.decode()
+    assert twin.imported == []
+
+
+async def test_an_import_offers_what_is_named_or_everything_that_fits(tmp_path: Path) -> None:
+    twin = Twin()
+    async with serve_twin(twin) as url:
+        point_home_at(tmp_path, url)
+        every = await lorikeet(tmp_path, "import", str(tmp_path), "--all", "--json")
+        doubtful = await lorikeet(tmp_path, "import", str(tmp_path), "org/odd", "--as", "strange")
+        refused = await lorikeet(tmp_path, "import", str(tmp_path), "org/big")
+        unknown = await lorikeet(tmp_path, "import", str(tmp_path), "org/none")
+        both = await lorikeet(tmp_path, "import", str(tmp_path), "law", "odd", "--as", "one")
+        nowhere = await lorikeet(tmp_path, "import", str(tmp_path / "none"))
+    assert [one["adapter"]["cid"] for one in json.loads(every.stdout)] == [LAW.cid]
+    assert twin.imported == [Path("/cache/law"), Path("/cache/odd")]
+    assert twin.pushed == []
+    assert twin.told is not None
+    assert (twin.told.name, twin.told.source) == ("strange", "org/law@abc")
+    assert "law@1" in doubtful.stdout.decode()
+    codes = [every, doubtful, refused, unknown, both, nowhere]
+    assert [one.returncode for one in codes] == [0, 0, 1, 2, 2, 2]
+    assert "wide" in refused.stderr.decode()
+
+
+async def test_an_import_that_fails_says_which_and_why(tmp_path: Path) -> None:
+    async with serve_twin(Twin(error=AdapterError("its name is taken"))) as url:
+        point_home_at(tmp_path, url)
+        plain = await lorikeet(tmp_path, "import", str(tmp_path), "--all")
+        as_json = await lorikeet(tmp_path, "import", str(tmp_path), "law", "--json")
+    assert (plain.returncode, as_json.returncode) == (1, 1)
+    assert "org/law: its name is taken" in plain.stderr.decode()
+    assert json.loads(as_json.stdout)[0]["error"] == "its name is taken"
+
+
+async def test_an_import_needs_a_daemon(tmp_path: Path) -> None:
+    assert (await lorikeet(tmp_path, "import", str(tmp_path))).returncode == 3

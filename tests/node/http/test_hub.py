@@ -24,7 +24,8 @@ from node.errors import NodeError, NoProvider, UnknownModel, WrongBase
 from node.http import hub
 from node.http.server import listen, serve_http, url_of
 from p2p.cid import Cid
-from tests.node.networks import open_lab, until
+from tests.node.catalogue.caches import disk_bytes
+from tests.node.networks import ask, open_lab, until
 from tests.node.tiny import make_adapter
 from tests.node.twin import Twin, serve_twin
 
@@ -65,6 +66,12 @@ print(json.dumps({
 }))
 """
 
+FETCH = """
+import json, sys
+import huggingface_hub as hf
+print(json.dumps([hf.snapshot_download(repo) for repo in sys.argv[1:]]))
+"""
+
 PEFT = """
 import json, sys
 import torch
@@ -83,6 +90,31 @@ plain, swarm = logits(repo)
 _, local = logits(folder)
 print(json.dumps([bool(torch.equal(swarm, local)), bool(torch.equal(swarm, plain))]))
 """
+
+
+@dataclass
+class Shelves(Twin):
+    """A daemon that has whole folders."""
+
+    folders: dict[str, Path] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+    """The hash that it states of a file, where that is not the file's."""
+    lines: list[str] = field(default_factory=list)
+    num_asked: int = 0
+
+    async def files(self, model: str, commit: str | None = None) -> FilesInfo:
+        self.num_asked += 1
+        if model not in self.folders:
+            raise UnknownModel(model)
+        paths = sorted(path for path in self.folders[model].iterdir() if path.is_file())
+        files = tuple(self.describe(path) for path in paths)
+        digest = hashlib.sha256(repr(files).encode()).hexdigest()
+        return FilesInfo(model, "bafkreiit", digest, "16Uiu2", licence="MIT", files=files)
+
+    def describe(self, path: Path) -> FileInfo:
+        data = path.read_bytes()
+        sha256 = self.states.get(path.name, hashlib.sha256(data).hexdigest())
+        return FileInfo(path.name, path, len(data), sha256)
 
 
 @asynccontextmanager
@@ -216,6 +248,34 @@ async def test_a_file_that_broke_on_the_disk_is_mended_and_never_given(
             weights.path.unlink()
             answer = await client.get("/law/resolve/main/adapter_model.safetensors")
             assert answer.content == good
+
+
+async def test_what_a_hub_brought_is_imported_and_served_to_the_swarm_from_where_it_lies(
+    tmp_path: Path,
+) -> None:
+    folder = make_adapter(tmp_path / "law", "law", 1, padding_rank=1024)
+    (folder / "lorikeet.toml").unlink()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    afar = Shelves(folders={"org/law": folder, "org/base": tmp_path / "base"})
+    async with creator_and_gateway(tmp_path, "volunteer") as (taker, importer):
+        async with serving(afar) as url:
+            await run(FETCH, url, tmp_path / "hf", "org/law", "org/base")
+        before = disk_bytes(tmp_path / "hf", tmp_path / "gateway")
+        listed = await importer.find_on_disk(tmp_path / "hf")
+        [found] = [one for one in listed if one.state == "fits"]
+        info = await importer.push(Path(found.folder), told=found.told, in_place=True)
+        added = disk_bytes(tmp_path / "hf", tmp_path / "gateway") - before
+        await taker.pull(f"{importer.host.peer_id}/law")
+        pulled = await taker.files(info.cid)
+        answer = await ask(importer, "hello", model="law", max_tokens=4)
+    assert [(one.repo, one.state) for one in listed] == [("org/base", "base"), ("org/law", "fits")]
+    assert found.told.licence == "mit"
+    assert found.told.source.startswith("org/law@")
+    assert added < 100_000 < found.size_bytes
+    assert answer.started.cid == info.cid
+    for file in pulled.files:
+        if file.name != "about.json":
+            assert file.path.read_bytes() == (folder / file.name).read_bytes()
 
 
 # --- what needs no network ---

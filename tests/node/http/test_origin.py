@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from node.api import FileInfo, FilesInfo
-from node.errors import UnknownModel
 from node.http.server import hypercorn_config, listen, serve_app, serve_http, url_of
 from tests.node.tiny import make_adapter, make_base
-from tests.node.twin import Twin
 
-from .test_hub import run
+from .test_hub import Shelves, run
 
 CLIENT = """
 import json, sys
@@ -75,37 +71,13 @@ BIG_SHA = hashlib.sha256(BIG).hexdigest()
 BIG_PATH = "/org/big/resolve/main/model.safetensors"
 
 
-@dataclass
-class Shelf(Twin):
-    """A daemon that has folders; `states` replaces the hash that it states of a file."""
-
-    folders: dict[str, Path] = field(default_factory=dict)
-    states: dict[str, str] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    num_asked: int = 0
-
-    async def files(self, model: str, commit: str | None = None) -> FilesInfo:
-        self.num_asked += 1
-        if model not in self.folders:
-            raise UnknownModel(model)
-        paths = sorted(path for path in self.folders[model].iterdir() if path.is_file())
-        files = tuple(self.describe(path) for path in paths)
-        digest = hashlib.sha256(repr(files).encode()).hexdigest()
-        return FilesInfo(model, "bafkreiit", digest, "16Uiu2", licence="MIT", files=files)
-
-    def describe(self, path: Path) -> FileInfo:
-        data = path.read_bytes()
-        sha256 = self.states.get(path.name, hashlib.sha256(data).hexdigest())
-        return FileInfo(path.name, path, len(data), sha256)
-
-
 @pytest.fixture(autouse=True)
 def direct(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
 
 
 @asynccontextmanager
-async def hub(shelf: Shelf, origin: str = "") -> AsyncIterator[str]:
+async def hub(shelf: Shelves, origin: str = "") -> AsyncIterator[str]:
     """A whole hub over HTTP; yields its URL without the /hub."""
     sock = listen("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:
@@ -135,10 +107,10 @@ def asking(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"{url}/hub", trust_env=False, timeout=20)
 
 
-def big(folder: Path, **states: str) -> Shelf:
+def big(folder: Path, **states: str) -> Shelves:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(BIG)
-    return Shelf(folders={"org/big": folder}, states=states)
+    return Shelves(folders={"org/big": folder}, states=states)
 
 
 class Cutter:
@@ -195,8 +167,8 @@ async def test_unchanged_clients_take_from_the_origin_what_the_swarm_lacks(tmp_p
     adapter = make_adapter(tmp_path / "adapter", "adapter", 1)
     mine = make_adapter(tmp_path / "mine", "law", 2)
     theirs = make_adapter(tmp_path / "theirs", "law", 3, rank=8)
-    afar = Shelf(folders={"org/base": base, "org/adapter": adapter, "law": theirs})
-    here = Shelf(folders={"law": mine})
+    afar = Shelves(folders={"org/base": base, "org/adapter": adapter, "law": theirs})
+    here = Shelves(folders={"law": mine})
     async with hub(afar) as origin, hub(here, f"{origin}/hub") as url:
         told = await run(CLIENT, url, tmp_path / "hf", str(base), str(adapter), str(mine))
     assert told["equal"]
@@ -220,10 +192,10 @@ async def test_names_of_the_swarm_win_and_an_answer_says_whose_it_is(tmp_path: P
         folder.mkdir()
         (folder / "config.json").write_text(folder.name)
     (theirs / "more.json").write_text("more")
-    afar = Shelf(folders={"law": theirs, "verse": theirs})
+    afar = Shelves(folders={"law": theirs, "verse": theirs})
     async with (
         hub(afar) as origin,
-        hub(Shelf(folders={"law": mine}), f"{origin}/hub") as url,
+        hub(Shelves(folders={"law": mine}), f"{origin}/hub") as url,
         asking(url) as client,
     ):
         swarm = await client.get("/law/resolve/main/config.json")
@@ -237,7 +209,7 @@ async def test_names_of_the_swarm_win_and_an_answer_says_whose_it_is(tmp_path: P
 
 async def test_a_head_tells_what_the_origin_tells(tmp_path: Path) -> None:
     afar = big(tmp_path / "big")
-    async with hub(afar) as origin, hub(Shelf(), f"{origin}/hub") as url, asking(url) as client:
+    async with hub(afar) as origin, hub(Shelves(), f"{origin}/hub") as url, asking(url) as client:
         head = await client.head(BIG_PATH)
         async with httpx.AsyncClient(trust_env=False) as direct:
             there = await direct.head(f"{origin}/hub{BIG_PATH}")
@@ -249,7 +221,7 @@ async def test_a_head_tells_what_the_origin_tells(tmp_path: Path) -> None:
 @pytest.mark.parametrize("asked", ["bytes=100-", "bytes=100-199", "bytes=-7", f"bytes={len(BIG)}-"])
 async def test_ranges_come_as_from_the_origin(tmp_path: Path, asked: str) -> None:
     afar = big(tmp_path / "big")
-    async with hub(afar) as origin, hub(Shelf(), f"{origin}/hub") as url, asking(url) as client:
+    async with hub(afar) as origin, hub(Shelves(), f"{origin}/hub") as url, asking(url) as client:
         here = await client.get(BIG_PATH, headers={"range": asked})
         there = await client.get(f"{origin}/hub{BIG_PATH}", headers={"range": asked})
     assert here.status_code == there.status_code
@@ -261,7 +233,7 @@ async def test_ranges_come_as_from_the_origin(tmp_path: Path, asked: str) -> Non
 @pytest.mark.parametrize("side", ["origin", "client"])
 async def test_a_download_goes_on_after_its_connection_broke(tmp_path: Path, side: str) -> None:
     afar = big(tmp_path / "big")
-    here = Shelf()
+    here = Shelves()
     async with hub(afar) as real:
         if side == "origin":
             cutter = Cutter(real, 12 << 20, times=2)
@@ -283,7 +255,7 @@ async def test_the_rest_of_a_file_is_checked_with_what_passed_before(tmp_path: P
         cutter = Cutter(real, 3 << 20, times=1)
         async with (
             cutter.open() as origin,
-            hub(Shelf(), f"{origin}/hub") as url,
+            hub(Shelves(), f"{origin}/hub") as url,
             asking(url) as client,
         ):
             got = b""
@@ -306,7 +278,7 @@ async def test_a_file_that_is_not_what_the_origin_states_never_becomes_whole(
     tmp_path: Path,
 ) -> None:
     afar = big(tmp_path / "big", **{"model.safetensors": "ab" * 32})
-    async with hub(afar) as origin, hub(Shelf(), f"{origin}/hub") as url:
+    async with hub(afar) as origin, hub(Shelves(), f"{origin}/hub") as url:
         told = await run(ONE_FILE, url, tmp_path / "hf")
         async with asking(url) as client:
             rest = await client.get(BIG_PATH, headers={"range": "bytes=4000000-"})
@@ -321,7 +293,7 @@ async def test_an_origin_that_is_away_is_named(tmp_path: Path) -> None:
     sock = listen("127.0.0.1", 0)
     away = url_of(sock)
     sock.close()
-    async with hub(Shelf(), away) as url, asking(url) as client:
+    async with hub(Shelves(), away) as url, asking(url) as client:
         head = await client.head(BIG_PATH)
         told = await run(SNAPSHOT, url, tmp_path / "hf")
     assert head.status_code == 502
@@ -334,7 +306,7 @@ async def test_an_origin_that_refuses_is_quoted_beside_the_swarm() -> None:
         headers = {"x-error-code": "GatedRepo", "x-error-message": "ask for access\x85 first"}
         return Response("no", 403, headers)
 
-    async with strange_hub(gated) as origin, hub(Shelf(), origin) as url, asking(url) as client:
+    async with strange_hub(gated) as origin, hub(Shelves(), origin) as url, asking(url) as client:
         head = await client.head(BIG_PATH)
         info = await client.get("/api/models/org/big")
     for answer in (head, info):
@@ -366,7 +338,7 @@ async def test_a_token_is_told_to_the_origin_alone_and_its_word_counts(tmp_path:
 
         async with (
             strange_hub(redirecting) as origin,
-            hub(Shelf(), origin) as url,
+            hub(Shelves(), origin) as url,
             asking(url) as client,
         ):
             token = {"authorization": "Bearer hf_secret", "cookie": "a=b"}
@@ -397,7 +369,7 @@ async def test_pages_of_a_listing_are_asked_for_here_and_no_file_past_this_hub()
         entry = {"path": "a", "type": "file", "xetHash": "c" * 64}
         return JSONResponse([entry], headers={"link": f'<{following}>; rel="next"'})
 
-    async with strange_hub(listing) as origin, hub(Shelf(), origin) as url, asking(url) as client:
+    async with strange_hub(listing) as origin, hub(Shelves(), origin) as url, asking(url) as client:
         first = await client.get("/api/models/org/big/tree/main?recursive=True")
         second = await client.get(first.links["next"]["url"])
     assert first.json() == [{"path": "a", "type": "file"}]
@@ -413,7 +385,7 @@ async def test_what_only_an_origin_has_is_asked_there(path: str) -> None:
         asked.append(request.url.path)
         return JSONResponse({"id": "org/data"}, headers={"etag": '"x"', "x-repo-commit": "a" * 40})
 
-    here = Shelf()
+    here = Shelves()
     async with strange_hub(anything) as origin, hub(here, origin) as url, asking(url) as client:
         found = await client.get(path)
         written = await client.post(path, json={})
@@ -441,7 +413,7 @@ async def test_an_origin_that_misbehaves_is_named(
 
     async with (
         strange_hub(misbehaving) as origin,
-        hub(Shelf(), origin) as url,
+        hub(Shelves(), origin) as url,
         asking(url) as client,
     ):
         answer = await client.get("/api/models/org/big")
@@ -472,7 +444,7 @@ async def test_a_client_that_leaves_ends_the_download_at_the_origin() -> None:
     async def endless(request: Request) -> Response:
         return Endless()
 
-    async with strange_hub(endless) as origin, hub(Shelf(), origin) as url:
+    async with strange_hub(endless) as origin, hub(Shelves(), origin) as url:
         client = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         async with client:
             await client.send_all(
@@ -486,7 +458,7 @@ async def test_a_client_that_leaves_ends_the_download_at_the_origin() -> None:
 async def test_a_name_that_the_swarm_lacks_is_not_looked_up_for_each_of_its_files(
     tmp_path: Path,
 ) -> None:
-    here = Shelf()
+    here = Shelves()
     async with (
         hub(big(tmp_path / "big")) as origin,
         hub(here, f"{origin}/hub") as url,
