@@ -9,6 +9,7 @@ nothing and copies nothing: publishing.py does that with those that were chosen.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,7 +82,8 @@ def _describe(folder: Path, repo: str, revision: str, base: BaseShape) -> FoundI
     fits = fit(folder, base)
     state: FoundState = "fits" if not fits.reason else "refused" if fits.is_sure else "doubtful"
     told = PushTold()
-    if not (folder / DESCRIPTION_FILE).is_file():  # else that says everything
+    described = _described_name(folder)
+    if described is None:  # else lorikeet.toml says everything
         card = load_card(folder)
         source = f"{repo}@{revision}" if revision else ""
         told = PushTold(
@@ -92,11 +94,21 @@ def _describe(folder: Path, repo: str, revision: str, base: BaseShape) -> FoundI
         revision,
         state,
         str(folder),
-        name=told.name or folder.name.lower(),
+        name=told.name if described is None else described,
         size_bytes=_size_of([folder / CONFIG_FILE, folder / WEIGHTS_FILE]),
         reason=fits.reason,
         told=told,
     )
+
+
+def _described_name(folder: Path) -> str | None:
+    """Return the name in a folder's lorikeet.toml, None where there is none."""
+    try:
+        return str(tomllib.loads((folder / DESCRIPTION_FILE).read_text()).get("name", ""))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return ""  # publishing says what is wrong with it
 
 
 def _describe_other(snapshot: Path, repo: str) -> FoundInfo:
@@ -108,7 +120,7 @@ def _describe_other(snapshot: Path, repo: str) -> FoundInfo:
     if weights and (weights[0].suffix == ".gguf" or (snapshot / BASE_CONFIG).is_file()):
         where = weights[0] if weights[0].suffix == ".gguf" else snapshot
         state = "base"
-        reason = f"a base; to serve it: base_path = {where}"
+        reason = f"to serve it, base_path = {where}"
     return FoundInfo(
         repo,
         snapshot.name,

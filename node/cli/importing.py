@@ -133,17 +133,19 @@ def show_found(found: list[FoundInfo], *, as_json: bool, is_chosen: bool) -> Non
     """Show what was found, or what would be offered."""
     if as_json:
         return show_json(found)
-    rows = [
-        (one.repo, one.name, size(one.size_bytes), one.told.licence, one.state, one.reason)
-        for one in found
-    ]
-    show_table(("Found", "Name", "Size", "Licence", "", "Why"), rows, empty="nothing is there")
+    rows = [(one.repo, size(one.size_bytes), one.told.licence, verdict(one)) for one in found]
+    show_table(("Found", "Size", "Licence", "Verdict"), rows, empty="nothing is there")
     num_fits = sum(one.state == "fits" for one in found)
     if is_chosen:
         err.print(f"{len(found)} would be offered; nothing was", markup=False)
     elif num_fits:
         err.print(f"{num_fits} fit; name those to offer, or --all", markup=False)
     return None
+
+
+def verdict(one: FoundInfo) -> str:
+    """Say in one line what can be done with what was found."""
+    return f"fits, as {one.name}" if one.state == "fits" else f"{one.state}: {one.reason}"
 
 
 def show_imported(done: list[Imported], as_json: bool) -> None:

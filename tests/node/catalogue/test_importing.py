@@ -116,7 +116,7 @@ def test_of_several_revisions_main_counts_else_the_newest(tmp_path: Path) -> Non
 
 def test_a_folder_that_describes_itself_is_taken_at_its_word(tmp_path: Path) -> None:
     [found] = find_all(make_adapter(tmp_path / "law", "justice", 1), BASE)
-    assert (found.state, found.told) == ("fits", PushTold())
+    assert (found.state, found.name, found.told) == ("fits", "justice", PushTold())
 
 
 def test_what_is_neither_is_refused_by_name(tmp_path: Path) -> None:
