@@ -206,6 +206,9 @@ class HardenedPubsub(Pubsub):
         except Exception as error:  # the top of one stream: any bytes may come, any parser fail
             logger.info("gossip of %s is unreadable: %r", peer_id, error)
             self.penalise(peer_id)
+            answering = self.peers.get(peer_id)
+            if answering is not None:  # the library would forget it open, and open another
+                await answering.reset()
         await stream.reset()
         if not self._is_left(stream):  # else it only came to the direct connection
             self._handle_dead_peer(peer_id)

@@ -120,7 +120,14 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
         entries = json.loads(raw)
         entries.pop("__metadata__", None)
         header = {name: _tensor_header(name, entry) for name, entry in entries.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,  # of a size that is infinite: JSON as Python reads it has such numbers
+    ) as error:
         raise BadAdapter(f"{path.name} has an unreadable header: {error}") from error
     declared = sum(tensor.size_bytes for tensor in header.values())
     if declared != size - 8 - length:

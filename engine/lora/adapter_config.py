@@ -16,6 +16,7 @@ from ..errors import BadAdapter
 
 MAX_RANK = 1024
 MAX_PATTERNS = 4096
+MAX_NUMBER = 1e30  # no adapter is near; beyond, an integer may fit no float
 PATTERN_KEY = re.compile(r"\^?[A-Za-z0-9_.]{1,200}")
 
 # Fields that change no number when an adapter is served, that the tensors themselves already say,
@@ -143,7 +144,11 @@ def _refuse_unserved(raw: dict[str, Any]) -> None:
 
 def _number(raw: dict[str, Any], field: str, default: float) -> float:
     value = raw.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not -MAX_NUMBER <= value <= MAX_NUMBER
+    ):
         raise BadAdapter(f"{field} is {str(value)[:40]!r}, not a finite number")
     return value
 

@@ -227,7 +227,7 @@ def _from_folder(path: Path) -> BaseTokenizer:
             if (path / "tokenizer_config.json").exists()
             else {}
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} has no readable tokenizer.json: {error}") from error
     vocabulary = tokenizers.Tokenizer.from_str(raw.decode())
     specials = {

@@ -145,7 +145,7 @@ def load_package(
 def _check_config(path: Path) -> None:
     try:
         config = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AdapterError(f"{path} is not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise AdapterError(f"{path} describes no LoRA adapter (peft_type)")
@@ -159,7 +159,7 @@ def read_thresholds(path: Path) -> Thresholds:
     _check_size(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Thresholds)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise AdapterError(
             f"{path} holds no thresholds ({error}); write it again: python -m engine calibrate"
         ) from error

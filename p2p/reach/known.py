@@ -71,7 +71,7 @@ def _read(path: Path) -> dict[str, tuple[str, ...]]:
         if path.stat().st_size > MAX_FILE_BYTES:
             return {}
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     kept: dict[str, tuple[str, ...]] = {}
     entries = found.items() if isinstance(found, dict) else ()

@@ -21,6 +21,7 @@ from hexbytes import HexBytes
 from web3.providers import BaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
+from . import depth  # noqa: F401
 from .answers import check_answer, read_quantity
 from .compiled import decode_revert
 from .errors import ChainError, ChainUnreachable, OddAnswer, RpcRefused, WrongChain

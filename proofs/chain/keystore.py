@@ -22,7 +22,8 @@ def is_keystore(text: str) -> bool:
 
 def decrypt_key(text: str, password: str) -> bytes:
     """The 32 bytes of a keystore's secret. KeystoreError when it is none, or not this password."""
-    from eth_account import Account  # takes most of a second: who has a bare key need not wait
+    from . import depth  # noqa: F401  # takes most of a second: who has a bare key need not wait
+    from eth_account import Account  # isort: skip
 
     try:
         return bytes(Account.decrypt(json.loads(text), password))
@@ -32,7 +33,8 @@ def decrypt_key(text: str, password: str) -> bytes:
 
 def encrypt_key(secret: bytes, password: str) -> str:
     """A keystore for this secret."""
-    from eth_account import Account
+    from . import depth  # noqa: F401
+    from eth_account import Account  # isort: skip
 
     keystore: dict[str, Any] = Account.encrypt(secret, password, iterations=SCRYPT_ROUNDS)
     return json.dumps(keystore)

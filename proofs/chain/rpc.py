@@ -27,6 +27,7 @@ from web3.providers import BaseProvider
 from web3.types import LogReceipt, RPCEndpoint
 
 from ..hextext import to_hex
+from . import depth  # noqa: F401
 from .answers import (
     Block,
     Log,

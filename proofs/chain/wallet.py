@@ -25,6 +25,7 @@ from hexbytes import HexBytes
 
 from ..hextext import to_hex
 from ..signing import Signer
+from . import depth  # noqa: F401
 from .answers import Log, MinedTransaction, odd
 from .errors import (
     ChainUnreachable,
