@@ -66,7 +66,7 @@ def load_base_shape(path: Path) -> BaseShape:
     try:
         config = json.loads((path / "config.json").read_bytes())
         sizes = [int(config[size]) for size in ("hidden_size", "num_hidden_layers")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ModelError(f"{path / 'config.json'}: {error}") from error
     in_cache = IN_A_CACHE.fullmatch(path.parent.parent.name)
     return BaseShape(in_cache[1] if in_cache else path.name, *sizes)
@@ -127,7 +127,7 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         header = msgspec.json.decode(data, type=dict[str, dict[str, Any]])
         header.pop("__metadata__", None)
         return {name: msgspec.convert(one["shape"], list[int]) for name, one in header.items()}
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeError, KeyError) as error:
+    except (msgspec.DecodeError, UnicodeError, KeyError, RecursionError) as error:
         raise Unfit(f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
 
 

@@ -374,7 +374,7 @@ def _without_xet(data: bytes) -> bytes:
         return data
     try:
         listed: list[dict[str, Any]] = msgspec.json.decode(data, type=list[dict[str, Any]])
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return data
     for entry in listed:
         entry.pop("xetHash", None)
