@@ -121,6 +121,11 @@ class Dht:
         self._provided.setdefault(cid, {})
         self._woken.set()
 
+    def withdraw(self, cid: Cid) -> None:
+        """Say no longer that this node has `cid`; others forget it in time."""
+        self._provided.pop(cid, None)
+        self._kademlia.provider_store.withdraw(_multihash(cid), self._own)
+
     def addresses_changed(self) -> None:
         """Have everything said again soon, since a record holds the addresses of its time."""
         self._provided = {cid: {} for cid in self._provided}
@@ -138,7 +143,8 @@ class Dht:
             self._woken = trio.Event()
             is_due = trio.current_time() >= next_full
             for cid in [cid for cid, told in self._provided.items() if is_due or not told]:
-                await self.provide(cid)
+                if cid in self._provided:  # it may be withdrawn meanwhile
+                    await self.provide(cid)
             if is_due:
                 next_full = trio.current_time() + REPROVIDE_INTERVAL_S
             await self._correct()

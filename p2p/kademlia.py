@@ -138,6 +138,10 @@ class BoundedProviders(ProviderStore):
         for key in list(self.providers):
             self.get_providers(key)
 
+    def withdraw(self, key: bytes, peer: ID) -> None:
+        """Drop one statement of a peer, if it is here."""
+        self._drop(str(peer), key)
+
     def forget(self, peer: ID) -> None:
         """Drop all that a peer said, because it is gone."""
         for key in list(self._said.get(str(peer), ())):

@@ -27,7 +27,7 @@ from node.answering import beliefs, quotes, quoting, router
 from node.catalogue import packaging
 from node.config import Config
 from node.http import public
-from node.money import aggregator, purse, till
+from node.money import aggregator, published, purse, till
 from node.testnet.plan import NETWORK as TESTNET
 from node.wire import channels, client_session, infer, node_session, quote, receipts, witness
 from p2p import (
@@ -205,6 +205,11 @@ FACTS = [
     ("infer.md", f"{payouts.MAX_CHANNEL_ACCOUNTS} accounts that one channel pays"),
     ("infer.md", f"`Settle` {node_session.SETTLE_DEADLINE_S:.0f} s"),
     ("settlement.md", f"200, at most {limits.MAX_BLOCK_BYTES:,} of them"),
+    ("settlement.md", f"of each of the latest {published.MAX_PROVIDED} batches"),
+    ("p2p.md", f"for the latest {published.MAX_PROVIDED} |"),
+    ("settlement.md", f"sha256({published._ARCHIVE.decode()!r} || settlement".replace("'", '"')),
+    ("p2p.md", f"of `{published._ARCHIVE.decode()!r} || settlement".replace("'", '"')),
+    ("settlement.md", f"({len(published._ARCHIVE)} bytes of ASCII"),
     ("settlement.md", f"takes {public.MAX_CONNECTIONS} connections, each for"),
     ("settlement.md", f"each for {public.MAX_CONNECTION_S:.0f} s at most"),
     ("settlement.md", f"{public.CLIENT_REQUESTS_PER_S:.0f} requests a second ("),

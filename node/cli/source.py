@@ -15,6 +15,8 @@ import httpx
 import trio
 import typer
 
+from proofs.hextext import from_hex
+
 from ..config import CONFIG_FILE, Config, load_config
 from ..running import read_running
 from .client import EXIT_USAGE, CliError, find_url
@@ -127,7 +129,13 @@ class _Stranger:
         with tempfile.TemporaryDirectory() as folder, self._scope:
             async with open_host(Identity.generate(), network) as host:
                 first = [config.aggregator, *config.witnesses]
-                published = Published(host, BlockStore(Path(folder)), first, Telemetry())
+                published = Published(
+                    host,
+                    BlockStore(Path(folder)),
+                    from_hex(config.settlement),
+                    first,
+                    telemetry=Telemetry(),
+                )
                 self._fetch = published.batch
                 self._token = trio.lowlevel.current_trio_token()
                 self._open.set()

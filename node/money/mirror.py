@@ -123,6 +123,7 @@ class Mirror:
         self._ripening: deque[tuple[PostedHeader, dict[bytes, Shown[AccountLeaf]]]] = deque()
         self._claimable: dict[bytes, Claimable] = {}
         self._checkpointed = 0
+        self._is_whole = True  # every batch so far is here
         self.level = trio.Event()  # set once it has had all that the chain had by then
 
     @property
@@ -167,12 +168,18 @@ class Mirror:
             with survive(self._telemetry, "mirror"):
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
-                self.level.set()
+                self._note_level()
             with survive(self._telemetry, "the mirror's disk"):
                 await self._write_down()
             with survive(self._telemetry, "finality"):
                 await self._ripen()
             await trio.sleep(interval_s)
+
+    def _note_level(self) -> None:
+        """Note that all that the chain has was recomputed."""
+        if not self.level.is_set() and self._is_whole:
+            self._published.provide_archive()
+        self.level.set()
 
     async def follow(self) -> bool:
         """Take the next header, if the chain has one; False when there is none yet."""
@@ -201,6 +208,7 @@ class Mirror:
         self._headers[header.epoch] = posted
         self._headers.pop(header.epoch - MAX_KEPT_HEADERS, None)
         if self._sought is not None:
+            self._is_whole &= self._published.provide_again(header.batch_digest)
             if header.hash == self._sought:
                 self._sought = None
             return False
@@ -345,6 +353,7 @@ class Mirror:
     def _begin_anew(self) -> None:
         self.history = History(self.network)
         self._sought = None
+        self._is_whole = True
         self._ripening.clear()
         self._unwritten.clear()
         self._walk.rewind()

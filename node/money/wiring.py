@@ -151,7 +151,11 @@ class Money:
         if connection is None or config.role == "bootstrap":
             return
         published = Published(
-            self._host, store, [config.aggregator, *config.witnesses], self._telemetry
+            self._host,
+            store,
+            connection.chain.deployment.settlement,
+            [config.aggregator, *config.witnesses],
+            telemetry=self._telemetry,
         )
         mirror = self._build_watch(connection.chain, published)
         if config.role == "watcher":  # earns nothing and pays nobody
