@@ -35,7 +35,7 @@ from libp2p.security.pnet.psk_conn import PskConn
 from multiaddr import Multiaddr
 
 from .addresses import own_ipv4, own_ipv6
-from .admission import MAX_HANDSHAKES, Guest, Guests, Line
+from .admission import MAX_HANDSHAKES, MAX_INBOUND, Guest, Guests, Line
 from .dialling import Realm, dial_order, ip_of, is_circuit, is_named, is_websocket, realm_of_ip
 from .hardening import StreamGuard
 from .resolving import resolve
@@ -109,6 +109,8 @@ class HardenedSwarm(Swarm):
         self._guests = Guests()
         self._open_guests: dict[Guest, tuple[IMuxedConn, float]] = {}  # since when
         self._handshakes = Line(MAX_HANDSHAKES)
+        # the library would count both as one, so that handshakes kept out who could stay
+        self._inbound_limiter = trio.CapacityLimiter(MAX_INBOUND + MAX_HANDSHAKES)
         self.shows_listen_port = True  # dial from it, so that peers see where a router maps it
         self.knows_loopback = False  # the operator named a peer on this machine
         self.from_listen_port: WeakSet[INetConn] = WeakSet()
