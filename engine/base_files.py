@@ -11,7 +11,9 @@ fields, fields, tensor infos, padding, data. Little-endian throughout.
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
+import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +40,12 @@ SCALARS = {
 }
 STRING = 8
 ARRAY = 9
+
+WHOLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_INDEX_BYTES = 64 << 20
+SHARD_NAME = re.compile(r"[^/\\\0]{1,200}\.safetensors")
+NUMBERED_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -186,12 +194,64 @@ class _Parser:
 def weight_files(path: Path) -> list[Path]:
     """List the files that hold a base's weights, in order of name.
 
-    A GGUF file by itself, or a folder's *.safetensors. Raises ModelError when a folder has none.
+    A GGUF file by itself. Of a folder, as transformers chooses: model.safetensors, or the files
+    that its index names, whatever lies beside them; where there is neither, one *.safetensors file
+    or one whole set of numbered ones. Raises ModelError when the folder has none of these.
     """
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    if (path / WHOLE_FILE).is_file():
+        return [path / WHOLE_FILE]
+    owners = read_index(path)
+    if owners:
+        return [path / name for name in sorted(set(owners.values()))]
+    files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(f"{path} has no *.safetensors file; other formats are not read")
+    if len(files) > 1 and not _are_one_set([file.name for file in files]):
+        raise ModelError(
+            f"{path} has several *.safetensors files ({', '.join(f.name for f in files)[:200]}) and"
+            f" no {INDEX_FILE} that says which are the base; keep those alone that are"
+        )
     return files
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    """Return which file of a folder holds which tensor by its index of shards; empty without one
+    that counts.
+
+    Raises ModelError for an index that is none, or that names what is not a file of the folder.
+    """
+    path = folder / INDEX_FILE
+    if (folder / WHOLE_FILE).is_file() or not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_INDEX_BYTES:
+        raise ModelError(f"{path} is larger than {MAX_INDEX_BYTES} bytes")
+    try:
+        owners = json.loads(path.read_bytes())["weight_map"]
+        named = sorted(set(owners.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path} is no index of shards: {error!r}") from error
+    for name in named:
+        if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
+            raise ModelError(
+                f"{path} names {str(name)[:80]!r}, which is no *.safetensors file here"
+            )
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} lacks {name}, which {INDEX_FILE} names")
+    if not named:
+        raise ModelError(f"{path} names no file")
+    return dict(owners)
+
+
+def _are_one_set(names: list[str]) -> bool:
+    """Return whether names in order are NAME-00001-of-0000N to NAME-0000N-of-0000N."""
+    first = NUMBERED_NAME.fullmatch(names[0])
+    if first is None or int(first[3]) != len(names):
+        return False
+    return names == [
+        f"{first[1]}-{number:05}-of-{first[3]}.safetensors" for number in range(1, len(names) + 1)
+    ]
 
 
 def base_id(path: Path) -> bytes:

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
-from .families import FAMILIES, GGUF_FAMILIES, Family, is_biased
+from .families import (
+    FAMILIES,
+    GGUF_FAMILIES,
+    NO_WINDOW,
+    WINDOW_IF_USED,
+    Family,
+    is_biased,
+)
 
 MAX_CONTEXT_TOKENS = 1 << 17
 MAX_SIZE = 1 << 20
@@ -117,13 +124,15 @@ class _Fields:
         self._raw = raw
         self._where = where
 
-    def whole(self, name: str, default: int | None = None, highest: int = MAX_SIZE) -> int:
-        """Return a number from 1 to `highest`. Raises ModelError."""
+    def whole(
+        self, name: str, default: int | None = None, highest: int = MAX_SIZE, lowest: int = 1
+    ) -> int:
+        """Return a number from `lowest` to `highest`. Raises ModelError."""
         value = self._given(name, default)
-        if type(value) is not int or not 1 <= value <= highest:
+        if type(value) is not int or not lowest <= value <= highest:
             raise ModelError(
-                f"{self._where}: {name} is {str(value)[:40]}; it must be a whole number from 1 to"
-                f" {highest}"
+                f"{self._where}: {name} is {str(value)[:40]}; it must be a whole number from"
+                f" {lowest} to {highest}"
             )
         return value
 
@@ -165,18 +174,20 @@ class _Fields:
 
 
 def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
-    """Read a `config.json`. Raises ModelError that names what is not served."""
-    fields = _Fields(raw, "config.json")
+    """Read a `config.json` as transformers does: what it leaves out is its family's default.
+
+    Raises ModelError that names what is not served.
+    """
     family = _find_family(FAMILIES, raw.get("model_type"), "config.json: model_type")
-    _refuse_unserved(raw)
-    rope = _Fields(
-        fields.inner("rope_parameters") | fields.inner("rope_scaling"),
-        "config.json: rope_parameters",
-    )
+    fields = _Fields(family.meant(raw), "config.json")
+    rope = _rope_fields(fields)
+    _refuse_unserved(fields, rope)
     biased = fields.flag("attention_bias")
     layers = fields.whole("num_hidden_layers", highest=MAX_LAYERS)
     hidden = fields.whole("hidden_size")
     heads = fields.whole("num_attention_heads")
+    unrotated = _unrotated(fields, family, layers)
+    context = fields.whole("max_position_embeddings", highest=1 << 30)
     return ModelConfig(
         vocab_size=fields.whole("vocab_size", highest=1 << 24),
         hidden=hidden,
@@ -185,21 +196,32 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
         heads=heads,
         kv_heads=fields.whole("num_key_value_heads", heads),
         head_dim=fields.whole("head_dim", max(1, hidden // heads)),
-        context=min(
-            fields.whole("max_position_embeddings", 2048, 1 << 30),
-            _window(fields),
-            MAX_CONTEXT_TOKENS,
-        ),
-        norm_eps=fields.real("rms_norm_eps", 1e-6),
-        rope_base=rope.real("rope_theta", fields.real("rope_theta", 10000.0)),
+        context=min(context, _window(fields, family, layers, unrotated), MAX_CONTEXT_TOKENS),
+        norm_eps=fields.real("rms_norm_eps"),
+        rope_base=rope.real("rope_theta"),
         rope_scaling=_rope_scaling(rope),
         qkv_bias=is_biased(family.qkv_bias, biased),
         out_bias=is_biased(family.out_bias, biased),
-        mlp_bias=fields.flag("mlp_bias"),
+        mlp_bias=is_biased(family.mlp_bias, fields.flag("mlp_bias")),
         qk_norm=family.qk_norm,
         tied_head=fields.flag("tie_word_embeddings"),
-        unrotated=_unrotated(fields, family, layers),
+        unrotated=unrotated,
     )
+
+
+def _rope_fields(fields: _Fields) -> _Fields:
+    """Return what says how positions rotate: `rope_scaling` (or else `rope_parameters`), and what
+    stands beside it.
+    """
+    given = fields.inner("rope_scaling") or fields.inner("rope_parameters")
+    beside = {
+        "rope_theta": fields["rope_theta"],
+        "partial_rotary_factor": fields["partial_rotary_factor"],
+        "original_max_position_embeddings": fields["max_position_embeddings"],
+    }
+    original = fields["original_max_position_embeddings"]
+    first = {"original_max_position_embeddings": original} if original is not None else {}
+    return _Fields({**beside, **given, **first}, "config.json: rope_parameters")
 
 
 def _find_family(families: Mapping[str, Family], name: Any, where: str) -> Family:
@@ -212,32 +234,45 @@ def _find_family(families: Mapping[str, Family], name: Any, where: str) -> Famil
     return family
 
 
-def _refuse_unserved(raw: Mapping[str, Any]) -> None:
+def _refuse_unserved(fields: _Fields, rope: _Fields) -> None:
     neutral = {
         "hidden_act": ("silu", "swish"),
-        "partial_rotary_factor": (1, 1.0),
         "pretraining_tp": (1,),
         "is_causal": (True,),
     }
-    for name, values in neutral.items():
-        if raw.get(name) is not None and raw[name] not in values:
+    found = [(name, fields[name], values) for name, values in neutral.items()]
+    found.append(("partial_rotary_factor", rope["partial_rotary_factor"], (1,)))
+    for name, value, values in found:
+        if value is not None and value not in values:
             raise ModelError(
-                f"config.json: {name} {str(raw[name])[:40]!r} is not served; only {values[0]!r} is"
+                f"config.json: {name} {str(value)[:40]!r} is not served; only {values[0]!r} is"
             )
-    if raw.get("quantization_config"):
+    if fields["quantization_config"]:
         raise ModelError(
             "config.json: quantization_config is not served; use the unquantised folder, or a GGUF"
             " file"
         )
 
 
-def _window(fields: _Fields) -> int:
-    """Return how many tokens a token looks back.
+def _window(fields: _Fields, family: Family, layers: int, unrotated: frozenset[int]) -> int:
+    """Return how many tokens a token looks back in the layer that looks back least.
 
     Within one window sliding attention is plain attention, so only longer contexts are not served.
     """
-    if fields["sliding_window"] is None or fields["use_sliding_window"] is False:
+    if family.window == NO_WINDOW or fields["sliding_window"] is None:
         return MAX_CONTEXT_TOKENS
+    if family.window == WINDOW_IF_USED:
+        kinds = fields["layer_types"]
+        if not fields.flag("use_sliding_window"):
+            slides = False
+        elif isinstance(kinds, list):
+            slides = "sliding_attention" in kinds
+        elif family.rotation_gap is not None:
+            slides = bool(unrotated)
+        else:
+            slides = layers > fields.whole("max_window_layers", highest=1 << 30, lowest=0)
+        if not slides:
+            return MAX_CONTEXT_TOKENS
     return fields.whole("sliding_window", highest=1 << 30)
 
 
@@ -267,7 +302,7 @@ def _every(gap: int | None, layers: int) -> frozenset[int]:
 
 def _rope_scaling(rope: _Fields) -> RopeScaling | None:
     kind = rope["rope_type"] or rope["type"] or "default"
-    if kind == "default":
+    if kind in ("default", "dynamic"):  # dynamic scales nothing before the context's end
         return None
     if kind == "linear":
         return RopeScaling(rope.real("factor"))
@@ -285,8 +320,8 @@ def _rope_scaling(rope: _Fields) -> RopeScaling | None:
             rope.whole("original_max_position_embeddings", highest=1 << 30),
         )
     raise ModelError(
-        f"config.json: rope scaling {str(kind)[:40]!r} is not served; we serve default, linear and"
-        " llama3"
+        f"config.json: rope scaling {str(kind)[:40]!r} is not served; we serve default, dynamic,"
+        " linear and llama3"
     )
 
 

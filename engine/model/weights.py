@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..base_files import base_id, weight_files
+from ..base_files import base_id, read_index, weight_files
 from ..errors import ModelError
 from .config import ModelConfig, from_gguf, from_huggingface
 from .families import GGUF_FAMILIES
@@ -27,6 +27,8 @@ MAX_CONFIG_BRACKETS = 2000
 """Deep nesting can overflow the parser's stack where a process has raised Python's recursion limit.
 """
 SERVED_DTYPES = ("F32", "F16", "BF16")
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -90,22 +92,54 @@ def _open_folder(path: Path) -> Weights:
     if not config_path.is_file() or config_path.stat().st_size > MAX_CONFIG_BYTES:
         raise ModelError(f"{path} has no config.json of at most {MAX_CONFIG_BYTES} bytes")
     config = from_huggingface(_read_json(config_path))
-    files = weight_files(path)
-    owner: dict[str, _Shard] = {}
-    shapes = {}
-    for shard in map(_Shard.of, files):
+    tensors = _find_tensors(path)
+    config = _settle_head(config, tensors)
+    check_tensors(config, {name: tensor.shape for name, tensor in tensors.items()})
+    return Weights(base_id(path), config, lambda name: _check_finite(name, tensors[name].read()))
+
+
+def _find_tensors(path: Path) -> dict[str, _Tensor]:
+    """Return where a folder's tensors lie, by the names that a model with a head gives them.
+
+    The index says which of several files a tensor is read from. Raises ModelError.
+    """
+    index = read_index(path)
+    tensors: dict[str, _Tensor] = {}
+    for shard in map(_Shard.of, weight_files(path)):
         with _open_safetensors(shard.path) as handle:
             for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
+                if index.get(name, shard.path.name) != shard.path.name:
+                    continue
                 part = handle.get_slice(name)
                 if part.get_dtype() not in SERVED_DTYPES:
                     raise ModelError(
                         f"tensor {name[:200]} is {part.get_dtype()}; we read"
                         f" {', '.join(SERVED_DTYPES)}"
                     )
-                owner[name] = shard
-                shapes[name] = tuple(part.get_shape())
-    check_tensors(config, shapes)
-    return Weights(base_id(path), config, lambda name: _check_finite(name, owner[name].read(name)))
+                tensors[name] = _Tensor(shard, name, tuple(part.get_shape()))
+    if "embed_tokens.weight" in tensors:  # saved from a model without a head
+        return {
+            name if name.startswith("lm_head.") else f"model.{name}": tensor
+            for name, tensor in tensors.items()
+        }
+    return tensors
+
+
+def _settle_head(config: ModelConfig, tensors: dict[str, _Tensor]) -> ModelConfig:
+    """Return the configuration with `tied_head` as transformers takes it.
+
+    A tied head and embedding that lie in the files with different numbers are not tied; where one
+    of the two lies there, it is both.
+    """
+    if not config.tied_head or HEAD not in tensors:
+        return config
+    if EMBEDDING not in tensors:
+        tensors[EMBEDDING] = tensors[HEAD]
+    elif tensors[EMBEDDING].shape != tensors[HEAD].shape or not torch.equal(
+        tensors[EMBEDDING].read(), tensors[HEAD].read()
+    ):
+        return replace(config, tied_head=False)
+    return config
 
 
 Identity = tuple[int, int, int]
@@ -152,6 +186,19 @@ class _Shard:
         with _open_safetensors(self.path) as handle:
             tensor: torch.Tensor = handle.get_tensor(name)
         return tensor
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """The place of one tensor: its shard, and its name there."""
+
+    shard: _Shard
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self) -> torch.Tensor:
+        """Read it as stored. Raises ModelError when the file is another one by now."""
+        return self.shard.read(self.name)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -134,14 +134,18 @@ def test_every_bound_of_a_header_has_its_word(body: bytes, word: str) -> None:
 
 
 def test_a_base_is_its_weights_and_of_several_files_their_names_too(tmp_path: Path) -> None:
-    first = tmp_path / "a.safetensors"
+    first = tmp_path / "a-00001-of-00002.safetensors"
     first.write_bytes(b"one")
     assert base_id(first) == base_id(tmp_path) == hashlib.sha256(b"one").digest()
-    (tmp_path / "b.safetensors").write_bytes(b"two")
+    (tmp_path / "a-00002-of-00002.safetensors").write_bytes(b"two")
     digests = (hashlib.sha256(content).digest() for content in (b"one", b"two"))
     listed = b"".join(
         name + b"\0" + each
-        for name, each in zip((b"a.safetensors", b"b.safetensors"), digests, strict=True)
+        for name, each in zip(
+            (b"a-00001-of-00002.safetensors", b"a-00002-of-00002.safetensors"),
+            digests,
+            strict=True,
+        )
     )
     assert base_id(tmp_path) == hashlib.sha256(listed).digest()
 

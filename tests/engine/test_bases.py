@@ -279,7 +279,7 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"rope_parameters": [1]}, "rope_parameters"),
-        ({"sliding_window": -1}, "sliding_window"),
+        ({"model_type": "mistral", "sliding_window": -1}, "sliding_window"),
     ],
 )
 def test_a_configuration_that_is_not_served_or_contradicts_the_tensors_is_refused_by_name(
@@ -293,12 +293,19 @@ def test_a_configuration_that_is_not_served_or_contradicts_the_tensors_is_refuse
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "[" * 100_000, '{"model_type": "llama"}', "\udce9"]
+    "text", ["", "{", "[]", "null", "[" * 100_000, '{"model_type": null}', "\udce9"]
 )
 def test_a_config_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
     make_base(tmp_path)
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(ModelError, match=r"config\.json"):
+        open_weights(tmp_path)
+
+
+def test_a_configuration_of_another_size_than_the_tensors_is_refused(tmp_path: Path) -> None:
+    make_base(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ModelError, match=r"embed_tokens.weight has shape \[320, 72\]; .*4096"):
         open_weights(tmp_path)
 
 

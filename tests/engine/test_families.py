@@ -22,6 +22,7 @@ def huggingface(family: str, **changes: Any) -> dict[str, Any]:
         "intermediate_size": 96,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
+        "num_key_value_heads": 4,
         "vocab_size": 100,
         **changes,
     }
