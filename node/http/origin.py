@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,9 @@ import msgspec
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from .passage import Passage, Passages
+from .relaying import Broken, Relayed, leave
 
 CONNECT_S = 5.0
 SILENCE_S = 30.0
@@ -50,10 +50,6 @@ logger = logging.getLogger(__name__)
 
 class OriginFailed(Exception):
     """The origin did not answer, or not truly; the message names it."""
-
-
-class Broken(Exception):
-    """A file stopped in its middle."""
 
 
 @dataclass
@@ -163,7 +159,11 @@ class Origin:
             raise OriginFailed(f"{target} changed at its origin while it came; fetch it anew")
         if start and start >= (answer.size_bytes or start + 1):
             await answer.response.aclose()
-            return Response(None, 416, {"content-range": f"bytes */{answer.size_bytes}"})
+            headers = {FROM: self.url, "content-range": f"bytes */{answer.size_bytes}"}
+            return Response(None, 416, headers)
+        if wanted is not None and answer.first_byte > start:
+            await answer.response.aclose()
+            raise OriginFailed(f"{self.url} begins {target} at byte {answer.first_byte}")
         check = None
         if known is not None and mark is not None and answer.first_byte == mark.offset:
             check = Passage(known, mark)
@@ -188,7 +188,8 @@ class Origin:
                 headers["content-range"] = f"bytes {start}-{size_bytes - 1}/{size_bytes}"
         elif "content-length" in answer.response.headers and not skip:
             headers["content-length"] = answer.response.headers["content-length"]
-        return Relayed(answer.response, status, headers, self._pieces(target, answer, skip, check))
+        pieces = self._pieces(target, answer, skip, check)
+        return Relayed(answer.response, status, headers, pieces)
 
     async def _pieces(
         self, target: str, answer: Answer, skip: int, check: Passage | None
@@ -213,7 +214,7 @@ class Origin:
         except httpx.HTTPError as error:
             raise Broken(f"{target} broke off: {_reason(error)}") from error
         finally:
-            await _leave(source)
+            await leave(source)
         if check is not None and not check.is_true(trio.current_time()):
             raise Broken(self._lie(target))
         if held:
@@ -233,10 +234,9 @@ class Origin:
             response = await self._send(method, url, headers)
             if is_origin:
                 told = _some(response.headers, (*TOLD, *ERRORS)) | _some(told, TOLD)
-            location = response.headers.get("location")
-            if not response.is_redirect or location is None:
+            if response.is_error or response.status_code in (200, 206):
                 return Answer(response, told)
-            following = url.join(location)
+            following = self._following(response)
             if method == "HEAD" and not self._is_home(following):
                 return Answer(response, told)
             await response.aclose()
@@ -244,6 +244,15 @@ class Origin:
                 raise OriginFailed(f"{self.url} sends from {url.scheme} on to {following.scheme}")
             url = following
         raise OriginFailed(f"{self.url} sends in circles for {target}")
+
+    def _following(self, response: httpx.Response) -> httpx.URL:
+        """Return where an answer sends on to. Raises OriginFailed where it does not."""
+        try:
+            return response.url.join(response.headers["location"])
+        except (KeyError, httpx.InvalidURL, ValueError) as error:
+            raise OriginFailed(
+                f"{self.url} answers {response.status_code}, and no place to go on"
+            ) from error
 
     async def _send(self, method: str, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
         try:
@@ -268,7 +277,7 @@ class Origin:
         except httpx.HTTPError as error:
             raise OriginFailed(f"{self.url} broke off: {_reason(error)}") from error
         finally:
-            await _leave(source)
+            await leave(source)
             await response.aclose()
         return data
 
@@ -291,61 +300,6 @@ class Origin:
 
     def _lie(self, target: str) -> str:
         return f"{target} is not the file that {self.url} states: its sha-256 is another"
-
-
-class Relayed(Response):
-    """A file on its way; where it breaks off, so does the client's connection, which can resume."""
-
-    def __init__(
-        self,
-        upstream: httpx.Response,
-        status: int,
-        headers: dict[str, str],
-        pieces: AsyncGenerator[bytes],
-    ) -> None:
-        self._upstream = upstream
-        self._pieces = pieces
-        super().__init__(None, status, headers)
-        if "content-length" not in headers:
-            del self.headers["content-length"]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it, until it ends or the client leaves."""
-        try:
-            async with trio.open_nursery() as nursery, aclosing(self._pieces) as pieces:
-                nursery.start_soon(_leave_with_client, receive, nursery.cancel_scope)
-                await self._send_all(pieces, send)
-                nursery.cancel_scope.cancel()
-        finally:
-            await self._upstream.aclose()
-
-    async def _send_all(self, pieces: AsyncIterator[bytes], send: Send) -> None:
-        await send(
-            {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
-        )
-        try:
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except Broken as error:  # an end without the last piece closes the connection
-            logger.warning("hub: %s", error)
-            return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _leave_with_client(receive: Receive, scope: trio.CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
-
-
-async def _leave(source: AsyncIterator[bytes]) -> None:
-    """End a response in its middle: under trio, httpx's generators must end by an error in a read,
-    or they are left to the garbage collector.
-    """
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        async for _ in source:
-            pass
 
 
 @asynccontextmanager

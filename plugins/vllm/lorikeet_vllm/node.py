@@ -69,7 +69,7 @@ class Node:
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise NodeFailed(f"{self._url} answers as no hub does: {error}") from error
         cids = [tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)]
-        if not cids:  # another hub behind the node has something of that name
+        if not cids or "lora" not in tags:  # a base, or of another hub behind the node
             raise Unknown(f"{name!r} is no adapter of the swarm")
         try:
             digest_of(cids[0])

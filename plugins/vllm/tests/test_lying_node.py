@@ -48,7 +48,7 @@ CID = str(Cid.of(GOOD))
 
 def honest(path: str) -> bytes | None:
     if path.startswith("/hub/api/models/"):
-        return json.dumps({"tags": ["peft", f"lorikeet:{CID}"]}).encode()
+        return json.dumps({"tags": ["lora", f"lorikeet:{CID}"]}).encode()
     if path.startswith("/lorikeet/v1/blocks/"):
         return GOOD
     return CONFIG if path.endswith(CONFIG_FILE) else b"".join(WEIGHTS)
@@ -109,15 +109,18 @@ def test_bytes_that_are_not_what_was_asked_for_leave_nothing(
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"[]", b'{"tags": 3}', b"[" * 100_000, b'{"tags": ["lorikeet:nonsense"]}']
+    "answer",
+    [b"", b"[]", b'{"tags": 3}', b"[" * 100_000, b'{"tags": ["lora", "lorikeet:nonsense"]}'],
 )
 def test_an_answer_that_is_no_hubs_is_a_failure_that_names_the_node(answer: bytes) -> None:
     with node_that(lambda path: answer) as node, pytest.raises(NodeFailed, match=r"127\.0\.0\.1"):
         node.find("law")
 
 
-def test_what_another_hub_behind_the_node_has_is_no_adapter() -> None:
-    with node_that(lambda path: b'{"tags": ["peft"]}') as node, pytest.raises(Unknown):
+@pytest.mark.parametrize("tags", [["lora"], ["transformers", f"lorikeet:{CID}"]])
+def test_what_another_hub_behind_the_node_has_or_a_base_is_no_adapter(tags: list[str]) -> None:
+    data = json.dumps({"tags": tags}).encode()
+    with node_that(lambda path: data) as node, pytest.raises(Unknown):
         node.find("org/law")
 
 

@@ -69,6 +69,7 @@ print(json.dumps({
 FETCH = """
 import json, sys
 import huggingface_hub as hf
+hf.snapshot_download(sys.argv[1], allow_patterns=["*.json"])  # as SGLang begins
 print(json.dumps([hf.snapshot_download(repo) for repo in sys.argv[1:]]))
 """
 
