@@ -242,8 +242,9 @@ class Publisher:
         for cid, manifest, path in await self._holdings.find_changed():
             self._holdings.drop(cid)
             self._log(
-                f"publishing: {manifest.name}@{manifest.adapter_version} is not served any more:"
-                f" {path} was changed or removed; import it again, or `lorikeet pull {cid}`"
+                f"publishing: {_version_of(manifest)} ({manifest.source or 'no source'}) is not"
+                f" served any more: {path} was changed or removed; import it again, or `lorikeet"
+                f" pull {cid}`"
             )
 
     async def _repeat(self, record: NameRecord) -> None:

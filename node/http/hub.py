@@ -181,7 +181,7 @@ def reporting(endpoint: Endpoint) -> Endpoint:
         try:
             return await endpoint(request)
         except NotThere as error:
-            return refuse(404, error.code, str(error), error.headers)
+            return refuse(404, error.code, str(error), {FROM: "swarm", **error.headers})
         except OriginFailed as error:
             return refuse(502, "OriginFailed", str(error))
         except NodeError as error:

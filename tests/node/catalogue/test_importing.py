@@ -208,7 +208,7 @@ async def test_a_file_that_changed_is_said_and_not_served(tmp_path: Path, change
         nursery.cancel_scope.cancel()
     assert cid not in scene.records.provided
     [line] = [line for line in scene.lines if "not served any more" in line]
-    assert "law@1" in line
+    assert "law@1 (org/Law@aaaa" in line
     assert scene.engine is not None
     assert not scene.engine.serves(cid.digest)
     with pytest.raises((NoProvider, AdapterError)):

@@ -203,6 +203,7 @@ async def test_names_of_the_swarm_win_and_an_answer_says_whose_it_is(tmp_path: P
         other = await client.get("/verse/resolve/main/config.json")
     assert (swarm.text, swarm.headers["x-lorikeet-from"]) == ("mine", "swarm")
     assert (lacking.status_code, lacking.headers["x-error-code"]) == (404, "EntryNotFound")
+    assert lacking.headers["x-lorikeet-from"] == "swarm"
     assert (other.text, other.headers["x-lorikeet-from"]) == ("theirs", f"{origin}/hub")
     assert other.headers["x-lorikeet-hash"] == "sha256"
 
