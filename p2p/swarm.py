@@ -346,7 +346,10 @@ class HardenedSwarm(Swarm):
             address
             for address in known
             if self._failed_until.get((str(peer_id), str(address)), 0.0) < now
-            and self.transport_manager.transport_for_dialing(address) is not None
+            and (
+                is_circuit(address)
+                or self.transport_manager.transport_for_dialing(address) is not None
+            )
         )
         return dial_order(fresh, with_loopback=self.is_among_loopback_peers())
 

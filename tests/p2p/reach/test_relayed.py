@@ -56,6 +56,17 @@ async def test_a_walled_host_is_found_in_the_dht_and_gives_blocks_through_a_rela
         )
 
 
+async def test_relays_that_are_reached_by_websocket_alone_carry_too():
+    async with AsyncExitStack() as stack:
+        listen = {"listen": ("/ip4/127.0.0.1/tcp/0/ws",)}
+        relays = await stack.enter_async_context(open_hosts(2, **listen))
+        walled_host = await stack.enter_async_context(walled(*relays))
+        assert all("/ws/p2p/" in way and "/p2p-circuit/" in way for way in walled_host.addresses)
+        (asker,) = await stack.enter_async_context(open_hosts(1))
+        await asker.connect_to(address_of(walled_host), 10)
+        assert await is_alive(asker, walled_host)
+
+
 async def test_two_walled_hosts_talk_both_ways_and_inside_a_private_network():
     async with AsyncExitStack() as stack:
         key = {"psk": b"k" * 32}
