@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ..cid import Cid
 from ..dht import ENOUGH_RECORDS, Dht
+from ..dialling import is_websocket
 from ..errors import InvalidLookup
 from ..names import NAMESPACE, encode_name
 from ..peers import PeerAddress
@@ -22,6 +23,7 @@ from .messages import (
     encode,
 )
 
+MAX_CANDIDATES = 60
 NAME = "name"
 PROVIDERS = "providers"
 
@@ -77,7 +79,9 @@ _NO_NAME = f"a name's key is /{NAMESPACE}/OWNER/NAME"
 
 
 class ProviderKind:
-    """Who has the bytes of a digest, this node included."""
+    """Who has the bytes of a digest, this node included; first who has a WebSocket, since few have
+    and a page can dial nobody else.
+    """
 
     def __init__(self, dht: Dht) -> None:
         self._dht = dht
@@ -88,15 +92,17 @@ class ProviderKind:
         young = [one for one in self._dht.recall_providers(cid) if one.age_s <= max_age_s]
         if len(young) < ENOUGH_RECORDS:
             return None
-        age_s = max(one.age_s for one in young[:MAX_FOUND])
-        return Known(tuple(_encode(one.peer) for one in young[:MAX_FOUND]), age_s)
+        told = sorted(young[:MAX_CANDIDATES], key=lambda one: not _has_websocket(one.peer))
+        age_s = max(one.age_s for one in told[:MAX_FOUND])
+        return Known(tuple(_encode(one.peer) for one in told[:MAX_FOUND]), age_s)
 
     async def search(self, key: bytes) -> Sequence[bytes]:
         """Ask who says so."""
         cid = _cid(key)
         own = [one.peer for one in self._dht.recall_providers(cid) if one.is_own]
-        others = await self._dht.find_providers(cid, limit=MAX_FOUND - len(own))
-        return [_encode(peer) for peer in (*own, *others)]
+        others = await self._dht.find_providers(cid, limit=MAX_CANDIDATES)
+        found = sorted((*own, *others), key=lambda peer: not _has_websocket(peer))
+        return [_encode(peer) for peer in found[:MAX_FOUND]]
 
 
 def _cid(key: bytes) -> Cid:
@@ -104,6 +110,10 @@ def _cid(key: bytes) -> Cid:
         return Cid(key)
     except ValueError as error:
         raise InvalidLookup(str(error)) from error
+
+
+def _has_websocket(peer: PeerAddress) -> bool:
+    return any(map(is_websocket, peer.addresses))
 
 
 def _encode(peer: PeerAddress) -> bytes:

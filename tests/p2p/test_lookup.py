@@ -119,6 +119,19 @@ async def test_the_helper_is_among_the_providers_of_what_it_provides_itself():
         assert decode_provider(who.found[0]).addresses == list(helper.addresses)
 
 
+@pytest.mark.parametrize("max_age_s", [0, 600])
+async def test_providers_that_a_page_can_dial_come_first(max_age_s):
+    async with network() as (client, helper, others, _):
+        listen = ("/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws")
+        async with open_hosts(1, listen=listen) as (late,):
+            await connect(late, helper)
+            for one in (*others, late):
+                await one.dht.provide(CID)
+            (who,) = await ask(client, helper, Lookup(PROVIDERS, CID.digest, max_age_s))
+            assert len(who.found) == len(others) + 1
+            assert decode_provider(who.found[0]).peer_id == late.peer_id
+
+
 async def test_what_is_known_here_is_told_at_once_if_it_is_young_enough(monkeypatch):
     async with network() as (client, helper, others, _):
         record = record_of(int(time.time()))
