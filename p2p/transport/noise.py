@@ -128,7 +128,7 @@ class SocketWire:
     async def write(self, data: memoryview) -> None:
         """Write everything. Raises OSError, trio.ClosedResourceError."""
         while data:
-            await trio.lowlevel.wait_writable(self._socket.fileno())
+            await trio.lowlevel.wait_writable(self._open_fileno())
             try:
                 data = data[os.write(self._socket.fileno(), data) :]
             except BlockingIOError:
@@ -137,13 +137,20 @@ class SocketWire:
     async def read(self, begin: bytes, scratch: memoryview) -> memoryview:
         """Read once what there is, up to the scratch's end."""
         while True:
-            await trio.lowlevel.wait_readable(self._socket.fileno())
+            await trio.lowlevel.wait_readable(self._open_fileno())
             scratch[: len(begin)] = begin
             try:
                 size = os.readv(self._socket.fileno(), [scratch[len(begin) :]])
             except BlockingIOError:
                 continue
             return scratch[: len(begin) + size]
+
+    def _open_fileno(self) -> int:
+        # Closed between two waits it has none, which trio takes for a mistake in the program.
+        number = self._socket.fileno()
+        if number < 0:
+            raise trio.ClosedResourceError("the socket was closed here")
+        return number
 
 
 class StreamWire:

@@ -17,6 +17,7 @@ from libp2p.utils import encode_delim
 
 from p2p.transport import MAX_WINDOW_BYTES, QuickMultiselectClient, frames, muxer
 from p2p.transport.frames import encode_header
+from p2p.transport.noise import SocketWire
 
 from .helpers import eventually, settled
 from .muxers import open_pair
@@ -384,3 +385,15 @@ async def test_a_greeting_and_a_question_go_together_and_both_answers_count():
     for answers in ((GREETING, "na"), ("/another/1.0.0", "/a"), (GREETING, "/b"), (GREETING,)):
         with pytest.raises(MultiselectClientError):
             await agree(Line(*answers), "/a")
+
+
+async def test_a_socket_that_was_closed_here_ends_its_connection_and_is_no_mistake():
+    ours, theirs = trio.socket.socketpair()
+    stream = trio.SocketStream(ours)
+    wire = SocketWire(stream)
+    await stream.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await wire.write(memoryview(b"x"))
+    with pytest.raises(trio.ClosedResourceError):
+        await wire.read(b"", memoryview(bytearray(10)))
+    theirs.close()
