@@ -1,7 +1,7 @@
 """Turns text into token ids and back, by the base's own files.
 
-A GGUF file's metadata, or a Hugging Face folder's tokenizer.json, gives the vocabulary and the chat
-template. The template is a stranger's program, so it runs in jinja's sandbox.
+A GGUF file's metadata (gguf_vocabulary.py), or a Hugging Face folder's tokenizer.json, gives the
+vocabulary, the chat template (chat_template.py) and the ids that end an answer.
 
 Knows no network, and of the engine only how a base's files are read; the engine sees only ids.
 """
@@ -10,40 +10,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
 import msgspec
 import tokenizers
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, Tokenizer
 
 from engine.base_files import read_gguf_fields
 from engine.errors import ModelError
+from engine.messages import MAX_STOP_IDS
 
 from ..api import ChatMessage
 from ..errors import BadRequest, ConfigError
+from .chat_template import ChatTemplate
+from .gguf_vocabulary import UnknownVocabularyError, read_gguf_vocabulary
 
 MAX_PROMPT_CHARS = 1_000_000
-CONTROL_TOKEN = 3
-USER_TOKEN = 4
+MAX_SETTINGS_BYTES = 16 << 20
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 INCOMPLETE = "\ufffd"
+BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
+DEFAULT_TEMPLATE = "default"
+TOOL_TEMPLATE = "tool_use"
+"""Of several named templates, the one for requests with tools."""
+SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
-def _byte_letters() -> dict[str, int]:
+def byte_letters() -> dict[str, int]:
     """Map each letter of a byte-level vocabulary to its byte (GPT-2's `bytes_to_unicode`).
 
     Printable Latin-1 characters stand for themselves; the other bytes are the letters from U+0100
@@ -56,13 +53,15 @@ def _byte_letters() -> dict[str, int]:
     }
 
 
-_BYTES = _byte_letters()
+_BYTES = byte_letters()
 
 
 class BaseTokenizer:
     """The vocabulary and template of one base.
 
-    `tokenizer_hash` and `template_hash` are the ones that a manifest names.
+    `tokenizer_hash` and `template_hash` are the ones that a manifest names; `specials` is what the
+    template finds under the names bos_token and eos_token, `tool_template` takes the template's
+    place where there are tools.
     """
 
     def __init__(
@@ -70,23 +69,38 @@ class BaseTokenizer:
         vocabulary: Tokenizer,
         template: str,
         tokenizer_hash: bytes,
-        specials: dict[str, str],
+        specials: Mapping[str, str],
         stop_ids: Sequence[int],
         name: str,
+        tool_template: str = "",
     ) -> None:
         self._vocabulary = vocabulary
-        self._specials = specials
-        self._template = _sandbox().from_string(template) if template else None
+        self.specials = dict(specials)
+        self.template = template
+        self._template = ChatTemplate(template)
+        self._tool_template = ChatTemplate(tool_template) if tool_template else self._template
         self.tokenizer_hash = tokenizer_hash
         self.template_hash = hashlib.sha256(template.encode()).digest()
         self.stop_ids = tuple(sorted(set(stop_ids)))
+        if len(self.stop_ids) > MAX_STOP_IDS:
+            raise ConfigError(
+                f"the base {name} ends an answer at {len(self.stop_ids)} tokens (eos_token_id); at"
+                f" most {MAX_STOP_IDS} are served"
+            )
         self.name = name
+        # Decoders strip the space that a text begins with; an answer goes on, so it keeps its own.
+        self._before = list(vocabulary.encode("a", add_special_tokens=False).ids)
+        self._before_chars = len(vocabulary.decode(self._before, skip_special_tokens=False))
 
-    def encode_prompt(self, prompt: str | tuple[ChatMessage, ...]) -> list[int]:
+    def encode_prompt(
+        self,
+        prompt: str | tuple[ChatMessage, ...],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
         """Return a prompt's token ids; chat turns go through the base's template. Raises
         BadRequest.
         """
-        text = prompt if isinstance(prompt, str) else self.render(prompt)
+        text = prompt if isinstance(prompt, str) else self.render(prompt, tools)
         if not text:
             raise BadRequest("the prompt is empty")
         if len(text) > MAX_PROMPT_CHARS:
@@ -97,40 +111,44 @@ class BaseTokenizer:
         # every text.
         return list(self._vocabulary.encode(text, add_special_tokens=isinstance(prompt, str)).ids)
 
-    def render(self, messages: Sequence[ChatMessage]) -> str:
+    def render(
+        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> str:
         """Lay out chat turns as the base was trained to read them, ending where the assistant
-        speaks.
+        speaks; `tools` are what it may call, as JSON schemas.
 
         Raises BadRequest.
         """
-        if self._template is None:
-            raise BadRequest("this base has no chat template: send a plain prompt")
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return self._template.render(
-                messages=turns, add_generation_prompt=True, **self._specials
-            )
-        except jinja2.TemplateError as error:
-            raise BadRequest(f"the base's chat template refused these messages: {error}") from error
+        template = self._template if tools is None else self._tool_template
+        return template.render(messages, self.specials, tools)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of ids, without control tokens."""
-        return self._vocabulary.decode(list(token_ids), skip_special_tokens=True)
+        """Return the text of ids that go on after others, without control tokens."""
+        return self._decode(token_ids, skip_special_tokens=True)
 
     def spell(self, token_id: int) -> bytes:
         """Return the bytes that one id stands for, not necessarily whole characters.
 
         A control token is spelled by its name.
         """
-        text = self._vocabulary.decode([token_id], skip_special_tokens=False)
+        text = self._decode([token_id], skip_special_tokens=False)
+        letters = self._vocabulary.id_to_token(token_id) or ""
+        byte = BYTE_TOKEN.fullmatch(letters)
+        if byte is not None and text != letters:
+            return bytes([int(byte[1], 16)])
         if INCOMPLETE not in text:
             return text.encode()
-        letters = self._vocabulary.id_to_token(token_id) or ""
         return (
             bytes(_BYTES[letter] for letter in letters)
             if all(letter in _BYTES for letter in letters)
             else letters.encode()
         )
+
+    def _decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        text = self._vocabulary.decode(
+            [*self._before, *token_ids], skip_special_tokens=skip_special_tokens
+        )
+        return text[self._before_chars :]
 
     def save(self, path: Path) -> None:
         """Write the vocabulary as a tokenizer.json, whatever format the base's own files have."""
@@ -162,18 +180,27 @@ class Detokenizer:
             return ""
         fresh = text[self._shown :]
         self._shown = len(text)
-        self._forget()
+        self._forget(text)
         return fresh
 
     def flush(self) -> str:
         """Return whatever is left at the end, complete or not."""
         return self._tokenizer.decode(self._ids[self._start :])[self._shown :]
 
-    def _forget(self) -> None:
-        """Keep only a short window of ids, so that a long answer costs linear time."""
-        if len(self._ids) - self._start > 32:
-            self._start = len(self._ids) - 8
-            self._shown = len(self._tokenizer.decode(self._ids[self._start :]))
+    def _forget(self, text: str) -> None:
+        """Keep only a short window of ids, so that a long answer costs linear time.
+
+        It begins at a character, whose bytes may be several ids.
+        """
+        if len(self._ids) - self._start <= 32:
+            return
+        last = len(self._ids) - 8
+        for start in range(last, last - 4, -1):
+            window = self._tokenizer.decode(self._ids[start:])
+            if text.endswith(window):
+                self._start = start
+                self._shown = len(window)
+                return
 
 
 @dataclass
@@ -216,36 +243,139 @@ def load_tokenizer(path: Path) -> BaseTokenizer:
     return _from_gguf(fields, path)
 
 
+def read_vocabulary(raw: bytes, path: Path) -> Tokenizer:
+    """Read a tokenizer.json, which may be a stranger's. Raises ConfigError that names its path."""
+    try:
+        vocabulary = tokenizers.Tokenizer.from_str(raw.decode())
+    except Exception as error:  # the library raises nothing narrower
+        raise ConfigError(f"{path} is no tokenizer: {error}") from error
+    # The file may say how training cut and filled its examples; a prompt is taken whole.
+    vocabulary.no_truncation()
+    vocabulary.no_padding()
+    return vocabulary
+
+
 # --- a Hugging Face folder ---
 
 
 def _from_folder(path: Path) -> BaseTokenizer:
     try:
         raw = (path / "tokenizer.json").read_bytes()
-        config = (
-            json.loads((path / "tokenizer_config.json").read_bytes())
-            if (path / "tokenizer_config.json").exists()
-            else {}
-        )
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise ConfigError(f"{path} has no readable tokenizer.json: {error}") from error
-    vocabulary = tokenizers.Tokenizer.from_str(raw.decode())
-    specials = {
-        key: _special_text(config[key]) for key in ("bos_token", "eos_token") if config.get(key)
-    }
-    template_file = path / "chat_template.jinja"
-    template = (
-        template_file.read_text() if template_file.exists() else config.get("chat_template") or ""
-    )
-    stop_ids = _known_ids(vocabulary, (specials.get("eos_token", ""), *STOP_TOKENS))
+    config = _settings(path / "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:  # as older versions of transformers wrote it
+        config = {**config, **_settings(path / "special_tokens_map.json")}
+    vocabulary = read_vocabulary(raw, path / "tokenizer.json")
+    specials = _special_texts(config)
+    _add_missing(vocabulary, config, specials)
+    templates = _templates(path, config)
+    template = templates.get(DEFAULT_TEMPLATE, "")
+    ends = [*_known_ids(vocabulary, (specials.get("eos_token", ""), *STOP_TOKENS))]
+    ends += _ending_ids(path, vocabulary.get_vocab_size())
     return BaseTokenizer(
         vocabulary,
         template,
         hashlib.sha256(raw).digest(),
         specials,
-        stop_ids=stop_ids,
+        stop_ids=ends,
         name=path.name,
+        tool_template=templates.get(TOOL_TEMPLATE, ""),
     )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a folder; empty where the file is missing. Raises ConfigError."""
+    try:
+        if not path.is_file():
+            return {}
+        if path.stat().st_size > MAX_SETTINGS_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_SETTINGS_BYTES} bytes")
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold one JSON object")
+    return raw
+
+
+def _special_texts(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a template finds under the names of special tokens (`bos_token` and the like)."""
+    given = {name: value for name, value in config.items() if name.endswith("_token")}
+    extra = config.get("extra_special_tokens")
+    given |= extra if isinstance(extra, dict) else {}
+    texts = {name: _special_text(value) for name, value in given.items()}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def _special_text(value: Any) -> str | None:
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def _add_missing(
+    vocabulary: Tokenizer, config: Mapping[str, Any], specials: Mapping[str, str]
+) -> None:
+    """Add the tokens that tokenizer_config.json has and tokenizer.json lacks, as transformers
+    does.
+    """
+    listed = config.get("added_tokens_decoder") or {}
+    try:
+        decoder = sorted((int(at), entry) for at, entry in listed.items())
+        tokens = [AddedToken(**entry) for _, entry in decoder]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"tokenizer_config.json: added_tokens_decoder cannot be read: {error}"
+        ) from error
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens")
+    names = [*(f"{name}_token" for name in SPECIAL_NAMES), *specials]
+    texts = [specials[name] for name in dict.fromkeys(names) if name in specials]
+    if isinstance(extra, list):
+        texts += [text for text in map(_special_text, extra) if text is not None]
+    known = {token.content for token in vocabulary.get_added_tokens_decoder().values()}
+    tokens = [token for token in tokens if token.content not in known]
+    known |= {token.content for token in tokens}
+    tokens += [AddedToken(text, special=True) for text in dict.fromkeys(texts) if text not in known]
+    vocabulary.add_tokens(tokens)
+
+
+def _templates(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Return a folder's chat templates by their names; files stand before tokenizer_config.json.
+
+    Raises ConfigError.
+    """
+    files = {
+        file.stem: file for file in sorted((path / "additional_chat_templates").glob("*.jinja"))
+    }
+    if (path / "chat_template.jinja").is_file():
+        files[DEFAULT_TEMPLATE] = path / "chat_template.jinja"
+    if files:
+        try:
+            return {name: file.read_text() for name, file in files.items()}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: a chat template cannot be read: {error}") from error
+    given = config.get("chat_template")
+    if isinstance(given, list):
+        try:
+            given = {each["name"]: each["template"] for each in given}
+        except (TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{path / 'tokenizer_config.json'}: chat_template lists what has no name and no"
+                " template"
+            ) from error
+    templates = given if isinstance(given, dict) else {DEFAULT_TEMPLATE: given or ""}
+    if not all(isinstance(each, str) for each in templates.values()):
+        raise ConfigError(f"{path / 'tokenizer_config.json'}: chat_template is no text")
+    return templates
+
+
+def _ending_ids(path: Path, vocab_size: int) -> Iterable[int]:
+    """Yield the ids that end an answer by config.json and generation_config.json."""
+    for name in ("generation_config.json", "config.json"):
+        given = _settings(path / name).get("eos_token_id")
+        for each in given if isinstance(given, list) else [given]:
+            if type(each) is int and 0 <= each < vocab_size:
+                yield each
 
 
 def _known_ids(vocabulary: Tokenizer, texts: Sequence[str]) -> list[int]:
@@ -254,110 +384,23 @@ def _known_ids(vocabulary: Tokenizer, texts: Sequence[str]) -> list[int]:
     ]
 
 
-def _special_text(value: Any) -> str:
-    return str(value["content"]) if isinstance(value, dict) else str(value)
-
-
 # --- a GGUF file ---
 
 
-def _split_by(pattern: str) -> Callable[[], Any]:
-    def build() -> Any:
-        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-        return pre_tokenizers.Sequence(
-            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-        )
-
-    return build
-
-
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-
-_PRE_TOKENIZERS: dict[str, Callable[[], Any]] = {
-    "llama-bpe": _split_by(_WORDS + r"\p{N}{1,3}" + _REST),
-    "qwen2": _split_by(_WORDS + r"\p{N}" + _REST),
-    "smollm": lambda: pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    ),
-    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
-}
-
-
 def _from_gguf(metadata: dict[str, Any], path: Path) -> BaseTokenizer:
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    merges = metadata.get("tokenizer.ggml.merges")
-    kind = metadata.get("tokenizer.ggml.model")
-    pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
-    if kind != "gpt2" or pre not in _PRE_TOKENIZERS or not tokens or merges is None:
-        raise ConfigError(
-            f"{path}: tokenizer {kind!r} with pre-tokenizer {pre!r} is not known; use a Hugging"
-            " Face folder with tokenizer.json"
-        )
-    if any(
-        not isinstance(at, int) or not 0 <= at < len(tokens)
-        for name, at in metadata.items()
-        if name.endswith("_token_id")
-    ):
-        raise ConfigError(
-            f"{path}: a special token's id lies outside the vocabulary of {len(tokens)}"
-        )
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    # Llama 3 takes a word that is a token as it is, whatever the merges would make of it.
-    whole_words = pre == "llama-bpe"
-    vocabulary = Tokenizer(
-        models.BPE(
-            vocab={token: at for at, token in enumerate(tokens)},
-            merges=pairs,
-            ignore_merges=whole_words,
-        )
-    )
-    vocabulary.pre_tokenizer = _PRE_TOKENIZERS[pre]()
-    if pre == "qwen2":
-        vocabulary.normalizer = normalizers.NFC()
-    vocabulary.decoder = decoders.ByteLevel()
-    kinds = metadata.get("tokenizer.ggml.token_type", [])
-    for token, token_kind in zip(tokens, kinds, strict=False):
-        if token_kind in (CONTROL_TOKEN, USER_TOKEN):
-            vocabulary.add_special_tokens(
-                [AddedToken(token, special=token_kind == CONTROL_TOKEN, normalized=False)]
-            )
-    first = metadata.get("tokenizer.ggml.bos_token_id")
-    if metadata.get("tokenizer.ggml.add_bos_token") and first is not None:
-        vocabulary.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[first]} $A", special_tokens=[(tokens[first], first)]
-        )
-    identity = hashlib.sha256(
-        msgspec.msgpack.encode([kind, pre, tokens, merges, list(kinds)])
-    ).digest()
-    specials = {
-        f"{name}_token": tokens[metadata[key]]
-        for name in ("bos", "eos")
-        if (key := f"tokenizer.ggml.{name}_token_id") in metadata
-    }
-    stop_ids = [
-        metadata[key]
-        for name in ("eos", "eot")
-        if (key := f"tokenizer.ggml.{name}_token_id") in metadata
-    ]
-    stop_ids += _known_ids(vocabulary, STOP_TOKENS)
+    try:
+        read = read_gguf_vocabulary(metadata)
+    except UnknownVocabularyError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    templates = [metadata.get(f"tokenizer.chat_template{end}", "") for end in ("", ".tool_use")]
+    if not all(isinstance(each, str) for each in templates):
+        raise ConfigError(f"{path}: tokenizer.chat_template is no text")
     return BaseTokenizer(
-        vocabulary,
-        metadata.get("tokenizer.chat_template", ""),
-        identity,
-        specials,
-        stop_ids=stop_ids,
+        read.tokenizer,
+        templates[0],
+        hashlib.sha256(msgspec.msgpack.encode(read.identity)).digest(),
+        read.specials,
+        stop_ids=read.ends,
         name=path.name.split(".")[0],
+        tool_template=templates[1],
     )
-
-
-def _sandbox() -> jinja2.Environment:
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
-    return environment
