@@ -25,6 +25,10 @@ FoundState = Literal["fits", "doubtful", "refused", "base", "other"]
 """An adapter for this base; one that names another base, of the same shape; one that cannot be
 served here; a base; something else.
 """
+WhyHeld = Literal["published", "pulled", "asked", "ahead"]
+"""It was published here; this operator wants it; a stranger asked for it; it was fetched before
+anybody asked for it here, since many want it and few hold it.
+"""
 ChannelState = Literal["open", "empty", "withdrawing", "closed", "dead"]
 """Pays; has nothing in it; its money is on the way back; pays no more; holds less than is owed."""
 ReceiptState = Literal["queued", "promised", "included", "final"]
@@ -173,6 +177,20 @@ class AdapterInfo:
     description: str = ""
     languages: tuple[str, ...] = ()
     base: str = ""
+
+
+@dataclass(frozen=True)
+class HeldInfo:
+    """One adapter that is held here. `used_at`: when it was wanted last, or came here, in Unix
+    seconds.
+    """
+
+    name: str
+    cid: str
+    version: str
+    size_bytes: int
+    why: WhyHeld
+    used_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -392,6 +410,9 @@ class Daemon(Protocol):
 
     async def adapters(self) -> list[AdapterInfo]:
         """List every adapter that is held here or has been heard of."""
+
+    def held(self) -> list[HeldInfo]:
+        """List the adapters that are held here, and why each is."""
 
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""

@@ -6,6 +6,7 @@ no protocol and handles no request.
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -39,18 +40,21 @@ from .answering.tokenizer import BaseTokenizer
 from .catalogue.announcements import Announcer, keep_saved, run_announcements
 from .catalogue.book import NameBook
 from .catalogue.catalogue import Catalogue, names_of
+from .catalogue.demand import Demand
 from .catalogue.fetching import Fetcher
 from .catalogue.holding import AdapterFolders, Holdings
 from .catalogue.known import Known
 from .catalogue.names import Names
 from .catalogue.popularity import Popularity
 from .catalogue.publishing import Publisher
+from .catalogue.replicating import GentleRate, Replicator
 from .config import CONFIG_FILE, Config
 from .daemon import NodeDaemon
 from .engine_host import EngineHost
 from .engine_process import EngineSettings
 from .errors import ConfigError, EngineLost
 from .keys import Keys, hold_key, load_keys
+from .money.addresses import address_of_peer
 from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
@@ -160,6 +164,7 @@ async def _build(
     engine: EngineHost | None = None
     catalogue: Catalogue | None = None
     service: Service | None = None
+    demand = Demand()
     if config.role in ("volunteer", "gateway"):
         base = await trio.to_thread.run_sync(load_base, config.weights_path())
         _check_base(config, base)
@@ -170,9 +175,11 @@ async def _build(
         if engine is not None:
             nursery.start_soon(engine.run)
             nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
-            _serve_strangers(ground, money, catalogue, engine)
+            _serve_strangers(ground, money, catalogue, engine, demand)
         nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
         nursery.start_soon(catalogue.names.run)
+        if engine is not None and config.fetch_ahead_s:
+            nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
         nursery.start_soon(keep_saved, catalogue.known, _known_file(config), ground.telemetry.log)
     host = ground.host
     known = catalogue.known if catalogue else None
@@ -272,7 +279,13 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         fetcher,
         publisher=publisher,
         popularity=Popularity(fetcher.find_providers),
+        ahead_fetcher=_new_ahead_fetcher(ground, engine) if engine else fetcher,
     )
+
+
+def _new_ahead_fetcher(ground: Ground, engine: EngineHost) -> Fetcher:
+    rate = GentleRate(ground.config.max_download_bytes_s, lambda: engine.load_now.idle_s)
+    return Fetcher(ground.host, ground.store, ground.telemetry, rate)
 
 
 def _known_file(config: Config) -> Path:
@@ -305,9 +318,16 @@ def _new_service(
 
 
 def _serve_strangers(
-    ground: Ground, money: Money, catalogue: Catalogue, engine: EngineHost
+    ground: Ground, money: Money, catalogue: Catalogue, engine: EngineHost, demand: Demand
 ) -> None:
     config = ground.config
+    till = money.till
+
+    def note_wanted(peer_id: str, cid: Cid) -> None:
+        """Where nothing is paid, all count alike."""
+        pays = till is None or till.has_paid(address_of_peer(peer_id))
+        demand.note(cid, peer_id, pays=pays)
+
     price = Price(config.prompt_price, config.completion_price)
     inbound = Inbound(
         engine,
@@ -323,10 +343,25 @@ def _serve_strangers(
         engine,
         catalogue,
         price if money.till else None,
-        lambda peer_id, cid: None,
+        note_wanted,
         ground.telemetry,
     )
     ground.host.serve(quote_wire.PROTOCOL, quoting.serve, streams_per_peer=QUOTE_STREAMS_PER_PEER)
+
+
+def _new_replicator(
+    ground: Ground, catalogue: Catalogue, engine: EngineHost, demand: Demand
+) -> Replicator:
+    return Replicator(
+        demand,
+        catalogue.fetcher,
+        catalogue,
+        lambda: engine.load_now.idle_s,
+        ground.telemetry,
+        interval_s=ground.config.fetch_ahead_s,
+        guest_bytes=ground.config.max_guest_bytes,
+        random=random.Random(),
+    )
 
 
 def _address(ground: Ground) -> bytes:

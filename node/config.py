@@ -167,6 +167,11 @@ class Config:
         "bytes of adapters that are kept because strangers asked for them; the one that nobody"
         " asked for longest makes room",
     )
+    fetch_ahead_s: float = _setting(
+        60.0,
+        "seconds between looks at adapters that many ask for and few hold, of which one is fetched"
+        " ahead within max_guest_bytes, while nothing runs; 0: never",
+    )
     max_upload_bytes_s: int = _setting(
         0,
         "bytes of adapters and epochs that others get from here in a second, at most; 0: no bound",
@@ -254,7 +259,8 @@ class Config:
             raise ConfigError("relay_bytes_per_s must be 0 or more, relay_circuit_bytes above 0")
         if self.first_deposit <= 0 or self.max_locked <= 0:
             raise ConfigError("first_deposit and max_locked must be above 0")
-        for name in ("max_guest_bytes", "max_upload_bytes_s", "max_download_bytes_s"):
+        bounds = ("max_guest_bytes", "fetch_ahead_s", "max_upload_bytes_s", "max_download_bytes_s")
+        for name in bounds:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")
 

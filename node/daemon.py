@@ -33,6 +33,7 @@ from .api import (
     EarningsInfo,
     FilesInfo,
     FoundInfo,
+    HeldInfo,
     PeerInfo,
     PullReport,
     PushTold,
@@ -130,6 +131,10 @@ class NodeDaemon:
     async def adapters(self) -> list[AdapterInfo]:
         """List every adapter that is held here or has been heard of."""
         return await self._catalogue.listing() if self._catalogue else []
+
+    def held(self) -> list[HeldInfo]:
+        """List the adapters that are held here, and why each is."""
+        return self._catalogue.held() if self._catalogue else []
 
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""

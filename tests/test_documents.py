@@ -24,7 +24,7 @@ import p2p.blocks.server
 import p2p.host
 import p2p.library
 from node.answering import beliefs, quotes, quoting, router
-from node.catalogue import packaging
+from node.catalogue import demand, packaging, replicating
 from node.config import Config
 from node.http import public
 from node.money import aggregator, published, purse, till
@@ -165,6 +165,13 @@ FACTS = [
         f" {quoting.ALL_BURST_QUOTES:.0f} at once",
     ),
     ("quote.md", f"without a question | {quoting.LISTEN_DEADLINE_S:.0f} s"),
+    ("quote.md", f"less every {demand.HALF_LIFE_S:.0f} s"),
+    ("quote.md", f"another {demand.STRANGER_WORTH}, all others"),
+    (
+        "quote.md",
+        f"together {demand.MAX_STRANGERS_WORTH:.0f} at most; from {demand.LEAST_WORTH} on",
+    ),
+    ("quote.md", f"fewer than {replicating.REPLICAS} others provide it"),
     ("quote.md", f"at most {router.MAX_QUOTED} candidates"),
     ("quote.md", f"fewer than {router.THIN} hold"),
     ("quote.md", f"waits {quotes.FIRST_S} s for the first quote"),

@@ -23,10 +23,12 @@ from ..api import (
     AdapterInfo,
     AdapterState,
     FilesInfo,
+    HeldInfo,
     PullReport,
     PushTold,
     SearchRequest,
     VersionInfo,
+    WhyHeld,
 )
 from ..errors import AdapterError, UnknownModel
 from .fetching import Fetcher, Pulled, since_ms
@@ -54,6 +56,8 @@ class Catalogue:
     fetcher: Fetcher
     publisher: Publisher
     popularity: Popularity
+    ahead_fetcher: Fetcher
+    """Fetches what nobody waits for."""
     ahead: dict[Cid, list[PeerAddress]] = field(default_factory=dict)
     """Providers that were looked up beside the last name."""
     fetched: dict[Cid, Manifest] = field(default_factory=dict)
@@ -86,6 +90,15 @@ class Catalogue:
     async def hold_guest(self, cid: Cid) -> Pulled:
         """The same for a stranger: it makes room again when others are wanted more."""
         return await self._unless_withdrawn(cid, self.holdings.hold_guest)
+
+    async def fetch_ahead(self, cid: Cid) -> int:
+        """Make an adapter servable that strangers may ask for; return its size in bytes, 0 where it
+        was here.
+        """
+        manifest = self.known.find(cid)
+        if manifest is not None:
+            self._check_not_withdrawn(manifest)
+        return await self.holdings.fetch_ahead(cid, self.ahead_fetcher)
 
     async def providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
@@ -141,6 +154,26 @@ class Catalogue:
         return found
 
     # --- what the daemon's faces ask ---
+
+    def held(self) -> list[HeldInfo]:
+        """List the adapters that are held, with why and since when nobody has wanted them."""
+        return [
+            HeldInfo(
+                manifest.name,
+                str(cid),
+                manifest.adapter_version,
+                size_of(manifest),
+                why=self._why(cid),
+                used_at=self.holdings.used_at(cid),
+            )
+            for cid, manifest in self.holdings.held()
+        ]
+
+    def _why(self, cid: Cid) -> WhyHeld:
+        is_ahead = self.holdings.is_ahead(cid)
+        if is_ahead is not None:
+            return "ahead" if is_ahead else "asked"
+        return "published" if self.publisher.has_published(cid) else "pulled"
 
     async def pull(self, model: str) -> PullReport:
         """Resolve a text and hold the adapter that it names."""

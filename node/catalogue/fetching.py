@@ -72,6 +72,10 @@ class Fetcher:
             cid, limit=MAX_PROVIDERS, deadline_s=PROVIDERS_DEADLINE_S
         )
 
+    async def count_others(self, cid: Cid) -> int:
+        """Count the other nodes that hold an adapter, MAX_PROVIDERS at most. Raises P2pError."""
+        return len(await self.find_providers(cid))
+
     async def fetch_manifest(self, cid: Cid) -> Pulled:
         """Return the manifest, from the store or from a provider.
 

@@ -4,17 +4,20 @@
                each block where it belongs → engine → offered to others, out of the files
 
 "Held" means here: its bytes are on this disk and, where there is an engine, it serves them. What
-strangers asked for is a *guest*: all guests together have a bounded place, the one that nobody
-wanted for longest makes room, and nothing is left of one that came to nothing. Knows neither names
-nor requests, and no money.
+strangers asked for, or may ask for, is a *guest*: all guests together have a bounded place, the one
+that nobody wanted for longest makes room, and nothing is left of one that came to nothing. Those
+that were fetched ahead take half of the place at most, and none from whoever was wanted lately.
+Knows neither names nor requests, and no money.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -38,10 +41,13 @@ from .linking import link_all
 from .packaging import CONFIG_FILE, MAX_FILE_BYTES, WEIGHTS_FILE, check_files
 
 MAX_GUEST_BYTES = 8 << 30
+AHEAD_PART = 0.5  # of that
+SPARED_NS = 3600 * 10**9  # who was wanted within this makes no room for what is fetched ahead
 GUEST_FILE = ".guest"
-"""In an adapter's folder: strangers wanted it, last when this file was written. Holds the CIDs, as
-text, of what was fetched for it.
+"""In an adapter's folder: it is a guest, wanted last when this file was written. Holds the CIDs, as
+text, of what was fetched for it, and AHEAD until a stranger asks for it.
 """
+AHEAD = "ahead"
 
 
 class Source(Protocol):
@@ -72,11 +78,15 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Guest:
-    """An adapter that strangers wanted: its bytes on the disk, and when it was wanted last."""
+    """An adapter that strangers wanted: its bytes on the disk, and when it was wanted last.
+
+    `is_ahead`: it was fetched ahead, and nobody has asked for it here yet.
+    """
 
     cid: Cid
     size_bytes: int
     used_ns: int
+    is_ahead: bool = False
 
 
 class AdapterFolders:
@@ -197,26 +207,47 @@ class AdapterFolders:
             size_bytes = sum(file.stat().st_size for file in files)
             used_ns = mark.stat().st_mtime_ns
             cid = Cid.parse(mark.parent.name.removeprefix("."))  # a draft that a crash left
-            found.append(Guest(cid, size_bytes, used_ns))
+            found.append(Guest(cid, size_bytes, used_ns, AHEAD in mark.read_text().split()))
         return sorted(found, key=lambda guest: guest.used_ns)
 
-    def mark_guest(self, cid: Cid, fetched: Iterable[Cid] = ()) -> None:
-        """Note that strangers want an adapter now, and what was fetched for it. OSError where that
-        is not known yet and the disk does not take it; what was known stays.
+    def mark_guest(self, cid: Cid, fetched: Iterable[Cid] = (), *, is_ahead: bool = False) -> None:
+        """Note that strangers want an adapter now, or that it is fetched ahead, and what was
+        fetched for it. OSError where that is not known yet and the disk does not take it; what was
+        known stays.
         """
         mark = self._mark(cid)
-        known = {*self._fetched(cid)}
-        everything = known | {*map(str, fetched)}
-        if mark.exists() and everything == known:
+        known = self._read_mark(mark)
+        everything = (known - {AHEAD}) | {*map(str, fetched)} | ({AHEAD} if is_ahead else set())
+        if mark.exists():
             os.utime(mark)  # takes no room
+        if mark.exists() and everything == known:
             return
         part = mark.with_suffix(".part")
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             part.write_text("\n".join(sorted(everything)))
             part.replace(mark)
+        except OSError:
+            if not mark.exists() or not everything <= known:
+                raise
         finally:
             part.unlink(missing_ok=True)
+
+    def note_used(self, cid: Cid) -> None:
+        """Note that an adapter was wanted now whose files lie here."""
+        with suppress(FileNotFoundError):
+            os.utime(self._folder / str(cid))
+
+    def find_guest(self, cid: Cid) -> bool | None:
+        """Return whether a guest was fetched ahead and not asked for yet; None for what is none."""
+        mark = self._mark(cid)
+        return AHEAD in self._read_mark(mark) if mark.exists() else None
+
+    def used_at(self, cid: Cid) -> float | None:
+        """Return when an adapter was wanted last, or came here (Unix seconds)."""
+        mark = self._mark(cid)
+        place = mark if mark.exists() else mark.parent
+        return place.stat().st_mtime if place.exists() else None
 
     def unmark_guest(self, cid: Cid) -> None:
         """This operator wants an adapter: it stays."""
@@ -240,9 +271,11 @@ class AdapterFolders:
         for block in blocks:
             self._store.delete(block)
 
-    def _fetched(self, cid: Cid) -> list[str]:
-        mark = self._mark(cid)
-        return mark.read_text().split() if mark.exists() else []
+    def _fetched(self, cid: Cid) -> set[str]:
+        return self._read_mark(self._mark(cid)) - {AHEAD}
+
+    def _read_mark(self, mark: Path) -> set[str]:
+        return set(mark.read_text().split()) if mark.exists() else set()
 
     def _mark(self, cid: Cid) -> Path:
         folder = self._folder / str(cid)
@@ -284,6 +317,7 @@ class Holdings:
         """
         pulled = await self.restore(cid)
         self._folders.unmark_guest(cid)
+        self._folders.note_used(cid)
         return pulled
 
     def unpin(self, cid: Cid) -> Manifest:
@@ -303,7 +337,7 @@ class Holdings:
             if self._is_servable(cid):
                 return Pulled(cid, self._held[cid])
             pulled = await self._source.fetch_manifest(cid)
-            await self._serve(pulled, await self._bring(pulled))
+            await self._serve(pulled, await self._bring(pulled, self._source))
             return pulled
 
     async def hold_guest(self, cid: Cid) -> Pulled:
@@ -312,23 +346,44 @@ class Holdings:
         Raises as `hold` does, and EngineBusy when there is no place now.
         """
         if self._folders.is_own(cid):
+            self._folders.note_used(cid)
             return await self.restore(cid)
         async with self._lock(cid):
             if not self._is_servable(cid):
-                return await self._invite(cid)
+                return await self._invite(cid, self._source)
             self._folders.mark_guest(cid)
             return Pulled(cid, self._held[cid])
 
-    async def _invite(self, cid: Cid) -> Pulled:
+    async def fetch_ahead(self, cid: Cid, source: Source) -> int:
+        """Make an adapter servable for strangers who may ask for it, from a source of its own;
+        return the bytes of its files, 0 where it was held.
+
+        Raises as `hold_guest` does.
+        """
+        async with self._lock(cid):
+            if cid in self._held or self._folders.is_own(cid):
+                return 0
+            return size_of((await self._invite(cid, source, is_ahead=True)).manifest)
+
+    def is_ahead(self, cid: Cid) -> bool | None:
+        """Return whether a guest was fetched ahead and not asked for yet; None for what is none."""
+        return self._folders.find_guest(cid)
+
+    def used_at(self, cid: Cid) -> float | None:
+        """Return when an adapter was wanted last, or came here (Unix seconds)."""
+        return self._folders.used_at(cid)
+
+    async def _invite(self, cid: Cid, source: Source, *, is_ahead: bool = False) -> Pulled:
         """Bring a guest, or leave nothing of it."""
-        pulled = await self._source.fetch_manifest(cid)
+        pulled = await source.fetch_manifest(cid)
         files = None
         try:
             self._check(pulled.manifest)
-            self._make_room(cid, pulled.manifest)
-            self._folders.mark_guest(cid, pulled.fetched)  # a crash leaves a draft of a guest
-            files = await self._bring(pulled)
-            self._folders.mark_guest(cid, pulled.fetched)
+            self._make_room(cid, pulled.manifest, is_ahead=is_ahead)
+            # a crash leaves a draft of a guest
+            self._folders.mark_guest(cid, pulled.fetched, is_ahead=is_ahead)
+            files = await self._bring(pulled, source)
+            self._folders.mark_guest(cid, pulled.fetched, is_ahead=is_ahead)
         finally:  # whoever asked may have gone
             self._arriving.pop(cid, None)
             if files is None:
@@ -341,7 +396,7 @@ class Holdings:
             raise
         return pulled
 
-    async def _bring(self, pulled: Pulled) -> AdapterFiles:
+    async def _bring(self, pulled: Pulled, source: Source) -> AdapterFiles:
         """Check, fetch and write; the weights come once the configuration was read."""
         manifest = pulled.manifest
         self._check(manifest)
@@ -351,20 +406,20 @@ class Holdings:
             return folders.give_out(pulled.cid, manifest)
         try:
             with draft:
-                await self._fill(draft, pulled)
+                await self._fill(draft, pulled, source)
                 return folders.finish(pulled.cid, manifest, draft)
         except OSError:  # half an adapter must not keep a full disk full
             folders.drop_draft(pulled.cid)
             raise
 
-    async def _fill(self, draft: Draft, pulled: Pulled) -> None:
+    async def _fill(self, draft: Draft, pulled: Pulled, source: Source) -> None:
         manifest = pulled.manifest
         pulled.draft = draft
         try:
             [config] = [file for file in manifest.files if file.name == CONFIG_FILE]
-            await self._source.fetch_blocks(pulled, [config])
+            await source.fetch_blocks(pulled, [config])
             _check_config(manifest, _read(config, draft))
-            await self._source.fetch_blocks(pulled, manifest.files)
+            await source.fetch_blocks(pulled, manifest.files)
         finally:
             pulled.draft = None
 
@@ -404,7 +459,7 @@ class Holdings:
 
     # --- room for guests ---
 
-    def _make_room(self, cid: Cid, manifest: Manifest) -> None:
+    def _make_room(self, cid: Cid, manifest: Manifest, *, is_ahead: bool = False) -> None:
         """See that the guests and this one fit into their place; it is taken from now on."""
         size_bytes = size_of(manifest)
         if size_bytes > self._guest_bytes:
@@ -416,14 +471,24 @@ class Holdings:
         guests = [guest for guest in self._folders.guests() if guest.cid not in coming]
         arriving = sum(size_of(other) for other in self._arriving.values())
         taken = arriving + sum(guest.size_bytes for guest in guests)
+        if is_ahead:
+            self._check_part(size_bytes, guests)
+        spared_ns = time.time_ns() - SPARED_NS if is_ahead else math.inf
         for guest in guests:
             if taken + size_bytes <= self._guest_bytes:
                 break
-            self._evict(guest.cid)
-            taken -= guest.size_bytes
+            if guest.used_ns < spared_ns:
+                self._evict(guest.cid)
+                taken -= guest.size_bytes
         if taken + size_bytes > self._guest_bytes:
             raise EngineBusy("other adapters are on their way and need the place; ask again")
         self._arriving[cid] = manifest
+
+    def _check_part(self, size_bytes: int, guests: Sequence[Guest]) -> None:
+        """Raise EngineBusy where what was fetched ahead has its part of the place already."""
+        ahead = sum(guest.size_bytes for guest in guests if guest.is_ahead)
+        if ahead + size_bytes > AHEAD_PART * self._guest_bytes:
+            raise EngineBusy("what was fetched ahead has its part of max_guest_bytes")
 
     def _evict(self, cid: Cid) -> None:
         self.drop(cid)

@@ -104,6 +104,10 @@ class Publisher:
         self._log(f"publishing: {name}@{package.manifest.adapter_version} is {cid}")
         return pulled
 
+    def has_published(self, cid: Cid) -> bool:
+        """Return whether an adapter was published here."""
+        return any(record.target == cid for record in self._book.records())
+
     # --- versions ---
 
     async def roll_back(self, text: str, creator: Identity | None = None) -> NameRecord:

@@ -6,13 +6,21 @@ Changes nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..api import AdapterInfo, EarningsInfo, PeerInfo, ReceiptInfo, StatusInfo, StuckInfo
+from ..api import (
+    AdapterInfo,
+    EarningsInfo,
+    HeldInfo,
+    PeerInfo,
+    ReceiptInfo,
+    StatusInfo,
+    StuckInfo,
+)
 from .client import open_client
 from .options import Home, Json
 from .show import money, on_terminal, show_facts, show_json, show_table, size, when
@@ -94,16 +102,50 @@ def list_adapters(home: Home, as_json: Json = False) -> None:
     )
 
 
+WHY = {
+    "published": "published here",
+    "pulled": "pulled",
+    "asked": "asked for by strangers",
+    "ahead": "fetched ahead: many want it",
+}
+
+
 def ps(home: Home, as_json: Json = False) -> None:
-    """Show what the engine is doing."""
+    """Show what the engine is doing, and why each adapter is here."""
     with open_client(home) as client:
         engine = client.get("status", StatusInfo).engine
+        held = client.get("held", list[HeldInfo])
     if as_json:
-        return show_json(engine)
+        return show_json({**(engine or {}), "adapters": held})
     if engine is None:
-        return show_facts([("engine", "none: this node asks others (role in lorikeet.toml)")])
-    return show_facts(
-        [(name, brief_value(value)) for name, value in engine.items() if name != "steps"]
+        show_facts([("engine", "none: this node asks others (role in lorikeet.toml)")])
+    else:
+        figures = {name: value for name, value in engine.items() if name not in NOT_SHOWN}
+        show_facts([(name, brief_value(value)) for name, value in figures.items()])
+    return show_held(held)
+
+
+NOT_SHOWN = ("steps",)
+
+
+def show_held(held: Sequence[HeldInfo]) -> None:
+    """Show the adapters that are held, those wanted latest first."""
+    order = sorted(held, key=lambda one: -(one.used_at or 0.0))
+    rows = [
+        (
+            one.name,
+            one.version,
+            size(one.size_bytes),
+            WHY[one.why],
+            "-" if one.used_at is None else when(int(one.used_at)),
+            on_terminal(one.cid),
+        )
+        for one in order
+    ]
+    return show_table(
+        ("Adapter", "Version", "Size", "Why it is here", "Wanted last", "CID"),
+        rows,
+        empty="no adapters here yet: lorikeet pull NAME",
     )
 
 

@@ -65,6 +65,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def adapters(_: Request) -> Response:
         return json_response(await daemon.adapters())
 
+    async def held(_: Request) -> Response:
+        return json_response(daemon.held())
+
     async def peers(_: Request) -> Response:
         return json_response(daemon.peers())
 
@@ -131,6 +134,7 @@ def routes(daemon: Daemon) -> list[Route]:
     asks = {
         "status": status,
         "adapters": adapters,
+        "held": held,
         "peers": peers,
         "receipts": receipts,
         "receipts/{digest}": receipt,

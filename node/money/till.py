@@ -125,6 +125,11 @@ class Till:
             self._tabs[channel] = self._new_tab(row)
         return self._tabs[channel]
 
+    def has_paid(self, client: bytes) -> bool:
+        """Return whether this client has paid for an answer here, as far as is still in memory."""
+        rows = (tab.channel.row for tab in self._tabs.values())
+        return any(row.config.voucher_signer == client and row.cumulative for row in rows)
+
     async def run(self, interval_s: float = TICK_S) -> None:
         """Take what clients let lie for too long without their signatures, until cancelled."""
         while True:

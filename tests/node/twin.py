@@ -23,6 +23,7 @@ from node.api import (
     Ended,
     FilesInfo,
     FoundInfo,
+    HeldInfo,
     LikelyToken,
     PeerInfo,
     PullReport,
@@ -52,6 +53,7 @@ LAW = AdapterInfo(
     description="What a court would say.",
     languages=("en",),
 )
+HELD = HeldInfo("law", LAW.cid, "1", LAW.size_bytes, why="ahead", used_at=1_794_000_000.0)
 FILES = FilesInfo("law", LAW.cid, "ab" * 32, LAW.creator, LAW.licence, files=())
 VERSION = VersionInfo("law@1", "bafkreilaw", is_meant=True, signed_at=1_794_000_000)
 RECEIPT = ReceiptInfo(
@@ -169,6 +171,9 @@ class Twin:
 
     async def adapters(self) -> list[AdapterInfo]:
         return [LAW]
+
+    def held(self) -> list[HeldInfo]:
+        return [HELD]
 
     def peers(self) -> list[PeerInfo]:
         return [PeerInfo("16Uiu2HAmOther", "/ip4/127.0.0.1/tcp/2", ("volunteer",))]

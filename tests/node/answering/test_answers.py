@@ -37,6 +37,11 @@ async def test_a_gateway_pays_a_volunteer_and_both_hold_the_same_receipt(tmp_pat
             async with trio.open_nursery() as nursery:
                 for tokens in (3, 40, 64):
                     nursery.start_soon(ask_once, tokens)
+            assert volunteer.money is not None
+            till = volunteer.money.till
+            assert till is not None
+            assert till.has_paid(lab.address("gateway"))
+            assert not till.has_paid(lab.address("stranger"))
             ours = await gateway.receipts()
             theirs = await volunteer.receipts()
             assert sorted(row.digest for row in ours) == sorted(row.digest for row in theirs)

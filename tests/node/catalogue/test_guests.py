@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import pytest
 import trio
 import trio.testing
 
-from node.catalogue.holding import AdapterFolders, Holdings, size_of
+from node.catalogue.holding import SPARED_NS, AdapterFolders, Holdings, size_of
 from node.catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE
 from node.errors import AdapterError, EngineBusy, NoProvider
 from p2p.blocks.store import BlockStore
@@ -306,3 +307,73 @@ async def test_an_adapters_bytes_lie_on_the_disk_once_and_are_given_out_from_the
 def snapshot(home: Path, copy: Path) -> None:
     """Copy a home as it is now."""
     shutil.copytree(home, copy, dirs_exist_ok=True)
+
+
+# --- fetched ahead ---
+
+
+def whys(scene: Scene) -> dict[Cid, bool | None]:
+    return {cid: scene.holdings.is_ahead(cid) for cid, _ in scene.holdings.held()}
+
+
+async def test_what_is_fetched_ahead_is_a_guest_and_says_so_until_somebody_asks(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    ahead, own = scene.adapter("ahead"), scene.adapter("own")
+    assert 0 < await scene.holdings.fetch_ahead(ahead, scene.source) <= 2 * scene.size_bytes
+    assert ahead.digest in scene.engine.served
+    assert await scene.holdings.fetch_ahead(ahead, scene.source) == 0
+    await scene.holdings.hold(own)
+    assert await scene.holdings.fetch_ahead(own, scene.source) == 0
+    assert whys(scene) == {ahead: True, own: None}
+    scene.restart()
+    for text in scene.folders.written():
+        await scene.holdings.restore(Cid.parse(text))
+    assert whys(scene) == {ahead: True, own: None}
+    with full_from(1):
+        await scene.holdings.hold_guest(ahead)  # that it is asked for takes no room
+    await scene.holdings.hold_guest(ahead)
+    assert whys(scene) == {ahead: False, own: None}
+    assert await scene.holdings.hold(ahead)
+    assert whys(scene) == {ahead: None, own: None}
+
+
+async def test_what_is_fetched_ahead_takes_its_part_and_nothing_from_who_is_wanted(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    first, second = scene.adapter("a1"), scene.adapter("a2")
+    await scene.holdings.fetch_ahead(first, scene.source)
+    with pytest.raises(EngineBusy, match="fetched ahead"):
+        await scene.holdings.fetch_ahead(second, scene.source)
+    assert whys(scene) == {first: True}
+    await scene.holdings.hold_guest(first)
+    for name in ("a3", "a4"):
+        await scene.holdings.hold_guest(scene.adapter(name))
+    with pytest.raises(EngineBusy):
+        await scene.holdings.fetch_ahead(second, scene.source)
+    assert len(scene.folders.guests()) == ROOM
+    mark = tmp_path / "adapters" / str(first) / ".guest"
+    os.utime(mark, ns=(0, mark.stat().st_mtime_ns - 2 * SPARED_NS))
+    await scene.holdings.fetch_ahead(second, scene.source)
+    assert scene.holdings.find(first) is None
+    assert scene.holdings.find(second) is not None
+    assert scene.size_on_disk <= ROOM * scene.size_bytes + ROOM * 2_000
+
+
+async def test_when_an_adapter_was_wanted_last_is_known(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    own, guest = scene.adapter("own"), scene.adapter("guest")
+    for hold, cid in ((scene.holdings.hold, own), (scene.holdings.hold_guest, guest)):
+        await hold(cid)
+        folder = tmp_path / "adapters" / str(cid)
+        for path in (folder, folder / ".guest"):
+            if path.exists():
+                os.utime(path, (1000.0, 1000.0))
+        assert scene.holdings.used_at(cid) == 1000.0
+        await scene.holdings.hold_guest(cid)
+        used_at = scene.holdings.used_at(cid)
+        assert used_at is not None
+        assert abs(used_at - time.time()) < 60
+    assert scene.holdings.used_at(scene.adapter("away")) is None

@@ -93,6 +93,7 @@ class Scene:
             source,  # type: ignore[arg-type]  # a twin of the fetcher
             publisher=publisher,
             popularity=Popularity(self.find_providers),
+            ahead_fetcher=source,  # type: ignore[arg-type]
         )
 
     async def find_providers(self, cid: Cid) -> list[PeerAddress]:

@@ -96,6 +96,17 @@ async def test_what_is_looked_at_comes_as_lines_and_as_json(tmp_path: Path, comm
     json.loads(as_json.stdout)
 
 
+async def test_ps_says_why_each_adapter_is_here(tmp_path: Path) -> None:
+    async with serve_twin(Twin()) as url:
+        point_home_at(tmp_path, url)
+        plain = await lorikeet(tmp_path, "ps")
+        as_json = await lorikeet(tmp_path, "ps", "--json")
+    lines = [line.split("\t") for line in plain.stdout.decode().splitlines()]
+    assert ["law", "1", "1.8 MB", "fetched ahead: many want it"] in [line[:4] for line in lines]
+    (held,) = json.loads(as_json.stdout)["adapters"]
+    assert (held["name"], held["why"], held["used_at"]) == ("law", "ahead", 1_794_000_000.0)
+
+
 async def test_mirror_says_where_a_hubs_client_finds_adapters(tmp_path: Path) -> None:
     async with serve_twin(Twin()) as url:
         point_home_at(tmp_path, url)

@@ -1,0 +1,65 @@
+"""An adapter that several clients ask for and one node holds is held by others after a while, and
+survives that node.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from node.daemon import NodeDaemon
+from p2p.cid import Cid
+from tests.node.networks import Answered, ask, open_lab, until
+from tests.node.tiny import make_adapter
+
+
+async def test_what_is_wanted_and_thinly_held_survives_its_holder(tmp_path: Path) -> None:
+    with open_lab(tmp_path) as lab:
+        known = {"publishers": (lab.identity("holder").peer_id,)}
+        async with (
+            lab.daemon("bootstrap", role="bootstrap"),
+            lab.daemon("taker", fetch_ahead_s=0.4, **known) as taker,
+            lab.daemon("idle", fetch_ahead_s=0.0, **known) as idle,
+            lab.daemon("one", role="gateway", **known) as one,
+            lab.daemon("two", role="gateway", **known) as two,
+        ):
+            for client in (one, two):
+                for node in (taker, idle):
+                    await client.host.connect(node.host.addresses[0], 10)
+            async with lab.daemon("holder", **known) as holder:
+                info = await holder.push(make_adapter(tmp_path / "law", "law", 5))
+                (published,) = holder.held()
+                assert (published.name, published.why) == ("law", "published")
+                assert await asked_by(one) == holder.host.peer_id
+                await trio.sleep(2.5)
+                assert taker.held() == [], "one client alone brings nothing anywhere"
+                text = (await asked(two)).text
+                await until(taker.held, 30)
+                (ahead,) = taker.held()
+                assert (ahead.cid, ahead.why) == (info.cid, "ahead")
+                await until(lambda: is_provided(one, info.cid, taker), 30)
+            again = await asked(one, within_s=30.0)
+            assert again.text == text
+            assert again.started.served_by == taker.host.peer_id
+            (guest,) = taker.held()
+            assert guest.why == "asked"
+            assert guest.used_at is not None
+            assert idle.held() == [], "it was told not to"
+            await taker.pull("law")
+            (pulled,) = taker.held()
+            assert pulled.why == "pulled"
+
+
+async def asked(client: NodeDaemon, within_s: float = 20.0) -> Answered:
+    with trio.fail_after(within_s):
+        return await ask(client, model="law", seed=7)
+
+
+async def asked_by(client: NodeDaemon) -> str:
+    return (await asked(client)).started.served_by
+
+
+async def is_provided(client: NodeDaemon, cid: str, node: NodeDaemon) -> bool:
+    found = await client.host.dht.find_providers(Cid.parse(cid))
+    return node.host.peer_id in {each.peer_id for each in found}
