@@ -177,9 +177,7 @@ class Dht:
             return num_answers >= ENOUGH_RECORDS and (len(found) >= limit or not is_news)
 
         with trio.move_on_after(deadline_s):
-            walk = await self.routing.look_up(key, ask, take, PEER_TIMEOUT_S)
-            if not found:
-                await self.routing.ask_slow(walk, ask, take)
+            await self.routing.search(key, ask, take, lambda: bool(found), PEER_TIMEOUT_S)
         return self._rank(told)[:limit]
 
     def recall_providers(self, cid: Cid) -> list[HeldProvider]:
@@ -291,9 +289,7 @@ class Dht:
             return sum(record == best() for record in found.values()) >= ENOUGH_RECORDS
 
         with trio.move_on_after(deadline_s):
-            walk = await self.routing.look_up(key.encode(), ask, take, PEER_TIMEOUT_S)
-            if not found:
-                await self.routing.ask_slow(walk, ask, take)
+            await self.routing.search(key.encode(), ask, take, lambda: bool(found), PEER_TIMEOUT_S)
         winner = best()
         if winner is not None:
             self._note_old(winner, (peer for peer in found if found[peer] != winner))

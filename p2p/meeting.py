@@ -7,6 +7,7 @@ Decides whom to dial and when; host.py dials. Knows no protocol.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -22,6 +23,8 @@ BOOTSTRAP_TIMEOUT_S = 3.0
 KEEP_IN_TOUCH_S = 3.0
 GREET_ALL_S = 60.0
 MEET_AGAIN_S = 15.0
+MAX_MEETING_TIMEOUT_S = 15.0
+MAX_ALONE_PAUSE_S = 30.0
 MAX_KNOWN_DIALLED = 12
 MAX_NEIGHBOURS = 16
 
@@ -49,6 +52,7 @@ class Meeting:
         self._host = host
         self._bootstrap = bootstrap
         self._known = known
+        self._num_failed = 0  # meetings in a row after which nobody was connected
 
     async def meet(self) -> None:
         """Try all bootstrap peers at once for a few seconds, then, while nobody is connected, the
@@ -60,10 +64,19 @@ class Meeting:
                 nursery.start_soon(self._meet_bootstrap, address)
         if not self._host.has_peers():
             await self._meet_known()
+        self._num_failed = 0 if self._host.has_peers() else self._num_failed + 1
+
+    @property
+    def _patience(self) -> float:
+        """How many times as long to wait as at first: whom everybody asks at once, for a restart
+        perhaps, needs longer, and would only be held up by those that ask again soon.
+        """
+        return float(2 ** min(self._num_failed, 6))
 
     async def _meet_bootstrap(self, address: str) -> None:
+        timeout_s = min(BOOTSTRAP_TIMEOUT_S * self._patience, MAX_MEETING_TIMEOUT_S)
         try:
-            await self._host.connect(address, BOOTSTRAP_TIMEOUT_S)
+            await self._host.connect(address, timeout_s)
         except InvalidInput:
             raise
         except P2pError as error:
@@ -88,10 +101,12 @@ class Meeting:
 
     async def keep_in_touch(self, heal: Callable[[bool], None]) -> None:
         """Put DHT servers into the routing table and heal gossip: for new peers soon, for all once
-        a minute. Meet again while nobody, or too few relays, are connected. Runs until cancelled.
+        a minute. Meet again while nobody, or too few relays, are connected; while nobody is, more
+        seldom and more patiently each time. Runs until cancelled.
         """
         next_full = 0.0
         next_meeting = 0.0
+        next_alone = 0.0
         while True:
             await trio.sleep(KEEP_IN_TOUCH_S)
             now = trio.current_time()
@@ -102,9 +117,16 @@ class Meeting:
                 next_full = now + GREET_ALL_S
                 await self.remember()
             is_alone = not self._host.has_peers()
-            if is_alone or (now >= next_meeting and self._host.lacks_relays()):
+            if now >= (next_alone if is_alone else next_meeting) and (
+                is_alone or self._host.lacks_relays()
+            ):
                 next_meeting = now + MEET_AGAIN_S
                 await self.meet()
+                pause_s = min(KEEP_IN_TOUCH_S * self._patience, MAX_ALONE_PAUSE_S)
+                next_alone = trio.current_time() + random.uniform(0.5, 1.0) * pause_s
+            elif not is_alone:
+                next_alone = 0.0
+                self._num_failed = 0
 
     async def remember(self) -> None:
         """Write down who is connected, where that outlives us."""

@@ -159,7 +159,7 @@ class Routing:
             try:
                 answer = await ask(ID(peer), timeout_s)
             except P2pError as error:
-                walk.failed(peer)
+                walk.failed(peer, was_slow=isinstance(error, PeerTimeout))
                 self._note_silence(ID(peer), error, is_hearsay=is_hearsay)
             else:
                 closer = await self._meet(ID(peer), answer)
@@ -180,6 +180,22 @@ class Routing:
         if not is_enough:
             self._remember_closest(key, walk.holders())
         return walk
+
+    async def search(
+        self, key: bytes, ask: Ask, take: Take, has_found: Callable[[], bool], timeout_s: float
+    ) -> None:
+        """Look up what somebody waits for; the caller sets the deadline.
+
+        Where nobody had anything to tell and most were slow, all is done again, twice as patiently:
+        it may have been this machine that was busy.
+        """
+        while True:
+            walk = await self.look_up(key, ask, take, timeout_s)
+            if not has_found():
+                await self.ask_slow(walk, ask, take)
+            if has_found() or not walk.is_mostly_slow:
+                return
+            timeout_s *= 2
 
     async def ask_slow(self, walk: Walk, ask: Ask, take: Take) -> None:
         """Give those that were slow once a second chance: nobody else had anything to tell."""

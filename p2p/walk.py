@@ -49,6 +49,7 @@ class Walk:
     _states: dict[bytes, _State] = field(default_factory=dict)
     _order: list[tuple[int, bytes]] = field(default_factory=list)  # (distance, peer), nearest first
     _asked_at: dict[bytes, float] = field(default_factory=dict)  # of those under way
+    _num_slow: int = 0
 
     def __post_init__(self) -> None:
         self._is_connected = frozenset(self.connected)
@@ -79,8 +80,9 @@ class Walk:
         self._end(peer, _State.ANSWERED)
         self.learn(closer)
 
-    def failed(self, peer: bytes) -> None:
-        """Note that a peer gave no answer."""
+    def failed(self, peer: bytes, *, was_slow: bool = False) -> None:
+        """Note that a peer gave no answer, in time or at all."""
+        self._num_slow += was_slow
         self._end(peer, _State.FAILED)
 
     @property
@@ -101,6 +103,14 @@ class Walk:
     def silent(self) -> list[bytes]:
         """List the peers that gave no answer, nearest first."""
         return [peer for _, peer in self._order if self._states[peer] is _State.FAILED]
+
+    @property
+    def is_mostly_slow(self) -> bool:
+        """Return whether more were too slow than answered: then it is rather this machine, or its
+        line, that is slow.
+        """
+        num_answered = sum(state is _State.ANSWERED for state in self._states.values())
+        return self._num_slow > num_answered
 
     def closest(self) -> list[bytes]:
         """List the peers that answered among those closest to the key, nearest first."""

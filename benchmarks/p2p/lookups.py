@@ -1,9 +1,10 @@
 """How long names and providers take to find: `python -m benchmarks.p2p.lookups [--tries 40]`.
 
-A network of hosts in child processes, some of which are frozen (SIGSTOP: their connections stay
-open and say nothing), and a client in this one that knows the bootstrap address. Two sides in one
-run, turn by turn: the walk, and the look-up by the library's rounds that it replaced. Prints and
-writes one JSON object; figures of one machine and hour only.
+A network of hosts in child processes, a few in each, which join one after the other; some of the
+processes are frozen (SIGSTOP: their connections stay open and say nothing). A client in this one
+knows the bootstrap address. Two sides in one run, turn by turn: the walk, and the look-up by the
+library's rounds that it replaced. Prints and writes one JSON object; figures of one machine and
+hour only.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ NUM_NAMES = 8
 HOLDERS = 3  # hosts that provide each thing
 DEADLINE_S = 5.0
 WARM_S = 15.0
+HOSTS_PER_PROCESS = 8  # more, and on two cores one process is too busy to answer its own peers
 SCENES = ((20, 0), (50, 0), (50, 30))  # hosts, and how many of a hundred are frozen
 
 
@@ -255,11 +257,21 @@ async def look_up_all(client: Client, tries: int, tries_rounds: int) -> None:
             await client.measure("rounds: providers", providers_by_rounds)
 
 
+def in_processes(num_hosts: int) -> list[int]:
+    """Share hosts out among processes."""
+    starts = range(0, num_hosts, HOSTS_PER_PROCESS)
+    return [min(HOSTS_PER_PROCESS, num_hosts - start) for start in starts]
+
+
 async def run_scene(num_hosts: int, frozen_percent: int, tries: int) -> list[dict[str, object]]:
     """One network; where some of it freezes, a client from before and one from after."""
     num_frozen = num_hosts * frozen_percent // 100
-    living = Child(num_hosts - num_frozen, "", publish=True)
-    frozen = Child(num_frozen, living.address, publish=False) if num_frozen else None
+    children: list[Child] = []
+
+    def start(count: int, *, publish: bool = False) -> None:
+        address = children[0].address if children else ""
+        children.append(Child(count, address, publish=publish))
+
     tries_rounds = min(tries, 8) if num_frozen else tries
     rows: list[dict[str, object]] = []
 
@@ -268,21 +280,25 @@ async def run_scene(num_hosts: int, frozen_percent: int, tries: int) -> list[dic
         rows.append({"hosts": num_hosts, "frozen_percent": frozen_percent, "client": when} | kinds)
 
     try:
+        for count in in_processes(num_hosts - num_frozen):
+            start(count, publish=not children)
+        num_living = len(children)
+        for count in in_processes(num_frozen):
+            start(count)
         await trio.sleep(WARM_S)
-        living.publish()
-        async with open_client(living.address) as client:
-            if frozen is not None:
-                frozen.freeze()
+        children[0].publish()
+        async with open_client(children[0].address) as client:
+            for child in children[num_living:]:
+                child.freeze()
             await look_up_all(client, tries, tries_rounds)
             note(client, "from before")
-        if frozen is not None:
-            async with open_client(living.address) as client:
+        if num_frozen:
+            async with open_client(children[0].address) as client:
                 await look_up_all(client, tries, tries_rounds)
                 note(client, "came later")
     finally:
-        living.end()
-        if frozen is not None:
-            frozen.end()
+        for child in children:
+            child.end()
     return rows
 
 

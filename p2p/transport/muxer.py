@@ -208,6 +208,9 @@ class FastYamux(Yamux):
 
     async def _take_stream(self, frame: Frame) -> None:
         stream_id = frame.stream_id
+        if not stream_id or stream_id % 2 == self.next_stream_id % 2:
+            # A stream of ours would take its place one day, and nobody would end it any more.
+            raise BadFrame(f"a stream under number {stream_id}, which is not the peer's to give")
         if stream_id in self.streams:  # neither side can tell the two apart any more
             self.streams[stream_id].reset_now()
             return

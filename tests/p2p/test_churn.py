@@ -82,17 +82,27 @@ async def run_member(meet: tuple[str, ...], task_status: TaskStatus[Member]) -> 
 
 
 async def run_swarm(
-    folder: Path, num_hosts: int, num_joins: int = 0, minutes: float = 0.0, patience_s: float = 60.0
+    folder: Path,
+    num_hosts: int,
+    num_joins: int = 0,
+    minutes: float = 0.0,
+    patience_s: float = 60.0,
+    pace_s: float = 0.0,
 ) -> None:
-    """Let hosts come and go, then see what is still known of those that left."""
+    """Let hosts come and go, one in `pace_s` at most, then see what is still known of those that
+    left.
+    """
     async with trio.open_nursery() as nursery:
         swarm = Swarm(folder, nursery)
         await publish(swarm, num_hosts)
         left = set()
         until = trio.current_time() + 60 * minutes
         while swarm.num_fetched < num_joins or trio.current_time() < until:
+            next_at = trio.current_time() + pace_s
             await swarm.fetch_as(await swarm.join())
             left.add(await swarm.leave(1))
+            print(swarm.num_joined, trio.lowlevel.current_statistics().tasks_living, flush=True)
+            await trio.sleep_until(next_at)
         first = swarm.members[0].host
         table = first.dht._kademlia.routing_table
         for peers in (table.get_peer_ids, first._library.peerstore.peer_ids):
@@ -127,7 +137,7 @@ async def test_twenty_minutes_of_coming_and_going_leave_nothing_behind(tmp_path)
     gc.collect()
     descriptors = len(os.listdir("/proc/self/fd"))
     tasks = trio.lowlevel.current_statistics().tasks_living
-    await run_swarm(tmp_path, num_hosts=8, minutes=20, patience_s=700)
+    await run_swarm(tmp_path, num_hosts=8, minutes=20, patience_s=700, pace_s=3.0)
     await trio.sleep(5)
     gc.collect()
     assert trio.lowlevel.current_statistics().tasks_living <= tasks + 3

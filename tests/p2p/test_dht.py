@@ -227,6 +227,31 @@ async def serve_host(identity, task_status):
         await trio.sleep_forever()
 
 
+async def test_whoever_is_slow_as_a_whole_asks_again_more_patiently(monkeypatch):
+    """As on a machine that is busy: every question takes longer than is waited for at first."""
+    monkeypatch.setattr("p2p.dht.PEER_TIMEOUT_S", 0.02)
+    monkeypatch.setattr("p2p.routing.TELL_TIMEOUT_S", 0.02)
+    record = sign_name(CREATOR, "law", NOW, LAW)
+    async with open_hosts(3) as (seeker, *holders):
+        await connect_all([seeker, *holders])
+        for holder in holders:
+            holder.dht._store_name(record)
+            serve_slowly(holder, 0.1)
+        with trio.fail_after(4):
+            assert await seeker.dht.find_name(CREATOR.peer_id, "law") == record
+
+
+def serve_slowly(host, delay_s):
+    """Have the DHT's part answer each question so much later."""
+    handle = host.dht._kademlia.handle_stream
+
+    async def wait(stream):
+        await trio.sleep(delay_s)
+        await handle(stream)
+
+    answer_dht(host, wait)
+
+
 # --- answers that are none ---
 
 BAD_ANSWERS = {

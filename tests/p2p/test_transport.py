@@ -249,6 +249,8 @@ HOSTILE = {
     "another version": bytes([9]) + bytes(11),
     "an unknown type": bytes([0, 9]) + bytes(10),
     "a frame over every window": encode_header(frames.DATA, 0, 1, MAX_WINDOW_BYTES + 1),
+    "a stream under our own number": encode_header(frames.WINDOW_UPDATE, frames.SYN, 2, 0),
+    "a stream under the connection's number": encode_header(frames.DATA, frames.SYN, 0, 0),
     "a goodbye": encode_header(frames.GO_AWAY, 0, 0, 0),
 }
 

@@ -7,8 +7,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2p.errors import PeerTimeout
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
+from p2p.meeting import BOOTSTRAP_TIMEOUT_S, MAX_MEETING_TIMEOUT_S, Meeting
 from p2p.reach.known import MAX_FILE_BYTES, MAX_KNOWN_PEERS, KnownPeers
 from p2p.reach.mdns import read_neighbour
 from p2p.reach.ports import map_by_nat_pmp
@@ -33,6 +35,52 @@ async def test_a_restart_joins_without_any_bootstrap_peer(tmp_path):
         async with open_host(identity, NetworkConfig(known_peers=path)) as b:
             await eventually(lambda: b.is_connected(a.peer_id))
         assert list(json.loads(path.read_text())) == [a.peer_id]  # who did not answer is forgotten
+
+
+class Alone:
+    """A host whose bootstrap peer does not answer, until `is_there`. Notes when it was asked."""
+
+    def __init__(self):
+        self.is_there = False
+        self.asked = []
+
+    async def connect(self, address, deadline_s):
+        self.asked.append((trio.current_time(), deadline_s))
+        if not self.is_there:
+            await trio.sleep(deadline_s)
+            raise PeerTimeout("silence")
+
+    def has_peers(self):
+        return self.is_there
+
+    is_connected = lacks_relays = lambda self, *_: False
+
+    def direct_peers(self):
+        return []
+
+    async def note_dht_servers(self, *, all_again):
+        """Nobody."""
+
+
+async def test_whom_nobody_can_reach_is_asked_more_seldom_and_more_patiently(autojump_clock):
+    host = Alone()
+    meeting = Meeting(host, [ADDRESS], KnownPeers(None))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meeting.keep_in_touch, lambda all_again: None)
+        await trio.sleep(600)
+        times = [at - host.asked[0][0] for at, _ in host.asked]
+        assert 15 <= len(times) <= 40
+        assert times[1] <= 15
+        waits = [deadline_s for _, deadline_s in host.asked]
+        assert waits[0] < waits[1] < waits[2] <= MAX_MEETING_TIMEOUT_S
+        host.is_there = True
+        await trio.sleep(60)
+        host.is_there = False
+        gone_at, num_asked = trio.current_time(), len(host.asked)
+        await trio.sleep(7)
+        assert len(host.asked) > num_asked  # at once again: it was there a moment ago
+        assert host.asked[num_asked] == (pytest.approx(gone_at, abs=4), BOOTSTRAP_TIMEOUT_S)
+        nursery.cancel_scope.cancel()
 
 
 @given(st.binary(max_size=300))
