@@ -19,7 +19,7 @@ from multiaddr import Multiaddr
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, Ping, Request, TextMessage
 
-from p2p import resolving
+from p2p import admission, resolving
 from p2p.dialling import dial_order, is_websocket
 from p2p.errors import HostFailed, PeerUnreachable
 from p2p.host import NetworkConfig, open_host
@@ -146,8 +146,9 @@ async def test_a_place_is_free_again_when_a_browser_is_gone():
 # --- sockets that do not play by the rules ---
 
 
-def upgrade_request():
-    return WSConnection(ConnectionType.CLIENT).send(Request(host="127.0.0.1", target="/"))
+def upgrade_request(*headers):
+    request = Request(host="127.0.0.1", target="/", extra_headers=list(headers))
+    return WSConnection(ConnectionType.CLIENT).send(request)
 
 
 async def read_to_end(stream):
@@ -223,6 +224,28 @@ async def test_text_and_a_message_over_the_limit_end_the_connection(message):
                 await stream.send_all(protocol.send(message))
             await read_to_end(stream)  # at once, and not when the handshake is late
         await eventually(lambda: a._swarm._inbound_limiter.borrowed_tokens == 0)
+
+
+async def test_behind_a_proxy_each_network_has_its_own_places(monkeypatch):
+    monkeypatch.setattr(admission, "MAX_PER_NETWORK", 3)
+    async with open_hosts(1, listen=BOTH) as (a,), open_hosts(1) as (b,):
+
+        async def come_from(ip):
+            """Open a WebSocket as the proxy's client, and say nothing in it."""
+            stream = await trio.open_tcp_stream("127.0.0.1", port_of(a))
+            await stream.send_all(upgrade_request((b"X-Forwarded-For", ip.encode())))
+            await stream.receive_some()
+            return stream
+
+        crowd = [await come_from(f"203.0.114.{number}") for number in range(6)]
+        await eventually(lambda: len(a._swarm._guests) == 3)
+        other = await come_from("198.51.99.1")
+        await eventually(lambda: len(a._swarm._guests) == 4)
+        await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 5)
+        assert await is_alive(b, a)
+        for one in (*crowd, other):
+            await one.aclose()
+        await eventually(lambda: len(a._swarm._guests) == 1)
 
 
 # --- the stream alone ---
