@@ -27,7 +27,10 @@ from .relaying import Broken, Relayed, leave
 
 CONNECT_S = 5.0
 SILENCE_S = 30.0
-"""How long an origin may say nothing. A client waits 10 s for the first word, and asks again."""
+HEAD_SILENCE_S = 8.0
+"""How long an origin may say nothing. huggingface_hub waits 10 s for the answer to a HEAD: it is to
+hear before that who is silent.
+"""
 MAX_AT_ONCE = 32
 MAX_REDIRECTS = 5
 MAX_LISTING_BYTES = 32 << 20
@@ -256,7 +259,9 @@ class Origin:
 
     async def _send(self, method: str, url: httpx.URL, headers: dict[str, str]) -> httpx.Response:
         try:
-            request = self._client.build_request(method, url, headers=headers)
+            silence_s = HEAD_SILENCE_S if method == "HEAD" else SILENCE_S
+            timeout = httpx.Timeout(silence_s, connect=CONNECT_S)
+            request = self._client.build_request(method, url, headers=headers, timeout=timeout)
             return await self._client.send(request, stream=True, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise OriginFailed(f"{self.url} cannot be asked: {_reason(error)}") from error
@@ -267,7 +272,7 @@ class Origin:
 
     async def _read(self, response: httpx.Response, max_bytes: int) -> bytes:
         """Read a bounded answer to its end."""
-        data = b""
+        data = bytearray()
         source = response.aiter_raw()
         try:
             async for part in source:
@@ -279,7 +284,7 @@ class Origin:
         finally:
             await leave(source)
             await response.aclose()
-        return data
+        return bytes(data)
 
     async def _refusal(self, answer: Answer, missing: str) -> Response:
         """Pass on why the origin refuses, and what the swarm said."""
@@ -305,8 +310,7 @@ class Origin:
 @asynccontextmanager
 async def open_origin(url: str) -> AsyncIterator[Origin]:
     """Open connections to an origin, made when they are needed."""
-    timeout = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-    async with httpx.AsyncClient(timeout=timeout) as client:
+    async with httpx.AsyncClient() as client:
         yield Origin(url, client)
 
 

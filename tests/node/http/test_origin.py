@@ -37,9 +37,10 @@ def logits(base, adapter):
         return PeftModel.from_pretrained(model, adapter)(torch.tensor([[5, 6, 7]])).logits
 
 info = hf.model_info("org/base", files_metadata=True)
+brought = logits("org/base", "org/adapter")
 print(json.dumps({
-    "equal": torch.equal(logits("org/base", "org/adapter"), logits(base, adapter)),
-    "differs": not torch.equal(logits("org/base", "org/adapter"), logits(base, other)),
+    "equal": torch.equal(brought, logits(base, adapter)),
+    "differs": not torch.equal(brought, logits(base, other)),
     "ids": AutoTokenizer.from_pretrained("org/base")("Hello").input_ids,
     "local_ids": AutoTokenizer.from_pretrained(base)("Hello").input_ids,
     "snapshot": hf.snapshot_download("org/base"),
@@ -402,6 +403,7 @@ async def test_an_origin_that_misbehaves_is_named(
 ) -> None:
     monkeypatch.setattr("node.http.origin.MAX_LISTING_BYTES", 1000)
     monkeypatch.setattr("node.http.origin.SILENCE_S", 0.3)
+    monkeypatch.setattr("node.http.origin.HEAD_SILENCE_S", 0.3)
 
     async def misbehaving(request: Request) -> Response:
         if kind == "circle":
@@ -418,8 +420,10 @@ async def test_an_origin_that_misbehaves_is_named(
         asking(url) as client,
     ):
         answer = await client.get("/api/models/org/big")
-    assert answer.status_code == 502
+        head = await client.head(BIG_PATH) if kind in ("circle", "silent") else answer
+    assert answer.status_code == head.status_code == 502
     assert origin in answer.json()["error"]
+    assert origin in head.headers["x-error-message"]
 
 
 async def test_a_client_that_leaves_ends_the_download_at_the_origin() -> None:
