@@ -83,5 +83,5 @@ def new_library(identity: Identity, config: NetworkConfig) -> tuple[HardenedHost
         # a peer's word about our address is not ours to spread
         disable_identify_address_discovery=True,
     )
-    swarm.serves_dht = library.serves_dht
+    swarm.entrance.serves_dht = library.serves_dht
     return library, swarm

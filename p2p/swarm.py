@@ -1,7 +1,7 @@
 """Dials and accepts connections: the library's swarm with our way of choosing addresses.
 
 - Every inbound stream is guarded, and an inbound connection gives its slot back when it ends (the
-  library keeps it until the host stops: deaf after 300 connections). Who may stay: admission.py.
+  library keeps it until the host stops: deaf after 300 connections). Who may stay: entrance.py.
 - A dial starts one address after the other, a quarter of a second apart, and takes the first that
   answers; one that failed does not block a corrected one. Names are looked up, relays come last.
 - Nobody is dialled by the library itself.
@@ -16,6 +16,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import filterfalse
 from typing import Any
 from weakref import WeakSet
@@ -35,14 +36,12 @@ from libp2p.security.pnet.psk_conn import PskConn
 from multiaddr import Multiaddr
 
 from .addresses import own_ipv4, own_ipv6
-from .admission import MAX_HANDSHAKES, MAX_INBOUND, Guest, Guests, Line
+from .admission import MAX_HANDSHAKES, MAX_INBOUND
 from .dialling import Realm, dial_order, ip_of, is_circuit, is_named, is_websocket, realm_of_ip
+from .entrance import Entrance
 from .hardening import StreamGuard
 from .resolving import resolve
-from .websocket.stream import WebSocketStream
 
-HANDSHAKE_TIMEOUT_S = 10.0
-NEW_S = 10.0  # so long nobody is expected to do anything yet
 DIAL_ADDRESS_TIMEOUT_S = 5.0
 DIAL_CIRCUIT_TIMEOUT_S = 10.0
 DIAL_STAGGER_S = 0.25
@@ -105,10 +104,7 @@ class HardenedSwarm(Swarm):
         self._dialling: dict[ID, trio.Lock] = {}
         self.auto_connector = NoAutoConnector(self)
         self.dial_circuit: CircuitDialler | None = None
-        self.serves_dht: Callable[[ID], bool] = _nobody  # until the host knows
-        self._guests = Guests()
-        self._open_guests: dict[Guest, tuple[IMuxedConn, float]] = {}  # since when
-        self._handshakes = Line(MAX_HANDSHAKES)
+        self.entrance = Entrance(self._hang_up)
         # the library would count both as one, so that handshakes kept out who could stay
         self._inbound_limiter = trio.CapacityLimiter(MAX_INBOUND + MAX_HANDSHAKES)
         self.shows_listen_port = True  # dial from it, so that peers see where a router maps it
@@ -129,50 +125,23 @@ class HardenedSwarm(Swarm):
         """Serve an inbound connection to its end, then free its slot (the library would wait for
         the host to stop).
         """
-        guest = self._guests.enter(_counted_ip(raw_conn))
-        if guest is None:
-            raise SwarmException("its network has enough connections here")
-        try:
-            muxed = await self._shake_hands(raw_conn, maddr)
-            guest.is_open = True
-            self._open_guests[guest] = muxed, trio.current_time()
-            await self._make_room()
-            # The library gives a slot back when this method fails; so it has to fail, once the
-            # connection is over.
-            await muxed.event_closed.wait()  # type: ignore[attr-defined]
-            raise SwarmException("the connection has ended")
-        finally:
-            self._open_guests.pop(guest, None)
-            self._guests.leave(guest)
+        await self.entrance.receive(raw_conn, partial(self._shake_hands, raw_conn, maddr))
+        # The library gives a slot back when this method fails; so it has to fail, once the
+        # connection is over.
+        raise SwarmException("the connection has ended")
 
     async def _shake_hands(self, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
-        """Make a connection of a socket that came in, before others need its turn."""
         expected = self.turned.get(raw_conn.get_remote_address() or ("", 0))
-        with self._handshakes.place(HANDSHAKE_TIMEOUT_S):
-            if expected is None:
-                return await super().upgrade_inbound_raw_conn(raw_conn, maddr)
-            protected = self.protected(raw_conn)
-            return (await self.upgrade_outbound_raw_conn(protected, expected)).muxed_conn
-        raise SwarmException("others needed its place in the handshake")
+        if expected is None:
+            return await self.upgrade_as_server(raw_conn, maddr)
+        protected = self.protected(raw_conn)
+        return (await self.upgrade_outbound_raw_conn(protected, expected)).muxed_conn
 
-    async def _make_room(self) -> None:
-        """Close the connection that has to go so that everybody else has a place."""
-        leaver = self._guests.find_leaver(self._is_visitor, self._is_idle)
-        if leaver is None:
-            return
-        muxed, _ = self._open_guests[leaver]
+    async def _hang_up(self, muxed: IMuxedConn) -> None:
         for connection in self.get_connections(muxed.peer_id):
             if connection.muxed_conn is muxed:
                 await connection.close()
-
-    def _is_visitor(self, guest: Guest) -> bool:
-        muxed, _ = self._open_guests[guest]
-        return not self.serves_dht(muxed.peer_id)
-
-    def _is_idle(self, guest: Guest) -> bool:
-        muxed, since = self._open_guests[guest]
-        is_new = trio.current_time() < since + NEW_S
-        return not (is_new or muxed.streams)  # type: ignore[attr-defined]
+        await muxed.close()
 
     async def upgrade_as_server(self, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
         """Take the answering side of the handshakes over any raw connection; return when it is
@@ -375,19 +344,6 @@ class HardenedSwarm(Swarm):
         if len(self._failed_until) >= MAX_FAILED_ADDRESSES:
             self._failed_until.clear()
         self._failed_until[str(peer_id), str(address)] = time.monotonic() + FAILED_ADDRESS_MEMORY_S
-
-
-def _nobody(peer: ID) -> bool:
-    return False
-
-
-def _counted_ip(raw_conn: IRawConnection) -> str | None:
-    """Return the IP address whose place a raw connection takes."""
-    below = getattr(raw_conn, "stream", None)
-    if isinstance(below, WebSocketStream):
-        return below.counted_ip
-    remote = raw_conn.get_remote_address()
-    return remote[0] if remote is not None else None
 
 
 def is_relayed(connection: INetConn) -> bool:

@@ -5,7 +5,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p import admission, swarm
+from p2p import admission, entrance
 from p2p.admission import MAX_INBOUND, MAX_PER_NETWORK, MAX_VISITORS, Guests, Line, network_of
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
@@ -160,7 +160,7 @@ async def test_visitors_beyond_their_part_make_room_and_nodes_keep_their_place(m
     visitor = NetworkConfig(listen=(), dht_server=False, relay=None, port_mapping=False)
     async with open_hosts(2) as (a, node):
         await connect(node, a)
-        await eventually(lambda: a._swarm.serves_dht(node._library.get_id()))
+        await eventually(lambda: a._swarm.entrance.serves_dht(node._library.get_id()))
         async with trio.open_nursery() as nursery:
             opened = []
 
@@ -180,11 +180,11 @@ async def test_visitors_beyond_their_part_make_room_and_nodes_keep_their_place(m
             assert await is_alive(opened[-1], a)
             is_over.set()
         assert await is_alive(node, a)
-        await eventually(lambda: len(a._swarm._guests) == 1)
+        await eventually(lambda: len(a._swarm.entrance.guests) == 1)
 
 
 async def test_sockets_that_never_shake_hands_keep_nobody_out(monkeypatch):
-    monkeypatch.setattr(swarm, "MAX_HANDSHAKES", 5)
+    monkeypatch.setattr(entrance, "MAX_HANDSHAKES", 5)
     async with open_hosts(2) as (a, b):
         parts = a.addresses[0].split("/")
         idle = [await trio.open_tcp_stream(parts[2], int(parts[4])) for _ in range(30)]
@@ -193,4 +193,4 @@ async def test_sockets_that_never_shake_hands_keep_nobody_out(monkeypatch):
         assert await is_alive(b, a)
         for one in idle:
             await one.aclose()
-        await eventually(lambda: len(a._swarm._guests) == 1)
+        await eventually(lambda: len(a._swarm.entrance.guests) == 1)

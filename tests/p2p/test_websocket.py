@@ -140,7 +140,7 @@ async def test_a_place_is_free_again_when_a_browser_is_gone():
             async with open_hosts(1) as (b,):
                 await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 5)
         await eventually(lambda: a._swarm._inbound_limiter.borrowed_tokens == 0)
-        assert len(a._swarm._guests) == 0
+        assert len(a._swarm.entrance.guests) == 0
 
 
 # --- sockets that do not play by the rules ---
@@ -238,14 +238,14 @@ async def test_behind_a_proxy_each_network_has_its_own_places(monkeypatch):
             return stream
 
         crowd = [await come_from(f"203.0.114.{number}") for number in range(6)]
-        await eventually(lambda: len(a._swarm._guests) == 3)
+        await eventually(lambda: len(a._swarm.entrance.guests) == 3)
         other = await come_from("198.51.99.1")
-        await eventually(lambda: len(a._swarm._guests) == 4)
+        await eventually(lambda: len(a._swarm.entrance.guests) == 4)
         await b.connect_to(PeerAddress(a.peer_id, (address_for(a, "ws"),)), 5)
         assert await is_alive(b, a)
         for one in (*crowd, other):
             await one.aclose()
-        await eventually(lambda: len(a._swarm._guests) == 1)
+        await eventually(lambda: len(a._swarm.entrance.guests) == 1)
 
 
 # --- the stream alone ---
