@@ -67,7 +67,11 @@ class Elsewhere:
         """Return an endpoint that answers out of the swarm, else out of the origin."""
 
         async def wrapped(request: Request) -> Response:
-            response = await self._answer(endpoint, request)
+            try:
+                response = await self._answer(endpoint, request)
+            except OriginFailed as error:
+                self._log(f"hub: {error}")
+                raise
             if "file" in request.path_params and request.method == "GET":
                 path = request.url.path.removeprefix(PREFIX)
                 self._log(f"hub: {path} ({response.status_code}) from {response.headers[FROM]}")

@@ -295,11 +295,13 @@ async def test_an_origin_that_is_away_is_named(tmp_path: Path) -> None:
     sock = listen("127.0.0.1", 0)
     away = url_of(sock)
     sock.close()
-    async with hub(Shelves(), away) as url, asking(url) as client:
+    here = Shelves()
+    async with hub(here, away) as url, asking(url) as client:
         head = await client.head(BIG_PATH)
         told = await run(SNAPSHOT, url, tmp_path / "hf")
     assert head.status_code == 502
     assert away in head.headers["x-error-message"]
+    assert away in here.lines[0]
     assert away in "".join(told)
 
 
