@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -72,6 +73,8 @@ def _serve(chosen: argparse.Namespace) -> int:
         built = build_engine(config, inbox.put)
     except (ModelError, DeviceLost) as error:
         print(f"engine: {error}", file=sys.stderr)
+        if isinstance(error, ModelError):
+            _refuse(connection, " ".join(str(error).split()))
         return 1
     print(
         f"engine: {built.ready.dtype} ({built.dtype.reason}), {built.kernels} kernels,"
@@ -82,6 +85,15 @@ def _serve(chosen: argparse.Namespace) -> int:
         flush=True,
     )
     return Server(connection, inbox).serve(built.engine, built.ready)
+
+
+def _refuse(connection: socket.socket, reason: str) -> None:
+    """Tell the daemon why there will be no engine; it may be gone already."""
+    from .framing import encode_frames
+    from .messages import BaseRefused
+
+    with contextlib.suppress(OSError):
+        connection.sendall(encode_frames([BaseRefused(reason)]))
 
 
 def _logits(chosen: argparse.Namespace) -> int:

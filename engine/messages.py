@@ -394,6 +394,21 @@ class Stats(Message, frozen=True, array_like=True):
     tokens_accepted: int = 0
 
 
+class BaseRefused(Message, frozen=True, array_like=True):
+    """Instead of `Ready`: this base cannot be served, and another try would fail alike."""
+
+    reason: str
+
+
 FromEngine = (
-    Ready | Tokens | Finished | Failed | AdapterHeld | AdapterRefused | Located | Replayed | Stats
+    Ready
+    | BaseRefused
+    | Tokens
+    | Finished
+    | Failed
+    | AdapterHeld
+    | AdapterRefused
+    | Located
+    | Replayed
+    | Stats
 )

@@ -52,6 +52,7 @@ from .config import CONFIG_FILE, Config
 from .daemon import NodeDaemon
 from .engine_host import EngineHost
 from .engine_process import EngineSettings
+from .engine_supervisor import MAX_BACKOFF_S
 from .errors import ConfigError, EngineLost
 from .keys import Keys, hold_key, load_keys
 from .money.addresses import address_of_peer
@@ -377,6 +378,7 @@ async def _come_up(engine: EngineHost, catalogue: Catalogue, telemetry: Telemetr
             break
         except EngineLost as error:
             telemetry.log(f"daemon: {error}")
+            await trio.sleep(MAX_BACKOFF_S)  # there may have been nothing to wait for
     if ready.base != catalogue.base:
         raise ConfigError(
             f"the engine loaded base {ready.base.hex()[:16]}…, the configuration names"

@@ -163,7 +163,7 @@ class EngineLink:
                 self._to_replay(message.request_id, message)
             case m.Stats():
                 self._to_stats(message)
-            case m.Ready():
+            case m.Ready() | m.BaseRefused():
                 raise BorderError("the engine said Ready twice")
 
     def lose(self) -> None:

@@ -3,6 +3,9 @@
     run:  start → Ready → load again what was loaded before → serve until it dies →
           waiters get EngineLost → back off → start
 
+A base that the engine refuses would be refused again: before the first engine is ready that ends
+the daemon, later whoever waits is told why at once.
+
 One reader task and one writer task per engine process. Decides when an engine is given up and
 another is started; does not know what the daemon asks (engine_host.py) or who receives which
 message (engine_link.py).
@@ -22,12 +25,13 @@ from engine.errors import BorderError
 
 from .engine_link import AdapterFiles, EngineLink, Waiter
 from .engine_process import EngineProcess, EngineSettings, start_engine
-from .errors import AdapterError, EngineLost, NodeError
+from .errors import AdapterError, ConfigError, EngineLost, NodeError
 
 READY_DEADLINE_S = 120.0
 LOAD_DEADLINE_S = 60.0
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 5.0
+FAILED_STARTS = 3  # so many in a row, and nobody waits for the next one
 STEADY_S = 10.0  # an engine that lived this long starts again without waiting
 COMMANDS_QUEUED = 4096
 STARTING = "the engine is starting again; ask again in some seconds"
@@ -54,19 +58,27 @@ class EngineSupervisor:
         self._log = log
         self._stderr = stderr
         self._commands: trio.MemorySendChannel[m.ToEngine] | None = None
-        self._up = trio.Event()
+        self._changed = trio.Event()
         self.is_up = False
         """Whether the engine takes requests now."""
         self.pid: int | None = None
         self.ready: m.Ready | None = None
         """What the latest engine said of itself."""
         self.restarts = 0
+        self._fault = ""
+        """Why waiting for an engine is in vain now."""
+        self._failed_starts = 0
 
     async def wait_up(self, deadline_s: float = READY_DEADLINE_S) -> m.Ready:
-        """Wait until the engine takes requests."""
+        """Wait until the engine takes requests.
+
+        Raises EngineLost after the deadline, or at once where waiting is in vain.
+        """
         with trio.move_on_after(deadline_s):
-            while not self.is_up:
-                await self._up.wait()
+            while not self.is_up and not self._fault:
+                await self._changed.wait()
+        if self._fault:
+            raise EngineLost(self._fault)
         if not self.is_up or self.ready is None:
             raise EngineLost(
                 f"the engine did not start within {deadline_s:.0f} s; see the log beside it"
@@ -110,7 +122,10 @@ class EngineSupervisor:
         return waiter.answer
 
     async def run(self) -> None:
-        """Keep one engine process running, until cancelled."""
+        """Keep one engine process running, until cancelled.
+
+        Raises ConfigError for a base that no engine ever served and that is refused.
+        """
         backoff_s = FIRST_BACKOFF_S
         while True:
             started = trio.current_time()
@@ -129,7 +144,7 @@ class EngineSupervisor:
         try:
             engine = await start_engine(self._settings, self._stderr)
         except OSError as error:
-            self._log(f"engine: cannot start {self._settings.command[0]}: {error}")
+            self._start_failed(f"cannot start {self._settings.command[0]}: {error}")
             return
         async with engine:
             self.pid = engine.pid
@@ -163,12 +178,39 @@ class EngineSupervisor:
     async def _wait_ready(self, engine: EngineProcess) -> bool:
         first = None
         with trio.move_on_after(READY_DEADLINE_S):
-            first = await engine.receive()
+            try:
+                first = await engine.receive()
+            except trio.BrokenResourceError:  # it died
+                first = None
+        if isinstance(first, m.BaseRefused):
+            self._refuse(first.reason)
+            return False
         if not isinstance(first, m.Ready):
-            self._log("engine: it did not become ready; its own words are in engine.log")
+            self._start_failed("it did not become ready; its own words are in engine.log")
             return False
         self.ready = first
+        self._fault = ""
+        self._failed_starts = 0
         return True
+
+    def _refuse(self, reason: str) -> None:
+        """Settle that the base is not served. Raises ConfigError when it never was."""
+        if self.ready is None:
+            raise ConfigError(f"the engine does not serve this base: {reason}; set base_path")
+        self._log(f"engine: it does not serve this base any more: {reason}")
+        self._fault = f"the engine does not serve this base any more: {reason}"
+        self._tell_waiters()
+
+    def _start_failed(self, reason: str) -> None:
+        self._log(f"engine: {reason}")
+        self._failed_starts += 1
+        if self._failed_starts >= FAILED_STARTS:
+            self._fault = f"the engine failed {self._failed_starts} times to start: {reason}"
+            self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
 
     async def _come_up(self) -> None:
         """Load again what the engine served before a restart, then let waiters in."""
@@ -186,8 +228,7 @@ class EngineSupervisor:
             f" {self.ready.threads} threads"
         )
         self.is_up = True
-        self._up.set()
-        self._up = trio.Event()
+        self._tell_waiters()
 
     def _lose(self) -> None:
         self.pid = None

@@ -12,8 +12,8 @@ import trio
 
 from engine import messages as m
 
-from ..api import CompletionEvent, Delta, LikelyToken, TokenLogprobs
-from ..errors import NodeError
+from ..api import CompletionEvent, Delta, Ended, LikelyToken, TokenLogprobs
+from ..errors import EngineLost, NodeError
 from ..wire import infer as wire
 from .tokenizer import BaseTokenizer, StopFinder
 
@@ -51,17 +51,22 @@ class AnswerReceiver:
 
     def __init__(self, channel: trio.MemoryReceiveChannel[CompletionEvent | NodeError]) -> None:
         self._channel = channel
+        self._is_over = False
 
     def __aiter__(self) -> AnswerReceiver:
         """Iterate over the events."""
         return self
 
     async def __anext__(self) -> CompletionEvent:
-        """Wait for the next event."""
+        """Wait for the next event. Raises EngineLost when the answer was left without an end."""
         try:
             event = await self._channel.receive()
         except trio.EndOfChannel:
+            if not self._is_over:
+                self._is_over = True
+                raise EngineLost("this daemon is stopping; ask again when it is back") from None
             raise StopAsyncIteration from None
+        self._is_over = isinstance(event, NodeError | Ended)
         if isinstance(event, NodeError):
             raise event
         return event

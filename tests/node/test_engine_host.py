@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from engine import messages as m
 from node.engine_host import EngineHost
 from node.engine_link import AdapterFiles
 from node.engine_process import EngineSettings
-from node.errors import AdapterError, EngineFailed, EngineLost
+from node.errors import AdapterError, ConfigError, EngineFailed, EngineLost
+from tests.node.tiny import make_base
 
 SAMPLING = m.Sampling(bytes(32))
 
@@ -138,3 +139,92 @@ async def test_an_engine_that_cannot_start_is_said_so(tmp_path: Path) -> None:
             await host.wait_up(0.5)
         nursery.cancel_scope.cancel()
     assert any("ready" in line for line in lines)
+
+
+def refusing(folder: Path, first: str) -> tuple[str, ...]:
+    """An engine that refuses its base; with `first` it serves one time, and dies of SIGKILL."""
+    script = folder / "refusing.py"
+    script.write_text(
+        f"""
+import pathlib, socket, sys
+from engine.framing import encode_frames
+from engine import messages as m
+served = pathlib.Path({str(folder / "served")!r})
+if {first!r} and not served.exists():
+    served.touch()
+    from tests.node.fake_engine import main
+    main()
+link = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+link.sendall(encode_frames([m.BaseRefused("tensor x leaves the file")]))
+sys.exit(1)
+"""
+    )
+    return (sys.executable, str(script))
+
+
+async def test_a_base_that_is_refused_ends_the_host_with_the_engine_s_words(
+    tmp_path: Path,
+) -> None:
+    command = refusing(tmp_path, first="")
+    host = EngineHost(EngineSettings(Path("none"), command=command), lambda line: None)
+    with (
+        trio.fail_after(20),
+        pytest.raises(ConfigError, match=r"tensor x leaves the file.*base_path"),
+    ):
+        await host.run()
+
+
+async def test_a_base_that_is_refused_later_costs_each_request_the_reason_at_once(
+    tmp_path: Path,
+) -> None:
+    command = refusing(tmp_path, first="yes")
+    host = EngineHost(EngineSettings(Path("none"), command=command), lambda line: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.run)
+        await host.wait_up(20)
+        assert host.pid is not None
+        os.kill(host.pid, signal.SIGKILL)
+        with trio.fail_after(20), pytest.raises(EngineLost, match="tensor x leaves the file"):
+            while True:
+                await host.wait_up(20)
+                await trio.sleep(0.01)
+        (tmp_path / "served").unlink()  # the base is whole again
+        with trio.fail_after(20):
+            while not host.is_up:
+                with suppress(EngineLost):
+                    await host.wait_up(0.1)
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+
+
+async def test_nobody_waits_for_an_engine_that_never_starts(tmp_path: Path) -> None:
+    host = EngineHost(EngineSettings(Path("none"), command=("/bin/false",)), lambda line: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.run)
+        with trio.fail_after(20), pytest.raises(EngineLost, match="failed 3 times to start"):
+            await host.wait_up(60)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda base: (base / "config.json").write_text('{"model_type": "mamba"}'), "'mamba'"),
+        (
+            lambda base: (base / "model.safetensors").write_bytes(
+                (base / "model.safetensors").read_bytes()[:-9]
+            ),
+            "truncated",
+        ),
+    ],
+)
+async def test_the_real_engine_says_what_it_has_against_a_base(
+    tmp_path: Path, spoil: Callable[[Path], object], told: str
+) -> None:
+    base = make_base(tmp_path / "base")
+    spoil(base)
+    host = EngineHost(EngineSettings(base, threads=1), lambda line: None)
+    with trio.fail_after(60), pytest.raises(ConfigError, match=told) as refused:
+        await host.run()
+    assert "\n" not in str(refused.value)
+    assert host.restarts == 0

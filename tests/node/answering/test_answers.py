@@ -13,7 +13,9 @@ import pytest
 import trio
 
 from engine.messages import Choosing, Grammar
-from node.errors import NodeRefused
+from node.answering.stream import open_answer
+from node.api import Delta
+from node.errors import EngineLost, NodeRefused
 from tests.node.networks import ask, open_lab, until
 from tests.node.tiny import make_adapter
 
@@ -162,3 +164,15 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
             await until(owner_is_paid, 30)
             assert aggregator.telemetry.counters["receipts_accepted"] == 3
             assert sum(amounts) == sum(credited.values())
+
+
+async def test_an_answer_that_is_left_without_an_end_says_so_once() -> None:
+    sender, receiver = open_answer(4)
+    sender.put(Delta("a", (1,)))
+    sender.close()
+    heard = []
+    with pytest.raises(EngineLost, match="daemon is stopping"):
+        async for event in receiver:
+            heard.append(event)
+    assert heard == [Delta("a", (1,))]
+    assert [event async for event in receiver] == []
