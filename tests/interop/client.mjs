@@ -11,10 +11,13 @@ import { tcp } from '@libp2p/tcp'
 import { webSockets } from '@libp2p/websockets'
 import { decode, encode } from '@msgpack/msgpack'
 import { multiaddr } from '@multiformats/multiaddr'
+import { secp256k1 } from '@noble/curves/secp256k1.js'
 import { createLibp2p } from 'libp2p'
+import { base58btc } from 'multiformats/bases/base58'
 
 const LOOKUP = '/lorikeet/lookup/1'
 const BLOCKS = '/lorikeet/blocks/1'
+const sha256 = (bytes) => createHash('sha256').update(bytes).digest()
 const hex = (bytes) => Buffer.from(bytes).toString('hex')
 
 // Frames: u32 big-endian length, then that many bytes (docs/protocols/p2p.md).
@@ -50,7 +53,20 @@ async function lookUp (connection, kind, key) {
 async function fetchBlocks (connection, digests) {
   const request = Buffer.concat(digests.map((digest) => Buffer.from(digest, 'hex')))
   const blocks = await exchange(connection, BLOCKS, [request], digests.length)
-  return blocks.map((block) => createHash('sha256').update(block).digest('hex'))
+  return blocks.map((block) => hex(sha256(block)))
+}
+
+// The helper is not believed: a record is its owner's, or is none (docs/protocols/names.md).
+function check (record, key) {
+  const [version, publicKey, name, sequence, target, signature] = decode(record)
+  const body = encode([version, publicKey, name, sequence, target])
+  const digest = sha256(Buffer.concat([Buffer.from('lorikeet name record\n'), body]))
+  const parsed = secp256k1.Signature.fromBytes(signature.subarray(0, 64), 'compact')
+  const signer = parsed.addRecoveryBit(signature[64]).recoverPublicKey(digest)
+  const owner = base58btc.encode(Buffer.concat([Buffer.from('002508021221', 'hex'), publicKey]))
+  if (hex(signer.toBytes(true)) !== hex(publicKey)) throw new Error('not signed by its owner')
+  if (key !== `/lorikeet/${owner.slice(1)}/${name}`) throw new Error('the record of another name')
+  return target
 }
 
 // On loopback both ways are there; the task says which to take.
@@ -68,7 +84,7 @@ async function run (task, way) {
     const connection = await node.dial(helper)
     await node.services.ping.ping(helper)
     const [record] = await lookUp(connection, 'name', Buffer.from(task.name))
-    const target = decode(record)[4]
+    const target = check(record, task.name)
     const providers = (await lookUp(connection, 'providers', target)).map((one) => decode(one))
     const [, addresses] = providers[0]
     const provider = await node.dial(multiaddr(addresses.find((one) => isWanted(one, way))))
