@@ -19,7 +19,7 @@ from .dialling import Realm, realm_of_ip
 
 MAX_INBOUND = 240  # of the 300 connections; the rest is for those that we dial
 MAX_VISITORS = 120  # of these, who serves no DHT: browsers, and whoever has not said yet
-MAX_PER_NETWORK = 40
+MAX_PER_NETWORK = 80  # an office behind one router has its nodes, and nobody has all places
 MAX_HANDSHAKES = 200  # so many may come back at once when a node everybody knows has restarted
 _IPV4_PREFIX = 24  # the smallest network that is routed, so what an attacker easily has whole
 _IPV6_PREFIX = 64  # one subscriber's
