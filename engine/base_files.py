@@ -15,6 +15,7 @@ import json
 import mmap
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,11 +266,16 @@ def base_id(path: Path) -> bytes:
         digests = [_hash_file(file) for file in files]
     except OSError as error:
         raise ModelError(f"cannot read the base's weights at {path}: {error}") from error
-    if len(files) == 1:
-        return digests[0]
+    return identity_of([(file.name, digest) for file, digest in zip(files, digests, strict=True)])
+
+
+def identity_of(weights: Sequence[tuple[str, bytes]]) -> bytes:
+    """Compute a base's identity from the name and digest of each weights file, in order of name."""
+    if len(weights) == 1:
+        return weights[0][1]
     outer = hashlib.sha256()
-    for file, digest in zip(files, digests, strict=True):
-        outer.update(file.name.encode() + b"\0" + digest)
+    for name, digest in weights:
+        outer.update(name.encode() + b"\0" + digest)
     return outer.digest()
 
 

@@ -340,7 +340,9 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class FilesInfo:
-    """An adapter whose files are here; `digest` is its manifest's, in hex."""
+    """An adapter, or a base, whose files are here; `digest` is its manifest's, in hex, or that of
+    the base's index; `cid` its manifest's or its card's.
+    """
 
     name: str
     cid: str
@@ -348,6 +350,34 @@ class FilesInfo:
     creator: str
     licence: str
     files: tuple[FileInfo, ...]
+    is_base: bool = False
+
+
+BaseOrigin = Literal["installation", "base_path", "network"]
+"""It came with the installation; the operator named its path; other nodes gave it."""
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """The base of a daemon.
+
+    `path`: its weights, empty where only its tokenizer is here. `card`: the CID of what describes
+    it, signed by the peer `signer`; empty where there is none. `waits_for`: what it still waits
+    for; empty: nothing.
+    """
+
+    name: str
+    digest: str
+    origin: BaseOrigin
+    path: str
+    card: str
+    signer: str
+    format: str
+    licence: str
+    source: str
+    size_bytes: int
+    num_files: int
+    waits_for: str
 
 
 @dataclass(frozen=True)
@@ -375,6 +405,9 @@ class StatusInfo:
     `engine` is the engine's own figures as plain values (None when this node has none), `reach` how
     others reach it.
 
+    `base`: the base's name and digest; `base_card` the CID of its card, `base_from` where it came
+    from, `waits_for` what it waits for, each empty where there is nothing to say.
+
     `rejections`: the latest false claims by peers, oldest first: (what, peer id, reason).
     """
 
@@ -392,6 +425,9 @@ class StatusInfo:
     rejections: tuple[tuple[str, str, str], ...] = ()
     reach: Mapping[str, object] = field(default_factory=dict)
     hub_origin: str = ""
+    base_card: str = ""
+    base_from: str = ""
+    waits_for: str = ""
 
 
 class Daemon(Protocol):
@@ -428,9 +464,18 @@ class Daemon(Protocol):
         for others once the place is needed.
 
         With `commit`, the first digits of a manifest's digest in hex, the adapter of that name
-        which has it, if that is known; else what the name means. Raises UnknownModel for the bare
-        base, too.
+        which has it, if that is known; else what the name means. A base is called "base", its
+        card's name, PEER/NAME, its digest or its card's CID.
         """
+
+    def waits_for(self) -> str:
+        """Say what this daemon waits for before it can answer; empty where it waits for nothing."""
+
+    def base(self) -> BaseInfo:
+        """Describe the base, as far as it is here."""
+
+    def base_card(self) -> bytes:
+        """Return the base's signed card."""
 
     async def push(
         self,

@@ -28,7 +28,6 @@ from p2p.reach.reservations import relay_limits
 from proofs.hextext import from_hex
 from proofs.signing import Signer
 
-from .answering.bases import Base, load_base
 from .answering.inbound import Inbound
 from .answering.peers import NetworkPeers
 from .answering.quoting import STREAMS_PER_PEER as QUOTE_STREAMS_PER_PEER
@@ -36,7 +35,9 @@ from .answering.quoting import Quoting
 from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
-from .answering.tokenizer import BaseTokenizer
+from .bases.cards import KIND as CARD_KIND
+from .bases.keeping import BaseKeeper
+from .bases.loading import Base
 from .catalogue.announcements import Announcer, keep_saved, run_announcements
 from .catalogue.book import NameBook
 from .catalogue.catalogue import Catalogue, names_of
@@ -77,6 +78,8 @@ class Ground:
     host: Host
     store: BlockStore
     telemetry: Telemetry
+    download: Rate
+    """What may come here each second, of adapters and bases together."""
 
 
 @asynccontextmanager
@@ -114,7 +117,14 @@ async def _open_held(
             open_money(config, keys, host, telemetry, on_verdict=on_verdict) as money,
             trio.open_nursery() as nursery,
         ):
-            ground = Ground(config, identity, host, BlockStore(config.home / "blocks"), telemetry)
+            ground = Ground(
+                config,
+                identity,
+                host,
+                BlockStore(config.home / "blocks"),
+                telemetry,
+                download=Rate(config.max_download_bytes_s),
+            )
             daemon = await _build(ground, money, nursery, engine_command)
             telemetry.log(
                 f"daemon: {config.role} {identity.peer_id} at {', '.join(host.addresses)}"
@@ -157,67 +167,98 @@ async def _build(
     nursery: trio.Nursery,
     engine_command: tuple[str, ...] | None,
 ) -> NodeDaemon:
-    """Construct the parts of this role and start their tasks."""
+    """Construct the parts of this role and start their tasks; what needs the base, as soon as that
+    is here.
+    """
     config = ground.config
     serve_blocks(ground.host, ground.store, Rate(config.max_upload_bytes_s))
-    Lookups(ground.host)
+    keeper = BaseKeeper(
+        config,
+        Signer(ground.identity.secret),
+        ground.host,
+        ground.store,
+        ground.telemetry,
+        rate=ground.download,
+    )
+    Lookups(ground.host).add(CARD_KIND, keeper.kind())
     money.build(ground.store)
-    engine: EngineHost | None = None
-    catalogue: Catalogue | None = None
-    service: Service | None = None
-    demand = Demand()
-    if config.role in ("volunteer", "gateway"):
-        base = await trio.to_thread.run_sync(load_base, config.weights_path())
-        _check_base(config, base)
-        if config.has_engine:
-            engine = _new_engine(ground, base.tokenizer, engine_command)
-        catalogue = _new_catalogue(ground, base, engine)
-        service = _new_service(ground, money, base, catalogue, engine)
-        if engine is not None:
-            nursery.start_soon(engine.run)
-            nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
-            _serve_strangers(ground, money, catalogue, engine, demand)
-        nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
-        nursery.start_soon(catalogue.names.run)
-        if engine is not None and config.fetch_ahead_s:
-            nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
-        nursery.start_soon(keep_saved, catalogue.known, _known_file(config), ground.telemetry.log)
-    host = ground.host
-    known = catalogue.known if catalogue else None
-    await nursery.start(run_announcements, host.gossip, known, host.dht, ground.telemetry)
-    await money.run_in(nursery)
-    return NodeDaemon(
+    has_base = config.role in ("volunteer", "gateway")
+    known = _load_known(_known_file(config), ground.telemetry.log) if has_base else None
+    daemon = NodeDaemon(
         config,
         _address(ground),
         ground.host,
         ground.store,
         telemetry=ground.telemetry,
-        engine=engine,
-        catalogue=catalogue,
-        service=service,
+        keeper=keeper if has_base else None,
         money=money,
         nursery=nursery,
     )
-
-
-def _check_base(config: Config, base: Base) -> None:
-    """Raise ConfigError if the network computes on another base than is here."""
-    here = base.identity.base.hex()
-    if config.base not in ("", here):
-        raise ConfigError(
-            f"this network computes on base {config.base[:16]}…, here is {here[:16]}…; set"
-            " base_path to that base"
+    if known is not None:
+        start = partial(
+            _start_on_base,
+            ground,
+            money,
+            nursery,
+            daemon,
+            keeper=keeper,
+            known=known,
+            engine_command=engine_command,
         )
+        base = await keeper.find()
+        if base is not None:
+            start(base)
+        else:
+            nursery.start_soon(_bring_base, keeper, start)
+        nursery.start_soon(keep_saved, known, _known_file(config), ground.telemetry.log)
+    host = ground.host
+    await nursery.start(run_announcements, host.gossip, known, host.dht, ground.telemetry)
+    await money.run_in(nursery)
+    return daemon
 
 
-def _new_engine(
-    ground: Ground, tokenizer: BaseTokenizer, command: tuple[str, ...] | None
-) -> EngineHost:
+async def _bring_base(keeper: BaseKeeper, start: Callable[[Base], None]) -> None:
+    start(await keeper.bring())
+
+
+def _start_on_base(
+    ground: Ground,
+    money: Money,
+    nursery: trio.Nursery,
+    daemon: NodeDaemon,
+    base: Base,
+    *,
+    keeper: BaseKeeper,
+    known: Known,
+    engine_command: tuple[str, ...] | None,
+) -> None:
+    """Construct what needs the base, and start its tasks."""
     config = ground.config
+    engine = None
+    if config.has_engine:
+        engine = _new_engine(ground, base, engine_command)
+    catalogue = _new_catalogue(ground, base, engine, known, keeper)
+    service = _new_service(ground, money, base, catalogue, engine)
+    if engine is not None:
+        nursery.start_soon(engine.run)
+        nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
+        demand = Demand()
+        _serve_strangers(ground, money, catalogue, engine, demand)
+        if config.fetch_ahead_s:
+            nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
+    nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
+    nursery.start_soon(catalogue.names.run)
+    daemon.take_base(engine, catalogue, service)
+
+
+def _new_engine(ground: Ground, base: Base, command: tuple[str, ...] | None) -> EngineHost:
+    config = ground.config
+    tokenizer = base.tokenizer
+    assert base.weights is not None, "a volunteer's base is here whole"
     described = config.home / "tokenizer.json"
     tokenizer.save(described)
     settings = EngineSettings(
-        config.weights_path(),
+        base.weights,
         config.engine_dtype,
         config.engine_threads,
         config.kv_tokens,
@@ -230,7 +271,9 @@ def _new_engine(
     return EngineHost(settings, ground.telemetry.log, stderr=config.home / "engine.log")
 
 
-def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Catalogue:
+def _new_catalogue(
+    ground: Ground, base: Base, engine: EngineHost | None, known: Known, keeper: BaseKeeper
+) -> Catalogue:
     host = ground.host
     log = ground.telemetry.log
 
@@ -238,10 +281,8 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         host.dht.provide_soon(cid)
         ground.telemetry.count("adapters_pulled")
 
-    known = _load_known(_known_file(ground.config), log)
     book = NameBook(ground.config.home / "names", log)
-    rate = Rate(ground.config.max_download_bytes_s)
-    fetcher = Fetcher(host, ground.store, ground.telemetry, rate)
+    fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download)
     folders = AdapterFolders(ground.config.home / "adapters", ground.store)
     holdings = Holdings(
         base.identity.base,
@@ -255,7 +296,7 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         host.dht,
         ground.identity.peer_id,
         ground.config.publishers,
-        (*BASE_TEXTS, base.tokenizer.name, str(Cid(base.identity.base))),
+        (*BASE_TEXTS, *base.texts(), str(Cid(base.identity.base))),
         partial(names_of, known, holdings),
         book=book,
         known=known,
@@ -271,9 +312,10 @@ def _new_catalogue(ground: Ground, base: Base, engine: EngineHost | None) -> Cat
         known=known,
         announcer=Announcer(host.dht, host.gossip, log),
         log=log,
+        base_blocks=keeper.offered,
     )
     return Catalogue(
-        base.tokenizer.name,
+        base.name,
         names,
         holdings,
         known,

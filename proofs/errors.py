@@ -6,13 +6,15 @@
     ├── VoucherError     a voucher or its channel does not pay for what it should; `invariant` names
                          it
     ├── ManifestError    an adapter's manifest is not acceptable; `field` names what is wrong
+    ├── BaseCardError    a base's card is not acceptable; `field` names what is wrong
+    ├── BaseIndexError   a list of a base's files is not acceptable; `rule` names what is wrong
     ├── BatchError       a published batch is not what its aggregator claims; `invariant` names it
     └── LedgerError      the ledger cannot do what is asked
         ├── LedgerConflict   somebody else already wrote something different there
         ├── LedgerFull       the disk is full; nothing was written, nothing is lost
         └── UnknownEntry     there is no such entry
 
-Whose fault: the first five the sender's of the bytes, the last ours or that of a second process on
+Whose fault: the first seven the sender's of the bytes, the last ours or that of a second process on
 the same file.
 """
 
@@ -51,6 +53,22 @@ class ManifestError(ProofError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"manifest {field}: {message}")
         self.field = field
+
+
+class BaseCardError(ProofError):
+    """A base's card is not acceptable."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"base card {field}: {message}")
+        self.field = field
+
+
+class BaseIndexError(ProofError):
+    """A list of a base's files is not acceptable."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"base index {rule}: {message}")
+        self.rule = rule
 
 
 class BatchError(ProofError):

@@ -49,7 +49,18 @@ from p2p.lookup import messages as lookup
 from p2p.lookup import server as lookups
 from p2p.websocket import listener
 from p2p.websocket import stream as websocket
-from proofs import batch, envelope, manifest, payouts, promise, receipt, voucher, waiting
+from proofs import (
+    basecard,
+    baseindex,
+    batch,
+    envelope,
+    manifest,
+    payouts,
+    promise,
+    receipt,
+    voucher,
+    waiting,
+)
 from proofs.admission import LINE_S, MAX_LINE, SHARE
 from proofs.aggregator import PACE
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
@@ -249,6 +260,14 @@ FACTS = [
     ("receipt.md", f"An array of {len(receipt.Receipt.__struct_fields__)} elements"),
     ("receipt.md", f"|| nonce ({voucher.SALT_NONCE_BYTES}), so the id binds"),
     ("manifest.md", f"at most {manifest.MAX_MANIFEST_BYTES >> 10} KiB"),
+    ("basecard.md", f"at most {basecard.MAX_CARD_BYTES >> 10} KiB"),
+    ("basecard.md", f"size ≤ {baseindex.MAX_INDEX_BYTES >> 20} MiB"),
+    ("basecard.md", f"size ≤ {basecard.MAX_TOKENIZER_BYTES >> 20} MiB"),
+    ("basecard.md", f"up to {basecard.MAX_TEMPLATE_BYTES:,} bytes"),
+    ("basecard.md", f"up to {basecard.MAX_STOP_IDS} token ids"),
+    ("basecard.md", f"1 to {baseindex.MAX_FILES:,} of [name"),
+    ("basecard.md", f"Blocks have {baseindex.BLOCK_BYTES:,} bytes"),
+    ("basecard.md", f"than weights {baseindex.MAX_SIDE_FILE_BYTES >> 20} MiB"),
     ("manifest.md", f"up to {manifest.MAX_CONTRIBUTORS} of [address 20"),
     *(
         ("manifest.md", f"| `{name}` | {max_bytes:,}")

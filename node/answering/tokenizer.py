@@ -77,6 +77,7 @@ class BaseTokenizer:
         self._vocabulary = vocabulary
         self.specials = dict(specials)
         self.template = template
+        self.tool_template = tool_template
         self._template = ChatTemplate(template)
         self._tool_template = ChatTemplate(tool_template) if tool_template else self._template
         self.tokenizer_hash = tokenizer_hash

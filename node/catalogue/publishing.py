@@ -14,7 +14,7 @@ how adapters are held, book.py keeps the names.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,10 @@ NAMES_INTERVAL_S = 600.0
 
 
 class Publisher:
-    """What one node offers to others under its own key `identity`."""
+    """What one node offers to others under its own key `identity`.
+
+    `base_blocks` lists what stands in the DHT for the base's own blocks, where they are here.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Publisher:
         known: Known,
         announcer: Announcer,
         log: Callable[[str], None],
+        base_blocks: Callable[[], Sequence[Cid]] = tuple,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._identity = identity
@@ -70,6 +74,7 @@ class Publisher:
         self._known = known
         self._announcer = announcer
         self._log = log
+        self._base_blocks = base_blocks
         self._clock = clock
         self._said_at: dict[tuple[str, str], float] = {}
         for record in book.records():
@@ -231,8 +236,7 @@ class Publisher:
         """Repeat every interval what this node provides and has named, until cancelled."""
         while True:
             await trio.sleep(interval_s)
-            if self._holdings.computes:
-                await self.offer_base()
+            await self.offer_base()
             await self._drop_changed()
             for cid, _ in self._holdings.held():
                 await self._announcer.provide(cid)
@@ -308,8 +312,11 @@ class Publisher:
             await self._repeat(record)
 
     async def offer_base(self) -> None:
-        """Publish that this node computes on the base."""
-        await self._announcer.provide(Cid(self._base.base))
+        """Publish that this node computes on the base, and that it has its blocks."""
+        if self._holdings.computes:
+            await self._announcer.provide(Cid(self._base.base))
+        for cid in self._base_blocks():
+            await self._announcer.provide(cid)
 
 
 def _version_of(manifest: Manifest) -> str:

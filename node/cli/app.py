@@ -16,6 +16,7 @@ from . import (
     aggregator,
     ask,
     audit,
+    base,
     channels,
     daemon,
     importing,
@@ -53,6 +54,7 @@ app.command("up", rich_help_panel=NODE)(daemon.up)
 app.command("invite", rich_help_panel=NODE)(invite.invite)
 app.command("status", rich_help_panel=NODE)(look.status)
 app.command("peers", rich_help_panel=NODE)(look.peers)
+app.add_typer(base.app, name="base", rich_help_panel=NODE)
 app.command("ps", rich_help_panel=NODE)(look.ps)
 app.add_typer(testnet.app, name="testnet", rich_help_panel=NODE)
 app.command("run", rich_help_panel=ASK)(ask.run)

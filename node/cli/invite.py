@@ -38,6 +38,7 @@ def invite(
         del shared["chain_rpc"]
     shared["bootstrap"] = _spread_out([*status.addresses, *config.bootstrap])
     shared["base"] = config.base or status.base.rpartition(" ")[2]
+    shared["base_card"] = config.base_card or status.base_card
     if not shared["bootstrap"]:
         raise CliError("nobody could reach this node yet; see `lorikeet status`, and try again")
     if config.network_key:
@@ -63,18 +64,21 @@ def join(home: Path, token: str) -> None:
     here = load_config(home, {})
     there = load_config(home, _as_environment(settings))
     differing = [name for name in settings if getattr(here, name) != getattr(there, name)]
-    if set(differing) - {"bootstrap"}:
+    if set(differing) - {"bootstrap", "base_card"}:
         raise CliError(
             f"{path} is of another network ({', '.join(differing)} differ); join with another"
             " --home, or edit it"
         )
-    path.write_text(_with_bootstrap(here, there))
+    path.write_text(_merged(here, there))
 
 
-def _with_bootstrap(here: Config, there: Config) -> str:
-    """Add the token's bootstrap peers to those known, the new ones first."""
+def _merged(here: Config, there: Config) -> str:
+    """Add the token's bootstrap peers to those known, the new ones first; and take its card of the
+    same base, where it has one.
+    """
     both = tuple(dict.fromkeys((*there.bootstrap, *here.bootstrap)))
-    return dump_config(replace(here, bootstrap=both[: 2 * MAX_BOOTSTRAP]))
+    card = there.base_card or here.base_card
+    return dump_config(replace(here, bootstrap=both[: 2 * MAX_BOOTSTRAP], base_card=card))
 
 
 def _as_environment(settings: dict[str, str]) -> dict[str, str]:

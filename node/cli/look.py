@@ -21,6 +21,7 @@ from ..api import (
     StatusInfo,
     StuckInfo,
 )
+from .base import ORIGINS
 from .client import open_client
 from .options import Home, Json
 from .show import money, on_terminal, show_facts, show_json, show_table, size, when
@@ -38,6 +39,8 @@ def status(home: Home, as_json: Json = False) -> None:
         ("role", info.role),
         ("network", info.network),
         ("base", info.base),
+        *([("base from", ORIGINS[info.base_from])] if info.base_from else []),
+        *([("waits for", info.waits_for)] if info.waits_for else []),
         ("listens on", " ".join(info.addresses)),
         ("peers", info.num_peers),
         *_reach_facts(info.reach),
@@ -113,15 +116,20 @@ WHY = {
 def ps(home: Home, as_json: Json = False) -> None:
     """Show what the engine is doing, and why each adapter is here."""
     with open_client(home) as client:
-        engine = client.get("status", StatusInfo).engine
-        held = client.get("held", list[HeldInfo])
+        info = client.get("status", StatusInfo)
+        held = [] if info.waits_for else client.get("held", list[HeldInfo])
+    engine = info.engine
     if as_json:
         return show_json({**(engine or {}), "adapters": held})
+    if info.waits_for:
+        return show_facts([("waits for", info.waits_for)])
     if engine is None:
         show_facts([("engine", "none: this node asks others (role in lorikeet.toml)")])
     else:
+        base: list[tuple[str, object]] = [("base", info.base)]
+        base += [("base from", ORIGINS[info.base_from])] if info.base_from else []
         figures = {name: value for name, value in engine.items() if name not in NOT_SHOWN}
-        show_facts([(name, brief_value(value)) for name, value in figures.items()])
+        show_facts([*base, *((name, brief_value(value)) for name, value in figures.items())])
     return show_held(held)
 
 

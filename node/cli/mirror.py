@@ -1,4 +1,5 @@
-"""Provides `lorikeet mirror`: how programs made for a hub of models take adapters from this node.
+"""Provides `lorikeet mirror`: how programs made for a hub of models take adapters and the base
+from this node.
 
 The daemon answers them (node/http/hub.py); nothing is started here.
 """
@@ -15,7 +16,7 @@ HUB = "/hub"
 
 
 def mirror(home: Home, as_json: Json = False) -> None:
-    """Print the setting with which huggingface_hub takes adapters from here:
+    """Print the setting with which huggingface_hub takes adapters and the base from here:
     eval "$(lorikeet mirror)"
     """
     with open_client(home) as client:
@@ -29,9 +30,10 @@ def mirror(home: Home, as_json: Json = False) -> None:
     if as_json:
         return show_json({ENDPOINT: endpoint, "origin": status.hub_origin})
     print(f"export {ENDPOINT}={endpoint}")
-    beside = f"all else from {status.hub_origin}" if status.hub_origin else "a base is not served"
+    beside = f"; all else from {status.hub_origin}" if status.hub_origin else ""
     err.print(
-        f"adapters by NAME, PEER/NAME or CID, as in snapshot_download('law'); {beside}",
+        f"adapters by NAME, PEER/NAME or CID, as in snapshot_download('law'); the base by its name"
+        f" (lorikeet base show){beside}",
         markup=False,
     )
     return None

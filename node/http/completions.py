@@ -32,7 +32,8 @@ def routes(daemon: Daemon) -> list[Route]:
     """Return the routes that an OpenAI client uses, and the health check."""
 
     async def health(_: Request) -> Response:
-        return json_response({"status": "ok"})
+        waits_for = daemon.waits_for()
+        return json_response({"status": "ok"} | ({"waits_for": waits_for} if waits_for else {}))
 
     async def models(_: Request) -> Response:
         return json_response({"object": "list", "data": await list_models(daemon)})

@@ -98,6 +98,12 @@ def routes(daemon: Daemon) -> list[Route]:
         body = msgspec.json.decode(await request.body(), type=WithdrawBody)
         return json_response(await daemon.withdraw(body.channel))
 
+    async def base(_: Request) -> Response:
+        return json_response(daemon.base())
+
+    async def base_card(_: Request) -> Response:
+        return Response(daemon.base_card(), media_type="application/msgpack")
+
     async def pull(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=PullBody)
         return json_response(await daemon.pull(body.model))
@@ -142,6 +148,8 @@ def routes(daemon: Daemon) -> list[Route]:
         "earnings": earnings,
         "stuck": stuck,
         "channels": channels,
+        "base": base,
+        "base/card": base_card,
         "versions/{name:path}": versions,
     }
     tells = {

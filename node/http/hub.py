@@ -1,11 +1,13 @@
-"""Serves adapters as a hub of models does, so that programs made for one take them from the swarm:
-`HF_ENDPOINT=http://127.0.0.1:4180/hub`.
+"""Serves adapters and the base as a hub of models does, so that programs made for one take them
+from the swarm: `HF_ENDPOINT=http://127.0.0.1:4180/hub`.
 
 Decides what a repository, its revisions and its files are: an adapter by NAME, PEER/NAME or CID;
 `main`, its versions, and its commit, the first 40 hex digits of its manifest's digest; the files of
-its manifest. Does not know how an adapter is fetched: the daemon does that on the first request and
-keeps it as a guest. What the swarm does not have an origin is asked for, where there is one
-(origin.py); the swarm's names win, and each answer says whose it is.
+its manifest. The base is `base`, or its name, PEER/NAME, digest or its card's CID; `main`, and
+the first 40 hex digits of its index's digest. Does not know how either is fetched: the daemon does
+that on the first request, and keeps an adapter as a guest. What the swarm does not have an origin
+is asked for, where there is one (origin.py); the swarm's names win, and each answer says whose it
+is.
 """
 
 from __future__ import annotations
@@ -37,9 +39,7 @@ MAX_MESSAGE_CHARS = 1024
 ABSENT_S = 20.0
 """For how long a name that the swarm did not have is asked of the origin at once."""
 MAX_ABSENT = 1024
-NO_BASES = (
-    "; there are adapters here and no bases: load a base from its folder, or without HF_ENDPOINT"
-)
+BASES = "; the base is called as `lorikeet base show` says"
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -145,7 +145,7 @@ class Hub:
                 return repo, await self._find_revision(repo, revision)
         except UnknownModel as error:
             code = "RepoNotFound" if is_stable(revision) else "RevisionNotFound"
-            raise NotThere(code, f"{error}{NO_BASES}") from error
+            raise NotThere(code, f"{error}{BASES}") from error
 
     async def _find_revision(self, repo: str, revision: str) -> FilesInfo:
         if revision == MAIN:
@@ -229,6 +229,7 @@ def commit_of(adapter: FilesInfo) -> dict[str, str]:
 
 def describe(repo: str, adapter: FilesInfo) -> dict[str, Any]:
     """Return what a hub tells of a repository."""
+    tags = ("transformers",) if adapter.is_base else ("peft", "lora")
     return {
         "id": repo,
         "modelId": repo,
@@ -237,8 +238,8 @@ def describe(repo: str, adapter: FilesInfo) -> dict[str, Any]:
         "private": False,
         "gated": False,
         "disabled": False,
-        "library_name": "peft",
-        "tags": ["peft", "lora", f"license:{adapter.licence}", f"lorikeet:{adapter.cid}"],
+        "library_name": "transformers" if adapter.is_base else "peft",
+        "tags": [*tags, f"license:{adapter.licence}", f"lorikeet:{adapter.cid}"],
         "siblings": [sibling(file) for file in adapter.files],
     }
 

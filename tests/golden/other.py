@@ -18,6 +18,7 @@ from eth_utils import keccak
 
 # Fields that are text; every other string in a vector's fields is bytes in hex.
 TEXTS = {"name", "adapter_version", "licence", "source"}  # of a manifest
+TEXTS |= {"format", "template", "tool_template", "specials"}  # of a base's card
 TEXTS |= {"kind", "text", "code", "message", "reason", "timings"}  # of the infer protocol
 TEXTS |= {"residency"}  # of the quote protocol
 

@@ -13,6 +13,9 @@ from node.wire.receipts import Taken
 from p2p.blocks.limits import BLOCK_BYTES
 from p2p.cid import Cid
 from p2p.identity import Identity
+from proofs.basecard import Described, build_card, parse_card
+from proofs.baseindex import BLOCK_BYTES as BASE_BLOCK_BYTES
+from proofs.baseindex import BaseFile, build_index, parse_index
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.epoch import EpochHeader
@@ -36,6 +39,11 @@ def account(number: int) -> bytes:
 def cut(data: bytes) -> list[bytes]:
     """A file's blocks."""
     return [data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)]
+
+
+def cut_base(data: bytes) -> list[bytes]:
+    """The blocks of a base's file."""
+    return [data[at : at + BASE_BLOCK_BYTES] for at in range(0, len(data), BASE_BLOCK_BYTES)]
 
 
 NETWORK = Network(31_337, bytes.fromhex("5e" * 20), bytes.fromhex("70" * 20))
@@ -80,6 +88,37 @@ MANIFEST = build_manifest(
     ],
 )
 ADAPTER = hashlib.sha256(MANIFEST).digest()
+
+
+BASE_FILES = {
+    "config.json": b"{}",
+    "model.safetensors": bytes(BASE_BLOCK_BYTES) + b"the last block is shorter",
+    "tokenizer.json": b"{}",
+}
+"""The golden base's files. No engine would take them."""
+BASE_INDEX = build_index(
+    BaseFile(name, len(data), b"".join(Cid.of(block).digest for block in cut_base(data)))
+    for name, data in BASE_FILES.items()
+)
+BASE_CARD = build_card(
+    NODE,
+    Described(
+        name="Tiny-1",
+        base=hashlib.sha256(BASE_FILES["model.safetensors"]).digest(),
+        format="safetensors",
+        licence="Apache-2.0",
+        source="https://example.org/tiny",
+        size_bytes=sum(map(len, BASE_FILES.values())),
+        index=File("index", len(BASE_INDEX), [(Cid.of(BASE_INDEX).digest, len(BASE_INDEX))]),
+        tokenizer=File("tokenizer.json", 2, [(Cid.of(b"{}").digest, 2)]),
+        tokenizer_hash=hashlib.sha256(b"{}").digest(),
+        template="{{ messages[0].content }}",
+        tool_template="",
+        specials={"bos_token": "<s>", "eos_token": "<|im_end|>"},
+        stop_ids=[0, 2],
+    ),
+    created_at=1_794_000_000,
+)
 
 
 def party(name: str) -> dict[str, str]:
@@ -144,4 +183,24 @@ def manifest() -> dict[str, Any]:
         "signed_digest": hashlib.sha256(b"lorikeet manifest 1\0" + encode(unsigned)).hexdigest(),
         "manifest": MANIFEST.hex(),
         "cid": str(Cid.of(MANIFEST)),
+    }
+
+
+def base_card() -> dict[str, Any]:
+    """The golden base's index and card, by field and byte by byte."""
+    card = parse_card(BASE_CARD)
+    unsigned = [getattr(card, name) for name in card.__struct_fields__[:-1]]
+    return {
+        "signer": party("node"),
+        "contents": {
+            "config.json": "{}",
+            "model.safetensors": "1048576 zero bytes, then: the last block is shorter",
+            "tokenizer.json": "{}",
+        },
+        "index_fields": named(parse_index(BASE_INDEX)),
+        "index": BASE_INDEX.hex(),
+        "fields": named(card),
+        "signed_digest": hashlib.sha256(b"lorikeet base card 1\0" + encode(unsigned)).hexdigest(),
+        "card": BASE_CARD.hex(),
+        "cid": str(Cid.of(BASE_CARD)),
     }

@@ -14,6 +14,7 @@ import trio
 
 from node.api import (
     AdapterInfo,
+    BaseInfo,
     ChannelInfo,
     CompletionEvent,
     CompletionRequest,
@@ -55,6 +56,20 @@ LAW = AdapterInfo(
 )
 HELD = HeldInfo("law", LAW.cid, "1", LAW.size_bytes, why="ahead", used_at=1_794_000_000.0)
 FILES = FilesInfo("law", LAW.cid, "ab" * 32, LAW.creator, LAW.licence, files=())
+BASE = BaseInfo(
+    "smol",
+    "cd" * 32,
+    "network",
+    "/somewhere/smol.gguf",
+    card="bafkreismol",
+    signer="16Uiu2HAmSigner",
+    format="gguf",
+    licence="apache-2.0",
+    source="",
+    size_bytes=98_000_000,
+    num_files=1,
+    waits_for="",
+)
 VERSION = VersionInfo("law@1", "bafkreilaw", is_meant=True, signed_at=1_794_000_000)
 RECEIPT = ReceiptInfo(
     "ab" * 32,
@@ -109,6 +124,7 @@ class Twin:
     pushed: list[Path] = field(default_factory=list)
     imported: list[Path] = field(default_factory=list)
     told: PushTold | None = None
+    waiting: str = ""
     searched: list[SearchRequest] = field(default_factory=list)
     cancelled: trio.Event = field(default_factory=trio.Event)
 
@@ -153,6 +169,15 @@ class Twin:
     def _logprobs(word: str, count: int | None) -> tuple[TokenLogprobs, ...]:
         token = LikelyToken(word, word.encode(), -0.5)
         return () if count is None else (TokenLogprobs(token, (token,) * count),)
+
+    def waits_for(self) -> str:
+        return self.waiting
+
+    def base(self) -> BaseInfo:
+        return dataclasses.replace(BASE, waits_for=self.waiting)
+
+    def base_card(self) -> bytes:
+        return b"a card"
 
     async def status(self) -> StatusInfo:
         return StatusInfo(

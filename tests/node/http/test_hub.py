@@ -24,6 +24,8 @@ from node.errors import NodeError, NoProvider, UnknownModel, WrongBase
 from node.http import hub
 from node.http.server import listen, serve_http, url_of
 from p2p.cid import Cid
+from proofs.basecard import parse_card
+from tests.node.bases.test_fetching import shard
 from tests.node.catalogue.caches import disk_bytes
 from tests.node.networks import ask, open_lab, until
 from tests.node.tiny import make_adapter
@@ -58,7 +60,7 @@ print(json.dumps({
     ],
     "exists": [hf.file_exists(repo, "adapter_config.json"), hf.file_exists(repo, "config.json")],
     "repos": [hf.repo_exists(repo), hf.repo_exists("nobody")],
-    "base": fails(errors.RepositoryNotFoundError, hf.snapshot_download, "base"),
+    "base": fails(errors.RepositoryNotFoundError, hf.snapshot_download, "nobody"),
     "entry": fails(errors.EntryNotFoundError, hf.hf_hub_download, repo, "config.json"),
     "revision": fails(errors.RevisionNotFoundError, hf.snapshot_download, repo, revision="9"),
     "commit": fails(errors.RevisionNotFoundError, hf.hf_hub_download, repo, "adapter_config.json",
@@ -185,7 +187,78 @@ async def test_the_hubs_own_client_takes_adapters_from_the_swarm(tmp_path: Path)
             assert (Path(snapshot) / path.name).resolve().name == told["files"][path.name][1]
     assert told["exists"] == [True, False]
     assert told["repos"] == [True, False]
-    assert "no bases" in told["base"]
+    assert "lorikeet base show" in told["base"]
+
+
+BASE = """
+import json, sys
+import huggingface_hub as hf
+from huggingface_hub import errors
+
+names, commit = sys.argv[1].split(), sys.argv[2]
+info = hf.model_info(names[0], files_metadata=True)
+print(json.dumps({
+    "library": info.library_name,
+    "sha": info.sha,
+    "files": {one.rfilename: one.lfs.sha256 for one in info.siblings},
+    "snapshots": [hf.snapshot_download(name) for name in names],
+    "commit": hf.snapshot_download(names[0], revision=commit),
+}))
+"""
+
+FROM_PRETRAINED = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+def answers(source):
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    ids = AutoTokenizer.from_pretrained(source)("hello there", return_tensors="pt").input_ids
+    with torch.no_grad():
+        return ids, model(ids).logits
+
+swarm, local = answers(sys.argv[1]), answers(sys.argv[2])
+print(json.dumps([bool(torch.equal(*pair)) for pair in zip(swarm, local)]))
+"""
+
+
+@asynccontextmanager
+async def only_a_digest(folder: Path) -> AsyncIterator[tuple[NodeDaemon, NodeDaemon]]:
+    """One has a base in two shards, the other the base's digest."""
+    with open_lab(folder) as lab:
+        digest = shard(folder / "base").hex()
+        async with lab.daemon("giver") as giver:
+            card = giver.base().card
+            wanted = {"base_path": "", "base": digest, "base_card": card}
+            async with lab.daemon("gateway", role="gateway", **wanted) as gateway:
+                await until(lambda: gateway.waits_for() == "", 30)
+                yield giver, gateway
+
+
+async def test_the_hubs_own_client_takes_the_base_from_the_swarm(tmp_path: Path) -> None:
+    async with only_a_digest(tmp_path) as (giver, gateway):
+        info = gateway.base()
+        assert (info.name, info.path) == ("base", "")
+        index = parse_card(giver.base_card()).index
+        commit = index.blocks[0][0].hex()[:40]
+        names = ("base", f"{giver.host.peer_id}/base", info.digest, info.card)
+        async with serving(gateway) as url:
+            told = await run(BASE, url, tmp_path / "hf", " ".join(names), commit)
+    assert (told["library"], told["sha"]) == ("transformers", commit)
+    own = {path.name: path for path in (tmp_path / "base").iterdir()}
+    assert told["files"].keys() == own.keys()
+    for name, path in own.items():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert told["files"][name] == digest
+        for snapshot in (*told["snapshots"], told["commit"]):
+            assert hashlib.sha256((Path(snapshot) / name).read_bytes()).hexdigest() == digest
+
+
+async def test_transformers_loads_the_base_from_the_swarm(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    async with only_a_digest(tmp_path) as (_, gateway), serving(gateway) as url:
+        equal = await run(FROM_PRETRAINED, url, tmp_path / "hf", "base", str(tmp_path / "base"))
+    assert equal == [True, True]
 
 
 async def test_peft_loads_an_adapter_from_the_swarm(tmp_path: Path) -> None:
