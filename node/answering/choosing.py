@@ -66,13 +66,18 @@ class Chooser:
         if wanted.adapter != BARE_BASE:
             others = self._router.others(self._peers.serving, providers, wanted.adapter)
             self._quotes.tell(others, wanted, nursery)
-        await self._quotes.gather(providers, wanted, nursery)
+        if len(providers) > 1:
+            await self._quotes.gather(providers, wanted, nursery)
+        elif others:  # so that they can be compared next time
+            self._quotes.tell(providers, wanted, nursery)
         now = trio.current_time()
         beliefs = self._router.beliefs
         able = [one for one in others if beliefs.has_quote(one.peer_id, wanted.adapter, now)]
-        candidates = [*providers, *able]
-        paid = self._peers.paid(candidates)
-        order = self._router.choose(candidates, wanted, now, paid=paid).peers
+        are_heard = all(beliefs.find(one.peer_id, wanted.adapter, now) for one in providers)
+        compared = [*providers, *able] if are_heard else providers
+        paid = self._peers.paid(compared)
+        order = list(self._router.choose(compared, wanted, now, paid=paid).peers)
+        order += [one for one in able if one not in order]
         return [
             self._peers.at(one, self._router.quoted_price(one.peer_id, wanted.adapter, now))
             for one in order

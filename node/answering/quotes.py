@@ -66,11 +66,9 @@ class Quotes:
     async def gather(
         self, candidates: Sequence[PeerAddress], wanted: AskQuote, nursery: trio.Nursery
     ) -> None:
-        """Have quotes of the candidates asked for in `nursery`, where there is a choice, and wait
-        for enough of them unless it is settled.
+        """Have quotes of the candidates asked for in `nursery`, and wait for enough of them unless
+        the choice is settled.
         """
-        if len(candidates) < 2:
-            return
         now = trio.current_time()
         unasked = self._router.unasked(candidates, wanted.adapter, now)
         hearing = _Hearing(len(unasked), now)
@@ -83,7 +81,7 @@ class Quotes:
             await hearing.enough()
 
     def tell(self, others: Sequence[PeerAddress], wanted: AskQuote, nursery: trio.Nursery) -> None:
-        """Ask others in `nursery` and wait for nobody."""
+        """Ask peers of whom nothing is known in `nursery`, and wait for nobody."""
         now = trio.current_time()
         for peer in others:
             about = (peer.peer_id, wanted.adapter)

@@ -169,7 +169,7 @@ async def test_where_few_hold_an_adapter_others_hear_of_it_and_may_answer(
     world = make_world(tokenizer, parts, law=["holder"])
     world.peers.serving_names = ["holder", "other"]
     assert await served_by(world, model="law") == "holder"
-    assert [who for who, _ in world.peers.quoted] == [peer_id("other")]
+    assert {who for who, _ in world.peers.quoted} == {peer_id("other"), peer_id("holder")}
     parts["holder"].refusal = NodeCheated("it went mad")
     assert await served_by(world, model="law") == "other"
     await served_by(world)
@@ -179,14 +179,38 @@ async def test_where_few_hold_an_adapter_others_hear_of_it_and_may_answer(
     }
 
 
+@pytest.mark.parametrize("holder_s", [0.0, 0.9])
+async def test_who_would_have_to_fetch_is_no_better_than_a_holder_that_was_not_heard(
+    tokenizer: BaseTokenizer, autojump_clock: trio.testing.MockClock, holder_s: float
+) -> None:
+    parts = {
+        "holder": part(holder_s, first_token_ms=100),
+        "other": part(residency="absent", first_token_ms=300),
+    }
+    world = make_world(tokenizer, parts, law=["holder"])
+    world.peers.serving_names = ["holder", "other"]
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            began = trio.current_time()
+            assert await _started(world, nursery, model="law") == peer_id("holder")
+            assert trio.current_time() == began, "where one has it nobody waits for quotes"
+            nursery.cancel_scope.cancel()
+    parts["holder"].quote = quote(first_token_ms=100, running=40)
+    await trio.sleep(40)
+    assert await served_by(world, model="law") == "holder"
+    assert await served_by(world, model="law") == "other", "the holder is too busy"
+
+
 async def test_who_would_refuse_comes_last(tokenizer: BaseTokenizer) -> None:
     parts = {"no": Part([[5]], quote=NoQuote("busy")), "mute": Part([[5]])}
     assert await served_by(make_world(tokenizer, parts)) == "mute"
 
 
-async def _started(world: World, nursery: trio.Nursery, *, whole: bool = False) -> str:
+async def _started(
+    world: World, nursery: trio.Nursery, *, whole: bool = False, model: str = "base"
+) -> str:
     found = ""
-    request = CompletionRequest("base", "Hi", max_tokens=1)
+    request = CompletionRequest(model, "Hi", max_tokens=1)
     async with world.service.complete(request, nursery) as events:
         async for event in events:
             if isinstance(event, Started):
