@@ -282,7 +282,7 @@ def _new_catalogue(
         ground.telemetry.count("adapters_pulled")
 
     book = NameBook(ground.config.home / "names", log)
-    fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download)
+    fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download, known.announced)
     folders = AdapterFolders(ground.config.home / "adapters", ground.store)
     holdings = Holdings(
         base.identity.base,
@@ -322,13 +322,13 @@ def _new_catalogue(
         fetcher,
         publisher=publisher,
         popularity=Popularity(fetcher.find_providers),
-        ahead_fetcher=_new_ahead_fetcher(ground, engine) if engine else fetcher,
+        ahead_fetcher=_new_ahead_fetcher(ground, known, engine) if engine else fetcher,
     )
 
 
-def _new_ahead_fetcher(ground: Ground, engine: EngineHost) -> Fetcher:
+def _new_ahead_fetcher(ground: Ground, known: Known, engine: EngineHost) -> Fetcher:
     rate = GentleRate(ground.config.max_download_bytes_s, lambda: engine.load_now.idle_s)
-    return Fetcher(ground.host, ground.store, ground.telemetry, rate)
+    return Fetcher(ground.host, ground.store, ground.telemetry, rate, known.announced)
 
 
 def _known_file(config: Config) -> Path:

@@ -149,8 +149,8 @@ class Patient(Router):
 class NodeProcess:
     """`python -m node up`, with its engine, in a session of its own."""
 
-    def __init__(self, lab: Lab, name: str) -> None:
-        config = lab.config(name, http_port=0)
+    def __init__(self, lab: Lab, name: str, **changes: Any) -> None:
+        config = lab.config(name, http_port=0, **changes)
         config.home.mkdir(parents=True, exist_ok=True)
         (config.home / CONFIG_FILE).write_text(dump_config(config))
         self.peer_id = lab.identity(name).peer_id

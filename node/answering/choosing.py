@@ -38,6 +38,14 @@ class Chooser:
         self._peers = peers
         self._quotes = Quotes(router, peers, telemetry)
 
+    def lacks_providers(self, node: str | None, cid: Cid) -> bool:
+        """Return whether a request, for which `node` must answer unless it is None, needs the
+        providers of an adapter to be looked up.
+        """
+        if node is not None or self._router.serves_here(node):
+            return False
+        return not self._router.recall(cid, trio.current_time())
+
     async def find_named(self, node: str, wanted: AskQuote) -> Peer:
         """Return the node with that peer id, with its addresses as far as they can be found."""
         if node in self._peers.connected:

@@ -63,8 +63,11 @@ class Catalogue(Protocol):
     def base(self) -> bytes:
         """Return the digest of the base that this daemon knows."""
 
-    async def resolve(self, model: str) -> Cid | None:
-        """Return the adapter that a text names; None is the bare base. Raises UnknownModel."""
+    async def resolve(self, model: str, are_wanted: Callable[[Cid], bool]) -> Cid | None:
+        """Return the adapter that a text names; None is the bare base. Raises UnknownModel.
+
+        Its providers may be looked up meanwhile if they `are_wanted`.
+        """
 
     async def providers(self, cid: Cid) -> Sequence[PeerAddress]:
         """Find the peers that provide it."""
@@ -174,7 +177,8 @@ class Service:
         prompt_ids = self._tokenizer.encode_prompt(request.prompt)
         times = Times()
         with times.measure("lookup"):
-            cid = await self._catalogue.resolve(request.model)
+            are_wanted = partial(self._chooser.lacks_providers, request.node)
+            cid = await self._catalogue.resolve(request.model, are_wanted)
         wanted = self._wanted(request, prompt_ids, cid)
         find = partial(self._find, request, wanted, nursery, times)
         peers = await find()

@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from p2p.cid import Cid
-from p2p.errors import P2pError
+from p2p.errors import P2pError, sole_error
 from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
 from proofs.manifest import Manifest
@@ -71,13 +71,15 @@ class Catalogue:
 
     # --- what requests ask ---
 
-    async def resolve(self, model: str) -> Cid | None:
+    async def resolve(
+        self, model: str, are_wanted: Callable[[Cid], bool] = lambda cid: False
+    ) -> Cid | None:
         """Return the CID that a text names, None for the bare base. Raises UnknownModel.
 
-        Where others will be asked and the name was heard of, its providers are looked up meanwhile.
+        Where the name was heard of and its providers `are_wanted`, they are looked up meanwhile.
         """
-        guess = None if self.holdings.computes else self.names.guess(model)
-        if guess is None:
+        guess = self.names.guess(model)
+        if guess is None or not are_wanted(guess):
             return await self.names.resolve(model)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look_ahead, guess)
@@ -122,11 +124,23 @@ class Catalogue:
             self._check_not_withdrawn(manifest)
         if self.holdings.find(cid) is not None:
             return await hold(cid)
-        pulled = await hold(cid)
-        with trio.move_on_after(WITHDRAWAL_DEADLINE_S):
-            await self.names.find_version(pulled.manifest)
+        if manifest is None:
+            pulled = await hold(cid)
+            await self._ask_version(pulled.manifest)
+        else:
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._ask_version, manifest)
+                    pulled = await hold(cid)
+            except BaseExceptionGroup as group:  # the nursery wraps; the caller knows its names
+                raise sole_error(group) from None
         self._check_not_withdrawn(pulled.manifest)
         return pulled
+
+    async def _ask_version(self, manifest: Manifest) -> None:
+        """Have what its creator says of a version known, if somebody knows in time."""
+        with trio.move_on_after(WITHDRAWAL_DEADLINE_S):
+            await self.names.find_version(manifest)
 
     def _check_not_withdrawn(self, manifest: Manifest) -> None:
         if self.known.is_withdrawn(manifest):

@@ -1,15 +1,16 @@
 """Brings an adapter's bytes here: finds who has them, fetches the manifest and the missing blocks.
 
-    CID → the manifest, from the store or from a provider → blocks from all providers at once,
-          each hashed on arrival
+    CID → the manifest, as it was announced, from the store or from a provider → blocks from all
+          providers at once, each hashed on arrival
 
-Does not know the base or the engine; holding.py decides which adapters are wanted.
+What is small and was announced by a connected peer comes from that one, without a look-up. Does not
+know the base or the engine; holding.py decides which adapters are wanted.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2p.blocks.client import FetchReport, fetch_block, fetch_blocks
@@ -30,6 +31,11 @@ PROVIDERS_DEADLINE_S = 4.0
 MANIFEST_DEADLINE_S = 15.0
 FETCH_DEADLINE_S = 300.0
 MAX_PROVIDERS = 8
+GUESS_DEADLINE_S = 5.0  # what came until then stays
+GUESS_BYTES = 16 << 20  # more than this is fetched from everybody
+
+Announced = Callable[[Cid], tuple[bytes, str] | None]
+"""Gives the bytes of a manifest that was announced, and who announced it."""
 
 
 @dataclass
@@ -47,6 +53,8 @@ class Pulled:
     rejected: tuple[tuple[str, str, str], ...] = ()
     fetched: set[Cid] = field(default_factory=set)
     """What came from the network into the store for it: nothing else is to be deleted there."""
+    is_guess: bool = False
+    """`providers` is who announced it; the network was not asked."""
     draft: Draft | None = None
     """Where its files are put together; without one, blocks go to the store."""
 
@@ -59,12 +67,18 @@ class Fetcher:
     """Fetches from the network into the store of one daemon."""
 
     def __init__(
-        self, host: Host, store: BlockStore, telemetry: Telemetry, rate: Rate | None = None
+        self,
+        host: Host,
+        store: BlockStore,
+        telemetry: Telemetry,
+        rate: Rate | None = None,
+        announced: Announced = lambda cid: None,
     ) -> None:
         self._host = host
         self._store = store
         self._telemetry = telemetry
         self._rate = rate
+        self._announced = announced
 
     async def find_providers(self, cid: Cid) -> list[PeerAddress]:
         """Find peers that say they serve this adapter (or base)."""
@@ -84,6 +98,9 @@ class Fetcher:
         data = self._store.get(cid)
         if data is not None:
             return Pulled(cid, _parse(cid, data))
+        told = self._announced(cid)
+        if told is not None:
+            return self._take_announced(cid, *told)
         started = time.perf_counter()
         providers = await self.find_providers(cid)
         found = time.perf_counter()
@@ -119,20 +136,42 @@ class Fetcher:
         sink = pulled.draft or self._store
         missing = [ref for ref in wanted if not sink.has(ref.cid)]
         if not missing:
-            return
-        if not pulled.providers:
-            started = time.perf_counter()
-            pulled.providers = await self.find_providers(pulled.cid)
-            pulled.add("lookup", since_ms(started))
+            return None
         if pulled.draft is None:
             pulled.fetched |= {ref.cid for ref in missing}
+        if pulled.is_guess and sum(ref.size_bytes for ref in missing) <= GUESS_BYTES:
+            try:
+                return await self._fetch(pulled, sink, missing, GUESS_DEADLINE_S)
+            except NoProvider:
+                missing = [ref for ref in missing if not sink.has(ref.cid)]
+        if pulled.is_guess or not pulled.providers:
+            started = time.perf_counter()
+            pulled.providers = await self.find_providers(pulled.cid)
+            pulled.is_guess = False
+            pulled.add("lookup", since_ms(started))
+        return await self._fetch(pulled, sink, missing, FETCH_DEADLINE_S)
+
+    def _take_announced(self, cid: Cid, data: bytes, announcer: str) -> Pulled:
+        """Keep an announced manifest, to give it to others, too."""
+        self._store.put(data)
+        is_guess = bool(announcer) and self._host.is_connected(announcer)
+        providers = [PeerAddress(announcer)] if is_guess else []
+        return Pulled(cid, _parse(cid, data), providers, fetched={cid}, is_guess=is_guess)
+
+    async def _fetch(
+        self,
+        pulled: Pulled,
+        sink: Draft | BlockStore,
+        missing: Sequence[BlockRef],
+        deadline_s: float,
+    ) -> None:
         try:
             report = await fetch_blocks(
                 self._host,
                 sink,
                 missing,
                 pulled.providers,
-                deadline_s=FETCH_DEADLINE_S,
+                deadline_s=deadline_s,
                 rate=self._rate,
             )
         except FetchFailed as error:

@@ -90,6 +90,11 @@ class Known:
         entry = self._entries.get(cid)
         return entry.manifest if entry else None
 
+    def announced(self, cid: Cid) -> tuple[bytes, str] | None:
+        """Return a manifest's bytes and the peer that announced it, STRANGER where nobody did."""
+        entry = self._entries.get(cid)
+        return (entry.announcement.manifest_bytes, entry.announcer) if entry else None
+
     def about(self, cid: Cid) -> About:
         """Return what its creator says of an adapter; nothing where it was not heard."""
         entry = self._entries.get(cid)

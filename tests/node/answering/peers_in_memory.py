@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -209,7 +209,7 @@ class CatalogueInMemory:
     base: bytes = BASE
     lookups: list[Cid] = field(default_factory=list)
 
-    async def resolve(self, model: str) -> Cid | None:
+    async def resolve(self, model: str, are_wanted: Callable[[Cid], bool]) -> Cid | None:
         if model not in ("base", "law"):
             raise UnknownModel(model)
         return LAW if model == "law" else None
