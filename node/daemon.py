@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ from engine.errors import ModelError
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from p2p.errors import InvalidIdentity, InvalidInput
-from p2p.host import Host
+from p2p.host import ConnectedPeer, Host
 from p2p.identity import Identity
 from proofs.hextext import to_hex
 
@@ -152,10 +152,7 @@ class NodeDaemon:
 
     def peers(self) -> list[PeerInfo]:
         """List the connected peers."""
-        return [
-            PeerInfo(peer.peer_id, peer.address, _roles(peer.protocols))
-            for peer in self.host.peers()
-        ]
+        return [PeerInfo(peer.peer_id, peer.address, _roles(peer)) for peer in self.host.peers()]
 
     async def pull(self, model: str) -> PullReport:
         """Fetch, verify, load and advertise an adapter."""
@@ -300,10 +297,11 @@ async def _load_key(load: Callable[[Path], Identity], path: Path) -> Identity:
         raise BadRequest(f"the creator's key {path}: {error}") from error
 
 
-def _roles(protocols: Iterable[str]) -> tuple[str, ...]:
-    """Infer a peer's roles from the protocols it serves."""
+def _roles(peer: ConnectedPeer) -> tuple[str, ...]:
+    """Infer a peer's roles from the protocols it serves; who serves nothing is a visitor."""
     known = {INFER_PROTOCOL: "volunteer", RECEIPTS_PROTOCOL: "aggregator"}
-    return tuple(known[protocol] for protocol in protocols if protocol in known)
+    roles = tuple(known[protocol] for protocol in peer.protocols if protocol in known)
+    return ("visitor", *roles) if peer.is_visitor else roles
 
 
 def to_plain_stats(

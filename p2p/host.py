@@ -57,11 +57,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ConnectedPeer:
-    """A peer with an open connection. `protocols` is empty until it has identified itself."""
+    """A peer with an open connection. `protocols` is empty until it has identified itself; one that
+    then serves no DHT is a visitor, such as a page.
+    """
 
     peer_id: str
     address: str
     protocols: tuple[str, ...]
+    is_visitor: bool
 
 
 StreamHandler = Callable[[FrameStream], Awaitable[None]]
@@ -111,8 +114,10 @@ class Host:
     def _describe(self, peer: ID, connections: Sequence[INetConn]) -> ConnectedPeer:
         best = self._swarm.live_connections(peer) or connections
         addresses = best[0].get_transport_addresses()
+        protocols = self._library.protocols_of(peer)
+        is_visitor = bool(protocols) and not self._library.serves_dht(peer)
         return ConnectedPeer(
-            str(peer), str(addresses[0]) if addresses else "", self._library.protocols_of(peer)
+            str(peer), str(addresses[0]) if addresses else "", protocols, is_visitor
         )
 
     def has_peers(self) -> bool:

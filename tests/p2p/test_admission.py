@@ -176,6 +176,7 @@ async def test_visitors_beyond_their_part_make_room_and_nodes_keep_their_place(m
                 await eventually(lambda number=number: len(opened) > number)
             await eventually(lambda: len(a.peers()) == 4)
             inside = {peer.peer_id for peer in a.peers()}
+            await eventually(lambda: sum(peer.is_visitor for peer in a.peers()) == 3)
             assert inside == {node.peer_id, *(one.peer_id for one in opened[2:])}
             assert await is_alive(opened[-1], a)
             is_over.set()
