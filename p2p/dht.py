@@ -241,10 +241,7 @@ class Dht:
             held[peer.to_bytes()] = self._read_name(record.key, peer, answer)
             return False
 
-        with trio.move_on_after(deadline_s) as scope:
-            walk = await self.routing.look_up(key, ask, take, TELL_TIMEOUT_S)
-        if scope.cancelled_caught:
-            return 0
+        walk = await self.routing.look_up(key, ask, take, TELL_TIMEOUT_S, deadline_s)
         self._check_newest(record, held.values())
         holders = {peer for peer, known in held.items() if known == record}
 

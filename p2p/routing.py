@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 
 import trio
 from libp2p.peer.id import ID
@@ -138,13 +139,17 @@ class Routing:
 
         peers, until = self._closest.get(key, ((), 0.0))
         if until <= trio.current_time() or any(map(self._is_silent, peers)):
-            with trio.move_on_after(WALK_DEADLINE_S):
-                walk = await self.look_up(key, ask, lambda peer, answer: False, TELL_TIMEOUT_S)
-                return walk.holders()
+            walk = await self.look_up(
+                key, ask, lambda peer, answer: False, TELL_TIMEOUT_S, WALK_DEADLINE_S
+            )
+            return walk.holders()
         return list(peers)
 
-    async def look_up(self, key: bytes, ask: Ask, take: Take, timeout_s: float) -> Walk:
-        """Walk towards a key, asking on the way, until `take` says so or nobody is left.
+    async def look_up(
+        self, key: bytes, ask: Ask, take: Take, timeout_s: float, deadline_s: float = inf
+    ) -> Walk:
+        """Walk towards a key, asking on the way, until `take` says so or nobody is left, or the
+        deadline has passed: those that answered until then are better than nobody.
 
         Each peer is waited for `timeout_s`.
         """
@@ -169,15 +174,18 @@ class Routing:
                 is_enough = take(ID(peer), answer) or is_enough
             changed.set()
 
-        async with trio.open_nursery() as nursery:
-            while not (walk.is_over or (is_enough and walk.is_grounded(trio.current_time()))):
-                while not is_enough and (peer := walk.next_peer(trio.current_time())) is not None:
-                    nursery.start_soon(visit, peer)
-                with trio.move_on_after(SLOW_S):
-                    await changed.wait()
-                changed = trio.Event()
-            nursery.cancel_scope.cancel()
-        if not is_enough:
+        with trio.move_on_after(deadline_s) as scope:
+            async with trio.open_nursery() as nursery:
+                while not (walk.is_over or (is_enough and walk.is_grounded(trio.current_time()))):
+                    while (
+                        not is_enough and (peer := walk.next_peer(trio.current_time())) is not None
+                    ):
+                        nursery.start_soon(visit, peer)
+                    with trio.move_on_after(SLOW_S):
+                        await changed.wait()
+                    changed = trio.Event()
+                nursery.cancel_scope.cancel()
+        if not is_enough and not scope.cancelled_caught:
             self._remember_closest(key, walk.holders())
         return walk
 

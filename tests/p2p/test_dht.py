@@ -241,6 +241,19 @@ async def test_whoever_is_slow_as_a_whole_asks_again_more_patiently(monkeypatch)
             assert await seeker.dht.find_name(CREATOR.peer_id, "law") == record
 
 
+async def test_who_answered_in_time_is_told_though_others_are_silent_beyond_the_deadline(
+    monkeypatch,
+):
+    monkeypatch.setattr("p2p.routing.WALK_DEADLINE_S", 0.5)
+    async with open_hosts(3) as (publisher, silent, holder):
+        await connect_all([publisher, silent, holder])
+        fall_silent(silent)
+        assert await publisher.dht.provide(LAW)
+        record = sign_name(CREATOR, "law", NOW, LAW)
+        assert await publisher.dht.put_name(record, deadline_s=0.5) == 1
+        assert value_at(holder) == record
+
+
 def serve_slowly(host, delay_s):
     """Have the DHT's part answer each question so much later."""
     handle = host.dht._kademlia.handle_stream
