@@ -39,6 +39,8 @@ NUM_NAMES = 8
 HOLDERS = 3  # hosts that provide each thing
 DEADLINE_S = 5.0
 WARM_S = 15.0
+ACQUAINTED_S = 15.0
+LOOK_AROUND_S = 0.7
 HOSTS_PER_PROCESS = 8  # more, and on two cores one process is too busy to answer its own peers
 SCENES = ((20, 0), (50, 0), (50, 30))  # hosts, and how many of a hundred are frozen
 
@@ -60,11 +62,23 @@ async def run_hosts(num_hosts: int, bootstrap: str, publish: bool) -> None:
             meet = (bootstrap or hosts[0].addresses[0],) if bootstrap or hosts else ()
             config = NetworkConfig(bootstrap=meet)
             hosts.append(await stack.enter_async_context(open_host(Identity.generate(), config)))
+            await until_acquainted(hosts[-1])
         print(hosts[0].addresses[0], flush=True)
         while line := await trio.to_thread.run_sync(sys.stdin.readline):
             if publish and line.strip() == "publish":
                 await publish_all(hosts)
                 print("published", flush=True)
+
+
+async def until_acquainted(host: Host) -> None:
+    """Wait until a newcomer meets nobody new any more. A crowd that shakes hands all at once, on
+    two cores, is too busy to do so in time, and begins anew for ever.
+    """
+    num_met = -1
+    with trio.move_on_after(ACQUAINTED_S):
+        while len(host.peers()) > num_met:
+            num_met = len(host.peers())
+            await trio.sleep(LOOK_AROUND_S)
 
 
 async def publish_all(hosts: list[Host]) -> None:

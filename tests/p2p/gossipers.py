@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 
 import trio
 
+from benchmarks.p2p.lookups import until_acquainted
 from p2p.gossip import Verdict
 from p2p.host import Host, NetworkConfig, open_host
 from p2p.identity import Identity
 
 TOPIC = "sayings"
-SAY_EVERY_S = 10.0  # each host, at random around that
+SAY_EVERY_S = {"good": 40.0, "bad": 10.0}  # each host, at random around that
 LATE_S = 6.0  # after the end, for what is under way
 
 
@@ -55,6 +56,7 @@ class Crowd:
             member = Member(host.peer_id, is_bad, time.time())
             self.members.append(member)
             await self._listen(host, member, nursery)
+            await until_acquainted(host)
             task_status.started()
             if is_bad:
                 nursery.start_soon(self._say, host, member, "bad")
@@ -88,7 +90,7 @@ class Crowd:
         await self.is_on.wait()
         draw = random.Random(host.peer_id + kind)
         while not self.is_over.is_set():
-            with trio.move_on_after(draw.uniform(0.2, 2.0) * SAY_EVERY_S):
+            with trio.move_on_after(draw.uniform(0.2, 2.0) * SAY_EVERY_S[kind]):
                 await self.is_over.wait()
                 return
             saying = f"{kind} {len(member.said)} of {member.peer_id}"

@@ -101,7 +101,6 @@ async def run_swarm(
             next_at = trio.current_time() + pace_s
             await swarm.fetch_as(await swarm.join())
             left.add(await swarm.leave(1))
-            print(swarm.num_joined, trio.lowlevel.current_statistics().tasks_living, flush=True)
             await trio.sleep_until(next_at)
         first = swarm.members[0].host
         table = first.dht._kademlia.routing_table

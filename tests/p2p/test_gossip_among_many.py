@@ -96,7 +96,7 @@ async def test_every_honest_message_comes_in_time_and_no_bad_one_is_passed_on() 
         f" the last {found[-1]:.3f} s; {len(tried)} bad messages came, from {len(bad)} hosts"
     )
     assert len(members) >= PROCESSES * HOSTS_EACH + 10, "hosts come and go"
-    assert len(found) > 1000
+    assert len(found) > 500
     assert found[-1] <= IN_TIME_S
     assert len(tried) > NUM_BAD
     assert {by for _, by in tried} <= bad, "only who is bad hands on what is bad"
