@@ -185,7 +185,8 @@ class Routing:
                         await changed.wait()
                     changed = trio.Event()
                 nursery.cancel_scope.cancel()
-        if not is_enough and not scope.cancelled_caught:
+        is_whole = not (is_enough or scope.cancelled_caught or walk.is_mostly_slow)
+        if is_whole and walk.holders():
             self._remember_closest(key, walk.holders())
         return walk
 

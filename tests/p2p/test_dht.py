@@ -254,6 +254,20 @@ async def test_who_answered_in_time_is_told_though_others_are_silent_beyond_the_
         assert value_at(holder) == record
 
 
+async def test_a_moment_in_which_nobody_answered_is_not_remembered(monkeypatch):
+    monkeypatch.setattr("p2p.routing.TELL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("p2p.dht.TELL_TIMEOUT_S", 0.2)
+    async with open_hosts(3) as (publisher, *others):
+        await connect_all([publisher, *others])
+        handlers = [other.dht._kademlia.handle_stream for other in others]
+        for other in others:
+            fall_silent(other)
+        assert not await publisher.dht.provide(LAW)
+        for other, handler in zip(others, handlers, strict=True):
+            answer_dht(other, handler)
+        assert await publisher.dht.provide(LAW)  # they are there again
+
+
 def serve_slowly(host, delay_s):
     """Have the DHT's part answer each question so much later."""
     handle = host.dht._kademlia.handle_stream
