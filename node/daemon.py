@@ -196,9 +196,12 @@ class NodeDaemon:
 
     async def find_on_disk(self, path: Path) -> list[FoundInfo]:
         """List the adapters and bases in a hub's cache, or the adapter in a PEFT folder."""
-        self._need_catalogue()
+        keeper = self._need_keeper()
+        if keeper.base is None:
+            raise NoBase(keeper.waits_for())
+        weights = keeper.base.weights
         try:
-            base = await trio.to_thread.run_sync(load_base_shape, self._need_keeper().weights())
+            base = await trio.to_thread.run_sync(load_base_shape, keeper.base.name, weights)
             return await trio.to_thread.run_sync(find_all, path, base)
         except (ModelError, OSError) as error:
             raise BadRequest(f"{path} cannot be looked through: {error}") from error

@@ -32,11 +32,18 @@ GIVES_HIDDEN = re.compile(r"\.(o_proj|down_proj)\.lora_B\.weight$")
 
 @dataclass(frozen=True)
 class BaseShape:
-    """A base, as far as an adapter shows that it is made for it."""
+    """A base, as far as an adapter shows that it is made for it: what it is called, most usual name
+    first; how wide and how many its layers are, 0 where that is not known here.
+    """
 
-    name: str
-    hidden: int
-    layers: int
+    names: tuple[str, ...]
+    hidden: int = 0
+    layers: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return what it is called."""
+        return self.names[0]
 
 
 @dataclass(frozen=True)
@@ -53,23 +60,25 @@ class Unfit(Exception):
     """An adapter that is not for this base."""
 
 
-def load_base_shape(path: Path) -> BaseShape:
-    """Read a base's name and shape: of a GGUF file, or of a Hugging Face folder.
+def load_base_shape(name: str, weights: Path | None) -> BaseShape:
+    """Read the shape of a base of that name: a GGUF file, a Hugging Face folder, or not here.
 
     Raises ModelError.
     """
-    if not path.is_dir():
-        fields = read_gguf_fields(path)
+    if weights is None:
+        return BaseShape((name,))
+    if not weights.is_dir():
+        fields = read_gguf_fields(weights)
         kind = fields.get("general.architecture", "")
         sizes = [fields.get(f"{kind}.{size}", 0) for size in ("embedding_length", "block_count")]
-        return BaseShape(path.name.removesuffix(".gguf"), *sizes)
+        return BaseShape((name, weights.name.removesuffix(".gguf")), *sizes)
     try:
-        config = json.loads((path / "config.json").read_bytes())
-        sizes = [int(config[size]) for size in ("hidden_size", "num_hidden_layers")]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise ModelError(f"{path / 'config.json'}: {error}") from error
-    in_cache = IN_A_CACHE.fullmatch(path.parent.parent.name)
-    return BaseShape(in_cache[1] if in_cache else path.name, *sizes)
+        config = json.loads((weights / "config.json").read_bytes())
+        sizes = [int(config.get(size, 0)) for size in ("hidden_size", "num_hidden_layers")]
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError, OverflowError) as error:
+        raise ModelError(f"{weights / 'config.json'}: {error}") from error
+    in_cache = IN_A_CACHE.fullmatch(weights.parent.parent.name)
+    return BaseShape((in_cache[1], name) if in_cache else (name,), *sizes)
 
 
 def fit(folder: Path, base: BaseShape) -> Fit:
@@ -81,7 +90,7 @@ def fit(folder: Path, base: BaseShape) -> Fit:
         return Fit(str(error))
     except OSError as error:
         return Fit(f"{error.filename}: {error.strerror}")
-    if stated and not _is_same(stated, base.name):
+    if stated and not any(_is_same(stated, name) for name in base.names):
         return Fit(f"made for {stated}, this node's base is {base.name}", is_sure=False)
     return Fit()
 
@@ -105,10 +114,11 @@ def _check_weights(folder: Path, base: BaseShape) -> None:
         raise Unfit(f"{WEIGHTS_FILE} has more than {MAX_FILE_BYTES[WEIGHTS_FILE]} bytes")
     for name, shape in _shapes(path).items():
         layer = LAYER.search(name)
-        if layer is not None and int(layer[1]) >= base.layers:
+        if base.layers and layer is not None and int(layer[1]) >= base.layers:
             raise Unfit(f"it has a layer {layer[1]}, {base.name} has {base.layers}")
         sizes = shape[1:] if TAKES_HIDDEN.search(name) else shape[:1]
-        if (TAKES_HIDDEN.search(name) or GIVES_HIDDEN.search(name)) and sizes != [base.hidden]:
+        is_wide = TAKES_HIDDEN.search(name) or GIVES_HIDDEN.search(name)
+        if base.hidden and is_wide and sizes != [base.hidden]:
             raise Unfit(
                 f"its layers are {sizes[0] if sizes else 0} wide, those of {base.name} are"
                 f" {base.hidden}"

@@ -25,7 +25,7 @@ from tests.node.tiny import HIDDEN, LAYERS, make_adapter, make_base
 from .caches import add_repo, disk_bytes
 from .test_publishing import Scene
 
-BASE = BaseShape("Tiny", HIDDEN, LAYERS)
+BASE = BaseShape(("Tiny",), HIDDEN, LAYERS)
 CARD = "---\nlicense: mit\nlanguage: en\n---\n"
 
 
