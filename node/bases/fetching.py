@@ -229,13 +229,20 @@ class BaseFetcher:
             missing_bytes = sum(sizes[cid] for cid in draft.missing)
             self._progress.expect(index.size_bytes, index.size_bytes - missing_bytes)
             self._log_begin(dossier, missing_bytes)
+            began = trio.current_time()
             while draft.missing:
                 await self._fetch(draft, layout, dossier.cid, ROUND_DEADLINE_S)
+            took_s = trio.current_time() - began
         await self._check_whole(dossier, index)
         await trio.to_thread.run_sync(self._shelf.finish, base, index)
         found = self._shelf.find_fetched(base, dossier.cid)
         if found is None or found.files is None:
             raise NoProvider(f"base {dossier.card.name} does not stay whole on this disk")
+        fetched_mb = missing_bytes / 1e6
+        self._telemetry.log(
+            f"base: {dossier.card.name} is here, checked; {fetched_mb:,.1f} MB in {took_s:.1f} s"
+            f" ({fetched_mb / max(took_s, 1e-3):,.1f} MB/s); it lies in {found.files}"
+        )
         return found
 
     def _log_begin(self, dossier: Dossier, missing_bytes: int) -> None:

@@ -33,6 +33,7 @@ class Progress:
         """Something else happens now."""
         self.doing = doing
         self.total_bytes = self.here_bytes = 0
+        self.samples.clear()
 
     def expect(self, total_bytes: int, here_bytes: int) -> None:
         """So many bytes are to be had, and so many of them are here already."""

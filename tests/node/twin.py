@@ -39,6 +39,7 @@ from node.api import (
 )
 from node.errors import BadRequest, NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
+from tests.golden.world import BASE_CARD
 
 PEER = "16Uiu2HAmTwin"
 OTHER_PEER = "16Uiu2HAmOther"
@@ -177,7 +178,7 @@ class Twin:
         return dataclasses.replace(BASE, waits_for=self.waiting)
 
     def base_card(self) -> bytes:
-        return b"a card"
+        return BASE_CARD
 
     async def status(self) -> StatusInfo:
         return StatusInfo(
@@ -192,6 +193,7 @@ class Twin:
             engine=None,
             settlement=None,
             counters={"answers": 1},
+            waits_for=self.waiting,
         )
 
     async def adapters(self) -> list[AdapterInfo]:
