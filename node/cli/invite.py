@@ -12,11 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from ..api import StatusInfo
-from ..config import CONFIG_FILE, ENV_PREFIX, Config, dump_config, load_config
+from ..config import CONFIG_FILE, ENV_PREFIX, dump_config, load_config
 from ..invite import MAX_BOOTSTRAP, SHARED, read_invite, write_invite
 from .client import CliError, open_client
 from .options import Home
 from .show import err
+
+ADDED = ("bootstrap", "base_card")
+"""Of these a token may say others: peers come to those known, a card of the same base replaces."""
 
 
 def invite(
@@ -55,7 +58,9 @@ def _spread_out(addresses: list[str]) -> list[str]:
 
 
 def join(home: Path, token: str) -> None:
-    """Write this home's lorikeet.toml from a token, or see that it is already of that network."""
+    """Write this home's lorikeet.toml from a token; one that is here already must not say that it
+    is of another network, and learns what it does not say.
+    """
     settings = read_invite(token)
     path = home / CONFIG_FILE
     if not path.exists():
@@ -63,22 +68,16 @@ def join(home: Path, token: str) -> None:
         return
     here = load_config(home, {})
     there = load_config(home, _as_environment(settings))
-    differing = [name for name in settings if getattr(here, name) != getattr(there, name)]
-    if set(differing) - {"bootstrap", "base_card"}:
+    told = {name: getattr(there, name) for name in settings}
+    said = {name: value for name in told if (value := getattr(here, name))}
+    differing = [name for name in said if name not in ADDED and said[name] != told[name]]
+    if differing:
         raise CliError(
             f"{path} is of another network ({', '.join(differing)} differ); join with another"
             " --home, or edit it"
         )
-    path.write_text(_merged(here, there))
-
-
-def _merged(here: Config, there: Config) -> str:
-    """Add the token's bootstrap peers to those known, the new ones first; and take its card of the
-    same base, where it has one.
-    """
-    both = tuple(dict.fromkeys((*there.bootstrap, *here.bootstrap)))
-    card = there.base_card or here.base_card
-    return dump_config(replace(here, bootstrap=both[: 2 * MAX_BOOTSTRAP], base_card=card))
+    both = tuple(dict.fromkeys((*there.bootstrap, *here.bootstrap)))[: 2 * MAX_BOOTSTRAP]
+    path.write_text(dump_config(replace(here, **(told | {"bootstrap": both}))))
 
 
 def _as_environment(settings: dict[str, str]) -> dict[str, str]:

@@ -81,6 +81,19 @@ def test_joining_writes_the_settings_and_a_second_network_is_refused(tmp_path: P
     assert (tmp_path / CONFIG_FILE).read_text() == before
 
 
+def test_a_home_that_says_only_where_it_listens_joins(tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text('http_port = 4999\nlisten = ["/ip4/127.0.0.1/tcp/4998"]\n')
+    key = "ab" * 32
+    join(
+        tmp_path,
+        write_invite({"bootstrap": PRIVATE["bootstrap"], "network_key": key, "base": "cd" * 32}),
+    )
+    config = load_config(tmp_path, {})
+    assert (config.http_port, config.listen) == (4999, ("/ip4/127.0.0.1/tcp/4998",))
+    assert (config.bootstrap, config.network_key) == (PRIVATE["bootstrap"], key)
+    assert config.base == "cd" * 32
+
+
 def test_a_fresh_machine_joins_a_private_network_by_one_word(tmp_path: Path) -> None:
     common = {
         "LORIKEET_ROLE": "bootstrap",
