@@ -3,8 +3,8 @@
 
 1. Two nodes are up; the one that answers is killed (SIGKILL, with its engine) after its first
    tokens. How long until the next token, and is the text the one of an unbroken answer?
-2. Four nodes, one of which is stopped for most of the time: how long until the first token, where a
-   second node is asked when the first is late, and where it is not.
+2. Four nodes, one of which is stopped for most of the time: how long until the first token, where
+   nodes quote first and a second one is asked when the first is late, and where that is not done.
 
 Nodes are daemons of their own with real engines over a tiny base; answers are greedy. Figures of
 one machine and hour only.
@@ -31,11 +31,13 @@ import trio
 
 from benchmarks import write_result
 from engine.messages import Choosing
+from node.answering.choosing import Chooser
 from node.answering.router import Router, There
 from node.api import CompletionRequest, Continued, Delta, Ended, Started
 from node.config import CONFIG_FILE, dump_config
 from node.daemon import NodeDaemon
 from node.errors import NodeError
+from node.wire.quote import AskQuote
 from p2p.cid import Cid
 from p2p.peers import PeerAddress
 from tests.node.networks import Lab, open_lab, until
@@ -50,7 +52,7 @@ RUNNING_S = 0.1
 def main() -> None:
     """Measure both."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="0: only the second part")
     parser.add_argument("--asks", type=int, default=300)
     arguments = parser.parse_args()
     figures: dict[str, Any] = {}
@@ -66,7 +68,8 @@ async def measure(lab: Lab, kills: int, asks: int, figures: dict[str, Any]) -> N
         lab.daemon("bootstrap", role="bootstrap"),
         lab.daemon("gateway", role="gateway") as gateway,
     ):
-        figures["killed"] = await survive(lab, gateway, kills)
+        if kills:
+            figures["killed"] = await survive(lab, gateway, kills)
         figures["one slow node of four"] = await race(lab, gateway, asks)
 
 
@@ -99,36 +102,57 @@ async def survive(lab: Lab, gateway: NodeDaemon, kills: int) -> dict[str, Any]:
 
 
 async def race(lab: Lab, gateway: NodeDaemon, asks: int) -> dict[str, Any]:
-    """The same requests with and without asking a second node."""
-    found: dict[str, list[float]] = {"asked both": [], "asked one": []}
+    """The same requests with quotes and a second node, with a second node alone, with neither."""
+    own = gateway.host.peer_id
+    sides = {
+        "quotes, and a second node": Router(own, has_engine=False),
+        "a second node": Unquoted(own, has_engine=False),
+        "neither": Patient(own, has_engine=False),
+    }
+    found: dict[str, list[float]] = {side: [] for side in sides}
     with open_nodes(lab, ("a", "b", "c", "slow")) as nodes:
         await wait_served(gateway, nodes)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(nodes[-1].stutter)
             for _ in range(asks):
-                for side, times in found.items():
-                    with waiting_for_one(gateway, side == "asked one"):
-                        asked = await ask(gateway, max_tokens=4)
-                    times.append(asked.first_s * 1000)
+                for side, router in sides.items():
+                    use(gateway, router)
+                    asked = await ask(gateway, max_tokens=4)
+                    found[side].append(asked.first_s * 1000)
             nursery.cancel_scope.cancel()
     return {f"first token ms, {side}": spread(times) for side, times in found.items()}
 
 
-@contextmanager
-def waiting_for_one(gateway: NodeDaemon, is_on: bool) -> Iterator[None]:
-    """Ask one node, whichever, and wait for it."""
+def use(gateway: NodeDaemon, router: Router) -> None:
+    """Have a gateway choose by another router."""
     assert gateway._service is not None
     service = gateway._service
-    before = service._router
-    if is_on:
-        service._router = Patient(before.own_peer_id, has_engine=False)
-    try:
-        yield
-    finally:
-        service._router = before
+    service._router = router
+    service._chooser = Chooser(service._catalogue, router, service._peers, service._telemetry)
 
 
-class Patient(Router):
+class Unquoted(Router):
+    """Asks for no quotes."""
+
+    def unasked(
+        self, candidates: Sequence[PeerAddress], adapter: bytes, now_s: float
+    ) -> list[PeerAddress]:
+        """Ask nobody."""
+        return []
+
+    def choose(
+        self,
+        candidates: Sequence[PeerAddress],
+        wanted: AskQuote,
+        now_s: float,
+        *,
+        paid: Collection[str],
+    ) -> There:
+        """Keep the order."""
+        return There(tuple(candidates))
+
+
+class Patient(Unquoted):
     """Knows nothing of how fast nodes are."""
 
     def rank(

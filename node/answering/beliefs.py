@@ -31,7 +31,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Heard:
-    """What a node said, None where it stayed silent; how long its answer took; when it came.
+    """What a node said, None where it stayed silent; how long its answers take; when it came.
 
     `answered_at`: when it last answered a request for this adapter, if it did.
     """
@@ -64,8 +64,8 @@ class Beliefs:
         """Note a node's answer, or its silence."""
         before = self._heard.get((peer_id, adapter))
         answered_at = before.answered_at if before else -math.inf
-        if said is None and before is not None and now_s - before.at < OLD_S:
-            took_s = max(took_s, before.took_s)
+        if before is not None and now_s - before.at < OLD_S and took_s < before.took_s:
+            took_s = (3 * before.took_s + took_s) / 4  # one quick answer does not make it quick
         heard = Heard(said, took_s, now_s, answered_at)
         _put(self._heard, (peer_id, adapter), heard, MAX_HEARD)
 

@@ -156,6 +156,7 @@ class Router:
             if not isinstance(one.said, Quote) or is_too_dear(one.said, wanted):
                 return (2, 0.0)
             expected_s = self.beliefs.expected_s(peer.peer_id, one, one.said, now_s)
+            expected_s += max((self._usual(peer.peer_id, now_s) or 0.0) - one.took_s, 0.0)
             if peer.peer_id not in paid:
                 expected_s += NEW_CHANNEL_S
             return (0, score(expected_s, costs[peer.peer_id], least))

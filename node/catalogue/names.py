@@ -33,6 +33,7 @@ CACHE_S = 20.0
 LOOKUP_DEADLINE_S = 4.0
 MAX_SUGGESTED = 3
 MAX_UNCONFIRMED = 64
+CONFIRM_PAUSE_S = 0.5  # the request that named it goes first
 
 
 class Lookup(Protocol):
@@ -133,6 +134,7 @@ class Names:
     async def run(self) -> None:
         """Confirm what was answered from what was heard of, until cancelled."""
         async for owner, name in self._unconfirmed:
+            await trio.sleep(CONFIRM_PAUSE_S)
             await self.look_up(owner, name)
 
     def _split(self, text: str) -> tuple[Sequence[str], str]:

@@ -144,6 +144,18 @@ def test_a_busy_node_comes_after_an_idle_one_and_a_channel_is_worth_a_little() -
     assert order(router, A, B, paid=["a"]) == "ba"
 
 
+def test_a_node_whose_offers_are_slow_is_no_better_for_one_quick_quote() -> None:
+    router = Router("me", has_engine=False)
+    hear(router, A, quote(first_token_ms=5), took_s=0.4)
+    hear(router, A, quote(first_token_ms=5), took_s=0.002)
+    hear(router, B, quote(first_token_ms=150))
+    assert order(router, A, B) == "ba", "its quotes were slow before"
+    hear(router, C, quote(first_token_ms=5), took_s=0.002)
+    assert order(router, B, C) == "cb"
+    router.late("c", 0.25, now_s=0.5)
+    assert order(router, B, C) == "bc"
+
+
 def test_silence_comes_after_a_quote_then_refusals_and_too_dear_ones_then_failures() -> None:
     router = Router("me", has_engine=False)
     hear(router, A, NoQuote("wrong_base"))

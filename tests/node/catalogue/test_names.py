@@ -10,7 +10,7 @@ import trio
 
 from node.catalogue.book import NameBook
 from node.catalogue.known import FRESH_S, Known
-from node.catalogue.names import CACHE_S, Names
+from node.catalogue.names import CACHE_S, CONFIRM_PAUSE_S, Names
 from node.errors import UnknownModel
 from p2p.cid import Cid
 from p2p.identity import Identity
@@ -167,7 +167,9 @@ async def test_all_owners_are_asked_at_once(autojump_clock: trio.testing.MockClo
     assert trio.current_time() - started == pytest.approx(3)
 
 
-async def test_what_was_heard_of_lately_is_answered_at_once_and_confirmed_meanwhile() -> None:
+async def test_what_was_heard_of_lately_is_answered_at_once_and_confirmed_soon(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     scene = Scene()
     model = f"{FIRST.peer_id}/law"
     scene.known.learn_name(sign_name(FIRST, "law", 1, LAW))
@@ -177,6 +179,8 @@ async def test_what_was_heard_of_lately_is_answered_at_once_and_confirmed_meanwh
         assert scene.records.asked == []
         nursery.start_soon(scene.names.run)
         await trio.testing.wait_all_tasks_blocked()
+        assert scene.records.asked == [], "the request goes first"
+        await trio.sleep(CONFIRM_PAUSE_S + 0.1)
         assert scene.records.asked == [(FIRST.peer_id, "law")]
         assert await scene.names.resolve(model) == VERSE
         nursery.cancel_scope.cancel()
