@@ -3,16 +3,14 @@ read whole or refused by name.
 
 Order: sizes of the files → the JSON header, without allocating → names and shapes against the base
 → the tensors → every number finite.
-Every declared tensor is applied, or an error names it. Nothing is executed, pickled or searched
-with a stranger's regular expression. Knows no slot and no network.
+Every declared tensor is applied, or an error names it. Nothing is executed or pickled, and regular
+expressions run in linear time (patterns.py). Knows no slot and no network.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,40 +20,19 @@ from safetensors import SafetensorError, safe_open
 from ..errors import BadAdapter
 from ..messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
 from ..model.config import ModelConfig
-from ..model.parts import Part, parts_of
+from ..model.parts import parts_of
 from ..model.weights import Weights
-from .adapter_config import MAX_RANK, AdapterConfig, parse_config
-from .ends import Ends, head_of
+from .adapter_config import AdapterConfig, parse_config
 from .layout import PackedAdapter, PartWeights, pack
+from .matching import Modules, TensorHeader, Tensors, match_tensors
+from .names import OfEnd, OfNorm, find_place
+from .read_ends import check_base_copy, read_ends
+from .whole import behind_norm, ratio_of, replace_linear
 
 MAX_HEADER_BYTES = 16 << 20
 SERVED_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
-PREFIX = r"(?:base_model\.model\.)?"
-TENSOR_NAME = re.compile(
-    PREFIX + r"model\.layers\.(\d{1,4})\.([a-z_.]+?)\."
-    r"(lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector(?:\.weight)?|(?:base_layer\.)?bias)"
-)
-END_NAME = re.compile(
-    PREFIX + r"(?:model\.(embed_tokens)|(lm_head))\."
-    r"(lora_embedding_A|lora_embedding_B|lora_A\.weight|lora_B\.weight|token_adapter\.trainable_tokens_delta|(?:base_layer\.)?weight)"
-)
-HALVES = {
-    "token_adapter.trainable_tokens_delta": "tokens",
-    "base_layer.weight": "weight",
-    "base_layer.bias": "bias",
-}
-"""What some tensors are called here; all others by the end of their name, without ".weight"."""
-EMBEDDING_PAIR = {"lora_embedding_A", "lora_embedding_B"}
-HEAD_PAIR = {"lora_A", "lora_B"}
-
-
-@dataclass(frozen=True)
-class TensorHeader:
-    """The declaration of one tensor in the safetensors header."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    size_bytes: int
+BEHIND = {"input_layernorm": 0, "post_attention_layernorm": 2}
+"""The kind of the linears that a norm feeds."""
 
 
 def load_adapter(
@@ -73,19 +50,22 @@ def load_adapter(
         config = parse_config(_read_bounded(config_path, MAX_ADAPTER_CONFIG_BYTES))
         header = read_header(weights_path)
         modules = match_tensors(header, config, base.config)
-        if room_bytes is not None and (needed := bytes_to_read(header, dtype)) > room_bytes:
+        needed = bytes_to_read(header, dtype) + _bytes_of_whole(modules, base.config)
+        if room_bytes is not None and needed > room_bytes:
             raise BadAdapter(
                 f"reading the adapter takes {needed} bytes of memory, of which {room_bytes} are"
                 " kept for that; allow the engine more"
             )
         with safe_open(weights_path, framework="pt") as file:
-            reader = _Reader(file, dtype)
+            reader = Reader(file, dtype)
             parts = {
                 key: _read_part(key, tensors, reader, config, base=base)
                 for key, tensors in modules.parts.items()
             }
-            ends = _read_ends(modules.ends, reader, config, base)
-        assert reader.num_read == len(header), "a declared tensor was not applied"
+            norms = _read_norms(modules.norms, reader, base)
+            parts = _behind_norms(parts, norms, base)
+            ends = read_ends(modules.ends, reader, config, base, norm=norms.get((None, "norm")))
+        assert len(reader.names) == modules.num_tensors, "a declared tensor was not applied"
         return pack(base.config, parts, dtype, ends)
     except (OSError, SafetensorError) as error:
         raise BadAdapter(f"{weights_path.name} cannot be read: {error}") from error
@@ -146,7 +126,7 @@ def bytes_to_read(header: dict[str, TensorHeader], dtype: torch.dtype) -> int:
     """
     numbers = {name: math.prod(tensor.shape) for name, tensor in header.items()}
     return sum(
-        count * (4 + (8 if END_NAME.fullmatch(name) else 0) + dtype.itemsize)
+        count * (4 + (8 if isinstance(find_place(name), OfEnd) else 0) + dtype.itemsize)
         for name, count in numbers.items()
     )
 
@@ -164,181 +144,19 @@ def _tensor_header(name: str, entry: dict[str, Any]) -> TensorHeader:
     return TensorHeader(shape, dtype, end - begin)
 
 
-Tensors = dict[str, str]
-"""What a tensor is ("lora_A.weight", …) → its name in the file."""
-
-
-@dataclass(frozen=True)
-class Modules:
-    """The tensors by what they change: `parts` by (layer, part name), `ends` by "embed_tokens" and
-    "lm_head".
-    """
-
-    parts: dict[tuple[int, str], Tensors]
-    ends: dict[str, Tensors]
-
-
-def match_tensors(
-    header: dict[str, TensorHeader], config: AdapterConfig, base: ModelConfig
-) -> Modules:
-    """Find each tensor's place in the base and check its shape.
-
-    All halves of every module must be there. Raises BadAdapter.
-    """
-    parts = {part.name: part for part in parts_of(base)}
-    modules = Modules({}, {})
-    for name, tensor in header.items():
-        if (end := END_NAME.fullmatch(name)) is not None:
-            module = end[1] or end[2]
-            half = HALVES.get(end[3], end[3].removesuffix(".weight"))
-            if (half in EMBEDDING_PAIR and module == "lm_head") or (
-                half in HEAD_PAIR and module == "embed_tokens"
-            ):
-                raise BadAdapter(f"tensor {name} belongs to no kind of adapter for {module}")
-            if half == "tokens" and module not in config.tokens:
-                raise BadAdapter(
-                    f"tensor {name} has no place: trainable_token_indices does not name {module}"
-                )
-            _expect(name, tensor, _end_shape(config, module, half, base))
-            _place(modules.ends.setdefault(module, {}), half, name)
-        else:
-            found = TENSOR_NAME.fullmatch(name)
-            if found is None or found[2] not in parts or int(found[1]) >= base.layers:
-                raise BadAdapter(
-                    f"tensor {name[:200]} has no place in this base ({base.layers} layers; q, k, v,"
-                    " o, gate, up, down projections)"
-                )
-            layer = int(found[1])
-            part = parts[found[2]]
-            half = HALVES.get(found[3], found[3].removesuffix(".weight"))
-            if half == "bias" and not (config.bias != "none" and has_bias(base, part)):
-                why = (
-                    f"bias is {config.bias!r}"
-                    if has_bias(base, part)
-                    else "this base has no bias there"
-                )
-                raise BadAdapter(f"tensor {name} has no place: {why}")
-            _expect(name, tensor, _part_shape(config, layer, part, half))
-            _place(modules.parts.setdefault((layer, part.name), {}), half, name)
-    if not modules.parts and not modules.ends:
-        raise BadAdapter("the adapter declares no tensor")
-    for tensors in modules.parts.values():
-        _check_part(tensors, config)
-    _check_ends(modules.ends, config, base)
-    return modules
-
-
-def has_bias(base: ModelConfig, part: Part) -> bool:
-    """Return whether the base adds a bias to this linear."""
-    return (base.qkv_bias, base.out_bias, base.mlp_bias, base.mlp_bias)[part.kind]
-
-
-def _expect(name: str, tensor: TensorHeader, expected: tuple[int, ...]) -> None:
-    if tensor.shape != expected:
-        raise BadAdapter(
-            f"tensor {name} has shape {list(tensor.shape)}, this base and its rank need"
-            f" {list(expected)}: made for another base?"
-        )
-
-
-def _place(tensors: Tensors, half: str, name: str) -> None:
-    if tensors.setdefault(half, name) != name:
-        raise BadAdapter(f"tensor {name} is declared twice, also as {tensors[half]}")
-
-
-def _check_part(tensors: Tensors, config: AdapterConfig) -> None:
-    own = tensors.keys() - {"bias"}
-    needed = (
-        {"lora_A", "lora_B"}
-        | ({"lora_magnitude_vector"} if config.dora else set())
-        | ({"lora_B.bias"} if config.lora_bias else set())
-    )
-    if own or config.bias != "all":
-        _check_whole(
-            own,
-            needed,
-            tensors,
-            " (use_dora)" if config.dora else " (lora_bias)" if config.lora_bias else "",
-        )
-
-
-def _check_whole(present: set[str], needed: set[str], tensors: Tensors, field: str = "") -> None:
-    if present != needed:
-        wrong = sorted(present ^ needed)
-        verdict = (
-            "has no place here" if set(wrong) <= present else "is missing: it lacks its other half"
-        )
-        raise BadAdapter(
-            f"beside tensor {next(iter(tensors.values()))} {', '.join(wrong)}{field} {verdict}"
-        )
-
-
-def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConfig) -> None:
-    """Raise BadAdapter unless each end is changed in at most one way.
-
-    The ways are a pair, some rows of its own, or the whole.
-    """
-    for module in ("embed_tokens", "lm_head"):
-        tensors = ends.get(module, {})
-        by_tokens = module in config.tokens or (base.tied_head and "embed_tokens" in config.tokens)
-        pair = tensors.keys() - {"weight", "tokens"}
-        if by_tokens + (module in config.saved) + bool(pair) > 1:
-            ways = "target_modules, modules_to_save and trainable_token_indices"
-            raise BadAdapter(
-                f"{module} is changed in two ways at once (of {ways}); that is not served"
-            )
-        for field, half, declared in (
-            ("modules_to_save", "weight", config.saved),
-            ("trainable_token_indices", "tokens", config.tokens),
-        ):
-            if module in declared and half not in tensors:
-                raise BadAdapter(f"{field} names {module}, but the file has no tensor for it")
-        if pair and (config.dora or config.lora_bias):
-            raise BadAdapter(
-                f"{'use_dora' if config.dora else 'lora_bias'} is not served for the embedding or"
-                f" the head ({tensors[min(pair)]})"
-            )
-        if pair:
-            _check_whole(pair, EMBEDDING_PAIR if module == "embed_tokens" else HEAD_PAIR, tensors)
-
-
-def _part_shape(config: AdapterConfig, layer: int, part: Part, half: str) -> tuple[int, ...]:
-    rank = _checked_rank(config, f"model.layers.{layer}.{part.name}")
-    shapes = {"lora_A": (rank, part.width_in), "lora_B": (part.width_out, rank)}
-    return shapes.get(half, (part.width_out,))
-
-
-def _end_shape(config: AdapterConfig, module: str, half: str, base: ModelConfig) -> tuple[int, ...]:
-    if half in ("weight", "tokens"):
-        return (base.vocab_size if half == "weight" else len(config.tokens[module]), base.hidden)
-    rank = _checked_rank(config, "model.embed_tokens" if module == "embed_tokens" else module)
-    return {
-        "lora_embedding_A": (rank, base.vocab_size),
-        "lora_embedding_B": (base.hidden, rank),
-        "lora_A": (rank, base.hidden),
-        "lora_B": (base.vocab_size, rank),
-    }[half]
-
-
-def _checked_rank(config: AdapterConfig, module: str) -> int:
-    rank = config.rank_of(module)
-    if not 1 <= rank <= MAX_RANK:
-        raise BadAdapter(f"rank_pattern gives rank {rank} to {module}; it must be 1 to {MAX_RANK}")
-    return rank
-
-
-class _Reader:
+class Reader:
     """Reads tensors as float32, each checked to be finite in `dtype` once multiplied by `scale`."""
 
     def __init__(self, file: Any, dtype: torch.dtype) -> None:
         self._file = file
         self.dtype = dtype
-        self.num_read = 0
+        self.names: set[str] = set()
 
     def read(self, name: str, scale: float = 1.0) -> torch.Tensor:
+        """Return a tensor. Raises BadAdapter where a number is not finite."""
         tensor: torch.Tensor = self._file.get_tensor(name).float()
         tensor = tensor if scale == 1.0 else tensor * scale
-        self.num_read += 1
+        self.names.add(name)
         if not math.isfinite(float((tensor.to(self.dtype) * 0.0).sum())):
             raise BadAdapter(
                 f"tensor {name} holds numbers that are not finite in"
@@ -348,12 +166,18 @@ class _Reader:
 
 
 def _read_part(
-    key: tuple[int, str], tensors: Tensors, reader: _Reader, config: AdapterConfig, base: Weights
+    key: tuple[int, str], tensors: Tensors, reader: Reader, config: AdapterConfig, base: Weights
 ) -> PartWeights:
     module = f"model.layers.{key[0]}.{key[1]}"
     shift = None
     if "bias" in tensors:  # the trained one takes the place of the base's
         shift = reader.read(tensors["bias"]) - base.read(f"{module}.bias").float()
+    if "weight" in tensors:
+        own = reader.read(tensors["weight"])
+        if config.saves(module):
+            a, b = replace_linear(own, base.read(f"{module}.weight").float())
+            return PartWeights(a, b, shift=shift)
+        check_base_copy(tensors["weight"], own, module, base)
     if "lora_A" not in tensors:
         return PartWeights(shift=shift)
     a = reader.read(tensors["lora_A"])
@@ -376,65 +200,45 @@ def _read_part(
     return PartWeights(a, b * gain[:, None], gain=gain, shift=shift)
 
 
-def _read_ends(
-    ends: dict[str, Tensors], reader: _Reader, config: AdapterConfig, base: Weights
-) -> Ends | None:
-    embedding = ends.get("embed_tokens", {})
-    head = ends.get("lm_head", {})
-    made: dict[str, torch.Tensor | None] = {}
-    if "lora_embedding_A" in embedding:
-        a = reader.read(embedding["lora_embedding_A"])
-        made["embedding_a"] = a.T.contiguous()
-        made["embedding_b"] = reader.read(
-            embedding["lora_embedding_B"], config.scale("model.embed_tokens", len(a))
-        ).T.contiguous()
-    if "lora_A" in head:
-        a = reader.read(head["lora_A"])
-        made["head_a"] = a.T.contiguous()
-        made["head_b"] = reader.read(head["lora_B"], config.scale("lm_head", len(a))).T.contiguous()
-    for module, tensors in ends.items():
-        if "tokens" in tensors:
-            ids, order = _token_ids(config.tokens[module], base.config.vocab_size).sort()
-            rows = reader.read(tensors["tokens"])[order].to(reader.dtype)
-            if module == "embed_tokens":
-                made["embedding_ids"] = ids
-                made["embedding_rows"] = rows
-            if module == "lm_head" or (base.config.tied_head and "lm_head" not in config.tokens):
-                made["head_ids"], made["head_rows"] = ids, head_of(rows)
+def _read_norms(
+    norms: dict[tuple[int | None, str], str], reader: Reader, base: Weights
+) -> dict[tuple[int | None, str], torch.Tensor]:
+    """Return by what each norm's own weight multiplies the base's."""
+    return {
+        key: ratio_of(module, reader.read(name), base.read(f"{module}.weight").float())
+        for key, name in norms.items()
+        for module in (OfNorm(*key).module,)
+    }
+
+
+def _behind_norms(
+    parts: dict[tuple[int, str], PartWeights],
+    norms: dict[tuple[int | None, str], torch.Tensor],
+    base: Weights,
+) -> dict[tuple[int, str], PartWeights]:
+    """Return the parts, those behind a norm of the adapter's own with its ratio in them."""
+    changed = dict(parts)
+    for (layer, name), ratio in norms.items():
+        if layer is None:
+            continue
+        kind = BEHIND[name]
+        for part in parts_of(base.config):
+            if part.kind == kind:
+                weight = base.read(f"model.layers.{layer}.{part.name}.weight").float()
+                key = (layer, part.name)
+                changed[key] = behind_norm(changed.get(key, PartWeights()), ratio, weight)
+    return changed
+
+
+def _bytes_of_whole(modules: Modules, base: ModelConfig) -> int:
+    """Return an upper bound of the bytes that pairs of full rank take beside their tensors."""
+    numbers = 0
+    for layer, name in modules.norms:
+        behind = [part for part in parts_of(base) if part.kind == BEHIND.get(name)]
+        numbers += sum(base.hidden * (part.width_in + 3 * part.width_out) for part in behind)
+        numbers += 3 * base.hidden * base.vocab_size if layer is None else 0
+    for (_, name), tensors in modules.parts.items():
         if "weight" in tensors:
-            rows = reader.read(tensors["weight"])
-            if module not in config.saved:
-                _check_base_copy(
-                    tensors["weight"],
-                    rows,
-                    (
-                        "model.embed_tokens"
-                        if module == "embed_tokens" or base.config.tied_head
-                        else module
-                    ),
-                    base,
-                )
-            elif module == "embed_tokens":
-                made["embedding_rows"] = rows.to(reader.dtype)
-            else:
-                made["head_rows"] = head_of(rows.to(reader.dtype))
-    return Ends(**made) if made else None
-
-
-def _token_ids(ids: tuple[int, ...], vocab_size: int) -> torch.Tensor:
-    if not all(0 <= each < vocab_size for each in ids):
-        raise BadAdapter(
-            f"trainable_token_indices names a token that this base, with {vocab_size}, has not"
-        )
-    return torch.tensor(ids)
-
-
-def _check_base_copy(name: str, rows: torch.Tensor, module: str, base: Weights) -> None:
-    """Raise BadAdapter unless `rows` are the base's own matrix.
-
-    PEFT saves that matrix beside an adapter of the embedding or the head, though nobody trained it.
-    """
-    if not torch.allclose(rows, base.read(f"{module}.weight").float(), rtol=1e-2, atol=1e-5):
-        raise BadAdapter(
-            f"tensor {name} is not the base's own matrix, and modules_to_save does not name it"
-        )
+            part = next(part for part in parts_of(base) if part.name == name)
+            numbers += 2 * part.width_in * part.width_out + max(part.width_in, part.width_out) ** 2
+    return 4 * numbers

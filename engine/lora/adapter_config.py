@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadAdapter
+from .patterns import PatternError, Patterns
 
 MAX_RANK = 1024
 MAX_PATTERNS = 4096
 MAX_NUMBER = 1e30  # no adapter is near; beyond, an integer may fit no float
-PATTERN_KEY = re.compile(r"\^?[A-Za-z0-9_.]{1,200}")
-
+MAX_SAVED = 256
 # Fields that change no number when an adapter is served, that the tensors themselves already say,
 # or that are read below.
 KNOWN = {
@@ -44,6 +43,8 @@ KNOWN = {
     "init_lora_weights",
     "loftq_config",
     "eva_config",
+    "corda_config",
+    "lora_ga_config",
     "ensure_weight_tying",
     "qalora_group_size",
     "megatron_core",
@@ -53,6 +54,19 @@ KNOWN = {
     "modules_to_save",
     "trainable_token_indices",
 }
+UNSERVED = {
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "megatron_config",
+    "monteclora_config",
+    "target_parameters",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+}
+"""PEFT's other fields: each asks for something that is not done here, unless it says nothing."""
 MUTATES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
@@ -60,8 +74,9 @@ MUTATES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 class AdapterConfig:
     """The part of adapter_config.json that changes numbers.
 
-    bias: "none", "all" or "lora_only". saved: which of "embed_tokens" and "lm_head" are replaced as
-    a whole. tokens: which rows of them are replaced, in the file's order.
+    bias: "none", "all" or "lora_only". saved: what names of modules that are replaced as a whole
+    end with. tokens: which rows of "embed_tokens" and "lm_head" are replaced, in the file's order.
+    ties: what is done to the embedding is done to a head that is tied to it.
     """
 
     rank: int
@@ -69,20 +84,31 @@ class AdapterConfig:
     rslora: bool
     dora: bool
     lora_bias: bool
-    rank_pattern: dict[str, int]
-    alpha_pattern: dict[str, float]
+    rank_pattern: Patterns
+    alpha_pattern: Patterns
     bias: str
-    saved: frozenset[str]
+    saved: tuple[str, ...]
     tokens: dict[str, tuple[int, ...]]
+    ties: bool
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of B in `module` (its name from `model.layers` on)."""
-        alpha = float(_by_pattern(self.alpha_pattern, module, self.alpha))
+        found = self.alpha_pattern.find(module)
+        alpha = self.alpha if found is None else found
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
     def rank_of(self, module: str) -> int:
         """Return the rank that `module` declares."""
-        return int(_by_pattern(self.rank_pattern, module, self.rank))
+        found = self.rank_pattern.find(module)
+        return self.rank if found is None else int(found)
+
+    def saves(self, module: str) -> bool:
+        """Return whether `module` is replaced as a whole, or a module that holds it, by PEFT's
+        rule: one whose name ends with what modules_to_save says.
+        """
+        parts = module.split(".")
+        holders = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+        return any(holder.endswith(name) for holder in holders for name in self.saved)
 
 
 def parse_config(data: bytes) -> AdapterConfig:
@@ -98,7 +124,6 @@ def parse_config(data: bytes) -> AdapterConfig:
     alpha = _number(raw, "lora_alpha", 8)
     if rank != int(rank) or not 1 <= rank <= MAX_RANK:
         raise BadAdapter(f"r is {rank}; it must be a whole number from 1 to {MAX_RANK}")
-    ranks = {key: int(value) for key, value in _patterns(raw, "rank_pattern").items()}
     rslora, dora, lora_bias = (
         bool(raw.get(field, False)) for field in ("use_rslora", "use_dora", "lora_bias")
     )
@@ -114,11 +139,12 @@ def parse_config(data: bytes) -> AdapterConfig:
         rslora,
         dora,
         lora_bias=lora_bias,
-        rank_pattern=ranks,
+        rank_pattern=_patterns(raw, "rank_pattern"),
         alpha_pattern=_patterns(raw, "alpha_pattern"),
         bias=raw.get("bias", "none"),
         saved=saved,
         tokens=tokens,
+        ties=bool(raw.get("ensure_weight_tying", False)),
     )
 
 
@@ -127,8 +153,6 @@ def _refuse_unserved(raw: dict[str, Any]) -> None:
         raise BadAdapter(f"peft_type is {raw.get('peft_type')!r}; only LORA is served")
     if raw.get("bias", "none") not in ("none", "all", "lora_only"):
         raise BadAdapter(f"bias is {str(raw['bias'])[:40]!r}; it must be none, all or lora_only")
-    if raw.get("fan_in_fan_out"):
-        raise BadAdapter("fan_in_fan_out is not served for this base's linears")
     init = raw.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower().startswith(MUTATES_BASE):
         raise BadAdapter(
@@ -136,7 +160,11 @@ def _refuse_unserved(raw: dict[str, Any]) -> None:
             " LoRA first"
         )
     for field, value in raw.items():
-        if field not in KNOWN and value not in (None, False, [], {}, "", 0):
+        # A newer version's switch is true, a list or an object; a word or a number alone is an
+        # option of one, and PEFT itself leaves out what it does not know.
+        asks = value not in (None, False, [], {}, "", 0)
+        is_option = field not in UNSERVED and isinstance(value, str | int | float)
+        if field not in KNOWN and asks and (value is True or not is_option):
             raise BadAdapter(
                 f"the field {field} is {str(value)[:80]!r}, which is not served; train without it"
             )
@@ -153,16 +181,13 @@ def _number(raw: dict[str, Any], field: str, default: float) -> float:
     return value
 
 
-def _saved(raw: dict[str, Any]) -> frozenset[str]:
+def _saved(raw: dict[str, Any]) -> tuple[str, ...]:
     names = raw.get("modules_to_save") or []
-    if not isinstance(names, list) or not all(
-        isinstance(name, str) and _end_of(name) for name in names
-    ):
-        raise BadAdapter(
-            f"modules_to_save is {str(names)[:80]}; only embed_tokens and lm_head are served,"
-            " others with LoRA (target_modules)"
-        )
-    return frozenset(_end_of(name) for name in names)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise BadAdapter(f"modules_to_save is {str(names)[:80]}; it must be a list of module names")
+    if len(names) > MAX_SAVED:
+        raise BadAdapter(f"modules_to_save has {len(names)} names; at most {MAX_SAVED} are served")
+    return tuple(dict.fromkeys(names))
 
 
 def _trained_tokens(raw: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -200,28 +225,11 @@ def _end_of(name: str) -> str:
     return last if last in ("embed_tokens", "lm_head") else ""
 
 
-def _patterns(raw: dict[str, Any], field: str) -> dict[str, float]:
+def _patterns(raw: dict[str, Any], field: str) -> Patterns:
     patterns = raw.get(field) or {}
     if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
         raise BadAdapter(f"{field} must map at most {MAX_PATTERNS} module names to numbers")
-    for key in patterns:
-        if not PATTERN_KEY.fullmatch(key):
-            raise BadAdapter(
-                f"{field} has the key {key[:80]!r}; only plain module names are served, no regular"
-                " expressions"
-            )
-    return {key: _number(patterns, key, 0) for key in patterns}
-
-
-def _by_pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
-    """Look up by PEFT's rule: the first key that equals the name or its tail after a dot.
-
-    `^` ties the key to the start. A dot matches itself only.
-    """
-    for key, value in patterns.items():
-        if key.startswith("^"):
-            if module == key[1:]:
-                return value
-        elif module == key or module.endswith("." + key):
-            return value
-    return default
+    try:
+        return Patterns({key: _number(patterns, key, 0) for key in patterns})
+    except PatternError as error:
+        raise BadAdapter(f"{field}: {error}") from error

@@ -30,6 +30,8 @@ class Ends:
     [rank, hidden]; head_a [hidden, rank], head_b [rank, vocab]. Replaced rows in the model's dtype:
     embedding_rows [n, hidden] for the tokens embedding_ids [n] int64, ascending, and head_rows
     [hidden, n padded to COLUMN_STEP] for head_ids [n]; without ids, for the whole vocabulary.
+    DoRA, in float32: embedding_gain [hidden] and head_gain [vocab] multiply what the base or
+    replaced rows give, head_shift [vocab] is added; their pairs have the gain in them.
     """
 
     embedding_a: torch.Tensor | None = None
@@ -40,6 +42,9 @@ class Ends:
     embedding_rows: torch.Tensor | None = None
     head_ids: torch.Tensor | None = None
     head_rows: torch.Tensor | None = None
+    embedding_gain: torch.Tensor | None = None
+    head_gain: torch.Tensor | None = None
+    head_shift: torch.Tensor | None = None
 
     @property
     def changes_embedding(self) -> bool:
@@ -49,7 +54,7 @@ class Ends:
     @property
     def changes_logits(self) -> bool:
         """Return whether `logits` does anything."""
-        return self.head_a is not None or self.head_rows is not None
+        return any(each is not None for each in (self.head_a, self.head_rows, self.head_shift))
 
     @property
     def size_bytes(self) -> int:
@@ -60,8 +65,14 @@ class Ends:
         """Change the base's embeddings `rows [n, hidden]` float32 of `tokens [n]` into the
         adapter's.
         """
+        rows = self._own_rows(rows, tokens)
+        if self.embedding_gain is not None:
+            rows = rows * self.embedding_gain
         if self.embedding_a is not None and self.embedding_b is not None:
             rows = rows + bmm(self.embedding_a[tokens][None], self.embedding_b[None])[0]
+        return rows
+
+    def _own_rows(self, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         if self.embedding_rows is None:
             return rows
         if self.embedding_ids is None:
@@ -76,8 +87,14 @@ class Ends:
         """Change the base's `logits [n, vocab]` float32 of the head's inputs `final [n, hidden]`
         into the adapter's.
         """
+        logits = self._own_logits(logits, final)
+        if self.head_gain is not None:
+            logits = logits * self.head_gain
         if self.head_a is not None and self.head_b is not None:
             logits = logits + bmm(bmm(final.float()[None], self.head_a[None]), self.head_b[None])[0]
+        return logits if self.head_shift is None else logits + self.head_shift
+
+    def _own_logits(self, logits: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
         if self.head_rows is None:
             return logits
         replaced = bmm(final.to(self.head_rows.dtype)[None], self.head_rows[None])[0].float()

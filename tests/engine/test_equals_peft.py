@@ -47,6 +47,52 @@ SERVED: dict[str, dict[str, Any]] = {
         "target_modules": [*ALL_LINEAR, "embed_tokens"],
     },
     "trainable tokens": {"trainable_token_indices": [40, 5, 17]},
+    "dora on both ends": {
+        "use_dora": True,
+        "target_modules": [*ALL_LINEAR, "embed_tokens", "lm_head"],
+    },
+    "lora_bias on the head": {"lora_bias": True, "target_modules": ["q_proj", "lm_head"]},
+    "expressions": {
+        "rank_pattern": {
+            r".*\.layers\.[01]\..*(q_proj|v_proj)": 6,
+            r"layers\.\d+\.mlp\.(?:up|gate)_proj": 3,
+            r"^model\.layers\.2\.self_attn\.[^kv]_proj": 9,
+        },
+        "alpha_pattern": {r"(q|k)_proj": 30, r".*down.*": 5, "self.attn.o_proj": 3},
+    },
+    "norms of layers": {"modules_to_save": ["input_layernorm", "post_attention_layernorm"]},
+    "norms, dora and lora_bias apart": {"modules_to_save": ["norm"], "use_dora": True},
+    "norms and bias": {"modules_to_save": ["model.norm", "input_layernorm"], "lora_bias": True},
+    "the last norm and the head": {
+        "modules_to_save": ["model.norm", "lm_head"],
+        "target_modules": ["v_proj", "embed_tokens"],
+    },
+    "the last norm and tokens": {
+        "modules_to_save": ["model.norm"],
+        "trainable_token_indices": [4, 9],
+    },
+    "the last norm and a pair at the head": {
+        "modules_to_save": ["model.norm"],
+        "target_modules": ["v_proj", "lm_head"],
+        "use_dora": True,
+    },
+    "linears as a whole": {
+        "modules_to_save": ["gate_proj", "layers.1.mlp.down_proj", "k_proj"],
+        "target_modules": ["q_proj"],
+    },
+    "a block as a whole": {"modules_to_save": ["layers.1.mlp"], "target_modules": ["q_proj"]},
+    "a norm and the linears behind it": {
+        "modules_to_save": ["layers.0.input_layernorm", "k_proj"],
+        "target_modules": ["q_proj"],
+    },
+    "fan_in_fan_out, which linears do not have": {"fan_in_fan_out": True},
+    "kept tied, replaced": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "kept tied, the head replaced": {"modules_to_save": ["lm_head"], "ensure_weight_tying": True},
+    "kept tied, by LoRA": {
+        "target_modules": ["q_proj", "embed_tokens"],
+        "ensure_weight_tying": True,
+    },
+    "kept tied, tokens": {"trainable_token_indices": [3, 8], "ensure_weight_tying": True},
     "trainable tokens of both": {
         "trainable_token_indices": {"embed_tokens": [3, 2], "lm_head": [7]}
     },
@@ -55,7 +101,7 @@ SERVED: dict[str, dict[str, Any]] = {
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "pissa": ({"init_lora_weights": "pissa"}, "init_lora_weights"),
     "olora": ({"init_lora_weights": "olora"}, "init_lora_weights"),
-    "a norm": ({"modules_to_save": ["input_layernorm"]}, "modules_to_save"),
+    "a layer replicated": ({"layer_replication": [[0, 2], [2, 3]]}, "layer_replication"),
     "layer replication": ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
 }
 

@@ -120,12 +120,23 @@ def test_a_tensor_that_cannot_be_applied_is_named(
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"peft_type": "IA3"}, "peft_type"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"some_future_switch": True}, "some_future_switch"),
+        ({"some_future_list": ["q_proj"]}, "some_future_list"),
+        ({"modules_to_save": ["model.layers.0.input_layernorm"]}, "names model.layers.0.input"),
+        ({"modules_to_save": ["up_proj"]}, "modules_to_save names up_proj"),
+        ({"modules_to_save": [""]}, "modules_to_save"),
         ({"some_future_field": {"x": 1}}, "some_future_field"),
         ({"r": 0}, "r is 0"),
         ({"r": 1e999}, "r is"),
         ({"lora_alpha": "many"}, "lora_alpha"),
-        ({"alpha_pattern": {"(a+)+$": 1}}, "no regular expressions"),
+        ({"alpha_pattern": {"(?=q)q_proj": 1}}, "alpha_pattern: assert is not served"),
+        ({"alpha_pattern": {"(q)_proj\\1": 1}}, "alpha_pattern: .*not served"),
+        ({"rank_pattern": {"(?i)Q_PROJ": 1}}, "rank_pattern: "),
+        ({"rank_pattern": {"(q_proj": 1}}, "rank_pattern: it is no regular expression"),
+        ({"rank_pattern": {"((a{99}){99}){99}": 1}}, "rank_pattern: it is too long"),
+        ({"rank_pattern": {"(((){999}){999}){999}": 1}}, "rank_pattern: it is too long"),
+        ({"rank_pattern": {"(" * 300 + ")" * 300: 1}}, "rank_pattern: it is longer than 400"),
+        ({"rank_pattern": {f"({at})_proj": 1 for at in range(65)}}, "65 regular expressions"),
         ({"rank_pattern": {"q_proj": 100000}}, "rank"),
     ],
 )
@@ -138,6 +149,15 @@ def test_a_field_that_we_do_not_serve_is_named(
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **fields}))
     with pytest.raises(BadAdapter, match=words):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["auto", 1e-6, 3, "rank_stabilised"])
+def test_an_option_of_a_switch_that_no_version_we_know_has_is_left_out_as_peft_does(
+    tmp_path: Path, value: object
+) -> None:
+    write_adapter(tmp_path / "plain", 1)
+    write_adapter(tmp_path / "newer", 1, some_future_option=value)
+    assert torch.equal(load(tmp_path / "plain").blob, load(tmp_path / "newer").blob)
 
 
 def test_tokens_that_the_base_has_not_and_biases_that_it_has_not_are_named(tmp_path: Path) -> None:
