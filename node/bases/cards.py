@@ -84,7 +84,7 @@ class Cards:
             async with trio.open_nursery() as nursery:
                 for provider in providers:
                     nursery.start_soon(ask, provider)
-        return _by_consent(told)
+        return by_consent(told)
 
     async def _ask(self, provider: PeerAddress, base: bytes) -> bytes:
         await self._host.connect_to(provider, ASK_DEADLINE_S)
@@ -96,7 +96,7 @@ class Cards:
         return answer.found[0]
 
 
-def _by_consent(told: Sequence[tuple[bytes, BaseCard]]) -> list[bytes]:
+def by_consent(told: Sequence[tuple[bytes, BaseCard]]) -> list[bytes]:
     """Order cards: one of the index that most have comes first, of those the oldest."""
     votes = Counter(index_of(card) for _, card in told)
     ranked = sorted(told, key=lambda one: (-votes[index_of(one[1])], one[1].created_at, one[0]))
