@@ -37,9 +37,13 @@ def main(arguments: list[str] | None = None) -> int:
         or int(os.environ.get("OMP_NUM_THREADS") or 0)
         or len(os.sched_getaffinity(0))
     )
-    return {"serve": _serve, "info": _info, "logits": _logits, "calibrate": _calibrate}[
-        chosen.command
-    ](chosen)
+    return {
+        "serve": _serve,
+        "info": _info,
+        "logits": _logits,
+        "calibrate": _calibrate,
+        "convert": _convert,
+    }[chosen.command](chosen)
 
 
 # --- the commands: each imports torch, directly or not, so it imports when it runs ---
@@ -108,6 +112,20 @@ def _logits(chosen: argparse.Namespace) -> int:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1
     print(f"{chosen.out}: logits {list(shape)}")
+    return 0
+
+
+def _convert(chosen: argparse.Namespace) -> int:
+    from .convert import convert_adapter
+    from .errors import CannotServe
+    from .model.weights import open_weights
+
+    try:
+        count = convert_adapter(open_weights(chosen.base), chosen.adapter, chosen.out)
+    except CannotServe as error:
+        print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
+        return 1
+    print(f"{chosen.out}: plain LoRA, {count} modules")
     return 0
 
 

@@ -37,12 +37,25 @@ def make_parser(description: str) -> argparse.ArgumentParser:
             ),
         )
     )
+    _add_convert(
+        commands.add_parser(
+            "convert",
+            help="write an adapter that began by changing the base (PiSSA, OLoRA) as plain LoRA",
+        )
+    )
     commands.add_parser(
         "bench",
         help="compare with other engines; what follows goes to benchmarks.engine.compare",
         add_help=False,
     )
     return parser
+
+
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    _add_base(command)
+    command.add_argument("--adapter", type=Path, required=True, help="a PEFT folder")
+    command.add_argument("--out", type=Path, required=True, help="the folder to write")
+    command.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def _add_serve(command: argparse.ArgumentParser) -> None:

@@ -163,7 +163,8 @@ class AdapterInfo:
     """One adapter that this daemon knows.
 
     `providers`: how many peers say that they hold it, this one included; at most 8 others are
-    counted, 0 when nobody answered in time. `version`: what stands behind the name's @.
+    counted, 0 when nobody answered in time. `version`: what stands behind the name's @. `note`:
+    what was done to it while it was published.
     """
 
     name: str
@@ -177,6 +178,7 @@ class AdapterInfo:
     description: str = ""
     languages: tuple[str, ...] = ()
     base: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

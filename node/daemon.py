@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import msgspec
@@ -46,6 +46,7 @@ from .api import (
 )
 from .bases.keeping import BaseKeeper
 from .catalogue.catalogue import Catalogue
+from .catalogue.converting import plain_folder
 from .catalogue.fitting import load_base_shape
 from .catalogue.importing import find_all
 from .config import Config
@@ -189,10 +190,16 @@ class NodeDaemon:
         in_place: bool = False,
     ) -> AdapterInfo:
         """Publish a PEFT folder, as the creator whose key is in that file (None: this node
-        itself).
+        itself); one that began by changing the base is converted to plain LoRA first.
         """
         creator = None if key is None else await _load_key(Identity.load_or_create, key)
-        return await self._need_catalogue().publish(folder, creator, told, in_place=in_place)
+        catalogue = self._need_catalogue()
+        base = self._keeper.base if self._keeper else None
+        weights = base.weights if base else None
+        async with plain_folder(folder, weights, self.config.home) as plain:
+            as_it_lies = in_place and plain.folder == folder
+            info = await catalogue.publish(plain.folder, creator, told, in_place=as_it_lies)
+            return replace(info, note=plain.note)
 
     async def find_on_disk(self, path: Path) -> list[FoundInfo]:
         """List the adapters and bases in a hub's cache, or the adapter in a PEFT folder."""

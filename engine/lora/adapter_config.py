@@ -157,7 +157,7 @@ def _refuse_unserved(raw: dict[str, Any]) -> None:
     if isinstance(init, str) and init.lower().startswith(MUTATES_BASE):
         raise BadAdapter(
             f"init_lora_weights={init!r} changed the base's weights; convert the adapter to plain"
-            " LoRA first"
+            " LoRA first, as `lorikeet push` does"
         )
     for field, value in raw.items():
         # A newer version's switch is true, a list or an object; a word or a number alone is an

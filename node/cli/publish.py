@@ -79,6 +79,7 @@ def push(
             ("cid", info.cid),
             ("creator", info.creator),
             ("size", size(info.size_bytes)),
+            *([("note", info.note)] if info.note else []),
             ("try", f"lorikeet run {info.name} …"),
         ]
     )
