@@ -128,6 +128,10 @@ async def test_of_three_the_warm_one_answers_and_once_it_is_busy_another(lab: La
         a = net.nodes["a"]
         assert a.engine is not None
         a.engine.release(net.law.digest)
+        a.engine.load_now.load_ms.value = 120.0  # its disk is slow, and to fetch it is slower
+        c = net.nodes["c"]
+        assert c.engine is not None
+        c.engine.load_now.find_ms.value = 2000.0
         await net.are_provided("law", "a", "b")
         found = {name: await net.quote_of(name) for name in NAMES}
         assert [each.residency for each in found.values()] == ["disk", "slot", "absent"]
