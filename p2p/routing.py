@@ -29,6 +29,7 @@ REFRESH_INTERVAL_S = 300.0
 FIRST_REFRESH_S = 5.0
 PROBE_INTERVAL_S = 10.0
 STRANGER_S = 600.0
+MAX_DOUBTED = 256
 MAX_PROBED = 4  # peers of the routing table without a connection, looked at in one round
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Routing:
         self._queries = queries
         self._own = host.get_id()
         self._silences = Silences()  # by trio.current_time()
+        self._doubted: set[ID] = set()  # who was only slow, and is to be asked once more
         self._strangers: dict[ID, float] = {}  # since when
         self._closest: dict[bytes, tuple[tuple[bytes, ...], float]] = {}
 
@@ -66,6 +68,7 @@ class Routing:
     def note_alive(self, peer: ID) -> None:
         """Count a peer among the living again."""
         self._silences.lift(peer.to_bytes())
+        self._doubted.discard(peer)
 
     def is_gone(self, peer: bytes) -> bool:
         """Return whether a peer was not to be reached lately."""
@@ -75,10 +78,18 @@ class Routing:
         return self._silences.is_silent(peer, trio.current_time())
 
     def note_silent(self, peer: ID, *, is_sure: bool) -> None:
-        """Leave a peer out for a while; one that is gone is forgotten."""
+        """Leave a peer out for a while; one that is gone is forgotten.
+
+        One that was only slow may have been busy, or this machine: where it is and what it has,
+        which it would not say again for minutes, is kept until it is asked once more.
+        """
         if not self._silences.note(peer.to_bytes(), trio.current_time(), is_sure=is_sure):
             return
         self._kademlia.routing_table.remove_peer(peer)
+        if not is_sure and peer not in self._doubted and len(self._doubted) < MAX_DOUBTED:
+            self._doubted.add(peer)
+            return
+        self._doubted.discard(peer)
         self._kademlia.provider_store.forget(peer)
         self._forget_place(peer)
 
@@ -113,13 +124,16 @@ class Routing:
         connected = self._host.get_connected_peers()
         table = self._kademlia.routing_table.get_peer_ids()
         absent = [peer.to_bytes() for peer in table if peer not in connected]
+        doubted = [peer.to_bytes() for peer in self._doubted if not self.is_gone(peer.to_bytes())]
         key = self._own.to_bytes()
 
         async def probe(peer: bytes) -> None:
-            await self.tries(ID(peer), self._queries.find_node(ID(peer), key, TELL_TIMEOUT_S))
+            question = self._queries.find_node(ID(peer), key, TELL_TIMEOUT_S)
+            if await self.tries(ID(peer), question):
+                self.note_alive(ID(peer))
 
         chosen = secrets.SystemRandom().sample(absent, min(len(absent), MAX_PROBED))
-        await at_once(probe, chosen)
+        await at_once(probe, [*chosen, *doubted[:MAX_PROBED]])
 
     def _forget_strangers(self) -> None:
         """Drop what is noted of peers that were neither connected nor in the table for long."""
@@ -234,7 +248,7 @@ class Routing:
 
     async def _meet(self, peer: ID, answer: Answer) -> list[Named]:
         """Note that a peer is there; return those it named that may be asked."""
-        self._silences.lift(peer.to_bytes())
+        self.note_alive(peer)
         await self._kademlia.add_peer(peer, skip_server_mode_check=True)
         return [named for named in answer.closer if not self._is_silent(named.peer)]
 

@@ -268,6 +268,23 @@ async def test_a_moment_in_which_nobody_answered_is_not_remembered(monkeypatch):
         assert await publisher.dht.provide(LAW)  # they are there again
 
 
+async def test_what_a_peer_has_is_not_forgotten_because_it_was_slow(monkeypatch):
+    monkeypatch.setattr("p2p.routing.TELL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("p2p.routing.PROBE_INTERVAL_S", 0.2)
+    monkeypatch.setattr("p2p.peers.GONE_S", 2.0)
+    async with open_hosts(2) as (holder, provider):
+        await connect_all([holder, provider])
+        assert await provider.dht.provide(LAW)
+        peer = ID.from_base58(provider.peer_id)
+        for _ in range(2):
+            holder.dht.routing.note_silent(peer, is_sure=False)
+        assert holder.dht.is_gone(provider.peer_id)
+        assert [one.peer_id for one in await holder.dht.find_providers(LAW)] == [provider.peer_id]
+        fall_silent(provider)
+        store = holder.dht._kademlia.provider_store
+        await eventually(lambda: store.num_records == 0, 15)  # asked once more, it said nothing
+
+
 def serve_slowly(host, delay_s):
     """Have the DHT's part answer each question so much later."""
     handle = host.dht._kademlia.handle_stream
