@@ -67,7 +67,8 @@ def match_tensors(
         elif isinstance(place, OfNorm) and (place.layer or 0) < base.layers:
             _match_norm(name, tensor, place, config, base=base, modules=modules)
         elif isinstance(place, OfPart) and place.part in parts and place.layer < base.layers:
-            _match_part(name, tensor, place, parts[place.part], config, base, modules)
+            part = parts[place.part]
+            _match_part(name, tensor, place, part, config=config, base=base, modules=modules)
         else:
             raise BadAdapter(
                 f"tensor {name[:200]} has no place in this base ({base.layers} layers; q, k, v,"
