@@ -68,7 +68,7 @@ def read_ends(
             ):
                 _replace(made, "lm_head", rows, ids, reader.dtype)
         if "weight" in tensors:
-            _read_whole(module, ends, reader, config, base, made)
+            _read_whole(module, ends, reader, config, base=base, made=made)
     if norm is not None:
         _behind_norm(made, norm, base, reader.dtype)
     return Ends(**made) if made else None
