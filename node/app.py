@@ -43,7 +43,8 @@ from .catalogue.book import NameBook
 from .catalogue.catalogue import Catalogue, names_of
 from .catalogue.demand import Demand
 from .catalogue.fetching import Fetcher
-from .catalogue.holding import AdapterFolders, Holdings
+from .catalogue.folders import AdapterFolders
+from .catalogue.holding import Holdings
 from .catalogue.known import Known
 from .catalogue.names import Names
 from .catalogue.popularity import Popularity

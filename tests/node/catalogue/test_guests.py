@@ -19,7 +19,8 @@ import pytest
 import trio
 import trio.testing
 
-from node.catalogue.holding import SPARED_NS, AdapterFolders, Holdings, size_of
+from node.catalogue.folders import AdapterFolders
+from node.catalogue.holding import SPARED_NS, Holdings, size_of
 from node.catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE
 from node.errors import AdapterError, EngineBusy, NoProvider
 from p2p.blocks.store import BlockStore

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import trio
 
-from node.catalogue.holding import AdapterFolders, Holdings
+from node.catalogue.folders import AdapterFolders
+from node.catalogue.holding import Holdings
 from node.catalogue.packaging import (
     CONFIG_FILE,
     MAX_FILE_BYTES,

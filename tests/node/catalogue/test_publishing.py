@@ -16,7 +16,8 @@ from node.catalogue.about import parse_announcement
 from node.catalogue.announcements import Announcer
 from node.catalogue.book import NameBook
 from node.catalogue.catalogue import Catalogue, names_of
-from node.catalogue.holding import AdapterFolders, Holdings
+from node.catalogue.folders import AdapterFolders
+from node.catalogue.holding import Holdings
 from node.catalogue.known import Known
 from node.catalogue.names import Names
 from node.catalogue.popularity import Popularity
