@@ -28,6 +28,7 @@ from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import StreamHandlerFn
 from libp2p.io.trio import TrioTCPStream
 from libp2p.network.auto_connector import AutoConnector
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -152,6 +153,17 @@ class HardenedSwarm(Swarm):
     def protected(self, raw_conn: IRawConnection) -> IRawConnection:
         """Put the network's key, if it has one, over an outbound raw connection."""
         return raw_conn if self.psk is None else ProtectedConn(raw_conn, self.psk)
+
+    async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
+        """Register a connection, unless it ended as it began: the library would list it after it
+        had been taken off the list, and so for ever.
+        """
+        connection = await super().add_conn(muxed_conn, direction)
+        if connection.is_closed and connection in self.get_connections(muxed_conn.peer_id):
+            self.remove_conn(connection)
+            await self.notify_disconnected(connection)
+            raise SwarmException("the connection ended as it began")
+        return connection
 
     def begin_closing(self) -> None:
         """Take and dial no more connections."""

@@ -21,6 +21,7 @@ from .run import Finding, Fuzzer, kept, try_input
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 12.0
+SEED = 1  # the same inputs each time: others are scripts/fuzz's
 NAMED = {decoder.name: decoder for decoder in DECODERS}
 _OURS = re.compile(r'"(/lorikeet/[a-z-]+/\d+)"')
 _TOPIC = re.compile(r'^[A-Z_]*TOPIC = "([a-z]+)"$', re.MULTILINE)
@@ -70,8 +71,7 @@ async def test_what_once_went_wrong_stays_mended(finding: Finding) -> None:
 
 
 async def test_spoilt_messages_are_read_or_refused() -> None:
-    seed = random.SystemRandom().getrandbits(32)
-    found = await Fuzzer(seed).run(SECONDS)
+    found = await Fuzzer(SEED).run(SECONDS)
     assert not found, "\n".join(["scripts/fuzz keeps these as vectors:", *map(str, found)])
 
 

@@ -11,6 +11,7 @@ import coincurve
 import pytest
 import trio
 from libp2p.crypto.secp256k1 import create_new_key_pair
+from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
@@ -423,3 +424,20 @@ async def test_two_tasks_that_open_gossip_to_one_peer_open_one_stream():
 
         await settled()
         assert opened() == 2  # the one that died unsaid, and one more
+
+
+async def test_a_connection_that_ends_as_it_begins_is_not_listed(monkeypatch):
+    async def end_at_once(connection):
+        await connection.close()
+        connection.event_started.set()
+
+    async with open_hosts(2) as (a, b):
+        with monkeypatch.context() as patched:
+            patched.setattr(SwarmConn, "start", end_at_once)
+            with pytest.raises(PeerUnreachable):
+                await connect(b, a)
+            await settled()
+        assert a._swarm.get_connections() == b._swarm.get_connections() == []
+        b._swarm.forget_failures(ID.from_base58(a.peer_id))
+        await connect(b, a)
+        assert await is_alive(b, a)
