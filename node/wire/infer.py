@@ -197,12 +197,12 @@ def encode(message: Message) -> bytes:
 
 def decode_from_client(frame: bytes) -> FromClient:
     """Parse what a client sent; WireError when it is no message of ours."""
-    return _decode(frame, _CLIENT)
+    return decode_canonical(frame, _CLIENT)
 
 
 def decode_from_node(frame: bytes) -> FromNode:
     """Parse what a node sent; WireError when it is no message of ours."""
-    return _decode(frame, _NODE)
+    return decode_canonical(frame, _NODE)
 
 
 def expect(message: Message, kind: type[M]) -> M:
@@ -224,7 +224,8 @@ _CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClien
 _NODE: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
 
 
-def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
+def decode_canonical(frame: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
+    """Parse a frame in the only byte form of what it says; WireError for any other."""
     try:
         message = decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:

@@ -9,14 +9,21 @@ Normative text: docs/protocols/quote.md. Sends nothing, and decides nothing.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 
 from engine.messages import Residency
 
 from ..errors import RefusalCode
-from .infer import MAX_PROMPT_TOKENS, MAX_TOKENS, Amount, Digest, Message, WireError
+from .infer import (
+    MAX_PROMPT_TOKENS,
+    MAX_TOKENS,
+    Amount,
+    Digest,
+    Message,
+    decode_canonical,
+)
 
 PROTOCOL = "/lorikeet/quote/1"
 MAX_QUOTE_BYTES = 256  # of a frame, either way
@@ -68,7 +75,6 @@ class NoQuote(Message, frozen=True, array_like=True):
 
 FromNode = Quote | NoQuote
 
-_T = TypeVar("_T", AskQuote, FromNode)
 _ASK: msgspec.msgpack.Decoder[AskQuote] = msgspec.msgpack.Decoder(AskQuote)
 _ANSWER: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
 
@@ -80,19 +86,9 @@ def encode(message: AskQuote | FromNode) -> bytes:
 
 def decode_ask(frame: bytes) -> AskQuote:
     """Parse what a client sent; WireError when it is no question of ours."""
-    return _decode(frame, _ASK)
+    return decode_canonical(frame, _ASK)
 
 
 def decode_answer(frame: bytes) -> FromNode:
     """Parse what a node sent; WireError when it is no answer of ours."""
-    return _decode(frame, _ANSWER)
-
-
-def _decode(frame: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
-    try:
-        message = decoder.decode(frame)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise WireError(str(error)) from error
-    if msgspec.msgpack.encode(message) != frame:
-        raise WireError("the frame is not in canonical form")
-    return message
+    return decode_canonical(frame, _ANSWER)
