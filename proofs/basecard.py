@@ -21,10 +21,11 @@ from typing import Annotated
 import msgspec
 
 from .baseindex import MAX_INDEX_BYTES, Format
-from .codec import Amount, Digest, NotCanonical, PublicKey, Record, Signature, decode, encode
+from .codec import Amount, Digest, NotCanonical, PublicKey, Record, Signature, decode
 from .errors import BadSignature, BaseCardError
 from .manifest import File, Text
-from .signing import Signer, address_of, recover
+from .signed import sign_record, signer_of
+from .signing import Signer, address_of
 
 VERSION = 1
 MAX_CARD_BYTES = 64 << 10
@@ -119,7 +120,7 @@ def build_card(signer: Signer, about: Described, created_at: int) -> bytes:
             signer=signer.public_key,
             signature=bytes(65),
         )
-        data = encode(msgspec.structs.replace(draft, signature=signer.sign_digest(_digest(draft))))
+        data = sign_record(signer, draft, _DOMAIN)
     except (TypeError, OverflowError, UnicodeError) as error:
         raise BaseCardError("schema", str(error)) from error
     parse_card(data)
@@ -170,20 +171,12 @@ def _check_file(file: File, name: str, max_bytes: int) -> None:
 
 def _check_signature(card: BaseCard) -> None:
     try:
-        signer = recover(_digest(card), card.signature)
+        signer = signer_of(card, _DOMAIN)
         named = card.signer_address
     except BadSignature as error:
         raise BaseCardError("signature", str(error)) from error
     if signer != named:
         raise BaseCardError("signature", f"made by {signer.hex()}, not by {named.hex()}")
-
-
-def _digest(card: BaseCard) -> bytes:
-    """Hash what is signed: the card as an array without its last element, behind a prefix that
-    nothing else begins with.
-    """
-    unsigned = [getattr(card, field) for field in BaseCard.__struct_fields__[:-1]]
-    return hashlib.sha256(_DOMAIN + encode(unsigned)).digest()
 
 
 _DECODER = msgspec.msgpack.Decoder(BaseCard)

@@ -9,7 +9,6 @@ its blocks can be had.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated
@@ -25,10 +24,10 @@ from .codec import (
     Record,
     Signature,
     decode,
-    encode,
 )
 from .errors import BadSignature, ManifestError
-from .signing import Signer, address_of, recover
+from .signed import sign_record, signer_of
+from .signing import Signer, address_of
 
 VERSION = 1
 MAX_MANIFEST_BYTES = 64 << 10
@@ -118,7 +117,7 @@ def build_manifest(
         signature=bytes(65),
     )
     try:
-        data = encode(msgspec.structs.replace(draft, signature=signer.sign_digest(_digest(draft))))
+        data = sign_record(signer, draft, _DOMAIN)
     except (TypeError, OverflowError, UnicodeError) as error:
         raise ManifestError("schema", str(error)) from error
     parse_manifest(data)
@@ -163,7 +162,7 @@ def _check_files(files: Sequence[File]) -> None:
 
 def _check_signature(manifest: Manifest) -> None:
     try:
-        signer = recover(_digest(manifest), manifest.signature)
+        signer = signer_of(manifest, _DOMAIN)
         creator = manifest.creator_address
     except BadSignature as error:
         raise ManifestError("signature", str(error)) from error
@@ -171,14 +170,6 @@ def _check_signature(manifest: Manifest) -> None:
         raise ManifestError(
             "signature", f"made by {signer.hex()}, not by the creator {creator.hex()}"
         )
-
-
-def _digest(manifest: Manifest) -> bytes:
-    """Hash what is signed: the manifest as an array without its last element, behind a prefix that
-    nothing else begins with.
-    """
-    unsigned = [getattr(manifest, field) for field in Manifest.__struct_fields__[:-1]]
-    return hashlib.sha256(_DOMAIN + encode(unsigned)).digest()
 
 
 _DECODER = msgspec.msgpack.Decoder(Manifest)
