@@ -181,9 +181,10 @@ class MemoryChain:
 
     # ── reorganisations ──
 
-    def revert_to(self, height: int) -> list[bytes]:
+    def revert_to(self, height: int, *, time_too: bool = False) -> list[bytes]:
         """Take back every block above this one; their transactions, signed, in their order. What
-        waits in the pool goes on waiting.
+        waits in the pool goes on waiting. Time goes on too, as it does in a reorganisation, unless
+        `time_too` takes it back.
         """
         gone = self.blocks[height + 1 :]
         del self.blocks[height + 1 :]
@@ -194,6 +195,8 @@ class MemoryChain:
         database = self._chain.chaindb
         database._set_as_canonical_chain_head(database.db, header, GENESIS_PARENT_HASH)
         self._chain.header = self._chain.create_header_from_parent(header)
+        if time_too:
+            self._ahead_s = header.timestamp - int(self.clock())
         return [transaction.encode() for transaction in transactions]
 
     # ── inside ──

@@ -359,7 +359,7 @@ def opened() -> tuple[World, MemoryChain, int]:
 def begin(seed: int, kind: type[Honest]) -> Trial:
     """A trial of an aggregator of this kind."""
     world, chain, height = opened()
-    chain.revert_to(height)
+    chain.revert_to(height, time_too=True)
     configs = [world.config(number=number) for number in range(NUM_CHANNELS)]
     channels = [Channel(config, [ChannelTip(config)]) for config in configs]
     return Trial(world, chain, kind(world), random.Random(seed), height, channels)

@@ -31,6 +31,17 @@ def test_nobody_convicts_an_honest_aggregator_in_a_long_search(seed: int):
     run(begin(seed, Honest), 3 * NUM_EVENTS)
 
 
+def test_a_trial_begins_as_if_none_had_been_before_it():
+    first = begin(1, Honest)
+    began = first.honest.now
+    first.mine(1)
+    first.world.wait(10 * TERMS.silence)
+    second = begin(1, Honest)
+    assert second.honest.now == began
+    second.mine(1)
+    assert second.honest.now - began < 10
+
+
 class Unanchored(Honest):
     """Its headers land on any branch of the chain."""
 
