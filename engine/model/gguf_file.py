@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..base_files import GgufHeader, parse_header
 from ..count import round_up
 from ..errors import ModelError
+from .quantised import READERS, Quantised, from_blocks
 
 MAX_ALIGNMENT = 1 << 16
 SERVED = (
@@ -57,7 +58,9 @@ class TensorInfo:
 
 
 class GgufFile:
-    """An open GGUF file: `fields`, `tensors`, and `read` for one tensor as float32."""
+    """An open GGUF file: `fields`, `tensors`, and `read` for one tensor as float32, or
+    `read_quantised` for one that lies there in 4 bits.
+    """
 
     def __init__(self, path: Path) -> None:
         self.fields: dict[str, Any] = {}
@@ -74,9 +77,7 @@ class GgufFile:
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor in float32, in torch's shape order. Raises ModelError."""
-        info = self.tensors.get(name)
-        if info is None:
-            raise ModelError(f"the GGUF file lacks the tensor {name}")
+        info = self._info(name)
         raw = np.frombuffer(self._data, np.uint8, info.size_bytes, info.offset)
         if info.kind.name in ("F32", "F16"):
             plain = raw.view(np.float32 if info.kind.name == "F32" else np.float16).astype(
@@ -86,6 +87,25 @@ class GgufFile:
             plain = _dequantise(raw, info.kind)
         self._let_go(info)
         return torch.from_numpy(plain).reshape(info.shape)
+
+    def read_quantised(self, name: str) -> Quantised | None:
+        """Return a matrix as it lies; None where its number format is not one of 4 bits.
+
+        Raises ModelError.
+        """
+        info = self._info(name)
+        if info.kind.name not in READERS or len(info.shape) != 2:
+            return None
+        raw = np.frombuffer(self._data, np.uint8, info.size_bytes, info.offset)
+        weight = from_blocks(raw, info.kind.name, (info.shape[0], info.shape[1]))
+        self._let_go(info)
+        return weight
+
+    def _info(self, name: str) -> TensorInfo:
+        info = self.tensors.get(name)
+        if info is None:
+            raise ModelError(f"the GGUF file lacks the tensor {name}")
+        return info
 
     def _let_go(self, info: TensorInfo) -> None:
         """Let the system drop a tensor's pages once they are read; they are read again if need be.

@@ -20,6 +20,7 @@ from ..errors import ModelError
 from .config import ModelConfig, from_gguf, from_huggingface
 from .families import GGUF_FAMILIES
 from .gguf_file import ROPE_FREQS, GgufFile, huggingface_names, unpermute
+from .quantised import Quantised, check_finite
 from .tensors import check_tensors
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -35,11 +36,14 @@ HEAD = "lm_head.weight"
 class Weights:
     """A base ready to be laid out: its id, shape, and a reader by Hugging Face name (float32 or as
     stored).
+
+    read_quantised: reads a matrix as it lies in 4 bits; None for a tensor that does not.
     """
 
     base_id: bytes
     config: ModelConfig
     read: Callable[[str], torch.Tensor]
+    read_quantised: Callable[[str], Quantised | None] = lambda name: None
 
 
 def open_weights(path: Path) -> Weights:
@@ -79,12 +83,25 @@ def _open_gguf(path: Path) -> Weights:
     )
     permuted = GGUF_FAMILIES[file.fields["general.architecture"]].gguf_pairs
 
+    def heads_of(name: str) -> int | None:
+        """Return by how many heads a tensor's rows were reordered, if they were."""
+        heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
+        return heads if permuted else None
+
     def read(name: str) -> torch.Tensor:
         tensor = _check_finite(name, file.read(names[name]))
-        heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
-        return unpermute(tensor, heads) if permuted and heads else tensor
+        heads = heads_of(name)
+        return unpermute(tensor, heads) if heads else tensor
 
-    return Weights(base_id(path), config, read)
+    def read_quantised(name: str) -> Quantised | None:
+        weight = file.read_quantised(names[name])
+        if weight is None:
+            return None
+        heads = heads_of(name)
+        rows = torch.arange(len(weight.codes))
+        return check_finite(name, weight.take(unpermute(rows, heads)) if heads else weight)
+
+    return Weights(base_id(path), config, read, read_quantised)
 
 
 def _open_folder(path: Path) -> Weights:
