@@ -132,3 +132,4 @@ class Decoder:
                 changed = ends.logits(output.logits[rows], output.final[rows])
                 output.logits[rows] = changed
                 output.best[places], output.finite[places] = find_best(changed)
+                output.final[rows] = ends.final(output.final[rows])

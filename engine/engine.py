@@ -28,6 +28,7 @@ from .lora.held import HeldAdapters
 from .lora.loader import LoadDone
 from .messages import (
     Cancel,
+    Embed,
     Failed,
     FailureCode,
     FromEngine,
@@ -146,7 +147,7 @@ class Engine:
     def handle(self, message: ToEngine) -> None:
         """Take one message from the daemon. Errors of a request become its `Failed`."""
         match message:
-            case Submit() | Replay():
+            case Submit() | Replay() | Embed():
                 self._requests.accept(message, self._clock())
             case Grant(request_id, credit):
                 self._requests.grant(request_id, credit)

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from .config import EngineConfig
 from .errors import Busy, CannotServe, InvalidRequest
 from .grammar import Matcher, check_grammar
-from .messages import MAX_LOGPROBS, MAX_STOP_IDS, Replay, Sampling, Submit
+from .messages import MAX_LOGPROBS, MAX_STOP_IDS, Embed, Replay, Sampling, Submit
 from .sampler import Chooser, check_sampling
-from .sequence import Sequence
+from .sequence import Purpose, Sequence
 
 MAX_PRIORITY = 100
+NOTHING_DRAWN = Sampling(bytes(32))
+"""For requests that choose no token."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Queue:
 class Admitted:
     """A request that may run, whichever message brought it.
 
-    A replay has `answer_ids` and nothing to generate. The last `num_answered` of a submitted
-    request's `prompt_ids` are the beginning of its answer.
+    A replay has `answer_ids` and nothing to generate, an embedding neither. The last `num_answered`
+    of a submitted request's `prompt_ids` are the beginning of its answer.
     """
 
     request_id: int
@@ -76,7 +78,7 @@ class Admitted:
     max_length: int
     credit: int = 0
     stop_ids: frozenset[int] = frozenset()
-    is_replay: bool = False
+    purpose: Purpose = "answer"
     priority: int = 0
     deadline_ms: float = 0
     num_logprobs: int | None = None
@@ -106,7 +108,7 @@ class Admitted:
             credit=self.credit,
             stop_ids=self.stop_ids,
             arrived_s=now_s,
-            replay=self.is_replay,
+            purpose=self.purpose,
             priority=self.priority,
             deadline_s=now_s + self.deadline_ms / 1e3 if self.deadline_ms else None,
             num_logprobs=self.num_logprobs,
@@ -121,7 +123,7 @@ class Refused:
     error: CannotServe
 
 
-def admit(message: Submit | Replay, limits: Limits, queue: Queue) -> Admitted | Refused:
+def admit(message: Submit | Replay | Embed, limits: Limits, queue: Queue) -> Admitted | Refused:
     """Take a request, or return the first rule that it breaks. Raises nothing."""
     try:
         match message:
@@ -129,6 +131,8 @@ def admit(message: Submit | Replay, limits: Limits, queue: Queue) -> Admitted | 
                 return _admit_submit(message, limits, queue)
             case Replay():
                 return _admit_replay(message, limits, queue)
+            case Embed():
+                return _admit_embed(message, limits, queue)
     except CannotServe as error:
         return Refused(message.request_id, error)
 
@@ -177,7 +181,26 @@ def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
         adapter=message.adapter,
         sampling=message.sampling,
         max_length=min(len(message.prompt_ids), limits.context_tokens),
-        is_replay=True,
+        purpose="replay",
+    )
+
+
+def _admit_embed(message: Embed, limits: Limits, queue: Queue) -> Admitted:
+    num_tokens = len(message.prompt_ids)
+    _check_new(message.request_id, queue)
+    _check_room(num_tokens, limits, queue)
+    _check_given("prompt_ids", message.prompt_ids)
+    _check_context(num_tokens, 0, limits)
+    _check_ids(message.prompt_ids, limits)
+    _check_adapter(message.adapter, queue)
+    return Admitted(
+        request_id=message.request_id,
+        prompt_ids=message.prompt_ids,
+        answer_ids=[],
+        adapter=message.adapter,
+        sampling=NOTHING_DRAWN,
+        max_length=num_tokens,
+        purpose="embedding",
     )
 
 
@@ -249,5 +272,9 @@ def _check_choice(sampling: Sampling, adapter: bytes | None, limits: Limits, que
     check_sampling(sampling, limits.vocab_size)
     if sampling.choosing.grammar is not None:
         check_grammar(sampling.choosing.grammar)
+    _check_adapter(adapter, queue)
+
+
+def _check_adapter(adapter: bytes | None, queue: Queue) -> None:
     if adapter is not None:
         queue.check_known(adapter)

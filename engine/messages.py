@@ -26,6 +26,7 @@ MAX_PENALTY = 100.0
 MAX_BIAS = 100.0
 MAX_BIASES = 1024
 MAX_GRAMMAR_CHARS = 32 << 10
+MAX_VECTOR_BYTES = 1 << 20
 
 FinishReason = Literal["stop", "length", "cancelled"]
 FailureCode = Literal["bad_request", "unknown_adapter", "busy", "deadline", "internal"]
@@ -221,6 +222,16 @@ class Replay(Message, frozen=True, array_like=True):
     sampling: Sampling
 
 
+class Embed(Message, frozen=True, array_like=True):
+    """Compute the last hidden state of a prompt's last token. Answered by `Embedded` or `Failed`;
+    `Cancel` ends it.
+    """
+
+    request_id: int
+    prompt_ids: list[int]
+    adapter: bytes | None
+
+
 class Vocabulary(Message, frozen=True, array_like=True):
     """Where to read what token ids spell, which grammars need: a tokenizer.json; `stop_ids` end an
     answer. Not answered.
@@ -241,7 +252,16 @@ class Locate(Message, frozen=True, array_like=True):
 
 
 ToEngine = (
-    Submit | Grant | Cancel | HoldAdapter | ReleaseAdapter | Replay | Vocabulary | GetStats | Locate
+    Submit
+    | Grant
+    | Cancel
+    | HoldAdapter
+    | ReleaseAdapter
+    | Replay
+    | Embed
+    | Vocabulary
+    | GetStats
+    | Locate
 )
 
 
@@ -365,6 +385,15 @@ class Replayed(Message, frozen=True, array_like=True):
     margins: list[float]
 
 
+class Embedded(Message, frozen=True, array_like=True):
+    """What the head would read for a prompt's last token, behind the last norm: [hidden] float32,
+    little-endian. Its length is the model's own; nothing is normalised.
+    """
+
+    request_id: int
+    vector: Annotated[bytes, Meta(max_length=MAX_VECTOR_BYTES)]
+
+
 class StepRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Who sat together in one step. `adapters` distinct, in batch order, None for the bare base."""
 
@@ -410,5 +439,6 @@ FromEngine = (
     | AdapterRefused
     | Located
     | Replayed
+    | Embedded
     | Stats
 )

@@ -1,6 +1,6 @@
 """Takes requests from message to sequence, and to the last word that each of them hears.
 
-    Submit, Replay ──admit──▶ (its grammar is compiled) ──▶ a sequence of the scheduler ──▶ ended
+    Submit, Replay, Embed ──admit──▶ (its grammar is compiled) ──▶ the scheduler's ──▶ ended
 
 Decides who fails when an adapter is refused, and whose time is over. Runs no step, and does not
 know what a device is doing: who ends a sequence sees to it that no step is using it.
@@ -15,7 +15,7 @@ from .errors import InvalidRequest, UnknownAdapter
 from .grammar import GrammarDone, GrammarJob, Grammars, Matcher
 from .intake import Admitted, Limits, Queue, Refused, admit
 from .lora.held import HeldAdapters
-from .messages import FromEngine, Replay, Submit
+from .messages import Embed, FromEngine, Replay, Submit
 from .scheduler import Scheduler
 from .sequence import Sequence
 from .settle import LastWord, end_before_start, end_early, failed, find_overdue
@@ -41,7 +41,7 @@ class Requests:
         self._sequences: dict[int, Sequence] = {}
         self._arrivals = 0
 
-    def accept(self, message: Submit | Replay, now_s: float) -> None:
+    def accept(self, message: Submit | Replay | Embed, now_s: float) -> None:
         """Take a new request, or refuse it."""
         match admit(message, self._limits, self._queue()):
             case Refused(request_id, error):
@@ -76,7 +76,7 @@ class Requests:
     def cancel(self, request_id: int, now_s: float) -> None:
         """End a request, if it has not ended."""
         compiling = self._compiling.pop(request_id, None)
-        if compiling is not None and not compiling.is_replay:
+        if compiling is not None and compiling.purpose == "answer":
             self._tell(end_before_start(request_id, len(compiling.prompt_ids)))
         sequence = self._sequences.get(request_id)
         if sequence is not None:

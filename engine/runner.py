@@ -24,13 +24,14 @@ from .schedule import Chunk, Schedule
 @dataclass(slots=True)
 class ChunkResult:
     """The result of a chunk: the next tokens (more than one when a draft was right), a replay's
-    margins, or the error that ends its request.
+    margins, an embedding's vector, or the error that ends its request.
     """
 
     chunk: Chunk
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
+    vector: bytes = b""
     error: CannotServe | None = None
 
 
@@ -115,10 +116,11 @@ class _Reading:
         self._score(
             [i for i, r in enumerate(self._results) if r.chunk.sequence.replay and r.error is None]
         )
+        self._embed()
         wave = [
             i
             for i, r in enumerate(self._results)
-            if r.chunk.wanted and not r.chunk.sequence.replay and r.error is None
+            if r.chunk.wanted and r.chunk.sequence.purpose == "answer" and r.error is None
         ]
         while wave:
             self._choose(wave)
@@ -183,6 +185,14 @@ class _Reading:
             given <= len(chunk.draft) and given > 0 and chunk.draft[given - 1] == result.tokens[-1]
         )
         return right and result.error is None and not chunk.sequence.ends_with(result.tokens[-1])
+
+    # --- vectors ---
+
+    def _embed(self) -> None:
+        for result, row in zip(self._results, self._firsts, strict=False):
+            chunk = result.chunk
+            if chunk.wanted and chunk.sequence.purpose == "embedding" and result.error is None:
+                result.vector = self._output.vector(row).astype("<f4").tobytes()
 
     # --- margins ---
 

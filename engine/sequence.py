@@ -7,9 +7,13 @@ tokens:   [ prompt … | generated … ]
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from .sampler import Chooser
 from .speculation import Proposer
+
+Purpose = Literal["answer", "replay", "embedding"]
+"""What a request is computed for: new tokens, the margins of given ones, or a last hidden state."""
 
 
 @dataclass(eq=False)
@@ -30,7 +34,7 @@ class Sequence:
     credit: int
     stop_ids: frozenset[int]
     arrived_s: float
-    replay: bool = False
+    purpose: Purpose = "answer"
     priority: int = 0
     deadline_s: float | None = None
     computed: int = 0
@@ -49,6 +53,11 @@ class Sequence:
     margins: list[float] = field(default_factory=list)
     num_logprobs: int | None = None
     proposer: Proposer = field(default_factory=Proposer)
+
+    @property
+    def replay(self) -> bool:
+        """Return whether its margins are wanted, and no tokens."""
+        return self.purpose == "replay"
 
     @property
     def num_generated(self) -> int:
@@ -74,7 +83,7 @@ class Sequence:
     @property
     def has_credit(self) -> bool:
         """Return whether it may produce one more token."""
-        return self.replay or self.num_generated < self.credit
+        return self.purpose != "answer" or self.num_generated < self.credit
 
     @property
     def room(self) -> int:

@@ -11,13 +11,22 @@ from dataclasses import dataclass, field
 
 from .errors import Busy, CannotServe, InvalidRequest, UnknownAdapter
 from .intake import Limits
-from .messages import Failed, FailureCode, Finished, FinishReason, Replayed, StepRecord, Tokens
+from .messages import (
+    Embedded,
+    Failed,
+    FailureCode,
+    Finished,
+    FinishReason,
+    Replayed,
+    StepRecord,
+    Tokens,
+)
 from .runner import ChunkResult
 from .sequence import Sequence
 
 MAX_STEP_RECORDS = 256
 
-LastWord = Finished | Failed | Replayed
+LastWord = Finished | Failed | Replayed | Embedded
 """The message after which a request hears nothing more."""
 
 
@@ -69,6 +78,9 @@ def advance(result: ChunkResult, record: StepRecord, now_s: float) -> Progress:
         return Progress(None, failed(sequence.request_id, result.error))
     if sequence.replay:
         return _score(sequence, result.margins)
+    if sequence.purpose == "embedding":
+        vector = result.vector
+        return Progress(None, Embedded(sequence.request_id, vector) if vector else None)
     return _append(sequence, result, record.step, now_s)
 
 
@@ -83,8 +95,8 @@ def goes_on(result: ChunkResult) -> bool:
 
 def end_early(sequence: Sequence, now_s: float) -> LastWord:
     """Return the last word of a request that was cancelled, or parked for too long."""
-    if sequence.replay:
-        return Failed(sequence.request_id, "internal", "the replay was cancelled")
+    if sequence.purpose != "answer":
+        return Failed(sequence.request_id, "internal", f"the {sequence.purpose} was cancelled")
     return _finished(sequence, "cancelled", now_s)
 
 

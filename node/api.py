@@ -159,6 +159,33 @@ CompletionEvent = Started | Delta | Continued | Ended
 
 
 @dataclass(frozen=True)
+class EmbeddingRequest:
+    """Texts, or token ids of the base, to embed. `model` is as in `CompletionRequest`.
+
+    `dimensions`: so many of each vector's first numbers are wanted, None for all.
+    """
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddingAnswer:
+    """One vector of length 1 for each input, in order, as little-endian float32.
+
+    `cid` is None for the bare base; `prompt_tokens` counts all inputs together.
+    """
+
+    served_by: str
+    model: str
+    cid: str | None
+    vectors: tuple[bytes, ...]
+    prompt_tokens: int
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class AdapterInfo:
     """One adapter that this daemon knows.
 
@@ -442,6 +469,9 @@ class Daemon(Protocol):
         self, request: CompletionRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
         """Answer one request; leaving the block early cancels it everywhere."""
+
+    async def embed(self, request: EmbeddingRequest) -> EmbeddingAnswer:
+        """Embed texts, on this node's own engine alone; cancelling this cancels it there."""
 
     async def status(self) -> StatusInfo:
         """Describe this node now."""

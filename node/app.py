@@ -28,6 +28,7 @@ from p2p.reach.reservations import relay_limits
 from proofs.hextext import from_hex
 from proofs.signing import Signer
 
+from .answering.embedding import Embedder
 from .answering.inbound import Inbound
 from .answering.peers import NetworkPeers
 from .answering.quoting import STREAMS_PER_PEER as QUOTE_STREAMS_PER_PEER
@@ -249,7 +250,8 @@ def _start_on_base(
             nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
     nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
     nursery.start_soon(catalogue.names.run)
-    daemon.take_base(engine, catalogue, service)
+    embedder = Embedder(base.tokenizer, catalogue, engine, ground.host.peer_id)
+    daemon.take_base(engine, catalogue, service, embedder)
 
 
 def _new_engine(ground: Ground, base: Base, command: tuple[str, ...] | None) -> EngineHost:

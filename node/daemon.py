@@ -24,6 +24,7 @@ from p2p.host import ConnectedPeer, Host
 from p2p.identity import Identity
 from proofs.hextext import to_hex
 
+from .answering.embedding import Embedder
 from .answering.service import Service
 from .api import (
     AdapterInfo,
@@ -32,6 +33,8 @@ from .api import (
     CompletionEvent,
     CompletionRequest,
     EarningsInfo,
+    EmbeddingAnswer,
+    EmbeddingRequest,
     FilesInfo,
     FoundInfo,
     HeldInfo,
@@ -87,11 +90,19 @@ class NodeDaemon:
         self._keeper = keeper
         self._catalogue: Catalogue | None = None
         self._service: Service | None = None
+        self._embedder: Embedder | None = None
         self._nursery = nursery
         self._started = time.monotonic()
 
-    def take_base(self, engine: EngineHost | None, catalogue: Catalogue, service: Service) -> None:
+    def take_base(
+        self,
+        engine: EngineHost | None,
+        catalogue: Catalogue,
+        service: Service,
+        embedder: Embedder,
+    ) -> None:
         """The base is here: what it makes possible can be asked for."""
+        self._embedder = embedder
         self.engine = engine
         self._catalogue = catalogue
         self._service = service
@@ -101,13 +112,21 @@ class NodeDaemon:
     ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
         """Answer one request; leaving the block early cancels it everywhere."""
         if self._service is None:
-            if self._keeper is not None:
-                raise NoBase(self._keeper.waits_for())
-            raise BadRequest(
-                f"this daemon is a {self.config.role} and answers nothing; ask a volunteer or a"
-                " gateway"
-            )
+            raise self._answers_nothing()
         return self._service.complete(request, self._nursery)
+
+    async def embed(self, request: EmbeddingRequest) -> EmbeddingAnswer:
+        """Embed texts, on this node's own engine alone."""
+        if self._embedder is None:
+            raise self._answers_nothing()
+        return await self._embedder.embed(request)
+
+    def _answers_nothing(self) -> NodeError:
+        if self._keeper is not None:
+            return NoBase(self._keeper.waits_for())
+        return BadRequest(
+            f"this daemon is a {self.config.role} and answers nothing; ask a volunteer or a gateway"
+        )
 
     async def status(self) -> StatusInfo:
         """Describe this node now."""

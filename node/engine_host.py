@@ -21,9 +21,10 @@ from .engine_link import AdapterFiles, EngineLink, RunEvent
 from .engine_load import EngineLoad
 from .engine_process import EngineSettings
 from .engine_supervisor import READY_DEADLINE_S, STARTING, EngineSupervisor
-from .errors import EngineLost, NodeError
+from .errors import EngineFailed, EngineLost, NodeError
 
 REPLAY_DEADLINE_S = 60.0
+EMBED_DEADLINE_S = 300.0
 STATS_DEADLINE_S = 5.0
 LOCATE_DEADLINE_S = 0.5
 
@@ -36,7 +37,9 @@ class EngineRun:
     ) -> None:
         self._tell = tell
         self._room = max_tokens  # each message brings a token at least
-        self._send, self._receive = trio.open_memory_channel[RunEvent](max_tokens + 1)
+        self._send, self._receive = trio.open_memory_channel[m.Tokens | m.Finished | NodeError](
+            max_tokens + 1
+        )
         self._is_over = False
         self.request_id = request_id
 
@@ -73,6 +76,8 @@ class EngineRun:
         is_full = self._send.statistics().current_buffer_used >= self._room
         if isinstance(event, m.Tokens) and is_full:
             raise BorderError(f"the engine says too much about request {self.request_id}")
+        if isinstance(event, m.Embedded):
+            event = EngineFailed("the engine gave a vector where tokens were asked for")
         self._send.send_nowait(event)
 
 
@@ -162,6 +167,43 @@ class EngineHost:
             cancel = self._link.stop_listening(run.request_id)
             if cancel is not None:
                 self._supervisor.tell(cancel)
+
+    async def embed(self, prompt_ids: Sequence[int], adapter: bytes | None) -> bytes:
+        """Compute the last hidden state of a prompt's last token: [hidden] float32, little-endian.
+
+        Cancelling this cancels it in the engine.
+        """
+        send, receive = trio.open_memory_channel[m.Embedded | NodeError](1)
+        request_id = self._link.new_id()
+
+        def hear(event: RunEvent) -> None:
+            self.load_now.hear(request_id, event)
+            if isinstance(event, m.Tokens):
+                raise BorderError(f"the engine gives tokens to request {request_id}, for a vector")
+            if isinstance(event, m.Finished):
+                event = EngineFailed("the engine ended without a vector")
+            send.send_nowait(event)
+
+        self._link.listen(request_id, hear)
+        self.load_now.begin(request_id, len(prompt_ids), 0)
+        try:
+            embed = m.Embed(request_id, list(prompt_ids), adapter)
+            if not self.is_up or not self._supervisor.tell(embed):
+                raise EngineLost(STARTING)
+            with trio.fail_after(EMBED_DEADLINE_S):
+                event = await receive.receive()
+        except trio.TooSlowError:
+            raise EngineFailed(
+                f"the engine gave no embedding within {EMBED_DEADLINE_S:.0f} s; ask again later"
+            ) from None
+        finally:
+            self.load_now.end(request_id)
+            cancel = self._link.stop_listening(request_id)
+            if cancel is not None:
+                self._supervisor.tell(cancel)
+        if isinstance(event, NodeError):
+            raise event
+        return event.vector
 
     async def load(self, files: AdapterFiles) -> m.AdapterHeld:
         """Have the engine serve an adapter, now and after every restart.

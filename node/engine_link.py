@@ -23,8 +23,8 @@ from .errors import AdapterError, BadRequest, EngineBusy, EngineFailed, EngineLo
 
 T = TypeVar("T")
 
-RunEvent = m.Tokens | m.Finished | NodeError
-"""What a request hears: its tokens, then one end, which is `Finished` or an error."""
+RunEvent = m.Tokens | m.Finished | m.Embedded | NodeError
+"""What a request hears: its tokens, then one end, which is `Finished`, a vector or an error."""
 
 Listener = Callable[[RunEvent], None]
 
@@ -147,7 +147,7 @@ class EngineLink:
         Raises BorderError for a message that no engine may send.
         """
         match message:
-            case m.Tokens() | m.Finished():
+            case m.Tokens() | m.Finished() | m.Embedded():
                 self._to_run(message.request_id, message)
             case m.Failed():
                 error = _error_of(message)

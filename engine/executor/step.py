@@ -95,6 +95,11 @@ class StepOutput:
         )
         return row
 
+    def vector(self, index: int) -> NDArray[np.float32]:
+        """Return the head's input [hidden] of one wanted row: a view, or a copy."""
+        row: NDArray[np.float32] = self.final[index].float().cpu().numpy()
+        return row
+
     def pick(self, rows: list[int], ids: list[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Return the logits of some `ids` of each of `rows`; from a device in one copy for all."""
         if self.logits.is_cpu:

@@ -187,6 +187,7 @@ def _behind_norm(made: Made, ratio: torch.Tensor, base: Weights, dtype: torch.dt
     if own is not None:
         dense = own.T.float()
         rows = dense[: len(rows)] if ids is None else rows.index_copy(0, ids, dense[: len(ids)])
+    made["final_gain"] = ratio
     _replace(made, "lm_head", rows * ratio, None, dtype)
     if (a := made.get("head_a")) is not None:
         made["head_a"] = a * ratio[:, None]

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..api import CompletionEvent, Continued, Daemon, Delta, Started
 from ..errors import NodeError
+from .leaving import cancel_on_disconnect
 from .openai import Asked, BadField, parse
 from .problems import Problem, json_response, problem_of, problem_response
 from .shapes import AnswerShape, Choice
@@ -157,13 +158,6 @@ class AnswerResponse:
             return []
         choice.ended = event
         return self.shape.closing(choice)
-
-
-async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
-    """Cancel as soon as the client disconnects."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
 
 
 class EventStream:

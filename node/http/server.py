@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from ..api import Daemon
-from . import completions, control, hub
+from . import completions, control, embeddings, hub
 from .guard import MAX_BODY_BYTES, LoopbackGuard
 from .origin import Origin, open_origin
 from .problems import Problem, problem_response
@@ -41,7 +41,12 @@ def make_app(
 ) -> ASGIApp:
     """Put every route of one daemon behind the guard."""
     hub_routes = hub.routes(daemon, origin, log)
-    routes = [*completions.routes(daemon), *control.routes(daemon), *hub_routes]
+    routes = [
+        *completions.routes(daemon),
+        *embeddings.routes(daemon),
+        *control.routes(daemon),
+        *hub_routes,
+    ]
     return LoopbackGuard(
         Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
     )

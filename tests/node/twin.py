@@ -5,6 +5,7 @@ fails on demand.
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from node.api import (
     Continued,
     Delta,
     EarningsInfo,
+    EmbeddingAnswer,
+    EmbeddingRequest,
     Ended,
     FilesInfo,
     FoundInfo,
@@ -107,6 +110,7 @@ FOUND = (
     FoundInfo("org/big", "abc", "refused", "/cache/big", "big", 9, reason="wide", told=TOLD),
     FoundInfo("org/base", "abc", "base", "/cache/base", "", 9, reason="a base", told=PushTold()),
 )
+VECTOR = (0.5, -0.5, 0.5, 0.25, 0.4330127)
 WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
 
 
@@ -122,6 +126,7 @@ class Twin:
     continued_after: int | None = None
     word_delay_s: float = 0.0
     asked: list[CompletionRequest] = field(default_factory=list)
+    embedded: list[EmbeddingRequest] = field(default_factory=list)
     pushed: list[Path] = field(default_factory=list)
     imported: list[Path] = field(default_factory=list)
     told: PushTold | None = None
@@ -170,6 +175,20 @@ class Twin:
     def _logprobs(word: str, count: int | None) -> tuple[TokenLogprobs, ...]:
         token = LikelyToken(word, word.encode(), -0.5)
         return () if count is None else (TokenLogprobs(token, (token,) * count),)
+
+    async def embed(self, request: EmbeddingRequest) -> EmbeddingAnswer:
+        self.embedded.append(request)
+        self._known(request.model)
+        if self.error is not None:
+            raise self.error
+        try:
+            await trio.sleep(self.word_delay_s)
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        vectors = tuple(array("f", VECTOR[: request.dimensions]).tobytes() for _ in request.inputs)
+        cid = None if request.model == "base" else LAW.cid
+        return EmbeddingAnswer(PEER, request.model, cid, vectors, 7, {"total": 4.0})
 
     def waits_for(self) -> str:
         return self.waiting
