@@ -140,7 +140,7 @@ def assemble(
         dtype=plan.dtype,
         kernels=decoder.name,
         ends=(loader.close, grammars.close, end_bank, decoder.close),
-        notes=_describe(plan, warmed),
+        notes=(*weights.notes, *_describe(plan, warmed)),
     )
 
 

@@ -34,6 +34,8 @@ def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
     free = free_memory()
     yield f"torch      {torch.__version__}, {config.threads} threads"
     yield f"dtype      {choice.name}: {choice.reason}"
+    for note in () if weights is None else weights.notes:
+        yield f"note       {note}"
     if accelerator is not None:
         memory = accelerator.device.memory()
         yield (

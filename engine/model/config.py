@@ -247,11 +247,6 @@ def _refuse_unserved(fields: _Fields, rope: _Fields) -> None:
             raise ModelError(
                 f"config.json: {name} {str(value)[:40]!r} is not served; only {values[0]!r} is"
             )
-    if fields["quantization_config"]:
-        raise ModelError(
-            "config.json: quantization_config is not served; use the unquantised folder, or a GGUF"
-            " file"
-        )
 
 
 def _window(fields: _Fields, family: Family, layers: int, unrotated: frozenset[int]) -> int:

@@ -21,13 +21,23 @@ from .config import ModelConfig, from_gguf, from_huggingface
 from .families import GGUF_FAMILIES
 from .gguf_file import ROPE_FREQS, GgufFile, huggingface_names, unpermute
 from .quantised import Quantised, check_finite
-from .tensors import check_tensors
+from .quantised_folder import (
+    PackedLinear,
+    Readable,
+    describe_linears,
+    find_linears,
+    part_names,
+    read_packing,
+)
+from .tensors import check_tensors, expected_tensors
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_BRACKETS = 2000
 """Deep nesting can overflow the parser's stack where a process has raised Python's recursion limit.
 """
 SERVED_DTYPES = ("F32", "F16", "BF16")
+PACKED_DTYPES = ("I32", "I64")
+"""Of what a quantised linear consists of besides."""
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -38,12 +48,14 @@ class Weights:
     stored).
 
     read_quantised: reads a matrix as it lies in 4 bits; None for a tensor that does not.
+    notes: what an operator should know of how it is read, a sentence each.
     """
 
     base_id: bytes
     config: ModelConfig
     read: Callable[[str], torch.Tensor]
     read_quantised: Callable[[str], Quantised | None] = lambda name: None
+    notes: tuple[str, ...] = ()
 
 
 def open_weights(path: Path) -> Weights:
@@ -105,17 +117,66 @@ def _open_gguf(path: Path) -> Weights:
 
 
 def _open_folder(path: Path) -> Weights:
-    config_path = path / "config.json"
-    if not config_path.is_file() or config_path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ModelError(f"{path} has no config.json of at most {MAX_CONFIG_BYTES} bytes")
-    config = from_huggingface(_read_json(config_path))
-    tensors = _find_tensors(path)
-    config = _settle_head(config, tensors)
-    check_tensors(config, {name: tensor.shape for name, tensor in tensors.items()})
-    return Weights(base_id(path), config, lambda name: _check_finite(name, tensors[name].read()))
+    raw = _read_config(path / "config.json")
+    config = from_huggingface(raw)
+    given = raw.get("quantization_config") or _old_quantisation(path)
+    tensors = _find_tensors(path, SERVED_DTYPES if given is None else SERVED_DTYPES + PACKED_DTYPES)
+    sources: dict[str, Readable | PackedLinear] = dict(tensors)
+    if given is not None:
+        sources = _fold_quantised(given, tensors, {name for name, _ in expected_tensors(config)})
+    config = _settle_head(config, sources)
+    check_tensors(config, {name: source.shape for name, source in sources.items()})
+
+    def read_quantised(name: str) -> Quantised | None:
+        source = sources[name]
+        weight = source.read_quantised() if isinstance(source, PackedLinear) else None
+        return weight and check_finite(name, weight)
+
+    return Weights(
+        base_id(path),
+        config,
+        lambda name: _check_finite(name, sources[name].read()),
+        read_quantised,
+        describe_linears(
+            {name: each for name, each in sources.items() if isinstance(each, PackedLinear)}
+        ),
+    )
 
 
-def _find_tensors(path: Path) -> dict[str, _Tensor]:
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file() or path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ModelError(f"{path.parent} has no {path.name} of at most {MAX_CONFIG_BYTES} bytes")
+    return _read_json(path)
+
+
+def _old_quantisation(folder: Path) -> dict[str, Any] | None:
+    """Return what AutoGPTQ wrote into a file of its own before config.json had a place for it."""
+    path = folder / "quantize_config.json"
+    return {"quant_method": "gptq", **_read_config(path)} if path.is_file() else None
+
+
+def _fold_quantised(
+    given: Any, tensors: dict[str, _Tensor], expected: set[str]
+) -> dict[str, Readable | PackedLinear]:
+    """Return a folder's tensors, each linear that lies in 4 bits as one. Raises ModelError.
+
+    AutoGPTQ writes a bias of zeros beside a linear that has none; so it is left out.
+    """
+    if not isinstance(given, dict):
+        raise ModelError("config.json: quantization_config must be an object")
+    packing = read_packing(given)
+    sources: dict[str, Readable | PackedLinear] = dict(tensors)
+    for stem, linear in find_linears(packing, tensors).items():
+        for name in part_names(packing, stem):
+            sources.pop(name, None)
+        sources[f"{stem}.weight"] = linear
+        bias = f"{stem}.bias"
+        if bias in tensors and bias not in expected and not tensors[bias].read().any():
+            del sources[bias]
+    return sources
+
+
+def _find_tensors(path: Path, served: tuple[str, ...]) -> dict[str, _Tensor]:
     """Return where a folder's tensors lie, by the names that a model with a head gives them.
 
     The index says which of several files a tensor is read from. Raises ModelError.
@@ -128,12 +189,10 @@ def _find_tensors(path: Path) -> dict[str, _Tensor]:
                 if index.get(name, shard.path.name) != shard.path.name:
                     continue
                 part = handle.get_slice(name)
-                if part.get_dtype() not in SERVED_DTYPES:
-                    raise ModelError(
-                        f"tensor {name[:200]} is {part.get_dtype()}; we read"
-                        f" {', '.join(SERVED_DTYPES)}"
-                    )
-                tensors[name] = _Tensor(shard, name, tuple(part.get_shape()))
+                kind = part.get_dtype()
+                if kind not in served:
+                    raise ModelError(f"tensor {name[:200]} is {kind}; we read {', '.join(served)}")
+                tensors[name] = _Tensor(shard, name, tuple(part.get_shape()), kind)
     if "embed_tokens.weight" in tensors:  # saved from a model without a head
         return {
             name if name.startswith("lm_head.") else f"model.{name}": tensor
@@ -142,7 +201,7 @@ def _find_tensors(path: Path) -> dict[str, _Tensor]:
     return tensors
 
 
-def _settle_head(config: ModelConfig, tensors: dict[str, _Tensor]) -> ModelConfig:
+def _settle_head(config: ModelConfig, tensors: dict[str, Readable | PackedLinear]) -> ModelConfig:
     """Return the configuration with `tied_head` as transformers takes it.
 
     A tied head and embedding that lie in the files with different numbers are not tied; where one
@@ -207,11 +266,12 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """The place of one tensor: its shard, and its name there."""
+    """The place of one tensor: its shard, and its name and number format there."""
 
     shard: _Shard
     name: str
     shape: tuple[int, ...]
+    kind: str
 
     def read(self) -> torch.Tensor:
         """Read it as stored. Raises ModelError when the file is another one by now."""
