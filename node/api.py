@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from engine.messages import Choosing
 
@@ -44,31 +44,85 @@ is owed.
 
 
 @dataclass(frozen=True)
+class Tool:
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Whether an answer calls tools: it may, it must not, it must.
+
+    With `only`, it may or must call that one. Without `is_parallel` it calls one at most.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    only: str = ""
+    is_parallel: bool = True
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model wrote in an earlier answer; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
 class ChatMessage:
-    """One turn: `role` is "system", "user" or "assistant"."""
+    """One turn: `role` is "system", "user", "assistant" or "tool".
+
+    `tool_calls` are an assistant's beside its text; what came of the call `tool_call_id` is a turn
+    of the role "tool".
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+@dataclass(frozen=True)
+class TokenPrompt:
+    """A prompt that is given as the base's own token ids."""
+
+    token_ids: tuple[int, ...]
+
+
+Prompt = str | tuple[ChatMessage, ...] | TokenPrompt
+"""Raw text, chat turns (the base's template is applied to them) or token ids."""
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """One question. `prompt` is raw text or chat turns (the base's template is applied to turns).
+    """One question.
 
     `choosing` is how its tokens are chosen; `logprobs` is how many likely tokens to report beside
     each. `model` is "base", "name", "name@version", "peerid/name" or a CID. `node` names the peer
     that must answer; None lets the router choose. `seed` makes the client's half of the seed
     reproducible; None draws it at random.
+
+    `max_tokens` None lets the answer run to the end of its text or of what fits; more than fits is
+    cut, and `Ended` tells to what. `tools` need chat turns, and so do `template_options`, which the
+    base's template finds under their names; a grammar in `choosing` binds what is no call.
     """
 
     model: str
-    prompt: str | tuple[ChatMessage, ...]
-    max_tokens: int = 128
+    prompt: Prompt
+    max_tokens: int | None = None
     choosing: Choosing = field(default_factory=Choosing)
     logprobs: int | None = None
     stop: tuple[str, ...] = ()
     seed: int | None = None
     node: str | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,6 +172,20 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class CallDelta:
+    """More of a call that the answer makes, beside its text or instead of it.
+
+    `index` counts the calls of one answer from 0. The first part of each call has its `id` and
+    `name`; `arguments`, joined, are JSON text.
+    """
+
+    index: int
+    arguments: str
+    id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Continued:
     """The node that answered was lost, and another one goes on where it stopped.
 
@@ -143,7 +211,8 @@ class Ended:
     `timings_ms` has, where it applies: lookup, quote, connect, fetch, verify, load, queue, prefill,
     first_token, total; resume is the longest time without a token because a node was lost.
     `neighbours`: the most distinct adapters that shared one engine step with
-    this request.
+    this request. `max_tokens`: how many tokens the answer could have had, where that is less than
+    what was asked for, or nothing was said; a face tells of calls by the `CallDelta`s that came.
     """
 
     reason: EndReason
@@ -153,9 +222,10 @@ class Ended:
     receipt: str | None
     timings_ms: Mapping[str, float]
     neighbours: int
+    max_tokens: int | None = None
 
 
-CompletionEvent = Started | Delta | Continued | Ended
+CompletionEvent = Started | Delta | CallDelta | Continued | Ended
 
 
 @dataclass(frozen=True)

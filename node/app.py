@@ -360,6 +360,7 @@ def _new_service(
         Router(ground.host.peer_id, config.has_engine),
         NetworkPeers(ground.host, engine, catalogue, caller),
         ground.telemetry,
+        max_answer_tokens=config.max_answer_tokens,
     )
 
 

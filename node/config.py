@@ -192,6 +192,11 @@ class Config:
     max_completion_price: int = _setting(
         500, "what this node pays another for a token of answer, at most"
     )
+    max_answer_tokens: int = _setting(
+        2048,
+        "how many tokens of answer another node is asked for, at most, where a request does not say"
+        " how many; so it costs that times max_completion_price, and the prompt, at most",
+    )
     first_deposit: int = _setting(
         50_000, "what is put into a new channel when this node pays another for the first time"
     )
@@ -268,8 +273,9 @@ class Config:
             raise ConfigError("base_card is set, so base must be set too: the digest that it is of")
         if self.relay_bytes_per_s < 0 or self.relay_circuit_bytes <= 0:
             raise ConfigError("relay_bytes_per_s must be 0 or more, relay_circuit_bytes above 0")
-        if self.first_deposit <= 0 or self.max_locked <= 0:
-            raise ConfigError("first_deposit and max_locked must be above 0")
+        for name in ("first_deposit", "max_locked", "max_answer_tokens"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use more than 0")
         bounds = ("max_guest_bytes", "fetch_ahead_s", "max_upload_bytes_s", "max_download_bytes_s")
         for name in bounds:
             if getattr(self, name) < 0:

@@ -146,7 +146,9 @@ class EngineHost:
             run.hear(event)
 
         self._link.listen(run.request_id, hear)
-        self.load_now.begin(run.request_id, len(prompt_ids), max_tokens)
+        context = self.ready.max_context_tokens if self.ready else max_tokens
+        room = max(min(max_tokens, context - len(prompt_ids)), 1)
+        self.load_now.begin(run.request_id, len(prompt_ids), room)
         try:
             submit = m.Submit(
                 run.request_id,

@@ -19,21 +19,31 @@ from jinja2.parser import Parser
 
 from ..api import ChatMessage
 from ..errors import BadRequest
+from .tools import HERMES, as_turns, form_of
+
+GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""What a template finds from us, whatever a request calls its options."""
 
 
 class ChatTemplate:
     """One template, or none: then it refuses every turn.
 
     A template that is no program refuses every turn too, with its fault; a base that has one
-    answers plain prompts all the same.
+    answers plain prompts all the same. It `knows_tools` where it looks at them;
+    `form` is how the model behind it writes calls of them.
     """
 
     def __init__(self, source: str) -> None:
         self._program: jinja2.Template | None = None
+        self.knows_tools = False
+        self.form = HERMES
         self._fault = "this base has no chat template: send a plain prompt"
         if source:
             try:
-                self._program = _sandbox().from_string(source)
+                environment = _sandbox()
+                self._program = environment.from_string(source)
+                self.knows_tools = _reads(environment, source, "tools")
+                self.form = form_of(source, knows_tools=self.knows_tools)
             except Exception as error:  # a stranger's program: jinja's compiler may fail anyhow
                 self._fault = f"this base's chat template cannot be read: {_told(error)}"
 
@@ -42,16 +52,21 @@ class ChatTemplate:
         messages: Sequence[ChatMessage],
         specials: Mapping[str, str],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """Lay out turns, ending where the assistant speaks; `specials` are the texts of bos_token
-        and the like, `tools` are JSON schemas of functions.
+        and the like, `tools` are JSON schemas of functions, `options` what else a request gives the
+        template.
 
         Raises BadRequest.
         """
         if self._program is None:
             raise BadRequest(self._fault)
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        given: dict[str, Any] = {"messages": turns, "documents": None}
+        for name in options or {}:
+            if name in GIVEN or name in specials:
+                raise BadRequest(f"the template's {name} is not a request's to set; remove it")
+        given: dict[str, Any] = {**(options or {}), "documents": None}
+        given["messages"] = as_turns(messages, self.form)
         given["tools"] = None if tools is None else [dict(tool) for tool in tools]
         try:
             return self._program.render(given, add_generation_prompt=True, **specials)
@@ -59,6 +74,11 @@ class ChatTemplate:
             raise BadRequest(
                 f"the base's chat template refused these messages: {_told(error)}"
             ) from error
+
+
+def _reads(environment: jinja2.Environment, source: str, name: str) -> bool:
+    """Return whether a template looks at a variable."""
+    return any(node.name == name for node in environment.parse(source).find_all(jinja2.nodes.Name))
 
 
 def _told(error: Exception) -> str:

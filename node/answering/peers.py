@@ -99,6 +99,11 @@ class Peers(Protocol):
     def at(self, address: PeerAddress, quoted: Price | None = None) -> Peer:
         """Return another node; `quoted` are the prices by which it must stand."""
 
+    async def context_tokens(self) -> int:
+        """Return how many tokens prompt and answer may have together at this node itself. Raises
+        NoEngine, EngineLost.
+        """
+
     @property
     def serving(self) -> Sequence[PeerAddress]:
         """Return the connected nodes that answer questions."""
@@ -132,9 +137,18 @@ class NetworkPeers:
 
     def here(self) -> Peer:
         """Return this node itself. Raises NoEngine when it runs none."""
+        return OwnEngine(self._host.peer_id, self._need_engine(), self._holder)
+
+    async def context_tokens(self) -> int:
+        """Return how many tokens prompt and answer may have together at this node itself. Raises
+        NoEngine, EngineLost.
+        """
+        return (await self._need_engine().wait_up()).max_context_tokens
+
+    def _need_engine(self) -> EngineHost:
         if self._engine is None:
             raise NoEngine("this daemon runs no engine; name another node")
-        return OwnEngine(self._host.peer_id, self._engine, self._holder)
+        return self._engine
 
     def at(self, address: PeerAddress, quoted: Price | None = None) -> Peer:
         """Return another node; `quoted` are the prices by which it must stand."""

@@ -82,7 +82,7 @@ class Quoting:
             return wire.NoQuote("wrong_base")
         if ready is None or not self._engine.is_up:
             return wire.NoQuote("busy")
-        if wanted.prompt_tokens + wanted.max_tokens > ready.max_context_tokens:
+        if wanted.prompt_tokens >= ready.max_context_tokens:
             return wire.NoQuote("bad_request")
         try:
             return await self._quote(peer_id, wanted)

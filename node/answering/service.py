@@ -40,6 +40,7 @@ from ..errors import (
 )
 from ..telemetry import Telemetry
 from ..wire.client_session import Question
+from ..wire.infer import MAX_PROMPT_TOKENS, MAX_TOKENS
 from ..wire.quote import AskQuote
 from .checks import check_request
 from .choosing import Chooser
@@ -120,8 +121,10 @@ class Service:
         router: Router,
         peers: Peers,
         telemetry: Telemetry,
+        max_answer_tokens: int,
     ) -> None:
         self._tokenizer = tokenizer
+        self._max_answer_tokens = max_answer_tokens
         self._catalogue = catalogue
         self._router = router
         self._peers = peers
@@ -133,7 +136,7 @@ class Service:
         self, request: CompletionRequest, nursery: trio.Nursery
     ) -> AsyncIterator[AsyncIterator[CompletionEvent]]:
         """Answer one request in `nursery`; leaving the block early cancels it everywhere."""
-        sender, receiver = open_answer(request.max_tokens)
+        sender, receiver = open_answer()
         scope = trio.CancelScope()
         nursery.start_soon(self._run, request, sender, scope, nursery)
         try:
@@ -174,23 +177,48 @@ class Service:
         """
         request = check_request(request)
         _check_node(request.node)
-        prompt_ids = self._tokenizer.encode_prompt(request.prompt)
+        prompt_ids = self._read(request)
+        max_tokens = await self._room(request, len(prompt_ids))
         times = Times()
         with times.measure("lookup"):
             are_wanted = partial(self._chooser.lacks_providers, request.node)
             cid = await self._catalogue.resolve(request.model, are_wanted)
-        wanted = self._wanted(request, prompt_ids, cid)
+        wanted = self._wanted(prompt_ids, max_tokens, cid)
         find = partial(self._find, request, wanted, nursery, times)
         peers = await find()
         with self._under_way(peers):
             with times.measure("lookup"):
-                question = await self._question(request, prompt_ids, cid)
+                question = await self._question(request, prompt_ids, max_tokens, cid)
             rest = Rest(question)
             writer = Writer(answer, self._tokenizer, request.stop)
             outcome = await self._ask_until_whole(
                 request, find, peers, rest, writer=writer, times=times
             )
-        self._end(question, outcome, writer=writer, times=times)
+        self._end(request, question, outcome, writer=writer, times=times)
+
+    def _read(self, request: CompletionRequest) -> list[int]:
+        """Return the prompt's token ids."""
+        prompt = request.prompt
+        if not isinstance(prompt, tuple):
+            return self._tokenizer.encode_prompt(prompt)
+        tools = request.tools if request.tool_choice.mode != "none" else ()
+        turns, functions = self._tokenizer.lay_out_tools(prompt, tools)
+        return self._tokenizer.encode_prompt(turns, functions, request.template_options)
+
+    async def _room(self, request: CompletionRequest, num_prompt: int) -> int:
+        """Return how many tokens the answer may have: what is asked for, as far as it fits."""
+        if self._router.serves_here(request.node):
+            most = await self._peers.context_tokens() - num_prompt
+        elif num_prompt > MAX_PROMPT_TOKENS:
+            raise BadRequest(
+                f"the prompt has {num_prompt} tokens; other nodes take {MAX_PROMPT_TOKENS}"
+            )
+        elif request.max_tokens is None:
+            most = min(self._max_answer_tokens, MAX_TOKENS)
+        else:
+            most = MAX_TOKENS
+        # With no room at all, whoever would answer says so.
+        return max(min(request.max_tokens or most, most), 1)
 
     async def _ask_until_whole(
         self,
@@ -233,7 +261,11 @@ class Service:
             left = await find()
 
     async def _question(
-        self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
+        self,
+        request: CompletionRequest,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        cid: Cid | None,
     ) -> Question:
         """Put the request in the engine's terms.
 
@@ -246,7 +278,7 @@ class Service:
             base=self._catalogue.base,
             adapter=cid.digest if cid else BARE_BASE,
             prompt_ids=tuple(prompt_ids),
-            max_tokens=request.max_tokens,
+            max_tokens=max_tokens,
             terms=request.choosing,
             logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
@@ -276,15 +308,13 @@ class Service:
                 stack.enter_context(self._router.beliefs.under_way(first, trio.current_time()))
             yield
 
-    def _wanted(
-        self, request: CompletionRequest, prompt_ids: Sequence[int], cid: Cid | None
-    ) -> AskQuote:
+    def _wanted(self, prompt_ids: Sequence[int], max_tokens: int, cid: Cid | None) -> AskQuote:
         most = self._peers.most
         return AskQuote(
             base=self._catalogue.base,
             adapter=cid.digest if cid else BARE_BASE,
             prompt_tokens=len(prompt_ids),
-            max_tokens=request.max_tokens,
+            max_tokens=min(max_tokens, MAX_TOKENS),
             prompt_price=most.prompt,
             completion_price=most.completion,
         )
@@ -365,19 +395,31 @@ class Service:
         """How long (s) to wait for a peer's offer before another one is asked as well."""
         return self._router.patience(peer.peer_id, trio.current_time())
 
-    def _end(self, question: Question, outcome: AnswerEnd, *, writer: Writer, times: Times) -> None:
+    def _end(
+        self,
+        request: CompletionRequest,
+        question: Question,
+        outcome: AnswerEnd,
+        *,
+        writer: Writer,
+        times: Times,
+    ) -> None:
         times.add(outcome.timings_ms)
         times.mark("total")
         writer.flush()
+        reason = "stop" if writer.stopped else outcome.reason
+        # Where the other node's context was full, the answer could have no more than it has.
+        most = writer.num_tokens if reason == "length" else question.max_tokens
         writer.write(
             Ended(
-                reason="stop" if writer.stopped else outcome.reason,
+                reason=reason,
                 prompt_tokens=len(question.prompt_ids),
                 completion_tokens=writer.num_tokens,
                 amount=outcome.amount,
                 receipt=outcome.receipt.hex() if outcome.receipt else None,
                 timings_ms=times.as_dict(),
                 neighbours=outcome.neighbours,
+                max_tokens=None if most == request.max_tokens else most,
             )
         )
         self._telemetry.count("requests_answered")

@@ -1,4 +1,4 @@
-"""Carries an answer to whoever asked: a bounded queue of events, and the writer that turns tokens
+"""Carries an answer to whoever asked: a queue of events, and the writer that turns tokens
 into text.
 
 Decides where text is cut; does not know who answers.
@@ -6,6 +6,7 @@ Decides where text is cut; does not know who answers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import trio
@@ -20,8 +21,6 @@ from .tokenizer import BaseTokenizer, StopFinder
 Reported = m.TokenLogprobs | wire.TokenLogprobs
 """By our own engine, or by another node."""
 
-EVENTS_BESIDE_TOKENS = 8
-
 
 class AnswerSender:
     """The end of an answer into which events are put. Closing it ends the answer."""
@@ -30,9 +29,7 @@ class AnswerSender:
         self._channel = channel
 
     def put(self, event: CompletionEvent) -> None:
-        """Queue an event; there is room for one per token, so it never waits for a slow
-        listener.
-        """
+        """Queue an event; it never waits for a slow listener."""
         self._channel.send_nowait(event)
 
     def fail(self, error: NodeError) -> None:
@@ -72,10 +69,10 @@ class AnswerReceiver:
         return event
 
 
-def open_answer(max_tokens: int) -> tuple[AnswerSender, AnswerReceiver]:
-    """Create both ends of an answer of at most so many tokens."""
-    room = max(max_tokens, 0) + EVENTS_BESIDE_TOKENS
-    send, receive = trio.open_memory_channel[CompletionEvent | NodeError](room)
+def open_answer() -> tuple[AnswerSender, AnswerReceiver]:
+    """Create both ends of an answer."""
+    # There are some events for each token, and who makes the tokens bounds them.
+    send, receive = trio.open_memory_channel[CompletionEvent | NodeError](math.inf)
     return AnswerSender(send), AnswerReceiver(receive)
 
 

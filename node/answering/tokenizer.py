@@ -24,10 +24,11 @@ from engine.base_files import read_gguf_fields
 from engine.errors import ModelError
 from engine.messages import MAX_STOP_IDS
 
-from ..api import ChatMessage
+from ..api import ChatMessage, Prompt, TokenPrompt, Tool
 from ..errors import BadRequest, ConfigError
 from .chat_template import ChatTemplate
 from .gguf_vocabulary import UnknownVocabularyError, read_gguf_vocabulary
+from .tools import Form, as_functions, explained
 
 MAX_PROMPT_CHARS = 1_000_000
 MAX_SETTINGS_BYTES = 16 << 20
@@ -95,13 +96,16 @@ class BaseTokenizer:
 
     def encode_prompt(
         self,
-        prompt: str | tuple[ChatMessage, ...],
+        prompt: Prompt,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Return a prompt's token ids; chat turns go through the base's template. Raises
         BadRequest.
         """
-        text = prompt if isinstance(prompt, str) else self.render(prompt, tools)
+        if isinstance(prompt, TokenPrompt):
+            return self._check_ids(prompt.token_ids)
+        text = prompt if isinstance(prompt, str) else self.render(prompt, tools, options)
         if not text:
             raise BadRequest("the prompt is empty")
         if len(text) > MAX_PROMPT_CHARS:
@@ -112,16 +116,46 @@ class BaseTokenizer:
         # every text.
         return list(self._vocabulary.encode(text, add_special_tokens=isinstance(prompt, str)).ids)
 
+    @property
+    def form(self) -> Form:
+        """Return how this base's model writes calls of tools."""
+        return self._tool_template.form
+
+    def lay_out_tools(
+        self, messages: tuple[ChatMessage, ...], tools: Sequence[Tool]
+    ) -> tuple[tuple[ChatMessage, ...], list[dict[str, Any]] | None]:
+        """Return turns and tools as `encode_prompt` takes them; where the template knows no tools,
+        turns that explain them, and none.
+        """
+        template = self._tool_template if tools else self._template
+        if template.knows_tools:
+            return messages, as_functions(tools)
+        return explained(messages, tools), None
+
+    def _check_ids(self, ids: Sequence[int]) -> list[int]:
+        size = self._vocabulary.get_vocab_size()
+        if not ids:
+            raise BadRequest("the prompt is empty")
+        if wrong := next((one for one in ids if not 0 <= one < size), None):
+            raise BadRequest(
+                f"the prompt has the token id {wrong}; this base's ids are 0 to {size - 1}"
+            )
+        return list(ids)
+
     def render(
-        self, messages: Sequence[ChatMessage], tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> str:
         """Lay out chat turns as the base was trained to read them, ending where the assistant
-        speaks; `tools` are what it may call, as JSON schemas.
+        speaks; `tools` are what it may call, as JSON schemas, `options` what else its template may
+        look at.
 
         Raises BadRequest.
         """
         template = self._template if tools is None else self._tool_template
-        return template.render(messages, self.specials, tools)
+        return template.render(messages, self.specials, tools, options)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids that go on after others, without control tokens."""

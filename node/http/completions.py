@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from ..api import CompletionEvent, Continued, Daemon, Delta, Started
+from ..api import CallDelta, CompletionEvent, Continued, Daemon, Delta, Started
 from ..errors import NodeError
 from .leaving import cancel_on_disconnect
 from .openai import Asked, BadField, parse
@@ -153,6 +153,9 @@ class AnswerResponse:
         if isinstance(event, Delta):
             choice.take(event)
             return self.shape.more(choice, event) if self.asked.stream else []
+        if isinstance(event, CallDelta):
+            choice.take_call(event)
+            return self.shape.calling(choice, event)
         if isinstance(event, Continued):
             choice.continued.append(event)  # told at the end: the text goes on as it would have
             return []

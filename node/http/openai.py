@@ -24,12 +24,10 @@ Kind = TypeVar("Kind")
 
 MAX_ANSWERS = 16
 MAX_STOP_STRINGS = 4
-MAX_ANSWER_TOKENS = 8192
 MAX_MESSAGES = 1024
 OPENAI_MAX_TEMPERATURE = 2.0  # nodes take more, but a client written for OpenAI means a mistake
 OPENAI_MAX_PENALTY = 2.0
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's own default
-DEFAULT_MAX_TOKENS = 128
 
 # Taken as they come; the body says what a grammar is in its own way.
 CHOOSING = frozenset(Choosing.__struct_fields__) - {"grammar"}
@@ -107,7 +105,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX_ANSWER_TOKENS)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=OPENAI_MAX_TEMPERATURE)] | None = None
     stop: str | Annotated[list[str], Meta(max_length=MAX_STOP_STRINGS)] | None = None
     seed: int | None = None
@@ -143,7 +141,7 @@ class ChatBody(Body, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Turn], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_ANSWER_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
@@ -269,7 +267,7 @@ def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionReque
             if isinstance(body, ChatBody)
             else as_text(body.prompt)
         ),
-        max_tokens=limit or DEFAULT_MAX_TOKENS,
+        max_tokens=limit,
         choosing=choosing,
         logprobs=as_logprobs(body),
         stop=as_stop(body.stop),

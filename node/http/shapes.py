@@ -9,8 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..api import Continued, Delta, Ended, LikelyToken, Started, TokenLogprobs
+from ..api import CallDelta, Continued, Delta, Ended, LikelyToken, Started, TokenLogprobs
 from .openai import Asked
+
+
+@dataclass
+class Call:
+    """One call of a tool, as far as it has come."""
+
+    id: str
+    name: str
+    arguments: str = ""
 
 
 @dataclass
@@ -25,6 +34,7 @@ class Choice:
     continued: list[Continued] = field(default_factory=list)
     ended: Ended | None = None
     texts: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     spelled: int = 0
 
@@ -32,6 +42,12 @@ class Choice:
         """Append more of it."""
         self.texts.append(delta.text)
         self.logprobs += delta.logprobs
+
+    def take_call(self, delta: CallDelta) -> None:
+        """Append more of a call."""
+        if delta.index == len(self.calls):
+            self.calls.append(Call(delta.id, delta.name))
+        self.calls[delta.index].arguments += delta.arguments
 
 
 @dataclass(frozen=True)
@@ -73,10 +89,18 @@ class AnswerShape:
             )
         ]
 
+    def calling(self, choice: Choice, delta: CallDelta) -> list[dict[str, Any]]:
+        """Return the chunk for more of a call of a tool."""
+        function = {"name": delta.name} if delta.name else {}
+        shaped: dict[str, Any] = {"index": delta.index}
+        if delta.id:
+            shaped |= {"id": delta.id, "type": "function"}
+        shaped["function"] = function | {"arguments": delta.arguments}
+        return [self._chunk(choice, {"tool_calls": [shaped]}, "", None)]
+
     def closing(self, choice: Choice) -> list[dict[str, Any]]:
         """Return an answer's last chunk: why it ended, with our facts."""
-        ended = _complete(choice)
-        return [self._chunk(choice, {}, "", finish_reason(ended)) | {"lorikeet": facts_of(choice)}]
+        return [self._chunk(choice, {}, "", finish_reason(choice)) | {"lorikeet": facts_of(choice)}]
 
     def usage(self, choices: Sequence[Choice]) -> list[dict[str, Any]]:
         """Return a stream's very last chunk, if it was asked for."""
@@ -102,14 +126,15 @@ class AnswerShape:
         text = "".join(choice.texts)
         shaped: dict[str, Any] = {
             "index": choice.number,
-            "finish_reason": finish_reason(_complete(choice)),
+            "finish_reason": finish_reason(choice),
         }
         shaped["logprobs"] = self._logprobs(choice, choice.logprobs)
-        return shaped | (
-            {"message": {"role": "assistant", "content": text, "refusal": None}}
-            if self.asked.chat
-            else {"text": text}
-        )
+        if not self.asked.chat:
+            return shaped | {"text": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if choice.calls:
+            message |= {"content": text or None, "tool_calls": _calls(choice.calls)}
+        return shaped | {"message": message}
 
     def _chunk(
         self,
@@ -146,6 +171,17 @@ class AnswerShape:
         return _chat_logprobs(reported) if self.asked.chat else _text_logprobs(choice, reported)
 
 
+def _calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for call in calls
+    ]
+
+
 def _chat_logprobs(reported: Sequence[TokenLogprobs]) -> dict[str, Any]:
     content = [
         _likely(each.token) | {"top_logprobs": [_likely(one) for one in each.top]}
@@ -172,7 +208,11 @@ def _text_logprobs(choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[st
 
 
 def facts_of(choice: Choice) -> dict[str, Any]:
-    """Return the `lorikeet` extension of an answer; `continued` only where a node was lost."""
+    """Return the `lorikeet` extension of an answer.
+
+    It has `continued` only where a node was lost, `max_tokens` only where the answer could have
+    fewer than were asked for, or nothing was said.
+    """
     started = _begun(choice)
     ended = _complete(choice)
     continued = [
@@ -187,7 +227,9 @@ def facts_of(choice: Choice) -> dict[str, Any]:
         "amount": ended.amount,
         "timings": {**started.timings_ms, **ended.timings_ms},
         "neighbours": ended.neighbours,
-    } | ({"continued": continued} if continued else {})
+        **({"max_tokens": ended.max_tokens} if ended.max_tokens is not None else {}),
+        **({"continued": continued} if continued else {}),
+    }
 
 
 def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
@@ -201,9 +243,11 @@ def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
     }
 
 
-def finish_reason(ended: Ended) -> str:
+def finish_reason(choice: Choice) -> str:
     """Return OpenAI's word for why an answer ended."""
-    return "length" if ended.reason == "length" else "stop"
+    if _complete(choice).reason == "length":
+        return "length"
+    return "tool_calls" if choice.calls else "stop"
 
 
 def _begun(choice: Choice) -> Started:

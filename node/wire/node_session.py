@@ -654,10 +654,10 @@ class NodeSession:
             raise WrongBase(f"this node serves base {base.hex()[:16]}…, not {ask.base.hex()[:16]}…")
         if ready is None:
             raise EngineBusy("the engine is starting; ask again in some seconds")
-        if len(ask.prompt_ids) + ask.max_tokens > ready.max_context_tokens:
+        if len(ask.prompt_ids) >= ready.max_context_tokens:
             raise BadRequest(
-                f"prompt and answer of {len(ask.prompt_ids)} + {ask.max_tokens} tokens exceed the"
-                f" context of {ready.max_context_tokens}"
+                f"a prompt of {len(ask.prompt_ids)} tokens leaves no room for an answer in a"
+                f" context of {ready.max_context_tokens}; shorten it"
             )
         if ask.resumed is not None and ask.resumed.num_answered >= len(ask.prompt_ids):
             raise BadRequest(

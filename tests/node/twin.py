@@ -160,7 +160,7 @@ class Twin:
                 raise self.error
             await trio.sleep(self.word_delay_s)
             yield Delta(word, (index,), self._logprobs(word, request.logprobs))
-        reason = "length" if request.max_tokens < len(WORDS) else "stop"
+        reason = "length" if (request.max_tokens or len(WORDS)) < len(WORDS) else "stop"
         yield Ended(
             reason,
             7,

@@ -32,6 +32,8 @@ from tests.proofs import scene
 
 LAW = Cid(b"l" * 32)
 BASE = b"b" * 32
+CONTEXT_TOKENS = 256
+MAX_ANSWER_TOKENS = 100
 
 
 def peer_id(name: str) -> str:
@@ -161,6 +163,9 @@ class PeersInMemory:
             raise NoEngine("this daemon runs no engine; name another node")
         return self._peer(peer_id("self"), self.own)
 
+    async def context_tokens(self) -> int:
+        return CONTEXT_TOKENS
+
     @property
     def serving(self) -> Sequence[PeerAddress]:
         return [PeerAddress(peer_id(name)) for name in self.serving_names]
@@ -250,5 +255,7 @@ def make_world(
     )
     peers = PeersInMemory(parts, own, {peer_id(name) for name in connected})
     router = Router(peer_id("self"), has_engine=own is not None)
-    service = Service(tokenizer, catalogue, router, peers, telemetry)
+    service = Service(
+        tokenizer, catalogue, router, peers, telemetry, max_answer_tokens=MAX_ANSWER_TOKENS
+    )
     return World(service, peers, catalogue, telemetry, told)
