@@ -99,13 +99,14 @@ def open_chain(
     *,
     witnesses: Sequence[bytes] = (),
     quorum: int = 0,
+    command: Sequence[str] = (sys.executable, "-m", "proofs.chain.devchain"),
 ) -> Iterator[DevChain]:
     """A chain in its own process while the context lasts.
 
     `anvil`: path of the binary, "auto" to use the one on PATH. A `quorum` of the witnesses must
-    sign each header.
+    sign each header. `command`: this module as a program, without the options.
     """
-    command = [sys.executable, "-m", "proofs.chain.devchain", "--port", "0"]
+    command = [*command, "--port", "0"]
     command += ["--aggregator", to_hex(aggregator)] if aggregator else []
     command += [word for address in fund for word in ("--fund", to_hex(address))]
     binary = shutil.which("anvil") if anvil == "auto" else anvil

@@ -1,5 +1,5 @@
-"""Whole daemons over loopback TCP for tests: real libp2p, real engines on a tiny base, a real chain
-when asked for.
+"""Whole daemons over loopback TCP for tests: real libp2p, real engines on a tiny base (forks,
+forked.py), a real chain when asked for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from proofs.chain.structs import Board, Terms
 from proofs.hextext import to_hex
 from proofs.signing import Signer
 
+from .forked import forking
 from .tiny import make_base
 
 
@@ -75,7 +76,8 @@ class Lab:
     @asynccontextmanager
     async def daemon(self, name: str, **changes: Any) -> AsyncIterator[NodeDaemon]:
         """One running daemon; the first becomes everybody's bootstrap."""
-        async with open_daemon(self.config(name, **changes)) as daemon:
+        config = self.config(name, **changes)
+        async with open_daemon(config, engine_command=(*forking(), "engine", "serve")) as daemon:
             self.bootstrap = self.bootstrap or daemon.host.addresses
             if daemon.engine is not None:
                 await daemon.engine.wait_up(60)
@@ -105,6 +107,7 @@ def open_lab(
         fund=[lab.address(name) for name in chain_for],
         witnesses=[lab.address(name) for name in witnesses],
         quorum=len(witnesses),
+        command=(*forking(), "proofs.chain.devchain"),
     ) as chain:
         lab.chain = chain
         if terms is not None:
