@@ -32,13 +32,13 @@ from .admission import Admission
 from .attribution.shares import AdapterTerms, terms_of
 from .batch import MAX_BATCH_ADAPTERS, MAX_BATCH_RECEIPTS, compose, decode_batch, recompute
 from .channel import ChannelTip
+from .cocktail import parse_adapter
 from .digest import Network
 from .envelope import Place, VerifiedEnvelope, open_envelope
 from .epoch import EpochHeader
 from .errors import ReceiptError, VoucherError
 from .fair import FairQueue, Pledge
 from .history import History
-from .manifest import parse_manifest
 from .outcomes import Accepted, Duplicate, Equivocation, InGrace, Outcome, Rejected, Waiting
 from .promise import Evidence, Promise, make_promise, verify_evidence
 from .recall import Recalled
@@ -241,7 +241,7 @@ class Aggregator:
         if known is not None:
             return known
         assert digest_of(manifest) == digest, "fetched by its digest"
-        terms = terms_of(parse_manifest(manifest))
+        terms = terms_of(parse_adapter(manifest))
         if len(self._learnt) >= MAX_LEARNT:
             del self._learnt[next(iter(self._learnt))]
         self._learnt[digest] = terms, manifest
@@ -646,7 +646,7 @@ class Aggregator:
         if known is None and adapter != BARE_BASE:
             data = self._store.find_manifest(adapter)
             assert data is not None, f"the store forgot manifest {adapter.hex()}"
-            known = terms_of(parse_manifest(data))
+            known = terms_of(parse_adapter(data))
         return known
 
     def check(self) -> None:

@@ -22,11 +22,11 @@ import msgspec
 
 from .attribution.shares import POLICY, AdapterTerms, award, shares_for, terms_of
 from .channel import ChannelTip
+from .cocktail import parse_adapter
 from .codec import Address, Amount, Digest, NotCanonical, Record, decode, encode
 from .digest import Network
 from .draft import Draft
 from .errors import BatchError, ProofError
-from .manifest import parse_manifest
 from .receipt import (
     BARE_BASE,
     MAX_RECEIPT_BYTES,
@@ -294,7 +294,7 @@ def _read_adapter(digest: bytes, manifests: Mapping[bytes, bytes]) -> AdapterTer
     if hashlib.sha256(data).digest() != digest:
         raise BatchError("manifest", f"these bytes do not hash to {digest.hex()}")
     try:
-        return terms_of(parse_manifest(data))
+        return terms_of(parse_adapter(data))
     except ProofError as error:
         raise BatchError("manifest", f"{digest.hex()}: {error}") from error
 

@@ -21,7 +21,7 @@ from .standing import ChannelStanding, unpack_account
 from .state import EpochState
 from .voucher import ChannelConfig
 
-VERSION = 1
+VERSION = 2
 MAX_CHECKPOINT_BYTES = 1 << 32
 
 

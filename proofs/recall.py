@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .attribution.shares import AdapterTerms, terms_of
+from .cocktail import parse_adapter
 from .digest import Network
 from .envelope import Place
 from .errors import ReceiptError, VoucherError
-from .manifest import parse_manifest
 from .promise import Reminder
 from .receipt import BARE_BASE, VerifiedReceipt, digest_of, verify_receipt
 from .voucher import ChannelConfig, channel_id, check_channel
@@ -51,5 +51,5 @@ def read_reminder(reminder: Reminder, network: Network) -> Recalled:
     if body.adapter != BARE_BASE:
         if digest_of(reminder.manifest) != body.adapter:
             raise ReceiptError("adapter", "the manifest that came with it is another adapter's")
-        terms = terms_of(parse_manifest(reminder.manifest))
+        terms = terms_of(parse_adapter(reminder.manifest))
     return Recalled(receipt, reminder.config, terms, reminder.manifest, reminder.promise.deadline)

@@ -46,7 +46,7 @@ PROMPT = tuple(range(200))
 ANSWER = tuple(range(100))
 BASE = bytes(32)
 ADAPTER = hashlib.sha256(b"adapter").digest()
-TERMS = AdapterTerms(b"\x0c" * 20, ((b"\x0d" * 20, 2), (b"\x0e" * 20, 1)), BASE)
+TERMS = AdapterTerms.of_one(b"\x0c" * 20, ((b"\x0d" * 20, 2), (b"\x0e" * 20, 1)), BASE)
 GREEDY = Choosing(
     0.0, 0, 1.0, 0.0, 1.0, presence_penalty=0.0, frequency_penalty=0.0, logit_bias=[], grammar=None
 )

@@ -77,7 +77,7 @@ class Market:
         self.num_owners = num_accounts // 10
         paid = self.accounts[self.num_owners :]
         self.terms = {
-            digest("adapter", start): AdapterTerms(
+            digest("adapter", start): AdapterTerms.of_one(
                 paid[start],
                 tuple((who, 1) for who in paid[start + 1 : start + PAID_PER_ADAPTER]),
                 bytes(32),
@@ -105,7 +105,8 @@ class Market:
         found = [self.owner(channel)]
         for adapter in self.served(channel):
             terms = self.terms[adapter]
-            found += [terms.creator, *(who for who, _ in terms.contributors)]
+            [parent] = terms.parents
+            found += [parent.creator, *(who for who, _ in parent.contributors)]
         return list(dict.fromkeys(found))
 
 

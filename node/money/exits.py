@@ -20,9 +20,9 @@ from proofs.attribution.shares import AdapterTerms, terms_of
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.chain.views import LATEST
+from proofs.cocktail import parse_adapter
 from proofs.court import build_exit, lines_of
 from proofs.ledger import Outbox
-from proofs.manifest import parse_manifest
 from proofs.payouts import NO_PAYOUTS, ChannelPayouts
 from proofs.receipt import (
     BARE_BASE,
@@ -245,4 +245,4 @@ class Exits:
         if adapter in state.adapters:
             return state.adapters[adapter]
         data = self._published.find(adapter)
-        return None if data is None else terms_of(parse_manifest(data))
+        return None if data is None else terms_of(parse_adapter(data))

@@ -51,6 +51,7 @@ from p2p.transport.noise import Opener, Sealer
 from p2p.websocket.handshake import accept, ask
 from p2p.wire import FrameDecoder, encode_frame
 from proofs.batch import decode_batch, recompute
+from proofs.cocktail import parse_cocktail
 from proofs.codec import encode
 from proofs.envelope import decode_envelope, open_envelope
 from proofs.epoch import decode_header
@@ -131,6 +132,11 @@ def promised() -> list[bytes]:
         found = receipts.Promised(other.unhex(one["envelope"]), promise)
         made.append(msgspec.msgpack.encode(found))
     return made
+
+
+def cocktail() -> bytes:
+    """The golden cocktail."""
+    return other.unhex(golden("cocktail")["cocktail"])
 
 
 def manifest() -> bytes:
@@ -578,6 +584,7 @@ DECODERS = [
     ),
     Decoder("batch", decode_batch, (ProofError,), _batches, "msgpack", encode),
     Decoder("batch, recomputed", _recompute, (ProofError,), _batches, "msgpack"),
+    Decoder("cocktail", parse_cocktail, (ProofError,), lambda: [cocktail()], "msgpack", encode),
     Decoder("manifest", parse_manifest, (ProofError,), lambda: [manifest()], "msgpack", encode),
     Decoder(
         "announcement of an adapter",

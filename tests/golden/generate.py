@@ -16,6 +16,7 @@ from proofs.receipt import receipt_digest, verify_receipt
 from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
+from .cocktails import cocktails
 from .epochs import epochs
 from .lookups import lookups
 from .money import channels, shares
@@ -184,6 +185,7 @@ VECTORS = {
     "quote": quotes,
     "channel": channels,
     "manifest": manifest,
+    "cocktail": cocktails,
     "basecard": base_card,
     "shares": shares,
     "batch": epochs,

@@ -168,14 +168,15 @@ def _shares(why: str, weights: list[tuple[int, int]] | None) -> dict[str, Any]:
         people = tuple(
             (account(who) if who else CREATOR.address, weight) for who, weight in weights
         )
-        terms = AdapterTerms(CREATOR.address, people, BASE)
+        terms = AdapterTerms.of_one(CREATOR.address, people, BASE)
     shares = shares_for(POLICY, OWNER, terms)
     return {
         "why": why,
         "owner": OWNER.hex(),
-        "creator": terms.creator.hex() if terms else None,
+        "creator": CREATOR.address.hex() if terms else None,
         "contributors": [
-            {"address": who.hex(), "weight": weight} for who, weight in terms.contributors
+            {"address": who.hex(), "weight": weight}
+            for who, weight in terms.parents[0].contributors
         ]
         if terms
         else None,

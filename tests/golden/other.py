@@ -158,6 +158,15 @@ def manifest_shares(owner: bytes, manifest: bytes | None) -> Shares:
     return shares(owner, creator, [(row[0], row[4]) for row in fields[10]])
 
 
+def cocktail_shares(owner: bytes, cocktail: bytes) -> Shares:
+    """Who shares a fee for this cocktail: its parents' shares by their weights."""
+    rows: dict[tuple[bytes, int], int] = {}
+    for manifest, weight in msgpack.unpackb(cocktail)[1]:
+        for who, role, part in manifest_shares(owner, manifest):
+            rows[who, role] = rows.get((who, role), 0) + part * abs(weight)
+    return [(who, role, part) for (who, role), part in sorted(rows.items())]
+
+
 def awards(amount: int, rows: Shares) -> dict[bytes, int]:
     """What each account gets of a fee, in the shares' order."""
     found: dict[bytes, int] = {}

@@ -13,6 +13,7 @@ import msgspec
 from proofs.aggregator import NEVER, ChannelView
 from proofs.attribution.shares import POLICY, AdapterTerms, fee, shares_for, terms_of
 from proofs.channel import ChannelTip
+from proofs.cocktail import parse_adapter
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.envelope import VerifiedEnvelope, open_envelope, seal_envelope
@@ -60,7 +61,9 @@ PROMPT_PRICE = 100
 TOKEN_PRICE = 500
 
 
-def manifest(*contributors: tuple[str, int], creator: str = "creator") -> bytes:
+def manifest(
+    *contributors: tuple[str, int], creator: str = "creator", num_blocks: int = 1
+) -> bytes:
     """An adapter's manifest; contributors with their weights."""
     return build_manifest(
         signer(creator),
@@ -76,7 +79,7 @@ def manifest(*contributors: tuple[str, int], creator: str = "creator") -> bytes:
             Contributor(address(name), name, "source", "CC0", weight)
             for name, weight in contributors
         ],
-        files=[File("a", 1, [(bytes(32), 1)])],
+        files=[File("a", num_blocks, [(bytes(32), 1)] * num_blocks)],
     )
 
 
@@ -97,7 +100,7 @@ def publish(number: int) -> bytes:
 
 def terms_for(adapter: bytes) -> AdapterTerms | None:
     """What attribution reads in an adapter's manifest; None for the bare base."""
-    return None if adapter == BARE_BASE else terms_of(parse_manifest(MANIFESTS[adapter]))
+    return None if adapter == BARE_BASE else terms_of(parse_adapter(MANIFESTS[adapter]))
 
 
 def receipt(

@@ -20,6 +20,7 @@ from x402.mechanisms.evm.batch_settlement import compute_channel_id
 from x402.mechanisms.evm.batch_settlement.types import ChannelConfig as X402Config
 
 from proofs.batch import recompute
+from proofs.cocktail import parse_adapter
 from proofs.errors import BatchError, ManifestError
 from proofs.manifest import parse_manifest
 from proofs.state import EpochState
@@ -29,6 +30,7 @@ from tests.golden.world import NETWORK
 CHANNELS = other.load("channel")
 SHARES = other.load("shares")
 MANIFEST = other.load("manifest")
+COCKTAIL = other.load("cocktail")
 EPOCHS = other.load("batch")
 CONFIG_KEYS = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token")
 CONFIG_TYPE = "(address,address,address,address,address,uint40,bytes32)"
@@ -162,7 +164,7 @@ def test_shares_and_fees_follow_from_the_manifest(vector: dict[str, Any]) -> Non
     people = [(other.unhex(one["address"]), one["weight"]) for one in vector["contributors"] or []]
     rows = other.shares(other.unhex(vector["owner"]), creator, people)
     assert vector["shares"] == [
-        {"address": who.hex(), "role": role, "bps": bps} for who, role, bps in rows
+        {"address": who.hex(), "role": role, "weight": weight} for who, role, weight in rows
     ]
     for shown in vector["fees"]:
         assert shown["fee"] == max(shown["price"], 100 * len(rows))
@@ -170,6 +172,34 @@ def test_shares_and_fees_follow_from_the_manifest(vector: dict[str, Any]) -> Non
             {"account": who.hex(), "amount": part}
             for who, part in other.awards(shown["fee"], rows).items()
         ]
+
+
+# --- cocktails ---
+
+
+def test_a_cocktail_is_its_fields_and_its_parents_shares() -> None:
+    data = other.unhex(COCKTAIL["cocktail"])
+    rows = [[other.unhex(one["manifest"]), one["weight"]] for one in COCKTAIL["fields"]["parents"]]
+    assert other.pack([1, rows]) == data
+    digests = [hashlib.sha256(manifest).hexdigest() for manifest, _ in rows]
+    assert digests == sorted(digests) == [one["digest"] for one in COCKTAIL["parents"]]
+    shares = other.cocktail_shares(other.unhex(COCKTAIL["owner"]), data)
+    assert COCKTAIL["shares"] == [
+        {"address": who.hex(), "role": role, "weight": weight} for who, role, weight in shares
+    ]
+    assert sum(weight for _, _, weight in shares) == 10_000 * 10_000
+    for shown in COCKTAIL["fees"]:
+        assert shown["fee"] == max(shown["price"], 100 * len(shares))
+        assert shown["awards"] == [
+            {"account": who.hex(), "amount": part}
+            for who, part in other.awards(shown["fee"], shares).items()
+        ]
+
+
+@pytest.mark.parametrize("vector", COCKTAIL["refuse"], ids=lambda vector: vector["why"])
+def test_a_cocktail_that_nobody_may_make_is_refused(vector: dict[str, Any]) -> None:
+    with pytest.raises(ManifestError):
+        parse_adapter(other.unhex(vector["cocktail"]))
 
 
 # --- epochs ---

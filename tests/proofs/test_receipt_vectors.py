@@ -49,7 +49,7 @@ def test_receipts_in_a_row_follow_from_their_fields_and_the_manifest() -> None:
         assert fields[4:6] == [sequence, previous]
         rows = other.manifest_shares(fields[10], manifest_of(fields[9]))
         assert vector["shares"] == [
-            {"address": who.hex(), "role": role, "bps": bps} for who, role, bps in rows
+            {"address": who.hex(), "role": role, "weight": weight} for who, role, weight in rows
         ]
         price = fields[13] * fields[15] + fields[14] * fields[16]
         amount = max(price, 100 * len(rows))
@@ -179,7 +179,7 @@ def test_payouts_are_those_of_a_tree_written_down_naively(vector: dict[str, Any]
     paid: dict[bytes, int] = {}
     commitments = [other.payouts_commitment(paid).hex()]
     for fee in vector["fees"]:
-        rows = [(other.unhex(row["address"]), row["role"], row["bps"]) for row in fee["shares"]]
+        rows = [(other.unhex(row["address"]), row["role"], row["weight"]) for row in fee["shares"]]
         for who, part in other.awards(fee["amount"], rows).items():
             paid[who] = paid.get(who, 0) + part
         commitments.append(other.payouts_commitment(paid).hex())

@@ -213,7 +213,9 @@ def test_a_channel_pays_a_bounded_number_of_accounts() -> None:
 @given(st.integers(0, 2**40), st.integers(0, 48))
 def test_every_account_of_a_least_fee_could_be_paid(price: int, num_contributors: int) -> None:
     people = tuple((number.to_bytes(20, "big"), 1) for number in range(1, num_contributors + 1))
-    shares = shares_for(POLICY, address("owner"), AdapterTerms(address("creator"), people, BASE))
+    shares = shares_for(
+        POLICY, address("owner"), AdapterTerms.of_one(address("creator"), people, BASE)
+    )
     assert fee(price, shares) >= max(price, MIN_SHARE_FEE * len(shares))
 
 

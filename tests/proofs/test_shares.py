@@ -63,20 +63,21 @@ def test_bare_base_pays_the_owner_alone() -> None:
 
 
 def test_creator_gets_the_contributors_part_where_there_are_none() -> None:
-    found = {share.role: share.bps for share in shares_for(POLICY, OWNER, terms())}
+    found = {share.role: share.weight for share in shares_for(POLICY, OWNER, terms())}
     assert found == {NODE: 6_000, CREATOR: 4_000}
 
 
 def test_contributors_divide_their_part_by_weight() -> None:
     found = {
-        share.address: share.bps for share in shares_for(POLICY, OWNER, terms(("a", 2), ("b", 1)))
+        share.address: share.weight
+        for share in shares_for(POLICY, OWNER, terms(("a", 2), ("b", 1)))
     }
     assert (found[address("a")], found[address("b")]) == (1_000, 500)
 
 
 def test_one_address_with_two_weights_is_one_share() -> None:
     found = [
-        share.bps
+        share.weight
         for share in shares_for(POLICY, OWNER, terms(("a", 2), ("a", 1)))
         if share.role == CONTRIBUTOR
     ]
@@ -84,7 +85,7 @@ def test_one_address_with_two_weights_is_one_share() -> None:
 
 
 def test_terms_are_what_attribution_reads_in_a_manifest() -> None:
-    assert terms(("a", 2), ("b", 1)) == AdapterTerms(
+    assert terms(("a", 2), ("b", 1)) == AdapterTerms.of_one(
         signer("creator").address, ((address("a"), 2), (address("b"), 1)), BASE
     )
 
@@ -101,11 +102,11 @@ def test_shares_of_any_terms_and_policy_are_sorted_unique_and_whole(
 ) -> None:
     node = min(node, 10_000 - creator)
     policy = SharePolicy(node, creator, 10_000 - node - creator)
-    shares = shares_for(policy, OWNER, AdapterTerms(address("creator"), contributors, BASE))
+    shares = shares_for(policy, OWNER, AdapterTerms.of_one(address("creator"), contributors, BASE))
     keys = [(share.address, share.role) for share in shares]
     assert keys == sorted(set(keys))
-    assert sum(share.bps for share in shares) == 10_000
-    assert all(share.bps >= 1 for share in shares)
+    assert sum(share.weight for share in shares) == 10_000
+    assert all(share.weight >= 1 for share in shares)
     assert 1 <= len(shares) <= MAX_SHARES
 
 
@@ -113,7 +114,7 @@ def test_shares_of_any_terms_and_policy_are_sorted_unique_and_whole(
 def test_every_unit_of_a_fee_is_awarded_once(
     contributors: tuple[tuple[bytes, int], ...], price: int
 ) -> None:
-    shares = shares_for(POLICY, OWNER, AdapterTerms(address("a"), contributors, BASE))
+    shares = shares_for(POLICY, OWNER, AdapterTerms.of_one(address("a"), contributors, BASE))
     amount = fee(price, shares)
     awarded = award(amount, shares)
     assert amount >= max(price, MIN_SHARE_FEE * len(shares))

@@ -233,7 +233,7 @@ def test_what_is_paid_is_fetched() -> None:
 def crowd(number: int) -> AdapterTerms:
     """An adapter of 60 contributors whom no other adapter has."""
     people = tuple((bytes([number, each]).rjust(20, b"\x0f"), 1) for each in range(60))
-    return AdapterTerms(bytes([number]) * 20, people, BASE)
+    return AdapterTerms.of_one(bytes([number]) * 20, people, BASE)
 
 
 def test_a_channel_that_would_pay_too_many_accounts_is_refused_before_the_answer() -> None:

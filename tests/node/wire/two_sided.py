@@ -70,7 +70,7 @@ CREATOR = b"\x0c" * 20
 LAW = b"\x01" * 32
 TERMS_OF: dict[bytes, AdapterTerms | None] = {
     BARE_BASE: None,
-    LAW: AdapterTerms(CREATOR, ((b"\x0d" * 20, 2), (b"\x0e" * 20, 1)), BASE),
+    LAW: AdapterTerms.of_one(CREATOR, ((b"\x0d" * 20, 2), (b"\x0e" * 20, 1)), BASE),
 }
 
 

@@ -1,0 +1,133 @@
+"""Writes and reads cocktails: adapters that are several others at once, each with a weight.
+
+Normative text: docs/protocols/cocktail.md.
+
+    [1, [[manifest bytes, weight], …]]        by the manifests' digests, each once
+
+A cocktail stands wherever a manifest does: its sha-256 is its identity, and who is paid follows
+from it alone, since its parents' manifests lie in it. Nobody signs one: whoever has the parents
+makes the same bytes. Decides what a well-formed cocktail is; not whether an engine can mix these
+parents, nor who shares a fee.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated
+
+import msgspec
+
+from .codec import NotCanonical, Record, decode, encode
+from .errors import ManifestError
+from .manifest import MAX_CONTRIBUTORS, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+
+VERSION = 1
+MAX_PARENTS = 8
+WEIGHT_UNIT = 10_000
+"""A weight of 1: weights are whole ten-thousandths."""
+MAX_WEIGHT = 2 * WEIGHT_UNIT
+MAX_COCKTAIL_BYTES = MAX_MANIFEST_BYTES  # so it goes wherever a manifest goes
+MAX_PARTIES = MAX_CONTRIBUTORS + 1  # the node and these are as many as any adapter's shares
+
+Weight = Annotated[int, msgspec.Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
+
+
+class Parent(Record, frozen=True, dict=True):
+    """One of the adapters in a cocktail, and how much of it."""
+
+    manifest: Annotated[bytes, msgspec.Meta(max_length=MAX_MANIFEST_BYTES)]
+    weight: Weight
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Return the parent's own identity."""
+        return hashlib.sha256(self.manifest).digest()
+
+    @cached_property
+    def parsed(self) -> Manifest:
+        """Return what its creator signed. Raises ManifestError."""
+        return parse_manifest(self.manifest)
+
+
+class Cocktail(Record, frozen=True):
+    """Several adapters in one, in the order of their digests."""
+
+    version: Annotated[int, msgspec.Meta(ge=0, lt=256)]
+    parents: Annotated[list[Parent], msgspec.Meta(min_length=1, max_length=MAX_PARENTS)]
+
+    @property
+    def base(self) -> bytes:
+        """Return which base all of its parents were made for."""
+        return self.parents[0].parsed.base
+
+
+def make_cocktail(weights: Mapping[bytes, int]) -> bytes:
+    """Write the one cocktail of these manifests. Raises ManifestError when nobody would accept
+    it.
+    """
+    parents = sorted(
+        (Parent(manifest, weight) for manifest, weight in weights.items()),
+        key=lambda parent: parent.digest,
+    )
+    data = encode(Cocktail(VERSION, parents))
+    parse_cocktail(data)
+    return data
+
+
+def is_cocktail(data: bytes) -> bool:
+    """Return whether these bytes can be a cocktail, an array of 2; a manifest is one of 13."""
+    return data[:1] == b"\x92"
+
+
+def parse_adapter(data: bytes) -> Manifest | Cocktail:
+    """Read whatever an adapter is named by, from bytes nobody vouched for. Raises ManifestError."""
+    return parse_cocktail(data) if is_cocktail(data) else parse_manifest(data)
+
+
+def parse_cocktail(data: bytes) -> Cocktail:
+    """Read a cocktail from bytes nobody vouched for: bounded, canonical, of manifests that are
+    valid, different and for one base.
+
+    Raises ManifestError.
+    """
+    try:
+        cocktail = decode(data, _DECODER, MAX_COCKTAIL_BYTES)
+    except NotCanonical as error:
+        why = str(error)
+        if error.rule == "size":
+            why = f"the manifests of the adapters take {why}; mix fewer adapters"
+        raise ManifestError(error.rule, why) from error
+    if cocktail.version != VERSION:
+        raise ManifestError(
+            "version", f"{cocktail.version} is unknown; this node reads version {VERSION}"
+        )
+    _check_parents(cocktail)
+    return cocktail
+
+
+def _check_parents(cocktail: Cocktail) -> None:
+    parents = cocktail.parents
+    digests = [parent.digest for parent in parents]
+    if digests != sorted(set(digests)):
+        raise ManifestError("parents", "they must be sorted by their digests, each once")
+    if any(parent.weight == 0 for parent in parents):
+        raise ManifestError("weight", "an adapter with weight 0 has no part in it; leave it out")
+    if [parent.weight for parent in parents] == [WEIGHT_UNIT]:
+        raise ManifestError("parents", "one adapter with weight 1 is that adapter, no cocktail")
+    bases = {parent.parsed.base for parent in parents}
+    if len(bases) > 1:
+        names = ", ".join(f"{p.parsed.name} ({p.parsed.base.hex()[:12]})" for p in parents)
+        raise ManifestError("base", f"the adapters were made for different bases: {names}")
+    parties = {(parent.parsed.creator_address, True) for parent in parents}
+    for parent in parents:
+        parties |= {(someone.address, False) for someone in parent.parsed.contributors}
+    if len(parties) > MAX_PARTIES:
+        raise ManifestError(
+            "parties",
+            f"{len(parties)} creators and contributors would be paid; at most {MAX_PARTIES} can",
+        )
+
+
+_DECODER = msgspec.msgpack.Decoder(Cocktail)
