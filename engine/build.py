@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,13 +22,13 @@ from .intake import Limits
 from .kv.cache import KvCache
 from .kv.pages import PagePool
 from .kv.prefix import PrefixCache
-from .lora.adapter import load_adapter
 from .lora.arena import Arena
 from .lora.bank import Bank, CopyDone, SlotBank
 from .lora.held import HeldAdapters, Recall
 from .lora.host_cache import HostCache
 from .lora.layout import PackedAdapter
-from .lora.loader import AdapterLoader, Load, LoadDone
+from .lora.loader import AdapterLoader, Load, LoadDone, Sources
+from .lora.mixing import load_sources
 from .lora.slots import SlotTable
 from .lora.spill import Spill
 from .memory import Free, free_memory, lies_in_memory
@@ -219,14 +218,10 @@ def _make_loader(
     and need not be waited for.
     """
 
-    def parse(config_path: Path, weights_path: Path) -> PackedAdapter:
+    def parse(sources: Sources) -> PackedAdapter:
         with torch.inference_mode():
-            return load_adapter(
-                config_path,
-                weights_path,
-                weights,
-                plan.dtype.dtype,
-                room_bytes=plan.division.reading_bytes,
+            return load_sources(
+                sources, weights, plan.dtype.dtype, room_bytes=plan.division.reading_bytes
             )
 
     accelerator = plan.accelerator
@@ -240,7 +235,7 @@ def _make_loader(
     )
 
 
-def _recall_nothing(_config_path: Path, _weights_path: Path, _max_bytes: int) -> None:
+def _recall_nothing(_sources: Sources, _max_bytes: int) -> None:
     return None
 
 

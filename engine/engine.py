@@ -25,7 +25,7 @@ from .intake import Limits
 from .kv.prefix import PrefixCache
 from .lora.bank import CopyDone
 from .lora.held import HeldAdapters
-from .lora.loader import LoadDone
+from .lora.loader import LoadDone, Source, Sources
 from .messages import (
     Cancel,
     Embed,
@@ -35,6 +35,7 @@ from .messages import (
     GetStats,
     Grant,
     HoldAdapter,
+    HoldCocktail,
     Locate,
     Located,
     ReleaseAdapter,
@@ -154,8 +155,15 @@ class Engine:
             case Cancel(request_id):
                 self._cancel(request_id)
             case HoldAdapter(adapter, config_path, weights_path):
-                held = self._adapters.hold(adapter, Path(config_path), Path(weights_path))
-                self._outbox += [held] if held else []
+                self._hold(adapter, (Source(Path(config_path), Path(weights_path)),))
+            case HoldCocktail(adapter, parents):
+                self._hold(
+                    adapter,
+                    tuple(
+                        Source(Path(one.config_path), Path(one.weights_path), one.weight, one.name)
+                        for one in parents
+                    ),
+                )
             case ReleaseAdapter(adapter):
                 self._adapters.release(adapter)
             case Vocabulary():
@@ -164,6 +172,10 @@ class Engine:
                 self._outbox.append(self._stats())
             case Locate(adapter):
                 self._outbox.append(Located(adapter, self._adapters.residency(adapter)))
+
+    def _hold(self, adapter: bytes, sources: Sources) -> None:
+        held = self._adapters.hold(adapter, sources)
+        self._outbox += [held] if held else []
 
     def receive(self, done: LoadDone | CopyDone | GrammarDone | DeviceLost) -> None:
         """Take what another thread has finished.

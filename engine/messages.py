@@ -20,6 +20,8 @@ MAX_ADAPTER_CONFIG_BYTES = 256 << 10  # what the engine parses; so nothing large
 MAX_ADAPTER_WEIGHTS_BYTES = 2 << 30  # what nodes fetch; so nothing larger is served either
 MAX_STOP_IDS = 16  # as the infer protocol carries
 MAX_LOGPROBS = 20
+MAX_MIXED = 8  # adapters in a cocktail
+MAX_MIX_WEIGHT = 2.0
 TOKEN_IDS = 1 << 24  # no vocabulary has more
 MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 100.0
@@ -203,6 +205,24 @@ class HoldAdapter(Message, frozen=True, array_like=True):
     weights_path: str
 
 
+class ParentFiles(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One adapter of a cocktail: its verified files, how much of it, and what errors call it."""
+
+    config_path: str
+    weights_path: str
+    weight: Annotated[float, msgspec.Meta(ge=-MAX_MIX_WEIGHT, le=MAX_MIX_WEIGHT)]
+    name: str
+
+
+class HoldCocktail(Message, frozen=True, array_like=True):
+    """Make several adapters servable as one, in the order of the parents. Answered as
+    `HoldAdapter`.
+    """
+
+    adapter: bytes
+    parents: Annotated[list[ParentFiles], msgspec.Meta(min_length=1, max_length=MAX_MIXED)]
+
+
 class ReleaseAdapter(Message, frozen=True, array_like=True):
     """Forget an adapter once no request uses it. Not answered."""
 
@@ -256,6 +276,7 @@ ToEngine = (
     | Grant
     | Cancel
     | HoldAdapter
+    | HoldCocktail
     | ReleaseAdapter
     | Replay
     | Embed

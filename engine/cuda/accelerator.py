@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
@@ -17,7 +16,7 @@ from ..config import EngineConfig, choose_dtype
 from ..errors import DeviceLost, ModelError, OutOfDeviceMemory
 from ..lora.bank import CopyDone
 from ..lora.layout import Loaded
-from ..lora.loader import Load
+from ..lora.loader import Load, Sources
 from ..model.config import ModelConfig
 from ..model.parts import PARTS
 from ..model.weights import Weights
@@ -112,8 +111,8 @@ class Accelerator:
         pinned, copies are only slower.
         """
 
-        def load_pinned(config_path: Path, weights_path: Path) -> Loaded:
-            loaded = load(config_path, weights_path)
+        def load_pinned(sources: Sources) -> Loaded:
+            loaded = load(sources)
             undo = self.device.pin(loaded.packed.blob)
             if undo is not None:
                 # not at the process's end: what it had pinned ends with it

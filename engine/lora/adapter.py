@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..model.config import ModelConfig
 from ..model.parts import parts_of
 from ..model.weights import Weights
 from .adapter_config import AdapterConfig, parse_config
+from .ends import Ends
 from .layout import PackedAdapter, PartWeights, pack
 from .matching import Modules, TensorHeader, Tensors, match_tensors
 from .names import OfEnd, OfNorm, find_place
@@ -46,6 +48,32 @@ def load_adapter(
 
     Raises BadAdapter naming the field or tensor and the mend.
     """
+    read = read_adapter(config_path, weights_path, base, dtype, room_bytes)
+    return pack(base.config, read.parts, dtype, read.ends)
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A checked adapter before it is packed.
+
+    `whole` names what of the layers it replaces as a whole; `size_bytes` bounds what reading took.
+    """
+
+    config: AdapterConfig
+    parts: dict[tuple[int, str], PartWeights]
+    ends: Ends | None
+    whole: tuple[str, ...]
+    size_bytes: int
+
+
+def read_adapter(
+    config_path: Path,
+    weights_path: Path,
+    base: Weights,
+    dtype: torch.dtype,
+    room_bytes: int | None = None,
+) -> Unpacked:
+    """Read and check one adapter, as `load_adapter` does."""
     try:
         config = parse_config(_read_bounded(config_path, MAX_ADAPTER_CONFIG_BYTES))
         header = read_header(weights_path)
@@ -66,9 +94,17 @@ def load_adapter(
             parts = _behind_norms(parts, norms, base)
             ends = read_ends(modules.ends, reader, config, base, norm=norms.get((None, "norm")))
         assert len(reader.names) == modules.num_tensors, "a declared tensor was not applied"
-        return pack(base.config, parts, dtype, ends)
+        return Unpacked(config, parts, ends, _whole_of(modules, config), needed)
     except (OSError, SafetensorError) as error:
         raise BadAdapter(f"{weights_path.name} cannot be read: {error}") from error
+
+
+def _whole_of(modules: Modules, config: AdapterConfig) -> tuple[str, ...]:
+    linears = [f"model.layers.{layer}.{name}" for layer, name in modules.parts]
+    return (
+        *(OfNorm(*key).module for key in modules.norms),
+        *(module for module in linears if config.saves(module)),
+    )
 
 
 def _read_bounded(path: Path, max_bytes: int) -> bytes:

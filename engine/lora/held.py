@@ -13,18 +13,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..errors import BadAdapter, UnknownAdapter
 from ..messages import AdapterHeld, AdapterRefused, Residency
 from .bank import Bank, CopyDone
 from .host_cache import HostCache
 from .layout import Loaded, PackedAdapter
-from .loader import LoadDone, LoadJob
+from .loader import LoadDone, LoadJob, Sources
 from .slots import NoFreeSlot, Placement, SlotTable, State
 from .worth import reload_cost
 
-Recall = Callable[[Path, Path, int], Loaded | None]
+Recall = Callable[[Sources, int], Loaded | None]
 """Gives an adapter of at most so many bytes, if it can be had without waiting."""
 
 MAX_REFUSALS = 1024
@@ -38,8 +37,7 @@ class Read:
     mean other weights.
     """
 
-    config_path: Path
-    weights_path: Path
+    sources: Sources
     digest: bytes
 
 
@@ -71,7 +69,7 @@ class Held:
     def next_job(self, adapter: bytes) -> LoadJob | None:
         """Give the job that reads it again; None where it has never been read."""
         read = self.read
-        return None if read is None else LoadJob(adapter, read.config_path, read.weights_path)
+        return None if read is None else LoadJob(adapter, read.sources)
 
 
 class HeldAdapters:
@@ -108,7 +106,7 @@ class HeldAdapters:
 
     # --- what the daemon asks ---
 
-    def hold(self, adapter: bytes, config_path: Path, weights_path: Path) -> AdapterHeld | None:
+    def hold(self, adapter: bytes, sources: Sources) -> AdapterHeld | None:
         """Start to make an adapter servable; the answer comes at once if it is already.
 
         Other files than before are read anew.
@@ -117,7 +115,7 @@ class HeldAdapters:
         held.releasing = False
         held.refusal = None
         self._refused.pop(adapter, None)
-        job = LoadJob(adapter, config_path, weights_path)
+        job = LoadJob(adapter, sources)
         packed = self._host.find(adapter)
         if packed is not None and held.job is None and held.next_job(adapter) == job:
             return AdapterHeld(adapter, packed.size_bytes, packed.rank, 0.0)
@@ -296,7 +294,7 @@ class HeldAdapters:
 
     def _is_recalled(self, held: Held, job: LoadJob) -> bool:
         started = time.perf_counter()
-        loaded = self._recall(job.config_path, job.weights_path, self._recall_bytes)
+        loaded = self._recall(job.sources, self._recall_bytes)
         if loaded is None or held.has_changed(loaded):
             return False
         self._recall_bytes -= loaded.packed.size_bytes
@@ -307,7 +305,7 @@ class HeldAdapters:
         adapter = job.adapter
         packed = loaded.packed
         has_changed = held.has_changed(loaded)
-        held.read = Read(job.config_path, job.weights_path, loaded.digest)
+        held.read = Read(job.sources, loaded.digest)
         for dropped in self._host.put(adapter, packed, load_ms):
             self.slots.drop_from_host(dropped)
         if has_changed and self.slots.knows(adapter):

@@ -17,8 +17,22 @@ from queue import SimpleQueue
 from ..errors import BadAdapter
 from .layout import Loaded
 
-Load = Callable[[Path, Path], Loaded]
-"""Gives the adapter of a configuration and of weights, which it reads; raises BadAdapter."""
+
+@dataclass(frozen=True)
+class Source:
+    """The files of one adapter, and how much of it is wanted; errors say its `name`."""
+
+    config_path: Path
+    weights_path: Path
+    weight: float = 1.0
+    name: str = "the adapter"
+
+
+Sources = tuple[Source, ...]
+"""What an adapter is made of: one, or the parents of a cocktail."""
+
+Load = Callable[[Sources], Loaded]
+"""Gives the adapter of these files, which it reads; raises BadAdapter."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +40,7 @@ class LoadJob:
     """Files to parse."""
 
     adapter: bytes
-    config_path: Path
-    weights_path: Path
+    sources: Sources
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class AdapterLoader:
 
     def _attempt(self, job: LoadJob) -> Loaded | BadAdapter:
         try:
-            return self._load(job.config_path, job.weights_path)
+            return self._load(job.sources)
         except BadAdapter as error:
             return error
         except Exception as error:  # a stranger's file found a bug of ours: only it is lost

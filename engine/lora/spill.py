@@ -24,8 +24,9 @@ import torch
 
 from ..model.weights import Identity, identify
 from .layout import ROOM_BYTES, Layout, Loaded, PackedAdapter, on_own_pages
+from .loader import Sources
 
-Signature = tuple[tuple[Path, Identity], ...]
+Signature = tuple[tuple[Path, Identity, Path, Identity, float], ...]
 ROOMS_BYTES = 16 << 20
 """Kept of what recalled adapters have left behind."""
 
@@ -85,7 +86,7 @@ class Spill:
 
     def __init__(
         self,
-        load: Callable[[Path, Path], PackedAdapter],
+        load: Callable[[Sources], PackedAdapter],
         folder: Path,
         budget_bytes: int,
         lies_in_memory: Callable[[Path], bool] = lambda _: False,
@@ -100,9 +101,9 @@ class Spill:
         self._end = 0
         self._rooms = _Rooms()
 
-    def load(self, config_path: Path, weights_path: Path) -> Loaded:
+    def load(self, sources: Sources) -> Loaded:
         """Return the packed adapter of these files; raises what the loader raises."""
-        signature = (_signature(config_path), _signature(weights_path))
+        signature = _signature(sources)
         place = self._places.get(signature)
         if place is not None:
             packed = place.lay_out(_new_memory(place.layout.size_bytes))
@@ -110,13 +111,13 @@ class Spill:
             if count != place.layout.size_bytes:
                 raise OSError(f"the spill file gave {count} bytes of {place.layout.size_bytes}")
             return Loaded(packed, place.digest)
-        packed = self._load(config_path, weights_path)
+        packed = self._load(sources)
         loaded = Loaded(packed, packed.digest())
         if packed.ends is None and packed.layout.size_bytes <= self._budget_bytes:
             return self._remember(signature, loaded)
         return loaded
 
-    def recall(self, config_path: Path, weights_path: Path, max_bytes: int) -> Loaded | None:
+    def recall(self, sources: Sources, max_bytes: int) -> Loaded | None:
         """Return what `load` would give, or None where that would have to wait.
 
         It must be at most `max_bytes`, in the page cache, and not held by the other thread.
@@ -124,7 +125,7 @@ class Spill:
         if not self._changing.acquire(blocking=False):
             return None
         try:
-            place = self._places.get((_signature(config_path), _signature(weights_path)))
+            place = self._places.get(_signature(sources))
             if place is None or place.layout.size_bytes > max_bytes:
                 return None
             memory = self._rooms.take(place.layout.size_bytes)
@@ -180,5 +181,14 @@ def _open(folder: Path) -> tuple[int, str]:
         return tempfile.mkstemp()
 
 
-def _signature(path: Path) -> tuple[Path, Identity]:
-    return path, identify(path)
+def _signature(sources: Sources) -> Signature:
+    return tuple(
+        (
+            one.config_path,
+            identify(one.config_path),
+            one.weights_path,
+            identify(one.weights_path),
+            one.weight,
+        )
+        for one in sources
+    )

@@ -19,6 +19,7 @@ from engine.lora.arena import ALIGN_BYTES, Arena
 from engine.lora.bank import SlotBank
 from engine.lora.held import HeldAdapters
 from engine.lora.host_cache import HostCache
+from engine.lora.loader import Source
 from engine.lora.slots import SlotTable
 from engine.messages import Failed
 from engine.schedule import Budget
@@ -72,7 +73,7 @@ def end_a_use_twice() -> HeldAdapters:
         submit=lambda _: None,
         recall=lambda *_: None,
     )
-    adapters.hold(b"one", Path("config"), Path("weights"))
+    adapters.hold(b"one", (Source(Path("config"), Path("weights")),))
     adapters.use(b"one")
     adapters.leave(b"one")
     adapters.check()

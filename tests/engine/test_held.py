@@ -18,14 +18,17 @@ from engine.lora.bank import SlotBank
 from engine.lora.held import MAX_REFUSALS, HeldAdapters
 from engine.lora.host_cache import HostCache
 from engine.lora.layout import Layout, Loaded, PackedAdapter
-from engine.lora.loader import LoadDone, LoadJob
+from engine.lora.loader import LoadDone, LoadJob, Source, Sources
 from engine.lora.slots import SlotTable
 from engine.messages import AdapterHeld, AdapterRefused
 
 ADAPTERS = st.sampled_from([b"a", b"b", b"c", b"d"])
 SIZE = ALIGN_BYTES
-CONFIG = Path("config")
 BAD = BadAdapter("rank is 0")
+
+
+def files(weights: str) -> Sources:
+    return (Source(Path("config"), Path(weights)),)
 
 
 def loaded(digest: bytes = b"same") -> Loaded:
@@ -64,7 +67,7 @@ class HeldMachine(RuleBasedStateMachine):
 
     @rule(adapter=ADAPTERS, version=st.sampled_from(["1", "2"]))
     def hold(self, adapter: bytes, version: str) -> None:
-        answer = self.adapters.hold(adapter, CONFIG, Path(version))
+        answer = self.adapters.hold(adapter, files(version))
         assert answer is None or isinstance(answer, AdapterHeld)
         assert knows(self.adapters, adapter)
 
@@ -149,7 +152,7 @@ def test_no_more_refusals_are_remembered_than_the_bound() -> None:
     adapters = open_adapters(jobs)
     names = [number.to_bytes(32) for number in range(MAX_REFUSALS + 1)]
     for name in names:
-        adapters.hold(name, CONFIG, Path("weights"))
+        adapters.hold(name, files("weights"))
         assert adapters.receive(LoadDone(jobs.pop(), BAD, 1.0)) == AdapterRefused(name, str(BAD))
     adapters.check()
     with pytest.raises(UnknownAdapter, match="is not held"):
@@ -162,18 +165,18 @@ def test_no_more_refusals_are_remembered_than_the_bound() -> None:
 def test_other_weights_under_a_name_wait_until_nobody_computes_with_the_old_ones() -> None:
     jobs: list[LoadJob] = []
     adapters = open_adapters(jobs)
-    adapters.hold(b"a", CONFIG, Path("1"))
+    adapters.hold(b"a", files("1"))
     adapters.receive(LoadDone(jobs.pop(), loaded(b"old"), 1.0))
     adapters.use(b"a")
     assert adapters.prepare(b"a")
     assert adapters.try_pin(b"a")
-    adapters.hold(b"a", CONFIG, Path("2"))
+    adapters.hold(b"a", files("2"))
     answer = adapters.receive(LoadDone(jobs.pop(), loaded(b"new"), 1.0))
     assert isinstance(answer, AdapterRefused)
     assert "requests are running" in answer.message
     adapters.unpin(b"a")
     adapters.leave(b"a")
-    adapters.hold(b"a", CONFIG, Path("2"))
+    adapters.hold(b"a", files("2"))
     assert isinstance(adapters.receive(LoadDone(jobs.pop(), loaded(b"new"), 1.0)), AdapterHeld)
     assert adapters.digest(b"a") == b"new"
     assert not adapters.is_ready(b"a"), "the slot still had the old ones"

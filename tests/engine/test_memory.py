@@ -32,7 +32,7 @@ from engine.executor.memory import (
 from engine.info import describe
 from engine.lora.adapter import bytes_to_read, load_adapter, read_header
 from engine.lora.layout import Loaded
-from engine.lora.loader import AdapterLoader, LoadDone, LoadJob
+from engine.lora.loader import AdapterLoader, LoadDone, LoadJob, Source, Sources
 from engine.memory import (
     UNLIMITED_BYTES,
     Free,
@@ -297,15 +297,15 @@ def test_the_loader_waits_until_what_it_has_read_is_taken(tmp_path: Path) -> Non
     )
     packed = load_adapter(config, file, open_weights(tmp_path / "base"), torch.float32)
     done: SimpleQueue[LoadDone] = SimpleQueue()
-    begun: SimpleQueue[Path] = SimpleQueue()
+    begun: SimpleQueue[Sources] = SimpleQueue()
 
-    def load(config: Path, file: Path) -> Loaded:
-        begun.put(config)
+    def load(sources: Sources) -> Loaded:
+        begun.put(sources)
         return Loaded(packed, b"digest")
 
     loader = AdapterLoader(load, done.put, 2 * packed.size_bytes)
     for index in range(4):
-        loader.submit(LoadJob(bytes([index]), config, file))
+        loader.submit(LoadJob(bytes([index]), (Source(config, file),)))
     outcomes = [done.get(timeout=5), done.get(timeout=5)]
     for _ in range(2):
         with pytest.raises(Empty):

@@ -14,8 +14,9 @@ import torch
 
 from engine.errors import BadAdapter
 from engine.lora import held
-from engine.lora.adapter import load_adapter
 from engine.lora.layout import PackedAdapter
+from engine.lora.loader import Source, Sources
+from engine.lora.mixing import load_sources
 from engine.lora.spill import Spill
 from engine.messages import Finished
 from engine.model.weights import open_weights
@@ -28,9 +29,9 @@ class Counting:
         self._base = open_weights(base)
         self.count = 0
 
-    def __call__(self, config_path: Path, weights_path: Path) -> PackedAdapter:
+    def __call__(self, sources: Sources) -> PackedAdapter:
         self.count += 1
-        return load_adapter(config_path, weights_path, self._base, torch.bfloat16)
+        return load_sources(sources, self._base, torch.bfloat16)
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def loader(tmp_path: Path) -> Counting:
     return Counting(tmp_path / "base")
 
 
-def files(folder: Path) -> tuple[Path, Path]:
-    return folder / "adapter_config.json", folder / "adapter_model.safetensors"
+def files(folder: Path) -> tuple[Sources]:
+    return ((Source(folder / "adapter_config.json", folder / "adapter_model.safetensors"),),)
 
 
 def test_a_second_load_reads_what_the_first_packed(tmp_path: Path, loader: Counting) -> None:
@@ -137,9 +138,10 @@ def test_what_was_packed_once_is_recalled_without_the_loader(
     )
     assert spill.recall(*paths, first.packed.size_bytes - 1) is None
     write_adapter(tmp_path / "0", 9)
-    os.utime(paths[1], ns=(1, 1))
+    weights_path = paths[0][0].weights_path
+    os.utime(weights_path, ns=(1, 1))
     assert spill.recall(*paths, 1 << 20) is None
-    paths[1].unlink()
+    weights_path.unlink()
     assert spill.recall(*paths, 1 << 20) is None
     assert loader.count == 1
 

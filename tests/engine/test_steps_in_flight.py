@@ -17,7 +17,7 @@ from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
 from engine.errors import BadAdapter
 from engine.lora.layout import Loaded
-from engine.lora.loader import LoadDone, LoadJob
+from engine.lora.loader import LoadDone, LoadJob, Source, Sources
 from engine.messages import (
     MAX_STOP_IDS,
     Cancel,
@@ -42,17 +42,17 @@ SHALLOW = replace(LLAMA, layers=1)
 NUM_ADAPTERS = 4
 
 
-LAST_JOB = LoadJob(b"no adapter's", Path("none"), Path("none"))
+LAST_JOB = LoadJob(b"no adapter's", (Source(Path("none"), Path("none")),))
 """It is over when all before it are, since there is one thread that loads."""
 
 
 def open_lab(base: ModelConfig = LLAMA, **settings: Any) -> Lab:
     random_adapters = RandomAdapters(base)
 
-    def load(config_path: Path, weights_path: Path) -> Loaded:
-        if weights_path == LAST_JOB.weights_path:
+    def load(sources: Sources) -> Loaded:
+        if sources == LAST_JOB.sources:
             raise BadAdapter("there is none")
-        return random_adapters(config_path, weights_path)
+        return random_adapters(sources)
 
     lab = Lab(
         random_weights(base),

@@ -39,6 +39,7 @@ from engine.lora.layout import (
     make_layout,
     pack,
 )
+from engine.lora.loader import Sources
 from engine.model.config import ModelConfig
 from engine.model.parts import Part, parts_of
 from engine.model.tensors import expected_tensors
@@ -111,11 +112,11 @@ class Adapters:
             self.layout, self.room[number * self._step :][: self.size_bytes], self.rank
         )
 
-    def load(self, config_path: Path, weights_path: Path) -> Loaded:
+    def load(self, sources: Sources) -> Loaded:
         """In the place of the engine's loader of files: the number is the file's name, see
         `path`.
         """
-        number = int(weights_path.name)
+        number = int(sources[0].weights_path.name)
         return Loaded(self.packed(number), hashlib.sha256(b"random adapter %d" % number).digest())
 
 
@@ -130,9 +131,9 @@ class MixedAdapters:
         self._config = config
         self._dtype = dtype
 
-    def load(self, config_path: Path, weights_path: Path) -> Loaded:
+    def load(self, sources: Sources) -> Loaded:
         """In the place of the engine's loader of files, as `Adapters.load`."""
-        number = int(weights_path.name)
+        number = int(sources[0].weights_path.name)
         draw = torch.Generator().manual_seed(1000 + number)
         rank = self.RANKS[number % len(self.RANKS)]
         parts = {

@@ -32,6 +32,7 @@ from engine.errors import DeviceLost, ModelError, OutOfDeviceMemory
 from engine.framing import READ_BYTES, MessageDecoder, encode_frames
 from engine.info import describe
 from engine.lora.bank import CopyDone
+from engine.lora.loader import Source
 from engine.messages import Cancel, Failed, Finished, FromEngine, Ready, Submit
 from engine.server import Server
 from tests.engine.gpu.worlds import LLAMA, Narrow, RandomAdapters, random_weights
@@ -586,7 +587,7 @@ def test_a_step_that_hangs_ends_the_process_with_a_clear_word() -> None:
 def size_of(number: int) -> int:
     """Bytes of an adapter on the device."""
     packed = RandomAdapters(LLAMA)(
-        Path(str(number)) / "config", Path(str(number)) / "weights"
+        (Source(Path(str(number)) / "config", Path(str(number)) / "weights"),)
     ).packed
     return packed.size_bytes
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ from engine.cuda.kernels import REFERENCES, TRITON, Kernels
 from engine.cuda.memory import Split
 from engine.lora.ends import Ends, head_of
 from engine.lora.layout import Loaded, PackedAdapter, PartWeights, pack
+from engine.lora.loader import Sources
 from engine.model.config import ModelConfig
 from engine.model.parts import parts_of
 from engine.model.tensors import expected_tensors
@@ -159,8 +159,8 @@ class RandomAdapters:
         self._config = config
         self._dtype = dtype
 
-    def __call__(self, config_path: Path, weights_path: Path) -> Loaded:
-        number = int(weights_path.parent.name)
+    def __call__(self, sources: Sources) -> Loaded:
+        number = int(sources[0].weights_path.parent.name)
         packed = random_adapter(
             self._config,
             number,
