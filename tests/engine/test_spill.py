@@ -65,7 +65,7 @@ def test_changed_files_are_parsed_anew(tmp_path: Path, loader: Counting) -> None
     spill = Spill(loader, tmp_path, 1 << 20)
     before = spill.load(*files(tmp_path / "0"))
     write_adapter(tmp_path / "0", 9)
-    os.utime(files(tmp_path / "0")[1], ns=(1, 1))
+    os.utime(files(tmp_path / "0")[0][0].weights_path, ns=(1, 1))
     after = spill.load(*files(tmp_path / "0"))
     assert loader.count == 2
     assert before.digest != after.digest
@@ -87,7 +87,7 @@ def test_a_full_spill_begins_again_and_a_tiny_one_keeps_nothing(
 
 def test_a_refused_adapter_is_refused_each_time(tmp_path: Path, loader: Counting) -> None:
     spill = Spill(loader, tmp_path, 1 << 20)
-    files(tmp_path / "1")[0].write_text("{}")
+    files(tmp_path / "1")[0][0].config_path.write_text("{}")
     for _ in range(2):
         with pytest.raises(BadAdapter, match="peft_type"):
             spill.load(*files(tmp_path / "1"))
