@@ -130,13 +130,14 @@ class Started:
     """A node took the request.
 
     `cid` is None for the bare base. `timings_ms` holds what is known so far ("lookup", "connect",
-    …).
+    …). `prompt_tokens` is what `Ended` has too.
     """
 
     served_by: str
     model: str
     cid: str | None
     timings_ms: Mapping[str, float]
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -213,6 +214,7 @@ class Ended:
     `neighbours`: the most distinct adapters that shared one engine step with
     this request. `max_tokens`: how many tokens the answer could have had, where that is less than
     what was asked for, or nothing was said; a face tells of calls by the `CallDelta`s that came.
+    `stop_text`: which of the request's stop texts ended it, empty where none did.
     """
 
     reason: EndReason
@@ -223,6 +225,7 @@ class Ended:
     timings_ms: Mapping[str, float]
     neighbours: int
     max_tokens: int | None = None
+    stop_text: str = ""
 
 
 CompletionEvent = Started | Delta | CallDelta | Continued | Ended
@@ -539,6 +542,9 @@ class Daemon(Protocol):
         self, request: CompletionRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[CompletionEvent]]:
         """Answer one request; leaving the block early cancels it everywhere."""
+
+    async def count_tokens(self, request: CompletionRequest) -> int:
+        """Count the tokens of a request's prompt, its tools among them; nothing is computed."""
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingAnswer:
         """Embed texts, on this node's own engine alone; cancelling this cancels it there."""

@@ -115,6 +115,12 @@ class NodeDaemon:
             raise self._answers_nothing()
         return self._service.complete(request, self._nursery)
 
+    async def count_tokens(self, request: CompletionRequest) -> int:
+        """Count the tokens of a request's prompt."""
+        if self._service is None:
+            raise self._answers_nothing()
+        return self._service.count_tokens(request)
+
     async def embed(self, request: EmbeddingRequest) -> EmbeddingAnswer:
         """Embed texts, on this node's own engine alone."""
         if self._embedder is None:

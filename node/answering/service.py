@@ -144,6 +144,10 @@ class Service:
         finally:
             scope.cancel()
 
+    def count_tokens(self, request: CompletionRequest) -> int:
+        """Count the tokens of a request's prompt. Raises BadRequest."""
+        return len(self._read(check_request(request)))
+
     async def _run(
         self,
         request: CompletionRequest,
@@ -389,7 +393,8 @@ class Service:
             return
         adapter = rest.question.adapter
         cid = None if adapter == BARE_BASE else str(Cid(adapter))
-        writer.write(Started(peer.peer_id, model, cid, times.as_dict()))
+        num_prompt = len(rest.question.prompt_ids)
+        writer.write(Started(peer.peer_id, model, cid, times.as_dict(), num_prompt))
 
     def _patience(self, peer: Peer) -> float:
         """How long (s) to wait for a peer's offer before another one is asked as well."""
@@ -420,6 +425,7 @@ class Service:
                 timings_ms=times.as_dict(),
                 neighbours=outcome.neighbours,
                 max_tokens=None if most == request.max_tokens else most,
+                stop_text=writer.stop_text,
             )
         )
         self._telemetry.count("requests_answered")

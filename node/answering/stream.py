@@ -89,6 +89,11 @@ class Writer:
         self.num_tokens = 0
         self.stopped = False
 
+    @property
+    def stop_text(self) -> str:
+        """Return the stop text that came; empty where none did."""
+        return self._finder.found
+
     def write(self, event: CompletionEvent) -> None:
         """Pass an event on."""
         self._answer.put(event)

@@ -240,17 +240,21 @@ class Detokenizer:
 
 @dataclass
 class StopFinder:
-    """Cuts a text stream at the first stop string; holds back what may be the beginning of one."""
+    """Cuts a text stream at the first stop string, which is `found`; holds back what may be the
+    beginning of one.
+    """
 
     stops: tuple[str, ...]
     held: str = ""
+    found: str = ""
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Return the text that is safe to show, and whether a stop string was found."""
         self.held += text
-        hits = [at for at in (self.held.find(stop) for stop in self.stops) if at >= 0]
+        hits = [(at, stop) for stop in self.stops if (at := self.held.find(stop)) >= 0]
         if hits:
-            return self.held[: min(hits)], True
+            at, self.found = min(hits, key=lambda hit: hit[0])
+            return self.held[:at], True
         keep = max((self._overlap(stop) for stop in self.stops), default=0)
         shown = self.held[: len(self.held) - keep]
         self.held = self.held[len(self.held) - keep :]

@@ -16,6 +16,7 @@ import trio
 from node.api import (
     AdapterInfo,
     BaseInfo,
+    CallDelta,
     ChannelInfo,
     CompletionEvent,
     CompletionRequest,
@@ -38,6 +39,7 @@ from node.api import (
     StatusInfo,
     StuckInfo,
     TokenLogprobs,
+    ToolCall,
     VersionInfo,
 )
 from node.errors import BadRequest, NodeError, UnknownModel
@@ -118,12 +120,15 @@ WORDS = ("The", " court", " finds", " that", " è", " all", " is", " well.")
 class Twin:
     """`Daemon`, in memory. `error` is raised before the answer, or after `error_after` words.
 
-    Another peer goes on after `continued_after` words.
+    Another peer goes on after `continued_after` words. With `calls`, a request that has tools is
+    answered by two words and these. `stop_text` is said to have ended it.
     """
 
     error: NodeError | None = None
     error_after: int = 0
     continued_after: int | None = None
+    calls: tuple[ToolCall, ...] = ()
+    stop_text: str = ""
     word_delay_s: float = 0.0
     asked: list[CompletionRequest] = field(default_factory=list)
     embedded: list[EmbeddingRequest] = field(default_factory=list)
@@ -150,9 +155,10 @@ class Twin:
 
     async def _events(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
         yield Started(
-            PEER, request.model, None if request.model == "base" else LAW.cid, {"lookup": 1.5}
+            PEER, request.model, None if request.model == "base" else LAW.cid, {"lookup": 1.5}, 7
         )
-        words = WORDS[: request.max_tokens]
+        calls = self.calls if request.tools else ()
+        words = WORDS[: 2 if calls else request.max_tokens]
         for index, word in enumerate(words):
             if index == self.continued_after:
                 yield Continued(OTHER_PEER, index, "the first went away")
@@ -160,6 +166,9 @@ class Twin:
                 raise self.error
             await trio.sleep(self.word_delay_s)
             yield Delta(word, (index,), self._logprobs(word, request.logprobs))
+        for index, call in enumerate(calls):
+            yield CallDelta(index, call.arguments[:5], call.id, call.name)
+            yield CallDelta(index, call.arguments[5:])
         reason = "length" if (request.max_tokens or len(WORDS)) < len(WORDS) else "stop"
         yield Ended(
             reason,
@@ -169,12 +178,18 @@ class Twin:
             receipt=RECEIPT.digest,
             timings_ms={"first_token": 20.0, "total": 40.0},
             neighbours=2,
+            stop_text=self.stop_text,
         )
 
     @staticmethod
     def _logprobs(word: str, count: int | None) -> tuple[TokenLogprobs, ...]:
         token = LikelyToken(word, word.encode(), -0.5)
         return () if count is None else (TokenLogprobs(token, (token,) * count),)
+
+    async def count_tokens(self, request: CompletionRequest) -> int:
+        self.asked.append(request)
+        self._known(request.model)
+        return 7
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingAnswer:
         self.embedded.append(request)

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from engine.messages import Choosing, Grammar
 from node.answering.service import MAX_LOST, STALL_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
-from node.api import CompletionEvent, CompletionRequest, Continued, Delta, Ended, Started
+from node.api import (
+    ChatMessage,
+    CompletionEvent,
+    CompletionRequest,
+    Continued,
+    Delta,
+    Ended,
+    Started,
+    Tool,
+)
 from node.errors import (
     BadRequest,
     EngineBusy,
@@ -106,8 +115,23 @@ async def test_a_stop_text_cuts_the_answer_and_ends_it_at_the_peer(
     assert text_of(events) == "one. two "
     assert isinstance(events[-1], Ended)
     assert events[-1].reason == "stop"
+    assert events[-1].stop_text == "END"
+    assert events[0].prompt_tokens == events[-1].prompt_tokens == 2
     assert events[-1].completion_tokens == 12
     assert world.peers.asked("self").stopped == 1
+
+
+async def test_a_request_s_tokens_are_counted_without_asking_anybody(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {})
+    turns = (ChatMessage("user", "May I?"),)
+    plain = CompletionRequest("base", turns)
+    assert world.service.count_tokens(plain) == len(tokenizer.encode_prompt(turns))
+    tools = (Tool("look", "Look it up.", {"type": "object"}),)
+    assert world.service.count_tokens(CompletionRequest("base", turns, tools=tools)) > 50
+    with pytest.raises(BadRequest, match="empty"):
+        world.service.count_tokens(CompletionRequest("base", ""))
 
 
 async def test_without_an_engine_and_without_others_nobody_serves(
