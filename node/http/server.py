@@ -26,8 +26,12 @@ from starlette.types import ASGIApp
 from ..api import Daemon
 from . import completions, control, embeddings, hub
 from .guard import MAX_BODY_BYTES, LoopbackGuard
+from .messages import routes as messages_routes
+from .ollama import routes as ollama_routes
 from .origin import Origin, open_origin
 from .problems import Problem, problem_response
+from .responses import routes as responses_routes
+from .responses.store import ResponseStore
 
 MAX_HEADER_BYTES = 16 << 10
 BACKLOG_CONNECTIONS = 100
@@ -44,6 +48,9 @@ def make_app(
     routes = [
         *completions.routes(daemon),
         *embeddings.routes(daemon),
+        *responses_routes.routes(daemon, ResponseStore()),
+        *messages_routes.routes(daemon),
+        *ollama_routes.routes(daemon),
         *control.routes(daemon),
         *hub_routes,
     ]

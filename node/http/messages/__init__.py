@@ -1,0 +1,1 @@
+"""Anthropic's /v1/messages: content blocks in, content blocks out."""

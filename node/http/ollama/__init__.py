@@ -1,0 +1,1 @@
+"""Ollama's /api: what its clients need to chat, generate, embed and list."""
