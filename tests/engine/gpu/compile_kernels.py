@@ -26,8 +26,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from engine.cuda import attention, elementwise, lora, matvec, sampling
+from engine.cuda import attention, elementwise, lora, matvec, narrow, sampling
 from engine.executor.draw import Draw
+from engine.model.quantised import Quantised
 from engine.noise import NoiseKey
 
 TYPES = {
@@ -37,6 +38,8 @@ TYPES = {
     torch.float64: "fp64",
     torch.int32: "i32",
     torch.int64: "i64",
+    torch.int8: "i8",
+    torch.uint8: "u8",
 }
 ALIGNED = 16
 
@@ -297,6 +300,24 @@ def other_calls(dtype: torch.dtype) -> Iterator[Call]:
         yield f"draw, {name}", partial(sampling._draw_together, logits, [each])
 
 
+def narrow_calls(dtype: torch.dtype) -> Iterator[Call]:
+    """Products with weights in 4 and 8 bits, at the shapes of an 8B model."""
+    for width_out, width_in in ((6144, 4096), (4096, 14336)):
+        bytes_of = partial(torch.zeros, dtype=torch.uint8)
+        whole = narrow.Whole(torch.zeros(width_out, width_in, dtype=torch.int8), _empty(width_out))
+        weights: list[tuple[str, narrow.Narrow]] = [("int8", whole)]
+        for group in (32, 64, 128):
+            numbers = _empty(width_out, width_in // group, dtype=torch.float16)
+            codes = bytes_of(width_out, width_in // 2)
+            weights.append((f"q4 by {group}", Quantised(codes, numbers, numbers)))
+        for name, weight in weights:
+            for rows in (1, 8, 64):
+                multiply = narrow.narrow_matvec if rows == 1 else narrow.narrow_product
+                x = _empty(rows, width_in, dtype=dtype)
+                out = _empty(rows, width_out, dtype=dtype)
+                yield f"{name}, {rows} rows", partial(multiply, x, weight, None, out)
+
+
 def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype)
 
@@ -307,13 +328,14 @@ def _ints(*shape: int) -> torch.Tensor:
 
 def main() -> None:
     """`compile_kernels.py ARCH…`: compile everything for these."""
-    modules: list[ModuleType] = [attention, elementwise, lora, matvec, sampling]
+    modules: list[ModuleType] = [attention, elementwise, lora, matvec, narrow, sampling]
     found: list[Compiled] = []
     shapes = {
         f"head_dim {head_dim}": attention_calls(torch.bfloat16, head_dim) for head_dim in (64, 128)
     } | {"8B": other_calls(torch.bfloat16)}
     shapes["head_dim 256"] = attention_calls(torch.bfloat16, 256, (1,))
     shapes["head_dim 128 float32"] = attention_calls(torch.float32, 128, (1,))
+    shapes["8B narrow"] = narrow_calls(torch.bfloat16)
     shapes["8B float32"] = (
         each
         for each in other_calls(torch.float32)
