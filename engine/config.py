@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,16 @@ def settled(
         name: value for name, value in suited.items() if getattr(config, name) == 0
     }
     return replace(config, **open_ones)
+
+
+class Stored(Enum):
+    """The form of a linear's weights: in the dtype that is computed in, in int8 with a scale per
+    row, or in 4 bits as the base's file has them (and in int8 where it has them otherwise).
+    """
+
+    PLAIN = 0
+    INT8 = 1
+    Q4 = 2
 
 
 @dataclass(frozen=True)

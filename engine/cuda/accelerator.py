@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..config import EngineConfig, choose_dtype
+from ..config import EngineConfig, Stored, choose_dtype
 from ..errors import DeviceLost, ModelError, OutOfDeviceMemory
 from ..lora.bank import CopyDone
 from ..lora.layout import Loaded
@@ -59,13 +59,19 @@ class Accelerator:
             )
         return None
 
-    def divide(self, base: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> Split:
+    def divide(
+        self,
+        base: ModelConfig,
+        dtype: torch.dtype,
+        config: EngineConfig,
+        stored: Stored = Stored.PLAIN,
+    ) -> Split:
         """Divide its free memory before the base is loaded; `config` is settled.
 
         Raises ModelError when the base does not fit.
         """
         memory = self.device.memory()
-        demand = self._demand(base, dtype, config)
+        demand = self._demand(base, dtype, config, stored)
         check_fits(demand, memory.free_bytes, self.device.name)
         num_pages = config.kv_tokens // config.page_tokens if config.kv_tokens else None
         return divide(
@@ -77,7 +83,9 @@ class Accelerator:
             num_slots=config.max_adapters or None,
         )
 
-    def make_executor(self, weights: Weights, dtype: torch.dtype, context: int) -> CudaExecutor:
+    def make_executor(
+        self, weights: Weights, dtype: torch.dtype, context: int, stored: Stored = Stored.PLAIN
+    ) -> CudaExecutor:
         """Load the base. Raises ModelError."""
         return CudaExecutor(
             weights,
@@ -86,6 +94,7 @@ class Accelerator:
             self.device,
             kernels=self._kernels,
             step_deadline_s=self._step_deadline_s,
+            stored=stored,
         )
 
     def make_bank(
@@ -122,6 +131,8 @@ class Accelerator:
         return load_pinned
 
     @staticmethod
-    def _demand(base: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> Demand:
+    def _demand(
+        base: ModelConfig, dtype: torch.dtype, config: EngineConfig, stored: Stored
+    ) -> Demand:
         work = work_bytes(base, dtype, base.context, config.prompt_step_tokens)
-        return demand_of(base, dtype.itemsize, PAGE_TOKENS, work)
+        return demand_of(base, dtype.itemsize, PAGE_TOKENS, work, stored=stored)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..config import Stored
 from ..errors import CannotServe, ModelError, OutOfDeviceMemory
 from ..executor.draw import Draw, Drawn
 from ..executor.step import Ints, Run, StepInput, StepOutput
@@ -67,6 +68,7 @@ class CudaExecutor:
         device: Device,
         kernels: Kernels = TRITON,
         step_deadline_s: float = STEP_DEADLINE_S,
+        stored: Stored = Stored.PLAIN,
         log: Callable[[str], None] = log_line,
     ) -> None:
         config = weights.config
@@ -74,18 +76,23 @@ class CudaExecutor:
         self._device = device
         self._kernels = kernels
         self.where = device.where
-        self.name = f"cuda, {device.name}"
+        form = "" if stored is Stored.PLAIN else f", {stored.name.lower()}"
+        self.name = f"cuda, {device.name}{form}"
         self._queries = queries_per_tile(config.heads, config.kv_heads)
         self._graphs = Graphs(device, log)
         self._watchdog = Watchdog(step_deadline_s)
         self._staging = Staging(device, self._queries)
         demand = demand_of(
-            config, dtype.itemsize, PAGE_TOKENS, work_bytes(config, dtype, context, MAX_ROWS)
+            config,
+            dtype.itemsize,
+            PAGE_TOKENS,
+            work_bytes(config, dtype, context, MAX_ROWS),
+            stored=stored,
         )
         free_bytes = device.memory().free_bytes
         check_fits(demand, free_bytes, device.name)
         try:
-            self._load(weights, dtype, context)
+            self._load(weights, dtype, context, stored)
         except Exception as error:  # a fault of the device has no type, only a text (fault_of)
             fault = fault_of(error)
             if isinstance(fault, OutOfDeviceMemory):
@@ -94,7 +101,7 @@ class CudaExecutor:
                 raise
             raise fault from error
 
-    def _load(self, weights: Weights, dtype: torch.dtype, context: int) -> None:
+    def _load(self, weights: Weights, dtype: torch.dtype, context: int, stored: Stored) -> None:
         self._launches = Launches(
             make_program(self._config),
             weights,
@@ -102,6 +109,7 @@ class CudaExecutor:
             self._device,
             dtype=dtype,
             context=context,
+            stored=stored,
         )
         self._memory = StepMemory(self._config, dtype, self._device)
         self._graph_steps = GraphSteps(

@@ -13,13 +13,13 @@ from types import ModuleType
 import torch
 
 from ..executor.draw import Draw, Drawn
-from . import attention, elementwise, lora, matvec, sampling
+from . import attention, elementwise, lora, matvec, narrow, sampling
 
 
 @dataclass(frozen=True)
 class Kernels:
     """The operations of a step: each is the function of that name in elementwise.py, matvec.py,
-    lora.py, attention.py or sampling.py.
+    narrow.py, lora.py, attention.py or sampling.py.
     """
 
     rms_norm: Callable[..., None]
@@ -28,6 +28,8 @@ class Kernels:
     swiglu: Callable[..., None]
     matvec: Callable[..., None]
     matvec_swiglu: Callable[..., None]
+    narrow_matvec: Callable[..., None]
+    narrow_product: Callable[..., None]
     shrink_site: Callable[..., None]
     expand_site: Callable[..., None]
     attend_decode: Callable[..., None]
@@ -36,7 +38,7 @@ class Kernels:
     draw: Callable[[torch.Tensor, list[Draw]], list[Drawn]]
 
 
-_MODULES: tuple[ModuleType, ...] = (elementwise, matvec, lora, attention, sampling)
+_MODULES: tuple[ModuleType, ...] = (elementwise, matvec, narrow, lora, attention, sampling)
 
 
 def _gather(ending: str) -> Kernels:

@@ -1,16 +1,15 @@
 """Translates the program of a model (model/program.py) into the launches of a step on a device.
 
-Decides which operations share a launch, and which kernel or library product does each for how many
-rows. Knows nothing of graphs, buckets, memory or faults: a launch reads and writes the tensors of
-the Pass that it is given, and everything else it needs was fixed when it was made.
+Decides which operations share a launch. Knows nothing of graphs, buckets, memory or faults: a
+launch reads and writes the tensors of the Pass that it is given, and everything else it needs was
+fixed when it was made. Nor does it know how a linear's weights lie there (linears.py).
 
     ADD … NORM                    the sum is made by the norm that follows: one pass over hidden
     NORM_HEADS, ROTATE, STORE     one launch over queries, keys and values
     gate and up, SWIGLU           one launch for a single row; else a product and then SwiGLU
 
-A linear of one row is bound by reading its weight, so a kernel of ours does it (matvec.py); more
-rows go to the library's product. Adapters are found through a table of addresses, so a step with
-adapters has the same launches whichever they are.
+Adapters are found through a table of addresses, so a step with adapters has the same launches
+whichever they are.
 """
 
 from __future__ import annotations
@@ -21,12 +20,14 @@ from functools import partial
 
 import torch
 
+from ..config import Stored
 from ..model.parts import PARTS, parts_of
 from ..model.program import DOWN, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place
 from ..model.weights import Weights
 from .device import Device
 from .elementwise import HeadNorms
 from .kernels import Kernels
+from .linears import Linears, Multiply
 from .space import PAGE_TOKENS, LoraSpace, Results, Space
 from .tables import Tables
 
@@ -97,13 +98,14 @@ class Launches:
         device: Device,
         dtype: torch.dtype,
         context: int,
+        stored: Stored = Stored.PLAIN,
     ) -> None:
         self._config = weights.config
-        self._weights = weights
         self._kernels = kernels
         self._device = device
-        self._dtype = dtype
         self._parts = parts_of(weights.config)
+        self._linears = Linears(weights, kernels, device, dtype, stored)
+        self._read = self._linears.read_plainly
         self._embedding = self._read(("model.embed_tokens",))
         angles = (
             torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
@@ -120,16 +122,6 @@ class Launches:
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Look up `tokens [rows]`: [rows, hidden] float32."""
         return self._embedding[tokens].float()
-
-    def _read(
-        self, names: tuple[str, ...], ending: str = "weight", dtype: torch.dtype | None = None
-    ) -> torch.Tensor:
-        """Read tensors onto the device, one under the other."""
-        parts = [
-            self._weights.read(f"{name}.{ending}").to(self._device.where).to(dtype or self._dtype)
-            for name in names
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     # --- one translation for each kind of operation; None: a later launch does its work ---
 
@@ -251,12 +243,11 @@ class Launches:
     def _linear(self, operation: Operation, waiting: _Waiting) -> Launch:
         if operation.site is None:
             return self._head(operation)
-        weight = self._read(operation.weights)
-        multiply = self._multiply(weight)
+        linear = self._linears.read(operation.weights)
         bias = self._read(operation.weights, "bias") if operation.biased else None
         into, out_of = SOURCES[operation.site]
         folds = operation.ending is Ending.SWIGLU
-        multiply_adapted = self._multiply_adapted(operation, multiply, bias)
+        multiply_adapted = self._multiply_adapted(operation, linear.multiply, bias)
         waiting.adds = waiting.adds or operation.ending is Ending.ADD
 
         def launch(step: Pass) -> None:
@@ -264,36 +255,20 @@ class Launches:
             out = getattr(step.space, out_of)
             if step.lora is not None:
                 multiply_adapted(step, step.lora)
-            elif folds and len(x) == 1:
-                self._kernels.matvec_swiglu(x, weight, bias, step.space.gated)
+            elif folds and len(x) == 1 and linear.fold is not None:
+                linear.fold(x, step.space.gated, bias)
                 return
             else:
-                multiply(x, out, bias)
+                linear.multiply(x, out, bias)
             if folds:
                 self._kernels.swiglu(out, step.space.gated)
 
         return launch
 
-    def _multiply(
-        self, weight: torch.Tensor
-    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None]:
-        """Give `multiply(x, out, bias)`: `out = x @ weight.T + bias`."""
-        transposed = weight.t()
-
-        def multiply(x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None) -> None:
-            if len(x) == 1:
-                self._kernels.matvec(x, weight, bias, out)
-            elif bias is None:
-                torch.mm(x, transposed, out=out)
-            else:
-                torch.addmm(bias, x, transposed, out=out)
-
-        return multiply
-
     def _multiply_adapted(
         self,
         operation: Operation,
-        multiply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None],
+        multiply: Multiply,
         bias: torch.Tensor | None,
     ) -> _AdapterLaunch:
         """Give the launches of a linear with adapters: shrinking, the base's product, expanding.
@@ -355,16 +330,13 @@ class Launches:
 
     def _head(self, operation: Operation) -> Launch:
         tied = operation.weights == ("model.embed_tokens",)
-        weight = self._embedding if tied else self._read(operation.weights)
+        linear = self._linears.read(operation.weights, self._embedding if tied else None)
 
         def launch(step: Pass) -> None:
             results = step.results
             if not len(results.logits):
                 return  # a step of prompts of which none ends
-            if len(results.logits) == 1:
-                self._kernels.matvec(results.final, weight, None, results.logits)
-            else:
-                self._device.product(results.final, weight, results.logits)
+            linear.logits(results.final, results.logits)
             self._kernels.best_and_finite(
                 results.logits, results.result[0], results.result[1], results.scratch
             )

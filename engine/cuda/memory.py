@@ -28,6 +28,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ..config import Stored
 from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
@@ -36,6 +37,10 @@ from ..model.parts import parts_of
 from ..model.tensors import expected_tensors
 
 CANDIDATES = 200
+Q4_EIGHTHS = 6
+"""Of a byte for each number of a linear in 4 bits, at most: a group of 32 takes five with its scale
+and offset, and files have some of their linears in more bits, which lie in int8.
+"""
 MARGIN = 0.02
 """Share of the device's whole memory that nobody plans with: graphs, compiled kernels, cuBLAS's
 own, what a neighbour takes.
@@ -85,14 +90,20 @@ class Split:
     reason: str
 
 
-def demand_of(config: ModelConfig, itemsize: int, page_tokens: int, work_bytes: int) -> Demand:
+def demand_of(
+    config: ModelConfig,
+    itemsize: int,
+    page_tokens: int,
+    work_bytes: int,
+    stored: Stored = Stored.PLAIN,
+) -> Demand:
     """Compute the bytes that a model needs whose numbers take `itemsize` bytes each (norms take
-    four).
+    four, linears what `stored` says).
     """
     page = config.kv_numbers * page_tokens * itemsize
     slot = config.layers * len(parts_of(config)) * 5 * 8
     return Demand(
-        base_bytes=base_bytes(config, itemsize),
+        base_bytes=base_bytes(config, itemsize, stored),
         work_bytes=work_bytes,
         page_bytes=page,
         page_tokens=page_tokens,
@@ -101,12 +112,29 @@ def demand_of(config: ModelConfig, itemsize: int, page_tokens: int, work_bytes: 
     )
 
 
-def base_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Count the bytes of all weights; each number of a norm or bias takes four."""
+def base_bytes(config: ModelConfig, itemsize: int, stored: Stored = Stored.PLAIN) -> int:
+    """Count the bytes of all weights at most; each number of a norm or bias takes four.
+
+    The embedding keeps `itemsize`, so a head that is tied to it and not kept so is there besides.
+    """
+    narrow = {Stored.PLAIN: None, Stored.INT8: 8, Stored.Q4: Q4_EIGHTHS}[stored]
     total = 0
-    for _, shape in expected_tensors(config):
-        total += math.prod(shape) * (itemsize if len(shape) == 2 else 4)
+    for name, shape in expected_tensors(config):
+        is_table = name.startswith("model.embed_tokens")
+        if len(shape) == 1:
+            total += 4 * shape[0]
+        elif narrow is None or is_table:
+            total += math.prod(shape) * itemsize
+        else:
+            total += _linear_bytes(shape, 8 if name.startswith("lm_head") else narrow)
+        if is_table and config.tied_head and narrow is not None:
+            total += _linear_bytes(shape, 8)
     return total
+
+
+def _linear_bytes(shape: tuple[int, ...], eighths: int) -> int:
+    """Count the bytes of a linear whose numbers take so many eighths of one, and a scale a row."""
+    return math.prod(shape) * eighths // 8 + 4 * shape[0]
 
 
 def check_fits(demand: Demand, free_bytes: int, what: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from engine.config import Stored
 from engine.cuda.memory import MARGIN, Demand, Load, base_bytes, demand_of, divide, earned, harmonic
 from engine.errors import ModelError
 from engine.lora.arena import Arena, rounded
@@ -57,6 +58,22 @@ def test_the_bytes_are_those_of_the_layouts_themselves() -> None:
     assert adapter_numbers(LLAMA_8B, 16) * 2 == pytest.approx(layout.size_bytes, rel=1e-4)
     assert base_bytes(LLAMA_8B, 2) == pytest.approx(2 * 8.03e9, rel=1e-2)
     assert DEMAND.page_bytes == 16 * 131072
+
+
+def test_linears_in_fewer_bits_take_fewer_bytes_and_never_more_than_is_counted() -> None:
+    """The embedding keeps its 2 bytes a number; a tied head is there besides, in 8 bits."""
+    table = 128256 * 4096
+    linears = 8.03e9 - 2 * table
+    assert base_bytes(LLAMA_8B, 2, Stored.INT8) == pytest.approx(linears + 3 * table, rel=1e-2)
+    assert base_bytes(LLAMA_8B, 2, Stored.Q4) == pytest.approx(
+        linears * 6 / 8 + 3 * table, rel=1e-2
+    )
+    tied = replace(LLAMA_8B, tied_head=True)
+    for stored in (Stored.INT8, Stored.Q4):
+        assert base_bytes(tied, 2, stored) == base_bytes(LLAMA_8B, 2, stored)
+    assert demand_of(LLAMA_8B, 2, 16, GIB, stored=Stored.INT8).base_bytes == base_bytes(
+        LLAMA_8B, 2, Stored.INT8
+    )
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,14 +4,34 @@ is one, in Triton's interpreter otherwise (conftest.py).
 
 from __future__ import annotations
 
+import zlib
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
+from engine.config import Stored
 from engine.cuda import narrow
+from engine.cuda.accelerator import Accelerator
+from engine.cuda.executor import CudaExecutor
 from engine.cuda.narrow import Narrow, Whole
 from engine.model.quantised import Quantised
+from engine.model.tensors import expected_tensors
+from engine.model.weights import Weights
+from tests.engine.worlds import Bench
 
+from .test_executor import run_mixed
 from .test_kernels import DEVICE, EACH_DTYPE, HAS_GPU, assert_near, random, rows
+from .worlds import (
+    LLAMA,
+    NEEDS_INTERPRETER,
+    PLACES,
+    accelerator,
+    random_adapter,
+    random_weights,
+)
+from .worlds import Narrow as NarrowRoom
 
 
 def in_4_bits(width_out: int, width_in: int, group: int, seed: int = 0) -> Quantised:
@@ -44,12 +64,12 @@ KINDS = pytest.mark.parametrize("kind", ["int8", "q4, 32", "q4, 64", "q4, 128"])
 
 @EACH_DTYPE
 @KINDS
-@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
-    ("width_in", "width_out"), [(128, 3), (577, 5), (640, rows(75, 9)), (4224, rows(64, 6))]
+    ("width_in", "width_out", "biased"),
+    [(128, 3, True), (577, 5, False), (rows(4224, 2176), rows(75, 6), True)],
 )
 def test_a_row_times_a_narrow_weight_agrees_and_has_the_same_bits_again(
-    dtype: torch.dtype, kind: str, biased: bool, width_in: int, width_out: int
+    dtype: torch.dtype, kind: str, width_in: int, width_out: int, biased: bool
 ) -> None:
     """Several pieces of a row, one that is not full, and several blocks; nothing beyond out's
     columns is written.
@@ -76,13 +96,12 @@ def test_a_row_times_a_narrow_weight_agrees_and_has_the_same_bits_again(
 
 @EACH_DTYPE
 @KINDS
-@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(
-    ("num_rows", "width_in", "width_out"),
-    [(2, 128, 5), (17, 384, 70), (rows(150, 70), rows(640, 256), 33)],
+    ("num_rows", "width_in", "width_out", "biased"),
+    [(2, 128, 5, False), (rows(150, 17), 384, 70, True)],
 )
 def test_rows_times_a_narrow_weight_agree_and_have_the_same_bits_again(
-    dtype: torch.dtype, kind: str, biased: bool, num_rows: int, width_in: int, width_out: int
+    dtype: torch.dtype, kind: str, num_rows: int, width_in: int, width_out: int, biased: bool
 ) -> None:
     """Tiles that are not full in either direction; out is a stretch of columns of a wider tensor,
     as a linear that is fused of several has it.
@@ -124,3 +143,91 @@ def test_a_number_in_8_bits_is_off_by_at_most_half_a_step() -> None:
     weight[2] = 0
     off = (Whole.of(weight).dequantise() - weight).abs()
     assert (off <= weight.abs().amax(1, keepdim=True) / 127 / 2 * (1 + 1e-5)).all()
+
+
+# --- whole models ---
+
+SMALL = replace(LLAMA, hidden=64, intermediate=128, heads=4)
+"""Widths that are whole groups of 32."""
+
+
+def narrowed(weights: Weights, stored: Stored, but: str) -> tuple[Weights, Weights]:
+    """A base as a device keeps it, and one whose weights are exactly what that stands for; in q4
+    those whose names hold `but` are not in 4 bits, and lie in int8.
+    """
+    names = {name for name, shape in expected_tensors(weights.config) if len(shape) == 2}
+
+    def read_quantised(name: str) -> Quantised | None:
+        if name not in names or but in name:
+            return None
+        rows, columns = dict(expected_tensors(weights.config))[name]
+        return in_4_bits(rows, columns, 32, seed=zlib.crc32(name.encode()))
+
+    def read(name: str) -> torch.Tensor:
+        codes = read_quantised(name) if stored is Stored.Q4 else None
+        return weights.read(name) if codes is None else codes.dequantise()
+
+    def meant(name: str) -> torch.Tensor:
+        codes = read_quantised(name) if stored is Stored.Q4 else None
+        if codes is None and name in names and name != "model.embed_tokens.weight":
+            return Whole.of(weights.read(name)).dequantise()
+        return read(name)
+
+    kept = replace(weights, read=read, read_quantised=read_quantised)
+    return kept, replace(weights, read=meant)
+
+
+class Keeping(NarrowRoom):
+    """An accelerator that keeps linears in a form of their own."""
+
+    stored: Stored
+
+    def make_executor(self, *arguments: Any, **_: Any) -> CudaExecutor:
+        return super().make_executor(*arguments[:3], stored=self.stored)
+
+
+def keeping(place: str, stored: Stored) -> Accelerator:
+    device = accelerator(place)
+    device.__class__ = Keeping
+    device.stored = stored  # type: ignore[attr-defined]
+    return device
+
+
+FORMS = pytest.mark.parametrize(("stored", "but"), [(Stored.INT8, ""), (Stored.Q4, "v_proj")])
+
+
+def logits_of(weights: Weights, place: Accelerator | None) -> torch.Tensor:
+    bench = Bench(weights, torch.float32, accelerator=place)
+    bench.put(b"all", random_adapter(SMALL, 1, 5, torch.float32, everything=True))
+    return run_mixed(bench, ((5, None), (40, b"all"), (1, None)))
+
+
+@FORMS
+@pytest.mark.parametrize("model", ["llama", "biased"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_base_in_narrow_weights_gives_the_logits_of_what_they_stand_for(
+    place: str, model: str, stored: Stored, but: str
+) -> None:
+    """Adapters beside them, prompts and single rows, a linear whose parts lie in two forms."""
+    config = SMALL if model == "llama" else replace(SMALL, qkv_bias=True, mlp_bias=True)
+    kept, meant = narrowed(random_weights(config), stored, but)
+    device = keeping(place, stored)
+    found, expected = logits_of(kept, device), logits_of(meant, None)
+    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+@NEEDS_INTERPRETER
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # padding rows hold anything
+@FORMS
+def test_the_kernels_themselves_make_those_logits(stored: Stored, but: str) -> None:
+    config = replace(SMALL, layers=1, qkv_bias=True)
+    kept, meant = narrowed(random_weights(config), stored, but)
+    device = keeping("interpreter", stored)
+    few = ((3, b"all"), (1, None))
+    logits = []
+    for weights, place in ((kept, device), (meant, None)):
+        bench = Bench(weights, torch.float32, accelerator=place)
+        bench.put(b"all", random_adapter(config, 1, 5, torch.float32, everything=True))
+        logits.append(run_mixed(bench, few, 1))
+    assert float((logits[0] - logits[1]).abs().max()) <= 1e-4 * float(logits[1].abs().max())

@@ -1,0 +1,148 @@
+"""Reads linears onto a device, in the form that a number format has them, and multiplies by them.
+
+Decides which kernel or library product does each for how many rows. Knows nothing of adapters, nor
+which linear comes when (launches.py).
+
+    stored   a linear's weights              one row                   more rows
+    PLAIN    the dtype computed in           matvec.py, bound by       the library's product
+                                             reading the weight
+    INT8     int8, a scale for each output   narrow.py                 narrow.py
+    Q4       as the base's file has them,    narrow.py                 narrow.py
+             int8 where not in 4 bits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from ..config import Stored
+from ..model.quantised import Quantised, stack
+from ..model.weights import Weights
+from .device import Device
+from .kernels import Kernels
+from .narrow import Narrow, Whole
+
+ROWS_AT_ONCE = 1 << 12
+"""Rows that are made int8 together, so that little of a weight is there in float32."""
+
+Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None]
+"""`multiply(x, out, bias)`: `out = x @ weight.T + bias`."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear on the device.
+
+    multiply: see Multiply. fold: does the same for one row, and SwiGLU besides; None where no
+    kernel does both. logits: multiplies without a bias into float32.
+    """
+
+    multiply: Multiply
+    fold: Multiply | None
+    logits: Callable[[torch.Tensor, torch.Tensor], None]
+
+
+class Linears:
+    """What reads the linears of one base."""
+
+    def __init__(
+        self, weights: Weights, kernels: Kernels, device: Device, dtype: torch.dtype, stored: Stored
+    ) -> None:
+        self._weights = weights
+        self._kernels = kernels
+        self._device = device
+        self._dtype = dtype
+        self._stored = stored
+
+    def read(self, names: tuple[str, ...], there: torch.Tensor | None = None) -> Linear:
+        """Read weights, one under the other.
+
+        there: what is on the device already, and is taken where linears are kept as it is.
+        """
+        if self._stored is Stored.PLAIN:
+            return self._plain(self.read_plainly(names) if there is None else there)
+        return self._narrow(self._read_narrow(names))
+
+    def read_plainly(
+        self, names: tuple[str, ...], ending: str = "weight", dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """Read tensors onto the device, one under the other."""
+        parts = [
+            self._weights.read(f"{name}.{ending}").to(self._device.where).to(dtype or self._dtype)
+            for name in names
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    # --- in the dtype that is computed in ---
+
+    def _plain(self, weight: torch.Tensor) -> Linear:
+        transposed = weight.t()
+        kernels = self._kernels
+
+        def multiply(x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None) -> None:
+            if len(x) == 1:
+                kernels.matvec(x, weight, bias, out)
+            elif bias is None:
+                torch.mm(x, transposed, out=out)
+            else:
+                torch.addmm(bias, x, transposed, out=out)
+
+        def fold(x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None) -> None:
+            kernels.matvec_swiglu(x, weight, bias, out)
+
+        def logits(x: torch.Tensor, out: torch.Tensor) -> None:
+            if len(x) == 1:
+                kernels.matvec(x, weight, None, out)
+            else:
+                self._device.product(x, weight, out)
+
+        return Linear(multiply, fold, logits)
+
+    # --- in 4 or 8 bits ---
+
+    def _narrow(self, weights: list[Narrow]) -> Linear:
+        """Multiply by weights that lie one under the other: a launch for each of them."""
+        ends = [sum(each.shape[0] for each in weights[: n + 1]) for n in range(len(weights))]
+        columns = [slice(end - each.shape[0], end) for end, each in zip(ends, weights, strict=True)]
+
+        def multiply(x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None) -> None:
+            kernel = self._kernels.narrow_matvec if len(x) == 1 else self._kernels.narrow_product
+            for weight, part in zip(weights, columns, strict=True):
+                kernel(x, weight, None if bias is None else bias[part], out[:, part])
+
+        return Linear(multiply, None, lambda x, out: multiply(x, out, None))
+
+    def _read_narrow(self, names: tuple[str, ...]) -> list[Narrow]:
+        """Read weights, those that follow one another in one form as one."""
+        found = groupby(
+            (self._read_one(name) for name in names),
+            key=lambda each: each.group if isinstance(each, Quantised) else None,
+        )
+        return [_stacked(list(some)) for _, some in found]
+
+    def _read_one(self, name: str) -> Narrow:
+        codes = (
+            self._weights.read_quantised(f"{name}.weight") if self._stored is Stored.Q4 else None
+        )
+        where = self._device.where
+        if codes is not None:
+            return Quantised(codes.codes.to(where), codes.scales.to(where), codes.offsets.to(where))
+        weight = self._weights.read(f"{name}.weight")
+        rows = torch.split(weight, ROWS_AT_ONCE)
+        return _stacked([Whole.of(part.to(where).float()) for part in rows])
+
+
+def _stacked(parts: Sequence[Narrow]) -> Narrow:
+    """Return weights of one form as one, one under the other."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = [part for part in parts if isinstance(part, Whole)]
+    if whole:
+        return Whole(
+            torch.cat([part.numbers for part in whole]), torch.cat([part.scales for part in whole])
+        )
+    return stack([part for part in parts if isinstance(part, Quantised)])
