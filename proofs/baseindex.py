@@ -38,6 +38,7 @@ SIDE_FILES = frozenset(
         "generation_config.json",
         "merges.txt",
         "model.safetensors.index.json",
+        "quantize_config.json",
         "special_tokens_map.json",
         "tokenizer.model",
         "tokenizer_config.json",

@@ -302,20 +302,20 @@ def other_calls(dtype: torch.dtype) -> Iterator[Call]:
 
 def narrow_calls(dtype: torch.dtype) -> Iterator[Call]:
     """Products with weights in 4 and 8 bits, at the shapes of an 8B model."""
-    for width_out, width_in in ((6144, 4096), (4096, 14336)):
-        bytes_of = partial(torch.zeros, dtype=torch.uint8)
-        whole = narrow.Whole(torch.zeros(width_out, width_in, dtype=torch.int8), _empty(width_out))
-        weights: list[tuple[str, narrow.Narrow]] = [("int8", whole)]
-        for group in (32, 64, 128):
-            numbers = _empty(width_out, width_in // group, dtype=torch.float16)
-            codes = bytes_of(width_out, width_in // 2)
-            weights.append((f"q4 by {group}", Quantised(codes, numbers, numbers)))
-        for name, weight in weights:
-            for rows in (1, 8, 64):
-                multiply = narrow.narrow_matvec if rows == 1 else narrow.narrow_product
-                x = _empty(rows, width_in, dtype=dtype)
-                out = _empty(rows, width_out, dtype=dtype)
-                yield f"{name}, {rows} rows", partial(multiply, x, weight, None, out)
+    width_out = 4096
+    width_in = 14336
+    whole = narrow.Whole(torch.zeros(width_out, width_in, dtype=torch.int8), _empty(width_out))
+    weights: list[tuple[str, narrow.Narrow]] = [("int8", whole)]
+    for group in (32, 128):
+        numbers = _empty(width_out, width_in // group, dtype=torch.float16)
+        codes = torch.zeros(width_out, width_in // 2, dtype=torch.uint8)
+        weights.append((f"q4 by {group}", Quantised(codes, numbers, numbers)))
+    for name, weight in weights:
+        for rows in (1, 64):
+            multiply = narrow.narrow_matvec if rows == 1 else narrow.narrow_product
+            x = _empty(rows, width_in, dtype=dtype)
+            out = _empty(rows, width_out, dtype=dtype)
+            yield f"{name}, {rows} rows", partial(multiply, x, weight, None, out)
 
 
 def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
