@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .config import EngineConfig
-from .errors import Busy, CannotServe, InvalidRequest
+from .errors import Busy, CannotServe, InvalidRequest, UnknownAdapter
 from .grammar import Matcher, check_grammar
-from .messages import MAX_LOGPROBS, MAX_STOP_IDS, Embed, Replay, Sampling, Submit
+from .messages import (
+    MAX_LOGPROBS,
+    MAX_STOP_IDS,
+    Embed,
+    Failed,
+    FailureCode,
+    Replay,
+    Sampling,
+    Submit,
+)
 from .sampler import Chooser, check_sampling
 from .sequence import Purpose, Sequence
+
+if TYPE_CHECKING:  # it imports torch, and whoever admits requests need not
+    from .config import EngineConfig
 
 MAX_PRIORITY = 100
 NOTHING_DRAWN = Sampling(bytes(32))
@@ -135,6 +147,16 @@ def admit(message: Submit | Replay | Embed, limits: Limits, queue: Queue) -> Adm
                 return _admit_embed(message, limits, queue)
     except CannotServe as error:
         return Refused(message.request_id, error)
+
+
+def failed(request_id: int, error: CannotServe) -> Failed:
+    """Return the last word of a request that met an error."""
+    codes: dict[type[CannotServe], FailureCode] = {
+        InvalidRequest: "bad_request",
+        UnknownAdapter: "unknown_adapter",
+        Busy: "busy",
+    }
+    return Failed(request_id, codes.get(type(error), "internal"), str(error))
 
 
 def _admit_submit(message: Submit, limits: Limits, queue: Queue) -> Admitted:

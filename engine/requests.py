@@ -13,12 +13,12 @@ from dataclasses import replace
 
 from .errors import InvalidRequest, UnknownAdapter
 from .grammar import GrammarDone, GrammarJob, Grammars, Matcher
-from .intake import Admitted, Limits, Queue, Refused, admit
+from .intake import Admitted, Limits, Queue, Refused, admit, failed
 from .lora.held import HeldAdapters
 from .messages import Embed, FromEngine, Replay, Submit
 from .scheduler import Scheduler
 from .sequence import Sequence
-from .settle import LastWord, end_before_start, end_early, failed, find_overdue
+from .settle import LastWord, end_before_start, end_early, find_overdue
 
 
 class Requests:

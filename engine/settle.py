@@ -9,12 +9,10 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .errors import Busy, CannotServe, InvalidRequest, UnknownAdapter
-from .intake import Limits
+from .intake import Limits, failed
 from .messages import (
     Embedded,
     Failed,
-    FailureCode,
     Finished,
     FinishReason,
     Replayed,
@@ -113,16 +111,6 @@ def end_before_start(request_id: int, prompt_tokens: int) -> Finished:
         decode_ms=0.0,
         neighbours=0,
     )
-
-
-def failed(request_id: int, error: CannotServe) -> Failed:
-    """Return the last word of a request that met an error."""
-    codes: dict[type[CannotServe], FailureCode] = {
-        InvalidRequest: "bad_request",
-        UnknownAdapter: "unknown_adapter",
-        Busy: "busy",
-    }
-    return Failed(request_id, codes.get(type(error), "internal"), str(error))
 
 
 def find_overdue(

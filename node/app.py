@@ -54,7 +54,7 @@ from .catalogue.replicating import GentleRate, Replicator
 from .config import CONFIG_FILE, Config
 from .daemon import NodeDaemon
 from .engine_host import EngineHost
-from .engine_process import EngineSettings
+from .engine_process import EngineSettings, ProcessSettings, VllmSettings
 from .engine_supervisor import MAX_BACKOFF_S
 from .errors import ConfigError, EngineLost
 from .keys import Keys, hold_key, load_keys
@@ -67,6 +67,7 @@ from .wire import quote as quote_wire
 from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
+ADAPTERS = "adapters"
 BASE_TEXTS = ("base", "")
 """What may stand for the base model, whatever its name is."""
 
@@ -260,15 +261,28 @@ def _new_engine(ground: Ground, base: Base, command: tuple[str, ...] | None) -> 
     assert base.weights is not None, "a volunteer's base is here whole"
     described = config.home / "tokenizer.json"
     tokenizer.save(described)
-    settings = EngineSettings(
-        base.weights,
-        config.engine_dtype,
-        config.engine_threads,
-        config.kv_tokens,
-        max_adapters=config.max_adapters,
-        draft_tokens=config.engine_draft_tokens,
-        vocabulary=Vocabulary(str(described.resolve()), list(tokenizer.stop_ids)),
-    )
+    vocabulary = Vocabulary(str(described.resolve()), list(tokenizer.stop_ids))
+    settings: ProcessSettings
+    if config.engine == "vllm":
+        settings = VllmSettings(
+            base.weights,
+            base.identity.base,
+            config.engine_url,
+            config.home / ADAPTERS,
+            adapters_there=config.engine_adapters,
+            key=config.engine_key,
+            vocabulary=vocabulary,
+        )
+    else:
+        settings = EngineSettings(
+            base.weights,
+            config.engine_dtype,
+            config.engine_threads,
+            config.kv_tokens,
+            max_adapters=config.max_adapters,
+            draft_tokens=config.engine_draft_tokens,
+            vocabulary=vocabulary,
+        )
     if command is not None:
         settings = replace(settings, command=command)
     return EngineHost(settings, ground.telemetry.log, stderr=config.home / "engine.log")
@@ -286,7 +300,7 @@ def _new_catalogue(
 
     book = NameBook(ground.config.home / "names", log)
     fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download, known.announced)
-    folders = AdapterFolders(ground.config.home / "adapters", ground.store)
+    folders = AdapterFolders(ground.config.home / ADAPTERS, ground.store)
     holdings = Holdings(
         base.identity.base,
         fetcher,

@@ -23,6 +23,8 @@ from .keys import KeyFiles
 
 Role = Literal["volunteer", "gateway", "bootstrap", "aggregator", "watcher"]
 
+Engine = Literal["own", "vllm"]
+
 CONFIG_FILE = "lorikeet.toml"
 ENV_PREFIX = "LORIKEET_"
 MAX_PORT = 65_535
@@ -147,6 +149,20 @@ class Config:
         "CID of that base's card, as status shows it: the one to believe when the base is fetched;"
         " empty: any card of that digest",
     )
+    engine: Engine = _setting(  # noqa: RUF009  # it makes a field
+        "own",
+        "what computes: own (this program's engine) or vllm (a vLLM server that runs already, as"
+        " docs/vllm.md has it started)",
+    )
+    engine_url: str = _setting(
+        "", 'where the vLLM server answers, as http://127.0.0.1:8000; it needs engine = "vllm"'
+    )
+    engine_key: str = _setting("", "the key that the vLLM server was given as --api-key, if any")
+    engine_adapters: str = _setting(
+        "",
+        "where the vLLM server sees HOME/adapters: empty, at the same path; a path, there (a"
+        " mount); hub, nowhere, and its plug-in fetches them from a node beside it",
+    )
     engine_dtype: str = _setting("auto", "auto, float32, bfloat16 or int8")
     engine_threads: int = _setting(
         0,
@@ -237,6 +253,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise ConfigError(f"role is {self.role!r}; use one of {', '.join(get_args(Role))}")
+        self._check_engine()
         if self.public_blocks:
             split_address(self.public_blocks)
         if not re.fullmatch(r"(https?://[^\s/?#@]+(/[^\s?#]*[^\s/?#])?)?", self.hub_origin):
@@ -280,6 +297,29 @@ class Config:
         for name in bounds:
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")
+
+    def _check_engine(self) -> None:
+        """Raise ConfigError for settings of one engine beside those of the other."""
+        if self.engine not in get_args(Engine):
+            known = ", ".join(get_args(Engine))
+            raise ConfigError(f"engine is {self.engine!r}; use one of {known}")
+        if self.engine == "own":
+            beside = ("engine_url", "engine_key", "engine_adapters")
+            wrong = [name for name in beside if getattr(self, name)]
+            if wrong:
+                raise ConfigError(f'{wrong[0]} is set, so engine = "vllm" must be set too')
+            return
+        if not re.fullmatch(r"https?://[^\s/?#@]+", self.engine_url):
+            raise ConfigError(
+                f"engine_url is {self.engine_url!r}; say where vLLM answers, as"
+                " http://127.0.0.1:8000, without a path"
+            )
+        own = ("engine_dtype", "engine_threads", "engine_draft_tokens", "kv_tokens", "max_adapters")
+        for name in own:
+            if getattr(self, name) != settings()[name].default:
+                raise ConfigError(
+                    f'{name} is set beside engine = "vllm", whose server decides that; take it out'
+                )
 
     @property
     def has_engine(self) -> bool:

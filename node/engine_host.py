@@ -19,7 +19,7 @@ from engine.errors import BorderError
 
 from .engine_link import AdapterFiles, EngineLink, RunEvent
 from .engine_load import EngineLoad
-from .engine_process import EngineSettings
+from .engine_process import ProcessSettings
 from .engine_supervisor import READY_DEADLINE_S, STARTING, EngineSupervisor
 from .errors import EngineFailed, EngineLost, NodeError
 
@@ -88,7 +88,7 @@ class EngineHost:
     """
 
     def __init__(
-        self, settings: EngineSettings, log: Callable[[str], None], *, stderr: Path | None = None
+        self, settings: ProcessSettings, log: Callable[[str], None], *, stderr: Path | None = None
     ) -> None:
         self._link = EngineLink(log)
         self._supervisor = EngineSupervisor(settings, self._link, log, stderr)

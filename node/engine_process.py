@@ -1,6 +1,7 @@
 """Runs one engine process from start to end: command line, socket, frames both ways.
 
-Decides nothing about restarts, and does not know what a message means.
+Two kinds of process speak the same border: our own engine, and the bridge to a vLLM server. Nobody
+else knows which one runs. Decides nothing about restarts, and does not know what a message means.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -36,6 +37,15 @@ class EngineSettings:
     vocabulary: m.Vocabulary | None = None
     command: tuple[str, ...] = (sys.executable, "-m", "engine", "serve")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what is added to the daemon's environment: threads pinned where that helps.
+
+        An engine that has the whole machine pins its threads; several on one machine would pin
+        theirs to the same core.
+        """
+        return {"OMP_PROC_BIND": "true"} if self.threads == 0 else {}
+
     def arguments(self, fd: int) -> list[str]:
         """Return the command line for an engine that speaks on socket `fd`."""
         options: dict[str, object] = {"--fd": fd, "--base": self.base, "--dtype": self.dtype}
@@ -44,6 +54,45 @@ class EngineSettings:
         options |= {"--draft-tokens": self.draft_tokens} if self.draft_tokens else {}
         options |= {"--threads": self.threads} if self.threads else {}
         return [*self.command, *(str(part) for option in options.items() for part in option)]
+
+
+@dataclass(frozen=True)
+class VllmSettings:
+    """How to start the bridge to a vLLM server; `digest` is the base's, which the server cannot
+    tell.
+
+    `adapters` is the folder of adapters here, `adapters_there` how the server sees it (empty: at
+    the same path; "hub": not at all). `key` is the server's --api-key.
+    """
+
+    base: Path
+    digest: bytes
+    url: str
+    adapters: Path
+    adapters_there: str = ""
+    key: str = field(default="", repr=False)
+    vocabulary: m.Vocabulary | None = None
+    command: tuple[str, ...] = (sys.executable, "-m", "bridge", "vllm")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what is added to the daemon's environment: a command line is everybody's."""
+        return {"LORIKEET_ENGINE_KEY": self.key}
+
+    def arguments(self, fd: int) -> list[str]:
+        """Return the command line for a bridge that speaks on socket `fd`."""
+        options = {
+            "--fd": fd,
+            "--url": self.url,
+            "--base": self.base,
+            "--digest": self.digest.hex(),
+            "--here": self.adapters,
+            "--there": self.adapters_there,
+        }
+        return [*self.command, *(f"{name}={value}" for name, value in options.items())]
+
+
+ProcessSettings = EngineSettings | VllmSettings
 
 
 class EngineProcess(trio.abc.AsyncResource):
@@ -87,7 +136,7 @@ class EngineProcess(trio.abc.AsyncResource):
                 await self._process.wait()
 
 
-async def start_engine(settings: EngineSettings, stderr: Path | None) -> EngineProcess:
+async def start_engine(settings: ProcessSettings, stderr: Path | None) -> EngineProcess:
     """Start an engine and append what it prints to the file `stderr`.
 
     Raises OSError when the program cannot be started.
@@ -105,7 +154,7 @@ async def start_engine(settings: EngineSettings, stderr: Path | None) -> EngineP
 
 
 async def _spawn(
-    settings: EngineSettings, theirs: socket.socket, stderr: Path | None
+    settings: ProcessSettings, theirs: socket.socket, stderr: Path | None
 ) -> trio.Process:
     log = stderr.open("ab") if stderr else None
     try:
@@ -115,17 +164,8 @@ async def _spawn(
             stdout=log or DEVNULL,
             stderr=log,
             pass_fds=[theirs.fileno()],
-            env=_environment(settings.threads),
+            env=settings.environment | os.environ,
         )
     finally:
         if log:
             log.close()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Return the engine's environment: the daemon's, with threads pinned where that helps.
-
-    An engine that has the whole machine pins its threads; several on one machine would pin theirs
-    to the same core.
-    """
-    return ({"OMP_PROC_BIND": "true"} if threads == 0 else {}) | os.environ

@@ -24,7 +24,7 @@ from engine import messages as m
 from engine.errors import BorderError
 
 from .engine_link import AdapterFiles, EngineLink, Waiter
-from .engine_process import EngineProcess, EngineSettings, start_engine
+from .engine_process import EngineProcess, ProcessSettings, start_engine
 from .errors import AdapterError, ConfigError, EngineLost, NodeError
 
 READY_DEADLINE_S = 120.0
@@ -48,7 +48,7 @@ class EngineSupervisor:
 
     def __init__(
         self,
-        settings: EngineSettings,
+        settings: ProcessSettings,
         link: EngineLink,
         log: Callable[[str], None],
         stderr: Path | None,
