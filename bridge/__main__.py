@@ -25,7 +25,10 @@ KEY_VARIABLE = "LORIKEET_ENGINE_KEY"
 MEET_DEADLINE_S = 100.0
 REFUSE_DEADLINE_S = 5.0
 
-DONE, REFUSED, BROKEN_BORDER, LOST = 0, 1, 2, 5
+DONE = 0
+REFUSED = 1
+BROKEN_BORDER = 2
+LOST = 5
 
 
 def main(arguments: list[str] | None = None) -> int:

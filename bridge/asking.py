@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import InvalidRequest
+from engine.errors import CannotServe
 from engine.intake import Admitted
 from engine.messages import MAX_LOGPROBS, Sampling, TokenLogprobs
 
@@ -22,14 +22,14 @@ TERMS = "lorikeet"
 
 
 def check_words(admitted: Admitted) -> None:
-    """Raise InvalidRequest for what vLLM cannot be asked."""
+    """Raise CannotServe for what vLLM cannot be asked; another engine may do it."""
     if admitted.sampling.choosing.grammar is not None:
-        raise InvalidRequest(
-            "answers that match a grammar or a schema are not served by vLLM behind a node; ask"
-            " another node, or leave response_format and tool_choice out"
+        raise CannotServe(
+            "answers that match a grammar or a schema are not served by vLLM behind a node; ask a"
+            " node with this program's own engine, or leave response_format and tool_choice out"
         )
     if admitted.priority:
-        raise InvalidRequest("priority is not served by vLLM behind a node; leave it out")
+        raise CannotServe("priority is not served by vLLM behind a node; leave it out")
 
 
 def put_in_words(admitted: Admitted, made: list[int], count: int, model: str) -> dict[str, Any]:

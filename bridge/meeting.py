@@ -59,12 +59,12 @@ async def meet(vllm: Vllm, base: Path, deadline_s: float) -> Server:
     except ServerRefused as refusal:
         raise Unfit(f"vLLM refuses what is needed ({refusal.status}: {refusal}); {START}") from None
     return Server(
-        model.id,
-        is_compared,
-        f"{ENGINE}/{number_format}"[:MAX_FORMAT_BYTES],
-        vocab_size,
-        model.max_model_len or 0,
-        await vllm.figures(),
+        model=model.id,
+        is_compared=is_compared,
+        number_format=f"{ENGINE}/{number_format}"[:MAX_FORMAT_BYTES],
+        vocab_size=vocab_size,
+        max_context_tokens=model.max_model_len or 0,
+        figures=await vllm.figures(),
     )
 
 

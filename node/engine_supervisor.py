@@ -196,7 +196,9 @@ class EngineSupervisor:
     def _refuse(self, reason: str) -> None:
         """Settle that the base is not served. Raises ConfigError when it never was."""
         if self.ready is None:
-            raise ConfigError(f"the engine does not serve this base: {reason}; set base_path")
+            raise ConfigError(
+                f"the engine does not serve this base: {reason} (settings: base_path, engine)"
+            )
         self._log(f"engine: it does not serve this base any more: {reason}")
         self._fault = f"the engine does not serve this base any more: {reason}"
         self._tell_waiters()
@@ -223,10 +225,8 @@ class EngineSupervisor:
             except (AdapterError, EngineLost) as error:
                 name = files.adapter.hex()[:12]
                 self._log(f"engine: adapter {name} is not served again: {error}")
-        self._log(
-            f"engine: ready, base {self.ready.base.hex()[:12]}, {self.ready.dtype},"
-            f" {self.ready.threads} threads"
-        )
+        threads = f", {self.ready.threads} threads" if self.ready.threads else ""
+        self._log(f"engine: ready, base {self.ready.base.hex()[:12]}, {self.ready.dtype}{threads}")
         self.is_up = True
         self._tell_waiters()
 

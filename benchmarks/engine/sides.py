@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,12 @@ class SideFailed(Exception):
     """A side could not start, or ended; says why."""
 
 
-def install_peers(folder: Path) -> None:
+def install_peers(folder: Path, names: Iterable[str] = PEERS) -> None:
     """Make the environments that are missing; one that cannot be made is reported when its sides
     start.
     """
-    for name, commands in PEERS.items():
+    for name in names:
+        commands = PEERS[name]
         environment = folder / name
         if (environment / "bin" / "python").exists():
             continue

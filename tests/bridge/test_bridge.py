@@ -306,13 +306,14 @@ async def test_a_fault_of_the_server_costs_one_request(
 async def test_what_vllm_cannot_be_asked_is_refused_by_name(server: StandIn, world: Path) -> None:
     grammar = m.choosing_from({"grammar": m.Grammar("regex", "a+")})
     refused = [
-        (submit(1, sampling=m.Sampling(bytes(32), grammar)), "bad_request", "grammar"),
-        (submit(2, priority=1), "bad_request", "priority"),
+        (submit(1, sampling=m.Sampling(bytes(32), grammar)), "internal", "grammar"),
+        (submit(2, priority=1), "internal", "priority"),
         (submit(3, prompt=()), "bad_request", "prompt_ids"),
         (submit(4, prompt=(259,)), "bad_request", "token id"),
         (submit(5, prompt=(1,) * 64), "bad_request", "64 tokens do not fit"),
         (submit(6, adapter=LAW), "unknown_adapter", "not held"),
         (m.Replay(7, [1], [2], None, SAMPLING), "internal", "replays no answer"),
+        (m.Embed(8, [1], None), "internal", "no embeddings"),
     ]
     async with bridge(server, world) as client:
         for message, code, words in refused:

@@ -21,6 +21,7 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor as SlotProcessor
 
+from .mending import leave_out_bare_rows
 from .terms import NoiseKey, Probe, Terms, derive_key, read_terms
 from .winners import Draw, choose
 
@@ -76,6 +77,8 @@ class Draws(LogitsProcessor, SlotProcessor):
         self._text = f"{VERSION} {made_of}".encode()
         self._slots: Any = given[0]  # where it is not the second runner, nobody looks at it
         self._asked: dict[int, Terms | Probe] = {}
+        if vllm_config.device_config.device_type == "cpu":
+            leave_out_bare_rows()
         self._rows: dict[int, Answer | Told] = {}
 
     @classmethod
