@@ -101,7 +101,10 @@ async def _compute(
 
     async def compute(number: int) -> None:
         async with places:
-            states[number] = await engine.embed(prompts[number], adapter)
+            try:
+                states[number] = await engine.embed(prompts[number], adapter)
+            except BadRequest as error:
+                raise BadRequest(f"input {number}: {error}") from None
 
     try:
         async with trio.open_nursery() as nursery:

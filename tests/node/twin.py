@@ -157,7 +157,7 @@ class Twin:
         yield Started(
             PEER, request.model, None if request.model == "base" else LAW.cid, {"lookup": 1.5}, 7
         )
-        calls = self.calls if request.tools else ()
+        calls = self.calls if request.tools and request.tool_choice.mode != "none" else ()
         words = WORDS[: 2 if calls else request.max_tokens]
         for index, word in enumerate(words):
             if index == self.continued_after:

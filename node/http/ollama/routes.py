@@ -101,17 +101,19 @@ def guarded(endpoint: Endpoint) -> Endpoint:
 async def list_models(daemon: Daemon) -> list[dict[str, Any]]:
     """List the bare base, then every adapter held here or heard of, as Ollama lists models."""
     base = daemon.base()
-    listed = [model_of("base", base.digest, base.size_bytes, base.name)]
+    listed = [model_of("base", base.digest, base.size_bytes, base.name, base.format)]
     for one in await daemon.adapters():
         listed.append(model_of(one.name, one.cid, one.size_bytes, base.name))
     return listed
 
 
-def model_of(name: str, digest: str, size_bytes: int, family: str) -> dict[str, Any]:
+def model_of(
+    name: str, digest: str, size_bytes: int, family: str, kind: str = "safetensors"
+) -> dict[str, Any]:
     """Describe one model; nothing is known of when it was made."""
     details = {
         "parent_model": "",
-        "format": "safetensors",
+        "format": kind,
         "family": family,
         "families": [family],
         "parameter_size": "",

@@ -5,7 +5,9 @@ signed.
 from __future__ import annotations
 
 import json
+import math
 import re
+from array import array
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -14,8 +16,8 @@ import trio
 
 from engine.messages import Choosing, Grammar
 from node.answering.stream import open_answer
-from node.api import Delta
-from node.errors import EngineLost, NodeRefused
+from node.api import Delta, EmbeddingRequest
+from node.errors import BadRequest, EngineLost, NodeRefused, NoEngine
 from tests.node.networks import ask, open_lab, until
 from tests.node.tiny import make_adapter
 
@@ -176,3 +178,28 @@ async def test_an_answer_that_is_left_without_an_end_says_so_once() -> None:
             heard.append(event)
     assert heard == [Delta("a", (1,))]
     assert [event async for event in receiver] == []
+
+
+async def test_a_volunteer_embeds_for_its_adapters_and_a_gateway_says_why_it_cannot(
+    tmp_path: Path,
+) -> None:
+    with open_lab(tmp_path) as lab:
+        async with (
+            lab.daemon("volunteer") as volunteer,
+            lab.daemon("gateway", role="gateway") as gateway,
+        ):
+            await volunteer.push(make_adapter(tmp_path / "law", "law", 5))
+            base, again, law = [
+                await volunteer.embed(EmbeddingRequest(model, ("May I?", "No.", (5, 6))))
+                for model in ("base", "base", "law")
+            ]
+            assert base.vectors == again.vectors
+            assert len({*base.vectors, *law.vectors}) == 6
+            assert (base.cid, base.served_by) == (None, volunteer.host.peer_id)
+            assert law.cid is not None
+            for vector in law.vectors:
+                assert math.hypot(*array("f", vector)) == pytest.approx(1.0, abs=1e-5)
+            with pytest.raises(BadRequest, match="input 1: a token id is not in"):
+                await volunteer.embed(EmbeddingRequest("law", ("a", (99_999,))))
+            with pytest.raises(NoEngine, match="carries no vectors"):
+                await gateway.embed(EmbeddingRequest("law", ("May I?",)))
