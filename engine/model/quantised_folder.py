@@ -10,9 +10,10 @@ come as things that can be read.
              scales [in / group, out]; g_idx int32 [in]: each input's group, where desc_act
     awq      qweight int32 [in, out / 8], qzeros [in / group, out / 8]: eight outputs in a word, in
              the order of AWQ_ORDER; scales [in / group, out]
-    compressed-tensors, pack-quantized, symmetric
+    compressed-tensors, pack-quantized
              weight_packed int32 [out, in / 8]: eight inputs, the first lowest; weight_scale
-             [out, in / group]; weight_shape [2]: out, in; every zero is 8
+             [out, in / group]; weight_shape [2]: out, in; weight_zero_point int32
+             [out / 8, in / group]: eight outputs, the first lowest; where symmetric every zero is 8
 
 A weight is scale * (code - zero). Sources: the QuantLinear classes of AutoGPTQ and GPTQModel
 (`convert_gptq_v1_to_v2_format_module` for the 1), WQLinear_GEMM of AutoAWQ, PackedQuantization of
@@ -250,7 +251,11 @@ def _take_compressed(tensors: Mapping[str, torch.Tensor], packing: Packing) -> C
     shape = [len(words), words.shape[1] * IN_A_WORD]
     if tensors["weight_shape"].tolist() != shape:
         raise ModelError(f"a weight_shape of the base is not {shape}, which its tensor has")
-    zeros = torch.full(scales.shape, SYMMETRIC_ZERO, dtype=torch.uint8)
+    given = tensors.get("weight_zero_point")
+    if given is None:
+        zeros = torch.full(scales.shape, SYMMETRIC_ZERO, dtype=torch.uint8)
+    else:
+        zeros = _codes_of(given.t()).t().contiguous()
     return Codes(words.view(torch.uint8), zeros, scales)
 
 
@@ -274,14 +279,25 @@ AWQ = Method(
     lambda rows, columns, groups: {"qzeros": (groups, rows // IN_A_WORD), "scales": (groups, rows)},
     take=_take_awq,
 )
-COMPRESSED = Method(
-    "weight_packed",
-    ("weight_scale", "weight_shape"),
-    (),
-    lambda shape: (shape[0], shape[1] * IN_A_WORD),
-    lambda rows, columns, groups: {"weight_scale": (rows, groups), "weight_shape": (2,)},
-    take=_take_compressed,
-)
+
+
+def _compressed(*zeros: str) -> Method:
+    return Method(
+        "weight_packed",
+        ("weight_scale", "weight_shape", *zeros),
+        (),
+        lambda shape: (shape[0], shape[1] * IN_A_WORD),
+        lambda rows, columns, groups: {
+            "weight_scale": (rows, groups),
+            "weight_shape": (2,),
+            "weight_zero_point": (rows // IN_A_WORD, groups),
+        },
+        take=_take_compressed,
+    )
+
+
+COMPRESSED = {True: _compressed(), False: _compressed("weight_zero_point")}
+"""By whether it is symmetric."""
 
 
 # --- what quantization_config says ---
@@ -303,7 +319,10 @@ def _read_gptq(raw: Mapping[str, Any]) -> Packing:
     if form not in steps:
         raise _refused("checkpoint_format", form, steps)
     _need(raw, "pack_dtype", (None, "int32"))
-    _need(raw, "dynamic", (None, {}))
+    dynamic = raw.get("dynamic")
+    skips = isinstance(dynamic, dict) and all(each.startswith("-:") for each in dynamic)
+    if dynamic is not None and not skips:  # what is left out is told by its tensors
+        raise _refused("dynamic", dynamic, ("modules that are left out (-:)",))
     _need(raw, "is_marlin_format", (None, False))
     return Packing(GPTQ, group, steps[form])
 
@@ -333,11 +352,11 @@ def _read_compressed(raw: Mapping[str, Any]) -> Packing:
     _need(weights, "num_bits", (BITS,))
     _need(weights, "type", ("int",))
     _need(weights, "strategy", ("group",))
-    _need(weights, "symmetric", (True,))
+    _need(weights, "symmetric", (True, False))
     _need(weights, "dynamic", (None, False))
     _need(weights, "actorder", (None, "static", "weight"))  # neither moves an input
     _need(weights, "group_size", GROUPS)
-    return Packing(COMPRESSED, weights["group_size"])
+    return Packing(COMPRESSED[weights["symmetric"]], weights["group_size"])
 
 
 def _bits_and_group(raw: Mapping[str, Any]) -> int:

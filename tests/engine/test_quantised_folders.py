@@ -75,7 +75,9 @@ def write_linear(
     group = how.get("group_size") or how["config_groups"]["group_0"]["weights"]["group_size"]
     codes = rng.integers(0, 16, (rows, columns))
     zeros = rng.integers(0, 16, (rows, columns // group))
-    if method == "compressed-tensors" or how.get("sym"):
+    is_compressed = method == "compressed-tensors"
+    is_symmetric = is_compressed and how["config_groups"]["group_0"]["weights"]["symmetric"]
+    if is_symmetric or how.get("sym"):
         zeros[:] = 8
     scales = rng.uniform(0.002, 0.02, zeros.shape).astype(np.float16)
     groups = np.arange(columns) // group
@@ -83,11 +85,14 @@ def write_linear(
         groups = rng.permutation(groups)
     weight = scales.astype(np.float32)[:, groups] * (codes - zeros[:, groups])
     tensors = {}
-    if method == "compressed-tensors":
+    if is_compressed:
         tensors["weight_packed"] = packed(codes, 1)
         tensors["weight_scale"] = torch.from_numpy(scales).bfloat16()
         tensors["weight_shape"] = torch.tensor([rows, columns])
-        weight = tensors["weight_scale"].float().numpy()[:, groups] * (codes - 8)
+        if not is_symmetric:
+            tensors["weight_zero_point"] = packed(zeros, 0)
+        scale = tensors["weight_scale"].float().numpy()
+        weight = scale[:, groups] * (codes - zeros[:, groups])
     elif method == "awq":
         tensors["qweight"] = packed(codes.T, 1, AWQ_PLACES)
         tensors["qzeros"] = packed(zeros.T, 1, AWQ_PLACES)
@@ -128,11 +133,17 @@ FORMATS = {
     "gptq": GPTQ,
     "gptq, groups of 32": {**GPTQ, "group_size": 32, "checkpoint_format": "gptq"},
     "gptq, symmetric": {**GPTQ, "sym": True, "group_size": 128},
-    "gptq_v2": {**GPTQ, "checkpoint_format": "gptq_v2", "pack_dtype": "int32"},
+    "gptq_v2": {
+        **GPTQ,
+        "checkpoint_format": "gptq_v2",
+        "pack_dtype": "int32",
+        "dynamic": {"-:lm_head": {}},
+    },
     "gptq, desc_act": {**GPTQ, "desc_act": True},
     "awq": AWQ,
     "awq, groups of 128": {**AWQ, "group_size": 128},
     "compressed-tensors": compressed(),
+    "compressed-tensors with zeros": compressed(symmetric=False),
 }
 
 
@@ -221,12 +232,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**GPTQ, "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
     ({**GPTQ, "checkpoint_format": {}, "format": "bitblas"}, "checkpoint_format 'bitblas'"),
     ({**GPTQ, "pack_dtype": "int64"}, "pack_dtype"),
-    ({**GPTQ, "dynamic": {"-:lm_head": {}}}, "dynamic"),
+    ({**GPTQ, "dynamic": {"-:lm_head": {}, "+:.*down.*": {"bits": 8}}}, "dynamic"),
+    ({**GPTQ, "dynamic": []}, "dynamic"),
     ({**AWQ, "version": "gemv"}, "version 'gemv' is not served; we serve gemm"),
     ({**AWQ, "zero_point": False}, "zero_point"),
     ({**AWQ, "bits": 8}, "bits"),
     (compressed(num_bits=8), "num_bits '8'"),
-    (compressed(symmetric=False), "symmetric"),
+    (compressed(symmetric=None), "symmetric"),
     (compressed(strategy="channel"), "strategy 'channel'"),
     (compressed(actorder="group"), "actorder 'group'"),
     ({**compressed(), "format": "float-quantized"}, "format 'float-quantized'"),
