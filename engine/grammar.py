@@ -20,12 +20,15 @@ import llguidance.numpy
 import numpy as np
 from numpy.typing import NDArray
 
+from .digits import Digits, Spelling
 from .errors import InvalidRequest
 from .grammar_check import LIMITS, Checker
 from .messages import Grammar, Vocabulary
 
 MAX_GRAMMAR_BYTES = 32 << 10
 MAX_TOKENIZER_BYTES = 64 << 20
+WHITE_SPACE = r"[ \t]{0,2}(\r?\n[ \t]{0,16})?"
+"""Between the words of JSON: at most 20 letters of it, one end of a line among them."""
 MASK_DEADLINE_S = 0.25
 """Longer for one token, and the request fails: others wait meanwhile."""
 
@@ -33,8 +36,11 @@ MASK_DEADLINE_S = 0.25
 class Matcher:
     """Follows one answer through its grammar."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+    def __init__(
+        self, matcher: llguidance.LLMatcher, vocab_size: int, digits: Digits | None
+    ) -> None:
         self._matcher = matcher
+        self._digits = digits
         self._bits = llguidance.numpy.allocate_token_bitmask(1, vocab_size)
 
     @property
@@ -63,11 +69,15 @@ class Matcher:
                 " simplify it"
             )
         allowed: NDArray[np.int32] = self._bits[0]
+        if self._digits is not None:
+            self._digits.bound(allowed)
         return allowed
 
     def accept(self, token: int) -> None:
         """Go on with `token`; one that is not allowed ends the match."""
         self._matcher.consume_token(token)
+        if self._digits is not None:
+            self._digits.accept(token)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ class Grammars:
         self._done = done
         self._jobs: SimpleQueue[GrammarJob | Vocabulary | None] = SimpleQueue()
         self._tokenizer: llguidance.LLTokenizer | None = None
+        self._spelling: Spelling | None = None
         self._reason = "this engine was not told what its tokens spell; send a Vocabulary first"
         self._checker = Checker()
         self._thread = threading.Thread(target=self._run, name="grammar-compiler", daemon=True)
@@ -125,6 +136,7 @@ class Grammars:
             self._tokenizer = llguidance.LLTokenizer(
                 described, n_vocab=self._vocab_size, eos_token=vocabulary.stop_ids
             )
+            self._spelling = None  # read when it is first needed
         except (OSError, ValueError) as error:
             self._reason = f"the base's tokenizer cannot be used for grammars: {error}"
 
@@ -146,13 +158,25 @@ class Grammars:
         matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
         if matcher.is_error():
             raise InvalidRequest(f"grammar is refused: {_first_line(matcher)}")
-        return Matcher(matcher, self._vocab_size)
+        return Matcher(matcher, self._vocab_size, self._count_digits(grammar, self._tokenizer))
+
+    def _count_digits(self, grammar: Grammar, tokenizer: llguidance.LLTokenizer) -> Digits | None:
+        """Numbers end in time; an expression says itself how many digits it takes."""
+        if grammar.kind == "regex":
+            return None
+        if self._spelling is None:
+            self._spelling = Spelling.of(
+                self._vocab_size, lambda token: tokenizer.decode_bytes([token])
+            )
+        return Digits(self._spelling)
 
 
 def check_grammar(grammar: Grammar) -> None:
     """Raise InvalidRequest for a grammar that can be refused without compiling it."""
-    if grammar.kind not in ("json_schema", "regex"):
-        raise InvalidRequest(f"grammar has kind {grammar.kind!r}; it must be json_schema or regex")
+    if grammar.kind not in ("json_schema", "regex", "lark"):
+        raise InvalidRequest(
+            f"grammar has kind {grammar.kind!r}; it must be json_schema, regex or lark"
+        )
     if len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
         raise InvalidRequest(
             f"grammar has {len(grammar.text.encode())} bytes; the limit is {MAX_GRAMMAR_BYTES}"
@@ -162,10 +186,14 @@ def check_grammar(grammar: Grammar) -> None:
 def _source(grammar: Grammar) -> str:
     if grammar.kind == "regex":
         return llguidance.LLMatcher.grammar_from_regex(grammar.text)
+    if grammar.kind == "lark":
+        return llguidance.LLMatcher.grammar_from_lark(grammar.text)
     try:
-        return llguidance.LLMatcher.grammar_from_json_schema(grammar.text)
+        return llguidance.LLMatcher.grammar_from_json_schema(
+            grammar.text, overrides={"whitespace_pattern": WHITE_SPACE}
+        )
     except ValueError as error:
-        raise InvalidRequest(f"grammar: the json_schema is not JSON: {error}") from error
+        raise InvalidRequest(f"grammar is refused: the json_schema is not JSON: {error}") from error
 
 
 def _read(path: Path) -> str:

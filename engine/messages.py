@@ -43,9 +43,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unk
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What every answer must match; `text` is a JSON schema or an expression in Rust's syntax."""
+    """What every answer must match; `text` is a JSON schema, an expression in Rust's syntax, or a
+    grammar in llguidance's dialect of Lark.
+    """
 
-    kind: Literal["json_schema", "regex"]
+    kind: Literal["json_schema", "regex", "lark"]
     text: Annotated[str, Meta(max_length=MAX_GRAMMAR_CHARS)]
 
 
@@ -126,7 +128,7 @@ def _complaint(
         case Grammar(text=str(text)) if len(text) > MAX_GRAMMAR_CHARS:
             return f"{field.name} has {len(text)} characters; the limit is {MAX_GRAMMAR_CHARS}"
         case Grammar(kind=kind):
-            return f"{field.name} is of kind {kind!r}; it must be json_schema or regex"
+            return f"{field.name} is of kind {kind!r}; it must be json_schema, regex or lark"
         case _:
             return f"{field.name}: {error}"
 

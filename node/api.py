@@ -215,6 +215,7 @@ class Ended:
     this request. `max_tokens`: how many tokens the answer could have had, where that is less than
     what was asked for, or nothing was said; a face tells of calls by the `CallDelta`s that came.
     `stop_text`: which of the request's stop texts ended it, empty where none did.
+    `not_enforced`: places in the schema that no grammar follows, as "#/properties/a/uniqueItems".
     """
 
     reason: EndReason
@@ -226,6 +227,7 @@ class Ended:
     neighbours: int
     max_tokens: int | None = None
     stop_text: str = ""
+    not_enforced: tuple[str, ...] = ()
 
 
 CompletionEvent = Started | Delta | CallDelta | Continued | Ended

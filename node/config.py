@@ -84,6 +84,11 @@ class Config:
         "127.0.0.1", "where the HTTP API listens; loopback, since it asks for no password"
     )
     http_port: int = _setting(4180, "its port; 0 takes any free one")
+    allowed_hosts: tuple[str, ...] = _setting(
+        ("host.docker.internal",),
+        "names by which programs may call this machine beside localhost, as containers do; never"
+        " one that a stranger can point here",
+    )
     hub_origin: str = _setting(
         "",
         "a hub of models that programs at /hub are served from where the swarm lacks something, as"

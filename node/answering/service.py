@@ -14,11 +14,14 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
+import msgspec
 import trio
 
+from engine.messages import Choosing
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
@@ -42,12 +45,15 @@ from ..telemetry import Telemetry
 from ..wire.client_session import Question
 from ..wire.infer import MAX_PROMPT_TOKENS, MAX_TOKENS
 from ..wire.quote import AskQuote
+from .call_grammar import bind
+from .call_reader import CallReader
 from .checks import check_request
 from .choosing import Chooser
 from .peers import AnswerEnd, Call, Peer, Peers, Tokens
 from .race import Entry, Race
 from .rest import Rest
 from .router import Router
+from .schemas import followable
 from .stream import AnswerSender, Writer, open_answer
 from .tokenizer import BaseTokenizer
 
@@ -179,7 +185,7 @@ class Service:
         """Turn text into a question, ask the best peer first, turn tokens into text, and say how it
         ended. What is asked for later requests goes on in `nursery`.
         """
-        request = check_request(request)
+        request, not_enforced = _followable(check_request(request))
         _check_node(request.node)
         prompt_ids = self._read(request)
         max_tokens = await self._room(request, len(prompt_ids))
@@ -194,11 +200,11 @@ class Service:
             with times.measure("lookup"):
                 question = await self._question(request, prompt_ids, max_tokens, cid)
             rest = Rest(question)
-            writer = Writer(answer, self._tokenizer, request.stop)
+            writer = Writer(answer, self._tokenizer, request.stop, self._reader(request))
             outcome = await self._ask_until_whole(
                 request, find, peers, rest, writer=writer, times=times
             )
-        self._end(request, question, outcome, writer=writer, times=times)
+        self._end(request, question, outcome, not_enforced=not_enforced, writer=writer, times=times)
 
     def _read(self, request: CompletionRequest) -> list[int]:
         """Return the prompt's token ids."""
@@ -208,6 +214,24 @@ class Service:
         tools = request.tools if request.tool_choice.mode != "none" else ()
         turns, functions = self._tokenizer.lay_out_tools(prompt, tools)
         return self._tokenizer.encode_prompt(turns, functions, request.template_options)
+
+    def _terms(self, request: CompletionRequest) -> Choosing:
+        """Return how the answer's tokens are chosen; calls of tools are part of its grammar."""
+        if not request.tools:
+            return request.choosing
+        grammar = bind(
+            self._tokenizer.form,
+            request.tools,
+            request.tool_choice,
+            request.choosing.grammar,
+            self._tokenizer.tags,
+        )
+        return msgspec.structs.replace(request.choosing, grammar=grammar)
+
+    def _reader(self, request: CompletionRequest) -> CallReader | None:
+        if not request.tools or request.tool_choice.mode == "none":
+            return None
+        return CallReader(self._tokenizer.form, lambda: f"call_{secrets.token_hex(12)}")
 
     async def _room(self, request: CompletionRequest, num_prompt: int) -> int:
         """Return how many tokens the answer may have: what is asked for, as far as it fits."""
@@ -283,7 +307,7 @@ class Service:
             adapter=cid.digest if cid else BARE_BASE,
             prompt_ids=tuple(prompt_ids),
             max_tokens=max_tokens,
-            terms=request.choosing,
+            terms=self._terms(request),
             logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
             client_seed=_client_seed(request.seed),
@@ -406,6 +430,7 @@ class Service:
         question: Question,
         outcome: AnswerEnd,
         *,
+        not_enforced: tuple[str, ...],
         writer: Writer,
         times: Times,
     ) -> None:
@@ -426,9 +451,17 @@ class Service:
                 neighbours=outcome.neighbours,
                 max_tokens=None if most == request.max_tokens else most,
                 stop_text=writer.stop_text,
+                not_enforced=not_enforced,
             )
         )
         self._telemetry.count("requests_answered")
+
+
+def _followable(request: CompletionRequest) -> tuple[CompletionRequest, tuple[str, ...]]:
+    """Return a request with a schema that a grammar can follow, and what of it is left out."""
+    grammar, left_out = followable(request.choosing.grammar)
+    choosing = msgspec.structs.replace(request.choosing, grammar=grammar)
+    return replace(request, choosing=choosing), left_out
 
 
 def _check_node(node: str | None) -> None:

@@ -1,5 +1,5 @@
 """Carries an answer to whoever asked: a queue of events, and the writer that turns tokens
-into text.
+into text and calls of tools.
 
 Decides where text is cut; does not know who answers.
 """
@@ -16,6 +16,7 @@ from engine import messages as m
 from ..api import CompletionEvent, Delta, Ended, LikelyToken, TokenLogprobs
 from ..errors import EngineLost, NodeError
 from ..wire import infer as wire
+from .call_reader import CallReader, Piece
 from .tokenizer import BaseTokenizer, StopFinder
 
 Reported = m.TokenLogprobs | wire.TokenLogprobs
@@ -80,12 +81,17 @@ class Writer:
     """Turns one answer's tokens into text events, and cuts them at the first stop text."""
 
     def __init__(
-        self, answer: AnswerSender, tokenizer: BaseTokenizer, stops: tuple[str, ...]
+        self,
+        answer: AnswerSender,
+        tokenizer: BaseTokenizer,
+        stops: tuple[str, ...],
+        calls: CallReader | None = None,
     ) -> None:
         self._answer = answer
         self._tokenizer = tokenizer
-        self._detokenizer = tokenizer.detokenizer()
+        self._detokenizer = tokenizer.detokenizer(with_marks=calls is not None)
         self._finder = StopFinder(stops)
+        self._calls = calls
         self.num_tokens = 0
         self.stopped = False
 
@@ -104,8 +110,13 @@ class Writer:
         if self.stopped:
             return False
         text, self.stopped = self._finder.feed(self._detokenizer.feed(token_ids))
+        pieces = self._pieces(text)
+        first = pieces.pop(0) if pieces and isinstance(pieces[0], str) else ""
         spelled = [self._spell(*each) for each in zip(token_ids, logprobs, strict=False)]
-        self.write(Delta(text, tuple(token_ids), tuple(spelled)))
+        self.write(Delta(str(first), tuple(token_ids), tuple(spelled)))
+        self._write_all(pieces)
+        if self.stopped:
+            self._end_calls()
         return self.stopped
 
     def flush(self) -> None:
@@ -113,9 +124,21 @@ class Writer:
         if self.stopped:
             return
         text, stopped = self._finder.feed(self._detokenizer.flush())
-        rest = text if stopped else text + self._finder.held
-        if rest:
-            self.write(Delta(rest, ()))
+        self._write_all(self._pieces(text if stopped else text + self._finder.held))
+        self._end_calls()
+
+    def _pieces(self, text: str) -> list[Piece]:
+        if self._calls is not None:
+            return self._calls.feed(text)
+        return [text] if text else []
+
+    def _end_calls(self) -> None:
+        if self._calls is not None:
+            self._write_all(self._calls.flush())
+
+    def _write_all(self, pieces: Sequence[Piece]) -> None:
+        for piece in pieces:
+            self.write(Delta(piece, ()) if isinstance(piece, str) else piece)
 
     def _spell(self, token: int, reported: Reported) -> TokenLogprobs:
         return TokenLogprobs(

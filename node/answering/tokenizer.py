@@ -38,6 +38,7 @@ BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 DEFAULT_TEMPLATE = "default"
 TOOL_TEMPLATE = "tool_use"
 """Of several named templates, the one for requests with tools."""
+TAG = re.compile("<.*>", re.DOTALL)
 SPECIAL_NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -121,6 +122,28 @@ class BaseTokenizer:
         """Return how this base's model writes calls of tools."""
         return self._tool_template.form
 
+    @property
+    def tags(self) -> dict[str, int]:
+        """Return the tokens that an answer may have and a grammar takes by their ids alone: marks
+        of calls, and added ones that are written like tags.
+        """
+        added = self._vocabulary.get_added_tokens_decoder().items()
+        tags = {token.content: at for at, token in added if TAG.fullmatch(token.content)}
+        tags |= self._marks
+        hidden = {token.content for _, token in added if token.special} - self._marks.keys()
+        return {text: at for text, at in tags.items() if text not in hidden}
+
+    @property
+    def _marks(self) -> dict[str, int]:
+        """Return the marks of calls that are control tokens, or written like tags."""
+        added = self._vocabulary.get_added_tokens_decoder().items()
+        return {
+            token.content: at
+            for at, token in added
+            if token.content in self.form.markers
+            and (token.special or TAG.fullmatch(token.content))
+        }
+
     def lay_out_tools(
         self, messages: tuple[ChatMessage, ...], tools: Sequence[Tool]
     ) -> tuple[tuple[ChatMessage, ...], list[dict[str, Any]] | None]:
@@ -191,9 +214,12 @@ class BaseTokenizer:
         whole.write_text(self._vocabulary.to_str())
         whole.replace(path)
 
-    def detokenizer(self) -> Detokenizer:
-        """Return a new stream decoder for one answer."""
-        return Detokenizer(self)
+    def detokenizer(self, *, with_marks: bool = False) -> Detokenizer:
+        """Return a new stream decoder for one answer; `with_marks` it writes the marks of calls,
+        which are no text otherwise where they are control tokens.
+        """
+        marks = self._marks.items() if with_marks else ()
+        return Detokenizer(self, {at: text for text, at in marks})
 
 
 class Detokenizer:
@@ -201,14 +227,26 @@ class Detokenizer:
     for its last byte.
     """
 
-    def __init__(self, tokenizer: BaseTokenizer) -> None:
+    def __init__(self, tokenizer: BaseTokenizer, marks: Mapping[int, str]) -> None:
         self._tokenizer = tokenizer
+        self._marks = marks
         self._ids: list[int] = []
         self._start = 0  # ids before this are forgotten context
         self._shown = 0  # characters of decode(ids[start:]) already given out
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """Add ids and return the new text, possibly empty."""
+        text = ""
+        begin = 0
+        for at, token in enumerate(token_ids):
+            if mark := self._marks.get(token):
+                text += self._decode(token_ids[begin:at]) + self.flush() + mark
+                self._ids = []
+                self._start = self._shown = 0
+                begin = at + 1
+        return text + self._decode(token_ids[begin:])
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
         self._ids.extend(token_ids)
         text = self._tokenizer.decode(self._ids[self._start :])
         if text.endswith(INCOMPLETE):

@@ -17,6 +17,7 @@ from typing import Any
 from ..api import ChatMessage, Tool, ToolCall
 
 SHORT_ID_CHARS = 9
+MARKERS = ("</tool_call>", "[ARGS]", "<|/tool_call|>")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Form:
     @property
     def markers(self) -> tuple[str, ...]:
         """Return the texts that may be tokens of their own, which decoding would leave out."""
-        return tuple(text for text in (*self.triggers, "[ARGS]", "<|/tool_call|>") if text)
+        return tuple(text for text in (*self.triggers, *MARKERS) if text)
 
 
 HERMES = Form(

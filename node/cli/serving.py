@@ -89,7 +89,8 @@ async def serve_until_cancelled(
 ) -> None:
     """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks."""
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
-        nursery.start_soon(serve_http, daemon, sock, config.hub_origin, daemon.telemetry.log)
+        log = daemon.telemetry.log
+        nursery.start_soon(serve_http, daemon, sock, config.hub_origin, log, config.allowed_hosts)
         if public is not None:
             nursery.start_soon(serve_blocks_to_anybody, daemon, public)
         status = await daemon.status()

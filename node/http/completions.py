@@ -21,10 +21,13 @@ from starlette.types import Receive, Scope, Send
 
 from ..api import CallDelta, CompletionEvent, Continued, Daemon, Delta, Started
 from ..errors import NodeError
+from .fields import BadField
 from .leaving import cancel_on_disconnect
-from .openai import Asked, BadField, parse
+from .openai import Asked, parse
 from .problems import Problem, json_response, problem_of, problem_response
 from .shapes import AnswerShape, Choice
+
+MAX_AT_ONCE = 16
 
 Endpoint = Callable[[Request], Awaitable["Response | AnswerResponse"]]
 
@@ -125,15 +128,26 @@ class AnswerResponse:
             await json_response(self.shape.whole(choices))(scope, receive, send)
 
     async def _fill(self, choices: list[Choice], stream: EventStream) -> Problem | None:
-        """Run all answers side by side; the first that fails ends the others."""
+        """Run all answers side by side, MAX_AT_ONCE of them; the first that fails ends the
+        others.
+        """
         problems: list[Problem] = []
+        limit = trio.CapacityLimiter(MAX_AT_ONCE)
         async with trio.open_nursery() as nursery:
             for choice in choices:
-                nursery.start_soon(self._make, choice, stream, problems, nursery.cancel_scope)
+                await limit.acquire_on_behalf_of(choice.number)
+                nursery.start_soon(
+                    self._make, choice, stream, problems, nursery.cancel_scope, limit
+                )
         return problems[0] if problems else None
 
     async def _make(
-        self, choice: Choice, stream: EventStream, problems: list[Problem], scope: trio.CancelScope
+        self,
+        choice: Choice,
+        stream: EventStream,
+        problems: list[Problem],
+        scope: trio.CancelScope,
+        limit: trio.CapacityLimiter,
     ) -> None:
         try:
             async with self.daemon.complete(self.asked.requests[choice.number]) as events:
@@ -144,6 +158,8 @@ class AnswerResponse:
         except NodeError as error:
             problems.append(problem_of(error))
             scope.cancel()
+        finally:
+            limit.release_on_behalf_of(choice.number)
 
     def _take(self, choice: Choice, event: CompletionEvent) -> list[dict[str, Any]]:
         """Record one event of one answer; return the chunks that a stream sends for it."""

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from ..api import Daemon, EmbeddingAnswer, EmbeddingRequest
 from ..errors import NodeError
+from .fields import BadField, convert, read_object, refuse_unknown
 from .leaving import unless_left
-from .openai import BadField, convert, read_object, refuse_unknown
 from .problems import Problem, json_response, problem_of, problem_response
 
 MAX_INPUTS = 2048

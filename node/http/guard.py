@@ -5,6 +5,7 @@ Knows no route.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 import trio
@@ -27,17 +28,19 @@ class LoopbackGuard:
 
     A web page can make a browser send requests here: by a name that it rebinds to 127.0.0.1 (then
     `Host` is that name) or by a plain cross-origin post (then `Origin` is that page). Both are
-    refused, and no CORS header is ever sent.
+    refused, and no CORS header is ever sent. `allowed_hosts` are names that the operator vouches
+    for beside those of this machine.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: Collection[str] = ()) -> None:
         self._app = app
+        self._hosts = LOOPBACK_HOSTS | {host.lower() for host in allowed_hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on or refuse one request; websockets are not served at all."""
         if scope["type"] != "http":
             return
-        problem = refusal_of(Request(scope))
+        problem = refusal_of(Request(scope), self._hosts)
         body: bytes | Problem = b""
         if problem is None:
             body = await read_body(receive)
@@ -95,18 +98,19 @@ async def drain(receive: Receive) -> None:
             _, more = await receive_part(receive)
 
 
-def refusal_of(request: Request) -> Problem | None:
+def refusal_of(request: Request, hosts: Collection[str]) -> Problem | None:
     """Return why a request's headers are refused, None when they are not."""
     host = request.headers.get("host", "")
-    if hostname_of(f"//{host}") not in LOOPBACK_HOSTS:
+    if hostname_of(f"//{host}") not in hosts:
         return Problem(
             403,
             "forbidden",
-            f"the Host header {host!r} is not loopback; use http://127.0.0.1",
+            f"the Host header {host!r} is not loopback; use http://127.0.0.1, or name the host in"
+            " the setting allowed_hosts",
             "host",
         )
     origin = request.headers.get("origin")
-    if origin is not None and hostname_of(origin) not in LOOPBACK_HOSTS:
+    if origin is not None and hostname_of(origin) not in hosts:
         return Problem(
             403, "forbidden", f"a page from {origin!r} may not use this daemon", "origin"
         )

@@ -1,28 +1,36 @@
 """Decides what an OpenAI-shaped body asks for.
 
-Pure: bytes in, a checked question out; knows no socket and no daemon.
-
-An unknown parameter that might change the answer is refused by name: an answer that silently
-ignores part of the request would be a lie.
+Pure: bytes in, checked questions out; knows no socket and no daemon, nor how a chat message is read
+(turns.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from engine.messages import MAX_LOGPROBS, Choosing, ChoosingError, Grammar, choosing_from
+from engine.messages import MAX_LOGPROBS, Choosing, Grammar
 
-from ..api import ChatMessage, CompletionRequest
-
-Kind = TypeVar("Kind")
+from ..api import CompletionRequest, Prompt, TokenPrompt
+from . import terms
+from .fields import BadField, convert, read_object, refuse_unknown
+from .turns import (
+    NamedTool,
+    ToolField,
+    Turn,
+    as_messages,
+    as_tools,
+    refuse_unknown_in_turns,
+)
 
 MAX_ANSWERS = 16
+MAX_ALL_ANSWERS = 128
+MAX_IDS = 1 << 17
 MAX_STOP_STRINGS = 4
 MAX_MESSAGES = 1024
 OPENAI_MAX_TEMPERATURE = 2.0  # nodes take more, but a client written for OpenAI means a mistake
@@ -31,41 +39,6 @@ DEFAULT_TEMPERATURE = 1.0  # OpenAI's own default
 
 # Taken as they come; the body says what a grammar is in its own way.
 CHOOSING = frozenset(Choosing.__struct_fields__) - {"grammar"}
-
-# Never change the answer: labels and hints for somebody else's billing.
-IGNORED = frozenset(
-    {
-        "user",
-        "metadata",
-        "store",
-        "service_tier",
-        "safety_identifier",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "prompt_cache_options",
-    }
-)
-
-# Would change the answer, but not with these values. `null` is neutral everywhere.
-NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "best_of": (1,),
-    "echo": (False,),
-    "tools": ([],),
-    "functions": ([],),
-    "tool_choice": ("none", "auto"),
-    "function_call": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "modalities": (["text"],),
-    "suffix": ("",),
-}
-
-
-class BadField(Exception):
-    """The body asks for something that cannot be given; `field` says where."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -123,46 +96,38 @@ class Body(msgspec.Struct, frozen=True, kw_only=True):
     lorikeet: Extension | None = None
 
 
-class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One part of a message's content; only text is accepted."""
-
-    type: str
-    text: str
-
-
-class Turn(msgspec.Struct, frozen=True):
-    """One chat message as it came."""
-
-    role: str
-    content: str | list[TextPart]
-
-
 class ChatBody(Body, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[Turn], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    tools: list[ToolField] | None = None
+    tool_choice: str | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
 class TextBody(Body, frozen=True, kw_only=True):
-    """POST /v1/completions."""
+    """POST /v1/completions. `prompt` is one text, several, one text's token ids, or several's."""
 
-    prompt: str | Annotated[list[str], Meta(min_length=1, max_length=1)]
+    prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=MAX_IDS)]
+    best_of: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The question, once per wanted answer (they differ in their seeds), and how the answers are to
-    be sent.
+    """The questions, each once per wanted answer (these differ in their seeds), and how the answers
+    are to be sent. `num_answers`: how many of `requests` in a row have one prompt.
     """
 
     requests: tuple[CompletionRequest, ...]
     chat: bool
     stream: bool
     include_usage: bool
+    num_answers: int = 1
 
 
 def parse(data: bytes, *, chat: bool) -> Asked:
@@ -179,95 +144,49 @@ def parse(data: bytes, *, chat: bool) -> Asked:
             "stream_options", "stream_options is only allowed together with stream: true"
         )
     usage = body.stream_options is not None and body.stream_options.include_usage
-    request = as_request(body, as_choosing(body, fields))
-    return Asked(
-        tuple(
-            replace(request, seed=seed_of(request.seed, number)) for number in range(body.n or 1)
-        ),
-        chat,
-        stream,
-        usage,
+    choosing = as_choosing(body, fields)
+    num_answers = body.n or 1
+    prompts: Sequence[Prompt]
+    if isinstance(body, ChatBody):
+        request = as_chat_request(body, choosing)
+        prompts = (request.prompt,)
+    else:
+        request = as_request(body, choosing)
+        prompts = as_prompts(body.prompt)
+        _check_best_of(body)
+    if num_answers * len(prompts) > MAX_ALL_ANSWERS:
+        raise BadField(
+            "prompt",
+            f"{len(prompts)} prompts with {num_answers} answers each are more than the"
+            f" {MAX_ALL_ANSWERS} answers that one request may ask for",
+        )
+    requests = tuple(
+        replace(request, prompt=prompt, seed=seed_of(request.seed, number))
+        for prompt in prompts
+        for number in range(num_answers)
+    )
+    return Asked(requests, chat, stream, usage, num_answers)
+
+
+def as_chat_request(body: ChatBody, choosing: Choosing) -> CompletionRequest:
+    """Convert a checked body of turns to the daemon's form."""
+    tools, choice = as_tools(body.tools, body.tool_choice, is_parallel=body.parallel_tool_calls)
+    return replace(
+        as_request(body, choosing),
+        prompt=as_messages(body.messages),
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+        tools=tools,
+        tool_choice=choice,
+        template_options=body.chat_template_kwargs or {},
     )
 
 
-def read_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in `data`."""
-    try:
-        fields = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadField("body", f"the body is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise BadField("body", "the body must be a JSON object")
-    return fields
-
-
-def convert(fields: object, kind: type[Kind]) -> Kind:
-    """Check values against types and limits."""
-    try:
-        return msgspec.convert(fields, kind)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".") or missing_field(message)
-        raise BadField(field, f"{field}: {message}") from None
-
-
-def missing_field(message: str) -> str:
-    """Extract the name from "Object missing required field `name`"."""
-    return message.split("`")[1] if message.count("`") >= 2 else "body"
-
-
-def refuse_unknown(fields: Mapping[str, Any], known: frozenset[str]) -> None:
-    """Raise BadField for the first unknown field that might change the answer."""
-    for name, value in fields.items():
-        if value is None or name in known or name in IGNORED:
-            continue
-        neutral = NEUTRAL.get(name, ())
-        if not any(type(value) is type(one) and value == one for one in neutral):
-            hint = (
-                f"; only {' or '.join(msgspec.json.encode(one).decode() for one in neutral)} is"
-                " accepted"
-                if neutral
-                else ""
-            )
-            raise BadField(
-                name,
-                f"{name}={shorten(value)} is not supported here{hint}. Remove it: it would be"
-                " ignored otherwise.",
-            )
-
-
-def refuse_unknown_in_turns(turns: list[dict[str, Any]]) -> None:
-    """Refuse tool calls and the like inside a message; empty ones pass, since clients echo them
-    back.
-    """
-    for index, turn in enumerate(turns):
-        for name, value in turn.items():
-            if name not in ("role", "content", "name") and value not in (None, [], {}):
-                raise BadField(
-                    f"messages[{index}].{name}",
-                    f"messages[{index}].{name}={shorten(value)} is not supported here. Remove it.",
-                )
-
-
-def shorten(value: object, limit: int = 60) -> str:
-    """Shorten a value so that it fits into a message."""
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= limit else text[:limit] + "…"
-
-
 def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionRequest:
-    """Convert a checked body to the daemon's form."""
-    limit = body.max_tokens
-    if isinstance(body, ChatBody):
-        limit = body.max_completion_tokens or limit
+    """Convert what all checked bodies have, all but the prompt, to the daemon's form."""
     return CompletionRequest(
         model=body.model,
-        prompt=(
-            tuple(as_message(index, turn) for index, turn in enumerate(body.messages))
-            if isinstance(body, ChatBody)
-            else as_text(body.prompt)
-        ),
-        max_tokens=limit,
+        prompt="",
+        max_tokens=body.max_tokens,
         choosing=choosing,
         logprobs=as_logprobs(body),
         stop=as_stop(body.stop),
@@ -279,14 +198,10 @@ def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionReque
 def as_choosing(body: ChatBody | TextBody, fields: Mapping[str, Any]) -> Choosing:
     """Read how tokens are to be chosen, within the node's bounds."""
     asked = {name: fields[name] for name in CHOOSING if fields.get(name) is not None}
-    try:
-        return choosing_from(
-            {"temperature": DEFAULT_TEMPERATURE}
-            | asked
-            | {"logit_bias": as_biases(body.logit_bias or {}), "grammar": as_grammar(body)}
-        )
-    except ChoosingError as error:
-        raise BadField(error.field, str(error)) from None
+    biases = as_biases(body.logit_bias or {})
+    return terms.as_choosing(
+        {"temperature": DEFAULT_TEMPERATURE} | asked | {"logit_bias": biases}, as_grammar(body)
+    )
 
 
 def seed_of(seed: int | None, number: int) -> int | None:
@@ -344,9 +259,26 @@ def as_logprobs(body: ChatBody | TextBody) -> int | None:
     return body.top_logprobs or 0
 
 
-def as_text(prompt: str | list[str]) -> str:
-    """Return the one prompt."""
-    return prompt if isinstance(prompt, str) else prompt[0]
+def as_prompts(given: str | list[str | int | list[int]]) -> list[Prompt]:
+    """Return the prompts: one text or several, one text's token ids or several's."""
+    if isinstance(given, str):
+        return [given]
+    if all(isinstance(one, int) for one in given):
+        return [TokenPrompt(tuple(one for one in given if isinstance(one, int)))]
+    prompts = [TokenPrompt(tuple(one)) if isinstance(one, list) else one for one in given]
+    kinds = {type(one) for one in prompts}
+    if len(kinds) > 1:
+        raise BadField("prompt", "prompt mixes texts and token ids; send one kind")
+    return [one for one in prompts if not isinstance(one, int)]
+
+
+def _check_best_of(body: TextBody) -> None:
+    if body.best_of not in (None, 1, body.n or 1):
+        raise BadField(
+            "best_of",
+            f"best_of={body.best_of} is not supported here: ask for n={body.best_of} and choose"
+            " among them by their log-probabilities",
+        )
 
 
 def as_stop(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -355,21 +287,3 @@ def as_stop(stop: str | list[str] | None) -> tuple[str, ...]:
     if "" in texts:
         raise BadField("stop", "a stop text must not be empty")
     return texts
-
-
-def as_message(index: int, turn: Turn) -> ChatMessage:
-    """Return one turn with its parts joined; "developer" is OpenAI's newer word for "system"."""
-    role = "system" if turn.role == "developer" else turn.role
-    if role not in ("system", "user", "assistant"):
-        raise BadField(
-            f"messages[{index}].role",
-            f"role {turn.role!r} is not supported; use system, user or assistant",
-        )
-    if isinstance(turn.content, str):
-        return ChatMessage(role, turn.content)
-    for part in turn.content:
-        if part.type != "text":
-            raise BadField(
-                f"messages[{index}].content", f"a {part.type!r} part is not supported; send text"
-            )
-    return ChatMessage(role, "".join(part.text for part in turn.content))

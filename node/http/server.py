@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 
 import trio
@@ -41,7 +41,10 @@ logger = logging.getLogger(__name__)
 
 
 def make_app(
-    daemon: Daemon, origin: Origin | None = None, log: Callable[[str], None] = logger.info
+    daemon: Daemon,
+    origin: Origin | None = None,
+    log: Callable[[str], None] = logger.info,
+    allowed_hosts: Collection[str] = (),
 ) -> ASGIApp:
     """Put every route of one daemon behind the guard."""
     hub_routes = hub.routes(daemon, origin, log)
@@ -55,7 +58,7 @@ def make_app(
         *hub_routes,
     ]
     return LoopbackGuard(
-        Starlette(routes=routes, exception_handlers={HTTPException: no_such_route})
+        Starlette(routes=routes, exception_handlers={HTTPException: no_such_route}), allowed_hosts
     )
 
 
@@ -97,14 +100,17 @@ async def serve_http(
     sock: socket.socket,
     hub_origin: str = "",
     log: Callable[[str], None] = logger.info,
+    allowed_hosts: Collection[str] = (),
 ) -> None:
     """Serve every route until cancelled. Takes ownership of the socket and closes it.
 
-    `hub_origin` is asked for what the swarm does not have; `log` hears which of them gave a file.
+    `hub_origin` is asked for what the swarm does not have; `log` hears which of them gave a file;
+    `allowed_hosts` are names by which this machine may be called.
     """
     async with AsyncExitStack() as stack:
         origin = await stack.enter_async_context(open_origin(hub_origin)) if hub_origin else None
-        await serve_app(make_app(daemon, origin, log), sock, config=hypercorn_config())
+        app = make_app(daemon, origin, log, allowed_hosts)
+        await serve_app(app, sock, config=hypercorn_config())
 
 
 async def serve_app(

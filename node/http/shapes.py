@@ -107,7 +107,7 @@ class AnswerShape:
         if not self.asked.include_usage:
             return []
         facts = {"lorikeet": facts_of(choices[0])} if len(choices) == 1 else {}
-        return [self._head(chunk=True) | {"choices": [], "usage": usage_of(choices)} | facts]
+        return [self._head(chunk=True) | {"choices": [], "usage": self._usage(choices)} | facts]
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """Return all answers as one object; with several, each carries its own facts."""
@@ -116,11 +116,23 @@ class AnswerShape:
         if len(choices) == 1:
             return self._head(chunk=False) | {
                 "choices": shaped,
-                "usage": usage_of(choices),
+                "usage": self._usage(choices),
                 "lorikeet": facts[0],
             }
         shaped = [one | {"lorikeet": fact} for one, fact in zip(shaped, facts, strict=True)]
-        return self._head(chunk=False) | {"choices": shaped, "usage": usage_of(choices)}
+        return self._head(chunk=False) | {"choices": shaped, "usage": self._usage(choices)}
+
+    def _usage(self, choices: Sequence[Choice]) -> dict[str, int]:
+        """Return OpenAI's token counts: each prompt once, the answers together."""
+        prompt = sum(
+            _complete(choice).prompt_tokens for choice in choices[:: self.asked.num_answers]
+        )
+        completion = sum(_complete(choice).completion_tokens for choice in choices)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
 
     def _whole(self, choice: Choice) -> dict[str, Any]:
         text = "".join(choice.texts)
@@ -211,7 +223,8 @@ def facts_of(choice: Choice) -> dict[str, Any]:
     """Return the `lorikeet` extension of an answer.
 
     It has `continued` only where a node was lost, `max_tokens` only where the answer could have
-    fewer than were asked for, or nothing was said.
+    fewer than were asked for, or nothing was said, `not_enforced` only where a schema says what no
+    grammar follows.
     """
     started = _begun(choice)
     ended = _complete(choice)
@@ -228,18 +241,8 @@ def facts_of(choice: Choice) -> dict[str, Any]:
         "timings": {**started.timings_ms, **ended.timings_ms},
         "neighbours": ended.neighbours,
         **({"max_tokens": ended.max_tokens} if ended.max_tokens is not None else {}),
+        **({"not_enforced": list(ended.not_enforced)} if ended.not_enforced else {}),
         **({"continued": continued} if continued else {}),
-    }
-
-
-def usage_of(choices: Sequence[Choice]) -> dict[str, int]:
-    """Return OpenAI's token counts: the prompt once, the answers together."""
-    prompt = _complete(choices[0]).prompt_tokens
-    completion = sum(_complete(choice).completion_tokens for choice in choices)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
     }
 
 

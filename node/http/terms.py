@@ -1,6 +1,6 @@
 """Reads what the bodies of several APIs say in the same way: how tokens are chosen, texts, schemas.
 
-Pure. Raises BadField, as node/http/openai.py does.
+Pure. Raises BadField, as node/http/fields.py does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from engine.messages import Choosing, ChoosingError, Grammar, choosing_from
 
 from ..api import ChatMessage, ToolCall
-from .openai import BadField
+from .fields import BadField
 
 
 def as_choosing(terms: Mapping[str, object], grammar: Grammar | None) -> Choosing:

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -322,10 +323,10 @@ class Twin:
 
 
 @asynccontextmanager
-async def serve_twin(twin: Twin) -> AsyncIterator[str]:
+async def serve_twin(twin: Twin, allowed_hosts: tuple[str, ...] = ()) -> AsyncIterator[str]:
     """The twin behind the real HTTP server; yields its URL."""
     sock = listen("127.0.0.1", 0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_http, twin, sock)
+        nursery.start_soon(partial(serve_http, allowed_hosts=allowed_hosts), twin, sock)
         yield url_of(sock)
         nursery.cancel_scope.cancel()

@@ -15,7 +15,8 @@ from msgspec import Meta
 from engine.messages import Choosing, Grammar
 
 from ...api import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
-from ..openai import BadField, Extension, convert, read_object, shorten
+from ..fields import BadField, convert, read_object, shorten
+from ..openai import Extension
 from ..terms import as_choosing, need, schema_grammar, text_of, with_call
 
 MAX_MESSAGES = 4096

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.messages import Choosing, Grammar
 
-from ..openai import BadField, shorten
+from ..fields import BadField, shorten
 from ..terms import as_choosing
 
 # Ollama's own, as the documentation of its Modelfile has them.

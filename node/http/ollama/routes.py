@@ -17,8 +17,8 @@ from starlette.routing import Route
 from ...api import Daemon
 from ...errors import NodeError, UnknownModel
 from ..face import FaceResponse
+from ..fields import BadField, read_object
 from ..leaving import unless_left
-from ..openai import BadField, read_object
 from ..problems import Problem, json_response, problem_of
 from .body import LATEST, parse, parse_embed
 from .shape import OllamaFace, ns, refusal, timestamp

@@ -15,15 +15,8 @@ from msgspec import Meta
 from engine.messages import MAX_LOGPROBS, Choosing, Grammar
 
 from ...api import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
-from ..openai import (
-    DEFAULT_TEMPERATURE,
-    IGNORED,
-    BadField,
-    Extension,
-    convert,
-    read_object,
-    shorten,
-)
+from ..fields import IGNORED, BadField, convert, read_object, shorten
+from ..openai import DEFAULT_TEMPERATURE, Extension
 from ..terms import ANY_OBJECT, as_choosing, need, schema_grammar, text_of, with_call
 
 MAX_ITEMS = 2048

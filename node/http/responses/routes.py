@@ -16,7 +16,7 @@ from starlette.routing import Route
 from ...api import Daemon
 from ...errors import NodeError
 from ..face import FaceResponse
-from ..openai import BadField
+from ..fields import BadField
 from ..problems import Problem, json_response, problem_of, problem_response
 from .body import parse
 from .shape import ResponseFace

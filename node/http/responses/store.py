@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ...api import ChatMessage
-from ..openai import BadField
+from ..fields import BadField
 
 MAX_RESPONSES = 4096
 MAX_BYTES = 64 << 20

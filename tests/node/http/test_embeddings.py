@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from node.errors import EngineBusy, NoEngine
 from node.http.embeddings import MAX_INPUTS, as_request, parse
-from node.http.openai import BadField
+from node.http.fields import BadField
 from tests.node.http.test_openai import ask
 from tests.node.twin import PEER, VECTOR, Twin, serve_twin
 from tests.p2p.helpers import eventually

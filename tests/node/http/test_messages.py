@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from engine.messages import Grammar
 from node import errors
 from node.api import ChatMessage, Tool, ToolCall, ToolChoice
+from node.http.fields import BadField
 from node.http.messages.body import parse
-from node.http.openai import BadField
 from tests.node.http.test_openai import T
 from tests.node.http.test_responses import JSON
 from tests.node.twin import PEER, RECEIPT, WORDS, Twin, serve_twin

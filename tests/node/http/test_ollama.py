@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from engine.messages import Choosing, Grammar
 from node import errors
 from node.api import ChatMessage, Tool, ToolCall
+from node.http.fields import BadField
 from node.http.ollama.body import parse
-from node.http.openai import BadField
 from tests.node.http.test_responses import JSON
 from tests.node.twin import BASE, LAW, PEER, RECEIPT, VECTOR, WORDS, Twin, serve_twin
 

@@ -12,9 +12,17 @@ import trio
 
 from engine.messages import Grammar
 from node import errors
-from node.api import ChatMessage
+from node.api import (
+    ChatMessage,
+    CompletionRequest,
+    TokenPrompt,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from node.http.fields import BadField
 from node.http.guard import MAX_BODY_BYTES
-from node.http.openai import BadField, parse
+from node.http.openai import parse
 from tests.node.twin import OTHER_PEER, PEER, RECEIPT, WORDS, Twin, serve_twin
 
 T = TypeVar("T")
@@ -322,7 +330,11 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
     [
         ({"n": 17}, "n"),
         ({"best_of": 2}, "best_of"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"function_call": {"name": "f"}}, "function_call"),
+        ({"tool_choice": "any"}, "tool_choice"),
         ({"logprobs": 3}, "logprobs"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"presence_penalty": 2.5}, "presence_penalty"),
@@ -343,19 +355,25 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"temperature": 3}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"stop": [""]}, "stop"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"model": None}, "model"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tree", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": "x", "function_call": {"name": "f"}}]},
+            "messages[0].function_call",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
             "messages[0].content",
         ),
         (
             {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]},
-            "messages[0].tool_calls",
+            "messages[0].tool_calls[0]",
         ),
         ({"lorikeet": {"nod": "x"}}, "lorikeet"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
@@ -431,3 +449,154 @@ async def test_control_routes_speak_the_borders_values() -> None:
         wrong = await client.get("/nothing")
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (404, "no_such_route")
     assert str(twin.pushed[0]) == "/tmp/x"
+
+
+# --- tools ---
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+TOOL = {"type": "function", "function": FUNCTION}
+
+
+def read(**fields: Any) -> CompletionRequest:
+    body = {"model": "law", "messages": USER} | fields
+    return parse(json.dumps(body).encode(), chat=True).requests[0]
+
+
+def test_tools_and_what_came_of_calls_reach_the_daemon() -> None:
+    history = [
+        *USER,
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "42"}]},
+    ]
+    request = read(messages=history, tools=[TOOL], chat_template_kwargs={"enable_thinking": False})
+    assert request.tools == (Tool("f", "d", {"type": "object", "properties": {}}),)
+    assert request.template_options == {"enable_thinking": False}
+    assert request.prompt == (
+        ChatMessage("user", "May I?"),
+        ChatMessage("assistant", "", (ToolCall("c1", "f", '{"a": 1}'),)),
+        ChatMessage("tool", "42", tool_call_id="c1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "choice"),
+    [
+        ({}, ToolChoice("auto")),
+        ({"tool_choice": "none"}, ToolChoice("none")),
+        ({"tool_choice": "required"}, ToolChoice("required")),
+        ({"parallel_tool_calls": False}, ToolChoice("auto", is_parallel=False)),
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+            ToolChoice("required", only="f", is_parallel=False),
+        ),
+        (
+            {
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "required", "tools": [TOOL]},
+                }
+            },
+            ToolChoice("required"),
+        ),
+    ],
+)
+def test_each_tool_choice_is_read(fields: dict[str, Any], choice: ToolChoice) -> None:
+    request = read(tools=[TOOL], **fields)
+    assert request.tool_choice == choice
+    assert [tool.name for tool in request.tools] == ["f"]
+
+
+def test_what_clients_add_and_no_answer_depends_on_is_left_out() -> None:
+    part = {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}
+    answered = {"role": "assistant", "content": None, "reasoning_content": "hm", "annotations": []}
+    request = read(
+        messages=[{"role": "developer", "content": [part], "name": "x"}, *USER, answered],
+        stop=None,
+        n=None,
+        tools=None,
+        tool_choice=None,
+        stream_options=None,
+        user="me",
+        metadata={"a": "b"},
+        store=False,
+        top_p=0,
+        temperature=0.7,
+    )
+    assert request.prompt == (
+        ChatMessage("system", "Be brief."),
+        ChatMessage("user", "May I?"),
+        ChatMessage("assistant", ""),
+    )
+    assert (request.choosing.temperature, request.choosing.top_p) == (0.0, 1.0)
+    assert request.max_tokens is None
+    assert read(max_tokens=1 << 40).max_tokens == 1 << 40
+
+
+def test_prompts_come_as_texts_or_token_ids_one_or_several() -> None:
+    def prompts(given: Any, **fields: Any) -> list[Any]:
+        body = {"model": "base", "prompt": given} | fields
+        return [one.prompt for one in parse(json.dumps(body).encode(), chat=False).requests]
+
+    assert prompts("a") == ["a"]
+    assert prompts(["a", "b"], n=2, best_of=2) == ["a", "a", "b", "b"]
+    assert prompts([5, 6]) == [TokenPrompt((5, 6))]
+    assert prompts([[5], [6, 7]]) == [TokenPrompt((5,)), TokenPrompt((6, 7))]
+    for wrong in (["a", 5], [[5], 6], ["a"] * 129, [True], [[["a"]]], []):
+        with pytest.raises(BadField) as caught:
+            prompts(wrong)
+        assert caught.value.field.startswith("prompt")
+    with pytest.raises(BadField, match="suffix"):
+        prompts("a", suffix="b")
+    with pytest.raises(BadField, match="best_of"):
+        prompts("a", best_of=3)
+
+
+async def test_the_official_client_reads_several_prompts_answers() -> None:
+    async with serve_twin(Twin()) as url:
+        answer = await ask(
+            url,
+            lambda client: client.completions.create(
+                model="base", prompt=["Once", "Twice"], max_tokens=3, n=2
+            ),
+        )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (14, 12)
+
+
+async def test_the_official_client_reads_calls_both_ways() -> None:
+    calls = (ToolCall("call_1", "f", '{"a": 1}'), ToolCall("call_2", "g", "{}"))
+    async with serve_twin(Twin(calls=calls)) as url:
+        whole = await ask(
+            url,
+            lambda client: client.chat.completions.create(model="law", messages=USER, tools=[TOOL]),
+        )
+
+        def question(client: openai.OpenAI) -> Any:
+            with client.chat.completions.stream(model="law", messages=USER, tools=[TOOL]) as stream:
+                return stream.get_final_completion()
+
+        streamed = await ask(url, question)
+    for answer in (whole, streamed):
+        choice = answer.choices[0]
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.content == "".join(WORDS[:2])
+        assert [(one.id, one.type) for one in choice.message.tool_calls] == [
+            ("call_1", "function"),
+            ("call_2", "function"),
+        ]
+        assert [
+            (one.function.name, json.loads(one.function.arguments))
+            for one in choice.message.tool_calls
+        ] == [("f", {"a": 1}), ("g", {})]
+
+
+async def test_a_host_that_the_operator_names_comes_in_and_no_other() -> None:
+    async with (
+        serve_twin(Twin(), allowed_hosts=("Host.Docker.Internal",)) as url,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+        named = await client.get(f"{url}/healthz", headers={"host": "host.docker.internal:4180"})
+        other = await client.get(f"{url}/healthz", headers={"host": "docker.internal:4180"})
+    assert (named.status_code, other.status_code) == (200, 403)
+    assert "allowed_hosts" in other.json()["error"]["message"]
