@@ -25,7 +25,7 @@ FoundState = Literal["fits", "doubtful", "refused", "base", "other"]
 """An adapter for this base; one that names another base, of the same shape; one that cannot be
 served here; a base; something else.
 """
-WhyHeld = Literal["published", "pulled", "asked", "ahead"]
+WhyHeld = Literal["published", "pulled", "asked", "ahead", "mixed"]
 """It was published here; this operator wants it; a stranger asked for it; it was fetched before
 anybody asked for it here, since many want it and few hold it.
 """
@@ -126,11 +126,20 @@ class CompletionRequest:
 
 
 @dataclass(frozen=True)
+class MixedIn:
+    """One adapter of a cocktail, and how much of it is in."""
+
+    name: str
+    cid: str
+    weight: float
+
+
+@dataclass(frozen=True)
 class Started:
     """A node took the request.
 
-    `cid` is None for the bare base. `timings_ms` holds what is known so far ("lookup", "connect",
-    …). `prompt_tokens` is what `Ended` has too.
+    `cid` is None for the bare base; a cocktail has `parents`. `timings_ms` holds what is known so
+    far ("lookup", "connect", …). `prompt_tokens` is what `Ended` has too.
     """
 
     served_by: str
@@ -138,6 +147,7 @@ class Started:
     cid: str | None
     timings_ms: Mapping[str, float]
     prompt_tokens: int = 0
+    parents: tuple[MixedIn, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from .bases.loading import Base
 from .catalogue.announcements import Announcer, keep_saved, run_announcements
 from .catalogue.book import NameBook
 from .catalogue.catalogue import Catalogue, names_of
+from .catalogue.cocktails import Cocktails
 from .catalogue.demand import Demand
 from .catalogue.fetching import Fetcher
 from .catalogue.folders import AdapterFolders
@@ -299,7 +300,13 @@ def _new_catalogue(
         ground.telemetry.count("adapters_pulled")
 
     book = NameBook(ground.config.home / "names", log)
-    fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download, known.announced)
+    cocktails = Cocktails(ground.store)
+
+    def announced(cid: Cid) -> tuple[bytes, str] | None:
+        parent = cocktails.parent(cid)
+        return known.announced(cid) or (None if parent is None else (parent, ""))
+
+    fetcher = Fetcher(host, ground.store, ground.telemetry, ground.download, announced)
     folders = AdapterFolders(ground.config.home / ADAPTERS, ground.store)
     holdings = Holdings(
         base.identity.base,
@@ -339,6 +346,7 @@ def _new_catalogue(
         fetcher,
         publisher=publisher,
         popularity=Popularity(fetcher.find_providers),
+        cocktails=cocktails,
         ahead_fetcher=_new_ahead_fetcher(ground, known, engine) if engine else fetcher,
     )
 

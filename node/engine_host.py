@@ -17,7 +17,7 @@ import trio
 from engine import messages as m
 from engine.errors import BorderError
 
-from .engine_link import AdapterFiles, EngineLink, RunEvent
+from .engine_link import EngineLink, Files, RunEvent
 from .engine_load import EngineLoad
 from .engine_process import ProcessSettings
 from .engine_supervisor import READY_DEADLINE_S, STARTING, EngineSupervisor
@@ -207,7 +207,7 @@ class EngineHost:
             raise event
         return event.vector
 
-    async def load(self, files: AdapterFiles) -> m.AdapterHeld:
+    async def load(self, files: Files) -> m.AdapterHeld:
         """Have the engine serve an adapter, now and after every restart.
 
         Raises AdapterError with the engine's reason.

@@ -43,6 +43,17 @@ class AdapterFiles:
     weights: Path
 
 
+@dataclass(frozen=True)
+class CocktailFiles:
+    """The files of each adapter in a cocktail, in its order."""
+
+    adapter: bytes
+    parents: tuple[m.ParentFiles, ...]
+
+
+Files = AdapterFiles | CocktailFiles
+
+
 class Waiter(Generic[T]):
     """A party waiting for one answer, or for the error that replaces it.
 
@@ -74,7 +85,7 @@ class EngineLink:
         self._loads: dict[bytes, list[Waiter[m.AdapterHeld]]] = {}
         self._locating: dict[bytes, list[Waiter[m.Located]]] = {}
         self._stats: list[Waiter[m.Stats]] = []
-        self._held: dict[bytes, AdapterFiles] = {}
+        self._held: dict[bytes, Files] = {}
 
     # --- asking ---
 
@@ -100,12 +111,16 @@ class EngineLink:
         self._stats.append(waiter)
         return m.GetStats()
 
-    def ask_load(self, files: AdapterFiles, waiter: Waiter[m.AdapterHeld]) -> m.HoldAdapter | None:
+    def ask_load(
+        self, files: Files, waiter: Waiter[m.AdapterHeld]
+    ) -> m.HoldAdapter | m.HoldCocktail | None:
         """Wait until the engine serves an adapter; return None when it has been told already."""
         waiters = self._loads.setdefault(files.adapter, [])
         waiters.append(waiter)
         if len(waiters) > 1:
             return None
+        if isinstance(files, CocktailFiles):
+            return m.HoldCocktail(files.adapter, list(files.parents))
         return m.HoldAdapter(files.adapter, str(files.config), str(files.weights))
 
     def ask_residency(self, adapter: bytes, waiter: Waiter[m.Located]) -> m.Locate | None:
@@ -123,7 +138,7 @@ class EngineLink:
 
     # --- what the engine serves, now and after every restart ---
 
-    def keep(self, files: AdapterFiles) -> None:
+    def keep(self, files: Files) -> None:
         """Remember an adapter that the engine serves, to load it again after a restart."""
         self._held[files.adapter] = files
 
@@ -135,7 +150,7 @@ class EngineLink:
         """Return whether an adapter is kept."""
         return adapter in self._held
 
-    def kept(self) -> Sequence[AdapterFiles]:
+    def kept(self) -> Sequence[Files]:
         """List the adapters that are kept."""
         return list(self._held.values())
 

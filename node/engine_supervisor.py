@@ -23,7 +23,7 @@ import trio
 from engine import messages as m
 from engine.errors import BorderError
 
-from .engine_link import AdapterFiles, EngineLink, Waiter
+from .engine_link import EngineLink, Files, Waiter
 from .engine_process import EngineProcess, ProcessSettings, start_engine
 from .errors import AdapterError, ConfigError, EngineLost, NodeError
 
@@ -97,7 +97,7 @@ class EngineSupervisor:
             return False
         return True
 
-    async def load(self, files: AdapterFiles) -> m.AdapterHeld:
+    async def load(self, files: Files) -> m.AdapterHeld:
         """Have this engine serve an adapter. Raises AdapterError with the engine's reason."""
         return await self.ask(partial(self._link.ask_load, files), LOAD_DEADLINE_S)
 

@@ -52,7 +52,7 @@ class Chooser:
             return self._peers.at(PeerAddress(node))
         providers = await self._look_up(Cid(wanted.base))
         if wanted.adapter != BARE_BASE:
-            providers = (*await self._look_up(Cid(wanted.adapter)), *providers)
+            providers = (*await self._find_holders(wanted), *providers)
         found = (peer for peer in providers if peer.peer_id == node)
         return self._peers.at(next(found, PeerAddress(node)))
 
@@ -60,7 +60,7 @@ class Chooser:
         """List providers of the adapter, else those of the base, which can fetch the adapter."""
         providers: Sequence[PeerAddress] = ()
         if wanted.adapter != BARE_BASE:
-            providers = await self._look_up(Cid(wanted.adapter))
+            providers = await self._find_holders(wanted)
         providers = providers or await self._look_up(Cid(wanted.base))
         return self._router.rank(providers, self._peers.connected, trio.current_time()).peers
 
@@ -90,6 +90,21 @@ class Chooser:
             self._peers.at(one, self._router.quoted_price(one.peer_id, wanted.adapter, now))
             for one in order
         ]
+
+    async def _find_holders(self, wanted: AskQuote) -> Sequence[PeerAddress]:
+        """Find who has the adapter; of a cocktail, who has all that it mixes, else any of it."""
+        if not wanted.parents:
+            return await self._look_up(Cid(wanted.adapter))
+        found: dict[str, list[PeerAddress]] = {}
+        async with trio.open_nursery() as nursery:
+            for digest in wanted.parents:
+                nursery.start_soon(self._add_holders, Cid(digest), found)
+        having_all = [each[0] for each in found.values() if len(each) == len(wanted.parents)]
+        return having_all or [each[0] for each in found.values()]
+
+    async def _add_holders(self, cid: Cid, found: dict[str, list[PeerAddress]]) -> None:
+        for one in await self._look_up(cid):
+            found.setdefault(one.peer_id, []).append(one)
 
     async def _look_up(self, cid: Cid) -> Sequence[PeerAddress]:
         known = self._router.recall(cid, trio.current_time())

@@ -26,7 +26,6 @@ from proofs.errors import LedgerError
 from proofs.receipt import BARE_BASE
 
 from ..catalogue.catalogue import Catalogue
-from ..catalogue.holding import size_of
 from ..engine_host import EngineHost, EngineRun
 from ..errors import NodeError, RefusalCode
 from ..money.till import Tab, Till
@@ -286,13 +285,17 @@ class Visit:
         catalogue = self._in.catalogue
         if action.adapter == BARE_BASE:
             return node.AdapterHeld(None, {})
-        pulled = await catalogue.hold_guest(Cid(action.adapter))
-        times = pulled.timings_ms
+        if action.cocktail:
+            cid = catalogue.cocktails.learn(action.cocktail)
+            if self._in.till is not None:
+                catalogue.cocktails.keep(cid)
+        servable = await catalogue.hold_guest(Cid(action.adapter))
+        times = servable.timings_ms
         if "fetch" in times:
             self._in.engine.load_now.measure_fetch(
-                times.get("lookup", 0.0), size_of(pulled.manifest), times["fetch"]
+                times.get("lookup", 0.0), servable.size_bytes, times["fetch"]
             )
-        return node.AdapterHeld(terms_of(pulled.manifest), dict(pulled.timings_ms))
+        return node.AdapterHeld(terms_of(servable.adapter), dict(times))
 
     async def _open(self, action: node.OpenChannel) -> node.ChannelOpened:
         assert self._in.till is not None

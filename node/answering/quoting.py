@@ -6,7 +6,7 @@ is. Who asks too often hears nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -18,7 +18,6 @@ from p2p.streams import FrameStream
 from proofs.receipt import BARE_BASE
 
 from ..catalogue.catalogue import Catalogue
-from ..catalogue.holding import size_of
 from ..engine_host import EngineHost
 from ..errors import EngineError
 from ..telemetry import Telemetry
@@ -93,15 +92,15 @@ class Quoting:
         residency: m.Residency = "slot"
         fetch_bytes = None
         if wanted.adapter != BARE_BASE:
-            cid = Cid(wanted.adapter)
-            manifest = self._catalogue.find(cid)
-            if manifest is not None and self._catalogue.known.is_withdrawn(manifest):
+            parts = [Cid(digest) for digest in wanted.parents or [wanted.adapter]]
+            if any(map(self._is_withdrawn, parts)):
                 return wire.NoQuote("adapter_refused")
-            residency = await self._residency(cid)
+            residency = await self._residency(Cid(wanted.adapter), parts)
             if residency == "absent":
-                fetch_bytes = None if manifest is None else size_of(manifest)
+                fetch_bytes = self._catalogue.missing_bytes(parts)
                 if not self._price.is_above(Price(wanted.prompt_price, wanted.completion_price)):
-                    self._on_wanted(peer_id, cid)
+                    for cid in self._catalogue.missing(parts):
+                        self._on_wanted(peer_id, cid)
         load = self._engine.load_now
         first_ms = load.first_token_ms(wanted.prompt_tokens, residency, fetch_bytes)
         return wire.Quote(
@@ -116,9 +115,15 @@ class Quoting:
             stands_ms=STANDS_MS,
         )
 
-    async def _residency(self, cid: Cid) -> m.Residency:
-        """Return where an adapter is; what is held and not in the engine lies on the disk."""
-        if self._catalogue.holdings.find(cid) is None:
+    def _is_withdrawn(self, cid: Cid) -> bool:
+        manifest = self._catalogue.find(cid)
+        return manifest is not None and self._catalogue.known.is_withdrawn(manifest)
+
+    async def _residency(self, cid: Cid, parts: Sequence[Cid]) -> m.Residency:
+        """Return where an adapter is; what is held and not in the engine lies on the disk, and so
+        does a cocktail of which all parts are.
+        """
+        if self._catalogue.missing(parts):
             return "absent"
         residency = await self._engine.residency(cid.digest)
         return "disk" if residency == "absent" else residency

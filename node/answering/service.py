@@ -26,11 +26,10 @@ from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
 from p2p.peers import PeerAddress
-from proofs.attribution.shares import terms_of
-from proofs.manifest import Manifest
+from proofs.attribution.shares import AdapterTerms
 from proofs.receipt import BARE_BASE
 
-from ..api import CompletionEvent, CompletionRequest, Continued, Ended, Started
+from ..api import CompletionEvent, CompletionRequest, Continued, Ended, MixedIn, Started
 from ..errors import (
     BY_CODE,
     BadRequest,
@@ -79,8 +78,14 @@ class Catalogue(Protocol):
     async def providers(self, cid: Cid) -> Sequence[PeerAddress]:
         """Find the peers that provide it."""
 
-    async def manifest(self, cid: Cid) -> Manifest:
-        """Return what its creator signed."""
+    async def terms(self, cid: Cid) -> AdapterTerms:
+        """Return who shares a fee for it."""
+
+    def cocktail(self, cid: Cid | None) -> bytes:
+        """Return the bytes of a cocktail, empty for what is none."""
+
+    def parents(self, cid: Cid | None) -> tuple[MixedIn, ...]:
+        """Return what a cocktail is mixed of; nothing for what is none."""
 
 
 class Times:
@@ -301,7 +306,7 @@ class Service:
         by one's own engine does not wait for the manifest here.
         """
         is_paid = not self._router.serves_here(request.node)
-        manifest = await self._catalogue.manifest(cid) if cid and is_paid else None
+        terms = await self._catalogue.terms(cid) if cid and is_paid else None
         return Question(
             base=self._catalogue.base,
             adapter=cid.digest if cid else BARE_BASE,
@@ -311,7 +316,8 @@ class Service:
             logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
             client_seed=_client_seed(request.seed),
-            attribution=terms_of(manifest) if manifest else None,
+            attribution=terms,
+            cocktail=self._catalogue.cocktail(cid),
         )
 
     async def _find(
@@ -341,6 +347,7 @@ class Service:
         return AskQuote(
             base=self._catalogue.base,
             adapter=cid.digest if cid else BARE_BASE,
+            parents=[Cid.parse(one.cid).digest for one in self._catalogue.parents(cid)],
             prompt_tokens=len(prompt_ids),
             max_tokens=min(max_tokens, MAX_TOKENS),
             prompt_price=most.prompt,
@@ -418,7 +425,10 @@ class Service:
         adapter = rest.question.adapter
         cid = None if adapter == BARE_BASE else str(Cid(adapter))
         num_prompt = len(rest.question.prompt_ids)
-        writer.write(Started(peer.peer_id, model, cid, times.as_dict(), num_prompt))
+        parents = self._catalogue.parents(Cid(adapter)) if rest.question.cocktail else ()
+        writer.write(
+            Started(peer.peer_id, model, cid, times.as_dict(), num_prompt, parents=parents)
+        )
 
     def _patience(self, peer: Peer) -> float:
         """How long (s) to wait for a peer's offer before another one is asked as well."""

@@ -6,7 +6,7 @@ Decides nothing: passes calls on to names, holdings, what is known, and reports 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,10 @@ from p2p.cid import Cid
 from p2p.errors import P2pError, sole_error
 from p2p.identity import Identity, peer_id_of
 from p2p.peers import PeerAddress
+from proofs.attribution.shares import AdapterTerms, terms_of
+from proofs.cocktail import WEIGHT_UNIT, Cocktail, make_cocktail
+from proofs.codec import encode
+from proofs.errors import ManifestError
 from proofs.manifest import Manifest
 
 from ..api import (
@@ -24,17 +28,20 @@ from ..api import (
     AdapterState,
     FilesInfo,
     HeldInfo,
+    MixedIn,
     PullReport,
     PushTold,
     SearchRequest,
     VersionInfo,
     WhyHeld,
 )
-from ..errors import AdapterError, UnknownModel
+from ..errors import AdapterError, BadRequest, UnknownModel
+from .cocktails import Cocktails
 from .fetching import Fetcher, Pulled, since_ms
 from .hashing import FileHashes
 from .holding import Holdings, size_of
 from .known import Known
+from .mixing import parse_mix, write_mix
 from .names import Names
 from .popularity import Popularity
 from .publishing import Publisher
@@ -43,6 +50,15 @@ from .searching import rank
 MAX_RESULTS = 50
 MAX_FETCHED = 256
 WITHDRAWAL_DEADLINE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Servable:
+    """An adapter that is held, and how it came; its files take `size_bytes`."""
+
+    adapter: Manifest | Cocktail
+    timings_ms: dict[str, float]
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ class Catalogue:
     fetcher: Fetcher
     publisher: Publisher
     popularity: Popularity
+    cocktails: Cocktails
     ahead_fetcher: Fetcher
     """Fetches what nobody waits for."""
     ahead: dict[Cid, list[PeerAddress]] = field(default_factory=dict)
@@ -74,10 +91,14 @@ class Catalogue:
     async def resolve(
         self, model: str, are_wanted: Callable[[Cid], bool] = lambda cid: False
     ) -> Cid | None:
-        """Return the CID that a text names, None for the bare base. Raises UnknownModel.
+        """Return the CID that a text names, None for the bare base; several names with weights are
+        a cocktail. Raises UnknownModel, BadRequest and, for a cocktail, what `manifest` raises.
 
         Where the name was heard of and its providers `are_wanted`, they are looked up meanwhile.
         """
+        mix = None if self.names.is_base(model) else parse_mix(model)
+        if mix is not None:
+            return await self._resolve_mix(mix)
         guess = self.names.guess(model)
         if guess is None or not are_wanted(guess):
             return await self.names.resolve(model)
@@ -85,13 +106,90 @@ class Catalogue:
             nursery.start_soon(self._look_ahead, guess)
             return await self.names.resolve(model)
 
-    async def hold(self, cid: Cid) -> Pulled:
-        """Make an adapter servable here. Raises NoProvider, AdapterError, EngineError."""
-        return await self._unless_withdrawn(cid, self.holdings.hold)
+    async def hold(self, cid: Cid) -> Servable:
+        """Make an adapter or cocktail servable here. Raises NoProvider, AdapterError,
+        EngineError.
+        """
+        return await self._hold(cid, self.holdings.hold)
 
-    async def hold_guest(self, cid: Cid) -> Pulled:
+    async def hold_guest(self, cid: Cid) -> Servable:
         """The same for a stranger: it makes room again when others are wanted more."""
-        return await self._unless_withdrawn(cid, self.holdings.hold_guest)
+        return await self._hold(cid, self.holdings.hold_guest)
+
+    async def terms(self, cid: Cid) -> AdapterTerms:
+        """Return who shares a fee for an adapter or cocktail. Raises as `manifest` does."""
+        return terms_of(self.cocktails.find(cid) or await self.manifest(cid))
+
+    def parents(self, cid: Cid | None) -> tuple[MixedIn, ...]:
+        """Return what a cocktail is mixed of; nothing for what is none."""
+        cocktail = self.cocktails.find(cid) if cid is not None else None
+        return tuple(
+            MixedIn(parent.parsed.name, str(Cid(parent.digest)), parent.weight / WEIGHT_UNIT)
+            for parent in (cocktail.parents if cocktail else ())
+        )
+
+    def cocktail(self, cid: Cid | None) -> bytes:
+        """Return the bytes of a cocktail, empty for what is none."""
+        return self.cocktails.bytes_of(cid) if cid is not None else b""
+
+    async def _resolve_mix(self, mix: Sequence[tuple[str, int]]) -> Cid:
+        """Make the cocktail of these names with weights; one with weight 1 is the adapter."""
+        weights: dict[bytes, int] = {}
+
+        async def find(name: str, weight: int) -> None:
+            cid = await self.names.resolve(name)
+            if cid is None:
+                raise BadRequest(f"{name!r} is the base, which a cocktail changes and does not mix")
+            manifest = encode(await self.manifest(cid))
+            if manifest in weights:
+                raise BadRequest(f"{name!r} stands twice in the cocktail; add its weights up")
+            weights[manifest] = weight
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for name, weight in mix:
+                    nursery.start_soon(find, name, weight)
+        except BaseExceptionGroup as group:  # several may be unknown: one is told
+            raise _first_error(group) from None
+        if list(weights.values()) == [WEIGHT_UNIT]:
+            return Cid.of(*weights)
+        try:
+            return self.cocktails.learn(make_cocktail(weights))
+        except ManifestError as error:
+            raise BadRequest(f"these adapters cannot be mixed: {error}") from error
+
+    async def _hold(self, cid: Cid, hold: Callable[[Cid], Awaitable[Pulled]]) -> Servable:
+        cocktail = self.cocktails.find(cid) if self.holdings.find(cid) is None else None
+        if cocktail is None:
+            pulled = await self._unless_withdrawn(cid, hold)
+            return Servable(pulled.manifest, pulled.timings_ms, size_of(pulled.manifest))
+        timings_ms: dict[str, float] = {}
+        sizes = []
+
+        async def hold_parent(parent: Cid) -> None:
+            pulled = await self._unless_withdrawn(parent, hold)
+            sizes.append(size_of(pulled.manifest))
+            for part, took_ms in pulled.timings_ms.items():
+                timings_ms[part] = max(timings_ms.get(part, 0.0), took_ms)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for parent in cocktail.parents:
+                    nursery.start_soon(hold_parent, Cid(parent.digest))
+        except BaseExceptionGroup as group:  # several may be unknown: one is told
+            raise _first_error(group) from None
+        mixed = await self.holdings.mix(cid, cocktail)
+        timings_ms["load"] = timings_ms.get("load", 0.0) + mixed.load_ms
+        return Servable(cocktail, timings_ms, sum(sizes))
+
+    def missing(self, cids: Sequence[Cid]) -> list[Cid]:
+        """Return those of these adapters that are not held."""
+        return [cid for cid in cids if self.holdings.find(cid) is None]
+
+    def missing_bytes(self, cids: Sequence[Cid]) -> int | None:
+        """Return the bytes to fetch of these adapters; None where one was never met."""
+        manifests = [self.find(cid) for cid in self.missing(cids)]
+        return None if None in manifests else sum(size_of(one) for one in manifests if one)
 
     async def fetch_ahead(self, cid: Cid) -> int:
         """Make an adapter servable that strangers may ask for; return its size in bytes, 0 where it
@@ -181,6 +279,16 @@ class Catalogue:
                 used_at=self.holdings.used_at(cid),
             )
             for cid, manifest in self.holdings.held()
+        ] + [
+            HeldInfo(
+                write_mix([(one.parsed.name, one.weight) for one in mixed.cocktail.parents]),
+                str(cid),
+                "",
+                mixed.size_bytes,
+                why="mixed",
+                used_at=mixed.used_at,
+            )
+            for cid, mixed in self.holdings.mixed()
         ]
 
     def _why(self, cid: Cid) -> WhyHeld:
@@ -220,7 +328,9 @@ class Catalogue:
         cid = known or await self.names.resolve(model)
         if cid is None:
             raise UnknownModel(model)
-        manifest = (await self.hold_guest(cid)).manifest
+        manifest = (await self.hold_guest(cid)).adapter
+        if isinstance(manifest, Cocktail):
+            raise AdapterError("a cocktail has no files of its own; ask for its adapters'")
         files = await self.hashes.describe(self.holdings.layout(cid, manifest))
         if files is None:  # they broke on the disk, or just made room for others
             self.holdings.drop(cid)
@@ -322,3 +432,10 @@ def names_of(known: Known, holdings: Holdings) -> list[str]:
     found.
     """
     return [manifest.name for _, manifest in (*known, *holdings.held())]
+
+
+def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

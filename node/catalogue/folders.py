@@ -123,8 +123,12 @@ class AdapterFolders:
         layout = self._layout(cid, manifest)
         self._store.adopt(layout)
         self._stamps[cid] = {path: _stamp(path) for path in layout}
+        return AdapterFiles(cid.digest, *self.engine_files(cid))
+
+    def engine_files(self, cid: Cid) -> tuple[Path, Path]:
+        """Return where an adapter's configuration and weights lie."""
         folder = self._folder / str(cid)
-        return AdapterFiles(cid.digest, folder / CONFIG_FILE, folder / WEIGHTS_FILE)
+        return folder / CONFIG_FILE, folder / WEIGHTS_FILE
 
     def is_touched(self, cid: Cid, manifest: Manifest) -> bool:
         """Say whether a file has another number, size or time than when it was given out."""

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,9 +27,10 @@ from engine.errors import BadAdapter as ConfigRefused
 from engine.lora.adapter_config import parse_config
 from p2p.blocks.draft import Draft
 from p2p.cid import Cid
+from proofs.cocktail import WEIGHT_UNIT, Cocktail
 from proofs.manifest import File, Manifest
 
-from ..engine_link import AdapterFiles
+from ..engine_link import AdapterFiles, CocktailFiles, Files
 from ..errors import AdapterError, EngineBusy, WrongBase
 from .fetching import Pulled
 from .folders import AdapterFolders, Guest
@@ -36,6 +38,7 @@ from .packaging import CONFIG_FILE, check_files
 
 MAX_GUEST_BYTES = 8 << 30
 AHEAD_PART = 0.5  # of that
+MAX_MIXED = 64  # cocktails in the engine
 SPARED_NS = 3600 * 10**9  # who was wanted within this makes no room for what is fetched ahead
 
 
@@ -55,7 +58,7 @@ class Engine(Protocol):
     async def wait_up(self) -> m.Ready:
         """Wait until it takes commands. Raises EngineLost."""
 
-    async def load(self, files: AdapterFiles) -> m.AdapterHeld:
+    async def load(self, files: Files) -> m.AdapterHeld:
         """Serve an adapter. Raises AdapterError, EngineLost."""
 
     def serves(self, adapter: bytes) -> bool:
@@ -63,6 +66,16 @@ class Engine(Protocol):
 
     def release(self, adapter: bytes) -> None:
         """Serve an adapter no longer."""
+
+
+@dataclass
+class Mixed:
+    """A cocktail that the engine serves: how much memory it takes, and how long mixing took."""
+
+    cocktail: Cocktail
+    size_bytes: int
+    load_ms: float
+    used_at: float = 0.0
 
 
 class Holdings:
@@ -92,6 +105,7 @@ class Holdings:
         self._held: dict[Cid, Manifest] = {}
         self._locks: dict[Cid, trio.Lock] = {}
         self._arriving: dict[Cid, Manifest] = {}  # guests that are not written yet
+        self._mixed: dict[Cid, Mixed] = {}  # the one unused for longest first
 
     async def hold(self, cid: Cid) -> Pulled:
         """Make an adapter servable; returns at once when it already is. It stays.
@@ -213,6 +227,57 @@ class Holdings:
         self._held[pulled.cid] = pulled.manifest
         self._on_held(pulled.cid)
 
+    # --- cocktails ---
+
+    async def mix(self, cid: Cid, cocktail: Cocktail) -> Mixed:
+        """Have the engine serve a cocktail whose parents are held; it lives in memory alone.
+
+        Raises AdapterError with the engine's reason, EngineBusy where a parent has made room again,
+        and EngineError.
+        """
+        async with self._lock(cid):
+            mixed = self._mixed.pop(cid, None)
+            if mixed is None or (self._engine and not self._engine.serves(cid.digest)):
+                mixed = await self._mix(cid, cocktail)
+            self._mixed[cid] = mixed
+            mixed.used_at = time.time()
+            while len(self._mixed) > MAX_MIXED:
+                self._drop_mixed(next(iter(self._mixed)))
+            return mixed
+
+    async def _mix(self, cid: Cid, cocktail: Cocktail) -> Mixed:
+        parents = []
+        for parent in cocktail.parents:
+            manifest = self._held.get(Cid(parent.digest))
+            if manifest is None:
+                raise EngineBusy(
+                    f"{parent.parsed.name!r} has made room for others while the cocktail was mixed;"
+                    " ask again"
+                )
+            config, weights = self._folders.engine_files(Cid(parent.digest))
+            part = m.ParentFiles(
+                str(config), str(weights), parent.weight / WEIGHT_UNIT, manifest.name
+            )
+            parents.append(part)
+        if self._engine is None:
+            return Mixed(cocktail, 0, 0.0)
+        await self._engine.wait_up()
+        held = await self._engine.load(CocktailFiles(cid.digest, tuple(parents)))
+        return Mixed(cocktail, held.size_bytes, held.load_ms)
+
+    def mixed(self) -> list[tuple[Cid, Mixed]]:
+        """List the cocktails that are held."""
+        return list(self._mixed.items())
+
+    def find_mixed(self, cid: Cid) -> Mixed | None:
+        """Return a held cocktail, or None."""
+        return self._mixed.get(cid)
+
+    def _drop_mixed(self, cid: Cid) -> None:
+        del self._mixed[cid]
+        if self._engine is not None:
+            self._engine.release(cid.digest)
+
     def place(self, cid: Cid, manifest: Manifest, blocks: Iterable[bytes]) -> None:
         """Write the files of an adapter that is published here, for `hold` to find.
 
@@ -324,6 +389,9 @@ class Holdings:
         self._held.pop(cid, None)
         if self._engine is not None:
             self._engine.release(cid.digest)
+        for mixed_cid, mixed in self.mixed():  # the engine could not read it again
+            if any(parent.digest == cid.digest for parent in mixed.cocktail.parents):
+                self._drop_mixed(mixed_cid)
 
     def written(self) -> list[str]:
         """List the CIDs, as text, whose files are here, held or not."""

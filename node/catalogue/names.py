@@ -78,12 +78,16 @@ class Names:
             MAX_UNCONFIRMED
         )
 
+    def is_base(self, text: str) -> bool:
+        """Return whether a text means the bare base."""
+        return text in self._base_texts
+
     async def resolve(self, text: str) -> Cid | None:
         """Return the CID that a text names, None for the bare base.
 
         Raises UnknownModel within seconds.
         """
-        if text in self._base_texts:
+        if self.is_base(text):
             return None
         try:
             return Cid.parse(text)

@@ -68,6 +68,7 @@ class AnswerShape:
             "served_by": started.served_by,
             "adapter": started.model,
             "cid": started.cid,
+            **_of_choice(started),
             "timings": dict(started.timings_ms),
         }
         delta = {"role": "assistant", "content": ""}
@@ -222,9 +223,9 @@ def _text_logprobs(choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[st
 def facts_of(choice: Choice) -> dict[str, Any]:
     """Return the `lorikeet` extension of an answer.
 
-    It has `continued` only where a node was lost, `max_tokens` only where the answer could have
-    fewer than were asked for, or nothing was said, `not_enforced` only where a schema says what no
-    grammar follows.
+    It has `parents` only where several adapters answered, `continued` only where a node was lost,
+    `max_tokens` only where the answer could have fewer than were asked for, or nothing was said,
+    `not_enforced` only where a schema says what no grammar follows.
     """
     started = _begun(choice)
     ended = _complete(choice)
@@ -236,6 +237,7 @@ def facts_of(choice: Choice) -> dict[str, Any]:
         "served_by": started.served_by,
         "adapter": started.model,
         "cid": started.cid,
+        **_of_choice(started),
         "receipt": ended.receipt,
         "amount": ended.amount,
         "timings": {**started.timings_ms, **ended.timings_ms},
@@ -244,6 +246,12 @@ def facts_of(choice: Choice) -> dict[str, Any]:
         **({"not_enforced": list(ended.not_enforced)} if ended.not_enforced else {}),
         **({"continued": continued} if continued else {}),
     }
+
+
+def _of_choice(started: Started) -> dict[str, Any]:
+    """Return what a cocktail is mixed of."""
+    parents = [{"name": one.name, "cid": one.cid, "weight": one.weight} for one in started.parents]
+    return {"parents": parents} if parents else {}
 
 
 def finish_reason(choice: Choice) -> str:

@@ -45,8 +45,9 @@ MAX_CLOCK_SKEW_S = 600
 class Question:
     """One request in the engine's terms.
 
-    `adapter` is 32 zero bytes for the bare base; `attribution` is what its manifest
-    says about the fee. `resumed`: the last of `prompt_ids` are the answer so far.
+    `adapter` is 32 zero bytes for the bare base; `attribution` is what its manifest says about the
+    fee. `cocktail`: what `adapter` is made of, where it is one. `resumed`: the last of `prompt_ids`
+    are the answer so far.
     """
 
     base: bytes
@@ -58,6 +59,7 @@ class Question:
     stop_ids: tuple[int, ...]
     client_seed: bytes
     attribution: AdapterTerms | None
+    cocktail: bytes = b""
     resumed: wire.Resumed | None = None
 
     def after(self, seed: bytes, made: Sequence[int]) -> Question:
@@ -512,8 +514,9 @@ def _ask_of(question: Question, client: bytes, channel: PayerChannel | None) -> 
         wire.VERSION,
         question.base,
         question.adapter,
+        question.cocktail,
         list(question.prompt_ids),
-        question.max_tokens,
+        max_tokens=question.max_tokens,
         terms=question.terms,
         logprobs=question.logprobs,
         stop_ids=list(question.stop_ids),

@@ -14,14 +14,15 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from engine.messages import MAX_LOGPROBS, MAX_STOP_IDS, TOKEN_IDS, Choosing
+from proofs.cocktail import MAX_COCKTAIL_BYTES
 from proofs.receipt import MAX_BODY_BYTES
 from proofs.voucher import ChannelConfig
 
 from ..api import EndReason
 from ..errors import RefusalCode
 
-PROTOCOL = "/lorikeet/infer/4"
-VERSION = 4
+PROTOCOL = "/lorikeet/infer/5"
+VERSION = 5
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_TIMINGS = 16
@@ -64,7 +65,8 @@ class Resumed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class Ask(Message, frozen=True, array_like=True):
     """What is asked.
 
-    `adapter` is 32 zero bytes for the bare base; `channel` (x402's fields) pays; None asks for an
+    `adapter` is 32 zero bytes for the bare base; `cocktail` is empty unless `adapter` is one, whose
+    bytes these are (proofs/cocktail.py). `channel` (x402's fields) pays; None asks for an
     unpaid answer.
 
     `logprobs`: how many of the likeliest ids to report beside each token; None reports nothing.
@@ -74,6 +76,7 @@ class Ask(Message, frozen=True, array_like=True):
     version: int
     base: Digest
     adapter: Digest
+    cocktail: Annotated[bytes, msgspec.Meta(max_length=MAX_COCKTAIL_BYTES)]
     prompt_ids: Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=MAX_PROMPT_TOKENS)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
     terms: Choosing

@@ -31,6 +31,8 @@ from typing import assert_never
 
 from engine import messages as m
 from proofs.attribution.shares import MIN_SHARE_FEE, AdapterTerms
+from proofs.cocktail import parse_cocktail
+from proofs.errors import ManifestError
 
 from ..errors import (
     BadRequest,
@@ -121,9 +123,10 @@ NodeEvent = (
 
 @dataclass(frozen=True)
 class HoldAdapter:
-    """Make an adapter servable."""
+    """Make an adapter servable; `cocktail` is what it is mixed of, if it is, and was checked."""
 
     adapter: bytes
+    cocktail: bytes
 
 
 @dataclass(frozen=True)
@@ -460,7 +463,7 @@ class NodeSession:
     def _hold_adapter(self, now: float) -> None:
         assert self._ask is not None
         self._stage = _Stage.HOLDING
-        self._out.append(HoldAdapter(self._ask.adapter))
+        self._out.append(HoldAdapter(self._ask.adapter, self._ask.cocktail))
         self._beat_at = now + wire.BEAT_S
 
     def _take_adapter(self, held: AdapterHeld, now: float) -> None:
@@ -654,6 +657,8 @@ class NodeSession:
             raise WrongBase(f"this node serves base {base.hex()[:16]}…, not {ask.base.hex()[:16]}…")
         if ready is None:
             raise EngineBusy("the engine is starting; ask again in some seconds")
+        if ask.cocktail:
+            _check_cocktail(ask)
         if len(ask.prompt_ids) >= ready.max_context_tokens:
             raise BadRequest(
                 f"a prompt of {len(ask.prompt_ids)} tokens leaves no room for an answer in a"
@@ -684,3 +689,14 @@ class NodeSession:
 
     def _some_timings(self) -> list[tuple[str, float]]:
         return list(self._timings.items())[: wire.MAX_TIMINGS]
+
+
+def _check_cocktail(ask: wire.Ask) -> None:
+    if hashlib.sha256(ask.cocktail).digest() != ask.adapter:
+        raise BadRequest("the cocktail is not the adapter that the question names")
+    try:
+        cocktail = parse_cocktail(ask.cocktail)
+    except ManifestError as error:
+        raise BadRequest(f"the cocktail is not valid: {error}") from error
+    if cocktail.base != ask.base:
+        raise BadRequest("the cocktail's adapters were made for another base than the question's")

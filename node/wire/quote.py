@@ -14,6 +14,7 @@ from typing import Annotated
 import msgspec
 
 from engine.messages import Residency
+from proofs.cocktail import MAX_PARENTS
 
 from ..errors import RefusalCode
 from .infer import (
@@ -25,8 +26,8 @@ from .infer import (
     decode_canonical,
 )
 
-PROTOCOL = "/lorikeet/quote/1"
-MAX_QUOTE_BYTES = 256  # of a frame, either way
+PROTOCOL = "/lorikeet/quote/2"
+MAX_QUOTE_BYTES = 512  # of a frame, either way
 MAX_COUNT = (1 << 32) - 1
 MAX_MS = 600_000
 
@@ -35,13 +36,15 @@ Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_MS)]
 
 
 class AskQuote(Message, frozen=True, array_like=True):
-    """What would be asked: `adapter` is 32 zero bytes for the bare base.
+    """What would be asked: `adapter` is 32 zero bytes for the bare base; `parents` are the digests
+    of what a cocktail mixes, empty for every other.
 
     `prompt_price` and `completion_price` are the most that the client pays for a token.
     """
 
     base: Digest
     adapter: Digest
+    parents: Annotated[list[Digest], msgspec.Meta(max_length=MAX_PARENTS)]
     prompt_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_PROMPT_TOKENS)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
     prompt_price: Amount

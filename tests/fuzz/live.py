@@ -136,6 +136,7 @@ def good_ask(base: bytes) -> bytes:
         version=infer.VERSION,
         base=base,
         adapter=bytes(32),
+        cocktail=b"",
         prompt_ids=[3, 4, 5],
         max_tokens=4,
         terms=GREEDY,
@@ -280,7 +281,7 @@ async def is_answered(honest: Host, daemon: dict[str, Any]) -> str | None:
     ]
     if daemon["base"]:
         base = bytes.fromhex(daemon["base"])
-        wish = quote.AskQuote(base, bytes(32), 3, 4, prompt_price=0, completion_price=0)
+        wish = quote.AskQuote(base, bytes(32), [], 3, 4, prompt_price=0, completion_price=0)
         asks.append((infer.PROTOCOL, good_ask(base), _is_offer))
         asks.append((quote.PROTOCOL, quote.encode(wish), _is_quote))
     for protocol, said, holds in asks:

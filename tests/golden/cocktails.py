@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from node.wire.infer import Ask
+from node.wire.infer import encode as encode_frame
 from p2p.cid import Cid
 from proofs.attribution.shares import POLICY, award, fee, shares_for, terms_of
 from proofs.cocktail import make_cocktail, parse_cocktail
 from proofs.codec import encode
 from proofs.manifest import build_manifest, parse_manifest
 
+from .talks import ask
 from .world import AGGREGATOR, MANIFEST, OWNER, account, named
 
 LAW = parse_manifest(MANIFEST)
@@ -45,11 +48,19 @@ def cocktails() -> dict[str, Any]:
         ],
         "cocktail": COCKTAIL.hex(),
         "cid": str(Cid.of(COCKTAIL)),
+        "ask": encode_frame(_asked()).hex(),
         "owner": OWNER.hex(),
         "shares": [named(share) for share in shares],
         "fees": [_fee(price, shares) for price in (0, 1_290, 1_000_003)],
         "refuse": [{"why": why, "cocktail": data.hex()} for why, data in _refused()],
     }
+
+
+def _asked() -> Ask:
+    """The question of the golden conversation `unpaid`, of this cocktail."""
+    return ask(
+        "unpaid", (1, 2), 16, channel=None, adapter=Cid.of(COCKTAIL).digest, cocktail=COCKTAIL
+    )
 
 
 def _fee(price: int, shares: Any) -> dict[str, Any]:

@@ -15,11 +15,12 @@ LARGEST = (1 << 63) - 1
 def quotes() -> dict[str, Any]:
     """A question with four answers; one with the largest values that fit; one for the bare base."""
     wanted = AskQuote(
-        BASE, ADAPTER, prompt_tokens=42, max_tokens=128, prompt_price=100, completion_price=500
+        BASE, ADAPTER, [], prompt_tokens=42, max_tokens=128, prompt_price=100, completion_price=500
     )
     largest = AskQuote(
         BASE,
         ADAPTER,
+        [bytes([number]) * 32 for number in range(8)],
         prompt_tokens=32_768,
         max_tokens=8_192,
         prompt_price=LARGEST,
@@ -37,7 +38,7 @@ def quotes() -> dict[str, Any]:
         stands_ms=600_000,
     )
     bare = AskQuote(
-        BASE, BARE_BASE, prompt_tokens=1, max_tokens=1, prompt_price=0, completion_price=0
+        BASE, BARE_BASE, [], prompt_tokens=1, max_tokens=1, prompt_price=0, completion_price=0
     )
     return {
         "exchanges": [

@@ -159,6 +159,7 @@ def ask(name: str, prompt_ids: Sequence[int], max_tokens: int, **changes: object
         version=wire.VERSION,
         base=BASE,
         adapter=ADAPTER,
+        cocktail=b"",
         prompt_ids=list(prompt_ids),
         max_tokens=max_tokens,
         terms=GREEDY,

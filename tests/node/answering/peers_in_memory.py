@@ -19,6 +19,7 @@ from node.answering.peers import AnswerEnd, Call, Peer
 from node.answering.router import Router
 from node.answering.service import Service
 from node.answering.tokenizer import BaseTokenizer
+from node.api import MixedIn
 from node.errors import NodeError, NodeVanished, NoEngine, UnknownModel
 from node.telemetry import Telemetry
 from node.wire.client_session import Question
@@ -27,7 +28,7 @@ from node.wire.quote import AskQuote, FromNode
 from p2p.cid import Cid
 from p2p.identity import Identity
 from p2p.peers import PeerAddress
-from proofs.manifest import Manifest, parse_manifest
+from proofs.attribution.shares import AdapterTerms
 from tests.proofs import scene
 
 LAW = Cid(b"l" * 32)
@@ -223,8 +224,14 @@ class CatalogueInMemory:
         self.lookups.append(cid)
         return [PeerAddress(peer_id(name)) for name in self.providers_of.get(cid, [])]
 
-    async def manifest(self, cid: Cid) -> Manifest:
-        return parse_manifest(scene.MANIFEST)
+    async def terms(self, cid: Cid) -> AdapterTerms:
+        return scene.TERMS
+
+    def cocktail(self, cid: Cid | None) -> bytes:
+        return b""
+
+    def parents(self, cid: Cid | None) -> tuple[MixedIn, ...]:
+        return ()
 
 
 @dataclass

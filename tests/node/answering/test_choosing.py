@@ -49,7 +49,7 @@ async def test_the_best_quote_answers_and_must_stand_by_its_price(
     asked = dict(world.peers.quoted)
     assert asked.keys() == {peer_id(name) for name in parts}
     assert asked[peer_id("slow")] == AskQuote(
-        world.catalogue.base, LAW.digest, 2, 8, prompt_price=100, completion_price=500
+        world.catalogue.base, LAW.digest, [], 2, 8, prompt_price=100, completion_price=500
     )
 
 

@@ -42,6 +42,7 @@ class Three:
         wanted = AskQuote(
             bytes.fromhex((await self.client.status()).base.split()[-1]),
             self.law.digest if adapter is None else adapter,
+            [],
             prompt_tokens=5,
             max_tokens=8,
             prompt_price=100,
@@ -220,7 +221,7 @@ async def test_a_peer_that_asks_too_often_or_says_what_is_no_question_is_cut_off
         lab.daemon("node") as node,
         lab.daemon("client", role="gateway") as client,
     ):
-        wanted = AskQuote(b"?" * 32, bytes(32), 1, 1, prompt_price=0, completion_price=0)
+        wanted = AskQuote(b"?" * 32, bytes(32), [], 1, 1, prompt_price=0, completion_price=0)
         heard = [type(await ask_quote(client, node, wanted)).__name__]
         with pytest.raises(P2pError):
             async with client.host.open_stream(node.host.peer_id, PROTOCOL, 5) as stream:

@@ -110,7 +110,13 @@ def test_what_is_measured_is_bounded() -> None:
 
 def asked(**changes: Any) -> AskQuote:
     plain = AskQuote(
-        b"b" * 32, LAW.digest, 10, 100, prompt_price=LIMIT.prompt, completion_price=LIMIT.completion
+        b"b" * 32,
+        LAW.digest,
+        [],
+        10,
+        100,
+        prompt_price=LIMIT.prompt,
+        completion_price=LIMIT.completion,
     )
     return msgspec.structs.replace(plain, **changes)
 

@@ -28,6 +28,7 @@ ASK = wire.Ask(
     version=wire.VERSION,
     base=BASE,
     adapter=bytes(32),
+    cocktail=b"",
     prompt_ids=[1, 2, 3],
     max_tokens=8,
     terms=TERMS,
