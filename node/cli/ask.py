@@ -85,7 +85,9 @@ def within_bounds(option: typer.CallbackParam, value: float) -> float:
 
 def run(
     home: Home,
-    model: Annotated[str, typer.Argument(help="base, NAME, PEER/NAME or a CID.")],
+    model: Annotated[
+        str, typer.Argument(help="base, NAME, PEER/NAME or a CID; several: law:0.7+verse:0.3.")
+    ],
     prompt: Annotated[
         str | None, typer.Argument(help="The question; read from stdin when absent or '-'.")
     ] = None,

@@ -16,6 +16,7 @@ from proofs.attribution.shares import AdapterTerms, Share, award
 from proofs.batch import decode_batch
 from proofs.chain.client import ChainClient
 from proofs.chain.structs import PostedHeader
+from proofs.cocktail import WEIGHT_UNIT, Cocktail, is_cocktail, parse_cocktail
 from proofs.epoch import AccountLeaf, Shown
 from proofs.errors import BatchError, ProofError
 from proofs.hextext import to_hex
@@ -48,6 +49,7 @@ class Audit:
     posted: list[PostedHeader] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
     epochs: dict[bytes, int] = field(default_factory=dict)  # by digest of a receipt's body
+    cocktails: dict[bytes, Cocktail] = field(default_factory=dict)  # that receipts name
 
     def append(self, posted: PostedHeader, get_block: GetBlock) -> None:
         """Recompute one more epoch. Raises AuditFailed when the chain has another header."""
@@ -64,6 +66,9 @@ class Audit:
                 f"the header of epoch {header.epoch} is not the one that follows from its batch"
             )
         self.posted.append(posted)
+        self.cocktails |= {
+            digest: parse_cocktail(data) for digest, data in manifests.items() if is_cocktail(data)
+        }
         for entry in decode_batch(batch).receipts:
             body = decode_receipt(entry).body
             self.receipts.append(decode_body(body))
@@ -145,8 +150,23 @@ def _explain_shares(audit: Audit, receipt: Receipt) -> Step:
     parts = ", ".join(
         f"{to_hex(account)} {amount}" for account, amount in award(receipt.amount, shares)
     )
-    source = "the bare base" if receipt.adapter == BARE_BASE else receipt.adapter.hex()
-    return Step("shares", "holds", f"{receipt.amount} by the manifest of {source}: {parts}")
+    return Step(
+        "shares", "holds", f"{receipt.amount} by {_source(audit, receipt.adapter)}: {parts}"
+    )
+
+
+def _source(audit: Audit, adapter: bytes) -> str:
+    """Say what the shares follow from."""
+    if adapter == BARE_BASE:
+        return "the manifest of the bare base"
+    cocktail = audit.cocktails.get(adapter)
+    if cocktail is None:
+        return f"the manifest of {adapter.hex()}"
+    mixed = ", ".join(
+        f"{one.weight / WEIGHT_UNIT:g} of {one.parsed.name} ({one.digest.hex()})"
+        for one in cocktail.parents
+    )
+    return f"the manifests of {mixed}, which make {adapter.hex()}"
 
 
 def _explain_inclusion(audit: Audit, verified: VerifiedReceipt, epoch: int) -> Step:

@@ -60,7 +60,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("max_upload_bytes_s = -1", "max_upload_bytes_s is -1; use 0 or more"),
         ("max_download_bytes_s = -1", "max_download_bytes_s"),
         ("engine = 'ours'", "engine is 'ours'; use one of own, vllm"),
-        ("engine_url = 'http://127.0.0.1:8000'", "engine_url is set, so engine = \"vllm\""),
+        ("engine_url = 'http://127.0.0.1:8000'", 'engine_url is set, so engine = "vllm"'),
         ("engine = 'vllm'", "engine_url is ''; say where vLLM answers"),
         ("engine = 'vllm'\nengine_url = 'http://a:1/v1'", "without a path"),
         ("engine = 'vllm'\nengine_url = 'http://a:1'\nkv_tokens = 9", "kv_tokens is set beside"),
