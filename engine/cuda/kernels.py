@@ -30,6 +30,7 @@ class Kernels:
     matvec_swiglu: Callable[..., None]
     narrow_matvec: Callable[..., None]
     narrow_product: Callable[..., None]
+    look_up: Callable[..., None]
     shrink_site: Callable[..., None]
     expand_site: Callable[..., None]
     attend_decode: Callable[..., None]

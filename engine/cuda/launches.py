@@ -106,7 +106,7 @@ class Launches:
         self._parts = parts_of(weights.config)
         self._linears = Linears(weights, kernels, device, dtype, stored)
         self._read = self._linears.read_plainly
-        self._embedding = self._read(("model.embed_tokens",))
+        self._table = self._linears.read_table("model.embed_tokens")
         angles = (
             torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
         )
@@ -121,7 +121,7 @@ class Launches:
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Look up `tokens [rows]`: [rows, hidden] float32."""
-        return self._embedding[tokens].float()
+        return self._table.embed(tokens)
 
     # --- one translation for each kind of operation; None: a later launch does its work ---
 
@@ -148,9 +148,7 @@ class Launches:
             if step.embedded is not None:
                 space.hidden.copy_(step.embedded)
             else:
-                # by way of normed, which has the embedding's dtype: nothing is allocated
-                torch.index_select(self._embedding, 0, step.tables.tokens, out=space.normed)
-                space.hidden.copy_(space.normed)
+                self._table.embed_into(step.tables.tokens, space.hidden, space.normed)
 
         return launch
 
@@ -330,7 +328,11 @@ class Launches:
 
     def _head(self, operation: Operation) -> Launch:
         tied = operation.weights == ("model.embed_tokens",)
-        linear = self._linears.read(operation.weights, self._embedding if tied else None)
+        linear = (
+            self._linears.tied(operation.weights[0], self._table)
+            if tied
+            else self._linears.read(operation.weights)
+        )
 
         def launch(step: Pass) -> None:
             results = step.results

@@ -9,6 +9,8 @@ which linear comes when (launches.py).
     INT8     int8, a scale for each output   narrow.py                 narrow.py
     Q4       as the base's file has them,    narrow.py                 narrow.py
              int8 where not in 4 bits
+
+The embedding is in the dtype computed in, or in 4 bits with Q4 where the file has it so.
 """
 
 from __future__ import annotations
@@ -46,6 +48,30 @@ class Linear:
     logits: Callable[[torch.Tensor, torch.Tensor], None]
 
 
+@dataclass(frozen=True)
+class Table:
+    """The embedding on the device, [vocabulary, hidden]."""
+
+    weight: torch.Tensor | Quantised
+    kernels: Kernels
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Look up `tokens [rows]`: [rows, hidden] float32."""
+        if isinstance(self.weight, Quantised):
+            return self.weight.take(tokens).dequantise()
+        return self.weight[tokens].float()
+
+    def embed_into(self, tokens: torch.Tensor, out: torch.Tensor, spare: torch.Tensor) -> None:
+        """Do the same into `out` by way of `spare`, which has the base's dtype: nothing is
+        allocated.
+        """
+        if isinstance(self.weight, Quantised):
+            self.kernels.look_up(tokens, self.weight, out)
+        else:
+            torch.index_select(self.weight, 0, tokens, out=spare)
+            out.copy_(spare)
+
+
 class Linears:
     """What reads the linears of one base."""
 
@@ -58,14 +84,24 @@ class Linears:
         self._dtype = dtype
         self._stored = stored
 
-    def read(self, names: tuple[str, ...], there: torch.Tensor | None = None) -> Linear:
-        """Read weights, one under the other.
-
-        there: what is on the device already, and is taken where linears are kept as it is.
-        """
+    def read(self, names: tuple[str, ...]) -> Linear:
+        """Read weights, one under the other."""
         if self._stored is Stored.PLAIN:
-            return self._plain(self.read_plainly(names) if there is None else there)
+            return self._plain(self.read_plainly(names))
         return self._narrow(self._read_narrow(names))
+
+    def read_table(self, name: str) -> Table:
+        """Read the embedding: in 4 bits where the file has it so and linears are kept so, else in
+        the dtype that is computed in.
+        """
+        codes = self._read_codes(name)
+        return Table(self.read_plainly((name,)) if codes is None else codes, self._kernels)
+
+    def tied(self, name: str, table: Table) -> Linear:
+        """Give the head that is tied to the embedding; what of it is there already is shared."""
+        if isinstance(table.weight, Quantised):
+            return self._narrow([table.weight])
+        return self._plain(table.weight) if self._stored is Stored.PLAIN else self.read((name,))
 
     def read_plainly(
         self, names: tuple[str, ...], ending: str = "weight", dtype: torch.dtype | None = None
@@ -125,15 +161,21 @@ class Linears:
         return [_stacked(list(some)) for _, some in found]
 
     def _read_one(self, name: str) -> Narrow:
-        codes = (
-            self._weights.read_quantised(f"{name}.weight") if self._stored is Stored.Q4 else None
-        )
-        where = self._device.where
+        codes = self._read_codes(name)
         if codes is not None:
-            return Quantised(codes.codes.to(where), codes.scales.to(where), codes.offsets.to(where))
+            return codes
         weight = self._weights.read(f"{name}.weight")
         rows = torch.split(weight, ROWS_AT_ONCE)
-        return _stacked([Whole.of(part.to(where).float()) for part in rows])
+        return _stacked([Whole.of(part.to(self._device.where).float()) for part in rows])
+
+    def _read_codes(self, name: str) -> Quantised | None:
+        if self._stored is not Stored.Q4:
+            return None
+        where = self._device.where
+        read = self._weights.read_quantised(f"{name}.weight")
+        if read is None:
+            return None
+        return Quantised(read.codes.to(where), read.scales.to(where), read.offsets.to(where))
 
 
 def _stacked(parts: Sequence[Narrow]) -> Narrow:

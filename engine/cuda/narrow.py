@@ -1,5 +1,5 @@
 """Multiplies by weights in 4 or 8 bits: by one row, bound by reading the weight once, and by tiles
-of rows.
+of rows; looks rows of them up.
 
 Each function has its plain torch reference beside it. Decides how a product is cut into blocks;
 does not know which linear it computes, nor any adapter.
@@ -53,6 +53,8 @@ MIN_TILE_ROWS = 16
 """The least that a tensor core takes."""
 MAX_TILE_ROWS = 64
 TILE_OUTPUTS = 64
+MAX_LOOKED_UP = 1024
+"""Columns of a table that a block takes at once."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,32 @@ def narrow_product_reference(
     else:
         rounded = weight.dequantise().to(x.dtype).float()
         out.copy_(functional.linear(x.float(), rounded, _float(bias)))
+
+
+def look_up(tokens: torch.Tensor, table: Quantised, out: torch.Tensor) -> None:
+    """Compute `out [rows, width]` float32 = rows `tokens [rows]` of a table in 4 bits.
+
+    Grid [rows].
+    """
+    parts = _parts(table)
+    width = table.shape[1]
+    _look_up[(len(tokens),)](
+        tokens,
+        parts.codes,
+        parts.scales,
+        parts.offsets,
+        out,
+        out.stride(0),
+        width=width,
+        group=parts.group,
+        columns=min(MAX_LOOKED_UP, int(triton.next_power_of_2(width))),
+        num_warps=4,
+    )
+
+
+def look_up_reference(tokens: torch.Tensor, table: Quantised, out: torch.Tensor) -> None:
+    """Compute look_up in plain torch."""
+    out.copy_(table.take(tokens).dequantise())
 
 
 def _float(bias: torch.Tensor | None) -> torch.Tensor | None:
@@ -373,3 +401,29 @@ def _widen(
     whole = tl.interleave(narrow & 15, narrow >> 4).to(tl.float32)
     grouped = tl.reshape(whole, (tile_outputs, groups, group))
     return tl.reshape(grouped * scale[:, :, None] + offset[:, :, None], (tile_outputs, piece))
+
+
+@triton.jit
+def _look_up(
+    tokens,
+    codes,
+    scales,
+    offsets,
+    out,
+    out_stride,
+    width: tl.constexpr,
+    group: tl.constexpr,
+    columns: tl.constexpr,
+):
+    """Widen one row of a table."""
+    row = tl.program_id(0).to(tl.int64)
+    token = tl.load(tokens + row).to(tl.int64)
+    for first in range(0, width, columns):
+        byte = first // 2 + tl.arange(0, columns // 2)
+        pairs = tl.load(codes + token * (width // 2) + byte, byte < width // 2, 0)
+        column = first + tl.arange(0, columns)
+        place = token * (width // group) + column // group
+        scale = tl.load(scales + place, column < width, 0.0).to(tl.float32)
+        offset = tl.load(offsets + place, column < width, 0.0).to(tl.float32)
+        whole = tl.interleave(pairs & 15, pairs >> 4).to(tl.float32)
+        tl.store(out + row * out_stride + column, whole * scale + offset, column < width)

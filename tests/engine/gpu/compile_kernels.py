@@ -310,6 +310,8 @@ def narrow_calls(dtype: torch.dtype) -> Iterator[Call]:
         numbers = _empty(width_out, width_in // group, dtype=torch.float16)
         codes = torch.zeros(width_out, width_in // 2, dtype=torch.uint8)
         weights.append((f"q4 by {group}", Quantised(codes, numbers, numbers)))
+    embedded = _empty(48, width_in)
+    yield "look_up", partial(narrow.look_up, _ints(48), weights[-1][1], embedded)
     for name, weight in weights:
         for rows in (1, 64):
             multiply = narrow.narrow_matvec if rows == 1 else narrow.narrow_product

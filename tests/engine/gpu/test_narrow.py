@@ -127,6 +127,18 @@ def test_rows_times_a_narrow_weight_agree_and_have_the_same_bits_again(
         assert given[:, width_out:].isnan().all()
 
 
+@pytest.mark.parametrize(("width", "group"), [(64, 32), (1152, 128)])
+def test_rows_of_a_table_in_4_bits_are_looked_up(width: int, group: int) -> None:
+    table = in_4_bits(7, width, group)
+    tokens = torch.tensor([6, 0, 6, 3], dtype=torch.int32)
+    wide = torch.full((4, width + 2), float("nan"), device=DEVICE)
+    narrow.look_up(tokens.to(DEVICE), on_device(table), wide[:, :width])
+    expected = torch.empty(4, width)
+    narrow.look_up_reference(tokens, table, expected)
+    assert_near(wide[:, :width], expected)
+    assert wide[:, width:].isnan().all()
+
+
 @pytest.mark.parametrize("kind", ["int8", "q4, 32"])
 def test_a_row_s_bits_do_not_depend_on_the_rows_of_its_tile(kind: str) -> None:
     weight = on_device(make(kind, 40, 256))
@@ -174,7 +186,16 @@ def narrowed(weights: Weights, stored: Stored, but: str) -> tuple[Weights, Weigh
         return read(name)
 
     kept = replace(weights, read=read, read_quantised=read_quantised)
-    return kept, replace(weights, read=meant)
+    if stored is Stored.Q4 or not weights.config.tied_head:
+        return kept, replace(weights, read=meant)
+    # in int8 a tied head is not what the embedding is
+    untied = replace(weights.config, tied_head=False)
+    head = Whole.of(weights.read("model.embed_tokens.weight")).dequantise()
+    return kept, replace(
+        weights,
+        config=untied,
+        read=lambda name: head if name == "lm_head.weight" else meant(name),
+    )
 
 
 class Keeping(NarrowRoom):
@@ -203,13 +224,17 @@ def logits_of(weights: Weights, place: Accelerator | None) -> torch.Tensor:
 
 
 @FORMS
-@pytest.mark.parametrize("model", ["llama", "biased"])
+@pytest.mark.parametrize("model", ["llama", "biased", "tied"])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_base_in_narrow_weights_gives_the_logits_of_what_they_stand_for(
     place: str, model: str, stored: Stored, but: str
 ) -> None:
     """Adapters beside them, prompts and single rows, a linear whose parts lie in two forms."""
-    config = SMALL if model == "llama" else replace(SMALL, qkv_bias=True, mlp_bias=True)
+    config = {
+        "llama": SMALL,
+        "biased": replace(SMALL, qkv_bias=True, mlp_bias=True),
+        "tied": replace(SMALL, tied_head=True),
+    }[model]
     kept, meant = narrowed(random_weights(config), stored, but)
     device = keeping(place, stored)
     found, expected = logits_of(kept, device), logits_of(meant, None)
