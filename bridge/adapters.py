@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.errors import BadAdapter, UnknownAdapter
-from engine.lora.adapter_config import parse_config
+from engine.lora.adapter_config import AdapterConfig, parse_config
 from engine.messages import MAX_ADAPTER_CONFIG_BYTES, AdapterHeld, HoldAdapter, Residency
 
 HUB = "hub"
@@ -22,6 +24,15 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_HEADER_BYTES = 16 << 20
 PLAIN = (".lora_A.weight", ".lora_B.weight")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a matrix lies in its file: `at` is its first byte."""
+
+    dtype: str
+    shape: tuple[int, int]
+    at: int
 
 
 @dataclass
@@ -127,14 +138,20 @@ def check_files(hold: HoldAdapter) -> AdapterHeld:
 
     Raises BadAdapter for what vLLM does not serve or leaves out without a word.
     """
-    config, weights = Path(hold.config_path), Path(hold.weights_path)
+    weights = Path(hold.weights_path)
     try:
-        with config.open("rb") as file:
-            told = parse_config(file.read(MAX_ADAPTER_CONFIG_BYTES + 1)[:MAX_ADAPTER_CONFIG_BYTES])
-        shapes = _shapes(weights)
+        told = parse_config(read_config(Path(hold.config_path)))
+        tensors = read_header(weights)
         size_bytes = weights.stat().st_size
     except OSError as error:
         raise BadAdapter(f"the adapter's files cannot be read: {error}") from error
+    check_served(told, tensors)
+    rank = max((min(tensor.shape) for tensor in tensors.values()), default=told.rank)
+    return AdapterHeld(hold.adapter, size_bytes, rank, 0.0)
+
+
+def check_served(told: AdapterConfig, tensors: Collection[str]) -> None:
+    """Raise BadAdapter for what vLLM does not serve of an adapter."""
     unserved = {
         "use_dora": told.dora,
         "lora_bias": told.lora_bias,
@@ -145,18 +162,22 @@ def check_files(hold: HoldAdapter) -> AdapterHeld:
     for field, is_asked in unserved.items():
         if is_asked:
             raise BadAdapter(f"{field} is not served by vLLM; ask a node with another engine")
-    odd = next((name for name in shapes if not name.endswith(PLAIN)), None)
+    odd = next((name for name in tensors if not name.endswith(PLAIN)), None)
     if odd is not None:
         raise BadAdapter(
             f"the tensor {odd[:200]!r} is not served by vLLM, which takes lora_A and lora_B alone;"
             " ask a node with another engine"
         )
-    rank = max((min(shape) for shape in shapes.values()), default=told.rank)
-    return AdapterHeld(hold.adapter, size_bytes, rank, 0.0)
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, int]]:
-    """Read the shapes of a safetensors file's matrices by name."""
+def read_config(path: Path) -> bytes:
+    """Read adapter_config.json, up to what may be parsed. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(MAX_ADAPTER_CONFIG_BYTES)
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Read where a safetensors file's matrices lie. Raises BadAdapter, OSError."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > MAX_HEADER_BYTES:
@@ -164,12 +185,16 @@ def _shapes(path: Path) -> dict[str, tuple[int, int]]:
         try:
             header = json.loads(file.read(size))
             return {
-                name: (int(height), int(width))
-                for name, (height, width) in (
-                    (name, entry["shape"])
-                    for name, entry in header.items()
-                    if name != "__metadata__"
-                )
+                name: _tensor(entry, 8 + size)
+                for name, entry in header.items()
+                if name != "__metadata__"
             }
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadAdapter(f"{path.name} holds what is no plain LoRA: {error!r}") from error
+
+
+def _tensor(entry: dict[str, Any], data: int) -> Tensor:
+    height, width = map(int, entry["shape"])
+    if min(height, width) < 1:
+        raise ValueError(f"shape {height} x {width}")
+    return Tensor(str(entry["dtype"]), (height, width), data + int(entry["data_offsets"][0]))

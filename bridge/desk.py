@@ -9,6 +9,7 @@ Its end is the end of the process: the daemon gone, or the server lost. Restarts
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections import Counter
@@ -22,12 +23,21 @@ from engine import messages as m
 from engine.errors import BadAdapter, CannotServe
 from engine.intake import Admitted, Limits, Queue, Refused, admit, failed
 
-from .adapters import HUB, Adapters, check_files, folder_of, name_of
+from .adapters import (
+    CONFIG_FILE,
+    HUB,
+    WEIGHTS_FILE,
+    Adapters,
+    check_files,
+    folder_of,
+    name_of,
+)
 from .answer import Answer
 from .asking import check_words, put_probe
 from .border import Border
 from .errors import BridgeError, ServerLost, ServerRefused
 from .meeting import Server
+from .mixing import mix
 from .replies import Figures
 from .vllm import Vllm
 
@@ -37,12 +47,17 @@ MAX_WAITING = 256
 MAX_WAITING_TOKENS = 1 << 24
 DEADLINE_S = 120.0
 MAX_JOBS = 1 << 16
-NO_COCKTAIL = "vLLM behind a node mixes no adapters; ask a node with this program's own engine"
+MIXED = "mixed"
+"""The folder of cocktails among those of adapters."""
 NO_EMBEDDING = "vLLM behind a node gives no embeddings; ask a node with this program's own engine"
 NO_REPLAY = (
     "vLLM behind a node replays no answer; whoever wants to check one replays it with this"
     " program's own engine"
 )
+
+
+Job = m.HoldAdapter | m.HoldCocktail | str
+"""What is to be loaded, or the name of what is to be unloaded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +83,7 @@ class Desk:
         self._busy: Counter[bytes | None] = Counter()
         self._most_adapters = 0
         self._tokens = 0
-        self._send_jobs, self._jobs = trio.open_memory_channel[m.HoldAdapter | str](MAX_JOBS)
+        self._send_jobs, self._jobs = trio.open_memory_channel[Job](MAX_JOBS)
         self._limits = Limits(
             server.vocab_size,
             server.max_context_tokens,
@@ -80,6 +95,7 @@ class Desk:
 
     async def run(self) -> None:
         """Work. Raises ServerLost, DaemonGone, BorderError."""
+        await trio.to_thread.run_sync(_remove, self._place.here / MIXED)  # of an earlier life
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._border.run)
             nursery.start_soon(self._run_jobs)
@@ -97,12 +113,10 @@ class Desk:
             case m.Cancel(request_id):
                 if request_id in self._answers:
                     self._answers[request_id].cancel()
-            case m.HoldAdapter():
+            case m.HoldAdapter() | m.HoldCocktail():
                 self._send_jobs.send_nowait(message)
             case m.ReleaseAdapter(adapter):
                 self._forget(self._adapters.release(adapter))
-            case m.HoldCocktail(adapter):
-                self._border.tell(m.AdapterRefused(adapter, NO_COCKTAIL))
             case m.Replay(request_id):
                 self._border.tell(failed(request_id, CannotServe(NO_REPLAY)))
             case m.Embed(request_id):
@@ -174,24 +188,40 @@ class Desk:
     async def _run_jobs(self) -> None:
         """Load and unload, in the order in which that was asked for."""
         async for job in self._jobs:
-            if isinstance(job, m.HoldAdapter):
+            if not isinstance(job, str):
                 self._border.tell(await self._hold(job))
             elif job not in self._adapters.names:
                 await self._unload(job)
 
-    async def _hold(self, hold: m.HoldAdapter) -> m.AdapterHeld | m.AdapterRefused:
+    async def _hold(
+        self, asked: m.HoldAdapter | m.HoldCocktail
+    ) -> m.AdapterHeld | m.AdapterRefused:
         began_s = time.monotonic()
-        name = name_of(hold.adapter, self._place.there)
+        name = name_of(asked.adapter, self._place.there)
         try:
+            hold = await self._mixed(asked) if isinstance(asked, m.HoldCocktail) else asked
             held = await trio.to_thread.run_sync(check_files, hold)
             if name not in {model.id for model in await self._vllm.models()}:
                 await self._load(hold, name)
-        except BadAdapter as error:
-            return m.AdapterRefused(hold.adapter, str(error))
+        except (BadAdapter, OSError) as error:
+            return m.AdapterRefused(asked.adapter, str(error))
         except ServerRefused as refusal:
-            return m.AdapterRefused(hold.adapter, f"vLLM refused it: {refusal}")
-        self._adapters.note(hold.adapter, name)
+            return m.AdapterRefused(asked.adapter, f"vLLM refused it: {refusal}")
+        self._adapters.note(asked.adapter, name)
         return msgspec.structs.replace(held, load_ms=(time.monotonic() - began_s) * 1e3)
+
+    async def _mixed(self, cocktail: m.HoldCocktail) -> m.HoldAdapter:
+        """Write a cocktail beside the adapters, where the server sees it. Raises BadAdapter."""
+        if self._place.there == HUB:
+            raise BadAdapter(
+                "cocktails are written into HOME/adapters, which this vLLM does not see"
+                " (engine_adapters); ask another node"
+            )
+        folder = self._place.here.absolute() / MIXED / cocktail.adapter.hex()
+        await trio.to_thread.run_sync(mix, cocktail.parents, folder)
+        return m.HoldAdapter(
+            cocktail.adapter, str(folder / CONFIG_FILE), str(folder / WEIGHTS_FILE)
+        )
 
     async def _load(self, hold: m.HoldAdapter, name: str) -> None:
         if self._place.there != HUB:
@@ -206,6 +236,7 @@ class Desk:
             await self._vllm.unload(name)
         except ServerRefused as refusal:
             print(f"bridge: {name[:12]} was not unloaded: {refusal}", file=sys.stderr, flush=True)
+        await trio.to_thread.run_sync(_remove, self._place.here / MIXED / name)
 
     # --- the server itself ---
 
@@ -253,3 +284,7 @@ class Desk:
                 steps=[],
             )
         )
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

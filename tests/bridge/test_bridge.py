@@ -8,18 +8,25 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import trio
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
+from safetensors.torch import save_file as save_torch
 
 from bridge.__main__ import make_parser, serve
 from bridge.border import Border, DaemonGone
 from bridge.errors import ServerLost, Unfit
 from bridge.meeting import meet
+from bridge.mixing import mix
 from bridge.vllm import Vllm
 from engine import messages as m
 from engine.framing import MessageDecoder, encode_frames
 from tests.bridge.daemon import Daemon
 from tests.bridge.stand_in import StandIn
+from tests.node.networks import until
 from tests.node.tiny import make_adapter, make_base
 
 DIGEST = bytes([9]) * 32
@@ -420,6 +427,71 @@ async def test_the_server_may_see_the_folder_elsewhere_or_fetch_by_itself(
         await client.send(hold(LAW, world / "law"))
         assert isinstance(await client.receive(), m.AdapterHeld)
         assert server.adapters[cid] == "fetched"
+
+
+async def test_a_cocktail_is_written_where_the_server_sees_it(
+    server: StandIn, world: Path, tmp_path: Path
+) -> None:
+    parents = [parent(world / "law", 0.5), parent(world / "verse", -2.0)]
+    async with bridge(server, world, f"--here={tmp_path}") as client:
+        await client.send(m.HoldCocktail(LAW, parents))
+        held = await client.receive()
+        assert isinstance(held, m.AdapterHeld)
+        assert held.rank == 8
+        folder = tmp_path / "mixed" / LAW.hex()
+        assert server.adapters == {LAW.hex(): str(folder)}
+        mixed = load_file(folder / "adapter_model.safetensors")
+        name = "base_model.model.model.layers.1.self_attn.v_proj"
+        delta = mixed[f"{name}.lora_B.weight"] @ mixed[f"{name}.lora_A.weight"]
+        expected = 8.0 * (0.5 * product(world / "law", name) - 2.0 * product(world / "verse", name))
+        np.testing.assert_allclose(delta, expected, rtol=1e-4, atol=1e-5)
+        config = json.loads((folder / "adapter_config.json").read_bytes())
+        assert config["r"] == config["lora_alpha"] == 8
+        await client.send(m.ReleaseAdapter(LAW), m.GetStats())
+        await client.receive()
+        await until(lambda: not folder.exists())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_parents_in_half_precision_are_read_to_the_bit(
+    world: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    folder = make_adapter(tmp_path / "half", "half", 5)
+    path = folder / "adapter_model.safetensors"
+    halves = {name: value.to(dtype) for name, value in load_torch(path).items()}
+    save_torch(halves, path)
+    mix([parent(folder, 1.0)], tmp_path / "mixed")
+    mixed = load_torch(tmp_path / "mixed" / "adapter_model.safetensors")
+    assert mixed.keys() == halves.keys()
+    for name, value in halves.items():
+        factor = 8.0 if "lora_B" in name else 1.0
+        assert torch.equal(mixed[name], factor * value.float())
+
+
+def parent(folder: Path, weight: float) -> m.ParentFiles:
+    held = hold(LAW, folder)
+    return m.ParentFiles(held.config_path, held.weights_path, weight, folder.name)
+
+
+def product(folder: Path, name: str) -> np.ndarray:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    return tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"]
+
+
+async def test_a_parent_that_cannot_be_mixed_is_named(
+    server: StandIn, world: Path, tmp_path: Path
+) -> None:
+    odd = spoil(make_adapter(tmp_path / "odd", "odd", 3), use_dora=True)
+    async with bridge(server, world, f"--here={tmp_path}") as client:
+        await client.send(m.HoldCocktail(LAW, [parent(world / "law", 1.0), parent(odd, 1.0)]))
+        said = await client.receive()
+        assert isinstance(said, m.AdapterRefused)
+        assert "odd: use_dora" in said.message
+    async with bridge(server, world, "--there=hub") as client:
+        await client.send(m.HoldCocktail(LAW, [parent(world / "law", 1.0)]))
+        said = await client.receive()
+        assert isinstance(said, m.AdapterRefused)
+        assert "engine_adapters" in said.message
 
 
 async def test_figures_are_the_servers_and_our_own(server: StandIn, world: Path) -> None:

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 START_DEADLINE_S = 600.0
 ROOT = Path(__file__).parents[2]
 LAW, VERSE = bytes([1]) * 32, bytes([2]) * 32
+MIXED = bytes([3]) * 32
 PROMPT = [5, 6, 7, 30, 31, 5, 6]
 CHOICES = {
     "greedy": {},
@@ -77,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def _command(base: Path, port: int) -> list[str]:
     python = os.environ["VLLM_PYTHON"]
     options = "--dtype float32 --max-model-len 512 --max-num-seqs 16 --skip-tokenizer-init"
-    options += " --enable-lora --max-loras 2 --max-lora-rank 8 --enforce-eager --enable-scale-out"
+    options += " --enable-lora --max-loras 3 --max-lora-rank 16 --enforce-eager --enable-scale-out"
     options += " --max-logprobs 21 --logits-processors lorikeet_vllm.draws:Draws"
     module = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)]
     return [*module, "--host", "127.0.0.1", "--port", str(port), *options.split()]
@@ -121,7 +122,7 @@ def ours(world: World) -> Iterator[EngineDaemon]:
 
 @pytest.fixture(scope="module")
 def theirs(world: World) -> Iterator[Daemon]:
-    bridge = Daemon(world.url, world.base)
+    bridge = Daemon(world.url, world.base, "--here", str(world.law.parent))
     try:
         ready = bridge.receive()
         assert isinstance(ready, m.Ready)
@@ -219,6 +220,24 @@ def test_log_probabilities_are_our_engines(ours: EngineDaemon, theirs: Daemon) -
     for mine, other in zip(*told, strict=True):
         assert other.logprob == pytest.approx(mine.logprob, abs=1e-3)
         assert [token for token, _ in other.top] == [token for token, _ in mine.top]
+
+
+def test_a_cocktail_is_our_engines(world: World, ours: EngineDaemon, theirs: Daemon) -> None:
+    parents = []
+    for folder, weight in ((world.law, 0.7), (world.verse, -0.4)):
+        held = hold(MIXED, folder)
+        parents.append(m.ParentFiles(held.config_path, held.weights_path, weight, folder.name))
+    got = []
+    for side in (ours, theirs):
+        side.send(m.HoldCocktail(MIXED, parents))
+        held_now = side.receive()
+        assert isinstance(held_now, m.AdapterHeld), held_now
+        assert held_now.rank == 12
+        side.send(submit(1, MIXED, sampling("all terms")))
+        side.send(submit(2, LAW, sampling("all terms")))
+        got.append(answers(side, 2))
+    assert got[0] == got[1]
+    assert got[0][1] != got[0][2]
 
 
 def test_a_cancelled_answer_frees_the_server(theirs: Daemon) -> None:
