@@ -47,14 +47,14 @@ def build_batch(
         runs.append(Run(first, count, start, pages))
         if count == 1:  # a step of many sequences is mostly these
             tokens.append(sequence.tokens[start])
-            positions.append(start)
+            positions.append(sequence.angle_offset + start)
             cells.append(pages[start // page_tokens] * page_tokens + start % page_tokens)
             if chunk.wanted:
                 logit_rows.append(first)
             continue
         end = start + count
         tokens += _ids(chunk)
-        positions += range(start, end)
+        positions += range(sequence.angle_offset + start, sequence.angle_offset + end)
         cells += [
             pages[position // page_tokens] * page_tokens + position % page_tokens
             for position in range(start, end)

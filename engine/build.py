@@ -122,7 +122,12 @@ def assemble(
     pages = PrefixCache(PagePool(plan.num_pages))
     grammars = Grammars(weights.config.vocab_size, on_done)
     engine = Engine(
-        Limits.of(plan.config, weights.config.vocab_size, plan.context),
+        Limits.of(
+            plan.config,
+            weights.config.vocab_size,
+            plan.context,
+            weights.config.short_context,
+        ),
         Scheduler(_budget_of(plan.config), pages, adapters),
         Runner(decoder, cache, slots, bank),
         adapters,

@@ -146,8 +146,8 @@ def rounded(weights: Weights) -> Weights:
     It is what a dishonest node saves memory with.
     """
 
-    def read(name: str) -> torch.Tensor:
-        tensor = weights.read(name)
+    def stored(name: str) -> torch.Tensor:
+        tensor = weights.stored(name)
         if tensor.dim() != 2 or "embed" in name or tensor.shape[1] % 32:
             return tensor
         groups = tensor.float().reshape(len(tensor), -1, 32)
@@ -155,7 +155,7 @@ def rounded(weights: Weights) -> Weights:
         near: torch.Tensor = (groups / scale).round() * scale
         return near.reshape(tensor.shape).to(tensor.dtype)
 
-    return replace(weights, read=read)
+    return replace(weights, stored=stored)
 
 
 @contextmanager

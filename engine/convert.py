@@ -105,7 +105,7 @@ def _choose_start(raw: dict[str, Any], base: Weights, folder: Path) -> Start:
     def start(module: str, rank: int, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
         if module == "lm_head" and base.config.tied_head:
             raise BadAdapter("lm_head is tied to the embedding, which such training changes too")
-        return decompose(base.read(f"{module}.weight").float(), rank, scale)
+        return decompose(base.stored(f"{module}.weight").float(), rank, scale)
 
     return start
 

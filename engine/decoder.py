@@ -97,6 +97,8 @@ class Decoder:
         output = self._executor.run(step, pool, embedded)
         if changing:
             self._change_logits(step, changing, output)
+        if self.config.logit_cap is not None:
+            _bend(output.logits, self.config.logit_cap)
         return output
 
     def prepare(self, step: StepInput) -> None:
@@ -132,4 +134,9 @@ class Decoder:
                 changed = ends.logits(output.logits[rows], output.final[rows])
                 output.logits[rows] = changed
                 output.best[places], output.finite[places] = find_best(changed)
-                output.final[rows] = ends.final(output.final[rows])
+
+
+@torch.inference_mode()
+def _bend(logits: torch.Tensor, cap: float) -> None:
+    """Bring logits to within the cap, in place; which of them is the highest stays as it is."""
+    logits.div_(cap).tanh_().mul_(cap)

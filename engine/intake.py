@@ -38,6 +38,9 @@ class Limits:
     """The bounds on a request: ids below `vocab_size`, prompt and answer together at most
     `context_tokens`.
 
+    short_tokens: how long a sequence may grow that rotates as a short one (rope.py); prompts of as
+    many are long from their beginning. None: there is no such difference.
+
     `max_waiting` bounds the requests that wait, `max_waiting_tokens` their tokens together;
     deadlines are in seconds.
     """
@@ -48,9 +51,16 @@ class Limits:
     max_waiting_tokens: int
     waiting_deadline_s: float
     parked_deadline_s: float
+    short_tokens: int | None = None
 
     @classmethod
-    def of(cls, config: EngineConfig, vocab_size: int, context_tokens: int) -> Limits:
+    def of(
+        cls,
+        config: EngineConfig,
+        vocab_size: int,
+        context_tokens: int,
+        short_tokens: int | None = None,
+    ) -> Limits:
         """Return the limits of a configuration over a base."""
         return cls(
             vocab_size=vocab_size,
@@ -59,7 +69,21 @@ class Limits:
             max_waiting_tokens=config.max_waiting_tokens,
             waiting_deadline_s=config.waiting_deadline_s,
             parked_deadline_s=config.parked_deadline_s,
+            short_tokens=short_tokens,
         )
+
+    def is_long(self, num_prompt: int) -> bool:
+        """Return whether a sequence that begins with so many tokens rotates as a long one."""
+        return self.short_tokens is not None and num_prompt >= self.short_tokens
+
+    def angle_offset(self, is_long: bool) -> int:
+        """Return where its angles begin: those of long sequences follow a whole context."""
+        return self.context_tokens if is_long else 0
+
+    def room_of(self, is_long: bool) -> int:
+        """Return how many tokens such a sequence may have."""
+        short = None if is_long else self.short_tokens
+        return self.context_tokens if short is None else min(short, self.context_tokens)
 
 
 @dataclass(frozen=True)
@@ -95,6 +119,7 @@ class Admitted:
     deadline_ms: float = 0
     num_logprobs: int | None = None
     num_answered: int = 0
+    angle_offset: int = 0
 
     def to_sequence(self, arrival: int, now_s: float, matcher: Matcher | None) -> Sequence:
         """Make the sequence that will run. Raises InvalidRequest when nothing may follow the
@@ -124,6 +149,7 @@ class Admitted:
             priority=self.priority,
             deadline_s=now_s + self.deadline_ms / 1e3 if self.deadline_ms else None,
             num_logprobs=self.num_logprobs,
+            angle_offset=self.angle_offset,
         )
 
 
@@ -163,20 +189,24 @@ def _admit_submit(message: Submit, limits: Limits, queue: Queue) -> Admitted:
     _check_new(message.request_id, queue)
     _check_room(len(message.prompt_ids), limits, queue)
     _check_given("prompt_ids", message.prompt_ids)
-    _check_context(len(message.prompt_ids), 1, limits)
+    _check_context(len(message.prompt_ids), 1, limits.context_tokens)
     _check_ids(message.prompt_ids, limits)
     _check_answered(message)
     _check_end(message)
     _check_urgency(message)
     _check_logprobs(message.logprobs)
     _check_choice(message.sampling, message.adapter, limits, queue)
+    is_long = limits.is_long(len(message.prompt_ids) - message.num_answered)
+    room = limits.room_of(is_long)
+    _check_context(len(message.prompt_ids), 1, room)
     return Admitted(
         request_id=message.request_id,
         prompt_ids=message.prompt_ids,
         answer_ids=[],
         adapter=message.adapter,
         sampling=message.sampling,
-        max_length=min(len(message.prompt_ids) + message.max_tokens, limits.context_tokens),
+        max_length=min(len(message.prompt_ids) + message.max_tokens, room),
+        angle_offset=limits.angle_offset(is_long),
         credit=message.credit,
         stop_ids=frozenset(message.stop_ids),
         priority=message.priority,
@@ -192,7 +222,8 @@ def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
     _check_room(num_tokens, limits, queue)
     _check_given("prompt_ids", message.prompt_ids)
     _check_given("answer_ids", message.answer_ids)
-    _check_context(num_tokens, 0, limits)
+    is_long = limits.is_long(len(message.prompt_ids))
+    _check_context(num_tokens, 0, limits.room_of(is_long))
     _check_ids(message.prompt_ids, limits)
     _check_ids(message.answer_ids, limits)
     _check_choice(message.sampling, message.adapter, limits, queue)
@@ -204,6 +235,7 @@ def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
         sampling=message.sampling,
         max_length=min(len(message.prompt_ids), limits.context_tokens),
         purpose="replay",
+        angle_offset=limits.angle_offset(is_long),
     )
 
 
@@ -212,7 +244,7 @@ def _admit_embed(message: Embed, limits: Limits, queue: Queue) -> Admitted:
     _check_new(message.request_id, queue)
     _check_room(num_tokens, limits, queue)
     _check_given("prompt_ids", message.prompt_ids)
-    _check_context(num_tokens, 0, limits)
+    _check_context(num_tokens, 0, limits.context_tokens)
     _check_ids(message.prompt_ids, limits)
     _check_adapter(message.adapter, queue)
     return Admitted(
@@ -223,6 +255,7 @@ def _admit_embed(message: Embed, limits: Limits, queue: Queue) -> Admitted:
         sampling=NOTHING_DRAWN,
         max_length=num_tokens,
         purpose="embedding",
+        angle_offset=limits.angle_offset(limits.is_long(num_tokens - 1)),
     )
 
 
@@ -248,11 +281,10 @@ def _check_given(name: str, ids: list[int]) -> None:
         raise InvalidRequest(f"{name} is empty")
 
 
-def _check_context(num_tokens: int, min_new: int, limits: Limits) -> None:
-    if num_tokens + min_new > limits.context_tokens:
+def _check_context(num_tokens: int, min_new: int, room: int) -> None:
+    if num_tokens + min_new > room:
         raise InvalidRequest(
-            f"{num_tokens} tokens do not fit a context of {limits.context_tokens}; shorten the"
-            " prompt"
+            f"{num_tokens} tokens do not fit a context of {room}; shorten the prompt"
         )
 
 

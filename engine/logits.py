@@ -156,6 +156,11 @@ class _Forward:
     bank: Bank
     step_tokens: int
 
+    def is_long(self, num_tokens: int) -> bool:
+        """Return whether rows of so many tokens, the decoder's context, rotate as long ones."""
+        short = self.decoder.config.short_context
+        return short is not None and num_tokens > short
+
     def __call__(self, tokens: list[int], adapter: bytes | None, pages: list[int]) -> torch.Tensor:
         """Compute all logits [length, vocab] of one row, chunk by chunk."""
         chooser = Chooser(Sampling(bytes(SEED_BYTES)), tokens)
@@ -171,6 +176,7 @@ class _Forward:
             stop_ids=frozenset(),
             arrived_s=0.0,
             pages=pages,
+            angle_offset=len(tokens) if self.is_long(len(tokens)) else 0,
         )
         slot_of: Callable[[bytes], int] = {ADAPTER: 0}.__getitem__
         parts = []

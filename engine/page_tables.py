@@ -90,7 +90,8 @@ class PageTables:
 
     def _key(self, sequence: Sequence, index: int) -> bytes:
         if index == 0:
-            before = first_key(None if sequence.adapter is None else self._digest(sequence.adapter))
+            digest = None if sequence.adapter is None else self._digest(sequence.adapter)
+            before = first_key(digest, sequence.angle_offset)
         else:
             before = sequence.page_keys[index - 1]
         size = self._page_tokens

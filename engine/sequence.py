@@ -21,7 +21,7 @@ class Sequence:
     """One request while it lives.
 
     `arrival` orders requests; times are in seconds of the engine's clock; at `max_length` tokens it
-    ends.
+    ends. Position n rotates by angle `angle_offset` + n of the base's tables (rope.py).
     """
 
     request_id: int
@@ -53,6 +53,7 @@ class Sequence:
     margins: list[float] = field(default_factory=list)
     num_logprobs: int | None = None
     proposer: Proposer = field(default_factory=Proposer)
+    angle_offset: int = 0
 
     @property
     def replay(self) -> bool:

@@ -18,7 +18,7 @@ from ..lora.bank import CopyDone
 from ..lora.layout import Loaded
 from ..lora.loader import Load, Sources
 from ..model.config import ModelConfig
-from ..model.parts import PARTS
+from ..model.parts import num_entries
 from ..model.weights import Weights
 from .bank import DeviceBank
 from .device import Device, fault_of
@@ -103,7 +103,7 @@ class Accelerator:
         """Make the room for adapters; `done` is called on the copying thread. Raises ModelError."""
         try:
             return DeviceBank(
-                self.device, split.adapter_bytes, split.num_slots, base.layers * PARTS, done=done
+                self.device, split.adapter_bytes, split.num_slots, num_entries(base), done=done
             )
         except RuntimeError as error:
             if not isinstance(fault_of(error), OutOfDeviceMemory):

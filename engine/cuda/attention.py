@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from ..count import ceil_div
-from ..model.attention import attend_plainly
+from ..model.attention import Scoring, attend_plainly
 from .tables import queries_per_tile
 
 GROUP_ROWS = 16
@@ -38,6 +38,8 @@ MAX_SPLITS = 64
 """Most pieces that a context is cut into."""
 MANY_BLOCKS = 4096
 """Enough blocks for 132 multiprocessors to end at nearly the same time."""
+EVERYTHING = 1 << 30
+"""The window of a token that sees all before it."""
 MERGED_AT_ONCE = 16
 """Pieces that one round of the merging kernel takes."""
 
@@ -85,6 +87,8 @@ class _DecodeArguments(NamedTuple):
     out_stride: int
     head_stride: int
     scale: float
+    cap: float
+    window: int
 
 
 class _MergeArguments(NamedTuple):
@@ -96,6 +100,7 @@ class _MergeArguments(NamedTuple):
     out: torch.Tensor
     num_runs: int
     out_stride: int
+    window: int
 
 
 def attend_decode(
@@ -106,9 +111,13 @@ def attend_decode(
     out: torch.Tensor,
     scratch: torch.Tensor,
     page_tokens: int,
+    scoring: Scoring | None = None,
+    window: int | None = None,
 ) -> None:
-    """For each run of exactly one row, attend its queries to all tokens up to its own, and write
-    its row of `out`. Leave other runs alone.
+    """For each run of exactly one row, attend its queries to all tokens up to its own (or to the
+    last `window` of them), and write its row of `out`. Leave other runs alone.
+
+    scoring None: scaled by head_dim ** -0.5.
 
     q: [rows, heads * head_dim], the first columns of qkv. pool_layer: see the module. runs: [4,
     num_runs] int32, pages int32: see tables.py. out: [rows, heads * head_dim], q's dtype; rows of
@@ -130,6 +139,7 @@ def attend_decode(
     dim_block, tokens, stages = _shape(head_dim, q.dtype)
     group = heads // kv_heads
     sums = scratch[num_runs * heads * split.most * head_dim :]
+    scale, cap = _scores(scoring, head_dim)
     _decode[(num_runs, kv_heads, split.most)](
         *_DecodeArguments(
             q=q,
@@ -143,8 +153,11 @@ def attend_decode(
             q_stride=q.stride(0),
             out_stride=out.stride(0),
             head_stride=pool_layer.stride(0),
-            scale=_scale(head_dim),
+            scale=scale,
+            cap=cap,
+            window=window or EVERYTHING,
         ),
+        capped=cap != 0,
         group=group,
         group_block=max(GROUP_ROWS, triton.next_power_of_2(group)),
         head_dim=head_dim,
@@ -165,6 +178,7 @@ def attend_decode(
                 out=out,
                 num_runs=num_runs,
                 out_stride=out.stride(0),
+                window=window or EVERYTHING,
             ),
             head_dim=head_dim,
             dim_block=dim_block,
@@ -186,11 +200,15 @@ def _shape(head_dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
     return (dim_block, 64, 2) if dim_block * dtype.itemsize <= 256 else (dim_block, 32, 1)
 
 
-def _scale(head_dim: int) -> float:
-    """Return the factor that turns products into exponents of two: exp2 is the card's own
-    instruction.
+def _scores(scoring: Scoring | None, head_dim: int) -> tuple[float, float]:
+    """Return the factor that turns products into exponents of two (exp2 is the card's own
+    instruction), or into a tanh's arguments where there is a cap, and that cap in such exponents;
+    0: there is none.
     """
-    return math.log2(math.e) / math.sqrt(head_dim)
+    scoring = scoring or Scoring(head_dim**-0.5)
+    if scoring.cap is None:
+        return math.log2(math.e) * scoring.scale, 0.0
+    return scoring.scale / scoring.cap, math.log2(math.e) * scoring.cap
 
 
 @triton.jit
@@ -213,6 +231,8 @@ def _attend_block(
     seen,
     dim,
     scale,
+    cap,
+    capped: tl.constexpr,
     head_dim: tl.constexpr,
 ):
     """Take some more tokens into the running softmax; return highest, total and mixed anew.
@@ -225,10 +245,15 @@ def _attend_block(
         there[None, :] & (dim < head_dim)[:, None],
         0.0,
     )
-    scores = tl.where(seen, tl.dot(query, k, input_precision="ieee") * scale, float("-inf"))
-    new = tl.maximum(highest, tl.max(scores, 1))  # finite: each row sees its piece's first token
-    weights = tl.exp2(scores - new[:, None])
-    fade = tl.exp2(highest - new)
+    scores = tl.dot(query, k, input_precision="ieee") * scale
+    if capped:
+        small = tl.exp(-2.0 * tl.abs(scores))  # tanh |x| is (1 - small) / (1 + small)
+        scores = cap * tl.where(scores < 0, -1.0, 1.0) * (1.0 - small) / (1.0 + small)
+    scores = tl.where(seen, scores, float("-inf"))
+    new = tl.maximum(highest, tl.max(scores, 1))
+    finite = tl.where(new == float("-inf"), 0.0, new)  # a row may see nothing of its first tokens
+    weights = tl.exp2(scores - finite[:, None])
+    fade = tl.exp2(highest - finite)
     v = tl.load(
         values + cell[:, None] * head_dim + dim[None, :],
         there[:, None] & (dim < head_dim)[None, :],
@@ -244,7 +269,7 @@ def _span(length, splits: tl.constexpr, split_tokens: tl.constexpr):
     return tl.cdiv(tl.cdiv(length, split_tokens), splits) * split_tokens
 
 
-@triton.jit(do_not_specialize=["num_runs"])
+@triton.jit(do_not_specialize=["num_runs", "window"])
 def _decode(
     q,
     pool,
@@ -258,6 +283,9 @@ def _decode(
     out_stride,
     head_stride,
     scale,
+    cap,
+    window,
+    capped: tl.constexpr,
     group: tl.constexpr,
     group_block: tl.constexpr,
     head_dim: tl.constexpr,
@@ -283,9 +311,11 @@ def _decode(
     # be waited for in turn.
     tl.debug_barrier()
     length = start + 1
-    span = _span(length, splits, split_tokens)
+    begin = tl.maximum(length - window, 0)  # what is before is not seen
+    span = _span(length - begin, splits, split_tokens)
+    begin += piece * span
     # count != 1 is a longer run, which is prefill's, or padding
-    if (count != 1) | (piece * span >= length):
+    if (count != 1) | (begin >= length):
         return
     line = tl.arange(0, group_block)
     dim = tl.arange(0, dim_block)
@@ -299,7 +329,7 @@ def _decode(
     highest = tl.full((group_block,), float("-inf"), tl.float32)
     total = tl.zeros((group_block,), tl.float32)
     mixed = tl.zeros((group_block, dim_block), tl.float32)
-    for low in range(piece * span, min((piece + 1) * span, length), tokens):
+    for low in range(begin, min(begin + span, length), tokens):
         token = low + tl.arange(0, tokens)
         there = token < length
         cell = _cells(pages + at, token, there, page_tokens)
@@ -315,6 +345,8 @@ def _decode(
             there[None, :],
             dim,
             scale,
+            cap,
+            capped,
             head_dim,
         )
     if splits == 1:
@@ -331,7 +363,7 @@ def _decode(
         tl.store(sums + place * 2 + 1, total, line < group)
 
 
-@triton.jit(do_not_specialize=["num_runs"])
+@triton.jit(do_not_specialize=["num_runs", "window"])
 def _merge(
     mixes,
     sums,
@@ -339,6 +371,7 @@ def _merge(
     out,
     num_runs,
     out_stride,
+    window,
     head_dim: tl.constexpr,
     dim_block: tl.constexpr,
     splits: tl.constexpr,
@@ -354,7 +387,8 @@ def _merge(
     if count != 1:
         return
     # only pieces that _decode wrote: beyond them scratch holds what an earlier step left
-    pieces = tl.cdiv(start + 1, _span(start + 1, splits, split_tokens))
+    length = tl.minimum(start + 1, window)
+    pieces = tl.cdiv(length, _span(length, splits, split_tokens))
     dim = tl.arange(0, dim_block)
     base = (run.to(tl.int64) * tl.num_programs(1) + head) * splits
     highest = float("-inf")
@@ -387,6 +421,8 @@ def attend_decode_reference(
     out: torch.Tensor,
     scratch: torch.Tensor,
     page_tokens: int,
+    scoring: Scoring | None = None,
+    window: int | None = None,
 ) -> None:
     """Compute attend_decode in plain torch."""
     for first, count, start, at in runs.T.tolist():
@@ -398,6 +434,8 @@ def attend_decode_reference(
                 start,
                 out=out[first : first + 1],
                 page_tokens=page_tokens,
+                scoring=scoring,
+                window=window,
             )
 
 
@@ -416,6 +454,8 @@ class _PrefillArguments(NamedTuple):
     out_stride: int
     head_stride: int
     scale: float
+    cap: float
+    window: int
 
 
 def attend_prefill(
@@ -426,9 +466,11 @@ def attend_prefill(
     query_tiles: torch.Tensor,
     out: torch.Tensor,
     page_tokens: int,
+    scoring: Scoring | None = None,
+    window: int | None = None,
 ) -> None:
     """For each run of several rows that `query_tiles` cover, attend each row's queries to all
-    tokens up to its own, and write its row of `out`.
+    tokens up to its own (or to the last `window` of them), and write its row of `out`.
 
     query_tiles: [2, num_tiles] int32, made with tables.queries_per_tile. Everything else is as for
     attend_decode. Grid [num_tiles, kv_heads].
@@ -444,6 +486,7 @@ def attend_prefill(
     heads = q.shape[1] // head_dim
     dim_block, tokens, stages = _shape(head_dim, q.dtype)
     group = heads // kv_heads
+    scale, cap = _scores(scoring, head_dim)
     if query_tiles.shape[1]:
         _prefill[(query_tiles.shape[1], kv_heads)](
             *_PrefillArguments(
@@ -458,8 +501,11 @@ def attend_prefill(
                 q_stride=q.stride(0),
                 out_stride=out.stride(0),
                 head_stride=pool_layer.stride(0),
-                scale=_scale(head_dim),
+                scale=scale,
+                cap=cap,
+                window=window or EVERYTHING,
             ),
+            capped=cap != 0,
             group=group,
             group_block=triton.next_power_of_2(group),
             queries=queries_per_tile(heads, kv_heads),
@@ -472,7 +518,7 @@ def attend_prefill(
         )
 
 
-@triton.jit(do_not_specialize=["num_runs", "num_tiles"])
+@triton.jit(do_not_specialize=["num_runs", "num_tiles", "window"])
 def _prefill(
     q,
     pool,
@@ -486,6 +532,9 @@ def _prefill(
     out_stride,
     head_stride,
     scale,
+    cap,
+    window,
+    capped: tl.constexpr,
     group: tl.constexpr,
     group_block: tl.constexpr,
     queries: tl.constexpr,
@@ -526,13 +575,28 @@ def _prefill(
     total = tl.zeros((queries * group_block,), tl.float32)
     mixed = tl.zeros((queries * group_block, dim_block), tl.float32)
     end = start + min(begin + queries, count)
-    for low in range(0, end, tokens):
+    oldest = tl.maximum(start + begin + 1 - window, 0) // tokens * tokens  # of the tile's first row
+    for low in range(oldest, end, tokens):
         token = low + tl.arange(0, tokens)
         there = token < end
         cell = _cells(pages + at, token, there, page_tokens)
-        seen = token[None, :] <= (start + row)[:, None]  # causal: a row sees up to its own token
+        last = (start + row)[:, None]  # causal: a row sees up to its own token
+        seen = (token[None, :] <= last) & (token[None, :] > last - window)
         highest, total, mixed = _attend_block(
-            query, highest, total, mixed, keys, values, cell, there, seen, dim, scale, head_dim
+            query,
+            highest,
+            total,
+            mixed,
+            keys,
+            values,
+            cell,
+            there,
+            seen,
+            dim,
+            scale,
+            cap,
+            capped,
+            head_dim,
         )
     result = (mixed / total[:, None]).to(out.dtype.element_ty)
     tl.store(
@@ -553,12 +617,23 @@ def attend_prefill_reference(
     query_tiles: torch.Tensor,
     out: torch.Tensor,
     page_tokens: int,
+    scoring: Scoring | None = None,
+    window: int | None = None,
 ) -> None:
     """Compute attend_prefill in plain torch."""
     for index in sorted({index for index in query_tiles[0].tolist() if index >= 0}):
         first, count, start, at = runs[:, index].tolist()
         rows = slice(first, first + count)
-        _attend_run(q[rows], pool_layer, pages[at:], start, out=out[rows], page_tokens=page_tokens)
+        _attend_run(
+            q[rows],
+            pool_layer,
+            pages[at:],
+            start,
+            out=out[rows],
+            page_tokens=page_tokens,
+            scoring=scoring,
+            window=window,
+        )
 
 
 def _attend_run(
@@ -568,6 +643,8 @@ def _attend_run(
     start: int,
     out: torch.Tensor,
     page_tokens: int,
+    scoring: Scoring | None,
+    window: int | None,
 ) -> None:
     tokens = start + len(q)
     kv_heads = len(pool_layer) // 2
@@ -577,4 +654,5 @@ def _attend_run(
         .float()
     )
     keys, values = seen.transpose(1, 2)
-    out.copy_(attend_plainly(q.float().view(len(q), -1, keys.shape[-1]), keys, values, start))
+    query = q.float().view(len(q), -1, keys.shape[-1])
+    out.copy_(attend_plainly(query, keys, values, start, scoring=scoring, window=window))

@@ -38,6 +38,7 @@ class _Resident:
 
     rank: int
     ends: Ends | None
+    changes_norms: bool
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class DeviceBank:
         )
         pairs.append((torch.from_numpy(address_table(packed, address).entries), self.entries[slot]))
         self._slots[slot] = _Resident(
-            max((_rank(placed) for placed in packed.layout.parts), default=0), ends
+            max((_rank(placed) for placed in packed.layout.parts), default=0),
+            ends,
+            any(placed.gain_at is not None for placed in packed.layout.norms),
         )
         self._copier.submit(_Job(generation, pairs, packed))
         return False
@@ -127,6 +130,10 @@ class DeviceBank:
     def rank(self, slot: int) -> int:
         """Return the largest rank among the parts of the slot's adapter."""
         return self._slots[slot].rank
+
+    def changes_norms(self, slot: int) -> bool:
+        """Return whether the slot's adapter changes a norm."""
+        return self._slots[slot].changes_norms
 
     def close(self) -> None:
         """End the copier after the copies that were begun."""

@@ -1,4 +1,4 @@
-"""Computes the small operations between products: norms, rotation and storing, SwiGLU.
+"""Computes the small operations between products: norms, rotation and storing, folding gate and up.
 
 Each kernel has its plain torch reference beside it. Decides how a row is spread over blocks; knows
 no layer, no adapter and no sequence.
@@ -19,13 +19,15 @@ import triton.language as tl
 from torch.nn import functional
 
 from ..count import ceil_div
+from ..model import layers
+from ..model.families import GELU_TANH
 
 HEADS_PER_BLOCK = 8
 """Heads that one block of rotate_and_store takes: one warp's worth of 16-byte reads at head_dim 128
 is two heads.
 """
-SWIGLU_BLOCK = 1024
-"""Columns that one block of swiglu takes."""
+FOLD_BLOCK = 1024
+"""Columns that one block of fold takes."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class HeadNorms:
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-    """Normalise `hidden [rows, width]` float32 by its root mean square and scale by `weight
-    [width]` float32, into `out [rows, width]`; round once.
+    """Normalise `hidden [rows, width]` by its root mean square and scale by `weight [width]`
+    float32, into `out [rows, width]`, which may be hidden itself; round once.
 
     Grid [rows]: one block per row, the row in registers. 64 rows of 4096: 1.6 MB, 0.4 µs.
 
@@ -52,7 +54,7 @@ def rms_norm_reference(
     hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor
 ) -> None:
     """Compute rms_norm with torch's own operation."""
-    out.copy_(functional.rms_norm(hidden, (hidden.shape[-1],), weight, eps))
+    out.copy_(functional.rms_norm(hidden.float(), (hidden.shape[-1],), weight, eps))
 
 
 def add_rms_norm(
@@ -131,7 +133,7 @@ def _norm(
     columns = tl.arange(0, block)
     inside = columns < width
     scale = tl.load(weight + columns, inside, 0.0)
-    x = tl.load(hidden + row * hidden_stride + columns, inside, 0.0)
+    x = tl.load(hidden + row * hidden_stride + columns, inside, 0.0).to(tl.float32)
     if adds:
         x += tl.load(delta + row * delta_stride + columns, inside, 0.0).to(tl.float32)
         tl.store(hidden + row * hidden_stride + columns, x, inside)
@@ -329,41 +331,50 @@ def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Ten
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
-def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """Compute `out [rows, n]` = silu(first half) * second half of `gate_up [rows, 2 * n]`, in
-    float32; round once.
+def fold(gate_up: torch.Tensor, out: torch.Tensor, activation: str) -> None:
+    """Compute `out [rows, n]` = activation(first half) * second half of `gate_up [rows, 2 * n]`, in
+    float32; round once. activation: families.SILU or GELU_TANH.
 
-    Grid [rows, n / SWIGLU_BLOCK]. 64 rows of 2 * 14336, bfloat16: 5.5 MB, 1.3 µs.
+    Grid [rows, n / FOLD_BLOCK]. 64 rows of 2 * 14336, bfloat16: 5.5 MB, 1.3 µs.
 
     Source: Shazeer, GLU Variants Improve Transformer (arXiv:2002.05202).
     """
     rows, width = out.shape
-    _swiglu[(rows, ceil_div(width, SWIGLU_BLOCK))](
+    _fold[(rows, ceil_div(width, FOLD_BLOCK))](
         gate_up,
         out,
         gate_up.stride(0),
         out.stride(0),
         width,
-        block=SWIGLU_BLOCK,
+        gelu=activation == GELU_TANH,
+        block=FOLD_BLOCK,
         num_warps=4,
         num_stages=1,
     )
 
 
 @triton.jit
-def _swiglu(gate_up, out, source_stride, out_stride, width, block: tl.constexpr):
+def activate(gate, gelu: tl.constexpr):
+    """Compute GELU by way of a tanh, or else SiLU, of float32 numbers: gate / (1 + exp(-x))."""
+    # (1 + tanh u) / 2 is 1 / (1 + exp(-2u))
+    x = 1.5957691216057307 * (gate + 0.044715 * gate * gate * gate) if gelu else gate
+    small = tl.exp(-tl.abs(x))  # exp(-x) itself would overflow for large negative x
+    return gate * tl.where(x >= 0, 1.0, small) / (1.0 + small)
+
+
+@triton.jit
+def _fold(gate_up, out, source_stride, out_stride, width, gelu: tl.constexpr, block: tl.constexpr):
     """Compute `block` columns of row program_id(0)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * block + tl.arange(0, block)
     inside = columns < width
     gate = tl.load(gate_up + row * source_stride + columns, inside, 0.0).to(tl.float32)
     up = tl.load(gate_up + row * source_stride + width + columns, inside, 0.0).to(tl.float32)
-    small = tl.exp(-tl.abs(gate))  # exp(-gate) itself would overflow for large negative gates
-    gated = gate * tl.where(gate >= 0, 1.0, small) / (1.0 + small)
-    tl.store(out + row * out_stride + columns, (gated * up).to(out.dtype.element_ty), inside)
+    folded = activate(gate, gelu) * up
+    tl.store(out + row * out_stride + columns, folded.to(out.dtype.element_ty), inside)
 
 
-def swiglu_reference(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """Compute swiglu in plain torch."""
+def fold_reference(gate_up: torch.Tensor, out: torch.Tensor, activation: str) -> None:
+    """Compute fold in plain torch."""
     gate, up = gate_up.float().chunk(2, -1)
-    out.copy_(functional.silu(gate) * up)
+    out.copy_(layers.activate(gate, activation) * up)

@@ -28,7 +28,7 @@ from ..lora.bank import Bank
 from ..model.program import make_program
 from ..model.weights import Weights
 from .device import Device, fault_of
-from .graph_steps import GraphSteps, bank_of, largest_rank
+from .graph_steps import GraphSteps, bank_of, changes_norms, largest_rank
 from .graphs import (
     BUCKETS,
     MAX_ROWS,
@@ -238,6 +238,7 @@ class CudaExecutor:
                 lora=lora,
                 embedded=embedded,
                 singles=any(run.count == 1 for run in step.runs),
+                norms=changes_norms(step),
             )
         )
         return results

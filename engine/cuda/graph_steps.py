@@ -142,10 +142,12 @@ class GraphSteps:
 
 
 def key_of(step: StepInput) -> Key | None:
-    """Find the graph that holds a step; None where none does.
+    """Find the graph that holds a step; None where none does, as where an adapter changes norms.
 
     Decoding is told by its shape, every run one row whose logits are wanted, whatever its runs are.
     """
+    if changes_norms(step):
+        return None
     if len(step.runs) == len(step.tokens) == len(step.logit_rows):
         rows = bucket_of(len(step.tokens))
         return None if rows is None else Key(rows, largest_rank(step))
@@ -158,6 +160,12 @@ def largest_rank(step: StepInput) -> int:
     """Give the rank that scratch is laid out for: 0 in a step without adapters."""
     bank = bank_of(step)
     return rank_of(max([bank.rank(segment.slot) for segment in step.segments], default=0))
+
+
+def changes_norms(step: StepInput) -> bool:
+    """Return whether an adapter of the step changes norms."""
+    bank = bank_of(step)
+    return any(bank.changes_norms(segment.slot) for segment in step.segments)
 
 
 def bank_of(step: StepInput) -> DeviceBank:

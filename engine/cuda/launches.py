@@ -6,7 +6,8 @@ fixed when it was made. Nor does it know how a linear's weights lie there (linea
 
     ADD … NORM                    the sum is made by the norm that follows: one pass over hidden
     NORM_HEADS, ROTATE, STORE     one launch over queries, keys and values
-    gate and up, SWIGLU           one launch for a single row; else a product and then SwiGLU
+    NORM of delta, ADD            made in place; the next norm adds it, as what a linear left there
+    gate and up, folded           one launch for a single row; else a product and then the folding
 
 Adapters are found through a table of addresses, so a step with adapters has the same launches
 whichever they are.
@@ -21,8 +22,9 @@ from functools import partial
 import torch
 
 from ..config import Stored
-from ..model.parts import PARTS, parts_of
-from ..model.program import DOWN, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place
+from ..model.attention import Scoring
+from ..model.parts import PARTS, norm_number, parts_of
+from ..model.program import DOWN, FOLDS, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place
 from ..model.weights import Weights
 from .device import Device
 from .elementwise import HeadNorms
@@ -50,6 +52,9 @@ class Pass:
     singles: whether some run is one row, for the kernel of decoding. A graph always launches it:
     its runs are only known when it runs, and the kernel leaves at once where it finds none.
 
+    norms: whether an adapter of the step changes norms. No graph holds such a step: they are rare,
+    and every other step with adapters would pay for launches that find nothing to do.
+
     forks: whether adapters' shrinking goes beside the base's products. That is free in a graph,
     where launches are prepared; launch by launch, the host's two waits for each linear would cost
     more than they save.
@@ -63,6 +68,7 @@ class Pass:
     lora: LoraSpace | None
     embedded: torch.Tensor | None = None
     singles: bool = True
+    norms: bool = False
     forks: bool = False
 
 
@@ -74,12 +80,13 @@ _AdapterLaunch = Callable[[Pass, LoraSpace], None]
 class _Waiting:
     """What operations that are no launch of their own have left for the one that does their work.
 
-    adds: delta is to be added to hidden; so it stays once a linear has written there, since every
-    norm but the first follows such a linear. rotates and norms are for the next STORE.
+    adds: delta is to be added to hidden; so it stays once something is there to be added, since
+    every norm of hidden but the first follows such. rope, which of the base's turns heads (None:
+    none does), and norms are for the next STORE.
     """
 
     adds: bool = False
-    rotates: bool = False
+    rope: int | None = None
     norms: HeadNorms | None = None
 
 
@@ -107,11 +114,11 @@ class Launches:
         self._linears = Linears(weights, kernels, device, dtype, stored)
         self._read = self._linears.read_plainly
         self._table = self._linears.read_table("model.embed_tokens")
-        angles = (
-            torch.arange(context).float()[:, None] * self._config.inverse_frequencies()[None, :]
-        )
-        self._cos = angles.cos().to(device.where)
-        self._sin = angles.sin().to(device.where)
+        self._scoring = Scoring(self._config.score_scale, self._config.score_cap)
+        self._angles = [
+            tuple(each.to(device.where) for each in rope.tables(context, self._config.head_dim))
+            for rope in self._config.ropes
+        ]
         self._launches = list(self._translate(program))
 
     def __call__(self, step: Pass) -> None:
@@ -143,12 +150,16 @@ class Launches:
                 yield launch
 
     def _embed(self, operation: Operation, waiting: _Waiting) -> Launch:
+        scale = self._config.embedding_scale
+
         def launch(step: Pass) -> None:
             space = step.space
             if step.embedded is not None:
                 space.hidden.copy_(step.embedded)
             else:
                 self._table.embed_into(step.tables.tokens, space.hidden, space.normed)
+            if scale != 1.0:
+                space.hidden.mul_(scale)
 
         return launch
 
@@ -156,17 +167,47 @@ class Launches:
         weight = self._read(operation.weights, dtype=torch.float32)
         eps = self._config.norm_eps
         picks = operation.target is Place.FINAL
-        adds = waiting.adds
+        in_place = operation.ending is Ending.ADD
+        adds = waiting.adds and not in_place
+        waiting.adds = waiting.adds or in_place
+        scale = self._norm_gain(operation)
 
         def launch(step: Pass) -> None:
             space = step.space
-            if adds:
+            if in_place:
+                self._kernels.rms_norm(space.delta, weight, eps, space.delta)
+            elif adds:
                 self._kernels.add_rms_norm(space.hidden, space.delta, weight, eps, out=space.normed)
             else:
                 self._kernels.rms_norm(space.hidden, weight, eps, space.normed)
+            if step.norms and step.lora is not None:
+                scale(step, step.lora, space.delta if in_place else space.normed)
             # in decoding all rows are wanted, and final is normed itself
             if picks and step.results.final is not space.normed:
                 torch.index_select(space.normed, 0, step.tables.logit_rows, out=step.results.final)
+
+        return launch
+
+    def _norm_gain(self, operation: Operation) -> Callable[[Pass, LoraSpace, torch.Tensor], None]:
+        """Give the launch by which adapters multiply what a norm has made: a part without a
+        pair.
+        """
+        assert operation.norm is not None
+        config = self._config
+        entry = config.layers * PARTS + norm_number(config, operation.layer, operation.norm)
+
+        def launch(step: Pass, lora: LoraSpace, normed: torch.Tensor) -> None:
+            self._kernels.expand_site(
+                normed,
+                step.tables.tiles,
+                lora.entries,
+                entry,
+                width_in=config.hidden,
+                widths=[config.hidden],
+                bias=None,
+                scratch=lora.scratch,
+                max_rank=lora.rank,
+            )
 
         return launch
 
@@ -175,15 +216,15 @@ class Launches:
         waiting.norms = HeadNorms(query, key, self._config.norm_eps)
 
     def _rotate(self, operation: Operation, waiting: _Waiting) -> None:
-        waiting.rotates = True
+        waiting.rope = operation.rope
 
     def _store(self, operation: Operation, waiting: _Waiting) -> Launch:
         layer = operation.layer or 0
         config = self._config
         norms = waiting.norms
-        cos, sin = (self._cos, self._sin) if waiting.rotates else (None, None)
+        cos, sin = (None, None) if waiting.rope is None else self._angles[waiting.rope]
         waiting.norms = None
-        waiting.rotates = False
+        waiting.rope = None
 
         def launch(step: Pass) -> None:
             tables = step.tables
@@ -204,6 +245,7 @@ class Launches:
     def _attend(self, operation: Operation, waiting: _Waiting) -> Launch:
         layer = operation.layer or 0
         width = self._config.heads * self._config.head_dim
+        window = operation.window
 
         def launch(step: Pass) -> None:
             tables = step.tables
@@ -219,6 +261,8 @@ class Launches:
                     out=mixed,
                     scratch=step.attention_scratch,
                     page_tokens=PAGE_TOKENS,
+                    scoring=self._scoring,
+                    window=window,
                 )
             if tables.query_tiles.shape[1]:
                 self._kernels.attend_prefill(
@@ -229,6 +273,8 @@ class Launches:
                     query_tiles=tables.query_tiles,
                     out=mixed,
                     page_tokens=PAGE_TOKENS,
+                    scoring=self._scoring,
+                    window=window,
                 )
 
         return launch
@@ -244,7 +290,8 @@ class Launches:
         linear = self._linears.read(operation.weights)
         bias = self._read(operation.weights, "bias") if operation.biased else None
         into, out_of = SOURCES[operation.site]
-        folds = operation.ending is Ending.SWIGLU
+        folds = operation.ending in FOLDS
+        activation = self._config.activation
         multiply_adapted = self._multiply_adapted(operation, linear.multiply, bias)
         waiting.adds = waiting.adds or operation.ending is Ending.ADD
 
@@ -259,7 +306,7 @@ class Launches:
             else:
                 linear.multiply(x, out, bias)
             if folds:
-                self._kernels.swiglu(out, step.space.gated)
+                self._kernels.fold(out, step.space.gated, activation)
 
         return launch
 

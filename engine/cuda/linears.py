@@ -39,8 +39,8 @@ Multiply = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], None]
 class Linear:
     """A linear on the device.
 
-    multiply: see Multiply. fold: does the same for one row, and SwiGLU besides; None where no
-    kernel does both. logits: multiplies without a bias into float32.
+    multiply: see Multiply. fold: does the same for one row, and folds gate and up besides; None
+    where no kernel does both. logits: multiplies without a bias into float32.
     """
 
     multiply: Multiply
@@ -128,7 +128,7 @@ class Linears:
                 torch.addmm(bias, x, transposed, out=out)
 
         def fold(x: torch.Tensor, out: torch.Tensor, bias: torch.Tensor | None) -> None:
-            kernels.matvec_swiglu(x, weight, bias, out)
+            kernels.matvec_fold(x, weight, bias, out, self._weights.config.activation)
 
         def logits(x: torch.Tensor, out: torch.Tensor) -> None:
             if len(x) == 1:

@@ -23,11 +23,14 @@ import triton.language as tl
 from torch.nn import functional
 
 from ..count import ceil_div
+from ..model import layers
+from ..model.families import GELU_TANH
+from .elementwise import activate
 
 READ_BYTES = 16
 """What a thread reads at once; it adds that much up by itself before it adds to its total."""
 ROWS = 2
-"""Rows of the weight that a block takes: with SwiGLU one of gate and the same of up."""
+"""Rows of the weight that a block takes: when it folds one of gate and the same of up."""
 WARP_COLUMNS = 512
 """Columns of a piece that one warp takes: two reads a thread and row in the short types."""
 MAX_WARPS = 4
@@ -52,7 +55,7 @@ def matvec(
 
     x and weight have one dtype; the weight's rows lie one after the other. Grid [n / ROWS].
     """
-    _launch(x, weight, bias, out, folds=False)
+    _launch(x, weight, bias, out, activation=None)
 
 
 def matvec_reference(
@@ -62,24 +65,32 @@ def matvec_reference(
     out.copy_(_product(x, weight, bias))
 
 
-def matvec_swiglu(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+def matvec_fold(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    activation: str,
 ) -> None:
-    """Compute `out [1, n]` = silu(first half) * second half of `x [1, width] @ weight[2 * n,
-    width].T + bias [2 * n]`, in float32; round once.
+    """Compute `out [1, n]` = activation(first half) * second half of `x [1, width] @ weight[2 * n,
+    width].T + bias [2 * n]`, in float32; round once. activation: families.SILU or GELU_TANH.
 
-    So gate and up are not rounded, as they are between a linear and elementwise.swiglu. Grid [n]: a
+    So gate and up are not rounded, as they are between a linear and elementwise.fold. Grid [n]: a
     block takes a row of gate and the same row of up.
     """
-    _launch(x, weight, bias, out, folds=True)
+    _launch(x, weight, bias, out, activation=activation)
 
 
-def matvec_swiglu_reference(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor
+def matvec_fold_reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    activation: str,
 ) -> None:
-    """Compute matvec_swiglu in plain torch."""
+    """Compute matvec_fold in plain torch."""
     gate, up = _product(x, weight, bias).chunk(2, -1)
-    out.copy_(functional.silu(gate) * up)
+    out.copy_(layers.activate(gate, activation) * up)
 
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -87,8 +98,14 @@ def _product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -
 
 
 def _launch(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, out: torch.Tensor, folds: bool
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    out: torch.Tensor,
+    *,
+    activation: str | None,
 ) -> None:
+    folds = activation is not None
     assert len(x) == len(out) == 1, "this is for one row"
     assert weight.is_contiguous(), "the weight's rows must lie one after the other"
     width = out.shape[1]
@@ -103,6 +120,7 @@ def _launch(
         width_in=weight.shape[1],
         has_bias=bias is not None,
         folds=folds,
+        gelu=activation == GELU_TANH,
         rows=rows,
         columns=warps * WARP_COLUMNS,
         lane=READ_BYTES // weight.element_size(),
@@ -121,6 +139,7 @@ def _matvec(
     width_in: tl.constexpr,
     has_bias: tl.constexpr,
     folds: tl.constexpr,
+    gelu: tl.constexpr,
     rows: tl.constexpr,
     columns: tl.constexpr,
     lane: tl.constexpr,
@@ -157,8 +176,7 @@ def _matvec(
         up = tl.sum(other, 1)
         if has_bias:
             up += tl.load(bias + width + row).to(tl.float32)
-        small = tl.exp(-tl.abs(result))  # exp(-result) itself would overflow when it is negative
-        result = result * tl.where(result >= 0, 1.0, small) / (1.0 + small) * up
+        result = activate(result, gelu) * up
     tl.store(out + place, result.to(out.dtype.element_ty), place < width)
 
 

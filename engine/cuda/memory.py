@@ -33,7 +33,7 @@ from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
 from ..model.config import ModelConfig
-from ..model.parts import parts_of
+from ..model.parts import num_entries
 from ..model.tensors import expected_tensors
 
 CANDIDATES = 200
@@ -101,7 +101,7 @@ def demand_of(
     four, linears what `stored` says).
     """
     page = config.kv_numbers * page_tokens * itemsize
-    slot = config.layers * len(parts_of(config)) * 5 * 8
+    slot = num_entries(config) * 5 * 8
     return Demand(
         base_bytes=base_bytes(config, itemsize, stored),
         work_bytes=work_bytes,

@@ -233,7 +233,8 @@ def work_bytes(config: ModelConfig, dtype: torch.dtype, context: int, step_rows:
     )
     scratch = 4 * decode_scratch_numbers(MAX_ROWS, config.heads, config.kv_heads, config.head_dim)
     scratch += 4 * _lora_scratch_numbers(config, rows, RANKS[2])
-    tables = 4 * MAX_ROWS * ceil_div(context, PAGE_TOKENS) + 4 * context * config.head_dim
+    tables = 4 * MAX_ROWS * ceil_div(context, PAGE_TOKENS)
+    tables += sum(4 * context * config.head_dim * rope.num_tables for rope in config.ropes)
     return rows * per_row + wanted * per_wanted + scratch + tables
 
 

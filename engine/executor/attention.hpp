@@ -101,13 +101,25 @@ struct Coming {
     int asked;
 };
 
-inline Coming coming_of(const Space& space, const Units& units, int layer, int64_t unit) {
-    if (unit >= units.end()) return {nullptr, layer, 0, 0, 0};
+// The first token that one at `last` sees; how many it sees is known.
+inline int64_t first_seen(const Operation& op, int64_t last) {
+    return op.window ? std::max<int64_t>(0, last - op.window + 1) : 0;
+}
+
+// Where the group of pages with this token begins.
+inline int64_t group_of(int64_t token) { return token / TOKENS_AT_ONCE * TOKENS_AT_ONCE; }
+
+inline Coming coming_of(const Space& space, const Units& units, const Operation& op,
+                        int64_t unit) {
+    if (unit >= units.end()) return {nullptr, op.layer, 0, 0, 0};
     const int64_t c = units.chunk_of(unit);
     const Chunk& chunk = space.step.chunks[c];
-    const int pages = int(std::min<int64_t>(PAGES_AHEAD, chunk.start / PAGE + 1));
-    const int kv_head = int((unit - units.begins[c]) % space.shape.kv_heads);
-    return {chunk.pages, layer, kv_head, 2 * pages, 0};
+    const int64_t inside = unit - units.begins[c];
+    const int64_t last = chunk.start + inside / space.shape.kv_heads * QUERIES;
+    const int64_t base = group_of(first_seen(op, last));
+    const int pages = int(std::min<int64_t>(PAGES_AHEAD, (last - base) / PAGE + 1));
+    const int kv_head = int(inside % space.shape.kv_heads);
+    return {chunk.pages + base / PAGE, op.layer, kv_head, 2 * pages, 0};
 }
 
 template <class T>
@@ -141,33 +153,48 @@ struct Softmax {
     float mass = 0;          // sum of e^(score - most)
 };
 
-// Which of a page's tokens, of which `first` is the first, come no later than `last`.
-inline Words seen(int64_t first, int64_t last) {
-    return lane_numbers() <= int32_t(std::min<int64_t>(last - first, PAGE));
+// Which of a page's tokens, of which `base` is the first, lie from `first` to `last`.
+inline Words seen(int64_t base, int64_t first, int64_t last) {
+    const Words lanes = lane_numbers();
+    const Words early = lanes <= int32_t(std::min<int64_t>(last - base, PAGE));
+    return early & (lanes >= int32_t(std::clamp<int64_t>(first - base, 0, PAGE)));
 }
 
-// Takes in the scores of a group of pages and turns them into weights; what is not seen yet weighs
+// Scores as the softmax takes them.
+inline Floats scored(const Operation& op, Floats products) {
+    const Floats scores = products * op.factor;
+    return op.cap == 0.0f ? scores : op.cap * hyperbolic_tangent(scores / op.cap);
+}
+
+// Takes in the scores of a group of pages and turns them into weights; what is not seen weighs
 // nothing. Returns by what sums so far must be multiplied: 1 unless a score is higher than all
 // before it.
 template <class T>
 inline __attribute__((always_inline)) float weigh(Softmax& row, Floats (&scores)[PAGES_AT_ONCE],
-                                                  int pages, float scale, int64_t base,
+                                                  int pages, const Operation& op, int64_t base,
                                                   int64_t last, T* weights) {
+    const int64_t first = first_seen(op, last);
     Floats top = spread(-INFINITY);
     Floats sum = {};
     for (int p = 0; p < pages; ++p) {
-        const Floats s = scores[p] * scale;
+        const Floats s = scored(op, scores[p]);
         scores[p] = s;
-        top = seen(base + p * PAGE, last) ? (s > top ? s : top) : top;
+        top = seen(base + p * PAGE, first, last) ? (s > top ? s : top) : top;
     }
     const float now = std::max(row.most, largest(top));
+    if (now == -INFINITY) {  // nothing of these, nor of any before, is seen
+        for (int p = 0; p < pages; ++p) put(weights + p * PAGE, Floats{});
+        return 1.0f;
+    }
     for (int p = 0; p < pages; ++p) {
         Floats e = exponential(scores[p] - now);
-        e = seen(base + p * PAGE, last) ? e : Floats{};
+        e = seen(base + p * PAGE, first, last) ? e : Floats{};
         sum += e;
         put(weights + p * PAGE, e);
     }
-    const float shrinkage = base == 0 ? 0.0f : exponential(spread(row.most - now))[0];
+    // before anything was seen, sums are 0 whatever they are multiplied by
+    const float shrinkage =
+        row.most == -INFINITY ? 0.0f : exponential(spread(row.most - now))[0];
     row.mass = row.mass * shrinkage + total(sum);
     row.most = now;
     return shrinkage;
@@ -230,11 +257,12 @@ void mix_pages(const Space& space, int layer, int kv_head, const int32_t* table,
 }
 
 template <class T, int G>
-void attend_group(const Space& space, int layer, const Chunk& chunk, int64_t q, int kv_head,
-                  int head, Coming& coming) {
+void attend_group(const Space& space, const Operation& op, const Chunk& chunk, int64_t q,
+                  int kv_head, int head, Coming& coming) {
     const int d = space.shape.head_dim;
-    const float scale = 1.0f / std::sqrt(float(d));
+    const int layer = op.layer;
     const int64_t last = chunk.start + q;
+    const int64_t begin = group_of(first_seen(op, last));
     Group<T, G> group;
     for (int g = 0; g < G; ++g) {
         const float* in =
@@ -242,9 +270,9 @@ void attend_group(const Space& space, int layer, const Chunk& chunk, int64_t q, 
         for (int i = 0; i < d; i += LANES) put(group.query[g] + i, load(in + i));
         std::memset(group.sums[g], 0, d * 4);
     }
-    for (int64_t base = 0; base <= last; base += TOKENS_AT_ONCE) {
+    for (int64_t base = begin; base <= last; base += TOKENS_AT_ONCE) {
         // The first pages were asked for before this unit began.
-        const bool is_beyond = base >= PAGES_AHEAD * PAGE;
+        const bool is_beyond = base >= begin + PAGES_AHEAD * PAGE;
         const int pages = pages_in_group(base, last);
         const int32_t* table = chunk.pages + base / PAGE;
         if (is_beyond)
@@ -261,10 +289,10 @@ void attend_group(const Space& space, int layer, const Chunk& chunk, int64_t q, 
         }
         Floats shrinkage[G];
         for (int g = 0; g < G; ++g)
-            shrinkage[g] = spread(weigh(group.softmax[g], scores[g], pages, scale, base, last,
+            shrinkage[g] = spread(weigh(group.softmax[g], scores[g], pages, op, base, last,
                                         group.weights[g]));
         const int64_t next = base + TOKENS_AT_ONCE;
-        if (next <= last && next >= PAGES_AHEAD * PAGE)
+        if (next <= last && next >= begin + PAGES_AHEAD * PAGE)
             for (int p = 0; p < pages_in_group(next, last); ++p)
                 prefetch_page<T>(space, layer, KEYS, kv_head, table[PAGES_AT_ONCE + p]);
         mix_pages<T, G>(space, layer, kv_head, table, pages, shrinkage, group, coming);
@@ -277,13 +305,13 @@ void attend_group(const Space& space, int layer, const Chunk& chunk, int64_t q, 
 }
 
 template <class T>
-void attend_heads(const Space& space, int layer, const Chunk& chunk, int64_t q, int kv_head,
-                  int head, int count, Coming& coming) {
+void attend_heads(const Space& space, const Operation& op, const Chunk& chunk, int64_t q,
+                  int kv_head, int head, int count, Coming& coming) {
     switch (count) {
-        case 1: return attend_group<T, 1>(space, layer, chunk, q, kv_head, head, coming);
-        case 2: return attend_group<T, 2>(space, layer, chunk, q, kv_head, head, coming);
-        case 3: return attend_group<T, 3>(space, layer, chunk, q, kv_head, head, coming);
-        default: return attend_group<T, HEADS>(space, layer, chunk, q, kv_head, head, coming);
+        case 1: return attend_group<T, 1>(space, op, chunk, q, kv_head, head, coming);
+        case 2: return attend_group<T, 2>(space, op, chunk, q, kv_head, head, coming);
+        case 3: return attend_group<T, 3>(space, op, chunk, q, kv_head, head, coming);
+        default: return attend_group<T, HEADS>(space, op, chunk, q, kv_head, head, coming);
     }
 }
 
@@ -338,12 +366,12 @@ inline void mix_tile(const Space& space, int layer, int kv_head, const int32_t* 
 
 // What a row cannot see yet weighs nothing, and adding nothing changes no bit, so a row's result
 // does not depend on the others of its tile.
-inline void attend_tile(const Space& space, int layer, const Chunk& chunk, int64_t first,
-                        int kv_head, int64_t from, int rows) {
+inline void attend_tile(const Space& space, const Operation& op, const Chunk& chunk,
+                        int64_t first, int kv_head, int64_t from, int rows) {
     const Shape& shape = space.shape;
     const int d = shape.head_dim;
+    const int layer = op.layer;
     const int group = shape.heads / shape.kv_heads;
-    const float scale = 1.0f / std::sqrt(float(d));
     TileRows tile;
     for (int i = 0; i < rows; ++i) {
         const int64_t q = first + (from + i) / group;
@@ -358,7 +386,8 @@ inline void attend_tile(const Space& space, int layer, const Chunk& chunk, int64
     }
     finish_writing();
     const int64_t end = tile.last[rows - 1];
-    for (int64_t base = 0; base <= end; base += TOKENS_AT_ONCE) {
+    const int64_t begin = group_of(first_seen(op, tile.last[0]));
+    for (int64_t base = begin; base <= end; base += TOKENS_AT_ONCE) {
         const int pages = pages_in_group(base, end);
         const int32_t* table = chunk.pages + base / PAGE;
         for (int p = 0; p < pages; ++p)
@@ -369,9 +398,9 @@ inline void attend_tile(const Space& space, int layer, const Chunk& chunk, int64
         for (int i = 0; i < rows; ++i) {
             Floats scores[PAGES_AT_ONCE];
             for (int p = 0; p < pages; ++p) scores[p] = load(tile.scores[i] + p * PAGE);
-            const float shrinkage = weigh(tile.softmax[i], scores, pages, scale, base,
+            const float shrinkage = weigh(tile.softmax[i], scores, pages, op, base,
                                           tile.last[i], tile.weights[i]);
-            if (base != 0 && shrinkage != 1.0f)
+            if (base != begin && shrinkage != 1.0f)
                 for (int c = 0; c < d; c += LANES)
                     store(tile.sums[i] + c, load(tile.sums[i] + c) * shrinkage);
         }
@@ -380,7 +409,7 @@ inline void attend_tile(const Space& space, int layer, const Chunk& chunk, int64
         if (next <= end)
             for (int p = 0; p < pages_in_group(next, end); ++p)
                 prefetch_page<Bf16>(space, layer, KEYS, kv_head, table[PAGES_AT_ONCE + p]);
-        mix_tile(space, layer, kv_head, table, pages, base == 0, tile);
+        mix_tile(space, layer, kv_head, table, pages, base == begin, tile);
     }
     for (int i = 0; i < rows; ++i) {
         const int64_t head = kv_head * group + (from + i) % group;
@@ -400,25 +429,25 @@ bool by_tiles(const Space& space) {
 }
 
 template <class T>
-void attend_unit(const Space& space, int layer, const Chunk& chunk, int64_t first, int kv_head,
-                 Coming& coming) {
+void attend_unit(const Space& space, const Operation& op, const Chunk& chunk, int64_t first,
+                 int kv_head, Coming& coming) {
     const int group = space.shape.heads / space.shape.kv_heads;
     const int64_t queries = std::min<int64_t>(QUERIES, chunk.count - first);
 #if defined(__AMX_BF16__)
     if (by_tiles<T>(space)) {
         const int pages = std::min(PAGES_AT_ONCE, coming.halves / 2);
         for (int p = 0; p < pages; ++p)
-            prefetch_page<T>(space, layer, KEYS, coming.kv_head, coming.pages[p]);
+            prefetch_page<T>(space, op.layer, KEYS, coming.kv_head, coming.pages[p]);
         for (int64_t r = 0; r < queries * group; r += LANES) {
             const int rows = int(std::min<int64_t>(LANES, queries * group - r));
-            attend_tile(space, layer, chunk, first, kv_head, r, rows);
+            attend_tile(space, op, chunk, first, kv_head, r, rows);
         }
         return;
     }
 #endif
     for (int64_t q = first; q < first + queries; ++q)
         for (int g = 0; g < group; g += HEADS)
-            attend_heads<T>(space, layer, chunk, q, kv_head, kv_head * group + g,
+            attend_heads<T>(space, op, chunk, q, kv_head, kv_head * group + g,
                             std::min(HEADS, group - g), coming);
 }
 
@@ -430,14 +459,14 @@ void attend(const Space& space, const Units& units, Claims& claims, const Operat
     const int kv_heads = space.shape.kv_heads;
     int64_t unit = claims.next_unit(at);
     if (unit < units.end() && !by_tiles<T>(space))
-        for (Coming own = coming_of(space, units, op.layer, unit); own.asked < own.halves;)
+        for (Coming own = coming_of(space, units, op, unit); own.asked < own.halves;)
             ask<T>(space, own);
     while (unit < units.end()) {
         const int64_t after = claims.next_unit(at);
-        Coming coming = coming_of(space, units, op.layer, after);
+        Coming coming = coming_of(space, units, op, after);
         const int64_t c = units.chunk_of(unit);
         const int64_t inside = unit - units.begins[c];
-        attend_unit<T>(space, op.layer, space.step.chunks[c], inside / kv_heads * QUERIES,
+        attend_unit<T>(space, op, space.step.chunks[c], inside / kv_heads * QUERIES,
                        int(inside % kv_heads), coming);
         unit = after;
     }

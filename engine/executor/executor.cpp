@@ -163,7 +163,7 @@ struct Executor {
             case EMBED: return embed<T>(space, op, r);
             case NORM: return norm<T>(space, op, r);
             case NORM_HEADS: return norm_heads(space, op, r);
-            case ROTATE: return rotate(space, r);
+            case ROTATE: return rotate(space, op, r);
             case STORE: return store_kv<T>(space, op, r);
             default: return pick(space, r);
         }

@@ -148,16 +148,21 @@ void adapt_tile(const Operation& op, int64_t panel, int rows, const Change* of_r
     }
 }
 
+inline Floats gated(int32_t ending, Floats gate) {
+    if (ending == SWIGLU) return gate / (1.0f + exponential(-gate));
+    // GELU by way of a tanh: (1 + tanh u) / 2 is 1 / (1 + e^-2u).
+    const Floats twice = 1.59576912160573071f * (gate + 0.044715f * gate * gate * gate);
+    return gate / (1.0f + exponential(-twice));
+}
+
 // Blocks of gate and up alternate, so that both halves of a panel are of the same 16 columns.
 template <class T>
-void write_swiglu(const Space& space, const Operation& op, int64_t panel, int64_t first, int rows,
+void write_folded(const Space& space, const Operation& op, int64_t panel, int64_t first, int rows,
                   const float (&tile)[BLOCK_ROWS][PANEL]) {
     T* out = space.row<T>(op.target, first) + op.blocks[2 * panel].column;
     const size_t stride = space.places[op.target].stride / sizeof(T);
-    for (int i = 0; i < rows; ++i, out += stride) {
-        const Floats gate = load(tile[i]);
-        put(out, gate / (1.0f + exponential(-gate)) * load(tile[i] + LANES));
-    }
+    for (int i = 0; i < rows; ++i, out += stride)
+        put(out, gated(op.ending, load(tile[i])) * load(tile[i] + LANES));
 }
 
 inline void write_floats(const Space& space, const Operation& op, int64_t panel, int64_t first,
@@ -183,7 +188,8 @@ template <class T>
 void finish(const Space& space, const Operation& op, int64_t panel, int64_t first, int rows,
             const Change* changes, float (&tile)[BLOCK_ROWS][PANEL], LinearWork& own) {
     adapt_tile<T>(op, panel, rows, changes ? changes + first * SITE_PARTS : nullptr, tile);
-    if (op.ending == SWIGLU) write_swiglu<T>(space, op, panel, first, rows, tile);
+    if (op.ending == SWIGLU || op.ending == GEGLU)
+        write_folded<T>(space, op, panel, first, rows, tile);
     else write_floats(space, op, panel, first, rows, tile);
     if (op.target == LOGITS)
         for (int i = 0; i < rows; ++i)

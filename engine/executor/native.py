@@ -26,8 +26,8 @@ from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width
 from ..model.config import ModelConfig
 from ..model.layers import quantise_rows
-from ..model.parts import parts_of
-from ..model.program import Ending, Kind, Operation, Place, make_program
+from ..model.parts import PARTS, norm_number, parts_of
+from ..model.program import FOLDS, Kind, Operation, Place, make_program
 from ..model.weights import Weights
 from .draw import Draw, Drawn
 from .library import NotNative, open_library, usable_sets
@@ -62,6 +62,10 @@ class _Operation(ctypes.Structure):
         ),
         ("eps", ctypes.c_float),
         ("quantised", i32),
+        ("factor", ctypes.c_float),
+        ("cap", ctypes.c_float),
+        ("window", i32),
+        ("entry", i32),
         *((name, pointer) for name in ("weight", "second", "scale", "offset", "blocks")),
     )
 
@@ -84,8 +88,6 @@ class _Shape(ctypes.Structure):
             )
         ),
         ("widths", i64 * len(Place)),
-        ("cosine", pointer),
-        ("sine", pointer),
     )
 
 
@@ -186,11 +188,14 @@ class NativeExecutor:
         self._final = torch.empty(0, config.hidden, dtype=dtype)
         self._outputs: dict[int, _Output] = {}
         self._embedding = weights.read("model.embed_tokens.weight").to(dtype).contiguous()
+        self._angles = [
+            tuple(map(self._kept, rope.tables(context, config.head_dim))) for rope in config.ropes
+        ]
         program = make_program(config)
         operations = (_Operation * len(program))(
             *(self._describe(operation, weights) for operation in program)
         )
-        self._shape = self._describe_shape(context, threads)
+        self._shape = self._describe_shape(threads)
         self._library, self._handle, name = _create(self._shape, operations)
         self.name = f"native {name}{' int8' if weights_int8 else ''}"
 
@@ -297,17 +302,16 @@ class NativeExecutor:
 
     # --- laying out, once ---
 
-    def _describe_shape(self, context: int, threads: int) -> _Shape:
+    def _describe_shape(self, threads: int) -> _Shape:
         config = self._config
         query, key = (
             round_up(count * config.head_dim, BLOCK_COLUMNS)
             for count in (config.heads, config.kv_heads)
         )
-        angles = torch.arange(context).float()[:, None] * config.inverse_frequencies()[None, :]
-        cosine = self._kept(angles.cos())
-        sine = self._kept(angles.sin())
         widths = {
-            **dict.fromkeys((Place.HIDDEN, Place.NORMED, Place.PICKED, Place.FINAL), config.hidden),
+            **dict.fromkeys(
+                (Place.HIDDEN, Place.NORMED, Place.PICKED, Place.FINAL, Place.DELTA), config.hidden
+            ),
             Place.QKV: query + 2 * key,
             Place.MIXED: config.heads * config.head_dim,
             Place.GATED: config.intermediate,
@@ -327,8 +331,6 @@ class NativeExecutor:
             value=query + key,
             vocab=config.vocab_size,
             widths=padded,
-            cosine=cosine,
-            sine=sine,
         )
 
     def _describe(self, operation: Operation, weights: Weights) -> _Operation:
@@ -337,11 +339,19 @@ class NativeExecutor:
             operation.kind, layer, operation.source, operation.target, operation.ending
         )
         described.eps = self._config.norm_eps
+        described.entry = -1
         match operation.kind:
             case Kind.LINEAR:
                 self._describe_linear(operation, weights, described)
             case Kind.EMBED:
                 described.weight = self._embedding.data_ptr()
+                described.factor = self._config.embedding_scale
+            case Kind.ROTATE:
+                described.weight, described.second = self._angles[operation.rope]
+            case Kind.ATTEND:
+                described.factor = self._config.score_scale
+                described.cap = self._config.score_cap or 0.0
+                described.window = operation.window or 0
             case Kind.NORM | Kind.NORM_HEADS:
                 described.width_in = self._config.hidden
                 norms = [
@@ -349,6 +359,10 @@ class NativeExecutor:
                 ]
                 described.weight = norms[0]
                 described.second = norms[-1]
+                if operation.norm is not None:
+                    described.entry = self._config.layers * PARTS + norm_number(
+                        self._config, operation.layer, operation.norm
+                    )
         return described
 
     def _describe_linear(
@@ -435,7 +449,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
         parts = parts_of(config)
         first = next(index for index, part in enumerate(parts) if part.kind == operation.site)
         widths = [part.width_out for part in parts if part.kind == operation.site]
-    blocks = list(_blocks(widths, operation.ending is Ending.SWIGLU))
+    blocks = list(_blocks(widths, operation.ending in FOLDS))
     rows = torch.full((len(blocks) * BLOCK_COLUMNS,), -1)
     table = np.zeros((len(blocks), 4), np.int32)
     starts = np.cumsum([0, *widths])
@@ -452,7 +466,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
         )
         target = (
             index * BLOCK_COLUMNS
-            if operation.ending is Ending.SWIGLU
+            if operation.ending in FOLDS
             else int(targets[part]) + index * BLOCK_COLUMNS
         )
         table[place] = first + part, index, target, 1

@@ -15,8 +15,19 @@ constexpr int SITE_PARTS = 3;   // the most of them that are fused into one line
 constexpr int MAX_HEAD_DIM = 256;
 
 enum Kind : int32_t { EMBED, NORM, LINEAR, NORM_HEADS, ROTATE, STORE, ATTEND, PICK };
-enum Ending : int32_t { WRITE, ADD, SWIGLU };
-enum Place : int32_t { HIDDEN, NORMED, QKV, MIXED, GATED, PICKED, FINAL, LOGITS, NUM_PLACES };
+enum Ending : int32_t { WRITE, ADD, SWIGLU, GEGLU };
+enum Place : int32_t {
+    HIDDEN,
+    NORMED,
+    QKV,
+    MIXED,
+    GATED,
+    PICKED,
+    FINAL,
+    DELTA,
+    LOGITS,
+    NUM_PLACES
+};
 
 // 16 columns of a linear as they lie packed.
 struct Block {
@@ -37,8 +48,13 @@ struct Operation {
     int32_t pad;
     float eps;
     int32_t quantised;
-    const void* weight;
-    const float* second;    // NORM_HEADS: the keys' weight; LINEAR: bias by packed column, or null
+    float factor;    // EMBED: of each number; ATTEND: of each score
+    float cap;       // ATTEND: scores are bent to within it; 0: they are not
+    int32_t window;  // ATTEND: how many tokens a token sees, itself among them; 0: all
+    int32_t entry;   // NORM: the adapters' for it; -1: none
+    const void* weight;     // ROTATE: cosines, [position][head_dim / 2]
+    const float* second;    // NORM_HEADS: the keys' weight; LINEAR: bias by packed column, or null;
+                            // ROTATE: sines
     const float* scale;     // int8: per packed column
     const int32_t* offset;  // int8: 128 * sum of the column
     const Block* blocks;
@@ -56,8 +72,6 @@ struct Shape {
     int32_t value_column;
     int32_t vocab;
     int64_t widths[NUM_PLACES];  // columns of each place, padded
-    const float* cosine;         // [context][head_dim / 2]
-    const float* sine;
 
     int number_bytes() const { return dtype == 0 ? 4 : 2; }
 };
@@ -73,7 +87,7 @@ struct Entry {
 
 // Rows that follow one another and have the same adapter.
 struct Segment {
-    const Entry* table;  // [layers][PARTS]
+    const Entry* table;  // [layers][PARTS], then one for each norm of a layer, of which gain counts
     int64_t first;
     int64_t count;
 };

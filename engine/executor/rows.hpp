@@ -18,18 +18,18 @@ void embed(const Space& space, const Operation& op, int64_t r) {
     const int hidden = space.shape.hidden;
     float* out = space.row<float>(HIDDEN, r);
     if (space.step.embedded) {
-        std::memcpy(out, space.step.embedded + r * hidden, hidden * 4);
+        const float* in = space.step.embedded + r * hidden;
+        for (int i = 0; i < hidden; ++i) out[i] = in[i] * op.factor;
         return;
     }
     const T* in = static_cast<const T*>(op.weight) + space.step.tokens[r] * hidden;
     int i = 0;
-    for (; i + LANES <= hidden; i += LANES) store(out + i, get(in + i));
-    for (; i < hidden; ++i) out[i] = get_one(in + i);
+    for (; i + LANES <= hidden; i += LANES) store(out + i, get(in + i) * op.factor);
+    for (; i < hidden; ++i) out[i] = get_one(in + i) * op.factor;
 }
 
-// `in` times `weight` over its root mean square.
-template <class T>
-void norm_one(const float* in, const float* weight, int width, float eps, T* out) {
+// One over the root mean square of a row.
+inline float norm_factor(const float* in, int width, float eps) {
     Floats squares[2] = {};
     int i = 0;
     for (; i + 2 * LANES <= width; i += 2 * LANES)
@@ -39,17 +39,57 @@ void norm_one(const float* in, const float* weight, int width, float eps, T* out
         }
     float sum = total(squares[0] + squares[1]);
     for (int j = i; j < width; ++j) sum += in[j] * in[j];
-    const float factor = 1.0f / std::sqrt(sum / float(width) + eps);
-    for (i = 0; i + LANES <= width; i += LANES)
+    return 1.0f / std::sqrt(sum / float(width) + eps);
+}
+
+// `in` times `weight` over its root mean square.
+template <class T>
+void norm_one(const float* in, const float* weight, int width, float eps, T* out) {
+    const float factor = norm_factor(in, width, eps);
+    int i = 0;
+    for (; i + LANES <= width; i += LANES)
         put(out + i, load(in + i) * factor * load(weight + i));
     for (; i < width; ++i) put_one(out + i, in[i] * factor * weight[i]);
 }
 
+// The same, times `gain` of an adapter.
 template <class T>
-void norm(const Space& space, const Operation& op, int64_t r) {
+void norm_adapted(const float* in, const float* weight, const float* gain, int width, float eps,
+                  T* out) {
+    const float factor = norm_factor(in, width, eps);
+    int i = 0;
+    for (; i + LANES <= width; i += LANES)
+        put(out + i, load(in + i) * factor * load(weight + i) * load(gain + i));
+    for (; i < width; ++i) put_one(out + i, in[i] * factor * weight[i] * gain[i]);
+}
+
+// By what this row's adapter multiplies a norm; null: by nothing.
+inline const float* gain_of(const Space& space, const Operation& op, int64_t r) {
+    if (op.entry < 0 || !space.step.num_segments) return nullptr;
+    const Entry* table = space.step.tables[op.source == PICKED ? space.step.picked[r] : r];
+    return table ? table[op.entry].gain : nullptr;
+}
+
+// What is normalised is added to a row of the stream, before anything else reads it.
+inline void add_norm(const Space& space, const Operation& op, int64_t r) {
     const float* in = space.row<float>(op.source, r);
     const float* weight = static_cast<const float*>(op.weight);
-    norm_one(in, weight, op.width_in, op.eps, space.row<T>(op.target, r));
+    const float* gain = gain_of(space, op, r);
+    const float factor = norm_factor(in, op.width_in, op.eps);
+    float* out = space.row<float>(op.target, r);
+    for (int i = 0; i < op.width_in; ++i)
+        out[i] += in[i] * factor * weight[i] * (gain ? gain[i] : 1.0f);
+}
+
+template <class T>
+void norm(const Space& space, const Operation& op, int64_t r) {
+    if (op.ending == ADD) return add_norm(space, op, r);
+    const float* in = space.row<float>(op.source, r);
+    const float* weight = static_cast<const float*>(op.weight);
+    T* out = space.row<T>(op.target, r);
+    if (const float* gain = gain_of(space, op, r))
+        norm_adapted(in, weight, gain, op.width_in, op.eps, out);
+    else norm_one(in, weight, op.width_in, op.eps, out);
 }
 
 // Each head of queries and keys by itself.
@@ -83,11 +123,12 @@ inline void rotate_one(float* first, int half, const float* cosine, const float*
     }
 }
 
-inline void rotate(const Space& space, int64_t r) {
+inline void rotate(const Space& space, const Operation& op, int64_t r) {
     const Shape& shape = space.shape;
     const int half = shape.head_dim / 2;
-    const float* cosine = shape.cosine + space.step.positions[r] * half;
-    const float* sine = shape.sine + space.step.positions[r] * half;
+    const int64_t at = space.step.positions[r] * half;
+    const float* cosine = static_cast<const float*>(op.weight) + at;
+    const float* sine = op.second + at;
     float* query = space.row<float>(QKV, r) + shape.query_column;
     float* key = space.row<float>(QKV, r) + shape.key_column;
     for (int h = 0; h < shape.heads; ++h)

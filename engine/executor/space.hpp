@@ -62,7 +62,8 @@ struct Space {
     // Sums stay in float32; what is multiplied next has the dtype.
     template <class T>
     static size_t number_bytes(int place) {
-        bool wide = place == HIDDEN || place == QKV || place == PICKED || place == LOGITS;
+        bool wide = place == HIDDEN || place == QKV || place == PICKED || place == DELTA ||
+                    place == LOGITS;
         return wide ? 4 : sizeof(T);
     }
 

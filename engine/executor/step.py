@@ -47,10 +47,10 @@ class Segment:
 class StepInput:
     """One step's rows, sorted so that each adapter's are together.
 
-    tokens, positions, cells: [rows] int64 (a cell is where in the pool the row's key and value go:
-    page * page_tokens + offset). logit_rows: [wanted] int64, rows whose next-token logits are
-    wanted, in the order they are returned. runs cover all rows in order; segments only those that
-    have an adapter, in order.
+    tokens, positions, cells: [rows] int64 (a position is one in the base's tables of angles; a cell
+    is where in the pool the row's key and value go: page * page_tokens + offset). logit_rows:
+    [wanted] int64, rows whose next-token logits are wanted, in the order they are returned. runs
+    cover all rows in order; segments only those that have an adapter, in order.
     """
 
     tokens: Ints

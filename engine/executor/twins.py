@@ -14,20 +14,20 @@ import torch
 
 from ..lora.apply import LoraGroup, apply_gain, apply_lora
 from ..lora.bank import Bank, SlotBank
-from ..model.attention import AttentionGroup, attend, group_runs
+from ..model.attention import AttentionGroup, Scoring, attend, group_runs
 from ..model.layers import (
     ROW_FLOOR,
     Linear,
     choose_linear_kernel,
+    fold,
     make_linear,
     pad_rows,
     rms_norm,
     rope_table,
     rotate,
-    swiglu,
 )
-from ..model.parts import SITES
-from ..model.program import Ending, Kind, Operation, Place, make_program
+from ..model.parts import SITES, norm_number
+from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
 from ..model.weights import Weights
 from .draw import Draw, Drawn, draw_one
 from .step import Segment, StepInput, StepOutput, find_best
@@ -56,7 +56,11 @@ class TorchExecutor:
         self._biases: dict[int, torch.Tensor] = {}
         for number, operation in enumerate(self._program):
             self._load(number, operation, weights, kernel)
-        self._cos, self._sin = rope_table(self._config.inverse_frequencies(), context, dtype)
+        self._scoring = Scoring(self._config.score_scale, self._config.score_cap)
+        self._angles = [
+            rope_table(*rope.tables(context, self._config.head_dim), dtype)
+            for rope in self._config.ropes
+        ]
 
     def make_pool(self, num_pages: int, page_tokens: int) -> torch.Tensor:
         """Allocate keys and values in host memory, not yet written."""
@@ -88,9 +92,7 @@ class TorchExecutor:
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """Run one step, operation by operation; it is over when this returns."""
         page_tokens = pool.shape[3] // self._config.head_dim
-        pass_ = _Pass(
-            step, pool.view(*pool.shape[:3], page_tokens, -1), page_tokens, self._cos, self._sin
-        )
+        pass_ = _Pass(step, pool.view(*pool.shape[:3], page_tokens, -1), page_tokens, self._angles)
         places: dict[Place, torch.Tensor] = {}
         for number, operation in enumerate(self._program):
             places[operation.target] = self._run(number, operation, places, pass_, embedded)
@@ -129,16 +131,12 @@ class TorchExecutor:
     ) -> torch.Tensor:
         source = places.get(operation.source)
         if operation.kind is Kind.EMBED:
-            return pad_rows(
-                self.embed(step.tokens) if embedded is None else embedded.clone(),
-                ROW_FLOOR[self._dtype],
-            )
+            rows = self.embed(step.tokens) if embedded is None else embedded
+            return pad_rows(rows * self._config.embedding_scale, ROW_FLOOR[self._dtype])
         assert source is not None
         match operation.kind:
             case Kind.NORM:
-                return rms_norm(
-                    source, self._tensors[operation.weights[0]], self._config.norm_eps
-                ).to(self._dtype)
+                return self._norm(operation, source, places, step)
             case Kind.LINEAR:
                 return self._linear(number, operation, source, places, step)
             case Kind.NORM_HEADS:
@@ -147,7 +145,10 @@ class TorchExecutor:
                 heads = self._heads(source)[
                     : step.rows, : self._config.heads + self._config.kv_heads
                 ]
-                rotate(heads.view(step.rows, -1, 2, self._config.head_dim // 2), step.cos, step.sin)
+                rotate(
+                    heads.view(step.rows, -1, 2, self._config.head_dim // 2),
+                    *step.angles[operation.rope],
+                )
             case Kind.STORE:
                 keys_and_values = self._heads(source)[: step.rows, self._config.heads :].transpose(
                     0, 1
@@ -157,7 +158,7 @@ class TorchExecutor:
                 return self._mix(
                     self._heads(source)[: step.rows, : self._config.heads],
                     step.layer(operation),
-                    step.attention,
+                    step.attention(operation.window),
                     len(source),
                 )
             case Kind.PICK:
@@ -184,12 +185,32 @@ class TorchExecutor:
             out += self._biases[number]
         if site is not None:
             apply_lora(out, source, site, step.lora)
-        match operation.ending:
-            case Ending.ADD:
-                return places[operation.target].add_(out)
-            case Ending.SWIGLU:
-                return swiglu(out)
-        return out
+        if operation.ending is Ending.ADD:
+            return places[operation.target].add_(out)
+        return fold(out, self._config.activation) if operation.ending in FOLDS else out
+
+    def _norm(
+        self,
+        operation: Operation,
+        source: torch.Tensor,
+        places: dict[Place, torch.Tensor],
+        step: _Pass,
+    ) -> torch.Tensor:
+        normed = rms_norm(
+            source.float(), self._tensors[operation.weights[0]], self._config.norm_eps
+        )
+        if operation.norm is not None and step.lora:
+            number = norm_number(self._config, operation.layer, operation.norm)
+            site = self._config.layers * SITES + number
+            if operation.source is Place.PICKED:
+                gain = normed.new_ones(step.rows, normed.shape[1])
+                apply_gain(gain, site, step.lora)
+                normed[: len(step.logit_rows)] *= gain[step.logit_rows]
+            else:
+                apply_gain(normed, site, step.lora)
+        if operation.ending is Ending.ADD:
+            return places[operation.target].add_(normed)
+        return normed.to(self._dtype)
 
     def _heads(self, qkv: torch.Tensor) -> torch.Tensor:
         return qkv.view(len(qkv), -1, self._config.head_dim)
@@ -209,10 +230,11 @@ class TorchExecutor:
         padded_rows: int,
     ) -> torch.Tensor:
         if len(groups) == 1 and groups[0].in_order:
-            return pad_rows(attend(query, pool, groups[0]), padded_rows)
+            return pad_rows(attend(query, pool, groups[0], self._scoring), padded_rows)
         mixed = query.new_zeros(padded_rows, self._config.heads * self._config.head_dim)
         for group in groups:
-            mixed.index_copy_(0, group.rows, attend(query.index_select(0, group.rows), pool, group))
+            rows = query.index_select(0, group.rows)
+            mixed.index_copy_(0, group.rows, attend(rows, pool, group, self._scoring))
         return mixed
 
 
@@ -227,19 +249,25 @@ class _Pass:
         step: StepInput,
         pool: torch.Tensor,
         page_tokens: int,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
+        angles: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
         self.tokens = torch.from_numpy(step.tokens)
         self.cells = torch.from_numpy(step.cells)
         self.logit_rows = torch.from_numpy(step.logit_rows)
         positions = torch.from_numpy(step.positions)
         self.rows = len(step.tokens)
-        self.cos = cos[positions]
-        self.sin = sin[positions]
-        self.attention = group_runs(step.runs, self.rows, page_tokens)
+        self.angles = [(cos[positions], sin[positions]) for cos, sin in angles]
+        self._runs = step.runs
+        self._page_tokens = page_tokens
+        self._groups: dict[int | None, list[AttentionGroup]] = {}
         self.lora = _lora_groups(step)
         self._pool = pool
+
+    def attention(self, window: int | None) -> list[AttentionGroup]:
+        """Return the runs in groups, for layers whose tokens see `window` tokens."""
+        if window not in self._groups:
+            self._groups[window] = group_runs(self._runs, self.rows, self._page_tokens, window)
+        return self._groups[window]
 
     def layer(self, operation: Operation) -> torch.Tensor:
         """Return the pool of the operation's layer."""

@@ -102,6 +102,19 @@ inline Floats exponential(Floats x) {
     return p * (Floats)((n + 127) << 23);
 }
 
+// tanh x to about 2 ulp: by a polynomial near 0 (Cephes' tanhf), by e^x elsewhere.
+inline Floats hyperbolic_tangent(Floats x) {
+    const Floats size = x < 0 ? -x : x;
+    const Floats z = x * x;
+    Floats p = spread(-5.70498872745e-3f);
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    const Floats far = 1.0f - 2.0f / (exponential(size + size) + 1.0f);
+    return size < 0.625f ? p * z * x + x : (x < 0 ? -far : far);
+}
+
 // --- the product ---
 
 inline Floats madd(Floats sum, Words w, Words x, float) { return sum + (Floats)w * (Floats)x; }

@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from .pages import PagePool
 
 
-def first_key(adapter_digest: bytes | None) -> bytes:
-    """Return the key with which a chain begins: of the content of the adapter, or of the
-    bare base.
+def first_key(adapter_digest: bytes | None, angle_offset: int = 0) -> bytes:
+    """Return the key with which a chain begins: of the content of the adapter, or of the bare base,
+    and of the angles by which it rotates.
     """
-    return hashlib.sha256(b"lorikeet prefix 1" + (adapter_digest or b"")).digest()
+    turned = b"" if angle_offset == 0 else b"from" + struct.pack("<Q", angle_offset)
+    return hashlib.sha256(b"lorikeet prefix 1" + (adapter_digest or b"") + turned).digest()
 
 
 def next_key(key: bytes, tokens: Sequence[int]) -> bytes:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from ..errors import BadAdapter
 from ..messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
 from ..model.config import ModelConfig
-from ..model.parts import parts_of
+from ..model.parts import modules_of
+from ..model.rows import cut_for
 from ..model.weights import Weights
 from .adapter_config import AdapterConfig, parse_config
 from .ends import Ends
@@ -29,12 +31,10 @@ from .layout import PackedAdapter, PartWeights, pack
 from .matching import Modules, TensorHeader, Tensors, match_tensors
 from .names import OfEnd, OfNorm, find_place
 from .read_ends import check_base_copy, read_ends
-from .whole import behind_norm, ratio_of, replace_linear
+from .whole import ratio_of, replace_linear
 
 MAX_HEADER_BYTES = 16 << 20
 SERVED_DTYPES = {"F32": 4, "F16": 2, "BF16": 2}
-BEHIND = {"input_layernorm": 0, "post_attention_layernorm": 2}
-"""The kind of the linears that a norm feeds."""
 
 
 def load_adapter(
@@ -86,13 +86,13 @@ def read_adapter(
             )
         with safe_open(weights_path, framework="pt") as file:
             reader = Reader(file, dtype)
-            parts = {
-                key: _read_part(key, tensors, reader, config, base=base)
-                for key, tensors in modules.parts.items()
-            }
+            parts = _read_parts(modules.parts, reader, config, base)
             norms = _read_norms(modules.norms, reader, base)
-            parts = _behind_norms(parts, norms, base)
-            ends = read_ends(modules.ends, reader, config, base, norm=norms.get((None, "norm")))
+            parts |= {
+                (base.config.layers if layer is None else layer, name): PartWeights(gain=ratio)
+                for (layer, name), ratio in norms.items()
+            }
+            ends = read_ends(modules.ends, reader, config, base)
         assert len(reader.names) == modules.num_tensors, "a declared tensor was not applied"
         return Unpacked(config, parts, ends, _whole_of(modules, config), needed)
     except (OSError, SafetensorError) as error:
@@ -201,17 +201,43 @@ class Reader:
         return tensor
 
 
+def _read_parts(
+    modules: dict[tuple[int, str], Tensors], reader: Reader, config: AdapterConfig, base: Weights
+) -> dict[tuple[int, str], PartWeights]:
+    """Return the change to each part; what changes a module of several is cut among them."""
+    linears = {module.name: module for module in modules_of(base.config)}
+    parts = {}
+    for (layer, name), tensors in modules.items():
+        module = linears[name]
+        whole = _read_part((layer, name), tensors, reader, config, base=base)
+        for part in module.parts:
+            cut = partial(cut_for, base.config, module, part)
+            parts[layer, part.name] = replace(
+                whole,
+                **{
+                    field: cut(rows)
+                    for field, rows in (
+                        ("b", whole.b),
+                        ("gain", whole.gain),
+                        ("shift", whole.shift),
+                    )
+                    if rows is not None
+                },
+            )
+    return parts
+
+
 def _read_part(
     key: tuple[int, str], tensors: Tensors, reader: Reader, config: AdapterConfig, base: Weights
 ) -> PartWeights:
     module = f"model.layers.{key[0]}.{key[1]}"
     shift = None
     if "bias" in tensors:  # the trained one takes the place of the base's
-        shift = reader.read(tensors["bias"]) - base.read(f"{module}.bias").float()
+        shift = reader.read(tensors["bias"]) - base.stored(f"{module}.bias").float()
     if "weight" in tensors:
         own = reader.read(tensors["weight"])
         if config.saves(module):
-            a, b = replace_linear(own, base.read(f"{module}.weight").float())
+            a, b = replace_linear(own, base.stored(f"{module}.weight").float())
             return PartWeights(a, b, shift=shift)
         check_base_copy(tensors["weight"], own, module, base)
     if "lora_A" not in tensors:
@@ -226,7 +252,7 @@ def _read_part(
         return PartWeights(a, b, shift=shift)
     # DoRA (Liu et al., 2024): the rows of W + s B A are given the trained lengths.
     magnitude = reader.read(tensors["lora_magnitude_vector"])
-    length = torch.linalg.vector_norm(base.read(f"{module}.weight").float() + b @ a, dim=1)
+    length = torch.linalg.vector_norm(base.stored(f"{module}.weight").float() + b @ a, dim=1)
     gain = magnitude / length
     if not torch.isfinite(gain).all():
         raise BadAdapter(
@@ -240,41 +266,24 @@ def _read_norms(
     norms: dict[tuple[int | None, str], str], reader: Reader, base: Weights
 ) -> dict[tuple[int | None, str], torch.Tensor]:
     """Return by what each norm's own weight multiplies the base's."""
+    offset = base.config.norm_offset
     return {
-        key: ratio_of(module, reader.read(name), base.read(f"{module}.weight").float())
+        key: ratio_of(
+            module,
+            reader.read(name) + offset,
+            base.stored(f"{module}.weight").float() + offset,
+        )
         for key, name in norms.items()
         for module in (OfNorm(*key).module,)
     }
 
 
-def _behind_norms(
-    parts: dict[tuple[int, str], PartWeights],
-    norms: dict[tuple[int | None, str], torch.Tensor],
-    base: Weights,
-) -> dict[tuple[int, str], PartWeights]:
-    """Return the parts, those behind a norm of the adapter's own with its ratio in them."""
-    changed = dict(parts)
-    for (layer, name), ratio in norms.items():
-        if layer is None:
-            continue
-        kind = BEHIND[name]
-        for part in parts_of(base.config):
-            if part.kind == kind:
-                weight = base.read(f"model.layers.{layer}.{part.name}.weight").float()
-                key = (layer, part.name)
-                changed[key] = behind_norm(changed.get(key, PartWeights()), ratio, weight)
-    return changed
-
-
 def _bytes_of_whole(modules: Modules, base: ModelConfig) -> int:
     """Return an upper bound of the bytes that pairs of full rank take beside their tensors."""
     numbers = 0
-    for layer, name in modules.norms:
-        behind = [part for part in parts_of(base) if part.kind == BEHIND.get(name)]
-        numbers += sum(base.hidden * (part.width_in + 3 * part.width_out) for part in behind)
-        numbers += 3 * base.hidden * base.vocab_size if layer is None else 0
+    linears = {module.name: module for module in modules_of(base)}
     for (_, name), tensors in modules.parts.items():
         if "weight" in tensors:
-            part = next(part for part in parts_of(base) if part.name == name)
-            numbers += 2 * part.width_in * part.width_out + max(part.width_in, part.width_out) ** 2
+            wide, high = linears[name].width_in, linears[name].width_out
+            numbers += 2 * wide * high + max(wide, high) ** 2
     return 4 * numbers

@@ -37,7 +37,8 @@ class CopyDone:
 class Table:
     """An adapter as the executor reads it.
 
-    entries: [parts, 5] int64: rank, then the addresses of shrink, expand, gain and shift (0: none).
+    entries: [parts and norms, 5] int64: rank, then the addresses of shrink, expand, gain and shift
+    (0: none).
     address: of the entries.
     shrunk_words: the most 32-bit words that shrinking one row for one site gives.
     """
@@ -138,7 +139,9 @@ class SlotBank:
         return self._tables[slot]
 
     def stack(self, slots: tuple[int, ...]) -> list[SiteWeights]:
-        """Return per site the dense weights of `slots`, which share one layout."""
+        """Return per site, and then per norm, the dense weights of `slots`, which share one
+        layout.
+        """
         key = tuple((slot, self._slots[slot][0]) for slot in slots)
         sites = self._stacks.get(key)
         if sites is None:
@@ -165,12 +168,15 @@ def address_table(packed: PackedAdapter, address: int | None = None) -> Table:
 def _dense_sites(members: list[PackedAdapter]) -> list[SiteWeights]:
     layout = members[0].layout
     blobs = torch.stack([member.blob for member in members])
-    layers = [layout.parts[first : first + PARTS] for first in range(0, len(layout.parts), PARTS)]
-    return [
-        _dense_site(layout, [placed for placed in parts if placed.part.kind == kind], blobs)
+    linears = layout.linears
+    layers = [linears[first : first + PARTS] for first in range(0, len(linears), PARTS)]
+    sites = [
+        [placed for placed in parts if placed.part.kind == kind]
         for parts in layers
         for kind in range(SITES)
     ]
+    sites += [[placed] for placed in layout.norms]
+    return [_dense_site(layout, placed, blobs) for placed in sites]
 
 
 def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> SiteWeights:

@@ -32,8 +32,6 @@ class Ends:
     [hidden, n padded to COLUMN_STEP] for head_ids [n]; without ids, for the whole vocabulary.
     DoRA, in float32: embedding_gain [hidden] and head_gain [vocab] multiply what the base or
     replaced rows give, head_shift [vocab] is added; their pairs have the gain in them.
-    final_gain [hidden], in float32: by what the adapter's own last norm multiplies the base's;
-    head_rows and head_a have it in them already.
     """
 
     embedding_a: torch.Tensor | None = None
@@ -47,7 +45,6 @@ class Ends:
     embedding_gain: torch.Tensor | None = None
     head_gain: torch.Tensor | None = None
     head_shift: torch.Tensor | None = None
-    final_gain: torch.Tensor | None = None
 
     @property
     def changes_embedding(self) -> bool:
@@ -96,12 +93,6 @@ class Ends:
         if self.head_a is not None and self.head_b is not None:
             logits = logits + bmm(bmm(final.float()[None], self.head_a[None]), self.head_b[None])[0]
         return logits if self.head_shift is None else logits + self.head_shift
-
-    def final(self, final: torch.Tensor) -> torch.Tensor:
-        """Change the base's last hidden states `final [n, hidden]` into the adapter's."""
-        if self.final_gain is None:
-            return final
-        return (final.float() * self.final_gain).to(final.dtype)
 
     def _own_logits(self, logits: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
         if self.head_rows is None:

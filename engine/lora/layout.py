@@ -10,6 +10,9 @@ many numbers share 32 bits:
     gain    [width_out] float32, only where it is given     multiplies the base's product
     shift   [width_out] float32, only where it is given     is added to the output
 
+What an adapter does to a norm of a layer is a gain alone, by which what is normalised is
+multiplied; norms follow the linears of all layers.
+
 The parts that are fused into one linear lie together: first the shrink of each, which one pass over
 an input reads, then the rest. Nothing is padded to a largest rank and nothing is stored for a part
 that the adapter leaves alone. Adapters with the same shape everywhere share a layout; the torch
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -31,7 +35,7 @@ from numpy.typing import NDArray
 
 from ..count import ceil_div, round_up
 from ..model.config import ModelConfig
-from ..model.parts import PARTS, Part, parts_of
+from ..model.parts import PARTS, SITES, Part, norms_of, parts_of
 
 if TYPE_CHECKING:
     from .ends import Ends
@@ -84,7 +88,8 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layout:
-    """All parts of an adapter, seven a layer in the order of `parts_of`, and the blob's length.
+    """All parts of an adapter, seven a layer in the order of `parts_of`, then each layer's norms in
+    that of `norms_of` and the last norm of all (together `num_norms`), and the blob's length.
 
     Equal layouts can be stacked.
     """
@@ -92,6 +97,17 @@ class Layout:
     parts: tuple[Placed, ...]
     size_bytes: int
     dtype: torch.dtype
+    num_norms: int = 0
+
+    @property
+    def linears(self) -> tuple[Placed, ...]:
+        """Return the parts that are linears."""
+        return self.parts[: len(self.parts) - self.num_norms]
+
+    @property
+    def norms(self) -> tuple[Placed, ...]:
+        """Return the parts that are norms."""
+        return self.parts[len(self.parts) - self.num_norms :]
 
     # Hashing hundreds of parts for every look-up of a stack would cost more than the look-up.
     def __hash__(self) -> int:
@@ -123,7 +139,7 @@ class Layout:
         """Return the most 32-bit words that shrinking one row for one site gives."""
         lane = lane_width(self.dtype)
         words = Counter[tuple[int, int]]()
-        for index, placed in enumerate(self.parts):
+        for index, placed in enumerate(self.linears):
             words[index // PARTS, placed.part.kind] += ceil_div(placed.rank, lane)
         return max(words.values(), default=0)
 
@@ -168,15 +184,16 @@ def pack(
     dtype: torch.dtype,
     ends: Ends | None = None,
 ) -> PackedAdapter:
-    """Pack checked weights, by (layer, part name), into one blob."""
+    """Pack checked weights, by (layer, name of the part or norm), into one blob; the norm behind
+    all layers is that of one more.
+    """
     layout = make_layout(config, parts, dtype)
     blob = on_own_pages(
         torch.zeros(layout.size_bytes + ROOM_BYTES, dtype=torch.uint8)
     )  # zeros cost nothing here until they are written over
-    for (layer, name), weights in parts.items():
-        placed = next(
-            p for p in layout.parts[layer * PARTS : (layer + 1) * PARTS] if p.part.name == name
-        )
+    places = dict(zip(_keys(config), layout.parts, strict=True))
+    for key, weights in parts.items():
+        placed = places[key]
         if weights.a is not None and weights.b is not None:
             shrink_view(layout, placed, blob[None])[0].copy_(weights.a)
             _write_expand(expand_view(layout, placed, blob[None])[0], weights.b)
@@ -204,7 +221,7 @@ def on_own_pages(room: torch.Tensor) -> torch.Tensor:
 def make_layout(
     config: ModelConfig, parts: dict[tuple[int, str], PartWeights], dtype: torch.dtype
 ) -> Layout:
-    """Place every part of every layer."""
+    """Place every part and norm of every layer."""
     placed: list[Placed] = []
     at = 0
     for layer in range(config.layers):
@@ -217,7 +234,20 @@ def make_layout(
             for (part, weights), shrink_at in zip(fused, starts, strict=True):
                 place, at = _place(part, weights, dtype, shrink_at, at)
                 placed.append(place)
-    return Layout(tuple(placed), at, dtype)
+    num_linears = len(placed)
+    for key in list(_keys(config))[num_linears:]:
+        norm = Part(key[1], config.hidden, config.hidden, SITES)
+        place, at = _place(norm, parts.get(key, PartWeights()), dtype, at, at)
+        placed.append(place)
+    return Layout(tuple(placed), at, dtype, len(placed) - num_linears)
+
+
+def _keys(config: ModelConfig) -> Iterator[tuple[int, str]]:
+    """Yield layer and name of every part and norm, in the order of a layout."""
+    names = [part.name for part in parts_of(config)]
+    yield from ((layer, name) for layer in range(config.layers) for name in names)
+    yield from ((layer, name) for layer in range(config.layers) for name in norms_of(config))
+    yield config.layers, "norm"
 
 
 def _place(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import BadAdapter
 from ..model.config import ModelConfig
-from ..model.parts import Part, parts_of
+from ..model.parts import Module, modules_of, norms_of
 from .adapter_config import MAX_RANK, AdapterConfig
 from .names import OfEnd, OfNorm, OfPart, find_place, find_unused
 from .read_ends import MODULES, saves_end
@@ -54,7 +54,7 @@ def match_tensors(
 
     All halves of every module must be there. Raises BadAdapter.
     """
-    parts = {part.name: part for part in parts_of(base)}
+    linears = {module.name: module for module in modules_of(base)}
     modules = Modules({}, {}, {})
     unused = find_unused(header)
     for name, tensor in header.items():
@@ -64,15 +64,15 @@ def match_tensors(
         place = find_place(name)
         if isinstance(place, OfEnd):
             _match_end(name, tensor, place, config, base=base, modules=modules)
-        elif isinstance(place, OfNorm) and (place.layer or 0) < base.layers:
+        elif isinstance(place, OfNorm) and _has_norm(base, place):
             _match_norm(name, tensor, place, config, base=base, modules=modules)
-        elif isinstance(place, OfPart) and place.part in parts and place.layer < base.layers:
-            part = parts[place.part]
-            _match_part(name, tensor, place, part, config=config, base=base, modules=modules)
+        elif isinstance(place, OfPart) and place.part in linears and place.layer < base.layers:
+            linear = linears[place.part]
+            _match_part(name, tensor, place, linear, config=config, base=base, modules=modules)
         else:
+            found = ", ".join(each.rpartition(".")[2] for each in linears)
             raise BadAdapter(
-                f"tensor {name[:200]} has no place in this base ({base.layers} layers; q, k, v,"
-                " o, gate, up, down projections)"
+                f"tensor {name[:200]} has no place in this base ({base.layers} layers of {found})"
             )
     if not modules.parts and not modules.ends and not modules.norms:
         raise BadAdapter("the adapter declares no tensor")
@@ -81,6 +81,10 @@ def match_tensors(
     _check_ends(modules.ends, config, base)
     _check_saved(modules, config, base)
     return modules
+
+
+def _has_norm(base: ModelConfig, place: OfNorm) -> bool:
+    return place.layer is None or (place.layer < base.layers and place.name in norms_of(base))
 
 
 def _match_end(
@@ -117,7 +121,6 @@ def _match_norm(
     if not config.saves(place.module):
         raise BadAdapter(f"tensor {name} has no place: modules_to_save does not name it")
     _expect(name, tensor, (base.hidden,))
-    check_rank(place.module, 1 if place.layer is None else base.hidden)
     if modules.norms.setdefault((place.layer, place.name), name) != name:
         raise BadAdapter(f"tensor {name} is declared twice")
 
@@ -126,7 +129,7 @@ def _match_part(
     name: str,
     tensor: TensorHeader,
     place: OfPart,
-    part: Part,
+    part: Module,
     config: AdapterConfig,
     base: ModelConfig,
     modules: Modules,
@@ -158,19 +161,19 @@ def _check_saved(modules: Modules, config: AdapterConfig, base: ModelConfig) -> 
             )
     norms = [OfNorm(None, "norm")]
     for layer in range(base.layers):
-        norms += [OfNorm(layer, name) for name in ("input_layernorm", "post_attention_layernorm")]
+        norms += [OfNorm(layer, name) for name in norms_of(base)]
     wanted = [norm.module for norm in norms]
     wanted += [
-        f"model.layers.{layer}.{part.name}"
+        f"model.layers.{layer}.{linear.name}"
         for layer in range(base.layers)
-        for part in parts_of(base)
+        for linear in modules_of(base)
     ]
     for module in wanted:
         if config.saves(module) and module not in present:
             raise BadAdapter(f"modules_to_save names {module}, but the file has no tensor for it")
 
 
-def has_bias(base: ModelConfig, part: Part) -> bool:
+def has_bias(base: ModelConfig, part: Module) -> bool:
     """Return whether the base adds a bias to this linear."""
     return (base.qkv_bias, base.out_bias, base.mlp_bias, base.mlp_bias)[part.kind]
 
@@ -258,7 +261,7 @@ def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConf
         )
 
 
-def _part_shape(config: AdapterConfig, layer: int, part: Part, half: str) -> tuple[int, ...]:
+def _part_shape(config: AdapterConfig, layer: int, part: Module, half: str) -> tuple[int, ...]:
     if half == "weight":
         return (part.width_out, part.width_in)
     rank = _checked_rank(config, f"model.layers.{layer}.{part.name}")

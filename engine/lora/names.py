@@ -30,7 +30,8 @@ END = re.compile(
     r"|token_adapter\.trainable_tokens_delta|(?:base_layer\.)?weight)"
 )
 NORM = re.compile(
-    r"model\.(?:layers\.(\d{1,4})\.(input_layernorm|post_attention_layernorm)|(norm))\.weight"
+    r"model\.(?:layers\.(\d{1,4})\.(input_layernorm|post_attention_layernorm"
+    r"|pre_feedforward_layernorm|post_feedforward_layernorm)|(norm))\.weight"
 )
 HALVES = {
     "token_adapter.trainable_tokens_delta": "tokens",

@@ -41,16 +41,9 @@ def saves_end(config: AdapterConfig, base: ModelConfig, module: str) -> bool:
 
 
 def read_ends(
-    ends: dict[str, dict[str, str]],
-    reader: Reads,
-    config: AdapterConfig,
-    base: Weights,
-    *,
-    norm: torch.Tensor | None = None,
+    ends: dict[str, dict[str, str]], reader: Reads, config: AdapterConfig, base: Weights
 ) -> Ends | None:
-    """Read the tensors of both ends; `norm [hidden]` multiplies the head's inputs. Raises
-    BadAdapter.
-    """
+    """Read the tensors of both ends. Raises BadAdapter."""
     made: Made = {}
     if "lora_embedding_A" in ends.get("embed_tokens", {}):
         _read_embedding_pair(ends["embed_tokens"], reader, config, base, made)
@@ -69,8 +62,6 @@ def read_ends(
                 _replace(made, "lm_head", rows, ids, reader.dtype)
         if "weight" in tensors:
             _read_whole(module, ends, reader, config, base=base, made=made)
-    if norm is not None:
-        _behind_norm(made, norm, base, reader.dtype)
     return Ends(**made) if made else None
 
 
@@ -88,7 +79,7 @@ def _read_embedding_pair(
         if "weight" in tensors:
             own = reader.read(tensors["weight"])
         else:
-            own = base.read("model.embed_tokens.weight").float()
+            own = base.stored("model.embed_tokens.weight").float()
         if len(own) != a.shape[1]:
             raise BadAdapter(
                 f"tensor {tensors['lora_embedding_A']} has a resized vocabulary; with use_dora the"
@@ -113,7 +104,7 @@ def _read_head_pair(
         made["head_shift"] = _fit(reader.read(tensors["lora_B.bias"], scale), vocab)
     if config.dora:
         magnitude = reader.read(tensors["lora_magnitude_vector"])[:vocab]
-        own = base.read(_head_module(base) + ".weight").float() + b @ a
+        own = base.stored(_head_module(base) + ".weight").float() + b @ a
         gain = torch.ones(vocab)
         gain[: len(magnitude)] = _gain(
             magnitude, own[: len(magnitude)], tensors["lora_magnitude_vector"]
@@ -179,20 +170,6 @@ def _replace(
         made["head_ids"], made["head_rows"] = ids, head_of(rows.to(dtype))
 
 
-def _behind_norm(made: Made, ratio: torch.Tensor, base: Weights, dtype: torch.dtype) -> None:
-    """Have the head read inputs that are multiplied by `ratio [hidden]`."""
-    rows = base.read(_head_module(base) + ".weight").float()
-    own = made.get("head_rows")
-    ids = made.get("head_ids")
-    if own is not None:
-        dense = own.T.float()
-        rows = dense[: len(rows)] if ids is None else rows.index_copy(0, ids, dense[: len(ids)])
-    made["final_gain"] = ratio
-    _replace(made, "lm_head", rows * ratio, None, dtype)
-    if (a := made.get("head_a")) is not None:
-        made["head_a"] = a * ratio[:, None]
-
-
 def _fit(rows: torch.Tensor, vocab: int) -> torch.Tensor:
     """Cut or fill the first dimension to the base's vocabulary."""
     missing = max(0, vocab - len(rows))
@@ -225,6 +202,6 @@ def check_base_copy(name: str, rows: torch.Tensor, module: str, base: Weights) -
 
 def _is_copy(rows: torch.Tensor, module: str, base: Weights) -> bool:
     """Return whether `rows` are the base's, as far as both have them."""
-    own = base.read(f"{module}.weight").float()
+    own = base.stored(f"{module}.weight").float()
     shared = min(len(rows), len(own))
     return torch.allclose(rows[:shared], own[:shared], rtol=1e-2, atol=1e-5)

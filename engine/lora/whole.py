@@ -1,10 +1,7 @@
-"""Turns what replaces a module of the base as a whole into what a packed adapter holds: a pair of
-full rank.
+"""Turns what replaces a module of the base as a whole into what a packed adapter holds.
 
-A linear's own matrix V in the place of W is W plus the pair of V - W. A norm's own weight v in the
-place of w multiplies the inputs of the linears behind it by r = v / w: a pair (A, B) becomes
-(A diag(r), B), and W itself the pair (diag(r - 1), W). Exact; it takes as much memory as those
-linears. Knows no file.
+A linear's own matrix V in the place of W is W plus the pair of V - W, of full rank: exact, and as
+much memory as the linear. A norm's own weight v in the place of w is the gain v / w. Knows no file.
 """
 
 from __future__ import annotations
@@ -12,10 +9,9 @@ from __future__ import annotations
 import torch
 
 from ..errors import BadAdapter
-from .layout import PartWeights
 
-MAX_WHOLE_RANK = 1024
-"""As of any adapter."""
+MAX_WHOLE_RANK = 8192
+"""Beyond the rank that adapters are trained with: a linear of an 8B base as a whole has 4096."""
 
 
 def check_rank(module: str, rank: int) -> None:
@@ -46,19 +42,3 @@ def ratio_of(module: str, own: torch.Tensor, base: torch.Tensor) -> torch.Tensor
             f"tensor {module}.weight cannot take the base's place: the base's own has zeros there"
         )
     return ratio
-
-
-def behind_norm(
-    weights: PartWeights, ratio: torch.Tensor, base_weight: torch.Tensor
-) -> PartWeights:
-    """Return a linear's change where its inputs are multiplied by `ratio [in]` first."""
-    diagonal = torch.diag(ratio - 1)
-    own = base_weight if weights.gain is None else base_weight * weights.gain[:, None]
-    if weights.a is None or weights.b is None:
-        return PartWeights(diagonal, own, gain=weights.gain, shift=weights.shift)
-    return PartWeights(
-        torch.cat([weights.a * ratio, diagonal]),
-        torch.cat([weights.b, own], dim=1),
-        gain=weights.gain,
-        shift=weights.shift,
-    )

@@ -68,25 +68,50 @@ class Rows(Protocol):
         """Return the pages in which the sequence's keys and values lie."""
 
 
-def group_runs(runs: Sequence[Rows], num_rows: int, page_tokens: int) -> list[AttentionGroup]:
-    """Put runs of equal length and tile count together; order inside a group is row order."""
+@dataclass(frozen=True)
+class Scoring:
+    """What a score is of the product of a query and a key: `scale` times it, then bent to within
+    `cap` where there is one (cap * tanh(score / cap)).
+    """
+
+    scale: float
+    cap: float | None = None
+
+    def bend(self, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores, scaled already, within the cap."""
+        return scores if self.cap is None else self.cap * torch.tanh(scores / self.cap)
+
+
+def group_runs(
+    runs: Sequence[Rows], num_rows: int, page_tokens: int, window: int | None = None
+) -> list[AttentionGroup]:
+    """Put runs of equal length and tile count together; order inside a group is row order.
+
+    window: how many tokens a token sees, itself among them; None: all.
+    """
     shapes: dict[tuple[int, int], list[Rows]] = {}
     for run in runs:
         shapes.setdefault((run.count, ceil_div(run.start + run.count, TILE_TOKENS)), []).append(run)
     return [
-        _group(count, tiles, members, num_rows, page_tokens)
+        _group(count, tiles, members, num_rows, page_tokens=page_tokens, window=window)
         for (count, tiles), members in shapes.items()
     ]
 
 
 def _group(
-    count: int, tiles: int, members: list[Rows], num_rows: int, page_tokens: int
+    count: int,
+    tiles: int,
+    members: list[Rows],
+    num_rows: int,
+    *,
+    page_tokens: int,
+    window: int | None,
 ) -> AttentionGroup:
     rows = [row for run in members for row in range(run.first, run.first + count)]
     per_sequence = tiles * TILE_TOKENS // page_tokens
     pages = [page for run in members for page in _filled(run.pages, per_sequence)]
     last_seen = torch.tensor([run.start for run in members])[:, None] + torch.arange(count)[None]
-    hidden = torch.arange(tiles * TILE_TOKENS)[None, None] > last_seen[:, :, None]
+    hidden = unseen(tiles * TILE_TOKENS, last_seen, window)
     mask = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, :, None]
     return AttentionGroup(
         torch.tensor(rows),
@@ -103,10 +128,22 @@ def _filled(pages: Sequence[int], count: int) -> list[int]:
     return [*pages[:count], *[ZERO_PAGE] * (count - len(pages))]
 
 
-def attend(query: torch.Tensor, pool: torch.Tensor, group: AttentionGroup) -> torch.Tensor:
+def unseen(num_tokens: int, last_seen: torch.Tensor, window: int | None) -> torch.Tensor:
+    """Return which tokens are not seen from each of the positions `last_seen [...]`, which see
+    `window` tokens, themselves among them: [..., num_tokens] bool.
+    """
+    tokens = torch.arange(num_tokens)
+    last = last_seen[..., None]
+    late = tokens > last
+    return late if window is None else late | (tokens <= last - window)
+
+
+def attend(
+    query: torch.Tensor, pool: torch.Tensor, group: AttentionGroup, scoring: Scoring | None = None
+) -> torch.Tensor:
     """Attend `query [rows of the group, heads, head_dim]` to `pool` (one layer).
 
-    Returns [rows of the group, heads * head_dim].
+    Returns [rows of the group, heads * head_dim]. scoring None: scaled by head_dim ** -0.5.
     """
     kv_heads = pool.shape[0] // 2
     head_dim = pool.shape[-1]
@@ -127,7 +164,12 @@ def attend(query: torch.Tensor, pool: torch.Tensor, group: AttentionGroup) -> to
     scores = scores.permute(0, 1, 3, 4, 2, 5).reshape(
         kv_heads, sequences, queries, -1, tiles * TILE_TOKENS
     )
-    weights = torch.softmax(torch.add(group.mask, scores, alpha=head_dim**-0.5), -1).to(query.dtype)
+    scoring = scoring or Scoring(head_dim**-0.5)
+    if scoring.cap is not None:
+        scores = group.mask + scoring.bend(scores.float() * scoring.scale)
+    else:
+        scores = torch.add(group.mask, scores, alpha=scoring.scale)
+    weights = torch.softmax(scores, -1).to(query.dtype)
     weights = (
         weights.view(kv_heads, sequences, -1, tiles, TILE_TOKENS)
         .transpose(2, 3)
@@ -152,18 +194,24 @@ def sum_pairwise(parts: torch.Tensor) -> torch.Tensor:
 
 
 def attend_plainly(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, first_position: int
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    first_position: int,
+    *,
+    scoring: Scoring | None = None,
+    window: int | None = None,
 ) -> torch.Tensor:
-    """Attend one sequence plainly: the eight-line reference for tests.
+    """Attend one sequence plainly: the ten-line reference for tests.
 
-    `query [n, heads, d]`, `keys` and `values` [tokens, kv_heads, d], causal from `first_position`.
+    `query [n, heads, d]`, `keys` and `values` [tokens, kv_heads, d], causal from `first_position`,
+    each seeing `window` tokens.
     """
     group = query.shape[1] // keys.shape[1]
+    scoring = scoring or Scoring(query.shape[-1] ** -0.5)
     keys = keys.repeat_interleave(group, 1)
     values = values.repeat_interleave(group, 1)
-    scores = torch.einsum("qhd,khd->hqk", query, keys) * query.shape[-1] ** -0.5
+    scores = scoring.bend(torch.einsum("qhd,khd->hqk", query, keys) * scoring.scale)
     positions = torch.arange(first_position, first_position + query.shape[0])
-    scores = scores.masked_fill(
-        torch.arange(keys.shape[0])[None, None] > positions[None, :, None], float("-inf")
-    )
+    scores = scores.masked_fill(unseen(len(keys), positions, window)[None], float("-inf"))
     return torch.einsum("hqk,khd->qhd", torch.softmax(scores, -1), values).flatten(1)

@@ -5,6 +5,7 @@ No other file asks which family a base belongs to. Reads no file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,7 +20,16 @@ NO_WINDOW = "none"
 ALWAYS_WINDOW = "always"
 """Every layer slides where `sliding_window` is a number."""
 WINDOW_IF_USED = "if used"
-"""Some layers slide, where `use_sliding_window` is true as well."""
+"""Some layers slide: those of `layer_types` or the family's own, where there is a switch for it
+(`use_sliding_window`) only if it is on.
+"""
+SILU = "silu"
+GELU_TANH = "gelu_tanh"
+"""The GELU by way of a tanh, not the exact one."""
+SILU_NAMES: Mapping[str, str] = MappingProxyType({"silu": SILU, "swish": SILU})
+GELU_NAMES: Mapping[str, str] = MappingProxyType(
+    {"gelu_pytorch_tanh": GELU_TANH, "gelu_new": GELU_TANH}
+)
 COMMON: Mapping[str, Any] = MappingProxyType(
     {
         "hidden_size": 4096,
@@ -34,6 +44,7 @@ COMMON: Mapping[str, Any] = MappingProxyType(
         "tie_word_embeddings": False,
         "sliding_window": None,
         "use_sliding_window": False,
+        "hidden_act": "silu",
     }
 )
 """What a field that config.json leaves out means in most families (Llama's configuration class in
@@ -50,10 +61,21 @@ class Family:
     qk_norm: queries and keys of each head are normalised.
     rotation_gap: every so many layers one is left unrotated (NoPE), unless the base says otherwise;
         None: all rotate.
-    in_gguf: GGUF files name it as their `general.architecture`.
+    in_gguf: GGUF files name it as their `general.architecture`, or as `gguf_name`.
     gguf_pairs: such files keep the rows of q and k in the order of rotated pairs.
     defaults: what config.json means where it leaves a field out, besides COMMON.
     window: which fields say that attention slides (NO_WINDOW, ALWAYS_WINDOW or WINDOW_IF_USED).
+    window_gap: every so many layers one does not slide, unless the base says otherwise.
+    local_rope: layers that slide rotate by a base of their own, without scaling.
+    partial_rotation: a base may say that only the first numbers of a head rotate.
+    rope_names: what it calls some kinds of scaling → what others call them.
+    activation_field, activations: what says what gates the MLP, and what its words mean.
+    norm_offset, post_norms, fused: as ModelConfig has them.
+    scales_embedding: embeddings are multiplied by the root of their width.
+    scales_queries: `query_pre_attn_scalar` takes the place of head_dim in the scale of scores. A
+        GGUF file does not say it: it is head_dim, but hidden / heads in the model of
+        `gguf_wide_layers` layers.
+    caps_scores, caps_logits: whether the fields for soft caps mean something.
     """
 
     name: str
@@ -66,6 +88,34 @@ class Family:
     gguf_pairs: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     window: str = NO_WINDOW
+    window_gap: int | None = None
+    local_rope: bool = False
+    partial_rotation: bool = False
+    rope_names: Mapping[str, str] = field(default_factory=dict)
+    activation_field: str = "hidden_act"
+    activations: Mapping[str, str] = field(default_factory=lambda: SILU_NAMES)
+    norm_offset: float = 0.0
+    post_norms: bool = False
+    fused: bool = False
+    scales_embedding: bool = False
+    scales_queries: bool = False
+    caps_scores: bool = False
+    caps_logits: bool = False
+    gguf_name: str | None = None
+    gguf_wide_layers: int | None = None
+
+    @property
+    def gguf(self) -> str:
+        """Return what GGUF files call it."""
+        return self.gguf_name or self.name
+
+    def embedding_scale(self, hidden: int) -> float:
+        """Return by what embeddings of that width are multiplied."""
+        return math.sqrt(hidden) if self.scales_embedding else 1.0
+
+    def activation_of(self, name: str | None) -> str:
+        """Return what gates the MLP where a base names it so; the family's own for None."""
+        return next(iter(self.activations.values())) if name is None else self.activations[name]
 
     def meant(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Return what config.json means: its own fields, then those that it leaves out."""
@@ -80,6 +130,20 @@ _QWEN: Mapping[str, Any] = MappingProxyType(
         "max_position_embeddings": 32768,
         "sliding_window": 4096,
         "max_window_layers": 28,
+    }
+)
+_GEMMA: Mapping[str, Any] = MappingProxyType(
+    {
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "tie_word_embeddings": True,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
     }
 )
 _ROWS = (
@@ -117,10 +181,72 @@ _ROWS = (
         },
         window=WINDOW_IF_USED,
     ),
+    Family(
+        "gemma2",
+        defaults={
+            **_GEMMA,
+            "vocab_size": 256000,
+            "max_position_embeddings": 8192,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+        window=WINDOW_IF_USED,
+        window_gap=2,
+        activation_field="hidden_activation",
+        activations=GELU_NAMES,
+        norm_offset=1.0,
+        post_norms=True,
+        scales_embedding=True,
+        scales_queries=True,
+        caps_scores=True,
+        caps_logits=True,
+        gguf_wide_layers=46,
+    ),
+    # transformers reads a soft cap of scores here and does not apply it
+    Family(
+        "gemma3_text",
+        qk_norm=True,
+        defaults={
+            **_GEMMA,
+            "vocab_size": 262208,
+            "max_position_embeddings": 131072,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4,
+        },
+        window=WINDOW_IF_USED,
+        window_gap=6,
+        local_rope=True,
+        activation_field="hidden_activation",
+        activations=GELU_NAMES,
+        norm_offset=1.0,
+        post_norms=True,
+        scales_embedding=True,
+        scales_queries=True,
+        caps_logits=True,
+        gguf_name="gemma3",
+        gguf_wide_layers=62,
+    ),
+    Family(
+        "phi3",
+        qkv_bias=NEVER,
+        out_bias=NEVER,
+        defaults={
+            "vocab_size": 32064,
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "max_position_embeddings": 4096,
+            "original_max_position_embeddings": 4096,
+            "rms_norm_eps": 1e-5,
+        },
+        window=ALWAYS_WINDOW,
+        partial_rotation=True,
+        rope_names={"yarn": "longrope"},
+        fused=True,
+    ),
 )
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.name: row for row in _ROWS})
 GGUF_FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {row.name: row for row in _ROWS if row.in_gguf}
+    {row.gguf: row for row in _ROWS if row.in_gguf}
 )
 
 

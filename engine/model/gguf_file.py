@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from ..base_files import GgufHeader, parse_header
 from ..count import round_up
 from ..errors import ModelError
+from .config import ModelConfig
+from .parts import GATE_UP_TENSOR, QKV_TENSOR
 from .quantised import READERS, Quantised, from_blocks
 
 MAX_ALIGNMENT = 1 << 16
@@ -41,7 +43,6 @@ SERVED = (
     "IQ4_NL",
     "IQ4_XS",
 )
-ROPE_FREQS = "rope_freqs.weight"
 AT_ONCE = 1 << 18
 """Numbers that are dequantised together; a multiple of every block's."""
 
@@ -156,30 +157,42 @@ def _dequantise(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> NDArray[n
     return plain
 
 
-def huggingface_names(layers: int) -> Iterator[tuple[str, str]]:
-    """Yield (Hugging Face name, GGUF name) of every tensor a Llama-family model may have."""
+def huggingface_names(config: ModelConfig) -> Iterator[tuple[str, str]]:
+    """Yield (Hugging Face name, GGUF name) of every tensor that a model of that shape may have."""
     yield from (
         ("model.embed_tokens.weight", "token_embd.weight"),
         ("model.norm.weight", "output_norm.weight"),
         ("lm_head.weight", "output.weight"),
     )
+    before_mlp = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     parts = {
         "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
+        before_mlp: "ffn_norm",
         "self_attn.o_proj": "attn_output",
         "self_attn.q_norm": "attn_q_norm",
         "self_attn.k_norm": "attn_k_norm",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
     }
-    for layer in range(layers):
+    parts |= FUSED if config.fused else SINGLE
+    parts |= POST_NORMS if config.post_norms else {}
+    for layer in range(config.layers):
         for ours, theirs in parts.items():
             yield f"model.layers.{layer}.{ours}.weight", f"blk.{layer}.{theirs}.weight"
             yield f"model.layers.{layer}.{ours}.bias", f"blk.{layer}.{theirs}.bias"
+
+
+SINGLE = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+}
+FUSED = {QKV_TENSOR: "attn_qkv", GATE_UP_TENSOR: "ffn_up"}
+POST_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 
 
 def unpermute(weight: torch.Tensor, heads: int) -> torch.Tensor:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from .families import GELU_TANH
+
 os.environ.setdefault(
     "ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16"
 )  # read by oneDNN at its first product
@@ -145,15 +147,13 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
 
 
 def rope_table(
-    inverse: torch.Tensor, context: int, dtype: torch.dtype
+    cos: torch.Tensor, sin: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute cosines and signed sines, [context, 1, 2, head_dim / 2].
+    """Lay out cosines and sines [positions, head_dim / 2] as [positions, 1, 2, head_dim / 2], sines
+    signed.
 
     `x * cos + flip(x) * sin` rotates halves.
     """
-    angles = torch.arange(context).float()[:, None] * inverse[None, :]
-    cos = angles.cos()
-    sin = angles.sin()
     return torch.stack((cos, cos), 1)[:, None].to(dtype), torch.stack((-sin, sin), 1)[:, None].to(
         dtype
     )
@@ -167,12 +167,19 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     x.mul_(cos).addcmul_(flipped, sin)
 
 
-def swiglu(gate_up: torch.Tensor) -> torch.Tensor:
-    """Compute `[rows, 2 * n] → silu(first half) * second half`, [rows, n].
+def fold(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+    """Compute `[rows, 2 * n] → activation(first half) * second half`, [rows, n].
 
     Works in pieces that one thread takes whole: torch cuts longer ones anywhere, and has another
     exponential for what is left over beside a cut.
     """
     gate, up = gate_up.chunk(2, dim=-1)
     rows = max(1, ONE_THREAD_NUMBERS // gate.shape[-1])
-    return torch.cat([functional.silu(piece) for piece in torch.split(gate, rows)]).mul_(up)
+    return torch.cat([activate(piece, activation) for piece in torch.split(gate, rows)]).mul_(up)
+
+
+def activate(gate: torch.Tensor, activation: str) -> torch.Tensor:
+    """Compute the activation (families.SILU or GELU_TANH) of every number."""
+    if activation == GELU_TANH:
+        return functional.gelu(gate, approximate="tanh")
+    return functional.silu(gate)

@@ -1,4 +1,5 @@
-"""Names the linears of a layer that an adapter may change, and how they are fused.
+"""Names the linears and norms of a layer that an adapter may change, how the program fuses linears,
+and how a base's own files do.
 
 Knows no adapter and no tensor.
 """
@@ -45,3 +46,63 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
         Part("mlp.up_proj", config.hidden, config.intermediate, 2),
         Part("mlp.down_proj", config.intermediate, config.hidden, 3),
     )
+
+
+QKV_TENSOR = "self_attn.qkv_proj"
+GATE_UP_TENSOR = "mlp.gate_up_proj"
+
+
+@dataclass(frozen=True)
+class Module:
+    """One linear of a layer as the base's files and adapters know it: one part, or several whose
+    rows follow one another.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def width_in(self) -> int:
+        """Return its number of inputs."""
+        return self.parts[0].width_in
+
+    @property
+    def width_out(self) -> int:
+        """Return its number of outputs."""
+        return sum(part.width_out for part in self.parts)
+
+    @property
+    def kind(self) -> int:
+        """Return the kind of site that it is part of."""
+        return self.parts[0].kind
+
+
+def modules_of(config: ModelConfig) -> tuple[Module, ...]:
+    """List the linears of a layer by the names that the base's files give them."""
+    q, k, v, out, gate, up, down = parts_of(config)
+    if config.fused:
+        return (
+            Module(QKV_TENSOR, (q, k, v)),
+            Module(out.name, (out,)),
+            Module(GATE_UP_TENSOR, (gate, up)),
+            Module(down.name, (down,)),
+        )
+    return tuple(Module(part.name, (part,)) for part in (q, k, v, out, gate, up, down))
+
+
+def norms_of(config: ModelConfig) -> tuple[str, ...]:
+    """List the norms of a layer that are as wide as the stream, in the order in which they run."""
+    first, second = "input_layernorm", "post_attention_layernorm"
+    if not config.post_norms:
+        return first, second
+    return first, second, "pre_feedforward_layernorm", "post_feedforward_layernorm"
+
+
+def norm_number(config: ModelConfig, layer: int | None, norm: int) -> int:
+    """Return the number of a norm among all; layer None: the one behind the layers, the last."""
+    return (config.layers if layer is None else layer) * len(norms_of(config)) + norm
+
+
+def num_entries(config: ModelConfig) -> int:
+    """Return how many linears and norms of a base an adapter may change."""
+    return config.layers * PARTS + norm_number(config, None, 1)

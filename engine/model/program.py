@@ -9,6 +9,9 @@ Pure; the same for every executor. Runs nothing.
     NORM hidden → normed;  LINEAR normed → silu(gate) * up → gated;  LINEAR gated → added to hidden
     PICK hidden's wanted rows → picked;  NORM picked → final;  LINEAR final → logits
 
+Where a family normalises what attention and MLP give, LINEAR writes to delta, and NORM adds that,
+normalised, to hidden.
+
 engine/executor/native.py runs it in one C++ call, engine/executor/twins.py operation by operation
 in torch: the twin is the reference that tests compare the native executor with, and what serves
 where there is no compiler.
@@ -21,7 +24,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from .config import ModelConfig
-from .parts import SITES
+from .families import GELU_TANH
+from .parts import SITES, norms_of
 
 
 class Kind(IntEnum):
@@ -38,19 +42,23 @@ class Kind(IntEnum):
 
 
 class Ending(IntEnum):
-    """The fate of a linear's output: written, added to its target, or gate and up folded into one
-    by SwiGLU.
+    """The fate of what a linear or a norm gives: written, added to its target, or gate and up
+    folded into one by SiLU (SwiGLU) or by GELU (GeGLU).
     """
 
     WRITE = 0
     ADD = 1
     SWIGLU = 2
+    GEGLU = 3
+
+
+FOLDS = (Ending.SWIGLU, Ending.GEGLU)
 
 
 class Place(IntEnum):
     """The buffers.
 
-    HIDDEN, PICKED and LOGITS are float32; the others what the executor computes in.
+    HIDDEN, PICKED and LOGITS are float32; the others what the executor computes in, or more.
     """
 
     HIDDEN = 0
@@ -60,7 +68,8 @@ class Place(IntEnum):
     GATED = 4
     PICKED = 5
     FINAL = 6
-    LOGITS = 7
+    DELTA = 7
+    LOGITS = 8
 
 
 QKV, OUT, GATE_UP, DOWN = range(SITES)
@@ -73,7 +82,9 @@ class Operation:
 
     weights: Hugging Face names without ".weight", concatenated by output rows in a linear (with
     ".bias" too when `biased`). site: the kind of adapter site of a linear; None for the head.
-    layer: None outside the layers.
+    layer: None outside the layers. norm: which of the layer's norms (parts.norms_of) it is;
+    0 for that behind the layers. rope:
+    which of the base's ropes turns the heads. window: how many tokens a token sees; None: all.
     """
 
     kind: Kind
@@ -84,6 +95,9 @@ class Operation:
     site: int | None = None
     ending: Ending = Ending.WRITE
     biased: bool = False
+    norm: int | None = None
+    rope: int = 0
+    window: int | None = None
 
 
 def make_program(config: ModelConfig) -> list[Operation]:
@@ -93,7 +107,7 @@ def make_program(config: ModelConfig) -> list[Operation]:
         Operation(Kind.EMBED, Place.HIDDEN, Place.HIDDEN, ("model.embed_tokens",)),
         *(operation for layer in range(config.layers) for operation in _layer(config, layer)),
         Operation(Kind.PICK, Place.HIDDEN, Place.PICKED),
-        Operation(Kind.NORM, Place.PICKED, Place.FINAL, ("model.norm",)),
+        Operation(Kind.NORM, Place.PICKED, Place.FINAL, ("model.norm",), norm=0),
         Operation(Kind.LINEAR, Place.FINAL, Place.LOGITS, (head,)),
     ]
 
@@ -121,7 +135,22 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
             biased=biased,
         )
 
-    yield Operation(Kind.NORM, Place.HIDDEN, Place.NORMED, names("input_layernorm"), layer=layer)
+    def norm(number: int, source: Place, target: Place, ending: Ending) -> Operation:
+        name = norms_of(config)[number]
+        return Operation(
+            Kind.NORM, source, target, names(name), layer=layer, ending=ending, norm=number
+        )
+
+    def into_stream(
+        source: Place, part: str, site: int, biased: bool, number: int
+    ) -> Iterator[Operation]:
+        if config.post_norms:
+            yield linear(source, Place.DELTA, (part,), site, Ending.WRITE, biased=biased)
+            yield norm(number, Place.DELTA, Place.HIDDEN, Ending.ADD)
+        else:
+            yield linear(source, Place.HIDDEN, (part,), site, Ending.ADD, biased=biased)
+
+    yield norm(0, Place.HIDDEN, Place.NORMED, Ending.WRITE)
     qkv = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     yield linear(Place.NORMED, Place.QKV, qkv, QKV, Ending.WRITE, biased=config.qkv_bias)
     if config.qk_norm:
@@ -133,23 +162,14 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
             layer=layer,
         )
     if layer not in config.unrotated:
-        yield Operation(Kind.ROTATE, Place.QKV, Place.QKV, (), layer=layer)
+        rope = config.rope_of(layer)
+        yield Operation(Kind.ROTATE, Place.QKV, Place.QKV, (), layer=layer, rope=rope)
     yield Operation(Kind.STORE, Place.QKV, Place.QKV, (), layer=layer)
-    yield Operation(Kind.ATTEND, Place.QKV, Place.MIXED, (), layer=layer)
-    yield linear(
-        Place.MIXED, Place.HIDDEN, ("self_attn.o_proj",), OUT, Ending.ADD, biased=config.out_bias
-    )
-    yield Operation(
-        Kind.NORM, Place.HIDDEN, Place.NORMED, names("post_attention_layernorm"), layer=layer
-    )
-    yield linear(
-        Place.NORMED,
-        Place.GATED,
-        ("mlp.gate_proj", "mlp.up_proj"),
-        GATE_UP,
-        Ending.SWIGLU,
-        biased=config.mlp_bias,
-    )
-    yield linear(
-        Place.GATED, Place.HIDDEN, ("mlp.down_proj",), DOWN, Ending.ADD, biased=config.mlp_bias
-    )
+    window = config.window_of(layer)
+    yield Operation(Kind.ATTEND, Place.QKV, Place.MIXED, (), layer=layer, window=window)
+    yield from into_stream(Place.MIXED, "self_attn.o_proj", OUT, config.out_bias, number=1)
+    yield norm(2 if config.post_norms else 1, Place.HIDDEN, Place.NORMED, Ending.WRITE)
+    gate_up = ("mlp.gate_proj", "mlp.up_proj")
+    folds = Ending.GEGLU if config.activation == GELU_TANH else Ending.SWIGLU
+    yield linear(Place.NORMED, Place.GATED, gate_up, GATE_UP, folds, biased=config.mlp_bias)
+    yield from into_stream(Place.GATED, "mlp.down_proj", DOWN, config.mlp_bias, number=3)

@@ -65,7 +65,7 @@ class Quantised:
         """Return the bytes of all three parts."""
         return sum(part.nbytes for part in (self.codes, self.scales, self.offsets))
 
-    def take(self, rows: torch.Tensor) -> Quantised:
+    def take(self, rows: torch.Tensor | slice) -> Quantised:
         """Return these rows of the weight; `rows` is an index as torch takes one."""
         return Quantised(self.codes[rows], self.scales[rows], self.offsets[rows])
 

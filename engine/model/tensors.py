@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import ModelError
 from .config import ModelConfig
+from .parts import modules_of, norms_of
 
 Shape = tuple[int, ...]
 
@@ -16,31 +17,20 @@ Shape = tuple[int, ...]
 def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     """Yield every tensor by its Hugging Face name, and its shape."""
     hidden = config.hidden
-    mlp = config.intermediate
     head = config.head_dim
     yield "model.embed_tokens.weight", (config.vocab_size, hidden)
     yield "model.norm.weight", (hidden,)
     if not config.tied_head:
         yield "lm_head.weight", (config.vocab_size, hidden)
-    query = config.heads * head
-    key = config.kv_heads * head
-    linears = (
-        ("self_attn.q_proj", query, hidden, config.qkv_bias),
-        ("self_attn.k_proj", key, hidden, config.qkv_bias),
-        ("self_attn.v_proj", key, hidden, config.qkv_bias),
-        ("self_attn.o_proj", hidden, query, config.out_bias),
-        ("mlp.gate_proj", mlp, hidden, config.mlp_bias),
-        ("mlp.up_proj", mlp, hidden, config.mlp_bias),
-        ("mlp.down_proj", hidden, mlp, config.mlp_bias),
-    )
-    norms = [("input_layernorm", hidden), ("post_attention_layernorm", hidden)]
+    biases = (config.qkv_bias, config.out_bias, config.mlp_bias, config.mlp_bias)
+    norms = [(name, hidden) for name in norms_of(config)]
     norms += [("self_attn.q_norm", head), ("self_attn.k_norm", head)] if config.qk_norm else []
     for layer in range(config.layers):
         stem = f"model.layers.{layer}."
-        for name, width_out, width_in, biased in linears:
-            yield f"{stem}{name}.weight", (width_out, width_in)
-            if biased:
-                yield f"{stem}{name}.bias", (width_out,)
+        for module in modules_of(config):
+            yield f"{stem}{module.name}.weight", (module.width_out, module.width_in)
+            if biases[module.kind]:
+                yield f"{stem}{module.name}.bias", (module.width_out,)
         for name, width in norms:
             yield f"{stem}{name}.weight", (width,)
 

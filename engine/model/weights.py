@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..base_files import base_id, read_index, weight_files
 from ..errors import ModelError
-from .config import ModelConfig, from_gguf, from_huggingface
+from .config import ModelConfig, from_huggingface
 from .families import GGUF_FAMILIES
-from .gguf_file import ROPE_FREQS, GgufFile, huggingface_names, unpermute
+from .gguf_config import ROPE_TENSORS, Tensors, from_gguf
+from .gguf_file import GgufFile, huggingface_names, unpermute
 from .quantised import Quantised, check_finite
 from .quantised_folder import (
     PackedLinear,
@@ -29,6 +31,7 @@ from .quantised_folder import (
     part_names,
     read_packing,
 )
+from .rows import Read, computed, source_of
 from .tensors import check_tensors, expected_tensors
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -44,18 +47,34 @@ HEAD = "lm_head.weight"
 
 @dataclass(frozen=True)
 class Weights:
-    """A base ready to be laid out: its id, shape, and a reader by Hugging Face name (float32 or as
-    stored).
+    """A base ready to be laid out: its id, shape, and a reader of its tensors by the names and in
+    the order that transformers has (float32 or as stored).
 
-    read_quantised: reads a matrix as it lies in 4 bits; None for a tensor that does not.
+    stored_quantised: reads a matrix as it lies in 4 bits; None for a tensor that does not.
     notes: what an operator should know of how it is read, a sentence each.
     """
 
     base_id: bytes
     config: ModelConfig
-    read: Callable[[str], torch.Tensor]
-    read_quantised: Callable[[str], Quantised | None] = lambda name: None
+    stored: Read
+    stored_quantised: Callable[[str], Quantised | None] = lambda name: None
     notes: tuple[str, ...] = ()
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor as the program computes with it, by the name that program.py gives it."""
+        return self._computed(name)
+
+    def read_quantised(self, name: str) -> Quantised | None:
+        """Return a matrix as it lies in 4 bits, by such a name; None where it does not."""
+        source = source_of(self.config, name)
+        weight = self.stored_quantised(source.name)
+        for rows in (source.rows, source.order):
+            weight = weight if weight is None or rows is None else weight.take(rows)
+        return weight
+
+    @cached_property
+    def _computed(self) -> Read:
+        return computed(self.config, self.stored)
 
 
 def open_weights(path: Path) -> Weights:
@@ -82,9 +101,13 @@ def _check_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def _open_gguf(path: Path) -> Weights:
     file = GgufFile(path)
-    divisors = tuple(file.read(ROPE_FREQS).flatten().tolist()) if ROPE_FREQS in file.tensors else ()
-    config = from_gguf(file.fields, frozenset(file.tensors), divisors)
-    names = dict(huggingface_names(config.layers))
+    divisors = {
+        name: tuple(file.read(name).flatten().tolist())
+        for name in ROPE_TENSORS
+        if name in file.tensors
+    }
+    config = from_gguf(file.fields, Tensors(frozenset(file.tensors), divisors))
+    names = dict(huggingface_names(config))
     check_tensors(
         config,
         {
@@ -100,12 +123,14 @@ def _open_gguf(path: Path) -> Weights:
         heads = {"q_proj": config.heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
         return heads if permuted else None
 
-    def read(name: str) -> torch.Tensor:
+    def stored(name: str) -> torch.Tensor:
         tensor = _check_finite(name, file.read(names[name]))
+        if config.norm_offset and "norm" in name:
+            return tensor - config.norm_offset  # such files hold the sum
         heads = heads_of(name)
         return unpermute(tensor, heads) if heads else tensor
 
-    def read_quantised(name: str) -> Quantised | None:
+    def stored_quantised(name: str) -> Quantised | None:
         weight = file.read_quantised(names[name])
         if weight is None:
             return None
@@ -113,7 +138,7 @@ def _open_gguf(path: Path) -> Weights:
         rows = torch.arange(len(weight.codes))
         return check_finite(name, weight.take(unpermute(rows, heads)) if heads else weight)
 
-    return Weights(base_id(path), config, read, read_quantised)
+    return Weights(base_id(path), config, stored, stored_quantised)
 
 
 def _open_folder(path: Path) -> Weights:

@@ -34,7 +34,15 @@ SHAPE = {
     "num_key_value_heads": 2,
     "head_dim": 64,
 }
-FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "smollm3": "smollm3"}
+FAMILIES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "smollm3": "smollm3",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "phi3": "phi3",
+}
 
 
 def permute(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -55,7 +63,7 @@ def write_gguf(
     """
     config = open_weights(folder).config
     tensors = load_file(folder / "model.safetensors")
-    names = {ours: theirs for ours, theirs in huggingface_names(config.layers) if ours in tensors}
+    names = {ours: theirs for ours, theirs in huggingface_names(config) if ours in tensors}
     writer = gguf.GGUFWriter(path, kind)
     writer.add_block_count(config.layers)
     writer.add_context_length(config.context)
@@ -68,6 +76,13 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_freq_base(config.rope_base)
     writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_dimension_count(config.rotated)
+    if config.window is not None:
+        writer.add_sliding_window(config.window)
+    if config.score_cap is not None:
+        writer.add_attn_logit_softcapping(config.score_cap)
+    if config.logit_cap is not None:
+        writer.add_final_logit_softcapping(config.logit_cap)
     for name, value in fields.items():
         (
             writer.add_tensor(name, value)
@@ -76,7 +91,9 @@ def write_gguf(
         )
     meant = {}
     for ours, theirs in names.items():
-        weight = tensors[ours].float().numpy()
+        # such files hold what is added to a norm's weights, too
+        offset = config.norm_offset if "norm" in ours else 0.0
+        weight = (tensors[ours].float() + offset).numpy()
         heads = (
             {"q_proj": config.heads, "k_proj": config.kv_heads}.get(ours.split(".")[-2])
             if kind in ("llama", "smollm3")
@@ -91,6 +108,7 @@ def write_gguf(
         )
         writer.add_tensor(theirs, packed, raw_dtype=wanted)
         plain = gguf.quants.dequantize(packed, wanted).reshape(stored.shape).astype(np.float32)
+        plain = plain - offset if offset else plain
         meant[ours] = torch.from_numpy(plain.copy() if not heads else unpermuted(plain, heads))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -162,7 +180,16 @@ def test_every_number_format_of_a_gguf_file_gives_the_logits_of_its_dequantised_
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_every_family_is_read_from_a_gguf_file(tmp_path: Path, kind: str) -> None:
-    changes = {"num_hidden_layers": 5} if kind == "smollm3" else {}
+    changes = {
+        "smollm3": {"num_hidden_layers": 5},
+        "gemma2": {"query_pre_attn_scalar": 64},
+        "gemma3_text": {
+            "query_pre_attn_scalar": 64,
+            "num_hidden_layers": 7,
+            "sliding_window_pattern": 6,
+        },
+        "phi3": {"partial_rotary_factor": 0.75, "sliding_window": 24},
+    }.get(kind, {})
     model = make_base(tmp_path / "base", kind, spread=0.05, **{**SHAPE, **changes})
     meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", FAMILIES[kind])
     tokens = some_tokens(40, 3)
@@ -250,9 +277,11 @@ def test_a_base_that_changes_under_a_running_engine_is_not_read_on(tmp_path: Pat
         weights.read(name)
 
 
-def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+def test_a_sliding_window_bounds_what_a_token_sees_and_not_the_context(tmp_path: Path) -> None:
     make_base(tmp_path, "mistral", sliding_window=64)
-    assert open_weights(tmp_path).config.context == 64
+    config = open_weights(tmp_path).config
+    assert config.context == 1024
+    assert [config.window_of(layer) for layer in range(config.layers)] == [64] * config.layers
 
 
 # --- files that lie ---
@@ -276,7 +305,16 @@ def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
         ({"attention_bias": True}, "q_proj.bias"),
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "proportional", "factor": 2.0}}, "proportional"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": -2.0}}, "factor"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}},
+            "rope_theta",
+        ),
+        ({"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]}}, "short_factor"),
+        ({"model_type": "gemma3_text", "layer_types": ["full_attention"]}, "layer_types"),
+        ({"model_type": "gemma2", "hidden_activation": "silu"}, "hidden_activation"),
+        ({"model_type": "phi3", "partial_rotary_factor": 0.2}, "partial_rotary_factor"),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"rope_parameters": [1]}, "rope_parameters"),
         ({"model_type": "mistral", "sliding_window": -1}, "sliding_window"),
@@ -421,12 +459,18 @@ KEYS = (
     "attention_bias",
     "mlp_bias",
     "hidden_act",
+    "hidden_activation",
+    "layer_types",
+    "query_pre_attn_scalar",
+    "final_logit_softcapping",
+    "partial_rotary_factor",
+    "sliding_window_pattern",
 )
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    kind=st.sampled_from(["llama", "qwen2", "smollm3"]),
+    kind=st.sampled_from(["llama", "qwen2", "smollm3", "gemma2", "gemma3_text", "phi3"]),
     changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4),
 )
 def test_only_a_model_error_comes_out_of_a_spoilt_configuration(

@@ -74,7 +74,38 @@ ROPES: list[dict[str, Any]] = [
         },
     },
     {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1e6},
+    {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 2.5,
+            "rope_theta": 5e4,
+            "original_max_position_embeddings": 1024,
+            "beta_fast": 24.0,
+            "beta_slow": 2.0,
+            "truncate": False,
+            "mscale": 0.7,
+            "mscale_all_dim": 0.3,
+        }
+    },
+    {"rope_scaling": {"type": "yarn", "factor": 4.0, "attention_factor": 0.9}},
 ]
+
+
+FACTORS = [1.0 + i / 8 for i in range(8)]
+PHI_ROPES: list[dict[str, Any]] = [
+    {},
+    {"rope_theta": 777.0},
+    {
+        "rope_scaling": {"type": "longrope", "short_factor": FACTORS, "long_factor": FACTORS[::-1]},
+        "original_max_position_embeddings": 4096,
+    },
+    {
+        "rope_scaling": {"type": "yarn", "short_factor": FACTORS, "long_factor": FACTORS[::-1]},
+        "rope_theta": 5e5,
+    },
+]
+"""Phi-3 knows two kinds, one of them by several names."""
 
 
 def oracle_class(family: str) -> Any:
@@ -101,7 +132,13 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     left_out |= set(together) if "sizes" in left_out else set()
     left_out |= {"num_key_value_heads", "head_dim"} if "heads" in left_out else set()
     raw = {name: value for name, value in {**SMALL, **changes}.items() if name not in left_out}
-    return {"model_type": family, **raw, **draw(st.sampled_from(ROPES))}
+    if family == "phi3":
+        sized = {"hidden_size": 512, "num_attention_heads": 32, "num_key_value_heads": 4}
+        return {"model_type": family, **raw, **sized, **draw(st.sampled_from(PHI_ROPES))}
+    rope = draw(st.sampled_from(ROPES))
+    if family == "gemma3_text" and "rope_parameters" in rope:
+        rope = rope | {"rope_parameters": {"full_attention": rope["rope_parameters"]}}
+    return {"model_type": family, **raw, **rope}
 
 
 def meant(raw: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +148,9 @@ def meant(raw: dict[str, Any]) -> dict[str, Any]:
 
     family = str(raw["model_type"])
     config = AutoConfig.for_model(**json.loads(json.dumps(raw)))
-    rope = config.rope_parameters
+    kind = {"layer_type": "full_attention"} if family == "gemma3_text" else {}
+    rope = config.rope_parameters["full_attention"] if kind else config.rope_parameters
+    magnitude = 1.0
     head_dim = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads
     )
@@ -119,10 +158,15 @@ def meant(raw: dict[str, Any]) -> dict[str, Any]:
         exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
         frequencies = 1.0 / (rope["rope_theta"] ** exponents)
     else:
-        frequencies = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")[0]
-    kinds = getattr(config, "layer_types", None) or ()
-    slides = family == "mistral" or "sliding_attention" in kinds
-    window = (slides and getattr(config, "sliding_window", None)) or MAX_CONTEXT_TOKENS
+        frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu", **kind)
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    if family in ("mistral", "phi3"):
+        kinds = ["sliding_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    slides = frozenset(
+        at for at, each in enumerate(kinds) if each == "sliding_attention" and window
+    )
+    gemma = family.startswith("gemma")
     return {
         "vocab_size": config.vocab_size,
         "hidden": config.hidden_size,
@@ -131,7 +175,12 @@ def meant(raw: dict[str, Any]) -> dict[str, Any]:
         "heads": config.num_attention_heads,
         "kv_heads": config.num_key_value_heads,
         "head_dim": head_dim,
-        "context": min(config.max_position_embeddings, window, MAX_CONTEXT_TOKENS),
+        "context": min(config.max_position_embeddings, MAX_CONTEXT_TOKENS),
+        "sliding": slides,
+        "window": window if slides else None,
+        "score_scale": (config.query_pre_attn_scalar if gemma else head_dim) ** -0.5,
+        "logit_cap": config.final_logit_softcapping if gemma else None,
+        "magnitude": magnitude,
         "norm_eps": config.rms_norm_eps,
         "tied_head": config.tie_word_embeddings,
         "unrotated": frozenset(
@@ -148,6 +197,10 @@ def test_a_configuration_means_what_it_means_to_transformers(raw: dict[str, Any]
     expected = meant(raw)
     config = from_huggingface(raw)
     frequencies = expected.pop("frequencies")
+    scaling = config.ropes[0].scaling
+    assert (1.0 if scaling is None else scaling.magnitude) == pytest.approx(
+        expected.pop("magnitude"), rel=1e-6
+    )
     assert {name: getattr(config, name) for name in expected} == expected
     assert torch.allclose(config.inverse_frequencies(), frequencies, rtol=1e-6, atol=0)
 
@@ -159,7 +212,8 @@ def test_an_empty_configuration_is_the_family_s_own_model(family: str) -> None:
     assert read.hidden == config.hidden_size
     assert read.layers == config.num_hidden_layers
     assert read.kv_heads == config.num_key_value_heads
-    assert read.rope_base == config.rope_parameters["rope_theta"]
+    rope = config.rope_parameters
+    assert read.rope_base == rope.get("full_attention", rope)["rope_theta"]
 
 
 def forward(folder: Path, tokens: list[int]) -> torch.Tensor:
@@ -337,13 +391,22 @@ def test_a_model_that_was_saved_without_its_head_is_read(tmp_path: Path) -> None
     assert (forward(tmp_path, tokens) - oracle(tmp_path, tokens)).abs().max() < TOLERANCE
 
 
-def test_a_window_that_the_family_does_not_use_leaves_the_context_whole() -> None:
+def test_layers_slide_where_their_family_uses_the_window() -> None:
     small = {**SMALL, "sliding_window": 64}
 
-    def context(family: str, **changes: Any) -> int:
-        return from_huggingface({"model_type": family, **small, **changes}).context
+    def sliding(family: str, **changes: Any) -> list[int]:
+        config = from_huggingface({"model_type": family, **small, **changes})
+        assert config.context == 9000
+        assert config.window == (64 if config.sliding else None)
+        return sorted(config.sliding)
 
-    assert context("llama") == context("qwen3") == context("smollm3") == 9000
-    assert context("mistral") == context("qwen3", use_sliding_window=True) == 64
-    assert context("qwen2", use_sliding_window=True, max_window_layers=8) == 9000
-    assert context("smollm3", use_sliding_window=True) == 64
+    assert sliding("llama") == sliding("qwen3") == sliding("smollm3") == []
+    assert sliding("mistral") == sliding("phi3", head_dim=None) == list(range(8))
+    assert sliding("qwen3", use_sliding_window=True) == [4, 5, 6, 7]
+    assert sliding("qwen2", use_sliding_window=True, max_window_layers=8) == []
+    assert sliding("smollm3", use_sliding_window=True) == [1, 3, 5, 7]
+    assert sliding("gemma2") == [0, 2, 4, 6]
+    assert sliding("gemma3_text") == [0, 1, 2, 3, 4, 6, 7]
+    named = ["full_attention"] * 7 + ["sliding_attention"]
+    assert sliding("gemma3_text", layer_types=named) == [7]
+    assert sliding("qwen2", use_sliding_window=True, layer_types=named) == [7]

@@ -11,7 +11,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from engine.model.layers import ROW_FLOOR, choose_linear_kernel, make_linear, swiglu
+from engine.model.families import SILU
+from engine.model.layers import ROW_FLOOR, choose_linear_kernel, fold, make_linear
 
 from .worlds import ALL_LINEAR, BOTH, VOCAB, Bench, make_base, some_tokens, write_adapter
 
@@ -160,8 +161,8 @@ def test_a_row_s_gate_has_the_same_bits_among_any_number_of_rows_and_on_two_thre
     torch.set_num_threads(2)
     try:
         x = (4 * torch.randn(301, 2 * width)).to(dtype)
-        whole = swiglu(x)
+        whole = fold(x, SILU)
         for first, count in ((0, 1), (3, 2), (8, 17), (100, 64), (1, 300)):
-            assert torch.equal(swiglu(x[first : first + count]), whole[first : first + count])
+            assert torch.equal(fold(x[first : first + count], SILU), whole[first : first + count])
     finally:
         torch.set_num_threads(threads)

@@ -43,7 +43,32 @@ def expect(model: Any, tokens: list[int]) -> torch.Tensor:
         ),
         ("llama", {"attention_bias": True, "mlp_bias": True}),
         ("mistral", {}),
-        ("mistral", {"sliding_window": 512}),
+        ("mistral", {"sliding_window": 20}),
+        (
+            "llama",
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10000.0,
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                }
+            },
+        ),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}),
+        ("gemma2", {"num_hidden_layers": 2}),
+        (
+            "gemma3_text",
+            {
+                "num_hidden_layers": 2,
+                "final_logit_softcapping": 20.0,
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+                },
+            },
+        ),
+        ("phi3", {"hidden_size": 96, "sliding_window": 20, "partial_rotary_factor": 0.75}),
         ("qwen2", {}),
         ("qwen3", {}),
         ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),

@@ -20,7 +20,7 @@ from engine.errors import ModelError
 from engine.executor import library, native
 from engine.executor.step import find_best
 from engine.lora.layout import PartWeights, pack
-from engine.model.parts import parts_of
+from engine.model.parts import norms_of, parts_of
 from engine.model.weights import open_weights
 
 from .worlds import Bench, make_base, some_tokens
@@ -42,13 +42,20 @@ FAMILIES = {
     "qwen2": {},
     "qwen3": {},
     "wide": {"hidden_size": 138, "intermediate_size": 202, "num_key_value_heads": 3},
+    "gemma2": {"num_hidden_layers": 2},
+    "gemma3_text": {"num_hidden_layers": 2},
+    "phi3": {
+        "hidden_size": 96,
+        "partial_rotary_factor": 0.75,
+        "sliding_window": 40,
+    },
 }
 """`wide`: nothing is a multiple of 32, and an odd number of blocks."""
 
 
 def adapted(config: object, seed: int, rank: int, dtype: torch.dtype, everything: bool) -> object:
-    """An adapter that changes every part, or every other one; with gains and shifts when
-    `everything`.
+    """An adapter that changes every part, or every other one; with gains and shifts, and norms,
+    when `everything`.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -70,6 +77,11 @@ def adapted(config: object, seed: int, rank: int, dtype: torch.dtype, everything
                     gain,
                     shift,
                 )
+    if everything:
+        width = config.hidden  # type: ignore[attr-defined]
+        last = config.layers  # type: ignore[attr-defined]
+        keys = [(0, name) for name in norms_of(config)] + [(last, "norm")]  # type: ignore[arg-type]
+        parts |= {key: PartWeights(gain=1 + random(width)) for key in keys}
     return pack(config, parts, dtype)  # type: ignore[arg-type]
 
 

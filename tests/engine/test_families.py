@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ModelError
-from engine.model.config import from_gguf, from_huggingface
+from engine.model.config import from_huggingface
 from engine.model.families import FAMILIES, GGUF_FAMILIES, Family, is_biased
+from engine.model.gguf_config import Tensors, from_gguf
 
 LAYERS = 8
 
@@ -73,7 +74,7 @@ def test_every_family_is_read_from_a_folder(family: Family) -> None:
 
 @pytest.mark.parametrize("family", GGUF_FAMILIES.values(), ids=list(GGUF_FAMILIES))
 def test_every_family_that_gguf_knows_is_read_from_a_file(family: Family) -> None:
-    config = from_gguf(gguf(family.name), frozenset({"output.weight"}))
+    config = from_gguf(gguf(family.gguf), Tensors(frozenset({"output.weight"})))
     assert config.unrotated == ({3, 7} if family.rotation_gap == 4 else set())
 
 
@@ -85,7 +86,7 @@ def test_another_family_is_refused_by_its_name_and_all_that_are_served_are_told(
         from_huggingface(huggingface("llama", model_type=name))
     assert str(name)[:20] in str(told.value) or repr(str(name)[:40]) in str(told.value)
     with pytest.raises(ModelError, match="is not served; we serve llama, qwen2"):
-        from_gguf({"general.architecture": name}, frozenset())
+        from_gguf({"general.architecture": name}, Tensors(frozenset()))
 
 
 def test_a_base_may_say_which_layers_do_not_rotate_where_its_family_has_any() -> None:

@@ -80,18 +80,26 @@ def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes:
         "qwen2": "Qwen2",
         "qwen3": "Qwen3",
         "smollm3": "SmolLM3",
+        "gemma2": "Gemma2",
+        "gemma3_text": "Gemma3",
+        "phi3": "Phi3",
     }
     extra = {
         "mistral": {"sliding_window": None},
         "smollm3": {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        "gemma2": {"sliding_window": 24, "query_pre_attn_scalar": 20},
+        "gemma3_text": {"sliding_window": 24, "sliding_window_pattern": 2},
+        "phi3": {"pad_token_id": 0},
     }.get(kind, {})
-    config = getattr(transformers, classes[kind] + "Config")(**{**SHAPE, **extra, **changes})
+    named = transformers.AutoConfig.for_model(kind)
+    config = type(named)(**{**SHAPE, **extra, **changes})
     torch.manual_seed(7)
     model = getattr(transformers, classes[kind] + "ForCausalLM")(config).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(
-                1 + 0.1 * torch.randn_like(parameter)
+                (1 - model.config.model_type.startswith("gemma"))
+                + 0.1 * torch.randn_like(parameter)
                 if "norm" in name
                 else spread * torch.randn_like(parameter)
             )
@@ -344,6 +352,9 @@ class Bench:
         pages = list(range(self._next_page, self._next_page + needed))
         self._next_page += needed
         self.cache.clean(pages)
+        context = min(self.config.context, 1024)
+        short = self.config.short_context
+        is_long = short is not None and len(tokens) > short
         return Sequence(
             len(pages),
             1,
@@ -356,6 +367,7 @@ class Bench:
             stop_ids=frozenset(),
             arrived_s=0.0,
             pages=pages,
+            angle_offset=context if is_long else 0,
         )
 
     def batch(self, *parts: tuple[Sequence, int, int]) -> Batch:

@@ -28,6 +28,7 @@ from triton.runtime.jit import JITFunction
 
 from engine.cuda import attention, elementwise, lora, matvec, narrow, sampling
 from engine.executor.draw import Draw
+from engine.model.families import SILU
 from engine.model.quantised import Quantised
 from engine.noise import NoiseKey
 
@@ -236,9 +237,12 @@ def other_calls(dtype: torch.dtype) -> Iterator[Call]:
     yield "rms_norm", partial(elementwise.rms_norm, stream, weight, 1e-5, normed)
     yield "add_rms_norm", partial(elementwise.add_rms_norm, stream, normed, weight, 1e-5, normed)
     yield (
-        "swiglu",
+        "fold",
         partial(
-            elementwise.swiglu, _empty(rows, 2 * mlp, dtype=dtype), _empty(rows, mlp, dtype=dtype)
+            elementwise.fold,
+            _empty(rows, 2 * mlp, dtype=dtype),
+            _empty(rows, mlp, dtype=dtype),
+            SILU,
         ),
     )
     for width_out, width_in in ((hidden + 2 * kv, hidden), (hidden, mlp), (577, 138)):
@@ -264,8 +268,8 @@ def other_calls(dtype: torch.dtype) -> Iterator[Call]:
     gate_up = _empty(2 * mlp, hidden, dtype=dtype)
     bias = _empty(2 * mlp, dtype=dtype)
     yield (
-        "matvec_swiglu",
-        partial(matvec.matvec_swiglu, normed[:1], gate_up, bias, _empty(1, mlp, dtype=dtype)),
+        "matvec_fold",
+        partial(matvec.matvec_fold, normed[:1], gate_up, bias, _empty(1, mlp, dtype=dtype), SILU),
     )
     entries = torch.zeros(64, 32 * 7, 5, dtype=torch.int64)
     for count, width_in, widths in (

@@ -28,6 +28,8 @@ from engine.executor.step import Run, Segment, StepInput
 from engine.lora.bank import SlotBank, address_table
 from engine.lora.layout import PackedAdapter, PartWeights, pack
 from engine.messages import Choosing, Sampling
+from engine.model.attention import Scoring
+from engine.model.families import GELU_TANH, SILU
 from engine.model.parts import PARTS, parts_of
 from engine.sampler import Chooser
 from tests.engine.test_sampling import DRAWS, LOGITS, SEED, VECTORS, make_draw
@@ -145,14 +147,17 @@ def test_queries_turn_in_place_and_keys_go_to_their_cells(
 
 
 @EACH_DTYPE
+@pytest.mark.parametrize("activation", [SILU, GELU_TANH])
 @pytest.mark.parametrize("width", [12, 1500])
-def test_swiglu_agrees_even_where_the_exponential_overflows(dtype: torch.dtype, width: int) -> None:
+def test_gate_and_up_are_folded_even_where_the_exponential_overflows(
+    dtype: torch.dtype, width: int, activation: str
+) -> None:
     gate_up = random(3, 2 * width, dtype=dtype)
     gate_up[0, :3] = torch.tensor([-200.0, 200.0, 0.0])
     out = torch.empty(3, width, dtype=dtype, device=DEVICE)
     expected = torch.empty(3, width, dtype=dtype)
-    elementwise.swiglu(*there(gate_up), out)
-    elementwise.swiglu_reference(gate_up, expected)
+    elementwise.fold(*there(gate_up), out, activation)
+    elementwise.fold_reference(gate_up, expected, activation)
     assert_near(out, expected)
 
 
@@ -201,6 +206,7 @@ def test_a_row_times_a_weight_agrees_and_has_the_same_bits_again(
 
 @EACH_DTYPE
 @pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("activation", [SILU, GELU_TANH])
 @pytest.mark.parametrize(
     ("width_in", "width"),
     [
@@ -212,7 +218,7 @@ def test_a_row_times_a_weight_agrees_and_has_the_same_bits_again(
     ],
 )
 def test_a_row_through_gate_and_up_agrees_even_where_the_exponential_overflows(
-    dtype: torch.dtype, width_in: int, width: int, biased: bool
+    dtype: torch.dtype, width_in: int, width: int, activation: str, biased: bool
 ) -> None:
     x = random(1, width_in, dtype=dtype)
     weight = random(2 * width, width_in, dtype=dtype) / width_in**0.5
@@ -222,9 +228,10 @@ def test_a_row_through_gate_and_up_agrees_even_where_the_exponential_overflows(
         bias[width : width + 3] = 3.0
     expected = torch.empty(1, width, dtype=dtype)
     given, again = torch.full((2, 1, width), float("nan"), dtype=dtype, device=DEVICE)
-    matvec.matvec_swiglu_reference(x, weight, bias, expected)
+    matvec.matvec_fold_reference(x, weight, bias, expected, activation)
     for out in (given, again):
-        matvec.matvec_swiglu(*there(x, weight), None if bias is None else bias.to(DEVICE), out)
+        bias_there = None if bias is None else bias.to(DEVICE)
+        matvec.matvec_fold(*there(x, weight), bias_there, out, activation)
     assert_near(given, expected)
     assert torch.equal(given, again)
 
@@ -543,7 +550,9 @@ def make_context(
     return Context(runs, pool, tables.split(torch.from_numpy(host).to(DEVICE), room))
 
 
-def attend(context: Context, q: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:
+def attend(
+    context: Context, q: torch.Tensor, heads: int, head_dim: int, **layer: Any
+) -> torch.Tensor:
     """Both kernels over the same output, which starts as sevens."""
     kv_heads = len(context.pool) // 2
     shown = context.tables
@@ -559,6 +568,7 @@ def attend(context: Context, q: torch.Tensor, heads: int, head_dim: int) -> torc
         out=out,
         scratch=scratch,
         page_tokens=PAGE_TOKENS,
+        **layer,
     )
     attention.attend_prefill(
         q_there,
@@ -568,21 +578,38 @@ def attend(context: Context, q: torch.Tensor, heads: int, head_dim: int) -> torc
         query_tiles=shown.query_tiles,
         out=out,
         page_tokens=PAGE_TOKENS,
+        **layer,
     )
     return out.cpu()
 
 
-def attend_plainly(context: Context, q: torch.Tensor, heads: int, head_dim: int) -> torch.Tensor:
+def attend_plainly(
+    context: Context, q: torch.Tensor, heads: int, head_dim: int, **layer: Any
+) -> torch.Tensor:
     out = torch.empty(len(q), heads * head_dim, dtype=q.dtype)
     shown = context.tables
     runs = shown.runs.cpu()
     pages = shown.pages.cpu()
     tiles = shown.query_tiles.cpu()
     attention.attend_decode_reference(
-        q, context.pool, runs, pages, out=out, scratch=torch.empty(0), page_tokens=PAGE_TOKENS
+        q,
+        context.pool,
+        runs,
+        pages,
+        out=out,
+        scratch=torch.empty(0),
+        page_tokens=PAGE_TOKENS,
+        **layer,
     )
     attention.attend_prefill_reference(
-        q, context.pool, runs, pages, query_tiles=tiles, out=out, page_tokens=PAGE_TOKENS
+        q,
+        context.pool,
+        runs,
+        pages,
+        query_tiles=tiles,
+        out=out,
+        page_tokens=PAGE_TOKENS,
+        **layer,
     )
     return out
 
@@ -609,6 +636,23 @@ def test_every_row_sees_its_own_context(
     assert_near(given, attend_plainly(context, q, heads, head_dim))
     if REPEATS or head_dim == 16:
         assert torch.equal(given, attend(context, q, heads, head_dim))
+
+
+@pytest.mark.parametrize("window", [1, 20, 70, 200])
+@pytest.mark.parametrize("cap", [None, 0.7])
+def test_a_token_sees_its_window_and_scores_stay_within_their_cap(
+    window: int, cap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows begin inside a page, inside a piece and, for some rows of a tile only, behind its
+    first tokens; what lies before them in a page that another wrote is not read as a number.
+    """
+    monkeypatch.setattr(attention, "MAX_SPLITS", 2)
+    context = make_context(
+        4, 2, 16, [(1, 0), (1, 150), (90, 60), (1, 300), (2, 127)], dtype=torch.float32
+    )
+    q = random(95, 64)
+    layer = {"scoring": Scoring(0.4, cap), "window": window}
+    assert_near(attend(context, q, 4, 16, **layer), attend_plainly(context, q, 4, 16, **layer))
 
 
 def test_the_widest_heads_see_their_context_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,9 @@ from engine.lora.ends import Ends, head_of
 from engine.lora.layout import Loaded, PackedAdapter, PartWeights, pack
 from engine.lora.loader import Sources
 from engine.model.config import ModelConfig
-from engine.model.parts import parts_of
+from engine.model.families import GELU_TANH
+from engine.model.parts import norms_of, parts_of
+from engine.model.rope import Linear, Rope
 from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
 
@@ -62,6 +64,36 @@ MODELS = {
     "smollm3": replace(LLAMA, layers=4, unrotated=frozenset({3}), tied_head=True),
     "biased": replace(LLAMA, qkv_bias=True, out_bias=True, mlp_bias=True),
     "wide": replace(LLAMA, hidden=138, intermediate=202, kv_heads=3),
+    "gemma2": replace(
+        LLAMA,
+        tied_head=True,
+        window=30,
+        sliding=frozenset({0, 2}),
+        activation=GELU_TANH,
+        norm_offset=1.0,
+        post_norms=True,
+        embedding_scale=8.5,
+        query_scale=0.2,
+        score_cap=5.0,
+        logit_cap=20.0,
+    ),
+    "gemma3": replace(
+        LLAMA,
+        qk_norm=True,
+        window=30,
+        sliding=frozenset({0, 2}),
+        local_rope_base=500.0,
+        activation=GELU_TANH,
+        norm_offset=1.0,
+        post_norms=True,
+    ),
+    "phi3": replace(
+        LLAMA,
+        rope=Rope(10000.0, 12, Linear(2.0, 1.1)),
+        window=30,
+        sliding=frozenset(range(3)),
+        fused=True,
+    ),
 }
 """One of each family; `wide`: nothing is a multiple of 32, and an odd number of blocks."""
 
@@ -94,7 +126,7 @@ def random_weights(config: ModelConfig, spread: float = 0.3) -> Weights:
     def read(name: str) -> torch.Tensor:
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         random = torch.randn(shapes[name], generator=generator)
-        return 1 + 0.1 * random if "norm" in name else spread * random
+        return 1 - config.norm_offset + 0.1 * random if "norm" in name else spread * random
 
     shapes = dict(expected_tensors(config))
     return Weights(hashlib.sha256(repr(config).encode()).digest(), config, read)
@@ -109,7 +141,8 @@ def random_adapter(
     ends: bool = False,
 ) -> PackedAdapter:
     """An adapter of that rank and some beyond; on every part with gains and shifts when
-    `everything`, else on every other one without.
+    `everything`, else on every other one without. With `ends` it changes norms, too: no graph holds
+    either.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -131,6 +164,11 @@ def random_adapter(
                     gain,
                     shift,
                 )
+        if ends:
+            for name in norms_of(config)[1:]:
+                parts[layer, name] = PartWeights(gain=1 + random(config.hidden))
+    if ends:
+        parts[config.layers, "norm"] = PartWeights(gain=1 + random(config.hidden))
     vocab = config.vocab_size
     hidden = config.hidden
     if not ends:
