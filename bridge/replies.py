@@ -14,6 +14,7 @@ import msgspec
 from .errors import ServerBroke
 
 MAX_MESSAGE_CHARS = 600
+UNREADABLE = (msgspec.MsgspecError, UnicodeError)
 
 
 class Likely(msgspec.Struct, frozen=True):
@@ -117,7 +118,7 @@ def read_event(line: bytes) -> Piece | None:
         return None
     try:
         return _pieces.decode(line[5:])
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ServerBroke(f"vLLM sent what is no piece of an answer: {error}") from error
 
 
@@ -125,7 +126,7 @@ def read_models(body: bytes) -> list[Model]:
     """Read /v1/models. Raises ServerBroke."""
     try:
         return _models.decode(body).data
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ServerBroke(f"vLLM's list of models cannot be read: {error}") from error
 
 
@@ -133,7 +134,7 @@ def read_refusal(body: bytes) -> str:
     """Read the words of an error, as far as there are any."""
     try:
         said = _refusals.decode(body).error.message
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         said = body.decode(errors="replace")
     return " ".join(said.split())[:MAX_MESSAGE_CHARS]
 
