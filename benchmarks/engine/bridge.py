@@ -34,7 +34,7 @@ AHEAD = 32
 LOW = 17
 OPTIONS = (
     "--dtype bfloat16 --max-model-len 1024 --max-num-seqs 32 --skip-tokenizer-init --enable-lora"
-    " --max-loras 2 --max-lora-rank 8 --enable-scale-out --max-logprobs 21"
+    " --max-loras 2 --max-lora-rank 8 --enforce-eager --enable-scale-out --max-logprobs 21"
     " --logits-processors lorikeet_vllm.draws:Draws"
 )
 
@@ -46,11 +46,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cores", type=int, default=0, help="cores of the model (0: all)")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "hf"
         make_base(base)
-        server = start(chosen.vllm, base)
+        server = start(chosen.vllm, base, chosen.cores)
         try:
             report(compare(Daemon(f"http://127.0.0.1:{PORT}", base), base, chosen))
         finally:
@@ -58,14 +59,16 @@ def main() -> None:
             server.wait(60)
 
 
-def start(python: str, base: Path) -> subprocess.Popen[bytes]:
+def start(python: str, base: Path, cores: int) -> subprocess.Popen[bytes]:
     """Start vLLM and wait for it."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment |= {
         "PYTHONPATH": str(ROOT / "plugins" / "vllm"),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "true",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(
+            map(str, sorted(os.sched_getaffinity(0))[: cores or None])
+        ),
     }
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)]
     command += ["--host", "127.0.0.1", "--port", str(PORT), *OPTIONS.split()]
