@@ -103,9 +103,10 @@ class CompletionRequest:
     """One question.
 
     `choosing` is how its tokens are chosen; `logprobs` is how many likely tokens to report beside
-    each. `model` is "base", "name", "name@version", "peerid/name" or a CID. `node` names the peer
-    that must answer; None lets the router choose. `seed` makes the client's half of the seed
-    reproducible; None draws it at random.
+    each. `model` is "base", "name", "name@version", "peerid/name", a CID, several of them with
+    weights ("law:0.7+verse:0.3") or "auto". `node` names the peer that must answer; None lets the
+    router choose. `seed` makes the client's half of the seed reproducible; None draws it at
+    random.
 
     `max_tokens` None lets the answer run to the end of its text or of what fits; more than fits is
     cut, and `Ended` tells to what. `tools` need chat turns, and so do `template_options`, which the
@@ -134,12 +135,34 @@ class MixedIn:
     weight: float
 
 
+AUTO = "auto"
+"""The model that is chosen by the prompt."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An adapter, or the base, and how well it fits a prompt, 0 to 1."""
+
+    model: str
+    cid: str | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Which adapter `auto` chose for a prompt, and what came next."""
+
+    model: Scored
+    runner_up: Scored | None
+
+
 @dataclass(frozen=True)
 class Started:
     """A node took the request.
 
     `cid` is None for the bare base; a cocktail has `parents`. `timings_ms` holds what is known so
-    far ("lookup", "connect", …). `prompt_tokens` is what `Ended` has too.
+    far ("lookup", "connect", …). `prompt_tokens` is what `Ended` has too. `chosen` tells
+    what `auto` came to.
     """
 
     served_by: str
@@ -148,6 +171,7 @@ class Started:
     timings_ms: Mapping[str, float]
     prompt_tokens: int = 0
     parents: tuple[MixedIn, ...] = ()
+    chosen: Chosen | None = None
 
 
 @dataclass(frozen=True)

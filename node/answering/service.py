@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -29,7 +29,18 @@ from p2p.peers import PeerAddress
 from proofs.attribution.shares import AdapterTerms
 from proofs.receipt import BARE_BASE
 
-from ..api import CompletionEvent, CompletionRequest, Continued, Ended, MixedIn, Started
+from ..api import (
+    AUTO,
+    Chosen,
+    CompletionEvent,
+    CompletionRequest,
+    Continued,
+    Ended,
+    MixedIn,
+    Prompt,
+    Started,
+    TokenPrompt,
+)
 from ..errors import (
     BY_CODE,
     BadRequest,
@@ -84,8 +95,20 @@ class Catalogue(Protocol):
     def cocktail(self, cid: Cid | None) -> bytes:
         """Return the bytes of a cocktail, empty for what is none."""
 
+    def choose(self, prompt: str) -> Chosen:
+        """Choose an adapter for a prompt."""
+
     def parents(self, cid: Cid | None) -> tuple[MixedIn, ...]:
         """Return what a cocktail is mixed of; nothing for what is none."""
+
+
+@dataclass(frozen=True)
+class Meant:
+    """A model: the text that resolves to it, what it is called, and how `auto` came to it."""
+
+    text: str
+    model: str
+    chosen: Chosen | None = None
 
 
 class Times:
@@ -195,9 +218,10 @@ class Service:
         prompt_ids = self._read(request)
         max_tokens = await self._room(request, len(prompt_ids))
         times = Times()
+        meant = self._choose(request)
         with times.measure("lookup"):
             are_wanted = partial(self._chooser.lacks_providers, request.node)
-            cid = await self._catalogue.resolve(request.model, are_wanted)
+            cid = await self._catalogue.resolve(meant.text, are_wanted)
         wanted = self._wanted(prompt_ids, max_tokens, cid)
         find = partial(self._find, request, wanted, nursery, times)
         peers = await find()
@@ -207,9 +231,16 @@ class Service:
             rest = Rest(question)
             writer = Writer(answer, self._tokenizer, request.stop, self._reader(request))
             outcome = await self._ask_until_whole(
-                request, find, peers, rest, writer=writer, times=times
+                request, find, peers, rest, meant, writer=writer, times=times
             )
         self._end(request, question, outcome, not_enforced=not_enforced, writer=writer, times=times)
+
+    def _choose(self, request: CompletionRequest) -> Meant:
+        """Return which model is meant; `auto` is the one that fits the prompt."""
+        if request.model != AUTO:
+            return Meant(request.model, request.model)
+        chosen = self._catalogue.choose(_text_of(request.prompt))
+        return Meant(chosen.model.cid or chosen.model.model, chosen.model.model, chosen)
 
     def _read(self, request: CompletionRequest) -> list[int]:
         """Return the prompt's token ids."""
@@ -259,6 +290,7 @@ class Service:
         find: Callable[[], Awaitable[list[Peer]]],
         peers: Sequence[Peer],
         rest: Rest,
+        meant: Meant,
         *,
         writer: Writer,
         times: Times,
@@ -278,9 +310,7 @@ class Service:
         while True:
             while left:
                 race = Race(left, self._patience, on_failure)
-                attempt = partial(
-                    self._ask, rest=rest, model=request.model, writer=writer, times=times
-                )
+                attempt = partial(self._ask, rest=rest, meant=meant, writer=writer, times=times)
                 outcome = await race.run(attempt)
                 if outcome is not None:
                     return outcome
@@ -369,7 +399,7 @@ class Service:
     # --- one peer's whole answer ---
 
     async def _ask(
-        self, entry: Entry, *, rest: Rest, model: str, writer: Writer, times: Times
+        self, entry: Entry, *, rest: Rest, meant: Meant, writer: Writer, times: Times
     ) -> AnswerEnd:
         """Have one peer make the rest of the answer, if its offer is the first.
 
@@ -391,7 +421,7 @@ class Service:
             self._router.offered(peer.peer_id, now - began - connect_s, now)
             times.add(opened_ms)
             rest.begin(call.seed)
-            self._tell(peer, rest, model, writer=writer, times=times)
+            self._tell(peer, rest, meant, writer=writer, times=times)
             await call.accept()
             await self._hear(call, entry, rest, writer=writer, times=times)
             return await call.finish()
@@ -417,7 +447,7 @@ class Service:
             if writer.put(tokens.token_ids, tokens.logprobs):
                 await call.stop()
 
-    def _tell(self, peer: Peer, rest: Rest, model: str, *, writer: Writer, times: Times) -> None:
+    def _tell(self, peer: Peer, rest: Rest, meant: Meant, *, writer: Writer, times: Times) -> None:
         """Say who answers from here on."""
         if rest.num_tokens:
             writer.write(Continued(peer.peer_id, rest.num_tokens, rest.why_lost))
@@ -427,7 +457,15 @@ class Service:
         num_prompt = len(rest.question.prompt_ids)
         parents = self._catalogue.parents(Cid(adapter)) if rest.question.cocktail else ()
         writer.write(
-            Started(peer.peer_id, model, cid, times.as_dict(), num_prompt, parents=parents)
+            Started(
+                peer.peer_id,
+                meant.model,
+                cid,
+                times.as_dict(),
+                num_prompt,
+                parents=parents,
+                chosen=meant.chosen,
+            )
         )
 
     def _patience(self, peer: Peer) -> float:
@@ -472,6 +510,16 @@ def _followable(request: CompletionRequest) -> tuple[CompletionRequest, tuple[st
     grammar, left_out = followable(request.choosing.grammar)
     choosing = msgspec.structs.replace(request.choosing, grammar=grammar)
     return replace(request, choosing=choosing), left_out
+
+
+def _text_of(prompt: Prompt) -> str:
+    """Return what a prompt asks in words: its last turn by the user."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, TokenPrompt):
+        raise BadRequest("model auto is chosen by a prompt's words, and this one is token ids")
+    said = [turn.content for turn in prompt if turn.role == "user"]
+    return said[-1] if said else ""
 
 
 def _check_node(node: str | None) -> None:

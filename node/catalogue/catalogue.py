@@ -26,11 +26,13 @@ from proofs.manifest import Manifest
 from ..api import (
     AdapterInfo,
     AdapterState,
+    Chosen,
     FilesInfo,
     HeldInfo,
     MixedIn,
     PullReport,
     PushTold,
+    Scored,
     SearchRequest,
     VersionInfo,
     WhyHeld,
@@ -41,6 +43,7 @@ from .fetching import Fetcher, Pulled, since_ms
 from .hashing import FileHashes
 from .holding import Holdings, size_of
 from .known import Known
+from .matching import LEAST_SCORE, Described, Matcher
 from .mixing import parse_mix, write_mix
 from .names import Names
 from .popularity import Popularity
@@ -49,6 +52,7 @@ from .searching import rank
 
 MAX_RESULTS = 50
 MAX_FETCHED = 256
+MAX_CHOOSABLE = 1_000  # adapters that a prompt is compared with
 WITHDRAWAL_DEADLINE_S = 1.0
 
 
@@ -80,6 +84,7 @@ class Catalogue:
     fetched: dict[Cid, Manifest] = field(default_factory=dict)
     """Manifests that were wanted here and not announced."""
     hashes: FileHashes = field(default_factory=FileHashes)
+    matcher: Matcher = field(default_factory=Matcher)
 
     @property
     def base(self) -> bytes:
@@ -127,6 +132,38 @@ class Catalogue:
             MixedIn(parent.parsed.name, str(Cid(parent.digest)), parent.weight / WEIGHT_UNIT)
             for parent in (cocktail.parents if cocktail else ())
         )
+
+    def choose(self, prompt: str) -> Chosen:
+        """Choose an adapter for a prompt by what is said of those that are held here, or whose
+        creators this node trusts; the base where none fits.
+        """
+        matches = self.matcher.rank(prompt, self._choosable())
+        scored = [
+            Scored(one.adapter.manifest.name, str(one.adapter.cid), one.score)
+            for one in matches[:2]
+        ]
+        fitting = [one for one in scored if one.score >= LEAST_SCORE]
+        if not fitting:
+            return Chosen(Scored("base", None, 0.0), scored[0] if scored else None)
+        return Chosen(fitting[0], scored[1] if len(scored) > 1 else None)
+
+    def _choosable(self) -> list[Described]:
+        """List the newest version of each adapter that `auto` may choose."""
+        newest: dict[tuple[bytes, str], tuple[Cid, Manifest]] = {}
+        trusted = (
+            (cid, manifest)
+            for cid, manifest in self.known
+            if self.names.is_trusted(peer_id_of(manifest.creator))
+        )
+        for cid, manifest in chain(trusted, self.holdings.held()):
+            key = manifest.creator, manifest.name
+            is_newer = key not in newest or newest[key][1].created_at < manifest.created_at
+            if manifest.base == self.base and is_newer and not self.known.is_withdrawn(manifest):
+                newest[key] = cid, manifest
+        return [
+            Described(cid, manifest, self.known.about(cid))
+            for cid, manifest in list(newest.values())[:MAX_CHOOSABLE]
+        ]
 
     def cocktail(self, cid: Cid | None) -> bytes:
         """Return the bytes of a cocktail, empty for what is none."""

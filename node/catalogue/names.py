@@ -82,6 +82,10 @@ class Names:
         """Return whether a text means the bare base."""
         return text in self._base_texts
 
+    def is_trusted(self, owner: str) -> bool:
+        """Return whether names of this peer need no owner in front."""
+        return owner in self._publishers
+
     async def resolve(self, text: str) -> Cid | None:
         """Return the CID that a text names, None for the bare base.
 

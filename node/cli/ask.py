@@ -58,6 +58,7 @@ class Told:
         decode_s = (timings.get("total", 0.0) - timings.get("first_token", 0.0)) / 1000
         parts = [
             f"{self.facts.get('adapter', '?')} served by {brief(self.facts.get('served_by'))}",
+            auto_line(self.facts.get("auto")),
             *(
                 f"then by {brief(each['served_by'])} after {each['after_tokens']} tokens"
                 for each in self.facts.get("continued", ())
@@ -74,6 +75,17 @@ class Told:
         return " · ".join(part for part in parts if part)
 
 
+def auto_line(auto: Mapping[str, Any] | None) -> str:
+    """Return what `auto` chose, and before what."""
+    if not auto:
+        return ""
+    chosen, second = auto["model"], auto["runner_up"]
+    next_best = f"{second['model']} ({second['score']:.2f})" if second else ""
+    if chosen["cid"] is None:
+        return "auto: no adapter fits" + (f", the nearest is {next_best}" if second else "")
+    return f"auto: {chosen['score']:.2f}" + (f", before {next_best}" if second else "")
+
+
 def within_bounds(option: typer.CallbackParam, value: float) -> float:
     """Reject a value that no node would accept, before anything is sent."""
     try:
@@ -86,7 +98,7 @@ def within_bounds(option: typer.CallbackParam, value: float) -> float:
 def run(
     home: Home,
     model: Annotated[
-        str, typer.Argument(help="base, NAME, PEER/NAME or a CID; several: law:0.7+verse:0.3.")
+        str, typer.Argument(help="base, NAME, PEER/NAME, a CID, law:0.7+verse:0.3 or auto.")
     ],
     prompt: Annotated[
         str | None, typer.Argument(help="The question; read from stdin when absent or '-'.")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from ..api import CallDelta, Continued, Delta, Ended, LikelyToken, Started, TokenLogprobs
 from .openai import Asked
 
@@ -223,9 +225,10 @@ def _text_logprobs(choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[st
 def facts_of(choice: Choice) -> dict[str, Any]:
     """Return the `lorikeet` extension of an answer.
 
-    It has `parents` only where several adapters answered, `continued` only where a node was lost,
-    `max_tokens` only where the answer could have fewer than were asked for, or nothing was said,
-    `not_enforced` only where a schema says what no grammar follows.
+    It has `parents` only where several adapters answered, `auto` only where that was asked for,
+    `continued` only where a node was lost, `max_tokens` only where the answer could have fewer than
+    were asked for, or nothing was said, `not_enforced` only where a schema says what no grammar
+    follows.
     """
     started = _begun(choice)
     ended = _complete(choice)
@@ -249,9 +252,10 @@ def facts_of(choice: Choice) -> dict[str, Any]:
 
 
 def _of_choice(started: Started) -> dict[str, Any]:
-    """Return what a cocktail is mixed of."""
+    """Return what a cocktail is mixed of, and what `auto` chose, with the next best."""
     parents = [{"name": one.name, "cid": one.cid, "weight": one.weight} for one in started.parents]
-    return {"parents": parents} if parents else {}
+    auto = msgspec.to_builtins(started.chosen) if started.chosen is not None else None
+    return ({"parents": parents} if parents else {}) | ({"auto": auto} if auto else {})
 
 
 def finish_reason(choice: Choice) -> str:

@@ -19,6 +19,7 @@ from node.api import (
     BaseInfo,
     CallDelta,
     ChannelInfo,
+    Chosen,
     CompletionEvent,
     CompletionRequest,
     Continued,
@@ -31,6 +32,7 @@ from node.api import (
     FoundInfo,
     HeldInfo,
     LikelyToken,
+    MixedIn,
     PeerInfo,
     PullReport,
     PushTold,
@@ -138,6 +140,8 @@ class Twin:
     told: PushTold | None = None
     waiting: str = ""
     searched: list[SearchRequest] = field(default_factory=list)
+    parents: tuple[MixedIn, ...] = ()
+    chosen: Chosen | None = None
     cancelled: trio.Event = field(default_factory=trio.Event)
 
     @asynccontextmanager
@@ -156,7 +160,13 @@ class Twin:
 
     async def _events(self, request: CompletionRequest) -> AsyncIterator[CompletionEvent]:
         yield Started(
-            PEER, request.model, None if request.model == "base" else LAW.cid, {"lookup": 1.5}, 7
+            PEER,
+            request.model,
+            None if request.model == "base" else LAW.cid,
+            {"lookup": 1.5},
+            7,
+            parents=self.parents,
+            chosen=self.chosen,
         )
         calls = self.calls if request.tools and request.tool_choice.mode != "none" else ()
         words = WORDS[: 2 if calls else request.max_tokens]

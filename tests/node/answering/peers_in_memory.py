@@ -19,7 +19,7 @@ from node.answering.peers import AnswerEnd, Call, Peer
 from node.answering.router import Router
 from node.answering.service import Service
 from node.answering.tokenizer import BaseTokenizer
-from node.api import MixedIn
+from node.api import Chosen, MixedIn, Scored
 from node.errors import NodeError, NodeVanished, NoEngine, UnknownModel
 from node.telemetry import Telemetry
 from node.wire.client_session import Question
@@ -226,6 +226,11 @@ class CatalogueInMemory:
 
     async def terms(self, cid: Cid) -> AdapterTerms:
         return scene.TERMS
+
+    def choose(self, prompt: str) -> Chosen:
+        if "law" in prompt:
+            return Chosen(Scored("law", "law", 0.5), Scored("verse", "verse", 0.25))
+        return Chosen(Scored("base", None, 0.0), None)
 
     def cocktail(self, cid: Cid | None) -> bytes:
         return b""

@@ -159,6 +159,14 @@ async def test_what_cannot_be_mixed_is_refused_and_what_can_is_quoted(tmp_path: 
             one = await ask(net.client, model="law:1")
             assert (one.started.cid, one.started.parents) == (str(net.law), ())
 
+            # --- auto chooses among what is held or published by who is trusted ---
+            chosen = await ask(net.client, "What does this verse say?", model="auto")
+            assert chosen.started.chosen is not None
+            assert (chosen.started.model, chosen.started.cid) == ("verse", str(net.verse))
+            nothing = await ask(net.client, "Good morning", model="auto")
+            assert (nothing.started.model, nothing.started.cid) == ("base", None)
+            assert nothing.started.chosen is not None
+
             # --- a quote knows what a cocktail is made of ---
             cocktail = await net.cocktail(law=7_000, verse=-3_000)
             base = bytes.fromhex((await net.client.status()).base.split()[-1])

@@ -22,6 +22,7 @@ from node.api import (
     Delta,
     Ended,
     Started,
+    TokenPrompt,
     Tool,
 )
 from node.errors import (
@@ -497,3 +498,33 @@ def test_one_honest_node_is_enough_and_nobody_is_asked_twice(
     assert trio.run(main) == ("honest" in company)
     assert sum(peer.finished for peer in world.peers.made.values()) == ("honest" in company)
     assert all(len(peer.questions) <= 1 for peer in world.peers.made.values())
+
+
+TALK = (ChatMessage("user", "law"), ChatMessage("assistant", "Yes?"), ChatMessage("user", "Hi"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model"),
+    [
+        ("What says the law?", "law"),
+        (TALK, "base"),
+        ((ChatMessage("system", "Be kind"), ChatMessage("user", "My law!")), "law"),
+    ],
+)
+async def test_auto_asks_for_what_the_last_question_is_about_and_says_so(
+    tokenizer: BaseTokenizer, prompt: Any, model: str
+) -> None:
+    world = make_world(tokenizer, {"a": Part(tokens=[[5]])}, law=["a"])
+    started = (await ask(world, model="auto", prompt=prompt))[0]
+    assert isinstance(started, Started)
+    assert started.model == model
+    assert started.chosen is not None
+    assert started.chosen.model.model == model
+    asked = world.peers.asked("a").questions[0].adapter
+    assert asked == (LAW.digest if model == "law" else bytes(32))
+
+
+async def test_auto_cannot_read_token_ids(tokenizer: BaseTokenizer) -> None:
+    world = make_world(tokenizer, {"a": Part(tokens=[[5]])})
+    with pytest.raises(BadRequest, match="token ids"):
+        await ask(world, model="auto", prompt=TokenPrompt((1, 2)))

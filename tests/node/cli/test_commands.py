@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from node.api import StatusInfo
+from node.cli.ask import auto_line
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running
 from tests.node.twin import CHANNEL, PEER, RECEIPT, STUCK, WORDS, Twin, serve_twin
@@ -330,3 +331,23 @@ async def test_up_says_in_one_line_where_it_cannot_listen(tmp_path: Path, addres
     assert address in said[0]
     assert "lorikeet.toml" in said[0]
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "second", "line"),
+    [
+        (("law", "bafy", 0.31), ("verse", "bafz", 0.052), "0.31, before verse (0.05)"),
+        (("law", "bafy", 0.31), None, "0.31"),
+        (("base", None, 0.0), ("law", "bafy", 0.02), "no adapter fits, the nearest is law (0.02)"),
+        (("base", None, 0.0), None, "no adapter fits"),
+    ],
+)
+def test_the_line_of_facts_says_what_auto_chose(
+    chosen: tuple[str, str | None, float], second: tuple[str, str, float] | None, line: str
+) -> None:
+    told = {
+        name: one and dict(zip(("model", "cid", "score"), one, strict=True))
+        for name, one in (("model", chosen), ("runner_up", second))
+    }
+    assert auto_line(told) == f"auto: {line}"
+    assert not auto_line(None)

@@ -14,7 +14,10 @@ from engine.messages import Grammar
 from node import errors
 from node.api import (
     ChatMessage,
+    Chosen,
     CompletionRequest,
+    MixedIn,
+    Scored,
     TokenPrompt,
     Tool,
     ToolCall,
@@ -23,7 +26,7 @@ from node.api import (
 from node.http.fields import BadField
 from node.http.guard import MAX_BODY_BYTES
 from node.http.openai import parse
-from tests.node.twin import OTHER_PEER, PEER, RECEIPT, WORDS, Twin, serve_twin
+from tests.node.twin import LAW, OTHER_PEER, PEER, RECEIPT, WORDS, Twin, serve_twin
 
 T = TypeVar("T")
 USER = [{"role": "user", "content": "May I?"}]
@@ -55,7 +58,7 @@ async def test_the_official_client_reads_a_whole_chat_answer() -> None:
     assert answer.usage.total_tokens == 7 + len(WORDS)
     facts = answer.model_extra["lorikeet"]
     assert (facts["served_by"], facts["receipt"], facts["neighbours"]) == (PEER, RECEIPT.digest, 2)
-    assert "continued" not in facts
+    assert not {"continued", "parents", "auto"} & facts.keys()
     assert facts["timings"] == {"lookup": 1.5, "first_token": 20.0, "total": 40.0}
     request = twin.asked[0]
     assert (
@@ -65,6 +68,22 @@ async def test_the_official_client_reads_a_whole_chat_answer() -> None:
         request.stop,
         request.max_tokens,
     ) == ((ChatMessage("user", "May I?"),), 5, 0.5, ("\n",), 40)
+
+
+async def test_what_a_cocktail_was_mixed_of_and_what_auto_chose_is_told_beside_an_answer() -> None:
+    chosen = Chosen(Scored("law", LAW.cid, 0.5), Scored("verse", "bafkreiverse", 0.25))
+    twin = Twin(parents=(MixedIn("law", LAW.cid, -0.7),), chosen=chosen)
+    async with serve_twin(twin) as url:
+        answer = await ask(
+            url,
+            lambda client: client.chat.completions.create(model="law", messages=USER),
+        )
+    facts = answer.model_extra["lorikeet"]
+    assert facts["parents"] == [{"name": "law", "cid": LAW.cid, "weight": -0.7}]
+    assert facts["auto"] == {
+        "model": {"model": "law", "cid": LAW.cid, "score": 0.5},
+        "runner_up": {"model": "verse", "cid": "bafkreiverse", "score": 0.25},
+    }
 
 
 async def test_who_went_on_with_an_answer_is_told_beside_it() -> None:
