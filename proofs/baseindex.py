@@ -28,18 +28,19 @@ MAX_FILE_BYTES = 1 << 40
 MAX_SIDE_FILE_BYTES = 64 << 20
 
 Format = Literal["gguf", "safetensors"]
-NEEDED = ("config.json", "tokenizer.json")
-"""What a base of safetensors files has beside them, at least."""
+NEEDED = (("config.json",), ("tokenizer.json", "tokenizer.model"))
+"""What a base of safetensors files has beside them: at least one of each."""
 SIDE_FILES = frozenset(
     (
-        *NEEDED,
         "added_tokens.json",
         "chat_template.jinja",
+        "config.json",
         "generation_config.json",
         "merges.txt",
         "model.safetensors.index.json",
         "quantize_config.json",
         "special_tokens_map.json",
+        "tokenizer.json",
         "tokenizer.model",
         "tokenizer_config.json",
         "vocab.json",
@@ -132,7 +133,7 @@ def _check_names(names: Sequence[str]) -> None:
     ]
     if unknown:
         raise BaseIndexError("names", f"a base has no file {unknown[0]!r}")
-    lacking = [name for name in NEEDED if name not in names]
+    lacking = [" or ".join(each) for each in NEEDED if not {*each} & {*names}]
     if all(is_side_file(name) for name in names):
         lacking.append("*.safetensors")
     if lacking:

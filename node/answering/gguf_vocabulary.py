@@ -21,11 +21,20 @@ from tokenizers import (
     processors,
 )
 
+from .sentencepiece_model import (
+    SPACE,
+    UNIGRAM,
+    BadModelError,
+    Model,
+    Normalisation,
+    build_tokenizer,
+    merges_of,
+)
+
 UNKNOWN_TOKEN = 2
 CONTROL_TOKEN = 3
 USER_TOKEN = 4
-SPACE = "\u2581"
-"""SentencePiece's letter for a space."""
+BYTE_TOKEN = 6
 NAMED = ("bos", "eos", "unk", "pad")
 ENDS = ("eos", "eot", "eom")
 """Tokens of a GGUF file that end an answer, by their names in its fields."""
@@ -83,6 +92,10 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> GgufVocabulary:
     if kind == "llama" and tokens:
         tokenizer = _sentencepiece(metadata, tokens)
         begins = True
+        identity = [kind, tokens, list(metadata.get("tokenizer.ggml.scores", []))]
+    elif kind == "t5" and tokens:
+        tokenizer = _unigram(metadata, tokens)
+        begins = False
         identity = [kind, tokens, list(metadata.get("tokenizer.ggml.scores", []))]
     elif kind == "gpt2" and pre in CUTS and tokens and merges is not None:
         tokenizer = _byte_level(CUTS[pre], tokens, merges)
@@ -210,12 +223,40 @@ CUTS: Mapping[str, _Cut] = {
 # --- SentencePiece ---
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
+def _scores(metadata: Mapping[str, Any], tokens: Sequence[str]) -> list[float]:
     scores = metadata.get("tokenizer.ggml.scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise UnknownVocabularyError(
-            f"tokenizer 'llama' needs a score for each of its {len(tokens)} tokens"
+            f"tokenizer {metadata['tokenizer.ggml.model']!r} needs a score for each of its"
+            f" {len(tokens)} tokens"
         )
+    return scores
+
+
+def _unigram(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
+    kinds = tuple(metadata.get("tokenizer.ggml.token_type", []))
+    charsmap = metadata.get("tokenizer.ggml.precompiled_charsmap") or []
+    model = Model(
+        tuple(tokens),
+        tuple(_scores(metadata, tokens)),
+        kinds if len(kinds) == len(tokens) else (1,) * len(tokens),
+        algorithm=UNIGRAM,
+        byte_fallback=BYTE_TOKEN in kinds,
+        unk=_special_ids(metadata, len(tokens)).get("unk"),
+        normalisation=Normalisation(
+            bytes(each & 255 for each in charsmap),
+            bool(metadata.get("tokenizer.ggml.add_space_prefix", True)),
+            bool(metadata.get("tokenizer.ggml.remove_extra_whitespaces", False)),
+        ),
+    )
+    try:
+        return build_tokenizer(model)
+    except BadModelError as error:
+        raise UnknownVocabularyError(f"tokenizer 't5': {error}") from error
+
+
+def _sentencepiece(metadata: Mapping[str, Any], tokens: Sequence[str]) -> Tokenizer:
+    scores = _scores(metadata, tokens)
     begins_with_space = metadata.get("tokenizer.ggml.add_space_prefix", True)
     return sentencepiece_tokenizer(tokens, scores, bool(begins_with_space))
 
@@ -231,7 +272,7 @@ def sentencepiece_tokenizer(
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
-            merges=_merges(vocabulary, scores),
+            merges=merges_of(vocabulary, scores),
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=True,
@@ -244,15 +285,3 @@ def sentencepiece_tokenizer(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return tokenizer
-
-
-def _merges(vocabulary: Mapping[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Return every pair of tokens that makes a token, the best scored first."""
-    found = []
-    for token, at in vocabulary.items():
-        pairs = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        known = [pair for pair in pairs if pair[0] in vocabulary and pair[1] in vocabulary]
-        known.sort(key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
-        found += [(scores[at], pair) for pair in known]
-    found.sort(key=lambda each: (each[0], len(each[1][0]), len(each[1][1])), reverse=True)
-    return [pair for _, pair in found]

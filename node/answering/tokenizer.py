@@ -1,7 +1,8 @@
 """Turns text into token ids and back, by the base's own files.
 
-A GGUF file's metadata (gguf_vocabulary.py), or a Hugging Face folder's tokenizer.json, gives the
-vocabulary, the chat template (chat_template.py) and the ids that end an answer.
+A GGUF file's metadata (gguf_vocabulary.py), or a Hugging Face folder's tokenizer.json or else its
+SentencePiece model (sentencepiece_model.py), gives the vocabulary, the chat template
+(chat_template.py) and the ids that end an answer.
 
 Knows no network, and of the engine only how a base's files are read; the engine sees only ids.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 import msgspec
 import tokenizers
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, processors
 
 from engine.base_files import read_gguf_fields
 from engine.errors import ModelError
@@ -28,8 +29,11 @@ from ..api import ChatMessage, Prompt, TokenPrompt, Tool
 from ..errors import BadRequest, ConfigError
 from .chat_template import ChatTemplate
 from .gguf_vocabulary import UnknownVocabularyError, read_gguf_vocabulary
+from .sentencepiece_model import BadModelError, build_tokenizer, parse_model
 from .tools import Form, as_functions, explained
 
+MODEL_FILE = "tokenizer.model"
+"""A SentencePiece model, which counts where there is no tokenizer.json."""
 MAX_PROMPT_CHARS = 1_000_000
 MAX_SETTINGS_BYTES = 16 << 20
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -336,16 +340,17 @@ def read_vocabulary(raw: bytes, path: Path) -> Tokenizer:
 
 
 def _from_folder(path: Path) -> BaseTokenizer:
-    try:
-        raw = (path / "tokenizer.json").read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} has no readable tokenizer.json: {error}") from error
     config = _settings(path / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:  # as older versions of transformers wrote it
         config = {**config, **_settings(path / "special_tokens_map.json")}
-    vocabulary = read_vocabulary(raw, path / "tokenizer.json")
-    specials = _special_texts(config)
-    _add_missing(vocabulary, config, specials)
+    if (path / "tokenizer.json").is_file() or not (path / MODEL_FILE).is_file():
+        raw = _read(path / "tokenizer.json")
+        vocabulary = read_vocabulary(raw, path / "tokenizer.json")
+        specials = _special_texts(config)
+        _add_missing(vocabulary, config, specials)
+    else:
+        raw = _read(path / MODEL_FILE)
+        vocabulary, specials = _from_model(raw, path, config)
     templates = _templates(path, config)
     template = templates.get(DEFAULT_TEMPLATE, "")
     ends = [*_known_ids(vocabulary, (specials.get("eos_token", ""), *STOP_TOKENS))]
@@ -359,6 +364,57 @@ def _from_folder(path: Path) -> BaseTokenizer:
         name=path.name,
         tool_template=templates.get(TOOL_TEMPLATE, ""),
     )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path.parent} has no readable {path.name}: {error}") from error
+
+
+def _from_model(
+    raw: bytes, path: Path, config: Mapping[str, Any]
+) -> tuple[Tokenizer, dict[str, str]]:
+    """Build a folder's vocabulary of its SentencePiece model alone, as transformers does; return it
+    and the texts of its special tokens. Raises ConfigError.
+    """
+    try:
+        model = parse_model(raw)
+        vocabulary = build_tokenizer(model, prefix_everywhere=bool(config.get("legacy", False)))
+    except BadModelError as error:
+        raise ConfigError(f"{path / MODEL_FILE} cannot be read: {error}") from error
+    ids = {"bos_token": model.bos, "eos_token": model.eos, "unk_token": model.unk}
+    own = {name: model.pieces[at] for name, at in ids.items() if at is not None}
+    specials = own | _special_texts(config)
+    _add_missing(vocabulary, _with_older_tokens(path, config), specials)
+    _check_places(vocabulary, config, path)
+    first = specials.get("bos_token", "")
+    at = vocabulary.token_to_id(first)
+    if config.get("add_bos_token", True) and at is not None:
+        vocabulary.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A", special_tokens=[(first, at)]
+        )
+    return vocabulary, specials
+
+
+def _with_older_tokens(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the added tokens that older folders keep in a file of their own."""
+    older = _settings(path / "added_tokens.json")
+    if config.get("added_tokens_decoder") or not older:
+        return dict(config)
+    tokens = {str(at): {"content": text, "normalized": False} for text, at in older.items()}
+    return {**config, "added_tokens_decoder": tokens}
+
+
+def _check_places(vocabulary: Tokenizer, config: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError unless added tokens have the ids that the folder gives them."""
+    for at, token in (config.get("added_tokens_decoder") or {}).items():
+        if vocabulary.token_to_id(token["content"]) != int(at):
+            raise ConfigError(
+                f"{path / 'tokenizer_config.json'}: added_tokens_decoder gives {token['content']!r}"
+                f" the id {at}, which does not follow the vocabulary's"
+            )
 
 
 def _settings(path: Path) -> dict[str, Any]:
