@@ -22,7 +22,8 @@ from .meeting import describe, meet
 from .vllm import Vllm
 
 KEY_VARIABLE = "LORIKEET_ENGINE_KEY"
-MEET_DEADLINE_S = 100.0
+MEET_DEADLINE_S = 20.0
+"""Then the daemon hears of it, and starts another; a server may load for many minutes."""
 REFUSE_DEADLINE_S = 5.0
 
 DONE = 0
@@ -71,6 +72,7 @@ async def serve(chosen: argparse.Namespace, border: Border) -> None:
     """
     began_s = time.monotonic()
     vllm = Vllm(chosen.url, os.environ.get(KEY_VARIABLE, ""))
+    print(f"bridge: asks for vLLM at {chosen.url}", file=sys.stderr, flush=True)
     server = await meet(vllm, chosen.base, MEET_DEADLINE_S)
     print(f"bridge: {describe(server)}", file=sys.stderr, flush=True)
     border.tell(

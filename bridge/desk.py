@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from engine import messages as m
-from engine.errors import BadAdapter, CannotServe
+from engine.errors import BadAdapter, Busy, CannotServe
 from engine.intake import Admitted, Limits, Queue, Refused, admit, failed
 
 from .adapters import (
@@ -43,6 +43,7 @@ from .vllm import Vllm
 
 WATCH_S = 2.0
 MISSED_WATCHES = 3
+MAX_RUNNING = 512  # each is a connection
 MAX_WAITING = 256
 MAX_WAITING_TOKENS = 1 << 24
 DEADLINE_S = 120.0
@@ -136,11 +137,16 @@ class Desk:
                 self._border.tell(failed(request_id, error))
             case Admitted() as admitted:
                 try:
+                    self._check_room()
                     check_words(admitted)
                 except CannotServe as error:
                     self._border.tell(failed(admitted.request_id, error))
                     return
                 self._begin(admitted, nursery)
+
+    def _check_room(self) -> None:
+        if len(self._answers) >= MAX_RUNNING:
+            raise Busy(f"{MAX_RUNNING} requests run already; ask later or another node")
 
     def _queue(self) -> Queue:
         waiting = [answer for answer in self._answers.values() if not answer.has_begun]
