@@ -6,8 +6,10 @@ are: change, filter, add noise, take the best. Binary64 throughout. Knows no req
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +19,10 @@ from .terms import NoiseKey, Terms
 MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 WEYL = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
+FIRST_LOOK = 64
+MANY = 0.3
+GUMBEL_LIMIT = -math.log(-math.log1p(-(2.0**-33)))
+"""No noise is larger: the value for the largest 32-bit word, about 22.9."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +46,67 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     _filter(scores, draws)
     warm = [at for at, draw in enumerate(draws) if draw.terms.temperature > 0]
     if warm:
-        chosen = [draws[at] for at in warm]
         rows = torch.tensor(warm, device=scores.device)
-        divisor = _column([draw.terms.temperature for draw in chosen], scores)
-        scores[rows] = scores[rows] / divisor + noise(chosen, scores.shape[1], scores.device)
+        scores[rows] = _with_noise(scores[rows], [draws[at] for at in warm])
     return _lowest_of_the_best(scores)
 
 
-def noise(draws: Sequence[Draw], vocab: int, device: torch.device) -> Tensor:
-    """Return the Gumbel noise of all ids, `[draws, vocab]`."""
-    uniform = (words(draws, vocab, device).to(torch.float64) + 0.5) * 2.0**-32
-    return -torch.log(-torch.log(uniform))
+def _with_noise(scores: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Return the scores of the ids that can win; rows `[draws, vocab]`.
+
+    No noise is larger than GUMBEL_LIMIT, so an id that lies further below the best of a first look
+    is not looked at. Where many can win, it costs less to look at all.
+    """
+    scores = scores / _column([draw.terms.temperature for draw in draws], scores)
+    counters = Counters.of(draws, scores.device)
+    looked, ids = scores.topk(min(FIRST_LOOK, scores.shape[1]), dim=1)
+    best = (looked + gumbel(words(counters, ids))).amax(dim=1, keepdim=True)
+    can_win = scores >= best - GUMBEL_LIMIT - 1e-9
+    if int(can_win.sum()) > MANY * can_win.numel():
+        all_ids = torch.arange(scores.shape[1], device=scores.device).unsqueeze(0)
+        return scores + gumbel(words(counters, all_ids))
+    rows, contenders = can_win.nonzero(as_tuple=True)
+    heard = scores[rows, contenders] + gumbel(words(counters.pick(rows), contenders))
+    return torch.full_like(scores, -torch.inf).index_put_((rows, contenders), heard)
 
 
-def words(draws: Sequence[Draw], vocab: int, device: torch.device) -> Tensor:
-    """Return one 32-bit word for each id, `[draws, vocab]` int64: the first of Philox-4x32-10.
+def gumbel(drawn: Tensor) -> Tensor:
+    """Turn 32-bit words into standard Gumbel noise."""
+    return -torch.log(-torch.log((drawn.to(torch.float64) + 0.5) * 2.0**-32))
+
+
+class Counters(NamedTuple):
+    """What of Philox's counter and key is a row's: `[rows, 1]`, or one of each id."""
+
+    position: Tensor
+    k0: Tensor
+    k1: Tensor
+    n0: Tensor
+    n1: Tensor
+
+    @classmethod
+    def of(cls, draws: Sequence[Draw], device: torch.device) -> Counters:
+        """Return those of some draws, a row each."""
+        rows = [(draw.position, *draw.key.key, *draw.key.nonce) for draw in draws]
+        return cls(*torch.tensor(rows, device=device).T.unsqueeze(-1))
+
+    def pick(self, rows: Tensor) -> Counters:
+        """Return those of the rows that are named, one after the other."""
+        return Counters(*(each[rows, 0] for each in self))
+
+
+def words(counters: Counters, ids: Tensor) -> Tensor:
+    """Return one 32-bit word for each id, int64: the first of Philox-4x32-10.
 
     Products of 32-bit words overflow int64 and wrap, which leaves all 64 bits right.
     """
-    positions, k0, k1, n0, n1 = torch.tensor(
-        [(draw.position, *draw.key.key, *draw.key.nonce) for draw in draws], device=device
-    ).T.unsqueeze(-1)
-    c0 = torch.arange(vocab, device=device).expand(len(draws), vocab)
-    c1, c2, c3 = positions, n0, n1
+    c0, c1, c2, c3 = ids, counters.position, counters.n0, counters.n1
     for turn in range(10):
         p0 = c0 * MULTIPLIERS[0]
         p1 = c2 * MULTIPLIERS[1]
-        c0 = ((p1 >> 32) & LOW) ^ c1 ^ ((k0 + turn * WEYL[0]) & LOW)
+        c0 = ((p1 >> 32) ^ c1 ^ (counters.k0 + turn * WEYL[0])) & LOW
+        c2 = ((p0 >> 32) ^ c3 ^ (counters.k1 + turn * WEYL[1])) & LOW
         c1 = p1 & LOW
-        c2 = ((p0 >> 32) & LOW) ^ c3 ^ ((k1 + turn * WEYL[1]) & LOW)
         c3 = p0 & LOW
     return c0
 

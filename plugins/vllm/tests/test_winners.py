@@ -14,7 +14,7 @@ from engine import messages as m
 from engine.executor.draw import draw_one
 from engine.sampler import Chooser
 from lorikeet_vllm.terms import Probe, Terms, derive_key, read_terms
-from lorikeet_vllm.winners import Draw, choose, noise, words
+from lorikeet_vllm.winners import Counters, Draw, choose, gumbel, words
 
 VECTORS = json.loads((Path(__file__).parents[3] / "tests/engine/sampling_vectors.json").read_text())
 LOGITS = torch.tensor((((np.arange(2000) * 7919) % 1009) / 100).astype(np.float32))
@@ -34,10 +34,10 @@ def draw_of(choice: dict[str, Any]) -> Draw:
 def test_the_words_are_those_of_the_vectors() -> None:
     for row in VECTORS["words"]:
         draw = Draw(Terms(row["seed"]), derive_key(row["seed"]), row["position"])
-        vocab = max(row["ids"]) + 1
-        ids = torch.tensor(row["ids"])
-        assert words([draw], vocab, ids.device)[0, ids].tolist() == row["words"]
-        assert noise([draw], vocab, ids.device)[0, ids].tolist() == pytest.approx(row["noise"])
+        ids = torch.tensor([row["ids"]])
+        drawn = words(Counters.of([draw], ids.device), ids)
+        assert drawn[0].tolist() == row["words"]
+        assert gumbel(drawn)[0].tolist() == pytest.approx(row["noise"])
 
 
 def test_the_winners_are_those_of_the_vectors_in_one_batch() -> None:
@@ -48,7 +48,8 @@ def test_the_winners_are_those_of_the_vectors_in_one_batch() -> None:
 
 def test_random_rows_are_won_as_in_the_engine() -> None:
     random = np.random.default_rng(7)
-    logits = random.normal(0, 3, (48, 300)).astype(np.float32)
+    logits = random.normal(0, 3, (64, 300)).astype(np.float32)
+    logits[32:] *= 8  # here few are contenders
     draws = []
     expected = []
     for row in logits:
