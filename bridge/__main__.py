@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--digest", type=bytes.fromhex, required=True, help="that base's identity, 64 hex digits"
     )
     command.add_argument(
-        "--here", type=Path, default=Path(), help="the folder of adapters on this disk"
+        "--here", type=Path, required=True, help="the daemon's folder of adapters on this disk"
     )
     command.add_argument(
         "--there",

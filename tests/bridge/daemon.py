@@ -17,11 +17,12 @@ DEADLINE_S = 60.0
 class Daemon:
     """A test's end of the socket."""
 
-    def __init__(self, url: str, base: Path, *arguments: str, key: str = "") -> None:
+    def __init__(self, url: str, base: Path, *, key: str = "") -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(DEADLINE_S)
         command = [sys.executable, "-m", "bridge", "vllm", "--fd", str(theirs.fileno())]
-        command += ["--url", url, "--base", str(base), "--digest", "ab" * 32, *arguments]
+        command += ["--url", url, "--base", str(base), "--digest", "ab" * 32]
+        command += ["--here", str(base.parent)]
         self.process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],

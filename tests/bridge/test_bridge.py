@@ -82,7 +82,8 @@ class Client:
 async def bridge(server: StandIn, world: Path, *options: str) -> AsyncIterator[Client]:
     ours, theirs = trio.socket.socketpair()
     arguments = ["vllm", "--fd=0", f"--url={server.url}", f"--base={world / 'base'}"]
-    chosen = make_parser().parse_args([*arguments, f"--digest={DIGEST.hex()}", *options])
+    arguments += [f"--digest={DIGEST.hex()}", f"--here={world}"]
+    chosen = make_parser().parse_args([*arguments, *options])
     near, far = trio.SocketStream(ours), trio.SocketStream(theirs)
     try:
         async with near, far, trio.open_nursery() as nursery:

@@ -122,7 +122,7 @@ def ours(world: World) -> Iterator[EngineDaemon]:
 
 @pytest.fixture(scope="module")
 def theirs(world: World) -> Iterator[Daemon]:
-    bridge = Daemon(world.url, world.base, "--here", str(world.law.parent))
+    bridge = Daemon(world.url, world.base)
     try:
         ready = bridge.receive()
         assert isinstance(ready, m.Ready)
