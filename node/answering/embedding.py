@@ -22,7 +22,7 @@ import trio
 from p2p.cid import Cid
 from p2p.errors import sole_error
 
-from ..api import EmbeddingAnswer, EmbeddingRequest
+from ..api import AUTO, EmbeddingAnswer, EmbeddingRequest
 from ..errors import BadRequest, NoEngine
 from .peers import Holder
 from .tokenizer import BaseTokenizer
@@ -68,6 +68,11 @@ class Embedder:
                 "embeddings are computed by a daemon's own engine, since the protocol between nodes"
                 " carries no vectors, and this daemon runs none; ask a volunteer, or start one"
                 " with `lorikeet up --role volunteer`"
+            )
+        if request.model == AUTO:
+            raise BadRequest(
+                "model auto is chosen by a prompt, and vectors of different models cannot be"
+                " compared; name one"
             )
         began = perf_counter()
         prompts = [self._encode(number, one) for number, one in enumerate(request.inputs)]

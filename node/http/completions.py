@@ -40,7 +40,9 @@ def routes(daemon: Daemon) -> list[Route]:
         return json_response({"status": "ok"} | ({"waits_for": waits_for} if waits_for else {}))
 
     async def models(_: Request) -> Response:
-        return json_response({"object": "list", "data": await list_models(daemon)})
+        listed = await list_models(daemon)
+        ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"], "has_more": False}
+        return json_response({"object": "list", "data": listed} | ends)
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
@@ -63,21 +65,24 @@ def routes(daemon: Daemon) -> list[Route]:
 
 
 async def list_models(daemon: Daemon) -> list[dict[str, object]]:
-    """List the bare base, then every adapter held here or heard of."""
-    listed: list[dict[str, object]] = [
-        {"id": "base", "object": "model", "created": 0, "owned_by": "lorikeet"}
-    ]
+    """List the bare base, then every adapter held here or heard of, as OpenAI and Anthropic do."""
+    listed = [_model("base", "lorikeet")]
     for one in await daemon.adapters():
-        listed.append(
-            {
-                "id": one.name,
-                "object": "model",
-                "created": 0,
-                "owned_by": one.creator,
-                "lorikeet": msgspec.to_builtins(one),
-            }
-        )
+        listed.append(_model(one.name, one.creator) | {"lorikeet": msgspec.to_builtins(one)})
     return listed
+
+
+def _model(name: str, owner: str) -> dict[str, object]:
+    """Describe one model; nothing is known of when it was made."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": owner,
+        "type": "model",
+        "display_name": name,
+        "created_at": "1970-01-01T00:00:00Z",
+    }
 
 
 def answering(daemon: Daemon, *, chat: bool) -> Endpoint:

@@ -12,7 +12,8 @@ import trio
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .problems import Problem, problem_response
+from .problems import Problem
+from .refusing import refuse
 
 MAX_BODY_BYTES = 1 << 20
 BODY_DEADLINE_S = 30.0
@@ -48,7 +49,7 @@ class LoopbackGuard:
         else:
             await drain(receive)
         if problem is not None:
-            await problem_response(problem)(scope, receive, send)
+            await refuse(scope["path"], problem)(scope, receive, send)
         elif isinstance(body, bytes):
             await self._app(scope, once(body, receive), send)
 

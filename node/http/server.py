@@ -29,7 +29,8 @@ from .guard import MAX_BODY_BYTES, LoopbackGuard
 from .messages import routes as messages_routes
 from .ollama import routes as ollama_routes
 from .origin import Origin, open_origin
-from .problems import Problem, problem_response
+from .problems import Problem
+from .refusing import refuse
 from .responses import routes as responses_routes
 from .responses.store import ResponseStore
 
@@ -63,13 +64,11 @@ def make_app(
 
 
 async def no_such_route(request: Request, error: Exception) -> Response:
-    """Answer a wrong path or method in the shape of every other error."""
+    """Answer a wrong path or method in the shape of every other error there."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    return problem_response(
-        Problem(
-            status, "no_such_route", f"{request.method} {request.url.path} is not served here", None
-        )
-    )
+    path = request.url.path
+    told = f"{request.method} {path} is not served here"
+    return refuse(path, Problem(status, "no_such_route", told))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -111,6 +111,7 @@ async def test_one_that_fails_ends_all_with_its_own_error(tokenizer: BaseTokeniz
     ("request_", "kind", "words"),
     [
         (EmbeddingRequest("nobody", ("a",)), UnknownModel, "law"),
+        (EmbeddingRequest("auto", ("a",)), BadRequest, "name one"),
         (EmbeddingRequest("base", ("a", "")), BadRequest, "input 1: the prompt is empty"),
         (EmbeddingRequest("base", ("a",), dimensions=4), BadRequest, "dimensions is 4"),
     ],

@@ -265,6 +265,35 @@ async def test_a_daemon_s_error_is_anthropic_s_before_the_answer_and_in_it(
             await ask(url, question)
 
 
+async def test_models_are_listed_as_anthropic_does() -> None:
+    async with serve_twin(Twin()) as url:
+        listed = await ask(url, lambda client: list(client.models.list()))
+        one = await ask(url, lambda client: client.models.retrieve("law"))
+    assert [(model.id, model.type) for model in listed] == [("base", "model"), ("law", "model")]
+    assert one.display_name == "law"
+
+
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        ("/v1/messages", lambda error: (error["type"], error["error"]["message"])),
+        ("/api/chat", lambda error: ("error", error["error"])),
+        ("/v1/responses", lambda error: ("error", error["error"]["message"])),
+    ],
+)
+async def test_who_is_refused_at_the_door_reads_it_in_the_api_s_own_shape(
+    path: str, read: Any
+) -> None:
+    async with serve_twin(Twin()) as url, httpx.AsyncClient(trust_env=False) as client:
+        page = await client.post(f"{url}{path}", headers={"origin": "http://evil.example"})
+        absent = await client.post(f"{url}{path}/nowhere/at/all")
+    for answer, status, words in ((page, 403, "evil"), (absent, 404, "not served")):
+        assert answer.status_code == status
+        kind, message = read(answer.json())
+        assert kind == "error"
+        assert words in message
+
+
 @settings(derandomize=True, max_examples=150, deadline=None)
 @given(
     st.dictionaries(
