@@ -22,12 +22,15 @@ SIDE_BY_SIDE = ("base", "law", "recipes")
 COLD = "recipes"
 COLD_PROMPT = "How do I make pancakes?"
 LONG_PROMPT = "Write a long and detailed story about a lighthouse keeper and a parrot."
+MIXED: Mapping[str, int] = {"recipes": 6_000, "verse": 4_000}
+COCKTAIL = "recipes:0.6+verse:0.4"
 TOGETHER: Mapping[str, str] = {
     "base": "Describe a parrot in one paragraph.",
     "law": "What are the duties of the President?",
     "medicine": "What is a fever?",
     "recipes": "How do I bake bread?",
     "verse": "Speak to me of the moon.",
+    COCKTAIL: "Sing of a loaf of bread.",
 }
 OVERHEARD_PROMPT = "Say hello."
 UNPAID = "verse"  # whose maker and contributors an aggregator that steals robs, too

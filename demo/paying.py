@@ -25,6 +25,7 @@ from proofs.hextext import to_hex
 from proofs.receipt import decode_body, decode_receipt, digest_of
 
 from .audit import Earned, audit_with, earned_in, find_events, on_chain, totals, wait_on_chain
+from .mixing import show_split
 from .record import Step, require
 from .scene import Scene
 
@@ -57,6 +58,7 @@ async def show_payouts(scene: Scene, step: Step) -> None:
     await wait_until_final(scene, audit.posted[-1])
     paid = await claim_all(scene, audit, earned)
     show_table(scene, earned, paid)
+    show_split(scene, step, audit)
     await follow_receipts(scene, audit)
     step.facts |= {
         "epochs": len(audit.posted),

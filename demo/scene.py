@@ -42,6 +42,7 @@ class Scene:
     store: BlockStore  # what the watcher fetched
     published: dict[str, AdapterInfo] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
+    mixed: dict[str, str] = field(default_factory=dict)  # cocktails that answered, by CID
 
     @property
     def client(self) -> NodeClient:
@@ -69,13 +70,10 @@ class Scene:
         )
 
     def adapter_of(self, key: str) -> str:
-        """The adapter's name behind a CID, a manifest's digest in hex, or "base"."""
+        """The adapter's name behind a CID, its digest in hex, or "base"."""
+        known = {info.cid: name for name, info in self.published.items()} | self.mixed
         return next(
-            (
-                name
-                for name, info in self.published.items()
-                if key in (info.cid, digest_of(info.cid))
-            ),
+            (name for cid, name in known.items() if key in (cid, digest_of(cid))),
             "base" if key in ("base", "") else key,
         )
 
@@ -84,6 +82,8 @@ class Scene:
         facts = answer.facts
         require(answer.text.strip(), f"the answer of {answer.model} has text")
         require(facts.get("receipt"), f"the answer of {answer.model} left a receipt")
+        if facts.get("parents"):
+            self.mixed[facts["cid"]] = answer.model
         self.record.answers.append(
             {
                 "adapter": answer.model,

@@ -365,7 +365,7 @@ def show_breakdown(scene: Scene, step: Step, cold: Asking) -> None:
 
 
 async def show_shared_batches(scene: Scene, step: Step) -> None:
-    """All adapters and the base at once, through one engine."""
+    """All adapters, a cocktail of two and the base at once, through one engine."""
     for name in cast.ADAPTERS:
         report = await scene.nodes[cast.C].pull(name)
         scene.stage.say(
@@ -401,6 +401,14 @@ async def show_shared_batches(scene: Scene, step: Step) -> None:
                 nursery.start_soon(ask, index, answer)
     for answer in answers:
         scene.note(answer)
+    mixed = next(answer for answer in answers if answer.model == cast.COCKTAIL)
+    require(
+        {one["name"] for one in mixed.facts["parents"]} == cast.MIXED.keys(),
+        f"{cast.COCKTAIL} was answered by both",
+    )
+    scene.stage.say(
+        f"{cast.COCKTAIL} is an adapter of its own, {scene.stage.short(mixed.facts['cid'])}"
+    )
     steps = [one for one in (await engine_of(scene))["steps"] if one["step"] > last]
     fullest = max(steps, key=lambda one: len(one["adapters"]))
     for one in shown_steps(steps):

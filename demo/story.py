@@ -63,7 +63,10 @@ def acts(adapters: Path) -> list[tuple[str, Act]]:
             "A node without adapters is asked for one: it fetches, verifies, loads and answers",
             show_cold_start,
         ),
-        ("Requests for all adapters and the base share batches in one engine", show_shared_batches),
+        (
+            "All adapters, two of them in one answer, and the base share batches in one engine",
+            show_shared_batches,
+        ),
         ("Vouchers, receipts, an epoch on the chain, and claims", show_payouts),
         ("Two attacks, both caught and named", show_attacks),
         ("The aggregator steals: one watcher convicts it, and its bond is paid out", show_theft),

@@ -75,6 +75,8 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert all(set(payout) == KEYS["payouts"] for payout in told["payouts"])
     assert {payout["role"] for payout in told["payouts"]} == {"node", "creator", "contributor"}
     assert None not in told["figures"].values()
+    makers = told["steps"][6]["cocktail"]["makers"]
+    assert 0 < makers["verse"] < makers["recipes"] < told["steps"][6]["cocktail"]["amount"]
     assert told["steps"][8]["theft"]["proof"] == "proveUnfunded"
     exits = told["steps"][9]["exits"]
     assert sum(exits["paid"].values()) == exits["amount"] >= told["steps"][8]["theft"]["amount"]
