@@ -117,11 +117,17 @@ def _logits(chosen: argparse.Namespace) -> int:
 
 def _convert(chosen: argparse.Namespace) -> int:
     from .convert import convert_adapter
-    from .errors import CannotServe
+    from .convert_mlx import convert_mlx, is_mlx
+    from .errors import CannotServe, InvalidRequest
     from .model.weights import open_weights
 
     try:
-        count = convert_adapter(open_weights(chosen.base), chosen.adapter, chosen.out)
+        if is_mlx(chosen.adapter):
+            count = convert_mlx(chosen.adapter, chosen.out)
+        elif chosen.base is None:
+            raise InvalidRequest("--base is missing: this adapter is converted with it at hand")
+        else:
+            count = convert_adapter(open_weights(chosen.base), chosen.adapter, chosen.out)
     except CannotServe as error:
         print(f"engine: {error}".replace("\n", " "), file=sys.stderr)
         return 1

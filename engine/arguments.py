@@ -40,7 +40,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     _add_convert(
         commands.add_parser(
             "convert",
-            help="write an adapter that began by changing the base (PiSSA, OLoRA) as plain LoRA",
+            help="write an adapter that began by changing the base (PiSSA, OLoRA), or that MLX"
+            " saved, as a PEFT folder with plain LoRA",
         )
     )
     commands.add_parser(
@@ -52,8 +53,8 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def _add_convert(command: argparse.ArgumentParser) -> None:
-    _add_base(command)
-    command.add_argument("--adapter", type=Path, required=True, help="a PEFT folder")
+    command.add_argument("--base", type=Path, help="where its training changed the base")
+    command.add_argument("--adapter", type=Path, required=True, help="a PEFT or MLX folder")
     command.add_argument("--out", type=Path, required=True, help="the folder to write")
     command.add_argument("--threads", type=int, default=0, help=argparse.SUPPRESS)
 

@@ -1,8 +1,8 @@
-"""Has an adapter that began by changing the base (PiSSA, OLoRA, …) written as plain LoRA before it
-is published.
+"""Has an adapter that began by changing the base (PiSSA, OLoRA, …), or that MLX saved, written as a
+PEFT folder with plain LoRA before it is published.
 
 Decides whether that is needed; the engine's `convert` does it, in a process of its own, with the
-base at hand.
+base at hand where it takes that.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import trio
 from engine.messages import MAX_ADAPTER_CONFIG_BYTES
 
 from ..errors import AdapterError
-from .packaging import CONFIG_FILE
+from .packaging import CONFIG_FILE, WEIGHTS_FILE
 
 STARTS = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Values of init_lora_weights, or their beginnings, that changed the base's weights."""
+MLX_WEIGHTS_FILE = "adapters.safetensors"
 CONVERT_DEADLINE_S = 1800.0
 MAX_TOLD_CHARS = 500
 
@@ -38,23 +39,26 @@ class Plain:
 
 @asynccontextmanager
 async def plain_folder(folder: Path, base: Path | None, home: Path) -> AsyncIterator[Plain]:
-    """Give a PEFT folder as plain LoRA, as long as the block lasts; `base` None: there is none.
+    """Give an adapter as a PEFT folder with plain LoRA, as long as the block lasts; `base` None:
+    there is none.
 
     Raises AdapterError with the engine's reason where it cannot be converted.
     """
-    start = _start_of(folder / CONFIG_FILE)
-    if not start:
+    is_mlx = (folder / MLX_WEIGHTS_FILE).is_file() and not (folder / WEIGHTS_FILE).exists()
+    start = "" if is_mlx else _start_of(folder / CONFIG_FILE)
+    if not start and not is_mlx:
         yield Plain(folder)
         return
-    if base is None:
+    if start and base is None:
         raise AdapterError(
             f"{folder} began as {start} by changing the base's weights; it is converted where the"
             " base is, so publish it there"
         )
     with tempfile.TemporaryDirectory(dir=home, prefix="converting-") as scratch:
         plain = Path(scratch) / folder.name
-        await _convert(folder, base, plain)
-        yield Plain(plain, f"converted from {start} to plain LoRA of twice the rank")
+        await _convert(folder, None if is_mlx else base, plain)
+        note = f"converted from {start} to plain LoRA of twice the rank"
+        yield Plain(plain, "converted from MLX's format to PEFT's" if is_mlx else note)
 
 
 def _start_of(path: Path) -> str:
@@ -69,8 +73,8 @@ def _start_of(path: Path) -> str:
     return start if isinstance(start, str) and start.lower().startswith(STARTS) else ""
 
 
-async def _convert(folder: Path, base: Path, out: Path) -> None:
-    options = {"--base": base, "--adapter": folder, "--out": out}
+async def _convert(folder: Path, base: Path | None, out: Path) -> None:
+    options = {"--adapter": folder, "--out": out} | ({} if base is None else {"--base": base})
     command = [sys.executable, "-m", "engine", "convert"]
     command += [str(part) for option in options.items() for part in option]
     with trio.move_on_after(CONVERT_DEADLINE_S) as scope:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from engine.__main__ import main
 from engine.convert import convert_adapter
@@ -75,6 +76,68 @@ def test_a_converted_adapter_gives_the_logits_of_training(
     logits = bench.forward((sequence, 0, 30))[id(sequence)]
     assert (logits - expected).abs().max() < 2e-4
     assert (expected - bare).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_what_mlx_saves_is_the_same_adapter_in_other_words(tmp_path: Path, dora: bool) -> None:
+    """Two ranks in it, an embedding that is no linear, and DoRA's lengths."""
+    model = make_base(tmp_path / "base", spread=0.2)
+    tokens = some_tokens(30, 4)
+    ranks = {"model.layers.1.mlp.up_proj": 2}
+    targets = [*ALL_LINEAR] if dora else [*ALL_LINEAR, "embed_tokens"]
+    settings = {"rank_pattern": ranks, "alpha_pattern": dict.fromkeys(ranks, 3.0)}
+    wrapped = trained(model, tmp_path / "peft", target_modules=targets, use_dora=dora, **settings)
+    with torch.no_grad():
+        expected = wrapped(torch.tensor([tokens])).logits[0]
+    saved = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    words = {
+        "lora_A.weight": "lora_a",
+        "lora_B.weight": "lora_b",
+        "lora_embedding_A": "lora_a",
+        "lora_embedding_B": "lora_b",
+        "lora_magnitude_vector": "m",
+    }
+    mlx = {
+        name.removeprefix("base_model.model.").replace(theirs, ours): tensor.t().contiguous()
+        for name, tensor in saved.items()
+        for theirs, ours in words.items()
+        if name.endswith(theirs)
+    }
+    (tmp_path / "mlx").mkdir()
+    save_file(mlx, tmp_path / "mlx" / "adapters.safetensors")
+    config = {
+        "fine_tune_type": "dora" if dora else "lora",
+        "lora_parameters": {"rank": 4, "scale": 1.5},
+    }
+    (tmp_path / "mlx" / "adapter_config.json").write_text(json.dumps(config))
+    command = ["convert", "--adapter", str(tmp_path / "mlx"), "--out", str(tmp_path / "plain")]
+    assert main(command) == 0
+    bench = Bench(tmp_path / "base")
+    bench.load(b"a", tmp_path / "plain")
+    sequence = bench.sequence(tokens, b"a")
+    logits = bench.forward((sequence, 0, 30))[id(sequence)]
+    assert (logits - expected).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "told"),
+    [
+        ({"fine_tune_type": "full", "lora_parameters": {}}, "lora_a", "fine_tune_type is 'full'"),
+        ({"fine_tune_type": "lora"}, "lora_a", "fine_tune_type"),
+        ({"lora_parameters": {"scale": "much"}}, "lora_a", "scale is 'much'"),
+        ({"lora_parameters": {"scale": 2}}, "weight", "q_proj.weight is none of"),
+        ([], "lora_a", "not a JSON object"),
+    ],
+)
+def test_what_mlx_saves_and_peft_has_no_words_for_is_refused_by_name(
+    tmp_path: Path, config: object, name: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = {f"model.layers.0.self_attn.q_proj.{name}": torch.ones(72, 4)}
+    save_file(tensors, tmp_path / "adapters.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    command = ["convert", "--adapter", str(tmp_path), "--out", str(tmp_path / "plain")]
+    assert main(command) == 1
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["pissa_niter_4", "corda", "lora_ga", "loftq", "loftq again"])
