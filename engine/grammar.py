@@ -153,7 +153,7 @@ class Grammars:
     def _compile(self, grammar: Grammar) -> Matcher:
         if self._tokenizer is None:
             raise InvalidRequest(f"grammar: {self._reason}")
-        source = _source(grammar)
+        source = source_of(grammar)
         self._checker.check(source)
         matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
         if matcher.is_error():
@@ -183,7 +183,8 @@ def check_grammar(grammar: Grammar) -> None:
         )
 
 
-def _source(grammar: Grammar) -> str:
+def source_of(grammar: Grammar) -> str:
+    """Return a grammar in llguidance's own form. Raises InvalidRequest."""
     if grammar.kind == "regex":
         return llguidance.LLMatcher.grammar_from_regex(grammar.text)
     if grammar.kind == "lark":

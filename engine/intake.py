@@ -14,6 +14,7 @@ from .errors import Busy, CannotServe, InvalidRequest, UnknownAdapter
 from .grammar import Matcher, check_grammar
 from .messages import (
     MAX_LOGPROBS,
+    MAX_REPLAYED_LOGPROBS,
     MAX_STOP_IDS,
     Embed,
     Failed,
@@ -226,6 +227,8 @@ def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
     _check_context(num_tokens, 0, limits.room_of(is_long))
     _check_ids(message.prompt_ids, limits)
     _check_ids(message.answer_ids, limits)
+    _check_logprobs(message.logprobs)
+    _check_report(len(message.answer_ids), message.logprobs)
     _check_choice(message.sampling, message.adapter, limits, queue)
     return Admitted(
         request_id=message.request_id,
@@ -236,6 +239,7 @@ def _admit_replay(message: Replay, limits: Limits, queue: Queue) -> Admitted:
         max_length=min(len(message.prompt_ids), limits.context_tokens),
         purpose="replay",
         angle_offset=limits.angle_offset(is_long),
+        num_logprobs=message.logprobs,
     )
 
 
@@ -320,6 +324,14 @@ def _check_urgency(message: Submit) -> None:
 def _check_logprobs(logprobs: int | None) -> None:
     if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
         raise InvalidRequest(f"logprobs is {logprobs}; it must be from 0 to {MAX_LOGPROBS}")
+
+
+def _check_report(num_tokens: int, logprobs: int | None) -> None:
+    if logprobs is not None and num_tokens * (1 + logprobs) > MAX_REPLAYED_LOGPROBS:
+        raise InvalidRequest(
+            f"{num_tokens} tokens with {logprobs} others beside each are more than"
+            f" {MAX_REPLAYED_LOGPROBS} log-probabilities; ask for fewer beside each"
+        )
 
 
 def _check_choice(sampling: Sampling, adapter: bytes | None, limits: Limits, queue: Queue) -> None:

@@ -20,6 +20,7 @@ MAX_ADAPTER_CONFIG_BYTES = 256 << 10  # what the engine parses; so nothing large
 MAX_ADAPTER_WEIGHTS_BYTES = 2 << 30  # what nodes fetch; so nothing larger is served either
 MAX_STOP_IDS = 16  # as the infer protocol carries
 MAX_LOGPROBS = 20
+MAX_REPLAYED_LOGPROBS = 200_000  # of all tokens together, each with the likeliest beside it
 MAX_MIXED = 8  # adapters in a cocktail
 MAX_MIX_WEIGHT = 2.0
 TOKEN_IDS = 1 << 24  # no vocabulary has more
@@ -234,6 +235,7 @@ class ReleaseAdapter(Message, frozen=True, array_like=True):
 class Replay(Message, frozen=True, array_like=True):
     """Score an answer with one prefill: how far each answered token was from winning.
 
+    `logprobs`: how many of the likeliest ids to report beside each (None: no log-probabilities).
     Answered by `Replayed` or `Failed`.
     """
 
@@ -242,6 +244,7 @@ class Replay(Message, frozen=True, array_like=True):
     answer_ids: list[int]
     adapter: bytes | None
     sampling: Sampling
+    logprobs: int | None = None
 
 
 class Embed(Message, frozen=True, array_like=True):
@@ -402,11 +405,12 @@ class Located(Message, frozen=True, array_like=True):
 
 class Replayed(Message, frozen=True, array_like=True):
     """Per answered token: by how much its perturbed score missed the winner's (0.0 = it won), in
-    logits.
+    logits; and its log-probabilities, where they were asked for.
     """
 
     request_id: int
     margins: list[float]
+    logprobs: list[TokenLogprobs] = []
 
 
 class Embedded(Message, frozen=True, array_like=True):

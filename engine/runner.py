@@ -227,5 +227,10 @@ class _Reading:
             for i, token in enumerate(tokens)
         ]
         result.margins += [drawn.margin for drawn in self._decoder.draw(self._output, draws)]
+        if sequence.num_logprobs is not None:
+            result.logprobs += [
+                report_logprobs(self._output.row(row + i), token, sequence.num_logprobs)
+                for i, token in enumerate(tokens)
+            ]
         for token in tokens:
             sequence.chooser.accept(token)

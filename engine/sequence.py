@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from .messages import TokenLogprobs
 from .sampler import Chooser
 from .speculation import Proposer
 
@@ -51,6 +52,7 @@ class Sequence:
     prefill_ms: float = 0.0
     neighbours: int = 0
     margins: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # a replay's
     num_logprobs: int | None = None
     proposer: Proposer = field(default_factory=Proposer)
     angle_offset: int = 0

@@ -75,7 +75,7 @@ def advance(result: ChunkResult, record: StepRecord, now_s: float) -> Progress:
     if result.error is not None:
         return Progress(None, failed(sequence.request_id, result.error))
     if sequence.replay:
-        return _score(sequence, result.margins)
+        return _score(sequence, result)
     if sequence.purpose == "embedding":
         vector = result.vector
         return Progress(None, Embedded(sequence.request_id, vector) if vector else None)
@@ -144,10 +144,12 @@ def _num_right(result: ChunkResult) -> int:
     return max(0, len(result.tokens) - 1)
 
 
-def _score(sequence: Sequence, margins: list[float]) -> Progress:
-    sequence.margins += margins
-    is_over = sequence.computed == sequence.num_wanted
-    return Progress(None, Replayed(sequence.request_id, sequence.margins) if is_over else None)
+def _score(sequence: Sequence, result: ChunkResult) -> Progress:
+    sequence.margins += result.margins
+    sequence.logprobs += result.logprobs
+    if sequence.computed < sequence.num_wanted:
+        return Progress(None, None)
+    return Progress(None, Replayed(sequence.request_id, sequence.margins, sequence.logprobs))
 
 
 def _append(sequence: Sequence, result: ChunkResult, step: int, now_s: float) -> Progress:

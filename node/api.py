@@ -110,7 +110,9 @@ class CompletionRequest:
 
     `max_tokens` None lets the answer run to the end of its text or of what fits; more than fits is
     cut, and `Ended` tells to what. `tools` need chat turns, and so do `template_options`, which the
-    base's template finds under their names; a grammar in `choosing` binds what is no call.
+    base's template finds under their names; a grammar in `choosing` binds what is no call. With
+    `echo` the first `Delta` is the prompt, with its log-probabilities where `logprobs` are asked
+    for, which a node's own engine alone computes; `max_tokens` may be 0 then.
     """
 
     model: str
@@ -124,6 +126,7 @@ class CompletionRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     template_options: Mapping[str, Any] = field(default_factory=dict)
+    echo: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,12 +181,13 @@ class Started:
 class LikelyToken:
     """A token and the natural logarithm of the model's own probability for it.
 
-    `data` is what it spells; `text` as far as that is UTF-8.
+    `data` is what it spells; `text` as far as that is UTF-8. `logprob` is None for a prompt's first
+    token, which nothing foretells.
     """
 
     text: str
     data: bytes
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True)

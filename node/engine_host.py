@@ -259,3 +259,25 @@ class EngineHost:
             partial(self._link.ask_replay, replay), deadline_s
         )
         return answer.margins
+
+    async def score(
+        self,
+        token_ids: Sequence[int],
+        adapter: bytes | None,
+        logprobs: int,
+        deadline_s: float = REPLAY_DEADLINE_S,
+    ) -> list[m.TokenLogprobs]:
+        """Return the log-probabilities of each token but the first, which nothing foretells, with
+        so many likely others beside each.
+        """
+        if len(token_ids) < 2:
+            return []
+        first, *rest = token_ids
+        sampling = m.Sampling(bytes(32))
+        replay = m.Replay(
+            self._link.new_id(), [first], rest, adapter, sampling=sampling, logprobs=logprobs
+        )
+        answer: m.Replayed = await self._supervisor.ask(
+            partial(self._link.ask_replay, replay), deadline_s
+        )
+        return answer.logprobs

@@ -23,8 +23,11 @@ def check_request(request: CompletionRequest) -> CompletionRequest:
 
     Raises BadRequest that names the first field that is out of bounds.
     """
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise BadRequest(f"max_tokens is {request.max_tokens}; it must be at least 1")
+    lowest = 0 if request.echo else 1
+    if request.max_tokens is not None and request.max_tokens < lowest:
+        raise BadRequest(f"max_tokens is {request.max_tokens}; it must be at least {lowest}")
+    if request.echo and isinstance(request.prompt, tuple):
+        raise BadRequest("echo needs a plain prompt or token ids, not chat turns")
     if not 0 <= (request.logprobs or 0) <= MAX_LOGPROBS:
         raise BadRequest(
             f"logprobs is {request.logprobs}; it must lie between 0 and {MAX_LOGPROBS}"

@@ -104,6 +104,13 @@ class Peers(Protocol):
         NoEngine, EngineLost.
         """
 
+    async def score(
+        self, token_ids: Sequence[int], adapter: bytes, logprobs: int
+    ) -> Sequence[m.TokenLogprobs]:
+        """Have this node itself compute the log-probabilities of each token but the first, with so
+        many likely others beside each. Raises NoEngine, EngineError, AdapterError.
+        """
+
     @property
     def serving(self) -> Sequence[PeerAddress]:
         """Return the connected nodes that answer questions."""
@@ -144,6 +151,19 @@ class NetworkPeers:
         NoEngine, EngineLost.
         """
         return (await self._need_engine().wait_up()).max_context_tokens
+
+    async def score(
+        self, token_ids: Sequence[int], adapter: bytes, logprobs: int
+    ) -> Sequence[m.TokenLogprobs]:
+        """Have this node itself compute the log-probabilities of each token but the first, with so
+        many likely others beside each. Raises NoEngine, EngineError, AdapterError.
+        """
+        engine = self._need_engine()
+        await engine.wait_up()
+        if adapter == BARE_BASE:
+            return await engine.score(token_ids, None, logprobs)
+        await self._holder.hold(Cid(adapter))
+        return await engine.score(token_ids, adapter, logprobs)
 
     def _need_engine(self) -> EngineHost:
         if self._engine is None:

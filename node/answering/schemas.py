@@ -32,6 +32,7 @@ MAPS = ("properties", "patternProperties", "$defs", "definitions")
 LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SINGLE = ("items", "additionalProperties", "not", "contains", "if", "then", "else")
 MAX_TOLD = 16
+MAX_DEPTH = 200
 
 
 def followable(grammar: Grammar | None) -> tuple[Grammar | None, tuple[str, ...]]:
@@ -60,6 +61,8 @@ class _Rewriter:
         """Return one schema, rewritten with all below it."""
         if not isinstance(schema, dict):
             return schema
+        if len(path) > MAX_DEPTH:
+            raise BadRequest("the JSON schema is nested too deeply; flatten it")
         schema = self._below(schema, path)
         self._unique_items(schema, path)
         self._one_of(schema, path)

@@ -35,6 +35,7 @@ from ..api import (
     CompletionEvent,
     CompletionRequest,
     Continued,
+    Delta,
     Ended,
     MixedIn,
     Prompt,
@@ -64,7 +65,7 @@ from .race import Entry, Race
 from .rest import Rest
 from .router import Router
 from .schemas import followable
-from .stream import AnswerSender, Writer, open_answer
+from .stream import AnswerSender, Writer, open_answer, spell
 from .tokenizer import BaseTokenizer
 
 STALL_S = 3.0  # a node that answers, and says nothing for so long, is lost if there is another one
@@ -229,7 +230,13 @@ class Service:
             with times.measure("lookup"):
                 question = await self._question(request, prompt_ids, max_tokens, cid)
             rest = Rest(question)
-            writer = Writer(answer, self._tokenizer, request.stop, self._reader(request))
+            echo = await self._echo(request, question) if request.echo else None
+            writer = Writer(answer, self._tokenizer, request.stop, self._reader(request), echo)
+            if request.max_tokens == 0:
+                self._tell(self._peers.here(), rest, meant, writer=writer, times=times)
+                nothing = AnswerEnd("length", 0, None, neighbours=1)
+                self._end(request, question, nothing, not_enforced=(), writer=writer, times=times)
+                return
             outcome = await self._ask_until_whole(
                 request, find, peers, rest, meant, writer=writer, times=times
             )
@@ -268,6 +275,26 @@ class Service:
         if not request.tools or request.tool_choice.mode == "none":
             return None
         return CallReader(self._tokenizer.form, lambda: f"call_{secrets.token_hex(12)}")
+
+    async def _echo(self, request: CompletionRequest, question: Question) -> Delta:
+        """Return the prompt as the beginning of its answer."""
+        ids = question.prompt_ids
+        given = request.prompt
+        text = given if isinstance(given, str) else self._tokenizer.decode(ids)
+        if request.logprobs is None:
+            return Delta(text, ())
+        if not self._router.serves_here(request.node):
+            raise BadRequest(
+                "the log-probabilities of a prompt (echo with logprobs) are computed by a daemon's"
+                " own engine alone, since the protocol between nodes does not carry them; ask a"
+                " daemon with an engine, or leave out one of the two"
+            )
+        reports = await self._peers.score(ids, question.adapter, request.logprobs)
+        spelled = [
+            spell(self._tokenizer, token, report)
+            for token, report in zip(ids, (None, *reports), strict=True)
+        ]
+        return Delta(text, (), tuple(spelled))
 
     async def _room(self, request: CompletionRequest, num_prompt: int) -> int:
         """Return how many tokens the answer may have: what is asked for, as far as it fits."""

@@ -86,12 +86,14 @@ class Writer:
         tokenizer: BaseTokenizer,
         stops: tuple[str, ...],
         calls: CallReader | None = None,
+        echo: Delta | None = None,
     ) -> None:
         self._answer = answer
         self._tokenizer = tokenizer
         self._detokenizer = tokenizer.detokenizer(with_marks=calls is not None)
         self._finder = StopFinder(stops)
         self._calls = calls
+        self._echo = echo
         self.num_tokens = 0
         self.stopped = False
 
@@ -101,8 +103,11 @@ class Writer:
         return self._finder.found
 
     def write(self, event: CompletionEvent) -> None:
-        """Pass an event on."""
+        """Pass an event on; what is echoed comes behind the first."""
         self._answer.put(event)
+        if self._echo is not None:
+            echo, self._echo = self._echo, None
+            self._answer.put(echo)
 
     def put(self, token_ids: Sequence[int], logprobs: Sequence[Reported] = ()) -> bool:
         """Write more tokens; return True when a stop text came and the answer should end here."""
@@ -112,7 +117,7 @@ class Writer:
         text, self.stopped = self._finder.feed(self._detokenizer.feed(token_ids))
         pieces = self._pieces(text)
         first = pieces.pop(0) if pieces and isinstance(pieces[0], str) else ""
-        spelled = [self._spell(*each) for each in zip(token_ids, logprobs, strict=False)]
+        spelled = [spell(self._tokenizer, *each) for each in zip(token_ids, logprobs, strict=False)]
         self.write(Delta(str(first), tuple(token_ids), tuple(spelled)))
         self._write_all(pieces)
         if self.stopped:
@@ -140,12 +145,17 @@ class Writer:
         for piece in pieces:
             self.write(Delta(piece, ()) if isinstance(piece, str) else piece)
 
-    def _spell(self, token: int, reported: Reported) -> TokenLogprobs:
-        return TokenLogprobs(
-            self._likely(token, reported.logprob),
-            tuple(self._likely(*each) for each in reported.top),
-        )
 
-    def _likely(self, token: int, logprob: float) -> LikelyToken:
-        data = self._tokenizer.spell(token)
-        return LikelyToken(data.decode(errors="replace"), data, logprob)
+def spell(tokenizer: BaseTokenizer, token: int, reported: Reported | None) -> TokenLogprobs:
+    """Return a token's report in letters; None where there is none."""
+    if reported is None:
+        return TokenLogprobs(_likely(tokenizer, token, None), ())
+    return TokenLogprobs(
+        _likely(tokenizer, token, reported.logprob),
+        tuple(_likely(tokenizer, *each) for each in reported.top),
+    )
+
+
+def _likely(tokenizer: BaseTokenizer, token: int, logprob: float | None) -> LikelyToken:
+    data = tokenizer.spell(token)
+    return LikelyToken(data.decode(errors="replace"), data, logprob)

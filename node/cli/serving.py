@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -89,8 +90,8 @@ async def serve_until_cancelled(
 ) -> None:
     """Run the daemon, reachable over HTTP, until cancelled; at `public` by anybody, for blocks."""
     async with trio.open_nursery() as nursery, open_daemon(config) as daemon:
-        log = daemon.telemetry.log
-        nursery.start_soon(serve_http, daemon, sock, config.hub_origin, log, config.allowed_hosts)
+        serve = partial(serve_http, log=daemon.telemetry.log, allowed_hosts=config.allowed_hosts)
+        nursery.start_soon(serve, daemon, sock, config.hub_origin)
         if public is not None:
             nursery.start_soon(serve_blocks_to_anybody, daemon, public)
         status = await daemon.status()

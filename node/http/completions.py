@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -141,9 +142,8 @@ class AnswerResponse:
         async with trio.open_nursery() as nursery:
             for choice in choices:
                 await limit.acquire_on_behalf_of(choice.number)
-                nursery.start_soon(
-                    self._make, choice, stream, problems, nursery.cancel_scope, limit
-                )
+                make = partial(self._make, scope=nursery.cancel_scope, limit=limit)
+                nursery.start_soon(make, choice, stream, problems)
         return problems[0] if problems else None
 
     async def _make(
@@ -151,6 +151,7 @@ class AnswerResponse:
         choice: Choice,
         stream: EventStream,
         problems: list[Problem],
+        *,
         scope: trio.CancelScope,
         limit: trio.CapacityLimiter,
     ) -> None:

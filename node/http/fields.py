@@ -30,7 +30,6 @@ IGNORED = frozenset(
 
 # Would change the answer, but not with these values. `null` is neutral everywhere.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "echo": (False,),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),

@@ -113,6 +113,8 @@ class TextBody(Body, frozen=True, kw_only=True):
     """POST /v1/completions. `prompt` is one text, several, one text's token ids, or several's."""
 
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1, max_length=MAX_IDS)]
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    echo: bool | None = None
     best_of: Annotated[int, Meta(ge=1, le=MAX_ANSWERS)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
@@ -154,6 +156,9 @@ def parse(data: bytes, *, chat: bool) -> Asked:
         request = as_request(body, choosing)
         prompts = as_prompts(body.prompt)
         _check_best_of(body)
+        if body.max_tokens == 0 and not body.echo:
+            raise BadField("max_tokens", "max_tokens: 0 answers nothing without echo: true")
+        request = replace(request, echo=bool(body.echo))
     if num_answers * len(prompts) > MAX_ALL_ANSWERS:
         raise BadField(
             "prompt",

@@ -217,7 +217,10 @@ def _text_logprobs(choice: Choice, reported: Sequence[TokenLogprobs]) -> dict[st
     return {
         "tokens": [each.token.text for each in reported],
         "token_logprobs": [each.token.logprob for each in reported],
-        "top_logprobs": [{one.text: one.logprob for one in each.top} for each in reported],
+        "top_logprobs": [
+            None if each.token.logprob is None else {one.text: one.logprob for one in each.top}
+            for each in reported
+        ],
         "text_offset": offsets,
     }
 

@@ -393,6 +393,38 @@ def test_log_probabilities_equal_those_of_transformers(tmp_path: Path) -> None:
     lab.close()
 
 
+@pytest.mark.parametrize("step_tokens", [7, 512])
+def test_log_probabilities_of_given_tokens_equal_those_of_transformers(
+    tmp_path: Path, step_tokens: int
+) -> None:
+    model = make_base(tmp_path)
+    prompt = some_tokens(30, 4)
+    lab = Lab(tmp_path, step_tokens=step_tokens)
+    asked = Replay(1, prompt[:1], prompt[1:], None, Sampling(SEED), logprobs=2)
+    lab.engine.handle(asked)
+    lab.drain()
+    replayed = lab.end(1)
+    assert isinstance(replayed, Replayed)
+    with torch.inference_mode():
+        expected = model(torch.tensor([prompt])).logits[0, :-1].double().log_softmax(-1)
+    assert len(replayed.logprobs) == len(replayed.margins) == len(prompt) - 1
+    for report, token, row in zip(replayed.logprobs, prompt[1:], expected, strict=True):
+        assert report.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        assert [logprob for _, logprob in report.top] == pytest.approx(
+            row.topk(2).values.tolist(), abs=1e-4
+        )
+    plain = msgspec.structs.replace(asked, request_id=2, logprobs=None)
+    lab.engine.handle(plain)
+    lab.drain()
+    again = lab.end(2)
+    assert isinstance(again, Replayed)
+    assert (again.margins, again.logprobs) == (replayed.margins, [])
+    lab.engine.handle(msgspec.structs.replace(asked, request_id=3, logprobs=21))
+    lab.drain()
+    assert isinstance(lab.end(3), Failed)
+    lab.close()
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [

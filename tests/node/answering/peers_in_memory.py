@@ -167,6 +167,13 @@ class PeersInMemory:
     async def context_tokens(self) -> int:
         return CONTEXT_TOKENS
 
+    async def score(
+        self, token_ids: Sequence[int], adapter: bytes, logprobs: int
+    ) -> Sequence[m.TokenLogprobs]:
+        """Each token's own id is its log-probability, and the likeliest others are the first."""
+        likely = [(other, -1.0) for other in range(logprobs)]
+        return [m.TokenLogprobs(-float(token), likely) for token in token_ids[1:]]
+
     @property
     def serving(self) -> Sequence[PeerAddress]:
         return [PeerAddress(peer_id(name)) for name in self.serving_names]

@@ -15,6 +15,7 @@ from engine.messages import Choosing, Grammar
 from node.answering.service import MAX_LOST, STALL_S
 from node.answering.tokenizer import BaseTokenizer, load_tokenizer
 from node.api import (
+    CallDelta,
     ChatMessage,
     CompletionEvent,
     CompletionRequest,
@@ -24,6 +25,7 @@ from node.api import (
     Started,
     TokenPrompt,
     Tool,
+    ToolChoice,
 )
 from node.errors import (
     BadRequest,
@@ -36,13 +38,22 @@ from node.errors import (
     PaymentRequired,
     UnknownModel,
 )
-from node.wire.infer import Resumed
+from node.wire.infer import MAX_TOKENS, Resumed
 from p2p.cid import Cid
 from tests.proofs import scene
 
 from ..networks import until
 from ..tiny import make_base
-from .peers_in_memory import BASE, LAW, Part, World, make_world, peer_id
+from .peers_in_memory import (
+    BASE,
+    CONTEXT_TOKENS,
+    LAW,
+    MAX_ANSWER_TOKENS,
+    Part,
+    World,
+    make_world,
+    peer_id,
+)
 
 
 @pytest.fixture(scope="module")
@@ -528,3 +539,114 @@ async def test_auto_cannot_read_token_ids(tokenizer: BaseTokenizer) -> None:
     world = make_world(tokenizer, {"a": Part(tokens=[[5]])})
     with pytest.raises(BadRequest, match="token ids"):
         await ask(world, model="auto", prompt=TokenPrompt((1, 2)))
+
+
+# --- how long an answer may be ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "may_have", "told"),
+    [(8, 8, None), (None, CONTEXT_TOKENS - 2, CONTEXT_TOKENS - 2), (9000, 254, 254)],
+)
+async def test_here_an_answer_may_fill_the_context_and_no_more(
+    tokenizer: BaseTokenizer, asked: int | None, may_have: int, told: int | None
+) -> None:
+    world = make_world(tokenizer, {}, own=Part([[5]], reason="stop"))
+    ended = (await ask(world, max_tokens=asked))[-1]
+    (peer,) = world.peers.made.values()
+    assert peer.questions[0].max_tokens == may_have
+    assert isinstance(ended, Ended)
+    assert ended.max_tokens == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "may_have"), [(8, 8), (None, MAX_ANSWER_TOKENS), (9000, MAX_TOKENS)]
+)
+async def test_of_another_node_no_more_is_bought_than_the_setting_where_nobody_says(
+    tokenizer: BaseTokenizer, asked: int | None, may_have: int
+) -> None:
+    world = make_world(tokenizer, {"a": Part([[5]], reason="length")})
+    ended = (await ask(world, max_tokens=asked))[-1]
+    assert world.peers.asked("a").questions[0].max_tokens == may_have
+    assert all(wanted.max_tokens == may_have for _, wanted in world.peers.quoted)
+    assert isinstance(ended, Ended)
+    assert ended.max_tokens == 1  # its context was full after that
+
+
+# --- prompts that are echoed ---
+
+
+async def test_a_prompt_is_echoed_with_its_log_probabilities(tokenizer: BaseTokenizer) -> None:
+    world = make_world(tokenizer, {}, own=Part([ids_of(tokenizer, "!")]))
+    ids = ids_of(tokenizer, "Hi")
+    for prompt in ("Hi", TokenPrompt(tuple(ids))):
+        started, echo, *_ = await ask(world, prompt=prompt, echo=True, logprobs=2, max_tokens=1)
+        assert isinstance(started, Started)
+        assert isinstance(echo, Delta)
+        assert (echo.text, echo.token_ids) == ("Hi", ())
+        assert [each.token.text for each in echo.logprobs] == ["H", "i"]
+        assert [each.token.logprob for each in echo.logprobs] == [None, -float(ids[1])]
+        assert [len(each.top) for each in echo.logprobs] == [0, 2]
+    started, echo, ended = await ask(world, echo=True, max_tokens=0)
+    assert isinstance(ended, Ended)
+    assert (ended.completion_tokens, ended.max_tokens) == (0, None)
+    assert isinstance(echo, Delta)
+    assert (echo.text, echo.logprobs) == ("Hi", ())
+
+
+async def test_log_probabilities_of_a_prompt_are_not_asked_of_others(
+    tokenizer: BaseTokenizer,
+) -> None:
+    world = make_world(tokenizer, {"a": Part([[5]])})
+    with pytest.raises(BadRequest, match="own engine alone"):
+        await ask(world, echo=True, logprobs=1)
+    assert world.peers.all_asked == []
+    assert text_of(await ask(world, echo=True)).startswith("Hi")
+
+
+# --- tools ---
+
+
+async def test_a_call_goes_on_where_a_node_was_lost(tokenizer: BaseTokenizer) -> None:
+    text = 'I look. <tool_call>\n{"name": "weather", "arguments": {"place": "Bonn"}}\n</tool_call>'
+    ids = ids_of(tokenizer, text)
+    cut = len(ids_of(tokenizer, text[:60]))
+    parts = {
+        "a": Part([[one] for one in ids[:cut]], failure=NodeVanished("gone")),
+        "b": Part([ids[cut:]], reason="stop", amount=7, receipt=b"r" * 32),
+    }
+    world = make_world(tokenizer, parts)
+    turns = (ChatMessage("user", "Hot?"),)
+    tools = (Tool("weather", parameters={"type": "object"}),)
+    events = await ask(world, prompt=turns, tools=tools, max_tokens=200)
+    calls = [event for event in events if isinstance(event, CallDelta)]
+    assert text_of(events) == "I look."
+    assert calls[0].name == "weather"
+    assert "".join(each.arguments for each in calls) == '{"place": "Bonn"}'
+    first, second = (world.peers.asked(name).questions[0] for name in "ab")
+    assert first.terms.grammar is not None
+    assert first.terms.grammar.kind == "lark"
+    assert second.terms == first.terms
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tools": (Tool("a b"),)}, "letters, digits"),
+        ({"tools": (Tool("f"), Tool("f"))}, "two tools are called"),
+        ({"tools": (Tool("f"),), "tool_choice": ToolChoice("required", only="g")}, "none of the"),
+        ({"tool_choice": ToolChoice("required")}, "there are no tools"),
+        ({"tools": (Tool("f"),), "prompt": "plain"}, "need chat turns"),
+        ({"tools": tuple(Tool(f"f{number}") for number in range(513))}, "limit is 512"),
+        ({"template_options": {"messages": []}}, "not a request's to set"),
+        ({"echo": True}, "echo needs a plain prompt"),
+        ({"prompt": TokenPrompt(())}, "empty"),
+        ({"prompt": TokenPrompt((5, 1 << 20))}, "this base's ids are"),
+    ],
+)
+async def test_tools_and_prompts_that_make_no_sense_are_refused_by_name(
+    tokenizer: BaseTokenizer, changes: dict[str, Any], words: str
+) -> None:
+    values = {"prompt": (ChatMessage("user", "Hot?"),)} | changes
+    with pytest.raises(BadRequest, match=words):
+        await ask(make_world(tokenizer, {}, own=Part([[5]])), **values)
