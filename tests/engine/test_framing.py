@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from engine.errors import BorderError
 from engine.framing import MessageDecoder, encode_frames
-from engine.messages import MAX_FRAME_BYTES, Cancel, GetStats, Grant, HoldAdapter, ToEngine
+from engine.messages import MAX_FRAME_BYTES, Cancel, Embed, GetStats, Grant, HoldAdapter, ToEngine
 
 MESSAGES = st.one_of(
     st.builds(Grant, st.integers(0, 2**32), st.integers(0, 2**32)),
     st.builds(Cancel, st.integers(0, 2**32)),
     st.builds(HoldAdapter, st.binary(min_size=32, max_size=32), st.text(), st.text()),
+    st.builds(
+        Embed, st.integers(0, 2**32), st.lists(st.integers(0, 2**24)), st.none() | st.binary()
+    ),
     st.just(GetStats()),
 )
 

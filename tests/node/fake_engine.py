@@ -1,7 +1,8 @@
 """A stand-in for `python -m engine serve` that speaks the same border: answers 7, 8, 9, … under
 credit, dies or stalls when told to.
 
-A prompt that starts with 666 kills the process after two tokens; 777 answers slowly. Adapters whose
+A prompt that starts with 666 kills the process after two tokens; 777 answers slowly, and embeds
+never. Adapters whose
 weights path ends in "bad" are refused.
 """
 
@@ -22,6 +23,7 @@ def main() -> None:
     decoder = msgspec.msgpack.Decoder(m.ToEngine)
     running: dict[int, tuple[m.Submit, int, int]] = {}
     held: list[bytes] = []
+    waiting: set[int] = set()
 
     def send(message: m.Message) -> None:
         frame = msgspec.msgpack.encode(message)
@@ -60,7 +62,7 @@ def main() -> None:
                 send(
                     m.Stats(
                         len(running),
-                        0,
+                        len(waiting),
                         1,
                         1,
                         adapters_held=held,
@@ -72,6 +74,14 @@ def main() -> None:
                 )
             case m.Locate():
                 send(m.Located(command.adapter, "slot" if command.adapter in held else "absent"))
+            case m.Embed() if command.prompt_ids[0] == 666:
+                os._exit(1)
+            case m.Embed() if command.prompt_ids[0] == 777:
+                waiting.add(command.request_id)
+            case m.Embed():
+                send(m.Embedded(command.request_id, bytes(4 * len(command.prompt_ids))))
+            case m.Cancel() if command.request_id in waiting:
+                waiting.remove(command.request_id)
             case m.Replay():
                 send(m.Replayed(command.request_id, [0.0] * len(command.answer_ids)))
 

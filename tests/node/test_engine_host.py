@@ -59,6 +59,24 @@ async def test_a_request_streams_to_its_end(tmp_path: Path) -> None:
         assert await host.replay([1], [7, 8], None, SAMPLING) == [0.0, 0.0]
 
 
+async def test_a_vector_comes_or_its_end_is_told_and_leaving_cancels_it(tmp_path: Path) -> None:
+    async with running_host(tmp_path) as host:
+        assert await host.embed([1, 2, 3], None) == bytes(12)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.embed, [777], None)
+            with trio.fail_after(5):
+                while not (await host.stats()).waiting:
+                    await trio.lowlevel.checkpoint()
+            assert host.load_now.waiting == 1
+            nursery.cancel_scope.cancel()
+        assert (await host.stats()).waiting == 0
+        assert host.load_now.waiting == 0
+        with pytest.raises(EngineLost, match="ask again"):
+            await host.embed([666], None)
+        await host.wait_up(5)
+        assert await host.embed([1], None) == bytes(4)
+
+
 async def test_tokens_wait_for_credit(tmp_path: Path) -> None:
     async with running_host(tmp_path) as host, host.generate([1], None, SAMPLING, 4, 2, []) as run:
         events = aiter(run)

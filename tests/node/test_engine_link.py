@@ -227,13 +227,14 @@ class AnyOrder(RuleBasedStateMachine):
         request_id=st.integers(0, 8),
         adapter=st.sampled_from([LAW.adapter, VERSE.adapter, b"?" * 32]),
         kind=st.sampled_from(
-            ["tokens", "finished", "failed", "replayed", "held", "refused", "st", "at"]
+            ["tokens", "finished", "embedded", "failed", "replayed", "held", "refused", "st", "at"]
         ),
     )
     def hear(self, request_id: int, adapter: bytes, kind: str) -> None:
         told: dict[str, m.FromEngine] = {
             "tokens": m.Tokens(request_id, [7], 1),
             "finished": finished(request_id),
+            "embedded": m.Embedded(request_id, bytes(4)),
             "failed": m.Failed(request_id, "busy", "no room"),
             "replayed": m.Replayed(request_id, [0.0]),
             "held": m.AdapterHeld(adapter, 10, 4, 1.0),

@@ -4,6 +4,7 @@ other. Marked `mark.gpu` where a card runs.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import HostDevice, Work
 from engine.cuda.graphs import BUCKETS, MIXED_ROWS, Key, bucket_of, rank_of
 from engine.cuda.kernels import REFERENCES
-from engine.messages import Choosing, Replay, Replayed, Sampling
+from engine.messages import Choosing, Embed, Embedded, Replay, Replayed, Sampling
 from tests.engine.gpu.worlds import (
     LLAMA,
     MODELS,
@@ -304,6 +305,30 @@ def test_answers_made_on_one_executor_are_replayed_by_the_other_with_no_miss(pla
         lab.messages.clear()
     for lab in labs.values():
         lab.close()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_embedding_is_the_same_on_either_beside_those_that_decode(place: str) -> None:
+    """Prompts of one token, which make a step of decoding's shape, and longer ones, in chunks."""
+    given = []
+    for where in (place, None):
+        lab = open_lab(where, max_adapters=4, step_tokens=24)
+        for number in range(3):
+            lab.engine.handle(
+                submit(number, some_tokens(5, number), bytes([number]) * 32, tokens=6)
+            )
+        lab.step()
+        for number in range(6):
+            prompt = some_tokens(1 + 13 * (number % 3), number)
+            adapter = None if number == 5 else bytes([number]) * 32
+            lab.engine.handle(Embed(100 + number, prompt, adapter))
+        lab.drain()
+        found = {m.request_id: m.vector for m in lab.messages if isinstance(m, Embedded)}
+        assert len(found) == 6
+        given.append(torch.tensor([array("f", found[number]).tolist() for number in sorted(found)]))
+        lab.close()
+    device, processor = given
+    assert (device - processor).abs().max() < 1e-4 * processor.abs().max()
 
 
 @pytest.mark.parametrize("place", PLACES)
