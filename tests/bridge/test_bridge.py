@@ -268,6 +268,32 @@ async def test_a_request_that_waits_for_credit_can_be_cancelled(
         assert (last.reason, last.completion_tokens) == ("cancelled", 1)
 
 
+async def test_more_requests_than_there_are_places_are_refused_for_now(
+    server: StandIn, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.desk.MAX_RUNNING", 1)
+    async with bridge(server, world) as client:
+        await client.send(submit(1, credit=1), submit(2))
+        _, last = await client.answer(2)
+        assert isinstance(last, m.Failed)
+        assert last.code == "busy"
+        await client.send(m.Cancel(1))
+        await client.answer(1)
+        await client.send(submit(3))
+        assert (await client.answer(3))[0] == follow(6)
+
+
+async def test_a_request_without_credit_is_ended_after_a_time(
+    server: StandIn, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.desk.DEADLINE_S", 0.05)
+    async with bridge(server, world) as client:
+        await client.send(submit(credit=0))
+        tokens, last = await client.answer()
+        assert isinstance(last, m.Finished)
+        assert (tokens, last.reason) == ([], "cancelled")
+
+
 async def test_a_deadline_ends_a_slow_answer(server: StandIn, world: Path) -> None:
     async with bridge(server, world) as client:
         server.token_s = 0.5

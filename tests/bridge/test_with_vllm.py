@@ -210,6 +210,18 @@ def test_an_answer_in_pieces_is_the_answer_in_one(theirs: Daemon) -> None:
     assert pieces + answers(theirs, 1)[2] == whole
 
 
+def test_either_engine_goes_on_with_what_the_other_began(
+    ours: EngineDaemon, theirs: Daemon
+) -> None:
+    how = sampling("all terms")
+    ours.send(submit(1, LAW, how))
+    whole = answers(ours, 1)[1]
+    for side in (ours, theirs):
+        prompt = PROMPT + whole[:9]
+        side.send(m.Submit(2, prompt, LAW, how, 15, 15, [], num_answered=9))
+        assert answers(side, 1)[2] == whole[9:]
+
+
 def test_log_probabilities_are_our_engines(ours: EngineDaemon, theirs: Daemon) -> None:
     told = []
     for side in (ours, theirs):
