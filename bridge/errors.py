@@ -31,5 +31,5 @@ class ServerRefused(BridgeError):
     """The server refused one request."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(message or f"it answered {status} without a word")
         self.status = status
