@@ -105,7 +105,9 @@ def find_place(name: str) -> OfPart | OfNorm | OfEnd | None:
 def plain_name(name: str) -> str:
     """Return a tensor's name as PEFT writes it, from "model." or "lm_head." on."""
     bare = ".".join(each for each in name.split(".") if each not in WRAPPERS)
-    bare = bare.removeprefix("base_model.model.")
+    bare = bare.removeprefix("base_model.model.").removeprefix("language_model.")
+    # of a base that sees pictures, the part that reads and writes text
+    bare = re.sub(r"^model\.language_model\.", "model.", bare)
     bare = ADAPTER_NAME.sub(lambda found: f".{found[1] or found[2] or found[3]}", bare)
     return bare.replace(".modules_to_save.", ".")
 

@@ -17,6 +17,7 @@ from .families import (
     FAMILIES,
     NO_WINDOW,
     SILU,
+    TEXT_PARTS,
     Family,
     is_biased,
 )
@@ -148,6 +149,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
 
     Raises ModelError that names what is not served.
     """
+    raw = _text_part(raw)
     family = find_family(FAMILIES, raw.get("model_type"), "config.json: model_type")
     fields = Fields(family.meant(raw), "config.json")
     rope = _rope_fields(fields, family)
@@ -191,6 +193,14 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
         score_cap=fields.maybe_real("attn_logit_softcapping") if family.caps_scores else None,
         logit_cap=fields.maybe_real("final_logit_softcapping") if family.caps_logits else None,
     )
+
+
+def _text_part(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of what reads and writes text, where a base has other parts as well."""
+    name = raw.get("model_type")
+    if not isinstance(name, str) or name not in TEXT_PARTS:
+        return raw
+    return {**Fields(raw, "config.json").inner("text_config"), "model_type": TEXT_PARTS[name]}
 
 
 def _rope_fields(fields: Fields, family: Family) -> Fields:

@@ -249,6 +249,11 @@ GGUF_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {row.gguf: row for row in _ROWS if row.in_gguf}
 )
 
+TEXT_PARTS: Mapping[str, str] = MappingProxyType({"gemma3": "gemma3_text"})
+"""Bases that see pictures, too: the family of the part that reads and writes text, which alone is
+served. `text_config` in config.json describes it.
+"""
+
 
 def is_biased(rule: bool | None, declared: bool) -> bool:
     """Return whether a projection has a bias, by the family's rule and what the base declares."""

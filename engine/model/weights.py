@@ -218,12 +218,21 @@ def _find_tensors(path: Path, served: tuple[str, ...]) -> dict[str, _Tensor]:
                 if kind not in served:
                     raise ModelError(f"tensor {name[:200]} is {kind}; we read {', '.join(served)}")
                 tensors[name] = _Tensor(shard, name, tuple(part.get_shape()), kind)
+    tensors = {_name_in_text_part(name): tensor for name, tensor in tensors.items()}
     if "embed_tokens.weight" in tensors:  # saved from a model without a head
         return {
             name if name.startswith("lm_head.") else f"model.{name}": tensor
             for name, tensor in tensors.items()
         }
     return tensors
+
+
+def _name_in_text_part(name: str) -> str:
+    """Return a tensor's name without what a base that sees pictures puts before it."""
+    for before, after in (("language_model.", ""), ("model.language_model.", "model.")):
+        if name.startswith(before):
+            return after + name.removeprefix(before)
+    return name
 
 
 def _settle_head(config: ModelConfig, tensors: dict[str, Readable | PackedLinear]) -> ModelConfig:

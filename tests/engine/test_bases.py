@@ -87,6 +87,10 @@ def write_gguf(
         (
             writer.add_tensor(name, value)
             if isinstance(value, np.ndarray)
+            else writer.add_uint32(name, value)
+            if isinstance(value, int)
+            else writer.add_string(name, value)
+            if isinstance(value, str)
             else writer.add_float32(name, value)
         )
     meant = {}
@@ -216,6 +220,65 @@ def test_llama_3_s_frequencies_are_read_from_a_gguf_file(tmp_path: Path) -> None
     assert (
         logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)
     ).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("length", [20, 90])
+def test_longrope_s_factors_are_read_from_a_gguf_file(tmp_path: Path, length: int) -> None:
+    short, long = ([first + at / 8 for at in range(32)] for first in (1.0, 3.0))
+    rope = {"rope_type": "longrope", "short_factor": short, "long_factor": long}
+    model = make_base(
+        tmp_path / "base",
+        "phi3",
+        spread=0.05,
+        **SHAPE,
+        rope_parameters={**rope, "rope_theta": 1e4},
+        original_max_position_embeddings=24,
+    )
+    fields: dict[str, Any] = {
+        "rope_factors_short.weight": np.array(short, np.float32),
+        "rope_factors_long.weight": np.array(long, np.float32),
+        "phi3.rope.scaling.original_context_length": 24,
+    }
+    meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", "phi3", **fields)
+    tokens = some_tokens(length, 3)
+    assert (
+        logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)
+    ).abs().max() < 1e-4
+
+
+def test_yarn_is_read_from_a_gguf_file(tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+    model = make_base(
+        tmp_path / "base",
+        "qwen2",
+        spread=0.05,
+        **SHAPE,
+        rope_parameters={**rope, "rope_theta": 1e6},
+    )
+    fields: dict[str, Any] = {
+        "qwen2.rope.scaling.type": "yarn",
+        "qwen2.rope.scaling.factor": 4.0,
+        "qwen2.rope.scaling.original_context_length": 256,
+    }
+    meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", "qwen2", **fields)
+    tokens = some_tokens(200, 3)
+    assert (
+        logits_of(tmp_path / "base.gguf", tokens) - expect(model, meant, tokens)
+    ).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("before", ["language_model.model.", "model.language_model."])
+def test_of_a_base_that_sees_pictures_the_text_part_is_served(tmp_path: Path, before: str) -> None:
+    model = make_base(tmp_path, "gemma3_text", spread=0.1, num_hidden_layers=2)
+    path = tmp_path / "config.json"
+    text = json.loads(path.read_text())
+    path.write_text(json.dumps({"model_type": "gemma3", "text_config": text, "vision_config": {}}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    named = {name.replace("model.", before, 1): x for name, x in tensors.items()}
+    named |= {"vision_tower.vision_model.embeddings.weight": torch.ones(3, 3)}
+    save_file(named, tmp_path / "model.safetensors")
+    tokens = some_tokens(60, 3)
+    assert (logits_of(tmp_path, tokens) - expect(model, {}, tokens)).abs().max() < 1e-4
 
 
 def test_a_folder_in_shards_is_one_base(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from node.answering.sentencepiece_model import (
     merges_of,
     parse_model,
 )
-from node.answering.tokenizer import load_tokenizer
+from node.answering.tokenizer import load_tokenizer, read_vocabulary
 from node.errors import ConfigError
 
 VECTORS = json.loads((Path(__file__).parent / "sentencepiece_vectors.json").read_text())["models"]
@@ -81,6 +82,21 @@ def test_a_folder_with_a_model_alone_has_its_tokens_and_those_added(tmp_path: Pa
     assert tokenizer.decode(ids[2:]).strip() == "the same"
     (tmp_path / "base" / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
     assert load_tokenizer(tmp_path / "base").encode_prompt("the same")[0] != 1
+
+
+def test_what_a_card_carries_gives_the_ids_of_the_folder_s_own_files(tmp_path: Path) -> None:
+    """Nodes that fetch the base, and the engine's grammars, have this tokenizer.json only."""
+    config = {"added_tokens_decoder": {"420": {"content": "<|user|>", "special": True}}}
+    own = load_tokenizer(write_folder(tmp_path / "base", RAW["bpe"], config))
+    own.save(tmp_path / "tokenizer.json")
+    carried = read_vocabulary((tmp_path / "tokenizer.json").read_bytes(), tmp_path)
+    for text in ("<|user|>the same", " and  two", "Grüße, 東京 🦜", "</s>x"):
+        ids = own.encode_prompt(text)
+        assert list(carried.encode(text).ids) == ids
+        assert carried.decode(ids[1:], skip_special_tokens=False)
+    shutil.copy(tmp_path / "tokenizer.json", tmp_path / "base" / "tokenizer.json")
+    again = load_tokenizer(tmp_path / "base")
+    assert again.encode_prompt("<|user|>the same") == own.encode_prompt("<|user|>the same")
 
 
 def test_added_tokens_of_an_older_folder_stand_in_a_file_of_their_own(tmp_path: Path) -> None:
