@@ -8,6 +8,7 @@ weights that were packed is the oracle.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,13 @@ def test_what_is_not_served_is_refused_by_name(how: dict[str, Any], words: str) 
         read_packing(how)
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound")
+    write_folder(folder, GPTQ)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
@@ -269,10 +277,10 @@ def test_what_is_not_served_is_refused_by_name(how: dict[str, Any], words: str) 
     ],
 )
 def test_a_folder_whose_tensors_lie_is_refused_by_name(
-    tmp_path: Path, name: str, change: Any, words: str
+    tmp_path: Path, sound: Path, name: str, change: Any, words: str
 ) -> None:
-    write_folder(tmp_path, GPTQ)
-    tensors = load_file(tmp_path / "model.safetensors")
+    shutil.copy(sound / "config.json", tmp_path)
+    tensors = load_file(sound / "model.safetensors")
     full = f"model.layers.1.self_attn.q_proj.{name}"
     tensor = tensors.pop(full)
     if change is not None:
