@@ -185,16 +185,16 @@ def narrowed(weights: Weights, stored: Stored, but: str) -> tuple[Weights, Weigh
             return Whole.of(weights.read(name)).dequantise()
         return read(name)
 
-    kept = replace(weights, read=read, read_quantised=read_quantised)
+    kept = replace(weights, stored=read, stored_quantised=read_quantised)
     if stored is Stored.Q4 or not weights.config.tied_head:
-        return kept, replace(weights, read=meant)
+        return kept, replace(weights, stored=meant)
     # in int8 a tied head is not what the embedding is
     untied = replace(weights.config, tied_head=False)
     head = Whole.of(weights.read("model.embed_tokens.weight")).dequantise()
     return kept, replace(
         weights,
         config=untied,
-        read=lambda name: head if name == "lm_head.weight" else meant(name),
+        stored=lambda name: head if name == "lm_head.weight" else meant(name),
     )
 
 
