@@ -149,7 +149,14 @@ def _arguments(call: ToolCall) -> Any:
 
 def explained(messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> tuple[ChatMessage, ...]:
     """Lay tools, calls and results out in turns that any template takes."""
-    turns = [_plain(message) for message in messages]
+    turns: list[ChatMessage] = []
+    for at, message in enumerate(messages):
+        turn = _plain(message)
+        if message.role == "tool" and at and messages[at - 1].role == "tool":
+            # Results of calls side by side: templates want user and assistant by turns.
+            turns[-1] = replace(turns[-1], content=f"{turns[-1].content}\n{turn.content}")
+        else:
+            turns.append(turn)
     if tools:
         first = turns.pop(0) if turns and turns[0].role == "system" else ChatMessage("system", "")
         texts = [text for text in (first.content, _block(tools)) if text]

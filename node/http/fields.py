@@ -34,6 +34,13 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
     "suffix": ("",),
+    # Of other servers of this API, at what they are here.
+    "ignore_eos": (False,),
+    "skip_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "use_beam_search": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
 }
 INSTEAD: Mapping[str, str] = {"functions": "tools", "function_call": "tool_choice"}
 

@@ -203,6 +203,8 @@ def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionReque
 def as_choosing(body: ChatBody | TextBody, fields: Mapping[str, Any]) -> Choosing:
     """Read how tokens are to be chosen, within the node's bounds."""
     asked = {name: fields[name] for name in CHOOSING if fields.get(name) is not None}
+    if asked.get("top_k") == -1:  # as other servers of this API say "off"
+        asked["top_k"] = 0
     biases = as_biases(body.logit_bias or {})
     return terms.as_choosing(
         {"temperature": DEFAULT_TEMPERATURE} | asked | {"logit_bias": biases}, as_grammar(body)

@@ -321,3 +321,8 @@ def test_a_base_without_tools_in_its_template_is_told_of_them_in_plain_turns() -
     assert told[3].content == "<tool_response>\n31\n</tool_response>"
     assert not any(turn.tool_calls or turn.tool_call_id for turn in told)
     assert explained(TURNS[:1], ()) == TURNS[:1]
+    several = explained((*TURNS, ChatMessage("tool", "12", tool_call_id="c2")), ())
+    assert [turn.role for turn in several] == ["user", "assistant", "user"]
+    assert several[2].content == (
+        "<tool_response>\n31\n</tool_response>\n<tool_response>\n12\n</tool_response>"
+    )

@@ -369,6 +369,8 @@ async def test_a_client_that_leaves_cancels_its_answer(stream: bool) -> None:
         ({"min_p": 1.1}, "min_p"),
         ({"top_k": 1 << 24}, "top_k"),
         ({"top_k": "all"}, "top_k"),
+        ({"top_k": -2}, "top_k"),
+        ({"ignore_eos": True}, "ignore_eos"),
         ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"logit_bias": {str(1 << 24): 1}}, "logit_bias"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -540,7 +542,10 @@ def test_what_clients_add_and_no_answer_depends_on_is_left_out() -> None:
         metadata={"a": "b"},
         store=False,
         top_p=0,
+        top_k=-1,
         temperature=0.7,
+        skip_special_tokens=True,
+        ignore_eos=False,
     )
     assert request.prompt == (
         ChatMessage("system", "Be brief."),
@@ -548,6 +553,7 @@ def test_what_clients_add_and_no_answer_depends_on_is_left_out() -> None:
         ChatMessage("assistant", ""),
     )
     assert (request.choosing.temperature, request.choosing.top_p) == (0.0, 1.0)
+    assert request.choosing.top_k == 0
     assert request.max_tokens is None
     assert read(max_tokens=1 << 40).max_tokens == 1 << 40
 
