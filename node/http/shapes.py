@@ -66,13 +66,7 @@ class AnswerShape:
     def opening(self, choice: Choice) -> list[dict[str, Any]]:
         """Return what a stream sends before an answer's first token."""
         started = _begun(choice)
-        facts = {
-            "served_by": started.served_by,
-            "adapter": started.model,
-            "cid": started.cid,
-            **_of_choice(started),
-            "timings": dict(started.timings_ms),
-        }
+        facts = begun_facts(started) | {"timings": dict(started.timings_ms)}
         delta = {"role": "assistant", "content": ""}
         return (
             [self._chunk(choice, delta, "", None) | {"lorikeet": facts}] if self.asked.chat else []
@@ -240,10 +234,7 @@ def facts_of(choice: Choice) -> dict[str, Any]:
         for each in choice.continued
     ]
     return {
-        "served_by": started.served_by,
-        "adapter": started.model,
-        "cid": started.cid,
-        **_of_choice(started),
+        **begun_facts(started),
         "receipt": ended.receipt,
         "amount": ended.amount,
         "timings": {**started.timings_ms, **ended.timings_ms},
@@ -254,11 +245,19 @@ def facts_of(choice: Choice) -> dict[str, Any]:
     }
 
 
-def _of_choice(started: Started) -> dict[str, Any]:
-    """Return what a cocktail is mixed of, and what `auto` chose, with the next best."""
+def begun_facts(started: Started) -> dict[str, Any]:
+    """Return what is known once a node took a request: who serves what, what a cocktail is mixed
+    of, and what `auto` chose, with the next best.
+    """
     parents = [{"name": one.name, "cid": one.cid, "weight": one.weight} for one in started.parents]
     auto = msgspec.to_builtins(started.chosen) if started.chosen is not None else None
-    return ({"parents": parents} if parents else {}) | ({"auto": auto} if auto else {})
+    return {
+        "served_by": started.served_by,
+        "adapter": started.model,
+        "cid": started.cid,
+        **({"parents": parents} if parents else {}),
+        **({"auto": auto} if auto else {}),
+    }
 
 
 def finish_reason(choice: Choice) -> str:

@@ -19,7 +19,7 @@ from ...api import CallDelta, CompletionEvent, Delta, Ended, Started
 from ..blocks import Block, Blocks, Call, Closed, Grown, Opened, Step, Text
 from ..face import EVENT_STREAM, named_event
 from ..problems import Problem, json_response
-from ..shapes import Choice, facts_of
+from ..shapes import Choice, begun_facts, facts_of
 
 ERROR_TYPES: Mapping[int, str] = {
     400: "invalid_request_error",
@@ -46,12 +46,7 @@ class MessageFace:
         match event:
             case Started():
                 self._choice.started = event
-                facts = {
-                    "served_by": event.served_by,
-                    "adapter": event.model,
-                    "cid": event.cid,
-                }
-                message = self._message([], None) | {"lorikeet": facts}
+                message = self._message([], None) | {"lorikeet": begun_facts(event)}
                 message["usage"] = usage(event.prompt_tokens, 0)
                 return named_event({"type": "message_start", "message": message})
             case Delta() | CallDelta():

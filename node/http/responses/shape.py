@@ -19,7 +19,7 @@ from ...api import ToolCall as ApiCall
 from ..blocks import Block, Blocks, Call, Closed, Grown, Opened, Step, Text
 from ..face import EVENT_STREAM, named_event
 from ..problems import Problem, problem_response
-from ..shapes import Choice, facts_of
+from ..shapes import Choice, begun_facts, facts_of
 from .body import Asked
 from .store import Kept
 
@@ -193,9 +193,7 @@ class ResponseFace:
             "truncation": "disabled",
             "usage": None,
             "metadata": body.metadata or {},
-            "lorikeet": None
-            if started is None
-            else {"served_by": started.served_by, "adapter": started.model, "cid": started.cid},
+            "lorikeet": begun_facts(started) if started is not None else None,
         }
 
 

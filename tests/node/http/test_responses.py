@@ -292,7 +292,7 @@ def kept(number: int, size: int) -> Kept:
     return Kept(response, (), (ChatMessage("user", "x" * size),))
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(
