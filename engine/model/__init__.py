@@ -1,5 +1,5 @@
-"""The base model: its configuration, its weights from disk, and one decoder for the whole Llama
-family.
+"""The base model: its configuration, its weights from disk, and one decoder for all families of
+bases, which differ by a row in a table.
 
 Knows no adapter, no schedule and no executor.
 """
