@@ -110,6 +110,7 @@ WHY = {
     "pulled": "pulled",
     "asked": "asked for by strangers",
     "ahead": "fetched ahead: many want it",
+    "mixed": "mixed for who asked, in memory",
 }
 
 

@@ -64,6 +64,7 @@ LAW = AdapterInfo(
     languages=("en",),
 )
 HELD = HeldInfo("law", LAW.cid, "1", LAW.size_bytes, why="ahead", used_at=1_794_000_000.0)
+MIXED = HeldInfo("law:0.7+verse:0.3", "bafkreimixed", "", 9_000_000, why="mixed", used_at=1.0)
 FILES = FilesInfo("law", LAW.cid, "ab" * 32, LAW.creator, LAW.licence, files=())
 BASE = BaseInfo(
     "smol",
@@ -245,7 +246,7 @@ class Twin:
         return [LAW]
 
     def held(self) -> list[HeldInfo]:
-        return [HELD]
+        return [HELD, MIXED]
 
     def peers(self) -> list[PeerInfo]:
         return [PeerInfo("16Uiu2HAmOther", "/ip4/127.0.0.1/tcp/2", ("volunteer",))]

@@ -17,7 +17,7 @@ from node.catalogue.about import ABOUT_FILE, Announcement, make_announcement
 from node.catalogue.announcements import TOPIC
 from node.catalogue.fetching import Pulled
 from node.catalogue.packaging import CONFIG_FILE, WEIGHTS_FILE, BaseIdentity
-from node.engine_link import AdapterFiles
+from node.engine_link import Files
 from node.errors import AdapterError, NoProvider
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
@@ -150,13 +150,13 @@ class TwinEngine:
     """Serves what it is given, but for adapters it was told to refuse."""
 
     refuses: set[bytes] = field(default_factory=set)
-    served: dict[bytes, AdapterFiles] = field(default_factory=dict)
+    served: dict[bytes, Files] = field(default_factory=dict)
 
     async def wait_up(self) -> m.Ready:
         await trio.lowlevel.checkpoint()
         return READY
 
-    async def load(self, files: AdapterFiles) -> m.AdapterHeld:
+    async def load(self, files: Files) -> m.AdapterHeld:
         await trio.lowlevel.checkpoint()
         if files.adapter in self.refuses:
             raise AdapterError("the engine refused the adapter: x.weight")

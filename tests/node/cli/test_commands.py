@@ -104,7 +104,10 @@ async def test_ps_says_why_each_adapter_is_here(tmp_path: Path) -> None:
         as_json = await lorikeet(tmp_path, "ps", "--json")
     lines = [line.split("\t") for line in plain.stdout.decode().splitlines()]
     assert ["law", "1", "1.8 MB", "fetched ahead: many want it"] in [line[:4] for line in lines]
-    (held,) = json.loads(as_json.stdout)["adapters"]
+    assert ["law:0.7+verse:0.3", "", "9.0 MB", "mixed for who asked, in memory"] in [
+        line[:4] for line in lines
+    ]
+    held, _ = json.loads(as_json.stdout)["adapters"]
     assert (held["name"], held["why"], held["used_at"]) == ("law", "ahead", 1_794_000_000.0)
 
 
