@@ -337,7 +337,7 @@ class Catalogue:
     async def pull(self, model: str) -> PullReport:
         """Resolve a text and hold the adapter that it names."""
         started = time.perf_counter()
-        cid = await self.names.resolve(model)
+        cid = await self._resolve_one(model)
         if cid is None:
             raise AdapterError("the bare base needs no pull")
         lookup_ms = since_ms(started)
@@ -362,7 +362,7 @@ class Catalogue:
         Raises UnknownModel for the bare base, and as `hold_guest` does.
         """
         known = self._find_commit(model, commit) if commit else None
-        cid = known or await self.names.resolve(model)
+        cid = known or await self._resolve_one(model)
         if cid is None:
             raise UnknownModel(model)
         manifest = (await self.hold_guest(cid)).adapter
@@ -380,6 +380,14 @@ class Catalogue:
             manifest.name, str(cid), cid.digest.hex(), creator, manifest.licence, files=files
         )
 
+    async def _resolve_one(self, model: str) -> Cid | None:
+        """Return what names one adapter means. Raises as `resolve` does, BadRequest for several."""
+        if not self.names.is_base(model) and parse_mix(model) is not None:
+            raise BadRequest(
+                f"{model[:80]!r} is mixed when it is asked for, and lies nowhere; name one adapter"
+            )
+        return await self.names.resolve(model)
+
     def _find_commit(self, text: str, commit: str) -> Cid | None:
         """Return the adapter under a text, held or heard of, whose digest begins like that."""
         owner, _, name = text.rpartition("/")
@@ -393,7 +401,7 @@ class Catalogue:
 
     async def unpin(self, model: str) -> AdapterInfo:
         """Resolve a text and let the adapter that it names make room for others."""
-        cid = await self.names.resolve(model)
+        cid = await self._resolve_one(model)
         if cid is None:
             raise AdapterError("the bare base always stays; name an adapter")
         return self._describe(cid, self.holdings.unpin(cid), num_others=0)

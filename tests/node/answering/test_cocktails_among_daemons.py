@@ -159,6 +159,9 @@ async def test_what_cannot_be_mixed_is_refused_and_what_can_is_quoted(tmp_path: 
             one = await ask(net.client, model="law:1")
             assert (one.started.cid, one.started.parents) == (str(net.law), ())
 
+            with pytest.raises(BadRequest, match="name one adapter"):
+                await net.client.pull("law+verse")
+
             # --- auto chooses among what is held or published by who is trusted ---
             chosen = await ask(net.client, "What does this verse say?", model="auto")
             assert chosen.started.chosen is not None
