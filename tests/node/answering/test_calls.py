@@ -206,7 +206,7 @@ def cut(text: str, places: Sequence[int]) -> list[str]:
 
 
 @FORM
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(calls=CALLS, places=st.lists(st.integers(0, 1000), max_size=12), lead=st.booleans())
 def test_calls_are_read_back_wherever_their_text_is_cut(
     form: Form, calls: list[tuple[str, Any]], places: list[int], lead: bool
@@ -218,7 +218,7 @@ def test_calls_are_read_back_wherever_their_text_is_cut(
 
 
 @FORM
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(deadline=None, max_examples=15, derandomize=True)
 @given(
     text=st.lists(
         st.sampled_from(
@@ -235,7 +235,7 @@ def test_whatever_is_written_is_read_alike_however_it_is_cut(
 
 
 @FORM
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=12, derandomize=True)
 @given(text=st.text(st.characters(exclude_characters="{<["), max_size=40))
 def test_text_without_calls_comes_through_whole(form: Form, text: str) -> None:
     assert gathered(read(form, text)) == (text, [])
