@@ -109,7 +109,7 @@ def _add_calibrate(command: argparse.ArgumentParser) -> None:
         "--kinds",
         default="auto",
         help=(
-            "what honest nodes run, as FORMAT/KERNELS,… (auto: float32 and bfloat16, both kernels)"
+            "what honest nodes run, as FORMAT/KERNELS,… (auto: what suits the base, both kernels)"
         ),
     )
     command.add_argument("--answers", type=int, default=24, help="answers of each kind")
@@ -131,7 +131,9 @@ def _add_base(command: argparse.ArgumentParser) -> None:
 
 
 def _add_machine(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "int8"), default="auto")
+    command.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16", "int8", "q4"), default="auto"
+    )
     command.add_argument("--kernels", choices=("auto", "cuda", "native", "torch"), default="auto")
     command.add_argument("--threads", type=int, default=0)
 

@@ -111,7 +111,7 @@ def assemble(
     """
     started = time.perf_counter()
     torch.set_num_threads(config.threads)
-    plan = _plan(weights.config, config, accelerator, free)
+    plan = _plan(weights, config, accelerator, free)
     decoder = _make_decoder(weights, plan)
     cache = _make_cache(decoder, plan)
     loader, recall = _make_loader(weights, plan, load, on_done)
@@ -166,9 +166,10 @@ def describe_division(division: Division) -> str:
 
 
 def _plan(
-    base: ModelConfig, asked: EngineConfig, accelerator: Accelerator | None, free: Free | None
+    weights: Weights, asked: EngineConfig, accelerator: Accelerator | None, free: Free | None
 ) -> _Plan:
-    chosen = choose_machine(asked, base, accelerator)
+    chosen = choose_machine(asked, weights, accelerator)
+    base = weights.config
     accelerator = chosen.accelerator
     division = divide_host(
         base, chosen.config, chosen.dtype, accelerator is not None, free=free or free_memory()
@@ -196,7 +197,7 @@ def _make_decoder(weights: Weights, plan: _Plan) -> Decoder:
         plan.context,
         config.kernels,
         threads=config.threads,
-        weights_int8=plan.dtype.weights_int8,
+        stored=plan.dtype.stored,
         accelerator=plan.accelerator,
     )
     torch.set_num_threads(config.threads if decoder.wants_torch_threads else 1)

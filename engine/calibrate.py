@@ -97,8 +97,9 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
         }
         if plan.other is not None:
             false["made with another adapter"] = player.answer(OTHER, "honest", plan)
-    with open_player(rounded(weights), plan, plan.kinds[0]) as player:
-        false["made over a base of 4 bits"] = player.answer(ADAPTER, "honest", plan)
+    if not weights.in_4_bits:
+        with open_player(rounded(weights), plan, plan.kinds[0]) as player:
+            false["made over a base of 4 bits"] = player.answer(ADAPTER, "honest", plan)
     say(f"made {sum(map(len, false.values()))} dishonest answers of {len(false)} kinds")
     margins: list[list[float]] = []
     for kind in plan.kinds:
@@ -143,7 +144,7 @@ def _choose(honest: list[list[float]], tried: dict[str, list[list[float]]], one_
 def rounded(weights: Weights) -> Weights:
     """Return the same base with its linears rounded to 4 bits, 32 numbers a scale.
 
-    It is what a dishonest node saves memory with.
+    It is what a dishonest node saves memory with; a base that lies in 4 bits leaves it nothing.
     """
 
     def stored(name: str) -> torch.Tensor:

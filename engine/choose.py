@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .config import Choice, EngineConfig, choose_dtype, cpu_features, settled
+from .config import Choice, EngineConfig, Stored, choose_dtype, cpu_features, settled
 from .errors import ModelError
 from .executor.library import NotNative
 from .executor.native import NativeExecutor
@@ -38,19 +38,27 @@ class Chosen:
 
 
 def choose_machine(
-    asked: EngineConfig, base: ModelConfig | None, accelerator: Accelerator | None = None
+    asked: EngineConfig, base: Weights | None, accelerator: Accelerator | None = None
 ) -> Chosen:
     """Choose the device and number format for a base. Raises ModelError.
 
     The device is `accelerator` where it is given, else the one that is found.
     """
-    accelerator = accelerator or find_accelerator(asked.kernels, base, asked.dtype)
+    accelerator = accelerator or find_accelerator(
+        asked.kernels, None if base is None else base.config, asked.dtype
+    )
+    in_4_bits = base is not None and base.in_4_bits
+    if asked.dtype == "q4" and base is not None and not in_4_bits:
+        raise ModelError(
+            "--dtype q4 is for bases whose linears lie in 4 bits, which this one's do not; choose"
+            " --dtype int8, or a file in Q4_0, Q4_1 or Q4_K"
+        )
     capability = None if accelerator is None else accelerator.device.capability
     features = cpu_features()
     return Chosen(
         accelerator,
         settled(asked, accelerator is not None, features),
-        choose_dtype(asked.dtype, features, capability),
+        choose_dtype(asked.dtype, features, capability, in_4_bits),
     )
 
 
@@ -98,7 +106,7 @@ def _open_device() -> Accelerator | str:
 def make_executor(
     weights: Weights,
     dtype: torch.dtype,
-    weights_int8: bool,
+    stored: Stored,
     context: int,
     kernels: str,
     threads: int,
@@ -116,8 +124,8 @@ def make_executor(
     assert kernels != "cuda", "find_accelerator comes first"
     if kernels != "torch":
         try:
-            return NativeExecutor(weights, dtype, weights_int8, context, threads=threads)
+            return NativeExecutor(weights, dtype, stored, context, threads=threads)
         except NotNative as reason:
             if kernels == "native":
                 raise ModelError(f"the native executor cannot run here: {reason}") from reason
-    return TorchExecutor(weights, dtype, weights_int8, context)
+    return TorchExecutor(weights, dtype, stored, context)

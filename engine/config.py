@@ -113,20 +113,21 @@ class Stored(Enum):
 class Choice:
     """The number format of a model, and why.
 
-    `dtype` is that of activations, keys and values; `weights_int8` when linears are int8 with a
-    scale per row.
+    `dtype` is that of activations, keys and values; `stored` the form of the linears' weights.
     """
 
     dtype: torch.dtype
     reason: str
-    weights_int8: bool = False
+    stored: Stored = Stored.PLAIN
 
     @property
     def name(self) -> str:
-        """Return the name as an operator writes it and a receipt carries it: float32, bfloat16 or
-        int8.
+        """Return the name as an operator writes it and a receipt carries it: float32, bfloat16,
+        int8 or q4.
         """
-        return "int8" if self.weights_int8 else str(self.dtype).removeprefix("torch.")
+        if self.stored is Stored.PLAIN:
+            return str(self.dtype).removeprefix("torch.")
+        return self.stored.name.lower()
 
 
 def cpu_features() -> frozenset[str]:
@@ -163,19 +164,26 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def choose_dtype(
-    name: str, features: frozenset[str], capability: tuple[int, int] | None = None
+    name: str,
+    features: frozenset[str],
+    capability: tuple[int, int] | None = None,
+    in_4_bits: bool = False,
 ) -> Choice:
     """Choose the number format.
 
-    `auto` is bfloat16 where the CPU, or the device of that `capability`, multiplies it in hardware,
-    and float32 elsewhere. Emulated bfloat16 is several times slower; float16 overflows in models
-    that were trained in bfloat16.
+    `auto` is q4 on a processor for a base whose linears lie in 4 bits. Otherwise it is bfloat16
+    where the CPU, or the device of that `capability`, multiplies it in hardware, and float32
+    elsewhere. Emulated bfloat16 is several times slower; float16 overflows in models that were
+    trained in bfloat16.
     """
+    if name == "q4" or (name == "auto" and in_4_bits and capability is None):
+        reason = "asked for" if name == "q4" else "the base's file has its linears in 4 bits"
+        return Choice(_fastest(features).dtype, reason, Stored.Q4)
     if name != "auto":
         return Choice(
             torch.float32 if name == "float32" else torch.bfloat16,
             "asked for",
-            weights_int8=name == "int8",
+            Stored.INT8 if name == "int8" else Stored.PLAIN,
         )
     if capability is not None:
         has = capability >= BFLOAT16_CAPABILITY
@@ -184,6 +192,11 @@ def choose_dtype(
             torch.bfloat16 if has else torch.float32,
             f"a device of capability {version} multiplies {'it' if has else 'no bfloat16'}",
         )
+    return _fastest(features)
+
+
+def _fastest(features: frozenset[str]) -> Choice:
+    """Choose what a processor multiplies in hardware."""
     fast = sorted(features & {"avx512_bf16", "amx_bf16"})
     if fast:
         return Choice(torch.bfloat16, f"this CPU has {' and '.join(fast)}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .choose import make_executor
+from .config import Stored
 from .executor.draw import Draw, Drawn
 from .executor.step import Segment, StepInput, StepOutput, find_best
 from .lora.bank import Bank
@@ -39,14 +40,14 @@ class Decoder:
         context: int,
         kernels: str = "auto",
         threads: int = 1,
-        weights_int8: bool = False,
+        stored: Stored = Stored.PLAIN,
         accelerator: Accelerator | None = None,
     ) -> None:
         self.config = weights.config
         self._executor = make_executor(
             weights,
             dtype,
-            weights_int8,
+            stored,
             context,
             kernels=kernels,
             threads=threads,

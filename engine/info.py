@@ -27,7 +27,7 @@ def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
     Takes a second or two, longer when the executor is built first.
     """
     weights = None if base is None else open_weights(base)
-    chosen = choose_machine(asked, None if weights is None else weights.config)
+    chosen = choose_machine(asked, weights)
     accelerator = chosen.accelerator
     config = chosen.config
     choice = chosen.dtype
@@ -101,7 +101,7 @@ def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:
     That is without adapters and with an empty context.
     """
     numbers = linear_numbers(weights.config)
-    read = numbers * {"float32": 4, "bfloat16": 2, "int8": 1}[dtype]
+    read = int(numbers * {"float32": 4, "bfloat16": 2, "int8": 1, "q4": 0.625}[dtype])
     parts = (
         f"{batch / roofline.seconds(dtype, read, 2.0 * batch * numbers):.0f} tokens/s at batch"
         f" {batch} ({roofline.bound(dtype, read, 2.0 * batch * numbers)})"

@@ -94,7 +94,7 @@ def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
     weights = open_weights(job.config.base_path)
     base = weights.config
     length = ids.shape[1]
-    chosen = choose_machine(job.config, base)
+    chosen = choose_machine(job.config, weights)
     accelerator = chosen.accelerator
     config = chosen.config
     choice = chosen.dtype
@@ -132,7 +132,7 @@ def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
         length,
         config.kernels,
         threads=config.threads,
-        weights_int8=choice.weights_int8,
+        stored=choice.stored,
         accelerator=accelerator,
     )
     cache = KvCache(

@@ -45,7 +45,7 @@ class Roofline:
         """Return the least seconds for work that reads so many bytes and does so many
         operations.
         """
-        return max(read_bytes / self.read_bytes_s, operations / self.operations_s[dtype])
+        return max(read_bytes / self.read_bytes_s, operations / self._operations_s(dtype))
 
     def best(self, other: Roofline) -> Roofline:
         """Take the higher of both for each figure.
@@ -61,9 +61,13 @@ class Roofline:
         """Return which of the two holds that work back: "memory" or "compute"."""
         return (
             "memory"
-            if read_bytes / self.read_bytes_s >= operations / self.operations_s[dtype]
+            if read_bytes / self.read_bytes_s >= operations / self._operations_s(dtype)
             else "compute"
         )
+
+    def _operations_s(self, dtype: str) -> float:
+        """Return the rate of a format; 4 bits are multiplied as int8."""
+        return self.operations_s["int8" if dtype == "q4" else dtype]
 
 
 def measure_apart(threads: int) -> Roofline:

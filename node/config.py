@@ -168,7 +168,7 @@ class Config:
         "where the vLLM server sees HOME/adapters: empty, at the same path; a path, there (a"
         " mount); hub, nowhere, and its plug-in fetches them from a node beside it",
     )
-    engine_dtype: str = _setting("auto", "auto, float32, bfloat16 or int8")
+    engine_dtype: str = _setting("auto", "auto, float32, bfloat16, int8 or q4")
     engine_threads: int = _setting(
         0,
         "threads of the engine; 0: one for each core. Several engines on one machine want a number",

@@ -48,8 +48,8 @@ class Accelerator:
 
     def why_not(self, config: ModelConfig, dtype: str) -> str | None:
         """Say why a model cannot run here in a number format; None when it can, memory aside."""
-        if dtype == "int8":
-            return "there are no int8 weights on a device"
+        if dtype in ("int8", "q4"):
+            return f"there are no {dtype} weights on a device"
         choice = choose_dtype(dtype, frozenset(), self.device.capability)
         most = MAX_HEAD_DIM_FLOAT32 if choice.dtype == torch.float32 else MAX_HEAD_DIM
         if config.head_dim % 16 or config.head_dim > most:

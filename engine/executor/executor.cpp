@@ -11,6 +11,8 @@
 //   tiles      tile registers, and the product by them
 //   attention  over pages, by vectors or by tiles
 //   products   rows by one panel of weights, and what is asked of memory meanwhile
+//   codes      weights in 4 bits, and few rows by one panel of them
+//   code_tiles many rows by one panel of them
 //   adapters   what is added to a linear
 //   leaders    the highest logit of each row
 //   linear     all panels of one, from the source to where it goes

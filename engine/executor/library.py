@@ -50,7 +50,7 @@ class InstructionSet:
     flags: tuple[str, ...]
 
 
-_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma")
+_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "f16c")
 _BF16 = (*_AVX512, "avx512_bf16", "avx512_vnni")
 _AMX = (*_BF16, "amx_tile", "amx_bf16", "amx_int8")
 
@@ -65,7 +65,7 @@ INSTRUCTION_SETS = (
     _instruction_set("amx", _AMX),
     _instruction_set("avx512_bf16", _BF16),
     _instruction_set("avx512", _AVX512),
-    _instruction_set("avx2", ("avx2", "fma")),
+    _instruction_set("avx2", ("avx2", "fma", "f16c")),
 )
 """Best first."""
 

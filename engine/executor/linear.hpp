@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "adapters.hpp"
+#include "code_tiles.hpp"
+#include "codes.hpp"
 #include "leaders.hpp"
 #include "products.hpp"
 #include "program.hpp"
@@ -28,6 +30,7 @@ constexpr int SPARSE_ROWS = 4;
 constexpr size_t SPARSE_BYTES_AHEAD = 4 << 10;           // with no more rows than those
 constexpr size_t BYTES_AHEAD = 24 << 10;                 // with more
 constexpr size_t TILE_BYTES_AHEAD = 4 * 16 * PANEL * 4;  // with tile registers: four steps
+constexpr int FEW_ROWS = 4;  // beside weights in 4 bits: multiplied by vectors
 constexpr size_t LINES_A_ROW = 16;                       // while tiles' rows are finished
 
 // Steps of 64 bytes in a stretch of a tall linear: 16 KiB of weights and as much of a block of rows
@@ -55,14 +58,16 @@ void quantise(Space& space, const Operation& op, int64_t r) {
     const int width = (op.width_in + LANES - 1) / LANES * LANES;
     const int padded = (op.width_in + 63) / 64 * 64;
     Floats most = {};
+    Floats finite = {};  // of zeros, or NaN
     for (int i = 0; i < width; i += LANES) {
         Floats x = get(in + i);
+        finite += x * 0.0f;
         x = x < 0 ? -x : x;
         most = x > most ? x : most;
     }
     const float top = largest(most);
     const float inverse = top > 0 ? 127.0f / top : 0.0f;
-    space.row_scales[r] = std::isfinite(top) ? top / 127.0f : NAN;
+    space.row_scales[r] = top / 127.0f + total(finite);
     for (int i = 0; i < width; i += LANES) {
         const Floats x = get(in + i) * inverse;
         const Floats half = x < 0 ? spread(-0.5f) : spread(0.5f);
@@ -84,6 +89,20 @@ inline void scale_int8(const Space& space, const Operation& op, int64_t panel, i
 }
 
 // --- one panel ---
+
+template <class T>
+size_t panel_bytes_of(const Operation& op) {
+    if (op.format == CODES) return Codes(op).panel_bytes;
+    return size_t(op.width_in) * PANEL * (op.format == INT8 ? 1 : sizeof(T));
+}
+
+// Where this thread will probably begin in the linear that follows.
+template <class T>
+const char* first_of_next(const Space& space, const Operation& op, int tid) {
+    const Operation& next = space.linear_after(op);
+    return static_cast<const char*>(next.weight) +
+           begin_of_stretch(next.num_panels, tid, space.shape.threads) * panel_bytes_of<T>(next);
+}
 
 // Words of a row of T, in whole steps of 64 bytes, as tiles take them; float32 has no tiles and no
 // padding.
@@ -122,7 +141,7 @@ __attribute__((noinline)) void multiply_sums(const Space& space, const Operation
 template <class T>
 void multiply(const Space& space, const Operation& op, int64_t panel, int64_t r, int rows,
               const Asking& asking, float (&tile)[BLOCK_ROWS][PANEL]) {
-    if (!op.quantised) return multiply_sums<T>(space, op, panel, r, rows, asking, tile);
+    if (op.format != INT8) return multiply_sums<T>(space, op, panel, r, rows, asking, tile);
     alignas(64) int32_t sums[BLOCK_ROWS][PANEL];
     multiply_sums<Int8>(space, op, panel, r, rows, asking, sums);
     scale_int8(space, op, panel, r, rows, sums, tile);
@@ -198,6 +217,13 @@ void finish(const Space& space, const Operation& op, int64_t panel, int64_t firs
 
 // --- what is asked for ahead ---
 
+// At once: they are needed as soon as this product is there.
+inline void ask_for_expand(const Operation& op, int64_t panel, const Change* of_rows, int count) {
+    Asking asking;
+    list_expand(op, panel, of_rows, count, asking);
+    for (int i = 0; i < asking.count; ++i) prefetch(asking.listed[i]);
+}
+
 // What one thread asks for ahead while it multiplies the panels of one linear. A panel is
 // claimed ahead (after the last, the next linear's first), so that its weights come in meanwhile.
 //
@@ -213,7 +239,7 @@ struct Lookahead {
     const Change* const changes;
     Shrinks& soon;  // what this thread reads first in the next linear
 
-    const size_t panel_bytes = size_t(op.width_in) * PANEL * (op.quantised ? 1 : sizeof(T));
+    const size_t panel_bytes = panel_bytes_of<T>(op);
     const int panel_words = int(panel_bytes / (PANEL * 4));
     const bool few = HAS_TILES && rows <= LANES;
     const bool one_pass = rows <= PASS_ROWS;
@@ -238,18 +264,10 @@ struct Lookahead {
         return static_cast<const char*>(op.weight) + number * panel_bytes;
     }
 
-    // Where this thread will probably begin in the linear that follows.
-    const char* first_of_next() const {
-        const Operation& next = space.linear_after(op);
-        const size_t bytes = next.quantised ? 1 : sizeof(T);
-        return static_cast<const char*>(next.weight) +
-               first_panel(next, tid) * size_t(next.width_in) * PANEL * bytes;
-    }
-
     void turn_to(int64_t present, int64_t next) {
         panel = present;
         after = next;
-        coming = after < op.num_panels ? weights_of(after) : first_of_next();
+        coming = after < op.num_panels ? weights_of(after) : first_of_next<T>(space, op, tid);
         finishing = 0;
         ++done;
     }
@@ -262,7 +280,8 @@ struct Lookahead {
                        : !one_pass          ? ONE_A_PASS
                        : rows > SPARSE_ROWS ? BOTH
                                             : EVERY_SECOND;
-        if (changes && !(r == 0 && was_listed)) ask_for_expand(r, count, asking);
+        if (changes && !(r == 0 && was_listed))
+            ask_for_expand(op, panel, changes + r * SITE_PARTS, count);
         if (r == 0) list_next_expand(count, asking);
         for (auto& other : asking.other)
             other = looks_beyond && r == 0 ? soon.take(soon.bytes * done / stretch, panel_words)
@@ -279,13 +298,6 @@ struct Lookahead {
     }
 
   private:
-    // At once: they are needed as soon as this product is there.
-    void ask_for_expand(int64_t r, int count, Asking& asking) const {
-        list_expand(op, panel, changes + r * SITE_PARTS, count, asking);
-        for (int i = 0; i < asking.count; ++i) prefetch(asking.listed[i]);
-        asking.count = 0;
-    }
-
     // Those of the next panel, with the words of this one's third pass, if it has one.
     void list_next_expand(int count, Asking& asking) {
         was_listed = changes && LISTS_LINES && count > 2 * PASS_ROWS && after < op.num_panels;
@@ -369,7 +381,7 @@ void linear_tall(const Space& space, Claims& claims, const Operation& op, int ti
     own.sums.reserve((rows + BLOCK_ROWS - 1) / BLOCK_ROWS, sizeof(float) * BLOCK_ROWS * PANEL, 0);
     alignas(64) float tile[BLOCK_ROWS][PANEL];
     for (int64_t panel; (panel = claims.next_panel(at, op.num_panels, tid)) < op.num_panels;) {
-        if (op.quantised)
+        if (op.format == INT8)
             multiply_tall<Int8>(space, op, panel, rows, own.sums,
                                 [&](int64_t r, int count, int32_t (&sums)[BLOCK_ROWS][PANEL]) {
                                     scale_int8(space, op, panel, r, count, sums, tile);
@@ -385,6 +397,107 @@ void linear_tall(const Space& space, Claims& claims, const Operation& op, int ti
 
 #endif
 
+// --- weights in 4 bits ---
+
+template <class T>
+const Change* changes_of(const Space& space, const Operation& op, LinearWork& own) {
+    if (!space.is_adapted(op)) return nullptr;
+    return find_changes<T>(space, op, space.rows_of(op.source), own.adapters.changes);
+}
+
+// Calls take(panel, what to ask for meanwhile) for each panel that falls to this thread, claimed
+// one ahead.
+template <class T, class Take>
+void each_panel(const Space& space, Claims& claims, const Operation& op, const Codes& codes,
+                int tid, Take take) {
+    const size_t at = space.index_of(op);
+    int64_t panel = claims.next_panel(at, op.num_panels, tid);
+    while (panel < op.num_panels) {
+        const int64_t after = claims.next_panel(at, op.num_panels, tid);
+        const char* coming = after < op.num_panels ? codes.panel(after)
+                                                   : first_of_next<T>(space, op, tid);
+        take(panel, Ahead{codes.panel(panel), coming, codes.panel_bytes});
+        panel = after;
+    }
+}
+
+// Up to 32 rows by a panel → out.
+inline void multiply_codes(const Codes& codes, const ByteRows& x, int rows, const Ahead& ahead,
+                           float (*out)[PANEL]) {
+#if defined(__AMX_INT8__)
+    if (rows > FEW_ROWS) return multiply_codes_by_tiles(codes, x, rows, ahead, out);
+#endif
+    multiply_codes_rows<FEW_ROWS>(codes, x, 0, rows, ahead, out);
+}
+
+template <class T>
+void linear_codes(const Space& space, Claims& claims, const Operation& op, int tid,
+                  LinearWork& own) {
+    const Codes codes(op);
+    const int64_t rows = space.rows_of(op.source);
+    const Change* changes = changes_of<T>(space, op, own);
+    alignas(64) float tile[BLOCK_ROWS][PANEL];
+    each_panel<T>(space, claims, op, codes, tid, [&](int64_t panel, const Ahead& ahead) {
+        for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
+            const int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
+            if (changes) ask_for_expand(op, panel, changes + r * SITE_PARTS, count);
+            multiply_codes(codes, byte_rows(space, r), count, ahead, tile);
+            finish<T>(space, op, panel, r, count, changes, tile, own);
+        }
+    });
+}
+
+#if defined(__AMX_INT8__)
+
+// More rows than one block: a stretch of the panel's codes is unpacked once for all of them.
+template <class T>
+void linear_codes_tall(const Space& space, Claims& claims, const Operation& op, int tid,
+                       LinearWork& own) {
+    using Tile = float[BLOCK_ROWS][PANEL];
+    const Codes codes(op);
+    const auto unpack_one = codes.has_offsets ? unpack<true> : unpack<false>;
+    const auto add = codes.has_offsets ? add_block<true> : add_block<false>;
+    const int64_t rows = space.rows_of(op.source);
+    const int blocks = codes.blocks();
+    const Change* changes = changes_of<T>(space, op, own);
+    own.sums.reserve((rows + BLOCK_ROWS - 1) / BLOCK_ROWS, sizeof(Tile), 0);
+    Unpacked unpacked[STRETCH_BLOCKS];
+    alignas(64) BlockSums exact;
+    each_panel<T>(space, claims, op, codes, tid, [&](int64_t panel, const Ahead& ahead) {
+        for (int from = 0; from < blocks; from += STRETCH_BLOCKS) {
+            const int end = std::min(blocks, from + STRETCH_BLOCKS);
+            for (int block = from; block < end; ++block)
+                unpack_one(codes, ahead.panel, block, unpacked[block - from]);
+            finish_writing();
+            for (int64_t r = 0; r < rows; r += BLOCK_ROWS) {
+                const int count = int(std::min<int64_t>(BLOCK_ROWS, rows - r));
+                Tile& sums = *reinterpret_cast<Tile*>(own.sums.row(r / BLOCK_ROWS));
+                const ByteRows x = byte_rows(space, r);
+                for (int block = from; block < end; ++block)
+                    add(unpacked[block - from], x, count, block, exact, sums);
+                if (end == blocks) finish<T>(space, op, panel, r, count, changes, sums, own);
+            }
+        }
+    });
+}
+
+#endif
+
+template <class T>
+void run_codes(const Space& space, Claims& claims, const Operation& op, int tid, LinearWork& own) {
+    const int64_t rows = space.rows_of(op.source);
+    use_run_tiles(rows);
+#if defined(__AMX_INT8__)
+    if (rows > BLOCK_ROWS)
+        linear_codes_tall<T>(space, claims, op, tid, own);
+    else
+#endif
+        linear_codes<T>(space, claims, op, tid, own);
+    use_linear_tiles();
+}
+
+// --- a linear ---
+
 // This thread's part of a linear, from its source on: all threads meet once in between where a
 // source must first be quantised or shrunk.
 template <class T>
@@ -392,12 +505,15 @@ void run_linear(Space& space, Claims& claims, Barrier& barrier, const Operation&
                 LinearWork& own) {
     const int threads = space.shape.threads;
     const int64_t rows = space.rows_of(op.source);
-    if (op.quantised)
+    if (op.format == INT8)
         for (int64_t r = tid; r < rows; r += threads) quantise<T>(space, op, r);
+    if (op.format == CODES)
+        for (int64_t r = tid; r < rows; r += threads) quantise_blocks<T>(space, op, r);
     if (space.is_adapted(op)) shrink<T>(space, op, tid, own.adapters);
-    if (op.quantised || space.is_adapted(op)) barrier.wait(threads);
+    if (op.format != PLAIN || space.is_adapted(op)) barrier.wait(threads);
+    if (op.format == CODES) return run_codes<T>(space, claims, op, tid, own);
 #if defined(__AMX_BF16__)
-    const bool by_tiles = op.quantised || sizeof(T) == 2;
+    const bool by_tiles = op.format == INT8 || sizeof(T) == 2;
     if (rows > BLOCK_ROWS && by_tiles) return linear_tall<T>(space, claims, op, tid, own);
 #endif
     linear<T>(space, claims, op, tid, own);

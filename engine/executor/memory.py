@@ -13,7 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..config import HOST_CACHE_SHARE, MAX_HOST_CACHE_BYTES, WANTED_KV_TOKENS, Choice, EngineConfig
+from ..config import (
+    HOST_CACHE_SHARE,
+    MAX_HOST_CACHE_BYTES,
+    WANTED_KV_TOKENS,
+    Choice,
+    EngineConfig,
+    Stored,
+)
 from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
@@ -32,6 +39,10 @@ TENTHS = {"host": 2, "slots": 2, "untaken": 2, "reading": 4}
 PAGE_TOKENS = 16
 UNKNOWN_BYTES = 1 << 44
 """Divided where nobody says how much there is: what is wanted, for all that is known."""
+Q4_EIGHTHS = 6
+"""Of a byte, for each number of a layer's linears: Q4_K takes five once laid out, and a file may
+have some of its linears in more bits, which lie in int8.
+"""
 TOKEN_OBJECT_BYTES = 40
 """A token that waits is an object of Python in a list."""
 
@@ -118,12 +129,22 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
         + config.vocab_size
     )
     adapted = adapter_numbers(config, PLANNED_RANK)
+    table = config.vocab_size * config.hidden
+    match choice.stored:
+        case Stored.PLAIN:
+            base_bytes = (linears + table) * size
+        case Stored.INT8:
+            base_bytes = linears + table * size
+        case Stored.Q4:
+            # Five bits of a number's eight, a head in int8 (more bits than most files have), and
+            # a table of its own, unless it is the head.
+            in_layers = (linears - table) * Q4_EIGHTHS // 8
+            base_bytes = in_layers + table * (1 if config.tied_head else 2)
     return Demand(
-        base_bytes=linears * (1 if choice.weights_int8 else size)
-        + config.vocab_size * config.hidden * size,
+        base_bytes=base_bytes,
         # At the peak so many float32 copies of the largest tensor live at once, measured while a
-        # GGUF base was loaded; int8 is quantised from float32 and so needs two more.
-        loading_bytes=largest * 4 * (5 if choice.weights_int8 else 3),
+        # GGUF base was loaded; what int8 is made of needs one more.
+        loading_bytes=largest * 4 * (3 if choice.stored is Stored.PLAIN else 4),
         work_bytes=rows * widths * 4 + waiting_tokens * TOKEN_OBJECT_BYTES,
         token_bytes=config.kv_numbers * size,
         adapter_bytes=adapted * size,

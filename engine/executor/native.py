@@ -1,10 +1,9 @@
 """Runs a step in one call of the C++ executor: lays weights out for it, hands it the program once
 and addresses every step.
 
-    linear   [panels of 32 columns][in / V][32][V]; columns come in blocks of 16, each of one part;
-             gate and up blocks alternate so that
-             SwiGLU is folded into the product; V numbers share 32 bits (float32 1, bfloat16 2, int8
-             4)
+    linear   [panels of 32 columns][in / V][32][V], in 4 bits as codes.py says; columns come in
+             blocks of 16, each of one part; gate and up blocks alternate so that SwiGLU is folded
+             into the product; V numbers share 32 bits (float32 1, bfloat16 2, int8 4)
     pages    keys [head_dim / V][16 tokens][V], values [16 / V][head_dim][V]
 
 The structures here are those of program.hpp and draw.hpp, field by field.
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..config import cpu_features
+from ..config import Stored, cpu_features
 from ..count import ceil_div, round_up
 from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width
@@ -28,16 +27,22 @@ from ..model.config import ModelConfig
 from ..model.layers import quantise_rows
 from ..model.parts import PARTS, norm_number, parts_of
 from ..model.program import FOLDS, Kind, Operation, Place, make_program
+from ..model.read import read_codes, read_whole
 from ..model.weights import Weights
+from .codes import PackedCodes, pack_codes
 from .draw import Draw, Drawn
 from .library import NotNative, open_library, usable_sets
-from .pages import HugePages
+from .pages import HugePages, give_back_memory
 from .step import StepInput, StepOutput
 
 PANEL_COLUMNS = 32
 PAGE_TOKENS = 16
 MAX_HEAD_DIM = 256
 INT8_OFFSET = 128
+ROWS_AT_ONCE = 1024
+"""Of a weight that is quantised: their float32 copies stay small."""
+INT8, CODES = 1, 2
+"""Forms of a linear's weights in program.hpp; 0 is in the dtype itself."""
 
 i32 = ctypes.c_int32
 i64 = ctypes.c_int64
@@ -57,11 +62,11 @@ class _Operation(ctypes.Structure):
                 "ending",
                 "width_in",
                 "num_panels",
-                "pad",
+                "format",
             )
         ),
         ("eps", ctypes.c_float),
-        ("quantised", i32),
+        ("has_offsets", i32),
         ("factor", ctypes.c_float),
         ("cap", ctypes.c_float),
         ("window", i32),
@@ -152,6 +157,24 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class PackedInt8:
+    """A weight in int8: data as `pack_linear` gives it, with the scale of each packed column and
+    what the processor's unsigned bytes add to it.
+    """
+
+    data: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor
+    width_in: int
+
+    def lookup(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows `[n]` of the weight, [n, in] float32; it was packed in its own order."""
+        words = self.data[rows // PANEL_COLUMNS]
+        whole = words[torch.arange(len(rows)), :, rows % PANEL_COLUMNS]
+        return whole.reshape(len(rows), -1)[:, : self.width_in] * self.scale[rows][:, None]
+
+
+@dataclass(frozen=True)
 class _Output:
     """The memory of a step's results, and where each of its four parts begins."""
 
@@ -169,7 +192,7 @@ class NativeExecutor:
     runs_beside = False
 
     def __init__(
-        self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int, threads: int
+        self, weights: Weights, dtype: torch.dtype, stored: Stored, context: int, threads: int
     ) -> None:
         config = weights.config
         if config.head_dim % BLOCK_COLUMNS or config.head_dim > MAX_HEAD_DIM:
@@ -179,7 +202,7 @@ class NativeExecutor:
             )
         self._config = config
         self._dtype = dtype
-        self._int8 = weights_int8
+        self._stored = stored
         self.where = torch.device("cpu")
         self._lane = lane_width(dtype)
         self._keep: list[object] = []
@@ -187,7 +210,7 @@ class NativeExecutor:
         self._logits = torch.empty(0, 0)
         self._final = torch.empty(0, config.hidden, dtype=dtype)
         self._outputs: dict[int, _Output] = {}
-        self._embedding = weights.read("model.embed_tokens.weight").to(dtype).contiguous()
+        self._table: torch.Tensor | PackedCodes | PackedInt8 = torch.empty(0)
         self._angles = [
             tuple(map(self._kept, rope.tables(context, config.head_dim))) for rope in config.ropes
         ]
@@ -195,9 +218,12 @@ class NativeExecutor:
         operations = (_Operation * len(program))(
             *(self._describe(operation, weights) for operation in program)
         )
+        give_back_memory()
         self._shape = self._describe_shape(threads)
         self._library, self._handle, name = _create(self._shape, operations)
-        self.name = f"native {name}{' int8' if weights_int8 else ''}"
+        self.name = " ".join(
+            ("native", name, *(() if stored is Stored.PLAIN else (stored.name.lower(),)))
+        )
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -225,7 +251,9 @@ class NativeExecutor:
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Look up the base's embeddings of `tokens [n]`, [n, hidden] float32."""
-        return self._embedding[tokens].float()
+        if isinstance(self._table, torch.Tensor):
+            return self._table[tokens].float()
+        return self._table.lookup(tokens)
 
     def run(self, step: StepInput, pool: torch.Tensor, embedded: torch.Tensor | None) -> StepOutput:
         """Run one step in one C++ call. Raises MemoryError when the library cannot allocate."""
@@ -344,7 +372,7 @@ class NativeExecutor:
             case Kind.LINEAR:
                 self._describe_linear(operation, weights, described)
             case Kind.EMBED:
-                described.weight = self._embedding.data_ptr()
+                self._describe_table(operation, weights, described)
                 described.factor = self._config.embedding_scale
             case Kind.ROTATE:
                 described.weight, described.second = self._angles[operation.rope]
@@ -365,25 +393,28 @@ class NativeExecutor:
                     )
         return described
 
+    def _describe_table(
+        self, operation: Operation, weights: Weights, described: _Operation
+    ) -> None:
+        """The embedding. In 4 bits it lies as the head does, and is the same where it is tied."""
+        described.width_in = self._config.hidden
+        if self._stored is Stored.Q4:
+            self._table = self._pack(operation, _columns(self._config, operation), weights)
+            self._point_to(self._table, described)
+        else:
+            (name,) = operation.weights
+            self._table = weights.read(f"{name}.weight").to(self._dtype).contiguous()
+            described.weight = self._table.data_ptr()
+
     def _describe_linear(
         self, operation: Operation, weights: Weights, described: _Operation
     ) -> None:
         columns = _columns(self._config, operation)
-        weight = torch.cat([weights.read(f"{name}.weight") for name in operation.weights])
-        described.width_in = weight.shape[1]
         described.num_panels = len(columns.rows) // PANEL_COLUMNS
         described.blocks = self._kept(columns.blocks)
-        if self._int8:
-            whole, scale = quantise_rows(weight.float())
-            described.quantised = 1
-            described.weight = self._kept(pack_linear(whole, columns, 4, 16, pages=self._pages))
-            described.scale = self._kept(_by_column(scale.squeeze(1), columns))
-            described.offset = self._kept(
-                # The processor multiplies unsigned by signed bytes, so each number of x is raised
-                # by 128, and this is what that adds to a column.
-                _by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns)
-            )
-        else:
+        if self._stored is Stored.PLAIN:
+            weight = read_whole(operation, weights)
+            described.width_in = weight.shape[1]
             described.weight = self._kept(
                 pack_linear(
                     weight.to(self._dtype),
@@ -393,9 +424,38 @@ class NativeExecutor:
                     pages=self._pages,
                 )
             )
+        else:
+            shared = operation.site is None and self._config.tied_head
+            packed = (
+                self._table
+                if shared and not isinstance(self._table, torch.Tensor)
+                else self._pack(operation, columns, weights)
+            )
+            described.width_in = packed.width_in
+            self._point_to(packed, described)
         if operation.biased:
             bias = torch.cat([weights.read(f"{name}.bias") for name in operation.weights])
             described.second = self._kept(_by_column(bias.to(self._dtype).float(), columns))
+
+    def _pack(
+        self, operation: Operation, columns: Columns, weights: Weights
+    ) -> PackedCodes | PackedInt8:
+        """Lay weights out in 4 bits where all of them lie so, else in int8."""
+        codes = read_codes(operation, weights) if self._stored is Stored.Q4 else None
+        if codes is not None:
+            return pack_codes(codes, columns.rows, self._pages)
+        return pack_int8(read_whole(operation, weights), columns, self._pages)
+
+    def _point_to(self, packed: PackedCodes | PackedInt8, described: _Operation) -> None:
+        if isinstance(packed, PackedCodes):
+            described.format = CODES
+            described.has_offsets = packed.has_offsets
+            described.weight = self._kept(packed.data)
+        else:
+            described.format = INT8
+            described.weight = self._kept(packed.data)
+            described.scale = self._kept(packed.scale)
+            described.offset = self._kept(packed.offset)
 
     def _kept(self, data: torch.Tensor | NDArray[np.int32]) -> int:
         """Keep `data` as long as this executor lives, and return its address."""
@@ -482,6 +542,24 @@ def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | No
     yield from ((part, index) for part, count in enumerate(counts) for index in range(count))
     if sum(counts) % 2:
         yield None
+
+
+def pack_int8(weight: torch.Tensor, columns: Columns, pages: HugePages) -> PackedInt8:
+    """Quantise `weight [out, in]` row by row, and pack it."""
+    whole = torch.empty(weight.shape, dtype=torch.int8)
+    scale = torch.empty(len(weight))
+    for first in range(0, len(weight), ROWS_AT_ONCE):
+        here = slice(first, first + ROWS_AT_ONCE)
+        whole[here], scales = quantise_rows(weight[here].float())
+        scale[here] = scales.squeeze(1)
+    return PackedInt8(
+        pack_linear(whole, columns, 4, 16, pages=pages),
+        _by_column(scale, columns).contiguous(),
+        # The processor multiplies unsigned by signed bytes, so each number of x is raised by 128,
+        # and this is what that adds to a column.
+        _by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns).contiguous(),
+        weight.shape[1],
+    )
 
 
 def pack_linear(

@@ -6,6 +6,7 @@ stored.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 from contextlib import suppress
@@ -41,6 +42,14 @@ class HugePages:
         piece = self._region[self._taken : self._taken + size]
         self._taken = round_up(self._taken + size, ALIGN_BYTES)
         return piece.view(dtype).view(shape)
+
+
+def give_back_memory() -> None:
+    """Give the system back what was freed but is kept for later: reading a base leaves much of it,
+    which would lie beside the weights for ever.
+    """
+    with suppress(AttributeError, OSError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _map_region(size_bytes: int) -> torch.Tensor:

@@ -10,11 +10,13 @@ namespace {
 
 constexpr int PANEL = 32;       // columns of a linear that are multiplied together: two blocks
 constexpr int PAGE = 16;        // tokens
+constexpr int ROW_BLOCK = 128;  // inputs of a row that share a scale, beside weights in 4 bits
 constexpr int PARTS = 7;        // linears of a layer that an adapter may change
 constexpr int SITE_PARTS = 3;   // the most of them that are fused into one linear: q, k, v
 constexpr int MAX_HEAD_DIM = 256;
 
 enum Kind : int32_t { EMBED, NORM, LINEAR, NORM_HEADS, ROTATE, STORE, ATTEND, PICK };
+enum Format : int32_t { PLAIN, INT8, CODES };  // of a linear's weights
 enum Ending : int32_t { WRITE, ADD, SWIGLU, GEGLU };
 enum Place : int32_t {
     HIDDEN,
@@ -45,9 +47,9 @@ struct Operation {
     int32_t ending;
     int32_t width_in;
     int32_t num_panels;
-    int32_t pad;
+    int32_t format;
     float eps;
-    int32_t quantised;
+    int32_t has_offsets;  // CODES: else they are all -8 times the scale
     float factor;    // EMBED: of each number; ATTEND: of each score
     float cap;       // ATTEND: scores are bent to within it; 0: they are not
     int32_t window;  // ATTEND: how many tokens a token sees, itself among them; 0: all

@@ -7,11 +7,40 @@
 #include <cstdint>
 #include <cstring>
 
+#include "codes.hpp"
 #include "program.hpp"
 #include "space.hpp"
 #include "words.hpp"
 
 namespace {
+
+// Row `token` of a table in 4 bits, which lies as a linear's weights do (codes.hpp).
+inline void embed_codes(const Operation& op, int64_t token, float* out) {
+    const Codes codes(op);
+    const int column = int(token % PANEL);
+    const char* group = codes.panel(token / PANEL);
+    for (int g = 0; g < codes.groups; ++g, group += codes.group_bytes) {
+        const char* scales = codes.scales(group) + 2 * column;
+        const float scale = half_one(scales);
+        const float offset = codes.has_offsets ? half_one(scales + SCALES_BYTES) : -MIDDLE * scale;
+        const char* at = group + column / LANES * (CODES_BYTES / 2) + column % LANES * 4;
+        for (int l = 0; l < GROUP / 8; ++l, out += 8)
+            for (int i = 0; i < 4; ++i) {
+                const auto both = uint8_t(at[l * LINE + i] ^ 0x88);
+                out[i] = scale * float(both & 15) + offset;
+                out[i + 4] = scale * float(both >> 4) + offset;
+            }
+    }
+}
+
+// Row `token` of a table in int8, which lies as a linear's weights do.
+inline void embed_int8(const Operation& op, int64_t token, int hidden, float* out) {
+    const int words = (hidden + 63) / 64 * 16;
+    const auto* panel = static_cast<const int8_t*>(op.weight) + token / PANEL * words * PANEL * 4;
+    const float scale = op.scale[token];
+    for (int i = 0; i < hidden; ++i)
+        out[i] = scale * float(panel[(i / 4 * PANEL + token % PANEL) * 4 + i % 4]);
+}
 
 template <class T>
 void embed(const Space& space, const Operation& op, int64_t r) {
@@ -22,7 +51,14 @@ void embed(const Space& space, const Operation& op, int64_t r) {
         for (int i = 0; i < hidden; ++i) out[i] = in[i] * op.factor;
         return;
     }
-    const T* in = static_cast<const T*>(op.weight) + space.step.tokens[r] * hidden;
+    const int64_t token = space.step.tokens[r];
+    if (op.format != PLAIN) {
+        if (op.format == CODES) embed_codes(op, token, out);
+        else embed_int8(op, token, hidden, out);
+        for (int i = 0; i < hidden; ++i) out[i] *= op.factor;
+        return;
+    }
+    const T* in = static_cast<const T*>(op.weight) + token * hidden;
     int i = 0;
     for (; i + LANES <= hidden; i += LANES) store(out + i, get(in + i) * op.factor);
     for (; i < hidden; ++i) out[i] = get_one(in + i) * op.factor;

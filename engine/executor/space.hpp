@@ -54,6 +54,8 @@ struct Space {
     Buffer places[NUM_PLACES];      // LOGITS has none: the step says where they go
     Buffer quantised;               // a linear's source as bytes around 128
     std::vector<float> row_scales;  // of each of its rows
+    Buffer block_scales;            // beside weights in 4 bits: of each block of its rows,
+    Buffer group_sums;              // and the sums of each group
     Buffer shrunk;                  // what adapters make of each row, before they expand it again
 
     Space(const Shape& s, const Operation* operations, int count)
@@ -77,7 +79,10 @@ struct Space {
             places[place].reserve(rows, shape.widths[place] * number_bytes<T>(place), LINE);
             widest = std::max(widest, shape.widths[place]);
         }
-        quantised.reserve(rows, widest, LINE);
+        const int64_t blocks = (widest + ROW_BLOCK - 1) / ROW_BLOCK;
+        quantised.reserve(rows, blocks * ROW_BLOCK, LINE);
+        block_scales.reserve(rows, blocks * 4, 0);
+        group_sums.reserve(rows, blocks * ROW_BLOCK / 32 * 4, LINE);
         shrunk.reserve(rows, std::max<int64_t>(1, step.shrunk_words) * 4, 0);
         if (int64_t(row_scales.size()) < rows) row_scales.resize(rows);
     }

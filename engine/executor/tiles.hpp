@@ -43,12 +43,23 @@ constexpr TileConfig make_config(int tokens) {
     return config;
 }
 
+// For products of so many rows over runs of 32 bytes (codes.hpp): half as deep.
+constexpr TileConfig make_run_config(int rows) {
+    TileConfig config = make_config(32);
+    for (int i = 0; i < 6; ++i) config.rows[i] = uint8_t(rows);
+    config.row_bytes[4] = config.row_bytes[5] = 32;
+    config.rows[6] = config.rows[7] = 8;
+    return config;
+}
+
 // Constants, not variables on the stack: to GCC the instruction reads eight bytes of them, so it
 // might leave out what is written to the rest.
 constexpr TileConfig LINEAR_TILES = make_config(32);
+constexpr TileConfig RUN_TILES[2] = {make_run_config(8), make_run_config(16)};
 constexpr TileConfig ATTENTION_TILES = make_config(PAGE);
 
 inline void use_linear_tiles() { _tile_loadconfig(&LINEAR_TILES); }
+inline void use_run_tiles(int64_t rows) { _tile_loadconfig(&RUN_TILES[rows > 8]); }
 inline void use_attention_tiles() { _tile_loadconfig(&ATTENTION_TILES); }
 inline void release_tiles() { _tile_release(); }
 
@@ -126,6 +137,7 @@ void multiply_tiles(const char* x, size_t stride, int rows, const int32_t* w, in
 constexpr bool HAS_TILES = false;
 
 inline void use_linear_tiles() {}
+inline void use_run_tiles(int64_t) {}
 inline void use_attention_tiles() {}
 inline void release_tiles() {}
 inline bool ask_for_tiles() { return true; }

@@ -8,10 +8,12 @@ row's bits depend on that row alone. Schedules nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 
 import torch
 
+from ..config import Stored
 from ..lora.apply import LoraGroup, apply_gain, apply_lora
 from ..lora.bank import Bank, SlotBank
 from ..model.attention import AttentionGroup, Scoring, attend, group_runs
@@ -21,13 +23,16 @@ from ..model.layers import (
     choose_linear_kernel,
     fold,
     make_linear,
+    make_q4_linear,
     pad_rows,
+    quantise_rows,
     rms_norm,
     rope_table,
     rotate,
 )
 from ..model.parts import SITES, norm_number
 from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
+from ..model.read import read_codes, read_whole
 from ..model.weights import Weights
 from .draw import Draw, Drawn, draw_one
 from .step import Segment, StepInput, StepOutput, find_best
@@ -36,22 +41,22 @@ from .step import Segment, StepInput, StepOutput, find_best
 class TorchExecutor:
     """The torch twins of all operations.
 
-    `weights_int8`: linears inside the layers and the head in int8, one scale per output row.
+    `stored`: the form of the linears inside the layers and of the head.
     """
 
     wants_torch_threads = True
     runs_beside = False
 
-    def __init__(
-        self, weights: Weights, dtype: torch.dtype, weights_int8: bool, context: int
-    ) -> None:
+    def __init__(self, weights: Weights, dtype: torch.dtype, stored: Stored, context: int) -> None:
         self._config = weights.config
         self._dtype = dtype
         self.where = torch.device("cpu")
-        kernel = "int8" if weights_int8 else choose_linear_kernel(dtype)
-        self.name = f"torch {kernel}"
+        self._stored = stored
+        kernel = "int8" if stored is not Stored.PLAIN else choose_linear_kernel(dtype)
+        self.name = f"torch {'q4' if stored is Stored.Q4 else kernel}"
         self._program = make_program(weights.config)
         self._tensors: dict[str, torch.Tensor] = {}
+        self._lookup: Callable[[torch.Tensor], torch.Tensor]
         self._linears: dict[int, Linear] = {}
         self._biases: dict[int, torch.Tensor] = {}
         for number, operation in enumerate(self._program):
@@ -81,7 +86,7 @@ class TorchExecutor:
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Look up the base's embeddings of `tokens [n]`, [n, hidden] float32."""
-        return self._tensors["model.embed_tokens"][tokens].float()
+        return self._lookup(tokens)
 
     def draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[Drawn]:
         """Choose from rows of `logits [wanted, vocab]` float32, one after the other."""
@@ -106,20 +111,39 @@ class TorchExecutor:
 
     def _load(self, number: int, operation: Operation, weights: Weights, kernel: str) -> None:
         if operation.kind is Kind.LINEAR:
-            weight = torch.cat([weights.read(f"{name}.weight") for name in operation.weights])
-            self._linears[number] = make_linear(
-                weight.to(self._dtype) if kernel != "int8" else weight.float(), kernel
+            codes = read_codes(operation, weights) if self._stored is Stored.Q4 else None
+            self._linears[number] = (
+                self._make_linear(operation, weights, kernel)
+                if codes is None
+                else make_q4_linear(codes)
             )
             if operation.biased:
                 self._biases[number] = torch.cat(
                     [weights.read(f"{name}.bias") for name in operation.weights]
                 ).to(self._dtype)
+        elif operation.kind is Kind.EMBED:
+            self._lookup = self._make_lookup(operation, weights)
         else:
             for name in operation.weights:
-                tensor = weights.read(f"{name}.weight")
-                self._tensors[name] = (
-                    tensor.to(self._dtype) if operation.kind is Kind.EMBED else tensor.float()
-                )
+                self._tensors[name] = weights.read(f"{name}.weight").float()
+
+    def _make_linear(self, operation: Operation, weights: Weights, kernel: str) -> Linear:
+        weight = read_whole(operation, weights)
+        return make_linear(weight.to(self._dtype) if kernel != "int8" else weight.float(), kernel)
+
+    def _make_lookup(
+        self, operation: Operation, weights: Weights
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return what looks rows of the embedding up, in float32."""
+        codes = read_codes(operation, weights) if self._stored is Stored.Q4 else None
+        if codes is not None:
+            return lambda tokens: codes.take(tokens).dequantise()
+        weight = read_whole(operation, weights)
+        if self._stored is Stored.Q4:
+            whole, scale = quantise_rows(weight.float())
+            return lambda tokens: whole[tokens] * scale[tokens]
+        table = weight.to(self._dtype)
+        return lambda tokens: table[tokens].float()
 
     def _run(
         self,

@@ -117,6 +117,22 @@ inline Floats hyperbolic_tangent(Floats x) {
 
 // --- the product ---
 
+// a * b + c with one rounding, whatever the compiler would make of the operators.
+inline Floats fused(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#else
+    Floats out;
+    for (int i = 0; i < 2; ++i) {
+        const __m256 part = _mm256_fmadd_ps(reinterpret_cast<const __m256*>(&a)[i],
+                                            reinterpret_cast<const __m256*>(&b)[i],
+                                            reinterpret_cast<const __m256*>(&c)[i]);
+        reinterpret_cast<__m256*>(&out)[i] = part;
+    }
+    return out;
+#endif
+}
+
 inline Floats madd(Floats sum, Words w, Words x, float) { return sum + (Floats)w * (Floats)x; }
 
 inline Floats madd(Floats sum, Words w, Words x, Bf16) {
@@ -182,7 +198,28 @@ inline float get_one(const Bf16* at) {
     return value;
 }
 
-// Whole numbers 0 to 255, to bytes.
+// 16 numbers in float16.
+inline Floats get_half(const void* at) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(at)));
+#else
+    const auto* halves = static_cast<const __m128i*>(at);
+    Floats wide;
+    for (int i = 0; i < 2; ++i) {
+        const __m256 part = _mm256_cvtph_ps(_mm_loadu_si128(halves + i));
+        std::memcpy(reinterpret_cast<char*>(&wide) + 32 * i, &part, 32);
+    }
+    return wide;
+#endif
+}
+
+inline float half_one(const void* at) {
+    uint16_t bits;
+    std::memcpy(&bits, at, 2);
+    return _cvtsh_ss(bits);
+}
+
+// Whole numbers, to bytes.
 inline void put_bytes(uint8_t* at, Words x) {
 #if defined(__AVX512F__)
     _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm512_cvtepi32_epi8((__m512i)x));

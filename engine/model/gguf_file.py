@@ -94,13 +94,18 @@ class GgufFile:
 
         Raises ModelError.
         """
-        info = self._info(name)
-        if info.kind.name not in READERS or len(info.shape) != 2:
+        if not self.is_quantised(name):
             return None
+        info = self._info(name)
         raw = np.frombuffer(self._data, np.uint8, info.size_bytes, info.offset)
         weight = from_blocks(raw, info.kind.name, (info.shape[0], info.shape[1]))
         self._let_go(info)
         return weight
+
+    def is_quantised(self, name: str) -> bool:
+        """Return whether a tensor is a matrix in 4 bits. Raises ModelError."""
+        info = self._info(name)
+        return info.kind.name in READERS and len(info.shape) == 2
 
     def _info(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)

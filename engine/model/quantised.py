@@ -33,6 +33,9 @@ for each of its 16 smallest steps where float16 is subnormal (16 times in all).
 BLOCKS_AT_ONCE = 1 << 13
 """Blocks that are taken apart together, so that their codes stay in a cache."""
 
+MIDDLE = 8
+"""Between the codes: a weight without offsets of its own has -MIDDLE times the scale for each."""
+
 Blocks = NDArray[np.uint8]
 Taken = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]
 """Codes [groups, 32] of one byte each, scales [groups] and offsets [groups]."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,8 +50,9 @@ class Weights:
     """A base ready to be laid out: its id, shape, and a reader of its tensors by the names and in
     the order that transformers has (float32 or as stored).
 
-    stored_quantised: reads a matrix as it lies in 4 bits; None for a tensor that does not.
-    notes: what an operator should know of how it is read, a sentence each.
+    stored_quantised: reads a matrix as it lies in 4 bits; None for a tensor that does not. notes:
+    what an operator should know of how it is read, a sentence each. in_4_bits: most of the layers'
+    linears lie so.
     """
 
     base_id: bytes
@@ -59,6 +60,7 @@ class Weights:
     stored: Read
     stored_quantised: Callable[[str], Quantised | None] = lambda name: None
     notes: tuple[str, ...] = ()
+    in_4_bits: bool = False
 
     def read(self, name: str) -> torch.Tensor:
         """Return a tensor as the program computes with it, by the name that program.py gives it."""
@@ -138,7 +140,10 @@ def _open_gguf(path: Path) -> Weights:
         rows = torch.arange(len(weight.codes))
         return check_finite(name, weight.take(unpermute(rows, heads)) if heads else weight)
 
-    return Weights(base_id(path), config, stored, stored_quantised)
+    in_4_bits = {
+        name: file.is_quantised(theirs) for name, theirs in names.items() if theirs in file.tensors
+    }
+    return Weights(base_id(path), config, stored, stored_quantised, in_4_bits=_most(in_4_bits))
 
 
 def _open_folder(path: Path) -> Weights:
@@ -165,7 +170,19 @@ def _open_folder(path: Path) -> Weights:
         describe_linears(
             {name: each for name, each in sources.items() if isinstance(each, PackedLinear)}
         ),
+        in_4_bits=_most(
+            {
+                name: isinstance(each, PackedLinear) and each.in_order
+                for name, each in sources.items()
+            }
+        ),
     )
+
+
+def _most(in_4_bits: Mapping[str, bool]) -> bool:
+    """Return whether most of the layers' linears lie in 4 bits."""
+    linears = [each for name, each in in_4_bits.items() if name.endswith("_proj.weight")]
+    return 2 * sum(linears) > len(linears)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

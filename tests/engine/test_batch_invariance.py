@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from engine.config import Stored
 from engine.model.families import SILU
 from engine.model.layers import ROW_FLOOR, choose_linear_kernel, fold, make_linear
 
@@ -54,7 +55,7 @@ def open_bench(folder: Path, dtype: str, kernels: str) -> Bench:
         folder / "base",
         torch.float32 if dtype == "float32" else torch.bfloat16,
         kernels,
-        weights_int8=dtype == "int8",
+        stored=Stored.INT8 if dtype == "int8" else Stored.PLAIN,
     )
     for name in ADAPTERS[1:]:
         assert name is not None

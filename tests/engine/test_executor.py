@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from engine import config
-from engine.config import cpu_features
+from engine.config import Stored, cpu_features
 from engine.decoder import Decoder
 from engine.errors import ModelError
 from engine.executor import library, native
 from engine.executor.step import find_best
 from engine.lora.layout import PartWeights, pack
 from engine.model.parts import norms_of, parts_of
-from engine.model.weights import open_weights
+from engine.model.weights import Weights, open_weights
 
 from .worlds import Bench, make_base, some_tokens
 
@@ -31,11 +31,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 DTYPES = {
-    "float32": (torch.float32, False),
-    "bfloat16": (torch.bfloat16, False),
-    "int8": (torch.bfloat16, True),
+    "float32": (torch.float32, Stored.PLAIN),
+    "bfloat16": (torch.bfloat16, Stored.PLAIN),
+    "int8": (torch.bfloat16, Stored.INT8),
 }
-"""name → (dtype, int8 weights)"""
+"""name → (dtype, form of the weights)"""
 
 FAMILIES = {
     "llama": {},
@@ -97,17 +97,17 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def run_mixed(
-    base: Path,
+    base: Path | Weights,
     dtype: torch.dtype,
     kernels: str,
-    int8: bool,
+    stored: Stored,
     threads: int = 1,
     accelerator: object = None,
 ) -> list[torch.Tensor]:
     """Logits of five sequences in one batch, two adapters and the bare base, then of one decode
     step each.
     """
-    bench = Bench(base, dtype, kernels, threads, int8, accelerator)
+    bench = Bench(base, dtype, kernels, threads, stored, accelerator)
     for name, rank, everything in ((b"all", 5, True), (b"some", 16, False)):
         bench.put(name, adapted(bench.config, rank, rank, dtype, everything=everything))  # type: ignore[arg-type]
     lengths = ((5, None), (40, b"all"), (131, b"some"), (1, b"all"), (70, None))
@@ -130,13 +130,13 @@ def assert_as_exact_as_its_twin(base: Path, name: str) -> None:
     """float32 is held to the float32 twin itself; the others may not be further from it than their
     own twins are (these models are chaotic).
     """
-    dtype, int8 = DTYPES[name]
-    exact = run_mixed(base, torch.float32, "torch", int8=False)
-    ours = run_mixed(base, dtype, "native", int8)
+    dtype, stored = DTYPES[name]
+    exact = run_mixed(base, torch.float32, "torch", Stored.PLAIN)
+    ours = run_mixed(base, dtype, "native", stored)
     if name == "float32":
         assert error(ours, exact) < 1e-5
     else:
-        assert error(ours, exact) < 1.2 * error(run_mixed(base, dtype, "torch", int8), exact)
+        assert error(ours, exact) < 1.2 * error(run_mixed(base, dtype, "torch", stored), exact)
 
 
 @pytest.mark.parametrize("name", DTYPES)
@@ -146,8 +146,8 @@ def test_the_native_executor_is_as_exact_as_its_twin(base: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", DTYPES)
 def test_the_number_of_threads_changes_no_bit(base: Path, name: str) -> None:
-    dtype, int8 = DTYPES[name]
-    alone, shared = (run_mixed(base, dtype, "native", int8, threads) for threads in (1, 3))
+    dtype, stored = DTYPES[name]
+    alone, shared = (run_mixed(base, dtype, "native", stored, threads) for threads in (1, 3))
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
@@ -242,8 +242,8 @@ flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all
 native.open_library = lambda chosen: real(chosen, flags)
 from tests.engine.test_executor import DTYPES, run_mixed
 for base in map(Path, sys.argv[1:]):
-    for dtype, int8 in DTYPES.values():
-        run_mixed(base, dtype, "native", int8, 2)
+    for dtype, stored in DTYPES.values():
+        run_mixed(base, dtype, "native", stored, 2)
     print("clean:", base.name, flush=True)
 """
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from engine.batch import Batch, build_batch
 from engine.build import Built, Done, assemble
-from engine.config import EngineConfig, cpu_features
+from engine.config import EngineConfig, Stored, cpu_features
 from engine.cuda.memory import Split
 from engine.decoder import Decoder
 from engine.executor.library import lacks_compiler, usable_sets
@@ -298,7 +298,7 @@ class Bench:
         dtype: torch.dtype = torch.float32,
         kernels: str = "torch",
         threads: int = 1,
-        weights_int8: bool = False,
+        stored: Stored = Stored.PLAIN,
         accelerator: Any = None,
     ) -> None:
         weights = path if isinstance(path, Weights) else open_weights(path)
@@ -311,7 +311,7 @@ class Bench:
             min(weights.config.context, 1024),
             kernels,
             threads=threads,
-            weights_int8=weights_int8,
+            stored=stored,
             accelerator=accelerator,
         )
         self.cache = KvCache(

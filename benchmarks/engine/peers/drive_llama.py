@@ -13,7 +13,7 @@ from lines import Run, serve
 def start(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     """Open the GGUF file.
 
-    Room for 32 sequences of 1024 tokens; prompts are cut into batches of 512 tokens.
+    Room for 32 sequences in a context of `options`; prompts are cut into batches of 512 tokens.
     """
     import llama_cpp
     import numpy as np
@@ -28,7 +28,7 @@ def start(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
         f"{options['world']}/{options['file']}".encode(), model_params
     )
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = 32 * 256
+    params.n_ctx = options.get("context", 32 * 256)
     params.n_batch = 512
     params.n_ubatch = 512
     params.n_seq_max = 32

@@ -21,7 +21,12 @@ NUMBERS = itertools.count()
 
 
 def start(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
-    """Open the engine one way or the other and hold the adapters that were asked for."""
+    """Open the engine one way or the other and hold the adapters that were asked for.
+
+    `file` names a base in the world, instead of the one that all sides share.
+    """
+    if "file" in options:
+        options = {**options, "base": f"{options['world']}/{options['file']}"}
     return start_in_process(options) if options.get("in_process") else start_process(options)
 
 
