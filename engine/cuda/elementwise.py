@@ -340,7 +340,7 @@ def fold(gate_up: torch.Tensor, out: torch.Tensor, activation: str) -> None:
     Source: Shazeer, GLU Variants Improve Transformer (arXiv:2002.05202).
     """
     rows, width = out.shape
-    _fold[(rows, ceil_div(width, FOLD_BLOCK))](
+    _fold_gate[(rows, ceil_div(width, FOLD_BLOCK))](
         gate_up,
         out,
         gate_up.stride(0),
@@ -363,7 +363,9 @@ def activate(gate, gelu: tl.constexpr):
 
 
 @triton.jit
-def _fold(gate_up, out, source_stride, out_stride, width, gelu: tl.constexpr, block: tl.constexpr):
+def _fold_gate(
+    gate_up, out, source_stride, out_stride, width, gelu: tl.constexpr, block: tl.constexpr
+):
     """Compute `block` columns of row program_id(0)."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * block + tl.arange(0, block)

@@ -28,7 +28,8 @@ from triton.runtime.jit import JITFunction
 
 from engine.cuda import attention, elementwise, lora, matvec, narrow, sampling
 from engine.executor.draw import Draw
-from engine.model.families import SILU
+from engine.model.attention import Scoring
+from engine.model.families import GELU_TANH, SILU
 from engine.model.quantised import Quantised
 from engine.noise import NoiseKey
 
@@ -163,7 +164,10 @@ Call = tuple[str, Callable[[], object]]
 
 
 def attention_calls(
-    dtype: torch.dtype, head_dim: int, counts: tuple[int, ...] = (1, 48, 512)
+    dtype: torch.dtype,
+    head_dim: int,
+    counts: tuple[int, ...] = (1, 48, 512),
+    scoring: Scoring | None = None,
 ) -> Iterator[Call]:
     """What depends on the heads' width, with 32 heads over 8; decoding for these numbers of
     runs.
@@ -207,6 +211,7 @@ def attention_calls(
                 mixed,
                 scratch,
                 page_tokens,
+                scoring,
             ),
         )
     yield (
@@ -220,6 +225,7 @@ def attention_calls(
             _ints(2, 40),
             mixed,
             page_tokens,
+            scoring,
         ),
     )
 
@@ -236,15 +242,16 @@ def other_calls(dtype: torch.dtype) -> Iterator[Call]:
     normed = _empty(rows, hidden, dtype=dtype)
     yield "rms_norm", partial(elementwise.rms_norm, stream, weight, 1e-5, normed)
     yield "add_rms_norm", partial(elementwise.add_rms_norm, stream, normed, weight, 1e-5, normed)
-    yield (
-        "fold",
-        partial(
-            elementwise.fold,
-            _empty(rows, 2 * mlp, dtype=dtype),
-            _empty(rows, mlp, dtype=dtype),
-            SILU,
-        ),
-    )
+    for activation in (SILU, GELU_TANH):
+        yield (
+            f"fold, {activation}",
+            partial(
+                elementwise.fold,
+                _empty(rows, 2 * mlp, dtype=dtype),
+                _empty(rows, mlp, dtype=dtype),
+                activation,
+            ),
+        )
     for width_out, width_in in ((hidden + 2 * kv, hidden), (hidden, mlp), (577, 138)):
         weight = _empty(width_out, width_in, dtype=dtype)
         bias = _empty(width_out, dtype=dtype)
@@ -339,7 +346,8 @@ def main() -> None:
     shapes = {
         f"head_dim {head_dim}": attention_calls(torch.bfloat16, head_dim) for head_dim in (64, 128)
     } | {"8B": other_calls(torch.bfloat16)}
-    shapes["head_dim 256"] = attention_calls(torch.bfloat16, 256, (1,))
+    capped = Scoring(0.06, 50.0)  # as in Gemma 2, which has heads of that width
+    shapes["head_dim 256"] = attention_calls(torch.bfloat16, 256, (1,), capped)
     shapes["head_dim 128 float32"] = attention_calls(torch.float32, 128, (1,))
     shapes["8B narrow"] = narrow_calls(torch.bfloat16)
     shapes["8B float32"] = (

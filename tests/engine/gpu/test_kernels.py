@@ -973,6 +973,7 @@ HELPERS = {
     "_cells",
     "_attend_block",
     "_span",
+    "activate",
     "_load_piece",
     "_load_groups",
     "_add_groups",
