@@ -175,7 +175,7 @@ def _plan(
         base, chosen.config, chosen.dtype, accelerator is not None, free=free or free_memory()
     )
     config = division.settle(chosen.config)
-    split = None if accelerator is None else accelerator.divide(base, chosen.dtype.dtype, config)
+    split = None if accelerator is None else accelerator.divide(base, chosen.dtype, config)
     num_pages = max(1, config.kv_tokens // config.page_tokens) if split is None else split.num_pages
     return _Plan(
         accelerator,

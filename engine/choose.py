@@ -5,7 +5,7 @@ Runs nothing, and does not divide memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,11 +55,21 @@ def choose_machine(
         )
     capability = None if accelerator is None else accelerator.device.capability
     features = cpu_features()
-    return Chosen(
-        accelerator,
-        settled(asked, accelerator is not None, features),
-        choose_dtype(asked.dtype, features, capability, in_4_bits),
-    )
+    config = settled(asked, accelerator is not None, features)
+    choice = choose_dtype(asked.dtype, features, capability, in_4_bits)
+    if accelerator is not None and base is not None and in_4_bits and asked.dtype == "auto":
+        choice = _narrowest_needed(choice, accelerator, base.config, config)
+    return Chosen(accelerator, config, choice)
+
+
+def _narrowest_needed(
+    wide: Choice, accelerator: Accelerator, base: ModelConfig, config: EngineConfig
+) -> Choice:
+    """Return `wide` where a base in 4 bits fits a device when it is widened, else q4."""
+    if accelerator.holds(base, wide, config):
+        return wide
+    narrow = choose_dtype("q4", frozenset(), accelerator.device.capability)
+    return replace(narrow, reason=f"the base does not fit the device in {wide.name}")
 
 
 def find_accelerator(
@@ -118,7 +128,7 @@ def make_executor(
     the model; `native` raises ModelError then.
     """
     if accelerator is not None:
-        return accelerator.make_executor(weights, dtype, context)
+        return accelerator.make_executor(weights, dtype, context, stored)
     if kernels not in KERNELS:
         raise ModelError(f"kernels is {kernels!r}; it must be one of {', '.join(KERNELS)}")
     assert kernels != "cuda", "find_accelerator comes first"

@@ -171,28 +171,22 @@ def choose_dtype(
 ) -> Choice:
     """Choose the number format.
 
-    `auto` is q4 on a processor for a base whose linears lie in 4 bits. Otherwise it is bfloat16
+    `auto` is q4 on a processor for a base whose linears lie in 4 bits (on a device choose.py makes
+    it q4 where nothing wider fits). Otherwise it is bfloat16
     where the CPU, or the device of that `capability`, multiplies it in hardware, and float32
     elsewhere. Emulated bfloat16 is several times slower; float16 overflows in models that were
     trained in bfloat16.
     """
+    fastest = _fastest(features) if capability is None else _fastest_there(capability)
     if name == "q4" or (name == "auto" and in_4_bits and capability is None):
         reason = "asked for" if name == "q4" else "the base's file has its linears in 4 bits"
-        return Choice(_fastest(features).dtype, reason, Stored.Q4)
+        return Choice(fastest.dtype, reason, Stored.Q4)
+    if name == "int8":
+        dtype = torch.bfloat16 if capability is None else fastest.dtype
+        return Choice(dtype, "asked for", Stored.INT8)
     if name != "auto":
-        return Choice(
-            torch.float32 if name == "float32" else torch.bfloat16,
-            "asked for",
-            Stored.INT8 if name == "int8" else Stored.PLAIN,
-        )
-    if capability is not None:
-        has = capability >= BFLOAT16_CAPABILITY
-        version = ".".join(map(str, capability))
-        return Choice(
-            torch.bfloat16 if has else torch.float32,
-            f"a device of capability {version} multiplies {'it' if has else 'no bfloat16'}",
-        )
-    return _fastest(features)
+        return Choice(torch.float32 if name == "float32" else torch.bfloat16, "asked for")
+    return fastest
 
 
 def _fastest(features: frozenset[str]) -> Choice:
@@ -201,3 +195,13 @@ def _fastest(features: frozenset[str]) -> Choice:
     if fast:
         return Choice(torch.bfloat16, f"this CPU has {' and '.join(fast)}")
     return Choice(torch.float32, "this CPU has neither avx512_bf16 nor amx_bf16")
+
+
+def _fastest_there(capability: tuple[int, int]) -> Choice:
+    """Choose what a device multiplies in hardware."""
+    has = capability >= BFLOAT16_CAPABILITY
+    version = ".".join(map(str, capability))
+    return Choice(
+        torch.bfloat16 if has else torch.float32,
+        f"a device of capability {version} multiplies {'it' if has else 'no bfloat16'}",
+    )

@@ -44,7 +44,7 @@ def describe(base: Path | None, asked: EngineConfig) -> Iterator[str]:
         )
         if weights is not None:
             yield f"base       {weights.base_id.hex()}: {weights.config}"
-            split = accelerator.divide(weights.config, choice.dtype, config)
+            split = accelerator.divide(weights.config, choice, config)
             yield f"memory     {describe_split(split, config.page_tokens)}"
         return
     yield f"kernels    {describe_kernels(config.kernels)}"

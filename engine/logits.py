@@ -114,9 +114,7 @@ def _run(job: Job, ids: torch.Tensor) -> torch.Tensor:
     bank: Bank = SlotBank()
     if accelerator is not None:
         asked = replace(config, kv_tokens=(1 + num_pages) * config.page_tokens, max_adapters=1)
-        bank = accelerator.make_bank(
-            base, accelerator.divide(base, choice.dtype, asked), arrived.put
-        )
+        bank = accelerator.make_bank(base, accelerator.divide(base, choice, asked), arrived.put)
     if job.adapter is not None:
         packed = load_adapter(
             job.adapter / "adapter_config.json",

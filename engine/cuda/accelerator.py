@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from ..config import EngineConfig, Stored, choose_dtype
+from ..config import Choice, EngineConfig, Stored, choose_dtype
 from ..errors import DeviceLost, ModelError, OutOfDeviceMemory
 from ..lora.bank import CopyDone
 from ..lora.layout import Loaded
@@ -48,8 +48,6 @@ class Accelerator:
 
     def why_not(self, config: ModelConfig, dtype: str) -> str | None:
         """Say why a model cannot run here in a number format; None when it can, memory aside."""
-        if dtype in ("int8", "q4"):
-            return f"there are no {dtype} weights on a device"
         choice = choose_dtype(dtype, frozenset(), self.device.capability)
         most = MAX_HEAD_DIM_FLOAT32 if choice.dtype == torch.float32 else MAX_HEAD_DIM
         if config.head_dim % 16 or config.head_dim > most:
@@ -59,19 +57,21 @@ class Accelerator:
             )
         return None
 
-    def divide(
-        self,
-        base: ModelConfig,
-        dtype: torch.dtype,
-        config: EngineConfig,
-        stored: Stored = Stored.PLAIN,
-    ) -> Split:
+    def holds(self, base: ModelConfig, choice: Choice, config: EngineConfig) -> bool:
+        """Return whether a base fits with what it needs beside it; `config` is settled."""
+        try:
+            self.divide(base, choice, config)
+        except ModelError:
+            return False
+        return True
+
+    def divide(self, base: ModelConfig, choice: Choice, config: EngineConfig) -> Split:
         """Divide its free memory before the base is loaded; `config` is settled.
 
         Raises ModelError when the base does not fit.
         """
         memory = self.device.memory()
-        demand = self._demand(base, dtype, config, stored)
+        demand = self._demand(base, choice, config)
         check_fits(demand, memory.free_bytes, self.device.name)
         num_pages = config.kv_tokens // config.page_tokens if config.kv_tokens else None
         return divide(
@@ -131,8 +131,7 @@ class Accelerator:
         return load_pinned
 
     @staticmethod
-    def _demand(
-        base: ModelConfig, dtype: torch.dtype, config: EngineConfig, stored: Stored
-    ) -> Demand:
+    def _demand(base: ModelConfig, choice: Choice, config: EngineConfig) -> Demand:
+        dtype = choice.dtype
         work = work_bytes(base, dtype, base.context, config.prompt_step_tokens)
-        return demand_of(base, dtype.itemsize, PAGE_TOKENS, work, stored=stored)
+        return demand_of(base, dtype.itemsize, PAGE_TOKENS, work, stored=choice.stored)

@@ -158,9 +158,11 @@ def test_a_folder_in_4_bits_gives_the_logits_of_its_dequantised_weights(
     weights = open_weights(tmp_path)
     if FORMATS[name].get("desc_act"):
         assert "14 linears" in weights.notes[0]
+        assert not weights.in_4_bits
         assert all(weights.read_quantised(each) is None for each in meant)
         return
     assert weights.notes == ()
+    assert weights.in_4_bits
     for each, plain in meant.items():
         kept = weights.read_quantised(each)
         assert kept is not None

@@ -10,7 +10,7 @@ NAME] [--minutes 9] [--out FOLDER]
                 takes all memory
     limits      copy bandwidth, GEMM rate, host-to-device rate; from these the roofline of every row
                 (model.py) is written down
-    decode, paging, resident, seats, profile     the rows (rows.py)
+    decode, narrow, paging, resident, seats, profile     the rows (rows.py)
     memcheck    compute-sanitizer over small shapes, where it is installed
 
 Everything is random and made on the machine: nothing is downloaded, nothing installed. After each
@@ -49,6 +49,7 @@ BUDGETS_S = {
     "tests": 80.0,
     "limits": 25.0,
     "decode": 140.0,
+    "narrow": 60.0,
     "paging": 80.0,
     "resident": 60.0,
     "seats": 40.0,
@@ -58,7 +59,7 @@ BUDGETS_S = {
 """In the order in which they run: what is left over at the end is taken from the last ones. The
 first four compile what the others run, half a second to a second for each of some 150 kernels, of
 which the stage `kernels` compiles two thirds, eight at a time. On an H200 with 16 cores they took
-5, 39, 32, 23, 5, 53, 60, 14, 21, 16 and 10 s.
+5, 39, 32, 23, 5, 53, 60, 14, 21, 16 and 10 s, before there was `narrow`.
 """
 SPARE_S = 10.0
 KERNEL_TESTS = ROOT / "tests" / "engine" / "gpu" / "test_kernels.py"

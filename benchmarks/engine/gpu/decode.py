@@ -1,17 +1,25 @@
-"""Rows of steps in lockstep: base only, distinct adapters, Zipf, LoRA on but unused, prompts; and
-where one step's time goes (`profile`).
+"""Rows of steps in lockstep: base only, distinct adapters, Zipf, LoRA on but unused, prompts, the
+base in fewer bits; and where one step's time goes (`profile`).
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from benchmarks.engine.gpu.drive import Batch, Driver, RowFailed
-from benchmarks.engine.gpu.model import Scale, fits_beside, kv_tokens_for, quantile
+from benchmarks.engine.gpu.model import (
+    NARROW_BITS,
+    Scale,
+    fits_beside,
+    kv_tokens_for,
+    narrow_batches,
+    quantile,
+)
 from benchmarks.engine.gpu.rows import Figure, Rows, World
 from benchmarks.engine.gpu.world import zipf
 
@@ -60,6 +68,20 @@ def _base(driver: Driver, scale: Scale, batch: int, temperature: float = 0.0) ->
     steps = [driver.decode(opened, scale.decode_steps) for _ in range(scale.rounds)]
     driver.end_batch(opened)
     return _rate(f"base-{batch}", batch, steps)
+
+
+def narrow(world: World, rows: Rows) -> None:
+    """Decode steps over linears in 8 and in 4 bits, base only."""
+    scale = world.scale
+    batches = narrow_batches(scale)
+    for form in NARROW_BITS:
+        with world.open(None, 1, batches[-1] * scale.reserved_tokens, dtype=form) as driver:
+            rows.after_failure = driver.quiet
+            for batch in batches:
+                rows.attempt(
+                    f"{form}-{batch}",
+                    lambda b=batch, f=form: replace(_base(driver, scale, b), row=f"{f}-{b}"),  # type: ignore[misc]
+                )
 
 
 def _distinct(

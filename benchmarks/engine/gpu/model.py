@@ -248,6 +248,14 @@ def decode_seconds(limits: Limits, scale: Scale, batch: int, distinct: int = 0) 
     return max(read / limits.copy_bytes_s, operations / limits.gemm_operations_s)
 
 
+def narrow_seconds(limits: Limits, scale: Scale, batch: int, bits: int) -> float:
+    """The least time of one decode step over linears and a head of so many bits a number."""
+    config = scale.config
+    numbers = linear_numbers(config) + config.hidden * config.vocab_size
+    read = numbers * bits / 8 + batch * scale.context * kv_bytes(config, scale.itemsize)
+    return max(read / limits.copy_bytes_s, 2.0 * batch * numbers / limits.gemm_operations_s)
+
+
 def lora_share(limits: Limits, scale: Scale, batch: int, distinct: int) -> float:
     """What of base only's rate a batch with `distinct` adapters can have at best."""
     return decode_seconds(limits, scale, batch) / decode_seconds(limits, scale, batch, distinct)
@@ -290,6 +298,9 @@ def expected_distinct(adapters: int, batch: int) -> float:
 # --- what is expected, before anything is measured ---
 
 BASE_GOALS = {1: 0.80, 64: 0.70}
+NARROW_BITS = {"int8": 8, "q4": 5}
+"""Of a number of a linear, scales and offsets of groups of 32 among them."""
+NARROW_GOALS = {1: 0.70, 64: 0.50}
 DISTINCT_GOAL = 0.90
 
 
@@ -406,6 +417,7 @@ def expectations(limits: Limits, scale: Scale, free_bytes: int) -> list[Expectat
             why=f"{scale.seat_slots} over {scale.seat_slots}",
         ),
     ]
+    rows += _narrow_expectations(limits, scale)
     sequences, tokens = scale.prefill
     rate = sequences * tokens / prefill_seconds(limits, scale)
     rows.append(
@@ -442,6 +454,31 @@ def expectations(limits: Limits, scale: Scale, free_bytes: int) -> list[Expectat
             why="free bytes / adapter",
         )
     )
+    return rows
+
+
+def narrow_batches(scale: Scale) -> tuple[int, ...]:
+    """The batches that are measured over linears in fewer bits."""
+    return tuple(sorted({1, scale.zipf_batch}))
+
+
+def _narrow_expectations(limits: Limits, scale: Scale) -> list[Expectation]:
+    rows = []
+    for form, bits in NARROW_BITS.items():
+        for batch in narrow_batches(scale):
+            rate = batch / narrow_seconds(limits, scale, batch, bits)
+            share = NARROW_GOALS.get(batch)
+            rows.append(
+                Expectation(
+                    f"{form}-{batch}",
+                    f"base only in {form}, batch {batch}",
+                    "tokens/s",
+                    rate,
+                    goal=None if share is None else share * rate,
+                    at_least=True,
+                    why=f"weights of {bits} bits / copy bandwidth",
+                )
+            )
     return rows
 
 

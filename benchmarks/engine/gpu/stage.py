@@ -59,7 +59,7 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
     import torch
 
     from benchmarks.engine.gpu.agreement import agreement
-    from benchmarks.engine.gpu.decode import decode, profile
+    from benchmarks.engine.gpu.decode import decode, narrow, profile
     from benchmarks.engine.gpu.limits import limits
     from benchmarks.engine.gpu.model import plan
     from benchmarks.engine.gpu.paging import paging, resident, seats
@@ -82,6 +82,7 @@ def run(name: str, options: dict[str, Any], tell: Any) -> None:
     stages = (
         limits,
         decode,
+        narrow,
         profile,
         paging,
         seats,

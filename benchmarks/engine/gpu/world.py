@@ -42,6 +42,7 @@ from engine.lora.layout import (
 from engine.lora.loader import Sources
 from engine.model.config import ModelConfig
 from engine.model.parts import Part, parts_of
+from engine.model.quantised import Quantised
 from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
 
@@ -50,6 +51,10 @@ ADAPTER_SPREAD = 0.02
 the base gives.
 """
 PIECE_BYTES = 256 << 20
+GROUP = 32
+CODES_MEAN = 7.5
+CODES_SPREAD = 4.61
+"""Of random codes of 4 bits: their mean and standard deviation."""
 
 
 def random_weights(shape: str, dtype: torch.dtype, device: torch.device, seed: int = 11) -> Weights:
@@ -65,7 +70,25 @@ def random_weights(shape: str, dtype: torch.dtype, device: torch.device, seed: i
             _spread(name, size, SHAPES[shape].tied_head)
         )
 
-    return Weights(hashlib.sha256(f"random {shape} {seed}".encode()).digest(), SHAPES[shape], read)
+    def read_quantised(name: str) -> Quantised | None:
+        size = shapes[name]
+        if len(size) == 1 or size[1] % GROUP:
+            return None
+        draw = torch.Generator(device).manual_seed(seed + zlib.crc32(name.encode()))
+        codes = torch.randint(
+            256, (size[0], size[1] // 2), generator=draw, dtype=torch.uint8, device=device
+        )
+        step = _spread(name, size, SHAPES[shape].tied_head) / CODES_SPREAD
+        scales = torch.full((size[0], size[1] // GROUP), step, dtype=torch.float16, device=device)
+        return Quantised(codes, scales, -CODES_MEAN * scales)
+
+    return Weights(
+        hashlib.sha256(f"random {shape} {seed}".encode()).digest(),
+        SHAPES[shape],
+        read,
+        read_quantised,
+        in_4_bits=True,
+    )
 
 
 def _spread(name: str, size: tuple[int, ...], tied_head: bool) -> float:

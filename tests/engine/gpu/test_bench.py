@@ -27,7 +27,7 @@ from benchmarks.engine.gpu.paging import paging, seats
 from benchmarks.engine.gpu.rows import Fact, Figure, Rows, Trouble, World
 from benchmarks.engine.gpu.run import Run, Stage
 from benchmarks.engine.gpu.world import Adapters, all_linear_layout, random_weights
-from engine.config import EngineConfig
+from engine.config import Choice, EngineConfig
 from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
@@ -177,7 +177,10 @@ def test_the_engine_divides_a_card_so_that_a_plan_has_the_adapters_it_asks_for(
             prompt_step_tokens=8192 if free_gb > 43 else 2048,
             max_running=256,
         )
-        assert device.divide(scale.config, torch.bfloat16, config).adapter_bytes >= slots * size
+        assert (
+            device.divide(scale.config, Choice(torch.bfloat16, ""), config).adapter_bytes
+            >= slots * size
+        )
 
 
 def test_a_card_without_room_for_any_base_is_told_so() -> None:
@@ -412,7 +415,7 @@ def test_every_row_is_measured_over_a_tiny_base() -> None:
     scale = model.plan("tiny", 4, 4 << 20, GB)
     stage.run("limits", options, lambda found: board.take(stage.line_of(found)))
     board.expect(model.expectations(Limits(**board.limits), scale, 4 << 20))
-    for name in ("agreement", "decode", "paging", "seats", "resident"):
+    for name in ("agreement", "decode", "narrow", "paging", "seats", "resident"):
         stage.run(name, options, lambda found: board.take(stage.line_of(found)))
     # A step of the native executor has no operation of torch's, which are what is profiled.
     stage.run(

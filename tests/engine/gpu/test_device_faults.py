@@ -21,7 +21,7 @@ import torch
 
 from engine import choose
 from engine.build import assemble
-from engine.choose import find_accelerator
+from engine.choose import choose_machine, find_accelerator
 from engine.config import EngineConfig, choose_dtype, settled
 from engine.cuda import executor
 from engine.cuda.accelerator import Accelerator
@@ -260,11 +260,11 @@ def test_what_a_device_cannot_run_goes_to_the_processor_and_says_why_when_asked(
     monkeypatch.setattr(choose, "_open_device", lambda: Accelerator(HostDevice(), REFERENCES))
     odd = replace(LLAMA, head_dim=12)
     assert isinstance(find_accelerator("auto", LLAMA, "auto"), Accelerator)
-    assert find_accelerator("auto", odd) is find_accelerator("auto", LLAMA, "int8") is None
+    assert find_accelerator("auto", odd) is None
+    for dtype in ("int8", "q4"):
+        assert isinstance(find_accelerator("cuda", LLAMA, dtype), Accelerator)
     with pytest.raises(ModelError, match="head_dim 12"):
         find_accelerator("cuda", odd)
-    with pytest.raises(ModelError, match="int8"):
-        find_accelerator("cuda", LLAMA, "int8")
     wide = replace(LLAMA, head_dim=256)
     assert isinstance(find_accelerator("cuda", wide, "bfloat16"), Accelerator)
     with pytest.raises(
@@ -285,6 +285,27 @@ def test_a_device_computes_in_bfloat16_where_it_has_it(
     assert choice.name == name
     assert words in choice.reason
     assert choose_dtype("float32", frozenset(), capability).reason == "asked for"
+    for narrow in ("int8", "q4"):
+        asked = choose_dtype(narrow, frozenset(), capability)
+        assert (asked.name, asked.dtype) == (narrow, choice.dtype)
+
+
+def test_a_base_in_4_bits_is_widened_on_a_device_only_where_it_fits_so() -> None:
+    config = replace(LLAMA, hidden=512, intermediate=2048, heads=32, vocab_size=3200)
+    weights = replace(random_weights(config), in_4_bits=True)
+    asked = EngineConfig(Path("base"), kernels="cuda", kv_tokens=1024, max_adapters=1)
+    chosen = {
+        room: choose_machine(asked, weights, Accelerator(HostDevice(room << 20), REFERENCES)).dtype
+        for room in (512, 90)
+    }
+    assert chosen[512].name == "float32"
+    assert chosen[90].name == "q4"
+    assert "does not fit the device in float32" in chosen[90].reason
+    plain = replace(weights, in_4_bits=False)
+    device = Accelerator(HostDevice(90 << 20), REFERENCES)
+    assert choose_machine(asked, plain, device).dtype.name == "float32"
+    with pytest.raises(ModelError, match="linears lie in 4 bits"):
+        choose_machine(replace(asked, dtype="q4"), plain, device)
 
 
 def test_info_shows_the_device_and_how_its_memory_is_divided(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ import torch
 from engine.config import Stored
 from engine.cuda import narrow
 from engine.cuda.accelerator import Accelerator
-from engine.cuda.executor import CudaExecutor
 from engine.cuda.narrow import Narrow, Whole
 from engine.model.quantised import Quantised
 from engine.model.tensors import expected_tensors
@@ -31,7 +29,6 @@ from .worlds import (
     random_adapter,
     random_weights,
 )
-from .worlds import Narrow as NarrowRoom
 
 
 def in_4_bits(width_out: int, width_in: int, group: int, seed: int = 0) -> Quantised:
@@ -198,27 +195,13 @@ def narrowed(weights: Weights, stored: Stored, but: str) -> tuple[Weights, Weigh
     )
 
 
-class Keeping(NarrowRoom):
-    """An accelerator that keeps linears in a form of their own."""
-
-    stored: Stored
-
-    def make_executor(self, *arguments: Any, **_: Any) -> CudaExecutor:
-        return super().make_executor(*arguments[:3], stored=self.stored)
-
-
-def keeping(place: str, stored: Stored) -> Accelerator:
-    device = accelerator(place)
-    device.__class__ = Keeping
-    device.stored = stored  # type: ignore[attr-defined]
-    return device
-
-
 FORMS = pytest.mark.parametrize(("stored", "but"), [(Stored.INT8, ""), (Stored.Q4, "v_proj")])
 
 
-def logits_of(weights: Weights, place: Accelerator | None) -> torch.Tensor:
-    bench = Bench(weights, torch.float32, accelerator=place)
+def logits_of(
+    weights: Weights, place: Accelerator | None, stored: Stored = Stored.PLAIN
+) -> torch.Tensor:
+    bench = Bench(weights, torch.float32, stored=stored, accelerator=place)
     bench.put(b"all", random_adapter(SMALL, 1, 5, torch.float32, everything=True))
     return run_mixed(bench, ((5, None), (40, b"all"), (1, None)))
 
@@ -236,8 +219,8 @@ def test_a_base_in_narrow_weights_gives_the_logits_of_what_they_stand_for(
         "tied": replace(SMALL, tied_head=True),
     }[model]
     kept, meant = narrowed(random_weights(config), stored, but)
-    device = keeping(place, stored)
-    found, expected = logits_of(kept, device), logits_of(meant, None)
+    found = logits_of(kept, accelerator(place), stored)
+    expected = logits_of(meant, None)
     assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
 
 
@@ -248,11 +231,13 @@ def test_a_base_in_narrow_weights_gives_the_logits_of_what_they_stand_for(
 def test_the_kernels_themselves_make_those_logits(stored: Stored, but: str) -> None:
     config = replace(SMALL, layers=1, qkv_bias=True)
     kept, meant = narrowed(random_weights(config), stored, but)
-    device = keeping("interpreter", stored)
     few = ((3, b"all"), (1, None))
     logits = []
-    for weights, place in ((kept, device), (meant, None)):
-        bench = Bench(weights, torch.float32, accelerator=place)
+    for weights, place, form in (
+        (kept, accelerator("interpreter"), stored),
+        (meant, None, Stored.PLAIN),
+    ):
+        bench = Bench(weights, torch.float32, stored=form, accelerator=place)
         bench.put(b"all", random_adapter(config, 1, 5, torch.float32, everything=True))
         logits.append(run_mixed(bench, few, 1))
     assert float((logits[0] - logits[1]).abs().max()) <= 1e-4 * float(logits[1].abs().max())

@@ -17,7 +17,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.config import EngineConfig
+from engine.config import Choice, EngineConfig
 from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import CudaDevice, Device, HostDevice
 from engine.cuda.kernels import REFERENCES, TRITON, Kernels
@@ -109,8 +109,8 @@ class Narrow(Accelerator):
         super().__init__(device, kernels)
         self._room_bytes = room_bytes
 
-    def divide(self, base: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> Split:
-        return replace(super().divide(base, dtype, config), adapter_bytes=self._room_bytes)
+    def divide(self, base: ModelConfig, choice: Choice, config: EngineConfig) -> Split:
+        return replace(super().divide(base, choice, config), adapter_bytes=self._room_bytes)
 
 
 def accelerator(place: str) -> Accelerator:
