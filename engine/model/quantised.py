@@ -152,7 +152,9 @@ def _take_q4_k(blocks: Blocks) -> Taken:
     with those of their minima, four with the low 4 bits of the last four of both, whose high 2 bits
     are the high ones of the bytes before.
     """
-    first, second, last = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    first = blocks[:, 4:8]
+    second = blocks[:, 8:12]
+    last = blocks[:, 12:16]
     scales = np.concatenate((first & 63, last & 15 | (first >> 6) << 4), axis=1)
     minima = np.concatenate((second & 63, last >> 4 | (second >> 6) << 4), axis=1)
     runs = blocks[:, 16:].reshape(-1, 4, 32)

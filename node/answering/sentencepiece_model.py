@@ -111,7 +111,9 @@ def parse_model(raw: bytes) -> Model:
 
 def _piece(raw: bytes) -> tuple[str, float, int]:
     found: dict[int, Any] = dict(_fields(raw))
-    text, score, kind = found.get(1, b""), found.get(2, 0.0), found.get(3, 1)
+    text = found.get(1, b"")
+    score = found.get(2, 0.0)
+    kind = found.get(3, 1)
     if not isinstance(text, bytes) or not isinstance(score, float) or type(kind) is not int:
         raise BadModelError("one of its pieces has no text, score and kind")
     try:
