@@ -72,8 +72,9 @@ class Http:
                     await stream.do_handshake()
                 return stream
         except (OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
+            why = str(error) or str(error.__cause__ or "it is silent")  # TLS says why in the cause
             raise ServerLost(
-                f"vLLM cannot be reached at {self._host}:{self._port}: {error or 'it is silent'}"
+                f"vLLM cannot be reached at {self._host}:{self._port}: {why}"
             ) from error
 
 
