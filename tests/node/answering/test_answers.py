@@ -169,7 +169,7 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
 
 
 async def test_an_answer_that_is_left_without_an_end_says_so_once() -> None:
-    sender, receiver = open_answer(4)
+    sender, receiver = open_answer()
     sender.put(Delta("a", (1,)))
     sender.close()
     heard = []
