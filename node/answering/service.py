@@ -7,21 +7,16 @@ paid (wire/) or where text is cut (stream.py).
 
 from __future__ import annotations
 
-import hashlib
 import math
-import secrets
-import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import msgspec
 import trio
 
-from engine.messages import Choosing
 from p2p.cid import Cid
 from p2p.errors import InvalidInput
 from p2p.identity import public_key_of
@@ -38,9 +33,7 @@ from ..api import (
     Delta,
     Ended,
     MixedIn,
-    Prompt,
     Started,
-    TokenPrompt,
 )
 from ..errors import (
     BY_CODE,
@@ -56,16 +49,22 @@ from ..telemetry import Telemetry
 from ..wire.client_session import Question
 from ..wire.infer import MAX_PROMPT_TOKENS, MAX_TOKENS
 from ..wire.quote import AskQuote
-from .call_grammar import bind
-from .call_reader import CallReader
 from .checks import check_request
 from .choosing import Chooser
 from .peers import AnswerEnd, Call, Peer, Peers, Tokens
 from .race import Entry, Race
+from .reading import (
+    call_reader_of,
+    choosing_of,
+    client_seed,
+    prompt_ids_of,
+    with_followable_schema,
+    words_of,
+)
 from .rest import Rest
 from .router import Router
-from .schemas import followable
 from .stream import AnswerSender, Writer, open_answer, spell
+from .times import Times
 from .tokenizer import BaseTokenizer
 
 STALL_S = 3.0  # a node that answers, and says nothing for so long, is lost if there is another one
@@ -112,40 +111,6 @@ class Meant:
     chosen: Chosen | None = None
 
 
-class Times:
-    """How long each part of one answer took, in milliseconds."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._parts: dict[str, float] = {}
-
-    @contextmanager
-    def measure(self, part: str) -> Iterator[None]:
-        """Add the time that the block takes to a part."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add({part: (time.perf_counter() - began) * 1000})
-
-    def add(self, parts: Mapping[str, float]) -> None:
-        """Add times measured elsewhere."""
-        for part, took_ms in parts.items():
-            self._parts[part] = self._parts.get(part, 0.0) + took_ms
-
-    def mark(self, part: str) -> None:
-        """Record, once, how long ago the request came."""
-        self._parts.setdefault(part, (time.perf_counter() - self._started) * 1000)
-
-    def longest(self, part: str, took_ms: float) -> None:
-        """Record the longest of several times."""
-        self._parts[part] = max(self._parts.get(part, 0.0), took_ms)
-
-    def as_dict(self) -> dict[str, float]:
-        """Return all parts so far."""
-        return dict(self._parts)
-
-
 class Service:
     """Answers requests from this daemon's own faces, here or on the network."""
 
@@ -181,7 +146,7 @@ class Service:
 
     def count_tokens(self, request: CompletionRequest) -> int:
         """Count the tokens of a request's prompt. Raises BadRequest."""
-        return len(self._read(check_request(request)))
+        return len(prompt_ids_of(self._tokenizer, check_request(request)))
 
     async def _run(
         self,
@@ -214,9 +179,9 @@ class Service:
         """Turn text into a question, ask the best peer first, turn tokens into text, and say how it
         ended. What is asked for later requests goes on in `nursery`.
         """
-        request, not_enforced = _followable(check_request(request))
+        request, not_enforced = with_followable_schema(check_request(request))
         _check_node(request.node)
-        prompt_ids = self._read(request)
+        prompt_ids = prompt_ids_of(self._tokenizer, request)
         max_tokens = await self._room(request, len(prompt_ids))
         times = Times()
         meant = self._choose(request)
@@ -231,7 +196,8 @@ class Service:
                 question = await self._question(request, prompt_ids, max_tokens, cid)
             rest = Rest(question)
             echo = await self._echo(request, question) if request.echo else None
-            writer = Writer(answer, self._tokenizer, request.stop, self._reader(request), echo)
+            calls = call_reader_of(self._tokenizer, request)
+            writer = Writer(answer, self._tokenizer, request.stop, calls, echo)
             if request.max_tokens == 0:
                 self._tell(self._peers.here(), rest, meant, writer=writer, times=times)
                 nothing = AnswerEnd("length", 0, None, neighbours=1)
@@ -246,35 +212,8 @@ class Service:
         """Return which model is meant; `auto` is the one that fits the prompt."""
         if request.model != AUTO:
             return Meant(request.model, request.model)
-        chosen = self._catalogue.choose(_text_of(request.prompt))
+        chosen = self._catalogue.choose(words_of(request.prompt))
         return Meant(chosen.model.cid or chosen.model.model, chosen.model.model, chosen)
-
-    def _read(self, request: CompletionRequest) -> list[int]:
-        """Return the prompt's token ids."""
-        prompt = request.prompt
-        if not isinstance(prompt, tuple):
-            return self._tokenizer.encode_prompt(prompt)
-        tools = request.tools if request.tool_choice.mode != "none" else ()
-        turns, functions = self._tokenizer.lay_out_tools(prompt, tools)
-        return self._tokenizer.encode_prompt(turns, functions, request.template_options)
-
-    def _terms(self, request: CompletionRequest) -> Choosing:
-        """Return how the answer's tokens are chosen; calls of tools are part of its grammar."""
-        if not request.tools:
-            return request.choosing
-        grammar = bind(
-            self._tokenizer.form,
-            request.tools,
-            request.tool_choice,
-            request.choosing.grammar,
-            self._tokenizer.tags,
-        )
-        return msgspec.structs.replace(request.choosing, grammar=grammar)
-
-    def _reader(self, request: CompletionRequest) -> CallReader | None:
-        if not request.tools or request.tool_choice.mode == "none":
-            return None
-        return CallReader(self._tokenizer.form, lambda: f"call_{secrets.token_hex(12)}")
 
     async def _echo(self, request: CompletionRequest, question: Question) -> Delta:
         """Return the prompt as the beginning of its answer."""
@@ -369,10 +308,10 @@ class Service:
             adapter=cid.digest if cid else BARE_BASE,
             prompt_ids=tuple(prompt_ids),
             max_tokens=max_tokens,
-            terms=self._terms(request),
+            terms=choosing_of(self._tokenizer, request),
             logprobs=request.logprobs,
             stop_ids=self._tokenizer.stop_ids,
-            client_seed=_client_seed(request.seed),
+            client_seed=client_seed(request.seed),
             attribution=terms,
             cocktail=self._catalogue.cocktail(cid),
         )
@@ -532,23 +471,6 @@ class Service:
         self._telemetry.count("requests_answered")
 
 
-def _followable(request: CompletionRequest) -> tuple[CompletionRequest, tuple[str, ...]]:
-    """Return a request with a schema that a grammar can follow, and what of it is left out."""
-    grammar, left_out = followable(request.choosing.grammar)
-    choosing = msgspec.structs.replace(request.choosing, grammar=grammar)
-    return replace(request, choosing=choosing), left_out
-
-
-def _text_of(prompt: Prompt) -> str:
-    """Return what a prompt asks in words: its last turn by the user."""
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, TokenPrompt):
-        raise BadRequest("model auto is chosen by a prompt's words, and this one is token ids")
-    said = [turn.content for turn in prompt if turn.role == "user"]
-    return said[-1] if said else ""
-
-
 def _check_node(node: str | None) -> None:
     if node is not None:
         try:
@@ -584,10 +506,3 @@ async def _within(stall_s: float, call: Call, entry: Entry, rest: Rest) -> Token
     raise NodeVanished(
         f"node {entry.peer.peer_id} said nothing for {stall_s:.0f} s after {rest.num_tokens} tokens"
     )
-
-
-def _client_seed(seed: int | None) -> bytes:
-    """Return the client's half of the sampling seed: random, or fixed by the request."""
-    if seed is None:
-        return secrets.token_bytes(32)
-    return hashlib.sha256(b"lorikeet client seed %d" % seed).digest()

@@ -253,7 +253,13 @@ SMALLER = (
 )
 """The interpreter is slow, so pieces are smaller there."""
 SHAPE: Any = SimpleNamespace(
-    hidden=72, heads=3, head_dim=48, kv_heads=1, intermediate=1100 if HAS_GPU else 150, layers=2
+    hidden=72,
+    heads=3,
+    head_dim=48,
+    kv_heads=1,
+    intermediate=1100 if HAS_GPU else 150,
+    layers=2,
+    post_norms=False,
 )
 """Wide enough for two pieces of x (down) and three blocks of columns or more (gate, up); no width
 but q's is a multiple of a block.
