@@ -248,11 +248,10 @@ for base in map(Path, sys.argv[1:]):
 """
 
 
-@pytest.fixture(scope="module")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
-    """A process with the sanitizers in it, which takes seconds to start, so one runs every
-    family.
-    """
+@pytest.mark.timeout(300)
+def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(
+    tmp_path: Path,
+) -> None:
     compiler = library.find_compiler()
     if compiler is None:
         pytest.skip("no compiler")
@@ -270,22 +269,15 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedP
         "ASAN_OPTIONS": "detect_leaks=0",
         "OMP_NUM_THREADS": "1",
     }
-    folder = tmp_path_factory.mktemp("sanitized")
-    return subprocess.run(
-        [sys.executable, "-c", SANITIZED, *(str(make_family(folder, name)) for name in FAMILIES)],
+    bases = [str(make_family(tmp_path, name)) for name in FAMILIES]
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, *bases],
         capture_output=True,
         text=True,
         env=environment,
         timeout=300,
         check=False,
     )
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.xdist_group("sanitized")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(
-    sanitized: subprocess.CompletedProcess[str], family: str
-) -> None:
-    assert f"clean: {family}" in sanitized.stdout.splitlines(), sanitized.stderr[-3000:]
-    assert sanitized.returncode == 0, sanitized.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-3000:]
+    clean = [line for line in done.stdout.splitlines() if line.startswith("clean: ")]
+    assert clean == [f"clean: {name}" for name in FAMILIES]

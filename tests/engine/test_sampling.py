@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.config import Stored
 from engine.executor.draw import MAX_MARGIN, Draw, Drawn, draw_one
 from engine.executor.native import NativeExecutor
 from engine.executor.step import Executor, find_best
@@ -79,8 +80,8 @@ def executor(kernels: str, vocab: int) -> Executor:
         weights = open_weights(Path(folder))
         with torch.inference_mode():
             if kernels == "native":
-                return NativeExecutor(weights, torch.float32, False, 64, threads=2)
-            return TorchExecutor(weights, torch.float32, False, 64)
+                return NativeExecutor(weights, torch.float32, Stored.PLAIN, 64, threads=2)
+            return TorchExecutor(weights, torch.float32, Stored.PLAIN, 64)
 
 
 def run(kernels: str, logits: np.ndarray, *draws: Draw) -> list[Drawn]:

@@ -401,6 +401,7 @@ def test_what_triton_compiles_is_kept_for_the_next_stage_even_without_a_home(
 # --- the whole of it, on the CPU ---
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)  # it shares two processors with a whole network
 def test_every_row_is_measured_over_a_tiny_base() -> None:
     board = Board("tiny", machine={"device": "CPU"})
