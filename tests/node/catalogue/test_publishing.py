@@ -16,6 +16,7 @@ from node.catalogue.about import parse_announcement
 from node.catalogue.announcements import Announcer
 from node.catalogue.book import NameBook
 from node.catalogue.catalogue import Catalogue, names_of
+from node.catalogue.cocktails import Cocktails
 from node.catalogue.folders import AdapterFolders
 from node.catalogue.holding import Holdings
 from node.catalogue.known import Known
@@ -94,6 +95,7 @@ class Scene:
             source,  # type: ignore[arg-type]  # a twin of the fetcher
             publisher=publisher,
             popularity=Popularity(self.find_providers),
+            cocktails=Cocktails(self.store),
             ahead_fetcher=source,  # type: ignore[arg-type]
         )
 
