@@ -433,6 +433,7 @@ def test_every_row_is_measured_over_a_tiny_base() -> None:
     assert board.facts["profile-distinct"]["lines"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_rows_are_measured_on_a_device_whose_copies_end_later() -> None:
     board = Board("host", machine={"device": "host memory"})

@@ -105,7 +105,7 @@ def test_logits_equal_the_twins_with_all_kinds_of_adapters_in_prompts_and_decodi
 
 
 @NEEDS_INTERPRETER
-@pytest.mark.parametrize("model", ["qwen3", "biased"])
+@pytest.mark.parametrize("model", ["qwen3", pytest.param("biased", marks=pytest.mark.slow)])
 def test_the_kernels_themselves_make_those_logits(model: str) -> None:
     few = ((3, b"all"), (18, None), (1, b"ends"))
     assert_near(
