@@ -59,7 +59,7 @@ SIDES = [
     Side("llama.cpp q4_0", "llama", "ov", {**LLAMA, "file": "q4_0.gguf"}),
     Side("llama.cpp q4_k_m", "llama", "ov", {**LLAMA, "file": "q4_k_m.gguf"}),
     Side("openvino int4", "openvino", "ov", {"dtype": "int4"}),
-    Side("vllm+lora", "vllm", "vllm", {"lora": True}),
+    Side("vllm+lora", "vllm", "vllm", {"lora": True, "rank": 16}),
 ]
 PEERS = ["llama.cpp q4_0", "llama.cpp q4_k_m", "openvino int4"]
 CASES = {

@@ -30,7 +30,12 @@ def start(options: dict[str, Any]) -> tuple[Run, dict[str, Any]]:
     from vllm.lora.request import LoRARequest
 
     lora = (
-        {"enable_lora": True, "max_loras": 32, "max_lora_rank": 8, "max_cpu_loras": 64}
+        {
+            "enable_lora": True,
+            "max_loras": 32,
+            "max_lora_rank": options.get("rank", 8),
+            "max_cpu_loras": 64,
+        }
         if options["lora"]
         else {}
     )
