@@ -439,10 +439,10 @@ async def test_an_adapter_that_the_server_has_already_is_not_loaded_again(
 async def test_the_server_may_see_the_folder_elsewhere_or_fetch_by_itself(
     server: StandIn, world: Path
 ) -> None:
-    async with bridge(server, world, f"--here={world}", "--there=/mnt/world") as client:
+    async with bridge(server, world, f"--here={world}", "--there=/seen/world") as client:
         await client.send(hold(LAW, world / "law"))
         await client.receive()
-        assert server.adapters == {LAW.hex(): "/mnt/world/law"}
+        assert server.adapters == {LAW.hex(): "/seen/world/law"}
     async with bridge(server, world, f"--here={world / 'verse'}", "--there=/mnt") as client:
         await client.send(hold(VERSE, world / "law"))
         said = await client.receive()
