@@ -22,8 +22,9 @@ from starlette.types import Receive, Scope, Send
 
 from ..api import CallDelta, CompletionEvent, Continued, Daemon, Delta, Started
 from ..errors import NodeError
+from .face import EVENT_STREAM, ByteStream
 from .fields import BadField
-from .leaving import cancel_on_disconnect
+from .leaving import until_left
 from .openai import Asked, parse
 from .problems import Problem, json_response, problem_of, problem_response
 from .shapes import AnswerShape, Choice
@@ -114,10 +115,7 @@ class AnswerResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the client leaves first."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
-            await self._answer(scope, receive, send)
-            nursery.cancel_scope.cancel()
+        await until_left(receive, partial(self._answer, scope, receive, send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = EventStream(send)
@@ -189,35 +187,27 @@ class EventStream:
     """Server-sent events on one response; the headers leave with the first event."""
 
     def __init__(self, send: Send) -> None:
-        self._send = send
+        self._stream = ByteStream(send, EVENT_STREAM)
         self._turn = trio.Lock()
-        self.begun = False
+
+    @property
+    def begun(self) -> bool:
+        """Return whether the status has left."""
+        return self._stream.begun
 
     async def send(self, *chunks: object) -> None:
         """Send one event per chunk; several tasks may call it, and their events do not mix."""
         async with self._turn:
-            await self._begin()
-            data = b"".join(b"data: " + msgspec.json.encode(chunk) + b"\n\n" for chunk in chunks)
-            if data:
-                await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._stream.send(b"".join(map(_event, chunks)))
 
     async def end(self) -> None:
         """Send the mark that all was sent."""
-        await self._begin()
-        await self._send(
-            {"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False}
-        )
+        await self._stream.end(b"data: [DONE]\n\n")
 
     async def fail(self, problem: Problem) -> None:
         """Send that the rest will not come; the status has already left."""
-        data = b"data: " + msgspec.json.encode(problem.as_json()) + b"\n\n"
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self._stream.end(_event(problem.as_json()))
 
-    async def _begin(self) -> None:
-        if not self.begun:
-            self.begun = True
-            headers = [
-                (b"content-type", b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-store"),
-            ]
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+def _event(chunk: object) -> bytes:
+    return b"data: " + msgspec.json.encode(chunk) + b"\n\n"

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import msgspec
-import trio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..api import CompletionEvent, CompletionRequest, Daemon
 from ..errors import NodeError
-from .leaving import cancel_on_disconnect
+from .leaving import until_left
 from .problems import Problem, json_response, problem_of
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -57,10 +57,7 @@ class FaceResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the client leaves first."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(cancel_on_disconnect, receive, nursery.cancel_scope)
-            await self._answer(scope, receive, send)
-            nursery.cancel_scope.cancel()
+        await until_left(receive, partial(self._answer, scope, receive, send))
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = ByteStream(send, self.face.media_type)

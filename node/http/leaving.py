@@ -21,13 +21,14 @@ async def unless_left(request: Request, work: Callable[[], Awaitable[Result]]) -
     """
     done: list[Result] = []
     failed: list[NodeError] = []
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(cancel_on_disconnect, request.receive, nursery.cancel_scope)
+
+    async def note() -> None:
         try:
             done.append(await work())
         except NodeError as error:
             failed.append(error)
-        nursery.cancel_scope.cancel()
+
+    await until_left(request.receive, note)
     if failed:
         raise failed[0]
     if not done:
@@ -35,7 +36,15 @@ async def unless_left(request: Request, work: Callable[[], Awaitable[Result]]) -
     return done[0]
 
 
-async def cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+async def until_left(receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
+    """Do some work; a client that leaves cancels it."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
+        await work()
+        nursery.cancel_scope.cancel()
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
     """Cancel as soon as the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass

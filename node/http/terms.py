@@ -27,6 +27,17 @@ def as_choosing(terms: Mapping[str, object], grammar: Grammar | None) -> Choosin
         raise BadField(error.field, str(error)) from None
 
 
+def choosing_in(
+    fields: Mapping[str, object], temperature: float, grammar: Grammar | None
+) -> Choosing:
+    """Read how tokens are chosen from the fields of a body that has our names for it, and of which
+    an API has its own `temperature` where there is none.
+    """
+    names = set(Choosing.__struct_fields__) - {"grammar", "logit_bias"}
+    terms = {name: value for name, value in fields.items() if name in names}
+    return as_choosing({"temperature": temperature} | terms, grammar)
+
+
 def schema_grammar(schema: Mapping[str, Any]) -> Grammar:
     """Have an answer match a JSON schema."""
     return Grammar("json_schema", msgspec.json.encode(schema).decode())

@@ -17,7 +17,7 @@ from engine.messages import Choosing, Grammar
 from ...api import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
 from ..fields import BadField, convert, read_object, shorten
 from ..openai import Extension
-from ..terms import as_choosing, need, schema_grammar, text_of, with_call
+from ..terms import choosing_in, need, schema_grammar, text_of, with_call
 
 MAX_MESSAGES = 4096
 MAX_TOOLS = 512
@@ -86,7 +86,7 @@ def parse(data: bytes, *, counts: bool = False) -> Asked:
         model=body.model,
         prompt=_turns(body),
         max_tokens=body.max_tokens,
-        choosing=_choosing(body, fields),
+        choosing=choosing_in(fields, DEFAULT_TEMPERATURE, _grammar(body)),
         stop=stops,
         seed=None if body.seed is None else body.seed % (1 << 63),
         node=body.lorikeet.node if body.lorikeet else None,
@@ -94,15 +94,6 @@ def parse(data: bytes, *, counts: bool = False) -> Asked:
         tool_choice=_choice(body.tool_choice, tools),
     )
     return Asked(request, bool(body.stream))
-
-
-def _choosing(body: Body, fields: Mapping[str, Any]) -> Choosing:
-    terms = {
-        name: fields[name]
-        for name in Choosing.__struct_fields__
-        if name in fields and name not in ("grammar", "logit_bias")
-    }
-    return as_choosing({"temperature": DEFAULT_TEMPERATURE} | terms, _grammar(body))
 
 
 def _grammar(body: Body) -> Grammar | None:

@@ -17,7 +17,7 @@ from engine.messages import MAX_LOGPROBS, Choosing, Grammar
 from ...api import ChatMessage, CompletionRequest, Tool, ToolCall, ToolChoice
 from ..fields import IGNORED, BadField, convert, read_object, shorten
 from ..openai import DEFAULT_TEMPERATURE, Extension
-from ..terms import ANY_OBJECT, as_choosing, need, schema_grammar, text_of, with_call
+from ..terms import ANY_OBJECT, choosing_in, need, schema_grammar, text_of, with_call
 
 MAX_ITEMS = 2048
 MAX_TOOLS = 128
@@ -117,7 +117,7 @@ def parse(data: bytes, remembered: Remembered) -> Asked:
         model=body.model,
         prompt=((ChatMessage("system", body.instructions), *turns) if body.instructions else turns),
         max_tokens=body.max_output_tokens,
-        choosing=_choosing(body, fields),
+        choosing=choosing_in(fields, DEFAULT_TEMPERATURE, _grammar(body)),
         logprobs=_logprobs(body),
         seed=None if body.seed is None else body.seed % (1 << 63),
         node=body.lorikeet.node if body.lorikeet else None,
@@ -143,15 +143,6 @@ def _refuse_unknown(fields: Mapping[str, Any]) -> None:
             raise BadField(
                 name, f"{name}={shorten(value)} is not served here. Remove it, it would be ignored."
             )
-
-
-def _choosing(body: Body, fields: Mapping[str, Any]) -> Choosing:
-    terms = {
-        name: fields[name]
-        for name in Choosing.__struct_fields__
-        if name in fields and name not in ("grammar", "logit_bias")
-    }
-    return as_choosing({"temperature": DEFAULT_TEMPERATURE} | terms, _grammar(body))
 
 
 def _grammar(body: Body) -> Grammar | None:
