@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -146,6 +146,18 @@ _GEMMA: Mapping[str, Any] = MappingProxyType(
         "hidden_activation": "gelu_pytorch_tanh",
     }
 )
+_GEMMA_ROW = Family(
+    "",
+    window=WINDOW_IF_USED,
+    activation_field="hidden_activation",
+    activations=GELU_NAMES,
+    norm_offset=1.0,
+    post_norms=True,
+    scales_embedding=True,
+    scales_queries=True,
+    caps_logits=True,
+)
+"""What Gemma 2 and 3 share."""
 _ROWS = (
     Family("llama", mlp_bias=AS_DECLARED, gguf_pairs=True),
     # llama.cpp writes Mistral's bases as Llama's; transformers ignores `attention_bias` here
@@ -181,8 +193,9 @@ _ROWS = (
         },
         window=WINDOW_IF_USED,
     ),
-    Family(
-        "gemma2",
+    replace(
+        _GEMMA_ROW,
+        name="gemma2",
         defaults={
             **_GEMMA,
             "vocab_size": 256000,
@@ -190,21 +203,14 @@ _ROWS = (
             "attn_logit_softcapping": 50.0,
             "final_logit_softcapping": 30.0,
         },
-        window=WINDOW_IF_USED,
         window_gap=2,
-        activation_field="hidden_activation",
-        activations=GELU_NAMES,
-        norm_offset=1.0,
-        post_norms=True,
-        scales_embedding=True,
-        scales_queries=True,
         caps_scores=True,
-        caps_logits=True,
         gguf_wide_layers=46,
     ),
     # transformers reads a soft cap of scores here and does not apply it
-    Family(
-        "gemma3_text",
+    replace(
+        _GEMMA_ROW,
+        name="gemma3_text",
         qk_norm=True,
         defaults={
             **_GEMMA,
@@ -213,16 +219,8 @@ _ROWS = (
             "rope_theta": 1e6,
             "rope_local_base_freq": 1e4,
         },
-        window=WINDOW_IF_USED,
         window_gap=6,
         local_rope=True,
-        activation_field="hidden_activation",
-        activations=GELU_NAMES,
-        norm_offset=1.0,
-        post_norms=True,
-        scales_embedding=True,
-        scales_queries=True,
-        caps_logits=True,
         gguf_name="gemma3",
         gguf_wide_layers=62,
     ),
