@@ -423,6 +423,19 @@ def others_table(taken: Comparison, facts: dict[str, dict[str, Any]]) -> str:
     return "### Prefill, first token, memory\n\n" + table(head, rows) + text
 
 
+def take_cores(folder: Path, threads: int) -> dict[str, Any]:
+    """Keep this process and its children on so many cores; return what every side is told."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, cores)
+    return {
+        "base": str(folder / "hf"),
+        "adapters": str(folder),
+        "world": str(folder),
+        "threads": threads,
+        "cores": cores,
+    }
+
+
 def start_all(
     sides: Iterable[Side], peers: Path, shared: dict[str, Any], logs: Path
 ) -> tuple[dict[str, Running], dict[str, str]]:
@@ -483,15 +496,7 @@ def main() -> None:
     folder = (chosen.world or chosen.peers / "world").absolute()
     world.make_world(folder)
     roofline = measure_roofline(chosen.threads)
-    cores = sorted(os.sched_getaffinity(0))[: chosen.threads]
-    os.sched_setaffinity(0, cores)
-    shared = {
-        "base": str(folder / "hf"),
-        "adapters": str(folder),
-        "world": str(folder),
-        "threads": chosen.threads,
-        "cores": cores,
-    }
+    shared = take_cores(folder, chosen.threads)
     sides = [side for side in SIDES if not chosen.only or side.name in chosen.only]
     with tempfile.TemporaryDirectory() as temporary:
         logs = chosen.logs or Path(temporary)

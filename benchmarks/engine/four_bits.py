@@ -31,7 +31,7 @@ import torch
 
 from benchmarks import machine_name, write_result
 from benchmarks.engine import four_bits_world as world
-from benchmarks.engine.compare import show, start_all, verdict
+from benchmarks.engine.compare import show, start_all, take_cores, verdict
 from benchmarks.engine.report import cell, table
 from benchmarks.engine.sides import Running, Side, SideFailed, install_peers
 from engine.roofline import Roofline, measure_read_rate, measure_roofline
@@ -263,15 +263,7 @@ def main() -> None:
     folder = (chosen.world or chosen.peers / "world-q4").absolute()
     world.make_world(folder)
     roofline = measure_roofline(chosen.threads)
-    cores = sorted(os.sched_getaffinity(0))[: chosen.threads]
-    os.sched_setaffinity(0, cores)
-    shared = {
-        "base": str(folder / "hf"),
-        "adapters": str(folder),
-        "world": str(folder),
-        "threads": chosen.threads,
-        "cores": cores,
-    }
+    shared = take_cores(folder, chosen.threads)
     sides = [side for side in SIDES if not chosen.only or side.name in chosen.only]
     with tempfile.TemporaryDirectory() as logs:
         running, failed = start_all(sides, chosen.peers, shared, Path(logs))

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.engine.world import make_adapter
+
 HIDDEN = 2048
 LAYERS = 16
 HEADS = 32
@@ -39,6 +41,7 @@ PARTS = {
     "mlp.up_proj": ("ffn_up", HIDDEN, MLP),
     "mlp.down_proj": ("ffn_down", MLP, HIDDEN),
 }
+WIDTHS = {part: (wide, out) for part, (_, wide, out) in PARTS.items()}
 WEIGHTS = LAYERS * sum(wide * out for _, wide, out in PARTS.values()) + VOCAB * HIDDEN
 ADAPTER_WEIGHTS = LAYERS * RANK * sum(wide + out for _, wide, out in PARTS.values())
 KV_NUMBERS_A_TOKEN = 2 * LAYERS * KV_HEADS * HEAD_DIM
@@ -54,7 +57,7 @@ def make_world(folder: Path) -> None:
         make_gguf(folder / f"{kind}.gguf", kind)
     make_base(folder / "hf")
     for index in range(NUM_ADAPTERS):
-        make_adapter(folder / f"a{index:03}", index)
+        make_adapter(folder / f"a{index:03}", index, rank=RANK, layers=LAYERS, parts=WIDTHS)
     done.touch()
 
 
@@ -164,29 +167,3 @@ def make_base(folder: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text('{"bos_token_id": 1, "eos_token_id": 2}')
-
-
-def make_adapter(folder: Path, index: int) -> None:
-    """One rank-16 adapter on all linears."""
-    folder.mkdir(exist_ok=True)
-    draw = torch.Generator().manual_seed(1000 + index)
-    tensors = {}
-    for layer in range(LAYERS):
-        for part, (_, wide, out) in PARTS.items():
-            stem = f"base_model.model.model.layers.{layer}.{part}"
-            shrink = torch.randn(RANK, wide, generator=draw) * wide**-0.5
-            tensors[f"{stem}.lora_A.weight"] = shrink.bfloat16()
-            expand = torch.randn(out, RANK, generator=draw) * 0.1
-            tensors[f"{stem}.lora_B.weight"] = expand.bfloat16()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": RANK,
-        "lora_alpha": 2 * RANK,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": [part.split(".")[1] for part in PARTS],
-        "base_model_name_or_path": "random",
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))

@@ -11,6 +11,7 @@ Everything is written once; a folder that is complete is used as it is.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -108,31 +109,34 @@ def make_base(folder: Path) -> None:
     )
 
 
-def make_adapter(folder: Path, index: int) -> None:
-    """One rank-8 adapter on all linears."""
+def make_adapter(
+    folder: Path,
+    index: int,
+    *,
+    rank: int = RANK,
+    layers: int = LAYERS,
+    parts: Mapping[str, tuple[int, int]] = PARTS,
+) -> None:
+    """One adapter on all linears, `parts` with their widths in and out."""
     folder.mkdir(exist_ok=True)
     draw = torch.Generator().manual_seed(1000 + index)
     tensors = {}
-    for layer in range(LAYERS):
-        for part, (width_in, width_out) in PARTS.items():
+    for layer in range(layers):
+        for part, (width_in, width_out) in parts.items():
             stem = f"base_model.model.model.layers.{layer}.{part}"
-            tensors[f"{stem}.lora_A.weight"] = (
-                torch.randn(RANK, width_in, generator=draw) * width_in**-0.5
-            )
-            tensors[f"{stem}.lora_B.weight"] = torch.randn(width_out, RANK, generator=draw) * 0.1
-    save_file(
-        {name: tensor.bfloat16() for name, tensor in tensors.items()},
-        folder / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
+            shrink = torch.randn(rank, width_in, generator=draw) * width_in**-0.5
+            tensors[f"{stem}.lora_A.weight"] = shrink.bfloat16()
+            expand = torch.randn(width_out, rank, generator=draw) * 0.1
+            tensors[f"{stem}.lora_B.weight"] = expand.bfloat16()
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "r": RANK,
-        "lora_alpha": 2 * RANK,
+        "r": rank,
+        "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": [part.split(".")[1] for part in PARTS],
+        "target_modules": [part.split(".")[1] for part in parts],
         "base_model_name_or_path": "random",
     }
     (folder / "adapter_config.json").write_text(json.dumps(config))
