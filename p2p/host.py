@@ -50,7 +50,6 @@ from .swarm import HardenedSwarm
 
 STREAMS_PER_PEER = 16  # of one protocol, inbound
 SHUTDOWN_TIMEOUT_S = 1.0
-ADDRESS_TTL_S = 3600
 
 logger = logging.getLogger(__name__)
 
@@ -166,10 +165,10 @@ class Host:
             raise PeerUnreachable("that is this node itself")
         if self.is_connected(peer.peer_id):
             return
-        self._remember(peer_id, peer)
+        told = [parse_address(address, peer.peer_id) for address in peer.addresses]
         try:
             with trio.fail_after(deadline_s):
-                await self._swarm.dial_peer(peer_id)
+                await self._swarm.dial_peer(peer_id, told)
         except trio.TooSlowError:
             self.dht.note_failed(peer.peer_id)
             raise PeerTimeout(
@@ -180,25 +179,6 @@ class Host:
             self.dht.note_failed(peer.peer_id)
             raise PeerUnreachable(f"{peer.peer_id} is not reachable: {error}") from error
         self.dht.note_alive(peer.peer_id)
-
-    def _remember(self, peer_id: ID, peer: PeerAddress) -> None:
-        """Put these addresses before those known, and try all of them again."""
-        # The caller's addresses first: those remembered may be of a machine that has moved.
-        addresses = [parse_address(address, peer.peer_id) for address in peer.addresses]
-        store = self._library.peerstore
-        if addresses:
-            known = (
-                store.addrs(peer_id)
-                if store.has_peer(peer_id) and peer_id in store.peers_with_addrs()
-                else []
-            )
-            store.clear_addrs(peer_id)
-            store.add_addrs(
-                peer_id,
-                [*addresses, *(address for address in known if address not in addresses)],
-                ADDRESS_TTL_S,
-            )
-        self._swarm.forget_failures(peer_id)
 
     async def disconnect(self, peer_id: str) -> None:
         """Close every connection to this peer."""

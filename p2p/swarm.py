@@ -15,7 +15,7 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import filterfalse
 from typing import Any
@@ -48,6 +48,7 @@ DIAL_CIRCUIT_TIMEOUT_S = 10.0
 DIAL_STAGGER_S = 0.25
 DIAL_NEAR_STAGGER_S = 0.05  # what is on this network answers at once
 FAILED_ADDRESS_MEMORY_S = 20.0
+ADDRESS_TTL_S = 3600
 MAX_FAILED_ADDRESSES = 10_000
 _PORT_IS_BUSY = (errno.EADDRNOTAVAIL, errno.EADDRINUSE)
 
@@ -198,8 +199,11 @@ class HardenedSwarm(Swarm):
         for key in [key for key in self._failed_until if key[0] == str(peer_id)]:
             del self._failed_until[key]
 
-    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
-        """Return the peer's open connections, or a new one to the first address that answers.
+    async def dial_peer(
+        self, peer_id: ID, told: Sequence[Multiaddr] | None = None
+    ) -> list[INetConn]:
+        """Return the peer's open connections, or a new one to the first address that answers: of
+        those that did not fail lately; with `told`, of these and then all that are known.
 
         Raises SwarmException.
         """
@@ -207,10 +211,25 @@ class HardenedSwarm(Swarm):
         lock = self._dialling.setdefault(peer_id, trio.Lock())
         try:
             async with lock:
+                if told is not None:
+                    # Only here: a dial that was waited for may have failed and forgotten them.
+                    self._remember(peer_id, told)
+                    self.forget_failures(peer_id)
                 return self.live_connections(peer_id) or [await self._dial_any(peer_id)]
         finally:
             if not lock.statistics().tasks_waiting and not lock.locked():
                 self._dialling.pop(peer_id, None)
+
+    def _remember(self, peer_id: ID, told: Sequence[Multiaddr]) -> None:
+        """Put addresses before those known: these may be of a machine that has moved."""
+        store = self.peerstore
+        is_known = store.has_peer(peer_id) and peer_id in store.peers_with_addrs()
+        known = store.addrs(peer_id) if told and is_known else []
+        if told:
+            store.clear_addrs(peer_id)
+            store.add_addrs(
+                peer_id, [*told, *(one for one in known if one not in told)], ADDRESS_TTL_S
+            )
 
     async def _dial_any(self, peer_id: ID) -> INetConn:
         """Try the addresses one after the other without waiting for the slow ones."""

@@ -199,8 +199,8 @@ def meet_nobody_new(host: Host) -> None:
     """
     swarm: Any = host._swarm
 
-    async def dial(peer_id: object) -> list[object]:
-        if known := swarm._live_connections(peer_id):
+    async def dial(peer_id: object, told: object = None) -> list[object]:
+        if known := swarm.live_connections(peer_id):
             return list(known)
         raise SwarmException("this host meets nobody new")
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 from libp2p.crypto.secp256k1 import create_new_key_pair
 from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
 from libp2p.network.stream.exceptions import StreamError
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
@@ -440,4 +441,29 @@ async def test_a_connection_that_ends_as_it_begins_is_not_listed(monkeypatch):
         assert a._swarm.get_connections() == b._swarm.get_connections() == []
         b._swarm.forget_failures(ID.from_base58(a.peer_id))
         await connect(b, a)
+        assert await is_alive(b, a)
+
+
+async def test_who_waited_for_a_dial_that_failed_tries_every_address_anew(monkeypatch):
+    async with open_hosts(2) as (a, b):
+        dial_one = b._swarm._dial_one
+        fails = trio.Event()
+
+        async def fail_once(*arguments: object) -> object:
+            monkeypatch.setattr(b._swarm, "_dial_one", dial_one)
+            await fails.wait()
+            raise SwarmException("nobody answers")
+
+        monkeypatch.setattr(b._swarm, "_dial_one", fail_once)
+        async with trio.open_nursery() as nursery:
+
+            async def dial() -> None:
+                with pytest.raises(PeerUnreachable):
+                    await connect(b, a)
+
+            nursery.start_soon(dial)
+            await settled()
+            nursery.start_soon(connect, b, a)
+            await settled()
+            fails.set()
         assert await is_alive(b, a)
