@@ -80,7 +80,7 @@ class Checkout:
             cwd="/",
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
 
@@ -131,7 +131,7 @@ def test_a_failed_setup_is_not_taken_for_ready(checkout: Checkout) -> None:
 )
 def test_every_command_explains_itself(script: str) -> None:
     done = subprocess.run(
-        [str(ROOT / script), "--help"], capture_output=True, text=True, timeout=30, check=True
+        [str(ROOT / script), "--help"], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.startswith(f"usage: {script}")
 

@@ -174,7 +174,7 @@ def test_a_request_whose_adapter_is_on_its_way_waits_alone(lab: Lab, folder: Pat
     lab.collect()
     assert len(lab.tokens(2)) == 4
     assert lab.tokens(1) == []
-    lab.engine.receive(lab.done.get(timeout=20))
+    lab.engine.receive(lab.done.get(timeout=60))
     lab.drain()
     assert lab.tokens(1) == lab.tokens(2)
 
@@ -188,7 +188,7 @@ def test_more_adapters_than_slots_are_served_in_turn(folder: Path) -> None:
         lab.engine.handle(submit(i, some_tokens(9, 1), name, tokens=5))
     while any(lab.tokens(i) == [] or len(lab.tokens(i)) < 5 for i in range(5)):
         if not lab.step():
-            lab.engine.receive(lab.done.get(timeout=20))
+            lab.engine.receive(lab.done.get(timeout=60))
     assert lab.tokens(0) == lab.tokens(2) == lab.tokens(4) != lab.tokens(1) == lab.tokens(3)
     lab.close()
 
@@ -293,7 +293,7 @@ def test_an_adapter_whose_files_vanish_is_refused_and_comes_back_when_held_again
     shutil.rmtree(tmp_path / "law")
     lab.engine.handle(submit(1, some_tokens(9, 1), LAW))
     assert not lab.step()
-    lab.engine.receive(lab.done.get(timeout=20))
+    lab.engine.receive(lab.done.get(timeout=60))
     lab.collect()
     end = lab.end(1)
     assert isinstance(end, Failed)

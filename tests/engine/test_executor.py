@@ -248,7 +248,7 @@ for base in map(Path, sys.argv[1:]):
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_executor_is_clean_under_the_address_and_undefined_behaviour_sanitizers(
     tmp_path: Path,
 ) -> None:

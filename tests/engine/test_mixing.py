@@ -147,7 +147,7 @@ def hold_mix(lab: Lab, folder: Path, weights: dict[str, float], name: bytes = MI
             ],
         )
     )
-    lab.engine.receive(lab.done.get(timeout=20))
+    lab.engine.receive(lab.done.get(timeout=60))
     lab.collect()
     return lab.messages[-1]
 

@@ -251,7 +251,7 @@ def test_an_adapter_whose_files_were_lost_in_mid_answer_costs_its_requests_only(
     lab.engine.handle(submit(2, some_tokens(10, 2), ADAPTERS[0], tokens=4))
     while sum(isinstance(message, Finished | Failed) for message in lab.messages) < 3:
         if not lab.step():
-            lab.engine.receive(lab.done.get(timeout=20))
+            lab.engine.receive(lab.done.get(timeout=60))
             lab.collect()
     assert lab.tokens(1) == alone(folder, 1)
     for request_id in (0, 2):

@@ -250,7 +250,7 @@ def test_between_two_steps_no_more_is_recalled_than_takes_a_moment(
         lab.engine.handle(submit(index, some_tokens(9, index), bytes([index]) * 32, tokens=1))
     lab.step()
     assert isinstance(lab.end(0), Finished)
-    lab.engine.receive(lab.done.get(timeout=20))  # the other one went by the loader's thread
+    lab.engine.receive(lab.done.get(timeout=60))  # the other one went by the loader's thread
     lab.drain()
     assert isinstance(lab.end(1), Finished)
     lab.close()

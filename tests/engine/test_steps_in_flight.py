@@ -76,7 +76,7 @@ def settle_copies(lab: Lab) -> None:
     lab.built.loader.submit(LAST_JOB)
     is_loading = True
     while is_loading or lab.engine.num_copying:
-        done = lab.done.get(timeout=20)
+        done = lab.done.get(timeout=60)
         is_loading = is_loading and not (isinstance(done, LoadDone) and done.job == LAST_JOB)
         lab.engine.receive(done)
 

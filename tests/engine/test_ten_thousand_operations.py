@@ -163,7 +163,7 @@ class Driver:
                 return
             if not self.lab.engine._scheduler.running:
                 (
-                    self.lab.engine.receive(self.lab.done.get(timeout=5))
+                    self.lab.engine.receive(self.lab.done.get(timeout=60))
                     if self.lab.engine._scheduler.waiting and not self.lab.engine.step()
                     else None
                 )

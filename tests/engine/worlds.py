@@ -229,7 +229,7 @@ class Lab:
     def hold(self, adapter: bytes, folder: Path) -> FromEngine:
         """Hold an adapter and wait for the verdict."""
         self.engine.handle(hold(adapter, folder))
-        self.engine.receive(self.done.get(timeout=20))
+        self.engine.receive(self.done.get(timeout=60))
         self.collect()
         return self.messages[-1]
 
@@ -261,12 +261,12 @@ class Lab:
         order in which they were asked for, so that a last one tells when there are no more.
         """
         if self.engine.num_copying:
-            self.engine.receive(self.done.get(timeout=20))
+            self.engine.receive(self.done.get(timeout=60))
             return True
         self.built.grammars.submit(LAST_JOB)
         received = False
         while True:
-            done = self.done.get(timeout=20)
+            done = self.done.get(timeout=60)
             if isinstance(done, GrammarDone) and done.job == LAST_JOB:
                 return received
             self.engine.receive(done)
@@ -345,7 +345,7 @@ class Bench:
         self.slots[name] = len(self.slots)
         if not self.bank.load(self.slots[name], 1, packed, self._room):
             self._room += self.bank.size_of(packed)
-            assert self.copied.get(timeout=20).generation == 1
+            assert self.copied.get(timeout=60).generation == 1
 
     def sequence(self, tokens: list[int], adapter: bytes | None = None) -> Sequence:
         needed = -(-len(tokens) // 16) + 1

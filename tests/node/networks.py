@@ -167,7 +167,7 @@ async def ask(
     return Answered(started, text, token_ids, ended, logprobs=logprobs)
 
 
-async def until(condition: Any, deadline_s: float = 15.0) -> None:
+async def until(condition: Any, deadline_s: float = 60.0) -> None:
     """Wait until something is so; its truth may come from an async function."""
     with trio.fail_after(deadline_s):
         while True:

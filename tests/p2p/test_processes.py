@@ -81,6 +81,6 @@ async def test_a_node_ends_within_seconds_of_sigterm_with_peers_connected_and_th
             started = time.monotonic()
             process.terminate()
             await trio.to_thread.run_sync(process.wait)
-            assert time.monotonic() - started < 3
+            assert time.monotonic() - started < 10
             assert process.returncode == 0
             await eventually(lambda: not any(host.is_connected(address.peer_id) for host in hosts))

@@ -45,7 +45,7 @@ async def joining(home: Path, token: str) -> AsyncIterator[str]:
 
 async def look(url: str, path: str) -> Any:
     def get() -> Any:
-        with urllib.request.urlopen(url + path, timeout=10) as response:
+        with urllib.request.urlopen(url + path, timeout=60) as response:
             return json.loads(response.read())
 
     return await trio.to_thread.run_sync(get)

@@ -283,7 +283,7 @@ def test_help_is_grouped_and_coloured_on_a_terminal() -> None:
     leader, follower = pty.openpty()
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"}
     subprocess.run(
-        [sys.executable, "-m", "node", "--help"], stdout=follower, env=env, check=True, timeout=30
+        [sys.executable, "-m", "node", "--help"], stdout=follower, env=env, check=True, timeout=120
     )
     os.close(follower)
     text = read_all(leader).decode()

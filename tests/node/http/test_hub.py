@@ -311,7 +311,7 @@ async def test_a_file_that_broke_on_the_disk_is_mended_and_never_given(
         weights.path.write_bytes(broken)
         async with (
             serving(gateway) as url,
-            httpx.AsyncClient(base_url=f"{url}/hub", trust_env=False, timeout=30) as client,
+            httpx.AsyncClient(base_url=f"{url}/hub", trust_env=False, timeout=60) as client,
         ):
             for damage in (None, b"", good + b"x"):
                 if damage is not None:
@@ -396,7 +396,7 @@ async def shelf(folder: Path, **settings: Any) -> AsyncIterator[tuple[Shelf, htt
     twin = Shelf(path=path, **settings)
     async with (
         serve_twin(twin) as url,
-        httpx.AsyncClient(base_url=f"{url}/hub", trust_env=False, timeout=10) as client,
+        httpx.AsyncClient(base_url=f"{url}/hub", trust_env=False, timeout=60) as client,
     ):
         yield twin, client
 

@@ -35,7 +35,7 @@ async def ask(url: str, question: Any) -> Any:
 
     def run() -> T:
         with anthropic.Anthropic(
-            base_url=url, api_key="unused", max_retries=0, timeout=10
+            base_url=url, api_key="unused", max_retries=0, timeout=60
         ) as client:
             return question(client)
 

@@ -105,7 +105,7 @@ async def _serve(app: Any, sock: Any) -> None:
 
 
 def asking(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"{url}/hub", trust_env=False, timeout=20)
+    return httpx.AsyncClient(base_url=f"{url}/hub", trust_env=False, timeout=60)
 
 
 def big(folder: Path, **states: str) -> Shelves:
@@ -458,7 +458,7 @@ async def test_a_client_that_leaves_ends_the_download_at_the_origin() -> None:
                 f"GET /hub{BIG_PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
             )
             assert await client.receive_some()
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await ended.wait()
 
 

@@ -120,7 +120,7 @@ def receipts_of(home: Path) -> dict[str, int]:
         ledger.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.slow
 async def test_each_answer_is_paid_once_though_its_node_and_aggregator_are_killed(
     tmp_path: Path,

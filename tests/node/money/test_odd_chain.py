@@ -46,7 +46,7 @@ class Proxy(ThreadingHTTPServer):
 
     def answer(self, body: bytes) -> bytes | None:
         request = urllib.request.Request(self.target, body, {"content-type": "application/json"})
-        with urllib.request.urlopen(request, timeout=20) as answered:
+        with urllib.request.urlopen(request, timeout=60) as answered:
             data: bytes = answered.read()
         if self.mode is None:
             return data

@@ -73,7 +73,7 @@ def claimed_in_all(chain: ChainClient, volunteer: NodeDaemon) -> int:
     return sum(chain.channels.read(row.channel_id).total_claimed for row in rows)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_what_a_dead_aggregator_left_is_paid_by_exits_and_its_successor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,7 +100,7 @@ async def verify(lab: Lab, helper: NodeDaemon) -> list[int]:
     return [row["epoch"] for row in json.loads(done.stdout)]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_batches_are_had_from_a_mirror_when_the_aggregator_is_gone_and_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

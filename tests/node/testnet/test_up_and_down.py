@@ -22,7 +22,7 @@ from node.testnet.plan import GATEWAY
 from node.testnet.processes import find_marked, wait_until
 from tests.node.tiny import make_base
 
-pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.timeout(600)]
 """Whole networks run one after the other: side by side they would only wait for the processor."""
 QUESTION = "What is a parrot?"
 UP = [sys.executable, "-m", "node", "testnet", "up", "--volunteers", "1"]

@@ -201,7 +201,7 @@ class Remote:
     async def describe(self) -> dict[str, Any]:
         return await self.do("describe")
 
-    async def until(self, condition: Any, deadline_s: float = 20.0) -> dict[str, Any]:
+    async def until(self, condition: Any, deadline_s: float = 60.0) -> dict[str, Any]:
         """Wait until the host describes itself so that the condition holds."""
         with trio.fail_after(deadline_s):
             while not condition(described := await self.describe()):  # noqa: ASYNC110  # asks it

@@ -207,7 +207,7 @@ async def test_a_circuit_that_was_not_reserved_is_neither_carried_nor_taken():
             raw = await raw_stream(*asker, protocol)
             data = message.SerializeToString()
             await raw.write(encode_uvarint(len(data)) + data)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 answer = type(message)()
                 answer.ParseFromString((await raw.read(100))[1:])
             expected = pb.NO_RESERVATION if protocol == HOP else pb.PERMISSION_DENIED

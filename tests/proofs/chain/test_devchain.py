@@ -114,7 +114,7 @@ def test_web3_can_speak_to_it(served: World):
         {**fields, "maxFeePerGas": 2 * base + tip, "maxPriorityFeePerGas": tip}
     )
     receipt = web3.eth.wait_for_transaction_receipt(
-        web3.eth.send_raw_transaction(signed.raw_transaction), timeout=5
+        web3.eth.send_raw_transaction(signed.raw_transaction), timeout=60
     )
     assert receipt.status == 1
     assert web3.eth.get_block("latest").transactions == [receipt.transactionHash]
