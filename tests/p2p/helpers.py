@@ -64,6 +64,6 @@ async def echo(stream) -> None:
 async def is_alive(asker: Host, other: Host) -> bool:
     """Whether a host still answers on a fresh stream."""
     other.serve("/test/alive", echo)
-    async with asker.open_stream(other.peer_id, "/test/alive", 5) as stream:
+    async with asker.open_stream(other.peer_id, "/test/alive", 30) as stream:
         await stream.send(b"there?", 5)
         return await stream.receive(5) == b"there?"

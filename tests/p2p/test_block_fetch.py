@@ -207,7 +207,7 @@ async def test_a_provider_with_hostile_lengths_is_banned_and_the_fetch_completes
 async def test_a_hostile_request_ends_its_stream_and_nothing_else(tmp_path, request_bytes):
     async with open_hosts(2) as (a, c):
         serve_blocks(a, BlockStore(tmp_path))
-        await c.connect(a.addresses[0], 5)
+        await c.connect(a.addresses[0], 30)
         raw = await raw_stream(c, a, PROTOCOL)
         await raw.write(len(request_bytes).to_bytes(4, "big") + request_bytes[:5000])
         with trio.fail_after(30):

@@ -43,7 +43,7 @@ def quickly_in_touch(monkeypatch):
 async def connect_all(hosts):
     for index, host in enumerate(hosts):
         for other in hosts[:index]:
-            await host.connect(other.addresses[0], 5)
+            await host.connect(other.addresses[0], 30)
     for host in hosts:
         await eventually(lambda host=host: len(table_of(host)) == len(hosts) - 1, 10)
 
@@ -309,7 +309,7 @@ BAD_ANSWERS = {
 @pytest.mark.parametrize("what", BAD_ANSWERS)
 async def test_a_bad_answer_is_an_error_of_that_question_alone(what):
     async with open_hosts(2) as (asker, liar):
-        await asker.connect(liar.addresses[0], 5)
+        await asker.connect(liar.addresses[0], 30)
         reply_with(liar, lambda question: BAD_ANSWERS[what])
         peer = ID.from_base58(liar.peer_id)
         with pytest.raises(StreamClosed):
@@ -320,7 +320,7 @@ async def test_a_bad_answer_is_an_error_of_that_question_alone(what):
 async def test_an_answer_without_an_end_is_over_at_its_deadline():
     async with open_hosts(3) as (asker, liar, deaf):
         for host in (liar, deaf):
-            await asker.connect(host.addresses[0], 5)
+            await asker.connect(host.addresses[0], 30)
 
         async def drip(stream):
             await stream.write(b"\x64")
@@ -338,7 +338,7 @@ async def test_an_answer_without_an_end_is_over_at_its_deadline():
 
 async def test_a_peer_that_serves_no_dht_is_asked_once_and_is_not_gone():
     async with open_hosts(1) as (asker,), open_hosts(1, dht_server=False) as (client,):
-        await asker.connect(client.addresses[0], 5)
+        await asker.connect(client.addresses[0], 30)
         peer = ID.from_base58(client.peer_id)
         with pytest.raises(ProtocolRefused):
             await asker.dht._queries.get_value(peer, b"/lorikeet/x/y", 2)

@@ -132,7 +132,7 @@ async def open_line(count):
     """Hosts in a row, each connected only to its neighbours."""
     async with open_hosts(count) as hosts:
         for left, right in pairwise(hosts):
-            await left.connect(right.addresses[0], 5)
+            await left.connect(right.addresses[0], 30)
         yield hosts
 
 
@@ -157,7 +157,7 @@ async def test_what_is_provided_before_anybody_is_there_is_said_again_later(monk
     async with open_hosts(2) as (a, b):
         cid = Cid.of(b"early")
         assert not await a.dht.provide(cid)
-        await b.connect(a.addresses[0], 5)
+        await b.connect(a.addresses[0], 30)
         await eventually(lambda: b.dht.find_providers(cid))
 
 

@@ -77,7 +77,7 @@ async def test_a_node_ends_within_seconds_of_sigterm_with_peers_connected_and_th
     async with open_hosts(3) as hosts:
         with provider(tmp_path, hosts[0].addresses[0]) as (process, address):
             for host in hosts[1:]:
-                await host.connect_to(address, 5)
+                await host.connect_to(address, 30)
             started = time.monotonic()
             process.terminate()
             await trio.to_thread.run_sync(process.wait)

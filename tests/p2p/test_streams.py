@@ -22,7 +22,7 @@ async def test_frames_of_every_size_come_back_in_order():
     async with open_hosts(2) as (a, b):
         await connect(b, a)
         a.serve("/echo", echo)
-        async with b.open_stream(a.peer_id, "/echo", 5) as stream:
+        async with b.open_stream(a.peer_id, "/echo", 30) as stream:
             assert stream.remote == a.peer_id
             for size in (0, 1, 65_535, 65_536, MAX_FRAME_BYTES):
                 frame = bytes([size % 251]) * size
@@ -41,7 +41,7 @@ async def test_a_receive_that_runs_out_of_time_loses_nothing():
             await stream.receive(5)
 
         a.serve("/late", late)
-        async with b.open_stream(a.peer_id, "/late", 5) as stream:
+        async with b.open_stream(a.peer_id, "/late", 30) as stream:
             with pytest.raises(PeerTimeout, match=a.peer_id):
                 await stream.receive(0.05)
             go.set()
@@ -66,7 +66,7 @@ async def test_leaving_by_a_cancellation_is_noticed_by_the_other_side_at_once():
 
         a.serve("/watch", watch)
         with trio.move_on_after(0.2):
-            async with b.open_stream(a.peer_id, "/watch", 5):
+            async with b.open_stream(a.peer_id, "/watch", 30):
                 await trio.sleep_forever()
         with trio.fail_after(30):
             await noticed.wait()
@@ -84,7 +84,7 @@ async def test_leaving_properly_lets_the_last_frame_arrive():
                 await send.send(await stream.receive(5))
 
         a.serve("/keep", keep)
-        async with b.open_stream(a.peer_id, "/keep", 5) as stream:
+        async with b.open_stream(a.peer_id, "/keep", 30) as stream:
             await stream.send(b"first", 5)
             await stream.send(b"last", 5)
         left.set()
@@ -105,7 +105,7 @@ async def test_a_reader_that_does_not_read_holds_the_writer_back():
             await stream.receive(20)
 
         a.serve("/flood", flood)
-        async with b.open_stream(a.peer_id, "/flood", 5) as stream:
+        async with b.open_stream(a.peer_id, "/flood", 30) as stream:
             await eventually(lambda: num_sent * 100_000 >= MAX_WINDOW_BYTES - 200_000)
             await settled()
             assert (
@@ -123,7 +123,7 @@ async def test_a_peer_that_takes_nothing_is_given_up_at_the_deadline():
             await trio.sleep_forever()
 
         a.serve("/deaf", deaf)
-        async with b.open_stream(a.peer_id, "/deaf", 5) as stream:
+        async with b.open_stream(a.peer_id, "/deaf", 30) as stream:
             with pytest.raises(PeerTimeout):
                 for _ in range(100):
                     await stream.send(b"x" * 100_000, 0.3)
@@ -162,7 +162,7 @@ async def test_one_peer_gets_only_so_many_streams_of_a_protocol_and_others_still
         async with trio.open_nursery() as nursery:
 
             async def hold(opened):
-                async with b.open_stream(a.peer_id, "/few", 5) as stream:
+                async with b.open_stream(a.peer_id, "/few", 30) as stream:
                     await stream.send(b"hello", 5)
                     await stream.receive(5)
                     opened.set()
@@ -176,7 +176,7 @@ async def test_one_peer_gets_only_so_many_streams_of_a_protocol_and_others_still
                 async with b.open_stream(a.peer_id, "/few", 5) as stream:
                     await stream.send(b"one too many", 5)
                     await stream.receive(5)
-            async with c.open_stream(a.peer_id, "/few", 5) as stream:
+            async with c.open_stream(a.peer_id, "/few", 30) as stream:
                 await stream.send(b"another peer", 5)
                 assert await stream.receive(5) == b"another peer"
             nursery.cancel_scope.cancel()

@@ -53,7 +53,7 @@ async def test_any_node_answers_what_a_bases_card_is(tmp_path: Path) -> None:
 
             async def ask(key: bytes) -> Found | Refused:
                 peer = PeerAddress(bootstrap.host.peer_id)
-                async with client.host.open_stream(peer.peer_id, PROTOCOL, 5) as stream:
+                async with client.host.open_stream(peer.peer_id, PROTOCOL, 30) as stream:
                     await stream.send(encode(Lookup(KIND, key, 0)), 5)
                     return decode_answer(await stream.receive(10))
 

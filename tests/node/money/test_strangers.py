@@ -45,13 +45,13 @@ async def open_visitor(daemon: NodeDaemon) -> AsyncIterator[Host]:
     """A client that takes no part in the DHT, connected to one node."""
     alone = NetworkConfig(listen=(), dht_server=False, relay=None, port_mapping=False)
     async with open_host(Identity.generate(), alone) as host:
-        await host.connect(daemon.host.addresses[0], 5)
+        await host.connect(daemon.host.addresses[0], 30)
         yield host
 
 
 async def look_up(visitor: Host, helper: NodeDaemon, digest: bytes) -> list[str]:
     """Ask a node who has a digest."""
-    async with visitor.open_stream(helper.host.peer_id, PROTOCOL, 5) as stream:
+    async with visitor.open_stream(helper.host.peer_id, PROTOCOL, 30) as stream:
         await stream.send(encode(Lookup(PROVIDERS, digest, max_age_s=0)), 5)
         answer = decode_answer(await stream.receive(10))
     assert isinstance(answer, Found)

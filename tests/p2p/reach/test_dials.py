@@ -89,7 +89,7 @@ async def test_ipv6_listens_dials_and_is_not_told_as_nowhere():
         assert not any(one.startswith("/ip6/::/") for one in a.addresses)
         port = a._library.get_transport_addrs()[0].value_for_protocol("tcp")
         (b,) = await stack.enter_async_context(open_hosts(1))
-        await b.connect(f"/ip6/::1/tcp/{port}/p2p/{a.peer_id}", 5)
+        await b.connect(f"/ip6/::1/tcp/{port}/p2p/{a.peer_id}", 30)
         assert await is_alive(b, a)
         (seen,) = [peer.address for peer in a.peers()]
         assert seen.startswith("/ip6/::1/")

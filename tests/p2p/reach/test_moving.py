@@ -74,7 +74,7 @@ async def test_where_the_provider_takes_no_more_streams_a_fetch_ends_where_it_be
             await asker.connect_to(address_of(giver), 10)
 
             async def hold():
-                async with asker.open_stream(giver.peer_id, "/lorikeet/blocks/1", 5):
+                async with asker.open_stream(giver.peer_id, "/lorikeet/blocks/1", 30):
                     await trio.sleep_forever()
 
             for _ in range(STREAMS_PER_PEER - 1):
@@ -112,5 +112,5 @@ async def test_a_fetch_between_two_routers_moves_to_the_hole_that_is_punched():
             "fetch", peer_id=giver.peer_id, addresses=found[giver.peer_id], refs=refs
         )
         carried = (await relay.describe())["carried"] - carried
-        assert took["s"] < 12
+        assert took["s"] < 20
         assert carried < NUM_BLOCKS * (256 << 10) / 2

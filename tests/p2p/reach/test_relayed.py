@@ -87,7 +87,7 @@ async def test_a_relay_that_is_gone_is_replaced_and_the_dht_hears_of_it():
         cid = Cid.of(b"something")
         await giver.dht.provide(cid)
         await connect(relays[1], relays[0])
-        await giver.connect(relays[1].addresses[0], 5)
+        await giver.connect(relays[1].addresses[0], 30)
         assert short_lived.peer_id in giver.reachability().relays
         await short_lived.shut_down()
         expected = {relay.peer_id for relay in relays}
@@ -129,7 +129,7 @@ async def test_a_relay_that_loses_or_reorders_bytes_is_left_for_another(how, mon
         )
         giver._reach.on_new_addresses = lambda: told.append(giver.addresses)
         for relay in good:
-            await giver.connect(relay.addresses[0], 5)
+            await giver.connect(relay.addresses[0], 30)
         expected = {one.peer_id for one in good}
         await eventually(lambda: set(giver.reachability().relays) == expected, 15)
         assert any(bad.peer_id in way for ways in told for way in ways)  # it was tried
