@@ -31,7 +31,8 @@ TEND_INTERVAL_S = 3.0  # and whenever something happens
 ASK_INTERVAL_S = 1.0
 OWN_IPS_INTERVAL_S = 15.0
 ASK_AGAIN_S = 900.0
-ASK_SOON_S = 60.0
+ASK_SOON_S = 6.0  # peers dial us back every five seconds at most
+ASK_LATER_S = 60.0
 OPINIONS_WANTED = 3
 PATIENCE_S = 8.0  # without anybody's opinion, before relays are looked for
 IDLE_RELAYED_S = 5.0
@@ -242,8 +243,11 @@ class Reach:
         self._own_ips = own
 
     async def _keep_asking(self) -> None:
-        """Have peers dial us back: a few soon, then now and then."""
+        """Have peers dial us back: a few soon, then now and then. What failed may have been a moment's
+        trouble, so that it is tried again in seconds, then ever less often.
+        """
         next_full = 0.0
+        pause_s = ASK_SOON_S
         while True:
             now = trio.current_time()
             if self._is_local():  # nobody needs to be asked
@@ -259,7 +263,8 @@ class Reach:
                         nursery.start_soon(self._ask, peer)
                 if is_full:
                     is_sure = self._state() == "reachable"
-                    next_full = now + (ASK_AGAIN_S if is_sure else ASK_SOON_S)
+                    next_full = now + (ASK_AGAIN_S if is_sure else pause_s)
+                    pause_s = ASK_SOON_S if is_sure else min(2 * pause_s, ASK_LATER_S)
                 self._wake()
             await trio.sleep(ASK_INTERVAL_S)
 

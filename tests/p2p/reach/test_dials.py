@@ -8,10 +8,12 @@ import trio
 from multiaddr import Multiaddr
 
 from p2p import resolving, swarm
+from p2p.dialling import Realm
 from p2p.errors import P2pError
 from p2p.host import NetworkConfig, open_host
 from p2p.identity import Identity
 from p2p.peers import PeerAddress
+from p2p.reach import service
 from p2p.resolving import resolve
 
 from ..helpers import connect, eventually, is_alive, open_hosts
@@ -128,3 +130,20 @@ async def test_four_hundred_idle_sockets_and_a_thousand_attempts_leave_a_host_al
         await connect(late, a)
         assert await is_alive(late, a)
         await eventually(lambda: a._swarm._inbound_limiter.borrowed_tokens <= 5, 10)
+
+
+async def test_a_dial_back_that_failed_once_is_asked_for_again_in_seconds(monkeypatch):
+    monkeypatch.setattr(service, "ASK_SOON_S", 0.1)
+    monkeypatch.setattr(service, "ASK_INTERVAL_S", 0.05)
+    answers = iter([None, None])
+
+    async def ask(_peer, addresses):
+        return Realm.PUBLIC, next(answers, addresses[0])
+
+    async with open_hosts(2, listen=("/ip4/0.0.0.0/tcp/0",)) as (a, b):
+        monkeypatch.setattr(a._reach._dial_back, "ask", ask)
+        (listening,) = b._reach._listening()[:1]
+        port = listening.value_for_protocol("tcp")
+        await a.connect(f"/ip4/127.0.0.1/tcp/{port}/p2p/{b.peer_id}", 30)
+        await eventually(lambda: a.reachability().state == "behind")
+        await eventually(lambda: a.reachability().state == "reachable")
