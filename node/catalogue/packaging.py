@@ -35,6 +35,7 @@ from proofs.signing import Signer
 from ..api import PushTold
 from ..errors import AdapterError
 from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
+from .origins import MAX_ORIGIN_BYTES, find_origin_files, read_origin
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -49,6 +50,7 @@ MAX_FILE_BYTES: Mapping[str, int] = {
     WEIGHTS_FILE: MAX_ADAPTER_WEIGHTS_BYTES,
     VERIFICATION_FILE: 4096,
     ABOUT_FILE: MAX_ABOUT_BYTES,
+    **MAX_ORIGIN_BYTES,
 }
 """The files that an adapter may have, and the most bytes of each (docs/protocols/manifest.md)."""
 
@@ -82,7 +84,7 @@ class Package:
     def equals(self, other: Manifest) -> bool:
         """Return whether another manifest says the same, but for its version and its date."""
         own = self.manifest
-        return all(
+        return type(own) is type(other) and all(
             getattr(own, field) == getattr(other, field)
             for field in own.__struct_fields__
             if field not in ("adapter_version", "created_at", "signature")
@@ -102,7 +104,8 @@ def load_package(
     *,
     next_version: Callable[[str], str] = lambda name: "1",
 ) -> Package:
-    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml.
+    """Read and sign a folder with adapter_config.json, adapter_model.safetensors and lorikeet.toml;
+    what it was made of, too, where it says that (origins.py).
 
     `next_version` gives a name's version where the folder states none. Raises AdapterError that
     names what is missing.
@@ -118,6 +121,9 @@ def load_package(
     if (folder / VERIFICATION_FILE).is_file():
         read_thresholds(folder / VERIFICATION_FILE)
         paths = (*paths, folder / VERIFICATION_FILE)
+    for path in find_origin_files(folder):
+        _check_size(path)
+        paths = (*paths, path)
     about = _describe(folder, told or PushTold())
     try:
         name = check_name(str(about["name"]))
@@ -136,6 +142,7 @@ def load_package(
             created_at=int(time.time()),
             contributors=[_contributor(entry) for entry in about.get("contributors", [])],
             files=[*(_file(path) for path in paths), *_page_file(page)],
+            origin=read_origin(folder, about),
         )
         return Package(data, parse_manifest(data), paths, page, states_version="version" in about)
     except (ManifestError, InvalidInput, msgspec.ValidationError) as error:

@@ -17,7 +17,7 @@ from eth_keys import keys
 from eth_utils import keccak
 
 # Fields that are text; every other string in a vector's fields is bytes in hex.
-TEXTS = {"name", "adapter_version", "licence", "source"}  # of a manifest
+TEXTS = {"name", "adapter_version", "licence", "source", "rule"}  # of a manifest
 TEXTS |= {"format", "template", "tool_template", "specials"}  # of a base's card
 TEXTS |= {"kind", "text", "code", "message", "reason", "timings"}  # of the infer protocol
 TEXTS |= {"residency"}  # of the quote protocol
@@ -227,15 +227,18 @@ def _head(data: bytes, offset: int) -> tuple[int, int]:
     items of an array follow it.
     """
     first = data[offset]
-    if first < 0x80 or first in (0xC0, 0xC2, 0xC3) or 0x90 <= first < 0xA0:
+    if first < 0x80 or first in (0xC0, 0xC2, 0xC3) or 0x90 <= first < 0xA0 or first >= 0xE0:
         return 1, 1
     if 0xA0 <= first < 0xC0:
         return 1, 1 + (first & 0x1F)
     width = {0xC4: 1, 0xC5: 2, 0xD9: 1, 0xDA: 2, 0xDC: 2}.get(first)
     if width is None:
-        return 1, 1 + {0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}[first]
+        return 1, 1 + _NUMBERS[first]
     content = int.from_bytes(data[offset + 1 : offset + 1 + width], "big")
     return 1 + width, 1 + width + (0 if first == 0xDC else content)
+
+
+_NUMBERS = {0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
 
 
 def _others(head: bytes, content: bytes) -> Iterator[bytes]:
@@ -250,6 +253,10 @@ def _others(head: bytes, content: bytes) -> Iterator[bytes]:
         yield bytes([first + 1, 0]) + head[1:] + content
     elif first in (0xC5, 0xDA, 0xDC):
         yield bytes([first + 1, 0, 0]) + head[1:] + content
+    elif first >= 0xE0:
+        yield b"\xd0" + head
+    elif first in (0xD0, 0xD1, 0xD2):
+        yield bytes([first + 1]) + b"\xff" * len(content) + content  # negative ones alone are there
     elif first in (0xCC, 0xCD, 0xCE):
         yield bytes([first + 1]) + bytes(len(content)) + content
     elif first == 0xCB:

@@ -20,6 +20,7 @@ from proofs.codec import encode
 from proofs.digest import Network
 from proofs.epoch import EpochHeader
 from proofs.manifest import Contributor, File, build_manifest, parse_manifest
+from proofs.origin import Ancestor, Attribution, DatanetVersion, Origin
 from proofs.signing import Signer
 from proofs.voucher import ChannelConfig, operator_salt
 
@@ -88,6 +89,46 @@ MANIFEST = build_manifest(
     ],
 )
 ADAPTER = hashlib.sha256(MANIFEST).digest()
+
+
+def _attributed() -> bytes:
+    """The golden adapter again, whose fees follow the text that an answer drew on: version 2."""
+    law = parse_manifest(MANIFEST)
+    names = ("name", "base", "tokenizer_hash", "template_hash", "licence", "source", "created_at")
+    indexed = {"attribution.tokens": b"the tokens", "background.tokens": b"what everybody writes"}
+    return build_manifest(
+        CREATOR,
+        **{name: getattr(law, name) for name in names},
+        adapter_version="2",
+        contributors=[*law.contributors, Contributor(account(4), "Copycat", "", "", weight=0)],
+        files=[
+            *law.files,
+            *(
+                File(name, len(data), [(Cid.of(data).digest, len(data))])
+                for name, data in indexed.items()
+            ),
+        ],
+        origin=Origin(
+            recipe=hashlib.sha256(b"recipe").digest(),
+            datanets=(DatanetVersion(*(hashlib.sha256(b"datanet").digest(), 7, bytes(32))),),
+            attribution=Attribution(
+                rule="ladder-1",
+                background=hashlib.sha256(indexed["background.tokens"]).digest(),
+                lambda_eighths=3,
+                none_bits=8,
+                r_bps=-390,
+                lds_bps=4_000,
+                answers=48,
+                r_interval=(-4_600, 310),
+                lds_interval=(2_600, 5_300),
+            ),
+            parents=(Ancestor(ADAPTER, 7_000), Ancestor(bytes(32), -3_000)),
+        ),
+    )
+
+
+ATTRIBUTED_MANIFEST = _attributed()
+ATTRIBUTED = hashlib.sha256(ATTRIBUTED_MANIFEST).digest()
 
 
 BASE_FILES = {
@@ -183,6 +224,19 @@ def manifest() -> dict[str, Any]:
         "signed_digest": hashlib.sha256(b"lorikeet manifest 1\0" + encode(unsigned)).hexdigest(),
         "manifest": MANIFEST.hex(),
         "cid": str(Cid.of(MANIFEST)),
+    }
+
+
+def manifest_two() -> dict[str, Any]:
+    """A manifest of version 2, by field and byte by byte."""
+    about = parse_manifest(ATTRIBUTED_MANIFEST)
+    unsigned = [getattr(about, name) for name in about.__struct_fields__[:-1]]
+    return {
+        "creator": party("creator"),
+        "fields": named(about),
+        "signed_digest": hashlib.sha256(b"lorikeet manifest 2\0" + encode(unsigned)).hexdigest(),
+        "manifest": ATTRIBUTED_MANIFEST.hex(),
+        "cid": str(Cid.of(ATTRIBUTED_MANIFEST)),
     }
 
 

@@ -15,10 +15,10 @@ from proofs.manifest import (
     MAX_MANIFEST_BYTES,
     Contributor,
     File,
-    Manifest,
     build_manifest,
     parse_manifest,
 )
+from proofs.origin import Ancestor, Attribution, DatanetVersion, Origin
 from tests.proofs.scene import address, signer
 from tests.proofs.test_receipts import mutate
 
@@ -39,9 +39,48 @@ FIELDS: dict[str, Any] = {
 }
 GOOD = build_manifest(signer("creator"), **FIELDS)
 
+ATTRIBUTION = Attribution(
+    rule="ladder-1",
+    background=bytes([10]) * 32,
+    lambda_eighths=3,
+    none_bits=8,
+    r_bps=-390,
+    lds_bps=4_000,
+    answers=48,
+    r_interval=(-800, 100),
+    lds_interval=(2_600, 5_300),
+)
+ORIGIN = Origin(
+    recipe=bytes([11]) * 32,
+    datanets=(DatanetVersion(bytes([12]) * 32, 7, bytes([13]) * 32),),
+    attribution=ATTRIBUTION,
+    parents=(Ancestor(bytes([14]) * 32, 7_000), Ancestor(bytes([15]) * 32, -3_000)),
+)
+INDEXED: dict[str, Any] = {
+    "files": [
+        *FIELDS["files"],
+        *(
+            File(name, 4, [(bytes([8]) * 32, 4)])
+            for name in ("attribution.tokens", "background.tokens")
+        ),
+    ],
+    "origin": ORIGIN,
+}
+TWO = build_manifest(signer("creator"), **{**FIELDS, **INDEXED})
+
 
 def build(**changes: Any) -> bytes:
     return build_manifest(signer("creator"), **{**FIELDS, **changes})
+
+
+def build_two(**changes: Any) -> bytes:
+    return build(**{**INDEXED, **changes})
+
+
+def attributed(**changes: Any) -> Origin:
+    return msgspec.structs.replace(
+        ORIGIN, attribution=msgspec.structs.replace(ATTRIBUTION, **changes)
+    )
 
 
 def test_manifest_says_what_its_creator_put_in() -> None:
@@ -49,6 +88,69 @@ def test_manifest_says_what_its_creator_put_in() -> None:
     assert {name: getattr(manifest, name) for name in FIELDS} == FIELDS
     assert manifest.creator_address == signer("creator").address
     assert msgpack.packb(msgpack.unpackb(GOOD)) == GOOD
+
+
+def test_version_two_says_what_the_adapter_was_made_of() -> None:
+    manifest = parse_manifest(TWO)
+    assert (manifest.version, manifest.made_of) == (2, ORIGIN)
+    assert msgpack.packb(msgpack.unpackb(TWO)) == TWO
+    assert encode(manifest) == TWO
+    assert parse_manifest(GOOD).made_of is None
+    assert len(msgpack.unpackb(TWO)) == 14
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("recipe", {"origin": msgspec.structs.replace(ORIGIN, recipe=bytes(31))}),
+        ("evaluation", {"origin": msgspec.structs.replace(ORIGIN, evaluation=b"x")}),
+        ("schema", {"origin": msgspec.structs.replace(ORIGIN, datanets=ORIGIN.datanets * 17)}),
+        ("schema", {"origin": msgspec.structs.replace(ORIGIN, parents=ORIGIN.parents * 5)}),
+        ("parents", {"origin": msgspec.structs.replace(ORIGIN, parents=(Ancestor(bytes(32), 0),))}),
+        ("rule", {"origin": attributed(rule="ladder-2")}),
+        ("schema", {"origin": attributed(lambda_eighths=9)}),
+        ("schema", {"origin": attributed(none_bits=0)}),
+        ("schema", {"origin": attributed(r_bps=10_001)}),
+        ("schema", {"origin": attributed(background=bytes(31))}),
+        ("attribution", {"origin": attributed(r_interval=(2, 1))}),
+        ("attribution", {"files": INDEXED["files"][:3]}),
+        ("attribution", {"files": [*FIELDS["files"], INDEXED["files"][3]]}),
+        ("attribution", {"contributors": []}),
+        ("contributors", {"contributors": [Contributor(address("data"), "", "", "", 0)]}),
+        ("schema", {"files": [File(str(one), 1, [(bytes(32), 1)]) for one in range(13)]}),
+    ],
+)
+def test_unacceptable_origin_is_not_signed_and_the_field_is_named(
+    field: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ManifestError) as caught:
+        build_two(**changes)
+    assert caught.value.field == field
+
+
+def test_version_one_has_no_more_files_than_it_ever_had() -> None:
+    with pytest.raises(ManifestError, match="schema"):
+        build(files=[File(str(one), 1, [(bytes(32), 1)]) for one in range(9)])
+
+
+def test_a_weight_of_nothing_belongs_to_version_two() -> None:
+    people = [*FIELDS["contributors"], Contributor(address("copycat"), "", "", "", 0)]
+    assert parse_manifest(build_two(contributors=people)).contributors == people
+    with pytest.raises(ManifestError, match="schema"):
+        build(contributors=people)
+
+
+def test_a_signature_of_one_version_does_not_count_for_the_other() -> None:
+    two = msgpack.unpackb(TWO)
+    with pytest.raises(ManifestError, match="version"):
+        parse_manifest(msgpack.packb([1, *two[1:]]))
+    with pytest.raises(ManifestError, match="version"):
+        parse_manifest(msgpack.packb([2, *msgpack.unpackb(GOOD)[1:]]))
+    with pytest.raises(ManifestError, match="signature"):
+        parse_manifest(msgpack.packb([1, *two[1:12], two[13]]))
+    changed = msgspec.structs.replace(parse_manifest(TWO), origin=attributed(lambda_eighths=4))
+    with pytest.raises(ManifestError, match="signature"):
+        parse_manifest(encode(changed))
 
 
 def test_same_manifest_has_the_same_bytes() -> None:
@@ -119,17 +221,18 @@ def test_every_field_is_signed() -> None:
         "template_hash": bytes(32),
         "files": manifest.files[:1],
     }
-    assert {*changes, "version", "creator", "signature"} == set(Manifest.__struct_fields__)
+    assert {*changes, "version", "creator", "signature"} == set(manifest.__struct_fields__)
     for name, value in changes.items():
         with pytest.raises(ManifestError, match="signature"):
             parse_manifest(encode(msgspec.structs.replace(manifest, **{name: value})))
 
 
-@given(st.integers(0, 2**32))
-@settings(max_examples=300)
-def test_mutated_manifest_is_never_accepted(seed: int) -> None:
-    data = mutate(GOOD, random.Random(seed))
-    if data != GOOD:
+@pytest.mark.parametrize("good", [GOOD, TWO], ids=["version 1", "version 2"])
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=150)
+def test_mutated_manifest_is_never_accepted(good: bytes, seed: int) -> None:
+    data = mutate(good, random.Random(seed))
+    if data != good:
         with pytest.raises(ManifestError):
             parse_manifest(data)
 

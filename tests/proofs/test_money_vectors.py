@@ -30,6 +30,7 @@ from tests.golden.world import NETWORK
 CHANNELS = other.load("channel")
 SHARES = other.load("shares")
 MANIFEST = other.load("manifest")
+MANIFEST_TWO = other.load("manifest2")
 COCKTAIL = other.load("cocktail")
 EPOCHS = other.load("batch")
 CONFIG_KEYS = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token")
@@ -114,19 +115,24 @@ def test_the_call_of_a_deposit_is_that_of_the_abi() -> None:
 # --- manifests and shares ---
 
 
-def test_the_manifest_is_the_array_that_the_page_describes() -> None:
-    data = other.unhex(MANIFEST["manifest"])
-    fields = other.plain(MANIFEST["fields"])
+@pytest.mark.parametrize(
+    ("vector", "domain"),
+    [(MANIFEST, b"lorikeet manifest 1\0"), (MANIFEST_TWO, b"lorikeet manifest 2\0")],
+    ids=["version 1", "version 2"],
+)
+def test_the_manifest_is_the_array_that_the_page_describes(
+    vector: dict[str, Any], domain: bytes
+) -> None:
+    data = other.unhex(vector["manifest"])
+    fields = other.plain(vector["fields"])
     assert other.pack(fields) == data
-    signed = hashlib.sha256(b"lorikeet manifest 1\0" + other.pack(fields[:-1])).digest()
-    assert MANIFEST["signed_digest"] == signed.hex()
+    signed = hashlib.sha256(domain + other.pack(fields[:-1])).digest()
+    assert vector["signed_digest"] == signed.hex()
     signature = fields[-1][:64] + bytes([fields[-1][64] - 27])
     signer = keys.Signature(signature).recover_public_key_from_msg_hash(signed)
-    assert (
-        signer.to_compressed_bytes() == fields[8] == other.unhex(MANIFEST["creator"]["public_key"])
-    )
-    assert Account.from_key(MANIFEST["creator"]["secret"]).address.lower() == (
-        "0x" + MANIFEST["creator"]["address"]
+    assert signer.to_compressed_bytes() == fields[8] == other.unhex(vector["creator"]["public_key"])
+    assert Account.from_key(vector["creator"]["secret"]).address.lower() == (
+        "0x" + vector["creator"]["address"]
     )
 
 
@@ -140,9 +146,12 @@ def test_the_manifests_blocks_are_the_files_cut_every_256_kib() -> None:
         ]
 
 
-def test_a_manifest_with_one_changed_byte_is_refused() -> None:
-    data = other.unhex(MANIFEST["manifest"])
-    for position in range(len(data)):
+@pytest.mark.parametrize(
+    ("vector", "step"), [(MANIFEST, 1), (MANIFEST_TWO, 7)], ids=["version 1", "version 2"]
+)
+def test_a_manifest_with_one_changed_byte_is_refused(vector: dict[str, Any], step: int) -> None:
+    data = other.unhex(vector["manifest"])
+    for position in range(0, len(data), step):
         changed = bytearray(data)
         changed[position] ^= 1
         with pytest.raises(ManifestError):

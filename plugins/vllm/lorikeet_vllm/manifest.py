@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-VERSION = 1
+VERSIONS = (1, 2)
 MAX_MANIFEST_BYTES = 64 << 10
 MAX_BLOCK_BYTES = 1 << 20
 CONFIG_FILE = "adapter_config.json"
@@ -55,7 +55,8 @@ class Manifest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     created_at: int
     contributors: list[Any]
     files: list[File]
-    signature: bytes
+    behind: Any  # version 1: the signature; version 2: what it was made of, then the signature
+    signature: bytes = b""
 
 
 def digest_of(cid: str) -> bytes:
@@ -78,8 +79,8 @@ def read_manifest(cid: str, data: bytes) -> list[File]:
         manifest = msgspec.msgpack.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise NotTrue(f"{cid} is no manifest: {error}") from error
-    if manifest.version != VERSION:
-        raise NotTrue(f"{cid} is a manifest of version {manifest.version}; {VERSION} is known")
+    if manifest.version not in VERSIONS or (manifest.version == 2) != bool(manifest.signature):
+        raise NotTrue(f"{cid} is a manifest of version {manifest.version}; 1 and 2 are known")
     files = [file for file in manifest.files if file.name in MAX_FILE_BYTES]
     if sorted(file.name for file in files) != sorted(MAX_FILE_BYTES):
         raise NotTrue(f"{cid} does not have {CONFIG_FILE} and {WEIGHTS_FILE} once each")

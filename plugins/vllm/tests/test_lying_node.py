@@ -40,6 +40,16 @@ def manifest(files: list[tuple[str, int, list[tuple[bytes, int]]]], version: int
     return msgspec.msgpack.encode([*head, files, bytes(65)])
 
 
+def manifest_two(version: int = 2) -> bytes:
+    """One that says what the adapter was made of."""
+    files = [(CONFIG_FILE, len(CONFIG), blocks([CONFIG])), (WEIGHTS_FILE, 3000, blocks(WEIGHTS))]
+    *head, files_there, signature = msgspec.msgpack.decode(manifest(files, version))
+    card = ("card.md", 1, [(bytes(32), 1)])
+    return msgspec.msgpack.encode(
+        [*head, [*files_there, card], [b"", [], None, [], b""], signature]
+    )
+
+
 GOOD = manifest(
     [(CONFIG_FILE, len(CONFIG), blocks([CONFIG])), (WEIGHTS_FILE, 3000, blocks(WEIGHTS))]
 )
@@ -141,6 +151,14 @@ def test_what_another_hub_behind_the_node_has_or_a_base_is_no_adapter(tags: list
 def test_a_manifest_that_cannot_be_is_refused_though_its_hash_is_right(data: bytes) -> None:
     with pytest.raises(NotTrue):
         read_manifest(str(Cid.of(data)), data)
+
+
+def test_a_manifest_of_version_two_has_the_same_files() -> None:
+    data = manifest_two()
+    assert read_manifest(str(Cid.of(data)), data) == read_manifest(CID, GOOD)
+    wrong = manifest_two(version=1)
+    with pytest.raises(NotTrue):
+        read_manifest(str(Cid.of(wrong)), wrong)
 
 
 @given(st.binary(max_size=300))
