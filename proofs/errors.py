@@ -8,13 +8,15 @@
     ├── ManifestError    an adapter's manifest is not acceptable; `field` names what is wrong
     ├── BaseCardError    a base's card is not acceptable; `field` names what is wrong
     ├── BaseIndexError   a list of a base's files is not acceptable; `rule` names what is wrong
+    ├── DatanetError     a record of a datanet, or its place in the log, is not acceptable; `code`,
+                         `document`, `detail` and `mend` say what, where and what to do
     ├── BatchError       a published batch is not what its aggregator claims; `invariant` names it
     └── LedgerError      the ledger cannot do what is asked
         ├── LedgerConflict   somebody else already wrote something different there
         ├── LedgerFull       the disk is full; nothing was written, nothing is lost
         └── UnknownEntry     there is no such entry
 
-Whose fault: the first seven the sender's of the bytes, the last ours or that of a second process on
+Whose fault: the first eight the sender's of the bytes, the last ours or that of a second process on
 the same file.
 """
 
@@ -69,6 +71,21 @@ class BaseIndexError(ProofError):
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(f"base index {rule}: {message}")
         self.rule = rule
+
+
+class DatanetError(ProofError):
+    """A record of a datanet, or its place in the log, is not acceptable.
+
+    `document` counts from 1; 0 is the whole.
+    """
+
+    def __init__(self, code: str, detail: str, mend: str, document: int = 0) -> None:
+        where = f" (document {document})" if document else ""
+        super().__init__(f"datanet {code}{where}: {detail}; {mend}")
+        self.code = code
+        self.detail = detail
+        self.mend = mend
+        self.document = document
 
 
 class BatchError(ProofError):

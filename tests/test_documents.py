@@ -29,7 +29,16 @@ from node.config import Config
 from node.http import public
 from node.money import aggregator, published, purse, till
 from node.testnet.plan import NETWORK as TESTNET
-from node.wire import channels, client_session, infer, node_session, quote, receipts, witness
+from node.wire import (
+    channels,
+    client_session,
+    datanet,
+    infer,
+    node_session,
+    quote,
+    receipts,
+    witness,
+)
 from p2p import (
     admission,
     entrance,
@@ -66,6 +75,7 @@ from proofs.aggregator import PACE
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
+from proofs.datanet import entries, log
 from proofs.digest import keccak
 from proofs.ledger.accepted import MAX_EVIDENCE_PER_CHANNEL
 from tests.golden import other
@@ -85,6 +95,7 @@ PROTOCOLS = {
     quote.PROTOCOL,
     receipts.PROTOCOL,
     witness.PROTOCOL,
+    datanet.PROTOCOL,
 }
 TOPICS = {
     node.catalogue.announcements.TOPIC,
@@ -157,6 +168,26 @@ FACTS = [
     ("lookup.md", f"without a look-up | {lookups.IDLE_TIMEOUT_S:.0f} s"),
     ("lookup.md", f"not taken | {lookups.SEND_TIMEOUT_S:.0f} s"),
     ("p2p.md", f"what it would cost | {quoting.STREAMS_PER_PEER} streams"),
+    ("datanet.md", f"# Datanets: `{datanet.PROTOCOL}`"),
+    ("datanet.md", f"At most {entries.MAX_ENTRY_BYTES:,} bytes, a version"),
+    ("datanet.md", f"a version {entries.MAX_VERSION_BYTES:,}. Signatures"),
+    (
+        "datanet.md",
+        f"documents (1 to {entries.MAX_DOCUMENTS:,}), blocks (1 to {entries.MAX_TEXT_BLOCKS})",
+    ),
+    (
+        "datanet.md",
+        f"contributions (1 to {entries.MAX_LIVE:,}), totals (1 to {entries.MAX_PEOPLE:,})",
+    ),
+    ("datanet.md", f"bytes; {entries.MAX_BLOCK_BYTES:,} each but the last"),
+    ("datanet.md", f"Report (≤ {entries.MAX_REPORT_BYTES >> 20} MiB)"),
+    ("datanet.md", f"`, at most {entries.MAX_REGISTRATION_BYTES} bytes: the *registration*"),
+    ("datanet.md", f"person once; at most {log.MAX_PEOPLE:,}."),
+    ("datanet.md", f"at most {log.MAX_OPEN_CLAIMS} of one person whose texts"),
+    ("datanet.md", f"at most {log.MAX_GIVEN:,}, with {log.MAX_ALL_DOCUMENTS:,} documents"),
+    ("datanet.md", f"count 1 to {datanet.MAX_ROWS}]`"),
+    ("datanet.md", f"as have at most {datanet.MAX_ROWS_BYTES:,} bytes"),
+    ("datanet.md", f"not taken | {datanet.IDLE_DEADLINE_S:.0f} s |"),
     ("quote.md", f"# Quotes: `{quote.PROTOCOL}`"),
     ("quote.md", f"at most {quote.MAX_QUOTE_BYTES} bytes, whose"),
     (

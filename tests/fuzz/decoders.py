@@ -34,7 +34,7 @@ from node.catalogue.about import ABOUT_FILE, make_announcement, parse_announceme
 from node.errors import ConfigError
 from node.invite import read_invite, write_invite
 from node.money.delivering import read_promised
-from node.wire import infer, quote, receipts, witness
+from node.wire import datanet, infer, quote, receipts, witness
 from p2p.addresses import parse_address, split_peer
 from p2p.blocks import limits
 from p2p.cid import Cid
@@ -53,9 +53,11 @@ from p2p.wire import FrameDecoder, encode_frame
 from proofs.batch import decode_batch, recompute
 from proofs.cocktail import parse_cocktail
 from proofs.codec import encode
+from proofs.datanet.entries import parse_entry, parse_registration
+from proofs.datanet.invite import read_token, write_token
 from proofs.envelope import decode_envelope, open_envelope
 from proofs.epoch import decode_header
-from proofs.errors import ProofError
+from proofs.errors import DatanetError, ProofError
 from proofs.manifest import File, build_manifest, parse_manifest
 from proofs.promise import make_promise
 from proofs.receipt import decode_body, decode_receipt, verify_receipt
@@ -449,6 +451,7 @@ def _each(field: str) -> Callable[[], list[bytes]]:
 KAD = "/lorikeet-devnet/kad/1.0.0"
 ADAPTERS, NAMES, PROMISES = "adapters", "names", receipts.TOPIC
 _COMMON = (
+    datanet.PROTOCOL,
     limits.PROTOCOL,
     infer.PROTOCOL,
     quote.PROTOCOL,
@@ -530,6 +533,47 @@ DECODERS = [
         form="msgpack",
         write=quote.encode,
         carried_by=(quote.PROTOCOL,),
+    ),
+    Decoder(
+        "datanet asked",
+        datanet.decode_ask,
+        (infer.WireError,),
+        lambda: drawn(datanet.AskHead, datanet.AskEntries, datanet.Submit),
+        "msgpack",
+        write=datanet.encode,
+        carried_by=(datanet.PROTOCOL,),
+    ),
+    Decoder(
+        "datanet answered",
+        datanet.decode_answer,
+        (infer.WireError,),
+        lambda: drawn(datanet.Entries, datanet.Registered, datanet.Refused),
+        "msgpack",
+        write=datanet.encode,
+        carried_by=(datanet.PROTOCOL,),
+    ),
+    Decoder(
+        "datanet's entry",
+        parse_entry,
+        (DatanetError,),
+        lambda: [other.unhex(row["hex"]) for row in golden("datanet")["rows"]],
+        "msgpack",
+        write=encode,
+    ),
+    Decoder(
+        "datanet's registration",
+        parse_registration,
+        (DatanetError,),
+        lambda: [other.unhex(row["registration_hex"]) for row in golden("datanet")["rows"]],
+        "msgpack",
+        write=encode,
+    ),
+    Decoder(
+        "datanet's invite",
+        lambda data: read_token(data.decode()),
+        (DatanetError, UnicodeError),
+        lambda: [golden("datanet")["token"].encode()],
+        write=lambda token: write_token(token).encode(),
     ),
     Decoder(
         "quote",

@@ -17,6 +17,7 @@ from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
 from .cocktails import cocktails
+from .datanets import datanet
 from .epochs import epochs
 from .lookups import lookups
 from .money import channels, shares
@@ -192,6 +193,7 @@ VECTORS = {
     "shares": shares,
     "batch": epochs,
     "lookup": lookups,
+    "datanet": datanet,
 }
 
 if __name__ == "__main__":
