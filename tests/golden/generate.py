@@ -19,6 +19,7 @@ from proofs.voucher import channel_id, sign_voucher, voucher_digest
 from .cocktails import cocktails
 from .datanets import datanet
 from .epochs import epochs
+from .ladders import ladder
 from .lookups import lookups
 from .money import channels, shares
 from .page import PAGE, with_bytes
@@ -193,7 +194,11 @@ VECTORS = {
     "shares": shares,
     "batch": epochs,
     "lookup": lookups,
+<<<<<<< HEAD
     "datanet": datanet,
+=======
+    "ladder": ladder,
+>>>>>>> fcd6876 (proofs: ladder-1 tells whose words an answer drew on, in exact integers)
 }
 
 if __name__ == "__main__":

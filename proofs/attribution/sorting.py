@@ -1,0 +1,171 @@
+"""Sorts a text's positions by what stands before them, and counts what its common nodes hold.
+
+The expensive half of an index, done once for a text: linear passes over slices, so that 100 million
+tokens take half a minute and 3 GB. Decides nothing; `suffixes.py` asks what is made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from pydivsufsort import divsufsort
+
+from .suffixes import MAX_COUNTED, Bits, Common, Order
+from .tokens import END, Ints, Ranks
+
+_SLICE = 1 << 22
+
+Owner = npt.NDArray[np.uint8]
+
+
+def sort_positions(text: Ranks) -> Order:
+    """Return all positions, ordered by the token there, then by the tokens before it."""
+    backwards = np.ascontiguousarray(text[::-1])
+    order: Order = divsufsort(backwards).view(np.uint32)
+    np.subtract(np.uint32(len(text) - 1), order, out=order)
+    return order
+
+
+def first_of_rank(text: Ranks, num_ids: int) -> Ints:
+    """Return where the positions of each rank begin: those of rank r are [first[r], first[r + 1]).
+
+    Rank num_ids + 1, which no text holds, has an empty range.
+    """
+    counts = np.zeros(num_ids + 2, dtype=np.int64)
+    for part in _slices(len(text)):
+        counts += np.bincount(text[part], minlength=num_ids + 2)
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
+def shared_lengths(text: Ranks, order: Order, depth: int) -> Owner:
+    """Return how many tokens each position shares, backwards, with the one before it in `order`:
+    at most `depth`, and none beyond an end mark.
+    """
+    shared = np.zeros(len(order), dtype=np.uint8)
+    for part in _slices(len(order)):
+        start = max(part.start, 1)
+        here = order[start : part.stop].astype(np.int64)
+        before = order[start - 1 : part.stop - 1].astype(np.int64)
+        alike = np.arange(start, part.stop)
+        for back in range(depth):
+            token = text[here - back]
+            same = (token == text[before - back]) & (token != END)
+            here = here[same]
+            before = before[same]
+            alike = alike[same]
+            shared[alike] += 1
+    return shared
+
+
+def previous_alike(order: Order, shared: Owner, num_ends: int) -> Order:
+    """Return, for each place in `order`, 1 + the nearest place before it whose position is followed
+    by the same token or end mark; 0 where there is none.
+
+    Of a node [lo, hi), those with a value <= lo are the first to be followed by their token; so
+    they are as many as there are different tokens.
+    """
+    place = np.empty(len(order), dtype=np.uint32)
+    for part in _slices(len(order)):
+        place[order[part]] = np.arange(part.start, part.stop, dtype=np.uint32)
+    previous = np.zeros(len(order), dtype=np.uint32)
+    for part in _slices(len(order)):
+        # The positions of one rank, in order, follow places that are in order too. The first of
+        # all is the text's first end mark, which follows nothing.
+        start = max(part.start, 2)
+        if start >= part.stop:
+            continue
+        now = place[order[start : part.stop] - 1]
+        before = place[order[start - 1 : part.stop - 1] - 1]
+        same = shared[start : part.stop] > 0
+        same[: max(num_ends - start, 0)] = True  # end marks, which come first
+        previous[now] = np.where(same, before + 1, 0)
+    return previous
+
+
+def count_common(
+    first: Ints, shared: Owner, previous: Order, owner: Owner, num_owners: int, depth: int
+) -> Common:
+    """Count what each node of more than MAX_COUNTED places holds, for contexts of 1 to `depth`.
+
+    `owner` is in the order of the positions; num_owners means nobody.
+    """
+    keys = []
+    followings = []
+    owneds = []
+    alive = np.arange(int(first[1]), len(shared), dtype=np.uint32)
+    for length in range(1, depth + 1):
+        # What is common at this length was common at the one before.
+        starts = np.flatnonzero(shared[alive] < length)
+        sizes = np.diff(starts, append=len(alive))
+        common = sizes > MAX_COUNTED
+        alive = alive[np.repeat(common, sizes)]
+        sizes = sizes[common]
+        if not len(sizes):
+            break
+        lo = alive[np.cumsum(sizes) - sizes]
+        following, owned = _count(
+            alive, sizes, lo, previous=previous, owner=owner, num_owners=num_owners
+        )
+        keys.append(np.uint64(length) << np.uint64(32) | lo.astype(np.uint64))
+        followings.append(following)
+        owneds.append(owned)
+    return Common(
+        keys=np.concatenate([np.zeros(0, dtype=np.uint64), *keys]),
+        following=np.concatenate([np.zeros(0, dtype=np.uint32), *followings]),
+        owned=np.concatenate([np.zeros((0, num_owners), dtype=np.uint32), *owneds]),
+    )
+
+
+def _count(
+    alive: Order, sizes: Ints, lo: Order, previous: Order, owner: Owner, num_owners: int
+) -> tuple[Order, Order]:
+    group = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)
+    following = np.zeros(len(sizes), dtype=np.uint32)
+    owned = np.zeros((len(sizes), num_owners + 1), dtype=np.uint32)
+    for part in _slices(len(alive)):
+        places = alive[part]
+        groups = group[part].astype(np.int64)
+        begin, end = int(groups[0]), int(groups[-1]) + 1
+        new = previous[places] <= lo[groups]
+        groups -= begin
+        following[begin:end] += np.bincount(groups[new], minlength=end - begin).astype(np.uint32)
+        cells = groups * (num_owners + 1) + owner[places]
+        counts = np.bincount(cells, minlength=(end - begin) * (num_owners + 1))
+        owned[begin:end] += counts.reshape(end - begin, num_owners + 1).astype(np.uint32)
+    return following, np.ascontiguousarray(owned[:, :num_owners])
+
+
+def owned_bits(text: Ranks, order: Order, shared: Owner, giver: Owner, window: int) -> Bits:
+    """Return a bit for each position: whether whoever gave the token there owns it.
+
+    He does when some run of `window` tokens of one document holds it whose first occurrence in the
+    text he gave. Bit p is bit p mod 8 of byte p div 8. `giver` is by position.
+    """
+    starts = np.flatnonzero(shared < window)
+    # Positions grow as the log does: of equal runs, the one that ends first was registered first.
+    first = np.minimum.reduceat(order, starts)
+    sizes = np.diff(starts, append=len(order))
+    registered = np.zeros(len(text), dtype=bool)
+    registered[order] = np.repeat(giver[first], sizes) == giver[order]
+    registered &= _runs(text, window)
+    owned = registered.copy()
+    for ahead in range(1, window):
+        owned[:-ahead] |= registered[ahead:]
+    return np.packbits(owned, bitorder="little")
+
+
+def _runs(text: Ranks, window: int) -> npt.NDArray[np.bool_]:
+    """Return whether the last `window` tokens up to each position are all of one document."""
+    ends = np.flatnonzero(text == END)
+    whole = np.ones(len(text), dtype=bool)
+    for ahead in range(window):
+        after = ends + ahead
+        whole[after[after < len(text)]] = False
+    return whole
+
+
+def _slices(size: int) -> Iterator[slice]:
+    for start in range(0, size, _SLICE):
+        yield slice(start, min(start + _SLICE, size))
