@@ -8,26 +8,18 @@
     ├── ManifestError    an adapter's manifest is not acceptable; `field` names what is wrong
     ├── BaseCardError    a base's card is not acceptable; `field` names what is wrong
     ├── BaseIndexError   a list of a base's files is not acceptable; `rule` names what is wrong
-<<<<<<< HEAD
     ├── DatanetError     a record of a datanet, or its place in the log, is not acceptable; `code`,
                          `document`, `detail` and `mend` say what, where and what to do
-=======
     ├── TokensError      an adapter's text is not acceptable; `rule` names what is wrong
     ├── StaleIndex       the cached index of a text is not that text's, or is spoilt
->>>>>>> fcd6876 (proofs: ladder-1 tells whose words an answer drew on, in exact integers)
     ├── BatchError       a published batch is not what its aggregator claims; `invariant` names it
     └── LedgerError      the ledger cannot do what is asked
         ├── LedgerConflict   somebody else already wrote something different there
         ├── LedgerFull       the disk is full; nothing was written, nothing is lost
         └── UnknownEntry     there is no such entry
 
-<<<<<<< HEAD
-Whose fault: the first eight the sender's of the bytes, the last ours or that of a second process on
-the same file.
-=======
 Whose fault: that of the sender of the bytes; a stale index, an error of the ledger are ours or that
 of a second process on the same file.
->>>>>>> fcd6876 (proofs: ladder-1 tells whose words an answer drew on, in exact integers)
 """
 
 from __future__ import annotations
@@ -83,7 +75,6 @@ class BaseIndexError(ProofError):
         self.rule = rule
 
 
-<<<<<<< HEAD
 class DatanetError(ProofError):
     """A record of a datanet, or its place in the log, is not acceptable.
 
@@ -97,7 +88,8 @@ class DatanetError(ProofError):
         self.detail = detail
         self.mend = mend
         self.document = document
-=======
+
+
 class TokensError(ProofError):
     """An adapter's text, as token ids, is not acceptable."""
 
@@ -108,7 +100,6 @@ class TokensError(ProofError):
 
 class StaleIndex(ProofError):
     """A cached index is not that of the text at hand, or was spoilt: build it anew."""
->>>>>>> fcd6876 (proofs: ladder-1 tells whose words an answer drew on, in exact integers)
 
 
 class BatchError(ProofError):

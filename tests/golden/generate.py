@@ -194,11 +194,8 @@ VECTORS = {
     "shares": shares,
     "batch": epochs,
     "lookup": lookups,
-<<<<<<< HEAD
     "datanet": datanet,
-=======
     "ladder": ladder,
->>>>>>> fcd6876 (proofs: ladder-1 tells whose words an answer drew on, in exact integers)
 }
 
 if __name__ == "__main__":
