@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("engine", "bridge", "p2p", "proofs", "node", "demo")
+PACKAGES = ("engine", "bridge", "p2p", "proofs", "factory", "node", "demo")
 MAX_POSITIONAL = 5
 """From the next argument on, a call names what it gives."""
 CATCHES_ALL = re.compile(r"\s*except\*? (BaseException|Exception)\b|\s*except:")

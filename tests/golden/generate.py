@@ -19,6 +19,7 @@ from proofs.voucher import channel_id, sign_voucher, voucher_digest
 from .cocktails import cocktails
 from .datanets import datanet
 from .epochs import epochs
+from .intakes import intake
 from .ladders import ladder
 from .lookups import lookups
 from .money import channels, shares
@@ -196,6 +197,7 @@ VECTORS = {
     "lookup": lookups,
     "datanet": datanet,
     "ladder": ladder,
+    "intake": intake,
 }
 
 if __name__ == "__main__":

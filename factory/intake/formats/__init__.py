@@ -1,0 +1,4 @@
+"""Reads the text out of each kind of file: bytes in, text out, or a refusal.
+
+Runs in a child only.
+"""

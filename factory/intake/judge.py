@@ -1,0 +1,150 @@
+"""What the files gave → every check → documents, findings, numbers, report. In a child.
+
+Decides in which order things are said; each check decides for itself (checks/).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from . import checks
+from .clean import CLEANER, is_clean
+from .findings import find
+from .looked import Looked, look_at
+from .parse import Parsed
+from .report import Report, tools, write_report
+from .sketches import sketch_of
+from .traces import pack_trace
+from .types import Document, Examined, Finding, Known, Rules
+from .words import Shingles
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to judge. `parsed` has, in the order in which they were given, each file's name and
+    where its Parsed lies, or the Parsed itself for one that gave nothing.
+    """
+
+    parsed: list[tuple[str, str | Parsed]]
+    rules: Rules
+    known: Known
+    losses: list[int]
+    is_review: bool
+
+
+def judge_job(job: bytes) -> bytes:
+    """Do the child's task "check": Job → Examined."""
+    asked = msgspec.msgpack.decode(job, type=Job, dec_hook=_decode_path)
+    files = [(name, _load(there)) for name, there in asked.parsed]
+    return msgspec.msgpack.encode(judge(files, asked))
+
+
+def _decode_path(wanted: type, value: object) -> object:
+    return wanted(value)
+
+
+def _load(there: str | Parsed) -> Parsed:
+    if isinstance(there, Parsed):
+        return there
+    return msgspec.msgpack.decode(Path(there).read_bytes(), type=Parsed)
+
+
+def judge(files: list[tuple[str, Parsed]], asked: Job) -> Examined:
+    """Check everything that the files gave."""
+    rules = asked.rules
+    texts = [each for _, parsed in files for each in parsed.documents]
+    numbering = Shingles()
+    looked = [look_at(title, text, numbering) for title, text in texts]
+    findings = _of_files(files) + _of_the_whole(looked, rules)
+    if asked.is_review:
+        findings += [
+            find("not-clean", place, "it holds hidden characters")
+            for place, one in enumerate(looked)
+            if not is_clean(one.text)
+        ]
+    if any(finding.code.startswith("too-m") for finding in findings):
+        looked = []  # nothing is promised about more than may be given
+    if rules.mask:
+        looked, masked = checks.personal.mask(looked)
+        findings += masked
+    numbers: Counter[str] = Counter()
+    for check in checks.ALL:
+        findings += check(looked, rules, asked.known, numbers)
+    findings += checks.noise.by_loss(asked.losses, asked.known.median_loss)
+    return _conclude(files, looked, findings, asked, numbers)
+
+
+def _of_files(files: list[tuple[str, Parsed]]) -> list[Finding]:
+    return [
+        find(code, None, f"{name}: {detail}" if name else detail)
+        for name, parsed in files
+        for code, detail in parsed.told
+    ]
+
+
+def _of_the_whole(looked: list[Looked], rules: Rules) -> list[Finding]:
+    findings = []
+    size = sum(len(one.data) for one in looked)
+    if not looked:
+        findings.append(find("no-documents", None, "no text was found"))
+    if len(looked) > rules.max_documents:
+        detail = f"{len(looked)} documents; at most {rules.max_documents}"
+        findings.append(find("too-many-documents", None, detail))
+    if size > rules.max_bytes:
+        findings.append(find("too-much-text", None, f"{size:,} bytes; at most {rules.max_bytes:,}"))
+    return findings
+
+
+def _conclude(
+    files: list[tuple[str, Parsed]],
+    looked: list[Looked],
+    findings: list[Finding],
+    asked: Job,
+    numbers: Counter[str],
+) -> Examined:
+    ordered = sorted(findings, key=lambda one: -1 if one.document is None else one.document)
+    refused = {one.document for one in findings if one.outcome == "refuse"}
+    kept = [one for place, one in enumerate(looked) if place not in refused]
+    documents = [
+        Document(one.data, len(one.words), hashlib.sha256(one.data).digest(), one.title)
+        for one in looked
+    ]
+    for _, parsed in files:
+        numbers.update({f"stripped {name}": count for name, count in parsed.stripped.items()})
+    numbers.update(_totals(looked, kept, findings))
+    sketch = sketch_of([one.shingles for one in kept])
+    report = Report.of(
+        cleaner=CLEANER,
+        rules=asked.rules,
+        known=asked.known,
+        files=[(one.sha256, one.size, one.format, one.encoding) for _, one in files],
+        documents=documents,
+        findings=ordered,
+        numbers=numbers,
+        sketch=sketch,
+        tools=tools(),
+    )
+    return Examined(
+        documents=documents,
+        findings=ordered,
+        sketch=sketch,
+        trace=pack_trace([one.digest for one in kept], [one.shingles for one in kept]),
+        numbers=dict(sorted(numbers.items())),
+        cleaner=CLEANER,
+        report=write_report(report),
+        isolated=all(parsed.isolated for _, parsed in files),
+    )
+
+
+def _totals(looked: list[Looked], kept: list[Looked], findings: list[Finding]) -> dict[str, int]:
+    held = {one.document for one in findings if one.outcome == "hold"}
+    return {
+        "documents": len(looked),
+        "documents kept": len(kept),
+        "documents held": len(held - {None}),
+        "words": sum(len(one.words) for one in kept),
+        "bytes": sum(len(one.data) for one in kept),
+    }
