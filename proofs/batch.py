@@ -31,6 +31,7 @@ from .receipt import (
     BARE_BASE,
     MAX_RECEIPT_BYTES,
     VerifiedReceipt,
+    check_drawn,
     decode_body,
     decode_receipt,
     derive_shares,
@@ -194,7 +195,8 @@ class _Walk:
         terms = self.draft.terms(receipt.adapter)
         if terms is None and receipt.adapter != BARE_BASE:
             raise BatchError("adapters", f"the manifest {receipt.adapter.hex()} is not known")
-        shares = shares_for(POLICY, receipt.owner, terms)
+        check_drawn(receipt, terms)
+        shares = shares_for(POLICY, receipt.owner, terms, receipt.drawn)
         payouts = tip.payouts.award(shares, receipt.amount)
         awards = award(receipt.amount, shares)
         self.draft.take(signed, receipt, tip.config, awards, payouts=payouts)

@@ -49,7 +49,7 @@ class ChannelTip:
                 f"receipt {receipt.sequence} does not follow the channel's receipt {self.sequence}",
             )
         shares = derive_shares(receipt, terms)
-        check_fee(receipt, shares)
+        check_fee(receipt, terms)
         if receipt.cumulative != self.cumulative + receipt.amount:
             raise ReceiptError(
                 "cumulative",

@@ -21,7 +21,7 @@ from .standing import ChannelStanding, unpack_account
 from .state import EpochState
 from .voucher import ChannelConfig
 
-VERSION = 2
+VERSION = 3
 MAX_CHECKPOINT_BYTES = 1 << 32
 
 

@@ -20,19 +20,20 @@ from typing import Annotated
 
 import msgspec
 
-from .attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
+from .attribution.credit import NOTHING, Drawn, find_fault
+from .attribution.shares import POLICY, AdapterTerms, Share, fee, parties_of, shares_for
 from .codec import Address, Amount, Count, Digest, NotCanonical, Record, decode, encode
 from .digest import Network, keccak, struct_hash, typed_digest
 from .errors import BadSignature, ReceiptError
 from .merkle import leaf_hash
 from .signing import SIGNATURE_BYTES, Signer, recover
 
-VERSION = 2
+VERSION = 3
 FIRST_PREVIOUS = bytes(32)  # what a channel's first receipt names as previous
 BARE_BASE = bytes(32)  # the adapter of an answer without one
 NO_SIGNATURE = b""  # the client's, where it gave none
 NO_OWNER = bytes(20)
-MAX_BODY_BYTES = 512
+MAX_BODY_BYTES = 640
 MAX_RECEIPT_BYTES = MAX_BODY_BYTES + 160
 
 _RECEIPT_TYPE = keccak(
@@ -69,6 +70,9 @@ class Receipt(Record, frozen=True):
     dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
     started_at: Amount
     payouts: Digest  # commitment of all that the channel paid whom, this receipt included
+    drawn: Drawn = (
+        NOTHING  # whose text the answer drew on; last, since contracts read what is first
+    )
 
     @property
     def price(self) -> int:
@@ -235,7 +239,8 @@ def check_terms(receipt: Receipt, network: Network) -> None:
 
 
 def derive_shares(receipt: Receipt, terms: AdapterTerms | None) -> tuple[Share, ...]:
-    """Return who shares the fee, by the terms of the manifest that `adapter` names.
+    """Return who shares the fee, by the terms of the manifest that `adapter` names and by what the
+    answer drew on.
 
     None stands for the bare base. Raises ReceiptError when these cannot be the receipt's terms.
     """
@@ -247,17 +252,28 @@ def derive_shares(receipt: Receipt, terms: AdapterTerms | None) -> tuple[Share, 
         raise ReceiptError(
             "base", f"{receipt.base.hex()}; the adapter was made for {terms.base.hex()}"
         )
-    return shares_for(POLICY, receipt.owner, terms)
+    check_drawn(receipt, terms)
+    return shares_for(POLICY, receipt.owner, terms, receipt.drawn)
 
 
-def check_fee(receipt: Receipt, shares: Sequence[Share]) -> None:
+def check_drawn(receipt: Receipt, terms: AdapterTerms | None) -> None:
+    """Raise ReceiptError unless an answer with this adapter can have drawn on what is said. Whether
+    it did, whoever has its tokens and the adapter's index recomputes.
+    """
+    fault = find_fault(receipt.drawn, terms.num_attributed if terms else ())
+    if fault is not None:
+        raise ReceiptError("drawn", fault)
+
+
+def check_fee(receipt: Receipt, terms: AdapterTerms | None) -> None:
     """Raise ReceiptError unless the amount is exactly what the tokens cost, or the least fee."""
-    due = fee(receipt.price, shares)
+    parties = parties_of(POLICY, receipt.owner, terms)
+    due = fee(receipt.price, parties)
     if receipt.amount != due:
         raise ReceiptError(
             "amount",
-            f"{receipt.amount}; its tokens at its prices, at least the fee of {len(shares)} shares,"
-            f" cost {due}",
+            f"{receipt.amount}; its tokens at its prices, at least the fee of {len(parties)}"
+            f" shares, cost {due}",
         )
 
 

@@ -43,6 +43,7 @@ from proofs.promise import Promise, Reminder, promise_digest
 from proofs.receipt import (
     BARE_BASE,
     NO_SIGNATURE,
+    VERSION,
     Receipt,
     SignedReceipt,
     digest_of,
@@ -335,7 +336,7 @@ def remind(crowd: Crowd) -> Reminder:
     leaf = crowd.channel
     signer = Signer(secret("operator"))
     body = Receipt(
-        version=2,
+        version=VERSION,
         chain_id=network.chain_id,
         settlement=network.settlement,
         channel_id=leaf.channel_id,

@@ -29,6 +29,7 @@ from proofs.heap import settle_heap
 from proofs.merkle import Log
 from proofs.payouts import ChannelPayouts
 from proofs.receipt import (
+    VERSION,
     Receipt,
     SignedReceipt,
     VerifiedReceipt,
@@ -195,7 +196,7 @@ def draft(market: Market, number: int, tip: ChannelTip, adapter: bytes, amount: 
     """The next receipt of a channel, but for its payouts."""
     channel: ChannelConfig = market.configs[number]
     return Receipt(
-        version=2,
+        version=VERSION,
         chain_id=NETWORK.chain_id,
         settlement=NETWORK.settlement,
         channel_id=market.ids[number],

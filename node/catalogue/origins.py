@@ -1,4 +1,4 @@
-"""Reads what an adapter was made of: the tables of its lorikeet.toml, and digests of the files beside
+"""Reads what an adapter was made of: tables of its lorikeet.toml, and digests of the files beside
 it, as version 2 of its manifest says them.
 
 Decides what a folder may say; judges no figure in it. Reads files.

@@ -142,9 +142,9 @@ def _explain_signatures(verified: VerifiedReceipt) -> Step:
 
 
 def _explain_shares(audit: Audit, receipt: Receipt) -> Step:
-    shares = shares_of(audit, receipt)
     try:
-        check_fee(receipt, shares)
+        shares = shares_of(audit, receipt)
+        check_fee(receipt, _terms_of(audit, receipt))
     except ProofError as error:
         return Step("shares", "broken", str(error))
     parts = ", ".join(

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from proofs.attribution.shares import AdapterTerms, Share, fee
+from proofs.attribution.shares import POLICY, AdapterTerms, fee, parties_of
 from proofs.errors import ProofError
 from proofs.payouts import MAX_CHANNEL_ACCOUNTS, ChannelPayouts
 from proofs.receipt import (
@@ -99,7 +99,7 @@ class Promised(msgspec.Struct, frozen=True, array_like=True):
             completion_tokens=given.completion_tokens,
         )
         shares = derive_shares(told, self.terms)
-        amount = fee(told.price, shares)
+        amount = fee(told.price, parties_of(POLICY, told.owner, self.terms))
         return msgspec.structs.replace(
             told,
             amount=amount,
@@ -223,7 +223,7 @@ class PayeeChannel:
             after = draft.follow(before)
             self._account.restore(key, after.cumulative - before.cumulative)
             self._drafts.append(_Shown(key, draft, after))
-        self._open: dict[int, tuple[Share, ...]] = {}
+        self._open: dict[int, frozenset[bytes]] = {}  # the accounts that each may pay
         self.read_at = float("-inf")
         self.is_withdrawing = False
         self.is_dead = False
@@ -310,22 +310,22 @@ class PayeeChannel:
         deposit does not cover that.
         """
         self._account.reserve(key, limit)
-        self._open.setdefault(key, ())
+        self._open.setdefault(key, frozenset())
 
-    def promise_shares(self, key: int, shares: tuple[Share, ...]) -> None:
-        """Note who will share the fee of request `key`; NoChannel when the channel would pay more
+    def promise_accounts(self, key: int, paid: frozenset[bytes]) -> None:
+        """Note who may share the fee of request `key`; NoChannel when the channel would pay more
         accounts than it may.
         """
-        accounts = {account for account, _ in self._next.payouts.rows}
-        for others in (*self._open.values(), shares):
-            accounts |= {share.address for share in others}
+        accounts = {account for account, _ in self._next.payouts.rows}.union(
+            paid, *self._open.values()
+        )
         if len(accounts) > MAX_CHANNEL_ACCOUNTS:
             raise NoChannel(
                 f"this channel would pay {len(accounts)} accounts; {MAX_CHANNEL_ACCOUNTS} is the"
                 " most: open another one"
             )
         if key in self._open:
-            self._open[key] = shares
+            self._open[key] = paid
 
     # --- receipts ---
 

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from proofs.attribution.shares import POLICY, AdapterTerms, Share, fee, shares_for
+from proofs.attribution.credit import NOTHING, Drawn
+from proofs.attribution.shares import POLICY, AdapterTerms, fee, parties_of, shares_for
 from proofs.digest import Network
 from proofs.payouts import NO_PAYOUTS, ChannelPayouts
 from proofs.receipt import FIRST_PREVIOUS, VERSION, Receipt, commit
@@ -209,9 +210,9 @@ class Deal:
         return Price(self.offer.prompt_price, self.offer.completion_price)
 
     @cached_property
-    def shares(self) -> tuple[Share, ...]:
-        """Who shares the fee, as everybody derives it."""
-        return shares_for(POLICY, self.offer.owner, self.terms)
+    def parties(self) -> tuple[tuple[bytes, int], ...]:
+        """Who may share the fee, whatever the answer draws on: (address, role)."""
+        return parties_of(POLICY, self.offer.owner, self.terms)
 
     @property
     def is_free(self) -> bool:
@@ -223,7 +224,7 @@ class Deal:
         share, and nothing where every token is free.
         """
         price = self.price.cost(self.prompt_tokens, num_tokens)
-        return 0 if self.is_free else fee(price, self.shares)
+        return 0 if self.is_free else fee(price, self.parties)
 
     def credit(self, limit: int) -> int:
         """How many tokens of answer `limit` pays for."""
@@ -231,11 +232,20 @@ class Deal:
             return 0
         return self.price.credit(limit, self.prompt_tokens, self.ask.max_tokens) or 0
 
-    def receipt(self, network: Network, position: Position, answer_ids: Sequence[int]) -> Receipt:
-        """The one receipt that fits this deal, this place in the channel and this answer."""
+    def receipt(
+        self,
+        network: Network,
+        position: Position,
+        answer_ids: Sequence[int],
+        drawn: Drawn = NOTHING,
+    ) -> Receipt:
+        """The one receipt that fits this deal, this place in the channel, this answer, and whose
+        text it drew on.
+        """
         ask = self.ask
         offer = self.offer
         amount = self.cost(len(answer_ids))
+        shares = shares_for(POLICY, offer.owner, self.terms, drawn)
         return Receipt(
             version=VERSION,
             chain_id=network.chain_id,
@@ -259,7 +269,8 @@ class Deal:
             seed=self.seed,
             dtype=offer.dtype,
             started_at=offer.started_at,
-            payouts=position.payouts.award(self.shares, amount).commitment,
+            payouts=position.payouts.award(shares, amount).commitment,
+            drawn=drawn,
         )
 
 

@@ -482,7 +482,8 @@ class NodeSession:
         )
         if self._channel is not None:
             self._check_limit(self._deal.cost(1))
-            self._channel.promise_shares(self._key, self._deal.shares)
+            accounts = frozenset(address for address, _ in self._deal.parties)
+            self._channel.promise_accounts(self._key, accounts)
         self._start_engine(now)
 
     def _start_engine(self, now: float) -> None:

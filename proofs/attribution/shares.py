@@ -2,7 +2,8 @@
 
 Decides each party's part; pays nobody and knows no channel. Everybody who checks a receipt derives
 the same shares from the manifest of its adapter, or from the manifests in a cocktail; no receipt
-declares them.
+declares them. Where a manifest has attribution, a receipt may say what its answer drew on
+(credit.py): that moves a part of the contributors' part among them, and nothing else.
 
 A fee of 7 for [6000, 2500, 1500] is 4.2 + 1.75 + 1.05: each gets its whole part (4, 1, 1) and what
 is left (1) goes, unit by unit, to the largest remainders (.75), earlier shares first where they are
@@ -11,7 +12,7 @@ equal. So the parts are integers and sum to the fee, always.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,12 +21,14 @@ import msgspec
 from ..cocktail import MAX_PARENTS, MAX_PARTIES, MAX_WEIGHT, Cocktail
 from ..codec import Address, Digest, Record
 from ..manifest import MAX_CONTRIBUTORS, Manifest
+from ..origin import WHOLE_EIGHTHS
+from .blend import WHOLE_BPS, blend, divide
+from .credit import NOTHING, Drawn, Parts
 
 # roles
 NODE = 0
 CREATOR = 1
 CONTRIBUTOR = 2
-WHOLE_BPS = 10_000
 MAX_SHARES = MAX_PARTIES + 1
 MAX_SHARE_WEIGHT = WHOLE_BPS * MAX_WEIGHT * MAX_PARENTS
 MIN_SHARE_FEE = 100  # a receipt costs this much for each of its shares, whatever its tokens cost
@@ -65,12 +68,14 @@ class SharePolicy:
 POLICY = SharePolicy()
 """How every fee of a network is divided. Another one would make another network."""
 
-Weight = Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)]
+Weight = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class ParentTerms(Record, frozen=True):
     """Who made an adapter, and from whose data; `contributors` are (address, weight) in the
     manifest's order. `weight` is its part in a cocktail, without its sign.
+
+    `lambda_eighths` of the contributors' part follow what an answer drew on; 0: none of it does.
     """
 
     weight: Annotated[int, msgspec.Meta(ge=1, le=MAX_WEIGHT)]
@@ -78,6 +83,12 @@ class ParentTerms(Record, frozen=True):
     contributors: Annotated[
         tuple[tuple[Address, Weight], ...], msgspec.Meta(max_length=MAX_CONTRIBUTORS)
     ]
+    lambda_eighths: Annotated[int, msgspec.Meta(ge=0, le=WHOLE_EIGHTHS)] = 0
+
+    @property
+    def is_attributed(self) -> bool:
+        """Return whether a receipt may say what its answer drew on here."""
+        return self.lambda_eighths > 0
 
 
 class AdapterTerms(Record, frozen=True):
@@ -90,40 +101,57 @@ class AdapterTerms(Record, frozen=True):
 
     @classmethod
     def of_one(
-        cls, creator: bytes, contributors: tuple[tuple[bytes, int], ...], base: bytes
+        cls,
+        creator: bytes,
+        contributors: tuple[tuple[bytes, int], ...],
+        base: bytes,
+        lambda_eighths: int = 0,
     ) -> AdapterTerms:
         """Return the terms of a plain adapter."""
-        return cls((ParentTerms(1, creator, contributors),), base)
+        return cls((ParentTerms(1, creator, contributors, lambda_eighths),), base)
+
+    @property
+    def num_attributed(self) -> tuple[int | None, ...]:
+        """Return how many contributors each parent can credit with an answer; None: it does not."""
+        return tuple(
+            len(parent.contributors) if parent.is_attributed else None for parent in self.parents
+        )
 
 
 def terms_of(adapter: Manifest | Cocktail) -> AdapterTerms:
     """Return what attribution needs of a manifest or cocktail."""
     if isinstance(adapter, Manifest):
-        return AdapterTerms.of_one(adapter.creator_address, _paid_by(adapter), adapter.base)
-    parents = tuple(
-        ParentTerms(abs(one.weight), one.parsed.creator_address, _paid_by(one.parsed))
-        for one in adapter.parents
-    )
+        return AdapterTerms((_terms_of(adapter, 1),), adapter.base)
+    parents = tuple(_terms_of(one.parsed, abs(one.weight)) for one in adapter.parents)
     return AdapterTerms(parents, adapter.base)
 
 
-def _paid_by(manifest: Manifest) -> tuple[tuple[bytes, int], ...]:
-    return tuple((someone.address, someone.weight) for someone in manifest.contributors)
+def _terms_of(manifest: Manifest, weight: int) -> ParentTerms:
+    origin = manifest.made_of
+    attribution = origin.attribution if origin else None
+    return ParentTerms(
+        weight,
+        manifest.creator_address,
+        tuple((someone.address, someone.weight) for someone in manifest.contributors),
+        attribution.lambda_eighths if attribution else 0,
+    )
 
 
-def shares_for(policy: SharePolicy, owner: bytes, terms: AdapterTerms | None) -> tuple[Share, ...]:
+def shares_for(
+    policy: SharePolicy, owner: bytes, terms: AdapterTerms | None, drawn: Drawn = NOTHING
+) -> tuple[Share, ...]:
     """Return the shares of an answer served by `owner`'s node, sorted by address and role.
 
-    Terms of None are the bare base. Contributors divide their part by the manifest's weights;
-    where there are none, their part goes to the creator. The parents of a cocktail count by their
-    weights.
+    Terms of None are the bare base. Contributors divide their part by the manifest's weights and,
+    as far as its λ says, by what was `drawn`; where there are none, their part goes to the creator.
+    The parents of a cocktail count by their weights.
     """
     if terms is None:
         return (Share(owner, NODE, WHOLE_BPS),)
     found: dict[tuple[bytes, int], int] = {}
-    for parent in terms.parents:
+    for parent, parts_drawn in zip(terms.parents, drawn or ((),) * MAX_PARENTS, strict=False):
         _add(found, owner, NODE, policy.node_bps * parent.weight)
-        parts = _divide(policy.contributors_bps, [weight for _, weight in parent.contributors])
+        parts = divide(policy.contributors_bps, _weights(parent, parts_drawn))
         creator_bps = WHOLE_BPS - policy.node_bps - sum(parts)
         _add(found, parent.creator, CREATOR, creator_bps * parent.weight)
         for (address, _), part in zip(parent.contributors, parts, strict=True):
@@ -131,9 +159,36 @@ def shares_for(policy: SharePolicy, owner: bytes, terms: AdapterTerms | None) ->
     return tuple(Share(address, role, part) for (address, role), part in sorted(found.items()))
 
 
-def fee(price: int, shares: Sequence[Share]) -> int:
-    """Return what an answer costs whose tokens cost `price`: at least MIN_SHARE_FEE a share."""
-    return max(price, MIN_SHARE_FEE * len(shares))
+def _weights(parent: ParentTerms, drawn: Parts) -> Sequence[int]:
+    """Return by what the contributors of one parent divide their part."""
+    standing = [weight for _, weight in parent.contributors]
+    if not drawn:
+        return standing
+    bits = [0] * len(standing)
+    for place, part in drawn:
+        bits[place] = part
+    return blend(bits, standing, parent.lambda_eighths, none_bits=0)
+
+
+def parties_of(
+    policy: SharePolicy, owner: bytes, terms: AdapterTerms | None
+) -> tuple[tuple[bytes, int], ...]:
+    """Return who may share a fee, whatever an answer draws on: (address, role), sorted.
+
+    As many as they are, so much does an answer cost at least; so its price is known before it.
+    """
+    found = {(share.address, share.role) for share in shares_for(policy, owner, terms)}
+    for parent in terms.parents if terms else ():
+        if parent.is_attributed:
+            found |= {(address, CONTRIBUTOR) for address, _ in parent.contributors}
+    return tuple(sorted(found))
+
+
+def fee(price: int, parties: Sized) -> int:
+    """Return what an answer costs whose tokens cost `price`: at least MIN_SHARE_FEE for each that
+    may share it.
+    """
+    return max(price, MIN_SHARE_FEE * len(parties))
 
 
 def award(amount: int, shares: Sequence[Share]) -> list[tuple[bytes, int]]:
@@ -150,20 +205,7 @@ def award(amount: int, shares: Sequence[Share]) -> list[tuple[bytes, int]]:
 
 def split(amount: int, shares: Sequence[Share]) -> list[int]:
     """Divide an amount exactly: one integer per share, in their order, summing to `amount`."""
-    return _divide(amount, [share.weight for share in shares])
-
-
-def _divide(amount: int, weights: Sequence[int]) -> list[int]:
-    """Divide by largest remainder: every part is within one unit of its exact value."""
-    total = sum(weights)
-    if not total:
-        return []
-    parts = [amount * weight // total for weight in weights]
-    # By integer remainders, not fractions: every node must choose the same parts to the unit.
-    by_remainder = sorted(range(len(weights)), key=lambda i: (-(amount * weights[i] % total), i))
-    for i in by_remainder[: amount - sum(parts)]:
-        parts[i] += 1
-    return parts
+    return divide(amount, [share.weight for share in shares])
 
 
 def _add(shares: dict[tuple[bytes, int], int], address: bytes, role: int, part: int) -> None:

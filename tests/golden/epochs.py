@@ -15,7 +15,24 @@ from proofs.voucher import ChannelConfig, channel_id
 from tests.proofs import scene
 
 from .receipts import chain
-from .world import ADAPTER, CONFIG, MANIFEST, NETWORK, OWNER, named, named_header, network
+from .world import (
+    ADAPTER,
+    ATTRIBUTED,
+    ATTRIBUTED_MANIFEST,
+    CONFIG,
+    MANIFEST,
+    NETWORK,
+    OWNER,
+    named,
+    named_header,
+    network,
+)
+
+MANIFESTS = {
+    ADAPTER: MANIFEST,
+    ATTRIBUTED: ATTRIBUTED_MANIFEST,
+    scene.ADAPTER: scene.MANIFEST,
+}
 
 
 def epochs() -> dict[str, Any]:
@@ -25,7 +42,7 @@ def epochs() -> dict[str, Any]:
     history = History(NETWORK)
     return {
         "network": network(),
-        "manifests": {ADAPTER.hex(): MANIFEST.hex(), scene.ADAPTER.hex(): scene.MANIFEST.hex()},
+        "manifests": {digest.hex(): data.hex() for digest, data in MANIFESTS.items()},
         "epochs": [
             _epoch(history, [*golden[:2], *other[:1]]),
             _epoch(history, [*golden[2:], *other[1:]]),
@@ -56,7 +73,7 @@ def _epoch(history: History, receipts: Sequence[VerifiedReceipt]) -> dict[str, A
     }
     data = compose(receipts, configs, history.state)
     batch = decode_batch(data)
-    header = history.append(data, {ADAPTER: MANIFEST, scene.ADAPTER: scene.MANIFEST}).header
+    header = history.append(data, MANIFESTS).header
     state = history.state
     return {
         "batch": data.hex(),

@@ -14,6 +14,7 @@ from proofs.attribution.shares import (
     Share,
     award,
     fee,
+    parties_of,
     shares_for,
     split,
 )
@@ -151,6 +152,17 @@ def shares() -> dict[str, Any]:
             _shares("a part that rounds to 0 basis points is no share", [(2, 10_000), (3, 1)]),
             _shares("one address twice: parts are divided, then added", [(2, 1), (3, 3), (2, 10)]),
             _shares("the creator contributed: two shares of two roles", [(0, 1)]),
+            _shares("3/8 by what was drawn on", [(2, 2), (3, 1)], 3, ((1, 10_000),)),
+            _shares(
+                "all by what was drawn on, of weights 1 and 0", [(2, 1), (3, 0)], 8, ((1, 10_000),)
+            ),
+            _shares("nothing drawn on: by weights, and as many may share", [(2, 1), (3, 0)], 8),
+            _shares(
+                "one address twice, drawn on once", [(2, 1), (3, 3), (2, 10)], 4, ((2, 10_000),)
+            ),
+            _shares(
+                "who is paid nothing now costs as much", [(2, 9_999), (3, 1)], 1, ((0, 10_000),)
+            ),
         ],
     }
 
@@ -161,15 +173,21 @@ def _split(amount: int, *bps: int) -> dict[str, Any]:
     return {"amount": str(amount), "bps": list(bps), "parts": [str(part) for part in parts]}
 
 
-def _shares(why: str, weights: list[tuple[int, int]] | None) -> dict[str, Any]:
+def _shares(
+    why: str,
+    weights: list[tuple[int, int]] | None,
+    eighths: int = 0,
+    drawn: tuple[tuple[int, int], ...] = (),
+) -> dict[str, Any]:
     """`weights` are those of the contributors, who are numbered accounts; 0 is the creator."""
     terms = None
     if weights is not None:
         people = tuple(
             (account(who) if who else CREATOR.address, weight) for who, weight in weights
         )
-        terms = AdapterTerms.of_one(CREATOR.address, people, BASE)
-    shares = shares_for(POLICY, OWNER, terms)
+        terms = AdapterTerms.of_one(CREATOR.address, people, BASE, eighths)
+    shares = shares_for(POLICY, OWNER, terms, (drawn,) if drawn else ())
+    parties = parties_of(POLICY, OWNER, terms)
     return {
         "why": why,
         "owner": OWNER.hex(),
@@ -180,12 +198,14 @@ def _shares(why: str, weights: list[tuple[int, int]] | None) -> dict[str, Any]:
         ]
         if terms
         else None,
+        "lambda_eighths": eighths,
+        "drawn": [list(one) for one in drawn],
         "shares": [named(share) for share in shares],
-        "fees": [_fee(price, shares) for price in (0, 299, 1_290, 1_000_003)],
+        "num_parties": len(parties),
+        "fees": [_fee(fee(price, parties), price, shares) for price in (0, 299, 1_290, 1_000_003)],
     }
 
 
-def _fee(price: int, shares: tuple[Share, ...]) -> dict[str, Any]:
-    amount = fee(price, shares)
+def _fee(amount: int, price: int, shares: tuple[Share, ...]) -> dict[str, Any]:
     awards = [{"account": who.hex(), "amount": part} for who, part in award(amount, shares)]
     return {"price": price, "fee": amount, "awards": awards}

@@ -134,14 +134,38 @@ def divide(amount: int, weights: Sequence[int]) -> list[int]:
 Shares = list[tuple[bytes, int, int]]  # address, role, basis points
 
 
-def shares(owner: bytes, creator: bytes | None, contributors: list[tuple[bytes, int]]) -> Shares:
+def blended(weights: list[int], eighths: int, drawn: list[list[int]]) -> list[int]:
+    """By what contributors divide their part: their weights, or ten-thousandths of which so many
+    eighths follow what was drawn on.
+    """
+    if not drawn:
+        return weights
+    parts = dict(drawn)
+    mine = [Fraction(parts.get(place, 0), sum(parts.values())) for place in range(len(weights))]
+    exact = [
+        Fraction(eighths, 8) * own + Fraction(8 - eighths, 8) * Fraction(weight, sum(weights))
+        for own, weight in zip(mine, weights, strict=True)
+    ]
+    whole = 8 * sum(weights) * sum(parts.values())
+    return divide(10_000, [int(part * whole) for part in exact])
+
+
+def shares(
+    owner: bytes,
+    creator: bytes | None,
+    contributors: list[tuple[bytes, int]],
+    eighths: int = 0,
+    drawn: Sequence[Any] = (),
+) -> Shares:
     """Who shares a fee; no creator is the bare base."""
     rows = {(owner, 0): 10_000 if creator is None else 6_000}
     if creator is not None:
         rows[creator, 1] = 2_500 if contributors else 4_000
     for who, part in zip(
         (who for who, _ in contributors),
-        divide(1_500, [weight for _, weight in contributors]) if contributors else [],
+        divide(1_500, blended([weight for _, weight in contributors], eighths, list(drawn)))
+        if contributors
+        else [],
         strict=True,
     ):
         if part:
@@ -149,13 +173,31 @@ def shares(owner: bytes, creator: bytes | None, contributors: list[tuple[bytes, 
     return [(who, role, bps) for (who, role), bps in sorted(rows.items())]
 
 
-def manifest_shares(owner: bytes, manifest: bytes | None) -> Shares:
-    """Who shares a fee for the adapter with this manifest; None is the bare base."""
+def manifest_shares(owner: bytes, manifest: bytes | None, drawn: Sequence[Any] = ()) -> Shares:
+    """Who shares a fee for the adapter with this manifest; None is the bare base. `drawn` has the
+    places of contributors with their parts.
+    """
     if manifest is None:
         return shares(owner, None, [])
     fields = msgpack.unpackb(manifest)
     creator = keys.PublicKey.from_compressed_bytes(fields[8]).to_canonical_address()
-    return shares(owner, creator, [(row[0], row[4]) for row in fields[10]])
+    people = [(row[0], row[4]) for row in fields[10]]
+    return shares(owner, creator, people, eighths_of(fields), drawn)
+
+
+def eighths_of(fields: list[Any]) -> int:
+    """A manifest's λ."""
+    attribution = fields[12][2] if fields[0] == 2 else None
+    return attribution[2] if attribution else 0
+
+
+def num_parties(owner: bytes, manifest: bytes | None) -> int:
+    """How many may share a fee for the adapter with this manifest, whatever is drawn on."""
+    rows = {(who, role) for who, role, _ in manifest_shares(owner, manifest)}
+    fields = msgpack.unpackb(manifest) if manifest else None
+    if fields and eighths_of(fields):
+        rows |= {(person[0], 2) for person in fields[10]}
+    return len(rows)
 
 
 def cocktail_shares(owner: bytes, cocktail: bytes) -> Shares:

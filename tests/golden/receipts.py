@@ -10,7 +10,16 @@ from typing import Any
 
 import msgspec
 
-from proofs.attribution.shares import POLICY, AdapterTerms, Share, award, fee, shares_for, terms_of
+from proofs.attribution.shares import (
+    POLICY,
+    AdapterTerms,
+    Share,
+    award,
+    fee,
+    parties_of,
+    shares_for,
+    terms_of,
+)
 from proofs.channel import ChannelTip
 from proofs.codec import encode
 from proofs.envelope import seal_envelope
@@ -38,6 +47,8 @@ from proofs.voucher import channel_id, sign_voucher
 from .world import (
     ADAPTER,
     AGGREGATOR,
+    ATTRIBUTED,
+    ATTRIBUTED_MANIFEST,
     BASE,
     CLIENT,
     CONFIG,
@@ -54,6 +65,11 @@ from .world import (
 
 CHANNEL = channel_id(CONFIG, NETWORK)
 TERMS = terms_of(parse_manifest(MANIFEST))
+TERMS_OF = {
+    BARE_BASE: None,
+    ADAPTER: TERMS,
+    ATTRIBUTED: terms_of(parse_manifest(ATTRIBUTED_MANIFEST)),
+}
 STRANGER = Signer(secret("stranger"))
 STARTED_AT = 1_795_000_000
 DEADLINE = STARTED_AT + 600
@@ -62,7 +78,7 @@ OTHER = account(7)
 
 def terms_for(adapter: bytes) -> AdapterTerms | None:
     """What attribution reads in the manifest of an adapter of these vectors."""
-    return None if adapter == BARE_BASE else TERMS
+    return TERMS_OF[adapter]
 
 
 def draft(tip: ChannelTip, tokens: int, **changes: Any) -> Receipt:
@@ -93,8 +109,9 @@ def draft(tip: ChannelTip, tokens: int, **changes: Any) -> Receipt:
         payouts=bytes(32),
     )
     body = msgspec.structs.replace(plain, **changes)
-    shares = shares_for(POLICY, body.owner, terms_for(body.adapter))
-    amount = fee(body.price, shares)
+    terms = terms_for(body.adapter)
+    shares = shares_for(POLICY, body.owner, terms, body.drawn)
+    amount = fee(body.price, parties_of(POLICY, body.owner, terms))
     return msgspec.structs.replace(
         body,
         amount=amount,
@@ -119,7 +136,7 @@ def follow(tip: ChannelTip, signed: SignedReceipt) -> ChannelTip:
 
 
 def chain() -> list[tuple[str, SignedReceipt, ChannelTip]]:
-    """Four receipts in a row: why each is there, itself, and the channel before it."""
+    """Six receipts in a row: why each is there, itself, and the channel before it."""
     rows = (
         ("three shares, both signed", {"tokens": 50}, CLIENT),
         ("the node's signature alone", {"tokens": 3}, None),
@@ -127,6 +144,16 @@ def chain() -> list[tuple[str, SignedReceipt, ChannelTip]]:
         (
             "the bare base, another owner",
             {"tokens": 9, "adapter": BARE_BASE, "owner": OTHER},
+            CLIENT,
+        ),
+        (
+            "three eighths of the data's part follow what the answer drew on",
+            {"tokens": 60, "adapter": ATTRIBUTED, "drawn": (((0, 3_334), (2, 6_666)),)},
+            CLIENT,
+        ),
+        (
+            "the same adapter, and nobody's text was drawn on",
+            {"tokens": 2, "adapter": ATTRIBUTED},
             CLIENT,
         ),
     )
@@ -148,6 +175,7 @@ def receipts() -> dict[str, Any]:
         "aggregator": party("aggregator"),
         "channel": {"config": named(CONFIG), "channel_id": CHANNEL.hex()},
         "manifest": MANIFEST.hex(),
+        "attributed_manifest": ATTRIBUTED_MANIFEST.hex(),
         "receipts": [_shown(*row) for row in chain()],
         "refuse": [{"why": why, "envelope": data.hex()} for why, data in refused()],
         "do_not_follow": [{"why": why, "signed": encode(signed).hex()} for why, signed in strays()],
@@ -158,7 +186,7 @@ def receipts() -> dict[str, Any]:
 def _shown(why: str, signed: SignedReceipt, tip: ChannelTip) -> dict[str, Any]:
     verified = verify_receipt(signed, NETWORK)
     body = verified.receipt
-    shares = shares_for(POLICY, body.owner, terms_for(body.adapter))
+    shares = shares_for(POLICY, body.owner, terms_for(body.adapter), body.drawn)
     promise = make_promise(AGGREGATOR, verified, DEADLINE, NETWORK)
     return {
         "why": why,
@@ -205,7 +233,7 @@ def refused() -> list[tuple[str, bytes]]:
     own = changed(CONFIG, receiver_authorizer=CLIENT.address)
     in_own = changed(body, channel_id=channel_id(own, NETWORK))
     return [
-        told("version 1", changed(body, version=1)),
+        told("version 2", changed(body, version=2)),
         told("for another chain", changed(body, chain_id=1)),
         told("costs less than its tokens", changed(body, amount=2_569, cumulative=2_569)),
         told("a first receipt with a previous one", changed(body, previous=bytes([1]) * 32)),
@@ -232,6 +260,10 @@ def strays() -> list[tuple[str, SignedReceipt]]:
     body = draft(tip, 3)
     changed = msgspec.structs.replace
     owners = tip.payouts.award(shares_for(POLICY, OWNER, None), body.amount)
+
+    def drew(why: str, *drawn: Any, adapter: bytes = ATTRIBUTED) -> tuple[str, SignedReceipt]:
+        return why, sign(changed(draft(tip, 3, adapter=adapter), drawn=drawn))
+
     return [
         ("the first again", first[1]),
         ("the third", sign(changed(body, sequence=3))),
@@ -243,6 +275,14 @@ def strays() -> list[tuple[str, SignedReceipt]]:
         ("its cumulative skips a unit", sign(changed(body, cumulative=body.cumulative + 1))),
         ("all of the fee is the owner's", sign(changed(body, payouts=owners.commitment))),
         ("another base than the adapter's", sign(changed(body, base=bytes(32)))),
+        drew("drawn on by a manifest without attribution", ((0, 10_000),), adapter=ADAPTER),
+        drew("drawn on by the bare base", ((0, 10_000),), adapter=BARE_BASE),
+        drew("nothing drawn on, in another form", ()),
+        drew("two lists for one adapter", ((0, 10_000),), ()),
+        drew("drawn on a contributor that the manifest does not have", ((3, 10_000),)),
+        drew("places that do not ascend", ((2, 5_000), (0, 5_000))),
+        drew("parts that do not sum to the whole", ((0, 5_000), (2, 4_999))),
+        drew("one unit is another contributor's", ((0, 3_334), (2, 6_666))),
     ]
 
 

@@ -19,7 +19,7 @@ from engine.messages import Choosing, Grammar
 from node.wire import infer as wire
 from node.wire.metering import FIRST, Account, Deal, Position, Price
 from node.wire.receipts import Accepted, Deliver, Rejected, Taken, Waiting
-from proofs.attribution.shares import POLICY, fee, shares_for
+from proofs.attribution.shares import POLICY, fee, parties_of
 from proofs.codec import encode
 from proofs.envelope import seal_envelope
 from proofs.promise import make_promise
@@ -134,7 +134,7 @@ class Channel:
 
     def pay(self, key: int, prompt_tokens: int, paid_tokens: int) -> wire.Pay:
         """A voucher for the prompt and so many tokens of one request."""
-        limit = fee(PRICE.cost(prompt_tokens, paid_tokens), shares_for(POLICY, OWNER, TERMS))
+        limit = fee(PRICE.cost(prompt_tokens, paid_tokens), parties_of(POLICY, OWNER, TERMS))
         amount = self.account.want(key, limit)
         return wire.Pay(limit, amount, sign_voucher(CLIENT, CHANNEL, amount, NETWORK).signature)
 
@@ -219,7 +219,7 @@ def write(talk: Talk, deal: Deal, position: Position) -> Receipt:
     answer_ids = [token for output in talk.find(wire.Output) for token in output.token_ids]
     receipt = deal.receipt(NETWORK, position, answer_ids)
     body = encode_body(receipt)
-    after = position.payouts.award(deal.shares, receipt.amount)
+    after = position.payouts.award(derive_shares(receipt, deal.terms), receipt.amount)
     vouchers = [begun.payment for begun in talk.find(wire.Begin)] + talk.find(wire.Pay)
     signed = SignedReceipt(
         body, sign_receipt(NODE, receipt, NETWORK), sign_receipt(CLIENT, receipt, NETWORK)

@@ -18,6 +18,7 @@ from proofs.manifest import Contributor, File, build_manifest, parse_manifest
 from proofs.receipt import (
     BARE_BASE,
     NO_SIGNATURE,
+    VERSION,
     Receipt,
     SignedReceipt,
     VerifiedReceipt,
@@ -117,7 +118,7 @@ class Economy:
         channel = self.open(client, node, nonce)
         tip = self.tips[channel]
         body = Receipt(
-            version=2,
+            version=VERSION,
             chain_id=NETWORK.chain_id,
             settlement=NETWORK.settlement,
             channel_id=channel,

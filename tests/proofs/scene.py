@@ -11,7 +11,14 @@ from functools import cache
 import msgspec
 
 from proofs.aggregator import NEVER, ChannelView
-from proofs.attribution.shares import POLICY, AdapterTerms, fee, shares_for, terms_of
+from proofs.attribution.shares import (
+    POLICY,
+    AdapterTerms,
+    fee,
+    parties_of,
+    shares_for,
+    terms_of,
+)
 from proofs.channel import ChannelTip
 from proofs.cocktail import parse_adapter
 from proofs.codec import encode
@@ -21,6 +28,7 @@ from proofs.manifest import Contributor, File, build_manifest, parse_manifest
 from proofs.receipt import (
     BARE_BASE,
     NO_SIGNATURE,
+    VERSION,
     Receipt,
     SignedReceipt,
     VerifiedReceipt,
@@ -115,7 +123,7 @@ def receipt(
     """The next receipt of a channel; `changes` make it wrong, or other."""
     client, node = parties
     plain = Receipt(
-        version=2,
+        version=VERSION,
         chain_id=network.chain_id,
         settlement=network.settlement,
         channel_id=channel_id(tip.config, network),
@@ -149,8 +157,9 @@ _DERIVED = ("amount", "cumulative", "payouts")
 
 def _settle(tip: ChannelTip, body: Receipt) -> Receipt:
     """Write what the tokens cost and who is paid, by the terms that everybody derives."""
-    shares = shares_for(POLICY, body.owner, terms_for(body.adapter))
-    amount = fee(body.price, shares)
+    terms = terms_for(body.adapter)
+    shares = shares_for(POLICY, body.owner, terms, body.drawn)
+    amount = fee(body.price, parties_of(POLICY, body.owner, terms))
     return msgspec.structs.replace(
         body,
         amount=amount,

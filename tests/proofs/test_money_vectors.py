@@ -171,12 +171,18 @@ def test_amounts_are_divided_by_the_largest_remainder(vector: dict[str, Any]) ->
 def test_shares_and_fees_follow_from_the_manifest(vector: dict[str, Any]) -> None:
     creator = vector["creator"] and other.unhex(vector["creator"])
     people = [(other.unhex(one["address"]), one["weight"]) for one in vector["contributors"] or []]
-    rows = other.shares(other.unhex(vector["owner"]), creator, people)
+    rows = other.shares(
+        other.unhex(vector["owner"]), creator, people, vector["lambda_eighths"], vector["drawn"]
+    )
+    parties = {(who, role) for who, role, _ in rows}
+    if vector["lambda_eighths"]:
+        parties |= {(who, 2) for who, _ in people}
+    assert vector["num_parties"] == len(parties)
     assert vector["shares"] == [
         {"address": who.hex(), "role": role, "weight": weight} for who, role, weight in rows
     ]
     for shown in vector["fees"]:
-        assert shown["fee"] == max(shown["price"], 100 * len(rows))
+        assert shown["fee"] == max(shown["price"], 100 * len(parties))
         assert shown["awards"] == [
             {"account": who.hex(), "amount": part}
             for who, part in other.awards(shown["fee"], rows).items()
@@ -268,7 +274,7 @@ class Books:
         fields = msgpack.unpackb(body)
         key, sequence, previous, operator, client, base, adapter, owner = fields[3:11]
         channel = self.channels[key]
-        assert fields[:3] == [2, *network[:2]]
+        assert fields[:3] == [3, *network[:2]]
         digest = other.unhex(other.digest_of(other.receipt_data(EPOCHS["network"], body.hex())))
         assert other.signer_of(digest, node_signature) == operator
         if client_signature:
@@ -280,10 +286,12 @@ class Books:
         assert (sequence, previous) == (channel.sequence + 1, channel.body)
         if any(adapter):
             assert msgpack.unpackb(self.manifests[adapter])[3] == base
-        rows = other.manifest_shares(owner, self.manifests.get(adapter))
+        manifest = self.manifests.get(adapter)
+        assert len(fields[23]) <= 1
+        rows = other.manifest_shares(owner, manifest, fields[23][0] if fields[23] else ())
         tokens, prices, (amount, cumulative) = fields[13:15], fields[15:17], fields[17:19]
         price = tokens[0] * prices[0] + tokens[1] * prices[1]
-        assert amount == max(price, 100 * len(rows))
+        assert amount == max(price, 100 * other.num_parties(owner, manifest))
         assert cumulative == channel.cumulative + amount
         for who, part in other.awards(amount, rows).items():
             if who not in channel.paid:

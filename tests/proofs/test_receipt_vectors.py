@@ -25,6 +25,7 @@ from tests.golden.world import CONFIG, NETWORK
 VECTOR = other.load("receipt")
 PAYOUTS = other.load("payouts")
 MANIFEST = other.unhex(VECTOR["manifest"])
+ATTRIBUTED = other.unhex(VECTOR["attributed_manifest"])
 NETWORK_FIELDS = VECTOR["network"]
 
 
@@ -32,8 +33,7 @@ def manifest_of(adapter: bytes) -> bytes | None:
     """The manifest that a receipt names; None for the bare base."""
     if not any(adapter):
         return None
-    assert hashlib.sha256(MANIFEST).digest() == adapter
-    return MANIFEST
+    return {hashlib.sha256(data).digest(): data for data in (MANIFEST, ATTRIBUTED)}[adapter]
 
 
 def test_receipts_in_a_row_follow_from_their_fields_and_the_manifest() -> None:
@@ -44,15 +44,17 @@ def test_receipts_in_a_row_follow_from_their_fields_and_the_manifest() -> None:
         fields = other.plain(vector["fields"])
         body = other.pack(fields)
         assert body.hex() == vector["body"]
-        assert len(fields) == 23
-        assert fields[:4] == [2, *other.plain(NETWORK_FIELDS)[:2], other.unhex(channel_id())]
+        assert len(fields) == 24
+        assert fields[:4] == [3, *other.plain(NETWORK_FIELDS)[:2], other.unhex(channel_id())]
         assert fields[4:6] == [sequence, previous]
-        rows = other.manifest_shares(fields[10], manifest_of(fields[9]))
+        manifest = manifest_of(fields[9])
+        [drawn] = fields[23] or [()]
+        rows = other.manifest_shares(fields[10], manifest, drawn)
         assert vector["shares"] == [
             {"address": who.hex(), "role": role, "weight": weight} for who, role, weight in rows
         ]
         price = fields[13] * fields[15] + fields[14] * fields[16]
-        amount = max(price, 100 * len(rows))
+        amount = max(price, 100 * other.num_parties(fields[10], manifest))
         assert fields[17:19] == [amount, cumulative + amount]
         awarded = other.awards(amount, rows)
         for who, part in awarded.items():

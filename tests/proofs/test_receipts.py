@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, AdapterTerms, fee, shares_for
+from proofs.attribution.shares import (
+    MIN_SHARE_FEE,
+    POLICY,
+    AdapterTerms,
+    fee,
+    shares_for,
+)
 from proofs.channel import ChannelTip
 from proofs.codec import encode
 from proofs.errors import ProofError, ReceiptError
@@ -73,6 +79,10 @@ any_receipt = st.builds(
     dtype=st.binary(max_size=16),
     started_at=large,
     payouts=digests,
+    drawn=st.lists(
+        st.lists(st.tuples(st.integers(0, 47), st.integers(1, 10_000)), max_size=4).map(tuple),
+        max_size=8,
+    ).map(tuple),
 )
 
 
@@ -81,6 +91,7 @@ def test_any_body_survives_the_codec_and_equals_another_messagepack(body: Receip
     data = encode_body(body)
     assert decode_body(data) == body
     assert msgpack.packb(list_of(body)) == data
+    assert data[0] == 0xDC, "contracts count on a head of 3 bytes"
     assert len(data) <= MAX_BODY_BYTES
 
 
@@ -100,7 +111,7 @@ def test_good_receipt_verifies_and_keeps_its_bytes(client: str | None) -> None:
 @pytest.mark.parametrize(
     ("invariant", "changes"),
     [
-        ("version", {"version": 1}),
+        ("version", {"version": 2}),
         ("network", {"chain_id": 1}),
         ("network", {"settlement": bytes(20)}),
         ("amount", {"amount": 3_799}),
@@ -161,10 +172,10 @@ def test_a_receipt_costs_its_tokens_or_the_least_fee_and_exactly_that() -> None:
     for tokens, prompt_price, amount in ((7, 100, 3_800), (0, 0, 300), (0, 100, 300), (0, 99, 300)):
         body = receipt(TIP, tokens=tokens, prompt_price=prompt_price)
         assert body.amount == amount
-        check_fee(body, shares)
+        check_fee(body, TERMS)
         for wrong in (amount - 1, amount + 1):
             with pytest.raises(ReceiptError, match="amount"):
-                check_fee(msgspec.structs.replace(body, amount=wrong), shares)
+                check_fee(msgspec.structs.replace(body, amount=wrong), TERMS)
 
 
 def test_shares_are_derived_from_the_manifest_that_the_receipt_names() -> None:
@@ -242,11 +253,11 @@ def test_longer_form_of_the_same_receipt_is_refused(longer: str) -> None:
     data = encoded(sign(receipt(TIP)))
     body = decode_receipt(data).body
     forms = {
-        "int": body.replace(b"\x02", b"\xcc\x02", 1),  # version 2 in two bytes
+        "int": body.replace(b"\x03", b"\xcc\x03", 1),  # version 3 in two bytes
         "bytes": body.replace(
             b"\xc4\x14", b"\xc5\x00\x14", 1
         ),  # a 20-byte string with a 16-bit length
-        "array": b"\xdd\x00\x00\x00\x17" + body[3:],  # 23 elements with a 32-bit length
+        "array": b"\xdd\x00\x00\x00\x18" + body[3:],  # 24 elements with a 32-bit length
     }
     assert msgpack.unpackb(forms[longer]) == msgpack.unpackb(body)
     with pytest.raises(ReceiptError, match="canonical"):
@@ -265,7 +276,8 @@ def test_the_largest_body_fits() -> None:
     amounts = ("sequence", "amount", "cumulative", "started_at", "chain_id")
     counts = ("prompt_tokens", "completion_tokens", "prompt_price", "completion_price")
     largest = dict.fromkeys(amounts, (1 << 63) - 1) | dict.fromkeys(counts, (1 << 31) - 1)
-    changed = msgspec.structs.replace(body, **largest, dtype=bytes(16), version=255)
+    drawn = (((47, 10_000),) * 4,) * 8  # as many as may be credited, in most lists
+    changed = msgspec.structs.replace(body, **largest, dtype=bytes(16), version=255, drawn=drawn)
     assert len(encode_body(changed)) <= MAX_BODY_BYTES
     assert len(encoded(sign(changed))) <= MAX_RECEIPT_BYTES
 
@@ -359,5 +371,6 @@ def test_commitment_depends_on_salt_and_every_token() -> None:
 
 def test_encoding_of_a_record_is_an_array_without_names() -> None:
     body = receipt(TIP)
-    assert msgpack.unpackb(encode(body)) == list_of(body)
+    *fields, drawn = list_of(body)
+    assert msgpack.unpackb(encode(body)) == [*fields, list(drawn)]
     assert msgpack.unpackb(encode(body))[9:11] == [ADAPTER, address("owner")]

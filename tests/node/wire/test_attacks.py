@@ -12,7 +12,7 @@ from node.wire import infer as wire
 from node.wire import node_session as node
 from node.wire.channels import ChannelFacts, PayeeChannel, PayerChannel
 from node.wire.session import PeerGone
-from proofs.attribution.shares import POLICY, AdapterTerms, shares_for
+from proofs.attribution.shares import POLICY, AdapterTerms, parties_of
 from proofs.receipt import decode_body, encode_body
 
 from .test_sessions import answering, error_of
@@ -236,11 +236,14 @@ def crowd(number: int) -> AdapterTerms:
     return AdapterTerms.of_one(bytes([number]) * 20, people, BASE)
 
 
+def accounts(terms: AdapterTerms) -> frozenset[bytes]:
+    return frozenset(address for address, _ in parties_of(POLICY, THIEF, terms))
+
+
 def test_a_channel_that_would_pay_too_many_accounts_is_refused_before_the_answer() -> None:
     world = World()
     for number in range(4):
-        shares = shares_for(POLICY, THIEF, crowd(number))
         world.payee.reserve(key := world.payee.new_key(), 0)
-        world.payee.promise_shares(key, shares)
+        world.payee.promise_accounts(key, accounts(crowd(number)))
     with pytest.raises(NoChannel, match="open another one"):
-        world.payee.promise_shares(world.payee.new_key(), shares_for(POLICY, THIEF, crowd(9)))
+        world.payee.promise_accounts(world.payee.new_key(), accounts(crowd(9)))

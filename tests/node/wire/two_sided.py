@@ -36,7 +36,14 @@ from node.wire.metering import Price
 from node.wire.node_session import NodeSession, NodeTerms
 from node.wire.notary import Notary
 from node.wire.session import Fail, Failed, PeerGone, Send, Tick
-from proofs.attribution.shares import POLICY, AdapterTerms, Share, award, fee, shares_for
+from proofs.attribution.shares import (
+    POLICY,
+    AdapterTerms,
+    Share,
+    award,
+    fee,
+    shares_for,
+)
 from proofs.errors import ReceiptError, VoucherError
 from proofs.payouts import ChannelPayouts
 from proofs.receipt import (
