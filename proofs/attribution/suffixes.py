@@ -113,19 +113,26 @@ class Suffixes:
         return Nodes(lo, hi)
 
     def _search(self, lo: Ints, hi: Ints, wanted: Ints, back: int) -> tuple[Ints, Ints]:
-        """Narrow each range to where the token `back` before its positions is the wanted one."""
-        low = np.concatenate([lo, lo])
-        high = np.concatenate([hi, hi])
+        """Narrow each range, of one place or more, to where the token `back` before its positions
+        is the wanted one.
+        """
+        # Both bounds of all ranges at once. Each is sought in `left` places from `start` on, of
+        # which a step leaves one half, whatever it finds; of one place it leaves one.
+        start = np.concatenate([lo, lo])
+        left = np.concatenate([hi, hi]) - start
         bound = np.concatenate([wanted, wanted + 1])
-        last = len(self.order) - 1
-        for _ in range(int((hi - lo).max()).bit_length()):
-            middle = (low + high) >> 1
-            positions = self.order[np.minimum(middle, last)].astype(np.int64)
-            below = self.text[positions - back] < bound
-            unsettled = low < high
-            low = np.where(unsettled & below, middle + 1, low)
-            high = np.where(unsettled & ~below, middle, high)
-        return low[: len(lo)], low[len(lo) :]
+        for _ in range(int(left.max() - 1).bit_length()):
+            half = left >> 1
+            start += half * self._is_below(start + half - 1, back, bound)
+            left -= half
+        start += self._is_below(start, back, bound)
+        return start[: len(lo)], start[len(lo) :]
+
+    def _is_below(self, places: Ints, back: int, bound: Ints) -> npt.NDArray[np.bool_]:
+        # Where half of one place is none, it is the place before that is looked at, in vain.
+        positions = self.order.take(places, mode="clip") - np.uint32(back)
+        below: npt.NDArray[np.bool_] = self.text.take(positions, mode="clip") < bound
+        return below
 
     def count(self, nodes: Nodes) -> tuple[Ints, Ints]:
         """Count, for each context of one token or more, the different tokens that follow it, and

@@ -40,6 +40,7 @@ MAX_HEADER_BYTES = 8 << 20
 ALIGNMENT_BYTES = 64  # where the ranks begin, so that a memory map of them is aligned
 MAX_TOKENS_BYTES = MAX_HEADER_BYTES + 4 * MAX_RANKS
 
+_NO_ID = -1
 _SLICE = 1 << 22  # ranks checked at once, so that a check never doubles the memory
 
 Ints = npt.NDArray[np.int64]
@@ -136,7 +137,8 @@ class Tokens:
         """Return each id's rank; one that occurs nowhere gets a rank above all others."""
         wanted = np.asarray(ids, dtype=np.int64)
         found = np.searchsorted(self.vocabulary, wanted)
-        known = np.append(self.vocabulary, -1)[found] == wanted
+        known = found < len(self.vocabulary)
+        known[known] = self.vocabulary[found[known]] == wanted[known]
         ranks: Ints = np.where(known, found + 1, len(self.vocabulary) + 1)
         return ranks
 
@@ -169,30 +171,37 @@ def write_tokens(
     nobody would accept it.
     """
     given = list(contributions)
-    end = np.array([-1], dtype=np.int64)
-    parts = [end]
-    for contribution in given:
-        for document in contribution.documents:
-            ids = np.asarray(document, dtype=np.int64)
-            if ids.ndim != 1 or not len(ids) or int(ids.min()) < 0:
-                raise TokensError("documents", "each is a row of one token id or more")
-            parts += [ids, end]
-    text = np.concatenate(parts)
-    found, ranks = np.unique(text, return_inverse=True)
-    vocabulary = found[1:]
+    rows = [np.array([_NO_ID], dtype=np.int64), *map(_row, given)]
+    vocabulary = np.unique(np.concatenate([np.unique(row) for row in rows]))[1:]
+    width = _width(len(vocabulary))
     header = Header(
         kind=KIND,
         version=VERSION,
         tokenizer_hash=tokenizer_hash,
-        width=_width(len(vocabulary)),
-        num_ranks=len(text),
+        width=width,
+        num_ranks=sum(map(len, rows)),
         num_contributors=num_contributors,
-        contributions=[(one.contributor, len(one.documents)) for one in given if num_contributors],
+        contributions=[(one.contributor, len(one.documents)) for one in given]
+        if num_contributors
+        else [],
         gaps=np.diff(vocabulary, prepend=0).tolist(),
     )
-    data = _head(header) + ranks.astype(f"<u{header.width}").tobytes()
+    ranks = (np.searchsorted(vocabulary, row, side="right").astype(f"<u{width}") for row in rows)
+    data = b"".join([_head(header), *(some.tobytes() for some in ranks)])
     read_tokens(data)
     return data
+
+
+def _row(contribution: Contribution) -> Ints:
+    """Return a contribution's documents in a row, what is no id after each."""
+    end = np.array([_NO_ID], dtype=np.int64)
+    parts = []
+    for document in contribution.documents:
+        ids = np.asarray(document, dtype=np.int64)
+        if ids.ndim != 1 or not len(ids) or int(ids.min()) < 0:
+            raise TokensError("documents", "each is a row of one token id or more")
+        parts += [ids, end]
+    return np.concatenate([end[:0], *parts])
 
 
 def read_tokens(data: bytes | memoryview) -> Tokens:
