@@ -1,0 +1,1 @@
+"""Measurements of attribution: how soon, how large."""
