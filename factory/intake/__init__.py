@@ -15,9 +15,8 @@ process that only imports this package loads none of the parsers.
 """
 
 from .errors import Broken, IntakeError, NotReady, Stopped, TooHard
-from .examine import examine, review
+from .examine import examine, review, trace_documents
 from .report import Report, read_report
-from .traces import trace_documents
 from .types import Document, Earlier, Elsewhere, Examined, Finding, Known, Rules
 
 __all__ = [

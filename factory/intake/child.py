@@ -17,6 +17,8 @@ from pathlib import Path
 
 from .errors import Broken, Stopped
 
+MAX_RESULT_BYTES = 128 << 20
+"""Of the checks: 16 MiB of text, its trace, and what was found."""
 LOOK_S = 0.1
 """How often the caller's wish to stop is looked at."""
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +36,19 @@ class Limits:
 
 PARSING = Limits(memory_bytes=1 << 30, cpu_s=20, wall_s=40.0, output_bytes=20 << 20)
 """For one file of a stranger's. The output is 16 MiB of text and what stands around it."""
-CHECKING = Limits(memory_bytes=3 << 30, cpu_s=80, wall_s=160.0, output_bytes=128 << 20)
-"""For all the clean text of one contribution, 16 MiB at most."""
+
+
+def checking(num_bytes: int) -> Limits:
+    """Return what the checks of so much clean text may take: about four times what it is honest to
+    need, since some patterns can be made slow.
+    """
+    mebibytes = num_bytes / (1 << 20)
+    return Limits(
+        memory_bytes=3 << 30,
+        cpu_s=12 + int(4 * mebibytes),
+        wall_s=30.0 + 8 * mebibytes,
+        output_bytes=MAX_RESULT_BYTES,
+    )
 
 
 def run_child(task: str, folder: Path, limits: Limits, stop: threading.Event | None) -> str | None:

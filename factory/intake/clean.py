@@ -18,7 +18,6 @@ MAX_HIDDEN_BPS = 50
 
 _NEWLINES = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\t\xa0\u1680\u2000-\u200a\u202f\u205f]")
-_LINE_ENDS = re.compile(r" +$", re.M)
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 # Joiners mean something after a letter of these scripts, variation selectors after a sign.
@@ -71,7 +70,8 @@ def clean(text: str) -> Cleaned:
     text = unicodedata.normalize("NFC", _NEWLINES.sub("\n", text))
     stripped: Counter[str] = Counter()
     text = unicodedata.normalize("NFC", _strip(text, stripped))
-    text = _LINE_ENDS.sub("", _SPACES.sub(" ", text))
+    lines = _SPACES.sub(" ", text).split("\n")
+    text = "\n".join(line.rstrip(" ") for line in lines)
     return Cleaned(_BLANK_LINES.sub("\n\n", text).strip(" \n"), characters, stripped)
 
 

@@ -15,13 +15,10 @@ from pathlib import Path
 
 import msgspec
 
-from .child import CHECKING, PARSING, read_result, run_child
+from .child import MAX_RESULT_BYTES, PARSING, checking, read_result, run_child
 from .errors import Broken, NotReady, TooHard
-from .judge import Job as JudgeJob
-from .parse import Job as ParseJob
-from .parse import Parsed, empty
+from .jobs import TEXTS, TRACE, Judged, JudgeJob, Parsed, ParseJob, gave_nothing
 from .report import MAX_FILES, PACKAGES
-from .split import title_of
 from .types import MAX_TEXT_BYTES, Examined, Known, Rules
 
 Tell = Callable[[str, int, int], None]
@@ -49,15 +46,17 @@ def examine(
             folder = Path(place, str(number))
             folder.mkdir()
             if spent:
-                parsed.append((file.name, empty("skipped", "a file before it took too long")))
+                parsed.append(
+                    (file.name, gave_nothing("skipped", "a file before it took too long"))
+                )
                 continue
             there = _parse(file, rules, folder, stop)
             spent = isinstance(there, Parsed) and there.told[0][0] == "time"
             parsed.append((file.name, there))
         if len(files) > MAX_FILES:
-            parsed.append(("", empty("too-many-documents", f"more than {MAX_FILES} files")))
+            parsed.append(("", gave_nothing("too-many-documents", f"more than {MAX_FILES} files")))
         _tell(tell, "checks", len(files), len(files))
-        return _judge(JudgeJob(parsed, rules, known, [], is_review=False), Path(place), stop)
+        return _judge(JudgeJob(parsed, rules, known, [], None), Path(place), stop)
 
 
 def review(
@@ -74,21 +73,28 @@ def review(
     it. Raises as `examine` does, and Broken for what is no UTF-8.
     """
     check_ready()
-    try:
-        texts = [text.decode() for text in documents]
-    except UnicodeDecodeError as error:
-        raise Broken(f"a document is not UTF-8 ({error}); refuse it") from error
+    for text in documents:
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            raise Broken(f"a document is not UTF-8 ({error}); refuse it") from error
     if sum(map(len, documents)) > MAX_TEXT_BYTES:
         raise TooHard(f"the documents have more than {MAX_TEXT_BYTES:,} bytes; refuse them")
-    titled = [(title_of(text), text) for text in texts]
-    given = Parsed(
-        bytes(32), 0, "clean", "utf-8", documents=titled, told=[], stripped={}, isolated=True
-    )
     with tempfile.TemporaryDirectory(prefix="lorikeet-intake-") as place:
-        there = Path(place, "given.msgpack")
-        there.write_bytes(msgspec.msgpack.encode(given))
-        job = JudgeJob([("", str(there))], rules, known, list(losses), is_review=True)
+        with Path(place, TEXTS).open("wb") as file:
+            file.writelines(documents)
+        job = JudgeJob([], rules, known, list(losses), [len(text) for text in documents])
         return _judge(job, Path(place), stop)
+
+
+def trace_documents(documents: Sequence[bytes]) -> bytes:
+    """Return what later contributions are compared with, of documents given as clean UTF-8.
+
+    In this process; loads numpy.
+    """
+    from .traces import trace_texts
+
+    return trace_texts(documents)
 
 
 def check_ready() -> None:
@@ -115,24 +121,32 @@ def _parse(file: Path, rules: Rules, folder: Path, stop: threading.Event | None)
         "memory": f"more than {PARSING.memory_bytes >> 20} MiB",
         "crashed": _last_line(folder / "errors.txt"),
     }
-    return empty(trouble, details[trouble])
+    return gave_nothing(trouble, details[trouble])
 
 
 def _judge(job: JudgeJob, folder: Path, stop: threading.Event | None) -> Examined:
     data = msgspec.msgpack.encode(job, enc_hook=str)
     (folder / "job.msgpack").write_bytes(data)
-    trouble = run_child("check", folder, CHECKING, stop)
+    sizes = [Path(there).stat().st_size for _, there in job.parsed if isinstance(there, str)]
+    trouble = run_child("check", folder, checking(sum(job.review or sizes)), stop)
     if trouble == "crashed":
         raise Broken(f"the checks broke down: {_last_line(folder / 'errors.txt')}")
     if trouble is not None:
         raise TooHard(
             f"the checks took too much {trouble}; give fewer or shorter documents at once"
         )
-    data = read_result(folder / "result.msgpack", CHECKING.output_bytes)
+    data = read_result(folder / "result.msgpack", MAX_RESULT_BYTES)
     try:
-        return msgspec.msgpack.decode(data, type=Examined)
+        judged = msgspec.msgpack.decode(data, type=Judged)
     except msgspec.MsgspecError as error:
         raise Broken(f"the child's answer cannot be read ({error}); try again") from error
+    with (folder / TEXTS).open("rb") as file:
+        documents = [
+            msgspec.structs.replace(document, text=file.read(size))
+            for document, size in zip(judged.examined.documents, judged.sizes, strict=True)
+        ]
+    trace = read_result(folder / TRACE, MAX_RESULT_BYTES)
+    return msgspec.structs.replace(judged.examined, documents=documents, trace=trace)
 
 
 def _last_line(path: Path) -> str:

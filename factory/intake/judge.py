@@ -14,32 +14,46 @@ import msgspec
 from . import checks
 from .clean import CLEANER, is_clean
 from .findings import find
+from .jobs import TEXTS, TRACE, Judged, JudgeJob, Parsed
 from .looked import Looked, look_at
-from .parse import Parsed
 from .report import Report, tools, write_report
 from .sketches import sketch_of
+from .split import title_of
 from .traces import pack_trace
-from .types import Document, Examined, Finding, Known, Rules
+from .types import Document, Examined, Finding, Rules
 from .words import Shingles
 
 
-class Job(msgspec.Struct, frozen=True):
-    """What to judge. `parsed` has, in the order in which they were given, each file's name and
-    where its Parsed lies, or the Parsed itself for one that gave nothing.
-    """
-
-    parsed: list[tuple[str, str | Parsed]]
-    rules: Rules
-    known: Known
-    losses: list[int]
-    is_review: bool
-
-
 def judge_job(job: bytes) -> bytes:
-    """Do the child's task "check": Job → Examined."""
-    asked = msgspec.msgpack.decode(job, type=Job, dec_hook=_decode_path)
+    """Do the child's task "check": JudgeJob → Judged."""
+    asked = msgspec.msgpack.decode(job, type=JudgeJob, dec_hook=_decode_path)
     files = [(name, _load(there)) for name, there in asked.parsed]
-    return msgspec.msgpack.encode(judge(files, asked))
+    if asked.review is not None:
+        files = [("", _read_clean(asked.review))]
+    examined = judge(files, asked)
+    texts = [document.text for document in examined.documents]
+    Path(TEXTS).write_bytes(b"".join(texts))
+    Path(TRACE).write_bytes(examined.trace)
+    bare = [msgspec.structs.replace(document, text=b"") for document in examined.documents]
+    small = msgspec.structs.replace(examined, documents=bare, trace=b"")
+    return msgspec.msgpack.encode(Judged(small, list(map(len, texts))))
+
+
+def _read_clean(sizes: list[int]) -> Parsed:
+    """Documents that somebody else cleaned."""
+    with Path(TEXTS).open("rb") as file:
+        texts = [file.read(size).decode() for size in sizes]
+    documents = [(title_of(text), text) for text in texts]
+    return Parsed(
+        sha256=bytes(32),
+        size=sum(sizes),
+        format="clean",
+        encoding="utf-8",
+        documents=documents,
+        told=[],
+        stripped={},
+        isolated=True,
+    )
 
 
 def _decode_path(wanted: type, value: object) -> object:
@@ -52,14 +66,14 @@ def _load(there: str | Parsed) -> Parsed:
     return msgspec.msgpack.decode(Path(there).read_bytes(), type=Parsed)
 
 
-def judge(files: list[tuple[str, Parsed]], asked: Job) -> Examined:
+def judge(files: list[tuple[str, Parsed]], asked: JudgeJob) -> Examined:
     """Check everything that the files gave."""
     rules = asked.rules
     texts = [each for _, parsed in files for each in parsed.documents]
     numbering = Shingles()
     looked = [look_at(title, text, numbering) for title, text in texts]
     findings = _of_files(files) + _of_the_whole(looked, rules)
-    if asked.is_review:
+    if asked.review is not None:
         findings += [
             find("not-clean", place, "it holds hidden characters")
             for place, one in enumerate(looked)
@@ -102,7 +116,7 @@ def _conclude(
     files: list[tuple[str, Parsed]],
     looked: list[Looked],
     findings: list[Finding],
-    asked: Job,
+    asked: JudgeJob,
     numbers: Counter[str],
 ) -> Examined:
     ordered = sorted(findings, key=lambda one: -1 if one.document is None else one.document)

@@ -18,6 +18,7 @@ from .clean import Cleaned, clean
 from .decode import Decoded, decode_text, mend_mojibake
 from .errors import Refusal
 from .formats import docx, pdf, rows
+from .jobs import Parsed, ParseJob, gave_nothing
 from .split import split_text, title_of
 from .types import MAX_TEXT_BYTES, Rules
 
@@ -46,48 +47,14 @@ _MAGIC = {
 }
 
 
-class Job(msgspec.Struct, frozen=True):
-    """Which file, and by which rules."""
-
-    path: str
-    rules: Rules
-
-
-class Parsed(msgspec.Struct, frozen=True):
-    """What a file holds: (title, text) for each document, what to tell, what was taken out."""
-
-    sha256: bytes
-    size: int
-    format: str
-    encoding: str
-    documents: list[tuple[str, str]]
-    told: list[Told]
-    stripped: dict[str, int]
-    isolated: bool
-
-
 def parse_job(job: bytes, isolated: bool) -> bytes:
-    """Do the child's task "parse": Job → Parsed."""
-    asked = msgspec.msgpack.decode(job, type=Job)
+    """Do the child's task "parse": ParseJob → Parsed."""
+    asked = msgspec.msgpack.decode(job, type=ParseJob)
     try:
         parsed = parse_file(Path(asked.path), asked.rules, isolated)
     except Refusal as refusal:
-        parsed = empty(refusal.code, refusal.detail, isolated)
+        parsed = gave_nothing(refusal.code, refusal.detail, isolated)
     return msgspec.msgpack.encode(parsed)
-
-
-def empty(code: str, detail: str, isolated: bool = True) -> Parsed:
-    """Return what there is to say of a file that gave nothing."""
-    return Parsed(
-        sha256=bytes(32),
-        size=0,
-        format="",
-        encoding="",
-        documents=[],
-        told=[(code, detail)],
-        stripped={},
-        isolated=isolated,
-    )
 
 
 def parse_file(path: Path, rules: Rules, isolated: bool) -> Parsed:
@@ -128,6 +95,8 @@ def _read(path: Path) -> bytes:
             if status.st_size > MAX_FILE_BYTES:
                 raise Refusal("too-large", f"{status.st_size:,} bytes; at most {MAX_FILE_BYTES:,}")
             data = file.read(MAX_FILE_BYTES + 1)
+    except IsADirectoryError as error:
+        raise Refusal("not-a-file", "it is a folder") from error
     except OSError as error:
         raise Refusal("unreadable", error.strerror or str(error)) from error
     if not data:

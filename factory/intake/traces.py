@@ -37,7 +37,7 @@ class Trace:
     counts: npt.NDArray[np.uint16]
 
 
-def trace_documents(documents: Sequence[bytes]) -> bytes:
+def trace_texts(documents: Sequence[bytes]) -> bytes:
     """Return the trace of documents given as clean UTF-8."""
     numbering = Shingles()
     digests = []

@@ -9,7 +9,7 @@ from factory.intake.clean import clean
 from factory.intake.findings import find
 from factory.intake.report import Report, digest_known, digest_rules, write_report
 from factory.intake.sketches import share_in, sketch_of
-from factory.intake.traces import trace_documents
+from factory.intake.traces import trace_texts
 from factory.intake.types import Document, Elsewhere, Known, Rules
 from factory.intake.words import Shingles, words_digest, words_of
 
@@ -35,7 +35,7 @@ def intake() -> dict[str, Any]:
     return {
         "clean": [_cleaned(text) for text in DIRTY],
         "texts": [_text(text) for text in TEXTS],
-        "trace": trace_documents([text.encode() for text in TEXTS]).hex(),
+        "trace": trace_texts([text.encode() for text in TEXTS]).hex(),
         "sketches": [sketch.hex() for sketch in sketches],
         "shares_bps": [share_in(*sketches), share_in(*reversed(sketches))],
         "report": _report(sketches[0]),

@@ -16,7 +16,7 @@ from .quality import MIN_STOP_WORDS, STOP_WORDS
 
 MIN_SHARE_BPS = 8_000
 MIN_WORDS = 20
-SAMPLE_CHARS = 2_000
+SAMPLE_CHARS = 1_000
 """From the middle of a document."""
 
 

@@ -1,8 +1,9 @@
-"""Text that is none: random letters, random words, words out of order. By counts alone, in any
+"""Text that is none: encoded data, words drawn from a list, words out of order. By counts alone, in any
 language.
 
-    bytes that do not pack together   random letters and encoded data
-    hardly a word comes twice         words drawn from a list
+    bytes that do not pack together   encoded or encrypted data
+    bytes that pack to nearly none    the same again and again
+    hardly a word comes twice         random letters, words drawn from a list
     a word stands beside itself as often as if all were shuffled
                                       shuffled text: no language says "the the"
 
@@ -25,7 +26,7 @@ MAX_PACKED_BPS = 7_500
 MIN_PACKED_BPS = 800
 MIN_WORDS = 200
 MAX_DISTINCT_BPS = 9_200
-MIN_EXPECTED = 6.0
+MIN_EXPECTED = 12.0
 """Neighbours alike that a shuffle would have, below which nothing can be said."""
 MAX_LOSS_PERCENT = 200
 """Of the datanet's median."""
@@ -69,7 +70,7 @@ def _judge(document: Looked) -> str | None:
     if size >= MIN_BYTES:
         packed = len(zlib.compress(document.data, 6)) * 10_000 // size
         if packed > MAX_PACKED_BPS:
-            return f"it packs to {packed // 100} % only, as random letters do"
+            return f"it packs to {packed // 100} % only, as encoded data does"
         if packed < MIN_PACKED_BPS:
             return f"it packs to {packed // 100} %, so it says the same again and again"
     num_words = len(document.words)

@@ -1,8 +1,8 @@
 """How much of a document nobody else gave before: the share of its 5-word shingles that stand in no
 earlier contribution of another person.
 
-A field's boilerplate does not count: shingles of at least 4 documents and 3 people, this one and
-its giver among them. Sees no paraphrase.
+A field's boilerplate does not count: shingles that stand in 3 or more documents of others already.
+What the giver repeats makes nothing boilerplate. Sees no paraphrase.
 """
 
 from __future__ import annotations
@@ -21,27 +21,23 @@ from ..traces import Trace, open_trace
 from ..types import Finding, Known, Rules
 from ..words import Hashes
 
-BOILERPLATE_DOCUMENTS = 4
-BOILERPLATE_PEOPLE = 3
+BOILERPLATE_DOCUMENTS = 3
+"""Earlier ones, of others. Two would let more copies through, four hold more honest documents
+(benchmarks/factory/intake.py measures both).
+"""
 MIN_SKETCH_SHARE_BPS = 5_000
+NOBODY = 1 << 40
 
 
 @dataclass
 class Table:
-    """For each distinct shingle of a contribution: in how many documents it is, of how many people,
-    and the place of the first earlier contribution of another person that has it (or the number of
-    contributions).
+    """For each distinct shingle of a contribution: in how many earlier documents of others it is,
+    and the place of the first of their contributions that has it, or NOBODY.
     """
 
     shingles: Hashes
     documents: npt.NDArray[np.int64]
-    people: npt.NDArray[np.int64]
     first: npt.NDArray[np.int64]
-
-    @property
-    def is_boilerplate(self) -> npt.NDArray[np.bool_]:
-        """Which shingles belong to the field."""
-        return (self.documents >= BOILERPLATE_DOCUMENTS) & (self.people >= BOILERPLATE_PEOPLE)
 
 
 def check(
@@ -72,15 +68,17 @@ def _code_of(share: int, rules: Rules) -> str | None:
     return "hardly-new" if share < rules.novelty_hold_bps else None
 
 
-def novelty(document: Looked, table: Table) -> tuple[int, int]:
+def novelty(
+    document: Looked, table: Table, boilerplate_documents: int = BOILERPLATE_DOCUMENTS
+) -> tuple[int, int]:
     """Return the share of a document that is new, in basis points, and where most of the rest is.
 
     A document of boilerplate alone is new: nobody owns it.
     """
     rows = np.searchsorted(table.shingles, document.shingles)
-    counted = rows[~table.is_boilerplate[rows]]
+    counted = rows[table.documents[rows] < boilerplate_documents]
     held = table.first[counted]
-    held = held[held < _NOBODY]
+    held = held[held < NOBODY]
     if not len(held):
         return 10_000, 0
     nearest = int(np.bincount(held).argmax())
@@ -90,25 +88,15 @@ def novelty(document: Looked, table: Table) -> tuple[int, int]:
 def build_table(documents: Sequence[Looked], known: Known) -> Table:
     """Look every shingle of the documents up in all earlier contributions."""
     together = np.concatenate([document.shingles for document in documents])
-    shingles, counts = np.unique(together, return_counts=True)
-    table = Table(
-        shingles,
-        counts.astype(np.int64),
-        np.ones(len(shingles), np.int64),
-        np.full(len(shingles), _NOBODY, np.int64),
-    )
-    by_giver: dict[bytes, npt.NDArray[np.bool_]] = {}
+    shingles = np.unique(together)
+    documents_of_others = np.zeros(len(shingles), np.int64)
+    first = np.full(len(shingles), NOBODY, np.int64)
     for place, earlier in enumerate(known.earlier):
-        rows, counts_there = _look_up(shingles, open_trace(earlier.trace))
-        table.documents[rows] += counts_there
-        if earlier.giver == known.giver:
-            continue
-        had = by_giver.setdefault(earlier.giver, np.zeros(len(shingles), np.bool_))
-        had[rows] = True
-        table.first[rows] = np.minimum(table.first[rows], place)
-    for had in by_giver.values():
-        table.people += had
-    return table
+        if earlier.giver != known.giver:
+            rows, counts = _look_up(shingles, open_trace(earlier.trace))
+            documents_of_others[rows] += counts
+            first[rows] = np.minimum(first[rows], place)
+    return Table(shingles, documents_of_others, first)
 
 
 def _look_up(shingles: Hashes, trace: Trace) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -130,6 +118,3 @@ def _check_elsewhere(documents: Sequence[Looked], known: Known) -> list[Finding]
             detail = f"about {share // 100} % of it is in {other.name}"
             findings.append(find("sketch", None, detail))
     return findings
-
-
-_NOBODY = np.int64(1 << 40)

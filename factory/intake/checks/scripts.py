@@ -20,7 +20,8 @@ _GREEK = (
     "\u03a5\u03a7\u03b9\u03ba\u03bd\u03bf\u03c1\u03c5\u03c7\u03f2\u03f3"
 )
 _ALIKE = f"\u0400-\u052f\u0531-\u0587\u13a0-\u13fd{_GREEK}\uff21-\uff3a\uff41-\uff5a"
-_MIXED = re.compile(rf"\w*(?:[{_LATIN}][{_ALIKE}]|[{_ALIKE}][{_LATIN}])\w*")
+_MIXED = re.compile(f"[{_LATIN}][{_ALIKE}]|[{_ALIKE}][{_LATIN}]")
+_WORD = re.compile(r"\w{1,64}")
 
 
 def check(
@@ -38,5 +39,7 @@ def check(
 
 
 def find_mixed(text: str) -> list[str]:
-    """Return the words of a text that mix scripts."""
-    return [] if text.isascii() else _MIXED.findall(text)
+    """Return the words of a text that mix scripts; of long ones, pieces."""
+    if text.isascii() or not _MIXED.search(text):
+        return []
+    return [word for word in _WORD.findall(text) if _MIXED.search(word)]
