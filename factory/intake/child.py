@@ -64,7 +64,7 @@ def run_child(task: str, folder: Path, limits: Limits, stop: threading.Event | N
         child = subprocess.Popen(
             [*command, *map(str, numbers)],
             cwd=folder,
-            env=_environment(),
+            env=child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -101,7 +101,7 @@ def _read_status(status: int | None) -> str | None:
     return "memory" if status == NO_MEMORY else "crashed"
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Nothing of the daemon's environment but how to find Python's modules."""
     there = os.environ.get("PYTHONPATH", "")
     return {

@@ -1,5 +1,6 @@
-"""Text that is none: encoded data, words drawn from a list, words out of order. By counts alone, in any
-language.
+"""Text that is none: encoded data, words drawn from a list, words out of order.
+
+By counts alone, in any language:
 
     bytes that do not pack together   encoded or encrypted data
     bytes that pack to nearly none    the same again and again

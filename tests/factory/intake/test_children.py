@@ -1,0 +1,110 @@
+"""A child keeps its limits, and ends with whoever started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from factory.intake import Rules
+from factory.intake.child import PARSING, Limits, checking, child_environment, run_child
+from factory.intake.jobs import Parsed, ParseJob
+from tests.factory.intake import hostile
+
+WAIT_S = 60
+
+
+def job(folder: Path, data: bytes) -> Path:
+    """A folder in which a child finds a file to parse."""
+    (folder / "file").write_bytes(data)
+    asked = msgspec.msgpack.encode(ParseJob(str(folder / "file"), Rules()))
+    (folder / "job.msgpack").write_bytes(asked)
+    return folder
+
+
+def endless() -> bytes:
+    """A PDF over which a parser works for longer than any limit."""
+    content = zlib.compress(b"BT /F1 12 Tf (a) Tj ET " * 400_000)
+    return hostile.pdf([content] * 40, packed=True)
+
+
+@pytest.mark.parametrize("limits", [replace(PARSING, wall_s=0.5), replace(PARSING, cpu_s=1)])
+def test_a_child_that_goes_on_is_ended(tmp_path: Path, limits: Limits) -> None:
+    start = time.monotonic()
+    assert run_child("parse", job(tmp_path, endless()), limits, None) == "time"
+    assert time.monotonic() - start < PARSING.wall_s
+    assert not (tmp_path / "result.msgpack").exists()
+
+
+def test_a_child_that_wants_more_memory_than_it_has_ends_alone(tmp_path: Path) -> None:
+    small = replace(PARSING, memory_bytes=64 << 20)
+    folder = job(tmp_path, b"many words " * (1 << 20))
+    assert run_child("parse", folder, small, None) in ("memory", "crashed")
+
+
+def test_a_child_writes_no_more_than_it_may(tmp_path: Path) -> None:
+    folder = job(tmp_path, b"many words\n\n" * 10_000)
+    assert run_child("parse", folder, replace(PARSING, output_bytes=10_000), None) == "crashed"
+    assert run_child("parse", folder, PARSING, None) is None
+    parsed = msgspec.msgpack.decode((folder / "result.msgpack").read_bytes(), type=Parsed)
+    assert parsed.format == "txt"
+
+
+def test_the_checks_of_more_text_may_take_longer_and_a_little_text_is_answered_soon() -> None:
+    assert checking(1 << 20).wall_s < 45
+    assert checking(16 << 20).cpu_s > checking(1 << 20).cpu_s
+
+
+def test_a_child_gets_nothing_of_the_environment_but_the_way_to_its_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORIKEET_SECRET", "hush")
+    assert "LORIKEET_SECRET" not in child_environment()
+
+
+def test_a_killed_daemon_leaves_no_child(tmp_path: Path) -> None:
+    file = tmp_path / "endless.pdf"
+    file.write_bytes(endless())
+    script = (
+        "import sys; from pathlib import Path; from factory.intake import *;"
+        "examine([Path(sys.argv[1])], Rules(), Known())"
+    )
+    daemon = subprocess.Popen([sys.executable, "-c", script, str(file)])
+    deadline = time.monotonic() + WAIT_S
+    while not (found := children_of(daemon.pid)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    while not is_confined(found[0]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait()
+    while is_there(found[0]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_there(found[0])
+
+
+def children_of(parent: int) -> list[int]:
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for children in tasks for pid in children.read_text().split()]
+
+
+def is_confined(pid: int) -> bool:
+    """Whether it has taken its limits upon itself."""
+    limits = Path(f"/proc/{pid}/limits")
+    return not limits.exists() or str(PARSING.memory_bytes) in limits.read_text()
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
