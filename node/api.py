@@ -18,6 +18,8 @@ from typing import Any, Literal, Protocol
 
 from engine.messages import Choosing
 
+from .datanet_api import Datanets
+
 EndReason = Literal["stop", "length", "cancelled"]
 AdapterState = Literal["held", "ready", "known"]
 """Its bytes are here; it is in the engine; it was heard of on the network."""
@@ -588,6 +590,10 @@ class Daemon(Protocol):
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingAnswer:
         """Embed texts, on this node's own engine alone; cancelling this cancels it there."""
+
+    @property
+    def datanets(self) -> Datanets:
+        """Return what this daemon does in datanets."""
 
     async def status(self) -> StatusInfo:
         """Describe this node now."""

@@ -54,6 +54,8 @@ from .catalogue.publishing import Publisher
 from .catalogue.replicating import GentleRate, Replicator
 from .config import CONFIG_FILE, Config
 from .daemon import NodeDaemon
+from .datanets.service import DatanetService
+from .datanets.wiring import open_datanets
 from .engine_host import EngineHost
 from .engine_process import EngineSettings, ProcessSettings, VllmSettings
 from .engine_supervisor import MAX_BACKOFF_S
@@ -197,6 +199,7 @@ async def _build(
         keeper=keeper if has_base else None,
         money=money,
         nursery=nursery,
+        datanets=await _open_datanets(ground, nursery),
     )
     if known is not None:
         start = partial(
@@ -219,6 +222,19 @@ async def _build(
     await nursery.start(run_announcements, host.gossip, known, host.dht, ground.telemetry)
     await money.run_in(nursery)
     return daemon
+
+
+async def _open_datanets(ground: Ground, nursery: trio.Nursery) -> DatanetService:
+    return await open_datanets(
+        ground.identity,
+        from_hex(ground.config.owner) or _address(ground),
+        ground.host,
+        ground.store,
+        ground.telemetry,
+        folder=ground.config.home / "datanets",
+        download=ground.download,
+        nursery=nursery,
+    )
 
 
 async def _bring_base(keeper: BaseKeeper, start: Callable[[Base], None]) -> None:

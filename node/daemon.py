@@ -53,6 +53,7 @@ from .catalogue.converting import plain_folder
 from .catalogue.fitting import load_base_shape
 from .catalogue.importing import find_all
 from .config import Config
+from .datanets.service import DatanetService
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
 from .money.wiring import Money
@@ -79,6 +80,7 @@ class NodeDaemon:
         keeper: BaseKeeper | None,
         money: Money | None,
         nursery: trio.Nursery,
+        datanets: DatanetService,
     ) -> None:
         self.config = config
         self.host = host
@@ -92,6 +94,7 @@ class NodeDaemon:
         self._service: Service | None = None
         self._embedder: Embedder | None = None
         self._nursery = nursery
+        self.datanets = datanets
         self._started = time.monotonic()
 
     def take_base(

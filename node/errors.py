@@ -3,7 +3,8 @@
 NodeError
 ├── ConfigError            the operator's file or environment
 ├── BadRequest             what was asked makes no sense
-│   └── UnknownModel       no such name, CID or peer
+│   ├── UnknownModel       no such name, CID or peer
+│   └── DatanetRefused     a datanet's rules forbid it; code, document, detail, mend
 ├── AdapterError           an adapter that cannot be served or published
 │   └── WrongBase          made for another base
 ├── EngineError            the engine behind this daemon
@@ -101,6 +102,22 @@ class UnknownModel(BadRequest):
             else "; `lorikeet list` shows what is known"
         )
         super().__init__(f"no adapter named {model!r} was found on the network{hint}")
+
+
+class DatanetRefused(BadRequest):
+    """A datanet, or who writes its log, does not take this. `document` counts from 1; 0 is the
+    whole.
+    """
+
+    field = "datanet"
+
+    def __init__(self, code: str, detail: str, mend: str, document: int = 0) -> None:
+        where = f" (document {document})" if document else ""
+        super().__init__(f"{code}{where}: {detail}; {mend}")
+        self.reason = code
+        self.detail = detail
+        self.mend = mend
+        self.document = document
 
 
 class AdapterError(NodeError):

@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from ..api import Daemon
-from . import completions, control, embeddings, hub
+from . import completions, control, datanets, embeddings, hub
 from .guard import MAX_BODY_BYTES, LoopbackGuard
 from .messages import routes as messages_routes
 from .ollama import routes as ollama_routes
@@ -56,6 +56,7 @@ def make_app(
         *messages_routes.routes(daemon),
         *ollama_routes.routes(daemon),
         *control.routes(daemon),
+        *datanets.routes(daemon),
         *hub_routes,
     ]
     return LoopbackGuard(

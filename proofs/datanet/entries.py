@@ -43,7 +43,9 @@ MAX_PEOPLE = 1_024  # of one version
 SALT_BYTES = 16
 NOTHING = bytes(32)
 
-TRAIN, PUBLISH, NAME_ME = 1, 2, 4  # bits of a consent's scope
+TRAIN = 1  # bits of a consent's scope
+PUBLISH = 2
+NAME_ME = 4
 
 Form = Literal[1]
 FORM: Form = 1  # the number of the form of every record
@@ -257,9 +259,6 @@ class Version(Record, frozen=True, tag="version"):
 
 
 Entry = Charter | Joining | Member | Claim | Contribution | Verdict | Withdrawal | Version
-AnyEntry = TypeVar(
-    "AnyEntry", Charter, Joining, Member, Claim, Contribution, Verdict, Withdrawal, Version
-)
 
 
 class Registration(Record, frozen=True):

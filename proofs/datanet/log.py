@@ -85,14 +85,24 @@ def begin(registration: bytes, charter: bytes) -> State:
 
 def apply(state: State, registration: bytes, entry: bytes) -> Entry:
     """Change the state by one row. Raises DatanetError, and then the state is as it was."""
+    parsed, placed = check_row(state, registration, entry)
+    take_row(state, parsed, placed, (registration, entry))
+    return parsed
+
+
+def check_row(state: State, registration: bytes, entry: bytes) -> tuple[Entry, Registration]:
+    """Read a row that may stand next. Raises DatanetError; the state is not changed."""
     parsed = parse_entry(entry)
     placed = parse_registration(registration)
     _check_place(state, placed, entry, parsed)
-    digest = digest_of(entry)
     check(state, parsed, placed.at)
-    _take(state, parsed, digest, placed, digest_of(registration))
-    _move(state, placed, registration)
-    return parsed
+    return parsed, placed
+
+
+def take_row(state: State, entry: Entry, placed: Registration, row: tuple[bytes, bytes]) -> None:
+    """Change the state by a row that `check_row` read; fails at nothing."""
+    _take(state, entry, placed, digest_of(row[0]))
+    _move(state, placed, row[0])
 
 
 def register(state: State | None, signer: Signer, entry: bytes, now: int) -> bytes:
@@ -396,9 +406,8 @@ def _check_version(state: State, entry: Version, at: int) -> None:
 # --- what an entry changes ---
 
 
-def _take(
-    state: State, entry: Entry, digest: bytes, placed: Registration, registration: bytes
-) -> None:
+def _take(state: State, entry: Entry, placed: Registration, registration: bytes) -> None:
+    digest = placed.entry
     match entry:
         case Charter():
             state.charter = entry
@@ -487,4 +496,4 @@ def _decide(
     return None
 
 
-__all__ = ["apply", "begin", "check", "check_fork", "fold", "register"]
+__all__ = ["apply", "begin", "check", "check_fork", "check_row", "fold", "register", "take_row"]

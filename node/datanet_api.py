@@ -1,0 +1,259 @@
+"""Declares what the faces may ask of a daemon about datanets, and what they get back: immutable,
+made of plain values. Decides nothing.
+
+A datanet, a contribution and a version are named by hex digests, or by as much of one as is clear;
+people by peer ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+ContributionState = Literal["waiting", "accepted", "refused", "withdrawn"]
+OwnRole = Literal["owner", "curator", "member", "barred", "none"]
+
+
+@dataclass(frozen=True)
+class CharterSaid:
+    """What a new datanet is to be. Sizes in bytes."""
+
+    name: str
+    purpose: str = ""
+    consent: str = ""
+    languages: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ("CC0-1.0",)
+    quorum: int = 1
+    is_open: bool = False
+    base: str = ""
+    min_words: int = 20
+    max_document_bytes: int = 256 << 10
+    max_contribution_bytes: int = 16 << 20
+    max_person_bytes: int = 1 << 30
+    novelty_floor_bps: int = 2_000
+
+
+@dataclass(frozen=True)
+class GiveSaid:
+    """What is given, as absolute paths on this machine, and its rights. `pay_to` empty is the
+    node's owner; `until` 0 is for good.
+    """
+
+    files: tuple[str, ...]
+    title: str = ""
+    source: str = "my own"
+    licence: str = ""
+    language: str = ""
+    pay_to: str = ""
+    column: str = ""
+    mask: bool = False
+    name_me: bool = True
+    until: int = 0
+    agreed: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far something is: `done` of `total` of a stage."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+Tell = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class PersonInfo:
+    """Somebody who takes part."""
+
+    peer_id: str
+    name: str
+    role: OwnRole
+    accepted: int
+
+
+@dataclass(frozen=True)
+class FindingInfo:
+    """What a check found. `document` counts from 1; 0 is the whole."""
+
+    code: str
+    document: int
+    title: str
+    detail: str
+    mend: str
+    outcome: Literal["refuse", "hold", "note"]
+
+
+@dataclass(frozen=True)
+class ContributionInfo:
+    """A contribution, or by its `kind` a version that waits for voices; `place` is its claim's."""
+
+    id: str
+    kind: Literal["contribution", "version"]
+    title: str
+    name: str
+    peer_id: str
+    pay_to: str
+    documents: int
+    words: int
+    size_bytes: int
+    state: ContributionState
+    place: int
+    given_at: int
+    licence: str
+    source: str
+    is_here: bool
+    voices: tuple[tuple[str, str], ...] = ()
+    needed: int = 1
+    findings: tuple[FindingInfo, ...] = ()
+
+
+@dataclass(frozen=True)
+class TotalInfo:
+    """What one person has in a version."""
+
+    peer_id: str
+    name: str
+    pay_to: str
+    contributions: int
+    documents: int
+    words: int
+    size_bytes: int
+    held_out: int
+
+
+@dataclass(frozen=True)
+class DatanetVersionInfo:
+    """A version that counts; `left` are contributions of it that were withdrawn since."""
+
+    number: int
+    digest: str
+    created_at: int
+    contributions: int
+    left: int
+    totals: tuple[TotalInfo, ...]
+
+
+@dataclass(frozen=True)
+class DatanetInfo:
+    """A datanet that is held here. `seq` is the newest place; `fork` two registrations in hex."""
+
+    id: str
+    name: str
+    purpose: str
+    owner: str
+    sequencer: str
+    role: OwnRole
+    is_open: bool
+    quorum: int
+    languages: tuple[str, ...]
+    licences: tuple[str, ...]
+    consent: str
+    num_people: int
+    num_by_state: dict[str, int]
+    num_versions: int
+    seq: int
+    head: str
+    at: int
+    fork: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DatanetDetail:
+    """All of a datanet."""
+
+    info: DatanetInfo
+    people: tuple[PersonInfo, ...]
+    contributions: tuple[ContributionInfo, ...]
+    versions: tuple[DatanetVersionInfo, ...]
+
+
+@dataclass(frozen=True)
+class GivenInfo:
+    """What became of what was given. `findings` are of all files together."""
+
+    contributions: tuple[ContributionInfo, ...]
+    findings: tuple[FindingInfo, ...]
+    num_kept: int
+    num_refused: int
+
+
+@dataclass(frozen=True)
+class ExportInfo:
+    """What was written."""
+
+    folder: str
+    version: int
+    digest: str
+    documents: int
+    held_out: int
+    words: int
+    people: int
+
+
+@dataclass(frozen=True)
+class VerifiedInfo:
+    """What was recomputed, and what does not hold."""
+
+    rows: int
+    versions: int
+    texts: int
+    documents: int
+    checked: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class Datanets(Protocol):
+    """What a daemon knows and does about datanets. Every call may raise NodeError."""
+
+    def listing(self) -> list[DatanetInfo]:
+        """List the datanets that are held here."""
+
+    async def create(self, said: CharterSaid) -> DatanetInfo:
+        """Begin a datanet, whose owner and sequencer this node is."""
+
+    async def invite(self, datanet: str, uses: int, days: float) -> str:
+        """Return a word with which others join."""
+
+    async def join(self, token: str, name: str) -> DatanetInfo:
+        """Take part in a datanet by an invite, or by the name of an open one."""
+
+    async def show(self, datanet: str) -> DatanetDetail:
+        """Describe a datanet, as new as it is to be had."""
+
+    async def give(self, datanet: str, said: GiveSaid, tell: Tell) -> GivenInfo:
+        """Examine files, claim what may be given, and give it."""
+
+    async def queue(self, datanet: str, tell: Tell) -> list[ContributionInfo]:
+        """List what waits for the council, with what the checks found."""
+
+    async def text(self, datanet: str, contribution: str) -> bytes:
+        """Return a contribution's text."""
+
+    async def judge(
+        self, datanet: str, subject: str, decision: str, reason: tuple[str, str, str]
+    ) -> ContributionInfo:
+        """Accept, refuse or hold; `reason` is code, detail and mend, empty where it is accepted."""
+
+    async def appoint(self, datanet: str, person: str, role: str) -> PersonInfo:
+        """Say what somebody's role is from now on."""
+
+    async def make_version(self, datanet: str) -> DatanetVersionInfo | ContributionInfo:
+        """Make the next version; what is returned tells whether it counts already."""
+
+    async def withdraw(self, datanet: str, contribution: str) -> ContributionInfo:
+        """Take back what was given."""
+
+    async def export(
+        self, datanet: str, version: int | None, folder: Path, tell: Tell
+    ) -> ExportInfo:
+        """Write a version's texts and owners into a new folder."""
+
+    async def verify(self, datanet: str, tell: Tell) -> VerifiedInfo:
+        """Recompute log, texts and versions, and run the checks again."""

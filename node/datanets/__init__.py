@@ -1,0 +1,1 @@
+"""A node's part in datanets: holds their logs and texts, writes one's own, follows others'."""

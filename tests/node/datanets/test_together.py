@@ -1,0 +1,99 @@
+"""Three real daemons and a newcomer: one datanet, from its charter to what a trainer reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from node.errors import DatanetRefused, NodeError
+from tests.node.networks import until
+
+from .people import charter, daemon, giving, hush, write_text
+
+
+async def test_a_community_collects_texts_and_anybody_checks_them(tmp_path: Path) -> None:
+    async with daemon(tmp_path / "owner") as owner:
+        here = owner.host.addresses
+        async with daemon(tmp_path / "ann", *here) as ann, daemon(tmp_path / "ben", *here) as ben:
+            made = await owner.datanets.create(charter())
+            token = await owner.datanets.invite("kitchen", uses=2, days=1)
+            for name, one in (("Ann", ann), ("Ben", ben)):
+                info = await one.datanets.join(token, name)
+                assert (info.id, info.role) == (made.id, "member")
+
+            # a copy is refused, and names the first; what is one's own is taken
+            first = write_text(tmp_path / "first.txt", 1)
+            given = await ann.datanets.give("kitchen", giving(first, title="Fish"), hush)
+            assert [one.state for one in given.contributions] == ["waiting"]
+            await until(lambda: _is_here(owner, given.contributions[0].id))
+            second = write_text(tmp_path / "second.txt", 2)
+            own = await ben.datanets.give("kitchen", giving(second, title="Rice"), hush)
+            (queued, other) = await owner.datanets.queue("kitchen", hush)
+            assert (queued.title, other.title) == ("Fish", "Rice")
+            assert (
+                first.read_text().split()[0]
+                in (await owner.datanets.text("kitchen", queued.id)).decode()
+            )
+
+            # the council
+            for one in (queued, other):
+                taken = await owner.datanets.judge("kitchen", one.id[:12], "accept", ("", "", ""))
+                assert taken.state == "accepted"
+            with pytest.raises(DatanetRefused, match="role"):
+                await ann.datanets.judge("kitchen", other.id, "accept", ("", "", ""))
+            version = await owner.datanets.make_version("kitchen")
+            assert version.number == 1
+            with pytest.raises(DatanetRefused, match="nothing changed"):
+                await owner.datanets.make_version("kitchen")
+
+            # anybody reads it and checks it
+            folder = tmp_path / "export"
+            exported = await ben.datanets.export("kitchen", None, folder, hush)
+            lines = (folder / "documents.jsonl").read_text().splitlines()
+            rows = [json.loads(line) for line in lines]
+            assert len(rows) == exported.documents
+            assert {row["name"] for row in rows} == {"Ann", "Ben"}
+            assert rows[0]["name"] == "Ann"
+            assert sum(row["held_out"] for row in rows) == exported.held_out
+            found = await ben.datanets.verify("kitchen", hush)
+            assert not found.problems
+            assert (found.texts, found.checked) == (2, 2)
+
+            # it is withdrawn: gone from the next version, and from other disks
+            with pytest.raises(DatanetRefused, match="only who gave"):
+                await ben.datanets.withdraw("kitchen", queued.id)
+            await ann.datanets.withdraw("kitchen", queued.id)
+            assert not await _is_here(owner, queued.id)
+            version = await owner.datanets.make_version("kitchen")
+            assert [one.name for one in version.totals] == ["Ben"]
+            detail = await ben.datanets.show("kitchen")
+            assert [one.left for one in detail.versions] == [1, 0]
+
+            # the barred give nothing more
+            await owner.datanets.appoint("kitchen", "Ann", "barred")
+            with pytest.raises(DatanetRefused, match="barred"):
+                await ann.datanets.give("kitchen", giving(second), hush)
+            assert own.contributions[0].id == other.id
+
+            # the head is a name that anybody finds
+            name = f"datanet-{made.id[:40]}"
+            newest = (await owner.datanets.show("kitchen")).info.head
+
+            async def is_found() -> bool:
+                record = await ben.host.dht.find_name(made.owner, name)
+                return record is not None and record.target.digest.hex() == newest
+
+            await until(is_found, 60)
+
+        # its sequencer is gone for a while: a newcomer is told so, and members go on reading
+    async with daemon(tmp_path / "ben") as ben:
+        assert (await ben.datanets.show("kitchen")).info.num_versions == 2
+        with pytest.raises(NodeError, match="does not answer"):
+            await ben.datanets.withdraw("kitchen", other.id)
+
+
+async def _is_here(one: object, contribution: str) -> bool:
+    detail = await one.datanets.show("kitchen")  # type: ignore[attr-defined]
+    return next(each.is_here for each in detail.contributions if each.id == contribution)
