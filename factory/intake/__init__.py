@@ -1,7 +1,7 @@
 """Takes documents in: files become clean text, the text is checked, a report says what was found.
 
     types           what is asked and what comes out
-    examine         the story: each file in a child, the checks in another, one report
+    examining       the story: each file in a child, the checks in another, one report
     child worker    a process with limits, from both sides of its border
     parse formats/  bytes → text, by what the bytes are and not by their name
     decode clean    text without what nobody sees
@@ -15,7 +15,7 @@ process that only imports this package loads none of the parsers.
 """
 
 from .errors import Broken, IntakeError, NotReady, Stopped, TooHard
-from .examine import examine, review, trace_documents
+from .examining import examine, review, trace_documents
 from .report import Report, read_report
 from .types import Document, Earlier, Elsewhere, Examined, Finding, Known, Rules
 

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from .errors import IntakeError
-from .examine import examine
+from .examining import examine
 from .types import Examined, Finding, Known, Rules
 
 MAX_LINES = 8

@@ -35,7 +35,7 @@ PLANTED = [
 ]
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=80, deadline=None)
 @given(texts)
 def test_cleaning_twice_changes_nothing_more(text: str) -> None:
     once = clean(text)
@@ -70,7 +70,7 @@ def test_letters_that_were_decoded_wrongly_are_put_right() -> None:
     assert mend_mojibake("plain") == ("plain", 0)
 
 
-@settings(derandomize=True, max_examples=80, deadline=None)
+@settings(derandomize=True, max_examples=50, deadline=None)
 @given(texts, st.integers(1, 30), st.integers(64, 400))
 def test_splitting_loses_no_word_and_keeps_its_limits(text: str, words: int, limit: int) -> None:
     rules = Rules(min_words=1, split_words=words, max_document_bytes=limit)
@@ -101,7 +101,7 @@ def test_a_title_is_the_first_line_that_says_something() -> None:
     assert len(title_of("long " * 100)) == 80
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(["salt", "water", "mill", "ferry", "ox"]), max_size=40))
 def test_shingles_do_not_depend_on_case_marks_or_layout(words: list[str]) -> None:
     plain = Shingles().of(words_of(" ".join(words)))

@@ -85,24 +85,16 @@ def test_each_line_of_jsonl_is_a_document(tmp_path: Path) -> None:
         parse(tmp_path, "rows.jsonl", b'{"a": "b"}\n[1]')
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "factory.intake", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-
-
 def test_the_command_says_what_would_be_taken_and_its_status_says_so_too(tmp_path: Path) -> None:
     good = tmp_path / "good.txt"
     good.write_text("\n\n".join(PARAGRAPHS) + "\n\nWrite to farida@example.org for more.")
     bad = tmp_path / "bad.docx"
     bad.write_bytes(hostile.docx("<w:p/>"))
-    told = run(str(good), str(bad))
+    command = [sys.executable, "-m", "factory.intake", str(good), str(bad)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert told.returncode == 2, told.stderr
     assert "refused pictures-only: bad.docx: " in told.stdout
     assert "→ it holds pictures of text; run it through OCR first" in told.stdout
+    assert "held    personal-data: document 2 (" in told.stdout
+    assert "): 1: e-mail fa…\n" in told.stdout
     assert "2 of 2 documents would be taken" in told.stdout
-    told = run(str(good), "--json")
-    assert told.returncode == 1
-    held = json.loads(told.stdout)
-    assert [one["code"] for one in held["findings"]] == ["personal-data"]
-    assert held["findings"][0]["detail"] == "1: e-mail fa…"
-    assert held["numbers"]["documents kept"] == 2
