@@ -1,0 +1,117 @@
+"""The worlds' figures as a page, each beside its goal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks import machine_name
+
+GOALS = {
+    ("X", "r"): 0.50,
+    ("X", "lds"): 0.30,
+    ("S", "r"): 0.34,
+    ("S", "lds"): 0.34,
+}
+GOAL_POOLED = 0.60
+GOALS_ABOVE = {"r": 0.70, "lds": 0.60}
+
+
+def markdown(whole: Mapping[str, Any]) -> str:
+    """Return the page."""
+    spent = whole["cpu_s"]
+    lines = [
+        "# Whose words an answer drew on: the payable rule beside training without somebody",
+        "",
+        f"Machine: {machine_name()}, one thread. Processor time: "
+        + ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in spent.items())
+        + f"; {sum(spent.values()) / 60:.1f} min in all.",
+        f"{whole['tokens_each']} tokens of each person; background:"
+        f" {whole['background_samples'][0]} samples of the base of"
+        f" {whole['background_samples'][1]} tokens, in S and public pages of the field.",
+        "Means over answers, in brackets the 95 % bootstrap interval; weights and λ are fitted on"
+        " other answers than those they are judged on.",
+        "",
+    ]
+    for name, world in whole["worlds"].items():
+        lines += _world(name, world)
+    return "\n".join(lines) + "\n"
+
+
+def _world(name: str, world: Mapping[str, Any]) -> list[str]:
+    floor = world["noise_floor"]
+    lines = [
+        f"## World {name}",
+        "",
+        "| | r | LDS |",
+        "|---|---|---|",
+        f"| as it is paid, λ {world['lambda_eighths']}/8 | {_both(world['payable'])} |",
+        f"| goal | {GOALS[name, 'r']:.2f} | {GOALS[name, 'lds']:.2f} |",
+        f"| the ladder alone | {_both(world['ladder alone'])} |",
+        f"| standing weights alone | {_both(world['standing alone'])} |",
+        "| as it is paid, answers whose owner's effect is above the median"
+        f" | {_both(world[ABOVE])} |",
+        f"| goal | {GOALS_ABOVE['r']:.2f} | {GOALS_ABOVE['lds']:.2f} |",
+        "| the ladder's bits, pooled over answers |"
+        f" {_interval(world['pooled r of the ladder'])} | |",
+        f"| goal (X) | {GOAL_POOLED:.2f} | |",
+        "",
+        f"The adapter gains {world['gain_nats']:.1f} nats on an answer.",
+    ]
+    if floor is not None:
+        lines.append(
+            f"From a second seed, {len(_get(floor, 'contributors'))} people left out again: effects"
+            f" correlate {_get(floor, 'r'):.2f} over answers, differ by"
+            f" {_get(floor, 'difference_nats'):.2f} nats (root mean square; the effects themselves"
+            f" {_get(floor, 'effect_nats'):.2f})."
+        )
+    lines += [
+        "",
+        "| who | owns | left out costs | standing | by answer alone | paid | training without him"
+        " would pay |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['name']} | {one['owned_percent']:.0f} % | {one['mean_effect_nats']:+.2f} nats |"
+        f" {one['standing_percent']:.1f} % | {one['by_answer_percent']:.2f} % |"
+        f" {one['paid_percent']:.2f} % | {one['by_leaving_out_percent']:.1f} % |"
+        for one in world["people"]
+    ]
+    lines += [
+        "",
+        "| a late copy of an honest person, tokens changed | its own tokens | earns by answer alone"
+        " (most) | is paid (most) |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {100 * one['tokens_changed']:.0f} % | {one['owned_percent']:.1f} % |"
+        f" {one['by_answer_percent']:.2f} % ({one['by_answer_most_percent']:.2f}) |"
+        f" {one['paid_percent']:.2f} % ({one['paid_most_percent']:.2f}) |"
+        for one in world["late copies"]
+    ]
+    split = world["one person as five"]
+    lines += [
+        "",
+        "One person as five gains at most"
+        f" {split['by_answer']['most_points']:+.2f} points by answer alone and"
+        f" {split['paid']['most_points']:+.2f} as it is paid; at least"
+        f" {split['by_answer']['least_points']:+.2f} and {split['paid']['least_points']:+.2f}.",
+        "",
+    ]
+    return lines
+
+
+ABOVE = "owner's effect above the median"
+
+
+def _both(quality: Mapping[str, Any]) -> str:
+    return f"{_interval(quality['r'])} | {_interval(quality['lds'])}"
+
+
+def _interval(figure: Any) -> str:
+    mean, low, high = (_get(figure, name) for name in ("mean", "low", "high"))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _get(record: Any, name: str) -> Any:
+    return record[name] if isinstance(record, Mapping) else getattr(record, name)
