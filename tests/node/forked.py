@@ -1,17 +1,17 @@
-"""Engines and chains for tests without two seconds of imports each: one process has imported what
-all of them import, and each is a fork of it.
+"""Daemons, commands, engines and chains for tests without seconds of imports each: one process has
+imported what all of them import, and each is a fork of it. Real ones otherwise: own process, own
+sockets, own memory, and what `python -m MODULE` does.
 
-    python -m tests.node.forked SOCKET                  the one that forks, until its stdin closes
-    python -I -S tests/node/forked.py SOCKET MODULE …   as `python -m MODULE …` is
+    python -m tests.node.forked SOCKET    the one that forks, until its stdin closes
 
-The second hands its input, output, environment and command line to the first, ends as the fork
-ends, and the fork ends when it is killed. Real engines and chains otherwise: own process, own
-sockets, own memory.
+`forked_python()` is a program to start them with, as sys.executable is; stand_in.py is what runs.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+import runpy
 import select
 import shutil
 import signal
@@ -19,40 +19,36 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
-MOST_BYTES = 1 << 20  # of an environment and a command line
+from . import stand_in
+
+NODE = (
+    "node.cli.app",
+    "node.cli.serving",
+    "proofs.chain.client",
+    "proofs.chain.rpc",
+    "proofs.chain.wallet",
+)
 PRELOADED = {
-    "engine": ("engine.__main__", "engine.build", "engine.server"),
+    "engine": ("engine.build", "engine.server"),
     "proofs.chain.devchain": ("proofs.chain.devchain",),
+    "node": NODE,
+    "demo": (*NODE, "demo.__main__"),
+    "demo.attacker": (*NODE, "demo.attacker"),
 }
-"""Of each program, the module that has its `main`, and what else it imports while it runs."""
+"""Of each module that is run, what it imports while it runs."""
+FRESH = ("node.cli", "proofs.chain.devchain", "demo")
+"""What is imported again in each fork: it looks at its terminal when it is imported, or is run."""
 _KEPT: list[subprocess.Popen[bytes]] = []  # the forker's stdin stays open while this process lives
 
 
-def stand_in(path: str, arguments: list[str]) -> int:
-    """Have a program forked, and end as it ends."""
-    passed = [int(arguments[arguments.index("--fd") + 1])] if "--fd" in arguments else []
-    variables = [f"{name}={value}" for name, value in os.environ.items()]
-    parts = ["\0".join(arguments), "\0".join(variables), os.getcwd()]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
-        link.connect(path)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
-        socket.send_fds(link, ["\1".join(parts).encode()], [0, 1, 2, *passed])
-        for descriptor in (0, *passed):
-            os.close(descriptor)
-        status = int(link.recv(16) or b"1")
-    if status < 0:
-        os.kill(os.getpid(), -status)
-    return status
-
-
 class Forker:
-    """Forks a program for each connection; its end is told there, and its fork killed when the
-    connection closes.
+    """Forks a module for each connection; its end is told there, signals come from there, and its
+    fork is killed when the connection closes.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,21 +60,22 @@ class Forker:
         self._links: dict[int, socket.socket] = {}
 
     def run(self) -> None:
-        """Serve until stdin closes."""
+        """Serve until stdin closes; no fork goes on then."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._tell_ended, warn_on_full_buffer=False)
         while True:
             watched = [sys.stdin, self._listener, self._ended, *self._links.values()]
             ready, _, _ = select.select(watched, [], [])
             if sys.stdin in ready:
+                for pid in self._links:
+                    os.kill(pid, signal.SIGKILL)
                 return
             if self._ended in ready:
                 os.read(self._ended, 512)
                 self._reap()
             for pid, link in list(self._links.items()):
                 if link in ready and link.fileno() >= 0:
-                    os.kill(pid, signal.SIGKILL)  # its stand-in was killed
-                    self._links.pop(pid).close()
+                    self._pass_on(pid, link)
             if self._listener in ready:
                 self._fork(self._listener.accept()[0])
 
@@ -92,58 +89,115 @@ class Forker:
                 link.send(b"%d" % os.waitstatus_to_exitcode(status))
                 link.close()
 
+    def _pass_on(self, pid: int, link: socket.socket) -> None:
+        """The signal that came; a stand-in that is gone was killed, and so is its fork."""
+        number = link.recv(16)
+        os.kill(pid, int(number or signal.SIGKILL))
+        if not number:
+            self._links.pop(pid).close()
+
     def _fork(self, link: socket.socket) -> None:
-        data, descriptors, _, _ = socket.recv_fds(link, MOST_BYTES, 4)
+        data, descriptors, _, _ = socket.recv_fds(link, stand_in.MOST_BYTES, 4)
         told, variables, folder = data.decode().split("\1")
         module, *arguments = told.split("\0")
-        program, *_ = [import_module(name) for name in PRELOADED[module]]
         pid = os.fork()
         if pid == 0:
             os.environ.clear()
             os.environ.update(one.split("=", 1) for one in variables.split("\0"))
             os.chdir(folder)
-            become(program, arguments, descriptors)
+            become(module, arguments, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         self._links[pid] = link
 
 
-def become(program: ModuleType, arguments: list[str], descriptors: list[int]) -> None:
-    """Run a program in this fork, to its end."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in range(3):
-        os.dup2(descriptors[number], number)
-    if descriptors[3:]:
-        arguments[arguments.index("--fd") + 1] = str(descriptors[3])
-    os.closerange(max(descriptors) + 1, 4096)
+def preload(module: str) -> None:
+    """Import what a module will import, once."""
+    for name in PRELOADED[module]:
+        import_module(name)
+    for name in [name for name in sys.modules if name.startswith(FRESH)]:
+        del sys.modules[name]
+    gc.collect()
+    gc.freeze()  # no fork looks at all that again
+
+
+def become(module: str, arguments: list[str], descriptors: list[int]) -> None:
+    """Run a module in this fork as `python -m` does, to its end."""
     status = 1
     try:
-        status = program.main(arguments)
+        settle_in(arguments, descriptors)
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:  # the top of this process: told as the interpreter tells it
+        sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
+def settle_in(arguments: list[str], descriptors: list[int]) -> None:
+    """Take the descriptors that were handed over, and let go of the forker's."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in range(3):
+        os.dup2(descriptors[number], number)
+    if descriptors[3:]:
+        arguments[arguments.index("--fd") + 1] = str(descriptors[3])
+    for number in {*map(int, os.listdir("/proc/self/fd"))} - {0, 1, 2, *descriptors[3:]}:
+        with suppress(OSError):  # the one with which the folder was read
+            os.close(number)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", 1 if os.isatty(1) else -1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
+
+
 @cache
-def forking() -> tuple[str, ...]:
-    """The command that starts a program through a process of our own, which ends with us."""
-    path = Path(tempfile.mkdtemp(prefix="forked-")) / "socket"
-    command = [sys.executable, "-m", "tests.node.forked", str(path)]
-    forker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def forked_python() -> str:
+    """A program that starts modules as the interpreter does, through a process of our own, which
+    ends with us. The first call takes as long as all the imports do: make it under no deadline.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="forked-"))
+    path = folder / "socket"
+    forker = subprocess.Popen(
+        [sys.executable, "-m", "tests.node.forked", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert forker.stdout is not None
     assert forker.stdout.readline() == b"ready\n"
     _KEPT.append(forker)
-    return (sys.executable, "-I", "-S", __file__, str(path))
+    return str(folder / "python")
+
+
+def write_program(folder: Path) -> Path:
+    """The program that stands in for the interpreter; in forks it is their sys.executable."""
+    told = [str(folder / "socket"), sys.executable, ",".join(PRELOADED)]
+    program = folder / "python"
+    source = (
+        Path(stand_in.__file__)
+        .read_text()
+        .replace("import sys\n", f"import sys\n\nsys.argv[1:1] = {told}\n", 1)
+    )
+    program.write_text(f"#!{sys.executable} -IS\n{source}")
+    program.chmod(0o700)
+    return program
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        sys.exit(stand_in(sys.argv[1], sys.argv[2:]))
+    home = Path(sys.argv[1]).parent
     forker = Forker(sys.argv[1])
+    sys.executable = str(write_program(home))
+    for module in PRELOADED:
+        preload(module)
     print("ready", flush=True)
     try:
         forker.run()
     finally:
-        shutil.rmtree(Path(sys.argv[1]).parent)
+        shutil.rmtree(home)

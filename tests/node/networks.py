@@ -23,7 +23,7 @@ from proofs.chain.structs import Board, Terms
 from proofs.hextext import to_hex
 from proofs.signing import Signer
 
-from .forked import forking
+from .forked import forked_python
 from .tiny import make_base
 
 
@@ -77,7 +77,9 @@ class Lab:
     async def daemon(self, name: str, **changes: Any) -> AsyncIterator[NodeDaemon]:
         """One running daemon; the first becomes everybody's bootstrap."""
         config = self.config(name, **changes)
-        async with open_daemon(config, engine_command=(*forking(), "engine", "serve")) as daemon:
+        async with open_daemon(
+            config, engine_command=(forked_python(), "-m", "engine", "serve")
+        ) as daemon:
             self.bootstrap = self.bootstrap or daemon.host.addresses
             if daemon.engine is not None:
                 await daemon.engine.wait_up(60)
@@ -97,6 +99,7 @@ def open_lab(
     whose headers all the `witnesses` must sign; with other `terms` than a development chain's, if
     given.
     """
+    forked_python()  # here, before anything has a deadline
     make_base(folder / "base")
     lab = Lab(folder)
     if not chain_for:
@@ -107,7 +110,7 @@ def open_lab(
         fund=[lab.address(name) for name in chain_for],
         witnesses=[lab.address(name) for name in witnesses],
         quorum=len(witnesses),
-        command=(*forking(), "proofs.chain.devchain"),
+        command=(forked_python(), "-m", "proofs.chain.devchain"),
     ) as chain:
         lab.chain = chain
         if terms is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from node.cli.invite import join
 from node.config import CONFIG_FILE, load_config, settings
 from node.errors import ConfigError
 from node.invite import MAX_TOKEN_CHARS, PREFIX, SHARED, read_invite, write_invite
+from tests.node.forked import forked_python
 
 PEER = "16Uiu2HAkxQejjoQXVe1j66eTYBtUhuK3SddDqwYmKZu57mvJFeMZ"
 PRIVATE = {
@@ -104,14 +104,14 @@ def test_a_fresh_machine_joins_a_private_network_by_one_word(tmp_path: Path) -> 
 
     def start(home: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "node", "up", "--home", str(home), *arguments],
+            [forked_python(), "-m", "node", "up", "--home", str(home), *arguments],
             env=env | common | more,
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def ask(home: Path, *arguments: str) -> str:
-        command = [sys.executable, "-m", "node", *arguments, "--home", str(home)]
+        command = [forked_python(), "-m", "node", *arguments, "--home", str(home)]
         return subprocess.run(
             command, env=env, capture_output=True, text=True, check=True, timeout=60
         ).stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from node.errors import NodeCheated, NodeError, NodeRefused, NodeVanished
 from node.wire.channels import PayeeChannel, PayerChannel, Payment
 from node.wire.client_session import ClientSession
 from p2p.cid import Cid
+from tests.node.forked import forked_python
 from tests.node.networks import Lab, ask, open_lab, until
 from tests.node.tiny import make_adapter
 
@@ -285,7 +285,7 @@ class node_process:  # noqa: N801
         config.home.mkdir(parents=True, exist_ok=True)
         (config.home / CONFIG_FILE).write_text(dump_config(config))
         self.peer_id = lab.identity(name).peer_id
-        self.command = [sys.executable, "-m", "node", "up", "--home", str(config.home)]
+        self.command = [forked_python(), "-m", "node", "up", "--home", str(config.home)]
 
     def __enter__(self) -> tuple[subprocess.Popen[bytes], str]:
         self.process = subprocess.Popen(

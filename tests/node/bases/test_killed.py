@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from node.invite import write_invite
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from tests.node.bases.test_fetching import shard
+from tests.node.forked import forked_python
 from tests.node.networks import open_lab, until
 
 BLOCK_BYTES = 1 << 20
@@ -31,7 +31,7 @@ async def joining(home: Path, token: str) -> AsyncIterator[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("LORIKEET_")}
     env |= {"LORIKEET_LISTEN": "/ip4/127.0.0.1/tcp/0", "LORIKEET_HTTP_PORT": "0"}
     env |= {"LORIKEET_ENGINE_DTYPE": "float32", "LORIKEET_ENGINE_THREADS": "1"}
-    command = [sys.executable, "-m", "node", "up", "--home", str(home), "--join", token]
+    command = [forked_python(), "-m", "node", "up", "--home", str(home), "--join", token]
     with subprocess.Popen(  # noqa: ASYNC220
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
     ) as process:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -23,6 +22,7 @@ from p2p.blocks.draft import Draft
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from proofs.manifest import parse_manifest
+from tests.node.forked import forked_python
 from tests.node.networks import Lab, open_lab, until
 from tests.node.tiny import make_adapter
 
@@ -35,7 +35,7 @@ async def fetcher_process(lab: Lab) -> AsyncIterator[str]:
     config = lab.config("fetcher", role="gateway", http_port=0)
     config.home.mkdir(parents=True, exist_ok=True)
     (config.home / CONFIG_FILE).write_text(dump_config(config))
-    command = [sys.executable, "-m", "node", "up", "--home", str(config.home)]
+    command = [forked_python(), "-m", "node", "up", "--home", str(config.home)]
     with subprocess.Popen(  # noqa: ASYNC220
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

@@ -19,6 +19,7 @@ from node.api import StatusInfo
 from node.cli.ask import auto_line
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running
+from tests.node.forked import forked_python
 from tests.node.twin import CHANNEL, PEER, RECEIPT, STUCK, WORDS, Twin, serve_twin
 
 
@@ -30,9 +31,10 @@ async def lorikeet(
     home: Path, *arguments: str, stdin: bytes = b""
 ) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, "LORIKEET_HOME": str(home)}
+    python = forked_python()
     with trio.fail_after(30):
         return await trio.run_process(
-            [sys.executable, "-m", "node", *arguments],
+            [python, "-m", "node", *arguments],
             stdin=stdin,
             capture_stdout=True,
             capture_stderr=True,

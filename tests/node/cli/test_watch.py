@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import trio
@@ -15,6 +14,7 @@ from node.config import CONFIG_FILE, dump_config
 from p2p.blocks.server import serve_blocks
 from p2p.blocks.store import BlockStore
 from proofs.chain.structs import Terms
+from tests.node.forked import forked_python
 from tests.node.networks import Lab, open_lab
 from tests.node.outsider import Outsider, open_outsider
 from tests.node.thief import aggregators_chain, hide, make_up_books, post, steal
@@ -37,7 +37,7 @@ async def watch_once(lab: Lab, outsider: Outsider) -> subprocess.CompletedProces
     (config.home / CONFIG_FILE).write_text(dump_config(config))
     with trio.fail_after(100):
         return await trio.run_process(
-            [sys.executable, "-m", "node", "watch", "--once", "--json", "--home", config.home],
+            [forked_python(), "-m", "node", "watch", "--once", "--json", "--home", config.home],
             capture_stdout=True,
             capture_stderr=True,
             check=False,

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import trio
 
 from node.config import CONFIG_FILE, dump_config
 from proofs.ledger import AggregatorLedger, Ledger, PostJournal
+from tests.node.forked import forked_python
 from tests.node.networks import Lab, open_lab, until
 from tests.node.outsider import open_outsider
 
@@ -113,7 +113,7 @@ def aggregator_process(lab: Lab, chain_rpc: str) -> Iterator[tuple[subprocess.Po
     )
     config.home.mkdir(parents=True, exist_ok=True)
     (config.home / CONFIG_FILE).write_text(dump_config(config))
-    command = [sys.executable, "-m", "node", "up", "--home", str(config.home)]
+    command = [forked_python(), "-m", "node", "up", "--home", str(config.home)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from node.wire.client_session import ClientSession
 from proofs.chain.client import ChainClient
 from proofs.hextext import to_hex
 from proofs.ledger import AggregatorLedger, Ledger
+from tests.node.forked import forked_python
 from tests.node.networks import Lab, ask, open_lab, until
 
 from .test_channels import channels
@@ -36,7 +36,7 @@ async def lorikeet(home: Path, *arguments: str) -> Any:
     """What a command says in JSON."""
     with trio.fail_after(60):
         done = await trio.run_process(
-            [sys.executable, "-m", "node", *arguments, "--home", str(home), "--json"],
+            [forked_python(), "-m", "node", *arguments, "--home", str(home), "--json"],
             capture_stdout=True,
             capture_stderr=True,
             check=False,

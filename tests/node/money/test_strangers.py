@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -31,6 +30,7 @@ from p2p.lookup.messages import (
     decode_provider,
     encode,
 )
+from tests.node.forked import forked_python
 from tests.node.networks import Lab, open_lab, until
 from tests.node.outsider import Outsider, open_outsider
 
@@ -87,7 +87,7 @@ async def verify(lab: Lab, helper: NodeDaemon) -> list[int]:
         aggregator=lab.identity("aggregator").peer_id,
     )
     (home / CONFIG_FILE).write_text(dump_config(config))
-    command = [sys.executable, "-m", "node", "verify", "--from", "p2p", "--home", str(home)]
+    command = [forked_python(), "-m", "node", "verify", "--from", "p2p", "--home", str(home)]
     with trio.fail_after(WINDOW_S):
         done = await trio.run_process(
             [*command, "--json"],
