@@ -39,14 +39,15 @@ PARSING = Limits(memory_bytes=1 << 30, cpu_s=20, wall_s=40.0, output_bytes=20 <<
 
 
 def checking(num_bytes: int) -> Limits:
-    """Return what the checks of so much clean text may take: about four times what it is honest to
-    need, since some patterns can be made slow.
+    """Return what the checks of so much clean text may take: about four times what an honest one
+    needs, since some patterns can be made slow; and five times that by the wall's clock, since the
+    code is ours and only the machine can keep it waiting.
     """
-    mebibytes = num_bytes / (1 << 20)
+    cpu_s = 20 + 6 * num_bytes // (1 << 20)
     return Limits(
         memory_bytes=3 << 30,
-        cpu_s=12 + int(4 * mebibytes),
-        wall_s=30.0 + 8 * mebibytes,
+        cpu_s=cpu_s,
+        wall_s=5.0 * cpu_s,
         output_bytes=MAX_RESULT_BYTES,
     )
 
