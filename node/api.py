@@ -114,7 +114,8 @@ class CompletionRequest:
     cut, and `Ended` tells to what. `tools` need chat turns, and so do `template_options`, which the
     base's template finds under their names; a grammar in `choosing` binds what is no call. With
     `echo` the first `Delta` is the prompt, with its log-probabilities where `logprobs` are asked
-    for, which a node's own engine alone computes; `max_tokens` may be 0 then.
+    for, which a node's own engine alone computes; `max_tokens` may be 0 then. A `private` answer
+    tells nobody whose text it drew on, and is not remembered here.
     """
 
     model: str
@@ -129,6 +130,7 @@ class CompletionRequest:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     template_options: Mapping[str, Any] = field(default_factory=dict)
     echo: bool = False
+    private: bool = False
 
 
 @dataclass(frozen=True)
@@ -420,6 +422,86 @@ class ReceiptInfo:
     epoch: int | None = None
 
 
+Verdict = Literal["agrees", "differs", "unknown"]
+"""Whether a receipt says what its answer drew on, as computed again here."""
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """One party's part of a fee; `role` is node, creator or data."""
+
+    role: str
+    address: str
+    name: str
+    amount: int
+
+
+@dataclass(frozen=True)
+class SpanInfo:
+    """A run [start, end) of an answer's tokens that stands in somebody's document, and how many
+    bits it was more than anybody would write. Contributions and documents count from 0.
+    """
+
+    start: int
+    end: int
+    text: str
+    contributor: str
+    contribution: int
+    document: int
+    bits: float
+
+
+@dataclass(frozen=True)
+class CreditedInfo:
+    """One contributor: the bits drawn on his text (None: not computed here), his part of what was
+    drawn in ten-thousandths, and his standing weight.
+    """
+
+    name: str
+    address: str
+    bits: float | None
+    drawn: int
+    weight: int
+
+
+@dataclass(frozen=True)
+class QualityInfo:
+    """What an adapter's creator measured of its attribution, with 95 % intervals."""
+
+    r: float
+    r_interval: tuple[float, ...]
+    lds: float
+    lds_interval: tuple[float, ...]
+    answers: int
+
+
+@dataclass(frozen=True)
+class AttributedInfo:
+    """What an answer drew on of one adapter; `known_bits` of it anybody would have written."""
+
+    adapter: str
+    cid: str
+    lambda_eighths: int
+    contributors: list[CreditedInfo]
+    spans: list[SpanInfo]
+    known_bits: float | None
+    quality: QualityInfo | None
+
+
+@dataclass(frozen=True)
+class WhyInfo:
+    """One receipt explained. `text` None: its tokens are not remembered here."""
+
+    receipt: str
+    verdict: Verdict
+    reason: str
+    tokens: int
+    text: str | None
+    fee: int
+    split: list[SplitInfo]
+    adapters: list[AttributedInfo]
+
+
 @dataclass(frozen=True)
 class EarningsInfo:
     """The amounts that an address has been credited (posted cumulative payout), has claimed, and
@@ -667,6 +749,9 @@ class Daemon(Protocol):
 
     async def receipt(self, digest: str) -> bytes:
         """Return the signed receipt with that body digest (hex)."""
+
+    async def why(self, digest: str) -> WhyInfo:
+        """Explain on whose text the answer of a receipt drew, and how its fee was split."""
 
     async def channels(self) -> list[ChannelInfo]:
         """The payment channels that this daemon pays from, and those that pay it."""

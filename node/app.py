@@ -36,6 +36,11 @@ from .answering.quoting import Quoting
 from .answering.remote import Caller
 from .answering.router import Router
 from .answering.service import Service
+from .attributing.answers import OwnAnswers
+from .attributing.attributor import Attributor
+from .attributing.indexes import Indexes
+from .attributing.source import TokenFiles
+from .attributing.why import Why
 from .bases.cards import KIND as CARD_KIND
 from .bases.keeping import BaseKeeper
 from .bases.loading import Base
@@ -258,18 +263,30 @@ def _start_on_base(
     if config.has_engine:
         engine = _new_engine(ground, base, engine_command)
     catalogue = _new_catalogue(ground, base, engine, known, keeper)
-    service = _new_service(ground, money, base, catalogue, engine)
+    indexes = Indexes(
+        config.home / "attribution",
+        TokenFiles(catalogue.holdings, catalogue.fetcher),
+        ground.telemetry,
+        config.attribution_tokens,
+    )
+    attributor = Attributor(indexes, catalogue.find_adapter)
+    answers = OwnAnswers(config.home / "answers", config.remember_answers, ground.telemetry.log)
+    nursery.start_soon(indexes.run)
+    service = _new_service(
+        ground, money, base, catalogue, engine, attributor=attributor, answers=answers
+    )
     if engine is not None:
         nursery.start_soon(engine.run)
         nursery.start_soon(_come_up, engine, catalogue, ground.telemetry)
         demand = Demand()
-        _serve_strangers(ground, money, catalogue, engine, demand)
+        _serve_strangers(ground, money, catalogue, engine, demand, attributor=attributor)
         if config.fetch_ahead_s:
             nursery.start_soon(_new_replicator(ground, catalogue, engine, demand).run)
     nursery.start_soon(catalogue.publisher.run_republish, config.republish_interval_s)
     nursery.start_soon(catalogue.names.run)
     embedder = Embedder(base.tokenizer, catalogue, engine, ground.host.peer_id)
-    daemon.take_base(engine, catalogue, service, embedder)
+    why = Why(attributor, answers, base.tokenizer.decode)
+    daemon.take_base(engine, catalogue, service, embedder, why)
 
 
 def _new_engine(ground: Ground, base: Base, command: tuple[str, ...] | None) -> EngineHost:
@@ -387,11 +404,25 @@ def _load_known(path: Path, log: Callable[[str], None]) -> Known:
 
 
 def _new_service(
-    ground: Ground, money: Money, base: Base, catalogue: Catalogue, engine: EngineHost | None
+    ground: Ground,
+    money: Money,
+    base: Base,
+    catalogue: Catalogue,
+    engine: EngineHost | None,
+    *,
+    attributor: Attributor,
+    answers: OwnAnswers,
 ) -> Service:
     config = ground.config
     limits = Price(config.max_prompt_price, config.max_completion_price)
-    caller = Caller(ground.host, money.purse, limits, _address(ground))
+    caller = Caller(
+        ground.host,
+        money.purse,
+        limits,
+        _address(ground),
+        attributor=attributor,
+        answers=answers,
+    )
     return Service(
         base.tokenizer,
         catalogue,
@@ -399,11 +430,18 @@ def _new_service(
         NetworkPeers(ground.host, engine, catalogue, caller),
         ground.telemetry,
         max_answer_tokens=config.max_answer_tokens,
+        attributor=attributor,
     )
 
 
 def _serve_strangers(
-    ground: Ground, money: Money, catalogue: Catalogue, engine: EngineHost, demand: Demand
+    ground: Ground,
+    money: Money,
+    catalogue: Catalogue,
+    engine: EngineHost,
+    demand: Demand,
+    *,
+    attributor: Attributor,
 ) -> None:
     config = ground.config
     till = money.till
@@ -421,6 +459,7 @@ def _serve_strangers(
         price,
         owner=from_hex(config.owner) or _address(ground),
         telemetry=ground.telemetry,
+        attributor=attributor,
         unpaid_deadline_s=config.unpaid_deadline_s,
     )
     ground.host.serve(wire.PROTOCOL, inbound.serve, streams_per_peer=INFER_STREAMS_PER_PEER)

@@ -193,6 +193,16 @@ class Config:
         "bytes of adapters that are kept because strangers asked for them; the one that nobody"
         " asked for longest makes room",
     )
+    attribution_tokens: int = _setting(
+        16_000_000,
+        "tokens of the largest text that is indexed here to tell whose words an answer drew on (40"
+        " bytes each while it is sorted); 0: never, answers pay by standing weights",
+    )
+    remember_answers: int = _setting(
+        1_000,
+        "answers of one's own whose tokens are remembered on this disk, so that `lorikeet why` can"
+        " compute again what their receipts say; 0: none",
+    )
     fetch_ahead_s: float = _setting(
         60.0,
         "seconds between looks at adapters that many ask for and few hold, of which one is fetched"
@@ -299,7 +309,7 @@ class Config:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use more than 0")
         bounds = ("max_guest_bytes", "fetch_ahead_s", "max_upload_bytes_s", "max_download_bytes_s")
-        for name in bounds:
+        for name in (*bounds, "attribution_tokens", "remember_answers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more")
 

@@ -22,7 +22,8 @@ from p2p.cid import Cid
 from p2p.errors import InvalidIdentity, InvalidInput
 from p2p.host import ConnectedPeer, Host
 from p2p.identity import Identity
-from proofs.hextext import to_hex
+from proofs.hextext import from_hex, to_hex
+from proofs.receipt import decode_receipt
 
 from .answering.embedding import Embedder
 from .answering.service import Service
@@ -46,7 +47,9 @@ from .api import (
     StatusInfo,
     StuckInfo,
     VersionInfo,
+    WhyInfo,
 )
+from .attributing.why import Why
 from .bases.keeping import BaseKeeper
 from .catalogue.catalogue import Catalogue
 from .catalogue.converting import plain_folder
@@ -93,6 +96,7 @@ class NodeDaemon:
         self._catalogue: Catalogue | None = None
         self._service: Service | None = None
         self._embedder: Embedder | None = None
+        self._why: Why | None = None
         self._nursery = nursery
         self.datanets = datanets
         self._started = time.monotonic()
@@ -103,8 +107,10 @@ class NodeDaemon:
         catalogue: Catalogue,
         service: Service,
         embedder: Embedder,
+        why: Why,
     ) -> None:
         """The base is here: what it makes possible can be asked for."""
+        self._why = why
         self._embedder = embedder
         self.engine = engine
         self._catalogue = catalogue
@@ -275,6 +281,20 @@ class NodeDaemon:
                 f"there is no receipt {digest!r} here; `lorikeet receipts` lists what there is"
             )
         return found
+
+    async def why(self, digest: str) -> WhyInfo:
+        """Explain on whose text the answer of a receipt drew, and how its fee was split."""
+        if self._why is None:
+            raise self._answers_nothing()
+        found = self.money.receipt(digest) if self.money else None
+        try:
+            body = decode_receipt(found).body if found else self._why.find_body(from_hex(digest))
+        except ValueError:
+            body = None
+        if body is None:
+            await self.receipt(digest)  # says that there is none
+            raise AssertionError("a receipt came after it was looked for")
+        return await self._why.explain(body)
 
     async def channels(self) -> list[ChannelInfo]:
         """The payment channels that this daemon pays from, and those that pay it."""

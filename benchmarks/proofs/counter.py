@@ -137,6 +137,7 @@ class Counter:
             version=wire.VERSION,
             base=BASE,
             adapter=ADAPTER,
+            cocktail=b"",
             prompt_ids=list(PROMPT),
             max_tokens=len(ANSWER),
             terms=GREEDY,
@@ -146,6 +147,7 @@ class Counter:
             client=self.client.address,
             channel=self.payer.config,
             resumed=None,
+            attributed=False,
         )
         offer = wire.Offer(
             node_seed=seed,
@@ -155,6 +157,7 @@ class Counter:
             owner=self.node.address,
             dtype=b"bfloat16",
             started_at=STARTED_AT,
+            attributed=False,
         )
         return Deal.close(
             ask,

@@ -25,6 +25,7 @@ from proofs.attribution.shares import terms_of
 from proofs.errors import LedgerError
 from proofs.receipt import BARE_BASE
 
+from ..attributing.attributor import Attributor
 from ..catalogue.catalogue import Catalogue
 from ..engine_host import EngineHost, EngineRun
 from ..errors import NodeError, RefusalCode
@@ -35,7 +36,7 @@ from ..wire import node_session as node
 from ..wire.channels import Persist
 from ..wire.metering import Price
 from ..wire.node_session import UNPAID_DEADLINE_S, NodeSession, NodeTerms
-from ..wire.session import Fail, Failed, Malformed, PeerGone, Send, Tick
+from ..wire.session import Draw, Drew, Fail, Failed, Malformed, PeerGone, Send, Tick
 
 SEND_DEADLINE_S = 10.0
 # the client may stay silent while it is paid up; its connection's end is noticed at once
@@ -52,6 +53,7 @@ Deed = (
     | node.StartEngine
     | node.GrantCredit
     | node.CancelEngine
+    | Draw
 )
 """What is begun here and not waited for."""
 
@@ -72,6 +74,7 @@ class Inbound:
         price: Price,
         owner: bytes,
         telemetry: Telemetry,
+        attributor: Attributor,
         *,
         unpaid_deadline_s: float = UNPAID_DEADLINE_S,
         clock: Callable[[], float] = time.time,
@@ -82,6 +85,7 @@ class Inbound:
         self.price = price
         self.owner = owner
         self.telemetry = telemetry
+        self.attributor = attributor
         self.unpaid_deadline_s = unpaid_deadline_s
         self.clock = clock
 
@@ -121,7 +125,19 @@ class Inbound:
             is_paid=self.till is not None,
             engine=self.engine.ready if self.engine.is_up else None,
             unpaid_deadline_s=self.unpaid_deadline_s,
+            can_draw=self.can_draw,
         )
+
+    def can_draw(self, ask: wire.Ask) -> bool:
+        """Return whether what an answer draws on can be computed here; one that cannot be yet is
+        made ready for the next.
+        """
+        if ask.cocktail:
+            self.catalogue.cocktails.learn(ask.cocktail)
+        if self.attributor.can_draw(ask.adapter):
+            return True
+        self.attributor.want(ask.adapter)
+        return False
 
     async def _refuse(self, stream: FrameStream, code: RefusalCode, message: str) -> None:
         try:
@@ -224,6 +240,8 @@ class Visit:
             case node.CancelEngine():
                 if self._run is not None:
                     self._run.cancel()
+            case Draw():
+                nursery.start_soon(self._report, self._draw, action)
             case _:
                 assert_never(action)
 
@@ -295,7 +313,12 @@ class Visit:
             self._in.engine.load_now.measure_fetch(
                 times.get("lookup", 0.0), servable.size_bytes, times["fetch"]
             )
+        self._in.attributor.want(action.adapter)
         return node.AdapterHeld(terms_of(servable.adapter), dict(times))
+
+    async def _draw(self, action: Draw) -> Drew:
+        ask = action.deal.ask
+        return Drew(await self._in.attributor.draw(ask.adapter, ask.prompt_ids, action.answer_ids))
 
     async def _open(self, action: node.OpenChannel) -> node.ChannelOpened:
         assert self._in.till is not None

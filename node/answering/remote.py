@@ -20,6 +20,9 @@ from p2p.host import Host
 from p2p.peers import PeerAddress
 from p2p.streams import FrameStream
 
+from ..attributing.answers import VERSION as ANSWER_VERSION
+from ..attributing.answers import OwnAnswer, OwnAnswers, disputed
+from ..attributing.attributor import Attributor
 from ..errors import (
     NodeCheated,
     NodeError,
@@ -36,7 +39,7 @@ from ..wire import quote as quotes
 from ..wire.channels import Persist
 from ..wire.client_session import ClientSession, Outcome, Question
 from ..wire.metering import Deal, Price
-from ..wire.session import Fail, Failed, Malformed, PeerGone, Send, Tick
+from ..wire.session import Draw, Drew, Fail, Failed, Malformed, PeerGone, Send, Tick
 
 CONNECT_DEADLINE_S = 8.0
 SEND_DEADLINE_S = 10.0
@@ -57,7 +60,12 @@ class Call:
         session: ClientSession,
         purse: Purse | None,
         pocket: Pocket | None,
+        *,
+        attributor: Attributor | None,
+        answers: OwnAnswers | None,
     ) -> None:
+        self._attributor = attributor
+        self._answers = answers
         self._stream = stream
         self._session = session
         self._purse = purse
@@ -114,9 +122,20 @@ class Call:
         while True:
             while self._todo:
                 match action := self._todo[0]:
-                    case client.Agree() | client.Begun() | client.Emit() | client.Finish():
+                    case client.Finish():
+                        await self._remember(action.outcome)
                         self._todo.popleft()
                         return action
+                    case client.Agree() | client.Begun() | client.Emit():
+                        self._todo.popleft()
+                        return action
+                    case client.Accuse():
+                        self._todo.popleft()
+                        await self._accuse(action)
+                    case Draw():
+                        event = await self._draw(action)
+                        self._todo.popleft()
+                        self._feed(event)
                     case Fail():
                         raise action.error
                     case Send():
@@ -173,12 +192,48 @@ class Call:
         else:
             self._feed(client.Deposited())
 
+    async def _draw(self, action: Draw) -> Drew | Failed:
+        """Compute what the answer drew on, before its receipt is signed."""
+        assert self._attributor is not None, "who cannot compute it does not say that he can"
+        ask = action.deal.ask
+        try:
+            return Drew(await self._attributor.draw(ask.adapter, ask.prompt_ids, action.answer_ids))
+        except NodeError as error:
+            return Failed(error)
+
+    async def _accuse(self, action: client.Accuse) -> None:
+        """Keep what a node signed and should not have."""
+        if self._answers is not None:
+            deal = action.deal
+            kept = disputed(
+                action.body,
+                action.node_signature,
+                tuple(deal.ask.prompt_ids),
+                action.answer_ids,
+                salt=deal.salt,
+            )
+            await trio.to_thread.run_sync(self._answers.accuse, kept)
+
+    async def _remember(self, outcome: Outcome) -> None:
+        """Keep the tokens of an answer that was paid, unless it is private."""
+        if self._answers is None or outcome.receipt is None:
+            return
+        deal = outcome.deal
+        answer = OwnAnswer(
+            ANSWER_VERSION,
+            outcome.receipt,
+            tuple(deal.ask.prompt_ids),
+            tuple(outcome.token_ids),
+            salt=deal.salt,
+        )
+        await trio.to_thread.run_sync(self._answers.keep, answer)
+
 
 class Caller:
     """Opens calls to nodes.
 
     `purse` None pays nobody (there is no chain); `most` is the highest price that this client
-    accepts.
+    accepts. `answers` remembers what was paid for, where that may be.
     """
 
     def __init__(
@@ -188,8 +243,12 @@ class Caller:
         most: Price,
         client: bytes,
         *,
+        attributor: Attributor | None = None,
+        answers: OwnAnswers | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._attributor = attributor
+        self._answers = answers
         self._host = host
         self._purse = purse
         self._most = most
@@ -247,7 +306,14 @@ class Caller:
                 quoted=quoted,
             )
             try:
-                yield Call(stream, session, self._purse, pocket)
+                yield Call(
+                    stream,
+                    session,
+                    self._purse,
+                    pocket,
+                    attributor=self._attributor,
+                    answers=None if question.is_private else self._answers,
+                )
             finally:
                 session.leave()
 

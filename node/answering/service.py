@@ -35,6 +35,7 @@ from ..api import (
     MixedIn,
     Started,
 )
+from ..attributing.attributor import Attributor
 from ..errors import (
     BY_CODE,
     BadRequest,
@@ -122,7 +123,9 @@ class Service:
         peers: Peers,
         telemetry: Telemetry,
         max_answer_tokens: int,
+        attributor: Attributor | None = None,
     ) -> None:
+        self._attributor = attributor
         self._tokenizer = tokenizer
         self._max_answer_tokens = max_answer_tokens
         self._catalogue = catalogue
@@ -303,9 +306,10 @@ class Service:
         """
         is_paid = not self._router.serves_here(request.node)
         terms = await self._catalogue.terms(cid) if cid and is_paid else None
+        adapter = cid.digest if cid else BARE_BASE
         return Question(
             base=self._catalogue.base,
-            adapter=cid.digest if cid else BARE_BASE,
+            adapter=adapter,
             prompt_ids=tuple(prompt_ids),
             max_tokens=max_tokens,
             terms=choosing_of(self._tokenizer, request),
@@ -314,7 +318,25 @@ class Service:
             client_seed=client_seed(request.seed),
             attribution=terms,
             cocktail=self._catalogue.cocktail(cid),
+            is_attributed=not request.private and self._can_draw(adapter, terms),
+            is_private=request.private,
         )
+
+    def _can_draw(self, adapter: bytes, terms: AdapterTerms | None) -> bool:
+        """Return whether what an answer draws on can be recomputed here; what it takes is fetched
+        for the next one.
+        """
+        is_attributed = terms is not None and any(one is not None for one in terms.num_attributed)
+        if self._attributor is None or not is_attributed:
+            return False
+        if self._attributor.can_draw(adapter):
+            return True
+        self._attributor.want(adapter)
+        self._telemetry.log(
+            f"service: the index of {Cid(adapter)} is not here yet: this answer pays by standing"
+            " weights"
+        )
+        return False
 
     async def _find(
         self, request: CompletionRequest, wanted: AskQuote, nursery: trio.Nursery, times: Times

@@ -289,6 +289,10 @@ class Catalogue:
         """Return the manifest with this CID, if it was met."""
         return self.holdings.find(cid) or self.known.find(cid) or self.fetched.get(cid)
 
+    def find_adapter(self, cid: Cid) -> Manifest | Cocktail | None:
+        """Return the manifest or the cocktail with this CID, if it was met."""
+        return self.find(cid) or self.cocktails.find(cid)
+
     async def manifest(self, cid: Cid) -> Manifest:
         """Return the manifest with this CID, fetching it when it is not here.
 

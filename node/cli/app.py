@@ -27,6 +27,7 @@ from . import (
     publish,
     testnet,
     watch,
+    why,
 )
 from .client import EXIT_ERROR, EXIT_INTERRUPTED, CliError
 from .show import err
@@ -73,7 +74,7 @@ app.add_typer(datanet.app, name="datanet", rich_help_panel=ASK)
 app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
 app.command("verify", rich_help_panel=MONEY)(audit.verify)
-app.command("why", rich_help_panel=MONEY)(audit.why)
+app.command("why", rich_help_panel=MONEY)(why.why)
 app.command("watch", rich_help_panel=MONEY)(watch.watch)
 app.command("claim", rich_help_panel=MONEY)(audit.claim)
 app.command("channels", rich_help_panel=MONEY)(channels.channels)

@@ -145,6 +145,10 @@ def run(
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None,
     node: Annotated[str | None, typer.Option(help="The peer that must answer.")] = None,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Tell nobody whose text it drew on; remember nothing."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Ask a model; stream the answer to stdout and print one line of facts to stderr."""
@@ -160,7 +164,7 @@ def run(
         "stop": stop or None,
         "stream": True,
         "stream_options": {"include_usage": True},
-        "lorikeet": {"node": node, "regex": regex},
+        "lorikeet": {"node": node, "regex": regex, "private": private},
     }
     body |= {
         "min_p": min_p,

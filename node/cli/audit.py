@@ -1,5 +1,5 @@
-"""The commands that believe no node: verify, why, claim. Each recomputes what was posted from the
-chain itself; of a node it takes blocks alone, which are named by their hash.
+"""The commands that believe no node: verify and claim; why.py has the third. Each recomputes what
+was posted from the chain itself; of a node it takes blocks alone, which are named by their hash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from proofs.hextext import from_hex, to_hex
 
 from ..config import load_config
 from ..keys import load_keys
-from .client import EXIT_ERROR, EXIT_USAGE, CliError, open_client
+from .client import EXIT_USAGE, CliError, open_client
 from .options import Home, Json
 from .show import money, on_terminal, show_facts, show_json, show_table
 from .source import Source, open_source
@@ -70,32 +70,6 @@ def verify(
         ],
         empty="No epoch is on the chain yet.",
     )
-
-
-def why(
-    home: Home,
-    receipt: Annotated[
-        str, typer.Argument(help="A receipt's digest (`lorikeet receipts`), or a file with one.")
-    ],
-    source: Source = "",
-    as_json: Json = False,
-) -> None:
-    """Follow one receipt step by step: signatures, shares, inclusion, funds, payouts."""
-    from ..money.audit import explain
-
-    signed = read_receipt(home, receipt)
-    with open_audit(home, source) as (audit, chain):
-        steps = explain(audit, chain, signed)
-    if as_json:
-        show_json([vars(step) for step in steps])
-    else:
-        show_table(
-            ("step", "outcome", "detail"),
-            [(step.name, step.outcome, step.detail) for step in steps],
-            empty="",
-        )
-    if any(step.outcome == "broken" for step in steps):
-        raise typer.Exit(EXIT_ERROR)
 
 
 def claim(

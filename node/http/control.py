@@ -79,6 +79,9 @@ def routes(daemon: Daemon) -> list[Route]:
             await daemon.receipt(request.path_params["digest"]), media_type="application/msgpack"
         )
 
+    async def why(request: Request) -> Response:
+        return json_response(await daemon.why(request.path_params["digest"]))
+
     async def block(request: Request) -> Response:
         return Response(
             await daemon.block(request.path_params["digest"]),
@@ -144,6 +147,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "peers": peers,
         "receipts": receipts,
         "receipts/{digest}": receipt,
+        "why/{digest}": why,
         "blocks/{digest}": block,
         "earnings": earnings,
         "stuck": stuck,

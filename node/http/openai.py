@@ -49,11 +49,12 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 class Extension(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`lorikeet` in a request: `node` is the peer id that must answer; the answer must match
-    `regex`.
+    `regex`. A `private` answer tells nobody whose text it drew on.
     """
 
     node: str | None = None
     regex: str | None = None
+    private: bool = False
 
 
 class NamedSchema(msgspec.Struct, frozen=True):
@@ -197,6 +198,7 @@ def as_request(body: ChatBody | TextBody, choosing: Choosing) -> CompletionReque
         stop=as_stop(body.stop),
         seed=None if body.seed is None else body.seed % (1 << 63),
         node=None if body.lorikeet is None else body.lorikeet.node,
+        private=body.lorikeet is not None and body.lorikeet.private,
     )
 
 

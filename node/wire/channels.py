@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from proofs.attribution.credit import NOTHING, Drawn
 from proofs.attribution.shares import POLICY, AdapterTerms, fee, parties_of
 from proofs.errors import ProofError
 from proofs.payouts import MAX_CHANNEL_ACCOUNTS, ChannelPayouts
@@ -329,11 +330,18 @@ class PayeeChannel:
 
     # --- receipts ---
 
-    def draft(self, key: int, deal: Deal, answer_ids: Sequence[int], now: int) -> Persist:
+    def draft(
+        self,
+        key: int,
+        deal: Deal,
+        answer_ids: Sequence[int],
+        now: int,
+        drawn: Drawn = NOTHING,
+    ) -> Persist:
         """End request `key` with the channel's next receipt, signed by this node at `now` (Unix
-        seconds).
+        seconds). `drawn` belongs to a whole answer alone.
         """
-        receipt = deal.receipt(self._notary.network, self._next, answer_ids)
+        receipt = deal.receipt(self._notary.network, self._next, answer_ids, drawn)
         signature = self._notary.sign_receipt(receipt)
         draft = Draft(encode_receipt(receipt), signature, deal.terms, now)
         self._account.shrink(key, receipt.amount)
@@ -540,13 +548,19 @@ class PayerChannel:
         answer_ids: Sequence[int],
         body: bytes,
         node_signature: bytes,
+        drawn: Drawn = NOTHING,
     ) -> Signed:
         """Sign the receipt of request `key` if it is the one that this side would have written;
         NodeCheated names the first field that differs.
         """
         given = self._read_draft(body, node_signature)
+        if given.drawn != drawn:
+            raise NodeCheated(
+                f"the node's receipt says that this answer drew on {given.drawn!r:.200}, and it"
+                f" drew on {drawn!r:.200}; it is not signed"
+            )
         with _as_cheating():
-            own = deal.receipt(self._notary.network, self._settled, answer_ids)
+            own = deal.receipt(self._notary.network, self._settled, answer_ids, drawn)
         _check_same(own, given, "this answer")
         self._settle(key, own.amount)
         return self._sign(given, body, node_signature, deal.terms)
@@ -559,6 +573,11 @@ class PayerChannel:
         if digest_of(body) == self.row.previous:  # signed before; the node did not get it
             signature = self._notary.sign_receipt(receipt)
             return Signed(receipt, digest_of(body), signature, persist=None)
+        if receipt.drawn:
+            raise NodeCheated(
+                "the node shows an unsigned receipt that says what an answer drew on, which cannot"
+                " be recomputed once the answer broke off; it is not signed"
+            )
         key = self._find(receipt)
         promised = self._promised[key]
         self._check_pending(key, receipt)

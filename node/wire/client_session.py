@@ -5,7 +5,7 @@ done in order.
 
     start ──Ask──▶ ASKED ──Offer: Agree, Accepted: Begin──▶ ANSWERING
                    Pending: Settle                          Output: Pay ahead, Pending: Settle
-    ANSWERING ──Done: Settle──▶ SETTLING ──Settled──▶ OVER
+    ANSWERING ──Done──▶ (DRAWING) ──Settle──▶ SETTLING ──Settled──▶ OVER
 
 - Until its caller accepts an offer, nothing is promised: another node's may be taken instead.
 - It pays for the prompt and PAY_TOKENS tokens, and again when half of them came; never more ahead.
@@ -23,6 +23,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from engine.messages import Choosing
+from proofs.attribution.credit import NOTHING, Drawn
 from proofs.attribution.shares import AdapterTerms
 
 from ..api import EndReason
@@ -31,7 +32,7 @@ from . import infer as wire
 from .channels import PayerChannel, Persist, Signed
 from .infer import PAY_TOKENS
 from .metering import Deal, Price
-from .session import Fail, Failed, Malformed, PeerGone, Send, Tick
+from .session import Draw, Drew, Fail, Failed, Malformed, PeerGone, Send, Tick
 
 OFFER_DEADLINE_S = 120.0
 FIRST_TOKEN_DEADLINE_S = 120.0  # the node may have to fetch the adapter first
@@ -47,7 +48,8 @@ class Question:
 
     `adapter` is 32 zero bytes for the bare base; `attribution` is what its manifest says about the
     fee. `cocktail`: what `adapter` is made of, where it is one. `resumed`: the last of `prompt_ids`
-    are the answer so far.
+    are the answer so far. `is_attributed`: what the answer draws on can be recomputed here.
+    `is_private`: nothing of it is told or remembered beyond what it takes to pay for it.
     """
 
     base: bytes
@@ -61,6 +63,8 @@ class Question:
     attribution: AdapterTerms | None
     cocktail: bytes = b""
     resumed: wire.Resumed | None = None
+    is_attributed: bool = False
+    is_private: bool = False
 
     def after(self, seed: bytes, made: Sequence[int]) -> Question:
         """Return the question for the rest of the answer, when these tokens of it are made, with
@@ -110,7 +114,7 @@ class Accepted:
 
 
 ClientEvent = (
-    wire.FromNode | Tick | PeerGone | Malformed | Failed | Deposited | StopWanted | Accepted
+    wire.FromNode | Tick | PeerGone | Malformed | Failed | Deposited | StopWanted | Accepted | Drew
 )
 
 
@@ -147,18 +151,31 @@ class Emit:
 
 
 @dataclass(frozen=True)
+class Accuse:
+    """Keep a receipt that the node signed, and that says of whose text the answer drew on what is
+    not so: whoever has the adapter's index and these tokens sees that.
+    """
+
+    deal: Deal
+    answer_ids: tuple[int, ...]
+    body: bytes
+    node_signature: bytes
+
+
+@dataclass(frozen=True)
 class Finish:
     """The answer is over, and settled if it was paid."""
 
     outcome: Outcome
 
 
-ClientAction = Send | Persist | Deposit | Agree | Begun | Emit | Finish | Fail
+ClientAction = Send | Persist | Deposit | Agree | Begun | Emit | Draw | Accuse | Finish | Fail
 
 
 class _Stage(Enum):
     ASKED = auto()
     ANSWERING = auto()
+    DRAWING = auto()  # Done came, what the answer drew on is recomputed
     SETTLING = auto()
     OVER = auto()
 
@@ -265,6 +282,8 @@ class ClientSession:
                 self._is_depositing = False
                 self._has_deposited = True
                 self._pay(now)
+            case Drew():
+                self._take_drawn(event, now)
             case Accepted():
                 self._take_offer(now)
             case StopWanted():
@@ -343,14 +362,30 @@ class ClientSession:
 
     def _take_done(self, done: wire.Done, now: float) -> None:
         self._expect(_Stage.ANSWERING, done)
-        self._stage = _Stage.SETTLING
         self._ended = (done, None)
-        self.deadline = now + SETTLE_DEADLINE_S
         if self._channel is None or self._cost() == 0:
+            self._stage = _Stage.SETTLING
             self._release()
             self._finish()
             return
-        signed = self._cosign(done)
+        assert self._deal is not None
+        if self._deal.is_attributed:
+            self._stage = _Stage.DRAWING
+            self.deadline = float("inf")  # whoever computes it has a deadline
+            self._out.append(Draw(self._deal, tuple(self._answer)))
+        else:
+            self._settle(done, NOTHING, now)
+
+    def _take_drawn(self, event: Drew, now: float) -> None:
+        assert self._ended is not None
+        done, _ = self._ended
+        self._settle(done, event.drawn, now)
+
+    def _settle(self, done: wire.Done, drawn: Drawn, now: float) -> None:
+        """Sign the receipt that ends the answer, if it is what this side would have written."""
+        self._stage = _Stage.SETTLING
+        self.deadline = now + SETTLE_DEADLINE_S
+        signed = self._cosign(done, drawn)
         self._ended = (done, signed)
         self._keep(signed.persist)
         self._out.append(Send(wire.Settle(signed.signature)))
@@ -404,6 +439,8 @@ class ClientSession:
 
     def _check_offer(self, offer: wire.Offer) -> None:
         most = self._most
+        if offer.attributed and not self._ask.attributed:
+            raise NodeCheated(f"{self._node} would say what the answer drew on, which nobody asked")
         if not offer.paid:
             return
         if self._channel is None:
@@ -446,19 +483,26 @@ class ClientSession:
                 f" {len(output.token_ids)} tokens"
             )
 
-    def _cosign(self, done: wire.Done) -> Signed:
+    def _cosign(self, done: wire.Done, drawn: Drawn) -> Signed:
         assert self._channel is not None
         assert self._deal is not None
         assert self._key is not None
         if done.node_signature is None:
             raise NodeCheated(f"{self._node} ended a paid answer without a receipt")
-        return self._channel.cosign(
-            self._key,
-            self._deal,
-            self._answer,
-            done.body,
-            node_signature=done.node_signature,
-        )
+        try:
+            return self._channel.cosign(
+                self._key,
+                self._deal,
+                self._answer,
+                done.body,
+                node_signature=done.node_signature,
+                drawn=drawn,
+            )
+        except NodeCheated:
+            if self._deal.is_attributed:
+                ids = tuple(self._answer)
+                self._out.append(Accuse(self._deal, ids, done.body, done.node_signature))
+            raise
 
     def _expect(self, stage: _Stage, message: wire.FromNode) -> None:
         if self._stage is not stage:
@@ -524,4 +568,5 @@ def _ask_of(question: Question, client: bytes, channel: PayerChannel | None) -> 
         client=client,
         channel=channel.config if channel else None,
         resumed=question.resumed,
+        attributed=question.is_attributed,
     )

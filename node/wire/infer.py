@@ -21,8 +21,8 @@ from proofs.voucher import ChannelConfig
 from ..api import EndReason
 from ..errors import RefusalCode
 
-PROTOCOL = "/lorikeet/infer/5"
-VERSION = 5
+PROTOCOL = "/lorikeet/infer/6"
+VERSION = 6
 MAX_PROMPT_TOKENS = 32_768
 MAX_TOKENS = 8_192
 MAX_TIMINGS = 16
@@ -70,7 +70,8 @@ class Ask(Message, frozen=True, array_like=True):
     unpaid answer.
 
     `logprobs`: how many of the likeliest ids to report beside each token; None reports nothing.
-    `resumed` None begins a new answer.
+    `resumed` None begins a new answer. `attributed`: this client will recompute what the answer
+    drew on, so the receipt may say it.
     """
 
     version: int
@@ -86,6 +87,7 @@ class Ask(Message, frozen=True, array_like=True):
     client: Address
     channel: ChannelConfig | None
     resumed: Resumed | None
+    attributed: bool
 
 
 class Begin(Message, frozen=True, array_like=True):
@@ -139,8 +141,8 @@ class Pending(Message, frozen=True, array_like=True):
 class Offer(Message, frozen=True, array_like=True):
     """The node's half of the seed and its terms.
 
-    Prices per token; `paid` False asks nothing. Who shares the fee follows from `owner` and the
-    adapter's manifest.
+    Prices per token; `paid` False asks nothing. Who shares the fee follows from `owner`, the
+    adapter's manifest and, where `attributed`, what the answer will have drawn on.
     """
 
     node_seed: Digest
@@ -150,6 +152,7 @@ class Offer(Message, frozen=True, array_like=True):
     owner: Address
     dtype: Annotated[bytes, msgspec.Meta(max_length=16)]
     started_at: Amount
+    attributed: bool
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -209,6 +209,11 @@ class Deal:
         """The offered prices."""
         return Price(self.offer.prompt_price, self.offer.completion_price)
 
+    @property
+    def is_attributed(self) -> bool:
+        """Whether both sides compute what the whole answer drew on, for its receipt to say it."""
+        return self.ask.attributed and self.offer.attributed
+
     @cached_property
     def parties(self) -> tuple[tuple[bytes, int], ...]:
         """Who may share the fee, whatever the answer draws on: (address, role)."""

@@ -8,7 +8,7 @@ out, to be done in order.
                  channel                                                            voucher
     PAYING ──▶ HOLDING ──▶ ANSWERING
                adapter     tokens, Pay, Stop
-    ANSWERING ──finished──▶ CLOSING: turn, (Pending … Settle), Done … Settle, Settled ──▶ OVER
+    ANSWERING ──finished──▶ CLOSING: Draw, turn, (Pending … Settle), Done … Settle, Settled ──▶ OVER
 
 - Nothing is fetched for somebody who has not paid for the prompt and one token.
 - The engine may make as many tokens as the vouchers pay for that were checked, never one more.
@@ -17,6 +17,8 @@ out, to be done in order.
 - However a paid answer ends, what was sent is drafted: for the client's next visit, and to be paid
   without its signature if it lets its time pass. Unless a fault of this node's engine broke it:
   then it costs nothing.
+- What an answer drew on is computed once it is whole, where the offer said so; drafts of broken
+  ones draw on nobody.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from itertools import pairwise
 from typing import assert_never
 
 from engine import messages as m
+from proofs.attribution.credit import NOTHING, Drawn
 from proofs.attribution.shares import MIN_SHARE_FEE, AdapterTerms
 from proofs.cocktail import parse_cocktail
 from proofs.errors import ManifestError
@@ -46,7 +49,7 @@ from ..errors import (
 from . import infer as wire
 from .channels import REREAD_S, PayeeChannel, Persist
 from .metering import Deal, Price
-from .session import Fail, Failed, Malformed, PeerGone, Send, Tick
+from .session import Draw, Drew, Fail, Failed, Malformed, PeerGone, Send, Tick
 
 ASK_DEADLINE_S = 10.0
 BEGIN_DEADLINE_S = 90.0  # the client deposits meanwhile
@@ -71,6 +74,8 @@ class NodeTerms:
     is_paid: bool
     engine: m.Ready | None
     unpaid_deadline_s: float = UNPAID_DEADLINE_S
+    can_draw: Callable[[wire.Ask], bool] = lambda ask: False
+    """Whether this node can compute now what an answer to this will have drawn on."""
 
 
 # --- events, beside the messages of the client and of the engine, and those of session.py ---
@@ -115,6 +120,7 @@ NodeEvent = (
     | ChannelOpened
     | ChannelRead
     | TurnTaken
+    | Drew
 )
 
 
@@ -184,6 +190,7 @@ class GiveUp:
 
 NodeAction = (
     Send
+    | Draw
     | Persist
     | HoldAdapter
     | OpenChannel
@@ -235,6 +242,8 @@ class NodeSession:
         self._shown: bytes | None = None  # the body that waits for Settle
         self._own: bytes | None = None  # the body of this answer's draft
         self._finished: m.Finished | None = None
+        self._drawn: Drawn = NOTHING
+        self._is_drawing = False
         self._has_turn = False
         self._is_running = False
         self._is_stopping = False
@@ -310,6 +319,8 @@ class NodeSession:
                 self._take_tokens(event, now)
             case m.Finished():
                 self._take_finished(event, now)
+            case Drew():
+                self._take_drawn(event)
             case Tick():
                 if now >= self._until:
                     self._give_up_waiting()
@@ -320,7 +331,8 @@ class NodeSession:
             case Malformed():
                 raise event.error
             case Failed():
-                if self._stage is not _Stage.CLOSING:  # a voucher that came too late is no matter
+                # A voucher that came too late is no matter.
+                if self._stage is not _Stage.CLOSING or self._is_drawing:
                     raise event.error
             case _:
                 assert_never(event)
@@ -373,10 +385,16 @@ class NodeSession:
             owner=self._terms.owner,
             dtype=self._terms.engine.dtype.encode(),
             started_at=int(self._clock()),
+            attributed=self._will_draw(),
         )
         self._out.append(Send(self._offer))
         self._stage = _Stage.BEGIN
         self._until = now + BEGIN_DEADLINE_S
+
+    def _will_draw(self) -> bool:
+        assert self._ask is not None
+        is_wanted = self._ask.attributed and self._channel is not None
+        return is_wanted and self._terms.can_draw(self._ask)
 
     def _take_begin(self, begin: wire.Begin, now: float) -> None:
         self._expect(_Stage.BEGIN, begin)
@@ -535,8 +553,16 @@ class NodeSession:
         if self._channel is None:
             self._send_done(b"", None)
             self._stage = _Stage.OVER
+        elif self._deal and self._deal.is_attributed and self._deal.cost(len(self._sent)):
+            self._is_drawing = True
+            self._out.append(Draw(self._deal, tuple(self._sent)))
         else:
             self._out.append(TakeTurn())
+
+    def _take_drawn(self, event: Drew) -> None:
+        self._is_drawing = False
+        self._drawn = event.drawn
+        self._out.append(TakeTurn())
 
     def _show_next(self, now: float) -> None:
         """Show the oldest draft; when there is none, go on with what this session is about. It has
@@ -562,7 +588,7 @@ class NodeSession:
             self._give_turn()
             self._stage = _Stage.OVER
             return
-        self._draft(self._channel, self._deal)
+        self._draft(self._channel, self._deal, self._drawn)
         draft = self._channel.pending
         assert draft is not None
         self._own = draft.body
@@ -638,8 +664,9 @@ class NodeSession:
         else:
             channel.release(self._key)
 
-    def _draft(self, channel: PayeeChannel, deal: Deal) -> None:
-        self._out.append(channel.draft(self._key, deal, self._sent, int(self._clock())))
+    def _draft(self, channel: PayeeChannel, deal: Deal, drawn: Drawn = NOTHING) -> None:
+        now = int(self._clock())
+        self._out.append(channel.draft(self._key, deal, self._sent, now, drawn))
 
     # --- helpers ---
 

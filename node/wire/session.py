@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proofs.attribution.credit import Drawn
+
 from ..errors import NodeError
 from .infer import Message, WireError
+from .metering import Deal
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,21 @@ class Failed:
     """A deed that takes time came to nothing."""
 
     error: NodeError
+
+
+@dataclass(frozen=True)
+class Drew:
+    """What the answer drew on was computed here."""
+
+    drawn: Drawn
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Compute on whose text a whole answer drew; answer with Drew or Failed."""
+
+    deal: Deal
+    answer_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ def ask(name: str, prompt_ids: Sequence[int], max_tokens: int, **changes: object
         client=CLIENT.address,
         channel=CONFIG,
         resumed=None,
+        attributed=False,
     )
     return msgspec.structs.replace(plain, **changes)
 
@@ -183,6 +184,7 @@ def offer(name: str, **changes: object) -> wire.Offer:
         owner=OWNER,
         dtype=b"bfloat16",
         started_at=STARTED_AT,
+        attributed=False,
     )
     return msgspec.structs.replace(plain, **changes)
 

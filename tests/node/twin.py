@@ -16,6 +16,7 @@ import trio
 
 from node.api import (
     AdapterInfo,
+    AttributedInfo,
     BaseInfo,
     CallDelta,
     ChannelInfo,
@@ -23,6 +24,7 @@ from node.api import (
     CompletionEvent,
     CompletionRequest,
     Continued,
+    CreditedInfo,
     Delta,
     EarningsInfo,
     EmbeddingAnswer,
@@ -36,14 +38,19 @@ from node.api import (
     PeerInfo,
     PullReport,
     PushTold,
+    QualityInfo,
     ReceiptInfo,
     SearchRequest,
+    SpanInfo,
+    SplitInfo,
     Started,
     StatusInfo,
     StuckInfo,
     TokenLogprobs,
     ToolCall,
+    Verdict,
     VersionInfo,
+    WhyInfo,
 )
 from node.errors import BadRequest, NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
@@ -106,6 +113,32 @@ CHANNEL = ChannelInfo(
     reserved=0,
     free=49_380,
 )
+WHY = WhyInfo(
+    RECEIPT.digest,
+    "agrees",
+    "recomputed: the shares equal those of the receipt",
+    12,
+    text="The court finds that all is well.",
+    fee=620,
+    split=[
+        SplitInfo("node", "0x" + "22" * 20, "", 372),
+        SplitInfo("data", "0x" + "33" * 20, "Farida", 248),
+    ],
+    adapters=[
+        AttributedInfo(
+            "law@1",
+            LAW.cid,
+            3,
+            [
+                CreditedInfo("Farida", "0x" + "33" * 20, 118.25, 6_000, weight=2),
+                CreditedInfo("Karim", "0x" + "44" * 20, 74.0, 4_000, weight=1),
+            ],
+            spans=[SpanInfo(1, 3, " court finds", "Farida", 0, 3, bits=31.0)],
+            known_bits=26.0,
+            quality=QualityInfo(0.39, (0.31, 0.46), 0.4, (0.26, 0.53), answers=48),
+        )
+    ],
+)
 STUCK = StuckInfo(
     RECEIPT.digest, RECEIPT.channel, 620, "epoch", "the aggregator promised it", 1_800_000_000
 )
@@ -134,6 +167,7 @@ class Twin:
     calls: tuple[ToolCall, ...] = ()
     stop_text: str = ""
     word_delay_s: float = 0.0
+    verdict: Verdict = "agrees"
     asked: list[CompletionRequest] = field(default_factory=list)
     embedded: list[EmbeddingRequest] = field(default_factory=list)
     pushed: list[Path] = field(default_factory=list)
@@ -313,6 +347,11 @@ class Twin:
         if digest != RECEIPT.digest:
             raise NodeError(f"no receipt {digest}")
         return b"\x93signed"
+
+    async def why(self, digest: str) -> WhyInfo:
+        if digest != RECEIPT.digest:
+            raise NodeError(f"no receipt {digest}")
+        return dataclasses.replace(WHY, verdict=self.verdict)
 
     async def channels(self) -> list[ChannelInfo]:
         return [CHANNEL]

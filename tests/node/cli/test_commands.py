@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from node.api import StatusInfo
+from node.api import StatusInfo, Verdict
 from node.cli.ask import auto_line
 from node.errors import NoChannel
 from node.running import RUNNING_FILE, Running
@@ -177,6 +177,25 @@ async def test_why_zero_names_each_unit_what_it_waits_for_and_until_when(tmp_pat
     assert (what, amount, waits_for, why) == (RECEIPT.digest, "0.000620", "epoch", STUCK.detail)
     assert until.startswith("2027-01-1")
     assert json.loads(as_json.stdout) == [msgspec.to_builtins(STUCK)]
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("agrees", 0), ("differs", 4), ("unknown", 5)])
+async def test_why_says_whose_text_an_answer_drew_on(
+    tmp_path: Path, verdict: Verdict, status: int
+) -> None:
+    async with serve_twin(Twin(verdict=verdict)) as url:
+        point_home_at(tmp_path, url)
+        plain = await lorikeet(tmp_path, "why", RECEIPT.digest)
+    assert plain.returncode == status, plain.stderr
+    said = plain.stdout.decode()
+    assert "Answer of 12 tokens by law@1" in said
+    assert "'court finds'" in said
+    assert "Farida, contribution 1, document 4: 2 tokens, 31 bits" in said
+    assert "bits   Farida 118  Karim 74" in said
+    assert "λ 3/8 by this answer" in said
+    assert "r 0.39 [0.31, 0.46]" in said
+    assert "0.000248  data     Farida" in said
+    assert verdict in said
 
 
 async def test_commands_of_money_say_what_they_lack_and_the_mend(tmp_path: Path) -> None:

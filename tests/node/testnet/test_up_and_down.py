@@ -204,7 +204,10 @@ async def the_money_is_followed(client: Path, volunteer: Path) -> None:
     assert [one["epoch"] for one in await told(client, "verify", "--from", "p2p")] == [
         one["epoch"] for one in epochs
     ]
-    steps = await told(client, "why", receipts[0]["digest"])
+    explained = await told(client, "why", receipts[0]["digest"])
+    assert explained["answer"]["verdict"] == "agrees"
+    assert explained["answer"]["fee"] == receipts[0]["amount"]
+    steps = explained["steps"]
     assert [(step["name"], step["outcome"]) for step in steps] == [
         (name, "holds") for name in ("signatures", "shares", "included", "funded", "paid")
     ]

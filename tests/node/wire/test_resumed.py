@@ -14,7 +14,7 @@ from node.wire.metering import FIRST, Deal, Position
 from node.wire.node_session import NodeSession, NodeTerms
 from node.wire.notary import Notary
 from node.wire.session import Fail
-from proofs.receipt import digest_of, encode_body
+from proofs.receipt import derive_shares, digest_of, encode_body
 from proofs.voucher import channel_id
 from tests.proofs.economy import NETWORK, STARTED_AT, config, signer
 
@@ -38,6 +38,7 @@ ASK = wire.Ask(
     client=CLIENT.address,
     channel=CONFIG,
     resumed=None,
+    attributed=False,
 )
 
 
@@ -50,6 +51,7 @@ def close(ask: wire.Ask, salt: bytes) -> Deal:
         owner=NODE.address,
         dtype=b"float32",
         started_at=STARTED_AT,
+        attributed=False,
     )
     return Deal.close(
         ask,
@@ -113,7 +115,7 @@ def test_each_receipt_finds_the_part_that_it_is_for(order: tuple[int, ...]) -> N
             receipt.sequence + 1,
             digest_of(body),
             receipt.cumulative,
-            position.payouts.award(deal.shares, receipt.amount),
+            position.payouts.award(derive_shares(receipt, deal.terms), receipt.amount),
         )
         payer.check()
 
@@ -123,9 +125,8 @@ def test_no_part_is_billed_twice() -> None:
     payer = promised(first, goes_on(first, [7, 8]))
     body, signature = shown(first, FIRST, [7, 8])
     receipt = payer.cosign_pending(body, signature).receipt
-    after = Position(
-        2, digest_of(body), receipt.cumulative, FIRST.payouts.award(first.shares, receipt.amount)
-    )
+    paid = FIRST.payouts.award(derive_shares(receipt, first.terms), receipt.amount)
+    after = Position(2, digest_of(body), receipt.cumulative, paid)
     with pytest.raises(NodeCheated, match=r"prompt_tokens|prompt_commitment"):
         payer.cosign_pending(*shown(first, after, [7, 8]))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ from node.wire.infer import PAY_TOKENS
 from node.wire.metering import Price
 from node.wire.node_session import NodeSession, NodeTerms
 from node.wire.notary import Notary
-from node.wire.session import Fail, Failed, PeerGone, Send, Tick
+from node.wire.session import Draw, Drew, Fail, Failed, PeerGone, Send, Tick
 from proofs.attribution.shares import (
     POLICY,
     AdapterTerms,
@@ -55,6 +55,7 @@ from proofs.receipt import (
     check_terms,
     commit,
     decode_body,
+    derive_shares,
     digest_of,
     encode_body,
 )
@@ -75,10 +76,15 @@ TERMS = Choosing(
 
 CREATOR = b"\x0c" * 20
 LAW = b"\x01" * 32
+DRAWN = b"\x02" * 32
 TERMS_OF: dict[bytes, AdapterTerms | None] = {
     BARE_BASE: None,
     LAW: AdapterTerms.of_one(CREATOR, ((b"\x0d" * 20, 2), (b"\x0e" * 20, 1)), BASE),
+    DRAWN: AdapterTerms.of_one(CREATOR, ((b"\x0d" * 20, 2), (b"\x0e" * 20, 1)), BASE, 4),
 }
+
+
+Draws = Callable[[Draw], Drew | Failed]
 
 
 class CheapNotary(Notary):
@@ -174,7 +180,7 @@ class Stream:
     to_client: deque[wire.FromNode] = field(default_factory=deque)
     client_ended: bool = False  # no more comes from there
     node_ended: bool = False
-    client_deeds: deque[client.Deposit | client.Agree] = field(default_factory=deque)
+    client_deeds: deque[client.Deposit | client.Agree | Draw] = field(default_factory=deque)
     node_deeds: deque[node.NodeAction] = field(default_factory=deque)
     credit: int | None = None  # of the engine, while it runs
     is_cancelled: bool = False
@@ -229,6 +235,9 @@ class World:
         self.max_unsettled = 0
         self.checked: dict[int, object] = {}  # what each end's row was when it was looked at
         self.log: list[str] = []
+        self.node_draws: Draws | None = None  # what each side finds that an answer drew on
+        self.client_draws: Draws | None = None
+        self.accused: list[client.Accuse] = []
         self.boot_client()
         self.boot_node()
 
@@ -295,7 +304,7 @@ class World:
         number = len(self.streams)
         prompt = tuple(range(1, 2 + size % 5))
         max_tokens = (1, 20, 40, 100)[size % 4]
-        adapter = (BARE_BASE, LAW)[size // 4 % 2]
+        adapter = DRAWN if self.client_draws else (BARE_BASE, LAW)[size // 4 % 2]
         seed = hashlib.sha256(b"seed %d" % number).digest()
         question = Question(
             base=BASE,
@@ -307,9 +316,12 @@ class World:
             stop_ids=(),
             client_seed=seed,
             attribution=TERMS_OF[adapter],
+            is_attributed=self.client_draws is not None,
         )
         owner = self.payee_notary.address
         terms = NodeTerms(BASE, self.payee_notary.address, owner, PRICE, True, engine=READY)
+        if self.node_draws is not None:
+            terms = replace(terms, can_draw=lambda ask: True)
         asking = ClientSession(
             question,
             self.payer,
@@ -365,8 +377,10 @@ class World:
                     self.note_payment(stream, action.message)
                     if not stream.node_ended:
                         stream.to_node.append(action.message)  # type: ignore[arg-type]
-                case client.Deposit():
+                case client.Deposit() | Draw():
                     stream.client_deeds.append(action)
+                case client.Accuse():
+                    self.accused.append(action)
                 case client.Agree():
                     stream.seed = action.deal.seed
                     stream.client_deeds.append(action)
@@ -445,7 +459,9 @@ class World:
         found: list[Callable[[], None]] = []
         for stream in self.streams:
             if stream.client is not None and not stream.client.is_over:
-                if stream.to_client:
+                if stream.client_deeds and isinstance(stream.client_deeds[0], Draw):
+                    pass  # nothing is heard meanwhile
+                elif stream.to_client:
                     found.append(lambda s=stream: self.tell_client(s, s.to_client.popleft()))  # type: ignore[misc]
                 elif stream.node_ended:
                     found.append(lambda s=stream: self.tell_client(s, PeerGone("ended")))  # type: ignore[misc]
@@ -475,6 +491,10 @@ class World:
         if isinstance(deed, client.Agree):
             self.tell_client(stream, client.Accepted())
             return
+        if isinstance(deed, Draw):
+            assert self.client_draws is not None
+            self.tell_client(stream, self.client_draws(deed))
+            return
         if missing := self.payer.missing(deed.key, deed.limit):
             amount = max(missing, DEPOSIT)
             self.balance += amount
@@ -494,6 +514,9 @@ class World:
                 if self.payee.read_at < deed.at:
                     self.payee.note(ChannelFacts(self.balance, is_withdrawing=False), self.now)
                 self.tell_node(stream, node.ChannelRead())
+            case Draw():
+                assert self.node_draws is not None
+                self.tell_node(stream, self.node_draws(deed))
             case _:
                 raise AssertionError(deed)
 
@@ -843,7 +866,8 @@ class World:
         """Everybody gets his part of every answer, to the unit."""
         paid: dict[bytes, int] = {}
         for receipt in receipts:
-            for account, part in award(receipt.amount, self.stream_of(receipt).shares):
+            shares = derive_shares(receipt, TERMS_OF[receipt.adapter])
+            for account, part in award(receipt.amount, shares):
                 paid[account] = paid.get(account, 0) + part
         commitment = ChannelPayouts(paid.items()).commitment
         assert receipts[-1].payouts == commitment, "somebody is paid another part"

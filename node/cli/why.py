@@ -1,0 +1,157 @@
+"""Provides `lorikeet why`: whose text an answer drew on, how its fee was split, and the steps from
+there to money. Knows options and lines; the daemon and audit.py do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proofs.errors import ReceiptError
+from proofs.receipt import decode_body, decode_receipt, digest_of
+
+from ..api import AttributedInfo, WhyInfo
+from ..config import load_config
+from .audit import open_audit, read_receipt
+from .client import EXIT_ERROR, EXIT_NO_DAEMON, CliError, open_client
+from .options import Home, Json
+from .show import money, on_terminal, out, show_json, show_table
+from .source import Source
+
+if TYPE_CHECKING:
+    from ..money.audit import Step
+
+EXIT_DIFFERS = 4
+EXIT_UNKNOWN = 5
+MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+
+
+def why(
+    home: Home,
+    receipt: Annotated[
+        str, typer.Argument(help="A receipt's digest (`lorikeet receipts`), or a file with one.")
+    ],
+    source: Source = "",
+    as_json: Json = False,
+) -> None:
+    """Say whose text an answer drew on, and follow its receipt step by step: signatures, shares,
+    inclusion, funds, payouts.
+
+    Exit 0: what the receipt says is so; 4: it differs; 5: that cannot be known here; 1: a step is
+    broken.
+    """
+    signed = read_signed(home, receipt)
+    answer = ask_daemon(home, receipt, signed)
+    steps = list(follow(home, source, signed)) if signed else []
+    if as_json:
+        show_json({"answer": answer, "steps": [vars(step) for step in steps]})
+    else:
+        if answer is not None:
+            out.print("\n".join(lines_of(answer)), markup=False)
+        show_table(
+            ("step", "outcome", "detail"),
+            [(step.name, step.outcome, step.detail) for step in steps],
+            empty="",
+        )
+    if any(step.outcome == "broken" for step in steps):
+        raise typer.Exit(EXIT_ERROR)
+    if code := code_of(answer, signed):
+        raise typer.Exit(code)
+
+
+def read_signed(home: Path, receipt: str) -> bytes | None:
+    """Return a signed receipt; None for one that this node kept as evidence and did not sign."""
+    try:
+        return read_receipt(home, receipt)
+    except CliError as error:
+        if error.exit_code == EXIT_NO_DAEMON:
+            raise
+        return None
+
+
+def ask_daemon(home: Path, receipt: str, signed: bytes | None) -> WhyInfo | None:
+    """Ask what the daemon knows of the answer; None where a file's receipt is not its own, or no
+    daemon runs.
+    """
+    is_file = Path(receipt).is_file() and signed is not None
+    digest = digest_of(body_of(signed)).hex() if is_file and signed else receipt
+    try:
+        with open_client(home) as client:
+            return client.get(f"why/{digest}", WhyInfo)
+    except CliError:
+        if is_file:
+            return None
+        raise
+
+
+def follow(home: Path, source: str, signed: bytes) -> Iterator[Step]:
+    """Follow a receipt to money; without a chain there is none."""
+    from ..money.audit import explain
+
+    if not load_config(home).chain_rpc:
+        return
+    with open_audit(home, source) as (audit, chain):
+        yield from explain(audit, chain, signed)
+
+
+def code_of(answer: WhyInfo | None, signed: bytes | None) -> int:
+    """Return the exit status: does the receipt say what its answer drew on?"""
+    if answer is None:
+        assert signed is not None
+        return EXIT_UNKNOWN if decode_body(body_of(signed)).drawn else 0
+    return {"agrees": 0, "differs": EXIT_DIFFERS, "unknown": EXIT_UNKNOWN}[answer.verdict]
+
+
+def body_of(signed: bytes) -> bytes:
+    """Return the body of a signed receipt, which is one."""
+    try:
+        body = decode_receipt(signed).body
+        decode_body(body)
+    except ReceiptError as error:
+        raise CliError(f"this is no receipt: {error}") from error
+    return body
+
+
+def lines_of(answer: WhyInfo) -> Iterator[str]:
+    """Say an answer, whose it is, and what that pays, for a person."""
+    names = " + ".join(one.adapter for one in answer.adapters) or "the bare base"
+    yield f"Answer of {answer.tokens} tokens by {names}"
+    for adapter in answer.adapters:
+        yield from spans_of(adapter)
+    yield f"  split  fee {money(answer.fee)}"
+    for part in answer.split:
+        who = part.name or on_terminal(part.address)
+        yield f"         {money(part.amount)}  {part.role:<7}  {who}"
+    yield f"  {answer.verdict}: {answer.reason}"
+
+
+def spans_of(adapter: AttributedInfo) -> Iterator[str]:
+    """Say what an answer drew on of one adapter."""
+    for number, span in enumerate(adapter.spans):
+        mark = MARKS[number] if number < len(MARKS) else f"({number + 1})"
+        yield f"  {mark} {span.text.strip()!r}"
+        yield (
+            f"      {span.contributor}, contribution {span.contribution + 1}, document"
+            f" {span.document + 1}: {span.end - span.start} tokens, {span.bits:.0f} bits more than"
+            " anybody would write"
+        )
+    measured = [one for one in adapter.contributors if one.bits is not None]
+    if measured:
+        drawn = "  ".join(f"{one.name} {one.bits:.0f}" for one in measured)
+        known = adapter.known_bits or 0.0
+        yield f"  bits   {drawn}; {known:.0f} more anybody would have written"
+    if adapter.quality is None:
+        return
+    rest = 8 - adapter.lambda_eighths
+    yield f"  data   λ {adapter.lambda_eighths}/8 by this answer, {rest}/8 by standing weights"
+    quality = adapter.quality
+    r_low, r_high = quality.r_interval
+    lds_low, lds_high = quality.lds_interval
+    yield (
+        f"  how good is this?  r {quality.r:.2f} [{r_low:.2f}, {r_high:.2f}], LDS"
+        f" {quality.lds:.2f} [{lds_low:.2f}, {lds_high:.2f}] against retraining on"
+        f" {quality.answers} answers, its creator says"
+    )
