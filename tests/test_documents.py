@@ -72,6 +72,7 @@ from proofs import (
 )
 from proofs.admission import LINE_S, MAX_LINE, SHARE
 from proofs.aggregator import PACE
+from proofs.attribution import background, blend, index, ladder, tokens
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
@@ -304,6 +305,20 @@ FACTS = [
         ("manifest.md", f"| `{name}` | {max_bytes:,}")
         for name, max_bytes in packaging.MAX_FILE_BYTES.items()
     ),
+    ("attribution.md", f"at most {tokens.MAX_HEADER_BYTES:,} bytes"),
+    ("attribution.md", f"multiple of {tokens.ALIGNMENT_BYTES} bytes"),
+    ("attribution.md", f"| string, `{tokens.KIND}` |"),
+    ("attribution.md", f"| int, 1 to {tokens.MAX_RANKS:,} |"),
+    ("attribution.md", f"| int, 0 to {manifest.MAX_CONTRIBUTORS}; 0 is a background |"),
+    ("attribution.md", f"up to {tokens.MAX_CONTRIBUTIONS:,} of [contributor"),
+    ("attribution.md", f"up to {tokens.MAX_VOCABULARY:,} ints"),
+    ("attribution.md", f"A *window* is a run of {index.OWNED_WINDOW} tokens"),
+    ("attribution.md", f"## `{ladder.RULE}`"),
+    ("attribution.md", f"S = 2^{background.ONE.bit_length() - 1}."),
+    ("attribution.md", f"p := {background.UNIFORM} "),
+    ("attribution.md", f"for l = 1, 2, … {index.MAX_CONTEXT} while"),
+    ("attribution.md", f"log2(b), {ladder.MAX_TOKEN_BITS} · {blend.BIT})"),
+    ("attribution.md", f"`none_bits` ({blend.NONE_BITS})"),
     ("manifest.md", f"in its `Offer` | {POLICY.node_bps:,} |"),
     ("manifest.md", f"{POLICY.creator_bps:,}; {POLICY.creator_bps + POLICY.contributors_bps:,}"),
     ("manifest.md", f"{POLICY.contributors_bps:,} divided by weight"),

@@ -50,6 +50,7 @@ from p2p.transport.frames import BadFrame, FrameReader, encode_header
 from p2p.transport.noise import Opener, Sealer
 from p2p.websocket.handshake import accept, ask
 from p2p.wire import FrameDecoder, encode_frame
+from proofs.attribution.tokens import read_tokens
 from proofs.batch import decode_batch, recompute
 from proofs.cocktail import parse_cocktail
 from proofs.codec import encode
@@ -139,6 +140,11 @@ def promised() -> list[bytes]:
 def cocktail() -> bytes:
     """The golden cocktail."""
     return other.unhex(golden("cocktail")["cocktail"])
+
+
+def texts(name: str) -> bytes:
+    """A golden text of token ids."""
+    return other.unhex(golden("ladder")[name])
 
 
 def manifest() -> bytes:
@@ -629,6 +635,12 @@ DECODERS = [
     Decoder("batch", decode_batch, (ProofError,), _batches, "msgpack", encode),
     Decoder("batch, recomputed", _recompute, (ProofError,), _batches, "msgpack"),
     Decoder("cocktail", parse_cocktail, (ProofError,), lambda: [cocktail()], "msgpack", encode),
+    Decoder(
+        "attribution tokens",
+        read_tokens,
+        (ProofError,),
+        lambda: [texts("tokens"), texts("background_tokens")],
+    ),
     Decoder("manifest", parse_manifest, (ProofError,), lambda: [manifest()], "msgpack", encode),
     Decoder(
         "announcement of an adapter",
