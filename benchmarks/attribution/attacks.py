@@ -34,9 +34,8 @@ class Asked:
     background: Background
     none_bits: int
 
-    def bits(self, givers: Sequence[Giver]) -> Bits:
-        """Return every answer's bits [answers, givers] with these people in the index."""
-        index = Index.build(read_tokens(tokens_of(givers)))
+    def bits(self, index: Index) -> Bits:
+        """Return every answer's bits [answers, givers] by an index."""
         rows = [
             measure(index, self.background, prompt, answer).bits
             for prompt, answer in zip(self.prompts, self.answers, strict=True)
@@ -53,18 +52,20 @@ def copies(
     found: list[dict[str, object]] = []
     known = sorted({token for one in world.givers for text in one.documents for token in text})
     for share in CHANGED:
-        alone, paid, owned = [], [], []
+        alone, paid, owned, victims = [], [], [], []
         for place, victim in enumerate(world.givers):
             if victim.kind != HONEST:
                 continue
             changed = edit(victim.documents, share, known, seed=place)
             joined = [*world.givers, Giver("copy", "copy", tuple(changed))]
-            bits = asked.bits(joined)
-            index = Index.build(read_tokens(tokens_of(joined)))
+            index = _index(joined)
+            bits = asked.bits(index)
             part = index.owned_tokens()[-1] / sum(map(len, changed))
             standing = [*fitted.standing_bps, round(fitted.standing_bps[place] * part)]
             owned.append(part)
-            alone.append(_mean(bits, standing, BY_ANSWER_ALONE, asked)[-1])
+            by_answer = _mean(bits, standing, BY_ANSWER_ALONE, asked)
+            alone.append(by_answer[-1])
+            victims.append(by_answer[place])
             paid.append(_mean(bits, standing, fitted.lambda_eighths, asked)[-1])
         found.append(
             {
@@ -72,6 +73,7 @@ def copies(
                 "owned_percent": _percent(float(np.mean(owned))),
                 "by_answer_percent": _bps(float(np.mean(alone))),
                 "by_answer_most_percent": _bps(max(alone)),
+                "copied_one_by_answer_percent": _bps(float(np.mean(victims))),
                 "paid_percent": _bps(float(np.mean(paid))),
                 "paid_most_percent": _bps(max(paid)),
             }
@@ -82,7 +84,7 @@ def copies(
 def sybils(world: World, asked: Asked, fitted: Fitted) -> dict[str, object]:
     """Let each honest person come as five, who share his documents and his standing weight."""
     differences: dict[str, list[float]] = {"by_answer": [], "paid": []}
-    bits = asked.bits(world.givers)
+    bits = asked.bits(_index(world.givers))
     for place, one in enumerate(world.givers):
         if one.kind != HONEST:
             continue
@@ -91,7 +93,7 @@ def sybils(world: World, asked: Asked, fitted: Fitted) -> dict[str, object]:
         others = [*world.givers[:place], *parts, *world.givers[place + 1 :]]
         standing = list(fitted.standing_bps)
         spread = _spread(standing[place], len(parts))
-        split = asked.bits(others)
+        split = asked.bits(_index(others))
         several = [*standing[:place], *spread, *standing[place + 1 :]]
         for name, eighths in (("by_answer", BY_ANSWER_ALONE), ("paid", fitted.lambda_eighths)):
             before = _mean(bits, standing, eighths, asked)[place]
@@ -101,6 +103,10 @@ def sybils(world: World, asked: Asked, fitted: Fitted) -> dict[str, object]:
         name: {"least_points": min(found), "most_points": max(found)}
         for name, found in differences.items()
     }
+
+
+def _index(givers: Sequence[Giver]) -> Index:
+    return Index.build(read_tokens(tokens_of(givers)))
 
 
 def _fifths(documents: Sequence[list[int]]) -> list[list[list[int]]]:

@@ -33,6 +33,8 @@ def markdown(whole: Mapping[str, Any]) -> str:
         " other answers than those they are judged on.",
         "",
     ]
+    if whole["not_judged"]:
+        lines += [f"Not judged, trainings are missing: world {', '.join(whole['not_judged'])}.", ""]
     for name, world in whole["worlds"].items():
         lines += _world(name, world)
     return "\n".join(lines) + "\n"
@@ -56,8 +58,11 @@ def _world(name: str, world: Mapping[str, Any]) -> list[str]:
         f" {_interval(world['pooled r of the ladder'])} | |",
         f"| goal (X) | {GOAL_POOLED:.2f} | |",
         "",
-        f"The adapter gains {world['gain_nats']:.1f} nats on an answer.",
+        f"The adapter gains {world['gain_nats']:.1f} nats on an answer. Random halves:"
+        f" {world['num_halves']}.",
     ]
+    if world["missing"]:
+        lines.append(f"Not trained, for want of time: {', '.join(world['missing'])}.")
     if floor is not None:
         lines.append(
             f"From a second seed, {len(_get(floor, 'contributors'))} people left out again: effects"
@@ -109,6 +114,8 @@ def _both(quality: Mapping[str, Any]) -> str:
 
 
 def _interval(figure: Any) -> str:
+    if figure is None:
+        return "not measured"
     mean, low, high = (_get(figure, name) for name in ("mean", "low", "high"))
     return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 

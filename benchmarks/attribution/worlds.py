@@ -17,14 +17,17 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import to_builtins
 
 from benchmarks import machine_name, write_result
 from factory.influence.campaign import Campaign
-from factory.influence.fitting import Evidence, Fitted, blended
+from factory.influence.errors import BadRun
+from factory.influence.fitting import Evidence, Fitted, blended, standing_weights
 from factory.influence.folder import read_run
 from factory.influence.keeping import keep
 from factory.influence.measures import (
@@ -63,29 +66,37 @@ UNFINISHED = 3
 
 
 def main() -> int:
-    """Make the worlds, train what is missing, judge, write the result."""
+    """Make the worlds, train what is missing, judge."""
     asked = _arguments()
     asked.work.mkdir(parents=True, exist_ok=True)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     worlds = make(asked.texts, asked.work)
-    for name in worlds:
-        if _train(asked.work, name, asked.minutes):
-            return UNFINISHED
-    figures = {name: judge(world, asked.work / name) for name, world in worlds.items()}
-    spent = json.loads((asked.work / "cpu.json").read_bytes())
+    unfinished = [name for name in worlds if _train(asked.work, name, asked.minutes)]
+    publish(worlds, asked.work)
+    return UNFINISHED if unfinished else 0
+
+
+def publish(worlds: Mapping[str, World], work: Path) -> None:
+    """Judge the worlds whose trainings without one person are all there; write and print."""
+    figures = {}
+    for name, world in worlds.items():
+        try:
+            figures[name] = judge(world, work / name)
+        except BadRun as error:
+            print(f"world {name} can't be judged yet: {error}", file=sys.stderr)
     whole = {
-        "cpu_s": spent,
+        "cpu_s": json.loads((work / "cpu.json").read_bytes()),
         "tokens_each": TOKENS_EACH,
         "background_samples": [NUM_SAMPLES, SAMPLE_TOKENS],
         "settings": SETTINGS,
-        "worlds": figures,
+        "worlds": to_builtins(figures),
+        "not_judged": [name for name in worlds if name not in figures],
     }
     write_result(BENCHMARK, whole)
     page = markdown(whole)
     results = Path(__file__).parents[1] / "results"
     (results / f"{machine_name()}-{BENCHMARK}.md").write_text(page)
     print(page)
-    return 0
 
 
 def make(texts: Path, work: Path) -> dict[str, World]:
@@ -142,6 +153,8 @@ def judge(world: World, folder: Path) -> dict[str, Any]:
         "lambda_of_folds": result.lambda_of_folds,
         "noise_floor": result.noise_floor,
         "gain_nats": result.gain_nats,
+        "num_halves": result.num_halves,
+        "missing": result.missing,
         "people": _people(world, result, evidence, fitted),
         "late copies": copies(world, asked, evidence, fitted),
         "one person as five": sybils(world, asked, fitted),
@@ -156,30 +169,29 @@ def _ladder(evidence: Evidence, fitted: Fitted) -> Floats:
 
 def _standing(evidence: Evidence) -> Floats:
     """Standing weights of all other answers, for each answer."""
-    from factory.influence.fitting import standing_weights
-
     everything = np.arange(len(evidence.effects))
     rows = [standing_weights(evidence.effects[everything != i], evidence.owned) for i in everything]
     return np.array(rows, dtype=np.float64)
 
 
-def _quality(evidence: Evidence, parts: Floats) -> dict[str, Estimate]:
-    lds = lds_each(parts, evidence.stayed, evidence.half_losses)
-    return {
-        "r": estimate(r_each(parts, evidence.effects), evidence.seed),
-        "lds": estimate(lds, evidence.seed),
-    }
+def _quality(evidence: Evidence, parts: Floats) -> dict[str, Estimate | None]:
+    lds = None
+    if evidence.has_halves:
+        lds = estimate(lds_each(parts, evidence.stayed, evidence.half_losses), evidence.seed)
+    return {"r": estimate(r_each(parts, evidence.effects), evidence.seed), "lds": lds}
 
 
-def _above(world: World, evidence: Evidence, fitted: Fitted) -> dict[str, Estimate]:
+def _above(world: World, evidence: Evidence, fitted: Fitted) -> dict[str, Estimate | None]:
     """Quality on the answers for which leaving out the owner mattered more than in the median."""
     owners = [one.owner for one in world.asked]
     of_owner = evidence.effects[np.arange(len(owners)), owners]
     chosen = of_owner > np.median(of_owner)
-    assert fitted.lds_each is not None
+    lds = None
+    if fitted.lds_each is not None:
+        lds = estimate(fitted.lds_each[chosen], evidence.seed)
     return {
         "r": estimate(fitted.r_each[chosen], evidence.seed),
-        "lds": estimate(fitted.lds_each[chosen], evidence.seed),
+        "lds": lds,
         "pooled r of the ladder": estimate_pooled(
             evidence.bits[chosen].astype(np.float64), evidence.effects[chosen], evidence.seed
         ),
