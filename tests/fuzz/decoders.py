@@ -30,6 +30,8 @@ from multiaddr import Multiaddr
 from engine.errors import BadAdapter
 from engine.lora.adapter import read_header
 from engine.lora.adapter_config import parse_config
+from factory.intake import Broken, read_report
+from factory.intake.sketches import share_in
 from node.catalogue.about import ABOUT_FILE, make_announcement, parse_announcement
 from node.errors import ConfigError
 from node.invite import read_invite, write_invite
@@ -630,6 +632,21 @@ DECODERS = [
         lambda data: open_envelope(data, NETWORK),
         (ProofError,),
         _each("envelope"),
+        "msgpack",
+    ),
+    Decoder(
+        "report of intake",
+        read_report,
+        (Broken,),
+        lambda: [bytes.fromhex(golden("intake")["report"]["bytes"])],
+        "msgpack",
+        encode,
+    ),
+    Decoder(
+        "sketch of a contribution",
+        lambda data: share_in(bytes.fromhex(golden("intake")["sketches"][0]), data),
+        (Broken,),
+        lambda: [bytes.fromhex(sketch) for sketch in golden("intake")["sketches"]],
         "msgpack",
     ),
     Decoder("batch", decode_batch, (ProofError,), _batches, "msgpack", encode),
