@@ -9,6 +9,7 @@ evidence.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,8 @@ class OwnAnswers:
     def accuse(self, answer: OwnAnswer) -> None:
         """Keep a receipt that this node did not sign, as evidence."""
         path = self._write(self._folder / "disputed", answer, MAX_DISPUTED)
-        self._log(f"attributing: a receipt that says what is not so is kept as evidence: {path}")
+        if path is not None:
+            self._log(f"attributing: a receipt that says what is not so is kept: {path}")
 
     def find(self, receipt: bytes) -> OwnAnswer | None:
         """Return the answer whose receipt has this digest, if it is remembered or disputed."""
@@ -76,7 +78,7 @@ class OwnAnswers:
                 self._log(f"attributing: {path} cannot be read: {error}")
         return None
 
-    def _write(self, folder: Path, answer: OwnAnswer, most: int) -> Path:
+    def _write(self, folder: Path, answer: OwnAnswer, most: int) -> Path | None:
         path = folder / answer.receipt.hex()
         part = path.with_suffix(".part")
         try:
@@ -88,8 +90,10 @@ class OwnAnswers:
                 for old in sorted(kept, key=lambda one: one.stat().st_mtime_ns)[: len(kept) - most]:
                     old.unlink(missing_ok=True)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
             self._log(f"attributing: an answer is not remembered: {error}")
+            return None
         return path
 
 

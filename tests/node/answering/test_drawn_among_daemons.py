@@ -135,6 +135,20 @@ async def test_an_answers_fee_follows_whose_text_it_drew_on(
         assert parts != standing
         assert sum(parts.values()) == sum(standing.values()) == 1_500
 
+        # --- why: the client shows spans and the split; the node, who only served, cannot know ---
+        assert answered.ended.receipt is not None
+        told = await net.client.why(answered.ended.receipt)
+        assert told.verdict == "agrees", told.reason
+        assert sum(part.amount for part in told.split) == told.fee == receipt.amount
+        [law] = told.adapters
+        assert law.spans
+        assert {span.contributor for span in law.spans} <= {one.name for one in law.contributors}
+        assert [one.drawn for one in law.contributors if one.drawn] == [
+            part for _, part in receipt.drawn[0]
+        ]
+        served = await net.node.why(answered.ended.receipt)
+        assert (served.verdict, served.text) == ("unknown", None)
+
         # --- a private answer draws on nobody, and is not remembered ---
         private = await net.ask(private=True)
         assert (await net.receipt_of(private)).drawn == ()
@@ -158,6 +172,7 @@ async def test_an_answers_fee_follows_whose_text_it_drew_on(
         assert evidence is not None
         assert evidence.fits(evidence.body)
         assert decode_body(evidence.body).drawn != receipt.drawn
+        assert (await net.client.why(kept.name)).verdict == "differs"
 
         # --- and what it earns honestly it earns in another channel ---
         again = await net.receipt_of(await net.ask())
