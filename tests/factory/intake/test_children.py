@@ -18,6 +18,7 @@ from factory.intake import Known, Rules, examining
 from factory.intake.child import PARSING, checking, child_environment, run_child
 from factory.intake.jobs import Parsed, ParseJob
 from tests.factory.intake import hostile
+from tests.factory.intake.processes import children_of
 
 WAIT_S = 60
 
@@ -100,11 +101,6 @@ def test_a_killed_daemon_leaves_no_child(tmp_path: Path) -> None:
     while is_there(found[0]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_there(found[0])
-
-
-def children_of(parent: int) -> list[int]:
-    tasks = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(pid) for children in tasks for pid in children.read_text().split()]
 
 
 def is_confined(pid: int) -> bool:

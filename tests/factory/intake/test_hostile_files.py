@@ -16,6 +16,7 @@ from factory.intake import Examined, Known, Rules, Stopped, examine
 from factory.intake.errors import Refusal
 from factory.intake.parse import parse_file
 from tests.factory.intake import hostile
+from tests.factory.intake.processes import children_of
 from tests.factory.intake.texts import PARAGRAPHS
 
 RULES = Rules(min_words=20, split_words=60)
@@ -153,21 +154,8 @@ def busy(tmp_path: Path) -> Path:
     return path
 
 
-def children() -> set[str]:
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[1]) == os.getpid():
-            found.add(status.parent.name)
-    return found
-
-
 def test_who_stops_it_waits_for_nothing_and_nobody_is_left(busy: Path) -> None:
     stop = threading.Event()
-    before = children()
     thread_error: list[BaseException] = []
 
     def run() -> None:
@@ -179,9 +167,9 @@ def test_who_stops_it_waits_for_nothing_and_nobody_is_left(busy: Path) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     deadline = time.monotonic() + ANSWER_S
-    while children() == before and time.monotonic() < deadline:
+    while not children_of(os.getpid()) and time.monotonic() < deadline:
         time.sleep(0.01)
     stop.set()
     thread.join(ANSWER_S)
     assert isinstance(thread_error[0], Stopped)
-    assert children() == before
+    assert children_of(os.getpid()) == []
