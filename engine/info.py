@@ -100,11 +100,15 @@ def describe_limit(weights: Weights, dtype: str, roofline: Roofline) -> str:
 
     That is without adapters and with an empty context.
     """
-    numbers = linear_numbers(weights.config)
-    read = int(numbers * {"float32": 4, "bfloat16": 2, "int8": 1, "q4": 0.625}[dtype])
-    parts = (
-        f"{batch / roofline.seconds(dtype, read, 2.0 * batch * numbers):.0f} tokens/s at batch"
-        f" {batch} ({roofline.bound(dtype, read, 2.0 * batch * numbers)})"
-        for batch in (1, 32)
-    )
+    config = weights.config
+    chosen = 0 if config.experts is None else config.experts.chosen
+    number_bytes = {"float32": 4, "bfloat16": 2, "int8": 1, "q4": 0.625}[dtype]
+    parts = []
+    for batch in (1, 32):
+        read = int(linear_numbers(config, batch * chosen) * number_bytes)
+        operations = 2.0 * batch * linear_numbers(config, chosen)
+        parts.append(
+            f"{batch / roofline.seconds(dtype, read, operations):.0f} tokens/s at batch {batch}"
+            f" ({roofline.bound(dtype, read, operations)})"
+        )
     return "; ".join(parts)

@@ -50,6 +50,8 @@ class Accelerator:
         """Say why a model cannot run here in a number format; None when it can, memory aside."""
         choice = choose_dtype(dtype, frozenset(), self.device.capability)
         most = MAX_HEAD_DIM_FLOAT32 if choice.dtype == torch.float32 else MAX_HEAD_DIM
+        if config.experts is not None:
+            return "layers with experts are computed on a processor only"
         if config.head_dim % 16 or config.head_dim > most:
             return (
                 f"head_dim {config.head_dim} is not a multiple of 16 up to {most}, the most in"

@@ -153,6 +153,11 @@ struct Softmax {
     float mass = 0;          // sum of e^(score - most)
 };
 
+// Before any token was seen: a head with a sink has that much to give away to nobody.
+inline Softmax begin_softmax(const Operation& op, int64_t head) {
+    return op.second ? Softmax{op.second[head], 1.0f} : Softmax{};
+}
+
 // Which of a page's tokens, of which `base` is the first, lie from `first` to `last`.
 inline Words seen(int64_t base, int64_t first, int64_t last) {
     const Words lanes = lane_numbers();
@@ -269,6 +274,7 @@ void attend_group(const Space& space, const Operation& op, const Chunk& chunk, i
             space.row<float>(QKV, chunk.row + q) + space.shape.query_column + (head + g) * d;
         for (int i = 0; i < d; i += LANES) put(group.query[g] + i, load(in + i));
         std::memset(group.sums[g], 0, d * 4);
+        group.softmax[g] = begin_softmax(op, head + g);
     }
     for (int64_t base = begin; base <= last; base += TOKENS_AT_ONCE) {
         // The first pages were asked for before this unit began.
@@ -379,6 +385,7 @@ inline void attend_tile(const Space& space, const Operation& op, const Chunk& ch
         const float* in = space.row<float>(QKV, chunk.row + q) + shape.query_column + head * d;
         for (int c = 0; c < d; c += LANES) put(tile.query[i] + c, load(in + c));
         tile.last[i] = chunk.start + q;
+        tile.softmax[i] = begin_softmax(op, head);
     }
     for (int i = rows; i < LANES; ++i) {
         std::memset(tile.query[i], 0, d * 2);

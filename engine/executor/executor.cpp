@@ -16,6 +16,7 @@
 //   adapters   what is added to a linear
 //   leaders    the highest logit of each row
 //   linear     all panels of one, from the source to where it goes
+//   experts    which of them a row passes, and their linears
 //   draw       chooses tokens; knows none of these
 //
 // Each includes only what stands above it.
@@ -35,6 +36,7 @@
 
 #include "attention.hpp"
 #include "draw.hpp"
+#include "experts.hpp"
 #include "leaders.hpp"
 #include "linear.hpp"
 #include "program.hpp"
@@ -126,7 +128,9 @@ struct Executor {
 
     // --- the program, by one thread ---
 
-    static bool by_rows(const Operation& op) { return op.kind != LINEAR && op.kind != ATTEND; }
+    static bool by_rows(const Operation& op) {
+        return op.kind != LINEAR && op.kind != ATTEND && op.kind != EXPERTS && op.kind != DEAL;
+    }
 
     template <class T>
     void run_program(int tid) {
@@ -144,6 +148,12 @@ struct Executor {
                 use_attention_tiles();
                 attend<T>(space, units, claims, op);
                 use_linear_tiles();
+            } else if (op.kind == EXPERTS) {
+                run_experts<T>(space, claims, barrier, op, tid, own[tid].linear);
+            } else if (op.kind == DEAL) {
+                if (tid == 0) sort_choices(space);
+                barrier.wait(space.shape.threads);
+                run_rows<T>(op, tid);
             } else {
                 run_linear<T>(space, claims, barrier, op, tid, own[tid].linear);
             }
@@ -167,6 +177,9 @@ struct Executor {
             case NORM_HEADS: return norm_heads(space, op, r);
             case ROTATE: return rotate(space, op, r);
             case STORE: return store_kv<T>(space, op, r);
+            case CHOOSE: return choose(space, r);
+            case DEAL: return deal<T>(space, op, r);
+            case GATHER: return gather(space, r);
             default: return pick(space, r);
         }
     }

@@ -174,12 +174,25 @@ inline Floats gated(int32_t ending, Floats gate) {
     return gate / (1.0f + exponential(-twice));
 }
 
+// Of gate and up, both kept within a limit; what is no number stays none.
+inline Floats clamped(const Operation& op, Floats gate, Floats up) {
+    gate = gate > op.cap ? spread(op.cap) : gate;
+    up = up > op.cap ? spread(op.cap) : up;
+    up = up < -op.cap ? spread(-op.cap) : up;
+    return (up + 1.0f) * (gate / (1.0f + exponential(-op.factor * gate)));
+}
+
 // Blocks of gate and up alternate, so that both halves of a panel are of the same 16 columns.
 template <class T>
 void write_folded(const Space& space, const Operation& op, int64_t panel, int64_t first, int rows,
                   const float (&tile)[BLOCK_ROWS][PANEL]) {
     T* out = space.row<T>(op.target, first) + op.blocks[2 * panel].column;
     const size_t stride = space.places[op.target].stride / sizeof(T);
+    if (op.ending == CLAMPED) {
+        for (int i = 0; i < rows; ++i, out += stride)
+            put(out, clamped(op, load(tile[i]), load(tile[i] + LANES)));
+        return;
+    }
     for (int i = 0; i < rows; ++i, out += stride)
         put(out, gated(op.ending, load(tile[i])) * load(tile[i] + LANES));
 }
@@ -207,7 +220,7 @@ template <class T>
 void finish(const Space& space, const Operation& op, int64_t panel, int64_t first, int rows,
             const Change* changes, float (&tile)[BLOCK_ROWS][PANEL], LinearWork& own) {
     adapt_tile<T>(op, panel, rows, changes ? changes + first * SITE_PARTS : nullptr, tile);
-    if (op.ending == SWIGLU || op.ending == GEGLU)
+    if (op.ending >= SWIGLU)
         write_folded<T>(space, op, panel, first, rows, tile);
     else write_floats(space, op, panel, first, rows, tile);
     if (op.target == LOGITS)

@@ -26,6 +26,7 @@ from ..errors import ModelError
 from ..lora.layout import adapter_numbers
 from ..memory import Free
 from ..model.config import ModelConfig
+from ..model.experts import Experts
 
 RESERVE_BYTES = 88 << 20
 """Python's own objects, the code of libraries, holes between allocations, 24 MiB for adapters that
@@ -121,12 +122,18 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
     """
     size = choice.dtype.itemsize
     linears = linear_numbers(config)
-    largest = max(config.vocab_size * config.hidden, 2 * config.hidden * config.intermediate)
+    experts = config.experts
+    largest = max(
+        config.vocab_size * config.hidden,
+        2 * config.hidden * config.intermediate,
+        0 if experts is None else 2 * config.hidden * experts.width * experts.count,
+    )
     widths = (
         6 * config.hidden
         + 2 * (config.heads + config.kv_heads) * config.head_dim
         + 3 * config.intermediate
         + config.vocab_size
+        + (0 if experts is None else _expert_widths(config, experts))
     )
     adapted = adapter_numbers(config, PLANNED_RANK)
     table = config.vocab_size * config.hidden
@@ -152,13 +159,28 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
     )
 
 
-def linear_numbers(config: ModelConfig) -> int:
-    """Return how many numbers the linears of a step hold, the head among them."""
+def _expert_widths(config: ModelConfig, experts: Experts) -> int:
+    """Return how many numbers a row leaves on its way through experts."""
+    return experts.chosen * (2 * config.hidden + experts.width) + experts.shared + experts.count
+
+
+def linear_numbers(config: ModelConfig, passed: int | None = None) -> int:
+    """Return how many numbers the linears of a step hold, the head among them.
+
+    passed: how many of each layer's experts count at most; None: all.
+    """
     attention = 2 * config.hidden * config.head_dim * (config.heads + config.kv_heads)
-    return (
-        config.layers * (attention + 3 * config.hidden * config.intermediate)
-        + config.hidden * config.vocab_size
-    )
+    mlps = sum(_mlp_numbers(config, layer, passed) for layer in range(config.layers))
+    return config.layers * attention + mlps + config.hidden * config.vocab_size
+
+
+def _mlp_numbers(config: ModelConfig, layer: int, passed: int | None) -> int:
+    experts = config.experts_of(layer)
+    if experts is None:
+        return 3 * config.hidden * config.intermediate
+    count = experts.count if passed is None else min(passed, experts.count)
+    router = experts.count + bool(experts.shared)
+    return config.hidden * (3 * (count * experts.width + experts.shared) + router)
 
 
 def divide(demand: Demand, free: Free, kv_tokens: int = 0) -> Division:

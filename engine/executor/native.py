@@ -24,6 +24,7 @@ from ..count import ceil_div, round_up
 from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width
 from ..model.config import ModelConfig
+from ..model.experts import Experts
 from ..model.layers import quantise_rows
 from ..model.parts import PARTS, norm_number, parts_of
 from ..model.program import FOLDS, Kind, Operation, Place, make_program
@@ -41,6 +42,7 @@ MAX_HEAD_DIM = 256
 INT8_OFFSET = 128
 ROWS_AT_ONCE = 1024
 """Of a weight that is quantised: their float32 copies stay small."""
+NO_EXPERTS = Experts(0, 0, 0, frozenset(), False)
 INT8, CODES = 1, 2
 """Forms of a linear's weights in program.hpp; 0 is in the dtype itself."""
 
@@ -90,6 +92,10 @@ class _Shape(ctypes.Structure):
                 "key",
                 "value",
                 "vocab",
+                "experts",
+                "chosen",
+                "is_normalised",
+                "is_shared",
             )
         ),
         ("widths", i64 * len(Place)),
@@ -332,6 +338,7 @@ class NativeExecutor:
 
     def _describe_shape(self, threads: int) -> _Shape:
         config = self._config
+        experts = config.experts or NO_EXPERTS
         query, key = (
             round_up(count * config.head_dim, BLOCK_COLUMNS)
             for count in (config.heads, config.kv_heads)
@@ -340,6 +347,12 @@ class NativeExecutor:
             **dict.fromkeys(
                 (Place.HIDDEN, Place.NORMED, Place.PICKED, Place.FINAL, Place.DELTA), config.hidden
             ),
+            **dict.fromkeys(
+                (Place.DEALT, Place.MADE), config.hidden if config.experts is not None else 0
+            ),
+            Place.FOLDED: experts.width,
+            Place.SHARED: experts.shared,
+            Place.SCORES: round_up(experts.count, BLOCK_COLUMNS) + bool(experts.shared),
             Place.QKV: query + 2 * key,
             Place.MIXED: config.heads * config.head_dim,
             Place.GATED: config.intermediate,
@@ -358,6 +371,10 @@ class NativeExecutor:
             key=query,
             value=query + key,
             vocab=config.vocab_size,
+            experts=experts.count,
+            chosen=experts.chosen,
+            is_normalised=experts.normalised,
+            is_shared=experts.shared > 0,
             widths=padded,
         )
 
@@ -369,7 +386,7 @@ class NativeExecutor:
         described.eps = self._config.norm_eps
         described.entry = -1
         match operation.kind:
-            case Kind.LINEAR:
+            case Kind.LINEAR | Kind.EXPERTS:
                 self._describe_linear(operation, weights, described)
             case Kind.EMBED:
                 self._describe_table(operation, weights, described)
@@ -412,7 +429,8 @@ class NativeExecutor:
         columns = _columns(self._config, operation)
         described.num_panels = len(columns.rows) // PANEL_COLUMNS
         described.blocks = self._kept(columns.blocks)
-        if self._stored is Stored.PLAIN:
+        if self._stored is Stored.PLAIN or operation.target is Place.SCORES:
+            # what chooses experts is as exact as what it chooses by
             weight = read_whole(operation, weights)
             described.width_in = weight.shape[1]
             described.weight = self._kept(
@@ -425,7 +443,7 @@ class NativeExecutor:
                 )
             )
         else:
-            shared = operation.site is None and self._config.tied_head
+            shared = operation.target is Place.LOGITS and self._config.tied_head
             packed = (
                 self._table
                 if shared and not isinstance(self._table, torch.Tensor)
@@ -502,14 +520,29 @@ def _describe_draw(draw: Draw) -> _Draw:
 
 
 def _columns(config: ModelConfig, operation: Operation) -> Columns:
+    """Place an operation's outputs; in EXPERTS those of one expert after the other, each alike."""
     if operation.site is None:
-        widths = [config.vocab_size]
+        widths = list(operation.widths or (config.vocab_size,))
         first = 0
     else:
         parts = parts_of(config)
         first = next(index for index, part in enumerate(parts) if part.kind == operation.site)
         widths = [part.width_out for part in parts if part.kind == operation.site]
-    blocks = list(_blocks(widths, operation.ending in FOLDS))
+    one = _columns_of(widths, first, operation.ending in FOLDS)
+    if operation.kind is not Kind.EXPERTS:
+        return one
+    assert config.experts is not None, "only a base with experts has such an operation"
+    count = config.experts.count
+    before = sum(widths) * torch.arange(count)[:, None]
+    return Columns(
+        torch.where(one.rows < 0, one.rows, one.rows + before).flatten(),
+        np.tile(one.blocks, (count, 1)),
+    )
+
+
+def _columns_of(widths: list[int], first: int, alternate: bool) -> Columns:
+    """Place the outputs of parts of those `widths`, the first of which has the number `first`."""
+    blocks = list(_blocks(widths, alternate))
     rows = torch.full((len(blocks) * BLOCK_COLUMNS,), -1)
     table = np.zeros((len(blocks), 4), np.int32)
     starts = np.cumsum([0, *widths])
@@ -524,11 +557,7 @@ def _columns(config: ModelConfig, operation: Operation) -> Columns:
         rows[place * BLOCK_COLUMNS : place * BLOCK_COLUMNS + count] = torch.arange(
             begin, begin + count
         )
-        target = (
-            index * BLOCK_COLUMNS
-            if operation.ending in FOLDS
-            else int(targets[part]) + index * BLOCK_COLUMNS
-        )
+        target = index * BLOCK_COLUMNS if alternate else int(targets[part]) + index * BLOCK_COLUMNS
         table[place] = first + part, index, target, 1
     return Columns(rows, table)
 

@@ -15,9 +15,22 @@ constexpr int PARTS = 7;        // linears of a layer that an adapter may change
 constexpr int SITE_PARTS = 3;   // the most of them that are fused into one linear: q, k, v
 constexpr int MAX_HEAD_DIM = 256;
 
-enum Kind : int32_t { EMBED, NORM, LINEAR, NORM_HEADS, ROTATE, STORE, ATTEND, PICK };
+enum Kind : int32_t {
+    EMBED,
+    NORM,
+    LINEAR,
+    NORM_HEADS,
+    ROTATE,
+    STORE,
+    ATTEND,
+    PICK,
+    CHOOSE,
+    DEAL,
+    EXPERTS,
+    GATHER
+};
 enum Format : int32_t { PLAIN, INT8, CODES };  // of a linear's weights
-enum Ending : int32_t { WRITE, ADD, SWIGLU, GEGLU };
+enum Ending : int32_t { WRITE, ADD, SWIGLU, GEGLU, CLAMPED };
 enum Place : int32_t {
     HIDDEN,
     NORMED,
@@ -27,6 +40,11 @@ enum Place : int32_t {
     PICKED,
     FINAL,
     DELTA,
+    SCORES,
+    SHARED,
+    DEALT,
+    FOLDED,
+    MADE,
     LOGITS,
     NUM_PLACES
 };
@@ -50,13 +68,13 @@ struct Operation {
     int32_t format;
     float eps;
     int32_t has_offsets;  // CODES: else they are all -8 times the scale
-    float factor;    // EMBED: of each number; ATTEND: of each score
-    float cap;       // ATTEND: scores are bent to within it; 0: they are not
+    float factor;    // EMBED: of each number; ATTEND: of each score; CLAMPED: of the sigmoid's
+    float cap;       // ATTEND: scores are bent to within it; 0: they are not; CLAMPED: of both halves
     int32_t window;  // ATTEND: how many tokens a token sees, itself among them; 0: all
     int32_t entry;   // NORM: the adapters' for it; -1: none
     const void* weight;     // ROTATE: cosines, [position][head_dim / 2]
     const float* second;    // NORM_HEADS: the keys' weight; LINEAR: bias by packed column, or null;
-                            // ROTATE: sines
+                            // ROTATE: sines; ATTEND: each head's sink, or null
     const float* scale;     // int8: per packed column
     const int32_t* offset;  // int8: 128 * sum of the column
     const Block* blocks;
@@ -73,6 +91,10 @@ struct Shape {
     int32_t key_column;
     int32_t value_column;
     int32_t vocab;
+    int32_t experts;  // of a layer that has any
+    int32_t chosen;   // of them for each row
+    int32_t is_normalised;  // their weights come to 1
+    int32_t is_shared;      // every row passes one more
     int64_t widths[NUM_PLACES];  // columns of each place, padded
 
     int number_bytes() const { return dtype == 0 ? 4 : 2; }

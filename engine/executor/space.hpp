@@ -47,6 +47,20 @@ struct Buffer {
     char* row(int64_t index) const { return data + stride * index; }
 };
 
+// One of the experts that a row passes.
+struct Choice {
+    int32_t expert;
+    float weight;
+    int64_t place;  // the row among those that are dealt
+};
+
+// Which experts the rows of a step pass in one layer.
+struct Routes {
+    std::vector<Choice> choices;   // [rows][chosen]
+    std::vector<int64_t> ends;     // where each expert's rows end
+    std::vector<int32_t> present;  // the experts that have any
+};
+
 struct Space {
     Shape shape;
     std::vector<Operation> program;
@@ -56,6 +70,7 @@ struct Space {
     std::vector<float> row_scales;  // of each of its rows
     Buffer block_scales;            // beside weights in 4 bits: of each block of its rows,
     Buffer group_sums;              // and the sums of each group
+    Routes routes;
     Buffer shrunk;                  // what adapters make of each row, before they expand it again
 
     Space(const Shape& s, const Operation* operations, int count)
@@ -65,7 +80,7 @@ struct Space {
     template <class T>
     static size_t number_bytes(int place) {
         bool wide = place == HIDDEN || place == QKV || place == PICKED || place == DELTA ||
-                    place == LOGITS;
+                    place == SCORES || place == MADE || place == LOGITS;
         return wide ? 4 : sizeof(T);
     }
 
@@ -74,11 +89,17 @@ struct Space {
     void reserve() {
         int64_t rows = std::max(step.rows, step.num_picked);
         rows = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS * BLOCK_ROWS;
+        // an expert's rows begin anywhere, so that a block of them may end that much later
+        const int64_t dealt = shape.experts ? dealt_rows() + BLOCK_ROWS : 0;
         int64_t widest = 0;
         for (int place = 0; place < LOGITS; ++place) {
-            places[place].reserve(rows, shape.widths[place] * number_bytes<T>(place), LINE);
+            const int64_t these = is_dealt(place) ? dealt : rows;
+            places[place].reserve(these, shape.widths[place] * number_bytes<T>(place), LINE);
             widest = std::max(widest, shape.widths[place]);
         }
+        rows = std::max(rows, dealt);
+        routes.choices.resize(dealt_rows());
+        routes.ends.resize(shape.experts);
         const int64_t blocks = (widest + ROW_BLOCK - 1) / ROW_BLOCK;
         quantised.reserve(rows, blocks * ROW_BLOCK, LINE);
         block_scales.reserve(rows, blocks * 4, 0);
@@ -91,6 +112,10 @@ struct Space {
     T* row(int place, int64_t index) const {
         return reinterpret_cast<T*>(places[place].row(index));
     }
+
+    static bool is_dealt(int place) { return place == DEALT || place == FOLDED || place == MADE; }
+
+    int64_t dealt_rows() const { return step.rows * shape.chosen; }
 
     int64_t rows_of(int place) const {
         return place == FINAL || place == PICKED ? step.num_picked : step.rows;

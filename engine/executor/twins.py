@@ -17,6 +17,7 @@ from ..config import Stored
 from ..lora.apply import LoraGroup, apply_gain, apply_lora
 from ..lora.bank import Bank, SlotBank
 from ..model.attention import AttentionGroup, Scoring, attend, group_runs
+from ..model.experts import Experts
 from ..model.layers import (
     ROW_FLOOR,
     Linear,
@@ -33,6 +34,7 @@ from ..model.layers import (
 from ..model.parts import SITES, norm_number
 from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
 from ..model.read import read_codes, read_whole
+from ..model.routing import Routes, choose, deal, gather
 from ..model.weights import Weights
 from .draw import Draw, Drawn, draw_one
 from .step import Segment, StepInput, StepOutput, find_best
@@ -58,6 +60,7 @@ class TorchExecutor:
         self._tensors: dict[str, torch.Tensor] = {}
         self._lookup: Callable[[torch.Tensor], torch.Tensor]
         self._linears: dict[int, Linear] = {}
+        self._experts: dict[int, list[Linear]] = {}
         self._biases: dict[int, torch.Tensor] = {}
         for number, operation in enumerate(self._program):
             self._load(number, operation, weights, kernel)
@@ -111,25 +114,45 @@ class TorchExecutor:
 
     def _load(self, number: int, operation: Operation, weights: Weights, kernel: str) -> None:
         if operation.kind is Kind.LINEAR:
+            # what chooses experts is as exact as what it chooses by
+            plain = operation.target is Place.SCORES
             codes = read_codes(operation, weights) if self._stored is Stored.Q4 else None
             self._linears[number] = (
-                self._make_linear(operation, weights, kernel)
-                if codes is None
+                self._make_linear(
+                    read_whole(operation, weights),
+                    choose_linear_kernel(self._dtype) if plain else kernel,
+                )
+                if codes is None or plain
                 else make_q4_linear(codes)
             )
             if operation.biased:
                 self._biases[number] = torch.cat(
                     [weights.read(f"{name}.bias") for name in operation.weights]
                 ).to(self._dtype)
+        elif operation.kind is Kind.EXPERTS:
+            self._experts[number] = self._make_experts(operation, weights, kernel)
         elif operation.kind is Kind.EMBED:
             self._lookup = self._make_lookup(operation, weights)
         else:
             for name in operation.weights:
                 self._tensors[name] = weights.read(f"{name}.weight").float()
 
-    def _make_linear(self, operation: Operation, weights: Weights, kernel: str) -> Linear:
-        weight = read_whole(operation, weights)
+    def _make_linear(self, weight: torch.Tensor, kernel: str) -> Linear:
         return make_linear(weight.to(self._dtype) if kernel != "int8" else weight.float(), kernel)
+
+    def _make_experts(self, operation: Operation, weights: Weights, kernel: str) -> list[Linear]:
+        """Return a linear for each expert."""
+        count = self._chosen_of.count
+        codes = read_codes(operation, weights) if self._stored is Stored.Q4 else None
+        if codes is not None:
+            rows = len(codes.codes) // count
+            return [
+                make_q4_linear(codes.take(slice(first, first + rows)))
+                for first in range(0, count * rows, rows)
+            ]
+        return [
+            self._make_linear(part, kernel) for part in read_whole(operation, weights).chunk(count)
+        ]
 
     def _make_lookup(
         self, operation: Operation, weights: Weights
@@ -185,6 +208,16 @@ class TorchExecutor:
                     step.attention(operation.window),
                     len(source),
                 )
+            case Kind.CHOOSE:
+                step.routes = choose(source[: step.rows], self._chosen_of)
+            case Kind.DEAL:
+                return deal(source, step.routes)
+            case Kind.EXPERTS:
+                return self._pass_experts(number, operation, source, step.routes)
+            case Kind.GATHER:
+                added = gather(source, step.routes, places.get(Place.DELTA))
+                places[operation.target][: step.rows] += added
+                return places[operation.target]
             case Kind.PICK:
                 return pad_rows(source[step.logit_rows], ROW_FLOOR[self._dtype])
         return source
@@ -212,6 +245,24 @@ class TorchExecutor:
         if operation.ending is Ending.ADD:
             return places[operation.target].add_(out)
         return fold(out, self._config.activation) if operation.ending in FOLDS else out
+
+    def _pass_experts(
+        self, number: int, operation: Operation, source: torch.Tensor, routes: Routes
+    ) -> torch.Tensor:
+        """Pass the rows of each expert through it; those of one follow one another."""
+        out = source.new_empty(len(source), operation.widths[-1])
+        for expert, first, end in routes.runs():
+            rows = pad_rows(source[first:end], ROW_FLOOR[self._dtype])
+            made = self._experts[number][expert](rows)
+            made = fold(made, self._config.activation) if operation.ending in FOLDS else made
+            out[first:end] = made[: end - first]
+        return out
+
+    @property
+    def _chosen_of(self) -> Experts:
+        experts = self._config.experts
+        assert experts is not None, "only a base with experts has an operation that chooses them"
+        return experts
 
     def _norm(
         self,
@@ -285,6 +336,7 @@ class _Pass:
         self._page_tokens = page_tokens
         self._groups: dict[int | None, list[AttentionGroup]] = {}
         self.lora = _lora_groups(step)
+        self.routes = Routes.none()
         self._pool = pool
 
     def attention(self, window: int | None) -> list[AttentionGroup]:

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from ..count import ceil_div, round_up
 from ..model.config import ModelConfig
-from ..model.parts import PARTS, SITES, Part, norms_of, parts_of
+from ..model.parts import PARTS, SITES, Part, layer_parts, norms_of, parts_of
 
 if TYPE_CHECKING:
     from .ends import Ends
@@ -329,10 +329,10 @@ def adapter_numbers(config: ModelConfig, rank: int) -> int:
     """Return how many numbers an adapter of that rank on all linears takes, within a few cache
     lines.
     """
-    return (
-        config.layers
-        * rank
-        * sum(padded_in(part) + num_blocks(part) * BLOCK_COLUMNS for part in parts_of(config))
+    return rank * sum(
+        padded_in(part) + num_blocks(part) * BLOCK_COLUMNS
+        for layer in range(config.layers)
+        for part in layer_parts(config, layer)
     )
 
 

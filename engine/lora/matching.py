@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import BadAdapter
 from ..model.config import ModelConfig
-from ..model.parts import Module, modules_of, norms_of
+from ..model.parts import Module, layer_modules, modules_of, norms_of
 from .adapter_config import MAX_RANK, AdapterConfig
 from .names import OfEnd, OfNorm, OfPart, find_place, find_unused
 from .read_ends import MODULES, saves_end
@@ -18,6 +18,8 @@ from .whole import check_rank
 
 EMBEDDING_PAIR = {"lora_embedding_A", "lora_embedding_B"}
 HEAD_PAIR = {"lora_A", "lora_B"}
+OF_EXPERTS = ".mlp."
+"""Stands in the name of all that a layer with experts has behind attention but norms."""
 MAX_TOKENS_FEWER = 1024
 """By how many tokens a resized vocabulary may be smaller than the base's (which is padded)."""
 
@@ -66,14 +68,11 @@ def match_tensors(
             _match_end(name, tensor, place, config, base=base, modules=modules)
         elif isinstance(place, OfNorm) and _has_norm(base, place):
             _match_norm(name, tensor, place, config, base=base, modules=modules)
-        elif isinstance(place, OfPart) and place.part in linears and place.layer < base.layers:
+        elif isinstance(place, OfPart) and _has_linear(base, place):
             linear = linears[place.part]
             _match_part(name, tensor, place, linear, config=config, base=base, modules=modules)
         else:
-            found = ", ".join(each.rpartition(".")[2] for each in linears)
-            raise BadAdapter(
-                f"tensor {name[:200]} has no place in this base ({base.layers} layers of {found})"
-            )
+            raise _out_of_place(name, base)
     if not modules.parts and not modules.ends and not modules.norms:
         raise BadAdapter("the adapter declares no tensor")
     for (layer, part_name), tensors in modules.parts.items():
@@ -81,6 +80,24 @@ def match_tensors(
     _check_ends(modules.ends, config, base)
     _check_saved(modules, config, base)
     return modules
+
+
+def _out_of_place(name: str, base: ModelConfig) -> BadAdapter:
+    if base.experts is not None and OF_EXPERTS in name:
+        return BadAdapter(
+            f"tensor {name[:200]} changes experts or what chooses them, which no adapter does here;"
+            " of this base's layers with experts, attention and norms can be changed"
+        )
+    found = ", ".join(module.name.rpartition(".")[2] for module in modules_of(base))
+    return BadAdapter(
+        f"tensor {name[:200]} has no place in this base ({base.layers} layers of {found})"
+    )
+
+
+def _has_linear(base: ModelConfig, place: OfPart) -> bool:
+    return place.layer < base.layers and any(
+        module.name == place.part for module in layer_modules(base, place.layer)
+    )
 
 
 def _has_norm(base: ModelConfig, place: OfNorm) -> bool:
@@ -166,7 +183,7 @@ def _check_saved(modules: Modules, config: AdapterConfig, base: ModelConfig) -> 
     wanted += [
         f"model.layers.{layer}.{linear.name}"
         for layer in range(base.layers)
-        for linear in modules_of(base)
+        for linear in layer_modules(base, layer)
     ]
     for module in wanted:
         if config.saves(module) and module not in present:

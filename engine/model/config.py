@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from ..errors import ModelError
+from .experts import Experts, read_experts
 from .families import (
+    ALL_IF_USED,
     ALWAYS_WINDOW,
     FAMILIES,
     NO_WINDOW,
+    SECOND_IF_USED,
     SILU,
     TEXT_PARTS,
     Family,
@@ -47,6 +50,7 @@ class ModelConfig:
     fused: q, k and v lie in one tensor, gate and up in another (Phi-3).
     query_scale: what scores are multiplied by; None: head_dim ** -0.5.
     score_cap, logit_cap: x becomes cap * tanh(x / cap).
+    experts: of the layers whose MLP is a router and experts; None: there are no such layers.
     """
 
     vocab_size: int
@@ -77,6 +81,7 @@ class ModelConfig:
     query_scale: float | None = None
     score_cap: float | None = None
     logit_cap: float | None = None
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         sizes = (
@@ -128,6 +133,10 @@ class ModelConfig:
         """Return which of `ropes` a layer has."""
         return int(self.local_rope_base is not None and layer in self.sliding)
 
+    def experts_of(self, layer: int) -> Experts | None:
+        """Return the experts of a layer; None: its MLP is an ordinary one."""
+        return self.experts if self.experts and layer in self.experts.layers else None
+
     def window_of(self, layer: int) -> int | None:
         """Return how many tokens a token of the layer sees, itself among them; None: all."""
         return self.window if layer in self.sliding else None
@@ -154,7 +163,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
     fields = Fields(family.meant(raw), "config.json")
     rope = _rope_fields(fields, family)
     _refuse_unserved(fields, rope, family)
-    biased = fields.flag("attention_bias")
+    biased = fields.flag(family.bias_field)
     layers = fields.whole("num_hidden_layers", highest=MAX_LAYERS)
     hidden = fields.whole("hidden_size")
     heads = fields.whole("num_attention_heads")
@@ -192,6 +201,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
         query_scale=_query_scale(fields, family),
         score_cap=fields.maybe_real("attn_logit_softcapping") if family.caps_scores else None,
         logit_cap=fields.maybe_real("final_logit_softcapping") if family.caps_logits else None,
+        experts=read_experts(fields, family.routing, layers),
     )
 
 
@@ -293,6 +303,8 @@ def _sliding(
     # elsewhere a switch says whether layers slide at all
     if family.window_gap is None and not fields.flag("use_sliding_window"):
         return frozenset()
+    if family.window == ALL_IF_USED:
+        return frozenset(range(layers))
     kinds = fields["layer_types"]
     if kinds is not None:
         return _named_sliding(kinds, layers)
@@ -302,6 +314,8 @@ def _sliding(
     if family.rotation_gap is not None:
         return unrotated
     first = fields.whole("max_window_layers", highest=1 << 30, lowest=0)
+    if family.window == SECOND_IF_USED:
+        return frozenset(range(0, min(first, layers), 2))
     return frozenset(range(first, layers))
 
 

@@ -11,10 +11,14 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
+from .experts import Routing
+
 NEVER = False
 ALWAYS = True
 AS_DECLARED = None
-"""config.json's `attention_bias` or `mlp_bias` says whether there is one."""
+"""config.json's `attention_bias` (or the family's `bias_field`) or `mlp_bias` says whether there is
+one.
+"""
 NO_WINDOW = "none"
 """`sliding_window` means nothing, as in transformers."""
 ALWAYS_WINDOW = "always"
@@ -22,6 +26,12 @@ ALWAYS_WINDOW = "always"
 WINDOW_IF_USED = "if used"
 """Some layers slide: those of `layer_types` or the family's own, where there is a switch for it
 (`use_sliding_window`) only if it is on.
+"""
+ALL_IF_USED = "all if used"
+"""Every layer slides where `use_sliding_window` is on."""
+SECOND_IF_USED = "every second if used"
+"""Where `use_sliding_window` is on those of `layer_types` slide, or else every second layer, from
+the first on, below `max_window_layers`.
 """
 SILU = "silu"
 GELU_TANH = "gelu_tanh"
@@ -64,7 +74,7 @@ class Family:
     in_gguf: GGUF files name it as their `general.architecture`, or as `gguf_name`.
     gguf_pairs: such files keep the rows of q and k in the order of rotated pairs.
     defaults: what config.json means where it leaves a field out, besides COMMON.
-    window: which fields say that attention slides (NO_WINDOW, ALWAYS_WINDOW or WINDOW_IF_USED).
+    window: which fields say that attention slides (NO_WINDOW, ALWAYS_WINDOW, WINDOW_IF_USED …).
     window_gap: every so many layers one does not slide, unless the base says otherwise.
     local_rope: layers that slide rotate by a base of their own, without scaling.
     partial_rotation: a base may say that only the first numbers of a head rotate.
@@ -76,12 +86,14 @@ class Family:
         GGUF file does not say it: it is head_dim, but hidden / heads in the model of
         `gguf_wide_layers` layers.
     caps_scores, caps_logits: whether the fields for soft caps mean something.
+    routing: how it describes the experts of its layers; None: there are none.
     """
 
     name: str
     qkv_bias: bool | None = AS_DECLARED
     out_bias: bool | None = AS_DECLARED
     mlp_bias: bool | None = NEVER
+    bias_field: str = "attention_bias"
     qk_norm: bool = False
     rotation_gap: int | None = None
     in_gguf: bool = True
@@ -103,6 +115,7 @@ class Family:
     caps_logits: bool = False
     gguf_name: str | None = None
     gguf_wide_layers: int | None = None
+    routing: Routing | None = None
 
     @property
     def gguf(self) -> str:
@@ -132,6 +145,7 @@ _QWEN: Mapping[str, Any] = MappingProxyType(
         "max_window_layers": 28,
     }
 )
+_QWEN_ROUTING = Routing(128, "moe_intermediate_size", partly=True)
 _GEMMA: Mapping[str, Any] = MappingProxyType(
     {
         "hidden_size": 2304,
@@ -240,6 +254,69 @@ _ROWS = (
         partial_rotation=True,
         rope_names={"yarn": "longrope"},
         fused=True,
+    ),
+    Family(
+        "qwen2_moe",
+        out_bias=NEVER,
+        bias_field="qkv_bias",
+        defaults={
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "vocab_size": 151936,
+            "max_position_embeddings": 32768,
+            "qkv_bias": True,
+            "sliding_window": 4096,
+            "max_window_layers": 28,
+            "moe_intermediate_size": 1408,
+            "shared_expert_intermediate_size": 5632,
+            "num_experts_per_tok": 4,
+        },
+        window=SECOND_IF_USED,
+        gguf_name="qwen2moe",
+        routing=replace(
+            _QWEN_ROUTING,
+            count=60,
+            shared="shared_expert_intermediate_size",
+            counts=("num_experts",),
+        ),
+    ),
+    Family(
+        "qwen3_moe",
+        qk_norm=True,
+        defaults={
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "vocab_size": 151936,
+            "max_position_embeddings": 32768,
+            "sliding_window": 4096,
+            "moe_intermediate_size": 768,
+            "num_experts_per_tok": 8,
+        },
+        window=ALL_IF_USED,
+        gguf_name="qwen3moe",
+        routing=_QWEN_ROUTING,
+    ),
+    Family(
+        "mixtral",
+        qkv_bias=NEVER,
+        out_bias=NEVER,
+        in_gguf=False,
+        defaults={
+            "intermediate_size": 14336,
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 4096 * 32,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+            "num_experts_per_tok": 2,
+        },
+        window=ALWAYS_WINDOW,
+        routing=Routing(8, "intermediate_size", normalised=True),
     ),
 )
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.name: row for row in _ROWS})

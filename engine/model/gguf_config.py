@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ModelError
 from .config import MAX_CONTEXT_TOKENS, MAX_LAYERS, ModelConfig, every, find_family
+from .experts import read_gguf_experts
 from .families import ALWAYS_WINDOW, GGUF_FAMILIES, Family
 from .fields import Fields
 from .rope import (
@@ -98,6 +99,7 @@ def from_gguf(raw: Mapping[str, Any], tensors: Tensors) -> ModelConfig:
         ),
         score_cap=fields.maybe_real("attn_logit_softcapping") if family.caps_scores else None,
         logit_cap=fields.maybe_real("final_logit_softcapping") if family.caps_logits else None,
+        experts=read_gguf_experts(fields, family.routing, layers),
     )
 
 

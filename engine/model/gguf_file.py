@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,16 @@ from ..base_files import GgufHeader, parse_header
 from ..count import round_up
 from ..errors import ModelError
 from .config import ModelConfig
-from .parts import GATE_UP_TENSOR, QKV_TENSOR
+from .parts import (
+    DOWN_PARTS,
+    GATE_UP_PARTS,
+    GATE_UP_TENSOR,
+    QKV_TENSOR,
+    ROUTER,
+    SHARED,
+    SHARED_GATE,
+    expert_names,
+)
 from .quantised import READERS, Quantised, from_blocks
 
 MAX_ALIGNMENT = 1 << 16
@@ -45,6 +54,17 @@ SERVED = (
 )
 AT_ONCE = 1 << 18
 """Numbers that are dequantised together; a multiple of every block's."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor of the base is: the file's `name`, and the expert's number in one that holds
+    all experts of a layer. is_row: the file has a matrix of one row as a vector.
+    """
+
+    name: str
+    number: int | None = None
+    is_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,9 +96,20 @@ class GgufFile:
         except (OSError, KeyError, OverflowError, ValueError) as error:
             raise ModelError(f"{path.name} is not a whole GGUF file: {error}") from error
 
-    def read(self, name: str) -> torch.Tensor:
+    def has(self, place: Place) -> bool:
+        """Return whether the file has it."""
+        info = self.tensors.get(place.name)
+        return info is not None and (
+            place.number is None or (len(info.shape) == 3 and place.number < info.shape[0])
+        )
+
+    def shape_of(self, place: Place) -> tuple[int, ...]:
+        """Return its shape. Raises ModelError."""
+        return self._info(place).shape
+
+    def read(self, place: Place) -> torch.Tensor:
         """Return a tensor in float32, in torch's shape order. Raises ModelError."""
-        info = self._info(name)
+        info = self._info(place)
         raw = np.frombuffer(self._data, np.uint8, info.size_bytes, info.offset)
         if info.kind.name in ("F32", "F16"):
             plain = raw.view(np.float32 if info.kind.name == "F32" else np.float16).astype(
@@ -89,29 +120,36 @@ class GgufFile:
         self._let_go(info)
         return torch.from_numpy(plain).reshape(info.shape)
 
-    def read_quantised(self, name: str) -> Quantised | None:
+    def read_quantised(self, place: Place) -> Quantised | None:
         """Return a matrix as it lies; None where its number format is not one of 4 bits.
 
         Raises ModelError.
         """
-        if not self.is_quantised(name):
+        if not self.is_quantised(place):
             return None
-        info = self._info(name)
+        info = self._info(place)
         raw = np.frombuffer(self._data, np.uint8, info.size_bytes, info.offset)
         weight = from_blocks(raw, info.kind.name, (info.shape[0], info.shape[1]))
         self._let_go(info)
         return weight
 
-    def is_quantised(self, name: str) -> bool:
+    def is_quantised(self, place: Place) -> bool:
         """Return whether a tensor is a matrix in 4 bits. Raises ModelError."""
-        info = self._info(name)
+        info = self._info(place)
         return info.kind.name in READERS and len(info.shape) == 2
 
-    def _info(self, name: str) -> TensorInfo:
-        info = self.tensors.get(name)
-        if info is None:
-            raise ModelError(f"the GGUF file lacks the tensor {name}")
-        return info
+    def _info(self, place: Place) -> TensorInfo:
+        if not self.has(place):
+            raise ModelError(f"the GGUF file lacks the tensor {place.name}")
+        info = self.tensors[place.name]
+        if place.is_row and len(info.shape) == 1:
+            return replace(info, shape=(1, *info.shape))
+        if place.number is None:
+            return info
+        # blocks of numbers never reach from one row into the next
+        size_bytes = info.size_bytes // info.shape[0]
+        at = info.offset + place.number * size_bytes
+        return replace(info, shape=info.shape[1:], offset=at, size_bytes=size_bytes)
 
     def _let_go(self, info: TensorInfo) -> None:
         """Let the system drop a tensor's pages once they are read; they are read again if need be.
@@ -162,12 +200,14 @@ def _dequantise(raw: NDArray[np.uint8], kind: GGMLQuantizationType) -> NDArray[n
     return plain
 
 
-def huggingface_names(config: ModelConfig) -> Iterator[tuple[str, str]]:
-    """Yield (Hugging Face name, GGUF name) of every tensor that a model of that shape may have."""
+def huggingface_names(config: ModelConfig) -> Iterator[tuple[str, Place]]:
+    """Yield the Hugging Face name of every tensor that a model of that shape may have, and where a
+    GGUF file has it.
+    """
     yield from (
-        ("model.embed_tokens.weight", "token_embd.weight"),
-        ("model.norm.weight", "output_norm.weight"),
-        ("lm_head.weight", "output.weight"),
+        ("model.embed_tokens.weight", Place("token_embd.weight")),
+        ("model.norm.weight", Place("output_norm.weight")),
+        ("lm_head.weight", Place("output.weight")),
     )
     before_mlp = "pre_feedforward_layernorm" if config.post_norms else "post_attention_layernorm"
     parts = {
@@ -182,8 +222,24 @@ def huggingface_names(config: ModelConfig) -> Iterator[tuple[str, str]]:
     parts |= POST_NORMS if config.post_norms else {}
     for layer in range(config.layers):
         for ours, theirs in parts.items():
-            yield f"model.layers.{layer}.{ours}.weight", f"blk.{layer}.{theirs}.weight"
-            yield f"model.layers.{layer}.{ours}.bias", f"blk.{layer}.{theirs}.bias"
+            yield f"model.layers.{layer}.{ours}.weight", Place(f"blk.{layer}.{theirs}.weight")
+            yield f"model.layers.{layer}.{ours}.bias", Place(f"blk.{layer}.{theirs}.bias")
+        for ours, place in _experts(config, layer):
+            yield f"model.layers.{layer}.{ours}.weight", place
+
+
+def _experts(config: ModelConfig, layer: int) -> Iterator[tuple[str, Place]]:
+    experts = config.experts_of(layer)
+    if experts is None:
+        return
+    stem = f"blk.{layer}."
+    yield ROUTER, Place(f"{stem}ffn_gate_inp.weight")
+    yield SHARED_GATE, Place(f"{stem}ffn_gate_inp_shexp.weight", is_row=True)
+    for part in (*GATE_UP_PARTS, *DOWN_PARTS):
+        theirs = f"{stem}ffn_{part.removesuffix('_proj')}"
+        yield f"{SHARED}.{part}", Place(f"{theirs}_shexp.weight")
+        for number, ours in enumerate(expert_names(experts.count, (part,))):
+            yield ours, Place(f"{theirs}_exps.weight", number)
 
 
 SINGLE = {

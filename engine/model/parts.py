@@ -19,6 +19,10 @@ A *site* is `layer * SITES + kind`.
 """
 
 
+ATTENTION = (0, 1)
+"""The kinds of site in attention; the others are the MLP's, which a layer with experts has not."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One adaptable linear of a layer: PEFT's name for it, its width in and out, the kind of site
@@ -46,6 +50,21 @@ def parts_of(config: ModelConfig) -> tuple[Part, ...]:
         Part("mlp.up_proj", config.hidden, config.intermediate, 2),
         Part("mlp.down_proj", config.intermediate, config.hidden, 3),
     )
+
+
+ROUTER = "mlp.gate"
+SHARED_GATE = "mlp.shared_expert_gate"
+SHARED = "mlp.shared_expert"
+"""Of a layer with experts: the tensor by which they are chosen, and the expert that every token
+passes with what it is weighed by.
+"""
+GATE_UP_PARTS = ("gate_proj", "up_proj")
+DOWN_PARTS = ("down_proj",)
+
+
+def expert_names(count: int, parts: tuple[str, ...]) -> tuple[str, ...]:
+    """List the linears of all experts of a layer, one expert after the other."""
+    return tuple(f"mlp.experts.{number}.{part}" for number in range(count) for part in parts)
 
 
 QKV_TENSOR = "self_attn.qkv_proj"
@@ -88,6 +107,19 @@ def modules_of(config: ModelConfig) -> tuple[Module, ...]:
             Module(down.name, (down,)),
         )
     return tuple(Module(part.name, (part,)) for part in (q, k, v, out, gate, up, down))
+
+
+def layer_modules(config: ModelConfig, layer: int) -> tuple[Module, ...]:
+    """List the linears of one layer that adapters may change: of one with experts, attention's."""
+    modules = modules_of(config)
+    if config.experts_of(layer) is None:
+        return modules
+    return tuple(module for module in modules if module.kind in ATTENTION)
+
+
+def layer_parts(config: ModelConfig, layer: int) -> tuple[Part, ...]:
+    """List the parts of `layer_modules`."""
+    return tuple(part for module in layer_modules(config, layer) for part in module.parts)
 
 
 def norms_of(config: ModelConfig) -> tuple[str, ...]:

@@ -7,6 +7,11 @@ Pure; the same for every executor. Runs nothing.
                            and values;  ATTEND qkv → mixed
     LINEAR mixed → added to hidden
     NORM hidden → normed;  LINEAR normed → silu(gate) * up → gated;  LINEAR gated → added to hidden
+    (of a layer with experts, instead of its last three linears:
+    LINEAR normed → scores;  CHOOSE scores' experts;  DEAL normed → dealt, a row for each expert of
+    each row, sorted by expert;  EXPERTS dealt → silu(gate) * up → folded;  EXPERTS folded → made;
+    (LINEAR normed → silu(gate) * up → shared;  LINEAR shared → delta);
+    GATHER each row's made, weighed (and its delta), → added to hidden)
     PICK hidden's wanted rows → picked;  NORM picked → final;  LINEAR final → logits
 
 Where a family normalises what attention and MLP give, LINEAR writes to delta, and NORM adds that,
@@ -24,8 +29,18 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from .config import ModelConfig
+from .experts import Experts
 from .families import GELU_TANH
-from .parts import SITES, norms_of
+from .parts import (
+    DOWN_PARTS,
+    GATE_UP_PARTS,
+    ROUTER,
+    SHARED,
+    SHARED_GATE,
+    SITES,
+    expert_names,
+    norms_of,
+)
 
 
 class Kind(IntEnum):
@@ -39,6 +54,10 @@ class Kind(IntEnum):
     STORE = 5
     ATTEND = 6
     PICK = 7
+    CHOOSE = 8
+    DEAL = 9
+    EXPERTS = 10
+    GATHER = 11
 
 
 class Ending(IntEnum):
@@ -58,7 +77,8 @@ FOLDS = (Ending.SWIGLU, Ending.GEGLU)
 class Place(IntEnum):
     """The buffers.
 
-    HIDDEN, PICKED and LOGITS are float32; the others what the executor computes in, or more.
+    HIDDEN, PICKED, SCORES and LOGITS are float32; the others what the executor computes in, or
+    more.
     """
 
     HIDDEN = 0
@@ -69,7 +89,16 @@ class Place(IntEnum):
     PICKED = 5
     FINAL = 6
     DELTA = 7
-    LOGITS = 8
+    SCORES = 8
+    SHARED = 9
+    DEALT = 10
+    FOLDED = 11
+    MADE = 12
+    LOGITS = 13
+
+
+OF_EXPERTS = (Place.DEALT, Place.FOLDED, Place.MADE)
+"""The buffers with a row for each expert of each row."""
 
 
 QKV, OUT, GATE_UP, DOWN = range(SITES)
@@ -81,10 +110,12 @@ class Operation:
     """One line of the program.
 
     weights: Hugging Face names without ".weight", concatenated by output rows in a linear (with
-    ".bias" too when `biased`). site: the kind of adapter site of a linear; None for the head.
-    layer: None outside the layers. norm: which of the layer's norms (parts.norms_of) it is;
-    0 for that behind the layers. rope:
-    which of the base's ropes turns the heads. window: how many tokens a token sees; None: all.
+    ".bias" too when `biased`); in EXPERTS those of one expert after the other. site: the kind of
+    adapter site of a linear; None where adapters change none, or outside the layers (the head).
+    widths: the outputs of each part of a linear without a site. layer: None where adapters change
+    nothing and no keys are kept. norm: which of the layer's norms (parts.norms_of) it is; 0 for
+    that behind the layers. rope: which of the base's ropes turns the heads. window: how many tokens
+    a token sees; None: all.
     """
 
     kind: Kind
@@ -98,6 +129,7 @@ class Operation:
     norm: int | None = None
     rope: int = 0
     window: int | None = None
+    widths: tuple[int, ...] = ()
 
 
 def make_program(config: ModelConfig) -> list[Operation]:
@@ -108,7 +140,7 @@ def make_program(config: ModelConfig) -> list[Operation]:
         *(operation for layer in range(config.layers) for operation in _layer(config, layer)),
         Operation(Kind.PICK, Place.HIDDEN, Place.PICKED),
         Operation(Kind.NORM, Place.PICKED, Place.FINAL, ("model.norm",), norm=0),
-        Operation(Kind.LINEAR, Place.FINAL, Place.LOGITS, (head,)),
+        Operation(Kind.LINEAR, Place.FINAL, Place.LOGITS, (head,), widths=(config.vocab_size,)),
     ]
 
 
@@ -169,7 +201,43 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
     yield Operation(Kind.ATTEND, Place.QKV, Place.MIXED, (), layer=layer, window=window)
     yield from into_stream(Place.MIXED, "self_attn.o_proj", OUT, config.out_bias, number=1)
     yield norm(2 if config.post_norms else 1, Place.HIDDEN, Place.NORMED, Ending.WRITE)
+    experts = config.experts_of(layer)
+    if experts is not None:
+        yield from _mlp_of_experts(config, experts, layer)
+        return
     gate_up = ("mlp.gate_proj", "mlp.up_proj")
-    folds = Ending.GEGLU if config.activation == GELU_TANH else Ending.SWIGLU
+    folds = _folding(config)
     yield linear(Place.NORMED, Place.GATED, gate_up, GATE_UP, folds, biased=config.mlp_bias)
     yield from into_stream(Place.GATED, "mlp.down_proj", DOWN, config.mlp_bias, number=3)
+
+
+def _mlp_of_experts(config: ModelConfig, experts: Experts, layer: int) -> Iterator[Operation]:
+    def linear(
+        kind: Kind, source: Place, target: Place, parts: tuple[str, ...], *, widths: tuple[int, ...]
+    ) -> Operation:
+        names = tuple(f"model.layers.{layer}.{part}" for part in parts)
+        ending = _folding(config) if target in (Place.FOLDED, Place.SHARED) else Ending.WRITE
+        return Operation(kind, source, target, names, ending=ending, widths=widths)
+
+    router = (ROUTER, SHARED_GATE) if experts.shared else (ROUTER,)
+    widths = (experts.count, 1)[: len(router)]
+    yield linear(Kind.LINEAR, Place.NORMED, Place.SCORES, router, widths=widths)
+    yield Operation(Kind.CHOOSE, Place.SCORES, Place.SCORES)
+    yield Operation(Kind.DEAL, Place.NORMED, Place.DEALT)
+    gate_up = expert_names(experts.count, GATE_UP_PARTS)
+    down = expert_names(experts.count, DOWN_PARTS)
+    widths = (experts.width, experts.width)
+    yield linear(Kind.EXPERTS, Place.DEALT, Place.FOLDED, gate_up, widths=widths)
+    yield linear(Kind.EXPERTS, Place.FOLDED, Place.MADE, down, widths=(config.hidden,))
+    if experts.shared:
+        gate_up, down = (
+            tuple(f"{SHARED}.{part}" for part in parts) for parts in (GATE_UP_PARTS, DOWN_PARTS)
+        )
+        widths = (experts.shared, experts.shared)
+        yield linear(Kind.LINEAR, Place.NORMED, Place.SHARED, gate_up, widths=widths)
+        yield linear(Kind.LINEAR, Place.SHARED, Place.DELTA, down, widths=(config.hidden,))
+    yield Operation(Kind.GATHER, Place.MADE, Place.HIDDEN)
+
+
+def _folding(config: ModelConfig) -> Ending:
+    return Ending.GEGLU if config.activation == GELU_TANH else Ending.SWIGLU

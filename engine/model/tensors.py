@@ -9,7 +9,17 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import ModelError
 from .config import ModelConfig
-from .parts import modules_of, norms_of
+from .experts import Experts
+from .parts import (
+    DOWN_PARTS,
+    GATE_UP_PARTS,
+    ROUTER,
+    SHARED,
+    SHARED_GATE,
+    expert_names,
+    layer_modules,
+    norms_of,
+)
 
 Shape = tuple[int, ...]
 
@@ -27,12 +37,30 @@ def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     norms += [("self_attn.q_norm", head), ("self_attn.k_norm", head)] if config.qk_norm else []
     for layer in range(config.layers):
         stem = f"model.layers.{layer}."
-        for module in modules_of(config):
+        for module in layer_modules(config, layer):
             yield f"{stem}{module.name}.weight", (module.width_out, module.width_in)
             if biases[module.kind]:
                 yield f"{stem}{module.name}.bias", (module.width_out,)
+        experts = config.experts_of(layer)
+        for name, shape in () if experts is None else _of_experts(experts, hidden):
+            yield f"{stem}{name}.weight", shape
         for name, width in norms:
             yield f"{stem}{name}.weight", (width,)
+
+
+def _of_experts(experts: Experts, hidden: int) -> Iterator[tuple[str, Shape]]:
+    """Yield the linears of a layer's router and experts, and their shapes."""
+    yield ROUTER, (experts.count, hidden)
+    stems = [*expert_names(experts.count, GATE_UP_PARTS), *expert_names(experts.count, DOWN_PARTS)]
+    yield from ((name, _shape(name, experts.width, hidden)) for name in stems)
+    if experts.shared:
+        yield SHARED_GATE, (1, hidden)
+        for part in (*GATE_UP_PARTS, *DOWN_PARTS):
+            yield f"{SHARED}.{part}", _shape(part, experts.shared, hidden)
+
+
+def _shape(name: str, width: int, hidden: int) -> Shape:
+    return (hidden, width) if name.endswith(DOWN_PARTS) else (width, hidden)
 
 
 def check_tensors(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:

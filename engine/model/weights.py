@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from ..base_files import base_id, read_index, weight_files
 from ..errors import ModelError
 from .config import ModelConfig, from_huggingface
+from .expert_tensors import name_in_mlp, one_by_one
 from .families import GGUF_FAMILIES
 from .gguf_config import ROPE_TENSORS, Tensors, from_gguf
-from .gguf_file import GgufFile, huggingface_names, unpermute
+from .gguf_file import GgufFile, Place, huggingface_names, unpermute
 from .quantised import Quantised, check_finite
 from .quantised_folder import (
     PackedLinear,
@@ -104,20 +105,13 @@ def _check_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def _open_gguf(path: Path) -> Weights:
     file = GgufFile(path)
     divisors = {
-        name: tuple(file.read(name).flatten().tolist())
+        name: tuple(file.read(Place(name)).flatten().tolist())
         for name in ROPE_TENSORS
         if name in file.tensors
     }
     config = from_gguf(file.fields, Tensors(frozenset(file.tensors), divisors))
-    names = dict(huggingface_names(config))
-    check_tensors(
-        config,
-        {
-            name: file.tensors[theirs].shape
-            for name, theirs in names.items()
-            if theirs in file.tensors
-        },
-    )
+    names = {ours: place for ours, place in huggingface_names(config) if file.has(place)}
+    check_tensors(config, {name: file.shape_of(place) for name, place in names.items()})
     permuted = GGUF_FAMILIES[file.fields["general.architecture"]].gguf_pairs
 
     def heads_of(name: str) -> int | None:
@@ -140,9 +134,7 @@ def _open_gguf(path: Path) -> Weights:
         rows = torch.arange(len(weight.codes))
         return check_finite(name, weight.take(unpermute(rows, heads)) if heads else weight)
 
-    in_4_bits = {
-        name: file.is_quantised(theirs) for name, theirs in names.items() if theirs in file.tensors
-    }
+    in_4_bits = {name: file.is_quantised(place) for name, place in names.items()}
     return Weights(base_id(path), config, stored, stored_quantised, in_4_bits=_most(in_4_bits))
 
 
@@ -151,9 +143,10 @@ def _open_folder(path: Path) -> Weights:
     config = from_huggingface(raw)
     given = raw.get("quantization_config") or _old_quantisation(path)
     tensors = _find_tensors(path, SERVED_DTYPES if given is None else SERVED_DTYPES + PACKED_DTYPES)
-    sources: dict[str, Readable | PackedLinear] = dict(tensors)
+    found = dict(one_by_one(tensors))
+    sources: dict[str, Readable | PackedLinear] = dict(found)
     if given is not None:
-        sources = _fold_quantised(given, tensors, {name for name, _ in expected_tensors(config)})
+        sources = _fold_quantised(given, found, {name for name, _ in expected_tensors(config)})
     config = _settle_head(config, sources)
     check_tensors(config, {name: source.shape for name, source in sources.items()})
 
@@ -198,7 +191,7 @@ def _old_quantisation(folder: Path) -> dict[str, Any] | None:
 
 
 def _fold_quantised(
-    given: Any, tensors: dict[str, _Tensor], expected: set[str]
+    given: Any, tensors: dict[str, Readable], expected: set[str]
 ) -> dict[str, Readable | PackedLinear]:
     """Return a folder's tensors, each linear that lies in 4 bits as one. Raises ModelError.
 
@@ -237,11 +230,11 @@ def _find_tensors(path: Path, served: tuple[str, ...]) -> dict[str, _Tensor]:
                 tensors[name] = _Tensor(shard, name, tuple(part.get_shape()), kind)
     tensors = {_name_in_text_part(name): tensor for name, tensor in tensors.items()}
     if "embed_tokens.weight" in tensors:  # saved from a model without a head
-        return {
+        tensors = {
             name if name.startswith("lm_head.") else f"model.{name}": tensor
             for name, tensor in tensors.items()
         }
-    return tensors
+    return {name_in_mlp(name): tensor for name, tensor in tensors.items()}
 
 
 def _name_in_text_part(name: str) -> str:
@@ -298,8 +291,11 @@ class _Shard:
         """Describe the file as it is now."""
         return cls(path, identify(path))
 
-    def read(self, name: str) -> torch.Tensor:
-        """Read one tensor as stored. Raises ModelError when the file is another one by now."""
+    def read(self, name: str, number: int | None = None) -> torch.Tensor:
+        """Read one tensor as stored, or what has a number in its first dimension.
+
+        Raises ModelError when the file is another one by now.
+        """
         try:
             changed = _Shard.of(self.path) != self
         except OSError as error:
@@ -311,7 +307,9 @@ class _Shard:
                 f"{self.path.name} of the base has changed since it was loaded; restart the engine"
             )
         with _open_safetensors(self.path) as handle:
-            tensor: torch.Tensor = handle.get_tensor(name)
+            tensor: torch.Tensor = (
+                handle.get_tensor(name) if number is None else handle.get_slice(name)[number]
+            )
         return tensor
 
 
@@ -327,6 +325,10 @@ class _Tensor:
     def read(self) -> torch.Tensor:
         """Read it as stored. Raises ModelError when the file is another one by now."""
         return self.shard.read(self.name)
+
+    def read_part(self, number: int) -> torch.Tensor:
+        """Read what has that number in its first dimension, as `read` does."""
+        return self.shard.read(self.name, number)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

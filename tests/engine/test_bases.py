@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from engine.errors import ModelError
+from engine.model import families
 from engine.model.config import ModelConfig, from_huggingface
 from engine.model.gguf_file import SERVED, GgufFile, huggingface_names
 from engine.model.tensors import expected_tensors
@@ -42,6 +43,8 @@ FAMILIES = {
     "gemma2": "gemma2",
     "gemma3_text": "gemma3",
     "phi3": "phi3",
+    "qwen2_moe": "qwen2moe",
+    "qwen3_moe": "qwen3moe",
 }
 
 
@@ -83,6 +86,12 @@ def write_gguf(
         writer.add_attn_logit_softcapping(config.score_cap)
     if config.logit_cap is not None:
         writer.add_final_logit_softcapping(config.logit_cap)
+    if config.experts is not None:
+        writer.add_expert_count(config.experts.count)
+        writer.add_expert_used_count(config.experts.chosen)
+        writer.add_expert_feed_forward_length(config.experts.width)
+        if config.experts.shared:
+            writer.add_expert_shared_feed_forward_length(config.experts.shared)
     for name, value in fields.items():
         (
             writer.add_tensor(name, value)
@@ -94,7 +103,8 @@ def write_gguf(
             else writer.add_float32(name, value)
         )
     meant = {}
-    for ours, theirs in names.items():
+    together: dict[str, list[np.ndarray]] = {}
+    for ours, place in names.items():
         # such files hold what is added to a norm's weights, too
         offset = config.norm_offset if "norm" in ours else 0.0
         weight = (tensors[ours].float() + offset).numpy()
@@ -103,17 +113,22 @@ def write_gguf(
             if kind in ("llama", "smollm3")
             else None
         )
-        stored = permute(weight, heads) if heads else weight
+        stored = permute(weight, heads) if heads else weight[0] if place.is_row else weight
         wanted = gguf.GGMLQuantizationType[quant if stored.ndim > 1 else "F32"]
         packed = (
             random_blocks(stored.shape, wanted)
             if wanted.name.endswith("_K") or wanted.name.startswith("IQ")
             else gguf.quants.quantize(stored, wanted)
         )
-        writer.add_tensor(theirs, packed, raw_dtype=wanted)
-        plain = gguf.quants.dequantize(packed, wanted).reshape(stored.shape).astype(np.float32)
+        if place.number is None:
+            writer.add_tensor(place.name, packed, raw_dtype=wanted)
+        else:
+            together.setdefault(place.name, []).append(packed)
+        plain = gguf.quants.dequantize(packed, wanted).reshape(weight.shape).astype(np.float32)
         plain = plain - offset if offset else plain
         meant[ours] = torch.from_numpy(plain.copy() if not heads else unpermuted(plain, heads))
+    for name, experts in together.items():
+        writer.add_tensor(name, np.stack(experts), raw_dtype=gguf.GGMLQuantizationType[quant])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -193,6 +208,7 @@ def test_every_family_is_read_from_a_gguf_file(tmp_path: Path, kind: str) -> Non
             "sliding_window_pattern": 6,
         },
         "phi3": {"partial_rotary_factor": 0.75, "sliding_window": 24},
+        "qwen3_moe": {"norm_topk_prob": True},
     }.get(kind, {})
     model = make_base(tmp_path / "base", kind, spread=0.05, **{**SHAPE, **changes})
     meant = write_gguf(tmp_path / "base", tmp_path / "base.gguf", FAMILIES[kind])
@@ -528,12 +544,19 @@ KEYS = (
     "final_logit_softcapping",
     "partial_rotary_factor",
     "sliding_window_pattern",
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
 )
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    kind=st.sampled_from(["llama", "qwen2", "smollm3", "gemma2", "gemma3_text", "phi3"]),
+    kind=st.sampled_from(sorted(families.FAMILIES)),
     changes=st.dictionaries(st.sampled_from(KEYS), JSON, max_size=4),
 )
 def test_only_a_model_error_comes_out_of_a_spoilt_configuration(

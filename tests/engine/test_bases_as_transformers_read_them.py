@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from engine.base_files import INDEX_FILE, WHOLE_FILE, base_id
 from engine.errors import ModelError
 from engine.model.config import MAX_CONTEXT_TOKENS, from_huggingface
+from engine.model.experts import Experts
 from engine.model.families import FAMILIES
 from engine.model.weights import open_weights
 
@@ -42,6 +43,12 @@ SMALL = {
     "sliding_window": 700,
     "use_sliding_window": False,
     "max_window_layers": 4,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 2,
+    "mlp_only_layers": [3],
     "no_rope_layer_interval": 2,
 }
 ROPES: list[dict[str, Any]] = [
@@ -108,6 +115,13 @@ PHI_ROPES: list[dict[str, Any]] = [
 """Phi-3 knows two kinds, one of them by several names."""
 
 
+MANY_EXPERTS = {
+    "qwen2_moe": "num_experts",
+    "qwen3_moe": "num_experts",
+    "mixtral": "num_local_experts",
+}
+
+
 def oracle_class(family: str) -> Any:
     from transformers import AutoConfig
 
@@ -135,6 +149,10 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
     if family == "phi3":
         sized = {"hidden_size": 512, "num_attention_heads": 32, "num_key_value_heads": 4}
         return {"model_type": family, **raw, **sized, **draw(st.sampled_from(PHI_ROPES))}
+    if family in MANY_EXPERTS:
+        raw |= draw(st.sampled_from([{}, {MANY_EXPERTS[family]: 9}, {"num_local_experts": 9}]))
+    if family == "mixtral":
+        raw.setdefault("head_dim", 128)  # transformers' ropes fail where it is left to be computed
     rope = draw(st.sampled_from(ROPES))
     if family == "gemma3_text" and "rope_parameters" in rope:
         rope = rope | {"rope_parameters": {"full_attention": rope["rope_parameters"]}}
@@ -160,7 +178,7 @@ def meant(raw: dict[str, Any]) -> dict[str, Any]:
     else:
         frequencies, magnitude = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu", **kind)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    if family in ("mistral", "phi3"):
+    if family in ("mistral", "mixtral", "phi3", "qwen3_moe"):
         kinds = ["sliding_attention"] * config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
     slides = frozenset(
@@ -187,7 +205,25 @@ def meant(raw: dict[str, Any]) -> dict[str, Any]:
             at for at, rotates in enumerate(getattr(config, "no_rope_layers", ())) if not rotates
         ),
         "frequencies": frequencies,
+        "experts": experts_meant(family, config) if family in MANY_EXPERTS else None,
     }
+
+
+def experts_meant(family: str, config: Any) -> Experts:
+    """What layers have experts, how many and how wide, as the model's classes take it."""
+    sparse = range(config.num_hidden_layers)
+    if family != "mixtral":
+        step = config.decoder_sparse_step
+        plain = config.mlp_only_layers
+        sparse = [at for at in sparse if at not in plain and (at + 1) % step == 0]
+    return Experts(
+        count=getattr(config, MANY_EXPERTS[family]),
+        chosen=config.num_experts_per_tok,
+        width=config.intermediate_size if family == "mixtral" else config.moe_intermediate_size,
+        layers=frozenset(sparse),
+        normalised=family == "mixtral" or config.norm_topk_prob,
+        shared=config.shared_expert_intermediate_size if family == "qwen2_moe" else 0,
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

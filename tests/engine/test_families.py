@@ -38,6 +38,7 @@ def gguf(family: str, **changes: Any) -> dict[str, Any]:
         "feed_forward_length": 96,
         "context_length": 512,
         "attention.layer_norm_rms_epsilon": 1e-5,
+        **({"expert_count": 8, "expert_used_count": 2} if family.endswith("moe") else {}),
         **changes,
     }
     named = {f"{family}.{name}": value for name, value in fields.items()}

@@ -39,6 +39,15 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("phi3", PARTLY, {"target_modules": PHI, "use_dora": True}),
     ("phi3", PARTLY, {"target_modules": ["o_proj"], "modules_to_save": ["qkv_proj", "norm"]}),
     (
+        "qwen2_moe",
+        {"num_hidden_layers": 2, "decoder_sparse_step": 2, "norm_topk_prob": True},
+        {
+            "target_modules": ["q_proj", "v_proj", "o_proj", "layers.0.mlp.down_proj"],
+            "modules_to_save": ["post_attention_layernorm"],
+        },
+    ),
+    ("qwen3_moe", {"num_hidden_layers": 2}, {"target_modules": GEMMA[:4], "use_dora": True}),
+    (
         "gemma2",
         {"num_hidden_layers": 2, "tie_word_embeddings": False},
         {"target_modules": [*GEMMA, "embed_tokens"]},

@@ -83,6 +83,9 @@ def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes:
         "gemma2": "Gemma2",
         "gemma3_text": "Gemma3",
         "phi3": "Phi3",
+        "qwen2_moe": "Qwen2Moe",
+        "qwen3_moe": "Qwen3Moe",
+        "mixtral": "Mixtral",
     }
     extra = {
         "mistral": {"sliding_window": None},
@@ -90,6 +93,14 @@ def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes:
         "gemma2": {"sliding_window": 24, "query_pre_attn_scalar": 20},
         "gemma3_text": {"sliding_window": 24, "sliding_window_pattern": 2},
         "phi3": {"pad_token_id": 0},
+        "qwen2_moe": {
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 56,
+            "shared_expert_intermediate_size": 40,
+        },
+        "qwen3_moe": {"num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 40},
+        "mixtral": {"num_local_experts": 4},
     }.get(kind, {})
     named = transformers.AutoConfig.for_model(kind)
     config = type(named)(**{**SHAPE, **extra, **changes})
