@@ -27,7 +27,7 @@ from ..model.config import ModelConfig
 from ..model.experts import Experts
 from ..model.layers import quantise_rows
 from ..model.parts import PARTS, norm_number, parts_of
-from ..model.program import FOLDS, Kind, Operation, Place, make_program
+from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
 from ..model.read import read_codes, read_whole
 from ..model.weights import Weights
 from .codes import PackedCodes, pack_codes
@@ -397,6 +397,8 @@ class NativeExecutor:
                 described.factor = self._config.score_scale
                 described.cap = self._config.score_cap or 0.0
                 described.window = operation.window or 0
+                for name in operation.weights:
+                    described.second = self._kept(weights.read(name).float())
             case Kind.NORM | Kind.NORM_HEADS:
                 described.width_in = self._config.hidden
                 norms = [
@@ -451,6 +453,8 @@ class NativeExecutor:
             )
             described.width_in = packed.width_in
             self._point_to(packed, described)
+        if operation.ending is Ending.CLAMPED and self._config.clamp is not None:
+            described.factor, described.cap = self._config.clamp
         if operation.biased:
             bias = torch.cat([weights.read(f"{name}.bias") for name in operation.weights])
             described.second = self._kept(_by_column(bias.to(self._dtype).float(), columns))

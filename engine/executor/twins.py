@@ -9,6 +9,7 @@ row's bits depend on that row alone. Schedules nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -62,9 +63,10 @@ class TorchExecutor:
         self._linears: dict[int, Linear] = {}
         self._experts: dict[int, list[Linear]] = {}
         self._biases: dict[int, torch.Tensor] = {}
+        self._scoring = Scoring(self._config.score_scale, self._config.score_cap)
+        self._scorings: dict[int, Scoring] = {}
         for number, operation in enumerate(self._program):
             self._load(number, operation, weights, kernel)
-        self._scoring = Scoring(self._config.score_scale, self._config.score_cap)
         self._angles = [
             rope_table(*rope.tables(context, self._config.head_dim), dtype)
             for rope in self._config.ropes
@@ -125,17 +127,24 @@ class TorchExecutor:
                 if codes is None or plain
                 else make_q4_linear(codes)
             )
-            if operation.biased:
-                self._biases[number] = torch.cat(
-                    [weights.read(f"{name}.bias") for name in operation.weights]
-                ).to(self._dtype)
+            self._load_bias(number, operation, weights)
+        elif operation.kind is Kind.ATTEND:
+            for name in operation.weights:
+                sinks = weights.read(name).float()
+                self._scorings[number] = replace(self._scoring, sinks=sinks)
         elif operation.kind is Kind.EXPERTS:
             self._experts[number] = self._make_experts(operation, weights, kernel)
+            self._load_bias(number, operation, weights)
         elif operation.kind is Kind.EMBED:
             self._lookup = self._make_lookup(operation, weights)
         else:
             for name in operation.weights:
                 self._tensors[name] = weights.read(f"{name}.weight").float()
+
+    def _load_bias(self, number: int, operation: Operation, weights: Weights) -> None:
+        if operation.biased:
+            parts = [weights.read(f"{name}.bias") for name in operation.weights]
+            self._biases[number] = torch.cat(parts).to(self._dtype)
 
     def _make_linear(self, weight: torch.Tensor, kernel: str) -> Linear:
         return make_linear(weight.to(self._dtype) if kernel != "int8" else weight.float(), kernel)
@@ -207,6 +216,7 @@ class TorchExecutor:
                     step.layer(operation),
                     step.attention(operation.window),
                     len(source),
+                    self._scorings.get(number, self._scoring),
                 )
             case Kind.CHOOSE:
                 step.routes = choose(source[: step.rows], self._chosen_of)
@@ -244,7 +254,10 @@ class TorchExecutor:
             apply_lora(out, source, site, step.lora)
         if operation.ending is Ending.ADD:
             return places[operation.target].add_(out)
-        return fold(out, self._config.activation) if operation.ending in FOLDS else out
+        return self._fold(out) if operation.ending in FOLDS else out
+
+    def _fold(self, gate_up: torch.Tensor) -> torch.Tensor:
+        return fold(gate_up, self._config.activation, self._config.clamp)
 
     def _pass_experts(
         self, number: int, operation: Operation, source: torch.Tensor, routes: Routes
@@ -254,7 +267,9 @@ class TorchExecutor:
         for expert, first, end in routes.runs():
             rows = pad_rows(source[first:end], ROW_FLOOR[self._dtype])
             made = self._experts[number][expert](rows)
-            made = fold(made, self._config.activation) if operation.ending in FOLDS else made
+            if operation.biased:
+                made += self._biases[number].view(self._chosen_of.count, -1)[expert]
+            made = self._fold(made) if operation.ending in FOLDS else made
             out[first:end] = made[: end - first]
         return out
 
@@ -303,13 +318,14 @@ class TorchExecutor:
         pool: torch.Tensor,
         groups: list[AttentionGroup],
         padded_rows: int,
+        scoring: Scoring,
     ) -> torch.Tensor:
         if len(groups) == 1 and groups[0].in_order:
-            return pad_rows(attend(query, pool, groups[0], self._scoring), padded_rows)
+            return pad_rows(attend(query, pool, groups[0], scoring), padded_rows)
         mixed = query.new_zeros(padded_rows, self._config.heads * self._config.head_dim)
         for group in groups:
             rows = query.index_select(0, group.rows)
-            mixed.index_copy_(0, group.rows, attend(rows, pool, group, self._scoring))
+            mixed.index_copy_(0, group.rows, attend(rows, pool, group, scoring))
         return mixed
 
 

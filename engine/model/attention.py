@@ -26,6 +26,8 @@ from ..kv.pages import ZERO_PAGE
 from .layers import bmm
 
 TILE_TOKENS = 128
+SINK_COLUMNS = 16
+"""Of numbers that a processor adds up together."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,29 @@ class Rows(Protocol):
 class Scoring:
     """What a score is of the product of a query and a key: `scale` times it, then bent to within
     `cap` where there is one (cap * tanh(score / cap)).
+
+    sinks: a score of each head, [heads] float32, that has its part of the softmax and no value.
     """
 
     scale: float
     cap: float | None = None
+    sinks: torch.Tensor | None = None
 
     def bend(self, scores: torch.Tensor) -> torch.Tensor:
         """Return scores, scaled already, within the cap."""
         return scores if self.cap is None else self.cap * torch.tanh(scores / self.cap)
+
+    def weigh(self, scores: torch.Tensor, by_head: tuple[int, ...]) -> torch.Tensor:
+        """Return the softmax over the last dimension of scores, those of sinks among them.
+
+        by_head: the shape in which `sinks` go with all dimensions but the last.
+        """
+        if self.sinks is None:
+            return torch.softmax(scores, -1)
+        # a whole vector more, so that a row's sum runs in the same order whatever its length
+        more = scores.new_full((*scores.shape[:-1], SINK_COLUMNS), float("-inf"))
+        more[..., 0] = self.sinks.view(by_head)
+        return torch.softmax(torch.cat((scores, more), -1), -1)[..., :-SINK_COLUMNS]
 
 
 def group_runs(
@@ -169,9 +186,9 @@ def attend(
         scores = group.mask + scoring.bend(scores.float() * scoring.scale)
     else:
         scores = torch.add(group.mask, scores, alpha=scoring.scale)
-    weights = torch.softmax(scores, -1).to(query.dtype)
+    weights = scoring.weigh(scores, (kv_heads, 1, 1, -1)).to(query.dtype)
     weights = (
-        weights.view(kv_heads, sequences, -1, tiles, TILE_TOKENS)
+        weights.reshape(kv_heads, sequences, -1, tiles, TILE_TOKENS)
         .transpose(2, 3)
         .reshape(kv_heads * sequences * tiles, -1, TILE_TOKENS)
     )
@@ -214,4 +231,4 @@ def attend_plainly(
     scores = scoring.bend(torch.einsum("qhd,khd->hqk", query, keys) * scoring.scale)
     positions = torch.arange(first_position, first_position + query.shape[0])
     scores = scores.masked_fill(unseen(len(keys), positions, window)[None], float("-inf"))
-    return torch.einsum("hqk,khd->qhd", torch.softmax(scores, -1), values).flatten(1)
+    return torch.einsum("hqk,khd->qhd", scoring.weigh(scores, (-1, 1)), values).flatten(1)

@@ -16,6 +16,7 @@ from .experts import Experts, read_experts
 from .families import (
     ALL_IF_USED,
     ALWAYS_WINDOW,
+    CLAMPED,
     FAMILIES,
     NO_WINDOW,
     SECOND_IF_USED,
@@ -44,13 +45,15 @@ class ModelConfig:
     window: how many tokens a token of the layers `sliding` sees, itself among them.
     local_rope_base: of the layers that slide, where they rotate by a base of their own.
     rope: how heads rotate; None: all of each by powers of `rope_base`.
-    activation: what gates the MLP (families.SILU or GELU_TANH).
+    activation: what gates the MLP (families.SILU, GELU_TANH or CLAMPED).
+    clamp: alpha and limit of CLAMPED.
     norm_offset: what is added to the weights of norms as adapters and folders have them.
     post_norms: attention and MLP are normalised again before they are added (Gemma).
     fused: q, k and v lie in one tensor, gate and up in another (Phi-3).
     query_scale: what scores are multiplied by; None: head_dim ** -0.5.
     score_cap, logit_cap: x becomes cap * tanh(x / cap).
     experts: of the layers whose MLP is a router and experts; None: there are no such layers.
+    sinks: each head has a learned score that no token has, which takes its part of the softmax.
     """
 
     vocab_size: int
@@ -82,6 +85,8 @@ class ModelConfig:
     score_cap: float | None = None
     logit_cap: float | None = None
     experts: Experts | None = None
+    sinks: bool = False
+    clamp: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         sizes = (
@@ -171,6 +176,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
     unrotated = _unrotated(fields, family, layers)
     context = fields.whole("max_position_embeddings", highest=MAX_POSITIONS)
     sliding = _sliding(fields, family, layers, unrotated)
+    activation = family.activation_of(fields[family.activation_field])
     plain = Rope(rope.real("rope_theta"), _rotated(rope, head_dim))
     return ModelConfig(
         vocab_size=fields.whole("vocab_size", highest=1 << 24),
@@ -193,7 +199,7 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
         window=fields.whole("sliding_window", highest=MAX_POSITIONS) if sliding else None,
         sliding=sliding,
         local_rope_base=_local_base(fields) if family.local_rope else None,
-        activation=family.activation_of(fields[family.activation_field]),
+        activation=activation,
         norm_offset=family.norm_offset,
         post_norms=family.post_norms,
         fused=family.fused,
@@ -202,6 +208,8 @@ def from_huggingface(raw: Mapping[str, Any]) -> ModelConfig:
         score_cap=fields.maybe_real("attn_logit_softcapping") if family.caps_scores else None,
         logit_cap=fields.maybe_real("final_logit_softcapping") if family.caps_logits else None,
         experts=read_experts(fields, family.routing, layers),
+        sinks=family.sinks,
+        clamp=_clamp(fields) if activation == CLAMPED else None,
     )
 
 
@@ -259,6 +267,10 @@ def _rotated(rope: Fields, head_dim: int) -> int:
             " it must be an even part of them"
         )
     return rotated
+
+
+def _clamp(fields: Fields) -> tuple[float, float]:
+    return fields.real("swiglu_alpha"), fields.real("swiglu_limit")
 
 
 def _query_scale(fields: Fields, family: Family) -> float | None:

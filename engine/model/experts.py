@@ -26,6 +26,7 @@ class Routing:
     shared: that for the width of the one that every token passes; None: there is none. normalised:
     the weights of a token's experts always come to 1; else where TOP_K_NORMALISED says so. partly:
     fields name layers that have an ordinary MLP. counts: those of COUNTS that mean something.
+    biased, in_turn: as Experts has them.
     """
 
     count: int
@@ -34,6 +35,8 @@ class Routing:
     normalised: bool = False
     partly: bool = False
     counts: tuple[str, ...] = COUNTS
+    biased: bool = False
+    in_turn: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Experts:
     `chosen`, each `width` wide inside.
 
     normalised: the weights of a token's experts come to 1; else they are the softmax over all.
-    shared: the width of the one that every token passes, too; 0: there is none.
+    shared: the width of the one that every token passes, too; 0: there is none. biased: router and
+    experts have biases. in_turn: where a folder has a layer's experts together, rows of gate and up
+    take turns, and matrices lie transposed.
     """
 
     count: int
@@ -51,6 +56,8 @@ class Experts:
     layers: frozenset[int]
     normalised: bool
     shared: int = 0
+    biased: bool = False
+    in_turn: bool = False
 
     def __post_init__(self) -> None:
         if self.chosen > self.count:
@@ -77,6 +84,8 @@ def read_experts(fields: Fields, routing: Routing | None, layers: int) -> Expert
         layers=sparse,
         normalised=routing.normalised or fields.flag(TOP_K_NORMALISED),
         shared=0 if routing.shared is None else fields.whole(routing.shared),
+        biased=routing.biased,
+        in_turn=routing.in_turn,
     )
 
 

@@ -36,6 +36,8 @@ the first on, below `max_window_layers`.
 SILU = "silu"
 GELU_TANH = "gelu_tanh"
 """The GELU by way of a tanh, not the exact one."""
+CLAMPED = "clamped"
+"""(up + 1) * gate * sigmoid(alpha * gate), both kept within a limit (gpt-oss)."""
 SILU_NAMES: Mapping[str, str] = MappingProxyType({"silu": SILU, "swish": SILU})
 GELU_NAMES: Mapping[str, str] = MappingProxyType(
     {"gelu_pytorch_tanh": GELU_TANH, "gelu_new": GELU_TANH}
@@ -87,6 +89,7 @@ class Family:
         `gguf_wide_layers` layers.
     caps_scores, caps_logits: whether the fields for soft caps mean something.
     routing: how it describes the experts of its layers; None: there are none.
+    sinks: each head has a learned score that no token has.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Family:
     gguf_name: str | None = None
     gguf_wide_layers: int | None = None
     routing: Routing | None = None
+    sinks: bool = False
 
     @property
     def gguf(self) -> str:
@@ -317,6 +321,38 @@ _ROWS = (
         },
         window=ALWAYS_WINDOW,
         routing=Routing(8, "intermediate_size", normalised=True),
+    ),
+    Family(
+        "gpt_oss",
+        in_gguf=False,
+        defaults={
+            "num_hidden_layers": 36,
+            "vocab_size": 201088,
+            "hidden_size": 2880,
+            "intermediate_size": 2880,
+            "head_dim": 64,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "sliding_window": 128,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 150000.0,
+            "attention_bias": True,
+            "num_experts_per_tok": 4,
+            "swiglu_alpha": 1.702,
+            "swiglu_limit": 7.0,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 32.0,
+                "truncate": False,
+                "original_max_position_embeddings": 4096,
+            },
+        },
+        window=WINDOW_IF_USED,
+        window_gap=2,
+        activations={"silu": CLAMPED},
+        routing=Routing(128, "intermediate_size", normalised=True, biased=True, in_turn=True),
+        sinks=True,
     ),
 )
 FAMILIES: Mapping[str, Family] = MappingProxyType({row.name: row for row in _ROWS})

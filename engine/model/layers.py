@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from .families import GELU_TANH
+from .families import CLAMPED, GELU_TANH
 from .quantised import MIDDLE, Quantised
 
 os.environ.setdefault(
@@ -205,19 +205,28 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     x.mul_(cos).addcmul_(flipped, sin)
 
 
-def fold(gate_up: torch.Tensor, activation: str) -> torch.Tensor:
+def fold(
+    gate_up: torch.Tensor, activation: str, clamp: tuple[float, float] | None = None
+) -> torch.Tensor:
     """Compute `[rows, 2 * n] → activation(first half) * second half`, [rows, n].
 
+    clamp: alpha and limit of families.CLAMPED, which keeps both halves within the limit first.
     Works in pieces that one thread takes whole: torch cuts longer ones anywhere, and has another
     exponential for what is left over beside a cut.
     """
     gate, up = gate_up.chunk(2, dim=-1)
+    if clamp is not None:
+        gate, up = gate.clamp(max=clamp[1]), up.clamp(-clamp[1], clamp[1]) + 1
     rows = max(1, ONE_THREAD_NUMBERS // gate.shape[-1])
-    return torch.cat([activate(piece, activation) for piece in torch.split(gate, rows)]).mul_(up)
+    alpha = 1.0 if clamp is None else clamp[0]
+    pieces = [activate(piece, activation, alpha) for piece in torch.split(gate, rows)]
+    return torch.cat(pieces).mul_(up)
 
 
-def activate(gate: torch.Tensor, activation: str) -> torch.Tensor:
-    """Compute the activation (families.SILU or GELU_TANH) of every number."""
+def activate(gate: torch.Tensor, activation: str, alpha: float = 1.0) -> torch.Tensor:
+    """Compute the activation (families.SILU, GELU_TANH or CLAMPED) of every number."""
+    if activation == CLAMPED:
+        return gate * torch.sigmoid(gate * alpha)
     if activation == GELU_TANH:
         return functional.gelu(gate, approximate="tanh")
     return functional.silu(gate)

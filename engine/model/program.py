@@ -30,7 +30,7 @@ from enum import IntEnum
 
 from .config import ModelConfig
 from .experts import Experts
-from .families import GELU_TANH
+from .families import CLAMPED, GELU_TANH, SILU
 from .parts import (
     DOWN_PARTS,
     GATE_UP_PARTS,
@@ -62,16 +62,18 @@ class Kind(IntEnum):
 
 class Ending(IntEnum):
     """The fate of what a linear or a norm gives: written, added to its target, or gate and up
-    folded into one by SiLU (SwiGLU) or by GELU (GeGLU).
+    folded into one by SiLU (SwiGLU), by GELU (GeGLU) or by SiLU within a limit (gpt-oss).
     """
 
     WRITE = 0
     ADD = 1
     SWIGLU = 2
     GEGLU = 3
+    CLAMPED = 4
 
 
-FOLDS = (Ending.SWIGLU, Ending.GEGLU)
+FOLDS = (Ending.SWIGLU, Ending.GEGLU, Ending.CLAMPED)
+FOLDING = {SILU: Ending.SWIGLU, GELU_TANH: Ending.GEGLU, CLAMPED: Ending.CLAMPED}
 
 
 class Place(IntEnum):
@@ -110,12 +112,12 @@ class Operation:
     """One line of the program.
 
     weights: Hugging Face names without ".weight", concatenated by output rows in a linear (with
-    ".bias" too when `biased`); in EXPERTS those of one expert after the other. site: the kind of
-    adapter site of a linear; None where adapters change none, or outside the layers (the head).
-    widths: the outputs of each part of a linear without a site. layer: None where adapters change
-    nothing and no keys are kept. norm: which of the layer's norms (parts.norms_of) it is; 0 for
-    that behind the layers. rope: which of the base's ropes turns the heads. window: how many tokens
-    a token sees; None: all.
+    ".bias" too when `biased`); in EXPERTS those of one expert after the other; of ATTEND the sinks
+    of its heads, if they have any. site: the kind of adapter site of a linear; None where adapters
+    change none, or outside the layers (the head). widths: the outputs of each part of a linear
+    without a site. layer: None where adapters change nothing and no keys are kept. norm: which of
+    the layer's norms (parts.norms_of) it is; 0 for that behind the layers. rope: which of the
+    base's ropes turns the heads. window: how many tokens a token sees; None: all.
     """
 
     kind: Kind
@@ -198,7 +200,8 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
         yield Operation(Kind.ROTATE, Place.QKV, Place.QKV, (), layer=layer, rope=rope)
     yield Operation(Kind.STORE, Place.QKV, Place.QKV, (), layer=layer)
     window = config.window_of(layer)
-    yield Operation(Kind.ATTEND, Place.QKV, Place.MIXED, (), layer=layer, window=window)
+    sinks = names("self_attn.sinks") if config.sinks else ()
+    yield Operation(Kind.ATTEND, Place.QKV, Place.MIXED, sinks, layer=layer, window=window)
     yield from into_stream(Place.MIXED, "self_attn.o_proj", OUT, config.out_bias, number=1)
     yield norm(2 if config.post_norms else 1, Place.HIDDEN, Place.NORMED, Ending.WRITE)
     experts = config.experts_of(layer)
@@ -206,7 +209,7 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
         yield from _mlp_of_experts(config, experts, layer)
         return
     gate_up = ("mlp.gate_proj", "mlp.up_proj")
-    folds = _folding(config)
+    folds = FOLDING[config.activation]
     yield linear(Place.NORMED, Place.GATED, gate_up, GATE_UP, folds, biased=config.mlp_bias)
     yield from into_stream(Place.GATED, "mlp.down_proj", DOWN, config.mlp_bias, number=3)
 
@@ -216,8 +219,16 @@ def _mlp_of_experts(config: ModelConfig, experts: Experts, layer: int) -> Iterat
         kind: Kind, source: Place, target: Place, parts: tuple[str, ...], *, widths: tuple[int, ...]
     ) -> Operation:
         names = tuple(f"model.layers.{layer}.{part}" for part in parts)
-        ending = _folding(config) if target in (Place.FOLDED, Place.SHARED) else Ending.WRITE
-        return Operation(kind, source, target, names, ending=ending, widths=widths)
+        folds = target in (Place.FOLDED, Place.SHARED)
+        return Operation(
+            kind,
+            source,
+            target,
+            names,
+            ending=FOLDING[config.activation] if folds else Ending.WRITE,
+            biased=experts.biased,
+            widths=widths,
+        )
 
     router = (ROUTER, SHARED_GATE) if experts.shared else (ROUTER,)
     widths = (experts.count, 1)[: len(router)]
@@ -237,7 +248,3 @@ def _mlp_of_experts(config: ModelConfig, experts: Experts, layer: int) -> Iterat
         yield linear(Kind.LINEAR, Place.NORMED, Place.SHARED, gate_up, widths=widths)
         yield linear(Kind.LINEAR, Place.SHARED, Place.DELTA, down, widths=(config.hidden,))
     yield Operation(Kind.GATHER, Place.MADE, Place.HIDDEN)
-
-
-def _folding(config: ModelConfig) -> Ending:
-    return Ending.GEGLU if config.activation == GELU_TANH else Ending.SWIGLU

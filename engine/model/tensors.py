@@ -44,6 +44,10 @@ def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
         experts = config.experts_of(layer)
         for name, shape in () if experts is None else _of_experts(experts, hidden):
             yield f"{stem}{name}.weight", shape
+            if experts is not None and experts.biased:
+                yield f"{stem}{name}.bias", shape[:1]
+        if config.sinks:
+            yield f"{stem}self_attn.sinks", (config.heads,)
         for name, width in norms:
             yield f"{stem}{name}.weight", (width,)
 

@@ -42,6 +42,9 @@ MAX_CONFIG_BRACKETS = 2000
 SERVED_DTYPES = ("F32", "F16", "BF16")
 PACKED_DTYPES = ("I32", "I64")
 """Of what a quantised linear consists of besides."""
+OF_EXPERTS = "mxfp4"
+"""The `quant_method` by which experts alone lie in 4 bits; they are widened as they are read."""
+EXPERT_DTYPES = ("U8",)
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -142,8 +145,11 @@ def _open_folder(path: Path) -> Weights:
     raw = _read_config(path / "config.json")
     config = from_huggingface(raw)
     given = raw.get("quantization_config") or _old_quantisation(path)
-    tensors = _find_tensors(path, SERVED_DTYPES if given is None else SERVED_DTYPES + PACKED_DTYPES)
-    found = dict(one_by_one(tensors))
+    experts_alone = isinstance(given, dict) and given.get("quant_method") == OF_EXPERTS
+    given = None if experts_alone else given
+    more = EXPERT_DTYPES if experts_alone else () if given is None else PACKED_DTYPES
+    tensors = _find_tensors(path, SERVED_DTYPES + more)
+    found = dict(one_by_one(tensors, config.experts is not None and config.experts.in_turn))
     sources: dict[str, Readable | PackedLinear] = dict(found)
     if given is not None:
         sources = _fold_quantised(given, found, {name for name, _ in expected_tensors(config)})

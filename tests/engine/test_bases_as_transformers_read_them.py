@@ -119,6 +119,7 @@ MANY_EXPERTS = {
     "qwen2_moe": "num_experts",
     "qwen3_moe": "num_experts",
     "mixtral": "num_local_experts",
+    "gpt_oss": "num_local_experts",
 }
 
 
@@ -212,17 +213,20 @@ def meant(raw: dict[str, Any]) -> dict[str, Any]:
 def experts_meant(family: str, config: Any) -> Experts:
     """What layers have experts, how many and how wide, as the model's classes take it."""
     sparse = range(config.num_hidden_layers)
-    if family != "mixtral":
+    alike = family in ("gpt_oss", "mixtral")
+    if not alike:
         step = config.decoder_sparse_step
         plain = config.mlp_only_layers
         sparse = [at for at in sparse if at not in plain and (at + 1) % step == 0]
     return Experts(
         count=getattr(config, MANY_EXPERTS[family]),
         chosen=config.num_experts_per_tok,
-        width=config.intermediate_size if family == "mixtral" else config.moe_intermediate_size,
+        width=config.intermediate_size if alike else config.moe_intermediate_size,
         layers=frozenset(sparse),
-        normalised=family == "mixtral" or config.norm_topk_prob,
+        normalised=alike or config.norm_topk_prob,
         shared=config.shared_expert_intermediate_size if family == "qwen2_moe" else 0,
+        biased=family == "gpt_oss",
+        in_turn=family == "gpt_oss",
     )
 
 

@@ -73,6 +73,7 @@ def expect(model: Any, tokens: list[int]) -> torch.Tensor:
         ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 2}),
         ("qwen3_moe", {"norm_topk_prob": True, "mlp_only_layers": [1]}),
         ("mixtral", {"sliding_window": 20}),
+        ("gpt_oss", {"num_hidden_layers": 2}),
         ("qwen3", {}),
         ("qwen3", {"attention_bias": True, "tie_word_embeddings": True}),
         ("smollm3", {"num_hidden_layers": 5}),

@@ -4,6 +4,7 @@ bits do not depend on which rows share its experts.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from engine.cuda.device import HostDevice
 from engine.errors import BadAdapter, ModelError
 from engine.executor.memory import linear_numbers
 from engine.model.config import ModelConfig, from_huggingface
+from engine.model.expert_tensors import MX_NUMBERS
 from engine.model.experts import Experts
 from engine.model.families import FAMILIES
 from engine.model.program import Kind, make_program
@@ -31,6 +33,7 @@ from .four_bits import in_4_bits
 from .worlds import BOTH, KERNELS, Bench, make_base, some_tokens, write_adapter
 
 OF_EXPERTS = {Kind.CHOOSE, Kind.DEAL, Kind.EXPERTS, Kind.GATHER}
+MX_SHAPE = {"hidden_size": 96, "intermediate_size": 64, "num_local_experts": 3}
 EVEN = {"moe_intermediate_size": 64, "hidden_size": 96, "shared_expert_intermediate_size": 32}
 
 
@@ -103,6 +106,39 @@ def test_experts_in_one_tensor_are_those_that_stand_one_by_one(tmp_path: Path) -
     one_by_one = logits_of(tmp_path, tokens)
     fuse(tmp_path)
     assert torch.equal(logits_of(tmp_path, tokens), one_by_one)
+
+
+def in_mx_fp4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round `weight [experts, in, out]` to MXFP4: blocks [experts, out, in / 32, 16] and scales."""
+    groups = weight.transpose(1, 2).reshape(len(weight), weight.shape[2], -1, 32)
+    powers = groups.abs().amax(-1, keepdim=True).clamp(min=1e-9).log2().floor() - 2
+    codes = (groups[..., None] / 2 ** powers[..., None] - MX_NUMBERS).abs().argmin(-1)
+    pairs = codes.to(torch.uint8).view(*groups.shape[:3], 16, 2)
+    scales = (powers[..., 0] + 127).to(torch.uint8)
+    return pairs[..., 0] | pairs[..., 1] << 4, scales
+
+
+def test_gpt_oss_s_experts_in_4_bits_are_what_transformers_makes_of_them(tmp_path: Path) -> None:
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    make_base(tmp_path, "gpt_oss", spread=0.2, num_hidden_layers=1, **MX_SHAPE)
+    tensors = load_file(tmp_path / "model.safetensors")
+    meant = dict(tensors)
+    for name in ("gate_up_proj", "down_proj"):
+        whole = f"model.layers.0.mlp.experts.{name}"
+        blocks, scales = in_mx_fp4(tensors.pop(whole))
+        tensors |= {f"{whole}_blocks": blocks, f"{whole}_scales": scales}
+        meant[whole] = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
+    save_file(meant, tmp_path / "model.safetensors")
+    tokens = some_tokens(20, 1)
+    expected = logits_of(tmp_path, tokens)
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    with pytest.raises(ModelError, match="is U8; we read F32"):
+        open_weights(tmp_path)
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(logits_of(tmp_path, tokens), expected)
 
 
 def test_a_base_that_lacks_an_expert_is_refused_by_its_name(tmp_path: Path) -> None:

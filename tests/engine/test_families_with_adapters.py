@@ -46,6 +46,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             "modules_to_save": ["post_attention_layernorm"],
         },
     ),
+    ("gpt_oss", {"num_hidden_layers": 2}, {"target_modules": GEMMA[:4], "bias": "lora_only"}),
     ("qwen3_moe", {"num_hidden_layers": 2}, {"target_modules": GEMMA[:4], "use_dora": True}),
     (
         "gemma2",

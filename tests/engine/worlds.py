@@ -86,6 +86,7 @@ def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes:
         "qwen2_moe": "Qwen2Moe",
         "qwen3_moe": "Qwen3Moe",
         "mixtral": "Mixtral",
+        "gpt_oss": "GptOss",
     }
     extra = {
         "mistral": {"sliding_window": None},
@@ -101,6 +102,7 @@ def make_base(folder: Path, kind: str = "llama", spread: float = 0.3, **changes:
         },
         "qwen3_moe": {"num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 40},
         "mixtral": {"num_local_experts": 4},
+        "gpt_oss": {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 24},
     }.get(kind, {})
     named = transformers.AutoConfig.for_model(kind)
     config = type(named)(**{**SHAPE, **extra, **changes})
