@@ -35,8 +35,7 @@ def export(held: Held, made: Signed, folder: Path, tell: Tell) -> ExportInfo:
 
     Raises BadRequest for a folder that is there, or that the disk does not take.
     """
-    if folder.exists():
-        raise BadRequest(f"{folder} is there already; name a new folder")
+    check_new(folder)
     whole = parts_of(held.state, made.version.contributions)
     parts = tuple(part for part in whole if part.given.withdrawn is None)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -49,6 +48,12 @@ def export(held: Held, made: Signed, folder: Path, tell: Tell) -> ExportInfo:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return info
+
+
+def check_new(folder: Path) -> None:
+    """Raise BadRequest for a folder that is there."""
+    if folder.exists():
+        raise BadRequest(f"{folder} is there already; name a new folder")
 
 
 def _write(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -67,7 +67,7 @@ from ..wire.infer import WireError
 from . import showing
 from .desk import OWN, Desk
 from .examining import examine_files, finding_of, review_text, rules_of
-from .exporting import export
+from .exporting import check_new, export
 from .giving import Giver
 from .ground import Held
 from .remote import Remote
@@ -81,6 +81,8 @@ CONSENT = (
 MIN_HEX_CHARS = 6
 VERSION_TRIES = 3
 TEXT_DEADLINE_S = 120.0
+COMPARE_DEADLINE_S = 60.0
+MAX_COMPARED_BYTES = 256 << 20  # of others' texts, fetched to look at one's own
 MAX_INVITE_DAYS = 3_650
 
 
@@ -221,6 +223,7 @@ class DatanetService:
         self._check_may_give(held, said)
         rules = rules_of(held.state.charter, column=said.column, mask=said.mask)
         files = [Path(file) for file in said.files]
+        await self._bring_to_compare(held, tell)
         examined = await examine_files(held, files, rules, self._own, tell)
         findings = tuple(finding_of(examined, finding) for finding in examined.findings)
         given: list[bytes] = []
@@ -237,6 +240,24 @@ class DatanetService:
             num_kept=len(examined.kept),
             num_refused=len(examined.documents) - len(examined.kept),
         )
+
+    async def _bring_to_compare(self, held: Held, tell: Tell) -> None:
+        """Have others' texts here, as far as they are to be had soon, so that who gives hears at
+        once what was given before.
+        """
+        wanted = [
+            one
+            for one in held.state.in_log_order()
+            if one.withdrawn is None and one.status != "refused" and not held.texts.has(one.digest)
+        ]
+        room = MAX_COMPARED_BYTES
+        with trio.move_on_after(COMPARE_DEADLINE_S), suppress(NodeError):
+            for number, one in enumerate(wanted):
+                tell(Progress("fetch", number, len(wanted)))
+                room -= one.size
+                if room < 0:
+                    return
+                await self._need_text(held, one.digest)
 
     async def withdraw(self, datanet: str, contribution: str) -> ContributionInfo:
         """Take back what was given."""
@@ -384,6 +405,7 @@ class DatanetService:
                 + "; `lorikeet datanet show` lists them, and its council makes one with `lorikeet"
                 " datanet version`"
             )
+        check_new(folder)
         await self._need_texts(held, made.version.contributions, tell)
 
         def told(progress: Progress) -> None:

@@ -28,6 +28,11 @@ async def test_a_community_collects_texts_and_anybody_checks_them(tmp_path: Path
             given = await ann.datanets.give("kitchen", giving(first, title="Fish"), hush)
             assert [one.state for one in given.contributions] == ["waiting"]
             await until(lambda: _is_here(owner, given.contributions[0].id))
+            copied = await ben.datanets.give("kitchen", giving(first), hush)
+            assert not copied.contributions
+            codes = {one.code for one in copied.findings if one.outcome == "refuse"}
+            assert "duplicate" in codes
+            assert any(given.contributions[0].id[:12] in one.detail for one in copied.findings)
             second = write_text(tmp_path / "second.txt", 2)
             own = await ben.datanets.give("kitchen", giving(second, title="Rice"), hush)
             (queued, other) = await owner.datanets.queue("kitchen", hush)

@@ -1,0 +1,113 @@
+"""The commands and routes of datanets, against a real daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import trio
+from typer.testing import CliRunner, Result
+
+from node.cli.app import app
+from node.cli.client import CliError
+from node.daemon import NodeDaemon
+from node.http.server import listen, serve_http, url_of
+from node.running import RUNNING_FILE, Running
+
+from .people import daemon, write_text
+
+
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[tuple[NodeDaemon, str]]:
+    """A daemon with its HTTP face, and a home in which commands find it."""
+    async with daemon(folder / "home") as running, trio.open_nursery() as nursery:
+        sock = listen("127.0.0.1", 0)
+        nursery.start_soon(serve_http, running, sock)
+        note = Running(os.getpid(), url_of(sock), [], running.host.peer_id)
+        (folder / "home" / RUNNING_FILE).write_bytes(msgspec.json.encode(note))
+        yield running, url_of(sock)
+        nursery.cancel_scope.cancel()
+
+
+async def command(folder: Path, *arguments: str) -> Result:
+    """`lorikeet datanet …`, in a thread of this process."""
+
+    def run() -> Result:
+        env = {"LORIKEET_HOME": str(folder / "home")}
+        return CliRunner().invoke(app, ["datanet", *arguments], env=env)
+
+    with trio.fail_after(120):
+        return await trio.to_thread.run_sync(run)
+
+
+async def told(folder: Path, *arguments: str) -> Any:
+    """What a command prints as JSON; it must do well."""
+    done = await command(folder, *arguments, "--json")
+    assert done.exit_code == 0, (done.output, done.exception)
+    return json.loads(done.stdout)
+
+
+async def test_a_newcomer_types_all_of_it(tmp_path: Path) -> None:
+    text = write_text(tmp_path / "notes.txt", 3, paragraphs=6)
+    async with serving(tmp_path) as (_, url):
+        made = await told(
+            tmp_path, "create", "our kitchen", "--language", "en", "--min-words", "10"
+        )
+        assert made["role"] == "owner"
+        assert (await command(tmp_path, "invite", "our kitchen")).stdout.startswith("datanet1-")
+
+        unasked = await command(tmp_path, "give", "our kitchen", str(text))
+        assert isinstance(unasked.exception, CliError)
+        assert "--agree" in str(unasked.exception)
+        given = await told(tmp_path, "give", "our kitchen", str(text), "--agree", "--title", "Mine")
+        (one,) = given["contributions"]
+
+        (waiting,) = await told(tmp_path, "queue", "our kitchen")
+        assert (waiting["id"], waiting["state"]) == (one["id"], "waiting")
+        read = await command(tmp_path, "text", "our kitchen", one["id"][:12])
+        assert read.stdout.split()[:5] == text.read_text().split()[:5]
+        short = ("our kitchen", one["id"][:12])
+        refused = await told(tmp_path, "refuse", *short, "--why", "too short", "--mend", "add more")
+        assert refused["state"] == "refused"
+        shown = await command(tmp_path, "show", "our kitchen")
+        assert "too short" in shown.stdout
+        assert "add more" in shown.stdout
+        assert (await told(tmp_path, "accept", *short))["state"] == "accepted"
+        assert (await told(tmp_path, "version", "our kitchen"))["number"] == 1
+
+        folder = tmp_path / "kitchen-1"
+        exported = await told(tmp_path, "export", "our kitchen", str(folder))
+        lines = (folder / "documents.jsonl").read_text().splitlines()
+        assert len(lines) == exported["documents"]
+        again = await command(tmp_path, "export", "our kitchen", str(folder))
+        assert "name a new folder" in str(again.exception)
+        # a text that somebody changed on the disk is found
+        path = next((tmp_path / "home" / "datanets").glob("*/texts/*/text"))
+        path.write_bytes(path.read_bytes().replace(b"e", b"a", 1))
+        changed = await command(tmp_path, "verify", "our kitchen")
+        assert changed.exit_code == 4
+        assert "not what was signed" in changed.output + changed.stderr
+
+        assert (await told(tmp_path, "withdraw", *short))["state"] == "withdrawn"
+        assert [row["name"] for row in await told(tmp_path, "list")] == ["our kitchen"]
+        unknown = await command(tmp_path, "show", "nothing")
+        assert "lists them" in str(unknown.exception)
+
+        async with httpx.AsyncClient(base_url=url) as client:
+            evil = await client.post(
+                "/lorikeet/v1/datanets", json={"name": "x"}, headers={"origin": "http://evil.test"}
+            )
+            assert evil.status_code == 403
+            wrong = await client.post("/lorikeet/v1/datanets", json={"nam": "x"})
+            assert wrong.status_code == 400
+            route = f"/lorikeet/v1/datanets/{made['id']}"
+            assert (await client.get(route)).json()["info"]["name"] == "our kitchen"
+            bad = await client.post(f"{route}/export", json={"folder": str(tmp_path)})
+            assert bad.status_code == 400
+            assert "name a new folder" in bad.text
