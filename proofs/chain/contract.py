@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..hextext import from_hex
 from .errors import OddAnswer
+from .views import View
 
 if TYPE_CHECKING:  # they bring web3: a daemon without a chain must not wait for it
     from web3.types import EventData
@@ -41,6 +42,13 @@ class DeployedContract:
         """Call a view function that returns one value."""
         (value,) = self.read(function, *values, block=block)
         return value
+
+    def read_together(self, *functions: str) -> list[Any]:
+        """Call view functions that take nothing and return one value: in one request, all at one
+        block.
+        """
+        views = [View(self.name, self.address, function, ()) for function in functions]
+        return [value for (value,) in self.rpc.read_many(views)]
 
     def events(
         self, event: str, wanted: Mapping[str, object], *, first: int, last: int

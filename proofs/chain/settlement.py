@@ -70,15 +70,24 @@ class Settlement:
 
     def read(self) -> SettlementState:
         """The end of the header chain."""
-        epoch = int(self._contract.read_one("lastEpoch"))
+        epoch, posted_at, num_receipts, payout_total, total_paid, total_exited = (
+            self._contract.read_together(
+                "lastEpoch",
+                "lastPostedAt",
+                "numReceipts",
+                "payoutTotal",
+                "totalPaid",
+                "totalExited",
+            )
+        )
         return SettlementState(
             epoch=epoch,
             header_hash=self.find_header_hash(epoch) or bytes(32),
-            posted_at=self._contract.read_one("lastPostedAt"),
-            num_receipts=self._contract.read_one("numReceipts"),
-            payout_total=self._contract.read_one("payoutTotal"),
-            total_paid=self._contract.read_one("totalPaid"),
-            total_exited=self._contract.read_one("totalExited"),
+            posted_at=posted_at,
+            num_receipts=num_receipts,
+            payout_total=payout_total,
+            total_paid=total_paid,
+            total_exited=total_exited,
         )
 
     # ── headers ──
@@ -170,12 +179,15 @@ class Settlement:
 
     def read_office(self) -> Office:
         """Who holds the office, and on what terms."""
-        aggregator = self.aggregator()
+        holder, bond, term, silent_from = self._contract.read_together(
+            "aggregator", "bond", "term", "silentFrom"
+        )
+        aggregator = from_hex(holder)
         return Office(
             aggregator=None if aggregator == NO_ADDRESS else aggregator,
-            bond=self._contract.read_one("bond"),
-            term=self._contract.read_one("term"),
-            silent_from=self._contract.read_one("silentFrom"),
+            bond=bond,
+            term=term,
+            silent_from=silent_from,
         )
 
     def silent_from(self, block: str | int) -> int:
@@ -188,8 +200,8 @@ class Settlement:
 
     def witnesses(self) -> tuple[tuple[bytes, ...], int]:
         """The witnesses, and how many of them must sign a header."""
-        found = self._contract.read_one("witnesses")
-        return tuple(map(from_hex, found)), int(self._contract.read_one("quorum"))
+        found, quorum = self._contract.read_together("witnesses", "quorum")
+        return tuple(map(from_hex, found)), int(quorum)
 
     def fund_bond(self, amount: int) -> TransactionReceipt:
         """Add our money to the bond of whoever is aggregator."""
