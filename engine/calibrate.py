@@ -3,8 +3,8 @@
 
 Every engine here is a real one. Honest answers are made in each of the given number formats and
 with both executors, and replayed in all others; the thresholds that follow are tried on answers
-made without the adapter, with another, with other dice, and over a base rounded to 4 bits. Decides
-no verdict; verdict.py does.
+made without the adapter, with another, with other dice, and over a base in fewer bits (4, or 3 of
+one that lies in 4). Decides no verdict; verdict.py does.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .messages import (
     ToEngine,
     Tokens,
 )
+from .model.quantised import Quantised
 from .model.weights import Weights, open_weights
 from .verdict import Thresholds, calibrate, judge
 
@@ -97,9 +98,9 @@ def run(plan: Plan, say: Callable[[str], None]) -> Report:
         }
         if plan.other is not None:
             false["made with another adapter"] = player.answer(OTHER, "honest", plan)
-    if not weights.in_4_bits:
-        with open_player(rounded(weights), plan, plan.kinds[0]) as player:
-            false["made over a base of 4 bits"] = player.answer(ADAPTER, "honest", plan)
+    with open_player(rounded(weights), plan, plan.kinds[0]) as player:
+        bits = 3 if weights.in_4_bits else 4
+        false[f"made over a base of {bits} bits"] = player.answer(ADAPTER, "honest", plan)
     say(f"made {sum(map(len, false.values()))} dishonest answers of {len(false)} kinds")
     margins: list[list[float]] = []
     for kind in plan.kinds:
@@ -142,12 +143,24 @@ def _choose(honest: list[list[float]], tried: dict[str, list[list[float]]], one_
 
 
 def rounded(weights: Weights) -> Weights:
-    """Return the same base with its linears rounded to 4 bits, 32 numbers a scale.
+    """Return the same base with its linears rounded to 4 bits, 32 numbers a scale; those that lie
+    in 4 bits to 3, by leaving out every second code.
 
-    It is what a dishonest node saves memory with; a base that lies in 4 bits leaves it nothing.
+    It is what a dishonest node saves memory with.
     """
 
+    def stored_quantised(name: str) -> Quantised | None:
+        weight = weights.stored_quantised(name)
+        if weight is None or "embed" in name:
+            return weight
+        codes = (weight.codes & 15, weight.codes >> 4)
+        low, high = (((code + 1) // 2 * 2).clamp(max=14) for code in codes)
+        return replace(weight, codes=low | high << 4)
+
     def stored(name: str) -> torch.Tensor:
+        codes = stored_quantised(name)
+        if codes is not None and "embed" not in name:
+            return codes.dequantise()
         tensor = weights.stored(name)
         if tensor.dim() != 2 or "embed" in name or tensor.shape[1] % 32:
             return tensor
@@ -156,7 +169,7 @@ def rounded(weights: Weights) -> Weights:
         near: torch.Tensor = (groups / scale).round() * scale
         return near.reshape(tensor.shape).to(tensor.dtype)
 
-    return replace(weights, stored=stored)
+    return replace(weights, stored=stored, stored_quantised=stored_quantised)
 
 
 @contextmanager

@@ -3,7 +3,8 @@ whose first state lies beside it) to plain LoRA, with the base at hand.
 
 Such training takes a pair (A0, B0) out of each weight W and goes on from there, so that
 W - s B0 A0 + s B A is served; as plain LoRA that is the pair ([A; A0], [B, -B0]) of twice the rank.
-Decides which starts can be found again. Serves nothing.
+LoftQ rounds W to few bits, too, and no pair makes up for that: its adapters are plain LoRA on the
+rounded base alone. Decides which starts can be found again. Serves nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 INITIAL = "initial"
 """A folder beside the adapter's files with the adapter as it was before its first step."""
+UNKNOWN = {
+    "corda": " (how inputs varied, which its preprocessing measured)",
+    "lora_ga": " (gradients of the first batches)",
+}
+LOFTQ_BITS = (2, 4)
+"""Of LoftQ's numbers of bits those whose traces a base shows."""
+LOFTQ_BLOCK = 64
+"""Numbers that LoftQ rounds together, as PEFT's does."""
 Start = Callable[[str, int, float], tuple[torch.Tensor, torch.Tensor]]
 """Of a module, its rank and its scale: the pair (A0, B0)."""
 
@@ -40,7 +49,8 @@ def convert_adapter(base: Weights, folder: Path, out: Path) -> int:
     try:
         raw = json.loads((folder / CONFIG).read_bytes())
         tensors = load_file(folder / WEIGHTS)
-        find_start = _choose_start(raw, base, folder)
+        is_loftq = str(raw.get("init_lora_weights", True)).lower().startswith("loftq")
+        find_start = None if is_loftq else _choose_start(raw, base, folder)
         plain = raw | {"init_lora_weights": True}
         config = parse_config(json.dumps(plain).encode())
         converted = dict(tensors)
@@ -52,6 +62,10 @@ def convert_adapter(base: Weights, folder: Path, out: Path) -> int:
             other = name.replace("lora_A", "lora_B")
             if other not in tensors:
                 raise BadAdapter(f"tensor {name} lacks its other half")
+            if find_start is None:
+                _check_rounded(raw, base, place.module)
+                changed.add(place.module)
+                continue
             start = find_start(place.module, len(a), config.scale(place.module, len(a)))
             converted[name] = torch.cat([a.float(), start[0]]).contiguous()
             converted[other] = torch.cat([tensors[other].float(), -start[1]], 1).contiguous()
@@ -66,10 +80,11 @@ def convert_adapter(base: Weights, folder: Path, out: Path) -> int:
         for beside in folder.iterdir():
             if beside.is_file() and beside.name not in (CONFIG, WEIGHTS):
                 shutil.copyfile(beside, out / beside.name)
-        (out / CONFIG).write_text(json.dumps(_doubled(plain), indent=2))
+        written = plain if find_start is None else _doubled(plain)
+        (out / CONFIG).write_text(json.dumps(written, indent=2))
         save_file(converted, out / WEIGHTS, metadata={"format": "pt"})
         return len(changed)
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+    except (OSError, LookupError, ValueError, SafetensorError, RuntimeError) as error:
         raise BadAdapter(f"{folder} cannot be converted: {error}") from error
 
 
@@ -88,17 +103,14 @@ def _doubled(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _choose_start(raw: dict[str, Any], base: Weights, folder: Path) -> Start:
     kind = str(raw.get("init_lora_weights", True)).lower()
-    if kind.startswith("loftq"):
-        raise BadAdapter(
-            "init_lora_weights='loftq' was trained on a quantised base, which is not this one;"
-            " train on the base itself"
-        )
     if (folder / INITIAL).is_dir():
         return _start_beside(folder / INITIAL)
     if kind not in ("pissa", "olora"):
+        unknown = UNKNOWN.get(kind, "")
         raise BadAdapter(
-            f"init_lora_weights={kind!r} began from what the base alone does not tell; put the"
-            f" adapter as it was before its first step into {folder / INITIAL}"
+            f"init_lora_weights={kind!r} began from what the base alone does not tell{unknown}; put"
+            f" the adapter as it was before its first step into {folder / INITIAL} ({CONFIG} and"
+            f" {WEIGHTS}, as save_pretrained writes them right after get_peft_model)"
         )
     decompose = _pissa if kind == "pissa" else _olora
 
@@ -108,6 +120,29 @@ def _choose_start(raw: dict[str, Any], base: Weights, folder: Path) -> Start:
         return decompose(base.stored(f"{module}.weight").float(), rank, scale)
 
     return start
+
+
+def _check_rounded(raw: dict[str, Any], base: Weights, module: str) -> None:
+    """Raise BadAdapter unless the base's weights of a module are such as LoftQ leaves behind."""
+    given = raw.get("loftq_config")
+    bits = given.get("loftq_bits", 4) if isinstance(given, dict) else 4
+    if bits not in LOFTQ_BITS:
+        raise BadAdapter(
+            f"loftq_config: loftq_bits is {str(bits)[:20]}; only of 2 and 4 it can be told whether"
+            " a base is the one that LoftQ rounded. Train on the base itself"
+        )
+    if module == "lm_head" and base.config.tied_head:
+        raise BadAdapter("lm_head is tied to the embedding, which LoftQ rounds too")
+    weight = base.stored(f"{module}.weight").float().flatten()
+    blocks = weight[: len(weight) // LOFTQ_BLOCK * LOFTQ_BLOCK].view(-1, LOFTQ_BLOCK)
+    different = 1 + (blocks.sort(1).values.diff() != 0).sum(1)
+    if (different > 2**bits).any():
+        raise BadAdapter(
+            f"init_lora_weights={str(raw['init_lora_weights'])[:20]!r} was trained beside weights"
+            f" rounded to {bits} bits, which {module} of this base is not. Save the base that the"
+            " adapter was trained on (model.unload().save_pretrained), have nodes serve that, and"
+            " publish for it; or train on this base without LoftQ"
+        )
 
 
 def _start_beside(folder: Path) -> Start:

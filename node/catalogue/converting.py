@@ -58,6 +58,8 @@ async def plain_folder(folder: Path, base: Path | None, home: Path) -> AsyncIter
         plain = Path(scratch) / folder.name
         await _convert(folder, None if is_mlx else base, plain)
         note = f"converted from {start} to plain LoRA of twice the rank"
+        if start.lower().startswith("loftq"):
+            note = "LoftQ's base is the one here, so published as plain LoRA on it"
         yield Plain(plain, "converted from MLX's format to PEFT's" if is_mlx else note)
 
 

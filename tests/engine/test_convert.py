@@ -152,6 +152,46 @@ def test_a_start_that_nobody_can_find_again_is_refused_by_name(tmp_path: Path, k
     assert not (tmp_path / "plain").exists()
 
 
+def round_as_loftq(model: Any, bits: int) -> None:
+    """Round the linears of a model to so many bits, 64 numbers a scale."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("_proj.weight"):
+                blocks = weight.view(-1, 64)
+                scale = blocks.abs().amax(1, keepdim=True) / 2 ** (bits - 1)
+                levels = (blocks / scale).round().clamp(max=2 ** (bits - 1) - 1)
+                weight.copy_((levels * scale).view_as(weight))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_an_adapter_of_loftq_is_plain_on_the_base_that_loftq_rounded(
+    tmp_path: Path, bits: int
+) -> None:
+    shape = {"hidden_size": 64, "num_hidden_layers": 1}
+    model = make_base(tmp_path / "base", spread=0.2, **shape)
+    round_as_loftq(model, bits)
+    model.save_pretrained(tmp_path / "rounded")
+    wrapped = trained(model, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    loftq = {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": bits}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | loftq))
+    with pytest.raises(
+        BadAdapter, match=rf"rounded to {bits} bits, which .*q_proj of this base is"
+    ):
+        convert_adapter(open_weights(tmp_path / "base"), tmp_path / "adapter", tmp_path / "no")
+    count = convert_adapter(
+        open_weights(tmp_path / "rounded"), tmp_path / "adapter", tmp_path / "plain"
+    )
+    assert count == len(ALL_LINEAR)
+    bench = Bench(tmp_path / "rounded")
+    bench.load(b"one", tmp_path / "plain")
+    tokens = some_tokens(20, 1)
+    sequence = bench.sequence(tokens, b"one")
+    with torch.no_grad():
+        expected = wrapped(torch.tensor([tokens])).logits[0]
+    assert (bench.forward((sequence, 0, 20))[id(sequence)] - expected).abs().max() < 1e-4
+
+
 def test_what_lies_beside_an_adapter_comes_along(tmp_path: Path) -> None:
     model = make_base(tmp_path / "base")
     trained(model, tmp_path / "adapter", init_lora_weights="olora")

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.calibrate import rounded
+from engine.model.weights import open_weights
 from engine.verdict import MILLION, Thresholds, calibrate, judge, limit_of
 
+from .four_bits import in_4_bits
 from .worlds import make_adapter, make_base
 
 SOUND = Thresholds(cap=100_000, mean=300, variance=30, one_in=10_000)
@@ -116,6 +120,22 @@ def test_the_command_writes_thresholds_and_says_what_they_catch(tmp_path: Path) 
     assert rows["made with other dice"][0] == rows["made with other dice"][2]
     thresholds = msgspec.json.decode((folder / "verification.json").read_bytes(), type=Thresholds)
     assert thresholds.one_in == 10_000
+
+
+def test_a_base_in_4_bits_is_rounded_in_whatever_form_it_is_read(tmp_path: Path) -> None:
+    make_base(tmp_path, num_hidden_layers=1, hidden_size=96)
+    weights = in_4_bits(open_weights(tmp_path))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    coarse = rounded(weights)
+    before, after = weights.read_quantised(name), coarse.read_quantised(name)
+    assert before is not None
+    assert after is not None
+    codes = torch.cat((after.codes & 15, after.codes >> 4)).unique()
+    assert codes.tolist() == list(range(0, 16, 2))
+    assert not torch.equal(before.codes, after.codes)
+    assert torch.equal(coarse.read(name), after.dequantise())
+    steps = before.scales.float().repeat_interleave(before.group, 1)
+    assert ((coarse.read(name) - weights.read(name)).abs() <= 1.001 * steps).all()
 
 
 @pytest.mark.parametrize(
