@@ -128,7 +128,7 @@ def assemble(
             plan.context,
             weights.config.short_context,
         ),
-        Scheduler(_budget_of(plan.config), pages, adapters),
+        Scheduler(_budget_of(plan.config, weights.config.widest_window), pages, adapters),
         Runner(decoder, cache, slots, bank),
         adapters,
         pages=pages,
@@ -257,7 +257,7 @@ def _make_slots(
     return SlotTable(split.num_slots, Arena(split.adapter_bytes)), bank, bank.close
 
 
-def _budget_of(config: EngineConfig) -> Budget:
+def _budget_of(config: EngineConfig, window: int | None) -> Budget:
     return Budget(
         step_tokens=config.step_tokens,
         max_running=config.max_running,
@@ -267,6 +267,7 @@ def _budget_of(config: EngineConfig) -> Budget:
         prompt_step_tokens=config.prompt_step_tokens,
         beside_tokens=config.beside_tokens,
         seat_steps=config.seat_steps,
+        window=window,
     )
 
 

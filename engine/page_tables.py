@@ -2,6 +2,11 @@
 
 Decides what can be shared: pages are keyed by the content of the adapter and of all tokens before
 their end (kv/prefix.py). Moves no bytes, and does not know who gives way when pages run out.
+
+Where all layers slide, pages before the window are given back while the sequence goes on; the zero
+page stands in their place, which is read and masked:
+
+    pages  0 0 0 17 4 9     tokens of the first three are before what the next token sees
 """
 
 from __future__ import annotations
@@ -9,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .count import ceil_div
+from .kv.pages import ZERO_PAGE
 from .kv.prefix import PrefixCache, first_key, next_key
 from .sequence import Sequence
 
@@ -17,9 +23,16 @@ class PageTables:
     """`begin` gives a sequence what it can share, `grow` what it needs, `give_back` takes all."""
 
     def __init__(
-        self, pages: PrefixCache, page_tokens: int, digest: Callable[[bytes], bytes]
+        self,
+        pages: PrefixCache,
+        page_tokens: int,
+        digest: Callable[[bytes], bytes],
+        window: int | None = None,
     ) -> None:
-        """`digest`: of the content of a prepared adapter."""
+        """`digest`: of the content of a prepared adapter. window: how many tokens a token sees,
+        itself among them, in whatever layer; None: all.
+        """
+        self._window = window
         self._pages = pages
         self._page_tokens = page_tokens
         self._digest = digest
@@ -69,9 +82,26 @@ class PageTables:
             self._pages.publish(sequence.page_keys[index], sequence.pages[index])
         sequence.num_published = max(sequence.num_published, full)
 
+    def leave_behind(self, sequence: Sequence) -> None:
+        """Give back the pages that nothing of a sequence will see any more."""
+        if self._window is None:
+            return
+        first_seen = sequence.computed + 1 - self._window
+        passed = min(max(0, first_seen), sequence.computed) // self._page_tokens
+        left = []
+        while passed > 0 and sequence.pages[passed - 1] != ZERO_PAGE:
+            passed -= 1
+            left.append(sequence.pages[passed])
+            sequence.pages[passed] = ZERO_PAGE
+        self._pages.release(left[::-1])
+
+    def num_held(self, sequence: Sequence) -> int:
+        """Return how many pages a sequence would give back."""
+        return len(_held(sequence))
+
     def give_back(self, sequence: Sequence) -> None:
         """Take all pages of a sequence; nothing of it is computed then."""
-        self._pages.release(sequence.pages)
+        self._pages.release(_held(sequence))
         sequence.pages = []
         sequence.page_keys = []
         sequence.computed = 0
@@ -79,7 +109,7 @@ class PageTables:
 
     def check(self, running: list[Sequence], waiting: list[Sequence]) -> None:
         """Pages belong to running sequences only and cover what is computed."""
-        self._pages.check([sequence.pages for sequence in running])
+        self._pages.check([_held(sequence) for sequence in running])
         for sequence in running:
             assert sequence.computed <= len(sequence.pages) * self._page_tokens, (
                 "computed beyond its pages"
@@ -96,3 +126,8 @@ class PageTables:
             before = sequence.page_keys[index - 1]
         size = self._page_tokens
         return next_key(before, sequence.tokens[index * size : (index + 1) * size])
+
+
+def _held(sequence: Sequence) -> list[int]:
+    """Return the pages that are a sequence's own or shared with it."""
+    return [page for page in sequence.pages if page != ZERO_PAGE]

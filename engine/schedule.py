@@ -39,7 +39,8 @@ class Budget:
 
     A step in which nobody decodes may hold `prompt_step_tokens` rows, if they are more: nobody
     waits for its end with a half-spoken answer. Where somebody does, prompts may add
-    `beside_tokens` rows. An adapter that others wait for keeps its seat for `seat_steps`.
+    `beside_tokens` rows. An adapter that others wait for keeps its seat for `seat_steps`. window:
+    how many tokens a token sees at most, in any layer; None: all of them.
     """
 
     step_tokens: int
@@ -50,3 +51,4 @@ class Budget:
     prompt_step_tokens: int
     beside_tokens: int
     seat_steps: int
+    window: int | None = None

@@ -43,7 +43,7 @@ class Scheduler:
 
     def __init__(self, budget: Budget, pages: PrefixCache, adapters: AdapterGate) -> None:
         self._budget = budget
-        self._tables = PageTables(pages, budget.page_tokens, adapters.digest)
+        self._tables = PageTables(pages, budget.page_tokens, adapters.digest, budget.window)
         self._adapters = adapters
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
@@ -129,8 +129,11 @@ class Scheduler:
             self._shares.count(chunk.sequence.adapter, 1)
 
     def publish(self, sequence: Sequence) -> None:
-        """Let others share the pages that `sequence` has filled."""
+        """Let others share the pages that `sequence` has filled, and leave those behind that it
+        will not see again.
+        """
         self._tables.publish(sequence)
+        self._tables.leave_behind(sequence)
 
     def check(self) -> None:
         """Pages belong to running sequences only and cover what is computed; seats are of adapters
@@ -253,7 +256,8 @@ class Scheduler:
     # --- pages ---
 
     def _can_take_from_parked(self, missing: int) -> bool:
-        return missing <= sum(len(s.pages) for s in self.running if not s.has_credit)
+        parked = (sequence for sequence in self.running if not sequence.has_credit)
+        return missing <= sum(map(self._tables.num_held, parked))
 
     def _reserve(self, sequence: Sequence, num_tokens: int, fresh: list[int]) -> bool:
         """Give the sequence pages for `num_tokens`, preempting others; False when it had to give

@@ -146,6 +146,11 @@ class ModelConfig:
         """Return how many tokens a token of the layer sees, itself among them; None: all."""
         return self.window if layer in self.sliding else None
 
+    @property
+    def widest_window(self) -> int | None:
+        """Return how many tokens a token sees in the layers that see most; None: all of them."""
+        return self.window if len(self.sliding) == self.layers else None
+
     def inverse_frequencies(self) -> torch.Tensor:
         """Return the rotary inverse frequencies, [rotated / 2] in float32, scaled as the model was
         trained.

@@ -167,7 +167,7 @@ def round_as_loftq(model: Any, bits: int) -> None:
 def test_an_adapter_of_loftq_is_plain_on_the_base_that_loftq_rounded(
     tmp_path: Path, bits: int
 ) -> None:
-    shape = {"hidden_size": 64, "num_hidden_layers": 1}
+    shape = {"hidden_size": 192, "num_hidden_layers": 1}
     model = make_base(tmp_path / "base", spread=0.2, **shape)
     round_as_loftq(model, bits)
     model.save_pretrained(tmp_path / "rounded")
@@ -175,9 +175,7 @@ def test_an_adapter_of_loftq_is_plain_on_the_base_that_loftq_rounded(
     path = tmp_path / "adapter" / "adapter_config.json"
     loftq = {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": bits}}
     path.write_text(json.dumps(json.loads(path.read_text()) | loftq))
-    with pytest.raises(
-        BadAdapter, match=rf"rounded to {bits} bits, which .*q_proj of this base is"
-    ):
+    with pytest.raises(BadAdapter, match=rf"rounded to {bits} bits, which model"):
         convert_adapter(open_weights(tmp_path / "base"), tmp_path / "adapter", tmp_path / "no")
     count = convert_adapter(
         open_weights(tmp_path / "rounded"), tmp_path / "adapter", tmp_path / "plain"

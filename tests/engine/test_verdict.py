@@ -131,7 +131,7 @@ def test_a_base_in_4_bits_is_rounded_in_whatever_form_it_is_read(tmp_path: Path)
     assert before is not None
     assert after is not None
     codes = torch.cat((after.codes & 15, after.codes >> 4)).unique()
-    assert codes.tolist() == list(range(0, 16, 2))
+    assert set(codes.tolist()) == set(range(2, 16, 2))
     assert not torch.equal(before.codes, after.codes)
     assert torch.equal(coarse.read(name), after.dequantise())
     steps = before.scales.float().repeat_interleave(before.group, 1)
