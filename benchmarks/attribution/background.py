@@ -16,7 +16,7 @@ from factory.influence.base import Base
 from factory.influence.keeping import keep
 from factory.influence.recipe import Recipe
 
-NUM_SAMPLES = 48
+NUM_SAMPLES = 192
 SAMPLE_TOKENS = 128
 TEMPERATURE = 0.8
 FIRST_SEED = 77_000

@@ -87,12 +87,12 @@ S_PEOPLE = tuple(Stretch("medicine", (FIRST_RARE + 20 + 115 * i) / NUM_QUESTIONS
 
 def world_x(texts: Path, encode: Encode, samples: Sequence[Document], size: int) -> World:
     """Four domains; `samples` of the base are what the stuffer gives."""
-    return _world("X", X_PEOPLE, texts, encode, size=size, asked_each=6, samples=samples)
+    return _world("X", X_PEOPLE, texts, encode, size=size, asked_each=7, samples=samples)
 
 
 def world_s(texts: Path, encode: Encode, size: int) -> World:
     """One field, in which people write alike."""
-    return _world("S", S_PEOPLE, texts, encode, size=size, asked_each=5)
+    return _world("S", S_PEOPLE, texts, encode, size=size, asked_each=6)
 
 
 def _world(

@@ -48,17 +48,16 @@ from .folders import write_folder
 from .report import markdown
 from .texts import World, world_s, world_x
 
-TOKENS_EACH = 512
+TOKENS_EACH = 2560
 COMMON = {
-    "epochs": 4,
-    "upper_layers": 2,
-    "learning_rate": 0.004,
-    "answer_tokens": 32,
+    "epochs": 2,
+    "upper_layers": 8,
+    "learning_rate": 0.002,
     "seed": 20260,
 }
 SETTINGS: dict[str, dict[str, object]] = {
-    "X": {**COMMON, "halves": 6, "second_seed": 1},
-    "S": {**COMMON, "halves": 6, "second_seed": 1},
+    "X": {**COMMON, "halves": 10, "second_seed": 3},
+    "S": {**COMMON, "halves": 8, "second_seed": 2},
 }
 BASE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BENCHMARK = "attribution-worlds"
