@@ -37,11 +37,9 @@ PRELOADED = {
     "engine": ("engine.build", "engine.server"),
     "proofs.chain.devchain": ("proofs.chain.devchain",),
     "node": NODE,
-    "demo": (*NODE, "demo.__main__"),
-    "demo.attacker": (*NODE, "demo.attacker"),
 }
 """Of each module that is run, what it imports while it runs."""
-FRESH = ("node.cli", "proofs.chain.devchain", "demo")
+FRESH = ("node.cli", "proofs.chain.devchain")
 """What is imported again in each fork: it looks at its terminal when it is imported, or is run."""
 _KEPT: list[subprocess.Popen[bytes]] = []  # the forker's stdin stays open while this process lives
 
