@@ -243,8 +243,9 @@ class Reach:
         self._own_ips = own
 
     async def _keep_asking(self) -> None:
-        """Have peers dial us back: a few soon, then now and then. What failed may have been a moment's
-        trouble, so that it is tried again in seconds, then ever less often.
+        """Have peers dial us back: a few soon, then now and then.
+
+        What failed may have been a moment's trouble: it is tried again in seconds, then less often.
         """
         next_full = 0.0
         pause_s = ASK_SOON_S
