@@ -146,6 +146,7 @@ def good_ask(base: bytes) -> bytes:
         client=bytes(20),
         channel=None,
         resumed=None,
+        attributed=False,
     )
     return infer.encode(asked)
 

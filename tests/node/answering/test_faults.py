@@ -162,9 +162,9 @@ async def test_a_client_signs_nothing_that_it_did_not_count(
         real_draft = PayeeChannel.draft
 
         def draft_other(
-            self: PayeeChannel, key: int, deal: Any, answer_ids: list[int], now: int
+            self: PayeeChannel, key: int, deal: Any, answer_ids: list[int], *rest: Any
         ) -> Any:
-            return real_draft(self, key, deal, [*answer_ids[:-1], 7], now)
+            return real_draft(self, key, deal, [*answer_ids[:-1], 7], *rest)
 
         with monkeypatch.context() as patch:
             patch.setattr(PayeeChannel, "draft", draft_other)
