@@ -158,9 +158,9 @@ async def test_a_node_that_breaks_off_on_purpose_bills_nobody_else_s_share(
         def break_off(self: NodeSession, now: float) -> None:
             raise BadRequest("no receipt for you")
 
-        def draft(self: PayeeChannel, key: int, deal: Deal, ids: Any, now: int) -> Persist:
+        def draft(self: PayeeChannel, key: int, deal: Deal, *rest: Any) -> Persist:
             stolen = replace(deal, offer=msgspec.structs.replace(deal.offer, owner=THIEF))
-            return real_draft(self, key, stolen, ids, now)
+            return real_draft(self, key, stolen, *rest)
 
         real_draft = PayeeChannel.draft
         with monkeypatch.context() as patch:

@@ -94,8 +94,8 @@ def bill_nothing_to_who_vanished(patch: pytest.MonkeyPatch) -> None:
 
 
 def bill_one_token_more(patch: pytest.MonkeyPatch) -> None:
-    def draft(self: PayeeChannel, key: int, deal: Deal, ids: Any, now: int) -> Persist:
-        return real(self, key, deal, [*ids, 7], now)
+    def draft(self: PayeeChannel, key: int, deal: Deal, ids: Any, *rest: Any) -> Persist:
+        return real(self, key, deal, [*ids, 7], *rest)
 
     real = PayeeChannel.draft
     patch.setattr(PayeeChannel, "draft", draft)
