@@ -14,19 +14,22 @@ from pathlib import Path
 import msgspec
 
 from engine.messages import FromEngine, ToEngine
+from tests.node.forked import forked_python
 
 DEADLINE_S = 60.0
 
 
 class Daemon:
-    """A test's end of the socket. `prefix`: a command that becomes the engine."""
+    """A test's end of the socket. `prefix`: a command that becomes the engine, which is then no
+    fork of one that has imported everything.
+    """
 
     def __init__(self, base: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         self.socket, theirs = socket.socketpair()
         self.socket.settimeout(DEADLINE_S)
         command = [
             *prefix,
-            sys.executable,
+            sys.executable if prefix else forked_python(),
             "-m",
             "engine",
             "serve",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import HostDevice
 from engine.cuda.kernels import REFERENCES
 from engine.logits import Job, write_logits
+from tests.node.forked import forked_python
 
 from .worlds import BOTH, make_adapter, make_base, write_adapter
 
@@ -32,7 +32,7 @@ def arguments(base: Path, ids: Path, out: Path, *options: str) -> list[str]:
 
 def run(base: Path, ids: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "engine", *arguments(base, ids, out, *options)],
+        [forked_python(), "-m", "engine", *arguments(base, ids, out, *options)],
         capture_output=True,
         text=True,
         timeout=120,

@@ -183,7 +183,9 @@ def plain(message: FromEngine) -> tuple[object, ...]:
     return (type(message).__name__,)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
+)
 def test_what_is_foreseen_is_what_would_have_been_scheduled(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
