@@ -218,8 +218,8 @@ def forget_a_draft_that_was_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def pay_the_node_alone(patch: pytest.MonkeyPatch) -> None:
-    def receipt(self: Deal, network: Any, position: Any, ids: Any) -> Receipt:
-        found = real(self, network, position, ids)
+    def receipt(self: Deal, network: Any, position: Any, *rest: Any) -> Receipt:
+        found = real(self, network, position, *rest)
         alone = position.payouts.award((Share(self.offer.owner, 0, 10_000),), found.amount)
         return msgspec.structs.replace(found, payouts=alone.commitment)
 
