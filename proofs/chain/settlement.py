@@ -48,6 +48,15 @@ PAGE_BLOCKS = 5_000
 
 
 NEVER = (1 << 64) - 1
+STATE = (
+    "lastEpoch",
+    "lastPostedAt",
+    "numReceipts",
+    "payoutTotal",
+    "totalPaid",
+    "totalExited",
+)
+"""What a SettlementState is read from, but for the last header's hash."""
 
 
 class Settlement:
@@ -71,14 +80,7 @@ class Settlement:
     def read(self) -> SettlementState:
         """The end of the header chain."""
         epoch, posted_at, num_receipts, payout_total, total_paid, total_exited = (
-            self._contract.read_together(
-                "lastEpoch",
-                "lastPostedAt",
-                "numReceipts",
-                "payoutTotal",
-                "totalPaid",
-                "totalExited",
-            )
+            self._contract.read_together(*STATE)
         )
         return SettlementState(
             epoch=epoch,

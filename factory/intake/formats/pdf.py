@@ -19,7 +19,7 @@ def read_pdf(data: bytes, told: list[tuple[str, str]]) -> str:
     import pypdf
     from pypdf.errors import DependencyError, LimitReachedError
 
-    logging.disable(logging.CRITICAL)
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # a stranger's file has many faults
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(""):
