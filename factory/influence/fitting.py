@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from proofs.attribution.blend import MAX_LAMBDA_EIGHTHS, WHOLE_BPS, blend, divide
+from proofs.attribution.blend import WHOLE_BPS, blend, divide
+from proofs.origin import WHOLE_EIGHTHS
 
 from .measures import Estimate, Floats, estimate, folds, lds_each, r_each
 
@@ -95,7 +96,7 @@ def fit_lambda(evidence: Evidence, answers: npt.NDArray[np.int64], standing: Seq
             found = (found + float(lds_each(parts, evidence.stayed, losses).mean())) / 2
         return found
 
-    return max(range(MAX_LAMBDA_EIGHTHS + 1), key=lambda eighths: (quality(eighths), -eighths))
+    return max(range(WHOLE_EIGHTHS + 1), key=lambda eighths: (quality(eighths), -eighths))
 
 
 def fit(evidence: Evidence) -> Fitted:

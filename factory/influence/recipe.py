@@ -19,9 +19,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from proofs.attribution.blend import NONE_BITS
+from proofs.manifest import MAX_CONTRIBUTORS
+
 from .errors import BadRun
 
-MAX_CONTRIBUTORS = 48  # as many as a manifest names
 MAX_RECIPE_BYTES = 64 * 1024
 FILE = "run.toml"
 
@@ -48,7 +50,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     halves: Annotated[int, Meta(ge=0, le=64)] = 12
     second_seed: Annotated[int, Meta(ge=0, le=MAX_CONTRIBUTORS)] = 3
     """How many contributors are left out once more from another seed: the noise floor."""
-    none_bits: Annotated[int, Meta(ge=0, le=64)] = 8
+    none_bits: Annotated[int, Meta(ge=0, le=64)] = NONE_BITS
 
 
 def read_recipe(folder: Path) -> Recipe:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from proofs.attribution.blend import NONE_BITS
 from proofs.hextext import from_hex
 from proofs.origin import (
     BACKGROUND_FILE,
@@ -82,7 +83,13 @@ def _attribution(folder: Path, table: Any) -> Attribution:
     def read(said: Any) -> Attribution:
         fields = ("lambda_eighths", "r_bps", "lds_bps", "answers", "r_interval", "lds_interval")
         eighths, *measured = (said[field] for field in fields)
-        row = [said.get("rule", RULE), background, eighths, said.get("none_bits", 8), *measured]
+        row = [
+            said.get("rule", RULE),
+            background,
+            eighths,
+            said.get("none_bits", NONE_BITS),
+            *measured,
+        ]
         return msgspec.convert(row, Attribution)
 
     return _read(read, table, "attribution")

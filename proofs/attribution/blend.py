@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..origin import WHOLE_EIGHTHS
+
 BIT = 1 << 16  # bits are counted in these
 NONE_BITS = 8
-MAX_LAMBDA_EIGHTHS = 8
 WHOLE_BPS = 10_000
 
 
@@ -31,8 +32,8 @@ def blend(
     """
     if len(bits) != len(standing_bps):
         raise ValueError(f"{len(bits)} bits and {len(standing_bps)} standing weights")
-    if not 0 <= lambda_eighths <= MAX_LAMBDA_EIGHTHS:
-        raise ValueError(f"λ is 0 to {MAX_LAMBDA_EIGHTHS} eighths, not {lambda_eighths}")
+    if not 0 <= lambda_eighths <= WHOLE_EIGHTHS:
+        raise ValueError(f"λ is 0 to {WHOLE_EIGHTHS} eighths, not {lambda_eighths}")
     if min(bits, default=0) < 0 or min(standing_bps, default=0) < 0 or not sum(standing_bps):
         raise ValueError("bits and standing weights are 0 or more, and not all weights are 0")
     total = sum(bits)
@@ -40,7 +41,7 @@ def blend(
         return tuple(divide(WHOLE_BPS, standing_bps))
     standing = sum(standing_bps)
     weights = [
-        lambda_eighths * mine * standing + (MAX_LAMBDA_EIGHTHS - lambda_eighths) * weight * total
+        lambda_eighths * mine * standing + (WHOLE_EIGHTHS - lambda_eighths) * weight * total
         for mine, weight in zip(bits, standing_bps, strict=True)
     ]
     return tuple(divide(WHOLE_BPS, weights))

@@ -14,16 +14,18 @@ from typing import Annotated
 
 import msgspec
 
+from ..cocktail import MAX_PARENTS
+from ..manifest import MAX_CONTRIBUTORS
 from .blend import BIT, WHOLE_BPS, divide
 
 MAX_CREDITED = 32
 """The most contributors that one receipt credits with an answer, of all its adapters together."""
 
-Place = Annotated[int, msgspec.Meta(ge=0, lt=48)]
+Place = Annotated[int, msgspec.Meta(ge=0, lt=MAX_CONTRIBUTORS)]
 Part = Annotated[int, msgspec.Meta(ge=1, le=WHOLE_BPS)]
 Parts = Annotated[tuple[tuple[Place, Part], ...], msgspec.Meta(max_length=MAX_CREDITED)]
 """One parent's: by ascending places, parts that sum to WHOLE_BPS; empty: standing weights."""
-Drawn = Annotated[tuple[Parts, ...], msgspec.Meta(max_length=8)]
+Drawn = Annotated[tuple[Parts, ...], msgspec.Meta(max_length=MAX_PARENTS)]
 """One for each parent of the adapter, in its order; empty: standing weights for all."""
 
 NOTHING: Drawn = ()

@@ -23,7 +23,6 @@ from .blend import BIT
 from .index import MAX_CONTEXT, Index
 from .tokens import Ints
 
-RULE = "ladder-1"
 MAX_TOKEN_BITS = 12
 TABLE_STEPS = 1 << 12
 

@@ -9,8 +9,9 @@ from typing import Any
 from proofs.attribution.background import Background, write_background
 from proofs.attribution.blend import blend
 from proofs.attribution.index import Index
-from proofs.attribution.ladder import RULE, log2_table, measure
+from proofs.attribution.ladder import log2_table, measure
 from proofs.attribution.tokens import Contribution, read_tokens, write_tokens
+from proofs.origin import RULE
 
 TOKENIZER = hashlib.sha256(b"tokenizer").digest()
 POEM = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]
