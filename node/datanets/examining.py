@@ -60,7 +60,7 @@ def known_to(held: Held, giver: bytes, before: int | None = None) -> Known:
     earlier = [
         Earlier(one.digest, one.contributor, _trace(held, one))
         for one in held.state.in_log_order()
-        if _counts(one) and (before is None or one.claimed.seq < before)
+        if one.is_upheld and (before is None or one.claimed.seq < before)
         if held.texts.has(one.digest)
     ]
     return Known(giver=giver, earlier=tuple(earlier))
@@ -101,10 +101,6 @@ def finding_of(examined: Examined, finding: Finding) -> FindingInfo:
         mend=finding.mend,
         outcome=finding.outcome,
     )
-
-
-def _counts(one: Given) -> bool:
-    return one.withdrawn is None and one.status != "refused"
 
 
 def _trace(held: Held, one: Given) -> Path:

@@ -248,7 +248,7 @@ class DatanetService:
         wanted = [
             one
             for one in held.state.in_log_order()
-            if one.withdrawn is None and one.status != "refused" and not held.texts.has(one.digest)
+            if one.is_upheld and not held.texts.has(one.digest)
         ]
         room = MAX_COMPARED_BYTES
         with trio.move_on_after(COMPARE_DEADLINE_S), suppress(NodeError):
@@ -431,7 +431,7 @@ class DatanetService:
         """
         if self._own in held.state.council():
             for one in held.state.in_log_order():
-                if one.withdrawn is None and one.status != "refused":
+                if one.is_upheld:
                     await self._need_text(held, one.digest)
 
     async def _need_texts(self, held: Held, digests: Sequence[bytes], tell: Tell) -> None:
@@ -515,12 +515,10 @@ class DatanetService:
     def _check_may_give(self, held: Held, said: GiveSaid) -> None:
         held.refuse_if_forked()
         role = showing.role_of(held, self._own)
-        if role in ("none", "barred"):
-            raise DatanetRefused(
-                "joined" if role == "none" else "barred",
-                "this node has not joined" if role == "none" else "this node is barred here",
-                "join with an invite" if role == "none" else "ask the owner",
-            )
+        if role == "none":
+            raise DatanetRefused("joined", "this node has not joined", "join with an invite")
+        if role == "barred":
+            raise DatanetRefused("barred", "this node is barred here", "ask the owner")
         charter = held.state.charter
         if said.licence and said.licence not in charter.licences:
             raise DatanetRefused(
@@ -604,7 +602,7 @@ def _match(text: str, known: Iterable[bytes], what: str) -> bytes:
     """Return the one digest that begins with a text. Raises BadRequest."""
     text = text.lower()
     found = [one for one in known if one.hex().startswith(text)]
-    if len(found) == 1 and (len(text) >= MIN_HEX_CHARS or len(text) == 64):
+    if len(found) == 1 and len(text) >= MIN_HEX_CHARS:
         return found[0]
     many = f"{len(found)} begin with that" if found and text else "there is none"
     if 0 < len(text) < MIN_HEX_CHARS and found:

@@ -68,6 +68,11 @@ class Given:
         """Return the digest of a document, counted from 0."""
         return self.digests[32 * number : 32 * number + 32]
 
+    @property
+    def is_upheld(self) -> bool:
+        """Return whether it is neither refused nor taken back, be it accepted yet or not."""
+        return self.withdrawn is None and self.status != "refused"
+
     def is_live(self, at: int) -> bool:
         """Return whether a version made at that time (Unix s) has it."""
         is_lent = self.until == 0 or self.until > at
@@ -151,11 +156,7 @@ class State:
 
     def held_by(self, person: bytes) -> int:
         """Count the bytes that somebody has given, without what was refused or withdrawn."""
-        return sum(
-            one.size
-            for one in self.given_by.get(person, ())
-            if one.withdrawn is None and one.status != "refused"
-        )
+        return sum(one.size for one in self.given_by.get(person, ()) if one.is_upheld)
 
     # --- what was claimed and given ---
 
