@@ -222,14 +222,13 @@ class HardenedSwarm(Swarm):
 
     def _remember(self, peer_id: ID, told: Sequence[Multiaddr]) -> None:
         """Put addresses before those known: these may be of a machine that has moved."""
+        if not told:
+            return
         store = self.peerstore
         is_known = store.has_peer(peer_id) and peer_id in store.peers_with_addrs()
-        known = store.addrs(peer_id) if told and is_known else []
-        if told:
-            store.clear_addrs(peer_id)
-            store.add_addrs(
-                peer_id, [*told, *(one for one in known if one not in told)], ADDRESS_TTL_S
-            )
+        known = store.addrs(peer_id) if is_known else []
+        store.clear_addrs(peer_id)
+        store.add_addrs(peer_id, [*told, *(one for one in known if one not in told)], ADDRESS_TTL_S)
 
     async def _dial_any(self, peer_id: ID) -> INetConn:
         """Try the addresses one after the other without waiting for the slow ones."""
