@@ -48,6 +48,8 @@ PEERS = {
 """What pip is told in each environment. torchvision and its kin come as CUDA builds beside a torch
 for the CPU, and break the import.
 """
+BUILD = {"CMAKE_ARGS": "-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8"}
+"""How llama.cpp is compiled: version 0.3.36 dies in its first batch of weights laid out for AMX."""
 
 
 class SideFailed(Exception):
@@ -66,7 +68,8 @@ def install_peers(folder: Path, names: Iterable[str] = PEERS) -> None:
         subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
         for command in commands:
             done = subprocess.run(
-                [str(environment / "bin" / "python"), "-m", "pip", "-q", *command]
+                [str(environment / "bin" / "python"), "-m", "pip", "-q", *command],
+                env={**os.environ, **BUILD},
             )
             print(f"{name}: pip {' '.join(command)} ended with {done.returncode}", file=sys.stderr)
 
