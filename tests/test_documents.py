@@ -77,7 +77,7 @@ from proofs.attribution import background, blend, index, ladder, tokens
 from proofs.attribution.shares import MIN_SHARE_FEE, POLICY, WHOLE_BPS
 from proofs.chain import settlement, token
 from proofs.chain.deploy import CHANNELS, COLLECTOR
-from proofs.datanet import entries, log
+from proofs.datanet import entries, rules
 from proofs.digest import keccak
 from proofs.ledger.accepted import MAX_EVIDENCE_PER_CHANNEL
 from tests.golden import other
@@ -184,9 +184,9 @@ FACTS = [
     ("datanet.md", f"bytes; {entries.MAX_BLOCK_BYTES:,} each but the last"),
     ("datanet.md", f"Report (≤ {entries.MAX_REPORT_BYTES >> 20} MiB)"),
     ("datanet.md", f"`, at most {entries.MAX_REGISTRATION_BYTES} bytes: the *registration*"),
-    ("datanet.md", f"person once; at most {log.MAX_PEOPLE:,}."),
-    ("datanet.md", f"at most {log.MAX_OPEN_CLAIMS} of one person whose texts"),
-    ("datanet.md", f"at most {log.MAX_GIVEN:,}, with {log.MAX_ALL_DOCUMENTS:,} documents"),
+    ("datanet.md", f"person once; at most {rules.MAX_PEOPLE:,}."),
+    ("datanet.md", f"at most {rules.MAX_OPEN_CLAIMS} of one person whose texts"),
+    ("datanet.md", f"at most {rules.MAX_GIVEN:,}, with {rules.MAX_ALL_DOCUMENTS:,} documents"),
     ("datanet.md", f"count 1 to {datanet.MAX_ROWS}]`"),
     ("datanet.md", f"as have at most {datanet.MAX_ROWS_BYTES:,} bytes"),
     ("datanet.md", f"not taken | {datanet.IDLE_DEADLINE_S:.0f} s |"),

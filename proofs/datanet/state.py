@@ -58,6 +58,8 @@ class Given:
     voices: dict[bytes, tuple[int, Decision]] = field(default_factory=dict)
     withdrawn: int | None = None
     """The place in the log at which it was taken back."""
+    decided: list[tuple[int, Status]] = field(default_factory=list)
+    """At which places its status changed, and to what."""
 
     @property
     def num_documents(self) -> int:
@@ -72,6 +74,12 @@ class Given:
     def is_upheld(self) -> bool:
         """Return whether it is neither refused nor taken back, be it accepted yet or not."""
         return self.withdrawn is None and self.status != "refused"
+
+    def was_upheld(self, seq: int) -> bool:
+        """Return whether it was given before a place of the log and upheld there."""
+        was_withdrawn = self.withdrawn is not None and self.withdrawn < seq
+        said = [status for place, status in self.decided if place < seq]
+        return self.seq < seq and not was_withdrawn and said[-1:] != ["refused"]
 
     def is_live(self, at: int) -> bool:
         """Return whether a version made at that time (Unix s) has it."""
@@ -118,6 +126,8 @@ class State:
     """How many joined by an invitation's key."""
     sequencers: list[tuple[int, bytes]] = field(default_factory=list)
     """Who places entries, from which place on."""
+    charters: list[tuple[int, bytes]] = field(default_factory=list)
+    """The places and digests of all charters."""
     commitments: set[bytes] = field(default_factory=set)
     open_claims: Counter[bytes] = field(default_factory=Counter)
     given_by: dict[bytes, list[Given]] = field(default_factory=dict)
@@ -147,6 +157,10 @@ class State:
         """Return how many must agree on who is on the council: more than half, and the quorum."""
         judges = set(judges)
         return max(self.needed(judges), len(judges) // 2 + 1)
+
+    def charter_at(self, seq: int) -> bytes:
+        """Return the digest of the charter that was in force before a place after the first."""
+        return [digest for place, digest in self.charters if place < seq][-1]
 
     # --- what is there ---
 

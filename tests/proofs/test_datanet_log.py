@@ -171,6 +171,27 @@ def test_a_barred_member_gives_nothing_more_and_takes_back_what_is_his() -> None
     world.give("eve", documents("mended"))
 
 
+def test_what_was_upheld_at_a_place_is_known_later() -> None:
+    world = World()
+    world.join("ann")
+    given = world.state.given[world.give("ann")]
+    places = {"given": given.seq}
+    for name, decision in (("refused", "refuse"), ("accepted", "accept")):
+        world.judge("owner", given.digest, decision)  # type: ignore[arg-type]
+        places[name] = world.state.seq
+    world.withdraw("ann", given.digest)
+    found = {name: given.was_upheld(place + 1) for name, place in places.items()}
+    assert found == {"given": True, "refused": False, "accepted": True}
+    assert not given.was_upheld(given.seq)
+    assert not given.was_upheld(world.state.seq + 1)
+    first = world.state.charter_digest
+    changed = msgspec.structs.replace(world.state.charter, purpose="more", previous=first)
+    world.put(world.sign("owner", changed))
+    place = world.state.seq
+    assert world.state.charter_at(place) == first
+    assert world.state.charter_at(place + 1) == world.state.charter_digest != first
+
+
 # --- the council ---
 
 
