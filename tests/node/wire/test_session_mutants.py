@@ -19,7 +19,7 @@ from node.wire.node_session import NodeSession, TakeTurn, TurnTaken
 from node.wire.session import Send
 from proofs.attribution.shares import Share
 from proofs.errors import ReceiptError
-from proofs.receipt import Receipt
+from proofs.receipt import Receipt, decode_body
 
 from .two_sided import GRACE_S, TERMS_OF, World
 
@@ -237,6 +237,23 @@ def ignore_the_least_fee(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(channels, "fee", lambda price, shares: price)
 
 
+def sign_whatever_split_is_shown(patch: pytest.MonkeyPatch) -> None:
+    def settle(self: ClientSession, done: Any, drawn: Any, now: float) -> None:
+        real(self, done, decode_body(done.body).drawn, now)
+
+    real = ClientSession._settle
+    patch.setattr(ClientSession, "_settle", settle)
+
+
+def pay_standing_weights_for_a_whole_answer(patch: pytest.MonkeyPatch) -> None:
+    real = metering.shares_for
+    patch.setattr(metering, "shares_for", lambda *told: real(*told[:3]))
+
+
+ATTRIBUTED: list[tuple[Patch, str]] = [
+    (sign_whatever_split_is_shown, "another split was billed"),
+    (pay_standing_weights_for_a_whole_answer, "payouts are wrong|another part"),
+]
 MUTANTS: list[tuple[Patch, str]] = [
     (credit_a_step_early, "unpaid|owed"),
     (count_a_voucher_twice, "Account|voucher"),
@@ -288,3 +305,16 @@ def test_a_mistake_in_the_machines_is_caught(
     with pytest.raises((AssertionError, ReceiptError), match=caught_by):
         for _ in range(MAX_SCHEDULES):
             World().run(chance.randbytes(chance.randrange(60, 400)))
+
+
+@pytest.mark.parametrize(
+    ("mutate", "caught_by"), ATTRIBUTED, ids=[each.__name__ for each, _ in ATTRIBUTED]
+)
+def test_a_mistake_in_whom_an_answer_pays_is_caught(
+    mutate: Patch, caught_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+    chance = random.Random(6)
+    with pytest.raises(AssertionError, match=caught_by):
+        for _ in range(MAX_SCHEDULES):
+            World(is_attributed=True).run(chance.randbytes(chance.randrange(60, 400)))

@@ -17,9 +17,9 @@ unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck), dat
 
 
 @settings(unhurried, max_examples=300)
-@given(schedule=schedules)
-def test_nobody_is_cheated_whatever_happens(schedule: bytes) -> None:
-    World().run(schedule)
+@given(schedule=schedules, is_attributed=st.booleans())
+def test_nobody_is_cheated_whatever_happens(schedule: bytes, is_attributed: bool) -> None:
+    World(is_attributed=is_attributed).run(schedule)
 
 
 def test_a_receipt_that_cannot_be_signed_now_changes_nothing() -> None:
@@ -40,21 +40,23 @@ def test_nobody_is_cheated_in_five_hundred_schedules_of_a_seed(seed: int) -> Non
     for _ in range(500):
         schedule = chance.randbytes(chance.randrange(60, 400))
         try:
-            World().run(schedule)
+            World(is_attributed=bool(seed % 2)).run(schedule)
         except Exception as error:
             error.add_note(f"the schedule: {schedule.hex()}")
             raise
 
 
 @settings(unhurried, max_examples=25)
-@given(schedule=schedules)
-def test_nobody_is_cheated_with_real_signatures(schedule: bytes) -> None:
-    World(RealNotary).run(schedule)
+@given(schedule=schedules, is_attributed=st.booleans())
+def test_nobody_is_cheated_with_real_signatures(schedule: bytes, is_attributed: bool) -> None:
+    World(RealNotary, is_attributed=is_attributed).run(schedule)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @settings(unhurried, max_examples=50_000)
-@given(schedule=schedules)
-def test_nobody_is_cheated_in_fifty_thousand_schedules(schedule: bytes) -> None:
-    World().run(schedule)
+@given(schedule=schedules, is_attributed=st.booleans())
+def test_nobody_is_cheated_in_fifty_thousand_schedules(
+    schedule: bytes, is_attributed: bool
+) -> None:
+    World(is_attributed=is_attributed).run(schedule)

@@ -36,6 +36,7 @@ from node.wire.metering import Price
 from node.wire.node_session import NodeSession, NodeTerms
 from node.wire.notary import Notary
 from node.wire.session import Draw, Drew, Fail, Failed, PeerGone, Send, Tick
+from proofs.attribution.credit import Drawn
 from proofs.attribution.shares import (
     POLICY,
     AdapterTerms,
@@ -85,6 +86,22 @@ TERMS_OF: dict[bytes, AdapterTerms | None] = {
 
 
 Draws = Callable[[Draw], Drew | Failed]
+
+
+def drawn_of(answer_ids: Sequence[int]) -> Drawn:
+    """What both sides find that an answer drew on; one in seven on nobody."""
+    total = sum(answer_ids)
+    part = 1 + total % 9_999
+    return (((0, part), (1, 10_000 - part)),) if total % 7 else ()
+
+
+def one_unit_otherwise(drawn: Drawn) -> Drawn:
+    """What a node says that pays a friend."""
+    if not drawn:
+        return (((0, 10_000),),)
+    part = drawn[0][0][1]
+    part += 1 if part < 9_999 else -1
+    return (((0, part), (1, 10_000 - part)),)
 
 
 class CheapNotary(Notary):
@@ -207,7 +224,9 @@ class Stream:
 class World:
     """Everything; `run` takes a schedule."""
 
-    def __init__(self, notary: Callable[[str], Any] = CheapNotary) -> None:
+    def __init__(
+        self, notary: Callable[[str], Any] = CheapNotary, *, is_attributed: bool = False
+    ) -> None:
         self.payer_notary = notary("client")
         self.payee_notary = notary("node")
         operator = self.payee_notary.address
@@ -237,6 +256,10 @@ class World:
         self.log: list[str] = []
         self.node_draws: Draws | None = None  # what each side finds that an answer drew on
         self.client_draws: Draws | None = None
+        self.is_mixed = is_attributed  # one question in three is attributed to nobody
+        if is_attributed:
+            self.client_draws = lambda draw: Drew(drawn_of(draw.answer_ids))
+            self.node_draws = self.draw_as_node
         self.accused: list[client.Accuse] = []
         self.boot_client()
         self.boot_node()
@@ -304,7 +327,8 @@ class World:
         number = len(self.streams)
         prompt = tuple(range(1, 2 + size % 5))
         max_tokens = (1, 20, 40, 100)[size % 4]
-        adapter = DRAWN if self.client_draws else (BARE_BASE, LAW)[size // 4 % 2]
+        is_drawn = self.client_draws is not None and not (self.is_mixed and size % 3 == 0)
+        adapter = DRAWN if is_drawn else (BARE_BASE, LAW)[size // 4 % 2]
         seed = hashlib.sha256(b"seed %d" % number).digest()
         question = Question(
             base=BASE,
@@ -316,12 +340,12 @@ class World:
             stop_ids=(),
             client_seed=seed,
             attribution=TERMS_OF[adapter],
-            is_attributed=self.client_draws is not None,
+            is_attributed=is_drawn,
         )
         owner = self.payee_notary.address
         terms = NodeTerms(BASE, self.payee_notary.address, owner, PRICE, True, engine=READY)
         if self.node_draws is not None:
-            terms = replace(terms, can_draw=lambda ask: True)
+            terms = replace(terms, can_draw=lambda ask: not self.is_mixed or ask.adapter == DRAWN)
         asking = ClientSession(
             question,
             self.payer,
@@ -501,6 +525,11 @@ class World:
             self.note_balance()
         self.tell_client(stream, client.Deposited())
 
+    def draw_as_node(self, draw: Draw) -> Drew:
+        """The node pays a friend now and then."""
+        drawn = drawn_of(draw.answer_ids)
+        return Drew(drawn if self.token % 8 else one_unit_otherwise(drawn))
+
     def finish_deed(self, stream: Stream) -> None:
         deed = stream.node_deeds.popleft()
         match deed:
@@ -613,6 +642,9 @@ class World:
                         self.tell_node(stream, Failed(EngineLost("it died")))
                     elif stream.made:
                         self.finish_engine(stream, "stop")
+                elif stream and stream.node_deeds and isinstance(stream.node_deeds[0], Draw):
+                    stream.node_deeds.popleft()
+                    self.tell_node(stream, Failed(NodeError("the index is gone")))
             case 9:
                 if stream and stream.client_deeds:
                     # Also instead of taking an offer: another node's came first.
@@ -679,7 +711,8 @@ class World:
                 {"previous": bytes(31) + b"\x01"},
                 {"cumulative": receipt.cumulative + 1},
                 {"client": bytes(20)},
-            )[how % 6]
+                {"drawn": one_unit_otherwise(receipt.drawn)},
+            )[how % (7 if self.is_mixed else 6)]
             if isinstance(message, wire.Pending) and "amount" in changes:
                 more = 1000 * PRICE.completion  # a client does not recount what it did not see
                 changes = {
@@ -750,6 +783,13 @@ class World:
         self.drain()
         last = self.open(6)
         self.drain()
+        unsigned = self.payee.pending
+        if unsigned is not None and decode_body(unsigned.body).drawn:
+            # An answer that broke off behind its last token: its client cannot recompute what it
+            # drew on, signs nothing, and the node takes its fee when the grace is over.
+            assert "recomputed" in str(last.client_error)
+            self.stay_away()
+            return
         assert last.outcome is not None, (
             f"no answer any more: {last.client_error!r}, {last.node_error!r}"
         )
@@ -861,6 +901,13 @@ class World:
             sent = stream.made[: last.completion_tokens]
             assert last.completion_tokens == len(sent), "more was billed than was made"
             assert last.answer_commitment == commit(stream.salt, sent), "another answer was billed"
+            if self.is_mixed and receipts[-1].is_cosigned:
+                self.check_drawn(stream, last, sent)
+
+    def check_drawn(self, stream: Stream, receipt: Receipt, sent: Sequence[int]) -> None:
+        """Shares follow a whole answer that both sides computed; all else pays standing weights."""
+        whole = drawn_of(sent) if stream.adapter == DRAWN and self.client_draws else ()
+        assert receipt.drawn in ((), whole), "another split was billed"
 
     def check_payouts(self, receipts: list[Receipt]) -> None:
         """Everybody gets his part of every answer, to the unit."""
