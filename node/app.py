@@ -286,6 +286,7 @@ def _start_on_base(
     nursery.start_soon(catalogue.names.run)
     embedder = Embedder(base.tokenizer, catalogue, engine, ground.host.peer_id)
     why = Why(attributor, answers, base.tokenizer.decode)
+    daemon.datanets.take_base(base.identity.base, base.tokenizer.control_tokens)
     daemon.take_base(engine, catalogue, service, embedder, why)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 ContributionState = Literal["waiting", "accepted", "refused", "withdrawn"]
 OwnRole = Literal["owner", "curator", "member", "barred", "none"]
@@ -33,6 +33,35 @@ class CharterSaid:
     max_contribution_bytes: int = 16 << 20
     max_person_bytes: int = 1 << 30
     novelty_floor_bps: int = 2_000
+
+
+@dataclass(frozen=True)
+class CharterChange:
+    """What a new charter says otherwise; None stays as it is. `sequencer` is the name or peer id of
+    who writes the log from now on; `is_lost`: who did is gone for good.
+    """
+
+    purpose: str | None = None
+    consent: str | None = None
+    languages: tuple[str, ...] | None = None
+    licences: tuple[str, ...] | None = None
+    quorum: int | None = None
+    is_open: bool | None = None
+    min_words: int | None = None
+    max_document_bytes: int | None = None
+    max_contribution_bytes: int | None = None
+    max_person_bytes: int | None = None
+    novelty_floor_bps: int | None = None
+    sequencer: str = ""
+    is_lost: bool = False
+
+    def rules(self) -> dict[str, Any]:
+        """Return what is said of the rules, by name."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("sequencer", "is_lost") and value is not None
+        }
 
 
 @dataclass(frozen=True)
@@ -141,7 +170,9 @@ class DatanetVersionInfo:
 
 @dataclass(frozen=True)
 class DatanetInfo:
-    """A datanet that is held here. `seq` is the newest place; `fork` two registrations in hex."""
+    """A datanet that is held here. `seq` is the newest place; `fork` two registrations in hex;
+    `lost` the head of a log that this node wrote and has no more.
+    """
 
     id: str
     name: str
@@ -161,6 +192,7 @@ class DatanetInfo:
     head: str
     at: int
     fork: tuple[str, ...] = ()
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -198,7 +230,7 @@ class ExportInfo:
 
 @dataclass(frozen=True)
 class VerifiedInfo:
-    """What was recomputed, and what does not hold."""
+    """What was recomputed, what does not hold, and what cannot be known here."""
 
     rows: int
     versions: int
@@ -206,7 +238,20 @@ class VerifiedInfo:
     documents: int
     checked: int
     problems: tuple[str, ...]
+    unknown: tuple[str, ...]
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RecoveredInfo:
+    """How many entries there are now, and how many of them came; how many texts are not to be had;
+    the head that stays unknown, or "".
+    """
+
+    rows: int
+    fetched: int
+    missing: int
+    lost: str
 
 
 class Datanets(Protocol):
@@ -247,6 +292,9 @@ class Datanets(Protocol):
     async def make_version(self, datanet: str) -> DatanetVersionInfo | ContributionInfo:
         """Make the next version; what is returned tells whether it counts already."""
 
+    async def change_charter(self, datanet: str, said: CharterChange) -> DatanetInfo:
+        """Replace the charter, and with it who writes the log, where that is said."""
+
     async def withdraw(self, datanet: str, contribution: str) -> ContributionInfo:
         """Take back what was given."""
 
@@ -257,3 +305,8 @@ class Datanets(Protocol):
 
     async def verify(self, datanet: str, tell: Tell) -> VerifiedInfo:
         """Recompute log, texts and versions, and run the checks again."""
+
+    async def recover(self, datanet: str, is_enough: bool, tell: Tell) -> RecoveredInfo:
+        """Fetch what is missing here of a log and its texts. `is_enough`: where a head stays
+        unknown, go on from what there is.
+        """

@@ -127,6 +127,12 @@ class BaseTokenizer:
         return self._tool_template.form
 
     @property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Return the texts that this vocabulary reads as control tokens, wherever they stand."""
+        added = self._vocabulary.get_added_tokens_decoder().values()
+        return tuple(sorted({token.content for token in added if token.special}))
+
+    @property
     def tags(self) -> dict[str, int]:
         """Return the tokens that an answer may have and a grammar takes by their ids alone: marks
         of calls, and added ones that are written like tags.

@@ -19,7 +19,7 @@ from . import (
     base,
     channels,
     daemon,
-    datanet,
+    datanets,
     importing,
     invite,
     look,
@@ -70,7 +70,7 @@ app.command("versions", rich_help_panel=ASK)(publish.versions)
 app.command("rollback", rich_help_panel=ASK)(publish.rollback)
 app.command("retract", rich_help_panel=ASK)(publish.retract)
 app.command("list", rich_help_panel=ASK)(look.list_adapters)
-app.add_typer(datanet.app, name="datanet", rich_help_panel=ASK)
+app.add_typer(datanets.app, name="datanet", rich_help_panel=ASK)
 app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
 app.command("verify", rich_help_panel=MONEY)(audit.verify)

@@ -10,15 +10,17 @@ Knows no command.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 import trio
 
+from p2p.errors import P2pError
 from p2p.gossip import RateLimit
 from p2p.peers import PeerAddress
 from p2p.streams import FrameStream
 from proofs.datanet.entries import Contribution, Withdrawal, author_of, digest_of, parse_entry
-from proofs.datanet.log import check
+from proofs.datanet.rules import check
 from proofs.errors import DatanetError
 from proofs.signing import Signer
 
@@ -35,11 +37,14 @@ PEER_SUBMITS_PER_MINUTE = 64
 ASKS_PER_SECOND = 20.0  # of one peer
 BURST_ASKS = 100.0
 TEXT_DEADLINE_S = 20.0
+CATCH_UP_S = 5.0
 OWN = ""  # who submits from this very node
 
 
 class Desk:
-    """What one daemon answers. `on_placed` hears of a log that went on here."""
+    """What one daemon answers. `read_back` makes sure that a log here is the newest; `on_placed`
+    hears of one that went on.
+    """
 
     def __init__(
         self,
@@ -48,6 +53,7 @@ class Desk:
         remote: Remote,
         telemetry: Telemetry,
         *,
+        read_back: Callable[[Held], Awaitable[None]],
         on_placed: Callable[[Held], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -55,6 +61,7 @@ class Desk:
         self._held = held
         self._remote = remote
         self._telemetry = telemetry
+        self._read_back = read_back
         self._on_placed = on_placed
         self._clock = clock
         self._asks = RateLimit(ASKS_PER_SECOND, BURST_ASKS)
@@ -117,10 +124,13 @@ class Desk:
         placed = held.find_place(digest)
         if placed is not None:
             return placed
+        if held.state.charter.sequencer != self._signer.public_key and peer_id != OWN:
+            await self._catch_up(held, peer_id)
         if held.state.charter.sequencer != self._signer.public_key:
             raise DatanetRefused(
                 "sequencer", "this node does not write its log", "submit it to the sequencer"
             )
+        await self._read_back(held)
         held.refuse_if_forked()
         author = author_of(entry).hex()
         if peer_id != OWN and not self._of_key.allow((author, ""), trio.current_time()):
@@ -129,17 +139,32 @@ class Desk:
             check(held.state, entry, max(self._now(), held.state.at))
             providers = [] if peer_id == OWN else [PeerAddress(peer_id)]
             await self._remote.bring(held, digest, entry, providers, TEXT_DEADLINE_S)
+        registration = await self._place(held, data, digest)
+        if isinstance(entry, Withdrawal):
+            await trio.to_thread.run_sync(held.texts.drop, entry.contribution)
+        self._telemetry.clear("datanets")
+        self._telemetry.count("datanet_entries")
+        self._on_placed(held)
+        return registration
+
+    async def _catch_up(self, held: Held, peer_id: str) -> None:
+        """Whoever submits to us may know a charter that makes us the sequencer."""
+        with (
+            trio.move_on_after(CATCH_UP_S),
+            suppress(P2pError, WireError, DatanetError),
+        ):
+            await self._remote.catch_up(held, PeerAddress(peer_id))
+
+    async def _place(self, held: Held, data: bytes, digest: bytes) -> bytes:
         async with held.lock:
             placed = held.find_place(digest)
             if placed is not None:
                 return placed
-            place = held.place
-            registration = await trio.to_thread.run_sync(place, self._signer, data, self._now())
-        if isinstance(entry, Withdrawal):
-            await trio.to_thread.run_sync(held.texts.drop, entry.contribution)
-        self._telemetry.count("datanet_entries")
-        self._on_placed(held)
-        return registration
+            try:
+                return await held.place(self._signer, data, self._now())
+            except DatanetError:
+                await trio.to_thread.run_sync(held.texts.drop, digest)  # what was brought for it
+                raise
 
     def _now(self) -> int:
         return int(self._clock())

@@ -1,4 +1,8 @@
-"""Has files and texts looked at by intake, by a datanet's rules and against what others gave.
+"""Has files and texts looked at by intake: by a datanet's rules, and against what others gave.
+
+    now     what is upheld here, sketches of other datanets, the base's tokens: for who gives and
+            who judges; what was found is kept beside the text
+    report  what anybody finds from log and texts alone: as it was at the claim's place
 
 Decides what is compared with what; intake decides what is wrong with a text.
 """
@@ -6,15 +10,20 @@ Decides what is compared with what; intake decides what is wrong with a text.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from factory.intake import (
+    Broken,
     Earlier,
+    Elsewhere,
     Examined,
     Finding,
     IntakeError,
@@ -24,7 +33,10 @@ from factory.intake import (
     review,
     trace_documents,
 )
-from proofs.datanet.entries import Charter, Contribution
+from factory.intake.clean import CLEANER
+from factory.intake.report import digest_rules, tools
+from proofs.codec import encode
+from proofs.datanet.entries import Charter, Contribution, digest_of
 from proofs.datanet.state import Given
 
 from ..catalogue.book import write_whole
@@ -32,12 +44,25 @@ from ..datanet_api import FindingInfo, Progress, Tell
 from ..errors import BadRequest
 from .ground import Held
 from .remote import cut
+from .store import SKETCH
 
-TRACE = "trace"
+TRACE, REVIEW = "trace", "review"
+MAX_ELSEWHERE = 4_096  # sketches, of a kilobyte each
+MAX_SKETCH_BYTES = 2_048
 T = TypeVar("T")
 
 
-def rules_of(charter: Charter, *, column: str = "", mask: bool = False) -> Rules:
+@dataclass(frozen=True)
+class Around:
+    """What this node knows besides a datanet: the base's template tokens, other datanets."""
+
+    tokens: tuple[str, ...] = ()
+    others: tuple[Held, ...] = ()
+
+
+def rules_of(
+    charter: Charter, *, tokens: tuple[str, ...] = (), column: str = "", mask: bool = False
+) -> Rules:
     """Return intake's rules as a charter says them."""
     plain = Rules()
     return Rules(
@@ -47,30 +72,21 @@ def rules_of(charter: Charter, *, column: str = "", mask: bool = False) -> Rules
         max_bytes=min(charter.limits.max_contribution_bytes, plain.max_bytes),
         novelty_refuse_bps=charter.novelty_floor_bps,
         novelty_hold_bps=max(charter.novelty_floor_bps, plain.novelty_hold_bps),
+        tokens=tokens,
         column=column,
         mask=mask,
     )
 
 
-def known_to(held: Held, giver: bytes, before: int | None = None) -> Known:
-    """Return what somebody's text is compared with: what is here of what was given before it.
-
-    `before` is the place of its claim; None is now. Reads and writes the disk.
-    """
-    earlier = [
-        Earlier(one.digest, one.contributor, _trace(held, one))
-        for one in held.state.in_log_order()
-        if one.is_upheld and (before is None or one.claimed.seq < before)
-        if held.texts.has(one.digest)
-    ]
-    return Known(giver=giver, earlier=tuple(earlier))
+# --- now ---
 
 
 async def examine_files(
-    held: Held, files: Sequence[Path], rules: Rules, giver: bytes, tell: Tell
+    held: Held, files: Sequence[Path], rules: Rules, giver: bytes, around: Around, tell: Tell
 ) -> Examined:
-    """Look at files that somebody wants to give. Raises BadRequest where intake cannot."""
-    known = await trio.to_thread.run_sync(known_to, held, giver)
+    """Look at files that somebody wants to give. BadRequest where intake cannot, OSError."""
+    upheld = [one for one in held.state.in_log_order() if one.is_upheld]
+    known = await _known(held, giver, upheld, around)
 
     def told(name: str, done: int, total: int) -> None:
         trio.from_thread.run_sync(tell, Progress("examine", done, total, name))
@@ -78,16 +94,29 @@ async def examine_files(
     return await _run(partial(examine, files, rules, known, tell=told))
 
 
-async def review_text(held: Held, given: Given, entry: Contribution) -> Examined:
-    """Look at a text that is here again, as anybody can who has the log and the texts."""
-    known = await trio.to_thread.run_sync(known_to, held, given.contributor, given.claimed.seq)
-    text = await trio.to_thread.run_sync(held.texts.read, given.digest)
-    return await review_documents(held, cut(text, entry), known)
-
-
-async def review_documents(held: Held, documents: Sequence[bytes], known: Known) -> Examined:
-    """Look at clean documents."""
-    return await _run(partial(review, documents, rules_of(held.state.charter), known))
+async def findings_on(
+    held: Held, given: Given, entry: Contribution, around: Around
+) -> tuple[FindingInfo, ...]:
+    """Look at a text that is here, as a curator does, unless that was done by the same rules and
+    against the same texts. BadRequest where intake cannot, OSError.
+    """
+    earlier = [
+        one
+        for one in held.state.in_log_order()
+        if one.is_upheld and one.claimed.seq < given.claimed.seq
+    ]
+    known = await _known(held, given.contributor, earlier, around)
+    rules = rules_of(held.state.charter, tokens=around.tokens)
+    path = held.texts.path(given.digest, REVIEW)
+    key = _key(rules, known)
+    kept = await trio.to_thread.run_sync(_read_review, path, key)
+    if kept is not None:
+        return kept
+    examined = await review_text(held, given.digest, entry, rules, known)
+    found = tuple(finding_of(examined, finding) for finding in examined.findings)
+    with suppress(OSError):  # it is found again
+        await trio.to_thread.run_sync(write_whole, path, msgspec.msgpack.encode((key, found)))
+    return found
 
 
 def finding_of(examined: Examined, finding: Finding) -> FindingInfo:
@@ -103,12 +132,92 @@ def finding_of(examined: Examined, finding: Finding) -> FindingInfo:
     )
 
 
+# --- the report ---
+
+
+async def report_on(
+    held: Held, giver: bytes, documents: Sequence[bytes], claim_seq: int
+) -> Examined:
+    """Look at documents as whoever has the log and the texts can: by the charter that was in force
+    at the claim's place, against what was given before it and upheld there. BadRequest, OSError.
+    """
+    earlier = [one for one in held.state.in_log_order() if one.was_upheld(claim_seq)]
+    known = await _known(held, giver, earlier, Around())
+    charter = await trio.to_thread.run_sync(held.entry, held.state.charter_at(claim_seq))
+    assert isinstance(charter, Charter)
+    return await _run(partial(review, documents, rules_of(charter), known))
+
+
+async def review_text(
+    held: Held, digest: bytes, entry: Contribution, rules: Rules, known: Known
+) -> Examined:
+    """Look at a text that is here. BadRequest, OSError."""
+    text = await trio.to_thread.run_sync(held.texts.read, digest)
+    return await _run(partial(review, cut(text, entry), rules, known))
+
+
+# --- what it is compared with ---
+
+
+async def _known(held: Held, giver: bytes, earlier: Iterable[Given], around: Around) -> Known:
+    """Return what a text is compared with, as far as it is here. Reads and writes the disk."""
+    listed = [one for one in earlier if held.texts.has(one.digest)]
+    return await trio.to_thread.run_sync(_known_of, held, giver, listed, around)
+
+
+def _known_of(held: Held, giver: bytes, listed: Sequence[Given], around: Around) -> Known:
+    earlier = list[Earlier]()
+    for one in listed:
+        with suppress(FileNotFoundError):  # it was withdrawn meanwhile
+            earlier.append(Earlier(one.digest, one.contributor, _trace(held, one)))
+    return Known(giver=giver, earlier=tuple(earlier), elsewhere=tuple(_elsewhere(around.others)))
+
+
+def _elsewhere(others: Iterable[Held]) -> list[Elsewhere]:
+    """Return the sketches of what other datanets accepted; what is none is left out."""
+    from factory.intake.sketches import share_in  # loads numpy
+
+    found = list[Elsewhere]()
+    for held in others:
+        for one in list(held.state.given.values()):
+            if one.status != "accepted" or len(found) == MAX_ELSEWHERE:
+                continue
+            with suppress(OSError, Broken):
+                with held.texts.path(one.digest, SKETCH).open("rb") as file:
+                    sketch = file.read(MAX_SKETCH_BYTES)
+                share_in(sketch, sketch)
+                name = f"{held.state.charter.name}, contribution {one.digest.hex()[:12]}"
+                found.append(Elsewhere(name, sketch))
+    return found
+
+
 def _trace(held: Held, one: Given) -> Path:
     path = held.texts.path(one.digest, TRACE)
     if not path.exists():
         text = held.texts.read(one.digest)
         write_whole(path, trace_documents(cut(text, held.contribution(one.digest))))
     return path
+
+
+# --- what was found before ---
+
+
+def _key(rules: Rules, known: Known) -> bytes:
+    """Return what a review follows from, besides the text. A trace follows from its text."""
+    earlier = [(one.contribution, one.giver) for one in known.earlier]
+    elsewhere = [(one.name, digest_of(one.sketch)) for one in known.elsewhere]
+    made_by = (CLEANER, tools())
+    return digest_of(encode((digest_rules(rules), known.giver, earlier, elsewhere, made_by)))
+
+
+def _read_review(path: Path, key: bytes) -> tuple[FindingInfo, ...] | None:
+    try:
+        made, found = msgspec.msgpack.decode(
+            path.read_bytes(), type=tuple[bytes, tuple[FindingInfo, ...]]
+        )
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if made == key else None
 
 
 async def _run(call: Callable[..., T]) -> T:

@@ -74,14 +74,29 @@ def _write(
         file.flush()
         os.fsync(file.fileno())
     tell(Progress("export", total, total))
-    about = {
+    about = _about(held, made, parts, hasher.hexdigest())
+    data = msgspec.json.format(msgspec.json.encode(about), indent=1)
+    (draft / DATANET).write_bytes(data + b"\n")
+    return ExportInfo(
+        str(folder),
+        made.version.number,
+        made.digest.hex(),
+        total,
+        held_out=num_held,
+        words=words,
+        people=len(made.version.totals),
+    )
+
+
+def _about(held: Held, made: Signed, parts: tuple[Part, ...], digest: str) -> dict[str, object]:
+    return {
         "datanet": held.datanet.hex(),
         "name": held.state.charter.name,
         "version": made.version.number,
         "digest": made.digest.hex(),
-        "documents": total,
-        "held_out": num_held,
-        "documents_sha256": hasher.hexdigest(),
+        "documents": sum(len(part.documents) for part in parts),
+        "held_out": sum(len(part.held_out) for part in parts),
+        "documents_sha256": digest,
         "people": [
             {
                 "person": peer_id_of(one.person),
@@ -98,17 +113,6 @@ def _write(
             for address, weight in standing_weights(parts)
         ],
     }
-    data = msgspec.json.format(msgspec.json.encode(about), indent=1)
-    (draft / DATANET).write_bytes(data + b"\n")
-    return ExportInfo(
-        str(folder),
-        made.version.number,
-        made.digest.hex(),
-        total,
-        held_out=num_held,
-        words=words,
-        people=len(made.version.totals),
-    )
 
 
 def _rows(held: Held, parts: tuple[Part, ...]) -> Iterator[dict[str, object]]:

@@ -8,6 +8,7 @@ same files go on with it. Decides how documents are divided; speaks through `sub
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from proofs.signing import Signer
 from ..catalogue.book import write_whole
 from ..datanet_api import GiveSaid, Progress, Tell
 from ..errors import BadRequest, DatanetRefused
-from .examining import known_to, review_documents
+from .examining import report_on
 from .ground import Held
 from .store import GIVING, REPORT, SKETCH, TEXT
 
@@ -109,21 +110,19 @@ class Giver:
         submit: Submit,
         tell: Tell,
     ) -> bytes:
-        known = await trio.to_thread.run_sync(known_to, held, self._signer.public_key)
-        report = await review_documents(held, part.texts, known)
         path, pending = await trio.to_thread.run_sync(self._pend, held, part)
         if digest_of(pending.claim) not in held.state.claims:
             tell(Progress("claim", 0, 1))
             await _until_taken(partial(submit, pending.claim), tell)
+        claimed = held.state.claims[digest_of(pending.claim)]
+        found = await report_on(held, self._signer.public_key, part.texts, claimed.seq)
+        attached = {REPORT: found.report} | ({SKETCH: found.sketch} if found.sketch else {})
+        del found  # it has all the text once more
         draft = self._draft(held, part, said, cleaner, pending)
-        draft = msgspec.structs.replace(
-            draft,
-            report=(digest_of(report.report), len(report.report)),
-            sketch=(digest_of(report.sketch), len(report.sketch)) if report.sketch else None,
-        )
+        named = {name: (digest_of(one), len(one)) for name, one in attached.items()}
+        draft = msgspec.structs.replace(draft, **named)
         data = sign_entry(self._signer, draft)
-        files = {TEXT: b"".join(part.texts), REPORT: report.report}
-        files |= {SKETCH: report.sketch} if report.sketch else {}
+        files = {TEXT: b"".join(part.texts)} | attached
         digest = digest_of(data)
         await trio.to_thread.run_sync(held.texts.write, digest, draft, files)
         try:
@@ -139,7 +138,10 @@ class Giver:
         name = digest_of(encode(list(part.documents))).hex()
         path = held.folder / GIVING / name
         if path.exists():
-            return path, msgspec.msgpack.decode(path.read_bytes(), type=Pending)
+            pending = msgspec.msgpack.decode(path.read_bytes(), type=Pending)
+            claim_digest = digest_of(pending.claim)
+            if held.find_place(claim_digest) is None or claim_digest in held.state.claims:
+                return path, pending
         salt = secrets.token_bytes(SALT_BYTES)
         key = self._signer.public_key
         claim = Claim(
@@ -176,7 +178,7 @@ class Giver:
             original=digest_of(text),
             consent=Consent(digest_of(charter.consent.encode()), scope, said.until),
             documents=list(part.documents),
-            blocks=[(digest_of(block), len(block)) for block in blocks_of(text)],
+            blocks=blocks_of(text),
             cleaner=plain_line(cleaner, 64) or "none",
             report=(bytes(32), 1),
             sketch=None,
@@ -215,9 +217,11 @@ def divide(found: Sequence[Found]) -> list[Part]:
     return [*parts, Part(tuple(texts), tuple(documents))] if documents else parts
 
 
-def blocks_of(text: bytes) -> list[bytes]:
-    """Cut a text into blocks."""
-    return [text[at : at + MAX_BLOCK_BYTES] for at in range(0, len(text), MAX_BLOCK_BYTES)]
+def blocks_of(text: bytes) -> list[tuple[bytes, int]]:
+    """Return the digest and size of each block of a text."""
+    view = memoryview(text)
+    cuts = (view[at : at + MAX_BLOCK_BYTES] for at in range(0, len(text), MAX_BLOCK_BYTES))
+    return [(hashlib.sha256(block).digest(), len(block)) for block in cuts]
 
 
 async def _until_taken(submit: Callable[[], Awaitable[bytes]], tell: Tell) -> None:

@@ -1,6 +1,7 @@
 """One datanet as this node has it: the log on the disk and the state that follows from it.
 
-A row is written first and believed then. Speaks to nobody.
+A row is written first and believed then, and the state moves in the event loop alone; who reads
+much of it in a thread holds the lock. Speaks to nobody.
 """
 
 from __future__ import annotations
@@ -27,13 +28,22 @@ MAX_PEERS = 16
 
 
 class Held:
-    """A datanet that is held here. `lock` is for who writes."""
+    """A datanet that is held here.
+
+    `lock` is for who writes, or reads all of it in a thread. `is_newest`: since the start somebody
+    was asked whether our log goes on elsewhere; `lost` is a head that somebody signed with the
+    sequencer's key and that is not here.
+    """
 
     def __init__(self, folder: Path, store: BlockStore) -> None:
         self.folder = folder
         self.lock = trio.Lock()
+        self.asking = trio.Lock()
         self.texts = Texts(folder / TEXTS, store)
         self.fork: tuple[bytes, bytes] | None = None
+        self.is_newest = False
+        self.asked_at = float("-inf")  # on the event loop's clock
+        self.lost: bytes | None = None
         self.peers: tuple[str, ...] = ()
         self._file = LogFile(folder / LOG)
         self._places: dict[bytes, int] = {}
@@ -43,8 +53,17 @@ class Held:
 
     @classmethod
     def create(cls, folder: Path, store: BlockStore, first: Row) -> Held:
-        """Begin to hold a datanet by its log's first row. DatanetError, OSError."""
+        """Begin to hold a datanet by its log's first row.
+
+        DatanetError, OSError; DatanetRefused where a log lies that could not be opened.
+        """
         begin(*first)
+        if (folder / LOG).exists():
+            raise DatanetRefused(
+                "there",
+                f"{folder} has a log that could not be read, as this node's log says",
+                "move that folder away, and join again",
+            )
         (folder / TEXTS).mkdir(parents=True, exist_ok=True)
         (folder / GIVING).mkdir(exist_ok=True)
         LogFile.create(folder / LOG, first)
@@ -57,21 +76,25 @@ class Held:
 
     # --- the log ---
 
-    def append(self, row: Row) -> Entry:
-        """Write a row and move the state. DatanetError, OSError; then nothing has changed."""
+    async def append(self, row: Row) -> Entry:
+        """Write a row and move the state; the caller has the lock.
+
+        DatanetError, OSError; then nothing has changed.
+        """
         entry, placed = check_row(self.state, *row)
-        self._file.append(row)
+        await trio.to_thread.run_sync(self._file.append, row)  # not to be cancelled
         take_row(self.state, entry, placed, row)
         self._note(entry, placed.entry)
         return entry
 
-    def place(self, signer: Signer, entry: bytes, now: int) -> bytes:
-        """Give an entry the next place, as the sequencer; return its registration.
+    async def place(self, signer: Signer, entry: bytes, now: int) -> bytes:
+        """Give an entry the next place, as the sequencer; return its registration. The caller has
+        the lock.
 
         DatanetError, OSError; then it has none.
         """
         registration = register(self.state, signer, entry, now)
-        self.append((registration, entry))
+        await self.append((registration, entry))
         return registration
 
     def rows(self, first: int, count: int, max_bytes: int) -> list[Row]:
@@ -87,6 +110,10 @@ class Held:
         """Return the registration of an entry, by the entry's digest; None: it has none here."""
         seq = self._places.get(entry)
         return None if seq is None else self._file.read(seq, 1, 1 << 30)[0][0]
+
+    def has_registration(self, digest: bytes) -> bool:
+        """Return whether a registration of that digest stands in the log. Reads the disk."""
+        return any(digest_of(one) == digest for one in self._file.registrations())
 
     def entry(self, digest: bytes) -> Entry:
         """Return an entry that stands in the log, by its digest. Reads the disk."""
@@ -121,13 +148,26 @@ class Held:
             self.peers = both
             write_whole(self.folder / PEERS, msgspec.msgpack.encode(both))
 
+    def doubt(self) -> None:
+        """Have others asked anew whether our log goes on elsewhere, before the next entry."""
+        self.is_newest = False
+        self.asked_at = float("-inf")
+
     def refuse_if_forked(self) -> None:
-        """Raise DatanetRefused where the sequencer signed two logs."""
+        """Raise DatanetRefused where the sequencer signed two logs, or would if it went on."""
         if self.fork is not None:
             raise DatanetRefused(
                 "forked",
                 "its sequencer signed two entries for one place",
                 "look with `lorikeet datanet show`, and agree with the others on who goes on",
+            )
+        if self.lost is not None:
+            raise DatanetRefused(
+                "behind",
+                f"the newest head that this node's key signed, {self.lost.hex()[:16]}, is not here:"
+                " this home is older than the log",
+                "have another member's node run, which gives what is missing within a minute, or at"
+                f" once: lorikeet datanet recover {self.datanet.hex()[:16]}",
             )
 
     def verdicts_on(self, subject: bytes) -> list[bytes]:
@@ -142,21 +182,20 @@ class Held:
     def _fold(self) -> State:
         state: State | None = None
         for row in self._file.load():
+            entry: Entry
             if state is None:
                 state = begin(*row)
+                entry = state.charter
             else:
-                apply(state, *row)
-            self._note(parse_entry(row[1]), digest_of(row[1]), state.seq)
+                entry = apply(state, *row)
+            self._note(entry, digest_of(row[1]), state.seq)
         if state is None:
             raise DatanetError("chain", f"{self.folder / LOG} is empty", "join again")
         return state
 
     def _load_notes(self) -> None:
-        contributions = {digest: self.contribution(digest) for digest in self.state.given}
-        for digest, given in self.state.given.items():
-            if given.withdrawn is not None:
-                self.texts.drop(digest)
-        self.texts.restore(contributions)
+        there = {one.digest for one in self.state.given.values() if one.withdrawn is None}
+        self.texts.restore(there, self.contribution)
         if (path := self.folder / FORK).exists():
             first, second = msgspec.msgpack.decode(path.read_bytes(), type=tuple[bytes, bytes])
             self.note_fork(first, second)

@@ -47,6 +47,7 @@ def info_of(held: Held, own: bytes) -> DatanetInfo:
         head=state.head.hex(),
         at=state.at,
         fork=tuple(one.hex() for one in held.fork or ()),
+        lost="" if held.lost is None else held.lost.hex(),
     )
 
 
@@ -113,7 +114,6 @@ def reasons_of(held: Held, one: Given) -> tuple[FindingInfo, ...]:
         verdict = held.entry(digest)
         if isinstance(verdict, Verdict) and one.voices.get(verdict.by, (0,))[0] == verdict.at:
             for reason in verdict.reasons:
-                outcome = "refuse" if verdict.decision == "refuse" else "hold"
                 found.append(
                     FindingInfo(
                         reason.code,
@@ -121,7 +121,7 @@ def reasons_of(held: Held, one: Given) -> tuple[FindingInfo, ...]:
                         name_of(held, verdict.by),
                         reason.detail,
                         mend=reason.mend,
-                        outcome="refuse" if outcome == "refuse" else "hold",
+                        outcome="refuse" if verdict.decision == "refuse" else "hold",
                     )
                 )
     return tuple(found)

@@ -5,14 +5,16 @@
     FOLDER/giving/<digest>   what is claimed here and not given yet
 
 What `append` returned from is on the disk. A row that a crash or a full disk cut short was told to
-nobody, and is cut off. Decides nothing about what may stand in a log.
+nobody, and is cut off; so is a text whose contribution got no place. Decides nothing about what may
+stand in a log.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +30,7 @@ GIVING = "giving"
 TEXT = "text"
 REPORT = "report"
 SKETCH = "sketch"
+MAX_DRAFTS = 16  # of texts that nobody is bringing now; of 18 MiB each at most
 _LENGTH_BYTES = 4
 
 Row = tuple[bytes, bytes]
@@ -65,6 +68,7 @@ class LogFile:
         data = _encode(row)
         file = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         try:
+            os.ftruncate(file, self._end)  # what a failed write left behind, if that failed too
             view = memoryview(data)
             while view:
                 view = view[os.pwrite(file, view, self._end + len(data) - len(view)) :]
@@ -93,6 +97,13 @@ class LogFile:
                 rows.append(row)
         return rows
 
+    def registrations(self) -> Iterator[bytes]:
+        """Yield the registrations, the newest first. OSError."""
+        with self._path.open("rb") as file:
+            for start in reversed(self._starts[:]):
+                file.seek(start)
+                yield _read_part(file, MAX_REGISTRATION_BYTES) or b""
+
     def _cut(self) -> None:
         if self._path.stat().st_size > self._end:
             os.truncate(self._path, self._end)
@@ -105,20 +116,31 @@ class Texts:
         self._folder = folder
         self._store = store
 
-    def restore(self, contributions: Mapping[bytes, Contribution]) -> None:
-        """Give out again what lies here, of these contributions. OSError."""
-        for draft in self._folder.glob(".*"):
-            shutil.rmtree(draft, ignore_errors=True)
-        for digest, entry in contributions.items():
+    def restore(
+        self, upheld: Collection[bytes], contribution: Callable[[bytes], Contribution]
+    ) -> None:
+        """Give out again what lies here of these contributions; the rest goes. OSError."""
+        self._folder.mkdir(exist_ok=True)
+        names = {digest.hex() for digest in upheld}
+        for path in self._folder.iterdir():
+            if path.name not in names:
+                shutil.rmtree(path, ignore_errors=True)
+        for digest in upheld:
             if self.has(digest):
-                self._store.adopt(layout(self._place(digest), entry))
+                self._store.adopt(layout(self._place(digest), contribution(digest)))
 
     def has(self, digest: bytes) -> bool:
         """Return whether a contribution's text is here."""
         return self._place(digest).is_dir()
 
-    def open_draft(self, digest: bytes, entry: Contribution) -> Draft:
-        """Begin, or go on with, the files of a contribution. OSError."""
+    def open_draft(self, digest: bytes, entry: Contribution, others: Collection[bytes]) -> Draft:
+        """Begin, or go on with, the files of a contribution. Of drafts that are not among the
+        `others` being brought now, the oldest beyond MAX_DRAFTS go. OSError.
+        """
+        kept = {self._draft(one).name for one in (digest, *others)}
+        idle = [path for path in self._folder.glob(".*") if path.name not in kept]
+        for path in sorted(idle, key=_age)[:-MAX_DRAFTS]:
+            shutil.rmtree(path, ignore_errors=True)
         return Draft(layout(self._draft(digest), entry))
 
     def finish(self, digest: bytes, entry: Contribution) -> None:
@@ -147,18 +169,22 @@ class Texts:
             raise
 
     def drop(self, digest: bytes) -> None:
-        """Delete a text, and give it to nobody any more."""
+        """Delete a text, and give it to nobody any more; whole, or at the next start."""
         self._store.forget(self._place(digest))
-        shutil.rmtree(self._place(digest), ignore_errors=True)
         shutil.rmtree(self._draft(digest), ignore_errors=True)
+        with suppress(OSError):  # so no half of it is taken for a text
+            self._place(digest).rename(self._draft(digest))
+        shutil.rmtree(self._draft(digest), ignore_errors=True)
+        shutil.rmtree(self._place(digest), ignore_errors=True)
 
     def read(self, digest: bytes) -> bytes:
         """Return a text that is here. OSError."""
         return (self._place(digest) / TEXT).read_bytes()
 
-    def read_draft(self, digest: bytes) -> bytes:
-        """Return a draft's text. OSError."""
-        return (self._draft(digest) / TEXT).read_bytes()
+    def open_text(self, digest: bytes) -> BinaryIO:
+        """Open a text that is here, or its draft. OSError."""
+        place = self._place(digest) if self.has(digest) else self._draft(digest)
+        return (place / TEXT).open("rb")
 
     def path(self, digest: bytes, name: str) -> Path:
         """Return where a file of a contribution lies, or would."""
@@ -178,6 +204,13 @@ def layout(folder: Path, entry: Contribution) -> Layout:
         folder / REPORT: [entry.report],
     }
     return files | ({} if entry.sketch is None else {folder / SKETCH: [entry.sketch]})
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # it was finished meanwhile
+        return 0.0
 
 
 def _encode(row: Row) -> bytes:

@@ -19,10 +19,12 @@ from ..catalogue.book import NameBook
 from ..telemetry import Telemetry
 from ..wire import datanet as wire
 from .desk import STREAMS_PER_PEER, Desk
-from .following import Follower, Heads
+from .following import Follower
 from .ground import open_all
+from .heads import Heads
 from .remote import Remote
 from .service import DatanetService
+from .shelf import Shelf
 
 
 async def open_datanets(
@@ -41,11 +43,17 @@ async def open_datanets(
     remote = Remote(host, telemetry, download)
     book = NameBook(folder / "heads", telemetry.log)
     announcer = Announcer(host.dht, host.gossip, telemetry.log)
-    heads = Heads(identity, book, announcer, telemetry)
-    desk = Desk(Signer(identity.secret), held, remote, telemetry, on_placed=heads.moved)
-    service = DatanetService(
+    heads = Heads(identity, host, remote, book, announcer=announcer, telemetry=telemetry)
+    desk = Desk(
+        Signer(identity.secret),
+        held,
+        remote,
+        telemetry,
+        read_back=heads.read_back,
+        on_placed=heads.moved,
+    )
+    shelf = Shelf(
         identity,
-        pay_to,
         host,
         store,
         telemetry,
@@ -53,11 +61,11 @@ async def open_datanets(
         held=held,
         remote=remote,
         desk=desk,
-        on_held=heads.moved,
+        heads=heads,
     )
     host.serve(wire.PROTOCOL, desk.serve, streams_per_peer=STREAMS_PER_PEER)
     for datanet in held:
         host.dht.provide_soon(Cid(datanet))
     nursery.start_soon(partial(heads.run, held))
-    nursery.start_soon(Follower(service, held, telemetry).run)
-    return service
+    nursery.start_soon(Follower(shelf, heads, held, telemetry).run)
+    return DatanetService(shelf, pay_to)

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..api import Daemon
-from ..datanet_api import CharterSaid, GiveSaid, Progress, Tell
+from ..datanet_api import CharterChange, CharterSaid, GiveSaid, Progress, Tell
 from ..errors import NodeError
 from .control import PREFIX, reporting
 from .face import EVENT_STREAM, ByteStream
@@ -76,6 +76,12 @@ class ExportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | None = None
 
 
+class RecoverBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST recover. `is_enough`: go on from what there is."""
+
+    is_enough: bool = False
+
+
 def routes(daemon: Daemon) -> list[Route]:
     """Return one route per question, each a single call of `Datanets`."""
 
@@ -124,6 +130,10 @@ def routes(daemon: Daemon) -> list[Route]:
     async def version(request: Request) -> Response:
         return json_response(await daemon.datanets.make_version(name_of(request)))
 
+    async def charter(request: Request) -> Response:
+        said = msgspec.json.decode(await request.body(), type=CharterChange)
+        return json_response(await daemon.datanets.change_charter(name_of(request), said))
+
     async def withdraw(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=SubjectBody)
         return json_response(await daemon.datanets.withdraw(name_of(request), body.contribution))
@@ -136,6 +146,10 @@ def routes(daemon: Daemon) -> list[Route]:
     async def verify(request: Request) -> Response:
         return Told(partial(daemon.datanets.verify, name_of(request)))
 
+    async def recover(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=RecoverBody)
+        return Told(partial(daemon.datanets.recover, name_of(request), body.is_enough))
+
     one = f"{PREFIX}/datanets/{{datanet}}"
     tells = {
         "invite": invite,
@@ -144,9 +158,11 @@ def routes(daemon: Daemon) -> list[Route]:
         "judge": judge,
         "appoint": appoint,
         "version": version,
+        "charter": charter,
         "withdraw": withdraw,
         "export": export,
         "verify": verify,
+        "recover": recover,
     }
     return [
         Route(f"{PREFIX}/datanets", reporting(listing), methods=["GET", "POST"]),

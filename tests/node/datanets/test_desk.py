@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import trio
 from node.datanets.desk import STREAMS_PER_PEER, SUBMITS_PER_MINUTE, Desk
 from node.datanets.ground import Held
 from node.datanets.remote import Remote
+from node.datanets.store import MAX_DRAFTS
 from node.telemetry import Telemetry
 from node.wire import datanet as wire
 from p2p.blocks.server import serve_blocks
@@ -21,12 +24,21 @@ from p2p.blocks.store import BlockStore
 from p2p.errors import P2pError
 from p2p.host import Host
 from p2p.peers import PeerAddress
-from proofs.datanet.entries import digest_of, parse_registration
+from proofs.datanet.entries import (
+    Contribution,
+    Document,
+    Limits,
+    digest_of,
+    parse_entry,
+    parse_registration,
+)
 from proofs.datanet.log import register
 from proofs.signing import Signer
 from tests.p2p.helpers import open_hosts
 from tests.proofs.datanets import World, document
 from tests.proofs.scene import signer
+
+from .dying import in_a_fork
 
 TEXT = b"one whole text of ann's"
 
@@ -52,21 +64,26 @@ class Scene:
         return await self.ask(wire.Submit(self.held.datanet, entry))
 
 
+async def nothing_newer(held: Held) -> None:
+    """Nobody has more of the log than the desk."""
+
+
 @asynccontextmanager
-async def scene(folder: Path) -> AsyncIterator[Scene]:
-    world = World()
+async def scene(folder: Path, **charter: Any) -> AsyncIterator[Scene]:
+    world = World(**charter)
     world.join("ann", "ben")
     telemetry = Telemetry(folder / "log")
     async with open_hosts(2) as (server, stranger):
         held = Held.create(folder / "held", BlockStore(folder / "blocks"), world.rows[0])
         for row in world.rows[1:]:
-            held.append(row)
+            await held.append(row)
         placed: list[Held] = []
         desk = Desk(
             signer("owner"),
             {held.datanet: held},
             Remote(server, telemetry),
             telemetry,
+            read_back=nothing_newer,
             on_placed=placed.append,
             clock=lambda: float(world.now + 60),
         )
@@ -180,7 +197,7 @@ async def test_a_sequencer_that_signs_two_logs_is_shown_to_whoever_asks(tmp_path
         liar.join("ben", "ann", "carl")
         mine = Held.create(tmp_path / "ann", BlockStore(tmp_path / "x"), liar.rows[0])
         for row in liar.rows[1:]:
-            mine.append(row)
+            await mine.append(row)
         await here.remote.catch_up(mine, here.peer)
         assert mine.fork is not None
         places = [parse_registration(one) for one in mine.fork]
@@ -204,8 +221,97 @@ async def test_rows_that_no_sequencer_signed_are_not_taken(tmp_path: Path) -> No
         eve = Signer(bytes([7]) * 32)
         forged = register(here.world.state, eve, entry, here.world.now)
         with pytest.raises(Exception, match="neither the sequencer nor the owner"):
-            here.held.append((forged, entry))
+            await here.held.append((forged, entry))
         assert not here.held.note_fork(here.world.rows[-1][0], forged)
         with trio.fail_after(60):
             await here.remote.catch_up(here.held, here.peer)  # with itself: nothing changes
         assert here.held.state == here.world.state
+
+
+async def test_a_hostile_contribution_costs_a_refusal_and_leaves_nothing(tmp_path: Path) -> None:
+    """One block under two sizes, one block twice, and texts in many variants of one claim."""
+    async with scene(tmp_path) as here:
+        texts = [f"{number} x x ".ljust(60_000, "x") for number in range(5)]
+        listed = [document(text) for text in texts]
+        claim = here.world.claiming("ann", listed)
+        await here.submit(claim)
+        whole = "".join(texts).encode()
+        first = whole[: 256 << 10]
+        here.store.put(first)
+        here.store.put(b"report")
+        name = digest_of(first)
+        for blocks in (
+            [(name, len(first)), (name, len(whole) - len(first))],
+            [(digest_of(b"nobody has it"), len(first)), (name, len(whole) - len(first))],
+        ):
+            said: dict[str, Any] = {"blocks": blocks}
+            refused = await here.submit(here.world.giving("ann", digest_of(claim), listed, **said))
+            assert isinstance(refused, wire.Refused)
+            assert refused.code == "text"
+        assert isinstance(await here.ask(wire.AskHead(here.held.datanet)), wire.Head)
+
+
+async def test_drafts_of_texts_that_never_came_are_bounded(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        listed = [document(TEXT.decode())]
+        entries = [
+            here.world.giving("ann", bytes(32), listed, title=f"variant {number}")
+            for number in range(MAX_DRAFTS + 6)
+        ]
+        for number, entry in enumerate(entries):
+            contribution = parse_entry(entry)
+            assert isinstance(contribution, Contribution)
+            here.held.texts.open_draft(digest_of(entry), contribution, ()).close()
+            os.utime(here.held.folder / "texts" / f".{digest_of(entry).hex()}", (number, number))
+        left = {path.name[1:] for path in (here.held.folder / "texts").glob(".*")}
+        assert left == {digest_of(one).hex() for one in entries[-MAX_DRAFTS - 1 :]}
+
+
+@pytest.mark.slow
+def test_texts_of_the_largest_size_cost_the_sequencer_little_memory(tmp_path: Path) -> None:
+    """Four at once, of 16 MiB each; whoever gives them is in the same process."""
+
+    def live() -> None:
+        trio.run(_take_large_texts, tmp_path)
+
+    assert in_a_fork(live) == 0
+
+
+async def _take_large_texts(folder: Path) -> None:
+    limits = Limits(1 << 20, 16 << 20, 1 << 30, 3)
+    async with scene(folder, limits=limits) as here:
+        entries = []
+        for number in range(4):
+            texts = [f"{number} {part} ".encode().ljust(1 << 20, b"x ") for part in range(16)]
+            whole = b"".join(texts)
+            blocks = [whole[at : at + (256 << 10)] for at in range(0, len(whole), 256 << 10)]
+            listed = [Document(len(one), 8, hashlib.sha256(one).digest(), "") for one in texts]
+            claim = here.world.claiming("ann", listed)
+            assert isinstance(await here.submit(claim), wire.Registered)
+            for block in blocks:
+                here.store.put(block)
+            said: dict[str, Any] = {"blocks": [(digest_of(one), len(one)) for one in blocks]}
+            entries.append(here.world.giving("ann", digest_of(claim), listed, **said))
+        here.store.put(b"report")
+        del texts, whole, blocks, listed
+        before = _count_peak_anew()
+        async with trio.open_nursery() as nursery:
+            for entry in entries:
+                nursery.start_soon(_submit_until_taken, here, entry)
+        grown = _resident("VmHWM") - before
+        assert grown < 64 << 20, f"{grown >> 20} MiB"
+
+
+async def _submit_until_taken(here: Scene, entry: bytes) -> None:
+    while not isinstance(await here.submit(entry), wire.Registered):  # noqa: ASYNC110  # asks it
+        await trio.sleep(0.5)
+
+
+def _count_peak_anew() -> int:
+    Path("/proc/self/clear_refs").write_text("5")
+    return _resident("VmRSS")
+
+
+def _resident(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))

@@ -22,6 +22,8 @@ from node.running import RUNNING_FILE, Running
 
 from .people import daemon, write_text
 
+NET = ("our kitchen",)
+
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[tuple[NodeDaemon, str]]:
@@ -62,11 +64,22 @@ async def test_a_newcomer_types_all_of_it(tmp_path: Path) -> None:
         assert made["role"] == "owner"
         assert (await command(tmp_path, "invite", "our kitchen")).stdout.startswith("datanet1-")
 
+        changed = await told(tmp_path, "charter", "our kitchen", "--purpose", "How we cook")
+        assert (changed["purpose"], changed["seq"]) == ("How we cook", 1)
+        assert "nothing is said" in str((await command(tmp_path, "charter", *NET)).exception)
+
         unasked = await command(tmp_path, "give", "our kitchen", str(text))
         assert isinstance(unasked.exception, CliError)
         assert "--agree" in str(unasked.exception)
-        given = await told(tmp_path, "give", "our kitchen", str(text), "--agree", "--title", "Mine")
+        # a folder with a file that nobody can read: it is named, and the other one is given
+        (tmp_path / "folder").mkdir()
+        text = text.rename(tmp_path / "folder" / text.name)
+        (tmp_path / "folder" / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+        (tmp_path / "folder" / ".hidden").write_text("nobody gives this")
+        given = await told(tmp_path, "give", *NET, str(text.parent), "--agree", "--title", "Mine")
         (one,) = given["contributions"]
+        refusals = [each for each in given["findings"] if each["outcome"] == "refuse"]
+        assert [each["detail"].split(":")[0] for each in refusals] == ["photo.png"]
 
         (waiting,) = await told(tmp_path, "queue", "our kitchen")
         assert (waiting["id"], waiting["state"]) == (one["id"], "waiting")
@@ -94,7 +107,12 @@ async def test_a_newcomer_types_all_of_it(tmp_path: Path) -> None:
         assert changed.exit_code == 4
         assert "not what was signed" in changed.output + changed.stderr
 
+        path.unlink()
+        assert (await command(tmp_path, "verify", *NET)).exit_code == 5  # that cannot be known
+
         assert (await told(tmp_path, "withdraw", *short))["state"] == "withdrawn"
+        alone = await command(tmp_path, "recover", *NET)
+        assert "no other node is connected" in str(alone.exception)
         assert [row["name"] for row in await told(tmp_path, "list")] == ["our kitchen"]
         unknown = await command(tmp_path, "show", "nothing")
         assert "lists them" in str(unknown.exception)

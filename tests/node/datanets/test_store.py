@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from node.datanets.ground import Held, open_all
 from node.datanets.store import LOG, TEXTS
+from node.errors import DatanetRefused
 from p2p.blocks.store import BlockStore
 from p2p.cid import Cid
 from proofs.datanet.entries import digest_of, parse_entry
@@ -35,7 +37,7 @@ def hold(folder: Path, world: World) -> Held:
     store = BlockStore(folder / "blocks")
     held = Held.create(folder / "datanet", store, world.rows[0])
     for row in world.rows[1:]:
-        held.append(row)
+        trio.run(held.append, row)
     return held
 
 
@@ -46,7 +48,7 @@ def test_killed_at_any_byte_of_a_write_nothing_that_was_accepted_is_lost(tmp_pat
     whole = path.read_bytes()
     world.give("ben")
     for row in world.rows[-2:]:
-        held.append(row)
+        trio.run(held.append, row)
     more = path.read_bytes()
     middle = len(more) - len(world.rows[-1][0]) - len(world.rows[-1][1]) - 8
     near = {at + by for at in (len(whole), middle, len(more) - 1) for by in (-1, 0, 1, 4, 5)}
@@ -56,7 +58,7 @@ def test_killed_at_any_byte_of_a_write_nothing_that_was_accepted_is_lost(tmp_pat
         again = Held(held.folder, BlockStore(tmp_path / "blocks"))
         assert again.state.seq in (world.state.seq - 2, world.state.seq - 1)
         for row in world.rows[again.state.seq + 1 :]:  # and it goes on where it was cut
-            again.append(row)
+            trio.run(again.append, row)
         assert again.state == world.state
         assert path.read_bytes() == more
 
@@ -78,11 +80,11 @@ def test_a_full_disk_refuses_and_loses_nothing(
 
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
-        held.append(row)
+        trio.run(held.append, row)
     assert held.state == world.state
     assert (held.folder / LOG).read_bytes() == before
     monkeypatch.undo()
-    held.append(row)
+    trio.run(held.append, row)
     assert held.state.seq == world.state.seq + 1
     assert Held(held.folder, BlockStore(tmp_path / "blocks")).state == held.state
 
@@ -115,7 +117,7 @@ def test_a_text_is_whole_or_not_there_and_is_given_to_others(tmp_path: Path) -> 
     assert restarted.texts.read(digest) == TEXT
     assert store.get(Cid.of(TEXT)) == TEXT
     world.withdraw("ann", digest)
-    restarted.append(world.rows[-1])
+    trio.run(restarted.append, world.rows[-1])
     restarted.texts.drop(digest)
     assert store.get(Cid.of(TEXT)) is None
     assert not restarted.texts.has(digest)
@@ -149,3 +151,45 @@ def test_a_fork_is_kept_and_shown_after_a_restart(tmp_path: Path) -> None:
     assert again.fork == (first, second)
     with pytest.raises(Exception, match="signed two entries"):
         again.refuse_if_forked()
+
+
+def test_a_log_that_cannot_be_read_is_not_begun_anew(tmp_path: Path) -> None:
+    """Else whoever joins again by his invite would lose what he alone had."""
+    world, _ = world_of_texts()
+    held = hold(tmp_path, world)
+    path = held.folder / LOG
+    spoilt = bytearray(path.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    path.write_bytes(spoilt)
+    said: list[str] = []
+    assert not open_all(tmp_path, BlockStore(tmp_path / "blocks"), said.append)
+    assert str(held.folder) in said[0]
+    with pytest.raises(DatanetRefused, match="move that folder away"):
+        Held.create(held.folder, BlockStore(tmp_path / "blocks"), world.rows[0])
+    assert path.read_bytes() == bytes(spoilt)
+
+
+def test_a_text_without_a_place_is_gone_after_a_start_and_one_with_a_place_is_not(
+    tmp_path: Path,
+) -> None:
+    world, digest = world_of_texts()
+    held = hold(tmp_path, world)
+    files = {"text": TEXT, "report": b"report"}
+    entry = held.contribution(digest)
+    for one in (digest, bytes(32)):
+        held.texts.write(one, entry, files)
+    again = Held(held.folder, BlockStore(tmp_path / "blocks"))
+    assert again.texts.has(digest)
+    assert not again.texts.has(bytes(32))
+
+
+def test_what_a_failed_write_left_behind_is_not_read_as_a_row(tmp_path: Path) -> None:
+    """Where neither the write nor the cut after it did well."""
+    world, _ = world_of_texts()
+    held = hold(tmp_path, world)
+    with (held.folder / LOG).open("ab") as file:
+        file.write(b"\0\0\0\1x" * 200)
+    world.give("ben", [document("a short text of his")])
+    for row in world.rows[-2:]:
+        trio.run(held.append, row)
+    assert Held(held.folder, BlockStore(tmp_path / "blocks")).state == world.state

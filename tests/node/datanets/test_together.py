@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from node.datanets import examining
 from node.errors import DatanetRefused, NodeError
 from tests.node.networks import until
 
 from .people import charter, daemon, giving, hush, write_text
 
 
-async def test_a_community_collects_texts_and_anybody_checks_them(tmp_path: Path) -> None:
+async def test_a_community_collects_texts_and_anybody_checks_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with daemon(tmp_path / "owner") as owner:
         here = owner.host.addresses
         async with daemon(tmp_path / "ann", *here) as ann, daemon(tmp_path / "ben", *here) as ben:
@@ -37,6 +40,9 @@ async def test_a_community_collects_texts_and_anybody_checks_them(tmp_path: Path
             own = await ben.datanets.give("kitchen", giving(second, title="Rice"), hush)
             (queued, other) = await owner.datanets.queue("kitchen", hush)
             assert (queued.title, other.title) == ("Fish", "Rice")
+            with monkeypatch.context() as patch:  # what was found once is not looked for again
+                patch.setattr(examining, "review", None)
+                assert await owner.datanets.queue("kitchen", hush) == [queued, other]
             assert (
                 first.read_text().split()[0]
                 in (await owner.datanets.text("kitchen", queued.id)).decode()
@@ -63,18 +69,30 @@ async def test_a_community_collects_texts_and_anybody_checks_them(tmp_path: Path
             assert rows[0]["name"] == "Ann"
             assert sum(row["held_out"] for row in rows) == exported.held_out
             found = await ben.datanets.verify("kitchen", hush)
-            assert not found.problems
+            assert (found.problems, found.unknown) == ((), ())  # reports agree to the byte
             assert (found.texts, found.checked) == (2, 2)
 
             # it is withdrawn: gone from the next version, and from other disks
             with pytest.raises(DatanetRefused, match="only who gave"):
                 await ben.datanets.withdraw("kitchen", queued.id)
-            await ann.datanets.withdraw("kitchen", queued.id)
+            with monkeypatch.context() as patch:  # whoever is connected is not looked for
+                patch.setattr(ann.host.dht, "find_providers", None)
+                await ann.datanets.withdraw("kitchen", queued.id)
             assert not await _is_here(owner, queued.id)
             version = await owner.datanets.make_version("kitchen")
             assert [one.name for one in version.totals] == ["Ben"]
             detail = await ben.datanets.show("kitchen")
             assert [one.left for one in detail.versions] == [1, 0]
+
+            # what lies in another datanet, and what steers the base, is seen by who gives
+            await owner.datanets.create(charter("pantry"))
+            owner.datanets.take_base(bytes([7]) * 32, ("[[end]]",))
+            steering = tmp_path / "steering.txt"
+            steering.write_text(second.read_text() + "\n\n" + "Stop here. [[end]] Go on. " * 20)
+            looked = await owner.datanets.give("pantry", giving(steering, agreed=False), hush)
+            seen = {one.code: one.detail for one in looked.findings}
+            assert "kitchen" in seen["sketch"]
+            assert "[[end]]" in seen["template-token"]
 
             # the barred give nothing more
             await owner.datanets.appoint("kitchen", "Ann", "barred")
