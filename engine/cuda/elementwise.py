@@ -19,6 +19,7 @@ import triton.language as tl
 from torch.nn import functional
 
 from ..count import ceil_div
+from ..lora.layout import numbers_at
 from ..model import layers
 from ..model.families import GELU_TANH
 
@@ -37,6 +38,20 @@ class HeadNorms:
     query: torch.Tensor
     key: torch.Tensor
     eps: float
+
+
+@dataclass(frozen=True)
+class HeadGains:
+    """By what adapters multiply the norms of heads.
+
+    slots: [rows] int32, each row's slot, -1: none. entries: [num_slots, parts, 5] int64 as
+    lora/bank.address_table gives it, its addresses on this device. entry: which of the parts is the
+    queries' norm; the keys' follows.
+    """
+
+    slots: torch.Tensor
+    entries: torch.Tensor
+    entry: int
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
@@ -162,8 +177,12 @@ class _RotateAndStoreArguments(NamedTuple):
     pool: torch.Tensor
     query_norm: torch.Tensor
     key_norm: torch.Tensor
+    slots: torch.Tensor
+    entries: torch.Tensor
     qkv_stride: int
     head_stride: int
+    slot_stride: int
+    entry: int
     eps: float
 
 
@@ -177,6 +196,7 @@ def rotate_and_store(
     heads: int,
     kv_heads: int,
     norms: HeadNorms | None,
+    gains: HeadGains | None = None,
 ) -> None:
     """Norm and rotate the queries of `qkv [rows, (heads + 2 * kv_heads) * head_dim]` in place;
     store keys (normed, rotated) and values in the pool.
@@ -184,8 +204,8 @@ def rotate_and_store(
     cos, sin: [context, head_dim / 2] float32 by position, sines unsigned; both None: no rotation.
     Halves are rotated, as in layers.rotate. positions, cells: [rows] int32; cell < 0: a padding
     row, nothing is stored. pool_layer: [2 * kv_heads, num_pages, page_tokens * head_dim]. norms:
-    None where heads are not normed. Everything between reading and writing is float32. The keys
-    inside `qkv` are left as they were.
+    None where heads are not normed. gains: of such norms, where an adapter of the step changes any.
+    Everything between reading and writing is float32. The keys inside `qkv` are left as they were.
 
     Grid [rows, all heads / HEADS_PER_BLOCK]. 64 rows of 32 + 16 heads of 128, bfloat16: 1.6 MB, 0.4
     µs.
@@ -210,8 +230,12 @@ def rotate_and_store(
             pool=pool_layer,
             query_norm=query_norm,
             key_norm=key_norm,
+            slots=any_weight if gains is None else gains.slots,
+            entries=any_weight if gains is None else gains.entries,
             qkv_stride=qkv.stride(0),
             head_stride=pool_layer.stride(0),
+            slot_stride=0 if gains is None else gains.entries.stride(0),
+            entry=0 if gains is None else gains.entry,
             eps=eps,
         ),
         heads=heads,
@@ -221,12 +245,13 @@ def rotate_and_store(
         heads_block=HEADS_PER_BLOCK,
         rotates=rotates,
         norms=norms is not None,
+        adapted=norms is not None and gains is not None,
         num_warps=2,
         num_stages=1,
     )
 
 
-@triton.jit(do_not_specialize=["eps"])
+@triton.jit(do_not_specialize=["entry", "eps"])
 def _rotate_and_store(
     qkv,
     cos,
@@ -236,8 +261,12 @@ def _rotate_and_store(
     pool,
     query_norm,
     key_norm,
+    slots,
+    entries,
     qkv_stride,
     head_stride,
+    slot_stride,
+    entry,
     eps,
     heads: tl.constexpr,
     kv_heads: tl.constexpr,
@@ -246,6 +275,7 @@ def _rotate_and_store(
     heads_block: tl.constexpr,
     rotates: tl.constexpr,
     norms: tl.constexpr,
+    adapted: tl.constexpr,
 ):
     """Take `heads_block` heads of row program_id(0), as rotate_and_store says.
 
@@ -280,6 +310,22 @@ def _rotate_and_store(
             tl.load(query_norm + half + at + 0 * head, for_query, 0.0)
             + tl.load(key_norm + half + at + 0 * head, for_key, 0.0)
         )
+        if adapted:
+            slot = tl.load(slots + row)
+            query_gain = tl.full((), 0, tl.int64)
+            key_gain = tl.full((), 0, tl.int64)
+            if slot >= 0:
+                place = entries + slot.to(tl.int64) * slot_stride + entry * 5 + 3
+                query_gain = tl.load(place)
+                key_gain = tl.load(place + 5)
+            x *= tl.where(
+                is_query, _gain(query_gain, at, at < half), _gain(key_gain, at, at < half)
+            )
+            y *= tl.where(
+                is_query,
+                _gain(query_gain, half + at, at < half),
+                _gain(key_gain, half + at, at < half),
+            )
     if rotates:
         table = position.to(tl.int64) * half + at
         c = tl.load(cos + table, at < half, 0.0)
@@ -295,6 +341,16 @@ def _rotate_and_store(
     tl.store(target + half, y, stored)
 
 
+@triton.jit
+def _gain(address, at, there):
+    """Load some numbers of an adapter's gain; an address of 0 stands for ones."""
+    # the branch is the same for the whole block
+    gain = tl.full(at.shape, 1.0, tl.float32)
+    if address != 0:
+        gain = tl.load(tl.multiple_of(address.to(tl.pointer_type(tl.float32)), 64) + at, there, 1.0)
+    return gain
+
+
 def rotate_and_store_reference(
     qkv: torch.Tensor,
     cos: torch.Tensor | None,
@@ -305,14 +361,18 @@ def rotate_and_store_reference(
     heads: int,
     kv_heads: int,
     norms: HeadNorms | None,
+    gains: HeadGains | None = None,
 ) -> None:
-    """Compute rotate_and_store in plain torch."""
+    """Compute rotate_and_store in plain torch; the addresses in `gains` must be of host memory."""
     by_head = qkv.view(len(qkv), heads + 2 * kv_heads, -1)
     query = by_head[:, :heads].float()
     key = by_head[:, heads : heads + kv_heads].float()
     if norms is not None:
         query = functional.rms_norm(query, query.shape[-1:], norms.query, norms.eps)
         key = functional.rms_norm(key, key.shape[-1:], norms.key, norms.eps)
+    if norms is not None and gains is not None:
+        _multiply_heads(query, gains, 0)
+        _multiply_heads(key, gains, 1)
     if cos is not None and sin is not None:
         query, key = (
             _rotated(part, cos[positions][:, None], sin[positions][:, None])
@@ -324,6 +384,14 @@ def rotate_and_store_reference(
     by_cell[:, cells[stored].long()] = torch.cat(
         (key.to(qkv.dtype), by_head[:, heads + kv_heads :]), 1
     )[stored].transpose(0, 1)
+
+
+def _multiply_heads(heads: torch.Tensor, gains: HeadGains, norm: int) -> None:
+    """Multiply `heads [rows, n, head_dim]` in place, by the queries' gain (0) or the keys' (1)."""
+    for row, slot in enumerate(gains.slots.tolist()):
+        address = int(gains.entries[slot, gains.entry + norm, 3]) if slot >= 0 else 0
+        if address:
+            heads[row] *= numbers_at(address, heads.shape[2:], torch.float32)
 
 
 def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

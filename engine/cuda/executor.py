@@ -43,7 +43,7 @@ from .kernels import TRITON, Kernels
 from .launches import Launches, Pass
 from .memory import check_fits, demand_of, shortage
 from .space import PAGE_TOKENS, Results, Staging, StepMemory, work_bytes
-from .tables import NO_CELL, measure, queries_per_tile, split
+from .tables import NO_CELL, Tables, measure, queries_per_tile, split
 from .watchdog import STEP_DEADLINE_S, Watchdog
 
 WARM_ROWS = 64
@@ -228,9 +228,10 @@ class CudaExecutor:
         results = memory.results_for(len(step.logit_rows))
         scratch = memory.attention_scratch_for(len(step.runs))
         lora = memory.lora_for(rows, rank, bank_of(step))
+        tables = split(table, room)
         self._launches(
             Pass(
-                tables=split(table, room),
+                tables=tables,
                 pool=pool,
                 space=space,
                 results=results.cut(len(step.logit_rows)),
@@ -238,7 +239,7 @@ class CudaExecutor:
                 lora=lora,
                 embedded=embedded,
                 singles=any(run.count == 1 for run in step.runs),
-                norms=changes_norms(step),
+                slots=_slots_of(tables, rows) if changes_norms(step) else None,
             )
         )
         return results
@@ -271,3 +272,11 @@ class CudaExecutor:
             if isinstance(fault, OutOfDeviceMemory):
                 self._memory.shrink()
             raise fault from error
+
+
+def _slots_of(tables: Tables[torch.Tensor], rows: int) -> torch.Tensor:
+    """Return each row's slot, [rows] int32; tiles cover all rows in order, bare ones too."""
+    slots, _, counts = tables.tiles
+    # told how many there will be, the device need not be waited for
+    each: torch.Tensor = slots.repeat_interleave(counts, output_size=rows)
+    return each

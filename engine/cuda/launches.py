@@ -27,7 +27,7 @@ from ..model.parts import PARTS, norm_number, parts_of
 from ..model.program import DOWN, FOLDS, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place
 from ..model.weights import Weights
 from .device import Device
-from .elementwise import HeadNorms
+from .elementwise import HeadGains, HeadNorms
 from .kernels import Kernels
 from .linears import Linears, Multiply
 from .space import PAGE_TOKENS, LoraSpace, Results, Space
@@ -52,8 +52,9 @@ class Pass:
     singles: whether some run is one row, for the kernel of decoding. A graph always launches it:
     its runs are only known when it runs, and the kernel leaves at once where it finds none.
 
-    norms: whether an adapter of the step changes norms. No graph holds such a step: they are rare,
-    and every other step with adapters would pay for launches that find nothing to do.
+    slots: [rows] int32, each row's slot (-1: none), where an adapter of the step changes norms;
+    else None. No graph holds such a step: they are rare, and every other step with adapters would
+    pay for launches that find nothing to do.
 
     forks: whether adapters' shrinking goes beside the base's products. That is free in a graph,
     where launches are prepared; launch by launch, the host's two waits for each linear would cost
@@ -68,7 +69,7 @@ class Pass:
     lora: LoraSpace | None
     embedded: torch.Tensor | None = None
     singles: bool = True
-    norms: bool = False
+    slots: torch.Tensor | None = None
     forks: bool = False
 
 
@@ -82,12 +83,13 @@ class _Waiting:
 
     adds: delta is to be added to hidden; so it stays once something is there to be added, since
     every norm of hidden but the first follows such. rope, which of the base's turns heads (None:
-    none does), and norms are for the next STORE.
+    none does), and norms, whose adapters' entry is that of the queries', are for the next STORE.
     """
 
     adds: bool = False
     rope: int | None = None
     norms: HeadNorms | None = None
+    entry: int = 0
 
 
 class Launches:
@@ -180,7 +182,7 @@ class Launches:
                 self._kernels.add_rms_norm(space.hidden, space.delta, weight, eps, out=space.normed)
             else:
                 self._kernels.rms_norm(space.hidden, weight, eps, space.normed)
-            if step.norms and step.lora is not None:
+            if step.slots is not None and step.lora is not None:
                 scale(step, step.lora, space.delta if in_place else space.normed)
             # in decoding all rows are wanted, and final is normed itself
             if picks and step.results.final is not space.normed:
@@ -192,9 +194,8 @@ class Launches:
         """Give the launch by which adapters multiply what a norm has made: a part without a
         pair.
         """
-        assert operation.norm is not None
         config = self._config
-        entry = config.layers * PARTS + norm_number(config, operation.layer, operation.norm)
+        entry = self._norm_entry(operation)
 
         def launch(step: Pass, lora: LoraSpace, normed: torch.Tensor) -> None:
             self._kernels.expand_site(
@@ -211,9 +212,16 @@ class Launches:
 
         return launch
 
+    def _norm_entry(self, operation: Operation) -> int:
+        """Return which of an adapter's entries is that of the operation's norm."""
+        assert operation.norm is not None
+        number = norm_number(self._config, operation.layer, operation.norm)
+        return self._config.layers * PARTS + number
+
     def _norm_heads(self, operation: Operation, waiting: _Waiting) -> None:
         query, key = (self._read((name,), dtype=torch.float32) for name in operation.weights)
         waiting.norms = HeadNorms(query, key, self._config.norm_eps)
+        waiting.entry = self._norm_entry(operation)
 
     def _rotate(self, operation: Operation, waiting: _Waiting) -> None:
         waiting.rope = operation.rope
@@ -222,12 +230,16 @@ class Launches:
         layer = operation.layer or 0
         config = self._config
         norms = waiting.norms
+        entry = waiting.entry
         cos, sin = (None, None) if waiting.rope is None else self._angles[waiting.rope]
         waiting.norms = None
         waiting.rope = None
 
         def launch(step: Pass) -> None:
             tables = step.tables
+            gains = None
+            if norms is not None and step.slots is not None and step.lora is not None:
+                gains = HeadGains(step.slots, step.lora.entries, entry)
             self._kernels.rotate_and_store(
                 step.space.qkv,
                 cos,
@@ -238,6 +250,7 @@ class Launches:
                 heads=config.heads,
                 kv_heads=config.kv_heads,
                 norms=norms,
+                gains=gains,
             )
 
         return launch

@@ -12,8 +12,6 @@ Punica (arXiv:2310.18547).
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +20,7 @@ import triton
 import triton.language as tl
 
 from ..count import ceil_div, round_up
-from ..lora.layout import BLOCK_COLUMNS, ROW_STEP, lane_width
+from ..lora.layout import BLOCK_COLUMNS, ROW_STEP, lane_width, numbers_at
 from .tables import TILE_ROWS
 
 SPLIT_COLUMNS = 1024
@@ -672,9 +670,9 @@ def expand_site_reference(
             rank, _, expand, gain, shift = (
                 (0,) * 5 if slot < 0 else entries[slot, first_part + part].tolist()
             )
-            y = y * _numbers(gain, (width,), torch.float32) if gain else y
+            y = y * numbers_at(gain, (width,), torch.float32) if gain else y
             y = y + bias[columns].float() if bias is not None else y
-            y = y + _numbers(shift, (width,), torch.float32) if shift else y
+            y = y + numbers_at(shift, (width,), torch.float32) if shift else y
             if rank:
                 y = y + pieces[part, :, rows, :rank].sum(0) @ _expand(
                     expand, rank, width, out.dtype
@@ -692,20 +690,14 @@ def _pieces(
 
 
 def _shrink(address: int, rank: int, x: torch.Tensor) -> torch.Tensor:
-    return _numbers(address, (rank, round_up(x.shape[1], ROW_STEP)), x.dtype)[
+    return numbers_at(address, (rank, round_up(x.shape[1], ROW_STEP)), x.dtype)[
         :, : x.shape[1]
     ].float()
 
 
 def _expand(address: int, rank: int, width: int, dtype: torch.dtype) -> torch.Tensor:
     lane = lane_width(dtype)
-    blocks = _numbers(
+    blocks = numbers_at(
         address, (ceil_div(width, BLOCK_COLUMNS), ceil_div(rank, lane), BLOCK_COLUMNS, lane), dtype
     ).float()
     return blocks.permute(1, 3, 0, 2).reshape(-1, len(blocks) * BLOCK_COLUMNS)[:rank, :width]
-
-
-def _numbers(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Return what lies at `address` in host memory, without a copy."""
-    memory = (ctypes.c_uint8 * (math.prod(shape) * dtype.itemsize)).from_address(address)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)

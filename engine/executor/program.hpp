@@ -71,7 +71,8 @@ struct Operation {
     float factor;    // EMBED: of each number; ATTEND: of each score; CLAMPED: of the sigmoid's
     float cap;       // ATTEND: scores are bent to within it; 0: they are not; CLAMPED: of both halves
     int32_t window;  // ATTEND: how many tokens a token sees, itself among them; 0: all
-    int32_t entry;   // NORM: the adapters' for it; -1: none
+    int32_t entry;   // NORM: the adapters' for it; NORM_HEADS: for the queries', the keys' next;
+                     // -1: none
     const void* weight;     // ROTATE: cosines, [position][head_dim / 2]
     const float* second;    // NORM_HEADS: the keys' weight; LINEAR: bias by packed column, or null;
                             // ROTATE: sines; ATTEND: each head's sink, or null

@@ -99,11 +99,19 @@ void norm_adapted(const float* in, const float* weight, const float* gain, int w
     for (; i < width; ++i) put_one(out + i, in[i] * factor * weight[i] * gain[i]);
 }
 
-// By what this row's adapter multiplies a norm; null: by nothing.
-inline const float* gain_of(const Space& space, const Operation& op, int64_t r) {
+// The one or the other: `gain` is null where no adapter changes the norm.
+template <class T>
+void norm_either(const float* in, const float* weight, const float* gain, int width, float eps,
+                 T* out) {
+    if (gain) norm_adapted(in, weight, gain, width, eps, out);
+    else norm_one(in, weight, width, eps, out);
+}
+
+// By what this row's adapter multiplies a norm, or that so many after it; null: by nothing.
+inline const float* gain_of(const Space& space, const Operation& op, int64_t r, int after = 0) {
     if (op.entry < 0 || !space.step.num_segments) return nullptr;
     const Entry* table = space.step.tables[op.source == PICKED ? space.step.picked[r] : r];
-    return table ? table[op.entry].gain : nullptr;
+    return table ? table[op.entry + after].gain : nullptr;
 }
 
 // What is normalised is added to a row of the stream, before anything else reads it.
@@ -122,21 +130,22 @@ void norm(const Space& space, const Operation& op, int64_t r) {
     if (op.ending == ADD) return add_norm(space, op, r);
     const float* in = space.row<float>(op.source, r);
     const float* weight = static_cast<const float*>(op.weight);
-    T* out = space.row<T>(op.target, r);
-    if (const float* gain = gain_of(space, op, r))
-        norm_adapted(in, weight, gain, op.width_in, op.eps, out);
-    else norm_one(in, weight, op.width_in, op.eps, out);
+    norm_either(in, weight, gain_of(space, op, r), op.width_in, op.eps, space.row<T>(op.target, r));
 }
 
-// Each head of queries and keys by itself.
+// Each head of queries and keys by itself; the entry of the keys' norm follows the queries'.
 inline void norm_heads(const Space& space, const Operation& op, int64_t r) {
     const Shape& shape = space.shape;
     const int d = shape.head_dim;
+    const float* weight = static_cast<const float*>(op.weight);
+    const float* query_gain = gain_of(space, op, r);
+    const float* key_gain = gain_of(space, op, r, 1);
     float* query = space.row<float>(QKV, r) + shape.query_column;
     float* key = space.row<float>(QKV, r) + shape.key_column;
     for (int h = 0; h < shape.heads; ++h, query += d)
-        norm_one(query, static_cast<const float*>(op.weight), d, op.eps, query);
-    for (int h = 0; h < shape.kv_heads; ++h, key += d) norm_one(key, op.second, d, op.eps, key);
+        norm_either(query, weight, query_gain, d, op.eps, query);
+    for (int h = 0; h < shape.kv_heads; ++h, key += d)
+        norm_either(key, op.second, key_gain, d, op.eps, key);
 }
 
 // One head: number i and number i + half are turned by the angle that their position gives.

@@ -196,7 +196,7 @@ class TorchExecutor:
             case Kind.LINEAR:
                 return self._linear(number, operation, source, places, step)
             case Kind.NORM_HEADS:
-                self._norm_heads(operation, source)
+                self._norm_heads(operation, source, step)
             case Kind.ROTATE:
                 heads = self._heads(source)[
                     : step.rows, : self._config.heads + self._config.kv_heads
@@ -290,8 +290,7 @@ class TorchExecutor:
             source.float(), self._tensors[operation.weights[0]], self._config.norm_eps
         )
         if operation.norm is not None and step.lora:
-            number = norm_number(self._config, operation.layer, operation.norm)
-            site = self._config.layers * SITES + number
+            site = self._norm_site(operation, operation.norm)
             if operation.source is Place.PICKED:
                 gain = normed.new_ones(step.rows, normed.shape[1])
                 apply_gain(gain, site, step.lora)
@@ -302,15 +301,25 @@ class TorchExecutor:
             return places[operation.target].add_(normed)
         return normed.to(self._dtype)
 
+    def _norm_site(self, operation: Operation, norm: int) -> int:
+        """Return the number by which adapters' stacks know a norm of the operation's layer."""
+        return self._config.layers * SITES + norm_number(self._config, operation.layer, norm)
+
     def _heads(self, qkv: torch.Tensor) -> torch.Tensor:
         return qkv.view(len(qkv), -1, self._config.head_dim)
 
-    def _norm_heads(self, operation: Operation, qkv: torch.Tensor) -> None:
+    def _norm_heads(self, operation: Operation, qkv: torch.Tensor, step: _Pass) -> None:
+        assert operation.norm is not None
         heads = self._heads(qkv)
         bounds = (0, self._config.heads, self._config.heads + self._config.kv_heads)
-        for name, first, end in zip(operation.weights, bounds, bounds[1:], strict=False):
-            part = heads[:, first:end]
-            part.copy_(rms_norm(part.float(), self._tensors[name], self._config.norm_eps))
+        for number, name in enumerate(operation.weights):
+            part = heads[:, bounds[number] : bounds[number + 1]]
+            normed = rms_norm(part.float(), self._tensors[name], self._config.norm_eps)
+            normed = normed.contiguous()
+            if step.lora:
+                site = self._norm_site(operation, operation.norm + number)
+                apply_gain(normed.flatten(1), site, step.lora)
+            part.copy_(normed)
 
     def _mix(
         self,

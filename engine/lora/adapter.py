@@ -23,7 +23,7 @@ from ..errors import BadAdapter
 from ..messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
 from ..model.config import ModelConfig
 from ..model.parts import modules_of
-from ..model.rows import cut_for
+from ..model.rows import cut_for, in_order
 from ..model.weights import Weights
 from .adapter_config import AdapterConfig, parse_config
 from .ends import Ends
@@ -265,17 +265,15 @@ def _read_part(
 def _read_norms(
     norms: dict[tuple[int | None, str], str], reader: Reader, base: Weights
 ) -> dict[tuple[int | None, str], torch.Tensor]:
-    """Return by what each norm's own weight multiplies the base's."""
+    """Return by what each norm's own weight multiplies the base's, in the program's order."""
     offset = base.config.norm_offset
-    return {
-        key: ratio_of(
-            module,
-            reader.read(name) + offset,
-            base.stored(f"{module}.weight").float() + offset,
-        )
-        for key, name in norms.items()
-        for module in (OfNorm(*key).module,)
-    }
+    ratios = {}
+    for key, name in norms.items():
+        module = OfNorm(*key).module
+        own = reader.read(name) + offset
+        ratio = ratio_of(module, own, base.stored(f"{module}.weight").float() + offset)
+        ratios[key] = in_order(base.config, key[1], ratio)
+    return ratios
 
 
 def _bytes_of_whole(modules: Modules, base: ModelConfig) -> int:

@@ -48,11 +48,13 @@ class LoraGroup:
 
 
 def apply_gain(out: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:
-    """Multiply the base's product in place, before its bias is added."""
+    """Multiply the base's product in place, before its bias is added; a gain that is narrower than
+    a row multiplies each of its heads.
+    """
     for group in groups:
         gain = group.sites[site].gain
         if gain is not None:
-            group.rows(out).mul_(gain)
+            group.rows(out).view(group.num_segments, -1, gain.shape[2]).mul_(gain)
 
 
 def apply_lora(out: torch.Tensor, x: torch.Tensor, site: int, groups: list[LoraGroup]) -> None:

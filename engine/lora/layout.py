@@ -11,7 +11,7 @@ many numbers share 32 bits:
     shift   [width_out] float32, only where it is given     is added to the output
 
 What an adapter does to a norm of a layer is a gain alone, by which what is normalised is
-multiplied; norms follow the linears of all layers.
+multiplied (of a norm of heads each head); norms follow the linears of all layers.
 
 The parts that are fused into one linear lie together: first the shrink of each, which one pass over
 an input reads, then the rest. Nothing is padded to a largest rank and nothing is stored for a part
@@ -21,7 +21,9 @@ twin stacks those. Decides no place for the blob itself.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +37,7 @@ from numpy.typing import NDArray
 
 from ..count import ceil_div, round_up
 from ..model.config import ModelConfig
-from ..model.parts import PARTS, SITES, Part, layer_parts, norms_of, parts_of
+from ..model.parts import PARTS, SITES, Part, layer_parts, norm_width, norms_of, parts_of
 
 if TYPE_CHECKING:
     from .ends import Ends
@@ -236,7 +238,8 @@ def make_layout(
                 placed.append(place)
     num_linears = len(placed)
     for key in list(_keys(config))[num_linears:]:
-        norm = Part(key[1], config.hidden, config.hidden, SITES)
+        width = norm_width(config, key[1])
+        norm = Part(key[1], width, width, SITES)
         place, at = _place(norm, parts.get(key, PartWeights()), dtype, at, at)
         placed.append(place)
     return Layout(tuple(placed), at, dtype, len(placed) - num_linears)
@@ -300,6 +303,12 @@ def dense_expand(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.T
 def vector_view(at: int, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
     """View gain or shift of stacked blobs as [n, width_out] float32."""
     return blobs[:, at : at + placed.part.width_out * 4].view(torch.float32)
+
+
+def numbers_at(address: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """View what lies at `address` in host memory, without a copy."""
+    memory = (ctypes.c_uint8 * (math.prod(shape) * dtype.itemsize)).from_address(address)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _write_expand(blocks: torch.Tensor, b: torch.Tensor) -> None:

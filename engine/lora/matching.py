@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import BadAdapter
 from ..model.config import ModelConfig
-from ..model.parts import Module, layer_modules, modules_of, norms_of
+from ..model.parts import Module, layer_modules, modules_of, norm_width, norms_of
 from .adapter_config import MAX_RANK, AdapterConfig
 from .names import OfEnd, OfNorm, OfPart, find_place, find_unused
 from .read_ends import MODULES, saves_end
@@ -137,7 +137,7 @@ def _match_norm(
 ) -> None:
     if not config.saves(place.module):
         raise BadAdapter(f"tensor {name} has no place: modules_to_save does not name it")
-    _expect(name, tensor, (base.hidden,))
+    _expect(name, tensor, (norm_width(base, place.name),))
     if modules.norms.setdefault((place.layer, place.name), name) != name:
         raise BadAdapter(f"tensor {name} is declared twice")
 

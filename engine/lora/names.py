@@ -31,7 +31,7 @@ END = re.compile(
 )
 NORM = re.compile(
     r"model\.(?:layers\.(\d{1,4})\.(input_layernorm|post_attention_layernorm"
-    r"|pre_feedforward_layernorm|post_feedforward_layernorm)|(norm))\.weight"
+    r"|pre_feedforward_layernorm|post_feedforward_layernorm|self_attn\.[qk]_norm)|(norm))\.weight"
 )
 HALVES = {
     "token_adapter.trainable_tokens_delta": "tokens",

@@ -122,12 +122,23 @@ def layer_parts(config: ModelConfig, layer: int) -> tuple[Part, ...]:
     return tuple(part for module in layer_modules(config, layer) for part in module.parts)
 
 
+HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+"""Of each head of queries and of keys, where a base has them."""
+
+
 def norms_of(config: ModelConfig) -> tuple[str, ...]:
-    """List the norms of a layer that are as wide as the stream, in the order in which they run."""
-    first, second = "input_layernorm", "post_attention_layernorm"
-    if not config.post_norms:
-        return first, second
-    return first, second, "pre_feedforward_layernorm", "post_feedforward_layernorm"
+    """List the norms of a layer: those as wide as the stream in the order in which they run, then
+    those of heads.
+    """
+    stream: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    if config.post_norms:
+        stream += ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    return stream + HEAD_NORMS if config.qk_norm else stream
+
+
+def norm_width(config: ModelConfig, name: str) -> int:
+    """Return how many numbers a norm of that name has: a head's, or the stream's."""
+    return config.head_dim if name in HEAD_NORMS else config.hidden
 
 
 def norm_number(config: ModelConfig, layer: int | None, norm: int) -> int:

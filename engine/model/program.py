@@ -34,6 +34,7 @@ from .families import CLAMPED, GELU_TANH, SILU
 from .parts import (
     DOWN_PARTS,
     GATE_UP_PARTS,
+    HEAD_NORMS,
     ROUTER,
     SHARED,
     SHARED_GATE,
@@ -116,8 +117,9 @@ class Operation:
     of its heads, if they have any. site: the kind of adapter site of a linear; None where adapters
     change none, or outside the layers (the head). widths: the outputs of each part of a linear
     without a site. layer: None where adapters change nothing and no keys are kept. norm: which of
-    the layer's norms (parts.norms_of) it is; 0 for that behind the layers. rope: which of the
-    base's ropes turns the heads. window: how many tokens a token sees; None: all.
+    the layer's norms (parts.norms_of) it is, of NORM_HEADS the queries', behind which the keys'
+    follows; 0 for that behind the layers. rope: which of the base's ropes turns the heads. window:
+    how many tokens a token sees; None: all.
     """
 
     kind: Kind
@@ -192,8 +194,9 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
             Kind.NORM_HEADS,
             Place.QKV,
             Place.QKV,
-            names("self_attn.q_norm", "self_attn.k_norm"),
+            names(*HEAD_NORMS),
             layer=layer,
+            norm=norms_of(config).index(HEAD_NORMS[0]),
         )
     if layer not in config.unrotated:
         rope = config.rope_of(layer)

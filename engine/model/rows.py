@@ -21,11 +21,10 @@ from dataclasses import dataclass
 import torch
 
 from .config import ModelConfig
-from .parts import Module, Part, modules_of
+from .parts import HEAD_NORMS, Module, Part, modules_of
 
 Read = Callable[[str], torch.Tensor]
 HEADED = ("self_attn.q_proj", "self_attn.k_proj")
-HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,13 @@ def computed(config: ModelConfig, stored: Read) -> Read:
 def cut_for(config: ModelConfig, module: Module, part: Part, tensor: torch.Tensor) -> torch.Tensor:
     """Return what of a module's rows, in the files' order, is the part's, in the program's."""
     own = tensor[_rows_of(module, part)] if len(module.parts) > 1 else tensor
-    order = _order(config, part.name)
-    return own if order is None else own[order]
+    return in_order(config, part.name, own)
+
+
+def in_order(config: ModelConfig, part: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return the rows of a part, or a norm's numbers, in the program's order."""
+    order = _order(config, part)
+    return tensor if order is None else tensor[order]
 
 
 def _cut(stem: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from .parts import (
     SHARED_GATE,
     expert_names,
     layer_modules,
+    norm_width,
     norms_of,
 )
 
@@ -27,14 +28,12 @@ Shape = tuple[int, ...]
 def expected_tensors(config: ModelConfig) -> Iterator[tuple[str, Shape]]:
     """Yield every tensor by its Hugging Face name, and its shape."""
     hidden = config.hidden
-    head = config.head_dim
     yield "model.embed_tokens.weight", (config.vocab_size, hidden)
     yield "model.norm.weight", (hidden,)
     if not config.tied_head:
         yield "lm_head.weight", (config.vocab_size, hidden)
     biases = (config.qkv_bias, config.out_bias, config.mlp_bias, config.mlp_bias)
-    norms = [(name, hidden) for name in norms_of(config)]
-    norms += [("self_attn.q_norm", head), ("self_attn.k_norm", head)] if config.qk_norm else []
+    norms = [(name, norm_width(config, name)) for name in norms_of(config)]
     for layer in range(config.layers):
         stem = f"model.layers.{layer}."
         for module in layer_modules(config, layer):

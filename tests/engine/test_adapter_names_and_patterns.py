@@ -144,9 +144,7 @@ def test_names_say_what_they_change() -> None:
     )
     assert find_place(stem + "norm.weight") == OfNorm(None, "norm")
     assert find_place("base_model.model.lm_head.base_layer.weight") == OfEnd("lm_head", "weight")
-    assert find_place(stem + "layers.0.self_attn.q_norm.weight") == OfPart(
-        0, "self_attn.q_norm", "weight"
-    )
+    assert find_place(stem + "layers.0.self_attn.q_norm.weight") == OfNorm(0, "self_attn.q_norm")
 
 
 # --- vocabularies that training resized ---
@@ -197,10 +195,41 @@ def test_a_vocabulary_of_quite_another_size_is_refused(tmp_path: Path) -> None:
         Bench(tmp_path / "base").load(b"a", tmp_path / "adapter")
 
 
-def test_norms_of_heads_as_a_whole_are_refused_by_name(tmp_path: Path) -> None:
-    model = make_base(tmp_path / "base", "qwen3")
-    randomised(model, tmp_path / "adapter", 5, modules_to_save=["q_norm"])
-    with pytest.raises(BadAdapter, match="q_norm"):
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("llama", {}, r"layers\.0\.self_attn\.q_norm\.weight has no place in this base"),
+        ("qwen3", {"head_dim": 32}, r"q_norm\.weight has shape \[16\], .* need \[32\]"),
+    ],
+)
+def test_norms_of_heads_that_the_base_has_not_are_refused_by_name(
+    tmp_path: Path, kind: str, changes: dict[str, Any], told: str
+) -> None:
+    model = make_base(tmp_path / "trained", "qwen3")
+    randomised(
+        model, tmp_path / "adapter", 5, target_modules=["down_proj"], modules_to_save=["q_norm"]
+    )
+    make_base(tmp_path / "base", kind, **changes)
+    with pytest.raises(BadAdapter, match=told):
         Bench(tmp_path / "base").load(b"a", tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["modules_to_save"] == ["q_norm"]
+
+
+def test_a_norm_of_heads_that_modules_to_save_leaves_out_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
+    model = make_base(tmp_path / "base", "qwen3")
+    randomised(model, tmp_path / "adapter", 5, modules_to_save=["q_norm", "k_norm"])
+    path = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"modules_to_save": ["q_norm"]}))
+    with pytest.raises(BadAdapter, match=r"k_norm\.weight has no place: modules_to_save"):
+        Bench(tmp_path / "base").load(b"a", tmp_path / "adapter")
+    path.write_text(json.dumps(config))
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    missing = "base_model.model.model.layers.1.self_attn.k_norm.weight"
+    tensors = load_file(weights)
+    save_file({name: x for name, x in tensors.items() if name != missing}, weights)
+    with pytest.raises(BadAdapter, match=r"layers\.1\.self_attn\.k_norm, but the file has no"):
+        Bench(tmp_path / "base").load(b"a", tmp_path / "adapter")

@@ -35,7 +35,7 @@ def trained(model: Any, folder: Path, **settings: Any) -> Any:
             wrapped.save_pretrained(folder / "initial")
         torch.manual_seed(3)
         for name, parameter in wrapped.named_parameters():
-            if "lora_A" in name or "lora_B" in name:
+            if "lora_A" in name or "lora_B" in name or "modules_to_save" in name:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         wrapped.save_pretrained(folder)
     return wrapped.eval()
@@ -80,12 +80,16 @@ def test_a_converted_adapter_gives_the_logits_of_training(
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_what_mlx_saves_is_the_same_adapter_in_other_words(tmp_path: Path, dora: bool) -> None:
-    """Two ranks in it, an embedding that is no linear, and DoRA's lengths."""
-    model = make_base(tmp_path / "base", spread=0.2)
+    """Two ranks in it, an embedding that is no linear, norms of two widths, and DoRA's lengths."""
+    model = make_base(tmp_path / "base", "qwen3", spread=0.2)
     tokens = some_tokens(30, 4)
     ranks = {"model.layers.1.mlp.up_proj": 2}
     targets = [*ALL_LINEAR] if dora else [*ALL_LINEAR, "embed_tokens"]
-    settings = {"rank_pattern": ranks, "alpha_pattern": dict.fromkeys(ranks, 3.0)}
+    settings = {
+        "rank_pattern": ranks,
+        "alpha_pattern": dict.fromkeys(ranks, 3.0),
+        "modules_to_save": ["input_layernorm", "k_norm"],
+    }
     wrapped = trained(model, tmp_path / "peft", target_modules=targets, use_dora=dora, **settings)
     with torch.no_grad():
         expected = wrapped(torch.tensor([tokens])).logits[0]
@@ -96,6 +100,7 @@ def test_what_mlx_saves_is_the_same_adapter_in_other_words(tmp_path: Path, dora:
         "lora_embedding_A": "lora_a",
         "lora_embedding_B": "lora_b",
         "lora_magnitude_vector": "m",
+        "norm.weight": "norm.weight",
     }
     mlx = {
         name.removeprefix("base_model.model.").replace(theirs, ours): tensor.t().contiguous()

@@ -20,7 +20,7 @@ from engine.errors import ModelError
 from engine.executor import library, native
 from engine.executor.step import find_best
 from engine.lora.layout import PartWeights, pack
-from engine.model.parts import norms_of, parts_of
+from engine.model.parts import norm_width, norms_of, parts_of
 from engine.model.weights import Weights, open_weights
 
 from .worlds import Bench, make_base, some_tokens
@@ -78,10 +78,12 @@ def adapted(config: object, seed: int, rank: int, dtype: torch.dtype, everything
                     shift,
                 )
     if everything:
-        width = config.hidden  # type: ignore[attr-defined]
         last = config.layers  # type: ignore[attr-defined]
         keys = [(0, name) for name in norms_of(config)] + [(last, "norm")]  # type: ignore[arg-type]
-        parts |= {key: PartWeights(gain=1 + random(width)) for key in keys}
+        parts |= {
+            key: PartWeights(gain=1 + random(norm_width(config, key[1])))  # type: ignore[arg-type]
+            for key in keys
+        }
     return pack(config, parts, dtype)  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ from engine.errors import BadAdapter
 from engine.messages import Finished
 from engine.model.weights import open_weights
 
+from .test_equals_peft import randomised
 from .worlds import BOTH, Bench, Lab, make_adapter, make_base, some_tokens, submit
 
 TOLERANCE = 1e-4
@@ -67,6 +68,26 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             ],
         },
     ),
+    (
+        "gemma3_text",
+        {"num_hidden_layers": 2},
+        {"target_modules": GEMMA, "modules_to_save": ["norm"], "use_rslora": True},
+    ),
+    (
+        "qwen3",
+        {"num_hidden_layers": 2},
+        {"target_modules": GEMMA, "modules_to_save": ["q_norm", "k_norm"], "use_dora": True},
+    ),
+    (
+        "qwen3_moe",
+        {"num_hidden_layers": 2},
+        {"target_modules": GEMMA[:2], "modules_to_save": ["layers.1.self_attn.k_norm"]},
+    ),
+    (
+        "qwen3",
+        {"num_hidden_layers": 2},
+        {"target_modules": ["down_proj"], "modules_to_save": ["layers.1.self_attn"]},
+    ),
 ]
 
 
@@ -109,6 +130,39 @@ def test_adapters_of_every_family_give_the_logits_of_peft(
     got = bench.forward((beside, 0, 60), (sequence, 0, 60))
     assert (got[id(sequence)] - expected).abs().max() < TOLERANCE
     assert (got[id(beside)] - plain).abs().max() < TOLERANCE
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore")
+def test_norms_of_heads_are_each_sequence_s_own_in_a_prompt_and_behind_it(
+    tmp_path: Path, kernels: str
+) -> None:
+    """Two adapters change them, one does not, and the bare base is among them."""
+    base = tmp_path / "base"
+    settings: dict[bytes | None, dict[str, Any]] = {
+        b"both": {"modules_to_save": ["q_norm", "k_norm"]},
+        None: {},
+        b"none": {"target_modules": ["q_proj", "k_proj"]},
+        b"keys": {"modules_to_save": ["k_norm"], "target_modules": ["v_proj"]},
+    }
+    make_base(base, "qwen3", spread=0.1, num_hidden_layers=2)
+    bench = Bench(base, kernels=kernels)
+    tokens = {name: some_tokens(24 + seed, seed) for seed, name in enumerate(settings)}
+    expected = {}
+    for seed, (name, changes) in enumerate(settings.items()):
+        model = make_base(tmp_path / "again", "qwen3", spread=0.1, num_hidden_layers=2)
+        if name is not None:
+            model = randomised(model, tmp_path / f"a{seed}", seed, **changes)
+            bench.load(name, tmp_path / f"a{seed}")
+        expected[name] = expect(model, tokens[name])
+    sequences = {name: bench.sequence(tokens[name], name) for name in settings}
+    prompt = bench.forward(*((each, 0, 20) for each in sequences.values()))
+    behind = [
+        bench.forward(*((each, at, at + 1) for each in sequences.values())) for at in range(20, 24)
+    ]
+    for name, sequence in sequences.items():
+        got = torch.cat([each[id(sequence)] for each in (prompt, *behind)])
+        assert (got - expected[name][:24]).abs().max() < TOLERANCE, name
 
 
 def test_an_adapter_of_single_linears_has_no_place_on_a_base_that_fuses_them(

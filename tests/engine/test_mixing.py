@@ -248,6 +248,21 @@ def test_what_is_no_sum_of_pairs_is_refused_by_the_adapter_s_name(
     load_sources((source(odd, 1.0),), weights, torch.float32)
 
 
+def test_a_norm_of_heads_is_refused_by_the_adapter_s_name_as_other_norms_are(
+    tmp_path: Path,
+) -> None:
+    make_base(tmp_path / "base", "qwen3")
+    own = {"base_model.model.model.layers.2.self_attn.q_norm.weight": torch.ones(16)}
+    odd = write_adapter(
+        tmp_path / "odd", 9, modules_to_save=["layers.2.self_attn.q_norm"], extra=own
+    )
+    plain = write_adapter(tmp_path / "plain", 1)
+    weights = open_weights(tmp_path / "base")
+    with pytest.raises(BadAdapter, match=r"odd cannot be mixed.*q_norm as a whole"):
+        load_sources((source(plain, 0.5), source(odd, 0.5)), weights, torch.float32)
+    load_sources((source(odd, 1.0),), weights, torch.float32)
+
+
 def test_heads_that_are_the_same_are_kept(folder: Path, tmp_path: Path) -> None:
     same: dict[str, Any] = {"extra": MATRIX, "modules_to_save": ["lm_head"]}
     both = [write_adapter(tmp_path / name, seed, **same) for seed, name in enumerate("ab")]

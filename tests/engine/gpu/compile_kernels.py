@@ -182,9 +182,11 @@ def attention_calls(
     queries = qkv[:, : heads * head_dim]
     mixed = torch.empty_like(qkv)
     norms = elementwise.HeadNorms(_empty(head_dim), _empty(head_dim), 1e-6)
-    for each, angles in ((None, table), (norms, None)):
+    entries = torch.zeros(64, 32 * 7 + 32 * 4 + 1, 5, dtype=torch.int64)
+    gains = elementwise.HeadGains(_ints(rows), entries, 33)
+    for each, angles, changes in ((None, table, None), (norms, None, None), (norms, table, gains)):
         yield (
-            "rotate_and_store",
+            "rotate_and_store" if changes is None else "rotate_and_store, adapted",
             partial(
                 elementwise.rotate_and_store,
                 qkv,
@@ -196,6 +198,7 @@ def attention_calls(
                 heads,
                 kv_heads,
                 each,
+                changes,
             ),
         )
     for runs in counts:

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.cuda import attention, elementwise, lora, matvec, sampling, tables
-from engine.cuda.elementwise import HeadNorms
+from engine.cuda.elementwise import HeadGains, HeadNorms
 from engine.executor.draw import MAX_MARGIN, Draw, draw_one
 from engine.executor.step import Run, Segment, StepInput
 from engine.lora.bank import SlotBank, address_table
@@ -147,6 +147,66 @@ def test_queries_turn_in_place_and_keys_go_to_their_cells(
 
 
 @EACH_DTYPE
+@pytest.mark.parametrize("head_dim", [16, 48])
+def test_a_row_s_adapter_multiplies_what_the_norms_of_its_heads_give(
+    dtype: torch.dtype, head_dim: int
+) -> None:
+    """One changes both norms, one that of the keys alone; rows between them have none."""
+    heads, kv_heads, entry = 5, 2, 3
+    gains = [1 + random(head_dim, seed=seed) for seed in range(3)]
+    gains_there = there(*gains)
+    tables = torch.zeros(2, 3, 6, 5, dtype=torch.int64)
+    for table, known in zip(tables, (gains, gains_there), strict=True):
+        for number, (slot, part) in enumerate(((0, entry), (0, entry + 1), (2, entry + 1))):
+            table[slot, part, 3] = known[number].data_ptr()
+    slots = torch.tensor([0, -1, 2, 0, 1], dtype=torch.int32)
+    qkv = random(5, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
+    pool = torch.zeros(2 * kv_heads, 3, PAGE_TOKENS * head_dim, dtype=dtype)
+    positions = torch.tensor([3, 4, 39, 0, 1], dtype=torch.int32)
+    cells = torch.tensor([19, 20, 47, 16, 2], dtype=torch.int32)
+    norms = HeadNorms(1 + random(head_dim), 1 + random(head_dim, seed=9), EPS)
+    angles = random(40, head_dim // 2)
+    plain = qkv.clone()
+    results = []
+    for run, tensors, table, where in (
+        (elementwise.rotate_and_store_reference, (qkv, pool), tables[0], "cpu"),
+        (elementwise.rotate_and_store, there(qkv, pool), tables[1], DEVICE),
+    ):
+        run(
+            tensors[0],
+            angles.cos().to(where),
+            angles.sin().to(where),
+            positions.to(where),
+            cells=cells.to(where),
+            pool_layer=tensors[1],
+            heads=heads,
+            kv_heads=kv_heads,
+            norms=HeadNorms(norms.query.to(where), norms.key.to(where), EPS),
+            gains=HeadGains(slots.to(where), table.to(where), entry),
+        )
+        results.append(tensors)
+    assert_near(results[1][0], results[0][0])
+    assert_near(results[1][1], results[0][1])
+    bare = there(plain, torch.zeros_like(pool))
+    elementwise.rotate_and_store(
+        bare[0],
+        *there(angles.cos(), angles.sin(), positions, cells),
+        bare[1],
+        heads,
+        kv_heads,
+        HeadNorms(*there(norms.query, norms.key), EPS),
+    )
+    changed = (results[1][0] != bare[0])[:, : heads * head_dim].any(1)
+    assert changed.tolist() == [True, False, False, True, False], "queries"
+    keys = [
+        tensor[:kv_heads].reshape(kv_heads, -1, head_dim) for tensor in (results[1][1], bare[1])
+    ]
+    cells_there = cells.long().to(DEVICE)
+    changed = (keys[0] != keys[1])[:, cells_there].any(2).all(0)
+    assert changed.tolist() == [True, False, True, True, False], "keys"
+
+
+@EACH_DTYPE
 @pytest.mark.parametrize("activation", [SILU, GELU_TANH])
 @pytest.mark.parametrize("width", [12, 1500])
 def test_gate_and_up_are_folded_even_where_the_exponential_overflows(
@@ -260,6 +320,7 @@ SHAPE: Any = SimpleNamespace(
     intermediate=1100 if HAS_GPU else 150,
     layers=2,
     post_norms=False,
+    qk_norm=False,
 )
 """Wide enough for two pieces of x (down) and three blocks of columns or more (gate, up); no width
 but q's is a multiple of a block.
@@ -975,6 +1036,7 @@ HELPERS = {
     "_expand_one",
     "_expand_many",
     "_affine",
+    "_gain",
     "_load_expand",
     "_number",
     "_cells",

@@ -27,7 +27,7 @@ from engine.lora.layout import Loaded, PackedAdapter, PartWeights, pack
 from engine.lora.loader import Sources
 from engine.model.config import ModelConfig
 from engine.model.families import GELU_TANH
-from engine.model.parts import norms_of, parts_of
+from engine.model.parts import norm_width, norms_of, parts_of
 from engine.model.rope import Linear, Rope
 from engine.model.tensors import expected_tensors
 from engine.model.weights import Weights
@@ -166,7 +166,7 @@ def random_adapter(
                 )
         if ends:
             for name in norms_of(config)[1:]:
-                parts[layer, name] = PartWeights(gain=1 + random(config.hidden))
+                parts[layer, name] = PartWeights(gain=1 + random(norm_width(config, name)))
     if ends:
         parts[config.layers, "norm"] = PartWeights(gain=1 + random(config.hidden))
     vocab = config.vocab_size
