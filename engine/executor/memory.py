@@ -126,7 +126,7 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
     largest = max(
         config.vocab_size * config.hidden,
         2 * config.hidden * config.intermediate,
-        0 if experts is None else 2 * config.hidden * experts.width * experts.count,
+        0 if experts is None else _experts_at_once(config, experts, choice.stored),
     )
     widths = (
         6 * config.hidden
@@ -157,6 +157,14 @@ def demand_of(config: ModelConfig, choice: Choice, rows: int, waiting_tokens: in
         adapter_bytes=adapted * size,
         reading_bytes=adapted * (4 + size),
     )
+
+
+def _experts_at_once(config: ModelConfig, experts: Experts, stored: Stored) -> int:
+    """Return how many numbers of a layer's experts are in memory for a while when a base is loaded:
+    one expert's, but all of those that lie in 4 bits, which are a fraction of float32 there.
+    """
+    one = 2 * config.hidden * experts.width
+    return one if stored is not Stored.Q4 else max(one, one * experts.count * Q4_EIGHTHS // 32)
 
 
 def _expert_widths(config: ModelConfig, experts: Experts) -> int:

@@ -12,7 +12,7 @@ The structures here are those of program.hpp and draw.hpp, field by field.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ from ..model.experts import Experts
 from ..model.layers import quantise_rows
 from ..model.parts import PARTS, norm_number, parts_of
 from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
-from ..model.read import read_codes, read_whole
+from ..model.read import read_codes, read_pieces
 from ..model.weights import Weights
 from .codes import PackedCodes, pack_codes
 from .draw import Draw, Drawn
@@ -163,8 +163,16 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class PackedLinear:
+    """A weight with `width_in` inputs as `pack_linear` lays it out, [panels, words, 32, lane]."""
+
+    data: torch.Tensor
+    width_in: int
+
+
+@dataclass(frozen=True)
 class PackedInt8:
-    """A weight in int8: data as `pack_linear` gives it, with the scale of each packed column and
+    """A weight in int8: data as `pack_linear` lays it out, with the scale of each packed column and
     what the processor's unsigned bytes add to it.
     """
 
@@ -433,26 +441,24 @@ class NativeExecutor:
         described.blocks = self._kept(columns.blocks)
         if self._stored is Stored.PLAIN or operation.target is Place.SCORES:
             # what chooses experts is as exact as what it chooses by
-            weight = read_whole(operation, weights)
-            described.width_in = weight.shape[1]
-            described.weight = self._kept(
-                pack_linear(
-                    weight.to(self._dtype),
-                    columns,
-                    self._lane,
-                    16 if self._lane == 2 else 1,
-                    pages=self._pages,
-                )
+            packed = pack_linear(
+                (piece.to(self._dtype) for piece in read_pieces(operation, weights)),
+                columns,
+                self._lane,
+                16 if self._lane == 2 else 1,
+                pages=self._pages,
             )
+            described.width_in = packed.width_in
+            described.weight = self._kept(packed.data)
         else:
             shared = operation.target is Place.LOGITS and self._config.tied_head
-            packed = (
+            narrow = (
                 self._table
                 if shared and not isinstance(self._table, torch.Tensor)
                 else self._pack(operation, columns, weights)
             )
-            described.width_in = packed.width_in
-            self._point_to(packed, described)
+            described.width_in = narrow.width_in
+            self._point_to(narrow, described)
         if operation.ending is Ending.CLAMPED and self._config.clamp is not None:
             described.factor, described.cap = self._config.clamp
         if operation.biased:
@@ -466,7 +472,7 @@ class NativeExecutor:
         codes = read_codes(operation, weights) if self._stored is Stored.Q4 else None
         if codes is not None:
             return pack_codes(codes, columns.rows, self._pages)
-        return pack_int8(read_whole(operation, weights), columns, self._pages)
+        return pack_int8(read_pieces(operation, weights), columns, self._pages)
 
     def _point_to(self, packed: PackedCodes | PackedInt8, described: _Operation) -> None:
         if isinstance(packed, PackedCodes):
@@ -577,42 +583,55 @@ def _blocks(widths: list[int], alternate: bool) -> Iterator[tuple[int, int] | No
         yield None
 
 
-def pack_int8(weight: torch.Tensor, columns: Columns, pages: HugePages) -> PackedInt8:
-    """Quantise `weight [out, in]` row by row, and pack it."""
-    whole = torch.empty(weight.shape, dtype=torch.int8)
-    scale = torch.empty(len(weight))
-    for first in range(0, len(weight), ROWS_AT_ONCE):
-        here = slice(first, first + ROWS_AT_ONCE)
-        whole[here], scales = quantise_rows(weight[here].float())
-        scale[here] = scales.squeeze(1)
-    return PackedInt8(
-        pack_linear(whole, columns, 4, 16, pages=pages),
-        _by_column(scale, columns).contiguous(),
-        # The processor multiplies unsigned by signed bytes, so each number of x is raised by 128,
-        # and this is what that adds to a column.
-        _by_column(whole.sum(1, dtype=torch.int32) * INT8_OFFSET, columns).contiguous(),
-        weight.shape[1],
-    )
+def pack_int8(weights: Iterable[torch.Tensor], columns: Columns, pages: HugePages) -> PackedInt8:
+    """Quantise `weights`, each [out, in], whose rows follow one another, row by row; pack them."""
+    scales: list[torch.Tensor] = []
+    sums: list[torch.Tensor] = []
+
+    def quantised() -> Iterator[torch.Tensor]:
+        for weight in weights:
+            whole = torch.empty(weight.shape, dtype=torch.int8)
+            for first in range(0, len(weight), ROWS_AT_ONCE):
+                here = slice(first, first + ROWS_AT_ONCE)
+                whole[here], scale = quantise_rows(weight[here].float())
+                scales.append(scale.squeeze(1))
+            # The processor multiplies unsigned by signed bytes, so each number of x is raised by
+            # 128, and this is what that adds to a column.
+            sums.append(whole.sum(1, dtype=torch.int32) * INT8_OFFSET)
+            yield whole
+
+    packed = pack_linear(quantised(), columns, 4, 16, pages=pages)
+    scale, offset = (_by_column(torch.cat(each), columns).contiguous() for each in (scales, sums))
+    return PackedInt8(packed.data, scale, offset, packed.width_in)
 
 
 def pack_linear(
-    weight: torch.Tensor, columns: Columns, lane: int, steps: int, pages: HugePages
-) -> torch.Tensor:
-    """Pack `weight [out, in]` → [panels, words, 32, lane]; padding is zero.
+    weights: Iterable[torch.Tensor], columns: Columns, lane: int, steps: int, pages: HugePages
+) -> PackedLinear:
+    """Pack `weights`, each [out, in], whose rows follow one another and of which no panel has rows
+    of two; padding is zero.
 
     words = in / lane, rounded up to `steps`.
     """
-    width = round_up(weight.shape[1], lane * steps)
-    packed = pages.zeros(
-        len(columns.rows) // PANEL_COLUMNS, width // lane, PANEL_COLUMNS, lane, dtype=weight.dtype
-    )
-    words = packed.view(torch.int32).squeeze(-1)  # a lane is moved as the one word that it is
-    gathered = weight.new_zeros(PANEL_COLUMNS, width)
-    for panel, rows in enumerate(columns.rows.view(-1, PANEL_COLUMNS)):
-        there = rows >= 0
-        gathered.zero_()
-        gathered[there, : weight.shape[1]] = weight[rows[there]]
-        words[panel] = gathered.view(torch.int32).T
+    panels = columns.rows.view(-1, PANEL_COLUMNS)
+    last = panels.amax(1).tolist()  # row of each panel
+    packed: PackedLinear | None = None
+    panel = before = 0
+    for weight in weights:
+        if packed is None:
+            width = round_up(weight.shape[1], lane * steps)
+            shape = len(panels), width // lane, PANEL_COLUMNS, lane
+            packed = PackedLinear(pages.zeros(*shape, dtype=weight.dtype), weight.shape[1])
+            words = packed.data.view(torch.int32).squeeze(-1)  # a lane is moved as its one word
+            gathered = weight.new_zeros(PANEL_COLUMNS, width)
+        while panel < len(panels) and last[panel] < before + len(weight):
+            there = panels[panel] >= 0
+            gathered.zero_()
+            gathered[there, : weight.shape[1]] = weight[panels[panel][there] - before]
+            words[panel] = gathered.view(torch.int32).T
+            panel += 1
+        before += len(weight)
+    assert packed is not None, "a linear has weights"
     return packed
 
 

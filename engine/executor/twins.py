@@ -34,7 +34,7 @@ from ..model.layers import (
 )
 from ..model.parts import SITES, norm_number
 from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
-from ..model.read import read_codes, read_whole
+from ..model.read import read_codes, read_pieces, read_whole
 from ..model.routing import Routes, choose, deal, gather
 from ..model.weights import Weights
 from .draw import Draw, Drawn, draw_one
@@ -159,9 +159,7 @@ class TorchExecutor:
                 make_q4_linear(codes.take(slice(first, first + rows)))
                 for first in range(0, count * rows, rows)
             ]
-        return [
-            self._make_linear(part, kernel) for part in read_whole(operation, weights).chunk(count)
-        ]
+        return [self._make_linear(piece, kernel) for piece in read_pieces(operation, weights)]
 
     def _make_lookup(
         self, operation: Operation, weights: Weights

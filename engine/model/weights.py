@@ -39,6 +39,14 @@ MAX_CONFIG_BYTES = 1 << 20
 MAX_CONFIG_BRACKETS = 2000
 """Deep nesting can overflow the parser's stack where a process has raised Python's recursion limit.
 """
+DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+}
 SERVED_DTYPES = ("F32", "F16", "BF16")
 PACKED_DTYPES = ("I32", "I64")
 """Of what a quantised linear consists of besides."""
@@ -226,6 +234,7 @@ def _find_tensors(path: Path, served: tuple[str, ...]) -> dict[str, _Tensor]:
     tensors: dict[str, _Tensor] = {}
     for shard in map(_Shard.of, weight_files(path)):
         with _open_safetensors(shard.path) as handle:
+            begins = _begins(shard.path)
             for name in handle.keys():  # noqa: SIM118 (a handle is no mapping)
                 if index.get(name, shard.path.name) != shard.path.name:
                     continue
@@ -233,7 +242,7 @@ def _find_tensors(path: Path, served: tuple[str, ...]) -> dict[str, _Tensor]:
                 kind = part.get_dtype()
                 if kind not in served:
                     raise ModelError(f"tensor {name[:200]} is {kind}; we read {', '.join(served)}")
-                tensors[name] = _Tensor(shard, name, tuple(part.get_shape()), kind)
+                tensors[name] = _Tensor(shard, begins[name], tuple(part.get_shape()), kind)
     tensors = {_name_in_text_part(name): tensor for name, tensor in tensors.items()}
     if "embed_tokens.weight" in tensors:  # saved from a model without a head
         tensors = {
@@ -282,9 +291,9 @@ def identify(path: Path) -> Identity:
 
 @dataclass(frozen=True)
 class _Shard:
-    """One safetensors file, mapped only while a tensor of it lives.
+    """One safetensors file, from which tensors are read into memory of their own.
 
-    What was laid out for an executor would be in memory twice otherwise.
+    Mapped, what was laid out for an executor would be in memory twice.
 
     identity: adapters that are read with the base's own weights must meet those that run.
     """
@@ -297,44 +306,57 @@ class _Shard:
         """Describe the file as it is now."""
         return cls(path, identify(path))
 
-    def read(self, name: str, number: int | None = None) -> torch.Tensor:
-        """Read one tensor as stored, or what has a number in its first dimension.
-
-        Raises ModelError when the file is another one by now.
+    def read(self, begin: int, size_bytes: int) -> torch.Tensor:
+        """Read some bytes, [size_bytes] uint8. Raises ModelError when the file is another one by
+        now.
         """
         try:
-            changed = _Shard.of(self.path) != self
+            if _Shard.of(self.path) != self:
+                raise ModelError(
+                    f"{self.path.name} of the base has changed since it was loaded; restart the"
+                    " engine"
+                )
+            data = torch.empty(size_bytes, dtype=torch.uint8)
+            room = data.numpy().data
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(begin)
+                while room:  # the system gives at most 2 GiB at a time
+                    count = file.readinto(room)
+                    if not count:
+                        raise OSError("it ends too soon")
+                    room = room[count:]
         except OSError as error:
             raise ModelError(
                 f"{self.path.name} of the base cannot be read any more: {error}"
             ) from error
-        if changed:
-            raise ModelError(
-                f"{self.path.name} of the base has changed since it was loaded; restart the engine"
-            )
-        with _open_safetensors(self.path) as handle:
-            tensor: torch.Tensor = (
-                handle.get_tensor(name) if number is None else handle.get_slice(name)[number]
-            )
-        return tensor
+        return data
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """The place of one tensor: its shard, and its name and number format there."""
+    """The place of one tensor: its shard, the byte there with which it begins, its shape and number
+    format.
+    """
 
     shard: _Shard
-    name: str
+    begin: int
     shape: tuple[int, ...]
     kind: str
 
     def read(self) -> torch.Tensor:
         """Read it as stored. Raises ModelError when the file is another one by now."""
-        return self.shard.read(self.name)
+        return self._read(self.begin, self.shape)
 
     def read_part(self, number: int) -> torch.Tensor:
         """Read what has that number in its first dimension, as `read` does."""
-        return self.shard.read(self.name, number)
+        shape = self.shape[1:]
+        return self._read(self.begin + number * self._size_bytes(shape), shape)
+
+    def _size_bytes(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape) * DTYPES[self.kind].itemsize
+
+    def _read(self, begin: int, shape: tuple[int, ...]) -> torch.Tensor:
+        return self.shard.read(begin, self._size_bytes(shape)).view(DTYPES[self.kind]).view(shape)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -348,6 +370,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ModelError(f"{path.name} must hold one JSON object")
     return raw
+
+
+def _begins(path: Path) -> dict[str, int]:
+    """Return the byte with which each tensor of a safetensors file begins. The library, which does
+    not tell, has checked the header already; reading it for each tensor anew would take minutes for
+    a base with many experts.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(length))
+    entries.pop("__metadata__", None)
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in entries.items()}
 
 
 def _open_safetensors(path: Path) -> Any:

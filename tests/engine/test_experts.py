@@ -4,6 +4,7 @@ bits do not depend on which rows share its experts.
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from engine.choose import find_accelerator
-from engine.config import Stored
+from engine.config import Choice, Stored
 from engine.cuda.accelerator import Accelerator
 from engine.cuda.device import HostDevice
 from engine.errors import BadAdapter, ModelError
-from engine.executor.memory import linear_numbers
+from engine.executor.memory import demand_of, linear_numbers
+from engine.model import weights as folders
 from engine.model.config import ModelConfig, from_huggingface
 from engine.model.expert_tensors import MX_NUMBERS
 from engine.model.experts import Experts
@@ -149,6 +151,67 @@ def test_a_base_that_lacks_an_expert_is_refused_by_its_name(tmp_path: Path) -> N
     (tmp_path / "whole").replace(tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"lacks the tensor model\.layers\.1\.mlp\.experts\.4\.up"):
         open_weights(tmp_path)
+
+
+def test_a_shard_s_header_is_read_once_however_many_tensors_its_experts_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A header that tells of 18,000 experts' tensors takes longer to read than they do."""
+    model = make_base(tmp_path / "whole", "qwen3_moe", spread=0.2)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="300KB")
+    shards = sorted((tmp_path / "shards").glob("*.safetensors"))
+    assert len(shards) > 1
+    opened = []
+    really = folders.safe_open
+
+    def spy(path: Path, **rest: Any) -> Any:
+        opened.append(path)
+        return really(path, **rest)
+
+    monkeypatch.setattr(folders, "safe_open", spy)
+    tokens = some_tokens(20, 1)
+    in_shards = logits_of(tmp_path / "shards", tokens)
+    assert sorted(opened) == shards
+    assert torch.equal(in_shards, logits_of(tmp_path / "whole", tokens))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_loading_many_experts_takes_no_more_than_is_planned_for_it(
+    tmp_path: Path, kernels: str, dtype: str
+) -> None:
+    """Measured: the most that the process ever had, counted anew by the system."""
+    make_base(
+        tmp_path,
+        "qwen3_moe",
+        **{
+            "num_experts": 96,
+            "moe_intermediate_size": 256,
+            "hidden_size": 512,
+            "num_hidden_layers": 1,
+        },
+    )
+    base = open_weights(tmp_path)
+    stored = Stored.INT8 if dtype == "int8" else Stored.PLAIN
+    demand = demand_of(base.config, Choice(torch.bfloat16, "", stored), 64, 64)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = most_resident_bytes()
+    bench = Bench(base, torch.bfloat16, kernels, stored=stored)
+    taken = most_resident_bytes() - before
+    del bench
+    layer = 3 * 512 * 256 * 96
+    assert demand.loading_bytes < 4 * layer, "as if all experts of a layer lay there in float32"
+    # keys and values of a bench, code that is run for the first time
+    assert taken < demand.base_bytes + demand.loading_bytes + (48 << 20)
+
+
+def most_resident_bytes() -> int:
+    """The most memory that this process had at once."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) << 10
 
 
 @pytest.mark.parametrize(
