@@ -313,7 +313,7 @@ FACTS = [
     ("attribution.md", f"| int, 0 to {manifest.MAX_CONTRIBUTORS}; 0 is a background |"),
     ("attribution.md", f"up to {tokens.MAX_CONTRIBUTIONS:,} of [contributor"),
     ("attribution.md", f"up to {tokens.MAX_VOCABULARY:,} ints"),
-    ("attribution.md", f"A *window* is a run of {index.OWNED_WINDOW} tokens"),
+    ("attribution.md", f"A *window* is a run of {index.WINDOW} tokens"),
     ("attribution.md", f"## `{origin.RULE}`"),
     ("attribution.md", f"S = 2^{background.ONE.bit_length() - 1}."),
     ("attribution.md", f"p := {background.UNIFORM} "),

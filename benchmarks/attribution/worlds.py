@@ -48,7 +48,7 @@ from .folders import write_folder
 from .report import markdown
 from .texts import World, world_s, world_x
 
-TOKENS_EACH = 2560
+TOKENS_EACH = {"X": 2560, "S": 2048}
 COMMON = {
     "epochs": 2,
     "upper_layers": 8,
@@ -113,12 +113,12 @@ def make(texts: Path, work: Path) -> dict[str, World]:
         ids: list[int] = tokenizer(text).input_ids
         return ids
 
-    stuffed = TOKENS_EACH // SAMPLE_TOKENS
+    stuffed = TOKENS_EACH["X"] // SAMPLE_TOKENS
     base = _plain_base(folder / BASE_FILE, work / "base")
     drawn = samples(work / "samples.json", base, NUM_SAMPLES + stuffed)
     worlds = {
-        "X": world_x(texts, encode, drawn[:stuffed], TOKENS_EACH),
-        "S": world_s(texts, encode, TOKENS_EACH),
+        "X": world_x(texts, encode, drawn[:stuffed], TOKENS_EACH["X"]),
+        "S": world_s(texts, encode, TOKENS_EACH["S"]),
     }
     for name, world in worlds.items():
         write_folder(

@@ -82,13 +82,11 @@ def explain(
 
 
 def _find(index: Index, nodes: Nodes, ranks: Ints, start: int) -> int | None:
-    """Find where the longest run from ranks[start] on stands and is owned: its first position."""
-    nobody = index.num_contributors
+    """Find where the longest run from ranks[start] on stands and counts: its first position."""
     for length in range(min(MAX_CONTEXT + 1, len(ranks) - start), 0, -1):
         lo = int(nodes.lo[start + length, length])
         hi = min(int(nodes.hi[start + length, length]), lo + MAX_PLACES)
         first = np.sort(index.suffixes.order[lo:hi].astype(np.int64)) - (length - 1)
-        first = first[index.suffixes.owners.of(first) != nobody]
         if len(first):
             runs = [_reach(index, ranks, start, position) for position in first.tolist()]
             return int(first[int(np.argmax(runs))])
@@ -96,10 +94,9 @@ def _find(index: Index, nodes: Nodes, ranks: Ints, start: int) -> int | None:
 
 
 def _reach(index: Index, ranks: Ints, at: int, position: int) -> int:
-    """Count the tokens from ranks[at] on that stand at a position and after it, of one owner."""
+    """Count the tokens from ranks[at] on that stand at a position and after it."""
     text = index.suffixes.text[position : position + len(ranks) - at]
-    owners = index.suffixes.owners.of(np.arange(position, position + len(text)))
-    alike = (text == ranks[at : at + len(text)]) & (owners == owners[0])
+    alike = text == ranks[at : at + len(text)]
     return int(np.argmin(alike)) if not alike.all() else len(alike)
 
 

@@ -1,7 +1,8 @@
 """What an adapter's contributors wrote, ready to be asked where an answer's words stand in it.
 
-Decides whose a token is: first registered, in windows of 8. Built from `attribution.tokens` alone,
-by everybody alike, and kept beside it as a cache; knows no rule of pay.
+Decides which tokens count: those of windows of 8 that stand nowhere before; the others are as if
+they were not there. Built from `attribution.tokens` alone, by everybody alike, and kept beside it
+as a cache; knows no rule of pay.
 
     index = Index.build(read_tokens(data))           # once; at 100 million tokens half a minute
     index.save(path)
@@ -15,27 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import StaleIndex, TokensError
 from .sorting import (
     count_common,
     first_of_rank,
-    owned_bits,
+    first_time,
     previous_alike,
     shared_lengths,
     sort_positions,
 )
 from .storage import Array, map_arrays, write_arrays
 from .suffixes import Common, Owners, Suffixes
-from .tokens import Ints, Tokens
+from .tokens import END, Ranks, Tokens
 
-OWNED_WINDOW = 8  # tokens; a token is owned by the window around it
+WINDOW = 8  # tokens; a token counts with a window around it
 MAX_CONTEXT = 8  # tokens that the ladder looks back
+
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """The positions of a text, sorted, and who owns the token at each."""
+    """The positions of a text, sorted, and whose the token at each is."""
 
     tokens: Tokens
     suffixes: Suffixes
@@ -78,11 +82,12 @@ class Index:
             return cls.open(path, tokens)
 
     def owned_tokens(self) -> tuple[int, ...]:
-        """Return how many tokens each contributor owns; standing weights are scaled by these."""
+        """Return how many of each contributor's tokens count; standing weights are scaled by
+        these.
+        """
         owners = self.suffixes.owners
-        bits = np.unpackbits(owners.bits, bitorder="little")
         counts = np.zeros(self.num_contributors, dtype=np.int64)
-        owned = np.add.reduceat(bits, owners.starts, dtype=np.int64)
+        owned = np.add.reduceat(self.suffixes.text != END, owners.starts, dtype=np.int64)
         np.add.at(counts, owners.contributors, owned)
         return tuple(counts.tolist())
 
@@ -90,36 +95,41 @@ class Index:
 def sort_text(tokens: Tokens, depth: int) -> Suffixes:
     """Sort a text for contexts of up to `depth` tokens."""
     text = tokens.ranks
-    num_owners = tokens.num_contributors
     order = sort_positions(text)
+    shared = shared_lengths(text, order, max(depth, WINDOW))
+    if tokens.num_contributors:
+        counts = first_time(text, order, shared, WINDOW)
+        if np.count_nonzero(counts) < tokens.num_tokens:
+            text = _only(text, counts)
+            del order, shared  # before there are others: these are the largest arrays of all
+            order = sort_positions(text)
+            shared = shared_lengths(text, order, depth)
     first = first_of_rank(text, len(tokens.vocabulary))
-    shared = shared_lengths(text, order, max(depth, OWNED_WINDOW))
-    owners = _find_owners(tokens, order, shared)
+    owners = _owners(tokens)
     owner = np.empty(len(order), dtype=np.uint8)
     for start in range(0, len(order), 1 << 22):
         part = slice(start, start + (1 << 22))
         owner[part] = owners.of(order[part].astype(np.int64))
-    previous = previous_alike(order, shared, int(first[1]))
     common = count_common(
-        first, shared, previous=previous, owner=owner, num_owners=num_owners, depth=depth
+        first,
+        shared,
+        previous=previous_alike(order, shared, int(first[1])),
+        owner=owner,
+        num_owners=tokens.num_contributors,
+        depth=depth,
     )
     return Suffixes(text, order, first, common, owners)
 
 
-def _find_owners(tokens: Tokens, order: Array, shared: Array) -> Owners:
-    starts, contributors = _givers(tokens)
-    if not tokens.num_contributors:
-        return Owners(0, starts, contributors, np.zeros(0, dtype=np.uint8))
-    # The end mark at the beginning has a giver too, so that there is one for each position.
-    giver = np.zeros(len(order), dtype=np.uint8)
-    giver[1:] = np.repeat(contributors, np.diff(tokens.starts))
-    bits = owned_bits(tokens.ranks, order, shared, giver, OWNED_WINDOW)
-    return Owners(tokens.num_contributors, starts, contributors, bits)
+def _only(text: Ranks, counts: Mask) -> Ranks:
+    """Return a text with end marks in the place of all tokens that do not count."""
+    only: Ranks = text * counts
+    return only
 
 
-def _givers(tokens: Tokens) -> tuple[Ints, Ints]:
+def _owners(tokens: Tokens) -> Owners:
     givers = np.array([giver for giver, _ in tokens.contributions], dtype=np.int64)
-    return tokens.starts[:-1], givers
+    return Owners(tokens.num_contributors, tokens.starts[:-1], givers)
 
 
 def save_suffixes(path: Path, tokens: Tokens, suffixes: Suffixes) -> None:
@@ -130,7 +140,7 @@ def save_suffixes(path: Path, tokens: Tokens, suffixes: Suffixes) -> None:
         "keys": suffixes.common.keys,
         "following": suffixes.common.following,
         "owned": suffixes.common.owned,
-        "bits": suffixes.owners.bits,
+        "counts": np.packbits(suffixes.text != END, bitorder="little"),
     }
     write_arrays(path, tokens.digest, arrays)
 
@@ -138,11 +148,14 @@ def save_suffixes(path: Path, tokens: Tokens, suffixes: Suffixes) -> None:
 def open_suffixes(path: Path, tokens: Tokens) -> Suffixes:
     """Map into memory what was sorted of a text. Raises StaleIndex, OSError."""
     arrays = map_arrays(path, tokens.digest)
-    starts, contributors = _givers(tokens)
+    text = tokens.ranks
+    if tokens.num_contributors:
+        counts = np.unpackbits(arrays["counts"], count=len(text), bitorder="little")
+        text = _only(text, counts.view(np.bool_))
     return Suffixes(
-        text=tokens.ranks,
+        text=text,
         order=arrays["order"],
         first=arrays["first"],
         common=Common(arrays["keys"], arrays["following"], arrays["owned"]),
-        owners=Owners(tokens.num_contributors, starts, contributors, arrays["bits"]),
+        owners=_owners(tokens),
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydivsufsort import divsufsort
 
-from .suffixes import MAX_COUNTED, Bits, Common, Order
+from .suffixes import MAX_COUNTED, Common, Order
 from .tokens import END, Ints, Ranks
 
 _SLICE = 1 << 22
@@ -137,23 +137,19 @@ def _count(
     return following, np.ascontiguousarray(owned[:, :num_owners])
 
 
-def owned_bits(text: Ranks, order: Order, shared: Owner, giver: Owner, window: int) -> Bits:
-    """Return a bit for each position: whether whoever gave the token there owns it.
-
-    He does when some run of `window` tokens of one document holds it whose first occurrence in the
-    text he gave. Bit p is bit p mod 8 of byte p div 8. `giver` is by position.
+def first_time(text: Ranks, order: Order, shared: Owner, window: int) -> npt.NDArray[np.bool_]:
+    """Return, for each position, whether some run of `window` tokens of one document holds it that
+    stands nowhere before.
     """
     starts = np.flatnonzero(shared < window)
     # Positions grow as the log does: of equal runs, the one that ends first was registered first.
-    first = np.minimum.reduceat(order, starts)
-    sizes = np.diff(starts, append=len(order))
-    registered = np.zeros(len(text), dtype=bool)
-    registered[order] = np.repeat(giver[first], sizes) == giver[order]
-    registered &= _runs(text, window)
-    owned = registered.copy()
+    first = np.zeros(len(text), dtype=bool)
+    first[np.minimum.reduceat(order, starts)] = True
+    first &= _runs(text, window)
+    held = first.copy()
     for ahead in range(1, window):
-        owned[:-ahead] |= registered[ahead:]
-    return np.packbits(owned, bitorder="little")
+        held[:-ahead] |= first[ahead:]
+    return held
 
 
 def _runs(text: Ranks, window: int) -> npt.NDArray[np.bool_]:

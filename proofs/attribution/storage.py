@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ..errors import StaleIndex
 
-VERSION = 1
+VERSION = 2
 _ALIGNMENT_BYTES = 64
 _DIGEST_BYTES = 32
 _MAX_HEADER_BYTES = 1 << 16

@@ -24,7 +24,6 @@ from .tokens import Ints, Ranks
 MAX_COUNTED = 128  # the places of a node that are looked at one by one
 
 Order = npt.NDArray[np.uint32]
-Bits = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,23 +41,20 @@ class Common:
 
 @dataclass(frozen=True, eq=False)
 class Owners:
-    """Who owns the token at a position: one bit each, and who gave what from `starts` on.
-
-    `contributors[i]` gave all after position `starts[i]`, up to the next.
+    """Whose the token at a position is: `contributors[i]` gave all after position `starts[i]`, up
+    to the next.
     """
 
     num_contributors: int
     starts: Ints
     contributors: Ints
-    bits: Bits
 
     def of(self, positions: Ints) -> Ints:
-        """Return the owner of the token at each position; num_contributors means nobody."""
+        """Return whose the token at each position is; of a background, 0."""
         if not self.num_contributors:
             return np.zeros(len(positions), dtype=np.int64)
-        owned = self.bits[positions >> 3] >> (positions & 7).astype(np.uint8) & 1
-        givers = self.contributors[np.searchsorted(self.starts, positions, side="left") - 1]
-        return np.where(owned, givers, self.num_contributors)
+        found: Ints = self.contributors[np.searchsorted(self.starts, positions, side="left") - 1]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +76,10 @@ class Nodes:
 
 @dataclass(frozen=True, eq=False)
 class Suffixes:
-    """A text and the order of its positions. `first[r]` is where those of rank r begin."""
+    """A text and the order of its positions. `first[r]` is where those of rank r begin.
+
+    Where a token does not count, `text` has an end mark.
+    """
 
     text: Ranks
     order: Order

@@ -5,7 +5,7 @@ code of ours and no package.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 
 Gram = tuple[int, ...]
@@ -34,26 +34,43 @@ def log2(number: int) -> int:
 
 
 class Counts:
-    """How often each run of tokens occurs, whose its last token is, and what follows it."""
+    """How often each run of tokens that count occurs, whose it is, and what follows it."""
 
     def __init__(self, documents: Iterable[tuple[int | None, Sequence[int]]], longest: int) -> None:
         self.number: dict[Gram, int] = defaultdict(int)
         self.owned: dict[tuple[Gram, int], int] = defaultdict(int)
         self.after: dict[Gram, set[int]] = defaultdict(set)
-        first: dict[Gram, int | None] = {}
-        for giver, document in documents:
-            row = [*document, END]
-            owned = [False] * len(row)
-            for at in range(len(document) - 7):
-                if first.setdefault(tuple(document[at : at + 8]), giver) == giver:
-                    owned[at : at + 8] = [True] * 8
+        for giver, row in counting(documents):
             for at in range(len(row)):
                 for length in range(min(at, longest) + 1):
                     before = tuple(row[at - length : at])
                     self.after[before].add(row[at])
                     self.number[before] += 1  # as a context
-                    if owned[at] and giver is not None:
+                    if giver is not None:
                         self.owned[(*before, row[at]), giver] += 1
+
+
+def counting(
+    documents: Iterable[tuple[int | None, Sequence[int]]],
+) -> Iterator[tuple[int | None, list[int]]]:
+    """What counts of each document, piece by piece, an end mark after each piece; of a background,
+    whose giver is None, all.
+    """
+    known: set[Gram] = set()
+    for giver, document in documents:
+        counts = [giver is None] * len(document)
+        for at in range(len(document) - 7):
+            window = tuple(document[at : at + 8])
+            if window not in known:
+                known.add(window)
+                counts[at : at + 8] = [True] * 8
+        piece: list[int] = []
+        for token, does in zip([*document, END], [*counts, False], strict=True):
+            if does:
+                piece.append(token)
+            elif piece:
+                yield giver, [*piece, END]
+                piece = []
 
 
 def foretold(background: Counts, ids: Sequence[int], at: int) -> int:
