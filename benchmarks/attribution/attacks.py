@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from factory.influence.fitting import Bits, Evidence, Fitted, blended
+from factory.influence.fitting import Bits, Fitted, blended
 from factory.influence.measures import Floats
 from proofs.attribution.background import Background
 from proofs.attribution.index import Index
@@ -20,7 +20,8 @@ from .folders import tokens_of
 from .rewording import edit
 from .texts import HONEST, Giver, World
 
-CHANGED = (0.0, 0.04, 0.08, 0.12, 0.20)
+COPIES = ((0.0, 1), (0.0, 5), (0.04, 1), (0.08, 1), (0.12, 1), (0.20, 1), (0.20, 5))
+"""The part of a copy's tokens that are changed, and how many come, each under a name of its own."""
 SPLIT = 5
 BY_ANSWER_ALONE = 8  # λ in eighths
 
@@ -43,42 +44,69 @@ class Asked:
         return np.array(rows, dtype=np.int64)
 
 
-def copies(
-    world: World, asked: Asked, evidence: Evidence, fitted: Fitted
-) -> list[dict[str, object]]:
-    """Let a late copy of each honest person join, some of its tokens changed. Per answer alone, and
-    as it is paid if its text were worth to the adapter what the copied one is.
+def copies(world: World, asked: Asked, fitted: Fitted) -> list[dict[str, object]]:
+    """Let late copies of each honest person join; what the copies get together, and what is left to
+    whom they copied: means over the honest people, and the worst.
+
+    Paid as if the copies' own tokens were worth to the adapter what those of the copied one are.
     """
+    before = asked.bits(_index(world.givers))
     found: list[dict[str, object]] = []
-    known = sorted({token for one in world.givers for text in one.documents for token in text})
-    for share in CHANGED:
-        alone, paid, owned, victims = [], [], [], []
-        for place, victim in enumerate(world.givers):
-            if victim.kind != HONEST:
-                continue
-            changed = edit(victim.documents, share, known, seed=place)
-            joined = [*world.givers, Giver("copy", "copy", tuple(changed))]
-            index = _index(joined)
-            bits = asked.bits(index)
-            part = index.owned_tokens()[-1] / sum(map(len, changed))
-            standing = [*fitted.standing_bps, round(fitted.standing_bps[place] * part)]
-            owned.append(part)
-            by_answer = _mean(bits, standing, BY_ANSWER_ALONE, asked)
-            alone.append(by_answer[-1])
-            victims.append(by_answer[place])
-            paid.append(_mean(bits, standing, fitted.lambda_eighths, asked)[-1])
+    for share, count in COPIES:
+        rows = [
+            _copied(world, asked, fitted, before=before, place=place, share=share, count=count)
+            for place, giver in enumerate(world.givers)
+            if giver.kind == HONEST
+        ]
+        table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         found.append(
             {
                 "tokens_changed": share,
-                "owned_percent": _percent(float(np.mean(owned))),
-                "by_answer_percent": _bps(float(np.mean(alone))),
-                "by_answer_most_percent": _bps(max(alone)),
-                "copied_one_by_answer_percent": _bps(float(np.mean(victims))),
-                "paid_percent": _bps(float(np.mean(paid))),
-                "paid_most_percent": _bps(max(paid)),
+                "copies": count,
+                **{f"{name}_percent": round(float(each.mean()), 2) for name, each in table.items()},
+                "by_answer_most_percent": round(float(table["by_answer"].max()), 2),
+                "paid_most_percent": round(float(table["paid"].max()), 2),
+                "bits_kept_least_percent": round(float(table["bits_kept"].min()), 2),
             }
         )
     return found
+
+
+def _copied(
+    world: World,
+    asked: Asked,
+    fitted: Fitted,
+    *,
+    before: Bits,
+    place: int,
+    share: float,
+    count: int,
+) -> dict[str, float]:
+    """Let `count` copies of one person join; return parts in percent."""
+    people = len(world.givers)
+    victim = world.givers[place]
+    known = sorted({token for one in world.givers for text in one.documents for token in text})
+    joined = list(world.givers)
+    for k in range(count):
+        text = edit(victim.documents, share, known, seed=place + 100 * k)
+        joined.append(Giver(f"copy {k}", "copy", tuple(text)))
+    index = _index(joined)
+    bits = asked.bits(index)
+    owned = np.array(index.owned_tokens()[people:]) / sum(map(len, victim.documents))
+    stands = np.rint(fitted.standing_bps[place] * owned).astype(int).tolist()
+    standing = [*fitted.standing_bps, *stands]
+    alone = _mean(bits, standing, BY_ANSWER_ALONE, asked) / 100
+    paid = _mean(bits, standing, fitted.lambda_eighths, asked) / 100
+    whole = _mean(before, fitted.standing_bps, BY_ANSWER_ALONE, asked) / 100
+    return {
+        "owned": 100 * float(owned.mean()),
+        "by_answer": float(alone[people:].sum()),
+        "of_all_bits": 100 * float(bits[:, people:].sum() / bits.sum()),
+        "paid": float(paid[people:].sum()),
+        "copied_one_before": float(whole[place]),
+        "copied_one_after": float(alone[place]),
+        "bits_kept": 100 * float(bits[:, place].sum() / before[:, place].sum()),
+    }
 
 
 def sybils(world: World, asked: Asked, fitted: Fitted) -> dict[str, object]:
@@ -130,11 +158,3 @@ def _mean(bits: Bits, standing: Sequence[int], eighths: int, asked: Asked) -> Fl
     """Return everybody's mean part over answers, in basis points."""
     found: Floats = blended(bits, standing, eighths, asked.none_bits).mean(axis=0)
     return found
-
-
-def _bps(value: float) -> float:
-    return round(float(value) / 100, 2)
-
-
-def _percent(value: float) -> float:
-    return round(100 * float(value), 1)

@@ -26,7 +26,8 @@ def markdown(whole: Mapping[str, Any]) -> str:
         f"Machine: {machine_name()}, one thread. Processor time: "
         + ", ".join(f"{name} {seconds / 60:.1f} min" for name, seconds in spent.items())
         + f"; {sum(spent.values()) / 60:.1f} min in all.",
-        f"{whole['tokens_each']} tokens of each person; background:"
+        f"{whole['tokens_each']['X']} tokens of each person in X, {whole['tokens_each']['S']} in S;"
+        " background:"
         f" {whole['background_samples'][0]} samples of the base of"
         f" {whole['background_samples'][1]} tokens, in S and public pages of the field.",
         "Means over answers, in brackets the 95 % bootstrap interval; weights and λ are fitted on"
@@ -84,14 +85,18 @@ def _world(name: str, world: Mapping[str, Any]) -> list[str]:
     ]
     lines += [
         "",
-        "| a late copy of an honest person, tokens changed | its own tokens | earns by answer alone"
-        " (most) | is paid (most) |",
-        "|---|---|---|---|",
+        "| late copies of an honest person, tokens changed | count | earn by answer alone (most) |"
+        " of all bits | are paid (most) | the copied one by answer alone | keeps of his bits"
+        " (least) |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {100 * one['tokens_changed']:.0f} % | {one['owned_percent']:.1f} % |"
+        f"| {one['copies']}, {100 * one['tokens_changed']:.0f} % | {one['owned_percent']:.1f} % |"
         f" {one['by_answer_percent']:.2f} % ({one['by_answer_most_percent']:.2f}) |"
+        f" {one['of_all_bits_percent']:.2f} % |"
         f" {one['paid_percent']:.2f} % ({one['paid_most_percent']:.2f}) |"
+        f" {one['copied_one_before_percent']:.2f} → {one['copied_one_after_percent']:.2f} % |"
+        f" {one['bits_kept_percent']:.1f} % ({one['bits_kept_least_percent']:.1f}) |"
         for one in world["late copies"]
     ]
     split = world["one person as five"]

@@ -155,7 +155,7 @@ def judge(world: World, folder: Path) -> dict[str, Any]:
         "num_halves": result.num_halves,
         "missing": result.missing,
         "people": _people(world, result, evidence, fitted),
-        "late copies": copies(world, asked, evidence, fitted),
+        "late copies": copies(world, asked, fitted),
         "one person as five": sybils(world, asked, fitted),
         "effects": np.round(evidence.effects, 4).tolist(),
         "bits": evidence.bits.tolist(),
