@@ -26,7 +26,7 @@ from msgspec import to_builtins
 
 from benchmarks import machine_name, write_result
 from factory.influence.campaign import Campaign
-from factory.influence.errors import BadRun
+from factory.influence.errors import TooEarly
 from factory.influence.fitting import Evidence, Fitted, blended, standing_weights
 from factory.influence.folder import read_run
 from factory.influence.keeping import keep
@@ -81,7 +81,7 @@ def publish(worlds: Mapping[str, World], work: Path) -> None:
     for name, world in worlds.items():
         try:
             figures[name] = judge(world, work / name)
-        except BadRun as error:
+        except TooEarly as error:
             print(f"world {name} can't be judged yet: {error}", file=sys.stderr)
     whole = {
         "cpu_s": json.loads((work / "cpu.json").read_bytes()),

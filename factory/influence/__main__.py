@@ -7,13 +7,14 @@ before all was there, start again to go on.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from .errors import InfluenceError
+from .errors import InfluenceError, TooEarly
 from .folder import read_run
 from .keeping import held, keep
 
@@ -37,8 +38,14 @@ def main() -> int:
             found = Campaign(run, say, time.monotonic).work(60 * asked.minutes)
             result, _, _ = conclude(run, found)
             keep(run.result, msgspec.json.format(msgspec.json.encode(result), indent=1))
+    except TooEarly as error:
+        print(f"time is over: {error}", file=sys.stderr)
+        return UNFINISHED
     except InfluenceError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return WRONG
+    except OSError as error:
+        print(f"{error}; what was finished is kept, start again to go on", file=sys.stderr)
         return WRONG
     for person in result.contributors:
         print(
@@ -81,7 +88,14 @@ def _arguments() -> argparse.Namespace:
         default=60.0,
         help="begin no training after this many minutes (default: 60)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the processor (default: 1)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        choices=range(1, 1 + (os.cpu_count() or 1)),
+        metavar="COUNT",
+        help="of the processor (default: 1)",
+    )
     return parser.parse_args()
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from .base import NOT_LEARNT, Base
+from .errors import BadRun
 from .folder import NO_TOKEN, Run
 from .keeping import keep, keep_array
 from .plan import WHOLE, Training, plan
@@ -27,6 +28,7 @@ BARE = "bare"  # the base without an adapter, in the place of a training's name
 ROWS_AT_ONCE = 16
 ANSWERS_FILE = "answers.json"
 ADAPTER_FILE = "adapter.pt"
+INPUTS_FILE = "inputs.sha256"
 
 Say = Callable[[str], None]
 Losses = npt.NDArray[np.float64]
@@ -54,9 +56,11 @@ class Campaign:
 
     def work(self, seconds: float) -> Found:
         """Train what is missing; begin nothing more after `seconds`. The whole adapter and its
-        answers are made in any case.
+        answers are made in any case. Raises BadRun where what is there was trained from something
+        else.
         """
         end = self.now() + seconds
+        self._check_inputs()
         missing = [one for one in plan(self.run.recipe) if not self._is_done(one.name)]
         if missing or not self._is_done(BARE):
             self._train(missing, end)
@@ -71,6 +75,17 @@ class Campaign:
         names = [BARE, *(one.name for one in plan(self.run.recipe))]
         there = {name: self._losses(name) for name in names if self._is_done(name)}
         return Found(answers, there, tuple(name for name in names if name not in there))
+
+    def _check_inputs(self) -> None:
+        path = self.run.trained / INPUTS_FILE
+        digest = self.run.digest()
+        if not path.exists():
+            keep(path, digest.encode())
+        if path.read_text() != digest:
+            raise BadRun(
+                f"{self.run.folder} was changed after its trainings began; put rows, order, prompts"
+                " and run.toml back, or begin in a new folder"
+            )
 
     def _train(self, missing: Sequence[Training], end: float) -> None:
         self.say(f"loading {self.run.recipe.base}")

@@ -2,6 +2,7 @@
 
 InfluenceError
 ├── BadRun        the folder does not hold what a run needs
+├── TooEarly      not enough is trained yet to say anything
 ├── Busy          another process works on it
 └── NotFinite     the training diverged
 """
@@ -15,6 +16,10 @@ class InfluenceError(Exception):
 
 class BadRun(InfluenceError):
     """A file of the run's folder is missing or says what cannot be; the message names it."""
+
+
+class TooEarly(InfluenceError):
+    """A training is missing without which nothing can be said; start again to go on."""
 
 
 class Busy(InfluenceError):

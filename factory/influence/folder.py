@@ -15,6 +15,7 @@ and `influence.json` (the result).
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -77,6 +78,19 @@ class Run:
         """Where what finished trainings found lies."""
         return self.folder / "trained"
 
+    def digest(self) -> str:
+        """Return what every training follows from, as a digest. Who else is trained without, names
+        and pay change nothing in a training.
+        """
+        values = msgspec.structs.asdict(self.recipe)
+        for free in ("contributors", "halves", "second_seed", "none_bits"):
+            del values[free]
+        whole = hashlib.sha256(msgspec.json.encode([values, self.prompts]))
+        for array in (self.rows, self.starts, self.owners, self.order):
+            whole.update(msgspec.json.encode(array.shape))
+            whole.update(np.ascontiguousarray(array).data)
+        return whole.hexdigest()
+
     @property
     def result(self) -> Path:
         """The result file."""
@@ -102,6 +116,8 @@ def read_run(folder: Path) -> Run:
     _check(
         starts.min() >= 0 and starts.max() < window, folder / "starts.npy", "places within a row"
     )
+    ends = (rows >= 0).sum(axis=1)
+    _check(bool((starts < ends).all()), folder / "starts.npy", "something to learn in every row")
     _check(
         owners.min() >= 0 and set(np.unique(owners)) == set(range(len(recipe.contributors))),
         folder / "owners.npy",

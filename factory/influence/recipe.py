@@ -26,6 +26,7 @@ from .errors import BadRun
 
 MAX_RECIPE_BYTES = 64 * 1024
 FILE = "run.toml"
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+\Z"  # names come from strangers and are shown in a terminal
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,7 +34,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     base: Annotated[str, Meta(min_length=1, max_length=4096)]
     contributors: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
+        tuple[Annotated[str, Meta(min_length=1, max_length=200, pattern=PRINTABLE)], ...],
         Meta(min_length=2, max_length=MAX_CONTRIBUTORS),
     ]
     rank: Annotated[int, Meta(ge=1, le=256)] = 8

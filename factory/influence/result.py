@@ -16,7 +16,7 @@ from proofs.attribution.tokens import Tokens, read_tokens
 from proofs.errors import TokensError
 
 from .campaign import BARE, Found
-from .errors import BadRun
+from .errors import BadRun, TooEarly
 from .fitting import MIN_ANSWERS, MIN_HALVES, Bits, Evidence, Fitted, fit
 from .folder import Run
 from .measures import Estimate, Floats, correlation, estimate_pooled
@@ -64,8 +64,8 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def conclude(run: Run, found: Found) -> tuple[Result, Evidence, Fitted | None]:
-    """Return the result, and what it was drawn from. Needs every training without one contributor;
-    raises BadRun.
+    """Return the result, and what it was drawn from. Raises TooEarly where a training without one
+    contributor is missing, BadRun where the tokens are not as they must be.
     """
     tokens = _read(run, "attribution.tokens")
     index = Index.build(tokens)
@@ -111,9 +111,9 @@ def gather(run: Run, found: Found, index: Index, background: Background) -> Evid
     names = [without(who) for who in range(run.num_contributors)]
     lacking = [name for name in (BARE, WHOLE, *names) if name not in found.losses]
     if lacking:
-        raise BadRun(
-            f"{len(lacking)} trainings without one contributor are missing ({lacking[0]} …); give"
-            " the run more minutes"
+        raise TooEarly(
+            f"{len(lacking)} trainings are missing without which nothing can be said"
+            f" ({lacking[0]} …); start again to go on"
         )
     whole = found.losses[WHOLE]
     effects = np.stack([found.losses[name] - whole for name in names], axis=1)

@@ -32,7 +32,7 @@ def spoil(name: str, change: Callable[[np.ndarray], object]) -> Callable[[Path],
     return act
 
 
-def put(place: tuple[int, ...], value: int) -> Callable[[np.ndarray], None]:
+def put(place: tuple[int | slice, ...], value: int) -> Callable[[np.ndarray], None]:
     def act(array: np.ndarray) -> None:
         array[place] = value
 
@@ -45,6 +45,11 @@ def line(text: str) -> Callable[[Path], None]:
             file.write(text + "\n")
 
     return act
+
+
+def unlearnt(folder: Path) -> None:
+    spoil("rows.npy", put((0, slice(6, None)), -1))(folder)
+    spoil("starts.npy", put((0,), 6))(folder)
 
 
 FAULTS = {
@@ -61,6 +66,13 @@ FAULTS = {
     "a row that is not there": ("order.npy", spoil("order.npy", put((0, 0), 16))),
     "an empty step": ("order.npy", spoil("order.npy", put((0,), -1))),
     "a start beyond the row": ("starts.npy", spoil("starts.npy", put((0,), 12))),
+    "nothing to learn in a row": ("starts.npy", unlearnt),
+    "a name that moves the cursor": (
+        "contributors",
+        lambda folder: (folder / "run.toml").write_text(
+            (folder / "run.toml").read_text().replace("Karim", "Karim\\u001b[2J")
+        ),
+    ),
     "an unknown value": ("colour", line("colour = 3")),
     "a value out of bounds": ("temperature", line("temperature = 0.0")),
     "broken TOML": ("run.toml", line("= =")),

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from factory.influence import campaign, keeping, training
+from factory.influence.__main__ import UNFINISHED, main
 from factory.influence.base import Base
 from factory.influence.campaign import Campaign, occurring, targets_of
-from factory.influence.errors import BadRun, NotFinite
+from factory.influence.errors import BadRun, NotFinite, TooEarly
 from factory.influence.folder import NO_ROW, read_run
 from factory.influence.plan import Training
 from factory.influence.result import conclude
@@ -108,10 +109,44 @@ def test_what_time_did_not_suffice_for_is_named_and_done_by_the_next_start(
     folder = tiny.make_run(tmp_path / "run", base)
     first = work(folder, seconds=-1.0)
     assert first.missing[0] == "without-00"
-    with pytest.raises(BadRun, match="without-00"):
+    with pytest.raises(TooEarly, match="without-00"):
         conclude(read_run(folder), first)
     assert not work(folder).missing
     assert tiny.kept(folder) == tiny.kept(whole)
+
+
+def test_time_that_suffices_for_nothing_is_no_fault_and_is_told(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny.make_run(tmp_path / "run", base)
+    monkeypatch.setattr("sys.argv", ["influence", str(folder), "--minutes", "-1"])
+    assert main() == UNFINISHED
+    assert "without-00" in capsys.readouterr().err
+    assert not read_run(folder).result.exists()
+
+
+@pytest.mark.parametrize("change", ["learning_rate = 0.5", "rows"])
+def test_a_folder_that_was_changed_between_trainings_is_refused(
+    base: Path, tmp_path: Path, change: str
+) -> None:
+    folder = tiny.make_run(tmp_path / "run", base)
+    work(folder, seconds=-1.0)
+    if change == "rows":
+        rows = np.load(folder / "rows.npy")
+        rows[0, 0] += 1
+        np.save(folder / "rows.npy", rows)
+    else:
+        recipe = (folder / "run.toml").read_text()
+        (folder / "run.toml").write_text(recipe.replace("learning_rate = 0.02", change))
+    with pytest.raises(BadRun, match="changed after its trainings began"):
+        work(folder, seconds=-1.0)
+
+
+def test_more_halves_and_other_names_are_the_same_run(base: Path, tmp_path: Path) -> None:
+    folder = tiny.make_run(tmp_path / "run", base, halves=0, second_seed=0)
+    work(folder, seconds=-1.0)
+    tiny.make_run(folder, base, halves=2, second_seed=1, contributors=["a", "b", "c", "d"])
+    assert "half-01" in work(folder, seconds=-1.0).missing
 
 
 def test_a_result_has_weights_that_sum_to_the_whole_and_the_same_bytes_again(whole: Path) -> None:
