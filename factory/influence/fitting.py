@@ -1,7 +1,7 @@
 """Standing weights and λ from measured effects, and how good the payable rule then is.
 
 A contributor's standing weight is his mean effect, not below 0, times the part of his tokens that
-he registered first. λ is whatever eighth makes the blend follow the effects best. What is printed
+count (index.py). λ is whatever eighth makes the blend follow the effects best. What is printed
 about it is measured on answers that neither the weights nor λ were fitted on: ten folds, five
 times. Knows integers as they are paid; no model.
 """
