@@ -97,7 +97,7 @@ def test_a_disk_that_refuses_leaves_the_old_cache_and_no_litter(
 
 
 def test_positions_are_sorted_by_what_stands_before_them() -> None:
-    ranks = INDEX.tokens.ranks.tolist()
+    ranks = INDEX.suffixes.text.tolist()
     backwards = [ranks[: position + 1][::-1] for position in INDEX.suffixes.order.tolist()]
     assert backwards == sorted(backwards)
     assert sorted(INDEX.suffixes.order.tolist()) == list(range(len(ranks)))
