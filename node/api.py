@@ -341,13 +341,18 @@ class HeldInfo:
 
 @dataclass(frozen=True)
 class PushTold:
-    """What a creator says of an adapter beside its folder; what is empty the folder says."""
+    """What a creator says of an adapter beside its folder; what is empty the folder says.
+
+    `without`: contributors (a name, an address) and contributions (the begin of a digest) that are
+    withdrawn; the versions before are then withdrawn, too.
+    """
 
     description: str = ""
     languages: tuple[str, ...] = ()
     licence: str = ""
     name: str = ""
     source: str = ""
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -437,9 +442,22 @@ class SplitInfo:
 
 
 @dataclass(frozen=True)
+class SourceInfo:
+    """Where a text was given: a datanet and the contribution to it, by their digests in hex, its
+    title, and which of its documents, from 1.
+    """
+
+    datanet: str
+    contribution: str
+    title: str
+    document: int
+
+
+@dataclass(frozen=True)
 class SpanInfo:
     """A run [start, end) of an answer's tokens that stands in somebody's document, and how many
-    bits it was more than anybody would write. Contributions and documents count from 0.
+    bits it was more than anybody would write. Contributions and documents count from 0, in the
+    adapter's own text; `source` None: the adapter does not say where it was given.
     """
 
     start: int
@@ -449,6 +467,7 @@ class SpanInfo:
     contribution: int
     document: int
     bits: float
+    source: SourceInfo | None = None
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ from .catalogue.catalogue import Catalogue
 from .catalogue.converting import plain_folder
 from .catalogue.fitting import load_base_shape
 from .catalogue.importing import find_all
+from .catalogue.leaving_out import folder_without
 from .config import Config
 from .datanets.service import DatanetService
 from .engine_host import EngineHost
@@ -230,10 +231,17 @@ class NodeDaemon:
         catalogue = self._need_catalogue()
         base = self._keeper.base if self._keeper else None
         weights = base.weights if base else None
-        async with plain_folder(folder, weights, self.config.home) as plain:
-            as_it_lies = in_place and plain.folder == folder
-            info = await catalogue.publish(plain.folder, creator, told, in_place=as_it_lies)
-            return replace(info, note=plain.note)
+        withdrawn = told.without if told else ()
+        home = self.config.home
+        async with (
+            plain_folder(folder, weights, home) as plain,
+            folder_without(plain.folder, withdrawn, home) as kept,
+        ):
+            as_it_lies = in_place and kept.folder == folder
+            info = await catalogue.publish(kept.folder, creator, told, in_place=as_it_lies)
+        if withdrawn:
+            await catalogue.publisher.retract_others(Cid.parse(info.cid), info.name, creator)
+        return replace(info, note="; ".join(filter(None, (plain.note, kept.note))))
 
     async def find_on_disk(self, path: Path) -> list[FoundInfo]:
         """List the adapters and bases in a hub's cache, or the adapter in a PEFT folder."""

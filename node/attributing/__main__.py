@@ -17,7 +17,7 @@ from proofs.attribution.background import Background
 from proofs.attribution.index import Index
 from proofs.errors import TokensError
 
-from .texts import map_tokens
+from ..catalogue.texts import map_tokens
 
 BYTES_PER_TOKEN = 40  # while it is sorted
 SPARE_BYTES = 4 << 30  # of addresses: what Python and its libraries map without using it

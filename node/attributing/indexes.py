@@ -27,6 +27,7 @@ from proofs.errors import StaleIndex, TokensError
 from proofs.manifest import File, Manifest
 from proofs.origin import BACKGROUND_FILE, TOKENS_FILE
 
+from ..catalogue.origins import CONTRIBUTORS_FILE
 from ..errors import NodeError
 from ..telemetry import Telemetry
 from .texts import BACKGROUND_CACHE, INDEX_CACHE, Texts, attribution_of, open_texts
@@ -115,7 +116,7 @@ class Indexes:
     def _fits(self, manifest: Manifest) -> bool:
         attribution = attribution_of(manifest)
         most_bytes = HEADER_BYTES + BYTES_PER_TOKEN * self._max_tokens
-        sizes = [file.size for file in _token_files(manifest)]
+        sizes = [file.size for file in _text_files(manifest)]
         return bool(self._max_tokens and attribution) and max(sizes, default=0) <= most_bytes
 
     def _note_failed(self, wanted: Wanted, why: str) -> None:
@@ -135,7 +136,7 @@ class Indexes:
         if files is None:
             files = caches
             with trio.fail_after(FETCH_DEADLINE_S):
-                await self._source.fetch_files(cid, _token_files(manifest), files)
+                await self._source.fetch_files(cid, _text_files(manifest), files)
         open_them = partial(open_texts, manifest, files, caches, self._max_tokens)
         try:
             texts = await trio.to_thread.run_sync(open_them)
@@ -150,6 +151,7 @@ class Indexes:
         self._telemetry.log(
             f"attributing: {manifest.name!r} ({cid}): {texts.index.tokens.num_tokens} tokens of"
             f" {texts.index.num_contributors} contributors are indexed"
+            + (f"; where they were given is not told: {texts.unlisted}" if texts.unlisted else "")
         )
 
     async def _build(self, files: Path, caches: Path) -> None:
@@ -183,6 +185,7 @@ class Indexes:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _token_files(manifest: Manifest) -> list[File]:
-    found = (manifest.find_file(name) for name in (TOKENS_FILE, BACKGROUND_FILE))
+def _text_files(manifest: Manifest) -> list[File]:
+    names = (TOKENS_FILE, BACKGROUND_FILE, CONTRIBUTORS_FILE)
+    found = (manifest.find_file(name) for name in names)
     return [file for file in found if file is not None]

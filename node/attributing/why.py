@@ -18,6 +18,7 @@ from p2p.cid import Cid
 from proofs.attribution.blend import BIT
 from proofs.attribution.credit import Parts, credit, join, most_credited
 from proofs.attribution.explain import Explanation, Span, explain
+from proofs.attribution.listing import Listed
 from proofs.attribution.shares import (
     CONTRIBUTOR,
     CREATOR,
@@ -33,6 +34,7 @@ from ..api import (
     AttributedInfo,
     CreditedInfo,
     QualityInfo,
+    SourceInfo,
     SpanInfo,
     SplitInfo,
     Verdict,
@@ -54,6 +56,7 @@ class Measured:
 
     told: Explanation
     parts: Parts
+    listed: tuple[Listed, ...]
 
 
 class Why:
@@ -172,7 +175,9 @@ class Why:
                 )
             ],
             spans=[
-                self._span(one, manifest, own) for one in (found.told.spans if found else ()) if own
+                self._span(one, manifest, own, _source(one, manifest, found.listed))
+                for one in (found.told.spans if found else ())
+                if found and own
             ],
             known_bits=found.told.known / BIT if found else None,
             quality=QualityInfo(
@@ -186,16 +191,18 @@ class Why:
             else None,
         )
 
-    def _span(self, span: Span, manifest: Manifest, own: OwnAnswer | None) -> SpanInfo:
-        ids = own.answer_ids[span.start : span.end] if own else ()
+    def _span(
+        self, span: Span, manifest: Manifest, own: OwnAnswer, source: SourceInfo | None
+    ) -> SpanInfo:
         return SpanInfo(
             start=span.start,
             end=span.end,
-            text=self._decode(ids),
+            text=self._decode(own.answer_ids[span.start : span.end]),
             contributor=manifest.contributors[span.place.contributor].name,
             contribution=span.place.contribution,
             document=span.place.document,
             bits=span.bits / BIT,
+            source=source,
         )
 
 
@@ -209,5 +216,20 @@ def _measure(
             found.append(None)
             continue
         told = explain(one.index, one.background, prompt_ids, answer_ids)
-        found.append(Measured(told, credit(told.drawn.bits, one.attribution.none_bits, most)))
+        parts = credit(told.drawn.bits, one.attribution.none_bits, most)
+        found.append(Measured(told, parts, one.listed))
     return found
+
+
+def _source(span: Span, manifest: Manifest, listed: Sequence[Listed]) -> SourceInfo | None:
+    """Return where a span was given; None where the adapter does not say it."""
+    origin = manifest.made_of
+    if not listed or origin is None:
+        return None
+    one = listed[span.place.contribution]
+    return SourceInfo(
+        datanet=origin.datanets[one.datanet].datanet.hex(),
+        contribution=one.contribution.hex(),
+        title=one.title,
+        document=one.documents[span.place.document],
+    )

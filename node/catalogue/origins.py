@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from proofs.attribution.blend import NONE_BITS
+from proofs.attribution.listing import MAX_LISTING_BYTES
 from proofs.hextext import from_hex
 from proofs.origin import (
     BACKGROUND_FILE,
@@ -34,7 +35,7 @@ CARD_FILE = "card.md"
 MAX_ORIGIN_BYTES: Mapping[str, int] = {
     TOKENS_FILE: 256 << 20,
     BACKGROUND_FILE: 64 << 20,
-    CONTRIBUTORS_FILE: 4 << 20,
+    CONTRIBUTORS_FILE: MAX_LISTING_BYTES,
     EVALUATION_FILE: 1 << 20,
     RECIPE_FILE: 64 << 10,
     CARD_FILE: 256 << 10,

@@ -36,6 +36,7 @@ from ..api import PushTold
 from ..errors import AdapterError
 from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
 from .origins import MAX_ORIGIN_BYTES, find_origin_files, read_origin
+from .texts import check_texts
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -144,7 +145,9 @@ def load_package(
             files=[*(_file(path) for path in paths), *_page_file(page)],
             origin=read_origin(folder, about),
         )
-        return Package(data, parse_manifest(data), paths, page, states_version="version" in about)
+        manifest = parse_manifest(data)
+        check_texts(manifest, folder)
+        return Package(data, manifest, paths, page, states_version="version" in about)
     except (ManifestError, InvalidInput, msgspec.ValidationError) as error:
         raise AdapterError(f"{folder / DESCRIPTION_FILE}: {error}") from error
 

@@ -141,6 +141,18 @@ class Publisher:
             await self._say(creator, name, left[-1].target if left else None)
         return withdrawn
 
+    async def retract_others(
+        self, kept: Cid, name: str, creator: Identity | None = None
+    ) -> list[NameRecord]:
+        """Withdraw every version of a name but one."""
+        creator = creator or self._identity
+        others = [
+            one
+            for one in self.versions(creator.peer_id, name)
+            if one.target is not None and one.target != kept
+        ]
+        return [await self._say(creator, one.name, None) for one in others]
+
     def versions(self, owner: str, name: str) -> list[NameRecord]:
         """List the versions of a name that are known here, the oldest first."""
         return self._known.versions(owner, name)

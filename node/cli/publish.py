@@ -56,13 +56,23 @@ def push(
     ] = None,
     licence: Annotated[str, typer.Option(help="Its licence, for example CC0-1.0.")] = "",
     describe: Annotated[str, typer.Option(help="What it is, in a few sentences.")] = "",
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A contributor, or a contribution (the begin of its digest), that was withdrawn:"
+            " the next version pays nothing for it, and those before are withdrawn. May be"
+            " repeated."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Publish an adapter: sign its manifest, store its blocks, advertise it.
 
     What options say wins over lorikeet.toml. Without a version there, it is the next whole number.
     """
-    told = PushTold(describe, tuple(languages or ()), licence)
+    told = PushTold(
+        describe, tuple(languages or ()), licence, without=tuple(dict.fromkeys(without or ()))
+    )
     with open_client(home) as client, progress(f"publishing {folder.name}"):
         body = {
             "folder": str(folder),

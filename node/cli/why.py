@@ -4,7 +4,8 @@ there to money. Knows options and lines; the daemon and audit.py do the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ import typer
 from proofs.errors import ReceiptError
 from proofs.receipt import decode_body, decode_receipt, digest_of
 
-from ..api import AttributedInfo, WhyInfo
+from ..api import AttributedInfo, QualityInfo, SpanInfo, WhyInfo
 from ..config import load_config
 from .audit import open_audit, read_receipt
 from .client import EXIT_ERROR, EXIT_NO_DAEMON, CliError, open_client
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 EXIT_DIFFERS = 4
 EXIT_UNKNOWN = 5
 MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+WRAP_COLUMNS = 96
+ANYTHING = (-1.0, 1.0)
+"""The interval of a figure that nobody measured."""
 
 
 def why(
@@ -115,12 +119,23 @@ def body_of(signed: bytes) -> bytes:
     return body
 
 
-def lines_of(answer: WhyInfo) -> Iterator[str]:
-    """Say an answer, whose it is, and what that pays, for a person."""
+def lines_of(answer: WhyInfo, most_spans: int = len(MARKS)) -> Iterator[str]:
+    """Say an answer, whose it is, and what that pays, for a person: of each adapter the spans with
+    most bits.
+    """
     names = " + ".join(one.adapter for one in answer.adapters) or "the bare base"
     yield f"Answer of {answer.tokens} tokens by {names}"
     for adapter in answer.adapters:
-        yield from spans_of(adapter)
+        by_bits = sorted(adapter.spans, key=lambda span: -span.bits)
+        shown = sorted(by_bits[:most_spans], key=lambda span: span.start)
+        if shown and answer.text is not None:
+            said = mark(answer.text, [span.text for span in shown])
+            yield textwrap.indent(textwrap.fill(said, WRAP_COLUMNS), "  ")
+        yield from spans_of(shown)
+        if rest := by_bits[most_spans:]:
+            bits = sum(span.bits for span in rest)
+            yield f"    and {len(rest)} with less, {bits:.0f} bits together"
+        yield from parts_of(adapter)
     yield f"  split  fee {money(answer.fee)}"
     for part in answer.split:
         who = part.name or on_terminal(part.address)
@@ -128,16 +143,42 @@ def lines_of(answer: WhyInfo) -> Iterator[str]:
     yield f"  {answer.verdict}: {answer.reason}"
 
 
-def spans_of(adapter: AttributedInfo) -> Iterator[str]:
-    """Say what an answer drew on of one adapter."""
-    for number, span in enumerate(adapter.spans):
-        mark = MARKS[number] if number < len(MARKS) else f"({number + 1})"
-        yield f"  {mark} {span.text.strip()!r}"
+def mark(text: str, spans: Sequence[str]) -> str:
+    """Return an answer with its spans in brackets, each with its number; they come in its order."""
+    done = 0
+    parts = []
+    for number, span in zip(MARKS, spans, strict=False):
+        at = text.find(span, done)
+        inner = span.strip()
+        if at < 0 or not inner:  # its tokens begin or end within a letter
+            continue
+        start = at + span.index(inner)
+        parts += [text[done:start], f"[{inner}]{number}"]
+        done = start + len(inner)
+    return " ".join("".join([*parts, text[done:]]).split())
+
+
+def spans_of(spans: Sequence[SpanInfo]) -> Iterator[str]:
+    """Say where spans stand, and of which datanets."""
+    for number, span in zip(MARKS, spans, strict=False):
+        where = f"contribution {span.contribution + 1}, document {span.document + 1}"
+        if span.source is not None:
+            where = f"“{span.source.title}”, document {span.source.document}"
         yield (
-            f"      {span.contributor}, contribution {span.contribution + 1}, document"
-            f" {span.document + 1}: {span.end - span.start} tokens, {span.bits:.0f} bits more than"
-            " anybody would write"
+            f"  {number} {span.contributor}, {where}: {span.end - span.start} tokens,"
+            f" {span.bits:.0f} bits more than anybody would write"
         )
+    given = {
+        (one.source.contribution, one.source.datanet): one.source.title
+        for one in spans
+        if one.source is not None
+    }
+    for (contribution, datanet), title in given.items():
+        yield f"  “{title}” is contribution {contribution[:12]} of datanet {datanet[:12]}"
+
+
+def parts_of(adapter: AttributedInfo) -> Iterator[str]:
+    """Say how much an answer drew on whom, how far pay follows it, and how good that is."""
     measured = [one for one in adapter.contributors if one.bits is not None]
     if measured:
         drawn = "  ".join(f"{one.name} {one.bits:.0f}" for one in measured)
@@ -147,11 +188,19 @@ def spans_of(adapter: AttributedInfo) -> Iterator[str]:
         return
     rest = 8 - adapter.lambda_eighths
     yield f"  data   λ {adapter.lambda_eighths}/8 by this answer, {rest}/8 by standing weights"
-    quality = adapter.quality
-    r_low, r_high = quality.r_interval
-    lds_low, lds_high = quality.lds_interval
-    yield (
-        f"  how good is this?  r {quality.r:.2f} [{r_low:.2f}, {r_high:.2f}], LDS"
-        f" {quality.lds:.2f} [{lds_low:.2f}, {lds_high:.2f}] against retraining on"
-        f" {quality.answers} answers, its creator says"
-    )
+    yield f"  how good is this?  {quality_of(adapter.quality)}"
+
+
+def quality_of(quality: QualityInfo) -> str:
+    """Say what a creator measured, and what not."""
+    figures = [
+        f"{name} {figure:.2f} [{low:.2f}, {high:.2f}]"
+        for name, figure, (low, high) in (
+            ("r", quality.r, quality.r_interval),
+            ("LDS", quality.lds, quality.lds_interval),
+        )
+        if (low, high) != ANYTHING
+    ]
+    if not figures or not quality.answers:
+        return "nobody has measured it"
+    return f"{', '.join(figures)} against retraining on {quality.answers} answers, its creator says"

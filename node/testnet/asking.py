@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from ..api import AdapterInfo, EarningsInfo, PullReport, ReceiptInfo, StatusInfo
+from ..api import AdapterInfo, EarningsInfo, PullReport, ReceiptInfo, StatusInfo, WhyInfo
 
 CONNECT_S = 5.0
 ANSWER_S = 120.0
@@ -93,6 +93,10 @@ class NodeClient:
     async def receipt(self, digest: str) -> bytes:
         """Fetch a signed receipt's bytes."""
         return (await self._send("GET", f"/lorikeet/v1/receipts/{digest}")).content
+
+    async def why(self, digest: str) -> WhyInfo:
+        """Have it say whose text the answer of a receipt drew on."""
+        return await self._get(f"why/{digest}", WhyInfo)
 
     async def earnings(self) -> list[EarningsInfo]:
         """List who earned what."""

@@ -52,6 +52,7 @@ from p2p.transport.frames import BadFrame, FrameReader, encode_header
 from p2p.transport.noise import Opener, Sealer
 from p2p.websocket.handshake import accept, ask
 from p2p.wire import FrameDecoder, encode_frame
+from proofs.attribution.listing import read_listing
 from proofs.attribution.tokens import read_tokens
 from proofs.batch import decode_batch, recompute
 from proofs.cocktail import parse_cocktail
@@ -657,6 +658,13 @@ DECODERS = [
         read_tokens,
         (ProofError,),
         lambda: [texts("tokens"), texts("background_tokens")],
+    ),
+    Decoder(
+        "listing of contributions",
+        lambda data: read_listing(data, read_tokens(texts("tokens")), 2),
+        (ProofError,),
+        lambda: [texts("listing")],
+        "msgpack",
     ),
     Decoder("manifest", parse_manifest, (ProofError,), lambda: [manifest()], "msgpack", encode),
     Decoder(

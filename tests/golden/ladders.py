@@ -10,6 +10,7 @@ from proofs.attribution.background import Background, write_background
 from proofs.attribution.blend import blend
 from proofs.attribution.index import Index
 from proofs.attribution.ladder import log2_table, measure
+from proofs.attribution.listing import Listed, write_listing
 from proofs.attribution.tokens import Contribution, read_tokens, write_tokens
 from proofs.origin import RULE
 
@@ -24,6 +25,12 @@ CONTRIBUTIONS = [
     (0, [LAW, [1, 2, 3]]),
     (2, [POEM, EDITED]),
     (1, [FAR]),
+]
+LISTED = [
+    (1, 0, hashlib.sha256(b"poems").digest(), "Poems", [3, 1]),
+    (0, 1, hashlib.sha256(b"notes").digest(), "Notes on Part III", [1, 2]),
+    (2, 0, hashlib.sha256(b"edited").digest(), "Poems, edited", [1, 2]),
+    (1, 0, hashlib.sha256(b"far").digest(), "", [7]),
 ]
 BACKGROUND = [COMMON, COMMON, [40, 41, 9, 9], [12, 1, 2, 3, 4]]
 ANSWERS: list[tuple[list[int], list[int]]] = [
@@ -57,6 +64,7 @@ def ladder() -> dict[str, Any]:
             {"contributor": giver, "documents": documents} for giver, documents in CONTRIBUTIONS
         ],
         "tokens": data.hex(),
+        "listing": write_listing([Listed(*row) for row in LISTED]).hex(),
         "owned_tokens": list(index.owned_tokens()),
         "background": BACKGROUND,
         "background_tokens": base_data.hex(),

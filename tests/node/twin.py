@@ -41,6 +41,7 @@ from node.api import (
     QualityInfo,
     ReceiptInfo,
     SearchRequest,
+    SourceInfo,
     SpanInfo,
     SplitInfo,
     Started,
@@ -113,6 +114,7 @@ CHANNEL = ChannelInfo(
     reserved=0,
     free=49_380,
 )
+SOURCE = SourceInfo("c0" * 32, "5f" * 32, "Notes on Part III", 4)
 WHY = WhyInfo(
     RECEIPT.digest,
     "agrees",
@@ -133,7 +135,10 @@ WHY = WhyInfo(
                 CreditedInfo("Farida", "0x" + "33" * 20, 118.25, 6_000, weight=2),
                 CreditedInfo("Karim", "0x" + "44" * 20, 74.0, 4_000, weight=1),
             ],
-            spans=[SpanInfo(1, 3, " court finds", "Farida", 0, 3, bits=31.0)],
+            spans=[
+                SpanInfo(1, 3, " court finds", "Farida", 0, 3, bits=31.0),
+                SpanInfo(6, 8, " is well.", "Karim", 1, 0, bits=9.0, source=SOURCE),
+            ],
             known_bits=26.0,
             quality=QualityInfo(0.39, (0.31, 0.46), 0.4, (0.26, 0.53), answers=48),
         )

@@ -25,7 +25,7 @@ from ..options import Home, Json
 from ..publish import parse_size
 from ..show import err, on_terminal, show_json, show_table
 from .asking import Contribution, Datanet, path, read_words, run
-from .tables import say, show_contributions, show_findings, show_info
+from .tables import brief_id, say, show_contributions, show_findings, show_info
 
 
 def create(
@@ -184,7 +184,9 @@ def withdraw(
     if as_json:
         return show_json(info)
     say(f"{info.title} is withdrawn")
-    return say("models that were trained on it, and copies that others made, stay as they are")
+    say("models that were trained on it, and copies that others made, stay as they are; an adapter")
+    say("goes on paying for it until its creator publishes it without it:")
+    return say(f"  lorikeet push FOLDER --without {brief_id(info.id)}")
 
 
 def files_in(paths: Sequence[Path]) -> list[Path]:

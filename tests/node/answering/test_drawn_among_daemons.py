@@ -13,6 +13,7 @@ import pytest
 
 from engine.messages import Choosing
 from node.answering.inbound import Visit
+from node.api import SourceInfo
 from node.attributing.answers import OwnAnswer, OwnAnswers
 from node.daemon import NodeDaemon
 from node.errors import NodeCheated
@@ -22,6 +23,7 @@ from proofs.attribution.background import Background, write_background
 from proofs.attribution.credit import credit
 from proofs.attribution.index import Index
 from proofs.attribution.ladder import measure
+from proofs.attribution.listing import Listed, write_listing
 from proofs.attribution.shares import CONTRIBUTOR, terms_of
 from proofs.attribution.tokens import Contribution, read_tokens, write_tokens
 from proofs.manifest import parse_manifest
@@ -42,7 +44,12 @@ lds_bps = 4000
 answers = 48
 r_interval = [3100, 4600]
 lds_interval = [2600, 5300]
+[[datanets]]
+id = "c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0"
+version = 1
+digest = "d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1"
 """
+LISTED = [Listed(0, 0, b"\5" * 32, "a half", [7]), Listed(1, 0, b"\6" * 32, "a whole", [8])]
 
 
 @dataclass
@@ -82,6 +89,7 @@ def with_texts(folder: Path, tokenizer_hash: bytes, answer: list[int]) -> tuple[
     background = write_background(tokenizer_hash, [list(range(3, 250)), list(range(250, 2, -1))])
     (folder / "attribution.tokens").write_bytes(tokens)
     (folder / "background.tokens").write_bytes(background)
+    (folder / "contributors.msgpack").write_bytes(write_listing(LISTED))
     about = folder / "lorikeet.toml"
     about.write_text(about.read_text().replace('version = "1"', 'version = "2"') + MEASURED)
     return tokens, background
@@ -143,6 +151,11 @@ async def test_an_answers_fee_follows_whose_text_it_drew_on(
         [law] = told.adapters
         assert law.spans
         assert {span.contributor for span in law.spans} <= {one.name for one in law.contributors}
+        where = [span.source for span in law.spans]
+        assert where == [
+            SourceInfo("c0" * 32, one.contribution.hex(), one.title, one.documents[0])
+            for one in (LISTED[span.contribution] for span in law.spans)
+        ]
         assert [one.drawn for one in law.contributors if one.drawn] == [
             part for _, part in receipt.drawn[0]
         ]

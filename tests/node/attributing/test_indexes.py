@@ -175,6 +175,21 @@ async def test_what_its_manifest_does_not_mean_is_not_opened(tmp_path: Path) -> 
     assert "the manifest 3" in (tmp_path / "log").read_text()
 
 
+async def test_a_listing_that_cannot_be_read_is_told_and_costs_no_index(tmp_path: Path) -> None:
+    told = manifest(TOKENS, BACKGROUND)
+    listing = File("contributors.msgpack", 3, [(Cid.of(b"odd").digest, 3)])
+    told = msgspec.structs.replace(told, files=[*told.files, listing])
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "contributors.msgpack").write_bytes(b"odd")
+    async with scene(tmp_path, told=told) as made:
+        await made.counted("indexes_opened")
+        texts = made.indexes.find(made.cid)
+        assert texts is not None
+        assert texts.listed == ()
+        assert "contributors.msgpack" in texts.unlisted
+    assert "where they were given is not told" in (tmp_path / "log").read_text()
+
+
 async def test_what_nobody_provides_is_tried_again_a_while_later(tmp_path: Path) -> None:
     async with scene(tmp_path, is_held=False) as made:
         await made.counted("indexes_failed")
