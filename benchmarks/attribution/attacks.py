@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from factory.influence.fitting import Bits, Fitted, blended
+from factory.influence.fitting import Bits, blended
 from factory.influence.measures import Floats
 from proofs.attribution.background import Background
 from proofs.attribution.index import Index
@@ -24,6 +24,22 @@ COPIES = ((0.0, 1), (0.0, 5), (0.04, 1), (0.08, 1), (0.12, 1), (0.20, 1), (0.20,
 """The part of a copy's tokens that are changed, and how many come, each under a name of its own."""
 SPLIT = 5
 BY_ANSWER_ALONE = 8  # λ in eighths
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a world's people are paid: standing weights, and λ in eighths. Before trainings without
+    each of them there is no λ, and weights are the tokens that count.
+    """
+
+    standing: tuple[int, ...]
+    lambda_eighths: int | None
+
+    @property
+    def ways(self) -> dict[str, int]:
+        """Return each way to pay that is asked about, by its λ."""
+        alone = {"by_answer": BY_ANSWER_ALONE}
+        return alone if self.lambda_eighths is None else {**alone, "paid": self.lambda_eighths}
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Asked:
         return np.array(rows, dtype=np.int64)
 
 
-def copies(world: World, asked: Asked, fitted: Fitted) -> list[dict[str, object]]:
+def copies(world: World, asked: Asked, terms: Terms) -> list[dict[str, object]]:
     """Let late copies of each honest person join; what the copies get together, and what is left to
     whom they copied: means over the honest people, and the worst.
 
@@ -54,7 +70,7 @@ def copies(world: World, asked: Asked, fitted: Fitted) -> list[dict[str, object]
     found: list[dict[str, object]] = []
     for share, count in COPIES:
         rows = [
-            _copied(world, asked, fitted, before=before, place=place, share=share, count=count)
+            _copied(world, asked, terms, before=before, place=place, share=share, count=count)
             for place, giver in enumerate(world.givers)
             if giver.kind == HONEST
         ]
@@ -64,8 +80,7 @@ def copies(world: World, asked: Asked, fitted: Fitted) -> list[dict[str, object]
                 "tokens_changed": share,
                 "copies": count,
                 **{f"{name}_percent": round(float(each.mean()), 2) for name, each in table.items()},
-                "by_answer_most_percent": round(float(table["by_answer"].max()), 2),
-                "paid_most_percent": round(float(table["paid"].max()), 2),
+                **{f"{way}_most_percent": round(float(table[way].max()), 2) for way in terms.ways},
                 "bits_kept_least_percent": round(float(table["bits_kept"].min()), 2),
             }
         )
@@ -75,7 +90,7 @@ def copies(world: World, asked: Asked, fitted: Fitted) -> list[dict[str, object]
 def _copied(
     world: World,
     asked: Asked,
-    fitted: Fitted,
+    terms: Terms,
     *,
     before: Bits,
     place: int,
@@ -93,25 +108,23 @@ def _copied(
     index = _index(joined)
     bits = asked.bits(index)
     owned = np.array(index.owned_tokens()[people:]) / sum(map(len, victim.documents))
-    stands = np.rint(fitted.standing_bps[place] * owned).astype(int).tolist()
-    standing = [*fitted.standing_bps, *stands]
-    alone = _mean(bits, standing, BY_ANSWER_ALONE, asked) / 100
-    paid = _mean(bits, standing, fitted.lambda_eighths, asked) / 100
-    whole = _mean(before, fitted.standing_bps, BY_ANSWER_ALONE, asked) / 100
+    stands = np.rint(terms.standing[place] * owned).astype(int).tolist()
+    standing = [*terms.standing, *stands]
+    parts = {way: _mean(bits, standing, eighths, asked) for way, eighths in terms.ways.items()}
+    whole = _mean(before, terms.standing, BY_ANSWER_ALONE, asked)
     return {
         "owned": 100 * float(owned.mean()),
-        "by_answer": float(alone[people:].sum()),
+        **{way: float(found[people:].sum()) / 100 for way, found in parts.items()},
         "of_all_bits": 100 * float(bits[:, people:].sum() / bits.sum()),
-        "paid": float(paid[people:].sum()),
-        "copied_one_before": float(whole[place]),
-        "copied_one_after": float(alone[place]),
+        "copied_one_before": float(whole[place]) / 100,
+        "copied_one_after": float(parts["by_answer"][place]) / 100,
         "bits_kept": 100 * float(bits[:, place].sum() / before[:, place].sum()),
     }
 
 
-def sybils(world: World, asked: Asked, fitted: Fitted) -> dict[str, object]:
+def sybils(world: World, asked: Asked, terms: Terms) -> dict[str, object]:
     """Let each honest person come as five, who share his documents and his standing weight."""
-    differences: dict[str, list[float]] = {"by_answer": [], "paid": []}
+    differences: dict[str, list[float]] = {way: [] for way in terms.ways}
     bits = asked.bits(_index(world.givers))
     for place, one in enumerate(world.givers):
         if one.kind != HONEST:
@@ -119,14 +132,14 @@ def sybils(world: World, asked: Asked, fitted: Fitted) -> dict[str, object]:
         parts = [replace(one, documents=tuple(_fifths(one.documents)[k])) for k in range(SPLIT)]
         parts = [part for part in parts if part.documents]
         others = [*world.givers[:place], *parts, *world.givers[place + 1 :]]
-        standing = list(fitted.standing_bps)
+        standing = list(terms.standing)
         spread = _spread(standing[place], len(parts))
         split = asked.bits(_index(others))
         several = [*standing[:place], *spread, *standing[place + 1 :]]
-        for name, eighths in (("by_answer", BY_ANSWER_ALONE), ("paid", fitted.lambda_eighths)):
+        for way, eighths in terms.ways.items():
             before = _mean(bits, standing, eighths, asked)[place]
             after = _mean(split, several, eighths, asked)[place : place + len(parts)].sum()
-            differences[name].append(float(after - before) / 100)
+            differences[way].append(float(after - before) / 100)
     return {
         name: {"least_points": min(found), "most_points": max(found)}
         for name, found in differences.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import machine_name
@@ -42,10 +42,16 @@ def markdown(whole: Mapping[str, Any]) -> str:
 
 
 def _world(name: str, world: Mapping[str, Any]) -> list[str]:
+    lines = [f"## World {name}", ""]
+    if world["missing"]:
+        lines += [f"Not trained, for want of time: {', '.join(world['missing'])}.", ""]
+    lines += _quality(name, world) if "payable" in world else _drawn(world["by_answer_percent"])
+    return [*lines, *_copies(world["late copies"]), *_split(world["one person as five"])]
+
+
+def _quality(name: str, world: Mapping[str, Any]) -> list[str]:
     floor = world["noise_floor"]
     lines = [
-        f"## World {name}",
-        "",
         "| | r | LDS |",
         "|---|---|---|",
         f"| as it is paid, λ {world['lambda_eighths']}/8 | {_both(world['payable'])} |",
@@ -62,8 +68,6 @@ def _world(name: str, world: Mapping[str, Any]) -> list[str]:
         f"The adapter gains {world['gain_nats']:.1f} nats on an answer. Random halves:"
         f" {world['num_halves']}.",
     ]
-    if world["missing"]:
-        lines.append(f"Not trained, for want of time: {', '.join(world['missing'])}.")
     if floor is not None:
         lines.append(
             f"From a second seed, {len(_get(floor, 'contributors'))} people left out again: effects"
@@ -83,32 +87,44 @@ def _world(name: str, world: Mapping[str, Any]) -> list[str]:
         f" {one['paid_percent']:.2f} % | {one['by_leaving_out_percent']:.1f} % |"
         for one in world["people"]
     ]
-    lines += [
+    return lines
+
+
+def _drawn(by_answer: Mapping[str, float]) -> list[str]:
+    """Before anybody was left out there is nothing to follow: what answers draw on alone."""
+    people = ", ".join(f"{name} {percent:.2f} %" for name, percent in by_answer.items())
+    return [f"Parts by answer alone: {people}."]
+
+
+def _copies(copies: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
         "",
         "| late copies of an honest person, tokens changed | count | earn by answer alone (most) |"
         " of all bits | are paid (most) | the copied one by answer alone | keeps of his bits"
         " (least) |",
         "|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {one['copies']}, {100 * one['tokens_changed']:.0f} % | {one['owned_percent']:.1f} % |"
-        f" {one['by_answer_percent']:.2f} % ({one['by_answer_most_percent']:.2f}) |"
-        f" {one['of_all_bits_percent']:.2f} % |"
-        f" {one['paid_percent']:.2f} % ({one['paid_most_percent']:.2f}) |"
-        f" {one['copied_one_before_percent']:.2f} → {one['copied_one_after_percent']:.2f} % |"
-        f" {one['bits_kept_percent']:.1f} % ({one['bits_kept_least_percent']:.1f}) |"
-        for one in world["late copies"]
-    ]
-    split = world["one person as five"]
-    lines += [
-        "",
-        "One person as five gains at most"
-        f" {split['by_answer']['most_points']:+.2f} points by answer alone and"
-        f" {split['paid']['most_points']:+.2f} as it is paid; at least"
-        f" {split['by_answer']['least_points']:+.2f} and {split['paid']['least_points']:+.2f}.",
-        "",
-    ]
+    for one in copies:
+        paid = "not measured"
+        if "paid_percent" in one:
+            paid = f"{one['paid_percent']:.2f} % ({one['paid_most_percent']:.2f})"
+        lines.append(
+            f"| {one['copies']}, {100 * one['tokens_changed']:.0f} % | {one['owned_percent']:.1f} %"
+            f" | {one['by_answer_percent']:.2f} % ({one['by_answer_most_percent']:.2f}) |"
+            f" {one['of_all_bits_percent']:.2f} % | {paid} |"
+            f" {one['copied_one_before_percent']:.2f} → {one['copied_one_after_percent']:.2f} % |"
+            f" {one['bits_kept_percent']:.1f} % ({one['bits_kept_least_percent']:.1f}) |"
+        )
     return lines
+
+
+def _split(split: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = {"by_answer": "by answer alone", "paid": "as it is paid"}
+    each = [
+        f"{names[way]} {found['least_points']:+.2f} to {found['most_points']:+.2f}"
+        for way, found in split.items()
+    ]
+    return ["", f"One person as five gains, in points: {', '.join(each)}.", ""]
 
 
 ABOVE = "owner's effect above the median"

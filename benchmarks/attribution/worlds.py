@@ -3,7 +3,8 @@
     python -m benchmarks.attribution.worlds --texts DIR --work FOLDER [--minutes 60]
 
 DIR holds the texts that scripts/train_adapters.py names. Every training is kept in FOLDER, so a run
-that was ended goes on; with all of them there, only the judging is done again. Writes
+that was ended goes on; with all of them there, only the judging is done again. Before there are
+trainings without each person, copies and divided people are judged alone. Writes
 benchmarks/results/MACHINE-attribution-worlds.{json,md}. One thread; the seconds of processor time
 are in the result. Exit status 3: time was over before all was trained.
 """
@@ -17,7 +18,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ from factory.influence.measures import (
 )
 from factory.influence.result import Result, conclude
 from proofs.attribution.background import Background
+from proofs.attribution.index import Index
 from proofs.attribution.tokens import read_tokens
 
-from .attacks import BY_ANSWER_ALONE, Asked, copies, sybils
+from .attacks import BY_ANSWER_ALONE, Asked, Terms, copies, sybils
 from .background import NUM_SAMPLES, SAMPLE_TOKENS, samples
 from .folders import write_folder
 from .report import markdown
@@ -76,7 +78,7 @@ def main() -> int:
 
 
 def publish(worlds: Mapping[str, World], work: Path) -> None:
-    """Judge the worlds whose trainings without one person are all there; write and print."""
+    """Judge the worlds as far as they are trained; write and print."""
     figures = {}
     for name, world in worlds.items():
         try:
@@ -134,14 +136,36 @@ def make(texts: Path, work: Path) -> dict[str, World]:
 
 
 def judge(world: World, folder: Path) -> dict[str, Any]:
-    """Return every figure of a world whose trainings are there."""
+    """Return every figure of a world, as far as its trainings are there. Raises TooEarly before its
+    answers are.
+    """
     run = read_run(folder)
     found = Campaign(run, print, lambda: 0.0).found()
-    result, evidence, fitted = conclude(run, found)
-    assert fitted is not None
+    if not found.answers:
+        raise TooEarly("the whole adapter is not trained")
     prompts = [prompt.ids for prompt in run.prompts]
     background = Background.build(read_tokens((folder / "background.tokens").read_bytes()))
     asked = Asked(prompts, found.answers, background, run.recipe.none_bits)
+    index = Index.build(read_tokens((folder / "attribution.tokens").read_bytes()))
+    terms = Terms(index.owned_tokens(), None)
+    quality: dict[str, Any] = {"missing": found.missing}
+    try:
+        result, evidence, fitted = conclude(run, found)
+    except TooEarly:
+        alone = blended(asked.bits(index), terms.standing, BY_ANSWER_ALONE, asked.none_bits)
+        quality["by_answer_percent"] = _by_name(run.recipe.contributors, alone.mean(axis=0) / 100)
+    else:
+        assert fitted is not None
+        terms = Terms(fitted.standing_bps, fitted.lambda_eighths)
+        quality = _quality_of(world, result, evidence, fitted)
+    return {
+        **quality,
+        "late copies": copies(world, asked, terms),
+        "one person as five": sybils(world, asked, terms),
+    }
+
+
+def _quality_of(world: World, result: Result, evidence: Evidence, fitted: Fitted) -> dict[str, Any]:
     return {
         "payable": {"r": result.r, "lds": result.lds},
         "ladder alone": _quality(evidence, _ladder(evidence, fitted)),
@@ -155,11 +179,13 @@ def judge(world: World, folder: Path) -> dict[str, Any]:
         "num_halves": result.num_halves,
         "missing": result.missing,
         "people": _people(world, result, evidence, fitted),
-        "late copies": copies(world, asked, fitted),
-        "one person as five": sybils(world, asked, fitted),
         "effects": np.round(evidence.effects, 4).tolist(),
         "bits": evidence.bits.tolist(),
     }
+
+
+def _by_name(names: Sequence[str], figures: Floats) -> dict[str, float]:
+    return {name: round(float(one), 2) for name, one in zip(names, figures, strict=True)}
 
 
 def _ladder(evidence: Evidence, fitted: Fitted) -> Floats:
