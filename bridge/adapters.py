@@ -157,6 +157,7 @@ def check_served(told: AdapterConfig, tensors: Collection[str]) -> None:
         "lora_bias": told.lora_bias,
         "bias": told.bias != "none",
         "modules_to_save": told.saved,
+        "target_parameters": told.parameters,
         "trainable_token_indices": told.tokens,
     }
     for field, is_asked in unserved.items():

@@ -18,7 +18,7 @@ from ..lora.bank import CopyDone
 from ..lora.layout import Loaded
 from ..lora.loader import Load, Sources
 from ..model.config import ModelConfig
-from ..model.parts import num_entries
+from ..model.entries import num_entries
 from ..model.weights import Weights
 from .bank import DeviceBank
 from .device import Device, fault_of

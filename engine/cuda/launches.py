@@ -23,7 +23,8 @@ import torch
 
 from ..config import Stored
 from ..model.attention import Scoring
-from ..model.parts import PARTS, norm_number, parts_of
+from ..model.entries import entry_number, norm_entry
+from ..model.parts import parts_of
 from ..model.program import DOWN, FOLDS, GATE_UP, OUT, QKV, Ending, Kind, Operation, Place
 from ..model.weights import Weights
 from .device import Device
@@ -215,8 +216,7 @@ class Launches:
     def _norm_entry(self, operation: Operation) -> int:
         """Return which of an adapter's entries is that of the operation's norm."""
         assert operation.norm is not None
-        number = norm_number(self._config, operation.layer, operation.norm)
-        return self._config.layers * PARTS + number
+        return norm_entry(self._config, operation.layer, operation.norm)
 
     def _norm_heads(self, operation: Operation, waiting: _Waiting) -> None:
         query, key = (self._read((name,), dtype=torch.float32) for name in operation.weights)
@@ -355,7 +355,7 @@ class Launches:
         self, site: int, layer: int, bias: torch.Tensor | None
     ) -> tuple[_AdapterLaunch, _AdapterLaunch]:
         members = [index for index, part in enumerate(self._parts) if part.kind == site]
-        first = layer * PARTS + members[0]
+        first = entry_number(self._config, layer, site)
         widths = [self._parts[index].width_out for index in members]
         width_in = self._parts[members[0]].width_in
         into, out_of = SOURCES[site]

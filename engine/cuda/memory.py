@@ -33,7 +33,7 @@ from ..count import ceil_div
 from ..errors import ModelError
 from ..lora.layout import adapter_numbers
 from ..model.config import ModelConfig
-from ..model.parts import num_entries
+from ..model.entries import num_entries
 from ..model.tensors import expected_tensors
 
 CANDIDATES = 200

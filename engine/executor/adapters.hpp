@@ -88,7 +88,7 @@ int64_t lanes_of(const Entry& entry) {
 }
 
 inline const Entry& entry_of(const Entry* table, const Operation& op, int part) {
-    return table[int64_t(op.layer) * PARTS + part];
+    return table[op.entry + part];
 }
 
 // A linear has a layer's parts from that of its first block up to this one.
@@ -131,7 +131,7 @@ void list_shrinks(const Space& space, const Operation& op, int tid, AdapterWork&
     own.shrinks.clear();
     const Operation& next = space.linear_after(op);
     const bool is_in_this_step = &next > &op;
-    if (next.layer < 0 || !is_in_this_step || !deals_out(space)) return;
+    if (next.entry < 0 || !is_in_this_step || !deals_out(space)) return;
     const int first_part = next.blocks[0].part;
     const int last_part = last_part_of(next);
     const size_t rank_bytes = size_t(next.width_in + 31) / 32 * 32 * sizeof(T);
@@ -228,7 +228,8 @@ const Change* find_changes(const Space& space, const Operation& op, int64_t rows
     for (int64_t r = 0; r < rows; ++r) {
         const Entry* table = space.step.tables[r];
         auto* numbers = reinterpret_cast<const int32_t*>(space.shrunk.row(r));
-        for (int p = 0; p < SITE_PARTS && first_part + p < PARTS; ++p) {
+        // Entries of norms follow those of all linears, so that there are always so many.
+        for (int p = 0; p < SITE_PARTS; ++p) {
             Change& change = found[r * SITE_PARTS + p];
             change = Change{};
             if (!table) continue;
@@ -240,6 +241,85 @@ const Change* find_changes(const Space& space, const Operation& op, int64_t rows
         }
     }
     return found.data();
+}
+
+// --- experts: rows are those that are dealt ---
+
+// What an adapter does to one part of each expert: that of expert e begins e steps after the first.
+template <class T>
+struct ExpertEntry {
+    Entry first;
+    int64_t shrink_step;  // in bytes
+    int64_t expand_step;
+
+    // `blocks`: of 16 columns in one expert's part.
+    ExpertEntry(const Entry& entry, const Operation& op, int64_t blocks)
+        : first(entry),
+          shrink_step(entry.rank * ((op.width_in + 31) / 32 * 32) * int64_t(sizeof(T))),
+          expand_step(blocks * lanes_of<T>(entry) * LANES * 4) {}
+
+    Entry of(int64_t e) const {
+        if (!first.rank) return Entry{};
+        return {first.rank, first.shrink + e * shrink_step, first.expand + e * expand_step, nullptr,
+                nullptr};
+    }
+};
+
+// The parts of one expert's linear, and the blocks of each.
+struct ExpertParts {
+    int count = 0;
+    int64_t blocks[SITE_PARTS] = {};
+
+    ExpertParts(const Operation& op, int64_t num_panels) {
+        for (int64_t b = 0; b < 2 * num_panels; ++b) {
+            if (!op.blocks[b].present) continue;
+            count = std::max(count, op.blocks[b].part + 1);
+            ++blocks[op.blocks[b].part];
+        }
+    }
+};
+
+// This thread's part of A x for the rows of one expert, `unit` on from those before: rows of one
+// adapter lie together.
+template <class T>
+void shrink_expert(const Space& space, const Operation& op, const ExpertParts& parts, int e,
+                   int64_t row, int64_t end, int tid, int64_t& unit) {
+    const Entry* const* tables = space.routes.tables.data();
+    while (row < end) {
+        const int64_t first = row;
+        const Entry* table = tables[first];
+        while (row < end && row - first < LANES && tables[row] == table) ++row;
+        if (!table) continue;
+        int64_t lane = 0;
+        for (int part = 0; part < parts.count; ++part) {
+            const Entry entry =
+                ExpertEntry<T>(entry_of(table, op, part), op, parts.blocks[part]).of(e);
+            for (int64_t rank = 0; rank < entry.rank; rank += SHRINK_RANKS)
+                if (unit++ % space.shape.threads == tid)
+                    shrink_rows<T>(space, op, entry, first, row - first, rank, lane);
+            lane += lanes_of<T>(entry);
+        }
+    }
+}
+
+// Of each row of one expert and each part of its linear, into `found`.
+template <class T>
+void find_expert_changes(const Space& space, const Operation& op, const ExpertParts& parts, int e,
+                         int64_t row, int64_t end, Change* found) {
+    for (; row < end; ++row) {
+        const Entry* table = space.routes.tables[row];
+        auto* numbers = reinterpret_cast<const int32_t*>(space.shrunk.row(row));
+        for (int p = 0; p < SITE_PARTS; ++p) {
+            Change& change = found[row * SITE_PARTS + p];
+            change = Change{};
+            if (!table || p >= parts.count) continue;
+            const Entry entry = ExpertEntry<T>(entry_of(table, op, p), op, parts.blocks[p]).of(e);
+            const int64_t lanes = lanes_of<T>(entry);
+            change = {reinterpret_cast<const int32_t*>(entry.expand), numbers, nullptr, nullptr,
+                      lanes};
+            numbers += lanes;
+        }
+    }
 }
 
 // Each row may have an adapter of its own, somewhere else in memory: adds the lines of `expand`

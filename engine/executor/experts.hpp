@@ -1,7 +1,7 @@
 // Layers whose MLP is a router and experts: which experts each row passes, and the way there and
 // back.
-// Decides which rows lie together and which panels are multiplied at all. Knows no attention and no
-// adapters, which change no expert.
+// Decides which rows lie together and which panels are multiplied at all. Knows no attention, and of
+// adapters that those of a row go with it.
 //
 //   scores  [row][experts]   → choose: each row's experts and what they weigh
 //   dealt   [row of expert]  a row for each expert of each row; those of one expert lie together
@@ -62,8 +62,11 @@ inline void sort_choices(Space& space) {
         routes.ends[e] = begin;
         if (end > begin) routes.present.push_back(e);
     }
-    for (int64_t i = 0; i < count; ++i)
-        routes.choices[i].place = routes.ends[routes.choices[i].expert]++;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t place = routes.ends[routes.choices[i].expert]++;
+        routes.choices[i].place = place;
+        routes.tables[place] = space.step.tables[i / space.shape.chosen];
+    }
 }
 
 template <class T>
@@ -124,8 +127,26 @@ void multiply_any(const Space& space, const Operation& op, int64_t panel, int64_
     multiply<T>(space, op, panel, r, rows, asking, tile);
 }
 
-// This thread's part of all experts that have rows; threads meet once in between where rows must
-// first be quantised.
+// What adapters change about each row that is dealt: all threads shrink, then meet.
+template <class T>
+const Change* adapt_experts(const Space& space, Barrier& barrier, const Operation& op,
+                            const Present& present, int tid, std::vector<Change>& found) {
+    const ExpertParts parts(op, present.each);
+    int64_t unit = 0;
+    if (int64_t(found.size()) < space.dealt_rows() * SITE_PARTS)
+        found.resize(space.dealt_rows() * SITE_PARTS);
+    for (int e : space.routes.present) {
+        const int64_t first = present.first_row(e);
+        const int64_t end = present.end_row(e);
+        shrink_expert<T>(space, op, parts, e, first, end, tid, unit);
+        find_expert_changes<T>(space, op, parts, e, first, end, found.data());
+    }
+    barrier.wait(space.shape.threads);
+    return found.data();
+}
+
+// This thread's part of all experts that have rows; threads meet in between where rows must first be
+// quantised or shrunk.
 template <class T>
 void run_experts(Space& space, Claims& claims, Barrier& barrier, const Operation& op, int tid,
                  LinearWork& own) {
@@ -137,6 +158,9 @@ void run_experts(Space& space, Claims& claims, Barrier& barrier, const Operation
         for (int64_t r = tid; r < dealt; r += threads) quantise_blocks<T>(space, op, r);
     if (op.format != PLAIN) barrier.wait(threads);
     const Present present{space, op};
+    const Change* changes = nullptr;
+    if (space.is_adapted(op))
+        changes = adapt_experts<T>(space, barrier, op, present, tid, own.adapters.changes);
     const size_t at = space.index_of(op);
     const size_t panel_bytes = panel_bytes_of<T>(op);
     alignas(64) float tile[BLOCK_ROWS][PANEL];
@@ -150,7 +174,7 @@ void run_experts(Space& space, Claims& claims, Barrier& barrier, const Operation
         for (int64_t r = present.first_row(present.expert(number)); r < end; r += BLOCK_ROWS) {
             const int count = int(std::min<int64_t>(BLOCK_ROWS, end - r));
             multiply_any<T>(space, op, panel, r, count, coming, tile);
-            finish<T>(space, op, panel, r, count, nullptr, tile, own);
+            finish<T>(space, op, panel, r, count, changes, tile, own);
         }
         number = after;
     }

@@ -24,9 +24,10 @@ from ..count import ceil_div, round_up
 from ..lora.bank import Bank, SlotBank
 from ..lora.layout import BLOCK_COLUMNS, lane_width
 from ..model.config import ModelConfig
+from ..model.entries import entry_number, norm_entry
 from ..model.experts import Experts
 from ..model.layers import quantise_rows
-from ..model.parts import PARTS, norm_number, parts_of
+from ..model.parts import parts_of
 from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
 from ..model.read import read_codes, read_pieces
 from ..model.weights import Weights
@@ -415,9 +416,7 @@ class NativeExecutor:
                 described.weight = norms[0]
                 described.second = norms[-1]
                 if operation.norm is not None:
-                    described.entry = self._config.layers * PARTS + norm_number(
-                        self._config, operation.layer, operation.norm
-                    )
+                    described.entry = norm_entry(self._config, operation.layer, operation.norm)
         return described
 
     def _describe_table(
@@ -439,6 +438,9 @@ class NativeExecutor:
         columns = _columns(self._config, operation)
         described.num_panels = len(columns.rows) // PANEL_COLUMNS
         described.blocks = self._kept(columns.blocks)
+        if operation.layer is not None and operation.site is not None:
+            first = entry_number(self._config, operation.layer, operation.site)
+            described.entry = first - int(columns.blocks[0, 0])
         if self._stored is Stored.PLAIN or operation.target is Place.SCORES:
             # what chooses experts is as exact as what it chooses by
             packed = pack_linear(
@@ -531,7 +533,7 @@ def _describe_draw(draw: Draw) -> _Draw:
 
 def _columns(config: ModelConfig, operation: Operation) -> Columns:
     """Place an operation's outputs; in EXPERTS those of one expert after the other, each alike."""
-    if operation.site is None:
+    if operation.widths or operation.site is None:
         widths = list(operation.widths or (config.vocab_size,))
         first = 0
     else:

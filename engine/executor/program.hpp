@@ -11,7 +11,6 @@ namespace {
 constexpr int PANEL = 32;       // columns of a linear that are multiplied together: two blocks
 constexpr int PAGE = 16;        // tokens
 constexpr int ROW_BLOCK = 128;  // inputs of a row that share a scale, beside weights in 4 bits
-constexpr int PARTS = 7;        // linears of a layer that an adapter may change
 constexpr int SITE_PARTS = 3;   // the most of them that are fused into one linear: q, k, v
 constexpr int MAX_HEAD_DIM = 256;
 
@@ -71,8 +70,8 @@ struct Operation {
     float factor;    // EMBED: of each number; ATTEND: of each score; CLAMPED: of the sigmoid's
     float cap;       // ATTEND: scores are bent to within it; 0: they are not; CLAMPED: of both halves
     int32_t window;  // ATTEND: how many tokens a token sees, itself among them; 0: all
-    int32_t entry;   // NORM: the adapters' for it; NORM_HEADS: for the queries', the keys' next;
-                     // -1: none
+    int32_t entry;   // the adapters' for it (model/entries.py): LINEAR, EXPERTS: of a part 0 of its
+                     // blocks; NORM_HEADS: of the queries', the keys' next; -1: none
     const void* weight;     // ROTATE: cosines, [position][head_dim / 2]
     const float* second;    // NORM_HEADS: the keys' weight; LINEAR: bias by packed column, or null;
                             // ROTATE: sines; ATTEND: each head's sink, or null
@@ -101,7 +100,8 @@ struct Shape {
     int number_bytes() const { return dtype == 0 ? 4 : 2; }
 };
 
-// What an adapter does to one part (engine/lora/layout.py says how it lies).
+// What an adapter does to one part (engine/lora/layout.py says how it lies); of one that each expert
+// has, where those of the first lie.
 struct Entry {
     int64_t rank;
     const char* shrink;
@@ -112,7 +112,7 @@ struct Entry {
 
 // Rows that follow one another and have the same adapter.
 struct Segment {
-    const Entry* table;  // [layers][PARTS], then one for each norm of a layer, of which gain counts
+    const Entry* table;  // in the order of engine/model/entries.py; norms last, whose gain counts
     int64_t first;
     int64_t count;
 };

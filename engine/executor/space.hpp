@@ -59,6 +59,7 @@ struct Routes {
     std::vector<Choice> choices;   // [rows][chosen]
     std::vector<int64_t> ends;     // where each expert's rows end
     std::vector<int32_t> present;  // the experts that have any
+    std::vector<const Entry*> tables;  // of each of those dealt, its adapter's; null: the bare base
 };
 
 struct Space {
@@ -99,6 +100,7 @@ struct Space {
         }
         rows = std::max(rows, dealt);
         routes.choices.resize(dealt_rows());
+        routes.tables.resize(dealt_rows());
         routes.ends.resize(shape.experts);
         const int64_t blocks = (widest + ROW_BLOCK - 1) / ROW_BLOCK;
         quantised.reserve(rows, blocks * ROW_BLOCK, LINE);
@@ -121,7 +123,7 @@ struct Space {
         return place == FINAL || place == PICKED ? step.num_picked : step.rows;
     }
 
-    bool is_adapted(const Operation& op) const { return step.num_segments && op.layer >= 0; }
+    bool is_adapted(const Operation& op) const { return step.num_segments && op.entry >= 0; }
 
     size_t index_of(const Operation& op) const { return &op - program.data(); }
 

@@ -15,9 +15,10 @@ from itertools import groupby
 import torch
 
 from ..config import Stored
-from ..lora.apply import LoraGroup, apply_gain, apply_lora
+from ..lora.apply import LoraGroup, apply_gain, apply_lora, apply_to_expert
 from ..lora.bank import Bank, SlotBank
 from ..model.attention import AttentionGroup, Scoring, attend, group_runs
+from ..model.entries import norm_site, site_number
 from ..model.experts import Experts
 from ..model.layers import (
     ROW_FLOOR,
@@ -32,7 +33,6 @@ from ..model.layers import (
     rope_table,
     rotate,
 )
-from ..model.parts import SITES, norm_number
 from ..model.program import FOLDS, Ending, Kind, Operation, Place, make_program
 from ..model.read import read_codes, read_pieces, read_whole
 from ..model.routing import Routes, choose, deal, gather
@@ -221,7 +221,7 @@ class TorchExecutor:
             case Kind.DEAL:
                 return deal(source, step.routes)
             case Kind.EXPERTS:
-                return self._pass_experts(number, operation, source, step.routes)
+                return self._pass_experts(number, operation, source, step)
             case Kind.GATHER:
                 added = gather(source, step.routes, places.get(Place.DELTA))
                 places[operation.target][: step.rows] += added
@@ -239,11 +239,7 @@ class TorchExecutor:
         step: _Pass,
     ) -> torch.Tensor:
         out = self._linears[number](source)
-        site = (
-            None
-            if operation.layer is None or operation.site is None
-            else operation.layer * SITES + operation.site
-        )
+        site = self._site(operation)
         if site is not None:
             apply_gain(out, site, step.lora)
         if number in self._biases:
@@ -254,19 +250,32 @@ class TorchExecutor:
             return places[operation.target].add_(out)
         return self._fold(out) if operation.ending in FOLDS else out
 
+    def _site(self, operation: Operation) -> int | None:
+        """Return the number by which adapters' stacks know a linear."""
+        if operation.layer is None or operation.site is None:
+            return None
+        return site_number(self._config, operation.layer, operation.site)
+
     def _fold(self, gate_up: torch.Tensor) -> torch.Tensor:
         return fold(gate_up, self._config.activation, self._config.clamp)
 
     def _pass_experts(
-        self, number: int, operation: Operation, source: torch.Tensor, routes: Routes
+        self, number: int, operation: Operation, source: torch.Tensor, step: _Pass
     ) -> torch.Tensor:
         """Pass the rows of each expert through it; those of one follow one another."""
         out = source.new_empty(len(source), operation.widths[-1])
-        for expert, first, end in routes.runs():
+        count = self._chosen_of.count
+        site = self._site(operation)
+        origins = step.routes.origins
+        for expert, first, end in step.routes.runs():
             rows = pad_rows(source[first:end], ROW_FLOOR[self._dtype])
             made = self._experts[number][expert](rows)
             if operation.biased:
-                made += self._biases[number].view(self._chosen_of.count, -1)[expert]
+                made += self._biases[number].view(count, -1)[expert]
+            if site is not None and step.lora:
+                apply_to_expert(
+                    made, rows, origins[first:end], (expert, count), site=site, groups=step.lora
+                )
             made = self._fold(made) if operation.ending in FOLDS else made
             out[first:end] = made[: end - first]
         return out
@@ -288,7 +297,7 @@ class TorchExecutor:
             source.float(), self._tensors[operation.weights[0]], self._config.norm_eps
         )
         if operation.norm is not None and step.lora:
-            site = self._norm_site(operation, operation.norm)
+            site = norm_site(self._config, operation.layer, operation.norm)
             if operation.source is Place.PICKED:
                 gain = normed.new_ones(step.rows, normed.shape[1])
                 apply_gain(gain, site, step.lora)
@@ -298,10 +307,6 @@ class TorchExecutor:
         if operation.ending is Ending.ADD:
             return places[operation.target].add_(normed)
         return normed.to(self._dtype)
-
-    def _norm_site(self, operation: Operation, norm: int) -> int:
-        """Return the number by which adapters' stacks know a norm of the operation's layer."""
-        return self._config.layers * SITES + norm_number(self._config, operation.layer, norm)
 
     def _heads(self, qkv: torch.Tensor) -> torch.Tensor:
         return qkv.view(len(qkv), -1, self._config.head_dim)
@@ -315,7 +320,7 @@ class TorchExecutor:
             normed = rms_norm(part.float(), self._tensors[name], self._config.norm_eps)
             normed = normed.contiguous()
             if step.lora:
-                site = self._norm_site(operation, operation.norm + number)
+                site = norm_site(self._config, operation.layer, operation.norm + number)
                 apply_gain(normed.flatten(1), site, step.lora)
             part.copy_(normed)
 

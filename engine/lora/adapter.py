@@ -21,16 +21,16 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import BadAdapter
 from ..messages import MAX_ADAPTER_CONFIG_BYTES, MAX_ADAPTER_WEIGHTS_BYTES
-from ..model.config import ModelConfig
-from ..model.parts import modules_of
+from ..model.parts import EXPERT_KINDS
 from ..model.rows import cut_for, in_order
 from ..model.weights import Weights
 from .adapter_config import AdapterConfig, parse_config
 from .ends import Ends
 from .layout import PackedAdapter, PartWeights, pack
-from .matching import Modules, TensorHeader, Tensors, match_tensors
+from .matching import Modules, TensorHeader, match_tensors
 from .names import OfEnd, OfNorm, find_place
 from .read_ends import check_base_copy, read_ends
+from .read_experts import bytes_of_experts, read_experts
 from .whole import ratio_of, replace_linear
 
 MAX_HEADER_BYTES = 16 << 20
@@ -78,7 +78,8 @@ def read_adapter(
         config = parse_config(_read_bounded(config_path, MAX_ADAPTER_CONFIG_BYTES))
         header = read_header(weights_path)
         modules = match_tensors(header, config, base.config)
-        needed = bytes_to_read(header, dtype) + _bytes_of_whole(modules, base.config)
+        needed = bytes_to_read(header, dtype) + _bytes_of_whole(modules)
+        needed += bytes_of_experts(modules, config, base.config, dtype)
         if room_bytes is not None and needed > room_bytes:
             raise BadAdapter(
                 f"reading the adapter takes {needed} bytes of memory, of which {room_bytes} are"
@@ -86,7 +87,8 @@ def read_adapter(
             )
         with safe_open(weights_path, framework="pt") as file:
             reader = Reader(file, dtype)
-            parts = _read_parts(modules.parts, reader, config, base)
+            parts = _read_parts(modules, reader, config, base)
+            parts |= read_experts(modules, reader, config, base.config)
             norms = _read_norms(modules.norms, reader, base)
             parts |= {
                 (base.config.layers if layer is None else layer, name): PartWeights(gain=ratio)
@@ -100,10 +102,9 @@ def read_adapter(
 
 
 def _whole_of(modules: Modules, config: AdapterConfig) -> tuple[str, ...]:
-    linears = [f"model.layers.{layer}.{name}" for layer, name in modules.parts]
     return (
         *(OfNorm(*key).module for key in modules.norms),
-        *(module for module in linears if config.saves(module)),
+        *(module for module in modules.names.values() if config.saves(module)),
     )
 
 
@@ -202,14 +203,16 @@ class Reader:
 
 
 def _read_parts(
-    modules: dict[tuple[int, str], Tensors], reader: Reader, config: AdapterConfig, base: Weights
+    modules: Modules, reader: Reader, config: AdapterConfig, base: Weights
 ) -> dict[tuple[int, str], PartWeights]:
-    """Return the change to each part; what changes a module of several is cut among them."""
-    linears = {module.name: module for module in modules_of(base.config)}
+    """Return the change to each part but those of experts; what changes a module of several is cut
+    among them.
+    """
     parts = {}
-    for (layer, name), tensors in modules.items():
-        module = linears[name]
-        whole = _read_part((layer, name), tensors, reader, config, base=base)
+    for (layer, name), module in modules.linears.items():
+        if module.kind in EXPERT_KINDS:
+            continue
+        whole = _read_part((layer, name), modules, reader, config, base=base)
         for part in module.parts:
             cut = partial(cut_for, base.config, module, part)
             parts[layer, part.name] = replace(
@@ -228,22 +231,23 @@ def _read_parts(
 
 
 def _read_part(
-    key: tuple[int, str], tensors: Tensors, reader: Reader, config: AdapterConfig, base: Weights
+    key: tuple[int, str], modules: Modules, reader: Reader, config: AdapterConfig, base: Weights
 ) -> PartWeights:
     module = f"model.layers.{key[0]}.{key[1]}"
+    tensors, told = modules.parts[key], modules.names[key]
     shift = None
     if "bias" in tensors:  # the trained one takes the place of the base's
         shift = reader.read(tensors["bias"]) - base.stored(f"{module}.bias").float()
     if "weight" in tensors:
         own = reader.read(tensors["weight"])
-        if config.saves(module):
+        if config.saves(told):
             a, b = replace_linear(own, base.stored(f"{module}.weight").float())
             return PartWeights(a, b, shift=shift)
         check_base_copy(tensors["weight"], own, module, base)
     if "lora_A" not in tensors:
         return PartWeights(shift=shift)
     a = reader.read(tensors["lora_A"])
-    scale = config.scale(module, len(a))
+    scale = config.scale(told, len(a))
     b = reader.read(tensors["lora_B"], scale)
     if config.lora_bias:
         own = reader.read(tensors["lora_B.bias"], scale)
@@ -276,12 +280,11 @@ def _read_norms(
     return ratios
 
 
-def _bytes_of_whole(modules: Modules, base: ModelConfig) -> int:
+def _bytes_of_whole(modules: Modules) -> int:
     """Return an upper bound of the bytes that pairs of full rank take beside their tensors."""
     numbers = 0
-    linears = {module.name: module for module in modules_of(base)}
-    for (_, name), tensors in modules.parts.items():
+    for key, tensors in modules.parts.items():
         if "weight" in tensors:
-            wide, high = linears[name].width_in, linears[name].width_out
+            wide, high = modules.linears[key].width_in, modules.linears[key].width_out
             numbers += 2 * wide * high + max(wide, high) ** 2
     return 4 * numbers

@@ -17,7 +17,7 @@ from .patterns import PatternError, Patterns
 MAX_RANK = 1024
 MAX_PATTERNS = 4096
 MAX_NUMBER = 1e30  # no adapter is near; beyond, an integer may fit no float
-MAX_SAVED = 256
+MAX_NAMES = 256
 # Fields that change no number when an adapter is served, that the tensors themselves already say,
 # or that are read below.
 KNOWN = {
@@ -37,6 +37,7 @@ KNOWN = {
     "revision",
     "runtime_config",
     "target_modules",
+    "target_parameters",
     "task_type",
     "use_rslora",
     "bias",
@@ -61,7 +62,6 @@ UNSERVED = {
     "layer_replication",
     "megatron_config",
     "monteclora_config",
-    "target_parameters",
     "use_bdlora",
     "use_qalora",
     "velora_config",
@@ -76,7 +76,8 @@ class AdapterConfig:
 
     bias: "none", "all" or "lora_only". saved: what names of modules that are replaced as a whole
     end with. tokens: which rows of "embed_tokens" and "lm_head" are replaced, in the file's order.
-    ties: what is done to the embedding is done to a head that is tied to it.
+    ties: what is done to the embedding is done to a head that is tied to it. parameters: what names
+    of tensors end with that are changed though they are no linear's (all experts' in one).
     """
 
     rank: int
@@ -90,6 +91,11 @@ class AdapterConfig:
     saved: tuple[str, ...]
     tokens: dict[str, tuple[int, ...]]
     ties: bool
+    parameters: tuple[str, ...] = ()
+
+    def targets(self, parameter: str) -> bool:
+        """Return whether the parameter of that name is changed, by PEFT's rule."""
+        return any(f".{parameter}".endswith(f".{name}") for name in self.parameters)
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of B in `module` (its name from `model.layers` on)."""
@@ -131,7 +137,7 @@ def parse_config(data: bytes) -> AdapterConfig:
         raise BadAdapter(
             "lora_bias together with use_dora is not served; PEFT does not train it either"
         )
-    saved = _saved(raw)
+    saved = _names(raw, "modules_to_save")
     tokens = _trained_tokens(raw)
     return AdapterConfig(
         int(rank),
@@ -145,6 +151,7 @@ def parse_config(data: bytes) -> AdapterConfig:
         saved=saved,
         tokens=tokens,
         ties=bool(raw.get("ensure_weight_tying", False)),
+        parameters=_names(raw, "target_parameters"),
     )
 
 
@@ -181,12 +188,12 @@ def _number(raw: dict[str, Any], field: str, default: float) -> float:
     return value
 
 
-def _saved(raw: dict[str, Any]) -> tuple[str, ...]:
-    names = raw.get("modules_to_save") or []
+def _names(raw: dict[str, Any], field: str) -> tuple[str, ...]:
+    names = raw.get(field) or []
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise BadAdapter(f"modules_to_save is {str(names)[:80]}; it must be a list of module names")
-    if len(names) > MAX_SAVED:
-        raise BadAdapter(f"modules_to_save has {len(names)} names; at most {MAX_SAVED} are served")
+        raise BadAdapter(f"{field} is {str(names)[:80]}; it must be a list of names")
+    if len(names) > MAX_NAMES:
+        raise BadAdapter(f"{field} has {len(names)} names; at most {MAX_NAMES} are served")
     return tuple(dict.fromkeys(names))
 
 

@@ -9,6 +9,7 @@ layout and one length, two batched products. `y = gain * (W @ x) + base_bias + s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -18,7 +19,8 @@ from ..model.layers import bmm_floor, pad_rows
 @dataclass(frozen=True)
 class SiteWeights:
     """A site's dense weights of n adapters: shrink [n, in, rank], expand [n, rank, out] in the
-    model's dtype; gain, shift [n, 1, out] float32.
+    model's dtype; gain, shift [n, 1, out] float32. Of experts' linears shrink and expand are
+    [n * experts, …].
     """
 
     shrink: torch.Tensor | None
@@ -67,6 +69,35 @@ def apply_lora(out: torch.Tensor, x: torch.Tensor, site: int, groups: list[LoraG
             group.rows(out).add_(weights.shift)
         if weights.shrink is not None and weights.expand is not None:
             _apply_pair(group.rows(out), group.rows(x), weights.shrink, weights.expand)
+
+
+def apply_to_expert(
+    out: torch.Tensor,
+    x: torch.Tensor,
+    origins: torch.Tensor,
+    expert: tuple[int, int],
+    site: int,
+    groups: list[LoraGroup],
+) -> None:
+    """Add to `out` in place what adapters change about the rows of one expert, which come from the
+    step's rows `origins`, ascending. expert: its number, and how many there are.
+    """
+    number, count = expert
+    for group in groups:
+        weights = group.sites[site]
+        if weights.shrink is None or weights.expand is None:
+            continue
+        bounds = group.first + group.num_rows * torch.arange(group.num_segments + 1)
+        ends = torch.searchsorted(origins, bounds).tolist()
+        for member, (first, end) in enumerate(pairwise(ends)):
+            if end > first:
+                own = slice(member * count + number, member * count + number + 1)
+                _apply_pair(
+                    out[None, first:end],
+                    x[None, first:end],
+                    weights.shrink[own],
+                    weights.expand[own],
+                )
 
 
 def _apply_pair(

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from ..count import round_up
-from ..model.parts import PARTS, SITES
 from .apply import SiteWeights
 from .ends import Ends
 from .layout import Layout, PackedAdapter, Placed, dense_expand, shrink_view, vector_view
@@ -168,23 +167,17 @@ def address_table(packed: PackedAdapter, address: int | None = None) -> Table:
 def _dense_sites(members: list[PackedAdapter]) -> list[SiteWeights]:
     layout = members[0].layout
     blobs = torch.stack([member.blob for member in members])
-    linears = layout.linears
-    layers = [linears[first : first + PARTS] for first in range(0, len(linears), PARTS)]
-    sites = [
-        [placed for placed in parts if placed.part.kind == kind]
-        for parts in layers
-        for kind in range(SITES)
-    ]
-    sites += [[placed] for placed in layout.norms]
+    sites = [*layout.sites, *([placed] for placed in layout.norms)]
     return [_dense_site(layout, placed, blobs) for placed in sites]
 
 
 def _dense_site(layout: Layout, parts: list[Placed], blobs: torch.Tensor) -> SiteWeights:
     """Lay a site's parts out densely: A's side by side, B's block-diagonally, vectors side by side.
 
-    A part without a gain or shift has 1 or 0 there.
+    A part without a gain or shift has 1 or 0 there. Of parts that each expert has, those of one
+    adapter's experts follow one another.
     """
-    num = len(blobs)
+    num = len(blobs) * parts[0].part.count
     width = sum(placed.part.width_out for placed in parts)
     rank = sum(placed.rank for placed in parts)
     shrink = expand = gain = shift = None

@@ -2,7 +2,8 @@
 aligned offsets.
 
 Per adapted linear of a layer (a *part*), in the model's dtype unless it says otherwise; V is how
-many numbers share 32 bits:
+many numbers share 32 bits. Of a part that each expert has, shrink and expand of all experts follow
+one another, all of one rank:
 
     shrink  [rank, width_in]                                A, rows padded to ROW_STEP columns
     expand  [width_out / 16, rank / V, 16, V]               B by blocks of 16 columns, its scale
@@ -11,7 +12,8 @@ many numbers share 32 bits:
     shift   [width_out] float32, only where it is given     is added to the output
 
 What an adapter does to a norm of a layer is a gain alone, by which what is normalised is
-multiplied (of a norm of heads each head); norms follow the linears of all layers.
+multiplied (of a norm of heads each head). Parts lie in the order of model/entries.py: norms follow
+the linears of all layers.
 
 The parts that are fused into one linear lie together: first the shrink of each, which one pass over
 an input reads, then the rest. Nothing is padded to a largest rank and nothing is stored for a part
@@ -24,7 +26,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,8 @@ from numpy.typing import NDArray
 
 from ..count import ceil_div, round_up
 from ..model.config import ModelConfig
-from ..model.parts import PARTS, SITES, Part, layer_parts, norm_width, norms_of, parts_of
+from ..model.entries import expert_layers
+from ..model.parts import Part, expert_parts, layer_parts, norm_width, norms_of, parts_of
 
 if TYPE_CHECKING:
     from .ends import Ends
@@ -51,6 +53,8 @@ ROOM_BYTES = 2 * PAGE_BYTES
 """How much more than a blob is allocated for that."""
 BLOCK_COLUMNS = 16
 ROW_STEP = 32
+NORM = -1
+"""The kind of site that a norm is said to be."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class PartWeights:
     @ (a @ x)`.
 
     a: [rank, in]; b: [out, rank] with the scale (and for DoRA the gain) multiplied in; gain, shift:
-    [out].
+    [out]. Of a part that each expert has: a [experts, rank, in], b [experts, out, rank].
     """
 
     a: torch.Tensor | None = None
@@ -70,7 +74,7 @@ class PartWeights:
     @property
     def rank(self) -> int:
         """Return the rows of `a`; 0 without one."""
-        return 0 if self.a is None else len(self.a)
+        return 0 if self.a is None else self.a.shape[-2]
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layout:
-    """All parts of an adapter, seven a layer in the order of `parts_of`, then each layer's norms in
-    that of `norms_of` and the last norm of all (together `num_norms`), and the blob's length.
+    """All parts of an adapter in the order of model/entries.py, of which the last `num_norms` are
+    norms, and the blob's length.
 
     Equal layouts can be stacked.
     """
@@ -110,6 +114,11 @@ class Layout:
     def norms(self) -> tuple[Placed, ...]:
         """Return the parts that are norms."""
         return self.parts[len(self.parts) - self.num_norms :]
+
+    @property
+    def sites(self) -> list[list[Placed]]:
+        """Return the linears by what is fused; sites that follow one another differ in kind."""
+        return [list(site) for _, site in groupby(self.linears, lambda placed: placed.part.kind)]
 
     # Hashing hundreds of parts for every look-up of a stack would cost more than the look-up.
     def __hash__(self) -> int:
@@ -140,10 +149,8 @@ class Layout:
     def shrunk_words(self) -> int:
         """Return the most 32-bit words that shrinking one row for one site gives."""
         lane = lane_width(self.dtype)
-        words = Counter[tuple[int, int]]()
-        for index, placed in enumerate(self.linears):
-            words[index // PARTS, placed.part.kind] += ceil_div(placed.rank, lane)
-        return max(words.values(), default=0)
+        words = (sum(ceil_div(placed.rank, lane) for placed in site) for site in self.sites)
+        return max(words, default=0)
 
 
 @dataclass(frozen=True)
@@ -197,8 +204,10 @@ def pack(
     for key, weights in parts.items():
         placed = places[key]
         if weights.a is not None and weights.b is not None:
-            shrink_view(layout, placed, blob[None])[0].copy_(weights.a)
-            _write_expand(expand_view(layout, placed, blob[None])[0], weights.b)
+            shrink_view(layout, placed, blob[None]).copy_(weights.a)
+            each = weights.b if weights.b.dim() == 3 else weights.b[None]
+            for blocks, b in zip(expand_view(layout, placed, blob[None]), each, strict=True):
+                _write_expand(blocks, b)
         for at, vector, fill in (
             (placed.gain_at, weights.gain, 1.0),
             (placed.shift_at, weights.shift, 0.0),
@@ -226,11 +235,14 @@ def make_layout(
     """Place every part and norm of every layer."""
     placed: list[Placed] = []
     at = 0
-    for layer in range(config.layers):
-        for _, site in groupby(parts_of(config), key=lambda part: part.kind):
+    for layer, parts_there in _layers(config):
+        for _, site in groupby(parts_there, key=lambda part: part.kind):
             fused = [(part, parts.get((layer, part.name), PartWeights())) for part in site]
             # All shrinks of a site come first: one pass over an input reads them in a row.
-            shrinks = [weights.rank * padded_in(part) * dtype.itemsize for part, weights in fused]
+            shrinks = [
+                part.count * weights.rank * padded_in(part) * dtype.itemsize
+                for part, weights in fused
+            ]
             starts = list(accumulate(map(_aligned, shrinks), initial=at))
             at = starts.pop()
             for (part, weights), shrink_at in zip(fused, starts, strict=True):
@@ -239,7 +251,7 @@ def make_layout(
     num_linears = len(placed)
     for key in list(_keys(config))[num_linears:]:
         width = norm_width(config, key[1])
-        norm = Part(key[1], width, width, SITES)
+        norm = Part(key[1], width, width, NORM)
         place, at = _place(norm, parts.get(key, PartWeights()), dtype, at, at)
         placed.append(place)
     return Layout(tuple(placed), at, dtype, len(placed) - num_linears)
@@ -247,10 +259,15 @@ def make_layout(
 
 def _keys(config: ModelConfig) -> Iterator[tuple[int, str]]:
     """Yield layer and name of every part and norm, in the order of a layout."""
-    names = [part.name for part in parts_of(config)]
-    yield from ((layer, name) for layer in range(config.layers) for name in names)
+    yield from ((layer, part.name) for layer, parts in _layers(config) for part in parts)
     yield from ((layer, name) for layer in range(config.layers) for name in norms_of(config))
     yield config.layers, "norm"
+
+
+def _layers(config: ModelConfig) -> Iterator[tuple[int, tuple[Part, ...]]]:
+    """Yield each layer and its parts, then each layer with experts and what it has besides."""
+    yield from ((layer, parts_of(config)) for layer in range(config.layers))
+    yield from ((layer, expert_parts(config)) for layer in expert_layers(config))
 
 
 def _place(
@@ -258,9 +275,8 @@ def _place(
 ) -> tuple[Placed, int]:
     """Place what follows the shrinks of a site, from `at` on; return it and where it ends."""
     lane = lane_width(dtype)
-    expand_bytes = (
-        num_blocks(part) * ceil_div(weights.rank, lane) * BLOCK_COLUMNS * lane * dtype.itemsize
-    )
+    lanes = part.count * num_blocks(part) * ceil_div(weights.rank, lane)
+    expand_bytes = lanes * BLOCK_COLUMNS * lane * dtype.itemsize
     vector_bytes = num_blocks(part) * BLOCK_COLUMNS * 4
     expand_at = at
     at = at + _aligned(expand_bytes)
@@ -275,28 +291,33 @@ def lane_width(dtype: torch.dtype) -> int:
 
 
 def shrink_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
-    """View A of stacked blobs [n, size_bytes] as [n, rank, width_in]."""
+    """View A of stacked blobs [n, size_bytes] as [n * count, rank, width_in]; of several blobs and
+    experts it is a copy.
+    """
     width = padded_in(placed.part)
-    end = placed.shrink_at + placed.rank * width * layout.dtype.itemsize
-    return (
-        blobs[:, placed.shrink_at : end]
-        .view(layout.dtype)
-        .view(len(blobs), placed.rank, width)[:, :, : placed.part.width_in]
-    )
+    count = placed.part.count
+    end = placed.shrink_at + count * placed.rank * width * layout.dtype.itemsize
+    numbers = blobs[:, placed.shrink_at : end].view(layout.dtype)
+    whole = numbers.reshape(len(blobs) * count, placed.rank, width)
+    return whole[:, :, : placed.part.width_in]
 
 
 def expand_view(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
-    """View B of stacked blobs [n, size_bytes] as [n, blocks, ceil(rank / V), 16, V]."""
+    """View B of stacked blobs [n, size_bytes] as [n * count, blocks, ceil(rank / V), 16, V]; of
+    several blobs and experts it is a copy.
+    """
     lane = lane_width(layout.dtype)
-    shape = (len(blobs), num_blocks(placed.part), ceil_div(placed.rank, lane), BLOCK_COLUMNS, lane)
-    end = placed.expand_at + shape[1] * shape[2] * BLOCK_COLUMNS * 4
-    return blobs[:, placed.expand_at : end].view(layout.dtype).view(shape)
+    count = placed.part.count
+    blocks, lanes = num_blocks(placed.part), ceil_div(placed.rank, lane)
+    end = placed.expand_at + count * blocks * lanes * BLOCK_COLUMNS * 4
+    numbers = blobs[:, placed.expand_at : end].view(layout.dtype)
+    return numbers.reshape(len(blobs) * count, blocks, lanes, BLOCK_COLUMNS, lane)
 
 
 def dense_expand(layout: Layout, placed: Placed, blobs: torch.Tensor) -> torch.Tensor:
-    """Copy B of stacked blobs into [n, rank, width_out]."""
+    """Copy B of stacked blobs into [n * count, rank, width_out]."""
     blocks = expand_view(layout, placed, blobs)
-    dense = blocks.permute(0, 2, 4, 1, 3).reshape(len(blobs), -1, blocks.shape[1] * BLOCK_COLUMNS)
+    dense = blocks.permute(0, 2, 4, 1, 3).reshape(len(blocks), -1, blocks.shape[1] * BLOCK_COLUMNS)
     return dense[:, : placed.rank, : placed.part.width_out]
 
 

@@ -10,8 +10,19 @@ from dataclasses import dataclass, replace
 
 from ..errors import BadAdapter
 from ..model.config import ModelConfig
-from ..model.parts import Module, layer_modules, modules_of, norm_width, norms_of
+from ..model.parts import (
+    DOWN_EXPERTS,
+    EXPERT_KINDS,
+    GATE_UP_EXPERTS,
+    ROUTING,
+    SITES,
+    Module,
+    adapted_modules,
+    norm_width,
+    norms_of,
+)
 from .adapter_config import MAX_RANK, AdapterConfig
+from .linears import Linears, inner_layer, number_of, settle
 from .names import OfEnd, OfNorm, OfPart, find_place, find_unused
 from .read_ends import MODULES, saves_end
 from .whole import check_rank
@@ -41,11 +52,15 @@ Tensors = dict[str, str]
 class Modules:
     """The tensors by what they change: `parts` by (layer, part name), `ends` by "embed_tokens" and
     "lm_head", `norms` by (layer, name).
+
+    linears, names: of the `parts`, their shape, and what the adapter's configuration calls them.
     """
 
     parts: dict[tuple[int, str], Tensors]
     ends: dict[str, Tensors]
     norms: dict[tuple[int | None, str], str]
+    linears: dict[tuple[int, str], Module]
+    names: dict[tuple[int, str], str]
     num_tensors: int = 0
 
 
@@ -56,27 +71,28 @@ def match_tensors(
 
     All halves of every module must be there. Raises BadAdapter.
     """
-    linears = {module.name: module for module in modules_of(base)}
-    modules = Modules({}, {}, {})
+    linears = Linears(base)
+    modules = Modules({}, {}, {}, {}, {})
+    inner = {inner_layer(find_place(name)) for name in header}
     unused = find_unused(header)
     for name, tensor in header.items():
         if name in unused:
             continue
         modules.num_tensors += 1
-        place = find_place(name)
+        place = settle(find_place(name), config, inner)
         if isinstance(place, OfEnd):
             _match_end(name, tensor, place, config, base=base, modules=modules)
         elif isinstance(place, OfNorm) and _has_norm(base, place):
             _match_norm(name, tensor, place, config, base=base, modules=modules)
-        elif isinstance(place, OfPart) and _has_linear(base, place):
-            linear = linears[place.part]
-            _match_part(name, tensor, place, linear, config=config, base=base, modules=modules)
+        elif isinstance(place, OfPart) and (part := linears.find(place)) is not None:
+            _match_part(name, tensor, place, part, config=config, base=base, modules=modules)
         else:
             raise _out_of_place(name, base)
     if not modules.parts and not modules.ends and not modules.norms:
         raise BadAdapter("the adapter declares no tensor")
-    for (layer, part_name), tensors in modules.parts.items():
-        _check_part(f"model.layers.{layer}.{part_name}", tensors, config)
+    for key, tensors in modules.parts.items():
+        _check_part(modules.names[key], tensors, config, modules.linears[key])
+    _check_experts(modules)
     _check_ends(modules.ends, config, base)
     _check_saved(modules, config, base)
     return modules
@@ -85,18 +101,13 @@ def match_tensors(
 def _out_of_place(name: str, base: ModelConfig) -> BadAdapter:
     if base.experts is not None and OF_EXPERTS in name:
         return BadAdapter(
-            f"tensor {name[:200]} changes experts or what chooses them, which no adapter does here;"
-            " of this base's layers with experts, attention and norms can be changed"
+            f"tensor {name[:200]} changes experts or what chooses them in a way that is not served;"
+            " LoRA of each expert's linears, or of all experts' together (target_parameters), is"
         )
-    found = ", ".join(module.name.rpartition(".")[2] for module in modules_of(base))
+    layers = next((layer for layer in range(base.layers) if base.experts_of(layer) is None), 0)
+    found = ", ".join(module.name.rpartition(".")[2] for module in adapted_modules(base, layers))
     return BadAdapter(
         f"tensor {name[:200]} has no place in this base ({base.layers} layers of {found})"
-    )
-
-
-def _has_linear(base: ModelConfig, place: OfPart) -> bool:
-    return place.layer < base.layers and any(
-        module.name == place.part for module in layer_modules(base, place.layer)
     )
 
 
@@ -151,25 +162,27 @@ def _match_part(
     base: ModelConfig,
     modules: Modules,
 ) -> None:
-    is_saved = config.saves(place.module)
+    is_saved = config.saves(place.told)
+    # PEFT means what chooses experts by its tensor, unless that is a linear's
+    as_tensor = f"{place.told}.weight"
+    told = as_tensor if config.targets(as_tensor) else place.told
     if place.half == "bias" and not ((config.bias != "none" or is_saved) and has_bias(base, part)):
         why = f"bias is {config.bias!r}" if has_bias(base, part) else "this base has no bias there"
         raise BadAdapter(f"tensor {name} has no place: {why}")
     if place.half == "weight" and is_saved:
-        check_rank(place.module, min(part.width_in, part.width_out))
-    _expect(name, tensor, _part_shape(config, place.layer, part, place.half))
-    _place(modules.parts.setdefault((place.layer, part.name), {}), place.half, name)
+        check_rank(place.told, min(part.width_in, part.width_out))
+    _expect(name, tensor, _part_shape(config, told, part, place.half))
+    key = place.layer, part.name
+    modules.linears[key] = part
+    modules.names[key] = told
+    _place(modules.parts.setdefault(key, {}), place.half, name)
 
 
 def _check_saved(modules: Modules, config: AdapterConfig, base: ModelConfig) -> None:
     """Raise BadAdapter unless the file holds whatever modules_to_save names."""
     present = [MODULES[module] for module, tensors in modules.ends.items() if "weight" in tensors]
     present += [OfNorm(*key).module for key in modules.norms]
-    present += [
-        f"model.layers.{layer}.{part}"
-        for (layer, part), tensors in modules.parts.items()
-        if "weight" in tensors
-    ]
+    present += [modules.names[key] for key, tensors in modules.parts.items() if "weight" in tensors]
     for name in config.saved:
         one = replace(config, saved=(name,))
         if not any(map(one.saves, present)):
@@ -179,20 +192,23 @@ def _check_saved(modules: Modules, config: AdapterConfig, base: ModelConfig) -> 
     norms = [OfNorm(None, "norm")]
     for layer in range(base.layers):
         norms += [OfNorm(layer, name) for name in norms_of(base)]
-    wanted = [norm.module for norm in norms]
+    wanted = [norm.module for norm in norms if norm.module not in present]
     wanted += [
         f"model.layers.{layer}.{linear.name}"
         for layer in range(base.layers)
-        for linear in layer_modules(base, layer)
+        for linear in adapted_modules(base, layer)
+        if "weight" not in modules.parts.get((layer, linear.name), {})
     ]
     for module in wanted:
-        if config.saves(module) and module not in present:
+        if config.saves(module):
             raise BadAdapter(f"modules_to_save names {module}, but the file has no tensor for it")
 
 
 def has_bias(base: ModelConfig, part: Module) -> bool:
     """Return whether the base adds a bias to this linear."""
-    return (base.qkv_bias, base.out_bias, base.mlp_bias, base.mlp_bias)[part.kind]
+    if part.kind < SITES:
+        return (base.qkv_bias, base.out_bias, base.mlp_bias, base.mlp_bias)[part.kind]
+    return part.kind == ROUTING and base.experts is not None and base.experts.biased
 
 
 def _expect(name: str, tensor: TensorHeader, expected: tuple[int, ...]) -> None:
@@ -208,7 +224,15 @@ def _place(tensors: Tensors, half: str, name: str) -> None:
         raise BadAdapter(f"tensor {name} is declared twice, also as {tensors[half]}")
 
 
-def _check_part(module: str, tensors: Tensors, config: AdapterConfig) -> None:
+def _check_part(module: str, tensors: Tensors, config: AdapterConfig, part: Module) -> None:
+    if part.kind in EXPERT_KINDS and (config.dora or config.lora_bias):
+        field = "use_dora" if config.dora else "lora_bias"
+        raise BadAdapter(f"{field} is not served for experts ({next(iter(tensors.values()))})")
+    if part.kind in EXPERT_KINDS and "weight" in tensors:
+        raise BadAdapter(
+            f"tensor {tensors['weight']} replaces an expert's linear as a whole, which is not"
+            " served; train it with LoRA"
+        )
     own = tensors.keys() - {"bias", "weight"}
     if config.saves(module):
         if own:
@@ -229,6 +253,17 @@ def _check_part(module: str, tensors: Tensors, config: AdapterConfig) -> None:
             tensors,
             " (use_dora)" if config.dora else " (lora_bias)" if config.lora_bias else "",
         )
+
+
+def _check_experts(modules: Modules) -> None:
+    """Raise BadAdapter where experts are changed both one by one and together."""
+    for layer, name in modules.parts:
+        fused = DOWN_EXPERTS if name.endswith(".down_proj") else GATE_UP_EXPERTS
+        if number_of(name) is not None and (layer, fused) in modules.parts:
+            raise BadAdapter(
+                f"model.layers.{layer}.{name} is changed in two ways at once, by itself and with"
+                " those of all experts; that is not served"
+            )
 
 
 def _check_whole(present: set[str], needed: set[str], tensors: Tensors, field: str = "") -> None:
@@ -278,10 +313,10 @@ def _check_ends(ends: dict[str, Tensors], config: AdapterConfig, base: ModelConf
         )
 
 
-def _part_shape(config: AdapterConfig, layer: int, part: Module, half: str) -> tuple[int, ...]:
+def _part_shape(config: AdapterConfig, told: str, part: Module, half: str) -> tuple[int, ...]:
     if half == "weight":
         return (part.width_out, part.width_in)
-    rank = _checked_rank(config, f"model.layers.{layer}.{part.name}")
+    rank = part.count * _checked_rank(config, told)
     shapes = {"lora_A": (rank, part.width_in), "lora_B": (part.width_out, rank)}
     return shapes.get(half, (part.width_out,))
 

@@ -77,8 +77,8 @@ def _mix_part(key: tuple[int, str], read: Sequence[Weighted], dtype: torch.dtype
             b.append(_scaled(part.b, source, dtype))
     if not a:
         return PartWeights()
-    _check_rank(f"model.layers.{key[0]}.{key[1]}", sum(map(len, a)))
-    return PartWeights(torch.cat(a), torch.cat(b, dim=1))
+    _check_rank(f"model.layers.{key[0]}.{key[1]}", sum(each.shape[-2] for each in a))
+    return PartWeights(torch.cat(a, dim=-2), torch.cat(b, dim=-1))
 
 
 def _mix_ends(read: Sequence[Weighted]) -> Ends | None:

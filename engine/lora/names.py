@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ..model.expert_names import name_in_mlp
+
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"}
 ADAPTER_NAME = re.compile(
     r"\.(lora_[AB]|lora_magnitude_vector)\.(?!(?:weight|bias)$)[^.]+(?=\.(?:weight|bias)$)"
@@ -21,7 +23,8 @@ UNUSED = re.compile(r".*\.(?:original_module|token_adapter\.trainable_tokens_ori
 """The base's own, which raw dumps hold beside what takes its place."""
 
 PART = re.compile(
-    r"model\.layers\.(\d{1,4})\.([a-z_.]+?)\.(lora_A\.weight|lora_B\.weight|lora_B\.bias"
+    r"model\.layers\.(\d{1,4})\.([a-z_.]+?|mlp\.experts\.\d{1,4}\.[a-z_]+)"
+    r"\.(lora_A\.weight|lora_B\.weight|lora_B\.bias"
     r"|lora_magnitude_vector(?:\.weight)?|(?:base_layer\.)?(?:bias|weight))"
 )
 END = re.compile(
@@ -45,16 +48,25 @@ HALVES = {
 
 @dataclass(frozen=True)
 class OfPart:
-    """A tensor of a linear of a layer. `half`: "lora_A", "lora_B.bias", "weight", …"""
+    """A tensor of a linear of a layer. `half`: "lora_A", "lora_B.bias", "weight", …
+
+    own: what the family calls the linear where we do not (Mixtral's experts, gpt-oss's router).
+    """
 
     layer: int
     part: str
     half: str
+    own: str | None = None
 
     @property
     def module(self) -> str:
         """Return the linear's whole name in the base."""
         return f"model.layers.{self.layer}.{self.part}"
+
+    @property
+    def told(self) -> str:
+        """Return the name by which an adapter's configuration means the linear."""
+        return self.module if self.own is None else f"model.layers.{self.layer}.{self.own}"
 
 
 @dataclass(frozen=True)
@@ -97,8 +109,9 @@ def find_place(name: str) -> OfPart | OfNorm | OfEnd | None:
         return OfEnd(end[1] or end[2], _half(end[3]))
     if (norm := NORM.fullmatch(plain)) is not None:
         return OfNorm(None if norm[1] is None else int(norm[1]), norm[2] or norm[3])
-    if (part := PART.fullmatch(plain)) is not None:
-        return OfPart(int(part[1]), part[2], _half(part[3]))
+    if (part := PART.fullmatch(name_in_mlp(plain))) is not None:
+        own = plain.removeprefix(f"model.layers.{part[1]}.").removesuffix(f".{part[3]}")
+        return OfPart(int(part[1]), part[2], _half(part[3]), None if own == part[2] else own)
     return None
 
 

@@ -30,8 +30,6 @@ from .experts import MAX_EXPERTS
 from .parts import DOWN_PARTS, GATE_UP_PARTS
 from .quantised_folder import Readable
 
-MIXTRAL_NAMES = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
-MIXTRAL = re.compile(r"(.*\.mlp\.experts\.\d{1,4})\.(w[123])\.(.+)")
 TOGETHER = re.compile(
     r"(model\.layers\.\d{1,4}\.mlp\.experts)\.(gate_up_proj|down_proj)(_bias|_blocks|_scales)?"
 )
@@ -70,13 +68,6 @@ class OfExpert:
         if self.scales is not None:
             part = widen(part, self.scales.read_part(self.number))
         return self.take(part)
-
-
-def name_in_mlp(name: str) -> str:
-    """Return a tensor's name with a family's own words replaced by those of most others."""
-    name = name.replace(".block_sparse_moe.", ".mlp.").replace(".mlp.router.", ".mlp.gate.")
-    found = MIXTRAL.fullmatch(name)
-    return name if found is None else f"{found[1]}.{MIXTRAL_NAMES[found[2]]}.{found[3]}"
 
 
 def one_by_one(tensors: Mapping[str, Sliced], in_turn: bool) -> Iterator[tuple[str, Readable]]:

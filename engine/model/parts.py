@@ -21,18 +21,25 @@ A *site* is `layer * SITES + kind`.
 
 ATTENTION = (0, 1)
 """The kinds of site in attention; the others are the MLP's, which a layer with experts has not."""
+EXPERTS_IN, EXPERTS_OUT, ROUTING, SHARED_IN, SHARED_OUT = range(SITES, SITES + 5)
+"""Further kinds, of a layer with experts: gate and up of them all, and down; what chooses them (and
+weighs the one that every token passes); gate and up of that one, and down.
+"""
+EXPERT_KINDS = (EXPERTS_IN, EXPERTS_OUT)
+"""Those of which each expert has its own."""
 
 
 @dataclass(frozen=True)
 class Part:
     """One adaptable linear of a layer: PEFT's name for it, its width in and out, the kind of site
-    (0 to 3) it is fused into.
+    it is fused into; of `count` experts each has one.
     """
 
     name: str
     width_in: int
     width_out: int
     kind: int
+    count: int = 1
 
 
 def parts_of(config: ModelConfig) -> tuple[Part, ...]:
@@ -58,8 +65,36 @@ SHARED = "mlp.shared_expert"
 """Of a layer with experts: the tensor by which they are chosen, and the expert that every token
 passes with what it is weighed by.
 """
+EXPERTS = "mlp.experts"
 GATE_UP_PARTS = ("gate_proj", "up_proj")
 DOWN_PARTS = ("down_proj",)
+GATE_UP_EXPERTS = "mlp.experts.gate_up_proj"
+DOWN_EXPERTS = "mlp.experts.down_proj"
+"""What holds all experts' gate and up together, and their down, as models run."""
+
+
+def expert_parts(config: ModelConfig) -> tuple[Part, ...]:
+    """List what an adapter may change in a layer with experts behind attention, site by site; empty
+    where there are none.
+    """
+    experts, hidden = config.experts, config.hidden
+    if experts is None:
+        return ()
+    routed = (
+        Part(f"{EXPERTS}.gate_proj", hidden, experts.width, EXPERTS_IN, experts.count),
+        Part(f"{EXPERTS}.up_proj", hidden, experts.width, EXPERTS_IN, experts.count),
+        Part(f"{EXPERTS}.down_proj", experts.width, hidden, EXPERTS_OUT, experts.count),
+        Part(ROUTER, hidden, experts.count, ROUTING),
+    )
+    if not experts.shared:
+        return routed
+    return (
+        *routed,
+        Part(SHARED_GATE, hidden, 1, ROUTING),
+        Part(f"{SHARED}.gate_proj", hidden, experts.shared, SHARED_IN),
+        Part(f"{SHARED}.up_proj", hidden, experts.shared, SHARED_IN),
+        Part(f"{SHARED}.down_proj", experts.shared, hidden, SHARED_OUT),
+    )
 
 
 def expert_names(count: int, parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -95,6 +130,11 @@ class Module:
         """Return the kind of site that it is part of."""
         return self.parts[0].kind
 
+    @property
+    def count(self) -> int:
+        """Return how many experts have such a linear, 1 of what is no expert's."""
+        return self.parts[0].count
+
 
 def modules_of(config: ModelConfig) -> tuple[Module, ...]:
     """List the linears of a layer by the names that the base's files give them."""
@@ -110,7 +150,9 @@ def modules_of(config: ModelConfig) -> tuple[Module, ...]:
 
 
 def layer_modules(config: ModelConfig, layer: int) -> tuple[Module, ...]:
-    """List the linears of one layer that adapters may change: of one with experts, attention's."""
+    """List the linears of one layer that lie in no layer's experts: of one with experts,
+    attention's.
+    """
     modules = modules_of(config)
     if config.experts_of(layer) is None:
         return modules
@@ -126,6 +168,16 @@ HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 """Of each head of queries and of keys, where a base has them."""
 
 
+def adapted_modules(config: ModelConfig, layer: int) -> tuple[Module, ...]:
+    """List the linears of one layer that adapters may change, those of all experts as two."""
+    modules = layer_modules(config, layer)
+    if config.experts_of(layer) is None:
+        return modules
+    gate, up, down, *others = expert_parts(config)
+    experts = (Module(GATE_UP_EXPERTS, (gate, up)), Module(DOWN_EXPERTS, (down,)))
+    return (*modules, *experts, *(Module(part.name, (part,)) for part in others))
+
+
 def norms_of(config: ModelConfig) -> tuple[str, ...]:
     """List the norms of a layer: those as wide as the stream in the order in which they run, then
     those of heads.
@@ -139,13 +191,3 @@ def norms_of(config: ModelConfig) -> tuple[str, ...]:
 def norm_width(config: ModelConfig, name: str) -> int:
     """Return how many numbers a norm of that name has: a head's, or the stream's."""
     return config.head_dim if name in HEAD_NORMS else config.hidden
-
-
-def norm_number(config: ModelConfig, layer: int | None, norm: int) -> int:
-    """Return the number of a norm among all; layer None: the one behind the layers, the last."""
-    return (config.layers if layer is None else layer) * len(norms_of(config)) + norm
-
-
-def num_entries(config: ModelConfig) -> int:
-    """Return how many linears and norms of a base an adapter may change."""
-    return config.layers * PARTS + norm_number(config, None, 1)

@@ -33,11 +33,16 @@ from .experts import Experts
 from .families import CLAMPED, GELU_TANH, SILU
 from .parts import (
     DOWN_PARTS,
+    EXPERTS_IN,
+    EXPERTS_OUT,
     GATE_UP_PARTS,
     HEAD_NORMS,
     ROUTER,
+    ROUTING,
     SHARED,
     SHARED_GATE,
+    SHARED_IN,
+    SHARED_OUT,
     SITES,
     expert_names,
     norms_of,
@@ -114,12 +119,12 @@ class Operation:
 
     weights: Hugging Face names without ".weight", concatenated by output rows in a linear (with
     ".bias" too when `biased`); in EXPERTS those of one expert after the other; of ATTEND the sinks
-    of its heads, if they have any. site: the kind of adapter site of a linear; None where adapters
-    change none, or outside the layers (the head). widths: the outputs of each part of a linear
-    without a site. layer: None where adapters change nothing and no keys are kept. norm: which of
-    the layer's norms (parts.norms_of) it is, of NORM_HEADS the queries', behind which the keys'
-    follows; 0 for that behind the layers. rope: which of the base's ropes turns the heads. window:
-    how many tokens a token sees; None: all.
+    of its heads, if they have any. site: the kind of adapter site of a linear (parts.py); None
+    outside the layers (the head). widths: the outputs of each part of a linear, where they are not
+    those of parts.parts_of. layer: None where adapters change nothing and no keys are kept. norm:
+    which of the layer's norms (parts.norms_of) it is, of NORM_HEADS the queries', behind which the
+    keys' follows; 0 for that behind the layers. rope: which of the base's ropes turns the heads.
+    window: how many tokens a token sees; None: all.
     """
 
     kind: Kind
@@ -219,7 +224,13 @@ def _layer(config: ModelConfig, layer: int) -> Iterator[Operation]:
 
 def _mlp_of_experts(config: ModelConfig, experts: Experts, layer: int) -> Iterator[Operation]:
     def linear(
-        kind: Kind, source: Place, target: Place, parts: tuple[str, ...], *, widths: tuple[int, ...]
+        kind: Kind,
+        source: Place,
+        target: Place,
+        parts: tuple[str, ...],
+        *,
+        site: int,
+        widths: tuple[int, ...],
     ) -> Operation:
         names = tuple(f"model.layers.{layer}.{part}" for part in parts)
         folds = target in (Place.FOLDED, Place.SHARED)
@@ -228,6 +239,8 @@ def _mlp_of_experts(config: ModelConfig, experts: Experts, layer: int) -> Iterat
             source,
             target,
             names,
+            layer=layer,
+            site=site,
             ending=FOLDING[config.activation] if folds else Ending.WRITE,
             biased=experts.biased,
             widths=widths,
@@ -235,19 +248,22 @@ def _mlp_of_experts(config: ModelConfig, experts: Experts, layer: int) -> Iterat
 
     router = (ROUTER, SHARED_GATE) if experts.shared else (ROUTER,)
     widths = (experts.count, 1)[: len(router)]
-    yield linear(Kind.LINEAR, Place.NORMED, Place.SCORES, router, widths=widths)
+    yield linear(Kind.LINEAR, Place.NORMED, Place.SCORES, router, site=ROUTING, widths=widths)
     yield Operation(Kind.CHOOSE, Place.SCORES, Place.SCORES)
     yield Operation(Kind.DEAL, Place.NORMED, Place.DEALT)
     gate_up = expert_names(experts.count, GATE_UP_PARTS)
     down = expert_names(experts.count, DOWN_PARTS)
     widths = (experts.width, experts.width)
-    yield linear(Kind.EXPERTS, Place.DEALT, Place.FOLDED, gate_up, widths=widths)
-    yield linear(Kind.EXPERTS, Place.FOLDED, Place.MADE, down, widths=(config.hidden,))
+    out = (config.hidden,)
+    yield linear(Kind.EXPERTS, Place.DEALT, Place.FOLDED, gate_up, site=EXPERTS_IN, widths=widths)
+    yield linear(Kind.EXPERTS, Place.FOLDED, Place.MADE, down, site=EXPERTS_OUT, widths=out)
     if experts.shared:
         gate_up, down = (
             tuple(f"{SHARED}.{part}" for part in parts) for parts in (GATE_UP_PARTS, DOWN_PARTS)
         )
         widths = (experts.shared, experts.shared)
-        yield linear(Kind.LINEAR, Place.NORMED, Place.SHARED, gate_up, widths=widths)
-        yield linear(Kind.LINEAR, Place.SHARED, Place.DELTA, down, widths=(config.hidden,))
+        yield linear(
+            Kind.LINEAR, Place.NORMED, Place.SHARED, gate_up, site=SHARED_IN, widths=widths
+        )
+        yield linear(Kind.LINEAR, Place.SHARED, Place.DELTA, down, site=SHARED_OUT, widths=out)
     yield Operation(Kind.GATHER, Place.MADE, Place.HIDDEN)

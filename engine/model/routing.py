@@ -37,6 +37,16 @@ class Routes:
         """Return those of no rows."""
         return cls(torch.empty(0, 1), torch.empty(0, 1), torch.empty(0, 1).long(), torch.zeros(1))
 
+    @property
+    def origins(self) -> torch.Tensor:
+        """Return the row that each of those dealt is of, [dealt rows] int64; ascending in each
+        expert's.
+        """
+        num_rows, chosen = self.places.shape
+        origins = torch.empty(num_rows * chosen, dtype=torch.int64)
+        origins[self.places.flatten()] = torch.arange(num_rows).repeat_interleave(chosen)
+        return origins
+
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """Yield each expert that has rows, and where they begin and end among those dealt."""
         first = 0

@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from ..base_files import base_id, read_index, weight_files
 from ..errors import ModelError
 from .config import ModelConfig, from_huggingface
-from .expert_tensors import name_in_mlp, one_by_one
+from .expert_names import name_in_mlp
+from .expert_tensors import one_by_one
 from .families import GGUF_FAMILIES
 from .gguf_config import ROPE_TENSORS, Tensors, from_gguf
 from .gguf_file import GgufFile, Place, huggingface_names, unpermute

@@ -371,6 +371,7 @@ def spoil(folder: Path, **fields: object) -> Path:
         ("use_dora", True),
         ("bias", "all"),
         ("modules_to_save", ["lm_head"]),
+        ("target_parameters", ["experts.down_proj"]),
         ("trainable_token_indices", [3]),
     ],
 )

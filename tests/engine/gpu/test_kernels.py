@@ -321,6 +321,7 @@ SHAPE: Any = SimpleNamespace(
     layers=2,
     post_norms=False,
     qk_norm=False,
+    experts=None,
 )
 """Wide enough for two pieces of x (down) and three blocks of columns or more (gate, up); no width
 but q's is a multiple of a block.
