@@ -82,39 +82,40 @@ def logits_of(model: Any, tokens: list[int]) -> torch.Tensor:
     return logits
 
 
-def check_against_peft(bench: Bench, wrapped: Any, plain: torch.Tensor) -> None:
-    """A prompt and some steps, each beside the bare base and an adapter of attention alone."""
+def check_against_peft(folder: Path, wrapped: Any, plain: torch.Tensor) -> None:
+    """Both executors, a prompt and some steps, beside the bare base and an adapter of attention."""
     tokens = some_tokens(44, 5)
     expected = logits_of(wrapped, tokens)
     assert (expected - plain).abs().max() > 0.05, "an adapter that changes nothing proves nothing"
-    sequences = [bench.sequence(tokens, name) for name in (b"experts", None, b"other", b"experts")]
-    got: list[list[torch.Tensor]] = [[] for _ in sequences]
-    for first, end in ((0, 40), *((at, at + 1) for at in range(40, 44))):
-        step = bench.forward(*((each, first, end) for each in sequences))
-        for mine, each in zip(got, sequences, strict=True):
-            mine.append(step[id(each)])
-    rows = [torch.cat(each) for each in got]
-    assert (rows[0] - expected).abs().max() < TOLERANCE
-    assert (rows[1] - plain).abs().max() < TOLERANCE
-    assert (rows[2] - plain).abs().max() > 0.05
-    assert (rows[3] - expected).abs().max() < TOLERANCE
+    for kernels in KERNELS:
+        bench = Bench(folder / "base", kernels=kernels)
+        bench.load(b"experts", folder / "experts")
+        bench.load(b"other", folder / "other")
+        names = (b"experts", None, b"other", b"experts")
+        sequences = [bench.sequence(tokens, name) for name in names]
+        got: list[list[torch.Tensor]] = [[] for _ in sequences]
+        for first, end in ((0, 40), *((at, at + 1) for at in range(40, 44))):
+            step = bench.forward(*((each, first, end) for each in sequences))
+            for mine, each in zip(got, sequences, strict=True):
+                mine.append(step[id(each)])
+        rows = [torch.cat(each) for each in got]
+        assert (rows[0] - expected).abs().max() < TOLERANCE, kernels
+        assert (rows[1] - plain).abs().max() < TOLERANCE, kernels
+        assert (rows[2] - plain).abs().max() > 0.05, kernels
+        assert (rows[3] - expected).abs().max() < TOLERANCE, kernels
 
 
-@BOTH
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", TOGETHER)
 def test_adapters_of_all_experts_together_give_the_logits_of_peft(
-    tmp_path: Path, kernels: str, case: str
+    tmp_path: Path, case: str
 ) -> None:
     kind, changes, settings = TOGETHER[case]
     model = make_base(tmp_path / "base", kind, spread=0.1, **changes)
     plain = logits_of(model, some_tokens(44, 5))
     write_adapter(tmp_path / "other", 2, modules=("self_attn.q_proj",), layers=2)
     wrapped = randomised(model, tmp_path / "experts", 3, **settings)
-    bench = Bench(tmp_path / "base", kernels=kernels)
-    bench.load(b"experts", tmp_path / "experts")
-    bench.load(b"other", tmp_path / "other")
-    check_against_peft(bench, wrapped, plain)
+    check_against_peft(tmp_path, wrapped, plain)
 
 
 # --- each expert's linears by themselves, as adapters were saved before models held them together
@@ -164,11 +165,10 @@ def write_one_by_one(folder: Path, config: Any, kind: str, rank: int = 3) -> Non
     (folder / "adapter_config.json").write_text(json.dumps(fields))
 
 
-@BOTH
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", NAMES)
 def test_adapters_of_each_expert_give_the_logits_that_peft_gives_when_it_has_put_them_together(
-    tmp_path: Path, kernels: str, kind: str
+    tmp_path: Path, kind: str
 ) -> None:
     import peft
 
@@ -179,10 +179,7 @@ def test_adapters_of_each_expert_give_the_logits_that_peft_gives_when_it_has_put
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = peft.PeftModel.from_pretrained(model, tmp_path / "experts").eval()
-    bench = Bench(tmp_path / "base", kernels=kernels)
-    bench.load(b"experts", tmp_path / "experts")
-    bench.load(b"other", tmp_path / "other")
-    check_against_peft(bench, wrapped, plain)
+    check_against_peft(tmp_path, wrapped, plain)
 
 
 # --- bases and adapters that are made once
