@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import mmap
 import re
 import struct
@@ -267,6 +268,29 @@ def base_id(path: Path) -> bytes:
     except OSError as error:
         raise ModelError(f"cannot read the base's weights at {path}: {error}") from error
     return identity_of([(file.name, digest) for file, digest in zip(files, digests, strict=True)])
+
+
+def count_parameters(path: Path) -> int:
+    """Count the numbers in a base's tensors, by what its files' headers say. Raises ModelError."""
+    total = 0
+    for file in weight_files(path):
+        try:
+            shapes = _shapes_in(file)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{file.name} has an unreadable header: {error}") from error
+        total += sum(math.prod(shape) for shape in shapes)
+    return total
+
+
+def _shapes_in(file: Path) -> list[Sequence[int]]:
+    with file.open("rb") as opened, _map(opened.fileno()) as data:
+        if data[:4] == b"GGUF":
+            return [tensor.shape for tensor in parse_header(data, file.name).tensors]
+        (length,) = struct.unpack("<Q", data[:8])
+        if length > min(MAX_INDEX_BYTES, len(data)):
+            raise ValueError(f"a header of {length} bytes")
+        entries = json.loads(data[8 : 8 + length])
+        return [entry["shape"] for name, entry in entries.items() if name != "__metadata__"]
 
 
 def identity_of(weights: Sequence[tuple[str, bytes]]) -> bytes:

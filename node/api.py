@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from engine.messages import Choosing
 
 from .datanet_api import Datanets
+from .training_api import Training
 
 EndReason = Literal["stop", "length", "cancelled"]
 AdapterState = Literal["held", "ready", "known"]
@@ -695,6 +696,10 @@ class Daemon(Protocol):
     @property
     def datanets(self) -> Datanets:
         """Return what this daemon does in datanets."""
+
+    @property
+    def training(self) -> Training:
+        """Return what this daemon does in training."""
 
     async def status(self) -> StatusInfo:
         """Describe this node now."""

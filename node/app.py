@@ -64,12 +64,13 @@ from .datanets.wiring import open_datanets
 from .engine_host import EngineHost
 from .engine_process import EngineSettings, ProcessSettings, VllmSettings
 from .engine_supervisor import MAX_BACKOFF_S
-from .errors import ConfigError, EngineLost
+from .errors import BadRequest, ConfigError, EngineLost, NoBase
 from .keys import Keys, hold_key, load_keys
 from .money.addresses import address_of_peer
 from .money.watching import OnVerdict, ignore_verdict
 from .money.wiring import Money, open_money
 from .telemetry import Telemetry
+from .training.desk import TrainingDesk
 from .wire import infer as wire
 from .wire import quote as quote_wire
 from .wire.metering import Price
@@ -195,6 +196,7 @@ async def _build(
     money.build(ground.store)
     has_base = config.role in ("volunteer", "gateway")
     known = _load_known(_known_file(config), ground.telemetry.log) if has_base else None
+    datanets = await _open_datanets(ground, nursery)
     daemon = NodeDaemon(
         config,
         _address(ground),
@@ -204,7 +206,10 @@ async def _build(
         keeper=keeper if has_base else None,
         money=money,
         nursery=nursery,
-        datanets=await _open_datanets(ground, nursery),
+        datanets=datanets,
+        training=TrainingDesk(
+            config.home / "runs", datanets, partial(_base_of, keeper if has_base else None, config)
+        ),
     )
     if known is not None:
         start = partial(
@@ -240,6 +245,15 @@ async def _open_datanets(ground: Ground, nursery: trio.Nursery) -> DatanetServic
         download=ground.download,
         nursery=nursery,
     )
+
+
+def _base_of(keeper: BaseKeeper | None, config: Config) -> Base:
+    """Return the base that is here. Raises NodeError."""
+    if keeper is None:
+        raise BadRequest(f"this daemon is a {config.role} and has no base; ask a volunteer")
+    if keeper.base is None:
+        raise NoBase(keeper.waits_for())
+    return keeper.base
 
 
 async def _bring_base(keeper: BaseKeeper, start: Callable[[Base], None]) -> None:

@@ -62,6 +62,7 @@ from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
 from .money.wiring import Money
 from .telemetry import Telemetry
+from .training.desk import TrainingDesk
 from .wire.infer import PROTOCOL as INFER_PROTOCOL
 from .wire.receipts import PROTOCOL as RECEIPTS_PROTOCOL
 
@@ -85,6 +86,7 @@ class NodeDaemon:
         money: Money | None,
         nursery: trio.Nursery,
         datanets: DatanetService,
+        training: TrainingDesk,
     ) -> None:
         self.config = config
         self.host = host
@@ -100,6 +102,7 @@ class NodeDaemon:
         self._why: Why | None = None
         self._nursery = nursery
         self.datanets = datanets
+        self.training = training
         self._started = time.monotonic()
 
     def take_base(

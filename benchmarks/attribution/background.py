@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from factory.influence.base import Base
-from factory.influence.keeping import keep
 from factory.influence.recipe import Recipe
+from factory.keeping import keep
 
 NUM_SAMPLES = 192
 SAMPLE_TOKENS = 128

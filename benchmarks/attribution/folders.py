@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from factory.influence.folder import NO_ROW, NO_TOKEN
-from factory.influence.keeping import keep, keep_array
+from factory.keeping import keep, keep_array
 from proofs.attribution.background import write_background
 from proofs.attribution.tokens import Contribution, write_tokens
 

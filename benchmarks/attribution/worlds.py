@@ -30,7 +30,6 @@ from factory.influence.campaign import Campaign
 from factory.influence.errors import TooEarly
 from factory.influence.fitting import Evidence, Fitted, blended, standing_weights
 from factory.influence.folder import read_run
-from factory.influence.keeping import keep
 from factory.influence.measures import (
     Estimate,
     Floats,
@@ -40,6 +39,7 @@ from factory.influence.measures import (
     r_each,
 )
 from factory.influence.result import Result, conclude
+from factory.keeping import keep
 from proofs.attribution.background import Background
 from proofs.attribution.index import Index
 from proofs.attribution.tokens import read_tokens

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import InfluenceError, TooEarly
+from ..errors import FactoryError
+from ..keeping import held, keep
+from .errors import TooEarly
 from .folder import read_run
-from .keeping import held, keep
 
 UNFINISHED = 3
 WRONG = 2
@@ -41,7 +42,7 @@ def main() -> int:
     except TooEarly as error:
         print(f"time is over: {error}", file=sys.stderr)
         return UNFINISHED
-    except InfluenceError as error:
+    except FactoryError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return WRONG
     except OSError as error:

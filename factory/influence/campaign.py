@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..keeping import keep, keep_array
 from .base import NOT_LEARNT, Base
 from .errors import BadRun
 from .folder import NO_TOKEN, Run
-from .keeping import keep, keep_array
 from .plan import WHOLE, Training, plan
 from .training import Rows, Trainer, forget
 

@@ -1,16 +1,18 @@
 """What can go wrong with a run, and what to do about it.
 
-InfluenceError
-├── BadRun        the folder does not hold what a run needs
-├── TooEarly      not enough is trained yet to say anything
-├── Busy          another process works on it
-└── NotFinite     the training diverged
+FactoryError
+└── InfluenceError
+    ├── BadRun        the folder does not hold what a run needs
+    ├── TooEarly      not enough is trained yet to say anything
+    └── NotFinite     the training diverged
 """
 
 from __future__ import annotations
 
+from ..errors import FactoryError
 
-class InfluenceError(Exception):
+
+class InfluenceError(FactoryError):
     """Something that the person who began the run can mend."""
 
 
@@ -20,10 +22,6 @@ class BadRun(InfluenceError):
 
 class TooEarly(InfluenceError):
     """A training is missing without which nothing can be said; start again to go on."""
-
-
-class Busy(InfluenceError):
-    """Another process holds the run's lock."""
 
 
 class NotFinite(InfluenceError):

@@ -21,10 +21,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..keeping import keep
 from .base import Base, Given
 from .errors import NotFinite
 from .folder import NO_ROW, Run
-from .keeping import keep
 from .plan import Training
 
 KEEP_EVERY_S = 20.0

@@ -95,6 +95,7 @@ class BaseTokenizer:
                 f" most {MAX_STOP_IDS} are served"
             )
         self.name = name
+        self._plain: Tokenizer | None = None
         # Decoders strip the space that a text begins with; an answer goes on, so it keeps its own.
         self._before = list(vocabulary.encode("a", add_special_tokens=False).ids)
         self._before_chars = len(vocabulary.decode(self._before, skip_special_tokens=False))
@@ -120,6 +121,28 @@ class BaseTokenizer:
         # A template writes its own first token; plain text gets what the tokenizer puts before
         # every text.
         return list(self._vocabulary.encode(text, add_special_tokens=isinstance(prompt, str)).ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of a text as nothing but text: what is written like a control token is
+        spelt, and nothing is put before it.
+        """
+        if self._plain is None:
+            self._plain = Tokenizer.from_str(self._vocabulary.to_str())
+            self._plain.encode_special_tokens = True
+        return list(self._plain.encode(text, add_special_tokens=False).ids)
+
+    @property
+    def end_id(self) -> int:
+        """Return the id that a text ends with: eos_token's, else the last that ends an answer.
+
+        Raises BadRequest.
+        """
+        eos = self._vocabulary.token_to_id(self.specials.get("eos_token", ""))
+        if eos is not None:
+            return int(eos)
+        if not self.stop_ids:
+            raise BadRequest(f"the base {self.name} has no token that ends a text")
+        return self.stop_ids[-1]
 
     @property
     def form(self) -> Form:

@@ -26,6 +26,7 @@ from . import (
     mirror,
     publish,
     testnet,
+    train,
     watch,
     why,
 )
@@ -71,6 +72,7 @@ app.command("rollback", rich_help_panel=ASK)(publish.rollback)
 app.command("retract", rich_help_panel=ASK)(publish.retract)
 app.command("list", rich_help_panel=ASK)(look.list_adapters)
 app.add_typer(datanets.app, name="datanet", rich_help_panel=ASK)
+app.add_typer(train.app, name="train", rich_help_panel=ASK)
 app.command("receipts", rich_help_panel=MONEY)(look.receipts)
 app.command("earnings", rich_help_panel=MONEY)(look.earnings)
 app.command("verify", rich_help_panel=MONEY)(audit.verify)

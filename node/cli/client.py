@@ -70,15 +70,20 @@ class DaemonClient:
         """Tell a `/lorikeet/v1` route to do something that may take minutes."""
         return decode(self._send("POST", path, body, LONG_ANSWER_S).content, kind)
 
+    def delete(self, path: str) -> None:
+        """Have one `/lorikeet/v1` object deleted."""
+        self._send("DELETE", path)
+
     @contextmanager
-    def stream(self, path: str, body: object) -> Iterator[Iterator[dict[str, Any]]]:
-        """Yield the chunks of a streamed answer; leaving the block early hangs up, which cancels
-        the answer.
+    def stream(self, path: str, body: object = None) -> Iterator[Iterator[dict[str, Any]]]:
+        """Yield the chunks of a streamed answer, to a POST or without a body to a GET; leaving the
+        block early hangs up, which cancels the answer.
         """
+        method = "GET" if body is None else "POST"
         timeout = httpx.Timeout(LONG_ANSWER_S, connect=CONNECT_S)
         with (
             self._translated(),
-            self._http.stream("POST", path, json=body, timeout=timeout) as response,
+            self._http.stream(method, path, json=body, timeout=timeout) as response,
         ):
             if response.status_code != httpx.codes.OK:
                 response.read()

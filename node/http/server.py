@@ -33,6 +33,7 @@ from .problems import Problem
 from .refusing import refuse
 from .responses import routes as responses_routes
 from .responses.store import ResponseStore
+from .training import routes as training_routes
 
 MAX_HEADER_BYTES = 16 << 10
 BACKLOG_CONNECTIONS = 100
@@ -57,6 +58,7 @@ def make_app(
         *ollama_routes.routes(daemon),
         *control.routes(daemon),
         *datanets.routes(daemon),
+        *training_routes(daemon),
         *hub_routes,
     ]
     return LoopbackGuard(

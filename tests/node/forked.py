@@ -39,6 +39,8 @@ PRELOADED = {
     "node": NODE,
 }
 """Of each module that is run, what it imports while it runs."""
+LATE = {"factory.training": ("factory.training.trainer",)}
+"""The same of modules that few tests run: imported before the first of them."""
 FRESH = ("node.cli", "proofs.chain.devchain")
 """What is imported again in each fork: it looks at its terminal when it is imported, or is run."""
 _KEPT: list[subprocess.Popen[bytes]] = []  # the forker's stdin stays open while this process lives
@@ -98,6 +100,8 @@ class Forker:
         data, descriptors, _, _ = socket.recv_fds(link, stand_in.MOST_BYTES, 4)
         told, variables, folder = data.decode().split("\1")
         module, *arguments = told.split("\0")
+        for name in LATE.pop(module, ()):
+            import_module(name)
         pid = os.fork()
         if pid == 0:
             os.environ.clear()
@@ -176,7 +180,7 @@ def forked_python() -> str:
 
 def write_program(folder: Path) -> Path:
     """The program that stands in for the interpreter; in forks it is their sys.executable."""
-    told = [str(folder / "socket"), sys.executable, ",".join(PRELOADED)]
+    told = [str(folder / "socket"), sys.executable, ",".join([*PRELOADED, *LATE])]
     program = folder / "python"
     source = (
         Path(stand_in.__file__)

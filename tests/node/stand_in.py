@@ -42,7 +42,8 @@ def main() -> None:
         os.execv(python, [python, *told])
     status = stand_in(path, told[1:])
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 

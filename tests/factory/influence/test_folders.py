@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.influence.errors import BadRun, Busy
+from factory.errors import Busy
+from factory.influence.errors import BadRun
 from factory.influence.folder import read_run
-from factory.influence.keeping import held, keep
+from factory.keeping import held, keep
 
 from . import tiny
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from factory.influence import campaign, keeping, training
+from factory import keeping
+from factory.influence import campaign, training
 from factory.influence.__main__ import UNFINISHED, main
 from factory.influence.base import Base
 from factory.influence.campaign import Campaign, occurring, targets_of

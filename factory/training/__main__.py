@@ -1,0 +1,146 @@
+"""`python -m factory.training RUN`: work on a run until it is done, paused, or cannot go on.
+
+A process of its own: it ends with nobody else. SIGTERM and SIGINT pause it, as `lorikeet train
+pause` does. Exit status: 0 the adapter is there; 2 something must be mended first; 3 paused, start
+it again to go on. `accelerate launch -m factory.training RUN` begins one process for each GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ..errors import FactoryError
+from ..keeping import held
+from .errors import NoRoom, NotInstalled
+from .folder import Run, read_run
+from .journal import ASKED_FILE, LOCK_FILE, Asked, Journal, State, Status, asked_of
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+PAUSED = 3
+NO_MEMORY = re.compile("out of memory|allocate memory")
+"""What torch says of a processor's memory and a device's, as a RuntimeError."""
+WRONG = 2
+RANK = "RANK"
+"""The environment's name for a process's number among those of one training (torchrun's)."""
+
+
+def main() -> int:
+    """Read the command line and work."""
+    asked = _arguments()
+    folder = asked.run
+    is_first = os.environ.get(RANK, "0") == "0"
+    journal = Journal(folder)
+    try:
+        run = read_run(folder)
+        if asked.trial:
+            print(json.dumps(trainer_of(run).trial(asked.trial)))
+            return 0
+        with ExitStack() as stack:
+            if is_first:
+                stack.enter_context(held(folder / LOCK_FILE))
+                (folder / ASKED_FILE).unlink(missing_ok=True)
+                journal.say(Status("working", pid=os.getpid()))
+            try:
+                ended = work(run)
+            except FactoryError as error:
+                if is_first:
+                    state: State = "paused" if isinstance(error, NoRoom) else "failed"
+                    journal.say(Status(state, str(error)))
+                raise
+            if is_first:
+                journal.say(ended)
+    except FactoryError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return WRONG
+    say(ended.state if not ended.why else f"{ended.state}: {ended.why}")
+    return 0 if ended.state == "finished" else PAUSED
+
+
+def work(run: Run) -> Status:
+    """Train a run; return how it ended. Raises FactoryError."""
+    is_ended = False
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal is_ended
+        is_ended = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        trainer = trainer_of(run, lambda: "pause" if is_ended else asked_of(run.folder))
+        ended = trainer.train()
+        if ended == "finished" and trainer.crew.is_first:
+            from .evaluation import evaluate
+
+            say("trying it beside the base")
+            evaluate(run, trainer.learner)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        mend = "free some, or lower train.batch_tokens in a new run"
+        raise NoRoom(f"memory did not do ({error}); {mend}") from error
+    trainer.crew.leave()
+    if ended == "paused":
+        return Status("paused", "as it was asked; start it again and it goes on")
+    return Status("finished")
+
+
+def trainer_of(run: Run, asked: Callable[[], Asked] = lambda: None) -> Trainer:
+    """Load the base and be ready to train. Raises FactoryError."""
+    warnings.simplefilter("ignore", FutureWarning)  # peft's own calls of transformers
+    # Only now: torch and transformers take seconds, and a wrong folder is told at once.
+    try:
+        import torch
+
+        from .crew import Crew
+        from .model import Learner
+        from .trainer import Trainer
+    except ImportError as error:
+        raise NotInstalled(
+            f"training needs the extra `train` ({error}): pip install 'lorikeet[train]'"
+        ) from error
+
+    torch.set_num_threads(run.about.threads)
+    crew = Crew()
+    say(f"loading {run.about.base}")
+    recipe = run.recipe
+    base = Path(run.about.base)
+    learner = Learner(base, recipe.adapter, seed=recipe.train.seed, device=crew.device)
+    return Trainer(run, learner, crew, asked, say=say)
+
+
+def say(line: str) -> None:
+    """Print one line of progress."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m factory.training", description="Train an adapter; go on where it was left."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "--trial",
+        type=int,
+        metavar="STEPS",
+        help="only try so many steps, and print what they took as JSON",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

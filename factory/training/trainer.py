@@ -1,0 +1,316 @@
+"""The steps of a training, and how it goes on after whatever ended it.
+
+    step    the rows that order.npy names → loss / tokens learnt → gradient, clipped → AdamW
+    look    every so many steps, and after the last: what is held out loses; the adapter that lost
+            least is the one that is kept
+    keep    every 30 seconds or 25 steps: all that the next step needs
+
+The rate is a function of the step alone and nothing is drawn at random, so a run that was killed at
+any moment ends with the bits of one that was not (the same machine, threads and versions). Where a
+loss or gradient is no number, the run goes back to the last multiple of 25 steps once, at half the
+rate; a second time it ends, and names step, rows and contributions.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import resource
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import checkpoints
+from .checkpoints import ANCHOR, Held
+from .crew import Crew
+from .errors import Diverged, NoRoom
+from .folder import Run
+from .journal import Asked, Journal, Step
+from .model import NOT_LEARNT, Learner
+from .rows import NO_ROW, Rows
+
+KEEP_EVERY_S = 30.0
+LOOK_ROWS = 12
+CACHED_TOKENS = 768  # of a step at once: a processor's cache holds what they become
+DEVICE_TOKENS = 1 << 15
+NAMED = 8
+CHECKPOINT_FLOATS = 4  # of each number of the adapter: itself, two of AdamW's, the best
+Ended = Literal["paused", "finished"]
+Say = Callable[[str], None]
+
+
+class NotFinite(Exception):
+    """A step's loss or gradient is no number."""
+
+
+class Trainer:
+    """One run at work. `asked` says what a person wants of it, `say` is told in lines."""
+
+    def __init__(
+        self, run: Run, learner: Learner, crew: Crew, asked: Callable[[], Asked], say: Say
+    ) -> None:
+        self.run = run
+        self.learner = learner
+        self.crew = crew
+        self.asked = asked
+        self.say = say
+        self.journal = Journal(run.folder)
+        self.joined = crew.join(learner)
+        self.parameters = list(learner.adapter().values())
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, weight_decay=0.0)
+        self.first = learner.copy()
+        self.empty = self.optimizer.state_dict()
+        self.learnt = learnt_of(run.rows)
+        self.looked = spread(len(run.held_out), LOOK_ROWS)
+        self.checkpoints = run.folder / "checkpoints"
+        on_processor = crew.device.type == "cpu"
+        tokens = CACHED_TOKENS if on_processor else DEVICE_TOKENS
+        self.rows_at_once = max(1, tokens // run.recipe.rows.window)
+
+    def train(self) -> Ended:
+        """Train from the start, or from where it was left. Raises Diverged or NoRoom."""
+        held = checkpoints.newest(self.checkpoints, self.say) or self._start()
+        kept_at = time.monotonic()
+        try:
+            self._go_to(held)
+            while held.step < self.run.num_steps and not self._is_enough(held):
+                wanted = self._agreed()
+                if wanted == "pause":
+                    self._keep(held)
+                    return "paused"
+                if wanted == "finish":
+                    break
+                try:
+                    self._step(held)
+                except NotFinite as reason:
+                    held = self._go_back(held, str(reason))
+                    continue
+                late = time.monotonic() - kept_at > KEEP_EVERY_S
+                if self.crew.total([late])[0] or held.step % ANCHOR == 0:
+                    self._keep(held)
+                    kept_at = time.monotonic()
+            self._end(held)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise NoRoom(self._no_room(held)) from error
+        finally:
+            self.journal.close()
+        return "finished"
+
+    def trial(self, steps: int) -> dict[str, float]:
+        """Take a few steps and a look, and keep nothing: seconds of each, and bytes of memory and
+        disk that a whole run takes.
+        """
+        held = self._start()
+        seconds = []
+        for _ in range(min(steps, self.run.num_steps)):
+            begun = time.monotonic()
+            self._learn(held)
+            seconds.append(time.monotonic() - begun)
+        begun = time.monotonic()
+        if self.looked:
+            self._look(held)
+        looked = time.monotonic() - begun
+        numbers = sum(each.numel() for each in self.parameters)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "seconds_a_step": min(seconds),
+            "seconds_a_look": looked,
+            "disk_bytes": (checkpoints.KEPT + 2) * CHECKPOINT_FLOATS * 4 * numbers + 2 * numbers,
+            "memory_bytes": peak,
+        }
+
+    def _start(self) -> Held:
+        return Held(0, self.first, self.empty)
+
+    def _go_to(self, held: Held) -> None:
+        """Be where a checkpoint was kept."""
+        self.learner.put(held.parameters)
+        self.optimizer.load_state_dict(held.optimizer)
+        if self.crew.is_first:
+            self.journal.begin(held.step)
+
+    def _agreed(self) -> Asked:
+        asked = self.asked()
+        pause, finish = self.crew.total([asked == "pause", asked == "finish"])
+        return "pause" if pause else "finish" if finish else None
+
+    # ── a step ──
+
+    def _step(self, held: Held) -> None:
+        begun = time.monotonic()
+        loss, rate, total = self._learn(held)
+        looked = self._look(held) if self._is_look(held.step) else None
+        if self.crew.is_first:
+            seconds = time.monotonic() - begun
+            self.journal.note(Step(held.step, loss, rate, total, seconds=seconds, held_out=looked))
+
+    def _learn(self, held: Held) -> tuple[float, float, int]:
+        """Take a step; return its loss a token, its rate and its tokens. Raises NotFinite."""
+        train = self.run.recipe.train
+        rows = [int(row) for row in self.run.order[held.step] if row != NO_ROW]
+        total = int(self.learnt[rows].sum())
+        rate = float(train.learning_rate) * rate_at(held.step, self.run.num_steps, train.warmup)
+        if held.halved_at is not None:
+            rate /= 2
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._gradient(rows, total)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, train.clip).item()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            self.optimizer.zero_grad()
+            raise NotFinite(self._who(held.step, rows))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        held.step += 1
+        return loss, rate, total
+
+    def _gradient(self, rows: list[int], total: int) -> float:
+        """Put a step's gradient into the parameters; return its loss a token."""
+        mine = rows[self.crew.number :: self.crew.count]
+        parts = [
+            mine[first : first + self.rows_at_once]
+            for first in range(0, len(mine), self.rows_at_once)
+        ]
+        loss = 0.0
+        # With no row left for this process one takes part in the exchange that counts nothing.
+        counts = 1 if parts else 0
+        for place, part in enumerate(parts or [rows[:1]], 1):
+            ids, targets = tensors_of(self.run.rows, part, self.crew.device)
+            is_last = place >= len(parts)
+            with nullcontext() if is_last else self.crew.alone(self.joined):
+                of_part = self.joined(ids, targets) / total * counts
+                (of_part * self.crew.count).backward()
+            loss += of_part.item()
+        return self.crew.total([loss])[0]
+
+    # ── looking ──
+
+    def _is_look(self, step: int) -> bool:
+        every = int(self.run.recipe.stop.every)
+        return bool(self.looked) and (step % every == 0 or step == self.run.num_steps)
+
+    @torch.no_grad()
+    def _look(self, held: Held) -> float:
+        """Return what is held out loses a token; remember the adapter that loses least."""
+        mine = self.looked[self.crew.number :: self.crew.count]
+        lost = 0.0
+        count = 0
+        for first in range(0, len(mine), self.rows_at_once):
+            part = mine[first : first + self.rows_at_once]
+            ids, targets = tensors_of(self.run.held_out, part, self.crew.device)
+            lost += self.learner(ids, targets).item()
+            count += int((targets != NOT_LEARNT).sum())
+        lost, tokens = self.crew.total([lost, count])
+        found = lost / tokens
+        least = self.run.recipe.stop.least
+        if held.best_loss is not None and not found < held.best_loss * (1 - least):
+            held.worse += 1
+        else:
+            held.worse = 0
+        if found < (math.inf if held.best_loss is None else held.best_loss):
+            held.best = self.learner.copy()
+            held.best_loss = found
+            held.best_step = held.step
+        held.looks.append((held.step, found))
+        return found
+
+    def _is_enough(self, held: Held) -> bool:
+        return held.worse >= self.run.recipe.stop.patience
+
+    # ── keeping, and going back ──
+
+    def _keep(self, held: Held) -> None:
+        held.parameters = self.learner.copy()
+        held.optimizer = self.optimizer.state_dict()
+        if self.crew.is_first:
+            checkpoints.write(self.checkpoints, held)
+
+    def _go_back(self, held: Held, reason: str) -> Held:
+        """Return to the last anchor, at half the rate. Raises Diverged the second time."""
+        if held.halved_at is not None:
+            raise Diverged(
+                f"{reason}, also at half the rate, as from step {held.halved_at + 1} on; look at"
+                " those texts, or lower train.learning_rate in a new run"
+            )
+        self.say(f"{reason}; back to step {held.step // ANCHOR * ANCHOR}, at half the rate")
+        self.crew.meet()
+        most = held.step // ANCHOR * ANCHOR
+        back = checkpoints.newest(self.checkpoints, self.say, most)
+        self.crew.meet()
+        back = back or self._start()
+        back.halved_at = back.step
+        self._go_to(back)
+        if self.crew.is_first:
+            checkpoints.forget_after(self.checkpoints, back.step)
+        self._keep(back)
+        return back
+
+    def _end(self, held: Held) -> None:
+        """Keep the last state, and the adapter that lost least."""
+        if self.looked and (not held.looks or held.looks[-1][0] != held.step):
+            self._look(held)
+        self._keep(held)
+        if held.best is not None:
+            self.learner.put(held.best)
+        if self.crew.is_first:
+            self.learner.save(self.run.folder / "adapter", self.run.recipe.base)
+
+    def _who(self, step: int, rows: list[int]) -> str:
+        whose = sorted({int(self.run.rows.contributions[row]) for row in rows})
+        named = [self.run.about.contributions[place][:16] for place in whose[:NAMED]]
+        more = f" and {len(whose) - NAMED} more" if len(whose) > NAMED else ""
+        return (
+            f"step {step + 1} has a loss or gradient that is no number, with rows {rows} of the"
+            f" contributions {', '.join(named)}{more}"
+        )
+
+    def _no_room(self, held: Held) -> str:
+        missing = 4 * sum(each.numel() for each in self.parameters) * CHECKPOINT_FLOATS
+        last = (checkpoints.steps_in(self.checkpoints) or [0])[-1]
+        return (
+            f"the disk of {self.run.folder} is full; free about {missing >> 20 or 1} MB and go on:"
+            f" what was learnt up to step {last} of {held.step} is kept"
+        )
+
+
+def rate_at(step: int, num_steps: int, warmup: float) -> float:
+    """Return the part of the learning rate for a step: up in a line, down along a cosine."""
+    first = max(1, round(warmup * num_steps))
+    if step < first:
+        return (step + 1) / first
+    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, num_steps - first)))
+
+
+def targets_of(ids: Tensor, starts: Tensor) -> Tensor:
+    """Return what each place should say next: [rows, window - 1]."""
+    following = ids[:, 1:]
+    places = torch.arange(1, ids.shape[1])
+    learnt = (following >= 0) & (places >= starts[:, None])
+    return torch.where(learnt, following, NOT_LEARNT)
+
+
+def learnt_of(rows: Rows) -> np.ndarray:
+    """Return how many tokens of each row are learnt: int64 [rows]."""
+    lengths = (rows.ids >= 0).sum(axis=1)
+    return np.asarray(lengths - np.maximum(rows.starts, 1), np.int64)
+
+
+def tensors_of(rows: Rows, places: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return some rows' ids [rows, window], and what each place should say next."""
+    chosen = list(places)
+    ids = torch.from_numpy(np.asarray(rows.ids[chosen], np.int64))
+    targets = targets_of(ids, torch.from_numpy(np.asarray(rows.starts[chosen], np.int64)))
+    return ids.clamp(min=0).to(device), targets.to(device)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return the places of at most so many rows, evenly over all."""
+    step = max(1, math.ceil(count / most))
+    return list(range(0, count, step))

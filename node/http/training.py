@@ -1,0 +1,110 @@
+"""Serves `/lorikeet/v1/runs`: what the command line and a page ask about trainings.
+
+What takes long tells how far it is, and a run how it goes on, as server-sent events. Stands behind
+the guard like every route that signs or spends. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ..api import Daemon
+from ..training_api import StartSaid, Watched
+from .control import PREFIX, reporting
+from .datanets import Told, event
+from .face import EVENT_STREAM, ByteStream
+from .leaving import until_left
+from .problems import json_response
+
+
+class AskBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST ask: pause, or finish, which ends it here and keeps what it has learnt."""
+
+    wanted: Literal["pause", "finish"]
+
+
+def routes(daemon: Daemon) -> list[Route]:
+    """Return one route per question, each a single call of `Training`."""
+
+    async def listing(_request: Request) -> Response:
+        return json_response(await daemon.training.listing())
+
+    async def show(request: Request) -> Response:
+        return json_response(await daemon.training.show(name_of(request)))
+
+    async def check(request: Request) -> Response:
+        said = msgspec.json.decode(await request.body(), type=StartSaid)
+        return Told(partial(daemon.training.check, said))
+
+    async def start(request: Request) -> Response:
+        said = msgspec.json.decode(await request.body(), type=StartSaid)
+        return Told(partial(daemon.training.start, said))
+
+    async def resume(request: Request) -> Response:
+        return json_response(await daemon.training.resume(name_of(request)))
+
+    async def ask(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=AskBody)
+        return json_response(await daemon.training.ask(name_of(request), body.wanted))
+
+    async def evaluation(request: Request) -> Response:
+        return json_response(await daemon.training.evaluation(name_of(request)))
+
+    async def delete(request: Request) -> Response:
+        await daemon.training.delete(name_of(request))
+        return json_response({})
+
+    async def events(request: Request) -> Response:
+        await daemon.training.show(name_of(request))  # says so if there is none
+        after = request.query_params.get("after", "0")
+        return Watching(daemon, name_of(request), int(after) if after.isdecimal() else 0)
+
+    one = f"{PREFIX}/runs/{{run}}"
+    return [
+        Route(f"{PREFIX}/runs", reporting(listing)),
+        Route(f"{PREFIX}/runs/check", reporting(check), methods=["POST"]),
+        Route(f"{PREFIX}/runs/start", reporting(start), methods=["POST"]),
+        Route(one, reporting(show)),
+        Route(f"{one}/evaluation", reporting(evaluation)),
+        Route(one, reporting(delete), methods=["DELETE"]),
+        Route(f"{one}/events", reporting(events)),
+        Route(f"{one}/resume", reporting(resume), methods=["POST"]),
+        Route(f"{one}/ask", reporting(ask), methods=["POST"]),
+    ]
+
+
+def name_of(request: Request) -> str:
+    """Return the run that a path names."""
+    return str(request.path_params["run"])
+
+
+class Watching(Response):
+    """A run as it goes on: an event for each word, until it is at work no more."""
+
+    def __init__(self, daemon: Daemon, name: str, after: int) -> None:
+        self.status_code = 200
+        self.background = None
+        self._daemon = daemon
+        self._name = name
+        self._after = after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Tell, unless the client leaves first."""
+        await until_left(receive, partial(self._run, send))
+
+    async def _run(self, send: Send) -> None:
+        async with self._daemon.training.watch(self._name, self._after) as words:
+            await self._tell(words, ByteStream(send, EVENT_STREAM))
+
+    async def _tell(self, words: AsyncIterator[Watched], stream: ByteStream) -> None:
+        async for word in words:
+            await stream.send(event(msgspec.to_builtins(word)))
+        await stream.end(event({"end": True}))

@@ -1,0 +1,244 @@
+"""What this daemon does in training: checks recipes, makes runs of them, begins their processes and
+tells how they go on.
+
+A recipe's datanets are exported to a folder beside the runs, become rows there, and are gone again;
+the run keeps token ids alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import trio
+from msgspec.structs import asdict
+
+from factory.errors import FactoryError
+from factory.training.recipe import EXPLAINED, Recipe, read_recipe
+
+from ..bases.loading import Base
+from ..datanet_api import Datanets, Progress, Tell
+from ..errors import BadRequest
+from ..training_api import CheckInfo, EvaluationInfo, FieldInfo, RunInfo, StartSaid, Watched
+from .making import Ready, make_ready, write
+from .runs import COMMAND, Runs
+
+TRIAL_STEPS = 3
+TRIAL_DEADLINE_S = 600.0
+LOOK_EVERY_S = 0.5
+MOST_LOST_S = 120.0
+"""A process that has not taken its run's lock by then did not start."""
+
+
+class TrainingDesk:
+    """The trainings of one daemon. `base` gives the base, or raises NodeError."""
+
+    def __init__(
+        self,
+        folder: Path,
+        datanets: Datanets,
+        base: Callable[[], Base],
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self._runs = Runs(folder, command)
+        self._folder = folder
+        self._datanets = datanets
+        self._base = base
+        self._command = tuple(command)
+        self._making = trio.Lock()
+
+    async def listing(self) -> list[RunInfo]:
+        """List the runs of this home, the newest first."""
+        return await trio.to_thread.run_sync(self._runs.listing)
+
+    async def show(self, name: str) -> Watched:
+        """Return a run and all its steps."""
+        return await trio.to_thread.run_sync(self._runs.show, name)
+
+    async def check(self, said: StartSaid, tell: Tell) -> CheckInfo:
+        """Say what a recipe would do, by making its rows and trying a few steps."""
+        recipe = _read(said.recipe)
+        async with self._making:
+            ready = await self._ready(recipe, said.threads, tell)
+            with self._scratch("check") as folder:
+                run = folder / recipe.name
+                await trio.to_thread.run_sync(write, ready, run)
+                tell(Progress("trial", 0, TRIAL_STEPS))
+                tried = await self._try(run)
+        return _check(ready, tried)
+
+    async def start(self, said: StartSaid, tell: Tell) -> RunInfo:
+        """Begin a run, in a process that outlives this daemon."""
+        recipe = _read(said.recipe)
+        folder = self._folder / recipe.name
+        if folder.exists():
+            raise BadRequest(
+                f"there is a run named {recipe.name} already; take another name in the recipe, or"
+                f" delete it: lorikeet train delete {recipe.name}"
+            )
+        async with self._making:
+            ready = await self._ready(recipe, said.threads, tell)
+            await trio.to_thread.run_sync(write, ready, folder)
+            await trio.to_thread.run_sync(self._runs.begin, folder)
+        return await self._begun(recipe.name)
+
+    async def resume(self, name: str) -> RunInfo:
+        """Have a run go on that was paused, or whose process is gone."""
+        await trio.to_thread.run_sync(self._runs.resume, name)
+        return await self._begun(name)
+
+    async def ask(self, name: str, wanted: Literal["pause", "finish"]) -> RunInfo:
+        """Have a run pause, or end here and keep what it has learnt."""
+        self._runs.ask(name, wanted)
+        async with self.watch(name, 0) as words:
+            async for word in words:
+                found = word.run
+        return found
+
+    async def evaluation(self, name: str) -> EvaluationInfo:
+        """Return what a finished run's adapter does beside its base."""
+        decode = self._base().tokenizer.decode
+        return await trio.to_thread.run_sync(self._runs.evaluation, name, decode)
+
+    async def delete(self, name: str) -> None:
+        """Delete a run that nobody works on, its adapter too."""
+        await trio.to_thread.run_sync(self._runs.delete, name)
+
+    @asynccontextmanager
+    async def watch(self, name: str, after: int) -> AsyncIterator[AsyncIterator[Watched]]:
+        """Tell of a run as it goes on, from that step on, until it is at work no more."""
+        self._runs.path(name)
+        yield self._words(name, after)
+
+    async def _words(self, name: str, after: int) -> AsyncIterator[Watched]:
+        said: tuple[str, int] | None = None
+        while True:
+            word = await trio.to_thread.run_sync(self._runs.show, name, after)
+            now = (word.run.state, word.run.step)
+            if now != said:
+                said = now
+                after = max([after, *(step.step for step in word.steps)])
+                yield word
+            if word.run.state != "working":
+                return
+            await trio.sleep(LOOK_EVERY_S)
+
+    async def _begun(self, name: str) -> RunInfo:
+        """Wait until the process works, or has ended."""
+        with trio.move_on_after(MOST_LOST_S):
+            while True:
+                run = (await self.show(name)).run
+                if run.state != "new":
+                    return run
+                if not self._runs.is_alive:
+                    raise BadRequest(f"the run {name} did not begin: {run.why}")
+                await trio.sleep(LOOK_EVERY_S / 5)
+        raise BadRequest(f"the run {name} did not begin within {MOST_LOST_S:.0f} s: see its output")
+
+    # ── what a recipe becomes ──
+
+    async def _ready(self, recipe: Recipe, threads: int, tell: Tell) -> Ready:
+        base = self._base()
+        threads = threads or len(os.sched_getaffinity(0))
+        with self._scratch("texts") as scratch:
+            folders = []
+            for number, source in enumerate(recipe.datanets):
+                folder = scratch / str(number)
+                await self._datanets.export(source.id, source.version, folder, tell)
+                folders.append(folder)
+            tell(Progress("rows", 0, 0))
+            try:
+                return await trio.to_thread.run_sync(make_ready, recipe, folders, base, threads)
+            except FactoryError as error:
+                raise BadRequest(str(error)) from error
+
+    async def _try(self, run: Path) -> dict[str, float]:
+        """Try a few steps in a process, and return what it found."""
+        with trio.move_on_after(TRIAL_DEADLINE_S):
+            done = await trio.run_process(
+                [*self._command, str(run), "--trial", str(TRIAL_STEPS)],
+                capture_stdout=True,
+                capture_stderr=True,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+            if done.returncode:
+                why = done.stderr.decode(errors="replace").strip().splitlines()
+                raise BadRequest(f"the trial failed: {why[-1] if why else done.returncode}")
+            found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+            return found
+        raise BadRequest(f"{TRIAL_STEPS} steps did not end within {TRIAL_DEADLINE_S:.0f} s")
+
+    @contextmanager
+    def _scratch(self, what: str) -> Iterator[Path]:
+        folder = self._folder / f".{what}.{os.getpid()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(text: str) -> Recipe:
+    try:
+        return read_recipe(text.encode(), "the recipe")
+    except FactoryError as error:
+        raise BadRequest(str(error)) from error
+
+
+def _check(ready: Ready, tried: dict[str, float]) -> CheckInfo:
+    looks = ready.steps.total // int(ready.recipe.stop.every) + 1
+    seconds = ready.steps.total * tried["seconds_a_step"] + looks * tried["seconds_a_look"]
+    warnings = []
+    if not len(ready.made.held_out):
+        warnings.append("nothing is held out, so nobody will know whether it learnt anything")
+    if ready.about.contaminated:
+        warnings.append(
+            f"{ready.about.contaminated} documents that were held out share a run of 13 tokens with"
+            " what is learnt; they are not looked at"
+        )
+    return CheckInfo(
+        name=ready.recipe.name,
+        fields=tuple(_fields(ready)),
+        people=len(ready.about.people),
+        documents=ready.about.documents,
+        held_out=ready.about.held_out,
+        contaminated=ready.about.contaminated,
+        tokens=ready.amount.tokens,
+        rows=ready.amount.running,
+        chats=ready.amount.chats,
+        steps=ready.steps.total,
+        seconds_a_step=tried["seconds_a_step"],
+        seconds=seconds,
+        disk_bytes=int(tried["disk_bytes"]),
+        memory_bytes=int(tried["memory_bytes"]),
+        warnings=tuple(warnings),
+    )
+
+
+def _fields(ready: Ready) -> list[FieldInfo]:
+    """Return each field of a recipe with its value, and whether the recipe left it open."""
+    asked, decided = _flat(ready.asked), _flat(ready.recipe)
+    return [
+        FieldInfo(name, str(value), EXPLAINED[name], asked[name] != value)
+        for name, value in decided.items()
+    ]
+
+
+def _flat(recipe: Recipe) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in asdict(recipe).items():
+        if name in ("datanets",):
+            found[name] = ", ".join(f"{each.id[:16]}… {each.version}" for each in value)
+        elif name in EXPLAINED:
+            found[name] = value
+        else:
+            found |= {f"{name}.{key}": each for key, each in asdict(value).items()}
+    return found

@@ -1,0 +1,175 @@
+"""Declares what the faces may ask of a daemon about trainings, and what they get back: immutable,
+made of plain values. Decides nothing.
+
+A run is named by its recipe's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from .datanet_api import Tell
+
+RunState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
+
+
+@dataclass(frozen=True)
+class FieldInfo:
+    """A field of a recipe, its value, and what it does; `is_decided`: the recipe left it open."""
+
+    field: str
+    value: str
+    what: str
+    is_decided: bool = False
+
+
+@dataclass(frozen=True)
+class CheckInfo:
+    """What a recipe would do. Losses in nats a token, sizes in bytes; seconds by a short trial."""
+
+    name: str
+    fields: tuple[FieldInfo, ...]
+    people: int
+    documents: int
+    held_out: int
+    contaminated: int
+    tokens: int
+    rows: int
+    chats: int
+    steps: int
+    seconds_a_step: float
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """A step: its loss in nats a token, and after a look what is held out loses."""
+
+    step: int
+    loss: float
+    seconds: float
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run. `why` says how it ended, with the mend; `best` is the look that lost least, of step
+    `best_step`; `first` what was held out lost at the first look.
+    """
+
+    name: str
+    state: RunState
+    why: str
+    folder: str
+    base: str
+    kind: str
+    rank: int
+    people: int
+    tokens: int
+    made_at: int
+    step: int
+    num_steps: int
+    loss: float | None = None
+    first: float | None = None
+    best: float | None = None
+    best_step: int = 0
+    seconds_left: float | None = None
+    tokens_a_second: float | None = None
+    adapter: str = ""
+
+
+@dataclass(frozen=True)
+class StartSaid:
+    """What is to be trained: a recipe's text, and by how many threads (0: the daemon's choice)."""
+
+    recipe: str
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run as it is now, and the steps that came since the last word."""
+
+    run: RunInfo
+    steps: tuple[StepInfo, ...]
+
+
+@dataclass(frozen=True)
+class BesideInfo:
+    """What base and adapter lose of some text, in nats a token, and of how many tokens."""
+
+    of: str
+    base: float
+    adapter: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class AnswerInfo:
+    """What base and adapter make of a prompt, same seed; the longest run of tokens in the adapter's
+    that stands so in what it learnt.
+    """
+
+    prompt: str
+    is_own: bool
+    base: str
+    adapter: str
+    longest_run: int
+
+
+@dataclass(frozen=True)
+class EvaluationInfo:
+    """What a run's adapter does beside its base; the verdict in a sentence. `memorised` is the part
+    of its answers' tokens in long runs of what it learnt.
+    """
+
+    name: str
+    verdict: str
+    is_good: bool
+    held_out: BesideInfo | None
+    learnt: BesideInfo
+    forgetting: BesideInfo
+    people: tuple[BesideInfo, ...]
+    unseen: tuple[BesideInfo, ...]
+    memorised: float
+    answers: tuple[AnswerInfo, ...]
+
+
+class Training(Protocol):
+    """What a daemon does in training.
+
+    Everything raises `node.errors.NodeError`, whose message says how to fix it.
+    """
+
+    async def listing(self) -> list[RunInfo]:
+        """List the runs of this home, the newest first."""
+
+    async def show(self, name: str) -> Watched:
+        """Return a run and all its steps."""
+
+    async def check(self, said: StartSaid, tell: Tell) -> CheckInfo:
+        """Say what a recipe would do, by making its rows and trying a few steps."""
+
+    async def start(self, said: StartSaid, tell: Tell) -> RunInfo:
+        """Begin a run, in a process that outlives this daemon."""
+
+    async def resume(self, name: str) -> RunInfo:
+        """Have a run go on that was paused, or whose process is gone."""
+
+    async def ask(self, name: str, wanted: Literal["pause", "finish"]) -> RunInfo:
+        """Have a run pause, or end here and keep what it has learnt."""
+
+    async def delete(self, name: str) -> None:
+        """Delete a run that nobody works on, its adapter too."""
+
+    async def evaluation(self, name: str) -> EvaluationInfo:
+        """Return what a finished run's adapter does beside its base."""
+
+    def watch(self, name: str, after: int) -> AbstractAsyncContextManager[AsyncIterator[Watched]]:
+        """Tell of a run as it goes on, from that step on, until it is at work no more."""
