@@ -246,7 +246,11 @@ class Config:
     promise_s: float = _setting(
         600.0, "seconds within which an aggregator promises to have a receipt in a posted header"
     )
-    watch_interval_s: float = _setting(5.0, "seconds between looks at new headers")
+    watch_interval_s: float = _setting(
+        5.0,
+        "seconds between looks at the chain's newest block; where that is another one, headers,"
+        " demands and the office are looked at",
+    )
     epoch_s: float = _setting(30.0, "seconds between an aggregator's posts")
     claim_interval_s: float = _setting(60.0, "seconds between claims of vouchers and payouts")
     republish_interval_s: float = _setting(

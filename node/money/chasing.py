@@ -70,10 +70,11 @@ class Chaser:
         self._asked: dict[bytes, Asked] = {}  # by the receipt's digest
 
     async def run(self, interval_s: float) -> None:
-        """Ask, and convict, every interval, until cancelled."""
+        """Ask, and convict, every interval in which there is a promise, until cancelled."""
         while True:
             with survive(self._telemetry, "promises"):
-                await self._ask_all()
+                if self._promises or self._asked:
+                    await self._ask_all()
                 for digest in list(self._asked):
                     await self._press(digest)
             await trio.sleep(interval_s)
@@ -89,7 +90,7 @@ class Chaser:
         """Return the time up to which the mirror may have seen headers: a promise that is kept
         above the depth that counts is not demanded. Blocks.
         """
-        return self._chain.rpc.get_block(self._chain.finality.number()).timestamp
+        return self._chain.finality.read().timestamp
 
     async def _ask(self, heard: Heard) -> None:
         manifest = b""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import trio
 
 from proofs.attribution.shares import AdapterTerms, terms_of
+from proofs.chain.answers import Block
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.chain.views import LATEST
@@ -40,6 +41,7 @@ from ..threads import in_thread
 from ..wire.channels import ChannelRow
 from .book import ChannelBook
 from .claiming import Claims
+from .heads import Heads
 from .mirror import Mirror
 from .published import Published
 
@@ -87,6 +89,7 @@ class Exits:
         self._telemetry = telemetry
         self._operator = operator
         self._is_vacant = False
+        self._is_under_way = False  # something waits for the mirror, a claim or a window
         self._left: set[bytes] = set()
         self._said: set[bytes] = set()  # channels of which it was told that they cannot leave
 
@@ -96,26 +99,32 @@ class Exits:
         """
         return channel_id in self._left and not self._is_vacant
 
-    async def run(self, interval_s: float) -> None:
-        """Look every interval whether channels must leave, until cancelled."""
+    async def run(self, heads: Heads, interval_s: float) -> None:
+        """Look whether channels must leave whenever there is something new, until cancelled."""
+        turns = heads.turns(interval_s, lambda: self._is_under_way)
         while True:
+            head = await turns.next()
             with survive(self._telemetry, "exits"):
-                await in_thread(self._look, deadline_s=CHAIN_DEADLINE_S)
-            await trio.sleep(interval_s)
+                await in_thread(self._look, head, deadline_s=CHAIN_DEADLINE_S)
+                turns.looked()
 
-    def _look(self) -> None:
+    def _look(self, head: Block | None) -> None:
         office = self._settlement.read_office()
-        now = self._chain.rpc.get_block(LATEST).timestamp
+        now = (head or self._chain.rpc.get_block(LATEST)).timestamp
         self._is_vacant = office.aggregator is None
+        is_silent = False
         if office.aggregator is not None:
             self._on_aggregator(office.aggregator)
-            if now > office.silent_from and self._can_leave():
+            is_silent = now > office.silent_from
+            if is_silent and self._can_leave():
                 self._dismiss()
                 self._is_vacant = True
         due = list(self._due(self._mirror.history.state))
         self._note_left([one.row.channel_id for one in due], now)
+        leaving = [one for one in due if self._is_vacant or one.row.channel_id in self._left]
+        self._is_under_way = bool(leaving) or is_silent
         everybody = self._is_vacant and self._can_leave()
-        for one in due:
+        for one in leaving:
             if everybody or one.row.channel_id in self._left:
                 self._leave(one, now)
 

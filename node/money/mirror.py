@@ -36,6 +36,7 @@ from proofs.state import EpochState, Transition
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from .heads import Heads
 from .published import Published
 from .wholefile import WholeFile
 
@@ -161,19 +162,31 @@ class Mirror:
         """Return the proof that the settlement contract pays one of our accounts for."""
         return self._claimable.get(account)
 
-    async def run(self, interval_s: float) -> None:
+    async def run(self, heads: Heads, interval_s: float) -> None:
         """Follow the chain of headers, until cancelled."""
         await trio.to_thread.run_sync(self._restore)
+        turns = heads.turns(interval_s, lambda: self._is_under_way(heads))
         while True:
+            await turns.next()
+            is_level = False
             with survive(self._telemetry, "mirror"):
                 while await self.follow():
                     await trio.lowlevel.checkpoint()
                 self._note_level()
+                is_level = True
             with survive(self._telemetry, "the mirror's disk"):
                 await self._write_down()
             with survive(self._telemetry, "finality"):
                 await self._ripen()
-            await trio.sleep(interval_s)
+                if is_level:
+                    turns.looked()
+
+    def _is_under_way(self, heads: Heads) -> bool:
+        """Return whether the disk refused something, or a header's window ends about now."""
+        if self._unwritten or not self._ripening:
+            return bool(self._unwritten)
+        posted, _ = self._ripening[0]
+        return heads.has_come(posted.posted_at + self._chain.settlement.terms.window)
 
     def _note_level(self) -> None:
         """Note that all that the chain has was recomputed."""
@@ -318,10 +331,10 @@ class Mirror:
         settlement = self._chain.settlement
         while self._ripening:
             posted, shown = self._ripening[0]
-            if not await self._is_posted(posted):
+            is_final = await in_thread(settlement.find_final, posted, deadline_s=CHAIN_DEADLINE_S)
+            if is_final is None:
                 self._go_back(posted.header.epoch - 1)
-                return
-            if not await in_thread(settlement.is_final, posted, deadline_s=CHAIN_DEADLINE_S):
+            if not is_final:
                 return
             self._ripening.popleft()
             self.final = posted

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import trio
-
+from proofs.chain.answers import Block
 from proofs.chain.client import ChainClient
 from proofs.chain.errors import ContractReverted
 from proofs.state import EpochState
@@ -19,6 +18,7 @@ from proofs.state import EpochState
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from .heads import Heads
 from .mirror import Mirror
 
 CHAIN_DEADLINE_S = 600.0  # a state of long ago is recomputed for it
@@ -44,15 +44,17 @@ class Objector:
         self._telemetry = telemetry
         self._begun: set[bytes] = set()
 
-    async def run(self, interval_s: float) -> None:
-        """Look every interval, until cancelled."""
+    async def run(self, heads: Heads, interval_s: float) -> None:
+        """Look whenever there is something new, until cancelled."""
+        turns = heads.turns(interval_s, lambda: bool(self._begun))
         while True:
+            head = await turns.next()
             with survive(self._telemetry, "objections to exits"):
-                await in_thread(self._look, deadline_s=CHAIN_DEADLINE_S)
-            await trio.sleep(interval_s)
+                await in_thread(self._look, head, deadline_s=CHAIN_DEADLINE_S)
+                turns.looked()
 
-    def _look(self) -> None:
-        last = self._rpc.block_number()
+    def _look(self, head: Block | None) -> None:
+        last = self._rpc.block_number() if head is None else head.number
         first = max(self._first_block, self._next_block - AGAIN_BLOCKS)
         self._begun |= set(self._settlement.exits_begun(first, last))
         self._next_block = last + 1

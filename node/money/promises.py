@@ -45,6 +45,10 @@ class PromiseBook:
         self._by_channel: dict[bytes, dict[int, Heard]] = {}
         self._size = 0
 
+    def __len__(self) -> int:
+        """Return how many are not settled yet, as far as is known."""
+        return self._size
+
     def add(self, promise: Promise, envelope: bytes) -> None:
         """Keep a promise whose signature was checked."""
         if self._size >= MAX_PROMISES:

@@ -6,11 +6,11 @@ Anybody who has the state can answer; half the fee of the demand is the answerer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
-import trio
-
+from proofs.chain.answers import Block
 from proofs.chain.client import ChainClient
 from proofs.chain.court import DemandState
 from proofs.chain.errors import ContractReverted
@@ -22,21 +22,12 @@ from proofs.state import EpochState
 from ..survive import survive
 from ..telemetry import Telemetry
 from ..threads import in_thread
+from .heads import Heads
 from .mirror import Mirror
 
 ANSWER_DEADLINE_S = 600.0  # a state of long ago is recomputed for it
 AGAIN_BLOCKS = 64  # read again each time: a reorganisation may bring there what was elsewhere
 StateAt = Callable[[int], EpochState]
-
-
-@dataclass
-class _Asked:
-    """What was demanded of one header and is open or holds it, and from which block on there may be
-    more.
-    """
-
-    next_block: int
-    open: set[Question] = field(default_factory=set)
 
 
 class Respondent:
@@ -55,28 +46,46 @@ class Respondent:
         self._mirror = mirror
         self._telemetry = telemetry
         self._next_block = chain.deployment.first_block
-        self._asked: dict[bytes, _Asked] = {}  # by the word of a header that is open
+        self._asked: dict[PostedHeader, set[Question]] = {}  # what is open, or holds it
         self._forced: set[bytes] = set()
         self._stood: dict[bytes, Promise] = {}  # by the demand's id
 
-    async def run(self, interval_s: float) -> None:
-        """Answer what is demanded, every interval, until cancelled."""
+    async def run(self, heads: Heads, interval_s: float) -> None:
+        """Answer what is demanded, whenever there is something new, until cancelled."""
+        turns = heads.turns(interval_s, self._is_under_way)
         while True:
+            head = await turns.next()
             with survive(self._telemetry, "answers to demands"):
-                headers = self._mirror.open_headers()
-                last = self._mirror.last_posted()
-                await in_thread(self._answer_all, headers, last, deadline_s=ANSWER_DEADLINE_S)
-            await trio.sleep(interval_s)
+                look = partial(
+                    self._answer_all,
+                    head,
+                    headers=self._mirror.open_headers(),
+                    newest=self._mirror.last_posted(),
+                )
+                await in_thread(look, deadline_s=ANSWER_DEADLINE_S)
+                turns.looked()
 
-    def _answer_all(self, headers: Sequence[PostedHeader], newest: PostedHeader | None) -> None:
-        last = self._chain.rpc.block_number()
-        known = self._asked
-        self._asked = {
-            posted.word: known.get(posted.word) or _Asked(posted.block) for posted in headers
-        }
-        for posted in headers:
-            self._answer_demands(posted, self._asked[posted.word], last)
+    def _is_under_way(self) -> bool:
+        """Return whether a demand is not settled, or the mirror has other headers by now."""
+        return bool(
+            self._forced
+            or self._stood
+            or any(self._asked.values())
+            or self._mirror.open_headers()[-1:] != list(self._asked)[-1:]
+        )
+
+    def _answer_all(
+        self, head: Block | None, headers: Sequence[PostedHeader], newest: PostedHeader | None
+    ) -> None:
+        last = self._chain.rpc.block_number() if head is None else head.number
         first = max(self._chain.deployment.first_block, self._next_block - AGAIN_BLOCKS)
+        demanded = self._find_demanded(headers, first, last)
+        self._asked = {
+            posted: self._answer_demands(
+                posted, self._asked.get(posted, set()) | demanded[posted.header.epoch]
+            )
+            for posted in headers
+        }
         self._forced |= set(self._settlement.forced(first, last))
         self._stood |= {
             demand_id: reminder.promise
@@ -90,22 +99,34 @@ class Respondent:
             self._answer_forced(newest, state)
             self._answer_stands(newest, state)
 
-    def _answer_demands(self, posted: PostedHeader, asked: _Asked, last: int) -> None:
-        """Answer what is open of a header: what was, and what was demanded since the last look."""
+    def _find_demanded(
+        self, headers: Sequence[PostedHeader], first: int, last: int
+    ) -> defaultdict[int, set[Question]]:
+        """Read what was demanded since the last look, of headers that are new here since they were
+        posted; by epoch.
+        """
+        new = [posted.block for posted in headers if posted not in self._asked]
+        demanded = defaultdict[int, set[Question]](set)
+        for epoch, question in self._settlement.court.demanded(min([first, *new]), last):
+            demanded[epoch].add(question)
+        return demanded
+
+    def _answer_demands(
+        self, posted: PostedHeader, candidates: Iterable[Question]
+    ) -> set[Question]:
+        """Answer what of these is demanded of a header and open; gives what is not settled."""
         court = self._settlement.court
-        first = max(posted.block, asked.next_block - AGAIN_BLOCKS)
-        candidates = asked.open | set(court.demanded(posted, first, last))
-        asked.next_block = last + 1
-        asked.open = set()
+        unsettled = set()
         for question in candidates:
             demand = court.find_demand(posted, question)
             if demand is None or demand.state is DemandState.CLOSED:
                 continue
-            asked.open.add(question)
+            unsettled.add(question)
             if demand.is_open:
                 self._answer(posted, question)
             else:
                 self._release(posted, question)
+        return unsettled
 
     def _release(self, posted: PostedHeader, question: Question) -> None:
         """End the hold of an answer that came late in the window, if its time is over: the contract

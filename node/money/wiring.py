@@ -42,6 +42,7 @@ from .chasing import Chaser
 from .claiming import Claims
 from .delivering import Delivery, run_gossip
 from .exits import Exits
+from .heads import Heads
 from .mirror import Mirror
 from .objecting import Objector
 from .origin import Origin, check_same_chain
@@ -141,6 +142,7 @@ class Money:
         self.respondent: Respondent | None = None
         self.objector: Objector | None = None
         self.witness: Witness | None = None
+        self._heads = None if connection is None else Heads(connection.chain.rpc)
         self._promises = PromiseBook()
         self.aggregator: AggregatorRole | None = None
 
@@ -344,17 +346,21 @@ class Money:
             )
             nursery.start_soon(self.aggregator.run, config.epoch_s)
             assert self.respondent is not None
-            nursery.start_soon(self.respondent.run, config.watch_interval_s)
-        if self.objector is not None:
-            nursery.start_soon(self.objector.run, config.watch_interval_s)
+            assert self._heads is not None
+            nursery.start_soon(self.respondent.run, self._heads, config.watch_interval_s)
         if self.mirror is not None and self.watcher is not None and self.chaser is not None:
-            nursery.start_soon(self.mirror.run, min(config.watch_interval_s, config.epoch_s / 2))
+            assert self._heads is not None
+            assert self.objector is not None
+            interval_s = min(config.watch_interval_s, config.epoch_s / 2)
+            nursery.start_soon(self.mirror.run, self._heads, interval_s)
+            nursery.start_soon(self.objector.run, self._heads, config.watch_interval_s)
             nursery.start_soon(self.watcher.run)
             nursery.start_soon(self.chaser.run, config.watch_interval_s)
         if self.delivery is not None and self.claims is not None:
             assert self.witness is not None
             assert self.exits is not None
-            nursery.start_soon(self.exits.run, config.watch_interval_s)
+            assert self._heads is not None
+            nursery.start_soon(self.exits.run, self._heads, config.watch_interval_s)
             self._host.serve(WITNESS_PROTOCOL, self.witness.serve, streams_per_peer=2)
             nursery.start_soon(self.delivery.run)
             nursery.start_soon(self.claims.run, config.claim_interval_s)

@@ -165,12 +165,11 @@ class Court:
         by, until, state = self._contract.read("demands", demand_id)
         return Demand(from_hex(by), until, DemandState(state)) if state else None
 
-    def demanded(self, posted: PostedHeader, first: int, last: int) -> Iterator[Question]:
-        """What was demanded of a header between two blocks, both included."""
-        wanted = {"epoch": posted.header.epoch}
-        for event in self._contract.events("Demanded", wanted, first=first, last=last):
+    def demanded(self, first: int, last: int) -> Iterator[tuple[int, Question]]:
+        """What was demanded between two blocks, both included, each of a header of an epoch."""
+        for event in self._contract.events("Demanded", {}, first=first, last=last):
             part, index, entry = event["args"]["question"].values()
-            yield Question(part, index, entry)
+            yield event["args"]["epoch"], Question(part, index, entry)
 
     def find_answer(self, posted: PostedHeader, question: Question) -> Answer | None:
         """What was answered to a demand, from the call that brought it; None while it is open."""

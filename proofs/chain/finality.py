@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .answers import Block
 from .errors import RpcRefused
 
 if TYPE_CHECKING:  # it brings web3: a daemon without a chain must not wait for it
@@ -33,18 +34,28 @@ class Finality:
         return self.number()
 
     def number(self) -> int:
-        """The newest block's number that counts, to read logs up to it."""
-        number = None if self._confirmations else self._find_finalized()
-        if number is None:
-            depth = self._confirmations or FALLBACK_CONFIRMATIONS
-            number = self._rpc.block_number() - depth + 1
-        elif number >= self._first_block:
-            self._is_named = True
-        return max(number, self._first_block)
+        """The newest block's number that counts."""
+        found = self._find()
+        return found if isinstance(found, int) else found.number
 
-    def _find_finalized(self) -> int | None:
+    def read(self) -> Block:
+        """The newest block that counts, to read logs up to it."""
+        found = self._find()
+        return self._rpc.get_block(found) if isinstance(found, int) else found
+
+    def _find(self) -> Block | int:
+        """That block, or its number where the chain does not name it."""
+        block = None if self._confirmations else self._find_finalized()
+        if block is None:
+            depth = self._confirmations or FALLBACK_CONFIRMATIONS
+            return max(self._rpc.block_number() - depth + 1, self._first_block)
+        if block.number < self._first_block:
+            return self._first_block
+        self._is_named = True
+        return block
+
+    def _find_finalized(self) -> Block | None:
         try:
-            block = self._rpc.find_block(FINALIZED)
+            return self._rpc.find_block(FINALIZED)
         except RpcRefused:  # the node knows no such word, or no such block yet
             return None
-        return None if block is None else block.number

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
 
+from .answers import Block
 from .contract import DeployedContract
 from .errors import WrongChain
 from .finality import Finality
@@ -49,13 +51,15 @@ class HeaderWalk:
         self._ahead = deque[_Step]()
         self._trail = deque[_Step](maxlen=MAX_TRAIL)
         self._taken_back: int | None = None
+        self._read_up_to: Block | None = None
 
     def next(self) -> PostedHeader | Reorganised | None:
         """The next header; None when the chain has none yet. ChainError."""
         if not self._ahead:
-            if self._trail and not self._stands(self._trail[-1]):
-                return self._walk_back()
-            back = self._read_on()
+            last = self._finality.read()
+            if last == self._read_up_to:
+                return None
+            back = self._walk_back() or self._read_on(last)
             if back is not None:
                 return back
         if not self._ahead:
@@ -68,16 +72,20 @@ class HeaderWalk:
         self._ahead.clear()
         self._trail.clear()
         self._next_block = self._first_block
+        self._read_up_to = None
 
-    def _read_on(self) -> Reorganised | None:
-        """Read new blocks; says where a lie was convicted, which takes headers back too."""
-        last = self._finality.number()
+    def _read_on(self, block: Block) -> Reorganised | None:
+        """Read new blocks up to this one; says where a lie was convicted, which takes headers back
+        too.
+        """
+        last = block.number
         for event in self._contract.events("Posted", {}, first=self._next_block, last=last):
             step = _Step(read_posted(event), bytes(event["blockHash"]))
             self._take_back(step.posted.header.epoch - 1)
             self._ahead.append(step)
         self._next_block = max(self._next_block, last + 1)
         self._take_back(int(self._contract.read_one("lastEpoch", block=last)))
+        self._read_up_to = block
         if self._taken_back is None:
             return None
         back = Reorganised(self._taken_back)
@@ -93,20 +101,31 @@ class HeaderWalk:
             known = self._taken_back
             self._taken_back = epoch if known is None else min(epoch, known)
 
-    def _walk_back(self) -> Reorganised:
-        while self._trail and not self._stands(self._trail[-1]):
+    def _walk_back(self) -> Reorganised | None:
+        """Where the block that was read up to is gone, go back to the last header that stands, and
+        say so if that takes any back; what came after it is read again.
+        """
+        read = self._read_up_to
+        if read is None or self._stands(read.number, read.hash):
+            return None
+        gone = list(takewhile(self._is_gone, reversed(self._trail)))
+        if len(gone) == len(self._trail):
+            self._check_chain()
+            self.rewind()
+            return Reorganised(0) if gone else None
+        for _ in gone:
             self._trail.pop()
-        if self._trail:
-            posted = self._trail[-1].posted
-            self._next_block = posted.block + 1
-            return Reorganised(posted.header.epoch)
-        self._check_chain()
-        self.rewind()
-        return Reorganised(0)
+        posted = self._trail[-1].posted
+        self._next_block = posted.block + 1
+        self._read_up_to = None
+        return Reorganised(posted.header.epoch) if gone else None
 
-    def _stands(self, step: _Step) -> bool:
-        block = self._contract.rpc.find_block(step.posted.block)
-        return block is not None and block.hash == step.block_hash
+    def _is_gone(self, step: _Step) -> bool:
+        return not self._stands(step.posted.block, step.block_hash)
+
+    def _stands(self, number: int, block_hash: bytes) -> bool:
+        block = self._contract.rpc.find_block(number)
+        return block is not None and block.hash == block_hash
 
     def _check_chain(self) -> None:
         block = self._contract.rpc.find_block(self._first_block)

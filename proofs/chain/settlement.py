@@ -18,6 +18,7 @@ from ..hextext import from_hex
 from ..voucher import NO_ADDRESS, ChannelConfig
 from .contract import DeployedContract
 from .court import Court
+from .errors import ContractReverted
 from .structs import (
     ANYWHERE,
     NO_CHANNEL,
@@ -137,6 +138,15 @@ class Settlement:
     def is_posted(self, posted: PostedHeader) -> bool:
         """Whether this header was not taken back."""
         return bool(self._contract.read_one("isPosted", posted.header.epoch, posted.word))
+
+    def find_final(self, posted: PostedHeader) -> bool | None:
+        """Whether claims are paid under this header; None where it was taken back."""
+        try:
+            return self.is_final(posted)
+        except ContractReverted as error:
+            if error.error != "UnknownHeader":
+                raise
+            return None
 
     def _search_back(self, wanted: dict[str, int]) -> Iterator[PostedHeader]:
         """The newest first, since who asks for one header mostly asks for one of the last."""

@@ -154,8 +154,9 @@ def answering(
             court = chain.settlement.court
             while not is_over.wait(0.1):
                 last = chain.rpc.block_number()
-                for question in court.demanded(posted, posted.block, last):
-                    if question in refused or question in answered:
+                for epoch, question in court.demanded(posted.block, last):
+                    known = question in refused or question in answered
+                    if known or epoch != posted.header.epoch:
                         continue
                     try:
                         court.answer(posted, answer(question))

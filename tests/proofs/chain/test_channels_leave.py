@@ -131,7 +131,7 @@ def test_every_question_has_its_answer(scene: Scene, question: Question, kind: t
     assert court.find_demand(posted, question) is None
     court.demand(posted, question)
     head = scene.world.rpc.block_number()
-    assert list(court.demanded(posted, 0, head)) == [question]
+    assert list(court.demanded(0, head)) == [(posted.header.epoch, question)]
     assert court.find_demand(posted, question).state is DemandState.OPEN
     answer = answer_from(scene.books, question)
     assert type(answer) is kind

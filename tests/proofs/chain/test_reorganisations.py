@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from proofs.chain.client import ChainClient
 from proofs.chain.errors import WrongChain
 from proofs.chain.evm import MemoryChain
 from proofs.chain.headers import Reorganised
 from proofs.chain.poster import Poster, PostPolicy
+from proofs.chain.rpc import Rpc
 from proofs.ledger import Ledger, PostJournal
-from tests.proofs.chain.world import World, address, memory_rpc, memory_world
+from tests.proofs.chain.simulated import slow_chain
+from tests.proofs.chain.world import World, address, memory_rpc, memory_world, secret
 
 DEPTHS = [1, 2, 3, 7, 12, 20]
 
@@ -171,6 +174,48 @@ def test_a_walk_yields_only_deep_headers_and_says_which_were_taken_back(depth: i
     assert found is not None
     assert not isinstance(found, Reorganised)
     assert found.header == other
+
+
+def test_a_branch_that_comes_back_is_read_again():
+    world, chain = memory_world()
+    world.earn(1000)
+    walk = world.client("anybody").walk_headers()
+    assert walk.next() is None
+    start = chain.head.block_number
+    chain.randomness = lambda: bytes(32)
+    header = world.next_header()
+    world.send_post(header)
+    head = chain.head
+    assert walk.next().header == header  # type: ignore[union-attr]
+    assert walk.next() is None
+
+    (sent,) = chain.revert_to(start, time_too=True)
+    chain.mine()
+    assert chain.head.hash != head.hash
+    assert walk.next() == Reorganised(0)
+    assert walk.next() is None
+    chain.revert_to(start, time_too=True)
+    chain.send(sent)
+    assert chain.head.hash == head.hash
+    assert walk.next().header == header  # type: ignore[union-attr]
+    assert walk.next() is None
+
+
+def test_where_nothing_is_new_one_block_is_asked_for():
+    world, chain = memory_world()
+    world.earn(1000)
+    provider = slow_chain(chain, 0.0)
+    client = ChainClient(Rpc("counted", provider=provider), world.deployment, secret("anybody"))
+    headers = client.walk_headers()
+    world.send_post(world.next_header())
+    assert headers.next() is not None
+    assert headers.next() is None
+    provider.calls.clear()
+    assert headers.next() is None
+    assert provider.calls == {"eth_getBlockByNumber": 1}
+    chain.mine()
+    assert headers.next() is None
+    assert provider.calls["eth_call"] == 1, "a lie that was convicted takes headers back"
 
 
 def test_a_chain_that_was_started_anew_is_told_from_a_reorganisation():
