@@ -15,7 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eth.abc import BlockHeaderAPI, ComputationAPI, ReceiptAPI, SignedTransactionAPI
+from eth.abc import (
+    BlockHeaderAPI,
+    ComputationAPI,
+    ExecutionContextAPI,
+    ReceiptAPI,
+    SignedTransactionAPI,
+)
 from eth.constants import GENESIS_PARENT_HASH
 from eth.exceptions import PyEVMError
 from eth.vm.spoof import SpoofTransaction
@@ -26,6 +32,7 @@ from rlp.exceptions import RLPException  # type: ignore[import-untyped]
 BLOCK_GAS_LIMIT = 30_000_000
 POOL_TRANSACTIONS = 1_000
 PRICE_BUMP_PERCENT = 10  # what a replacement must pay more, as on real nodes
+MAX_ANSWERS = 10_000
 CALLER_WEI = 10**30  # what eth_call pretends its sender has
 
 
@@ -75,6 +82,32 @@ class Block:
     transactions: tuple[Mined, ...] = ()
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a call returned, and at what time; None where it would have been the same at any."""
+
+    output: bytes
+    at: int | None
+
+
+class WatchedContext:
+    """What a call is run in, as py-evm wants it; says whether the call looked at the clock."""
+
+    def __init__(self, context: ExecutionContextAPI) -> None:
+        self._context = context
+        self.is_time_asked = False
+
+    @property
+    def timestamp(self) -> int:
+        """The block's time."""
+        self.is_time_asked = True
+        return int(self._context.timestamp)
+
+    def __getattr__(self, name: str) -> Any:
+        """All else as it is."""
+        return getattr(self._context, name)
+
+
 Outcome = tuple[
     SignedTransactionAPI, ReceiptAPI, int, bytes
 ]  # with the gas it used and the contract it made
@@ -95,8 +128,8 @@ class MemoryChain:
     blocks: list[Block] = field(default_factory=list)
     _pool: dict[tuple[bytes, int], SignedTransactionAPI] = field(default_factory=dict)
     _ahead_s: int = 0
-    _answers: dict[tuple[Call, int | None], bytes] = field(default_factory=dict)
-    _asked_at: tuple[bytes, int] = (b"", 0)
+    _answers: dict[tuple[Call, int | None], Answer] = field(default_factory=dict)
+    _answers_of: bytes = b""  # the head that they hold for
 
     def __post_init__(self) -> None:
         accounts = {**dict.fromkeys(self.code, 0), **self.balances}
@@ -172,23 +205,27 @@ class MemoryChain:
 
     def call(self, call: Call, height: int | None = None) -> bytes:
         """What a call returns, now or after a block; Reverted when it reverts. Many ask the same
-        within a second, and a second is all that the chain's clock tells apart.
+        before there is another block, and only what looks at the clock may say something else then.
         """
         self._read_clock()
-        at = (self.head.hash, self._chain.header.timestamp)
-        if at != self._asked_at:
-            self._asked_at = at
+        if self.head.hash != self._answers_of or len(self._answers) >= MAX_ANSWERS:
+            self._answers_of = self.head.hash
             self._answers.clear()
-        if (call, height) not in self._answers:
-            self._answers[call, height] = bytes(self._try(call, height)[0].output)
-        return self._answers[call, height]
+        known = self._answers.get((call, height))
+        if known is None or known.at not in (None, self._chain.header.timestamp):
+            computation, context = self._try(call, height)
+            is_of_now = context.is_time_asked and height is None
+            at = self._chain.header.timestamp if is_of_now else None
+            known = self._answers[call, height] = Answer(bytes(computation.output), at)
+        return known.output
 
     def estimate_gas(self, call: Call) -> int:
         """Gas that is enough for this call; Reverted when it reverts."""
-        computation, limit = self._try(call, None)
+        computation, _ = self._try(call, None)
         num_tokens = sum(4 if byte else 1 for byte in call.data)
         floor = 21_000 + 10 * num_tokens  # EIP-7623
-        return min(max(limit - computation.get_gas_remaining(), floor) * 5 // 4, BLOCK_GAS_LIMIT)
+        used = BLOCK_GAS_LIMIT - computation.get_gas_remaining()
+        return min(max(used, floor) * 5 // 4, BLOCK_GAS_LIMIT)
 
     # ── reorganisations ──
 
@@ -284,9 +321,11 @@ class MemoryChain:
             (bytes(mined.transaction.hash), mined) for mined in self.blocks[-1].transactions
         )
 
-    def _try(self, call: Call, height: int | None) -> tuple[ComputationAPI, int]:
+    def _try(self, call: Call, height: int | None) -> tuple[ComputationAPI, WatchedContext]:
         self._read_clock()
         vm = self._chain.get_vm(None if height is None else self.blocks[height].header)
+        context = WatchedContext(vm.state.execution_context)
+        vm.state.execution_context = context
         snapshot = vm.state.snapshot()
         vm.state.set_balance(call.sender, CALLER_WEI)
         transaction = vm.get_transaction_builder().new_unsigned_dynamic_fee_transaction(
@@ -304,7 +343,7 @@ class MemoryChain:
         vm.state.revert(snapshot)
         if computation.is_error:
             raise Reverted(bytes(computation.output))
-        return computation, BLOCK_GAS_LIMIT
+        return computation, context
 
 
 def number_logs(header: BlockHeaderAPI, outcomes: list[Outcome]) -> Iterator[Mined]:

@@ -14,10 +14,18 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from proofs.chain.devchain import FUND_DOLLARS, FUND_WEI, open_chain
-from proofs.chain.evm import MemoryChain
+from proofs.chain.evm import Call, MemoryChain
 from proofs.chain.serve import MAX_REQUEST_BYTES, serve_rpc
 from tests.proofs.chain.engines import ENGINES
-from tests.proofs.chain.world import NAMES, World, address, secret
+from tests.proofs.chain.world import (
+    NAMES,
+    START,
+    TERMS,
+    World,
+    address,
+    memory_world,
+    secret,
+)
 
 
 def start(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, object]]:
@@ -94,6 +102,34 @@ def test_it_refuses_what_is_too_large_malformed_or_unknown():
         answers = http.post("/", json=[{"id": 1, "method": "eth_chainId"}, 5]).json()
         assert answers[0]["result"] == "0x7a69"
         assert answers[1]["error"]["code"] == -32600
+
+
+def test_what_looks_at_the_clock_is_asked_anew_as_time_passes_and_nothing_else():
+    world, chain = memory_world()
+    world.earn(1000)
+    posted = world.post(world.next_header())
+    settlement = world.client("anybody").settlement
+    chain.mine()  # nothing of this head is known yet
+    tried: list[Call] = []
+    run = chain._try
+
+    def note(call: Call, height: int | None):
+        tried.append(call)
+        return run(call, height)
+
+    chain._try = note
+    for _ in range(2):
+        assert settlement.last_epoch() == 1
+        assert not settlement.is_final(posted)
+    assert len(tried) == 2
+    chain.clock = lambda: START + TERMS.window + 60
+    assert settlement.last_epoch() == 1
+    assert len(tried) == 2
+    assert settlement.is_final(posted)
+    assert len(tried) == 3
+    world.earn(1000)
+    assert settlement.last_epoch() == 1
+    assert tried.count(tried[0]) == 2, "after each block anew"
 
 
 def test_web3_can_speak_to_it(served: World):
