@@ -20,6 +20,7 @@ from node.running import read_running
 from node.testnet.network import Written, read_written
 from node.testnet.plan import GATEWAY
 from node.testnet.processes import find_marked, wait_until
+from tests.node.forked import forked_python
 from tests.node.tiny import make_base
 
 pytestmark = [pytest.mark.xdist_group("network"), pytest.mark.timeout(600)]
@@ -103,7 +104,7 @@ async def lorikeet(home: Path, *arguments: str) -> subprocess.CompletedProcess[b
     env: Mapping[str, str] = {**os.environ, "LORIKEET_HOME": str(home)}
     with trio.fail_after(60):
         return await trio.run_process(
-            [sys.executable, "-m", "node", *arguments],
+            [forked_python(), "-m", "node", *arguments],
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -141,6 +142,7 @@ def stream(url: str) -> tuple[str, dict[str, Any]]:
 
 
 async def test_a_kept_network_answers_is_paid_and_stands_until_down_ends_it(tmp_path: Path) -> None:
+    forked_python()  # here, before anything has a deadline
     async with network_up(tmp_path, "--keep") as (process, written):
         with trio.fail_after(GONE_DEADLINE_S):
             assert await process.wait() == 0
@@ -195,7 +197,7 @@ async def the_money_is_followed(client: Path, volunteer: Path) -> None:
             assert {one["waits_for"] for one in stuck} <= {
                 *("signature", "claim", "aggregator", "epoch", "window", "payout")
             }
-            await trio.sleep(2)  # each look is a process that imports web3
+            await trio.sleep(1)  # each look is a process
     earned = sum(one["credited"] for one in await told(volunteer, "earnings"))
     assert earned == sum(one["amount"] for one in receipts)
     assert all(one["is_cosigned"] for one in receipts)

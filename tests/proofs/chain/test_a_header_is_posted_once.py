@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +17,7 @@ from proofs.chain.fees import GWEI, FeeLimits
 from proofs.chain.poster import Poster, PostPolicy
 from proofs.epoch import EpochHeader
 from proofs.ledger import Ledger, PostJournal
+from tests.node.forked import forked_python
 from tests.proofs.chain.post_once import DEATHS
 from tests.proofs.chain.world import World, memory_world
 
@@ -36,7 +36,7 @@ def run(served: World, journal: Path, where: str, header: EpochHeader) -> int:
         json.dumps(fields),
     ]
     return subprocess.run(
-        [sys.executable, "-m", "tests.proofs.chain.post_once", *arguments], check=False, timeout=60
+        [forked_python(), "-m", "tests.proofs.chain.post_once", *arguments], check=False, timeout=60
     ).returncode
 
 

@@ -31,7 +31,6 @@ from proofs.epoch import EntryLeaf, PayoutLeaf
 from proofs.signing import Signer
 from proofs.sumtree import Opening
 from tests.proofs.chain.books import Account, Books
-from tests.proofs.chain.engines import ENGINES, open_world
 from tests.proofs.chain.world import World, address, memory_world, secret
 
 A = address("account a")
@@ -66,10 +65,9 @@ class Scene:
         return None
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def opened(request: pytest.FixtureRequest) -> Iterator[Scene]:
-    with open_world(request.param) as world:
-        yield write_two_headers(world)
+@pytest.fixture(scope="module")
+def opened(engine: World) -> Scene:
+    return write_two_headers(engine)
 
 
 def write_two_headers(world: World) -> Scene:
