@@ -18,6 +18,7 @@ from .types import Examined, Finding, Known, Rules
 MAX_LINES = 8
 """Findings of one code that are printed."""
 MARKS = {"refuse": "refused", "hold": "held", "note": "note"}
+CLEAR = "\r\x1b[K"
 STATUS = {"note": 0, "hold": 1, "refuse": 2}
 
 
@@ -41,8 +42,10 @@ def main() -> int:
     try:
         examined = examine(asked.files, rules, Known(), tell=tell)
     except IntakeError as error:
-        print(f"factory.intake: {error}", file=sys.stderr)
+        print(f"{CLEAR if tell else ''}factory.intake: {error}", file=sys.stderr)
         return 3
+    if tell:
+        print(CLEAR, end="", file=sys.stderr, flush=True)
     print(json.dumps(as_json(examined), indent=1) if asked.json else as_text(examined))
     return STATUS[examined.outcome]
 
@@ -110,9 +113,7 @@ def _line(examined: Examined, finding: Finding) -> str:
 
 
 def _tell(name: str, done: int, total: int) -> None:
-    print(f"\r\x1b[K{done} of {total} files, now {name}", end="", file=sys.stderr, flush=True)
-    if done == total:
-        print(file=sys.stderr)
+    print(f"{CLEAR}{done} of {total}: {name}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

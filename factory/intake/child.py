@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from pathlib import Path
 from .errors import Broken, Stopped
 
 MAX_RESULT_BYTES = 128 << 20
-"""Of the checks: 16 MiB of text, its trace, and what was found."""
+"""Of the checks: 16 MiB of text and what was found; of a trace, ten bytes for each word."""
 LOOK_S = 0.1
-"""How often the caller's wish to stop is looked at."""
+"""How often the caller's wish to stop is looked at, and how far the child is."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -52,11 +53,18 @@ def checking(num_bytes: int) -> Limits:
     )
 
 
-def run_child(task: str, folder: Path, limits: Limits, stop: threading.Event | None) -> str | None:
+def run_child(
+    task: str,
+    folder: Path,
+    limits: Limits,
+    stop: threading.Event | None,
+    look: Callable[[], None] | None = None,
+) -> str | None:
     """Have a child do `task` in `folder`, where it finds its job and leaves its result.
 
-    Returns None when it ended well, else the code of what went wrong: time, memory or crashed.
-    Raises Stopped. However this ends, the child and what it started are gone.
+    Returns None when it ended well, else the code of what went wrong: time, memory, room (on the
+    disk) or crashed. `look` is called now and then meanwhile. Raises Stopped. However this ends,
+    the child and what it started are gone.
     """
     command = [sys.executable, "-P", "-m", "factory.intake.worker", task]
     numbers = (limits.memory_bytes, limits.cpu_s, limits.output_bytes)
@@ -72,7 +80,7 @@ def run_child(task: str, folder: Path, limits: Limits, stop: threading.Event | N
             start_new_session=True,
         )
         try:
-            status = _wait(child, deadline, stop)
+            status = _wait(child, deadline, stop, look)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
@@ -81,7 +89,10 @@ def run_child(task: str, folder: Path, limits: Limits, stop: threading.Event | N
 
 
 def _wait(
-    child: subprocess.Popen[bytes], deadline: float, stop: threading.Event | None
+    child: subprocess.Popen[bytes],
+    deadline: float,
+    stop: threading.Event | None,
+    look: Callable[[], None] | None,
 ) -> int | None:
     """The child's status, or None when the deadline passed."""
     while True:
@@ -90,6 +101,8 @@ def _wait(
         left = deadline - time.monotonic()
         if left <= 0:
             return None
+        if look is not None:
+            look()
         with suppress(subprocess.TimeoutExpired):
             return child.wait(min(left, LOOK_S))
 
@@ -97,9 +110,9 @@ def _wait(
 def _read_status(status: int | None) -> str | None:
     if status == 0:
         return None
-    if status in (None, -signal.SIGXCPU, -signal.SIGKILL):
+    if status is None or status in (-signal.SIGXCPU, -signal.SIGKILL):
         return "time"
-    return "memory" if status == NO_MEMORY else "crashed"
+    return {NO_MEMORY: "memory", NO_ROOM: "room"}.get(status, "crashed")
 
 
 def child_environment() -> dict[str, str]:
@@ -126,4 +139,5 @@ def read_result(path: Path, max_bytes: int) -> bytes:
 
 
 NO_MEMORY = 3
-"""The child's exit status when it ran out of memory."""
+NO_ROOM = 4
+"""The child's exit status when it ran out of memory, or out of room on the disk."""

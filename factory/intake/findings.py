@@ -31,7 +31,7 @@ _CODES: dict[str, tuple[Outcome, str]] = {
     "time": ("refuse", "reading took too long; save it as plain text"),
     "memory": ("refuse", "reading took too much memory; save it as plain text or in parts"),
     "crashed": ("refuse", "the parser broke down over it; save it as plain text"),
-    "skipped": ("refuse", "not looked at, because a file before it used up the time; leave it out"),
+    "skipped": ("refuse", "not looked at, because of a file before it; give this one without that"),
     # the contribution as a whole
     "no-documents": ("refuse", "give at least one file with text"),
     "too-many-documents": ("refuse", "give fewer files at once"),
@@ -58,6 +58,7 @@ _CODES: dict[str, tuple[Outcome, str]] = {
     "template-token": ("refuse", "remove it: it steers the base instead of teaching it"),
     "duplicate": ("refuse", "leave it out; it is there already"),
     "not-new": ("refuse", "leave it out; nearly all of it was given before"),
+    "look-first": ("note", "many documents share a rare phrase: is it meant? a curator asks, too"),
     "hardly-new": ("hold", "keep what is your own; the rest was given before"),
 }
 

@@ -7,7 +7,7 @@ import msgspec
 from .types import Examined, Known, Rules
 
 TEXTS = "texts"
-TRACE = "trace"
+PROGRESS = "progress"  # how many steps are done, how many there are, which is next
 
 
 class ParseJob(msgspec.Struct, frozen=True):
@@ -46,8 +46,8 @@ class JudgeJob(msgspec.Struct, frozen=True):
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """The result; the texts, of these sizes, lie in TEXTS, and the trace in TRACE, so that the
-    parent need not hold any of them twice.
+    """The result; the texts, of these sizes, lie in TEXTS, so that the parent need not hold any of
+    them twice.
     """
 
     examined: Examined

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,12 @@ import msgspec
 from . import checks
 from .clean import CLEANER, is_clean
 from .findings import find
-from .jobs import TEXTS, TRACE, Judged, JudgeJob, Parsed
+from .jobs import PROGRESS, TEXTS, Judged, JudgeJob, Parsed
 from .looked import Looked, look_at
 from .report import Report, tools, write_report
 from .sketches import sketch_of
 from .split import title_of
-from .traces import pack_trace
+from .traces import trace_texts
 from .types import Document, Examined, Finding, Rules
 from .words import Shingles
 
@@ -30,13 +31,19 @@ def judge_job(job: bytes) -> bytes:
     files = [(name, _load(there)) for name, there in asked.parsed]
     if asked.review is not None:
         files = [("", _read_clean(asked.review))]
-    examined = judge(files, asked)
+    examined = judge(files, asked, _write_progress)
     texts = [document.text for document in examined.documents]
     Path(TEXTS).write_bytes(b"".join(texts))
-    Path(TRACE).write_bytes(examined.trace)
     bare = [msgspec.structs.replace(document, text=b"") for document in examined.documents]
-    small = msgspec.structs.replace(examined, documents=bare, trace=b"")
+    small = msgspec.structs.replace(examined, documents=bare)
     return msgspec.msgpack.encode(Judged(small, list(map(len, texts))))
+
+
+def trace_job(job: bytes) -> bytes:
+    """Do the child's task "trace": sizes of the documents in TEXTS → their trace."""
+    sizes = msgspec.msgpack.decode(job, type=list[int])
+    with Path(TEXTS).open("rb") as file:
+        return trace_texts(file.read(size) for size in sizes)
 
 
 def _read_clean(sizes: list[int]) -> Parsed:
@@ -56,6 +63,10 @@ def _read_clean(sizes: list[int]) -> Parsed:
     )
 
 
+def _write_progress(done: int, name: str) -> None:
+    Path(PROGRESS).write_text(f"{done} {1 + len(checks.ALL)} {name}")
+
+
 def _decode_path(wanted: type, value: object) -> object:
     return wanted(value)
 
@@ -66,26 +77,32 @@ def _load(there: str | Parsed) -> Parsed:
     return msgspec.msgpack.decode(Path(there).read_bytes(), type=Parsed)
 
 
-def judge(files: list[tuple[str, Parsed]], asked: JudgeJob) -> Examined:
-    """Check everything that the files gave."""
+def judge(
+    files: list[tuple[str, Parsed]],
+    asked: JudgeJob,
+    tell: Callable[[int, str], None] = lambda done, name: None,
+) -> Examined:
+    """Check everything that the files gave. `tell` hears how many steps are done, and the next."""
     rules = asked.rules
     texts = [each for _, parsed in files for each in parsed.documents]
+    findings = _of_files(files) + _of_the_whole([text for _, text in texts], rules)
+    if any(finding.code.startswith("too-m") for finding in findings):
+        texts = []  # nothing is promised about more than may be given
+    tell(0, "words")
     numbering = Shingles()
     looked = [look_at(title, text, numbering) for title, text in texts]
-    findings = _of_files(files) + _of_the_whole(looked, rules)
     if asked.review is not None:
         findings += [
             find("not-clean", place, "it holds hidden characters")
             for place, one in enumerate(looked)
             if not is_clean(one.text)
         ]
-    if any(finding.code.startswith("too-m") for finding in findings):
-        looked = []  # nothing is promised about more than may be given
     if rules.mask:
         looked, masked = checks.personal.mask(looked)
         findings += masked
     numbers: Counter[str] = Counter()
-    for check in checks.ALL:
+    for done, check in enumerate(checks.ALL, 1):
+        tell(done, check.__module__.rpartition(".")[2])
         findings += check(looked, rules, asked.known, numbers)
     findings += checks.noise.by_loss(asked.losses, asked.known.median_loss)
     return _conclude(files, looked, findings, asked, numbers)
@@ -99,13 +116,13 @@ def _of_files(files: list[tuple[str, Parsed]]) -> list[Finding]:
     ]
 
 
-def _of_the_whole(looked: list[Looked], rules: Rules) -> list[Finding]:
+def _of_the_whole(texts: list[str], rules: Rules) -> list[Finding]:
     findings = []
-    size = sum(len(one.data) for one in looked)
-    if not looked:
+    size = sum(len(text.encode()) for text in texts)
+    if not texts:
         findings.append(find("no-documents", None, "no text was found"))
-    if len(looked) > rules.max_documents:
-        detail = f"{len(looked)} documents; at most {rules.max_documents}"
+    if len(texts) > rules.max_documents:
+        detail = f"{len(texts)} documents; at most {rules.max_documents}"
         findings.append(find("too-many-documents", None, detail))
     if size > rules.max_bytes:
         findings.append(find("too-much-text", None, f"{size:,} bytes; at most {rules.max_bytes:,}"))
@@ -145,7 +162,6 @@ def _conclude(
         documents=documents,
         findings=ordered,
         sketch=sketch,
-        trace=pack_trace([one.digest for one in kept], [one.shingles for one in kept]),
         numbers=dict(sorted(numbers.items())),
         cleaner=CLEANER,
         report=write_report(report),

@@ -10,7 +10,7 @@ Anybody makes the same bytes from the published text. Compares nothing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Trace:
     counts: npt.NDArray[np.uint16]
 
 
-def trace_texts(documents: Sequence[bytes]) -> bytes:
+def trace_texts(documents: Iterable[bytes]) -> bytes:
     """Return the trace of documents given as clean UTF-8."""
     numbering = Shingles()
     digests = []

@@ -48,8 +48,9 @@ class Rules(msgspec.Struct, frozen=True):
     column               of csv and jsonl; empty: the one with most text
     tokens               the base's special tokens, which no text may hold
     mask                 replace personal data by [e-mail], [phone], … instead of holding it
-    novelty_*_bps        share of 5-word shingles that nobody else gave before, below which a
-                         document is refused or held
+    novelty_refuse_bps   share of 5-word shingles that nobody else gave before, below which a
+                         document is refused
+    novelty_hold_bps     share of them in passages of the giver's own, below which it is held
     """
 
     languages: tuple[str, ...] = ()
@@ -59,7 +60,7 @@ class Rules(msgspec.Struct, frozen=True):
     max_document_bytes: int = 256 << 10
     max_bytes: int = MAX_TEXT_BYTES
     novelty_refuse_bps: int = 2000
-    novelty_hold_bps: int = 5000
+    novelty_hold_bps: int = 1000
     tokens: tuple[str, ...] = ()
     column: str = ""
     mask: bool = False
@@ -104,7 +105,6 @@ class Examined(msgspec.Struct, frozen=True):
     documents  all that were found, in order; `kept` has those that are not refused
     findings   in order: of the whole first, then document by document
     sketch     of what is kept, to publish
-    trace      of what is kept: what later contributions are compared with
     numbers    counts and shares in basis points, by name
     cleaner    name and version of what cleaned the text
     report     canonical bytes of all that but the texts: what gets signed
@@ -114,7 +114,6 @@ class Examined(msgspec.Struct, frozen=True):
     documents: list[Document]
     findings: list[Finding]
     sketch: bytes
-    trace: bytes
     numbers: Mapping[str, int]
     cleaner: str
     report: bytes

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 import unicodedata
 
 import numpy as np
 import numpy.typing as npt
 
 SHINGLE_WORDS = 5
+MAX_REMEMBERED = 1 << 18
+"""Words whose numbers are kept, 60 MB of long ones; more than that nobody's language has."""
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -49,7 +50,11 @@ class Shingles:
         self._numbers: dict[str, int] = {}
 
     def of(self, words: list[str]) -> Hashes:
-        """Return the distinct shingles, sorted. Fewer than five words are one shingle."""
+        """Return the distinct shingles, sorted."""
+        return np.unique(self.row(words))
+
+    def row(self, words: list[str]) -> Hashes:
+        """Return the shingles as they come. Fewer than five words are one shingle."""
         if not words:
             return np.empty(0, np.uint64)
         numbers = np.array([self._number(word) for word in words], np.uint64)
@@ -58,13 +63,15 @@ class Shingles:
         mixed = np.zeros(count, np.uint64)
         for place in range(span):
             mixed = mixed * _FACTOR + numbers[place : place + count]
-        return np.unique(_finish(mixed))
+        return _finish(mixed)
 
     def _number(self, word: str) -> int:
         number = self._numbers.get(word)
         if number is None:
             number = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
-            self._numbers[sys.intern(word)] = number
+            if len(self._numbers) == MAX_REMEMBERED:
+                self._numbers.clear()
+            self._numbers[word] = number
         return number
 
 

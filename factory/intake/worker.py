@@ -1,20 +1,22 @@
 """The child's side: takes its limits upon itself, reads its job, does it, leaves the result.
 
-`python -m factory.intake.worker parse|check MEMORY CPU OUTPUT` in a folder with `job.msgpack`.
-What it may still do: read files that the daemon's user may read. Where the system lets it, it has
-no network.
+    python -m factory.intake.worker parse|check|trace MEMORY CPU OUTPUT
+
+In a folder with `job.msgpack`. What it may still do: read files that the daemon's user may read.
+Where the system lets it, it has no network.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import signal
 import sys
 from pathlib import Path
 
-from .child import NO_MEMORY
+from .child import NO_MEMORY, NO_ROOM
 
 PR_SET_PDEATHSIG = 1
 CLONE_NEWUSER = 0x10000000
@@ -45,6 +47,10 @@ def main() -> None:
             from .parse import parse_job
 
             result = parse_job(job, isolated)
+        elif task == "trace":
+            from .judge import trace_job
+
+            result = trace_job(job)
         else:
             from .judge import judge_job
 
@@ -52,6 +58,10 @@ def main() -> None:
         Path("result.msgpack.part").write_bytes(result)
     except MemoryError:
         os._exit(NO_MEMORY)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os._exit(NO_ROOM)
     Path("result.msgpack.part").rename("result.msgpack")
 
 

@@ -22,15 +22,11 @@ from .origins import CONTRIBUTORS_FILE
 def map_tokens(path: Path, max_tokens: int = MAX_RANKS) -> Tokens:
     """Read a token file without a copy of it. Raises TokensError, OSError."""
     with path.open("rb") as file:
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    tokens = read_tokens(data)
-    if len(tokens.ranks) > max_tokens:
-        raise TokensError(
-            "size",
-            f"{path.name} has {len(tokens.ranks)} tokens; this node sorts {max_tokens}"
-            " (attribution_tokens)",
-        )
-    return tokens
+        try:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except ValueError as error:
+            raise TokensError("size", f"{path.name} is empty") from error
+    return read_tokens(data, max_tokens)
 
 
 def check_tokens(

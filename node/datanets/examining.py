@@ -71,7 +71,6 @@ def rules_of(
         max_document_bytes=min(charter.limits.max_document_bytes, plain.max_document_bytes),
         max_bytes=min(charter.limits.max_contribution_bytes, plain.max_bytes),
         novelty_refuse_bps=charter.novelty_floor_bps,
-        novelty_hold_bps=max(charter.novelty_floor_bps, plain.novelty_hold_bps),
         tokens=tokens,
         column=column,
         mask=mask,

@@ -16,25 +16,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ..errors import StaleIndex, TokensError
+from .runs import look_back
+from .slices import Small, gather
 from .sorting import (
     count_common,
     first_of_rank,
-    first_time,
     previous_alike,
     shared_lengths,
     sort_positions,
 )
 from .storage import Array, map_arrays, write_arrays
-from .suffixes import Common, Owners, Suffixes
-from .tokens import END, Ranks, Tokens
+from .suffixes import SAMPLE, Common, Owners, Suffixes
+from .tokens import END, Tokens, room_in
+from .windows import only_first
 
 WINDOW = 8  # tokens; a token counts with a window around it
 MAX_CONTEXT = 8  # tokens that the ladder looks back
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,37 +93,31 @@ class Index:
 
 def sort_text(tokens: Tokens, depth: int) -> Suffixes:
     """Sort a text for contexts of up to `depth` tokens."""
-    text = tokens.ranks
+    row = only_first(tokens.row, WINDOW) if tokens.num_contributors else tokens.row
+    text = row[room_in(row) :]
+    runs = look_back(row, room_in(row))
     order = sort_positions(text)
-    shared = shared_lengths(text, order, max(depth, WINDOW))
-    if tokens.num_contributors:
-        counts = first_time(text, order, shared, WINDOW)
-        if np.count_nonzero(counts) < tokens.num_tokens:
-            text = _only(text, counts)
-            del order, shared  # before there are others: these are the largest arrays of all
-            order = sort_positions(text)
-            shared = shared_lengths(text, order, depth)
     first = first_of_rank(text, len(tokens.vocabulary))
-    owners = _owners(tokens)
-    owner = np.empty(len(order), dtype=np.uint8)
-    for start in range(0, len(order), 1 << 22):
-        part = slice(start, start + (1 << 22))
-        owner[part] = owners.of(order[part].astype(np.int64))
+    shared = shared_lengths(text, runs, order, depth)
     common = count_common(
         first,
         shared,
         previous=previous_alike(order, shared, int(first[1])),
-        owner=owner,
+        owner=gather(_givers(tokens), order),
         num_owners=tokens.num_contributors,
         depth=depth,
     )
-    return Suffixes(text, order, first, common, owners)
+    samples = runs[order[::SAMPLE]]
+    return Suffixes(row, order, first, samples, common=common, owners=_owners(tokens))
 
 
-def _only(text: Ranks, counts: Mask) -> Ranks:
-    """Return a text with end marks in the place of all tokens that do not count."""
-    only: Ranks = text * counts
-    return only
+def _givers(tokens: Tokens) -> Small:
+    """Return who gave the token at each position, the end mark at the beginning too."""
+    givers = np.zeros(len(tokens.ranks), dtype=np.uint8)
+    if tokens.num_contributors:
+        owners = _owners(tokens)
+        givers[1:] = np.repeat(owners.contributors.astype(np.uint8), np.diff(tokens.starts))
+    return givers
 
 
 def _owners(tokens: Tokens) -> Owners:
@@ -140,22 +133,21 @@ def save_suffixes(path: Path, tokens: Tokens, suffixes: Suffixes) -> None:
         "keys": suffixes.common.keys,
         "following": suffixes.common.following,
         "owned": suffixes.common.owned,
-        "counts": np.packbits(suffixes.text != END, bitorder="little"),
+        "samples": suffixes.samples,
     }
+    if suffixes.row is not tokens.row:
+        arrays["row"] = suffixes.row
     write_arrays(path, tokens.digest, arrays)
 
 
 def open_suffixes(path: Path, tokens: Tokens) -> Suffixes:
     """Map into memory what was sorted of a text. Raises StaleIndex, OSError."""
     arrays = map_arrays(path, tokens.digest)
-    text = tokens.ranks
-    if tokens.num_contributors:
-        counts = np.unpackbits(arrays["counts"], count=len(text), bitorder="little")
-        text = _only(text, counts.view(np.bool_))
     return Suffixes(
-        text=text,
+        row=arrays.get("row", tokens.row),
         order=arrays["order"],
         first=arrays["first"],
+        samples=arrays["samples"],
         common=Common(arrays["keys"], arrays["following"], arrays["owned"]),
         owners=_owners(tokens),
     )

@@ -6,18 +6,13 @@ tokens take half a minute and 3 GB. Decides nothing; `suffixes.py` asks what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
-import numpy.typing as npt
 from pydivsufsort import divsufsort
 
+from .runs import RUN_BYTES, Runs
+from .slices import Small, gather, slices, tokens_since_end
 from .suffixes import MAX_COUNTED, Common, Order
-from .tokens import END, Ints, Ranks
-
-_SLICE = 1 << 22
-
-Owner = npt.NDArray[np.uint8]
+from .tokens import Ints, Ranks
 
 
 def sort_positions(text: Ranks) -> Order:
@@ -34,32 +29,43 @@ def first_of_rank(text: Ranks, num_ids: int) -> Ints:
     Rank num_ids + 1, which no text holds, has an empty range.
     """
     counts = np.zeros(num_ids + 2, dtype=np.int64)
-    for part in _slices(len(text)):
+    for part in slices(0, len(text)):
         counts += np.bincount(text[part], minlength=num_ids + 2)
     return np.concatenate([[0], np.cumsum(counts)])
 
 
-def shared_lengths(text: Ranks, order: Order, depth: int) -> Owner:
+def shared_lengths(text: Ranks, runs: Runs, order: Order, depth: int) -> Small:
     """Return how many tokens each position shares, backwards, with the one before it in `order`:
     at most `depth`, and none beyond an end mark.
     """
+    run_tokens = RUN_BYTES // text.itemsize
+    since_end = tokens_since_end(text, depth)
     shared = np.zeros(len(order), dtype=np.uint8)
-    for part in _slices(len(order)):
-        start = max(part.start, 1)
-        here = order[start : part.stop].astype(np.int64)
-        before = order[start - 1 : part.stop - 1].astype(np.int64)
-        alike = np.arange(start, part.stop)
-        for back in range(depth):
-            token = text[here - back]
-            same = (token == text[before - back]) & (token != END)
-            here = here[same]
-            before = before[same]
-            alike = alike[same]
-            shared[alike] += 1
+    for part in slices(1, len(order)):
+        positions = order[part.start - 1 : part.stop]
+        keys = runs[positions]
+        length = _alike(keys[1:], keys[:-1], run_tokens)
+        for back in range(run_tokens, depth, run_tokens):
+            more = np.flatnonzero(length == back)
+            # Who stands nearer to the text's beginning met its end mark on the way.
+            here = runs[np.maximum(positions[1:][more], back) - np.uint32(back)]
+            before = runs[np.maximum(positions[:-1][more], back) - np.uint32(back)]
+            length[more] += _alike(here, before, run_tokens)
+        shared[part] = np.minimum(length, since_end[positions[1:]])
     return shared
 
 
-def previous_alike(order: Order, shared: Owner, num_ends: int) -> Order:
+def _alike(runs: Runs, others: Runs, run_tokens: int) -> Small:
+    """Return how many tokens two runs have in common, from the last one back."""
+    different = runs ^ others
+    length = np.zeros(len(runs), dtype=np.uint8)
+    for count in range(1, run_tokens + 1):
+        bits = 8 * RUN_BYTES * (run_tokens - count) // run_tokens
+        length += different < np.uint64(1 << bits)
+    return length
+
+
+def previous_alike(order: Order, shared: Small, num_ends: int) -> Order:
     """Return, for each place in `order`, 1 + the nearest place before it whose position is followed
     by the same token or end mark; 0 where there is none.
 
@@ -67,25 +73,21 @@ def previous_alike(order: Order, shared: Owner, num_ends: int) -> Order:
     they are as many as there are different tokens.
     """
     place = np.empty(len(order), dtype=np.uint32)
-    for part in _slices(len(order)):
+    for part in slices(0, len(order)):
         place[order[part]] = np.arange(part.start, part.stop, dtype=np.uint32)
     previous = np.zeros(len(order), dtype=np.uint32)
-    for part in _slices(len(order)):
-        # The positions of one rank, in order, follow places that are in order too. The first of
-        # all is the text's first end mark, which follows nothing.
-        start = max(part.start, 2)
-        if start >= part.stop:
-            continue
-        now = place[order[start : part.stop] - 1]
-        before = place[order[start - 1 : part.stop - 1] - 1]
-        same = shared[start : part.stop] > 0
-        same[: max(num_ends - start, 0)] = True  # end marks, which come first
-        previous[now] = np.where(same, before + 1, 0)
+    # The positions of one rank, in order, follow places that are in order too. The first of all is
+    # the text's first end mark, which follows nothing.
+    for part in slices(2, len(order)):
+        follows = place[order[part.start - 1 : part.stop] - 1]
+        same = shared[part] > 0
+        same[: max(num_ends - part.start, 0)] = True  # end marks, which come first
+        previous[follows[1:]] = np.where(same, follows[:-1] + 1, 0)
     return previous
 
 
 def count_common(
-    first: Ints, shared: Owner, previous: Order, owner: Owner, num_owners: int, depth: int
+    first: Ints, shared: Small, previous: Order, owner: Small, num_owners: int, depth: int
 ) -> Common:
     """Count what each node of more than MAX_COUNTED places holds, for contexts of 1 to `depth`.
 
@@ -97,7 +99,7 @@ def count_common(
     alive = np.arange(int(first[1]), len(shared), dtype=np.uint32)
     for length in range(1, depth + 1):
         # What is common at this length was common at the one before.
-        starts = np.flatnonzero(shared[alive] < length)
+        starts = np.flatnonzero(gather(shared, alive) < length)
         sizes = np.diff(starts, append=len(alive))
         common = sizes > MAX_COUNTED
         alive = alive[np.repeat(common, sizes)]
@@ -119,12 +121,12 @@ def count_common(
 
 
 def _count(
-    alive: Order, sizes: Ints, lo: Order, previous: Order, owner: Owner, num_owners: int
+    alive: Order, sizes: Ints, lo: Order, previous: Order, owner: Small, num_owners: int
 ) -> tuple[Order, Order]:
     group = np.repeat(np.arange(len(sizes), dtype=np.uint32), sizes)
     following = np.zeros(len(sizes), dtype=np.uint32)
     owned = np.zeros((len(sizes), num_owners + 1), dtype=np.uint32)
-    for part in _slices(len(alive)):
+    for part in slices(0, len(alive)):
         places = alive[part]
         groups = group[part].astype(np.int64)
         begin, end = int(groups[0]), int(groups[-1]) + 1
@@ -135,33 +137,3 @@ def _count(
         counts = np.bincount(cells, minlength=(end - begin) * (num_owners + 1))
         owned[begin:end] += counts.reshape(end - begin, num_owners + 1).astype(np.uint32)
     return following, np.ascontiguousarray(owned[:, :num_owners])
-
-
-def first_time(text: Ranks, order: Order, shared: Owner, window: int) -> npt.NDArray[np.bool_]:
-    """Return, for each position, whether some run of `window` tokens of one document holds it that
-    stands nowhere before.
-    """
-    starts = np.flatnonzero(shared < window)
-    # Positions grow as the log does: of equal runs, the one that ends first was registered first.
-    first = np.zeros(len(text), dtype=bool)
-    first[np.minimum.reduceat(order, starts)] = True
-    first &= _runs(text, window)
-    held = first.copy()
-    for ahead in range(1, window):
-        held[:-ahead] |= first[ahead:]
-    return held
-
-
-def _runs(text: Ranks, window: int) -> npt.NDArray[np.bool_]:
-    """Return whether the last `window` tokens up to each position are all of one document."""
-    ends = np.flatnonzero(text == END)
-    whole = np.ones(len(text), dtype=bool)
-    for ahead in range(window):
-        after = ends + ahead
-        whole[after[after < len(text)]] = False
-    return whole
-
-
-def _slices(size: int) -> Iterator[slice]:
-    for start in range(0, size, _SLICE):
-        yield slice(start, min(start + _SLICE, size))

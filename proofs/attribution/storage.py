@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from ..errors import StaleIndex
 
-VERSION = 2
+VERSION = 3
 _ALIGNMENT_BYTES = 64
 _DIGEST_BYTES = 32
 _MAX_HEADER_BYTES = 1 << 16
@@ -37,7 +37,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 def write_arrays(path: Path, subject: bytes, arrays: Mapping[str, Array]) -> None:
     """Write arrays under the digest of what they were made from: whole or not at all.
 
-    Raises OSError.
+    One process at a time writes a path; drafts that others left go. Raises OSError.
     """
     entries = []
     offset = 0
@@ -49,6 +49,8 @@ def write_arrays(path: Path, subject: bytes, arrays: Mapping[str, Array]) -> Non
     head += bytes(-(_DIGEST_BYTES + len(head)) % _ALIGNMENT_BYTES)
     digest = hashlib.sha256(head)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}-*"):
+        left.unlink(missing_ok=True)  # of a process that was killed while it wrote
     handle, draft = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

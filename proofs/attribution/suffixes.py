@@ -8,6 +8,9 @@ context crosses one. Decides nothing; knows no rule and no file.
     order   the positions sorted that way
     node    a half-open range [lo, hi) of `order`: all places where one context ends
 
+Several lengths of a context are sought at once, by runs (runs.py), first among samples of the order
+and then between two of them.
+
 What is asked of a node, how many different tokens follow and whose its tokens are, is counted on
 the spot where it is small and was counted beforehand where it is not (`Common`).
 """
@@ -15,13 +18,17 @@ the spot where it is small and was counted beforehand where it is not (`Common`)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from .tokens import Ints, Ranks
+from .runs import Asked, Runs, look_back
+from .slices import each_of
+from .tokens import Ints, Ranks, room_in
 
 MAX_COUNTED = 128  # the places of a node that are looked at one by one
+SAMPLE = 64  # of so many places in order, the run at the first is kept in a row of samples
 
 Order = npt.NDArray[np.uint32]
 
@@ -76,91 +83,152 @@ class Nodes:
 
 @dataclass(frozen=True, eq=False)
 class Suffixes:
-    """A text and the order of its positions. `first[r]` is where those of rank r begin.
+    """A text and the order of its positions. `first[r]` is where those of rank r begin; `samples`
+    has the run at every SAMPLE-th place of the order.
 
-    Where a token does not count, `text` has an end mark.
+    `row` has the text, as that of Tokens; where a token does not count, there is an end mark.
     """
 
-    text: Ranks
+    row: Ranks
     order: Order
     first: Ints
+    samples: Runs
     common: Common
     owners: Owners
+
+    @cached_property
+    def text(self) -> Ranks:
+        """The ranks."""
+        return self.row[room_in(self.row) :]
+
+    @cached_property
+    def runs(self) -> Runs:
+        """The run that ends at each position."""
+        return look_back(self.row, room_in(self.row))
 
     def narrow(self, ranks: Ints, start: int, depth: int) -> Nodes:
         """Find the contexts, up to `depth` tokens long, that end before ranks[start], before each
         rank after it and after the last one. They reach back over all of `ranks`.
         """
         nobody = len(self.first) - 2  # a rank that no text holds
-        num_places = len(ranks) - start + 1
-        padded = np.concatenate([np.full(depth, nobody), ranks])
-        lo = np.zeros((num_places, depth + 1), dtype=np.int64)
-        hi = np.zeros((num_places, depth + 1), dtype=np.int64)
+        asked = Asked.of(ranks, start, depth, self.row.itemsize, nobody=nobody)
+        lo = np.zeros((len(asked.known), depth + 1), dtype=np.int64)
+        hi = np.zeros((len(asked.known), depth + 1), dtype=np.int64)
         hi[:, 0] = len(self.text)
-        for length in range(1, depth + 1):
-            wanted = padded[depth + start - length :][:num_places]
-            if length == 1:
-                lo[:, 1] = self.first[wanted]
-                hi[:, 1] = self.first[wanted + 1]
-                continue
-            open_ = np.flatnonzero(hi[:, length - 1] > lo[:, length - 1])
-            if not len(open_):
+        for back in range(0, depth, asked.run_tokens):
+            some = np.flatnonzero((asked.known > back) & (hi[:, back] > lo[:, back]))
+            if not len(some):
                 break
-            lo[open_, length], hi[open_, length] = self._search(
-                lo[open_, length - 1], hi[open_, length - 1], wanted[open_], length - 1
-            )
+            lengths = np.arange(back + 1, min(back + asked.run_tokens, depth) + 1)
+            bounds = asked.bounds(some, back, len(lengths))
+            if back:
+                ends = self._search_within(lo[some, back], hi[some, back], bounds, back)
+            else:
+                ends = self._search(bounds)
+            ends *= lengths <= asked.known[some, None]
+            columns = slice(back + 1, back + 1 + len(lengths))
+            lo[some, columns], hi[some, columns] = ends
         return Nodes(lo, hi)
 
-    def _search(self, lo: Ints, hi: Ints, wanted: Ints, back: int) -> tuple[Ints, Ints]:
-        """Narrow each range, of one place or more, to where the token `back` before its positions
-        is the wanted one.
-        """
-        # Both bounds of all ranges at once. Each is sought in `left` places from `start` on, of
-        # which a step leaves one half, whatever it finds; of one place it leaves one.
-        start = np.concatenate([lo, lo])
-        left = np.concatenate([hi, hi]) - start
-        bound = np.concatenate([wanted, wanted + 1])
-        for _ in range(int(left.max() - 1).bit_length()):
-            half = left >> 1
-            start += half * self._is_below(start + half - 1, back, bound)
-            left -= half
-        start += self._is_below(start, back, bound)
-        return start[: len(lo)], start[len(lo) :]
+    def _search(self, bounds: Runs) -> Ints:
+        """Count the places in order whose run is at most each bound."""
+        # The first sample is an end mark's, which is below all bounds.
+        at = (np.searchsorted(self.samples, bounds, side="right") - 1) * SAMPLE
+        step = SAMPLE
+        while step := step >> 1:
+            runs = self.runs[self.order.take(at + step, mode="clip")]
+            np.add(at, step, out=at, where=runs <= bounds)
+        found: Ints = np.minimum(at + 1, len(self.order))
+        return found
 
-    def _is_below(self, places: Ints, back: int, bound: Ints) -> npt.NDArray[np.bool_]:
-        # Where half of one place is none, it is the place before that is looked at, in vain.
-        positions = self.order.take(places, mode="clip") - np.uint32(back)
-        below: npt.NDArray[np.bool_] = self.text.take(positions, mode="clip") < bound
-        return below
+    def _search_within(self, lo: Ints, hi: Ints, bounds: Runs, back: int) -> Ints:
+        """Find, in each range, of one place or more, where the run that ends `back` tokens before
+        its positions is no longer at most each bound.
+        """
+        last = hi[:, None] - 1
+        at = np.empty(bounds.shape, dtype=np.int64)
+        at[:] = lo[:, None] - 1
+        for exponent in reversed(range(int((hi - lo).max()).bit_length())):
+            ahead = at + (1 << exponent)
+            near = np.minimum(ahead, last)
+            is_below = self.runs[self.order.take(near) - np.uint32(back)] <= bounds
+            is_below &= ahead == near
+            np.add(at, 1 << exponent, out=at, where=is_below)
+        at += 1
+        return at
 
     def count(self, nodes: Nodes) -> tuple[Ints, Ints]:
         """Count, for each context of one token or more, the different tokens that follow it, and
-        of the tokens that end it, those that each contributor owns.
+        of the tokens that end it, each contributor's.
 
         Shapes (places, depth) and (places, depth, contributors); length 1 stands first.
         """
-        num_places, depth = nodes.lo[:, 1:].shape
-        num_owners = self.owners.num_contributors
-        lo = nodes.lo[:, 1:].ravel()
-        sizes = nodes.sizes[:, 1:].ravel()
-        few = np.flatnonzero((sizes > 0) & (sizes <= MAX_COUNTED))
-        node, index = _each(few, lo[few], sizes[few])
-        positions = self.order[index].astype(np.int64)
-        after = np.unique(node << 32 | self.text[positions + 1])
-        following = np.bincount(after >> 32, minlength=len(lo))
-        cells = node * (num_owners + 1) + self.owners.of(positions)
-        owned = np.bincount(cells, minlength=len(lo) * (num_owners + 1))
-        owned = owned.reshape(len(lo), num_owners + 1)[:, :num_owners]
-        many = np.flatnonzero(sizes > MAX_COUNTED)
-        lengths = many % depth + 1
+        lo = nodes.lo[:, 1:]
+        sizes = nodes.sizes[:, 1:]
+        following = np.zeros(sizes.shape, dtype=np.int64)
+        owned = np.zeros((*sizes.shape, self.owners.num_contributors), dtype=np.int64)
+        few = (sizes > 0) & (sizes <= MAX_COUNTED)
+        if few.any():
+            following[few], owned[few] = self._count_few(lo, sizes, few)
+        many = sizes > MAX_COUNTED
+        lengths = np.nonzero(many)[1] + 1
         row = np.searchsorted(self.common.keys, (lengths << 32 | lo[many]).astype(np.uint64))
         following[many] = self.common.following[row]
         owned[many] = self.common.owned[row]
-        return following.reshape(num_places, depth), owned.reshape(num_places, depth, num_owners)
+        return following, owned
+
+    def _count_few(self, lo: Ints, sizes: Ints, few: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
+        """Count what the nodes hold that are `few`, in the order of that mask.
+
+        At one place they lie in one another. So each position of the first is looked up once, and
+        nodes of one size, which are one node, are counted once.
+        """
+        places = np.flatnonzero(few.any(axis=1))
+        widest = few[places].argmax(axis=1)
+        held = _Held.of(self, lo[places, widest], sizes[places, widest])
+        is_new = few.copy()
+        is_new[:, 1:] &= sizes[:, 1:] != sizes[:, :-1]
+        row = np.searchsorted(places, np.nonzero(is_new)[0])
+        start = lo[is_new] - held.lo[row] + held.starts[row]
+        node, index = each_of(start, sizes[is_new])
+        is_first = held.previous[index] < start[node]
+        following = np.bincount(node[is_first], minlength=len(start))
+        num_owners = max(self.owners.num_contributors, 1)
+        cells = node * num_owners + held.owners[index]
+        owned = np.bincount(cells, minlength=len(start) * num_owners)
+        owned = owned.reshape(len(start), num_owners)[:, : self.owners.num_contributors]
+        counted = (np.cumsum(is_new) - 1).reshape(few.shape)[few]
+        return following[counted], owned[counted]
 
 
-def _each(nodes: Ints, lo: Ints, sizes: Ints) -> tuple[Ints, Ints]:
-    """List the places of all ranges, one after another: whose each is, and its index."""
-    before = np.cumsum(sizes) - sizes
-    index = np.arange(int(sizes.sum())) + np.repeat(lo - before, sizes)
-    return np.repeat(nodes, sizes), index
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """What some ranges of the order hold, one behind another: range i, from place lo[i] on, begins
+    at starts[i].
+
+    `owners` is whose the token there is; `previous` is where the one before is, in the same range,
+    that the same token follows, and -1 where there is none.
+    """
+
+    lo: Ints
+    starts: Ints
+    owners: Ints
+    previous: Ints
+
+    @classmethod
+    def of(cls, suffixes: Suffixes, lo: Ints, sizes: Ints) -> _Held:
+        """Look at the places of ranges, of which there is one or more."""
+        number, index = each_of(lo, sizes)
+        positions = suffixes.order[index].astype(np.int64)
+        after = suffixes.text[positions + 1]
+        # One sort, by range, token and place, which all fit a number.
+        bits = len(index).bit_length()
+        sorted_ = (number << len(suffixes.first).bit_length() | after) << bits
+        sorted_ |= np.arange(len(index))
+        sorted_.sort()
+        place = sorted_ & (1 << bits) - 1
+        sorted_ >>= bits
+        same = np.flatnonzero(sorted_[1:] == sorted_[:-1])
+        previous = np.full(len(index), -1)
+        previous[place[same + 1]] = place[same]
+        return cls(lo, np.cumsum(sizes) - sizes, suffixes.owners.of(positions), previous)

@@ -41,7 +41,7 @@ ALIGNMENT_BYTES = 64  # where the ranks begin, so that a memory map of them is a
 MAX_TOKENS_BYTES = MAX_HEADER_BYTES + 4 * MAX_RANKS
 
 _NO_ID = -1
-_SLICE = 1 << 22  # ranks checked at once, so that a check never doubles the memory
+_SLICE = 1 << 20  # ranks looked at together, so that what is made of them stays small
 
 Ints = npt.NDArray[np.int64]
 Ranks = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -100,38 +100,41 @@ class Place:
 class Tokens:
     """Documents of contributors in the log's order; of none, where it is a background.
 
-    `vocabulary` has the id of rank r at r - 1; `ranks` may be a view of a memory map. `digest` is
-    the sha-256 of the bytes read.
+    `vocabulary` has the id of rank r at r - 1; `row` has the ranks, behind ALIGNMENT_BYTES of
+    whatever stands before them, and may be a view of a memory map. `digest` is the sha-256 of the
+    bytes read.
     """
 
     digest: bytes
     tokenizer_hash: bytes
     num_contributors: int
     contributions: tuple[tuple[int, int], ...]
+    num_documents: int
     vocabulary: Ints
-    ranks: Ranks
+    row: Ranks
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """The ranks."""
+        return self.row[room_in(self.row) :]
 
     @cached_property
     def ends(self) -> Ints:
-        """The positions of the end marks: document d lies between the d-th and the next."""
+        """The positions of the end marks: document d lies between the d-th and the next. Eight
+        bytes each, and a stranger's text may have as many as tokens: not for a daemon.
+        """
         return np.flatnonzero(self.ranks == END).astype(np.int64)
-
-    @property
-    def num_documents(self) -> int:
-        """How many documents there are."""
-        return len(self.ends) - 1
 
     @property
     def num_tokens(self) -> int:
         """How many tokens all documents have."""
-        return len(self.ranks) - len(self.ends)
+        return len(self.ranks) - self.num_documents - 1
 
     @cached_property
     def starts(self) -> Ints:
         """The position before each contribution's first token, and that of the last end mark."""
         first = np.cumsum([0, *(documents for _, documents in self.contributions)])
-        starts: Ints = self.ends[first]
-        return starts
+        return _find_ends(self.ranks, first)
 
     def ranks_of(self, ids: Sequence[int] | Ints) -> Ints:
         """Return each id's rank; one that occurs nowhere gets a rank above all others."""
@@ -152,14 +155,18 @@ class Tokens:
     def place_of(self, position: int) -> Place:
         """Tell where the rank at a position stands, which is no end mark."""
         contribution = int(np.searchsorted(self.starts, position, side="left")) - 1
-        document = int(np.searchsorted(self.ends, position, side="left")) - 1
-        first = int(np.searchsorted(self.ends, self.starts[contribution]))
+        backwards = self.ranks[int(self.starts[contribution]) : position][::-1] == END
         return Place(
             contributor=self.contributions[contribution][0],
             contribution=contribution,
-            document=document - first,
-            offset=position - int(self.ends[document]) - 1,
+            document=int(np.count_nonzero(backwards)) - 1,
+            offset=int(np.argmax(backwards)),
         )
+
+
+def room_in(row: Ranks) -> int:
+    """Return how many ranks' room there is in a row before the text."""
+    return ALIGNMENT_BYTES // row.itemsize
 
 
 def write_tokens(
@@ -204,13 +211,15 @@ def _row(contribution: Contribution) -> Ints:
     return np.concatenate([end[:0], *parts])
 
 
-def read_tokens(data: bytes | memoryview) -> Tokens:
+def read_tokens(data: bytes | memoryview, max_ranks: int = MAX_RANKS) -> Tokens:
     """Read a text from bytes nobody vouched for: bounded, in its one form, consistent.
 
     `data` must not change while the tokens are in use. Raises TokensError.
     """
     view = memoryview(data)
     header = _read_header(view)
+    if header.num_ranks > max_ranks:
+        raise TokensError("size", f"{header.num_ranks} ranks; at most {max_ranks} are read here")
     start = len(_head(header))
     body = view[start:]
     vocabulary = np.cumsum(np.array(header.gaps, dtype=np.int64))
@@ -221,18 +230,31 @@ def read_tokens(data: bytes | memoryview) -> Tokens:
             f"{header.num_ranks} ranks of {header.width} bytes take"
             f" {header.width * header.num_ranks} bytes; {len(body)} follow the header",
         )
-    ranks = np.frombuffer(body, dtype=f"<u{header.width}")
-    _check_ranks(ranks, len(vocabulary))
-    tokens = Tokens(
+    row = np.frombuffer(view[start - ALIGNMENT_BYTES :], dtype=f"<u{header.width}")
+    num_documents = _check_ranks(row[room_in(row) :], len(vocabulary))
+    _check_contributions(header, num_documents)
+    return Tokens(
         digest=hashlib.sha256(view).digest(),
         tokenizer_hash=header.tokenizer_hash,
         num_contributors=header.num_contributors,
         contributions=tuple(header.contributions),
+        num_documents=num_documents,
         vocabulary=vocabulary,
-        ranks=ranks,
+        row=row,
     )
-    _check_contributions(header, tokens.num_documents)
-    return tokens
+
+
+def _find_ends(ranks: Ranks, numbers: Ints) -> Ints:
+    """Return the positions of end marks by their numbers, which ascend."""
+    found = np.empty(len(numbers), dtype=np.int64)
+    done = counted = 0
+    for start in range(0, len(ranks), _SLICE):
+        ends = start + np.flatnonzero(ranks[start : start + _SLICE] == END)
+        here = int(np.searchsorted(numbers, counted + len(ends)))
+        found[done:here] = ends[numbers[done:here] - counted]
+        done = here
+        counted += len(ends)
+    return found
 
 
 def _width(num_ids: int) -> int:
@@ -277,10 +299,12 @@ def _check_vocabulary(header: Header, vocabulary: Ints) -> None:
         raise TokensError("vocabulary", f"{vocabulary[-1]} is no token id")
 
 
-def _check_ranks(ranks: Ranks, num_ids: int) -> None:
+def _check_ranks(ranks: Ranks, num_ids: int) -> int:
+    """Return how many documents there are."""
     if ranks[0] != END or ranks[-1] != END:
         raise TokensError("documents", "they begin and close with an end mark")
     seen = np.zeros(num_ids + 1, dtype=bool)
+    num_ends = 0
     for start in range(0, len(ranks), _SLICE):
         some = ranks[start : start + _SLICE + 1]
         if int(some.max()) > num_ids:
@@ -288,8 +312,10 @@ def _check_ranks(ranks: Ranks, num_ids: int) -> None:
         if ((some[1:] == END) & (some[:-1] == END)).any():
             raise TokensError("documents", "one of them is empty")
         seen[some] = True
+        num_ends += int(np.count_nonzero(some[:_SLICE] == END))
     if not seen.all():
         raise TokensError("vocabulary", "one of its ids occurs nowhere")
+    return num_ends - 1
 
 
 def _check_contributions(header: Header, num_documents: int) -> None:

@@ -2,7 +2,18 @@
 counter for its numbers, and gives findings.
 """
 
-from . import duplicates, language, noise, novelty, personal, quality, scripts, secrets, tokens
+from . import (
+    duplicates,
+    language,
+    noise,
+    novelty,
+    personal,
+    phrases,
+    quality,
+    scripts,
+    secrets,
+    tokens,
+)
 
 ALL = (
     quality.check,
@@ -13,6 +24,7 @@ ALL = (
     personal.check,
     duplicates.check,
     novelty.check,
+    phrases.check,
     noise.check,
 )
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from factory.intake import Known, Rules, examining
+from factory.intake import Broken, Known, Rules, examining
 from factory.intake.child import PARSING, checking, child_environment, run_child
-from factory.intake.jobs import Parsed, ParseJob
+from factory.intake.jobs import JudgeJob, Parsed, ParseJob
 from tests.factory.intake import hostile
 from tests.factory.intake.processes import children_of
 
@@ -69,6 +69,59 @@ def test_a_child_writes_no_more_than_it_may(tmp_path: Path) -> None:
     assert run_child("parse", folder, PARSING, None) is None
     parsed = msgspec.msgpack.decode((folder / "result.msgpack").read_bytes(), type=Parsed)
     assert parsed.format == "txt"
+
+
+def test_a_full_disk_is_told_and_blames_no_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = job(tmp_path, b"many words\n\n" * 10)
+    (folder / "result.msgpack.part").symlink_to("/dev/full")
+    assert run_child("parse", folder, PARSING, None) == "room"
+    monkeypatch.setattr(examining, "run_child", lambda *asked: "room")
+    with pytest.raises(Broken, match=r"cannot write to .* \(its disk is full\); make room there"):
+        examining.examine([folder / "file"], Rules(), Known())
+    with pytest.raises(Broken, match="make room there"):
+        examining.review([b"many words"], Rules(), Known())
+
+
+def test_a_folder_that_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(Broken, match=r"No such file or directory.*make room there"):
+        examining.review([b"many words"], Rules(), Known())
+
+
+def test_files_beyond_what_may_be_given_are_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examining, "AROUND_TEXT_BYTES", 0)
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text(f"{name} text of a few words\n" * 40)
+    rules = Rules(max_bytes=1_500)
+    told = examining.examine(sorted(tmp_path.iterdir()), rules, Known())
+    assert [(one.code, one.detail[:5]) for one in told.findings] == [
+        ("skipped", "c.txt"),
+        ("too-much-text", "1,758"),
+    ]
+    assert told.outcome == "refuse"
+
+
+def test_a_child_tells_how_far_it_is(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    document = ("the ferry carries twelve people and a cart over the river. " * 2_000).encode()
+    documents = [document + str(number).encode() for number in range(8)]
+    (tmp_path / "texts").write_bytes(b"".join(documents))
+    review = JudgeJob([], Rules(), Known(), [], list(map(len, documents)))
+    (tmp_path / "job.msgpack").write_bytes(msgspec.msgpack.encode(review))
+
+    def look() -> None:
+        examining._tell_progress(lambda *step: told.append(step), tmp_path / "progress")
+
+    assert run_child("check", tmp_path, checking(1 << 20), None, look) is None
+    assert told
+    assert all(name.startswith("checks: ") and done < total for name, done, total in told)
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
 def test_the_checks_of_more_text_may_take_longer_and_a_little_text_is_answered_soon() -> None:

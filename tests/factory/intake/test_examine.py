@@ -19,6 +19,7 @@ from factory.intake import (
     Rules,
     TooHard,
     examine,
+    examining,
     read_report,
     review,
     trace_documents,
@@ -27,6 +28,7 @@ from factory.intake.__main__ import as_json, as_text
 from factory.intake.jobs import JudgeJob, gave_nothing
 from factory.intake.judge import judge
 from factory.intake.split import title_of
+from factory.intake.traces import trace_texts
 from tests.factory.intake.texts import PARAGRAPHS
 
 RULES = Rules(min_words=20, split_words=60)
@@ -62,11 +64,31 @@ def test_a_text_becomes_clean_documents_and_a_report_of_them(given: Given) -> No
         assert document.sha256 == hashlib.sha256(document.text).digest()
         assert document.words >= RULES.min_words
     assert examined.documents[0].title == "Notes"
-    assert examined.trace == trace_documents([document.text for document in examined.documents])
     report = read_report(examined.report)
     assert report.files[0][0] == hashlib.sha256(given.file.read_bytes()).digest()
     assert report.num_documents == len(examined.documents)
-    assert given.told == [("notes.md", 0, 1), ("checks", 1, 1)]
+    assert given.told[:2] == [("notes.md", 0, 1), ("checks", 1, 1)]
+    for name, done, total in given.told[2:]:
+        assert name.startswith("checks: ")
+        assert 0 <= done < total == 11
+
+
+def test_each_step_of_the_checks_is_told() -> None:
+    told: list[tuple[int, str]] = []
+    job = JudgeJob([], RULES, Known(), [], None)
+    judge([], job, lambda *step: told.append(step))
+    assert [done for done, _ in told] == list(range(11))
+    assert [name for _, name in told][::8] == ["words", "novelty"]
+
+
+def test_the_trace_of_much_text_is_made_elsewhere_and_is_the_same(
+    given: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [document.text for document in given.examined.documents]
+    here = trace_documents(documents)
+    assert here == trace_texts(documents)
+    monkeypatch.setattr(examining, "TRACED_HERE_BYTES", 0)
+    assert trace_documents(documents) == here
 
 
 def test_whoever_reviews_the_same_documents_makes_the_same_report(given: Given) -> None:
@@ -76,7 +98,7 @@ def test_whoever_reviews_the_same_documents_makes_the_same_report(given: Given) 
     losses = [9_000, *[2_500] * (len(documents) - 1)]
     reviewed = review(documents, RULES, known, losses=losses)
     assert reviewed.documents == examined.documents
-    assert (reviewed.sketch, reviewed.trace) == (examined.sketch, examined.trace)
+    assert reviewed.sketch == examined.sketch
     assert [(one.code, one.document) for one in reviewed.findings] == [("loss", 0)]
     again = judged(documents, known, losses)
     assert again.report == reviewed.report

@@ -14,7 +14,7 @@ import pytest
 
 from factory.intake import Examined, Known, Rules, Stopped, examine
 from factory.intake.errors import Refusal
-from factory.intake.parse import parse_file
+from factory.intake.parse import MAX_FILE_BYTES, parse_file
 from tests.factory.intake import hostile
 from tests.factory.intake.processes import children_of
 from tests.factory.intake.texts import PARAGRAPHS
@@ -82,6 +82,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
         (folder / name).write_bytes(FILES[name][0])
     with (folder / "one line.txt").open("wb") as file:
         file.truncate(1 << 30)  # sparse: a line of 1 GB
+    (folder / "as long as may be.txt").write_bytes(
+        b"many words in a line\n" * (MAX_FILE_BYTES // 21)
+    )
     (folder / "honest.txt").write_text(TEXT)
     files = sorted(folder.iterdir())
     before = resident_bytes()
@@ -94,7 +97,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.parametrize("name", [*IN_CHILDREN, "one line.txt"])
+@pytest.mark.parametrize("name", [*IN_CHILDREN, "one line.txt", "as long as may be.txt"])
 def test_a_child_refuses_what_would_cost_a_daemon_its_memory(together: Together, name: str) -> None:
     told = [one for one in together.examined.findings if one.detail.startswith(f"{name}: ")]
     expected = FILES[name][1] if name in FILES else "too-large"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,11 +16,13 @@ import trio.testing
 
 from node.attributing.attributor import Attributor
 from node.attributing.indexes import RETRY_S, Indexes
+from node.catalogue.texts import map_tokens
 from node.errors import NodeError, NoProvider
 from node.telemetry import Telemetry
 from p2p.cid import Cid
 from proofs.attribution.background import write_background
 from proofs.attribution.tokens import Contribution, write_tokens
+from proofs.errors import TokensError
 from proofs.manifest import Contributor, File, Manifest, build_manifest, parse_manifest
 from proofs.origin import Attribution, Origin
 from tests.node.networks import until
@@ -209,6 +213,31 @@ async def test_a_text_above_the_bound_is_never_asked_for(tmp_path: Path) -> None
     async with scene(tmp_path, max_tokens=0) as none:
         await trio.testing.wait_all_tasks_blocked()
         assert none.indexes.find(none.cid) is None
+
+
+def test_a_disk_that_takes_nothing_is_told_by_the_child_and_leaves_no_litter(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "text").write_bytes(TOKENS)
+    (tmp_path / "common").write_bytes(BACKGROUND)
+    caches = tmp_path / "caches"
+    caches.mkdir()
+    paths = [tmp_path / "text", caches / "index", tmp_path / "common", caches / "common"]
+    build = [sys.executable, "-m", "node.attributing", "1000", *map(str, paths)]
+    full = subprocess.run(
+        ["bash", "-c", 'ulimit -f 0; exec "$@"', "build", *build],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (full.returncode, full.stderr.strip()) == (1, "[Errno 27] File too large")
+    assert list(caches.iterdir()) == []
+
+
+def test_an_empty_file_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"")
+    with pytest.raises(TokensError, match="text is empty"):
+        map_tokens(tmp_path / "text", 1_000)
 
 
 async def test_an_answer_without_an_open_index_is_not_measured(tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_a_disk_that_refuses_leaves_the_old_cache_and_no_litter(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    (tmp_path / ".text.index-k1lled").write_bytes(b"half an index")
+    (tmp_path / ".other.index-0123").write_bytes(b"another's")
+    INDEX.save(tmp_path / "text.index")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [".other.index-0123", "text.index"]
+
+
 def test_positions_are_sorted_by_what_stands_before_them() -> None:
     ranks = INDEX.suffixes.text.tolist()
     backwards = [ranks[: position + 1][::-1] for position in INDEX.suffixes.order.tolist()]

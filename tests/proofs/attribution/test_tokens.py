@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 
 import msgpack
 import numpy as np
@@ -178,3 +179,27 @@ def test_what_nobody_would_accept_is_not_written(document: list[int]) -> None:
 def test_a_contributor_outside_the_list_is_not_written() -> None:
     with pytest.raises(TokensError, match="contributor 2"):
         text((2, [[1]]))
+
+
+def test_more_ranks_than_a_reader_takes_are_refused_before_they_are_read() -> None:
+    data = text((0, [[5, 6]]))
+    assert read_tokens(data, 4).num_tokens == 2
+    with pytest.raises(TokensError, match="4 ranks; at most 3"):
+        read_tokens(data, 3)
+
+
+def test_a_text_of_nothing_but_short_documents_takes_little_memory_to_read() -> None:
+    num_documents = 1 << 20
+    data = rewritten(
+        text((0, [[5]])), num_ranks=2 * num_documents + 1, contributions=[[0, 1 << 20]]
+    )
+    data = data[: -3 * 2] + (b"\0\0\1\0" * num_documents + b"\0\0")
+    tracemalloc.start()
+    try:
+        tokens = read_tokens(data)
+        assert tokens.starts.tolist() == [0, 2 * num_documents]
+        assert tokens.num_tokens == tokens.num_documents == num_documents
+        assert tokens.place_of(num_documents + 1) == Place(0, 0, num_documents // 2, 0)
+        assert tracemalloc.get_traced_memory()[1] < 14 << 20
+    finally:
+        tracemalloc.stop()
