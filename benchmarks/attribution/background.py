@@ -16,7 +16,7 @@ from factory.influence.base import Base
 from factory.influence.recipe import Recipe
 from factory.keeping import keep
 
-NUM_SAMPLES = 192
+NUM_SAMPLES = 32
 SAMPLE_TOKENS = 128
 TEMPERATURE = 0.8
 FIRST_SEED = 77_000
