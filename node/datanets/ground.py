@@ -6,6 +6,7 @@ much of it in a thread holds the lock. Speaks to nobody.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,10 +65,14 @@ class Held:
                 f"{folder} has a log that could not be read, as this node's log says",
                 "move that folder away, and join again",
             )
-        (folder / TEXTS).mkdir(parents=True, exist_ok=True)
-        (folder / GIVING).mkdir(exist_ok=True)
-        LogFile.create(folder / LOG, first)
-        return cls(folder, store)
+        try:
+            (folder / TEXTS).mkdir(parents=True, exist_ok=True)
+            (folder / GIVING).mkdir(exist_ok=True)
+            LogFile.create(folder / LOG, first)
+            return cls(folder, store)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)  # what was refused is not there
+            raise
 
     @property
     def datanet(self) -> bytes:

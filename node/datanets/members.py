@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -159,7 +160,8 @@ class Members(Part):
         await self._bring_to_compare(held, tell)
         given: list[bytes] = []
         with translated():
-            examined, findings = await self._examine(held, said, tell)
+            examined, findings, good = await self._examine(held, said, tell)
+            said = replace(said, files=tuple(map(str, good)))
             if examined.outcome != "refuse" and said.agreed:
 
                 async def submit(data: bytes) -> bytes:
@@ -176,8 +178,10 @@ class Members(Part):
 
     async def _examine(
         self, held: Held, said: GiveSaid, tell: Tell
-    ) -> tuple[Examined, tuple[FindingInfo, ...]]:
-        """Look at the files; where some are refused as a whole, at the others alone."""
+    ) -> tuple[Examined, tuple[FindingInfo, ...], list[Path]]:
+        """Look at the files; where some are refused as a whole, at the others alone, which are
+        returned too.
+        """
         around = self._shelf.around(held)
         rules = rules_of(
             held.state.charter, tokens=around.tokens, column=said.column, mask=said.mask
@@ -195,7 +199,8 @@ class Members(Part):
         if refused and good:
             told = [finding_of(examined, one) for found in refused.values() for one in found]
             examined = await look(good)
-        return examined, (*told, *(finding_of(examined, one) for one in examined.findings))
+        told += [finding_of(examined, one) for one in examined.findings]
+        return examined, tuple(told), good
 
     async def _bring_to_compare(self, held: Held, tell: Tell) -> None:
         """Have others' texts here, as far as they are to be had soon, so that who gives hears at

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,8 +25,6 @@ from p2p.host import Host
 from p2p.peers import PeerAddress
 from proofs.datanet.entries import (
     Contribution,
-    Document,
-    Limits,
     digest_of,
     parse_entry,
     parse_registration,
@@ -37,8 +34,6 @@ from proofs.signing import Signer
 from tests.p2p.helpers import open_hosts
 from tests.proofs.datanets import World, document
 from tests.proofs.scene import signer
-
-from .dying import in_a_fork
 
 TEXT = b"one whole text of ann's"
 
@@ -265,53 +260,3 @@ async def test_drafts_of_texts_that_never_came_are_bounded(tmp_path: Path) -> No
             os.utime(here.held.folder / "texts" / f".{digest_of(entry).hex()}", (number, number))
         left = {path.name[1:] for path in (here.held.folder / "texts").glob(".*")}
         assert left == {digest_of(one).hex() for one in entries[-MAX_DRAFTS - 1 :]}
-
-
-@pytest.mark.slow
-def test_texts_of_the_largest_size_cost_the_sequencer_little_memory(tmp_path: Path) -> None:
-    """Four at once, of 16 MiB each; whoever gives them is in the same process."""
-
-    def live() -> None:
-        trio.run(_take_large_texts, tmp_path)
-
-    assert in_a_fork(live) == 0
-
-
-async def _take_large_texts(folder: Path) -> None:
-    limits = Limits(1 << 20, 16 << 20, 1 << 30, 3)
-    async with scene(folder, limits=limits) as here:
-        entries = []
-        for number in range(4):
-            texts = [f"{number} {part} ".encode().ljust(1 << 20, b"x ") for part in range(16)]
-            whole = b"".join(texts)
-            blocks = [whole[at : at + (256 << 10)] for at in range(0, len(whole), 256 << 10)]
-            listed = [Document(len(one), 8, hashlib.sha256(one).digest(), "") for one in texts]
-            claim = here.world.claiming("ann", listed)
-            assert isinstance(await here.submit(claim), wire.Registered)
-            for block in blocks:
-                here.store.put(block)
-            said: dict[str, Any] = {"blocks": [(digest_of(one), len(one)) for one in blocks]}
-            entries.append(here.world.giving("ann", digest_of(claim), listed, **said))
-        here.store.put(b"report")
-        del texts, whole, blocks, listed
-        before = _count_peak_anew()
-        async with trio.open_nursery() as nursery:
-            for entry in entries:
-                nursery.start_soon(_submit_until_taken, here, entry)
-        grown = _resident("VmHWM") - before
-        assert grown < 64 << 20, f"{grown >> 20} MiB"
-
-
-async def _submit_until_taken(here: Scene, entry: bytes) -> None:
-    while not isinstance(await here.submit(entry), wire.Registered):  # noqa: ASYNC110  # asks it
-        await trio.sleep(0.5)
-
-
-def _count_peak_anew() -> int:
-    Path("/proc/self/clear_refs").write_text("5")
-    return _resident("VmRSS")
-
-
-def _resident(what: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(what))
