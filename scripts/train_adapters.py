@@ -37,7 +37,7 @@ from transformers.utils import logging as transformers_logging
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 BASE_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BASE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-VERSION = "1"
+VERSION = "2"
 SEED = 20260
 WINDOW_TOKENS = 256
 NUM_PLAIN_ROWS = 4  # rows of a batch that continue running text
@@ -501,12 +501,12 @@ def push_lines(domain: Domain, outcome: Outcome) -> Iterator[str]:
     yield f"source = {json.dumps(domain.source)}"
     yield ""
     yield (
-        "# Weights are shares of the trained tokens. The addresses belong to development keys that"
-        " anybody can derive:"
+        "# Weights are standing weights: measured (README.md), else shares of the trained tokens."
+        " The addresses belong to development keys:"
     )
     yield (
-        '# the secret is sha-256 of "lorikeet demo contributor " and the name. Put your own address'
-        " here before real money flows."
+        '# the secret is sha-256 of "lorikeet demo contributor " and the name, so anybody has it.'
+        " Put your own address here before real money flows."
     )
     for contributor, weight in zip(domain.contributors, outcome.weights, strict=True):
         yield ""

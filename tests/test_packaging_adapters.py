@@ -14,9 +14,13 @@ from coincurve import PrivateKey
 from eth_utils import keccak, to_checksum_address
 from safetensors.torch import load_file
 
+from node.catalogue.packaging import BaseIdentity, load_package
+from node.catalogue.texts import find_listing, map_tokens
+
 ADAPTERS = Path(__file__).resolve().parent.parent / "adapters"
 NAMES = ["law", "medicine", "recipes", "verse"]
 SIZE_LIMIT_BYTES = 5_000_000
+TEXTS_LIMIT_BYTES = 500_000
 NUM_LAYERS = 30
 NUM_TARGETS = 7
 
@@ -80,3 +84,30 @@ def test_page_tells_a_loss_that_fell(name: str) -> None:
     page = (ADAPTERS / name / "README.md").read_text()
     before, after = re.search(r"\| ([\d.]+) before, ([\d.]+) after", page).groups()
     assert float(after) < 0.95 * float(before)
+
+
+def test_it_is_published_with_its_text_and_what_was_measured(name: str) -> None:
+    folder = ADAPTERS / name
+    tokens = map_tokens(folder / "attribution.tokens")
+    base = BaseIdentity(bytes(32), tokens.tokenizer_hash, bytes(32))
+    manifest = load_package(folder, bytes(31) + b"\1", base).manifest
+    origin = manifest.made_of
+    assert origin is not None
+    assert origin.attribution is not None
+    assert [one.number for one in origin.datanets] == [1]
+    listed = find_listing(manifest, folder, tokens)
+    assert len({one.contribution for one in listed}) == len(listed) == 4
+    assert sum(one.weight for one in manifest.contributors) == 10_000
+    assert sum(file.stat().st_size for file in folder.glob("*.tokens")) <= TEXTS_LIMIT_BYTES
+    page = (folder / "README.md").read_text()
+    assert f"| λ | {origin.attribution.lambda_eighths}/8 of" in page
+    assert f"| r | {figure(*origin.attribution.r_interval, origin.attribution.r_bps)} |" in page
+    assert origin.datanets[0].datanet.hex() in page
+    assert origin.datanets[0].digest.hex() in page
+
+
+def figure(low: int, high: int, mean: int) -> str:
+    """How a page says a figure with its interval; the widest was not measured."""
+    if (low, high) == (-10_000, 10_000):
+        return "not measured"
+    return f"{mean / 10_000:.2f} [{low / 10_000:.2f}, {high / 10_000:.2f}]"

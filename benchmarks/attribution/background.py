@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from factory.influence.base import Base
+from factory.influence.base import Base, load
 from factory.influence.recipe import Recipe
 from factory.keeping import keep
 
@@ -39,3 +39,11 @@ def samples(path: Path, base: Path, count: int) -> list[list[int]]:
             keep(path, json.dumps(drawn).encode())
             print(f"{len(drawn)} of {count} samples of the base", flush=True)
     return drawn[:count]
+
+
+def plain_base(gguf: Path, folder: Path) -> Path:
+    """Write the base once as a folder: reading a GGUF file takes half a minute each time."""
+    if not (folder / "complete").exists():
+        load(gguf).save_pretrained(folder)
+        (folder / "complete").touch()
+    return folder

@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,7 +106,7 @@ def _world(
     asked_each: int,
     samples: Sequence[Document] = (),
 ) -> World:
-    domains = _domains()
+    domains = {domain.name: domain for domain in train_adapters().TEXTS}
     passages = {stretch.domain: _passages(domains[stretch.domain], texts) for stretch in people}
     givers = []
     asked: list[Asked] = []
@@ -180,7 +181,9 @@ def _asked(
     return found
 
 
-def _domains() -> dict[str, Any]:
+@cache
+def train_adapters() -> Any:
+    """Return scripts/train_adapters.py, whose texts and passages these are."""
     path = Path(__file__).resolve().parents[2] / "scripts" / "train_adapters.py"
     spec = importlib.util.spec_from_file_location("train_adapters", path)
     assert spec is not None
@@ -188,7 +191,7 @@ def _domains() -> dict[str, Any]:
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclasses look themselves up there
     spec.loader.exec_module(module)
-    return {domain.name: domain for domain in module.TEXTS}
+    return module
 
 
 def _passages(domain: Any, texts: Path) -> list[str]:

@@ -45,7 +45,7 @@ from proofs.attribution.index import Index
 from proofs.attribution.tokens import read_tokens
 
 from .attacks import BY_ANSWER_ALONE, Asked, Terms, copies, sybils
-from .background import NUM_SAMPLES, SAMPLE_TOKENS, samples
+from .background import NUM_SAMPLES, SAMPLE_TOKENS, plain_base, samples
 from .folders import write_folder
 from .report import markdown
 from .texts import World, world_s, world_x
@@ -116,7 +116,7 @@ def make(texts: Path, work: Path) -> dict[str, World]:
         return ids
 
     stuffed = TOKENS_EACH["X"] // SAMPLE_TOKENS
-    base = _plain_base(folder / BASE_FILE, work / "base")
+    base = plain_base(folder / BASE_FILE, work / "base")
     drawn = samples(work / "samples.json", base, NUM_SAMPLES + stuffed)
     worlds = {
         "X": world_x(texts, encode, drawn[:stuffed], TOKENS_EACH["X"]),
@@ -254,16 +254,6 @@ def _train(work: Path, name: str, minutes: float) -> int:
     if status not in (0, UNFINISHED):
         sys.exit(status)
     return status
-
-
-def _plain_base(gguf: Path, folder: Path) -> Path:
-    """Write the base once as a folder: reading a GGUF file takes half a minute each time."""
-    from factory.influence.base import load
-
-    if not (folder / "complete").exists():
-        load(gguf).save_pretrained(folder)
-        (folder / "complete").touch()
-    return folder
 
 
 def _spend(work: Path, what: str, seconds: float) -> None:
