@@ -1,4 +1,4 @@
-"""Step 8: a separate hostile process gossips a tampered receipt and offers corrupted blocks; both
+"""Step 9: a separate hostile process gossips a tampered receipt and offers corrupted blocks; both
 are caught, and it is named.
 """
 

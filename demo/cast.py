@@ -32,6 +32,9 @@ TOGETHER: Mapping[str, str] = {
     "verse": "Speak to me of the moon.",
     COCKTAIL: "Sing of a loaf of bread.",
 }
+TRACED = "law"
+TRACED_PROMPT = "What are the duties of the President?"
+TRACED_TOKENS = 48
 OVERHEARD_PROMPT = "Say hello."
 UNPAID = "verse"  # whose maker and contributors an aggregator that steals robs, too
 UNPAID_PROMPTS = ("Speak to me of a thief.", "Speak to me of justice.")

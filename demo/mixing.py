@@ -1,4 +1,4 @@
-"""Step 7's look at the answer of two adapters at once: how its fee was divided, to the unit,
+"""Step 8's look at the answer of two adapters at once: how its fee was divided, to the unit,
 recomputed from the two manifests that the watcher fetched itself.
 """
 
@@ -22,7 +22,8 @@ def show_split(scene: Scene, step: Step, audit: Audit) -> None:
         {encode(scene.manifests[name]): weight for name, weight in cast.MIXED.items()}
     )
     [receipt] = [one for one in audit.receipts if one.adapter == digest_of(cocktail)]
-    shares = shares_for(POLICY, receipt.owner, terms_of(parse_cocktail(cocktail)))
+    terms = terms_of(parse_cocktail(cocktail))
+    shares = shares_for(POLICY, receipt.owner, terms, receipt.drawn)
     require(shares == shares_of(audit, receipt), "the batch says who made the cocktail's parents")
     parts = dict(award(receipt.amount, shares))
     require(sum(parts.values()) == receipt.amount, "nothing of its fee is left over")

@@ -1,4 +1,4 @@
-"""Step 7: every answer's receipt is in the log on the chain, and everybody who earned something is
+"""Step 8: every answer's receipt is in the log on the chain, and everybody who earned something is
 paid. Checked from the published batches.
 """
 

@@ -1,4 +1,4 @@
-"""Steps 9 and 10: the aggregator posts a header that robs the others, and pays for it with its
+"""Steps 10 and 11: the aggregator posts a header that robs the others, and pays for it with its
 bond; then a node's channel is settled without any aggregator.
 """
 

@@ -1,6 +1,7 @@
-"""The demo's story: twelve steps in order.
+"""The demo's story: thirteen steps in order.
 
-What each step shows and checks stands in serving, paying, attacking, stealing and surviving.
+What each step shows and checks stands in serving, tracing, paying, attacking, stealing and
+surviving.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from .serving import (
 from .stage import Stage
 from .stealing import show_exits, show_theft
 from .surviving import show_survival
+from .tracing import show_words
 
 NUM_VOLUNTEERS = 3
 EPOCH_S = 6.0
@@ -67,6 +69,7 @@ def acts(adapters: Path) -> list[tuple[str, Act]]:
             "All adapters, two of them in one answer, and the base share batches in one engine",
             show_shared_batches,
         ),
+        ("Whose words an answer drew on, and the split that follows from them", show_words),
         ("Vouchers, receipts, an epoch on the chain, and claims", show_payouts),
         ("Two attacks, both caught and named", show_attacks),
         ("The aggregator steals: one watcher convicts it, and its bond is paid out", show_theft),
@@ -75,7 +78,7 @@ def acts(adapters: Path) -> list[tuple[str, Act]]:
     ]
 
 
-NUM_STEPS = 12
+NUM_STEPS = 13
 
 
 async def tell(home: Path, adapters: Path, stage: Stage, record: Record, *, keep: bool) -> None:

@@ -135,6 +135,7 @@ def lines_of(answer: WhyInfo, most_spans: int = len(MARKS)) -> Iterator[str]:
         if rest := by_bits[most_spans:]:
             bits = sum(span.bits for span in rest)
             yield f"    and {len(rest)} with less, {bits:.0f} bits together"
+        yield from sources_of(shown)
         yield from parts_of(adapter)
     yield f"  split  fee {money(answer.fee)}"
     for part in answer.split:
@@ -159,7 +160,7 @@ def mark(text: str, spans: Sequence[str]) -> str:
 
 
 def spans_of(spans: Sequence[SpanInfo]) -> Iterator[str]:
-    """Say where spans stand, and of which datanets."""
+    """Say where spans stand."""
     for number, span in zip(MARKS, spans, strict=False):
         where = f"contribution {span.contribution + 1}, document {span.document + 1}"
         if span.source is not None:
@@ -168,13 +169,17 @@ def spans_of(spans: Sequence[SpanInfo]) -> Iterator[str]:
             f"  {number} {span.contributor}, {where}: {span.end - span.start} tokens,"
             f" {span.bits:.0f} bits more than anybody would write"
         )
+
+
+def sources_of(spans: Sequence[SpanInfo]) -> Iterator[str]:
+    """Say which contributions spans are of, so that one can be looked up."""
     given = {
-        (one.source.contribution, one.source.datanet): one.source.title
+        (one.source.contribution, one.source.datanet): f"{one.contributor}, “{one.source.title}”,"
         for one in spans
         if one.source is not None
     }
     for (contribution, datanet), title in given.items():
-        yield f"  “{title}” is contribution {contribution[:12]} of datanet {datanet[:12]}"
+        yield f"  {title} is contribution {contribution[:12]} of datanet {datanet[:12]}"
 
 
 def parts_of(adapter: AttributedInfo) -> Iterator[str]:

@@ -69,17 +69,22 @@ def test_the_whole_demo_does_what_it_says(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert told["ok"]
     assert set(told) == KEYS[""]
-    assert len(told["steps"]) == 12
+    assert len(told["steps"]) == 13
     assert all(step["ok"] and step["seconds"] >= 0 for step in told["steps"])
     assert all(set(answer) == KEYS["answers"] for answer in told["answers"])
     assert all(set(payout) == KEYS["payouts"] for payout in told["payouts"])
     assert {payout["role"] for payout in told["payouts"]} == {"node", "creator", "contributor"}
     assert None not in told["figures"].values()
-    makers = told["steps"][6]["cocktail"]["makers"]
-    assert 0 < makers["verse"] < makers["recipes"] < told["steps"][6]["cocktail"]["amount"]
-    assert told["steps"][8]["theft"]["proof"] == "proveUnfunded"
-    exits = told["steps"][9]["exits"]
-    assert sum(exits["paid"].values()) == exits["amount"] >= told["steps"][8]["theft"]["amount"]
-    assert told["steps"][10]["after_tokens"] > 0
+    words = told["steps"][6]
+    assert len(words["bits"]) == len(words["standing"]) == 2
+    assert sum(words["bits"].values()) >= 8
+    assert f"fee {words['fee'] / 1e6:.6f}" in done.stdout
+    assert "agrees: recomputed: the shares equal those of the receipt" in done.stdout
+    makers = told["steps"][7]["cocktail"]["makers"]
+    assert 0 < makers["verse"] < makers["recipes"] < told["steps"][7]["cocktail"]["amount"]
+    assert told["steps"][9]["theft"]["proof"] == "proveUnfunded"
+    exits = told["steps"][10]["exits"]
+    assert sum(exits["paid"].values()) == exits["amount"] >= told["steps"][9]["theft"]["amount"]
+    assert told["steps"][11]["after_tokens"] > 0
     assert told["figures"]["processes_left"] == 0
     assert "\x1b" not in done.stdout

@@ -192,7 +192,9 @@ async def test_why_says_whose_text_an_answer_drew_on(
     assert "  The [court finds]¹ that all [is well.]²\n" in said
     assert "¹ Farida, contribution 1, document 4: 2 tokens, 31 bits" in said
     assert "² Karim, “Notes on Part III”, document 4: 2 tokens, 9 bits" in said
-    assert "“Notes on Part III” is contribution 5f5f5f5f5f5f of datanet c0c0c0c0c0c0\n" in said
+    assert (
+        "Karim, “Notes on Part III”, is contribution 5f5f5f5f5f5f of datanet c0c0c0c0c0c0\n" in said
+    )
     assert "bits   Farida 118  Karim 74" in said
     assert "λ 3/8 by this answer" in said
     assert "r 0.39 [0.31, 0.46]" in said
