@@ -11,10 +11,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from factory.influence.base import Base, load
+from factory.influence.base import Base
 from factory.influence.recipe import Recipe
 from factory.keeping import keep
+from factory.learning import load_base
 
 NUM_SAMPLES = 32
 SAMPLE_TOKENS = 128
@@ -44,6 +46,6 @@ def samples(path: Path, base: Path, count: int) -> list[list[int]]:
 def plain_base(gguf: Path, folder: Path) -> Path:
     """Write the base once as a folder: reading a GGUF file takes half a minute each time."""
     if not (folder / "complete").exists():
-        load(gguf).save_pretrained(folder)
+        load_base(gguf, torch.device("cpu")).save_pretrained(folder)
         (folder / "complete").touch()
     return folder

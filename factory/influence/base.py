@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache, GgufConfig
-from transformers.utils import logging as transformers_logging
+from transformers import DynamicCache
 
-from .errors import BadRun
+from ..errors import BadRun
+from ..learning import load_base
 from .lora import LowRankLinear, add_low_rank
 from .recipe import Recipe
 
@@ -44,7 +44,8 @@ class Base:
 
     def __init__(self, recipe: Recipe, ids: npt.NDArray[np.int64]) -> None:
         self.ids = ids
-        self.model: Any = load(Path(recipe.base))
+        place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model: Any = load_base(Path(recipe.base), place, attn_implementation="eager")
         self.device = next(self.model.parameters()).device
         self._cut_head()
         self.layers: Any = self.model.get_decoder().layers
@@ -152,21 +153,3 @@ class Base:
         if head.bias is not None:
             cut.bias = nn.Parameter(head.bias[keep].clone(), requires_grad=False)
         self.model.set_output_embeddings(cut)
-
-
-def load(path: Path) -> Any:
-    """Load a base from a folder or a GGUF file: dequantised, bfloat16, frozen, on the first GPU if
-    there is one. Raises BadRun.
-    """
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    options: dict[str, Any] = {"dtype": torch.bfloat16, "attn_implementation": "eager"}
-    if path.is_file():
-        options |= {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)}
-    elif not path.is_dir():
-        raise BadRun(f"base: {path} is neither a folder nor a GGUF file")
-    folder = path.parent if path.is_file() else path
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
-    return model.requires_grad_(False).eval()

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..errors import BadRun
 from ..keeping import keep, keep_array
 from .base import NOT_LEARNT, Base
-from .errors import BadRun
 from .folder import NO_TOKEN, Run
 from .plan import WHOLE, Training, plan
 from .training import Rows, Trainer, forget

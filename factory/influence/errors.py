@@ -2,7 +2,6 @@
 
 FactoryError
 └── InfluenceError
-    ├── BadRun        the folder does not hold what a run needs
     ├── TooEarly      not enough is trained yet to say anything
     └── NotFinite     the training diverged
 """
@@ -14,10 +13,6 @@ from ..errors import FactoryError
 
 class InfluenceError(FactoryError):
     """Something that the person who began the run can mend."""
-
-
-class BadRun(InfluenceError):
-    """A file of the run's folder is missing or says what cannot be; the message names it."""
 
 
 class TooEarly(InfluenceError):

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Meta
 
-from .errors import BadRun
+from ..errors import BadRun
 from .recipe import Recipe, read_recipe
 
 Ints = npt.NDArray[np.int32]

@@ -22,7 +22,7 @@ from msgspec import Meta
 from proofs.attribution.blend import NONE_BITS
 from proofs.manifest import MAX_CONTRIBUTORS
 
-from .errors import BadRun
+from ..errors import BadRun
 
 MAX_RECIPE_BYTES = 64 * 1024
 FILE = "run.toml"

@@ -15,8 +15,9 @@ from proofs.attribution.ladder import measure
 from proofs.attribution.tokens import Tokens, read_tokens
 from proofs.errors import TokensError
 
+from ..errors import BadRun
 from .campaign import BARE, Found
-from .errors import BadRun, TooEarly
+from .errors import TooEarly
 from .fitting import MIN_ANSWERS, MIN_HALVES, Bits, Evidence, Fitted, fit
 from .folder import Run
 from .measures import Estimate, Floats, correlation, estimate_pooled

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..keeping import keep
+from ..learning import rate_at
 from .base import Base, Given
 from .errors import NotFinite
 from .folder import NO_ROW, Run
@@ -73,7 +74,7 @@ class Trainer:
             for step in range(first, len(order)):
                 batch = self._without(order[step], training.left_out)
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.learning_rate * rate(step, len(order), recipe.warmup)
+                    group["lr"] = recipe.learning_rate * rate_at(step, len(order), recipe.warmup)
                 total = sum(self.num_learnt[row] for row in order[step] if row != NO_ROW)
                 loss = self._step(given, batch, int(total), step)
                 optimizer.step()
@@ -125,14 +126,6 @@ def orders(run: Run) -> dict[bool, npt.NDArray[np.int32]]:
     shuffled = np.random.Generator(np.random.PCG64(run.recipe.seed + 1)).permutation(flat)
     other[run.order != NO_ROW] = shuffled
     return {False: run.order, True: other}
-
-
-def rate(step: int, num_steps: int, warmup: float) -> float:
-    """Return the part of the learning rate for a step: up in a line, down along a cosine."""
-    first = max(1, round(warmup * num_steps))
-    if step < first:
-        return (step + 1) / first
-    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, num_steps - first)))
 
 
 def keep_checkpoint(

@@ -3,7 +3,6 @@
 FactoryError
 └── TrainingError
     ├── BadRecipe     the recipe says what cannot be: file, line, field, mend
-    ├── BadRun        the run's folder does not hold what a run needs
     ├── Diverged      a loss or a gradient became infinite or no number, twice
     ├── NoRoom        the disk is full, or memory will not do
     └── NotInstalled  peft, transformers or accelerate are not here
@@ -20,10 +19,6 @@ class TrainingError(FactoryError):
 
 class BadRecipe(TrainingError):
     """The recipe cannot be meant; the message names the line, the field and the mend."""
-
-
-class BadRun(TrainingError):
-    """A file of the run's folder is missing or says what cannot be; the message names it."""
 
 
 class Diverged(TrainingError):

@@ -29,8 +29,9 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from ..errors import BadRun
 from ..keeping import keep, keep_array
-from .errors import BadRun, NoRoom
+from .errors import NoRoom
 from .recipe import FILE, MAX_RECIPE_BYTES, Recipe, read_recipe, render
 from .rows import NO_ROW, NO_TOKEN, Ints, Rows
 

@@ -14,8 +14,8 @@ from typing import IO, Literal
 
 import msgspec
 
+from ..errors import BadRun
 from ..keeping import is_held, keep
-from .errors import BadRun
 
 LOCK_FILE = "lock"
 ASKED_FILE = "asked"
@@ -24,7 +24,6 @@ PROGRESS_FILE = "progress.jsonl"
 RESERVE_FILE = "reserve"
 RESERVE_BYTES = 64 * 1024
 MAX_STATUS_BYTES = 64 * 1024
-MAX_LINE_BYTES = 4096
 MAX_PROGRESS_BYTES = 256 << 20
 
 Asked = Literal["pause", "finish"] | None

@@ -16,10 +16,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GgufConfig
-from transformers.utils import logging as transformers_logging
+from transformers import BitsAndBytesConfig
 
-from .errors import BadRun
+from ..errors import BadRun
+from ..learning import load_base
 from .recipe import AdapterPart
 
 NOT_LEARNT = -100
@@ -31,7 +31,7 @@ class Learner(nn.Module):
 
     def __init__(self, base: Path, adapter: AdapterPart, seed: int, device: torch.device) -> None:
         super().__init__()
-        model = load_base(base, device, in_4_bits=adapter.kind == "qlora")
+        model = load_base(base, device, **(in_4_bits(device) if adapter.kind == "qlora" else {}))
         torch.manual_seed(seed)
         targets = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
         config = LoraConfig(
@@ -108,26 +108,13 @@ class Learner(nn.Module):
         draft.rename(folder)
 
 
-def load_base(path: Path, device: torch.device, *, in_4_bits: bool = False) -> Any:
-    """Load a base from a folder or a GGUF file, frozen, in bfloat16. Raises BadRun."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    options: dict[str, Any] = {"dtype": torch.bfloat16}
-    if path.is_file():
-        options |= {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)}
-    elif not path.is_dir():
-        raise BadRun(f"base: {path} is neither a folder nor a GGUF file")
-    if in_4_bits:
-        if device.type != "cuda":
-            raise BadRun("adapter.kind: qlora needs a CUDA device; take lora, rslora or dora")
-        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        options["device_map"] = {"": device}
-    folder = path.parent if path.is_file() else path
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **options)
-    if not in_4_bits:
-        model = model.to(device)
-    return model.requires_grad_(False).eval()
+def in_4_bits(device: torch.device) -> dict[str, Any]:
+    """Return what transformers is told of a base in 4 bits. Raises BadRun."""
+    if device.type != "cuda":
+        raise BadRun("adapter.kind: qlora needs a CUDA device; take lora, rslora or dora")
+    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}

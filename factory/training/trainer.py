@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..learning import rate_at
 from . import checkpoints
 from .checkpoints import ANCHOR, Held
 from .crew import Crew
@@ -278,14 +279,6 @@ class Trainer:
             f"the disk of {self.run.folder} is full; free about {missing >> 20 or 1} MB and go on:"
             f" what was learnt up to step {last} of {held.step} is kept"
         )
-
-
-def rate_at(step: int, num_steps: int, warmup: float) -> float:
-    """Return the part of the learning rate for a step: up in a line, down along a cosine."""
-    first = max(1, round(warmup * num_steps))
-    if step < first:
-        return (step + 1) / first
-    return 0.5 * (1 + math.cos(math.pi * (step - first) / max(1, num_steps - first)))
 
 
 def targets_of(ids: Tensor, starts: Tensor) -> Tensor:

@@ -235,7 +235,7 @@ def _fields(ready: Ready) -> list[FieldInfo]:
 def _flat(recipe: Recipe) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in asdict(recipe).items():
-        if name in ("datanets",):
+        if name == "datanets":
             found[name] = ", ".join(f"{each.id[:16]}… {each.version}" for each in value)
         elif name in EXPLAINED:
             found[name] = value

@@ -24,11 +24,10 @@ from factory.training.recipe import Recipe
 from factory.training.rows import Document, Made, make_rows, order_of
 
 from ..bases.loading import Base
+from ..datanets.exporting import DATANET, DOCUMENTS
 from ..errors import BadRequest
 from .encoding import BaseEncoder
 
-DOCUMENTS, DATANET = "documents.jsonl", "datanet.json"
-MAX_LINE_BYTES = 4 << 20
 LEAST_ROWS = 8
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from factory.errors import Busy
-from factory.influence.errors import BadRun
+from factory.errors import BadRun, Busy
 from factory.influence.folder import read_run
 from factory.keeping import held, keep
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from factory import keeping
+from factory.errors import BadRun
 from factory.influence import campaign, training
 from factory.influence.__main__ import UNFINISHED, main
 from factory.influence.base import Base
 from factory.influence.campaign import Campaign, occurring, targets_of
-from factory.influence.errors import BadRun, NotFinite, TooEarly
+from factory.influence.errors import NotFinite, TooEarly
 from factory.influence.folder import NO_ROW, read_run
 from factory.influence.plan import Training
 from factory.influence.result import conclude

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from factory.keeping import held
+from factory.learning import rate_at
 from factory.training import checkpoints
 from factory.training.crew import Crew
 from factory.training.folder import read_run
 from factory.training.journal import ask, read_status, read_steps
 from factory.training.model import Learner
-from factory.training.trainer import NotFinite, Trainer, rate_at
+from factory.training.trainer import NotFinite, Trainer
 
 from . import tiny
 

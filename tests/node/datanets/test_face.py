@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
-import trio
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from node.cli.app import app
 from node.cli.client import CliError
 from node.daemon import NodeDaemon
-from node.http.server import listen, serve_http, url_of
-from node.running import RUNNING_FILE, Running
 
+from .. import faces
+from ..faces import shown
 from .people import daemon, write_text
 
 NET = ("our kitchen",)
@@ -28,31 +23,19 @@ NET = ("our kitchen",)
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[tuple[NodeDaemon, str]]:
     """A daemon with its HTTP face, and a home in which commands find it."""
-    async with daemon(folder / "home") as running, trio.open_nursery() as nursery:
-        sock = listen("127.0.0.1", 0)
-        nursery.start_soon(serve_http, running, sock)
-        note = Running(os.getpid(), url_of(sock), [], running.host.peer_id)
-        (folder / "home" / RUNNING_FILE).write_bytes(msgspec.json.encode(note))
-        yield running, url_of(sock)
-        nursery.cancel_scope.cancel()
+    home = folder / "home"
+    async with daemon(home) as running, shown(running, home) as url:
+        yield running, url
 
 
 async def command(folder: Path, *arguments: str) -> Result:
-    """`lorikeet datanet …`, in a thread of this process."""
-
-    def run() -> Result:
-        env = {"LORIKEET_HOME": str(folder / "home")}
-        return CliRunner().invoke(app, ["datanet", *arguments], env=env)
-
-    with trio.fail_after(120):
-        return await trio.to_thread.run_sync(run)
+    """`lorikeet datanet …`."""
+    return await faces.command(folder / "home", "datanet", *arguments)
 
 
 async def told(folder: Path, *arguments: str) -> Any:
     """What a command prints as JSON; it must do well."""
-    done = await command(folder, *arguments, "--json")
-    assert done.exit_code == 0, (done.output, done.exception)
-    return json.loads(done.stdout)
+    return await faces.told(folder / "home", "datanet", *arguments)
 
 
 async def test_a_newcomer_types_all_of_it(tmp_path: Path) -> None:

@@ -12,19 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
-import trio
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from factory.training.journal import read_status
-from node.cli.app import app
 from node.cli.client import CliError
 from node.daemon import NodeDaemon
-from node.http.server import listen, serve_http, url_of
-from node.running import RUNNING_FILE, Running
 from node.training.desk import TrainingDesk
 
+from .. import faces
 from ..datanets.people import charter, giving, hush
+from ..faces import shown
 from ..forked import forked_python
 from ..networks import open_lab
 
@@ -33,38 +30,25 @@ from ..networks import open_lab
 async def serving(folder: Path) -> AsyncIterator[tuple[NodeDaemon, str]]:
     """A daemon with a tiny base and its HTTP face, whose trainings are forks."""
     with open_lab(folder) as lab:
-        async with lab.daemon("home") as running, trio.open_nursery() as nursery:
-            desk = running.training
+        home = folder / "home"
+        async with lab.daemon("home") as running, shown(running, home) as url:
             running.training = TrainingDesk(
-                folder / "home" / "runs",
+                home / "runs",
                 running.datanets,
-                desk._base,
+                running.training._base,
                 (forked_python(), "-m", "factory.training"),
             )
-            sock = listen("127.0.0.1", 0)
-            nursery.start_soon(serve_http, running, sock)
-            note = Running(os.getpid(), url_of(sock), [], running.host.peer_id)
-            (folder / "home" / RUNNING_FILE).write_bytes(msgspec.json.encode(note))
-            yield running, url_of(sock)
-            nursery.cancel_scope.cancel()
+            yield running, url
 
 
 async def command(folder: Path, *arguments: str) -> Result:
-    """`lorikeet train …`, in a thread of this process."""
-
-    def run() -> Result:
-        env = {"LORIKEET_HOME": str(folder / "home")}
-        return CliRunner().invoke(app, ["train", *arguments], env=env)
-
-    with trio.fail_after(120):
-        return await trio.to_thread.run_sync(run)
+    """`lorikeet train …`."""
+    return await faces.command(folder / "home", "train", *arguments)
 
 
 async def told(folder: Path, *arguments: str) -> Any:
     """What a command prints as JSON; it must do well."""
-    done = await command(folder, *arguments, "--json")
-    assert done.exit_code == 0, (done.output, done.exception)
-    return json.loads(done.stdout)
+    return await faces.told(folder / "home", "train", *arguments)
 
 
 def write_story(path: Path, seed: int) -> Path:
