@@ -117,6 +117,7 @@ class NodeDaemon:
         self._why = why
         self._embedder = embedder
         self.engine = engine
+        self.training.take_engine(engine)
         self._catalogue = catalogue
         self._service = service
 

@@ -15,6 +15,8 @@ from .datanet_api import Tell
 
 RunState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 
+Answerer = Literal["base", "adapter"]
+
 
 @dataclass(frozen=True)
 class FieldInfo:
@@ -141,6 +143,63 @@ class EvaluationInfo:
     answers: tuple[AnswerInfo, ...]
 
 
+@dataclass(frozen=True)
+class TurnSaid:
+    """A turn of a chat: `role` is "system", "user" or "assistant"."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class ChatSaid:
+    """What a run's checkpoint is asked: turns, or a `text` that it goes on with.
+
+    `which`: the newest checkpoint or the best until now; `step`: that one; neither: what a finished
+    run keeps, or else the newest. `with_base`: the base answers too, with the same seed.
+    """
+
+    turns: tuple[TurnSaid, ...] = ()
+    text: str = ""
+    which: Literal["last", "best"] | None = None
+    step: int | None = None
+    max_tokens: int = 128
+    temperature: float = 0.7
+    seed: int | None = None
+    with_base: bool = False
+
+
+@dataclass(frozen=True)
+class ChatBegun:
+    """Which checkpoint answers: its step, None for what a finished run keeps; what was held out
+    lost there, in nats a token, where that was looked at; what was passed over and why.
+    """
+
+    step: int | None
+    held_out: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChatText:
+    """More of an answer."""
+
+    by: Answerer
+    text: str
+
+
+@dataclass(frozen=True)
+class ChatEnded:
+    """An answer is complete, after so many tokens."""
+
+    by: Answerer
+    tokens: int
+    reason: str
+
+
+ChatWord = ChatBegun | ChatText | ChatEnded
+
+
 class Training(Protocol):
     """What a daemon does in training.
 
@@ -173,3 +232,10 @@ class Training(Protocol):
 
     def watch(self, name: str, after: int) -> AbstractAsyncContextManager[AsyncIterator[Watched]]:
         """Tell of a run as it goes on, from that step on, until it is at work no more."""
+
+    def chat(
+        self, name: str, said: ChatSaid
+    ) -> AbstractAsyncContextManager[AsyncIterator[ChatWord]]:
+        """Answer by a checkpoint of a run, on this daemon's own engine, for nobody else; leaving
+        the block early cancels it.
+        """

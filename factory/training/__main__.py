@@ -8,6 +8,7 @@ it again to go on. `accelerate launch -m factory.training RUN` begins one proces
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -34,6 +35,7 @@ PAUSED = 3
 NO_MEMORY = re.compile("out of memory|allocate memory")
 """What torch says of a processor's memory and a device's, as a RuntimeError."""
 WRONG = 2
+MISSING = "training needs the extra `train` ({}): pip install 'lorikeet[train]'"
 RANK = "RANK"
 """The environment's name for a process's number among those of one training (torchrun's)."""
 
@@ -45,6 +47,9 @@ def main() -> int:
     is_first = os.environ.get(RANK, "0") == "0"
     journal = Journal(folder)
     try:
+        if asked.take is not None:
+            print(json.dumps(taken(asked)))
+            return 0
         run = read_run(folder)
         if asked.trial:
             print(json.dumps(trainer_of(run).trial(asked.trial)))
@@ -99,6 +104,16 @@ def work(run: Run) -> Status:
     return Status("finished")
 
 
+def taken(asked: argparse.Namespace) -> dict[str, object]:
+    """Write the adapter of a checkpoint; return which it is. Raises FactoryError."""
+    try:
+        from .taking import take
+    except ImportError as error:
+        raise NotInstalled(MISSING.format(error)) from error
+    found = take(asked.run, asked.take, "best" if asked.best else "last", asked.step)
+    return dataclasses.asdict(found)
+
+
 def trainer_of(run: Run, asked: Callable[[], Asked] = lambda: None) -> Trainer:
     """Load the base and be ready to train. Raises FactoryError."""
     warnings.simplefilter("ignore", FutureWarning)  # peft's own calls of transformers
@@ -110,9 +125,7 @@ def trainer_of(run: Run, asked: Callable[[], Asked] = lambda: None) -> Trainer:
         from .model import Learner
         from .trainer import Trainer
     except ImportError as error:
-        raise NotInstalled(
-            f"training needs the extra `train` ({error}): pip install 'lorikeet[train]'"
-        ) from error
+        raise NotInstalled(MISSING.format(error)) from error
 
     torch.set_num_threads(run.about.threads)
     crew = Crew()
@@ -138,6 +151,16 @@ def _arguments() -> argparse.Namespace:
         type=int,
         metavar="STEPS",
         help="only try so many steps, and print what they took as JSON",
+    )
+    parser.add_argument(
+        "--take",
+        type=Path,
+        metavar="FOLDER",
+        help="only write the adapter of a checkpoint there, and print which it is as JSON",
+    )
+    parser.add_argument("--step", type=int, help="with --take: of that step, not the newest")
+    parser.add_argument(
+        "--best", action="store_true", help="with --take: the one that lost least until then"
     )
     return parser.parse_args()
 

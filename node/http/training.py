@@ -17,12 +17,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..api import Daemon
-from ..training_api import StartSaid, Watched
+from ..errors import NodeError
+from ..training_api import ChatBegun, ChatSaid, ChatText, ChatWord, StartSaid, Watched
 from .control import PREFIX, reporting
 from .datanets import Told, event
 from .face import EVENT_STREAM, ByteStream
 from .leaving import until_left
-from .problems import json_response
+from .problems import json_response, problem_of, problem_response
 
 
 class AskBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +63,10 @@ def routes(daemon: Daemon) -> list[Route]:
         await daemon.training.delete(name_of(request))
         return json_response({})
 
+    async def chat(request: Request) -> Response:
+        said = msgspec.json.decode(await request.body(), type=ChatSaid)
+        return Chatting(daemon, name_of(request), said)
+
     async def events(request: Request) -> Response:
         await daemon.training.show(name_of(request))  # says so if there is none
         after = request.query_params.get("after", "0")
@@ -75,6 +80,7 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(one, reporting(show)),
         Route(f"{one}/evaluation", reporting(evaluation)),
         Route(one, reporting(delete), methods=["DELETE"]),
+        Route(f"{one}/chat", reporting(chat), methods=["POST"]),
         Route(f"{one}/events", reporting(events)),
         Route(f"{one}/resume", reporting(resume), methods=["POST"]),
         Route(f"{one}/ask", reporting(ask), methods=["POST"]),
@@ -108,3 +114,39 @@ class Watching(Response):
         async for word in words:
             await stream.send(event(msgspec.to_builtins(word)))
         await stream.end(event({"end": True}))
+
+
+class Chatting(Response):
+    """A checkpoint's answer: an event for each word; its status waits for the first."""
+
+    def __init__(self, daemon: Daemon, name: str, said: ChatSaid) -> None:
+        self.status_code = 200
+        self.background = None
+        self._daemon = daemon
+        self._name = name
+        self._said = said
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, unless the client leaves first."""
+        await until_left(receive, partial(self._run, scope, receive, send))
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stream = ByteStream(send, EVENT_STREAM)
+        try:
+            async with self._daemon.training.chat(self._name, self._said) as words:
+                async for word in words:
+                    await stream.send(event({_kind(word): msgspec.to_builtins(word)}))
+        except NodeError as error:
+            problem = problem_of(error)
+            if stream.begun:
+                await stream.end(event(problem.as_json()))
+            else:
+                await problem_response(problem)(scope, receive, send)
+            return
+        await stream.end(event({"end": True}))
+
+
+def _kind(word: ChatWord) -> str:
+    if isinstance(word, ChatBegun):
+        return "begun"
+    return "text" if isinstance(word, ChatText) else "ended"

@@ -24,8 +24,19 @@ from factory.training.recipe import EXPLAINED, Recipe, read_recipe
 
 from ..bases.loading import Base
 from ..datanet_api import Datanets, Progress, Tell
-from ..errors import BadRequest
-from ..training_api import CheckInfo, EvaluationInfo, FieldInfo, RunInfo, StartSaid, Watched
+from ..engine_host import EngineHost
+from ..errors import BadRequest, NoEngine
+from ..training_api import (
+    ChatSaid,
+    ChatWord,
+    CheckInfo,
+    EvaluationInfo,
+    FieldInfo,
+    RunInfo,
+    StartSaid,
+    Watched,
+)
+from .chatting import Chats
 from .making import Ready, make_ready, write
 from .runs import COMMAND, Runs
 
@@ -52,6 +63,12 @@ class TrainingDesk:
         self._base = base
         self._command = tuple(command)
         self._making = trio.Lock()
+        self._chats = Chats(folder, command)
+        self._engine: EngineHost | None = None
+
+    def take_engine(self, engine: EngineHost | None) -> None:
+        """The base is here, and perhaps an engine, by which checkpoints answer."""
+        self._engine = engine
 
     async def listing(self) -> list[RunInfo]:
         """List the runs of this home, the newest first."""
@@ -109,6 +126,16 @@ class TrainingDesk:
     async def delete(self, name: str) -> None:
         """Delete a run that nobody works on, its adapter too."""
         await trio.to_thread.run_sync(self._runs.delete, name)
+
+    @asynccontextmanager
+    async def chat(self, name: str, said: ChatSaid) -> AsyncIterator[AsyncIterator[ChatWord]]:
+        """Answer by a checkpoint of a run, for nobody else; leaving the block early cancels it."""
+        run = self._runs.path(name)
+        base = self._base()
+        if self._engine is None:
+            raise NoEngine("this daemon runs no engine, by which a checkpoint could answer")
+        async with self._chats.chat(run, said, base, self._engine) as words:
+            yield words
 
     @asynccontextmanager
     async def watch(self, name: str, after: int) -> AsyncIterator[AsyncIterator[Watched]]:

@@ -5,7 +5,7 @@ Knows options, tables and curves; the daemon and the runs' own processes do the 
 
 import typer
 
-from . import looking, recipes, runs
+from . import chatting, looking, recipes, runs
 
 app = typer.Typer(help="Adapters out of datanets, by recipes.", no_args_is_help=True)
 app.command("new")(recipes.new)
@@ -18,5 +18,6 @@ app.command("resume")(runs.resume)
 app.command("stop")(runs.stop)
 app.command("delete")(runs.delete)
 app.command("evaluate")(looking.evaluate)
+app.command("chat")(chatting.chat)
 
 __all__ = ["app"]

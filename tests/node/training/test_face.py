@@ -38,6 +38,7 @@ async def serving(folder: Path) -> AsyncIterator[tuple[NodeDaemon, str]]:
                 running.training._base,
                 (forked_python(), "-m", "factory.training"),
             )
+            running.training.take_engine(running.engine)
             yield running, url
 
 
