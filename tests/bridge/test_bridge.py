@@ -60,7 +60,7 @@ class Client:
         await self._stream.send_all(encode_frames(messages))
 
     async def receive(self) -> m.FromEngine:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while (message := self._frames.next_message()) is None:
                 data = await self._stream.receive_some(65536)
                 assert data, "the bridge closed its end"

@@ -153,7 +153,7 @@ async def ask(
     token_ids = list[int]()
     ended = None
     logprobs = list[TokenLogprobs]()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with daemon.complete(request) as events:
             async for event in events:
                 match event:

@@ -64,7 +64,7 @@ async def test_a_vector_comes_or_its_end_is_told_and_leaving_cancels_it(tmp_path
         assert await host.embed([1, 2, 3], None) == bytes(12)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.embed, [777], None)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 while not (await host.stats()).waiting:
                     await trio.lowlevel.checkpoint()
             assert host.load_now.waiting == 1
@@ -108,7 +108,7 @@ async def test_a_dead_engine_fails_its_requests_and_comes_back_with_its_adapters
         await host.load(adapter)
         with pytest.raises(EngineLost, match="ask again"):
             await answer(host, [666])
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await host.wait_up(60)
         assert await answer(host, [1], adapter=adapter.adapter) == [7, 8, 9, 10, 11]
         assert host.pid is not None
@@ -207,7 +207,7 @@ async def test_a_base_that_is_refused_later_costs_each_request_the_reason_at_onc
                 await host.wait_up(60)
                 await trio.sleep(0.01)
         (tmp_path / "served").unlink()  # the base is whole again
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not host.is_up:
                 with suppress(EngineLost):
                     await host.wait_up(0.1)

@@ -41,7 +41,7 @@ async def raw_stream(host: Host, peer: Host, protocol: str):
     return await host._library.new_stream(ID.from_base58(peer.peer_id), [protocol])
 
 
-async def eventually(condition, deadline_s: float = 30.0) -> None:
+async def eventually(condition, deadline_s: float = 60.0) -> None:
     """Wait until a condition holds; it may be an async function."""
     with trio.fail_after(deadline_s):
         while True:

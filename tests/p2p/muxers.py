@@ -75,7 +75,7 @@ class Pair:
     async def open(self):
         """A stream, from the dialler's end and from the listener's."""
         near = await self.dialler.open_stream()
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             return near, await self.listener.accept_stream()
 
 
@@ -100,7 +100,7 @@ async def open_pair(
         )
         muxed[is_dialler] = await upgrader.upgrade_connection(secured, ids[other])
 
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(upgrade, True, dialler)
             nursery.start_soon(upgrade, False, listener)

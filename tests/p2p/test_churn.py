@@ -69,7 +69,7 @@ class Swarm:
         )
         assert data == BLOCK
         serve_blocks(host, store)
-        await eventually(lambda: host.dht.provide(record.target), 30)
+        await eventually(lambda: host.dht.provide(record.target))
         self.num_fetched += 1
 
 
@@ -120,8 +120,8 @@ async def publish(swarm: Swarm, num_hosts: int) -> None:
     publisher = swarm.members[1].host
     serve_blocks(publisher, store)
     record = sign_name(CREATOR, "law", int(time.time()), cid)
-    await eventually(lambda: publisher.dht.provide(cid), 30)
-    await eventually(lambda: publisher.dht.put_name(record), 30)
+    await eventually(lambda: publisher.dht.provide(cid))
+    await eventually(lambda: publisher.dht.put_name(record))
 
 
 async def test_newcomers_find_and_fetch_while_the_oldest_leave(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ async def connect_all(hosts):
         for other in hosts[:index]:
             await host.connect(other.addresses[0], 30)
     for host in hosts:
-        await eventually(lambda host=host: len(table_of(host)) == len(hosts) - 1, 10)
+        await eventually(lambda host=host: len(table_of(host)) == len(hosts) - 1)
 
 
 def table_of(host):
@@ -87,6 +87,7 @@ async def test_silent_peers_cost_a_look_up_little_and_the_next_one_nothing(monke
 
 async def test_one_that_left_is_forgotten_by_everybody(monkeypatch):
     monkeypatch.setattr("p2p.routing.PROBE_INTERVAL_S", 0.1)
+    monkeypatch.setattr("p2p.peers.GONE_S", 8.0)  # one that seemed slow is asked again after it
     async with open_hosts(3) as hosts:
         async with open_hosts(2) as leaving:
             await connect_all([*hosts, *leaving])
@@ -95,9 +96,9 @@ async def test_one_that_left_is_forgotten_by_everybody(monkeypatch):
             assert len(await hosts[0].dht.find_providers(LAW)) == 2
         gone = {host.peer_id for host in leaving}
         for host in hosts:
-            await eventually(lambda host=host: not gone & table_of(host), 10)
+            await eventually(lambda host=host: not gone & table_of(host))
             store = host._library.peerstore
-            await eventually(lambda store=store: not gone & set(map(str, store.peer_ids())), 10)
+            await eventually(lambda store=store: not gone & set(map(str, store.peer_ids())))
         assert await hosts[0].dht.find_providers(LAW) == []
 
 
@@ -214,7 +215,7 @@ async def test_a_key_surrounded_by_liars_still_resolves(monkeypatch):
         await publisher.dht.put_name(record)
         await publisher.dht.provide(LAW)
         await seeker.disconnect(publisher.peer_id)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await seeker.dht.find_name(CREATOR.peer_id, "law") == record
             found = await seeker.dht.find_providers(LAW, limit=8)
         assert publisher.peer_id in [one.peer_id for one in found]
@@ -237,7 +238,7 @@ async def test_whoever_is_slow_as_a_whole_asks_again_more_patiently(monkeypatch)
         for holder in holders:
             holder.dht._store_name(record)
             serve_slowly(holder, 0.1)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await seeker.dht.find_name(CREATOR.peer_id, "law") == record
 
 
@@ -282,7 +283,7 @@ async def test_what_a_peer_has_is_not_forgotten_because_it_was_slow(monkeypatch)
         assert [one.peer_id for one in await holder.dht.find_providers(LAW)] == [provider.peer_id]
         fall_silent(provider)
         store = holder.dht._kademlia.provider_store
-        await eventually(lambda: store.num_records == 0, 15)  # asked once more, it said nothing
+        await eventually(lambda: store.num_records == 0)  # asked once more, it said nothing
 
 
 def serve_slowly(host, delay_s):

@@ -153,7 +153,7 @@ def upgrade_request(*headers):
 
 async def read_to_end(stream):
     data = b""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         try:
             while part := await stream.receive_some():
                 data += part
@@ -366,7 +366,7 @@ def test_no_bytes_from_a_peer_fail_in_another_way_than_ending_the_connection(pie
         for piece in pieces:
             await left.send_all(piece)
         await left.send_eof()
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             try:
                 while await server.read(100):
                     pass

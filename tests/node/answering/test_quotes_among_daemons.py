@@ -237,6 +237,6 @@ async def test_a_peer_that_asks_too_often_or_says_what_is_no_question_is_cut_off
                 heard.append(type(await ask_quote(client, node, wanted)).__name__)
         assert set(heard) == {"NoQuote"}
         assert len(heard) >= 38
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             answered = await ask(client)
         assert answered.ended.completion_tokens == 8

@@ -430,7 +430,7 @@ async def test_a_bug_of_our_own_costs_its_answer_and_is_logged_whole(
 async def test_who_leaves_early_ends_the_answer_at_the_peer(tokenizer: BaseTokenizer) -> None:
     world = make_world(tokenizer, {"far": Part([[5]] * 4, waits=True)})
     request = CompletionRequest("base", "Hi", max_tokens=8)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with (
             trio.open_nursery() as nursery,
             world.service.complete(request, nursery) as events,

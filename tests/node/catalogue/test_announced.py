@@ -49,7 +49,7 @@ async def test_what_was_announced_needs_no_look_up_and_a_liar_costs_one(
             await node.host.connect(liar.host.addresses[0], 10)
             entry = node._catalogue.known._entries[verse]
             object.__setattr__(entry, "announcer", liar.host.peer_id)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 report = await node.pull(str(verse))
             assert report.blocks_by_peer.keys() == {holder.host.peer_id}
 

@@ -32,7 +32,7 @@ async def lorikeet(
 ) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, "LORIKEET_HOME": str(home)}
     python = forked_python()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         return await trio.run_process(
             [python, "-m", "node", *arguments],
             stdin=stdin,
@@ -282,7 +282,7 @@ async def test_interrupting_a_run_cancels_its_answer(tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         assert process.stderr is not None
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await process.stdout.receive_some() == b"The"
             process.send_signal(signal.SIGINT)
             await twin.cancelled.wait()

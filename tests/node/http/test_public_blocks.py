@@ -82,7 +82,7 @@ async def test_connections_that_say_nothing_keep_out_nobody_for_long() -> None:
         ]
         await trio.testing.wait_all_tasks_blocked(0.05)
         async with await trio.open_tcp_stream("127.0.0.1", port) as beyond:
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 assert await beyond.receive_some() == b"", "closed at once"
         for stream in silent:
             await stream.aclose()
@@ -107,6 +107,6 @@ async def test_a_connection_that_lasts_too_long_is_cut() -> None:
         nursery.start_soon(partial(serve_app, app, sock, config=public.public_config(), **limits))
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(b"GET /lorikeet/v1/blocks/")
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 assert await stream.receive_some() == b""
         nursery.cancel_scope.cancel()

@@ -56,7 +56,7 @@ class Scene:
     async def look(self) -> int:
         """One turn, which goes well; how often the newest block was asked for until it came."""
         before = self.node.asked[HEAD]
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await self.turns.next()
         self.turns.looked()
         return self.node.asked[HEAD] - before
@@ -116,7 +116,7 @@ async def test_a_node_that_tells_no_block_is_met_by_whoever_looks(result: object
     for _ in range(3):
         assert await scene.look() <= 1
     scene.node.mode = None
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while await scene.turns.next() is None:
             pass
     scene.turns.looked()
@@ -125,7 +125,7 @@ async def test_a_node_that_tells_no_block_is_met_by_whoever_looks(result: object
 
 async def test_a_look_that_failed_is_repeated() -> None:
     scene = Scene()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         for _ in range(3):
             assert await scene.turns.next() is not None
     assert scene.node.asked[HEAD] <= 3

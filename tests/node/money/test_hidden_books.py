@@ -128,5 +128,5 @@ async def until_judged(watcher: NodeDaemon, posted: PostedHeader) -> None:
     mirror = watcher.money.mirror
     assert mirror is not None
     await until(lambda: mirror.history.state.header == posted.header, 30)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await watcher.money.watcher.wait_idle()

@@ -116,7 +116,7 @@ async def ask_until_served(home: Path) -> subprocess.CompletedProcess[bytes]:
     """An engine that has just come up still has to say so in the DHT; until then the client is told
     that nobody serves.
     """
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while True:
             done = await lorikeet(home, "run", "base", QUESTION, "--max-tokens", "8", "--json")
             if done.returncode == 0:

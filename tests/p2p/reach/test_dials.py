@@ -129,7 +129,7 @@ async def test_four_hundred_idle_sockets_and_a_thousand_attempts_leave_a_host_al
             await stream.aclose()
         await connect(late, a)
         assert await is_alive(late, a)
-        await eventually(lambda: a._swarm._inbound_limiter.borrowed_tokens <= 5, 10)
+        await eventually(lambda: a._swarm._inbound_limiter.borrowed_tokens <= 5)
 
 
 async def test_a_dial_back_that_failed_once_is_asked_for_again_in_seconds(monkeypatch):

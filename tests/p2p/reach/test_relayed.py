@@ -91,14 +91,14 @@ async def test_a_relay_that_is_gone_is_replaced_and_the_dht_hears_of_it():
         assert short_lived.peer_id in giver.reachability().relays
         await short_lived.shut_down()
         expected = {relay.peer_id for relay in relays}
-        await eventually(lambda: set(giver.reachability().relays) == expected, 20)
+        await eventually(lambda: set(giver.reachability().relays) == expected)
 
         async def is_told():
             found = await relays[1].dht.find_providers(cid)
             ways = [way for one in found for way in one.addresses]
             return ways and not any(short_lived.peer_id in way for way in ways)
 
-        await eventually(is_told, 20)
+        await eventually(is_told)
 
 
 def break_bytes(how):
@@ -131,7 +131,7 @@ async def test_a_relay_that_loses_or_reorders_bytes_is_left_for_another(how, mon
         for relay in good:
             await giver.connect(relay.addresses[0], 30)
         expected = {one.peer_id for one in good}
-        await eventually(lambda: set(giver.reachability().relays) == expected, 15)
+        await eventually(lambda: set(giver.reachability().relays) == expected)
         assert any(bad.peer_id in way for ways in told for way in ways)  # it was tried
         await asker.connect_to(address_of(giver), 10)
         assert await is_alive(asker, giver)
@@ -207,7 +207,7 @@ async def test_a_circuit_that_was_not_reserved_is_neither_carried_nor_taken():
             raw = await raw_stream(*asker, protocol)
             data = message.SerializeToString()
             await raw.write(encode_uvarint(len(data)) + data)
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 answer = type(message)()
                 answer.ParseFromString((await raw.read(100))[1:])
             expected = pb.NO_RESERVATION if protocol == HOP else pb.PERMISSION_DENIED
