@@ -24,6 +24,7 @@ from ..attributing.answers import VERSION as ANSWER_VERSION
 from ..attributing.answers import OwnAnswer, OwnAnswers, disputed
 from ..attributing.attributor import Attributor
 from ..errors import (
+    NoChannel,
     NodeCheated,
     NodeError,
     NodeRefused,
@@ -337,7 +338,7 @@ class Caller:
         except NodeRefused as refusal:
             is_left = refusal.code == "no_channel"
             raise
-        except NodeCheated:
+        except (NodeCheated, NoChannel):
             is_left = True
             raise
         finally:

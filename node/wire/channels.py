@@ -568,15 +568,18 @@ class PayerChannel:
     def cosign_pending(self, body: bytes, node_signature: bytes) -> Signed:
         """Sign a receipt over an answer that broke off: one that was paid here, on its terms, next
         in the channel, and within its limit.
+
+        NodeCheated where it is not; NoChannel where nobody can know.
         """
         receipt = self._read_draft(body, node_signature)
         if digest_of(body) == self.row.previous:  # signed before; the node did not get it
             signature = self._notary.sign_receipt(receipt)
             return Signed(receipt, digest_of(body), signature, persist=None)
-        if receipt.drawn:
-            raise NodeCheated(
+        if receipt.drawn:  # of an honest node whose stream broke behind its last token, too
+            raise NoChannel(
                 "the node shows an unsigned receipt that says what an answer drew on, which cannot"
-                " be recomputed once the answer broke off; it is not signed"
+                " be recomputed once the answer broke off; it is not signed, and this channel is"
+                " left: ask again, in another one"
             )
         key = self._find(receipt)
         promised = self._promised[key]

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from node.errors import NodeCheated, NodeError
+from node.errors import NoChannel, NodeCheated, NodeError, NodeVanished
 from node.wire import infer as wire
 from node.wire import node_session as node
 from node.wire.session import Draw, Drew, Failed, PeerGone, Send
@@ -81,14 +81,27 @@ def test_a_node_whose_word_was_refused_takes_its_fee_alone_after_the_grace() -> 
     assert alone.receipt.drawn == ONE_UNIT_MORE
 
 
-def test_what_an_answer_drew_on_is_not_signed_on_a_later_visit() -> None:
-    """Else a node would end the stream before its receipt, and show any."""
-    world = world_of(ONE_UNIT_MORE)
-    answered(world)
+@pytest.mark.parametrize("told", [HONEST, ONE_UNIT_MORE])
+def test_what_an_answer_drew_on_is_not_signed_on_a_later_visit_nor_held_against_the_node(
+    told: Drawn,
+) -> None:
+    """Else a node would end the stream before its receipt, and show any; an honest one whose stream
+    broke there is no cheat.
+    """
+    world = world_of(told)
+    stream = answering(world)
+    while not isinstance(stream.to_client[-1] if stream.to_client else None, wire.Done):
+        world.moves()[0]()
+    stream.to_client.clear()
+    world.break_stream(stream, 3)
+    world.drain()
+    assert isinstance(stream.client_error, NodeVanished)
     again = world.open(1)
     world.drain()
-    assert isinstance(again.client_error, NodeCheated)
+    assert isinstance(again.client_error, NoChannel)
     assert "recomputed" in str(again.client_error)
+    assert not world.accused
+    assert not world.client_disk.receipts
 
 
 @pytest.mark.parametrize("wanted", [True, False])
