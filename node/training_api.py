@@ -15,6 +15,7 @@ from .datanet_api import Tell
 
 RunState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 
+InfluenceState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 Answerer = Literal["base", "adapter"]
 
 
@@ -200,6 +201,62 @@ class ChatEnded:
 ChatWord = ChatBegun | ChatText | ChatEnded
 
 
+@dataclass(frozen=True)
+class InfluenceSaid:
+    """For how many minutes trainings may begin (None: as the recipe says), by how many threads (0:
+    as the run had).
+    """
+
+    minutes: float | None = None
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class FigureInfo:
+    """A correlation and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class WeighedInfo:
+    """A person's standing weight as a part of 1, and what an answer loses in nats without him, and
+    without so many `others` who were left out with him.
+    """
+
+    name: str
+    weight: float
+    effect: float
+    others: int
+
+
+@dataclass(frozen=True)
+class InfluenceInfo:
+    """How far it is measured whose text mattered to a run: `done` of `total` trainings, over
+    `tokens` of the run's `of_tokens`; `says` is the process's last line.
+
+    What is found until now: λ in eighths, r and LDS over so many answers, people's weights.
+    """
+
+    run: str
+    state: InfluenceState
+    why: str
+    says: str
+    done: int
+    total: int
+    tokens: int
+    of_tokens: int
+    groups: int
+    people: tuple[WeighedInfo, ...]
+    lambda_eighths: int | None
+    r: FigureInfo | None
+    lds: FigureInfo | None
+    answers: int
+    note: str
+
+
 class Training(Protocol):
     """What a daemon does in training.
 
@@ -239,3 +296,17 @@ class Training(Protocol):
         """Answer by a checkpoint of a run, on this daemon's own engine, for nobody else; leaving
         the block early cancels it.
         """
+
+    async def influence(self, name: str) -> InfluenceInfo:
+        """Tell how far it is measured whose text mattered to a run, and what is found."""
+
+    async def measure(self, name: str, said: InfluenceSaid) -> InfluenceInfo:
+        """Begin to measure it, or go on, in a process that outlives this daemon."""
+
+    async def stop_measuring(self, name: str) -> InfluenceInfo:
+        """End that process; what it has measured is kept."""
+
+    def watch_influence(
+        self, name: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[InfluenceInfo]]:
+        """Tell how it goes on, until nobody is at work on it."""

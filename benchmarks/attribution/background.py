@@ -10,37 +10,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from factory.influence.base import Base
-from factory.influence.recipe import Recipe
-from factory.keeping import keep
+from factory.influence import sampling
+from factory.influence.sampling import SAMPLE_TOKENS
 from factory.learning import load_base
 
 NUM_SAMPLES = 32
-SAMPLE_TOKENS = 128
-TEMPERATURE = 0.8
-FIRST_SEED = 77_000
-AT_ONCE = 52
 END_OF_TEXT = 0  # what stands between documents in the base's own training
 
 
 def samples(path: Path, base: Path, count: int) -> list[list[int]]:
     """Return `count` samples of the base, each from its own seed; drawn once, kept at `path`."""
-    drawn: list[list[int]] = json.loads(path.read_bytes()) if path.exists() else []
-    if len(drawn) < count:
-        vocabulary = json.loads((base / "config.json").read_bytes())["vocab_size"]
-        recipe = Recipe(base=str(base), contributors=("a", "b"), rank=1, alpha=1, upper_layers=1)
-        bare = Base(recipe, np.arange(vocabulary))
-        bare.begin(0)
-        while len(drawn) < count:
-            number = min(AT_ONCE, count - len(drawn))
-            seeds = range(FIRST_SEED + len(drawn), FIRST_SEED + len(drawn) + number)
-            drawn += bare.draw([[END_OF_TEXT]] * number, seeds, SAMPLE_TOKENS, TEMPERATURE)
-            keep(path, json.dumps(drawn).encode())
-            print(f"{len(drawn)} of {count} samples of the base", flush=True)
-    return drawn[:count]
+    vocabulary = json.loads((base / "config.json").read_bytes())["vocab_size"]
+    return sampling.samples(path, base, vocabulary, count=count, first=END_OF_TEXT)
 
 
 def plain_base(gguf: Path, folder: Path) -> Path:
@@ -49,3 +32,6 @@ def plain_base(gguf: Path, folder: Path) -> Path:
         load_base(gguf, torch.device("cpu")).save_pretrained(folder)
         (folder / "complete").touch()
     return folder
+
+
+__all__ = ["NUM_SAMPLES", "SAMPLE_TOKENS", "plain_base", "samples"]

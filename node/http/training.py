@@ -6,7 +6,8 @@ the guard like every route that signs or spends. Decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Literal
 
@@ -18,7 +19,14 @@ from starlette.types import Receive, Scope, Send
 
 from ..api import Daemon
 from ..errors import NodeError
-from ..training_api import ChatBegun, ChatSaid, ChatText, ChatWord, StartSaid, Watched
+from ..training_api import (
+    ChatBegun,
+    ChatSaid,
+    ChatText,
+    ChatWord,
+    InfluenceSaid,
+    StartSaid,
+)
 from .control import PREFIX, reporting
 from .datanets import Told, event
 from .face import EVENT_STREAM, ByteStream
@@ -70,7 +78,22 @@ def routes(daemon: Daemon) -> list[Route]:
     async def events(request: Request) -> Response:
         await daemon.training.show(name_of(request))  # says so if there is none
         after = request.query_params.get("after", "0")
-        return Watching(daemon, name_of(request), int(after) if after.isdecimal() else 0)
+        number = int(after) if after.isdecimal() else 0
+        return Watching(partial(daemon.training.watch, name_of(request), number))
+
+    async def influence(request: Request) -> Response:
+        name = name_of(request)
+        if request.method == "GET":
+            return json_response(await daemon.training.influence(name))
+        said = msgspec.json.decode(await request.body(), type=InfluenceSaid)
+        return json_response(await daemon.training.measure(name, said))
+
+    async def stop_measuring(request: Request) -> Response:
+        return json_response(await daemon.training.stop_measuring(name_of(request)))
+
+    async def influence_events(request: Request) -> Response:
+        await daemon.training.show(name_of(request))  # says so if there is none
+        return Watching(partial(daemon.training.watch_influence, name_of(request)))
 
     one = f"{PREFIX}/runs/{{run}}"
     return [
@@ -82,6 +105,9 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(one, reporting(delete), methods=["DELETE"]),
         Route(f"{one}/chat", reporting(chat), methods=["POST"]),
         Route(f"{one}/events", reporting(events)),
+        Route(f"{one}/influence", reporting(influence), methods=["GET", "POST"]),
+        Route(f"{one}/influence/events", reporting(influence_events)),
+        Route(f"{one}/influence/stop", reporting(stop_measuring), methods=["POST"]),
         Route(f"{one}/resume", reporting(resume), methods=["POST"]),
         Route(f"{one}/ask", reporting(ask), methods=["POST"]),
     ]
@@ -92,27 +118,26 @@ def name_of(request: Request) -> str:
     return str(request.path_params["run"])
 
 
-class Watching(Response):
-    """A run as it goes on: an event for each word, until it is at work no more."""
+Watch = Callable[[], AbstractAsyncContextManager[AsyncIterator[object]]]
 
-    def __init__(self, daemon: Daemon, name: str, after: int) -> None:
+
+class Watching(Response):
+    """What goes on: an event for each word, until there is nothing more to tell."""
+
+    def __init__(self, watch: Watch) -> None:
         self.status_code = 200
         self.background = None
-        self._daemon = daemon
-        self._name = name
-        self._after = after
+        self._watch = watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Tell, unless the client leaves first."""
         await until_left(receive, partial(self._run, send))
 
     async def _run(self, send: Send) -> None:
-        async with self._daemon.training.watch(self._name, self._after) as words:
-            await self._tell(words, ByteStream(send, EVENT_STREAM))
-
-    async def _tell(self, words: AsyncIterator[Watched], stream: ByteStream) -> None:
-        async for word in words:
-            await stream.send(event(msgspec.to_builtins(word)))
+        stream = ByteStream(send, EVENT_STREAM)
+        async with self._watch() as words:
+            async for word in words:
+                await stream.send(event(msgspec.to_builtins(word)))
         await stream.end(event({"end": True}))
 
 

@@ -32,11 +32,14 @@ from ..training_api import (
     CheckInfo,
     EvaluationInfo,
     FieldInfo,
+    InfluenceInfo,
+    InfluenceSaid,
     RunInfo,
     StartSaid,
     Watched,
 )
 from .chatting import Chats
+from .influence import Influences, is_at_work
 from .making import Ready, make_ready, write
 from .runs import COMMAND, Runs
 
@@ -64,6 +67,7 @@ class TrainingDesk:
         self._command = tuple(command)
         self._making = trio.Lock()
         self._chats = Chats(folder, command)
+        self._influences = Influences(command)
         self._engine: EngineHost | None = None
 
     def take_engine(self, engine: EngineHost | None) -> None:
@@ -136,6 +140,47 @@ class TrainingDesk:
             raise NoEngine("this daemon runs no engine, by which a checkpoint could answer")
         async with self._chats.chat(run, said, base, self._engine) as words:
             yield words
+
+    async def influence(self, name: str) -> InfluenceInfo:
+        """Tell how far it is measured whose text mattered to a run, and what is found."""
+        run = self._runs.path(name)
+        return await trio.to_thread.run_sync(self._influences.show, run)
+
+    async def measure(self, name: str, said: InfluenceSaid) -> InfluenceInfo:
+        """Begin to measure it, or go on, in a process that outlives this daemon."""
+        run = self._runs.path(name)
+        await trio.to_thread.run_sync(self._influences.begin, run, said.minutes, said.threads)
+        with trio.move_on_after(MOST_LOST_S):
+            while True:
+                if is_at_work(run) or not self._influences.are_alive:
+                    return await self.influence(name)
+                await trio.sleep(LOOK_EVERY_S / 5)
+        raise BadRequest(f"{name} was not begun within {MOST_LOST_S:.0f} s: see influence.output")
+
+    async def stop_measuring(self, name: str) -> InfluenceInfo:
+        """End that process; what it has measured is kept."""
+        self._influences.stop(self._runs.path(name))
+        async with self.watch_influence(name) as words:
+            async for word in words:
+                found = word
+        return found
+
+    @asynccontextmanager
+    async def watch_influence(self, name: str) -> AsyncIterator[AsyncIterator[InfluenceInfo]]:
+        """Tell how it goes on, until nobody is at work on it."""
+        self._runs.path(name)
+        yield self._influence_words(name)
+
+    async def _influence_words(self, name: str) -> AsyncIterator[InfluenceInfo]:
+        said: InfluenceInfo | None = None
+        while True:
+            word = await self.influence(name)
+            if word != said:
+                said = word
+                yield word
+            if word.state != "working":
+                return
+            await trio.sleep(LOOK_EVERY_S)
 
     @asynccontextmanager
     async def watch(self, name: str, after: int) -> AsyncIterator[AsyncIterator[Watched]]:

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import msgspec
 
+from factory import measured
 from factory.errors import FactoryError
+from factory.keeping import is_held
 from factory.training import folder as run_folder
 from factory.training.folder import ABOUT_FILE, About, recipe_of
 from factory.training.journal import (
@@ -59,7 +61,7 @@ class Runs:
     def __init__(self, folder: Path, command: Sequence[str] = COMMAND) -> None:
         self.folder = folder
         self._command = tuple(command)
-        self._begun: list[subprocess.Popen[bytes]] = []
+        self._processes = Processes()
 
     def listing(self) -> list[RunInfo]:
         """List the runs, the newest first; a folder that is none is left out."""
@@ -74,7 +76,6 @@ class Runs:
     def show(self, name: str, after: int = 0) -> Watched:
         """Return a run, and its steps later than `after`. Raises BadRequest."""
         folder = self.path(name)
-        self._begun = [one for one in self._begun if one.poll() is None]
         try:
             recipe = recipe_of(folder)
             about = msgspec.json.decode((folder / ABOUT_FILE).read_bytes(), type=About)
@@ -164,27 +165,16 @@ class Runs:
     @property
     def is_alive(self) -> bool:
         """Whether a process lives that was begun here."""
-        self._begun = [one for one in self._begun if one.poll() is None]
-        return bool(self._begun)
+        return self._processes.are_alive
 
     def begin(self, folder: Path) -> None:
         """Begin a process that works on a run, and let it go. Raises BadRequest."""
         (folder / ASKED_FILE).unlink(missing_ok=True)
         try:
             renew(folder)
-            with (folder / OUTPUT_FILE).open("ab") as output:
-                process = subprocess.Popen(
-                    [*self._command, str(folder)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=folder,
-                    env=_environment(),
-                    start_new_session=True,
-                )
         except OSError as error:
             raise BadRequest(f"no process could be begun for {folder}: {error}") from error
-        self._begun = [one for one in [*self._begun, process] if one.poll() is None]
+        self._processes.begin([*self._command, str(folder)], folder, folder / OUTPUT_FILE)
 
     def resume(self, name: str) -> None:
         """Have a run go on. Raises BadRequest where it cannot."""
@@ -208,6 +198,11 @@ class Runs:
         folder = self.path(name)
         if is_at_work(folder):
             raise BadRequest(f"the run {name} is at work; pause it first")
+        if is_held(folder / measured.FOLDER / measured.LOCK_FILE):
+            raise BadRequest(
+                f"whose text mattered to {name} is being measured; end that first: lorikeet train"
+                f" influence {name} --stop"
+            )
         gone = folder.with_name(f".{name}.deleted")
         shutil.rmtree(gone, ignore_errors=True)
         folder.rename(gone)
@@ -215,16 +210,51 @@ class Runs:
 
     def _last_words(self, folder: Path, status: Status) -> str:
         """Return what a process printed last that ended before it could say anything."""
-        if status.state != "new":
-            return ""
+        return last_words(folder / OUTPUT_FILE) if status.state == "new" else ""
+
+
+class Processes:
+    """Processes that were begun here and belong to nobody: each of its own session, what it prints
+    in a file.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def are_alive(self) -> bool:
+        """Whether one of them lives; those that do not are let go."""
+        self._begun = [one for one in self._begun if one.poll() is None]
+        return bool(self._begun)
+
+    def begin(self, command: Sequence[str], cwd: Path, output: Path) -> None:
+        """Begin one. Raises BadRequest."""
         try:
-            with (folder / OUTPUT_FILE).open("rb") as file:
-                file.seek(0, os.SEEK_END)
-                file.seek(max(0, file.tell() - MAX_OUTPUT_BYTES))
-                lines = file.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return lines[-1] if lines else ""
+            with output.open("ab") as file:
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=file,
+                    cwd=cwd,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise BadRequest(f"no process could be begun for {cwd}: {error}") from error
+        self._begun.append(process)
+
+
+def last_words(output: Path) -> str:
+    """Return the last line that a process printed; empty where there is none."""
+    try:
+        with output.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - MAX_OUTPUT_BYTES))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""
 
 
 def _beside(one: Beside) -> BesideInfo:

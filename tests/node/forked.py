@@ -40,7 +40,10 @@ PRELOADED = {
     "tests.proofs.chain.post_once": ("tests.proofs.chain.post_once",),
 }
 """Of each module that is run, what it imports while it runs."""
-LATE = {"factory.training": ("factory.training.trainer",)}
+LATE = {
+    "factory.influence": ("factory.influence.making", "factory.influence.result"),
+    "factory.training": ("factory.training.trainer",),
+}
 """The same of modules that few tests run: imported before the first of them."""
 FRESH = ("node.cli", "proofs.chain.devchain", "tests.proofs.chain.post_once")
 """What is imported again in each fork: it looks at its terminal when it is imported, or is run."""

@@ -5,7 +5,7 @@ Knows options, tables and curves; the daemon and the runs' own processes do the 
 
 import typer
 
-from . import chatting, looking, recipes, runs
+from . import chatting, influence, looking, recipes, runs
 
 app = typer.Typer(help="Adapters out of datanets, by recipes.", no_args_is_help=True)
 app.command("new")(recipes.new)
@@ -19,5 +19,6 @@ app.command("stop")(runs.stop)
 app.command("delete")(runs.delete)
 app.command("evaluate")(looking.evaluate)
 app.command("chat")(chatting.chat)
+app.command("influence")(influence.influence)
 
 __all__ = ["app"]
