@@ -196,7 +196,7 @@ async def _build(
     money.build(ground.store)
     has_base = config.role in ("volunteer", "gateway")
     known = _load_known(_known_file(config), ground.telemetry.log) if has_base else None
-    datanets = await _open_datanets(ground, nursery)
+    datanets = await _open_datanets(ground, known, nursery)
     daemon = NodeDaemon(
         config,
         _address(ground),
@@ -234,7 +234,9 @@ async def _build(
     return daemon
 
 
-async def _open_datanets(ground: Ground, nursery: trio.Nursery) -> DatanetService:
+async def _open_datanets(
+    ground: Ground, known: Known | None, nursery: trio.Nursery
+) -> DatanetService:
     return await open_datanets(
         ground.identity,
         from_hex(ground.config.owner) or _address(ground),
@@ -243,6 +245,7 @@ async def _open_datanets(ground: Ground, nursery: trio.Nursery) -> DatanetServic
         ground.telemetry,
         folder=ground.config.home / "datanets",
         download=ground.download,
+        adapters=lambda: [] if known is None else known.current(),
         nursery=nursery,
     )
 

@@ -216,6 +216,25 @@ class GivenInfo:
 
 
 @dataclass(frozen=True)
+class WithdrawnInfo:
+    """What was taken back, and which adapters that this node knows of still pay for it: name,
+    version and who made each.
+    """
+
+    contribution: ContributionInfo
+    paying: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class LeftInfo:
+    """A datanet that is held here no more, and how many texts of one's own stay in its log."""
+
+    id: str
+    name: str
+    given: int
+
+
+@dataclass(frozen=True)
 class ExportInfo:
     """What was written."""
 
@@ -295,8 +314,11 @@ class Datanets(Protocol):
     async def change_charter(self, datanet: str, said: CharterChange) -> DatanetInfo:
         """Replace the charter, and with it who writes the log, where that is said."""
 
-    async def withdraw(self, datanet: str, contribution: str) -> ContributionInfo:
+    async def withdraw(self, datanet: str, contribution: str) -> WithdrawnInfo:
         """Take back what was given."""
+
+    async def leave(self, datanet: str) -> LeftInfo:
+        """Hold a datanet no more: its log and texts go from this node."""
 
     async def export(
         self, datanet: str, version: int | None, folder: Path, tell: Tell

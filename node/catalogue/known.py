@@ -145,6 +145,10 @@ class Known:
         record, heard_at = self._names.get((owner, name), (None, 0.0))
         return record if not fresh or self._clock() - heard_at < FRESH_S else None
 
+    def current(self) -> list[Manifest]:
+        """List the adapters that their creators have not withdrawn."""
+        return [manifest for _, manifest in self if not self.is_withdrawn(manifest)]
+
     def is_withdrawn(self, manifest: Manifest) -> bool:
         """Return whether an adapter's creator has withdrawn this version of it."""
         owner = peer_id_of(manifest.creator)

@@ -25,6 +25,7 @@ from ..errors import DatanetRefused
 from .store import GIVING, LOG, TEXTS, LogFile, Row, Texts
 
 FORK, PEERS = "fork", "peers"
+GONE = "."  # before a folder's name: what is left of it goes at the next start
 MAX_PEERS = 16
 
 
@@ -133,6 +134,13 @@ class Held:
             )
         return entry
 
+    def remove(self) -> None:
+        """Delete all of it; half of it is never left to be opened. OSError, and it is all there."""
+        gone = self.folder.with_name(f"{GONE}{self.folder.name}")
+        self.folder.rename(gone)
+        self.texts.forget_all()
+        shutil.rmtree(gone, ignore_errors=True)
+
     # --- what is beside the log ---
 
     def note_fork(self, first: bytes, second: bytes) -> bool:
@@ -211,6 +219,8 @@ class Held:
 def open_all(folder: Path, store: BlockStore, log: Callable[[str], None]) -> dict[bytes, Held]:
     """Open every datanet that is held under a folder; one that cannot be read is told and left."""
     found: dict[bytes, Held] = {}
+    for path in folder.glob(f"{GONE}*"):
+        shutil.rmtree(path, ignore_errors=True)
     for path in sorted(folder.glob(f"*/{LOG}")):
         try:
             held = Held(path.parent, store)

@@ -1,4 +1,4 @@
-"""What anybody does in datanets: begin one, invite, join, give texts and take them back."""
+"""What anybody does in datanets: begin, invite, join, leave, give texts and take them back."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from proofs.datanet.log import register
 
 from ..datanet_api import (
     CharterSaid,
-    ContributionInfo,
     DatanetInfo,
     FindingInfo,
     GivenInfo,
     GiveSaid,
+    LeftInfo,
     Tell,
+    WithdrawnInfo,
 )
 from ..errors import BadRequest, DatanetRefused, NodeError
 from . import showing
@@ -235,7 +236,7 @@ class Members(Part):
                 f"use {' or '.join(charter.licences)}",
             )
 
-    async def withdraw(self, datanet: str, contribution: str) -> ContributionInfo:
+    async def withdraw(self, datanet: str, contribution: str) -> WithdrawnInfo:
         """Take back what was given."""
         shelf = self._shelf
         held = shelf.find(datanet)
@@ -245,7 +246,31 @@ class Members(Part):
         )
         await shelf.say(held, draft)
         await trio.to_thread.run_sync(held.texts.drop, digest)
-        return showing.contribution_of(held, held.state.given[digest])
+        return WithdrawnInfo(
+            showing.contribution_of(held, held.state.given[digest]),
+            showing.paying_for(held, digest, self._adapters()),
+        )
+
+    async def leave(self, datanet: str) -> LeftInfo:
+        """Hold a datanet no more: its log and texts go from this node.
+
+        Its log keeps this node's key and what it gave. Raises DatanetRefused where this node writes
+        the log.
+        """
+        shelf = self._shelf
+        held = shelf.find(datanet)
+        if shelf.is_sequencer(held) and held.fork is None:
+            raise DatanetRefused(
+                "sequencer",
+                "this node writes its log, which would end for everybody",
+                f"have another member write it first: lorikeet datanet hand-on"
+                f" {held.datanet.hex()[:16]} NAME",
+            )
+        own = [one for one in held.state.given.values() if one.contributor == shelf.own]
+        with translated():
+            await shelf.let_go(held)
+        given = sum(one.withdrawn is None for one in own)
+        return LeftInfo(held.datanet.hex(), held.state.charter.name, given)
 
 
 def _refused_files(files: Sequence[Path], examined: Examined) -> dict[Path, list[Finding]]:

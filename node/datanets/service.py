@@ -1,6 +1,6 @@
 """What one daemon does in datanets, as node/datanet_api.py promises it.
 
-    members.py   create, invite, join · give, withdraw
+    members.py   create, invite, join, leave · give, withdraw
     council.py   queue, judge, appoint, make_version · change_charter
     reading.py   listing, show, text, export, verify, recover
 

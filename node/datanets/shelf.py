@@ -92,6 +92,15 @@ class Shelf:
         self.heads.moved(held)
         return held
 
+    async def let_go(self, held: Held) -> None:
+        """Hold a datanet no more, on the disk neither; whoever writes to it now is waited for.
+        OSError, and it is held on.
+        """
+        async with held.lock:
+            await trio.to_thread.run_sync(held.remove)
+            del self.held[held.datanet]
+        self.host.dht.withdraw(Cid(held.datanet))
+
     def find(self, text: str) -> Held:
         """Return the datanet of that name or digest. Raises BadRequest."""
         named = [one for one in self.held.values() if one.state.charter.name == text]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from p2p.identity import peer_id_of
 from proofs.datanet.entries import Contribution, Verdict
 from proofs.datanet.state import Given, Proposal, Signed
 from proofs.hextext import to_hex
+from proofs.manifest import Manifest
 
 from ..datanet_api import (
     ContributionInfo,
@@ -104,6 +106,25 @@ def contribution_of(
         ),
         needed=held.state.needed(held.state.judges(one.contributor)),
         findings=findings or reasons_of(held, one),
+    )
+
+
+def paying_for(
+    held: Held, digest: bytes, adapters: Iterable[Manifest]
+) -> tuple[tuple[str, str, str], ...]:
+    """Return name, version and maker of the adapters that were made of a version with a
+    contribution in it.
+    """
+    made_of = {
+        made.digest: made.version.number
+        for made in held.state.versions
+        if digest in made.version.contributions
+    }
+    return tuple(
+        (one.name, one.adapter_version, peer_id_of(one.creator))
+        for one in adapters
+        if one.made_of is not None
+        and any(source.digest in made_of for source in one.made_of.datanets)
     )
 
 

@@ -22,6 +22,7 @@ from .desk import STREAMS_PER_PEER, Desk
 from .following import Follower
 from .ground import open_all
 from .heads import Heads
+from .part import Adapters
 from .remote import Remote
 from .service import DatanetService
 from .shelf import Shelf
@@ -36,6 +37,7 @@ async def open_datanets(
     *,
     folder: Path,
     download: Rate,
+    adapters: Adapters,
     nursery: trio.Nursery,
 ) -> DatanetService:
     """Open what lies in a folder, serve it, and follow it in the nursery."""
@@ -68,4 +70,4 @@ async def open_datanets(
         host.dht.provide_soon(Cid(datanet))
     nursery.start_soon(partial(heads.run, held))
     nursery.start_soon(Follower(shelf, heads, held, telemetry).run)
-    return DatanetService(shelf, pay_to)
+    return DatanetService(shelf, pay_to, adapters)

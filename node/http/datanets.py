@@ -138,6 +138,9 @@ def routes(daemon: Daemon) -> list[Route]:
         body = msgspec.json.decode(await request.body(), type=SubjectBody)
         return json_response(await daemon.datanets.withdraw(name_of(request), body.contribution))
 
+    async def leave(request: Request) -> Response:
+        return json_response(await daemon.datanets.leave(name_of(request)))
+
     async def export(request: Request) -> Response:
         body = msgspec.json.decode(await request.body(), type=ExportBody)
         folder = Path(body.folder)
@@ -160,6 +163,7 @@ def routes(daemon: Daemon) -> list[Route]:
         "version": version,
         "charter": charter,
         "withdraw": withdraw,
+        "leave": leave,
         "export": export,
         "verify": verify,
         "recover": recover,

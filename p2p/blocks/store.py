@@ -12,7 +12,7 @@ Does not count space and deletes nothing by itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -70,7 +70,14 @@ class BlockStore:
 
     def forget(self, folder: Path) -> None:
         """Give nothing out of a folder's files any more; deletes nothing."""
-        for path in [path for path in self._adopted if path.parent == folder]:
+        self._forget([path for path in self._adopted if path.parent == folder])
+
+    def forget_under(self, folder: Path) -> None:
+        """Give nothing out of the files in a folder's folders any more; deletes nothing."""
+        self._forget([path for path in self._adopted if path.parent.parent == folder])
+
+    def _forget(self, paths: Iterable[Path]) -> None:
+        for path in paths:
             for cid, place in places_of({path: self._adopted.pop(path)}):
                 self._drop(cid, place)
             self._seen.pop(path, None)

@@ -1,4 +1,4 @@
-"""`lorikeet datanet create | list | invite | join | give | withdraw`: what anybody does."""
+"""`lorikeet datanet create | list | invite | join | leave | give | withdraw`: what anybody does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from rich.markup import escape
 
 from ...datanet_api import (
     CharterSaid,
-    ContributionInfo,
     DatanetDetail,
     DatanetInfo,
     GivenInfo,
     GiveSaid,
+    LeftInfo,
+    WithdrawnInfo,
 )
 from ..client import CliError, open_client
 from ..options import Home, Json
@@ -180,13 +181,32 @@ def withdraw(
     """Take back what you gave: the next version leaves it out, and it is paid no more."""
     with open_client(home) as client:
         body = {"contribution": contribution}
-        info = client.post(path(datanet, "withdraw"), body, ContributionInfo)
+        found = client.post(path(datanet, "withdraw"), body, WithdrawnInfo)
     if as_json:
-        return show_json(info)
+        return show_json(found)
+    info = found.contribution
     say(f"{info.title} is withdrawn")
     say("models that were trained on it, and copies that others made, stay as they are; an adapter")
     say("goes on paying for it until its creator publishes it without it:")
-    return say(f"  lorikeet push FOLDER --without {brief_id(info.id)}")
+    say(f"  lorikeet push FOLDER --without {brief_id(info.id)}")
+    if found.paying:
+        say("these that this node knows of pay for it:")
+        rows = [(f"{name}@{version}", maker) for name, version, maker in found.paying]
+        return show_table(("Adapter", "Its creator"), rows, empty="")
+    return say("this node knows of none that pays for it")
+
+
+def leave(home: Home, datanet: Datanet, as_json: Json = False) -> None:
+    """Hold a datanet no more: its log and its texts go from this node."""
+    with open_client(home) as client:
+        left = client.post(path(datanet, "leave"), {}, LeftInfo)
+    if as_json:
+        return show_json(left)
+    say(f"{left.name} is held here no more; the others' logs still name you")
+    if left.given:
+        say(f"{left.given} of your contributions stay in it and are paid; to take one back, join")
+        say("again and `lorikeet datanet withdraw` it")
+    return None
 
 
 def files_in(paths: Sequence[Path]) -> list[Path]:

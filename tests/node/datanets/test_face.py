@@ -93,7 +93,11 @@ async def test_a_newcomer_types_all_of_it(tmp_path: Path) -> None:
         path.unlink()
         assert (await command(tmp_path, "verify", *NET)).exit_code == 5  # that cannot be known
 
-        assert (await told(tmp_path, "withdraw", *short))["state"] == "withdrawn"
+        taken = await told(tmp_path, "withdraw", *short)
+        assert taken["contribution"]["state"] == "withdrawn"
+        assert taken["paying"] == []
+        stays = await command(tmp_path, "leave", "our kitchen")
+        assert "hand-on" in str(stays.exception)
         alone = await command(tmp_path, "recover", *NET)
         assert "no other node is connected" in str(alone.exception)
         assert [row["name"] for row in await told(tmp_path, "list")] == ["our kitchen"]

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from node.datanets import examining
-from node.errors import DatanetRefused, NodeError
+from node.datanets.showing import paying_for
+from node.errors import DatanetRefused, NodeError, NoProvider
+from p2p.cid import Cid
+from p2p.identity import peer_id_of
+from proofs.manifest import File, Manifest, build_manifest, parse_manifest
+from proofs.origin import DatanetVersion, Origin
+from proofs.signing import Signer
 from tests.node.networks import until
 
 from .people import charter, daemon, giving, hush, write_text
@@ -58,6 +64,15 @@ async def test_a_community_collects_texts_and_anybody_checks_them(
             assert version.number == 1
             with pytest.raises(DatanetRefused, match="nothing changed"):
                 await owner.datanets.make_version("kitchen")
+
+            # of the adapters that are known, who is paid for what is named
+            held = owner.datanets._shelf.find("kitchen")
+            maker = Signer(bytes([9]) * 32)
+            paid = adapter_of(maker, made.id, version.digest)
+            known = [paid, adapter_of(maker, made.id, "ab" * 32)]
+            found = paying_for(held, bytes.fromhex(queued.id), known)
+            assert found == (("soup", "3", peer_id_of(maker.public_key)),)
+            assert paying_for(held, bytes(32), known) == ()
 
             # anybody reads it and checks it
             folder = tmp_path / "export"
@@ -115,6 +130,52 @@ async def test_a_community_collects_texts_and_anybody_checks_them(
         assert (await ben.datanets.show("kitchen")).info.num_versions == 2
         with pytest.raises(NodeError, match="does not answer"):
             await ben.datanets.withdraw("kitchen", other.id)
+
+        # who leaves keeps nothing of it, and can come again
+        text = (await ben.datanets.show("kitchen")).contributions[1]
+        assert text.is_here
+        folder = tmp_path / "ben" / "datanets" / made.id
+        block = Cid.of((folder / "texts" / text.id / "text").read_bytes()).digest.hex()
+        assert await ben.block(block)
+        left = await ben.datanets.leave("kitchen")
+        assert (left.name, left.given) == ("kitchen", 1)
+        assert ben.datanets.listing() == []
+        assert not folder.exists()
+        with pytest.raises(NoProvider):
+            await ben.block(block)
+        with pytest.raises(NodeError, match="lists them"):
+            await ben.datanets.show("kitchen")
+    half = folder.with_name(f".{folder.name}")  # where it was killed as it left
+    half.mkdir()
+    (half / "log").write_bytes(b"half")
+    async with daemon(tmp_path / "owner") as owner:
+        with pytest.raises(DatanetRefused, match="hand-on"):
+            await owner.datanets.leave("kitchen")
+        async with daemon(tmp_path / "ben", *owner.host.addresses) as ben:
+            assert ben.datanets.listing() == []
+            assert not half.exists()
+            again = await ben.datanets.join(await owner.datanets.invite("kitchen", 1, 1), "Ben")
+            assert again.role == "member"
+
+
+def adapter_of(maker: Signer, datanet: str, version: str) -> Manifest:
+    """An adapter that says it was made of a datanet's version."""
+    made_of = DatanetVersion(bytes.fromhex(datanet), 1, bytes.fromhex(version))
+    signed = build_manifest(
+        maker,
+        name="soup",
+        adapter_version="3",
+        base=bytes(32),
+        tokenizer_hash=bytes(32),
+        template_hash=bytes(32),
+        licence="",
+        source="",
+        created_at=1,
+        contributors=[],
+        files=[File("adapter_model.safetensors", 1, [(bytes(32), 1)])],
+        origin=Origin(datanets=(made_of,)),
+    )
+    return parse_manifest(signed)
 
 
 async def _is_here(one: object, contribution: str) -> bool:
