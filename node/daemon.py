@@ -117,9 +117,9 @@ class NodeDaemon:
         self._why = why
         self._embedder = embedder
         self.engine = engine
-        self.training.take_engine(engine)
         self._catalogue = catalogue
         self._service = service
+        self.training.take_network(self)
 
     def complete(
         self, request: CompletionRequest

@@ -291,6 +291,11 @@ class Datanets(Protocol):
     async def show(self, datanet: str) -> DatanetDetail:
         """Describe a datanet, as new as it is to be had."""
 
+    async def is_reached(self, datanet: str) -> bool:
+        """Take what is new; return whether the log is as new as it is to be had: somebody who has
+        it answered, and nobody signed two.
+        """
+
     async def give(self, datanet: str, said: GiveSaid, tell: Tell) -> GivenInfo:
         """Examine files, claim what may be given, and give it."""
 

@@ -15,6 +15,7 @@ from .datanet_api import Tell
 
 RunState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 
+Agreement = Literal["agrees", "differs", "unknown"]
 InfluenceState = Literal["new", "working", "paused", "stopped", "finished", "failed"]
 Answerer = Literal["base", "adapter"]
 
@@ -257,6 +258,95 @@ class InfluenceInfo:
     note: str
 
 
+@dataclass(frozen=True)
+class PublishSaid:
+    """How a run is published; what is empty follows from run and datanets.
+
+    `name`: of the adapter, else the recipe's. `key`: a file with the creator's key, else the node's
+    own. `anyway`: though its verdict is red, or a datanet's newest word is not to be had. `dry_run`
+    writes the folder that would be published, and signs nothing.
+    """
+
+    name: str = ""
+    version: str = ""
+    licence: str = ""
+    description: str = ""
+    languages: tuple[str, ...] = ()
+    key: str = ""
+    anyway: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PaidInfo:
+    """Somebody who is paid: `tokens` he gave, `owned` count as his; `part` of the contributors'
+    part is his by standing weight.
+    """
+
+    name: str
+    pay_to: str
+    tokens: int
+    owned: int
+    part: float
+
+
+@dataclass(frozen=True)
+class PublishedInfo:
+    """What was published from which folder; after a dry run `version` and `cid` are empty. Parts
+    were measured on so many `answers`, or are of the tokens that count (0).
+    """
+
+    name: str
+    folder: str
+    licence: str
+    verdict: str
+    is_good: bool
+    size_bytes: int
+    paid: tuple[PaidInfo, ...]
+    answers: int = 0
+    version: str = ""
+    cid: str = ""
+    creator: str = ""
+
+
+@dataclass(frozen=True)
+class RecipeInfo:
+    """A recipe's text, and what is to be known of it."""
+
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class VerifySaid:
+    """Which published adapter is checked; `train` trains it again, by so many threads (0: all)."""
+
+    model: str
+    train: bool = False
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class ComparedInfo:
+    """One thing that a published adapter says, and whether it is so."""
+
+    what: str
+    outcome: Agreement
+    why: str
+
+
+@dataclass(frozen=True)
+class AdapterVerifiedInfo:
+    """A published adapter beside its recipe, its datanets and what is served here."""
+
+    name: str
+    version: str
+    cid: str
+    creator: str
+    outcome: Agreement
+    compared: tuple[ComparedInfo, ...]
+
+
 class Training(Protocol):
     """What a daemon does in training.
 
@@ -286,6 +376,15 @@ class Training(Protocol):
 
     async def evaluation(self, name: str) -> EvaluationInfo:
         """Return what a finished run's adapter does beside its base."""
+
+    async def publish(self, name: str, said: PublishSaid, tell: Tell) -> PublishedInfo:
+        """Publish a finished run's adapter, with all that it was made of."""
+
+    async def again(self, name: str, new_name: str) -> RecipeInfo:
+        """Write a recipe like a run's, over the newest versions of its datanets."""
+
+    async def verify(self, said: VerifySaid, tell: Tell) -> AdapterVerifiedInfo:
+        """Check a published adapter against its recipe and its datanets."""
 
     def watch(self, name: str, after: int) -> AbstractAsyncContextManager[AsyncIterator[Watched]]:
         """Tell of a run as it goes on, from that step on, until it is at work no more."""

@@ -19,6 +19,7 @@ Written whole or not at all; read and checked before anything is computed.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from .recipe import FILE, MAX_RECIPE_BYTES, Recipe, read_recipe, render
 from .rows import NO_ROW, NO_TOKEN, Ints, Rows
 
 ABOUT_FILE = "run.json"
+WEIGHTS = "adapter/adapter_model.safetensors"
 ARRAYS = ("rows", "starts", "people", "contributions", "chat")
 MAX_ABOUT_BYTES = 16 << 20
 MAX_ROWS = 4_000_000
@@ -96,6 +98,16 @@ class Run:
 def recipe_of(folder: Path) -> Recipe:
     """Read a run's recipe alone; raises BadRun or BadRecipe."""
     return read_recipe(_read(folder / FILE, MAX_RECIPE_BYTES), str(folder / FILE))
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the sha-256 of the weights that a run made; raises BadRun."""
+    path = folder / WEIGHTS
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadRun(f"{path}: {error.strerror or error}") from error
 
 
 def num_steps_of(folder: Path) -> int:

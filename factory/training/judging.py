@@ -11,7 +11,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import BadRun
+
 FILE = "evaluation.json"
+MAX_PACKED_BYTES = 1 << 20
 LEAST_GAIN = 0.02
 """By so much less of what it never saw must it lose than the base."""
 MUCH_FORGOTTEN = 0.1
@@ -65,6 +68,26 @@ class Evaluation(msgspec.Struct, frozen=True):
         """The part of the answers' tokens that stand in long runs in what was learnt."""
         total = sum(len(answer.adapter) for answer in self.answers)
         return sum(answer.in_long_runs for answer in self.answers) / total if total else 0.0
+
+
+def pack(found: Evaluation) -> bytes:
+    """Write an evaluation as it is published: one form for the same values."""
+    return msgspec.msgpack.encode(found)
+
+
+def unpack(data: bytes) -> Evaluation:
+    """Read a published evaluation from bytes nobody vouched for; raises BadRun."""
+    try:
+        found = msgspec.msgpack.decode(data, type=Evaluation) if _is_small(data) else None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRun(f"it is no evaluation: {error}") from error
+    if found is None or pack(found) != data:
+        raise BadRun(f"it is larger than {MAX_PACKED_BYTES} bytes, or not in its one form")
+    return found
+
+
+def _is_small(data: bytes) -> bool:
+    return len(data) <= MAX_PACKED_BYTES
 
 
 def verdict_of(

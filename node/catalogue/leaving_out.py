@@ -115,7 +115,7 @@ def write_without(folder: Path, withdrawn: Sequence[str], made: Path) -> str:
     about.pop("version", None)  # so it is the next one
     if "attribution" in about:
         about["attribution"] |= UNMEASURED
-    (made / DESCRIPTION_FILE).write_text("\n".join(_toml(about)) + "\n")
+    (made / DESCRIPTION_FILE).write_text(write_toml(about))
     return note
 
 
@@ -177,8 +177,12 @@ def _rest(one: Listed) -> tuple[int, bytes, str, list[int]]:
     return one.datanet, one.contribution, one.title, one.documents
 
 
-def _toml(about: Mapping[str, Any]) -> Iterator[str]:
+def write_toml(about: Mapping[str, Any]) -> str:
     """Write tables of plain values, which is all that a lorikeet.toml has."""
+    return "\n".join(_lines(about)) + "\n"
+
+
+def _lines(about: Mapping[str, Any]) -> Iterator[str]:
     tables = {name: value for name, value in about.items() if _is_table(value)}
     for name, value in about.items():
         if name not in tables:

@@ -41,6 +41,14 @@ class Readers(Part):
         async with held.lock:
             return await trio.to_thread.run_sync(showing.detail_of, held, self._shelf.own)
 
+    async def is_reached(self, datanet: str) -> bool:
+        """Take what is new; return whether anybody who has the log answered, or it is this node's
+        own, whole and of one word.
+        """
+        held = self._shelf.find(datanet)
+        answered = await self._shelf.catch_up(held)
+        return answered and held.lost is None and held.fork is None
+
     async def text(self, datanet: str, contribution: str) -> bytes:
         """Return a contribution's text."""
         held = self._shelf.find(datanet)

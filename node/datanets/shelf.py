@@ -198,20 +198,23 @@ class Shelf:
         held.is_newest = self.is_sequencer(held)
         self.heads.moved(held)
 
-    async def catch_up(self, held: Held, *, everybody: bool = False) -> None:
+    async def catch_up(self, held: Held, *, everybody: bool = False) -> bool:
         """Take what the sequencer has beyond our log; where it does not answer, or `everybody` is
-        to be asked, what others have. Nobody there is no fault.
+        to be asked, what others have. Nobody there is no fault; return whether anybody was.
         """
         if self.is_sequencer(held):
-            return  # heads.py asks others, once
+            return held.lost is None  # heads.py asks others, once
         sequencer = peer_id_of(held.state.charter.sequencer)
+        answered = False
         with trio.move_on_after(CATCH_UP_S):
             is_gone = self.host.dht.is_gone(sequencer)
-            if not is_gone and await self._catch_up(held, PeerAddress(sequencer)) and not everybody:
-                return
+            answered = not is_gone and await self._catch_up(held, PeerAddress(sequencer))
+            if answered and not everybody:
+                return True
             for peer in await self._holders(held):
                 if peer.peer_id != sequencer:
-                    await self._catch_up(held, peer)
+                    answered |= await self._catch_up(held, peer)
+        return answered
 
     async def _catch_up(self, held: Held, peer: PeerAddress) -> bool:
         try:

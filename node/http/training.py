@@ -25,7 +25,9 @@ from ..training_api import (
     ChatText,
     ChatWord,
     InfluenceSaid,
+    PublishSaid,
     StartSaid,
+    VerifySaid,
 )
 from .control import PREFIX, reporting
 from .datanets import Told, event
@@ -38,6 +40,12 @@ class AskBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST ask: pause, or finish, which ends it here and keeps what it has learnt."""
 
     wanted: Literal["pause", "finish"]
+
+
+class AgainBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST again: a recipe like the run's, for a run of another name."""
+
+    name: str
 
 
 def routes(daemon: Daemon) -> list[Route]:
@@ -66,6 +74,18 @@ def routes(daemon: Daemon) -> list[Route]:
 
     async def evaluation(request: Request) -> Response:
         return json_response(await daemon.training.evaluation(name_of(request)))
+
+    async def publish(request: Request) -> Response:
+        said = msgspec.json.decode(await request.body(), type=PublishSaid)
+        return Told(partial(daemon.training.publish, name_of(request), said))
+
+    async def again(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=AgainBody)
+        return json_response(await daemon.training.again(name_of(request), body.name))
+
+    async def verify(request: Request) -> Response:
+        said = msgspec.json.decode(await request.body(), type=VerifySaid)
+        return Told(partial(daemon.training.verify, said))
 
     async def delete(request: Request) -> Response:
         await daemon.training.delete(name_of(request))
@@ -100,7 +120,10 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(f"{PREFIX}/runs", reporting(listing)),
         Route(f"{PREFIX}/runs/check", reporting(check), methods=["POST"]),
         Route(f"{PREFIX}/runs/start", reporting(start), methods=["POST"]),
+        Route(f"{PREFIX}/runs/verify", reporting(verify), methods=["POST"]),
         Route(one, reporting(show)),
+        Route(f"{one}/publish", reporting(publish), methods=["POST"]),
+        Route(f"{one}/again", reporting(again), methods=["POST"]),
         Route(f"{one}/evaluation", reporting(evaluation)),
         Route(one, reporting(delete), methods=["DELETE"]),
         Route(f"{one}/chat", reporting(chat), methods=["POST"]),

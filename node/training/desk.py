@@ -1,18 +1,17 @@
 """What this daemon does in training: checks recipes, makes runs of them, begins their processes and
 tells how they go on.
 
-A recipe's datanets are exported to a folder beside the runs, become rows there, and are gone again;
-the run keeps token ids alone.
+A recipe's texts are brought to a folder beside the runs, become rows, and are gone again; the run
+keeps token ids alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -24,9 +23,9 @@ from factory.training.recipe import EXPLAINED, Recipe, read_recipe
 
 from ..bases.loading import Base
 from ..datanet_api import Datanets, Progress, Tell
-from ..engine_host import EngineHost
-from ..errors import BadRequest, NoEngine
+from ..errors import BadRequest, NoBase, NoEngine
 from ..training_api import (
+    AdapterVerifiedInfo,
     ChatSaid,
     ChatWord,
     CheckInfo,
@@ -34,14 +33,24 @@ from ..training_api import (
     FieldInfo,
     InfluenceInfo,
     InfluenceSaid,
+    PublishedInfo,
+    PublishSaid,
+    RecipeInfo,
     RunInfo,
     StartSaid,
+    VerifySaid,
     Watched,
 )
+from .background import NUM_SAMPLES, Backgrounds
 from .chatting import Chats
 from .influence import Influences, is_at_work
 from .making import Ready, make_ready, write
+from .network import Network
+from .publishing import Publishing, scratch_in
+from .renewing import renewed
 from .runs import COMMAND, Runs
+from .texts import bring
+from .verifying import Verifying
 
 TRIAL_STEPS = 3
 TRIAL_DEADLINE_S = 600.0
@@ -51,7 +60,9 @@ MOST_LOST_S = 120.0
 
 
 class TrainingDesk:
-    """The trainings of one daemon. `base` gives the base, or raises NodeError."""
+    """The trainings of one daemon. `base` gives the base, or raises NodeError; a background has
+    `num_samples` of it.
+    """
 
     def __init__(
         self,
@@ -59,6 +70,8 @@ class TrainingDesk:
         datanets: Datanets,
         base: Callable[[], Base],
         command: Sequence[str] = COMMAND,
+        *,
+        num_samples: int = NUM_SAMPLES,
     ) -> None:
         self._runs = Runs(folder, command)
         self._folder = folder
@@ -68,11 +81,16 @@ class TrainingDesk:
         self._making = trio.Lock()
         self._chats = Chats(folder, command)
         self._influences = Influences(command)
-        self._engine: EngineHost | None = None
+        backgrounds = Backgrounds(folder / ".backgrounds", num_samples)
+        self._publishing = Publishing(self._runs, datanets, base, backgrounds)
+        self._verifying = Verifying(folder, datanets, base, command)
+        self._network: Network | None = None
 
-    def take_engine(self, engine: EngineHost | None) -> None:
-        """The base is here, and perhaps an engine, by which checkpoints answer."""
-        self._engine = engine
+    def take_network(self, network: Network) -> None:
+        """The base is here, and perhaps an engine: checkpoints answer, and what was trained can be
+        published.
+        """
+        self._network = network
 
     async def listing(self) -> list[RunInfo]:
         """List the runs of this home, the newest first."""
@@ -87,7 +105,7 @@ class TrainingDesk:
         recipe = _read(said.recipe)
         async with self._making:
             ready = await self._ready(recipe, said.threads, tell)
-            with self._scratch("check") as folder:
+            with scratch_in(self._folder, "check") as folder:
                 run = folder / recipe.name
                 await trio.to_thread.run_sync(write, ready, run)
                 tell(Progress("trial", 0, TRIAL_STEPS))
@@ -131,14 +149,34 @@ class TrainingDesk:
         """Delete a run that nobody works on, its adapter too."""
         await trio.to_thread.run_sync(self._runs.delete, name)
 
+    async def publish(self, name: str, said: PublishSaid, tell: Tell) -> PublishedInfo:
+        """Publish a finished run's adapter, with all that it was made of."""
+        return await self._publishing.publish(name, said, self._need_network(), tell)
+
+    async def again(self, name: str, new_name: str) -> RecipeInfo:
+        """Write a recipe like a run's, over the newest versions of its datanets."""
+        recipe = await trio.to_thread.run_sync(self._runs.recipe, name)
+        return await renewed(recipe, new_name, self._datanets)
+
+    async def verify(self, said: VerifySaid, tell: Tell) -> AdapterVerifiedInfo:
+        """Check a published adapter against its recipe and its datanets."""
+        return await self._verifying.verify(said, self._need_network(), tell)
+
+    def _need_network(self) -> Network:
+        if self._network is None:
+            self._base()  # says what is missing
+            raise NoBase("the base is not ready yet; try again in a moment")
+        return self._network
+
     @asynccontextmanager
     async def chat(self, name: str, said: ChatSaid) -> AsyncIterator[AsyncIterator[ChatWord]]:
         """Answer by a checkpoint of a run, for nobody else; leaving the block early cancels it."""
         run = self._runs.path(name)
         base = self._base()
-        if self._engine is None:
+        engine = self._need_network().engine
+        if engine is None:
             raise NoEngine("this daemon runs no engine, by which a checkpoint could answer")
-        async with self._chats.chat(run, said, base, self._engine) as words:
+        async with self._chats.chat(run, said, base, engine) as words:
             yield words
 
     async def influence(self, name: str) -> InfluenceInfo:
@@ -218,17 +256,13 @@ class TrainingDesk:
     async def _ready(self, recipe: Recipe, threads: int, tell: Tell) -> Ready:
         base = self._base()
         threads = threads or len(os.sched_getaffinity(0))
-        with self._scratch("texts") as scratch:
-            folders = []
-            for number, source in enumerate(recipe.datanets):
-                folder = scratch / str(number)
-                await self._datanets.export(source.id, source.version, folder, tell)
-                folders.append(folder)
-            tell(Progress("rows", 0, 0))
-            try:
-                return await trio.to_thread.run_sync(make_ready, recipe, folders, base, threads)
-            except FactoryError as error:
-                raise BadRequest(str(error)) from error
+        with scratch_in(self._folder, "texts") as scratch:
+            sources = await bring(self._datanets, recipe.datanets, scratch, tell)
+        tell(Progress("rows", 0, 0))
+        try:
+            return await trio.to_thread.run_sync(make_ready, recipe, sources, base, threads)
+        except FactoryError as error:
+            raise BadRequest(str(error)) from error
 
     async def _try(self, run: Path) -> dict[str, float]:
         """Try a few steps in a process, and return what it found."""
@@ -246,16 +280,6 @@ class TrainingDesk:
             found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
             return found
         raise BadRequest(f"{TRIAL_STEPS} steps did not end within {TRIAL_DEADLINE_S:.0f} s")
-
-    @contextmanager
-    def _scratch(self, what: str) -> Iterator[Path]:
-        folder = self._folder / f".{what}.{os.getpid()}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(text: str) -> Recipe:
@@ -275,6 +299,11 @@ def _check(ready: Ready, tried: dict[str, float]) -> CheckInfo:
         warnings.append(
             f"{ready.about.contaminated} documents that were held out share a run of 13 tokens with"
             " what is learnt; they are not looked at"
+        )
+    if ready.dropped:
+        warnings.append(
+            f"{ready.dropped} documents are left out: they were refused since, or are of people who"
+            " were barred"
         )
     return CheckInfo(
         name=ready.recipe.name,

@@ -36,6 +36,7 @@ from factory.training.journal import (
 )
 from factory.training.judging import FILE as EVALUATION_FILE
 from factory.training.judging import Beside, Evaluation
+from factory.training.recipe import Recipe
 
 from ..errors import BadRequest
 from ..training_api import (
@@ -155,6 +156,13 @@ class Runs:
             ),
         )
 
+    def recipe(self, name: str) -> Recipe:
+        """Return a run's recipe. Raises BadRequest."""
+        try:
+            return recipe_of(self.path(name))
+        except FactoryError as error:
+            raise BadRequest(f"the recipe of {name} cannot be read: {error}") from error
+
     def path(self, name: str) -> Path:
         """Return a run's folder. Raises BadRequest where there is none."""
         folder = self.folder / name
@@ -237,7 +245,7 @@ class Processes:
                     stdout=file,
                     stderr=file,
                     cwd=cwd,
-                    env=_environment(),
+                    env=environment(),
                     start_new_session=True,
                 )
         except OSError as error:
@@ -261,7 +269,7 @@ def _beside(one: Beside) -> BesideInfo:
     return BesideInfo(one.of, one.base, one.adapter, one.tokens)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the environment of a trainer: nothing is asked of a hub."""
     offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**os.environ, **offline}

@@ -24,6 +24,11 @@ STAGES = {
     "export": "writing",
     "log": "looking at the log",
     "texts": "recomputing texts",
+    "run": "reading the run",
+    "rows": "making rows",
+    "background": "drawing the base's own words",
+    "publish": "publishing",
+    "train": "training again",
 }
 
 Datanet = Annotated[str, typer.Argument(metavar="DATANET", help="Its name, or its digest.")]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from ...api import BaseInfo
 from ...datanet_api import DatanetDetail
-from ...training_api import CheckInfo
-from ..client import CliError, DaemonClient, open_client
+from ...training_api import CheckInfo, RecipeInfo
+from ..client import EXIT_USAGE, CliError, DaemonClient, open_client
 from ..datanets.asking import path as datanet_path
 from ..datanets.asking import run as run_told
 from ..options import Home, Json
@@ -37,9 +38,18 @@ def new(
     home: Home,
     name: Annotated[str, typer.Argument(help="What the adapter will be called.")],
     datanets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("--datanet", help="Whose texts: NAME, or NAME@VERSION; may be repeated."),
-    ],
+    ] = None,
+    like: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="As this run's, over the newest versions of its datanets: what was withdrawn since"
+            " is left out.",
+        ),
+    ] = "",
     kind: Annotated[str, typer.Option(help="lora, rslora, dora, qlora.")] = "lora",
     rank: Annotated[str, typer.Option(help="How much it can hold: auto, or a number.")] = "auto",
     epochs: Annotated[str, typer.Option(help="How often each text is read: auto, or so.")] = "auto",
@@ -51,14 +61,24 @@ def new(
     path = file or Path(f"{name}.toml")
     if path.exists():
         raise CliError(f"{path} is there already; name another with --out")
-    with open_client(home) as client:
-        base = client.get("base", BaseInfo).digest
-        sources = ", ".join(_source(client, text) for text in datanets)
+    if bool(like) == bool(datanets):
+        raise CliError("say either --datanet NAME or --from RUN", EXIT_USAGE)
     quoted = {
         key: value if value.isdecimal() else f'"{value}"'
         for key, value in {"rank": rank, "epochs": epochs}.items()
     }
-    text = RECIPE.format(file=path, name=name, base=base, datanets=sources, kind=kind, **quoted)
+    with open_client(home) as client:
+        if like:
+            found = client.post(f"runs/{quote(like, safe='')}/again", {"name": name}, RecipeInfo)
+            text = found.text
+            for note in found.notes:
+                say(note)
+        else:
+            base = client.get("base", BaseInfo).digest
+            sources = ", ".join(_source(client, text) for text in datanets or ())
+            text = RECIPE.format(
+                file=path, name=name, base=base, datanets=sources, kind=kind, **quoted
+            )
     path.write_text(text)
     say(f"written to {path}")
     say(f"next: lorikeet train check {path}   then: lorikeet train start {path}")

@@ -23,23 +23,31 @@ from .. import faces
 from ..datanets.people import charter, giving, hush
 from ..faces import shown
 from ..forked import forked_python
-from ..networks import open_lab
+from ..networks import ask, open_lab, until
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[tuple[NodeDaemon, str]]:
+async def serving(folder: Path, *bootstrap: str) -> AsyncIterator[tuple[NodeDaemon, str]]:
     """A daemon with a tiny base and its HTTP face, whose trainings are forks."""
     with open_lab(folder) as lab:
         home = folder / "home"
+        lab.bootstrap = bootstrap
         async with lab.daemon("home") as running, shown(running, home) as url:
-            running.training = TrainingDesk(
-                home / "runs",
-                running.datanets,
-                running.training._base,
-                (forked_python(), "-m", "factory.training"),
-            )
-            running.training.take_engine(running.engine)
+            train_by_forks(running)
             yield running, url
+            await until(lambda: not running.training._runs.is_alive)
+
+
+def train_by_forks(daemon: NodeDaemon) -> None:
+    """Have a daemon's trainings be forks, and its backgrounds a few samples."""
+    daemon.training = TrainingDesk(
+        daemon.config.home / "runs",
+        daemon.datanets,
+        daemon.training._base,
+        (forked_python(), "-m", "factory.training"),
+        num_samples=4,
+    )
+    daemon.training.take_network(daemon)
 
 
 async def command(folder: Path, *arguments: str) -> Result:
@@ -146,8 +154,12 @@ async def test_a_newcomer_trains_an_adapter_and_asks_it(tmp_path: Path) -> None:
             )
             assert evil.status_code == 403
 
-        info = await daemon.push(Path(listed["adapter"]))
-        assert info.name
+        published = await told(tmp_path, "publish", "cook")
+        assert published["version"] == "1"
+        answered = await ask(daemon, "What is the rice?", model="cook@1")
+        assert answered.text
+        verified = await told(tmp_path, "verify", "cook", "--train", "--threads", "1")
+        assert {one["outcome"] for one in verified["compared"]} == {"agrees"}, verified
         gone = await command(tmp_path, "delete", "cook", "--yes")
         assert gone.exit_code == 0, gone.exception
         assert await told(tmp_path, "status") == []
