@@ -18,11 +18,12 @@ import numpy.typing as npt
 import torch
 
 from ..keeping import keep
+from .batches import batches_of, spread
 from .folder import Run
 from .judging import FILE, Answer, Beside, Evaluation, in_long_runs, runs_in, verdict_of
-from .model import NOT_LEARNT, Learner
+from .loss import NOT_LEARNT
+from .model import Learner
 from .rows import NO_TOKEN, Rows
-from .trainer import spread, tensors_of
 
 MOST_ROWS = 64  # of what is held out, and of each person
 LEARNT_ROWS = 16
@@ -81,10 +82,10 @@ def _beside(learner: Learner, what: str, rows: Rows, places: Sequence[int]) -> B
 
 def _lost(learner: Learner, rows: Rows, places: Sequence[int]) -> tuple[float, int]:
     lost, tokens = 0.0, 0
-    for first in range(0, len(places), ROWS_AT_ONCE):
-        ids, targets = tensors_of(rows, places[first : first + ROWS_AT_ONCE], learner.device)
-        lost += learner(ids, targets).item()
-        tokens += int((targets != NOT_LEARNT).sum())
+    most = ROWS_AT_ONCE * rows.ids.shape[1]
+    for part in batches_of(rows, places, learner.device, most_tokens=most):
+        lost += learner(part.ids, part.targets, part.positions).item()
+        tokens += int((part.targets != NOT_LEARNT).sum())
     return lost, tokens
 
 

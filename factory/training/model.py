@@ -20,9 +20,9 @@ from transformers import BitsAndBytesConfig
 
 from ..errors import BadRun
 from ..learning import load_base
+from .loss import NOT_LEARNT, lost
 from .recipe import AdapterPart
 
-NOT_LEARNT = -100
 CONFIG_FILE = "adapter_config.json"
 
 
@@ -48,21 +48,17 @@ class Learner(nn.Module):
         except ValueError as error:
             raise BadRun(f"adapter.targets: the base has no such modules: {error}") from error
 
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of what the targets lose, in nats.
-
-        ids: [rows, window], any id beyond a row's end. targets: [rows, window - 1], what each place
-        should say next, NOT_LEARNT where it does not matter.
-        """
+    def forward(self, ids: Tensor, targets: Tensor, positions: Tensor) -> Tensor:
+        """Return the sum of what the targets lose, in nats; see Batch."""
         places = (targets != NOT_LEARNT).any(dim=0).nonzero()[:, 0]
         with (
             torch.autocast(ids.device.type, torch.bfloat16),
             disable_input_dtype_casting(self.model),
         ):
-            made = self.model(input_ids=ids, use_cache=False, logits_to_keep=places)
-        logits = made.logits.flatten(0, 1).float()
-        wanted = targets[:, places].flatten()
-        return nn.functional.cross_entropy(logits, wanted, ignore_index=NOT_LEARNT, reduction="sum")
+            made = self.model(
+                input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=places
+            )
+        return lost(made.logits.flatten(0, 1), targets[:, places].flatten())
 
     @property
     def device(self) -> torch.device:

@@ -17,27 +17,27 @@ import errno
 import math
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from ..learning import rate_at
 from . import checkpoints
+from .batches import batches_of, learnt_of, spread
 from .checkpoints import ANCHOR, Held
 from .crew import Crew
 from .errors import Diverged, NoRoom
 from .folder import Run
 from .journal import Asked, Journal, Step
-from .model import NOT_LEARNT, Learner
-from .rows import NO_ROW, Rows
+from .loss import NOT_LEARNT
+from .model import Learner
+from .rows import NO_ROW
 
 KEEP_EVERY_S = 30.0
 LOOK_ROWS = 12
-CACHED_TOKENS = 768  # of a step at once: a processor's cache holds what they become
+PROCESSOR_TOKENS = 2048  # of a step at once: what they become stays in a machine's memory
 DEVICE_TOKENS = 1 << 15
 NAMED = 8
 CHECKPOINT_FLOATS = 4  # of each number of the adapter: itself, two of AdamW's, the best
@@ -70,8 +70,7 @@ class Trainer:
         self.looked = spread(len(run.held_out), LOOK_ROWS)
         self.checkpoints = run.folder / "checkpoints"
         on_processor = crew.device.type == "cpu"
-        tokens = CACHED_TOKENS if on_processor else DEVICE_TOKENS
-        self.rows_at_once = max(1, tokens // run.recipe.rows.window)
+        self.tokens_at_once = PROCESSOR_TOKENS if on_processor else DEVICE_TOKENS
 
     def train(self) -> Ended:
         """Train from the start, or from where it was left. Raises Diverged or NoRoom."""
@@ -175,18 +174,16 @@ class Trainer:
     def _gradient(self, rows: list[int], total: int) -> float:
         """Put a step's gradient into the parameters; return its loss a token."""
         mine = rows[self.crew.number :: self.crew.count]
-        parts = [
-            mine[first : first + self.rows_at_once]
-            for first in range(0, len(mine), self.rows_at_once)
-        ]
-        loss = 0.0
         # With no row left for this process one takes part in the exchange that counts nothing.
-        counts = 1 if parts else 0
-        for place, part in enumerate(parts or [rows[:1]], 1):
-            ids, targets = tensors_of(self.run.rows, part, self.crew.device)
-            is_last = place >= len(parts)
+        counts = 1 if mine else 0
+        parts = batches_of(
+            self.run.rows, mine or rows[:1], self.crew.device, most_tokens=self.tokens_at_once
+        )
+        loss = 0.0
+        for place, part in enumerate(parts, 1):
+            is_last = place == len(parts)
             with nullcontext() if is_last else self.crew.alone(self.joined):
-                of_part = self.joined(ids, targets) / total * counts
+                of_part = self.joined(part.ids, part.targets, part.positions) / total * counts
                 (of_part * self.crew.count).backward()
             loss += of_part.item()
         return self.crew.total([loss])[0]
@@ -203,11 +200,11 @@ class Trainer:
         mine = self.looked[self.crew.number :: self.crew.count]
         lost = 0.0
         count = 0
-        for first in range(0, len(mine), self.rows_at_once):
-            part = mine[first : first + self.rows_at_once]
-            ids, targets = tensors_of(self.run.held_out, part, self.crew.device)
-            lost += self.learner(ids, targets).item()
-            count += int((targets != NOT_LEARNT).sum())
+        for part in batches_of(
+            self.run.held_out, mine, self.crew.device, most_tokens=self.tokens_at_once
+        ):
+            lost += self.learner(part.ids, part.targets, part.positions).item()
+            count += int((part.targets != NOT_LEARNT).sum())
         lost, tokens = self.crew.total([lost, count])
         found = lost / tokens
         least = self.run.recipe.stop.least
@@ -279,31 +276,3 @@ class Trainer:
             f"the disk of {self.run.folder} is full; free about {missing >> 20 or 1} MB and go on:"
             f" what was learnt up to step {last} of {held.step} is kept"
         )
-
-
-def targets_of(ids: Tensor, starts: Tensor) -> Tensor:
-    """Return what each place should say next: [rows, window - 1]."""
-    following = ids[:, 1:]
-    places = torch.arange(1, ids.shape[1])
-    learnt = (following >= 0) & (places >= starts[:, None])
-    return torch.where(learnt, following, NOT_LEARNT)
-
-
-def learnt_of(rows: Rows) -> np.ndarray:
-    """Return how many tokens of each row are learnt: int64 [rows]."""
-    lengths = (rows.ids >= 0).sum(axis=1)
-    return np.asarray(lengths - np.maximum(rows.starts, 1), np.int64)
-
-
-def tensors_of(rows: Rows, places: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return some rows' ids [rows, window], and what each place should say next."""
-    chosen = list(places)
-    ids = torch.from_numpy(np.asarray(rows.ids[chosen], np.int64))
-    targets = targets_of(ids, torch.from_numpy(np.asarray(rows.starts[chosen], np.int64)))
-    return ids.clamp(min=0).to(device), targets.to(device)
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Return the places of at most so many rows, evenly over all."""
-    step = max(1, math.ceil(count / most))
-    return list(range(0, count, step))
