@@ -34,7 +34,7 @@ _CODES: dict[str, tuple[Outcome, str]] = {
     "skipped": ("refuse", "not looked at, because of a file before it; give this one without that"),
     # the contribution as a whole
     "no-documents": ("refuse", "give at least one file with text"),
-    "too-many-documents": ("refuse", "give fewer files at once"),
+    "too-many-documents": ("refuse", "give fewer files at once, or cut the file into several"),
     "too-much-text": ("refuse", "give fewer files at once"),
     "language": ("refuse", "give texts in the datanet's languages"),
     "sketch": ("hold", "it is much like what another datanet holds; tell the curator why both"),
