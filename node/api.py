@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from engine.messages import Choosing
 
 from .datanet_api import Datanets
+from .doctor_api import Checked
 from .training_api import Training
 
 EndReason = Literal["stop", "length", "cancelled"]
@@ -703,6 +704,9 @@ class Daemon(Protocol):
 
     async def status(self) -> StatusInfo:
         """Describe this node now."""
+
+    async def checkup(self) -> list[Checked]:
+        """Look whether every part works, and say the mend of what does not."""
 
     async def adapters(self) -> list[AdapterInfo]:
         """List every adapter that is held here or has been heard of."""

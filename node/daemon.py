@@ -51,6 +51,8 @@ from .api import (
 )
 from .attributing.why import Why
 from .bases.keeping import BaseKeeper
+from .catalogue.announcements import NAMES_TOPIC
+from .catalogue.announcements import TOPIC as ADAPTERS_TOPIC
 from .catalogue.catalogue import Catalogue
 from .catalogue.converting import plain_folder
 from .catalogue.fitting import load_base_shape
@@ -58,6 +60,8 @@ from .catalogue.importing import find_all
 from .catalogue.leaving_out import folder_without
 from .config import Config
 from .datanets.service import DatanetService
+from .doctor.running import Patient, examine_running
+from .doctor_api import Checked
 from .engine_host import EngineHost
 from .errors import BadRequest, EngineError, NoBase, NodeError, NoProvider
 from .money.wiring import Money
@@ -172,6 +176,20 @@ class NodeDaemon:
                 (one.what, one.peer_id, one.reason) for one in self.telemetry.rejections
             ),
         )
+
+    async def checkup(self) -> list[Checked]:
+        """Look whether every part works."""
+        patient = Patient(
+            self.config,
+            self.host,
+            self.telemetry,
+            engine=self.engine,
+            money=self.money,
+            held=self.held,
+            waits_for=(self._keeper.describe().waits_for if self._keeper else ""),
+            topics=(ADAPTERS_TOPIC, NAMES_TOPIC),
+        )
+        return [found async for found in examine_running(patient)]
 
     async def _engine_figures(self) -> dict[str, object] | None:
         if self.engine is None:

@@ -7,8 +7,10 @@ routing.py knows whom to ask. Does not know what the bytes of a CID are.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -17,7 +19,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 
 from .cid import Cid
-from .errors import InvalidInput, InvalidNameRecord, NameRefused, StaleName
+from .errors import InvalidInput, InvalidNameRecord, NameRefused, P2pError, StaleName
 from .hardening import HardenedHost
 from .identity import public_key_of
 from .kademlia import BoundedKademlia
@@ -115,6 +117,27 @@ class Dht:
         if self._provided.get(cid) is told:  # else it is to be said again with other addresses
             self._provided[cid] = fresh
         return bool(fresh)
+
+    async def try_out(self, deadline_s: float = 10.0) -> tuple[int, int]:
+        """Write a record of no use at the peers closest to a key drawn at random, and read it back
+        from them. Returns how many there are, and how many gave it back.
+        """
+        key = _multihash(Cid(secrets.token_bytes(32)))
+        own = self._own.to_bytes()
+        closest: list[bytes] = []
+        given = 0
+
+        async def echo(peer: bytes) -> None:
+            nonlocal given
+            with suppress(P2pError):
+                await self._queries.add_provider(ID(peer), key, TELL_TIMEOUT_S)
+                answer = await self._queries.get_providers(ID(peer), key, TELL_TIMEOUT_S)
+                given += any(named.peer == own for named in answer.providers)
+
+        with trio.move_on_after(deadline_s):
+            closest = await self.routing.find_closest(key)
+            await at_once(echo, closest)
+        return len(closest), given
 
     def provide_soon(self, cid: Cid) -> None:
         """Have `keep_providing` say it at once while the caller goes on."""

@@ -20,6 +20,7 @@ from . import (
     channels,
     daemon,
     datanets,
+    doctor,
     importing,
     invite,
     look,
@@ -56,6 +57,7 @@ app.command("init", rich_help_panel=NODE)(daemon.init)
 app.command("up", rich_help_panel=NODE)(daemon.up)
 app.command("invite", rich_help_panel=NODE)(invite.invite)
 app.command("status", rich_help_panel=NODE)(look.status)
+app.command("doctor", rich_help_panel=NODE)(doctor.doctor)
 app.command("peers", rich_help_panel=NODE)(look.peers)
 app.add_typer(base.app, name="base", rich_help_panel=NODE)
 app.command("ps", rich_help_panel=NODE)(look.ps)

@@ -58,9 +58,9 @@ class DaemonClient:
             timeout=httpx.Timeout(QUICK_ANSWER_S, connect=CONNECT_S),
         )
 
-    def get(self, path: str, kind: type[Value]) -> Value:
+    def get(self, path: str, kind: type[Value], *, timeout_s: float = QUICK_ANSWER_S) -> Value:
         """Fetch one `/lorikeet/v1` value."""
-        return decode(self._send("GET", path).content, kind)
+        return decode(self._send("GET", path, timeout_s=timeout_s).content, kind)
 
     def get_bytes(self, path: str) -> bytes:
         """Fetch one `/lorikeet/v1` object as raw bytes."""

@@ -62,6 +62,9 @@ def routes(daemon: Daemon) -> list[Route]:
     async def status(_: Request) -> Response:
         return json_response(await daemon.status())
 
+    async def checkup(_: Request) -> Response:
+        return json_response(await daemon.checkup())
+
     async def adapters(_: Request) -> Response:
         return json_response(await daemon.adapters())
 
@@ -142,6 +145,7 @@ def routes(daemon: Daemon) -> list[Route]:
 
     asks = {
         "status": status,
+        "checkup": checkup,
         "adapters": adapters,
         "held": held,
         "peers": peers,

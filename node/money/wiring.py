@@ -20,6 +20,7 @@ from proofs.chain.client import ChainClient, open_client
 from proofs.chain.errors import ChainError
 from proofs.chain.fees import GWEI, FeeLimits
 from proofs.chain.origin import Stated
+from proofs.chain.views import LATEST
 from proofs.codec import encode
 from proofs.digest import Network
 from proofs.hextext import from_hex, to_hex
@@ -59,6 +60,7 @@ from .witnessing import Witness
 
 CHAIN_DEADLINE_S = 20.0
 CONNECT_DEADLINE_S = 60.0
+USUAL_GAS = 500_000  # what a claim or a way out takes at most
 DEVELOPMENT_CHAINS = (1337, 31337)
 """Chains whose dollars are free and worth no gas: there everything is claimed that is due."""
 LAST_CLAIM_DEADLINE_S = 2.0
@@ -104,6 +106,27 @@ class Books:
     def channels(self) -> ChannelBook:
         """This daemon's channels, on both sides of the counter."""
         return ChannelBook(self.ledger)
+
+
+@dataclass(frozen=True)
+class Gas:
+    """What one of this daemon's keys has of the chain's own money, what its next transaction may
+    take, both in wei, and what it has of the fee token.
+    """
+
+    what: str
+    address: str
+    wei: int
+    needed_wei: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Purses:
+    """This daemon's keys on the chain, and when its newest block was made (Unix seconds)."""
+
+    block_at: int
+    accounts: tuple[Gas, ...]
 
 
 class Money:
@@ -426,6 +449,27 @@ class Money:
             about["aggregator"] = self.aggregator.describe()
         return about
 
+    @property
+    def is_paid(self) -> bool:
+        """Whether there is a chain."""
+        return self._connection is not None
+
+    def chain_health(self) -> list[tuple[str, str]]:
+        """Return the nodes of the chain, and what is wrong with each; empty where nothing is."""
+        if self._connection is None:
+            return []
+        return [(one.name, one.trouble) for one in self._connection.chain.rpc.health()]
+
+    async def purses(self) -> Purses:
+        """Return what this daemon's keys have. Raises ChainError, trio.TooSlowError."""
+        assert self._connection is not None, "only with a chain are there purses"
+        keys = {"the operator's key": self._signer.address}
+        payer = self._connection.payer.address
+        if payer != self._signer.address:
+            keys["the payer's key"] = payer
+        chain, limits = self._connection.chain, _fee_limits(self._config)
+        return await in_thread(_read_purses, chain, keys, limits, deadline_s=CHAIN_DEADLINE_S)
+
     def receipts(self) -> list[ReceiptInfo]:
         """The latest receipts, newest first."""
         return [self._describe(entry) for entry in self._outbox.newest(MAX_LISTED_RECEIPTS)]
@@ -607,13 +651,12 @@ async def _connect(config: Config, keys: Keys) -> Connection:
 
 
 def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Keys) -> Connection:
-    limits = FeeLimits(round(config.max_fee_gwei * GWEI), round(config.max_tip_gwei * GWEI))
     chain = open_client(
         config.chain_rpc,
         settlement,
         keys.operator.secret,
         stated=stated,
-        limits=limits,
+        limits=_fee_limits(config),
         confirmations=config.confirmations,
     )
     try:
@@ -636,6 +679,26 @@ def _open_connection(config: Config, settlement: bytes, stated: Stated, keys: Ke
 
 def _read_window(chain: ChainClient) -> int:
     return chain.settlement.terms.window
+
+
+def _fee_limits(config: Config) -> FeeLimits:
+    return FeeLimits(round(config.max_fee_gwei * GWEI), round(config.max_tip_gwei * GWEI))
+
+
+def _read_purses(chain: ChainClient, keys: dict[str, bytes], limits: FeeLimits) -> Purses:
+    block = chain.rpc.get_block(LATEST)
+    price = min((block.base_fee_wei or 0) + chain.rpc.tip(), limits.max_fee_wei)
+    accounts = tuple(
+        Gas(
+            what,
+            to_hex(account),
+            chain.rpc.balance(account),
+            needed_wei=USUAL_GAS * price,
+            tokens=chain.token.balance_of(account),
+        )
+        for what, account in keys.items()
+    )
+    return Purses(block.timestamp, accounts)
 
 
 def _read_earnings(chain: ChainClient, credited: dict[bytes, int]) -> list[EarningsInfo]:

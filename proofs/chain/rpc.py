@@ -129,6 +129,10 @@ class Rpc:
         answer = self.call("eth_getTransactionCount", to_hex(account), block)
         return read_quantity(answer, "an account's nonce")
 
+    def balance(self, account: bytes) -> int:
+        """How much of the chain's own money an account has, in wei."""
+        return read_quantity(self.call("eth_getBalance", to_hex(account), LATEST), "a balance")
+
     def code(self, address: bytes, block: str | int = LATEST) -> bytes:
         """A contract's code at a block, empty where there is none."""
         answer = self.call("eth_getCode", to_hex(address), block_word(block))

@@ -53,6 +53,7 @@ from node.api import (
     VersionInfo,
     WhyInfo,
 )
+from node.doctor_api import Checked
 from node.errors import BadRequest, NodeError, UnknownModel
 from node.http.server import listen, serve_http, url_of
 from tests.golden.world import BASE_CARD
@@ -280,6 +281,12 @@ class Twin:
             counters={"answers": 1},
             waits_for=self.waiting,
         )
+
+    async def checkup(self) -> list[Checked]:
+        return [
+            Checked("peers", "ok", "1 are connected"),
+            Checked("gas", "wrong", "it has 0.000000 ETH", "send some ETH"),
+        ]
 
     async def adapters(self) -> list[AdapterInfo]:
         return [LAW]

@@ -1,0 +1,186 @@
+"""Looks whether a running node does its work: engine, adapters, money, and what its parts complain
+of. Each look has a deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from engine.messages import Finished, Sampling
+from p2p.host import Host
+from proofs.chain.errors import ChainError
+
+from ..api import HeldInfo, StuckInfo
+from ..config import Config
+from ..doctor_api import Checked
+from ..engine_host import EngineHost
+from ..errors import NodeError
+from ..money.wiring import Gas, Money
+from ..telemetry import Telemetry
+from .network import examine_dht, examine_gossip, examine_peers, examine_reach
+
+ANSWER_DEADLINE_S = 60.0
+MAX_CLOCK_SKEW_S = 600.0
+OBSTACLES = {
+    "signature": "the client's signature; its node takes it alone when the grace is over",
+    "claim": "its voucher to be claimed on the chain",
+    "aggregator": "the aggregator's promise",
+    "refused": "nothing: the aggregator refuses it for good",
+    "epoch": "a posted header",
+    "window": "the end of the challenge window",
+    "exit": "the channel's own way out",
+    "payout": "its payout to be claimed: lorikeet claim",
+    "dead": "nothing: its channel holds less than is owed",
+}
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What of a running node is looked at; None where it has none."""
+
+    config: Config
+    host: Host
+    telemetry: Telemetry
+    engine: EngineHost | None
+    money: Money | None
+    held: Callable[[], list[HeldInfo]]
+    waits_for: str
+    topics: tuple[str, ...]
+
+
+async def examine_running(patient: Patient) -> AsyncIterator[Checked]:
+    """Look at all of it, one part after the other."""
+    host, config = patient.host, patient.config
+    for found in examine_peers(host, config):
+        yield found
+    yield examine_reach(host, config)
+    yield await examine_dht(host)
+    yield examine_gossip(host, patient.topics)
+    if config.role in ("volunteer", "gateway"):
+        yield await _engine(patient)
+        yield _adapters(patient)
+    async for found in _money(patient):
+        yield found
+    for part, reason in patient.telemetry.troubles.items():
+        yield Checked(part, "wrong", reason, f"it is tried again; more in {config.home / 'log'}")
+
+
+async def _engine(patient: Patient) -> Checked:
+    """Have the engine say one token."""
+    if patient.waits_for:
+        return Checked("engine", "note", f"waits for {patient.waits_for}")
+    engine = patient.engine
+    if engine is None:
+        return Checked("engine", "ok", "none: this node asks others")
+    began = trio.current_time()
+    try:
+        with trio.fail_after(ANSWER_DEADLINE_S):
+            await engine.wait_up(ANSWER_DEADLINE_S)
+            async with engine.generate(
+                [1], None, Sampling(bytes(32)), max_tokens=1, credit=1, stop_ids=()
+            ) as run:
+                async for event in run:
+                    if isinstance(event, Finished):
+                        break
+    except (NodeError, trio.TooSlowError) as error:
+        return Checked(
+            "engine",
+            "wrong",
+            f"it gave no token within {ANSWER_DEADLINE_S:.0f} s: {error or 'silence'}",
+            f"its last words are in {patient.config.home / 'log'}; lorikeet ps",
+        )
+    took = 1000 * (trio.current_time() - began)
+    return Checked("engine", "ok", f"it answers: one token in {took:.0f} ms")
+
+
+def _adapters(patient: Patient) -> Checked:
+    held = patient.held()
+    if not held:
+        return Checked(
+            "adapters", "note", "none is here: only the base answers", "lorikeet search, then pull"
+        )
+    return Checked("adapters", "ok", f"{len(held)} are here")
+
+
+async def _money(patient: Patient) -> AsyncIterator[Checked]:
+    money = patient.money
+    if money is None or not money.is_paid:
+        yield Checked(
+            "chain", "note", "there is none: nobody is paid", "set chain_rpc, or join by a token"
+        )
+        return
+    for name, trouble in money.chain_health():
+        mend = "wait, or name another node in chain_rpc"
+        yield Checked("chain", "wrong" if trouble else "ok", f"{name}: {trouble or 'ok'}", mend)
+    try:
+        purses = await money.purses()
+        stuck = await money.stuck()
+    except (NodeError, ChainError, trio.TooSlowError) as error:
+        yield Checked("chain", "wrong", f"it does not answer: {error}", "look at chain_rpc")
+        return
+    yield _clock(purses.block_at)
+    for account in purses.accounts:
+        yield _gas(account)
+    payer = purses.accounts[-1]
+    if patient.config.role == "gateway" and not payer.tokens:
+        yield Checked(
+            "dollars",
+            "wrong",
+            f"{payer.what} {payer.address} has no fee tokens: this gateway cannot pay a node",
+            f"send some to {payer.address}",
+        )
+    for found in _waiting(stuck):
+        yield found
+
+
+def _clock(block_at: int) -> Checked:
+    behind = time.time() - block_at
+    if behind < -MAX_CLOCK_SKEW_S:
+        return Checked(
+            "clock",
+            "wrong",
+            f"this machine's clock is {-behind / 60:.0f} minutes behind the chain's",
+            "timedatectl set-ntp true",
+        )
+    if behind > MAX_CLOCK_SKEW_S:
+        return Checked(
+            "clock",
+            "note",
+            f"the chain's newest block is {behind / 60:.0f} minutes old: this clock is ahead, or"
+            " the chain stands still",
+            "compare with another clock",
+        )
+    return Checked("clock", "ok", f"the chain's newest block is {behind:.0f} s old")
+
+
+def _gas(account: Gas) -> Checked:
+    says = f"{account.what} {account.address} has {account.wei / 1e18:.6f} ETH"
+    if account.wei >= account.needed_wei:
+        return Checked("gas", "ok", says)
+    return Checked(
+        "gas",
+        "wrong",
+        f"{says}; one transaction may take {account.needed_wei / 1e18:.6f}",
+        f"send some ETH to {account.address}",
+    )
+
+
+def _waiting(stuck: list[StuckInfo]) -> Iterator[Checked]:
+    """Say what earned money waits for, those for whom something must be done first."""
+    if not stuck:
+        yield Checked("earnings", "ok", "nothing that was earned here waits")
+        return
+    for obstacle, count in Counter(one.waits_for for one in stuck).most_common():
+        amount = sum(one.amount for one in stuck if one.waits_for == obstacle)
+        is_lost = obstacle in ("refused", "dead")
+        yield Checked(
+            "earnings",
+            "wrong" if is_lost else "note",
+            f"{count} wait for {OBSTACLES[obstacle]} ({amount} units)",
+            "lorikeet earnings shows each",
+        )
