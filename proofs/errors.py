@@ -7,6 +7,7 @@
                          it
     ├── ManifestError    an adapter's manifest is not acceptable; `field` names what is wrong
     ├── BaseCardError    a base's card is not acceptable; `field` names what is wrong
+    ├── AttestationError a verifier's verdict is not acceptable; `rule` names what is wrong
     ├── BaseIndexError   a list of a base's files is not acceptable; `rule` names what is wrong
     ├── DatanetError     a record of a datanet, or its place in the log, is not acceptable; `code`,
                          `document`, `detail` and `mend` say what, where and what to do
@@ -65,6 +66,14 @@ class BaseCardError(ProofError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"base card {field}: {message}")
         self.field = field
+
+
+class AttestationError(ProofError):
+    """A verifier's signed verdict is not acceptable."""
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"attestation {rule}: {message}")
+        self.rule = rule
 
 
 class BaseIndexError(ProofError):

@@ -16,6 +16,7 @@ from proofs.receipt import receipt_digest, verify_receipt
 from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
+from .attestations import attestations
 from .cocktails import cocktails
 from .datanets import datanet
 from .epochs import epochs
@@ -190,6 +191,7 @@ VECTORS = {
     "channel": channels,
     "manifest": manifest,
     "manifest2": manifest_two,
+    "attestation": attestations,
     "cocktail": cocktails,
     "basecard": base_card,
     "shares": shares,
