@@ -138,7 +138,7 @@ def folders_of(root: Path, names: Sequence[str]) -> dict[str, Path]:
     ]
     require(
         not missing,
-        f"trained adapters are in {', '.join(missing) or root} (scripts/train_adapters.py makes"
-        " them)",
+        f"trained adapters are in {', '.join(missing) or root} (python -m benchmarks.adapters"
+        " makes them)",
     )
     return folders

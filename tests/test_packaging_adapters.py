@@ -14,11 +14,13 @@ from coincurve import PrivateKey
 from eth_utils import keccak, to_checksum_address
 from safetensors.torch import load_file
 
+from factory.training.recipe import read_recipe
 from node.catalogue.packaging import BaseIdentity, load_package
 from node.catalogue.texts import find_listing, map_tokens
 
 ADAPTERS = Path(__file__).resolve().parent.parent / "adapters"
 NAMES = ["law", "medicine", "recipes", "verse"]
+RECIPES = Path(__file__).resolve().parent.parent / "benchmarks" / "adapters" / "recipes"
 SIZE_LIMIT_BYTES = 5_000_000
 TEXTS_LIMIT_BYTES = 500_000
 NUM_LAYERS = 30
@@ -104,6 +106,15 @@ def test_it_is_published_with_its_text_and_what_was_measured(name: str) -> None:
     assert f"| r | {figure(*origin.attribution.r_interval, origin.attribution.r_bps)} |" in page
     assert origin.datanets[0].datanet.hex() in page
     assert origin.datanets[0].digest.hex() in page
+
+
+def test_its_recipe_is_of_its_datanet(name: str) -> None:
+    recipe = read_recipe((RECIPES / f"{name}.toml").read_bytes())
+    assert recipe.name == name
+    said = push_file(name)["datanets"]
+    assert [(one.id, one.version) for one in recipe.datanets] == [
+        (one["id"], one["version"]) for one in said
+    ]
 
 
 def figure(low: int, high: int, mean: int) -> str:

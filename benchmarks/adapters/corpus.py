@@ -1,5 +1,5 @@
-"""The texts of scripts/train_adapters.py as people give them: each contributor's passages in a few
-contributions. Decides who gives what, and in which order; trains nothing.
+"""The texts of texts.py as people give them: each contributor's passages in a few contributions.
+Decides who gives what, and in which order.
 """
 
 from __future__ import annotations
@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from benchmarks.attribution.texts import train_adapters
+from .texts import TEXTS, Domain, Passage, passages_of
 
 NUM_PARTS = 4  # contributions to each datanet
 
@@ -25,13 +24,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One adapter's text. `domain`, `passages` are those of scripts/train_adapters.py; `held_out`
-    are the passages that it never trains on.
-    """
+    """One adapter's text, and who gives which part of it."""
 
-    domain: Any
-    passages: Sequence[Any]
-    held_out: frozenset[int]
+    domain: Domain
+    passages: Sequence[Passage]
     parts: tuple[Part, ...]
 
     def label(self, contributor: int, title: str) -> str:
@@ -41,18 +37,16 @@ class Corpus:
     @property
     def name(self) -> str:
         """The adapter's name."""
-        return str(self.domain.name)
+        return self.domain.name
 
 
 def read_corpora(texts: Path, names: Sequence[str]) -> list[Corpus]:
     """Read the texts of these adapters, of all if none is named."""
-    domains = [one for one in train_adapters().TEXTS if not names or one.name in names]
-    return [_read(domain, texts) for domain in domains]
+    return [_read(domain, texts) for domain in TEXTS if not names or domain.name in names]
 
 
-def _read(domain: Any, texts: Path) -> Corpus:
-    learnt, held_out = train_adapters().passages_of(domain, texts)
-    passages = [passage for _, passage in sorted([*learnt, *held_out], key=lambda one: one[0])]
+def _read(domain: Domain, texts: Path) -> Corpus:
+    passages = passages_of(domain, texts)
     parts: list[Part] = []
     each = NUM_PARTS // len(domain.contributors)
     for place, who in enumerate(domain.contributors):
@@ -60,4 +54,4 @@ def _read(domain: Any, texts: Path) -> Corpus:
         for number in range(each):
             cut = slice(len(own) * number // each, len(own) * (number + 1) // each)
             parts.append(Part(place, f"part {number + 1} of {each}", tuple(own[cut])))
-    return Corpus(domain, passages, frozenset(i for i, _ in held_out), tuple(parts))
+    return Corpus(domain, passages, tuple(parts))

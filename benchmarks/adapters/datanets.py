@@ -3,7 +3,7 @@ cut; the same bytes whenever it is made again.
 
 Keys, salts and times are derived from names, where people would draw them; everything else goes the
 way of every datanet: intake looks at the texts in its children, the log is folded row by row, and
-the folder is one that a node under HOME/datanets serves.
+the daemon of the home that it is made in serves it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -46,10 +47,11 @@ from proofs.datanet.entries import (
 )
 from proofs.datanet.log import register
 from proofs.datanet.texts import plain_line
-from proofs.datanet.version import contents
+from proofs.datanet.version import contents, parts_of
 from proofs.signing import Signer
 
 from .corpus import Corpus, Part
+from .texts import contributor_key, signer_of
 
 BEGAN = 1_795_996_800  # 2026-11-30; a second for each row
 MIN_WORDS = 3
@@ -59,17 +61,25 @@ PURPOSE = "The text that the adapter {} of Lorikeet's repository was trained on.
 
 @dataclass(frozen=True)
 class Given:
-    """One contribution: its record's digest, whose it is, and the places of its passages."""
+    """One contribution: its record's digest, whose it is, and its documents, of which the version
+    holds some out, by their places.
+    """
 
     digest: bytes
     contributor: int
     title: str
-    passages: tuple[int, ...]
+    texts: tuple[str, ...]
+    held_out: frozenset[int] = frozenset()
+
+    @property
+    def learnt(self) -> list[tuple[int, str]]:
+        """The documents that may be learnt, with their places."""
+        return [one for one in enumerate(self.texts) if one[0] not in self.held_out]
 
 
 @dataclass(frozen=True)
 class Datanet:
-    """What was made: `refused` are passages that intake did not let pass, `held` how many of its
+    """What was made: `refused` says why intake did not let passages pass, `held` how many of its
     findings a curator has to look at.
     """
 
@@ -77,36 +87,35 @@ class Datanet:
     version: int
     digest: bytes
     given: tuple[Given, ...]
-    refused: dict[int, str]
+    refused: tuple[str, ...]
     held: int
-    num_held_out: int
+
+    @property
+    def num_held_out(self) -> int:
+        """How many documents the version holds out."""
+        return sum(len(one.held_out) for one in self.given)
 
 
-def make_datanet(corpus: Corpus, folder: Path) -> Datanet:
-    """Make the datanet of a text in a folder, which is emptied first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    maker = Maker(corpus, folder)
-    return maker.make()
+def make_datanet(corpus: Corpus, home: Path) -> Datanet:
+    """Make the datanet of a text in a home of which no daemon runs, anew if it is there."""
+    return Maker(corpus, home).make()
 
 
 class Maker:
     """The owner, who is the sequencer too, and the contributors of one datanet."""
 
-    def __init__(self, corpus: Corpus, folder: Path) -> None:
+    def __init__(self, corpus: Corpus, home: Path) -> None:
         self._corpus = corpus
-        self._folder = folder
         self._now = BEGAN
         self._owner = signer_of(f"lorikeet demo datanet {corpus.name}")
-        self._people = [
-            signer_of(f"lorikeet demo contributor {one.name}") for one in corpus.domain.contributors
-        ]
-        self._refused: dict[int, str] = {}
+        self._people = [contributor_key(one.name) for one in corpus.domain.contributors]
+        self._refused: list[str] = []
         self._num_held = 0
         data = sign_entry(self._owner, self._charter())
         row = (register(None, self._owner, data, self._now), data)
-        path = folder / "datanets" / digest_of(data).hex()
-        self._held = Held.create(path, BlockStore(folder / "store"), row)
+        path = home / "datanets" / digest_of(data).hex()
+        shutil.rmtree(path, ignore_errors=True)
+        self._held = Held.create(path, BlockStore(home / "blocks"), row)
 
     def make(self) -> Datanet:
         """Have everybody join and give, and cut a version of what they gave."""
@@ -117,14 +126,16 @@ class Maker:
         made = self._held.state.version()
         assert made is not None
         assert made.digest == digest
+        parts = parts_of(self._held.state, made.version.contributions)
         return Datanet(
             self._held.datanet,
             made.version.number,
             digest,
-            given=tuple(given),
-            refused=self._refused,
+            given=tuple(
+                replace(one, held_out=part.held_out) for one, part in zip(given, parts, strict=True)
+            ),
+            refused=tuple(self._refused),
             held=self._num_held,
-            num_held_out=sum(total.held_out for total in made.version.totals),
         )
 
     def _give(self, part: Part) -> Given:
@@ -136,30 +147,30 @@ class Maker:
             raise SystemExit(f"{part.title} is refused: {refused[None]}")
         listed: list[Document] = []
         texts: list[bytes] = []
-        passages: list[int] = []
         for place, one in enumerate(examined.documents):
             if place in refused:
-                self._refused[part.passages[place]] = refused[place]
+                self._refused.append(refused[place])
                 continue
             title = plain_line(one.title, TITLE_CHARS)
             listed.append(Document(len(one.text), one.words, one.sha256, title))
             texts.append(one.text)
-            passages.append(part.passages[place])
         digest = self._show(signer, part, listed, texts, examined.cleaner)
         self._say(self._owner, self._verdict(digest))
-        return Given(digest, part.contributor, part.title, tuple(passages))
+        said = tuple(text.decode() for text in texts)
+        return Given(digest, part.contributor, part.title, said)
 
     def _examine(self, part: Part) -> Examined:
         """Have intake look at a file with a passage in each row."""
-        rows = self._folder / "rows.jsonl"
         lines = [
             json.dumps({"text": self._corpus.passages[i].text}, ensure_ascii=False)
             for i in part.passages
         ]
-        rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
         key = self._people[part.contributor].public_key
         rules = rules_of(self._held.state.charter, column="text")
-        examined = trio.run(examine_files, self._held, [rows], rules, key, Around(), hush)
+        with tempfile.TemporaryDirectory() as folder:
+            rows = Path(folder) / "rows.jsonl"
+            rows.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            examined = trio.run(examine_files, self._held, [rows], rules, key, Around(), hush)
         if len(examined.documents) != len(part.passages):
             raise SystemExit(f"{part.title}: {len(examined.documents)} documents of its passages")
         self._num_held += sum(one.outcome == "hold" for one in examined.findings)
@@ -281,11 +292,6 @@ class Maker:
 
 def hush(progress: Progress) -> None:
     """Hears how far it is."""
-
-
-def signer_of(words: str) -> Signer:
-    """The development key that anybody can derive from these words."""
-    return Signer(hashlib.sha256(words.encode()).digest())
 
 
 def counted(refused: Sequence[str]) -> str:

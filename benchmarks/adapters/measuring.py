@@ -16,6 +16,7 @@ import msgspec
 from benchmarks.attribution.folders import BATCH, write_folder
 from benchmarks.attribution.texts import HONEST, PROMPT_TOKENS, WINDOW, Asked, Giver, World
 from factory.influence.result import Result
+from factory.training.recipe import AdapterPart
 
 from .corpus import Corpus
 from .datanets import Datanet
@@ -48,9 +49,10 @@ def measure(
     encode: Encode,
     background: list[list[int]],
     minutes: float,
+    adapter: AdapterPart,
 ) -> Result | None:
     """Train what is missing of an adapter's run; None where it is too little to say anything."""
-    settings = SETTINGS | {"rank": corpus.domain.rank, "alpha": 2 * corpus.domain.rank}
+    settings = SETTINGS | {"rank": adapter.rank, "alpha": adapter.alpha}
     world = world_of(corpus, datanet, encode)
     write_folder(folder, world, base, background, separator=encode("\n\n"), settings=settings)
     if not minutes:
@@ -68,16 +70,16 @@ def world_of(corpus: Corpus, datanet: Datanet, encode: Encode) -> World:
     givers = []
     asked: list[Asked] = []
     for place, given in enumerate(datanet.given):
-        learnt = [i for i in given.passages if i not in corpus.held_out]
+        learnt = [text for _, text in given.learnt]
         documents: list[list[int]] = []
         after = 0
         while sum(map(len, documents)) < TOKENS_EACH:
-            documents.append(encode(corpus.passages[learnt[after]].text))
+            documents.append(encode(learnt[after]))
             after += 1
         documents[-1] = documents[-1][: len(documents[-1]) - sum(map(len, documents)) + TOKENS_EACH]
         label = corpus.label(given.contributor, given.title)
         givers.append(Giver(label, HONEST, tuple(documents)))
-        unseen = [encode(corpus.passages[i].text) for i in learnt[after : after + ASKED_EACH]]
+        unseen = [encode(text) for text in learnt[after : after + ASKED_EACH]]
         asked += beginnings(documents, place, seen=True, count=ASKED_EACH // 2)
         asked += beginnings(unseen, place, seen=False, count=ASKED_EACH // 2)
     return World(corpus.name, tuple(givers), tuple(asked), (), TOKENS_EACH)

@@ -1,82 +1,108 @@
-"""Which tokens an adapter has learnt: what scripts/train_adapters.py drew, drawn again.
+"""Which tokens an adapter has learnt: those that its run's steps drew, up to the one that was kept.
 
-    text ids   ……[———window———]……[—a chat's answer—]……[—window—]……
-    stretches     passage 3 | 4          9                9 | 10
+    a contribution's text   [ document ¶¶ document ¶¶ docu | ment ¶¶ … ]   cut as rows.py cuts it
+    drawn                      ______           ________________           rows, answers of chats
+    stretches                  within one document each
 
-Its rows follow from its seed alone, so their place in the text is known without training. A stretch
-is a run of trained tokens within one passage. Knows no contributor.
+Follows from the run's folder and the version's texts. Knows no contributor's pay.
 """
 
 from __future__ import annotations
 
-import random
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.attribution.texts import train_adapters
+from factory.training.folder import Run
+from factory.training.rows import NO_ROW, SEPARATOR, Encoder
 
-from .corpus import Corpus
+from .datanets import Datanet, Given
 
 MIN_TOKENS = 8  # shorter ones have no window, so nobody owns them (docs/protocols/attribution.md)
 
 Flags = npt.NDArray[np.bool_]
 
 
-def stretches_of(corpus: Corpus, tokenizer: Any) -> dict[int, list[list[int]]]:
-    """Return what was trained on of each passage, by its place in the text."""
-    learnt = [i for i in range(len(corpus.passages)) if i not in corpus.held_out]
-    texts = [corpus.passages[i].text for i in learnt]
-    begins = np.cumsum([0, *(len(text) + len("\n\n") for text in texts)])
-    found = tokenizer("\n\n".join(texts), return_offsets_mapping=True)
-    ids = np.array(found.input_ids)
-    offsets = np.array(found.offset_mapping)
-    trained = _trained(corpus, tokenizer, learnt, begins=begins, offsets=offsets)
-    stretches: dict[int, list[list[int]]] = {}
-    for place, (passage, text) in enumerate(zip(learnt, texts, strict=True)):
-        first, end = _between(offsets, int(begins[place]), int(begins[place]) + len(text))
-        runs = _runs(trained[first:end])
-        kept = [ids[first + a : first + b].tolist() for a, b in runs if b - a >= MIN_TOKENS]
-        if kept:
-            stretches[passage] = kept
-    return stretches
+@dataclass
+class Text:
+    """A contribution's text as one row of ids. `documents`: the place of each in its contribution,
+    and its tokens [first, end).
+    """
+
+    ids: npt.NDArray[np.int64]
+    documents: list[tuple[int, int, int]]
+    drawn: Flags
+
+    @classmethod
+    def of(cls, given: Given, encoder: Encoder) -> Text:
+        """Lay the documents that may be learnt one after the other."""
+        separator = encoder.text(SEPARATOR)
+        ids: list[int] = []
+        documents = []
+        for place, text in given.learnt:
+            ids += separator if documents else []
+            first = len(ids)
+            ids += encoder.text(text)
+            documents.append((place, first, len(ids)))
+        return cls(np.array(ids), documents, np.zeros(len(ids), bool))
+
+    def draw(self, ids: npt.NDArray[np.int64], near: int) -> None:
+        """Mark a row that begins at `near`."""
+        assert (self.ids[near : near + len(ids)] == ids).all(), "a row is cut from its text"
+        self.drawn[near : near + len(ids)] = True
+
+    def draw_answer(self, ids: npt.NDArray[np.int64]) -> None:
+        """Mark an answer where a document has it; its first token may be another, for no text
+        stands before it.
+        """
+        for _, first, end in self.documents:
+            rest = ids[1:]
+            starts = np.flatnonzero(self.ids[first : end - len(rest) + 1] == rest[0]) + first
+            for start in starts:
+                if (self.ids[start : start + len(rest)] == rest).all():
+                    self.drawn[max(first, int(start) - 1) : start + len(rest)] = True
+                    return
+
+    def stretches(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield what was drawn, by the document's place."""
+        for place, first, end in self.documents:
+            for a, b in _runs(self.drawn[first:end]):
+                if b - a >= MIN_TOKENS:
+                    yield place, self.ids[first + a : first + b].tolist()
 
 
-def _trained(
-    corpus: Corpus,
-    tokenizer: Any,
-    learnt: list[int],
-    *,
-    begins: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.int64],
-) -> Flags:
-    """Return which tokens of the running text stood in a row."""
-    made = train_adapters()
-    trained = np.zeros(len(offsets), dtype=bool)
-    draw = random.Random(made.SEED)
-    for _ in range(corpus.domain.num_steps):
-        for _ in range(made.NUM_PLAIN_ROWS):
-            first = draw.randrange(len(offsets) - made.WINDOW_TOKENS)
-            trained[first : first + made.WINDOW_TOKENS] = True
-        for _ in range(made.NUM_CHAT_ROWS):
-            place = draw.choice(range(len(learnt)))
-            passage = corpus.passages[learnt[place]]
-            room = made.WINDOW_TOKENS - len(made.chat_ids(tokenizer, passage.title))
-            spans = tokenizer(passage.body, return_offsets_mapping=True).offset_mapping[:room]
-            begin = int(begins[place]) + len(passage.title) + len("\n")
-            first, end = _between(offsets, begin, begin + int(spans[-1][1]))
-            trained[first:end] = True
-    return trained
+def stretches_of(
+    datanet: Datanet, run: Run, steps: int, encoder: Encoder
+) -> list[list[tuple[int, list[int]]]]:
+    """Return for each contribution what so many steps drew of it: documents' places and ids."""
+    texts = [Text.of(one, encoder) for one in datanet.given]
+    places = {one.digest.hex(): place for place, one in enumerate(datanet.given)}
+    owners = [places[digest] for digest in run.about.contributions]
+    rows = run.rows
+    drawn = set(run.order[:steps].ravel().tolist()) - {NO_ROW}
+    before = [0] * len(owners)
+    for row, contribution in enumerate(rows.contributions.tolist()):
+        text = texts[owners[contribution]]
+        ids = rows.ids[row][rows.ids[row] >= 0]
+        if rows.is_chat[row]:
+            if row in drawn:
+                text.draw_answer(_answer(ids, int(rows.starts[row]), run.about.end))
+            continue
+        if row in drawn:
+            text.draw(ids, before[contribution])
+        before[contribution] += rows.ids.shape[1]
+    return [list(text.stretches()) for text in texts]
 
 
-def _between(offsets: npt.NDArray[np.int64], begin: int, end: int) -> tuple[int, int]:
-    """Return the tokens [first, end) that lie within these characters."""
-    first = int(np.searchsorted(offsets[:, 0], begin, side="left"))
-    return first, int(np.searchsorted(offsets[:, 1], end, side="right"))
+def _answer(ids: npt.NDArray[np.int32], start: int, end: int) -> npt.NDArray[np.int64]:
+    """Return what is learnt of a chat's row, without the id that ends it."""
+    answer = np.asarray(ids[start:], np.int64)
+    return answer[:-1] if answer[-1] == end else answer
 
 
-def _runs(flags: Flags) -> list[tuple[int, int]]:
+def _runs(flags: Flags) -> Sequence[tuple[int, int]]:
     """Return the runs [first, end) of what is set."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

@@ -4,20 +4,17 @@
     S   one field (MedQuAD, rare diseases), eight honest people; a copycat, a paraphraser
 
 Decides texts and prompts; trains nothing. The texts are no part of this project: DIR holds them, as
-for scripts/train_adapters.py, whose passages these are.
+for benchmarks/adapters, whose passages these are.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+
+from benchmarks.adapters.texts import TEXTS, passages_of
 
 from .rewording import paraphrase
 
@@ -67,7 +64,7 @@ class World:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Where an honest person's text begins: a domain of scripts/train_adapters.py, a passage."""
+    """Where an honest person's text begins: a domain of benchmarks/adapters, a passage."""
 
     domain: str
     first: float  # as part of the domain's passages
@@ -106,8 +103,12 @@ def _world(
     asked_each: int,
     samples: Sequence[Document] = (),
 ) -> World:
-    domains = {domain.name: domain for domain in train_adapters().TEXTS}
-    passages = {stretch.domain: _passages(domains[stretch.domain], texts) for stretch in people}
+    wanted = {stretch.domain for stretch in people}
+    passages = {
+        domain.name: [one.text for one in passages_of(domain, texts)]
+        for domain in TEXTS
+        if domain.name in wanted
+    }
     givers = []
     asked: list[Asked] = []
     taken: dict[str, set[int]] = {domain: set() for domain in passages}
@@ -179,20 +180,3 @@ def _asked(
         first = min(again * draw.randrange(24, 40), len(document) - PROMPT_TOKENS - 1)
         found.append(Asked(tuple(document[first : first + PROMPT_TOKENS]), owner, is_seen))
     return found
-
-
-@cache
-def train_adapters() -> Any:
-    """Return scripts/train_adapters.py, whose texts and passages these are."""
-    path = Path(__file__).resolve().parents[2] / "scripts" / "train_adapters.py"
-    spec = importlib.util.spec_from_file_location("train_adapters", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
-def _passages(domain: Any, texts: Path) -> list[str]:
-    return [one.text for one in domain.split((texts / domain.file).read_text(encoding="utf-8"))]

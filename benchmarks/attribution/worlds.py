@@ -2,8 +2,8 @@
 
     python -m benchmarks.attribution.worlds --texts DIR --work FOLDER [--minutes 60]
 
-DIR holds the texts that scripts/train_adapters.py names. Every training is kept in FOLDER, so a run
-that was ended goes on; with all of them there, only the judging is done again. Before there are
+DIR holds the texts that benchmarks/adapters/texts.py names. Every training is kept in FOLDER, so a
+run that was ended goes on; with all of them there, only the judging is done again. Before there are
 trainings without each person, copies and divided people are judged alone. Writes
 benchmarks/results/MACHINE-attribution-worlds.{json,md}. One thread; the seconds of processor time
 are in the result. Exit status 3: time was over before all was trained.
