@@ -77,6 +77,8 @@ from .wire.metering import Price
 
 INFER_STREAMS_PER_PEER = 64
 ADAPTERS = "adapters"
+MOST_JUDGED_CHARS = 4096  # of a document whose loss a council hears of
+MOST_JUDGED_TOKENS = 128
 BASE_TEXTS = ("base", "")
 """What may stand for the base model, whatever its name is."""
 
@@ -303,8 +305,17 @@ def _start_on_base(
     nursery.start_soon(catalogue.names.run)
     embedder = Embedder(base.tokenizer, catalogue, engine, ground.host.peer_id)
     why = Why(attributor, answers, base.tokenizer.decode)
-    daemon.datanets.take_base(base.identity.base, base.tokenizer.control_tokens)
+    lose = None if engine is None else partial(_lose, engine, base)
+    daemon.datanets.take_base(base.identity.base, base.tokenizer.control_tokens, lose)
     daemon.take_base(engine, catalogue, service, embedder, why)
+
+
+async def _lose(engine: EngineHost, base: Base, text: str) -> float:
+    """Return what the base loses of a text's beginning, in nats a token. Raises EngineError."""
+    ids = base.tokenizer.encode_text(text[:MOST_JUDGED_CHARS])[:MOST_JUDGED_TOKENS]
+    await engine.wait_up()
+    scored = await engine.score(ids, None, 0)
+    return -sum(one.logprob for one in scored) / len(scored) if scored else 0.0
 
 
 def _new_engine(ground: Ground, base: Base, command: tuple[str, ...] | None) -> EngineHost:

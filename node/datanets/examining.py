@@ -43,6 +43,7 @@ from ..catalogue.book import write_whole
 from ..datanet_api import FindingInfo, Progress, Tell
 from ..errors import BadRequest
 from .ground import Held
+from .losses import Losses
 from .remote import cut
 from .store import SKETCH
 
@@ -54,10 +55,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Around:
-    """What this node knows besides a datanet: the base's template tokens, other datanets."""
+    """What this node knows besides a datanet: the base's template tokens, other datanets, and what
+    the base loses of texts, where it has an engine.
+    """
 
     tokens: tuple[str, ...] = ()
     others: tuple[Held, ...] = ()
+    losses: Losses | None = None
 
 
 def rules_of(
@@ -106,12 +110,16 @@ async def findings_on(
     ]
     known = await _known(held, given.contributor, earlier, around)
     rules = rules_of(held.state.charter, tokens=around.tokens)
+    losses = list[int]()
+    if around.losses is not None:
+        losses = await around.losses.of(held, given.digest, entry)
+        known = msgspec.structs.replace(known, median_loss=await around.losses.median(held))
     path = held.texts.path(given.digest, REVIEW)
-    key = _key(rules, known)
+    key = _key(rules, known, losses)
     kept = await trio.to_thread.run_sync(_read_review, path, key)
     if kept is not None:
         return kept
-    examined = await review_text(held, given.digest, entry, rules, known)
+    examined = await review_text(held, given.digest, entry, rules, known, losses=losses)
     found = tuple(finding_of(examined, finding) for finding in examined.findings)
     with suppress(OSError):  # it is found again
         await trio.to_thread.run_sync(write_whole, path, msgspec.msgpack.encode((key, found)))
@@ -148,11 +156,17 @@ async def report_on(
 
 
 async def review_text(
-    held: Held, digest: bytes, entry: Contribution, rules: Rules, known: Known
+    held: Held,
+    digest: bytes,
+    entry: Contribution,
+    rules: Rules,
+    known: Known,
+    *,
+    losses: Sequence[int] = (),
 ) -> Examined:
     """Look at a text that is here. BadRequest, OSError."""
     text = await trio.to_thread.run_sync(held.texts.read, digest)
-    return await _run(partial(review, cut(text, entry), rules, known))
+    return await _run(partial(review, cut(text, entry), rules, known, losses=losses))
 
 
 # --- what it is compared with ---
@@ -201,12 +215,13 @@ def _trace(held: Held, one: Given) -> Path:
 # --- what was found before ---
 
 
-def _key(rules: Rules, known: Known) -> bytes:
+def _key(rules: Rules, known: Known, losses: Sequence[int]) -> bytes:
     """Return what a review follows from, besides the text. A trace follows from its text."""
     earlier = [(one.contribution, one.giver) for one in known.earlier]
     elsewhere = [(one.name, digest_of(one.sketch)) for one in known.elsewhere]
     made_by = (CLEANER, tools())
-    return digest_of(encode((digest_rules(rules), known.giver, earlier, elsewhere, made_by)))
+    lost = (known.median_loss, list(losses))
+    return digest_of(encode((digest_rules(rules), known.giver, earlier, elsewhere, made_by, lost)))
 
 
 def _read_review(path: Path, key: bytes) -> tuple[FindingInfo, ...] | None:

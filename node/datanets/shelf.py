@@ -34,6 +34,7 @@ from .desk import OWN, Desk
 from .examining import Around
 from .ground import Held
 from .heads import Heads
+from .losses import Losses
 from .remote import Remote
 
 MIN_HEX_CHARS = 6
@@ -69,6 +70,7 @@ class Shelf:
         self.heads = heads
         self.base: bytes | None = None
         self.tokens: tuple[str, ...] = ()
+        self.losses: Losses | None = None
         self._store = store
         self._folder = folder
         self._desk = desk
@@ -139,7 +141,9 @@ class Shelf:
         """Return what this node knows besides a datanet that intake can use."""
         is_for_base = held.state.charter.base in (NOTHING, self.base)
         others = tuple(one for one in self.held.values() if one is not held)
-        return Around(self.tokens if is_for_base else (), others)
+        return Around(
+            self.tokens if is_for_base else (), others, self.losses if is_for_base else None
+        )
 
     # --- the log ---
 
