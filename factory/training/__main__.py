@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from ..errors import FactoryError
 from ..keeping import held
 from .errors import NoRoom, NotInstalled
-from .folder import Run, read_run, weights_digest
+from .folder import Run, adapter_digest, read_run
 from .journal import ASKED_FILE, LOCK_FILE, Asked, Journal, State, Status, asked_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def work(run: Run) -> Status:
     trainer.crew.leave()
     if ended == "paused":
         return Status("paused", "as it was asked; start it again and it goes on")
-    return Status("finished", weights=weights_digest(run.folder))
+    return Status("finished", adapter=adapter_digest(run.folder))
 
 
 def taken(asked: argparse.Namespace) -> dict[str, object]:

@@ -37,6 +37,7 @@ from .recipe import FILE, MAX_RECIPE_BYTES, Recipe, read_recipe, render
 from .rows import NO_ROW, NO_TOKEN, Ints, Rows
 
 ABOUT_FILE = "run.json"
+CONFIG = "adapter/adapter_config.json"
 WEIGHTS = "adapter/adapter_model.safetensors"
 ARRAYS = ("rows", "starts", "people", "contributions", "chat")
 MAX_ABOUT_BYTES = 16 << 20
@@ -100,14 +101,16 @@ def recipe_of(folder: Path) -> Recipe:
     return read_recipe(_read(folder / FILE, MAX_RECIPE_BYTES), str(folder / FILE))
 
 
-def weights_digest(folder: Path) -> str:
-    """Return the sha-256 of the weights that a run made; raises BadRun."""
-    path = folder / WEIGHTS
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadRun(f"{path}: {error.strerror or error}") from error
+def adapter_digest(folder: Path) -> str:
+    """Return the sha-256 of both files' of the adapter that a run made; raises BadRun."""
+    whole = hashlib.sha256()
+    for path in (folder / CONFIG, folder / WEIGHTS):
+        try:
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise BadRun(f"{path}: {error.strerror or error}") from error
+    return whole.hexdigest()
 
 
 def num_steps_of(folder: Path) -> int:

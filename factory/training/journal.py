@@ -35,14 +35,14 @@ class Status(msgspec.Struct, frozen=True):
 
     new: nothing was begun. working: a process is at it. paused: it was asked to pause, or the disk
     was full. stopped: its process is gone without a word; start it again and it goes on. finished:
-    the adapter is there, and `weights` is the sha-256 of its file. failed: it cannot go on as it
-    is. `why` says it in a sentence, with the mend.
+    the adapter is there, and `adapter` is its digest (folder.py). failed: it cannot go on as it is.
+    `why` says it in a sentence, with the mend.
     """
 
     state: State
     why: str = ""
     pid: int | None = None
-    weights: str = ""
+    adapter: str = ""
 
 
 class Step(msgspec.Struct, frozen=True):

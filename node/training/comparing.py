@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from factory.errors import FactoryError
-from factory.training.folder import weights_digest
+from factory.training.folder import WEIGHTS
 from factory.training.judging import FILE as EVALUATED
 from factory.training.judging import Evaluation, unpack, verdict_of
 from factory.training.recipe import Recipe, read_recipe
@@ -259,10 +259,8 @@ def compare_weighing(
 
 
 def compare_weights(published: Published, run: Path, threads: int) -> ComparedInfo:
-    """Compare the published weights with those of a training again. Raises FactoryError."""
-    with (published.folder / WEIGHTS_FILE).open("rb") as file:
-        theirs = hashlib.file_digest(file, "sha256").hexdigest()
-    if weights_digest(run) == theirs:
+    """Compare the published weights with those of a training again. Raises OSError."""
+    if _digest(run / WEIGHTS) == _digest(published.folder / WEIGHTS_FILE):
         return outcome_of("weights", "agrees", f"bit for bit, by {threads} threads here")
     try:
         said = unpack((published.folder / EVALUATION_FILE).read_bytes())
@@ -281,3 +279,8 @@ def compare_weights(published: Published, run: Path, threads: int) -> ComparedIn
         return outcome_of("weights", "differs", why)
     hint = "; another kind of machine or number of threads rounds otherwise (card.md has theirs)"
     return outcome_of("weights", "unknown", why + hint)
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

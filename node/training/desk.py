@@ -20,6 +20,7 @@ from msgspec.structs import asdict
 
 from factory.errors import FactoryError
 from factory.training.recipe import EXPLAINED, Recipe, read_recipe
+from proofs.manifest import MAX_CONTRIBUTORS
 
 from ..bases.loading import Base
 from ..datanet_api import Datanets, Progress, Tell
@@ -299,6 +300,11 @@ def _check(ready: Ready, tried: dict[str, float]) -> CheckInfo:
         warnings.append(
             f"{ready.about.contaminated} documents that were held out share a run of 13 tokens with"
             " what is learnt; they are not looked at"
+        )
+    if len(ready.about.people) > MAX_CONTRIBUTORS:
+        warnings.append(
+            f"{len(ready.about.people)} people gave these texts; a manifest has room for"
+            f" {MAX_CONTRIBUTORS}, so it could not be published"
         )
     if ready.dropped:
         warnings.append(

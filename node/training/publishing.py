@@ -23,7 +23,7 @@ import numpy as np
 import trio
 
 from factory.errors import FactoryError
-from factory.training.folder import Run, read_run, weights_digest
+from factory.training.folder import Run, adapter_digest, read_run
 from factory.training.journal import read_status
 from factory.training.judging import FILE as EVALUATED
 from factory.training.judging import Evaluation, pack
@@ -185,16 +185,19 @@ def read_finished(name: str, folder: Path, anyway: bool) -> Finished:
     except FactoryError as error:
         raise BadRequest(f"the run {name} cannot be read: {error}") from error
     if status.state != "finished":
+        mend = f"let it go on: lorikeet train resume {name}"
+        if status.state == "working":
+            mend = f"wait for it: lorikeet train watch {name}, or lorikeet train stop {name}"
+        if status.state == "failed":
+            mend = f"{status.why}; then train anew: lorikeet train new {name}-2 --from {name}"
         raise BadRequest(
-            f"the run {name} is {status.state}, and only a finished one is published; let it go on:"
-            f" lorikeet train resume {name}, or end it where it is: lorikeet train stop {name}"
+            f"the run {name} is {status.state}, and only a finished one is published; {mend}"
         )
     try:
-        digest = weights_digest(folder)
-        size_bytes = (folder / ADAPTER / CONFIG_FILE).stat().st_size
-    except (FactoryError, OSError) as error:
+        digest = adapter_digest(folder)
+    except FactoryError as error:
         raise BadRequest(f"the adapter of {name} is not there ({error}); {again}") from error
-    if not size_bytes or status.weights not in ("", digest):
+    if digest != status.adapter:
         raise BadRequest(f"the adapter of {name} is not what the run made: damaged; {again}")
     try:
         evaluation = msgspec.json.decode((folder / EVALUATED).read_bytes(), type=Evaluation)

@@ -132,7 +132,7 @@ class Verifying:
             await trio.to_thread.run_sync(write, ready, run)
             await self._work(run, ready.steps.total, tell)
             return await trio.to_thread.run_sync(compare_weights, published, run, threads)
-        except (FactoryError, NodeError) as error:
+        except (FactoryError, NodeError, OSError) as error:
             return outcome_of("weights", "unknown", f"it could not be trained again: {error}")
 
     async def _work(self, run: Path, num_steps: int, tell: Tell) -> None:

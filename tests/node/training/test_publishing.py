@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import trio
 
+from factory import measured
 from factory.training.folder import WEIGHTS
 from node.daemon import NodeDaemon
 from node.errors import BadRequest
@@ -114,6 +116,20 @@ def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+def pretend_measured(run: Path, background: Path) -> None:
+    """Leave what an influence run leaves that found the first person's text to be all of it."""
+    folder = run / measured.FOLDER
+    folder.mkdir()
+    shutil.copyfile(background, folder / "background.tokens")
+    made = measured.Made(((0,), (1,)), (100, 100), trainings=5, tokens=200, of_tokens=200)
+    first = measured.Unit("a", 10_000, 1.0, 0.5, 100)
+    second = measured.Unit("b", 0, 1.0, -0.1, 100)
+    r = measured.Figure(0.2, -0.1, 0.5)
+    found = measured.Measured((first, second), 40, 0, 6, r, None, missing=(), note="")
+    (folder / measured.MADE_FILE).write_bytes(msgspec.json.encode(made))
+    (folder / measured.RESULT_FILE).write_bytes(msgspec.json.encode(found))
+
+
 async def test_a_run_becomes_a_version_that_says_what_it_was_made_of(tmp_path: Path) -> None:
     async with kitchen(tmp_path) as net:
         run = await net.train("cook", "--datanet", "kitchen")
@@ -134,13 +150,28 @@ async def test_a_run_becomes_a_version_that_says_what_it_was_made_of(tmp_path: P
         assert again["cid"] == first["cid"]  # the same is no new version
         assert (await ask(net.daemon, model="cook")).started.cid == first["cid"]
 
-        await net.train("cook-2", "--from", "cook")
+        newer = await net.train("cook-2", "--from", "cook")
         second = await net.publish("cook-2", "--as", "cook", "--anyway", "--describe", "Newer.")
         assert second["version"] == "2"
         assert (await ask(net.daemon, model="cook")).started.cid == second["cid"]
         await net.daemon.roll_back("cook@1")
         assert (await ask(net.daemon, model="cook")).started.cid == first["cid"]
         assert (await ask(net.daemon, model="cook@2")).started.cid == second["cid"]
+
+        pretend_measured(newer, Path(second["folder"]) / "background.tokens")
+        third = await net.publish("cook-2", "--as", "cook", "--anyway")
+        assert (third["version"], third["answers"]) == ("3", 40)
+        assert sorted(one["part"] for one in third["paid"]) == [0.0, 1.0]
+        manifest = parse_manifest(await net.daemon.block(Cid.parse(third["cid"]).digest.hex()))
+        origin = manifest.made_of
+        assert origin is not None
+        assert origin.attribution is not None
+        assert origin.attribution.lambda_eighths == 6
+        assert origin.attribution.r_interval == (-1000, 5000)
+        assert origin.attribution.lds_interval == (-10_000, 10_000)
+        status, compared = await net.verify("cook@3")
+        assert status == 0, compared
+        assert "on 40 answers" in compared["weights of people"][1]
 
 
 async def test_an_answer_by_what_was_trained_pays_who_gave_the_texts(tmp_path: Path) -> None:
