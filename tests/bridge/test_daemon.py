@@ -44,7 +44,7 @@ async def test_a_daemon_serves_base_and_adapters_from_the_server_and_its_restart
             assert figures["dtype"] == "vllm/float32"
             assert figures["max_context_tokens"] == 64
             server.adapters.clear()  # as a server does that was started anew
-            await until(lambda: bool(server.adapters), 30)
+            await until(lambda: bool(server.adapters))
             await until(lambda: daemon.engine is not None and daemon.engine.is_up)
             again = await ask(daemon, model="law")
             assert again.token_ids == tuned.token_ids

@@ -142,8 +142,8 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
             ):  # the aggregator mirrors its own batches a moment after it posts them
                 return sum(row.credited for row in await aggregator.earnings()) == sum(amounts)
 
-            await until(all_final, 30)
-            await until(all_counted, 30)
+            await until(all_final)
+            await until(all_counted)
             expected = dict.fromkeys((owner, lab.address("creator"), contributor), 0)
             for amount in (amounts[0], amounts[2]):
                 parts = [amount * bps for bps in (6000, 2500, 1500)]
@@ -163,7 +163,7 @@ async def test_receipts_become_money_for_whoever_earned_it(tmp_path: Path) -> No
                 ]
                 return row.claimed == row.balance == row.credited == credited[row.address]
 
-            await until(owner_is_paid, 30)
+            await until(owner_is_paid)
             assert aggregator.telemetry.counters["receipts_accepted"] == 3
             assert sum(amounts) == sum(credited.values())
 

@@ -265,7 +265,7 @@ async def test_a_node_killed_in_mid_answer_is_named(
             lab.daemon("gateway", role="gateway") as gateway,
         ):
             with node_process(lab, "victim") as (process, peer_id):
-                await until(lambda: serves(gateway, peer_id), 40)
+                await until(lambda: serves(gateway, peer_id))
                 with pytest.raises(NodeVanished, match=peer_id):
                     await ask_until(gateway, process.kill, node=peer_id)
             with trio.fail_after(20), pytest.raises(NodeVanished):

@@ -100,7 +100,7 @@ async def test_two_givers_share_a_sharded_base(tmp_path: Path) -> None:
             ) as third,
         ):
             assert first.base().card != second.base().card
-            await until(lambda: third.waits_for() == "", 30)
+            await until(lambda: third.waits_for() == "")
             info = third.base()
             assert (info.path, info.num_files) == ("", 0)  # it only asks: the tokenizer will do
             files = await third.files(info.name)
@@ -124,7 +124,7 @@ async def test_without_a_pinned_card_the_nodes_that_compute_are_asked_for_one(
         async with lab.daemon("first") as first:
             wanted = wanting(lab, first, base_card="", role="gateway")
             async with lab.daemon("client", **wanted) as client:
-                await until(lambda: client.waits_for() == "", 30)
+                await until(lambda: client.waits_for() == "")
                 assert client.base().card == first.base().card
                 assert parse_card(client.base_card()).base.hex() == first.base().digest
                 assert (await ask(client, seed=5)).text == (await ask(first, seed=5)).text
@@ -160,7 +160,7 @@ async def test_a_provider_that_lies_is_named_and_the_rest_comes_from_the_honest(
             lab.daemon("honest", role="gateway") as honest,
             lab.daemon("liar", role="gateway", **wanting(lab, honest)) as liar,
         ):
-            await until(lambda: liar.waits_for() == "", 30)
+            await until(lambda: liar.waits_for() == "")
             await liar.files(honest.base().name)
             card = Cid.parse(honest.base().card)
             await until(lambda: _has_providers(honest, card, {liar.host.peer_id}))
@@ -174,7 +174,7 @@ async def test_a_provider_that_lies_is_named_and_the_rest_comes_from_the_honest(
             monkeypatch.setattr(BlockStore, "get", get)
             wanted = wanting(lab, honest)
             async with lab.daemon("second", **wanted, role="gateway") as second:
-                await until(lambda: second.waits_for() == "", 30)
+                await until(lambda: second.waits_for() == "")
                 files = await second.files(honest.base().name)
                 assert base_id(files.files[0].path.parent).hex() == honest.base().digest
                 liars = {peer for what, peer, _ in (await second.status()).rejections}

@@ -93,7 +93,7 @@ async def test_a_daemon_killed_while_it_pulls_fetches_only_the_rest(
 
             async with fetcher_process(lab) as url:
                 threading.Thread(target=pull_in_vain, args=(url, info.cid)).start()
-                await until(lambda: num_written() > 8, 30)
+                await until(lambda: num_written() > 8)
             num_kept = num_written()
             assert 8 < num_kept < num_blocks
             async with fetcher_process(lab) as url:

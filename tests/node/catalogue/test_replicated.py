@@ -31,16 +31,16 @@ async def test_what_is_wanted_and_thinly_held_survives_its_holder(tmp_path: Path
                 info = await holder.push(make_adapter(tmp_path / "law", "law", 5))
                 (published,) = holder.held()
                 assert (published.name, published.why) == ("law", "published")
-                await until(lambda: is_provided(one, info.cid, holder), 30)
+                await until(lambda: is_provided(one, info.cid, holder))
                 assert await asked_by(one) == holder.host.peer_id
                 await trio.sleep(2.5)
                 assert taker.held() == [], "one client alone brings nothing anywhere"
                 text = (await asked(two)).text
-                await until(taker.held, 30)
+                await until(taker.held)
                 assert idle.held() == [], "it was told not to"
                 (ahead,) = taker.held()
                 assert (ahead.cid, ahead.why) == (info.cid, "ahead")
-                await until(lambda: is_provided(one, info.cid, taker), 30)
+                await until(lambda: is_provided(one, info.cid, taker))
             again = await asked(one, within_s=30.0)
             assert again.text == text
             # the one that holds it, or one that got it from there

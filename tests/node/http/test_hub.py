@@ -215,7 +215,7 @@ async def only_a_digest(folder: Path) -> AsyncIterator[tuple[NodeDaemon, NodeDae
             card = giver.base().card
             wanted = {"base_path": "", "base": digest, "base_card": card}
             async with lab.daemon("gateway", role="gateway", **wanted) as gateway:
-                await until(lambda: gateway.waits_for() == "", 30)
+                await until(lambda: gateway.waits_for() == "")
                 yield giver, gateway
 
 

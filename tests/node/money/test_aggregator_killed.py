@@ -133,17 +133,17 @@ async def test_an_aggregator_killed_while_it_posts_posts_each_epoch_once(tmp_pat
                 for number, point in enumerate(POINTS):
                     with aggregator_process(lab, gate.url) as (_, address):
                         peer_id = await outsider.host.connect(address, 10)
-                        await until(lambda: outsider.chain.settlement.read().epoch == number, 40)  # noqa: B023  # what the last one left undone
+                        await until(lambda: outsider.chain.settlement.read().epoch == number)  # noqa: B023  # what the last one left undone
                         gate.arm(point)
                         assert await outsider.deliver(
                             peer_id, outsider.advance(tokens=number + 1)
                         ) == ["Accepted"]
-                        await until(lambda: gate.reached, 40)
+                        await until(lambda: gate.reached)
                     assert outsider.chain.settlement.read().epoch == number + (point != "signed")
                     gate.open()
                     await until(lambda: not outsider.host.peers())
                 with aggregator_process(lab, gate.url):
-                    await until(lambda: last_posted(lab) == len(POINTS), 40)
+                    await until(lambda: last_posted(lab) == len(POINTS))
                 headers = [posted.header for posted in outsider.chain.settlement.headers()]
                 assert [header.epoch for header in headers] == [1, 2, 3]
                 assert (headers[-1].num_receipts, headers[-1].payout_total) == (

@@ -93,7 +93,7 @@ async def test_a_requested_withdrawal_is_refused_by_name_and_the_voucher_claimed
         with pytest.raises(NodeRefused, match="withdrawal of this channel is under way") as refused:
             await ask(gateway)
         assert refused.value.code == "no_channel"
-        await until(lambda: chain.channels.read(row.channel_id).total_claimed == owed, 10)
+        await until(lambda: chain.channels.read(row.channel_id).total_claimed == owed)
         assert (await ask(gateway)).ended.completion_tokens == 8  # through another channel
         assert len(channels(gateway.config.home)) == 2
         chain.close()

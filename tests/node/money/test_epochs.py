@@ -15,7 +15,7 @@ from node.daemon import NodeDaemon
 from tests.node.networks import open_lab, until
 from tests.node.outsider import open_outsider
 
-WINDOW_S = 40
+WINDOW_S = 60
 
 
 def described(aggregator: NodeDaemon) -> Any:

@@ -153,10 +153,10 @@ async def test_a_client_that_never_signs_pays_though_the_disk_was_full_when_its_
                     await ask(gateway, node=volunteer.host.peer_id)
             ledger, _ = books_of(volunteer)
             with full_from(volunteer.money.till._keeper, ledger, 1):
-                await until(lambda: "till" in volunteer.telemetry.troubles, 30)
+                await until(lambda: "till" in volunteer.telemetry.troubles)
                 assert "disk is full" in volunteer.telemetry.troubles["till"]
                 assert await volunteer.receipts() == []
-            await until(lambda: volunteer.receipts(), 30)
+            await until(lambda: volunteer.receipts())
             assert "till" not in volunteer.telemetry.troubles
             assert (await ask(gateway)).ended.completion_tokens == 8
 

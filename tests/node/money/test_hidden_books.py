@@ -72,10 +72,10 @@ async def test_books_that_nobody_may_see_are_demanded_and_cost_the_bond(
                     show = partial(answer_from, books)
                     answered = stack.enter_context(answering(lab, posted, show))
                 pass_time(TERMS.window // 3)
-                await until(lambda: watcher.telemetry.counters.get("demands_made", 0) >= 2, 30)
+                await until(lambda: watcher.telemetry.counters.get("demands_made", 0) >= 2)
                 if answered is not None:
-                    await until(lambda: len(answered) >= 3, 30)
-                    await until(lambda: watcher.telemetry.counters["demands_made"] >= 4, 30)
+                    await until(lambda: len(answered) >= 3)
+                    await until(lambda: watcher.telemetry.counters["demands_made"] >= 4)
                 pass_time(TERMS.answer_time + 1)
                 await until(is_convicted, WINDOW_S)
 
@@ -109,7 +109,7 @@ async def test_a_batch_that_comes_late_ends_the_demands(tmp_path: Path) -> None:
                 posted = await trio.to_thread.run_sync(post, own, header)
             outsider.chain.rpc.call("evm_increaseTime", TERMS.window // 3)
             outsider.chain.rpc.call("evm_mine")
-            await until(lambda: watcher.telemetry.counters.get("demands_made", 0) >= 2, 30)
+            await until(lambda: watcher.telemetry.counters.get("demands_made", 0) >= 2)
             state = EpochState(outsider.network)
             state.apply(recompute(batch, state, {}))
             with answering(lab, posted, partial(answer, state)):
@@ -127,6 +127,6 @@ async def until_judged(watcher: NodeDaemon, posted: PostedHeader) -> None:
     assert watcher.money.watcher is not None
     mirror = watcher.money.mirror
     assert mirror is not None
-    await until(lambda: mirror.history.state.header == posted.header, 30)
+    await until(lambda: mirror.history.state.header == posted.header)
     with trio.fail_after(60):
         await watcher.money.watcher.wait_idle()

@@ -143,7 +143,7 @@ async def test_whatever_its_ethereum_node_says_the_daemon_lives(tmp_path: Path) 
             async with lab.daemon("aggregator", **settings) as daemon:
                 for name, mode in MODES.items():
                     proxy.mode = mode
-                    await until(lambda: bool(daemon.telemetry.troubles), 20)
+                    await until(lambda: bool(daemon.telemetry.troubles))
                     settlement = (await daemon.status()).settlement
                     assert settlement is not None
                     assert settlement["troubles"], name
@@ -173,7 +173,7 @@ async def test_receipts_are_sealed_after_each_fault_of_the_ethereum_node(tmp_pat
                     if name == "dear":  # noticed when something is to be sent
                         await deliver_next(outsider, peer_id)
                     if words:
-                        await until(lambda: is_told(daemon, words), 30)  # noqa: B023
+                        await until(lambda: is_told(daemon, words))  # noqa: B023
                         assert_told_once(log.read_text()[before:])
                         proxy.mode = None
                     await deliver_next(outsider, peer_id)
@@ -185,7 +185,7 @@ async def test_receipts_are_sealed_after_each_fault_of_the_ethereum_node(tmp_pat
                 with open_chain(aggregator, [lab.address(name) for name in names]) as anew:
                     assert anew.settlement == lab.chain.settlement
                     proxy.target = anew.rpc
-                    await until(lambda: is_told(daemon, "started anew"), 30)
+                    await until(lambda: is_told(daemon, "started anew"))
                     proxy.target = lab.chain.rpc
                 await deliver_next(outsider, peer_id)
                 await until(lambda: is_all_posted(outsider), 60)
@@ -225,7 +225,7 @@ async def deliver_next(outsider: Outsider, peer_id: str) -> None:
     async def is_taken() -> bool:
         return await outsider.deliver(peer_id, envelope) == ["Accepted"]
 
-    await until(is_taken, 30)
+    await until(is_taken)
 
 
 def is_all_posted(outsider: Outsider) -> bool:

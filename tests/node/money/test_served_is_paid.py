@@ -67,7 +67,7 @@ async def test_a_client_that_never_signs_pays_for_all_it_was_sent(
                 await ask(thief, max_tokens=40, node=volunteer.host.peer_id)
             thief.money.purse._pockets.clear()  # type: ignore[union-attr]
         monkeypatch.undo()
-        await until(lambda: volunteer.telemetry.counters.get("receipts_unilateral") == 2, 30)
+        await until(lambda: volunteer.telemetry.counters.get("receipts_unilateral") == 2)
         rows = await volunteer.receipts()
         assert [row.tokens for row in rows] == [45, 45]
         assert await thief.receipts() == []
@@ -79,7 +79,7 @@ async def test_a_client_that_never_signs_pays_for_all_it_was_sent(
                 for row in channels(volunteer.config.home)
             ) == sum(row.amount for row in rows)
 
-        await until(is_claimed, 30)
+        await until(is_claimed)
         chain.close()
 
 
@@ -103,7 +103,7 @@ async def test_a_signature_that_comes_late_is_added(
             patch.setattr(Call, "next_tokens", crash)
             with pytest.raises(NodeError, match="own crash"):
                 await ask(gateway, max_tokens=200)
-        await until(volunteer.receipts, 30)
+        await until(volunteer.receipts)
         (alone,) = await volunteer.receipts()
         unsigned = await volunteer.receipt(alone.digest)
         await ask(gateway, max_tokens=5)
@@ -141,7 +141,7 @@ async def test_a_channel_that_was_emptied_pays_no_answer_and_costs_others_nothin
         states = {each.channel: each.state for each in await volunteer.channels()}
         assert states[row.channel_id.hex()] == "dead"
         (honest,) = channels(gateway.config.home)
-        await until(lambda: chain.channels.read(honest.channel_id).total_claimed == owed, 30)
+        await until(lambda: chain.channels.read(honest.channel_id).total_claimed == owed)
         assert chain.channels.read(row.channel_id).total_claimed == left
         chain.close()
 

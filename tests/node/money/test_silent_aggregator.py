@@ -109,7 +109,7 @@ async def test_what_a_dead_aggregator_left_is_paid_by_exits_and_its_successor(
                     patched.setattr(ClientSession, "_take_done", vanish)
                     with pytest.raises(NodeError, match="we have what"):
                         await ask(gateway, max_tokens=40, node=volunteer.host.peer_id)
-                await until(lambda: volunteer.telemetry.counters.get("receipts_unilateral"), 20)
+                await until(lambda: volunteer.telemetry.counters.get("receipts_unilateral"))
                 owed += max(row.amount for row in await volunteer.receipts())
                 pass_time(chain, settlement.terms.silence + 1)
                 await until(lambda: volunteer.telemetry.counters.get("exits_begun"), WINDOW_S)

@@ -59,7 +59,7 @@ def nothing_left() -> Iterator[None]:
 
 
 async def until_gone(mark: str) -> None:
-    await wait_until(lambda: not find_marked(mark), 5)
+    await wait_until(lambda: not find_marked(mark), 60)
     assert find_marked(mark) == []
 
 
