@@ -347,6 +347,60 @@ class AdapterVerifiedInfo:
     compared: tuple[ComparedInfo, ...]
 
 
+@dataclass(frozen=True)
+class ParentSaid:
+    """An adapter by any of its names, and its weight; None counts as 1."""
+
+    model: str
+    weight: float | None = None
+
+
+@dataclass(frozen=True)
+class MergeSaid:
+    """What is merged and how: `method` is linear, ties, dare_linear or dare_ties; `density` is the
+    part of the numbers that all but the first keep; `seed` draws what the last two drop.
+    """
+
+    name: str
+    parents: tuple[ParentSaid, ...]
+    method: Literal["linear", "ties", "dare_linear", "dare_ties"] = "linear"
+    density: float = 0.5
+    seed: int = 20260
+
+
+@dataclass(frozen=True)
+class MergedFrom:
+    """A parent, and how much of it is in; weights sum to 1."""
+
+    name: str
+    cid: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class MergePaid:
+    """Somebody who is paid for the merged adapter: as a parent's creator, or for data; `part` of a
+    fee is his while answers draw on nothing.
+    """
+
+    role: str
+    address: str
+    part: float
+
+
+@dataclass(frozen=True)
+class MergedInfo:
+    """A merged adapter, in a folder that can be published; `note` says how weights were taken."""
+
+    name: str
+    folder: str
+    method: str
+    rank: int
+    note: str
+    parents: tuple[MergedFrom, ...]
+    paid: tuple[MergePaid, ...]
+
+
 class Training(Protocol):
     """What a daemon does in training.
 
@@ -409,3 +463,6 @@ class Training(Protocol):
         self, name: str
     ) -> AbstractAsyncContextManager[AsyncIterator[InfluenceInfo]]:
         """Tell how it goes on, until nobody is at work on it."""
+
+    async def merge(self, said: MergeSaid, tell: Tell) -> MergedInfo:
+        """Merge adapters into one whose parents are paid for it; publishes nothing."""

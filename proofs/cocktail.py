@@ -12,43 +12,27 @@ parents, nor who shares a fee.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Annotated
 
 import msgspec
 
 from .codec import NotCanonical, Record, decode, encode
 from .errors import ManifestError
-from .manifest import MAX_CONTRIBUTORS, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from .manifest import (
+    MAX_MANIFEST_BYTES,
+    MAX_PARENTS,
+    MAX_PARTIES,
+    MAX_WEIGHT,
+    WEIGHT_UNIT,
+    Manifest,
+    Parent,
+    check_parents,
+    parse_manifest,
+)
 
 VERSION = 1
-MAX_PARENTS = 8
-WEIGHT_UNIT = 10_000
-"""A weight of 1: weights are whole ten-thousandths."""
-MAX_WEIGHT = 2 * WEIGHT_UNIT
 MAX_COCKTAIL_BYTES = MAX_MANIFEST_BYTES  # so it goes wherever a manifest goes
-MAX_PARTIES = MAX_CONTRIBUTORS + 1  # the node and these are as many as any adapter's shares
-
-Weight = Annotated[int, msgspec.Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)]
-
-
-class Parent(Record, frozen=True, dict=True):
-    """One of the adapters in a cocktail, and how much of it."""
-
-    manifest: Annotated[bytes, msgspec.Meta(max_length=MAX_MANIFEST_BYTES)]
-    weight: Weight
-
-    @cached_property
-    def digest(self) -> bytes:
-        """Return the parent's own identity."""
-        return hashlib.sha256(self.manifest).digest()
-
-    @cached_property
-    def parsed(self) -> Manifest:
-        """Return what its creator signed. Raises ManifestError."""
-        return parse_manifest(self.manifest)
 
 
 class Cocktail(Record, frozen=True):
@@ -77,7 +61,7 @@ def make_cocktail(weights: Mapping[bytes, int]) -> bytes:
 
 
 def is_cocktail(data: bytes) -> bool:
-    """Return whether these bytes can be a cocktail, an array of 2; a manifest is one of 13."""
+    """Return whether these bytes can be a cocktail: an array of 2, not of 13 to 15."""
     return data[:1] == b"\x92"
 
 
@@ -108,26 +92,23 @@ def parse_cocktail(data: bytes) -> Cocktail:
 
 
 def _check_parents(cocktail: Cocktail) -> None:
-    parents = cocktail.parents
-    digests = [parent.digest for parent in parents]
-    if digests != sorted(set(digests)):
-        raise ManifestError("parents", "they must be sorted by their digests, each once")
-    if any(parent.weight == 0 for parent in parents):
-        raise ManifestError("weight", "an adapter with weight 0 has no part in it; leave it out")
-    if [parent.weight for parent in parents] == [WEIGHT_UNIT]:
+    if [parent.weight for parent in cocktail.parents] == [WEIGHT_UNIT]:
         raise ManifestError("parents", "one adapter with weight 1 is that adapter, no cocktail")
-    bases = {parent.parsed.base for parent in parents}
-    if len(bases) > 1:
-        names = ", ".join(f"{p.parsed.name} ({p.parsed.base.hex()[:12]})" for p in parents)
-        raise ManifestError("base", f"the adapters were made for different bases: {names}")
-    parties = {(parent.parsed.creator_address, True) for parent in parents}
-    for parent in parents:
-        parties |= {(someone.address, False) for someone in parent.parsed.contributors}
-    if len(parties) > MAX_PARTIES:
-        raise ManifestError(
-            "parties",
-            f"{len(parties)} creators and contributors would be paid; at most {MAX_PARTIES} can",
-        )
+    check_parents(cocktail.parents)
 
 
 _DECODER = msgspec.msgpack.Decoder(Cocktail)
+
+__all__ = [
+    "MAX_COCKTAIL_BYTES",
+    "MAX_PARENTS",
+    "MAX_PARTIES",
+    "MAX_WEIGHT",
+    "WEIGHT_UNIT",
+    "Cocktail",
+    "Parent",
+    "is_cocktail",
+    "make_cocktail",
+    "parse_adapter",
+    "parse_cocktail",
+]

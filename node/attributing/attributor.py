@@ -90,9 +90,13 @@ class Attributor:
     def parents(self, adapter: bytes) -> list[tuple[Cid, Manifest]]:
         """Return the adapters that one is made of; nothing for one that was never met."""
         found = self._find(Cid(adapter)) if adapter != BARE_BASE else None
-        if isinstance(found, Cocktail):
-            return [(Cid(one.digest), one.parsed) for one in found.parents]
-        return [(Cid(adapter), found)] if found is not None else []
+        if found is None:
+            return []
+        parents = found.parents if isinstance(found, Cocktail) else found.merged_of
+        if not parents:
+            assert isinstance(found, Manifest), "a cocktail has parents"
+            return [(Cid(adapter), found)]
+        return [(Cid(one.digest), one.parsed) for one in parents]
 
 
 def _draw(

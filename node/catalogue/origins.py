@@ -7,7 +7,7 @@ Decides what a folder may say; judges no figure in it. Reads files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,10 @@ import msgspec
 
 from proofs.attribution.blend import NONE_BITS
 from proofs.attribution.listing import MAX_LISTING_BYTES
+from proofs.cocktail import MAX_COCKTAIL_BYTES, parse_cocktail
+from proofs.errors import ManifestError
 from proofs.hextext import from_hex
+from proofs.manifest import Parent
 from proofs.origin import (
     BACKGROUND_FILE,
     RULE,
@@ -32,6 +35,8 @@ CONTRIBUTORS_FILE = "contributors.msgpack"
 EVALUATION_FILE = "evaluation.msgpack"
 RECIPE_FILE = "recipe.toml"
 CARD_FILE = "card.md"
+PARENTS_FILE = "parents.msgpack"
+"""The cocktail of an adapter's parents where it was merged: it goes into the manifest itself."""
 MAX_ORIGIN_BYTES: Mapping[str, int] = {
     TOKENS_FILE: 256 << 20,
     BACKGROUND_FILE: 64 << 20,
@@ -71,6 +76,20 @@ def read_origin(folder: Path, about: Mapping[str, Any]) -> Origin | None:
         parents=tuple(_read(_ancestor, one, "parents") for one in about.get("parents", ())),
         evaluation=_digest(folder / EVALUATION_FILE) if EVALUATION_FILE in files else b"",
     )
+
+
+def read_parents(folder: Path) -> Sequence[Parent]:
+    """Return what a folder's adapter was merged of; nothing for one that was not merged. Raises
+    AdapterError.
+    """
+    path = folder / PARENTS_FILE
+    try:
+        with path.open("rb") as file:
+            return parse_cocktail(file.read(MAX_COCKTAIL_BYTES + 1)).parents
+    except FileNotFoundError:
+        return ()
+    except (OSError, ManifestError) as error:
+        raise AdapterError(f"{path}: {error}; merge again: lorikeet train merge") from error
 
 
 def _attribution(folder: Path, table: Any) -> Attribution:

@@ -35,7 +35,7 @@ from proofs.signing import Signer
 from ..api import PushTold
 from ..errors import AdapterError
 from .about import ABOUT_FILE, MAX_ABOUT_BYTES, About
-from .origins import MAX_ORIGIN_BYTES, find_origin_files, read_origin
+from .origins import MAX_ORIGIN_BYTES, find_origin_files, read_origin, read_parents
 from .texts import check_texts
 
 CONFIG_FILE = "adapter_config.json"
@@ -144,6 +144,7 @@ def load_package(
             contributors=[_contributor(entry) for entry in about.get("contributors", [])],
             files=[*(_file(path) for path in paths), *_page_file(page)],
             origin=read_origin(folder, about),
+            parents=read_parents(folder),
         )
         manifest = parse_manifest(data)
         check_texts(manifest, folder)

@@ -25,6 +25,7 @@ from ..training_api import (
     ChatText,
     ChatWord,
     InfluenceSaid,
+    MergeSaid,
     PublishSaid,
     StartSaid,
     VerifySaid,
@@ -101,6 +102,10 @@ def routes(daemon: Daemon) -> list[Route]:
         number = int(after) if after.isdecimal() else 0
         return Watching(partial(daemon.training.watch, name_of(request), number))
 
+    async def merge(request: Request) -> Response:
+        said = msgspec.json.decode(await request.body(), type=MergeSaid)
+        return Told(partial(daemon.training.merge, said))
+
     async def influence(request: Request) -> Response:
         name = name_of(request)
         if request.method == "GET":
@@ -119,6 +124,7 @@ def routes(daemon: Daemon) -> list[Route]:
     return [
         Route(f"{PREFIX}/runs", reporting(listing)),
         Route(f"{PREFIX}/runs/check", reporting(check), methods=["POST"]),
+        Route(f"{PREFIX}/merges", reporting(merge), methods=["POST"]),
         Route(f"{PREFIX}/runs/start", reporting(start), methods=["POST"]),
         Route(f"{PREFIX}/runs/verify", reporting(verify), methods=["POST"]),
         Route(one, reporting(show)),

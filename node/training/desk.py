@@ -34,6 +34,8 @@ from ..training_api import (
     FieldInfo,
     InfluenceInfo,
     InfluenceSaid,
+    MergedInfo,
+    MergeSaid,
     PublishedInfo,
     PublishSaid,
     RecipeInfo,
@@ -46,6 +48,7 @@ from .background import NUM_SAMPLES, Backgrounds
 from .chatting import Chats
 from .influence import Influences, is_at_work
 from .making import Ready, make_ready, write
+from .merging import Merging
 from .network import Network
 from .publishing import Publishing, scratch_in
 from .renewing import renewed
@@ -54,6 +57,8 @@ from .texts import bring
 from .verifying import Verifying
 
 TRIAL_STEPS = 3
+MERGES = "merges"
+"""Beside the runs."""
 TRIAL_DEADLINE_S = 600.0
 LOOK_EVERY_S = 0.5
 MOST_LOST_S = 120.0
@@ -85,6 +90,7 @@ class TrainingDesk:
         backgrounds = Backgrounds(folder / ".backgrounds", num_samples)
         self._publishing = Publishing(self._runs, datanets, base, backgrounds)
         self._verifying = Verifying(folder, datanets, base, command)
+        self._merging = Merging(folder.with_name(MERGES), base, command)
         self._network: Network | None = None
 
     def take_network(self, network: Network) -> None:
@@ -179,6 +185,10 @@ class TrainingDesk:
             raise NoEngine("this daemon runs no engine, by which a checkpoint could answer")
         async with self._chats.chat(run, said, base, engine) as words:
             yield words
+
+    async def merge(self, said: MergeSaid, tell: Tell) -> MergedInfo:
+        """Merge adapters into one whose parents are paid for it; publishes nothing."""
+        return await self._merging.merge(said, self._need_network(), tell)
 
     async def influence(self, name: str) -> InfluenceInfo:
         """Tell how far it is measured whose text mattered to a run, and what is found."""

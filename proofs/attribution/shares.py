@@ -120,10 +120,11 @@ class AdapterTerms(Record, frozen=True):
 
 def terms_of(adapter: Manifest | Cocktail) -> AdapterTerms:
     """Return what attribution needs of a manifest or cocktail."""
-    if isinstance(adapter, Manifest):
+    parents = adapter.merged_of if isinstance(adapter, Manifest) else adapter.parents
+    if isinstance(adapter, Manifest) and not parents:
         return AdapterTerms((_terms_of(adapter, 1),), adapter.base)
-    parents = tuple(_terms_of(one.parsed, abs(one.weight)) for one in adapter.parents)
-    return AdapterTerms(parents, adapter.base)
+    terms = tuple(_terms_of(one.parsed, abs(one.weight)) for one in parents)
+    return AdapterTerms(terms, adapter.base)
 
 
 def _terms_of(manifest: Manifest, weight: int) -> ParentTerms:
@@ -144,7 +145,7 @@ def shares_for(
 
     Terms of None are the bare base. Contributors divide their part by the manifest's weights and,
     as far as its λ says, by what was `drawn`; where there are none, their part goes to the creator.
-    The parents of a cocktail count by their weights.
+    The parents of a cocktail, or of a merged adapter, count by their weights.
     """
     if terms is None:
         return (Share(owner, NODE, WHOLE_BPS),)

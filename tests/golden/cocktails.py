@@ -1,9 +1,10 @@
-"""The golden cocktail: by field, byte by byte, who shares its fees, and cocktails that nobody
-takes.
+"""The golden cocktail and the golden merged adapter: by field, byte by byte, who shares their fees,
+and cocktails that nobody takes.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from node.wire.infer import Ask
@@ -13,9 +14,10 @@ from proofs.attribution.shares import POLICY, award, fee, shares_for, terms_of
 from proofs.cocktail import make_cocktail, parse_cocktail
 from proofs.codec import encode
 from proofs.manifest import build_manifest, parse_manifest
+from proofs.origin import Origin
 
 from .talks import ask
-from .world import AGGREGATOR, MANIFEST, OWNER, account, named
+from .world import AGGREGATOR, ATTRIBUTED_MANIFEST, MANIFEST, OWNER, account, named, party
 
 LAW = parse_manifest(MANIFEST)
 
@@ -31,6 +33,35 @@ def _manifest(name: str, **changes: Any) -> bytes:
 
 VERSE = _manifest("verse")
 COCKTAIL = make_cocktail({MANIFEST: 7_000, VERSE: -3_000})
+MERGED_COCKTAIL = make_cocktail({ATTRIBUTED_MANIFEST: 7_000, VERSE: -3_000})
+MERGED = _manifest(
+    "merged",
+    parents=parse_cocktail(MERGED_COCKTAIL).parents,
+    origin=Origin(recipe=hashlib.sha256(b"recipe").digest()),
+)
+
+
+def merged() -> dict[str, Any]:
+    """A manifest of version 3, by field and byte by byte, and who shares fees for it: as for the
+    cocktail of its parents.
+    """
+    about = parse_manifest(MERGED)
+    unsigned = [getattr(about, name) for name in about.__struct_fields__[:-1]]
+    terms = terms_of(about)
+    attributed = [number is not None for number in terms.num_attributed]
+    drawn = tuple(((1, 10_000),) if one else () for one in attributed)
+    return {
+        "creator": party("aggregator"),
+        "fields": named(about),
+        "signed_digest": hashlib.sha256(b"lorikeet manifest 3\0" + encode(unsigned)).hexdigest(),
+        "manifest": MERGED.hex(),
+        "cid": str(Cid.of(MERGED)),
+        "cocktail_of_its_parents": MERGED_COCKTAIL.hex(),
+        "owner": OWNER.hex(),
+        "shares": [named(share) for share in shares_for(POLICY, OWNER, terms)],
+        "drawn": named(drawn),
+        "drawn_shares": [named(share) for share in shares_for(POLICY, OWNER, terms, drawn)],
+    }
 
 
 def cocktails() -> dict[str, Any]:

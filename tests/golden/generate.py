@@ -17,7 +17,7 @@ from proofs.sumtree import MAX_SUM, SumNode, SumTree, leaf
 from proofs.voucher import channel_id, sign_voucher, voucher_digest
 
 from .attestations import attestations
-from .cocktails import cocktails
+from .cocktails import cocktails, merged
 from .datanets import datanet
 from .epochs import epochs
 from .intakes import intake
@@ -191,6 +191,7 @@ VECTORS = {
     "channel": channels,
     "manifest": manifest,
     "manifest2": manifest_two,
+    "manifest3": merged,
     "attestation": attestations,
     "cocktail": cocktails,
     "basecard": base_card,

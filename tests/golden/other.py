@@ -202,9 +202,19 @@ def num_parties(owner: bytes, manifest: bytes | None) -> int:
 
 def cocktail_shares(owner: bytes, cocktail: bytes) -> Shares:
     """Who shares a fee for this cocktail: its parents' shares by their weights."""
+    return parents_shares(owner, msgpack.unpackb(cocktail)[1])
+
+
+def merged_shares(owner: bytes, manifest: bytes, drawn: Sequence[Any] = ()) -> Shares:
+    """The same for an adapter that was merged of others."""
+    return parents_shares(owner, msgpack.unpackb(manifest)[13], drawn)
+
+
+def parents_shares(owner: bytes, parents: Sequence[Any], drawn: Sequence[Any] = ()) -> Shares:
+    """Parents' shares by their weights; `drawn` has a list for each parent."""
     rows: dict[tuple[bytes, int], int] = {}
-    for manifest, weight in msgpack.unpackb(cocktail)[1]:
-        for who, role, part in manifest_shares(owner, manifest):
+    for place, (manifest, weight) in enumerate(parents):
+        for who, role, part in manifest_shares(owner, manifest, drawn[place] if drawn else ()):
             rows[who, role] = rows.get((who, role), 0) + part * abs(weight)
     return [(who, role, part) for (who, role), part in sorted(rows.items())]
 

@@ -42,6 +42,7 @@ PRELOADED = {
 """Of each module that is run, what it imports while it runs."""
 LATE = {
     "factory.influence": ("factory.influence.making", "factory.influence.result"),
+    "factory.merging": ("factory.learning", "peft"),
     "factory.training": ("factory.training.trainer",),
 }
 """The same of modules that few tests run: imported before the first of them."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import msgpack
@@ -9,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proofs.attribution.shares import POLICY, shares_for, terms_of
+from proofs.cocktail import make_cocktail
 from proofs.codec import encode
 from proofs.errors import ManifestError
 from proofs.manifest import (
     MAX_MANIFEST_BYTES,
     Contributor,
     File,
+    Parent,
     build_manifest,
     parse_manifest,
 )
@@ -97,6 +102,88 @@ def test_version_two_says_what_the_adapter_was_made_of() -> None:
     assert encode(manifest) == TWO
     assert parse_manifest(GOOD).made_of is None
     assert len(msgpack.unpackb(TWO)) == 14
+
+
+def parents_of(*manifests: bytes, weight: int = 5_000) -> list[Parent]:
+    return sorted((Parent(one, weight) for one in manifests), key=lambda one: one.digest)
+
+
+def build_three(parents: list[Parent], **changes: Any) -> bytes:
+    return build(**{"contributors": [], "parents": parents, **changes})
+
+
+VERSE = build(name="verse", contributors=[Contributor(address("verse"), "Ode", "", "", 1)])
+THREE = build_three(parents_of(TWO, VERSE), name="merged")
+
+
+def test_version_three_holds_its_parents_and_they_are_paid() -> None:
+    manifest = parse_manifest(THREE)
+    assert manifest.version == 3
+    assert [parent.parsed.name for parent in manifest.merged_of] == [
+        parse_manifest(one).name
+        for one in sorted((TWO, VERSE), key=lambda one: sha256(one).digest())
+    ]
+    assert encode(manifest) == THREE
+    assert len(msgpack.unpackb(THREE)) == 15
+    terms = terms_of(manifest)
+    assert sorted(parent.lambda_eighths for parent in terms.parents) == [0, 3]
+    shares = shares_for(POLICY, address("owner"), terms)
+    assert {share.address for share in shares} == {
+        address("owner"),
+        signer("creator").address,
+        address("data"),
+        address("verse"),
+    }
+    assert parse_manifest(TWO).merged_of == ()
+
+
+@pytest.mark.parametrize(
+    ("field", "made"),
+    [
+        ("schema", lambda: build_three(parents_of(TWO))),
+        ("parents", lambda: build_three(parents_of(TWO, VERSE)[::-1])),
+        ("parents", lambda: build_three(parents_of(TWO, TWO))),
+        ("weight", lambda: build_three(parents_of(TWO, VERSE, weight=0))),
+        ("schema", lambda: build_three(parents_of(TWO, VERSE, weight=20_001))),
+        ("base", lambda: build_three(parents_of(TWO, build(base=bytes([9]) * 32)))),
+        ("base", lambda: build_three(parents_of(TWO, VERSE), base=bytes([9]) * 32)),
+        ("parents", lambda: build_three(parents_of(THREE, VERSE))),
+        (
+            "parents",
+            lambda: build_three(parents_of(TWO, VERSE), **{"contributors": FIELDS["contributors"]}),
+        ),
+        (
+            "parents",
+            lambda: build_three(
+                parents_of(TWO, VERSE), origin=ORIGIN, **{"files": INDEXED["files"]}
+            ),
+        ),
+        (
+            "parties",
+            lambda: build_three(
+                parents_of(
+                    TWO,
+                    build(
+                        contributors=[
+                            Contributor(address(str(one)), "", "", "", 1) for one in range(48)
+                        ]
+                    ),
+                )
+            ),
+        ),
+    ],
+)
+def test_a_merged_adapter_that_nobody_could_pay_is_not_signed(
+    field: str, made: Callable[[], bytes]
+) -> None:
+    with pytest.raises(ManifestError) as caught:
+        made()
+    assert caught.value.field == field
+
+
+def test_a_cocktail_of_a_merged_adapter_is_refused_and_the_mend_is_told() -> None:
+    with pytest.raises(ManifestError, match="take those in its place"):
+        make_cocktail({THREE: 5_000, VERSE: 5_000})
 
 
 @pytest.mark.parametrize(

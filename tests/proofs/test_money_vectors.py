@@ -31,6 +31,7 @@ CHANNELS = other.load("channel")
 SHARES = other.load("shares")
 MANIFEST = other.load("manifest")
 MANIFEST_TWO = other.load("manifest2")
+MERGED = other.load("manifest3")
 COCKTAIL = other.load("cocktail")
 EPOCHS = other.load("batch")
 CONFIG_KEYS = ("payer", "payer_authorizer", "receiver", "receiver_authorizer", "token")
@@ -117,8 +118,12 @@ def test_the_call_of_a_deposit_is_that_of_the_abi() -> None:
 
 @pytest.mark.parametrize(
     ("vector", "domain"),
-    [(MANIFEST, b"lorikeet manifest 1\0"), (MANIFEST_TWO, b"lorikeet manifest 2\0")],
-    ids=["version 1", "version 2"],
+    [
+        (MANIFEST, b"lorikeet manifest 1\0"),
+        (MANIFEST_TWO, b"lorikeet manifest 2\0"),
+        (MERGED, b"lorikeet manifest 3\0"),
+    ],
+    ids=["version 1", "version 2", "version 3"],
 )
 def test_the_manifest_is_the_array_that_the_page_describes(
     vector: dict[str, Any], domain: bytes
@@ -147,7 +152,9 @@ def test_the_manifests_blocks_are_the_files_cut_every_256_kib() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vector", "step"), [(MANIFEST, 1), (MANIFEST_TWO, 7)], ids=["version 1", "version 2"]
+    ("vector", "step"),
+    [(MANIFEST, 1), (MANIFEST_TWO, 7), (MERGED, 13)],
+    ids=["version 1", "version 2", "version 3"],
 )
 def test_a_manifest_with_one_changed_byte_is_refused(vector: dict[str, Any], step: int) -> None:
     data = other.unhex(vector["manifest"])
@@ -209,6 +216,20 @@ def test_a_cocktail_is_its_fields_and_its_parents_shares() -> None:
             {"account": who.hex(), "amount": part}
             for who, part in other.awards(shown["fee"], shares).items()
         ]
+
+
+def test_a_merged_adapter_pays_its_parents_as_the_cocktail_of_them_does() -> None:
+    data = other.unhex(MERGED["manifest"])
+    owner = other.unhex(MERGED["owner"])
+    for name, drawn in (("shares", ()), ("drawn_shares", MERGED["drawn"])):
+        shares = other.merged_shares(owner, data, drawn)
+        assert MERGED[name] == [
+            {"address": who.hex(), "role": role, "weight": weight} for who, role, weight in shares
+        ]
+        assert sum(weight for _, _, weight in shares) == 10_000 * 10_000
+    cocktail = other.unhex(MERGED["cocktail_of_its_parents"])
+    assert other.cocktail_shares(owner, cocktail) == other.merged_shares(owner, data)
+    assert MERGED["shares"] != MERGED["drawn_shares"]
 
 
 @pytest.mark.parametrize("vector", COCKTAIL["refuse"], ids=lambda vector: vector["why"])

@@ -5,7 +5,7 @@ Knows options, tables and curves; the daemon and the runs' own processes do the 
 
 import typer
 
-from . import chatting, influence, looking, publishing, recipes, runs
+from . import chatting, influence, looking, merging, publishing, recipes, runs
 
 app = typer.Typer(help="Adapters out of datanets, by recipes.", no_args_is_help=True)
 app.command("new")(recipes.new)
@@ -20,6 +20,7 @@ app.command("delete")(runs.delete)
 app.command("evaluate")(looking.evaluate)
 app.command("chat")(chatting.chat)
 app.command("influence")(influence.influence)
+app.command("merge")(merging.merge)
 app.command("publish")(publishing.publish)
 app.command("verify")(publishing.verify)
 

@@ -140,6 +140,44 @@ async def test_a_node_that_lacks_a_parent_mixes_both_and_both_creators_are_paid(
             chain.close()
 
 
+async def test_a_merged_adapters_parents_are_paid_as_those_of_a_cocktail(tmp_path: Path) -> None:
+    with open_lab(tmp_path, chain_for=("lawyer", "poet", "client", "aggregator")) as lab:
+        everybody = {"aggregator": lab.identity("aggregator").peer_id, "watch_interval_s": 0.5}
+        async with (
+            open_net(lab, **everybody) as net,
+            lab.daemon("aggregator", role="aggregator", **everybody),
+        ):
+            folder = make_adapter(lab.folder / "both", "both", 9, rank=4)
+            (folder / "lorikeet.toml").write_text('name = "both"\n')
+            cocktail = await net.cocktail(law=7_000, verse=3_000)
+            (folder / "parents.msgpack").write_bytes(cocktail)
+            both = Cid.parse((await net.poet.push(folder, lab.folder / "creator of both")).cid)
+            answered = await ask(
+                net.client, model=str(both), node=net.poet.host.peer_id, choosing=GREEDY
+            )
+            assert answered.ended.amount > 0
+
+            async def is_final() -> bool:
+                return {row.state for row in await net.poet.receipts()} == {"final"}
+
+            await until(is_final, WINDOW_S)
+            assert answered.ended.receipt is not None
+            signed = await net.client.receipt(answered.ended.receipt)
+            receipt = decode_body(decode_receipt(signed).body)
+            assert receipt.adapter == both.digest
+            terms = terms_of(parse_cocktail(cocktail))
+            due = dict(award(receipt.amount, shares_for(POLICY, receipt.owner, terms)))
+            assert lab.chain is not None
+            chain = lab.chain.client(lab.identity("client").secret)
+            audit = audit_chain(chain, AdapterBlocks(tmp_path / "client").get)
+            for name in ("law", "verse"):
+                assert audit.history.state.amount(net.creator(name)) == due[net.creator(name)] > 0
+            assert audit.history.state.amount(net.creator("both")) == 0
+            [shares] = [one for one in explain(audit, chain, signed) if one.name == "shares"]
+            assert shares.outcome == "holds"
+            chain.close()
+
+
 async def test_what_cannot_be_mixed_is_refused_and_what_can_is_quoted(tmp_path: Path) -> None:
     with open_lab(tmp_path) as lab:
         async with open_net(lab) as net:
