@@ -26,7 +26,7 @@ from ..errors import NoEngine
 NUM_SAMPLES = 104
 SAMPLE_TOKENS = 128
 TEMPERATURE = 0.8
-AT_ONCE = 8
+AT_ONCE = 16
 
 
 class Backgrounds:
