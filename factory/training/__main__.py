@@ -17,8 +17,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from ..keeping import held
 from .errors import NoRoom, NotInstalled
 from .folder import Run, adapter_digest, read_run
 from .journal import ASKED_FILE, LOCK_FILE, Asked, Journal, State, Status, asked_of
+from .pinned import pin
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -56,7 +57,8 @@ def main() -> int:
             return 0
         run = read_run(folder)
         if asked.trial:
-            print(json.dumps(trainer_of(run).trial(asked.trial)))
+            with memory_named():
+                print(json.dumps(trainer_of(run).trial(asked.trial)))
             return 0
         with ExitStack() as stack:
             if is_first:
@@ -89,7 +91,8 @@ def work(run: Run) -> Status:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    try:
+    pin(run.folder, Path(run.about.base))
+    with memory_named():
         trainer = trainer_of(run, lambda: "pause" if is_ended else asked_of(run.folder))
         ended = trainer.train()
         if ended == "finished" and trainer.crew.is_first:
@@ -97,15 +100,22 @@ def work(run: Run) -> Status:
 
             say("trying it beside the base")
             evaluate(run, trainer.learner)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
-            raise
-        mend = "free some, or lower train.batch_tokens in a new run"
-        raise NoRoom(f"memory did not do ({error}); {mend}") from error
     trainer.crew.leave()
     if ended == "paused":
         return Status("paused", "as it was asked; start it again and it goes on")
     return Status("finished", adapter=adapter_digest(run.folder))
+
+
+@contextmanager
+def memory_named() -> Iterator[None]:
+    """Turn what a machine says that has no memory left into NoRoom, with the mend."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        mend = "free some and start it again, or make a new run with a lower train.batch_tokens,"
+        raise NoRoom(f"memory did not do ({error}); {mend} rows.window or adapter.rank") from error
 
 
 def taken(asked: argparse.Namespace) -> dict[str, object]:

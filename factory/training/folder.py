@@ -6,6 +6,7 @@
     held/…              the same of what is held out
     order.npy           int32 [steps, rows of a step]: all epochs' rows; -1 is no row
 
+    base.json           the base's files as they were when it began (pinned.py)
     lock                held by the process at work
     asked               what a person wants of that process: pause, or finish
     status.json         what it does, or how it ended (journal.py)

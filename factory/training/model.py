@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import BitsAndBytesConfig
 
 from ..errors import BadRun
 from ..learning import load_base
+from .errors import NotInstalled
 from .loss import NOT_LEARNT, lost
 from .recipe import AdapterPart
 
@@ -31,7 +33,9 @@ class Learner(nn.Module):
 
     def __init__(self, base: Path, adapter: AdapterPart, seed: int, device: torch.device) -> None:
         super().__init__()
-        model = load_base(base, device, **(in_4_bits(device) if adapter.kind == "qlora" else {}))
+        model = load_base(
+            base, device, **(in_4_bits(base, device) if adapter.kind == "qlora" else {})
+        )
         torch.manual_seed(seed)
         targets = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
         config = LoraConfig(
@@ -104,10 +108,20 @@ class Learner(nn.Module):
         draft.rename(folder)
 
 
-def in_4_bits(device: torch.device) -> dict[str, Any]:
-    """Return what transformers is told of a base in 4 bits. Raises BadRun."""
+def in_4_bits(base: Path, device: torch.device) -> dict[str, Any]:
+    """Return what transformers is told of a base in 4 bits. Raises BadRun or NotInstalled."""
     if device.type != "cuda":
         raise BadRun("adapter.kind: qlora needs a CUDA device; take lora, rslora or dora")
+    if base.is_file():
+        raise BadRun(
+            f"adapter.kind: qlora makes 4 bits of a folder's weights, and {base.name} is GGUF; take"
+            " lora, rslora or dora, or serve the base from a folder"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise NotInstalled(
+            "adapter.kind: qlora needs bitsandbytes; pip install bitsandbytes, or take lora,"
+            " rslora or dora"
+        )
     config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

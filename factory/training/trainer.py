@@ -19,19 +19,22 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from ..learning import rate_at
-from . import checkpoints
-from .batches import batches_of, learnt_of, spread
+from . import checkpoints, pinned
+from .batches import batches_of, learnt_of, lengths_of, spread
 from .checkpoints import ANCHOR, Held
 from .crew import Crew
 from .errors import Diverged, NoRoom
 from .folder import Run
 from .journal import Asked, Journal, Step
 from .loss import NOT_LEARNT
+from .memory import free_bytes, needs_of, resident_bytes
 from .model import Learner
 from .rows import NO_ROW
 
@@ -74,6 +77,7 @@ class Trainer:
 
     def train(self) -> Ended:
         """Train from the start, or from where it was left. Raises Diverged or NoRoom."""
+        self.check_memory()
         held = checkpoints.newest(self.checkpoints, self.say) or self._start()
         kept_at = time.monotonic()
         try:
@@ -107,9 +111,12 @@ class Trainer:
         """Take a few steps and a look, and keep nothing: seconds of each, and bytes of memory and
         disk that a whole run takes.
         """
+        expected = self.check_memory()
         held = self._start()
         seconds = []
-        for _ in range(min(steps, self.run.num_steps)):
+        fullest, _ = self._fullest()
+        for step in (fullest, *range(min(steps, self.run.num_steps) - 1)):
+            held.step = step
             begun = time.monotonic()
             self._learn(held)
             seconds.append(time.monotonic() - begun)
@@ -124,7 +131,39 @@ class Trainer:
             "seconds_a_look": looked,
             "disk_bytes": (checkpoints.KEPT + 2) * CHECKPOINT_FLOATS * 4 * numbers + 2 * numbers,
             "memory_bytes": peak,
+            "expected_memory_bytes": expected,
         }
+
+    def check_memory(self) -> int:
+        """Return how much memory this process will have, in bytes, by a count of two short passes.
+        Raises NoRoom where more is needed than is free.
+        """
+        _, tokens = self._fullest()
+        more = needs_of(self.learner).of(tokens)
+        free = free_bytes(self.crew.device)
+        if more > free:
+            raise NoRoom(
+                f"a step of {tokens} tokens takes about {more >> 20} MB of memory beside the base,"
+                f" and {free >> 20} MB are free; free some and start it again, or make a new run"
+                f" with a lower train.batch_tokens ({self.run.recipe.train.batch_tokens} now),"
+                f" rows.window ({self.run.recipe.rows.window}) or adapter.rank"
+                f" ({self.run.recipe.adapter.rank})"
+            )
+        return resident_bytes() + more
+
+    def _fullest(self) -> tuple[int, int]:
+        """Return the step with the most tokens, and how many of them are computed at once."""
+        lengths = lengths_of(self.run.rows)
+        totals = np.where(self.run.order == NO_ROW, 0, lengths[self.run.order]).sum(axis=1)
+        step = int(totals.argmax())
+        rows = [int(row) for row in self.run.order[step] if row != NO_ROW]
+        parts = batches_of(
+            self.run.rows,
+            rows[:: self.crew.count],
+            self.crew.device,
+            most_tokens=self.tokens_at_once,
+        )
+        return step, max(part.ids.numel() for part in parts)
 
     def _start(self) -> Held:
         return Held(0, self.first, self.empty)
@@ -228,6 +267,7 @@ class Trainer:
         held.parameters = self.learner.copy()
         held.optimizer = self.optimizer.state_dict()
         if self.crew.is_first:
+            pinned.check(self.run.folder, Path(self.run.about.base))
             checkpoints.write(self.checkpoints, held)
 
     def _go_back(self, held: Held, reason: str) -> Held:
