@@ -111,6 +111,7 @@ class Trainer:
         """Take a few steps and a look, and keep nothing: seconds of each, and bytes of memory and
         disk that a whole run takes.
         """
+        free = resident_bytes() + free_bytes(self.crew.device)
         expected = self.check_memory()
         held = self._start()
         seconds = []
@@ -132,6 +133,7 @@ class Trainer:
             "disk_bytes": (checkpoints.KEPT + 2) * CHECKPOINT_FLOATS * 4 * numbers + 2 * numbers,
             "memory_bytes": peak,
             "expected_memory_bytes": expected,
+            "free_memory_bytes": free,
         }
 
     def check_memory(self) -> int:

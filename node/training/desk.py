@@ -60,6 +60,8 @@ TRIAL_STEPS = 3
 MERGES = "merges"
 """Beside the runs."""
 TRIAL_DEADLINE_S = 600.0
+MOST_OF_FREE = 0.9
+LESS_MEMORY = "free some, or lower train.batch_tokens, rows.window or adapter.rank"
 LOOK_EVERY_S = 0.5
 MOST_LOST_S = 120.0
 """A process that has not taken its run's lock by then did not start."""
@@ -285,6 +287,11 @@ class TrainingDesk:
                 stdin=subprocess.DEVNULL,
                 check=False,
             )
+            if done.returncode < 0:
+                raise BadRequest(
+                    f"the trial's process was killed by signal {-done.returncode}, as a machine"
+                    f" does that has no memory left; {LESS_MEMORY}"
+                )
             if done.returncode:
                 why = done.stderr.decode(errors="replace").strip().splitlines()
                 raise BadRequest(f"the trial failed: {why[-1] if why else done.returncode}")
@@ -321,6 +328,11 @@ def _check(ready: Ready, tried: dict[str, float]) -> CheckInfo:
             f"{ready.dropped} documents are left out: they were refused since, or are of people who"
             " were barred"
         )
+    needed, free = int(tried["memory_bytes"]), int(tried["free_memory_bytes"])
+    if needed > MOST_OF_FREE * free:
+        warnings.append(
+            f"it takes {needed >> 20} MB of memory, and {free >> 20} MB are free; {LESS_MEMORY}"
+        )
     return CheckInfo(
         name=ready.recipe.name,
         fields=tuple(_fields(ready)),
@@ -335,7 +347,7 @@ def _check(ready: Ready, tried: dict[str, float]) -> CheckInfo:
         seconds_a_step=tried["seconds_a_step"],
         seconds=seconds,
         disk_bytes=int(tried["disk_bytes"]),
-        memory_bytes=int(tried["memory_bytes"]),
+        memory_bytes=needed,
         warnings=tuple(warnings),
     )
 
