@@ -117,8 +117,8 @@ def test_the_engine_serves_what_was_trained_on_the_repositorys_base(
     exact = logits_of(learner.double(), tokens)
     of_float32 = float((own - exact).abs().max())
     print(
-        f"{kind}: logits up to {exact.abs().max():.0f} differ by {worst:.2e}; by {of_float32:.2e} of"
-        f" the same model in float64; by {of_rounding:.2e} of a rounded base"
+        f"{kind}: logits up to {exact.abs().max():.0f} differ by {worst:.2e}; {of_float32:.2e} of"
+        f" it is float32's own; {of_rounding:.2e} a base rounded to bfloat16"
     )
     # Each side is about 1e-4 from float64 here.
     assert worst < RELATIVE * float(exact.abs().max())
