@@ -16,7 +16,8 @@ from ..errors import BadRun
 from ..keeping import keep
 
 FILE = "base.json"
-SUFFIXES = (".safetensors", ".json", ".bin")
+CONFIG = "config.json"
+WEIGHTS = (".safetensors", ".bin")
 MOST_BYTES = 1 << 20
 
 
@@ -66,7 +67,9 @@ def _changed(base: Path, names: list[str]) -> str:
 
 def _files(base: Path) -> list[Path]:
     if base.is_dir():
-        found = sorted(path for path in base.iterdir() if path.suffix in SUFFIXES)
+        found = sorted(
+            path for path in base.iterdir() if path.suffix in WEIGHTS or path.name == CONFIG
+        )
     else:
         found = [base] if base.is_file() else []
     if not found:
