@@ -50,7 +50,7 @@ from .influence import Influences, is_at_work
 from .making import Ready, make_ready, write
 from .merging import Merging
 from .network import Network
-from .publishing import Publishing, scratch_in
+from .publishing import Publishing, clear_scratch, scratch_in
 from .renewing import renewed
 from .runs import COMMAND, Runs
 from .texts import bring
@@ -81,6 +81,7 @@ class TrainingDesk:
         *,
         num_samples: int = NUM_SAMPLES,
     ) -> None:
+        clear_scratch(folder)
         self._runs = Runs(folder, command)
         self._folder = folder
         self._datanets = datanets

@@ -170,6 +170,13 @@ def scratch_in(folder: Path, what: str) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def clear_scratch(folder: Path) -> None:
+    """Drop what a daemon left beside the runs that was killed: texts lie there in plain."""
+    for path in folder.glob(".*.*"):
+        if path.suffix[1:].isdecimal():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 # ── what may be published ──
 
 

@@ -22,6 +22,7 @@ from factory import measured
 from factory.training.folder import WEIGHTS
 from node.daemon import NodeDaemon
 from node.errors import BadRequest
+from node.training.desk import TrainingDesk
 from node.training_api import PublishSaid
 from p2p.cid import Cid
 from proofs.attribution.shares import CONTRIBUTOR, terms_of
@@ -128,6 +129,17 @@ def pretend_measured(run: Path, background: Path) -> None:
     found = measured.Measured((first, second), 40, 0, 6, r, None, missing=(), note="")
     (folder / measured.MADE_FILE).write_bytes(msgspec.json.encode(made))
     (folder / measured.RESULT_FILE).write_bytes(msgspec.json.encode(found))
+
+
+def test_texts_that_a_killed_daemon_left_are_gone_when_the_next_begins(tmp_path: Path) -> None:
+    left = tmp_path / ".texts.4321" / "0"
+    left.mkdir(parents=True)
+    (left / "documents.jsonl").write_text("somebody's words")
+    kept = tmp_path / ".backgrounds"
+    kept.mkdir()
+    nothing: Any = None
+    TrainingDesk(tmp_path, nothing, nothing)
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 async def test_a_run_becomes_a_version_that_says_what_it_was_made_of(tmp_path: Path) -> None:
