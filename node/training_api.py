@@ -6,9 +6,10 @@ A run is named by its recipe's name.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from .datanet_api import Tell
@@ -401,6 +402,35 @@ class MergedInfo:
     paid: tuple[MergePaid, ...]
 
 
+@dataclass(frozen=True)
+class DifferingInfo:
+    """A field in which recipes differ, and its value in each."""
+
+    field: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BesideRunInfo:
+    """A run beside others: the seconds of its steps, and what it does beside its base where that
+    was tried.
+    """
+
+    run: RunInfo
+    seconds: float
+    held_out: BesideInfo | None
+    verdict: str
+    is_good: bool | None
+
+
+@dataclass(frozen=True)
+class RunsBesideInfo:
+    """Runs, and the fields in which their recipes differ, values in the runs' order."""
+
+    runs: tuple[BesideRunInfo, ...]
+    differing: tuple[DifferingInfo, ...]
+
+
 class Training(Protocol):
     """What a daemon does in training.
 
@@ -466,3 +496,9 @@ class Training(Protocol):
 
     async def merge(self, said: MergeSaid, tell: Tell) -> MergedInfo:
         """Merge adapters into one whose parents are paid for it; publishes nothing."""
+
+    async def compare(self, names: Sequence[str]) -> RunsBesideInfo:
+        """Show runs beside one another: what differs in their recipes, and what came of each."""
+
+    async def export(self, name: str, folder: Path) -> None:
+        """Write a finished run's adapter and what is to be known of it into a new folder."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -18,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..api import Daemon
-from ..errors import NodeError
+from ..errors import BadRequest, NodeError
 from ..training_api import (
     ChatBegun,
     ChatSaid,
@@ -47,6 +48,18 @@ class AgainBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """POST again: a recipe like the run's, for a run of another name."""
 
     name: str
+
+
+class CompareBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST compare."""
+
+    runs: tuple[str, ...]
+
+
+class ExportBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """POST export. `folder` is an absolute path on this machine, of nothing that is there."""
+
+    folder: str
 
 
 def routes(daemon: Daemon) -> list[Route]:
@@ -102,6 +115,18 @@ def routes(daemon: Daemon) -> list[Route]:
         number = int(after) if after.isdecimal() else 0
         return Watching(partial(daemon.training.watch, name_of(request), number))
 
+    async def compare(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=CompareBody)
+        return json_response(await daemon.training.compare(body.runs))
+
+    async def export(request: Request) -> Response:
+        body = msgspec.json.decode(await request.body(), type=ExportBody)
+        folder = Path(body.folder)
+        if not folder.is_absolute():
+            raise BadRequest(f"{body.folder!r} is no absolute path on this machine")
+        await daemon.training.export(name_of(request), folder)
+        return json_response({})
+
     async def merge(request: Request) -> Response:
         said = msgspec.json.decode(await request.body(), type=MergeSaid)
         return Told(partial(daemon.training.merge, said))
@@ -124,6 +149,7 @@ def routes(daemon: Daemon) -> list[Route]:
     return [
         Route(f"{PREFIX}/runs", reporting(listing)),
         Route(f"{PREFIX}/runs/check", reporting(check), methods=["POST"]),
+        Route(f"{PREFIX}/runs/compare", reporting(compare), methods=["POST"]),
         Route(f"{PREFIX}/merges", reporting(merge), methods=["POST"]),
         Route(f"{PREFIX}/runs/start", reporting(start), methods=["POST"]),
         Route(f"{PREFIX}/runs/verify", reporting(verify), methods=["POST"]),
@@ -133,6 +159,7 @@ def routes(daemon: Daemon) -> list[Route]:
         Route(f"{one}/evaluation", reporting(evaluation)),
         Route(one, reporting(delete), methods=["DELETE"]),
         Route(f"{one}/chat", reporting(chat), methods=["POST"]),
+        Route(f"{one}/export", reporting(export), methods=["POST"]),
         Route(f"{one}/events", reporting(events)),
         Route(f"{one}/influence", reporting(influence), methods=["GET", "POST"]),
         Route(f"{one}/influence/events", reporting(influence_events)),

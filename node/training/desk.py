@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal
 
 import trio
-from msgspec.structs import asdict
 
 from factory.errors import FactoryError
 from factory.training.recipe import EXPLAINED, Recipe, read_recipe
@@ -40,12 +39,14 @@ from ..training_api import (
     PublishSaid,
     RecipeInfo,
     RunInfo,
+    RunsBesideInfo,
     StartSaid,
     VerifySaid,
     Watched,
 )
 from .background import NUM_SAMPLES, Backgrounds
 from .chatting import Chats
+from .exporting import compare, export, flat
 from .influence import Influences, is_at_work
 from .making import Ready, make_ready, write
 from .merging import Merging
@@ -188,6 +189,14 @@ class TrainingDesk:
             raise NoEngine("this daemon runs no engine, by which a checkpoint could answer")
         async with self._chats.chat(run, said, base, engine) as words:
             yield words
+
+    async def compare(self, names: Sequence[str]) -> RunsBesideInfo:
+        """Show runs beside one another: what differs in their recipes, and what came of each."""
+        return await trio.to_thread.run_sync(compare, self._runs, names)
+
+    async def export(self, name: str, folder: Path) -> None:
+        """Write a finished run's adapter and what is to be known of it into a new folder."""
+        await trio.to_thread.run_sync(export, self._runs, name, folder)
 
     async def merge(self, said: MergeSaid, tell: Tell) -> MergedInfo:
         """Merge adapters into one whose parents are paid for it; publishes nothing."""
@@ -355,20 +364,9 @@ def _check(ready: Ready, tried: dict[str, float]) -> CheckInfo:
 
 def _fields(ready: Ready) -> list[FieldInfo]:
     """Return each field of a recipe with its value, and whether the recipe left it open."""
-    asked, decided = _flat(ready.asked), _flat(ready.recipe)
+    asked = flat(ready.asked)
+    decided = flat(ready.recipe)
     return [
         FieldInfo(name, str(value), EXPLAINED[name], asked[name] != value)
         for name, value in decided.items()
     ]
-
-
-def _flat(recipe: Recipe) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in asdict(recipe).items():
-        if name == "datanets":
-            found[name] = ", ".join(f"{each.id[:16]}… {each.version}" for each in value)
-        elif name in EXPLAINED:
-            found[name] = value
-        else:
-            found |= {f"{name}.{key}": each for key, each in asdict(value).items()}
-    return found

@@ -5,7 +5,7 @@ Knows options, tables and curves; the daemon and the runs' own processes do the 
 
 import typer
 
-from . import chatting, influence, looking, merging, publishing, recipes, runs
+from . import chatting, exporting, influence, looking, merging, publishing, recipes, runs
 
 app = typer.Typer(help="Adapters out of datanets, by recipes.", no_args_is_help=True)
 app.command("new")(recipes.new)
@@ -21,6 +21,9 @@ app.command("evaluate")(looking.evaluate)
 app.command("chat")(chatting.chat)
 app.command("influence")(influence.influence)
 app.command("merge")(merging.merge)
+app.command("list")(runs.listing)
+app.command("compare")(exporting.compare)
+app.command("export")(exporting.export)
 app.command("publish")(publishing.publish)
 app.command("verify")(publishing.verify)
 

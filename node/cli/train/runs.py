@@ -66,6 +66,12 @@ def status(
     )
 
 
+def listing(home: Home, as_json: Json = False) -> None:
+    """List the runs beside one another, the newest first."""
+    with open_client(home) as client:
+        show_runs(client.get("runs", list[RunInfo]), as_json)
+
+
 def watch(home: Home, run: Run) -> None:
     """Watch a run until it is at work no more; leaving does not stop it."""
     with open_client(home) as client:

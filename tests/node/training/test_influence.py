@@ -16,8 +16,7 @@ async def test_whose_text_mattered_is_measured_by_a_process_that_goes_on_where_i
         begin(daemon, tmp_path, epochs=2)
         early = await command(tmp_path, "influence", "tiny")
         assert "measured when it is finished" in str(early.exception)
-        await command(tmp_path, "watch", "tiny")
-        await eventually(lambda: not daemon.training._runs.is_alive)
+        await eventually(lambda: not daemon.training._runs.is_alive, 60)
 
         nothing = await told(tmp_path, "influence", "tiny", "--show")
         assert nothing["state"] == "new"
