@@ -84,7 +84,7 @@ def show(found: InfluenceInfo) -> None:
     rows = [
         (
             person.name + (f" (left out with {person.others} more)" if person.others else ""),
-            f"{person.weight:.1%}",
+            "-" if found.lambda_eighths is None else f"{person.weight:.1%}",
             f"{person.effect:+.2f}",
         )
         for person in found.people

@@ -114,7 +114,7 @@ def test_a_units_weight_is_divided_among_its_people(sizes: list[int], data: st.D
         tuple(Unit(str(at), part, 1.0, 0.0, 1) for at, part in enumerate(bps)),
         0,
         0,
-        None,
+        4,
         None,
         lds=None,
         missing=(),
@@ -123,3 +123,9 @@ def test_a_units_weight_is_divided_among_its_people(sizes: list[int], data: st.D
     weights = standing_of(Made(units, tuple(sizes), 0, 0, 0), measured)
     for unit, part in zip(units, bps, strict=True):
         assert sum(weights[place] for place in unit) == part
+
+
+def test_too_few_answers_weigh_nobody() -> None:
+    people = tuple(Unit(name, 0, 1.0, 0.1, 100) for name in ("Farida", "Karim"))
+    found = Measured(people, 12, 0, None, r=None, lds=None, missing=(), note="too few answers")
+    assert standing_of(Made(((0,), (1, 2)), (100, 60, 40), 0, 0, 0), found) == (0, 0, 0)
