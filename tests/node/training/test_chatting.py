@@ -8,6 +8,7 @@ import httpx
 from msgspec.structs import replace
 
 from factory.training import checkpoints
+from factory.training.recipe import EvaluatePart
 from node.daemon import NodeDaemon
 
 from ...factory.training.tiny import make_run, recipe
@@ -19,13 +20,22 @@ GREEDY = ("--raw", "--temperature", "0", "--max-tokens", "6")
 
 
 def begin(daemon: NodeDaemon, folder: Path, **train: object) -> Path:
-    """A run over the daemon's own base."""
-    said = replace(recipe(**train), base=daemon.training._base().identity.base.hex())
-    home = folder / "home"
-    (home / "runs").mkdir(exist_ok=True)
-    run = make_run(home / "runs" / "tiny", folder / "base", said)
+    """A run over the daemon's own base, at work."""
+    run = prepare(daemon, folder, "tiny", **train)
     daemon.training._runs.begin(run)
     return run
+
+
+def prepare(daemon: NodeDaemon, folder: Path, name: str, **train: object) -> Path:
+    """A run over the daemon's own base, not begun."""
+    said = replace(
+        recipe(**train),
+        base=daemon.training._base().identity.base.hex(),
+        evaluate=EvaluatePart(tokens=8),
+    )
+    home = folder / "home"
+    (home / "runs").mkdir(exist_ok=True)
+    return make_run(home / "runs" / name, folder / "base", said)
 
 
 def steps_of(run: Path) -> list[int]:
